@@ -56,7 +56,7 @@ pub enum SignError {
     /// The text is not a private key in PEM.
     #[error("not a private key in PEM (PKCS#8 or PKCS#1)")]
     NotPem,
-    /// A key type or size that DKIM or we do not support.
+    /// A key type or size that DKIM or this server does not support.
     #[error("the key must be RSA of 2048 to 4096 bits, or Ed25519 in PKCS#8")]
     Unsuitable,
     /// The crypto library failed.
@@ -181,7 +181,7 @@ impl Signer {
 }
 
 /// A key whose body hash ignores trailing blank lines. Relaxed canonicalization turns a last line of white space into
-/// an empty one, and RFC 6376 §3.4.4 ignores all empty lines at the end; mail-auth 0.13 hashes them.
+/// an empty line. RFC 6376 §3.4.4 ignores all empty lines at the end, but mail-auth 0.13 hashes them.
 struct BlankLineKey(DkimKey);
 
 impl SigningKey for BlankLineKey {
@@ -202,10 +202,10 @@ impl SigningKey for BlankLineKey {
     }
 }
 
-/// Passes on a canonical body; holds line ends back until text follows.
+/// Writes a canonical body to `inner`. Line ends are written only when text follows them.
 struct TrimBlankLines<W> {
     inner: W,
-    /// Octets of CRLF pairs held back.
+    /// Octets of the line ends that are not written yet.
     held: usize,
     has_text: bool,
 }
@@ -241,14 +241,14 @@ impl<W: HashContext> TrimBlankLines<W> {
     }
 }
 
-/// Removes those of our signatures that the route's policy excludes. No signature covers another one (RFC 6376 §5.4:
-/// `DKIM-Signature` is not a signed field), so the remaining ones stay valid. The client's own signatures are kept.
+/// Removes our signatures that the route's policy excludes, and keeps the client's. The remaining signatures stay
+/// valid, because no signature covers another: `DKIM-Signature` is not a signed field (RFC 6376 §5.4).
 pub fn filter_signatures(content: &Content, policy: DkimPolicy) -> Content {
     let is_dropped = |field: &Field| {
         field.name.eq_ignore_ascii_case("DKIM-Signature")
             && match policy {
                 DkimPolicy::All => false,
-                DkimPolicy::Rsa => !is_by(&content.prefix[field.value.clone()], DkimAlgorithm::Rsa),
+                DkimPolicy::Rsa => !has_algorithm(&content.prefix[field.value.clone()], DkimAlgorithm::Rsa),
                 DkimPolicy::None => true,
             }
     };
@@ -263,8 +263,8 @@ pub fn filter_signatures(content: &Content, policy: DkimPolicy) -> Content {
     Content { prefix: prefix.into(), submitted: content.submitted.clone() }
 }
 
-/// Whether the tag `a=` of a signature has this algorithm (RFC 6376 §3.5).
-fn is_by(tags: &[u8], algorithm: DkimAlgorithm) -> bool {
+/// Whether the tag `a=` of a signature names this algorithm (RFC 6376 §3.5).
+fn has_algorithm(tags: &[u8], algorithm: DkimAlgorithm) -> bool {
     let tags = String::from_utf8_lossy(tags);
     let mut tags = tags.split(';').filter_map(|tag| tag.split_once('='));
     tags.any(|(name, value)| name.trim() == "a" && value.trim() == algorithm.as_str())
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_survive_their_stored_form_and_small_or_foreign_ones_are_refused() {
+    fn a_stored_key_can_be_imported_and_other_key_types_are_refused() {
         let pair = generate(DkimAlgorithm::Rsa).unwrap();
         signer(&pair).sign(&content("", b"From: a@example.com\r\n\r\n")).unwrap();
         let pem = format!(
@@ -376,8 +376,8 @@ mod tests {
             (DkimPolicy::Rsa, format!("{rsa}{rest}")),
             (DkimPolicy::None, rest.to_owned()),
         ] {
-            let carried = filter_signatures(&content, policy);
-            assert_eq!(carried.to_vec(), format!("{prefix}{submitted}").into_bytes(), "{policy}");
+            let filtered = filter_signatures(&content, policy);
+            assert_eq!(filtered.to_vec(), format!("{prefix}{submitted}").into_bytes(), "{policy}");
         }
         assert_eq!(filter_signatures(&Content::default(), DkimPolicy::None), Content::default());
     }

@@ -1,7 +1,7 @@
-//! DNS lookups for mail: MX hosts, addresses, TXT records and aliases.
+//! DNS lookups for mail: MX hosts, addresses, TXT records and aliases, based on hickory.
 //!
-//! Based on hickory. Names are looked up as absolute names, so that the search list of the machine does not apply.
-//! [`SecureResolver`] validates DNSSEC too. Imports `mail`.
+//! Names are looked up as absolute names, so that the search list of the machine does not apply. [`SecureResolver`]
+//! also validates DNSSEC. Imports `mail`.
 
 mod proof;
 mod secure;
@@ -22,11 +22,11 @@ use crate::mail::DomainName;
 
 pub use secure::{SecureResolver, Signed};
 
-/// Maximum of MX hosts used of one domain.
+/// Maximum number of MX hosts used for one domain.
 const MX_HOSTS_MAX: usize = 20;
-/// Maximum of addresses used of one host.
+/// Maximum number of addresses used for one host.
 const ADDRESSES_MAX: usize = 20;
-/// Maximum of other records used.
+/// Maximum number of records used from one answer.
 const RECORDS_MAX: usize = 50;
 /// Timeout of one lookup with its retries and aliases.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -34,6 +34,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 /// A DNS resolver. Cheap to clone; clones share a cache.
 #[derive(Clone, Debug)]
 pub struct Resolver {
+    /// Answers the lookups of this clone: with a cache, or `uncached`.
     current: TokioResolver,
     uncached: TokioResolver,
 }
@@ -78,7 +79,7 @@ impl Resolver {
         Ok(Self { current: build(16_384)?, uncached: build(0)? })
     }
 
-    /// The same name servers without a cache, for users who wait for a record to appear.
+    /// A resolver with the same name servers and without a cache, for users who wait for a record to appear.
     pub fn without_cache(&self) -> Self {
         Self { current: self.uncached.clone(), uncached: self.uncached.clone() }
     }
@@ -86,7 +87,7 @@ impl Resolver {
     /// The mail hosts of a domain by preference, equal ones in random order (RFC 5321 §5.1).
     ///
     /// # Errors
-    /// [`DnsError::NoSuchDomain`] if the domain does not exist, [`DnsError::Temporary`].
+    /// [`DnsError::NoSuchDomain`] if the domain does not exist; [`DnsError::Temporary`] if the lookup failed.
     pub async fn mail_hosts(&self, domain: &DomainName) -> Result<MailHosts, DnsError> {
         let exchanges = self.lookup(domain.as_str(), RecordType::MX, |data| match data {
             RData::MX(mx) => Some(mx.clone()),
@@ -125,7 +126,7 @@ impl Resolver {
     /// The TXT records of a name; the strings of one record are joined (RFC 7208 §3.3).
     ///
     /// # Errors
-    /// As [`DnsError`] says.
+    /// [`DnsError`].
     pub async fn texts(&self, name: &str) -> Result<Vec<String>, DnsError> {
         let records = self.lookup(name, RecordType::TXT, |data| match data {
             RData::TXT(txt) => Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned()),
@@ -137,7 +138,7 @@ impl Resolver {
     /// The CNAME targets of a name, without final dots.
     ///
     /// # Errors
-    /// As [`DnsError`] says.
+    /// [`DnsError`].
     pub async fn cnames(&self, name: &str) -> Result<Vec<String>, DnsError> {
         let records = self.lookup(name, RecordType::CNAME, |data| match data {
             RData::CNAME(target) => Some(host_text(&target.0)),
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_answer_is_cut() {
+    fn an_answer_with_too_many_records_is_truncated() {
         let many = (0..500).map(|n| mx(n, &format!("h{n}.example."))).collect();
         assert_eq!(hosts(many).len(), MX_HOSTS_MAX);
         let v4 = vec![IpAddr::from([192, 0, 2, 1]); 100];

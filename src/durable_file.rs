@@ -1,51 +1,80 @@
-//! Files and directories that survive a power cut whole or not at all: written under another name in the same
-//! directory, synced, renamed, the directory synced. A leaf.
+//! Atomic and durable writes of files and directories: after a power cut, a file is complete or absent. A file is
+//! written under a temporary name in the same directory, synced and renamed; then the directory is synced. Imports
+//! nothing.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Error, ErrorKind, Result, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-/// What the name of a file begins with while it is being written. Such a file belongs to nobody once its writer is gone.
+/// While a file is being written, its name is this prefix, [`RANDOM_DIGITS`] hexadecimal digits, `-` and its final name.
 const UNFINISHED_PREFIX: &str = ".new-";
+const RANDOM_DIGITS: usize = 16;
+/// A younger unfinished file may still have a writer.
+const UNFINISHED_AGE_MIN: Duration = Duration::from_secs(60);
 
-/// Writes a file, in the place of one that may be there. On an error that one is as it was.
+/// Writes a file, and replaces an existing one. If writing or renaming fails, the existing file is unchanged.
 pub fn replace(path: &Path, mode: u32, octets: &[u8]) -> Result<()> {
     write(path, mode, &[octets], |unfinished| std::fs::rename(unfinished, path))
 }
 
-/// Writes a file from pieces; [`ErrorKind::AlreadyExists`] if there is one.
+/// Writes a new file from pieces.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`] if the file exists; any error of the file system.
 pub fn create(path: &Path, mode: u32, pieces: &[&[u8]]) -> Result<()> {
-    write(path, mode, pieces, |unfinished| rename_to_free_name(unfinished, path))
+    write(path, mode, pieces, |unfinished| rename_without_replacing(unfinished, path))
 }
 
-/// Makes a directory and those above it that are missing. One that is there is left as it is.
+/// Creates a directory and its missing parents. An existing directory keeps its mode.
 pub fn create_directory(path: &Path, mode: u32) -> Result<()> {
+    // An empty path has no parent, so the recursion would not end.
+    if path == Path::new("") {
+        return Err(ErrorKind::InvalidFilename.into());
+    }
     if path.is_dir() {
         return Ok(());
     }
     let parent = parent_of(path);
     create_directory(parent, mode)?;
     match DirBuilder::new().mode(mode).create(path) {
-        // Another process was faster, but need not have synced it yet.
+        // Another process has created it, but may not have synced it yet.
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
-        made => made?,
+        created => created?,
     }
     sync_directory(parent)
 }
 
-/// Makes names that came to a directory, or left it, survive a power cut.
+/// Syncs a directory: names that were added to it or removed from it survive a power cut.
 pub fn sync_directory(path: &Path) -> Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Whether a file of this name was left by a writer that did not come to its end.
+/// Whether this is the name of a file that is being written.
 pub fn is_unfinished(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(UNFINISHED_PREFIX.as_bytes())
+    let rest = name.as_encoded_bytes().strip_prefix(UNFINISHED_PREFIX.as_bytes());
+    rest.and_then(|rest| rest.split_at_checked(RANDOM_DIGITS)).is_some_and(|(digits, name)| {
+        digits.iter().all(u8::is_ascii_hexdigit) && name.len() > 1 && name.starts_with(b"-")
+    })
+}
+
+/// Removes the files that writers in this directory left unfinished, because the process or the machine crashed.
+pub fn remove_unfinished(directory: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if is_unfinished(&entry.file_name()) && entry.file_type()?.is_file() {
+            let age = SystemTime::now().duration_since(entry.metadata()?.modified()?);
+            if age.is_ok_and(|age| age >= UNFINISHED_AGE_MIN) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn write(path: &Path, mode: u32, pieces: &[&[u8]], rename: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
@@ -53,7 +82,7 @@ fn write(path: &Path, mode: u32, pieces: &[&[u8]], rename: impl FnOnce(&Path) ->
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&unfinished)?;
     let written = pieces.iter().try_for_each(|piece| file.write_all(piece)).and_then(|()| file.sync_all());
     if let Err(error) = written.and_then(|()| rename(&unfinished)) {
-        // Half a file on a full disk helps nobody.
+        // Frees the space of the incomplete file: the disk may be full.
         let _ = std::fs::remove_file(&unfinished);
         return Err(error);
     }
@@ -62,14 +91,15 @@ fn write(path: &Path, mode: u32, pieces: &[&[u8]], rename: impl FnOnce(&Path) ->
 
 fn unfinished_path(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().ok_or(ErrorKind::InvalidFilename)?;
-    let mut unfinished = OsString::from(format!("{UNFINISHED_PREFIX}{:016x}-", rand::random::<u64>()));
+    let mut unfinished =
+        OsString::from(format!("{UNFINISHED_PREFIX}{:0RANDOM_DIGITS$x}-", rand::random::<u64>()));
     unfinished.push(name);
     Ok(path.with_file_name(unfinished))
 }
 
-fn rename_to_free_name(from: &Path, to: &Path) -> Result<()> {
+fn rename_without_replacing(from: &Path, to: &Path) -> Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Not every file system can do it, NFS among them.
+        // Some file systems do not support the flag, such as NFS.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
             std::fs::hard_link(from, to)?;
             std::fs::remove_file(from)
@@ -78,7 +108,7 @@ fn rename_to_free_name(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-/// The parent of a bare name is the working directory.
+/// The parent directory; `.` for a path of one component.
 fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -101,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_written_whole_with_its_mode_and_nothing_beside_it() {
+    fn a_file_is_written_with_its_mode_and_without_temporary_files() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         create(&path, 0o600, &[b"one ", b"two"]).unwrap();
@@ -116,16 +146,21 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_take_its_name_leaves_nothing_behind() {
+    fn a_failed_rename_leaves_no_temporary_file() {
         let dir = tempfile::tempdir().unwrap();
-        let taken = dir.path().join("taken");
-        std::fs::create_dir(&taken).unwrap();
-        assert!(replace(&taken, 0o600, b"x").is_err());
-        assert_eq!(names_in(dir.path()), ["taken"]);
+        let directory = dir.path().join("directory");
+        std::fs::create_dir(&directory).unwrap();
+        assert!(replace(&directory, 0o600, b"x").is_err());
+        assert_eq!(names_in(dir.path()), ["directory"]);
     }
 
     #[test]
-    fn directories_are_made_with_those_above_them() {
+    fn an_empty_path_is_no_directory_to_create() {
+        assert_eq!(create_directory(Path::new(""), 0o700).unwrap_err().kind(), ErrorKind::InvalidFilename);
+    }
+
+    #[test]
+    fn directories_are_created_with_their_parents() {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("a/b/c");
         create_directory(&deep, 0o700).unwrap();
@@ -143,6 +178,34 @@ mod tests {
         let unfinished = unfinished_path(Path::new("/x/msg_1.eml")).unwrap();
         assert_eq!(unfinished.parent(), Some(Path::new("/x")));
         assert!(is_unfinished(unfinished.file_name().unwrap()));
-        assert!(!is_unfinished(OsStr::new("msg_1.eml")) && !is_unfinished(OsStr::new(".hidden")));
+        for other in [
+            "msg_1.eml",
+            ".hidden",
+            ".new-",
+            ".new-key",
+            ".new-0123456789abcdef-",
+            ".new-0123456789abcdeg-key",
+        ] {
+            assert!(!is_unfinished(OsStr::new(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn only_old_unfinished_files_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &Path, age: Duration| {
+            let file = File::create(dir.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        };
+        let unfinished = || unfinished_path(Path::new("master.key")).unwrap();
+        let (old, young, directory) = (unfinished(), unfinished(), unfinished());
+        make(&old, 2 * UNFINISHED_AGE_MIN);
+        make(&young, Duration::ZERO);
+        make(Path::new(".new-key"), 2 * UNFINISHED_AGE_MIN);
+        std::fs::create_dir(dir.path().join(&directory)).unwrap();
+        remove_unfinished(dir.path()).unwrap();
+        let mut left = [young.into(), OsString::from(".new-key"), directory.into()];
+        left.sort();
+        assert_eq!(names_in(dir.path()), left);
     }
 }

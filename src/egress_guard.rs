@@ -1,11 +1,11 @@
-//! Decides which addresses the server may connect to when others determine the target: mail, webhooks, policies.
-//! Pure; imports nothing.
+//! Decides which addresses the server may connect to if tenants or other domains choose the target: for mail, webhooks
+//! and MTA-STS policies. No I/O; imports nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// Whether connections to `ip` are allowed: a public address, or one in an allowed network. Otherwise anyone's MX
+/// Whether the server may connect to `ip`: a public address, or one in an allowed network. Without this check, any MX
 /// record could make the server connect to internal hosts.
 pub fn is_permitted(ip: IpAddr, allowed: &[IpNet]) -> bool {
     let ip = ip.to_canonical();
@@ -18,13 +18,13 @@ pub fn is_permitted(ip: IpAddr, allowed: &[IpNet]) -> bool {
 
 fn is_public_v4(ip: Ipv4Addr) -> bool {
     let [a, b, ..] = ip.octets();
-    // RFC 6890: "this network", shared address space, protocol assignments, benchmarks, reserved.
-    let special = a == 0
+    // RFC 6890: "this network", shared address space, protocol assignments, benchmarking, reserved.
+    let is_special = a == 0
         || (a == 100 && b & 0xc0 == 64)
         || ip.octets()[..3] == [192, 0, 0]
         || (a == 198 && b & 0xfe == 18)
         || a >= 240;
-    !(special || ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast())
+    !(is_special || ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast())
 }
 
 /// RFC 4291 §2.4 and the IANA registry: only one eighth of the IPv6 address space is allocated.

@@ -1,8 +1,8 @@
-//! HTTP client for requests whose URL comes from tenants or the DNS of strangers: target addresses, time and response
-//! size are bounded. Imports `dns`, `egress_guard`, `tls`.
+//! HTTP client for URLs that come from tenants or from the DNS of other domains: it limits the target addresses, the
+//! time and the response size. Imports `dns`, `egress_guard`, `tls`.
 //!
-//! Each request uses a new HTTP/1.1 connection. Redirects are not followed, because their target would need the
-//! consent of the tenant or domain that named the URL.
+//! Each request uses a new HTTP/1.1 connection. Redirects are not followed: the tenant or domain that named the URL has
+//! not agreed to their target.
 
 use std::future::Future;
 use std::io;
@@ -32,7 +32,7 @@ use crate::dns::{DnsError, Resolver};
 use crate::egress_guard::is_permitted;
 use crate::tls::{self, TlsError};
 
-/// Maximum of addresses tried of one host.
+/// Maximum number of addresses tried for one host.
 const ADDRESSES_TRIED_MAX: usize = 4;
 const HEADERS_MAX: usize = 64;
 const HEADER_OCTETS_MAX: usize = 32 * 1024;
@@ -48,7 +48,7 @@ pub struct Client {
 /// How host names are resolved.
 #[derive(Clone)]
 pub enum NameResolution {
-    /// By DNS only, for names from strangers.
+    /// By DNS only, for names that tenants or other domains choose.
     Dns(Box<Resolver>),
     /// By the operating system, with `localhost`, the hosts file and search lists.
     System,
@@ -182,13 +182,13 @@ impl Client {
             .unwrap_or(Err(SendError::Timeout(limits.timeout)))
     }
 
-    /// Sends a request with a response that is read as a stream; `timeout` is for its headers.
+    /// Sends a request and returns the response as a stream. `timeout` applies until its headers have arrived.
     ///
     /// # Errors
     /// [`SendError`].
     pub async fn open(&self, request: Request, timeout: Duration) -> Result<ResponseStream, SendError> {
         let deadline = Instant::now() + timeout;
-        let beginning = async {
+        let opening = async {
             let stream = self.connect_to(&request.url, deadline).await?;
             let (mut sender, connection) = http_handshake(stream).await?;
             // The task ends with the response body.
@@ -197,7 +197,7 @@ impl Client {
                 sender.send_request(encode(request)?).await.map_err(SendError::Http)?.into_parts();
             Ok(ResponseStream { status: head.status, headers: head.headers, body })
         };
-        tokio::time::timeout_at(deadline, beginning).await.unwrap_or(Err(SendError::Timeout(timeout)))
+        tokio::time::timeout_at(deadline, opening).await.unwrap_or(Err(SendError::Timeout(timeout)))
     }
 
     async fn exchange(
@@ -222,7 +222,8 @@ impl Client {
         Ok(Either::Right(self.tls.connect(name, stream).await.map_err(SendError::Tls)?))
     }
 
-    /// Checks the very addresses that are connected to: a name may resolve differently at each lookup.
+    /// Connects to a permitted address. The check and the connection use the same lookup, because a name may resolve
+    /// differently at each lookup.
     async fn connect(&self, target: &Target, deadline: Instant) -> Result<TcpStream, SendError> {
         let found = self.resolution.addresses(target).await?;
         let is_permitted = |ip: &IpAddr| is_permitted(*ip, &self.allowed_networks);
@@ -275,7 +276,7 @@ impl Target {
         let is_tls = match url.scheme() {
             "https" => true,
             "http" => false,
-            _ => return Err(SendError::Url("the scheme is not https")),
+            _ => return Err(SendError::Url("the scheme must be https or http")),
         };
         if !url.username().is_empty() || url.password().is_some() {
             return Err(SendError::Url("it contains a user name or password"));
@@ -339,12 +340,12 @@ async fn exchange_over(stream: Stream, request: Request, limits: Limits) -> Resu
     drive(connection, exchange).await
 }
 
-/// Polls the connection while waiting for the exchange; errors of the connection reach the exchange too.
+/// Polls the connection until the exchange ends. hyper reports an error of the connection to the exchange too.
 async fn drive<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
     tokio::pin!(exchange);
     tokio::select! {
         biased;
-        answer = &mut exchange => answer,
+        result = &mut exchange => result,
         _ = connection => exchange.await,
     }
 }
@@ -369,9 +370,9 @@ async fn collect(mut body: Incoming, limits: Limits) -> Result<Bytes, SendError>
     let mut collected = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(SendError::Http)?.into_data() else { continue };
-        let room = limits.body_octets_max - collected.len();
-        collected.extend_from_slice(&data[..data.len().min(room)]);
-        if data.len() > room {
+        let remaining = limits.body_octets_max - collected.len();
+        collected.extend_from_slice(&data[..data.len().min(remaining)]);
+        if data.len() > remaining {
             match limits.overflow {
                 OverflowPolicy::Refuse => return Err(SendError::TooLarge(limits.body_octets_max)),
                 OverflowPolicy::Truncate => break,
@@ -381,7 +382,7 @@ async fn collect(mut body: Incoming, limits: Limits) -> Result<Bytes, SendError>
     Ok(collected.freeze())
 }
 
-/// The innermost error: hyper's own text says what it was doing, not what failed.
+/// The text of the innermost error. hyper's own text names the step, not the cause.
 fn innermost(error: &hyper::Error) -> String {
     let mut deepest: &dyn std::error::Error = error;
     while let Some(source) = deepest.source() {

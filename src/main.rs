@@ -1,10 +1,10 @@
-//! The command line of Pillarbox.
+//! The program: runs the command line.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-/// The body of a message is made by a connection's thread and freed by the store's; this allocator makes that cheap.
+/// A connection's thread allocates the body of a message and the thread of the store frees it; mimalloc makes that cheap.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The error and its causes, each said once: many of our errors name their cause already.
+/// The error and its causes. A cause that the text already contains is omitted: many of our errors include their cause.
 fn describe(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
         let gap = if text.is_empty() { "" } else { ": " };

@@ -1,9 +1,9 @@
 //! Metrics in the Prometheus text format, on a separate listener without authentication. Values are collected from
 //! other modules at each scrape. No label contains a tenant, domain or address, so the number of series is bounded.
-//! Imports `mail`, `store`, `submission`, `limits`, `queue` and `listener`.
+//! Imports `mail`, `store`, `submission`, `limits`, `queue`, `listener`, `histogram` and `tls`.
 
 use std::convert::Infallible;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -25,12 +27,15 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::histogram::HistogramReading;
 use crate::limits::connection_limiter::ConnectionLimiter;
 use crate::listener;
 use crate::mail::Timestamp;
-use crate::queue::QueueManager;
+use crate::model::BounceClass;
+use crate::queue::{ConnectionCounts, QueueManager};
 use crate::store::{Journal, Outbox, QueueOverview, QueueRequest, Store, StoreCounts, StoreError};
 use crate::submission::SubmissionService;
+use crate::tls::Certificate;
 
 const PATH: &str = "/metrics";
 const OPEN_METRICS: HeaderValue =
@@ -51,6 +56,8 @@ pub struct Metrics {
     pub smtp: Arc<ConnectionLimiter>,
     /// API connections.
     pub api: Arc<ConnectionLimiter>,
+    /// The certificate of the listeners.
+    pub certificate: Arc<Certificate>,
 }
 
 /// The values read from the store for one scrape.
@@ -60,7 +67,33 @@ struct Snapshot {
     webhook_backlog: u64,
 }
 
-type Label = [(&'static str, String); 1];
+type Label = (&'static str, String);
+
+/// Histograms of one name, each with its labels.
+#[derive(Debug)]
+struct Histograms(Vec<(Vec<Label>, HistogramReading)>);
+
+impl EncodeMetric for Histograms {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        for (labels, reading) in &self.0 {
+            let HistogramReading { sum, buckets } = reading;
+            let count = reading.count();
+            match labels.as_slice() {
+                [] => encoder.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)?,
+                labels => {
+                    encoder
+                        .encode_family(&labels)?
+                        .encode_histogram::<NoLabelSet>(*sum, count, buckets, None)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
 
 impl Metrics {
     /// Serves scrapes until `stop`.
@@ -113,43 +146,23 @@ impl Metrics {
     }
 
     fn render(&self, snapshot: &Snapshot) -> String {
-        let Snapshot { counts, queue, webhook_backlog } = snapshot;
         let mut registry = Registry::default();
-        let version = [("version", env!("CARGO_PKG_VERSION").to_owned())];
-        gauges(&mut registry, "pillarbox_build_info", "The running version", [(version, 1)]);
+        let version = ("version", env!("CARGO_PKG_VERSION").to_owned());
+        gauges(&mut registry, "pillarbox_build_info", "The running version", [([version], 1)]);
         let own = registry.sub_registry_with_prefix("pillarbox");
-        let events = counts.events.iter().map(|(kind, count)| ([("type", kind.to_string())], *count));
-        counters(own, "events", "Events, by type", events);
-        let refusals = self.submission.refusals();
-        let refusals = refusals.into_iter().map(|(code, count)| ([("code", code.to_owned())], count));
-        counters(own, "refusals", "Submissions refused, by code", refusals);
-        let commits = [("committed", counts.commits), ("failed", counts.failed_commits)];
-        let commits = commits.map(|(result, count)| ([("result", result.to_owned())], count));
-        counters(own, "store_commits", "Store transactions, by result", commits);
-        gauge(
-            own,
-            "stray_body_files",
-            "Body files that belong to no message of the database, at the last count",
-            to_gauge(counts.stray_files),
-        );
-        let of = queue.totals;
-        let depth =
-            [("in_flight", of.in_flight), ("due", of.due), ("paused", of.parked), ("deferred", of.later)];
-        let depth = depth.map(|(state, count)| ([("state", state.to_owned())], count));
-        gauges(own, "queue_deliveries", "Unfinished deliveries, by state", depth);
-        let oldest_age_s =
-            queue.oldest_at.map_or(0, |oldest| queue.counted_at.duration_since(oldest).as_secs());
-        gauge(own, "queue_oldest_age_seconds", "Age of the oldest unfinished delivery", oldest_age_s);
-        let outbound = self.queue.snapshot(Timestamp::now()).connections as u64;
-        let connections = [
-            ("smtp", self.smtp.open_count() as u64),
-            ("api", self.api.open_count() as u64),
-            ("outbound", outbound),
-        ];
-        let connections =
-            connections.map(|(direction, count)| ([("direction", direction.to_owned())], count));
-        gauges(own, "connections", "Open connections, by direction", connections);
-        gauge(own, "webhook_backlog", "Webhook deliveries pending", to_gauge(*webhook_backlog));
+        self.add_mail(own, snapshot);
+        add_store(own, &snapshot.counts);
+        self.add_queue(own, &snapshot.queue);
+        gauge(own, "webhook_backlog", "Webhook deliveries pending", to_gauge(snapshot.webhook_backlog));
+        if let Some(expires_at) = self.certificate.expires_at() {
+            let left_s = expires_at.duration_since(Timestamp::now()).as_secs();
+            gauge(
+                own,
+                "certificate_expiry_seconds",
+                "Time until the certificate of the listeners expires",
+                left_s,
+            );
+        }
         if let Some(octets) = resident_memory_octets() {
             gauge(&mut registry, "process_resident_memory_bytes", "Memory in use", to_gauge(octets));
         }
@@ -157,6 +170,65 @@ impl Metrics {
         // Writing to a String cannot fail.
         encode(&mut text, &registry).unwrap_or_default();
         text
+    }
+
+    /// What became of mail.
+    fn add_mail(&self, registry: &mut Registry, snapshot: &Snapshot) {
+        let counts = &snapshot.counts;
+        let events = counts.events.iter().map(|(kind, count)| ([("type", kind.to_string())], *count));
+        counters(registry, "events", "Events, by type", events);
+        let refusals = self.submission.refusals();
+        let refusals = refusals.into_iter().map(|(code, count)| ([("code", code.to_owned())], count));
+        counters(registry, "refusals", "Submissions refused, by code", refusals);
+        let attempts = counts.attempts.iter().map(|of| {
+            let class = of.class.map_or("none", BounceClass::as_str);
+            ([("outcome", of.state.to_string()), ("class", class.to_owned())], of.count)
+        });
+        counters(registry, "attempts", "Attempts of deliveries, by outcome and class", attempts);
+        let accepted = vec![(Vec::new(), self.submission.accept_seconds())];
+        let help = "Time from the end of the data of a message to its durable commit";
+        registry.register("accept_seconds", help, Histograms(accepted));
+        let ends = counts.delivery_seconds.iter();
+        let ends = ends.map(|(state, reading)| (vec![("outcome", state.to_string())], reading.clone()));
+        let help = "Time from the acceptance of a message to the end of a delivery, by outcome";
+        registry.register("delivery_seconds", help, Histograms(ends.collect()));
+    }
+
+    fn add_queue(&self, registry: &mut Registry, queue: &QueueOverview) {
+        let of = queue.totals;
+        let depth =
+            [("in_flight", of.in_flight), ("due", of.due), ("paused", of.paused), ("deferred", of.deferred)];
+        let depth = depth.map(|(state, count)| ([("state", state.to_owned())], count));
+        gauges(registry, "queue_deliveries", "Unfinished deliveries, by state", depth);
+        let oldest_age_s =
+            queue.oldest_at.map_or(0, |oldest| queue.counted_at.duration_since(oldest).as_secs());
+        gauge(registry, "queue_oldest_age_seconds", "Age of the oldest unfinished delivery", oldest_age_s);
+        let ConnectionCounts { connections: outbound, backoffs } = self.queue.connection_counts();
+        let help = "Sites and smart hosts that get no connection until their back-off ends";
+        gauge(registry, "site_backoffs", help, to_gauge(backoffs as u64));
+        let connections =
+            [("smtp", self.smtp.open_count()), ("api", self.api.open_count()), ("outbound", outbound)];
+        let connections =
+            connections.map(|(direction, count)| ([("direction", direction.to_owned())], count as u64));
+        gauges(registry, "connections", "Open connections, by direction", connections);
+    }
+}
+
+fn add_store(registry: &mut Registry, counts: &StoreCounts) {
+    let commits = [("committed", counts.commits), ("failed", counts.failed_commits)];
+    let commits = commits.map(|(result, count)| ([("result", result.to_owned())], count));
+    counters(registry, "store_commits", "Store transactions, by result", commits);
+    let help = "Time of a store transaction from its start to its durable commit";
+    registry.register(
+        "store_commit_seconds",
+        help,
+        Histograms(vec![(Vec::new(), counts.commit_seconds.clone())]),
+    );
+    let help = "Body files that belong to no message of the database, at the last count";
+    gauge(registry, "stray_body_files", help, to_gauge(counts.stray_files));
+    if let Some(octets) = counts.free_disk_bytes {
+        let help = "Space that the file system of the data directory has free";
+        gauge(registry, "disk_free_bytes", help, to_gauge(octets));
     }
 }
 
@@ -166,16 +238,26 @@ fn refuse(status: StatusCode, why: impl Display) -> Response<Full<Bytes>> {
     response
 }
 
-fn counters(registry: &mut Registry, name: &str, help: &str, counts: impl IntoIterator<Item = (Label, u64)>) {
-    let family = Family::<Label, Counter>::default();
-    for (label, count) in counts {
-        family.get_or_create(&label).inc_by(count);
+fn counters<const N: usize>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    counts: impl IntoIterator<Item = ([Label; N], u64)>,
+) {
+    let family = Family::<[Label; N], Counter>::default();
+    for (labels, count) in counts {
+        family.get_or_create(&labels).inc_by(count);
     }
     registry.register(name, help, family);
 }
 
-fn gauges(registry: &mut Registry, name: &str, help: &str, values: impl IntoIterator<Item = (Label, u64)>) {
-    let family = Family::<Label, Gauge>::default();
+fn gauges(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    values: impl IntoIterator<Item = ([Label; 1], u64)>,
+) {
+    let family = Family::<[Label; 1], Gauge>::default();
     for (label, value) in values {
         family.get_or_create(&label).set(to_gauge(value));
     }

@@ -14,19 +14,19 @@ pub struct LogControl(reload::Handle<EnvFilter, Registry>);
 /// `log.level` is not a valid filter.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "log.level: `{level}` is not a level (error, warn, info, debug, trace) or list of directives: {reason}"
+    "log.level: `{level}` is neither a level (error, warn, info, debug, trace) nor a list of directives: {reason}"
 )]
 pub struct LogLevelError {
     level: String,
     reason: String,
 }
 
-/// Validates the filter.
+/// Checks `log.level`.
 pub fn check(log: &Log) -> Result<(), LogLevelError> {
     filter(log).map(|_| ())
 }
 
-/// Starts logging. Call once; an existing subscriber (in tests) is kept.
+/// Starts logging. Call it once; a subscriber that exists already, as in tests, stays.
 pub fn start(log: &Log) -> Result<LogControl, LogLevelError> {
     let (filter, handle) = reload::Layer::new(filter(log)?);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
@@ -34,7 +34,7 @@ pub fn start(log: &Log) -> Result<LogControl, LogLevelError> {
         LogFormat::Text => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
     };
-    // An error means that a subscriber exists already; it is kept.
+    // An error means that a subscriber exists already.
     let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
     Ok(LogControl(handle))
 }
@@ -43,7 +43,7 @@ impl LogControl {
     /// Replaces the filter.
     pub fn change(&self, log: &Log) -> Result<(), LogLevelError> {
         let filter = filter(log)?;
-        // Fails only if the subscriber is gone, and then nothing is logged.
+        // An error means that the subscriber is gone; then nothing is logged at all.
         let _ = self.0.reload(filter);
         Ok(())
     }

@@ -1,9 +1,9 @@
-//! The server's certificate: loading, making one where there is none, and following changes; and the authorities that
-//! other servers' certificates must lead to.
+//! The server's certificate: loads it, generates a self-signed one if none exists, and reloads it. Also the certificate
+//! authorities that verify other servers.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::{RootCertStore, ServerConfig};
@@ -12,12 +12,12 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use webpki::EndEntityCert;
 
 use crate::durable_file;
-use crate::mail::DomainName;
+use crate::mail::{DomainName, Timestamp};
 
-/// What listeners take their TLS settings from, for each handshake anew.
+/// The TLS configuration of the listeners. They read it at each handshake, so that a reload takes effect.
 pub type SharedServerConfig = Arc<ArcSwap<ServerConfig>>;
 
-/// Why there is no usable certificate.
+/// Why a certificate or the certificate authorities cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
@@ -25,7 +25,7 @@ pub enum TlsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// A file cannot be written.
@@ -33,25 +33,26 @@ pub enum TlsError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A file holds something else.
+    /// The content of a file is not usable.
     #[error("{path}: {message}")]
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         message: String,
     },
-    /// The TLS library refuses its own defaults.
+    /// The TLS library rejects its configuration.
     #[error("TLS: {0}")]
     Library(rustls::Error),
 }
 
 impl TlsError {
-    /// Whether it is what the files hold, or that one is missing, and not that the system cannot read them.
-    fn is_of_content(&self) -> bool {
+    /// Whether a new certificate solves the problem: the content of a file is not usable, or a file is missing. An
+    /// error of the operating system remains.
+    fn is_solved_by_new_files(&self) -> bool {
         match self {
             Self::Content { .. } => true,
             Self::Read { source, .. } => source.kind() == io::ErrorKind::NotFound,
@@ -60,27 +61,42 @@ impl TlsError {
     }
 }
 
-/// The files of a certificate, and the settings made from them.
+/// A certificate with its private key: the files, and the TLS configuration loaded from them.
 pub struct Certificate {
     certificate: PathBuf,
     private_key: PathBuf,
     shared: SharedServerConfig,
+    /// See [`Certificate::expires_at`].
+    expires_at: Mutex<Option<Timestamp>>,
+}
+
+/// What the two files hold.
+struct Loaded {
+    config: ServerConfig,
+    expires_at: Option<Timestamp>,
 }
 
 impl Certificate {
-    /// Loads a certificate chain and its key, both in PEM.
+    /// Loads a certificate chain and its private key, both in PEM.
+    ///
+    /// # Errors
+    /// [`TlsError`] if a file cannot be read or used, or the key does not match the certificate.
     pub fn load(certificate: &Path, private_key: &Path) -> Result<Self, TlsError> {
-        let config = read_config(certificate, private_key)?;
+        let Loaded { config, expires_at } = load(certificate, private_key)?;
         Ok(Self {
             certificate: certificate.to_owned(),
             private_key: private_key.to_owned(),
             shared: Arc::new(ArcSwap::from_pointee(config)),
+            expires_at: Mutex::new(expires_at),
         })
     }
 
-    /// Loads the self-signed certificate of a directory. It is made if it is not there, and made again if it cannot be
-    /// used: it is ours, and whoever trusted it has to be asked again in any case.
-    pub fn load_or_make(directory: &Path, hostname: &DomainName) -> Result<Self, TlsError> {
+    /// Loads the self-signed certificate in a directory. A missing or unusable one is generated: the server owns these
+    /// files, and the clients of an unusable certificate must trust a new one in any case.
+    ///
+    /// # Errors
+    /// [`TlsError`] if the operating system cannot read or write a file.
+    pub fn load_or_generate(directory: &Path, hostname: &DomainName) -> Result<Self, TlsError> {
         let certificate = directory.join("self-signed.crt");
         let private_key = directory.join("self-signed.key");
         match check_self_signed(&certificate, &private_key) {
@@ -88,31 +104,41 @@ impl Certificate {
             Err(TlsError::Read { path, source })
                 if source.kind() == io::ErrorKind::NotFound && path == certificate =>
             {
-                make_self_signed(&certificate, &private_key, hostname)?;
+                generate_self_signed(&certificate, &private_key, hostname)?;
             }
-            Err(error) if error.is_of_content() => {
-                tracing::warn!(%error, "the self-signed certificate cannot be used and is made again");
-                make_self_signed(&certificate, &private_key, hostname)?;
+            Err(error) if error.is_solved_by_new_files() => {
+                tracing::warn!(%error, "the self-signed certificate cannot be used; generating a new one");
+                generate_self_signed(&certificate, &private_key, hostname)?;
             }
             Err(error) => return Err(error),
         }
         Self::load(&certificate, &private_key)
     }
 
-    /// What listeners take.
+    /// The TLS configuration for listeners; [`Certificate::reload`] updates it.
     pub fn shared(&self) -> SharedServerConfig {
         self.shared.clone()
     }
 
-    /// The certificate's file.
+    /// The certificate file.
     pub fn path(&self) -> &Path {
         &self.certificate
     }
 
-    /// Reads the files again. On an error the old certificate stays in use.
+    /// Reads the files again. If this fails, the old certificate stays in use.
+    ///
+    /// # Errors
+    /// As [`Certificate::load`].
     pub fn reload(&self) -> Result<(), TlsError> {
-        self.shared.store(Arc::new(read_config(&self.certificate, &self.private_key)?));
+        let Loaded { config, expires_at } = load(&self.certificate, &self.private_key)?;
+        self.shared.store(Arc::new(config));
+        *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner) = expires_at;
         Ok(())
+    }
+
+    /// When the certificate in use expires, if that can be read in it.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A value that changes when a file does: their times of modification and sizes.
@@ -124,32 +150,41 @@ impl Certificate {
     }
 }
 
-fn read_config(certificate: &Path, private_key: &Path) -> Result<ServerConfig, TlsError> {
+fn load(certificate: &Path, private_key: &Path) -> Result<Loaded, TlsError> {
     let content = |path: &Path, message: String| TlsError::Content { path: path.to_owned(), message };
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&read(certificate)?)
         .collect::<Result<_, _>>()
         .map_err(|error| content(certificate, format!("not a certificate in PEM: {error}")))?;
     if chain.is_empty() {
-        return Err(content(certificate, "holds no certificate in PEM".into()));
+        return Err(content(certificate, "contains no certificate in PEM".into()));
     }
     let key = PrivateKeyDer::from_pem_slice(&read(private_key)?)
         .map_err(|error| content(private_key, format!("not a private key in PEM: {error}")))?;
+    let expires_at = chain.first().and_then(expiry_of);
     // TLS 1.2 and 1.3 are all that rustls has, as RFC 8996 and RFC 9325 want.
-    ServerConfig::builder_with_provider(provider())
+    let config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| content(certificate, format!("does not go with {}: {error}", private_key.display())))
+        .map_err(|error| {
+            content(certificate, format!("does not go with {}: {error}", private_key.display()))
+        })?;
+    Ok(Loaded { config, expires_at })
 }
 
-/// The only crypto provider of the program.
+fn expiry_of(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()
+}
+
+/// The crypto provider of all TLS connections.
 pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// The authorities that other servers' certificates must lead to: the system's and those in `ca_file` (PEM).
+/// The certificate authorities that verify other servers: the system's and those in `ca_file` (PEM).
 ///
 /// # Errors
-/// [`TlsError`] if the file cannot be read or holds none.
+/// [`TlsError`] if the file cannot be read or contains no certificate.
 pub fn trusted_roots(ca_file: Option<&Path>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
@@ -165,7 +200,7 @@ pub fn trusted_roots(ca_file: Option<&Path>) -> Result<RootCertStore, TlsError> 
             roots.add(certificate).map_err(|error| fault(error.to_string()))?;
         }
         if roots.len() == before {
-            return Err(fault("there is no certificate in it".into()));
+            return Err(fault("contains no certificate in PEM".into()));
         }
     }
     Ok(roots)
@@ -175,14 +210,18 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
 
-fn make_self_signed(certificate: &Path, private_key: &Path, hostname: &DomainName) -> Result<(), TlsError> {
+fn generate_self_signed(
+    certificate: &Path,
+    private_key: &Path,
+    hostname: &DomainName,
+) -> Result<(), TlsError> {
     let names = [hostname.as_str(), "localhost", "127.0.0.1", "::1"].map(String::from);
-    let made = rcgen::generate_simple_self_signed(names).map_err(|error| TlsError::Content {
+    let generated = rcgen::generate_simple_self_signed(names).map_err(|error| TlsError::Content {
         path: certificate.to_owned(),
-        message: format!("cannot make a certificate for {hostname}: {error}"),
+        message: format!("cannot generate a certificate for {hostname}: {error}"),
     })?;
-    write(private_key, 0o600, made.signing_key.serialize_pem().as_bytes())?;
-    write(certificate, 0o644, made.cert.pem().as_bytes())
+    write(private_key, 0o600, generated.signing_key.serialize_pem().as_bytes())?;
+    write(certificate, 0o644, generated.cert.pem().as_bytes())
 }
 
 fn write(path: &Path, mode: u32, octets: &[u8]) -> Result<(), TlsError> {
@@ -190,10 +229,10 @@ fn write(path: &Path, mode: u32, octets: &[u8]) -> Result<(), TlsError> {
         .map_err(|source| TlsError::Write { path: path.to_owned(), source })
 }
 
-/// Whether the two files can be read, belong together and are still valid. A clock that is behind is not the fault of
-/// the certificate.
+/// Checks that the two files can be read, that they match, and that the certificate has not expired. A certificate that
+/// is not valid yet passes: the clock of the machine may be behind.
 fn check_self_signed(certificate: &Path, private_key: &Path) -> Result<(), TlsError> {
-    read_config(certificate, private_key)?;
+    load(certificate, private_key)?;
     let fault = |message: String| TlsError::Content { path: certificate.to_owned(), message };
     let der =
         CertificateDer::from_pem_slice(&read(certificate)?).map_err(|error| fault(error.to_string()))?;
@@ -220,24 +259,24 @@ mod tests {
 
     fn made() -> (tempfile::TempDir, Certificate) {
         let dir = tempfile::tempdir().unwrap();
-        let made =
-            Certificate::load_or_make(dir.path(), &DomainName::parse("mail.example.com").unwrap()).unwrap();
+        let made = Certificate::load_or_generate(dir.path(), &DomainName::parse("mail.example.com").unwrap())
+            .unwrap();
         (dir, made)
     }
 
     #[test]
-    fn a_made_certificate_is_kept_and_its_key_is_private() {
+    fn a_generated_certificate_is_kept_and_its_key_is_private() {
         use std::os::unix::fs::PermissionsExt;
         let (dir, first) = made();
         let before = std::fs::read(first.path()).unwrap();
-        Certificate::load_or_make(dir.path(), &DomainName::parse("other.example").unwrap()).unwrap();
+        Certificate::load_or_generate(dir.path(), &DomainName::parse("other.example").unwrap()).unwrap();
         assert_eq!(std::fs::read(first.path()).unwrap(), before);
         let mode = std::fs::metadata(dir.path().join("self-signed.key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]
-    fn a_self_signed_certificate_that_cannot_be_used_is_made_again() {
+    fn an_unusable_self_signed_certificate_is_replaced() {
         let (dir, first) = made();
         let hostname = DomainName::parse("mail.example.com").unwrap();
         let private_key = dir.path().join("self-signed.key");
@@ -256,12 +295,12 @@ mod tests {
         ] {
             std::fs::write(first.path(), certificate).unwrap();
             std::fs::write(&private_key, key).unwrap();
-            Certificate::load_or_make(dir.path(), &hostname)
+            Certificate::load_or_generate(dir.path(), &hostname)
                 .unwrap_or_else(|error| panic!("{what}: {error}"));
             assert_ne!(std::fs::read(first.path()).unwrap(), certificate, "{what}");
         }
         std::fs::remove_file(&private_key).unwrap();
-        Certificate::load_or_make(dir.path(), &hostname).unwrap();
+        Certificate::load_or_generate(dir.path(), &hostname).unwrap();
         assert!(private_key.exists());
     }
 
@@ -273,7 +312,7 @@ mod tests {
         std::fs::create_dir(&private_key).unwrap();
         let before = std::fs::read(first.path()).unwrap();
         let hostname = DomainName::parse("mail.example.com").unwrap();
-        let opened = Certificate::load_or_make(dir.path(), &hostname);
+        let opened = Certificate::load_or_generate(dir.path(), &hostname);
         assert!(matches!(opened.err(), Some(TlsError::Read { path, .. }) if path == private_key));
         assert_eq!(std::fs::read(first.path()).unwrap(), before);
     }
@@ -293,5 +332,16 @@ mod tests {
         let error = certificate.reload().unwrap_err().to_string();
         assert!(error.contains("self-signed.crt") && error.contains("no certificate"), "{error}");
         assert!(Arc::ptr_eq(&before, &certificate.shared().load_full()));
+    }
+
+    #[test]
+    fn the_expiry_is_that_of_the_certificate_in_use() {
+        let (dir, certificate) = made();
+        assert!(certificate.expires_at().unwrap() > Timestamp::now());
+        let (expired, expired_key) = expired();
+        std::fs::write(certificate.path(), expired).unwrap();
+        std::fs::write(dir.path().join("self-signed.key"), expired_key).unwrap();
+        certificate.reload().unwrap();
+        assert_eq!(certificate.expires_at(), "2001-01-01T00:00:00Z".parse().ok());
     }
 }

@@ -54,8 +54,15 @@ const PAGES: &[Page] = pages! {
 
 const SAMPLE_CONFIG: &str = include_str!("../../config/pillarbox.toml");
 const TEMPLATE: &str = include_str!("../docs/page.html");
+/// The style of the guide and of the manual.
+const STYLE: &str = include_str!("../docs/style.css");
 
 static RENDERED: LazyLock<Result<Vec<Fixed>>> = LazyLock::new(|| PAGES.iter().map(render).collect());
+
+/// The style sheet for a `<style>` element.
+pub fn style() -> Html {
+    Html::from_safe_string(STYLE.to_owned())
+}
 
 /// The pages in the order of the index.
 pub fn index() -> &'static [Page] {
@@ -84,6 +91,7 @@ fn render(page: &Page) -> Result<Fixed> {
     let html = template.render(context! {
         page => page,
         pages => PAGES,
+        style => style(),
         content => Html::from_safe_string(to_html(&markdown)),
     });
     Fixed::page(html.map_err(ApiError::internal)?)

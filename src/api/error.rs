@@ -270,7 +270,7 @@ impl From<Conflict> for ApiError {
                 RefusalCode::AlreadyExists,
                 "choose another name, or change the existing template; find it with GET /v1/templates?name=",
             ),
-            Conflict::TooManyHolds => (
+            Conflict::TooManyPauses => (
                 RefusalCode::LimitReached,
                 "resume pauses that are no longer needed, or pause a whole tenant",
             ),
@@ -374,7 +374,7 @@ mod tests {
             (Conflict::DomainTaken, 409, "domain_taken"),
             (Conflict::Selector, 409, "already_exists"),
             (Conflict::LimitReached(Limited::Keys), 409, "limit_reached"),
-            (Conflict::TooManyHolds, 409, "limit_reached"),
+            (Conflict::TooManyPauses, 409, "limit_reached"),
             (Conflict::WebhookBacklog, 409, "limit_reached"),
             (Conflict::SubmissionKey, 409, "idempotency_key_reused"),
             (Conflict::NoTenant, 422, "validation_failed"),

@@ -126,7 +126,7 @@ pub async fn answer(target: &str, name: &str, call: RequestContext<'_>) -> Resul
     let (key, tenant) = (call.caller.key.id, call.caller.key.tenant_id);
     let _turn = api.in_progress.enter(key, name)?;
     let digest = digest_of(target, &call.body);
-    if let Some(kept) = api.store.kept_answer(key, name, now).await? {
+    if let Some(kept) = api.store.idempotent_response(key, name, now).await? {
         return repeat(kept, digest);
     }
     api.kept.require_room(tenant, now)?;
@@ -139,7 +139,7 @@ pub async fn answer(target: &str, name: &str, call: RequestContext<'_>) -> Resul
     if let Some(body) = answer.body() {
         api.kept.note(tenant, body.len() + ROW_OCTETS, now);
         let kept = IdempotentResponse { digest, status: answer.status().as_u16(), body: body.to_vec() };
-        if let Err(error) = api.store.keep_answer(key, name, kept, now).await {
+        if let Err(error) = api.store.store_idempotent_response(key, name, kept, now).await {
             // What was asked is done; only a repetition would be done again.
             tracing::warn!(%request_id, %error, "the response could not be stored for its Idempotency-Key");
         }

@@ -68,7 +68,7 @@ pub struct SiteView {
     /// Deliveries that wait for a connection.
     waiting: usize,
     /// End of the back-off.
-    held_until: Option<Timestamp>,
+    backoff_until: Option<Timestamp>,
     /// Reason of the back-off: the SMTP reply or the error.
     reason: Option<String>,
 }
@@ -82,7 +82,7 @@ impl From<SiteStatus> for SiteView {
             connections_max,
             connections,
             waiting,
-            held_until,
+            backoff_until,
             reason,
         } = status;
         Self {
@@ -93,7 +93,7 @@ impl From<SiteStatus> for SiteView {
             connections_max,
             connections,
             waiting,
-            held_until,
+            backoff_until,
             reason,
         }
     }
@@ -227,20 +227,20 @@ pub struct FlushView {
 
 impl From<QueueCounts> for CountsView {
     fn from(counts: QueueCounts) -> Self {
-        let QueueCounts { open, in_flight, due, parked, later } = counts;
-        Self { open, in_flight, due, paused: parked, deferred: later }
+        let QueueCounts { open, in_flight, due, paused, deferred } = counts;
+        Self { open, in_flight, due, paused, deferred }
     }
 }
 
 impl From<Pause> for PauseView {
-    fn from(hold: Pause) -> Self {
+    fn from(pause: Pause) -> Self {
         Self {
             object: "pause",
-            tenant_id: hold.part.tenant_id,
-            destination: hold.part.destination.as_ref().map(Host::to_string),
-            reason: hold.reason,
-            since: hold.since,
-            until: hold.until,
+            tenant_id: pause.part.tenant_id,
+            destination: pause.part.destination.as_ref().map(Host::to_string),
+            reason: pause.reason,
+            since: pause.since,
+            until: pause.until,
         }
     }
 }
@@ -270,8 +270,8 @@ impl FromStr for Cursor {
 /// State outside of a group that can make it wait: tenants, pauses, sites.
 struct WaitContext {
     tenants: HashMap<TenantId, Tenant>,
-    holds: Vec<Pause>,
-    notices: Vec<(QueueFilter, WaitRecord)>,
+    pauses: Vec<Pause>,
+    records: Vec<(QueueFilter, WaitRecord)>,
 }
 
 impl WaitContext {
@@ -284,8 +284,8 @@ impl WaitContext {
                 tenants.insert(group.tenant_id, tenant);
             }
         }
-        let holds = call.store().holds(call.now).await?;
-        Ok(Self { tenants, holds, notices: call.api.queue.snapshot(call.now).reasons })
+        let pauses = call.store().pauses(call.now).await?;
+        Ok(Self { tenants, pauses, records: call.api.queue.snapshot(call.now).reasons })
     }
 
     /// The reasons why a group waits, the most restrictive first.
@@ -297,12 +297,12 @@ impl WaitContext {
             let detail = "the platform suspended the tenant".to_owned();
             waits.push(WaitView::of(WaitReason::TenantSuspended).because(Some(detail)));
         }
-        for hold in self.holds.iter().filter(|hold| covers(&hold.part)) {
-            waits.push(WaitView::of(WaitReason::Paused).until(hold.until).because(hold.reason.clone()));
+        for pause in self.pauses.iter().filter(|pause| covers(&pause.part)) {
+            waits.push(WaitView::of(WaitReason::Paused).until(pause.until).because(pause.reason.clone()));
         }
-        for (_, notice) in self.notices.iter().filter(|(part, _)| covers(part)) {
-            let detail = Some(notice.detail.clone());
-            waits.push(WaitView::of(notice.reason).until(notice.until).because(detail));
+        for (_, record) in self.records.iter().filter(|(part, _)| covers(part)) {
+            let detail = Some(record.detail.clone());
+            waits.push(WaitView::of(record.reason).until(record.until).because(detail));
         }
         waits.extend(reasons_of_state(group));
         if waits.is_empty() {
@@ -316,7 +316,7 @@ impl WaitContext {
 
 /// The reasons that follow from the counts of the group.
 fn reasons_of_state(group: &QueueGroup) -> Vec<WaitView> {
-    let QueueCounts { in_flight, due, later, .. } = group.counts;
+    let QueueCounts { in_flight, due, deferred, .. } = group.counts;
     let mut waits = Vec::new();
     if in_flight > 0 {
         waits.push(WaitView::of(WaitReason::InFlight).count(in_flight));
@@ -324,16 +324,17 @@ fn reasons_of_state(group: &QueueGroup) -> Vec<WaitView> {
     if due > 0 {
         waits.push(WaitView::of(WaitReason::Due).count(due));
     }
-    let because = &group.later_because;
+    let because = &group.deferral_causes;
     // How many are of which kind is known only where all are of one.
-    let count = |other: bool| (later > 0 && !other).then_some(later);
+    let count = |other: bool| (deferred > 0 && !other).then_some(deferred);
     if because.deferred {
-        let wait =
-            WaitView::of(WaitReason::Deferred).until(group.later_at).because(because.last_reply.clone());
+        let wait = WaitView::of(WaitReason::Deferred)
+            .until(group.deferred_until)
+            .because(because.last_reply.clone());
         waits.push(WaitView { count: count(because.scheduled), ..wait });
     }
     if because.scheduled {
-        let wait = WaitView::of(WaitReason::Scheduled).until(group.later_at);
+        let wait = WaitView::of(WaitReason::Scheduled).until(group.deferred_until);
         waits.push(WaitView { count: count(because.deferred), ..wait });
     }
     waits
@@ -398,7 +399,7 @@ fn view(overview: QueueOverview, context: WaitContext) -> QueueView {
         data: overview.groups.into_iter().map(group_view).collect(),
         has_more: overview.has_more,
         next_cursor: last.map(|place| Cursor(place).to_string()),
-        pauses: context.holds.into_iter().map(PauseView::from).collect(),
+        pauses: context.pauses.into_iter().map(PauseView::from).collect(),
     }
 }
 
@@ -429,10 +430,10 @@ pub async fn pause(call: RequestContext<'_>) -> Result<ApiResponse> {
     checks.require(is_to_come, "until", "invalid", "this must be in the future");
     checks.finish()?;
     let part = QueueFilter { tenant_id: body.tenant_id, destination };
-    let hold = Pause { part, reason: body.reason, since: call.now, until: body.until };
-    let hold = call.store().pause(hold).await?;
-    tracing::info!(part = ?hold.part, until = ?hold.until, by = %call.caller.key.id, "queue paused");
-    ApiResponse::ok(&PauseView::from(hold))
+    let pause = Pause { part, reason: body.reason, since: call.now, until: body.until };
+    let pause = call.store().pause(pause).await?;
+    tracing::info!(part = ?pause.part, until = ?pause.until, by = %call.caller.key.id, "queue paused");
+    ApiResponse::ok(&PauseView::from(pause))
 }
 
 /// `POST /v1/queue/resume`: exactly the part that was paused.

@@ -60,8 +60,8 @@ impl RequestContext<'_> {
         &self.api.store
     }
 
-    /// Upper limit of `expiry_hours`.
-    pub fn expiry_hours_max(&self) -> u32 {
+    /// Upper limit of `message_lifetime_hours`.
+    pub fn message_lifetime_hours_max(&self) -> u32 {
         u32::try_from(self.api.message_lifetime_max.as_secs() / 3600).unwrap_or(u32::MAX)
     }
 

@@ -17,7 +17,7 @@ pub fn load(config: &Config) -> Result<Certificate, TlsError> {
         (Some(certificate), Some(private_key)) => Certificate::load(certificate, private_key),
         _ => {
             tracing::warn!("no tls.certificate: using a self-signed one, which mail clients refuse");
-            Certificate::load_or_make(&config.data_dir, &config.hostname)
+            Certificate::load_or_generate(&config.data_dir, &config.hostname)
         }
     }
 }

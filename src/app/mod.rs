@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::queue::QueueManager;
 use crate::relay::{Recording, Relay, RelayError};
 use crate::server::{self, Server};
-use crate::store::{Access, OpenError, RetentionPolicy, Store, StoreOptions};
+use crate::store::{Access, OpenError, RetentionPolicy, SqliteOptions, Store, StoreOptions};
 use crate::submission::{self, SubmissionService};
 use crate::tls::{Certificate, TlsError};
 use crate::tls_report::{self, Reporter, TlsReportError};
@@ -102,15 +102,15 @@ pub struct Running {
 impl StoreOptions {
     /// The options of a configuration.
     pub fn new(config: &Config, access: Access) -> Self {
-        Self {
+        Self::Sqlite(SqliteOptions {
             data_dir: config.data_dir.clone(),
             master_key_file: config.master_key_file.clone(),
-            readers: config.store.read_connections,
+            read_connections: config.store.read_connections,
             inline_body_bytes_max: config.store.inline_body_max.0,
             free_disk_bytes_min: config.store.free_disk_min.0,
             hot_queue_bytes_max: config.relay.hot_queue_bytes_max.0,
             access,
-        }
+        })
     }
 }
 
@@ -128,7 +128,7 @@ struct Core<'a> {
 
 impl<'a> Core<'a> {
     async fn open(config: &'a Config) -> Result<Self, StartError> {
-        let store = Arc::new(Store::open(StoreOptions::new(config, Access::Serve))?);
+        let store = Arc::new(Store::open(StoreOptions::new(config, Access::Serve)).await?);
         let certificate = Arc::new(certificate_watch::load(config)?);
         let resolver = Resolver::new(&config.relay.name_servers)?;
         sandbox_domain::ensure(&store, &config.hostname).await?;
@@ -199,6 +199,7 @@ impl<'a> Core<'a> {
             submission: self.intake.clone(),
             smtp: server.connections(),
             api: control.connections(),
+            certificate: self.certificate.clone(),
         })
     }
 

@@ -1,5 +1,4 @@
-//! What the verbs for a running server share: which server, with which key, and its answers as JSON or as a failure
-//! that says what to do.
+//! The client of the API that the commands for a running server share.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,29 +12,29 @@ use ipnet::IpNet;
 use serde_json::Value;
 use url::{Host, Url};
 
-use super::screen::{Audience, text};
+use super::output::{OutputFormat, printable_lines, text};
 use super::serve::runtime;
 use crate::http_client::{Client, Limits, NameResolution, OverflowPolicy, Request, ResponseStream};
 
-/// Above the options of all these verbs in their help.
+/// The heading of the shared options in the help.
 const HEADING: &str = "The server";
 const URL_DEFAULT: &str = "http://127.0.0.1:8587";
 const URL_VARIABLE: &str = "PILLARBOX_URL";
 const KEY_VARIABLE: &str = "PILLARBOX_KEY";
-/// A flush of a deep queue takes its time.
+/// Long enough to flush a deep queue.
 const LIMITS: Limits = Limits {
     timeout: Duration::from_secs(300),
     body_octets_max: 64 * 1024 * 1024,
     overflow: OverflowPolicy::Refuse,
 };
-/// For a live tail to begin, or to say why it does not.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Of what it says then.
+/// Timeout for the response headers of an event stream, and for the body of a refusal.
+const STREAM_OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Octets that are read of a refusal.
 const REFUSAL_OCTETS_MAX: usize = 64 * 1024;
 
-/// Which server.
+/// The server and the output format.
 #[derive(Debug, clap::Args)]
-pub(super) struct Server {
+pub(super) struct ServerArguments {
     /// The URL of the API; default: $PILLARBOX_URL, else http://127.0.0.1:8587
     ///
     /// The key comes from $PILLARBOX_KEY.
@@ -44,60 +43,58 @@ pub(super) struct Server {
     /// A PEM file with the certificate authority of the API, if the system does not trust it
     #[arg(long, value_name = "FILE", global = true, help_heading = HEADING)]
     ca_file: Option<PathBuf>,
-    /// Prints the answer of the server as JSON
+    /// Prints the response of the server as JSON
     #[arg(long, global = true, help_heading = HEADING)]
     json: bool,
 }
 
-/// A server to ask.
+/// A server with the key for it.
 pub(super) struct ApiClient {
     base: Url,
     authorization: HeaderValue,
     http: Client,
-    /// Whom answers are for.
-    pub(super) audience: Audience,
+    pub(super) output: OutputFormat,
 }
 
-/// The server has said no, in its own words; or it has not what was asked for.
+/// The server refused the request, or an object that the command names does not exist.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
-pub(super) struct Refused {
-    /// As the API has it; empty if it was not the server that said so.
+pub(super) struct Refusal {
+    /// The error code of the API; empty if the command itself found the error.
     pub(super) code: String,
     text: String,
 }
 
-impl Refused {
+impl Refusal {
     pub(super) fn new(text: String) -> Self {
-        Self { code: String::new(), text }
+        Self { code: String::new(), text: printable_lines(&text) }
     }
 }
 
-/// It did not come to an answer: the arguments are of no use, or the server is not to be reached.
+/// The command failed before the server decided: the arguments are invalid, or the server was not reached.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub(super) struct NotAsked(anyhow::Error);
+pub(super) struct NoDecision(anyhow::Error);
 
-impl Server {
-    /// Does something with a running server.
+impl ServerArguments {
+    /// Runs a command against the server.
     ///
     /// # Errors
-    /// [`Refused`] if the server would not; all else is [`NotAsked`].
-    pub(super) fn ask<F>(&self, verb: impl FnOnce(ApiClient) -> F) -> anyhow::Result<()>
+    /// [`Refusal`] if the server refused; otherwise [`NoDecision`].
+    pub(super) fn run<F>(&self, command: impl FnOnce(ApiClient) -> F) -> anyhow::Result<()>
     where
         F: Future<Output = anyhow::Result<()>>,
     {
-        let done = self.client().and_then(|client| runtime()?.block_on(verb(client)));
+        let done = self.client().and_then(|client| runtime()?.block_on(command(client)));
         done.or_else(|error| match error {
             error if is_closed_pipe(&error) => Ok(()),
-            error if error.is::<Refused>() => Err(error),
-            error => Err(NotAsked(error).into()),
+            error if error.is::<Refusal>() => Err(error),
+            error => Err(NoDecision(error).into()),
         })
     }
 
-    /// Whom answers are for.
-    pub(super) fn audience(&self) -> Audience {
-        if self.json { Audience::Programs } else { Audience::People }
+    pub(super) fn output(&self) -> OutputFormat {
+        if self.json { OutputFormat::Json } else { OutputFormat::Text }
     }
 
     fn client(&self) -> anyhow::Result<ApiClient> {
@@ -117,19 +114,19 @@ impl Server {
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", key.trim()))
             .map_err(|_| anyhow!("${KEY_VARIABLE} does not contain a key"))?;
         authorization.set_sensitive(true);
-        if !is_private(&base) {
+        if !is_confidential(&base) {
             eprintln!("warning: the key is sent to {base} without encryption; use https");
         }
-        // Whoever types the URL decides where it leads.
+        // The user chooses the URL, so private addresses are allowed.
         let everywhere: Vec<IpNet> =
             [IpNet::from(ipnet::Ipv4Net::default()), ipnet::Ipv6Net::default().into()].into();
         let http = Client::new(NameResolution::System, self.ca_file.as_deref(), &everywhere)?;
-        Ok(ApiClient { base, authorization, http, audience: self.audience() })
+        Ok(ApiClient { base, authorization, http, output: self.output() })
     }
 }
 
-/// Whether nobody can read on the way what is sent there.
-fn is_private(base: &Url) -> bool {
+/// Whether nobody on the network can read what is sent to this URL.
+fn is_confidential(base: &Url) -> bool {
     let is_loopback = match base.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(ip)) => ip.is_loopback(),
@@ -139,7 +136,7 @@ fn is_private(base: &Url) -> bool {
     base.scheme() == "https" || is_loopback
 }
 
-/// Who read what is printed has heard enough, like `head`.
+/// Whether the reader of the output ended, like `head`.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
     kind == Some(std::io::ErrorKind::BrokenPipe)
@@ -149,9 +146,13 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 pub(super) type Query = Vec<(&'static str, String)>;
 
 impl ApiClient {
-    /// Shows an answer: as it is, or as `tell` puts it for people.
-    pub(super) fn show(&self, answer: &Value, tell: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
-        self.audience.show(answer, tell)
+    /// Prints a response as JSON, or as the text that `to_text` makes of it.
+    pub(super) fn print(
+        &self,
+        response: &Value,
+        to_text: impl FnOnce(&Value) -> String,
+    ) -> anyhow::Result<()> {
+        self.output.print(response, to_text)
     }
 
     pub(super) async fn get(&self, path: &str, query: &Query) -> anyhow::Result<Value> {
@@ -170,12 +171,12 @@ impl ApiClient {
         self.call(Method::DELETE, path, query, None).await
     }
 
-    /// An answer that is no JSON.
+    /// A response that is not JSON.
     pub(super) async fn get_octets(&self, path: &str) -> anyhow::Result<Bytes> {
         self.send(self.request(Method::GET, path, &Vec::new(), None)).await
     }
 
-    /// The live tail of the events, behind the one with this id.
+    /// The stream of the events after the one with this id.
     pub(super) async fn follow_events(
         &self,
         query: &Query,
@@ -187,12 +188,12 @@ impl ApiClient {
             let id = HeaderValue::from_str(id).map_err(|_| anyhow!("{id:?} is not the id of an event"))?;
             request.headers.insert(HeaderName::from_static("last-event-id"), id);
         }
-        let opened = self.http.open(request, OPEN_TIMEOUT).await;
-        let mut flow = opened.with_context(|| format!("cannot reach {}", self.base))?;
-        if flow.status.is_success() {
-            return Ok(flow);
+        let opened = self.http.open(request, STREAM_OPEN_TIMEOUT).await;
+        let mut stream = opened.with_context(|| format!("cannot reach {}", self.base))?;
+        if stream.status.is_success() {
+            return Ok(stream);
         }
-        Err(self.refusal(flow.status, &read_refusal(&mut flow).await?))
+        Err(self.refusal(stream.status, &read_refusal(&mut stream).await?))
     }
 
     async fn call(
@@ -202,8 +203,8 @@ impl ApiClient {
         query: &Query,
         body: Option<&Value>,
     ) -> anyhow::Result<Value> {
-        let answer = self.send(self.request(method, path, query, body)).await?;
-        serde_json::from_slice(&answer).with_context(|| self.is_stranger("without JSON"))
+        let body = self.send(self.request(method, path, query, body)).await?;
+        serde_json::from_slice(&body).with_context(|| self.unexpected("a body that is not JSON"))
     }
 
     fn request(&self, method: Method, path: &str, query: &Query, body: Option<&Value>) -> Request {
@@ -230,49 +231,47 @@ impl ApiClient {
         }
     }
 
-    fn is_stranger(&self, what: impl fmt::Display) -> String {
-        format!("{} answered {what}; is this a Pillarbox server?", self.base)
+    fn unexpected(&self, response: impl fmt::Display) -> String {
+        format!("{} replied with {response}; is it the API of a Pillarbox server?", self.base)
     }
 
-    /// What the server says when it does not do what it was asked.
     fn refusal(&self, status: hyper::StatusCode, body: &[u8]) -> anyhow::Error {
-        let answer: Value = serde_json::from_slice(body).unwrap_or_default();
-        match &answer["error"] {
-            Value::Object(_) => {
-                let error = &answer["error"];
-                Refused { code: text(error, "code"), text: describe(error) }.into()
+        let response: Value = serde_json::from_slice(body).unwrap_or_default();
+        match &response["error"] {
+            error @ Value::Object(_) => {
+                Refusal { code: text(error, "code"), text: refusal_text(error) }.into()
             }
-            _ => anyhow!(self.is_stranger(status)),
+            _ => anyhow!(self.unexpected(status)),
         }
     }
 }
 
-/// As much of an answer as a refusal may have, in the time that it may take.
-async fn read_refusal(flow: &mut ResponseStream) -> anyhow::Result<Vec<u8>> {
+/// The beginning of a refusal, as much as arrives in time.
+async fn read_refusal(stream: &mut ResponseStream) -> anyhow::Result<Vec<u8>> {
     let mut body = Vec::new();
     let reading = async {
         while body.len() < REFUSAL_OCTETS_MAX
-            && let Some(piece) = flow.next().await?
+            && let Some(chunk) = stream.next().await?
         {
-            body.extend_from_slice(&piece);
+            body.extend_from_slice(&chunk);
         }
         Ok(())
     };
-    tokio::time::timeout(OPEN_TIMEOUT, reading).await.unwrap_or(Ok(())).map(|()| body)
+    tokio::time::timeout(STREAM_OPEN_TIMEOUT, reading).await.unwrap_or(Ok(())).map(|()| body)
 }
 
-/// The refusal in the words of the server: what, which code, which fields, and what to do.
-fn describe(error: &Value) -> String {
-    let words = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let message = words(&error["message"]);
-    let mut lines = vec![format!("{message} [{}]", words(&error["code"]))];
-    let faults = error["errors"].as_array().into_iter().flatten();
-    let faults = faults.map(|fault| format!("{}: {}", words(&fault["path"]), words(&fault["message"])));
-    // A single one is the message itself.
-    lines.extend(faults.filter(|fault| *fault != message));
-    lines.push(words(&error["hint"]));
+/// The refusal as lines: message and code, the invalid fields, the hint.
+fn refusal_text(error: &Value) -> String {
+    let text_of = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let message = text_of(&error["message"]);
+    let mut lines = vec![format!("{message} [{}]", text_of(&error["code"]))];
+    let fields = error["errors"].as_array().into_iter().flatten();
+    let fields = fields.map(|field| format!("{}: {}", text_of(&field["path"]), text_of(&field["message"])));
+    // With a single invalid field, the message is the same text.
+    lines.extend(fields.filter(|field| *field != message));
+    lines.push(text_of(&error["hint"]));
     lines.retain(|line| !line.is_empty());
-    lines.join("\n  ")
+    printable_lines(&lines.join("\n  "))
 }
 
 #[cfg(test)]
@@ -280,23 +279,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_goes_unseen_over_tls_or_within_this_machine() {
+    fn a_url_is_confidential_with_tls_or_on_loopback() {
         for url in
             ["https://a.b", "http://127.0.0.2:1", "http://[::1]", "http://localhost", "http://a.localhost"]
         {
-            assert!(is_private(&url.parse().unwrap()), "{url}");
+            assert!(is_confidential(&url.parse().unwrap()), "{url}");
         }
         for url in ["http://a.b", "http://192.0.2.1", "http://[2001:db8::1]", "http://localhost.example"] {
-            assert!(!is_private(&url.parse().unwrap()), "{url}");
+            assert!(!is_confidential(&url.parse().unwrap()), "{url}");
         }
     }
 
     #[test]
-    fn a_refusal_is_told_with_its_code_its_fields_and_what_to_do() {
+    fn a_refusal_is_printed_with_its_code_its_fields_and_its_hint() {
         let error = serde_json::json!({
-            "code": "not_found", "message": "there is no such pause", "hint": "look",
+            "code": "not_found", "message": "there is no such pause\u{9b}", "hint": "look",
             "errors": [{"path": "slug", "code": "invalid", "message": "too short"}],
         });
-        assert_eq!(describe(&error), "there is no such pause [not_found]\n  slug: too short\n  look");
+        assert_eq!(refusal_text(&error), "there is no such pause  [not_found]\n  slug: too short\n  look");
     }
 }

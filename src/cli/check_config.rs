@@ -31,13 +31,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     println!("{name} is valid: hostname {}, data in {}", config.hostname, config.data_dir.display());
     if !config.hostname.is_fully_qualified() {
         println!(
-            "note: hostname {} is not fully qualified; set hostname, because receivers distrust such a name",
+            "note: the hostname {} is not fully qualified, and receivers distrust such a name; set hostname",
             config.hostname
         );
     }
     if config.tls.certificate.is_none() {
         println!(
-            "note: tls.certificate is not set; the server will use a self-signed certificate, which mail clients refuse"
+            "note: tls.certificate is not set, so the server uses a self-signed certificate, which mail clients refuse"
         );
     }
     Ok(())

@@ -1,11 +1,11 @@
-//! `pillarbox domain`: sending domains and the DNS records that prove them.
+//! `pillarbox domain`: sending domains and their DNS records.
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::api_client::{ApiClient, Query, Refused, Server};
-use super::listing::Extent;
-use super::screen::{below, confirm, describe, text, texts, when};
+use super::api_client::{ApiClient, Query, Refusal, ServerArguments};
+use super::output::{confirm, object_text, table_below, text, texts, when};
+use super::pagination::PageArguments;
 use super::table::Table;
 
 /// The fields of a domain that are shown first.
@@ -16,7 +16,7 @@ const STRING_OCTETS_MAX: usize = 255;
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    server: Server,
+    server: ServerArguments,
     #[command(subcommand)]
     command: Command,
 }
@@ -26,7 +26,7 @@ enum Command {
     /// Lists domains, the newest first
     List {
         #[command(flatten)]
-        extent: Extent,
+        page: PageArguments,
         /// Only domains of this tenant (slug or id)
         #[arg(long, value_name = "TENANT")]
         tenant: Option<String>,
@@ -51,14 +51,14 @@ enum Command {
         #[arg(long)]
         ed25519: bool,
         #[command(flatten)]
-        form: Form,
+        output: RecordOutput,
     },
     /// Shows a domain and its DNS records
     Show {
         /// Its name or id
         domain: String,
         #[command(flatten)]
-        form: Form,
+        output: RecordOutput,
     },
     /// Checks the DNS records now; fails unless the domain is verified
     Verify {
@@ -76,7 +76,7 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-struct Form {
+struct RecordOutput {
     /// Prints only the DNS records, as lines of a zone file
     #[arg(long, conflicts_with = "json")]
     zone: bool,
@@ -84,13 +84,13 @@ struct Form {
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { server, command } = arguments;
-    server.ask(async |client| match command {
-        Command::List { extent, tenant, status } => {
+    server.run(async |client| match command {
+        Command::List { page, tenant, status } => {
             let mut query = client.tenant_parameter(tenant.as_deref()).await?;
             query.extend(status.map(|status| ("status", status)));
-            list(&client, &extent, query).await
+            list(&client, &page, query).await
         }
-        Command::Add { name, tenant, manual, no_subdomains, ed25519, form } => {
+        Command::Add { name, tenant, manual, no_subdomains, ed25519, output } => {
             let mut body = json!({"name": name, "subdomains": !no_subdomains, "ed25519": ed25519});
             if let Some(tenant) = tenant {
                 body["tenant_id"] = client.tenant_id(&tenant).await?.into();
@@ -98,10 +98,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
             if manual {
                 body["verification"] = "manual".into();
             }
-            form.show(&client, &client.post("/v1/domains", &body).await?)
+            output.print(&client, &client.post("/v1/domains", &body).await?)
         }
-        Command::Show { domain, form } => {
-            form.show(&client, &client.get(&path(&client, &domain).await?, &Query::new()).await?)
+        Command::Show { domain, output } => {
+            output.print(&client, &client.get(&path(&client, &domain).await?, &Query::new()).await?)
         }
         Command::Verify { domain } => verify(&client, &domain).await,
         Command::Delete { domain, yes } => delete(&client, &domain, yes).await,
@@ -112,7 +112,7 @@ async fn path(client: &ApiClient, domain: &str) -> anyhow::Result<String> {
     Ok(format!("/v1/domains/{}", client.domain_id(domain).await?))
 }
 
-async fn list(client: &ApiClient, extent: &Extent, query: Query) -> anyhow::Result<()> {
+async fn list(client: &ApiClient, page: &PageArguments, query: Query) -> anyhow::Result<()> {
     let table = Table::new(["NAME", "STATUS", "VERIFICATION", "CHECKED", "TENANT", "ID"]);
     let row = |domain: &Value| {
         [
@@ -124,38 +124,36 @@ async fn list(client: &ApiClient, extent: &Extent, query: Query) -> anyhow::Resu
             text(domain, "id"),
         ]
     };
-    extent.show(client, "/v1/domains", query, table, row).await
+    page.print(client, "/v1/domains", query, table, row).await
 }
 
-impl Form {
-    fn show(&self, client: &ApiClient, domain: &Value) -> anyhow::Result<()> {
-        client.show(
-            domain,
-            |domain| {
-                if self.zone { records(domain).map(zone_line).collect() } else { tell(domain) }
-            },
-        )
+impl RecordOutput {
+    fn print(&self, client: &ApiClient, domain: &Value) -> anyhow::Result<()> {
+        client.print(domain, |domain| match self.zone {
+            true => records(domain).map(zone_line).collect(),
+            false => domain_text(domain),
+        })
     }
 }
 
-/// A domain with its records, for people.
-fn tell(domain: &Value) -> String {
-    let mut table = Table::whole(["PURPOSE", "STATUS", "TYPE", "NAME", "VALUE"]);
+/// A domain with its records.
+fn domain_text(domain: &Value) -> String {
+    let mut table = Table::unwrapped(["PURPOSE", "STATUS", "TYPE", "NAME", "VALUE"]);
     for record in records(domain) {
-        let need = if record["required"] == true { "" } else { " (optional)" };
-        let purpose = text(record, "purpose") + need;
+        let suffix = if record["required"] == true { "" } else { " (optional)" };
+        let purpose = text(record, "purpose") + suffix;
         let [status, kind, name, value] =
             ["status", "type", "name", "value"].map(|field| text(record, field));
         table.add([purpose, status, kind, name, value]);
     }
-    describe(domain, LEADING) + &below(&table)
+    object_text(domain, LEADING) + &table_below(&table)
 }
 
 fn records(domain: &Value) -> impl Iterator<Item = &Value> {
     domain["dns_records"].as_array().into_iter().flatten()
 }
 
-/// RFC 1035 §5.1. A long value is several strings, which readers join.
+/// A record as a line of a zone file (RFC 1035 §5.1). A long value becomes several strings, which resolvers join.
 fn zone_line(record: &Value) -> String {
     let value = text(record, "value").replace('\\', "\\\\").replace('"', "\\\"");
     let strings: Vec<_> = value.as_bytes().chunks(STRING_OCTETS_MAX).map(String::from_utf8_lossy).collect();
@@ -166,20 +164,20 @@ async fn verify(client: &ApiClient, domain: &str) -> anyhow::Result<()> {
     let domain = client.post(&format!("{}/verify", path(client, domain).await?), &json!({})).await?;
     let (name, status) = (text(&domain, "name"), text(&domain, "status"));
     let is_verified = status == "verified";
-    client.show(&domain, |domain| {
-        let mut table = Table::whole(["PURPOSE", "STATUS", "NAME", "FOUND"]);
+    client.print(&domain, |domain| {
+        let mut table = Table::unwrapped(["PURPOSE", "STATUS", "NAME", "FOUND"]);
         for record in records(domain) {
             let [purpose, status, name] = ["purpose", "status", "name"].map(|field| text(record, field));
             table.add([purpose, status, name, texts(record, "found")]);
         }
-        let end = if is_verified { format!("{name} is verified\n") } else { String::new() };
-        table.render() + &end
+        let conclusion = if is_verified { format!("{name} is verified\n") } else { String::new() };
+        table.render() + &conclusion
     })?;
     if is_verified {
         return Ok(());
     }
     let hint = format!("`pillarbox domain show {name}` shows the records to publish");
-    Err(Refused::new(format!("{name} is {status}, not verified\n  {hint}")).into())
+    Err(Refusal::new(format!("{name} is {status}, not verified\n  {hint}")).into())
 }
 
 async fn delete(client: &ApiClient, domain: &str, yes: bool) -> anyhow::Result<()> {
@@ -187,8 +185,8 @@ async fn delete(client: &ApiClient, domain: &str, yes: bool) -> anyhow::Result<(
     if !yes {
         confirm(&format!("Delete the domain {domain}"))?;
     }
-    let removed = client.delete(&path, &Query::new()).await?;
-    client.show(&removed, |_| format!("{domain} is deleted\n"))
+    let deleted = client.delete(&path, &Query::new()).await?;
+    client.print(&deleted, |_| format!("{domain} is deleted\n"))
 }
 
 #[cfg(test)]
@@ -196,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_value_is_several_strings_in_a_zone_file() {
+    fn a_long_value_becomes_several_strings_in_a_zone_file() {
         let record = json!({"name": "a.test", "type": "TXT", "value": format!("\"{}", "x".repeat(300))});
         let strings = format!("\"\\\"{}\" \"{}\"", "x".repeat(253), "x".repeat(47));
         assert_eq!(zone_line(&record), format!("a.test. 3600 IN TXT {strings}\n"));

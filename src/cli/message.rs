@@ -9,10 +9,10 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
-use super::api_client::{ApiClient, Query, Server};
-use super::listing::Extent;
-use super::screen::{below, describe, text, texts, time, when};
-use super::table::Table;
+use super::api_client::{ApiClient, Query, ServerArguments};
+use super::output::{object_text, table_below, text, texts, time, when};
+use super::pagination::PageArguments;
+use super::table::{Table, printable};
 use crate::mail::{SignedDuration, Timestamp};
 
 const PATH: &str = "/v1/emails";
@@ -22,7 +22,7 @@ const LEADING: &[&str] = &["id", "status", "from", "to", "subject"];
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    server: Server,
+    server: ServerArguments,
     #[command(subcommand)]
     command: Command,
 }
@@ -32,7 +32,7 @@ enum Command {
     /// Lists messages, the newest first
     List {
         #[command(flatten)]
-        extent: Extent,
+        page: PageArguments,
         #[command(flatten)]
         filter: Filter,
     },
@@ -148,8 +148,8 @@ struct Draft {
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { server, command } = arguments;
-    server.ask(async |client| match command {
-        Command::List { extent, filter } => list(&client, &extent, filter).await,
+    server.run(async |client| match command {
+        Command::List { page, filter } => list(&client, &page, filter).await,
         Command::Show { id } => show(&client, &id).await,
         Command::Timeline { id, transcript } => timeline(&client, &id, transcript).await,
         Command::Raw { id } => {
@@ -157,14 +157,14 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
             Ok(stdout().lock().write_all(&octets)?)
         }
         Command::Send(draft) => send(&client, *draft).await,
-        Command::Retry { id } => steer(&client, &id, "retry", "retried").await,
-        Command::Cancel { id } => steer(&client, &id, "cancel", "cancelled").await,
+        Command::Retry { id } => retry_or_cancel(&client, &id, "retry", "retried").await,
+        Command::Cancel { id } => retry_or_cancel(&client, &id, "cancel", "cancelled").await,
     })
 }
 
 fn path(id: &str, rest: &str) -> anyhow::Result<String> {
     if !id.starts_with("msg_") || !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        bail!("{id} is not the id of a message; `pillarbox message list` shows them");
+        bail!("{id} is not the id of a message; `pillarbox message list` shows the ids");
     }
     Ok(format!("{PATH}/{id}{rest}"))
 }
@@ -188,7 +188,7 @@ impl Filter {
     }
 }
 
-async fn list(client: &ApiClient, extent: &Extent, filter: Filter) -> anyhow::Result<()> {
+async fn list(client: &ApiClient, page: &PageArguments, filter: Filter) -> anyhow::Result<()> {
     let query = filter.query(client).await?;
     let table = Table::new(["ID", "STATUS", "CREATED", "FROM", "TO", "SUBJECT"]);
     let row = |message: &Value| {
@@ -201,10 +201,10 @@ async fn list(client: &ApiClient, extent: &Extent, filter: Filter) -> anyhow::Re
             text(message, "subject"),
         ]
     };
-    extent.show(client, PATH, query, table, row).await
+    page.print(client, PATH, query, table, row).await
 }
 
-/// The first recipient, and how many there are besides.
+/// The first recipient and the number of the others.
 fn recipients(message: &Value) -> String {
     let first = message["to"][0].as_str().unwrap_or("-");
     match message["recipient_count"].as_u64() {
@@ -215,11 +215,11 @@ fn recipients(message: &Value) -> String {
 
 async fn show(client: &ApiClient, id: &str) -> anyhow::Result<()> {
     let message = client.get(&path(id, "")?, &Query::new()).await?;
-    client.show(&message, |message| describe(message, LEADING) + &below(&deliveries(message)))
+    client.print(&message, |message| object_text(message, LEADING) + &table_below(&deliveries(message)))
 }
 
 fn deliveries(message: &Value) -> Table<6> {
-    let mut table = Table::new(["RECIPIENT", "STATUS", "TRIES", "NEXT", "WHY", "LAST REPLY"]);
+    let mut table = Table::new(["RECIPIENT", "STATUS", "ATTEMPTS", "NEXT", "CLASS", "LAST REPLY"]);
     for delivery in message["deliveries"].as_array().into_iter().flatten() {
         table.add([
             text(delivery, "recipient"),
@@ -235,27 +235,27 @@ fn deliveries(message: &Value) -> Table<6> {
 
 async fn timeline(client: &ApiClient, id: &str, has_transcripts: bool) -> anyhow::Result<()> {
     let timeline = client.get(&path(id, "/timeline")?, &Query::new()).await?;
-    client.show(&timeline, |timeline| {
-        let mut told = String::new();
+    client.print(&timeline, |timeline| {
+        let mut text = String::new();
         for entry in timeline["data"].as_array().into_iter().flatten() {
-            told += &tell(entry);
+            text += &entry_text(entry);
             let transcript = entry["transcript"].as_str().filter(|_| has_transcripts);
             for line in transcript.into_iter().flat_map(str::lines) {
-                told += &format!("    {}\n", line.replace(char::is_control, " "));
+                text += &format!("    {}\n", printable(line));
             }
         }
         if timeline["has_more"] == true {
-            told += "there is more; only the first part is shown\n";
+            text += "the timeline is longer; this is the first part\n";
         }
-        told
+        text
     })
 }
 
-/// An event, or a try with its host, reply and what follows from it.
-fn tell(entry: &Value) -> String {
+/// An event, or an attempt with its host, reply and consequence, on one line.
+fn entry_text(entry: &Value) -> String {
     let at = time(&entry["at"]).map_or("-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%S").to_string());
     let recipient = entry["recipient"].as_str().unwrap_or_default();
-    let line = match entry["object"].as_str() {
+    let (kind, details) = match entry["object"].as_str() {
         Some("attempt") => {
             let address = entry["address"].as_str().map_or(String::new(), |ip| format!(" [{ip}]"));
             let tls = entry["tls"].as_str().unwrap_or("no TLS");
@@ -266,19 +266,20 @@ fn tell(entry: &Value) -> String {
                 other => format!("{other} "),
             });
             let reason = if reason.is_empty() { String::new() } else { format!("; {reason}") };
-            format!("tried   {recipient} at {host}{address}, {tls}: {}{reply}{reason}", code.concat())
+            let details = format!("{recipient} at {host}{address}, {tls}: {}{reply}{reason}", code.concat());
+            ("attempt".to_owned(), details)
         }
-        _ => format!("{} {recipient}", text(entry, "type")),
+        _ => (text(entry, "type"), recipient.to_owned()),
     };
-    format!("{at}  {}\n", line.trim_end().replace(char::is_control, " "))
+    printable(format!("{at}  {kind:<20}  {details}").trim_end()) + "\n"
 }
 
 async fn send(client: &ApiClient, draft: Draft) -> anyhow::Result<()> {
     let accepted = client.post(PATH, &draft.body()?).await?;
-    client.show(&accepted, |accepted| {
+    client.print(&accepted, |accepted| {
         let suppressed = texts(accepted, "suppressed");
         if suppressed != "-" {
-            eprintln!("not sent to {suppressed}: suppressed");
+            eprintln!("not sent to suppressed recipients: {}", printable(&suppressed));
         }
         format!("{}\n", text(accepted, "id"))
     })
@@ -346,17 +347,21 @@ fn attachment(path: &Path) -> anyhow::Result<Value> {
     Ok(json!({"filename": name.to_string_lossy(), "content": STANDARD.encode(content)}))
 }
 
-async fn steer(client: &ApiClient, id: &str, verb: &str, outcome: &str) -> anyhow::Result<()> {
-    let steered = client.post(&path(id, &format!("/{verb}"))?, &json!({})).await?;
-    client.show(&steered, |steered| {
-        let tell = |field: &str| {
-            let deliveries = steered[field].as_array().into_iter().flatten();
+async fn retry_or_cancel(client: &ApiClient, id: &str, verb: &str, result: &str) -> anyhow::Result<()> {
+    let response = client.post(&path(id, &format!("/{verb}"))?, &json!({})).await?;
+    client.print(&response, |response| {
+        let lines = |field: &str| {
+            let deliveries = response[field].as_array().into_iter().flatten();
             deliveries
                 .map(|delivery| format!("{}: {}\n", text(delivery, "recipient"), field.replace('_', " ")))
                 .collect::<String>()
         };
-        let told = tell(outcome) + &tell("in_flight");
-        if told.is_empty() { "nothing to do: no delivery of this message waits\n".to_owned() } else { told }
+        let text = lines(result) + &lines("in_flight");
+        if text.is_empty() {
+            "nothing to do: no delivery of this message is waiting\n".to_owned()
+        } else {
+            text
+        }
     })
 }
 
@@ -365,18 +370,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_try_is_told_with_its_host_its_reply_and_what_follows() {
+    fn an_attempt_is_printed_with_its_host_its_reply_and_its_consequence() {
         let entry = json!({
             "object": "attempt", "at": "2026-01-01T12:00:00.5Z", "recipient": "a@b.test", "host": "mx.b.test",
             "address": "192.0.2.1", "tls": null, "reply_code": 451, "enhanced_code": "4.7.1",
             "reply": "later\r\nplease", "reason": "next try in 5 m",
         });
         assert_eq!(
-            tell(&entry),
-            "2026-01-01 12:00:00  tried   a@b.test at mx.b.test [192.0.2.1], no TLS: \
+            entry_text(&entry),
+            "2026-01-01 12:00:00  attempt               a@b.test at mx.b.test [192.0.2.1], no TLS: \
              451 4.7.1 later  please; next try in 5 m\n"
         );
         let entry = json!({"object": "event", "at": "2026-01-01T12:00:00Z", "type": "message.accepted"});
-        assert_eq!(tell(&entry), "2026-01-01 12:00:00  message.accepted\n");
+        assert_eq!(entry_text(&entry), "2026-01-01 12:00:00  message.accepted\n");
     }
 }

@@ -1,17 +1,17 @@
-//! The command line: one file for each subcommand.
+//! The command line: one file for each command.
 
 mod api_client;
 mod check_config;
 mod domain;
 mod key;
-mod listing;
 mod message;
-mod names;
+mod name_lookup;
+mod output;
+mod pagination;
 mod queue;
 mod quickstart;
-mod screen;
 mod serve;
-mod stop_guard;
+mod shutdown_watchdog;
 mod suppression;
 mod table;
 mod tail;
@@ -29,15 +29,15 @@ const CONFIG_FILE_DEFAULT: &str = "/etc/pillarbox/pillarbox.toml";
 /// A self-hosted, multi-tenant SMTP submission relay with an HTTP control API.
 ///
 /// Applications submit mail on port 587 or 465 with a tenant's credential. Pillarbox checks it against the tenant's
-/// domains and suppressions, signs it with DKIM, stores it durably, answers 250, and delivers it to the recipients'
+/// domains and suppressions, signs it with DKIM, stores it durably, replies 250, and delivers it to the recipients'
 /// servers. Tenants, domains and keys are managed over the API.
 #[derive(Debug, Parser)]
 #[command(
     version,
     after_help = "Try it at once, on this machine only:  pillarbox quickstart\n\n\
-    Commands that ask a running server find it at $PILLARBOX_URL (http://127.0.0.1:8587 by default) and use the key in \
-    $PILLARBOX_KEY. With --json they print the answer of the server. Exit status: 0 if done, 1 if the server refused, \
-    2 if the server was not reached or the arguments are wrong. Documentation: /docs of a running server."
+    Commands for a running server use the API at $PILLARBOX_URL (default: http://127.0.0.1:8587) with the key in \
+    $PILLARBOX_KEY. With --json they print the response of the server. Exit status: 0 for success, 1 if the server \
+    refused, 2 if the arguments are invalid or the server was not reached. Documentation: /docs of a running server."
 )]
 pub struct Arguments {
     #[command(subcommand)]
@@ -50,7 +50,7 @@ enum Command {
     ///
     /// SIGHUP reloads the certificate and the log level.
     Serve(serve::Arguments),
-    /// Checks a configuration file and says what is wrong with it
+    /// Checks a configuration file and reports the first error
     CheckConfig(check_config::Arguments),
     /// Lists, creates, changes, suspends and deletes tenants
     Tenant(tenant::Arguments),
@@ -58,9 +58,9 @@ enum Command {
     Domain(domain::Arguments),
     /// Creates, lists and revokes keys
     ///
-    /// Asks a running server, like the other commands. With --local, --config or --data-dir it works directly in the
-    /// data directory of this machine and needs no key: a new server gets its first key this way. The server may be
-    /// running or not; a running server sees the change within a second.
+    /// By default a running server does this, as for the other commands. With --local, --config or --data-dir the command
+    /// works directly in a data directory on this machine and needs no key: create the first key of a new server this
+    /// way. The server may be running; it notices the change within a second.
     Key(key::Arguments),
     /// Lists, adds, checks and removes suppressed addresses
     Suppression(suppression::Arguments),
@@ -82,7 +82,7 @@ struct ConfigFile {
     config: PathBuf,
 }
 
-/// Runs what the arguments say.
+/// Runs the command.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Serve(arguments) => serve::run(&arguments),
@@ -98,16 +98,16 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
-/// The exit status of a failure: 2 if the server was not reached or the arguments are wrong, else 1.
+/// The exit status of an error: 2 if the arguments are invalid or the server was not reached, else 1.
 pub fn exit_status(error: &anyhow::Error) -> u8 {
-    if error.is::<api_client::NotAsked>() { 2 } else { 1 }
+    if error.is::<api_client::NoDecision>() { 2 } else { 1 }
 }
 
-/// The time at which a span that starts now ends.
-fn expiry(span: SignedDuration) -> anyhow::Result<Timestamp> {
+/// The end of a duration that starts now.
+fn expiry(duration: SignedDuration) -> anyhow::Result<Timestamp> {
     let now = Timestamp::now();
-    let expiry = now.checked_add(span).ok().filter(|at| *at > now);
-    expiry.with_context(|| format!("{span}: the duration must be positive and end before the year 9999"))
+    let expiry = now.checked_add(duration).ok().filter(|at| *at > now);
+    expiry.with_context(|| format!("{duration}: the duration must be positive and end before the year 9999"))
 }
 
 #[cfg(test)]
@@ -116,12 +116,12 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_arguments_fit_together() {
+    fn the_definitions_of_all_arguments_are_consistent() {
         Arguments::command().debug_assert();
     }
 
     #[test]
-    fn what_expires_does_so_in_the_future_and_within_the_calendar() {
+    fn an_expiry_is_in_the_future_and_within_the_calendar() {
         assert!(expiry(SignedDuration::from_hours(72)).unwrap() > Timestamp::now());
         for wrong in [SignedDuration::ZERO, SignedDuration::from_hours(-1), SignedDuration::MAX] {
             assert!(expiry(wrong).is_err());

@@ -4,26 +4,26 @@ use anyhow::bail;
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
-use super::api_client::{ApiClient, Query, Server};
+use super::api_client::{ApiClient, Query, ServerArguments};
 use super::expiry;
-use super::screen::{text, time};
-use super::table::{Table, relative};
+use super::output::{relative, text, time};
+use super::table::{Table, printable};
 use crate::mail::{SignedDuration, Timestamp};
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    server: Server,
+    server: ServerArguments,
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    list: List,
+    list: ListArguments,
 }
 
-/// A part of the queue.
+/// The part of the queue that a command is for.
 #[derive(Debug, clap::Args)]
-struct Part {
+struct FilterArguments {
     /// Only this tenant's mail (slug or id)
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
@@ -33,9 +33,9 @@ struct Part {
 }
 
 #[derive(Debug, clap::Args)]
-struct List {
+struct ListArguments {
     #[command(flatten)]
-    part: Part,
+    filter: FilterArguments,
     /// How many groups to show, the largest first
     #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..=100))]
     limit: u8,
@@ -44,11 +44,11 @@ struct List {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Shows what waits and why, by tenant and destination (default)
-    List(List),
-    /// Pauses mail of a tenant, for a destination, or both; deliveries in flight finish
+    List(ListArguments),
+    /// Pauses the mail of a tenant, to a destination, or both; deliveries in flight finish
     Pause {
         #[command(flatten)]
-        part: Part,
+        filter: FilterArguments,
         /// The reason, shown with the queue
         #[arg(long)]
         reason: Option<String>,
@@ -56,29 +56,29 @@ enum Command {
         #[arg(long = "for", value_name = "DURATION")]
         duration: Option<SignedDuration>,
     },
-    /// Ends a pause; name the same tenant and destination as when it began
+    /// Ends a pause; name the same tenant and destination as for the pause
     Resume {
         #[command(flatten)]
-        part: Part,
+        filter: FilterArguments,
     },
     /// Retries deferred mail now
     Flush {
         #[command(flatten)]
-        part: Part,
+        filter: FilterArguments,
     },
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { server, command, list } = arguments;
-    server.ask(async |client| match command.unwrap_or(Command::List(list)) {
+    server.run(async |client| match command.unwrap_or(Command::List(list)) {
         Command::List(list) => list.run(&client).await,
-        Command::Pause { part, reason, duration } => pause(&client, &part, reason, duration).await,
-        Command::Resume { part } => resume(&client, &part).await,
-        Command::Flush { part } => flush(&client, &part).await,
+        Command::Pause { filter, reason, duration } => pause(&client, &filter, reason, duration).await,
+        Command::Resume { filter } => resume(&client, &filter).await,
+        Command::Flush { filter } => flush(&client, &filter).await,
     })
 }
 
-impl Part {
+impl FilterArguments {
     async fn resolve(&self, client: &ApiClient) -> anyhow::Result<Query> {
         let mut fields = client.tenant_parameter(self.tenant.as_deref()).await?;
         fields.extend(self.destination.clone().map(|destination| ("destination", destination)));
@@ -90,55 +90,55 @@ impl Part {
         Ok(fields.into_iter().map(|(name, value)| (name.to_owned(), Value::String(value))).collect())
     }
 
-    fn is_named(&self) -> bool {
-        self.tenant.is_some() || self.destination.is_some()
+    fn is_empty(&self) -> bool {
+        self.tenant.is_none() && self.destination.is_none()
     }
 }
 
-impl List {
+impl ListArguments {
     async fn run(&self, client: &ApiClient) -> anyhow::Result<()> {
-        let mut query = self.part.resolve(client).await?;
+        let mut query = self.filter.resolve(client).await?;
         query.push(("limit", self.limit.to_string()));
         let queue = client.get("/v1/queue", &query).await?;
-        client.show(&queue, |queue| render(queue, Timestamp::now()))
+        client.print(&queue, |queue| queue_text(queue, Timestamp::now()))
     }
 }
 
 async fn pause(
     client: &ApiClient,
-    part: &Part,
+    filter: &FilterArguments,
     reason: Option<String>,
     duration: Option<SignedDuration>,
 ) -> anyhow::Result<()> {
-    if !part.is_named() {
-        bail!("name --tenant, --destination or both");
+    if filter.is_empty() {
+        bail!("name the mail to pause: --tenant, --destination or both");
     }
-    let mut body = part.body(client).await?;
+    let mut body = filter.body(client).await?;
     body.extend(reason.map(|reason| ("reason".to_owned(), json!(reason))));
     if let Some(duration) = duration {
         body.insert("until".to_owned(), json!(expiry(duration)?));
     }
     let pause = client.post("/v1/queue/pause", &body.into()).await?;
-    client.show(&pause, |pause| {
-        format!("paused until {}\n", pause["until"].as_str().unwrap_or("it is resumed"))
+    client.print(&pause, |pause| {
+        format!("paused until {}\n", pause["until"].as_str().unwrap_or("you resume it"))
     })
 }
 
-async fn resume(client: &ApiClient, part: &Part) -> anyhow::Result<()> {
-    if !part.is_named() {
-        bail!("name --tenant, --destination or both, as for the pause");
+async fn resume(client: &ApiClient, filter: &FilterArguments) -> anyhow::Result<()> {
+    if filter.is_empty() {
+        bail!("name the pause: --tenant, --destination or both, as for `queue pause`");
     }
-    let resumed = client.post("/v1/queue/resume", &part.body(client).await?.into()).await?;
-    client.show(&resumed, |_| "resumed\n".to_owned())
+    let resumed = client.post("/v1/queue/resume", &filter.body(client).await?.into()).await?;
+    client.print(&resumed, |_| "resumed\n".to_owned())
 }
 
-async fn flush(client: &ApiClient, part: &Part) -> anyhow::Result<()> {
-    let flushed = client.post("/v1/queue/flush", &part.body(client).await?.into()).await?;
-    client.show(&flushed, |flushed| format!("{} deliveries are due now\n", flushed["flushed"]))
+async fn flush(client: &ApiClient, filter: &FilterArguments) -> anyhow::Result<()> {
+    let flushed = client.post("/v1/queue/flush", &filter.body(client).await?.into()).await?;
+    client.print(&flushed, |flushed| format!("{} deliveries are due now\n", flushed["flushed"]))
 }
 
-/// The queue for people.
-fn render(queue: &Value, now: Timestamp) -> String {
+/// The pauses, the table of the groups and the totals.
+fn queue_text(queue: &Value, now: Timestamp) -> String {
     let empty = Vec::new();
     let list = |name: &str| queue[name].as_array().unwrap_or(&empty).clone();
     let mut table = Table::new(["TENANT", "DESTINATION", "OPEN", "OLDEST", "NEXT", "WHY"]);
@@ -151,16 +151,17 @@ fn render(queue: &Value, now: Timestamp) -> String {
             group["open"].to_string(),
             at("oldest_at"),
             at("next_due_at"),
-            reasons.iter().map(|wait| describe(wait, now)).collect::<Vec<_>>().join("; "),
+            reasons.iter().map(|reason| reason_text(reason, now)).collect::<Vec<_>>().join("; "),
         ]);
     }
     let mut shown = String::new();
     for pause in list("pauses") {
-        let whose = pause["tenant_id"].as_str().map_or(String::new(), |tenant| format!(" of {tenant}"));
-        let place = pause["destination"].as_str().map_or(String::new(), |host| format!(" to {host}"));
-        let end = time(&pause["until"]).map_or("until resumed".to_owned(), |at| relative(at, now));
+        let tenant = pause["tenant_id"].as_str().map_or(String::new(), |tenant| format!(" of {tenant}"));
+        let destination = pause["destination"].as_str().map_or(String::new(), |host| format!(" to {host}"));
+        let end = time(&pause["until"])
+            .map_or("until resumed".to_owned(), |at| format!("ends {}", relative(at, now)));
         let reason = pause["reason"].as_str().map_or(String::new(), |reason| format!(": {reason}"));
-        shown += &format!("paused: mail{whose}{place}, {end}{reason}\n");
+        shown += &(printable(&format!("paused: mail{tenant}{destination}, {end}{reason}")) + "\n");
     }
     if !table.is_empty() {
         shown += &table.render();
@@ -183,12 +184,14 @@ fn table_rows(queue: &Value) -> u64 {
     queue["data"].as_array().map_or(0, |groups| groups.len() as u64)
 }
 
-/// Like `3 deferred in 5 m (451 4.7.1 greylisted)`.
-fn describe(wait: &Value, now: Timestamp) -> String {
-    let count = wait["count"].as_u64().map_or(String::new(), |count| format!("{count} "));
-    let until = time(&wait["until"]).map_or(String::new(), |at| format!(" {}", relative(at, now)));
-    let detail = wait["detail"].as_str().map_or(String::new(), |detail| format!(" ({detail})"));
-    format!("{count}{}{until}{detail}", text(wait, "reason").replace('_', " "))
+/// Like `3 deferred for 5 m (451 4.7.1 greylisted)`.
+fn reason_text(reason: &Value, now: Timestamp) -> String {
+    let count = reason["count"].as_u64().map_or(String::new(), |count| format!("{count} "));
+    let until = time(&reason["until"]).map(|at| relative(at, now));
+    let duration = until.as_deref().and_then(|until| until.strip_prefix("in "));
+    let duration = duration.map_or(String::new(), |duration| format!(" for {duration}"));
+    let detail = reason["detail"].as_str().map_or(String::new(), |detail| format!(" ({detail})"));
+    format!("{count}{}{duration}{detail}", text(reason, "reason").replace('_', " "))
 }
 
 #[cfg(test)]
@@ -196,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_queue_reads_like_a_list_of_reasons() {
+    fn the_queue_is_printed_with_its_pauses_and_reasons() {
         let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
         let queue = json!({
             "open": 5, "in_flight": 0, "due": 1, "paused": 0, "deferred": 4, "group_count": 2, "truncated": false,
@@ -210,12 +213,12 @@ mod tests {
                 ],
             }],
         });
-        let shown = render(&queue, now);
+        let shown = queue_text(&queue, now);
         assert_eq!(
             shown,
             "paused: mail to b.test, until resumed: repairs\n\
              TENANT  DESTINATION  OPEN  OLDEST   NEXT    WHY\n\
-             acme    b.test       5     2 h ago  in 5 m  paused (repairs); 4 deferred in 5 m (451 later)\n\
+             acme    b.test       5     2 h ago  in 5 m  paused (repairs); 4 deferred for 5 m (451 later)\n\
              5 deliveries wait: 0 in flight, 1 due, 4 deferred, 0 paused\n\
              1 of 2 groups are shown; --limit shows more\n"
         );

@@ -1,4 +1,4 @@
-//! `pillarbox quickstart`: a server on loopback that works at once, and a first message through it.
+//! `pillarbox quickstart`: a demo server on loopback, and a first message through it.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -38,21 +38,21 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     run_server(async {
         let signals = Signals::listen()?;
         let running = Running::start(&config).await.with_context(|| path.display().to_string())?;
-        match Demo::make(running.store()).await? {
-            Some(demo) => demo.show(&running, &config).await?,
-            None => show_again(&arguments.dir),
+        match Demo::create(running.store()).await? {
+            Some(demo) => demo.present(&running, &config).await?,
+            None => print_restart(&arguments.dir),
         }
         println!("\nThe server is running. Ctrl-C stops it; the same command starts it again with its data.");
         serve(running, signals, &Reload { path: &path, config: &config, log: &log }).await
     })
 }
 
-/// Makes the directory and its configuration, unless they are there.
+/// Creates the directory and the configuration file, unless they exist.
 fn prepare_dir(dir: &Path) -> anyhow::Result<PathBuf> {
     durable_file::create_directory(dir, 0o755).with_context(|| format!("cannot create {}", dir.display()))?;
-    let dir = dir.canonicalize().with_context(|| format!("cannot use {}", dir.display()))?;
+    let dir = dir.canonicalize().with_context(|| format!("cannot resolve {}", dir.display()))?;
     let path = dir.join(CONFIG_FILE);
-    if !path.try_exists().with_context(|| format!("cannot look for {}", path.display()))? {
+    if !path.try_exists().with_context(|| format!("cannot access {}", path.display()))? {
         let data_dir = toml::Value::String(dir.join("data").display().to_string());
         let text = format!(
             "# Created by `pillarbox quickstart`: loopback only, high ports, a self-signed certificate.\n\
@@ -70,7 +70,7 @@ fn prepare_dir(dir: &Path) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// What the first start makes.
+/// What the first start creates.
 struct Demo {
     platform_secret: KeySecret,
     key_id: KeyId,
@@ -78,30 +78,31 @@ struct Demo {
 }
 
 impl Demo {
-    /// Makes the platform key, the tenant and its key; `None` if they are there from an earlier start.
-    async fn make(store: &Store) -> anyhow::Result<Option<Self>> {
+    /// Creates the platform key, the tenant and its key; `None` if an earlier start created them.
+    async fn create(store: &Store) -> anyhow::Result<Option<Self>> {
         let tenant = match store.tenant_by_slug(DEMO_SLUG).await? {
             Some(tenant) if has_key(store, tenant.id).await? => return Ok(None),
-            // An earlier start was cut short.
+            // An earlier start was interrupted.
             Some(tenant) => tenant,
             None => store.create_tenant(NewTenant::named("Demo", DEMO_SLUG), Timestamp::now()).await?,
         };
-        let (platform_secret, _) = make_key(store, None, Environment::Live).await?;
-        let (secret, key_id) = make_key(store, Some(tenant.id), Environment::Test).await?;
+        let (platform_secret, _) = create_key(store, None, Environment::Live).await?;
+        let (secret, key_id) = create_key(store, Some(tenant.id), Environment::Test).await?;
         Ok(Some(Self { platform_secret, key_id, secret }))
     }
 
-    async fn show(&self, running: &Running, config: &Config) -> anyhow::Result<()> {
-        let place = Place::of(running, config)?;
-        println!("{}", self.describe(&place));
-        println!("A first message, from {} over real SMTP:\n", place.sender);
-        self.send_first(&place).await.context("the server did not accept the first message")?;
-        show_life(running.store(), FIRST_MESSAGE_DEADLINE).await
+    /// Prints the credentials and sends the first message.
+    async fn present(&self, running: &Running, config: &Config) -> anyhow::Result<()> {
+        let endpoints = Endpoints::of(running, config)?;
+        println!("{}", self.instructions(&endpoints));
+        println!("The first message, sent by {} over SMTP:\n", endpoints.sender);
+        self.send_first(&endpoints).await.context("the server did not accept the first message")?;
+        print_timeline(running.store(), FIRST_MESSAGE_DEADLINE).await
     }
 
-    /// Everything that a newcomer may want to paste.
-    fn describe(&self, place: &Place) -> String {
-        let Place { submission, submissions, api, sender, ca } = place;
+    /// Credentials, addresses and commands to paste.
+    fn instructions(&self, endpoints: &Endpoints) -> String {
+        let Endpoints { submission, submissions, api, sender, ca } = endpoints;
         let (user, secret, platform) = (self.key_id, self.secret.expose(), self.platform_secret.expose());
         let (port, tls_port) = (submission.port(), submissions.port());
         let mut text = String::from("Pillarbox is running. The two secrets below are shown only once.\n\n");
@@ -143,19 +144,19 @@ impl Demo {
         text
     }
 
-    /// Sends like any other client, through a library that is not ours.
-    async fn send_first(&self, place: &Place) -> anyhow::Result<()> {
+    /// Sends with lettre, as an independent client does.
+    async fn send_first(&self, endpoints: &Endpoints) -> anyhow::Result<()> {
         let message = Message::builder()
-            .from(place.sender.parse()?)
+            .from(endpoints.sender.parse()?)
             .to("newcomer@example.com".parse()?)
             .subject("The first message")
             .header(ContentType::TEXT_PLAIN)
             .body(String::from("It works.\n"))?;
-        let ca = Certificate::from_pem(&std::fs::read(&place.ca)?)?;
+        let ca = Certificate::from_pem(&std::fs::read(&endpoints.ca)?)?;
         let tls = TlsParameters::builder("localhost".into()).add_root_certificate(ca).build()?;
         let credentials = Credentials::new(self.key_id.to_string(), self.secret.expose().to_owned());
-        AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(place.submission.ip().to_string())
-            .port(place.submission.port())
+        AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(endpoints.submission.ip().to_string())
+            .port(endpoints.submission.port())
             .tls(Tls::Required(tls))
             .credentials(credentials)
             .build()
@@ -170,7 +171,7 @@ async fn has_key(store: &Store, tenant: TenantId) -> anyhow::Result<bool> {
     Ok(!store.list_keys(filter, newest()).await?.items.is_empty())
 }
 
-async fn make_key(
+async fn create_key(
     store: &Store,
     tenant_id: Option<TenantId>,
     environment: Environment,
@@ -181,8 +182,8 @@ async fn make_key(
     Ok((secret, key.id))
 }
 
-/// Where the server is, for people to paste.
-struct Place {
+/// The addresses of the server and what a client needs besides.
+struct Endpoints {
     submission: SocketAddr,
     submissions: SocketAddr,
     api: SocketAddr,
@@ -190,7 +191,7 @@ struct Place {
     ca: String,
 }
 
-impl Place {
+impl Endpoints {
     fn of(running: &Running, config: &Config) -> anyhow::Result<Self> {
         let first = |addresses: &[SocketAddr], option| {
             addresses.first().copied().with_context(|| format!("the configuration has no {option} listener"))
@@ -205,17 +206,17 @@ impl Place {
     }
 }
 
-/// The first message has a handful.
+/// More events than the first message has.
 const EVENTS_MAX: usize = 100;
 
-/// Prints the events of the first message until nothing more will happen to it.
-async fn show_life(store: &Store, deadline: Duration) -> anyhow::Result<()> {
+/// Waits until the first message is final, and prints its events.
+async fn print_timeline(store: &Store, deadline: Duration) -> anyhow::Result<()> {
     let page = store.list_messages(Default::default(), newest()).await?;
     let first = page.items.into_iter().next().context("the first message is not in the store")?;
     let message = first.message;
     let deliveries = tokio::time::timeout(deadline, wait_until_final(store, message.id))
         .await
-        .context("the first message was not delivered in time")??;
+        .context("the first message was not delivered in time; see the log")??;
     let accepted = message.created_at;
     println!("  {:>7}  accepted   {} ({} octets), on disk before the 250", "0 ms", message.id, message.size);
     if let Some(domain) = &message.dkim_domain {
@@ -223,7 +224,7 @@ async fn show_life(store: &Store, deadline: Duration) -> anyhow::Result<()> {
     }
     for event in store.message_events(message.id, None, EVENTS_MAX).await?.items {
         if event.kind != EventKind::MessageAccepted {
-            println!("  {:>7}  {}", since(accepted, &event), describe(&event, &deliveries));
+            println!("  {:>7}  {}", elapsed(accepted, &event), event_text(&event, &deliveries));
         }
     }
     Ok(())
@@ -234,9 +235,9 @@ fn newest() -> crate::store::PageRequest {
 }
 
 async fn wait_until_final(store: &Store, id: MessageId) -> anyhow::Result<Vec<Delivery>> {
-    let mut looks = tokio::time::interval(Duration::from_millis(10));
+    let mut interval = tokio::time::interval(Duration::from_millis(10));
     loop {
-        looks.tick().await;
+        interval.tick().await;
         let deliveries = store.deliveries(id).await?;
         if deliveries.iter().all(|delivery| !delivery.state.is_open()) {
             return Ok(deliveries);
@@ -244,11 +245,11 @@ async fn wait_until_final(store: &Store, id: MessageId) -> anyhow::Result<Vec<De
     }
 }
 
-fn since(start: Timestamp, event: &Event) -> String {
+fn elapsed(start: Timestamp, event: &Event) -> String {
     format!("{} ms", event.created_at.duration_since(start).as_millis())
 }
 
-fn describe(event: &Event, deliveries: &[Delivery]) -> String {
+fn event_text(event: &Event, deliveries: &[Delivery]) -> String {
     let what = event.kind.as_str().trim_start_matches("message.");
     let delivery = deliveries.iter().find(|delivery| Some(delivery.id) == event.delivery_id);
     let to = delivery.map(|delivery| format!("to {} in the sandbox", delivery.recipient)).unwrap_or_default();
@@ -256,13 +257,13 @@ fn describe(event: &Event, deliveries: &[Delivery]) -> String {
     format!("{what:<9}  {to}: {reply}")
 }
 
-fn show_again(dir: &Path) {
+fn print_restart(dir: &Path) {
     let dir = dir.join("data");
     let dir = dir.display();
     let program = std::env::current_exe().unwrap_or_else(|_| "pillarbox".into());
     let program = program.display();
     println!(
-        "Pillarbox is running with the data in {dir}. Its secrets were shown at the first start. These commands create new ones:\n\n  \
+        "Pillarbox is running with the data in {dir}. The first start showed the secrets of its keys. These commands create new keys:\n\n  \
          {program} key create --data-dir {dir} --name ops\n  \
          {program} key create --data-dir {dir} --name app --tenant {DEMO_SLUG} --environment test"
     );

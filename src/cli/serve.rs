@@ -6,12 +6,12 @@ use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::ConfigFile;
-use super::stop_guard::StopGuard;
+use super::shutdown_watchdog::ShutdownWatchdog;
 use crate::app::Running;
 use crate::config::Config;
 use crate::telemetry::{self, LogControl};
 
-/// Of each thread that serves.
+/// The stack of each runtime thread.
 const STACK_OCTETS: usize = 2 * 1024 * 1024;
 
 #[derive(Debug, clap::Args)]
@@ -31,8 +31,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     })
 }
 
-/// Runs a server to its end. Then the store is closed, and no thread is waited for: one that computes, or waits for a
-/// disk, cannot be interrupted.
+/// Runs a server to its end. It has closed the store then, so the function does not wait for the other threads: a thread
+/// that computes or waits for a disk cannot be interrupted.
 pub(super) fn run_server(server: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = runtime()?;
     let ended = runtime.block_on(server);
@@ -41,8 +41,8 @@ pub(super) fn run_server(server: impl Future<Output = anyhow::Result<()>>) -> an
 }
 
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    // Said here, or `RUST_MIN_STACK` of the environment would decide. JSON nests 128 deep at most; what nests deeper has a
-    // thread of its own.
+    // Without a value here, `RUST_MIN_STACK` in the environment would decide. The parsers that these threads run nest at most
+    // 128 deep; deeper recursion runs in threads of its own.
     tokio::runtime::Builder::new_multi_thread()
         .thread_stack_size(STACK_OCTETS)
         .enable_all()
@@ -50,14 +50,14 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("cannot start the runtime")
 }
 
-/// What SIGHUP reads again.
+/// What SIGHUP reloads.
 pub(super) struct Reload<'a> {
     pub path: &'a Path,
     pub config: &'a Config,
     pub log: &'a LogControl,
 }
 
-/// What people and systemd tell the server. Listened for before it starts, so that none comes too early.
+/// The signals that the server handles. They are caught before the server starts, so that an early one is not lost.
 pub(super) struct Signals {
     stop: StopSignals,
     hangup: Signal,
@@ -80,7 +80,7 @@ impl StopSignals {
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 
-    /// Waits for one of them.
+    /// Waits for the first of them.
     pub(super) async fn wait(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -90,16 +90,16 @@ impl StopSignals {
 }
 
 fn listen(kind: SignalKind) -> anyhow::Result<Signal> {
-    signal(kind).context("cannot wait for signals")
+    signal(kind).context("cannot catch signals")
 }
 
-/// Serves until a signal or a failure, then stops in order.
+/// Serves until a signal or a failure, then shuts down.
 pub(super) async fn serve(
     mut running: Running,
     mut signals: Signals,
     reload: &Reload<'_>,
 ) -> anyhow::Result<()> {
-    let guard = StopGuard::start(reload.config.shutdown_deadline)?;
+    let watchdog = ShutdownWatchdog::start(reload.config.shutdown_deadline)?;
     notify(&[sd_notify::NotifyState::Ready]);
     let failure = loop {
         tokio::select! {
@@ -111,7 +111,7 @@ pub(super) async fn serve(
             failure = running.wait_for_failure() => break Some(failure),
         }
     };
-    guard.begin_stop();
+    watchdog.begin_shutdown();
     notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping");
     let stopped = running.stop().await;
@@ -126,24 +126,28 @@ pub(super) async fn serve(
 impl Reload<'_> {
     fn run(&self, running: &Running) {
         match running.reload_certificate() {
-            Ok(()) => tracing::info!("certificate read again"),
-            Err(error) => tracing::error!(%error, "keeping the old certificate"),
+            Ok(()) => tracing::info!("certificate reloaded"),
+            Err(error) => tracing::error!(%error, "cannot reload the certificate; the old one stays in use"),
         }
         match Config::load(self.path) {
-            Err(error) => tracing::error!(%error, "keeping the old configuration"),
+            Err(error) => {
+                tracing::error!(%error, "cannot reload the configuration; the old one stays in use")
+            }
             Ok(new) => {
                 if let Err(error) = self.log.change(&new.log) {
-                    tracing::error!(%error, "keeping the old log level");
+                    tracing::error!(%error, "cannot change the log level; the old one stays in use");
                 }
                 if new != (Config { log: new.log.clone(), ..self.config.clone() }) {
-                    tracing::warn!("the configuration has changed; all but log.level needs a restart");
+                    tracing::warn!(
+                        "the configuration file has changed; options other than log.level need a restart"
+                    );
                 }
             }
         }
     }
 }
 
-/// Tells systemd, if it is listening. That it is not is no error.
+/// Notifies systemd. Without systemd this does nothing.
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
     let _ = sd_notify::notify(states);
 }

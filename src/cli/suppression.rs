@@ -1,12 +1,12 @@
-//! `pillarbox suppression`: addresses that must not be sent to.
+//! `pillarbox suppression`: addresses that get no mail.
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::api_client::{ApiClient, Query, Refused, Server};
+use super::api_client::{ApiClient, Query, Refusal, ServerArguments};
 use super::expiry;
-use super::listing::{Extent, all_pages};
-use super::screen::{describe, text, when};
+use super::output::{object_text, text, when};
+use super::pagination::{PageArguments, fetch_all};
 use super::table::Table;
 use crate::mail::SignedDuration;
 
@@ -15,14 +15,13 @@ const PATH: &str = "/v1/suppressions";
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    server: Server,
+    server: ServerArguments,
     #[command(subcommand)]
     command: Command,
 }
 
-/// The owner of the suppressions.
 #[derive(Debug, clap::Args)]
-struct Owner {
+struct TenantArgument {
     /// The tenant (slug or id); not needed with a key of that tenant
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
@@ -33,9 +32,9 @@ enum Command {
     /// Lists suppressions, the newest first
     List {
         #[command(flatten)]
-        extent: Extent,
+        page: PageArguments,
         #[command(flatten)]
-        owner: Owner,
+        owner: TenantArgument,
         /// Only suppressions with this reason: bounce, complaint, unsubscribe or manual
         #[arg(long)]
         reason: Option<String>,
@@ -45,7 +44,7 @@ enum Command {
         /// The address
         address: String,
         #[command(flatten)]
-        owner: Owner,
+        owner: TenantArgument,
         /// The reason: bounce, complaint, unsubscribe or manual
         #[arg(long, default_value = "manual")]
         reason: String,
@@ -61,24 +60,24 @@ enum Command {
         /// The address
         address: String,
         #[command(flatten)]
-        owner: Owner,
+        owner: TenantArgument,
     },
     /// Removes a suppression
     Remove {
         /// The address, or the id of the suppression: sup_…
         suppression: String,
         #[command(flatten)]
-        owner: Owner,
+        owner: TenantArgument,
     },
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { server, command } = arguments;
-    server.ask(async |client| match command {
-        Command::List { extent, owner, reason } => {
+    server.run(async |client| match command {
+        Command::List { page, owner, reason } => {
             let mut query = owner.query(&client).await?;
             query.extend(reason.map(|reason| ("reason", reason)));
-            list(&client, &extent, query).await
+            list(&client, &page, query).await
         }
         Command::Add { address, owner, reason, evidence, expires_in } => {
             let mut body = json!({
@@ -89,14 +88,14 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
                 body[name] = value.into();
             }
             let added = client.post(PATH, &body).await?;
-            client.show(&added, |added| describe(added, &["id", "address"]))
+            client.print(&added, |added| object_text(added, &["id", "address"]))
         }
         Command::Check { address, owner } => check(&client, &address, &owner).await,
         Command::Remove { suppression, owner } => remove(&client, &suppression, &owner).await,
     })
 }
 
-impl Owner {
+impl TenantArgument {
     async fn query(&self, client: &ApiClient) -> anyhow::Result<Query> {
         client.tenant_parameter(self.tenant.as_deref()).await
     }
@@ -104,12 +103,12 @@ impl Owner {
     async fn find(&self, client: &ApiClient, address: &str) -> anyhow::Result<Vec<Value>> {
         let mut query = self.query(client).await?;
         query.push(("address", address.to_owned()));
-        all_pages(client, PATH, query).await
+        fetch_all(client, PATH, query).await
     }
 }
 
-async fn list(client: &ApiClient, extent: &Extent, query: Query) -> anyhow::Result<()> {
-    extent.show(client, PATH, query, table(), row).await
+async fn list(client: &ApiClient, page: &PageArguments, query: Query) -> anyhow::Result<()> {
+    page.print(client, PATH, query, table(), row).await
 }
 
 fn table() -> Table<6> {
@@ -127,11 +126,11 @@ fn row(suppression: &Value) -> [String; 6] {
     ]
 }
 
-async fn check(client: &ApiClient, address: &str, owner: &Owner) -> anyhow::Result<()> {
+async fn check(client: &ApiClient, address: &str, owner: &TenantArgument) -> anyhow::Result<()> {
     let found = owner.find(client, address).await?;
     let mut table = table();
     found.iter().for_each(|suppression| table.add(row(suppression)));
-    client.show(&found.into(), |_| {
+    client.print(&found.into(), |_| {
         if table.is_empty() {
             return format!("{address} is not suppressed\n");
         }
@@ -139,22 +138,22 @@ async fn check(client: &ApiClient, address: &str, owner: &Owner) -> anyhow::Resu
     })
 }
 
-async fn remove(client: &ApiClient, suppression: &str, owner: &Owner) -> anyhow::Result<()> {
+async fn remove(client: &ApiClient, suppression: &str, owner: &TenantArgument) -> anyhow::Result<()> {
     let id = if suppression.starts_with("sup_") {
         suppression.to_owned()
     } else {
         match owner.find(client, suppression).await?.as_slice() {
-            [] => return Err(Refused::new(format!("{suppression} is not suppressed")).into()),
+            [] => return Err(Refusal::new(format!("{suppression} is not suppressed")).into()),
             [one] => text(one, "id"),
             several => {
                 let ids = several.iter().map(|one| text(one, "id")).collect::<Vec<_>>().join(", ");
-                return Err(Refused::new(format!(
+                return Err(Refusal::new(format!(
                     "{suppression} has several suppressions; name the --tenant, or one of these ids: {ids}"
                 ))
                 .into());
             }
         }
     };
-    let lifted = client.delete(&format!("{PATH}/{id}"), &Query::new()).await?;
-    client.show(&lifted, |_| format!("{suppression} is no longer suppressed\n"))
+    let removed = client.delete(&format!("{PATH}/{id}"), &Query::new()).await?;
+    client.print(&removed, |_| format!("{suppression} is no longer suppressed\n"))
 }

@@ -1,100 +1,165 @@
-//! Tables for people, and times in their words.
+//! Tables for people, laid out by comfy-table. This module adds two guarantees: no word is broken, and no control
+//! character reaches the terminal.
 
-use crate::mail::Timestamp;
+use std::io::stdout;
+use std::iter::once;
 
-/// Characters of a cell that are shown, the last one's excepted.
-const CELL_CHARS_MAX: usize = 48;
+use comfy_table::{ColumnConstraint, ContentArrangement, presets};
+use terminal_size::{Width, terminal_size_of};
+use unicode_width::UnicodeWidthStr;
 
-/// Rows under a heading. The last column is as long as it likes.
+/// Spaces between two columns.
+const GAP: u16 = 2;
+/// A longer cell is not wrapped into less than this.
+const WRAPPED_WIDTH_MIN: usize = 24;
+
+/// Rows under a heading. In a terminal, a table that is too wide is wrapped in its last column; if it does not fit even
+/// then, each row is printed as a block of lines.
 pub(super) struct Table<const N: usize> {
     heading: [&'static str; N],
     rows: Vec<[String; N]>,
-    cell_chars_max: usize,
+    is_wrappable: bool,
 }
 
 impl<const N: usize> Table<N> {
     pub(super) fn new(heading: [&'static str; N]) -> Self {
-        Self { heading, rows: Vec::new(), cell_chars_max: CELL_CHARS_MAX }
+        Self { heading, rows: Vec::new(), is_wrappable: true }
     }
 
-    /// A table whose cells are to be copied, so none is cut.
-    pub(super) fn whole(heading: [&'static str; N]) -> Self {
-        Self { cell_chars_max: usize::MAX, ..Self::new(heading) }
+    /// A table whose cells people copy, so that none is wrapped.
+    pub(super) fn unwrapped(heading: [&'static str; N]) -> Self {
+        Self { is_wrappable: false, ..Self::new(heading) }
     }
 
     pub(super) fn add(&mut self, row: [String; N]) {
-        self.rows.push(row);
+        self.rows.push(row.map(|cell| printable(&cell)));
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// The table as lines.
+    /// The table as lines, as wide as the terminal allows, or without a limit if the standard output is no terminal.
     pub(super) fn render(&self) -> String {
-        let heading = self.heading.map(str::to_owned);
-        let rows: Vec<[String; N]> =
-            std::iter::once(&heading).chain(&self.rows).map(|row| self.fit(row)).collect();
-        let mut widths = [0; N];
-        for row in &rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
-            }
-        }
-        let line = |row: &[String; N]| {
-            let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
-        };
-        rows.iter().map(line).collect()
+        self.render_within(terminal_size_of(stdout()).map(|(Width(columns), _)| columns))
     }
 
-    /// Without control characters, which a terminal might obey: cells hold what strangers' servers said.
-    fn fit(&self, row: &[String; N]) -> [String; N] {
-        std::array::from_fn(|at| {
-            let limit = if at + 1 == N { usize::MAX } else { self.cell_chars_max };
-            row[at].chars().map(|c| if c.is_control() { ' ' } else { c }).take(limit).collect()
-        })
+    fn render_within(&self, columns: Option<u16>) -> String {
+        let mut table = comfy_table::Table::new();
+        table.set_header(self.heading).add_rows(&self.rows);
+        if let Some(columns) = columns {
+            if self.width_min() > columns.into() {
+                return self.render_blocks();
+            }
+            table.set_width(columns).set_content_arrangement(ContentArrangement::Dynamic);
+            for column in table.column_iter_mut().take(N - usize::from(self.is_wrappable)) {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
+        }
+        lines(table)
+    }
+
+    fn render_blocks(&self) -> String {
+        let block = |row: &[String; N]| render_fields(self.heading.into_iter().zip(row));
+        self.rows.iter().map(block).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The least width without a broken word.
+    fn width_min(&self) -> usize {
+        let width_min = |at: usize| {
+            let cells = once(self.heading[at]).chain(self.rows.iter().map(|row| row[at].as_str()));
+            let is_wrappable = self.is_wrappable && at + 1 == N;
+            cells.map(|cell| if is_wrappable { wrapped_width_min(cell) } else { cell.width() }).max()
+        };
+        (0..N).filter_map(width_min).sum::<usize>() + (N - 1) * usize::from(GAP)
     }
 }
 
-/// Like `in 5 m` or `2 h ago`.
-pub(super) fn relative(at: Timestamp, now: Timestamp) -> String {
-    let seconds = at.as_second() - now.as_second();
-    let rough = match seconds.unsigned_abs() {
-        seconds @ 0..60 => format!("{seconds} s"),
-        seconds @ 60..3600 => format!("{} m", seconds / 60),
-        seconds @ 3600..172_800 => format!("{} h", seconds / 3600),
-        seconds => format!("{} d", seconds / 86_400),
-    };
-    if seconds > 0 { format!("in {rough}") } else { format!("{rough} ago") }
+fn wrapped_width_min(cell: &str) -> usize {
+    let word = cell.split(' ').map(UnicodeWidthStr::width).max().unwrap_or(0);
+    word.max(cell.width().min(WRAPPED_WIDTH_MIN))
+}
+
+/// Names and their values in two columns. Values are not wrapped, so that they can be copied.
+pub(super) fn render_fields<K: AsRef<str>, V: AsRef<str>>(fields: impl Iterator<Item = (K, V)>) -> String {
+    let mut table = comfy_table::Table::new();
+    table.add_rows(fields.map(|(name, value)| [printable(name.as_ref()), printable(value.as_ref())]));
+    lines(table)
+}
+
+fn lines(mut table: comfy_table::Table) -> String {
+    table.load_style(presets::NOTHING);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, GAP));
+    }
+    if let Some(last) = table.column_iter_mut().last() {
+        last.set_padding((0, 0));
+    }
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// The text on one line without control characters, which a terminal would obey: it may come from a server of a stranger.
+pub(super) fn printable(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn columns_are_aligned_and_only_the_last_is_long() {
-        let mut table = Table::new(["A", "LONG", "C"]);
-        table.add(["1".into(), "x".repeat(60), "y".repeat(60)]);
-        table.add(["é22".into(), "\u{1b}[31m".into(), String::new()]);
-        let text = table.render();
-        let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines[0], format!("A    {:<48}  C", "LONG"));
-        assert_eq!(lines[1], format!("1    {}  {}", "x".repeat(48), "y".repeat(60)));
-        assert_eq!(lines[2], "é22   [31m");
-        let mut whole = Table::whole(["A", "B"]);
-        whole.add(["x".repeat(60), "y".into()]);
-        assert!(whole.render().ends_with(&format!("{}  y\n", "x".repeat(60))));
+    fn table() -> Table<3> {
+        let mut table = Table::new(["ID", "LONG NAME", "WHY"]);
+        table.add([
+            "1".into(),
+            "two words".into(),
+            "451 4.7.1 greylisted, try again in a few minutes".into(),
+        ]);
+        table.add(["é22".into(), "世界".into(), String::new()]);
+        table
     }
 
     #[test]
-    fn times_are_told_from_now() {
-        let now = Timestamp::from_second(1_000_000).unwrap();
-        for (offset, text) in
-            [(0, "0 s ago"), (-59, "59 s ago"), (300, "in 5 m"), (-7200, "2 h ago"), (259_200, "in 3 d")]
-        {
-            assert_eq!(relative(Timestamp::from_second(1_000_000 + offset).unwrap(), now), text);
+    fn columns_are_aligned_and_nothing_is_wrapped_outside_of_a_terminal() {
+        assert_eq!(
+            table().render_within(None),
+            "ID   LONG NAME  WHY\n\
+             1    two words  451 4.7.1 greylisted, try again in a few minutes\n\
+             é22  世界\n"
+        );
+    }
+
+    #[test]
+    fn a_terminal_gets_no_longer_line_than_it_is_wide_and_no_broken_word() {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        for columns in 40..80 {
+            let rendered = table().render_within(Some(columns));
+            assert!(rendered.starts_with("ID   LONG NAME  WHY\n1    two words  451"), "{rendered}");
+            assert!(rendered.lines().all(|line| line.width() <= columns.into()), "{columns}:\n{rendered}");
+            assert_eq!(words(&rendered), words(&table().render_within(None)), "{columns}:\n{rendered}");
+        }
+        let mut narrow = Table::new(["A", "B"]);
+        narrow.add(["x".repeat(30), "1 2".into()]);
+        narrow.add(["y".into(), "3".into()]);
+        assert_eq!(narrow.render_within(Some(30)), format!("A  {}\nB  1 2\n\nA  y\nB  3\n", "x".repeat(30)));
+    }
+
+    #[test]
+    fn cells_that_are_copied_stay_on_one_line() {
+        let mut records = Table::unwrapped(["NAME", "VALUE"]);
+        records.add(["a.test".into(), "v=spf1 include:a.test ~all".into()]);
+        assert_eq!(records.render_within(Some(34)), records.render_within(None));
+        let block = "NAME   a.test\nVALUE  v=spf1 include:a.test ~all\n";
+        assert_eq!(records.render_within(Some(33)), block);
+    }
+
+    #[test]
+    fn control_characters_of_a_server_do_not_reach_the_terminal() {
+        let mut table = Table::new(["A", "B"]);
+        table.add(["\u{1b}[31m".into(), "x\r\ny\u{9b}2J".into()]);
+        for columns in [None, Some(80), Some(5)] {
+            let rendered = table.render_within(columns);
+            assert!(!rendered.contains(|c: char| c.is_control() && c != '\n'), "{rendered:?}");
+            assert_eq!(rendered.lines().count(), 2, "{rendered:?}");
         }
     }
 }

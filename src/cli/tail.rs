@@ -5,23 +5,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::api_client::{ApiClient, Query, Refused, Server};
-use super::screen::{Audience, print, text, time};
+use super::api_client::{ApiClient, Query, Refusal, ServerArguments};
+use super::output::{OutputFormat, print, printable_lines, text, time};
+use super::table::printable;
 use crate::http_client::ResponseStream;
 
-/// Before a connection that broke is made again, unless the server says otherwise.
-const PAUSE_DEFAULT: Duration = Duration::from_secs(2);
-/// Whatever the server says.
-const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Without a word from the server, which says something every quarter of a minute: then it is gone, or the way to it.
+/// Delay before a reconnection, unless the server sends another one.
+const RECONNECT_DELAY_DEFAULT: Duration = Duration::from_secs(2);
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(60);
+/// The server sends at least a comment every 15 seconds. After this time without data the connection is broken.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// Of one line; the server's are far shorter.
+/// Longer lines are discarded; those of the server are far shorter.
 const LINE_OCTETS_MAX: usize = 4 * 1024 * 1024;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    server: Server,
+    server: ServerArguments,
     /// Only events of this tenant (slug or id)
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
@@ -41,135 +41,158 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { server, tenant, kind, message, after, count } = arguments;
-    server.ask(async |client| {
+    server.run(async |client| {
         let mut query = client.tenant_parameter(tenant.as_deref()).await?;
         query.extend(kind.map(|kind| ("type", kind)));
         query.extend(message.map(|message| ("message_id", message)));
-        let reader = Reader { last_id: after, pause: PAUSE_DEFAULT, ..Reader::default() };
+        let reader = EventReader::new(after, RECONNECT_DELAY_DEFAULT);
         follow(&client, &query, reader, count.unwrap_or(u64::MAX)).await
     })
 }
 
-/// Shows events until there were so many. Who was let in once is patient, but takes no for an answer.
-async fn follow(client: &ApiClient, query: &Query, mut reader: Reader, mut left: u64) -> anyhow::Result<()> {
-    let mut flow = client.follow_events(query, reader.last_id.as_deref()).await?;
+/// Prints `remaining` events. A first connection that fails is an error; later ones are retried until the server refuses.
+async fn follow(
+    client: &ApiClient,
+    query: &Query,
+    mut reader: EventReader,
+    mut remaining: u64,
+) -> anyhow::Result<()> {
+    let mut stream = client.follow_events(query, reader.last_event_id.as_deref()).await?;
+    while remaining > 0 {
+        let Some(end) = print_events(client.output, &mut stream, &mut reader, &mut remaining).await? else {
+            break;
+        };
+        eprintln!("{}; reconnecting", printable_lines(&end));
+        stream = reconnect(client, query, &reader).await?;
+        // The server sends an interrupted event again.
+        reader = EventReader::new(reader.last_event_id, reader.reconnect_delay);
+    }
+    Ok(())
+}
+
+/// Retries until the server accepts or refuses. Prints each error once while it stays the same.
+async fn reconnect(
+    client: &ApiClient,
+    query: &Query,
+    reader: &EventReader,
+) -> anyhow::Result<ResponseStream> {
+    let mut printed = String::new();
     loop {
-        let end = show(client, &mut flow, &mut reader, &mut left).await?;
-        if left == 0 {
-            return Ok(());
-        }
-        eprintln!("{end}; connecting again");
-        let mut told = String::new();
-        flow = loop {
-            tokio::time::sleep(reader.pause.min(PAUSE_MAX)).await;
-            match client.follow_events(query, reader.last_id.as_deref()).await {
-                Ok(flow) => break flow,
-                Err(error) if error.is::<Refused>() => return Err(error),
-                Err(error) => {
-                    let error = format!("{error:#}");
-                    if error != told {
-                        eprintln!("{error}; trying again");
-                        told = error;
-                    }
+        tokio::time::sleep(reader.reconnect_delay.min(RECONNECT_DELAY_MAX)).await;
+        match client.follow_events(query, reader.last_event_id.as_deref()).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) if error.is::<Refusal>() => return Err(error),
+            Err(error) => {
+                let error = format!("{error:#}");
+                if error != printed {
+                    eprintln!("{error}; trying again");
+                    printed = error;
                 }
             }
-        };
-        reader.forget_rest();
+        }
     }
 }
 
-/// Shows events as long as the connection lasts; why it ended.
-async fn show(
-    client: &ApiClient,
-    flow: &mut ResponseStream,
-    reader: &mut Reader,
-    left: &mut u64,
-) -> anyhow::Result<String> {
+/// Prints events until the connection ends, and returns the reason; `None` if no events remain to be printed.
+async fn print_events(
+    output: OutputFormat,
+    stream: &mut ResponseStream,
+    reader: &mut EventReader,
+    remaining: &mut u64,
+) -> anyhow::Result<Option<String>> {
     loop {
-        let piece = match hear(flow, SILENCE_MAX).await {
-            Ok(Some(piece)) => piece,
-            Ok(None) => return Ok(reader.farewell.take().unwrap_or("the connection was closed".to_owned())),
-            Err(end) => return Ok(end),
-        };
-        for event in reader.feed(&piece) {
-            if *left == 0 {
-                return Ok(String::new());
+        let chunk = match next_chunk(stream, SILENCE_MAX).await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => {
+                let comment = reader.last_comment.take();
+                return Ok(Some(comment.unwrap_or("the server closed the connection".to_owned())));
             }
-            *left -= 1;
-            print(&match client.audience {
-                Audience::Programs => event + "\n",
-                Audience::People => tell(&event),
+            Err(end) => return Ok(Some(end)),
+        };
+        for event in reader.read(&chunk) {
+            print(&match output {
+                OutputFormat::Json => event + "\n",
+                OutputFormat::Text => event_text(&event),
             })?;
-        }
-        if *left == 0 {
-            return Ok(String::new());
+            *remaining -= 1;
+            if *remaining == 0 {
+                return Ok(None);
+            }
         }
     }
 }
 
-/// What the server says next; the error says why it says nothing more.
-async fn hear(flow: &mut ResponseStream, silence_max: Duration) -> Result<Option<Bytes>, String> {
-    match tokio::time::timeout(silence_max, flow.next()).await {
-        Ok(heard) => heard.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("nothing was heard for {} s", silence_max.as_secs_f32())),
+/// The next data of the stream; `None` at its end. The error is the reason why the connection is given up.
+async fn next_chunk(stream: &mut ResponseStream, silence_max: Duration) -> Result<Option<Bytes>, String> {
+    match tokio::time::timeout(silence_max, stream.next()).await {
+        Ok(chunk) => chunk.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("the server sent nothing for {} s", silence_max.as_secs_f32())),
     }
 }
 
 /// Reads server-sent events (HTML Living Standard §9.2.6), as far as this server uses them.
+///
+/// The crate eventsource-stream (0.2.3) cannot do this: it discards comments, in which the server says why it ends, and a
+/// `retry` without an event; it buffers a line without limit; and a byte order mark makes it panic.
 #[derive(Default)]
-struct Reader {
-    /// Octets of a line that has not ended.
-    rest: Vec<u8>,
+struct EventReader {
+    /// The line that has not ended.
+    partial_line: Vec<u8>,
+    /// Data of the event that has not ended.
     data: String,
-    last_id: Option<String>,
-    pause: Duration,
-    /// The last comment, in which the server says why it ends.
-    farewell: Option<String>,
+    /// The id of the event that has not ended; later events without an id keep it.
+    id: Option<String>,
+    /// The id of the last complete event: a reconnection continues after it.
+    last_event_id: Option<String>,
+    reconnect_delay: Duration,
+    last_comment: Option<String>,
 }
 
-impl Reader {
-    /// The data of the events that are complete with this piece.
-    fn feed(&mut self, piece: &[u8]) -> Vec<String> {
-        self.rest.extend_from_slice(piece);
+impl EventReader {
+    fn new(last_event_id: Option<String>, reconnect_delay: Duration) -> Self {
+        Self { id: last_event_id.clone(), last_event_id, reconnect_delay, ..Self::default() }
+    }
+
+    /// The data of the events that end in this chunk.
+    fn read(&mut self, chunk: &[u8]) -> Vec<String> {
+        self.partial_line.extend_from_slice(chunk);
         let mut events = Vec::new();
         let mut start = 0;
-        while let Some(end) = memchr::memchr(b'\n', &self.rest[start..]).map(|found| start + found) {
-            let line = String::from_utf8_lossy(&self.rest[start..end]).into_owned();
+        while let Some(end) = memchr::memchr(b'\n', &self.partial_line[start..]).map(|found| start + found) {
+            let line = String::from_utf8_lossy(&self.partial_line[start..end]).into_owned();
             start = end + 1;
-            events.extend(self.take(line.trim_end_matches('\r')));
+            events.extend(self.read_line(line.trim_end_matches('\r')));
         }
-        self.rest.drain(..start);
-        if self.rest.len() > LINE_OCTETS_MAX {
-            self.rest.clear();
+        self.partial_line.drain(..start);
+        if self.partial_line.len() > LINE_OCTETS_MAX {
+            self.partial_line.clear();
         }
         events
     }
 
-    fn take(&mut self, line: &str) -> Option<String> {
+    /// The data of the event that ends with this line.
+    fn read_line(&mut self, line: &str) -> Option<String> {
         if line.is_empty() {
+            self.last_event_id.clone_from(&self.id);
             return Some(std::mem::take(&mut self.data)).filter(|data| !data.is_empty());
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
-            "" => self.farewell = Some(value.to_owned()).filter(|comment| !comment.is_empty()),
+            "" => self.last_comment = Some(value.to_owned()).filter(|comment| !comment.is_empty()),
             "data" => self.data += value,
-            "id" => self.last_id = Some(value.to_owned()),
-            "retry" => self.pause = value.parse().map_or(self.pause, Duration::from_millis),
+            "id" => self.id = Some(value.to_owned()),
+            "retry" => {
+                self.reconnect_delay = value.parse().map_or(self.reconnect_delay, Duration::from_millis);
+            }
             _ => {}
         }
         None
     }
-
-    /// What came of an event before a break comes again.
-    fn forget_rest(&mut self) {
-        self.rest.clear();
-        self.data.clear();
-    }
 }
 
-/// One event on a line: when, what, to whom or of which message, and why.
-fn tell(event: &str) -> String {
+/// An event on one line: time, type, recipient or another subject, message, details.
+fn event_text(event: &str) -> String {
     let event: Value = serde_json::from_str(event).unwrap_or_default();
     let at = time(&event["created_at"]).map_or("-".to_owned(), |at| at.strftime("%H:%M:%S").to_string());
     let subject = ["recipient", "message_id", "tenant_id"].iter().find_map(|field| event[*field].as_str());
@@ -180,7 +203,7 @@ fn tell(event: &str) -> String {
     let kind = format!("{:<20}", text(&event, "type"));
     let parts = [Some(at.as_str()), Some(&kind), subject, message, Some(&details)];
     let parts: Vec<_> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
-    parts.join("  ").trim_end().replace(char::is_control, " ") + "\n"
+    printable(parts.join("  ").trim_end()) + "\n"
 }
 
 #[cfg(test)]
@@ -188,11 +211,12 @@ mod tests {
     use super::*;
     use crate::http_client::{Client, NameResolution, Request};
     use hyper::{HeaderMap, Method};
+    use serde_json::json;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     #[tokio::test]
-    async fn a_server_that_falls_silent_is_left() {
+    async fn a_connection_without_data_is_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
         let server = tokio::spawn(async move {
@@ -203,22 +227,54 @@ mod tests {
         });
         let client = Client::new(NameResolution::System, None, &["127.0.0.0/8".parse().unwrap()]).unwrap();
         let request = Request { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new() };
-        let mut flow = client.open(request, Duration::from_secs(20)).await.unwrap();
+        let mut stream = client.open(request, Duration::from_secs(20)).await.unwrap();
         let _open = server.await.unwrap();
-        assert_eq!(hear(&mut flow, Duration::from_secs(20)).await.unwrap().unwrap(), ": hello\n\n");
-        let end = hear(&mut flow, Duration::from_millis(50)).await;
-        assert_eq!(end.unwrap_err(), "nothing was heard for 0.05 s");
+        assert_eq!(next_chunk(&mut stream, Duration::from_secs(20)).await.unwrap().unwrap(), ": hello\n\n");
+        let end = next_chunk(&mut stream, Duration::from_millis(50)).await;
+        assert_eq!(end.unwrap_err(), "the server sent nothing for 0.05 s");
     }
 
     #[test]
     fn events_are_read_however_they_are_split() {
         let text = "retry: 500\n: hello\n\nid: evt_1\nevent: a\ndata: {\"x\":1}\n\nid: evt_2\r\ndata: {}\r\n\r\n: bye\n\ndata";
         for size in 1..text.len() {
-            let mut reader = Reader::default();
-            let events: Vec<_> = text.as_bytes().chunks(size).flat_map(|piece| reader.feed(piece)).collect();
-            assert_eq!(events, ["{\"x\":1}", "{}"], "in pieces of {size}");
-            assert_eq!(reader.last_id.as_deref(), Some("evt_2"));
-            assert_eq!((reader.pause, reader.farewell.as_deref()), (Duration::from_millis(500), Some("bye")));
+            let mut reader = EventReader::new(None, RECONNECT_DELAY_DEFAULT);
+            let events: Vec<_> = text.as_bytes().chunks(size).flat_map(|chunk| reader.read(chunk)).collect();
+            assert_eq!(events, ["{\"x\":1}", "{}"], "in chunks of {size}");
+            assert_eq!(reader.last_event_id.as_deref(), Some("evt_2"));
+            assert_eq!(reader.reconnect_delay, Duration::from_millis(500));
+            assert_eq!(reader.last_comment.as_deref(), Some("bye"));
         }
+    }
+
+    #[test]
+    fn a_reconnection_continues_after_the_last_complete_event() {
+        let mut reader = EventReader::new(Some("evt_0".into()), RECONNECT_DELAY_DEFAULT);
+        assert!(reader.read(b"id: evt_1\ndata: {").is_empty());
+        assert_eq!(reader.last_event_id.as_deref(), Some("evt_0"));
+        let mut reader = EventReader::new(reader.last_event_id, reader.reconnect_delay);
+        assert_eq!(reader.read(b"id: evt_1\ndata: {}\n\nid: evt_2\n"), ["{}"]);
+        assert_eq!(reader.last_event_id.as_deref(), Some("evt_1"));
+    }
+
+    #[test]
+    fn an_event_is_one_line_without_control_characters() {
+        let event = json!({
+            "created_at": "2026-01-01T12:00:00Z", "type": "message.bounced", "recipient": "a@b.test",
+            "message_id": "msg_1", "data": {"reply": "550 no\u{1b}[2J\r\nsuch user"},
+        });
+        assert_eq!(
+            event_text(&event.to_string()),
+            "12:00:00  message.bounced       a@b.test  msg_1  550 no [2J  such user\n"
+        );
+    }
+
+    #[test]
+    fn an_endless_line_is_discarded() {
+        let mut reader = EventReader::new(None, RECONNECT_DELAY_DEFAULT);
+        for _ in 0..=LINE_OCTETS_MAX / (1024 * 1024) {
+            assert!(reader.read(&vec![b'x'; 1024 * 1024]).is_empty());
+        }
+        assert!(reader.partial_line.len() <= LINE_OCTETS_MAX);
     }
 }

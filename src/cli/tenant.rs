@@ -6,9 +6,9 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
-use super::api_client::{ApiClient, Query, Server};
-use super::listing::Extent;
-use super::screen::{confirm, describe, text, when};
+use super::api_client::{ApiClient, Query, ServerArguments};
+use super::output::{confirm, object_text, text, when};
+use super::pagination::PageArguments;
 use super::table::Table;
 
 /// The fields of a tenant that are shown first.
@@ -17,7 +17,7 @@ const LEADING: &[&str] = &["id", "slug", "name", "status", "external_ref"];
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    server: Server,
+    server: ServerArguments,
     #[command(subcommand)]
     command: Command,
 }
@@ -25,7 +25,7 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Lists tenants, the newest first
-    List(Extent),
+    List(PageArguments),
     /// Shows a tenant with all its fields
     Show {
         /// Its slug or id
@@ -85,7 +85,7 @@ enum Command {
     },
 }
 
-/// Other fields of a tenant.
+/// Fields of a tenant besides name and slug.
 #[derive(Debug, clap::Args)]
 struct Fields {
     /// The id of the tenant in the systems of the platform
@@ -102,21 +102,21 @@ struct Fields {
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { server, command } = arguments;
-    server.ask(async |client| match command {
-        Command::List(extent) => list(&client, &extent).await,
+    server.run(async |client| match command {
+        Command::List(page) => list(&client, &page).await,
         Command::Show { tenant } => {
-            show(&client, &client.get(&path(&client, &tenant).await?, &Query::new()).await?)
+            print(&client, &client.get(&path(&client, &tenant).await?, &Query::new()).await?)
         }
         Command::Create { name, slug, fields } => {
             let body = fields.body([("name", Some(name)), ("slug", slug)])?;
-            show(&client, &client.post("/v1/tenants", &body).await?)
+            print(&client, &client.post("/v1/tenants", &body).await?)
         }
         Command::Update { tenant, name, slug, fields } => {
             let body = fields.body([("name", name), ("slug", slug)])?;
             if body == json!({}) {
                 bail!("nothing to change: use --name, --slug, --external-ref or --set");
             }
-            show(&client, &client.patch(&path(&client, &tenant).await?, &body).await?)
+            print(&client, &client.patch(&path(&client, &tenant).await?, &body).await?)
         }
         Command::Suspend { tenant } => set_status(&client, &tenant, "suspended").await,
         Command::Resume { tenant } => set_status(&client, &tenant, "active").await,
@@ -137,7 +137,7 @@ impl Fields {
     }
 }
 
-/// Puts `a.b=value` into a body.
+/// Sets the field of `a.b=value` in a body.
 fn set(body: &mut Map<String, Value>, setting: &str) -> anyhow::Result<()> {
     let Some((field, value)) = setting.split_once('=').filter(|(field, _)| !field.is_empty()) else {
         bail!("--set {setting}: write it as FIELD=VALUE");
@@ -147,17 +147,17 @@ fn set(body: &mut Map<String, Value>, setting: &str) -> anyhow::Result<()> {
         None => serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned())),
     };
     let (parents, last) = field.rsplit_once('.').unwrap_or(("", field));
-    let mut place = body;
+    let mut object = body;
     for parent in parents.split('.').filter(|parent| !parent.is_empty()) {
-        let inner = place.entry(parent).or_insert_with(|| json!({}));
+        let inner = object.entry(parent).or_insert_with(|| json!({}));
         let Value::Object(inner) = inner else { bail!("--set {setting}: {parent} already has a value") };
-        place = inner;
+        object = inner;
     }
-    place.insert(last.to_owned(), value);
+    object.insert(last.to_owned(), value);
     Ok(())
 }
 
-/// What a file holds, or the standard input if it is called `-`; without the end of its last line.
+/// The text of a file, or of the standard input for `-`, without the final line end.
 fn read_text(source: &str) -> std::io::Result<String> {
     let text =
         if source == "-" { std::io::read_to_string(stdin())? } else { std::fs::read_to_string(source)? };
@@ -168,11 +168,11 @@ async fn path(client: &ApiClient, tenant: &str) -> anyhow::Result<String> {
     Ok(format!("/v1/tenants/{}", client.tenant_id(tenant).await?))
 }
 
-fn show(client: &ApiClient, tenant: &Value) -> anyhow::Result<()> {
-    client.show(tenant, |tenant| describe(tenant, LEADING))
+fn print(client: &ApiClient, tenant: &Value) -> anyhow::Result<()> {
+    client.print(tenant, |tenant| object_text(tenant, LEADING))
 }
 
-async fn list(client: &ApiClient, extent: &Extent) -> anyhow::Result<()> {
+async fn list(client: &ApiClient, page: &PageArguments) -> anyhow::Result<()> {
     let table = Table::new(["SLUG", "STATUS", "CREATED", "EXTERNAL REF", "ID", "NAME"]);
     let row = |tenant: &Value| {
         [
@@ -184,37 +184,38 @@ async fn list(client: &ApiClient, extent: &Extent) -> anyhow::Result<()> {
             text(tenant, "name"),
         ]
     };
-    extent.show(client, "/v1/tenants", Query::new(), table, row).await
+    page.print(client, "/v1/tenants", Query::new(), table, row).await
 }
 
 async fn set_status(client: &ApiClient, tenant: &str, status: &str) -> anyhow::Result<()> {
     let tenant = client.patch(&path(client, tenant).await?, &json!({"status": status})).await?;
-    client.show(&tenant, |tenant| format!("{} is {}\n", text(tenant, "slug"), text(tenant, "status")))
+    client.print(&tenant, |tenant| format!("{} is {}\n", text(tenant, "slug"), text(tenant, "status")))
 }
 
 async fn delete(client: &ApiClient, tenant: &str, dry_run: bool, yes: bool) -> anyhow::Result<()> {
     let path = path(client, tenant).await?;
     if !dry_run && !yes {
         let would = client.delete(&path, &vec![("dry_run", "true".to_owned())]).await?;
-        confirm(&format!("Delete {tenant} with {}", tell_counts(&would)))?;
+        confirm(&format!("Delete {tenant} with all its data ({})", counts_text(&would)))?;
     }
-    let removed = client.delete(&path, &vec![("dry_run", dry_run.to_string())]).await?;
+    let deleted = client.delete(&path, &vec![("dry_run", dry_run.to_string())]).await?;
     let verb = if dry_run { "would be deleted" } else { "is deleted" };
-    client.show(&removed, |removed| format!("{tenant} {verb} with {}\n", tell_counts(removed)))
+    client
+        .print(&deleted, |deleted| format!("{tenant} {verb} with all its data ({})\n", counts_text(deleted)))
 }
 
-/// Like `2 domains, 1 keys`; what there is none of is left out.
-fn tell_counts(removal: &Value) -> String {
-    let counts = removal["counts"].as_object().into_iter().flatten();
-    let counts = counts.filter(|(_, count)| **count != 0).map(|(name, count)| format!("{count} {name}"));
+/// Like `domains: 2, keys: 1`, without zeros.
+fn counts_text(deletion: &Value) -> String {
+    let counts = deletion["counts"].as_object().into_iter().flatten();
+    let counts = counts.filter(|(_, count)| **count != 0).map(|(name, count)| format!("{name}: {count}"));
     let counts: Vec<_> = counts.collect();
-    if counts.is_empty() { "nothing in it".to_owned() } else { counts.join(", ") }
+    if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }
 }
 
 async fn usage(client: &ApiClient, tenant: &str, period: Option<String>) -> anyhow::Result<()> {
     let query = period.map(|period| ("period", period)).into_iter().collect();
     let usage = client.get(&format!("{}/usage", path(client, tenant).await?), &query).await?;
-    client.show(&usage, |usage| describe(usage, &["tenant_id", "period"]))
+    client.print(&usage, |usage| object_text(usage, &["tenant_id", "period"]))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub enum ConfigError {
         /// Line, key and reason.
         message: String,
     },
-    /// A value is out of range, or contradicts another.
+    /// A value is out of range, or two values contradict each other.
     #[error("{path}: {key}: {message}")]
     Value {
         /// The file.

@@ -1,5 +1,5 @@
-//! The configuration: one TOML file, read once into typed values. It configures the process; data such as tenants is
-//! managed by the API.
+//! The configuration: one TOML file, read once into typed values. It configures the process; the API manages data such as
+//! tenants.
 //!
 //! Every option has a default, so an empty file is valid. Unknown keys are errors. Secrets are in separate files,
 //! referenced by path.

@@ -10,6 +10,9 @@ use serde::Deserialize;
 use super::duration;
 use super::error::{InvalidOption, require_at_least_one, require_positive_durations};
 
+/// Upper bound of `recipients_max`: a recipient is a row in the transaction that stores its message.
+const RECIPIENTS_MAX: usize = 10_000;
+
 /// `[smtp]`: submission over SMTP.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -127,6 +130,9 @@ impl Smtp {
             // A client sends EHLO, STARTTLS, EHLO, AUTH and MAIL before any message.
             if self.commands_without_message_max < 10 {
                 return Some(InvalidOption::new("smtp.commands_without_message_max", "must be at least 10"));
+            }
+            if self.recipients_max > RECIPIENTS_MAX {
+                return Some(InvalidOption::new("smtp.recipients_max", "must be at most 10000"));
             }
             // SQLite stores at most 10^9 octets in one value.
             if self.message_size_max > ByteSize::mib(512) {

@@ -78,6 +78,7 @@ fn an_error_names_file_line_and_key() {
             ["test.toml", "relay.message_lifetime_max", "at least relay.message_lifetime"],
         ),
         ("[smtp]\nrecipients_max = 0\n", ["test.toml", "smtp.recipients_max", "at least 1"]),
+        ("[smtp]\nrecipients_max = 10001\n", ["test.toml", "smtp.recipients_max", "at most 10000"]),
         ("[tls]\ncertificate = \"a\"\n", ["test.toml", "tls", "set both or neither"]),
         ("[[relay.shaping]]\nname = \"x\"\n", ["test.toml", "relay.shaping", "mx or domains"]),
         (
@@ -141,7 +142,7 @@ fn an_unusable_value_is_reported_with_its_key() {
 }
 
 #[test]
-fn what_nests_without_end_is_an_error() {
+fn deeply_nested_values_are_an_error() {
     for depth in [100, 100_000] {
         for text in [
             format!("a = {}{}", "[".repeat(depth), "]".repeat(depth)),

@@ -1,6 +1,7 @@
-//! Decides what a validated answer proves about the name that was asked for. hickory validates each record set
-//! separately, so an answer may contain valid sets of unrelated zones: anyone between us and the name server can add
-//! sets from a zone of their own. Pure.
+//! Decides what a validated answer proves about the requested name. No I/O.
+//!
+//! hickory validates each record set separately, so an answer may contain valid sets of unrelated zones: anyone between
+//! us and the name server can add sets from a zone of their own.
 
 use hickory_resolver::proto::dnssec::Proof;
 use hickory_resolver::proto::dnssec::rdata::{DNSSECRData, RRSIG};
@@ -14,7 +15,7 @@ use super::DnsError;
 pub struct Answer {
     /// The data.
     pub data: Data,
-    /// Whether the chain of signatures is complete. False if the zone is proved to be unsigned.
+    /// Whether the chain of signatures is complete; false if the zone is proved to be unsigned.
     pub is_signed: bool,
 }
 
@@ -29,10 +30,10 @@ pub enum Data {
     Empty,
 }
 
-/// Evaluates the answer for a name. `verdict`: hickory's validation of the proof of non-existence.
+/// Evaluates the answer for a name. `verdict` is hickory's validation of the proof of non-existence.
 ///
 /// # Errors
-/// [`DnsError::Temporary`]: an answer neither validated nor proved to be unsigned is unusable (RFC 4035 §4.3).
+/// [`DnsError::Temporary`] if the answer is neither validated nor proved to be unsigned (RFC 4035 §4.3).
 pub fn evaluate(
     name: &Name,
     kind: RecordType,
@@ -68,8 +69,8 @@ pub fn evaluate(
     Ok(Answer { data, is_signed })
 }
 
-/// Whether non-existence is signed (true), or the zone is proved to be unsigned (false). Only zones at or above the
-/// name can prove either.
+/// True if non-existence is signed, false if the zone is proved to be unsigned. Only a zone at or above the name can
+/// prove either.
 fn check_nonexistence(name: &Name, message: &Message, verdict: Proof) -> Result<bool, DnsError> {
     let authorities = &message.authorities;
     let mut denials = authorities
@@ -227,7 +228,7 @@ mod tests {
             (vec![soa("b.x.", Secure)], Secure, "unsigned: nothing"),
             (vec![], Bogus, "no answer"),
         ] {
-            // Other records in the answer change nothing.
+            // Records of other names do not affect the result.
             for answers in [vec![], vec![a("thief.y.", Secure)]] {
                 assert_eq!(
                     result(answers, authorities.clone(), verdict),

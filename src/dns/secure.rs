@@ -23,23 +23,23 @@ use super::proof::{Answer, Data, evaluate};
 use super::{DnsError, LOOKUP_TIMEOUT, RECORDS_MAX, configuration, host_text};
 use crate::mail::{DomainName, Tlsa};
 
-/// Timeout of the probe.
+/// Timeout of the probe whether the name servers return signatures.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time between probes of whether the name servers return signatures.
+/// Time between two probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Maximum of aliases followed from one name.
+/// Maximum number of aliases followed from one name.
 const ALIASES_MAX: usize = 8;
-/// Maximum of cached answers.
+/// Maximum number of cached answers.
 const ANSWERS_MAX: u64 = 16_384;
 
-/// A validating resolver. It does not use hickory's own resolver, which follows aliases inserted into an answer by
-/// anyone; its result is then not about the name that was asked for.
+/// A validating resolver. It replaces hickory's own resolver, which follows any alias in an answer: with an inserted
+/// alias, the result is about another name than the requested one.
 pub struct SecureResolver {
     validator: DnssecDnsHandle<RetryDnsHandle<NameServerPool<TokioRuntimeProvider>>>,
-    /// Positive answers. Negative ones are left to the cache of the name server.
+    /// Positive answers only. The name server caches the negative ones.
     cache: ResponseCache,
-    /// The name servers have returned the root's signatures; from then on missing signatures are errors.
+    /// Whether the name servers have returned the root's signatures. From then on, missing signatures are errors.
     has_dnssec: AtomicBool,
     /// The time of the next probe.
     next_probe: Mutex<Option<Instant>>,
@@ -60,9 +60,9 @@ struct AliasChain {
     end: Name,
     /// The records of the final name.
     records: Vec<RData>,
-    /// Whether everything is signed, aliases included (RFC 7672 §2.1.3).
+    /// Whether the records and all aliases are signed (RFC 7672 §2.1.3).
     is_signed: bool,
-    /// Whether the first step is signed.
+    /// Whether the answer for the original name is signed.
     first_is_signed: bool,
 }
 
@@ -92,8 +92,9 @@ impl SecureResolver {
         })
     }
 
-    /// Whether the name servers return signatures. Without them every signed domain would look forged. After they
-    /// once did, missing signatures are an attack or a fault, and not treated as unsigned.
+    /// Whether the name servers return signatures. If they do not, every signed domain would look forged, so DANE stays
+    /// inactive. Once they have returned a signature, a missing one is an attack or a fault: the domain does not count
+    /// as unsigned.
     pub async fn is_available(&self) -> bool {
         if self.has_dnssec.load(Ordering::Relaxed) {
             return true;
@@ -106,7 +107,7 @@ impl SecureResolver {
             return false;
         }
         let root = Name::root();
-        let probe = tokio::time::timeout(PROBE_TIMEOUT, self.ask(&root, RecordType::SOA));
+        let probe = tokio::time::timeout(PROBE_TIMEOUT, self.query(&root, RecordType::SOA));
         if let Ok(Ok(Answer { data: Data::Records(_), is_signed: true })) = probe.await {
             self.has_dnssec.store(true, Ordering::Relaxed);
             tracing::info!("the name servers support DNSSEC: DANE is active");
@@ -125,7 +126,8 @@ impl SecureResolver {
     /// addresses show whether it is signed.
     ///
     /// # Errors
-    /// [`DnsError::Temporary`] if validation failed or there was no answer.
+    /// [`DnsError::Temporary`] if validation failed or no answer arrived; [`DnsError::NoSuchDomain`] if the text is not
+    /// a domain name.
     pub async fn mail_hosts(&self, domain: &DomainName) -> Result<Signed<Vec<String>>, DnsError> {
         let found = self.follow(name_of(domain.as_str())?, RecordType::MX).await?;
         if !found.is_signed {
@@ -141,14 +143,14 @@ impl SecureResolver {
         Ok(Signed::Secure(hosts.take(RECORDS_MAX).collect()))
     }
 
-    /// The TLSA base domains of a host in order of trial (RFC 7672 §2.2.2): the target of its aliases, then the host
-    /// itself. `Insecure` if the host is unsigned and so has no usable TLSA records.
+    /// The TLSA base domains of a host in the order to try them (RFC 7672 §2.2.2): the target of its aliases, then the
+    /// host itself. `Insecure` if the host is unsigned: its TLSA records cannot be used.
     ///
     /// # Errors
     /// As [`SecureResolver::mail_hosts`].
     pub async fn base_domains(&self, host: &str) -> Result<Signed<Vec<String>>, DnsError> {
         let name = name_of(host)?;
-        // A and AAAA records are in the same zone: the first type found decides for both.
+        // A and AAAA records are in the same zone: the first type that exists decides for both.
         let mut found = self.follow(name.clone(), RecordType::A).await?;
         if found.records.is_empty() {
             found = self.follow(name.clone(), RecordType::AAAA).await?;
@@ -187,12 +189,12 @@ impl SecureResolver {
     /// Looks up records of a name, following aliases.
     async fn follow(&self, name: Name, kind: RecordType) -> Result<AliasChain, DnsError> {
         let chain = async {
-            let Answer { mut data, mut is_signed } = self.ask(&name, kind).await?;
+            let Answer { mut data, mut is_signed } = self.query(&name, kind).await?;
             let (first_is_signed, mut end) = (is_signed, name);
             for _ in 0..ALIASES_MAX {
                 let Data::Alias(target) = data else { break };
                 end = target;
-                let next = self.ask(&end, kind).await?;
+                let next = self.query(&end, kind).await?;
                 is_signed &= next.is_signed;
                 data = next.data;
             }
@@ -207,7 +209,7 @@ impl SecureResolver {
         chain.unwrap_or_else(|_| Err(DnsError::Temporary("timeout".into())))
     }
 
-    async fn ask(&self, name: &Name, kind: RecordType) -> Result<Answer, DnsError> {
+    async fn query(&self, name: &Name, kind: RecordType) -> Result<Answer, DnsError> {
         let query = Query::query(name.clone(), kind);
         if let Some(Ok(message)) = self.cache.get(&query, Instant::now()) {
             return evaluate(name, kind, &message, Proof::Secure);

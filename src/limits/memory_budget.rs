@@ -1,5 +1,5 @@
-//! A memory budget for what is received and answered, shared between tenants: a holder gets no more than it leaves free. So
-//! one tenant alone holds at most half, and the next finds memory however long others hold theirs. Imports `model`.
+//! A memory budget for received data and responses, shared between tenants: a tenant may reserve no more than it leaves
+//! free. So one tenant alone gets at most half, and another always finds memory. Imports `model`.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -66,14 +66,14 @@ impl MemoryReservation {
         let Some(more) = octets.checked_sub(self.octets).filter(|&more| more > 0) else { return true };
         let mut reserved = self.budget.reserved();
         let Some(left) = (self.budget.octets_max - reserved.octets).checked_sub(more) else { return false };
-        let held = reserved.by_holder.get(&self.holder).copied().unwrap_or(0);
+        let of_holder = reserved.by_holder.get(&self.holder).copied().unwrap_or(0);
         // A holder's only message may use the whole budget, which may be no larger than one message.
-        let is_only_one = held == self.together.load(Relaxed);
-        if !is_only_one && held + more > left {
+        let is_only_one = of_holder == self.together.load(Relaxed);
+        if !is_only_one && of_holder + more > left {
             return false;
         }
         reserved.octets += more;
-        reserved.by_holder.insert(self.holder, held + more);
+        reserved.by_holder.insert(self.holder, of_holder + more);
         self.together.fetch_add(more, Relaxed);
         self.octets = octets;
         true
@@ -97,9 +97,9 @@ impl MemoryReservation {
         let mut reserved = self.budget.reserved();
         reserved.octets -= less;
         self.together.fetch_sub(less, Relaxed);
-        if let Some(held) = reserved.by_holder.get_mut(&self.holder) {
-            *held -= less;
-            if *held == 0 {
+        if let Some(of_holder) = reserved.by_holder.get_mut(&self.holder) {
+            *of_holder -= less;
+            if *of_holder == 0 {
                 reserved.by_holder.remove(&self.holder);
             }
         }
@@ -162,18 +162,18 @@ mod tests {
     #[test]
     fn a_holder_of_the_maximum_leaves_memory_for_the_next() {
         let budget = MemoryBudget::new(1024);
-        let mut held = Vec::new();
+        let mut reservations = Vec::new();
         let mut shares = Vec::new();
         for number in 0..5 {
-            let (holder, before) = (tenant(number), held.len());
+            let (holder, before) = (tenant(number), reservations.len());
             loop {
                 let mut reservation = budget.reserve(holder);
                 if !reservation.grow_to(1) {
                     break;
                 }
-                held.push(reservation);
+                reservations.push(reservation);
             }
-            shares.push(held.len() - before);
+            shares.push(reservations.len() - before);
         }
         assert_eq!(shares, [512, 256, 128, 64, 32]);
     }
@@ -211,21 +211,21 @@ mod tests {
         ) {
             let budget = MemoryBudget::new(100);
             let holders: Vec<Option<TenantId>> = (0..3).map(tenant).collect();
-            let mut held: Vec<MemoryReservation> = (0..6).map(|n| budget.reserve(holders[n % 3])).collect();
+            let mut reservations: Vec<MemoryReservation> = (0..6).map(|n| budget.reserve(holders[n % 3])).collect();
             for (place, octets, is_released) in steps {
                 if is_released {
-                    held[place] = budget.reserve(holders[place % 3]);
+                    reservations[place] = budget.reserve(holders[place % 3]);
                 } else {
-                    let before = held[place].octets;
-                    let expected = if held[place].grow_to(octets) { before.max(octets) } else { before };
-                    prop_assert_eq!(held[place].octets, expected);
+                    let before = reservations[place].octets;
+                    let expected = if reservations[place].grow_to(octets) { before.max(octets) } else { before };
+                    prop_assert_eq!(reservations[place].octets, expected);
                 }
-                let sum: u64 = held.iter().map(|reservation| reservation.octets).sum();
+                let sum: u64 = reservations.iter().map(|reservation| reservation.octets).sum();
                 prop_assert!(sum <= 100);
                 prop_assert_eq!(budget.reserved().octets, sum);
                 prop_assert_eq!(budget.reserved().by_holder.values().sum::<u64>(), sum);
             }
-            held.clear();
+            reservations.clear();
             prop_assert!(budget.reserved().by_holder.is_empty());
         }
     }

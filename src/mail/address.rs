@@ -83,8 +83,8 @@ impl Address {
         !self.local.0.is_ascii()
     }
 
-    /// The key for suppressions: all in lower case. No relevant mailbox provider distinguishes `Bob` from `bob`, and
-    /// a missed suppression would send unwanted mail.
+    /// The address in lower case, the key of a suppression. No relevant mailbox provider distinguishes `Bob` from
+    /// `bob`, and a missed suppression would send unwanted mail.
     pub fn folded(&self) -> String {
         self.to_string().to_lowercase()
     }
@@ -116,12 +116,12 @@ impl LocalPart {
         if text.len() > 64 {
             return Err(AddressError::LocalTooLong);
         }
-        let meaning = match text.strip_prefix('"') {
+        let unquoted = match text.strip_prefix('"') {
             Some(rest) => unquote(rest).ok_or(AddressError::LocalSyntax)?,
             None if text.chars().all(|c| is_atext(c) || c == '.') => text.to_owned(),
             None => return Err(AddressError::LocalSyntax),
         };
-        let local = Self(meaning);
+        let local = Self(unquoted);
         if local.to_string().len() > 64 {
             return Err(AddressError::LocalTooLong);
         }
@@ -140,13 +140,13 @@ impl LocalPart {
 
 /// RFC 5321 §4.1.2 `Quoted-string` after its first quote, extended by RFC 6531 §3.3.
 fn unquote(text: &str) -> Option<String> {
-    let mut meaning = String::new();
+    let mut unquoted = String::new();
     let mut chars = text.chars();
     loop {
         match chars.next()? {
-            '"' => return chars.next().is_none().then_some(meaning),
-            '\\' => meaning.push(chars.next().filter(|&c| is_qtext(c))?),
-            c if is_qtext(c) => meaning.push(c),
+            '"' => return chars.next().is_none().then_some(unquoted),
+            '\\' => unquoted.push(chars.next().filter(|&c| is_qtext(c))?),
+            c if is_qtext(c) => unquoted.push(c),
             _ => return None,
         }
     }
@@ -309,15 +309,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_that_parses_has_a_wire_form_that_parses_to_the_same(text in "\\PC{0,40}@\\PC{0,20}") {
+        fn the_wire_form_of_a_parsed_address_parses_to_the_same_address(text in "\\PC{0,40}@\\PC{0,20}") {
             if let Ok(address) = Address::parse(&text) {
                 prop_assert_eq!(Address::parse(&address.to_string()), Ok(address));
             }
         }
 
         #[test]
-        fn any_local_part_can_be_written_and_read(meaning in "[ -~]{0,30}") {
-            let address = Address::new(LocalPart(meaning), Host::parse("a.b").unwrap());
+        fn any_local_part_can_be_written_and_read(unquoted in "[ -~]{0,30}") {
+            let address = Address::new(LocalPart(unquoted), Host::parse("a.b").unwrap());
             let written = address.to_string();
             prop_assume!(written.len() <= 60);
             prop_assert_eq!(Address::parse(&written), Ok(address));

@@ -24,7 +24,7 @@ pub enum DomainError {
 impl DomainName {
     /// Parses a name of A-labels or U-labels. A final dot is not accepted (RFC 5321 §2.3.5).
     pub fn parse(text: &str) -> Result<Self, DomainError> {
-        // A bound before IDNA conversion: no longer text gives a valid name.
+        // Limits the work of the IDNA conversion. No name of 255 octets needs a longer text.
         if text.len() > 1024 {
             return Err(DomainError::TooLong);
         }
@@ -81,8 +81,8 @@ fn check_label(label: &str) -> Result<(), DomainError> {
         return Err(DomainError::TooLong);
     }
     // RFC 5321 does not allow underscores, but real host names have them, and DNS allows them.
-    let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    if !label.bytes().all(inner) || label.starts_with('-') || label.ends_with('-') {
+    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if !label.bytes().all(is_allowed) || label.starts_with('-') || label.ends_with('-') {
         return Err(DomainError::Syntax);
     }
     Ok(())
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_name_is_refused() {
+    fn invalid_names_are_refused() {
         for bad in [
             "", ".", "a..b", "a.", ".a", "-a.b", "a-.b", "a b.c", "a@b", "1.2.3.4", "a.b\r\n", "a/b.c",
             "a.\0b",

@@ -5,10 +5,10 @@ use std::str::FromStr;
 
 use super::{Address, AddressError, EnvelopeId, OriginalRecipient, Timestamp};
 
-/// The reverse path, which DSNs are sent to (RFC 5321 §4.1.1.2).
+/// The reverse path: the address that DSNs are sent to (RFC 5321 §4.1.1.2).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ReversePath {
-    /// `<>`: no DSNs (RFC 5321 §4.5.5).
+    /// `<>`: no DSN is sent (RFC 5321 §4.5.5).
     Null,
     /// An address.
     Mailbox(Address),
@@ -107,8 +107,8 @@ impl From<Address> for Recipient {
 }
 
 impl RcptParameters {
-    /// The DSNs to send. RFC 3461 §4.1: by default on failure and, by our choice, on delay.
-    pub fn wants(&self) -> Notify {
+    /// The value of `NOTIFY`. RFC 3461 §4.1 leaves the default to the server: here it is `FAILURE,DELAY`.
+    pub fn notify_or_default(&self) -> Notify {
         self.notify.unwrap_or(Notify { success: false, failure: true, delay: true })
     }
 }
@@ -163,6 +163,7 @@ impl FromStr for Notify {
         Ok(notify)
     }
 }
+
 impl ReversePath {
     /// The address, unless the path is null.
     pub fn mailbox(&self) -> Option<&Address> {
@@ -192,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn notify_survives_its_text_form() {
+    fn notify_is_parsed_and_written() {
         for (text, written) in
             [("never", "NEVER"), ("failure,SUCCESS", "SUCCESS,FAILURE"), ("Delay", "DELAY")]
         {
@@ -201,11 +202,11 @@ mod tests {
         for bad in ["", "NEVER,DELAY", "SUCCESS,SUCCESS", "SUCCESS,", "SOMETIMES", "SUCCESS FAILURE"] {
             assert_eq!(bad.parse::<Notify>(), Err(ParameterError), "{bad}");
         }
-        assert_eq!(RcptParameters::default().wants().to_string(), "FAILURE,DELAY");
+        assert_eq!(RcptParameters::default().notify_or_default().to_string(), "FAILURE,DELAY");
     }
 
     #[test]
-    fn return_content_survives_its_text_form() {
+    fn return_content_is_parsed_and_written() {
         assert_eq!("full".parse(), Ok(ReturnContent::Full));
         assert_eq!(ReturnContent::Headers.as_str().parse(), Ok(ReturnContent::Headers));
         assert_eq!("HEADERS".parse::<ReturnContent>(), Err(ParameterError));

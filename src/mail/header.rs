@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_carry_their_folded_lines() {
+    fn fields_include_their_folded_lines() {
         let text = "From: a@b\r\nSubject: one\r\n two\r\n\r\nFrom: body\r\n";
         let block = scan(text).unwrap();
         let read: Vec<_> = block

@@ -14,8 +14,10 @@ pub enum MailboxListError {
     /// `Group: …;`
     #[error("it has a group")]
     Group,
-    /// An unterminated comment or quoted string, or too deeply nested comments.
-    #[error("a quoted string or comment is not terminated")]
+    /// An unterminated quoted string, comment or address literal, or too deeply nested comments.
+    #[error(
+        "a quoted string, comment or address literal is not terminated, or comments are nested too deeply"
+    )]
     Open,
     /// A name with unquoted special characters, or text after an address.
     #[error("a display name with special characters must be quoted, and nothing may follow an address")]
@@ -42,9 +44,9 @@ enum Token {
     Special(char),
 }
 
-/// A token, and whether it directly follows the one before.
 struct PositionedToken {
     token: Token,
+    /// Whether the token directly follows the previous one, without white space or a comment.
     joined: bool,
 }
 
@@ -53,12 +55,12 @@ pub fn parse_mailbox_list(value: &[u8]) -> Result<Vec<Address>, MailboxListError
     let text = String::from_utf8_lossy(value);
     let tokens = tokenize(&text)?;
     let mut mailboxes = Vec::new();
-    for group in tokens.split(|placed| placed.token == Token::Special(',')) {
+    for member in tokens.split(|positioned| positioned.token == Token::Special(',')) {
         // RFC 5322 §4.4: obsolete lists may have empty members.
-        if group.is_empty() {
+        if member.is_empty() {
             continue;
         }
-        mailboxes.push(parse_mailbox(group)?);
+        mailboxes.push(parse_mailbox(member)?);
         if mailboxes.len() > MAILBOXES_MAX {
             return Err(MailboxListError::TooMany);
         }
@@ -89,11 +91,11 @@ fn parse_mailbox(tokens: &[PositionedToken]) -> Result<Address, MailboxListError
 /// Joins the tokens of `local@domain`.
 fn parse_spec(tokens: &[PositionedToken]) -> Result<Address, MailboxListError> {
     let mut text = String::new();
-    for (index, placed) in tokens.iter().enumerate() {
-        if index > 0 && !placed.joined {
+    for (index, positioned) in tokens.iter().enumerate() {
+        if index > 0 && !positioned.joined {
             return Err(MailboxListError::Phrase);
         }
-        match &placed.token {
+        match &positioned.token {
             Token::Word(part) | Token::Quoted(part) => text.push_str(part),
             Token::Special(_) => return Err(MailboxListError::Phrase),
         }
@@ -233,13 +235,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_value_makes_it_panic(value in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn no_value_makes_the_parser_panic(value in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse_mailbox_list(&value);
         }
     }
 
     #[test]
-    fn what_nests_or_repeats_without_end_has_no_reading() {
+    fn endless_nesting_and_repetition_are_refused() {
         for unit in [
             "(",
             "(a)",

@@ -1,4 +1,4 @@
-//! RFC vocabulary: addresses, domains, envelopes, header blocks, status codes and message content.
+//! The terms of the RFCs: addresses, domains, envelopes, header blocks, status codes and message content.
 //!
 //! Pure values: no I/O, no clock, no imports from other modules.
 

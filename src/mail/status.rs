@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn three_digit_details_are_kept_and_other_texts_refused() {
+    fn details_may_have_three_digits_and_other_text_is_refused() {
         assert_eq!("5.7.509".parse(), Ok(EnhancedStatus::new(5, 7, 509)));
         for bad in ["", "5.7", "5.7.1.1", "3.1.1", "5.7.1000", "5..1", "+5.1.1", "5.1.x"] {
             assert!(bad.parse::<EnhancedStatus>().is_err(), "{bad}");

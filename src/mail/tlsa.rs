@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_records_that_smtp_knows_are_usable() {
+    fn only_dane_records_of_a_known_form_are_usable() {
         for (usage, selector, matching, octets, usable) in [
             (3, 1, 1, 32, true),
             (3, 0, 2, 64, true),

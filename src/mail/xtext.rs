@@ -103,7 +103,7 @@ fn escape_beyond_ascii(text: &str) -> String {
     text.chars().map(escape).collect()
 }
 
-macro_rules! written_as_on_the_wire {
+macro_rules! display_wire_form {
     ($($name:ty),*) => {$(
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -118,7 +118,7 @@ macro_rules! written_as_on_the_wire {
         }
     )*};
 }
-written_as_on_the_wire!(EnvelopeId, OriginalRecipient);
+display_wire_form!(EnvelopeId, OriginalRecipient);
 
 #[cfg(test)]
 mod tests {
@@ -126,7 +126,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn xtext_is_decoded_and_what_is_not_xtext_refused() {
+    fn xtext_is_decoded_and_other_text_is_refused() {
         assert_eq!(decode_xtext("a+2Bb+3D"), Ok(b"a+b=".to_vec()));
         assert_eq!(decode_xtext(""), Ok(Vec::new()));
         for bad in ["+", "+2", "+2b", "+GG", "a=b", "a b", "é", "a\u{7f}"] {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_id_is_printable_and_has_a_length() {
+    fn an_envelope_id_is_printable_and_not_too_long() {
         let id: EnvelopeId = "QQ+20314159+2B".parse().unwrap();
         assert_eq!((id.to_string().as_str(), id.decoded().as_str()), ("QQ+20314159+2B", "QQ 314159+"));
         assert!("x".repeat(100).parse::<EnvelopeId>().is_ok());
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn an_original_recipient_has_a_type_and_survives_without_change() {
+    fn an_original_recipient_has_a_type_and_is_stored_as_sent() {
         for (wire, decoded) in [
             ("rfc822;Bob+2Bx@b.example", "rfc822;Bob+x@b.example"),
             ("X-Local;a+20b", "X-Local;a b"),

@@ -49,11 +49,11 @@ async fn clean(store: &Store, policy: RetentionPolicy, stop: &CancellationToken)
             break;
         }
     }
-    if let Err(error) = store.tidy_holds(Timestamp::now()).await {
+    if let Err(error) = store.expire_pauses(Timestamp::now()).await {
         tracing::warn!(%error, "cannot remove expired pauses; retrying in a minute");
     }
     let before = Timestamp::now().checked_sub(DKIM_OVERLAP_MIN).unwrap_or(Timestamp::MIN);
-    match store.remove_served_dkim_keys(before).await {
+    match store.delete_retired_dkim_keys(before).await {
         Ok(0) => {}
         Ok(keys) => tracing::info!(keys, "removed replaced DKIM keys"),
         Err(error) => tracing::warn!(%error, "cannot remove replaced DKIM keys; retrying in a minute"),

@@ -1,5 +1,5 @@
-//! The secret of a key: `pb_live_` or `pb_test_`, 256 random bits in base 62, and a checksum that detects typing
-//! errors without a lookup.
+//! The secret of a key: `pb_live_` or `pb_test_`, 256 random bits in base 62, and a checksum, which detects a typing
+//! error without a query.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -24,7 +24,7 @@ pub struct KeySecret(String);
 #[derive(Clone, Copy)]
 pub struct SecretDigest([u8; 32]);
 
-/// What is stored of a secret.
+/// The stored form of a secret. It does not contain the secret.
 #[derive(Debug, Clone)]
 pub struct StoredSecret {
     /// Finds the key when the client sends the secret.
@@ -48,7 +48,9 @@ impl KeySecret {
         for digit in digits.iter_mut().rev() {
             *digit = ALPHABET[divide(&mut random, 62)];
         }
-        let mut text = format!("pb_{environment}_");
+        // Reserved completely: a growing string would leave copies of the secret that are not zeroed.
+        let mut text = String::with_capacity("pb_live_".len() + RANDOM_DIGITS + CHECK_DIGITS);
+        text.extend(["pb_", environment.as_str(), "_"]);
         text.extend(digits.iter().map(|&b| char::from(b)));
         text.push_str(&checksum(&text));
         digits.zeroize();
@@ -69,7 +71,7 @@ impl KeySecret {
         if checksum(body) == check { Ok(Self(text.to_owned())) } else { Err(KeySecretError) }
     }
 
-    /// What to store of the secret. Takes about a millisecond.
+    /// Computes the stored form. Takes about a millisecond of CPU.
     pub fn stored_secret(&self) -> StoredSecret {
         StoredSecret {
             digest: self.digest(),

@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_pattern_matches_a_domain_its_subdomains_or_everything() {
-        let fits = |entry: &str, host: &str| {
+        let matches = |entry: &str, host: &str| {
             let entry: DestinationPattern = entry.parse().unwrap();
             assert_eq!(entry.to_string().parse(), Ok(entry.clone()));
             entry.specificity(&Host::parse(host).unwrap()).is_some()
@@ -101,7 +101,7 @@ mod tests {
             ("*", "[127.0.0.1]", true),
             (".com", "[127.0.0.1]", false),
         ] {
-            assert_eq!(fits(entry, host), expected, "{entry} {host}");
+            assert_eq!(matches(entry, host), expected, "{entry} {host}");
         }
         for bad in ["", ".", "a b", "*.example.com", "..a.b"] {
             assert!(bad.parse::<DestinationPattern>().is_err(), "{bad}");
@@ -109,10 +109,10 @@ mod tests {
     }
 
     #[test]
-    fn the_domain_itself_is_most_specific_and_everything_least() {
+    fn an_exact_domain_is_the_most_specific_pattern_and_the_wildcard_the_least() {
         let host = Host::parse("a.b.example.com").unwrap();
-        let closeness = ["*", ".com", ".example.com", ".b.example.com", "a.b.example.com"]
+        let specificities = ["*", ".com", ".example.com", ".b.example.com", "a.b.example.com"]
             .map(|entry| entry.parse::<DestinationPattern>().unwrap().specificity(&host).unwrap());
-        assert!(closeness.is_sorted_by(|a, b| a < b), "{closeness:?}");
+        assert!(specificities.is_sorted_by(|a, b| a < b), "{specificities:?}");
     }
 }

@@ -14,7 +14,7 @@ pub struct IdError {
 }
 
 fn generate_at(now: Timestamp) -> Ulid {
-    // A ULID has 48 bits of milliseconds; a clock before 1970 is not worth an error.
+    // A ULID counts milliseconds since 1970 in 48 bits; an earlier time counts as 1970.
     let milliseconds = u64::try_from(now.as_millisecond()).unwrap_or(0);
     Ulid::from_parts(milliseconds, rand::random::<u128>())
 }
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_survives_its_text_form_and_no_other_kind_reads_it() {
+    fn an_id_parses_as_its_own_kind_only() {
         let id = MessageId::generate(Timestamp::UNIX_EPOCH);
         assert_eq!(id.to_string().parse::<MessageId>(), Ok(id));
         assert!(id.to_string().parse::<TenantId>().is_err());

@@ -1,4 +1,4 @@
-//! Product vocabulary: ids, states, scopes, refusals, credentials, periods, queue filters.
+//! The terms of the product: ids, states, scopes, refusals, credentials, periods, queue filters.
 //!
 //! Pure values: no I/O, no clock. Imports `mail`.
 

@@ -36,7 +36,7 @@ mod tests {
     use crate::mail::Timestamp;
 
     #[test]
-    fn a_filter_matches_what_it_does_not_exclude() {
+    fn a_filter_matches_by_tenant_by_destination_or_by_both() {
         let (own, other) =
             (TenantId::generate(Timestamp::UNIX_EPOCH), TenantId::generate(Timestamp::UNIX_EPOCH));
         let host = Host::parse("a.example").unwrap();

@@ -1,10 +1,9 @@
-//! The closed vocabularies of the product: states, kinds, scopes. Each value has one text form, used in SQL, JSON and
-//! logs.
+//! The enumerations of the product: states, kinds, scopes. Each value has one text form, used in SQL, JSON and logs.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The text is not a value of the vocabulary.
+/// The text is not a value of the enumeration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown {what}: expected one of {expected}")]
 pub struct UnknownValue {
@@ -12,7 +11,7 @@ pub struct UnknownValue {
     expected: String,
 }
 
-macro_rules! vocabulary {
+macro_rules! enumerations {
     ($($(#[doc = $doc:literal])* $name:ident($what:literal $(, default $default:ident)?) { $($(#[doc = $vdoc:literal])* $variant:ident = $text:literal,)* })*) => {$(
         $(#[doc = $doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,8 +83,8 @@ macro_rules! vocabulary {
     )*};
 }
 
-vocabulary! {
-    /// Whether mail of a key is really delivered.
+enumerations! {
+    /// Whether mail sent with a key is delivered.
     Environment("environment") {
         /// Mail is delivered.
         Live = "live",
@@ -305,7 +304,7 @@ vocabulary! {
         Failed = "failed",
     }
 
-    /// How a tenant is informed of the fate of its mail, besides events.
+    /// How a tenant is informed about the delivery of its mail, besides events.
     DeliveryReports("way of reporting", default Mail) {
         /// DSNs are sent to the reverse path (RFC 3461).
         Mail = "mail",

@@ -378,14 +378,14 @@ fn search_text(reply: &Reply) -> String {
 /// one ends at the last bracket, or at the last quote before an `@`.
 fn remove_addresses(text: &str) -> String {
     let is_part = |c: char| c.is_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c);
-    let mut kept = String::with_capacity(text.len());
+    let mut remaining = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find(['<', '"', '@']) {
         let (before, from) = rest.split_at(at);
-        kept.push_str(before);
+        remaining.push_str(before);
         let length = match &from[..1] {
             "@" => {
-                kept.truncate(kept.trim_end_matches(is_part).len());
+                remaining.truncate(remaining.trim_end_matches(is_part).len());
                 from[1..].find(|c| !is_part(c)).map_or(from.len(), |end| end + 1)
             }
             "<" if from.starts_with("<\"") => from.rfind('>').map_or(1, |end| end + 1),
@@ -394,10 +394,10 @@ fn remove_addresses(text: &str) -> String {
             _ => from.rfind("\"@").map_or(1, |end| end + 1),
         };
         rest = &from[length..];
-        kept.push(' ');
+        remaining.push(' ');
     }
-    kept.push_str(rest);
-    kept
+    remaining.push_str(rest);
+    remaining
 }
 
 fn matches_pattern(text: &str, words: &str) -> bool {

@@ -2,22 +2,22 @@
 //!
 //! Tenants take turns whatever their backlog, and so do the destinations of one tenant: deficit round robin
 //! ([`super::deficit_round_robin`]), where work costs its number of deliveries, and the weight of a tenant is its
-//! share of a round. A *lane* is the unit of a connection limit: a site, or a smart host with its login. A *slot* is
-//! the right to one connection: [`FairQueue::take_turn`] grants it, [`FairQueue::keep_turn`] keeps it for more work,
-//! [`FairQueue::free`] returns it. The caller passes the slot limit of a lane at each call.
+//! share of a round. A *destination queue* is the unit of a connection limit: a site, or a smart host with its login. A *slot* is
+//! the right to one connection: [`FairQueue::grant_slot`] grants it, [`FairQueue::reuse_slot`] keeps it for more work,
+//! [`FairQueue::free`] returns it. The caller passes the slot limit of a queue at each call.
 //!
 //! Some slots are reserved for tenants without any. Of the rest, a tenant gets another slot only while it has less
 //! than three times the free ones. So one tenant alone has at most three quarters of them, and a new tenant finds a
-//! free one however long others hold theirs. Likewise, a lane with many slots reserves a few for tenants without any
+//! free one however long others hold theirs. Likewise, a queue with many slots reserves a few for tenants without any
 //! in it.
 
-mod lane;
+mod destination_queue;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
-pub use self::lane::reserved_in_lane;
-use self::lane::{Lane, SLOTS_PER_RESERVED, Taken, may_take_in_lane};
+pub use self::destination_queue::reserved_in_queue;
+use self::destination_queue::{DestinationQueue, SLOTS_PER_RESERVED, Taken, may_take_in_queue};
 use super::deficit_round_robin::DeficitRoundRobin;
 use super::slot_counts::SlotCounts;
 use crate::model::Weight;
@@ -25,29 +25,29 @@ use crate::model::Weight;
 /// A tenant gets no more slots once it has this many times the free ones.
 const SLOTS_PER_FREE: usize = 3;
 
-/// Waiting work. `T` names a tenant, `L` a lane, `J` is a unit of work.
+/// Waiting work. `T` names a tenant, `K` a destination queue, `J` is a unit of work.
 #[derive(Debug)]
-pub struct FairQueue<T, L, J> {
+pub struct FairQueue<T, K, J> {
     slots_max: usize,
     slots: SlotCounts<T>,
-    lanes: HashMap<L, Lane<T, J>>,
-    /// For each tenant the lanes with work, except those that have it parked.
-    tenants: HashMap<T, DeficitRoundRobin<L>>,
+    queues: HashMap<K, DestinationQueue<T, J>>,
+    /// For each tenant the queues with work, except those in which the tenant is `blocked`.
+    tenants: HashMap<T, DeficitRoundRobin<K>>,
     /// The tenants in `tenants`, except those in `at_share`.
-    turns: DeficitRoundRobin<T>,
-    /// Tenants that have their share of slots; they return to `turns` when slots become free.
+    round_robin: DeficitRoundRobin<T>,
+    /// Tenants that have their share of slots; they return to `round_robin` when slots become free.
     at_share: HashSet<T>,
 }
 
-/// Work for a tenant and lane.
+/// Work of a tenant for a destination queue.
 #[derive(Debug)]
-pub struct Job<T, L, J> {
+pub struct Job<T, K, J> {
     /// The tenant.
     pub tenant: T,
     /// The tenant's weight against other tenants.
     pub weight: Weight,
-    /// The lane.
-    pub lane: L,
+    /// The destination queue.
+    pub key: K,
     /// The number of deliveries.
     pub cost: u32,
     /// The work.
@@ -56,56 +56,56 @@ pub struct Job<T, L, J> {
 
 /// Work with the slot granted for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Turn<T, L, J> {
+pub struct Grant<T, K, J> {
     /// The tenant that holds the slot.
     pub tenant: T,
-    /// The lane.
-    pub lane: L,
+    /// The destination queue.
+    pub key: K,
     /// The work.
     pub job: J,
 }
 
-impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
+impl<T: Clone + Eq + Hash, K: Clone + Eq + Hash, J> FairQueue<T, K, J> {
     /// An empty queue with this many slots.
     pub fn new(slots_max: usize) -> Self {
         Self {
             slots_max,
             slots: SlotCounts::default(),
-            lanes: HashMap::new(),
+            queues: HashMap::new(),
             tenants: HashMap::new(),
-            turns: DeficitRoundRobin::default(),
+            round_robin: DeficitRoundRobin::default(),
             at_share: HashSet::new(),
         }
     }
 
-    /// Adds work after the tenant's other work for the lane.
-    pub fn push(&mut self, job: Job<T, L, J>) {
-        let Job { tenant, weight, lane, cost, work } = job;
-        let entry = self.lanes.entry(lane.clone()).or_insert_with(Lane::new);
-        if entry.push(&tenant, weight, (cost, work)) {
-            self.join_rounds(tenant, lane);
+    /// Adds work after the tenant's other work for the queue.
+    pub fn push(&mut self, job: Job<T, K, J>) {
+        let Job { tenant, weight, key, cost, work } = job;
+        let queue = self.queues.entry(key.clone()).or_insert_with(DestinationQueue::new);
+        if queue.push(&tenant, weight, (cost, work)) {
+            self.join_rounds(tenant, key);
         }
     }
 
-    fn join_rounds(&mut self, tenant: T, lane: L) {
+    fn join_rounds(&mut self, tenant: T, key: K) {
         if !self.at_share.contains(&tenant) {
-            self.turns.join(tenant.clone());
+            self.round_robin.join(tenant.clone());
         }
-        self.tenants.entry(tenant).or_default().join(lane);
+        self.tenants.entry(tenant).or_default().join(key);
     }
 
     /// Grants a slot and returns the work whose turn it is; `None` if no slot is free for any waiting work.
-    /// `slots_max_of` returns the present slot limit of a lane; work for a lane at its limit waits for
+    /// `slots_max_of` returns the present slot limit of a queue; work for a queue at its limit waits for
     /// [`FairQueue::free`] or [`FairQueue::reopen`].
-    pub fn take_turn(&mut self, mut slots_max_of: impl FnMut(&L, usize) -> usize) -> Option<Turn<T, L, J>> {
+    pub fn grant_slot(&mut self, mut slots_max_of: impl FnMut(&K, usize) -> usize) -> Option<Grant<T, K, J>> {
         if self.slots_free() == 0 {
             return None;
         }
-        let (tenant, lane) = self.next_turn(&mut slots_max_of)?;
-        let job = self.take(&lane, &tenant)?;
+        let (tenant, key) = self.next_candidate(&mut slots_max_of)?;
+        let job = self.take(&key, &tenant)?;
         self.slots.take(tenant.clone());
-        self.lanes.get_mut(&lane)?.slots.take(tenant.clone());
-        Some(Turn { tenant, lane, job })
+        self.queues.get_mut(&key)?.slots.take(tenant.clone());
+        Some(Grant { tenant, key, job })
     }
 
     fn slots_free(&self) -> usize {
@@ -118,68 +118,68 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
         if has == 0 { free > 0 } else { has < SLOTS_PER_FREE * free.saturating_sub(reserve) }
     }
 
-    /// Advances the rounds to a lane with work and a free slot.
-    fn next_turn(&mut self, slots_max_of: &mut impl FnMut(&L, usize) -> usize) -> Option<(T, L)> {
-        while let Some(tenant) = self.turns.first().cloned() {
+    /// Advances the rounds to a queue with work and a free slot.
+    fn next_candidate(&mut self, slots_max_of: &mut impl FnMut(&K, usize) -> usize) -> Option<(T, K)> {
+        while let Some(tenant) = self.round_robin.first().cloned() {
             if !self.may_take(self.slots.of(&tenant), self.slots_free()) {
-                self.turns.leave(&tenant);
+                self.round_robin.leave(&tenant);
                 self.at_share.insert(tenant);
                 continue;
             }
-            let Some(lane) = self.tenants.get(&tenant).and_then(DeficitRoundRobin::first).cloned() else {
-                self.turns.leave(&tenant);
+            let Some(key) = self.tenants.get(&tenant).and_then(DeficitRoundRobin::first).cloned() else {
+                self.round_robin.leave(&tenant);
                 continue;
             };
-            match self.lanes.get_mut(&lane) {
-                Some(entry) if !entry.has_slot_for(&tenant, slots_max_of(&lane, entry.slots.taken())) => {
-                    entry.parked.push(tenant.clone());
-                    self.leave_round(&tenant, &lane);
+            match self.queues.get_mut(&key) {
+                Some(queue) if !queue.has_slot_for(&tenant, slots_max_of(&key, queue.slots.taken())) => {
+                    queue.blocked.push(tenant.clone());
+                    self.leave_round(&tenant, &key);
                 }
-                Some(_) => return Some((tenant, lane)),
-                None => self.leave_round(&tenant, &lane),
+                Some(_) => return Some((tenant, key)),
+                None => self.leave_round(&tenant, &key),
             }
         }
         None
     }
 
-    /// Removes the lane from the tenant's round.
-    fn leave_round(&mut self, tenant: &T, lane: &L) {
+    /// Removes the queue from the tenant's round.
+    fn leave_round(&mut self, tenant: &T, key: &K) {
         let Some(round) = self.tenants.get_mut(tenant) else { return };
-        round.leave(lane);
+        round.leave(key);
         if round.is_empty() {
             self.tenants.remove(tenant);
-            self.turns.leave(tenant);
+            self.round_robin.leave(tenant);
             self.at_share.remove(tenant);
         }
     }
 
-    /// The next work in the lane for a slot that `holder` has in it, by turns of the lane's tenants; the slot passes
-    /// to the returned tenant. `None` if no work waits in the lane, if the lane is above `slots_max`, or if other
+    /// The next work in the queue for a slot that `holder` has in it, by turns of the queue's tenants; the slot passes
+    /// to the returned tenant. `None` if no work waits in the queue, if the queue is above `slots_max`, or if other
     /// work needs the slot: then call [`FairQueue::free`].
-    pub fn keep_turn(&mut self, lane: &L, holder: &T, slots_max: usize) -> Option<(T, J)> {
+    pub fn reuse_slot(&mut self, key: &K, holder: &T, slots_max: usize) -> Option<(T, J)> {
         let (held, free) = (self.slots.of(holder), self.slots_free());
-        let entry = self.lanes.get(lane)?;
+        let queue = self.queues.get(key)?;
         // Counted as if the slot were free.
         let needed = if free == 0 {
-            self.other_lane_waits(lane)
+            self.other_queue_waits(key)
         } else {
             !self.may_take(held.saturating_sub(1), free + 1) && self.other_tenant_waits(holder)
         };
-        let in_lane = entry.slots.taken().saturating_sub(1);
-        if needed || in_lane >= slots_max {
+        let in_queue = queue.slots.taken().saturating_sub(1);
+        if needed || in_queue >= slots_max {
             return None;
         }
         let entitled = |tenant: &&T| {
-            let of_lane = entry.slots.of(tenant).saturating_sub(usize::from(*tenant == holder));
-            may_take_in_lane(of_lane, slots_max - in_lane, slots_max)
+            let of_queue = queue.slots.of(tenant).saturating_sub(usize::from(*tenant == holder));
+            may_take_in_queue(of_queue, slots_max - in_queue, slots_max)
                 && (*tenant == holder || self.may_take(self.slots.of(tenant), free + 1))
         };
-        let tenant = entry.turns.in_order().find(entitled)?.clone();
-        let job = self.take(lane, &tenant)?;
+        let tenant = queue.round_robin.in_order().find(entitled)?.clone();
+        let job = self.take(key, &tenant)?;
         if tenant != *holder {
-            if let Some(entry) = self.lanes.get_mut(lane) {
-                entry.slots.release(holder);
-                entry.slots.take(tenant.clone());
+            if let Some(queue) = self.queues.get_mut(key) {
+                queue.slots.release(holder);
+                queue.slots.take(tenant.clone());
             }
             self.slots.release(holder);
             self.slots.take(tenant.clone());
@@ -204,89 +204,89 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
             .collect();
         for tenant in woken {
             self.at_share.remove(&tenant);
-            self.turns.join(tenant);
+            self.round_robin.join(tenant);
         }
     }
 
-    /// Whether another lane has work. That lane may be full; then the slot is given back once without use.
-    fn other_lane_waits(&self, lane: &L) -> bool {
-        self.tenants.values().any(|round| round.in_order().any(|other| other != lane))
+    /// Whether another queue has work. That queue may be full; then the slot is given back once without use.
+    fn other_queue_waits(&self, key: &K) -> bool {
+        self.tenants.values().any(|round| round.in_order().any(|other| other != key))
     }
 
-    /// Removes the tenant's first work from the lane and charges both accounts.
-    fn take(&mut self, lane: &L, tenant: &T) -> Option<J> {
-        let entry = self.lanes.get_mut(lane)?;
-        let Taken { cost, weight, job, is_last } = entry.pop(tenant)?;
-        self.turns.charge(tenant, cost, weight);
+    /// Removes the tenant's first work from the queue and charges both accounts.
+    fn take(&mut self, key: &K, tenant: &T) -> Option<J> {
+        let queue = self.queues.get_mut(key)?;
+        let Taken { cost, weight, job, is_last } = queue.pop(tenant)?;
+        self.round_robin.charge(tenant, cost, weight);
         if let Some(round) = self.tenants.get_mut(tenant) {
-            round.charge(lane, cost, Weight::default());
+            round.charge(key, cost, Weight::default());
         }
         if is_last {
-            self.leave_round(tenant, lane);
+            self.leave_round(tenant, key);
         }
         Some(job)
     }
 
-    /// Returns a slot that the tenant holds in the lane.
-    pub fn free(&mut self, lane: &L, holder: &T) {
-        let Some(entry) = self.lanes.get_mut(lane) else { return };
-        entry.slots.release(holder);
+    /// Returns a slot that the tenant holds in the queue.
+    pub fn free(&mut self, key: &K, holder: &T) {
+        let Some(queue) = self.queues.get_mut(key) else { return };
+        queue.slots.release(holder);
         self.slots.release(holder);
         self.resume_tenants();
-        self.reopen(lane);
-        self.forget_if_unused(lane);
+        self.reopen(key);
+        self.forget_if_unused(key);
     }
 
-    /// Call when the slot limit of a lane may have grown.
-    pub fn reopen(&mut self, lane: &L) {
-        let Some(entry) = self.lanes.get_mut(lane) else { return };
-        for tenant in std::mem::take(&mut entry.parked) {
-            self.join_rounds(tenant, lane.clone());
+    /// Call when the slot limit of a queue may have grown.
+    pub fn reopen(&mut self, key: &K) {
+        let Some(queue) = self.queues.get_mut(key) else { return };
+        for tenant in std::mem::take(&mut queue.blocked) {
+            self.join_rounds(tenant, key.clone());
         }
     }
 
-    fn forget_if_unused(&mut self, lane: &L) {
-        if self.lanes.get(lane).is_some_and(Lane::is_unused) {
-            self.lanes.remove(lane);
+    fn forget_if_unused(&mut self, key: &K) {
+        if self.queues.get(key).is_some_and(DestinationQueue::is_unused) {
+            self.queues.remove(key);
         }
     }
 
-    /// Waiting deliveries of a lane: in total, and of the tenant.
-    pub fn waiting(&self, lane: &L, tenant: &T) -> (usize, usize) {
-        let Some(entry) = self.lanes.get(lane) else { return (0, 0) };
-        (entry.waiting(), entry.waiting_of(tenant))
+    /// Waiting deliveries of a queue: in total, and of the tenant.
+    pub fn waiting(&self, key: &K, tenant: &T) -> (usize, usize) {
+        let Some(queue) = self.queues.get(key) else { return (0, 0) };
+        (queue.waiting(), queue.waiting_of(tenant))
     }
 
-    /// Slots that a tenant holds in a lane.
-    pub fn slots_of(&self, lane: &L, tenant: &T) -> usize {
-        self.lanes.get(lane).map_or(0, |entry| entry.slots.of(tenant))
+    /// Slots that a tenant holds in a queue.
+    pub fn slots_of(&self, key: &K, tenant: &T) -> usize {
+        self.queues.get(key).map_or(0, |queue| queue.slots.of(tenant))
     }
 
-    /// Slots in use in a lane.
-    pub fn slots_taken(&self, lane: &L) -> usize {
-        self.lanes.get(lane).map_or(0, |entry| entry.slots.taken())
+    /// Slots in use in a queue.
+    pub fn slots_taken(&self, key: &K) -> usize {
+        self.queues.get(key).map_or(0, |queue| queue.slots.taken())
     }
 
-    /// Every lane with slots in use or work, with its slots and waiting deliveries.
-    pub fn lanes(&self) -> impl Iterator<Item = (&L, usize, usize)> {
-        self.lanes.iter().map(|(lane, entry)| (lane, entry.slots.taken(), entry.waiting()))
+    /// Every queue with slots in use or work, with its slots and waiting deliveries.
+    pub fn queues(&self) -> impl Iterator<Item = (&K, usize, usize)> {
+        self.queues.iter().map(|(key, queue)| (key, queue.slots.taken(), queue.waiting()))
     }
 
-    /// Removes all work of a lane; its slots stay in use.
-    pub fn evict(&mut self, lane: &L) -> Vec<J> {
-        let Some(entry) = self.lanes.get_mut(lane) else { return Vec::new() };
-        let (tenants, jobs) = entry.drain();
+    /// Removes all work of a queue; its slots stay in use.
+    pub fn evict(&mut self, key: &K) -> Vec<J> {
+        let Some(queue) = self.queues.get_mut(key) else { return Vec::new() };
+        let (tenants, jobs) = queue.drain();
         for tenant in tenants {
-            self.leave_round(&tenant, lane);
+            self.leave_round(&tenant, key);
         }
-        self.forget_if_unused(lane);
+        self.forget_if_unused(key);
         jobs
     }
 
     /// Removes all work; slots stay in use.
     pub fn drain(&mut self) -> Vec<J> {
-        let lanes: Vec<L> = self.lanes.keys().cloned().collect();
-        lanes.iter().flat_map(|lane| self.evict(lane)).collect()
+        let queues: Vec<K> = self.queues.keys().cloned().collect();
+        queues.iter().flat_map(|key| self.evict(key)).collect()
     }
 }
 

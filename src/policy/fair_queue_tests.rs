@@ -6,24 +6,24 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A queue in which each lane has this many slots.
+/// Work in which each destination queue has this many slots.
 struct Fair {
     fair: FairQueue<u8, u8, u32>,
-    per_lane: usize,
+    per_queue: usize,
 }
 
 impl Fair {
-    fn push(&mut self, tenant: u8, lane: u8, work: u32) {
-        self.fair.push(Job { tenant, weight: Weight::default(), lane, cost: 1, work });
+    fn push(&mut self, tenant: u8, key: u8, work: u32) {
+        self.fair.push(Job { tenant, weight: Weight::default(), key, cost: 1, work });
     }
 
-    fn take_turn(&mut self) -> Option<Turn<u8, u8, u32>> {
-        let per_lane = self.per_lane;
-        self.fair.take_turn(|_, _| per_lane)
+    fn grant_slot(&mut self) -> Option<Grant<u8, u8, u32>> {
+        let per_queue = self.per_queue;
+        self.fair.grant_slot(|_, _| per_queue)
     }
 
-    fn keep_turn(&mut self, lane: &u8, holder: &u8) -> Option<(u8, u32)> {
-        self.fair.keep_turn(lane, holder, self.per_lane)
+    fn reuse_slot(&mut self, key: &u8, holder: &u8) -> Option<(u8, u32)> {
+        self.fair.reuse_slot(key, holder, self.per_queue)
     }
 }
 
@@ -40,13 +40,13 @@ impl std::ops::DerefMut for Fair {
     }
 }
 
-fn fairness(total: usize, per_lane: usize) -> Fair {
-    Fair { fair: FairQueue::new(total), per_lane }
+fn fairness(total: usize, per_queue: usize) -> Fair {
+    Fair { fair: FairQueue::new(total), per_queue }
 }
 
-/// Lane and work of the next turn.
-fn turn(fair: &mut Fair) -> Option<(u8, u32)> {
-    fair.take_turn().map(|turn| (turn.lane, turn.job))
+/// Destination queue and work of the next grant.
+fn grant(fair: &mut Fair) -> Option<(u8, u32)> {
+    fair.grant_slot().map(|grant| (grant.key, grant.job))
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn tenants_take_turns_whatever_their_backlog() {
     (0..50).for_each(|job| fair.push(1, 1, job));
     fair.push(2, 1, 100);
     fair.push(3, 2, 101);
-    let firsts: Vec<u32> = (0..4).map(|_| turn(&mut fair).unwrap().1).collect();
+    let firsts: Vec<u32> = (0..4).map(|_| grant(&mut fair).unwrap().1).collect();
     assert_eq!(firsts, [0, 100, 101, 1]);
 }
 
@@ -63,28 +63,28 @@ fn tenants_take_turns_whatever_their_backlog() {
 fn a_kept_slot_serves_its_tenants_in_turns_too() {
     let mut fair = fairness(100, 1);
     (0..50).for_each(|job| fair.push(1, 1, job));
-    assert_eq!(turn(&mut fair), Some((1, 0)));
+    assert_eq!(grant(&mut fair), Some((1, 0)));
     fair.push(2, 1, 100);
-    assert_eq!(turn(&mut fair), None);
-    assert_eq!(fair.keep_turn(&1, &1), Some((2, 100)));
-    assert_eq!(fair.keep_turn(&1, &2), Some((1, 1)));
+    assert_eq!(grant(&mut fair), None);
+    assert_eq!(fair.reuse_slot(&1, &1), Some((2, 100)));
+    assert_eq!(fair.reuse_slot(&1, &2), Some((1, 1)));
 }
 
 #[test]
 fn a_new_tenant_finds_a_slot_in_a_crowded_lane_and_returns_it() {
     let mut fair = fairness(500, 20);
     (0..100).for_each(|job| fair.push(1, 1, job));
-    assert_eq!(std::iter::from_fn(|| fair.take_turn()).count(), 19);
+    assert_eq!(std::iter::from_fn(|| fair.grant_slot()).count(), 19);
     fair.push(2, 1, 1000);
-    assert_eq!(turn(&mut fair), Some((1, 1000)));
+    assert_eq!(grant(&mut fair), Some((1, 1000)));
     fair.push(3, 1, 1001);
-    assert_eq!(turn(&mut fair), None, "all twenty are taken");
-    assert_eq!(fair.keep_turn(&1, &1), Some((3, 1001)), "whoever frees the first");
-    assert_eq!(fair.keep_turn(&1, &2), None, "the one with nineteen gets none of two");
+    assert_eq!(grant(&mut fair), None, "all twenty are taken");
+    assert_eq!(fair.reuse_slot(&1, &1), Some((3, 1001)), "whoever frees the first");
+    assert_eq!(fair.reuse_slot(&1, &2), None, "the one with nineteen gets none of two");
     fair.free(&1, &2);
-    assert_eq!(turn(&mut fair), None);
-    assert_eq!(fair.keep_turn(&1, &3), Some((1, 19)), "of its own nineteen one is another's");
-    assert_eq!(fair.keep_turn(&1, &1), Some((1, 20)));
+    assert_eq!(grant(&mut fair), None);
+    assert_eq!(fair.reuse_slot(&1, &3), Some((1, 19)), "of its own nineteen one is another's");
+    assert_eq!(fair.reuse_slot(&1, &1), Some((1, 20)));
 }
 
 #[test]
@@ -93,24 +93,24 @@ fn a_full_destination_does_not_block_another() {
     fair.push(1, 1, 0);
     fair.push(1, 1, 1);
     fair.push(1, 2, 2);
-    assert_eq!([turn(&mut fair), turn(&mut fair), turn(&mut fair)], [Some((1, 0)), Some((2, 2)), None]);
+    assert_eq!([grant(&mut fair), grant(&mut fair), grant(&mut fair)], [Some((1, 0)), Some((2, 2)), None]);
     fair.free(&1, &1);
-    assert_eq!(turn(&mut fair), Some((1, 1)));
+    assert_eq!(grant(&mut fair), Some((1, 1)));
 }
 
 #[test]
 fn a_slot_is_returned_when_others_have_none() {
     let mut fair = fairness(1, 1);
     (0..50).for_each(|job| fair.push(1, 1, job));
-    assert_eq!(turn(&mut fair), Some((1, 0)));
-    assert_eq!(fair.keep_turn(&1, &1), Some((1, 1)));
+    assert_eq!(grant(&mut fair), Some((1, 0)));
+    assert_eq!(fair.reuse_slot(&1, &1), Some((1, 1)));
     fair.push(2, 2, 100);
-    assert_eq!(fair.keep_turn(&1, &1), None);
+    assert_eq!(fair.reuse_slot(&1, &1), None);
     fair.free(&1, &1);
     let both = [(); 2].map(|()| {
-        let turn = fair.take_turn().unwrap();
-        fair.free(&turn.lane, &turn.tenant);
-        turn.lane
+        let grant = fair.grant_slot().unwrap();
+        fair.free(&grant.key, &grant.tenant);
+        grant.key
     });
     assert!(both.contains(&2), "{both:?}");
 }
@@ -120,29 +120,29 @@ fn a_new_tenant_finds_a_slot_however_long_others_hold_theirs() {
     let mut fair = fairness(500, 20);
     for (tenant, slots_expected) in [(1, 352), (2, 88), (3, 22), (4, 6)] {
         (0..10_000u32).for_each(|n| fair.push(tenant, (n % 250) as u8, n));
-        let slots = std::iter::from_fn(|| fair.take_turn()).count();
+        let slots = std::iter::from_fn(|| fair.grant_slot()).count();
         assert_eq!(slots, slots_expected);
     }
     fair.push(9, 255, 0);
-    assert_eq!(turn(&mut fair), Some((255, 0)));
+    assert_eq!(grant(&mut fair), Some((255, 0)));
 }
 
 #[test]
 fn a_tenant_above_its_share_yields_its_slot() {
     let mut fair = fairness(16, 16);
     (0..50).for_each(|job| fair.push(1, 1, job));
-    assert_eq!(std::iter::from_fn(|| fair.take_turn()).count(), 12);
+    assert_eq!(std::iter::from_fn(|| fair.grant_slot()).count(), 12);
     (0..50).for_each(|job| fair.push(2, 2, job));
-    assert_eq!(std::iter::from_fn(|| fair.take_turn()).count(), 3);
+    assert_eq!(std::iter::from_fn(|| fair.grant_slot()).count(), 3);
     // Until no tenant is above its share.
     for _ in 0..20 {
-        if fair.keep_turn(&1, &1).is_none() {
+        if fair.reuse_slot(&1, &1).is_none() {
             fair.free(&1, &1);
-            while fair.take_turn().is_some() {}
+            while fair.grant_slot().is_some() {}
         }
     }
     assert_eq!((fair.slots.of(&1), fair.slots.of(&2)), (7, 6));
-    assert!(fair.keep_turn(&1, &1).is_some());
+    assert!(fair.reuse_slot(&1, &1).is_some());
 }
 
 #[test]
@@ -150,13 +150,13 @@ fn a_weight_is_a_share_of_a_crowded_lane_and_a_batch_costs_its_deliveries() {
     let mut fair = fairness(100, 1);
     for (tenant, weight, cost) in [(1, 10u32, 1), (2, 40, 1), (3, 10, 5)] {
         (0..500).for_each(|work| {
-            fair.fair.push(Job { tenant, weight: weight.try_into().unwrap(), lane: 1, cost, work })
+            fair.fair.push(Job { tenant, weight: weight.try_into().unwrap(), key: 1, cost, work })
         });
     }
-    let mut holder = fair.take_turn().unwrap().tenant;
+    let mut holder = fair.grant_slot().unwrap().tenant;
     let mut jobs = [0; 4];
     for _ in 0..260 {
-        holder = fair.keep_turn(&1, &holder).unwrap().0;
+        holder = fair.reuse_slot(&1, &holder).unwrap().0;
         jobs[usize::from(holder)] += 1;
     }
     assert!((48..=52).contains(&jobs[1]) && (198..=202).contains(&jobs[2]), "{jobs:?}");
@@ -168,17 +168,17 @@ fn a_lane_that_is_closed_waits_until_it_opens() {
     let mut fair = fairness(100, 0);
     fair.push(1, 1, 0);
     fair.push(2, 1, 1);
-    assert_eq!(turn(&mut fair), None);
-    fair.per_lane = 1;
-    assert_eq!(turn(&mut fair), None, "nobody said that it may have opened");
+    assert_eq!(grant(&mut fair), None);
+    fair.per_queue = 1;
+    assert_eq!(grant(&mut fair), None, "nobody said that it may have opened");
     fair.reopen(&1);
-    assert_eq!(turn(&mut fair), Some((1, 0)));
-    fair.per_lane = 0;
-    assert_eq!(fair.keep_turn(&1, &1), None, "a slot too many goes back");
+    assert_eq!(grant(&mut fair), Some((1, 0)));
+    fair.per_queue = 0;
+    assert_eq!(fair.reuse_slot(&1, &1), None, "a slot too many goes back");
     assert_eq!(fair.waiting(&1, &2), (1, 1));
     assert_eq!(fair.evict(&1), [1]);
     fair.free(&1, &1);
-    assert!(fair.lanes().next().is_none());
+    assert!(fair.queues().next().is_none());
 }
 
 #[derive(Debug, Clone)]
@@ -187,14 +187,14 @@ enum Act {
     Next,
     Keep(usize),
     Free(usize),
-    /// The slot limit of each lane from now on.
+    /// The slot limit of each queue from now on.
     Limit(usize),
     Evict(u8),
 }
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        (0u8..4, 0u8..4).prop_map(|(tenant, lane)| Act::Push(tenant, lane)),
+        (0u8..4, 0u8..4).prop_map(|(tenant, key)| Act::Push(tenant, key)),
         Just(Act::Next),
         any::<usize>().prop_map(Act::Keep),
         any::<usize>().prop_map(Act::Free),
@@ -212,70 +212,70 @@ proptest! {
         let mut slots: Vec<(u8, u8)> = Vec::new();
         for act in acts {
             match act {
-                Act::Push(tenant, lane) => {
-                    fair.push(tenant, lane, pushed);
+                Act::Push(tenant, key) => {
+                    fair.push(tenant, key, pushed);
                     pushed += 1;
                 }
                 Act::Next => {
-                    if let Some(Turn { tenant, lane, job }) = fair.take_turn() {
+                    if let Some(Grant { tenant, key, job }) = fair.grant_slot() {
                         prop_assert!(out.insert(job));
-                        slots.push((lane, tenant));
+                        slots.push((key, tenant));
                     }
                 }
                 Act::Keep(n) if !slots.is_empty() => {
                     let n = n % slots.len();
-                    let (lane, holder) = slots[n];
-                    if let Some((tenant, job)) = fair.keep_turn(&lane, &holder) {
+                    let (key, holder) = slots[n];
+                    if let Some((tenant, job)) = fair.reuse_slot(&key, &holder) {
                         prop_assert!(out.insert(job));
-                        slots[n] = (lane, tenant);
+                        slots[n] = (key, tenant);
                     }
                 }
                 Act::Free(n) if !slots.is_empty() => {
-                    let (lane, tenant) = slots.swap_remove(n % slots.len());
-                    fair.free(&lane, &tenant);
+                    let (key, tenant) = slots.swap_remove(n % slots.len());
+                    fair.free(&key, &tenant);
                 }
                 Act::Keep(_) | Act::Free(_) => {}
                 Act::Limit(limit) => {
-                    fair.per_lane = limit;
-                    (0..4).for_each(|lane| fair.reopen(&lane));
+                    fair.per_queue = limit;
+                    (0..4).for_each(|key| fair.reopen(&key));
                 }
-                Act::Evict(lane) => out.extend(fair.evict(&lane)),
+                Act::Evict(key) => out.extend(fair.evict(&key)),
             }
             let most = |key: fn(&(u8, u8)) -> u8| {
                 (0..5).map(|name| slots.iter().filter(|slot| key(slot) == name).count()).max()
             };
             // Three of five slots leave one for the next tenant and one to share.
             prop_assert!(slots.len() <= 5 && most(|s| s.0) <= Some(2) && most(|s| s.1) <= Some(3));
-            let waiting: usize = fair.lanes().map(|(_, _, waiting)| waiting).sum();
+            let waiting: usize = fair.queues().map(|(_, _, waiting)| waiting).sum();
             prop_assert_eq!(waiting, pushed as usize - out.len());
         }
         // As slots become free, all work is returned.
-        fair.per_lane = 2;
-        (0..4).for_each(|lane| fair.reopen(&lane));
-        for (lane, tenant) in slots {
-            fair.free(&lane, &tenant);
+        fair.per_queue = 2;
+        (0..4).for_each(|key| fair.reopen(&key));
+        for (key, tenant) in slots {
+            fair.free(&key, &tenant);
         }
-        while let Some(Turn { tenant, lane, job }) = fair.take_turn() {
+        while let Some(Grant { tenant, key, job }) = fair.grant_slot() {
             prop_assert!(out.insert(job));
-            fair.free(&lane, &tenant);
+            fair.free(&key, &tenant);
         }
         prop_assert_eq!(out.len(), pushed as usize);
-        prop_assert!(fair.lanes.is_empty() && fair.tenants.is_empty() && fair.turns.is_empty());
+        prop_assert!(fair.queues.is_empty() && fair.tenants.is_empty() && fair.round_robin.is_empty());
         prop_assert!(fair.at_share.is_empty() && fair.slots.taken() == 0);
     }
 
     #[test]
-    fn no_tenant_waits_behind_a_backlog(backlogs in prop::collection::vec(1u32..200, 1..6), lanes in 1u8..5) {
+    fn no_tenant_waits_behind_a_backlog(backlogs in prop::collection::vec(1u32..200, 1..6), queues in 1u8..5) {
         let mut fair = fairness(3, 2);
         for (tenant, &backlog) in backlogs.iter().enumerate() {
-            (0..backlog).for_each(|n| fair.push(tenant as u8, (n % u32::from(lanes)) as u8, 0));
+            (0..backlog).for_each(|n| fair.push(tenant as u8, (n % u32::from(queues)) as u8, 0));
         }
         fair.push(99, 0, 1);
-        // Every other tenant has at most one turn before, in the round and in each lane.
-        let turns_max = (backlogs.len() + 1) * (usize::from(lanes) + 1);
+        // Every other tenant has at most one turn before, in the round and in each queue.
+        let turns_max = (backlogs.len() + 1) * (usize::from(queues) + 1);
         let served = (0..turns_max).any(|_| {
-            let Turn { tenant, lane, job } = fair.take_turn().unwrap();
-            fair.free(&lane, &tenant);
+            let Grant { tenant, key, job } = fair.grant_slot().unwrap();
+            fair.free(&key, &tenant);
             job == 1
         });
         prop_assert!(served);
@@ -284,13 +284,13 @@ proptest! {
     #[test]
     fn all_waiting_work_can_be_removed(pushes in prop::collection::vec((0u8..4, 0u8..4), 0..50)) {
         let mut fair = fairness(5, 2);
-        for (job, (tenant, lane)) in pushes.iter().enumerate() {
-            fair.push(*tenant, *lane, job as u32);
+        for (job, (tenant, key)) in pushes.iter().enumerate() {
+            fair.push(*tenant, *key, job as u32);
         }
-        let mut out: Vec<u32> = std::iter::from_fn(|| fair.take_turn()).map(|turn| turn.job).collect();
+        let mut out: Vec<u32> = std::iter::from_fn(|| fair.grant_slot()).map(|grant| grant.job).collect();
         out.extend(fair.drain());
         out.sort_unstable();
         prop_assert_eq!(out, (0..pushes.len() as u32).collect::<Vec<_>>());
-        prop_assert!(fair.lanes().all(|(_, _, waiting)| waiting == 0));
+        prop_assert!(fair.queues().all(|(_, _, waiting)| waiting == 0));
     }
 }

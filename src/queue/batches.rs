@@ -1,4 +1,4 @@
-//! Deliveries grouped for the relay: those of a message for one destination go together.
+//! Groups deliveries into batches: those of one message for one destination.
 
 use std::collections::HashMap;
 use std::mem;
@@ -8,19 +8,19 @@ use crate::mail::{Content, Host};
 use crate::model::{DeliveryState, MessageId};
 use crate::store::{Batch, Delivery, Message, NewMessage};
 
-/// Deliveries in one batch.
+/// Maximum of deliveries in one batch.
 const DELIVERIES_MAX: usize = 100;
 
-/// Batches that deliveries are added to.
+/// Batches under construction.
 #[derive(Default)]
 pub(super) struct Batches {
     all: Vec<Batch>,
-    /// Where the batch of a message and destination is that still takes deliveries.
+    /// The index of the batch of a message and destination that is not full.
     open: HashMap<(MessageId, Host), usize>,
 }
 
 impl Batches {
-    /// Adds a delivery to the batch that it belongs to; a fresh one has the content if it is at hand.
+    /// Adds a delivery to its batch. A new batch gets the content, if there is one.
     pub(super) fn add(&mut self, message: &Arc<Message>, delivery: Delivery, content: Option<&Content>) {
         let key = (message.id, delivery.recipient.host().clone());
         if let Some(&at) = self.open.get(&key)
@@ -40,14 +40,14 @@ impl Batches {
         self.all.push(batch);
     }
 
-    /// What was added so far.
+    /// Takes the batches.
     pub(super) fn take(&mut self) -> Vec<Batch> {
         self.open.clear();
         mem::take(&mut self.all)
     }
 }
 
-/// The deliveries of an accepted message as their rows say them, grouped by destination.
+/// The batches of an accepted message.
 pub(super) fn batches_of(new: &NewMessage) -> Vec<Batch> {
     let message = Arc::new(new.message.clone());
     let mut batches = Batches::default();
@@ -61,7 +61,7 @@ pub(super) fn batches_of(new: &NewMessage) -> Vec<Batch> {
             attempts: 0,
             next_attempt_at: Some(message.created_at),
             last_reply: None,
-            last_class: None,
+            bounce_class: None,
             updated_at: message.created_at,
         };
         batches.add(&message, delivery, Some(&new.content));

@@ -1,5 +1,5 @@
-//! What the relay holds of the queue: claimed batches and slots of lanes. Dropping one sends it back and waits for no
-//! lock.
+//! Claimed batches and slots of destination queues in the hands of the relay. Dropping one returns it through a channel,
+//! without a lock.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use super::queue_key::{QueueKey, RouteDecision};
 use crate::model::{DeliveryId, TenantId};
 use crate::store::{Batch, Delivery, SpoolFeed};
 
-/// What goes back as it was. It is bounded by what was claimed.
+/// Returned claims. Their number is bounded by that of claims.
 #[derive(Debug, Default)]
 pub(super) struct GivenBack {
-    /// Claims that end.
+    /// Claims to end.
     pub(super) deliveries: Vec<DeliveryId>,
-    /// Tenants whose due rows were not looked at to the end.
+    /// Tenants with an unfinished scan of due deliveries.
     pub(super) unscanned: Vec<TenantId>,
 }
 
-/// The way back to the queue manager.
+/// Returns claims to the queue manager.
 #[derive(Clone)]
 pub(super) struct Releaser {
     pub(super) sender: UnboundedSender<GivenBack>,
@@ -27,23 +27,23 @@ pub(super) struct Releaser {
 
 impl Releaser {
     pub(super) fn give_back(&self, given_back: GivenBack) {
-        // Without its receiver there is no queue manager that could hand it out again.
+        // Without a receiver, the queue manager has ended.
         let _sent = self.sender.send(given_back);
         self.feed.wake();
     }
 }
 
-/// A claimed batch. Dropped without [`Claim::settle`] it goes back to the queue as it was.
+/// A claimed batch. Dropping it without [`Claim::settle`] releases it unchanged.
 pub struct Claim {
-    /// What is claimed.
+    /// The claimed deliveries.
     pub batch: Batch,
-    /// Where it goes.
+    /// Its route.
     pub(super) route: Option<ClaimRoute>,
     releaser: Releaser,
     settled: bool,
 }
 
-/// Where a claim goes, and by which version of the directory.
+/// The route of a claim, and the version of the directory at the decision.
 #[derive(Debug, Clone)]
 pub(super) struct ClaimRoute {
     pub(super) decision: RouteDecision,
@@ -55,12 +55,12 @@ impl Claim {
         Self { batch, route: None, releaser, settled: false }
     }
 
-    /// Its results are on their way to the store, which ends the claim.
+    /// Its results were sent to the store, whose commit ends the claim.
     pub fn settle(mut self) {
         self.settled = true;
     }
 
-    /// Makes a claim of its own of some deliveries; it may be empty.
+    /// Moves the selected deliveries to another claim, which may be empty.
     pub fn split_off(&mut self, is_meant: impl Fn(&Delivery) -> bool) -> Self {
         let deliveries = self.batch.deliveries.extract_if(.., |delivery| is_meant(delivery)).collect();
         let batch = Batch {
@@ -83,18 +83,18 @@ impl Drop for Claim {
     }
 }
 
-/// A slot of a lane: a connection that may be open. It is free again when it is dropped.
+/// A slot of a destination queue: the permit for one connection. Returned on drop.
 pub struct Slot {
-    /// Where.
-    pub lane: QueueKey,
-    /// Whose.
+    /// The destination queue.
+    pub queue_key: QueueKey,
+    /// The tenant.
     pub holder: TenantId,
     pub(super) freed: UnboundedSender<(QueueKey, TenantId)>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        // Without its receiver there is nobody to have a slot.
-        let _sent = self.freed.send((self.lane.clone(), self.holder));
+        // Without a receiver, the queue manager has ended.
+        let _sent = self.freed.send((self.queue_key.clone(), self.holder));
     }
 }

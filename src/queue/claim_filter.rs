@@ -1,4 +1,5 @@
-//! What may be claimed: nothing for a lane that is left alone, and of a crowded one only for tenants that have little waiting there.
+//! Decides what may be claimed: nothing for a destination queue that backs off, and for a crowded one only mail of tenants
+//! with few deliveries waiting there.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,7 @@ use super::scheduler::DeliveryAgents;
 use crate::mail::Host;
 use crate::model::TenantId;
 
-/// One claim's view: what it admits counts for the rest of it.
+/// The filter of one claim pass. Admitted deliveries count as waiting for the rest of the pass.
 pub struct ClaimFilter<A> {
     queue: Arc<QueueManager>,
     agents: Arc<A>,
@@ -20,21 +21,21 @@ pub struct ClaimFilter<A> {
 
 #[derive(Default)]
 struct Admitted {
-    by_lane: HashMap<QueueKey, usize>,
+    by_queue: HashMap<QueueKey, usize>,
     by_tenant: HashMap<(QueueKey, TenantId), usize>,
 }
 
 impl<A: DeliveryAgents> ClaimFilter<A> {
-    /// For a claim that begins now.
+    /// For a pass that begins now.
     pub fn begin(queue: &Arc<QueueManager>, agents: &Arc<A>) -> Arc<dyn Admits> {
         Arc::new(Self { queue: queue.clone(), agents: agents.clone(), admitted: Mutex::default() })
     }
 
-    fn lane_of(&self, tenant: TenantId, destination: &Host) -> Option<(QueueKey, (usize, usize))> {
+    fn queue_key_of(&self, tenant: TenantId, destination: &Host) -> Option<(QueueKey, (usize, usize))> {
         let queue = &self.queue;
-        let course = match self.agents.known_route(tenant, destination)? {
-            RouteDecision::Known(lane) => return Some((lane, (0, 0))),
-            RouteDecision::Mx(course) => course,
+        let mx_route = match self.agents.known_route(tenant, destination)? {
+            RouteDecision::Known(queue_key) => return Some((queue_key, (0, 0))),
+            RouteDecision::Mx(mx_route) => mx_route,
         };
         let known = queue.sites().find(destination);
         let waiting = match (&known, destination) {
@@ -42,24 +43,24 @@ impl<A: DeliveryAgents> ClaimFilter<A> {
             _ => (0, 0),
         };
         let site = known.unwrap_or_else(|| queue.sites().provisional(destination));
-        Some((course.queue_to(site), waiting))
+        Some((mx_route.queue_to(site), waiting))
     }
 }
 
 impl<A: DeliveryAgents> Admits for ClaimFilter<A> {
     fn admits(&self, tenant: TenantId, destination: &Host, deliveries: usize) -> bool {
-        // What is suspended is known to the claim table. A tenant that is not remembered may have a way of its own: once it
-        // is placed, its lane decides.
-        let Some((lane, unplaced)) = self.lane_of(tenant, destination) else { return true };
+        // The claim table handles suspended tenants. A tenant that is not cached may have a route of its own: then its
+        // destination queue decides once it is known.
+        let Some((queue_key, unplaced)) = self.queue_key_of(tenant, destination) else { return true };
         let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (lane, tenant);
-        let of_lane = admitted.by_lane.get(&key.0).copied().unwrap_or(0);
+        let key = (queue_key, tenant);
+        let of_queue = admitted.by_queue.get(&key.0).copied().unwrap_or(0);
         let of_tenant = admitted.by_tenant.get(&key).copied().unwrap_or(0);
-        let more = (unplaced.0 + of_lane, unplaced.1 + of_tenant);
-        if !self.queue.dispatcher().has_room(&key.0, &tenant, more, Instant::now()) {
+        let more = (unplaced.0 + of_queue, unplaced.1 + of_tenant);
+        if !self.queue.dispatcher().has_capacity(&key.0, &tenant, more, Instant::now()) {
             return false;
         }
-        *admitted.by_lane.entry(key.0.clone()).or_default() += deliveries;
+        *admitted.by_queue.entry(key.0.clone()).or_default() += deliveries;
         *admitted.by_tenant.entry(key).or_default() += deliveries;
         true
     }

@@ -1,5 +1,5 @@
-//! One pass over what is due: what is in the hot queue, and pages of due rows of the store, the room split between the
-//! tenants that have something. What a pass reads is bounded, however deep the queue is.
+//! One pass over due mail: the hot queue, and pages of due rows from the store. Tenants share the capacity. The rows that a
+//! pass reads are bounded, however deep the queue is.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem;
@@ -11,126 +11,126 @@ use super::claim_table::{Choice, Chosen, ClaimTable};
 use super::manager::QueueManager;
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, TenantId};
-use crate::store::{Batch, DueCursor, DuePage, DueRange, DueRow, ParkedRow, Result, Spool};
+use crate::store::{Batch, DueCursor, DuePage, DueRange, DueRow, PausedRow, Result, Spool};
 
-/// Due rows read at a time for one tenant: at least so many, for some are passed over.
+/// Minimum of due rows in a page of one tenant, because some are skipped.
 const PAGE_ROWS_MIN: usize = 32;
-/// At most so many.
+/// Maximum of due rows in a page.
 const PAGE_ROWS_MAX: usize = 1024;
-/// Due rows that a pass looks at for one tenant; the next pass goes on from there.
+/// Maximum of due rows that a pass examines for one tenant; the next pass continues there.
 const SCAN_ROWS_MAX: usize = 8192;
-/// Rows that are looked at before others may have the lock.
-const ROWS_IN_TURN: usize = 512;
-/// Due rows of paused destinations after which a pass looks for no more.
-const PARKED_ROWS_MAX: usize = 8192;
+/// Maximum of rows examined under one lock.
+const ROWS_PER_LOCK: usize = 512;
+/// A pass ends after this many due rows of paused destinations.
+const PAUSED_ROWS_MAX: usize = 8192;
 
-/// How much the caller of [`QueueManager::claim_due`] can take.
+/// The limits of a claim, see [`QueueManager::claim_due`].
 #[derive(Clone)]
-pub struct ClaimRoom {
-    /// Deliveries in all.
+pub struct ClaimLimits {
+    /// Maximum of deliveries.
     pub deliveries_max: usize,
-    /// Deliveries of one tenant that may be claimed at any time, those from earlier claims included.
+    /// Maximum of claimed deliveries of one tenant, including those of earlier claims.
     pub per_tenant_max: usize,
-    /// What is passed over.
+    /// Which deliveries may be claimed.
     pub admits: Arc<dyn Admits>,
 }
 
-/// Says what of all that is due may be claimed.
+/// Decides which due deliveries may be claimed.
 pub trait Admits: Send + Sync {
-    /// Whether so many deliveries of a tenant to a destination may be claimed: they are if so.
+    /// Whether these deliveries of a tenant to a destination may be claimed. If so, the caller claims them.
     fn admits(&self, tenant: TenantId, destination: &Host, deliveries: usize) -> bool;
 }
 
-/// Passes over what a function of the destination says.
+/// Decides by destination only.
 impl<F: Fn(&Host) -> bool + Send + Sync> Admits for F {
     fn admits(&self, _: TenantId, destination: &Host, _: usize) -> bool {
         self(destination)
     }
 }
 
-/// What was claimed.
+/// The result of a claim.
 #[derive(Debug, Default)]
 pub struct Claimed {
-    /// The caller's until they are recorded or released.
+    /// The claimed batches, until they are recorded or released.
     pub batches: Vec<Batch>,
-    /// The earliest time at which there will be more; now or past if only the room was too small.
+    /// The earliest time at which more may be due; now or past if a limit was reached.
     pub next_due_at: Option<Timestamp>,
 }
 
-/// A pass that runs. Dropped unfinished, it leaves everything to the next one.
+/// A pass in progress. If it is dropped unfinished, it releases its claims.
 pub(super) struct ClaimPass<'a> {
     manager: &'a QueueManager,
     now: Timestamp,
-    room: &'a ClaimRoom,
-    room_left: usize,
-    rows_in_turn: usize,
+    limits: &'a ClaimLimits,
+    capacity_left: usize,
+    rows_until_yield: usize,
     scans: HashMap<TenantId, Scan>,
-    /// Batches of the hot queue.
+    /// Batches from the hot queue.
     batches: Vec<Batch>,
-    /// Claimed rows that are still to be read.
+    /// Claimed rows that must be read from the store.
     claimed: Vec<DeliveryId>,
-    /// Rows that were due at a paused destination.
-    parked: Vec<ParkedRow>,
+    /// Due rows of paused destinations.
+    paused_rows: Vec<PausedRow>,
 }
 
-/// How far the look at a tenant's due rows has come.
+/// The scan of a tenant's due rows.
 struct Scan {
-    /// Rows that were read and not looked at yet.
+    /// Rows that were read but not examined.
     page: VecDeque<DueRow>,
     page_is_last: bool,
     behind: Option<DueCursor>,
-    /// Where it began, if not at the front: the rows up to there are looked at last.
+    /// Where it began, if not at the first row: the rows up to there are examined last.
     began_behind: Option<DueCursor>,
     has_wrapped: bool,
     is_complete: bool,
     skipped: bool,
     rows_left: usize,
-    /// When the tenant's next row falls due.
+    /// When the tenant's next row is due.
     next_due_us: Option<i64>,
 }
 
 impl<'a> ClaimPass<'a> {
-    pub(super) fn begin(manager: &'a QueueManager, now: Timestamp, room: &'a ClaimRoom) -> Self {
-        let due = manager.lock().begin_pass(now.as_microsecond(), room);
+    pub(super) fn begin(manager: &'a QueueManager, now: Timestamp, limits: &'a ClaimLimits) -> Self {
+        let due = manager.lock().begin_pass(now.as_microsecond(), limits);
         Self {
             manager,
             now,
-            room,
-            room_left: room.deliveries_max,
-            rows_in_turn: 0,
+            limits,
+            capacity_left: limits.deliveries_max,
+            rows_until_yield: 0,
             scans: due.into_iter().map(|(tenant, cursor)| (tenant, Scan::new(cursor))).collect(),
             batches: Vec::new(),
             claimed: Vec::new(),
-            parked: Vec::new(),
+            paused_rows: Vec::new(),
         }
     }
 
-    /// Claims what there is room for.
+    /// Claims as much as the limits allow.
     pub(super) async fn run(mut self) -> Result<Claimed> {
         loop {
             self.read_pages().await?;
             while self.choose() {
                 tokio::task::yield_now().await;
             }
-            if self.room_left == 0 || self.ranges().is_empty() {
+            if self.capacity_left == 0 || self.ranges().is_empty() {
                 break;
             }
         }
-        self.park().await;
+        self.postpone_paused().await;
         self.read_claimed().await?;
         Ok(self.finish())
     }
 
-    /// What has to be read for the pass to go on.
+    /// The ranges to read next.
     fn ranges(&self) -> Vec<DueRange> {
-        if self.room_left == 0 || self.parked.len() >= PARKED_ROWS_MAX {
+        if self.capacity_left == 0 || self.paused_rows.len() >= PAUSED_ROWS_MAX {
             return Vec::new();
         }
-        let share = self.room_left / self.scans.len().max(1);
+        let share = self.capacity_left / self.scans.len().max(1);
         let rows_max = (2 * share).clamp(PAGE_ROWS_MIN, PAGE_ROWS_MAX);
         let table = self.manager.lock();
         let wanting = self.scans.iter().filter(|&(&tenant, scan)| {
-            scan.page.is_empty() && !scan.is_over() && table.allowance_of(tenant, self.room) > 0
+            scan.page.is_empty() && !scan.is_over() && table.allowance_of(tenant, self.limits) > 0
         });
         wanting.map(|(&tenant, scan)| scan.range(tenant, rows_max)).collect()
     }
@@ -150,23 +150,22 @@ impl<'a> ClaimPass<'a> {
         Ok(())
     }
 
-    /// Claims in turns of the tenants until there is no room or nothing more at hand. True if others should have the lock
-    /// before it goes on.
+    /// Claims rows that were read, in fair order of tenants. True if the lock should be released before it continues.
     fn choose(&mut self) -> bool {
-        self.rows_in_turn = ROWS_IN_TURN;
-        let (manager, room_left) = (self.manager, self.room_left);
-        self.room_left -= manager.lock().serve_in_turns(room_left, |table, tenant, share| {
-            if self.rows_in_turn == 0 {
+        self.rows_until_yield = ROWS_PER_LOCK;
+        let (manager, capacity_left) = (self.manager, self.capacity_left);
+        self.capacity_left -= manager.lock().serve_round_robin(capacity_left, |table, tenant, share| {
+            if self.rows_until_yield == 0 {
                 return None;
             }
-            let wanted = share.min(table.allowance_of(tenant, self.room));
+            let wanted = share.min(table.allowance_of(tenant, self.limits));
             Some(self.serve(table, tenant, wanted))
         });
-        self.room_left > 0 && self.rows_in_turn == 0
+        self.capacity_left > 0 && self.rows_until_yield == 0
     }
 
-    /// Takes for one tenant; where it has both, half of it from the hot queue, so that neither starves the other. The odd
-    /// one goes by lot: whose turn it is among tenants could keep step with any order.
+    /// Claims for one tenant. If it has both, half comes from the hot queue, so that neither starves the other. The odd one
+    /// is random, because any fixed order could be in step with the order of tenants.
     fn serve(&mut self, table: &mut ClaimTable, tenant: TenantId, wanted: usize) -> usize {
         let has_rows = self.scans.get(&tenant).is_some_and(|scan| !scan.page.is_empty());
         let from_hot = if has_rows { (wanted + usize::from(rand::random::<bool>())) / 2 } else { wanted };
@@ -179,7 +178,7 @@ impl<'a> ClaimPass<'a> {
     }
 
     fn take_hot(&mut self, table: &mut ClaimTable, tenant: TenantId, wanted: usize) -> usize {
-        let batches = table.take_hot(tenant, wanted, &*self.room.admits);
+        let batches = table.take_hot(tenant, wanted, &*self.limits.admits);
         let count = batches.iter().map(|batch| batch.deliveries.len()).sum();
         self.batches.extend(batches);
         count
@@ -187,14 +186,14 @@ impl<'a> ClaimPass<'a> {
 
     fn take_due(&mut self, table: &mut ClaimTable, tenant: TenantId, wanted: usize) -> usize {
         let Some(scan) = self.scans.get_mut(&tenant) else { return 0 };
-        let choice = Choice { tenant, now_us: self.now.as_microsecond(), admits: &*self.room.admits };
+        let choice = Choice { tenant, now_us: self.now.as_microsecond(), admits: &*self.limits.admits };
         let mut taken = 0;
         while taken < wanted
-            && self.rows_in_turn > 0
-            && self.parked.len() < PARKED_ROWS_MAX
+            && self.rows_until_yield > 0
+            && self.paused_rows.len() < PAUSED_ROWS_MAX
             && let Some(row) = scan.next_row()
         {
-            self.rows_in_turn -= 1;
+            self.rows_until_yield -= 1;
             let id = row.at.id;
             match table.choose(&choice, row) {
                 Chosen::Claimed => {
@@ -203,20 +202,20 @@ impl<'a> ClaimPass<'a> {
                 }
                 Chosen::Taken => {}
                 Chosen::Refused => scan.skipped = true,
-                Chosen::Paused(row) => self.parked.push(row),
+                Chosen::Paused(row) => self.paused_rows.push(row),
             }
         }
         taken
     }
 
-    /// Puts off what is paused, before anybody else may look. What cannot be written now is found due again.
-    async fn park(&mut self) {
-        if self.parked.is_empty() {
+    /// Moves paused deliveries to the end of their pause. If that fails, they are found due again.
+    async fn postpone_paused(&mut self) {
+        if self.paused_rows.is_empty() {
             return;
         }
-        let rows = mem::take(&mut self.parked);
+        let rows = mem::take(&mut self.paused_rows);
         let ends: HashSet<(TenantId, i64)> = rows.iter().map(|row| (row.tenant_id, row.until_us)).collect();
-        let still_due = match self.manager.store().park(rows).await {
+        let still_due = match self.manager.store().postpone_paused(rows).await {
             Ok(tenants) => tenants,
             Err(error) => {
                 tracing::warn!(%error, "the next attempt of mail for a paused destination could not be moved to the end of the pause");
@@ -232,7 +231,7 @@ impl<'a> ClaimPass<'a> {
         }
     }
 
-    /// Reads the rows that were claimed.
+    /// Reads the claimed rows.
     async fn read_claimed(&mut self) -> Result<()> {
         if self.claimed.is_empty() {
             return Ok(());
@@ -250,7 +249,7 @@ impl<'a> ClaimPass<'a> {
             batches.add(&message, delivery, None);
         }
         self.batches.extend(batches.take());
-        // Deleted since its page was read.
+        // They were deleted since their page was read.
         gone.retain(|id| !found.contains(id));
         table.forget(gone.into_iter());
         Ok(())
@@ -323,7 +322,7 @@ impl Scan {
         Some(row)
     }
 
-    /// At the end of the rows: once more from the front, if the scan began further behind.
+    /// At the last row: continues from the first row, if the scan began after it.
     fn turn_around_at_end(&mut self) {
         if !self.page.is_empty() || !self.page_is_last {
             return;

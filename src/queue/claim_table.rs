@@ -1,14 +1,13 @@
-//! What is known in memory of the deliveries that are not finished: which are claimed, which wait with their bytes,
-//! what is paused, and when there may be something in the store.
+//! The state of unfinished deliveries in memory: claims, the hot queue, pauses, and when each tenant may have due rows.
 //!
-//! A claim that ends while a pass runs is remembered until the pass is over: what the pass has read may be older. So
-//! no delivery is handed out twice.
+//! A claim that ends during a pass is remembered until the end of the pass, because the pass may have read older rows. So no
+//! delivery is handed out twice.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::batches::batches_of;
-use super::claim_pass::{Admits, ClaimRoom};
+use super::claim_pass::{Admits, ClaimLimits};
 use super::due_index::DueIndex;
 use super::hot_queue::HotQueue;
 use super::pauses::Pauses;
@@ -16,76 +15,76 @@ use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, QueueFilter, TenantId, Weight};
 use crate::policy::deficit_round_robin::DeficitRoundRobin;
 use crate::store::{
-    AcceptedMessage, Batch, DueCursor, DueRow, HotQueuePermit, PARKED_US, ParkedRow, SpoolChange,
+    AcceptedMessage, Batch, DueCursor, DueRow, HotQueuePermit, OPEN_ENDED_PAUSE_US, PausedRow, SpoolChange,
 };
 
-/// Such a part of what a tenant may have handed out is not for fresh mail where the database may have something due:
-/// fresh mail comes at any time and would take whatever comes free before the next pass.
+/// If a tenant may have due rows, one part of this many of its limit is not available to fresh mail, which would otherwise
+/// take all capacity before the next pass.
 pub(super) const LEFT_TO_DUE: usize = 4;
 
-/// Tenants that are asked at one time without having anything that may be claimed; the others are first the next time.
+/// Maximum of tenants in one round that have nothing to claim; the others come first in the next round.
 const TENANTS_MAX: usize = 4096;
 
-/// The claims of this process, and what they are decided on.
+/// The claims of this process, and the state that decides on them.
 #[derive(Default)]
 pub(super) struct ClaimTable {
     claims: HashMap<DeliveryId, ClaimState>,
-    /// Deliveries that the relay has, for each tenant that has any.
+    /// Number of deliveries that the relay has, by tenant.
     handed_out: HashMap<TenantId, usize>,
-    /// All of them.
+    /// Their sum.
     handed_out_count: usize,
     pub(super) hot: HotQueue,
-    /// The tenants that have something in the hot queue or, during a pass, something due: the fairness of claims.
-    turns: DeficitRoundRobin<TenantId>,
+    /// Tenants with mail in the hot queue or, during a pass, with due rows: decides the order of claims.
+    round_robin: DeficitRoundRobin<TenantId>,
     pub(super) pauses: Pauses,
     pub(super) due: DueIndex,
-    /// The tenants whose due rows the running pass looks at.
+    /// Tenants whose due rows the current pass scans.
     in_pass: HashSet<TenantId>,
-    /// How far the scan of a tenant's due rows has come, where it did not reach the end.
+    /// Positions of unfinished scans of due rows.
     cursors: HashMap<TenantId, DueCursor>,
-    /// Claims that ended since the running pass began.
+    /// Claims that ended since the current pass began.
     ended_in_pass: Option<HashSet<DeliveryId>>,
-    /// Whether the last pass left something behind only for lack of room.
+    /// Whether the last pass left deliveries because of a limit.
     pub(super) has_leftovers: bool,
 }
 
-/// A delivery that is the relay's, or waits for it in memory.
+/// A delivery that the relay has or that waits in the hot queue.
 struct ClaimState {
     tenant: TenantId,
     is_handed_out: bool,
-    /// What stays in memory until the last claim of its message ends.
+    /// The reserved memory, until the last claim of the message ends.
     _memory: Option<Arc<HotQueuePermit>>,
 }
 
-/// Who has to be woken after a change.
+/// Which waiters a change wakes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Wakes {
-    /// There may be something due earlier than the last pass said.
+    /// Deliveries may be due earlier than the last pass returned.
     pub(super) work: bool,
-    /// There may be something in the hot queue.
+    /// The hot queue may have mail.
     pub(super) fresh: bool,
 }
 
-/// What a pass may choose of due rows.
+/// The conditions for due rows.
 pub(super) struct Choice<'a> {
     pub(super) tenant: TenantId,
     pub(super) now_us: i64,
     pub(super) admits: &'a dyn Admits,
 }
 
-/// What becomes of a due row.
+/// The decision on a due row.
 pub(super) enum Chosen {
     Claimed,
-    /// Somebody has it, or had it a moment ago.
+    /// It is claimed, or its claim ended during the pass.
     Taken,
-    /// It may not be claimed now.
+    /// The filter does not admit it.
     Refused,
     /// Its destination is paused.
-    Paused(ParkedRow),
+    Paused(PausedRow),
 }
 
 impl ClaimTable {
-    /// Takes notice of a committed change.
+    /// Applies a committed change.
     pub(super) fn apply(&mut self, change: SpoolChange) -> Wakes {
         let mut wakes = Wakes::default();
         match change {
@@ -129,7 +128,7 @@ impl ClaimTable {
         wakes
     }
 
-    /// Claims the deliveries of an accepted message; what is paused waits in the database.
+    /// Claims the deliveries of an accepted message for the hot queue; paused ones wait in the database.
     fn accept(&mut self, accepted: AcceptedMessage) -> Wakes {
         let AcceptedMessage { new, memory } = accepted;
         let (tenant, now_us) = (new.message.tenant_id, new.message.created_at.as_microsecond());
@@ -142,7 +141,7 @@ impl ClaimTable {
                 wakes.work |= self.advance(tenant, now_us);
                 continue;
             }
-            // A pass may have found the row already.
+            // A pass may have claimed the row.
             batch.deliveries.retain(|delivery| !self.is_taken(delivery.id));
             if batch.deliveries.is_empty() {
                 continue;
@@ -152,7 +151,7 @@ impl ClaimTable {
                 self.claims.insert(delivery.id, ClaimState { tenant, is_handed_out: false, _memory: memory });
             }
             self.hot.push(tenant, batch);
-            self.turns.join(tenant);
+            self.round_robin.join(tenant);
         }
         wakes
     }
@@ -182,7 +181,7 @@ impl ClaimTable {
         }
     }
 
-    /// Takes a tenant's messages out of the hot queue, all or those for a destination: the database has them.
+    /// Removes mail of a tenant from the hot queue, all or that for a destination; it is in the database too.
     fn withdraw(&mut self, tenant: TenantId, destination: Option<&Host>) {
         let withdrawn = match destination {
             Some(host) => self.hot.remove_destination(tenant, host),
@@ -193,10 +192,10 @@ impl ClaimTable {
         }
     }
 
-    /// The database has work of a tenant from `at` on. True if that is earlier than anything known.
+    /// Records that a tenant may have due rows from `at` on. True if that is earlier than all known times.
     pub(super) fn advance(&mut self, tenant: TenantId, at: i64) -> bool {
         let begin = self.pauses.earliest_of(tenant);
-        begin.is_some_and(|begin| at != PARKED_US && self.due.advance(tenant, at.max(begin)))
+        begin.is_some_and(|begin| at != OPEN_ENDED_PAUSE_US && self.due.advance(tenant, at.max(begin)))
     }
 
     fn is_taken(&self, id: DeliveryId) -> bool {
@@ -220,7 +219,7 @@ impl ClaimTable {
         Some(claim.tenant)
     }
 
-    /// Ends claims of deliveries that are due as they were.
+    /// Ends claims; the deliveries are due as before.
     pub(super) fn release(&mut self, ids: &[DeliveryId]) {
         for id in ids {
             if let Some(tenant) = self.end_claim(*id) {
@@ -229,14 +228,14 @@ impl ClaimTable {
         }
     }
 
-    /// Claims of deliveries that are not in the database any more end.
+    /// Ends claims of deliveries that were deleted.
     pub(super) fn forget(&mut self, ids: impl Iterator<Item = DeliveryId>) {
         for id in ids {
             self.end_claim(id);
         }
     }
 
-    /// Hands out what a tenant has in the hot queue.
+    /// Hands out mail of a tenant from the hot queue.
     pub(super) fn take_hot(
         &mut self,
         tenant: TenantId,
@@ -260,7 +259,7 @@ impl ClaimTable {
         batches
     }
 
-    /// Claims a due row, if nothing stands against it.
+    /// Claims a due row if possible.
     pub(super) fn choose(&mut self, choice: &Choice<'_>, row: DueRow) -> Chosen {
         let &Choice { tenant, now_us, admits } = choice;
         let DueRow { at, destination } = row;
@@ -268,7 +267,7 @@ impl ClaimTable {
             return Chosen::Taken;
         }
         if let Some(until_us) = self.pauses.end_of(tenant, &destination, now_us) {
-            return Chosen::Paused(ParkedRow { tenant_id: tenant, destination, at, until_us });
+            return Chosen::Paused(PausedRow { tenant_id: tenant, destination, at, until_us });
         }
         if !admits.admits(tenant, &destination, 1) {
             return Chosen::Refused;
@@ -279,29 +278,33 @@ impl ClaimTable {
         Chosen::Claimed
     }
 
-    /// How many deliveries of a tenant may still be handed out.
-    pub(super) fn allowance_of(&self, tenant: TenantId, room: &ClaimRoom) -> usize {
+    /// The number of further deliveries of a tenant that may be handed out.
+    pub(super) fn allowance_of(&self, tenant: TenantId, limits: &ClaimLimits) -> usize {
         let handed_out = self.handed_out.get(&tenant).copied().unwrap_or(0);
-        room.per_tenant_max.saturating_sub(handed_out)
+        limits.per_tenant_max.saturating_sub(handed_out)
     }
 
-    /// Takes the tenants that may have something due, with the places where their scans go on.
-    pub(super) fn begin_pass(&mut self, now_us: i64, room: &ClaimRoom) -> Vec<(TenantId, Option<DueCursor>)> {
+    /// Begins a pass: returns the tenants that may have due rows, with the positions of their unfinished scans.
+    pub(super) fn begin_pass(
+        &mut self,
+        now_us: i64,
+        limits: &ClaimLimits,
+    ) -> Vec<(TenantId, Option<DueCursor>)> {
         self.ended_in_pass = Some(HashSet::new());
-        let due = self.due.due(now_us).filter(|&tenant| self.allowance_of(tenant, room) > 0);
-        // More tenants than deliveries cannot be served; the others are first the next time.
-        let due: Vec<_> = due.take(room.deliveries_max).collect();
+        let due = self.due.due(now_us).filter(|&tenant| self.allowance_of(tenant, limits) > 0);
+        // More tenants than deliveries cannot be served; the others come first in the next pass.
+        let due: Vec<_> = due.take(limits.deliveries_max).collect();
         due.into_iter()
             .map(|tenant| {
                 self.due.remove(tenant);
-                self.turns.join(tenant);
+                self.round_robin.join(tenant);
                 self.in_pass.insert(tenant);
                 (tenant, self.cursors.get(&tenant).copied())
             })
             .collect()
     }
 
-    /// Where the scan of a tenant stands and when there may be more.
+    /// Records the position of a tenant's scan and when it may have due rows.
     pub(super) fn note_scan(&mut self, tenant: TenantId, cursor: Option<DueCursor>, next_us: Option<i64>) {
         match cursor {
             Some(cursor) => self.cursors.insert(tenant, cursor),
@@ -314,45 +317,45 @@ impl ClaimTable {
         }
     }
 
-    /// Lets tenants take deliveries in turns, at most `room` in all; answers how many were taken. `serve` says how many of
-    /// its share a tenant took, or `None` to stop; who takes less than its share has nothing more for now.
-    pub(super) fn serve_in_turns(
+    /// Serves tenants by deficit round robin, at most `capacity` deliveries; returns how many were taken. `serve` returns how
+    /// much of its share a tenant took, or `None` to stop; a tenant that took less than its share has no more.
+    pub(super) fn serve_round_robin(
         &mut self,
-        room: usize,
+        capacity: usize,
         mut serve: impl FnMut(&mut Self, TenantId, usize) -> Option<usize>,
     ) -> usize {
-        let (mut room_left, mut resting) = (room, Vec::new());
-        while room_left > 0
+        let (mut capacity_left, mut resting) = (capacity, Vec::new());
+        while capacity_left > 0
             && resting.len() < TENANTS_MAX
-            && let Some(&tenant) = self.turns.first()
+            && let Some(&tenant) = self.round_robin.first()
         {
-            let share = (room_left / self.turns.len().max(1)).max(1);
+            let share = (capacity_left / self.round_robin.len().max(1)).max(1);
             let Some(taken) = serve(self, tenant, share) else { break };
-            room_left -= taken;
+            capacity_left -= taken;
             if taken > 0 {
-                self.turns.charge(&tenant, u32::try_from(taken).unwrap_or(u32::MAX), Weight::default());
+                self.round_robin.charge(&tenant, u32::try_from(taken).unwrap_or(u32::MAX), Weight::default());
             }
             if taken < share {
-                self.turns.leave(&tenant);
+                self.round_robin.leave(&tenant);
                 resting.push(tenant);
             }
         }
         for tenant in resting {
             self.rejoin(tenant);
         }
-        room - room_left
+        capacity - capacity_left
     }
 
-    /// Puts a tenant back into line if there may be something to claim of it.
+    /// Adds a tenant to the round robin if it may have mail to claim, else removes it.
     fn rejoin(&mut self, tenant: TenantId) {
         if self.hot.has(tenant) || self.in_pass.contains(&tenant) {
-            self.turns.join(tenant);
+            self.round_robin.join(tenant);
         } else {
-            self.turns.leave(&tenant);
+            self.round_robin.leave(&tenant);
         }
     }
 
-    /// The pass is over; answers when there will be more.
+    /// Ends a pass; returns when more may be due.
     pub(super) fn end_pass(&mut self, now_us: i64) -> Option<i64> {
         self.ended_in_pass = None;
         let ready = (!self.hot.is_empty()).then_some(now_us);
@@ -361,18 +364,18 @@ impl ClaimTable {
         next
     }
 
-    /// Whether a pause or suspension holds a tenant's mail for a destination.
+    /// Whether a tenant's mail for a destination is paused, or the tenant suspended.
     pub(super) fn is_paused(&self, tenant: TenantId, host: &Host, now: Timestamp) -> bool {
         let now_us = now.as_microsecond();
         self.pauses.end_of(tenant, host, now_us).is_some() || self.pauses.is_tenant_paused(tenant, now_us)
     }
 
-    /// Deliveries that are claimed, whether the relay has them or not.
+    /// Number of claimed deliveries, including those in the hot queue.
     pub(super) fn claims(&self) -> usize {
         self.claims.len()
     }
 
-    /// How many deliveries the relay has.
+    /// Number of deliveries that the relay has.
     pub(super) fn handed_out_count(&self) -> usize {
         self.handed_out_count
     }
@@ -390,8 +393,8 @@ impl ClaimTable {
         self.claims.get(&id).is_some_and(|claim| claim.is_handed_out)
     }
 
-    /// Claims deliveries for a change of their rows, those in the hot queue too; answers which. The relay has the
-    /// others, or is about to.
+    /// Claims deliveries for a change of their rows, also those in the hot queue; returns the claimed ones. The relay has the
+    /// others.
     pub(super) fn take_back(
         &mut self,
         tenant: TenantId,

@@ -1,4 +1,4 @@
-//! Whose turn it is and where, as far as sites let us: fairness between tenants, under the limits and back-offs of lanes.
+//! Chooses the next claim to deliver: fair between tenants, under the limits and back-offs of destination queues.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -7,264 +7,303 @@ use super::claim::Claim;
 use super::queue_key::{NextHop, QueueKey};
 use crate::model::{TenantId, Weight};
 use crate::policy::concurrency_limiter::{Allowance, ConcurrencyLimiter, Rule, SiteBackoff};
-use crate::policy::fair_queue::{FairQueue, Job, Turn, reserved_in_lane};
+use crate::policy::fair_queue::{FairQueue, Grant, Job, reserved_in_queue};
 use crate::policy::site_feedback::SiteFeedback;
 
-/// Lanes of which something is known. Above it, those that are not in use are forgotten.
-const LANES_MAX: usize = 20_000;
-/// Unused for so long, a lane starts anew.
-const LANE_IDLE_MAX: Duration = Duration::from_secs(30 * 60);
-/// Deliveries that wait for one lane before no more are claimed for it, save those of tenants that have none.
-const CROWD: usize = 512;
+/// Maximum of destination queues with a limiter. Above it, the limiters of unused ones are removed.
+const QUEUES_MAX: usize = 20_000;
+/// The limiter of a destination queue that was unused for this long is removed.
+const QUEUE_IDLE_MAX: Duration = Duration::from_secs(30 * 60);
+/// Above this many waiting deliveries in a destination queue, only tenants without any there get more.
+const CROWDED_AT: usize = 512;
 
-/// Claims that wait for a slot, and what their lanes take.
+/// Claims that wait for a slot, and the limiters of their destination queues.
 pub struct Dispatcher {
     fairness: FairQueue<TenantId, QueueKey, Claim>,
-    shapers: HashMap<QueueKey, ConcurrencyLimiter>,
-    /// When lanes open again for which something waits.
+    limiters: HashMap<QueueKey, ConcurrencyLimiter>,
+    /// When destination queues with waiting claims may send again.
     reopenings: BTreeMap<(Instant, u64), QueueKey>,
     reopenings_noted: u64,
     default_rule: Rule,
 }
 
-/// What follows from a try for others.
+/// The effect of the feedback of an attempt on other claims.
 #[derive(Default)]
-pub struct Learned {
-    /// Claims that waited for a lane that is left alone now: dropping them gives them back.
+pub struct FeedbackEffect {
+    /// Claims that waited for a destination queue that now backs off; dropping them releases them.
     pub evicted: Vec<Claim>,
-    /// Why the lane is left alone, if it was not before.
+    /// The back-off, if it is new.
     pub backoff: Option<SiteBackoff>,
-    /// Whether the lane may have more slots.
+    /// Whether the connection limit grew.
     pub grew: bool,
 }
 
-/// How a lane does.
-pub struct LaneState {
-    /// Which.
-    pub lane: QueueKey,
-    /// Connections that it may have.
+/// The state of a destination queue.
+pub struct QueueState {
+    /// Its key.
+    pub queue_key: QueueKey,
+    /// Its connection limit.
     pub limit: usize,
-    /// Those that it has.
+    /// Its connections.
     pub in_use: usize,
-    /// Deliveries that are claimed and wait for one.
+    /// Claimed deliveries that wait for a connection.
     pub waiting: usize,
-    /// While it is left alone.
+    /// The active back-off.
     pub backoff: Option<SiteBackoff>,
 }
 
+/// How many connections and back-offs there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConnectionCounts {
+    /// Open connections to other servers.
+    pub connections: usize,
+    /// Lanes that are left alone for a time.
+    pub backoffs: usize,
+}
+
 impl Dispatcher {
-    /// Nothing waits. `default_rule` holds for lanes that no rule is made for.
+    /// Without waiting claims. `default_rule` applies to destination queues without a rule.
     pub fn new(connections_max: usize, default_rule: Rule) -> Self {
         Self {
             fairness: FairQueue::new(connections_max),
-            shapers: HashMap::new(),
+            limiters: HashMap::new(),
             reopenings: BTreeMap::new(),
             reopenings_noted: 0,
             default_rule,
         }
     }
 
-    /// Lines up a claim of a tenant of this weight. It is given back if the lane is left alone or
-    /// crowded: nobody knew where it belongs when it was claimed, and it would keep others from being claimed.
-    pub fn push(&mut self, lane: QueueKey, weight: Weight, claim: Claim, now: Instant) {
+    /// Adds a claim of a tenant with this weight. Releases it if the destination queue backs off or has no capacity: its
+    /// destination queue was unknown when it was claimed, and it would keep other mail from being claimed.
+    pub fn push(&mut self, queue_key: QueueKey, weight: Weight, claim: Claim, now: Instant) {
         let tenant = claim.batch.message.tenant_id;
-        if !self.has_room(&lane, &tenant, (0, 0), now) {
+        if !self.has_capacity(&queue_key, &tenant, (0, 0), now) {
             return;
         }
-        if !self.shapers.contains_key(&lane) {
-            if self.shapers.len() >= LANES_MAX {
+        if !self.limiters.contains_key(&queue_key) {
+            if self.limiters.len() >= QUEUES_MAX {
                 self.forget_idle(Duration::ZERO, now);
             }
-            let rule = self.rule_of(&lane);
-            self.shapers.insert(lane.clone(), ConcurrencyLimiter::new(rule, now));
+            let rule = self.rule_of(&queue_key);
+            self.limiters.insert(queue_key.clone(), ConcurrencyLimiter::new(rule, now));
         }
         self.fairness.push(Job {
             tenant,
             weight,
-            lane,
+            key: queue_key,
             cost: u32::try_from(claim.batch.deliveries.len()).unwrap_or(u32::MAX),
             work: claim,
         });
     }
 
-    fn rule_of(&self, lane: &QueueKey) -> Rule {
-        match &lane.next_hop {
+    fn rule_of(&self, queue_key: &QueueKey) -> Rule {
+        match &queue_key.next_hop {
             NextHop::Mx(site, _) => site.rule.clone(),
             NextHop::TenantSmartHost(..) => self.default_rule.clone(),
-            // Nobody else's opinion is asked for.
+            // Hosts of the operator have no back-off.
             NextHop::Sandbox(_) | NextHop::Hosts(_) => Rule { trusted: true, ..self.default_rule.clone() },
         }
     }
 
-    /// Takes a slot and the claim whose turn it is.
-    pub fn take(&mut self, now: Instant) -> Option<Turn<TenantId, QueueKey, Claim>> {
-        let Self { fairness, shapers, reopenings, reopenings_noted, .. } = self;
-        let turn = fairness.take_turn(|lane, in_use| {
-            match shapers.get(lane).map_or(Allowance::UpTo(1), |shaper| shaper.allowance(in_use, now)) {
+    /// Grants a slot to the next claim.
+    pub fn grant(&mut self, now: Instant) -> Option<Grant<TenantId, QueueKey, Claim>> {
+        let Self { fairness, limiters, reopenings, reopenings_noted, .. } = self;
+        let grant = fairness.grant_slot(|queue_key, in_use| {
+            match limiters.get(queue_key).map_or(Allowance::UpTo(1), |limiter| limiter.allowance(in_use, now))
+            {
                 Allowance::UpTo(connections) => connections,
                 Allowance::NotBefore(until) => {
                     *reopenings_noted += 1;
-                    reopenings.insert((until, *reopenings_noted), lane.clone());
+                    reopenings.insert((until, *reopenings_noted), queue_key.clone());
                     0
                 }
             }
         })?;
-        self.begin_message(&turn.lane, now);
-        Some(turn)
+        self.begin_message(&grant.key, now);
+        Some(grant)
     }
 
-    /// The next claim for a slot that a worker has.
-    pub fn keep(&mut self, lane: &QueueKey, holder: &TenantId, now: Instant) -> Option<(TenantId, Claim)> {
-        let shaper = self.shapers.get(lane)?;
-        let connections = match shaper.allowance(self.fairness.slots_taken(lane), now) {
-            // A limit on beginning connections is none on keeping them.
-            Allowance::UpTo(_) => shaper.limit(),
+    /// The next claim for a worker's slot.
+    pub fn reuse(
+        &mut self,
+        queue_key: &QueueKey,
+        holder: &TenantId,
+        now: Instant,
+    ) -> Option<(TenantId, Claim)> {
+        let limiter = self.limiters.get(queue_key)?;
+        let connections = match limiter.allowance(self.fairness.slots_taken(queue_key), now) {
+            // A limit on new connections does not apply to open ones.
+            Allowance::UpTo(_) => limiter.limit(),
             Allowance::NotBefore(_) => 0,
         };
-        let kept = self.fairness.keep_turn(lane, holder, connections)?;
-        self.begin_message(lane, now);
-        Some(kept)
+        let next = self.fairness.reuse_slot(queue_key, holder, connections)?;
+        self.begin_message(queue_key, now);
+        Some(next)
     }
 
-    fn begin_message(&mut self, lane: &QueueKey, now: Instant) {
-        if let Some(shaper) = self.shapers.get_mut(lane) {
-            shaper.begin_message(now);
+    fn begin_message(&mut self, queue_key: &QueueKey, now: Instant) {
+        if let Some(limiter) = self.limiters.get_mut(queue_key) {
+            limiter.begin_message(now);
         }
     }
 
-    /// A worker is about to open a connection.
-    pub fn begin_connection(&mut self, lane: &QueueKey, now: Instant) {
-        if let Some(shaper) = self.shapers.get_mut(lane) {
-            shaper.begin_connection(now);
+    /// Counts a new connection.
+    pub fn begin_connection(&mut self, queue_key: &QueueKey, now: Instant) {
+        if let Some(limiter) = self.limiters.get_mut(queue_key) {
+            limiter.begin_connection(now);
         }
     }
 
-    /// Gives a slot back.
-    pub fn free(&mut self, lane: &QueueKey, holder: &TenantId) {
-        self.fairness.free(lane, holder);
+    /// Returns a slot.
+    pub fn free(&mut self, queue_key: &QueueKey, holder: &TenantId) {
+        self.fairness.free(queue_key, holder);
     }
 
-    /// Idle connections of a lane that a tenant leaves to others: none if it has but this slot there.
-    pub fn left_to_others(&self, lane: &QueueKey, tenant: &TenantId) -> usize {
-        match self.shapers.get(lane) {
-            Some(shaper) if self.fairness.slots_of(lane, tenant) > 1 => reserved_in_lane(shaper.limit()),
+    /// Idle connections of a destination queue reserved for other tenants: none if the tenant has only this slot there.
+    pub fn left_to_others(&self, queue_key: &QueueKey, tenant: &TenantId) -> usize {
+        match self.limiters.get(queue_key) {
+            Some(limiter) if self.fairness.slots_of(queue_key, tenant) > 1 => {
+                reserved_in_queue(limiter.limit())
+            }
             _ => 0,
         }
     }
 
-    /// Messages that one connection of a lane may carry.
-    pub fn messages_per_connection_max(&self, lane: &QueueKey) -> u32 {
-        let rule = self.shapers.get(lane).map_or(&self.default_rule, ConcurrencyLimiter::rule);
+    /// Maximum of messages over one connection of a destination queue.
+    pub fn messages_per_connection_max(&self, queue_key: &QueueKey) -> u32 {
+        let rule = self.limiters.get(queue_key).map_or(&self.default_rule, ConcurrencyLimiter::rule);
         rule.messages_per_connection_max
     }
 
-    /// Learns from a try that began at `began`.
-    pub fn learn(&mut self, lane: &QueueKey, lesson: &SiteFeedback, began: Instant, now: Instant) -> Learned {
-        let Some(shaper) = self.shapers.get_mut(lane) else { return Learned::default() };
-        let limit_before = shaper.limit();
-        // What is kept free for others shows nothing of what the site can take.
-        let in_use = self.fairness.slots_taken(lane) + reserved_in_lane(limit_before);
-        if shaper.record_feedback(lesson, began, in_use, now) {
-            let backoff = shaper.backoff(now).cloned();
-            return Learned { evicted: self.fairness.evict(lane), backoff, grew: false };
+    /// Applies the feedback of an attempt that began at `began`.
+    pub fn apply_feedback(
+        &mut self,
+        queue_key: &QueueKey,
+        feedback: &SiteFeedback,
+        began: Instant,
+        now: Instant,
+    ) -> FeedbackEffect {
+        let Some(limiter) = self.limiters.get_mut(queue_key) else { return FeedbackEffect::default() };
+        let limit_before = limiter.limit();
+        // Reserved slots count as used: that they are free does not mean that the site could accept less.
+        let in_use = self.fairness.slots_taken(queue_key) + reserved_in_queue(limit_before);
+        if limiter.record_feedback(feedback, began, in_use, now) {
+            let backoff = limiter.backoff(now).cloned();
+            return FeedbackEffect { evicted: self.fairness.evict(queue_key), backoff, grew: false };
         }
-        let grew = shaper.limit() > limit_before;
+        let grew = limiter.limit() > limit_before;
         if grew {
-            self.fairness.reopen(lane);
+            self.fairness.reopen(queue_key);
         }
-        Learned { grew, ..Learned::default() }
+        FeedbackEffect { grew, ..FeedbackEffect::default() }
     }
 
-    /// When the next lane opens for which something waits.
+    /// When the next destination queue with waiting claims may send again.
     pub fn next_reopening(&self) -> Option<Instant> {
         self.reopenings.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Lets lanes take part whose time has come.
+    /// Reopens the destination queues that may send again.
     pub fn reopen(&mut self, now: Instant) {
         while let Some(entry) = self.reopenings.first_entry().filter(|entry| entry.key().0 <= now) {
-            let lane = entry.remove();
-            self.fairness.reopen(&lane);
+            let queue_key = entry.remove();
+            self.fairness.reopen(&queue_key);
         }
     }
 
-    /// Whether another claim of a tenant for a lane finds room, where so many more than are known of wait: of all
-    /// tenants, and of this one. Like slots: who has waiting as much as there is room left gets no more.
-    pub fn has_room(&self, lane: &QueueKey, tenant: &TenantId, more: (usize, usize), now: Instant) -> bool {
-        if self.shapers.get(lane).is_some_and(|shaper| shaper.backoff(now).is_some()) {
+    /// Whether a destination queue has capacity for another claim of a tenant. `more` are deliveries that wait in addition to
+    /// those in the queue: of all tenants, and of this one. As with slots, a tenant may have at most as much waiting as the
+    /// remaining capacity.
+    pub fn has_capacity(
+        &self,
+        queue_key: &QueueKey,
+        tenant: &TenantId,
+        more: (usize, usize),
+        now: Instant,
+    ) -> bool {
+        if self.limiters.get(queue_key).is_some_and(|limiter| limiter.backoff(now).is_some()) {
             return false;
         }
-        if !matches!(lane.next_hop, NextHop::Mx(..)) {
+        if !matches!(queue_key.next_hop, NextHop::Mx(..)) {
             return true;
         }
-        let (all, own) = self.fairness.waiting(lane, tenant);
-        finds_room(all + more.0, own + more.1)
+        let (all, own) = self.fairness.waiting(queue_key, tenant);
+        may_wait(all + more.0, own + more.1)
     }
 
-    /// Why and how long a lane is left alone, if it is.
-    pub fn backoff(&self, lane: &QueueKey, now: Instant) -> Option<SiteBackoff> {
-        self.shapers.get(lane)?.backoff(now).cloned()
+    /// The active back-off of a destination queue.
+    pub fn backoff(&self, queue_key: &QueueKey, now: Instant) -> Option<SiteBackoff> {
+        self.limiters.get(queue_key)?.backoff(now).cloned()
     }
 
-    /// Ends the back-offs of lanes that `is_meant`; answers which.
+    /// Ends the back-offs of the selected destination queues; returns their keys.
     pub fn end_backoffs(&mut self, is_meant: impl Fn(&QueueKey) -> bool) -> Vec<QueueKey> {
         let mut lifted = Vec::new();
-        for (lane, shaper) in &mut self.shapers {
-            if is_meant(lane) && shaper.end_backoff() {
-                self.fairness.reopen(lane);
-                lifted.push(lane.clone());
+        for (queue_key, limiter) in &mut self.limiters {
+            if is_meant(queue_key) && limiter.end_backoff() {
+                self.fairness.reopen(queue_key);
+                lifted.push(queue_key.clone());
             }
         }
         lifted
     }
 
-    /// Every lane that is in use, is waited for, or is left alone.
-    pub fn lanes(&self, now: Instant) -> Vec<LaneState> {
-        let state = |lane: &QueueKey, in_use: usize, waiting: usize| LaneState {
-            lane: lane.clone(),
-            limit: self.shapers.get(lane).map_or(0, ConcurrencyLimiter::limit),
+    /// Every destination queue with slots in use, waiting claims or a back-off.
+    pub fn queue_states(&self, now: Instant) -> Vec<QueueState> {
+        let state = |queue_key: &QueueKey, in_use: usize, waiting: usize| QueueState {
+            queue_key: queue_key.clone(),
+            limit: self.limiters.get(queue_key).map_or(0, ConcurrencyLimiter::limit),
             in_use,
             waiting,
-            backoff: self.backoff(lane, now),
+            backoff: self.backoff(queue_key, now),
         };
-        let mut lanes: HashMap<&QueueKey, LaneState> = self
+        let mut states: HashMap<&QueueKey, QueueState> = self
             .fairness
-            .lanes()
-            .map(|(lane, in_use, waiting)| (lane, state(lane, in_use, waiting)))
+            .queues()
+            .map(|(queue_key, in_use, waiting)| (queue_key, state(queue_key, in_use, waiting)))
             .collect();
-        for (lane, _) in self.shapers.iter().filter(|(_, shaper)| shaper.backoff(now).is_some()) {
-            lanes.entry(lane).or_insert_with(|| state(lane, 0, 0));
+        for (queue_key, _) in self.limiters.iter().filter(|(_, limiter)| limiter.backoff(now).is_some()) {
+            states.entry(queue_key).or_insert_with(|| state(queue_key, 0, 0));
         }
-        lanes.into_values().collect()
+        states.into_values().collect()
     }
 
-    /// Forgets lanes that were not used for long.
+    /// How many connections and back-offs there are, without the names of the queues.
+    pub fn counts(&self, now: Instant) -> ConnectionCounts {
+        ConnectionCounts {
+            connections: self.fairness.queues().map(|(_, in_use, _)| in_use).sum(),
+            backoffs: self.limiters.values().filter(|limiter| limiter.backoff(now).is_some()).count(),
+        }
+    }
+
+    /// Removes the limiters of destination queues that were unused for long.
     pub fn sweep(&mut self, now: Instant) {
-        self.forget_idle(LANE_IDLE_MAX, now);
+        self.forget_idle(QUEUE_IDLE_MAX, now);
     }
 
-    /// At the limit a back-off does not count: a tenant can write to any number of domains whose hosts are dead.
+    /// With `idle_min` zero, also those that back off: a tenant can send to any number of domains with dead hosts.
     fn forget_idle(&mut self, idle_min: Duration, now: Instant) {
-        let Self { fairness, shapers, .. } = self;
-        let in_use: std::collections::HashSet<&QueueKey> = fairness.lanes().map(|(lane, ..)| lane).collect();
-        shapers.retain(|lane, shaper| {
-            let is_idle = match shaper.idle_for(now) {
+        let Self { fairness, limiters, .. } = self;
+        let in_use: std::collections::HashSet<&QueueKey> =
+            fairness.queues().map(|(queue_key, ..)| queue_key).collect();
+        limiters.retain(|queue_key, limiter| {
+            let is_idle = match limiter.idle_for(now) {
                 Some(idle) => idle >= idle_min,
                 None => idle_min.is_zero(),
             };
-            !is_idle || in_use.contains(lane)
+            !is_idle || in_use.contains(queue_key)
         });
     }
 
-    /// Takes out all claims that wait.
+    /// Removes and returns all waiting claims.
     pub fn drain(&mut self) -> Vec<Claim> {
         self.fairness.drain()
     }
 }
 
-/// Whether another one finds room where so many wait, of all tenants and of its own.
-fn finds_room(all: usize, own: usize) -> bool {
-    if own == 0 { all < 2 * CROWD } else { own + all < CROWD }
+/// Whether another delivery may wait, with so many of all tenants and of its own tenant waiting.
+fn may_wait(all: usize, own: usize) -> bool {
+    if own == 0 { all < 2 * CROWDED_AT } else { own + all < CROWDED_AT }
 }
 
 #[cfg(test)]
@@ -272,17 +311,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_crowds_a_lane_leaves_room_for_the_first_of_others() {
+    fn a_tenant_with_a_backlog_leaves_capacity_for_the_first_deliveries_of_others() {
         let (mut all, mut shares) = (0, Vec::new());
         for _ in 0..50 {
             let mut own = 0;
-            while finds_room(all, own) {
+            while may_wait(all, own) {
                 own += 1;
                 all += 1;
             }
             shares.push(own);
         }
-        assert!(shares[0] >= CROWD / 4 && shares[1] >= CROWD / 8, "{shares:?}");
-        assert!(shares.iter().all(|&own| own >= 1) && all < 2 * CROWD, "{shares:?}");
+        assert!(shares[0] >= CROWDED_AT / 4 && shares[1] >= CROWDED_AT / 8, "{shares:?}");
+        assert!(shares.iter().all(|&own| own >= 1) && all < 2 * CROWDED_AT, "{shares:?}");
     }
 }

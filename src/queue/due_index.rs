@@ -1,11 +1,10 @@
-//! When each tenant may next have work in the database that nobody has claimed: the reason why a claim
-//! with nothing due reads nothing.
+//! When each tenant may next have unclaimed due rows in the database, so that a pass reads nothing if nothing is due.
 
 use std::collections::{BTreeSet, HashMap};
 
 use crate::model::TenantId;
 
-/// For each tenant a time, in microseconds, before which the database has nothing to claim.
+/// For each tenant a time in microseconds before which the database has nothing to claim.
 #[derive(Default)]
 pub(super) struct DueIndex {
     times: HashMap<TenantId, i64>,
@@ -13,7 +12,7 @@ pub(super) struct DueIndex {
 }
 
 impl DueIndex {
-    /// There may be work of a tenant from `at` on. True if that is earlier than anything known.
+    /// Records that a tenant may have due rows from `at` on. True if that is earlier than all known times.
     pub(super) fn advance(&mut self, tenant: TenantId, at: i64) -> bool {
         let is_first = self.next().is_none_or(|next| at < next);
         let known = self.times.entry(tenant).or_insert(i64::MAX);
@@ -25,24 +24,24 @@ impl DueIndex {
         is_first
     }
 
-    /// Nothing is known of a tenant any more.
+    /// Removes a tenant.
     pub(super) fn remove(&mut self, tenant: TenantId) {
         if let Some(at) = self.times.remove(&tenant) {
             self.order.remove(&(at, tenant));
         }
     }
 
-    /// Whether the database may have work of a tenant now or later.
+    /// Whether a tenant has a time.
     pub(super) fn has(&self, tenant: TenantId) -> bool {
         self.times.contains_key(&tenant)
     }
 
-    /// The tenants that may have work by `now`, longest due first.
+    /// The tenants that may have rows due by `now`, longest due first.
     pub(super) fn due(&self, now: i64) -> impl Iterator<Item = TenantId> {
         self.order.iter().take_while(move |&&(at, _)| at <= now).map(|&(_, tenant)| tenant)
     }
 
-    /// The earliest time at which any tenant may have work.
+    /// The earliest time of all tenants.
     pub(super) fn next(&self) -> Option<i64> {
         self.order.first().map(|&(at, _)| at)
     }

@@ -1,5 +1,5 @@
-//! Accepted messages that wait in memory for delivery: for each tenant a queue for each destination, so that one busy
-//! destination holds up nothing but itself.
+//! Accepted messages that wait in memory for delivery: a queue for each tenant and destination, so that a busy destination
+//! delays no other.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -13,12 +13,12 @@ pub(super) struct HotQueue {
     tenants: HashMap<TenantId, TenantQueues>,
 }
 
-/// What one tenant has ready.
+/// The queues of one tenant.
 #[derive(Default)]
 struct TenantQueues {
     queues: HashMap<(Environment, Host), VecDeque<Batch>>,
-    /// Whose turn it is; each destination with something ready once.
-    turns: VecDeque<(Environment, Host)>,
+    /// The order of destinations with mail, each once.
+    rotation: VecDeque<(Environment, Host)>,
 }
 
 impl HotQueue {
@@ -27,7 +27,7 @@ impl HotQueue {
         let key = (batch.message.environment, batch.destination.clone());
         let queue = queues.queues.entry(key.clone()).or_default();
         if queue.is_empty() {
-            queues.turns.push_back(key);
+            queues.rotation.push_back(key);
         }
         queue.push_back(batch);
     }
@@ -36,12 +36,12 @@ impl HotQueue {
         self.tenants.is_empty()
     }
 
-    /// Whether a tenant has something ready.
+    /// Whether a tenant has mail.
     pub(super) fn has(&self, tenant: TenantId) -> bool {
         self.tenants.contains_key(&tenant)
     }
 
-    /// Takes at most `deliveries_max` deliveries of a tenant, none that `admits` passes over.
+    /// Takes at most `deliveries_max` deliveries of a tenant that `admits` allows.
     pub(super) fn take(
         &mut self,
         tenant: TenantId,
@@ -56,14 +56,14 @@ impl HotQueue {
         taken
     }
 
-    /// Forgets all of a tenant and answers whose deliveries they were.
+    /// Removes all mail of a tenant; returns its deliveries.
     pub(super) fn remove(&mut self, tenant: TenantId) -> Vec<DeliveryId> {
         let Some(queues) = self.tenants.remove(&tenant) else { return Vec::new() };
         let batches = queues.queues.into_values().flatten();
         batches.flat_map(|batch| batch.deliveries).map(|delivery| delivery.id).collect()
     }
 
-    /// Forgets what a tenant has for a destination and answers which deliveries they were.
+    /// Removes mail of a tenant for a destination; returns its deliveries.
     pub(super) fn remove_destination(&mut self, tenant: TenantId, host: &Host) -> Vec<DeliveryId> {
         let Some(queues) = self.tenants.get_mut(&tenant) else { return Vec::new() };
         let removed = queues.remove(host);
@@ -73,7 +73,7 @@ impl HotQueue {
         removed.into_iter().flat_map(|batch| batch.deliveries).map(|delivery| delivery.id).collect()
     }
 
-    /// Forgets deliveries for a destination and answers which of them waited here.
+    /// Removes deliveries for a destination; returns those that were here.
     pub(super) fn remove_deliveries(
         &mut self,
         tenant: TenantId,
@@ -88,7 +88,7 @@ impl HotQueue {
         removed
     }
 
-    /// Who has something for a destination.
+    /// Tenants with mail for a destination.
     pub(super) fn tenants_with(&self, host: &Host) -> Vec<TenantId> {
         let with = self.tenants.iter().filter(|(_, queues)| queues.has(host));
         with.map(|(tenant, _)| *tenant).collect()
@@ -97,7 +97,7 @@ impl HotQueue {
 
 impl TenantQueues {
     fn remove(&mut self, host: &Host) -> Vec<Batch> {
-        self.turns.retain(|(_, other)| other != host);
+        self.rotation.retain(|(_, other)| other != host);
         let environments = Environment::ALL.iter().copied();
         environments.filter_map(|of| self.queues.remove(&(of, host.clone()))).flatten().collect()
     }
@@ -114,7 +114,7 @@ impl TenantQueues {
             });
             if queue.is_empty() {
                 self.queues.remove(&key);
-                self.turns.retain(|other| *other != key);
+                self.rotation.retain(|other| *other != key);
             }
         }
         removed
@@ -126,44 +126,44 @@ impl TenantQueues {
 
     fn take(&mut self, tenant: TenantId, deliveries_max: usize, admits: &dyn Admits) -> Vec<Batch> {
         let mut taken = Vec::new();
-        let (mut room, mut skipped) = (deliveries_max, 0);
-        while room > 0 && skipped < self.turns.len() {
-            let Some(key) = self.turns.pop_front() else { break };
+        let (mut capacity, mut skipped) = (deliveries_max, 0);
+        while capacity > 0 && skipped < self.rotation.len() {
+            let Some(key) = self.rotation.pop_front() else { break };
             let Some(queue) = self.queues.get_mut(&key) else { continue };
-            if !queue.front().is_some_and(|first| may_go(first, tenant, room, admits)) {
-                self.turns.push_back(key);
+            if !queue.front().is_some_and(|first| may_go(first, tenant, capacity, admits)) {
+                self.rotation.push_back(key);
                 skipped += 1;
                 continue;
             }
             skipped = 0;
-            if let Some(batch) = take_one(queue, room) {
-                room -= batch.deliveries.len();
+            if let Some(batch) = take_one(queue, capacity) {
+                capacity -= batch.deliveries.len();
                 taken.push(batch);
             }
             if queue.is_empty() {
                 self.queues.remove(&key);
             } else {
-                self.turns.push_back(key);
+                self.rotation.push_back(key);
             }
         }
         taken
     }
 }
 
-/// Whether a batch, or as much of it as there is room for, may be claimed. Mail of the test environment goes nowhere, so
-/// no destination stands in its way.
-fn may_go(batch: &Batch, tenant: TenantId, room: usize, admits: &dyn Admits) -> bool {
+/// Whether a batch may be claimed, up to the capacity. Mail of the test environment is not sent, so it needs no capacity of
+/// a destination.
+fn may_go(batch: &Batch, tenant: TenantId, capacity: usize, admits: &dyn Admits) -> bool {
     batch.message.environment == Environment::Test
-        || admits.admits(tenant, &batch.destination, batch.deliveries.len().min(room))
+        || admits.admits(tenant, &batch.destination, batch.deliveries.len().min(capacity))
 }
 
-/// The first batch, or as much of it as there is room for.
-fn take_one(queue: &mut VecDeque<Batch>, room: usize) -> Option<Batch> {
-    if queue.front()?.deliveries.len() <= room {
+/// Takes the first batch, up to the capacity.
+fn take_one(queue: &mut VecDeque<Batch>, capacity: usize) -> Option<Batch> {
+    if queue.front()?.deliveries.len() <= capacity {
         return queue.pop_front();
     }
     let first = queue.front_mut()?;
-    let part: Vec<Delivery> = first.deliveries.drain(..room).collect();
+    let part: Vec<Delivery> = first.deliveries.drain(..capacity).collect();
     Some(Batch { deliveries: part, ..first.clone_without_deliveries() })
 }
 

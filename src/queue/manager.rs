@@ -1,4 +1,4 @@
-//! The queue manager of a process: what may be delivered now, and to whom it is handed out.
+//! The queue manager of a process.
 
 use std::collections::HashSet;
 use std::ops::{Deref, DerefMut};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc};
 
 use super::claim::{Claim, GivenBack, Releaser};
-use super::claim_pass::{ClaimPass, ClaimRoom, Claimed};
+use super::claim_pass::{ClaimLimits, ClaimPass, Claimed};
 use super::claim_table::{ClaimTable, LEFT_TO_DUE, Wakes};
 use super::dispatch::Dispatcher;
 use super::queue_key::QueueKey;
@@ -18,11 +18,11 @@ use crate::config;
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, MessageId, TenantId};
 use crate::store::{
-    Batch, Queue, QueueOverview, QueueRequest, Result, Spool, SpoolFeed, Steered, Store, StoreError,
+    Batch, Queue, QueueOverview, QueueRequest, Result, RetryCancelResult, Spool, SpoolFeed, Store, StoreError,
 };
 
-/// Decides in memory what of the spool is delivered next. A claim writes nothing: after a crash everything that is not
-/// finished is due.
+/// Decides in memory which deliveries of the spool are next. A claim writes nothing: after a crash, all unfinished
+/// deliveries are due.
 pub struct QueueManager {
     store: Arc<Store>,
     feed: Arc<SpoolFeed>,
@@ -33,11 +33,11 @@ pub struct QueueManager {
     pub(super) lookups: SiteResolution,
     sites: Sites,
     wait_reasons: WaitRegistry,
-    /// Something may have its turn that could not before.
-    pub(super) turn: Notify,
+    /// Signals that a waiting claim may get a slot.
+    pub(super) scheduler_wakeup: Notify,
     work: Notify,
     fresh: Notify,
-    /// Held during a pass.
+    /// Locked during a pass.
     pass: tokio::sync::Mutex<()>,
 }
 
@@ -51,16 +51,16 @@ struct Dispatch {
     freed: mpsc::UnboundedReceiver<(QueueKey, TenantId)>,
 }
 
-/// How many deliveries wait.
+/// Numbers of deliveries in the queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueDepth {
-    /// Not finished.
+    /// Unfinished.
     pub open: u64,
-    /// Being worked on or waiting in memory.
+    /// Claimed: being delivered or waiting in memory.
     pub claimed: u64,
 }
 
-/// The table, with all changes up to now.
+/// The claim table after all changes so far.
 pub(super) struct Table<'a>(MutexGuard<'a, State>);
 
 impl Deref for Table<'_> {
@@ -76,7 +76,7 @@ impl DerefMut for Table<'_> {
     }
 }
 
-/// The dispatcher, with all slots that were freed up to now.
+/// The dispatcher after all returned slots so far.
 pub(crate) struct Dispatching<'a>(MutexGuard<'a, Dispatch>);
 
 impl Deref for Dispatching<'_> {
@@ -93,7 +93,7 @@ impl DerefMut for Dispatching<'_> {
 }
 
 impl QueueManager {
-    /// The only reader of the store's feed.
+    /// Creates the only reader of the store's feed.
     pub fn new(store: Arc<Store>, config: &config::Relay) -> Self {
         let (sender, given_back) = mpsc::unbounded_channel();
         let (freed, free_slots) = mpsc::unbounded_channel();
@@ -110,34 +110,34 @@ impl QueueManager {
             lookups: SiteResolution::new(),
             sites,
             wait_reasons: WaitRegistry::default(),
-            turn: Notify::new(),
+            scheduler_wakeup: Notify::new(),
             work: Notify::new(),
             fresh: Notify::new(),
             pass: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Where the queue is kept.
+    /// The store of the queue.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
 
-    /// Which hosts take mail for which destinations.
+    /// The sites of destinations.
     pub fn sites(&self) -> &Sites {
         &self.sites
     }
 
-    /// Why mail waits, where only those who deliver know it.
+    /// The recorded reasons why mail waits.
     pub fn wait_reasons(&self) -> &WaitRegistry {
         &self.wait_reasons
     }
 
-    /// The dispatcher after it was told of every slot that is free.
+    /// Locks the dispatcher and returns freed slots to it.
     pub(crate) fn dispatcher(&self) -> Dispatching<'_> {
-        // Each change is one step.
+        // Ignores poisoning, because each change is one step.
         let mut dispatch = self.dispatch.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Ok((lane, holder)) = dispatch.freed.try_recv() {
-            dispatch.dispatcher.free(&lane, &holder);
+        while let Ok((queue_key, holder)) = dispatch.freed.try_recv() {
+            dispatch.dispatcher.free(&queue_key, &holder);
         }
         Dispatching(dispatch)
     }
@@ -146,9 +146,9 @@ impl QueueManager {
         Claim::new(batch, self.releaser.clone())
     }
 
-    /// The table after it was told of everything that was committed or given back.
+    /// Locks the claim table and applies committed changes and returned claims.
     pub(super) fn lock(&self) -> Table<'_> {
-        // Nothing that holds the lock can leave the table half changed.
+        // Ignores poisoning: no holder can leave the table half changed.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut wakes = Wakes::default();
         for change in self.feed.take() {
@@ -171,23 +171,22 @@ impl QueueManager {
         Table(state)
     }
 
-    /// Takes due deliveries that nobody has claimed yet, grouped by message and destination. What it answers is the
-    /// caller's until it is recorded in the store or given to [`QueueManager::release`].
-    pub async fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> Result<Claimed> {
-        // The next pass begins when it is known whether the caller took what was claimed.
-        let _turn = self.pass.lock().await;
-        ClaimPass::begin(self, now, room).run().await
+    /// Claims due deliveries, grouped by message and destination, until they are recorded in the store or given to
+    /// [`QueueManager::release`].
+    pub async fn claim_due(&self, now: Timestamp, limits: &ClaimLimits) -> Result<Claimed> {
+        // The next pass must wait until this one has claimed or released its deliveries.
+        let _pass = self.pass.lock().await;
+        ClaimPass::begin(self, now, limits).run().await
     }
 
-    /// Takes of what was accepted just now and waits in memory as much as there is room for, also while
-    /// [`QueueManager::claim_due`] looks into the database, whose matter the rest is.
-    pub fn claim_fresh(&self, room: &ClaimRoom) -> Vec<Batch> {
+    /// Claims mail from the hot queue within the limits, also while [`QueueManager::claim_due`] reads the database.
+    pub fn claim_fresh(&self, limits: &ClaimLimits) -> Vec<Batch> {
         let mut table = self.lock();
         let mut batches = Vec::new();
-        table.serve_in_turns(room.deliveries_max, |table, tenant, share| {
-            let left_to_due = if table.due.has(tenant) { room.per_tenant_max / LEFT_TO_DUE } else { 0 };
-            let wanted = share.min(table.allowance_of(tenant, room).saturating_sub(left_to_due));
-            let taken = table.take_hot(tenant, wanted, &*room.admits);
+        table.serve_round_robin(limits.deliveries_max, |table, tenant, share| {
+            let left_to_due = if table.due.has(tenant) { limits.per_tenant_max / LEFT_TO_DUE } else { 0 };
+            let wanted = share.min(table.allowance_of(tenant, limits).saturating_sub(left_to_due));
+            let taken = table.take_hot(tenant, wanted, &*limits.admits);
             let count = taken.iter().map(|batch| batch.deliveries.len()).sum();
             batches.extend(taken);
             Some(count)
@@ -196,25 +195,25 @@ impl QueueManager {
         table.has_leftovers |= has_leftovers;
         drop(table);
         if has_leftovers {
-            // A pass tries again, for nobody tells when what is not admitted now will be.
+            // A pass tries again, because nothing signals when the filter admits more.
             self.work.notify_one();
         }
         batches
     }
 
-    /// Completes when there may be something for [`QueueManager::claim_fresh`].
+    /// Completes when [`QueueManager::claim_fresh`] may find mail.
     pub async fn wait_for_fresh(&self) {
         self.wait_for(&self.fresh).await;
     }
 
-    /// Completes when [`QueueManager::claim_due`] may have something earlier than its last answer said.
+    /// Completes when deliveries may be due earlier than [`QueueManager::claim_due`] returned.
     pub async fn wait_for_work(&self) {
         self.wait_for(&self.work).await;
     }
 
     async fn wait_for(&self, signal: &Notify) {
         loop {
-            // Who waits for the other signal is told of it by this.
+            // Applies changes, which also signals those that wait for the other signal.
             drop(self.lock());
             tokio::select! {
                 biased;
@@ -224,7 +223,7 @@ impl QueueManager {
         }
     }
 
-    /// Ends claims without a trace: the deliveries are due as they were.
+    /// Ends claims; the deliveries are due as before.
     pub fn release(&self, deliveries: Vec<DeliveryId>) {
         self.give_back(GivenBack { deliveries, unscanned: Vec::new() });
     }
@@ -233,12 +232,12 @@ impl QueueManager {
         self.releaser.give_back(given_back);
     }
 
-    /// Whether a pause or suspension holds a tenant's mail for a destination.
+    /// Whether a tenant's mail for a destination is paused, or the tenant suspended.
     pub fn is_paused(&self, tenant: TenantId, destination: &Host, now: Timestamp) -> bool {
         self.lock().is_paused(tenant, destination, now)
     }
 
-    /// How many deliveries wait, and how many of them are claimed.
+    /// The numbers of unfinished and claimed deliveries.
     ///
     /// # Errors
     /// The store's.
@@ -256,43 +255,43 @@ impl QueueManager {
         self.store.overview(request, in_flight, now).await
     }
 
-    /// Makes the deliveries of a message due now that were tried and wait for their next try.
+    /// Makes the deferred deliveries of a message due now.
     ///
     /// # Errors
     /// The store's.
-    pub async fn retry(&self, message: MessageId, now: Timestamp) -> Result<Steered> {
+    pub async fn retry(&self, message: MessageId, now: Timestamp) -> Result<RetryCancelResult> {
         let open = self.store.open_deliveries(message).await?;
-        let Some(tenant) = open.tenant_id else { return Ok(Steered::default()) };
+        let Some(tenant) = open.tenant_id else { return Ok(RetryCancelResult::default()) };
         let ids = open.deliveries.into_iter().map(|(id, _)| id);
         let (in_flight, ids) = {
             let table = self.lock();
             ids.partition(|&id| table.is_handed_out(id))
         };
         let changed = self.store.make_due(tenant, ids, now).await?;
-        Ok(Steered { changed, in_flight })
+        Ok(RetryCancelResult { changed, in_flight })
     }
 
-    /// Ends the open deliveries of a message that the relay does not have, each with its event. They are claimed first,
-    /// so that the relay cannot get them meanwhile.
+    /// Cancels the open deliveries of a message that the relay does not have, each with its event. They are claimed first, so
+    /// that the relay cannot get them.
     ///
     /// # Errors
     /// The store's.
-    pub async fn cancel(self: &Arc<Self>, message: MessageId, now: Timestamp) -> Result<Steered> {
+    pub async fn cancel(self: &Arc<Self>, message: MessageId, now: Timestamp) -> Result<RetryCancelResult> {
         let manager = Arc::clone(self);
-        // What was begun is done, whoever waits for it.
+        // The cancellation runs to its end even if the caller is dropped.
         let done = tokio::spawn(async move { manager.cancel_now(message, now).await });
         done.await.map_err(|error| StoreError::Failed(error.to_string()))?
     }
 
-    async fn cancel_now(&self, message: MessageId, now: Timestamp) -> Result<Steered> {
+    async fn cancel_now(&self, message: MessageId, now: Timestamp) -> Result<RetryCancelResult> {
         let open = self.store.open_deliveries(message).await?;
-        let Some(tenant) = open.tenant_id else { return Ok(Steered::default()) };
+        let Some(tenant) = open.tenant_id else { return Ok(RetryCancelResult::default()) };
         let taken: HashSet<DeliveryId> = self.lock().take_back(tenant, &open.deliveries);
         let ids = open.deliveries.into_iter().map(|(id, _)| id);
         let (claimed, in_flight): (Vec<_>, Vec<_>) = ids.partition(|id| taken.contains(id));
         let cancelled = self.store.cancel(message, claimed.clone(), now).await;
-        // Of those that were cancelled the claims have ended; the others are due as they were.
+        // Claims of cancelled deliveries have ended; this releases the others.
         self.release(claimed);
-        Ok(Steered { changed: cancelled?, in_flight })
+        Ok(RetryCancelResult { changed: cancelled?, in_flight })
     }
 }

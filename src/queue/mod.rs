@@ -1,12 +1,12 @@
-//! The queue manager: everything that is decided in memory about mail that waits. The store keeps what is durable and
-//! tells of its commits by a feed; the relay's delivery agents say where mail goes and deliver it.
+//! The queue manager: all decisions in memory about waiting mail. The store is durable and reports its commits through a
+//! feed; the relay's delivery agents choose the route of mail and deliver it.
 //!
-//! * `scheduler` claims what is due and hands it to the agents in fair turns, which `dispatch` decides under the limits
-//!   of each `site`; `site_resolution` finds sites that nobody knows, beside it,
-//! * `manager` hands out claims, in passes (`claim_pass`) over the store and the `hot_queue`; `claim_filter` passes over
-//!   what would find no room,
-//! * `claim_table` knows what is claimed, `pauses` what is not to be handed out, `due_index` when to look again,
-//! * `site_status` and `wait_reasons` say what people may know: one snapshot.
+//! * `scheduler` claims due mail and gives it to the agents; `dispatch` chooses the order, fair between tenants, under the
+//!   limits of each `site`; `site_resolution` looks up unknown sites in the background,
+//! * `manager` hands out claims, in passes (`claim_pass`) over the store and the `hot_queue`; `claim_filter` skips mail for
+//!   queues without capacity,
+//! * `claim_table` tracks claims, `pauses` what must not be handed out, `due_index` when each tenant has due mail,
+//! * `site_status` and `wait_reasons` make up the snapshot for the API and metrics.
 
 mod batches;
 mod claim;
@@ -28,7 +28,8 @@ mod tests;
 pub mod wait_reasons;
 
 pub use claim::{Claim, Slot};
-pub use claim_pass::{Admits, ClaimRoom, Claimed};
+pub use claim_pass::{Admits, ClaimLimits, Claimed};
+pub use dispatch::ConnectionCounts;
 pub use manager::{QueueDepth, QueueManager};
 pub use queue_key::{MxRoute, NextHop, QueueKey, RouteDecision, RouteId, Routed, SourcePoolId};
 pub use scheduler::DeliveryAgents;

@@ -1,13 +1,13 @@
-//! What must not be handed out, and until when. Times are in microseconds.
+//! Pauses and suspensions. Times are in microseconds.
 //!
-//! A tenant that is paused or suspended is left out of claims as a whole. Mail for a paused destination stands among the
-//! tenant's other due rows, so the pass that finds it puts it off to the end of the pause, or to [`PARKED_US`].
+//! Claims skip tenants that are paused or suspended. Mail for a paused destination is among the tenant's other due rows, so
+//! the pass that finds it moves it to the end of the pause, or to [`OPEN_ENDED_PAUSE_US`].
 
 use std::collections::{HashMap, HashSet};
 
 use crate::mail::Host;
 use crate::model::{QueueFilter, TenantId};
-use crate::store::PARKED_US;
+use crate::store::OPEN_ENDED_PAUSE_US;
 
 #[derive(Default)]
 pub(super) struct Pauses {
@@ -15,7 +15,7 @@ pub(super) struct Pauses {
     tenants: HashMap<TenantId, i64>,
     /// By destination, for everybody (`None`) or one tenant.
     destinations: HashMap<Host, HashMap<Option<TenantId>, i64>>,
-    /// When a tenant's last suspension or pause ended.
+    /// The end of a tenant's last suspension or pause.
     resumed: HashMap<TenantId, i64>,
 }
 
@@ -37,7 +37,7 @@ impl Pauses {
         self.resumed.insert(tenant, at);
     }
 
-    /// Pauses a part until a time; [`PARKED_US`] is without end.
+    /// Pauses a part until a time, [`OPEN_ENDED_PAUSE_US`] for a pause without an end.
     pub(super) fn pause(&mut self, part: &QueueFilter, until: i64) {
         match &part.destination {
             Some(host) => {
@@ -76,13 +76,13 @@ impl Pauses {
         });
     }
 
-    /// Before this time nothing of the tenant is handed out; `None` if that is never.
+    /// The earliest time at which mail of the tenant may be handed out; `None` if there is none.
     pub(super) fn earliest_of(&self, tenant: TenantId) -> Option<i64> {
         if self.suspended.contains(&tenant) {
             return None;
         }
         match self.tenants.get(&tenant) {
-            Some(&PARKED_US) => None,
+            Some(&OPEN_ENDED_PAUSE_US) => None,
             until => Some(until.copied().unwrap_or(i64::MIN)),
         }
     }
@@ -91,7 +91,7 @@ impl Pauses {
         self.earliest_of(tenant).is_none_or(|begin| begin > now)
     }
 
-    /// Until when the tenant's mail for a destination is held, if it is.
+    /// The end of the pause of the tenant's mail for a destination.
     pub(super) fn end_of(&self, tenant: TenantId, destination: &Host, now: i64) -> Option<i64> {
         if self.destinations.is_empty() {
             return None;
@@ -101,7 +101,7 @@ impl Pauses {
         ends.into_iter().flatten().copied().max().filter(|&until| until > now)
     }
 
-    /// When what fell due at `due` could first be handed out: later than that if the tenant was held meanwhile.
+    /// When a delivery that was due at `due` could first be handed out: later if the tenant was paused or suspended then.
     pub(super) fn effective_due(&self, tenant: TenantId, due: i64) -> i64 {
         let ended = [self.resumed.get(&tenant), self.tenants.get(&tenant)];
         ended.into_iter().flatten().copied().max().map_or(due, |resumed| due.max(resumed))

@@ -1,4 +1,4 @@
-//! Claims what is due, as far as there is room in memory, and hands it to delivery agents in fair turns.
+//! Claims due mail up to the window and gives it to delivery agents.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant as Moment};
@@ -8,58 +8,58 @@ use tokio_util::sync::CancellationToken;
 
 use super::claim::{Claim, ClaimRoute, Slot};
 use super::claim_filter::ClaimFilter;
-use super::claim_pass::ClaimRoom;
+use super::claim_pass::ClaimLimits;
 use super::manager::QueueManager;
 use super::queue_key::{QueueKey, RouteDecision, Routed};
 use super::site_resolution::UnresolvedClaim;
 use super::site_status::name_of;
 use crate::mail::{DomainName, Host, Timestamp};
 use crate::model::TenantId;
-use crate::policy::fair_queue::Turn;
+use crate::policy::fair_queue::Grant;
 use crate::policy::site_feedback::SiteFeedback;
 use crate::store::{Batch, Directory, StoreError};
 
-/// Deliveries that are claimed at one time.
+/// Maximum of claimed deliveries.
 const WINDOW: usize = 4096;
-/// Of one tenant: the rest stays for others, whatever one has waiting.
+/// Maximum of claimed deliveries of one tenant.
 const WINDOW_PER_TENANT: usize = WINDOW / 4;
-/// After a failure of the store.
+/// Wait after a failure of the store.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Between two claims while more is due than there is room for: each should find a little room and not one place.
+/// Minimal wait between two passes while more is due than fits, so that each pass finds capacity for several deliveries.
 const POLL_BACKOFF_MIN: Duration = Duration::from_millis(5);
-/// So long a crowded lane surely has enough to do.
+/// Maximal wait: a crowded destination queue has work for longer.
 const POLL_BACKOFF_MAX: Duration = Duration::from_millis(80);
-/// As many times longer than a look into the database is the wait for the next one.
+/// The wait is at least this many times the duration of the pass.
 const POLL_BACKOFF_PER_LOOK: u32 = 3;
-/// Between two looks for connections idle for too long.
+/// Interval between checks for idle connections.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// A clock set back must not make the relay sleep for ever.
+/// Maximal sleep, because the clock may be set back.
 const SLEEP_MAX: Duration = Duration::from_secs(10 * 60);
 
-/// When to claim again.
+/// When to run the next pass.
 enum Next {
-    /// At this time, or when the queue manager says that there is work.
+    /// At this time, or when there is work.
     At(Instant),
-    /// More is due than there was room for; so many batches were claimed.
+    /// After a short wait: more is due than fits.
     Soon {
-        /// Of them.
+        /// Number of claimed batches.
         found: usize,
     },
 }
 
-/// What the queue manager needs of those who deliver.
+/// The interface of the relay for the queue manager.
 pub trait DeliveryAgents: Send + Sync + 'static {
-    /// Where a batch goes; `None` if its tenant is gone or suspended.
+    /// The route of a batch; `None` if its tenant is deleted or suspended.
     fn route(&self, batch: &Batch) -> impl Future<Output = Result<Option<Routed>, StoreError>> + Send;
-    /// The same for a tenant's live mail, as far as it is known without a look into the store.
+    /// The route of a tenant's live mail, if it is cached.
     fn known_route(&self, tenant: TenantId, destination: &Host) -> Option<RouteDecision>;
-    /// The mail hosts of a domain; `None` if the DNS has no answer.
+    /// The mail hosts of a domain; `None` if the look-up fails.
     fn mail_hosts(&self, domain: &DomainName) -> impl Future<Output = Option<Vec<String>>> + Send;
     /// Runs a task that ends with the agents.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static);
-    /// Begins to deliver, and goes on with what [`QueueManager::keep_turn`] and [`QueueManager::take_turn`] give.
+    /// Starts to deliver, and continues with what [`QueueManager::next_claim_for`] and [`QueueManager::next_claim`] give.
     fn deliver(&self, slot: Slot, claim: Claim);
-    /// Ends connections that were idle for too long.
+    /// Closes connections that were idle for too long.
     fn end_idle_connections(&self);
 }
 
@@ -71,71 +71,70 @@ pub(super) struct Scheduler<'a, A> {
 }
 
 impl QueueManager {
-    /// Hands out what is due until `stop`. What waits then is given back.
+    /// Hands out due mail until `stop`, then releases waiting claims.
     pub async fn run<A: DeliveryAgents>(self: &Arc<Self>, agents: &Arc<A>, stop: &CancellationToken) {
         let scheduler = Scheduler { queue: self, agents, stop };
         tokio::join!(scheduler.claim_what_is_due(), scheduler.attend());
         self.give_back_waiting();
     }
 
-    /// Gives back the claims that wait for a slot or for the site of their destination.
+    /// Releases the claims that wait for a slot or for a site look-up.
     pub fn give_back_waiting(&self) {
-        // Dropping a claim gives it back.
+        // Dropping a claim releases it.
         self.dispatcher().drain();
         self.lookups.drain();
     }
 
-    /// Tells the scheduler that something may have its turn that could not before.
+    /// Signals the scheduler that a waiting claim may get a slot.
     pub fn wake(&self) {
-        self.turn.notify_one();
+        self.scheduler_wakeup.notify_one();
     }
 
-    /// The next claim that has a free slot.
-    pub fn take_turn(&self) -> Option<(Slot, Claim)> {
-        let turn = self.dispatcher().take(Moment::now());
-        let Turn { tenant, lane, job } = turn?;
-        Some((Slot { lane, holder: tenant, freed: self.freed.clone() }, job))
+    /// The next claim, with its slot.
+    pub fn next_claim(&self) -> Option<(Slot, Claim)> {
+        let grant = self.dispatcher().grant(Moment::now());
+        let Grant { tenant, key: queue_key, job } = grant?;
+        Some((Slot { queue_key, holder: tenant, freed: self.freed.clone() }, job))
     }
 
-    /// The next claim for a slot that an agent has.
-    pub fn keep_turn(&self, slot: &mut Slot) -> Option<Claim> {
-        let (holder, claim) = self.dispatcher().keep(&slot.lane, &slot.holder, Moment::now())?;
+    /// The next claim for an agent's slot.
+    pub fn next_claim_for(&self, slot: &mut Slot) -> Option<Claim> {
+        let (holder, claim) = self.dispatcher().reuse(&slot.queue_key, &slot.holder, Moment::now())?;
         slot.holder = holder;
         Some(claim)
     }
 
-    /// An agent opens a connection.
-    pub fn begin_connection(&self, lane: &QueueKey) {
-        self.dispatcher().begin_connection(lane, Moment::now());
+    /// Counts a new connection.
+    pub fn begin_connection(&self, queue_key: &QueueKey) {
+        self.dispatcher().begin_connection(queue_key, Moment::now());
     }
 
-    /// Idle connections of a lane that a tenant leaves to others.
-    pub fn left_to_others(&self, lane: &QueueKey, tenant: &TenantId) -> usize {
-        self.dispatcher().left_to_others(lane, tenant)
+    /// Idle connections of a destination queue reserved for other tenants.
+    pub fn left_to_others(&self, queue_key: &QueueKey, tenant: &TenantId) -> usize {
+        self.dispatcher().left_to_others(queue_key, tenant)
     }
 
-    /// Messages that one connection of a lane may carry.
-    pub fn messages_per_connection_max(&self, lane: &QueueKey) -> u32 {
-        self.dispatcher().messages_per_connection_max(lane)
+    /// Maximum of messages over one connection of a destination queue.
+    pub fn messages_per_connection_max(&self, queue_key: &QueueKey) -> u32 {
+        self.dispatcher().messages_per_connection_max(queue_key)
     }
 
-    /// What one attempt says of its site changes what the site gets; what waits for a site that is left alone now is
-    /// given back untried.
-    pub fn learn(&self, lane: &QueueKey, feedback: &SiteFeedback, began: Moment) {
-        let learned = self.dispatcher().learn(lane, feedback, began, Moment::now());
-        if let Some(backoff) = &learned.backoff {
-            self.post_backoff(lane, backoff);
+    /// Applies the feedback of one attempt to the limits of its site. If the site now backs off, its waiting claims are
+    /// released without an attempt.
+    pub fn apply_feedback(&self, queue_key: &QueueKey, feedback: &SiteFeedback, began: Moment) {
+        let effect = self.dispatcher().apply_feedback(queue_key, feedback, began, Moment::now());
+        if let Some(backoff) = &effect.backoff {
+            self.post_backoff(queue_key, backoff);
             let seconds = backoff.until.saturating_duration_since(Moment::now()).as_secs() + 1;
-            tracing::warn!(site = %name_of(lane), seconds, reason = %backoff.reason, waiting = learned.evicted.len(),
-                "the site is left alone for a time");
+            tracing::warn!(site = %name_of(queue_key), seconds, reason = %backoff.reason, waiting = effect.evicted.len(),
+                "the site backs off");
         }
-        if learned.grew {
+        if effect.grew {
             self.wake();
         }
     }
 
-    /// Whether a claim still goes where it was lined up for: by the version of the directory. Only if that has
-    /// changed, `route` is asked.
+    /// Whether the route of a claim is still valid. Only if the version of the directory has changed, `route` is awaited.
     pub async fn is_in_place(
         &self,
         claim: &Claim,
@@ -148,14 +147,14 @@ impl QueueManager {
         match route.await {
             Ok(Some(routed)) => routed.decision == known.decision,
             Ok(None) => false,
-            // What was right when it was lined up is good enough where the store cannot be asked.
+            // If the store fails, the previous route is used.
             Err(_) => true,
         }
     }
 }
 
 impl<A: DeliveryAgents> Scheduler<'_, A> {
-    /// Hands out what was accepted just now, and what has found a slot: nothing of it waits for a look into the database.
+    /// Hands out fresh mail and claims that got a slot, without waiting for the database.
     async fn attend(&self) {
         let queue = self.queue;
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
@@ -165,7 +164,7 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = queue.wait_for_fresh() => self.claim_fresh().await,
-                () = queue.turn.notified() => {}
+                () = queue.scheduler_wakeup.notified() => {}
                 () = sleep_until(reopening) => {}
                 _ = sweep.tick() => {
                     self.agents.end_idle_connections();
@@ -186,13 +185,13 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
                 Ok(Next::At(at)) => at,
                 Ok(Next::Soon { found }) => {
                     poll_backoff = poll_backoff_after(poll_backoff, began.elapsed(), found);
-                    // What comes free meanwhile would have us look again at once.
+                    // Without a fixed wait, each freed slot would cause a pass.
                     self.pause(poll_backoff).await;
                     Instant::now() + PAUSE
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot claim due mail; trying again");
-                    // What was given back would wake us at once.
+                    // Without a fixed wait, the released claims would cause a pass at once.
                     self.pause(PAUSE).await;
                     Instant::now()
                 }
@@ -212,9 +211,9 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
         }
     }
 
-    fn room(&self) -> ClaimRoom {
+    fn limits(&self) -> ClaimLimits {
         let deliveries_max = WINDOW.saturating_sub(self.queue.lock().handed_out_count());
-        ClaimRoom {
+        ClaimLimits {
             deliveries_max,
             per_tenant_max: tenant_share_of(deliveries_max),
             admits: ClaimFilter::begin(self.queue, self.agents),
@@ -222,17 +221,17 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
     }
 
     async fn claim_fresh(&self) {
-        let batches = self.queue.claim_fresh(&self.room());
+        let batches = self.queue.claim_fresh(&self.limits());
         if let Err(error) = self.line_up_all(batches).await {
             tracing::warn!(%error, "fresh mail could not be placed; it is claimed again");
         }
     }
 
-    /// Claims as much as there is room for.
+    /// Claims as much as the limits allow.
     async fn claim_due(&self) -> Result<Next, StoreError> {
         let now = Timestamp::now();
-        // Also without any room: only so is it known whom to wake when there is some.
-        let claimed = self.queue.claim_due(now, &self.room()).await?;
+        // Also without capacity: the pass records that more is due, so that freed capacity causes the next pass.
+        let claimed = self.queue.claim_due(now, &self.limits()).await?;
         let found = claimed.batches.len();
         self.line_up_all(claimed.batches).await?;
         Ok(match claimed.next_due_at {
@@ -246,12 +245,12 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
     }
 
     async fn line_up_all(&self, batches: Vec<Batch>) -> Result<(), StoreError> {
-        // Claims first, so that all of them are given back if one fails.
+        // Creates all claims first, so that all are released if one fails.
         let claims: Vec<Claim> = batches.into_iter().map(|batch| self.queue.claim_of(batch)).collect();
         for claim in claims {
-            // Read before the route, so that what changes meanwhile is not taken for known.
+            // Read before the route, so that a change meanwhile is not missed.
             let directory_version = self.queue.store().directory_version();
-            // Without its tenant a batch is about to be deleted; dropping it gives it back.
+            // The tenant is being deleted; dropping the claim releases it.
             if let Some(routed) = self.agents.route(&claim.batch).await? {
                 self.line_up(routed, directory_version, claim);
             }
@@ -259,46 +258,45 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
         Ok(())
     }
 
-    /// Puts a claim into its lane, or where lanes are found.
+    /// Adds a claim to its destination queue, or to the site look-ups.
     fn line_up(&self, routed: Routed, directory_version: u64, mut claim: Claim) {
-        let Routed { decision: course, weight } = routed;
+        let Routed { decision, weight } = routed;
         let sites = self.queue.sites();
-        claim.route = Some(ClaimRoute { decision: course.clone(), directory_version });
-        let lane = match course {
-            RouteDecision::Known(lane) => lane,
-            RouteDecision::Mx(course) => {
+        claim.route = Some(ClaimRoute { decision: decision.clone(), directory_version });
+        let queue_key = match decision {
+            RouteDecision::Known(queue_key) => queue_key,
+            RouteDecision::Mx(mx_route) => {
                 match (sites.find(&claim.batch.destination), &claim.batch.destination) {
-                    (Some(site), _) => course.queue_to(site),
+                    (Some(site), _) => mx_route.queue_to(site),
                     (None, Host::Domain(domain)) => {
                         let domain = domain.clone();
-                        return self.queue.lookups.push(domain, UnresolvedClaim { course, weight, claim });
+                        return self.queue.lookups.push(domain, UnresolvedClaim { mx_route, weight, claim });
                     }
-                    (None, destination) => course.queue_to(sites.provisional(destination)),
+                    (None, destination) => mx_route.queue_to(sites.provisional(destination)),
                 }
             }
         };
-        self.queue.dispatcher().push(lane, weight, claim, Moment::now());
+        self.queue.dispatcher().push(queue_key, weight, claim, Moment::now());
     }
 
-    /// Gives each piece of work that has a free slot to an agent, and what has no lane yet to the look-ups.
+    /// Starts site look-ups, and gives each claim with a slot to an agent.
     fn hand_out(&self) {
         self.begin_lookups();
         self.queue.dispatcher().reopen(Moment::now());
-        while let Some((slot, claim)) = self.queue.take_turn() {
+        while let Some((slot, claim)) = self.queue.next_claim() {
             self.agents.deliver(slot, claim);
         }
     }
 }
 
-/// How long to wait after a look that took so long: most of the time nobody looks, and where nothing was found each wait is
-/// longer than the one before.
+/// The wait after a pass: passes take a small part of the time, and after passes that found nothing the wait doubles.
 fn poll_backoff_after(last: Duration, took: Duration, found: usize) -> Duration {
     let longer = if found == 0 { 2 * last } else { POLL_BACKOFF_MIN };
     longer.max(POLL_BACKOFF_PER_LOOK * took).min(POLL_BACKOFF_MAX)
 }
 
-/// Half of the room at most: tenants whose mail waits long, at slow destinations or at a slow smart host of their own,
-/// never fill it for those who come next.
+/// At most half of the free window, so that tenants whose mail waits long, at slow destinations or at a slow smart host,
+/// leave capacity for others.
 fn tenant_share_of(deliveries_free: usize) -> usize {
     WINDOW_PER_TENANT.min(deliveries_free.div_ceil(2))
 }
@@ -321,12 +319,12 @@ mod tests {
     #[test]
     fn looks_into_the_database_become_rare_where_they_find_nothing() {
         let look = Duration::from_millis(1);
-        let breaths: Vec<u128> =
+        let waits: Vec<u128> =
             std::iter::successors(Some(POLL_BACKOFF_MIN), |last| Some(poll_backoff_after(*last, look, 0)))
                 .take(6)
                 .map(|poll_backoff| poll_backoff.as_millis())
                 .collect();
-        assert_eq!(breaths, [5, 10, 20, 40, 80, 80]);
+        assert_eq!(waits, [5, 10, 20, 40, 80, 80]);
         assert_eq!(poll_backoff_after(POLL_BACKOFF_MAX, look, 1), POLL_BACKOFF_MIN);
         assert_eq!(poll_backoff_after(POLL_BACKOFF_MIN, 10 * look, 1), 30 * look);
     }

@@ -1,7 +1,7 @@
-//! The site that a destination belongs to: who takes its mail, and how much of it.
+//! Sites: the hosts that accept mail for a destination, with their limits.
 //!
-//! What is known is kept for a time, so that mail is put into its lane without asking the DNS; what is not known is
-//! looked up beside the scheduler ([`super::site_resolution`]).
+//! The site of a domain is cached, so that mail enters its destination queue without a DNS look-up. Unknown sites are looked
+//! up in the background ([`super::site_resolution`]).
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -13,31 +13,31 @@ use crate::mail::{DomainName, Host};
 use crate::policy::concurrency_limiter::Rule;
 use crate::policy::site;
 
-/// Above it what is known is forgotten, the oldest first; each entry costs one look-up.
+/// Maximum of cached domains. Above it the oldest are removed; each costs another look-up.
 const DOMAINS_MAX: usize = 50_000;
-/// How long the site of a domain is taken as known. The resolver's own cache goes by the records' time to live.
+/// How long the site of a domain is cached. The resolver's own cache uses the time to live of records.
 const KNOWN_FOR: Duration = Duration::from_secs(10 * 60);
-/// The same where there was no answer.
+/// How long a failed look-up is cached.
 const FAILURE_KNOWN_FOR: Duration = Duration::from_secs(30);
 
-/// Hosts that take mail for any number of domains.
+/// Hosts that accept mail for one or more domains.
 #[derive(Debug)]
 pub struct Site {
-    /// What people see. Two sites may look the same.
+    /// The name in the API and logs; not unique.
     pub name: String,
-    /// What it takes at most.
+    /// Its limits.
     pub rule: Rule,
     identity: Identity,
 }
 
-/// What tells one site from another: never a text that somebody can make up by names of hosts of their own.
+/// The identity of a site. It must not be a text that an attacker can construct with names of hosts.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Identity {
-    /// What a rule of this name covers.
+    /// All hosts of the rule with this name.
     Rule(String),
     /// These hosts, in order.
     Hosts(Vec<String>),
-    /// A destination of which nothing else is known.
+    /// A destination whose hosts are unknown.
     Destination(Host),
 }
 
@@ -55,7 +55,7 @@ impl Hash for Site {
     }
 }
 
-/// Knows sites.
+/// The cache of sites.
 pub struct Sites {
     rules: Rules,
     known: Mutex<HashMap<DomainName, Known>>,
@@ -73,7 +73,7 @@ impl Sites {
         Self { rules: Rules::new(config), known: Mutex::default() }
     }
 
-    /// What holds for destinations that no rule names.
+    /// The rule of destinations without a rule of their own.
     pub fn default_rule(&self) -> &Rule {
         &self.rules.default
     }

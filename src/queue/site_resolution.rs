@@ -1,6 +1,5 @@
-//! Finds the sites of destinations that nobody knows yet, beside the scheduler, so that no answer of the DNS is waited
-//! for by anything but the mail it is for. Tenants take turns here as well: one that writes to many domains whose name
-//! servers are slow leaves look-ups for others.
+//! Looks up the sites of unknown destinations in the background, so that a slow DNS delays only the mail for its domain.
+//! Fair between tenants: one that sends to many domains with slow name servers leaves look-ups for others.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,44 +13,44 @@ use super::queue_key::MxRoute;
 use super::scheduler::{DeliveryAgents, Scheduler};
 use crate::mail::DomainName;
 use crate::model::{TenantId, Weight};
-use crate::policy::fair_queue::{FairQueue, Job, Turn};
+use crate::policy::fair_queue::{FairQueue, Grant, Job};
 
-/// Questions that are under way at one time, one for each domain.
+/// Maximum of look-ups in progress, one for each domain.
 const LOOKUPS_MAX: usize = 128;
 
-/// A claim whose site is not known.
+/// A claim whose site is unknown.
 pub struct UnresolvedClaim {
-    /// How it goes to its site.
-    pub course: MxRoute,
+    /// Its route to the site.
+    pub mx_route: MxRoute,
     /// Its tenant's weight.
     pub weight: Weight,
     /// The claim.
     pub claim: Claim,
 }
 
-/// Claims whose site is not known.
+/// Claims whose site is unknown.
 pub struct SiteResolution(Mutex<FairQueue<TenantId, DomainName, UnresolvedClaim>>);
 
 impl SiteResolution {
-    /// Nothing waits.
+    /// Without waiting claims.
     pub fn new() -> Self {
         Self(Mutex::new(FairQueue::new(LOOKUPS_MAX)))
     }
 
-    /// Lines up a claim.
+    /// Adds a claim.
     pub fn push(&self, domain: DomainName, unresolved: UnresolvedClaim) {
         let UnresolvedClaim { weight, claim: Claim { batch, .. }, .. } = &unresolved;
         let (tenant, weight) = (batch.message.tenant_id, *weight);
         let cost = u32::try_from(batch.deliveries.len()).unwrap_or(u32::MAX);
-        self.lock().push(Job { tenant, weight, lane: domain, cost, work: unresolved });
+        self.lock().push(Job { tenant, weight, key: domain, cost, work: unresolved });
     }
 
-    /// Deliveries that wait to hear of a domain: all, and the tenant's.
+    /// Deliveries that wait for the look-up of a domain: of all tenants, and of the tenant.
     pub fn waiting(&self, domain: &DomainName, tenant: &TenantId) -> (usize, usize) {
         self.lock().waiting(domain, tenant)
     }
 
-    /// Takes out all claims that wait.
+    /// Removes and returns all waiting claims.
     pub fn drain(&self) -> Vec<UnresolvedClaim> {
         self.lock().drain()
     }
@@ -62,13 +61,13 @@ impl SiteResolution {
 }
 
 impl<A: DeliveryAgents> Scheduler<'_, A> {
-    /// Begins as many look-ups as may be under way.
+    /// Starts look-ups up to the maximum.
     pub(super) fn begin_lookups(&self) {
         loop {
-            let turn = self.queue.lookups.lock().take_turn(|_, _| 1);
-            let Some(turn) = turn else { return };
+            let grant = self.queue.lookups.lock().grant_slot(|_, _| 1);
+            let Some(grant) = grant else { return };
             let (queue, agents, stop) = (self.queue.clone(), self.agents.clone(), self.stop.clone());
-            self.agents.spawn(find(queue, agents, stop, turn));
+            self.agents.spawn(find(queue, agents, stop, grant));
         }
     }
 }
@@ -77,12 +76,12 @@ async fn find<A: DeliveryAgents>(
     queue: Arc<QueueManager>,
     agents: Arc<A>,
     stop: CancellationToken,
-    turn: Turn<TenantId, DomainName, UnresolvedClaim>,
+    grant: Grant<TenantId, DomainName, UnresolvedClaim>,
 ) {
-    let Turn { tenant, lane: domain, job } = turn;
+    let Grant { tenant, key: domain, job } = grant;
     let hosts = tokio::select! {
         hosts = agents.mail_hosts(&domain) => hosts,
-        // Dropping the claim gives it back.
+        // Dropping the claim releases it.
         () = stop.cancelled() => return,
     };
     let site = queue.sites().learn(&domain, hosts);
@@ -91,15 +90,15 @@ async fn find<A: DeliveryAgents>(
         lookups.free(&domain, &tenant);
         lookups.evict(&domain)
     };
-    let mut lanes = HashSet::new();
+    let mut queue_keys = HashSet::new();
     {
         let mut dispatcher = queue.dispatcher();
-        for UnresolvedClaim { course, weight, claim } in std::iter::once(job).chain(others) {
-            let lane = course.queue_to(site.clone());
-            lanes.insert(lane.clone());
-            dispatcher.push(lane, weight, claim, Instant::now());
+        for UnresolvedClaim { mx_route, weight, claim } in std::iter::once(job).chain(others) {
+            let queue_key = mx_route.queue_to(site.clone());
+            queue_keys.insert(queue_key.clone());
+            dispatcher.push(queue_key, weight, claim, Instant::now());
         }
     }
-    lanes.iter().for_each(|lane| queue.post_if_backed_off(&domain, lane));
+    queue_keys.iter().for_each(|queue_key| queue.post_if_backed_off(&domain, queue_key));
     queue.wake();
 }

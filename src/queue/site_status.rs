@@ -1,10 +1,10 @@
-//! What people see of the queue manager: sites, reasons to wait, counts.
+//! The snapshot of the queue manager: sites, reasons why mail waits, counts.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::dispatch::LaneState;
+use super::dispatch::{ConnectionCounts, QueueState};
 use super::manager::QueueManager;
 use super::queue_key::{NextHop, QueueKey};
 use super::site::{Site, Sites};
@@ -13,47 +13,45 @@ use crate::mail::{DomainName, Host, Timestamp};
 use crate::model::{QueueFilter, WaitReason};
 use crate::policy::concurrency_limiter::SiteBackoff;
 
-/// Domains of one site that are named.
+/// Maximum of domains of one site in the snapshot.
 const DOMAINS_SHOWN_MAX: usize = 100;
-/// Domains of one site that a back-off is posted for.
+/// Maximum of domains of one site for which a back-off is recorded.
 const DOMAINS_POSTED_MAX: usize = 1000;
 
-/// What waits in memory and why, at one moment.
+/// The state of the queue in memory at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct QueueSnapshot {
-    /// Every site that is in use, waited for, or left alone, by name.
+    /// Every site with connections, waiting claims or a back-off, by name.
     pub sites: Vec<SiteStatus>,
-    /// Why parts of the queue wait, where only the relay knows it, in no order.
+    /// Recorded reasons why parts of the queue wait, in no order.
     pub reasons: Vec<(QueueFilter, WaitRecord)>,
-    /// Open connections to other servers.
-    pub connections: usize,
-    /// Deliveries that are claimed, whether they are being delivered or wait.
+    /// Claimed deliveries, being delivered or waiting.
     pub claimed: usize,
 }
 
 impl QueueManager {
-    /// What waits in memory and why.
+    /// The state of the queue in memory.
     pub fn snapshot(&self, now: Timestamp) -> QueueSnapshot {
-        let lanes = self.dispatcher().lanes(Instant::now());
-        let of_lanes = lanes.iter().filter_map(|state| match &state.lane.next_hop {
+        let states = self.dispatcher().queue_states(Instant::now());
+        let mx_sites = states.iter().filter_map(|state| match &state.queue_key.next_hop {
             NextHop::Mx(site, _) => Some(site),
             _ => None,
         });
-        let domains = self.sites().domains(&of_lanes.collect::<Vec<_>>(), DOMAINS_SHOWN_MAX);
-        let mut sites: Vec<SiteStatus> = lanes.iter().map(|lane| describe(lane, &domains)).collect();
+        let domains = self.sites().domains(&mx_sites.collect::<Vec<_>>(), DOMAINS_SHOWN_MAX);
+        let mut sites: Vec<SiteStatus> = states.iter().map(|state| describe(state, &domains)).collect();
         sites.sort_by(|a, b| a.name.cmp(&b.name));
-        QueueSnapshot {
-            connections: sites.iter().map(|site| site.connections).sum(),
-            sites,
-            reasons: self.wait_reasons().notices(now),
-            claimed: self.lock().claims(),
-        }
+        QueueSnapshot { sites, reasons: self.wait_reasons().records(now), claimed: self.lock().claims() }
     }
 
-    /// Ends the back-offs of sites in the way of a part of the queue, before their time.
+    /// Open connections and back-offs: a scrape of the metrics does not copy the names of a snapshot.
+    pub fn connection_counts(&self) -> ConnectionCounts {
+        self.dispatcher().counts(Instant::now())
+    }
+
+    /// Ends the back-offs that affect a part of the queue.
     pub fn end_backoffs(&self, part: &QueueFilter) {
         let site = part.destination.as_ref().map(|destination| self.sites().find(destination));
-        let is_meant = |lane: &QueueKey| match (&lane.next_hop, &site) {
+        let is_meant = |queue_key: &QueueKey| match (&queue_key.next_hop, &site) {
             (NextHop::Mx(..), None) => true,
             (NextHop::Mx(other, _), Some(site)) => site.as_ref() == Some(other),
             (NextHop::Sandbox(tenant) | NextHop::TenantSmartHost(tenant, _), _) => {
@@ -62,32 +60,32 @@ impl QueueManager {
             (NextHop::Hosts(_), _) => true,
         };
         let lifted = self.dispatcher().end_backoffs(is_meant);
-        for subject in lifted.iter().flat_map(|lane| subjects(lane, self.sites())) {
+        for subject in lifted.iter().flat_map(|queue_key| subjects(queue_key, self.sites())) {
             self.wait_reasons().lift(&subject, WaitReason::SiteBackoff);
         }
         self.wake();
     }
 
-    /// Tells people what is held back, and why.
-    pub(super) fn post_backoff(&self, lane: &QueueKey, backoff: &SiteBackoff) {
-        for subject in subjects(lane, self.sites()) {
-            self.post_for(subject, lane, backoff);
+    /// Records the back-off for the parts of the queue that it affects.
+    pub(super) fn post_backoff(&self, queue_key: &QueueKey, backoff: &SiteBackoff) {
+        for subject in subjects(queue_key, self.sites()) {
+            self.post_for(subject, queue_key, backoff);
         }
     }
 
-    /// The same for a domain that is found to be at a site that is left alone.
-    pub(super) fn post_if_backed_off(&self, domain: &DomainName, lane: &QueueKey) {
-        let backoff = self.dispatcher().backoff(lane, Instant::now());
+    /// Records the back-off of a site for a domain that was found to belong to it.
+    pub(super) fn post_if_backed_off(&self, domain: &DomainName, queue_key: &QueueKey) {
+        let backoff = self.dispatcher().backoff(queue_key, Instant::now());
         if let Some(backoff) = backoff {
-            self.post_for(QueueFilter::destination(Host::Domain(domain.clone())), lane, &backoff);
+            self.post_for(QueueFilter::destination(Host::Domain(domain.clone())), queue_key, &backoff);
         }
     }
 
-    fn post_for(&self, subject: QueueFilter, lane: &QueueKey, backoff: &SiteBackoff) {
+    fn post_for(&self, subject: QueueFilter, queue_key: &QueueKey, backoff: &SiteBackoff) {
         let now = Timestamp::now();
         let record = WaitRecord {
             reason: WaitReason::SiteBackoff,
-            detail: format!("{} is left alone for a time after: {}", name_of(lane), backoff.reason),
+            detail: format!("{} backs off after: {}", name_of(queue_key), backoff.reason),
             since: now,
             until: Some(time_of(backoff.until)),
         };
@@ -95,9 +93,9 @@ impl QueueManager {
     }
 }
 
-/// What people see of a lane.
-pub fn name_of(lane: &QueueKey) -> String {
-    match &lane.next_hop {
+/// The name of a destination queue in the API and logs.
+pub fn name_of(queue_key: &QueueKey) -> String {
+    match &queue_key.next_hop {
         NextHop::Mx(site, _) => site.name.clone(),
         NextHop::Sandbox(_) => "sandbox".into(),
         NextHop::Hosts(route) => route.to_string(),
@@ -105,15 +103,15 @@ pub fn name_of(lane: &QueueKey) -> String {
     }
 }
 
-/// Whose mail a lane carries.
-fn subjects(lane: &QueueKey, sites: &Sites) -> Vec<QueueFilter> {
-    match &lane.next_hop {
+/// The parts of the queue whose mail is in a destination queue.
+fn subjects(queue_key: &QueueKey, sites: &Sites) -> Vec<QueueFilter> {
+    match &queue_key.next_hop {
         NextHop::Mx(site, _) => {
             let domains = sites.domains_of(site, DOMAINS_POSTED_MAX).into_iter();
             domains.map(|domain| QueueFilter::destination(Host::Domain(domain))).collect()
         }
         NextHop::Sandbox(tenant) | NextHop::TenantSmartHost(tenant, _) => vec![QueueFilter::tenant(*tenant)],
-        // The platform's own choice, which is never left alone.
+        // Hosts of the operator have no back-off.
         NextHop::Hosts(_) => Vec::new(),
     }
 }
@@ -123,20 +121,20 @@ fn time_of(moment: Instant) -> Timestamp {
     Timestamp::now().checked_add(left).unwrap_or(Timestamp::MAX)
 }
 
-fn describe(state: &LaneState, domains: &HashMap<Arc<Site>, Vec<String>>) -> SiteStatus {
-    let (tenant_id, domains) = match &state.lane.next_hop {
+fn describe(state: &QueueState, domains: &HashMap<Arc<Site>, Vec<String>>) -> SiteStatus {
+    let (tenant_id, domains) = match &state.queue_key.next_hop {
         NextHop::Sandbox(tenant) | NextHop::TenantSmartHost(tenant, _) => (Some(*tenant), None),
         NextHop::Hosts(_) => (None, None),
         NextHop::Mx(site, _) => (None, domains.get(site)),
     };
     SiteStatus {
-        name: name_of(&state.lane),
+        name: name_of(&state.queue_key),
         tenant_id,
         domains: domains.cloned().unwrap_or_default(),
         connections_max: state.limit,
         connections: state.in_use,
         waiting: state.waiting,
-        held_until: state.backoff.as_ref().map(|backoff| time_of(backoff.until)),
+        backoff_until: state.backoff.as_ref().map(|backoff| time_of(backoff.until)),
         reason: state.backoff.as_ref().map(|backoff| backoff.reason.clone()),
     }
 }

@@ -1,8 +1,7 @@
-//! Why mail waits, where only the queue manager or a delivery agent knows it. The API reads it from the snapshot. What
-//! the store knows itself (pauses, suspensions, times of the next attempt) is not recorded here.
+//! Reasons why mail waits that only the queue manager or a delivery agent knows. The API reads them from the snapshot.
+//! Pauses, suspensions and times of the next attempt are in the store and not recorded here.
 //!
-//! A record is about a part of the queue. It ends at its time or when it is removed. It is in memory only: what holds
-//! after a restart is recorded anew.
+//! A record is about a part of the queue. It ends at its time or when it is removed. Records are in memory only.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,41 +9,41 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::mail::Timestamp;
 use crate::model::{QueueFilter, TenantId, WaitReason};
 
-/// Records kept; more are not taken, for nobody reads so many.
-const NOTICES_MAX: usize = 10_000;
+/// Maximum of records; more are ignored.
+const RECORDS_MAX: usize = 10_000;
 
-/// Why something waits, and until when.
+/// Why a part of the queue waits, and until when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaitRecord {
-    /// For programs.
+    /// The code.
     pub reason: WaitReason,
-    /// For people: one line, no secret.
+    /// One line of text without secrets.
     pub detail: String,
-    /// Since when.
+    /// When it began.
     pub since: Timestamp,
-    /// `None` if that is not known.
+    /// `None` if the end is unknown.
     pub until: Option<Timestamp>,
 }
 
-/// The reasons that hold. One record for each part and reason.
+/// The current reasons: one record for each part and reason.
 #[derive(Debug, Default)]
 pub struct WaitRegistry(Mutex<HashMap<(QueueFilter, WaitReason), WaitRecord>>);
 
 impl WaitRegistry {
-    /// Adds a record in the place of an earlier one with the same part and reason, whose beginning it keeps.
-    pub fn post(&self, part: QueueFilter, notice: WaitRecord, now: Timestamp) {
-        let mut notices = self.lock();
-        if notices.len() >= NOTICES_MAX {
-            notices.retain(|_, notice| notice.holds_at(now));
+    /// Adds a record. It replaces one with the same part and reason and keeps its beginning.
+    pub fn post(&self, part: QueueFilter, record: WaitRecord, now: Timestamp) {
+        let mut records = self.lock();
+        if records.len() >= RECORDS_MAX {
+            records.retain(|_, record| record.is_valid_at(now));
         }
-        let key = (part, notice.reason);
-        let has_room = notices.len() < NOTICES_MAX;
-        match notices.get_mut(&key) {
-            Some(earlier) if earlier.holds_at(now) => {
-                *earlier = WaitRecord { since: earlier.since, ..notice }
+        let key = (part, record.reason);
+        let has_capacity = records.len() < RECORDS_MAX;
+        match records.get_mut(&key) {
+            Some(earlier) if earlier.is_valid_at(now) => {
+                *earlier = WaitRecord { since: earlier.since, ..record }
             }
-            Some(earlier) => *earlier = notice,
-            None if has_room => drop(notices.insert(key, notice)),
+            Some(earlier) => *earlier = record,
+            None if has_capacity => drop(records.insert(key, record)),
             None => {}
         }
     }
@@ -54,11 +53,11 @@ impl WaitRegistry {
         self.lock().remove(&(part.clone(), reason));
     }
 
-    /// What holds at a time, in no order.
-    pub fn notices(&self, now: Timestamp) -> Vec<(QueueFilter, WaitRecord)> {
-        let notices = self.lock();
-        let holding = notices.iter().filter(|(_, notice)| notice.holds_at(now));
-        holding.map(|((part, _), notice)| (part.clone(), notice.clone())).collect()
+    /// The valid records at a time, in no order.
+    pub fn records(&self, now: Timestamp) -> Vec<(QueueFilter, WaitRecord)> {
+        let records = self.lock();
+        let holding = records.iter().filter(|(_, record)| record.is_valid_at(now));
+        holding.map(|((part, _), record)| (part.clone(), record.clone())).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<(QueueFilter, WaitReason), WaitRecord>> {
@@ -67,29 +66,29 @@ impl WaitRegistry {
     }
 }
 
-/// A site, or a smart host, that is in use, waited for, or left alone.
+/// A site or smart host with connections, waiting claims or a back-off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SiteStatus {
-    /// The site's name, or the smart host's.
+    /// The name of the site or smart host.
     pub name: String,
-    /// Whose smart host it is, or whose sandbox; `None` for what all tenants share.
+    /// The tenant of the smart host or sandbox; `None` if all tenants share it.
     pub tenant_id: Option<TenantId>,
-    /// Domains that are known to be there, in order; at most a hundred are named.
+    /// Known domains, in order, at most a hundred.
     pub domains: Vec<String>,
-    /// Connections that it may have now.
+    /// The connection limit.
     pub connections_max: usize,
-    /// Connections that it has.
+    /// Open connections.
     pub connections: usize,
-    /// Deliveries that the relay has claimed and that wait for a connection.
+    /// Claimed deliveries that wait for a connection.
     pub waiting: usize,
-    /// Nothing is sent before this time.
-    pub held_until: Option<Timestamp>,
-    /// Why: the reply, or what happened.
+    /// The end of the back-off.
+    pub backoff_until: Option<Timestamp>,
+    /// The reason of the back-off: the reply or error.
     pub reason: Option<String>,
 }
 
 impl WaitRecord {
-    fn holds_at(&self, now: Timestamp) -> bool {
+    fn is_valid_at(&self, now: Timestamp) -> bool {
         self.until.is_none_or(|until| until > now)
     }
 }
@@ -103,7 +102,7 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn notice(since: i64, until: Option<i64>) -> WaitRecord {
+    fn record(since: i64, until: Option<i64>) -> WaitRecord {
         WaitRecord {
             reason: WaitReason::SiteBackoff,
             detail: "421".into(),
@@ -118,34 +117,34 @@ mod tests {
 
     #[test]
     fn a_notice_ends_with_its_time_or_when_it_is_lifted() {
-        let board = WaitRegistry::default();
-        board.post(site("a.example"), notice(1, Some(10)), at(1));
-        board.post(site("b.example"), notice(1, None), at(1));
-        assert_eq!(board.notices(at(9)).len(), 2);
-        assert_eq!(board.notices(at(10)), [(site("b.example"), notice(1, None))]);
-        board.lift(&site("b.example"), WaitReason::SiteBackoff);
-        assert!(board.notices(at(10)).is_empty());
+        let registry = WaitRegistry::default();
+        registry.post(site("a.example"), record(1, Some(10)), at(1));
+        registry.post(site("b.example"), record(1, None), at(1));
+        assert_eq!(registry.records(at(9)).len(), 2);
+        assert_eq!(registry.records(at(10)), [(site("b.example"), record(1, None))]);
+        registry.lift(&site("b.example"), WaitReason::SiteBackoff);
+        assert!(registry.records(at(10)).is_empty());
     }
 
     #[test]
     fn a_notice_that_is_posted_again_keeps_its_beginning_while_it_holds() {
-        let board = WaitRegistry::default();
-        board.post(site("a.example"), notice(1, Some(10)), at(1));
-        board.post(site("a.example"), notice(5, Some(20)), at(5));
-        assert_eq!(board.notices(at(15)), [(site("a.example"), notice(1, Some(20)))]);
-        board.post(site("a.example"), notice(30, None), at(30));
-        assert_eq!(board.notices(at(30)), [(site("a.example"), notice(30, None))]);
+        let registry = WaitRegistry::default();
+        registry.post(site("a.example"), record(1, Some(10)), at(1));
+        registry.post(site("a.example"), record(5, Some(20)), at(5));
+        assert_eq!(registry.records(at(15)), [(site("a.example"), record(1, Some(20)))]);
+        registry.post(site("a.example"), record(30, None), at(30));
+        assert_eq!(registry.records(at(30)), [(site("a.example"), record(30, None))]);
     }
 
     #[test]
     fn the_board_is_limited_and_what_has_ended_makes_room() {
-        let board = WaitRegistry::default();
-        for number in 0..NOTICES_MAX {
-            board.post(site(&format!("d{number}.example")), notice(1, Some(10)), at(1));
+        let registry = WaitRegistry::default();
+        for number in 0..RECORDS_MAX {
+            registry.post(site(&format!("d{number}.example")), record(1, Some(10)), at(1));
         }
-        board.post(site("late.example"), notice(1, None), at(1));
-        assert_eq!(board.notices(at(1)).len(), NOTICES_MAX);
-        board.post(site("late.example"), notice(11, None), at(11));
-        assert_eq!(board.notices(at(11)).len(), 1);
+        registry.post(site("late.example"), record(1, None), at(1));
+        assert_eq!(registry.records(at(1)).len(), RECORDS_MAX);
+        registry.post(site("late.example"), record(11, None), at(11));
+        assert_eq!(registry.records(at(11)).len(), 1);
     }
 }

@@ -1,14 +1,14 @@
 //! Delivery agents: they route the batches that the queue manager hands out, deliver them to other servers and record
 //! the results.
 //!
-//! * `agents` answers the queue manager and starts a worker for each slot,
-//! * `worker` holds a slot and delivers batch after batch of one queue over one connection,
+//! * `agents` implements the interface for the queue manager and starts a worker for each slot,
+//! * `worker` has a slot and delivers batch after batch of one destination queue over one connection,
 //! * `attempt` is one attempt of one batch, over `connection`s that the `dialer` opens to the `target_hosts` of its
 //!   `route`, from a `source`, and that the `pool` keeps (`outbound`),
-//! * `smart_host_login` and `smart_host_backoff` hold mail back for a smart host that refuses our account,
+//! * `smart_host_login` and `smart_host_backoff` defer mail for a smart host that refuses our account,
 //! * `tls` decides which TLS a host must offer, and verifies it,
 //! * `result_record` decides what follows from a result, `result_writer` stores it, `dsn` reports it to the sender,
-//! * `sandbox` answers mail of the test environment.
+//! * `sandbox` simulates delivery in the test environment.
 //!
 //! Imports `mail`, `smtp`, `policy`, `dns`, `store`, `queue` and the configuration.
 

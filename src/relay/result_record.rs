@@ -74,7 +74,7 @@ impl CompletedAttempt<'_> {
             text: truncate(&result.text),
             transcript: self.transcript.clone(),
             outcome: state,
-            class: result.verdict.class(),
+            bounce_class: result.verdict.class(),
             reason,
         };
         AttemptRecord {
@@ -82,7 +82,7 @@ impl CompletedAttempt<'_> {
             tenant_id: message.tenant_id,
             delivery_id: delivery.id,
             state,
-            class: result.verdict.class(),
+            bounce_class: result.verdict.class(),
             next_attempt_at,
             attempt: Some(attempt),
             reply,
@@ -136,7 +136,7 @@ impl UnattemptedBatch<'_> {
     /// The lifetime of the delivery ended before it was claimed: no other attempt.
     pub fn record_expired(&self, delivery: &Delivery) -> AttemptRecord {
         // The class of the last failure says more than `expired`.
-        let class = delivery.last_class.unwrap_or(BounceClass::Expired);
+        let class = delivery.bounce_class.unwrap_or(BounceClass::Expired);
         let last = delivery.last_reply.as_deref().unwrap_or("no attempt was made");
         self.record(delivery, DeliveryState::Expired, class, last)
     }
@@ -153,7 +153,7 @@ impl UnattemptedBatch<'_> {
             tenant_id: self.batch.message.tenant_id,
             delivery_id: delivery.id,
             state,
-            class: Some(class),
+            bounce_class: Some(class),
             next_attempt_at: None,
             attempt: None,
             reply: truncate(reply),
@@ -216,7 +216,7 @@ mod tests {
             attempts,
             next_attempt_at: None,
             last_reply: Some("451 later".into()),
-            last_class: None,
+            bounce_class: None,
             updated_at: message.created_at,
         };
         Batch {

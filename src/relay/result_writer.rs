@@ -44,10 +44,10 @@ impl ResultWriter {
                 if let Some(report) = &batch.report {
                     let kib =
                         u32::try_from(report.content.len() / 1024 + 1).unwrap_or(u32::MAX).min(DSN_KIB_MAX);
-                    let held = dsn_kib.clone().acquire_many_owned(kib).await;
+                    let permit = dsn_kib.clone().acquire_many_owned(kib).await;
                     let writing = self.clone().write(batch);
                     separate.spawn(async move {
-                        let _held = held;
+                        let _permit = permit;
                         writing.await;
                     });
                 } else {

@@ -8,7 +8,7 @@ use crate::config;
 use crate::dns::Resolver;
 use crate::mail::{DomainName, Host, SignedDuration, Timestamp};
 use crate::model::{DkimPolicy, TenantId, TlsMode};
-use crate::queue::{ClaimRoom, NextHop, QueueManager, RouteDecision};
+use crate::queue::{ClaimLimits, NextHop, QueueManager, RouteDecision};
 use crate::store::contract::{SqliteHarness, TestBed, ids, later};
 use crate::store::{
     AttemptRecord, Batch, Directory, NewSmartHost, NewTenant, RecordBatch, SmartHost, Spool, TenantPatch,
@@ -47,8 +47,8 @@ fn relay(bed: &Bed) -> RelayContext {
 }
 
 async fn claim(core: &RelayContext, at: Timestamp) -> Vec<Batch> {
-    let room = ClaimRoom { deliveries_max: 9, per_tenant_max: 9, admits: Arc::new(|_: &Host| true) };
-    core.queue.claim_due(at, &room).await.unwrap().batches
+    let limits = ClaimLimits { deliveries_max: 9, per_tenant_max: 9, admits: Arc::new(|_: &Host| true) };
+    core.queue.claim_due(at, &limits).await.unwrap().batches
 }
 
 async fn next_hop_of(core: &RelayContext, batch: &Batch) -> NextHop {
@@ -84,7 +84,7 @@ async fn one_attempt_finds_the_login_accepted_and_then_all_mail_of_the_account_i
     assert!(claim(&core, backoff.until).await.is_empty());
     core.logins.accepted(&next_hop, first, backoff.until).await;
     assert!(core.logins.backoff_of(&next_hop, &batches[1], backoff.until).await.is_none());
-    assert!(core.queue.wait_reasons().notices(backoff.until).is_empty());
+    assert!(core.queue.wait_reasons().records(backoff.until).is_empty());
     assert_eq!(ids(&claim(&core, backoff.until).await), ids(&batches));
 }
 

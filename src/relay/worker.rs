@@ -1,9 +1,10 @@
-//! A worker holds a slot and delivers batch after batch, keeping its connection as long as its lane has work.
+//! A worker has a slot and delivers batch after batch over one connection, as long as its destination queue has work.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
 use super::RelayContext;
 use super::attempt::{Attempt, AttemptResult};
@@ -34,28 +35,29 @@ pub async fn run(
     mut claim: Claim,
 ) {
     let worker = Worker { core: core.clone(), recordings };
-    let mut connection = find_idle(&core, &slot.lane, &claim.batch);
+    let mut connection = find_idle(&core, &slot.queue_key, &claim.batch);
     loop {
-        connection = worker.deliver(&slot.lane, claim, connection).await;
+        let span = delivery_span(&claim.batch);
+        connection = worker.deliver(&slot.queue_key, claim, connection).instrument(span).await;
         if core.tasks.stop.is_cancelled() {
             break;
         }
-        claim = match core.queue.keep_turn(&mut slot) {
+        claim = match core.queue.next_claim_for(&mut slot) {
             Some(next) => {
-                connection = fit(&core, &slot.lane, &next.batch, connection);
+                connection = fit(&core, &slot.queue_key, &next.batch, connection);
                 next
             }
             None => {
-                // Kept before the slot is free: the lane's next worker is to find it.
+                // Before the slot is returned, so that the next worker of the destination queue finds the connection.
                 if let Some(connection) = connection.take() {
-                    core.outbound.pool.put(&slot.lane, slot.holder, connection);
+                    core.outbound.pool.put(&slot.queue_key, slot.holder, connection);
                 }
                 drop(slot);
-                // This worker takes one turn at most; there may be more.
+                // This worker takes one claim; others may have got slots.
                 core.queue.wake();
-                let Some((next_slot, next)) = core.queue.take_turn() else { return };
+                let Some((next_slot, next)) = core.queue.next_claim() else { return };
                 slot = next_slot;
-                connection = find_idle(&core, &slot.lane, &next.batch);
+                connection = find_idle(&core, &slot.queue_key, &next.batch);
                 next
             }
         };
@@ -65,31 +67,45 @@ pub async fn run(
     }
 }
 
-/// The connection at hand, if the batch may go over it, or else an idle one. Who has none at hand opens one: what is idle
-/// while slots go on is for those that come new.
+/// What every line about the attempt of a batch says. A warning needs it too, whatever the level of the log.
+fn delivery_span(batch: &Batch) -> tracing::Span {
+    tracing::warn_span!(
+        "delivery",
+        msg = %batch.message.id,
+        tenant_id = %batch.message.tenant_id,
+        destination = %batch.destination,
+        deliveries = batch.deliveries.len(),
+        attempt = batch.deliveries.first().map_or(1, |delivery| delivery.attempts.saturating_add(1)),
+    )
+}
+
+/// The current connection, if the batch may use it, else an idle one. A worker without a current connection opens one: idle
+/// connections are for workers that start.
 fn fit(
     core: &RelayContext,
-    lane: &QueueKey,
+    queue_key: &QueueKey,
     batch: &Batch,
     connection: Option<Connection>,
 ) -> Option<Connection> {
     let connection = connection?;
-    if fits(core, lane, batch, &connection) {
+    if fits(core, queue_key, batch, &connection) {
         return Some(connection);
     }
     core.tasks.spawn(connection.quit());
-    find_idle(core, lane, batch)
+    find_idle(core, queue_key, batch)
 }
 
-fn find_idle(core: &RelayContext, lane: &QueueKey, batch: &Batch) -> Option<Connection> {
+fn find_idle(core: &RelayContext, queue_key: &QueueKey, batch: &Batch) -> Option<Connection> {
     let tenant = &batch.message.tenant_id;
-    let left_to_others = core.queue.left_to_others(lane, tenant);
-    core.outbound.pool.take(lane, tenant, left_to_others, |connection| fits(core, lane, batch, connection))
+    let left_to_others = core.queue.left_to_others(queue_key, tenant);
+    core.outbound
+        .pool
+        .take(queue_key, tenant, left_to_others, |connection| fits(core, queue_key, batch, connection))
 }
 
 /// A host of one domain of a site need not take mail for another one.
-fn fits(core: &RelayContext, lane: &QueueKey, batch: &Batch, connection: &Connection) -> bool {
-    match &lane.next_hop {
+fn fits(core: &RelayContext, queue_key: &QueueKey, batch: &Batch, connection: &Connection) -> bool {
+    match &queue_key.next_hop {
         NextHop::Mx(..) => core.queue.sites().is_mail_host(&connection.peer.host, &batch.destination),
         NextHop::Sandbox(_) | NextHop::Hosts(_) | NextHop::TenantSmartHost(..) => true,
     }
@@ -98,7 +114,7 @@ fn fits(core: &RelayContext, lane: &QueueKey, batch: &Batch, connection: &Connec
 /// A message in memory.
 struct Loaded {
     content: Content,
-    /// The room for it, if it was read back.
+    /// The reserved memory, if it was read from the store.
     _memory: Option<crate::limits::tenant_semaphore::TenantPermit>,
 }
 
@@ -111,12 +127,11 @@ impl Worker {
     /// Delivers one batch. Answers a connection that takes more.
     async fn deliver(
         &self,
-        lane: &QueueKey,
+        queue_key: &QueueKey,
         mut claim: Claim,
         connection: Option<Connection>,
     ) -> Option<Connection> {
-        // While it waited here its tenant may have been suspended, or got another smart host: dropping the claim gives
-        // it back, to be held or to be claimed for its new lane.
+        // While it waited, its tenant may have been suspended or got another smart host. Dropping the claim releases it.
         if !self.is_in_place(&claim).await || is_paused(&self.core, &claim) {
             return connection;
         }
@@ -124,12 +139,13 @@ impl Worker {
             self.expire(claim).await;
             return connection;
         }
-        if let Some(hold) = self.core.logins.backoff_of(&lane.next_hop, &claim.batch, Timestamp::now()).await
+        if let Some(backoff) =
+            self.core.logins.backoff_of(&queue_key.next_hop, &claim.batch, Timestamp::now()).await
         {
-            self.hold(claim, &hold).await;
+            self.back_off(claim, &backoff).await;
             return connection;
         }
-        if matches!(lane.next_hop, NextHop::Sandbox(_)) {
+        if matches!(queue_key.next_hop, NextHop::Sandbox(_)) {
             self.play(claim).await;
             return None;
         }
@@ -142,20 +158,20 @@ impl Worker {
                 return connection;
             }
         };
-        let content = filter_signatures(&content, self.core.router.dkim_policy(&lane.next_hop));
+        let content = filter_signatures(&content, self.core.router.dkim_policy(&queue_key.next_hop));
         let (started_at, started) = (Timestamp::now(), Instant::now());
-        let tried = Attempt::new(&self.core, lane, &claim.batch, &content).run(connection).await;
-        match self.note_login(&lane.next_hop, &claim.batch, &tried.login).await {
+        let tried = Attempt::new(&self.core, queue_key, &claim.batch, &content).run(connection).await;
+        match self.note_login(&queue_key.next_hop, &claim.batch, &tried.login).await {
             // It says nothing of how the host does.
-            Some(hold) => self.hold(claim, &hold).await,
+            Some(backoff) => self.back_off(claim, &backoff).await,
             None => {
                 self.conclude(claim, Some(&content), &tried, started_at, started).await;
-                if let Some(lesson) = tried.site_feedback() {
-                    self.core.queue.learn(lane, &lesson, started);
+                if let Some(feedback) = tried.site_feedback() {
+                    self.core.queue.apply_feedback(queue_key, &feedback, started);
                 }
             }
         }
-        let messages_max = self.core.queue.messages_per_connection_max(lane);
+        let messages_max = self.core.queue.messages_per_connection_max(queue_key);
         let used_up = |connection: &Connection| connection.messages >= messages_max;
         match tried.connection {
             Some(connection) if used_up(&connection) => {
@@ -170,7 +186,7 @@ impl Worker {
         self.core.queue.is_in_place(claim, self.core.router.route_batch(&claim.batch)).await
     }
 
-    /// The hold that a batch falls under after what its try learnt of the account.
+    /// Records the result of a login; returns the back-off of the account, if any.
     async fn note_login(
         &self,
         next_hop: &NextHop,
@@ -188,8 +204,7 @@ impl Worker {
         }
     }
 
-    /// The message of a batch, read where it is not at hand and there is room for it. `None` if it was deleted meanwhile, or
-    /// the relay stops.
+    /// The content of a batch, read from the store if necessary. `None` if it was deleted or the relay stops.
     async fn load(&self, batch: &mut Batch) -> Result<Option<Loaded>, StoreError> {
         if let Some(content) = batch.content.take() {
             return Ok(Some(Loaded { content, _memory: None }));
@@ -198,7 +213,7 @@ impl Worker {
         let memory = tokio::select! {
             biased;
             () = self.core.tasks.stop.cancelled() => return Ok(None),
-            // The turns are never closed.
+            // The semaphore is never closed.
             memory = self.core.loaded.acquire_weighted(Some(tenant_id), size / 1024 + 1) => memory.ok(),
         };
         let content = self.core.store.content(id).await?;
@@ -230,7 +245,7 @@ impl Worker {
 
     /// The spool cannot be read: another time.
     async fn postpone(&self, claim: Claim, error: &StoreError) {
-        tracing::warn!(msg = %claim.batch.message.id, %error, "cannot read a message from the spool");
+        tracing::warn!(%error, "cannot read a message from the spool");
         let peer = Arc::new(Peer::default());
         let what = match error {
             StoreError::Damaged { .. } => {
@@ -251,12 +266,13 @@ impl Worker {
     }
 
     /// The account is refused: the mail waits as it is.
-    async fn hold(&self, claim: Claim, hold: &SmartHostBackoff) {
+    async fn back_off(&self, claim: Claim, backoff: &SmartHostBackoff) {
         let untried = UnattemptedBatch { batch: &claim.batch, now: Timestamp::now() };
-        let reason = hold.explain();
+        let reason = backoff.explain();
         let records = claim.batch.deliveries.iter();
-        let records = records.map(|delivery| untried.record_backoff(delivery, &reason, hold.until)).collect();
-        self.write(claim, None, Outcomes { records, notices: Vec::new() }).await;
+        let records =
+            records.map(|delivery| untried.record_backoff(delivery, &reason, backoff.until)).collect();
+        self.write(claim, None, Outcomes { records, dsn_recipients: Vec::new() }).await;
     }
 
     async fn expire(&self, claim: Claim) {
@@ -312,11 +328,11 @@ impl Worker {
 
     /// Adds the report to the records and hands both to the recorder.
     async fn write(&self, claim: Claim, content: Option<&Content>, outcomes: Outcomes) {
-        let Outcomes { records, notices } = outcomes;
-        let report = match notices.as_slice() {
+        let Outcomes { records, dsn_recipients } = outcomes;
+        let report = match dsn_recipients.as_slice() {
             [] => None,
-            notices if self.reports_by_mail(&claim.batch.message).await => {
-                self.report(&claim.batch.message, content, notices).await
+            dsn_recipients if self.reports_by_mail(&claim.batch.message).await => {
+                self.report(&claim.batch.message, content, dsn_recipients).await
             }
             _ => None,
         };
@@ -326,14 +342,14 @@ impl Worker {
         }
     }
 
-    /// Whether there is somebody to report to, and the tenant wants it so.
+    /// Whether the sender gets reports by mail.
     async fn reports_by_mail(&self, message: &Message) -> bool {
         if message.reverse_path == ReversePath::Null {
             return false;
         }
         match self.core.store.tenant(message.tenant_id).await {
             Ok(tenant) => tenant.is_some_and(|t| t.settings.delivery_reports == DeliveryReports::Mail),
-            // What is not known is reported: a failure that nobody hears of is worse than a report too many.
+            // If the setting is unknown, report: an unreported failure is worse than an unwanted report.
             Err(_) => true,
         }
     }
@@ -342,7 +358,7 @@ impl Worker {
         &self,
         message: &Message,
         content: Option<&Content>,
-        notices: &[DsnRecipient],
+        dsn_recipients: &[DsnRecipient],
     ) -> Option<NewMessage> {
         let read = match content {
             None => self.core.store.content(message.id).await.ok().flatten(),
@@ -352,7 +368,7 @@ impl Worker {
             hostname: &self.core.settings.hostname,
             message,
             content: content.or(read.as_ref()),
-            recipients: notices,
+            recipients: dsn_recipients,
             now: Timestamp::now(),
             lifetime: self.core.settings.expiry,
         };
@@ -360,26 +376,27 @@ impl Worker {
     }
 }
 
-/// What is written down of a batch, and what its sender is told.
+/// The records of a batch and the recipients of its report.
 #[derive(Default)]
 struct Outcomes {
     records: Vec<AttemptRecord>,
-    notices: Vec<DsnRecipient>,
+    dsn_recipients: Vec<DsnRecipient>,
 }
 
 impl Outcomes {
     /// `passed_on`: the server that took it gives the reports.
     fn add(&mut self, message: &Message, delivery: &Delivery, record: AttemptRecord, passed_on: bool) {
         log(delivery, &record);
-        self.notices.extend(DsnRecipient::for_record(message, delivery, &record, passed_on));
+        self.dsn_recipients.extend(DsnRecipient::for_record(message, delivery, &record, passed_on));
         self.records.push(record);
     }
 }
 
-/// What falls due past its lifetime was held until then by a suspension or a pause: it gets one try.
+/// Whether the message lifetime has ended. A delivery that is due after it was paused or suspended until then and gets one
+/// attempt.
 fn has_expired(batch: &Batch, now: Timestamp) -> bool {
     let end = batch.message.expires_at;
-    // What is held for its account is due at the end at the latest.
+    // A back-off ends at the end of the lifetime at the latest.
     let is_due_in_time = |delivery: &Delivery| delivery.next_attempt_at.is_none_or(|due| due <= end);
     now >= end && batch.deliveries.iter().all(is_due_in_time)
 }
@@ -397,11 +414,11 @@ fn jitter() -> f64 {
 fn log(delivery: &Delivery, record: &AttemptRecord) {
     let attempt = record.attempt.as_ref();
     tracing::info!(
-        msg = %record.message_id,
+        delivery = %record.delivery_id,
         recipient = %delivery.recipient,
         host = attempt.map_or("", |attempt| attempt.host.as_str()),
         outcome = %record.state,
-        class = record.class.map(tracing::field::display),
+        bounce_class = record.bounce_class.map(tracing::field::display),
         code = attempt.and_then(|attempt| attempt.code),
         status = attempt.and_then(|attempt| attempt.enhanced).map(tracing::field::display),
         duration_ms = attempt.map_or(0, |attempt| attempt.duration_ms),

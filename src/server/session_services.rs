@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -90,6 +91,7 @@ impl SessionServices {
                     message,
                     trace,
                     extras: SubmissionExtras::default(),
+                    received_at: Instant::now(),
                 };
                 match self.server.submission.accept(submission).await {
                     Ok(id) => return Verdict::Queued(id),

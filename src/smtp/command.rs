@@ -1,5 +1,5 @@
-//! Commands as in the ABNF of RFC 5321 §4.1. [`split`] reads the verb, by which the session decides whether the
-//! command is allowed; the other functions parse its arguments.
+//! Parses commands (RFC 5321 §4.1). [`split`] finds the verb, which decides whether the session allows the command; the
+//! other functions parse the arguments.
 
 use super::command_error::CommandError;
 use super::parameters::{self, MailOptions};
@@ -61,7 +61,7 @@ impl Verb {
         }
     }
 
-    /// Maximum length of the command with CRLF: RFC 5321 §4.5.3.1.4, plus what each extension adds.
+    /// Maximum length of the command with CRLF: RFC 5321 §4.5.3.1.4, plus the octets that each extension adds.
     fn octets_max(self) -> usize {
         match self {
             // RFC 4954 §4.
@@ -212,7 +212,7 @@ fn split_path<'a>(
     }
 }
 
-/// The position of the first such character outside a quoted string.
+/// The position of the first `wanted` outside a quoted string.
 fn find_unquoted(text: &str, wanted: char) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     for (i, c) in text.char_indices() {
@@ -227,8 +227,8 @@ fn find_unquoted(text: &str, wanted: char) -> Option<usize> {
     None
 }
 
-/// Parses the text between the angle brackets: an address, with or without a source route. RFC 5321 §4.1.2 and
-/// Appendix C: a source route must be accepted and should be ignored.
+/// Parses the text between the angle brackets: an address, with or without a source route. A source route must be
+/// accepted and should be ignored (RFC 5321 §4.1.2, Appendix C).
 fn parse_mailbox(text: &str) -> Result<Address, CommandError> {
     let mailbox = if text.starts_with('@') { drop_route(text)? } else { text };
     Address::parse(mailbox).map_err(CommandError::Address)
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn verbs_are_read_in_any_case_and_white_space_at_the_end_is_tolerated() {
+    fn verbs_are_read_in_any_case_and_trailing_white_space_is_tolerated() {
         assert_eq!(split(b"eHlO a.example \t"), Ok((Verb::Ehlo, "a.example")));
         assert_eq!(split(b"QUIT"), Ok((Verb::Quit, "")));
         assert_eq!(split(b"MAIL FROM:<a@b.c>"), Ok((Verb::Mail, "FROM:<a@b.c>")));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn each_verb_has_the_length_that_the_standards_give_it() {
+    fn each_verb_has_the_maximum_length_that_its_rfcs_define() {
         let line = |verb: &str, octets: usize| format!("{verb} {}", "x".repeat(octets - 2 - verb.len() - 1));
         for (verb, octets_max) in [("RCPT", 1048), ("NOOP", 512), ("MAIL", 1226), ("AUTH", 12_288)] {
             assert!(split(line(verb, octets_max).as_bytes()).is_ok(), "{verb}");
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_have_a_length_and_may_be_the_last() {
+    fn a_chunk_has_a_length_and_may_be_the_last() {
         assert_eq!(parse_bdat("0"), Ok(Chunk { octets: 0, last: false }));
         assert_eq!(parse_bdat("86  last"), Ok(Chunk { octets: 86, last: true }));
         for bad in ["", "LAST", "-1", "+1", "1 FIRST", "1 LAST LAST", "0x10", "18446744073709551616"] {
@@ -361,7 +361,7 @@ mod tests {
         }
 
         #[test]
-        fn paths_of_any_shape_keep_to_one_line(text in "[@<>\",:\\[\\]a. \\\\]{0,24}") {
+        fn the_path_of_a_parsed_mail_command_parses_to_the_same_path(text in "[@<>\",:\\[\\]a. \\\\]{0,24}") {
             if let Ok(mail) = parse_mail(&format!("FROM:<{text}>")) {
                 prop_assert_eq!(ReversePath::parse(&mail.path.to_string()), Ok(mail.path));
             }

@@ -1,8 +1,8 @@
-//! Decodes message content. With DATA: finds the end and removes transparency dots (RFC 5321 §4.5.2). With BDAT:
-//! takes the octets of the chunks (RFC 3030); the same rules apply, except for dots.
+//! Decodes message content. For DATA, it finds the end and removes transparency dots (RFC 5321 §4.5.2). For BDAT, it
+//! joins the chunks (RFC 3030); dots have no meaning there, and all other rules apply.
 //!
-//! RFC 5321 §4.1.1.4: only `CRLF.CRLF` ends DATA, or `.CRLF` right after the command. Accepting anything else allows
-//! SMTP smuggling. Faulty content is read to its end, so that its octets are never parsed as commands.
+//! Only `CRLF.CRLF` ends DATA, or `.CRLF` directly after the command (RFC 5321 §4.1.1.4). Any other end would allow
+//! SMTP smuggling. Refused content is read to its end, so that its octets are never parsed as commands.
 
 use std::mem;
 
@@ -148,7 +148,7 @@ impl Decoder {
         }
     }
 
-    /// The first reason to refuse the content received so far.
+    /// Why the content received so far is refused; `None` while it is acceptable.
     pub fn error(&self) -> Option<ContentError> {
         let reject = self.limits.bare_newline == BareNewline::Reject;
         match self.seen {
@@ -160,9 +160,10 @@ impl Decoder {
         }
     }
 
-    /// Decodes one piece. `run` is the start of content octets that are not stored yet: ordinary content is copied
-    /// once, in pieces as large as they arrived.
+    /// Decodes one piece.
     pub fn decode(&mut self, bytes: &[u8]) -> DataProgress {
+        // `run` is the start of the content octets that are not stored yet. Content without special octets is copied
+        // once, in pieces as large as they arrived.
         let (mut run, mut i) = (0, 0);
         while let Some(&octet) = bytes.get(i) {
             match (self.position, octet) {
@@ -179,7 +180,7 @@ impl Decoder {
                     run = i;
                 }
                 (Position::Dot, b'\n') => {
-                    // A dot alone on a line that does not end with CRLF: content.
+                    // A line with a single dot and a bare LF is content.
                     self.store(b".");
                     self.position = Position::Inside;
                 }
@@ -227,7 +228,7 @@ impl Decoder {
             (b'\n', _) => {
                 self.seen.bare_newline = true;
                 self.store(b"\r\n");
-                // Not a line start on the wire: a dot after it is content.
+                // On the wire no line starts here, so a dot after the bare LF is content.
                 self.end_line(Position::Inside);
             }
             (_, Some(_)) => self.store_bare_cr(),
@@ -303,10 +304,10 @@ mod tests {
         let nul = plain.contains('\0');
         let lines = plain.replace("\r\n", "\u{100}");
         let bare = lines.contains(['\r', '\n']);
-        let mended = lines.replace('\n', "\u{100}").replace('\r', " ");
-        let long = mended.split('\u{100}').any(|line| line.chars().count() > limits.line_octets_max);
-        let mended: Vec<u8> = mended.replace('\u{100}', "\r\n").chars().map(|c| c as u8).collect();
-        let verdict = if mended.len() as u64 > limits.message_octets_max {
+        let normalized = lines.replace('\n', "\u{100}").replace('\r', " ");
+        let long = normalized.split('\u{100}').any(|line| line.chars().count() > limits.line_octets_max);
+        let normalized: Vec<u8> = normalized.replace('\u{100}', "\r\n").chars().map(|c| c as u8).collect();
+        let verdict = if normalized.len() as u64 > limits.message_octets_max {
             Err(ContentError::TooLarge)
         } else if nul {
             Err(ContentError::Nul)
@@ -315,13 +316,13 @@ mod tests {
         } else if long {
             Err(ContentError::LineTooLong)
         } else {
-            Ok(mended)
+            Ok(normalized)
         };
         Some((verdict, rest))
     }
 
     #[test]
-    fn dots_and_line_ends_come_out_as_the_standard_says() {
+    fn dots_and_line_ends_are_decoded_as_in_rfc_5321() {
         for (wire, expected) in [
             (&b".\r\n"[..], &b""[..]),
             (b"\r\n.\r\n", b"\r\n"),
@@ -335,7 +336,7 @@ mod tests {
             (b"a\rb\r\n.\r\n", b"a b\r\n"),
             (b"a\r\r\n.\r\n", b"a \r\n"),
             (b"a\n\r\n.\r\n", b"a\r\n\r\n"),
-            // Not the end: each of these is or was accepted as the end by some server.
+            // None of these ends the content, although some server accepts or accepted it as the end.
             (b"a\n.\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
             (b"a\n.\r\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
             (b"a\r\n.\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
@@ -351,13 +352,13 @@ mod tests {
     }
 
     #[test]
-    fn octets_after_the_end_are_left_for_commands() {
+    fn octets_after_the_end_are_not_consumed() {
         let (message, rest) = decode(LIMITS, &[b"a\r\n.\r\nQUIT\r\n.\r\n"]).unwrap();
         assert_eq!((message, &rest[..]), (Ok(b"a\r\n".to_vec()), &b"QUIT\r\n.\r\n"[..]));
     }
 
     #[test]
-    fn a_message_at_the_limit_passes_and_one_octet_more_does_not() {
+    fn a_message_at_the_limit_is_accepted_and_one_octet_more_is_refused() {
         let limits = DataLimits { message_octets_max: 5, ..LIMITS };
         assert_eq!(decode(limits, &[b"abc\r\n.\r\n"]).unwrap().0, Ok(b"abc\r\n".to_vec()));
         assert_eq!(decode(limits, &[b"..bc\r\n.\r\n"]).unwrap().0, Ok(b".bc\r\n".to_vec()));
@@ -376,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn content_errors_are_found_in_their_mode_only() {
+    fn nul_long_lines_and_with_reject_bare_newlines_are_content_errors() {
         let reject = DataLimits { bare_newline: BareNewline::Reject, ..LIMITS };
         assert_eq!(decode(reject, &[b"a\nb\r\n.\r\n"]).unwrap().0, Err(ContentError::BareNewline));
         assert_eq!(decode(reject, &[b"a\rb\r\n.\r\n"]).unwrap().0, Err(ContentError::BareNewline));
@@ -389,13 +390,13 @@ mod tests {
     }
 
     #[test]
-    fn an_ordinary_message_uses_the_declared_memory() {
+    fn a_message_of_the_declared_size_needs_no_more_memory_than_reserved() {
         let line = b"An ordinary line of ordinary text, about as long as most of them are.\r\n";
         let wire = [&line.repeat(10)[..], b".\r\n"].concat();
         let mut decoder = Decoder::new(LIMITS, Framing::Dots, line.len() * 10);
-        let room = decoder.memory_octets();
+        let reserved = decoder.memory_octets();
         assert!(matches!(decoder.decode(&wire), DataProgress::Complete { .. }));
-        assert_eq!(decoder.memory_octets(), room);
+        assert_eq!(decoder.memory_octets(), reserved);
     }
 
     fn decode_chunks(limits: DataLimits, chunks: &[&[u8]]) -> Result<Vec<u8>, ContentError> {
@@ -447,7 +448,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
         #[test]
-        fn only_crlf_dot_crlf_ends_data_and_the_message_is_what_the_model_says(
+        fn the_decoder_agrees_with_the_reference_implementation(
             wire in wires(),
             reject in any::<bool>(),
             message_octets_max in 0u64..80,

@@ -1,9 +1,9 @@
-//! Reads command lines. RFC 5321 §2.3.8: a line ends with CRLF and nothing else.
+//! Reads command lines. Only CRLF ends a line (RFC 5321 §2.3.8).
 
 use memchr::{memchr, memmem};
 
-/// The longest command line with CRLF: AUTH responses need that much (RFC 4954 §4). Shorter limits of other commands
-/// are checked after the verb is parsed.
+/// Maximum length of a command line with CRLF. AUTH responses need this length (RFC 4954 §4); the lower limits of other
+/// commands are checked after the verb is known.
 pub const LINE_OCTETS_MAX: usize = 12_288;
 
 /// The first octet of a TLS handshake record (RFC 8446 §5.1); no command begins with it.
@@ -14,14 +14,14 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub enum LineError {
     /// No CRLF within [`LINE_OCTETS_MAX`].
     TooLong,
-    /// LF without CR. Reported at once, because a client that ends lines with LF never sends CRLF. Never treated as a
-    /// line end, which would allow command smuggling.
+    /// LF without CR. It is reported immediately, because a client that ends lines with LF never sends CRLF. It does
+    /// not end the line: this would allow command smuggling.
     BareLineFeed,
     /// The client starts a TLS handshake on a plain-text port.
     TlsHello,
 }
 
-/// The first line of the buffer without its CRLF, or an error.
+/// A line without its CRLF, or an error.
 pub type LineResult<'a> = Result<&'a [u8], LineError>;
 
 /// Finds lines in a receive buffer.
@@ -33,8 +33,8 @@ pub struct LineReader {
 }
 
 impl LineReader {
-    /// Finds a line at the start of the buffer. Returns the octets consumed and the line without its CRLF; without a
-    /// line, more input is needed.
+    /// Finds a line at the start of the buffer. Returns the number of octets consumed, and the line; `None` if more
+    /// input is needed.
     pub fn next<'a>(&mut self, buffer: &'a [u8]) -> (usize, Option<LineResult<'a>>) {
         let start = match self.discard(buffer) {
             Some(start) => start,
@@ -73,7 +73,7 @@ impl LineReader {
         consumed
     }
 
-    /// The start of the next line; `None` while the faulty line continues.
+    /// Skips the rest of a faulty line. Returns the start of the next line; `None` if the faulty line has not ended.
     fn discard(&mut self, buffer: &[u8]) -> Option<usize> {
         if !self.discarding {
             return Some(0);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tls_hello_is_known_by_its_first_octet() {
+    fn a_tls_hello_is_detected_by_its_first_octet() {
         assert_eq!(read(&[b"\x16\x03\x01"]), [Err(LineError::TlsHello)]);
     }
 

@@ -1,15 +1,16 @@
 //! The SMTP protocol without I/O, clock and tokio, for both roles.
 //!
 //! The server role, for submission (RFC 6409):
-//! * [`LineReader`]: where a command line ends (RFC 5321 §2.3.8).
-//! * `command`: verbs and arguments, shaped like the ABNF of RFC 5321 §4.1; `parameters` those of MAIL and RCPT.
+//! * [`LineReader`]: finds command lines (RFC 5321 §2.3.8).
+//! * `command`: verbs and arguments, as in the ABNF of RFC 5321 §4.1; `parameters`: the parameters of MAIL and RCPT.
 //! * `sasl`: AUTH PLAIN, LOGIN and SCRAM-SHA-256 (RFC 4954).
 //! * `data`: decodes message content and finds its end (RFC 5321 §4.5.2).
 //! * [`proxy`]: the PROXY protocol header of a load balancer.
 //! * `extension`: the EHLO response.
-//! * `replies`: the replies that the server writes itself.
+//! * [`Session`]: the server side of one connection.
+//! * `replies`: the replies that the session writes itself.
 //!
-//! The client role is [`client`]. Imports `mail` only.
+//! The client role is [`client`]. Imports `mail` and `model`.
 
 pub mod client;
 mod command;

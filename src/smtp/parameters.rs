@@ -48,7 +48,10 @@ impl FutureRelease {
         }
     }
 
-    /// The time of release; an error if it is later than offered. RFC 4865 §4: a time in the past means immediately.
+    /// The time of release. A time in the past means immediately (RFC 4865 §4).
+    ///
+    /// # Errors
+    /// [`CommandError::Argument`] if the time is later than the EHLO response allows.
     pub fn release_at(self, now: Timestamp) -> Result<Timestamp, CommandError> {
         let latest =
             now.checked_add(SignedDuration::from_secs(FUTURE_RELEASE_MAX_S.into())).unwrap_or(Timestamp::MAX);
@@ -146,7 +149,7 @@ impl MailOptions {
     }
 }
 
-/// RFC 1870 §4: 1*20DIGIT. A number that overflows exceeds every limit anyway.
+/// RFC 1870 §4: 1*20DIGIT. A number too large for `u64` exceeds every limit, so it counts as the largest one.
 fn parse_size(digits: &str) -> Result<u64, CommandError> {
     if !(1..=20).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(CommandError::Argument("SIZE=octets"));
@@ -165,23 +168,23 @@ fn parse_body(kind: &str) -> Result<(BodyType, bool), CommandError> {
 
 /// RFC 4865 §4: 1*9DIGIT.
 fn parse_interval(digits: &str) -> Result<FutureRelease, CommandError> {
-    let fits = (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-    let seconds = digits.parse().ok().filter(|_| fits);
+    let is_valid = (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    let seconds = digits.parse().ok().filter(|_| is_valid);
     seconds.map(FutureRelease::Seconds).ok_or(CommandError::Argument("HOLDFOR=seconds"))
 }
 
 /// RFC 4865 §4: an RFC 3339 time in UTC, with upper-case letters.
 fn parse_time(text: &str) -> Result<FutureRelease, CommandError> {
-    let shaped = text.len() >= 20
+    let is_well_formed = text.len() >= 20
         && text.ends_with('Z')
         && text.as_bytes().get(10) == Some(&b'T')
         && text.bytes().all(|b| b.is_ascii_digit() || b"-:.TZ".contains(&b));
-    let time = text.parse().ok().filter(|_| shaped);
+    let time = text.parse().ok().filter(|_| is_well_formed);
     time.map(FutureRelease::Until).ok_or(CommandError::Argument("HOLDUNTIL=2026-12-31T23:59:59Z"))
 }
 
-/// RFC 4954 §5: `<>`, or an address as xtext. The client is not trusted to vouch for others, so the value is treated
-/// as `<>`.
+/// RFC 4954 §5: `<>`, or an address as xtext. The client is not trusted to name another submitter, so the value is
+/// validated and then ignored, as if it were `<>`.
 fn check_auth(value: &str) -> Result<(), CommandError> {
     let is_xtext = (1..=AUTH_OCTETS_MAX).contains(&value.len()) && decode_xtext(value).is_ok();
     if is_xtext { Ok(()) } else { Err(CommandError::Argument("AUTH=<> or AUTH=xtext of at most 500 octets")) }
@@ -251,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_held_for_a_while_or_until_a_time_but_not_too_long() {
+    fn holdfor_and_holduntil_set_a_release_time_within_the_limit() {
         let now: Timestamp = "2026-11-22T02:00:00Z".parse().unwrap();
         let release = |text: &str| {
             let hold = parse_mail_options(text)?.future_release.unwrap();

@@ -1,29 +1,29 @@
-//! The PROXY protocol, versions 1 and 2: the client's address as a load balancer sends it, before the first octet of
-//! the client. A parser without I/O, by HAProxy's `proxy-protocol.txt`.
+//! Parses the header of the PROXY protocol, versions 1 and 2: the client's address, which a load balancer sends before
+//! the first octet of the client. Specified in HAProxy's `proxy-protocol.txt`. No I/O.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Section 2.2: the signature of version 2.
 const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const V1_SIGNATURE: &[u8] = b"PROXY ";
-/// Length of `PROXY UNKNOWN` and CRLF; a header of version 2 is longer.
+/// The shortest header: `PROXY UNKNOWN` and CRLF. A header of version 2 is longer.
 const SHORTEST_OCTETS: usize = 15;
 /// Section 2.1: the longest header of version 1.
 const V1_OCTETS_MAX: usize = 107;
 const V2_FIXED_OCTETS: usize = 16;
-/// Addresses need at most 216 octets; TLVs may follow, which are ignored.
+/// Addresses need at most 216 octets. TLVs may follow; they are ignored.
 const V2_VARIABLE_OCTETS_MAX: usize = 2048;
 
 /// The result of parsing the octets received so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyProgress {
-    /// At least this many octets are missing. A caller that reads no more never reads beyond the header.
+    /// At least this many octets are missing. A caller that reads only this many never reads beyond the header.
     Missing(usize),
     /// The header is complete.
     Complete {
         /// The length of the header.
         octets: usize,
-        /// The client's address; `None` if the proxy connects for itself or does not know.
+        /// The client's address; `None` if the proxy connects on its own behalf or does not know the address.
         client: Option<IpAddr>,
     },
 }
@@ -31,23 +31,26 @@ pub enum ProxyProgress {
 /// Why the header is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyError {
-    /// The connection begins with something else; the proxy is not configured to send a header.
+    /// The connection does not begin with a header: the proxy is not configured to send one.
     #[error("the connection does not begin with a PROXY header")]
     Absent,
-    /// Longer than any header needs to be.
+    /// The header is longer than the limit.
     #[error("the PROXY header is too long")]
     TooLong,
-    /// Not in the grammar, or of an unknown version.
+    /// The header does not match the grammar, or has an unknown version.
     #[error("the PROXY header is malformed")]
     Malformed,
 }
 
-/// Parses a header.
+/// Parses a header at the start of a connection.
+///
+/// # Errors
+/// [`ProxyError`] if the octets cannot be the start of a header.
 pub fn parse(header: &[u8]) -> Result<ProxyProgress, ProxyError> {
-    if begins_like(header, V2_SIGNATURE) && !header.is_empty() {
+    if share_a_prefix(header, V2_SIGNATURE) && !header.is_empty() {
         return parse_v2(header);
     }
-    if !begins_like(header, V1_SIGNATURE) {
+    if !share_a_prefix(header, V1_SIGNATURE) {
         return Err(ProxyError::Absent);
     }
     match header.len() {
@@ -56,8 +59,8 @@ pub fn parse(header: &[u8]) -> Result<ProxyProgress, ProxyError> {
     }
 }
 
-/// Whether one is a prefix of the other.
-fn begins_like(header: &[u8], signature: &[u8]) -> bool {
+/// Whether one of the two is a prefix of the other.
+fn share_a_prefix(header: &[u8], signature: &[u8]) -> bool {
     header.iter().zip(signature).all(|(a, b)| a == b)
 }
 
@@ -103,7 +106,7 @@ fn parse_v2(header: &[u8]) -> Result<ProxyProgress, ProxyError> {
     if length > V2_VARIABLE_OCTETS_MAX {
         return Err(ProxyError::TooLong);
     }
-    let speaks_for_client = match fixed[12] {
+    let is_for_client = match fixed[12] {
         0x20 => false,
         0x21 => true,
         _ => return Err(ProxyError::Malformed),
@@ -111,11 +114,11 @@ fn parse_v2(header: &[u8]) -> Result<ProxyProgress, ProxyError> {
     let Some(addresses) = rest.get(..length) else {
         return Ok(ProxyProgress::Missing(length - rest.len()));
     };
-    let client = match (speaks_for_client, fixed[13]) {
+    let client = match (is_for_client, fixed[13]) {
         (true, 0x11) if length >= 12 => first::<4>(addresses).map(IpAddr::from),
         (true, 0x21) if length >= 36 => first::<16>(addresses).map(IpAddr::from),
         (true, 0x11 | 0x21) => return Err(ProxyError::Malformed),
-        // UDP and UNIX sockets have no client address to use; the peer's address counts.
+        // UDP and UNIX sockets have no usable client address; the caller then uses the address of the proxy.
         (true, 0x00 | 0x12 | 0x22 | 0x31 | 0x32) => None,
         (true, _) => return Err(ProxyError::Malformed),
         (false, _) => None,
@@ -219,7 +222,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_header_is_found_however_much_of_it_has_come(
+        fn a_header_is_found_in_any_prefix_of_the_connection(
             source in any::<[u8; 4]>(),
             extra in prop::collection::vec(any::<u8>(), 0..80),
             behind in prop::collection::vec(any::<u8>(), 0..40),

@@ -10,15 +10,15 @@ const LINE_OCTETS_MAX: usize = 512;
 pub struct Reply {
     /// The code: 200–599.
     pub code: u16,
-    /// The enhanced status code (RFC 2034), where there is one.
+    /// The enhanced status code (RFC 2034), if any.
     pub enhanced: Option<EnhancedStatus>,
     /// The lines of text, without codes and line ends: at least one, printable ASCII.
     pub lines: Vec<String>,
 }
 
 impl Reply {
-    /// A reply of our own. Characters other than printable ASCII become `?`; text longer than one line is folded at
-    /// spaces.
+    /// A reply written by this server. Characters other than printable ASCII become `?`; longer text is folded into
+    /// several lines at spaces.
     pub fn new(code: u16, enhanced: Option<EnhancedStatus>, text: &str) -> Self {
         let prefix = 4 + enhanced.map_or(0, |status| status.to_string().len() + 1);
         Self { code, enhanced, lines: fold(&printable(text), LINE_OCTETS_MAX - 2 - prefix) }
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_carries_the_code_and_the_last_a_space() {
+    fn each_line_has_the_code_and_only_the_last_has_a_space_after_it() {
         let status = Some(EnhancedStatus::new(2, 0, 0));
         let reply = Reply { code: 214, enhanced: status, lines: vec!["one".into(), "two".into()] };
         assert_eq!(wire(&reply), "214-2.0.0 one\r\n214 2.0.0 two\r\n");
@@ -88,7 +88,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn long_texts_are_folded_and_lose_no_word(words in prop::collection::vec("[a-z]{1,80}", 1..60)) {
+        fn a_long_text_is_folded_without_losing_a_word(words in prop::collection::vec("[a-z]{1,80}", 1..60)) {
             let text = words.join(" ");
             let reply = Reply::new(550, Some(EnhancedStatus::new(5, 7, 999)), &text);
             prop_assert!(wire(&reply).lines().all(|line| line.len() + 2 <= 512));
@@ -96,7 +96,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_makes_lines_of_legal_length(text in "\\PC{0,2000}") {
+        fn no_text_makes_a_line_too_long(text in "\\PC{0,2000}") {
             let written = wire(&Reply::new(550, Some(EnhancedStatus::new(5, 7, 1)), &text));
             prop_assert!(written.is_ascii() && written.split_inclusive("\r\n").all(|line| line.len() <= 512));
         }

@@ -38,7 +38,7 @@ pub enum Exchange {
     LoginUsername,
     /// LOGIN, before the password.
     LoginPassword {
-        /// The user name received before.
+        /// The user name from the previous response.
         username: String,
     },
     /// SCRAM, before the client's first message.
@@ -54,7 +54,7 @@ pub enum Exchange {
     ScramAcknowledge,
 }
 
-/// The result of a response.
+/// The progress of an exchange after a response.
 #[derive(Debug)]
 pub enum SaslProgress {
     /// Another response is needed after this challenge (base64).
@@ -63,7 +63,7 @@ pub enum SaslProgress {
     Done(Credentials),
     /// The SCRAM parameters of the user are needed to continue with [`challenge`].
     Find(ClientFirst),
-    /// The proof must be verified to continue with [`answer`].
+    /// The proof must be verified to continue with [`server_final`].
     Prove(Proof),
     /// The exchange is complete: the proof was valid, and the client has the server signature.
     Proven,
@@ -117,21 +117,24 @@ pub fn start(
     }
 }
 
-/// Sends the server's first SCRAM message, with the parameters of the user.
+/// The server's first SCRAM message, with the parameters of the user.
 pub fn challenge(first: ClientFirst, parameters: &Parameters) -> SaslProgress {
     let server_first = first.challenge(parameters);
     let text = STANDARD.encode(&server_first.text);
     SaslProgress::Challenge(text.into(), Exchange::ScramFinal(Box::new(server_first)))
 }
 
-/// Sends the server signature after the proof was verified.
-pub fn answer(signature: &[u8]) -> SaslProgress {
-    let text = STANDARD.encode(scram::finish_with(signature));
+/// The server's final SCRAM message, with the server signature. Call it after the proof was verified.
+pub fn server_final(signature: &[u8]) -> SaslProgress {
+    let text = STANDARD.encode(scram::server_final_message(signature));
     SaslProgress::Challenge(text.into(), Exchange::ScramAcknowledge)
 }
 
 impl Exchange {
     /// Processes a response (base64).
+    ///
+    /// # Errors
+    /// [`SaslError`] if the client cancels, or the response does not continue the exchange.
     pub fn advance(self, response: &[u8]) -> Result<SaslProgress, SaslError> {
         // RFC 4954 §4.
         if response == b"*" {
@@ -161,7 +164,7 @@ impl Exchange {
 /// RFC 4616 §2: `[authzid] NUL authcid NUL passwd`.
 fn read_plain(text: &str) -> Result<Credentials, SaslError> {
     let mut parts = text.split('\0');
-    let (Some(actor), Some(username), Some(password), None) =
+    let (Some(authzid), Some(username), Some(password), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return Err(SaslError::Malformed);
@@ -169,7 +172,7 @@ fn read_plain(text: &str) -> Result<Credentials, SaslError> {
     if username.is_empty() {
         return Err(SaslError::Malformed);
     }
-    if !actor.is_empty() && actor != username {
+    if !authzid.is_empty() && authzid != username {
         return Err(SaslError::Authorization);
     }
     Ok(Credentials { username: username.to_owned(), password: Zeroizing::new(password.to_owned()) })
@@ -204,16 +207,18 @@ mod tests {
         assert_eq!(start("PLAIN", Some("*"), None).unwrap_err(), SaslError::Cancelled);
         assert_eq!(start("CRAM-MD5", None, None).unwrap_err(), SaslError::Mechanism);
         assert!(
-            matches!(start("LOGIN", Some("="), None), Ok(SaslProgress::Challenge(asked, _)) if asked == LOGIN_PASSWORD)
+            matches!(start("LOGIN", Some("="), None), Ok(SaslProgress::Challenge(sent, _)) if sent == LOGIN_PASSWORD)
         );
     }
 
     #[test]
-    fn login_asks_for_the_name_and_then_for_the_password() {
-        let Ok(SaslProgress::Challenge(asked, exchange)) = start("Login", None, None) else { panic!() };
-        assert_eq!(STANDARD.decode(&*asked).unwrap(), b"Username:");
-        let Ok(SaslProgress::Challenge(asked, exchange)) = exchange.advance(b"dXNlcg==") else { panic!() };
-        assert_eq!(STANDARD.decode(&*asked).unwrap(), b"Password:");
+    fn login_challenges_for_the_user_name_and_then_for_the_password() {
+        let Ok(SaslProgress::Challenge(challenge, exchange)) = start("Login", None, None) else { panic!() };
+        assert_eq!(STANDARD.decode(&*challenge).unwrap(), b"Username:");
+        let Ok(SaslProgress::Challenge(challenge, exchange)) = exchange.advance(b"dXNlcg==") else {
+            panic!()
+        };
+        assert_eq!(STANDARD.decode(&*challenge).unwrap(), b"Password:");
         let Ok(SaslProgress::Done(credentials)) = exchange.advance(b"cGFzcw==") else { panic!() };
         assert_eq!((credentials.username.as_str(), credentials.password.as_str()), ("user", "pass"));
     }
@@ -225,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn scram_with_plus_needs_a_channel_to_bind() {
+    fn scram_plus_needs_a_channel_binding() {
         assert_eq!(start("SCRAM-SHA-256-PLUS", None, None).unwrap_err(), SaslError::Mechanism);
         assert!(start("scram-sha-256-plus", None, Some([0; 32])).is_ok());
         assert!(

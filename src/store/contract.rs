@@ -1,4 +1,4 @@
-//! What every engine must do, tested through the traits only: each test takes an engine as its parameter, and
+//! Contract tests: what every engine must do, tested through the traits. Each test takes an engine as its parameter, and
 //! `run_on!` runs all of them on one.
 
 #[macro_use]
@@ -34,6 +34,7 @@ use crate::model::{
 };
 
 pub(crate) use super::sqlite::tests::SqliteHarness;
+pub(crate) use every_test::engine_tests;
 
 run_on!(sqlite, crate::store::sqlite::tests::SqliteHarness);
 
@@ -42,17 +43,17 @@ pub(crate) fn new_webhook(tenant_id: Option<TenantId>) -> NewWebhook {
     NewWebhook { tenant_id, url: "https://hooks.example/".into(), kinds: vec![], secret }
 }
 
-/// Where a store keeps its data: a directory, a database. It outlives the stores that are opened in it.
+/// The place of a store: a directory or a database. It outlives the stores that are opened in it.
 pub(crate) trait Harness: Sized + 'static {
-    /// A place without data.
+    /// An empty place.
     async fn new() -> Self;
-    /// Opens the store there, with room in memory for so many octets of accepted messages. No other is open.
+    /// Opens the store there, with a hot queue of so many octets. It is not open elsewhere.
     async fn open(&self, hot_queue_bytes_max: u64) -> Store;
 }
 
-/// A store and where it keeps its data.
+/// A store and its place.
 pub(crate) struct TestBed<H> {
-    /// What was claimed, with the time of the attempt it was claimed for.
+    /// Claimed deliveries, with the time of the attempt.
     claimed: Mutex<HashSet<DueCursor>>,
     pub(crate) harness: H,
     pub(crate) store: Arc<Store>,
@@ -71,17 +72,17 @@ impl<H: Harness> TestBed<H> {
         Self::of(harness, store)
     }
 
-    /// Over a place and the store that was opened in it.
+    /// A test bed of a store that was opened elsewhere.
     pub(crate) fn of(harness: H, store: Store) -> Self {
         Self { claimed: Mutex::default(), harness, store: Arc::new(store) }
     }
 
-    /// Without memory for accepted messages: everything waits in the database.
+    /// Without a hot queue: all mail waits in the database.
     pub(crate) async fn without_hand_over() -> Self {
         Self::with_hot_queue(0).await
     }
 
-    /// As after a crash: nothing is closed, what memory knew is gone.
+    /// Reopens the store as after a crash: without closing it.
     pub(crate) async fn restart(self) -> Self {
         let Self { harness, store, .. } = self;
         drop(Arc::into_inner(store).expect("no task has the store"));
@@ -93,14 +94,14 @@ impl<H: Harness> TestBed<H> {
         self.store.create_tenant(new_tenant(slug), now()).await.unwrap()
     }
 
-    /// Enqueues a message and answers it.
+    /// Enqueues a message and returns it.
     pub(crate) async fn enqueue(&self, tenant: TenantId, recipients: &[&str]) -> NewMessage {
         let new = new_message(tenant, recipients, "body");
         self.store.enqueue(new.clone()).await.unwrap();
         new
     }
 
-    /// Takes what is due and was not taken for the same attempt before: what a queue manager does, without its limits.
+    /// Claims due deliveries that were not claimed for the same attempt, as a queue manager without limits does.
     pub(crate) async fn claim(&self, at: Timestamp) -> Taken {
         let tenants = self.store.list_tenants(TenantFilter::default(), page(100)).await.unwrap().items;
         let range =
@@ -128,12 +129,12 @@ impl<H: Harness> TestBed<H> {
     }
 }
 
-/// What a test has claimed.
+/// The claimed batches.
 pub(crate) struct Taken {
     pub(crate) batches: Vec<Batch>,
 }
 
-/// A clock that never stands still, so that ids and times have an order.
+/// A time later than that of the previous call, so that ids and times have an order.
 pub(crate) fn now() -> Timestamp {
     static LAST: AtomicI64 = AtomicI64::new(1_800_000_000_000_000);
     Timestamp::from_microsecond(LAST.fetch_add(1000, Ordering::Relaxed)).unwrap()
@@ -269,7 +270,7 @@ pub(crate) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> Attempt {
         text: "fine".to_owned(),
         transcript: "RCPT TO:<…>".into(),
         outcome,
-        class: class_of(outcome),
+        bounce_class: class_of(outcome),
         reason: String::new(),
     }
 }
@@ -278,7 +279,7 @@ fn class_of(state: DeliveryState) -> Option<BounceClass> {
     (state != DeliveryState::Delivered).then_some(BounceClass::Policy)
 }
 
-/// What came of one delivery: a state, with another try after a minute if it is open.
+/// The record of one delivery, with another attempt after a minute if the state is open.
 pub(crate) fn outcome(tenant: TenantId, delivery: &Delivery, state: DeliveryState) -> AttemptRecord {
     let at = now();
     AttemptRecord {
@@ -286,7 +287,7 @@ pub(crate) fn outcome(tenant: TenantId, delivery: &Delivery, state: DeliveryStat
         tenant_id: tenant,
         delivery_id: delivery.id,
         state,
-        class: class_of(state),
+        bounce_class: class_of(state),
         next_attempt_at: state.is_open().then(|| at + SignedDuration::from_secs(60)),
         attempt: Some(attempt(delivery, state)),
         reply: "250 2.0.0 fine".to_owned(),
@@ -297,7 +298,7 @@ pub(crate) fn outcome(tenant: TenantId, delivery: &Delivery, state: DeliveryStat
     }
 }
 
-/// The same outcome for all that was claimed.
+/// The same result for all claimed deliveries.
 pub(crate) fn outcomes(batches: &[Batch], state: DeliveryState) -> RecordBatch {
     let of_batch = |batch: &Batch| {
         let tenant = batch.message.tenant_id;

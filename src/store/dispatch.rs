@@ -1,21 +1,23 @@
-//! The engine that keeps the data, and how a verb reaches it.
+//! The engine that stores the data, and how a call reaches it.
 
 use super::sqlite::SqliteStore;
 use super::{OpenError, StoreOptions};
 
-/// The store, whichever engine keeps the data. It has the verbs of all traits; each is one `match` and no allocation.
+/// The store, whichever engine stores the data. It implements all traits; each method is one `match` without allocation.
 pub enum Store {
-    /// One process, one data directory.
+    /// SQLite in one data directory, for one process.
     Sqlite(SqliteStore),
 }
 
 impl Store {
-    /// Opens the data directory, making or migrating it as needed.
-    pub fn open(options: StoreOptions) -> std::result::Result<Self, OpenError> {
-        SqliteStore::open(options).map(Self::Sqlite)
+    /// Opens the store; creates or migrates it if necessary.
+    pub async fn open(options: impl Into<StoreOptions>) -> std::result::Result<Self, OpenError> {
+        match options.into() {
+            StoreOptions::Sqlite(options) => SqliteStore::open(options).await.map(Self::Sqlite),
+        }
     }
 
-    /// Writes what waits and closes. Verbs that come later fail with [`StoreError::Closed`](super::StoreError::Closed).
+    /// Writes pending changes and closes. Later calls fail with [`StoreError::Closed`](super::StoreError::Closed).
     pub async fn close(&self) {
         match self {
             Self::Sqlite(engine) => engine.close().await,
@@ -23,10 +25,10 @@ impl Store {
     }
 }
 
-/// Defines a trait of the store and implements it for [`Store`]. An engine implements the trait by hand; another engine
-/// is one more variant of [`Store`] and one more arm in each of the two `match`es below.
+/// Defines a trait of the store and implements it for [`Store`]. Each engine implements the trait itself. A new engine
+/// adds a variant to [`Store`] and an arm to each of the two `match`es below.
 ///
-/// `async fn` in the definition declares a function that answers a future which can move between threads.
+/// `async fn` in the definition declares a function that returns a `Send` future.
 macro_rules! store_trait {
     ($(#[$about:meta])* pub trait $Trait:ident { $($verbs:tt)* }) => {
         $(#[$about])*

@@ -1,67 +1,67 @@
-//! What the verbs of the store fail with.
+//! Errors of the store.
 
 use super::Limited;
 use crate::model::MessageId;
 
-/// Why the store could not do what it was asked.
+/// Why a call of the store failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// An object of that name exists, or would overlap one of another tenant.
+    /// The change conflicts with what is stored.
     #[error("{0}")]
     Conflict(Conflict),
-    /// The disk is full or nearly so: nothing was written, trying later makes sense.
+    /// The disk is full or nearly full. Nothing was written; the call may succeed later.
     #[error("the disk is full or nearly full")]
     DiskFull,
-    /// The stored bytes of a message are not those that were accepted: they are not handed out.
+    /// The stored content of a message differs from the accepted content, so it is not returned.
     #[error("the content of {message} is damaged: {fault}")]
     Damaged {
         /// The message.
         message: MessageId,
-        /// What is wrong with its content.
+        /// The difference.
         fault: String,
     },
-    /// The store is closing or its writer is gone.
+    /// The store is closing, or its writer has ended.
     #[error("the store is closed")]
     Closed,
-    /// Anything else that SQLite or the file system reports; nothing was written.
+    /// Another error of the engine or the file system. Nothing was written.
     #[error("{0}")]
     Failed(String),
 }
 
-/// What stands in the way of a new or changed object.
+/// Why an object cannot be created or changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
-    /// The slug is in use.
-    #[error("a tenant with this slug exists")]
+    /// Another tenant has this slug.
+    #[error("another tenant has this slug")]
     Slug,
-    /// The tenant has this domain already.
-    #[error("the tenant has this domain already")]
+    /// The tenant already has this domain.
+    #[error("the tenant already has this domain")]
     DomainExists,
-    /// Another tenant proved this domain, or one above or below it.
-    #[error("another tenant has proved this domain, or one above or below it")]
+    /// Another tenant has verified this domain, or one above or below it.
+    #[error("another tenant has verified this domain, or one above or below it")]
     DomainTaken,
-    /// The selector is in use for this domain.
-    #[error("the domain has a DKIM key with this selector")]
+    /// The domain already has a DKIM key with this selector.
+    #[error("the domain already has a DKIM key with this selector")]
     Selector,
-    /// The tenant used this key for another submission within [`SUBMISSION_KEY_LIFETIME`](super::SUBMISSION_KEY_LIFETIME).
-    #[error("this idempotency key was used for another message")]
+    /// The tenant used this key for a different submission within [`SUBMISSION_KEY_LIFETIME`](super::SUBMISSION_KEY_LIFETIME).
+    #[error("this idempotency key was used for a different message")]
     SubmissionKey,
-    /// The tenant has a template of this name.
-    #[error("the tenant has a template of this name")]
+    /// The tenant already has a template with this name.
+    #[error("the tenant already has a template with this name")]
     TemplateName,
-    /// The tenant an object should belong to does not exist.
-    #[error("there is no such tenant")]
+    /// The tenant of the object does not exist.
+    #[error("the tenant does not exist")]
     NoTenant,
-    /// There are as many pauses of the queue as there may be.
-    #[error("there are as many pauses as there may be: 1000")]
-    TooManyHolds,
-    /// As much is pending for the webhook as may be.
-    #[error("as much is waiting for this webhook as may wait")]
+    /// The number of pauses is at its limit.
+    #[error("limit reached: 1000 pauses")]
+    TooManyPauses,
+    /// The number of pending deliveries of the webhook is at its limit.
+    #[error("limit reached: too many deliveries are pending for this webhook")]
     WebhookBacklog,
-    /// The tenant has as many of these as a tenant may.
-    #[error("the tenant has as many {} as a tenant may: {}", .0.plural(), .0.rows_max())]
+    /// The number of such objects of the tenant is at its limit.
+    #[error("limit reached: {} {} per tenant", .0.rows_max(), .0.plural())]
     LimitReached(Limited),
 }
 
-/// What the verbs answer.
+/// The result of a call of the store.
 pub type Result<T> = std::result::Result<T, StoreError>;

@@ -1,16 +1,19 @@
 //! Stores a message whose envelope was admitted: checks the header, counts recipients against the send limit, then
 //! adds header fields, signs, and writes in one transaction.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tracing::Instrument;
 
 use super::header_rewrite::{self, ReceivedField};
-use super::send_limit::QuotaReservation;
+use super::send_limit::{QuotaRequest, QuotaReservation};
 use super::{Submission, SubmissionService, SubmissionSettings, Submitter, storage_refusal};
 use crate::mail::{Content, DomainName, Envelope, MailParameters, Recipient, Timestamp};
-use crate::model::{DeliveryId, MessageId, Refusal, RefusalCode, TenantId};
+use crate::model::{DeliveryId, Environment, MessageId, Refusal, RefusalCode, TenantId};
 use crate::policy::submission::SendingDomain;
-use crate::store::{Message, NewMessage, Spool, StoreError, SubmissionKey};
+use crate::store::{Key, Message, NewMessage, Spool, StoreError, SubmissionKey, Tenant};
 
 /// A message being stored has weight 1, plus 1 for each this many octets.
 const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
@@ -19,67 +22,110 @@ const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
 #[derive(Debug)]
 pub struct CheckedSubmission {
     submission: Submission,
+    /// Key and tenant at the time of the check.
+    current: Arc<(Key, Tenant)>,
+    /// The submission key, if the client identified the submission.
+    submission_key: Option<SubmissionKey>,
     header: header_rewrite::CheckedHeader,
     /// The domain that signs.
     domain: SendingDomain,
+}
+
+/// What is decided about a message when it is stored.
+struct MessageTerms {
+    id: MessageId,
+    expires_at: Timestamp,
+    now: Timestamp,
 }
 
 impl SubmissionService {
     /// Checks the header, and whether the submitter may send for every author and sender in it.
     pub async fn check(&self, submission: Submission) -> Result<CheckedSubmission, Refusal> {
         let header = header_rewrite::check(&submission.message)?;
-        let domain = self.admit_from(&submission.submitter, &header.from).await?;
+        let current = self.refresh(&submission.submitter).await?;
+        let domain = self.admit_from(&submission.submitter, &current, &header.from).await?;
         if !header.senders.is_empty() {
-            self.admit_from(&submission.submitter, &header.senders).await?;
+            self.admit_from(&submission.submitter, &current, &header.senders).await?;
         }
-        Ok(CheckedSubmission { submission, header, domain })
+        let submission_key = submission_key(&submission, &header);
+        Ok(CheckedSubmission { submission, current, submission_key, header, domain })
     }
 
-    /// Checks and stores. After `Ok` the message is on disk.
+    /// Checks and stores. After `Ok` the message is on disk, possibly from an earlier submission.
     pub async fn accept(&self, submission: Submission) -> Result<MessageId, Refusal> {
-        self.enqueue(self.check(submission).await?).await
+        let checked = self.check(submission).await?;
+        let (key, tenant) = &*checked.current;
+        if let Some(name) = &checked.submission_key
+            && let Some(earlier) = self.find_duplicate(tenant, key.environment, name).await?
+        {
+            return Ok(earlier);
+        }
+        self.enqueue(checked).await
     }
 
     /// Counts, adds header fields, signs and stores. After `Ok` the message is on disk, possibly from an earlier
-    /// submission.
+    /// submission, which the storing transaction finds.
     pub async fn enqueue(&self, checked: CheckedSubmission) -> Result<MessageId, Refusal> {
-        let Submission { submitter, envelope, .. } = &checked.submission;
-        let (submitter, key) = (submitter.clone(), checked.submission_key());
+        let (submitter, received_at) = (checked.submission.submitter.clone(), checked.submission.received_at);
         let now = Timestamp::now();
-        let request = self.quota_request(&submitter, now).await?;
-        // A duplicate is not counted again. Without a send limit the storing transaction finds it.
-        if let Some(key) = key.as_ref().filter(|_| request.is_limited())
-            && let Some(earlier) = self.find_duplicate(&submitter, key).await?
-        {
-            return Ok(log_duplicate(&submitter, earlier));
+        let id = MessageId::generate(now);
+        let span = tracing::info_span!(
+            "message", msg = %id, tenant = %submitter.tenant.slug, key = %submitter.key.id
+        );
+        let stored = self.enqueue_as(id, checked, now).instrument(span).await?;
+        if stored != id {
+            return Ok(log_duplicate(&submitter.tenant, stored));
         }
+        self.accept_seconds.observe(received_at.elapsed());
+        Ok(id)
+    }
+
+    /// Returns `id`, or the id of the earlier submission that is the same.
+    async fn enqueue_as(
+        &self,
+        id: MessageId,
+        checked: CheckedSubmission,
+        now: Timestamp,
+    ) -> Result<MessageId, Refusal> {
+        let Submission { submitter, envelope, .. } = &checked.submission;
+        let submitter = submitter.clone();
+        let current = self.refresh(&submitter).await?;
+        let request = QuotaRequest::new(&current.1, submitter.key.environment, now);
         let count = envelope.recipients.len() as u64;
         let reservation = self.limits.take(request, count).await.map_err(storage_refusal)??;
-        let new = self.build_message(checked, key, now).await?;
+        let expires_at =
+            self.expires_at(current.1.settings.message_lifetime_hours, &envelope.parameters, now);
+        let terms = MessageTerms { id, expires_at, now };
+        let new = self.build_message(checked, terms).await?;
         self.store(&submitter, new, reservation).await
     }
 
-    /// The message submitted before under this submission key within a day; refused if its content differs.
+    /// The message submitted before under this submission key within a day, which must not be counted again; refused if
+    /// its content differs. Without a send limit nothing is counted, and only the storing transaction looks.
     pub async fn find_duplicate(
         &self,
-        submitter: &Submitter,
+        tenant: &Tenant,
+        environment: Environment,
         key: &SubmissionKey,
     ) -> Result<Option<MessageId>, Refusal> {
-        let (tenant, environment) = (submitter.tenant.id, submitter.key.environment);
-        let found = self.store.submitted_before(tenant, environment, key, Timestamp::now()).await;
-        found.map_err(storage_refusal)
+        let now = Timestamp::now();
+        if !QuotaRequest::new(tenant, environment, now).is_limited() {
+            return Ok(None);
+        }
+        let earlier = self.store.find_submission(tenant.id, environment, key, now).await;
+        let earlier = earlier.map_err(storage_refusal)?;
+        Ok(earlier.map(|earlier| log_duplicate(tenant, earlier)))
     }
 
     /// Builds the message to store.
     async fn build_message(
         &self,
         checked: CheckedSubmission,
-        submission_key: Option<SubmissionKey>,
-        now: Timestamp,
+        terms: MessageTerms,
     ) -> Result<NewMessage, Refusal> {
-        let CheckedSubmission { submission, header, domain } = checked;
-        let Submission { submitter, envelope, message, trace, extras } = submission;
-        let id = MessageId::generate(now);
+        let CheckedSubmission { submission, submission_key, header, domain, .. } = checked;
+        let MessageTerms { id, expires_at, now } = terms;
+        let Submission { submitter, envelope, message, trace, extras, received_at: _ } = submission;
         let received = ReceivedField {
             hostname: &self.settings.hostname,
             trace: &trace,
@@ -95,7 +141,6 @@ impl SubmissionService {
         let unsigned = Content { prefix: added.into(), submitted: header.strip(message) };
         let (content, dkim_domain) =
             self.sign(submitter.tenant.id, domain, received.field(), unsigned).await?;
-        let expires_at = self.expires_at(&submitter, &envelope.parameters, now).await?;
         Ok(NewMessage {
             message: Message {
                 id,
@@ -140,40 +185,30 @@ impl SubmissionService {
             self.limits.release(&counted);
         }
         let stored = stored.map_err(storage_refusal)?;
-        if stored != id {
-            return Ok(log_duplicate(submitter, stored));
+        if stored == id {
+            tracing::info!(environment = %submitter.key.environment, recipients, size, "accepted");
         }
-        tracing::info!(
-            msg = %id,
-            tenant = %submitter.tenant.slug,
-            key = %submitter.key.id,
-            environment = %submitter.key.environment,
-            recipients,
-            size,
-            "accepted"
-        );
-        Ok(id)
+        Ok(stored)
     }
 
     /// When delivery expires: the message's own limit, else the tenant's, else the configured one.
-    async fn expires_at(
+    fn expires_at(
         &self,
-        submitter: &Submitter,
+        lifetime_hours: Option<u32>,
         parameters: &MailParameters,
         now: Timestamp,
-    ) -> Result<Timestamp, Refusal> {
+    ) -> Timestamp {
         let SubmissionSettings { message_lifetime, message_lifetime_max, .. } = self.settings;
         // RFC 4865 §4.2: the time before release does not count.
         let begins_at = parameters.release_at.unwrap_or(now).max(now);
         let after = |lifetime| begins_at.checked_add(lifetime).unwrap_or(Timestamp::MAX);
         let latest = after(message_lifetime_max);
         if let Some(deliver_by) = parameters.deliver_by {
-            return Ok(deliver_by.min(latest));
+            return deliver_by.min(latest);
         }
-        let hours = self.refresh(submitter).await?.1.settings.expiry_hours;
-        let lifetime =
-            hours.map_or(message_lifetime, |hours| std::time::Duration::from_secs(u64::from(hours) * 3600));
-        Ok(after(lifetime).min(latest))
+        let lifetime = lifetime_hours
+            .map_or(message_lifetime, |hours| std::time::Duration::from_secs(u64::from(hours) * 3600));
+        after(lifetime).min(latest)
     }
 
     /// Adds our fields in front: signatures, `Received`, then missing fields.
@@ -205,16 +240,14 @@ impl SubmissionService {
     }
 }
 
-impl CheckedSubmission {
-    /// The submission key, if the client identified the submission.
-    fn submission_key(&self) -> Option<SubmissionKey> {
-        let Submission { envelope, message, extras, .. } = &self.submission;
-        let own_key = || {
-            let name = format!("smtp {}", self.header.idempotency_key.as_ref()?);
-            Some(SubmissionKey { name, digest: digest_of(envelope, message) })
-        };
-        extras.submission_key.clone().or_else(own_key)
-    }
+/// The key that the caller gave, or that the message has in its header.
+fn submission_key(submission: &Submission, header: &header_rewrite::CheckedHeader) -> Option<SubmissionKey> {
+    let Submission { envelope, message, extras, .. } = submission;
+    let own_key = || {
+        let name = format!("smtp {}", header.idempotency_key.as_ref()?);
+        Some(SubmissionKey { name, digest: digest_of(envelope, message) })
+    };
+    extras.submission_key.clone().or_else(own_key)
 }
 
 /// A digest of everything that distinguishes submissions. Lengths separate the parts unambiguously.
@@ -249,8 +282,8 @@ fn describe_parameters(parameters: &MailParameters) -> String {
     format!("{return_content:?} {envelope_id:?} {require_tls} {held_until:?} {hold_for_s:?} {deliver_by:?}")
 }
 
-fn log_duplicate(submitter: &Submitter, earlier: MessageId) -> MessageId {
-    tracing::info!(msg = %earlier, tenant = %submitter.tenant.slug, "duplicate submission");
+fn log_duplicate(tenant: &Tenant, earlier: MessageId) -> MessageId {
+    tracing::info!(msg = %earlier, tenant = %tenant.slug, "duplicate submission");
     earlier
 }
 

@@ -22,6 +22,9 @@ pub struct DirectoryCache {
     keys: VersionedCache<KeyId, Option<Arc<(Key, Tenant)>>>,
     covering: VersionedCache<(TenantId, Environment, DomainName), Arc<Vec<SendingDomain>>>,
     signers: VersionedCache<DomainId, Arc<Vec<Signer>>>,
+    /// How often [`DirectoryCache::key`] was asked.
+    #[cfg(test)]
+    pub key_lookups: std::sync::atomic::AtomicUsize,
 }
 
 /// Why signers are unavailable.
@@ -43,11 +46,15 @@ impl DirectoryCache {
             keys: VersionedCache::new(KEY_LIFETIME, ENTRIES_MAX),
             covering: VersionedCache::new(DOMAIN_LIFETIME, ENTRIES_MAX),
             signers: VersionedCache::new(DOMAIN_LIFETIME, ENTRIES_MAX),
+            #[cfg(test)]
+            key_lookups: Default::default(),
         }
     }
 
     /// The current key and its tenant.
     pub async fn key(&self, id: KeyId) -> Result<Option<Arc<(Key, Tenant)>>, StoreError> {
+        #[cfg(test)]
+        self.key_lookups.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let load = async {
             let Some(key) = self.store.key(None, id).await? else { return Ok(None) };
             let Some(tenant_id) = key.tenant_id else { return Ok(None) };

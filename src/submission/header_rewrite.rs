@@ -117,14 +117,14 @@ impl CheckedHeader {
         if removed.is_empty() {
             return message;
         }
-        let mut kept = BytesMut::with_capacity(message.len());
+        let mut stripped = BytesMut::with_capacity(message.len());
         let mut start = 0;
         for span in removed {
-            kept.extend_from_slice(&message[start..span.start]);
+            stripped.extend_from_slice(&message[start..span.start]);
             start = span.end;
         }
-        kept.extend_from_slice(&message[start..]);
-        kept.freeze()
+        stripped.extend_from_slice(&message[start..]);
+        stripped.freeze()
     }
 
     /// `Date` and `Message-ID`, if missing (RFC 6409 §8.2, §8.3).
@@ -250,8 +250,8 @@ mod tests {
         let message =
             "From: a@b.c\r\nbcc: x@y.z,\r\n q@y.z\r\nTo: b@c.d\r\nReturn-Path: <>\r\n\r\nBcc: body\r\n";
         let checked = check(message.as_bytes()).unwrap();
-        let kept = checked.strip(Bytes::from_static(message.as_bytes()));
-        assert_eq!(kept, "From: a@b.c\r\nTo: b@c.d\r\n\r\nBcc: body\r\n");
+        let stripped = checked.strip(Bytes::from_static(message.as_bytes()));
+        assert_eq!(stripped, "From: a@b.c\r\nTo: b@c.d\r\n\r\nBcc: body\r\n");
     }
 
     /// Decoded whole, each of these takes more than half a minute.
@@ -269,8 +269,8 @@ mod tests {
     #[test]
     fn a_message_without_such_fields_is_not_copied() {
         let message = Bytes::from_static(b"From: a@b.c\r\n\r\nhi\r\n");
-        let kept = check(&message).unwrap().strip(message.clone());
-        assert_eq!(kept.as_ptr(), message.as_ptr());
+        let stripped = check(&message).unwrap().strip(message.clone());
+        assert_eq!(stripped.as_ptr(), message.as_ptr());
     }
 
     #[test]

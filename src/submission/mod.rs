@@ -14,7 +14,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -22,6 +22,7 @@ use self::directory_cache::DirectoryCache;
 use self::rejection_counters::RejectionCounters;
 use self::rejection_log_limit::RejectionLogLimit;
 use self::send_limit::{QuotaRequest, SendLimits};
+use crate::histogram::{Histogram, HistogramReading, UP_TO_SECONDS};
 use crate::limits::tenant_semaphore::TenantSemaphore;
 use crate::mail::{Address, DomainName, Envelope, Host, ReversePath, SignedDuration, Timestamp};
 use crate::model::{Environment, KeySecret, Refusal, RefusalCode, RequestId, Scope, Stage};
@@ -63,6 +64,8 @@ pub struct SubmissionService {
     signing: TenantSemaphore,
     /// Weight of messages being stored.
     storing: TenantSemaphore,
+    /// From the end of the data to the durable commit.
+    accept_seconds: Histogram,
 }
 
 /// The submitter: a tenant, through one of its keys.
@@ -102,6 +105,8 @@ pub struct Submission {
     pub trace: Trace,
     /// Data from the HTTP API besides the message.
     pub extras: SubmissionExtras,
+    /// When all of it was received: the end of the data, or of the request.
+    pub received_at: Instant,
 }
 
 /// Data that the HTTP API has besides the envelope.
@@ -151,6 +156,7 @@ impl SubmissionService {
             signing: TenantSemaphore::new(cores, cores).with_contended_max((cores / 2).max(1)),
             storing: TenantSemaphore::new(STORING_WEIGHT_MAX, STORING_WEIGHT_OF_TENANT_MAX)
                 .with_contended_max(STORING_WEIGHT_OF_TENANT_CONTENDED_MAX),
+            accept_seconds: Histogram::new(UP_TO_SECONDS),
         }
     }
 
@@ -234,7 +240,7 @@ impl SubmissionService {
             None => Arc::default(),
         };
         admit_sender(&sender, path, &covering, self.settings.allow_null_sender)?;
-        if already_counted { Ok(()) } else { self.admit_count(submitter, 1).await }
+        if already_counted { Ok(()) } else { self.admit_count(submitter, &current.1, 1).await }
     }
 
     /// Whether the submitter may send to this address. `earlier` is the number of recipients before it in the
@@ -258,21 +264,23 @@ impl SubmissionService {
             });
         admit_recipient(recipient, smtputf8, suppression.as_ref())?;
         match earlier {
-            Some(earlier) => self.admit_count(submitter, earlier as u64 + 1).await,
+            Some(earlier) => {
+                let current = self.refresh(submitter).await?;
+                self.admit_count(submitter, &current.1, earlier as u64 + 1).await
+            }
             None => Ok(()),
         }
     }
 
-    /// Whether the send limit allows this many recipients.
-    async fn admit_count(&self, submitter: &Submitter, recipients: u64) -> Result<(), Refusal> {
-        let request = self.quota_request(submitter, Timestamp::now()).await?;
+    /// Whether the send limit of the submitter's current tenant allows this many recipients.
+    async fn admit_count(
+        &self,
+        submitter: &Submitter,
+        tenant: &Tenant,
+        recipients: u64,
+    ) -> Result<(), Refusal> {
+        let request = QuotaRequest::new(tenant, submitter.key.environment, Timestamp::now());
         self.limits.check(&request, recipients).await.map_err(storage_refusal)?
-    }
-
-    /// The send limits that apply to the submitter.
-    async fn quota_request(&self, submitter: &Submitter, now: Timestamp) -> Result<QuotaRequest, Refusal> {
-        let current = self.refresh(submitter).await?;
-        Ok(QuotaRequest::new(&current.1, submitter.key.environment, now))
     }
 
     /// The tenant's send limit with the least remaining quota; `None` without a limit.
@@ -283,6 +291,11 @@ impl SubmissionService {
         now: Timestamp,
     ) -> Result<Option<QuotaStatus>, StoreError> {
         self.limits.status(&QuotaRequest::new(tenant, environment, now)).await
+    }
+
+    /// How long messages took from the end of their data to the durable commit.
+    pub fn accept_seconds(&self) -> HistogramReading {
+        self.accept_seconds.read()
     }
 
     /// Refusals since the start, by code.
@@ -318,7 +331,7 @@ impl SubmissionService {
     }
 
     /// The submitter's current key and tenant: during a session a key may be revoked, expire or be restricted to
-    /// other networks, and a tenant may be suspended.
+    /// other networks, and a tenant may be suspended. Each command looks once, and so does [`Self::enqueue`].
     async fn refresh(&self, submitter: &Submitter) -> Result<Arc<(Key, Tenant)>, Refusal> {
         let current = self.directory.key(submitter.key.id).await.map_err(storage_refusal)?;
         let current = current.filter(|current| is_valid(&current.0, Timestamp::now())).ok_or_else(|| {
@@ -348,9 +361,13 @@ impl SubmissionService {
     }
 
     /// Checks that every From address belongs to the tenant. The domain of the first one signs, for DMARC alignment.
-    async fn admit_from(&self, submitter: &Submitter, from: &[Address]) -> Result<SendingDomain, Refusal> {
-        let current = self.refresh(submitter).await?;
-        let sender = describe(&current);
+    async fn admit_from(
+        &self,
+        submitter: &Submitter,
+        current: &(Key, Tenant),
+        from: &[Address],
+    ) -> Result<SendingDomain, Refusal> {
+        let sender = describe(current);
         let mut first = None;
         for address in from {
             let covering = self.covering(submitter, address).await?;

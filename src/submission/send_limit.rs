@@ -240,12 +240,12 @@ fn refuse(period: LimitPeriod, status: QuotaStatus, count: u64) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::StoreOptions;
+    use crate::store::SqliteOptions;
 
-    fn limits() -> (tempfile::TempDir, SendLimits) {
+    async fn limits() -> (tempfile::TempDir, SendLimits) {
         let dir = tempfile::tempdir().unwrap();
-        let options = StoreOptions::at(dir.path());
-        (dir, SendLimits::new(Arc::new(Store::open(options).unwrap())))
+        let options = SqliteOptions::at(dir.path());
+        (dir, SendLimits::new(Arc::new(Store::open(options).await.unwrap())))
     }
 
     fn quota_request(account: Account, per_day: Option<u32>, at: &str) -> QuotaRequest {
@@ -255,7 +255,7 @@ mod tests {
 
     #[tokio::test]
     async fn quota_of_a_message_that_is_not_stored_is_released() {
-        let (_dir, limits) = limits();
+        let (_dir, limits) = limits().await;
         let account = (TenantId::generate(Timestamp::UNIX_EPOCH), Environment::Live);
         let request = quota_request(account, Some(10), "2026-11-22T12:00:00Z");
         let used = async || limits.status(&request).await.unwrap().unwrap().used;
@@ -264,15 +264,15 @@ mod tests {
         assert!(limits.take(request, 7).await.unwrap().is_err(), "what is on its way counts");
         drop(dropped);
         assert_eq!(used().await, 0);
-        let kept = limits.take(request, 4).await.unwrap().unwrap().confirm();
+        let quota = limits.take(request, 4).await.unwrap().unwrap().confirm();
         assert_eq!(used().await, 4);
-        limits.release(&kept);
+        limits.release(&quota);
         assert_eq!(used().await, 0);
     }
 
     #[tokio::test]
     async fn a_limit_set_again_reloads_its_usage() {
-        let (_dir, limits) = limits();
+        let (_dir, limits) = limits().await;
         let account = (TenantId::generate(Timestamp::UNIX_EPOCH), Environment::Live);
         let at = |per_day| quota_request(account, per_day, "2026-11-22T12:00:00Z");
         let _ = limits.take(at(Some(10)), 4).await.unwrap().unwrap().confirm();

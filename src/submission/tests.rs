@@ -6,7 +6,7 @@ use tokio::task::{JoinSet, yield_now};
 use super::*;
 use crate::mail::{BodyType, MailParameters, Notify};
 use crate::model::{DkimAlgorithm, DkimKeyState, Environment, TenantId, Verification};
-use crate::store::{NewDkimKey, NewDomain, NewKey, NewTenant, RateLimit, StoreOptions};
+use crate::store::{NewDkimKey, NewDomain, NewKey, NewTenant, RateLimit, SqliteOptions};
 
 const BACKLOG: usize = 20;
 
@@ -19,7 +19,7 @@ struct Fixture {
 impl Fixture {
     async fn make() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(StoreOptions::at(dir.path())).unwrap());
+        let store = Arc::new(Store::open(SqliteOptions::at(dir.path())).await.unwrap());
         let pair = crate::dkim::generate(DkimAlgorithm::Ed25519).unwrap();
         let sandbox = NewDomain {
             tenant_id: None,
@@ -88,6 +88,7 @@ fn submission(submitter: &Arc<Submitter>) -> Submission {
         message: Bytes::from_static(b"From: a@sandbox.example\r\nSubject: x\r\n\r\nhello\r\n"),
         extras: SubmissionExtras::default(),
         trace: Trace { helo: "client.example".into(), protocol: "ESMTPSA", tls: None },
+        received_at: Instant::now(),
     }
 }
 
@@ -95,27 +96,27 @@ fn submission(submitter: &Arc<Submitter>) -> Submission {
 /// the order of acceptance.
 async fn accept_backlog_and_one(
     fixture: Fixture,
-    turns: fn(&SubmissionService) -> &TenantSemaphore,
+    semaphore: fn(&SubmissionService) -> &TenantSemaphore,
 ) -> (Vec<TenantId>, TenantId) {
     let [busy, calm] = [fixture.submitter("busy").await, fixture.submitter("calm").await];
-    let intake = Arc::new(fixture.submission);
+    let service = Arc::new(fixture.submission);
     let (order, mut accepted) = tokio::sync::mpsc::unbounded_channel();
-    let held = turns(&intake).acquire(None).await.unwrap();
+    let permit = semaphore(&service).acquire(None).await.unwrap();
     let mut submissions = JoinSet::new();
     for (submitter, count) in [(&busy, BACKLOG), (&calm, 1)] {
         for _ in 0..count {
-            let (intake, order, submission) = (intake.clone(), order.clone(), submission(submitter));
+            let (service, order, submission) = (service.clone(), order.clone(), submission(submitter));
             submissions.spawn(async move {
                 let tenant = submission.submitter.tenant.id;
-                intake.accept(submission).await.unwrap();
+                service.accept(submission).await.unwrap();
                 order.send(tenant).unwrap();
             });
         }
-        while turns(&intake).requests_of(Some(submitter.tenant.id)) < count {
+        while semaphore(&service).requests_of(Some(submitter.tenant.id)) < count {
             yield_now().await;
         }
     }
-    drop(held);
+    drop(permit);
     submissions.join_all().await;
     drop(order);
     let mut order = Vec::new();
@@ -136,14 +137,14 @@ fn assert_calm_came_early((order, calm): (Vec<TenantId>, TenantId)) {
 async fn a_message_is_not_signed_behind_the_backlog_of_another_tenant() {
     let mut fixture = Fixture::make().await;
     fixture.submission.signing = TenantSemaphore::new(1, 1);
-    assert_calm_came_early(accept_backlog_and_one(fixture, |intake| &intake.signing).await);
+    assert_calm_came_early(accept_backlog_and_one(fixture, |service| &service.signing).await);
 }
 
 #[tokio::test]
 async fn a_message_is_not_stored_behind_the_backlog_of_another_tenant() {
     let mut fixture = Fixture::make().await;
     fixture.submission.storing = TenantSemaphore::new(1, 1);
-    assert_calm_came_early(accept_backlog_and_one(fixture, |intake| &intake.storing).await);
+    assert_calm_came_early(accept_backlog_and_one(fixture, |service| &service.storing).await);
 }
 
 fn keyed(submitter: &Arc<Submitter>) -> Submission {
@@ -163,7 +164,7 @@ async fn a_submission_cancelled_before_it_is_stored_uses_no_quota() {
     fixture.submission.storing = TenantSemaphore::new(1, 1);
     let fixture = Arc::new(fixture);
     let submitter = fixture.limited_submitter("limited", Some(9)).await;
-    let held = fixture.submission.storing.acquire(None).await.unwrap();
+    let permit = fixture.submission.storing.acquire(None).await.unwrap();
     let accepting = tokio::spawn({
         let (fixture, submission) = (fixture.clone(), submission(&submitter));
         async move { fixture.submission.accept(submission).await }
@@ -175,7 +176,7 @@ async fn a_submission_cancelled_before_it_is_stored_uses_no_quota() {
     accepting.abort();
     assert!(accepting.await.unwrap_err().is_cancelled());
     assert_eq!(used(&fixture, &submitter).await, 0);
-    drop(held);
+    drop(permit);
 }
 
 #[tokio::test]
@@ -201,18 +202,19 @@ async fn a_duplicate_submission_has_the_same_parameters() {
     let fixture = Fixture::make().await;
     let submitter = fixture.submitter("one").await;
     let at = |seconds| Some(Timestamp::now() + SignedDuration::from_secs(seconds));
-    let held = |hold_for_s, release_at| {
-        let mut held = keyed(&submitter);
-        held.envelope.parameters = MailParameters { hold_for_s, release_at, ..MailParameters::default() };
-        held
+    let scheduled = |hold_for_s, release_at| {
+        let mut submission = keyed(&submitter);
+        submission.envelope.parameters =
+            MailParameters { hold_for_s, release_at, ..MailParameters::default() };
+        submission
     };
-    let first = fixture.submission.accept(held(Some(60), at(60))).await.unwrap();
+    let first = fixture.submission.accept(scheduled(Some(60), at(60))).await.unwrap();
     assert_eq!(
-        fixture.submission.accept(held(Some(60), at(65))).await.unwrap(),
+        fixture.submission.accept(scheduled(Some(60), at(65))).await.unwrap(),
         first,
         "HOLDFOR said the same"
     );
-    let mut others = vec![held(Some(61), at(61)), held(None, at(60)), keyed(&submitter)];
+    let mut others = vec![scheduled(Some(61), at(61)), scheduled(None, at(60)), keyed(&submitter)];
     for change in [
         |submission: &mut Submission| submission.envelope.parameters.require_tls = true,
         |submission: &mut Submission| submission.envelope.parameters.envelope_id = "x".parse().ok(),
@@ -227,12 +229,52 @@ async fn a_duplicate_submission_has_the_same_parameters() {
             submission.envelope.recipients[0].parameters.original_recipient = "rfc822;b".parse().ok();
         },
     ] {
-        let mut other = held(Some(60), at(60));
+        let mut other = scheduled(Some(60), at(60));
         change(&mut other);
         others.push(other);
     }
     for other in others {
         let refused = fixture.submission.accept(other).await.unwrap_err();
         assert_eq!(refused.code, RefusalCode::IdempotencyKeyReused);
+    }
+}
+
+#[tokio::test]
+async fn each_command_looks_up_the_key_once_and_so_does_storing() {
+    let fixture = Fixture::make().await;
+    let submitter = fixture.limited_submitter("limited", Some(9)).await;
+    let service = &fixture.submission;
+    let lookups = || service.directory.key_lookups.swap(0, std::sync::atomic::Ordering::Relaxed);
+    let mut envelope = keyed(&submitter).envelope;
+    let recipient = envelope.recipients.remove(0).address;
+    service.admit_sender(&submitter, &envelope.reverse_path, false).await.unwrap();
+    assert_eq!(lookups(), 1, "MAIL");
+    service.admit_recipient(&submitter, &recipient, true, Some(0)).await.unwrap();
+    assert_eq!(lookups(), 1, "RCPT");
+    let message =
+        b"From: a@sandbox.example\r\nSender: a@sandbox.example\r\nIdempotency-Key: k\r\n\r\nhello\r\n";
+    let submission = Submission { message: Bytes::from_static(message), ..submission(&submitter) };
+    let checked = service.check(submission).await.unwrap();
+    assert_eq!(lookups(), 1, "the end of DATA");
+    service.enqueue(checked).await.unwrap();
+    assert_eq!(lookups(), 1, "storing");
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_noticed_at_every_command_of_a_transaction() {
+    let fixture = Fixture::make().await;
+    let submitter = fixture.submitter("one").await;
+    let service = &fixture.submission;
+    let checked = service.check(submission(&submitter)).await.unwrap();
+    let (path, recipient) =
+        (submission(&submitter).envelope.reverse_path, Address::parse("b@else.example").unwrap());
+    assert!(fixture.store.revoke_key(submitter.key.id, Timestamp::now()).await.unwrap());
+    for refused in [
+        service.admit_sender(&submitter, &path, false).await,
+        service.admit_recipient(&submitter, &recipient, true, Some(0)).await,
+        service.check(submission(&submitter)).await.map(drop),
+        service.enqueue(checked).await.map(drop),
+    ] {
+        assert_eq!(refused.unwrap_err().code, RefusalCode::ExpiredApiKey);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -78,6 +79,7 @@ impl ReportMailer {
                 submission_key: Some(SubmissionKey { name, digest }),
                 ..SubmissionExtras::default()
             },
+            received_at: Instant::now(),
         };
         self.submission.accept(submission).await.map(drop).map_err(|refusal| refusal.message)
     }

@@ -137,7 +137,7 @@ impl Reporter {
         let now = Timestamp::now();
         let oldest = oldest_retained(now);
         pending.retain(|(day, _), _| *day >= oldest);
-        if let Err(error) = self.services.store.forget_tls_results_before(oldest).await {
+        if let Err(error) = self.services.store.delete_tls_results_before(oldest).await {
             return tracing::warn!(%error, "cannot delete old TLS results");
         }
         let mut after = None;
@@ -208,7 +208,7 @@ impl Reporter {
                 None => tracing::warn!(%day, %domain, "TLS report not delivered within a day"),
             }
         }
-        match self.services.store.forget_tls_results(*day, domain).await {
+        match self.services.store.delete_tls_results(*day, domain).await {
             Ok(()) => drop(pending.remove(&domain_day)),
             // The report may be sent again; receivers recognize it by its id.
             Err(error) => tracing::warn!(%day, %domain, %error, "cannot delete TLS results"),

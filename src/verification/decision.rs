@@ -127,16 +127,16 @@ fn next_status(
 
 fn truncate_texts(found: Vec<String>) -> Vec<String> {
     let mut left = FOUND_CHARS_MAX;
-    let mut kept = Vec::new();
+    let mut truncated = Vec::new();
     for text in found {
         if left == 0 {
             break;
         }
         let text: String = text.chars().take(left).collect();
         left -= text.chars().count();
-        kept.push(text);
+        truncated.push(text);
     }
-    kept
+    truncated
 }
 
 #[cfg(test)]
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn what_was_found_is_kept_in_bounds() {
-        let kept = truncate_texts(vec!["é".repeat(1000), "x".repeat(1000), "more".into()]);
-        assert_eq!(kept.iter().map(|text| text.chars().count()).sum::<usize>(), FOUND_CHARS_MAX);
+        let truncated = truncate_texts(vec!["é".repeat(1000), "x".repeat(1000), "more".into()]);
+        assert_eq!(truncated.iter().map(|text| text.chars().count()).sum::<usize>(), FOUND_CHARS_MAX);
     }
 }

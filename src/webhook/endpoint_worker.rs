@@ -13,8 +13,8 @@ use super::{STORE_RETRY_DELAY, WebhookDispatcher};
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{MessageId, WebhookDeliveryId, WebhookId};
 use crate::store::{
-    Outbox, ServedWebhook, Webhook, WebhookDelivery, WebhookFlights, WebhookOutcome, WebhookSecret,
-    WebhookVerdict,
+    Outbox, ServedWebhook, Webhook, WebhookDelivery, WebhookOutcome, WebhookSecret, WebhookVerdict,
+    WebhooksInFlight,
 };
 
 /// How long an endpoint may fail before it is disabled.
@@ -86,7 +86,7 @@ impl EndpointWorker {
         }
         let retry_at = self.unrecorded.values().copied().min();
         if let Some(at) = [self.next_due_at, retry_at].into_iter().flatten().min() {
-            self.dispatcher.store.note_webhook_due(self.id, at);
+            self.dispatcher.store.schedule_webhook(self.id, at);
         }
         (self.id, wakeups)
     }
@@ -114,9 +114,9 @@ impl EndpointWorker {
     }
 
     /// Deliveries and messages in progress, which must not be claimed again.
-    fn claimed(&self) -> WebhookFlights {
+    fn claimed(&self) -> WebhooksInFlight {
         let deliveries = self.in_flight.values().map(|request| request.delivery);
-        WebhookFlights {
+        WebhooksInFlight {
             deliveries: deliveries.chain(self.unrecorded.keys().copied()).collect(),
             messages: self.in_flight.values().filter_map(|request| request.message).collect(),
         }

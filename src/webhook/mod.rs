@@ -91,7 +91,7 @@ impl WebhookDispatcher {
                     Ok((id, wakeups)) => {
                         // An event that became due after the worker's last poll.
                         if wakeups.has_changed().unwrap_or(false) {
-                            dispatcher.store.note_webhook_due(id, now);
+                            dispatcher.store.schedule_webhook(id, now);
                         }
                         workers.remove(&id);
                     }
@@ -99,7 +99,7 @@ impl WebhookDispatcher {
                         tracing::error!(%error, "the task of a webhook failed");
                         // The receiver is dropped when its worker has panicked.
                         for (id, _) in workers.extract_if(|_, sender| sender.is_closed()) {
-                            dispatcher.store.note_webhook_due(id, now + STORE_RETRY_DELAY);
+                            dispatcher.store.schedule_webhook(id, now + STORE_RETRY_DELAY);
                         }
                     }
                 },

@@ -1,4 +1,4 @@
-"""What must hold of a message that came out at the other end."""
+"""Checks a message that Pillarbox relayed."""
 
 import re
 
@@ -6,12 +6,12 @@ OURS = {"dkim-signature", "received", "date", "message-id"}
 
 
 class Wrong(Exception):
-    """A received message is not what it should be."""
+    """The received message is wrong."""
 
 
 def check(content, submitted, dkim_records):
-    """Our fields, then the submitted bytes exactly; and every DKIM signature holds."""
-    # Tests that import this module for other checks run without the package.
+    """The message must consist of our header fields and the exact submitted bytes; every DKIM signature must verify."""
+    # Imported here, because tests that use only other checks run without this package.
     import dkim
 
     if not content.endswith(submitted):
@@ -39,18 +39,18 @@ def lookup(name, records):
 
 def split_fields(block):
     if block and not block.endswith(b"\r\n"):
-        raise Wrong(f"what stands above is not whole lines: {block[-80:]!r}")
+        raise Wrong(f"the text above the message has no CRLF at its end: {block[-80:]!r}")
     fields = re.findall(rb"([!-9;-~]+):((?:[^\r\n]|\r\n[ \t])*)\r\n", block)
     if sum(len(name) + len(value) + 3 for name, value in fields) != len(block):
-        raise Wrong(f"what stands above is not header fields only: {block!r}")
+        raise Wrong(f"the text above the message is not only header fields: {block!r}")
     return [(name.decode(), value) for name, value in fields]
 
 
 def difference(content, submitted):
-    """Where the end of what came differs from what was sent, the last difference first."""
+    """Describes the last difference between the received and the submitted bytes."""
     length = min(len(content), len(submitted))
     for back in range(1, length + 1):
         if content[-back] != submitted[-back]:
             got, sent = content[-back - 30 : len(content) - back + 31], submitted[-back - 30 : len(submitted) - back + 31]
             return f"got …{got!r}…, sent …{sent!r}…"
-    return f"{len(content)} octets came, {len(submitted)} were sent"
+    return f"{len(content)} octets received, {len(submitted)} sent"

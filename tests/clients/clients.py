@@ -1,4 +1,4 @@
-"""Real clients of other makes submit; what comes out must be their bytes, signed. See `run`."""
+"""Third-party clients submit messages; the sink must receive their exact bytes, with a DKIM signature. See `run`."""
 
 import re
 import sys
@@ -37,7 +37,7 @@ def main(modules):
 
 
 def submit(server, account, modules):
-    """Lets every client send every kind. The bytes by Message-ID, and what went wrong."""
+    """Sends every kind of message with every client. Returns the bytes by Message-ID, and the failures."""
     sent, failures = {}, []
     for client, send in senders.SENDERS.items():
         for kind in corpus.KINDS:
@@ -61,7 +61,7 @@ def verify(sink, sent, account):
     for message_id, data in sent.items():
         copies = received.get(message_id, [])
         if len(copies) != 1:
-            failures.append(f"{message_id}: came {len(copies)} times")
+            failures.append(f"{message_id}: received {len(copies)} times")
             continue
         try:
             check(copies[0].content, data, account.dkim_records)
@@ -74,7 +74,7 @@ def verify(sink, sent, account):
 
 
 def wait_for(sink, sent):
-    """What came, by Message-ID, once there is as much of it as was sent."""
+    """Waits for as many messages as were sent. Returns the received messages by Message-ID."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while len(sink.messages) < len(sent) and time.monotonic() < deadline:
         time.sleep(0.05)

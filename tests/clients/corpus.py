@@ -7,7 +7,7 @@ KINDS = ("text", "utf8", "attachment")
 
 
 def message(client, kind, sender, recipient):
-    """Bytes with CRLF line ends, and the Message-ID by which they are found again."""
+    """Returns the bytes of a message with CRLF line ends, and its Message-ID."""
     message_id = f"{client}-{kind}@{sender.split('@')[1]}"
     header = [
         f"From: Alice <{sender}>",
@@ -22,7 +22,7 @@ def message(client, kind, sender, recipient):
 
 
 def text(client):
-    """With what is easily broken on the way: dots, trailing spaces, blank lines at the end."""
+    """A text with content that relays easily damage: dots, trailing spaces, blank lines at the end."""
     return [
         f"Subject: Text by {client}",
         "Content-Type: text/plain; charset=us-ascii",
@@ -53,7 +53,7 @@ def utf8(client):
 
 
 def attachment(client):
-    """Larger than what a store may keep in a row."""
+    """An attachment larger than a body that the store keeps in the database."""
     octets = random.Random(client).randbytes(300_000)
     encoded = base64.encodebytes(octets).decode().splitlines()
     boundary = "=_boundary_1"

@@ -1,4 +1,4 @@
-"""A real authoritative server, NSD, on a loopback port, whose zones change while it runs."""
+"""NSD, a real authoritative name server, on a loopback port. Its zones can change while it runs."""
 
 import pathlib
 import signal
@@ -32,7 +32,7 @@ zone:
 
 
 class NameServer:
-    """`zones` has lines of a zone file by the names of the zones."""
+    """`zones` maps the name of each zone to the lines of its zone file."""
 
     def __init__(self, folder, zones):
         self.folder = pathlib.Path(folder)
@@ -52,7 +52,7 @@ class NameServer:
         (self.folder / f"{name}.zone").write_text("\n".join(records))
 
     def publish(self, name, lines):
-        """Puts other lines into a zone; NSD reads them soon."""
+        """Replaces the lines of a zone; NSD reads them soon."""
         self.write(name, lines)
         self.process.send_signal(signal.SIGHUP)
 

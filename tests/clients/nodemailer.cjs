@@ -1,4 +1,4 @@
-// Sends three messages with nodemailer as an app does; tells which bytes it sent. Settings come as JSON on stdin.
+// Sends three messages with nodemailer as an application does, and prints the bytes it sent. Settings: JSON on stdin.
 const fs = require("fs");
 const nodemailer = require("nodemailer");
 const MailComposer = require("nodemailer/lib/mail-composer");
@@ -37,7 +37,7 @@ async function main() {
     };
     const bytes = await new MailComposer(mail).compile().build();
     await transport.sendMail(mail);
-    // SMTP carries whole lines: the client ends the last one.
+    // SMTP needs complete lines, so nodemailer adds the last line end.
     const whole = bytes.subarray(-2).equals(Buffer.from("\r\n")) ? bytes : Buffer.concat([bytes, Buffer.from("\r\n")]);
     sent.push({ message_id, hex: whole.toString("hex") });
   }

@@ -1,4 +1,4 @@
-"""A real Postfix smtpd with strict settings is the MX: it must take everything that we relay, byte for byte."""
+"""A real Postfix with strict settings is the MX: it must accept every message that Pillarbox relays, byte for byte."""
 
 import os
 import pathlib
@@ -46,7 +46,7 @@ smtpd_tls_cert_file = {certificates}/server.crt
 smtpd_tls_key_file = {certificates}/server.key
 smtpd_peername_lookup = no
 smtpd_error_sleep_time = 0
-# As strict as it gets.
+# The strictest settings.
 strict_rfc821_envelopes = yes
 strict_smtputf8 = yes
 strict_7bit_headers = yes
@@ -66,7 +66,7 @@ message_size_limit = 20000000
 
 
 class Postfix:
-    """An instance of its own in a folder of its own."""
+    """A Postfix instance in its own folder."""
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
@@ -75,7 +75,7 @@ class Postfix:
         owner = pwd.getpwnam("postfix")
         for name in ("etc", "spool", "data", "mail"):
             (self.folder / name).mkdir(parents=True)
-        # Its processes run as users of their own and must get here.
+        # The processes of Postfix run as other users and need access to this folder.
         self.folder.chmod(0o755)
         self.folder.parent.chmod(0o755)
         for name in ("data", "mail"):
@@ -103,7 +103,7 @@ class Postfix:
                 shutil.copytree(f"/etc/postfix/{name}", self.etc / name)
 
     def master_cf(self):
-        """Only what receives, queues and delivers to a maildir; nothing in a chroot."""
+        """The services that receive, queue and deliver to a maildir, without chroot."""
         services = [
             (f"127.0.0.1:{self.port}", "inet", "n", "smtpd"),
             ("cleanup", "unix", "n", "cleanup"),
@@ -139,7 +139,7 @@ class Postfix:
         self.command("stop")
 
     def command(self, verb):
-        # Not through a pipe: its processes would keep that open for as long as they live.
+        # No pipe, because the processes of Postfix would keep it open as long as they run.
         with open(self.folder / "said", "w+") as said:
             command = ["/usr/sbin/postfix", "-c", self.etc, verb]
             done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, timeout=60)
@@ -152,7 +152,7 @@ class Postfix:
         return path.read_text() if path.exists() else ""
 
     def mail(self):
-        """The delivered messages; a maildir holds LF, SMTP carried CRLF."""
+        """The delivered messages, with CRLF as in SMTP; the maildir has LF."""
         files = sorted((self.folder / "mail/bob/new").glob("*"))
         return [file.read_bytes().replace(b"\n", b"\r\n") for file in files]
 
@@ -177,7 +177,7 @@ def main():
 
 
 def submit(server, account):
-    """The three kinds, each several times so that connections are used again. The bytes by Message-ID."""
+    """Sends each of the three kinds several times, so that connections are reused. Returns the bytes by Message-ID."""
     sent = {}
     for number in range(5):
         for kind in corpus.KINDS:
@@ -208,7 +208,7 @@ def verify(postfix, sent, account):
 
 
 def without_trace(mail):
-    """Postfix prepends fields of its own, the last of them Received; ours begin after it."""
+    """Removes the fields that Postfix prepends; the last of them is Received."""
     start = mail.find(b"Received: from relay.test ")
     if start < 0:
         raise Wrong("no Received field of Postfix")

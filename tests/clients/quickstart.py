@@ -1,4 +1,4 @@
-"""The lines that `pillarbox quickstart` prints for pasting must work as printed."""
+"""Runs the commands that `pillarbox quickstart` prints; they must work as printed."""
 
 import json
 import pathlib
@@ -31,7 +31,7 @@ def main():
             code = process.wait(PATIENCE_SECONDS)
             killer.cancel()
     if code != 0:
-        failures.append(f"Ctrl-C ended it with {code}")
+        failures.append(f"after Ctrl-C it exited with {code}")
     for failure in failures:
         print(f"FAILED  {failure}")
     print(f"{len(recipes)} recipes of quickstart, {len(failures)} failures")
@@ -39,7 +39,7 @@ def main():
 
 
 def configure(folder):
-    """As quickstart writes it, at ports that are free here."""
+    """Writes the same configuration as quickstart, with free ports."""
     submission, submissions, api = free_ports(3)
     (folder / "pillarbox.toml").write_text(
         f'hostname = "localhost"\ndata_dir = "{folder}/data"\n[log]\nlevel = "warn"\n'
@@ -58,7 +58,7 @@ def read_until(process, part):
 
 
 def split_recipes(printed):
-    """The scripts between the comments, each by its comment."""
+    """Returns the printed scripts by the comment above each."""
     start = printed.index("Paste one of these:")
     end = printed.index("A first message")
     parts = re.split(r"^# (.*)\n", printed[start:end], flags=re.M)
@@ -66,7 +66,7 @@ def split_recipes(printed):
 
 
 def run(name, script):
-    """What went wrong, if anything did."""
+    """Runs a script. Returns the failure, or None."""
     done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     print(f"{'ok' if done.returncode == 0 else 'FAILED':7} {name}")
     said = done.stdout + done.stderr
@@ -76,7 +76,7 @@ def run(name, script):
 
 
 def check_mail(printed):
-    """Everything that was pasted has reached the sandbox."""
+    """Waits until the sandbox has delivered all messages. Returns the failures."""
     secret = re.search(r"pb_live_\w+", printed).group()
     api = re.search(r"API +(http://\S+)", printed).group(1)
     request = urllib.request.Request(f"{api}/v1/emails", headers={"Authorization": f"Bearer {secret}"})

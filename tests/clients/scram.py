@@ -1,4 +1,4 @@
-"""A SCRAM of another make (scramp) logs in over TLS of another make (OpenSSL), bound to the channel and not. See `run`."""
+"""scramp logs in with SCRAM over the TLS of OpenSSL, with and without channel binding. See `run`."""
 
 import base64
 import socket
@@ -13,7 +13,7 @@ from server import HOSTNAME, PATIENCE_SECONDS, Server
 
 DOMAIN = "acme.example"
 
-# It knows the bindings of TLS 1.2 only, and treats the value of any as octets.
+# scramp knows the channel bindings of TLS 1.2 only, but accepts any octets as their value.
 scramp.core.CHANNEL_TYPES = (*scramp.core.CHANNEL_TYPES, "tls-exporter")
 
 
@@ -37,7 +37,7 @@ class Session:
         self.offer = self.command("EHLO client.example")
 
     def read(self):
-        """One reply, all its lines."""
+        """Reads all lines of a reply."""
         lines = []
         while not lines or lines[-1][3:4] == "-":
             while b"\r\n" not in self.buffer:
@@ -51,7 +51,7 @@ class Session:
         return self.read()
 
     def log_in(self, mechanism, user, password, channel=None):
-        """The last reply; raises if the server cannot prove that it knows the user."""
+        """Returns the last reply. Raises an error if the server's proof is wrong."""
         client = ScramClient([mechanism], user, password, channel_binding=channel)
         reply = self.command(f"AUTH {mechanism} {encode(client.get_client_first())}")[0]
         if not reply.startswith("334 "):

@@ -1,4 +1,4 @@
-"""One function for each client: sends a message as people do with that client. Each gets the bytes with CRLF."""
+"""One function for each client, which sends a message as users of this client do. It gets the bytes with CRLF."""
 
 import json
 import os
@@ -15,7 +15,7 @@ RECIPIENT = "bob@example.net"
 
 
 def run(command, data=b"", **options):
-    """Runs a client; what it says is shown only if it fails."""
+    """Runs a client; shows its output only if it fails."""
     done = subprocess.run(command, input=data, capture_output=True, timeout=60, **options)
     if done.returncode != 0:
         raise RuntimeError(f"{command[0]} ended with {done.returncode}: {(done.stdout + done.stderr).decode()[-3000:]}")
@@ -44,7 +44,7 @@ def python_implicit(server, account, sender, data):
 
 
 def swaks(server, account, sender, data, *options):
-    # Its "fix-up" would add a line end of its own to the message; what stands in the file has all that SMTP wants.
+    # The data fix-up of swaks would add a line end, so it is off, and the file has dot-stuffing and the final dot.
     ending = data.replace(b"\r\n.", b"\r\n..") + b"."
 
     def send(name):
@@ -86,7 +86,7 @@ def curl_implicit(server, account, sender, data):
 
 
 def msmtp(server, account, sender, data):
-    # msmtp reads lines as the system writes them.
+    # msmtp expects the line ends of the system.
     run(
         ["msmtp", "--file=/dev/null", "--host=localhost", f"--port={server.submission}", "--auth=plain"]
         + ["--tls=on", "--tls-starttls=on", f"--tls-trust-file={server.ca_file}", f"--user={account.user}"]
@@ -96,7 +96,7 @@ def msmtp(server, account, sender, data):
 
 
 def nodemailer(server, account, modules, sender, client, secure):
-    """Composes its own messages of the three kinds; the bytes it says it sent, by Message-ID."""
+    """nodemailer composes its own messages of the three kinds. Returns the bytes that it reports as sent, by Message-ID."""
     settings = {
         "port": server.submissions if secure else server.submission,
         "secure": secure,
@@ -119,7 +119,7 @@ def nodemailer(server, account, modules, sender, client, secure):
     return {sent["message_id"]: bytes.fromhex(sent["hex"]) for sent in json.loads(done.stdout)}
 
 
-# Clients that take ready bytes.
+# Clients that send given bytes.
 SENDERS = {
     "python-starttls": python_starttls,
     "python-implicit": python_implicit,

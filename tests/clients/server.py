@@ -1,4 +1,4 @@
-"""A real Pillarbox for tests with tools of other makes: the binary on free loopback ports, driven over its HTTP API."""
+"""Runs the real binary on free loopback ports for tests with third-party tools, and controls it over its HTTP API."""
 
 import json
 import os
@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 30
 
 
 def free_ports(count):
-    """Ports that nobody listens at now."""
+    """Returns ports on which nothing listens now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [s.getsockname()[1] for s in sockets]
     for s in sockets:
@@ -30,7 +30,7 @@ class Refused(Exception):
 
 
 class Server:
-    """One data directory and the process that serves it. Without a smart host mail goes to the MX."""
+    """A data directory and its server process. Without a smart host, mail goes to the MX."""
 
     def __init__(self, folder, smart_host_port=None, tls="opportunistic", extra=""):
         self.folder = pathlib.Path(folder)
@@ -83,7 +83,7 @@ allowed_private_networks = ["127.0.0.0/8"]
         self.platform_secret = secrets[0]
 
     def start(self, wait=True):
-        """Starts the process; with `wait` returns when it is ready."""
+        """Starts the process; with `wait`, returns when it is ready."""
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(
                 [BINARY, "serve", "--config", self.config], stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -107,12 +107,12 @@ allowed_private_networks = ["127.0.0.0/8"]
             time.sleep(0.02)
 
     def kill(self):
-        """As a power cut does to a process."""
+        """Kills the process with SIGKILL."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
     def stop(self):
-        """Asks it to end, and wants it to end well."""
+        """Stops the process with SIGTERM; it must exit with status 0."""
         if self.process is None or self.process.poll() is not None:
             return
         self.process.terminate()
@@ -128,7 +128,7 @@ allowed_private_networks = ["127.0.0.0/8"]
         return "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-30:])
 
     def call(self, method, path, body=None, secret=None):
-        """One request of the API; its JSON."""
+        """Sends a request to the API. Returns its JSON."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.api}{path}",
             method=method,
@@ -146,7 +146,7 @@ allowed_private_networks = ["127.0.0.0/8"]
             raise Refused(f"{method} {path}: {error.code} {text}") from None
 
     def create_account(self, domain, slug="acme"):
-        """A tenant with a domain that the platform vouches for, and a key to submit with."""
+        """Creates a tenant with a manually verified domain, and a key to submit with."""
         tenant = self.call("POST", "/v1/tenants", {"name": slug.title(), "slug": slug})
         wanted = {"name": domain, "tenant_id": tenant["id"], "verification": "manual"}
         domain = self.call("POST", "/v1/domains", wanted)

@@ -1,4 +1,4 @@
-"""An SMTP server that takes everything and keeps the exact bytes. In a thread of its own."""
+"""An SMTP server that accepts all mail and keeps the exact bytes. It runs in its own thread."""
 
 import asyncio
 import dataclasses
@@ -14,7 +14,7 @@ class Received:
 
 
 class Sink:
-    """`answer_rcpt(address)` may give a reply other than 250; `on_message` sees each message instead of a list."""
+    """`answer_rcpt(address)` may return a reply other than 250. Messages go to `on_message`, else to a list."""
 
     def __init__(self, answer_rcpt=None, on_message=None):
         self.messages = []
@@ -92,11 +92,11 @@ def path(line):
 
 
 async def read_content(reader):
-    """The message, its dots unstuffed."""
+    """Returns the message without dot-stuffing."""
     lines = []
     while True:
         line = await reader.readuntil(b"\r\n")
-        # RFC 5321 section 4.5.2: the dot that ends the data stands alone between two CRLF.
+        # RFC 5321 §4.5.2: a line that consists of one dot ends the data.
         at_line_start = not lines or lines[-1].endswith(b"\r\n")
         if at_line_start and line == b".\r\n":
             return b"".join(lines)

@@ -1,5 +1,5 @@
-"""What a platform does with its first customer, step by step, with curl alone: over HTTP and SMTP, against a real name
-server and a receiver with the library of Standard Webhooks. Every answer is held against its documented shape. See `run`."""
+"""Sets up the first customer of a platform step by step with curl, over HTTP and SMTP, with a real name server and a
+receiver that uses the library of Standard Webhooks. Checks that every response has the documented fields. See `run`."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from webhooks import Receiver, verify
 DOMAIN = "acme.example"
 FOREIGN = "foreign.example"
 
-# The fields of each object, by its `object`.
+# The fields of each object type.
 SHAPES = {
     "tenant": """id object name slug external_ref metadata settings rate_limit smtp source_pool retention_days
         body_retention_days weight status created_at updated_at""",
@@ -50,7 +50,7 @@ def step(what):
 
 
 class Platform:
-    """curl, with the key of whoever acts."""
+    """Runs curl with the key of the caller."""
 
     def __init__(self, server):
         self.server = server
@@ -73,7 +73,7 @@ class Platform:
         return answer
 
     def get(self, key, path, more=()):
-        """One object, or a list of them, in the shape of its kind."""
+        """Gets an object or a list, and checks its fields."""
         answer = self.http(key, "GET", path)
         check_shape(answer, SHAPES[answer["object"]], more)
         for item in answer["data"] if answer["object"] == "list" else ():
@@ -81,7 +81,7 @@ class Platform:
         return answer
 
     def smtp(self, key, sender, recipient):
-        """One message over SMTP: curl's exit status and the dialogue."""
+        """Sends a message over SMTP. Returns the exit status of curl and the dialogue."""
         message = f"From: <{sender}>\r\nTo: <{recipient}>\r\nSubject: over SMTP\r\n\r\nhello\r\n"
         url = f"smtp://{HOSTNAME}:{self.server.submission}"
         command = ["curl", "--silent", "--verbose", "--ssl-reqd", url, "--cacert", self.server.ca_file]
@@ -104,7 +104,7 @@ def until(what, probe):
 
 
 def zone_lines(records):
-    """What an administrator makes of the table of records."""
+    """Converts the DNS records of a domain to lines of a zone file, as an administrator would."""
     for record in records:
         value = record["value"]
         strings = " ".join(f'"{value[at:at + 255]}"' for at in range(0, len(value), 255))
@@ -113,7 +113,7 @@ def zone_lines(records):
 
 def create_tenant(platform, key):
     wanted = {"name": "Acme Ltd", "slug": "acme", "external_ref": "customer-17"}
-    # A bounce is to be an event, not a mail to the sender as well.
+    # A bounce must be an event only, without mail to the sender.
     settings = {"delivery_reports": "event"}
     tenant = platform.http(key, "POST", "/v1/tenants", {**wanted, "settings": settings}, 201)
     check_shape(tenant, SHAPES["tenant"])
@@ -201,7 +201,7 @@ def hear(hook, tenant, receiver):
     for kind, recipient in (("message.delivered", "good@remote.example"), ("message.bounced", "bad@remote.example")):
         heard = receiver.wait_for(kind, lambda _, event: event["type"] == kind)
         event = verify("the webhook", hook["secret"], heard)
-        # The last field is for Standard Webhooks, which has a name of its own for the time.
+        # `timestamp` is for Standard Webhooks, which uses this name for the time.
         check_shape(event, SHAPES["event"], ["timestamp"])
         assert (event["recipient"], event["tenant_id"]) == (recipient, tenant["id"]), event
 
@@ -254,7 +254,7 @@ def remove(platform, admin, key, tenant, domain):
         assert platform.http(admin, "GET", gone, status=404)["code"] == "not_found"
     assert platform.http(key["secret"], "GET", "/v1/emails", status=401)["code"] == "invalid_api_key"
     for kind in ("emails", "webhooks", "domains"):
-        # The platform has a domain of its own, the sandbox.
+        # The platform also has a domain: the sandbox.
         owners = [one["tenant_id"] for one in platform.get(admin, f"/v1/{kind}")["data"]]
         assert tenant["id"] not in owners, kind
     step("a removed tenant leaves nothing behind")

@@ -1,5 +1,5 @@
-"""A receiver with the library of Standard Webhooks is told of a message by the real binary: over a rotation of the
-secret, and over a kill between an event and its delivery. See `run`."""
+"""A receiver that uses the library of Standard Webhooks gets events from the real binary, also after a rotation of the
+secret and after a kill between an event and its delivery. See `run`."""
 
 import http.server
 import json
@@ -18,7 +18,7 @@ DOMAIN = "acme.example"
 
 
 class Receiver:
-    """Keeps what it is told; answers 503 as long as `is_open` is false."""
+    """Records the events; answers 503 as long as `is_open` is false."""
 
     def __init__(self):
         self.heard, self.is_open = [], True
@@ -39,7 +39,7 @@ class Receiver:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def wait_for(self, what, probe):
-        """The first thing heard for which the probe holds."""
+        """Waits for the first event that matches `probe`."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             for headers, body in list(self.heard):
@@ -62,7 +62,7 @@ def unchecked():
 
 
 def verify(what, secret, heard):
-    """Raises if the library does not take it, or takes it although it was changed."""
+    """Raises an error if the library refuses the request, or accepts a changed one."""
     headers, body = heard
     event = Webhook(secret).verify(body, headers)
     for changed in (body + b" ", body.replace(b"event", b"Event", 1)):

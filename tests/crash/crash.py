@@ -1,4 +1,5 @@
-"""`kill -9` under load at random moments: accepted is a subset of delivered, queued and reported. See `run`."""
+"""Kills the server with SIGKILL at random moments under load: every accepted message must be delivered, queued or
+reported. See `run`."""
 
 import collections
 import random
@@ -22,7 +23,7 @@ OPEN = {"queued", "deferred"}
 
 
 class Ledger:
-    """What was promised and what came of it. A recipient's local part is its id and says how the sink answers."""
+    """The accepted messages and their outcomes. The local part of a recipient is its id and decides the reply of the sink."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -35,7 +36,7 @@ class Ledger:
             self.accepted |= dict.fromkeys(recipients, message_id)
 
     def receive(self, message):
-        """What the sink got: a message of ours, or a report of one that could not be delivered."""
+        """Records a message that the sink got: one of ours, or a report of a failed one."""
         with self.lock:
             if message.reverse_path == "":
                 final = re.findall(rb"^Final-Recipient: *rfc822; *(\S+)", message.content, re.M | re.I)
@@ -87,7 +88,7 @@ def main(rounds, seed):
 
 
 def submit_until_killed(server, account, ledger, chance):
-    """Several clients submit; at a random moment the server is gone."""
+    """Several clients submit; the server is killed at a random moment."""
     stop = threading.Event()
     before = len(ledger.accepted)
     threads = [
@@ -109,7 +110,7 @@ def submit_until_killed(server, account, ledger, chance):
 
 
 def start_again(server, chance):
-    """Now and then it dies once more while it starts."""
+    """Starts the server; sometimes kills it again during the start."""
     while chance.random() < 0.25:
         server.start(wait=False)
         time.sleep(chance.uniform(0, 0.4))
@@ -118,7 +119,7 @@ def start_again(server, chance):
 
 
 def client(server, account, ledger, stop, seed):
-    """One connection that submits until it breaks. Only a 250 counts."""
+    """Submits over one connection until it breaks. Records a message only after its 250."""
     chance = random.Random(seed)
     context = ssl.create_default_context(cafile=server.ca_file)
     try:
@@ -153,7 +154,7 @@ def submit(smtp, recipients, size, ledger):
 
 
 def drain(server, account, ledger):
-    """Waits until all that will be delivered or reported is; what is in none of the three places is lost."""
+    """Waits until deliveries and reports are complete. Returns messages that are neither delivered, queued nor reported."""
     deadline = time.monotonic() + DRAIN_SECONDS
     while True:
         states = {
@@ -177,7 +178,7 @@ def state_of(server, account, recipient, message_id):
 
 
 def check_database(server):
-    """So many kills must leave a whole database."""
+    """Checks the integrity of the database after the kills."""
     files = list((server.folder / "data").glob("*.db"))
     assert files, "the database is where it was"
     for file in files:

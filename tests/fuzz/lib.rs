@@ -1,5 +1,5 @@
-//! What is fuzzed: the layers that see no socket and the language of templates, built from their own sources, and the
-//! targets that drive them.
+//! The code under test (the modules without I/O and the template language, compiled from their sources) and the fuzz
+//! targets.
 
 #[path = "../../src/mail/mod.rs"]
 pub mod mail;

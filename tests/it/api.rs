@@ -1,4 +1,4 @@
-//! The API as its users meet it: resources, their rules and their errors.
+//! The resources of the API: their rules and their errors.
 
 use pillarbox::mail::Timestamp;
 use pillarbox::model::{Environment, RefusalCode, RequestId, Scope, Stage};
@@ -10,7 +10,7 @@ use crate::http::{exchange, request};
 use crate::wait::until;
 
 #[tokio::test]
-async fn a_tenant_is_made_changed_and_found_again() {
+async fn a_tenant_is_created_changed_and_listed() {
     let stage = ApiStage::start().await;
     let made = stage
         .post(
@@ -38,8 +38,7 @@ async fn a_tenant_is_made_changed_and_found_again() {
     });
     let changed = stage.patch(&stage.platform, &path, patch).await.expect(200);
     assert_eq!(changed["metadata"], json!({"seats": 3, "region": "eu"}));
-    let settings =
-        json!({"from_name": "Acme", "reply_to": null, "delivery_reports": "mail", "expiry_hours": null});
+    let settings = json!({"from_name": "Acme", "reply_to": null, "delivery_reports": "mail", "message_lifetime_hours": null});
     assert_eq!(changed["settings"], settings);
     let limits = json!({"requests_per_minute": null, "emails_per_day": 100, "emails_per_minute": 5});
     assert_eq!(changed["rate_limit"], limits);
@@ -50,7 +49,7 @@ async fn a_tenant_is_made_changed_and_found_again() {
 }
 
 #[tokio::test]
-async fn tenants_of_one_name_get_slugs_of_their_own() {
+async fn tenants_with_equal_names_get_different_slugs() {
     let stage = ApiStage::start().await;
     let make = async |body: Value| stage.post(&stage.platform, "/v1/tenants", body).await;
     for slug in ["acme", "acme-2", "acme-3"] {
@@ -60,7 +59,7 @@ async fn tenants_of_one_name_get_slugs_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_tenant_may_name_itself_and_nothing_that_the_platform_decides() {
+async fn a_tenant_may_change_its_name_and_nothing_that_the_platform_decides() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let path = format!("/v1/tenants/{}", tenant.id);
@@ -101,7 +100,7 @@ async fn lists_are_paged_in_both_directions() {
 }
 
 #[tokio::test]
-async fn a_domain_is_proved_by_its_records_and_falls_only_after_its_time() {
+async fn a_domain_is_verified_by_its_records_and_fails_only_after_the_grace_period() {
     let stage = ApiStage::with(|_, domains| domains.verification_grace = std::time::Duration::ZERO).await;
     let tenant = stage.tenant("own").await;
     let made = stage.post(&tenant.key, "/v1/domains", json!({"name": "Own.Example"})).await.expect(201);
@@ -138,7 +137,7 @@ async fn a_domain_is_proved_by_its_records_and_falls_only_after_its_time() {
 }
 
 #[tokio::test]
-async fn the_regular_check_proves_a_domain_without_being_asked() {
+async fn the_regular_check_verifies_a_domain_without_a_request() {
     let stage = ApiStage::with(|_, domains| domains.check_interval = std::time::Duration::ZERO).await;
     let tenant = stage.tenant("own").await;
     let path = stage.publish_domain(&tenant.key, "own.example").await;
@@ -148,7 +147,7 @@ async fn the_regular_check_proves_a_domain_without_being_asked() {
 }
 
 #[tokio::test]
-async fn the_first_to_prove_a_domain_has_it() {
+async fn the_first_tenant_to_verify_a_domain_owns_it() {
     let stage = ApiStage::start().await;
     let (one, two) = (stage.tenant("one").await, stage.tenant("two").await);
     let claim = async |key: &str, name: &str| stage.post(key, "/v1/domains", json!({"name": name})).await;
@@ -167,7 +166,7 @@ async fn the_first_to_prove_a_domain_has_it() {
 }
 
 #[tokio::test]
-async fn a_tenant_brings_its_own_dkim_key_and_never_reads_it_again() {
+async fn a_tenant_can_import_a_dkim_key_and_never_read_it() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let body = json!({"name": "own.example", "ed25519": true});
@@ -213,7 +212,7 @@ async fn a_secret_is_shown_once_and_works_until_it_is_revoked() {
 }
 
 #[tokio::test]
-async fn no_key_makes_one_that_may_do_more() {
+async fn a_key_cannot_create_a_key_with_more_rights() {
     let stage = ApiStage::start().await;
     let (tenant, other) = (stage.tenant("own").await, stage.tenant("other").await);
     let domain = async |key: &str, name: &str| {
@@ -257,7 +256,7 @@ async fn no_key_makes_one_that_may_do_more() {
 }
 
 #[tokio::test]
-async fn suppressions_are_made_looked_up_and_lifted() {
+async fn suppressions_are_created_looked_up_and_deleted() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let body = json!({"address": "Bob@X.example", "reason": "complaint", "evidence": "said so"});
@@ -279,7 +278,7 @@ async fn suppressions_are_made_looked_up_and_lifted() {
 }
 
 #[tokio::test]
-async fn a_batch_of_suppressions_is_taken_whole_or_not_at_all() {
+async fn a_batch_of_suppressions_is_accepted_whole_or_not_at_all() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let batch = async |items: Value| {
@@ -304,7 +303,7 @@ async fn a_batch_of_suppressions_is_taken_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_message_is_found_with_its_recipients_its_story_and_its_bytes() {
+async fn a_message_is_shown_with_recipients_timeline_and_content() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let id = stage.enqueue(tenant.id).await.to_string();
@@ -345,7 +344,7 @@ async fn a_message_is_found_with_its_recipients_its_story_and_its_bytes() {
 }
 
 #[tokio::test]
-async fn a_refused_submission_can_be_read_by_its_reference() {
+async fn a_refused_submission_can_be_looked_up_by_its_request_id() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let now = Timestamp::now();
@@ -372,7 +371,7 @@ async fn a_refused_submission_can_be_read_by_its_reference() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_request_is_named() {
+async fn the_error_of_a_request_names_the_field_and_the_reason() {
     let stage = ApiStage::start().await;
     let key = &stage.platform;
     let error = stage.post(key, "/v1/tenants", json!({"name": "a", "nmae": 1})).await;
@@ -408,7 +407,7 @@ async fn what_is_wrong_with_a_request_is_named() {
 }
 
 #[tokio::test]
-async fn what_the_api_is_can_be_read_by_programs_and_by_people() {
+async fn the_api_describes_itself_in_openapi_and_in_html() {
     let stage = ApiStage::start().await;
     let document = request(stage.address, "GET", "/openapi.json", None, None).await;
     assert_eq!(document.header("content-type"), Some("application/json"));

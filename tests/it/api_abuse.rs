@@ -1,5 +1,5 @@
-//! What clients may do to the API that nobody should: floods, sizes, depth, slowness. Each costs them their request or
-//! their connection, and the server stays.
+//! Clients that abuse the API: floods, sizes, depth, slowness. Each of them loses its request or its connection, and
+//! the server keeps serving the others.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn expect_alive(stage: &ApiStage) {
 }
 
 #[tokio::test]
-async fn a_stream_too_many_is_refused_and_the_others_go_on() {
+async fn a_stream_over_the_limit_is_refused_and_the_others_continue() {
     let stage = ApiStage::start().await;
     let mut client = Http2::connect(stage.address).await;
     for number in 0..33 {
@@ -38,7 +38,7 @@ async fn a_stream_too_many_is_refused_and_the_others_go_on() {
 }
 
 #[tokio::test]
-async fn streams_that_are_opened_and_reset_at_once_end_the_connection() {
+async fn streams_that_are_opened_and_reset_immediately_end_the_connection() {
     let stage = ApiStage::start().await;
     let mut client = Http2::connect(stage.address).await;
     for number in 0..2000 {
@@ -50,7 +50,7 @@ async fn streams_that_are_opened_and_reset_at_once_end_the_connection() {
 }
 
 #[tokio::test]
-async fn what_a_client_may_send_ahead_is_small_and_the_same_for_all_its_streams() {
+async fn the_flow_control_window_is_small_and_shared_by_all_streams() {
     let stage = ApiStage::start().await;
     let mut client = Http2::connect(stage.address).await;
     let (mut of_stream, mut of_connection) = (None, None);
@@ -70,7 +70,7 @@ async fn what_a_client_may_send_ahead_is_small_and_the_same_for_all_its_streams(
     assert_eq!((of_stream, of_connection), (Some(256 * 1024), Some(256 * 1024)));
 }
 
-/// A request with a body of so many octets that is good JSON for a suppression.
+/// A request whose body has this many octets and is valid JSON for a suppression.
 fn padded(key: &str, octets: usize) -> String {
     format!(
         "POST /v1/suppressions HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
@@ -80,7 +80,7 @@ fn padded(key: &str, octets: usize) -> String {
 }
 
 #[tokio::test]
-async fn a_tenant_whose_bodies_take_the_room_leaves_enough_for_others() {
+async fn a_tenant_whose_bodies_use_up_the_memory_leaves_enough_for_others() {
     let stage = ApiStage::with(|api, _| api.inbound_buffer_max = ByteSize::kib(100)).await;
     let key = async |name| {
         let tenant = stage.tenant(name).await.id;
@@ -89,7 +89,7 @@ async fn a_tenant_whose_bodies_take_the_room_leaves_enough_for_others() {
     let (greedy, other) = (key("greedy").await, key("other").await);
     let request = padded(&greedy, 45_000);
     let (begin, rest) = request.split_at(request.len() - 10_000);
-    let mut held = until("the slow request is in the room before the probe", async || {
+    let mut held = until("the slow request has reserved memory before the probe", async || {
         let mut held = TcpStream::connect(stage.address).await.unwrap();
         held.write_all(begin.as_bytes()).await.unwrap();
         let answer = exchange(stage.address, padded(&greedy, 50_000).as_bytes()).await;
@@ -109,7 +109,7 @@ async fn a_tenant_whose_bodies_take_the_room_leaves_enough_for_others() {
 }
 
 #[tokio::test]
-async fn json_that_is_too_deep_is_not_read() {
+async fn json_that_is_nested_too_deeply_is_refused() {
     let stage = ApiStage::start().await;
     for depth in [200, 100_000] {
         let nested = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
@@ -128,9 +128,9 @@ async fn json_that_is_too_deep_is_not_read() {
     expect_alive(&stage).await;
 }
 
-/// Each value takes many times more memory than the two octets that it has here.
+/// In memory, each value takes many times more than the two octets that it has here.
 #[tokio::test]
-async fn a_body_of_millions_of_values_is_refused_and_commas_in_a_text_are_none() {
+async fn a_body_with_millions_of_values_is_refused_and_commas_in_a_string_do_not_count() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let numbers = format!("{{\"metadata\":{{\"a\":[{}0]}}}}", "0,".repeat(1_000_000));
@@ -161,12 +161,12 @@ async fn header_fields_are_limited_in_number_and_size() {
 }
 
 #[tokio::test]
-async fn a_header_that_drips_is_not_waited_for() {
+async fn a_header_that_arrives_octet_by_octet_times_out() {
     let stage = ApiStage::start().await;
     let mut client = TcpStream::connect(stage.address).await.unwrap();
     client.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n").await.unwrap();
     let drip = async {
-        // Any octet counts for the limit of silence; the limit of the header has to end it.
+        // Each octet resets the idle timeout, so the timeout of the header must end the request.
         while client.write_all(b"X: a\r\n").await.is_ok() {
             let mut octet = [0];
             if timeout(Duration::from_millis(200), client.read(&mut octet)).await.is_ok() {

@@ -1,4 +1,4 @@
-//! The memory that answers take: what clients ask for and do not read.
+//! The memory of responses that clients request and do not read.
 
 use std::path::PathBuf;
 
@@ -13,10 +13,10 @@ use crate::http::{Answer, read_answer, request, request_with};
 use crate::http2::{HEADERS, Http2};
 use crate::wait::until;
 
-/// A body that is no file, and one that is.
+/// A body that is stored in the database, and one that is stored in a file.
 const SMALL: usize = 200_000;
 const LARGE: usize = 4_000_000;
-/// Streams that a connection may have.
+/// Maximum number of streams of a connection.
 const STREAMS: u32 = 32;
 
 async fn message(stage: &ApiStage, tenant: &Tenant, octets: usize) -> String {
@@ -24,7 +24,7 @@ async fn message(stage: &ApiStage, tenant: &Tenant, octets: usize) -> String {
     format!("/v1/emails/{id}/raw")
 }
 
-/// Asks so often on one connection, and reads nothing.
+/// Sends this many requests on one connection, and reads nothing.
 async fn ask(stage: &ApiStage, path: &str, key: &str, times: u32) -> Http2 {
     let mut client = Http2::connect(stage.address).await;
     for number in 0..times {
@@ -33,7 +33,7 @@ async fn ask(stage: &ApiStage, path: &str, key: &str, times: u32) -> Http2 {
     client
 }
 
-/// Waits until each of so many requests has the head of its answer: what it holds of the room is what it will hold.
+/// Waits until each of this many requests has the head of its response: it then holds all the memory that it will hold.
 async fn wait_for_heads(client: &mut Http2, times: u32) {
     let mut heads = 0;
     while heads < times {
@@ -48,21 +48,21 @@ async fn refused(stage: &ApiStage, key: &str, path: &str) -> Option<Answer> {
 }
 
 #[tokio::test]
-async fn answers_that_a_tenant_does_not_take_leave_room_for_others() {
+async fn responses_that_a_tenant_does_not_read_leave_memory_for_others() {
     let stage = ApiStage::with(|api, _| api.inbound_buffer_max = ByteSize::kib(2048)).await;
     let (greedy, other) = (stage.tenant("greedy").await, stage.tenant("other").await);
     let path = message(&stage, &greedy, SMALL).await;
     let of_other = message(&stage, &other, SMALL).await;
     let mut held = ask(&stage, &path, &greedy.key, STREAMS).await;
     wait_for_heads(&mut held, STREAMS).await;
-    let refusal = until("there is no room", async || refused(&stage, &greedy.key, &path).await).await;
+    let refusal = until("the memory is used up", async || refused(&stage, &greedy.key, &path).await).await;
     assert!(refusal.header("retry-after").is_some(), "{refusal}");
     refusal.expect_error(503, "overloaded");
     let keys = format!("/v1/keys?tenant_id={}", greedy.id);
     let count =
         async || stage.get(&stage.platform, &keys).await.expect(200)["data"].as_array().unwrap().len();
     let before = count().await;
-    // The room is full to a few octets; an answer that shows a secret once is not to be lost.
+    // The memory budget is full except for a few octets; a response that shows a secret once must not be lost.
     let fill = stage.room.clone();
     let mut rest = fill.reserve(Some(greedy.id));
     (1..).take_while(|kib| rest.grow_to(kib * 1024)).count();
@@ -71,16 +71,16 @@ async fn answers_that_a_tenant_does_not_take_leave_room_for_others() {
     assert_eq!(count().await, before, "nothing was made");
     drop(rest);
     assert!(stage.room.octets_reserved() >= SMALL as u64);
-    assert!(stage.room.octets_reserved() <= 1024 * 1024, "half of the room is for others");
+    assert!(stage.room.octets_reserved() <= 1024 * 1024, "half of the memory is for others");
     let answer = stage.get(&other.key, &of_other).await;
     assert_eq!((answer.status, answer.body.len()), (200, SMALL + 14));
     drop(held);
-    until("the room is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
+    until("all memory is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
     assert_eq!(stage.get(&greedy.key, &path).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_list_that_is_not_taken_is_in_the_room() {
+async fn a_list_that_is_not_read_counts_in_the_memory_budget() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     for _ in 0..50 {
@@ -88,16 +88,18 @@ async fn a_list_that_is_not_taken_is_in_the_room() {
     }
     let octets = stage.get(&tenant.key, "/v1/emails?limit=50").await.body.len() as u64;
     let held = ask(&stage, "/v1/emails?limit=50", &tenant.key, STREAMS).await;
-    // What one connection may be sent ahead is not held any more.
+    // The octets that the connection's window allows to send are not counted any more.
     let expected = octets * u64::from(STREAMS) - 2 * 65_535;
-    until("the lists are in the room", async || (stage.room.octets_reserved() >= expected).then_some(()))
-        .await;
+    until("the lists have reserved memory", async || {
+        (stage.room.octets_reserved() >= expected).then_some(())
+    })
+    .await;
     drop(held);
-    until("the room is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
+    until("all memory is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
 }
 
 #[tokio::test]
-async fn a_large_message_takes_a_few_pieces_of_room_however_large_it_is() {
+async fn a_large_message_uses_the_memory_of_a_few_pieces_whatever_its_size() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let path = message(&stage, &tenant, LARGE).await;
@@ -105,7 +107,7 @@ async fn a_large_message_takes_a_few_pieces_of_room_however_large_it_is() {
     let expected = u64::from(STREAMS) * 256 * 1024;
     until("all are being read", async || (stage.room.octets_reserved() == expected).then_some(())).await;
     drop(held);
-    until("the room is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
+    until("all memory is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
     let answer = stage.get(&tenant.key, &path).await;
     assert_eq!(answer.header("content-length"), Some((LARGE + 14).to_string().as_str()));
     assert_eq!(answer.body, [&b"A: b\r\nC: d\r\n\r\n"[..], &vec![b'x'; LARGE]].concat());
@@ -115,21 +117,24 @@ async fn a_large_message_takes_a_few_pieces_of_room_however_large_it_is() {
 }
 
 #[tokio::test]
-async fn large_messages_that_a_tenant_has_read_at_one_time_are_limited() {
+async fn the_number_of_large_messages_that_a_tenant_reads_at_the_same_time_is_limited() {
     let stage = ApiStage::start().await;
     let (greedy, other) = (stage.tenant("greedy").await, stage.tenant("other").await);
     let path = message(&stage, &greedy, LARGE).await;
     let of_other = message(&stage, &other, LARGE).await;
     let mut held = Vec::new();
-    // More than it may have, for the probe may have been first.
+    // One more than the limit, because the probe may have been first.
     for _ in 0..3 {
         held.push(ask(&stage, &path, &greedy.key, STREAMS).await);
     }
-    let refusal = until("it has enough of them", async || refused(&stage, &greedy.key, &path).await).await;
+    let refusal = until("the limit is reached", async || refused(&stage, &greedy.key, &path).await).await;
     refusal.expect_error(503, "overloaded");
     assert_eq!(stage.get(&other.key, &of_other).await.status, 200);
     drop(held);
-    until("it may go on", async || (stage.get(&greedy.key, &path).await.status == 200).then_some(())).await;
+    until("another one is accepted", async || {
+        (stage.get(&greedy.key, &path).await.status == 200).then_some(())
+    })
+    .await;
 }
 
 /// The only file of a body.
@@ -138,7 +143,7 @@ fn body_file(stage: &ApiStage) -> PathBuf {
     std::fs::read_dir(shelf).unwrap().next().unwrap().unwrap().path()
 }
 
-/// Begins to read a large message, does something to its file, and reads on; answers the octets of the body.
+/// Begins to read a large message, changes its file, and reads on. Returns the octets of the body.
 async fn read_while(stage: &ApiStage, tenant: &Tenant, change: impl FnOnce(PathBuf)) -> usize {
     let octets = 20_000_000;
     let path = message(stage, tenant, octets).await;
@@ -156,7 +161,7 @@ async fn read_while(stage: &ApiStage, tenant: &Tenant, change: impl FnOnce(PathB
 }
 
 #[tokio::test]
-async fn a_message_that_is_removed_while_it_is_read_is_read_whole() {
+async fn a_message_that_is_deleted_while_it_is_read_is_read_completely() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let octets = read_while(&stage, &tenant, |file| std::fs::remove_file(file).unwrap()).await;
@@ -164,7 +169,7 @@ async fn a_message_that_is_removed_while_it_is_read_is_read_whole() {
 }
 
 #[tokio::test]
-async fn a_message_whose_file_is_cut_breaks_off_instead_of_ending() {
+async fn a_message_whose_file_is_truncated_breaks_the_connection_instead_of_ending() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let cut = |file| std::fs::File::options().write(true).open(file).unwrap().set_len(19_000_000).unwrap();
@@ -173,7 +178,7 @@ async fn a_message_whose_file_is_cut_breaks_off_instead_of_ending() {
 }
 
 #[tokio::test]
-async fn a_list_of_templates_has_no_bodies_and_a_single_one_has() {
+async fn a_list_of_templates_omits_the_bodies_and_a_single_template_has_them() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let template = json!({"name": "t", "subject": "s", "text": "a text", "html": "<p>"});
@@ -188,7 +193,7 @@ async fn a_list_of_templates_has_no_bodies_and_a_single_one_has() {
 }
 
 #[tokio::test]
-async fn a_page_of_large_objects_ends_early_and_says_where_to_go_on() {
+async fn a_page_of_large_objects_ends_early_with_a_cursor() {
     let stage = ApiStage::start().await;
     for number in 0..15 {
         stage.tenant(&format!("t{number}")).await;
@@ -213,7 +218,7 @@ async fn a_page_of_large_objects_ends_early_and_says_where_to_go_on() {
 }
 
 #[tokio::test]
-async fn a_timeline_of_long_dialogues_is_cut_and_says_so() {
+async fn a_timeline_of_long_dialogues_is_truncated_and_says_so() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let id = stage.enqueue(tenant.id).await;
@@ -235,7 +240,7 @@ async fn a_timeline_of_long_dialogues_is_cut_and_says_so() {
     let timeline = answer.expect(200);
     let entries = timeline["data"].as_array().unwrap();
     assert_eq!(timeline["has_more"], true);
-    // What happened after the last dialogue that is shown is not told before those between.
+    // Entries after the last dialogue that is shown are omitted, because the ones between are missing.
     assert!(
         entries.len() > 100 && entries.iter().all(|entry| entry["object"] == "attempt"),
         "{}",
@@ -244,7 +249,7 @@ async fn a_timeline_of_long_dialogues_is_cut_and_says_so() {
 }
 
 #[tokio::test]
-async fn the_head_of_a_request_is_in_the_room_while_its_body_is_awaited() {
+async fn the_head_of_a_request_counts_in_the_memory_budget_while_its_body_is_awaited() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let head = format!(
@@ -255,13 +260,14 @@ async fn the_head_of_a_request_is_in_the_room_while_its_body_is_awaited() {
     );
     let mut client = TcpStream::connect(stage.address).await.unwrap();
     client.write_all(head.as_bytes()).await.unwrap();
-    until("it is in the room", async || (stage.room.octets_reserved() > 10_000).then_some(())).await;
+    until("the head has reserved memory", async || (stage.room.octets_reserved() > 10_000).then_some(()))
+        .await;
     drop(client);
-    until("the room is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
+    until("all memory is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
 }
 
 #[tokio::test]
-async fn what_everybody_is_told_takes_no_room_and_is_given_when_there_is_none() {
+async fn public_responses_use_no_memory_budget_and_are_sent_when_it_is_full() {
     let stage = ApiStage::start().await;
     let mut all = stage.room.reserve(None);
     assert!(all.grow_to(stage.room.octets_max()));
@@ -276,7 +282,7 @@ async fn what_everybody_is_told_takes_no_room_and_is_given_when_there_is_none() 
 }
 
 #[tokio::test]
-async fn an_answer_for_whose_short_form_there_is_no_room_is_given_as_it_is() {
+async fn a_response_is_sent_uncompressed_if_there_is_no_memory_to_compress_it() {
     let stage = ApiStage::with(|api, _| api.inbound_buffer_max = ByteSize::kib(100)).await;
     stage.tenant("a").await;
     let gzip = [("Accept-Encoding", "gzip")];

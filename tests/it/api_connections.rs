@@ -1,4 +1,4 @@
-//! The API on the wire: protocols, TLS, limits of time and number, and the end of the server.
+//! Connections of the API: protocols, TLS, limits of time and number, and the shutdown of the server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use crate::http::{read_answer, request};
 use crate::identity::Identity;
 use crate::wait::until;
 
-/// The client's first words in HTTP/2 (RFC 9113 §3.4) and an empty SETTINGS frame.
+/// The connection preface of HTTP/2 (RFC 9113 §3.4) and an empty SETTINGS frame.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// The type of a SETTINGS frame (RFC 9113 §6.5), the fourth octet of its header.
 const SETTINGS: u8 = 4;
 
 #[tokio::test]
-async fn http_2_is_spoken_to_those_who_begin_with_it() {
+async fn a_client_that_begins_with_the_http_2_preface_gets_http_2() {
     let stage = ApiStage::start().await;
     let mut stream = TcpStream::connect(stage.address).await.unwrap();
     stream.write_all(HTTP2_PREFACE).await.unwrap();
@@ -31,7 +31,7 @@ async fn http_2_is_spoken_to_those_who_begin_with_it() {
 }
 
 #[tokio::test]
-async fn behind_tls_the_client_chooses_between_http_2_and_1() {
+async fn over_tls_the_client_chooses_between_http_2_and_http_1() {
     let identity = Identity::new(&["api.example"]);
     let shared = Arc::new(ArcSwap::new(identity.server_config()));
     let stage = ApiStage::open(Some(shared), |_, _| {}).await;
@@ -57,7 +57,7 @@ async fn behind_tls_the_client_chooses_between_http_2_and_1() {
 }
 
 #[tokio::test]
-async fn a_stop_lets_a_running_request_finish_and_takes_no_other() {
+async fn at_shutdown_a_running_request_finishes_and_no_other_is_accepted() {
     let stage = ApiStage::start().await;
     let body = json!({"name": "late"}).to_string();
     let head = format!(
@@ -85,7 +85,7 @@ async fn a_stop_lets_a_running_request_finish_and_takes_no_other() {
 }
 
 #[tokio::test]
-async fn a_request_that_does_not_arrive_is_given_up() {
+async fn a_request_that_does_not_arrive_times_out() {
     let stage = ApiStage::with(|api, _| api.request_timeout = Duration::from_millis(50)).await;
     let mut stream = TcpStream::connect(stage.address).await.unwrap();
     let head = format!(
@@ -97,7 +97,7 @@ async fn a_request_that_does_not_arrive_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_connection_too_many_hears_why() {
+async fn a_connection_over_the_limit_gets_the_reason() {
     let stage = ApiStage::with(|api, _| api.connections_max = 1).await;
     let held = TcpStream::connect(stage.address).await.unwrap();
     let answer = until("the second connection is refused", async || {
@@ -107,7 +107,7 @@ async fn a_connection_too_many_hears_why() {
     .await;
     answer.expect_error(503, "overloaded");
     drop(held);
-    until("there is room again", async || {
+    until("it is accepted again", async || {
         (request(stage.address, "GET", "/healthz", None, None).await.status == 200).then_some(())
     })
     .await;
@@ -122,7 +122,7 @@ async fn health_needs_no_key() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_closed_makes_the_server_not_ready() {
+async fn the_server_is_not_ready_when_the_store_is_closed() {
     let stage = ApiStage::start().await;
     stage.store.close().await;
     let answer = request(stage.address, "GET", "/readyz", None, None).await;

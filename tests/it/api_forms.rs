@@ -1,4 +1,4 @@
-//! The forms of an answer: tags of objects and conditions on them, gzip, and scripts of other origins.
+//! The forms of a response: ETags and conditions on them, gzip, and CORS.
 
 use std::io::Read;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::api_stage::{ApiStage, Tenant, text};
 use crate::http::{Answer, exchange};
 
-/// Sends a request with header lines of its own.
+/// Sends a request with additional header lines.
 async fn send(stage: &ApiStage, key: &str, line: &str, head: &str, body: Value) -> Answer {
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let text = format!(
@@ -20,7 +20,7 @@ async fn send(stage: &ApiStage, key: &str, line: &str, head: &str, body: Value) 
     exchange(stage.address, text.as_bytes()).await
 }
 
-/// Paths of one object of each kind that a tenant can change, and what a change may say.
+/// Paths of one object of each kind that a tenant can change, and a change for each.
 async fn objects(stage: &ApiStage, tenant: &Tenant) -> Vec<(String, Value)> {
     let make = async |path: &str, body: Value| {
         let made = stage.post(&tenant.key, path, body).await.expect(201);
@@ -41,7 +41,7 @@ async fn objects(stage: &ApiStage, tenant: &Tenant) -> Vec<(String, Value)> {
 }
 
 #[tokio::test]
-async fn an_object_is_sent_once_and_changed_only_as_it_was_read() {
+async fn an_unchanged_object_is_not_sent_again_and_a_conditional_change_needs_the_current_etag() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     for (path, change) in objects(&stage, &tenant).await {
@@ -77,11 +77,11 @@ async fn an_object_is_sent_once_and_changed_only_as_it_was_read() {
 }
 
 #[tokio::test]
-async fn of_two_that_change_what_both_read_one_is_told_to_read_again() {
+async fn of_two_concurrent_changes_one_gets_412() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let path = format!("/v1/tenants/{}", tenant.id);
-    // The letters of an id have no case.
+    // Ids are case-insensitive.
     let other_spelling = format!("/v1/tenants/tnt_{}", tenant.id.to_string()[4..].to_lowercase());
     for round in 0..5 {
         let tag = stage.get(&tenant.key, &path).await.header("etag").unwrap().to_owned();
@@ -101,14 +101,14 @@ async fn of_two_that_change_what_both_read_one_is_told_to_read_again() {
 }
 
 #[tokio::test]
-async fn what_an_object_gets_by_being_used_changes_its_tag_and_stops_no_change() {
+async fn using_an_object_changes_its_etag_and_does_not_stop_a_conditional_change() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let new = json!({"name": "one", "scopes": ["smtp:send"]});
     let key = stage.post(&tenant.key, "/v1/keys", new).await.expect(201);
     let domain = stage.post(&tenant.key, "/v1/domains", json!({"name": "own.example"})).await.expect(201);
     let domain = format!("/v1/domains/{}", text(&domain, "/id"));
-    // The first look finds nothing where nothing was known, which is a change.
+    // The first check changes the records from "not checked" to "not found".
     let look = async || stage.post(&tenant.key, &format!("{domain}/verify"), Value::Null).await.expect(200);
     look().await;
     let key_id = text(&key, "/id");
@@ -134,7 +134,7 @@ async fn what_an_object_gets_by_being_used_changes_its_tag_and_stops_no_change()
 }
 
 #[tokio::test]
-async fn a_foreign_object_has_no_tag_and_no_condition() {
+async fn an_object_of_another_tenant_has_no_etag_and_no_condition() {
     let stage = ApiStage::start().await;
     let (own, other) = (stage.tenant("own").await, stage.tenant("other").await);
     for (path, change) in objects(&stage, &own).await {
@@ -188,7 +188,7 @@ async fn lists_are_filtered_by_exact_fields() {
 }
 
 #[tokio::test]
-async fn large_answers_to_get_are_compressed_for_who_asks_and_secrets_never() {
+async fn large_responses_to_get_are_compressed_on_request_and_secrets_never() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let metadata = json!({"metadata": {"text": "word ".repeat(500)}});
@@ -225,12 +225,12 @@ async fn large_answers_to_get_are_compressed_for_who_asks_and_secrets_never() {
     }
 }
 
-/// Headers of every answer of a web server, of which the document need not tell.
+/// Headers that every web server sends; the OpenAPI document may omit them.
 const COMMON_HEADERS: &[&str] =
     &["content-type", "content-length", "cache-control", "x-content-type-options", "date", "connection"];
 
 #[tokio::test]
-async fn the_document_names_the_headers_of_answers() {
+async fn the_openapi_document_lists_the_response_headers() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let limits = json!({"rate_limit": {"emails_per_day": 1}});
@@ -280,7 +280,7 @@ async fn the_document_names_the_headers_of_answers() {
 }
 
 #[tokio::test]
-async fn scripts_of_other_origins_are_let_in_only_if_the_configuration_names_them() {
+async fn cors_is_allowed_only_for_the_configured_origins() {
     const OWN: &str = "https://console.example";
     let shut = ApiStage::start().await;
     let open = ApiStage::with(|api, _| api.cors_origins = vec![OWN.into()]).await;

@@ -1,4 +1,4 @@
-//! Clients that go away before they hear the answer, and clients that never go away.
+//! Clients that disconnect before they get the response, and clients that never disconnect.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::api_stage::{ApiStage, text};
 use crate::http::{Answer, exchange, read_answer, request, request_with};
 use crate::wait::{PATIENCE, until};
 
-/// Sends a request, whose client goes away with what is returned.
+/// Sends a request. The client disconnects when the returned connection is dropped.
 async fn send(stage: &ApiStage, line: &str, head: &str, body: &str) -> TcpStream {
     let text = format!(
         "{line} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
@@ -29,7 +29,7 @@ async fn send(stage: &ApiStage, line: &str, head: &str, body: &str) -> TcpStream
 }
 
 #[tokio::test]
-async fn what_was_sent_before_the_client_went_is_done_once_and_told_to_who_repeats_it() {
+async fn a_request_whose_client_disconnected_is_executed_once_and_its_repetition_gets_the_response() {
     let stage = ApiStage::start().await;
     let body = json!({"name": "once"});
     for number in 0..60 {
@@ -60,7 +60,7 @@ async fn what_was_sent_before_the_client_went_is_done_once_and_told_to_who_repea
 }
 
 #[tokio::test]
-async fn a_removal_that_has_begun_is_done_although_the_remover_goes_and_the_server_is_to_stop() {
+async fn a_deletion_that_has_begun_is_completed_although_the_client_disconnects_and_the_server_stops() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     for part in 0..4 {
@@ -80,7 +80,7 @@ async fn a_removal_that_has_begun_is_done_although_the_remover_goes_and_the_serv
     assert_eq!(stage.store.tenant(tenant.id).await.unwrap().map(|tenant| tenant.status), None);
 }
 
-/// A stage with room for one connection, which it takes back from those who do nothing with it.
+/// A stage that allows one connection and closes it when it is idle.
 async fn narrow_stage() -> ApiStage {
     let narrow = |api: &mut config::Api, _: &mut config::Domains| {
         api.connections_max = 1;
@@ -89,14 +89,14 @@ async fn narrow_stage() -> ApiStage {
     ApiStage::with(narrow).await
 }
 
-/// Waits until the only place is taken, and then until it is free.
+/// Waits until the only connection is in use, and then until it is free.
 async fn expect_place_again(stage: &ApiStage) {
     let health = async || request(stage.address, "GET", "/healthz", None, None).await.status;
-    until("there is room again", async || (health().await == 200).then_some(())).await;
+    until("it is accepted again", async || (health().await == 200).then_some(())).await;
 }
 
 #[tokio::test]
-async fn pings_do_not_keep_a_connection_open_that_asks_for_nothing() {
+async fn pings_do_not_keep_an_idle_connection_open() {
     let stage = narrow_stage().await;
     let mut client = TcpStream::connect(stage.address).await.unwrap();
     client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
@@ -114,11 +114,11 @@ async fn pings_do_not_keep_a_connection_open_that_asks_for_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_take_its_answers_is_let_go() {
+async fn a_client_that_does_not_read_its_responses_is_disconnected() {
     let stage = narrow_stage().await;
     let mut client = TcpStream::connect(stage.address).await.unwrap();
     let asking = async {
-        // Far more than the buffers of both ends hold.
+        // More than the socket buffers of both ends hold.
         loop {
             client.write_all(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n").await?;
         }
@@ -129,7 +129,7 @@ async fn a_client_that_does_not_take_its_answers_is_let_go() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_taken_slowly_is_given_whole() {
+async fn a_response_that_is_read_slowly_is_sent_completely() {
     let stage = ApiStage::with(|api, _| api.idle_timeout = Duration::from_millis(200)).await;
     let tenant = stage.tenant("own").await;
     let id = stage.enqueue_body(tenant.id, vec![b'x'; 18_000_000].into()).await;
@@ -148,14 +148,14 @@ async fn an_answer_that_is_taken_slowly_is_given_whole() {
             0 => break,
             more => octets += more,
         }
-        // The pace of a slow line, many times the limit from end to end.
+        // As on a slow line: from begin to end, this takes many times the limit.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(octets > 18_000_000, "{octets} after {:?}", began.elapsed());
 }
 
 #[tokio::test]
-async fn one_address_has_only_so_many_connections() {
+async fn the_number_of_connections_of_one_address_is_limited() {
     let stage = ApiStage::with(|api, _| api.connections_per_address_max = 1).await;
     let held = TcpStream::connect(stage.address).await.unwrap();
     let from = async |last| -> Answer {
@@ -173,11 +173,11 @@ async fn one_address_has_only_so_many_connections() {
     assert!(text(&error, "/hint").contains("api.connections_per_address_max"), "{error}");
     from(2).await.expect(200);
     drop(held);
-    until("there is room again", async || (from(1).await.status == 200).then_some(())).await;
+    until("it is accepted again", async || (from(1).await.status == 200).then_some(())).await;
 }
 
 #[tokio::test]
-async fn a_body_too_large_names_the_option_that_limits_it() {
+async fn the_refusal_of_a_large_body_names_the_option_that_limits_it() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     for (path, octets, option) in [

@@ -1,4 +1,4 @@
-//! Every operation of the API against every kind of key: who is let in, and what a stranger can learn.
+//! Every operation of the API with every kind of key: who may call it, and what another tenant can learn from it.
 
 use std::collections::HashSet;
 
@@ -50,7 +50,7 @@ impl Belongings {
         Self { tenant, domain, key, suppression, template, email, webhook, webhook_delivery, rejection }
     }
 
-    /// Those that stand in a list of their kind.
+    /// The objects that appear in a list of their kind.
     fn listed(&self) -> [&String; 7] {
         let Self { domain, key, suppression, template, email, webhook, rejection, .. } = self;
         [domain, key, suppression, template, email, webhook, rejection]
@@ -71,7 +71,7 @@ impl Belongings {
         route.path.replace("{tenant_id}", &self.tenant.id.to_string()).replace("{id}", id)
     }
 
-    /// What the platform sees of these objects.
+    /// The objects as the platform sees them.
     async fn look(&self, stage: &ApiStage) -> Vec<Value> {
         let mut seen = Vec::new();
         for path in [
@@ -93,14 +93,14 @@ impl Belongings {
     }
 }
 
-/// Each operation with its route, but the public ones.
+/// Each operation with its route, without the public ones.
 fn operations() -> impl Iterator<Item = (&'static Route, &'static Operation)> {
     let all =
         ROUTES.iter().flat_map(|route| route.operations.iter().map(move |operation| (route, operation)));
     all.filter(|(_, operation)| operation.access != Access::Public)
 }
 
-/// A body that the operation would take from its owner, naming an owner if it may.
+/// A body that the operation accepts from the owner; it names an owner if the operation allows it.
 fn body(route: &Route, operation: &Operation, owner: Option<TenantId>) -> Value {
     let mut body = match (operation.method.as_str(), route.path.rsplit('/').next().unwrap()) {
         ("GET" | "DELETE", _) => return Value::Null,
@@ -130,13 +130,13 @@ fn email_from(from: &str) -> Value {
     json!({"from": from, "to": ["b@x.example"], "subject": "s", "text": "t"})
 }
 
-/// Whether the body names the owner of something new; a message is always the caller's own.
+/// Whether the body names the owner of a new object. A message always belongs to the caller.
 fn is_post_of_new(route: &Route, operation: &Operation) -> bool {
     operation.method == Method::POST && !route.path.contains("{id}") && !operation.has_large_body
 }
 
 #[tokio::test]
-async fn without_a_valid_key_nothing_is_done() {
+async fn without_a_valid_key_every_operation_is_refused() {
     let stage = ApiStage::start().await;
     let own = Belongings::make(&stage, "own").await;
     let expired =
@@ -191,15 +191,15 @@ async fn a_key_needs_the_scope_of_the_operation_and_no_other() {
     assert_eq!(own.look(&stage).await, before);
 }
 
-/// Operations with nothing to do here: no part of the queue is paused, nobody is banned.
+/// Operations without an effect here: no part of the queue is paused, and nobody is banned.
 const WITHOUT_OBJECT: &[Endpoint] = &[Endpoint::ResumeQueue, Endpoint::LiftBan];
 
 #[tokio::test]
-async fn the_platform_and_the_own_tenant_are_let_in_everywhere_they_belong() {
+async fn the_platform_and_the_owner_may_call_every_operation_meant_for_them() {
     let stage = ApiStage::start().await;
     let (first, second) = (Belongings::make(&stage, "first").await, Belongings::make(&stage, "second").await);
     for (of, key, is_platform) in [(&first, &first.tenant.key, false), (&second, &stage.platform, true)] {
-        // What removes comes last, and once: an alias would find nothing.
+        // Deletions come last, and each once: an alias of the path would find nothing.
         let is_removal = |operation: &Operation| operation.method == Method::DELETE;
         let mut all: Vec<_> = operations().collect();
         all.retain(|(_, operation)| is_platform || operation.access != Access::Platform);
@@ -214,7 +214,7 @@ async fn the_platform_and_the_own_tenant_are_let_in_everywhere_they_belong() {
             }
             removed.push(endpoint);
             let (method, path) = (operation.method.as_str(), of.path(route));
-            // A message has to have a tenant, so it is never the platform's own.
+            // Each message belongs to a tenant, never to the platform.
             let is_sending = is_platform && operation.has_large_body;
             let answer = stage.call(key, method, &path, body(route, operation, Some(of.tenant.id))).await;
             if is_sending {
@@ -228,7 +228,7 @@ async fn the_platform_and_the_own_tenant_are_let_in_everywhere_they_belong() {
 }
 
 #[tokio::test]
-async fn who_may_call_is_in_the_document_and_the_server_holds_to_it() {
+async fn the_openapi_document_says_who_may_call_an_operation_and_the_server_enforces_it() {
     let stage = ApiStage::start().await;
     let own = Belongings::make(&stage, "own").await;
     let document = request(stage.address, "GET", "/openapi.json", None, None).await.expect(200);
@@ -256,7 +256,7 @@ async fn who_may_call_is_in_the_document_and_the_server_holds_to_it() {
 }
 
 #[tokio::test]
-async fn a_stranger_cannot_tell_an_object_of_another_from_one_that_never_was() {
+async fn an_object_of_another_tenant_looks_like_one_that_does_not_exist() {
     let stage = ApiStage::start().await;
     let own = Belongings::make(&stage, "own").await;
     let stranger = stage.tenant("stranger").await;
@@ -294,7 +294,7 @@ async fn a_stranger_cannot_tell_an_object_of_another_from_one_that_never_was() {
 }
 
 #[tokio::test]
-async fn a_list_shows_the_callers_tenant_only() {
+async fn a_list_shows_objects_of_the_callers_tenant_only() {
     let stage = ApiStage::start().await;
     let own = Belongings::make(&stage, "own").await;
     let other = Belongings::make(&stage, "other").await;
@@ -321,7 +321,7 @@ async fn a_list_shows_the_callers_tenant_only() {
 }
 
 #[tokio::test]
-async fn a_suspended_tenant_is_shut_out_and_the_platform_is_not() {
+async fn a_suspended_tenant_is_refused_and_the_platform_is_not() {
     let stage = ApiStage::start().await;
     let own = Belongings::make(&stage, "own").await;
     let path = format!("/v1/tenants/{}", own.tenant.id);
@@ -337,7 +337,7 @@ async fn a_suspended_tenant_is_shut_out_and_the_platform_is_not() {
 }
 
 #[tokio::test]
-async fn with_a_tenant_everything_of_it_goes_at_once() {
+async fn deleting_a_tenant_deletes_everything_that_belongs_to_it() {
     let stage = ApiStage::start().await;
     let own = Belongings::make(&stage, "own").await;
     let path = format!("/v1/tenants/{}", own.tenant.id);

@@ -1,4 +1,4 @@
-//! Keys that make, change and revoke keys.
+//! Keys that create, change and revoke keys.
 
 use pillarbox::mail::Timestamp;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::api_stage::{ApiStage, text};
 
 #[tokio::test]
-async fn a_bound_platform_key_makes_none_for_the_platform_that_may_do_more() {
+async fn a_restricted_platform_key_cannot_create_a_platform_key_with_more_rights() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let in_seconds =
@@ -42,7 +42,7 @@ async fn a_bound_platform_key_makes_none_for_the_platform_that_may_do_more() {
 }
 
 #[tokio::test]
-async fn a_key_does_not_revoke_itself() {
+async fn a_key_cannot_revoke_itself() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let of_platform = stage.post(&stage.platform, "/v1/keys", json!({"name": "second"})).await.expect(201);

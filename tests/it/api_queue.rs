@@ -1,4 +1,4 @@
-//! The queue over the API: what a request may say, what stands beside the counts, and whom an order touches.
+//! The queue over the API: parameters, wait reasons beside the counts, and the mail that each command affects.
 
 use pillarbox::mail::{Host, Timestamp};
 use pillarbox::model::{QueueFilter, Scope, WaitReason};
@@ -9,7 +9,7 @@ use crate::api_stage::{ApiStage, text};
 use crate::wait::until;
 
 #[tokio::test]
-async fn a_pause_names_a_part_and_its_faults_are_told() {
+async fn a_pause_names_a_part_of_the_queue_and_invalid_requests_are_refused() {
     let stage = ApiStage::start().await;
     let pause = async |body| stage.post(&stage.platform, "/v1/queue/pause", body).await;
     pause(json!({})).await.expect_error(422, "validation_failed");
@@ -27,7 +27,7 @@ async fn a_pause_names_a_part_and_its_faults_are_told() {
 }
 
 #[tokio::test]
-async fn what_the_relay_holds_back_stands_beside_the_groups_it_is_about() {
+async fn the_wait_reasons_of_the_relay_are_shown_beside_the_groups_they_concern() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     stage.enqueue(tenant.id).await;
@@ -52,7 +52,7 @@ async fn what_the_relay_holds_back_stands_beside_the_groups_it_is_about() {
 }
 
 #[tokio::test]
-async fn the_queue_is_filtered_and_paged_by_its_cursor() {
+async fn the_queue_is_filtered_and_paged_by_cursor() {
     let stage = ApiStage::start().await;
     let mut deepest = String::new();
     for (name, messages) in [("one", 1), ("two", 2), ("three", 3)] {
@@ -76,7 +76,7 @@ async fn the_queue_is_filtered_and_paged_by_its_cursor() {
 }
 
 #[tokio::test]
-async fn an_order_touches_the_message_of_its_tenant_only_while_it_is_open() {
+async fn retry_and_cancel_affect_an_open_message_of_the_tenant_only() {
     let stage = ApiStage::start().await;
     let (own, stranger) = (stage.tenant("own").await, stage.tenant("stranger").await);
     let id = stage.enqueue(own.id).await;
@@ -85,7 +85,7 @@ async fn an_order_touches_the_message_of_its_tenant_only_while_it_is_open() {
         let path = format!("/v1/emails/{id}/{order}");
         stage.post(&stranger.key, &path, json!(null)).await.expect_error(404, "not_found");
     }
-    // It is due anyway: nothing to hurry.
+    // The message is due already, so there is nothing to retry.
     let retried = stage.post(&key, &format!("/v1/emails/{id}/retry"), json!(null)).await.expect(200);
     assert_eq!(retried["retried"], json!([]));
     let cancelled = stage.post(&key, &format!("/v1/emails/{id}/cancel"), json!(null)).await.expect(200);

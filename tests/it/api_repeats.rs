@@ -1,4 +1,4 @@
-//! Requests under an `Idempotency-Key`: what counts as the same, what is kept, and how much of it.
+//! Requests with an `Idempotency-Key`: which are equal, and which responses are stored, up to what size.
 
 use bytesize::ByteSize;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ async fn the_same_body_to_another_path_is_another_request() {
 }
 
 #[tokio::test]
-async fn what_passes_with_time_is_not_kept() {
+async fn a_temporary_refusal_is_not_stored() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let domain = json!({"name": "own.example", "tenant_id": tenant.id, "verification": "manual"});
@@ -39,7 +39,7 @@ async fn what_passes_with_time_is_not_kept() {
 }
 
 #[tokio::test]
-async fn a_tenant_whose_answers_fill_its_room_is_told_when_there_is_more() {
+async fn a_tenant_whose_stored_responses_reach_the_limit_gets_the_time_when_some_expire() {
     let stage = ApiStage::with(|api, _| api.idempotency_storage_max = ByteSize::b(1)).await;
     let (greedy, other) = (stage.tenant("greedy").await, stage.tenant("other").await);
     let body = json!({"name": "new", "scopes": ["smtp:send"]});
@@ -60,7 +60,7 @@ async fn a_tenant_whose_answers_fill_its_room_is_told_when_there_is_more() {
 }
 
 #[tokio::test]
-async fn what_changes_nothing_is_not_kept() {
+async fn a_request_that_changes_nothing_is_not_stored() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let template = json!({"name": "one", "subject": "s", "text": "before"});

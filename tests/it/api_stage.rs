@@ -1,4 +1,4 @@
-//! The API on a loopback port, over a store of its own, with a fake DNS and a platform key.
+//! The API on a loopback port, with its own store, a fake DNS and a platform key.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use pillarbox::limits::memory_budget::MemoryBudget;
 use pillarbox::mail::{Address, BodyType, Content, DomainName, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, Scope, TenantId};
 use pillarbox::queue::QueueManager;
-use pillarbox::store::{Directory, Message, NewKey, NewMessage, Spool, Store, StoreOptions};
+use pillarbox::store::{Directory, Message, NewKey, NewMessage, Spool, SqliteOptions, Store};
 use pillarbox::submission::SubmissionService;
 use pillarbox::tls::SharedServerConfig;
 use pillarbox::verification::{self, VerificationSettings};
@@ -35,7 +35,7 @@ pub struct ApiStage {
     pub verification: VerificationSettings,
     /// The secret of a platform key.
     pub platform: String,
-    /// The memory for bodies and answers.
+    /// The memory budget for request bodies and responses.
     pub room: Arc<MemoryBudget>,
     pub stop: CancellationToken,
     pub serving: JoinHandle<()>,
@@ -64,7 +64,7 @@ impl ApiStage {
         adjust: impl FnOnce(&mut config::Api, &mut config::Domains),
     ) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(StoreOptions::at(data_dir.path())).unwrap());
+        let store = Arc::new(Store::open(SqliteOptions::at(data_dir.path())).await.unwrap());
         let queue = Arc::new(QueueManager::new(store.clone(), &config::Relay::default()));
         let dns = FakeDns::start().await;
         let resolver = Resolver::new(&[dns.address]).unwrap();
@@ -109,12 +109,12 @@ impl ApiStage {
         Self { address, store, queue, dns, resolver, verification, platform, room, stop, serving, data_dir }
     }
 
-    /// The database beside the store, for faults and for what would take days.
+    /// The path of the database, for faults and for changes that would take days.
     pub fn database(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(database_file(self.data_dir.path())).unwrap()
     }
 
-    /// Sends a request and reads the answer.
+    /// Sends a request and reads the response.
     pub async fn call(&self, key: &str, method: &str, target: &str, body: Value) -> Answer {
         let body = (!body.is_null()).then_some(&body);
         request(self.address, method, target, Some(key), body).await
@@ -136,7 +136,7 @@ impl ApiStage {
         self.call(key, "DELETE", target, Value::Null).await
     }
 
-    /// A pending domain whose first two records are in the DNS; its path.
+    /// Creates a pending domain whose first two records are in the DNS. Returns its path.
     pub async fn publish_domain(&self, key: &str, name: &str) -> String {
         let made = self.post(key, "/v1/domains", json!({"name": name})).await.expect(201);
         for record in &made["dns_records"].as_array().unwrap()[..2] {
@@ -145,7 +145,7 @@ impl ApiStage {
         format!("/v1/domains/{}", text(&made, "/id"))
     }
 
-    /// Runs the regular check of domains until one is verified; the check goes on until the stage is stopped.
+    /// Runs the regular check of domains until one is verified. The check continues until the stage is stopped.
     pub async fn recheck_until_verified(&self, key: &str, path: &str) -> JoinHandle<()> {
         let checking = tokio::spawn(verification::recheck_loop(
             Arc::clone(&self.store),
@@ -160,29 +160,29 @@ impl ApiStage {
         checking
     }
 
-    /// Makes a tenant, and a key for it that has every scope.
+    /// Creates a tenant, and a key for it that has every scope.
     pub async fn tenant(&self, name: &str) -> Tenant {
         let made = self.post(&self.platform, "/v1/tenants", json!({"name": name})).await.expect(201);
         let id = made["id"].as_str().unwrap().parse().unwrap();
         Tenant { id, key: self.key(id, Scope::ALL, |_| {}).await }
     }
 
-    /// Makes a key past the API, so that it may be one that the API would not make.
+    /// Creates a key in the store directly, also one that the API would refuse to create.
     pub async fn key(&self, tenant: TenantId, scopes: &[Scope], adjust: impl FnOnce(&mut NewKey)) -> String {
         make_key(&self.store, Some(tenant), scopes, adjust).await
     }
 
-    /// The directory of message bodies that are files.
+    /// The directory of the message bodies that are stored in files.
     pub fn bodies(&self) -> std::path::PathBuf {
         self.data_dir.path().join("bodies")
     }
 
-    /// Puts a message with one recipient into the spool.
+    /// Enqueues a message with one recipient.
     pub async fn enqueue(&self, tenant_id: TenantId) -> MessageId {
         self.enqueue_body(tenant_id, Bytes::from_static(b"body\r\n")).await
     }
 
-    /// The same with a body of one's own.
+    /// Enqueues a message with one recipient and this body.
     pub async fn enqueue_body(&self, tenant_id: TenantId, body: Bytes) -> MessageId {
         let now = Timestamp::now();
         let recipient = Address::parse("to@remote.example").unwrap();
@@ -224,7 +224,7 @@ impl ApiStage {
     }
 }
 
-/// Endpoints may be on this machine, and do without TLS.
+/// Webhook endpoints may be on this machine and may use plain HTTP.
 pub fn local_webhooks() -> config::Webhooks {
     config::Webhooks {
         allowed_private_networks: vec!["127.0.0.0/8".parse().unwrap()],
@@ -255,7 +255,7 @@ async fn make_key(
     secret.expose().to_owned()
 }
 
-/// The text at a path like `/data/0/id`.
+/// The text at a path such as `/data/0/id`.
 #[track_caller]
 pub fn text(value: &Value, pointer: &str) -> String {
     value

@@ -1,5 +1,5 @@
-//! Bad days: a full disk, a client that hangs or talks nonsense, a message that nobody can read, a stop in the middle.
-//! Each gets a clear reply, and no accepted mail is lost.
+//! Faults: a full disk, a client that hangs or sends nonsense, a malformed message, a shutdown during a message. Each
+//! gets a clear reply, and no accepted mail is lost.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::server::{
 };
 
 #[tokio::test]
-async fn a_full_disk_refuses_for_now_and_keeps_what_was_accepted() {
+async fn a_full_disk_refuses_mail_temporarily_and_keeps_accepted_mail() {
     let (_dns, mx, mut server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     mx.script(Phase::Rcpt, "", 1, Fault::Reply("451 4.3.0 later"));
@@ -34,7 +34,7 @@ async fn a_full_disk_refuses_for_now_and_keeps_what_was_accepted() {
 }
 
 #[tokio::test]
-async fn a_client_that_says_nothing_is_told_and_left() {
+async fn an_idle_client_gets_421_and_is_disconnected() {
     let (_dns, _mx, server) =
         one_destination_with(|config| config.smtp.idle_timeout = Duration::from_millis(300)).await;
     let account = server.create_account("acme.test").await;
@@ -50,15 +50,15 @@ async fn a_client_that_says_nothing_is_told_and_left() {
     in_data.read_reply().await.expect_code(421);
     in_data.expect_close().await;
 
-    // A handshake that never comes holds no connection either.
+    // A TLS handshake that never comes ends the connection too.
     let silent = Client::open(server.submissions(), HOSTNAME).await;
     silent.expect_close().await;
     let emails = server.control.get("/v1/emails").await;
-    assert_eq!(emails["data"].as_array().map(Vec::len), Some(0), "half a message is none");
+    assert_eq!(emails["data"].as_array().map(Vec::len), Some(0), "a part of a message is not accepted");
 }
 
 #[tokio::test]
-async fn a_client_that_makes_only_errors_is_closed() {
+async fn a_client_that_sends_only_errors_is_disconnected() {
     let (_dns, _mx, server) = one_destination_with(|config| config.smtp.errors_max = 3).await;
     let mut client = Client::connect(server.submission(), HOSTNAME).await;
     let mut last = client.command("FOO").await;
@@ -79,20 +79,20 @@ async fn a_client_that_makes_only_errors_is_closed() {
 }
 
 #[tokio::test]
-async fn clear_text_after_starttls_is_never_executed() {
+async fn plain_text_after_starttls_is_never_executed() {
     let (_dns, _mx, server) = one_destination().await;
     let mut client = Client::connect(server.submission(), HOSTNAME).await;
     client.ehlo().await;
     client.write(b"STARTTLS\r\nEHLO injected.test\r\nNOOP\r\n").await;
     client.read_reply().await.expect_code(220);
-    // Either the handshake breaks on them or they are thrown away: the next reply is to what was sent inside TLS.
+    // Either the handshake fails or the octets are discarded: the next reply belongs to a command sent over TLS.
     if let Some(mut client) = client.into_tls(trust_pem(&server.certificate_pem())).await {
         client.command("MAIL FROM:<a@b.test>").await.expect_code(503);
     }
 }
 
 #[tokio::test]
-async fn messages_that_cannot_be_read_one_way_get_a_clear_reply() {
+async fn ambiguous_messages_get_a_clear_refusal() {
     let (_dns, mx, server) =
         one_destination_with(|config| config.smtp.message_size_max = ByteSize::kib(64)).await;
     let account = server.create_account("acme.test").await;
@@ -126,7 +126,7 @@ async fn messages_that_cannot_be_read_one_way_get_a_clear_reply() {
 }
 
 #[tokio::test]
-async fn a_message_in_the_middle_of_a_stop_is_answered_and_kept() {
+async fn a_message_during_a_shutdown_is_answered_and_kept() {
     let (_dns, mx, mut server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     let idle = server.log_in(&account).await;

@@ -1,15 +1,15 @@
-//! RFC 3030: a message in chunks arrives like any other.
+//! RFC 3030: a message sent in chunks is delivered like any other.
 
 use crate::server::{message, message_id, one_destination};
 
 #[tokio::test]
-async fn a_message_in_chunks_arrives_with_the_same_bytes_at_a_server_without_chunking() {
+async fn a_message_in_chunks_is_delivered_with_the_same_octets_to_a_server_without_chunking() {
     let (_dns, mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     let mut submitted = message(&account, "chunks");
     submitted.extend(b"a line of a large message\r\n".repeat(20_000));
     let mut client = server.log_in(&account).await;
-    // The first chunk ends within a CRLF; all are sent before any reply is read.
+    // The first chunk ends within a CRLF. All chunks are sent before a reply is read.
     let split = 1 + submitted.iter().position(|&octet| octet == b'\r').unwrap();
     let (first, rest) = submitted.split_at(split);
     let mut wire = b"MAIL FROM:<alice@acme.test> BODY=BINARYMIME\r\nRCPT TO:<bob@b.test>\r\n".to_vec();

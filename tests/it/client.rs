@@ -1,4 +1,4 @@
-//! A small raw SMTP client: it sends what the test says, right or wrong, and shows the replies.
+//! A small SMTP client that sends exactly what the test asks for, and returns the replies.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub struct Client {
     name: String,
 }
 
-/// A reply, all its lines.
+/// A reply with all its lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     pub code: u16,
@@ -36,7 +36,7 @@ impl Reply {
         self
     }
 
-    /// Panics unless the reply has this code and this text in it.
+    /// Panics unless the reply has this code and contains this text.
     #[track_caller]
     pub fn expect_saying(self, code: u16, part: &str) -> Self {
         assert!(self.code == code && self.text().contains(part), "wanted {code} {part}, got {}", self.text());
@@ -45,20 +45,20 @@ impl Reply {
 }
 
 impl Client {
-    /// Connects and reads the greeting, which must be 220. `name` is what the server's certificate must say.
+    /// Connects and reads the greeting, which must be 220. `name` is the expected name in the server's certificate.
     pub async fn connect(address: SocketAddr, name: &str) -> Self {
         let mut client = Self::open(address, name).await;
         client.read_reply().await.expect_code(220);
         client
     }
 
-    /// Connects and reads nothing.
+    /// Connects without reading the greeting.
     pub async fn open(address: SocketAddr, name: &str) -> Self {
         let stream = timeout(PATIENCE, TcpStream::connect(address)).await.unwrap().unwrap();
         Self { wire: Wire::new(stream), name: name.to_owned() }
     }
 
-    /// Connects with TLS from the first octet and reads the greeting.
+    /// Connects with implicit TLS and reads the greeting.
     pub async fn connect_implicit(address: SocketAddr, name: &str, trust: Arc<ClientConfig>) -> Self {
         let Self { wire, name } = Self::open(address, name).await;
         let wire = timeout(PATIENCE, wire.connect_tls(trust, &name)).await.unwrap().unwrap();
@@ -84,7 +84,7 @@ impl Client {
         self.into_tls(trust).await
     }
 
-    /// The handshake; `None` if it fails.
+    /// Performs the TLS handshake; `None` if it fails.
     pub async fn into_tls(self, trust: Arc<ClientConfig>) -> Option<Self> {
         let Self { wire, name } = self;
         let wire =
@@ -97,13 +97,13 @@ impl Client {
         self.command(&format!("AUTH PLAIN {response}")).await
     }
 
-    /// What RFC 9266 binds a login to.
+    /// The channel binding of RFC 9266.
     pub fn exporter(&self) -> Option<[u8; 32]> {
         self.wire.exporter()
     }
 
-    /// One transaction, each command after the reply to the last, which must have gone well up to DATA.
-    /// The reply to the message.
+    /// Sends a message without pipelining. All commands before the message must succeed. Returns the reply to the
+    /// message.
     pub async fn send(&mut self, from: &str, recipients: &[&str], message: &[u8]) -> Reply {
         self.command(&format!("MAIL FROM:<{from}> BODY=8BITMIME")).await.expect_code(250);
         for recipient in recipients {
@@ -112,7 +112,7 @@ impl Client {
         self.data(message).await
     }
 
-    /// DATA, the message, the final dot.
+    /// Sends DATA, the message and the final dot.
     pub async fn data(&mut self, message: &[u8]) -> Reply {
         self.command("DATA").await.expect_code(354);
         let mut stuffed = stuff(message);
@@ -130,12 +130,12 @@ impl Client {
         timeout(PATIENCE, self.wire.write(bytes)).await.unwrap().unwrap();
     }
 
-    /// The next reply. Panics when the connection closes before it.
+    /// The next reply. Panics if the connection is closed before it.
     pub async fn read_reply(&mut self) -> Reply {
         self.try_read_reply().await.expect("a reply before the connection closes")
     }
 
-    /// The next reply; `None` when the connection closes before it.
+    /// The next reply; `None` if the connection is closed before it.
     pub async fn try_read_reply(&mut self) -> Option<Reply> {
         let mut lines = Vec::new();
         loop {
@@ -158,7 +158,7 @@ impl Client {
     }
 }
 
-/// Dot-stuffing of a message that ends with CRLF, RFC 5321 §4.5.2.
+/// Stuffs the dots of a message that ends with CRLF (RFC 5321 §4.5.2).
 pub fn stuff(message: &[u8]) -> Vec<u8> {
     let mut stuffed = Vec::with_capacity(message.len() + 3);
     let mut at_line_start = true;

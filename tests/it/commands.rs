@@ -1,4 +1,4 @@
-//! The verbs of the command line against a real server: what a platform does, typed.
+//! The commands of the command line against a real server.
 
 use pillarbox::mail::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ struct Stage {
     server: TestServer,
 }
 
-/// Who types.
+/// The environment of a user: a URL and a key.
 struct Terminal {
     url: String,
     key: String,
@@ -28,7 +28,7 @@ impl Stage {
         Self { dns, mx, server }
     }
 
-    /// The server by its name in this machine's file of hosts.
+    /// The server, by its name in the hosts file of this machine.
     fn platform(&self) -> Terminal {
         let control = &self.server.control;
         Terminal { url: format!("http://localhost:{}", control.address.port()), key: control.secret.clone() }
@@ -56,18 +56,18 @@ impl Terminal {
     }
 }
 
-/// What the shell would make of a line.
+/// The arguments of a command line.
 fn words(line: &str) -> Vec<&str> {
     line.split(' ').collect()
 }
 
-/// The last word of what a command said.
+/// The last word of the output of a command.
 fn last_word(said: &str) -> String {
     said.split_whitespace().last().unwrap_or_default().to_owned()
 }
 
 #[tokio::test]
-async fn a_tenant_gets_a_domain_and_a_key_and_sends_by_names_alone() {
+async fn a_tenant_with_a_domain_and_a_key_is_created_by_names_and_can_send() {
     let stage = Stage::start().await;
     let platform = stage.platform();
     let made = platform.ok("tenant create Acme --external-ref c17 --set rate_limit.emails_per_day=100").await;
@@ -114,7 +114,7 @@ async fn a_tenant_gets_a_domain_and_a_key_and_sends_by_names_alone() {
 }
 
 #[tokio::test]
-async fn suspension_and_removal_say_what_they_do_and_removal_asks_first() {
+async fn suspend_and_delete_describe_their_effect_and_delete_asks_for_confirmation() {
     let stage = Stage::start().await;
     let platform = stage.platform();
     stage.server.create_account("acme.test").await;
@@ -122,7 +122,12 @@ async fn suspension_and_removal_say_what_they_do_and_removal_asks_first() {
     assert!(platform.ok("tenant list").await.contains("suspended"));
     assert_eq!(platform.ok("tenant resume acme-test").await, "acme-test is active\n");
     let would = platform.ok("tenant delete acme-test --dry-run").await;
-    assert!(would.contains("would be deleted with 1 domains") && would.contains("1 keys"), "{would}");
+    assert!(
+        would.contains("would be deleted with all its data (")
+            && would.contains("domains: 1")
+            && would.contains("keys: 1"),
+        "{would}"
+    );
     assert!(platform.ends(2, "tenant delete acme-test").await.contains("--yes"));
     assert!(platform.ends(2, "domain delete acme.test").await.contains("--yes"));
     assert!(platform.ok("domain list --tenant acme-test").await.contains("acme.test"));
@@ -133,7 +138,7 @@ async fn suspension_and_removal_say_what_they_do_and_removal_asks_first() {
 }
 
 #[tokio::test]
-async fn an_address_is_suppressed_checked_and_let_go() {
+async fn an_address_is_suppressed_checked_and_removed() {
     let stage = Stage::start().await;
     let platform = stage.platform();
     stage.server.create_account("acme.test").await;
@@ -156,24 +161,24 @@ async fn an_address_is_suppressed_checked_and_let_go() {
 }
 
 #[tokio::test]
-async fn what_waits_is_hurried_or_taken_back() {
+async fn a_deferred_message_is_retried_or_cancelled() {
     let stage = Stage::start().await;
     let account = stage.server.create_account("acme.test").await;
     let platform = stage.platform();
-    for (verb, told, end) in [("retry", "retried", "delivered"), ("cancel", "cancelled", "cancelled")] {
+    for (verb, result, end) in [("retry", "retried", "delivered"), ("cancel", "cancelled", "cancelled")] {
         stage.mx.script(Phase::Rcpt, "", 1, Fault::Reply("451 4.7.1 greylisted"));
         let id = stage.server.submit(&account, &["bob@b.test"], &message(&account, verb)).await;
         stage.server.wait_for_status(&id, &["deferred"]).await;
         assert!(platform.ok(&format!("message show {id}")).await.contains("greylisted"));
         let said = platform.ok(&format!("message {verb} {id}")).await;
-        assert_eq!(said, format!("bob@b.test: {told}\n"));
+        assert_eq!(said, format!("bob@b.test: {result}\n"));
         stage.server.wait_for_status(&id, &[end]).await;
         assert!(platform.ends(1, &format!("message {verb} {id}")).await.contains("[message_finished]"));
     }
 }
 
 #[tokio::test]
-async fn lists_go_on_where_the_page_before_ended() {
+async fn a_list_continues_after_the_cursor_of_the_page_before() {
     let stage = Stage::start().await;
     let platform = stage.platform();
     for number in 1..=3 {
@@ -189,7 +194,7 @@ async fn lists_go_on_where_the_page_before_ended() {
 }
 
 #[tokio::test]
-async fn the_exit_status_tells_a_refusal_from_a_server_that_was_not_asked() {
+async fn the_exit_status_tells_a_refusal_from_an_unreached_server() {
     let stage = Stage::start().await;
     let platform = stage.platform();
     let refused = platform.ends(1, "tenant create x --slug A!").await;
@@ -208,7 +213,7 @@ async fn the_exit_status_tells_a_refusal_from_a_server_that_was_not_asked() {
 }
 
 #[tokio::test]
-async fn a_key_is_made_listed_and_revoked_in_the_data_directory_without_a_server() {
+async fn a_key_is_created_listed_and_revoked_in_the_data_directory_without_a_server() {
     let data = TempDir::new().unwrap();
     let terminal = Terminal { url: "http://127.0.0.1:9".into(), key: "none".into() };
     let place = format!("--data-dir {}", data.path().display());
@@ -240,7 +245,7 @@ async fn a_key_is_made_listed_and_revoked_in_the_data_directory_without_a_server
 }
 
 #[tokio::test]
-async fn a_password_comes_from_a_file_and_a_tenants_key_is_told_that_it_knows_no_slugs() {
+async fn a_password_is_read_from_a_file_and_a_key_of_a_tenant_cannot_look_up_slugs() {
     let stage = Stage::start().await;
     let platform = stage.platform();
     let dir = TempDir::new().unwrap();
@@ -272,9 +277,9 @@ async fn a_password_comes_from_a_file_and_a_tenants_key_is_told_that_it_knows_no
 }
 
 #[tokio::test]
-async fn the_tail_shows_events_as_they_happen_and_goes_on_after_a_restart() {
+async fn tail_shows_events_as_they_happen_and_continues_after_a_restart() {
     let mut stage = Stage::start().await;
-    // A restart must find the port again.
+    // The server must use the same port after a restart.
     stage.server.config.api.listen = vec![stage.server.control.address];
     let account = stage.server.create_account("acme.test").await;
     let platform = stage.platform();
@@ -293,7 +298,7 @@ async fn the_tail_shows_events_as_they_happen_and_goes_on_after_a_restart() {
         assert_eq!(event["recipient"], recipient, "{told}");
         if recipient == "bob@b.test" {
             stage.server.stop().await;
-            people.wait_for_line("connecting again").await;
+            people.wait_for_line("the server is stopping; connect again; reconnecting").await;
             people.wait_for_line("trying again").await;
             stage.server.restart(|_| ()).await;
         }

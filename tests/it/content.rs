@@ -1,5 +1,5 @@
-//! What content comes out as, and where it ends: a table of octets behind DATA, over a real socket, held against what
-//! is then in the store.
+//! How content is stored and where it ends: a table of octets after DATA, sent over a real socket and compared with the
+//! store.
 
 use pillarbox::config::BareNewline;
 use pillarbox::store::Spool;
@@ -9,7 +9,7 @@ use crate::submission_stage::{HOSTNAME, SubmissionStage};
 
 const FROM: &str = "From: <app@own.example>\r\n";
 
-/// A connection that stands behind a 354.
+/// A connection that has received the 354 reply.
 async fn begin(stage: &SubmissionStage, parameters: &str) -> Client {
     let trust = stage.identity.client_config();
     let mut client = Client::connect_implicit(stage.submissions, HOSTNAME, trust).await;
@@ -21,7 +21,7 @@ async fn begin(stage: &SubmissionStage, parameters: &str) -> Client {
     client
 }
 
-/// Sends these octets as they stand, which must end the data; what is then in the store of it, or the refusal.
+/// Sends these octets, which must end the data. Returns the stored message, or the refusal.
 async fn submit(stage: &SubmissionStage, octets: &[u8], parameters: &str) -> Result<Vec<u8>, String> {
     let mut client = begin(stage, parameters).await;
     client.write(octets).await;
@@ -50,7 +50,7 @@ fn stored(body: &[u8]) -> Vec<u8> {
     [FROM.as_bytes(), b"\r\n", body, b"\r\n"].concat()
 }
 
-/// What a body is sent as, what it is in `normalize` mode, and whether `reject` mode takes it.
+/// A body as sent, as stored in `normalize` mode, and whether `reject` mode accepts it.
 const BODIES: &[(&str, &str, bool)] = &[
     ("", "", true),
     ("x", "x", true),
@@ -82,7 +82,7 @@ const BODIES: &[(&str, &str, bool)] = &[
 ];
 
 #[tokio::test]
-async fn lone_line_ends_are_mended_or_refused_and_all_else_stays_octet_for_octet() {
+async fn bare_line_ends_are_normalized_or_refused_and_all_other_octets_are_kept() {
     let mending = in_mode(BareNewline::Normalize).await;
     let refusing = in_mode(BareNewline::Reject).await;
     for &(sent, mended, is_clean) in BODIES {
@@ -101,7 +101,7 @@ async fn lone_line_ends_are_mended_or_refused_and_all_else_stays_octet_for_octet
 }
 
 #[tokio::test]
-async fn octets_above_127_pass_whatever_mail_declared() {
+async fn octets_above_127_are_accepted_whatever_mail_declares() {
     let stage = in_mode(BareNewline::Reject).await;
     for parameters in ["", " BODY=7BIT", " BODY=8BITMIME", " SMTPUTF8", " BODY=8BITMIME SMTPUTF8"] {
         for body in [&b"caf\xe9"[..], "caf\u{e9}".as_bytes(), b"\xff\xfe\x80"] {
@@ -111,7 +111,7 @@ async fn octets_above_127_pass_whatever_mail_declared() {
 }
 
 #[tokio::test]
-async fn lines_of_any_length_pass_up_to_the_hard_limit() {
+async fn lines_are_accepted_up_to_the_limit() {
     let stage = in_mode(BareNewline::Reject).await;
     for octets in [998, 999, 1000, 1001, 8192, 65_535, 65_536] {
         let line = vec![b'x'; octets];
@@ -123,7 +123,7 @@ async fn lines_of_any_length_pass_up_to_the_hard_limit() {
     }
 }
 
-/// What is sent behind DATA, and what is said to it.
+/// The octets sent after DATA, and the expected reply.
 const MESSAGES: &[(&str, &str)] = &[
     // RFC 5321 §4.1.1.4: no octets, or one.
     (".\r\n", "550 5.7.1 [from_header_missing]"),
@@ -135,11 +135,11 @@ const MESSAGES: &[(&str, &str)] = &[
     ("hello\r\n\r\nFrom: <app@own.example>\r\n.\r\n", "554 5.6.0 [header_malformed]"),
     ("From: <app@own.example>\r\nhello\r\n.\r\n", "554 5.6.0 [header_malformed]"),
     ("From: <app@own.example>\r\n.\r\n", "250 2.0.0"),
-    // RFC 5322 §2.2.3: a first line of white space would continue what we put in front.
+    // RFC 5322 §2.2.3: a first line that begins with white space would continue the field that we add before it.
     (" Subject: x\r\nFrom: <app@own.example>\r\n\r\n.\r\n", "554 5.6.0 [header_malformed]"),
     ("\tx\r\nFrom: <app@own.example>\r\n\r\n.\r\n", "554 5.6.0 [header_malformed]"),
     (" \r\nFrom: <app@own.example>\r\n\r\n.\r\n", "554 5.6.0 [header_malformed]"),
-    // Mended first, then read: a lone line feed cannot hide a field from us that others see.
+    // The content is normalized before it is parsed: a bare line feed cannot hide a field from us that others see.
     ("From: <app@own.example>\nFrom: <evil@bank.example>\r\n\r\n.\r\n", "550 5.7.1 [from_header_ambiguous]"),
     (
         "Subject: x\nFrom: <evil@bank.example>\n\nFrom: <app@own.example>\r\n.\r\n",
@@ -151,7 +151,7 @@ const MESSAGES: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn a_message_is_taken_only_with_a_header_that_has_one_reading() {
+async fn a_message_is_accepted_only_with_an_unambiguous_header() {
     let stage = in_mode(BareNewline::Normalize).await;
     for (octets, expected) in MESSAGES {
         let said = match submit(&stage, octets.as_bytes(), "").await {
@@ -163,7 +163,7 @@ async fn a_message_is_taken_only_with_a_header_that_has_one_reading() {
 }
 
 #[tokio::test]
-async fn large_headers_are_taken_up_to_their_limit() {
+async fn large_headers_are_accepted_up_to_the_limit() {
     let stage = in_mode(BareNewline::Normalize).await;
     let many = [FROM, &"X-Field: y\r\n".repeat(10_000), "\r\nbody\r\n.\r\n"].concat();
     assert!(submit(&stage, many.as_bytes(), "").await.is_ok());
@@ -175,7 +175,7 @@ async fn large_headers_are_taken_up_to_their_limit() {
 }
 
 #[tokio::test]
-async fn the_end_is_found_wherever_the_segments_are_cut() {
+async fn the_end_is_found_wherever_the_segments_are_split() {
     let stage = in_mode(BareNewline::Normalize).await;
     let octets = b"From: <app@own.example>\r\n\r\na\n.\r\n..\r\n\r\n.\r\nNOOP\r\n";
     let at = octets.len() - b"\r\n\r\n.\r\nNOOP\r\n".len();
@@ -188,9 +188,9 @@ async fn the_end_is_found_wherever_the_segments_are_cut() {
     }
 }
 
-/// RFC 5321 §4.1.1.4: without its end there is no message, however the connection goes.
+/// RFC 5321 §4.1.1.4: a message without its end is not accepted, however the connection ends.
 #[tokio::test]
-async fn a_message_whose_connection_ends_before_it_is_none() {
+async fn a_message_whose_connection_ends_early_is_not_accepted() {
     let stage = in_mode(BareNewline::Normalize).await;
     for octets in [
         "",
@@ -200,10 +200,10 @@ async fn a_message_whose_connection_ends_before_it_is_none() {
     ] {
         let mut client = begin(&stage, "").await;
         client.write(octets.as_bytes()).await;
-        // Without close_notify, as an attacker does it who cuts the stream (RFC 8446 §6.1).
+        // Without close_notify, as an attacker truncates the stream (RFC 8446 §6.1).
         drop(client);
     }
-    // Another message, so that the four had their time; it is the only one.
+    // A second message proves that the server has processed the first four; it is the only stored one.
     submit(&stage, &wire(b"last"), "").await.unwrap();
     assert_eq!(stage.store.count_open().await.unwrap(), 1);
 }

@@ -1,4 +1,4 @@
-//! The platform's hold on a server: requests of the control API that must succeed.
+//! The platform's access to a server: requests of the control API that must succeed.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// One request that must succeed; the JSON of the answer. A null body is none.
+    /// Sends a request that must succeed and returns the JSON of the response. A null body is not sent.
     pub async fn ok(&self, method: &str, path: &str, body: Value) -> Value {
         let body = (!body.is_null()).then_some(&body);
         let answer = request(self.address, method, path, Some(&self.secret), body).await;

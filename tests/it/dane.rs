@@ -1,4 +1,4 @@
-//! DANE (RFC 7672) against a signed DNS and mail hosts with certificates of every kind.
+//! DANE (RFC 7672) with a signed DNS, and mail hosts with certificates of every kind.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Offer};
 use crate::server::{Account, TestServer, message};
 
-/// A certificate and its key: what a record can name.
+/// A certificate and its key, which a TLSA record can match.
 pub struct Named {
     certificate: Vec<u8>,
     key: Vec<u8>,
@@ -106,14 +106,14 @@ struct Case {
     name: String,
     offer: Offer,
     records: Records,
-    /// What the attempt says of its policy, or what the delivery waits for.
+    /// The expected policy of the attempt, or the reason for which the delivery waits.
     expected: Expected,
 }
 
 enum Expected {
-    /// Over TLS, under a policy that begins so.
+    /// Delivered over TLS, under a policy that begins with this text.
     Delivered(&'static str),
-    /// With this code in the reply.
+    /// Failed with this code in the reply.
     Deferred(&'static str),
 }
 
@@ -160,7 +160,7 @@ impl Stage {
         self.server.submit(&self.account, &[&format!("bob@{name}.test")], &message).await
     }
 
-    /// Submits and waits for what comes of it; the attempt.
+    /// Submits a message and waits for its result. Returns the attempt.
     async fn expect(&self, name: &str, expected: &Expected) -> Value {
         let id = self.submit(name).await;
         self.expect_of(name, &id, expected).await
@@ -190,7 +190,7 @@ impl Stage {
     }
 }
 
-/// Names of the records that fit any certificate or none, and what follows.
+/// The names of the TLSA records, and the expected result.
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let mut add = |name: &str, chain: &Chain, records: Records, expected| {
@@ -222,7 +222,7 @@ fn cases() -> Vec<Case> {
         }
     }
     for selector in [0, 1] {
-        // The anchor is in the record: the server need not send it.
+        // The record contains the whole authority, so the server need not send it.
         let name = format!("unsent-2{selector}0");
         let chain = Chain::new(&host(&name)).without_authority();
         add(&name, &chain, vec![chain.authority.record(2, selector, 0)], Delivered("dane: validated"));
@@ -242,7 +242,7 @@ fn cases() -> Vec<Case> {
     add("misnamed-ta", &chain, vec![chain.authority.record(2, 1, 1)], Deferred("tls_not_trusted"));
     let chain = Chain::new("domain-ta.test");
     add("domain-ta", &chain, vec![chain.authority.record(2, 1, 1)], Delivered("dane: validated"));
-    // A usage means what it says: the right data under the wrong one is no match.
+    // The certificate usage is checked: the right data with the wrong usage does not match.
     let chain = Chain::new(&host("leaf-as-ta"));
     add("leaf-as-ta", &chain, vec![chain.leaf.record(2, 1, 1)], Deferred("tls_not_trusted"));
     let chain = Chain::new(&host("ta-as-leaf"));
@@ -258,7 +258,7 @@ fn cases() -> Vec<Case> {
     add("useless", &chain, useless(), Delivered("dane: no TLSA record"));
     let chain = Chain::new(&host("none"));
     add("none", &chain, vec![], Delivered("opportunistic: no TLSA records"));
-    // STARTTLS is stripped, or was never there.
+    // STARTTLS is not offered, or was removed by an attacker.
     for (name, records) in [("stripped", vec![chain.leaf.record(3, 1, 1)]), ("useless-clear", useless())] {
         let expected = Deferred("tls_not_offered");
         cases.push(Case { name: name.into(), offer: Offer::default(), records, expected });
@@ -267,7 +267,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[tokio::test]
-async fn mail_goes_to_hosts_whose_certificates_match_their_records_and_to_no_others() {
+async fn mail_is_delivered_to_hosts_whose_certificates_match_their_records_and_to_no_others() {
     let cases = cases();
     let stage = Stage::set(cases.iter().map(|case| (case.name.as_str(), case.offer.clone())).collect()).await;
     let mut ids = Vec::new();
@@ -297,7 +297,7 @@ async fn mail_goes_to_hosts_whose_certificates_match_their_records_and_to_no_oth
 }
 
 #[tokio::test]
-async fn what_cannot_be_validated_waits_and_what_is_not_signed_is_opportunistic() {
+async fn mail_waits_if_validation_fails_and_tls_is_opportunistic_for_unsigned_domains() {
     let chain = Chain::new("mx.x.test");
     let names = ["tlsa", "tlsa-down", "a", "mx", "plain", "plain-host"];
     let stage = Stage::set(names.iter().map(|&name| (name, chain.offer())).collect()).await;
@@ -323,10 +323,11 @@ async fn what_cannot_be_validated_waits_and_what_is_not_signed_is_opportunistic(
     assert_eq!(counts, [0, 0, 0, 0, 1, 1]);
 }
 
-/// A domain's records are of another key than its host has, and somebody between us and the name server, who has a zone
-/// and that key, adds records of theirs to the answers: nothing of it counts, neither as proof nor as lack of it.
+/// The TLSA records of a domain match another key than its host has. An attacker between us and the name server has a
+/// zone and that key, and adds its own signed records to the answers. They are ignored, as proof and as proof of
+/// absence.
 #[tokio::test]
-async fn records_of_other_names_count_for_nothing_in_an_answer() {
+async fn records_of_other_names_in_an_answer_are_ignored() {
     let chain = Chain::new("mx.thief.test");
     let victims: Vec<(&str, RecordType, String)> = ["signed-thief", "unsigned-thief"]
         .into_iter()
@@ -357,7 +358,7 @@ async fn records_of_other_names_count_for_nothing_in_an_answer() {
 }
 
 #[tokio::test]
-async fn only_a_zone_above_a_name_can_say_that_there_is_nothing() {
+async fn only_a_zone_at_or_above_a_name_can_prove_its_absence() {
     let (chain, other) = (Chain::new("mx.x.test"), Chain::new("mx.other.test"));
     let names = ["tlsa", "a", "mx"];
     let stage = Stage::set(names.iter().map(|&name| (name, chain.offer())).collect()).await;
@@ -365,7 +366,7 @@ async fn only_a_zone_above_a_name_can_say_that_there_is_nothing() {
     names.iter().for_each(|name| stage.publish(name, &vec![other.leaf.record(3, 1, 1)]));
     stage.dns.deny_by(&format!("_{}._tcp.mx.tlsa.test", stage.port()), RecordType::TLSA, "thief.test");
     stage.dns.deny_by("mx.a.test", RecordType::A, "thief.test");
-    // Without an MX the domain is its own host, which has no records.
+    // Without an MX, the domain is its own host, which has no records.
     stage.dns.addresses("mx.test", &[stage.hosts[2].address.ip()]);
     stage.dns.deny_by("mx.test", RecordType::MX, "thief.test");
     for (name, code) in [("tlsa", "dane_lookup"), ("a", "dane_lookup"), ("mx", "dnssec_mx_lookup")] {
@@ -375,9 +376,9 @@ async fn only_a_zone_above_a_name_can_say_that_there_is_nothing() {
 }
 
 #[tokio::test]
-async fn records_stand_at_the_end_of_an_alias_or_at_its_beginning() {
+async fn tlsa_records_are_found_at_the_target_of_an_alias_or_at_the_alias() {
     let chain = Chain::new("mx.end.test");
-    // Under an authority the name at the end of the alias counts as well, and there the records stand.
+    // With a certificate of an authority, the name of the alias target is accepted as well, and the records are there.
     let named = Chain::new("real.named.test");
     let names = ["end", "start", "named"];
     let offers = [chain.offer(), chain.offer(), named.offer()];
@@ -401,9 +402,9 @@ async fn records_stand_at_the_end_of_an_alias_or_at_its_beginning() {
     assert_eq!(names, ["real.end.test", "mx.start.test", "real.named.test"]);
 }
 
-/// The certificate has the name of the recipients' domain, which is one of those that count, for that domain.
+/// The certificate names the recipients' domain. This name is accepted for that domain only.
 #[tokio::test]
-async fn an_idle_connection_is_not_used_for_a_domain_to_which_its_certificate_proves_nothing() {
+async fn an_idle_connection_is_not_reused_for_a_domain_that_its_certificate_does_not_match() {
     let chain = Chain::new("one.test");
     let stage = Stage::set(vec![("one", chain.offer())]).await;
     stage.dns.mx("two.test", &[(10, "mx.one.test")]);
@@ -416,7 +417,7 @@ async fn an_idle_connection_is_not_used_for_a_domain_to_which_its_certificate_pr
 }
 
 #[tokio::test]
-async fn a_host_that_fails_is_passed_over_for_one_that_does_not() {
+async fn the_next_host_is_tried_if_a_host_fails_dane() {
     let (chain, other) = (Chain::new("mx.two.test"), Chain::new("mx.other.test"));
     let stage = Stage::set(vec![("two", chain.offer()), ("other", other.offer())]).await;
     stage.dns.mx("two.test", &[(10, "mx.two.test"), (20, "mx.other.test")]);
@@ -428,7 +429,7 @@ async fn a_host_that_fails_is_passed_over_for_one_that_does_not() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_not_used_once_the_domain_demands_more() {
+async fn an_idle_connection_is_not_reused_after_the_domain_requires_more() {
     let chain = Chain::new("mx.late.test");
     let stage = Stage::set(vec![("late", chain.offer())]).await;
     stage.publish("late", &vec![(1, 1, 1, vec![0; 32])]);
@@ -442,7 +443,7 @@ async fn an_idle_connection_is_not_used_once_the_domain_demands_more() {
 }
 
 #[tokio::test]
-async fn behind_name_servers_without_dnssec_mail_goes_as_before() {
+async fn with_name_servers_without_dnssec_mail_is_delivered_without_dane() {
     let chain = Chain::new("mx.b.test");
     let dns = FakeDns::start().await;
     let host = FakeMx::with(chain.offer()).await;

@@ -1,4 +1,4 @@
-//! From submission to the MX: one recipient and many, and what the other side sees.
+//! From submission to the MX host, with one and with several recipients.
 
 use serde_json::json;
 
@@ -18,7 +18,7 @@ async fn hosts(dns: &FakeDns, domains: &[&str]) -> Vec<FakeMx> {
 }
 
 #[tokio::test]
-async fn one_message_arrives_with_exactly_the_submitted_bytes_below_our_fields() {
+async fn a_message_is_delivered_with_exactly_the_submitted_octets_after_our_fields() {
     let dns = FakeDns::start().await;
     let mx = hosts(&dns, &["b.test"]).await.remove(0);
     let server = TestServer::start(&dns, mx.address.port()).await;
@@ -46,7 +46,7 @@ async fn one_message_arrives_with_exactly_the_submitted_bytes_below_our_fields()
 }
 
 #[tokio::test]
-async fn date_and_message_id_are_added_where_they_are_absent_and_bcc_goes() {
+async fn missing_date_and_message_id_are_added_and_bcc_is_removed() {
     let dns = FakeDns::start().await;
     let mx = hosts(&dns, &["b.test"]).await.remove(0);
     let server = TestServer::start(&dns, mx.address.port()).await;
@@ -63,7 +63,7 @@ async fn date_and_message_id_are_added_where_they_are_absent_and_bcc_goes() {
 }
 
 #[tokio::test]
-async fn implicit_tls_carries_the_same_submission() {
+async fn submission_with_implicit_tls_works_the_same() {
     let dns = FakeDns::start().await;
     let mx = hosts(&dns, &["b.test"]).await.remove(0);
     let server = TestServer::start(&dns, mx.address.port()).await;
@@ -78,7 +78,7 @@ async fn implicit_tls_carries_the_same_submission() {
 }
 
 #[tokio::test]
-async fn recipients_of_one_destination_share_a_transaction_and_others_get_their_own() {
+async fn recipients_of_one_destination_share_a_transaction() {
     let dns = FakeDns::start().await;
     let servers = hosts(&dns, &["b.test", "c.test", "d.test"]).await;
     let server = TestServer::start(&dns, servers[0].address.port()).await;
@@ -99,7 +99,7 @@ async fn recipients_of_one_destination_share_a_transaction_and_others_get_their_
 }
 
 #[tokio::test]
-async fn a_refused_recipient_is_reported_and_the_others_are_delivered() {
+async fn a_refused_recipient_gets_a_dsn_and_the_others_are_delivered() {
     let dns = FakeDns::start().await;
     let servers = hosts(&dns, &["b.test", "acme.test"]).await;
     let server = TestServer::start(&dns, servers[0].address.port()).await;
@@ -125,7 +125,7 @@ async fn a_refused_recipient_is_reported_and_the_others_are_delivered() {
 }
 
 #[tokio::test]
-async fn a_suppressed_recipient_is_refused_and_the_others_go_on() {
+async fn a_suppressed_recipient_is_refused_and_the_others_are_delivered() {
     let dns = FakeDns::start().await;
     let mx = hosts(&dns, &["b.test"]).await.remove(0);
     let server = TestServer::start(&dns, mx.address.port()).await;
@@ -139,7 +139,7 @@ async fn a_suppressed_recipient_is_refused_and_the_others_go_on() {
     client.command("RCPT TO:<yes@b.test>").await.expect_code(250);
     client.data(&message(&account, "rest")).await.expect_code(250);
     assert_eq!(mx.wait_for(1).await[0].recipients, ["yes@b.test"]);
-    // Written after the answer.
+    // The event is written after the reply.
     crate::wait::until("the refusal is noted", async || {
         let rejections = server.control.get("/v1/rejections").await.to_string();
         rejections.contains("recipient_suppressed").then_some(())
@@ -148,7 +148,7 @@ async fn a_suppressed_recipient_is_refused_and_the_others_go_on() {
 }
 
 #[tokio::test]
-async fn messages_in_a_row_use_one_connection_again() {
+async fn consecutive_messages_reuse_one_connection() {
     let dns = FakeDns::start().await;
     let mx = hosts(&dns, &["b.test"]).await.remove(0);
     let server = TestServer::start(&dns, mx.address.port()).await;
@@ -163,7 +163,7 @@ async fn messages_in_a_row_use_one_connection_again() {
 }
 
 #[tokio::test]
-async fn a_large_message_keeps_every_octet() {
+async fn a_large_message_is_delivered_unchanged() {
     let dns = FakeDns::start().await;
     let mx = hosts(&dns, &["b.test"]).await.remove(0);
     let server = TestServer::start(&dns, mx.address.port()).await;

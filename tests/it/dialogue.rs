@@ -1,23 +1,23 @@
-//! Scripted SMTP dialogues: `tests/dialogues/*.txt`, readable by anyone who has seen an SMTP session.
+//! Scripted SMTP dialogues in `tests/dialogues/*.txt`, written like an SMTP session.
 //!
-//! One line, one step:
+//! Each line is one step:
 //!
 //! ```text
-//! # a comment, with the section of the RFC that decides
-//! C: EHLO client.example      sent with a CRLF behind it; lines in a row are sent together
-//! C- .\r\n\0\xFF              sent as it stands, without a CRLF; these escapes, and \\
-//! C*100: text                 sent so many times
-//! S: 250 2.1.0 *              one line must come, `*` is any text
-//! S+ 250 AUTH*                a whole reply must come, and this be one of its lines, `-` and ` ` alike behind the code
-//! S! 250 AUTH*                a whole reply must come, and no line of it be like this
-//! T:                          TLS from here on; as the first step, before the greeting
-//! E:                          the server must have closed
+//! # a comment that cites the section of the RFC
+//! C: EHLO client.example      sends the text and CRLF; consecutive lines are sent together
+//! C- .\r\n\0\xFF              sends the text without CRLF; these are the escapes, with \\
+//! C*100: text                 sends the line this many times
+//! S: 250 2.1.0 *              expects one line; `*` is any text
+//! S+ 250 AUTH*                expects a reply with a line like this; the character after the code is ignored
+//! S! 250 AUTH*                expects a reply without a line like this
+//! T:                          performs a TLS handshake; as the first step, before the greeting
+//! E:                          expects that the server has closed the connection
 //! ```
 //!
-//! `${name}` stands for a value of the caller's: `hostname`, `auth` and `bad_auth` (PLAIN, base64), `user` and
-//! `password` (base64), `sender` and `foreign_sender` (addresses of the tenant and of nobody), `recipient`, `other_recipient`,
-//! `suppressed`, `size_max`, `size_over`. The server takes 5 recipients, 10 errors and 100 KiB (102400 octets), and
-//! normalizes lone line ends.
+//! The caller replaces `${name}`: `hostname`, `auth` and `bad_auth` (PLAIN, base64), `user` and
+//! `password` (base64), `sender` and `foreign_sender` (addresses of the tenant and of another domain), `recipient`,
+//! `other_recipient`, `suppressed`, `size_max`, `size_over`. The server allows 5 recipients, 10 errors and 100 KiB
+//! (102400 octets), and normalizes bare line ends.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -54,7 +54,7 @@ pub fn load_all(directory: &Path) -> Vec<Dialogue> {
     paths.iter().map(|path| load(path)).collect()
 }
 
-/// Reads one dialogue. Panics with file and line where it cannot.
+/// Reads one dialogue. Panics with file and line if a line is not a step.
 pub fn load(path: &Path) -> Dialogue {
     let name = path.file_stem().expect("a dialogue has a name").to_string_lossy().into_owned();
     let text = std::fs::read_to_string(path).expect("a dialogue can be read");
@@ -115,37 +115,37 @@ fn unescape(text: &str) -> Vec<u8> {
 }
 
 impl Dialogue {
-    /// Whether TLS comes before the greeting.
+    /// Whether the TLS handshake comes before the greeting.
     pub fn starts_with_tls(&self) -> bool {
         self.steps.first().is_some_and(|(_, step)| *step == Step::Tls)
     }
 }
 
-/// Whether a reply goes on behind this line (RFC 5321 §4.2.1).
+/// Whether the reply continues after this line (RFC 5321 §4.2.1).
 pub fn is_continued(line: &str) -> bool {
     line.as_bytes().get(3) == Some(&b'-')
 }
 
-/// Whether one of the lines is like the pattern, the character behind the code aside.
+/// Whether one of the lines matches the pattern, without regard to the character after the code.
 pub fn contains(pattern: &str, lines: &[String]) -> bool {
     let level =
         |line: &str| line.chars().enumerate().map(|(i, c)| if i == 3 { ' ' } else { c }).collect::<String>();
     lines.iter().any(|line| matches(&level(pattern), &level(line)))
 }
 
-/// Whether a line is like a pattern in which `*` is any text.
+/// Whether a line matches a pattern in which `*` is any text.
 pub fn matches(pattern: &str, line: &str) -> bool {
     let Some((head, tail)) = pattern.split_once('*') else { return pattern == line };
     let Some(rest) = line.strip_prefix(head) else { return false };
     (0..=rest.len()).filter(|&at| rest.is_char_boundary(at)).any(|at| matches(tail, &rest[at..]))
 }
 
-/// Puts in the values.
+/// Replaces the variables.
 pub fn fill(text: &str, variables: &Variables<'_>) -> String {
     variables.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("${{{name}}}"), value))
 }
 
-/// Puts in the values; what is sent may be any bytes.
+/// Replaces the variables, unless the octets are not UTF-8.
 pub fn fill_bytes(bytes: &[u8], variables: &Variables<'_>) -> Vec<u8> {
     match std::str::from_utf8(bytes) {
         Ok(text) => fill(text, variables).into_bytes(),

@@ -6,13 +6,13 @@ use tokio::time::timeout;
 use crate::dialogue::{Dialogue, Step, Variables, contains, fill, fill_bytes, is_continued, matches};
 use crate::wait::PATIENCE;
 
-/// The steps between the turns to TLS. The caller secures the stream between two parts; one that starts with TLS has an
-/// empty first part.
+/// The steps between the TLS handshakes. The caller performs the handshake between two parts; a dialogue that starts
+/// with TLS has an empty first part.
 pub fn parts(dialogue: &Dialogue) -> Vec<&[(usize, Step)]> {
     dialogue.steps.split(|(_, step)| *step == Step::Tls).collect()
 }
 
-/// Plays one part over a stream. Panics with file and line where the server says something else.
+/// Plays one part over a stream. Panics with file and line if the server replies something else.
 pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     name: &str,
@@ -45,7 +45,7 @@ pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(
             }
             Step::Closed => {
                 let mut rest = Vec::new();
-                // A reset is an end as well.
+                // A reset ends the connection too.
                 let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the server closes");
                 received.extend(rest);
                 assert!(

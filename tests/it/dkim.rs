@@ -1,4 +1,4 @@
-//! DKIM: what arrives verifies, with a verifier of its own that asks the DNS for the records the API tells.
+//! DKIM: an independent verifier, which looks up the records that the API shows, accepts the signatures.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::fake_mx::FakeMx;
 use crate::server::{Account, TestServer, one_destination, text};
 use crate::wait::until;
 
-/// The verifier hashes bodies that end in lines of white space wrongly (its fault, mended in our signer), so none here.
-/// Those are left to the tests with real clients, where dkimpy verifies.
+/// No body here ends in lines of white space: the verifier hashes such bodies wrongly (our signer corrects this fault
+/// of the library). The tests with real clients cover them with dkimpy.
 const CONTENT: &[u8] =
     "From: Alice <alice@acme.test>\r\nTo: bob@b.test\r\nSubject:  folded\r\n  subject \r\n\r\n\
     Hello.\r\n.\r\ntrailing \t \r\n  Grüße\r\n\r\n\r\n"
@@ -27,7 +27,7 @@ pub async fn setting() -> (FakeDns, FakeMx, TestServer, Account) {
     (dns, mx, server, account)
 }
 
-/// Publishes the records that a domain should have, but those of `except`.
+/// Publishes the records that a domain should have, without `except`.
 pub fn publish(dns: &FakeDns, domain: &Value, except: &[&str]) {
     for record in domain["dns_records"].as_array().unwrap() {
         if except.contains(&record["purpose"].as_str().unwrap()) {
@@ -50,7 +50,7 @@ async fn domain(server: &TestServer, account: &Account) -> Value {
     server.control.get(&format!("/v1/domains/{}", account.domain_id)).await
 }
 
-/// The results of all signatures: domain, selector, algorithm, whether it holds.
+/// The results of all signatures: domain, selector, algorithm, and whether the signature is valid.
 pub async fn verify(dns: &FakeDns, content: &[u8]) -> Vec<(String, String, String, bool)> {
     let mut server = NameServerConfig::udp_and_tcp(dns.address.ip());
     for connection in &mut server.connections {
@@ -71,7 +71,7 @@ pub async fn verify(dns: &FakeDns, content: &[u8]) -> Vec<(String, String, Strin
 }
 
 #[tokio::test]
-async fn signatures_verify_with_the_records_that_the_api_tells() {
+async fn signatures_are_valid_with_the_records_that_the_api_shows() {
     let (dns, mx, server, account) = setting().await;
     publish(&dns, &domain(&server, &account).await, &[]);
     server.submit(&account, &["bob@b.test"], CONTENT).await;
@@ -104,7 +104,7 @@ async fn signatures_verify_with_the_records_that_the_api_tells() {
 }
 
 #[tokio::test]
-async fn mail_from_a_sub_domain_is_signed_by_the_domain_that_covers_it() {
+async fn mail_from_a_subdomain_is_signed_by_the_domain_that_covers_it() {
     let (dns, mx, server, account) = setting().await;
     publish(&dns, &domain(&server, &account).await, &[]);
     let content = b"From: alice@news.acme.test\r\nSubject: x\r\n\r\nbody\r\n";
@@ -118,7 +118,7 @@ async fn mail_from_a_sub_domain_is_signed_by_the_domain_that_covers_it() {
 }
 
 #[tokio::test]
-async fn a_domain_is_verified_by_its_records_and_only_then_sends() {
+async fn a_domain_can_send_only_after_its_records_are_verified() {
     let (dns, mx, server, account) = setting().await;
     let wanted = json!({"name": "proved.test", "tenant_id": account.tenant_id});
     let pending = server.control.ok("POST", "/v1/domains", wanted).await;
@@ -177,7 +177,7 @@ async fn a_domain_with_an_ed25519_key_has_two_signatures() {
 }
 
 #[tokio::test]
-async fn a_route_says_which_signatures_go_along_and_what_goes_verifies() {
+async fn a_route_selects_the_signatures_and_the_remaining_ones_are_valid() {
     let dns = FakeDns::start().await;
     let mx = FakeMx::start().await;
     let routes = [("both.test", "all"), ("rsa.test", "rsa"), ("none.test", "none")];
@@ -215,7 +215,7 @@ async fn a_route_says_which_signatures_go_along_and_what_goes_verifies() {
 }
 
 #[tokio::test]
-async fn a_key_that_the_tenant_brings_signs() {
+async fn an_imported_key_signs() {
     let (dns, mx, server, account) = setting().await;
     let pem = private_key_pem(DkimAlgorithm::Rsa);
     let path = format!("/v1/domains/{}/dkim", account.domain_id);

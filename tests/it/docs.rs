@@ -1,5 +1,5 @@
-//! What README and the pages under `/docs` say of the program, held against the program: tables, commands, links,
-//! options. No prose is read.
+//! Compares what README, ARCHITECTURE and the pages under `/docs` say with the program: tables, commands, paths, options,
+//! names, files, links. Prose is not read. The documents are read from the disk, so an edit needs no build to be tested.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,35 +8,40 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 use pillarbox::api::ROUTES;
 use pillarbox::cli::Arguments;
+use pillarbox::config::Config;
 use pillarbox::model::{BounceClass, EventKind, RefusalCode, Scope};
+use serde_json::Value;
 
 use crate::api_stage::ApiStage;
 use crate::http::request;
 
-const README: &str = include_str!("../../README.md");
-const SAMPLE_CONFIG: &str = include_str!("../../config/pillarbox.toml");
-
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(file: impl AsRef<Path>) -> String {
+    let path = repository().join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn sample_config() -> String {
+    read("config/pillarbox.toml")
 }
 
 /// The Markdown of each page by its name.
 fn pages() -> BTreeMap<String, String> {
     let files = std::fs::read_dir(repository().join("src/docs")).unwrap().map(|entry| entry.unwrap().path());
     let pages = files.filter(|file| file.extension().is_some_and(|extension| extension == "md"));
-    let pages: BTreeMap<_, _> = pages
-        .map(|file| {
-            (file.file_stem().unwrap().to_str().unwrap().to_owned(), std::fs::read_to_string(file).unwrap())
-        })
-        .collect();
-    assert!(pages.len() > 10, "the pages are where they were");
+    let pages: BTreeMap<_, _> =
+        pages.map(|file| (file.file_stem().unwrap().to_str().unwrap().to_owned(), read(file))).collect();
+    assert!(pages.len() > 10, "src/docs has {} pages", pages.len());
     pages
 }
 
 /// README and all pages, by name.
 fn documents() -> BTreeMap<String, String> {
     let mut all = pages();
-    all.insert("README".into(), README.into());
+    all.insert("README".into(), read("README.md"));
     all
 }
 
@@ -44,40 +49,39 @@ fn page(name: &str) -> String {
     pages().remove(name).unwrap_or_else(|| panic!("no page {name}"))
 }
 
-/// The cells of each row whose first cell is code.
+/// The cells of each table row whose first cell is code.
 fn rows(text: &str) -> Vec<Vec<String>> {
     let rows = text.lines().filter(|line| line.starts_with("| `"));
     rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
 }
 
-/// What the first cells of the rows under a heading name.
+/// The first cells of the table rows under a heading.
 fn names_under(page: &str, heading: &str) -> Vec<String> {
     let (_, rest) = page.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
     let section = rest.split_once("\n## ").map_or(rest, |(section, _)| section);
     rows(section).iter().map(|row| row[0].trim_matches('`').to_owned()).collect()
 }
 
-/// The lines of all code blocks in this language, those that end with `\` joined to the next.
+/// The text of each code block in this language.
 fn blocks(text: &str, language: &str) -> Vec<String> {
-    let (mut lines, mut is_inside, mut is_wanted) = (Vec::new(), false, false);
-    for line in text.lines() {
-        if let Some(info) = line.strip_prefix("```") {
-            is_inside = !is_inside;
-            is_wanted = is_inside && info == language;
-        } else if is_wanted {
-            lines.push(line);
-        }
-    }
-    lines.join("\n").replace("\\\n", " ").lines().map(str::to_owned).collect()
+    let inside = text.split("\n```").skip(1).step_by(2);
+    let wanted = inside.filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n'));
+    wanted.map(str::to_owned).collect()
 }
 
-/// What stands between single backticks, outside of blocks.
+/// The shell commands of all code blocks, one a line.
+fn shell_lines(text: &str) -> Vec<String> {
+    let text = blocks(text, "sh").join("\n").replace("\\\n", " ");
+    text.lines().map(str::to_owned).collect()
+}
+
+/// The code between single backticks, outside of code blocks.
 fn inline_code(text: &str) -> Vec<String> {
     let outside: String = text.split("\n```").step_by(2).collect();
     outside.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// What clap says against the arguments of a command.
+/// The error of clap for the arguments of a command.
 fn refusal(command: &str) -> Option<ErrorKind> {
     let words = shlex::split(command).unwrap_or_else(|| panic!("{command}"));
     let end = words.iter().position(|word| ["|", ">", "&&", ";"].contains(&word.as_str()));
@@ -85,7 +89,7 @@ fn refusal(command: &str) -> Option<ErrorKind> {
     Arguments::command().try_get_matches_from(words).err().map(|error| error.kind())
 }
 
-/// Whether the shell takes what follows for a command.
+/// Whether the shell reads the word after `before` as a command.
 fn begins_command(before: &str) -> bool {
     let before = before.trim_end();
     before.is_empty() || before.ends_with("sudo") || before.ends_with('|')
@@ -93,7 +97,8 @@ fn begins_command(before: &str) -> bool {
 
 #[test]
 fn readme_has_at_most_150_lines() {
-    assert!(README.lines().count() <= 150, "{}", README.lines().count());
+    let lines = read("README.md").lines().count();
+    assert!(lines <= 150, "{lines}");
 }
 
 #[test]
@@ -103,15 +108,15 @@ fn the_table_of_the_api_has_every_operation_and_no_other() {
         .flat_map(|route| route.operations.iter().map(|operation| (route.path, operation.method.to_string())))
         .map(|(path, method)| (path.replace("{tenant_id}", "{id}"), method))
         .collect();
-    let mut told = BTreeSet::new();
+    let mut documented = BTreeSet::new();
     for row in rows(&page("api")).iter().filter(|row| row[0].starts_with("`/")) {
         let [paths, methods, _] = &row[..] else { panic!("{row:?}") };
         for path in paths.split(", ").map(|path| path.trim_matches('`')) {
-            told.extend(methods.split(' ').map(|method| (path.to_owned(), method.to_owned())));
+            documented.extend(methods.split(' ').map(|method| (path.to_owned(), method.to_owned())));
         }
     }
     let (missing, wrong): (Vec<_>, Vec<_>) =
-        (known.difference(&told).collect(), told.difference(&known).collect());
+        (known.difference(&documented).collect(), documented.difference(&known).collect());
     assert!(missing.is_empty() && wrong.is_empty(), "missing: {missing:?}, wrong: {wrong:?}");
 }
 
@@ -125,31 +130,37 @@ fn the_tables_have_every_type_of_event_class_scope_and_refusal_and_no_other() {
     assert_eq!(names_under(&page("api"), "## Scopes"), known);
     let known: BTreeSet<_> = RefusalCode::ALL.iter().map(|code| code.as_str().to_owned()).collect();
     let rows = rows(&page("errors"));
-    let told: BTreeSet<_> = rows.iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
-    assert_eq!(told, known);
-    assert_eq!(rows.len(), told.len(), "a code stands there twice");
+    let documented: BTreeSet<_> = rows.iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
+    assert_eq!(documented, known);
+    assert_eq!(rows.len(), documented.len(), "a code is documented twice");
 }
 
 #[test]
-fn every_command_of_the_documents_is_one_that_the_program_takes() {
+fn the_program_accepts_every_command_of_the_documents() {
     let mut seen = 0;
     for (name, text) in documents() {
-        for line in blocks(&text, "sh") {
+        for line in shell_lines(&text) {
             let Some(at) = line.find("pillarbox ").filter(|at| begins_command(&line[..*at])) else {
                 continue;
             };
             assert_eq!(refusal(&line[at..]), None, "{name}: {line}");
             seen += 1;
         }
-        for code in inline_code(&text).iter().filter(|code| code.starts_with("pillarbox ")) {
+        // In prose, `pillarbox key` names a command without its arguments.
+        for code in inline_code(&text) {
+            let Some(command) = code.trim_start_matches("sudo ").strip_prefix("pillarbox ") else { continue };
             use ErrorKind::{
                 DisplayHelpOnMissingArgumentOrSubcommand, MissingRequiredArgument, MissingSubcommand,
             };
-            let is_name_of_command = |kind: ErrorKind| {
+            let names_command = |kind: ErrorKind| {
                 [DisplayHelpOnMissingArgumentOrSubcommand, MissingRequiredArgument, MissingSubcommand]
                     .contains(&kind)
             };
-            assert!(refusal(code).is_none_or(is_name_of_command), "{name}: {code}");
+            assert!(refusal(&format!("pillarbox {command}")).is_none_or(names_command), "{name}: {code}");
+            seen += 1;
+        }
+        for (_, command) in text.lines().filter_map(|line| line.split_once("cargo run --release -- ")) {
+            assert_eq!(refusal(&format!("pillarbox {command}")), None, "{name}: {command}");
             seen += 1;
         }
     }
@@ -157,8 +168,9 @@ fn every_command_of_the_documents_is_one_that_the_program_takes() {
 }
 
 #[test]
-fn every_path_of_the_api_in_the_documents_exists() {
+fn every_path_of_the_api_in_the_documents_exists_and_has_the_method() {
     let is_end = |c: char| !(c.is_ascii_alphanumeric() || "/_-{}…$".contains(c));
+    let is_id = |segment: &str| segment.starts_with(['{', '$']) || segment.ends_with('…');
     let mut seen = 0;
     for (name, text) in documents() {
         for (at, _) in text.match_indices("/v1/") {
@@ -166,21 +178,31 @@ fn every_path_of_the_api_in_the_documents_exists() {
             let segments: Vec<_> = path.split('/').collect();
             let is_route = |route: &str| {
                 let own: Vec<_> = route.split('/').collect();
-                let is_same = |(own, told): (&&str, &&str)| own.starts_with('{') || own == told;
-                own.len() == segments.len() && own.iter().zip(&segments).all(is_same)
+                let fits = |(own, written): (&&str, &&str)| {
+                    if own.starts_with('{') { is_id(written) } else { own == written }
+                };
+                own.len() == segments.len() && own.iter().zip(&segments).all(fits)
             };
-            assert!(ROUTES.iter().any(|route| is_route(route.path)), "{name}: {path}");
+            let Some(route) = ROUTES.iter().find(|route| is_route(route.path)) else {
+                panic!("{name}: {path}");
+            };
+            let word =
+                text[..at].trim_end_matches(' ').rsplit(|c: char| !c.is_ascii_uppercase()).next().unwrap();
+            if ["GET", "POST", "PUT", "PATCH", "DELETE"].contains(&word) {
+                let has_method = route.operations.iter().any(|operation| operation.method.as_str() == word);
+                assert!(has_method, "{name}: {word} {path}");
+            }
             seen += 1;
         }
     }
     assert!(seen > 80, "{seen}");
 }
 
-#[test]
-fn every_option_that_the_documents_name_exists() {
+/// The options of the configuration, with their tables: `smtp.recipients_max`.
+fn options() -> BTreeSet<String> {
     let mut options = BTreeSet::new();
     let mut table = String::new();
-    for line in SAMPLE_CONFIG.lines().map(|line| line.trim_start_matches("# ")) {
+    for line in sample_config().lines().map(|line| line.trim_start_matches("# ")) {
         if line.starts_with('[') && line.ends_with(']') {
             line.trim_matches(['[', ']']).clone_into(&mut table);
             options.insert(table.clone());
@@ -188,21 +210,114 @@ fn every_option_that_the_documents_name_exists() {
             options.insert(if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") });
         }
     }
-    let tables: BTreeSet<_> =
-        options.iter().filter_map(|option| option.split_once('.')).map(|(table, _)| table).collect();
+    options
+}
+
+/// Names of other programs, files and hosts that have the form of ours.
+const FOREIGN_NAMES: &[&str] = &[
+    "proxy_timeout",
+    "sendmail_path",
+    "php.ini",
+    "fullchain.pem",
+    "privkey.pem",
+    "mail.example.com",
+    "acme.com",
+];
+/// Our files that the repository does not have.
+const OWN_FILES: &[&str] = &["master.key"];
+
+#[tokio::test]
+async fn every_option_and_every_field_that_the_documents_name_exists() {
+    let stage = ApiStage::start().await;
+    let answer = request(stage.address, "GET", "/openapi.json", None, None).await;
+    let document: Value = serde_json::from_slice(&answer.body).unwrap();
+    let mut known = options();
+    collect_names(&document, &mut known);
+    known.extend(EventKind::ALL.iter().map(|kind| kind.to_string()));
+    known.extend(FOREIGN_NAMES.iter().chain(OWN_FILES).map(|name| (*name).to_owned()));
+    // `tests/it/metrics.rs` compares the metrics.
+    let is_metric = |name: &str| name.starts_with("pillarbox_") || name.starts_with("process_");
+    let is_known = |name: &str| {
+        known.contains(name)
+            || is_metric(name)
+            || name.split_once('.').is_some_and(|(object, field)| {
+                ["settings", "rate_limit"].contains(&object)
+                    && known.contains(object)
+                    && known.contains(field)
+            })
+    };
     let mut seen = 0;
     for (name, text) in documents() {
         for code in inline_code(&text) {
-            let option = code.split(" = ").next().unwrap();
-            let is_option = option.split_once('.').is_some_and(|(table, _)| tables.contains(table));
-            // An event of a domain looks like an option of the table `domains`, a file like one of `tls`; these do not.
-            if is_option && option.chars().all(|c| c.is_ascii_lowercase() || c == '.' || c == '_') {
-                assert!(options.contains(option), "{name}: {option}");
+            let word = code.split([' ', '=', ':']).next().unwrap();
+            let has_form = word.starts_with(|c: char| c.is_ascii_lowercase())
+                && word.contains(['_', '.'])
+                && word.chars().all(|c| c.is_ascii_lowercase() || c == '.' || c == '_');
+            if has_form {
+                assert!(is_known(word), "{name}: {word}");
                 seen += 1;
             }
         }
     }
-    assert!(seen > 30, "{seen}");
+    assert!(seen > 150, "{seen}");
+}
+
+/// The names of fields and parameters, and all values of enumerations.
+fn collect_names(document: &Value, names: &mut BTreeSet<String>) {
+    match document {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                names.insert(name.clone());
+                collect_names(value, names);
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| collect_names(value, names)),
+        Value::String(text) => drop(names.insert(text.clone())),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_file_that_the_documents_name_exists() {
+    let mut seen = 0;
+    let mut all = documents();
+    all.insert("ARCHITECTURE".into(), read("ARCHITECTURE.md"));
+    for (name, text) in all {
+        for code in inline_code(&text) {
+            let is_path = code.contains('/') && !code.contains([' ', '*']);
+            let first = code.split('/').next().unwrap();
+            if is_path
+                && ([".ci", "certs", "config", "src", "systemd", "tests"].contains(&first)
+                    || code.ends_with(".rs"))
+            {
+                let exists = [repository().join(&code), repository().join("src").join(&code)]
+                    .iter()
+                    .any(|file| file.exists());
+                assert!(exists, "{name}: {code}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 20, "{seen}");
+}
+
+#[test]
+fn the_configurations_of_the_documents_are_valid_and_the_bodies_are_json() {
+    let mut seen = 0;
+    for (name, text) in documents() {
+        let files =
+            text.split("pillarbox.toml <<'END'\n").skip(1).map(|rest| rest.split("\nEND\n").next().unwrap());
+        for config in blocks(&text, "toml").into_iter().chain(files.map(str::to_owned)) {
+            Config::parse(&config, Path::new(&name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+            seen += 1;
+        }
+        for body in blocks(&text, "sh").iter().flat_map(|block| block.split(" -d '").skip(1)) {
+            let body = body.split('\'').next().unwrap();
+            serde_json::from_str::<Value>(body).unwrap_or_else(|error| panic!("{name}: {error}: {body}"));
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "{seen}");
 }
 
 /// Each `attribute="value"` of a page.
@@ -212,7 +327,7 @@ fn attributes<'a>(html: &'a str, attribute: &str) -> Vec<&'a str> {
 }
 
 #[tokio::test]
-async fn every_page_is_served_without_a_key_and_every_link_leads_somewhere() {
+async fn every_page_is_served_without_a_key_and_every_link_has_a_target() {
     let stage = ApiStage::start().await;
     let get = async |path: &str| {
         let answer = request(stage.address, "GET", path, None, None).await;
@@ -258,24 +373,22 @@ async fn the_page_of_the_configuration_has_every_option() {
     let stage = ApiStage::start().await;
     let answer = request(stage.address, "GET", "/docs/config", None, None).await;
     let html = String::from_utf8(answer.body).unwrap().replace("&quot;", "\"");
-    for line in SAMPLE_CONFIG.lines().filter(|line| line.contains(" = ") || line.starts_with('[')) {
+    for line in sample_config().lines().filter(|line| line.contains(" = ") || line.starts_with('[')) {
         let line = line.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
         assert!(html.contains(&line), "{line}");
     }
 }
 
 #[test]
-fn links_of_readme_lead_to_files_and_headings() {
+fn links_of_readme_have_a_file_and_a_heading() {
+    let readme = read("README.md");
     let mut seen = 0;
-    for link in README.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+    for link in readme.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
         if link.starts_with("https://") {
             continue;
         }
         let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
-        let text = match file {
-            "" => README.to_owned(),
-            file => std::fs::read_to_string(repository().join(file)).unwrap_or_else(|_| panic!("{link}")),
-        };
+        let text = if file.is_empty() { readme.clone() } else { read(file) };
         let anchors = text.lines().filter(|line| line.starts_with('#')).map(|line| {
             let kept = line.trim_start_matches('#').trim().chars();
             let kept = kept.filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect::<String>();

@@ -1,4 +1,4 @@
-//! RFC 3461: what senders want to hear of is passed on to servers that report, and reported here for those that do not.
+//! RFC 3461: DSN parameters are passed on to servers that support them; for other servers, the relay sends the DSNs.
 
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Offer, Phase};
@@ -7,7 +7,7 @@ use crate::server::{Account, TestServer, message, message_id};
 
 const ENVELOPE_ID: &str = "QQ+20314";
 
-/// An MX of `b.test`, one of the sender's domain, and a server between them.
+/// An MX of `b.test`, one of the sender's domain, and a server that delivers to both.
 async fn stage(offer: Offer) -> (FakeDns, FakeMx, FakeMx, TestServer, Account) {
     let dns = FakeDns::start().await;
     let mut servers = FakeMx::several(vec![offer, Offer::default()]).await;
@@ -21,7 +21,7 @@ async fn stage(offer: Offer) -> (FakeDns, FakeMx, FakeMx, TestServer, Account) {
     (dns, servers.pop().unwrap(), own, server, account)
 }
 
-/// Sends to these recipients with their parameters; the message's id.
+/// Sends to these recipients with their parameters. Returns the message id.
 async fn submit(server: &TestServer, account: &Account, ret: &str, recipients: &[(&str, &str)]) -> String {
     let mut client = server.log_in(account).await;
     let mail = format!("MAIL FROM:<alice@acme.test> BODY=8BITMIME RET={ret} ENVID={ENVELOPE_ID}");
@@ -33,7 +33,7 @@ async fn submit(server: &TestServer, account: &Account, ret: &str, recipients: &
 }
 
 #[tokio::test]
-async fn a_server_that_reports_is_asked_to_and_nothing_is_reported_here() {
+async fn a_server_that_supports_dsn_gets_the_parameters_and_no_dsn_is_sent_here() {
     let mut offer = Offer::default();
     offer.extensions.push("DSN");
     let (_dns, mx, own, server, account) = stage(offer).await;
@@ -52,7 +52,7 @@ async fn a_server_that_reports_is_asked_to_and_nothing_is_reported_here() {
 }
 
 #[tokio::test]
-async fn success_is_reported_here_when_the_next_server_does_not() {
+async fn a_success_dsn_is_sent_here_if_the_next_server_does_not_support_dsn() {
     let (_dns, mx, own, server, account) = stage(Offer::default()).await;
     let wishes = [("a@b.test", " NOTIFY=SUCCESS ORCPT=rfc822;old+2Ba@b.test"), ("b@b.test", "")];
     submit(&server, &account, "FULL", &wishes).await;
@@ -67,7 +67,7 @@ async fn success_is_reported_here_when_the_next_server_does_not() {
 }
 
 #[tokio::test]
-async fn failure_is_reported_with_the_whole_message_or_not_at_all_as_each_recipient_wants() {
+async fn a_failure_dsn_returns_the_whole_message_the_header_or_is_not_sent_as_requested() {
     let (_dns, mx, own, server, account) = stage(Offer::default()).await;
     mx.script(Phase::Rcpt, "", 9, Fault::Reply("550 5.2.0 no"));
     let wishes =
@@ -94,7 +94,7 @@ async fn failure_is_reported_with_the_whole_message_or_not_at_all_as_each_recipi
 }
 
 #[tokio::test]
-async fn delay_is_reported_once_after_four_hours_to_those_who_did_not_decline() {
+async fn one_delay_dsn_is_sent_after_four_hours_to_senders_that_did_not_decline() {
     let (_dns, mx, own, mut server, account) = stage(Offer::default()).await;
     mx.script(Phase::Rcpt, "", 99, Fault::Reply("451 4.2.1 later"));
     let id = submit(&server, &account, "HDRS", &[("a@b.test", ""), ("b@b.test", " NOTIFY=FAILURE")]).await;
@@ -121,7 +121,7 @@ async fn delay_is_reported_once_after_four_hours_to_those_who_did_not_decline() 
         (email["deliveries"][0]["attempts"] == 3).then_some(())
     })
     .await;
-    assert_eq!(own.transactions().len(), 1, "told once");
+    assert_eq!(own.transactions().len(), 1, "one DSN");
     let timeline = server.control.get(&format!("/v1/emails/{id}/timeline")).await;
     let delayed = |entry: &&serde_json::Value| entry["data"]["delayed"] == true;
     let events: Vec<_> = timeline["data"].as_array().unwrap().iter().filter(delayed).collect();

@@ -1,4 +1,4 @@
-//! The journal over the API: as a list, and as it grows.
+//! The journal over the API: as a list, and as a live stream.
 
 use pillarbox::mail::{Address, Timestamp};
 use pillarbox::model::{
@@ -14,7 +14,7 @@ use crate::api_stage::{ApiStage, text};
 use crate::http::request;
 use crate::wait::{PATIENCE, until};
 
-/// A client that reads a live tail.
+/// A client that reads a live stream.
 struct Follower {
     stream: TcpStream,
     heard: String,
@@ -31,7 +31,7 @@ impl Follower {
         Self { stream, heard: String::new() }
     }
 
-    /// Begins a tail; once this is answered, all that happens is heard.
+    /// Opens a stream. After its response, the client gets every event.
     async fn start(stage: &ApiStage, key: &str, target: &str, headers: &str) -> Self {
         let mut follower = Self::open(stage, key, target, headers).await;
         follower.until("events follow").await;
@@ -46,7 +46,7 @@ impl Follower {
         }
     }
 
-    /// Reads some; false at the end.
+    /// Reads more; false at the end.
     async fn read(&mut self) -> bool {
         let mut chunk = vec![0; 64 * 1024];
         let count =
@@ -56,7 +56,7 @@ impl Follower {
     }
 
     async fn end(mut self) -> String {
-        // The last chunk has no octets (RFC 9112 §7.1).
+        // The last chunk is empty (RFC 9112 §7.1).
         while !self.heard.ends_with("\r\n0\r\n\r\n") && self.read().await {}
         self.heard
     }
@@ -82,7 +82,7 @@ async fn suppress(stage: &ApiStage, tenant: Option<TenantId>, address: &str) {
 }
 
 #[tokio::test]
-async fn events_are_listed_newest_first_by_kind_message_and_page() {
+async fn events_are_listed_newest_first_and_filtered_by_type_and_message() {
     let stage = ApiStage::start().await;
     let acme = stage.tenant("acme").await;
     let message = stage.enqueue(acme.id).await;
@@ -109,7 +109,7 @@ async fn events_are_listed_newest_first_by_kind_message_and_page() {
 }
 
 #[tokio::test]
-async fn a_refused_submission_is_an_event_and_a_suppressed_recipient_one_of_its_own() {
+async fn a_refused_submission_and_a_suppressed_recipient_are_events() {
     let stage = ApiStage::start().await;
     let acme = stage.tenant("acme").await;
     for code in [RefusalCode::SenderDomainNotOwned, RefusalCode::RecipientSuppressed] {
@@ -137,7 +137,7 @@ async fn a_refused_submission_is_an_event_and_a_suppressed_recipient_one_of_its_
 }
 
 #[tokio::test]
-async fn a_live_tail_shows_what_happens_to_its_own_tenant_and_goes_on_where_it_broke_off() {
+async fn a_stream_shows_events_of_its_own_tenant_and_continues_where_it_broke_off() {
     let stage = ApiStage::start().await;
     let (acme, other) = (stage.tenant("acme").await, stage.tenant("other").await);
     suppress(&stage, Some(acme.id), "before@x.example").await;
@@ -170,7 +170,7 @@ async fn a_live_tail_shows_what_happens_to_its_own_tenant_and_goes_on_where_it_b
 }
 
 #[tokio::test]
-async fn a_tail_ends_soon_when_its_key_or_tenant_does_and_when_the_server_stops() {
+async fn a_stream_ends_when_its_key_or_tenant_ends_and_when_the_server_stops() {
     let stage = ApiStage::start().await;
     let (acme, other) = (stage.tenant("acme").await, stage.tenant("other").await);
     let suspended = Follower::start(&stage, &acme.key, "/v1/events", "").await;
@@ -191,7 +191,7 @@ async fn a_tail_ends_soon_when_its_key_or_tenant_does_and_when_the_server_stops(
 }
 
 #[tokio::test]
-async fn a_tenant_has_so_many_tails_and_one_that_is_closed_makes_room() {
+async fn the_number_of_streams_of_a_tenant_is_limited() {
     let stage = ApiStage::start().await;
     let (acme, other) = (stage.tenant("acme").await, stage.tenant("other").await);
     let mut open = Vec::new();
@@ -203,7 +203,7 @@ async fn a_tenant_has_so_many_tails_and_one_that_is_closed_makes_room() {
     assert!(refused.heard.starts_with("HTTP/1.1 409"), "{}", refused.heard);
     Follower::start(&stage, &other.key, "/v1/events", "").await;
     open.pop();
-    until("there is room again", async || {
+    until("it is accepted again", async || {
         let mut follower = Follower::open(&stage, &acme.key, "/v1/events", "Connection: close\r\n").await;
         follower.until("\r\n\r\n").await;
         follower.heard.starts_with("HTTP/1.1 200").then_some(())
@@ -219,7 +219,7 @@ async fn a_tenant_has_so_many_tails_and_one_that_is_closed_makes_room() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_keeps_nobody_waiting_and_loses_nothing() {
+async fn a_slow_reader_delays_nobody_and_loses_no_event() {
     const BATCHES: usize = 6;
     let stage = ApiStage::start().await;
     let acme = stage.tenant("acme").await;
@@ -231,7 +231,7 @@ async fn a_slow_reader_keeps_nobody_waiting_and_loses_nothing() {
     }
     let last = format!("a799@x{}.example", BATCHES - 1);
     quick.until(&last).await;
-    // By now its first events are no longer in memory, and what waited in the sockets is less than all.
+    // The first events are no longer in memory now, and the socket buffers hold less than all of them.
     slow.until(&last).await;
     for mut follower in [slow, quick] {
         while !follower.heard.ends_with("\n\n\r\n") {

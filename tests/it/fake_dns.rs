@@ -1,5 +1,5 @@
-//! An authoritative name server for any name, on UDP and TCP at one loopback port. Records can change while it runs;
-//! nothing it says may be cached.
+//! An authoritative name server for any name, on UDP and TCP at one loopback port. Records can change while it runs, so
+//! no answer may be cached.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -31,7 +31,7 @@ struct Zone {
     failing: BTreeSet<String>,
     signing: Option<Signing>,
     silent: BTreeSet<String>,
-    /// What somebody on the way does to the answers about a name.
+    /// How an attacker between resolver and server changes the answers about a name.
     intrusions: BTreeMap<(String, RecordType), Intrusion>,
     queries: Vec<(String, RecordType)>,
 }
@@ -39,7 +39,7 @@ struct Zone {
 enum Intrusion {
     /// Adds the records of another name.
     Add(Name),
-    /// Says that there is nothing, in the name of another zone.
+    /// Denies the existence, in the name of another zone.
     Deny(Name),
 }
 
@@ -48,7 +48,7 @@ impl FakeDns {
         Self::with(Zone::default()).await
     }
 
-    /// Everything is signed, but what [`FakeDns::unsign`] takes out.
+    /// Starts a server that signs all zones except those of [`FakeDns::unsign`].
     pub async fn start_signed() -> Self {
         Self::with(Zone { signing: Some(Signing::new()), ..Zone::default() }).await
     }
@@ -69,7 +69,7 @@ impl FakeDns {
         self.replace(domain, RecordType::MX, data.collect());
     }
 
-    /// A domain that takes no mail, RFC 7505 §3.
+    /// A null MX (RFC 7505 §3): the domain accepts no mail.
     pub fn null_mx(&self, domain: &str) {
         self.mx(domain, &[(0, "")]);
     }
@@ -85,7 +85,7 @@ impl FakeDns {
         self.replace(host, RecordType::AAAA, v6.iter().map(data).collect());
     }
 
-    /// A TXT record, cut into strings of at most 255 octets.
+    /// A TXT record, split into strings of at most 255 octets.
     pub fn text(&self, owner: &str, value: &str) {
         let strings = value.as_bytes().chunks(255).collect();
         self.replace(owner, RecordType::TXT, vec![RData::TXT(TXT::from_bytes(strings))]);
@@ -105,12 +105,12 @@ impl FakeDns {
         self.zone.lock().unwrap().signing.as_ref().unwrap().trust_anchor()
     }
 
-    /// Delegates a zone that has no signatures.
+    /// Delegates a zone without signatures.
     pub fn unsign(&self, origin: &str) {
         self.zone.lock().unwrap().signing.as_mut().unwrap().unsigned.insert(name(origin));
     }
 
-    /// From now on the signatures of a name are lost on the way.
+    /// From now on, answers about a name have no signatures.
     pub fn strip_signatures(&self, owner: &str) {
         self.zone.lock().unwrap().signing.as_mut().unwrap().tampered.insert(name(owner));
     }
@@ -120,12 +120,12 @@ impl FakeDns {
         self.replace(owner, RecordType::CNAME, vec![RData::CNAME(CNAME(name(target)))]);
     }
 
-    /// From now on somebody adds the records that another name has to the answers about a name, with their signatures.
+    /// From now on, an attacker adds the signed records of another name to the answers about a name.
     pub fn slip_in(&self, owner: &str, kind: RecordType, other: &str) {
         self.zone.lock().unwrap().intrusions.insert((key(owner), kind), Intrusion::Add(name(other)));
     }
 
-    /// From now on somebody says, in the name of another zone, that a name has no such records.
+    /// From now on, an attacker denies the records of a name, in the name of another zone.
     pub fn deny_by(&self, owner: &str, kind: RecordType, zone: &str) {
         self.zone.lock().unwrap().intrusions.insert((key(owner), kind), Intrusion::Deny(name(zone)));
     }
@@ -140,12 +140,12 @@ impl FakeDns {
         self.zone.lock().unwrap().failing.remove(&key(owner));
     }
 
-    /// Never answers questions about a name or what is under it.
+    /// Never answers queries about a name or the names below it.
     pub fn silence(&self, owner: &str) {
         self.zone.lock().unwrap().silent.insert(key(owner));
     }
 
-    /// How often a name was asked for, with any type.
+    /// The number of queries for a name, of any type.
     pub fn queries(&self, owner: &str) -> usize {
         let owner = key(owner);
         self.zone.lock().unwrap().queries.iter().filter(|(name, _)| *name == owner).count()
@@ -170,7 +170,7 @@ async fn bind_both() -> (UdpSocket, TcpListener) {
     panic!("no port is free for both UDP and TCP");
 }
 
-/// How names are kept: lower case, no final dot.
+/// The form in which names are stored: lower case, no final dot.
 fn key(owner: &str) -> String {
     owner.trim_end_matches('.').to_ascii_lowercase()
 }
@@ -209,7 +209,7 @@ fn start_of_authority() -> SOA {
 }
 
 impl Zone {
-    /// Code, answers and authorities, signed if the zone is.
+    /// The response code, the answers and the authorities, signed if the zone is.
     fn respond(&mut self, owner: &Name, kind: RecordType) -> (ResponseCode, Vec<Record>, Vec<Record>) {
         let (code, mut answers) = self.answer(owner, kind);
         let denier = match self.intrusions.get(&(key(&owner.to_utf8()), kind)) {
@@ -262,7 +262,7 @@ impl Zone {
         self.silent.iter().any(|name| owner == *name || owner.ends_with(&format!(".{name}")))
     }
 
-    /// The answer a recursive server gives: aliases are followed.
+    /// The answer of a recursive server, which follows aliases.
     fn answer(&mut self, owner: &Name, kind: RecordType) -> (ResponseCode, Vec<Record>) {
         let mut owner = owner.clone();
         self.queries.push((key(&owner.to_utf8()), kind));

@@ -1,4 +1,4 @@
-//! An SMTP server that keeps the exact bytes of all it is sent and misbehaves as a script says.
+//! An SMTP server that records the exact octets it receives, and misbehaves as a script says.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -24,18 +24,18 @@ pub struct FakeMx {
     _stop: DropGuard,
 }
 
-/// What it offers.
+/// The extensions and accounts of the server.
 #[derive(Clone)]
 pub struct Offer {
-    /// EHLO keywords, beside STARTTLS and AUTH.
+    /// EHLO keywords in addition to STARTTLS and AUTH.
     pub extensions: Vec<&'static str>,
-    /// STARTTLS is offered with this.
+    /// The TLS configuration for STARTTLS; without it, STARTTLS is not offered.
     pub tls: Option<Arc<ServerConfig>>,
-    /// TLS from the first octet instead of STARTTLS.
+    /// Whether TLS is implicit, without STARTTLS.
     pub implicit_tls: bool,
-    /// AUTH PLAIN and LOGIN are offered, and MAIL is refused without: user, password.
+    /// User and password for AUTH PLAIN and LOGIN, which MAIL then requires.
     pub account: Option<(&'static str, &'static str)>,
-    /// One more account.
+    /// A second account.
     pub second_account: Option<(&'static str, &'static str)>,
 }
 
@@ -46,29 +46,29 @@ impl Default for Offer {
     }
 }
 
-/// A message as it came.
+/// A message as received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transaction {
-    /// Which connection, counted from 0.
+    /// The number of the connection, from 0.
     pub connection: usize,
-    /// Where it came from.
+    /// The address of the client.
     pub source: IpAddr,
     pub tls: bool,
     pub user: Option<String>,
     pub ehlo: String,
-    /// The address, and what stands behind it.
+    /// The address of MAIL.
     pub reverse_path: String,
     pub mail_parameters: String,
     /// The accepted recipients.
     pub recipients: Vec<String>,
-    /// From the first octet after 354 to the final dot's CRLF.
+    /// All octets after the 354 reply, with the final dot and its CRLF.
     pub wire: Vec<u8>,
-    /// The message, stuffing and final dot removed.
+    /// The message, without dot stuffing and the final dot.
     pub content: Vec<u8>,
 }
 
 impl Transaction {
-    /// What stands before the submitted message, which must follow byte for byte.
+    /// The octets before the submitted message, which must follow unchanged.
     #[track_caller]
     pub fn prefix_before(&self, submitted: &[u8]) -> String {
         let Some(prefix) = self.content.strip_suffix(submitted) else {
@@ -87,21 +87,21 @@ struct State {
     connections: Mutex<Vec<Connection>>,
 }
 
-/// What a client did.
+/// The record of a connection.
 #[derive(Debug, Clone, Default)]
 pub struct Connection {
     pub source: Option<IpAddr>,
     pub tls: bool,
-    /// Whom the client asked for in the handshake.
+    /// The server name in the TLS handshake.
     pub server_name: Option<String>,
     pub user: Option<String>,
-    /// The command lines as they came.
+    /// The command lines as received.
     pub commands: Vec<String>,
     pub closed: bool,
 }
 
 impl FakeMx {
-    /// At a loopback address of its own, at a free port, with everything a modern server offers but TLS.
+    /// Starts a server at its own loopback address and a free port, with all extensions of a modern server except TLS.
     pub async fn start() -> Self {
         Self::with(Offer::default()).await
     }
@@ -110,7 +110,7 @@ impl FakeMx {
         Self::listen(SocketAddr::new(own_address(), 0), offer).await
     }
 
-    /// Several at addresses of their own and one port.
+    /// Starts several servers at their own addresses and one port.
     pub async fn several(offers: Vec<Offer>) -> Vec<Self> {
         let mut servers: Vec<Self> = Vec::new();
         for offer in offers {
@@ -120,12 +120,12 @@ impl FakeMx {
         servers
     }
 
-    /// At the same port as another, at an address of its own.
+    /// Starts a server at the port of another one and its own address.
     pub async fn beside(other: &Self) -> Self {
         Self::listen(SocketAddr::new(own_address(), other.address.port()), Offer::default()).await
     }
 
-    /// At this address; port 0 for any.
+    /// Starts a server at this address; port 0 means a free one.
     pub async fn at(address: SocketAddr) -> Self {
         Self::listen(address, Offer::default()).await
     }
@@ -140,7 +140,7 @@ impl FakeMx {
         Self { address, state, _stop: stop.drop_guard() }
     }
 
-    /// From now on, `times` times: `fault` where a line of `phase` contains `part`.
+    /// From now on, `times` times, `fault` happens when a line of `phase` contains `part`.
     pub fn script(&self, phase: Phase, part: &str, times: usize, fault: Fault) {
         self.state.rules.lock().unwrap().push(Rule { phase, part: part.to_owned(), times, fault });
     }
@@ -156,7 +156,7 @@ impl FakeMx {
         self.state.transactions.lock().unwrap().clone()
     }
 
-    /// The connections so far, in the order in which they came.
+    /// The connections so far, in order.
     pub fn connections(&self) -> Vec<Connection> {
         self.state.connections.lock().unwrap().clone()
     }
@@ -166,7 +166,7 @@ impl FakeMx {
         self.connections().into_iter().flat_map(|connection| connection.commands).collect()
     }
 
-    /// Waits until at least so many messages came.
+    /// Waits until this many messages have arrived.
     pub async fn wait_for(&self, count: usize) -> Vec<Transaction> {
         until(&format!("{count} messages at {}", self.address), async || {
             Some(self.transactions()).filter(|all| all.len() >= count)
@@ -175,7 +175,7 @@ impl FakeMx {
     }
 }
 
-/// An address in 127/8 that no other fake of this process has, so that all can use one port.
+/// An address in 127/8 that no other fake server of this process has, so that all can use one port.
 fn own_address() -> IpAddr {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
@@ -208,7 +208,7 @@ struct Draft {
     recipients: Vec<String>,
 }
 
-/// The end of a session, whoever ended it.
+/// The end of a session.
 struct Over;
 
 type Step<T> = Result<T, Over>;
@@ -257,7 +257,7 @@ impl Session {
 
     async fn start_tls(&mut self, mut wire: Wire) -> Step<Wire> {
         if let Some(fault) = self.fault(Phase::Handshake, "") {
-            // In answer to the ClientHello.
+            // The reply to the ClientHello.
             wire.fill().await.map_err(|_| Over)?;
             fault.commit(&mut wire).await?;
             return Err(Over);
@@ -345,14 +345,14 @@ impl Session {
             fault.commit(wire).await?;
             return Err(Over);
         }
-        // CRLF.CRLF ends the data, and `.CRLF` right at its start: the CRLF of DATA itself counts (RFC 5321 §4.1.1.4).
+        // `CRLF.CRLF` ends the data, and `.CRLF` at its start: the CRLF of DATA itself counts (RFC 5321 §4.1.1.4).
         let mut received = wire.read_through(b".\r\n").await.map_err(|_| Over)?.ok_or(Over)?;
         while received != b".\r\n" && !received.ends_with(b"\r\n.\r\n") {
             let more = wire.read_through(b".\r\n").await.map_err(|_| Over)?.ok_or(Over)?;
             received.extend_from_slice(&more);
         }
         let transaction = self.transaction(draft, received);
-        // Counted before the reply is sent, so that a client that has its reply finds the message counted.
+        // The message is recorded before the reply is sent, so that a client that has its reply finds it.
         let position = self.state.clone();
         let reverse_path = transaction.reverse_path.clone();
         self.reply_then(wire, Phase::Dot, &reverse_path, "250 2.0.0 taken", || {
@@ -378,7 +378,7 @@ impl Session {
         }
     }
 
-    /// Says what the script wants, else the usual. Whether the client may go on.
+    /// Sends the reply of the script, or else the usual one. Returns whether the client may continue.
     async fn reply(&mut self, wire: &mut Wire, phase: Phase, line: &str, usual: &str) -> Step<bool> {
         self.reply_then(wire, phase, line, usual, || ()).await
     }
@@ -409,7 +409,7 @@ impl Session {
         Ok(success)
     }
 
-    /// Takes the first rule that fits.
+    /// Removes the first rule that matches.
     fn fault(&self, phase: Phase, line: &str) -> Option<Fault> {
         let mut rules = self.state.rules.lock().unwrap();
         let rule = rules.iter_mut().find(|rule| rule.fits(phase, line))?;
@@ -446,14 +446,14 @@ fn decode(base64: &str) -> String {
     String::from_utf8(BASE64_STANDARD.decode(base64).expect("AUTH carries base64")).expect("UTF-8")
 }
 
-/// The path between the angle brackets, and what follows them.
+/// The path between the angle brackets, and the text after it.
 fn split_path(line: &str) -> (String, String) {
     let (_, rest) = line.split_once('<').expect("paths stand in angle brackets");
     let (path, parameters) = rest.rsplit_once('>').expect("paths stand in angle brackets");
     (path.to_owned(), parameters.trim().to_owned())
 }
 
-/// RFC 5321 §4.5.2, with the final dot removed.
+/// Removes dot stuffing (RFC 5321 §4.5.2) and the final dot.
 fn unstuff(wire: &[u8]) -> Vec<u8> {
     let body = &wire[..wire.len() - b".\r\n".len()];
     let mut content = Vec::with_capacity(body.len());

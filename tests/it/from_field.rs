@@ -1,4 +1,4 @@
-//! Who a message says it is from, in every disguise: refused, or one reading inside the tenant's domains.
+//! The author of a message: From is refused, or names only addresses in the tenant's domains, however it is written.
 
 use crate::client::Client;
 use crate::submission_stage::{HOSTNAME, SubmissionStage};
@@ -9,7 +9,7 @@ const FOREIGN: &str = "550 5.7.1 [from_domain_not_owned]";
 const MALFORMED: &str = "554 5.6.0 [header_malformed]";
 const TAKEN: &str = "250 2.0.0";
 
-/// A header without its last line end, and what is said to it. The tenant has `own.example`.
+/// A header without its last CRLF, and the expected reply. The tenant has `own.example`.
 const HEADERS: &[(&str, &str)] = &[
     ("From: a@own.example", TAKEN),
     ("FROM: a@own.example", TAKEN),
@@ -21,7 +21,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("From: A\r\n <a@own.example>", TAKEN),
     ("From: \"a, b\" <a@own.example>", TAKEN),
     ("From: A (comment) <a@own.example> (another)", TAKEN),
-    // A name is a name, whatever it looks like.
+    // A display name may look like an address.
     ("From: \"ceo@bank.example\" <a@own.example>", TAKEN),
     ("From: =?utf-8?q?ceo=40bank.example?= <a@own.example>", TAKEN),
     ("From: =?utf-8?q?=3Cceo=40bank.example=3E?= <a@own.example>", TAKEN),
@@ -29,7 +29,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("From: ceo@bank.example <a@own.example>", AMBIGUOUS),
     ("From: <ceo@bank.example> <a@own.example>", AMBIGUOUS),
     ("From: a@own.example <ceo@bank.example>", AMBIGUOUS),
-    // Several.
+    // Several addresses or fields.
     ("Subject: x", MISSING),
     ("From:", AMBIGUOUS),
     ("From: a@own.example\r\nFrom: b@own.example", AMBIGUOUS),
@@ -40,13 +40,13 @@ const HEADERS: &[(&str, &str)] = &[
     ("From: a@own.example,\r\n ceo@bank.example", FOREIGN),
     ("From: a@own.example ceo@bank.example", AMBIGUOUS),
     ("From: a@own.example; ceo@bank.example", AMBIGUOUS),
-    // Of others.
+    // Addresses of other domains.
     ("From: a@bank.example", FOREIGN),
     ("From: a@evilown.example", FOREIGN),
     ("From: a@own.example.bank.example", FOREIGN),
     ("From: a@example", FOREIGN),
     ("From: a@[192.0.2.1]", FOREIGN),
-    // Beside From.
+    // Other fields with an author.
     ("From: a@own.example\r\nSender: b@own.example", TAKEN),
     ("From: a@own.example\r\nSender: ceo@bank.example", FOREIGN),
     ("From: a@own.example\r\nSender: b@own.example\r\nSender: ceo@bank.example", FOREIGN),
@@ -54,7 +54,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("From: a@own.example\r\nResent-From: ceo@bank.example", FOREIGN),
     ("From: a@own.example\r\nResent-Sender: ceo@bank.example", FOREIGN),
     ("From: a@own.example\r\nResent-From: a@own.example, b@sub.own.example", TAKEN),
-    // The colon.
+    // White space before the colon, or no colon.
     ("From : a@own.example", MALFORMED),
     ("From\t: a@own.example", MALFORMED),
     ("From\r\n : a@own.example", MALFORMED),
@@ -63,12 +63,12 @@ const HEADERS: &[(&str, &str)] = &[
     ("From: a@own.example\r\nFr\u{f6}m: ceo@bank.example", MALFORMED),
     ("From: a@own.example\r\nFrom ceo@bank.example", MALFORMED),
     ("From\u{a0}: a@own.example", MALFORMED),
-    // White space at the front, which could continue the fields that we put there.
+    // White space at the start, which would continue the fields that we add before it.
     (" injected: yes\r\nFrom: a@own.example", MALFORMED),
     ("\tX: y\r\nFrom: a@own.example", MALFORMED),
     ("\r\nFrom: a@own.example", MISSING),
     ("From: a@own.example\r\n : x\r\nFrom : ceo@bank.example", MALFORMED),
-    // Spelling.
+    // Unusual spelling.
     ("From: =?utf-8?q?a=40own.example?=", AMBIGUOUS),
     ("From: <=?utf-8?q?ceo=40bank.example?=@own.example>", TAKEN),
     ("From: <=?utf-8?b?Y2VvQGJhbmsuZXhhbXBsZQ==?=>", AMBIGUOUS),
@@ -93,7 +93,7 @@ const HEADERS: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn from_is_refused_or_has_one_reading_inside_the_domains_of_the_tenant() {
+async fn from_is_refused_or_names_only_addresses_in_the_tenants_domains() {
     let stage = SubmissionStage::start().await;
     let trust = stage.identity.client_config();
     let mut client = Client::connect_implicit(stage.submissions, HOSTNAME, trust).await;

@@ -1,6 +1,6 @@
-//! The fuzz targets of `tests/fuzz` with the toolchain that everyone has: the seeds, then mutations of them. Coverage
-//! guides `cargo fuzz`, not this; the smoke run only keeps the targets alive and finds what is near.
-//! `FUZZ_SECONDS=600 cargo test --test it fuzz` runs each target for so long.
+//! Runs the fuzz targets of `tests/fuzz` with the stable toolchain: the seeds, then mutations of them. `cargo fuzz` is
+//! guided by coverage, this run is not: it keeps the targets working and finds simple faults.
+//! `FUZZ_SECONDS=600 cargo test --test it fuzz` runs each target for this time.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use pillarbox::{mail, model, smtp};
 #[path = "../fuzz/targets/mod.rs"]
 mod targets;
 
-/// Mutations in a run that is not given a time.
+/// The number of mutations in a run without a time.
 const MUTATIONS: usize = 12_000;
 const OCTETS_MAX: usize = 16 * 1024;
 
-/// A small generator, so that a run can be repeated.
+/// A small random number generator, so that a run can be repeated.
 struct Chance(u64);
 
 impl Chance {
@@ -48,7 +48,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
 }
 
-/// The words of a dictionary, which libFuzzer reads as well.
+/// The words of a dictionary for libFuzzer.
 fn dictionary(target: &str) -> Vec<Vec<u8>> {
     let file = if target == "template" { "template.dict" } else { "smtp.dict" };
     let text = std::fs::read_to_string(folder().join(file)).unwrap();
@@ -72,7 +72,7 @@ fn unescape(text: &str) -> Vec<u8> {
     octets
 }
 
-/// One to four changes: an octet, a piece gone, doubled or moved in from another input, or a word.
+/// Makes one to four changes: an octet, or a piece removed, doubled or copied from another input, or a word.
 fn mutate(input: &mut Vec<u8>, others: &[Vec<u8>], words: &[Vec<u8>], chance: &mut Chance) {
     for _ in 0..=chance.below(4) {
         let at = chance.below(input.len() + 1);
@@ -120,7 +120,7 @@ fn run(name: &str, target: fn(&[u8])) {
         mutate(&mut input, &inputs, &words, &mut chance);
         attempt(&input);
         done += 1;
-        // Some of what came out is built upon, so that changes add up.
+        // Some of the results become new inputs, so that changes add up.
         if chance.below(200) == 0 && inputs.len() < 400 {
             inputs.push(input);
         }
@@ -137,7 +137,7 @@ macro_rules! each {
         )*
 
         #[test]
-        fn each_target_is_run_and_is_one_of_cargo_fuzz() {
+        fn each_target_runs_and_is_a_target_of_cargo_fuzz() {
             let mut found: Vec<String> = std::fs::read_dir(folder().join("fuzz_targets"))
                 .unwrap()
                 .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())

@@ -1,4 +1,4 @@
-//! Clients that mean no good: each limit answers with its reason, and leaves the others alone.
+//! Hostile clients: each limit gives its reason and does not affect other clients.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ async fn secured(stage: &SubmissionStage) -> Client {
 }
 
 #[tokio::test]
-async fn a_tenant_has_so_many_connections_and_no_more() {
+async fn the_number_of_connections_of_a_tenant_is_limited() {
     let stage = SubmissionStage::with(|limits| limits.connections_per_tenant_max = 1).await;
     let first = log_in(&stage).await;
     let mut second = secured(&stage).await;
@@ -30,7 +30,7 @@ async fn a_tenant_has_so_many_connections_and_no_more() {
     reply.expect_saying(421, "4.7.0 Too many connections for your account");
     second.expect_close().await;
     drop(first);
-    until("the place of the first is free", async || {
+    until("the connection of the first is free", async || {
         let reply = secured(&stage).await.auth_plain(&stage.user, &stage.password).await;
         (reply.code == 235).then_some(())
     })
@@ -38,7 +38,7 @@ async fn a_tenant_has_so_many_connections_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_client_that_only_talks_is_closed_and_one_that_sends_is_not() {
+async fn a_client_that_sends_only_commands_is_disconnected_and_one_that_sends_mail_is_not() {
     let stage = SubmissionStage::with(|limits| limits.commands_without_message_max = 10).await;
     let mut busy = log_in(&stage).await;
     for _ in 0..3 {
@@ -55,7 +55,7 @@ async fn a_client_that_only_talks_is_closed_and_one_that_sends_is_not() {
 }
 
 #[tokio::test]
-async fn a_message_that_drips_is_given_up_and_one_that_flows_is_not() {
+async fn a_message_below_the_minimum_rate_is_refused_and_one_above_it_is_not() {
     let stage = SubmissionStage::with(|limits| {
         limits.data_rate_min = ByteSize::kib(1);
         limits.data_rate_grace = Duration::from_millis(600);
@@ -74,7 +74,7 @@ async fn a_message_that_drips_is_given_up_and_one_that_flows_is_not() {
 }
 
 #[tokio::test]
-async fn a_message_that_drips_in_chunks_is_given_up_as_well() {
+async fn a_message_in_chunks_below_the_minimum_rate_is_refused_too() {
     let stage = SubmissionStage::with(|limits| {
         limits.data_rate_min = ByteSize::kib(1);
         limits.data_rate_grace = Duration::from_millis(600);
@@ -99,7 +99,7 @@ async fn a_message_that_drips_in_chunks_is_given_up_as_well() {
 }
 
 #[tokio::test]
-async fn a_client_that_thinks_before_its_message_is_not_slow() {
+async fn a_pause_before_the_message_does_not_count_for_the_minimum_rate() {
     const GRACE: Duration = Duration::from_secs(1);
     let stage = SubmissionStage::with(|limits| {
         limits.data_rate_min = ByteSize::kib(1);
@@ -114,8 +114,8 @@ async fn a_client_that_thinks_before_its_message_is_not_slow() {
 }
 
 #[tokio::test]
-async fn a_client_that_probes_recipients_is_closed() {
-    // The stage takes five recipients of a message.
+async fn a_client_that_probes_recipients_is_disconnected() {
+    // The stage allows five recipients per message.
     let stage = SubmissionStage::start().await;
     let mut client = log_in(&stage).await;
     client.command("MAIL FROM:<app@own.example>").await.expect_code(250);
@@ -128,7 +128,7 @@ async fn a_client_that_probes_recipients_is_closed() {
 }
 
 #[tokio::test]
-async fn what_follows_a_chunk_of_unknown_length_is_never_read_as_commands() {
+async fn octets_after_a_chunk_of_unknown_length_are_never_executed() {
     let stage = SubmissionStage::start().await;
     let mut client = log_in(&stage).await;
     client.command("MAIL FROM:<app@own.example>").await.expect_code(250);
@@ -142,7 +142,7 @@ async fn what_follows_a_chunk_of_unknown_length_is_never_read_as_commands() {
 }
 
 #[tokio::test]
-async fn each_failed_login_is_answered_later_than_the_one_before() {
+async fn each_failed_login_is_answered_later_than_the_previous_one() {
     let stage = SubmissionStage::start().await;
     let mut client = secured(&stage).await;
     for expected in [250, 500, 1000] {
@@ -162,7 +162,7 @@ struct Guarded {
     _dns: FakeDns,
 }
 
-/// The third failure bans; behind a proxy, so that a test has many addresses.
+/// The third failure bans the client. The server is behind a proxy, so that a test can use many addresses.
 async fn guarded() -> Guarded {
     let dns = FakeDns::start().await;
     let server = TestServer::start_with(&dns, 1, |config| {
@@ -175,7 +175,7 @@ async fn guarded() -> Guarded {
 }
 
 impl Guarded {
-    /// What the server greets a client at this address with.
+    /// The server's greeting for a client at this address.
     async fn knock(&self, from: &str) -> u16 {
         let mut client = Client::open(self.server.submission(), HOSTNAME).await;
         client.write(format!("PROXY TCP4 {from} 127.0.0.1 1 2\r\n").as_bytes()).await;
@@ -202,7 +202,7 @@ impl Guarded {
 }
 
 #[tokio::test]
-async fn an_address_that_guesses_is_banned_until_the_platform_lifts_it() {
+async fn an_address_that_guesses_passwords_is_banned_until_the_platform_lifts_the_ban() {
     let it = guarded().await;
     let mut early = it.connect("192.0.2.1").await;
     let mut client = it.connect("192.0.2.1").await;
@@ -212,7 +212,7 @@ async fn an_address_that_guesses_is_banned_until_the_platform_lifts_it() {
     client.expect_close().await;
 
     assert_eq!((it.knock("192.0.2.1").await, it.knock("192.0.2.2").await), (421, 220));
-    // A session from before the ban gets no further either, with whatever secret.
+    // A session that began before the ban cannot log in either, with any secret.
     early.auth_plain(&it.account.user, &it.account.secret).await.expect_code(421);
 
     let bans = it.bans().await;
@@ -229,7 +229,7 @@ async fn an_address_that_guesses_is_banned_until_the_platform_lifts_it() {
 }
 
 #[tokio::test]
-async fn guesses_at_a_key_from_everywhere_end_and_its_owner_still_gets_in() {
+async fn guesses_at_a_key_from_many_addresses_are_stopped_and_its_owner_can_still_log_in() {
     let it = guarded().await;
     let user = &it.account.user;
     for (from, code) in [("192.0.2.1", 535), ("192.0.2.2", 535), ("192.0.2.3", 421), ("192.0.2.4", 421)] {
@@ -238,5 +238,5 @@ async fn guesses_at_a_key_from_everywhere_end_and_its_owner_still_gets_in() {
     let bans = it.bans().await;
     assert_eq!((bans.len(), bans[0]["key_id"].as_str()), (1, Some(user.as_str())), "{bans:?}");
     it.connect("192.0.2.5").await.auth_plain(user, &it.account.secret).await.expect_code(235);
-    assert!(it.bans().await.is_empty(), "a success forgets");
+    assert!(it.bans().await.is_empty(), "a success resets the count");
 }

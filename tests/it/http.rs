@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client that sends exactly what it is told: one request on one connection.
+//! A small HTTP/1.1 client that sends exactly what the test asks for: one request on one connection.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::wait::PATIENCE;
 
-/// An answer, read to the end of its connection.
+/// A response, read to the end of its connection.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -18,25 +18,25 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The first header of a name.
+    /// The first header with this name.
     pub fn header(&self, name: &str) -> Option<&str> {
         let pairs = self.head.lines().filter_map(|line| line.split_once(':'));
         pairs.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
     }
 
-    /// The body, read as JSON.
+    /// The body, parsed as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {self}"))
     }
 
-    /// Fails unless the status is this one.
+    /// Panics unless the status is this one.
     #[track_caller]
     pub fn expect(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{self}");
         self.json()
     }
 
-    /// Fails unless it is an error of this status and code in the documented shape.
+    /// Panics unless it is an error with this status and code, in the documented format.
     #[track_caller]
     pub fn expect_error(self, status: u16, code: &str) -> Value {
         assert_eq!(self.status, status, "{self}");
@@ -56,7 +56,7 @@ impl std::fmt::Display for Answer {
     }
 }
 
-/// Sends a request with a key and a body of JSON.
+/// Sends a request with a key and a JSON body.
 pub async fn request(
     address: SocketAddr,
     method: &str,
@@ -67,7 +67,7 @@ pub async fn request(
     request_with(address, method, target, key, body, &[]).await
 }
 
-/// The same with other headers.
+/// Sends a request with additional headers.
 pub async fn request_with(
     address: SocketAddr,
     method: &str,
@@ -90,15 +90,15 @@ pub async fn request_with(
     exchange(address, (text + "\r\n" + &body.unwrap_or_default()).as_bytes()).await
 }
 
-/// Sends bytes and reads the answer to the end.
+/// Sends octets and reads the response to its end.
 pub async fn exchange(address: SocketAddr, bytes: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    // A server that has heard enough answers and closes while the rest is still being sent.
+    // A server may refuse a request and close while the rest is still being sent.
     let _ = stream.write_all(bytes).await;
     read_answer(&mut stream).await
 }
 
-/// Reads the one answer of a connection to its end.
+/// Reads the only response of a connection to its end.
 pub async fn read_answer(stream: &mut TcpStream) -> Answer {
     let mut received = Vec::new();
     let mut chunk = [0; 4096];

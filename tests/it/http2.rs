@@ -1,4 +1,4 @@
-//! A client of HTTP/2 that writes its frames itself, and need not read any.
+//! An HTTP/2 client that writes its frames itself and may leave responses unread.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::wait::PATIENCE;
 
-// Frames of HTTP/2 (RFC 9113 §6) and why a stream or a connection ended (§7).
+// Frame types (RFC 9113 §6) and error codes (§7) of HTTP/2.
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;
@@ -18,7 +18,8 @@ pub const WINDOW_UPDATE: u8 = 8;
 pub const REFUSED_STREAM: u32 = 7;
 pub const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// One connection. It gives no more room than every connection begins with (RFC 9113 §6.9.2), so its answers get stuck.
+/// One connection. It never enlarges the initial flow-control window (RFC 9113 §6.9.2), so large responses do not
+/// finish.
 pub struct Http2 {
     stream: TcpStream,
 }
@@ -36,14 +37,14 @@ impl Http2 {
         Self { stream }
     }
 
-    /// What a server that has had enough does not read any more is lost.
+    /// Writes octets. They are lost if the server has stopped reading.
     pub async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         let frame = [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat();
         let _ = self.stream.write_all(&frame).await;
     }
 
-    /// A request whose body is to follow (RFC 7541: POST, http, then literals).
+    /// The HEADERS frame of a request with a body (RFC 7541: POST, http, then literals).
     pub async fn begin_post(&mut self, stream: u32, key: &str) {
         let fields = [
             vec![0x83, 0x86],
@@ -54,7 +55,7 @@ impl Http2 {
         self.send(HEADERS, 0x4, stream, &fields.concat()).await;
     }
 
-    /// A request that is whole.
+    /// A request without a body.
     pub async fn get(&mut self, stream: u32, path: &str, key: &str) {
         let fields = [
             vec![0x82, 0x86],
@@ -65,7 +66,7 @@ impl Http2 {
         self.send(HEADERS, 0x5, stream, &fields.concat()).await;
     }
 
-    /// The next frame; `None` when the connection has ended.
+    /// The next frame; `None` at the end of the connection.
     pub async fn frame(&mut self) -> Option<Frame> {
         let read = async {
             let mut head = [0; 9];
@@ -78,7 +79,7 @@ impl Http2 {
         timeout(PATIENCE, read).await.expect("a frame in time")
     }
 
-    /// The number of the error in the next frame of a kind.
+    /// The error code in the next frame of this type.
     pub async fn error_in(&mut self, kind: u8) -> (u32, u32) {
         loop {
             let frame = self.frame().await.expect("the frame before the end");

@@ -1,4 +1,4 @@
-//! Requests to web servers that others name: what they lead to, what they may take, what they say when they fail.
+//! Requests to web servers whose URL comes from others: addresses, limits, and errors.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ fn get(url: &str) -> Request {
 }
 
 #[tokio::test]
-async fn a_request_arrives_as_it_was_meant_over_checked_tls() {
+async fn a_request_arrives_unchanged_over_verified_tls() {
     let stage = Stage::start(&["127.0.0.0/8"]).await;
     let server = Receiver::with(Some(stage.identity.server_config())).await;
     server.script([Reaction::Write(
@@ -75,7 +75,7 @@ async fn a_request_arrives_as_it_was_meant_over_checked_tls() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_or_of_a_stranger_ends_it_before_a_word_is_said() {
+async fn an_untrusted_certificate_or_one_for_another_name_ends_the_connection_before_the_request() {
     let stage = Stage::start(&["127.0.0.0/8"]).await;
     stage.dns.addresses("other.test", &["127.0.0.1".parse().unwrap()]);
     let right = Receiver::with(Some(stage.identity.server_config())).await;
@@ -90,7 +90,7 @@ async fn a_certificate_for_another_name_or_of_a_stranger_ends_it_before_a_word_i
 }
 
 #[tokio::test]
-async fn an_address_that_is_not_permitted_is_never_connected_to_whatever_its_name() {
+async fn the_client_never_connects_to_an_address_that_is_not_permitted() {
     let stage = Stage::start(&[]).await;
     let server = Receiver::start().await;
     let port = server.address.port();
@@ -102,14 +102,14 @@ async fn an_address_that_is_not_permitted_is_never_connected_to_whatever_its_nam
         assert!(matches!(error, SendError::Forbidden(_)), "{host}: {error:?}");
     }
     assert!(server.requests().is_empty());
-    // A name with both kinds leads to the permitted one only.
+    // Of a name with both kinds of addresses, only the permitted ones are used.
     let stage = Stage::start(&["127.0.0.1/32"]).await;
     stage.dns.addresses("web.test", &["127.0.0.9".parse().unwrap(), "127.0.0.1".parse().unwrap()]);
     assert_eq!(stage.get(&format!("http://web.test:{port}/"), LIMITS).await.unwrap().status, 204);
 }
 
 #[tokio::test]
-async fn each_stage_that_fails_is_named() {
+async fn the_error_names_the_stage_that_failed() {
     let stage = Stage::start(&["127.0.0.0/8"]).await;
     let server = Receiver::start().await;
     let url = |host: &str| format!("http://{host}:{}/", server.address.port());
@@ -138,7 +138,7 @@ async fn each_stage_that_fails_is_named() {
 }
 
 #[tokio::test]
-async fn the_time_and_the_size_of_an_answer_are_bounded() {
+async fn the_time_and_the_size_of_a_response_are_limited() {
     let stage = Stage::start(&["127.0.0.0/8"]).await;
     let server = Receiver::start().await;
     let url = format!("http://web.test:{}/", server.address.port());

@@ -1,9 +1,9 @@
-//! A submission that is repeated under its Idempotency-Key is sent once.
+//! A submission that is repeated with its Idempotency-Key is sent once.
 
 use crate::server::{message, message_id, one_destination};
 
 #[tokio::test]
-async fn a_repeated_submission_is_answered_with_the_first_and_sent_once() {
+async fn a_repeated_submission_gets_the_first_reply_and_is_sent_once() {
     let (_dns, mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     let plain = message(&account, "once");

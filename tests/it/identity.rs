@@ -38,26 +38,26 @@ impl Identity {
         Arc::new(config)
     }
 
-    /// The certificate in a file, there as long as what this answers.
+    /// The certificate in a file, which exists as long as the returned value.
     pub fn certificate_file(&self) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), &self.certificate_pem).unwrap();
         file
     }
 
-    /// A client's side that trusts this certificate and no other.
+    /// A client configuration that trusts only this certificate.
     pub fn client_config(&self) -> Arc<ClientConfig> {
         trust(self.certificate.clone(), ALL_VERSIONS)
     }
 }
 
-/// A client's side that trusts the first certificate in a PEM text and no other.
+/// A client configuration that trusts only the first certificate in a PEM text.
 pub fn trust_pem(pem: &str) -> Arc<ClientConfig> {
     use tokio_rustls::rustls::pki_types::pem::PemObject;
     trust(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap(), ALL_VERSIONS)
 }
 
-/// The same, with these versions of TLS only.
+/// A client configuration with these versions of TLS only.
 pub fn trust_pem_with(pem: &str, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
     use tokio_rustls::rustls::pki_types::pem::PemObject;
     trust(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap(), versions)

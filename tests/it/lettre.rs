@@ -21,7 +21,7 @@ async fn lettre_submits_text_a_utf8_subject_and_an_attachment() {
     }
     let received = mx.wait_for(sent.len()).await;
     for submitted in &sent {
-        // lettre ends a message with a line end of its own where there is none.
+        // lettre adds a CRLF to a message that does not end with one.
         let whole: &[u8] = &[submitted.as_slice(), b"\r\n"].concat();
         let ends = |content: &[u8]| content.ends_with(submitted) || content.ends_with(whole);
         assert!(

@@ -1,4 +1,5 @@
-//! The log of the real binary: one line for each accepted message and each attempt, and never a secret.
+//! The log of the real binary: one line for each accepted message and each attempt, in the span of its message or
+//! delivery, and never a secret.
 
 use base64::Engine;
 use serde_json::Value;
@@ -6,8 +7,16 @@ use serde_json::Value;
 use crate::http::request;
 use crate::program::Serving;
 
+/// The innermost span of a line, which must have this name.
+fn span<'a>(line: &'a Value, name: &str) -> &'a Value {
+    let innermost =
+        line["spans"].as_array().and_then(|spans| spans.last()).unwrap_or_else(|| panic!("{line}"));
+    assert_eq!(innermost["name"], name, "{line}");
+    innermost
+}
+
 #[tokio::test]
-async fn accepted_messages_and_attempts_have_a_line_and_secrets_have_none() {
+async fn accepted_messages_and_attempts_are_logged_and_secrets_are_not() {
     let directory = tempfile::tempdir().unwrap();
     let text = format!(
         "hostname = \"localhost\"\ndata_dir = \"{}\"\n[log]\nlevel = \"trace\"\nformat = \"json\"\n[smtp]\n\
@@ -33,8 +42,19 @@ async fn accepted_messages_and_attempts_have_a_line_and_secrets_have_none() {
     let said = |what: &str| lines.iter().filter(|line| line["message"] == what).collect::<Vec<_>>();
     let (accepted, attempts) = (said("accepted"), said("attempt"));
     assert_eq!((accepted.len(), attempts.len()), (1, 1));
-    assert_eq!(accepted[0]["msg"], attempts[0]["msg"]);
-    assert_eq!((&accepted[0]["tenant"], &attempts[0]["outcome"]), (&"demo".into(), &"delivered".into()));
+    assert_eq!(attempts[0]["outcome"], "delivered");
+    let (message, delivery) = (span(accepted[0], "message"), span(attempts[0], "delivery"));
+    assert_eq!(message["tenant"], "demo");
+    assert!(message["key"].as_str().unwrap().starts_with("key_"), "{message}");
+    assert!(message["msg"].as_str().unwrap().starts_with("msg_"), "{message}");
+    assert_eq!(message["msg"], delivery["msg"]);
+    assert!(delivery["tenant_id"].as_str().unwrap().starts_with("tnt_"), "{delivery}");
+    assert_eq!((&delivery["deliveries"], &delivery["attempt"]), (&1.into(), &1.into()));
+    assert!(attempts[0]["recipient"].as_str().unwrap().ends_with(delivery["destination"].as_str().unwrap()));
+    for (line, fields) in [(accepted[0], message), (attempts[0], delivery)] {
+        let repeated = fields.as_object().unwrap().keys().find(|name| !line[name.as_str()].is_null());
+        assert_eq!(repeated, None, "{line}");
+    }
 
     let login = format!("\0{user}\0{password}");
     let base64 = base64::prelude::BASE64_STANDARD.encode(login);

@@ -1,5 +1,5 @@
-//! The one integration binary: the real server on ports of the system's choice, a fake DNS and fake MX hosts.
-//! Its modules are named by situation; those of the first block are the stage that they play on.
+//! The integration tests, in one binary: the real server on free ports, with a fake DNS and fake MX hosts.
+//! The modules of the first block are the test fixtures; each other module tests one topic.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod api_stage;

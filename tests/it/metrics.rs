@@ -1,4 +1,4 @@
-//! What an operator's Prometheus is told.
+//! The metrics for Prometheus.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -13,7 +13,7 @@ async fn scrape(server: &TestServer) -> Answer {
     request(server.running().metrics_addresses[0], "GET", "/metrics", None, None).await
 }
 
-/// The value of a series, written as it stands there.
+/// The value of a series, as text.
 fn value(text: &str, series: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.map(|value| value.parse().unwrap())
@@ -56,6 +56,16 @@ async fn what_happens_to_mail_is_counted_and_told_without_naming_anybody() {
     assert_eq!(is("pillarbox_webhook_backlog"), 0);
     assert_eq!(is("pillarbox_store_commits_total{result=\"failed\"}"), 0);
     assert!(is("pillarbox_store_commits_total{result=\"committed\"}") > 0);
+    assert!(is("pillarbox_store_commit_seconds_count") > 0);
+    assert!(is("pillarbox_disk_free_bytes") > 1_000_000);
+    assert_eq!(is("pillarbox_attempts_total{outcome=\"delivered\",class=\"none\"}"), 1);
+    assert_eq!(is("pillarbox_accept_seconds_count"), 2);
+    assert_eq!(is("pillarbox_accept_seconds_bucket{le=\"+Inf\"}"), 2);
+    assert_eq!(is("pillarbox_delivery_seconds_count{outcome=\"delivered\"}"), 1);
+    assert_eq!(is("pillarbox_delivery_seconds_bucket{le=\"+Inf\",outcome=\"delivered\"}"), 1);
+    assert_eq!(is("pillarbox_delivery_seconds_count{outcome=\"bounced\"}"), 0);
+    assert_eq!(is("pillarbox_site_backoffs"), 0);
+    assert!(is("pillarbox_certificate_expiry_seconds") > 86_400);
     assert!(is("process_resident_memory_bytes") > 1_000_000);
     assert_eq!(is(&format!("pillarbox_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"))), 1);
     assert!(text.contains("pillarbox_queue_oldest_age_seconds "), "{text}");
@@ -65,6 +75,8 @@ async fn what_happens_to_mail_is_counted_and_told_without_naming_anybody() {
         .collect();
     let rows = include_str!("../../src/docs/metrics.md").lines().filter_map(|line| line.strip_prefix("| `"));
     let mut documented: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
+    let helped = text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' '));
+    assert_eq!(helped.filter(|(_, help)| help.len() > 1).count(), families.len(), "{text}");
     families.sort_unstable();
     documented.sort_unstable();
     assert_eq!(documented, families, "the page of metrics names others");
@@ -74,7 +86,7 @@ async fn what_happens_to_mail_is_counted_and_told_without_naming_anybody() {
 }
 
 #[tokio::test]
-async fn metrics_are_off_by_default_and_nothing_else_is_on_their_listener() {
+async fn metrics_are_off_by_default_and_their_listener_serves_nothing_else() {
     let dns = FakeDns::start().await;
     let mut server = TestServer::start(&dns, 25).await;
     assert_eq!(server.running().metrics_addresses, []);

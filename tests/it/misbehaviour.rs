@@ -1,7 +1,7 @@
-//! Every misbehaviour of another server at every point of the dialogue, as tables: what the first try comes to, when
-//! the next one is due, how often the message is at the server in the end, and whether the next message goes over the
-//! same connection. The faults are those of Postfix's `smtp-sink` and worse. Nothing may wait longer than its time-out,
-//! nothing may be lost, and nothing delivered twice but where a server takes a message and does not say so.
+//! Faults of another server at every point of the dialogue, as tables: the result of the first attempt, the time of the
+//! next one, how many copies the server gets, and whether the next message uses the same connection. The faults include
+//! those of Postfix's `smtp-sink`. No attempt may take longer than its timeout, no message may be lost, and none may be
+//! delivered twice unless a server accepts a message and does not say so.
 
 use serde_json::json;
 
@@ -21,7 +21,7 @@ use stage::{Row, Stage, domain, hold, row};
 const GARBAGE: Fault = Octets(b"\x00\xff\x1b[2J\x80\x81 not SMTP\r\n");
 /// RFC 5246 §7.2: fatal, handshake_failure.
 const TLS_ALERT: Fault = Octets(b"\x15\x03\x03\x00\x02\x02\x28");
-/// A line of 8 KiB.
+/// A reply line of 8 KiB.
 const LONG: Fault = Octets(&{
     let mut line = [b'x'; 8192];
     (line[0], line[1], line[2], line[3]) = (b'2', b'5', b'0', b' ');
@@ -29,9 +29,9 @@ const LONG: Fault = Octets(&{
     line
 });
 
-/// What breaks a connection wherever it happens.
+/// Faults that break a connection at any point.
 fn broken(phase: Phase) -> Vec<Row> {
-    // Once the message is out, nobody knows whether it was taken, so there is no hurry to send it again.
+    // After the message is sent, it is unknown whether the server accepted it, so the retry is not hurried.
     let again = if phase == Phase::Dot { Later } else { Soon };
     let faults = [
         (Fault::Drop, "connection lost"),
@@ -46,7 +46,7 @@ fn broken(phase: Phase) -> Vec<Row> {
     ];
     let mut rows = Vec::new();
     for (fault, says) in faults {
-        // A reply that cannot be read may have been one that takes the message.
+        // A reply that cannot be parsed may have meant acceptance.
         let copies = if phase == Phase::Dot && fault.succeeds(phase) { 2 } else { 1 };
         rows.push(row([(phase, fault)], Deferred(again, says), copies, Fresh));
     }
@@ -54,7 +54,7 @@ fn broken(phase: Phase) -> Vec<Row> {
 }
 
 #[tokio::test]
-async fn in_its_greeting() {
+async fn faults_in_the_greeting() {
     use Phase::{Ehlo, Greeting};
     let mut rows = broken(Greeting);
     #[rustfmt::skip]
@@ -75,7 +75,7 @@ async fn in_its_greeting() {
 }
 
 #[tokio::test]
-async fn at_ehlo_and_helo() {
+async fn faults_at_ehlo_and_helo() {
     use Phase::{Ehlo, Helo};
     const NO_EHLO: (Phase, Fault) = (Ehlo, Reply("502 5.5.1 what?"));
     let mut rows = broken(Ehlo);
@@ -134,7 +134,7 @@ fn at_rcpt() -> Vec<Row> {
         row([NOBODY],                                       Bounced("550 5.1.1"), 0, Same),
         row([(Rcpt, Reply("550 5.7.1 not from you"))],      Bounced("550 5.7.1"), 0, Same),
         row([(Rcpt, Split("250 2.1.5 ok"))],                Delivered, 1, Same),
-        // The transaction that is left open is ended before the next; a server that balks at that is of no more use.
+        // RSET ends the open transaction before the next message; if RSET fails, the connection is closed.
         row([NOBODY, (Rset, Reply("500 5.5.1 what?"))],     Bounced("550 5.1.1"), 0, Fresh),
         row([NOBODY, (Rset, Reply("450 4.3.0 not now"))],   Bounced("550 5.1.1"), 0, Fresh),
         row([NOBODY, (Rset, ReplyAndClose("421 enough"))],  Bounced("550 5.1.1"), 0, Fresh),
@@ -166,29 +166,29 @@ fn at_data() -> Vec<Row> {
     rows
 }
 
-/// With pipelining the commands of an envelope are out before the first of them is answered.
+/// With pipelining, all commands of an envelope are sent before the first reply.
 async fn with_and_without_pipelining(rows: fn() -> Vec<Row>) {
     hold(rows(), &Offer::default(), "").await;
     hold(rows(), &Offer { extensions: vec!["8BITMIME"], ..Offer::default() }, "").await;
 }
 
 #[tokio::test]
-async fn at_mail_from() {
+async fn faults_at_mail() {
     with_and_without_pipelining(at_mail).await;
 }
 
 #[tokio::test]
-async fn at_rcpt_to_and_at_rset() {
+async fn faults_at_rcpt_and_rset() {
     with_and_without_pipelining(at_rcpt).await;
 }
 
 #[tokio::test]
-async fn at_data_command() {
+async fn faults_at_data() {
     with_and_without_pipelining(at_data).await;
 }
 
 #[tokio::test]
-async fn in_reply_to_the_message() {
+async fn faults_in_the_reply_to_the_message() {
     use Phase::Dot;
     let mut rows = broken(Dot);
     #[rustfmt::skip]
@@ -206,7 +206,7 @@ async fn in_reply_to_the_message() {
         row([(Dot, Octets(b"250 2.0.0 taken\r\n250 2.0.0 twice\r\n"))],     Delivered, 1, Fresh),
         row([(Dot, Octets(b"250 2.0.0 taken\r\n421 4.4.2 bye\r\n"))],       Delivered, 1, Fresh),
         row([(Dot, Octets(b"250 2.0.0 taken\r\n2"))],                       Delivered, 1, Fresh),
-        // Taken, and never said: here and nowhere else a message can come twice.
+        // The server accepts the message and does not say so. Only here may a message arrive twice.
         row([(Dot, Counted(&Fault::Drop))],                                 Deferred(Later, "connection lost"), 2, Fresh),
         row([(Dot, Counted(&Reset))],                                       Deferred(Later, "connection lost"), 2, Fresh),
         row([(Dot, Counted(&Hang))],                                        Deferred(Later, "time-out"), 2, Fresh),
@@ -219,9 +219,9 @@ async fn in_reply_to_the_message() {
 }
 
 #[tokio::test]
-async fn while_it_receives_the_message() {
+async fn faults_while_the_message_is_sent() {
     use Phase::Body;
-    // Larger than what a system keeps for a server that does not read: 4 MiB to send, unless it is told otherwise.
+    // Larger than the socket buffers for a server that does not read: 4 MiB to send by default.
     let text = "a line of a message that does not fit into the buffers of a socket\r\n".repeat(72_000);
     #[rustfmt::skip]
     let rows = vec![
@@ -230,11 +230,11 @@ async fn while_it_receives_the_message() {
         row([(Body, Hang)],                                 Deferred(Later, "time-out"), 1, Fresh),
         row([(Body, ReplyAndHang("451 4.3.0 not now"))],    Deferred(Soon, "451"), 1, Fresh),
         row([(Body, ReplyAndHang("550 5.3.0 no more"))],    Bounced("550"), 0, Fresh),
-        // It cannot have what was not sent.
+        // The server cannot have received what was not sent.
         row([(Body, ReplyAndHang("250 2.0.0 taken"))],      Deferred(Later, "time-out"), 1, Fresh),
     ];
     hold(rows, &Offer::default(), &text).await;
-    // A small message is out before the server balks.
+    // A small message is sent completely before the fault.
     #[rustfmt::skip]
     let rows = vec![
         row([(Body, Fault::Drop)],                          Deferred(Later, "connection lost"), 1, Fresh),
@@ -246,12 +246,12 @@ async fn while_it_receives_the_message() {
 }
 
 #[tokio::test]
-async fn about_tls_that_is_a_bonus() {
+async fn faults_of_opportunistic_tls() {
     use Phase::{Handshake, Starttls};
     let over_tls = |row: Row| Row { tls: true, ..row };
     #[rustfmt::skip]
     let rows = vec![
-        // Only the certificate is wrong, as it is in each of these rows.
+        // Only the certificate is wrong, as in each of these rows.
         over_tls(row([],                                                    Delivered, 1, Same)),
         over_tls(row([(Starttls, Split("220 go ahead"))],                   Delivered, 1, Same)),
         over_tls(row([(Starttls, ReplyAndClose("421 4.3.2 enough"))],       Deferred(Soon, "421"), 1, Fresh)),
@@ -271,12 +271,12 @@ async fn about_tls_that_is_a_bonus() {
     ];
     let stranger = Identity::new(&["stranger.test"]);
     hold(rows, &Offer { tls: Some(stranger.server_config()), ..Offer::default() }, "").await;
-    // Stripped on the way: nobody can tell.
+    // STARTTLS is removed from the EHLO response; this cannot be detected.
     hold(vec![row([], Delivered, 1, Same)], &Offer::default(), "").await;
 }
 
 #[tokio::test]
-async fn when_it_is_said_good_bye_to() {
+async fn faults_at_quit() {
     let faults = [Fault::Drop, Reset, Hang, Drip, Endless, GARBAGE, Reply("421 no"), Reply("550 stay")];
     let mut stage = Stage::new(vec![Offer::default(); faults.len()]).await;
     let mut client = stage.server.log_in(&stage.account).await;
@@ -298,7 +298,7 @@ async fn when_it_is_said_good_bye_to() {
 }
 
 #[tokio::test]
-async fn with_few_extensions_or_none() {
+async fn servers_with_few_extensions_or_none() {
     let offers = [
         vec![],
         vec!["PIPELINING"],
@@ -317,7 +317,7 @@ async fn with_few_extensions_or_none() {
 }
 
 #[tokio::test]
-async fn with_less_room_than_the_message_needs() {
+async fn servers_with_a_size_limit_below_the_message() {
     let offer = Offer { extensions: vec!["SIZE 10"], ..Offer::default() };
     let stage = Stage::new(vec![offer]).await;
     let mut client = stage.server.log_in(&stage.account).await;
@@ -329,9 +329,9 @@ async fn with_less_room_than_the_message_needs() {
 }
 
 #[tokio::test]
-async fn about_tls_that_a_smart_host_must_have() {
+async fn faults_of_required_tls_to_a_smart_host() {
     use Phase::{Handshake, Starttls};
-    // The certificate is wrong in each of them.
+    // The certificate is wrong in each of these rows.
     let faults = [
         None,
         Some((Starttls, Reply("454 4.7.0 not available"))),
@@ -347,7 +347,7 @@ async fn about_tls_that_a_smart_host_must_have() {
     let account = Some(("user", "secret"));
     let offer = Offer { tls: Some(stranger.server_config()), account, ..Offer::default() };
     let mut offers = vec![offer; faults.len()];
-    // The last one has its offer of STARTTLS stripped on the way.
+    // In the last row, STARTTLS is removed from the EHLO response.
     offers.push(Offer { account, ..Offer::default() });
     let mut stage = Stage::new(offers).await;
     let mut ids = Vec::new();
@@ -385,8 +385,8 @@ async fn about_tls_that_a_smart_host_must_have() {
     }
 }
 
-/// Twenty recipients of one message at one server, where `fault` meets some; `kept` is how many get the message in the
-/// end, each of them `copies` times.
+/// Twenty recipients of one message at one server; `fault` affects some of them. `kept` is the number of recipients
+/// that get the message in the end, each of them `copies` times.
 async fn hold_many(faults: &[(Phase, &str, Fault)], kept: usize, copies: usize) {
     let mut stage = Stage::new(vec![Offer::default()]).await;
     for (phase, part, fault) in faults {
@@ -412,7 +412,7 @@ async fn hold_many(faults: &[(Phase, &str, Fault)], kept: usize, copies: usize) 
 }
 
 #[tokio::test]
-async fn with_some_of_many_recipients() {
+async fn faults_for_some_of_many_recipients() {
     use Phase::{Dot, Rcpt};
     const GONE: (Phase, &str, Fault) = (Rcpt, "<r3@", Reply("550 5.1.1 nobody"));
     const LATER: (Phase, &str, Fault) = (Rcpt, "<r7@", Reply("450 4.2.0 greylisted"));

@@ -10,7 +10,7 @@ use crate::identity::Identity;
 use crate::receiver::{Reaction, Receiver};
 use crate::server::{Account, TestServer, message};
 
-/// What the host of a domain shows.
+/// The certificate of a domain's host.
 #[derive(Clone, Copy)]
 pub enum Shows {
     Right,
@@ -30,7 +30,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Domain n is `d{n}.test` with the host `mx.d{n}.test`; all policies are at one server.
+    /// Domain n is `d{n}.test` with the host `mx.d{n}.test`. One server has all policies.
     pub async fn set(shows: &[Shows], timeout_ms: u64) -> Self {
         let dns = FakeDns::start().await;
         let names: Vec<String> =
@@ -64,7 +64,7 @@ impl Stage {
         Self { dns, hosts, policies, server, account, _directory: directory }
     }
 
-    /// Submits a message to a domain; its state and the attempt.
+    /// Submits a message to a domain. Returns its state and the attempt.
     pub async fn send(&self, domain: usize) -> (String, Value) {
         self.send_to(&format!("d{domain}.test")).await
     }
@@ -79,7 +79,7 @@ impl Stage {
         (email["status"].as_str().unwrap().to_owned(), attempt)
     }
 
-    /// Puts a policy for the week into the store that names the domain's host, as if it had been fetched hours ago.
+    /// Stores a policy for the domain's host that is valid for a week, as if it had been fetched hours ago.
     async fn keep(&self, domain: &str, hours: i64) {
         let fetched_at = Timestamp::now() - SignedDuration::from_hours(hours);
         let record = StsRecord {
@@ -89,7 +89,7 @@ impl Stage {
             fetched_at,
             expires_at: fetched_at + SignedDuration::from_hours(168),
         };
-        self.server.running().store().keep_sts_policy(record).await.unwrap();
+        self.server.running().store().store_sts_policy(record).await.unwrap();
     }
 
     /// Waits until the store has a policy that names a host.
@@ -128,7 +128,7 @@ fn policy_for(mode: &str, mx: &str, max_age_s: u32) -> Reaction {
 }
 
 #[tokio::test]
-async fn a_policy_decides_by_its_mode_its_hosts_and_their_certificates() {
+async fn a_policy_decides_by_mode_hosts_and_certificates() {
     let cases = [
         (
             Right,
@@ -177,7 +177,7 @@ async fn a_policy_decides_by_its_mode_its_hosts_and_their_certificates() {
 }
 
 #[tokio::test]
-async fn a_policy_that_cannot_be_had_stops_no_mail_and_is_not_asked_for_again_at_once() {
+async fn a_policy_that_cannot_be_fetched_stops_no_mail_and_is_not_requested_again_immediately() {
     let plain = "200 OK\r\nContent-Type: text/plain";
     let good = "version: STSv1\r\nmode: enforce\r\nmx: mx.other.test\r\nmax_age: 86400\r\n";
     let oversized = format!("{good}{}", "x: y\r\n".repeat(20_000));
@@ -202,7 +202,7 @@ async fn a_policy_that_cannot_be_had_stops_no_mail_and_is_not_asked_for_again_at
         stage.check(stage.send(n).await, "delivered", reason);
     }
     assert_eq!(stage.policies.requests().len(), count);
-    // Its name has no address, its record cannot be read, its certificate is for other names.
+    // The policy host has no address, an invalid record, or a certificate for other names.
     stage.dns.addresses(&format!("mta-sts.d{count}.test"), &[]);
     stage.check(stage.send(count).await, "delivered", "no records of this type in the DNS");
     stage.dns.fail(&format!("_mta-sts.d{}.test", count + 1));
@@ -216,7 +216,7 @@ async fn a_policy_that_cannot_be_had_stops_no_mail_and_is_not_asked_for_again_at
 }
 
 #[tokio::test]
-async fn a_known_policy_holds_through_a_restart_and_whatever_the_dns_and_its_server_say() {
+async fn a_known_policy_applies_after_a_restart_whatever_the_dns_and_the_policy_host_say() {
     let mut stage = Stage::set(&[Strange], 10_000).await;
     stage.policies.script([policy("enforce", "mx.d0.test")]);
     stage.check(stage.send(0).await, "tls_not_trusted", "mta-sts enforce: ");
@@ -235,7 +235,7 @@ async fn a_known_policy_holds_through_a_restart_and_whatever_the_dns_and_its_ser
 }
 
 #[tokio::test]
-async fn a_new_id_leads_to_the_new_policy() {
+async fn a_new_id_makes_the_relay_fetch_the_new_policy() {
     let stage = Stage::set(&[Right], 10_000).await;
     stage.policies.script([policy("enforce", "mx.other.test"), policy("enforce", "mx.d0.test")]);
     stage.check(stage.send(0).await, "mta_sts_host", "mta-sts enforce: ");
@@ -248,7 +248,7 @@ async fn a_new_id_leads_to_the_new_policy() {
 }
 
 #[tokio::test]
-async fn the_configuration_may_demand_more_than_a_domain_does() {
+async fn the_configuration_may_require_more_than_the_policy() {
     let stage = {
         let mut stage = Stage::set(&[NoTls, Strange, Right, Right], 10_000).await;
         for n in 0..4 {
@@ -271,7 +271,7 @@ async fn the_configuration_may_demand_more_than_a_domain_does() {
 }
 
 #[tokio::test]
-async fn a_policy_that_has_expired_holds_no_longer() {
+async fn an_expired_policy_does_not_apply() {
     let stage = Stage::set(&[Strange], 10_000).await;
     stage.policies.script([policy_for("enforce", "mx.d0.test", 1)]);
     stage.check(stage.send(0).await, "tls_not_trusted", "mta-sts enforce: ");
@@ -283,7 +283,7 @@ async fn a_policy_that_has_expired_holds_no_longer() {
 }
 
 #[tokio::test]
-async fn a_policy_of_yesterday_holds_although_it_cannot_be_fetched_anew_after_a_restart() {
+async fn a_day_old_policy_applies_although_it_cannot_be_fetched_after_a_restart() {
     let mut stage = Stage::set(&[Strange], 10_000).await;
     stage.keep("d0.test", 25).await;
     stage.policies.script([answer("500 Down", ""), answer("500 Down", ""), answer("500 Down", "")]);
@@ -296,7 +296,7 @@ async fn a_policy_of_yesterday_holds_although_it_cannot_be_fetched_anew_after_a_
 }
 
 #[tokio::test]
-async fn a_policy_of_yesterday_is_fetched_anew_when_somebody_sends_and_holds_meanwhile() {
+async fn a_day_old_policy_is_fetched_when_mail_is_sent_and_applies_meanwhile() {
     let stage = Stage::set(&[Right], 10_000).await;
     stage.keep("d0.test", 25).await;
     stage.policies.script([policy("enforce", "mx.other.test")]);
@@ -308,7 +308,7 @@ async fn a_policy_of_yesterday_is_fetched_anew_when_somebody_sends_and_holds_mea
 }
 
 #[tokio::test]
-async fn a_policy_of_yesterday_is_fetched_anew_although_nobody_sends() {
+async fn a_day_old_policy_is_fetched_although_no_mail_is_sent() {
     let mut stage = Stage::set(&[Right, Right], 10_000).await;
     stage.keep("d0.test", 25).await;
     stage.keep("d1.test", 23).await;

@@ -1,4 +1,4 @@
-//! Why mail did not arrive, as tenants read it: the class of each outcome, and what follows from it.
+//! Why mail was not delivered, as tenants see it: the class of each result, and its consequences.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::fake_mx::{FakeMx, Fault, Phase};
 use crate::http::request;
 use crate::server::{Account, TestServer, destinations, expire_everything, make_everything_due, message};
 
-/// A server whose destinations are `b.test` and, for reports, `acme.test`, both at one MX.
+/// A server whose destinations are `b.test` and, for DSNs, `acme.test`, both at one MX.
 async fn stage() -> (FakeDns, FakeMx, TestServer, Account) {
     let (dns, mx, server) = destinations(&["b.test", "acme.test"], |_| ()).await;
     let account = server.create_account("acme.test").await;
@@ -19,7 +19,7 @@ async fn set(server: &TestServer, account: &Account, settings: serde_json::Value
     server.control.ok("PATCH", &path, json!({"settings": settings})).await;
 }
 
-/// Of one kind of entry in a message's timeline the last.
+/// The last entry of this kind in a message's timeline.
 async fn last_entry(server: &TestServer, id: &str, key: &str, value: &str) -> serde_json::Value {
     let timeline = server.control.get(&format!("/v1/emails/{id}/timeline")).await;
     let entries = timeline["data"].as_array().unwrap();
@@ -28,7 +28,7 @@ async fn last_entry(server: &TestServer, id: &str, key: &str, value: &str) -> se
 }
 
 #[tokio::test]
-async fn each_outcome_has_a_class_in_delivery_attempt_and_event_and_only_unknown_addresses_are_suppressed() {
+async fn each_failure_has_a_class_and_only_unknown_addresses_are_suppressed() {
     let (_dns, mx, server, account) = stage().await;
     for (name, reply, status, class, suppressed) in [
         (
@@ -58,7 +58,7 @@ async fn each_outcome_has_a_class_in_delivery_attempt_and_event_and_only_unknown
 }
 
 #[tokio::test]
-async fn what_could_not_be_reached_says_so_and_what_arrived_has_no_class() {
+async fn an_unreachable_destination_has_a_class_and_a_delivered_message_has_none() {
     let (dns, mx, mut server, account) = stage().await;
     dns.fail("b.test");
     let id = server.submit(&account, &["bob@b.test"], &message(&account, "dns")).await;
@@ -80,7 +80,7 @@ async fn what_could_not_be_reached_says_so_and_what_arrived_has_no_class() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_expires_keeps_the_class_of_what_was_in_its_way() {
+async fn an_expired_delivery_keeps_the_class_of_its_last_failure() {
     let (_dns, mx, mut server, account) = stage().await;
     mx.script(Phase::Rcpt, "<bob@", 9, Fault::Reply("452 4.2.2 mailbox full"));
     let id = server.submit(&account, &["bob@b.test"], &message(&account, "full")).await;
@@ -99,7 +99,7 @@ async fn a_delivery_that_expires_keeps_the_class_of_what_was_in_its_way() {
 }
 
 #[tokio::test]
-async fn a_tenant_that_wants_events_only_gets_no_reports_by_mail() {
+async fn a_tenant_that_wants_events_only_gets_no_dsn() {
     let (_dns, mx, server, account) = stage().await;
     mx.script(Phase::Rcpt, "<bob@", 9, Fault::Reply("550 5.2.0 no"));
     set(&server, &account, json!({"delivery_reports": "event"})).await;
@@ -116,7 +116,7 @@ async fn a_tenant_that_wants_events_only_gets_no_reports_by_mail() {
 }
 
 #[tokio::test]
-async fn a_tenant_has_its_own_lifetime_within_the_servers_limit() {
+async fn a_tenant_has_its_own_message_lifetime_within_the_servers_limit() {
     let (_dns, mx, server, account) = stage().await;
     mx.script(Phase::Rcpt, "<bob@", 9, Fault::Reply("451 4.7.1 later"));
     let lifetime_h = async || {
@@ -126,12 +126,12 @@ async fn a_tenant_has_its_own_lifetime_within_the_servers_limit() {
         at("expires_at").duration_since(at("created_at")).as_hours()
     };
     assert_eq!(lifetime_h().await, 120);
-    set(&server, &account, json!({"expiry_hours": 7})).await;
+    set(&server, &account, json!({"message_lifetime_hours": 7})).await;
     assert_eq!(lifetime_h().await, 7);
     let path = format!("/v1/tenants/{}", account.tenant_id);
-    let too_long = json!({"settings": {"expiry_hours": 241}});
+    let too_long = json!({"settings": {"message_lifetime_hours": 241}});
     let control = &server.control;
     let refused = request(control.address, "PATCH", &path, Some(&control.secret), Some(&too_long)).await;
     let error = refused.expect_error(422, "validation_failed");
-    assert_eq!(error["errors"][0]["path"], "settings.expiry_hours", "{error}");
+    assert_eq!(error["errors"][0]["path"], "settings.message_lifetime_hours", "{error}");
 }

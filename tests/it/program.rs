@@ -1,4 +1,4 @@
-//! The real binary as a process: run to its end, or started, signalled and ended.
+//! The real binary as a process: run to its end, or started, signalled and stopped.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -16,18 +16,18 @@ fn program(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs to the end: whether it went well, and all that it said.
+/// Runs to the end. Returns whether it succeeded, and its output.
 pub async fn run(arguments: &[&str]) -> (bool, String) {
     run_with(arguments, &[]).await
 }
 
-/// The same with more in its environment.
+/// Runs to the end with additional environment variables.
 pub async fn run_with(arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String) {
     let (status, said) = status_of(arguments, environment).await;
     (status == Some(0), said)
 }
 
-/// The same with its exit status.
+/// Runs to the end. Returns the exit status and the output.
 pub async fn status_of(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = program(arguments);
     command.envs(environment.iter().copied());
@@ -47,7 +47,7 @@ fn read_all(mut from: impl Read) -> Vec<u8> {
     octets
 }
 
-/// A process that does not outlive its test, whatever the test comes to.
+/// A process that is killed at the end of its test.
 struct Process(Child);
 
 impl Drop for Process {
@@ -57,11 +57,11 @@ impl Drop for Process {
     }
 }
 
-/// A server that runs.
+/// A running server.
 pub struct Serving {
-    /// Where it listens, once the test knows.
+    /// The address of its listener, after the test has found it.
     pub port: u16,
-    /// All that it said and that was waited for.
+    /// The output read so far.
     pub said: String,
     process: Process,
     lines: UnboundedReceiver<String>,
@@ -72,14 +72,14 @@ impl Serving {
         Self::start_with(arguments, &[])
     }
 
-    /// The same with more in its environment.
+    /// Starts it with additional environment variables.
     pub fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = program(arguments);
         command.envs(environment.iter().copied());
         Self::spawn(command)
     }
 
-    /// One that hears of a limit on its files by the failure of a write, as of a full disk, and not by a signal.
+    /// Starts it so that a write beyond the file size limit fails, as on a full disk, instead of raising a signal.
     pub fn start_under_limits(arguments: &[&str]) -> Self {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_pillarbox")]);
@@ -95,7 +95,7 @@ impl Serving {
         Self { port: 0, said: String::new(), process: Process(child), lines }
     }
 
-    /// Waits until it says something with this part; the whole line.
+    /// Waits for a line of output with this text. Returns the line.
     pub async fn wait_for_line(&mut self, part: &str) -> String {
         loop {
             let next = timeout(PATIENCE, self.lines.recv()).await;
@@ -118,24 +118,24 @@ impl Serving {
         assert!(status.unwrap().success());
     }
 
-    /// Asks it to end with a signal, and wants it to end well.
+    /// Sends a signal, and expects a successful exit.
     pub async fn end(mut self, name: &str) {
         self.signal(name);
         self.wait_for_end().await;
     }
 
-    /// Waits until it ends by itself, and wants it to end well.
+    /// Waits for a successful exit.
     pub async fn wait_for_end(&mut self) {
         assert_eq!(self.wait_for_status().await, Some(0));
     }
 
-    /// Waits until it ends by itself.
+    /// Waits for its exit.
     pub async fn wait_for_status(&mut self) -> Option<i32> {
         until("it ends", async || self.process.0.try_wait().unwrap()).await.code()
     }
 }
 
-/// Reads to the end in a thread, so that the writer is never held up.
+/// Reads to the end in a thread, so that the writer is never blocked.
 fn read_lines(from: impl Read + Send + 'static, to: UnboundedSender<String>) {
     thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {

@@ -1,4 +1,4 @@
-//! The PROXY protocol: from listed addresses it says who the client is, from others it is no command.
+//! The PROXY protocol: from configured addresses the header names the client, from others it is an unknown command.
 
 use std::net::IpAddr;
 
@@ -37,7 +37,7 @@ fn version_two(client: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn limits_hold_for_the_client_that_the_proxy_names() {
+async fn limits_apply_to_the_client_that_the_proxy_names() {
     let stage = behind_a_proxy().await;
     let v4 = b"PROXY TCP4 192.0.2.1 127.0.0.1 50000 587\r\n";
     let mut first = open(&stage, v4).await;
@@ -52,7 +52,7 @@ async fn limits_hold_for_the_client_that_the_proxy_names() {
     open(&stage, &version_two("2001:db8::2")).await.read_reply().await.expect_code(421);
     first.ehlo().await;
     second.ehlo().await;
-    // What the proxy says for itself counts for its own address.
+    // A connection that the proxy opens for itself counts for its own address.
     let mut health_check = open(&stage, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0").await;
     health_check.read_reply().await.expect_code(220);
     open(&stage, b"PROXY UNKNOWN\r\n").await.read_reply().await.expect_code(421);
@@ -60,7 +60,7 @@ async fn limits_hold_for_the_client_that_the_proxy_names() {
 }
 
 #[tokio::test]
-async fn commands_may_come_in_one_piece_with_the_header() {
+async fn commands_may_arrive_in_one_segment_with_the_header() {
     let stage = behind_a_proxy().await;
     let mut client = open(&stage, b"PROXY TCP4 192.0.2.1 127.0.0.1 1 2\r\nNOOP\r\n").await;
     client.read_reply().await.expect_code(220);
@@ -68,10 +68,10 @@ async fn commands_may_come_in_one_piece_with_the_header() {
 }
 
 #[tokio::test]
-async fn without_a_header_a_proxy_is_not_greeted() {
+async fn a_proxy_without_a_header_gets_no_greeting() {
     let stage = behind_a_proxy().await;
     let long = [b"PROXY UNKNOWN ", &[b'x'; 200][..]].concat();
-    // The last one never comes to its end, and is waited for some seconds.
+    // The last header never ends; the server waits for it for some seconds.
     for header in [&b"EHLO client.example\r\n"[..], b"PROXY TCP4 999.0.2.1 ::1 1 2\r\n", &long, b"PROXY TCP4"]
     {
         open(&stage, header).await.expect_close().await;
@@ -79,7 +79,7 @@ async fn without_a_header_a_proxy_is_not_greeted() {
 }
 
 #[tokio::test]
-async fn others_may_not_say_who_they_are() {
+async fn other_clients_cannot_name_another_address() {
     let elsewhere = vec!["192.0.2.0/24".parse().unwrap()];
     let stage = SubmissionStage::with(|limits| limits.proxy_protocol_from = elsewhere).await;
     let mut client = open(&stage, b"PROXY TCP4 192.0.2.1 127.0.0.1 1 2\r\n").await;
@@ -97,7 +97,7 @@ async fn connect(server: &TestServer, from: &str) -> Client {
 }
 
 #[tokio::test]
-async fn keys_and_trace_fields_know_the_client_and_not_the_proxy() {
+async fn key_networks_and_received_fields_use_the_clients_address() {
     let dns = FakeDns::start().await;
     let server = TestServer::start_with(&dns, 1, |config| {
         config.smtp.proxy_protocol_from = vec!["127.0.0.1/32".parse().unwrap()];

@@ -1,5 +1,5 @@
-//! The queue through the real server: what waits is shown with its reason, and pausing, flushing, retrying and
-//! cancelling do what they say to mail that a real MX would get.
+//! The queue of the real server: it shows queued mail with its wait reason; pause, flush, retry and cancel act on mail
+//! for a real MX.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ async fn submit(server: &TestServer, account: &Account, recipient: &str) -> Stri
     server.submit(account, &[recipient], &message(account, recipient)).await
 }
 
-/// The queue, once it is as it should be: a count may be some milliseconds old.
+/// The queue, when it is in the expected state: counts may be some milliseconds old.
 async fn queue_when(server: &TestServer, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     until(what, async || {
         let queue = server.control.get("/v1/queue").await;
@@ -32,7 +32,7 @@ fn reasons(group: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn mail_for_a_paused_destination_waits_through_a_restart_and_leaves_when_it_is_resumed() {
+async fn mail_for_a_paused_destination_waits_through_a_restart_and_is_delivered_after_resume() {
     let (_dns, mx, mut server) = two_destinations().await;
     let account = server.create_account("acme.test").await;
     let paused = json!({"destination": "b.test", "reason": "repairs"});
@@ -54,7 +54,7 @@ async fn mail_for_a_paused_destination_waits_through_a_restart_and_leaves_when_i
 }
 
 #[tokio::test]
-async fn deferred_mail_says_why_and_a_flush_or_a_retry_delivers_it_now() {
+async fn deferred_mail_has_a_reason_and_a_flush_or_retry_delivers_it_now() {
     let (_dns, mx, server) = two_destinations().await;
     let account = server.create_account("acme.test").await;
     for order in ["flush", "retry"] {
@@ -104,7 +104,7 @@ async fn a_cancelled_message_is_never_delivered_and_its_timeline_says_so() {
 }
 
 #[tokio::test]
-async fn what_expires_while_its_tenant_is_suspended_gets_one_try_when_it_is_resumed() {
+async fn mail_that_expires_while_its_tenant_is_suspended_gets_one_attempt_after_the_suspension() {
     let (_dns, mx, mut server) = two_destinations().await;
     let account = server.create_account("acme.test").await;
     mx.script(Phase::Rcpt, "", 1, Fault::Reply("451 4.7.1 greylisted"));
@@ -120,7 +120,7 @@ async fn what_expires_while_its_tenant_is_suspended_gets_one_try_when_it_is_resu
 }
 
 #[tokio::test]
-async fn the_command_shows_pauses_and_resumes() {
+async fn the_command_line_shows_pauses_and_resumes() {
     let (_dns, _mx, server) = two_destinations().await;
     let account = server.create_account("acme.test").await;
     let url = format!("http://{}", server.control.address);

@@ -1,4 +1,4 @@
-//! `pillarbox quickstart`: everything made and shown at the first start, everything kept at the second.
+//! `pillarbox quickstart`: the first run creates and shows everything, the second keeps it.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::http::request;
 use crate::program::Serving;
 
-/// What quickstart would write, on ports that are free.
+/// The configuration that quickstart would write, with free ports.
 fn configure(directory: &Path) {
     let text = format!(
         "hostname = \"localhost\"\ndata_dir = \"{}\"\n[log]\nlevel = \"warn\"\n[smtp]\n\
@@ -19,7 +19,7 @@ fn configure(directory: &Path) {
 }
 
 #[tokio::test]
-async fn quickstart_shows_the_life_of_a_first_message_and_keeps_everything() {
+async fn quickstart_shows_the_delivery_of_a_first_message_and_keeps_everything() {
     let directory = tempfile::tempdir().unwrap();
     configure(directory.path());
     let arguments = ["quickstart", "--dir", directory.path().to_str().unwrap()];

@@ -1,4 +1,4 @@
-//! A web server that keeps the requests it gets and answers what it is told, octet by octet.
+//! A web server that records its requests and answers with the octets that the test sets.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -23,11 +23,11 @@ pub struct Receiver {
 #[derive(Default)]
 struct Book {
     requests: Vec<Received>,
-    /// When none is left, `204`.
+    /// Without a scripted reply, `204`.
     answers: VecDeque<Reaction>,
 }
 
-/// What the server does with a request.
+/// The reaction to a request.
 pub enum Reaction {
     /// Writes these octets and closes.
     Write(Vec<u8>),
@@ -49,7 +49,7 @@ pub struct Received {
 }
 
 impl Received {
-    /// The only header of a name.
+    /// The only header with this name.
     #[track_caller]
     pub fn header(&self, name: &str) -> &str {
         let pairs = self.head.lines().filter_map(|line| line.split_once(':'));
@@ -75,7 +75,7 @@ impl Receiver {
         Self { address, book, _serving: serving }
     }
 
-    /// What it does with the next requests, one after the other.
+    /// Sets the reactions to the next requests, in order.
     pub fn script(&self, reactions: impl IntoIterator<Item = Reaction>) {
         self.book.lock().unwrap().answers.extend(reactions);
     }
@@ -84,7 +84,7 @@ impl Receiver {
         self.book.lock().unwrap().requests.clone()
     }
 
-    /// Waits until there were so many requests.
+    /// Waits until there were this many requests.
     pub async fn wait_for(&self, count: usize) -> Vec<Received> {
         until(&format!("{count} requests came"), async || {
             Some(self.requests()).filter(|requests| requests.len() >= count)
@@ -110,7 +110,7 @@ async fn accept(listener: TcpListener, tls: Option<Arc<ServerConfig>>, book: Arc
     }
 }
 
-/// One request of one connection. `None` if the client went away.
+/// Reads one request of a connection. `None` if the client has closed it.
 async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, book: Arc<Mutex<Book>>) -> Option<()> {
     let received = read_request(&mut stream).await?;
     let reaction = {

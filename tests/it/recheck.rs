@@ -7,7 +7,7 @@ use pillarbox::store::{Directory, NewDomain};
 use crate::api_stage::ApiStage;
 
 #[tokio::test]
-async fn domains_whose_dns_does_not_answer_delay_the_checks_of_their_own_tenant_only() {
+async fn a_dns_that_does_not_answer_delays_the_checks_of_its_own_tenant_only() {
     let stage = ApiStage::with(|_, domains| domains.check_interval = std::time::Duration::ZERO).await;
     let (slow, own) = (stage.tenant("slow").await, stage.tenant("own").await);
     stage.dns.silence("silent.example");

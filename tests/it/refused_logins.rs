@@ -1,4 +1,4 @@
-//! Smart hosts that refuse our login: whose mail waits, what people are told, and how it ends.
+//! Smart hosts that refuse our login: which mail waits, which events are written, and how the wait ends.
 
 use pillarbox::config::{Config, PlatformSmartHost};
 use pillarbox::model::TlsMode;
@@ -18,7 +18,7 @@ async fn smart_hosts(count: usize, identity: &Identity) -> Vec<FakeMx> {
     FakeMx::several(vec![offer; count]).await
 }
 
-/// The events of this kind, oldest first: whose, and their data.
+/// The events of this type, oldest first: the tenant and the data.
 async fn events(server: &TestServer, kind: &str) -> Vec<(Option<String>, Value)> {
     let page = server.control.get(&format!("/v1/events?limit=100&type={kind}")).await;
     let events = page["data"].as_array().unwrap().iter().rev();
@@ -46,7 +46,7 @@ fn logins(mx: &FakeMx) -> usize {
 }
 
 #[tokio::test]
-async fn what_one_host_has_taken_is_not_sent_again_because_another_refuses_the_login() {
+async fn a_message_accepted_by_one_host_is_not_sent_again_because_another_refuses_the_login() {
     let dns = FakeDns::start().await;
     let identity = Identity::new(&["own.test"]);
     let hosts = smart_hosts(2, &identity).await;
@@ -70,7 +70,7 @@ async fn what_one_host_has_taken_is_not_sent_again_because_another_refuses_the_l
 }
 
 #[tokio::test]
-async fn mail_that_waits_for_its_account_is_given_up_with_one_report_at_the_end_of_its_lifetime() {
+async fn mail_that_waits_for_a_login_expires_with_one_dsn_at_the_end_of_its_lifetime() {
     let dns = FakeDns::start().await;
     let identity = Identity::new(&["own.test"]);
     let host = smart_hosts(1, &identity).await.remove(0);
@@ -100,7 +100,7 @@ async fn mail_that_waits_for_its_account_is_given_up_with_one_report_at_the_end_
     assert_eq!(logins(&host), 2, "one try before the restart, and one after it");
 }
 
-/// As it is after a pause that was longer than the lifetime.
+/// The state after a pause that was longer than the lifetime.
 fn make_due_after_the_end(config: &Config) {
     let database = rusqlite::Connection::open(database_file(&config.data_dir)).unwrap();
     let sql = "UPDATE delivery SET next_attempt_us = 2 WHERE next_attempt_us IS NOT NULL";
@@ -108,7 +108,7 @@ fn make_due_after_the_end(config: &Config) {
 }
 
 #[tokio::test]
-async fn a_refused_login_of_the_platform_holds_the_mail_of_all_tenants_who_do_not_learn_its_name() {
+async fn a_refused_platform_login_stops_the_mail_of_all_tenants_and_does_not_disclose_its_host() {
     let dns = FakeDns::start().await;
     let identity = Identity::new(&["smart.test"]);
     let host = smart_hosts(1, &identity).await.remove(0);
@@ -138,13 +138,13 @@ async fn a_refused_login_of_the_platform_holds_the_mail_of_all_tenants_who_do_no
             assert!(told.contains("smart.test") && !told.contains("relay-user"), "{told}");
         }
     }
-    assert_eq!(logins(&host), 1, "one tenant's try is another's");
+    assert_eq!(logins(&host), 1, "one attempt for all tenants");
     let failed = events(&server, "smart_host.login_failed").await;
     assert!(matches!(&failed[..], [(None, data)] if data["user"] == "relay-user"), "{failed:?}");
 }
 
 #[tokio::test]
-async fn mail_for_a_smart_host_that_refuses_the_login_is_held_and_goes_on_with_a_new_password() {
+async fn mail_waits_while_a_smart_host_refuses_the_login_and_continues_with_a_new_password() {
     let dns = FakeDns::start().await;
     let identity = Identity::new(&["own.test"]);
     let host = smart_hosts(1, &identity).await.remove(0);
@@ -182,7 +182,7 @@ async fn mail_for_a_smart_host_that_refuses_the_login_is_held_and_goes_on_with_a
 }
 
 #[tokio::test]
-async fn a_moment_in_which_logins_fail_is_an_ordinary_deferral() {
+async fn a_temporary_failure_of_logins_is_an_ordinary_deferral() {
     let dns = FakeDns::start().await;
     let identity = Identity::new(&["own.test"]);
     let host = smart_hosts(1, &identity).await.remove(0);

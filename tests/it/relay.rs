@@ -1,5 +1,5 @@
-//! The relay against a scripted server: one outcome for each recipient, what is deferred, connections that break or are
-//! used again, and what a stop or a drop leaves behind.
+//! The relay with a scripted server: the result of each recipient, deferrals, broken and reused connections, and what a
+//! stop or a drop leaves behind.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn server_with_tls() -> FakeMx {
 }
 
 #[tokio::test]
-async fn messages_share_a_connection_and_each_recipient_has_an_outcome() {
+async fn messages_share_a_connection_and_each_recipient_has_a_result() {
     let mx = FakeMx::start().await;
     mx.script(Phase::Rcpt, "TO:<no@", ALWAYS, Fault::Reply("550 5.1.1 nobody"));
     let stage = RelayStage::start(&mx).await;
@@ -43,7 +43,7 @@ async fn messages_share_a_connection_and_each_recipient_has_an_outcome() {
     let wire = b"Received: us\r\nSubject: x\r\n\r\n..dot\r\n.\r\n";
     let all = mx.transactions();
     assert_eq!(all.iter().filter(|transaction| transaction.wire == wire).count(), 2, "{all:?}");
-    // The report of the failure went the same way.
+    // The DSN was sent the same way.
     let failed = "Final-Recipient: rfc822; no@x.example";
     let is_report = |content: &[u8]| String::from_utf8_lossy(content).contains(failed);
     let reports = all.iter().filter(|transaction| is_report(&transaction.content));
@@ -62,7 +62,7 @@ async fn a_failure_is_reported_to_the_sender_once() {
     let id = stage.send(&["a@x.example", "b@x.example"]).await;
     stage.expect(id, &[Bounced, Bounced]).await;
     assert_eq!(stage.last_reply(id).await, "554 5.6.0 no");
-    // The report is refused too, and there is no report of that.
+    // The DSN is refused too, and no DSN is sent about a DSN.
     stage.expect_empty().await;
     stage.end().await;
     let commands = mx.commands();
@@ -71,7 +71,7 @@ async fn a_failure_is_reported_to_the_sender_once() {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_for_now_is_deferred_with_the_reason() {
+async fn temporary_failures_are_deferred_with_the_reason() {
     for (phase, fault, reply) in [
         (Phase::Rcpt, Fault::Reply("451 4.7.1 grey"), "451 4.7.1 grey"),
         (Phase::Greeting, Fault::Reply("554 5.7.1 go away"), "554 5.7.1 go away"),
@@ -98,7 +98,7 @@ async fn what_goes_wrong_for_now_is_deferred_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_broken_handshake_is_followed_by_clear_text_where_tls_is_a_bonus() {
+async fn after_a_failed_handshake_opportunistic_mail_is_sent_without_tls() {
     let mx = server_with_tls().await;
     mx.script(Phase::Handshake, "", ALWAYS, Fault::Hang);
     let stage = RelayStage::with(&mx, |_, relay| relay.timeouts.starttls = Duration::from_millis(200)).await;
@@ -123,7 +123,7 @@ async fn a_broken_handshake_is_followed_by_clear_text_where_tls_is_a_bonus() {
 }
 
 #[tokio::test]
-async fn a_connection_that_died_while_idle_costs_no_try() {
+async fn an_idle_connection_that_was_closed_costs_no_attempt() {
     let mx = FakeMx::start().await;
     mx.script(Phase::Dot, "", ALWAYS, Fault::ReplyAndClose("250 2.0.0 taken"));
     let stage = RelayStage::start(&mx).await;
@@ -137,7 +137,7 @@ async fn a_connection_that_died_while_idle_costs_no_try() {
 }
 
 #[tokio::test]
-async fn a_reply_too_many_is_never_taken_for_another_messages_outcome() {
+async fn an_additional_reply_is_never_used_for_another_message() {
     let mx = FakeMx::start().await;
     mx.script(Phase::Rcpt, "TO:<no@", ALWAYS, Fault::Reply("550 5.1.1 nobody"));
     mx.script(Phase::Dot, "", ALWAYS, Fault::Reply("250 taken\r\n250 stray"));
@@ -154,7 +154,7 @@ async fn a_reply_too_many_is_never_taken_for_another_messages_outcome() {
 }
 
 #[tokio::test]
-async fn a_server_that_answers_each_recipient_just_in_time_does_not_hold_a_connection_for_all_of_them() {
+async fn a_server_that_answers_each_recipient_just_before_the_timeout_does_not_hold_a_connection_forever() {
     let mx = FakeMx::start().await;
     mx.script(Phase::Rcpt, "", ALWAYS, Fault::Late(Duration::from_millis(50), "250 2.1.5 ok"));
     let stage = RelayStage::with(&mx, |_, relay| {
@@ -178,7 +178,7 @@ async fn a_server_that_answers_each_recipient_just_in_time_does_not_hold_a_conne
 }
 
 #[tokio::test]
-async fn a_relay_that_is_dropped_leaves_no_worker_behind() {
+async fn a_dropped_relay_leaves_no_worker_behind() {
     let mx = FakeMx::start().await;
     mx.script(Phase::Rcpt, "", ALWAYS, Fault::Hang);
     let stage = RelayStage::with(&mx, |_, relay| relay.connections_max = 1).await;
@@ -187,7 +187,7 @@ async fn a_relay_that_is_dropped_leaves_no_worker_behind() {
     until("RCPT was sent", async || mx.commands().iter().any(|c| c.starts_with("RCPT")).then_some(())).await;
     stage.expect_all_claimed(2).await;
     stage.relay.abort();
-    // The recorder ends when no worker is left that could give it something.
+    // The result writer ends when no worker is left that could send it a result.
     timeout(PATIENCE, stage.recording.end()).await.unwrap();
     assert_eq!(stage.queue.depth().await.unwrap().claimed, 0);
     stage.expect(first, &[DeliveryState::Queued]).await;
@@ -195,7 +195,7 @@ async fn a_relay_that_is_dropped_leaves_no_worker_behind() {
 }
 
 #[tokio::test]
-async fn a_backlog_goes_out_over_few_connections() {
+async fn a_backlog_is_delivered_over_few_connections() {
     let mx = FakeMx::start().await;
     let stage = RelayStage::with(&mx, |_, relay| {
         relay.connections_per_destination_max = 2;
@@ -216,7 +216,7 @@ async fn a_backlog_goes_out_over_few_connections() {
 }
 
 #[tokio::test]
-async fn the_sandbox_plays_every_part_and_nothing_leaves() {
+async fn the_sandbox_gives_every_result_and_sends_nothing() {
     let mx = FakeMx::start().await;
     let stage = RelayStage::start(&mx).await;
     let mut new = new_message(
@@ -241,7 +241,7 @@ async fn the_sandbox_plays_every_part_and_nothing_leaves() {
 }
 
 #[tokio::test]
-async fn a_tenants_smart_host_in_a_private_network_is_not_dialled() {
+async fn a_tenants_smart_host_in_a_private_network_is_not_connected_to() {
     let mx = FakeMx::start().await;
     let stage = RelayStage::start(&mx).await;
     let smart_host = SmartHost {
@@ -264,7 +264,7 @@ async fn a_tenants_smart_host_in_a_private_network_is_not_dialled() {
 }
 
 #[tokio::test]
-async fn what_waits_for_its_turn_is_held_when_its_tenant_is_suspended() {
+async fn queued_mail_waits_when_its_tenant_is_suspended() {
     let mx = FakeMx::start().await;
     let greeting = mx.wait_at(Phase::Greeting);
     let stage = RelayStage::with(&mx, |_, relay| relay.connections_max = 1).await;
@@ -288,8 +288,8 @@ async fn what_waits_for_its_turn_is_held_when_its_tenant_is_suspended() {
 }
 
 #[tokio::test]
-async fn who_fills_the_memory_for_messages_that_are_read_back_leaves_some_to_others_and_can_be_stopped() {
-    // Without SIZE, which the first message would exceed.
+async fn a_tenant_that_fills_the_memory_for_message_bodies_leaves_some_to_others_and_can_be_stopped() {
+    // Without SIZE, because the first message would exceed it.
     let mx = FakeMx::with(Offer { extensions: vec!["PIPELINING"], ..Offer::default() }).await;
     let greeting = mx.wait_at(Phase::Greeting);
     let stage = RelayStage::with(&mx, |store, _| store.hot_queue_bytes_max = 0).await;
@@ -313,10 +313,10 @@ async fn who_fills_the_memory_for_messages_that_are_read_back_leaves_some_to_oth
 }
 
 #[tokio::test]
-async fn mail_for_a_host_that_wants_a_rest_is_not_tried_until_the_rest_is_over() {
+async fn mail_for_a_site_in_back_off_is_not_tried_until_the_back_off_ends() {
     let mx = FakeMx::start().await;
     mx.script(Phase::Greeting, "", ALWAYS, Fault::Reply("421 4.7.0 too many connections"));
-    // The address is the destination, and a site.
+    // The address literal is the destination, and a site.
     let stage = RelayStage::with(&mx, |_, relay| {
         relay.smart_host = None;
         relay.port = mx.address.port();
@@ -326,16 +326,16 @@ async fn mail_for_a_host_that_wants_a_rest_is_not_tried_until_the_rest_is_over()
     let recipient = format!("a@[{}]", mx.address.ip());
     let first = stage.send(&[&recipient]).await;
     stage.expect(first, &[Deferred]).await;
-    let status = until("the site rests", async || {
+    let status = until("the site is in back-off", async || {
         let status = stage.queue.snapshot(Timestamp::now()).sites.pop();
-        status.filter(|status| status.held_until.is_some())
+        status.filter(|status| status.backoff_until.is_some())
     })
     .await;
     assert_eq!(status.reason.as_deref(), Some("421 4.7.0 too many connections"));
-    let rest = status.held_until.unwrap().duration_since(Timestamp::now()).as_secs();
+    let rest = status.backoff_until.unwrap().duration_since(Timestamp::now()).as_secs();
     assert!((20..=30).contains(&rest), "{rest}");
     let second = stage.send(&[&recipient]).await;
-    // Mail that goes elsewhere passes it.
+    // Mail for another site is delivered before it.
     let mut elsewhere = new_message(stage.tenant, &["c@x.example"]);
     elsewhere.message.environment = Environment::Test;
     let elsewhere = stage.enqueue(elsewhere).await;

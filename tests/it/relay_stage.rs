@@ -1,4 +1,4 @@
-//! The relay alone, over a store of its own with one tenant; everything goes to one smart host of the platform.
+//! The relay without the server, with its own store and one tenant. The platform's smart host gets all mail.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use pillarbox::config;
 use pillarbox::dns::Resolver;
 use pillarbox::mail::{Address, BodyType, Content, DomainName, Host, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::{DeliveryId, DeliveryState, Environment, MessageId, TenantId, TlsMode};
-use pillarbox::queue::{ClaimRoom, QueueManager};
+use pillarbox::queue::{ClaimLimits, QueueManager};
 use pillarbox::relay::{Recording, Relay};
 use pillarbox::store::{
-    Attempt, Directory, Journal, Message, NewMessage, NewTenant, PageRequest, Spool, Store, StoreOptions,
+    Attempt, Directory, Journal, Message, NewMessage, NewTenant, PageRequest, Spool, SqliteOptions, Store,
     SuppressionFilter,
 };
 use tokio::task::JoinHandle;
@@ -34,9 +34,9 @@ impl RelayStage {
         Self::with(mx, |_, _| {}).await
     }
 
-    pub async fn with(mx: &FakeMx, adjust: impl FnOnce(&mut StoreOptions, &mut config::Relay)) -> Self {
+    pub async fn with(mx: &FakeMx, adjust: impl FnOnce(&mut SqliteOptions, &mut config::Relay)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut options = StoreOptions::at(dir.path());
+        let mut options = SqliteOptions::at(dir.path());
         let mut config = config::Relay {
             smart_host: Some(config::PlatformSmartHost {
                 host: mx.address.ip().to_string(),
@@ -48,7 +48,7 @@ impl RelayStage {
             ..config::Relay::default()
         };
         adjust(&mut options, &mut config);
-        let store = Arc::new(Store::open(options).unwrap());
+        let store = Arc::new(Store::open(options).await.unwrap());
         let tenant =
             store.create_tenant(NewTenant::named("acme", "acme"), Timestamp::now()).await.unwrap().id;
         let queue = Arc::new(QueueManager::new(store.clone(), &config));
@@ -60,7 +60,7 @@ impl RelayStage {
         Self { store, queue, tenant, relay, recording, stop, _dir: dir }
     }
 
-    /// One message of the tenant's live mail.
+    /// One live message of the tenant.
     pub async fn send(&self, recipients: &[&str]) -> MessageId {
         self.enqueue(new_message(self.tenant, recipients)).await
     }
@@ -78,15 +78,15 @@ impl RelayStage {
         .await;
     }
 
-    /// Waits until nothing is open.
+    /// Waits until no delivery is open.
     pub async fn expect_empty(&self) {
         until("nothing is open", async || (self.store.count_open().await.unwrap() == 0).then_some(())).await;
     }
 
-    /// Waits until so many deliveries are claimed, and nothing that is due is left to claim.
+    /// Waits until this many deliveries are claimed, and no other delivery is due.
     pub async fn expect_all_claimed(&self, count: u64) {
         until("everything is claimed", async || {
-            let left = self.queue.claim_due(Timestamp::now(), &no_room()).await.unwrap().next_due_at;
+            let left = self.queue.claim_due(Timestamp::now(), &nothing()).await.unwrap().next_due_at;
             let claimed = self.queue.depth().await.unwrap().claimed;
             (left.is_none() && claimed == count).then_some(())
         })
@@ -111,7 +111,7 @@ impl RelayStage {
         addresses
     }
 
-    /// Stops the relay, which must end in time and leave no claim.
+    /// Stops the relay, which must end in time without claims.
     pub async fn end(self) {
         self.stop.cancel();
         timeout(PATIENCE, self.relay).await.expect("the relay stops").unwrap();
@@ -119,11 +119,11 @@ impl RelayStage {
     }
 }
 
-fn no_room() -> ClaimRoom {
-    ClaimRoom { deliveries_max: 0, per_tenant_max: 0, admits: Arc::new(|_: &Host| true) }
+fn nothing() -> ClaimLimits {
+    ClaimLimits { deliveries_max: 0, per_tenant_max: 0, admits: Arc::new(|_: &Host| true) }
 }
 
-/// A message of a tenant's live mail with a line that needs dot-stuffing.
+/// A live message of a tenant with a line that needs dot stuffing.
 pub fn new_message(tenant_id: TenantId, recipients: &[&str]) -> NewMessage {
     let now = Timestamp::now();
     let content =

@@ -1,4 +1,4 @@
-//! RFC 4865: a message is held until its submitter wants it sent.
+//! RFC 4865: a message is held until its release time.
 
 use crate::http::request;
 use crate::server::{make_everything_due, message, message_id, one_destination, text};
@@ -6,7 +6,7 @@ use pillarbox::mail::{SignedDuration, Timestamp};
 use serde_json::json;
 
 #[tokio::test]
-async fn a_held_message_is_queued_until_its_time_and_expires_only_after_that() {
+async fn a_held_message_is_queued_until_its_release_time_and_expires_only_after_it() {
     let (_dns, mx, mut server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     let mut client = server.log_in(&account).await;
@@ -17,7 +17,7 @@ async fn a_held_message_is_queued_until_its_time_and_expires_only_after_that() {
     let id = message_id(&client.data(&message(&account, "held")).await.expect_code(250));
     let at = |value: &serde_json::Value| value.as_str().unwrap().parse::<Timestamp>().unwrap().as_second();
 
-    // What comes later overtakes it.
+    // A later message overtakes it.
     let other = server.submit(&account, &["bob@b.test"], &message(&account, "other")).await;
     server.wait_for_status(&other, &["delivered"]).await;
     let email = server.control.get(&format!("/v1/emails/{id}")).await;
@@ -35,7 +35,7 @@ async fn a_held_message_is_queued_until_its_time_and_expires_only_after_that() {
 }
 
 #[tokio::test]
-async fn a_scheduled_message_that_is_cancelled_before_its_time_never_goes_out() {
+async fn a_scheduled_message_that_is_cancelled_before_its_time_is_never_sent() {
     let (_dns, mx, mut server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     let send_at = (Timestamp::now() + SignedDuration::from_hours(1)).to_string();
@@ -58,7 +58,7 @@ async fn a_scheduled_message_that_is_cancelled_before_its_time_never_goes_out() 
 }
 
 #[tokio::test]
-async fn a_message_goes_out_by_itself_when_its_time_comes() {
+async fn a_message_is_sent_at_its_release_time() {
     let (_dns, _mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     let mut client = server.log_in(&account).await;

@@ -1,8 +1,8 @@
-//! Reports of failed delivery, read with an independent parser (RFC 3462, RFC 3464).
+//! Reads DSNs with an independent parser (RFC 3462, RFC 3464).
 
 use mail_parser::{MessageParser, MimeHeaders, PartType};
 
-/// Panics unless `content` is a delivery status notification that says this of this recipient.
+/// Panics unless `content` is a DSN with this status of this recipient.
 #[track_caller]
 pub fn expect_report(content: &[u8], recipient: &str, action: &str, status: &str) {
     let shown = String::from_utf8_lossy(content);

@@ -1,4 +1,4 @@
-//! RFC 8689: a message that requires TLS goes over verified TLS to servers that promise the same, or comes back.
+//! RFC 8689: a message that requires TLS is sent over verified TLS to servers that support REQUIRETLS, or bounces.
 
 use std::path::PathBuf;
 
@@ -11,14 +11,14 @@ use crate::identity::Identity;
 use crate::receiver::{Reaction, Receiver};
 use crate::server::{Account, TestServer, message, message_id};
 
-/// What an MX is like: whether it has TLS that is trusted, TLS at all, REQUIRETLS.
+/// The TLS of an MX: trusted, untrusted or none, and whether it supports REQUIRETLS.
 struct Kind {
     trusted: bool,
     tls: bool,
     require_tls: bool,
 }
 
-/// Who says that the hosts are the domain's.
+/// Whether DNSSEC or MTA-STS proves that the hosts belong to the domain.
 #[derive(Clone, Copy, PartialEq)]
 enum Proof {
     Dnssec,
@@ -90,10 +90,10 @@ async fn submit_plain(server: &TestServer, account: &Account) {
 }
 
 #[tokio::test]
-async fn a_server_that_promises_it_gets_the_message_over_verified_tls() {
+async fn a_server_that_supports_requiretls_gets_the_message_over_verified_tls() {
     let kind = Kind { trusted: true, tls: true, require_tls: true };
     let (_dns, servers, server, account, _kept) = stage(&[kind], Proof::Dnssec).await;
-    // An idle connection whose certificate was not checked is no help, however fit it was for others.
+    // An idle connection whose certificate was not verified must not be used, although other messages may use it.
     submit_plain(&server, &account).await;
     submit_plain(&server, &account).await;
     let id = submit(&server, &account).await;
@@ -105,7 +105,7 @@ async fn a_server_that_promises_it_gets_the_message_over_verified_tls() {
 }
 
 #[tokio::test]
-async fn a_connection_to_a_host_that_is_not_proved_to_be_the_domains_is_not_used_again_either() {
+async fn a_connection_to_a_host_that_is_not_proved_to_belong_to_the_domain_is_not_reused_either() {
     let kind = Kind { trusted: true, tls: true, require_tls: true };
     let (_dns, servers, mut server, account, _kept) = stage(&[kind], Proof::Nobody).await;
     let domain = "b.test".parse().unwrap();
@@ -121,9 +121,9 @@ async fn a_connection_to_a_host_that_is_not_proved_to_be_the_domains_is_not_used
     assert_eq!(used, [0, 0]);
 }
 
-/// RFC 8689 §4.1: `TLS-Required: No` waives what the domain asks for, and nothing of what the configuration does.
+/// RFC 8689 §4.1: `TLS-Required: No` waives the requirements of the domain, not those of the configuration.
 #[tokio::test]
-async fn a_message_that_waives_tls_goes_in_clear_only_where_no_route_forbids_it() {
+async fn a_message_that_waives_tls_is_sent_without_tls_unless_a_route_forbids_it() {
     for (tls, expected) in [(TlsMode::Opportunistic, "delivered"), (TlsMode::Starttls, "deferred")] {
         let kind = Kind { trusted: false, tls: false, require_tls: false };
         let (_dns, servers, mut server, account, _kept) = stage(&[kind], Proof::Dnssec).await;
@@ -147,7 +147,7 @@ async fn a_message_that_waives_tls_goes_in_clear_only_where_no_route_forbids_it(
 }
 
 #[tokio::test]
-async fn servers_that_cannot_keep_the_promise_are_passed_over() {
+async fn servers_that_cannot_keep_requiretls_are_skipped() {
     let kinds = [
         Kind { trusted: false, tls: false, require_tls: true },
         Kind { trusted: false, tls: true, require_tls: true },
@@ -162,7 +162,7 @@ async fn servers_that_cannot_keep_the_promise_are_passed_over() {
 }
 
 #[tokio::test]
-async fn without_such_a_server_the_message_comes_back_at_once() {
+async fn without_a_server_that_supports_requiretls_the_message_bounces_immediately() {
     for (kind, status) in [
         (Kind { trusted: false, tls: false, require_tls: true }, "5.7.10"),
         (Kind { trusted: false, tls: true, require_tls: true }, "5.7.10"),
@@ -178,7 +178,7 @@ async fn without_such_a_server_the_message_comes_back_at_once() {
 }
 
 #[tokio::test]
-async fn the_host_must_be_the_domains_by_dnssec_or_by_mta_sts() {
+async fn the_host_must_be_proved_by_dnssec_or_mta_sts() {
     for proof in [Proof::MtaSts, Proof::Nobody] {
         let kind = Kind { trusted: true, tls: true, require_tls: true };
         let (_dns, servers, server, account, _kept) = stage(&[kind], proof).await;

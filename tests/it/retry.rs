@@ -1,4 +1,4 @@
-//! What is not delivered at once: later attempts, restarts, trouble on the other side, giving up.
+//! Mail that is not delivered immediately: later attempts, restarts, failing servers, expiry.
 
 use pillarbox::config::Config;
 
@@ -26,7 +26,7 @@ async fn a_deferred_message_is_delivered_by_a_later_attempt() {
 }
 
 #[tokio::test]
-async fn what_was_accepted_before_a_stop_is_delivered_after_it() {
+async fn mail_accepted_before_a_stop_is_delivered_after_it() {
     let (dns, mx, mut server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     dns.fail("b.test");
@@ -47,7 +47,7 @@ async fn what_was_accepted_before_a_stop_is_delivered_after_it() {
 }
 
 #[tokio::test]
-async fn the_next_host_is_tried_when_the_first_does_not_answer() {
+async fn the_next_host_is_tried_if_the_first_does_not_answer() {
     let dns = FakeDns::start().await;
     let servers = FakeMx::several(vec![Offer::default(), Offer::default()]).await;
     dns.mx("b.test", &[(10, "mx1.b.test"), (20, "mx2.b.test")]);
@@ -62,7 +62,7 @@ async fn the_next_host_is_tried_when_the_first_does_not_answer() {
 }
 
 #[tokio::test]
-async fn a_first_host_with_many_dead_addresses_leaves_one_try_for_the_next() {
+async fn a_first_host_with_many_dead_addresses_leaves_one_attempt_for_the_next() {
     let dns = FakeDns::start().await;
     let servers = FakeMx::several(vec![Offer::default(); 7]).await;
     let (alive, dead) = servers.split_first().unwrap();
@@ -79,7 +79,7 @@ async fn a_first_host_with_many_dead_addresses_leaves_one_try_for_the_next() {
 }
 
 #[tokio::test]
-async fn a_domain_without_mx_is_reached_at_its_address() {
+async fn a_domain_without_mx_is_its_own_mail_host() {
     let dns = FakeDns::start().await;
     let mx = FakeMx::start().await;
     dns.addresses("plain.test", &[mx.address.ip()]);
@@ -90,7 +90,7 @@ async fn a_domain_without_mx_is_reached_at_its_address() {
 }
 
 #[tokio::test]
-async fn null_mx_and_unknown_domains_fail_at_once_with_their_status() {
+async fn null_mx_and_unknown_domains_bounce_immediately_with_their_status() {
     let (dns, mx, server) = one_destination().await;
     dns.null_mx("null.test");
     dns.mx("acme.test", &[(10, "mx.b.test")]);
@@ -105,7 +105,7 @@ async fn null_mx_and_unknown_domains_fail_at_once_with_their_status() {
 }
 
 #[tokio::test]
-async fn name_servers_that_fail_defer() {
+async fn failing_name_servers_defer_mail() {
     let (dns, mx, mut server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     dns.fail("b.test");
@@ -118,7 +118,7 @@ async fn name_servers_that_fail_defer() {
 }
 
 #[tokio::test]
-async fn a_message_is_given_up_with_a_report_when_its_time_is_over() {
+async fn an_expired_message_gets_a_dsn() {
     let (dns, mx, mut server) = one_destination().await;
     dns.mx("acme.test", &[(10, "mx.b.test")]);
     let account = server.create_account("acme.test").await;
@@ -133,7 +133,7 @@ async fn a_message_is_given_up_with_a_report_when_its_time_is_over() {
 }
 
 #[tokio::test]
-async fn a_message_with_the_null_reverse_path_is_never_reported() {
+async fn no_dsn_is_sent_for_a_message_with_the_null_reverse_path() {
     let (_dns, mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     mx.script(Phase::Rcpt, "<bob@", 99, Fault::Reply("550 5.1.1 nobody"));
@@ -145,7 +145,7 @@ async fn a_message_with_the_null_reverse_path_is_never_reported() {
 }
 
 #[tokio::test]
-async fn a_second_host_is_asked_even_where_one_connection_is_all_there_may_be() {
+async fn a_second_host_is_tried_even_if_one_connection_is_allowed() {
     let dns = FakeDns::start().await;
     let servers = FakeMx::several(vec![Offer::default(), Offer::default()]).await;
     dns.mx("b.test", &[(10, "mx1.b.test"), (20, "mx2.b.test")]);

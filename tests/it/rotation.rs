@@ -1,4 +1,4 @@
-//! The rotation of DKIM keys: which key signs when, which records are asked for, and when the old key goes.
+//! The rotation of DKIM keys: which key signs, which records are required, and when the old key is deleted.
 
 use pillarbox::config::Config;
 use pillarbox::mail::Timestamp;
@@ -18,7 +18,7 @@ fn states(keys: &Value) -> Vec<(String, String)> {
     keys.iter().map(|key| (text(key, "/selector"), text(key, "/state"))).collect()
 }
 
-/// Of the DKIM records that a domain is to have: selector, status, whether it is required, state of the key.
+/// The DKIM records of a domain: selector, status, whether it is required, state of the key.
 fn records(domain: &Value) -> Vec<(String, String, bool, String)> {
     let records = domain["dns_records"].as_array().unwrap().iter();
     let of_keys = records.filter(|record| record["purpose"] == "dkim").map(|record| {
@@ -31,7 +31,7 @@ fn records(domain: &Value) -> Vec<(String, String, bool, String)> {
 
 const LONG_REPLACED: &str = "longreplaced";
 
-/// Puts a key beside the replaced one that has been so for eight days. The server must not be running.
+/// Adds a key that was replaced eight days ago. The server must not be running.
 fn add_long_replaced_key(config: &Config) {
     let database = rusqlite::Connection::open(database_file(&config.data_dir)).unwrap();
     let sql = "INSERT INTO dkim_key (id, domain_id, selector, algorithm, state, public_key, private_key, created_us,
@@ -44,7 +44,7 @@ fn add_long_replaced_key(config: &Config) {
     assert_eq!(added.unwrap(), 1, "one was replaced");
 }
 
-/// Lets all replaced keys have been so for eight days. The server must not be running.
+/// Makes all replaced keys eight days old. The server must not be running.
 fn age_replaced_keys(config: &Config) {
     let database = rusqlite::Connection::open(database_file(&config.data_dir)).unwrap();
     let sql = "UPDATE dkim_key SET retiring_since_us = retiring_since_us - ?1 WHERE state = 'retiring'";
@@ -52,7 +52,7 @@ fn age_replaced_keys(config: &Config) {
 }
 
 #[tokio::test]
-async fn mail_signed_before_a_rotation_verifies_after_it_and_the_old_key_goes_when_none_is_left() {
+async fn mail_signed_before_a_rotation_verifies_after_it_and_the_old_key_is_deleted_with_the_last_of_it() {
     let (dns, mx, mut server, account) = setting().await;
     let path = format!("/v1/domains/{}", account.domain_id);
     let by_dns = server.control.ok("PATCH", &path, json!({"verification": "dns"})).await;
@@ -111,7 +111,7 @@ async fn mail_signed_before_a_rotation_verifies_after_it_and_the_old_key_goes_wh
 }
 
 #[tokio::test]
-async fn where_the_platform_vouches_the_new_key_signs_when_it_is_said_to_be_published() {
+async fn for_a_manually_verified_domain_the_new_key_signs_after_the_platform_confirms_its_record() {
     let (_dns, _mx, server, account) = setting().await;
     let path = format!("/v1/domains/{}", account.domain_id);
     server.control.ok("POST", &format!("{path}/dkim/rotate"), Value::Null).await;
@@ -125,7 +125,7 @@ async fn where_the_platform_vouches_the_new_key_signs_when_it_is_said_to_be_publ
 }
 
 #[tokio::test]
-async fn a_domain_that_the_platform_comes_to_vouch_for_signs_at_once() {
+async fn a_domain_that_becomes_manually_verified_signs_immediately() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let domain = stage.post(&tenant.key, "/v1/domains", json!({"name": "own.example"})).await.expect(201);
@@ -136,7 +136,7 @@ async fn a_domain_that_the_platform_comes_to_vouch_for_signs_at_once() {
 }
 
 #[tokio::test]
-async fn a_rotation_makes_a_key_for_each_algorithm_and_can_be_repeated() {
+async fn a_rotation_creates_a_key_for_each_algorithm_and_can_be_repeated() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let new = json!({"name": "own.example", "ed25519": true});
@@ -176,7 +176,7 @@ async fn a_rotation_makes_a_key_for_each_algorithm_and_can_be_repeated() {
 }
 
 #[tokio::test]
-async fn a_key_whose_record_was_taken_away_is_replaced_and_not_answered_again() {
+async fn a_key_whose_record_was_removed_is_replaced_and_never_activated_again() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let domain = stage.post(&tenant.key, "/v1/domains", json!({"name": "own.example"})).await.expect(201);
@@ -198,7 +198,7 @@ async fn a_key_whose_record_was_taken_away_is_replaced_and_not_answered_again() 
 }
 
 #[tokio::test]
-async fn a_domain_with_as_many_keys_as_it_may_have_has_to_wait() {
+async fn a_domain_with_the_maximum_number_of_keys_cannot_rotate() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let domain = stage.post(&tenant.key, "/v1/domains", json!({"name": "own.example"})).await.expect(201);

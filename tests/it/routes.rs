@@ -1,4 +1,4 @@
-//! Routes and sources: which hosts mail goes to, and which address and name it comes with.
+//! Routes and sources: the hosts that mail is sent to, and the address and name that it is sent from.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -36,7 +36,7 @@ fn pool(name: &str, sources: &[&str]) -> Pool {
 }
 
 #[tokio::test]
-async fn the_tenants_smart_host_the_closest_route_and_the_platforms_smart_host_are_taken_in_this_order() {
+async fn the_tenants_smart_host_precedes_the_most_specific_route_and_the_platforms_smart_host() {
     let dns = FakeDns::start().await;
     let [own, exact, below, rest] =
         [FakeMx::start().await, FakeMx::start().await, FakeMx::start().await, FakeMx::start().await];
@@ -76,7 +76,7 @@ async fn the_tenants_smart_host_the_closest_route_and_the_platforms_smart_host_a
 }
 
 #[tokio::test]
-async fn the_hosts_of_a_route_are_tried_in_their_order_each_at_its_port() {
+async fn the_hosts_of_a_route_are_tried_in_order_each_at_its_port() {
     let dns = FakeDns::start().await;
     let (closed, busy, ready) = (FakeMx::start().await, FakeMx::start().await, FakeMx::start().await);
     busy.script(Phase::Greeting, "", usize::MAX, Fault::ReplyAndClose("421 4.3.2 busy"));
@@ -124,7 +124,7 @@ async fn a_tenant_leaves_from_its_pool_under_the_names_of_its_sources_and_others
     let unknown = request(control.address, "PATCH", &path, Some(&control.secret), Some(&wanted)).await;
     assert_eq!((unknown.status, &unknown.json()["error"]["errors"][0]["path"]), (422, &json!("source_pool")));
     server.control.ok("PATCH", &path, json!({"source_pool": "bulk"})).await;
-    // Each message its own connection: twenty of them miss one of two sources once in half a million runs.
+    // Each message uses its own connection: twenty of them miss one of two sources once in half a million runs.
     for round in 0..20 {
         let id = server.submit(&own, &["a@b.test"], &message(&own, &format!("own{round}"))).await;
         server.wait_for_status(&id, &["delivered"]).await;
@@ -195,19 +195,19 @@ async fn mail_of_a_tenant_whose_pool_is_gone_waits_and_says_so() {
     let email = server.wait_for_status(&id, &["deferred"]).await;
     assert!(text(&email["deliveries"][0]["last_reply"]).contains("source_pool"), "{email}");
     assert!(mx.connections().is_empty(), "nothing leaves from an address that nobody chose");
-    // Choosing another one is a reason to try again.
+    // Choosing another pool makes the mail due again.
     server.control.ok("PATCH", &path, json!({"source_pool": null})).await;
     server.wait_for_status(&id, &["delivered"]).await;
 }
 
-/// A port at which nobody listens, at an address of its own.
+/// A port without a listener, at its own address.
 async fn refused(port: u16) -> IpAddr {
     let gone = FakeMx::at(SocketAddr::new("127.45.0.1".parse().unwrap(), port)).await;
     gone.address.ip()
 }
 
 #[tokio::test]
-async fn a_host_whose_first_family_does_not_answer_is_reached_by_the_other() {
+async fn a_host_whose_first_address_family_does_not_answer_is_reached_over_the_other() {
     let dns = FakeDns::start().await;
     let mx = FakeMx::at("[::1]:0".parse().unwrap()).await;
     dns.mx("b.test", &[(10, "mx.b.test")]);
@@ -224,10 +224,10 @@ async fn a_host_whose_first_family_does_not_answer_is_reached_by_the_other() {
 }
 
 #[tokio::test]
-async fn an_address_that_never_answers_costs_a_moment_and_not_the_message() {
+async fn an_unresponsive_address_delays_the_message_only_briefly() {
     let dns = FakeDns::start().await;
     let mx = FakeMx::at("[::1]:0".parse().unwrap()).await;
-    // Full queues: connections to it are neither taken nor refused.
+    // A listener with a full backlog neither accepts nor refuses connections.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::new("127.45.0.2".parse().unwrap(), mx.address.port())).unwrap();
     let silent = socket.listen(1).unwrap();
@@ -261,7 +261,7 @@ async fn a_source_address_that_this_machine_lacks_is_told_and_held_against_no_si
     })
     .await;
     let account = server.create_account("acme.test").await;
-    // A site on hold would keep the second one from being tried.
+    // A back-off of the site would prevent the second attempt.
     for subject in ["first", "second"] {
         let id = server.submit(&account, &["a@b.test"], &message(&account, subject)).await;
         let email = server.wait_for_status(&id, &["deferred"]).await;

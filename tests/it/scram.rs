@@ -28,7 +28,7 @@ async fn connect(server: &TestServer) -> Client {
     client
 }
 
-/// What a client says in the header of its first message, and binds.
+/// The header of the client's first message, and the channel binding.
 struct Binding<'a> {
     mechanism: &'a str,
     flag: &'a str,
@@ -37,7 +37,7 @@ struct Binding<'a> {
 
 const UNBOUND: Binding<'_> = Binding { mechanism: "SCRAM-SHA-256", flag: "n", channel: b"" };
 
-/// Speaks the client's side as RFC 5802 §3 has it, the server's proof included. The last reply.
+/// Performs the client's side (RFC 5802 §3) and checks the server's proof. Returns the last reply.
 async fn prove(client: &mut Client, user: &str, password: &str, binding: &Binding<'_>) -> Reply {
     let bare = format!("n={user},r={NONCE}");
     let first = BASE64_STANDARD.encode(format!("{},,{bare}", binding.flag));
@@ -83,7 +83,7 @@ fn decode(reply: &Reply) -> String {
 }
 
 #[tokio::test]
-async fn a_key_is_proved_without_being_sent_and_then_may_submit() {
+async fn a_key_is_proved_without_being_sent_and_may_then_submit() {
     let (_dns, server, account) = server().await;
     let mut client = connect(&server).await;
     prove(&mut client, &account.user, &account.secret, &UNBOUND).await.expect_saying(235, "2.7.0");
@@ -92,21 +92,21 @@ async fn a_key_is_proved_without_being_sent_and_then_may_submit() {
 }
 
 #[tokio::test]
-async fn a_proof_is_bound_to_the_channel_where_both_sides_can() {
+async fn a_proof_is_bound_to_the_channel_if_both_sides_support_it() {
     let (_dns, server, account) = server().await;
     let mut client = connect(&server).await;
     client.ehlo().await.expect_saying(250, "AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN");
     let channel = client.exporter().expect("TLS 1.3");
     let plus = |channel| Binding { mechanism: "SCRAM-SHA-256-PLUS", flag: "p=tls-exporter", channel };
     prove(&mut client, &account.user, &account.secret, &plus(&[0; 32])).await.expect_saying(535, "5.7.8");
-    // Who could bind and was told that the server cannot was lied to on the way (RFC 5802 §6).
+    // A client that supports channel binding and sees no PLUS has been attacked (RFC 5802 §6).
     let fooled = Binding { flag: "y", ..UNBOUND };
     prove(&mut client, &account.user, &account.secret, &fooled).await.expect_saying(535, "5.7.8");
     prove(&mut client, &account.user, &account.secret, &plus(&channel)).await.expect_code(235);
 }
 
 #[tokio::test]
-async fn over_tls_1_2_there_is_no_plus() {
+async fn over_tls_1_2_plus_is_not_offered() {
     let (_dns, server, account) = server().await;
     let trust = trust_pem_with(&server.certificate_pem(), &[&tokio_rustls::rustls::version::TLS12]);
     let mut client = Client::connect_implicit(server.submissions(), HOSTNAME, trust).await;
@@ -117,7 +117,7 @@ async fn over_tls_1_2_there_is_no_plus() {
 }
 
 #[tokio::test]
-async fn who_is_not_there_looks_like_who_has_another_password() {
+async fn an_unknown_user_looks_like_a_user_with_another_password() {
     let (_dns, server, account) = server().await;
     let stranger = "key_01ARZ3NDEKTSV4RRFFQ69G5FAV";
     let mut salts = Vec::new();
@@ -141,7 +141,7 @@ async fn who_is_not_there_looks_like_who_has_another_password() {
 }
 
 #[tokio::test]
-async fn a_slug_names_the_key_of_a_tenant_that_has_one_only() {
+async fn a_slug_names_the_key_of_a_tenant_that_has_only_one() {
     let (_dns, server, account) = server().await;
     let mut client = connect(&server).await;
     prove(&mut client, "acme-test", &account.secret, &UNBOUND).await.expect_code(235);

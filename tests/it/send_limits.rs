@@ -1,4 +1,4 @@
-//! How much a tenant may send in a minute and in a day.
+//! The send limits of a tenant, per minute and per day.
 
 use pillarbox::mail::Timestamp;
 use pillarbox::model::{Environment, EventKind, LimitPeriod};
@@ -42,7 +42,7 @@ async fn warnings(stage: &SubmissionStage, count: usize) -> Vec<(EventKind, Valu
 }
 
 #[tokio::test]
-async fn recipients_beyond_the_limit_of_a_day_are_refused_and_the_others_kept() {
+async fn recipients_over_the_daily_limit_are_refused_and_the_others_get_the_message() {
     let stage = SubmissionStage::start().await;
     limit(&stage, a_day(5)).await;
     let mut client = log_in(&stage).await;
@@ -51,7 +51,7 @@ async fn recipients_beyond_the_limit_of_a_day_are_refused_and_the_others_kept() 
     for local in ["c", "d"] {
         client.command(&format!("RCPT TO:<{local}@other.example>")).await.expect_code(250);
     }
-    // Once more the same is no other recipient.
+    // A repeated recipient does not count again.
     client.command("RCPT TO:<d@other.example>").await.expect_code(250);
     client.command("RCPT TO:<e@other.example>").await.expect_code(250);
     let ends_at = LimitPeriod::Day.end_of(Timestamp::now()).to_string();
@@ -69,7 +69,7 @@ async fn recipients_beyond_the_limit_of_a_day_are_refused_and_the_others_kept() 
 }
 
 #[tokio::test]
-async fn a_tenant_is_told_at_four_fifths_and_at_the_whole() {
+async fn a_tenant_is_warned_at_80_percent_and_at_the_limit() {
     let stage = SubmissionStage::start().await;
     limit(&stage, a_day(5)).await;
     let mut client = log_in(&stage).await;
@@ -82,7 +82,7 @@ async fn a_tenant_is_told_at_four_fifths_and_at_the_whole() {
 }
 
 #[tokio::test]
-async fn test_mail_has_the_same_limit_and_a_count_of_its_own() {
+async fn test_mail_has_the_same_limit_and_its_own_count() {
     let stage = SubmissionStage::start().await;
     limit(&stage, a_day(1)).await;
     let secret = pillarbox::model::KeySecret::generate(Environment::Test);
@@ -109,7 +109,7 @@ async fn test_mail_has_the_same_limit_and_a_count_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_message_that_was_accepted_before_needs_no_room_and_warns_of_nothing() {
+async fn a_repeated_submission_uses_nothing_of_the_limit_and_causes_no_warning() {
     let stage = SubmissionStage::start().await;
     limit(&stage, a_day(5)).await;
     let keyed = [b"Idempotency-Key: order-17\r\n", MESSAGE].concat();
@@ -123,7 +123,7 @@ async fn a_message_that_was_accepted_before_needs_no_room_and_warns_of_nothing()
     }
     let accepted = first.data(&keyed).await.expect_code(250).text();
     assert_eq!(second.data(&keyed).await.expect_code(250).text(), accepted);
-    // The fourth of five is the first of which the tenant is told.
+    // The fourth of five messages is the first that causes a warning.
     first.send("app@own.example", &["d@other.example"], MESSAGE).await.expect_code(250);
     let warnings = warnings(&stage, 1).await;
     let told: Vec<_> = warnings.iter().map(|(kind, data)| (*kind, data["used"].as_u64().unwrap())).collect();
@@ -131,7 +131,7 @@ async fn a_message_that_was_accepted_before_needs_no_room_and_warns_of_nothing()
 }
 
 #[tokio::test]
-async fn many_sessions_together_send_no_more_than_the_limit() {
+async fn parallel_sessions_send_no_more_than_the_limit() {
     const LIMIT: u32 = 7;
     let stage = SubmissionStage::start().await;
     limit(&stage, a_day(LIMIT)).await;
@@ -139,7 +139,7 @@ async fn many_sessions_together_send_no_more_than_the_limit() {
     for number in 0..10 {
         let mut client = log_in(&stage).await;
         sessions.spawn(async move {
-            // All have named their recipient before any has sent.
+            // All sessions have sent RCPT before any sends its message.
             client.command("MAIL FROM:<app@own.example>").await.expect_code(250);
             client.command(&format!("RCPT TO:<{number}@other.example>")).await.expect_code(250);
             client
@@ -159,7 +159,7 @@ async fn many_sessions_together_send_no_more_than_the_limit() {
 }
 
 #[tokio::test]
-async fn what_is_refused_for_another_reason_uses_nothing() {
+async fn a_message_refused_for_another_reason_uses_nothing_of_the_limit() {
     let stage = SubmissionStage::start().await;
     limit(&stage, a_day(1)).await;
     let mut client = log_in(&stage).await;
@@ -171,12 +171,12 @@ async fn what_is_refused_for_another_reason_uses_nothing() {
 }
 
 #[tokio::test]
-async fn the_limit_of_a_minute_is_another_reply() {
+async fn the_limit_per_minute_has_its_own_reply() {
     let stage = SubmissionStage::start().await;
     let limits = RateLimit { emails_per_minute: Some(2), emails_per_day: Some(1000), ..RateLimit::default() };
     limit(&stage, limits).await;
     let mut client = log_in(&stage).await;
-    // Begun anew if a minute ended between.
+    // Starts again if a minute ended in between.
     let (ends_at, refused) = loop {
         let ends_at = LimitPeriod::Minute.end_of(Timestamp::now());
         let mut replies = Vec::new();
@@ -199,7 +199,7 @@ async fn the_limit_of_a_minute_is_another_reply() {
 }
 
 #[tokio::test]
-async fn the_count_of_a_day_survives_a_restart_and_is_the_tenants_own() {
+async fn the_daily_count_survives_a_restart_and_belongs_to_the_tenant() {
     let dns = FakeDns::start().await;
     let mx = FakeMx::start().await;
     let mut server = TestServer::start(&dns, mx.address.port()).await;
@@ -224,7 +224,7 @@ async fn the_count_of_a_day_survives_a_restart_and_is_the_tenants_own() {
 }
 
 #[tokio::test]
-async fn over_http_the_same_limit_holds_and_every_answer_says_how_it_stands() {
+async fn the_limit_applies_over_http_and_every_response_shows_its_state() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("Acme").await;
     let domain = json!({"name": "acme.example", "tenant_id": tenant.id, "verification": "manual"});

@@ -1,4 +1,4 @@
-//! Sending over HTTP: a message described in JSON passes the checks of SMTP and becomes one on the wire.
+//! Sending over HTTP: a message described in JSON passes the same checks as over SMTP and is sent as one.
 
 use mail_parser::{MessageParser, MimeHeaders};
 use pillarbox::model::Scope;
@@ -27,7 +27,7 @@ fn email() -> Value {
     })
 }
 
-/// The email with other fields.
+/// The email with these fields changed.
 fn email_with(fields: Value) -> Value {
     let mut email = email();
     for (name, value) in fields.as_object().unwrap() {
@@ -48,7 +48,7 @@ async fn count(stage: &ApiStage, tenant: &Tenant) -> usize {
 }
 
 #[tokio::test]
-async fn a_described_message_becomes_a_signed_one_and_shows_what_was_noted_with_it() {
+async fn a_json_message_is_sent_signed_and_shows_its_metadata() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
     let body = email_with(json!({
@@ -96,14 +96,14 @@ async fn a_described_message_becomes_a_signed_one_and_shows_what_was_noted_with_
 }
 
 #[tokio::test]
-async fn a_foreign_sender_is_refused_as_over_smtp_and_the_refusal_is_noted_under_the_requests_id() {
+async fn a_foreign_sender_is_refused_as_over_smtp_and_recorded_under_the_request_id() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
     let body = email_with(json!({"from": "ceo@other.example"}));
     let answer = stage.post(&tenant.key, "/v1/emails", body).await;
     let request_id = answer.header("x-request-id").unwrap().to_owned();
     answer.expect_error(422, "sender_domain_not_owned");
-    // Written after the answer.
+    // The event is written after the response.
     let noted = crate::wait::until("the refusal is noted", async || {
         let list = stage.get(&tenant.key, "/v1/rejections").await.expect(200);
         list["data"].as_array().unwrap().first().cloned()
@@ -117,7 +117,7 @@ async fn a_foreign_sender_is_refused_as_over_smtp_and_the_refusal_is_noted_under
 }
 
 #[tokio::test]
-async fn suppressed_recipients_are_left_out_and_told() {
+async fn suppressed_recipients_are_omitted_and_reported() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
     stage.post(&tenant.key, "/v1/suppressions", json!({"address": "gone@remote.example"})).await.expect(201);
@@ -134,7 +134,7 @@ async fn suppressed_recipients_are_left_out_and_told() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_description_is_named_all_at_once() {
+async fn all_invalid_fields_are_reported_together() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
     let body = json!({
@@ -191,7 +191,7 @@ async fn a_batch_is_sent_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_batch_with_a_header_that_would_be_refused_at_data_is_not_begun() {
+async fn a_batch_with_a_message_that_would_be_refused_at_data_is_not_sent() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
     for (header, code) in [
@@ -206,7 +206,7 @@ async fn a_batch_with_a_header_that_would_be_refused_at_data_is_not_begun() {
     }
 }
 
-/// A stage with these limits and a batch whose messages come to 110 KiB each.
+/// A stage with these limits and a batch whose messages have 110 KiB each.
 async fn stage_of_long_messages(send_body_kib: u64, room_kib: u64) -> (ApiStage, Tenant, Value) {
     let stage = ApiStage::with(|api, _| {
         api.send_body_max = bytesize::ByteSize::kib(send_body_kib);
@@ -224,7 +224,7 @@ async fn stage_of_long_messages(send_body_kib: u64, room_kib: u64) -> (ApiStage,
 }
 
 #[tokio::test]
-async fn what_a_request_makes_takes_room_until_it_is_answered() {
+async fn the_messages_of_a_request_count_in_the_memory_budget_until_the_response() {
     let (stage, tenant, email) = stage_of_long_messages(1024, 300).await;
     let post = async |count: usize| {
         stage.post(&tenant.key, "/v1/emails/batch", json!({"emails": vec![email.clone(); count]})).await
@@ -245,7 +245,7 @@ async fn the_messages_of_a_request_have_a_limit_together() {
 }
 
 #[tokio::test]
-async fn a_message_has_a_time_of_its_own_after_which_it_is_given_up() {
+async fn a_message_may_have_its_own_lifetime() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
     let in_hours = |hours: i64| {
@@ -289,14 +289,14 @@ async fn a_message_that_would_be_tried_again_after_its_time_expires_instead() {
 }
 
 #[tokio::test]
-async fn names_of_repeatable_messages_are_apart_by_how_they_come() {
+async fn idempotency_keys_of_smtp_and_http_are_separate() {
     let dns = FakeDns::start().await;
     let server = TestServer::start(&dns, 1).await;
     let account = server.create_account("acme.test").await;
     let email = json!({"from": "a@acme.test", "to": ["b@b.test"], "subject": "x", "text": "x"});
     let batch = json!({"emails": [email]});
     let key = &account.user;
-    // What could be meant for a message over HTTP, by a key that may only use SMTP.
+    // An Idempotency-Key header over SMTP that looks like one of HTTP, by a key that may only use SMTP.
     for name in [format!("{key} k"), format!("http {key} - k"), format!("{key} - k"), format!("{key} k 0")] {
         let message = [format!("Idempotency-Key: {name}\r\n").as_bytes(), &message(&account, "x")].concat();
         server.submit(&account, &["b@b.test"], &message).await;
@@ -315,7 +315,7 @@ async fn names_of_repeatable_messages_are_apart_by_how_they_come() {
 }
 
 #[tokio::test]
-async fn a_message_for_later_waits_and_says_so() {
+async fn a_scheduled_message_waits_and_says_so() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
     let at = pillarbox::mail::Timestamp::now() + pillarbox::mail::SignedDuration::from_hours(2);
@@ -350,7 +350,7 @@ async fn a_template_makes_subject_and_bodies_from_data() {
     let shown =
         stage.post(&tenant.key, &format!("{path}/render"), json!({"data": {"name": "x"}})).await.expect(200);
     assert_eq!((&shown["subject"], &shown["html"]), (&json!("Hello x"), &json!("<p>x</p>")));
-    // Nothing of another tenant's.
+    // A template of another tenant cannot be used.
     stage.get(&other.key, &path).await.expect_error(404, "not_found");
     stage.post(&other.key, "/v1/emails", body).await.expect_error(422, "validation_failed");
     assert_eq!(stage.get(&other.key, "/v1/templates").await.expect(200)["data"], json!([]));
@@ -379,7 +379,7 @@ async fn post_under(stage: &ApiStage, key: &str, name: &str, target: &str, body:
 }
 
 #[tokio::test]
-async fn a_repeated_request_is_answered_as_at_first_and_done_once() {
+async fn a_repeated_request_gets_the_first_response_and_is_executed_once() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
     let first = post_under(&stage, &tenant.key, "k1", "/v1/emails", &email()).await;
@@ -396,7 +396,7 @@ async fn a_repeated_request_is_answered_as_at_first_and_done_once() {
     post_under(&stage, &tenant.key, "k1", "/v1/emails/batch", &email())
         .await
         .expect_error(409, "idempotency_key_reused");
-    // A refusal is an answer too; a secret is shown again to whoever asks for the same again.
+    // A refusal is repeated too, and so is a response with a secret.
     let wrong = email_with(json!({"from": "x@other.example"}));
     let refused = post_under(&stage, &tenant.key, "k2", "/v1/emails", &wrong).await;
     let again = post_under(&stage, &tenant.key, "k2", "/v1/emails", &wrong).await;
@@ -405,7 +405,7 @@ async fn a_repeated_request_is_answered_as_at_first_and_done_once() {
     let key = json!({"name": "app", "scopes": ["emails:send"]});
     let made = post_under(&stage, &tenant.key, "k3", "/v1/keys", &key).await.expect(201);
     assert_eq!(post_under(&stage, &tenant.key, "k3", "/v1/keys", &key).await.expect(201), made);
-    // Of another key it is another name.
+    // The same Idempotency-Key of another API key is a different one.
     let second = stage.key(tenant.id, Scope::ALL, |_| {}).await;
     post_under(&stage, &second, "k1", "/v1/emails", &other).await.expect(202);
     let long = "k".repeat(256);
@@ -415,7 +415,7 @@ async fn a_repeated_request_is_answered_as_at_first_and_done_once() {
 }
 
 #[tokio::test]
-async fn requests_with_one_name_at_the_same_time_send_one_message() {
+async fn concurrent_requests_with_one_idempotency_key_send_one_message() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
     let email = email();

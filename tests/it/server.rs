@@ -1,4 +1,4 @@
-//! The real server, in this process, on ports of the system's choice, with a data directory of its own.
+//! The real server, in this process, on free ports, with its own data directory.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -24,11 +24,11 @@ pub struct TestServer {
     pub config: Config,
     pub control: Control,
     running: Option<Running>,
-    /// Kept last, so that it goes after everything that uses it.
+    /// Declared last, so that it is deleted after everything that uses it.
     _directory: TempDir,
 }
 
-/// Who submits: a key with the scope for it.
+/// The submitter: a key with the scope to send.
 #[derive(Clone)]
 pub struct Account {
     pub tenant_id: String,
@@ -39,7 +39,7 @@ pub struct Account {
 }
 
 impl TestServer {
-    /// Asks this DNS, delivers to this port, and takes loopback for the world.
+    /// Uses this DNS, delivers to this port, and permits loopback addresses as targets.
     pub async fn start(dns: &FakeDns, port: u16) -> Self {
         Self::start_with(dns, port, |_| ()).await
     }
@@ -54,7 +54,7 @@ impl TestServer {
         Self { config, control, running: Some(running), _directory: directory }
     }
 
-    /// Stops and starts on the same data; `between` runs while nothing has the data directory.
+    /// Stops the server and starts it on the same data. `between` runs while the data directory is unused.
     pub async fn restart(&mut self, between: impl FnOnce(&Config)) {
         self.stop().await;
         between(&self.config);
@@ -86,7 +86,7 @@ impl TestServer {
         std::fs::read_to_string(self.config.data_dir.join("self-signed.crt")).unwrap()
     }
 
-    /// A tenant with a domain that the platform vouches for and a live key.
+    /// A tenant with a manually verified domain and a live key.
     pub async fn create_account(&self, domain: &str) -> Account {
         self.create_account_in(domain, "live").await
     }
@@ -111,7 +111,7 @@ impl TestServer {
         }
     }
 
-    /// A connection that is ready for MAIL.
+    /// A connection that is authenticated and ready for MAIL.
     pub async fn log_in(&self, account: &Account) -> Client {
         let mut client = Client::connect(self.submission(), HOSTNAME).await;
         client.ehlo().await;
@@ -120,13 +120,13 @@ impl TestServer {
         client
     }
 
-    /// One message that must be accepted; its id.
+    /// Sends one message that must be accepted. Returns its id.
     pub async fn submit(&self, account: &Account, recipients: &[&str], message: &[u8]) -> String {
         let from = format!("alice@{}", account.domain);
         message_id(&self.log_in(account).await.send(&from, recipients, message).await.expect_code(250))
     }
 
-    /// Waits until all recipients of a message are in one of these states; the message then.
+    /// Waits until all recipients of a message are in one of these states. Returns the message.
     pub async fn wait_for_status(&self, id: &str, states: &[&str]) -> Value {
         until(&format!("{id} is {states:?}"), async || {
             let email = self.control.get(&format!("/v1/emails/{id}")).await;
@@ -145,7 +145,7 @@ pub fn message_id(reply: &Reply) -> String {
     text[start..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
 }
 
-/// A message that policy takes.
+/// A message that the policy accepts.
 pub fn message(account: &Account, subject: &str) -> Vec<u8> {
     format!(
         "From: Alice <alice@{0}>\r\nTo: someone@elsewhere.test\r\nSubject: {subject}\r\n\
@@ -191,14 +191,14 @@ pub fn make_everything_due(config: &Config) {
     assert!(database.execute(sql, []).unwrap() > 0, "something waits");
 }
 
-/// Lets the time in which delivery is tried end for all messages, with one try left. The server must not be running.
+/// Ends the lifetime of all messages, with one attempt left. The server must not be running.
 pub fn expire_everything(config: &Config) {
     let database = rusqlite::Connection::open(database_file(&config.data_dir)).unwrap();
     assert!(database.execute("UPDATE message SET expires_us = 1", []).unwrap() > 0, "there are messages");
     make_everything_due(config);
 }
 
-/// The one SQLite file in the data directory.
+/// The only SQLite file in the data directory.
 pub fn database_file(data_dir: &Path) -> std::path::PathBuf {
     let entries = std::fs::read_dir(data_dir).unwrap().map(|entry| entry.unwrap().path());
     let mut files = entries.filter(|path| path.extension().is_some_and(|e| e == "db" || e == "sqlite"));
@@ -229,9 +229,9 @@ fn config(directory: &Path, dns: &FakeDns, port: u16) -> Config {
     Config::parse(&text, Path::new("test.toml")).unwrap()
 }
 
-/// The first key is made on the data directory, as `pillarbox key create` does.
+/// The first key is created in the data directory, as by `pillarbox key create`.
 async fn create_platform_key(config: &Config) -> String {
-    let store = Store::open(StoreOptions::new(config, Access::Manage)).unwrap();
+    let store = Store::open(StoreOptions::new(config, Access::Manage)).await.unwrap();
     let secret = KeySecret::generate(Environment::Live);
     let key = NewKey::unrestricted(None, "it", Environment::Live, &secret);
     store.create_key(key, Timestamp::now()).await.unwrap();

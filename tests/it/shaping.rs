@@ -1,4 +1,4 @@
-//! Sites: destinations with the same mail hosts, what they are spared, and that none waits for another.
+//! Sites: destinations with the same mail hosts share connections and limits, and no site delays another.
 
 use pillarbox::config::SiteRule;
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::fake_mx::{FakeMx, Fault, Offer, Phase};
 use crate::server::{TestServer, message};
 use crate::wait::until;
 
-/// Domains that have all their mail at one host.
+/// Domains whose mail hosts are all the same host.
 fn host(dns: &FakeDns, host: &str, mx: &FakeMx, domains: &[&str]) {
     dns.addresses(host, &[mx.address.ip()]);
     domains.iter().for_each(|domain| dns.mx(domain, &[(10, host)]));
@@ -29,7 +29,7 @@ async fn domains_with_the_same_mail_hosts_share_a_connection() {
 }
 
 #[tokio::test]
-async fn domains_of_one_provider_with_hosts_of_their_own_share_no_connection() {
+async fn domains_of_one_provider_with_different_hosts_share_no_connection() {
     let (dns, mx) = (FakeDns::start().await, FakeMx::start().await);
     host(&dns, "b.provider.test", &mx, &["b.test"]);
     host(&dns, "c.provider.test", &mx, &["c.test"]);
@@ -59,7 +59,7 @@ fn provider(suffix: &str) -> SiteRule {
 }
 
 #[tokio::test]
-async fn what_a_site_says_to_one_domain_spares_the_mail_of_all_its_domains_a_try() {
+async fn the_back_off_of_a_site_applies_to_all_its_domains() {
     let dns = FakeDns::start().await;
     let servers = FakeMx::several(vec![Offer::default(); 2]).await;
     host(&dns, "mx.host.test", &servers[0], &["b.test", "c.test"]);
@@ -73,7 +73,7 @@ async fn what_a_site_says_to_one_domain_spares_the_mail_of_all_its_domains_a_try
     assert_eq!(servers[0].connections().len(), 1);
 
     let spared = server.submit(&account, &["carol@c.test"], &message(&account, "two")).await;
-    // Later, and past it.
+    // Later, after the back-off.
     let other = server.submit(&account, &["dave@d.test"], &message(&account, "three")).await;
     server.wait_for_status(&other, &["delivered"]).await;
     let email = server.wait_for_status(&spared, &["queued"]).await;
@@ -82,7 +82,7 @@ async fn what_a_site_says_to_one_domain_spares_the_mail_of_all_its_domains_a_try
 }
 
 #[tokio::test]
-async fn a_dead_host_that_somebodys_domain_names_closes_no_provider() {
+async fn a_dead_host_in_the_mx_of_one_domain_stops_no_other_mail_to_its_provider() {
     let (dns, mx) = (FakeDns::start().await, FakeMx::start().await);
     host(&dns, "mx.provider.test", &mx, &["b.test"]);
     let dead = FakeMx::beside(&mx).await;
@@ -102,7 +102,7 @@ async fn a_dead_host_that_somebodys_domain_names_closes_no_provider() {
 }
 
 #[tokio::test]
-async fn a_site_on_hold_is_no_matter_of_a_tenant_with_a_smart_host_of_its_own() {
+async fn the_back_off_of_a_site_does_not_affect_a_tenant_with_its_own_smart_host() {
     let (dns, mx) = (FakeDns::start().await, FakeMx::start().await);
     let own = FakeMx::beside(&mx).await;
     host(&dns, "mx.b.test", &mx, &["b.test"]);
@@ -115,14 +115,14 @@ async fn a_site_on_hold_is_no_matter_of_a_tenant_with_a_smart_host_of_its_own() 
     server.control.ok("PATCH", &format!("/v1/tenants/{}", second.tenant_id), smtp).await;
     let refused = server.submit(&first, &["bob@b.test"], &message(&first, "refused")).await;
     server.wait_for_status(&refused, &["deferred"]).await;
-    // The first mail of this tenant: nothing is remembered of it.
+    // The first mail of this tenant: no site of it is known.
     let id = server.submit(&second, &["bob@b.test"], &message(&second, "own")).await;
     server.wait_for_status(&id, &["delivered"]).await;
     assert_eq!(own.transactions().len(), 1);
 }
 
 #[tokio::test]
-async fn one_tenants_domains_without_an_answer_of_the_dns_hold_up_nobody() {
+async fn domains_of_one_tenant_whose_dns_does_not_answer_delay_nobody_else() {
     let (dns, mx) = (FakeDns::start().await, FakeMx::start().await);
     host(&dns, "mx.b.test", &mx, &["b.test"]);
     dns.silence("silent.test");
@@ -138,7 +138,7 @@ async fn one_tenants_domains_without_an_answer_of_the_dns_hold_up_nobody() {
 }
 
 #[tokio::test]
-async fn the_platform_gives_a_tenant_its_weight() {
+async fn the_platform_sets_the_weight_of_a_tenant() {
     let dns = FakeDns::start().await;
     let server = TestServer::start(&dns, 25).await;
     let control = &server.control;

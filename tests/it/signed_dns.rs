@@ -1,5 +1,5 @@
-//! What makes the answers of the fake DNS provable: the root's key signs everything but what stands under zones that
-//! are delegated without a signature. There is no other zone, so the root denies each name and type by itself.
+//! Signs the answers of the fake DNS. The root's key signs everything except zones that are delegated without a
+//! signature. There is no other zone, so the root itself denies each missing name and type.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use hickory_server::proto::rr::{DNSClass, Name, RData, Record, RecordSet, Record
 pub struct Signing {
     signer: DnssecSigner,
     key: DNSKEY,
-    /// Delegated without a signature.
+    /// Zones delegated without a signature.
     pub unsigned: BTreeSet<Name>,
-    /// Their signatures are lost on the way.
+    /// Names whose signatures an attacker removes.
     pub tampered: BTreeSet<Name>,
 }
 
@@ -38,7 +38,7 @@ impl Signing {
         format!(". 3600 IN DNSKEY {} 3 {algorithm} {public_key}\n", self.key.flags())
     }
 
-    /// What only a signed zone has: its keys, and its delegations.
+    /// The records that only a signed zone has: its keys and its delegations.
     pub fn own_records(&self, owner: &Name, kind: RecordType) -> Vec<RData> {
         match kind {
             RecordType::DNSKEY if owner.is_root() => {
@@ -76,7 +76,7 @@ impl Signing {
         signed
     }
 
-    /// That a name has no records of a type, but of these.
+    /// Denies all types of a name except these.
     pub fn deny(&self, owner: &Name, present: BTreeSet<RecordType>, authority: Record) -> Vec<Record> {
         if !self.is_signed(owner) {
             let mut authority = authority;
@@ -86,7 +86,7 @@ impl Signing {
         self.prove_absence(owner, present, authority)
     }
 
-    /// That a delegation has no DS records: the parent says so, which is signed.
+    /// Denies DS records of a delegation, signed by the parent.
     pub fn deny_delegation(&self, cut: &Name, authority: Record) -> Vec<Record> {
         self.prove_absence(cut, [RecordType::NS].into(), authority)
     }

@@ -1,4 +1,4 @@
-//! Smart hosts: the platform's and a tenant's own, with accounts and TLS; tenants never share a connection.
+//! Smart hosts of the platform and of tenants, with accounts and TLS; tenants never share a connection.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ fn offer(identity: &Identity, account: (&'static str, &'static str)) -> Offer {
     Offer { tls: Some(identity.server_config()), account: Some(account), ..Offer::default() }
 }
 
-/// A file in a directory that outlives the process's tests.
+/// A file in a directory that exists until the end of the test process.
 fn write(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(name);
@@ -29,7 +29,7 @@ fn write(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
 }
 
 #[tokio::test]
-async fn everything_goes_to_the_platforms_smart_host_with_its_account_over_tls() {
+async fn all_mail_goes_to_the_platforms_smart_host_with_its_account_over_tls() {
     let dns = FakeDns::start().await;
     let identity = Identity::new(&["smart.test"]);
     let mx = FakeMx::with(offer(&identity, ("relay-user", "relay-pass"))).await;
@@ -55,7 +55,7 @@ async fn everything_goes_to_the_platforms_smart_host_with_its_account_over_tls()
 }
 
 #[tokio::test]
-async fn a_smart_host_whose_certificate_is_not_trusted_gets_no_password() {
+async fn a_smart_host_with_an_untrusted_certificate_gets_no_password() {
     let dns = FakeDns::start().await;
     let identity = Identity::new(&["smart.test"]);
     let mx = FakeMx::with(offer(&identity, ("relay-user", "relay-pass"))).await;
@@ -76,7 +76,7 @@ async fn a_smart_host_whose_certificate_is_not_trusted_gets_no_password() {
 }
 
 #[tokio::test]
-async fn a_tenants_own_smart_host_goes_before_the_platforms_and_implicit_tls_works() {
+async fn a_tenants_smart_host_precedes_the_platforms_and_implicit_tls_works() {
     let dns = FakeDns::start().await;
     let identity = Identity::new(&["own.test"]);
     let own =
@@ -136,7 +136,7 @@ async fn two_tenants_with_the_same_smart_host_never_share_a_connection() {
 }
 
 #[tokio::test]
-async fn each_message_comes_under_its_own_tenants_login_whatever_connections_are_used_again() {
+async fn each_message_is_sent_with_the_login_of_its_own_tenant_whichever_connection_is_reused() {
     let dns = FakeDns::start().await;
     let identity = Identity::new(&["shared.test"]);
     let offer = Offer {
@@ -155,7 +155,7 @@ async fn each_message_comes_under_its_own_tenants_login_whatever_connections_are
         server.control.ok("PATCH", &format!("/v1/tenants/{}", account.tenant_id), smtp).await;
         accounts.push(account);
     }
-    // One after the other, so that connections come out of the pool, then many at once.
+    // First one after the other, so that connections are reused, then many at once.
     for round in 0..3 {
         for account in &accounts {
             let subject = format!("apart{round}");
@@ -178,12 +178,12 @@ async fn each_message_comes_under_its_own_tenants_login_whatever_connections_are
         let expected = if transaction.reverse_path.ends_with("@one.test") { "user-one" } else { "user-two" };
         assert_eq!(transaction.user.as_deref(), Some(expected), "{transaction:?}");
     }
-    assert!(mx.connections().len() < all.len(), "connections are used again");
+    assert!(mx.connections().len() < all.len(), "connections are reused");
 }
 
-/// Two servers of ours: the one is a tenant's smart host at the other.
+/// Two Pillarbox servers: one is the smart host of a tenant of the other.
 #[tokio::test]
-async fn the_strongest_login_that_our_own_server_offers_is_used_and_satisfies_it() {
+async fn the_strongest_mechanism_of_our_own_server_is_used_and_succeeds() {
     let dns = FakeDns::start().await;
     let mx = FakeMx::start().await;
     dns.mx("b.test", &[(10, "mx.b.test")]);
@@ -204,7 +204,7 @@ async fn the_strongest_login_that_our_own_server_offers_is_used_and_satisfies_it
         let timeline = inner.control.get(&format!("/v1/emails/{id}/timeline")).await.to_string();
         assert!(timeline.contains("> AUTH SCRAM-SHA-256-PLUS ****"), "{timeline}");
         assert!(!timeline.contains(&there.secret), "{timeline}");
-        // Challenge and signature together would let a reader of the timeline try passwords.
+        // With challenge and signature together, a reader of the timeline could try passwords.
         assert_eq!(timeline.matches("< 334 ****").count(), 2, "{timeline}");
         assert_eq!(timeline.matches("< 334 ").count(), 2, "{timeline}");
     }

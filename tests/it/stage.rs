@@ -1,4 +1,4 @@
-//! The stage itself: the fakes do what the tests of the server rely on.
+//! Tests of the fixtures: the fake servers behave as the other tests rely on.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use crate::fake_mx::{FakeMx, Fault, Offer, Phase};
 use crate::identity::Identity;
 
 #[tokio::test]
-async fn the_fake_dns_answers_and_changes_its_mind() {
+async fn the_fake_dns_answers_and_changes_its_records() {
     let dns = FakeDns::start().await;
     let resolver = resolver(&dns);
     assert!(resolver.lookup("a.test.", RecordType::MX).await.unwrap_err().is_nx_domain());
@@ -46,7 +46,7 @@ fn resolver(dns: &FakeDns) -> TokioResolver {
 }
 
 #[tokio::test]
-async fn the_fake_mx_keeps_exact_bytes_and_follows_its_script() {
+async fn the_fake_mx_records_exact_octets_and_follows_its_script() {
     let identity = Identity::new(&["fake.test"]);
     let offer =
         Offer { tls: Some(identity.server_config()), account: Some(("user", "secret")), ..Offer::default() };
@@ -78,7 +78,7 @@ async fn the_fake_mx_keeps_exact_bytes_and_follows_its_script() {
 }
 
 #[tokio::test]
-async fn several_fakes_share_a_port_and_can_drop_after_counting() {
+async fn several_fake_servers_share_a_port_and_can_close_after_recording_a_message() {
     let servers = FakeMx::several(vec![Offer::default(), Offer::default()]).await;
     assert_eq!(servers[0].address.port(), servers[1].address.port());
     servers[1].script(Phase::Dot, "", 1, Fault::Counted(&Fault::Drop));

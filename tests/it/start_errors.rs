@@ -1,5 +1,5 @@
-//! What stands in the way of a start: the real binary says which file, which key, and what to do; and a good start
-//! follows signals.
+//! Errors at startup: the real binary names the file, the key and the remedy. After a successful start it handles
+//! signals.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ impl Setting {
         self.directory.path().join(name)
     }
 
-    /// Writes the configuration; `more` comes first, so that it may hold top-level keys.
+    /// Writes the configuration. `more` comes first, because it may contain top-level keys.
     fn configure(&self, more: &str, sections: &str) -> PathBuf {
         let file = self.path("pillarbox.toml");
         let text = format!(
@@ -37,7 +37,7 @@ impl Setting {
         file
     }
 
-    /// What `serve` says when it fails.
+    /// The output of `serve` when it fails.
     async fn fail(&self, more: &str, sections: &str) -> String {
         let file = self.configure(more, sections);
         let (success, said) = run(&["serve", "--config", file.to_str().unwrap()]).await;
@@ -57,7 +57,7 @@ fn expect_all(said: &str, parts: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_wrong_key_is_named_with_file_and_line() {
+async fn a_wrong_key_is_reported_with_file_and_line() {
     let setting = Setting::new();
     let said = setting.fail("hostnme = \"x\"", API).await;
     expect_all(&said, &["pillarbox.toml", "hostnme", "line 1", "hostname"]);
@@ -68,14 +68,14 @@ async fn a_wrong_key_is_named_with_file_and_line() {
 }
 
 #[tokio::test]
-async fn a_missing_configuration_is_named() {
+async fn a_missing_configuration_is_reported() {
     let (success, said) = run(&["serve", "--config", "/nonexistent/pillarbox.toml"]).await;
     assert!(!success);
     expect_all(&said, &["/nonexistent/pillarbox.toml"]);
 }
 
 #[tokio::test]
-async fn an_unreadable_certificate_is_named() {
+async fn an_unreadable_certificate_is_reported() {
     let setting = Setting::new();
     let tls = |certificate: &Path, key: &Path| {
         format!(
@@ -96,7 +96,7 @@ async fn an_unreadable_certificate_is_named() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_named_with_its_option() {
+async fn a_port_in_use_is_reported_with_its_option() {
     let setting = Setting::new();
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -105,7 +105,7 @@ async fn a_port_in_use_is_named_with_its_option() {
 }
 
 #[tokio::test]
-async fn a_data_directory_in_use_is_named() {
+async fn a_data_directory_in_use_is_reported() {
     let setting = Setting::new();
     let _first = start(&setting).await;
     let said = setting.fail("", API).await;
@@ -113,7 +113,7 @@ async fn a_data_directory_in_use_is_named() {
 }
 
 #[tokio::test]
-async fn a_newer_database_is_not_touched() {
+async fn a_newer_database_is_not_changed() {
     let setting = Setting::new();
     start(&setting).await.end("TERM").await;
     let file = database_file(&setting.path("data"));
@@ -126,7 +126,7 @@ async fn a_newer_database_is_not_touched() {
 }
 
 #[tokio::test]
-async fn another_master_key_is_noticed() {
+async fn a_wrong_master_key_is_detected() {
     let setting = Setting::new();
     start(&setting).await.end("TERM").await;
     let key = setting.path("data").join("master.key");
@@ -137,9 +137,9 @@ async fn another_master_key_is_noticed() {
     expect_all(&setting.fail("", API).await, &["master.key"]);
 }
 
-/// What a power cut leaves of files that were written and not synced.
+/// The empty files that a power cut leaves if they were not synced.
 #[tokio::test]
-async fn a_self_signed_certificate_that_a_power_cut_emptied_is_made_again() {
+async fn a_self_signed_certificate_emptied_by_a_power_cut_is_generated_again() {
     let setting = Setting::new();
     start(&setting).await.end("TERM").await;
     let certificate = setting.path("data").join("self-signed.crt");
@@ -147,7 +147,7 @@ async fn a_self_signed_certificate_that_a_power_cut_emptied_is_made_again() {
         std::fs::write(setting.path("data").join(name), "").unwrap();
     }
     let server = start(&setting).await;
-    expect_all(&server.said, &["WARN", "self-signed.crt", "made again"]);
+    expect_all(&server.said, &["WARN", "self-signed.crt", "generating a new one"]);
     let mut client = Client::connect(([127, 0, 0, 1], server.port).into(), HOSTNAME).await;
     client.ehlo().await;
     let made = std::fs::read_to_string(certificate).unwrap();
@@ -156,7 +156,7 @@ async fn a_self_signed_certificate_that_a_power_cut_emptied_is_made_again() {
 }
 
 #[tokio::test]
-async fn check_config_takes_the_sample_and_finds_faults() {
+async fn check_config_accepts_the_sample_and_reports_faults() {
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/pillarbox.toml");
     let (success, said) = run(&["check-config", "--config", sample.to_str().unwrap()]).await;
     assert!(success, "{said}");
@@ -178,7 +178,7 @@ async fn check_config_takes_the_sample_and_finds_faults() {
 }
 
 #[tokio::test]
-async fn signals_reload_the_certificate_and_end_the_server_cleanly() {
+async fn signals_reload_the_certificate_and_stop_the_server_cleanly() {
     let setting = Setting::new();
     let (old, new) = (Identity::new(&[HOSTNAME]), Identity::new(&[HOSTNAME]));
     let install = |identity: &Identity| {
@@ -206,7 +206,7 @@ async fn start(setting: &Setting) -> Serving {
     start_with(setting, API).await
 }
 
-/// Starts the server and waits until its log says where it listens.
+/// Starts the server and waits until its log names its address.
 async fn start_with(setting: &Setting, sections: &str) -> Serving {
     let file = setting.configure("", sections);
     let mut server = Serving::start(&["serve", "--config", file.to_str().unwrap()]);

@@ -1,5 +1,5 @@
-//! A stop of the real binary ends, whatever work cannot be interrupted. A pipe without a writer stands for such work:
-//! who reads it waits for ever.
+//! The shutdown of the real binary ends even if some work cannot be interrupted. A pipe without a writer stands for
+//! such work: a reader waits forever.
 
 use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use crate::http::{Answer, request};
 use crate::program::Serving;
 use crate::wait::until;
 
-/// A configuration for `quickstart`, whose first message then has a body file.
+/// A configuration for `quickstart` in which the body of the first message is a file.
 fn configure(directory: &Path, more: &str) {
     let text = format!(
         "hostname = \"localhost\"\ndata_dir = \"{}\"\n{more}\n[smtp]\nsubmission = [\"127.0.0.1:0\"]\n\
@@ -24,7 +24,7 @@ fn configure(directory: &Path, more: &str) {
     std::fs::write(directory.join("pillarbox.toml"), text).unwrap();
 }
 
-/// Puts a pipe in the place of a file; the file is then beside it.
+/// Replaces a file with a pipe. The file is kept under another name.
 fn replace_by_pipe(path: &Path) -> PathBuf {
     let kept = path.with_extension("kept");
     std::fs::rename(path, &kept).unwrap();
@@ -32,7 +32,7 @@ fn replace_by_pipe(path: &Path) -> PathBuf {
     kept
 }
 
-/// Waits until somebody reads the pipe; they read on while its writing end is kept.
+/// Waits until somebody reads the pipe. The reader is blocked while the writing end is open.
 async fn wait_for_reader(pipe: &Path) -> File {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap();
     let open = async || OpenOptions::new().write(true).custom_flags(flags).open(pipe).ok();
@@ -49,7 +49,7 @@ async fn get(api: SocketAddr, path: &str, key: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn a_stop_waits_for_no_thread_that_cannot_be_interrupted_and_loses_nothing() {
+async fn a_shutdown_does_not_wait_for_a_blocked_thread_and_loses_nothing() {
     let directory = tempfile::tempdir().unwrap();
     configure(directory.path(), "");
     let mut server = Serving::start(&["quickstart", "--dir", directory.path().to_str().unwrap()]);
@@ -80,7 +80,7 @@ async fn a_stop_waits_for_no_thread_that_cannot_be_interrupted_and_loses_nothing
 }
 
 #[tokio::test]
-async fn a_stop_that_is_blocked_itself_is_cut_at_its_deadline() {
+async fn a_shutdown_that_is_blocked_ends_at_its_deadline() {
     let directory = tempfile::tempdir().unwrap();
     configure(directory.path(), "shutdown_deadline = \"1s\"");
     let config = directory.path().join("pillarbox.toml");

@@ -1,4 +1,4 @@
-//! A disk that fails: what can no longer be written is told, what was lost or altered on it is neither taken for nothing
+//! Disk faults: a failed write is reported, and lost or altered data is neither treated as absent
 //! nor sent.
 
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ impl Setting {
         self.directory.path().join("data").join(name)
     }
 
-    /// The server once it listens; its port is that of the API.
+    /// The server, after it listens. Its port is that of the API.
     async fn start(&self) -> Serving {
         let mut server = Serving::start_under_limits(&["serve", "--config", self.config.to_str().unwrap()]);
         let line = server.wait_for_line("api=[127.0.0.1:").await;
@@ -49,9 +49,9 @@ async fn readiness(server: &Serving) -> Answer {
     request(([127, 0, 0, 1], server.port).into(), "GET", "/readyz", None, None).await
 }
 
-/// The limit stands in for a disk that takes no more: the same writes fail, of whoever runs the server.
+/// A file size limit stands for a full disk: the same writes fail, whichever user runs the server.
 #[tokio::test]
-async fn a_server_whose_disk_takes_no_more_is_not_ready_until_it_does() {
+async fn a_server_with_a_full_disk_is_not_ready_until_there_is_space() {
     let setting = Setting::new();
     let server = setting.start().await;
     readiness(&server).await.expect(200);
@@ -73,7 +73,7 @@ async fn a_server_whose_disk_takes_no_more_is_not_ready_until_it_does() {
 }
 
 #[tokio::test]
-async fn a_data_directory_without_its_database_is_not_begun_anew() {
+async fn a_data_directory_without_its_database_is_not_initialized_again() {
     let setting = Setting::new();
     setting.start().await.end("TERM").await;
     let database = setting.data("pillarbox.db");
@@ -94,7 +94,7 @@ async fn a_data_directory_without_its_database_is_not_begun_anew() {
 }
 
 #[tokio::test]
-async fn a_data_directory_that_is_not_there_has_no_keys_to_list_or_revoke() {
+async fn keys_of_a_missing_data_directory_cannot_be_listed_or_revoked() {
     let directory = tempfile::tempdir().unwrap();
     let absent = directory.path().join("mistyped");
     for verb in [&["list"][..], &["revoke", "key_01JZZZZZZZZZZZZZZZZZZZZZZZ"]] {
@@ -105,7 +105,7 @@ async fn a_data_directory_that_is_not_there_has_no_keys_to_list_or_revoke() {
     }
 }
 
-/// The one body file of a server whose bodies are all large.
+/// The only body file of a server that stores all bodies in files.
 fn body_file(config: &Config) -> PathBuf {
     let entries = |path: PathBuf| std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
     let mut files = entries(config.data_dir.join("bodies")).filter(|path| path.is_dir()).flat_map(entries);
@@ -113,7 +113,7 @@ fn body_file(config: &Config) -> PathBuf {
 }
 
 #[tokio::test]
-async fn a_body_file_that_was_cut_altered_or_lost_waits_until_it_is_restored() {
+async fn a_truncated_altered_or_lost_body_file_makes_its_message_wait_until_it_is_restored() {
     let in_files = |config: &mut Config| config.store.inline_body_max = "0B".parse().unwrap();
     let (_dns, mx, mut server) = one_destination_with(in_files).await;
     let account = server.create_account("acme.test").await;
@@ -176,7 +176,7 @@ async fn a_small_body_that_was_altered_in_the_database_is_not_sent() {
     assert!(mx.transactions().is_empty());
 }
 
-/// Deferred after so many tries, with the reason, and not due again at once.
+/// Deferred after this many attempts, with the reason, and not due immediately.
 async fn expect_to_wait(server: &TestServer, id: &str, attempts: u64) {
     let email = until(&format!("try {attempts} is over"), async || {
         let email = server.control.get(&format!("/v1/emails/{id}")).await;

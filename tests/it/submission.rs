@@ -1,4 +1,4 @@
-//! Submission over real sockets: the scripted dialogues, and what only a socket shows: limits, time, endings.
+//! Submission over real sockets: the scripted dialogues, and what needs a socket: limits, timeouts, disconnections.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -37,11 +37,11 @@ async fn hold(stage: &SubmissionStage, dialogue: &Dialogue) {
 }
 
 #[tokio::test]
-async fn every_dialogue_goes_as_written_over_a_socket() {
+async fn every_dialogue_gets_its_replies_over_a_socket() {
     let stage = SubmissionStage::start().await;
     let dialogues = load_all(Path::new("tests/dialogues"));
     assert!(dialogues.len() >= 150);
-    // All of them, so that one run names every one that fails.
+    // Collects all failures, so that one run shows all of them.
     let stage = Arc::new(stage);
     let mut failed = 0;
     for dialogue in dialogues {
@@ -60,7 +60,7 @@ pub async fn log_in(stage: &SubmissionStage) -> Client {
 }
 
 #[tokio::test]
-async fn a_message_is_in_the_store_once_its_250_is_said() {
+async fn a_message_is_in_the_store_after_its_250() {
     let stage = SubmissionStage::start().await;
     let reply =
         log_in(&stage).await.send("app@own.example", &["b@other.example"], MESSAGE).await.expect_code(250);
@@ -69,7 +69,7 @@ async fn a_message_is_in_the_store_once_its_250_is_said() {
 }
 
 #[tokio::test]
-async fn a_refusal_can_be_found_under_its_reference() {
+async fn a_refusal_can_be_looked_up_by_its_request_id() {
     let stage = SubmissionStage::start().await;
     let mut client = log_in(&stage).await;
     let reply = client.command("MAIL FROM:<a@foreign.example>").await.expect_saying(550, "(ref req_").text();
@@ -78,12 +78,12 @@ async fn a_refusal_can_be_found_under_its_reference() {
     oversized.extend(b"0123456789\r\n".repeat(10_000));
     let reply = client.send("app@own.example", &["b@other.example"], &oversized).await;
     reply.expect_saying(552, "(ref req_");
-    // The session is as good as before.
+    // The session continues as before.
     client.send("app@own.example", &["b@other.example"], MESSAGE).await.expect_code(250);
 }
 
 #[tokio::test]
-async fn clear_octets_behind_starttls_are_not_run_after_the_handshake() {
+async fn plain_text_after_starttls_is_not_executed_after_the_handshake() {
     let stage = SubmissionStage::start().await;
     let mut plain = TcpStream::connect(stage.submission).await.unwrap();
     plain.write_all(b"EHLO c.example\r\n").await.unwrap();
@@ -95,9 +95,9 @@ async fn clear_octets_behind_starttls_are_not_run_after_the_handshake() {
     assert_eq!(read_until(&mut secured, "\r\n").await, "250 2.0.0 Ok\r\n");
 }
 
-/// RFC 3207 §4.1: after a handshake that failed there is nothing to say in clear, and others are served.
+/// RFC 3207 §4.1: after a failed handshake the session ends, and others are served.
 #[tokio::test]
-async fn a_handshake_that_fails_ends_the_connection_and_no_other() {
+async fn a_failed_handshake_ends_its_own_connection_only() {
     let stage = SubmissionStage::start().await;
     for garbage in
         [&b"EHLO c.example\r\nAUTH PLAIN AAAA\r\n"[..], b"\x16\x03\x01\0\x05hello", b"\x80\x2e\x01\0\x02"]
@@ -109,7 +109,7 @@ async fn a_handshake_that_fails_ends_the_connection_and_no_other() {
         read_until(&mut plain, "220 2.0.0 Ready to start TLS\r\n").await;
         plain.write_all(garbage).await.unwrap();
         let mut said = Vec::new();
-        // An alert at most (RFC 8446 §6.2), and never a reply.
+        // At most an alert (RFC 8446 §6.2), and never a reply.
         let _ = timeout(PATIENCE, plain.read_to_end(&mut said)).await.unwrap();
         assert!(said.is_empty() || said.starts_with(b"\x15\x03"), "{}", said.escape_ascii());
     }
@@ -132,7 +132,7 @@ async fn read_to_end(mut stream: TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn connections_over_a_limit_are_told_so_and_places_come_back() {
+async fn connections_over_a_limit_get_421_and_closed_ones_make_room() {
     for (total, per_address, said) in [(2, 1000, "421 4.3.2 "), (1000, 2, "421 4.7.0 ")] {
         let stage = SubmissionStage::with(|limits| {
             limits.connections_max = total;
@@ -146,7 +146,7 @@ async fn connections_over_a_limit_are_told_so_and_places_come_back() {
         let third = read_to_end(TcpStream::connect(stage.submission).await.unwrap()).await;
         assert!(third.starts_with(said), "{third}");
         drop(first);
-        until("a place is free", async || {
+        until("a connection is free", async || {
             let mut next = TcpStream::connect(stage.submission).await.unwrap();
             read_until(&mut next, "\r\n").await.starts_with("220").then_some(())
         })
@@ -155,17 +155,17 @@ async fn connections_over_a_limit_are_told_so_and_places_come_back() {
 }
 
 #[tokio::test]
-async fn a_silent_client_is_told_and_closed() {
+async fn an_idle_client_gets_421_and_is_disconnected() {
     let stage = SubmissionStage::with(|limits| limits.idle_timeout = Duration::from_millis(200)).await;
     let said = read_to_end(TcpStream::connect(stage.submission).await.unwrap()).await;
     assert!(said.contains("\r\n421 4.4.2 "), "{said}");
-    // One that never shakes hands is not even told.
+    // A client that never starts its TLS handshake is disconnected without a reply.
     let said = read_to_end(TcpStream::connect(stage.submissions).await.unwrap()).await;
     assert_eq!(said, "");
 }
 
 #[tokio::test]
-async fn a_session_ends_in_time_however_busy_it_is() {
+async fn a_session_ends_at_its_time_limit_however_busy_it_is() {
     let stage = SubmissionStage::with(|limits| {
         limits.session_timeout = Duration::from_millis(300);
         limits.commands_without_message_max = u32::MAX;
@@ -182,7 +182,7 @@ async fn a_session_ends_in_time_however_busy_it_is() {
 }
 
 #[tokio::test]
-async fn mail_that_finds_no_room_is_deferred_and_the_session_goes_on() {
+async fn mail_without_memory_is_deferred_and_the_session_continues() {
     let stage = SubmissionStage::with(|limits| limits.inbound_buffer_max = ByteSize::kib(64)).await;
     let mut first = log_in(&stage).await;
     let mut second = log_in(&stage).await;
@@ -192,12 +192,12 @@ async fn mail_that_finds_no_room_is_deferred_and_the_session_goes_on() {
     }
     first.command("DATA").await.expect_code(354);
     second.command("DATA").await.expect_saying(451, "4.3.2 [overloaded]");
-    // One that did not announce its size finds out later, at its end.
+    // A message without a declared size is refused at its end.
     second.command("RSET").await.expect_code(250);
     drop(first);
     let mut large = MESSAGE.to_vec();
     large.extend(b"0123456789\r\n".repeat(8_000));
-    until("the room of the client that left is free", async || {
+    until("the memory of the client that left is free", async || {
         let reply = second.send("app@own.example", &["b@other.example"], MESSAGE).await;
         (reply.code == 250).then_some(())
     })
@@ -208,7 +208,7 @@ async fn mail_that_finds_no_room_is_deferred_and_the_session_goes_on() {
 }
 
 #[tokio::test]
-async fn a_stop_tells_idle_clients_and_lets_a_running_message_finish() {
+async fn at_shutdown_idle_clients_get_421_and_a_message_being_received_finishes() {
     let mut stage = SubmissionStage::start().await;
     let mut idle = TcpStream::connect(stage.submission).await.unwrap();
     read_until(&mut idle, "\r\n").await;
@@ -230,7 +230,7 @@ async fn a_stop_tells_idle_clients_and_lets_a_running_message_finish() {
 }
 
 #[tokio::test]
-async fn many_clients_send_at_once_and_every_message_is_kept() {
+async fn many_clients_send_at_once_and_every_message_is_stored() {
     let stage = Arc::new(SubmissionStage::start().await);
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..8 {

@@ -1,4 +1,4 @@
-//! The submission server alone, on loopback ports, over a store of its own with one tenant that may send.
+//! The submission server without the relay, on loopback ports, with its own store and one tenant that may send.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use pillarbox::model::{
 };
 use pillarbox::server::{Security, Server, ServerDependencies};
 use pillarbox::store::{
-    Directory, NewDkimKey, NewDomain, NewKey, NewSuppression, NewTenant, Store, StoreOptions,
+    Directory, NewDkimKey, NewDomain, NewKey, NewSuppression, NewTenant, SqliteOptions, Store,
 };
 use pillarbox::submission::{SubmissionService, SubmissionSettings};
 use tokio::net::TcpListener;
@@ -50,7 +50,7 @@ impl SubmissionStage {
 
     pub async fn with(adjust: impl FnOnce(&mut config::Smtp)) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(StoreOptions::at(data_dir.path())).unwrap());
+        let store = Arc::new(Store::open(SqliteOptions::at(data_dir.path())).await.unwrap());
         let (tenant, user, password) = furnish(&store).await;
         let mut limits = config::Smtp {
             recipients_max: 5,
@@ -99,7 +99,7 @@ impl SubmissionStage {
         }
     }
 
-    /// What dialogues speak of.
+    /// The variables of the dialogues.
     pub fn variables(&self) -> Variables<'static> {
         let plain = |password: &str| BASE64_STANDARD.encode(format!("\0{}\0{password}", self.user));
         [

@@ -1,4 +1,4 @@
-//! Templates that ask for too much.
+//! Templates that use too much time, memory or depth.
 
 use serde_json::json;
 
@@ -19,7 +19,7 @@ async fn sender(stage: &ApiStage) -> Tenant {
 }
 
 #[tokio::test]
-async fn a_template_that_reads_gigabytes_in_few_steps_is_refused_while_others_are_served() {
+async fn a_template_that_processes_gigabytes_in_few_steps_is_refused_while_others_are_served() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
     let source = "{% for a in l %}{% if s|upper|length == 0 %}x{% endif %}{% endfor %}";
@@ -40,7 +40,7 @@ async fn a_template_that_reads_gigabytes_in_few_steps_is_refused_while_others_ar
 }
 
 #[tokio::test]
-async fn data_for_a_template_has_a_limit() {
+async fn data_for_a_template_has_a_size_limit() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
     let id = template(&stage, &tenant, "{{ s|length }}").await;
@@ -65,7 +65,7 @@ async fn data_for_a_template_has_a_limit() {
     }
 }
 
-/// Each of these once overflowed the stack of the thread that read it, which ended the process.
+/// Each of these once overflowed the stack of its parser, which ended the process.
 fn endless() -> [(&'static str, String); 5] {
     [
         ("subject", format!("{{{{ {}x }}}}", "-".repeat(1900))),
@@ -83,7 +83,7 @@ fn expect_too_deep(error: &serde_json::Value, path: &str) {
 }
 
 #[tokio::test]
-async fn a_template_that_nests_without_end_is_refused_when_it_is_made_or_changed() {
+async fn a_template_that_nests_too_deeply_is_refused_when_it_is_created_or_changed() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
     let id = template(&stage, &tenant, "{{ x }}").await;
@@ -99,7 +99,7 @@ async fn a_template_that_nests_without_end_is_refused_when_it_is_made_or_changed
 }
 
 #[tokio::test]
-async fn a_template_from_before_the_limit_on_nesting_is_refused_when_it_is_filled() {
+async fn a_stored_template_that_nests_too_deeply_is_refused_when_it_is_rendered() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
     let id = template(&stage, &tenant, "{{ x }}").await;
@@ -122,13 +122,13 @@ async fn a_template_from_before_the_limit_on_nesting_is_refused_when_it_is_fille
     assert_eq!(request(stage.address, "GET", "/healthz", None, None).await.status, 200);
 }
 
-/// A list in a list, or a map in a map, so many times.
+/// A list in a list, or a map in a map, this many times.
 fn nested(open: &str, close: &str, depth: usize) -> String {
     format!("{}1{}", open.repeat(depth), close.repeat(depth))
 }
 
 #[tokio::test]
-async fn data_that_nests_without_end_is_no_json() {
+async fn data_that_nests_too_deeply_is_not_accepted_as_json() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
     let id = template(&stage, &tenant, "{{ x }}").await;

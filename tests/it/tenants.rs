@@ -1,4 +1,4 @@
-//! Tenants apart: suspension holds, nothing of one is open to another, test keys stay in the sandbox.
+//! Isolation of tenants: suspension is enforced, no tenant can access another, and test keys stay in the sandbox.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::identity::trust_pem;
 use crate::server::{HOSTNAME, make_everything_due, message, message_id, one_destination};
 
 #[tokio::test]
-async fn a_suspended_tenant_is_refused_its_queue_is_held_and_resumes() {
+async fn a_suspended_tenant_is_refused_and_its_queue_waits_until_it_is_resumed() {
     let (_dns, mx, mut server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     let other = server.create_account("other.test").await;
@@ -49,7 +49,7 @@ async fn a_tenant_with_a_backlog_to_a_host_that_hangs_delays_nobody_else() {
 }
 
 #[tokio::test]
-async fn senders_of_domains_that_are_not_the_tenants_are_refused() {
+async fn senders_of_domains_of_other_tenants_are_refused() {
     let (_dns, mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     let _other = server.create_account("other.test").await;
@@ -101,9 +101,9 @@ async fn the_tenants_slug_is_a_user_name_too_and_a_revoked_key_is_not() {
     client.auth_plain(&id, &account.secret).await.expect_code(535);
 }
 
-/// Whatever the platform takes from a key or a tenant ends its open sessions at the next command of a transaction.
+/// A change of a key or a tenant affects its open sessions at the next command of a transaction.
 #[tokio::test]
-async fn an_open_session_is_held_to_its_key_as_it_is_now() {
+async fn an_open_session_follows_changes_of_its_key() {
     let (_dns, _mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     let key = format!("/v1/keys/{}", account.user);
@@ -123,7 +123,7 @@ async fn an_open_session_is_held_to_its_key_as_it_is_now() {
         session.command(mail).await.expect_saying(code, part);
         session.command("RSET").await.expect_code(250);
     }
-    // A transaction that was begun before the change does not end after it.
+    // A transaction that began before the change is refused after it.
     for (change, code, part) in [
         (json!({"allowed_cidrs": []}), 250, ""),
         (json!({"allowed_cidrs": ["192.0.2.0/24"]}), 550, "[ip_not_allowed]"),
@@ -137,7 +137,7 @@ async fn an_open_session_is_held_to_its_key_as_it_is_now() {
 }
 
 #[tokio::test]
-async fn mail_of_test_keys_never_leaves_and_local_parts_choose_the_outcome() {
+async fn mail_of_test_keys_stays_in_the_sandbox_and_its_local_part_selects_the_result() {
     let (_dns, mx, server) = one_destination().await;
     let account = server.create_account_in("acme.test", "test").await;
     for (recipient, status) in

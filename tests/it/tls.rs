@@ -1,4 +1,4 @@
-//! TLS on both sides: opportunistic towards MX hosts, and the server's certificate when it changes.
+//! TLS on both sides: opportunistic to MX hosts, and reloading of the server's certificate.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ async fn destination(offer: Offer) -> (FakeDns, FakeMx, TestServer) {
 }
 
 #[tokio::test]
-async fn an_mx_that_offers_starttls_gets_tls_whatever_its_certificate_says() {
+async fn an_mx_that_offers_starttls_gets_tls_with_any_certificate() {
     let identity = Identity::new(&["somebody-else.test"]);
     let (_dns, mx, server) =
         destination(Offer { tls: Some(identity.server_config()), ..Offer::default() }).await;
@@ -33,12 +33,12 @@ async fn an_mx_that_offers_starttls_gets_tls_whatever_its_certificate_says() {
 }
 
 #[tokio::test]
-async fn an_mx_that_refuses_starttls_is_still_reached() {
+async fn an_mx_that_refuses_starttls_gets_mail_without_tls() {
     expect_delivery_in_clear(Fault::Reply("454 4.7.0 no TLS today")).await;
 }
 
 #[tokio::test]
-async fn an_mx_whose_handshake_fails_is_reached_in_clear() {
+async fn an_mx_whose_handshake_fails_gets_mail_without_tls() {
     expect_delivery_in_clear(Fault::ReplyAndClose("220 go ahead")).await;
 }
 
@@ -53,7 +53,7 @@ async fn expect_delivery_in_clear(fault: Fault) {
 }
 
 #[tokio::test]
-async fn an_old_mx_without_extensions_is_served() {
+async fn an_old_mx_without_extensions_gets_mail() {
     let (_dns, mx, server) = destination(Offer { extensions: vec![], ..Offer::default() }).await;
     mx.script(Phase::Ehlo, "", 99, Fault::Reply("502 5.5.1 what is EHLO?"));
     let account = server.create_account("acme.test").await;
@@ -64,7 +64,7 @@ async fn an_old_mx_without_extensions_is_served() {
 }
 
 #[tokio::test]
-async fn a_renewed_certificate_is_served_and_a_bad_one_is_not() {
+async fn a_renewed_certificate_is_served_and_an_invalid_one_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name);
     let (old, new) = (Identity::new(&[HOSTNAME]), Identity::new(&[HOSTNAME, "renewed.test"]));
@@ -93,7 +93,7 @@ fn install(identity: &Identity, directory: &Path) {
     std::fs::write(directory.join("tls.crt"), &identity.certificate_pem).unwrap();
 }
 
-/// A session over TLS, if the server's certificate is this one.
+/// A session over TLS, if the server has this certificate.
 async fn greet(server: &TestServer, identity: &Identity) -> Option<Client> {
     let mut client = Client::connect(server.submission(), HOSTNAME).await;
     client.ehlo().await;

@@ -1,4 +1,4 @@
-//! Reports on TLS (RFC 8460): what is counted, and how it is told.
+//! TLS reports (RFC 8460): what is counted, and how reports are sent.
 
 use std::io::Read;
 
@@ -15,9 +15,9 @@ use crate::receiver::Reaction;
 use crate::server::TestServer;
 use crate::wait::until;
 
-/// What was counted, as `domain policy host failure sessions`. The server must not be running.
+/// The counts, as `domain policy host failure sessions`. The server must not be running.
 async fn counted(config: &Config) -> Vec<String> {
-    let store = Store::open(StoreOptions::new(config, Access::Manage)).unwrap();
+    let store = Store::open(StoreOptions::new(config, Access::Manage)).await.unwrap();
     let mut counted = Vec::new();
     for (day, domain) in store.unreported_tls_days(Date::MAX, None, 100).await.unwrap() {
         for result in store.tls_results(day, &domain).await.unwrap() {
@@ -38,7 +38,7 @@ async fn enable(server: &mut TestServer) {
 }
 
 #[tokio::test]
-async fn sessions_are_counted_under_the_mta_sts_policy_that_they_met_or_failed() {
+async fn sessions_are_counted_under_their_mta_sts_policy() {
     use Shows::{NoTls, Right, Strange};
     let plain = "200 OK\r\nContent-Type: text/plain";
     let failing = [
@@ -71,7 +71,7 @@ async fn sessions_are_counted_under_the_mta_sts_policy_that_they_met_or_failed()
         stage.send(n).await;
         expected.extend(counts.into_iter().map(|count| format!("d{n}.test {count}")));
     }
-    // Its policy's server shows a certificate for other names.
+    // The policy host has a certificate for other names.
     let other = "d0.d0.test";
     stage.dns.text(&format!("_mta-sts.{other}"), "v=STSv1; id=1");
     stage.dns.mx(other, &[(10, "mx.d11.test")]);
@@ -79,7 +79,7 @@ async fn sessions_are_counted_under_the_mta_sts_policy_that_they_met_or_failed()
     stage.send_to(other).await;
     expected.push(format!("{other} no-policy-found mx.d11.test  1"));
     expected.push(format!("{other} sts  sts-webpki-invalid 1"));
-    // A connection that is used again is no new session.
+    // A reused connection is not a new session.
     stage.send(0).await;
     stage.server.stop().await;
     expected.sort();
@@ -87,7 +87,7 @@ async fn sessions_are_counted_under_the_mta_sts_policy_that_they_met_or_failed()
 }
 
 #[tokio::test]
-async fn sessions_are_counted_under_the_tlsa_records_that_they_met_or_failed() {
+async fn sessions_are_counted_under_their_tlsa_records() {
     let right = dane::Chain::new("mx.right.test");
     let wrong = dane::Chain::new("mx.wrong.test");
     let expired = dane::Chain::expired("mx.expired.test");
@@ -146,7 +146,7 @@ async fn sessions_are_counted_under_the_tlsa_records_that_they_met_or_failed() {
 }
 
 #[tokio::test]
-async fn nothing_is_counted_unless_it_is_asked_for() {
+async fn nothing_is_counted_for_a_domain_that_asks_for_no_reports() {
     let mut stage = mta_sts::Stage::set(&[Shows::Strange], 10_000).await;
     stage.policies.script([policy("enforce", "mx.d0.test")]);
     stage.send(0).await;
@@ -154,7 +154,7 @@ async fn nothing_is_counted_unless_it_is_asked_for() {
     assert_eq!(counted(&stage.server.config).await, Vec::<String>::new());
 }
 
-/// Counts of a day that has ended: five good sessions, and three in which the certificate was wrong.
+/// The counts of a past day: five successful sessions, and three with a wrong certificate.
 async fn count_on_an_earlier_day(stage: &mta_sts::Stage, domain: &str) -> Date {
     let two_days_ago = Timestamp::now() - SignedDuration::from_hours(48);
     let day: Date = two_days_ago.to_string()[..10].parse().unwrap();
@@ -191,7 +191,7 @@ fn check(report: &TlsReport, day: Date, domain: &str) {
 }
 
 #[tokio::test]
-async fn a_report_goes_to_a_web_server_and_by_mail_although_the_receiver_s_tls_is_broken() {
+async fn a_report_is_sent_over_https_and_by_mail_although_the_receivers_tls_is_broken() {
     // The web server has the certificate of `mta-sts.d0.test`.
     let mut stage = mta_sts::Stage::set(&[Shows::Right, Shows::Strange], 10_000).await;
     let url = format!("https://mta-sts.d0.test:{}/v1/tls?a=b", stage.policies.address.port());
@@ -206,7 +206,7 @@ async fn a_report_goes_to_a_web_server_and_by_mail_although_the_receiver_s_tls_i
         key_file,
         from: pillarbox::mail::Address::parse("tls@acme.test").unwrap(),
     });
-    // The policy is there for whoever asks; the report must not.
+    // The policy remains for other mail; the report must not depend on it.
     stage.policies.script([Reaction::default(), policy("enforce", "mx.d1.test")]);
     let day = count_on_an_earlier_day(&stage, "d0.test").await;
     enable(&mut stage.server).await;
@@ -236,14 +236,14 @@ async fn a_report_goes_to_a_web_server_and_by_mail_although_the_receiver_s_tls_i
     assert!(message.date().is_some());
     until("it is forgotten", async || is_forgotten(&stage, day, "d0.test").await.then_some(())).await;
 
-    // The receiver's policy holds for everything else.
+    // The receiver's policy applies to all other mail.
     assert_eq!(stage.send(1).await.0, "deferred");
     stage.server.stop().await;
     assert_eq!(counted(&stage.server.config).await, ["d1.test sts mx.d1.test certificate-not-trusted 1"]);
 }
 
 #[tokio::test]
-async fn a_report_that_is_not_taken_is_kept_and_no_redirect_is_followed() {
+async fn a_report_that_is_refused_is_kept_and_redirects_are_not_followed() {
     let mut stage = mta_sts::Stage::set(&[Shows::Right], 10_000).await;
     let url = |path: &str| format!("https://mta-sts.d0.test:{}/{path}", stage.policies.address.port());
     stage.dns.text("_smtp._tls.d0.test", &format!("v=TLSRPTv1; rua={}", url("one")));
@@ -252,7 +252,7 @@ async fn a_report_that_is_not_taken_is_kept_and_no_redirect_is_followed() {
     stage.policies.script([Reaction::Write(moved.clone().into()), Reaction::Write(moved.into())]);
     let mut day = count_on_an_earlier_day(&stage, "d0.test").await;
     count_on_an_earlier_day(&stage, "d1.test").await;
-    // Nobody asks for this one, which is so forgotten.
+    // No domain asks for this report, so it is deleted.
     day = day.max(count_on_an_earlier_day(&stage, "d2.test").await);
     enable(&mut stage.server).await;
     let requests = stage.policies.wait_for(2).await;

@@ -1,4 +1,4 @@
-//! What tenants used, over the API: counted as the journal has it, each tenant's own, and limits of requests.
+//! The usage of tenants over the API: it equals the journal, is separate for each tenant, and requests are limited.
 
 use std::collections::BTreeMap;
 
@@ -18,13 +18,13 @@ fn add(counts: &mut Counts, name: &'static str, count: u64) {
     *counts.entry(name).or_default() += count;
 }
 
-/// What the journal says of a tenant, read message by message.
+/// The usage according to the journal, message by message.
 async fn recount(server: &TestServer, account: &Account) -> Counts {
     let mut counts = Counts::new();
     let tenant = &account.tenant_id;
     let emails = server.control.get(&format!("/v1/emails?limit=100&tenant_id={tenant}")).await;
     for email in emails["data"].as_array().unwrap() {
-        // A report has no key: nobody sent it.
+        // A DSN has no key: no client submitted it.
         if email["key_id"].is_null() {
             continue;
         }
@@ -58,7 +58,7 @@ async fn recount(server: &TestServer, account: &Account) -> Counts {
     counts
 }
 
-/// The same as it was counted, without what is nought.
+/// The counted usage, without zeros.
 fn counted(usage: &Value) -> Counts {
     let names = [
         "emails_sent",
@@ -185,7 +185,7 @@ async fn requests_are_counted_for_the_tenant_that_makes_them() {
 }
 
 #[tokio::test]
-async fn a_series_has_every_part_of_its_range_and_bad_parameters_are_named() {
+async fn a_series_has_every_interval_of_its_range_and_invalid_parameters_are_reported() {
     let stage = ApiStage::start().await;
     let own = stage.tenant("own").await;
     let path = |query: &str| format!("/v1/tenants/{}/usage/timeseries?{query}", own.id);
@@ -213,7 +213,7 @@ async fn a_series_has_every_part_of_its_range_and_bad_parameters_are_named() {
     stage.get(&own.key, &month("2026-2")).await.expect_error(422, "validation_failed");
 }
 
-/// Asks until it is refused, all within one minute: else the count would have begun anew between.
+/// Sends requests until one is refused, all within one minute: otherwise the count would start again.
 async fn exhaust(stage: &ApiStage, key: &str) -> Vec<Answer> {
     loop {
         let started = LimitPeriod::Minute.start_of(Timestamp::now());
@@ -228,7 +228,7 @@ async fn exhaust(stage: &ApiStage, key: &str) -> Vec<Answer> {
 }
 
 #[tokio::test]
-async fn a_key_and_its_tenant_may_make_so_many_requests_in_a_minute() {
+async fn the_requests_of_a_key_and_of_its_tenant_are_limited_per_minute() {
     let stage = ApiStage::with(|api, _| {
         api.requests_per_minute = 5;
         api.key_requests_per_minute = 3;
@@ -259,7 +259,7 @@ async fn a_key_and_its_tenant_may_make_so_many_requests_in_a_minute() {
         let error = refused.expect_error(429, "rate_limited");
         assert_eq!(error["type"], "rate_limited");
     }
-    // Neither another tenant nor the platform is meant.
+    // The limit affects neither another tenant nor the platform.
     stage.get(&other.key, "/v1/emails").await.expect(200);
     for _ in 0..10 {
         let answer = stage.get(&stage.platform, "/v1/emails").await;

@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// How long a condition may take before a test fails; far above what it takes on a busy machine.
+/// The timeout of a condition: far above the time that it takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Asks until there is an answer. Panics with `what` when the patience is over.
+/// Probes until there is a result. Panics with `what` at the timeout.
 pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match timeout_at(deadline, probe()).await {
             Ok(Some(answer)) => return answer,
             Ok(None) if Instant::now() < deadline => sleep(POLL_INTERVAL).await,
-            _ => panic!("waited {PATIENCE:?} in vain until {what}"),
+            _ => panic!("timeout after {PATIENCE:?}: waited until {what}"),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Events told to web servers: what arrives and that it can be trusted, what becomes of what does not arrive, and who
-//! is kept waiting by whom.
+//! Webhooks: what arrives and how it is authenticated, what happens to failed deliveries, and which webhooks a slow one
+//! delays.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use pillarbox::mail::{Address, Timestamp};
 use pillarbox::model::{
     DeliveryState, DisabledReason, SuppressionReason, TenantId, WebhookId, WebhookStatus,
 };
-use pillarbox::queue::ClaimRoom;
+use pillarbox::queue::ClaimLimits;
 use pillarbox::store::{AttemptRecord, Directory, NewSuppression, Outbox, RecordBatch, Spool};
 use pillarbox::webhook::{WebhookDispatcher, WebhookSettings};
 use serde_json::{Value, json};
@@ -59,7 +59,7 @@ impl Stage {
         Hook { id: text(&made, "/id").parse().unwrap(), secret: text(&made, "/secret") }
     }
 
-    /// An event of a tenant that has no message.
+    /// An event of a tenant without a message.
     async fn suppress(&self, tenant: TenantId, address: &str) {
         let new = NewSuppression {
             tenant_id: Some(tenant),
@@ -71,8 +71,8 @@ impl Stage {
         self.api.store.suppress(new, Timestamp::now()).await.unwrap();
     }
 
-    /// Waits until what a webhook was told looks like this.
-    async fn told(&self, hook: &Hook, what: &str, probe: impl Fn(&Value) -> bool) -> Value {
+    /// Waits until the latest delivery of a webhook satisfies the probe. Returns the delivery.
+    async fn wait_for_delivery(&self, hook: &Hook, what: &str, probe: impl Fn(&Value) -> bool) -> Value {
         let path = format!("/v1/webhooks/{}/deliveries", hook.id);
         until(what, async || {
             let list = self.api.get(&self.api.platform, &path).await.expect(200);
@@ -82,7 +82,7 @@ impl Stage {
     }
 }
 
-/// What one secret signs, made without the program's own code.
+/// The signature with one secret, computed without the program's own code.
 fn signature(secret: &str, request: &Received) -> String {
     let key = BASE64_STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
     assert!((24..=64).contains(&key.len()));
@@ -101,7 +101,7 @@ fn answer(status: &str) -> Reaction {
 }
 
 #[tokio::test]
-async fn an_event_arrives_signed_and_the_answer_is_kept_as_evidence() {
+async fn an_event_arrives_signed_and_the_response_is_stored() {
     let stage = Stage::start().await;
     let acme = stage.api.tenant("acme").await;
     let receiver = Receiver::start().await;
@@ -122,7 +122,8 @@ async fn an_event_arrives_signed_and_the_answer_is_kept_as_evidence() {
         (message.to_string(), acme.id.to_string())
     );
     assert_eq!(event["timestamp"], event["created_at"]);
-    let shown = stage.told(&hook, "the delivery is noted", |first| first["status"] == "delivered").await;
+    let shown =
+        stage.wait_for_delivery(&hook, "the delivery is noted", |first| first["status"] == "delivered").await;
     assert_eq!(text(&shown, "/id"), request.header("webhook-id"));
     assert_eq!(shown["last_attempt"]["response_code"], 201, "{shown}");
     assert_eq!(shown["last_attempt"]["response_body"], "hello", "{shown}");
@@ -132,7 +133,7 @@ async fn an_event_arrives_signed_and_the_answer_is_kept_as_evidence() {
 }
 
 #[tokio::test]
-async fn each_webhook_hears_what_it_asked_for_of_its_own_tenant_and_the_platform_of_all() {
+async fn each_webhook_gets_the_subscribed_events_of_its_own_tenant_and_a_platform_webhook_those_of_all() {
     let stage = Stage::start().await;
     let (acme, other) = (stage.api.tenant("acme").await, stage.api.tenant("other").await);
     let [own, platform] = [Receiver::start().await, Receiver::start().await];
@@ -149,19 +150,19 @@ async fn each_webhook_hears_what_it_asked_for_of_its_own_tenant_and_the_platform
 }
 
 #[tokio::test]
-async fn what_fails_is_tried_again_under_its_id_and_later_events_of_the_message_wait_for_it() {
+async fn a_failed_event_is_retried_with_its_id_and_later_events_of_the_message_wait_for_it() {
     let stage = Stage::start().await;
     let acme = stage.api.tenant("acme").await;
     let receiver = Receiver::start().await;
     receiver.script([answer("500 Oops"), answer("302 Found")]);
     let hook = stage.hook(&acme.key, &receiver, &[]).await;
     stage.api.enqueue(acme.id).await;
-    let room = ClaimRoom {
+    let limits = ClaimLimits {
         deliveries_max: 10,
         per_tenant_max: 10,
         admits: std::sync::Arc::new(|_: &pillarbox::mail::Host| true),
     };
-    let claimed = stage.api.queue.claim_due(Timestamp::now(), &room).await.unwrap();
+    let claimed = stage.api.queue.claim_due(Timestamp::now(), &limits).await.unwrap();
     let batch = &claimed.batches[0];
     let record = AttemptRecord {
         message_id: batch.message.id,
@@ -173,7 +174,7 @@ async fn what_fails_is_tried_again_under_its_id_and_later_events_of_the_message_
         reply: "250 ok".into(),
         suppress: None,
         complained: false,
-        class: None,
+        bounce_class: None,
         delayed: false,
         at: Timestamp::now(),
     };
@@ -189,14 +190,15 @@ async fn what_fails_is_tried_again_under_its_id_and_later_events_of_the_message_
         );
     }
     assert_ne!(heard[3].header("webhook-id"), heard[0].header("webhook-id"));
-    let found = stage.told(&hook, "all is delivered", |first| first["status"] == "delivered").await;
+    let found =
+        stage.wait_for_delivery(&hook, "all is delivered", |first| first["status"] == "delivered").await;
     assert_eq!(found["attempts"], 1);
     let webhook = stage.api.store.webhook(None, hook.id).await.unwrap().unwrap();
     assert_eq!(webhook.failing_since, None, "the success ended it");
 }
 
 #[tokio::test]
-async fn what_came_of_a_try_but_could_not_be_written_is_told_again_without_other_events() {
+async fn a_delivery_whose_result_was_not_stored_is_repeated_without_other_events() {
     let stage = Stage::start().await;
     let acme = stage.api.tenant("acme").await;
     let receiver = Receiver::start().await;
@@ -209,12 +211,12 @@ async fn what_came_of_a_try_but_could_not_be_written_is_told_again_without_other
     let heard = receiver.wait_for(2).await;
     assert_eq!(heard[1].header("webhook-id"), heard[0].header("webhook-id"));
     database.execute_batch("DROP TRIGGER fault").unwrap();
-    let told = stage.told(&hook, "it is written", |first| first["status"] == "delivered").await;
+    let told = stage.wait_for_delivery(&hook, "it is written", |first| first["status"] == "delivered").await;
     assert_eq!(text(&told, "/id"), heard[0].header("webhook-id"));
 }
 
 #[tokio::test]
-async fn what_is_given_up_can_be_played_again_and_a_test_is_told_at_once() {
+async fn a_failed_delivery_can_be_repeated_and_a_test_event_is_sent_immediately() {
     let stage = Stage::start().await;
     let acme = stage.api.tenant("acme").await;
     let receiver = Receiver::start().await;
@@ -222,16 +224,17 @@ async fn what_is_given_up_can_be_played_again_and_a_test_is_told_at_once() {
     receiver.script((0..2 * tries).map(|_| answer("503 No")));
     let hook = stage.hook(&acme.key, &receiver, &["suppression.created"]).await;
     stage.suppress(acme.id, "a@x.example").await;
-    let failed = stage.told(&hook, "it is given up", |first| first["status"] == "failed").await;
+    let failed = stage.wait_for_delivery(&hook, "it is given up", |first| first["status"] == "failed").await;
     assert_eq!((&failed["attempts"], &failed["next_attempt_at"]), (&json!(tries), &Value::Null), "{failed}");
     let path = format!("/v1/webhooks/deliveries/{}/replay", text(&failed, "/id"));
     stage.api.post(&acme.key, &path, Value::Null).await.expect(202);
-    let again = stage.told(&hook, "it is given up again", |first| first["status"] == "failed").await;
+    let again =
+        stage.wait_for_delivery(&hook, "it is given up again", |first| first["status"] == "failed").await;
     assert_eq!(again["attempts"], tries, "it is tried as often as the first time");
     stage.api.post(&acme.key, &path, Value::Null).await.expect(202);
     let heard = receiver.wait_for(2 * tries + 1).await;
     assert!(heard.iter().all(|request| request.header("webhook-id") == text(&failed, "/id")));
-    stage.told(&hook, "it is delivered", |first| first["status"] == "delivered").await;
+    stage.wait_for_delivery(&hook, "it is delivered", |first| first["status"] == "delivered").await;
     let path = format!("/v1/webhooks/endpoints/{}/test", hook.id);
     let tested = stage.api.post(&acme.key, &path, Value::Null).await.expect(202);
     let heard = receiver.wait_for(2 * tries + 2).await;
@@ -240,7 +243,7 @@ async fn what_is_given_up_can_be_played_again_and_a_test_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_gone_is_disabled_with_an_event_and_told_what_waited_when_it_is_back() {
+async fn an_endpoint_that_is_gone_is_disabled_with_an_event_and_gets_the_waiting_events_when_it_is_enabled() {
     let stage = Stage::start().await;
     let acme = stage.api.tenant("acme").await;
     let [gone, watching] = [Receiver::start().await, Receiver::start().await];
@@ -290,11 +293,15 @@ async fn for_a_day_after_a_rotation_both_secrets_sign() {
     assert_eq!(stage.api.database().execute(a_day_later, []).unwrap(), 1);
     stage.suppress(acme.id, "b@x.example").await;
     let request = &receiver.wait_for(2).await[1];
-    assert_eq!(request.header("webhook-signature"), signature(&secret, request), "the old one signs no more");
+    assert_eq!(
+        request.header("webhook-signature"),
+        signature(&secret, request),
+        "the old secret does not sign any more"
+    );
 }
 
 #[tokio::test]
-async fn an_endpoint_that_fails_is_asked_one_event_at_a_time() {
+async fn a_failing_endpoint_gets_one_event_at_a_time() {
     let stage = Stage::with(|config| config.timeout = Duration::from_secs(600)).await;
     let acme = stage.api.tenant("acme").await;
     let [failing, alive] = [Receiver::start().await, Receiver::start().await];
@@ -315,7 +322,7 @@ async fn an_endpoint_that_fails_is_asked_one_event_at_a_time() {
 }
 
 #[tokio::test]
-async fn one_tenants_endpoints_that_hang_do_not_keep_another_tenants_waiting() {
+async fn unresponsive_endpoints_of_one_tenant_delay_no_other_tenant() {
     let adjust = |config: &mut config::Webhooks| {
         config.timeout = Duration::from_secs(600);
         config.requests_max = 16;
@@ -338,7 +345,7 @@ async fn one_tenants_endpoints_that_hang_do_not_keep_another_tenants_waiting() {
 }
 
 #[tokio::test]
-async fn one_dead_endpoint_of_a_hundred_keeps_no_other_waiting() {
+async fn one_dead_endpoint_of_a_hundred_delays_no_other() {
     const EVENTS: usize = 10;
     let adjust = |config: &mut config::Webhooks| {
         config.timeout = Duration::from_secs(600);
@@ -363,7 +370,7 @@ async fn one_dead_endpoint_of_a_hundred_keeps_no_other_waiting() {
 }
 
 #[tokio::test]
-async fn nothing_is_posted_to_an_address_or_in_a_way_that_is_not_permitted() {
+async fn nothing_is_posted_to_an_address_or_over_a_scheme_that_is_not_permitted() {
     let stage = Stage::with(|config| config.allowed_private_networks.clear()).await;
     let acme = stage.api.tenant("acme").await;
     let receiver = Receiver::start().await;
@@ -373,22 +380,22 @@ async fn nothing_is_posted_to_an_address_or_in_a_way_that_is_not_permitted() {
     let made = stage.api.post(&acme.key, "/v1/webhooks", body).await.expect(201);
     let hook = Hook { id: text(&made, "/id").parse().unwrap(), secret: text(&made, "/secret") };
     stage.suppress(acme.id, "a@x.example").await;
-    let failed = stage.told(&hook, "it is given up", |first| first["status"] == "failed").await;
+    let failed = stage.wait_for_delivery(&hook, "it is given up", |first| first["status"] == "failed").await;
     let error = text(&failed, "/last_attempt/error");
     assert!(error.contains("a private, loopback"), "{failed}");
     assert!(!error.contains("127.0.0.1"), "where a name leads inside is nobody's business: {failed}");
-    // The configuration no longer names the host, though it did when the webhook was made.
+    // The configuration no longer permits the host, although it did when the webhook was created.
     let stage = Stage::with(|config| config.plain_http_hosts.clear()).await;
     let acme = stage.api.tenant("acme").await;
     let hook = stage.hook(&acme.key, &receiver, &["suppression.created"]).await;
     stage.suppress(acme.id, "a@x.example").await;
-    let failed = stage.told(&hook, "it is given up", |first| first["status"] == "failed").await;
+    let failed = stage.wait_for_delivery(&hook, "it is given up", |first| first["status"] == "failed").await;
     assert!(text(&failed, "/last_attempt/error").contains("plain http"), "{failed}");
     assert!(receiver.requests().is_empty());
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_webhook_is_named_and_a_tenant_has_so_many() {
+async fn invalid_webhooks_are_refused_and_the_number_per_tenant_is_limited() {
     let stage = ApiStage::start().await;
     let acme = stage.tenant("acme").await;
     for (body, path) in [

@@ -1,4 +1,4 @@
-//! A connection that is read by lines and can turn to TLS: for both the test client and the fake MX.
+//! A connection that is read line by line and can start TLS, for the test client and the fake MX.
 
 use std::io;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 pub struct Wire {
     stream: Box<dyn Duplex>,
-    /// The same socket, whatever is spoken over it.
+    /// The TCP socket of the stream.
     socket: Socket,
-    /// Read and not yet asked for.
+    /// Octets that were received and not read yet.
     buffer: Vec<u8>,
-    /// What RFC 9266 binds a login to, for a client.
+    /// The exported keying material of RFC 9266, for a client.
     exporter: Option<[u8; 32]>,
 }
 
@@ -31,8 +31,8 @@ impl Wire {
         Self { stream: Box::new(stream), socket, buffer: Vec::new(), exporter: None }
     }
 
-    /// Becomes the server's side of a TLS session. What was read before is lost, as RFC 3207 §4.2 wants.
-    /// Tells the name that the client asked for as well (RFC 6066 §3).
+    /// Starts TLS as a server. Octets received before are discarded, as RFC 3207 §4.2 requires.
+    /// Also returns the server name that the client requested (RFC 6066 §3).
     pub async fn accept_tls(self, config: Arc<ServerConfig>) -> io::Result<(Self, Option<String>)> {
         let stream = TlsAcceptor::from(config).accept(self.stream).await?;
         let name = stream.get_ref().1.server_name().map(str::to_owned);
@@ -40,7 +40,7 @@ impl Wire {
         Ok((Self { stream, socket: self.socket, buffer: Vec::new(), exporter: None }, name))
     }
 
-    /// Becomes the client's side of a TLS session.
+    /// Starts TLS as a client.
     pub async fn connect_tls(self, config: Arc<ClientConfig>, name: &str) -> io::Result<Self> {
         let name = ServerName::try_from(name.to_owned()).expect("tests use names that TLS can carry");
         let stream = TlsConnector::from(config).connect(name, self.stream).await?;
@@ -54,7 +54,7 @@ impl Wire {
         self.exporter
     }
 
-    /// The peer will see a reset instead of an end.
+    /// Makes the close a reset for the peer.
     pub fn reset_when_closed(&self) {
         self.socket.set_linger(Some(Duration::ZERO)).expect("an open socket takes options");
     }
@@ -64,7 +64,7 @@ impl Wire {
         self.stream.flush().await
     }
 
-    /// The next line without its end, CRLF only; `None` at the end of the stream.
+    /// The next line without its CRLF; `None` at the end of the stream.
     pub async fn read_line(&mut self) -> io::Result<Option<Vec<u8>>> {
         Ok(self.read_through(b"\r\n").await?.map(|mut line| {
             line.truncate(line.len() - 2);
@@ -72,7 +72,7 @@ impl Wire {
         }))
     }
 
-    /// Everything up to and with the first occurrence of `end`; `None` if the stream ends before.
+    /// Everything up to and including the first occurrence of `end`; `None` if the stream ends before it.
     pub async fn read_through(&mut self, end: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let mut searched = 0;
         loop {
@@ -88,18 +88,18 @@ impl Wire {
         }
     }
 
-    /// Whether the peer has closed: reads and throws away until it has.
+    /// Reads until the peer has closed. Returns the octets.
     pub async fn read_to_end(&mut self) -> Vec<u8> {
         while matches!(self.fill().await, Ok(octets) if octets > 0) {}
         std::mem::take(&mut self.buffer)
     }
 
-    /// Reads more; the number of octets, 0 at the end of the stream.
+    /// Receives more octets. Returns their number, 0 at the end of the stream.
     pub async fn fill(&mut self) -> io::Result<usize> {
         self.stream.read_buf(&mut self.buffer).await
     }
 
-    /// What was read and not yet asked for.
+    /// The octets that were received and not read yet.
     pub fn waiting(&self) -> &[u8] {
         &self.buffer
     }

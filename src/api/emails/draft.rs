@@ -92,7 +92,7 @@ pub struct EmailRequest {
     /// Scheduled time of delivery; at most 30 days ahead.
     pub send_at: Option<Timestamp>,
     /// When delivery is given up: after `send_at`, and no longer after it than the operator allows any message
-    /// (`relay.message_lifetime_max`). If absent, the tenant's `expiry_hours` or the server's own time counts.
+    /// (`relay.message_lifetime_max`). If absent, the tenant's `message_lifetime_hours` or the server's own time counts.
     pub expires_at: Option<Timestamp>,
 }
 

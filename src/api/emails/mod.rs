@@ -141,7 +141,7 @@ impl From<Delivery> for DeliveryView {
             attempts: delivery.attempts,
             next_attempt_at: delivery.next_attempt_at,
             last_reply: delivery.last_reply,
-            bounce_class: delivery.last_class,
+            bounce_class: delivery.bounce_class,
             updated_at: delivery.updated_at,
         }
     }

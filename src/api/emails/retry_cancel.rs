@@ -10,7 +10,7 @@ use crate::api::request_context::RequestContext;
 use crate::api::response::ApiResponse;
 use crate::mail::Address;
 use crate::model::{DeliveryId, MessageId, RefusalCode};
-use crate::store::{Journal, Steered};
+use crate::store::{Journal, RetryCancelResult};
 
 /// Result of a retry.
 #[derive(Serialize, JsonSchema)]
@@ -83,7 +83,7 @@ impl Target {
 /// `POST /v1/emails/{id}/retry`: what was tried and waits is due now. What is scheduled for later stays so.
 pub async fn retry(call: RequestContext<'_>) -> Result<ApiResponse> {
     let target = Target::find(&call).await?;
-    let Steered { changed, in_flight } = call.api.queue.retry(target.id, call.now).await?;
+    let RetryCancelResult { changed, in_flight } = call.api.queue.retry(target.id, call.now).await?;
     ApiResponse::ok(&RetryView {
         id: target.id,
         object: "email_retry",
@@ -95,7 +95,7 @@ pub async fn retry(call: RequestContext<'_>) -> Result<ApiResponse> {
 /// `POST /v1/emails/{id}/cancel`: what the relay does not have yet is not delivered.
 pub async fn cancel(call: RequestContext<'_>) -> Result<ApiResponse> {
     let target = Target::find(&call).await?;
-    let Steered { changed, in_flight } = call.api.queue.cancel(target.id, call.now).await?;
+    let RetryCancelResult { changed, in_flight } = call.api.queue.cancel(target.id, call.now).await?;
     tracing::info!(msg = %target.id, deliveries = changed.len(), by = %call.caller.key.id, "cancelled");
     ApiResponse::ok(&CancellationView {
         id: target.id,

@@ -1,6 +1,7 @@
 //! `POST /v1/emails`: what a client describes becomes a message, and passes the same checks as over SMTP.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -61,12 +62,15 @@ struct Sending<'a> {
     digest: [u8; 32],
     /// Recipients of all its messages.
     recipients: usize,
+    received_at: Instant,
 }
 
-/// A message that everything but the disk has agreed to.
+/// A message that passed all checks.
 struct Ready {
-    admitted: CheckedSubmission,
-    /// Recipients that the limit has to have room for.
+    checked: CheckedSubmission,
+    /// The message that was stored before under the same Idempotency-Key.
+    earlier: Option<MessageId>,
+    /// Recipients that the send limit must leave room for.
     counted: usize,
     send_at: Option<Timestamp>,
     suppressed: Vec<Address>,
@@ -91,11 +95,12 @@ pub async fn send_batch(mut call: RequestContext<'_>) -> Result<ApiResponse> {
 }
 
 async fn send_all(call: &mut RequestContext<'_>, wanted: Wanted) -> Result<Vec<Accepted>> {
+    let received_at = Instant::now();
     let Wanted { emails, is_batch, digest } = wanted;
     let submitter = submitter(call).await?;
     let composed = batch::compose(call, &submitter.tenant, emails, is_batch).await?;
     let recipients = composed.iter().map(|one| one.recipients.len()).sum();
-    let sending = Sending { call, submitter, digest, recipients };
+    let sending = Sending { call, submitter, digest, recipients, received_at };
     let mut ready: Vec<Ready> = Vec::with_capacity(composed.len());
     let mut counted = 0;
     for (place, one) in composed.into_iter().enumerate() {
@@ -151,13 +156,14 @@ impl Sending<'_> {
             composed;
         let (intake, submitter) = (&self.call.api.intake, &self.submitter);
         let submission_key = self.submission_key(place);
-        let is_counted = match &submission_key {
+        let duplicate = match &submission_key {
             Some(key) => {
-                let earlier = intake.find_duplicate(submitter, key).await;
-                earlier.map_err(|refusal| self.note(Stage::Data, refusal))?.is_some()
+                let found = intake.find_duplicate(&submitter.tenant, submitter.key.environment, key).await;
+                found.map_err(|refusal| self.note(Stage::Data, refusal))?
             }
-            None => false,
+            None => None,
         };
+        let is_counted = duplicate.is_some();
         let reverse_path = ReversePath::Mailbox(sender);
         let admitted = intake.admit_sender(submitter, &reverse_path, is_counted).await;
         admitted.map_err(|refusal| self.note(Stage::Mail, refusal))?;
@@ -178,9 +184,10 @@ impl Sending<'_> {
             message,
             trace: Trace { helo: "api".into(), protocol: "HTTP", tls: None },
             extras: SubmissionExtras { annotations, suppressed: suppressed.clone(), submission_key },
+            received_at: self.received_at,
         });
-        let admitted = checked.await.map_err(|refusal| self.note(Stage::Data, refusal))?;
-        Ok(Ready { admitted, counted, send_at: release_at, suppressed })
+        let checked = checked.await.map_err(|refusal| self.note(Stage::Data, refusal))?;
+        Ok(Ready { checked, earlier: duplicate, counted, send_at: release_at, suppressed })
     }
 
     /// Those that it goes to and those that are suppressed; an error if it would go to nobody. `earlier` is how many
@@ -233,13 +240,15 @@ impl Sending<'_> {
     }
 
     async fn enqueue(&self, ready: Ready) -> Result<Accepted> {
-        let Ready { admitted, send_at, suppressed, .. } = ready;
-        match self.call.api.intake.enqueue(admitted).await {
-            Ok(id) => {
-                Ok(Accepted { id, object: "email", status: DeliveryState::Queued, send_at, suppressed })
+        let Ready { checked, earlier, send_at, suppressed, .. } = ready;
+        let id = match earlier {
+            Some(earlier) => earlier,
+            None => {
+                let stored = self.call.api.intake.enqueue(checked).await;
+                stored.map_err(|refusal| self.note(Stage::Data, refusal))?
             }
-            Err(refusal) => Err(self.note(Stage::Data, refusal)),
-        }
+        };
+        Ok(Accepted { id, object: "email", status: DeliveryState::Queued, send_at, suppressed })
     }
 
     /// Notes a refusal where the tenant finds it, under the id of the request, unless the fault is ours.

@@ -157,7 +157,7 @@ fn merge(
             transcript: attempt.transcript.to_string(),
             duration_ms: attempt.duration_ms,
             outcome: attempt.outcome,
-            bounce_class: attempt.class,
+            bounce_class: attempt.bounce_class,
             reason: attempt.reason,
         })
     });
@@ -202,7 +202,7 @@ mod tests {
             text: "ok".into(),
             transcript: "".into(),
             outcome,
-            class: None,
+            bounce_class: None,
             reason: String::new(),
         };
         let recipients = HashMap::from([(delivery_id, Address::parse("a@b.example").unwrap())]);

@@ -21,6 +21,7 @@ pub fn render(document: &Value) -> Result<String> {
     let page = environment.get_template("manual.html").map_err(ApiError::internal)?;
     let parts: Vec<Value> = each(&document["tags"]).map(|tag| part(document, tag)).collect();
     let html = page.render(context! {
+        style => docs::style(),
         info => document["info"],
         guide => docs::index(),
         parts => parts,

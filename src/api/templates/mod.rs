@@ -1,4 +1,5 @@
-//! Templates: subject and bodies that data is put into. `language` does that, on a `stack` that is known to hold it.
+//! The templates of a tenant: create, list, change, delete, render. `language` checks and renders a template; `stack`
+//! runs it on a thread with a known stack size.
 
 pub mod language;
 mod stack;
@@ -20,7 +21,7 @@ use super::response::ApiResponse;
 const NAME_CHARS_MAX: usize = 200;
 const SUBJECT_CHARS_MAX: usize = 2000;
 const SOURCE_OCTETS_MAX: usize = 256 * 1024;
-/// Of data as JSON.
+/// Octets of the data, as JSON.
 const DATA_OCTETS_MAX: usize = 256 * 1024;
 
 /// A template to create. Subject and bodies are in a subset of Jinja. The data of each message must have all variables that they use.
@@ -57,7 +58,7 @@ pub struct UpdateTemplate {
     html: Option<Option<String>>,
 }
 
-/// What a template puts in.
+/// The variables of a template, by name.
 pub type Data = serde_json::Map<String, serde_json::Value>;
 
 /// Data to render a template with.
@@ -160,13 +161,13 @@ impl From<store::TemplateSummary> for TemplateSummary {
     }
 }
 
-/// Notes data that is more than a letter needs.
+/// Checks the size of the data.
 pub fn check_data(data: &Data, path: &str, checks: &mut Checks) {
     let octets = serde_json::to_vec(data).map_or(usize::MAX, |text| text.len());
     checks.length(octets, path, DATA_OCTETS_MAX, "octets");
 }
 
-/// Puts data into all parts of a template. Takes a while.
+/// Renders all parts of a template. This can use much CPU time: call it inside `RequestContext::work`.
 pub fn fill(template: &Template, data: Data) -> Result<Rendered> {
     stack::run(|| fill_parts(template, data)).map_err(ApiError::internal)?
 }
@@ -189,8 +190,8 @@ fn refuse(template: &Template, part: &str, error: &RenderError) -> ApiError {
     ApiError::new(
         RefusalCode::TemplateFailed,
         format!("rendering the {part} of template {} failed: {error}", template.id),
-        "give all data that the template names, or let it use `default`, and let it do no more than a letter needs; \
-         POST /v1/templates/{id}/render shows it",
+        "correct the template or its data: each variable needs a value or the filter `default`; \
+         POST /v1/templates/{id}/render tries them without sending",
     )
 }
 
@@ -226,7 +227,7 @@ fn check_new(body: &CreateTemplate) -> Checks {
     checks
 }
 
-/// A body that passes its checks. Compiling sources takes a while.
+/// The body, once it has passed `check`, which runs as heavy work because it compiles the sources.
 async fn checked<T: Send + Sync + 'static>(
     call: &RequestContext<'_>,
     body: T,
@@ -239,7 +240,7 @@ async fn checked<T: Send + Sync + 'static>(
     call.work(work).await
 }
 
-/// Those of subject, text and HTML that there are.
+/// Checks the given ones of subject, text and HTML.
 fn check_sources(sources: [Option<&String>; 3], checks: &mut Checks) {
     let limits = [("subject", SUBJECT_CHARS_MAX), ("text", SOURCE_OCTETS_MAX), ("html", SOURCE_OCTETS_MAX)];
     for (source, (path, octets_max)) in sources.into_iter().zip(limits) {
@@ -252,7 +253,7 @@ fn check_sources(sources: [Option<&String>; 3], checks: &mut Checks) {
 }
 
 fn check_bodies(has_any: bool, checks: &mut Checks) {
-    checks.require(has_any, "text", "required", "a template has text, html or both");
+    checks.require(has_any, "text", "required", "a template needs text, html or both");
 }
 
 /// `GET /v1/templates`

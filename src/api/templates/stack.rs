@@ -1,16 +1,16 @@
-//! A thread whose stack is known. The engine of templates nests as deep as `language/nesting.rs` lets it, which must not
-//! depend on the thread that a request happens to be served by.
+//! Runs work on a new thread with a stack of a known size. The template engine recurses as deep as `language/nesting.rs`
+//! allows, and the threads that serve requests may have smaller stacks.
 
 use std::io;
 use std::thread;
 
-/// Several times what the deepest template takes that may be, without optimization as well.
+/// More than twice what the deepest accepted template needs, also in a build without optimization.
 const STACK_OCTETS: usize = 8 * 1024 * 1024;
 
-/// Does some work on such a thread and waits for it.
+/// Runs `work` on a thread with [`STACK_OCTETS`] and waits for the result.
 ///
 /// # Errors
-/// There is no thread to be had, or the work panicked.
+/// The thread could not be started, or `work` panicked.
 pub fn run<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     run_on(STACK_OCTETS, work)
 }

@@ -1,20 +1,20 @@
-//! Every repetition that the grammar of the engine knows, of any length, on a part of the stack that there is. What
-//! overflows a stack ends the process, so these tests fail by ending.
+//! Repeats every construct of the grammar any number of times, on half of the stack that production uses. A stack
+//! overflow aborts the process, so these tests fail by an abort.
 
 use serde_json::json;
 
 use super::super::language::{Budget, Form, check, from_object, render};
 use super::*;
 
-/// A part of the stack: what the deepest template takes is to be less than half of it.
+/// Half of the stack: the deepest accepted template must fit into it.
 const PART_OCTETS: usize = STACK_OCTETS / 2;
 const SUBJECT_OCTETS_MAX: usize = 2_000;
 const BODY_OCTETS_MAX: usize = 256 * 1024;
 
-/// What stands around, before and behind the middle, the second and the fourth as often as wanted.
+/// The parts of a source, in order. The second and the fourth are repeated.
 type Repetition = (&'static str, &'static str, &'static str, &'static str, &'static str);
 
-/// In one tag.
+/// Repetitions inside one tag.
 const IN_A_TAG: &[Repetition] = &[
     ("{{ ", "-", "x", "", " }}"),
     ("{{ ", "- ", "1", "", " }}"),
@@ -113,7 +113,7 @@ const IN_A_TAG: &[Repetition] = &[
     ("{{ ", "{{ ", "x", " }}", " }}"),
 ];
 
-/// From tag to tag.
+/// Repetitions of tags.
 const OF_TAGS: &[Repetition] = &[
     ("", "{{ x }}", "", "", ""),
     ("", "{# x #}", "", "", ""),
@@ -159,25 +159,25 @@ fn write(repetition: Repetition, times: usize) -> String {
     [front, &before.repeat(times), middle, &behind.repeat(times), back].concat()
 }
 
-/// The whole way of a source, as creation and sending take it; whether it is taken.
-fn go(source: &str) -> bool {
-    let held = run_on(PART_OCTETS, || {
+/// Checks a source and renders it, as creation and sending do. Returns whether `check` accepts it.
+fn is_accepted_on_half_the_stack(source: &str) -> bool {
+    let result = run_on(PART_OCTETS, || {
         let serde_json::Value::Object(data) = json!({
             "x": 1, "s": "a", "one": [1], "l": [1, [2, {"a": [3]}]], "m": {"a": {"a": 1}, "b": []},
         }) else {
             unreachable!()
         };
         let (data, budget) = (from_object(data), Budget::default());
-        let is_taken = check(source).is_ok();
+        let is_accepted = check(source).is_ok();
         for form in [Form::Text, Form::Html] {
-            assert!(is_taken || render(source, form, &data, &budget).is_err());
+            assert!(is_accepted || render(source, form, &data, &budget).is_err());
         }
-        is_taken
+        is_accepted
     });
-    held.unwrap_or_else(|error| panic!("{error}: {}", source.chars().take(200).collect::<String>()))
+    result.unwrap_or_else(|error| panic!("{error}: {}", source.chars().take(200).collect::<String>()))
 }
 
-/// Those around the limits, and ever more up to all that a body may hold.
+/// Repetition counts: near the limits, and powers of two up to the longest source.
 fn times(repetition: Repetition) -> impl Iterator<Item = usize> {
     let (_, before, _, behind, _) = repetition;
     let most = |octets: usize| octets / (before.len() + behind.len());
@@ -191,14 +191,14 @@ fn times(repetition: Repetition) -> impl Iterator<Item = usize> {
 fn no_repetition_overflows_the_stack() {
     for repetition in IN_A_TAG.iter().chain(OF_TAGS) {
         for times in times(*repetition) {
-            go(&write(*repetition, times));
+            is_accepted_on_half_the_stack(&write(*repetition, times));
         }
     }
 }
 
-/// The deepest tag in the deepest blocks.
+/// Puts the deepest tag into the deepest blocks.
 #[test]
-fn the_deepest_template_that_is_taken_fits_on_the_stack() {
+fn the_deepest_accepted_template_fits_on_the_stack() {
     for (open, end, depth) in [
         ("{% if x %}", "{% endif %}", 99),
         ("{% if x %}{% elif x %}", "{% endif %}", 49),
@@ -206,15 +206,15 @@ fn the_deepest_template_that_is_taken_fits_on_the_stack() {
         ("{% with %}", "{% endwith %}", 48),
         ("{% for a in one %}", "{% endfor %}", 48),
     ] {
-        let (mut taken, mut refused) = (0, 0);
+        let (mut accepted, mut refused) = (0, 0);
         for repetition in IN_A_TAG {
             let source =
                 |times| [&open.repeat(depth), &*write(*repetition, times), &end.repeat(depth)].concat();
             let all: Vec<usize> = (1..=410).collect();
-            let deepest = all.partition_point(|times| go(&source(*times)));
-            taken += usize::from(deepest > 0);
+            let deepest = all.partition_point(|times| is_accepted_on_half_the_stack(&source(*times)));
+            accepted += usize::from(deepest > 0);
             refused += usize::from(deepest < all.len());
         }
-        assert!(taken > 40 && refused == IN_A_TAG.len(), "{open}: {taken} {refused}");
+        assert!(accepted > 40 && refused == IN_A_TAG.len(), "{open}: {accepted} {refused}");
     }
 }

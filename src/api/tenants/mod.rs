@@ -114,7 +114,7 @@ pub struct SettingsPatch {
     delivery_reports: Option<Option<DeliveryReports>>,
     /// Hours to attempt delivery; `null` for the server default.
     #[serde(default, deserialize_with = "nullable")]
-    expiry_hours: Option<Option<u32>>,
+    message_lifetime_hours: Option<Option<u32>>,
 }
 
 /// Rate limits of a tenant. Absent fields stay unchanged; `null` removes the limit.
@@ -247,7 +247,7 @@ pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
     checks.metadata(&body.metadata);
     let settings = body.settings.merge(&TenantSettings::default());
     let rate_limit = body.rate_limit.merge(&RateLimit::default());
-    check_settings(&settings, call.expiry_hours_max(), &mut checks);
+    check_settings(&settings, call.message_lifetime_hours_max(), &mut checks);
     check_rate_limit(&rate_limit, &mut checks);
     check_retention("retention_days", body.retention_days, &mut checks);
     check_retention("body_retention_days", body.body_retention_days, &mut checks);
@@ -336,7 +336,7 @@ pub async fn update(call: RequestContext<'_>) -> Result<ApiResponse> {
     {
         return Err(ApiError::platform_only(&format!("changing {field}")));
     }
-    let patch = body.resolve(&tenant, call.expiry_hours_max(), call.source_pools())?;
+    let patch = body.resolve(&tenant, call.message_lifetime_hours_max(), call.source_pools())?;
     let updated = call.store().update_tenant(tenant.id, patch, call.now).await?;
     ApiResponse::ok(&TenantView::from(updated.ok_or_else(|| ApiError::not_found("tenant"))?))
 }
@@ -361,7 +361,7 @@ impl Update {
     }
 
     /// Merges the changes into the tenant and validates the result.
-    fn resolve(self, tenant: &Tenant, expiry_hours_max: u32, source_pools: &[String]) -> Result<TenantPatch> {
+    fn resolve(self, tenant: &Tenant, hours_max: u32, source_pools: &[String]) -> Result<TenantPatch> {
         let mut checks = Checks::default();
         self.name.iter().for_each(|name| check_name(name, &mut checks));
         self.slug.iter().for_each(|slug| check_slug(slug, &mut checks));
@@ -373,7 +373,7 @@ impl Update {
         let metadata = self.metadata.map(|patch| merge_metadata(tenant.metadata.clone(), patch));
         metadata.iter().for_each(|metadata| checks.metadata(metadata));
         let settings = self.settings.map(|patch| patch.merge(&tenant.settings));
-        settings.iter().for_each(|settings| check_settings(settings, expiry_hours_max, &mut checks));
+        settings.iter().for_each(|settings| check_settings(settings, hours_max, &mut checks));
         let rate_limit = self.rate_limit.map(|patch| patch.merge(&tenant.rate_limit));
         rate_limit.iter().for_each(|limit| check_rate_limit(limit, &mut checks));
         let current = tenant.smart_host.as_ref();
@@ -405,7 +405,7 @@ impl SettingsPatch {
             delivery_reports: self
                 .delivery_reports
                 .map_or(old.delivery_reports, |reports| reports.unwrap_or_default()),
-            expiry_hours: self.expiry_hours.unwrap_or(old.expiry_hours),
+            message_lifetime_hours: self.message_lifetime_hours.unwrap_or(old.message_lifetime_hours),
         }
     }
 }
@@ -459,13 +459,13 @@ fn check_external_ref(external_ref: Option<&str>, checks: &mut Checks) {
     }
 }
 
-fn check_settings(settings: &TenantSettings, expiry_hours_max: u32, checks: &mut Checks) {
+fn check_settings(settings: &TenantSettings, hours_max: u32, checks: &mut Checks) {
     if let Some(name) = &settings.from_name {
         checks.line(name, "settings.from_name", NAME_CHARS_MAX);
     }
-    let in_range = settings.expiry_hours.is_none_or(|hours| (1..=expiry_hours_max).contains(&hours));
-    let message = format!("this must be from 1 to {expiry_hours_max}");
-    checks.require(in_range, "settings.expiry_hours", "invalid", &message);
+    let in_range = settings.message_lifetime_hours.is_none_or(|hours| (1..=hours_max).contains(&hours));
+    let message = format!("this must be from 1 to {hours_max}");
+    checks.require(in_range, "settings.message_lifetime_hours", "invalid", &message);
 }
 
 fn check_rate_limit(limit: &RateLimit, checks: &mut Checks) {
@@ -552,13 +552,13 @@ mod tests {
         assert_eq!(fields(&|c| check_rate_limit(&zero, c)), ["rate_limit.emails_per_day"]);
         let settings = TenantSettings {
             from_name: Some("a\nb".into()),
-            expiry_hours: Some(241),
+            message_lifetime_hours: Some(241),
             ..TenantSettings::default()
         };
-        let wrong = ["settings.from_name", "settings.expiry_hours"];
+        let wrong = ["settings.from_name", "settings.message_lifetime_hours"];
         assert_eq!(fields(&|c| check_settings(&settings, 240, c)), wrong);
-        let settings = TenantSettings { expiry_hours: Some(0), ..TenantSettings::default() };
-        assert_eq!(fields(&|c| check_settings(&settings, 240, c)), ["settings.expiry_hours"]);
+        let settings = TenantSettings { message_lifetime_hours: Some(0), ..TenantSettings::default() };
+        assert_eq!(fields(&|c| check_settings(&settings, 240, c)), ["settings.message_lifetime_hours"]);
     }
 
     #[test]

@@ -1,26 +1,26 @@
-//! Keys directly in the data directory, so that a new server can get its first one.
+//! Keys directly in the data directory, so that a new server can get its first key.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use super::super::listing::{self, Extent};
-use super::super::screen::Audience;
+use super::super::output::OutputFormat;
+use super::super::pagination::{PageArguments, list_text};
 use super::super::{CONFIG_FILE_DEFAULT, expiry};
-use super::{Wanted, row, table, tell_new};
+use super::{NewKeyArguments, print_new, row, table};
 use crate::api::KeyView;
 use crate::config::Config;
 use crate::mail::Timestamp;
 use crate::model::{KeyId, KeySecret, TenantId};
 use crate::store::{Access, Directory, Key, KeyFilter, NewKey, PageRequest, Store, StoreOptions};
 
-/// Above these options in the help.
+/// The heading of these options in the help.
 const HEADING: &str = "The data directory, instead of the server";
 
-/// The data directory with the keys, if no server is asked.
+/// The data directory to use instead of a running server.
 #[derive(Debug, clap::Args)]
-pub(super) struct Place {
+pub(super) struct DataDirArguments {
     /// Uses the data directory of the default configuration
     #[arg(long, conflicts_with_all = ["url", "ca_file"], help_heading = HEADING)]
     local: bool,
@@ -32,28 +32,28 @@ pub(super) struct Place {
     data_dir: Option<PathBuf>,
 }
 
-impl Place {
-    /// Whether the data directory is meant.
+impl DataDirArguments {
+    /// Whether one of these options is given.
     pub(super) fn is_local(&self) -> bool {
         self.local || self.config.is_some() || self.data_dir.is_some()
     }
 
-    /// For what works on keys that are there.
-    fn open(&self) -> anyhow::Result<Store> {
+    /// Opens the store, which must exist.
+    async fn open(&self) -> anyhow::Result<Store> {
         let config = self.config()?;
         let data_dir = &config.data_dir;
-        if !data_dir.try_exists().with_context(|| format!("cannot look at {}", data_dir.display()))? {
+        if !data_dir.try_exists().with_context(|| format!("cannot access {}", data_dir.display()))? {
             bail!(
                 "the data directory {} does not exist; name the right one with --config or --data-dir",
                 data_dir.display()
             );
         }
-        Ok(Store::open(StoreOptions::new(&config, Access::Manage))?)
+        Ok(Store::open(StoreOptions::new(&config, Access::Manage)).await?)
     }
 
-    /// The first key may come before the first start of the server.
-    fn open_or_make(&self) -> anyhow::Result<Store> {
-        Ok(Store::open(StoreOptions::new(&self.config()?, Access::Manage))?)
+    /// Opens the store, or creates it: a key may be created before the first start of the server.
+    async fn open_or_create(&self) -> anyhow::Result<Store> {
+        Ok(Store::open(StoreOptions::new(&self.config()?, Access::Manage)).await?)
     }
 
     fn config(&self) -> anyhow::Result<Config> {
@@ -75,17 +75,21 @@ async fn find_tenant(store: &Store, name: Option<&str>) -> anyhow::Result<Option
     Ok(Some(found.with_context(|| format!("there is no tenant {name}"))?.id))
 }
 
-/// A key as the API has it.
+/// A key as the API shows it.
 fn view(key: Key) -> anyhow::Result<Value> {
     Ok(serde_json::to_value(KeyView::from(key))?)
 }
 
-/// Makes a key and prints its secret.
-pub(super) async fn create(place: &Place, new: Wanted, audience: Audience) -> anyhow::Result<()> {
+/// Creates a key and prints its secret.
+pub(super) async fn create(
+    directory: &DataDirArguments,
+    new: NewKeyArguments,
+    output: OutputFormat,
+) -> anyhow::Result<()> {
     if new.tenant.is_none() && !new.scopes.is_empty() {
         bail!("only keys of a tenant have scopes; name the tenant with --tenant");
     }
-    let store = place.open_or_make()?;
+    let store = directory.open_or_create().await?;
     let tenant_id = find_tenant(&store, new.tenant.as_deref()).await?;
     let secret = KeySecret::generate(new.environment);
     let mut key = NewKey {
@@ -96,41 +100,45 @@ pub(super) async fn create(place: &Place, new: Wanted, audience: Audience) -> an
     if !new.scopes.is_empty() {
         key.scopes = new.scopes;
     }
-    let mut made = view(store.create_key(key, Timestamp::now()).await?)?;
+    let mut created = view(store.create_key(key, Timestamp::now()).await?)?;
     store.close().await;
-    made["secret"] = secret.expose().into();
-    audience.show(&made, tell_new)
+    created["secret"] = secret.expose().into();
+    print_new(output, &created)
 }
 
 /// Lists keys.
 pub(super) async fn list(
-    place: &Place,
+    directory: &DataDirArguments,
     tenant: Option<&str>,
-    extent: &Extent,
-    audience: Audience,
+    page: &PageArguments,
+    output: OutputFormat,
 ) -> anyhow::Result<()> {
-    let store = place.open()?;
+    let store = directory.open().await?;
     let filter = KeyFilter { tenant_id: find_tenant(&store, tenant).await?, environment: None };
-    let page = async |limit, after| {
+    let get_page = async |limit, after| {
         let request = PageRequest { limit, after, ..PageRequest::default() };
         let keys = store.list_keys(filter.clone(), request).await?;
         let next = keys.items.last().filter(|_| keys.has_more).map(|key| key.id.to_string());
         let views: anyhow::Result<Vec<Value>> = keys.items.into_iter().map(view).collect();
         Ok(json!({"data": views?, "next_cursor": next}))
     };
-    let list = extent.fetch(page).await?;
+    let list = page.fetch(get_page).await?;
     store.close().await;
-    audience.show(&list, |list| listing::tell(list, table(), row))
+    output.print(&list, |list| list_text(list, table(), row))
 }
 
 /// Revokes a key.
-pub(super) async fn revoke(place: &Place, id: &str, audience: Audience) -> anyhow::Result<()> {
+pub(super) async fn revoke(
+    directory: &DataDirArguments,
+    id: &str,
+    output: OutputFormat,
+) -> anyhow::Result<()> {
     let key: KeyId = id.parse().with_context(|| format!("{id} is not the id of a key"))?;
-    let store = place.open()?;
+    let store = directory.open().await?;
     store.revoke_key(key, Timestamp::now()).await?;
     let revoked = store.key(None, key).await?;
     store.close().await;
     let revoked =
         revoked.with_context(|| format!("there is no key {id}; `pillarbox key list` shows all keys"))?;
-    audience.show(&view(revoked)?, |_| format!("{id} is revoked\n"))
+    output.print(&view(revoked)?, |_| format!("{id} is revoked\n"))
 }

@@ -1,4 +1,4 @@
-//! `pillarbox key`: credentials, at a running server or (`local`) directly in its data directory.
+//! `pillarbox key`: credentials, through a running server or (`local`) directly in the data directory.
 
 mod local;
 
@@ -7,15 +7,15 @@ use clap::Subcommand;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::api_client::{ApiClient, Query, Server};
+use super::api_client::{ApiClient, Query, ServerArguments};
 use super::expiry;
-use super::listing::Extent;
-use super::screen::{describe, text, time, when};
+use super::output::{OutputFormat, object_text, text, time, when};
+use super::pagination::PageArguments;
 use super::serve::runtime;
 use super::table::Table;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{Environment, Scope};
-use local::Place;
+use local::DataDirArguments;
 
 /// The fields of a key that are shown first.
 const LEADING: &[&str] = &["id", "name", "tenant_id", "environment", "scopes"];
@@ -23,7 +23,7 @@ const LEADING: &[&str] = &["id", "name", "tenant_id", "environment", "scopes"];
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    server: Server,
+    server: ServerArguments,
     #[command(subcommand)]
     command: Command,
 }
@@ -33,9 +33,9 @@ enum Command {
     /// Creates a key and prints its secret, once
     Create {
         #[command(flatten)]
-        place: Place,
+        directory: DataDirArguments,
         #[command(flatten)]
-        new: Wanted,
+        new: NewKeyArguments,
         /// Allows sending from this domain only (name or id); can be repeated
         #[arg(long = "domain", value_name = "DOMAIN", conflicts_with_all = ["local", "config", "data_dir"])]
         domains: Vec<String>,
@@ -43,12 +43,12 @@ enum Command {
     /// Lists keys, the newest first, without their secrets
     List {
         #[command(flatten)]
-        place: Place,
+        directory: DataDirArguments,
         /// Only keys of this tenant (slug or id)
         #[arg(long, value_name = "TENANT")]
         tenant: Option<String>,
         #[command(flatten)]
-        extent: Extent,
+        page: PageArguments,
     },
     /// Shows a key without its secret
     Show {
@@ -58,7 +58,7 @@ enum Command {
     /// Revokes a key; this cannot be undone
     Revoke {
         #[command(flatten)]
-        place: Place,
+        directory: DataDirArguments,
         /// The key's id: key_…
         id: String,
     },
@@ -66,7 +66,7 @@ enum Command {
 
 /// A new key.
 #[derive(Debug, clap::Args)]
-struct Wanted {
+struct NewKeyArguments {
     /// The display name
     #[arg(long)]
     name: String,
@@ -77,7 +77,7 @@ struct Wanted {
     #[arg(long, default_value = "live", value_parser = str::parse::<Environment>)]
     environment: Environment,
     /// What the key of a tenant may do, for example smtp:send; can be repeated. Default: everything, if you use a
-    /// platform key; with a key of a tenant, name at least one scope that this key has
+    /// platform key; with a key of a tenant, name scopes that this key has
     #[arg(long = "scope", value_name = "SCOPE", value_parser = str::parse::<Scope>)]
     scopes: Vec<Scope>,
     /// Accepts the key from this network only, for example 192.0.2.0/24; can be repeated
@@ -91,28 +91,28 @@ struct Wanted {
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { server, command } = arguments;
     match command {
-        Command::Create { place, new, .. } if place.is_local() => {
-            runtime()?.block_on(local::create(&place, new, server.audience()))
+        Command::Create { directory, new, .. } if directory.is_local() => {
+            runtime()?.block_on(local::create(&directory, new, server.output()))
         }
-        Command::List { place, tenant, extent } if place.is_local() => {
-            runtime()?.block_on(local::list(&place, tenant.as_deref(), &extent, server.audience()))
+        Command::List { directory, tenant, page } if directory.is_local() => {
+            runtime()?.block_on(local::list(&directory, tenant.as_deref(), &page, server.output()))
         }
-        Command::Revoke { place, id } if place.is_local() => {
-            runtime()?.block_on(local::revoke(&place, &id, server.audience()))
+        Command::Revoke { directory, id } if directory.is_local() => {
+            runtime()?.block_on(local::revoke(&directory, &id, server.output()))
         }
         Command::Create { new, domains, .. } => {
-            server.ask(async |client| create(&client, new, &domains).await)
+            server.run(async |client| create(&client, new, &domains).await)
         }
-        Command::List { tenant, extent, .. } => {
-            server.ask(async |client| list(&client, tenant.as_deref(), &extent).await)
+        Command::List { tenant, page, .. } => {
+            server.run(async |client| list(&client, tenant.as_deref(), &page).await)
         }
-        Command::Show { id } => server.ask(async |client| {
+        Command::Show { id } => server.run(async |client| {
             let key = client.get(&path(&id)?, &Query::new()).await?;
-            client.show(&key, |key| describe(key, LEADING))
+            client.print(&key, |key| object_text(key, LEADING))
         }),
-        Command::Revoke { id, .. } => server.ask(async |client| {
+        Command::Revoke { id, .. } => server.run(async |client| {
             let key = client.delete(&path(&id)?, &Query::new()).await?;
-            client.show(&key, |_| format!("{id} is revoked\n"))
+            client.print(&key, |_| format!("{id} is revoked\n"))
         }),
     }
 }
@@ -124,7 +124,7 @@ fn path(id: &str) -> anyhow::Result<String> {
     Ok(format!("/v1/keys/{id}"))
 }
 
-async fn create(client: &ApiClient, new: Wanted, domains: &[String]) -> anyhow::Result<()> {
+async fn create(client: &ApiClient, new: NewKeyArguments, domains: &[String]) -> anyhow::Result<()> {
     let mut body = json!({"name": new.name, "environment": new.environment});
     if let Some(tenant) = &new.tenant {
         body["tenant_id"] = client.tenant_id(tenant).await?.into();
@@ -143,30 +143,32 @@ async fn create(client: &ApiClient, new: Wanted, domains: &[String]) -> anyhow::
     if !new.cidrs.is_empty() {
         body["allowed_cidrs"] = json!(new.cidrs);
     }
-    if let Some(span) = new.expires_in {
-        body["expires_at"] = json!(expiry(span)?);
+    if let Some(duration) = new.expires_in {
+        body["expires_at"] = json!(expiry(duration)?);
     }
     let key = client.post("/v1/keys", &body).await?;
-    client.show(&key, tell_new)
+    print_new(client.output, &key)
 }
 
-/// The secret alone on the standard output, so that a script can take it.
-fn tell_new(key: &Value) -> String {
-    eprintln!("{} ({}). The secret is shown only once:", text(key, "id"), owner(key));
-    format!("{}\n", text(key, "secret"))
+/// As text, prints the secret alone on the standard output, so that a script can read it.
+fn print_new(output: OutputFormat, key: &Value) -> anyhow::Result<()> {
+    if output == OutputFormat::Text {
+        eprintln!("{} ({}). The secret is shown only once:", text(key, "id"), owner(key));
+    }
+    output.print(key, |key| text(key, "secret") + "\n")
 }
 
 fn table() -> Table<7> {
-    Table::new(["ID", "OWNER", "ENV", "ENDS", "STATE", "USED", "NAME"])
+    Table::new(["ID", "OWNER", "ENV", "SECRET", "STATE", "USED", "NAME"])
 }
 
 fn owner(key: &Value) -> String {
     key["tenant_id"].as_str().unwrap_or("platform").to_owned()
 }
 
-async fn list(client: &ApiClient, tenant: Option<&str>, extent: &Extent) -> anyhow::Result<()> {
+async fn list(client: &ApiClient, tenant: Option<&str>, page: &PageArguments) -> anyhow::Result<()> {
     let query = client.tenant_parameter(tenant).await?;
-    extent.show(client, "/v1/keys", query, table(), row).await
+    page.print(client, "/v1/keys", query, table(), row).await
 }
 
 fn row(key: &Value) -> [String; 7] {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 use super::*;
 use crate::mail::Host;
@@ -20,9 +21,8 @@ fn per_tenant(batches: &[Batch]) -> HashMap<TenantId, usize> {
     counts
 }
 
-#[tokio::test]
-async fn the_room_is_split_between_tenants_however_deep_one_queue_is() {
-    for bed in [Bed::new().await, Bed::without_hand_over().await] {
+pub(super) async fn the_room_is_split_between_tenants_however_deep_one_queue_is<H: Harness>() {
+    for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
         let (big, small, tiny) =
             (bed.tenant("big").await, bed.tenant("small").await, bed.tenant("tiny").await);
         for number in 0..300 {
@@ -32,8 +32,9 @@ async fn the_room_is_split_between_tenants_however_deep_one_queue_is() {
             bed.enqueue(small.id, &[&format!("x@d{number}.example")]).await;
         }
         bed.enqueue(tiny.id, &["x@one.example"]).await;
-        let room = ClaimRoom { deliveries_max: 60, per_tenant_max: 1000, admits: Arc::new(|_: &Host| true) };
-        let claimed = bed.queue.claim_due(later(0), &room).await.unwrap();
+        let limits =
+            ClaimLimits { deliveries_max: 60, per_tenant_max: 1000, admits: Arc::new(|_: &Host| true) };
+        let claimed = bed.queue.claim_due(later(0), &limits).await.unwrap();
         let counts = per_tenant(&claimed.batches);
         assert_eq!(counts[&tiny.id], 1);
         assert!(counts[&small.id] >= 20, "{counts:?}");
@@ -43,17 +44,17 @@ async fn the_room_is_split_between_tenants_however_deep_one_queue_is() {
     }
 }
 
-#[tokio::test]
-async fn a_tenant_never_has_more_out_than_its_limit() {
-    for bed in [Bed::new().await, Bed::without_hand_over().await] {
+pub(super) async fn a_tenant_never_has_more_out_than_its_limit<H: Harness>() {
+    for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
         for _ in 0..30 {
             bed.enqueue(tenant.id, &["x@one.example"]).await;
         }
-        let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 7, admits: Arc::new(|_: &Host| true) };
-        let first = bed.queue.claim_due(later(0), &room).await.unwrap();
+        let limits =
+            ClaimLimits { deliveries_max: 100, per_tenant_max: 7, admits: Arc::new(|_: &Host| true) };
+        let first = bed.queue.claim_due(later(0), &limits).await.unwrap();
         assert_eq!(ids(&first.batches).len(), 7);
-        let none = bed.queue.claim_due(later(0), &room).await.unwrap();
+        let none = bed.queue.claim_due(later(0), &limits).await.unwrap();
         assert!(none.batches.is_empty() && none.next_due_at.is_some_and(|at| at <= later(0)));
         // A finished one makes room for another, and says so.
         let done = outcomes(&first.batches[..1], DeliveryState::Delivered);
@@ -61,35 +62,33 @@ async fn a_tenant_never_has_more_out_than_its_limit() {
         while tokio::time::timeout(std::time::Duration::ZERO, bed.queue.wait_for_work()).await.is_ok() {}
         bed.store.record(done).await.unwrap();
         bed.queue.wait_for_work().await;
-        let next = bed.queue.claim_due(later(0), &room).await.unwrap();
+        let next = bed.queue.claim_due(later(0), &limits).await.unwrap();
         assert_eq!(ids(&next.batches).len(), freed);
     }
 }
 
-#[tokio::test]
-async fn a_saturated_destination_holds_up_nothing_but_itself() {
-    for bed in [Bed::new().await, Bed::without_hand_over().await] {
+pub(super) async fn a_saturated_destination_holds_up_nothing_but_itself<H: Harness>() {
+    for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
         for _ in 0..300 {
             bed.enqueue(tenant.id, &["x@busy.example"]).await;
         }
         let free = bed.enqueue(tenant.id, &["x@free.example", "y@busy.example"]).await;
         let busy = Host::parse("busy.example").unwrap();
-        let room = ClaimRoom {
+        let limits = ClaimLimits {
             deliveries_max: 100,
             per_tenant_max: 1000,
             admits: Arc::new(move |host: &Host| *host != busy),
         };
-        let claimed = bed.queue.claim_due(later(0), &room).await.unwrap();
+        let claimed = bed.queue.claim_due(later(0), &limits).await.unwrap();
         assert_eq!(ids(&claimed.batches), [free.recipients[0].0]);
         assert!(claimed.next_due_at.is_some_and(|at| at <= later(0)));
         assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 301);
     }
 }
 
-#[tokio::test]
-async fn more_than_one_pass_looks_at_is_reached_by_the_next_ones() {
-    let bed = Bed::without_hand_over().await;
+pub(super) async fn more_than_one_pass_looks_at_is_reached_by_the_next_ones<H: Harness>() {
+    let bed = Bed::<H>::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     let busy: Vec<_> = (0..1000).map(|number| format!("u{number}@busy.example")).collect();
     let busy: Vec<_> = busy.iter().map(String::as_str).collect();
@@ -97,14 +96,14 @@ async fn more_than_one_pass_looks_at_is_reached_by_the_next_ones() {
         bed.enqueue(tenant.id, &busy).await;
     }
     let free = bed.enqueue(tenant.id, &["x@free.example"]).await;
-    let room = ClaimRoom {
+    let limits = ClaimLimits {
         deliveries_max: 100,
         per_tenant_max: 1000,
         admits: Arc::new(|host: &Host| *host != Host::parse("busy.example").unwrap()),
     };
     for pass in 0.. {
         assert!(pass < 10, "the free destination was never reached");
-        let claimed = bed.queue.claim_due(later(0), &room).await.unwrap();
+        let claimed = bed.queue.claim_due(later(0), &limits).await.unwrap();
         if !claimed.batches.is_empty() {
             assert_eq!(ids(&claimed.batches), [free.recipients[0].0]);
             break;
@@ -115,18 +114,17 @@ async fn more_than_one_pass_looks_at_is_reached_by_the_next_ones() {
     assert_eq!(ids(&claimed.batches).len(), 999);
 }
 
-#[tokio::test]
-async fn a_suspended_tenant_is_held_and_resumes() {
-    for bed in [Bed::new().await, Bed::without_hand_over().await] {
-        let (held, other) = (bed.tenant("held").await, bed.tenant("other").await);
-        let before = bed.enqueue(held.id, &["x@one.example"]).await;
-        bed.store.update_tenant(held.id, status(TenantStatus::Suspended), now()).await.unwrap().unwrap();
-        let during = bed.enqueue(held.id, &["y@one.example"]).await;
+pub(super) async fn a_suspended_tenant_is_held_and_resumes<H: Harness>() {
+    for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
+        let (suspended, other) = (bed.tenant("suspended").await, bed.tenant("other").await);
+        let before = bed.enqueue(suspended.id, &["x@one.example"]).await;
+        bed.store.update_tenant(suspended.id, status(TenantStatus::Suspended), now()).await.unwrap().unwrap();
+        let during = bed.enqueue(suspended.id, &["y@one.example"]).await;
         let theirs = bed.enqueue(other.id, &["z@one.example"]).await;
         let claimed = bed.claim(later(0)).await;
         assert_eq!(ids(&claimed.batches), [theirs.recipients[0].0]);
         assert_eq!(claimed.next_due_at, None);
-        bed.store.update_tenant(held.id, status(TenantStatus::Active), now()).await.unwrap().unwrap();
+        bed.store.update_tenant(suspended.id, status(TenantStatus::Active), now()).await.unwrap().unwrap();
         bed.queue.wait_for_work().await;
         let mut expected = [before.recipients[0].0, during.recipients[0].0];
         expected.sort();
@@ -134,9 +132,8 @@ async fn a_suspended_tenant_is_held_and_resumes() {
     }
 }
 
-#[tokio::test]
-async fn a_suspended_tenant_is_held_over_a_restart() {
-    let bed = Bed::new().await;
+pub(super) async fn a_suspended_tenant_is_held_over_a_restart<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     bed.store.update_tenant(tenant.id, status(TenantStatus::Suspended), now()).await.unwrap();
@@ -146,15 +143,14 @@ async fn a_suspended_tenant_is_held_over_a_restart() {
     assert_eq!(bed.claim(later(0)).await.batches.len(), 1);
 }
 
-#[tokio::test]
-async fn a_batch_holds_at_most_a_hundred_deliveries() {
-    for bed in [Bed::new().await, Bed::without_hand_over().await] {
+pub(super) async fn a_batch_holds_at_most_a_hundred_deliveries<H: Harness>() {
+    for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
         let recipients: Vec<_> = (0..250).map(|number| format!("u{number}@one.example")).collect();
         let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
         bed.enqueue(tenant.id, &recipients).await;
-        let room = ClaimRoom { deliveries_max: 230, ..plenty() };
-        let claimed = bed.queue.claim_due(later(0), &room).await.unwrap();
+        let limits = ClaimLimits { deliveries_max: 230, ..plenty() };
+        let claimed = bed.queue.claim_due(later(0), &limits).await.unwrap();
         let sizes: Vec<_> = claimed.batches.iter().map(|batch| batch.deliveries.len()).collect();
         assert!(sizes.iter().all(|&size| size <= 100), "{sizes:?}");
         assert_eq!(sizes.iter().sum::<usize>(), 230);
@@ -162,9 +158,8 @@ async fn a_batch_holds_at_most_a_hundred_deliveries() {
     }
 }
 
-#[tokio::test]
-async fn what_does_not_fit_into_memory_is_claimed_from_the_database() {
-    let bed = Bed::with_hot_queue(5000).await;
+pub(super) async fn what_does_not_fit_into_memory_is_claimed_from_the_database<H: Harness>() {
+    let bed = Bed::<H>::with_hot_queue(5000).await;
     let tenant = bed.tenant("a").await;
     for _ in 0..20 {
         bed.enqueue(tenant.id, &["x@one.example"]).await;
@@ -180,42 +175,39 @@ async fn what_does_not_fit_into_memory_is_claimed_from_the_database() {
     assert!(bed.claim(later(0)).await.batches[0].content.is_some());
 }
 
-#[tokio::test]
-async fn recipients_take_room_in_memory_too() {
-    let bed = Bed::with_hot_queue(50_000).await;
+pub(super) async fn recipients_take_room_in_memory_too<H: Harness>() {
+    let bed = Bed::<H>::with_hot_queue(50_000).await;
     let tenant = bed.tenant("a").await;
     let many: Vec<_> = (0..100).map(|number| format!("u{number}@one.example")).collect();
     bed.enqueue(tenant.id, &many.iter().map(String::as_str).collect::<Vec<_>>()).await;
     bed.enqueue(tenant.id, &["x@two.example", "y@two.example"]).await;
     let mut batches = bed.claim(later(0)).await.batches;
     batches.sort_by_key(|batch| batch.deliveries.len());
-    let held: Vec<_> =
+    let found: Vec<_> =
         batches.iter().map(|batch| (batch.deliveries.len(), batch.content.is_some())).collect();
-    assert_eq!(held, [(2, true), (100, false)]);
+    assert_eq!(found, [(2, true), (100, false)]);
 }
 
-#[tokio::test]
-async fn with_room_for_one_neither_fresh_mail_nor_what_is_due_again_waits_for_ever() {
-    let bed = Bed::new().await;
+pub(super) async fn with_room_for_one_neither_fresh_mail_nor_what_is_due_again_waits_for_ever<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     let due_again = ids(&bed.claim(later(0)).await.batches);
     bed.queue.release(due_again);
-    let room = ClaimRoom { deliveries_max: 1, per_tenant_max: 1, ..plenty() };
+    let limits = ClaimLimits { deliveries_max: 1, per_tenant_max: 1, ..plenty() };
     let mut is_fresh = Vec::new();
     // By lot.
     while is_fresh.len() < 100 && (!is_fresh.contains(&true) || !is_fresh.contains(&false)) {
         bed.enqueue(tenant.id, &["x@one.example"]).await;
-        let claimed = bed.queue.claim_due(later(0), &room).await.unwrap().batches;
+        let claimed = bed.queue.claim_due(later(0), &limits).await.unwrap().batches;
         is_fresh.push(claimed[0].content.is_some());
         bed.queue.release(ids(&claimed));
     }
     assert!(is_fresh.contains(&true) && is_fresh.contains(&false), "{is_fresh:?}");
 }
 
-#[tokio::test]
-async fn a_flood_of_fresh_mail_leaves_room_for_what_is_due_again() {
-    let bed = Bed::new().await;
+pub(super) async fn a_flood_of_fresh_mail_leaves_room_for_what_is_due_again<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let (one, other) = (bed.tenant("a").await, bed.tenant("b").await);
     bed.enqueue(one.id, &["x@one.example"]).await;
     bed.queue.release(ids(&bed.claim(later(0)).await.batches));
@@ -224,22 +216,21 @@ async fn a_flood_of_fresh_mail_leaves_room_for_what_is_due_again() {
             bed.enqueue(tenant.id, &["x@one.example"]).await;
         }
     }
-    let room = ClaimRoom { per_tenant_max: 8, ..plenty() };
-    let fresh = bed.queue.claim_fresh(&room);
+    let limits = ClaimLimits { per_tenant_max: 8, ..plenty() };
+    let fresh = bed.queue.claim_fresh(&limits);
     let of = |tenant: &Tenant| fresh.iter().filter(|batch| batch.message.tenant_id == tenant.id).count();
     assert_eq!((of(&one), of(&other)), (6, 8));
-    let left = bed.queue.claim_due(later(0), &room).await.unwrap().batches;
+    let left = bed.queue.claim_due(later(0), &limits).await.unwrap().batches;
     assert_eq!(left.iter().filter(|batch| batch.content.is_none()).count(), 1, "half of two");
 }
 
-#[tokio::test]
-async fn a_claim_that_nobody_waited_for_is_released() {
-    let bed = Bed::without_hand_over().await;
+pub(super) async fn a_claim_that_nobody_waited_for_is_released<H: Harness>() {
+    let bed = Bed::<H>::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     for _ in 0..20 {
-        let room = plenty();
-        let mut claim = Box::pin(bed.queue.claim_due(later(0), &room));
+        let limits = plenty();
+        let mut claim = Box::pin(bed.queue.claim_due(later(0), &limits));
         let polled = std::future::poll_fn(|context| std::task::Poll::Ready(claim.as_mut().poll(context)));
         let polled = polled.await;
         // On a busy machine the other thread is done before the first look, and then the claim is the caller's.
@@ -251,9 +242,8 @@ async fn a_claim_that_nobody_waited_for_is_released() {
     assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 1);
 }
 
-#[tokio::test]
-async fn what_cannot_be_recorded_is_not_due_until_it_is_released() {
-    for bed in [Bed::new().await, Bed::without_hand_over().await] {
+pub(super) async fn what_cannot_be_recorded_is_not_due_until_it_is_released<H: Harness>() {
+    for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
         let mut message = bed.enqueue(tenant.id, &["x@one.example"]).await;
         message.recipients[0].0 = DeliveryId::generate(now());
@@ -271,8 +261,8 @@ async fn what_cannot_be_recorded_is_not_due_until_it_is_released() {
 }
 
 /// Producers, claimers that record at random, and nothing may be handed out while it is out, or after its end.
-async fn run_crowd(hand_over_octets: u64, messages: usize, seed: u64) {
-    let bed = Bed::with_hot_queue(hand_over_octets).await;
+async fn run_crowd<H: Harness>(hand_over_octets: u64, messages: usize, seed: u64) {
+    let bed = Bed::<H>::with_hot_queue(hand_over_octets).await;
     let tenants = [bed.tenant("a").await.id, bed.tenant("b").await.id];
     let out = Arc::new(std::sync::Mutex::new(HashMap::<DeliveryId, &'static str>::new()));
     let mut producers = tokio::task::JoinSet::new();
@@ -292,9 +282,10 @@ async fn run_crowd(hand_over_octets: u64, messages: usize, seed: u64) {
     let done = |out: &HashMap<_, _>| out.values().filter(|state| **state == "done").count();
     let mut random = seed | 1;
     while done(&out.lock().unwrap()) < total {
-        let room = ClaimRoom { deliveries_max: 17, per_tenant_max: 40, admits: Arc::new(|_: &Host| true) };
+        let limits =
+            ClaimLimits { deliveries_max: 17, per_tenant_max: 40, admits: Arc::new(|_: &Host| true) };
         let (due, fresh) =
-            tokio::join!(bed.queue.claim_due(later(600), &room), async { bed.queue.claim_fresh(&room) });
+            tokio::join!(bed.queue.claim_due(later(600), &limits), async { bed.queue.claim_fresh(&limits) });
         for batch in due.unwrap().batches.into_iter().chain(fresh) {
             for delivery in &batch.deliveries {
                 let before = out.lock().unwrap().insert(delivery.id, "out");
@@ -326,18 +317,25 @@ async fn run_crowd(hand_over_octets: u64, messages: usize, seed: u64) {
     assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth::default());
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
-    #[test]
-    fn nothing_is_handed_out_twice_whoever_races(hand_over in 0u64..50_000, messages in 5usize..40, seed: u64) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
-        runtime.block_on(run_crowd(hand_over, messages, seed));
-    }
+pub(super) async fn nothing_is_handed_out_twice_whoever_races<H: Harness>() {
+    let run_cases = || {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+        let cases = (0u64..50_000, 5usize..40, any::<u64>());
+        let mut runner = TestRunner::new(ProptestConfig { cases: 6, ..ProptestConfig::default() });
+        runner.run(&cases, |(hand_over, messages, seed)| {
+            runtime.block_on(run_crowd::<H>(hand_over, messages, seed));
+            Ok(())
+        })
+    };
+    // A thread of its own, because each case runs on a runtime of its own.
+    tokio::task::spawn_blocking(run_cases).await.unwrap().unwrap();
 }
 
-#[tokio::test]
-async fn fresh_mail_is_claimed_evenly_and_what_finds_no_room_is_left_to_the_next_claim() {
-    let bed = Bed::new().await;
+pub(super) async fn fresh_mail_is_claimed_evenly_and_what_finds_no_room_is_left_to_the_next_claim<
+    H: Harness,
+>() {
+    let bed = Bed::<H>::new().await;
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
     for _ in 0..30 {
         bed.enqueue(one.id, &["x@one.example"]).await;
@@ -345,7 +343,7 @@ async fn fresh_mail_is_claimed_evenly_and_what_finds_no_room_is_left_to_the_next
     for _ in 0..3 {
         bed.enqueue(other.id, &["x@one.example"]).await;
     }
-    let room = |deliveries_max| ClaimRoom {
+    let limits = |deliveries_max| ClaimLimits {
         deliveries_max,
         per_tenant_max: 7,
         admits: Arc::new(|host: &Host| host.to_string() == "one.example"),
@@ -353,16 +351,16 @@ async fn fresh_mail_is_claimed_evenly_and_what_finds_no_room_is_left_to_the_next
     let of = |batches: &[Batch], tenant: &Tenant| {
         batches.iter().filter(|batch| batch.message.tenant_id == tenant.id).count()
     };
-    let first = bed.queue.claim_fresh(&room(4));
+    let first = bed.queue.claim_fresh(&limits(4));
     assert_eq!((of(&first, &one), of(&first, &other)), (2, 2));
-    let second = bed.queue.claim_fresh(&room(100));
+    let second = bed.queue.claim_fresh(&limits(100));
     assert_eq!((of(&second, &one), of(&second, &other)), (5, 1), "seven of one tenant are out");
-    assert!(bed.queue.claim_fresh(&room(0)).is_empty());
+    assert!(bed.queue.claim_fresh(&limits(0)).is_empty());
     while tokio::time::timeout(std::time::Duration::ZERO, bed.queue.wait_for_work()).await.is_ok() {}
     bed.store.record(outcomes(&first, DeliveryState::Delivered)).await.unwrap();
     bed.queue.wait_for_work().await;
-    assert_eq!(ids(&bed.queue.claim_due(later(0), &room(100)).await.unwrap().batches).len(), 2);
+    assert_eq!(ids(&bed.queue.claim_due(later(0), &limits(100)).await.unwrap().batches).len(), 2);
     bed.enqueue(one.id, &["x@elsewhere.example"]).await;
-    let passed_over = bed.queue.claim_fresh(&room(100));
+    let passed_over = bed.queue.claim_fresh(&limits(100));
     assert!(passed_over.iter().all(|batch| batch.destination.to_string() == "one.example"));
 }

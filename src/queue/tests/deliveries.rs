@@ -3,14 +3,13 @@
 use super::*;
 use crate::model::EventKind;
 
-#[tokio::test]
-async fn an_accepted_message_is_handed_over_in_memory_with_its_bytes() {
-    let bed = Bed::new().await;
+pub(super) async fn an_accepted_message_is_handed_over_in_memory_with_its_bytes<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@one.example", "y@two.example", "z@one.example"]).await;
     bed.queue.wait_for_fresh().await;
-    let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 100, admits: Arc::new(|_: &Host| true) };
-    let batches = bed.queue.claim_fresh(&room);
+    let limits = ClaimLimits { deliveries_max: 100, per_tenant_max: 100, admits: Arc::new(|_: &Host| true) };
+    let batches = bed.queue.claim_fresh(&limits);
     let destinations: Vec<_> =
         batches.iter().map(|batch| (batch.destination.to_string(), batch.deliveries.len())).collect();
     assert_eq!(destinations, [("one.example".to_owned(), 2), ("two.example".to_owned(), 1)]);
@@ -22,9 +21,8 @@ async fn an_accepted_message_is_handed_over_in_memory_with_its_bytes() {
     assert!(bed.claim(later(0)).await.batches.is_empty());
 }
 
-#[tokio::test]
-async fn a_message_claimed_from_the_database_is_the_one_that_was_accepted() {
-    let bed = Bed::without_hand_over().await;
+pub(super) async fn a_message_claimed_from_the_database_is_the_one_that_was_accepted<H: Harness>() {
+    let bed = Bed::<H>::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &[r#""a b"@one.example"#, "y@[192.0.2.7]"]).await;
     bed.queue.wait_for_work().await;
@@ -40,9 +38,8 @@ async fn a_message_claimed_from_the_database_is_the_one_that_was_accepted() {
     assert_eq!(recipients, [r#""a b"@one.example"#, "y@[192.0.2.7]"]);
 }
 
-#[tokio::test]
-async fn what_was_unfinished_before_a_crash_is_due_after_it() {
-    let bed = Bed::new().await;
+pub(super) async fn what_was_unfinished_before_a_crash_is_due_after_it<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     let done = bed.enqueue(tenant.id, &["done@one.example"]).await;
     let batches = bed.claim(later(0)).await.batches;
@@ -58,9 +55,8 @@ async fn what_was_unfinished_before_a_crash_is_due_after_it() {
     assert_eq!(bed.store.content(done.message.id).await.unwrap(), Some(done.content));
 }
 
-#[tokio::test]
-async fn a_deferred_delivery_is_due_again_at_its_time_and_not_before() {
-    for bed in [Bed::new().await, Bed::without_hand_over().await] {
+pub(super) async fn a_deferred_delivery_is_due_again_at_its_time_and_not_before<H: Harness>() {
+    for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
         let new = bed.enqueue(tenant.id, &["x@one.example"]).await;
         let batches = bed.claim(later(0)).await.batches;
@@ -82,9 +78,8 @@ async fn a_deferred_delivery_is_due_again_at_its_time_and_not_before() {
     }
 }
 
-#[tokio::test]
-async fn a_delivery_that_is_held_back_is_as_it_was_and_counts_no_attempt() {
-    let bed = Bed::new().await;
+pub(super) async fn a_delivery_that_is_held_back_is_as_it_was_and_counts_no_attempt<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@one.example"]).await;
     for state in [DeliveryState::Queued, DeliveryState::Deferred] {
@@ -102,9 +97,8 @@ async fn a_delivery_that_is_held_back_is_as_it_was_and_counts_no_attempt() {
     assert_eq!(events.len(), 1, "that it was accepted: {events:?}");
 }
 
-#[tokio::test]
-async fn what_waits_for_another_try_is_made_due_and_nothing_else() {
-    let bed = Bed::without_hand_over().await;
+pub(super) async fn what_waits_for_another_try_is_made_due_and_nothing_else<H: Harness>() {
+    let bed = Bed::<H>::without_hand_over().await;
     let (tenant, other) = (bed.tenant("a").await, bed.tenant("b").await);
     for owner in [tenant.id, other.id] {
         bed.enqueue(owner, &["x@one.example", "y@two.example"]).await;
@@ -123,29 +117,27 @@ async fn what_waits_for_another_try_is_made_due_and_nothing_else() {
     assert!(due.iter().all(|batch| batch.message.tenant_id == tenant.id));
 }
 
-#[tokio::test]
-async fn more_than_one_step_holds_is_made_due() {
-    let bed = Bed::without_hand_over().await;
+pub(super) async fn more_than_one_step_holds_is_made_due<H: Harness>() {
+    let bed = Bed::<H>::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     let recipients: Vec<_> = (0..1000).map(|number| format!("u{number}@one.example")).collect();
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
     for _ in 0..5 {
         bed.enqueue(tenant.id, &recipients).await;
     }
-    let room = ClaimRoom { deliveries_max: 10_000, per_tenant_max: 10_000, ..plenty() };
-    let claimed = bed.queue.claim_due(later(0), &room).await.unwrap();
+    let limits = ClaimLimits { deliveries_max: 10_000, per_tenant_max: 10_000, ..plenty() };
+    let claimed = bed.queue.claim_due(later(0), &limits).await.unwrap();
     let mut records = outcomes(&claimed.batches, DeliveryState::Deferred);
     assert_eq!(records.records.len(), 5000);
     records.records.iter_mut().for_each(|record| record.next_attempt_at = Some(later(3600)));
     bed.store.record(records).await.unwrap();
     bed.store.flush(QueueFilter::tenant(tenant.id), later(60)).await.unwrap();
-    let due = bed.queue.claim_due(later(60), &room).await.unwrap();
+    let due = bed.queue.claim_due(later(60), &limits).await.unwrap();
     assert_eq!(ids(&due.batches).len(), 5000);
 }
 
-#[tokio::test]
-async fn a_message_that_is_held_is_due_when_it_is_released_and_not_before() {
-    let bed = Bed::new().await;
+pub(super) async fn a_message_that_is_held_is_due_when_it_is_released_and_not_before<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     let mut new = new_message(tenant.id, &["x@one.example"], "body");
     let release_at = new.message.created_at + SignedDuration::from_hours(1);
@@ -163,9 +155,8 @@ async fn a_message_that_is_held_is_due_when_it_is_released_and_not_before() {
     }
 }
 
-#[tokio::test]
-async fn a_submission_under_the_same_key_is_stored_once_for_a_day() {
-    let bed = Bed::new().await;
+pub(super) async fn a_submission_under_the_same_key_is_stored_once_for_a_day<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let (tenant, other) = (bed.tenant("a").await, bed.tenant("b").await);
     let key = SubmissionKey { name: "order 17".to_owned(), digest: [7; 32] };
     let submission = |tenant: TenantId, key: &SubmissionKey| NewMessage {
@@ -179,7 +170,7 @@ async fn a_submission_under_the_same_key_is_stored_once_for_a_day() {
     let another = SubmissionKey { digest: [8; 32], ..key.clone() };
     let before = async |tenant: TenantId, environment, key: &SubmissionKey, hours| {
         let at = first.message.created_at + SignedDuration::from_hours(hours);
-        bed.store.submitted_before(tenant, environment, key, at).await
+        bed.store.find_submission(tenant, environment, key, at).await
     };
     assert_eq!(before(tenant.id, Environment::Live, &key, 1).await.unwrap(), Some(first.message.id));
     assert_eq!(before(tenant.id, Environment::Live, &key, 25).await.unwrap(), None);
@@ -204,9 +195,8 @@ async fn a_submission_under_the_same_key_is_stored_once_for_a_day() {
     bed.store.remove_tenant(tenant.id, true).await.unwrap();
 }
 
-#[tokio::test]
-async fn of_submissions_at_the_same_time_under_one_key_one_is_stored() {
-    let bed = Bed::new().await;
+pub(super) async fn of_submissions_at_the_same_time_under_one_key_one_is_stored<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..20 {
@@ -222,9 +212,8 @@ async fn of_submissions_at_the_same_time_under_one_key_one_is_stored() {
     assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
 }
 
-#[tokio::test]
-async fn a_released_delivery_is_due_as_it_was_and_wakes_the_relay() {
-    let bed = Bed::new().await;
+pub(super) async fn a_released_delivery_is_due_as_it_was_and_wakes_the_relay<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     bed.queue.wait_for_fresh().await;
@@ -236,9 +225,8 @@ async fn a_released_delivery_is_due_as_it_was_and_wakes_the_relay() {
     assert_eq!(again[0].deliveries[0].attempts, 0);
 }
 
-#[tokio::test]
-async fn a_final_state_is_final() {
-    let bed = Bed::new().await;
+pub(super) async fn a_final_state_is_final<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@one.example"]).await;
     let batches = bed.claim(later(0)).await.batches;
@@ -251,9 +239,9 @@ async fn a_final_state_is_final() {
     assert!(bed.claim(later(6000)).await.batches.is_empty());
 }
 
-#[tokio::test]
-async fn a_report_is_a_message_of_the_tenant_written_with_the_records() {
-    for (bed, is_handed_over) in [(Bed::new().await, true), (Bed::without_hand_over().await, false)] {
+pub(super) async fn a_report_is_a_message_of_the_tenant_written_with_the_records<H: Harness>() {
+    for (bed, is_handed_over) in [(Bed::<H>::new().await, true), (Bed::<H>::without_hand_over().await, false)]
+    {
         let tenant = bed.tenant("a").await;
         bed.enqueue(tenant.id, &["x@one.example"]).await;
         let batches = bed.claim(later(0)).await.batches;
@@ -274,9 +262,8 @@ async fn a_report_is_a_message_of_the_tenant_written_with_the_records() {
     }
 }
 
-#[tokio::test]
-async fn records_of_a_removed_tenant_are_passed_over_with_their_report() {
-    let bed = Bed::new().await;
+pub(super) async fn records_of_a_removed_tenant_are_passed_over_with_their_report<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     let batches = bed.claim(later(0)).await.batches;
@@ -292,9 +279,8 @@ async fn records_of_a_removed_tenant_are_passed_over_with_their_report() {
     assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth::default());
 }
 
-#[tokio::test]
-async fn a_job_that_fails_does_not_take_others_with_it() {
-    let bed = Bed::new().await;
+pub(super) async fn a_job_that_fails_does_not_take_others_with_it<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     let nobody = TenantId::generate(now());
     let mut tasks = tokio::task::JoinSet::new();
@@ -312,9 +298,8 @@ async fn a_job_that_fails_does_not_take_others_with_it() {
     assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 40);
 }
 
-#[tokio::test]
-async fn a_recipient_is_suppressed_by_the_record_and_told_once() {
-    let bed = Bed::new().await;
+pub(super) async fn a_recipient_is_suppressed_by_the_record_and_told_once<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     for expected in [1, 0] {
         let new = bed.enqueue(tenant.id, &["Bob@one.example"]).await;
@@ -323,16 +308,15 @@ async fn a_recipient_is_suppressed_by_the_record_and_told_once() {
         records.records[0].suppress = Some(new_suppression(Some(tenant.id), "Bob@one.example"));
         bed.store.record(records).await.unwrap();
         let events = bed.store.message_events(new.message.id, None, 1000).await.unwrap().items;
-        let told = events.iter().filter(|event| event.kind == EventKind::SuppressionCreated).count();
-        assert_eq!(told, expected);
+        let suppressions = events.iter().filter(|event| event.kind == EventKind::SuppressionCreated).count();
+        assert_eq!(suppressions, expected);
     }
     let found = bed.store.suppression_of(tenant.id, "bob@one.example", now()).await.unwrap();
     assert!(found.is_some());
 }
 
-#[tokio::test]
-async fn a_dropped_enqueue_is_done_whole_or_not_at_all() {
-    let bed = Bed::new().await;
+pub(super) async fn a_dropped_enqueue_is_done_whole_or_not_at_all<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     for _ in 0..50 {
         let new = new_message(tenant.id, &["x@one.example"], "body");

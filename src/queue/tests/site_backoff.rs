@@ -40,7 +40,7 @@ impl DeliveryAgents for Agents {
     fn end_idle_connections(&self) {}
 }
 
-async fn enqueue_now(bed: &Bed, tenant: TenantId) {
+async fn enqueue_now<H: Harness>(bed: &Bed<H>, tenant: TenantId) {
     let mut new = new_message(tenant, &["x@[192.0.2.7]"], "body");
     new.message.created_at = Timestamp::now();
     bed.store.enqueue(new).await.unwrap();
@@ -50,9 +50,10 @@ async fn next(given: &mut UnboundedReceiver<(Slot, Claim)>) -> (Slot, Claim) {
     timeout(Duration::from_secs(20), given.recv()).await.unwrap().unwrap()
 }
 
-#[tokio::test]
-async fn a_site_is_tried_again_when_its_rest_is_over_and_begins_anew_when_it_accepts_something() {
-    let bed = Bed::new().await;
+pub(super) async fn a_site_is_tried_again_when_its_rest_is_over_and_begins_anew_when_it_accepts_something<
+    H: Harness,
+>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let (sender, mut given) = unbounded_channel();
     let stop = CancellationToken::new();
@@ -60,12 +61,12 @@ async fn a_site_is_tried_again_when_its_rest_is_over_and_begins_anew_when_it_acc
     let running = tokio::spawn(async move { queue.run(&agents, &until_stop).await });
     enqueue_now(&bed, tenant).await;
     let (slot, claim) = next(&mut given).await;
-    let lane = slot.lane.clone();
+    let queue_key = slot.queue_key.clone();
     claim.settle();
     drop(slot);
     let close = |at| {
         let closed = SiteFeedback::Closed { reason: "421 4.7.0 too much".into() };
-        bed.queue.dispatcher().learn(&lane, &closed, at, at).backoff.unwrap().until
+        bed.queue.dispatcher().apply_feedback(&queue_key, &closed, at, at).backoff.unwrap().until
     };
     // As if it had been closed so long ago that the rest is nearly over.
     let until = close(Instant::now() - Duration::from_secs(29));
@@ -74,7 +75,7 @@ async fn a_site_is_tried_again_when_its_rest_is_over_and_begins_anew_when_it_acc
     let (slot, claim) = next(&mut given).await;
     assert!(Instant::now() >= until, "it was spared a try until then");
     claim.settle();
-    bed.queue.learn(&lane, &SiteFeedback::Served { host: "192.0.2.7".into() }, Instant::now());
+    bed.queue.apply_feedback(&queue_key, &SiteFeedback::Served { host: "192.0.2.7".into() }, Instant::now());
     drop(slot);
     let now = Instant::now();
     assert_eq!(close(now) - now, Duration::from_secs(30), "no longer than the first one");

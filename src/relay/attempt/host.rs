@@ -151,7 +151,7 @@ impl Attempt<'_> {
             self.transcript.remark("again, without TLS");
             return ConnectPlan { starttls: StartTls::Never, reported: None, ..plan.clone() };
         }
-        tracing::info!(host = %plan.host, domain = %self.batch.destination, reason = %error.text,
+        tracing::info!(host = %plan.host, reason = %error.text,
             "the host does not meet the domain's MTA-STS policy, which is in testing mode");
         self.transcript.remark("again, with any certificate: the MTA-STS policy is only being tested");
         ConnectPlan { trust: Trust::Any, reported: None, ..plan.clone() }

@@ -60,7 +60,7 @@ impl DsnRecipient {
         record: &AttemptRecord,
         server_sends_dsn: bool,
     ) -> Option<Self> {
-        let wants = delivery.parameters.wants();
+        let wants = delivery.parameters.notify_or_default();
         let action = match record.state {
             DeliveryState::Bounced if wants.failure => DsnAction::Failed { expired: false },
             DeliveryState::Expired if wants.failure => DsnAction::Failed { expired: true },
@@ -130,7 +130,7 @@ mod tests {
             attempts: 0,
             next_attempt_at: None,
             last_reply: None,
-            last_class: None,
+            bounce_class: None,
             updated_at: Timestamp::from_second(last_try_s).unwrap(),
         }
     }
@@ -158,7 +158,7 @@ mod tests {
             tenant_id: message.tenant_id,
             delivery_id: delivery.id,
             state,
-            class: None,
+            bounce_class: None,
             next_attempt_at: None,
             attempt: None,
             reply: "452 4.2.2 mailbox full".into(),

@@ -234,7 +234,7 @@ impl MtaSts {
                     fetched_at: now,
                     expires_at,
                 };
-                if let Err(error) = self.store.keep_sts_policy(record).await {
+                if let Err(error) = self.store.store_sts_policy(record).await {
                     tracing::warn!(%domain, %error, "cannot store an MTA-STS policy");
                 }
             }

@@ -30,7 +30,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Parses the lines after the first, which is the server's name.
+    /// Parses an EHLO reply. The first line is the server's name and no extension.
     pub fn read(reply: &Reply) -> Self {
         let mut read = Self::default();
         for line in reply.lines.iter().skip(1) {
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn keywords_are_read_in_any_case_and_the_servers_name_is_not_one() {
+    fn keywords_are_read_in_any_case_and_not_from_the_first_line() {
         let all = read(&[
             "PIPELINING",
             "size 1000",
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_forms_are_read_too() {
+    fn nonstandard_forms_are_tolerated() {
         assert_eq!(read(&["mx", "SIZE"]).size_octets_max, Some(0));
         assert_eq!(read(&["mx", "SIZE lots"]).size_octets_max, Some(0));
         assert!(read(&["mx", "AUTH=LOGIN PLAIN"]).auth_plain);

@@ -1,9 +1,9 @@
-//! Dot stuffing (RFC 5321 §4.5.2), in pieces.
+//! Dot stuffing (RFC 5321 §4.5.2) of a message that arrives in pieces.
 
-/// Converts a message to wire form: dots at line starts are doubled, lines end with CRLF, one terminator follows.
+/// Converts a message to wire form: doubles dots at line starts, ends lines with CRLF and appends the terminator.
 ///
-/// The spool stores CRLF line ends only. A bare CR or LF would nevertheless be sent as a space or CRLF, because
-/// servers that accept either as a line end are open to SMTP smuggling.
+/// The spool stores CRLF line ends only. As a second protection against SMTP smuggling, a bare CR is sent as a space
+/// and a bare LF as CRLF: some servers accept either as a line end.
 #[derive(Debug)]
 pub struct DotStuffer {
     at_line_start: bool,
@@ -18,7 +18,7 @@ impl Default for DotStuffer {
 }
 
 impl DotStuffer {
-    /// For one message.
+    /// The converter of one message.
     pub fn new() -> Self {
         Self::default()
     }
@@ -46,7 +46,7 @@ impl DotStuffer {
         self.push_lines(piece, out);
     }
 
-    /// Copies runs of lines; stops only where octets must be inserted or replaced.
+    /// Copies as many octets at once as possible: up to the next octet that must be inserted or replaced.
     fn push_lines(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         let mut copied = 0;
         for at in memchr::memchr2_iter(b'\r', b'\n', piece) {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn wire_forms() {
+    fn dots_at_line_starts_are_doubled_and_lines_end_with_crlf() {
         for (message, wire) in [
             ("", ".\r\n"),
             (".", "..\r\n.\r\n"),
@@ -168,7 +168,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_in_any_pieces_end_only_at_the_end(
+        fn any_message_in_any_pieces_has_one_terminator_at_its_end(
             message in "[.\r\na]{0,40}",
             cuts in prop::collection::vec(0usize..40, 0..6),
         ) {

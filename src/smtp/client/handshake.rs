@@ -24,11 +24,11 @@ pub struct HandshakeOptions {
     pub starttls: StartTls,
     /// Whether the connection already uses TLS.
     pub secured: bool,
-    /// Whether the server is on this machine: only there may a password be sent without TLS.
+    /// Whether the server is on this machine. Only then may a password be sent without TLS.
     pub local: bool,
-    /// The channel binding of the TLS connection.
+    /// The channel binding of the TLS connection, if any.
     pub channel: Option<ChannelBinding>,
-    /// A SCRAM nonce: fresh, printable ASCII without commas.
+    /// A new SCRAM nonce: printable ASCII without commas.
     pub nonce: String,
     /// User name and password, if the server requires authentication.
     pub login: Option<Login>,
@@ -61,7 +61,7 @@ impl Command {
         Self { line: Zeroizing::new(line), shown: Some(shown) }
     }
 
-    /// The octets with CRLF.
+    /// The octets to send, with CRLF.
     pub fn wire(&self) -> &[u8] {
         self.line.as_bytes()
     }
@@ -98,13 +98,13 @@ pub enum HandshakeError {
     /// The server refused a command.
     #[error("the server refused {}", .0.as_str())]
     Refused(Phase, Reply),
-    /// TLS is required and STARTTLS not offered or refused.
+    /// TLS is required and the server does not offer STARTTLS.
     #[error("the server does not offer STARTTLS, which this route requires")]
     NoTls,
     /// The server sent octets after its STARTTLS reply (RFC 3207 §6).
     #[error("the server sent plain-text data after its STARTTLS reply")]
     Injection,
-    /// A password would be sent without TLS.
+    /// The password would be sent without TLS to another machine.
     #[error("the password is sent over TLS only, and this connection has no TLS")]
     LoginInClear,
     /// No supported mechanism is offered.
@@ -115,7 +115,7 @@ pub enum HandshakeError {
     Scram(#[from] ScramError),
 }
 
-/// The state machine. Start with [`Handshake::begin`]; each reply advances it.
+/// The state machine of a handshake. Start with [`Handshake::begin`]; each reply advances it.
 #[derive(Debug)]
 pub struct Handshake {
     options: HandshakeOptions,
@@ -130,9 +130,9 @@ enum State {
     Ehlo,
     Helo,
     StartTls,
-    /// PLAIN with initial response.
+    /// PLAIN with an initial response.
     PlainInitial,
-    /// PLAIN without: the response follows the 334.
+    /// PLAIN without an initial response: the response follows the 334.
     PlainResponse,
     /// Waits for the SCRAM challenge.
     ScramChallenge,
@@ -140,7 +140,7 @@ enum State {
     ScramSignature,
     LoginUser,
     LoginPassword,
-    /// The last response was sent.
+    /// Waits for the result of AUTH: the last response was sent.
     AuthEnd,
 }
 
@@ -152,7 +152,7 @@ impl Handshake {
         (machine, Step::Exchange(None, Phase::Greeting))
     }
 
-    /// Processes a reply. `leftover`: whether more octets have arrived after it.
+    /// Processes a reply. `leftover` is whether more octets have arrived after it.
     pub fn reply(&mut self, reply: Reply, leftover: bool) -> Step {
         match (self.state, reply.code) {
             (State::Greeting, 220) => self.send_ehlo(State::Ehlo),
@@ -176,12 +176,12 @@ impl Handshake {
                 Ok(()) => self.respond(State::AuthEnd, |_| String::new()),
                 Err(error) => Step::Failed(error.into()),
             },
-            // A server that accepts the login without its own proof may be an impostor.
+            // A server that accepts the login without proving that it knows the password may be an impostor.
             (State::ScramChallenge | State::ScramSignature, 235) => {
                 Step::Failed(ScramError::ServerUnproven.into())
             }
-            // A server may offer mechanisms for which it has no verifier of this user: RFC 4954 §4 allows to try
-            // another one. A server that refuses our proof would refuse the password too, and must not get it.
+            // A server may offer SCRAM without having a verifier of this user; RFC 4954 §4 then allows another
+            // mechanism. After a refused proof the password would be wrong too, so it is not sent.
             (State::ScramChallenge, 500..=599)
                 if self.capabilities.auth_plain || self.capabilities.auth_login =>
             {
@@ -199,7 +199,7 @@ impl Handshake {
         }
     }
 
-    /// Call after the TLS handshake; `channel` is its channel binding.
+    /// Continues after the TLS handshake. `channel` is the channel binding of the TLS connection.
     pub fn secured(&mut self, channel: Option<ChannelBinding>) -> Step {
         self.options.secured = true;
         self.options.channel = channel;
@@ -315,7 +315,7 @@ fn plain_response(login: &Login) -> String {
 }
 
 impl HandshakeError {
-    /// The phase in which it happened.
+    /// The phase in which the handshake failed.
     pub fn phase(&self) -> Phase {
         match self {
             Self::Refused(phase, _) => *phase,
@@ -324,7 +324,7 @@ impl HandshakeError {
         }
     }
 
-    /// The text to show: the reply, or our message.
+    /// The text to show: the server's reply, or the error message.
     pub fn text(&self) -> Cow<'_, str> {
         match self {
             Self::Refused(_, reply) => Cow::Owned(reply.lines.join(" ")),
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_server_takes_ehlo_or_helo() {
+    fn a_server_without_tls_supports_ehlo_or_only_helo() {
         let none = options(StartTls::IfOffered, false);
         assert_eq!(
             play(none.clone(), &["220 hi", "250-mx|250 PIPELINING"]),
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn required_tls_is_never_given_up() {
+    fn without_required_tls_the_handshake_fails() {
         let required = options(StartTls::Required, true);
         assert_eq!(
             play(required.clone(), &["220 hi", "250-mx|250 AUTH PLAIN"])[1],
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn logging_in() {
+    fn plain_and_login_send_user_name_and_password() {
         let login = options(StartTls::Never, true);
         assert_eq!(
             play(login.clone(), &["220 hi", "250-mx|250 AUTH LOGIN PLAIN", "235 in"])[1..],
@@ -475,14 +475,14 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_sent_in_plain_text_to_this_machine_only() {
+    fn a_password_is_sent_without_tls_to_this_machine_only() {
         for starttls in [StartTls::Never, StartTls::IfOffered] {
-            let away = HandshakeOptions { local: false, ..options(starttls, true) };
+            let remote = HandshakeOptions { local: false, ..options(starttls, true) };
             for offer in ["250-mx|250 AUTH PLAIN LOGIN SCRAM-SHA-256", "502 what", "250 mx"] {
-                let said = play(away.clone(), &["220 hi", offer, "250 mx"]);
+                let said = play(remote.clone(), &["220 hi", offer, "250 mx"]);
                 assert_eq!(said.last().unwrap(), &HandshakeError::LoginInClear.to_string(), "{offer}");
             }
-            let refused = play(away, &["220 hi", "250-mx|250-STARTTLS|250 AUTH PLAIN", "454 later"]);
+            let refused = play(remote, &["220 hi", "250-mx|250-STARTTLS|250 AUTH PLAIN", "454 later"]);
             assert_eq!(refused.last().unwrap(), &HandshakeError::LoginInClear.to_string());
         }
     }
@@ -510,11 +510,11 @@ mod tests {
             ..bound
         };
         let said = play(foreign, &["220 hi", "250-mx|250 AUTH SCRAM-SHA-256 PLAIN"]);
-        assert!(said[1].starts_with("AUTH PLAIN"), "what SASLprep might change: {said:?}");
+        assert!(said[1].starts_with("AUTH PLAIN"), "SASLprep might change the user name: {said:?}");
     }
 
     #[test]
-    fn a_server_without_a_verifier_gets_the_password_and_one_without_proof_does_not() {
+    fn plain_follows_a_refused_scram_start_and_never_a_refused_proof() {
         let login = options(StartTls::Never, true);
         let offer = "250-mx|250 AUTH PLAIN SCRAM-SHA-256";
         let said = play(login.clone(), &["220 hi", offer, "535 no verifier", "235 in"]);
@@ -526,7 +526,7 @@ mod tests {
         assert_eq!(said[3], ScramError::ServerUnproven.to_string());
         let challenged = format!("334 {challenge}");
         let said = play(login.clone(), &["220 hi", offer, &challenged, "535 wrong"]);
-        assert_eq!(said[3], "the server refused AUTH", "a wrong password is not shown");
+        assert_eq!(said[3], "the server refused AUTH", "the password is not sent after a refused proof");
         let said = play(login, &["220 hi", "250-mx|250 AUTH SCRAM-SHA-256", "535 no"]);
         assert_eq!(said[2], "the server refused AUTH");
     }

@@ -4,8 +4,8 @@
 //! yields one reply for each. [`DotStuffer`] converts the message to wire form, and [`ReplyReader`] parses replies.
 //! The caller does I/O, timeouts and TLS.
 //!
-//! A transaction separates writing from reading: the envelope of the next message may be written after the body of
-//! this one, before its last reply is read (RFC 2920 §3.1). Imports `mail` and [`super::Reply`].
+//! A transaction separates writing from reading: the envelope of the next message may be written after the content of
+//! this one, before its last reply is read (RFC 2920 §3.1). Imports `mail`, `model` and [`super::Reply`].
 
 mod capabilities;
 mod dot_stuffing;
@@ -25,7 +25,7 @@ pub use request::{Outcome, Request, Target};
 pub use scram::ScramError;
 pub use transaction::{Next, Transaction};
 
-/// A phase of the dialogue. It decides the meaning of a reply and its timeout.
+/// A phase of the dialogue. It decides the meaning and the timeout of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// DNS lookup and TCP connection.

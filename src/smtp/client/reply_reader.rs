@@ -1,9 +1,10 @@
-//! Parses replies (RFC 5321 §4.2) from a stream of octets. Tolerates the usual deviations of servers.
+//! Parses replies (RFC 5321 §4.2) from a stream of octets. Tolerates common deviations of servers.
 
 use crate::mail::EnhancedStatus;
 use crate::smtp::Reply;
 
-/// RFC 5321 §4.5.3.1.5 says 512; real servers put long URLs and diagnostics into one line.
+/// Maximum length of a line. RFC 5321 §4.5.3.1.5 allows 512 octets, but some servers put long URLs and diagnostics into
+/// one line.
 const LINE_OCTETS_MAX: usize = 4096;
 const LINES_MAX: usize = 100;
 const REPLY_OCTETS_MAX: usize = 64 * 1024;
@@ -27,14 +28,14 @@ struct Partial {
     octets: usize,
 }
 
-/// The server does not send valid replies.
+/// Why the octets are not a valid reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReplyError {
     /// A line without a valid reply code.
     #[error("the server sent something that is not an SMTP reply")]
     NotAReply,
     /// Lines of one reply have codes of different classes.
-    #[error("the lines of one reply contradict each other")]
+    #[error("the lines of one reply have contradictory codes")]
     Contradiction,
     /// A line or the whole reply exceeds the limit.
     #[error("the reply is too long")]
@@ -49,7 +50,7 @@ impl ReplyReader {
 
     /// The buffer to append received octets to.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
-        // Octets are removed here and not after each line: replies of a pipelined group arrive together.
+        // Octets are removed here, not after each line: the replies to a pipelined group arrive together.
         if self.start > 0 {
             self.bytes.drain(..self.start);
             self.start = 0;
@@ -83,7 +84,8 @@ impl ReplyReader {
 impl Partial {
     /// Adds a line without its LF. Returns true for the last line.
     fn push_line(&mut self, line: &[u8]) -> Result<bool, ReplyError> {
-        // Counted as received, so that the result does not depend on how it was split.
+        // Counts all octets, before white space is trimmed, so that the result does not depend on how the octets were
+        // split.
         self.octets += line.len() + 1;
         if line.len() > LINE_OCTETS_MAX || self.octets > REPLY_OCTETS_MAX || self.lines.len() >= LINES_MAX {
             return Err(ReplyError::TooLong);
@@ -170,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_of_all_shapes_are_read() {
+    fn replies_in_all_their_forms_are_read() {
         for (text, code, enhanced, lines) in [
             ("250 ok\r\n", 250, None, vec!["ok"]),
             ("250\r\n", 250, None, vec![""]),
@@ -197,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reply_is_an_error() {
+    fn octets_that_are_no_reply_are_an_error() {
         for text in ["\r\n", "HTTP/1.1 400\r\n", "25\r\n", "150 x\r\n", "650 x\r\n", "250x\r\n", "\x16\x03\n"]
         {
             assert_eq!(read([text.as_bytes()]), (vec![], Some(ReplyError::NotAReply)), "{text:?}");
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn leftover_bytes_are_seen() {
+    fn octets_after_a_reply_are_reported() {
         let mut reader = ReplyReader::new();
         reader.buffer().extend_from_slice(b"220 go\r\n2");
         assert!(reader.next_reply().unwrap().is_some() && reader.has_leftover());
@@ -243,7 +245,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_panic_or_grow(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3000), 0..40)) {
+        fn no_octets_make_the_reader_panic_or_exceed_its_buffer(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3000), 0..40)) {
             let mut reader = ReplyReader::new();
             for piece in &pieces {
                 reader.buffer().extend_from_slice(piece);

@@ -1,5 +1,5 @@
-//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677), client role: the password is never sent, and the server
-//! proves that it knows it too.
+//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677), client role. The client never sends the password, and the
+//! server must prove that it knows the password too.
 
 use std::num::NonZeroU32;
 
@@ -11,17 +11,18 @@ use super::login::Login;
 use crate::model::ScramProof;
 use crate::smtp::ChannelBinding;
 
-/// RFC 5802 §9: a hostile server could demand unlimited work. This is about a tenth of a second.
+/// Maximum of the iteration count, about a tenth of a second of CPU: a hostile server could demand any amount of work
+/// (RFC 5802 §9).
 const ITERATIONS_MAX: u32 = 200_000;
 
 /// The channel binding flag (RFC 5802 §6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// No channel binding available.
+    /// The connection has no channel binding.
     None,
-    /// Available, but the server does not offer PLUS.
+    /// The connection has one, but the server does not offer PLUS.
     NotOffered,
-    /// Bound to this value (RFC 9266).
+    /// The exchange is bound to this value (RFC 9266).
     Bound(ChannelBinding),
 }
 
@@ -48,7 +49,7 @@ pub struct Scram {
 /// Why the exchange failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ScramError {
-    /// Not the expected message.
+    /// The message does not match the grammar, or is another one than expected.
     #[error("the server's SCRAM message is malformed")]
     Malformed,
     /// The challenge does not contain our nonce.
@@ -63,13 +64,14 @@ pub enum ScramError {
 }
 
 impl Scram {
-    /// Whether SCRAM supports the login: text that SASLprep (RFC 4013) would change is left to other mechanisms.
+    /// Whether SCRAM can be used with the login. SASLprep (RFC 4013) is not implemented; it leaves printable ASCII
+    /// unchanged.
     pub fn supports(login: &Login) -> bool {
         let is_plain = |text: &str| text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
         is_plain(&login.user) && is_plain(&login.password)
     }
 
-    /// Starts an exchange. The nonce is fresh, printable ASCII without commas.
+    /// Starts an exchange. The nonce is a new one of printable ASCII without commas.
     pub fn new(user: &str, nonce: &str, binding: Binding) -> Self {
         // RFC 5802 §5.1.
         let name = user.replace('=', "=3D").replace(',', "=2C");
@@ -82,6 +84,9 @@ impl Scram {
     }
 
     /// `client-final-message` (base64) for a `server-first-message` (base64).
+    ///
+    /// # Errors
+    /// [`ScramError`] if the message is malformed, is for another nonce or demands too many iterations.
     pub fn answer(&mut self, challenge: &str, password: &str) -> Result<String, ScramError> {
         let challenge = decode(challenge)?;
         let mut parts = challenge.split(',');
@@ -109,6 +114,9 @@ impl Scram {
     }
 
     /// Verifies the signature in `server-final-message` (base64).
+    ///
+    /// # Errors
+    /// [`ScramError`] if the message is malformed or the signature is wrong.
     pub fn check(&self, text: &str) -> Result<(), ScramError> {
         let text = decode(text)?;
         let signature = text.strip_prefix("v=").ok_or(ScramError::Malformed)?;
@@ -205,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn only_text_without_saslprep_uses_scram() {
+    fn scram_is_used_only_for_text_that_saslprep_leaves_unchanged() {
         let login = |user: &str, password: &str| Login {
             user: user.into(),
             password: Zeroizing::new(password.into()),

@@ -1,5 +1,5 @@
-//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677), server role: messages only. The caller, who has the
-//! stored key, verifies the proof. The channel binding is `tls-exporter` (RFC 9266), for TLS 1.3 only.
+//! The messages of SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677), server role. The caller has the stored
+//! key and verifies the proof. The channel binding is `tls-exporter` (RFC 9266), for TLS 1.3 only.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub type ChannelBinding = [u8; 32];
 /// The channel binding type `tls-exporter` (RFC 9266 §4.2).
 const BINDING_FLAG: &str = "p=tls-exporter";
 const USERNAME_OCTETS_MAX: usize = 255;
-/// Longer than clients use; the challenge with it still fits one reply line.
+/// No known client sends a longer nonce. A challenge with a nonce of this length fits one reply line.
 const NONCE_OCTETS_MAX: usize = 128;
 const PROOF_OCTETS: usize = 32;
 
@@ -66,15 +66,18 @@ impl fmt::Debug for Proof {
 }
 
 impl ClientFirst {
-    /// Parses `client-first-message` (RFC 5802 §7). With `plus`, the client chose the PLUS mechanism; `channel` is
+    /// Parses `client-first-message` (RFC 5802 §7). `plus` is whether the client chose the PLUS mechanism; `channel` is
     /// the channel binding of the connection.
+    ///
+    /// # Errors
+    /// [`SaslError`] if the message is malformed, names another authorization identity, or binds another channel.
     pub fn read(text: &str, plus: bool, channel: Option<&ChannelBinding>) -> Result<Self, SaslError> {
         let (flag, rest) = text.split_once(',').ok_or(SaslError::Malformed)?;
-        let (actor, bare) = rest.split_once(',').ok_or(SaslError::Malformed)?;
+        let (authzid, bare) = rest.split_once(',').ok_or(SaslError::Malformed)?;
         let mut binding = text.as_bytes()[..text.len() - bare.len()].to_vec();
         match (flag, plus, channel) {
             ("n", false, _) | ("y", false, None) => {}
-            // RFC 5802 §6: the client saw no PLUS although it was offered: a downgrade attack.
+            // RFC 5802 §6: the server offered PLUS and the client did not see it: a downgrade attack.
             ("y", false, Some(_)) => return Err(SaslError::Binding),
             (BINDING_FLAG, true, Some(channel)) => binding.extend_from_slice(channel),
             (flag, true, _) if flag.starts_with("p=") => return Err(SaslError::Binding),
@@ -85,14 +88,14 @@ impl ClientFirst {
         let username = parts.next().and_then(|part| part.strip_prefix("n="));
         let username = username.and_then(decode_name).ok_or(SaslError::Malformed)?;
         let nonce = parts.next().and_then(|part| part.strip_prefix("r=")).ok_or(SaslError::Malformed)?;
-        let is_fit = nonce.bytes().all(|b| b.is_ascii_graphic());
-        if nonce.is_empty() || nonce.len() > NONCE_OCTETS_MAX || !is_fit {
+        let is_printable = nonce.bytes().all(|b| b.is_ascii_graphic());
+        if nonce.is_empty() || nonce.len() > NONCE_OCTETS_MAX || !is_printable {
             return Err(SaslError::Malformed);
         }
-        match actor.strip_prefix("a=") {
-            None if actor.is_empty() => {}
+        match authzid.strip_prefix("a=") {
+            None if authzid.is_empty() => {}
             None => return Err(SaslError::Malformed),
-            Some(actor) if decode_name(actor).as_ref() == Some(&username) => {}
+            Some(name) if decode_name(name).as_ref() == Some(&username) => {}
             Some(_) => return Err(SaslError::Authorization),
         }
         let nonce = nonce.to_owned();
@@ -109,6 +112,9 @@ impl ClientFirst {
 
 impl ServerFirst {
     /// Parses `client-final-message`.
+    ///
+    /// # Errors
+    /// [`SaslError`] if the message is malformed, or belongs to another channel or exchange.
     pub fn finish(self, text: &str) -> Result<Proof, SaslError> {
         let (unproven, proof) = text.rsplit_once(",p=").ok_or(SaslError::Malformed)?;
         let mut parts = unproven.split(',');
@@ -127,7 +133,7 @@ impl ServerFirst {
 }
 
 /// Builds the `server-final-message` with the server signature.
-pub fn finish_with(signature: &[u8]) -> String {
+pub fn server_final_message(signature: &[u8]) -> String {
     format!("v={}", STANDARD.encode(signature))
 }
 
@@ -145,8 +151,8 @@ fn decode_name(name: &str) -> Option<String> {
         decoded.push(character);
         decoded.push_str(rest);
     }
-    let is_fit = (1..=USERNAME_OCTETS_MAX).contains(&decoded.len()) && !decoded.contains('\0');
-    is_fit.then_some(decoded)
+    let is_valid = (1..=USERNAME_OCTETS_MAX).contains(&decoded.len()) && !decoded.contains('\0');
+    is_valid.then_some(decoded)
 }
 
 #[cfg(test)]
@@ -166,7 +172,7 @@ mod tests {
 
     /// RFC 7677 §3.
     #[test]
-    fn the_example_of_the_rfc_is_followed() {
+    fn the_messages_are_those_of_the_example_in_rfc_7677() {
         let first = ClientFirst::read("n,,n=user,r=rOprNGfwEbeRWgbNEkqO", false, None).unwrap();
         assert_eq!(first.username, "user");
         let challenge = first.challenge(&parameters());
@@ -221,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_counts_only_for_this_channel_and_this_exchange() {
+    fn a_proof_for_another_channel_or_exchange_is_refused() {
         let header = b"p=tls-exporter,,";
         let ends = |bound: &[u8], nonce: &str| {
             let first = ClientFirst::read("p=tls-exporter,,n=u,r=x", true, Some(&CHANNEL)).unwrap();
@@ -255,7 +261,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_is_too_strange(
+        fn no_message_makes_the_parser_panic(
             first in "[npy]?(=tls-exporter)?,(a=u)?,(n=[a=,C23]{0,4})?(,r=[a-c,]{0,4})?.{0,3}",
             last in "(c=[a-z=]{0,4})?(,r=[xy]{0,3})?(,p=[A=]{0,5})?.{0,3}",
         ) {

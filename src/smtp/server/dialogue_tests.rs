@@ -1,4 +1,4 @@
-//! The dialogues of `tests/dialogues`, with a session without a socket.
+//! Runs the dialogues of `tests/dialogues` with a session without a socket.
 
 use std::path::Path;
 
@@ -28,8 +28,8 @@ fn variables() -> Variables<'static> {
     .into()
 }
 
-/// Octets arrive all at once, or one by one.
-fn hold(dialogue: &Dialogue, one_by_one: bool) {
+/// Runs a dialogue. The client's octets arrive all at once, or one by one.
+fn run(dialogue: &Dialogue, one_by_one: bool) {
     let mut settings = settings();
     settings.recipients_max = 5;
     settings.commands_without_message_max = 100;
@@ -37,7 +37,7 @@ fn hold(dialogue: &Dialogue, one_by_one: bool) {
     settings.data.line_octets_max = 64 * 1024;
     let variables = variables();
     let mut it = Conversation::new(settings, dialogue.starts_with_tls());
-    let mut heard = 0;
+    let mut read = 0;
     let mut to_send = Vec::new();
     for (number, step) in &dialogue.steps {
         let place = format!("{}:{number}", dialogue.name);
@@ -48,11 +48,11 @@ fn hold(dialogue: &Dialogue, one_by_one: bool) {
         let piece = if one_by_one { 1 } else { to_send.len().max(1) };
         to_send.chunks(piece).for_each(|piece| it.feed(piece));
         to_send.clear();
-        let said = String::from_utf8(it.output[heard..].to_vec()).unwrap();
-        let mut lines = said.split_inclusive("\r\n");
+        let output = String::from_utf8(it.output[read..].to_vec()).unwrap();
+        let mut lines = output.split_inclusive("\r\n");
         let mut next = || {
-            let line = lines.next().unwrap_or_else(|| panic!("{place}: nothing was said"));
-            heard += line.len();
+            let line = lines.next().unwrap_or_else(|| panic!("{place}: no reply"));
+            read += line.len();
             line.trim_end_matches("\r\n").to_owned()
         };
         match step {
@@ -68,16 +68,18 @@ fn hold(dialogue: &Dialogue, one_by_one: bool) {
                 let wanted = matches!(step, Step::ReplyWith(_));
                 assert!(contains(&fill(pattern, &variables), &reply) == wanted, "{place}: {reply:#?}");
             }
-            Step::Closed => assert!(it.closed && said.is_empty(), "{place}: not closed, or said {said:?}"),
+            Step::Closed => {
+                assert!(it.closed && output.is_empty(), "{place}: not closed, or replied {output:?}")
+            }
             Step::Tls | Step::Send(_) => {}
         }
     }
-    let rest = &it.output[heard..];
-    assert!(rest.is_empty(), "{}: more was said: {}", dialogue.name, rest.escape_ascii());
+    let rest = &it.output[read..];
+    assert!(rest.is_empty(), "{}: unexpected output: {}", dialogue.name, rest.escape_ascii());
 }
 
 #[test]
-fn every_dialogue_goes_as_written() {
+fn every_dialogue_gets_the_replies_it_expects() {
     let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dialogues"));
     // The dialogues in `bare` need a fixed nonce, which a real server never has.
     let dialogues = [load_all(directory), load_all(&directory.join("bare"))].concat();
@@ -86,8 +88,8 @@ fn every_dialogue_goes_as_written() {
     let failed = dialogues.iter().filter(|dialogue| {
         // A split after STARTTLS would change what was received before the handshake.
         let one_by_one = !dialogue.name.contains("injection");
-        let goes = |one_by_one| std::panic::catch_unwind(|| hold(dialogue, one_by_one)).is_ok();
-        !goes(false) || one_by_one && !goes(true)
+        let succeeds = |one_by_one| std::panic::catch_unwind(|| run(dialogue, one_by_one)).is_ok();
+        !succeeds(false) || one_by_one && !succeeds(true)
     });
     assert_eq!(failed.count(), 0);
 }

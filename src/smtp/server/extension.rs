@@ -5,7 +5,7 @@ use crate::mail::{SignedDuration, Timestamp};
 use crate::smtp::parameters::FUTURE_RELEASE_MAX_S;
 use crate::smtp::sasl::{self, ChannelBinding};
 
-/// The state of the session that the offer depends on.
+/// The state of the session that decides which extensions are offered.
 pub struct SessionState<'a> {
     pub tls: bool,
     pub authenticated: bool,
@@ -37,7 +37,7 @@ pub fn ehlo_lines(settings: &SessionSettings, state: &SessionState<'_>) -> Vec<S
         // RFC 2034.
         "ENHANCEDSTATUSCODES".into(),
     ];
-    // RFC 4865 §4: the longest interval and the latest time.
+    // RFC 4865 §4: with the longest interval and the latest time.
     if let Some(latest) =
         now.and_then(|now| now.checked_add(SignedDuration::from_secs(FUTURE_RELEASE_MAX_S.into())).ok())
     {

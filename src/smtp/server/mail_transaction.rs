@@ -1,12 +1,14 @@
-//! One mail transaction (RFC 5321 §3.3): its envelope so far, and the refusals that the protocol itself decides.
+//! One mail transaction (RFC 5321 §3.3): its envelope so far, and the refusals that the session decides itself.
 
-use crate::mail::{AddressError, Envelope, Recipient, ReversePath};
+use std::collections::HashSet;
+
+use crate::mail::{Address, AddressError, Envelope, Recipient, ReversePath};
 use crate::model::{Refusal, RefusalCode};
 use crate::smtp::command::MailArguments;
 use crate::smtp::data::{ContentError, DataLimits, Decoder};
 use crate::smtp::parameters::MailOptions;
 
-/// Upper bound for the buffer reserved before any content arrives, whatever SIZE declares.
+/// Maximum of the buffer that is reserved before any content arrives, whatever SIZE declares.
 const OCTETS_EXPECTED_MAX: u64 = 1024 * 1024;
 /// The buffer reserved when SIZE is absent.
 const OCTETS_EXPECTED: u64 = 16 * 1024;
@@ -16,6 +18,8 @@ const OCTETS_EXPECTED: u64 = 16 * 1024;
 pub struct MailTransaction {
     pub reverse_path: ReversePath,
     pub recipients: Vec<Recipient>,
+    /// Of the recipients, to find one that is given twice.
+    addresses: HashSet<Address>,
     pub options: MailOptions,
     /// Content received in chunks (RFC 3030); `None` before the first chunk.
     pub content: Option<Decoder>,
@@ -23,7 +27,24 @@ pub struct MailTransaction {
 
 impl MailTransaction {
     pub fn new(mail: MailArguments) -> Self {
-        Self { reverse_path: mail.path, recipients: Vec::new(), options: mail.options, content: None }
+        Self {
+            reverse_path: mail.path,
+            recipients: Vec::new(),
+            addresses: HashSet::new(),
+            options: mail.options,
+            content: None,
+        }
+    }
+
+    /// Adds a recipient.
+    pub fn add(&mut self, recipient: Recipient) {
+        self.addresses.insert(recipient.address.clone());
+        self.recipients.push(recipient);
+    }
+
+    /// Whether the address is a recipient already.
+    pub fn has(&self, address: &Address) -> bool {
+        self.addresses.contains(address)
     }
 
     pub fn into_envelope(self) -> Envelope {
@@ -41,14 +62,14 @@ impl MailTransaction {
         self.content.as_ref().map_or(0, Decoder::memory_octets)
     }
 
-    /// The buffer to reserve. SIZE is a hint of the client and is bounded.
+    /// The size of the buffer to reserve. A client may declare any SIZE, so it is limited.
     pub fn octets_expected(&self, limits: &DataLimits) -> usize {
         let hint = self.options.octets.map_or(OCTETS_EXPECTED, |octets| octets.min(OCTETS_EXPECTED_MAX));
         usize::try_from(hint.min(limits.message_octets_max)).unwrap_or(0)
     }
 }
 
-/// The address in RCPT does not parse.
+/// The address in RCPT is not valid.
 pub fn invalid_recipient(error: AddressError) -> Refusal {
     Refusal::new(
         RefusalCode::RecipientInvalid,
@@ -57,7 +78,7 @@ pub fn invalid_recipient(error: AddressError) -> Refusal {
     )
 }
 
-/// RFC 5321 §4.5.3.1.10.
+/// The message has more recipients than the server supports (RFC 5321 §4.5.3.1.10).
 pub fn too_many_recipients(recipients_max: usize) -> Refusal {
     Refusal::new(
         RefusalCode::TooManyRecipients,
@@ -66,7 +87,7 @@ pub fn too_many_recipients(recipients_max: usize) -> Refusal {
     )
 }
 
-/// RFC 1870 §6.1 at MAIL, §6.3 at the end of the data.
+/// The message is too large: as declared with MAIL (RFC 1870 §6.1) or as received (§6.3).
 pub fn too_large(octets_max: u64) -> Refusal {
     Refusal::new(
         RefusalCode::MessageTooLarge,

@@ -1,4 +1,4 @@
-//! The server role, for submission (RFC 6409).
+//! The server role of SMTP, for submission (RFC 6409): the session, its EHLO response and its replies.
 
 #[cfg(test)]
 mod dialogue_tests;

@@ -1,7 +1,7 @@
-//! Every reply that the SMTP server writes itself, named by meaning and code. RFC 5321 §4.2.3 defines the codes, RFC
-//! 3463 and RFC 5248 the enhanced ones. Replies to refusals by policy are in `server/refusal_replies.rs`.
+//! The replies that the SMTP session writes itself, named by meaning and code. RFC 5321 §4.2.3 defines the codes, RFC
+//! 3463 and RFC 5248 the enhanced ones. `server/refusal_replies.rs` writes the replies to refusals by policy.
 
-use crate::mail::{DomainName, EnhancedStatus, Timestamp};
+use crate::mail::{AddressError, DomainName, EnhancedStatus, Timestamp};
 use crate::model::MessageId;
 use crate::smtp::Reply;
 use crate::smtp::command_error::CommandError;
@@ -55,7 +55,7 @@ replies! {
     too_slow_421 = 421 4 . 4 . 2 "Message data arrives too slowly, closing";
     /// The client speaks HTTP, or TLS on a port with STARTTLS.
     not_smtp_421 = 421 4 . 7 . 0 "This is an SMTP server, closing";
-    /// Internal error: a reply is missing.
+    /// Internal error: the session received no verdict that fits its question.
     local_error_451 = 451 4 . 3 . 0 "Local error, try again later";
     /// The credential store is unavailable (RFC 4954 §4).
     authentication_unavailable_454 = 454 4 . 7 . 0 "Temporary authentication failure, try again later";
@@ -77,8 +77,6 @@ replies! {
     name_missing_501 = 501 5 . 5 . 4 "EHLO and HELO need a host name or address literal";
     /// VRFY without a mailbox.
     mailbox_missing_501 = 501 5 . 5 . 4 "VRFY needs an address";
-    /// The reverse path is not a mailbox.
-    sender_malformed_501 = 501 5 . 1 . 7 "Sender address is not valid; write MAIL FROM:<local@domain>";
     /// RFC 4954 §4.
     base64_501 = 501 5 . 5 . 2 "Cannot decode the response; send what the mechanism requires, in base64";
     /// RFC 4954 §4.
@@ -157,6 +155,12 @@ pub fn argument_501(expected: &str) -> Reply {
     Reply::new(501, Some(EnhancedStatus::new(5, 5, 4)), &format!("Syntax: {expected}"))
 }
 
+/// The address in MAIL is not valid.
+pub fn sender_invalid_501(error: AddressError) -> Reply {
+    let text = format!("Sender address is not valid: {error}");
+    Reply::new(501, Some(EnhancedStatus::new(5, 1, 7)), &text)
+}
+
 /// RFC 5321 §4.1.1.11.
 pub fn parameter_555(known: &str) -> Reply {
     Reply::new(555, Some(EnhancedStatus::new(5, 5, 4)), &format!("Parameter not supported: {known}"))
@@ -172,7 +176,7 @@ pub fn for_command(error: &CommandError) -> Reply {
         CommandError::Http => not_smtp_421(),
         CommandError::Argument(expected) => argument_501(expected),
         CommandError::Parameter(known) => parameter_555(known),
-        CommandError::Address(_) => sender_malformed_501(),
+        CommandError::Address(error) => sender_invalid_501(*error),
     }
 }
 

@@ -1,8 +1,8 @@
 //! The server side of one connection, as a state machine without I/O.
 //!
-//! State that outlives a transaction is in [`Session`], state of the present moment in [`Phase`]: a [`MailTransaction`]
-//! exists only from an accepted MAIL to its end. `command_order` decides alone whether a verb is allowed, `data_phase`
-//! receives content, and `step` has the types of input and output.
+//! [`Session`] keeps the state that outlives a transaction, [`Phase`] the rest: a [`MailTransaction`] exists from an
+//! accepted MAIL to the end of the transaction. `command_order` decides whether a verb is allowed, `data_phase`
+//! receives content, and `step` defines inputs and outputs.
 
 mod command_order;
 mod data_phase;
@@ -36,7 +36,7 @@ pub struct Session {
     /// The time given last by [`Session::set_time`].
     now: Option<Timestamp>,
     commands_without_message: u32,
-    /// RCPTs and DATAs rejected since the last accepted message.
+    /// Rejected RCPT and DATA commands, and repeated recipients, since the last accepted message.
     rejected_since_message: usize,
     phase: Phase,
 }
@@ -93,7 +93,7 @@ impl Session {
         }
     }
 
-    /// Sets the time, before each line. Without a time the session does not offer FUTURERELEASE (RFC 4865).
+    /// Sets the time. Call it before each line: FUTURERELEASE (RFC 4865) needs the time, and is not offered without it.
     pub fn set_time(&mut self, now: Timestamp) {
         self.now = Some(now);
     }
@@ -127,7 +127,7 @@ impl Session {
         }
     }
 
-    /// Processes one input. An input that the last step did not ask for closes the session.
+    /// Processes one input. An input other than the last step requested closes the session.
     pub fn step(&mut self, input: Input<'_>) -> Step {
         match (mem::replace(&mut self.phase, Phase::Closed), input) {
             (Phase::Closed, _) | (_, Input::Eof) => Step::silent(Next::Close),
@@ -168,7 +168,7 @@ impl Session {
         }
     }
 
-    /// Sends the reply and waits for the next command, in the transaction if it is still open.
+    /// Sends the reply and waits for the next command. The transaction stays open if it is passed.
     fn ready(&mut self, transaction: Option<Box<MailTransaction>>, reply: Reply) -> Step {
         // RFC 5321 §3.8: after a 421 the connection is closed.
         if reply.code == 421 {
@@ -178,15 +178,15 @@ impl Session {
         Step::reply(reply, Next::ReadLine)
     }
 
-    /// Replies to an error of the client, and counts it.
+    /// Replies to an error of the client and counts it.
     fn fail(&mut self, transaction: Option<Box<MailTransaction>>, reply: Reply) -> Step {
         self.errors += 1;
         let within_limit = self.errors <= self.settings.errors_max;
         self.ready(transaction, if within_limit { reply } else { replies::too_many_errors_421() })
     }
 
-    /// Rejects a RCPT or DATA and leaves the transaction open. Rejected recipients are no errors of the protocol, but
-    /// many of them without a message are probing (RFC 5321 §7.8).
+    /// Replies to a RCPT or DATA that adds nothing to the message, and counts it. The transaction stays open. Such a
+    /// command is not a protocol error, but many of them without a message are address probing (RFC 5321 §7.8).
     fn reject(&mut self, transaction: Box<MailTransaction>, reply: Reply) -> Step {
         self.rejected_since_message += 1;
         let within_limit = self.rejected_since_message <= self.settings.recipients_max.saturating_mul(2);
@@ -212,7 +212,7 @@ impl Session {
         }
         if let Some(refusal) = self.check_order(verb, arguments, transaction.as_deref()) {
             return match transaction {
-                // RFC 2920 §3.1: in a pipelined group the client cannot know yet that every recipient was refused.
+                // A client that pipelines does not know yet that every recipient was refused (RFC 2920 §3.1).
                 Some(transaction) if verb == Verb::Data && transaction.recipients.is_empty() => {
                     self.reject(transaction, refusal)
                 }
@@ -245,7 +245,7 @@ impl Session {
         }
     }
 
-    /// Counts a command without a message; whether the session may continue.
+    /// Counts a command without a message. Returns whether the session may continue.
     fn count_command(&mut self) -> bool {
         self.commands_without_message += 1;
         self.commands_without_message <= self.settings.commands_without_message_max
@@ -347,7 +347,7 @@ impl Session {
             Err(error) => return self.fail(Some(transaction), replies::for_command(&error)),
         };
         // A recipient given twice is accepted, and gets one copy.
-        if transaction.recipients.iter().any(|earlier| earlier.address == address) {
+        if transaction.has(&address) {
             return self.reject(transaction, replies::recipient_ok_250());
         }
         let recipients_max = self.settings.recipients_max;
@@ -378,7 +378,7 @@ impl Session {
                 self.reject(transaction, refusal)
             }
             Pending::StartChunks(_, chunk) => self.refuse_chunks(chunk, refusal),
-            // After a refusal by the protocol, only RCPT leaves the transaction open.
+            // Of the commands that the session refuses itself, only RCPT leaves the transaction open.
             Pending::Refuse(Some(transaction)) => self.reject(transaction, refusal),
             Pending::Refuse(None) => self.ready(None, refusal),
         }
@@ -393,10 +393,12 @@ impl Session {
             (Pending::User(first), Verdict::Scram(parameters)) => {
                 self.advance_sasl(Ok(sasl::challenge(first, &parameters)))
             }
-            (Pending::Proof, Verdict::Proven(signature)) => self.advance_sasl(Ok(sasl::answer(&signature))),
+            (Pending::Proof, Verdict::Proven(signature)) => {
+                self.advance_sasl(Ok(sasl::server_final(&signature)))
+            }
             (Pending::Sender(transaction), _) => self.ready(Some(transaction), replies::sender_ok_250()),
             (Pending::Recipient(mut transaction, recipient), _) => {
-                transaction.recipients.push(recipient);
+                transaction.add(recipient);
                 self.ready(Some(transaction), replies::recipient_ok_250())
             }
             (Pending::StartData(transaction), _) => self.start_data(transaction),
@@ -406,8 +408,8 @@ impl Session {
                 self.rejected_since_message = 0;
                 self.ready(None, replies::queued_250(id))
             }
-            // These questions need their own kind of verdict: a message without an id was not stored, a proof without
-            // a signature not checked.
+            // These questions need their own kind of verdict: without an id the message was not stored, without a
+            // signature the proof was not verified.
             (Pending::Accept | Pending::User(_) | Pending::Proof, _) => {
                 self.ready(None, replies::local_error_451())
             }
@@ -425,9 +427,9 @@ fn counts_against_limit(verb: Verb) -> bool {
     }
 }
 
-/// The EHLO name comes from the client; what goes into a header is bounded and has safe characters only (RFC 5321
-/// §4.5.3.1.2).
+/// The EHLO name for a header: at most 255 characters (RFC 5321 §4.5.3.1.2), and `?` for characters that have a meaning
+/// in header fields. The client may send any text.
 fn sanitize_ehlo_name(name: &str) -> String {
-    let inert = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
-    name.chars().take(255).map(|c| if inert(c) { c } else { '?' }).collect()
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+    name.chars().take(255).map(|c| if is_safe(c) { c } else { '?' }).collect()
 }

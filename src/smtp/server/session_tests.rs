@@ -1,4 +1,4 @@
-//! The guarantees of the session, as tables and properties.
+//! Tests the session with tables of commands and replies, and with properties.
 
 use proptest::prelude::*;
 
@@ -121,7 +121,7 @@ fn every_command_has_its_reply_in_every_phase() {
 }
 
 #[test]
-fn a_phase_survives_an_error() {
+fn an_error_leaves_the_transaction_open() {
     for error in
         ["XYZZY", "MAIL FROM:<a@own.example>", "RCPT TO:<nobody>", "DATA now", "RSET now", "NOOP \x01"]
     {
@@ -134,7 +134,7 @@ fn a_phase_survives_an_error() {
 }
 
 #[test]
-fn the_offer_changes_with_tls_and_login() {
+fn the_ehlo_response_changes_with_tls_and_login() {
     let mut it = Conversation::new(settings(), false);
     let plain = it.say("EHLO c.example\r\n");
     assert_eq!(
@@ -180,7 +180,7 @@ fn starttls_discards_the_ehlo_and_all_earlier_input() {
 }
 
 #[test]
-fn login_runs_in_all_its_forms() {
+fn each_form_of_auth_gets_its_reply() {
     for (lines, code) in [
         (&["AUTH PLAIN", "AHVzZXIAcGFzcw=="][..], "235"),
         (&["auth plain AHVzZXIAcGFzcw=="], "235"),
@@ -203,13 +203,13 @@ fn login_runs_in_all_its_forms() {
 }
 
 #[test]
-fn a_response_may_be_as_long_as_rfc_4954_says_and_no_longer() {
+fn an_auth_response_has_the_maximum_length_of_rfc_4954() {
     let mut it = Conversation::new(settings(), true);
     it.say("EHLO c.example\r\nAUTH PLAIN\r\n");
-    let fits = "QUFB".repeat((LINE_OCTETS_MAX - 4) / 4);
-    assert!(it.say(&format!("{fits}\r\n")).starts_with("501 5.5.2"));
+    let longest = "QUFB".repeat((LINE_OCTETS_MAX - 4) / 4);
+    assert!(it.say(&format!("{longest}\r\n")).starts_with("501 5.5.2"));
     it.say("AUTH PLAIN\r\n");
-    assert!(it.say(&format!("{fits}QUFBQUFB\r\n")).starts_with("500 5.5.6"));
+    assert!(it.say(&format!("{longest}QUFBQUFB\r\n")).starts_with("500 5.5.6"));
     assert!(it.say("NOOP\r\n").starts_with("250"));
 }
 
@@ -247,7 +247,7 @@ fn a_refused_message_ends_its_transaction_and_not_the_session() {
 }
 
 #[test]
-fn an_oversized_message_is_read_to_its_true_end() {
+fn an_oversized_message_is_read_to_its_end() {
     let mut it = Conversation::logged_in();
     it.say(MAIL);
     it.say(RCPT);
@@ -278,21 +278,24 @@ fn a_message_beyond_the_memory_budget_is_read_to_its_end_and_refused() {
 }
 
 #[test]
-fn recipients_over_the_limit_are_refused_and_the_others_go_on() {
+fn recipients_over_the_limit_are_refused_and_the_others_get_the_message() {
     let mut it = Conversation::logged_in();
     it.say(MAIL);
     for local in ["a", "b", "c"] {
         assert!(it.say(&format!("RCPT TO:<{local}@d.example>\r\n")).starts_with("250"));
     }
     assert!(it.say("RCPT TO:<e@d.example>\r\n").starts_with("452 4.5.3 [too_many_recipients] "));
-    assert!(it.say("RCPT TO:<a@d.example>\r\n").starts_with("250"), "a repeated one needs no room");
+    assert!(
+        it.say("RCPT TO:<a@d.example>\r\n").starts_with("250"),
+        "a repeated recipient is no additional one"
+    );
     it.say("DATA\r\n");
     it.say(".\r\n");
     assert_eq!(it.accepted[0].0.recipients.len(), 3);
 }
 
 #[test]
-fn after_too_many_errors_the_session_is_closed_but_refused_recipients_are_none() {
+fn too_many_errors_close_the_session_and_refused_recipients_are_not_errors() {
     let mut it = Conversation::new(crate::smtp::SessionSettings { recipients_max: 60, ..settings() }, true);
     it.say(LOGIN);
     it.say(MAIL);
@@ -301,7 +304,7 @@ fn after_too_many_errors_the_session_is_closed_but_refused_recipients_are_none()
     }
     assert!(
         it.say(&"DATA\r\n".repeat(20)).ends_with("554 5.5.1 No valid recipients\r\n"),
-        "nor what follows"
+        "a DATA after refused recipients is not an error either"
     );
     for _ in 0..10 {
         assert!(it.say("XYZZY\r\n").starts_with("500"));
@@ -315,7 +318,7 @@ fn after_too_many_errors_the_session_is_closed_but_refused_recipients_are_none()
 fn too_many_rejected_recipients_without_a_message_close_the_session() {
     const REFUSED: &str = "RCPT TO:<suppressed@d.example>\r\n";
     // `recipients_max` is three, so six rejected recipients are allowed.
-    for vain in [
+    for rejected in [
         REFUSED,
         "RCPT TO:<nobody>\r\n",
         "DATA\r\n",
@@ -324,15 +327,15 @@ fn too_many_rejected_recipients_without_a_message_close_the_session() {
     ] {
         let mut it = Conversation::logged_in();
         it.say(MAIL);
-        // The first of these two is accepted.
-        let first = if vain.contains("<b@") { vain } else { "" };
-        it.say(&format!("{first}{}", vain.repeat(4)));
+        // The first RCPT of a repeated recipient is accepted.
+        let first = if rejected.contains("<b@") { rejected } else { "" };
+        it.say(&format!("{first}{}", rejected.repeat(4)));
         it.say("RSET\r\n");
         it.say(MAIL);
         it.say(first);
-        assert!(!it.say(&vain.repeat(2)).contains("421") && !it.closed, "{vain}");
-        assert!(it.say(vain).starts_with("421 4.7.0 Too many rejected recipients"), "{vain}");
-        assert!(it.closed, "{vain}");
+        assert!(!it.say(&rejected.repeat(2)).contains("421") && !it.closed, "{rejected}");
+        assert!(it.say(rejected).starts_with("421 4.7.0 Too many rejected recipients"), "{rejected}");
+        assert!(it.closed, "{rejected}");
     }
     let mut it = Conversation::logged_in();
     for _ in 0..5 {
@@ -342,7 +345,7 @@ fn too_many_rejected_recipients_without_a_message_close_the_session() {
 }
 
 #[test]
-fn a_full_message_and_as_many_recipients_over_the_limit_are_not_cut_off() {
+fn twice_the_recipient_limit_in_rejections_does_not_close_the_session() {
     let mut it = Conversation::logged_in();
     let list: String = (0..9).map(|n| format!("RCPT TO:<r{n}@d.example>\r\n")).collect();
     it.say(&format!("{MAIL}{list}DATA\r\n"));
@@ -375,7 +378,7 @@ fn empty_chunks_count_as_commands_without_a_message() {
 }
 
 #[test]
-fn shutdown_and_timeouts_are_replied_to_and_a_running_message_may_finish() {
+fn shutdown_and_idle_timeout_get_421_and_a_message_being_received_may_finish() {
     for (input, code) in [(Input::Idle, 421), (Input::ShuttingDown, 421)] {
         let mut it = Conversation::logged_in();
         it.input(input);
@@ -403,6 +406,19 @@ fn a_421_verdict_closes_the_session() {
 }
 
 #[test]
+fn the_refusal_of_a_sender_names_the_fault_of_its_address() {
+    let mut it = Conversation::logged_in();
+    for (sender, fault) in [
+        ("nobody".to_owned(), "an address must have the form local@domain"),
+        (format!("{}@own.example", "x".repeat(65)), "the part before the @ is longer than 64 octets"),
+        ("a@own..example".to_owned(), "the domain is not valid: a domain name cannot have an empty label"),
+    ] {
+        let expected = format!("501 5.1.7 Sender address is not valid: {fault}\r\n");
+        assert_eq!(it.say(&format!("MAIL FROM:<{sender}>\r\n")), expected);
+    }
+}
+
+#[test]
 fn the_ehlo_name_is_sanitized() {
     let mut it = Conversation::new(settings(), true);
     it.say("EHLO a(b)\"c é;d [IPv6:::1]\r\n");
@@ -410,7 +426,7 @@ fn the_ehlo_name_is_sanitized() {
 }
 
 #[test]
-fn chunks_make_one_message_without_regard_to_dots() {
+fn chunks_are_joined_to_one_message_and_dots_have_no_meaning() {
     let mut it = Conversation::logged_in();
     it.say(MAIL);
     it.say(RCPT);
@@ -478,7 +494,7 @@ fn a_chunk_beyond_the_memory_budget_is_read_to_its_end() {
 }
 
 #[test]
-fn a_chunk_may_finish_when_the_server_stops_but_no_other_follows() {
+fn a_last_chunk_being_received_at_shutdown_may_finish() {
     let mut it = Conversation::logged_in();
     it.say(MAIL);
     it.say(RCPT);
@@ -494,7 +510,10 @@ fn binary_content_is_accepted_only_in_chunks_and_if_it_is_crlf_text() {
     it.say(BINARY);
     it.say(RCPT);
     assert!(it.say("DATA\r\n").starts_with("503 5.5.1"));
-    assert!(it.say("BDAT 12 LAST\r\nA: b\r\n\r\nc\r\n\r").starts_with("554"), "not at the end either");
+    assert!(
+        it.say("BDAT 12 LAST\r\nA: b\r\n\r\nc\r\n\r").starts_with("554"),
+        "a bare CR at the end of the message"
+    );
     for (content, code) in
         [("A: b\r\n\r\nc\r\n.", "250"), ("A: b\nc\r\n\r\nd", "554"), ("A: b\r\n\r\nc\0\r\n", "554")]
     {
@@ -620,7 +639,7 @@ proptest! {
     }
 
     #[test]
-    fn no_octets_make_it_panic(text in traffic(), noise in prop::collection::vec(any::<u8>(), 0..200), tls in any::<bool>()) {
+    fn no_octets_make_the_session_panic(text in traffic(), noise in prop::collection::vec(any::<u8>(), 0..200), tls in any::<bool>()) {
         let at = text.len() / 2;
         let bytes = [&text.as_bytes()[..at], &noise, &text.as_bytes()[at..]].concat();
         let it = run(tls, &[&bytes]);
@@ -628,7 +647,7 @@ proptest! {
     }
 
     #[test]
-    fn no_order_of_inputs_makes_it_panic(inputs in prop::collection::vec(0..10, 0..30)) {
+    fn no_order_of_inputs_makes_the_session_panic(inputs in prop::collection::vec(0..10, 0..30)) {
         let mut session = Session::new(std::sync::Arc::new(settings()), true);
         for input in inputs {
             session.step(match input {

@@ -1,4 +1,4 @@
-//! A session without a socket: octets in, octets out, verdicts from a fixed script.
+//! Runs a session without a socket: takes and returns octets, with verdicts from a fixed script.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::mail::{DomainName, EnhancedStatus, Envelope, Timestamp};
 use crate::model::{MessageId, RefusalCode};
 use crate::smtp::{BareNewline, DataLimits, LineReader, Reply, ScramParameters};
 
-/// Drives a session as the socket side of the server does.
+/// Drives a session, as the connection in `server` does.
 pub struct Conversation {
     session: Session,
     lines: LineReader,
@@ -58,7 +58,7 @@ impl Conversation {
         };
         new.session.set_time(Timestamp::UNIX_EPOCH);
         let step = new.session.step(Input::Start);
-        new.take(step);
+        new.apply(step);
         new.run();
         new
     }
@@ -89,7 +89,7 @@ impl Conversation {
 
     pub fn input(&mut self, input: Input<'_>) {
         let step = self.session.step(input);
-        self.take(step);
+        self.apply(step);
     }
 
     pub fn session(&self) -> &Session {
@@ -100,7 +100,7 @@ impl Conversation {
         self.replies.iter().map(|reply| reply.code).collect()
     }
 
-    fn take(&mut self, step: Step) {
+    fn apply(&mut self, step: Step) {
         self.input.drain(..step.consumed);
         if let Some(reply) = step.reply {
             reply.write_to(&mut self.output);
@@ -146,7 +146,7 @@ impl Conversation {
                 }
             };
             match step {
-                Some(step) => self.take(step),
+                Some(step) => self.apply(step),
                 None => {
                     self.next = Some(if in_body { Next::ReadBody } else { Next::ReadLine });
                     return;
@@ -156,14 +156,14 @@ impl Conversation {
     }
 
     fn answer(&mut self, question: Question) -> Verdict {
-        let no = |code, subject, detail, text: &str| {
+        let refuse = |code, subject, detail, text: &str| {
             let class = if code < 500 { 4 } else { 5 };
             Verdict::Refused(Reply::new(code, Some(EnhancedStatus::new(class, subject, detail)), text))
         };
         match question {
-            Question::Authenticate(c) if c.username == "down" => no(454, 7, 0, "Store down"),
-            Question::Authenticate(c) if c.password.as_str() != "pass" => no(535, 7, 8, "No"),
-            Question::FindUser(username) if username == "down" => no(454, 7, 0, "Store down"),
+            Question::Authenticate(c) if c.username == "down" => refuse(454, 7, 0, "Store down"),
+            Question::Authenticate(c) if c.password.as_str() != "pass" => refuse(535, 7, 8, "No"),
+            Question::FindUser(username) if username == "down" => refuse(454, 7, 0, "Store down"),
             // RFC 7677 §3: the exchange of the example.
             Question::FindUser(_) => Verdict::Scram(ScramParameters {
                 salt: STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(),
@@ -175,22 +175,22 @@ impl Conversation {
             {
                 Verdict::Proven(STANDARD.decode("6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=").unwrap())
             }
-            Question::CheckProof(_) => no(535, 7, 8, "No"),
+            Question::CheckProof(_) => refuse(535, 7, 8, "No"),
             Question::AdmitSender(path) if path.to_string().ends_with("foreign.example") => {
-                no(550, 7, 1, "[sender_domain_not_owned] No")
+                refuse(550, 7, 1, "[sender_domain_not_owned] No")
             }
             Question::AdmitRecipient { address, .. } if address.to_string().starts_with("suppressed@") => {
-                no(550, 7, 1, "[recipient_suppressed] No")
+                refuse(550, 7, 1, "[recipient_suppressed] No")
             }
-            Question::StartData { octets_declared: Some(777) } => no(451, 3, 2, "[overloaded] No"),
-            Question::Accept { message, .. } if message.starts_with(b"Stop") => no(421, 3, 2, "Stopping"),
-            Question::Accept { message, .. } if message.starts_with(b"Refuse") => no(550, 7, 1, "No"),
+            Question::StartData { octets_declared: Some(777) } => refuse(451, 3, 2, "[overloaded] No"),
+            Question::Accept { message, .. } if message.starts_with(b"Stop") => refuse(421, 3, 2, "Stopping"),
+            Question::Accept { message, .. } if message.starts_with(b"Refuse") => refuse(550, 7, 1, "No"),
             Question::Accept { envelope, message, protocol } => {
                 self.accepted.push((*envelope, message.to_vec(), protocol));
                 Verdict::Queued(MessageId::generate(Timestamp::UNIX_EPOCH))
             }
             Question::AdmitRecipient { address, smtputf8, .. } if address.needs_smtputf8() && !smtputf8 => {
-                no(553, 6, 7, "[recipient_needs_smtputf8] No")
+                refuse(553, 6, 7, "[recipient_needs_smtputf8] No")
             }
             Question::Refuse { refusal, .. } => {
                 self.refused.push(refusal.code.as_str());
@@ -201,7 +201,7 @@ impl Conversation {
                     RefusalCode::ConversionRequired => (554, 6, 1),
                     _ => (554, 6, 0),
                 };
-                no(code, subject, detail, &refusal.to_string())
+                refuse(code, subject, detail, &refusal.to_string())
             }
             _ => Verdict::Granted,
         }

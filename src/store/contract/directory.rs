@@ -137,8 +137,8 @@ pub(super) async fn lists_go_from_new_to_old_and_page_both_ways<H: Harness>() {
 
 pub(super) async fn removing_a_tenant_counts_first_and_leaves_the_others<H: Harness>() {
     let bed = TestBed::<H>::new().await;
-    let (gone, kept) = (bed.tenant("gone").await, bed.tenant("kept").await);
-    for tenant in [&gone, &kept] {
+    let (gone, other) = (bed.tenant("gone").await, bed.tenant("other").await);
+    for tenant in [&gone, &other] {
         bed.store
             .create_domain(
                 new_domain(Some(tenant.id), &format!("{}.example", tenant.slug), Verification::Manual),
@@ -171,7 +171,7 @@ pub(super) async fn removing_a_tenant_counts_first_and_leaves_the_others<H: Harn
     assert_eq!(bed.store.remove_tenant(gone.id, true).await.unwrap(), Some(expected));
     assert_eq!(bed.store.remove_tenant(gone.id, true).await.unwrap(), None);
     assert!(bed.store.tenant(gone.id).await.unwrap().is_none());
-    assert_eq!(bed.store.remove_tenant(kept.id, false).await.unwrap(), Some(expected));
+    assert_eq!(bed.store.remove_tenant(other.id, false).await.unwrap(), Some(expected));
     assert_eq!(bed.store.count_open().await.unwrap(), 2);
 }
 
@@ -378,7 +378,7 @@ pub(super) async fn a_replaced_dkim_key_goes_when_nothing_that_it_signed_waits_a
     let new = new_domain(Some(a), "example.com", Verification::Dns);
     let domain = bed.store.create_domain(new, now()).await.unwrap().id;
     bed.store.add_dkim_key(domain, new_dkim_key("s2", DkimKeyState::Active), now()).await.unwrap();
-    let remove = async |before| bed.store.remove_served_dkim_keys(before).await.unwrap();
+    let remove = async |before| bed.store.delete_retired_dkim_keys(before).await.unwrap();
     assert_eq!(remove(later(9000)).await, 0, "one that waits for its record is not replaced");
 
     bed.enqueue(a, &["x@remote.example"]).await;
@@ -559,6 +559,20 @@ pub(super) async fn a_tenant_has_so_many_objects_and_no_more<H: Harness>() {
     assert!(is_full(suppress(Some(full), "more@one.example").await.unwrap_err(), Limited::Suppressions));
     suppress(Some(other), "more@one.example").await.unwrap();
     suppressions(None, 0..most + 1).await.unwrap();
+    let lifted = bed.store.suppression_of(full, "last@one.example", now()).await.unwrap().unwrap();
+    assert!(bed.store.lift_suppression(Some(full), lifted.id, now()).await.unwrap());
+    suppress(Some(full), "more@one.example").await.unwrap();
+    assert!(is_full(suppress(Some(full), "last@one.example").await.unwrap_err(), Limited::Suppressions));
+    bed.store.remove_tenant(full, true).await.unwrap().unwrap();
+}
+
+pub(super) async fn an_address_that_is_suppressed_again_counts_once<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let same = vec![new_suppression(Some(tenant), "same@one.example"); Limited::Suppressions.rows_max() / 2];
+    for _ in 0..3 {
+        bed.store.suppress_all(same.clone(), now()).await.unwrap();
+    }
 }
 
 pub(super) async fn of_a_tenant_with_all_its_keys_the_oldest_revoked_one_makes_room<H: Harness>() {

@@ -3,7 +3,7 @@
 macro_rules! run_on {
     ($engine:ident, $Harness:ty) => {
         mod $engine {
-            tests! {
+            engine_tests! {
                 $Harness;
                 directory {
                     a_tenant_is_read_back_as_it_was_written_and_changed,
@@ -23,6 +23,7 @@ macro_rules! run_on {
                     a_foreign_object_is_as_absent_as_one_that_never_was,
                     many_addresses_are_suppressed_together_or_not_at_all,
                     a_tenant_has_so_many_objects_and_no_more,
+                    an_address_that_is_suppressed_again_counts_once,
                     of_a_tenant_with_all_its_keys_the_oldest_revoked_one_makes_room,
                     a_change_of_status_has_its_event_and_a_patch_without_one_none,
                 }
@@ -95,15 +96,17 @@ macro_rules! run_on {
     };
 }
 
-macro_rules! tests {
+/// Runs functions of the modules beside the one that calls this, each as a test of one engine.
+macro_rules! engine_tests {
     ($Harness:ty; $($role:ident { $($test:ident,)* })*) => {$(
         mod $role {
             $(
                 #[tokio::test]
                 async fn $test() {
-                    crate::store::contract::$role::$test::<$Harness>().await;
+                    super::super::$role::$test::<$Harness>().await;
                 }
             )*
         }
     )*};
 }
+pub(crate) use engine_tests;

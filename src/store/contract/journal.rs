@@ -338,10 +338,11 @@ pub(super) async fn recipients_of_one_try_share_its_transcript_which_goes_before
     }
     bed.store.record(records).await.unwrap();
     let attempts = async || bed.store.attempts(new.message.id, None, 10).await.unwrap().items;
-    let told: Vec<_> = attempts().await.into_iter().map(|a| (a.transcript.to_string(), a.class)).collect();
-    assert_eq!(told, vec![("> MAIL FROM:<>".to_owned(), Some(BounceClass::Policy)); 3]);
+    let found: Vec<_> =
+        attempts().await.into_iter().map(|a| (a.transcript.to_string(), a.bounce_class)).collect();
+    assert_eq!(found, vec![("> MAIL FROM:<>".to_owned(), Some(BounceClass::Policy)); 3]);
     let delivery = bed.store.deliveries(new.message.id).await.unwrap().remove(1);
-    assert_eq!(delivery.last_class, Some(BounceClass::Policy));
+    assert_eq!(delivery.bounce_class, Some(BounceClass::Policy));
     let of_one = bed.store.attempts(new.message.id, Some(delivery.id), 10).await.unwrap().items;
     assert_eq!((of_one.len(), &*of_one[0].transcript), (1, "> MAIL FROM:<>"));
 

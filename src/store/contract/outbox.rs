@@ -1,4 +1,4 @@
-//! Where events are told: what is written with an event, what is claimed, and what follows from an outcome.
+//! Webhooks: deliveries written with events, claims, and the consequences of attempts.
 
 use super::*;
 use crate::model::{DisabledReason, EventKind, WebhookStatus};
@@ -9,7 +9,7 @@ async fn suppress(bed: &TestBed<impl Harness>, tenant: TenantId, address: &str) 
 }
 
 async fn waiting(bed: &TestBed<impl Harness>, webhook: WebhookId) -> Vec<WebhookDelivery> {
-    let served = bed.store.claim_webhook(webhook, WebhookFlights::default(), 100, later(0)).await.unwrap();
+    let served = bed.store.claim_webhook(webhook, WebhooksInFlight::default(), 100, later(0)).await.unwrap();
     served.unwrap().work.deliveries
 }
 
@@ -43,15 +43,15 @@ pub(super) async fn what_is_to_be_told_outlives_a_crash<H: Harness>() {
     suppress(&bed, tenant, "x@one.example").await;
     let bed = bed.restart().await;
     assert_eq!(bed.store.take_due_webhooks(later(0)), (vec![webhook], None));
-    let told = waiting(&bed, webhook).await;
-    assert_eq!((told.len(), told[0].event.kind), (1, EventKind::SuppressionCreated));
+    let copies = waiting(&bed, webhook).await;
+    assert_eq!((copies.len(), copies[0].event.kind), (1, EventKind::SuppressionCreated));
     let secrets =
-        bed.store.claim_webhook(webhook, WebhookFlights::default(), 1, now()).await.unwrap().unwrap();
+        bed.store.claim_webhook(webhook, WebhooksInFlight::default(), 1, now()).await.unwrap().unwrap();
     assert_eq!(secrets.secrets, [WebhookSecret(Zeroizing::new(vec![7; 32]))]);
     suppress(&bed, tenant, "y@one.example").await;
-    assert_eq!(waiting(&bed, webhook).await.len(), 2, "who is to be told is known after a restart");
-    bed.store.record_webhook(outcome(&told[0], now(), WebhookVerdict::Delivered)).await.unwrap();
-    let noted = bed.store.webhook_delivery(told[0].id).await.unwrap().unwrap();
+    assert_eq!(waiting(&bed, webhook).await.len(), 2, "who is to be copies is known after a restart");
+    bed.store.record_webhook(outcome(&copies[0], now(), WebhookVerdict::Delivered)).await.unwrap();
+    let noted = bed.store.webhook_delivery(copies[0].id).await.unwrap().unwrap();
     let attempt = noted.last_attempt.unwrap();
     assert_eq!((attempt.status, attempt.response.len()), (Some(204), 1024));
     assert_eq!(waiting(&bed, webhook).await.len(), 1);
@@ -65,10 +65,11 @@ pub(super) async fn later_events_of_a_message_wait_for_the_first_tries_of_an_ear
     let batches = bed.claim(later(0)).await.batches;
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
     suppress(&bed, tenant, "y@one.example").await;
-    let kinds = async || waiting(&bed, webhook).await.iter().map(|told| told.event.kind).collect::<Vec<_>>();
+    let kinds =
+        async || waiting(&bed, webhook).await.iter().map(|copies| copies.event.kind).collect::<Vec<_>>();
     assert_eq!(kinds().await, [EventKind::MessageAccepted, EventKind::SuppressionCreated]);
     let first = waiting(&bed, webhook).await.remove(0);
-    let busy = WebhookFlights { deliveries: vec![first.id], messages: vec![batches[0].message.id] };
+    let busy = WebhooksInFlight { deliveries: vec![first.id], messages: vec![batches[0].message.id] };
     let beside = bed.store.claim_webhook(webhook, busy, 10, later(0)).await.unwrap().unwrap().work.deliveries;
     assert_eq!(beside.len(), 1, "only what has nothing to do with the message");
     for _ in 0..2 {
@@ -94,8 +95,8 @@ pub(super) async fn what_waits_for_an_earlier_event_is_not_due_before_it<H: Harn
     let first = waiting(&bed, webhook).await.remove(0);
     let due = async || {
         let page = PageRequest { limit: 10, ..PageRequest::default() };
-        let told = bed.store.list_webhook_deliveries(webhook, None, page).await.unwrap().items;
-        told.iter().rev().map(|told| told.next_attempt_at.unwrap()).collect::<Vec<_>>()
+        let copies = bed.store.list_webhook_deliveries(webhook, None, page).await.unwrap().items;
+        copies.iter().rev().map(|copies| copies.next_attempt_at.unwrap()).collect::<Vec<_>>()
     };
     for again_at in [later(5), later(300)] {
         bed.store.take_due_webhooks(later(10));
@@ -106,8 +107,11 @@ pub(super) async fn what_waits_for_an_earlier_event_is_not_due_before_it<H: Harn
     deliver(1).await;
     assert_eq!(due().await, [again_at; 3], "nor what comes later");
     assert_eq!(bed.store.take_due_webhooks(later(0)), (vec![], Some(again_at)), "nobody need look before");
-    let served = bed.store.claim_webhook(webhook, WebhookFlights::default(), 10, again_at).await.unwrap();
-    assert_eq!(served.unwrap().work.deliveries.iter().map(|told| told.id).collect::<Vec<_>>(), [first.id]);
+    let served = bed.store.claim_webhook(webhook, WebhooksInFlight::default(), 10, again_at).await.unwrap();
+    assert_eq!(
+        served.unwrap().work.deliveries.iter().map(|copies| copies.id).collect::<Vec<_>>(),
+        [first.id]
+    );
     let last_in_order = outcome(&first, now(), WebhookVerdict::Retry(later(9000)));
     bed.store.record_webhook(last_in_order).await.unwrap();
     assert_eq!(due().await[1..], [again_at; 2], "after three tries it holds up nothing");
@@ -118,10 +122,10 @@ pub(super) async fn a_webhook_that_fails_for_days_is_disabled_and_one_success_be
     let tenant = bed.tenant("a").await.id;
     let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
     suppress(&bed, tenant, "x@one.example").await;
-    let told = waiting(&bed, webhook).await.remove(0);
+    let copies = waiting(&bed, webhook).await.remove(0);
     let hours = |hours: i64| now() + SignedDuration::from_hours(hours);
     let fail = async |at| {
-        let retry = outcome(&told, at, WebhookVerdict::Retry(now()));
+        let retry = outcome(&copies, at, WebhookVerdict::Retry(now()));
         bed.store.record_webhook(retry).await.unwrap();
         disabled_reason(&bed, webhook).await
     };
@@ -144,7 +148,7 @@ pub(super) async fn a_webhook_that_fails_for_days_is_disabled_and_one_success_be
     assert_eq!(
         waiting(&bed, webhook).await.len(),
         1,
-        "what waited is taken up; what came meanwhile is not told"
+        "what waited is taken up; what came meanwhile is not copies"
     );
 }
 
@@ -156,11 +160,11 @@ pub(super) async fn a_webhook_that_does_not_keep_up_is_disabled_before_it_fills_
         suppress(&bed, tenant, &format!("x{number}@one.example")).await;
     }
     assert_eq!(disabled_reason(&bed, webhook).await, None);
-    let told = async || {
+    let copies = async || {
         let page = PageRequest { limit: 100, ..PageRequest::default() };
         bed.store.list_webhook_deliveries(webhook, None, page).await.unwrap().items
     };
-    let first = told().await.pop().unwrap();
+    let first = copies().await.pop().unwrap();
     bed.store.record_webhook(outcome(&first, now(), WebhookVerdict::Delivered)).await.unwrap();
     suppress(&bed, tenant, "one-more@one.example").await;
     assert_eq!(disabled_reason(&bed, webhook).await, None, "there was room for one");
@@ -169,11 +173,11 @@ pub(super) async fn a_webhook_that_does_not_keep_up_is_disabled_before_it_fills_
     };
     assert!(is_full(bed.store.test_webhook(webhook, now()).await));
     assert!(is_full(bed.store.replay_webhook_delivery(first.id, now()).await));
-    let pending = told().await.remove(0).id;
+    let pending = copies().await.remove(0).id;
     assert!(bed.store.replay_webhook_delivery(pending, now()).await.unwrap().is_some(), "that is no more");
     suppress(&bed, tenant, "too-many@one.example").await;
     assert_eq!(disabled_reason(&bed, webhook).await, Some(DisabledReason::BacklogFull));
-    assert_eq!(told().await.len(), 21);
+    assert_eq!(copies().await.len(), 21);
 }
 
 pub(super) async fn what_a_transaction_took_back_is_not_told<H: Harness>() {
@@ -193,12 +197,12 @@ pub(super) async fn what_was_told_is_forgotten_after_its_retention_and_goes_with
     let tenant = bed.tenant("a").await.id;
     let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
     suppress(&bed, tenant, "x@one.example").await;
-    let told = waiting(&bed, webhook).await.remove(0);
+    let copies = waiting(&bed, webhook).await.remove(0);
     let policy = RetentionPolicy { body_days: 30, transcript_days: 30, row_days: 30, webhook_days: 7 };
     let days = |days: i64| now() + SignedDuration::from_hours(24 * days);
     assert_eq!(bed.store.prune(policy, days(6), 10).await.unwrap().webhook_deliveries, 0);
     assert_eq!(bed.store.prune(policy, days(8), 10).await.unwrap().webhook_deliveries, 1);
-    assert!(bed.store.webhook_delivery(told.id).await.unwrap().is_none());
+    assert!(bed.store.webhook_delivery(copies.id).await.unwrap().is_none());
     suppress(&bed, tenant, "y@one.example").await;
     assert!(bed.store.delete_webhook(webhook).await.unwrap());
     assert!(!bed.store.delete_webhook(webhook).await.unwrap());
@@ -290,8 +294,8 @@ pub(super) async fn pages_of_events_skip_nothing_and_show_no_id_of_another_tenan
             }
             assert!(ids_of(quiet).eq(found), "upwards: {upwards}, {limit} at a time");
             assert!(pages.len() > 3, "cut by the limit or by what is looked at");
-            let told: Vec<_> = pages.iter().filter_map(|(_, next)| *next).collect();
-            assert!(ids_of(busy).all(|id| !told.contains(&id)));
+            let copies: Vec<_> = pages.iter().filter_map(|(_, next)| *next).collect();
+            assert!(ids_of(busy).all(|id| !copies.contains(&id)));
         }
     }
 }

@@ -16,9 +16,9 @@ fn record(domain: &str, id: &str, age_s: i64, lifetime_s: i64) -> StsRecord {
 pub(super) async fn a_policy_survives_a_restart_and_ends_when_it_expires<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let (old, new) = (record("b.test", "1", 100, 1000), record("b.test", "2", 50, 60));
-    bed.store.keep_sts_policy(old.clone()).await.unwrap();
+    bed.store.store_sts_policy(old.clone()).await.unwrap();
     assert_eq!(bed.store.sts_policy(&old.domain, now()).await.unwrap(), Some(old));
-    bed.store.keep_sts_policy(new.clone()).await.unwrap();
+    bed.store.store_sts_policy(new.clone()).await.unwrap();
     let bed = bed.restart().await;
     assert_eq!(bed.store.sts_policy(&new.domain, new.fetched_at).await.unwrap(), Some(new.clone()));
     assert_eq!(bed.store.sts_policy(&new.domain, new.expires_at).await.unwrap(), None);
@@ -29,7 +29,7 @@ pub(super) async fn a_policy_survives_a_restart_and_ends_when_it_expires<H: Harn
 pub(super) async fn the_policies_that_were_fetched_longest_ago_are_told_first<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     for (domain, age_s) in [("a.test", 10), ("b.test", 300), ("c.test", 200), ("gone.test", 1000)] {
-        bed.store.keep_sts_policy(record(domain, "1", age_s, 900)).await.unwrap();
+        bed.store.store_sts_policy(record(domain, "1", age_s, 900)).await.unwrap();
     }
     let before = now() - SignedDuration::from_secs(100);
     let found = bed.store.stale_sts_policies(before, now(), 10).await.unwrap();

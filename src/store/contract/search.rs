@@ -228,7 +228,7 @@ pub(super) async fn a_message_of_many_recipients_is_found_by_each_and_makes_a_ro
     assert_eq!((found.len(), found[0]), (7, last));
 }
 
-/// Where a page that is not full goes on is told by an id.
+/// A page that is not full returns the id at which the next one starts.
 pub(super) async fn a_list_of_a_tenant_tells_of_no_message_of_another<H: Harness>() {
     let bed = TestBed::<H>::without_hand_over().await;
     let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);

@@ -38,17 +38,17 @@ pub(super) async fn an_answer_is_kept_for_a_day_and_the_first_one_stays<H: Harne
     let answer = |body: &str| IdempotentResponse { digest: [7; 32], status: 201, body: body.into() };
     let start = now();
     let after = |seconds| start + SignedDuration::from_secs(seconds);
-    bed.store.keep_answer(key, "n", answer("first"), start).await.unwrap();
-    bed.store.keep_answer(key, "n", answer("second"), after(60)).await.unwrap();
+    bed.store.store_idempotent_response(key, "n", answer("first"), start).await.unwrap();
+    bed.store.store_idempotent_response(key, "n", answer("second"), after(60)).await.unwrap();
     let day = 24 * 60 * 60;
-    assert_eq!(bed.store.kept_answer(key, "n", after(day)).await.unwrap(), Some(answer("first")));
-    assert_eq!(bed.store.kept_answer(other, "n", start).await.unwrap(), None);
-    assert_eq!(bed.store.kept_answer(key, "n", after(day + 1)).await.unwrap(), None);
+    assert_eq!(bed.store.idempotent_response(key, "n", after(day)).await.unwrap(), Some(answer("first")));
+    assert_eq!(bed.store.idempotent_response(other, "n", start).await.unwrap(), None);
+    assert_eq!(bed.store.idempotent_response(key, "n", after(day + 1)).await.unwrap(), None);
     // As if it had never been, even before the janitor has come by.
-    bed.store.keep_answer(key, "n", answer("third"), after(day + 1)).await.unwrap();
-    assert_eq!(bed.store.kept_answer(key, "n", after(day + 2)).await.unwrap(), Some(answer("third")));
+    bed.store.store_idempotent_response(key, "n", answer("third"), after(day + 1)).await.unwrap();
+    assert_eq!(bed.store.idempotent_response(key, "n", after(day + 2)).await.unwrap(), Some(answer("third")));
     let policy = RetentionPolicy { body_days: 3, transcript_days: 7, row_days: 30, webhook_days: 7 };
-    assert_eq!(bed.store.prune(policy, after(3 * day), 10).await.unwrap().kept_answers, 1);
+    assert_eq!(bed.store.prune(policy, after(3 * day), 10).await.unwrap().idempotent_responses, 1);
 }
 
 pub(super) async fn the_notes_of_a_message_are_read_back_and_its_tags_find_it<H: Harness>() {

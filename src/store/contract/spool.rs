@@ -65,15 +65,19 @@ pub(super) async fn a_row_is_put_off_only_while_the_pause_that_was_seen_is_there
     let pause = Pause { part: part.clone(), reason: None, since: now(), until: None };
     bed.store.pause(pause).await.unwrap();
     let row = due(&bed, range(tenant, 10), later(0)).await.rows.remove(0);
-    let parked =
-        ParkedRow { tenant_id: tenant, destination: row.destination, at: row.at, until_us: PARKED_US };
+    let paused = PausedRow {
+        tenant_id: tenant,
+        destination: row.destination,
+        at: row.at,
+        until_us: OPEN_ENDED_PAUSE_US,
+    };
     // Somebody ends the pause between the look and the write.
     bed.store.resume(part.clone(), now()).await.unwrap();
-    assert_eq!(bed.store.park(vec![parked.clone()]).await.unwrap(), [tenant]);
+    assert_eq!(bed.store.postpone_paused(vec![paused.clone()]).await.unwrap(), [tenant]);
     assert_eq!(due(&bed, range(tenant, 10), later(0)).await.rows.len(), 1);
 
     bed.store.pause(Pause { part: part.clone(), reason: None, since: now(), until: None }).await.unwrap();
-    assert_eq!(bed.store.park(vec![parked]).await.unwrap(), []);
+    assert_eq!(bed.store.postpone_paused(vec![paused]).await.unwrap(), []);
     assert!(due(&bed, range(tenant, 10), later(0)).await.rows.is_empty());
     bed.store.resume(part, now()).await.unwrap();
     assert_eq!(due(&bed, range(tenant, 10), later(0)).await.rows.len(), 1);

@@ -42,8 +42,8 @@ pub(super) async fn days_that_have_ended_are_told_in_order_until_they_are_forgot
         (subject("2026-11-20", "c.test"), subject("2026-11-21", "a.test"), subject("2026-11-21", "b.test"));
     assert_eq!(due(None, 2).await, [first.clone(), second.clone()]);
     assert_eq!(due(Some(second.clone()), 2).await, std::slice::from_ref(&third));
-    bed.store.forget_tls_results(second.0, &second.1).await.unwrap();
+    bed.store.delete_tls_results(second.0, &second.1).await.unwrap();
     assert_eq!(due(None, 9).await, [first, third.clone()]);
-    bed.store.forget_tls_results_before(third.0).await.unwrap();
+    bed.store.delete_tls_results_before(third.0).await.unwrap();
     assert_eq!(due(None, 9).await, [third]);
 }

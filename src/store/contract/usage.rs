@@ -238,7 +238,7 @@ pub(super) async fn a_tenant_is_warned_of_a_limit_once_in_a_period_whoever_resta
         at,
     };
     let (live, day) = (Environment::Live, LimitPeriod::Day);
-    let mut told = 0;
+    let mut appended = 0;
     for (warning, is_new) in [
         (warning(LimitLevel::Approaching, live, day, at), true),
         (warning(LimitLevel::Approaching, live, day, at), false),
@@ -252,19 +252,19 @@ pub(super) async fn a_tenant_is_warned_of_a_limit_once_in_a_period_whoever_resta
         bed.store.warn_of_limit(warning);
         bed.store.checkpoint().await.unwrap();
         bed = bed.restart().await;
-        told += u64::from(is_new);
+        appended += u64::from(is_new);
         let events = bed.store.remove_tenant(tenant, false).await.unwrap().unwrap().events;
-        assert_eq!(events, told, "{warning:?}");
+        assert_eq!(events, appended, "{warning:?}");
     }
 }
 
 pub(super) async fn usage_goes_with_its_tenant_and_leaves_that_of_others<H: Harness>() {
     let bed = TestBed::<H>::new().await;
-    let (gone, kept) = (bed.tenant("gone").await.id, bed.tenant("kept").await.id);
-    for tenant in [gone, kept] {
+    let (gone, other) = (bed.tenant("gone").await.id, bed.tenant("other").await.id);
+    for tenant in [gone, other] {
         bed.enqueue(tenant, &["x@one.example"]).await;
     }
     bed.store.remove_tenant(gone, true).await.unwrap();
     assert!(usage(&bed, gone, UsageInterval::Day).await.is_empty());
-    assert_eq!(sum(&bed, kept, Environment::Live).await.sent, 1);
+    assert_eq!(sum(&bed, other, Environment::Live).await.sent, 1);
 }

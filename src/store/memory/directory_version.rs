@@ -1,9 +1,9 @@
-//! A number that tells whether the directory has changed.
+//! The version of the directory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// See [`Directory::directory_version`](crate::store::Directory::directory_version). Clones are of the same number.
+/// See [`Directory::directory_version`](crate::store::Directory::directory_version). Clones share the number.
 #[derive(Debug, Clone, Default)]
 pub(in crate::store) struct DirectoryVersion(Arc<AtomicU64>);
 
@@ -12,7 +12,8 @@ impl DirectoryVersion {
         self.0.load(Ordering::Acquire)
     }
 
-    /// A change was committed. Called before its caller is answered, so that whoever was told of the change sees it.
+    /// Counts a committed change. Called before its caller returns, so that a caller that knows of the change sees the new
+    /// version.
     pub(in crate::store) fn advance(&self) {
         self.0.fetch_add(1, Ordering::Release);
     }

@@ -1,4 +1,4 @@
-//! The ids of events, in the order in which they are made.
+//! Ids of events, in the order of commits.
 
 use std::cell::Cell;
 
@@ -7,17 +7,17 @@ use ulid::Ulid;
 use crate::mail::Timestamp;
 use crate::model::EventId;
 
-/// Makes ids that grow strictly, also within a millisecond and when the system's clock goes back. It belongs to the one
-/// thread that commits.
+/// Generates strictly growing ids, also within a millisecond and when the system clock goes back. Only the thread that
+/// commits uses it.
 pub(in crate::store) struct EventClock(Cell<u128>);
 
 impl EventClock {
-    /// Continues behind an id.
+    /// Continues after an id.
     pub(in crate::store) fn behind(last: u128) -> Self {
         Self(Cell::new(last))
     }
 
-    /// The last id that was made.
+    /// The last generated id.
     pub(in crate::store) fn last(&self) -> u128 {
         self.0.get()
     }

@@ -1,5 +1,5 @@
-//! What every engine remembers beside its database. Nothing here knows SQL; an engine fills it when it is opened and keeps
-//! it up to date after each commit.
+//! In-memory state that every engine keeps beside its database, without SQL. An engine fills it when it is opened and
+//! updates it after each commit.
 
 mod commit_counters;
 mod directory_version;
@@ -15,11 +15,11 @@ pub(super) use commit_counters::CommitCounters;
 pub(super) use directory_version::DirectoryVersion;
 pub(super) use event_clock::EventClock;
 pub use spool_feed::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange, SpoolFeed};
-pub(super) use usage_accumulator::UsageAccumulator;
+pub(super) use usage_accumulator::{DeliveryResult, UsageAccumulator};
 pub(super) use webhook_due_index::WebhookDueIndex;
 pub(super) use webhook_subscriptions::{SubscriptionAction, WebhookSubscriptions};
 
-/// Nothing that holds one of these locks can leave its value half changed.
+/// Ignores poisoning: no holder of these locks can leave its value half changed.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
-//! Committed changes that the queue manager has to know of, in the order of the commits.
+//! Committed changes for the queue manager, in the order of commits.
 //!
-//! The store calls nobody: after a commit it puts the change here. The one reader takes out what is here before each
-//! of its decisions, so that it never decides on less than what was committed.
+//! The store does not call the queue manager: after a commit it adds the change here. The queue manager takes all changes
+//! before each decision, so it always decides on the committed state.
 
 use std::collections::HashMap;
 use std::mem;
@@ -15,17 +15,17 @@ use crate::mail::Timestamp;
 use crate::model::{DeliveryId, QueueFilter, TenantId};
 use crate::store::NewMessage;
 
-/// What a recipient takes in memory beside the content: its claim, its delivery and its place in a queue.
+/// Memory of a recipient beside the content: its claim, delivery and queue entry.
 const RECIPIENT_OCTETS: usize = 1024;
 
 /// One committed change.
 #[derive(Debug)]
 pub enum SpoolChange {
-    /// A message was accepted and its bytes are still in memory.
+    /// A message was accepted and its content is still in memory.
     Accepted(AcceptedMessage),
     /// Deliveries of a tenant are due from a time on.
     Due {
-        /// Whose they are.
+        /// Their tenant.
         tenant_id: TenantId,
         /// The earliest time.
         at: Timestamp,
@@ -34,61 +34,61 @@ pub enum SpoolChange {
     Recorded(Vec<RecordedDelivery>),
     /// Claimed deliveries were cancelled.
     Cancelled(Vec<DeliveryId>),
-    /// Nothing of the tenant may be sent.
+    /// The tenant was suspended.
     TenantSuspended(TenantId),
-    /// A suspended tenant may send again.
+    /// The suspension of the tenant ended.
     TenantResumed {
-        /// Which tenant.
+        /// The tenant.
         tenant_id: TenantId,
-        /// When.
+        /// The time.
         at: Timestamp,
     },
-    /// The store was opened, and a suspension or pause of the tenant had ended at this time.
+    /// At the opening of the store: a suspension or pause of the tenant ended at this time.
     TenantWasResumed {
-        /// Which tenant.
+        /// The tenant.
         tenant_id: TenantId,
-        /// When.
+        /// The time.
         at_us: i64,
     },
-    /// The tenant and everything of it was deleted.
+    /// The tenant and all its objects were deleted.
     TenantRemoved(TenantId),
     /// A part of the queue was paused.
     Paused {
-        /// Which part.
+        /// The part.
         part: QueueFilter,
-        /// The end in microseconds; [`crate::store::PARKED_US`] without one.
+        /// The end in microseconds; [`crate::store::OPEN_ENDED_PAUSE_US`] for a pause without an end.
         until_us: i64,
     },
-    /// The pause of a part was ended by somebody.
+    /// An operator ended the pause of a part.
     PauseLifted {
-        /// Which part.
+        /// The part.
         part: QueueFilter,
-        /// When.
+        /// The time.
         at: Timestamp,
     },
 }
 
-/// A committed message that can be delivered without a read.
+/// A committed message that can be delivered without reading it from the store.
 #[derive(Debug)]
 pub struct AcceptedMessage {
-    /// What was written.
+    /// The message.
     pub new: Arc<NewMessage>,
-    /// The memory that it takes; given back when this is dropped.
+    /// Its reserved memory, released on drop.
     pub memory: HotQueuePermit,
 }
 
 /// A delivery whose result was written.
 #[derive(Debug, Clone, Copy)]
 pub struct RecordedDelivery {
-    /// Which delivery.
+    /// The delivery.
     pub delivery_id: DeliveryId,
-    /// Whose it is.
+    /// Its tenant.
     pub tenant_id: TenantId,
     /// The next attempt, if there will be one.
     pub next_attempt_at: Option<Timestamp>,
 }
 
-/// Octets of the memory for accepted messages that wait for delivery.
+/// Reserved memory for an accepted message that waits for delivery.
 #[derive(Debug)]
 pub struct HotQueuePermit {
     used: Arc<AtomicU64>,
@@ -108,14 +108,14 @@ pub struct SpoolFeed {
     changed: Notify,
     used_octets: Arc<AtomicU64>,
     octets_max: u64,
-    /// Whether this process delivers; else nobody reads.
+    /// Whether this process delivers, that is, reads the feed.
     is_read: bool,
 }
 
 #[derive(Debug, Default)]
 struct Pending {
     changes: Vec<SpoolChange>,
-    /// The earliest due time of each tenant: bounded by the tenants, however much is accepted.
+    /// The earliest due time of each tenant, so that its size does not depend on the number of messages.
     due: HashMap<TenantId, Timestamp>,
 }
 
@@ -147,7 +147,7 @@ impl SpoolFeed {
         self.changed.notify_one();
     }
 
-    /// Adds a change that is committed.
+    /// Adds a committed change.
     pub(in crate::store) fn send(&self, change: SpoolChange) {
         if !self.is_read {
             return;

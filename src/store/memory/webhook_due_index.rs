@@ -1,4 +1,4 @@
-//! When each webhook is to be looked at next. In memory only: after a crash the database says it.
+//! The next due time of each webhook. After a restart it is read from the database.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -8,19 +8,19 @@ use tokio::sync::Notify;
 use super::lock;
 use crate::model::WebhookId;
 
-/// At most one entry for each webhook that has something to be told.
+/// At most one entry for each webhook with pending deliveries.
 pub(in crate::store) struct WebhookDueIndex {
     due_us: Mutex<HashMap<WebhookId, i64>>,
     changed: Notify,
 }
 
 impl WebhookDueIndex {
-    /// With the earliest time of each webhook that has something pending.
+    /// With the earliest due time of each webhook with pending deliveries.
     pub(in crate::store) fn new(due_us: HashMap<WebhookId, i64>) -> Self {
         Self { due_us: Mutex::new(due_us), changed: Notify::new() }
     }
 
-    /// An earlier time goes before a later one.
+    /// Adds webhooks; of two times for one webhook the earlier is kept.
     pub(in crate::store) fn note_all(&self, noted: impl IntoIterator<Item = (WebhookId, i64)>) {
         let mut noted = noted.into_iter().peekable();
         if noted.peek().is_none() {
@@ -33,7 +33,7 @@ impl WebhookDueIndex {
         self.changed.notify_one();
     }
 
-    /// Takes out what is due, and says when the next is.
+    /// Removes and returns the due webhooks, with the next due time.
     pub(in crate::store) fn take_due(&self, now_us: i64) -> (Vec<WebhookId>, Option<i64>) {
         let mut due = lock(&self.due_us);
         let taken = due.extract_if(|_, at_us| *at_us <= now_us).map(|(id, _)| id).collect();

@@ -1,5 +1,4 @@
-//! Which webhooks want which events: the enabled ones, as the writer remembers them. Where there are none, an event costs
-//! no look at the database.
+//! Subscriptions of the enabled webhooks, cached by the writer. Without webhooks an event costs no query.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -8,48 +7,48 @@ use std::mem;
 use crate::model::{EventKind, TenantId, WebhookId};
 use crate::store::Webhook;
 
-/// What may wait for one webhook; one more disables it. A server that is away for days keeps no more of anybody's.
+/// Maximum of pending deliveries of one webhook; one more disables it, so that an unreachable endpoint cannot fill the disk.
 const PENDING_MAX: u64 = if cfg!(test) { 20 } else { 200_000 };
 
-/// Belongs to whoever commits.
+/// Only the thread that commits uses it.
 #[derive(Default)]
 pub(in crate::store) struct WebhookSubscriptions {
-    /// `None` if it has to be read first.
+    /// `None` until it is read from the database.
     known: RefCell<Option<Known>>,
-    /// Which webhooks have more to be sent, and when, once the transaction is committed.
+    /// Webhooks with new deliveries in the transaction, and their earliest due time.
     touched: RefCell<HashMap<WebhookId, i64>>,
 }
 
 #[derive(Default)]
 struct Known {
     subscriptions: HashMap<WebhookId, Subscription>,
-    /// Under `None` those that want everybody's events.
+    /// Under `None` those for the events of all tenants.
     by_tenant: HashMap<Option<TenantId>, Vec<WebhookId>>,
 }
 
 struct Subscription {
-    /// None for all.
+    /// Empty for all.
     kinds: Vec<EventKind>,
     pending: u64,
 }
 
-/// What to do for a webhook that wants an event.
+/// What to do for a webhook that subscribes to an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) enum SubscriptionAction {
-    /// Write a copy of the event for it.
+    /// Write a delivery.
     Enqueue,
-    /// Disable it: as much waits for it as may.
+    /// Disable the webhook: its pending deliveries are at the limit.
     Disable,
 }
 
 impl WebhookSubscriptions {
-    /// Whether [`WebhookSubscriptions::learn`] has to come before the next question.
+    /// Whether [`WebhookSubscriptions::load`] must be called first.
     pub(in crate::store) fn is_unknown(&self) -> bool {
         self.known.borrow().is_none()
     }
 
-    /// All enabled webhooks, with how much is pending for each.
-    pub(in crate::store) fn learn(&self, webhooks: impl IntoIterator<Item = (Webhook, u64)>) {
+    /// Sets all enabled webhooks, with the number of pending deliveries of each.
+    pub(in crate::store) fn load(&self, webhooks: impl IntoIterator<Item = (Webhook, u64)>) {
         let mut known = Known::default();
         for (webhook, pending) in webhooks {
             known.add(&webhook, pending);
@@ -57,28 +56,28 @@ impl WebhookSubscriptions {
         *self.known.borrow_mut() = Some(known);
     }
 
-    /// After a rollback: what was changed here was not changed there.
-    pub(in crate::store) fn forget(&self) {
+    /// Clears the cache after a rollback, because the cached changes were not committed.
+    pub(in crate::store) fn clear(&self) {
         *self.known.borrow_mut() = None;
     }
 
-    /// Which webhooks have something more to be sent, and from when on.
+    /// Takes the webhooks with new deliveries, and their earliest due time.
     pub(in crate::store) fn take_touched(&self) -> HashMap<WebhookId, i64> {
         mem::take(&mut self.touched.borrow_mut())
     }
 
-    /// A webhook has something to be sent at a time.
+    /// Records that a webhook has a delivery due at a time.
     pub(in crate::store) fn touch(&self, id: WebhookId, at_us: i64) {
         let mut touched = self.touched.borrow_mut();
         touched.entry(id).and_modify(|known| *known = at_us.min(*known)).or_insert(at_us);
     }
 
-    /// Something that was pending is no more.
+    /// Counts a delivery that is no longer pending.
     pub(in crate::store) fn count_finished(&self, id: WebhookId) {
         self.count(id, |pending| pending.saturating_sub(1));
     }
 
-    /// Something more is pending.
+    /// Counts a new pending delivery.
     pub(in crate::store) fn count_pending(&self, id: WebhookId) {
         self.count(id, |pending| pending.saturating_add(1));
     }
@@ -91,21 +90,21 @@ impl WebhookSubscriptions {
         }
     }
 
-    /// Whether as much is pending for a webhook as may be.
+    /// Whether the pending deliveries of a webhook are at the limit.
     pub(in crate::store) fn is_full(&self, id: WebhookId) -> bool {
         let known = self.known.borrow();
         let subscription = known.as_ref().and_then(|known| known.subscriptions.get(&id));
         subscription.is_some_and(Subscription::is_full)
     }
 
-    /// A webhook is disabled or gone.
+    /// Removes a webhook that was disabled or deleted.
     pub(in crate::store) fn remove(&self, id: WebhookId) {
         if let Some(known) = self.known.borrow_mut().as_mut() {
             known.remove(id);
         }
     }
 
-    /// A webhook is enabled, with the kinds that it has now. Nothing to do where nothing is known yet.
+    /// Adds or updates an enabled webhook, if the cache is loaded.
     pub(in crate::store) fn put(&self, webhook: &Webhook, pending: u64) {
         if let Some(known) = self.known.borrow_mut().as_mut() {
             known.remove(webhook.id);
@@ -113,7 +112,7 @@ impl WebhookSubscriptions {
         }
     }
 
-    /// The webhooks that want an event.
+    /// The webhooks that subscribe to an event.
     pub(in crate::store) fn wanting(
         &self,
         kind: EventKind,

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use crate::mail::Timestamp;
 use crate::model::{DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId};
 
-/// The public side of a DKIM key.
+/// A DKIM key without its private key.
 #[derive(Debug, Clone)]
 pub struct DkimKey {
     pub id: DkimKeyId,
@@ -16,14 +16,14 @@ pub struct DkimKey {
     pub state: DkimKeyState,
     /// The value of `p=`: base64.
     pub public_key: String,
-    /// Whether it signs or did so before.
+    /// Whether it signs now or did before.
     pub has_signed: bool,
-    /// Since when a newer one signs in its place.
+    /// When a newer key replaced it.
     pub retiring_since: Option<Timestamp>,
     pub created_at: Timestamp,
 }
 
-/// A DKIM key to be kept; the private half is sealed on its way in.
+/// A DKIM key to store; the private key is encrypted.
 #[derive(Clone)]
 pub struct NewDkimKey {
     pub selector: String,

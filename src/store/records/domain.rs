@@ -1,5 +1,5 @@
 #![allow(missing_docs)]
-//! Sending domains and what the DNS says of them.
+//! Sending domains and the results of their DNS checks.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,9 +18,9 @@ pub struct Domain {
     pub name: DomainName,
     pub status: DomainStatus,
     pub verification: Verification,
-    /// Whether senders may be below the name.
+    /// Whether sender addresses may be in subdomains.
     pub subdomains: bool,
-    /// The random value that the ownership record carries.
+    /// The random value in the ownership record.
     pub ownership_token: String,
     pub last_check: Option<DomainCheck>,
     /// Since when checks of a verified domain have failed.
@@ -29,10 +29,10 @@ pub struct Domain {
     pub created_at: Timestamp,
 }
 
-/// A domain to be claimed.
+/// A domain to create.
 #[derive(Debug, Clone)]
 pub struct NewDomain {
-    /// `None` for the platform's sandbox domain, which is born verified.
+    /// `None` for the platform's sandbox domain, which needs no verification.
     pub tenant_id: Option<TenantId>,
     pub name: DomainName,
     pub verification: Verification,
@@ -48,7 +48,7 @@ pub struct DomainPatch {
     pub subdomains: Option<bool>,
 }
 
-/// What a look at the DNS found, and what follows from it.
+/// The results of a DNS check of a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DomainCheck {
     pub checked_at: Timestamp,
@@ -57,23 +57,23 @@ pub struct DomainCheck {
     /// As [`Domain::failing_since`].
     pub failing_since: Option<Timestamp>,
     pub records: Vec<RecordCheck>,
-    /// DKIM keys whose record was seen: of each algorithm the newest of them signs.
+    /// DKIM keys with a matching record: the newest of each algorithm signs.
     pub dkim_seen: Vec<DkimKeyId>,
-    /// DKIM keys whose record is missing or another: they stop signing until it is seen.
+    /// DKIM keys whose record is missing or different: they do not sign until it is published.
     pub dkim_unseen: Vec<DkimKeyId>,
 }
 
-/// What was found for one record that a domain should have.
+/// The result for one required record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordCheck {
-    /// The owner name that was asked for.
+    /// The queried owner name.
     pub name: String,
     pub status: RecordStatus,
-    /// What was there, shortened to 1024 characters in all.
+    /// The records found, truncated to 1024 characters in all.
     pub found: Vec<String>,
 }
 
-/// How a record compares with what it should be.
+/// Whether a record is as required.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordStatus {
@@ -83,7 +83,7 @@ pub enum RecordStatus {
     Mismatch,
 }
 
-/// Which domains.
+/// Selects domains.
 #[derive(Debug, Clone, Default)]
 pub struct DomainFilter {
     pub tenant_id: Option<TenantId>,

@@ -1,5 +1,5 @@
 #![allow(missing_docs)]
-//! What happened, as people read it, and how long it is kept.
+//! Events and messages as the API shows them, and their retention.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -7,15 +7,16 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::histogram::HistogramReading;
 use crate::mail::{Address, ReversePath, Timestamp};
 use crate::model::{
-    DeliveryId, DeliveryState, Environment, EventId, EventKind, KeyId, MessageId, RefusalCode, RequestId,
-    Stage, TenantId,
+    BounceClass, DeliveryId, DeliveryState, Environment, EventId, EventKind, KeyId, MessageId, RefusalCode,
+    RequestId, Stage, TenantId,
 };
 
 use super::Message;
 
-/// Something that happened.
+/// An entry of the journal.
 #[derive(Debug, Clone)]
 pub struct Event {
     pub id: EventId,
@@ -23,16 +24,16 @@ pub struct Event {
     pub tenant_id: Option<TenantId>,
     pub message_id: Option<MessageId>,
     pub delivery_id: Option<DeliveryId>,
-    /// What else there is to say; its fields depend on the kind.
+    /// Details; the fields depend on the kind.
     pub data: serde_json::Value,
     pub created_at: Timestamp,
 }
 
-/// Something that happened which the store does not see for itself.
+/// An event that the store does not append itself.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
     pub kind: EventKind,
-    /// Whom it is about; `None` is the platform.
+    /// `None` for the platform.
     pub tenant_id: Option<TenantId>,
     pub data: serde_json::Value,
     pub at: Timestamp,
@@ -87,7 +88,7 @@ impl Serialize for Event {
     }
 }
 
-/// Which events.
+/// Selects events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventFilter {
     pub tenant_id: Option<TenantId>,
@@ -96,7 +97,7 @@ pub struct EventFilter {
 }
 
 impl EventFilter {
-    /// Whether it lets an event through.
+    /// Whether the filter selects an event.
     pub fn takes(&self, event: &Event) -> bool {
         self.tenant_id.is_none_or(|tenant| event.tenant_id == Some(tenant))
             && self.kind.is_none_or(|kind| event.kind == kind)
@@ -104,12 +105,13 @@ impl EventFilter {
     }
 }
 
-/// A part of the journal.
+/// A page of the journal.
 #[derive(Debug, Clone, Default)]
 pub struct EventPage {
     /// Newest first.
     pub items: Vec<Event>,
-    /// Where to go on; `None` at the end. Not always the last item: a look at so much of the journal may find little.
+    /// Where the next page starts; `None` at the end. It need not be the last item, because a page reads a bounded part of
+    /// the journal.
     pub next: Option<EventId>,
 }
 
@@ -119,7 +121,7 @@ pub struct Rejection {
     pub id: RequestId,
     pub tenant_id: TenantId,
     pub key_id: Option<KeyId>,
-    /// Of the key.
+    /// The environment of the key.
     pub environment: Environment,
     pub stage: Stage,
     pub code: RefusalCode,
@@ -128,7 +130,7 @@ pub struct Rejection {
     pub created_at: Timestamp,
 }
 
-/// Which messages.
+/// Selects messages.
 #[derive(Debug, Clone, Default)]
 pub struct MessageFilter {
     pub tenant_id: Option<TenantId>,
@@ -146,11 +148,11 @@ pub struct MessageFilter {
     pub subject: Option<SubjectWords>,
 }
 
-/// Words that all stand in a subject, the last of them perhaps as the beginning of one.
+/// Words that a subject must contain; the last may be the beginning of a word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubjectWords(Vec<String>);
 
-/// The text has no words to search for, or too many.
+/// The text has no words or too many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this must be 1 to {} words with letters or digits, {} bytes at most",
@@ -163,7 +165,7 @@ impl SubjectWords {
     const WORDS_MAX: usize = 10;
     const OCTETS_MAX: usize = 200;
 
-    /// In their order, never none; each has a letter or a digit, and none a quotation mark.
+    /// At least one, in order; each has a letter or a digit and no quotation mark.
     pub fn words(&self) -> &[String] {
         &self.0
     }
@@ -181,23 +183,23 @@ impl FromStr for SubjectWords {
     }
 }
 
-/// A page of messages, newest first. It may be short, even empty, and have more behind it.
+/// A page of messages, newest first. It may be short or empty although more follow.
 #[derive(Debug, Clone)]
 pub struct MessagePage {
     pub items: Vec<MessageSummary>,
-    /// Where to go on in the direction of the request.
+    /// Where the next page starts, in the direction of the request.
     pub next: Option<MessageId>,
 }
 
-/// A message as a list shows it: of many recipients the first, and of all what states there are.
+/// A message in a list: with its first recipients and the states of all deliveries.
 #[derive(Debug, Clone)]
 pub struct MessageSummary {
     pub message: Message,
     /// The first [`MessageSummary::RECIPIENTS_MAX`] recipients, in their order.
     pub recipients: Vec<Address>,
-    /// Of all.
+    /// The number of all recipients.
     pub recipient_count: u64,
-    /// Each state that a delivery is in, once.
+    /// The distinct states of the deliveries.
     pub states: Vec<DeliveryState>,
 }
 
@@ -206,14 +208,14 @@ impl MessageSummary {
     pub const RECIPIENTS_MAX: usize = 20;
 }
 
-/// What a request of the API was answered, for when it is repeated.
+/// The stored response to an API request with an `Idempotency-Key`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct IdempotentResponse {
-    /// SHA-256 of what was asked.
+    /// SHA-256 of the request.
     pub digest: [u8; 32],
-    /// The status of HTTP.
+    /// The HTTP status.
     pub status: u16,
-    /// JSON; sealed while it is kept, for it may hold a secret.
+    /// JSON, stored encrypted because it may contain a secret.
     pub body: Vec<u8>,
 }
 
@@ -223,33 +225,51 @@ impl std::fmt::Debug for IdempotentResponse {
     }
 }
 
-/// How long finished things are kept.
+/// Retention periods.
 #[derive(Debug, Clone, Copy)]
 pub struct RetentionPolicy {
-    /// Bodies, after the last delivery of a message is finished; a tenant's own value goes first.
+    /// Bodies, after the last delivery of the message is finished; a value of the tenant takes precedence.
     pub body_days: u32,
     /// Transcripts of attempts, after the attempt.
     pub transcript_days: u32,
-    /// Messages, deliveries, attempts, events and rejections; a tenant's own value goes first.
+    /// Messages, deliveries, attempts, events and rejections; a value of the tenant takes precedence.
     pub row_days: u32,
-    /// What webhooks were told or could not be told.
+    /// Finished webhook deliveries.
     pub webhook_days: u32,
 }
 
-/// What was written since a store was opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Counts since the store was opened.
+#[derive(Debug, Clone, PartialEq)]
 pub struct StoreCounts {
-    /// Of each kind.
+    /// Events of each kind.
     pub events: Vec<(EventKind, u64)>,
+    /// Attempts of deliveries, by outcome; those that occurred.
+    pub attempts: Vec<AttemptCount>,
+    /// From the acceptance of a message to the end of a delivery, by the state in which it ended.
+    pub delivery_seconds: Vec<(DeliveryState, HistogramReading)>,
     /// Transactions.
     pub commits: u64,
+    /// From the start of a transaction to its synced commit.
+    pub commit_seconds: HistogramReading,
     /// Transactions that could not be committed.
     pub failed_commits: u64,
-    /// Body files that belong to no message, when they were last counted.
+    /// Body files without a message, at the last count.
     pub stray_files: u64,
+    /// What the file system of the data directory has free, if it can be read.
+    pub free_disk_bytes: Option<u64>,
 }
 
-/// What was removed.
+/// How many attempts had an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttemptCount {
+    /// The state of the delivery afterwards.
+    pub state: DeliveryState,
+    /// Why it was not delivered.
+    pub class: Option<BounceClass>,
+    pub count: u64,
+}
+
+/// Numbers of deleted objects.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pruned {
     pub bodies: u64,
@@ -260,7 +280,7 @@ pub struct Pruned {
     pub webhook_deliveries: u64,
     pub submission_keys: u64,
     pub usage_hours: u64,
-    pub kept_answers: u64,
-    /// Not everything was looked at: there may be more.
+    pub idempotent_responses: u64,
+    /// There may be more to delete.
     pub truncated: bool,
 }

@@ -5,9 +5,8 @@ use std::str::FromStr;
 
 use ulid::Ulid;
 
-/// A position in the journal: between an event that was committed and the one that was committed after it. Cursors of one
-/// store are ordered like its commits. What the number means is the engine's own; it is no event's id, even where an
-/// engine makes it of one.
+/// A position in the journal, between two events. Cursors of one store are ordered like its commits. Only the engine knows
+/// the meaning of the number. It is not the id of an event, even if an engine derives it from one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct JournalCursor(u128);
 
@@ -44,12 +43,12 @@ impl FromStr for JournalCursor {
     }
 }
 
-/// An event and the position behind it.
+/// An event and the position after it.
 #[derive(Debug, Clone)]
 pub struct JournalEntry {
-    /// Where to go on after this event.
+    /// The position after this event.
     pub cursor: JournalCursor,
-    /// What happened.
+    /// The event.
     pub event: super::Event,
 }
 

@@ -17,9 +17,9 @@ pub struct Key {
     pub name: String,
     pub environment: Environment,
     pub scopes: Vec<Scope>,
-    /// Empty means all of the tenant's.
+    /// Empty allows all domains of the tenant.
     pub allowed_domain_ids: Vec<DomainId>,
-    /// Empty means from anywhere.
+    /// Empty allows all addresses.
     pub allowed_cidrs: Vec<IpNet>,
     pub last_four: String,
     pub created_at: Timestamp,
@@ -31,13 +31,13 @@ pub struct Key {
 impl Key {
     /// Whether it may be used from an address.
     pub fn allows_address(&self, client: IpAddr) -> bool {
-        // On a listener for both families an IPv4 client comes as ::ffff:192.0.2.1.
+        // A listener for both families reports IPv4 clients as ::ffff:192.0.2.1.
         let client = client.to_canonical();
         self.allowed_cidrs.is_empty() || self.allowed_cidrs.iter().any(|network| network.contains(&client))
     }
 }
 
-/// A key to be made.
+/// A key to create.
 #[derive(Debug, Clone)]
 pub struct NewKey {
     pub tenant_id: Option<TenantId>,
@@ -51,7 +51,7 @@ pub struct NewKey {
 }
 
 impl NewKey {
-    /// A key that may do everything, from everywhere and for ever.
+    /// A key with all scopes and no restrictions.
     pub fn unrestricted(
         tenant_id: Option<TenantId>,
         name: &str,
@@ -71,12 +71,12 @@ impl NewKey {
     }
 }
 
-/// What a user name and a proof of its password are held against (SCRAM).
+/// The SCRAM verifier of a user name.
 #[derive(Debug, Clone)]
 pub struct ScramCredential {
-    /// A decoy that nothing satisfies if there is no such user.
+    /// For an unknown user, a decoy that no password satisfies.
     pub verifier: ScramVerifier,
-    /// Absent if there is no such user.
+    /// Absent for an unknown user.
     pub key_id: Option<KeyId>,
 }
 
@@ -90,10 +90,10 @@ pub struct KeyPatch {
     pub expires_at: Option<Option<Timestamp>>,
 }
 
-/// Which keys.
+/// Selects keys.
 #[derive(Debug, Clone, Default)]
 pub struct KeyFilter {
-    /// The caller's scope, or the tenant that the platform asks for.
+    /// The tenant of the caller, or the one that the platform selects.
     pub tenant_id: Option<TenantId>,
     pub environment: Option<Environment>,
 }

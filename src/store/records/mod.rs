@@ -1,4 +1,4 @@
-//! What goes into the store and what comes out: plain structs with the words of the product.
+//! Arguments and results of the store: plain structs.
 
 mod dkim_key;
 mod domain;
@@ -32,22 +32,22 @@ pub use tls_result::*;
 pub use usage::*;
 pub use webhook::*;
 
-/// Which part of a list is wanted. Lists go from the newest id to the oldest.
+/// The requested page of a list. Lists are ordered from the newest id to the oldest.
 #[derive(Debug, Clone, Default)]
 pub struct PageRequest {
     /// At most this many objects, 1–100.
     pub limit: usize,
-    /// Only objects older than the one with this id.
+    /// Objects after the one with this id, that is, older ones.
     pub after: Option<String>,
-    /// Only objects newer than the one with this id; the page next to it.
+    /// Objects before the one with this id, that is, newer ones: the adjacent page.
     pub before: Option<String>,
-    /// Only objects made at this time or later.
+    /// Only objects created at this time or later.
     pub created_after: Option<Timestamp>,
-    /// Only objects made before this time.
+    /// Only objects created before this time.
     pub created_before: Option<Timestamp>,
 }
 
-/// A part of a list.
+/// A page of a list.
 #[derive(Debug, Clone)]
 pub struct Page<T> {
     /// Newest first.

@@ -1,33 +1,33 @@
 #![allow(missing_docs)]
-//! The queue as people see and steer it.
+//! What operators see and change of the queue.
 
 use std::ops::AddAssign;
 
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, QueueFilter, TenantId};
 
-/// A pause that the platform ordered.
+/// A pause of a part of the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pause {
     pub part: QueueFilter,
-    /// For people.
+    /// A note of the operator.
     pub reason: Option<String>,
     pub since: Timestamp,
-    /// `None` until somebody resumes it.
+    /// `None` if it lasts until it is resumed.
     pub until: Option<Timestamp>,
 }
 
-/// Which groups of the queue.
+/// Selects groups of the queue.
 #[derive(Debug, Clone, Default)]
 pub struct QueueRequest {
     pub part: QueueFilter,
     /// At most this many groups, 1–100.
     pub limit: usize,
-    /// Only groups behind this one.
+    /// Only groups after this one.
     pub after: Option<GroupPlace>,
 }
 
-/// Where a group stands among all: those with the most deliveries come first.
+/// The position of a group: the groups with the most deliveries come first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupPlace {
     pub open: u64,
@@ -35,42 +35,42 @@ pub struct GroupPlace {
     pub destination: Host,
 }
 
-/// What waits, as it was at one moment.
+/// The waiting mail at one moment.
 #[derive(Debug, Clone)]
 pub struct QueueOverview {
-    /// When it was counted. A deep queue is not counted anew for everybody who asks.
+    /// Time of the count. A deep queue is not counted for every request.
     pub counted_at: Timestamp,
     pub totals: QueueCounts,
-    /// When the oldest delivery in those groups was accepted; `None` if there is none.
+    /// When the oldest delivery in the groups was accepted.
     pub oldest_at: Option<Timestamp>,
-    /// Groups there are in the part that was asked for.
+    /// Number of groups in the requested part.
     pub group_count: u64,
-    /// Whether there are more groups than [`QueueOverview::GROUPS_MAX`]: the others are in the totals only.
+    /// Whether there are more than [`QueueOverview::GROUPS_MAX`] groups; the others are only in the totals.
     pub truncated: bool,
-    /// One page of them.
+    /// A page of the groups.
     pub groups: Vec<QueueGroup>,
     /// Whether more follow.
     pub has_more: bool,
 }
 
 impl QueueOverview {
-    /// Groups told apart in one count.
+    /// Maximum of groups in one count.
     pub const GROUPS_MAX: usize = 20_000;
 }
 
-/// Deliveries that are not finished.
+/// Numbers of unfinished deliveries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueCounts {
-    /// In all; what follows are parts of it.
+    /// All of them; the sum of the following.
     pub open: u64,
     /// The relay has them.
     pub in_flight: u64,
-    /// Due, and nobody has them.
+    /// Due and not claimed by the relay.
     pub due: u64,
-    /// Set aside because their destination is paused.
-    pub parked: u64,
-    /// Due later.
-    pub later: u64,
+    /// Waiting for the end of a pause.
+    pub paused: u64,
+    /// Waiting for a later attempt: deferred or scheduled.
+    pub deferred: u64,
 }
 
 impl AddAssign for QueueCounts {
@@ -78,12 +78,12 @@ impl AddAssign for QueueCounts {
         self.open += more.open;
         self.in_flight += more.in_flight;
         self.due += more.due;
-        self.parked += more.parked;
-        self.later += more.later;
+        self.paused += more.paused;
+        self.deferred += more.deferred;
     }
 }
 
-/// A tenant's mail for one destination.
+/// The mail of a tenant for one destination.
 #[derive(Debug, Clone)]
 pub struct QueueGroup {
     pub tenant_id: TenantId,
@@ -91,30 +91,30 @@ pub struct QueueGroup {
     pub counts: QueueCounts,
     /// When the oldest delivery was accepted.
     pub oldest_at: Timestamp,
-    /// The earliest time at which one is due, also if that is past; `None` if all are set aside.
+    /// The earliest due time, which may be past; `None` if all are paused.
     pub next_due_at: Option<Timestamp>,
-    /// When the first of those that are due later is.
-    pub later_at: Option<Timestamp>,
-    /// Why those are due later, as far as a few of them tell.
-    pub later_because: LaterBecause,
+    /// The earliest due time of those that wait for a later attempt.
+    pub deferred_until: Option<Timestamp>,
+    /// Why those wait, according to a sample.
+    pub deferral_causes: DeferralCauses,
 }
 
-/// What a few deliveries that are due later have in common.
+/// Why deliveries wait for a later attempt, according to a sample.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LaterBecause {
-    /// At least one was tried.
+pub struct DeferralCauses {
+    /// At least one waits for a retry.
     pub deferred: bool,
-    /// At least one was not: it leaves later because its sender wants it.
+    /// At least one was scheduled by its sender.
     pub scheduled: bool,
-    /// The most frequent last reply of those that were tried.
+    /// The most frequent last reply.
     pub last_reply: Option<String>,
 }
 
-/// What came of an order about the deliveries of one message.
+/// The result of a retry or cancellation of the deliveries of one message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Steered {
-    /// Done as ordered.
+pub struct RetryCancelResult {
+    /// Deliveries that were changed.
     pub changed: Vec<DeliveryId>,
-    /// The relay has them: too late.
+    /// Deliveries that the relay has, which were not changed.
     pub in_flight: Vec<DeliveryId>,
 }

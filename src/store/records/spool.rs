@@ -1,5 +1,5 @@
 #![allow(missing_docs)]
-//! Messages on their way: what is accepted, claimed and recorded.
+//! Messages and deliveries: what is accepted, claimed and recorded.
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -18,32 +18,32 @@ use crate::model::{
 
 use super::NewSuppression;
 
-/// A message to be accepted.
+/// A message to enqueue.
 #[derive(Debug, Clone)]
 pub struct NewMessage {
     pub message: Message,
     pub recipients: Vec<(DeliveryId, Recipient)>,
-    /// Recipients that were left out because they are suppressed; the story of the message tells them.
+    /// Recipients that are skipped because they are suppressed; each gets an event.
     pub suppressed: Vec<Address>,
     pub content: Content,
     pub submission_key: Option<SubmissionKey>,
 }
 
-/// By what a repeated submission is known as such.
+/// Identifies a repeated submission.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubmissionKey {
-    /// How the message came and what its submitter calls it, unique within tenant and environment.
+    /// The protocol and the client's idempotency key, unique within tenant and environment.
     pub name: String,
-    /// SHA-256 of what was submitted.
+    /// SHA-256 of the submission.
     pub digest: [u8; 32],
 }
 
-/// One accepted submission, without its bytes.
+/// An accepted message without its content.
 #[derive(Debug, Clone)]
 pub struct Message {
     pub id: MessageId,
     pub tenant_id: TenantId,
-    /// `None` for reports that the server itself writes.
+    /// `None` for reports that the server generates.
     pub key_id: Option<KeyId>,
     pub environment: Environment,
     pub reverse_path: ReversePath,
@@ -51,52 +51,52 @@ pub struct Message {
     pub smtputf8: bool,
     pub parameters: MailParameters,
     pub annotations: Annotations,
-    /// Octets as sent, our fields included.
+    /// Octets as sent, including the added header fields.
     pub size: u64,
-    /// The decoded Subject, shortened to 255 characters, for lists.
+    /// The decoded Subject, truncated to 255 characters, for lists.
     pub subject: Option<String>,
-    /// The From field's first address, for lists.
+    /// The first address of the From field, for lists.
     pub header_from: Option<String>,
     /// The Message-ID field without its angle brackets, for look-ups.
     pub header_message_id: Option<String>,
-    /// The domain of the DKIM signature, if one was made.
+    /// The domain of the DKIM signature, if the message is signed.
     pub dkim_domain: Option<DomainName>,
     pub created_at: Timestamp,
-    /// When delivery is given up.
+    /// The end of the message lifetime.
     pub expires_at: Timestamp,
 }
 
 impl Message {
-    /// When delivery begins: at once, or when the submitter wants it (RFC 4865).
+    /// The earliest delivery: at once, or at the time that the client requested (RFC 4865).
     pub fn begins_at(&self) -> Timestamp {
         self.parameters.release_at.map_or(self.created_at, |at| at.max(self.created_at))
     }
 }
 
-/// What the sender attached to a message for itself; no recipient sees it.
+/// Data that the sender attached to a message for its own use; it is not sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Annotations {
-    /// By which messages are found again; each once.
+    /// For searches; without duplicates.
     pub tags: Vec<String>,
     pub metadata: Metadata,
 }
 
-/// An object of JSON as text. As values it could take a hundred times as much memory, and many messages wait there.
+/// A JSON object as text. Parsed values can take a hundred times as much memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Metadata(Option<Box<str>>);
 
 impl Metadata {
-    /// What is in an object.
+    /// From a parsed object.
     pub fn of(object: &serde_json::Map<String, serde_json::Value>) -> Self {
         Self::from_json((!object.is_empty()).then(|| serde_json::Value::Object(object.clone()).to_string()))
     }
 
-    /// An object that is text already; `None` for an empty one.
+    /// From text; `None` for an empty object.
     pub fn from_json(text: Option<String>) -> Self {
         Self(text.map(String::into_boxed_str))
     }
 
-    /// Its text; `None` for an empty one.
+    /// The text; `None` for an empty object.
     pub fn as_json(&self) -> Option<&str> {
         self.0.as_deref()
     }
@@ -113,7 +113,7 @@ impl Serialize for Metadata {
     }
 }
 
-/// One recipient of one message.
+/// The delivery of one message to one recipient.
 #[derive(Debug, Clone)]
 pub struct Delivery {
     pub id: DeliveryId,
@@ -123,83 +123,83 @@ pub struct Delivery {
     pub state: DeliveryState,
     /// Attempts so far.
     pub attempts: u32,
-    /// `None` once nothing more will happen, or while its destination is paused without end.
+    /// `None` if there will be none, or during a pause without an end.
     pub next_attempt_at: Option<Timestamp>,
-    /// The last reply, or what went wrong.
+    /// The last reply or error.
     pub last_reply: Option<String>,
-    /// Why the last try did not deliver.
-    pub last_class: Option<BounceClass>,
+    /// Why the last attempt failed.
+    pub bounce_class: Option<BounceClass>,
     pub updated_at: Timestamp,
 }
 
-/// Recipients of one message at one destination: what one transaction of the relay carries.
+/// Deliveries of one message to one destination: one SMTP transaction of the relay.
 #[derive(Debug, Clone)]
 pub struct Batch {
     pub message: Arc<Message>,
     pub destination: Host,
     /// At least one; at most 100.
     pub deliveries: Vec<Delivery>,
-    /// The bytes, when they are still in memory; else [`super::Spool::content`].
+    /// The content, if it is still in memory; else read it with [`super::Spool::content`].
     pub content: Option<Content>,
 }
 
-/// How the bytes of a message are kept.
+/// Where the content of a message is stored.
 #[derive(Debug)]
 pub enum StoredContent {
-    /// In the database, from which [`super::Spool::content`] reads them.
+    /// In the database; [`super::Spool::content`] reads it.
     Row { octets: u64 },
-    /// In a file of their own; while it is open its bytes stay there, even if retention removes it.
+    /// In a file, which stays readable while it is open, even if retention deletes it.
     File { file: File, octets: u64 },
 }
 
-/// The next attempt of what is paused without end, in microseconds: the last one that a time can be.
-pub const PARKED_US: i64 = 253_402_207_200_000_000;
+/// The time of the next attempt during a pause without an end, in microseconds: the latest possible time.
+pub const OPEN_ENDED_PAUSE_US: i64 = 253_402_207_200_000_000;
 
-/// A place among a tenant's due rows: behind this one.
+/// A position in the due deliveries of a tenant: after this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DueCursor {
     pub next_attempt_us: i64,
     pub id: DeliveryId,
 }
 
-/// A part of what a tenant has due.
+/// A range of the due deliveries of a tenant.
 #[derive(Debug, Clone)]
 pub struct DueRange {
     pub tenant_id: TenantId,
-    /// Only rows behind this one.
+    /// Only deliveries after this position.
     pub after: Option<DueCursor>,
-    /// No rows behind this one.
+    /// Only deliveries up to this position.
     pub until: Option<DueCursor>,
     pub rows_max: usize,
 }
 
-/// Rows that are due, the longest due first.
+/// A page of due deliveries, the longest due first.
 #[derive(Debug, Default)]
 pub struct DuePage {
     pub rows: Vec<DueRow>,
-    /// No more rows of the range.
+    /// Whether the range ends with this page.
     pub is_last: bool,
-    /// Of the last page: when the tenant's next delivery falls due after now.
+    /// On the last page: the next time after now at which a delivery of the tenant is due.
     pub next_due_us: Option<i64>,
 }
 
-/// A due delivery, as far as the choice needs it.
+/// A due delivery, as far as the decision to claim it needs.
 #[derive(Debug)]
 pub struct DueRow {
     pub at: DueCursor,
     pub destination: Host,
 }
 
-/// A due row whose next attempt is put off to the end of the pause of its destination.
+/// A due delivery whose next attempt moves to the end of the pause of its destination.
 #[derive(Debug, Clone)]
-pub struct ParkedRow {
+pub struct PausedRow {
     pub tenant_id: TenantId,
     pub destination: Host,
     pub at: DueCursor,
     pub until_us: i64,
 }
 
-/// The deliveries of a message that are not finished.
+/// The unfinished deliveries of a message.
 #[derive(Debug, Default)]
 pub struct OpenDeliveries {
     /// `None` if there are none.
@@ -207,7 +207,7 @@ pub struct OpenDeliveries {
     pub deliveries: Vec<(DeliveryId, Host)>,
 }
 
-/// What one try of a batch did, to be written in one transaction.
+/// The results of one attempt of a batch, written in one transaction.
 #[derive(Debug, Clone, Default)]
 pub struct RecordBatch {
     pub records: Vec<AttemptRecord>,
@@ -215,7 +215,7 @@ pub struct RecordBatch {
     pub report: Option<NewMessage>,
 }
 
-/// What came of one delivery.
+/// The result for one delivery.
 #[derive(Debug, Clone)]
 pub struct AttemptRecord {
     pub message_id: MessageId,
@@ -223,24 +223,24 @@ pub struct AttemptRecord {
     pub delivery_id: DeliveryId,
     /// The state afterwards.
     pub state: DeliveryState,
-    /// Why it was not delivered, if it was not.
-    pub class: Option<BounceClass>,
+    /// Why it was not delivered.
+    pub bounce_class: Option<BounceClass>,
     /// Set exactly if the state is open.
     pub next_attempt_at: Option<Timestamp>,
-    /// What was tried; `None` when a lifetime ended without another try, or when the delivery was held back.
+    /// `None` if the message expired without another attempt, or during a back-off.
     pub attempt: Option<Attempt>,
-    /// Shown as the delivery's last reply.
+    /// The last reply of the delivery.
     pub reply: String,
-    /// The recipient is to be suppressed.
+    /// A suppression to create for the recipient.
     pub suppress: Option<NewSuppression>,
-    /// The recipient complained (sandbox), told by its own event after the delivery.
+    /// The recipient complained (sandbox): appends an event after that of the delivery.
     pub complained: bool,
-    /// The first deferral after the time at which delay is told, which its event says.
+    /// The first deferral after the time from which delays are reported.
     pub delayed: bool,
     pub at: Timestamp,
 }
 
-/// One try of one delivery.
+/// One attempt of one delivery.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     pub id: AttemptId,
@@ -253,25 +253,25 @@ pub struct Attempt {
     pub address: Option<IpAddr>,
     /// Like `TLSv1.3 TLS13_AES_256_GCM_SHA384`; `None` in clear.
     pub tls: Option<String>,
-    /// Which TLS policy held for the host, and on what ground; `None` if no host was reached for.
+    /// The TLS policy of the host and its source; `None` if no host was dialled.
     pub tls_policy: Option<String>,
     /// The reply's code; `None` if there was no reply.
     pub code: Option<u16>,
     pub enhanced: Option<EnhancedStatus>,
-    /// The reply's text, or what went wrong.
+    /// The text of the reply, or the error.
     pub text: String,
-    /// The commands and replies of this try, secrets masked, at most [`Attempt::TRANSCRIPT_OCTETS_MAX`]; empty once its
-    /// retention has ended. The deliveries of one batch share it.
+    /// Commands and replies, with secrets masked, at most [`Attempt::TRANSCRIPT_OCTETS_MAX`]; empty after its retention.
+    /// The deliveries of one batch share it.
     pub transcript: Arc<str>,
-    /// The state that followed.
+    /// The resulting state.
     pub outcome: DeliveryState,
-    /// Why it did not deliver, if it did not.
-    pub class: Option<BounceClass>,
-    /// Why the next try is when it is.
+    /// Why it failed.
+    pub bounce_class: Option<BounceClass>,
+    /// Why the next attempt is at its time.
     pub reason: String,
 }
 
 impl Attempt {
-    /// Octets of a transcript that are kept.
+    /// Maximum of octets in a transcript.
     pub const TRANSCRIPT_OCTETS_MAX: usize = 16 * 1024;
 }

@@ -1,17 +1,17 @@
 #![allow(missing_docs)]
-//! What is remembered of other domains' MTA-STS policies (RFC 8461).
+//! Cached MTA-STS policies (RFC 8461).
 
 use crate::mail::{DomainName, Timestamp};
 
-/// The policy of a domain as it was fetched.
+/// A fetched policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StsRecord {
     pub domain: DomainName,
-    /// The id in the TXT record that led to it.
+    /// The id in the TXT record.
     pub policy_id: String,
-    /// The file.
+    /// The content of the policy file.
     pub policy: String,
     pub fetched_at: Timestamp,
-    /// When it ends to hold, unless it is fetched again.
+    /// When it expires unless it is fetched again.
     pub expires_at: Timestamp,
 }

@@ -1,25 +1,25 @@
 #![allow(missing_docs)]
-//! Addresses that must not be sent to.
+//! Suppressed addresses.
 
 use crate::mail::{Address, Timestamp};
 use crate::model::{SuppressionId, SuppressionReason, TenantId};
 
-/// An address that must not be sent to.
+/// An address to which no mail is sent.
 #[derive(Debug, Clone)]
 pub struct Suppression {
     pub id: SuppressionId,
-    /// `None` holds for every tenant.
+    /// `None` suppresses it for all tenants.
     pub tenant_id: Option<TenantId>,
     /// Folded: [`Address::folded`].
     pub address: String,
     pub reason: SuppressionReason,
-    /// The reply or the words that led to it.
+    /// The reply or note that caused it.
     pub evidence: Option<String>,
     pub created_at: Timestamp,
     pub expires_at: Option<Timestamp>,
 }
 
-/// An address to be suppressed.
+/// A suppression to create.
 #[derive(Debug, Clone)]
 pub struct NewSuppression {
     pub tenant_id: Option<TenantId>,
@@ -29,7 +29,7 @@ pub struct NewSuppression {
     pub expires_at: Option<Timestamp>,
 }
 
-/// Which suppressions.
+/// Selects suppressions.
 #[derive(Debug, Clone, Default)]
 pub struct SuppressionFilter {
     pub tenant_id: Option<TenantId>,

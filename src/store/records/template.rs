@@ -1,17 +1,17 @@
 #![allow(missing_docs)]
-//! Templates of messages.
+//! Message templates.
 
 use crate::mail::Timestamp;
 use crate::model::{TemplateId, TenantId};
 
-/// Which templates.
+/// Selects templates.
 #[derive(Debug, Clone, Default)]
 pub struct TemplateFilter {
     pub tenant_id: Option<TenantId>,
     pub name: Option<String>,
 }
 
-/// Subject and bodies with places for data.
+/// Subject and bodies with placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     pub id: TemplateId,
@@ -37,7 +37,7 @@ pub struct TemplateSummary {
     pub updated_at: Timestamp,
 }
 
-/// A template to be made.
+/// A template to create.
 #[derive(Debug, Clone)]
 pub struct NewTemplate {
     pub tenant_id: TenantId,

@@ -19,25 +19,25 @@ pub struct Tenant {
     pub name: String,
     pub slug: String,
     pub external_ref: Option<String>,
-    /// A JSON object of the platform's own.
+    /// Any JSON object of the platform.
     pub metadata: serde_json::Map<String, serde_json::Value>,
     pub settings: TenantSettings,
     pub rate_limit: RateLimit,
     pub smart_host: Option<SmartHost>,
-    /// The configured pool of source addresses that its mail leaves from; the default one if absent.
+    /// The configured pool of source addresses for its mail; the default pool if absent.
     pub source_pool: Option<String>,
-    /// How long finished messages stay readable; the server's default if absent.
+    /// Retention of finished messages; the server's default if absent.
     pub retention_days: Option<u32>,
-    /// The same of the bodies of messages, which go with the rows at the latest.
+    /// Retention of message bodies, at most that of the messages.
     pub body_retention_days: Option<u32>,
-    /// Its part of connections and turns where they are scarce.
+    /// Its share of scarce resources against that of other tenants.
     pub weight: Weight,
     pub status: TenantStatus,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
 
-/// What a tenant chooses for all of its mail.
+/// Settings for all mail of a tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TenantSettings {
@@ -48,7 +48,7 @@ pub struct TenantSettings {
     /// Whether reports of failure, delay and success go to the reverse path, or are events only.
     pub delivery_reports: DeliveryReports,
     /// Hours in which delivery is tried; the server's default if absent.
-    pub expiry_hours: Option<u32>,
+    pub message_lifetime_hours: Option<u32>,
 }
 
 /// Limits of a tenant; absent means unlimited.
@@ -63,7 +63,7 @@ pub struct RateLimit {
     pub emails_per_minute: Option<u32>,
 }
 
-/// Where mail of a tenant goes instead of to the MX. The password is kept sealed and apart.
+/// The server that gets a tenant's mail instead of the MX. The password is stored separately and encrypted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SmartHost {
     /// A host name or an IP address.
@@ -71,13 +71,13 @@ pub struct SmartHost {
     pub port: u16,
     pub user: Option<String>,
     pub tls: TlsMode,
-    /// What goes there; everything if empty.
+    /// The destinations whose mail it gets; all if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub destinations: Vec<DestinationPattern>,
     #[serde(default = "SmartHost::default_dkim")]
     pub dkim: DkimPolicy,
-    /// Tells passwords apart: the store draws another number for each new one, so that a connection that was opened with
-    /// the old one is another smart host's, also if the smart host was removed in between.
+    /// A random number that the store assigns to each new password, so that connections with the old password are not
+    /// reused, even if the smart host was removed in between.
     #[serde(default)]
     pub password_revision: u32,
 }
@@ -87,14 +87,14 @@ impl SmartHost {
         DkimPolicy::All
     }
 
-    /// Whether mail for this destination goes there.
+    /// Whether it gets mail for this destination.
     pub fn takes(&self, destination: &Host) -> bool {
         let mut patterns = self.destinations.iter();
         self.destinations.is_empty() || patterns.any(|pattern| pattern.specificity(destination).is_some())
     }
 }
 
-/// A tenant to be made.
+/// A tenant to create.
 #[derive(Debug, Clone)]
 pub struct NewTenant {
     pub name: String,
@@ -111,7 +111,7 @@ pub struct NewTenant {
 }
 
 impl NewTenant {
-    /// A tenant without anything of its own.
+    /// A tenant with default settings.
     pub fn named(name: &str, slug: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -129,11 +129,11 @@ impl NewTenant {
     }
 }
 
-/// A smart host with its password in clear, on its way to be sealed.
+/// A smart host with its password in clear, before encryption.
 #[derive(Clone)]
 pub struct NewSmartHost {
     pub smart_host: SmartHost,
-    /// `None` keeps the password that is stored.
+    /// `None` keeps the stored password.
     pub password: Option<Zeroizing<String>>,
 }
 
@@ -160,7 +160,7 @@ pub struct TenantPatch {
     pub status: Option<TenantStatus>,
 }
 
-/// What a tenant may have only so many of.
+/// Kinds of objects with a limit for each tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limited {
     Domains,
@@ -171,12 +171,12 @@ pub enum Limited {
 }
 
 impl Limited {
-    /// How many a tenant may have.
+    /// The limit for a tenant.
     pub const fn rows_max(self) -> usize {
         match self {
             Self::Domains => 500,
             Self::Keys | Self::Templates => 1000,
-            // Tests come to the end sooner.
+            // Tests reach the limit sooner.
             Self::Suppressions if cfg!(test) => 1000,
             Self::Suppressions => 1_000_000,
             Self::Webhooks => 20,
@@ -194,7 +194,7 @@ impl Limited {
     }
 }
 
-/// How much a tenant has.
+/// Numbers of a tenant's objects.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct TenantCounts {
     /// Sending domains.
@@ -228,7 +228,7 @@ impl AddAssign for TenantCounts {
     }
 }
 
-/// Which tenants.
+/// Selects tenants.
 #[derive(Debug, Clone, Default)]
 pub struct TenantFilter {
     pub slug: Option<String>,
@@ -237,7 +237,7 @@ pub struct TenantFilter {
 }
 
 impl TenantFilter {
-    /// Whether the tenant is one of them.
+    /// Whether the filter selects the tenant.
     pub fn admits(&self, tenant: &Tenant) -> bool {
         self.slug.as_ref().is_none_or(|slug| *slug == tenant.slug)
             && (self.external_ref.is_none() || self.external_ref == tenant.external_ref)

@@ -1,20 +1,20 @@
 #![allow(missing_docs)]
-//! How TLS sessions went (RFC 8460 §4).
+//! Counts of TLS sessions (RFC 8460 §4).
 
 use crate::mail::{Date, DomainName};
 use crate::model::{TlsFailure, TlsPolicyType};
 
-/// Sessions of one kind.
+/// The number of sessions of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsResult {
     /// UTC.
     pub day: Date,
-    /// Whose mail it was about.
+    /// The recipient domain.
     pub domain: DomainName,
     pub policy: TlsPolicyType,
-    /// Empty where it came to no host.
+    /// Empty if no host was reached.
     pub mx_host: String,
-    /// `None` of sessions that were as they should be.
+    /// `None` for successful sessions.
     pub failure: Option<TlsFailure>,
     pub sessions: u32,
 }

@@ -1,5 +1,5 @@
 #![allow(missing_docs)]
-//! What tenants used, and what they are told of their limits.
+//! Usage of tenants and warnings about their limits.
 
 use std::ops::AddAssign;
 
@@ -8,22 +8,22 @@ use serde::Serialize;
 use crate::mail::Timestamp;
 use crate::model::{Environment, LimitPeriod, TenantId};
 
-/// How much was used.
+/// Amounts of usage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UsageCounts {
     /// Recipients of accepted messages.
     pub sent: u64,
-    /// Recipients whose server took the message.
+    /// Recipients whose server accepted the message.
     pub delivered: u64,
-    /// Recipients that were refused for good, or given up when their time ended.
+    /// Recipients with a permanent failure or an expired message.
     pub bounced: u64,
     /// Recipients that complained.
     pub complained: u64,
-    /// Recipients that were left out or refused because they are suppressed.
+    /// Recipients that were skipped or rejected because they are suppressed.
     pub suppressed: u64,
-    /// Other refusals that were noted.
+    /// Other rejected submissions.
     pub rejected: u64,
-    /// Requests to the API.
+    /// API requests.
     pub api_requests: u64,
 }
 
@@ -39,16 +39,16 @@ impl AddAssign for UsageCounts {
     }
 }
 
-/// What a tenant used in one environment in one hour or day.
+/// Usage of a tenant in one environment in one hour or day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// Its beginning.
+    /// The start of the hour or day.
     pub start: Timestamp,
     pub environment: Environment,
     pub counts: UsageCounts,
 }
 
-/// Whose usage something is, and when.
+/// The tenant, environment and time of some usage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UsedBy {
     pub tenant_id: TenantId,
@@ -56,16 +56,16 @@ pub struct UsedBy {
     pub at: Timestamp,
 }
 
-/// What a tenant is told of a limit.
+/// How close a tenant is to a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LimitLevel {
-    /// 80 % of it are used.
+    /// 80 % of the limit is used.
     Approaching,
-    /// There is no room for what the tenant sends.
+    /// A message exceeded the limit.
     Exceeded,
 }
 
-/// That a tenant nears its send limit or has reached it.
+/// A tenant approaches its send limit or has reached it.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct LimitWarning {
     #[serde(skip)]
@@ -78,7 +78,7 @@ pub struct LimitWarning {
     pub limit: u64,
     /// Recipients so far.
     pub used: u64,
-    /// When the period ends and counting begins anew.
+    /// The end of the period.
     pub resets_at: Timestamp,
     #[serde(skip)]
     pub at: Timestamp,

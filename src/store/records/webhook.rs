@@ -1,5 +1,5 @@
 #![allow(missing_docs)]
-//! Where events are told, and how far the telling is.
+//! Webhooks and their deliveries.
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -12,27 +12,27 @@ use crate::model::{
 
 use super::Event;
 
-/// An endpoint that is told of events.
+/// An endpoint to which events are posted.
 #[derive(Debug, Clone)]
 pub struct Webhook {
     pub id: WebhookId,
-    /// Whose events; `None` for everybody's.
+    /// `None` for the events of all tenants.
     pub tenant_id: Option<TenantId>,
     pub url: String,
-    /// None for all.
+    /// Empty for all.
     pub kinds: Vec<EventKind>,
     pub status: WebhookStatus,
     /// Set exactly while it is disabled.
     pub disabled_reason: Option<DisabledReason>,
-    /// Since when nothing arrived there; `None` after a success.
+    /// Since when all attempts have failed; `None` after a success.
     pub failing_since: Option<Timestamp>,
-    /// Until when the secret before the present one signs too.
+    /// Until when the previous secret also signs.
     pub previous_secret_until: Option<Timestamp>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
 
-/// An endpoint to be added.
+/// A webhook to create.
 #[derive(Debug, Clone)]
 pub struct NewWebhook {
     pub tenant_id: Option<TenantId>,
@@ -41,7 +41,7 @@ pub struct NewWebhook {
     pub secret: WebhookSecret,
 }
 
-/// What is to change of an endpoint. Enabling it takes up what waited.
+/// Changes to a webhook. Enabling it resumes its pending deliveries.
 #[derive(Debug, Clone, Default)]
 pub struct WebhookPatch {
     pub url: Option<String>,
@@ -49,7 +49,7 @@ pub struct WebhookPatch {
     pub status: Option<WebhookStatus>,
 }
 
-/// Which endpoints.
+/// Selects webhooks.
 #[derive(Debug, Clone, Default)]
 pub struct WebhookFilter {
     pub tenant_id: Option<TenantId>,
@@ -57,7 +57,7 @@ pub struct WebhookFilter {
     pub url: Option<String>,
 }
 
-/// The octets that sign what an endpoint is told.
+/// The key that signs requests to a webhook.
 #[derive(Clone, PartialEq, Eq)]
 pub struct WebhookSecret(pub Zeroizing<Vec<u8>>);
 
@@ -67,80 +67,80 @@ impl std::fmt::Debug for WebhookSecret {
     }
 }
 
-/// One event for one endpoint.
+/// One event for one webhook.
 #[derive(Debug, Clone)]
 pub struct WebhookDelivery {
-    /// The same at every try; the receiver drops repeats by it.
+    /// The same in every attempt, so that the receiver recognises duplicates.
     pub id: WebhookDeliveryId,
     pub webhook_id: WebhookId,
     pub event: Event,
     pub state: WebhookDeliveryState,
-    /// Tries so far, since it was last asked for.
+    /// Attempts so far, since the last replay.
     pub attempts: u32,
     /// Set exactly while the state is pending.
     pub next_attempt_at: Option<Timestamp>,
     pub last_attempt: Option<WebhookAttempt>,
 }
 
-/// What came of one try.
+/// The result of one attempt.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WebhookAttempt {
     pub at: Timestamp,
     pub duration_ms: u64,
-    /// `None` if there was no answer.
+    /// `None` if there was no response.
     pub status: Option<u16>,
-    /// The beginning of the answer's body.
+    /// The beginning of the response body.
     pub response: String,
-    /// What went wrong, if there was no answer.
+    /// The error, if there was no response.
     pub error: Option<String>,
 }
 
-/// What an endpoint is to be told next.
+/// The next deliveries of a webhook.
 #[derive(Debug, Clone, Default)]
 pub struct WebhookWork {
-    /// In the order of their times; those of one message in the order of events.
+    /// By due time; those of one message in the order of their events.
     pub deliveries: Vec<WebhookDelivery>,
-    /// When there will be more, beside what is claimed and due.
+    /// When the next deliveries are due, apart from those in flight and these.
     pub next_due_at: Option<Timestamp>,
 }
 
-/// An endpoint with what it takes to tell it.
+/// A webhook with its secrets and next deliveries.
 #[derive(Debug, Clone)]
 pub struct ServedWebhook {
     pub webhook: Webhook,
-    /// The present secret first; the one before while it still signs.
+    /// The current secret, then the previous one while it still signs.
     pub secrets: Vec<WebhookSecret>,
     pub work: WebhookWork,
 }
 
-/// What the caller of [`crate::store::Outbox::claim_webhook`] is busy with already.
+/// What the caller of [`crate::store::Outbox::claim_webhook`] has claimed and not finished.
 #[derive(Debug, Clone, Default)]
-pub struct WebhookFlights {
+pub struct WebhooksInFlight {
     pub deliveries: Vec<WebhookDeliveryId>,
-    /// Of these no later event is begun.
+    /// No later event of these messages may be claimed.
     pub messages: Vec<MessageId>,
 }
 
-/// What came of a try, to be written.
+/// The result of an attempt, to be written.
 #[derive(Debug, Clone)]
 pub struct WebhookOutcome {
     pub delivery_id: WebhookDeliveryId,
     pub webhook_id: WebhookId,
     pub attempt: WebhookAttempt,
     pub verdict: WebhookVerdict,
-    /// An endpoint that fails since this time or longer is disabled.
+    /// A webhook that has failed since this time or longer is disabled.
     pub failing_since_max: Timestamp,
 }
 
-/// What follows from a try.
+/// The consequence of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WebhookVerdict {
-    /// It arrived.
+    /// The endpoint accepted the event.
     Delivered,
-    /// It is tried again then.
+    /// The next attempt is at this time.
     Retry(Timestamp),
-    /// It is given up.
+    /// No further attempt.
     GivenUp,
-    /// It is given up, and the endpoint wants no more.
+    /// No further attempt, and the endpoint asks for no more events (410).
     Gone,
 }

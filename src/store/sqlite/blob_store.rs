@@ -1,5 +1,5 @@
-//! The bytes of messages: small ones in the database, large ones in files of their own, so that a commit
-//! with a large body does not hold up the others.
+//! The content of messages: small bodies in the database, large ones in files, so that a large body does not delay other
+//! commits.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
@@ -20,10 +20,10 @@ use crate::model::MessageId;
 use crate::store::memory::lock;
 use crate::store::{Result, StoreError, StoredContent};
 
-/// A file without a row may belong to a message that is about to be committed.
+/// A younger file without a row may belong to a message that is being committed.
 const ROW_DELAY_MAX: Duration = Duration::from_secs(60 * 60);
 
-/// What is written to see whether bodies can be; more than file systems keep in the entry of a file itself.
+/// The file of the write test; larger than file systems store in an inode.
 const TEST_FILE: &str = "write-test";
 const TEST_OCTETS: usize = 16 * 1024;
 
@@ -31,7 +31,7 @@ const TEST_OCTETS: usize = 16 * 1024;
 pub(super) struct BodyFiles {
     directory: PathBuf,
     inline_octets_max: u64,
-    /// The directories of files that this process knows to survive a power cut.
+    /// The directories that this process has synced.
     synced_shelves: Mutex<HashSet<PathBuf>>,
 }
 
@@ -40,7 +40,7 @@ impl BodyFiles {
         Self { directory: data_dir.join("bodies"), inline_octets_max, synced_shelves: Mutex::default() }
     }
 
-    /// Whether a body goes to a file.
+    /// Whether a body is stored in a file.
     pub(super) fn is_large(&self, content: &Content) -> bool {
         content.len() as u64 > self.inline_octets_max
     }
@@ -56,23 +56,23 @@ impl BodyFiles {
         self.directory.join(shelf).join(format!("{name}.eml"))
     }
 
-    /// Makes a file of a body.
+    /// Writes the file of a body.
     pub(super) fn write(self: &Arc<Self>, id: MessageId, content: &Content) -> Result<FreshFile> {
         self.write_file(id, content)?;
         Ok(FreshFile { files: Arc::clone(self), id, is_kept: false })
     }
 
-    /// Writes a body and makes it survive a power cut, before any row refers to it.
+    /// Writes and syncs a body before a row refers to it.
     fn write_file(&self, id: MessageId, content: &Content) -> Result<()> {
         let path = self.path_of(id);
         self.prepare_shelf(path.parent().unwrap_or(&self.directory))?;
-        // One that is there belongs to another submission.
+        // An existing file belongs to another submission.
         durable_file::create(&path, 0o600, &[&content.prefix, &content.submitted])?;
         Ok(())
     }
 
-    /// Makes the directory of a file. That it is there does not say that it is synced: another thread may be making it,
-    /// or an earlier process ended before it had.
+    /// Creates and syncs the directory of a file. An existing directory may not be synced: another thread may be creating it,
+    /// or an earlier process may have crashed.
     fn prepare_shelf(&self, shelf: &Path) -> Result<()> {
         let mut synced = lock(&self.synced_shelves);
         if !synced.contains(shelf) || !shelf.is_dir() {
@@ -84,7 +84,7 @@ impl BodyFiles {
         Ok(())
     }
 
-    /// Writes a file as that of a large body is written, and removes it.
+    /// Writes a file as for a large body, and deletes it.
     pub(super) fn test(&self) -> Result<()> {
         self.prepare_shelf(&self.directory)?;
         let path = self.directory.join(TEST_FILE);
@@ -93,7 +93,7 @@ impl BodyFiles {
         Ok(())
     }
 
-    /// The content in the file of a message, or what is wrong with the file.
+    /// The content in the file of a message, or the fault of the file.
     fn read(&self, id: MessageId, prefix_octets: usize) -> Result<std::result::Result<Content, String>> {
         let whole = match std::fs::read(self.path_of(id)) {
             Ok(octets) => Bytes::from(octets),
@@ -108,7 +108,7 @@ impl BodyFiles {
         Ok(Ok(Content { prefix: whole.slice(..prefix_octets), submitted: whole.slice(prefix_octets..) }))
     }
 
-    /// Opens the file of a body, once its bytes are found to be those that were written.
+    /// Opens the file of a body after checking its checksum.
     pub(super) fn open(&self, id: MessageId, checksum: Option<Checksum>) -> Result<StoredContent> {
         let damaged = |fault: String| StoreError::Damaged { message: id, fault };
         let mut file = File::open(self.path_of(id)).map_err(|error| match error.kind() {
@@ -123,7 +123,7 @@ impl BodyFiles {
         Ok(StoredContent::File { file, octets: found.octets })
     }
 
-    /// Removes the files of messages; answers those that are gone for good, also after a power cut.
+    /// Deletes the files of messages; returns those whose deletion is synced.
     pub(super) fn remove(&self, ids: &[MessageId]) -> Vec<MessageId> {
         let (mut removed, mut shelves) = (Vec::new(), BTreeSet::new());
         for &id in ids {
@@ -147,7 +147,7 @@ impl BodyFiles {
         removed
     }
 
-    /// The names of the directories that files may be in; the empty one is that of the directory itself.
+    /// The names of the body directories; the empty name is the top directory.
     pub(super) fn shelves(&self) -> Result<Vec<String>> {
         let entries = match std::fs::read_dir(&self.directory) {
             Ok(entries) => entries,
@@ -156,19 +156,19 @@ impl BodyFiles {
         };
         let mut shelves = vec![String::new()];
         for entry in entries {
-            // What has a name that is no text is not ours.
+            // Our names are UTF-8.
             shelves.extend(entry?.file_name().into_string());
         }
         Ok(shelves)
     }
 
-    /// The bodies on a shelf that are too old for their row to be still on its way, with their octets. What a writer
-    /// left unfinished no row ever refers to: it is removed.
+    /// The files in a body directory, with their sizes, that are too old to wait for the commit of their row. Deletes old
+    /// unfinished files.
     pub(super) fn old_files(&self, shelf: &str) -> Result<Vec<(MessageId, u64)>> {
         let mut old = Vec::new();
         let files = match std::fs::read_dir(self.directory.join(shelf)) {
             Ok(files) => files,
-            // What is no directory is not ours, and must not keep us from the rest.
+            // Ignores files that are not ours.
             Err(error) if matches!(error.kind(), ErrorKind::NotADirectory | ErrorKind::NotFound) => {
                 return Ok(old);
             }
@@ -188,7 +188,7 @@ impl BodyFiles {
     }
 }
 
-/// The file of a body that no row refers to yet. Dropped before it is kept, it is removed.
+/// The file of a body without a row. Deleted on drop unless [`FreshFile::keep`] is called.
 pub(super) struct FreshFile {
     files: Arc<BodyFiles>,
     id: MessageId,
@@ -196,7 +196,7 @@ pub(super) struct FreshFile {
 }
 
 impl FreshFile {
-    /// A row refers to it.
+    /// Keeps the file, because a row refers to it.
     pub(super) fn keep(mut self) {
         self.is_kept = true;
     }
@@ -205,7 +205,7 @@ impl FreshFile {
 impl Drop for FreshFile {
     fn drop(&mut self) {
         if !self.is_kept {
-            // What stays behind is counted as a stray.
+            // On failure it is counted as a stray.
             let _ = std::fs::remove_file(self.files.path_of(self.id));
         }
     }
@@ -217,22 +217,22 @@ fn octets_if_old(file: &std::fs::DirEntry) -> Option<u64> {
     (age > ROW_DELAY_MAX).then_some(metadata.len())
 }
 
-/// Where the bytes of a body are.
+/// Where a body is written.
 #[derive(Clone, Copy)]
-pub(super) enum Place {
+pub(super) enum BodyPlacement {
     /// In its row.
     Row,
-    /// In a file, which is written already.
+    /// In a file, which is already written.
     File,
 }
 
-/// A body that is kept, by where its bytes are.
-pub(super) enum Kept {
+/// Where a stored body is.
+pub(super) enum BodyLocation {
     Row {
         octets: u64,
     },
     File {
-        /// Bodies that an older version wrote have none.
+        /// Absent for bodies that an earlier version wrote.
         checksum: Option<Checksum>,
     },
 }
@@ -243,11 +243,11 @@ pub(super) fn insert(
     id: MessageId,
     content: &Content,
     checksum: Checksum,
-    place: Place,
+    place: BodyPlacement,
 ) -> Result<()> {
     let (prefix, submitted, file_prefix_octets) = match place {
-        Place::Row => (Some(&content.prefix[..]), Some(&content.submitted[..]), None),
-        Place::File => (None, None, Some(content.prefix.len() as i64)),
+        BodyPlacement::Row => (Some(&content.prefix[..]), Some(&content.submitted[..]), None),
+        BodyPlacement::File => (None, None, Some(content.prefix.len() as i64)),
     };
     let sql = "INSERT INTO body (message_id, prefix, submitted, file_prefix_octets, octets, crc32)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
@@ -257,7 +257,7 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// Removes the row of a body. A file of it is noted, so that it goes whatever happens; no other file ever does.
+/// Deletes the row of a body and records its file for deletion. No other files are ever deleted.
 pub(super) fn release(tx: &Tx<'_>, id: MessageId) -> Result<u64> {
     let sql = "INSERT INTO released_body (id)
                SELECT message_id FROM body WHERE message_id = ?1 AND file_prefix_octets IS NOT NULL
@@ -266,7 +266,7 @@ pub(super) fn release(tx: &Tx<'_>, id: MessageId) -> Result<u64> {
     Ok(tx.prepare_cached("DELETE FROM body WHERE message_id = ?1")?.execute([id])? as u64)
 }
 
-/// At most `limit` messages whose files are to be removed, those behind `after`.
+/// Messages after `after` whose files are to be deleted, at most `limit`.
 pub(super) fn released(
     connection: &Connection,
     after: Option<MessageId>,
@@ -278,22 +278,22 @@ pub(super) fn released(
     Ok(ids.collect::<rusqlite::Result<_>>()?)
 }
 
-/// The files of these are gone.
-pub(super) fn forget_released(tx: &Tx<'_>, ids: &[MessageId]) -> Result<()> {
-    let mut forget = tx.prepare_cached("DELETE FROM released_body WHERE id = ?1")?;
+/// Records that these files are deleted.
+pub(super) fn delete_released(tx: &Tx<'_>, ids: &[MessageId]) -> Result<()> {
+    let mut delete = tx.prepare_cached("DELETE FROM released_body WHERE id = ?1")?;
     for id in ids {
-        forget.execute([id])?;
+        delete.execute([id])?;
     }
     Ok(())
 }
 
-/// Whether the database knows the body of a message.
+/// Whether the database has the body of a message.
 pub(super) fn is_known(connection: &Connection, id: MessageId) -> Result<bool> {
     let sql = "SELECT 1 FROM body WHERE message_id = ?1 UNION ALL SELECT 1 FROM released_body WHERE id = ?1";
     Ok(connection.prepare_cached(sql)?.exists([id])?)
 }
 
-/// The bytes of a message, if they are still kept. [`StoreError::Damaged`] if they are not those that were written.
+/// The content of a message, if it is still stored. Fails with [`StoreError::Damaged`] if it differs from what was written.
 pub(super) fn read(connection: &Connection, files: &BodyFiles, id: MessageId) -> Result<Option<Content>> {
     let damaged = |fault: String| StoreError::Damaged { message: id, fault };
     let sql = "SELECT prefix, submitted, file_prefix_octets, octets, crc32 FROM body WHERE message_id = ?1";
@@ -319,21 +319,21 @@ pub(super) fn read(connection: &Connection, files: &BodyFiles, id: MessageId) ->
     }
 }
 
-/// Bodies that an older version wrote have none.
+/// Absent for bodies that an earlier version wrote.
 fn read_checksum(row: &Row<'_>) -> rusqlite::Result<Option<Checksum>> {
     let octets: Option<i64> = row.get("octets")?;
     let crc32: Option<u32> = row.get("crc32")?;
     Ok(octets.zip(crc32).map(|(octets, crc32)| Checksum { octets: octets.unsigned_abs(), crc32 }))
 }
 
-/// Where the bytes of a message are, if they are still kept. Does not read them.
-pub(super) fn find(connection: &Connection, id: MessageId) -> Result<Option<Kept>> {
+/// Where the content of a message is stored, without reading it.
+pub(super) fn find(connection: &Connection, id: MessageId) -> Result<Option<BodyLocation>> {
     let sql =
         "SELECT file_prefix_octets IS NULL, coalesce(length(prefix) + length(submitted), 0), octets, crc32
                FROM body WHERE message_id = ?1";
     let found = connection.prepare_cached(sql)?.query_row([id], |row| match row.get(0)? {
-        true => Ok(Kept::Row { octets: count(row, 1)? }),
-        false => Ok(Kept::File { checksum: read_checksum(row)? }),
+        true => Ok(BodyLocation::Row { octets: count(row, 1)? }),
+        false => Ok(BodyLocation::File { checksum: read_checksum(row)? }),
     });
     Ok(found.optional()?)
 }
@@ -370,7 +370,8 @@ mod tests {
         let shelf = dir.path().join("bodies/zz");
         std::fs::create_dir_all(&shelf).unwrap();
         let [young, old, other] =
-            [".new-1-msg_1.eml", ".new-2-msg_2.eml", "note"].map(|name| shelf.join(name));
+            [".new-0000000000000001-msg_1.eml", ".new-0000000000000002-msg_2.eml", "note"]
+                .map(|name| shelf.join(name));
         for path in [&young, &old, &other] {
             std::fs::write(path, "half").unwrap();
         }

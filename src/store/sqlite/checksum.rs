@@ -1,13 +1,12 @@
-//! What the bytes of a message come to, kept beside them. CRC-32 finds what a disk, a file system or a copy did to them
-//! by accident, at gigabytes per second. It is no guard against somebody who can write the data directory: they could
-//! write its row too.
+//! Length and CRC-32 of a message's content, stored with it. CRC-32 detects accidental damage by disks, file systems and
+//! copies, at gigabytes per second. It does not protect against an attacker with write access to the data directory.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 
 use crate::mail::Content;
 
-/// A file is read in pieces of this size.
+/// Files are read in blocks of this size.
 const PIECE_OCTETS: usize = 64 * 1024;
 
 /// The length and the CRC-32 of a message.
@@ -25,7 +24,7 @@ impl Checksum {
         Self { octets: content.len() as u64, crc32: hasher.finalize() }
     }
 
-    /// Reads a file from where it stands to its end.
+    /// Reads a file from its current position to its end.
     pub(super) fn of_file(mut file: &File) -> std::io::Result<Self> {
         let (mut hasher, mut octets) = (crc32fast::Hasher::new(), 0);
         let mut piece = vec![0; PIECE_OCTETS];
@@ -42,7 +41,7 @@ impl Checksum {
         }
     }
 
-    /// What is wrong with bytes that come to `found`.
+    /// The fault of content whose checksum is `found`.
     pub(super) fn fault_of(self, found: Self) -> Option<String> {
         if found.octets != self.octets {
             return Some(format!("it has {} octets instead of {}", found.octets, self.octets));
@@ -69,7 +68,7 @@ mod tests {
         assert!(altered.contains("checksum"), "{altered}");
     }
 
-    /// The rows of every installation hold these.
+    /// Stored in existing databases, so it must not change.
     #[test]
     fn the_checksum_is_the_one_of_ieee_802_3() {
         assert_eq!(checksum("1234", "56789"), Checksum { octets: 9, crc32: 0xCBF4_3926 });

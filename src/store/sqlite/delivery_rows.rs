@@ -6,7 +6,7 @@ use super::keyset::read_rows;
 use super::sql_types::{count, parsed_if_any, sql_limit, time, time_if_any, us};
 use crate::mail::{Address, RcptParameters};
 use crate::model::{DeliveryId, DeliveryState, MessageId};
-use crate::store::{Attempt, Delivery, PARKED_US, Page, Result};
+use crate::store::{Attempt, Delivery, OPEN_ENDED_PAUSE_US, Page, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
     Ok(Delivery {
@@ -19,9 +19,9 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
         },
         state: row.get("state")?,
         attempts: row.get("attempts")?,
-        next_attempt_at: time_if_any(row, "next_attempt_us")?.filter(|at| us(*at) != PARKED_US),
+        next_attempt_at: time_if_any(row, "next_attempt_us")?.filter(|at| us(*at) != OPEN_ENDED_PAUSE_US),
         last_reply: row.get("last_reply")?,
-        last_class: row.get("last_class")?,
+        bounce_class: row.get("bounce_class")?,
         updated_at: time(row, "updated_us")?,
     })
 }
@@ -38,7 +38,7 @@ pub(super) fn of_message(connection: &Connection, message: MessageId) -> Result<
     Ok(deliveries.collect::<rusqlite::Result<_>>()?)
 }
 
-/// The recipients of a message in their order, at most `limit`.
+/// The recipients of a message in order, at most `limit`.
 pub(super) fn recipients(connection: &Connection, message: MessageId, limit: usize) -> Result<Vec<Address>> {
     let sql = "SELECT recipient FROM delivery WHERE message_id = ?1 ORDER BY position LIMIT ?2";
     let mut statement = connection.prepare_cached(sql)?;
@@ -46,7 +46,7 @@ pub(super) fn recipients(connection: &Connection, message: MessageId, limit: usi
     Ok(recipients.collect::<rusqlite::Result<_>>()?)
 }
 
-/// How many deliveries of a message are in each state.
+/// The number of deliveries of a message in each state.
 pub(super) fn states(connection: &Connection, message: MessageId) -> Result<Vec<(DeliveryState, u64)>> {
     let sql = "SELECT state, count(*) FROM delivery WHERE message_id = ?1 GROUP BY state";
     let mut statement = connection.prepare_cached(sql)?;
@@ -62,7 +62,7 @@ pub(super) fn attempts(
 ) -> Result<Page<Attempt>> {
     let sql = "SELECT attempt.id, attempt.message_id, attempt.delivery_id, attempt.started_us, attempt.duration_ms,
                       attempt.host, attempt.address, attempt.tls, attempt.tls_policy, attempt.code, attempt.enhanced,
-                      attempt.text, attempt.outcome, attempt.class, attempt.reason,
+                      attempt.text, attempt.outcome, attempt.bounce_class, attempt.reason,
                       coalesce(shared.transcript, attempt.transcript) AS said
                FROM attempt LEFT JOIN attempt shared ON shared.id = attempt.transcript_of
                WHERE attempt.message_id = ?1 AND (?2 IS NULL OR attempt.delivery_id = ?2)
@@ -85,7 +85,7 @@ pub(super) fn attempts(
             text: row.get("text")?,
             transcript: row.get::<_, String>("said")?.into(),
             outcome: row.get("outcome")?,
-            class: row.get("class")?,
+            bounce_class: row.get("bounce_class")?,
             reason: row.get("reason")?,
         })
     })

@@ -1,4 +1,4 @@
-//! Tenants, domains, keys and suppressions: what may be sent by whom.
+//! Tenants, domains, keys, suppressions and templates.
 
 mod dkim_keys;
 mod domains;
@@ -12,10 +12,8 @@ mod tenants;
 pub(super) use self::suppressions::suppress;
 pub(super) use self::tenants::note_resumed;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use rusqlite::Connection;
 use zeroize::Zeroizing;
 
 use super::SqliteStore;
@@ -26,18 +24,18 @@ use crate::model::{
     TenantStatus,
 };
 use crate::store::{
-    Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, Limited,
-    NewDkimKey, NewDomain, NewKey, NewSuppression, NewTemplate, NewTenant, Page, PageRequest, Queue, Result,
-    ScramCredential, SpoolChange, Suppression, SuppressionFilter, Template, TemplateFilter, TemplatePatch,
-    TemplateSummary, Tenant, TenantCounts, TenantFilter, TenantPatch,
+    Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, NewDkimKey,
+    NewDomain, NewKey, NewSuppression, NewTemplate, NewTenant, Page, PageRequest, Queue, Result,
+    ScramCredential, SpoolChange, StoreError, Suppression, SuppressionFilter, Template, TemplateFilter,
+    TemplatePatch, TemplateSummary, Tenant, TenantCounts, TenantFilter, TenantPatch,
 };
 
-/// DKIM keys removed in one job of the writer.
+/// Maximum of DKIM keys that one job deletes.
 const REMOVED_AT_ONCE_MAX: usize = 50;
 
 impl SqliteStore {
-    /// Writes something that what is remembered of senders depends on. The version changes before the caller is
-    /// answered, so that whoever was told of the change sees it.
+    /// Writes a change that invalidates caches of the directory. The version changes before this returns, so that a caller
+    /// that knows of the change sees the new version.
     async fn change<T: Send + 'static>(
         &self,
         work: impl Fn(&Tx<'_>) -> Result<T> + Send + 'static,
@@ -48,21 +46,6 @@ impl SqliteStore {
             value
         };
         self.write_then(work, after).await
-    }
-
-    /// Counted by a reader: a million rows take longer than others should wait for a commit.
-    async fn require_room_for_suppressions(&self, tenants: Vec<Option<TenantId>>) -> Result<()> {
-        let require = move |connection: &Connection| {
-            let mut more = HashMap::<_, usize>::new();
-            for tenant in tenants {
-                *more.entry(tenant).or_default() += 1;
-            }
-            for (tenant, more) in more {
-                row_limits::require(connection, Limited::Suppressions, tenant, more)?;
-            }
-            Ok(())
-        };
-        self.read_at_leisure(require).await
     }
 
     pub(super) async fn begin_removal(&self, id: TenantId) -> Result<bool> {
@@ -111,7 +94,7 @@ impl Directory for SqliteStore {
     }
 
     async fn list_tenants(&self, filter: TenantFilter, page: PageRequest) -> Result<Page<Tenant>> {
-        self.read_at_leisure(move |connection| tenants::list(connection, &filter, &page)).await
+        self.read_slow(move |connection| tenants::list(connection, &filter, &page)).await
     }
 
     async fn update_tenant(
@@ -151,7 +134,7 @@ impl Directory for SqliteStore {
 
     async fn remove_tenant(&self, id: TenantId, delete: bool) -> Result<Option<TenantCounts>> {
         if !delete {
-            return self.read_at_leisure(move |connection| removal::count(connection, id)).await;
+            return self.read_slow(move |connection| removal::count(connection, id)).await;
         }
         if !self.begin_removal(id).await? {
             return Ok(None);
@@ -176,7 +159,7 @@ impl Directory for SqliteStore {
     }
 
     async fn list_domains(&self, filter: DomainFilter, page: PageRequest) -> Result<Page<Domain>> {
-        self.read_at_leisure(move |connection| domains::list(connection, &filter, &page)).await
+        self.read_slow(move |connection| domains::list(connection, &filter, &page)).await
     }
 
     async fn domains_covering(
@@ -201,7 +184,7 @@ impl Directory for SqliteStore {
     async fn record_domain_check(&self, id: DomainId, check: DomainCheck) -> Result<Option<Domain>> {
         let version = self.directory_version.clone();
         let after = move |recorded: Option<domains::Recorded>| {
-            // Checks are made all day, and nearly all find what the one before found.
+            // Nearly all checks find no change.
             if recorded.as_ref().is_some_and(|recorded| recorded.matters_to_senders) {
                 version.advance();
             }
@@ -212,7 +195,7 @@ impl Directory for SqliteStore {
     }
 
     async fn tenants_to_check(&self, before: Timestamp) -> Result<Vec<TenantId>> {
-        self.read_at_leisure(move |connection| domains::tenants_to_check(connection, before)).await
+        self.read_slow(move |connection| domains::tenants_to_check(connection, before)).await
     }
 
     async fn domains_to_check(
@@ -221,7 +204,7 @@ impl Directory for SqliteStore {
         before: Timestamp,
         limit: usize,
     ) -> Result<Vec<Domain>> {
-        self.read_at_leisure(move |connection| domains::to_check(connection, tenant, before, limit)).await
+        self.read_slow(move |connection| domains::to_check(connection, tenant, before, limit)).await
     }
 
     async fn delete_domain(&self, id: DomainId) -> Result<bool> {
@@ -241,10 +224,10 @@ impl Directory for SqliteStore {
         self.change(move |tx| dkim_keys::add(tx, domain, &new, now)).await
     }
 
-    async fn remove_served_dkim_keys(&self, before: Timestamp) -> Result<u64> {
-        let served = self.read_at_leisure(move |connection| dkim_keys::served(connection, before)).await?;
+    async fn delete_retired_dkim_keys(&self, before: Timestamp) -> Result<u64> {
+        let served = self.read_slow(move |connection| dkim_keys::served(connection, before)).await?;
         let mut removed = 0;
-        // Small jobs, so that no commit of others waits for a long deletion.
+        // Small jobs, so that other commits do not wait for a long deletion.
         for ids in served.chunks(REMOVED_AT_ONCE_MAX) {
             let ids = ids.to_vec();
             removed += self.change(move |tx| dkim_keys::remove_served(tx, &ids)).await?;
@@ -285,7 +268,7 @@ impl Directory for SqliteStore {
     }
 
     async fn list_keys(&self, filter: KeyFilter, page: PageRequest) -> Result<Page<Key>> {
-        self.read_at_leisure(move |connection| keys::list(connection, &filter, &page)).await
+        self.read_slow(move |connection| keys::list(connection, &filter, &page)).await
     }
 
     async fn update_key(&self, id: KeyId, patch: KeyPatch) -> Result<Option<Key>> {
@@ -301,17 +284,13 @@ impl Directory for SqliteStore {
     }
 
     async fn suppress(&self, new: NewSuppression, now: Timestamp) -> Result<Suppression> {
-        let tenant = new.tenant_id;
-        self.require_room_for_suppressions(vec![tenant]).await?;
-        self.write(move |tx| suppressions::suppress(tx, &new, Default::default(), now)).await
+        let created = self.suppress_all(vec![new], now).await?;
+        let nothing = || StoreError::Failed("the suppression was not created".into());
+        created.into_iter().next().ok_or_else(nothing)
     }
 
     async fn suppress_all(&self, news: Vec<NewSuppression>, now: Timestamp) -> Result<Vec<Suppression>> {
-        self.require_room_for_suppressions(news.iter().map(|new| new.tenant_id).collect()).await?;
-        let suppress_each = move |tx: &Tx<'_>| {
-            news.iter().map(|new| suppressions::suppress(tx, new, Default::default(), now)).collect()
-        };
-        self.write(suppress_each).await
+        self.write(move |tx| suppressions::create(tx, &news, now)).await
     }
 
     async fn suppression_of(
@@ -329,7 +308,7 @@ impl Directory for SqliteStore {
         filter: SuppressionFilter,
         page: PageRequest,
     ) -> Result<Page<Suppression>> {
-        self.read_at_leisure(move |connection| suppressions::list(connection, &filter, &page)).await
+        self.read_slow(move |connection| suppressions::list(connection, &filter, &page)).await
     }
 
     async fn suppression(&self, scope: Option<TenantId>, id: SuppressionId) -> Result<Option<Suppression>> {
@@ -358,7 +337,7 @@ impl Directory for SqliteStore {
         filter: TemplateFilter,
         page: PageRequest,
     ) -> Result<Page<TemplateSummary>> {
-        self.read_at_leisure(move |connection| templates::list(connection, &filter, &page)).await
+        self.read_slow(move |connection| templates::list(connection, &filter, &page)).await
     }
 
     async fn update_template(

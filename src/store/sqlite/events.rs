@@ -1,4 +1,4 @@
-//! Appending to the journal, and reading it. The order of event ids is the order of events.
+//! Appends to the journal and reads it. Ids of events are in the order of commits.
 
 use rusqlite::{Connection, Row, params};
 use serde::Serialize;
@@ -12,29 +12,25 @@ use crate::model::{DeliveryId, EventId, EventKind, MessageId, TenantId, WebhookD
 use crate::store::memory::EventClock;
 use crate::store::{Event, EventFilter, EventPage, JournalCursor, JournalEntry, Page, PageRequest, Result};
 
-/// Continues behind the last event and the last copy of one for a webhook, and behind what the search has followed, for
-/// that event may have been removed.
+/// Continues after the last event, the last webhook delivery and the position of the search index, because the events
+/// themselves may have been deleted.
 pub(super) fn open_clock(connection: &Connection) -> rusqlite::Result<EventClock> {
-    let mut last = 0;
-    for (table, column, prefix) in [
-        ("event", "id", EventId::PREFIX),
-        ("webhook_delivery", "id", WebhookDeliveryId::PREFIX),
-        ("search_progress", "up_to", EventId::PREFIX),
-    ] {
-        let sql = format!("SELECT max({column}) FROM {table}");
-        let id: Option<String> = connection.query_row(&sql, [], |row| row.get(0))?;
-        let id = id.and_then(|id| Ulid::from_string(id.strip_prefix(prefix)?).ok());
-        last = id.map_or(last, |id| last.max(id.into()));
-    }
-    Ok(EventClock::behind(last))
+    let event: Option<EventId> = connection.query_row("SELECT max(id) FROM event", [], |row| row.get(0))?;
+    let copy: Option<WebhookDeliveryId> =
+        connection.query_row("SELECT max(id) FROM webhook_delivery", [], |row| row.get(0))?;
+    let indexed: Option<JournalCursor> =
+        connection.query_row("SELECT max(cursor) FROM search_progress", [], |row| row.get(0))?;
+    let last = [event.map(Ulid::from).map(u128::from), copy.map(Ulid::from).map(u128::from)];
+    let last = last.into_iter().chain([indexed.map(JournalCursor::bits)]).flatten().max();
+    Ok(EventClock::behind(last.unwrap_or(0)))
 }
 
-/// The position behind every event that was committed, and before those to come.
+/// The position after all committed events.
 pub(super) fn end_of_journal(clock: &EventClock) -> JournalCursor {
     JournalCursor::from_bits(clock.last())
 }
 
-/// Whom and what an event is about.
+/// The tenant, message and delivery of an event.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Subject {
     pub(super) tenant_id: Option<TenantId>,
@@ -43,7 +39,7 @@ pub(super) struct Subject {
 }
 
 impl Tx<'_> {
-    /// Appends an event, and a copy of it for each webhook that is to be told.
+    /// Appends an event, and a delivery for each subscribed webhook.
     pub(super) fn append(
         &self,
         kind: EventKind,
@@ -63,7 +59,7 @@ impl Tx<'_> {
     }
 }
 
-/// An event that was just appended.
+/// An event that is being appended.
 pub(super) struct EventPayload<'a> {
     pub(super) id: EventId,
     pub(super) kind: EventKind,
@@ -77,7 +73,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Event> {
     read_event(row, "id")
 }
 
-/// An event in a row whose column `id` has the event's own id.
+/// Reads an event from a row; `id` is the column with its id.
 pub(super) fn read_event(row: &Row<'_>, id: &str) -> rusqlite::Result<Event> {
     Ok(Event {
         id: row.get(id)?,
@@ -90,8 +86,8 @@ pub(super) fn read_event(row: &Row<'_>, id: &str) -> rusqlite::Result<Event> {
     })
 }
 
-/// Events that one page looks at, and the rest of a millisecond: enough to fill it nearly always, and a bound on what
-/// looking costs. An index of each tenant's events would cost every message instead.
+/// Events that one page reads, plus the rest of the last millisecond: nearly always enough to fill it, and a bound on the
+/// cost. An index of events by tenant would cost a write for every message instead.
 const LOOKED_AT_MAX: usize = if cfg!(test) { 50 } else { 20_000 };
 
 /// A page of events, newest first.
@@ -135,17 +131,22 @@ pub(super) fn list(connection: &Connection, filter: &EventFilter, page: &PageReq
     Ok(found)
 }
 
-/// Where to go on from `last` to `next`, told without an id, for the events may be somebody else's: the edge of a
-/// millisecond between the two, if there is one.
+/// The boundary of a millisecond between two events, if there is one. It is a cursor that reveals no id, because the events
+/// may belong to another tenant.
 fn edge_between(last: EventId, next: EventId) -> Option<EventId> {
     let [made_at, next_at] = [last.created_at(), next.created_at()];
     let rest = if next_at < made_at { 0 } else { u128::MAX };
     (next_at != made_at).then(|| ulid_at(made_at, rest).into())
 }
 
-/// The position behind an event. Ids of events are in the order of commits, so they are the positions too.
+/// The position after an event. Ids of events are in the order of commits, so positions are derived from them.
 pub(super) fn cursor_behind(event: EventId) -> JournalCursor {
     JournalCursor::from_bits(Ulid::from(event).into())
+}
+
+/// The event before a position.
+pub(super) fn last_before(cursor: JournalCursor) -> EventId {
+    EventId::from(Ulid::from(cursor.bits()))
 }
 
 pub(super) fn after(
@@ -153,10 +154,9 @@ pub(super) fn after(
     after: JournalCursor,
     limit: usize,
 ) -> Result<Page<JournalEntry>> {
-    let after = EventId::from(Ulid::from(after.bits()));
     let mut statement =
         connection.prepare_cached("SELECT * FROM event WHERE id > ?1 ORDER BY id LIMIT ?2")?;
-    let rows = statement.query(params![after, sql_limit(limit.saturating_add(1))])?;
+    let rows = statement.query(params![last_before(after), sql_limit(limit.saturating_add(1))])?;
     read_rows(rows, limit, |row| {
         let event = read_row(row)?;
         Ok(JournalEntry { cursor: cursor_behind(event.id), event })
@@ -167,7 +167,7 @@ pub(super) const OF_MESSAGE: &str = "
     SELECT * FROM event WHERE message_id = ?1 AND (?2 IS NULL OR delivery_id IS NULL OR delivery_id = ?2)
     ORDER BY id LIMIT ?3";
 
-/// The events of a message, oldest first; with a delivery those about it or the whole message.
+/// The events of a message, oldest first; with a delivery, only its events and those of the whole message.
 pub(super) fn of_message(
     connection: &Connection,
     message: MessageId,

@@ -1,4 +1,4 @@
-//! What happened, for people: messages, deliveries, attempts, events, refusals; and their retention.
+//! Messages, deliveries, attempts, events and rejections for the API, and their retention.
 
 mod idempotent_responses;
 pub(super) mod index;
@@ -33,20 +33,20 @@ impl Journal for SqliteStore {
         if index::expression(&filter).is_some() {
             self.index_messages().await?;
         }
-        self.read_at_leisure(move |connection| search::list(connection, &filter, &page)).await
+        self.read_slow(move |connection| search::list(connection, &filter, &page)).await
     }
 
     async fn index_messages(&self) -> Result<bool> {
-        // Two at once would write the same.
-        let _turn = self.indexing.lock().await;
-        let Some(news) = self.read_at_leisure(index::read_news).await? else { return Ok(false) };
+        // Concurrent rounds would index the same messages.
+        let _guard = self.indexing.lock().await;
+        let Some(news) = self.read_slow(index::read_news).await? else { return Ok(false) };
         let truncated = news.truncated;
         self.write(move |tx| index::write(tx, &news)).await?;
         Ok(truncated)
     }
 
     async fn deliveries(&self, message: MessageId) -> Result<Vec<Delivery>> {
-        self.read_at_leisure(move |connection| delivery_rows::of_message(connection, message)).await
+        self.read_slow(move |connection| delivery_rows::of_message(connection, message)).await
     }
 
     async fn attempts(
@@ -55,8 +55,7 @@ impl Journal for SqliteStore {
         delivery: Option<DeliveryId>,
         limit: usize,
     ) -> Result<Page<Attempt>> {
-        self.read_at_leisure(move |connection| delivery_rows::attempts(connection, message, delivery, limit))
-            .await
+        self.read_slow(move |connection| delivery_rows::attempts(connection, message, delivery, limit)).await
     }
 
     async fn message_events(
@@ -65,7 +64,7 @@ impl Journal for SqliteStore {
         delivery: Option<DeliveryId>,
         limit: usize,
     ) -> Result<Page<Event>> {
-        self.read_at_leisure(move |connection| events::of_message(connection, message, delivery, limit)).await
+        self.read_slow(move |connection| events::of_message(connection, message, delivery, limit)).await
     }
 
     async fn append(&self, event: NewEvent) -> Result<()> {
@@ -78,11 +77,11 @@ impl Journal for SqliteStore {
     }
 
     async fn list_events(&self, filter: EventFilter, page: PageRequest) -> Result<EventPage> {
-        self.read_at_leisure(move |connection| events::list(connection, &filter, &page)).await
+        self.read_slow(move |connection| events::list(connection, &filter, &page)).await
     }
 
     async fn events_after(&self, after: JournalCursor, limit: usize) -> Result<Page<JournalEntry>> {
-        self.read_at_leisure(move |connection| events::after(connection, after, limit)).await
+        self.read_slow(move |connection| events::after(connection, after, limit)).await
     }
 
     async fn cursor_of(&self, event: EventId) -> Result<JournalCursor> {
@@ -94,7 +93,7 @@ impl Journal for SqliteStore {
     }
 
     fn counts(&self) -> StoreCounts {
-        self.counters.read()
+        StoreCounts { free_disk_bytes: self.free_space.available(), ..self.counters.read() }
     }
 
     fn reject(&self, rejection: Rejection) {
@@ -104,10 +103,10 @@ impl Journal for SqliteStore {
     }
 
     async fn list_rejections(&self, scope: Option<TenantId>, page: PageRequest) -> Result<Page<Rejection>> {
-        self.read_at_leisure(move |connection| rejections::list(connection, scope, &page)).await
+        self.read_slow(move |connection| rejections::list(connection, scope, &page)).await
     }
 
-    async fn kept_answer(
+    async fn idempotent_response(
         &self,
         key: KeyId,
         name: &str,
@@ -118,7 +117,7 @@ impl Journal for SqliteStore {
         self.read(move |connection| idempotent_responses::find(connection, &sealer, key, &name, now)).await
     }
 
-    async fn keep_answer(
+    async fn store_idempotent_response(
         &self,
         key: KeyId,
         name: &str,
@@ -126,7 +125,7 @@ impl Journal for SqliteStore {
         now: Timestamp,
     ) -> Result<()> {
         let name = name.to_owned();
-        self.write(move |tx| idempotent_responses::keep(tx, key, &name, &answer, now)).await
+        self.write(move |tx| idempotent_responses::insert(tx, key, &name, &answer, now)).await
     }
 
     async fn prune(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned> {
@@ -149,7 +148,7 @@ impl SqliteStore {
             let due = retention::find_due(connection, policy, now, limit, &mut progress)?;
             Ok((due, progress))
         };
-        let (due, progress) = self.read_at_leisure(find).await?;
+        let (due, progress) = self.read_slow(find).await?;
         *lock(&self.retention) = progress;
         let mut pruned = Pruned { truncated: due.truncated, ..Pruned::default() };
         pruned.bodies = self.remove_in_jobs(&due.bodies, retention::remove_bodies).await?;
@@ -166,17 +165,18 @@ impl SqliteStore {
             pruned.truncated |= removed == retention::JOB_ROWS_MAX as u64;
         }
         pruned.webhook_deliveries = self.remove_in_jobs(&due.webhook_deliveries, outbox::remove).await?;
-        pruned.submission_keys = self.write(move |tx| submission_key::forget(tx, now, limit)).await?;
-        pruned.kept_answers = self.write(move |tx| idempotent_responses::forget(tx, now, limit)).await?;
-        pruned.truncated |= pruned.submission_keys.max(pruned.kept_answers) == limit as u64;
-        // A look at files, so only once in a round: when nothing else is left to do.
+        pruned.submission_keys = self.write(move |tx| submission_key::delete_expired(tx, now, limit)).await?;
+        pruned.idempotent_responses =
+            self.write(move |tx| idempotent_responses::delete_expired(tx, now, limit)).await?;
+        pruned.truncated |= pruned.submission_keys.max(pruned.idempotent_responses) == limit as u64;
+        // Reads directories, so only when nothing else is left to do.
         if !pruned.truncated {
             self.look_for_strays().await?;
         }
         Ok(pruned)
     }
 
-    /// Removes what has these ids in small jobs, so that no commit of others waits for a long deletion.
+    /// Deletes objects in small jobs, so that other commits do not wait for a long deletion.
     async fn remove_in_jobs<I, T>(&self, ids: &[I], remove: fn(&Tx<'_>, &[I]) -> Result<T>) -> Result<T>
     where
         I: Clone + Send + 'static,
@@ -190,7 +190,7 @@ impl SqliteStore {
         Ok(removed)
     }
 
-    /// Removes the files whose rows are gone, those that an earlier process did not come to among them.
+    /// Deletes released body files, including those that an earlier process left.
     pub(super) async fn remove_released_files(&self) -> Result<()> {
         let mut after = None;
         loop {
@@ -204,7 +204,7 @@ impl SqliteStore {
                 return Ok(());
             }
             after = last;
-            self.write(move |tx| blob_store::forget_released(tx, &removed)).await?;
+            self.write(move |tx| blob_store::delete_released(tx, &removed)).await?;
         }
     }
 
@@ -212,7 +212,7 @@ impl SqliteStore {
         let files = Arc::clone(&self.bodies);
         let mut progress = lock(&self.retention).clone();
         let (found, progress) = self
-            .read_at_leisure(move |connection| {
+            .read_slow(move |connection| {
                 let found = retention::count_strays(connection, &files, &mut progress)?;
                 Ok((found, progress))
             })

@@ -1,4 +1,4 @@
-//! Lists by keyset: ids sort by creation, so a cursor is an id.
+//! Keyset pagination: ids sort by creation, so a cursor is an id.
 
 use rusqlite::types::{ToSql, ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, Row, Rows, params_from_iter};
@@ -10,16 +10,16 @@ use crate::store::{PAGE_OCTETS_MAX, Page, PageRequest, Result, StoreError};
 
 pub(super) const PAGE_OBJECTS_MAX: usize = 100;
 
-/// An id made in the millisecond of `time`; one of an earlier one sorts before it, whatever the rest.
+/// An id in the millisecond of `time`; ids of earlier milliseconds sort before it.
 pub(super) fn ulid_at(time: Timestamp, rest: u128) -> Ulid {
     Ulid::from_parts(u64::try_from(time.as_millisecond()).unwrap_or(0), rest)
 }
 
-/// The part of a list that a page may come from: ids between two, neither included.
+/// The range of a page: ids between two exclusive bounds.
 pub(super) struct Range {
     pub(super) low: String,
     pub(super) high: String,
-    /// "The page next to it": going up from the cursor, then turned around.
+    /// Ascending from the cursor; the rows are reversed afterwards.
     pub(super) is_upwards: bool,
 }
 
@@ -42,12 +42,12 @@ impl Range {
     }
 }
 
-/// Octets of rows that were read for one answer, which ends with them: it is made in memory.
+/// Counts the octets of the rows of a page, which is built in memory.
 #[derive(Default)]
 pub(super) struct PageOctets(usize);
 
 impl PageOctets {
-    /// Whether one more row still goes into the answer; the first one always does.
+    /// Whether another row fits; the first one always does.
     pub(super) fn take(&mut self, row: &Row<'_>) -> rusqlite::Result<bool> {
         let is_first = self.0 == 0;
         for column in 0..row.as_ref().column_count() {
@@ -60,7 +60,7 @@ impl PageOctets {
     }
 }
 
-/// Reads rows in their order until there are `limit` of them, or more than an answer may be made of.
+/// Reads rows in order up to `limit` rows or the maximum of octets.
 pub(super) fn read_rows<T>(
     mut rows: Rows<'_>,
     limit: usize,
@@ -78,7 +78,7 @@ pub(super) fn read_rows<T>(
     Ok(page)
 }
 
-/// A list to be read: a table, its columns that are wanted, and which of its rows.
+/// A query of a list: table, columns and conditions.
 pub(super) struct List {
     table: &'static str,
     columns: &'static str,
@@ -92,19 +92,19 @@ impl List {
         Self { table, columns: "*", id_prefix, conditions: Vec::new(), parameters: Vec::new() }
     }
 
-    /// Only these columns.
+    /// Selects these columns.
     pub(super) fn columns(self, columns: &'static str) -> Self {
         Self { columns, ..self }
     }
 
-    /// Only rows for which `condition` holds, `?` standing for the value.
+    /// Selects rows that meet a condition, in which `?` is the value.
     pub(super) fn only(&mut self, condition: &str, value: &dyn ToSql) -> Result<()> {
         let place = self.bind(value)?;
         self.conditions.push(condition.replace('?', &place));
         Ok(())
     }
 
-    /// Where the value stands among the parameters.
+    /// Adds a parameter and returns its index.
     fn bind(&mut self, value: &dyn ToSql) -> Result<String> {
         let value = match value.to_sql()? {
             ToSqlOutput::Owned(value) => value,
@@ -115,7 +115,7 @@ impl List {
         Ok(format!("?{}", self.parameters.len()))
     }
 
-    /// Only rows for which `condition` holds if there is a value.
+    /// Selects rows that meet a condition, if there is a value.
     pub(super) fn only_if<T: ToSql>(&mut self, condition: &str, value: &Option<T>) -> Result<()> {
         value.as_ref().map_or(Ok(()), |value| self.only(condition, value))
     }
@@ -130,7 +130,7 @@ impl List {
         let range = Range::of(self.id_prefix, page);
         self.only("id > ?", &range.low)?;
         self.only("id < ?", &range.high)?;
-        // The ids hold the millisecond only.
+        // Ids contain milliseconds only.
         self.only_if("created_us >= ?", &page.created_after.map(us))?;
         self.only_if("created_us < ?", &page.created_before.map(us))?;
         let limit = page.limit.clamp(1, PAGE_OBJECTS_MAX);

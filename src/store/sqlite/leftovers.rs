@@ -1,11 +1,10 @@
-//! Whether a data directory without a database is a new one, or has lost its database: then nothing may be made anew
-//! in silence.
+//! Detects a data directory that has lost its database. A new database must not be created there.
 
 use std::fs::{DirEntry, Metadata};
 use std::io::{ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
-/// What only a database that was there leaves behind, as far as it is found.
+/// The files that only an earlier database can have left.
 pub(super) fn find(database: &Path, master_key: Option<&Path>, bodies: &Path) -> Result<Vec<PathBuf>> {
     let mut log = database.as_os_str().to_owned();
     log.push("-wal");
@@ -22,12 +21,12 @@ pub(super) fn find(database: &Path, master_key: Option<&Path>, bodies: &Path) ->
     Ok(found)
 }
 
-/// Whether there is no such file, or nothing in it.
+/// Whether the file is missing or empty.
 pub(super) fn is_missing(file: &Path) -> Result<bool> {
     Ok(look_at(file)?.is_none_or(|metadata| metadata.len() == 0))
 }
 
-/// Whether there is a file in the directory or in those right below it.
+/// Whether there is a file in the directory or in its subdirectories.
 fn holds_a_file(bodies: &Path) -> Result<bool> {
     for entry in entries(bodies)? {
         if !entry.file_type()?.is_dir() || !entries(&entry.path())?.is_empty() {
@@ -45,7 +44,7 @@ fn entries(directory: &Path) -> Result<Vec<DirEntry>> {
     }
 }
 
-/// `None` only if it is certain that there is nothing of that name.
+/// `None` only if the file certainly does not exist.
 fn look_at(path: &Path) -> Result<Option<Metadata>> {
     match std::fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata)),

@@ -44,7 +44,7 @@ pub(super) fn find(connection: &Connection, id: MessageId) -> Result<Option<Mess
     Ok(statement.query_row([id], read_row).optional()?)
 }
 
-/// A message with what its deliveries come to.
+/// A message with the states of its deliveries.
 pub(super) fn summary(connection: &Connection, message: Message) -> Result<MessageSummary> {
     let recipients = delivery_rows::recipients(connection, message.id, MessageSummary::RECIPIENTS_MAX)?;
     let states = delivery_rows::states(connection, message.id)?;

@@ -1,5 +1,4 @@
-//! SQLite behind the traits: one writer on its own thread that commits everything waiting in one transaction, and a
-//! pool of readers.
+//! The SQLite engine: one writer thread, which commits all waiting jobs in one transaction, and a pool of readers.
 
 mod blob_store;
 mod checksum;
@@ -37,116 +36,45 @@ use tokio::sync::watch;
 use self::blob_store::BodyFiles;
 use self::journal::retention;
 use self::probe::Probe;
-use self::queue::Surveys;
+use self::queue::StatsCache;
 use self::readers::Readers;
 pub use self::secret_encryption::check_master_key;
 use self::spool::FreeSpace;
 use self::unit_of_work::Tx;
 use self::writer::Writer;
 use super::memory::{CommitCounters, DirectoryVersion, WebhookDueIndex, lock};
-use super::{Conflict, JournalCursor, Result, SpoolFeed, StoreError};
+use super::{Access, Conflict, JournalCursor, OpenError, Result, SpoolFeed, StoreError};
 
-/// How a store is opened.
+/// How a data directory is opened.
 #[derive(Debug, Clone)]
-pub struct StoreOptions {
-    /// Made if absent.
+pub struct SqliteOptions {
+    /// Created if absent.
     pub data_dir: PathBuf,
-    /// The file with the key that seals secrets; `master.key` in the data directory, made if absent, by default.
+    /// The file with the key that encrypts secrets. By default `master.key` in the data directory, created if absent.
     pub master_key_file: Option<PathBuf>,
-    /// Connections that read.
-    pub readers: u32,
-    /// Octets above which a body goes to a file of its own.
+    /// Connections for queries.
+    pub read_connections: u32,
+    /// Larger bodies are stored in files of their own.
     pub inline_body_bytes_max: u64,
-    /// Octets that the file system must have free for anything to be accepted.
+    /// With less free space in the file system, no mail is accepted.
     pub free_disk_bytes_min: u64,
-    /// Octets of accepted messages kept in memory for immediate delivery, with 1 KiB for each of their recipients.
+    /// Memory for accepted messages until their immediate delivery, with 1 KiB for each recipient.
     pub hot_queue_bytes_max: u64,
     /// Whether this process serves the spool.
     pub access: Access,
 }
 
-impl StoreOptions {
-    /// A small store that this process serves, whatever room the disk has.
+impl SqliteOptions {
+    /// A small store that this process serves and that needs no free space.
     pub fn at(data_dir: &Path) -> Self {
         Self {
             data_dir: data_dir.to_owned(),
             master_key_file: None,
-            readers: 2,
+            read_connections: 2,
             inline_body_bytes_max: 256 * 1024,
             free_disk_bytes_min: 0,
             hot_queue_bytes_max: 1024 * 1024,
             access: Access::Serve,
-        }
-    }
-}
-
-/// Who else may have the data directory open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Nobody else serves it: the server.
-    Serve,
-    /// A server may be running: the key commands. Nothing may be enqueued or claimed.
-    Manage,
-}
-
-/// Why a store cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process serves the data directory.
-    #[error("{0} is in use by another process; stop that one, or choose another data_dir")]
-    InUse(PathBuf),
-    /// Another process serves the data directory with an older schema, which must not change under it.
-    #[error(
-        "{0} is in use by a server of an older version; restart the server with this version first, then try again"
-    )]
-    OlderServer(PathBuf),
-    /// The database is gone, and what belongs to it is there.
-    #[error(
-        "{database} is missing or empty, but there is {}, which only goes with it; restore the database from a backup, \
-         or move all of {} away to begin anew",
-        list(.leftovers), .database.parent().unwrap_or(.database).display()
-    )]
-    DatabaseMissing {
-        /// Where it should be.
-        database: PathBuf,
-        /// What belongs to it.
-        leftovers: Vec<PathBuf>,
-    },
-    /// The database is newer than the program.
-    #[error("the database has schema {found}, this program knows up to {known}: use a newer pillarbox")]
-    Newer {
-        /// In the file.
-        found: u32,
-        /// Ours.
-        known: u32,
-    },
-    /// The master key is missing, unreadable or another one than the database was sealed with.
-    #[error("master key {path}: {message}")]
-    MasterKey {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        message: String,
-    },
-    /// Anything else.
-    #[error("cannot open the store in {path} (data_dir): {message}")]
-    Failed {
-        /// The data directory.
-        path: PathBuf,
-        /// What SQLite or the system says.
-        message: String,
-    },
-}
-
-fn list(paths: &[PathBuf]) -> String {
-    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ")
-}
-
-impl OpenError {
-    fn of_older_server(self) -> Self {
-        match self {
-            Self::InUse(path) => Self::OlderServer(path),
-            other => other,
         }
     }
 }
@@ -157,11 +85,11 @@ pub struct SqliteStore {
     readers: Readers,
     /// See [`super::Spool::feed`].
     feed: Arc<SpoolFeed>,
-    surveys: Surveys,
+    stats_cache: StatsCache,
     probe: Probe,
-    /// Held by who brings the index of messages up to date.
+    /// Locked while the search index is updated.
     indexing: tokio::sync::Mutex<()>,
-    retention: Mutex<retention::Progress>,
+    retention: Mutex<retention::PruneProgress>,
     bodies: Arc<BodyFiles>,
     free_space: FreeSpace,
     sealer: Arc<secret_encryption::Sealer>,
@@ -170,36 +98,38 @@ pub struct SqliteStore {
     counters: Arc<CommitCounters>,
     /// See [`super::Journal::watch_events`].
     last_event: watch::Receiver<JournalCursor>,
-    /// Which webhooks have something to be sent.
+    /// The due times of webhooks.
     webhooks_due: Arc<WebhookDueIndex>,
     /// See [`super::Directory::directory_version`].
     directory_version: DirectoryVersion,
-    /// Held while this process serves the data directory.
+    /// The lock of the data directory while this process serves it.
     lock: Mutex<Option<File>>,
 }
 
 impl SqliteStore {
-    /// Opens the data directory, making or migrating it as needed.
-    pub fn open(options: StoreOptions) -> std::result::Result<Self, OpenError> {
-        open::open(options)
+    /// Opens the data directory; creates it and migrates its database if necessary.
+    pub async fn open(options: SqliteOptions) -> std::result::Result<Self, OpenError> {
+        let path = options.data_dir.clone();
+        let opened = tokio::task::spawn_blocking(|| open::open(options)).await;
+        opened.unwrap_or_else(|error| Err(OpenError::Failed { path, message: error.to_string() }))
     }
 
-    /// Writes what waits, moves the log into the database and closes.
+    /// Writes pending changes, moves the log into the database and closes.
     pub async fn close(&self) {
         if let Err(error) = self.writer.checkpoint().await {
             tracing::warn!(%error, "the write-ahead log was not moved into the database");
         }
         self.readers.close();
         self.writer.close().await;
-        // Said outright: a child of this process that has yet to exec may hold a copy of the descriptor.
-        if let Some(held) = lock(&self.lock).take()
-            && let Err(error) = held.unlock()
+        // Unlocked explicitly, because a child process before its exec may have a copy of the descriptor.
+        if let Some(file) = lock(&self.lock).take()
+            && let Err(error) = file.unlock()
         {
             tracing::warn!(%error, "the data directory was not unlocked");
         }
     }
 
-    /// Runs a job on the writer; answers after its commit.
+    /// Runs a job on the writer; returns after its commit.
     async fn write<T: Send + 'static>(
         &self,
         work: impl Fn(&Tx<'_>) -> Result<T> + Send + 'static,
@@ -207,7 +137,7 @@ impl SqliteStore {
         self.write_then(work, |value| value).await
     }
 
-    /// Runs a job on the writer, then after its commit and before the answer what memory has to know of it.
+    /// Runs a job on the writer, and after its commit `after`, which updates memory before this returns.
     async fn write_then<T: Send + 'static>(
         &self,
         work: impl Fn(&Tx<'_>) -> Result<T> + Send + 'static,
@@ -224,12 +154,12 @@ impl SqliteStore {
         self.readers.run(query).await
     }
 
-    /// Runs a query that may take long on a reader.
-    async fn read_at_leisure<T: Send + 'static>(
+    /// Runs a query that may be slow on a reader.
+    async fn read_slow<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.readers.run_at_leisure(query).await
+        self.readers.run_slow(query).await
     }
 }
 
@@ -237,7 +167,7 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error() {
             Some(fault) if fault.code == rusqlite::ErrorCode::DiskFull => Self::DiskFull,
-            // The only references that a caller can get wrong are those to a tenant.
+            // Only references to a tenant can be wrong by input of a caller.
             Some(fault) if fault.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY => {
                 Self::Conflict(Conflict::NoTenant)
             }

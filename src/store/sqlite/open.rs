@@ -15,19 +15,19 @@ use super::schema::{MigrationError, is_current, migrate};
 use super::secret_encryption::{MasterKeyFile, SealedColumn, Sealer};
 use super::spool::{FreeSpace, due_rows};
 use super::writer::{CommitHooks, Writer};
-use super::{Access, OpenError, SqliteStore, StoreOptions};
+use super::{SqliteOptions, SqliteStore};
 use super::{events, outbox};
-use crate::durable_file::{create_directory, sync_directory};
-use crate::store::SpoolFeed;
+use crate::durable_file::{create_directory, remove_unfinished, sync_directory};
 use crate::store::memory::{CommitCounters, DirectoryVersion, WebhookDueIndex};
+use crate::store::{Access, OpenError, SpoolFeed};
 
 const DATABASE_FILE: &str = "pillarbox.db";
 const LOCK_FILE: &str = "lock";
 const CHECK_PLACE: SealedColumn<'_> = SealedColumn { column: "seal_check.sealed", row: "1" };
 const CHECK_TEXT: &[u8] = b"pillarbox";
 
-// `page_size` and `auto_vacuum` take effect only before the first table. 500 pages between checkpoints keep
-// the longest wait for a commit short at nearly full speed. Synced in full: what was answered survives a power cut.
+// `page_size` and `auto_vacuum` take effect only before the first table. A checkpoint every 500 pages keeps the longest
+// commit short at nearly full speed. `synchronous = FULL`: committed data survives a power cut.
 const WRITER_PRAGMAS: &str = "
     PRAGMA page_size = 8192;
     PRAGMA auto_vacuum = INCREMENTAL;
@@ -40,7 +40,7 @@ const WRITER_PRAGMAS: &str = "
     PRAGMA cache_size = -65536;
     PRAGMA foreign_keys = ON;";
 
-pub(super) fn open(options: StoreOptions) -> Result<SqliteStore, OpenError> {
+pub(super) fn open(options: SqliteOptions) -> Result<SqliteStore, OpenError> {
     let data_dir = options.data_dir.clone();
     let fault = |message: String| OpenError::Failed { path: data_dir.clone(), message };
     create_directory(&data_dir, 0o700).map_err(|error| fault(error.to_string()))?;
@@ -48,6 +48,11 @@ pub(super) fn open(options: StoreOptions) -> Result<SqliteStore, OpenError> {
         Access::Serve => Some(take_lock(&data_dir)?),
         Access::Manage => None,
     };
+    if lock.is_some()
+        && let Err(error) = remove_unfinished(&data_dir)
+    {
+        tracing::warn!(%error, "cannot remove the files that a crash left unfinished in the data directory");
+    }
     let database = data_dir.join(DATABASE_FILE);
     let key_file = MasterKeyFile::new(options.master_key_file, &data_dir);
     let bodies = BodyFiles::new(&data_dir, options.inline_body_bytes_max);
@@ -69,8 +74,8 @@ pub(super) fn open(options: StoreOptions) -> Result<SqliteStore, OpenError> {
         webhooks_due: Arc::clone(&webhooks_due),
         counters: Arc::clone(&counters),
     };
-    let readers =
-        Readers::open(&database, options.readers.max(1)).map_err(|error| fault(error.to_string()))?;
+    let readers = Readers::open(&database, options.read_connections.max(1))
+        .map_err(|error| fault(error.to_string()))?;
     let writer = Writer::start(connection, clock, Arc::clone(&sealer), hooks)
         .map_err(|error| fault(error.to_string()))?;
     Ok(SqliteStore {
@@ -78,7 +83,7 @@ pub(super) fn open(options: StoreOptions) -> Result<SqliteStore, OpenError> {
         writer,
         readers,
         feed: Arc::new(feed),
-        surveys: Default::default(),
+        stats_cache: Default::default(),
         probe: Default::default(),
         indexing: Default::default(),
         retention: Default::default(),
@@ -93,8 +98,7 @@ pub(super) fn open(options: StoreOptions) -> Result<SqliteStore, OpenError> {
     })
 }
 
-/// Migrates the database. A server of an older version, which would not know its tables afterwards, must not run
-/// meanwhile.
+/// Migrates the database. A running server of an older version does not know a newer schema.
 fn migrate_locked(
     connection: &mut Connection,
     data_dir: &Path,
@@ -113,7 +117,8 @@ fn migrate_locked(
     })
 }
 
-/// A database is made only where there was none. Looked at last, for another process may be making it and its key.
+/// Refuses to create a database in place of a lost one. Checks for the database last, because another process may be
+/// creating it and its key.
 fn refuse_leftovers(
     database: &Path,
     key_file: &MasterKeyFile,
@@ -135,7 +140,7 @@ fn private_file(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// Held until the file is closed, so a process that dies leaves no stale lock.
+/// The lock ends when the file is closed, so a process that dies leaves no stale lock.
 fn take_lock(data_dir: &Path) -> Result<File, OpenError> {
     let fault =
         |error: std::io::Error| OpenError::Failed { path: data_dir.to_owned(), message: error.to_string() };
@@ -148,7 +153,7 @@ fn take_lock(data_dir: &Path) -> Result<File, OpenError> {
 }
 
 fn connect(database: &PathBuf) -> Result<Connection, String> {
-    // SQLite gives its log and its index the mode of the database.
+    // SQLite creates its log and index with the mode of the database.
     private_file(database).map_err(|error| error.to_string())?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connect = || {
@@ -160,7 +165,7 @@ fn connect(database: &PathBuf) -> Result<Connection, String> {
     connect().map_err(|error: rusqlite::Error| error.to_string())
 }
 
-/// Loads the master key and holds it against the text that was sealed when the database was new.
+/// Loads the master key and checks that it decrypts the text that was stored when the database was created.
 fn unlock(
     connection: &mut Connection,
     key_file: &MasterKeyFile,

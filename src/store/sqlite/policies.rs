@@ -1,4 +1,4 @@
-//! The role of what destinations ask for: MTA-STS policies by domain.
+//! Cached MTA-STS policies by domain.
 
 use rusqlite::{OptionalExtension, Row, params};
 
@@ -18,7 +18,7 @@ impl Policies for SqliteStore {
         .await
     }
 
-    async fn keep_sts_policy(&self, new: StsRecord) -> Result<()> {
+    async fn store_sts_policy(&self, new: StsRecord) -> Result<()> {
         self.write(move |tx| {
             let sql = "INSERT INTO sts_policy (domain, policy_id, policy, fetched_us, expires_us)
                        VALUES (?1, ?2, ?3, ?4, ?5)
@@ -43,7 +43,7 @@ impl Policies for SqliteStore {
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<StsRecord>> {
-        self.read_at_leisure(move |connection| {
+        self.read_slow(move |connection| {
             let sql = "SELECT * FROM sts_policy WHERE fetched_us < ?1 AND expires_us > ?2
                        ORDER BY fetched_us, domain LIMIT ?3";
             let mut statement = connection.prepare_cached(sql)?;

@@ -1,4 +1,4 @@
-//! Whether mail could be accepted now: the steps of an acceptance, done for nobody.
+//! Tests whether mail can be accepted: the steps of an acceptance without a message.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,39 +12,39 @@ use super::unit_of_work::Tx;
 use crate::store::memory::lock;
 use crate::store::{Result, StoreError};
 
-/// Whoever asks within this time after the beginning of a test gets its outcome: asking is no way to load the disk.
+/// Callers within this time after the start of a test get its result, so that callers cannot load the disk.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// More than a page of the database.
+/// Larger than a page of the database.
 const FILLER_OCTETS: usize = 16 * 1024;
 
-/// The last test, for all who ask.
+/// The last test, for all callers.
 pub(super) struct Probe {
     interval: Duration,
     last: Mutex<Option<Test>>,
-    turn: Arc<tokio::sync::Mutex<()>>,
+    permit: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Clone)]
 struct Test {
     began: Instant,
-    /// `None` while it is made, and for good if whoever asked did not wait for it.
+    /// `None` while it runs, and afterwards if its caller was cancelled.
     outcome: Option<Result<()>>,
 }
 
-/// The right to make a test. Each step holds it to its end, so that there is one at a time even if nobody waits for it.
-type Turn = OwnedMutexGuard<()>;
+/// Permits one test at a time. Each step keeps the permit until it ends, even if the caller was cancelled.
+type Permit = OwnedMutexGuard<()>;
 
 impl Default for Probe {
     fn default() -> Self {
-        Self { interval: INTERVAL, last: Mutex::default(), turn: Arc::default() }
+        Self { interval: INTERVAL, last: Mutex::default(), permit: Arc::default() }
     }
 }
 
 impl Probe {
-    /// The right to make a test, which has begun, or the outcome of one that was just made.
-    async fn begin(&self) -> std::result::Result<(Turn, Instant), Result<()>> {
-        let turn = Arc::clone(&self.turn).lock_owned().await;
+    /// A permit for a test that starts now, or the result of a recent test.
+    async fn begin(&self) -> std::result::Result<(Permit, Instant), Result<()>> {
+        let permit = Arc::clone(&self.permit).lock_owned().await;
         let last = lock(&self.last).clone();
         if let Some(Test { began, outcome }) = last
             && began.elapsed() < self.interval
@@ -56,7 +56,7 @@ impl Probe {
         }
         let began = Instant::now();
         *lock(&self.last) = Some(Test { began, outcome: None });
-        Ok((turn, began))
+        Ok((permit, began))
     }
 
     fn end(&self, began: Instant, outcome: &Result<()>) {
@@ -67,11 +67,11 @@ impl Probe {
 }
 
 impl SqliteStore {
-    /// Writes as an acceptance does, at most once a second whoever asks.
+    /// Writes as an acceptance does, at most once a second for all callers.
     pub(super) async fn test_storage(&self) -> Result<()> {
         match self.probe.begin().await {
-            Ok((turn, began)) => {
-                let outcome = self.write_and_read(turn).await;
+            Ok((permit, began)) => {
+                let outcome = self.write_and_read(permit).await;
                 self.probe.end(began, &outcome);
                 outcome
             }
@@ -79,25 +79,25 @@ impl SqliteStore {
         }
     }
 
-    async fn write_and_read(&self, turn: Turn) -> Result<()> {
+    async fn write_and_read(&self, permit: Permit) -> Result<()> {
         self.refuse_unless_serving()?;
         if self.free_space.is_short() {
             return Err(StoreError::DiskFull);
         }
         let files = Arc::clone(&self.bodies);
-        let write_file = move || files.test().map(|()| turn);
+        let write_file = move || files.test().map(|()| permit);
         let written = tokio::task::spawn_blocking(write_file).await;
         let written = written.map_err(|error| StoreError::Failed(error.to_string()))?;
-        let turn = written.map_err(at("no file can be written in the data directory"))?;
-        let written = self.writer.run(turn, |_, tx| write_row(tx), |turn, ()| turn).await;
-        let _turn = written.map_err(at("the database cannot be written"))?;
+        let permit = written.map_err(at("no file can be written in the data directory"))?;
+        let written = self.writer.run(permit, |_, tx| write_row(tx), |permit, ()| permit).await;
+        let _permit = written.map_err(at("the database cannot be written"))?;
         let sql = "SELECT id FROM seal_check";
         let read = self.read(move |connection| Ok(connection.query_row(sql, [], |_| Ok(()))?)).await;
         read.map_err(at("the database cannot be read"))
     }
 }
 
-/// Says which step failed, where the error says only how.
+/// Adds the failed step to an error.
 fn at(step: &'static str) -> impl Fn(StoreError) -> StoreError {
     move |error| match error {
         StoreError::Failed(how) => StoreError::Failed(format!("{step}: {how}")),
@@ -105,7 +105,7 @@ fn at(step: &'static str) -> impl Fn(StoreError) -> StoreError {
     }
 }
 
-/// The row needs free pages, as a message does, and gives them back.
+/// Inserts and deletes a row that needs free pages, as a message does.
 fn write_row(tx: &Tx<'_>) -> Result<()> {
     let sql = "INSERT INTO write_test (filler) VALUES (?1)";
     tx.prepare_cached(sql)?.execute(params![vec![0_u8; FILLER_OCTETS]])?;
@@ -117,7 +117,7 @@ fn write_row(tx: &Tx<'_>) -> Result<()> {
 mod tests {
     use super::*;
     use crate::store::sqlite::tests::{Bed, options};
-    use crate::store::{Access, Journal, Store, StoreOptions};
+    use crate::store::{Access, Journal, SqliteOptions, Store};
 
     fn probe(interval: Duration) -> Probe {
         Probe { interval, ..Probe::default() }
@@ -126,12 +126,12 @@ mod tests {
     #[tokio::test]
     async fn who_asks_soon_after_a_test_gets_its_outcome() {
         let probe = probe(Duration::from_secs(3600));
-        let (turn, began) = probe.begin().await.unwrap();
+        let (permit, began) = probe.begin().await.unwrap();
         let mut second = Box::pin(probe.begin());
         let polled = std::future::poll_fn(|context| std::task::Poll::Ready(second.as_mut().poll(context)));
         assert!(polled.await.is_pending(), "one at a time");
         probe.end(began, &Err(StoreError::DiskFull));
-        drop(turn);
+        drop(permit);
         assert!(matches!(second.await, Err(Err(StoreError::DiskFull))));
         assert!(matches!(probe.begin().await, Err(Err(StoreError::DiskFull))));
     }
@@ -139,17 +139,17 @@ mod tests {
     #[tokio::test]
     async fn a_test_that_nobody_waited_for_counts_as_one_too() {
         let probe = probe(Duration::from_millis(20));
-        let (turn, first) = probe.begin().await.unwrap();
-        drop(turn);
-        let (_turn, second) = probe.begin().await.unwrap();
+        let (permit, first) = probe.begin().await.unwrap();
+        drop(permit);
+        let (_permit, second) = probe.begin().await.unwrap();
         assert!(second - first >= Duration::from_millis(20));
     }
 
     #[tokio::test]
     async fn a_store_that_does_not_serve_is_not_ready() {
         let bed = Bed::new().await;
-        let managing = StoreOptions { access: Access::Manage, ..options(bed.path()) };
-        assert!(Store::open(managing).unwrap().probe().await.is_err());
+        let managing = SqliteOptions { access: Access::Manage, ..options(bed.path()) };
+        assert!(Store::open(managing).await.unwrap().probe().await.is_err());
         assert!(bed.store.probe().await.is_ok());
     }
 
@@ -175,7 +175,7 @@ mod tests {
         let no_room = Bed::with(|options| options.free_disk_bytes_min = u64::MAX);
         assert!(matches!(no_room.store.probe().await, Err(StoreError::DiskFull)));
 
-        // SQLite's own limit of pages stands in for a disk without room for another.
+        // SQLite's limit of pages simulates a full disk.
         let full = Bed::new().await;
         let limit = |tx: &Tx<'_>| Ok(tx.query_row("PRAGMA max_page_count = 1", [], |_| Ok(()))?);
         full.engine().write(limit).await.unwrap();

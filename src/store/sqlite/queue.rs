@@ -1,4 +1,4 @@
-//! The queue for people: counting it, pausing and resuming parts of it, hurrying and cancelling what waits.
+//! Counts of the queue, pauses, retries and cancellation.
 
 mod cancel;
 mod flush;
@@ -8,14 +8,14 @@ mod stats;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-pub(super) use self::stats::Surveys;
+pub(super) use self::stats::StatsCache;
 
 use super::{SqliteStore, Tx};
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, MessageId, QueueFilter, TenantId};
 use crate::store::{OpenDeliveries, Pause, Queue, QueueOverview, QueueRequest, Result, SpoolChange};
 
-/// Deliveries changed in one job of the writer: others commit in between.
+/// Maximum of deliveries that one job changes, so that others can commit in between.
 const STEP_ROWS_MAX: usize = 500;
 
 impl Queue for SqliteStore {
@@ -25,55 +25,57 @@ impl Queue for SqliteStore {
         in_flight: HashSet<DeliveryId>,
         now: Timestamp,
     ) -> Result<QueueOverview> {
-        let survey = self.survey(&request.part, in_flight, now).await?;
-        self.read_at_leisure(move |connection| stats::page(connection, &survey, &request)).await
+        let stats = self.queue_stats(&request.part, in_flight, now).await?;
+        self.read_slow(move |connection| stats::page(connection, &stats, &request)).await
     }
 
-    async fn pause(&self, hold: Pause) -> Result<Pause> {
+    async fn pause(&self, pause: Pause) -> Result<Pause> {
         let feed = Arc::clone(&self.feed);
-        let until_us = pauses::end_us(&hold);
-        let (of_job, part) = (hold.clone(), hold.part.clone());
+        let until_us = pauses::end_us(&pause);
+        let (of_job, part) = (pause.clone(), pause.part.clone());
         let after = move |earlier_us: Option<i64>| {
             feed.send(SpoolChange::Paused { part, until_us });
             earlier_us
         };
         let earlier_us = self.write_then(move |tx| pauses::write(tx, &of_job), after).await?;
-        // What the earlier pause set aside for longer is looked at anew.
+        // Deliveries that the earlier pause moved further are due now, so that they are moved to the new end.
         if let Some(earlier_us) = earlier_us.filter(|&earlier_us| earlier_us > until_us) {
-            self.unpark(&hold.part, earlier_us, hold.since).await?;
+            self.make_paused_due(&pause.part, earlier_us, pause.since).await?;
         }
-        Ok(hold)
+        Ok(pause)
     }
 
     async fn resume(&self, part: QueueFilter, now: Timestamp) -> Result<bool> {
         let feed = Arc::clone(&self.feed);
         let (of_job, lifted) = (part.clone(), part.clone());
-        let after = move |parked_until_us: Option<i64>| {
+        let after = move |paused_until_us: Option<i64>| {
             feed.send(SpoolChange::PauseLifted { part: lifted, at: now });
-            parked_until_us
+            paused_until_us
         };
         let lifted = self.write_then(move |tx| pauses::lift(tx, &of_job, now), after).await?;
-        let Some(parked_until_us) = lifted else { return Ok(false) };
-        self.end_lifted(part, parked_until_us, now).await?;
+        let Some(paused_until_us) = lifted else { return Ok(false) };
+        self.end_lifted(part, paused_until_us, now).await?;
         Ok(true)
     }
 
-    async fn holds(&self, now: Timestamp) -> Result<Vec<Pause>> {
+    async fn pauses(&self, now: Timestamp) -> Result<Vec<Pause>> {
         self.read(move |connection| pauses::read(connection, now)).await
     }
 
-    async fn tidy_holds(&self, now: Timestamp) -> Result<()> {
-        for (part, parked_until_us) in self.read(pauses::read_lifted).await? {
-            self.end_lifted(part, parked_until_us, now).await?;
+    async fn expire_pauses(&self, now: Timestamp) -> Result<()> {
+        for (part, paused_until_us) in self.read(pauses::read_lifted).await? {
+            self.end_lifted(part, paused_until_us, now).await?;
         }
-        self.write(move |tx| pauses::forget_ended(tx, now)).await
+        self.write(move |tx| pauses::delete_expired(tx, now)).await
     }
 
     async fn flush(&self, part: QueueFilter, now: Timestamp) -> Result<u64> {
         let tenants = self.tenants_waiting(&part).await?;
         let mut flushed = 0;
         for tenant in tenants {
-            flushed += self.hurry(flush::Range::deferred(tenant, part.destination.clone(), now), now).await?;
+            flushed += self
+                .make_range_due(flush::Range::deferred(tenant, part.destination.clone(), now), now)
+                .await?;
         }
         Ok(flushed)
     }
@@ -112,18 +114,18 @@ impl Queue for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Makes due what a pause that was lifted had set aside, then forgets the pause.
-    async fn end_lifted(&self, part: QueueFilter, parked_until_us: i64, now: Timestamp) -> Result<()> {
-        self.unpark(&part, parked_until_us, now).await?;
-        self.write(move |tx| pauses::forget(tx, &part)).await
+    /// Makes the deliveries of a lifted pause due, then deletes the pause.
+    async fn end_lifted(&self, part: QueueFilter, paused_until_us: i64, now: Timestamp) -> Result<()> {
+        self.make_paused_due(&part, paused_until_us, now).await?;
+        self.write(move |tx| pauses::delete_lifted(tx, &part)).await
     }
 
-    /// Makes due what a pause had set aside until a time.
-    async fn unpark(&self, part: &QueueFilter, parked_until_us: i64, now: Timestamp) -> Result<()> {
+    /// Makes the deliveries due that a pause had moved to its end.
+    async fn make_paused_due(&self, part: &QueueFilter, paused_until_us: i64, now: Timestamp) -> Result<()> {
         let Some(host) = &part.destination else { return Ok(()) };
         for tenant in self.tenants_waiting(part).await? {
-            self.hurry(flush::Range::parked(tenant, host.clone(), parked_until_us), now).await?;
-            // Rows that were found during the pause and could not be moved to its end are due as well.
+            self.make_range_due(flush::Range::paused(tenant, host.clone(), paused_until_us), now).await?;
+            // Deliveries that could not be moved to the end of the pause are due as well.
             self.feed.send(SpoolChange::Due { tenant_id: tenant, at: now });
         }
         Ok(())
@@ -136,18 +138,18 @@ impl SqliteStore {
         }
     }
 
-    /// Makes the rows of a range due, step by step.
-    async fn hurry(&self, mut range: flush::Range, now: Timestamp) -> Result<u64> {
-        let mut hurried = 0;
+    /// Makes the deliveries of a range due in steps.
+    async fn make_range_due(&self, mut range: flush::Range, now: Timestamp) -> Result<u64> {
+        let mut changed = 0;
         loop {
             let asked = range.clone();
-            let page = self.read_at_leisure(move |connection| asked.page(connection, STEP_ROWS_MAX)).await?;
-            let Some(last) = page.last() else { return Ok(hurried) };
+            let page = self.read_slow(move |connection| asked.page(connection, STEP_ROWS_MAX)).await?;
+            let Some(last) = page.last() else { return Ok(changed) };
             range.behind = Some(*last);
             let ids: Vec<DeliveryId> = page.iter().map(|place| place.id).collect();
             let which = range.which;
             let work = move |tx: &Tx<'_>| which.make_due(tx, &ids, now);
-            hurried += self.write(work).await?.len() as u64;
+            changed += self.write(work).await?.len() as u64;
             self.feed.send(SpoolChange::Due { tenant_id: range.tenant, at: now });
         }
     }

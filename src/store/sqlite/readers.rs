@@ -1,4 +1,4 @@
-//! The pool of read-only connections. Queries run off the I/O threads, never more at a time than connections.
+//! The pool of read-only connections. Queries run on blocking threads, at most one for each connection.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::store::{Result, StoreError};
 
-/// How long a query may wait for its turn.
-const TURN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a query waits for a connection.
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) struct Readers {
     pool: r2d2::Pool<SqliteConnectionManager>,
-    turns: Arc<Semaphore>,
-    /// Of those, for queries that may take long.
-    turns_at_leisure: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
+    /// The part of the permits for slow queries.
+    slow_query_permits: Arc<Semaphore>,
 }
 
 impl Readers {
@@ -35,26 +35,26 @@ impl Readers {
             .test_on_check_out(false)
             .idle_timeout(None)
             .max_lifetime(None)
-            .connection_timeout(TURN_TIMEOUT)
+            .connection_timeout(PERMIT_TIMEOUT)
             .build(manager)?;
         let connections = connections as usize;
         Ok(Self {
             pool,
-            turns: Arc::new(Semaphore::new(connections)),
-            turns_at_leisure: Arc::new(Semaphore::new((connections / 2).max(1))),
+            permits: Arc::new(Semaphore::new(connections)),
+            slow_query_permits: Arc::new(Semaphore::new((connections / 2).max(1))),
         })
     }
 
-    /// Runs a query that may take long: lists and histories have half of the connections, so that nobody who reads
-    /// them keeps mail from being accepted and delivered.
-    pub(super) async fn run_at_leisure<T: Send + 'static>(
+    /// Runs a query that may be slow. Slow queries get half of the connections, so that lists do not delay acceptance and
+    /// delivery.
+    pub(super) async fn run_slow<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let turn = take(&self.turns_at_leisure).await?;
+        let permit = take(&self.slow_query_permits).await?;
         self.run(move |connection| {
             let answer = query(connection);
-            drop(turn);
+            drop(permit);
             answer
         })
         .await
@@ -65,27 +65,27 @@ impl Readers {
         &self,
         query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let turn = take(&self.turns).await?;
+        let permit = take(&self.permits).await?;
         let pool = self.pool.clone();
         let done = tokio::task::spawn_blocking(move || {
             let connection = pool.get().map_err(|error| StoreError::Failed(error.to_string()))?;
             let answer = query(&connection);
             drop(connection);
-            drop(turn);
+            drop(permit);
             answer
         });
         done.await.map_err(|error| StoreError::Failed(error.to_string()))?
     }
 
-    /// Takes no more queries.
+    /// Accepts no more queries.
     pub(super) fn close(&self) {
-        self.turns.close();
-        self.turns_at_leisure.close();
+        self.permits.close();
+        self.slow_query_permits.close();
     }
 }
 
-async fn take(turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
-    tokio::time::timeout(TURN_TIMEOUT, Arc::clone(turns).acquire_owned())
+async fn take(permits: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
+    tokio::time::timeout(PERMIT_TIMEOUT, Arc::clone(permits).acquire_owned())
         .await
         .map_err(|_| StoreError::Failed("no connection became free in time".into()))?
         .map_err(|_| StoreError::Closed)
@@ -108,15 +108,15 @@ mod tests {
             .map(|_| {
                 let (readers, ended) = (readers.clone(), ended.clone());
                 tokio::spawn(async move {
-                    readers.run_at_leisure(move |_| Ok(ended.lock().unwrap().recv().is_ok())).await
+                    readers.run_slow(move |_| Ok(ended.lock().unwrap().recv().is_ok())).await
                 })
             })
             .collect();
-        while readers.turns_at_leisure.available_permits() > 0 {
+        while readers.slow_query_permits.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
         let quick = tokio::time::timeout(Duration::from_secs(5), readers.run(|_| Ok(7))).await;
-        // Also where the assertion fails: a runtime does not end before its blocking tasks.
+        // Also if the assertion fails, because a runtime waits for its blocking tasks.
         (0..3).for_each(|_| end.send(()).unwrap());
         assert_eq!(quick.unwrap().unwrap(), 7);
         for query in long {

@@ -21,6 +21,9 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0015_dkim_rotation.sql"),
     include_str!("migrations/0016_search_recipients.sql"),
     include_str!("migrations/0017_storage_faults.sql"),
+    include_str!("migrations/0018_standard_names.sql"),
+    include_str!("migrations/0019_suppression_count.sql"),
+    include_str!("migrations/0020_message_lifetime.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

@@ -1,5 +1,5 @@
-//! Secrets at rest: AES-256-GCM under a master key that is not in the database. The associated data names
-//! table, column and row, so that a sealed value moved elsewhere does not open.
+//! Encryption of stored secrets: AES-256-GCM with a master key that is not in the database. The associated data names
+//! table, column and row, so that a value that was moved elsewhere cannot be decrypted.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -15,14 +15,14 @@ use crate::store::{Result, StoreError};
 
 const KEY_OCTETS: usize = 32;
 
-/// Seals and opens under one master key.
+/// Encrypts and decrypts with one master key.
 pub(super) struct Sealer {
     key: RandomizedNonceKey,
-    /// Another key that comes from the master key.
+    /// A key derived from the master key.
     digest_key: hmac::Key,
 }
 
-/// Where a sealed value stands.
+/// The location of an encrypted value.
 #[derive(Clone, Copy)]
 pub(super) struct SealedColumn<'a> {
     /// `table.column`.
@@ -46,7 +46,7 @@ impl Sealer {
             .map_err(|_| StoreError::Failed("the master key cannot be used".into()))
     }
 
-    /// 32 octets that follow from a text, and that nobody without the master key can foretell.
+    /// A MAC of a text: 32 octets that cannot be predicted without the master key.
     pub(super) fn digest(&self, text: &[u8]) -> Vec<u8> {
         hmac::sign(&self.digest_key, text).as_ref().to_vec()
     }
@@ -61,7 +61,7 @@ impl Sealer {
         Ok([nonce.as_ref().as_slice(), &text].concat())
     }
 
-    /// The secret; an error if it was sealed under another key, for another place, or changed.
+    /// The secret; an error if it was encrypted with another key, for another location, or was modified.
     pub(super) fn open(&self, place: SealedColumn<'_>, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
         let fault = || StoreError::Failed(format!("the sealed value of {} does not open", place.column));
         let (nonce, text) = sealed.split_at_checked(NONCE_LEN).ok_or_else(fault)?;
@@ -80,7 +80,7 @@ impl Sealer {
 /// The file with the master key: 64 hexadecimal digits and a newline.
 pub(super) struct MasterKeyFile {
     path: PathBuf,
-    /// Whether the operator named it: then it is never made.
+    /// Whether the operator named it: then it is never created.
     named: bool,
 }
 
@@ -92,12 +92,12 @@ impl MasterKeyFile {
         }
     }
 
-    /// The file, if it is one that is made together with a database.
+    /// The path, if the file is created together with the database.
     pub(super) fn made_here(&self) -> Option<&Path> {
         (!self.named).then_some(&self.path)
     }
 
-    /// Reads the key; makes the file if `may_create`, it is absent and the operator named no other.
+    /// Reads the key. Creates the file if `may_create`, it is absent and the operator did not name it.
     pub(super) fn load(&self, may_create: bool) -> std::result::Result<Sealer, OpenError> {
         if !self.path.try_exists().map_err(|error| self.fault(error))? {
             if self.named {
@@ -116,7 +116,7 @@ impl MasterKeyFile {
         Sealer::new(&key).map_err(|error| self.fault(error))
     }
 
-    /// That the file holds another key than the one the database was sealed with.
+    /// The error for a key that does not match the database.
     pub(super) fn is_another(&self) -> OpenError {
         self.fault("this is not the key that the database was sealed with; restore the right one")
     }
@@ -125,7 +125,7 @@ impl MasterKeyFile {
         OpenError::MasterKey { path: self.path.clone(), message: message.to_string() }
     }
 
-    /// Two processes that start at once agree on the key of the one that was first.
+    /// Creates the file. Of two processes that start at the same time, both use the key of the first one.
     fn create(&self) -> std::io::Result<()> {
         let key: Zeroizing<[u8; KEY_OCTETS]> = Zeroizing::new(rand::random());
         match durable_file::create(&self.path, 0o600, &[to_hex(&key).as_bytes()]) {
@@ -136,7 +136,7 @@ impl MasterKeyFile {
 
     fn check_mode(&self) -> std::result::Result<(), OpenError> {
         let file = std::fs::metadata(&self.path).map_err(|error| self.fault(error))?;
-        // A group of root's choice may read it: credentials of the service manager have such a mode.
+        // The group may read it: credentials of the service manager have such a mode.
         let forbidden = if file.uid() == 0 { 0o037 } else { 0o077 };
         if file.mode() & forbidden != 0 {
             let mode = file.mode() & 0o777;
@@ -148,7 +148,7 @@ impl MasterKeyFile {
     }
 }
 
-/// Whether a file that is named as the one with the master key can be used.
+/// Checks that a file can be used as the master key.
 ///
 /// # Errors
 /// [`OpenError::MasterKey`].

@@ -1,4 +1,4 @@
-//! Messages on their way: accepting, reading what is due, recording what became of them.
+//! Messages and deliveries: enqueue, read what is due, record results.
 
 mod damage;
 pub(super) mod due_rows;
@@ -13,20 +13,20 @@ pub(super) use self::free_space::FreeSpace;
 
 use self::enqueue::{EnqueueJob, Stored};
 use self::record::RecordJob;
-use super::blob_store::{self, Kept};
+use super::blob_store::{self, BodyLocation};
 use super::checksum::Checksum;
 use super::sql_types::count;
 use super::{Access, SqliteStore};
 use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::{
-    Delivery, DuePage, DueRange, Message, NewMessage, ParkedRow, RecordBatch, Result, Spool, SpoolFeed,
+    Delivery, DuePage, DueRange, Message, NewMessage, PausedRow, RecordBatch, Result, Spool, SpoolFeed,
     StoreError, StoredContent, SubmissionKey,
 };
 
 pub(super) const COUNT_OPEN: &str = "SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL";
 
-/// Rows put off in one job of the writer: others commit in between.
+/// Maximum of deliveries that one job moves, so that others can commit in between.
 const PARK_ROWS_MAX: usize = 500;
 
 impl Spool for SqliteStore {
@@ -43,7 +43,7 @@ impl Spool for SqliteStore {
         self.writer.run(incoming, EnqueueJob::write, EnqueueJob::conclude).await
     }
 
-    async fn submitted_before(
+    async fn find_submission(
         &self,
         tenant: TenantId,
         environment: Environment,
@@ -67,11 +67,11 @@ impl Spool for SqliteStore {
         self.read(move |connection| due_rows::take(connection, &ids)).await
     }
 
-    async fn park(&self, rows: Vec<ParkedRow>) -> Result<Vec<TenantId>> {
+    async fn postpone_paused(&self, rows: Vec<PausedRow>) -> Result<Vec<TenantId>> {
         let mut due = Vec::new();
         for step in rows.chunks(PARK_ROWS_MAX) {
             let step = step.to_vec();
-            due.extend(self.write(move |tx| super::queue::pauses::park(tx, &step)).await?);
+            due.extend(self.write(move |tx| super::queue::pauses::postpone_paused(tx, &step)).await?);
         }
         Ok(due)
     }
@@ -88,8 +88,8 @@ impl Spool for SqliteStore {
     async fn stored_content(&self, id: MessageId) -> Result<Option<StoredContent>> {
         let checksum = match self.read(move |connection| blob_store::find(connection, id)).await? {
             None => return Ok(None),
-            Some(Kept::Row { octets }) => return Ok(Some(StoredContent::Row { octets })),
-            Some(Kept::File { checksum }) => checksum,
+            Some(BodyLocation::Row { octets }) => return Ok(Some(StoredContent::Row { octets })),
+            Some(BodyLocation::File { checksum }) => checksum,
         };
         let files = Arc::clone(&self.bodies);
         let opened = tokio::task::spawn_blocking(move || files.open(id, checksum)).await;
@@ -128,7 +128,7 @@ impl SqliteStore {
         }
     }
 
-    /// Tells the operator at each read, and the tenant by an event at the first one.
+    /// Logs damaged content at each read, and appends the tenant's event at the first one.
     fn tell_damage(&self, message_id: MessageId, fault: &str) {
         tracing::error!(%message_id, fault, "the content of a message is damaged and is not sent: restore it from a backup, or cancel the message");
         let fault = fault.to_owned();
@@ -137,7 +137,7 @@ impl SqliteStore {
         }
     }
 
-    /// Brings a large body to disk and reserves memory for the delivery of the message without a read.
+    /// Writes a large body to its file and reserves memory, so that the message can be delivered without reading it.
     async fn prepare(&self, new: NewMessage) -> Result<EnqueueJob> {
         let new = Arc::new(new);
         let stored = if self.bodies.is_large(&new.content) {

@@ -1,4 +1,4 @@
-//! Between columns and the types of `mail`: ids and names as text, times as microseconds, structures as JSON.
+//! Conversion between columns and Rust types: ids and names as text, times as microseconds, structures as JSON.
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Row, RowIndex};
@@ -16,13 +16,13 @@ use crate::model::{
     TenantStatus, TlsFailure, TlsPolicyType, UsageInterval, Verification, WebhookDeliveryId,
     WebhookDeliveryState, WebhookId, WebhookStatus, Weight,
 };
-use crate::store::{Result, StoreError};
+use crate::store::{JournalCursor, Result, StoreError};
 
 fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> FromSqlError {
     FromSqlError::Other(Box::new(error))
 }
 
-/// A number of rows as SQL takes it.
+/// A number of rows as an SQL parameter.
 pub(super) fn sql_limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
@@ -58,6 +58,7 @@ macro_rules! stored_as_name {
 }
 
 stored_as_text!(
+    JournalCursor,
     TenantId,
     DomainId,
     KeyId,
@@ -164,7 +165,7 @@ impl ToSql for RefusalCode {
 impl FromSql for RefusalCode {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         let text = value.as_str()?;
-        // A code that an older version wrote and this one no longer has.
+        // An earlier version may have written a code that no longer exists.
         Ok(Self::ALL.iter().copied().find(|code| code.as_str() == text).unwrap_or(Self::Internal))
     }
 }
@@ -175,18 +176,18 @@ impl ToSql for SecretDigest {
     }
 }
 
-/// A column that holds a number of things or octets.
+/// Reads a column with a count.
 pub(super) fn count(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<u64> {
     let count: i64 = row.get(column)?;
     u64::try_from(count).map_err(|_| FromSqlError::OutOfRange(count).into())
 }
 
-/// A time as a column holds it.
+/// The column value of a time.
 pub(super) fn us(time: Timestamp) -> i64 {
     time.as_microsecond()
 }
 
-/// A column that holds a time.
+/// Reads a column with a time.
 pub(super) fn time(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Timestamp> {
     time_of(row.get(column)?)
 }
@@ -197,7 +198,7 @@ pub(super) fn day(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Date
     text.parse().map_err(|error| unreadable(error).into())
 }
 
-/// A column that may hold a time.
+/// Reads a column with a time or NULL.
 pub(super) fn time_if_any(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Option<Timestamp>> {
     row.get::<_, Option<i64>>(column)?.map(time_of).transpose()
 }
@@ -206,17 +207,17 @@ fn time_of(microseconds: i64) -> rusqlite::Result<Timestamp> {
     Timestamp::from_microsecond(microseconds).map_err(|error| unreadable(error).into())
 }
 
-/// A structure as a column holds it.
+/// The column value of a structure.
 pub(super) fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|error| StoreError::Failed(error.to_string()))
 }
 
-/// A column that holds a structure.
+/// Reads a column with a structure.
 pub(super) fn json<T: DeserializeOwned>(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<T> {
     serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| unreadable(error).into())
 }
 
-/// A column that may hold a structure.
+/// Reads a column with a structure or NULL.
 pub(super) fn json_if_any<T: DeserializeOwned>(
     row: &Row<'_>,
     column: impl RowIndex,
@@ -225,7 +226,7 @@ pub(super) fn json_if_any<T: DeserializeOwned>(
     serde_json::from_str(text).map(Some).map_err(|error| unreadable(error).into())
 }
 
-/// A column that may hold something with a text form that SQL knows nothing of.
+/// Reads a column with the text form of a type or NULL.
 pub(super) fn parsed_if_any<T>(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Option<T>>
 where
     T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>,
@@ -234,7 +235,7 @@ where
     text.parse().map(Some).map_err(|error| unreadable(error).into())
 }
 
-/// A text cut to a number of octets at most, at a character's edge.
+/// Truncates a text to a number of octets at a character boundary.
 pub(super) fn shorten(text: &str, octets_max: usize) -> &str {
     &text[..text.floor_char_boundary(octets_max)]
 }

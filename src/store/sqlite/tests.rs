@@ -17,8 +17,8 @@ use crate::store::contract::{
     new_template, new_tenant, new_webhook, now, outcomes,
 };
 use crate::store::{
-    Directory, IdempotentResponse, Journal, MessageFilter, NewMessage, NewSmartHost, Outbox, PageRequest,
-    RetentionPolicy, Spool, Store, SubmissionKey,
+    Directory, IdempotentResponse, Journal, Limited, MessageFilter, NewMessage, NewSmartHost, Outbox,
+    PageRequest, RetentionPolicy, Spool, Store, SubmissionKey,
 };
 
 /// A data directory of its own.
@@ -32,18 +32,18 @@ impl Harness for SqliteHarness {
     }
 
     async fn open(&self, hot_queue_bytes_max: u64) -> Store {
-        Store::open(StoreOptions { hot_queue_bytes_max, ..options(self.dir.path()) }).unwrap()
+        Store::open(SqliteOptions { hot_queue_bytes_max, ..options(self.dir.path()) }).await.unwrap()
     }
 }
 
 pub(super) type Bed = TestBed<SqliteHarness>;
 
 impl Bed {
-    pub(super) fn with(change: impl FnOnce(&mut StoreOptions)) -> Self {
+    pub(super) fn with(change: impl FnOnce(&mut SqliteOptions)) -> Self {
         let harness = SqliteHarness { dir: tempfile::tempdir().unwrap() };
         let mut options = options(harness.dir.path());
         change(&mut options);
-        Self::of(harness, Store::open(options).unwrap())
+        Self::of(harness, open(options).unwrap())
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -56,8 +56,13 @@ impl Bed {
     }
 }
 
-pub(super) fn options(dir: &Path) -> StoreOptions {
-    StoreOptions { inline_body_bytes_max: 4096, ..StoreOptions::at(dir) }
+/// What [`Store::open`] does on a thread for blocking work.
+pub(super) fn open(options: SqliteOptions) -> std::result::Result<Store, OpenError> {
+    super::open::open(options).map(Store::Sqlite)
+}
+
+pub(super) fn options(dir: &Path) -> SqliteOptions {
+    SqliteOptions { inline_body_bytes_max: 4096, ..SqliteOptions::at(dir) }
 }
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
@@ -102,7 +107,7 @@ async fn no_secret_stands_in_any_file_in_clear() {
 async fn everything_in_the_data_directory_is_the_owners_alone() {
     let parent = tempfile::tempdir().unwrap();
     let data_dir = parent.path().join("deep/data");
-    let store = Store::open(StoreOptions { inline_body_bytes_max: 0, ..options(&data_dir) }).unwrap();
+    let store = open(SqliteOptions { inline_body_bytes_max: 0, ..options(&data_dir) }).unwrap();
     let tenant = store.create_tenant(new_tenant("a"), now()).await.unwrap().id;
     store.enqueue(new_message(tenant, &["x@one.example"], "body")).await.unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -117,9 +122,9 @@ async fn everything_in_the_data_directory_is_the_owners_alone() {
 #[tokio::test]
 async fn a_data_directory_is_served_by_one_process_and_managed_beside_it() {
     let bed = Bed::new().await;
-    let second = Store::open(options(bed.path()));
+    let second = open(options(bed.path()));
     assert!(matches!(second, Err(OpenError::InUse(path)) if path == bed.path()));
-    let manager = Store::open(StoreOptions { access: Access::Manage, ..options(bed.path()) }).unwrap();
+    let manager = open(SqliteOptions { access: Access::Manage, ..options(bed.path()) }).unwrap();
     let tenant = manager.create_tenant(new_tenant("a"), now()).await.unwrap();
     assert_eq!(bed.store.tenant(tenant.id).await.unwrap().unwrap().slug, "a");
     assert!(manager.enqueue(new_message(tenant.id, &["x@one.example"], "body")).await.is_err());
@@ -127,8 +132,21 @@ async fn a_data_directory_is_served_by_one_process_and_managed_beside_it() {
     bed.store.close().await;
     assert!(matches!(bed.store.tenant(tenant.id).await, Err(StoreError::Closed)));
     assert!(matches!(bed.store.probe().await, Err(StoreError::Closed)));
-    let next = Store::open(options(bed.path())).unwrap();
+    let next = open(options(bed.path())).unwrap();
     assert!(next.tenant(tenant.id).await.unwrap().is_some());
+}
+
+#[test]
+fn the_server_removes_what_a_crash_left_unfinished_in_the_data_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let unfinished = dir.path().join(".new-0123456789abcdef-tls.key");
+    let file = File::create(&unfinished).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+    let access = Access::Manage;
+    drop(open(SqliteOptions { access, ..options(dir.path()) }).unwrap());
+    assert!(unfinished.exists(), "a server may be running");
+    drop(open(options(dir.path())).unwrap());
+    assert!(!unfinished.exists());
 }
 
 #[tokio::test]
@@ -138,7 +156,7 @@ async fn the_schema_of_a_running_server_is_not_changed_under_it() {
     let version = || database.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0)).unwrap();
     let older = version() - 1;
     database.pragma_update(None, "user_version", older).unwrap();
-    let manage = |dir: &Path| Store::open(StoreOptions { access: Access::Manage, ..options(dir) });
+    let manage = |dir: &Path| open(SqliteOptions { access: Access::Manage, ..options(dir) });
     let error = manage(bed.path()).err().unwrap();
     assert!(matches!(&error, OpenError::OlderServer(path) if path == bed.path()), "{error}");
     assert!(error.to_string().contains("restart the server with this version first"));
@@ -146,7 +164,7 @@ async fn the_schema_of_a_running_server_is_not_changed_under_it() {
     // Where nobody serves, the key commands make the database, and do not go on to hold the lock.
     let fresh = tempfile::tempdir().unwrap();
     let manager = manage(fresh.path()).unwrap();
-    let server = Store::open(options(fresh.path())).unwrap();
+    let server = open(options(fresh.path())).unwrap();
     manager.close().await;
     server.close().await;
 }
@@ -176,12 +194,12 @@ async fn another_master_key_is_told_when_the_store_is_opened() {
     let key_file = bed.path().join("master.key");
     let key = std::fs::read_to_string(&key_file).unwrap();
     assert_eq!((key.len(), key.ends_with('\n')), (65, true));
-    let open = |text: Option<&str>| {
+    let open_with = |text: Option<&str>| {
         match text {
             Some(text) => std::fs::write(&key_file, text).unwrap(),
             None => std::fs::remove_file(&key_file).unwrap(),
         }
-        Store::open(options(bed.path()))
+        open(options(bed.path()))
     };
     let message = |opened: std::result::Result<Store, OpenError>| match opened {
         Err(OpenError::MasterKey { path, message }) => {
@@ -190,23 +208,23 @@ async fn another_master_key_is_told_when_the_store_is_opened() {
         }
         other => panic!("{:?}", other.err()),
     };
-    assert!(message(open(Some(&"0".repeat(64)))).contains("not the key"));
-    assert!(message(open(Some("short"))).contains("64 hexadecimal digits"));
-    assert!(message(open(None)).contains("restore it"));
+    assert!(message(open_with(Some(&"0".repeat(64)))).contains("not the key"));
+    assert!(message(open_with(Some("short"))).contains("64 hexadecimal digits"));
+    assert!(message(open_with(None)).contains("restore it"));
     assert!(!key_file.exists(), "a lost key is not replaced in silence");
     std::fs::write(&key_file, &key).unwrap();
     let readable = std::fs::Permissions::from_mode(0o644);
     std::fs::set_permissions(&key_file, readable).unwrap();
-    assert!(message(Store::open(options(bed.path()))).contains("644"));
+    assert!(message(open(options(bed.path()))).contains("644"));
     std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
-    assert!(Store::open(options(bed.path())).is_ok());
+    assert!(open(options(bed.path())).is_ok());
 }
 
 #[test]
 fn a_master_key_file_that_was_named_is_never_made() {
     let dir = tempfile::tempdir().unwrap();
     let named = dir.path().join("elsewhere.key");
-    let opened = Store::open(StoreOptions { master_key_file: Some(named.clone()), ..options(dir.path()) });
+    let opened = open(SqliteOptions { master_key_file: Some(named.clone()), ..options(dir.path()) });
     assert!(matches!(opened, Err(OpenError::MasterKey { path, .. }) if path == named));
     assert!(!named.exists());
 }
@@ -219,7 +237,7 @@ async fn a_database_of_a_newer_program_is_refused_untouched() {
     let connection = Connection::open(&database).unwrap();
     connection.pragma_update(None, "user_version", 99).unwrap();
     drop(connection);
-    let opened = Store::open(options(bed.path()));
+    let opened = open(options(bed.path()));
     assert!(matches!(opened, Err(OpenError::Newer { found: 99, known }) if known < 99));
 }
 
@@ -242,9 +260,21 @@ async fn the_search_of_an_older_database_is_filled_anew() {
         ALTER TABLE body DROP COLUMN crc32;
         DROP TABLE released_body;
         DROP TABLE write_test;
+        ALTER TABLE delivery RENAME COLUMN bounce_class TO last_class;
+        ALTER TABLE attempt RENAME COLUMN bounce_class TO class;
+        ALTER TABLE pause RENAME TO hold;
+        ALTER TABLE idempotent_response RENAME TO kept_answer;
+        DROP INDEX idempotent_response_by_age;
+        CREATE INDEX kept_answer_by_age ON kept_answer (created_us);
+        DROP TRIGGER suppression_added;
+        DROP TRIGGER suppression_removed;
+        DROP TABLE suppression_count;
+        ALTER TABLE search_progress RENAME COLUMN cursor TO up_to;
+        UPDATE tenant SET settings = replace(settings, 'message_lifetime_hours', 'expiry_hours');
         PRAGMA user_version = 15;";
     database.execute_batch(older).unwrap();
     let bed = bed.restart().await;
+    assert!(bed.store.tenant(tenant).await.unwrap().is_some(), "its settings have the present names");
     let found = async |filter| {
         let page = bed.store.list_messages(filter, PageRequest { limit: 10, ..PageRequest::default() }).await;
         page.unwrap().items.iter().map(|found| found.message.id).collect::<Vec<_>>()
@@ -258,6 +288,26 @@ async fn the_search_of_an_older_database_is_filled_anew() {
     assert_eq!(database.query_row(words, [], |row| row.get::<_, u32>(0)).unwrap(), 0);
     let indexes = "SELECT count(*) FROM sqlite_schema WHERE name IN ('message_by_header_id', 'delivery_to')";
     assert_eq!(database.query_row(indexes, [], |row| row.get::<_, u32>(0)).unwrap(), 0);
+}
+
+#[tokio::test]
+async fn the_suppressions_of_an_older_database_are_counted() {
+    let bed = Bed::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let suppression = |number: usize| new_suppression(Some(tenant), &format!("u{number}@one.example"));
+    let most = Limited::Suppressions.rows_max();
+    bed.store.suppress_all((1..most).map(suppression).collect(), now()).await.unwrap();
+    bed.store.close().await;
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
+    let older = "
+        DROP TRIGGER suppression_added;
+        DROP TRIGGER suppression_removed;
+        DROP TABLE suppression_count;
+        PRAGMA user_version = 17;";
+    database.execute_batch(older).unwrap();
+    let bed = bed.restart().await;
+    bed.store.suppress(suppression(most), now()).await.unwrap();
+    assert!(bed.store.suppress(suppression(most + 1), now()).await.is_err());
 }
 
 #[tokio::test]
@@ -318,13 +368,13 @@ async fn a_job_that_fails_half_done_is_undone_alone() {
     let bed = Bed::new().await;
     let tenant = bed.tenant("a").await.id;
     // The writer is held until all jobs wait, so that one transaction has them all.
-    let (release, held) = std::sync::mpsc::channel::<()>();
-    let held = std::sync::Mutex::new(held);
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let blocked = std::sync::Mutex::new(blocked);
     let store = Arc::clone(&bed.store);
     // Done again, it does not wait again: the other end is gone then.
     let holder = tokio::spawn(async move {
         let Store::Sqlite(engine) = &*store;
-        engine.write(move |_| Ok(lock(&held).recv().is_err())).await
+        engine.write(move |_| Ok(lock(&blocked).recv().is_err())).await
     });
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..9 {
@@ -420,7 +470,7 @@ async fn files_that_are_newer_than_a_restored_database_are_kept_until_it_knows_t
         let Bed { harness, store, .. } = bed;
         drop(store);
         std::fs::write(&database, octets).unwrap();
-        let store = Store::open(options(harness.dir.path())).unwrap();
+        let store = open(options(harness.dir.path())).unwrap();
         Bed::of(harness, store)
     };
     let bed = restore(bed, &older);
@@ -461,7 +511,7 @@ async fn a_data_directory_that_lost_its_database_is_refused_and_left_as_it_is() 
     drop(store);
     let [database, key, bodies] = ["pillarbox.db", "master.key", "bodies"].map(|name| dir.path().join(name));
     let before = std::fs::read(&database).unwrap();
-    let open = |access| Store::open(StoreOptions { access, ..options(dir.path()) });
+    let open = |access| open(SqliteOptions { access, ..options(dir.path()) });
     let refused = |access| match open(access).err() {
         Some(error @ OpenError::DatabaseMissing { .. }) => error.to_string(),
         other => panic!("{other:?}"),
@@ -469,8 +519,13 @@ async fn a_data_directory_that_lost_its_database_is_refused_and_left_as_it_is() 
     std::fs::remove_file(&database).unwrap();
     for access in [Access::Serve, Access::Manage] {
         let said = refused(access);
-        for part in ["pillarbox.db is missing", "master.key", "bodies", "restore the database", "begin anew"]
-        {
+        for part in [
+            "pillarbox.db is missing",
+            "master.key",
+            "bodies",
+            "restore the database",
+            "start with an empty one",
+        ] {
             assert!(said.contains(part), "`{part}` is not in: {said}");
         }
         assert!(!database.exists());
@@ -504,7 +559,7 @@ fn what_others_leave_in_a_new_data_directory_does_not_keep_it_from_being_used() 
     let key = dir.path().join("master.key");
     std::fs::write(&key, format!("{}\n", "7".repeat(64))).unwrap();
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
-    Store::open(StoreOptions { master_key_file: Some(key), ..options(dir.path()) }).unwrap();
+    open(SqliteOptions { master_key_file: Some(key), ..options(dir.path()) }).unwrap();
 }
 
 #[tokio::test]
@@ -536,10 +591,10 @@ async fn content_that_was_cut_or_altered_is_an_event_and_is_not_handed_out() {
         assert_eq!(bed.store.content(id).await.unwrap(), Some(message.content.clone()));
         bed.store.checkpoint().await.unwrap();
         let events = bed.store.message_events(id, None, 100).await.unwrap();
-        let told: Vec<_> =
+        let events: Vec<_> =
             events.items.iter().filter(|event| event.kind == EventKind::MessageContentDamaged).collect();
-        assert_eq!(told.len(), 1, "each try finds it, and it is told once");
-        assert_eq!(told[0].tenant_id, Some(tenant));
+        assert_eq!(events.len(), 1, "each try finds it, and it is told once");
+        assert_eq!(events[0].tenant_id, Some(tenant));
     }
 }
 
@@ -604,6 +659,7 @@ async fn the_hot_queries_use_their_indexes() {
         (events::OF_MESSAGE, "event_of_message"),
         (directory::suppressions::OF_TENANT, "suppression_of_tenant"),
         (directory::suppressions::OF_PLATFORM, "suppression_of_"),
+        (directory::row_limits::MORE_SUPPRESSIONS, "SEARCH suppression_count USING PRIMARY KEY"),
         (outbox::deliveries::LAST_WAITING, "webhook_delivery_in_order"),
         (outbox::deliveries::PUT_OFF, "webhook_delivery_in_order"),
     ] {
@@ -634,8 +690,8 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let domain = bed.store.create_domain(domain, now()).await.unwrap().id.to_string();
     let key = new_key(Some(tenant), &KeySecret::generate(Environment::Live));
     let key = bed.store.create_key(key, now()).await.unwrap().id;
-    let kept = IdempotentResponse { digest: [0; 32], status: 200, body: b"{}".to_vec() };
-    bed.store.keep_answer(key, "n", kept, now()).await.unwrap();
+    let response = IdempotentResponse { digest: [0; 32], status: 200, body: b"{}".to_vec() };
+    bed.store.store_idempotent_response(key, "n", response, now()).await.unwrap();
     for owner in [Some(tenant), None] {
         bed.store.create_webhook(new_webhook(owner), now()).await.unwrap();
     }
@@ -651,7 +707,7 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
     let notes = "INSERT INTO submission_key VALUES (?1, 'live', 'n', x'00', ?2, 0)";
     database.execute(notes, [&id, &message]).unwrap();
-    let pause = "INSERT INTO hold VALUES (?1, '', NULL, 0, 0, 0)";
+    let pause = "INSERT INTO pause VALUES (?1, '', NULL, 0, 0, 0)";
     database.execute(pause, [&id]).unwrap();
     let refusal =
         "INSERT INTO rejection VALUES ('req_1', ?1, NULL, 'mail', 'internal_error', '', NULL, 0, 'live')";
@@ -662,7 +718,7 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
         let of_tenant = rows_with(&database, "tenant_id", &id);
         let of_message = rows_with(&database, "message_id", &message);
         let of_key = rows_with(&database, "key_id", &key.to_string());
-        let of_key = of_key.into_iter().filter(|(table, _)| table == "kept_answer").collect();
+        let of_key = of_key.into_iter().filter(|(table, _)| table == "idempotent_response").collect();
         [of_tenant, of_message, of_key, rows_with(&database, "domain_id", &domain)].concat()
     };
     // What the index keeps of a message has no column that tells whose it is; the first ten blocks are its own.

@@ -1,4 +1,4 @@
-//! The role of what is to be reported on TLS: counts by day and domain.
+//! Counts of TLS sessions by day and domain.
 
 use rusqlite::{Row, params};
 
@@ -12,8 +12,8 @@ impl TlsResults for SqliteStore {
     async fn add_tls_results(&self, results: Vec<TlsResult>) -> Result<()> {
         self.write(move |tx| {
             let mut statement = tx.prepare_cached("SELECT count(*) FROM tls_result")?;
-            let held = statement.query_row([], |row| count(row, 0))?;
-            let mut room = TLS_RESULTS_MAX.saturating_sub(usize::try_from(held).unwrap_or(usize::MAX));
+            let stored = statement.query_row([], |row| count(row, 0))?;
+            let mut capacity = TLS_RESULTS_MAX.saturating_sub(usize::try_from(stored).unwrap_or(usize::MAX));
             let sql = "UPDATE tls_result SET sessions = sessions + ?6
                        WHERE day = ?1 AND domain = ?2 AND policy_type = ?3 AND mx_host = ?4 AND failure = ?5";
             let mut add = tx.prepare_cached(sql)?;
@@ -25,9 +25,9 @@ impl TlsResults for SqliteStore {
                 let failure = failure.map_or("", TlsFailure::as_str);
                 let row =
                     params![day.to_string(), domain.as_str(), policy.as_str(), mx_host, failure, sessions];
-                if add.execute(row)? == 0 && room > 0 {
+                if add.execute(row)? == 0 && capacity > 0 {
                     insert.execute(row)?;
-                    room -= 1;
+                    capacity -= 1;
                 }
             }
             Ok(())
@@ -41,7 +41,7 @@ impl TlsResults for SqliteStore {
         after: Option<(Date, DomainName)>,
         limit: usize,
     ) -> Result<Vec<(Date, DomainName)>> {
-        self.read_at_leisure(move |connection| {
+        self.read_slow(move |connection| {
             let sql = "SELECT DISTINCT day, domain FROM tls_result
                        WHERE day < ?1 AND (day, domain) > (?2, ?3) ORDER BY day, domain LIMIT ?4";
             let mut statement = connection.prepare_cached(sql)?;
@@ -60,7 +60,7 @@ impl TlsResults for SqliteStore {
 
     async fn tls_results(&self, day: Date, domain: &DomainName) -> Result<Vec<TlsResult>> {
         let domain = domain.clone();
-        self.read_at_leisure(move |connection| {
+        self.read_slow(move |connection| {
             let sql = "SELECT * FROM tls_result WHERE day = ?1 AND domain = ?2
                        ORDER BY policy_type, mx_host, failure";
             let mut statement = connection.prepare_cached(sql)?;
@@ -70,7 +70,7 @@ impl TlsResults for SqliteStore {
         .await
     }
 
-    async fn forget_tls_results(&self, day: Date, domain: &DomainName) -> Result<()> {
+    async fn delete_tls_results(&self, day: Date, domain: &DomainName) -> Result<()> {
         let domain = domain.clone();
         self.write(move |tx| {
             let sql = "DELETE FROM tls_result WHERE day = ?1 AND domain = ?2";
@@ -80,7 +80,7 @@ impl TlsResults for SqliteStore {
         .await
     }
 
-    async fn forget_tls_results_before(&self, day: Date) -> Result<()> {
+    async fn delete_tls_results_before(&self, day: Date) -> Result<()> {
         self.write(move |tx| {
             tx.prepare_cached("DELETE FROM tls_result WHERE day < ?1")?.execute([day.to_string()])?;
             Ok(())

@@ -1,4 +1,4 @@
-//! The transaction that jobs of the writer run in, and what they share beside the database.
+//! The transaction of the writer's jobs, with the state that they share.
 
 use std::ops::Deref;
 
@@ -10,13 +10,13 @@ use crate::store::memory::{EventClock, UsageAccumulator, WebhookSubscriptions};
 /// One transaction of the writer.
 pub(super) struct Tx<'a> {
     pub(super) connection: &'a Connection,
-    /// Makes the ids of events.
+    /// Generates ids of events.
     pub(super) clock: &'a EventClock,
-    /// Seals secrets.
+    /// Encrypts secrets.
     pub(super) sealer: &'a Sealer,
-    /// What the jobs used and which events they appended.
+    /// Usage and events of the jobs.
     pub(super) usage: UsageAccumulator,
-    /// Which webhooks want which events.
+    /// Subscriptions of webhooks.
     pub(super) subscriptions: &'a WebhookSubscriptions,
 }
 

@@ -1,5 +1,5 @@
-//! What tenants used, counted in the transaction that causes it. The jobs of a transaction only note what to add; before
-//! the commit the notes are summed, so that many messages of one tenant cost one change of its rows.
+//! Usage of tenants, counted in the transaction that causes it. Jobs only collect amounts; they are summed before the
+//! commit, so that many messages of one tenant change its rows once.
 
 use rusqlite::{Connection, Row, params};
 
@@ -14,12 +14,12 @@ use crate::store::{
 };
 
 impl Tx<'_> {
-    /// Notes that something was used.
+    /// Adds usage.
     pub(super) fn count(&self, by: UsedBy, counts: UsageCounts) {
         self.usage.add(by, counts);
     }
 
-    /// The same for a delivery of a message, unless that is a report: nobody sent it.
+    /// Adds usage of a delivery, except of a report that the server generated.
     pub(super) fn count_delivery(&self, of: MessageId, at: Timestamp, counts: UsageCounts) -> Result<()> {
         let sql = "SELECT tenant_id, environment FROM message WHERE id = ?1 AND key_id IS NOT NULL";
         let mut statement = self.prepare_cached(sql)?;
@@ -30,9 +30,9 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Writes what was noted.
+    /// Writes the collected usage.
     pub(super) fn write_usage(&self) -> Result<()> {
-        // Of a tenant that was removed in this very transaction nothing is left to add to.
+        // The tenant may have been deleted in this transaction.
         let sql = "INSERT INTO usage (tenant_id, span, start_us, environment,
                                       sent, delivered, bounced, complained, suppressed, rejected, api_requests)
                    SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11
@@ -117,7 +117,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Usage> {
     })
 }
 
-/// Appends the event unless there is one for this limit in this period: after a restart nobody else knows.
+/// Appends the event unless this limit has one in this period, possibly from before a restart.
 fn append_warning(tx: &Tx<'_>, warning: &LimitWarning) -> Result<()> {
     let kind = match warning.level {
         LimitLevel::Approaching => EventKind::SendLimitApproaching,
@@ -136,14 +136,14 @@ fn append_warning(tx: &Tx<'_>, warning: &LimitWarning) -> Result<()> {
     tx.append(kind, subject, warning, warning.at)
 }
 
-/// Whether a tenant has hours whose time is over.
+/// Whether a tenant has hourly usage past its retention.
 pub(super) fn has_old_hours(connection: &Connection, tenant: TenantId, now: Timestamp) -> Result<bool> {
     let sql = "SELECT 1 FROM usage WHERE tenant_id = ?1 AND span = ?2 AND start_us < ?3";
     let bounds = params![tenant, UsageInterval::Hour, us(oldest_hour(now))];
     Ok(connection.prepare_cached(sql)?.exists(bounds)?)
 }
 
-/// Removes a tenant's hours whose time is over; at most `limit` of them.
+/// Deletes hourly usage of a tenant past its retention, at most `limit` rows.
 pub(super) fn remove_old_hours(tx: &Tx<'_>, tenant: TenantId, now: Timestamp, limit: usize) -> Result<u64> {
     let sql = "DELETE FROM usage WHERE tenant_id = ?1 AND span = ?2 AND (start_us, environment) IN
                    (SELECT start_us, environment FROM usage
@@ -152,7 +152,7 @@ pub(super) fn remove_old_hours(tx: &Tx<'_>, tenant: TenantId, now: Timestamp, li
     Ok(tx.prepare_cached(sql)?.execute(bounds)? as u64)
 }
 
-/// Hours go a day at a time, so that no day is shown in part.
+/// Retention ends for whole days, so that no day is shown in part.
 fn oldest_hour(now: Timestamp) -> Timestamp {
     UsageInterval::Day.start_of(now.checked_sub(USAGE_HOURS_LIFETIME).unwrap_or(Timestamp::MIN))
 }

@@ -1,11 +1,11 @@
-//! The one writer: a thread that takes all jobs that wait and commits them together, so that one sync of
-//! the disk serves many of them. Each job is answered after the commit, and one that fails costs no other.
+//! The only writer: a thread that commits all waiting jobs in one transaction, so that they share one sync of the disk.
+//! Each job gets its result after the commit, and a failed job does not affect the others.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,24 +18,24 @@ use crate::store::memory::{
 };
 use crate::store::{JournalCursor, Result, StoreError};
 
-/// Jobs that may wait; senders wait beyond that.
+/// Maximum of waiting jobs; further senders wait.
 const QUEUE_JOBS_MAX: usize = 4096;
-/// Jobs committed together.
+/// Maximum of jobs in one transaction.
 const BATCH_JOBS_MAX: usize = 512;
-/// How long a transaction waits for another process, as at the start of the connection.
+/// How long a transaction waits for another process; also set when the connection is opened.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pages given back to the file system by one maintenance.
+/// Maximum of pages returned to the file system at once.
 const VACUUM_PAGES: u32 = 2000;
 
-/// What the writer is asked for.
+/// A command to the writer.
 enum WriterCommand {
-    /// Something inside a transaction.
+    /// Run a job in a transaction.
     Write(Box<dyn Job>),
-    /// Something that cannot be done inside one.
+    /// Checkpoint, which cannot run in a transaction.
     Checkpoint(oneshot::Sender<Result<()>>),
 }
 
-/// A handle on the writer's thread.
+/// A handle of the writer thread.
 pub(super) struct Writer {
     queue: Mutex<Option<mpsc::Sender<WriterCommand>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -56,8 +56,8 @@ impl Writer {
         Ok(Self { queue: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
     }
 
-    /// Runs `work` on `state` in the next transaction; after its commit `after` makes the answer of both.
-    /// The work may be done more than once, so it only borrows; what it writes it writes once.
+    /// Runs `work` with `state` in the next transaction; after the commit, `after` computes the result from both. `work` may
+    /// run more than once, after a rollback, so it only borrows.
     pub(super) async fn run<S, T, U, W, A>(&self, state: S, work: W, after: A) -> Result<U>
     where
         S: Send + 'static,
@@ -72,7 +72,7 @@ impl Writer {
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Moves the write-ahead log into the database and gives free pages back to the file system.
+    /// Moves the write-ahead log into the database and returns free pages to the file system.
     pub(super) async fn checkpoint(&self) -> Result<()> {
         let (answer, answered) = oneshot::channel();
         self.send(WriterCommand::Checkpoint(answer)).await?;
@@ -84,7 +84,7 @@ impl Writer {
         sender.send(command).await.map_err(|_| StoreError::Closed)
     }
 
-    /// Leaves a job for some transaction to come. False if too many wait.
+    /// Adds a job without waiting for its result. False if too many wait.
     pub(super) fn leave(&self, work: impl Fn(&Tx<'_>) -> Result<()> + Send + 'static) -> bool {
         let work = move |(): &(), tx: &Tx<'_>| work(tx);
         let job = Work { state: (), work, after: |(), ()| (), outcome: None, answer: None };
@@ -92,7 +92,7 @@ impl Writer {
         lock(&self.queue).as_ref().is_some_and(|sender| sender.try_send(command).is_ok())
     }
 
-    /// Takes no more jobs and waits for those that were taken.
+    /// Accepts no more jobs and waits for those that were accepted.
     pub(super) async fn close(&self) {
         lock(&self.queue).take();
         let thread = lock(&self.thread).take();
@@ -105,7 +105,7 @@ impl Writer {
 }
 
 impl Drop for Writer {
-    /// The data directory must not be opened again while jobs are still being written.
+    /// Waits for the thread, because the data directory must not be opened again while it writes.
     fn drop(&mut self) {
         lock(&self.queue).take();
         if let Some(thread) = lock(&self.thread).take() {
@@ -114,11 +114,11 @@ impl Drop for Writer {
     }
 }
 
-/// A job as the thread sees it.
+/// A job with its types erased.
 trait Job: Send {
-    /// Does the work, not for the first time perhaps.
+    /// Runs the work; may be called again after a rollback.
     fn run(&mut self, tx: &Tx<'_>) -> std::result::Result<(), CommitError>;
-    /// Tells the caller, after the commit or instead of it.
+    /// Sends the result to the caller, after the commit or the failure.
     fn finish(self: Box<Self>, committed: std::result::Result<(), &CommitError>);
 }
 
@@ -139,7 +139,7 @@ where
     A: FnOnce(S, T) -> U + Send,
 {
     fn run(&mut self, tx: &Tx<'_>) -> std::result::Result<(), CommitError> {
-        // A fault in one job may cost that job, never the writer.
+        // A panic in a job must not end the writer.
         let outcome = catch_unwind(AssertUnwindSafe(|| (self.work)(&self.state, tx)));
         let outcome = outcome.unwrap_or_else(|panic| Err(failure_of(&panic)));
         let ran = outcome.as_ref().map(|_| ()).map_err(CommitError::from);
@@ -154,7 +154,7 @@ where
                 catch_unwind(AssertUnwindSafe(|| after(state, value))).map_err(|panic| failure_of(&panic))
             }
             (outcome, committed) => {
-                // What the state tells memory by being dropped is told before the caller goes on.
+                // Dropping the state may update memory, which must happen before the caller continues.
                 drop(state);
                 Err(match (outcome, committed) {
                     (Some(Err(error)), _) => error,
@@ -177,7 +177,7 @@ fn failure_of(panic: &Box<dyn Any + Send>) -> StoreError {
     StoreError::Failed(format!("a job of the store panicked: {}", message.unwrap_or("no message")))
 }
 
-/// Why nothing of a transaction was written; told to each of its jobs.
+/// Why a transaction was not committed, for each of its jobs.
 enum CommitError {
     DiskFull,
     Failed(String),
@@ -207,7 +207,7 @@ impl From<rusqlite::Error> for CommitError {
     }
 }
 
-/// Whether jobs can be undone one by one.
+/// Whether jobs can be rolled back one by one.
 #[derive(Clone, Copy)]
 enum Savepoints {
     None,
@@ -216,9 +216,9 @@ enum Savepoints {
 
 /// Why a transaction was not committed.
 enum Fault {
-    /// A job failed after it had written something.
+    /// A job failed after it had changed the database.
     HalfDone,
-    /// The transaction itself.
+    /// The transaction itself failed.
     Lost(CommitError),
 }
 
@@ -228,7 +228,7 @@ impl From<CommitError> for Fault {
     }
 }
 
-/// What the thread works with.
+/// The state of the writer thread.
 struct WriterLoop {
     connection: Connection,
     clock: EventClock,
@@ -237,13 +237,13 @@ struct WriterLoop {
     hooks: CommitHooks,
 }
 
-/// What is updated after a commit.
+/// State to update after a commit.
 pub(super) struct CommitHooks {
     /// The end of the journal.
     pub(super) last_event: watch::Sender<JournalCursor>,
-    /// The webhooks that have something to be sent.
+    /// The due times of webhooks.
     pub(super) webhooks_due: Arc<WebhookDueIndex>,
-    /// Whoever watches the server.
+    /// Counts for metrics.
     pub(super) counters: Arc<CommitCounters>,
 }
 
@@ -269,7 +269,7 @@ impl WriterLoop {
         if jobs.is_empty() {
             return;
         }
-        // A savepoint costs a copy of each page that the job touches, and jobs hardly ever fail half done.
+        // A savepoint copies each page that a job changes, and jobs rarely fail after their first change.
         let mut tried = self.transact(jobs, Savepoints::None);
         if let Err(Fault::HalfDone) = tried {
             self.roll_back();
@@ -285,7 +285,7 @@ impl WriterLoop {
                 Ok(())
             }
             Err(Fault::Lost(error)) => Err(error),
-            // Cannot be with savepoints; to be told of a failure is right in any case.
+            // Impossible with savepoints; reporting the failure is right in any case.
             Err(Fault::HalfDone) => Err(&CommitError::DiskFull),
         };
         for job in jobs.drain(..) {
@@ -295,6 +295,7 @@ impl WriterLoop {
 
     fn transact(&self, jobs: &mut [Box<dyn Job>], savepoints: Savepoints) -> std::result::Result<(), Fault> {
         let Self { connection, clock, sealer, subscriptions, .. } = self;
+        let began = Instant::now();
         let tx = Tx { connection, clock, sealer, subscriptions, usage: UsageAccumulator::default() };
         self.execute("BEGIN IMMEDIATE")?;
         for job in jobs {
@@ -309,22 +310,23 @@ impl WriterLoop {
         }
         tx.write_usage().map_err(|error| CommitError::from(&error))?;
         self.execute("COMMIT")?;
-        self.hooks.counters.note_commit(&tx.usage.take_events());
+        let (events, results) = (tx.usage.take_events(), tx.usage.take_results());
+        self.hooks.counters.note_commit(&events, &results, began.elapsed());
         Ok(())
     }
 
-    /// False if the job failed before it had written anything.
+    /// False if the job failed before it had changed anything.
     fn run_bare(&self, tx: &Tx<'_>, job: &mut dyn Job) -> std::result::Result<bool, Fault> {
         let changes_before = self.connection.total_changes();
         match job.run(tx) {
-            // A full disk or an I/O error makes SQLite roll back everything by itself.
+            // After a full disk or an I/O error, SQLite rolls back the whole transaction.
             Err(cause) if self.connection.is_autocommit() => Err(Fault::Lost(cause)),
             Err(_) if self.connection.total_changes() != changes_before => Err(Fault::HalfDone),
             ran => Ok(ran.is_ok()),
         }
     }
 
-    /// False if the job failed and was undone.
+    /// False if the job failed and was rolled back.
     fn run_in_savepoint(&self, tx: &Tx<'_>, job: &mut dyn Job) -> std::result::Result<bool, Fault> {
         self.execute("SAVEPOINT job")?;
         let ran = job.run(tx);
@@ -333,7 +335,7 @@ impl WriterLoop {
             if self.connection.is_autocommit() {
                 return Err(Fault::Lost(cause));
             }
-            self.subscriptions.forget();
+            self.subscriptions.clear();
             self.execute("ROLLBACK TO job")?;
         }
         self.execute("RELEASE job")?;
@@ -347,7 +349,7 @@ impl WriterLoop {
     }
 
     fn roll_back(&self) {
-        self.subscriptions.forget();
+        self.subscriptions.clear();
         self.subscriptions.take_touched();
         if !self.connection.is_autocommit()
             && let Err(error) = self.execute("ROLLBACK")
@@ -362,15 +364,14 @@ impl WriterLoop {
     }
 
     fn checkpoint(&self) -> rusqlite::Result<()> {
-        // Each freed page is one step of the statement.
+        // Each step of the statement frees one page.
         let mut vacuum =
             self.connection.prepare_cached(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
         let mut freed = vacuum.raw_query();
         while freed.next()?.is_some() {}
         drop(freed);
         drop(vacuum);
-        // A reader that takes its time must not hold up those who wait for a commit: what it still needs of the log
-        // stays for the next time.
+        // A slow reader must not delay commits: the part of the log that it still needs stays until the next checkpoint.
         self.connection.busy_timeout(Duration::ZERO)?;
         let moved = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         self.connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -381,13 +382,14 @@ impl WriterLoop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Journal, Spool, SqliteStore, StoreOptions};
+    use crate::store::{Journal, Spool, SqliteOptions, SqliteStore};
 
     #[tokio::test]
     async fn a_reader_that_takes_its_time_does_not_hold_up_a_checkpoint() {
         let dir = tempfile::tempdir().unwrap();
         let store =
-            SqliteStore::open(StoreOptions { hot_queue_bytes_max: 0, ..StoreOptions::at(dir.path()) })
+            SqliteStore::open(SqliteOptions { hot_queue_bytes_max: 0, ..SqliteOptions::at(dir.path()) })
+                .await
                 .unwrap();
         let slow = Connection::open(dir.path().join("pillarbox.db")).unwrap();
         slow.execute_batch("BEGIN; SELECT count(*) FROM tenant;").unwrap();

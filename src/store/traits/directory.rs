@@ -11,13 +11,13 @@ use crate::store::{
 };
 
 store_trait! {
-    /// Tenants, domains, keys and suppressions. A `tenant` argument of `Option<TenantId>` is the scope of the
-    /// caller: `None` is the platform and sees all; a foreign object is as absent as one that never was.
+    /// Tenants, domains, keys, suppressions and templates. A `scope` is that of the caller: `None` is the platform and sees
+    /// all objects; an object of another tenant looks like one that does not exist.
     pub trait Directory {
-        /// A number that changes whenever a tenant, a domain or a key changes through this store.
+        /// A number that changes with every change of a tenant, domain or key through this store.
         fn directory_version(&self) -> u64;
 
-        /// Adds a tenant. [`Conflict::Slug`](crate::store::Conflict::Slug).
+        /// Creates a tenant. Fails with [`Conflict::Slug`](crate::store::Conflict::Slug).
         async fn create_tenant(&self, new: NewTenant, now: Timestamp) -> Result<Tenant>;
         /// One tenant.
         async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>>;
@@ -25,106 +25,106 @@ store_trait! {
         async fn tenant_by_slug(&self, slug: &str) -> Result<Option<Tenant>>;
         /// A page of tenants, newest first.
         async fn list_tenants(&self, filter: TenantFilter, page: PageRequest) -> Result<Page<Tenant>>;
-        /// Changes what the patch names; a change of status appends its event and wakes the relay. Where its mail goes to
-        /// or comes from changes, what waits for another try is due ([`Queue::flush`](super::Queue::flush)).
+        /// Applies a patch. A change of status appends an event and wakes the relay. If the smart host or the source pool
+        /// changes, deferred mail of the tenant becomes due ([`Queue::flush`](super::Queue::flush)).
         async fn update_tenant(
             &self,
             id: TenantId,
             patch: TenantPatch,
             now: Timestamp,
         ) -> Result<Option<Tenant>>;
-        /// The smart host's password in clear, for the relay.
+        /// The decrypted password of the smart host.
         async fn smart_host_password(&self, id: TenantId) -> Result<Option<String>>;
-        /// Counts everything of a tenant. With `delete` suspends it and removes it, step by step so that the commits of
-        /// others come between, and counts what was removed. Broken off, it leaves a suspended tenant: ask again.
+        /// Counts the objects of a tenant. With `delete`, suspends the tenant and deletes them in steps between which others
+        /// commit. An interrupted deletion leaves a suspended tenant; call again to finish it.
         async fn remove_tenant(&self, id: TenantId, delete: bool) -> Result<Option<TenantCounts>>;
 
-        /// Claims a domain for a tenant together with its first DKIM keys.
+        /// Creates a domain with its first DKIM keys. Fails with
         /// [`Conflict::DomainExists`](crate::store::Conflict::DomainExists), [`Conflict::DomainTaken`](crate::store::Conflict::DomainTaken), [`Conflict::LimitReached`](crate::store::Conflict::LimitReached), [`Conflict::NoTenant`](crate::store::Conflict::NoTenant).
         async fn create_domain(&self, new: NewDomain, now: Timestamp) -> Result<Domain>;
         /// One domain.
         async fn domain(&self, scope: Option<TenantId>, id: DomainId) -> Result<Option<Domain>>;
         /// A page of domains, newest first.
         async fn list_domains(&self, filter: DomainFilter, page: PageRequest) -> Result<Page<Domain>>;
-        /// The tenant's domains at or above a name, and for the test environment the platform's sandbox domain
-        /// if the name is at or under it; the closest first.
+        /// The tenant's domains that equal a name or are above it, the closest first. For the test environment also the
+        /// sandbox domain of the platform.
         async fn domains_covering(
             &self,
             tenant: TenantId,
             environment: Environment,
             name: &DomainName,
         ) -> Result<Vec<Domain>>;
-        /// Changes what the patch names. Turning to manual verification verifies the domain and lets its pending DKIM keys
-        /// sign: [`Conflict::DomainTaken`](crate::store::Conflict::DomainTaken); the claims of others on it turn `taken`.
+        /// Applies a patch. Manual verification verifies the domain, activates its pending DKIM keys and sets the same domain
+        /// of other tenants to `taken`. Fails with [`Conflict::DomainTaken`](crate::store::Conflict::DomainTaken).
         async fn update_domain(
             &self,
             id: DomainId,
             patch: DomainPatch,
             now: Timestamp,
         ) -> Result<Option<Domain>>;
-        /// Writes what a look at the DNS found, the status that follows from it and its event. Where the status
-        /// becomes verified but another tenant was faster, the domain turns `taken` instead.
+        /// Writes the result of a DNS check with the new status and its event. If another tenant verified the domain first,
+        /// the status is `taken`.
         async fn record_domain_check(&self, id: DomainId, check: DomainCheck) -> Result<Option<Domain>>;
-        /// The tenants that have domains for [`Directory::domains_to_check`].
+        /// The tenants with domains for [`Directory::domains_to_check`].
         async fn tenants_to_check(&self, before: Timestamp) -> Result<Vec<TenantId>>;
-        /// A tenant's DNS-verified, pending and failing domains whose last check is older than `before`, the longest
-        /// unchecked first.
+        /// A tenant's domains with DNS verification that were last checked before a time, the oldest check first.
         async fn domains_to_check(
             &self,
             tenant: TenantId,
             before: Timestamp,
             limit: usize,
         ) -> Result<Vec<Domain>>;
-        /// Removes a domain and its keys. False if it was not there.
+        /// Deletes a domain and its DKIM keys. False if it did not exist.
         async fn delete_domain(&self, id: DomainId) -> Result<bool>;
-        /// The platform's domain for test senders, if it was made.
+        /// The sandbox domain of the platform.
         async fn sandbox_domain(&self, name: &DomainName) -> Result<Option<Domain>>;
-        /// The platform's domain for test senders; made with these keys if there is none of that name.
+        /// The sandbox domain of the platform; created with these keys if it does not exist.
         async fn ensure_sandbox_domain(&self, new: NewDomain, now: Timestamp) -> Result<Domain>;
 
-        /// Adds a DKIM key in state `state`. With `Active`, active ones of its algorithm start retiring.
+        /// Adds a DKIM key in its state. An active key retires the active keys of the same algorithm. Fails with
         /// [`Conflict::Selector`](crate::store::Conflict::Selector).
         async fn add_dkim_key(&self, domain: DomainId, new: NewDkimKey, now: Timestamp) -> Result<DkimKey>;
-        /// Removes DKIM keys that were replaced before a time, but those that sign what still waits; counts them.
-        async fn remove_served_dkim_keys(&self, before: Timestamp) -> Result<u64>;
-        /// The DKIM keys of a domain without their private halves, oldest first.
+        /// Deletes DKIM keys that were retired before a time, except those that signed mail that still waits. Returns their
+        /// number.
+        async fn delete_retired_dkim_keys(&self, before: Timestamp) -> Result<u64>;
+        /// The public parts of the DKIM keys of a domain, oldest first.
         async fn dkim_keys(&self, domain: DomainId) -> Result<Vec<DkimKey>>;
-        /// The PKCS#8 form of a key's private half.
+        /// The private key in PKCS#8.
         async fn dkim_private_key(&self, id: DkimKeyId) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>>;
 
-        /// Adds a key; its secret is the caller's. Of a tenant that has as many as it may, the oldest revoked one makes
-        /// room. [`Conflict::LimitReached`](crate::store::Conflict::LimitReached), [`Conflict::NoTenant`](crate::store::Conflict::NoTenant).
+        /// Creates a key. At the limit, the oldest revoked key of the tenant is deleted. Fails with
+        /// [`Conflict::LimitReached`](crate::store::Conflict::LimitReached), [`Conflict::NoTenant`](crate::store::Conflict::NoTenant).
         async fn create_key(&self, new: NewKey, now: Timestamp) -> Result<Key>;
         /// One key.
         async fn key(&self, scope: Option<TenantId>, id: KeyId) -> Result<Option<Key>>;
         /// The key with this secret, and its tenant unless it is a platform key.
         async fn key_by_digest(&self, digest: SecretDigest) -> Result<Option<(Key, Option<Tenant>)>>;
-        /// What a proof of the password of this user, a key's id or a tenant's slug, is held against. A user that is not
-        /// there has something as well, with the same salt each time, so that the two cannot be told apart.
+        /// The SCRAM verifier of a user name: the id of a key or the slug of a tenant. An unknown user gets a verifier too,
+        /// with the same salt each time, so that clients cannot find out which users exist.
         async fn scram_credential(&self, username: &str) -> Result<ScramCredential>;
         /// A page of keys, newest first.
         async fn list_keys(&self, filter: KeyFilter, page: PageRequest) -> Result<Page<Key>>;
-        /// Changes what the patch names.
+        /// Applies a patch.
         async fn update_key(&self, id: KeyId, patch: KeyPatch) -> Result<Option<Key>>;
-        /// Revokes a key. False if it was not there; a second time changes nothing.
+        /// Revokes a key. False if it does not exist; repeated calls change nothing.
         async fn revoke_key(&self, id: KeyId, now: Timestamp) -> Result<bool>;
-        /// Notes that a key was used; callers do so at most once a minute for a key.
+        /// Records the use of a key. Callers do so at most once a minute for each key.
         async fn touch_key(&self, id: KeyId, now: Timestamp) -> Result<()>;
 
-        /// Suppresses an address, with its event; an existing suppression of the same scope is replaced and its id kept.
-        /// [`Conflict::LimitReached`](crate::store::Conflict::LimitReached), which several callers at once may pass by a few.
+        /// Suppresses an address and appends the event. A suppression of the same address and scope is replaced and keeps its
+        /// id. Fails with [`Conflict::LimitReached`](crate::store::Conflict::LimitReached); concurrent callers may exceed the limit by a few.
         async fn suppress(&self, new: NewSuppression, now: Timestamp) -> Result<Suppression>;
-        /// Suppresses many addresses as [`Directory::suppress`] does each: all of them in one transaction, or none.
+        /// Suppresses many addresses in one transaction, each as [`Directory::suppress`] does.
         async fn suppress_all(&self, news: Vec<NewSuppression>, now: Timestamp) -> Result<Vec<Suppression>>;
-        /// The suppression that stops this tenant from sending to an address ([`crate::mail::Address::folded`]):
-        /// its own, else the platform's; an expired one stops nothing.
+        /// The suppression that forbids a tenant to send to an address ([`crate::mail::Address::folded`]): its own, else the
+        /// platform's. Expired ones are ignored.
         async fn suppression_of(
             &self,
             tenant: TenantId,
             folded: &str,
             now: Timestamp,
         ) -> Result<Option<Suppression>>;
-        /// A page of suppressions, newest first. A tenant's scope shows its own only.
+        /// A page of suppressions, newest first. A tenant sees only its own.
         async fn list_suppressions(
             &self,
             filter: SuppressionFilter,
@@ -136,7 +136,7 @@ store_trait! {
             scope: Option<TenantId>,
             id: SuppressionId,
         ) -> Result<Option<Suppression>>;
-        /// Lifts a suppression, with its event. False if it was not there.
+        /// Deletes a suppression and appends the event. False if it did not exist.
         async fn lift_suppression(
             &self,
             scope: Option<TenantId>,
@@ -144,20 +144,20 @@ store_trait! {
             now: Timestamp,
         ) -> Result<bool>;
 
-        /// Adds a template. [`Conflict::TemplateName`](crate::store::Conflict::TemplateName), [`Conflict::LimitReached`](crate::store::Conflict::LimitReached), [`Conflict::NoTenant`](crate::store::Conflict::NoTenant).
+        /// Creates a template. Fails with [`Conflict::TemplateName`](crate::store::Conflict::TemplateName), [`Conflict::LimitReached`](crate::store::Conflict::LimitReached), [`Conflict::NoTenant`](crate::store::Conflict::NoTenant).
         async fn create_template(&self, new: NewTemplate, now: Timestamp) -> Result<Template>;
         /// One template.
         async fn template(&self, scope: Option<TenantId>, id: TemplateId) -> Result<Option<Template>>;
         /// A page of templates without their bodies, newest first.
         async fn list_templates(&self, filter: TemplateFilter, page: PageRequest) -> Result<Page<TemplateSummary>>;
-        /// Changes what the patch names. [`Conflict::TemplateName`](crate::store::Conflict::TemplateName).
+        /// Applies a patch. Fails with [`Conflict::TemplateName`](crate::store::Conflict::TemplateName).
         async fn update_template(
             &self,
             id: TemplateId,
             patch: TemplatePatch,
             now: Timestamp,
         ) -> Result<Option<Template>>;
-        /// Removes a template. False if it was not there.
+        /// Deletes a template. False if it did not exist.
         async fn delete_template(&self, scope: Option<TenantId>, id: TemplateId) -> Result<bool>;
     }
 }

@@ -1,4 +1,4 @@
-//! The verbs of a store, one trait for each role. An engine implements all of them.
+//! The interface of a store, one trait for each role. Each engine implements all of them.
 
 mod directory;
 mod journal;

@@ -3,28 +3,28 @@ use crate::model::{TenantId, WebhookDeliveryId, WebhookDeliveryState, WebhookId}
 use crate::store::dispatch::store_trait;
 use crate::store::{
     NewWebhook, Page, PageRequest, Result, ServedWebhook, Webhook, WebhookDelivery, WebhookFilter,
-    WebhookFlights, WebhookOutcome, WebhookPatch, WebhookSecret,
+    WebhookOutcome, WebhookPatch, WebhookSecret, WebhooksInFlight,
 };
 
 store_trait! {
-    /// Where events are told. What an endpoint is to be told is written in the transaction of the event.
+    /// Webhooks and their deliveries. A delivery is written in the transaction of its event.
     pub trait Outbox {
-        /// Events that are still to be told, to all endpoints together.
+        /// The number of pending deliveries of all webhooks.
         async fn webhook_backlog(&self) -> Result<u64>;
-        /// Adds an endpoint. [`Conflict::LimitReached`](crate::store::Conflict::LimitReached), [`Conflict::NoTenant`](crate::store::Conflict::NoTenant).
+        /// Creates a webhook. Fails with [`Conflict::LimitReached`](crate::store::Conflict::LimitReached), [`Conflict::NoTenant`](crate::store::Conflict::NoTenant).
         async fn create_webhook(&self, new: NewWebhook, now: Timestamp) -> Result<Webhook>;
-        /// One endpoint.
+        /// One webhook.
         async fn webhook(&self, scope: Option<TenantId>, id: WebhookId) -> Result<Option<Webhook>>;
-        /// A page of endpoints, newest first.
+        /// A page of webhooks, newest first.
         async fn list_webhooks(&self, filter: WebhookFilter, page: PageRequest) -> Result<Page<Webhook>>;
-        /// Changes what the patch names.
+        /// Applies a patch.
         async fn update_webhook(
             &self,
             id: WebhookId,
             patch: WebhookPatch,
             now: Timestamp,
         ) -> Result<Option<Webhook>>;
-        /// Puts a new secret in the place of the present one, which signs too until `previous_until`.
+        /// Replaces the secret. The previous one also signs until `previous_until`.
         async fn rotate_webhook_secret(
             &self,
             id: WebhookId,
@@ -32,43 +32,43 @@ store_trait! {
             previous_until: Timestamp,
             now: Timestamp,
         ) -> Result<Option<Webhook>>;
-        /// Removes an endpoint and what it was told, step by step. Broken off, it leaves a disabled endpoint: ask again.
-        /// False if it was not there.
+        /// Deletes a webhook and its deliveries in steps. An interrupted deletion leaves a disabled webhook; call again to
+        /// finish it. False if it did not exist.
         async fn delete_webhook(&self, id: WebhookId) -> Result<bool>;
-        /// Tells an endpoint an event that is in no journal. `None` if the endpoint is not there.
+        /// Enqueues a test event that is not in the journal. `None` if the webhook does not exist. Fails with
         /// [`Conflict::WebhookBacklog`](crate::store::Conflict::WebhookBacklog).
         async fn test_webhook(&self, id: WebhookId, now: Timestamp) -> Result<Option<WebhookDelivery>>;
-        /// A page of what an endpoint was told or is to be told, newest first.
+        /// A page of the deliveries of a webhook, newest first.
         async fn list_webhook_deliveries(
             &self,
             webhook: WebhookId,
             state: Option<WebhookDeliveryState>,
             page: PageRequest,
         ) -> Result<Page<WebhookDelivery>>;
-        /// One of them.
+        /// One delivery.
         async fn webhook_delivery(&self, id: WebhookDeliveryId) -> Result<Option<WebhookDelivery>>;
-        /// Makes it due now, as if it had never been tried. [`Conflict::WebhookBacklog`](crate::store::Conflict::WebhookBacklog).
+        /// Makes a delivery due now as if it had not been attempted. Fails with [`Conflict::WebhookBacklog`](crate::store::Conflict::WebhookBacklog).
         async fn replay_webhook_delivery(
             &self,
             id: WebhookDeliveryId,
             now: Timestamp,
         ) -> Result<Option<WebhookDelivery>>;
 
-        /// Takes the endpoints that may have something due, and says when the next will.
+        /// Removes the webhooks that may have due deliveries from the due index and returns them, with the next due time.
         fn take_due_webhooks(&self, now: Timestamp) -> (Vec<WebhookId>, Option<Timestamp>);
-        /// Completes when there may be something due earlier than the last answer said.
+        /// Completes when a delivery may be due earlier than the last returned time.
         async fn wait_for_webhook_work(&self) -> ();
-        /// At most `limit` of what an endpoint is to be told now, beside what is in flight. `None` if it is gone or disabled.
+        /// At most `limit` due deliveries of a webhook that are not in flight. `None` if it is deleted or disabled.
         async fn claim_webhook(
             &self,
             id: WebhookId,
-            flights: WebhookFlights,
+            in_flight: WebhooksInFlight,
             limit: usize,
             now: Timestamp,
         ) -> Result<Option<ServedWebhook>>;
-        /// Has [`Outbox::take_due_webhooks`] answer the endpoint at a time.
-        fn note_webhook_due(&self, id: WebhookId, at: Timestamp);
-        /// Writes what came of a try; what was deleted meanwhile is passed over.
+        /// Adds a webhook to the due index: [`Outbox::take_due_webhooks`] returns it from this time on.
+        fn schedule_webhook(&self, id: WebhookId, at: Timestamp);
+        /// Writes the result of an attempt. Ignores deliveries that were deleted.
         async fn record_webhook(&self, outcome: WebhookOutcome) -> Result<()>;
     }
 }

@@ -3,14 +3,14 @@ use crate::store::dispatch::store_trait;
 use crate::store::{Result, StsRecord};
 
 store_trait! {
-    /// What destinations ask of those who send to them, so that a restart forgets none of it.
+    /// MTA-STS policies of destinations, cached across restarts (RFC 8461 §10.2).
     pub trait Policies {
         /// The MTA-STS policy of a domain, unless it has expired.
         async fn sts_policy(&self, domain: &DomainName, now: Timestamp) -> Result<Option<StsRecord>>;
-        /// Keeps a policy in the place of the domain's earlier one, and drops expired ones, and of more than
-        /// [`STS_POLICIES_MAX`](crate::store::STS_POLICIES_MAX) those that expire first.
-        async fn keep_sts_policy(&self, record: StsRecord) -> Result<()>;
-        /// Policies that were fetched before a time and have not expired: at most `limit`, the oldest first.
+        /// Stores the policy of a domain in place of an earlier one. Deletes expired policies and, beyond
+        /// [`STS_POLICIES_MAX`](crate::store::STS_POLICIES_MAX), those that expire first.
+        async fn store_sts_policy(&self, record: StsRecord) -> Result<()>;
+        /// Unexpired policies that were fetched before a time: at most `limit`, the oldest first.
         async fn stale_sts_policies(
             &self,
             before: Timestamp,

@@ -6,37 +6,37 @@ use crate::store::dispatch::store_trait;
 use crate::store::{OpenDeliveries, Pause, QueueOverview, QueueRequest, Result};
 
 store_trait! {
-    /// What waits, for people to see and to steer: the durable part of it.
+    /// What operators see and change of waiting mail, as far as it is stored.
     pub trait Queue {
-        /// Counts what waits, by tenant and destination, the deepest group first. The count may be as old as ten times
-        /// the time it takes, and costs nobody else anything. `in_flight` are the deliveries that the relay has.
+        /// Counts open deliveries by tenant and destination, the largest group first. Counts are cached for ten times as long
+        /// as counting took. `in_flight` are the deliveries that the relay has.
         async fn overview(
             &self,
             request: QueueRequest,
             in_flight: HashSet<DeliveryId>,
             now: Timestamp,
         ) -> Result<QueueOverview>;
-        /// Hands nothing of a part out until it is resumed or the time has come; a pause of the same part is replaced.
-        /// What the relay has already is delivered. [`Conflict::NoTenant`](crate::store::Conflict::NoTenant), [`Conflict::LimitReached`](crate::store::Conflict::LimitReached).
-        async fn pause(&self, hold: Pause) -> Result<Pause>;
-        /// Ends the pause of exactly this part and makes what it held due. False if there was none.
+        /// Pauses a part of the queue; replaces a pause of the same part. Deliveries that the relay already has go on. Fails
+        /// with [`Conflict::NoTenant`](crate::store::Conflict::NoTenant) or [`Conflict::TooManyPauses`](crate::store::Conflict::TooManyPauses).
+        async fn pause(&self, pause: Pause) -> Result<Pause>;
+        /// Ends the pause of exactly this part and makes its deliveries due. False if it was not paused.
         async fn resume(&self, part: QueueFilter, now: Timestamp) -> Result<bool>;
-        /// The pauses that hold at a time, the latest first.
-        async fn holds(&self, now: Timestamp) -> Result<Vec<Pause>>;
-        /// Ends what a resumption that was broken off by a crash left undone, and forgets pauses that ended long ago.
-        async fn tidy_holds(&self, now: Timestamp) -> Result<()>;
-        /// Makes what was tried and waits for its next try due now; counts it. In steps: commits of others come between.
+        /// The pauses in force at a time, the latest first.
+        async fn pauses(&self, now: Timestamp) -> Result<Vec<Pause>>;
+        /// Finishes resumptions that a crash interrupted, and deletes pauses that ended long ago.
+        async fn expire_pauses(&self, now: Timestamp) -> Result<()>;
+        /// Makes deferred deliveries due now, in steps between which others commit. Returns their number.
         async fn flush(&self, part: QueueFilter, now: Timestamp) -> Result<u64>;
-        /// The open deliveries of a message.
+        /// The unfinished deliveries of a message.
         async fn open_deliveries(&self, message: MessageId) -> Result<OpenDeliveries>;
-        /// Makes those of a tenant's deliveries due now that were tried and wait for their next try. Answers which.
+        /// Makes those of a tenant's deliveries due now that are deferred. Returns these.
         async fn make_due(
             &self,
             tenant: TenantId,
             ids: Vec<DeliveryId>,
             now: Timestamp,
         ) -> Result<Vec<DeliveryId>>;
-        /// Ends deliveries of a message, each with its event. Answers which of them were open. The caller has claimed them.
+        /// Cancels deliveries of a message and appends their events. Returns those that were open. The caller has claimed them.
         async fn cancel(
             &self,
             message: MessageId,

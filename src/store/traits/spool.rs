@@ -4,48 +4,48 @@ use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::dispatch::store_trait;
 use crate::store::{
-    Delivery, DuePage, DueRange, Message, NewMessage, ParkedRow, RecordBatch, Result, SpoolFeed,
+    Delivery, DuePage, DueRange, Message, NewMessage, PausedRow, RecordBatch, Result, SpoolFeed,
     StoredContent, SubmissionKey,
 };
 
 store_trait! {
-    /// Messages on their way: what is durable of the queue. What is decided in memory is [`crate::queue`]'s, as far as it
-    /// needs to know of a commit through [`Spool::feed`].
+    /// Messages and deliveries. [`crate::queue`] decides in memory what is delivered when, and learns of commits through
+    /// [`Spool::feed`].
     pub trait Spool {
-        /// What the queue manager of this process has to know of commits. It begins with what is known when the store is
-        /// opened, and has one reader.
+        /// The committed changes for the queue manager of this process, its only reader. It begins with the state at the time
+        /// the store was opened.
         fn feed(&self) -> Arc<SpoolFeed>;
-        /// Writes a message, its body, a delivery for each recipient and its event, in one transaction. Answers only
-        /// after the commit is synced.
+        /// Writes a message, its body, a delivery for each recipient and an event in one transaction. Returns after the commit
+        /// is synced.
         ///
-        /// The answer is the message's id; if the same was submitted under its [`SubmissionKey`] within
-        /// [`SUBMISSION_KEY_LIFETIME`](crate::store::SUBMISSION_KEY_LIFETIME), nothing is written and the answer is the id of that one.
-        /// [`Conflict::SubmissionKey`](crate::store::Conflict::SubmissionKey), [`Conflict::NoTenant`](crate::store::Conflict::NoTenant).
+        /// Returns the id of the message. If the same message was submitted with its [`SubmissionKey`] within
+        /// [`SUBMISSION_KEY_LIFETIME`](crate::store::SUBMISSION_KEY_LIFETIME), writes nothing and returns the id of that one.
+        /// Fails with [`Conflict::SubmissionKey`](crate::store::Conflict::SubmissionKey), [`Conflict::NoTenant`](crate::store::Conflict::NoTenant).
         async fn enqueue(&self, new: NewMessage) -> Result<MessageId>;
-        /// The message that was enqueued under a key and is known by it still. [`Conflict::SubmissionKey`](crate::store::Conflict::SubmissionKey).
-        async fn submitted_before(
+        /// The message that was submitted with a key within its lifetime. Fails with [`Conflict::SubmissionKey`](crate::store::Conflict::SubmissionKey).
+        async fn find_submission(
             &self,
             tenant: TenantId,
             environment: Environment,
             key: &SubmissionKey,
             now: Timestamp,
         ) -> Result<Option<MessageId>>;
-        /// One page of what is due for each range, in their order.
+        /// A page of due deliveries for each range, in the order of the ranges.
         async fn due_pages(&self, ranges: Vec<DueRange>, now: Timestamp) -> Result<Vec<DuePage>>;
-        /// Open deliveries with their messages, in the order of the ids; those that are gone are left out.
+        /// The open deliveries among these with their messages, in the order of the ids.
         async fn take(&self, ids: Vec<DeliveryId>) -> Result<Vec<(Arc<Message>, Delivery)>>;
-        /// Puts the next attempt of rows off to the end of the pause that holds them, if it still does. Answers the tenants
-        /// of which a row was not put off: they are due still.
-        async fn park(&self, rows: Vec<ParkedRow>) -> Result<Vec<TenantId>>;
-        /// The bytes of a message; `None` if it was deleted meanwhile. Bytes that are not those that were accepted cause an
-        /// event and [`StoreError::Damaged`](crate::store::StoreError::Damaged); restored, they can be read again.
+        /// Moves the next attempt of deliveries to the end of the pause of their destination, if that pause still exists.
+        /// Returns the tenants with a delivery that was not moved: it is still due.
+        async fn postpone_paused(&self, rows: Vec<PausedRow>) -> Result<Vec<TenantId>>;
+        /// The content of a message; `None` if it was deleted. Content that differs from what was accepted appends an event and
+        /// fails with [`StoreError::Damaged`](crate::store::StoreError::Damaged), until the operator restores it.
         async fn content(&self, id: MessageId) -> Result<Option<Content>>;
-        /// How the bytes of a message are stored, for a caller that reads them in pieces; `None` if it was deleted meanwhile.
+        /// Where the content of a message is stored, for a caller that reads it in pieces; `None` if it was deleted.
         async fn stored_content(&self, id: MessageId) -> Result<Option<StoredContent>>;
-        /// Writes what came of attempts, with their events, suppressions and the report, in one transaction. Deliveries
-        /// deleted meanwhile are passed over.
+        /// Writes the results of attempts with their events, suppressions and the report in one transaction. Ignores deliveries
+        /// that were deleted.
         async fn record(&self, records: RecordBatch) -> Result<()>;
-        /// How many deliveries are not finished.
+        /// The number of unfinished deliveries.
         async fn count_open(&self) -> Result<u64>;
     }
 }

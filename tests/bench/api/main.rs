@@ -1,9 +1,9 @@
-//! How many requests the API answers, and what they cost the acceptance of mail.
+//! Measures the request rate of the API, and how it affects the acceptance of mail.
 //!   cargo run --release --example api_bench -- DIR [PILLARBOX]
-//! DIR must be new. Asks for `GET /v1/emails?limit=1` over connections that are kept. The clients share the machine with
-//! the server, so beside the rate there is what the server's processor time alone would allow on two cores. Acceptance
-//! is measured over TLS with a test key, alone and beside requests, in turns: 1,000 requests/s, then as many as there
-//! can be. Aims: 10,000 requests/s on two cores; acceptance beside 1,000 requests/s at 90 % or more of that alone.
+//! DIR must be new. Sends `GET /v1/emails?limit=1` over persistent connections. The clients share the machine with the
+//! server, so the output also has the rate that the CPU time of the server would allow on two cores. Acceptance is
+//! measured over TLS with a test key, alternately alone and with requests: 1,000 a second, then as many as possible.
+//! Targets: 10,000 requests/s on two cores; acceptance with 1,000 requests/s at 90 % or more of that without.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::{SocketAddr, TcpListener};
@@ -28,7 +28,7 @@ const SMTP_CONNECTIONS: usize = 32;
 const PACED_PER_S: u64 = 1_000;
 const ROUND: Duration = Duration::from_secs(4);
 const ROUNDS: usize = 5;
-/// What /proc counts processor time in.
+/// Ticks a second of the CPU times in /proc.
 const TICKS_PER_S: f64 = 100.0;
 
 struct Server {
@@ -80,7 +80,7 @@ impl Server {
         serde_json::from_slice(&body).unwrap()
     }
 
-    /// Processor time so far.
+    /// CPU time so far.
     fn cpu_s(&self) -> f64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -95,7 +95,7 @@ impl Drop for Server {
     }
 }
 
-/// Status and body; what was read behind them stays in `unread`.
+/// Reads status and body; octets behind them stay in `unread`.
 async fn read_answer(stream: &mut TcpStream, unread: &mut Vec<u8>) -> (u16, Vec<u8>) {
     loop {
         if let Some(end) = unread.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -114,7 +114,7 @@ async fn read_answer(stream: &mut TcpStream, unread: &mut Vec<u8>) -> (u16, Vec<
     }
 }
 
-/// Asks until `stop`, all connections together so often a second if at all; counts the answers.
+/// Sends requests until `stop`, at the given rate over all connections, or without limit. Counts the responses.
 fn ask(server: &Server, key: &str, per_s: Option<u64>, count: &Arc<AtomicU64>, stop: &CancellationToken) {
     let request =
         format!("GET /v1/emails?limit=1 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\n\r\n");
@@ -171,7 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Smtp<S> {
     }
 }
 
-/// Sends messages until `stop`, one at a time on each connection; counts the 250s.
+/// Sends messages until `stop`, one at a time on each connection. Counts the 250 replies.
 async fn submit(
     server: &Server,
     user: &str,
@@ -213,7 +213,7 @@ async fn submit(
     }
 }
 
-/// How much each counter grows in a second.
+/// The growth of each counter in a second.
 async fn rates<const N: usize>(counts: [&Arc<AtomicU64>; N]) -> [f64; N] {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let before = counts.map(|count| count.load(Ordering::Relaxed));

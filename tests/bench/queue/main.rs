@@ -1,6 +1,6 @@
-//! What a deep queue costs: fills a spool, then measures start-up, memory, claims, acceptance and the overview.
+//! Measures a deep queue: fills a spool, then measures start-up, memory, claims, acceptance and the overview.
 //!   cargo run --release --example queue_bench -- DIR [COUNT] [PILLARBOX]
-//! DIR must be new; it takes some 3 GB for a million. Half of the deliveries are due, half in a day. Prints one line of
+//! DIR must be new; a million needs about 3 GB. Half of the deliveries are due now, half in a day. Prints one line of
 //! JSON for each figure. Targets for 1,000,000: start-up under 5 s, under 300 MB resident, a claim that costs the same at
 //! every depth, acceptance at 80 % or more of that with an empty queue.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use pillarbox::mail::{Address, BodyType, Content, Host, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, QueueFilter, TenantId};
-use pillarbox::queue::{ClaimRoom, QueueManager};
+use pillarbox::queue::{ClaimLimits, QueueManager};
 use pillarbox::store::{
-    Directory, Message, NewKey, NewMessage, NewTenant, QueueRequest, Spool, Store, StoreOptions,
+    Directory, Message, NewKey, NewMessage, NewTenant, QueueRequest, Spool, SqliteOptions, Store,
 };
 use serde_json::json;
 
@@ -26,9 +26,9 @@ const DESTINATIONS: usize = 500;
 const SUBMITTERS: usize = 256;
 const BODY_OCTETS: usize = 1024;
 
-fn open(dir: &Path) -> Arc<Store> {
-    let options = StoreOptions { readers: 4, hot_queue_bytes_max: 0, ..StoreOptions::at(dir) };
-    Arc::new(Store::open(options).unwrap())
+async fn open(dir: &Path) -> Arc<Store> {
+    let options = SqliteOptions { read_connections: 4, hot_queue_bytes_max: 0, ..SqliteOptions::at(dir) };
+    Arc::new(Store::open(options).await.unwrap())
 }
 
 async fn furnish(store: &Store) -> (Vec<TenantId>, String) {
@@ -83,7 +83,7 @@ fn message(tenant_id: TenantId, number: usize, is_later: bool) -> NewMessage {
     NewMessage { message, recipients, suppressed: vec![], content, submission_key: None }
 }
 
-/// Accepts so many messages, many at a time; how many each second.
+/// Accepts `count` messages, many at a time. Returns the rate per second.
 async fn accept(store: &Arc<Store>, tenants: &[TenantId], count: usize, is_later: fn(usize) -> bool) -> f64 {
     let started = Instant::now();
     let submitters: Vec<_> = (0..SUBMITTERS)
@@ -103,13 +103,13 @@ async fn accept(store: &Arc<Store>, tenants: &[TenantId], count: usize, is_later
     count as f64 / started.elapsed().as_secs_f64()
 }
 
-/// Claims and releases 100 at a time; the median and the worst in microseconds.
+/// Claims and releases 100 deliveries at a time. Returns the median and the maximum in microseconds.
 async fn claim(queue: &QueueManager, rounds: usize) -> (u128, u128) {
-    let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 1024, admits: Arc::new(|_: &Host| true) };
+    let limits = ClaimLimits { deliveries_max: 100, per_tenant_max: 1024, admits: Arc::new(|_: &Host| true) };
     let mut took = Vec::new();
     for _ in 0..rounds {
         let started = Instant::now();
-        let claimed = queue.claim_due(Timestamp::now(), &room).await.unwrap();
+        let claimed = queue.claim_due(Timestamp::now(), &limits).await.unwrap();
         took.push(started.elapsed().as_micros());
         let deliveries = claimed.batches.iter().flat_map(|batch| &batch.deliveries);
         let ids: Vec<_> = deliveries.map(|delivery| delivery.id).collect();
@@ -126,8 +126,8 @@ fn resident_mb(pid: u32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
-/// The program on the filled spool. It delivers to a host that takes connections and never speaks, so that what is due
-/// stays due.
+/// Starts the program on the filled spool. It delivers to a host that accepts connections and sends nothing, so that due
+/// deliveries stay due.
 struct Server {
     child: Child,
     api: String,
@@ -176,7 +176,7 @@ impl Drop for Server {
 }
 
 async fn measure_store(dir: &Path, count: usize) -> String {
-    let store = open(&dir.join("full"));
+    let store = open(&dir.join("full")).await;
     let queue = QueueManager::new(store.clone(), &Default::default());
     let (tenants, secret) = furnish(&store).await;
     let mut depth = 0;
@@ -204,7 +204,7 @@ async fn measure_store(dir: &Path, count: usize) -> String {
         json!({"overview_fresh_ms": fresh_ms, "overview_kept_ms": kept_ms, "open": overview.totals.open})
     );
 
-    let empty = open(&dir.join("empty"));
+    let empty = open(&dir.join("empty")).await;
     let (few, _) = furnish(&empty).await;
     let mut ratios = Vec::new();
     for round in 0..7 {

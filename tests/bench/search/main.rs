@@ -1,8 +1,8 @@
-//! What a page of a list of messages or events costs, by what it is searched by.
+//! Measures the time of a page of messages or events, by filter.
 //!   cargo run --release --example search_bench -- DIR [COUNT]
-//! DIR must be new; it takes some 2 GB for a million. Prints one line of JSON for each figure. Target for 1,000,000: under
-//! 50 ms for every page. Pages are of 20, half of them at the top and half behind a random message. A page that came to
-//! the bound of what it may look at counts as one, full or not; `short` is how many did.
+//! DIR must be new; a million needs about 2 GB. Prints one line of JSON for each figure. Target for 1,000,000: under 50 ms
+//! for every page. A page has 20 items; half of the pages are at the top, half behind a random message. A page that
+//! reaches the limit of examined rows counts as a page; `short` is the number of such pages.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use pillarbox::mail::{Address, BodyType, Content, Host, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::{DeliveryId, DeliveryState, Environment, EventId, EventKind, MessageId, TenantId};
-use pillarbox::queue::{ClaimRoom, QueueManager};
+use pillarbox::queue::{ClaimLimits, QueueManager};
 use pillarbox::store::{
     Annotations, AttemptRecord, Directory, EventFilter, Journal, Message, MessageFilter, NewMessage,
-    NewTenant, PageRequest, RecordBatch, Spool, Store, StoreOptions,
+    NewTenant, PageRequest, RecordBatch, Spool, SqliteOptions, Store,
 };
 use serde_json::json;
 use ulid::Ulid;
@@ -42,7 +42,7 @@ fn address(text: &str) -> Address {
     Address::parse(text).unwrap()
 }
 
-/// Half of all mail is the first tenant's, a third comes from one sender, a tenth has one recipient.
+/// Half of all mail belongs to the first tenant, a third has the same sender, a tenth has the same recipient.
 fn message(tenants: &[TenantId], number: usize) -> NewMessage {
     let now = Timestamp::now();
     let tenant_id = if number.is_multiple_of(2) { tenants[0] } else { tenants[number / 2 % tenants.len()] };
@@ -111,13 +111,14 @@ async fn accept(store: &Arc<Store>, tenants: &Arc<Vec<TenantId>>, numbers: std::
     count as f64 / started.elapsed().as_secs_f64()
 }
 
-/// Ends what waits: of a thousand 10 bounce, 1 expires, the rest is delivered.
+/// Finishes all deliveries: of a thousand, 10 bounce, 1 expires, the rest is delivered.
 async fn deliver(store: &Arc<Store>) {
     let queue = QueueManager::new(store.clone(), &Default::default());
-    let room = ClaimRoom { deliveries_max: 1000, per_tenant_max: 1000, admits: Arc::new(|_: &Host| true) };
+    let limits =
+        ClaimLimits { deliveries_max: 1000, per_tenant_max: 1000, admits: Arc::new(|_: &Host| true) };
     let mut number = 0_usize;
     loop {
-        let batches = queue.claim_due(Timestamp::now(), &room).await.unwrap().batches;
+        let batches = queue.claim_due(Timestamp::now(), &limits).await.unwrap().batches;
         if batches.is_empty() {
             return;
         }
@@ -135,7 +136,7 @@ async fn deliver(store: &Arc<Store>) {
                     tenant_id: batch.message.tenant_id,
                     delivery_id: delivery.id,
                     state,
-                    class: None,
+                    bounce_class: None,
                     next_attempt_at: None,
                     attempt: None,
                     reply: "250 2.0.0 fine".into(),
@@ -236,7 +237,7 @@ fn filters(tenants: &[TenantId]) -> Vec<(&'static str, MessageFilter)> {
     ]
 }
 
-/// What so many pages cost, of which `list` answers how many items are on one and whether it is short.
+/// Measures pages. `list` returns the number of items on a page and whether it is short.
 async fn measure(
     what: &str,
     cursors: &[Ulid],
@@ -293,8 +294,8 @@ fn event_filters(tenants: &[TenantId]) -> Vec<(&'static str, EventFilter)> {
 }
 
 async fn run(dir: PathBuf, count: usize) {
-    let options = StoreOptions { readers: 4, hot_queue_bytes_max: 0, ..StoreOptions::at(&dir) };
-    let store = Arc::new(Store::open(options).unwrap());
+    let options = SqliteOptions { read_connections: 4, hot_queue_bytes_max: 0, ..SqliteOptions::at(&dir) };
+    let store = Arc::new(Store::open(options).await.unwrap());
     let mut tenants = Vec::new();
     for number in 0..TENANTS {
         let new = NewTenant::named(&format!("Tenant {number}"), &format!("tenant-{number}"));
@@ -308,7 +309,7 @@ async fn run(dir: PathBuf, count: usize) {
     deliver(&store).await;
     println!("{}", json!({"delivered_s": started.elapsed().as_secs_f64()}));
     println!("{}", json!({"indexed_s": follow(&store).await, "messages": count - backlog}));
-    // With the search behind by a second at a time, and without it, in turns.
+    // Alternately with a search index that is a second behind, and without search.
     let stop = tokio_util::sync::CancellationToken::new();
     let mut ratios = Vec::new();
     for round in 0..5 {

@@ -1,6 +1,6 @@
-"""A plugin for pytest that lets the test-suite of aiosmtpd judge Pillarbox: what the suite takes for a server of its own
-is a door to a real Pillarbox. Codes are compared by their first digit; words, which every server has its own, are not.
-A failure must be listed in `divergences.py`, with its reason, and what is listed must fail. See `run`."""
+"""A pytest plugin that runs the test suite of aiosmtpd against Pillarbox: it replaces the server of the suite by a proxy
+to a real Pillarbox. Reply codes are compared by their first digit, and texts are not compared. `divergences.py` lists the
+tests that must fail, with reasons; all others must pass. See `run`."""
 
 import base64
 import contextlib
@@ -29,8 +29,8 @@ DOMAINS = ("example.com", "example.org")
 
 
 class Door:
-    """Takes connections in clear and leads each to Pillarbox over TLS. Logs in unseen once the client has greeted, for
-    the suite's servers ask for no login. Nothing else is changed."""
+    """Accepts connections in clear and forwards each to Pillarbox over TLS. Logs in after the client's EHLO, because the
+    servers of the suite need no login. Changes nothing else."""
 
     def __init__(self, server, account):
         self.server = server
@@ -61,14 +61,14 @@ class Door:
                 pump(inside, client)
 
     def hang_up(self):
-        """Ends every connection, as a server does that stops."""
+        """Closes every connection, like a server that stops."""
         for client in self.clients:
             with contextlib.suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
         self.clients.clear()
 
     def greet(self, client, inside):
-        """Line by line until the greeting was taken, then logs in. False at the end of the connection."""
+        """Forwards lines until EHLO was accepted, then logs in. Returns False at the end of the connection."""
         client_lines, replies = client.makefile("rb", buffering=0), inside.makefile("rb", buffering=0)
         client.sendall(read_reply(replies))
         while line := client_lines.readline():
@@ -103,7 +103,7 @@ def pump(source, target):
 
 
 class Box:
-    """The messages that came out at the other end since a test began, as the suite's handlers keep theirs."""
+    """The messages that the sink got since a test began, in the form of the suite's handlers."""
 
     def __init__(self, sink):
         self.sink, self.start = sink, len(sink.messages)
@@ -130,7 +130,7 @@ class Envelope:
 
 
 class Stage:
-    """What all tests share."""
+    """The server and the sink that all tests share."""
 
     def __init__(self):
         self.folder = tempfile.TemporaryDirectory(prefix="pillarbox-aiosmtpd-")
@@ -154,7 +154,7 @@ OUTCOMES = {}
 
 
 class Controller:
-    """In place of the suite's: settings for the server that it would start change nothing."""
+    """Replaces the controller of the suite; settings for its server have no effect."""
 
     def __init__(self, handler, hostname=None, port=None, **settings):
         self.handler = handler
@@ -189,9 +189,9 @@ def name_of(nodeid):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves out what looks inside a server in the test's own process."""
+    """Skips tests that inspect a server in the test process."""
     for item in items:
-        # Addresses are numbered there, and better named.
+        # The suite numbers its addresses; name them instead.
         if "address" in getattr(getattr(item, "callspec", None), "params", {}):
             address = item.callspec.params["address"]
             item._nodeid = f"{item.nodeid.split('[')[0]}[{address if len(address) < 99 else address[:1] + '…'}]"

@@ -1,5 +1,5 @@
-"""schemathesis holds the real binary to its own document: with a platform key and with a tenant key, over objects that
-are there, no answer is a fault of the server and none is outside its schema. See `run`."""
+"""schemathesis tests the real binary against its OpenAPI document, with a platform key and with a tenant key, on existing
+objects: no response may be a server error or violate its schema. See `run`."""
 
 import json
 import pathlib
@@ -24,7 +24,7 @@ SCOPES = [
 
 
 class Objects:
-    """A tenant with one object of each kind, or those of one that is there already."""
+    """Creates a tenant with one object of each kind, or uses those of an existing one."""
 
     def __init__(self, server, domain, tenant=None):
         self.tenant = tenant or server.call("POST", "/v1/tenants", {"name": domain})["id"]
@@ -45,13 +45,13 @@ class Objects:
         try:
             make("/v1/emails", {**letter, "from": "a@foreign.example"})
         except Refused:
-            pass  # so that there is a rejection to list
+            pass  # makes a rejection to list
 
     def make_key(self, server, name):
         return server.call("POST", "/v1/keys", {"name": name, "tenant_id": self.tenant, "scopes": SCOPES})
 
     def id_in(self, path):
-        """What `{id}` is in a path."""
+        """The value of `{id}` in a path."""
         kind = path.split("/")[2]
         if "deliveries/{id}" in path:
             return self.delivery
@@ -62,7 +62,7 @@ class Objects:
         return ids.get(kind)
 
     def configuration(self, document, doomed):
-        """Gives each operation with ids in its path some that are there; a removal those of `doomed`."""
+        """Gives each operation ids of existing objects; a DELETE gets those of `doomed`."""
         lines = []
         for path, methods in document["paths"].items():
             for method in methods:
@@ -95,20 +95,20 @@ def judge(server, document, folder, secret, objects, doomed):
 
 
 def operations_done(document, asked):
-    """The operations that were answered with a success at least once."""
+    """The operations that succeeded at least once."""
     patterns = {path: re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path)) + "$") for path in document["paths"]}
     done = set()
     for entry in asked["log"]["entries"]:
         if entry["response"]["status"] < 300:
             asked_path, method = urllib.parse.urlsplit(entry["request"]["url"]).path, entry["request"]["method"]
-            # What has no braces comes first: /v1/webhooks/endpoints is no webhook.
+            # Paths without braces come first: /v1/webhooks/endpoints is not the id of a webhook.
             paths = sorted((path for path in patterns if patterns[path].match(asked_path)), key=lambda p: "{" in p)
             done.update(f"{method} {path}" for path in paths[:1])
     return done
 
 
 def is_open_to(is_platform, operation):
-    """Whether a key is needed, and this one will do."""
+    """Whether the operation needs a key and accepts this one."""
     needed = operation["security"]
     return needed and (is_platform or needed != [{"key": ["platform"]}])
 
@@ -119,7 +119,7 @@ def check(name, server, document, folder):
     doomed = Objects(server, f"doomed-{name}.example", None if is_platform else objects.tenant)
     secret = server.platform_secret if is_platform else objects.secret
     told, done = judge(server, document, folder / name, secret, objects, doomed)
-    # Nothing that was asked shut the caller out, which would make the rest of the answers all alike.
+    # No request may have locked the caller out, because all later responses would then be the same.
     server.call("GET", "/v1/events", secret=secret)
     all_ = {
         f"{method.upper()} {path}"
@@ -137,7 +137,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         server = Server(folder / "pillarbox")
-        # Here nothing is to be refused for being too much.
+        # No request may be refused because of a limit.
         limits = "[api]\nrequests_per_minute = 0\nkey_requests_per_minute = 0\n"
         server.config.write_text(server.config.read_text().replace("[api]\n", limits, 1))
         server.start()

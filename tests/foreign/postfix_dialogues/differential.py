@@ -1,5 +1,5 @@
-"""The same dialogues with Pillarbox and with a real Postfix: the same classes of replies, ends of connections and
-messages taken, but for the differences that `differences.py` gives reasons for. See `run`."""
+"""Runs the same dialogues with Pillarbox and with a real Postfix. Classes of replies, ends of connections and accepted
+messages must be the same, except for the differences in `differences.py`. See `run`."""
 
 import base64
 import collections
@@ -26,7 +26,7 @@ SIZE_MAX = 102400
 COUNT = 500
 SEED = 5321
 
-# Like a submission server that trusts who it speaks with, as we do once they have logged in.
+# A submission server that trusts its clients, as Pillarbox does after login.
 SUBMISSION_CF = f"""
 mynetworks = 127.0.0.0/8
 virtual_mailbox_domains =
@@ -48,11 +48,11 @@ message_size_limit = {SIZE_MAX}
 
 
 class Closed(Exception):
-    """The server has closed."""
+    """The server has closed the connection."""
 
 
 class Connection:
-    """A client that sends what it is told to and reads classes of replies."""
+    """A client that sends given lines and reads classes of replies."""
 
     def __init__(self, stream):
         stream.settimeout(PATIENCE_SECONDS)
@@ -66,7 +66,7 @@ class Connection:
             raise Closed from error
 
     def reply(self):
-        """The text of the next reply."""
+        """Returns the text of the next reply."""
         lines = []
         while True:
             try:
@@ -89,7 +89,7 @@ class Connection:
 
 
 def play(connection, groups):
-    """What was said, as pairs of the command and the reply; `closed` where the connection ended instead."""
+    """Runs a dialogue. Returns pairs of command and reply; the reply is `closed` if the connection ended."""
     said = []
     try:
         for group in groups:
@@ -103,7 +103,7 @@ def play(connection, groups):
                     connection.send(command.content)
                     said.append((asked.pop(0), connection.reply()))
                 if reply.startswith(("221", "421")):
-                    # Nothing may follow.
+                    # No other reply may follow.
                     asked.insert(0, "the end")
                     connection.reply()
                     said.append(("the end", "did not come"))
@@ -178,8 +178,8 @@ def hold(peer, logs_in, groups):
 
 
 def compare(ours, theirs, seen):
-    """The first difference without a reason, as lines to print. Behind a difference in what was taken the two are in
-    different states, and no longer compared."""
+    """Returns the first unexpected difference, as lines to print. After a difference in what was accepted, the two
+    servers are in different states and are no longer compared."""
     transcript = []
     for (command, our_reply), (their_command, their_reply) in zip(ours, theirs):
         transcript.append(f"  C: {command}\n     pillarbox {our_reply[:150]}\n     postfix   {their_reply[:150]}")

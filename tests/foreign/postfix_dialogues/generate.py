@@ -1,4 +1,4 @@
-"""Dialogues out of a seed: sequences of commands as clients of all qualities send them, valid and not."""
+"""Generates dialogues from a seed: valid and invalid sequences of commands."""
 
 import random
 
@@ -132,7 +132,7 @@ CONTENTS = [
 
 
 class Command:
-    """A line without its CRLF; DATA brings the content that is sent once it is asked for."""
+    """A line without its CRLF. DATA has the content that is sent after 354."""
 
     def __init__(self, line, content=None):
         self.line = line
@@ -165,7 +165,7 @@ def data(chance):
 
 
 def transaction(chance):
-    """Mostly what a good client sends, with a disturbance here and there."""
+    """A valid transaction with random faults."""
     commands = [mail(chance, chance.random() < 0.85)]
     commands += [rcpt(chance, chance.random() < 0.7) for _ in range(chance.randint(0, 4))]
     commands.append(data(chance))
@@ -175,7 +175,7 @@ def transaction(chance):
 
 
 def group(chance, commands):
-    """RFC 2920 §3.1: what goes in one segment. DATA ends a group, and so does what may close or begin again."""
+    """RFC 2920 §3.1: splits commands into groups for one segment. DATA, and commands that may close or restart, end a group."""
     groups = [[]]
     for command in commands:
         groups[-1].append(command)
@@ -185,7 +185,7 @@ def group(chance, commands):
 
 
 def dialogues(count, seed):
-    """Each is whether it logs in first, and groups of commands."""
+    """Yields whether the dialogue logs in first, and its groups of commands."""
     chance = random.Random(seed)
     for number in range(count):
         if number % 5 == 0:

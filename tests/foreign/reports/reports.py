@@ -1,4 +1,4 @@
-"""Programs that other people wrote read our reports: who failed, who is late, who was relayed, and why. See `run`."""
+"""Third-party programs parse our delivery reports: who failed, is delayed or was relayed, and why. See `run`."""
 
 import email
 import email.policy
@@ -22,7 +22,7 @@ from sink import Sink  # noqa: E402
 
 DOMAIN = "acme.test"
 SENDER = f"alice@{DOMAIN}"
-# What the receiving server says to whom; everybody else is taken.
+# The replies of the receiving server by recipient; it accepts all others.
 REFUSALS = {
     "gone@b.test": "550 5.1.1 The email account that you tried to reach does not exist",
     "left@b.test": "550 5.1.1 User unknown",
@@ -35,7 +35,7 @@ FIVE_HOURS_US = 5 * 3600 * 1_000_000
 
 
 class Wrong(Exception):
-    """A parser read something else than what happened."""
+    """A parser read a wrong result."""
 
 
 def expect(found, wanted, what):
@@ -66,14 +66,14 @@ def wait_for(what, condition):
 
 
 def report(sink, number):
-    """The report with this number, as octets."""
+    """Waits for the report with this number. Returns its octets."""
     reports = wait_for(f"report {number}", lambda: [m for m in sink.messages if m.reverse_path == ""][number:])
     expect(reports[0].recipients, [SENDER], "whom the report went to")
     return reports[0].content
 
 
 def groups(content):
-    """The kind of the machine-readable part and its groups of fields, by Python's own parser."""
+    """Parses a report with Python's email package. Returns the type of the machine-readable part and its groups of fields."""
     message = email.message_from_bytes(content, policy=email.policy.default)
     expect(message.get_content_type(), "multipart/report", "the report's type")
     expect(message.get_param("report-type"), "delivery-status", "what it reports")
@@ -82,7 +82,7 @@ def groups(content):
     if status.get_content_type() == "message/delivery-status":
         blocks = [dict(block.items()) for block in status.get_payload()]
     else:
-        # Python's parser knows this type no more than as some message: the fields are split here.
+        # Python's parser does not split the fields of this type.
         text = content.split(b"message/global-delivery-status", 1)[1].split(b"\r\n\r\n", 1)[1]
         text = text.split(b"\r\n--report-", 1)[0].decode()
         blocks = [dict(re.findall(r"^([A-Za-z-]+): (.*)$", block.replace("\r", ""), re.M)) for block in text.split("\r\n\r\n")]
@@ -90,7 +90,7 @@ def groups(content):
 
 
 def perl(content):
-    """What BounceParser finds, by recipient. It reads a message as Unix stores it."""
+    """Parses a report with BounceParser, which expects LF. Returns the results by recipient."""
     content = content.replace(b"\r\n", b"\n")
     run = subprocess.run(["perl", HERE / "bounce_parser.pl"], input=content, capture_output=True, check=False)
     if run.returncode:
@@ -100,7 +100,7 @@ def perl(content):
 
 
 def flufl(content):
-    """What flufl.bounce finds: those who are late, and those who failed."""
+    """Parses a report with flufl.bounce. Returns the delayed and the failed recipients."""
     late, failed = all_failures(email.message_from_bytes(content))
     return set(late), set(failed)
 

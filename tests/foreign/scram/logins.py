@@ -1,4 +1,4 @@
-"""Pillarbox logs in at a Postfix whose SCRAM is that of Cyrus SASL. See `run`."""
+"""Pillarbox logs in to a Postfix that uses the SCRAM of Cyrus SASL. See `run`."""
 
 import os
 import pathlib
@@ -35,8 +35,8 @@ mech_list: SCRAM-SHA-256 PLAIN LOGIN
 
 
 def demand_login(postfix):
-    """One account, and no mail without it."""
-    # Where Debian's Postfix looks first, whatever it is told.
+    """Configures one account, and refuses mail without login."""
+    # Debian's Postfix looks here first, regardless of its configuration.
     sasl = postfix.etc / "sasl"
     sasl.mkdir()
     (sasl / "smtpd.conf").write_text(SMTPD_CONF.format(sasl=sasl))
@@ -49,7 +49,7 @@ def demand_login(postfix):
 
 
 def submit(server, domain, port, password):
-    """A message of a tenant with this password at the smart host; its id."""
+    """Submits a message of a tenant whose smart host has this password. Returns its id."""
     account = server.create_account(domain, slug=domain.split(".")[0])
     smtp = {"host": "127.0.0.1", "port": port, "tls": "starttls", "user": USER, "pass": password}
     server.call("PATCH", f"/v1/tenants/{account.tenant_id}", {"smtp": smtp})
@@ -64,7 +64,7 @@ def submit(server, domain, port, password):
 
 
 def last_reply(server, message_id):
-    """What was said last of the recipient, once something was."""
+    """Waits for a reply for the recipient. Returns the last one."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         delivery = server.call("GET", f"/v1/emails/{message_id}")["deliveries"][0]

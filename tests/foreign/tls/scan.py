@@ -1,5 +1,5 @@
-"""sslyze looks at both ports: TLS 1.2 and 1.3 only, forward secrecy and authenticated encryption only, none of the known
-attacks. See `run`."""
+"""sslyze scans both ports: they must offer only TLS 1.2 and 1.3, only forward secrecy and authenticated encryption, and
+must not be vulnerable to the known attacks. See `run`."""
 
 import pathlib
 import sys
@@ -21,7 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "clients"))
 from server import HOSTNAME, Server  # noqa: E402
 
 FORBIDDEN = ("ssl_2_0", "ssl_3_0", "tls_1_0", "tls_1_1")
-# Ephemeral key exchange, and encryption that authenticates.
+# Ephemeral key exchange and authenticated encryption.
 STRONG = (
     "TLS_AES_",
     "TLS_CHACHA20_POLY1305_",
@@ -50,7 +50,7 @@ COMMANDS = {
 
 
 def judge(result):
-    """Everything that is wrong with what was found."""
+    """Returns all faults in the results of a scan."""
     wrong = []
     for name in sorted(command.value for command in COMMANDS):
         attempt = getattr(result, name)

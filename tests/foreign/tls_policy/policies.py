@@ -1,4 +1,4 @@
-"""A real Postfix behind DANE and MTA-STS, with a name server and a certificate authority of our own. See `run`."""
+"""Delivers to a real Postfix under DANE and MTA-STS, with our own name server and certificate authority. See `run`."""
 
 import hashlib
 import http.server
@@ -22,21 +22,21 @@ from signed_zone import SignedZone  # noqa: E402
 SENDER_DOMAIN = "acme.example"
 WRONG = hashlib.sha256(b"another key").hexdigest()
 
-# Of each domain: the name of its MX, the TLSA record of that host, the hosts that its MTA-STS policy names, and what
-# must come of it: the code in the attempt's reply, or None for delivery, and how the policy that applied begins.
+# For each domain: the name of its MX, the TLSA record of this host, the hosts in its MTA-STS policy, the expected code in
+# the reply of the attempt (None if the message must be delivered), and the beginning of the expected `tls_policy`.
 # The certificate of Postfix is for mx.example.net.
 CASES = {
     "ee.test": ("mx.ee.test", "3 1 1 {leaf}", None, None, "dane: validated TLSA records of mx.ee.test (3 1 1)"),
     "ta.test": ("mx.example.net", "2 1 1 {authority}", None, None, "dane: validated TLSA records of mx.example.net"),
     "wrong.test": ("mx.wrong.test", f"3 1 1 {WRONG}", None, "tls_not_trusted", "dane: "),
     "misnamed.test": ("mx.misnamed.test", "2 1 1 {authority}", None, "tls_not_trusted", "dane: "),
-    # DANE goes before MTA-STS, which alone would let the certificate pass.
+    # DANE has priority over MTA-STS, which would refuse this host.
     "both.test": ("mx.both.test", "3 1 1 {leaf}", "mx.other.test", None, "dane: "),
     "none.test": ("mx.none.test", None, None, None, "opportunistic: no TLSA records"),
     "right.plain": ("mx.example.net", None, "mx.example.net", None, "mta-sts enforce: "),
     "wrong.plain": ("mx.wrong.plain", None, "mx.wrong.plain", "tls_not_trusted", "mta-sts enforce: "),
     "other.plain": ("mx.other.plain", None, "mx.example.net", "mta_sts_host", "mta-sts enforce: "),
-    # A TLSA record that nobody signed is as good as none.
+    # An unsigned TLSA record is ignored.
     "forged.plain": ("mx.forged.plain", f"3 1 1 {WRONG}", None, None, "opportunistic: the MX records are not signed"),
 }
 
@@ -51,7 +51,7 @@ smtpd_tls_received_header = yes
 
 
 def digest_of_key(certificate):
-    """SHA-256 of the public key of a PEM certificate, in hexadecimal."""
+    """Returns the SHA-256 of the public key of a PEM certificate, in hexadecimal."""
     key = subprocess.run(
         ["openssl", "x509", "-in", certificate, "-noout", "-pubkey"], check=True, capture_output=True
     ).stdout
@@ -78,7 +78,7 @@ def zone_lines(postfix):
 
 
 class Policies(http.server.BaseHTTPRequestHandler):
-    """The policy of the domain that the Host field names."""
+    """Serves the policy of the domain in the Host field."""
 
     def do_GET(self):
         domain = self.headers["Host"].split(":")[0].removeprefix("mta-sts.")
@@ -94,7 +94,7 @@ class Policies(http.server.BaseHTTPRequestHandler):
 
 
 def serve_policies(folder, authority):
-    """Over HTTPS, with a certificate of the authority for every domain that has a policy."""
+    """Serves HTTPS, with a certificate of our authority for every domain that has a policy."""
     names = [f"DNS:mta-sts.{domain}" for domain, case in CASES.items() if case[2]]
     key, request, certificate = (folder / name for name in ("sts.key", "sts.csr", "sts.crt"))
     extensions = folder / "sts.ext"
@@ -115,7 +115,7 @@ def serve_policies(folder, authority):
 
 
 def submit(server, account, domain):
-    """The id of the message."""
+    """Submits a message. Returns its id."""
     context = ssl.create_default_context(cafile=server.ca_file)
     message = f"From: <alice@{SENDER_DOMAIN}>\r\nTo: <bob@{domain}>\r\nSubject: to {domain}\r\n\r\nHello.\r\n"
     with smtplib.SMTP("localhost", server.submission, timeout=30) as client:
@@ -128,7 +128,7 @@ def submit(server, account, domain):
 
 
 def attempt_of(server, message_id):
-    """The first attempt of a message, once there is one."""
+    """Waits for the first attempt of a message. Returns it."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         entries = server.call("GET", f"/v1/emails/{message_id}/timeline")["data"]

@@ -1,4 +1,4 @@
-"""A root zone of our own, signed by ldns and served by NSD, with one delegation that is not signed."""
+"""Our own root zone, signed by ldns and served by NSD, with one unsigned delegation."""
 
 import pathlib
 import socket
@@ -37,7 +37,7 @@ zone:
 
 
 class SignedZone:
-    """`records` are lines of a zone file with full names; those under `plain.` are in the unsigned zone."""
+    """`records` are lines of a zone file with full names. Names under `plain.` are in the unsigned zone."""
 
     def __init__(self, folder, records):
         self.folder = pathlib.Path(folder)

@@ -1,6 +1,6 @@
 use super::super::mail::{Address, DomainName, ReversePath};
 
-/// What parses has a wire form that is one safe word of a command, and that parses to the same again.
+/// The wire form of a parsed address or domain is one safe word of a command, and parses to the same value.
 pub fn address(octets: &[u8]) {
     let Ok(text) = std::str::from_utf8(octets) else { return };
     if let Ok(address) = Address::parse(text) {
@@ -20,7 +20,7 @@ pub fn address(octets: &[u8]) {
         assert_eq!(DomainName::parse(name.as_str()).as_ref(), Ok(&name));
         for ancestor in name.ancestors().filter_map(|ancestor| DomainName::parse(ancestor).ok()) {
             assert!(name.is_at_or_under(&ancestor));
-            // Ownership is decided on whole labels.
+            // Ownership depends on whole labels.
             let longer = DomainName::parse(&format!("x{name}"));
             assert!(
                 longer.is_err()

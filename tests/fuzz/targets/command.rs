@@ -2,8 +2,7 @@ use super::super::mail::{Address, ReversePath};
 use super::super::smtp::{Input, LINE_OCTETS_MAX, Next, Question, Reply};
 use super::session::logged_in;
 
-/// One line, in a session that may send: one reply or one question about what is in it; and the same line of a
-/// transaction.
+/// A line in an authenticated session, within a transaction or not, results in one reply or one question.
 pub fn command(octets: &[u8]) {
     let line = octets.split(|&octet| octet == b'\n').next().unwrap_or_default();
     if line.len() > LINE_OCTETS_MAX - 2 {
@@ -20,7 +19,7 @@ pub fn command(octets: &[u8]) {
                 assert!(step.reply.is_none());
                 check_question(question);
             }
-            // A chunk at the wrong time is read over; for any other content room is asked for first.
+            // The session reads and drops a chunk at the wrong time; for other content it asks for memory first.
             Next::ReadBody => {
                 assert!(step.reply.is_none() && line.to_ascii_uppercase().starts_with(b"BDAT"));
             }
@@ -39,7 +38,7 @@ fn check_question(question: Question) {
     }
 }
 
-/// RFC 5321 §4.5.3.1.5, §4.2: lines of printable ASCII within 512 octets, one code.
+/// RFC 5321 §4.5.3.1.5, §4.2: a reply has lines of printable ASCII within 512 octets, all with the same code.
 pub fn check_reply(reply: &Reply) {
     let mut wire = Vec::new();
     reply.write_to(&mut wire);

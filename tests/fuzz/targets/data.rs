@@ -1,8 +1,8 @@
 use super::super::smtp::client::DotStuffer;
 use super::super::smtp::{BareNewline, ContentError, DataLimits, DataProgress, Decoder, Framing};
 
-/// Against an independent reading of RFC 5321 §4.5.2: the end is the first `CRLF.CRLF`, however the octets arrive; the
-/// message has no lone line end and no NUL; and what is sent on in wire form is read back the same.
+/// Compares the decoder with a second implementation of RFC 5321 §4.5.2: the first `CRLF.CRLF` ends the data, however the
+/// octets are split; the message has no lone CR or LF and no NUL; its wire form decodes to the same message.
 pub fn data(octets: &[u8]) {
     let (choice, pieces) = super::split(octets);
     let content = octets.get(1..).unwrap_or_default();
@@ -63,7 +63,7 @@ fn unstuff(wire: &[u8]) -> Vec<u8> {
     lines.flat_map(|line| line.strip_prefix(b".").unwrap_or(line)).copied().collect()
 }
 
-/// One byte at a time and at once the same, and the decoder finds what went in.
+/// Dot-stuffing gives the same octets byte by byte and at once, and the decoder restores the input.
 fn reads_back(message: &[u8]) {
     let (mut stuffing, mut at_once) = (DotStuffer::new(), Vec::new());
     stuffing.push(message, &mut at_once);

@@ -1,6 +1,6 @@
 use super::super::mail::{Address, HeaderBlock, parse_mailbox_list};
 
-/// The fields of a header tile it, and every address of a From field that is taken has a wire form that reads the same.
+/// The fields of a header cover it without gaps, and every address of an accepted From field parses again from its wire form.
 pub fn headers(octets: &[u8]) {
     let message = with_crlf(octets);
     let Ok(block) = HeaderBlock::scan(&message, 64 * 1024) else { return };

@@ -1,6 +1,6 @@
 use super::super::smtp::{LINE_OCTETS_MAX, LineError, LineReader};
 
-/// Any split finds the same lines, none holds a line feed, and the buffer stays within its limit.
+/// Any split of the octets gives the same lines, no line contains LF, and the buffer stays within its limit.
 pub fn line(octets: &[u8]) {
     let (_, pieces) = super::split(octets);
     let lines = read(&pieces);

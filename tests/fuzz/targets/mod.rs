@@ -1,5 +1,5 @@
-//! What holds for all input, each as a function that panics where it does not. The parent module provides `mail`,
-//! `smtp` and `template_language`: the fuzz crate builds them from their sources, the integration tests take them from the library.
+//! Properties of the parsers, each as a function that panics if the input violates the property. The parent module provides
+//! `mail`, `smtp` and `template_language`: the fuzz crate compiles their sources, the integration tests use the library.
 
 mod address;
 mod command;
@@ -21,10 +21,10 @@ pub use reply::reply;
 pub use session::session;
 pub use template::template;
 
-/// Takes the first octet as the choice of how the others arrive; answers the choice and the pieces.
+/// The first octet chooses how the others are split. Returns this octet and the pieces.
 fn split(octets: &[u8]) -> (u8, Vec<&[u8]>) {
     let Some((&choice, rest)) = octets.split_first() else { return (0, Vec::new()) };
-    // A walk of pieces from 1 to 16 octets, and now and then a large one.
+    // Pieces of 1 to 16 octets, and sometimes a large one.
     let mut state = u32::from(choice).wrapping_mul(2_654_435_761) | 1;
     let (mut pieces, mut left) = (Vec::new(), rest);
     while !left.is_empty() {

@@ -1,7 +1,7 @@
 use super::super::smtp::proxy::{ProxyProgress, parse};
 
-/// A header that is read as a connection reads it, by what is said to be missing, ends within its limit, never reaches
-/// into what follows, and is the same when all of it is there at once.
+/// Reads a header as a connection does, by the number of missing octets. It must end within its limit, must not include
+/// octets behind it, and must be the same as from the complete input.
 pub fn proxy(octets: &[u8]) {
     let mut taken = 0;
     loop {

@@ -2,8 +2,8 @@ use super::super::mail::{Address, MailParameters, RcptParameters, ReversePath};
 use super::super::smtp::Reply;
 use super::super::smtp::client::{Capabilities, Next, ReplyError, ReplyReader, Request, Target, Transaction};
 
-/// No server makes the client hang, panic or keep more than a limit: any split of what it says is the same replies, and
-/// a transaction that hears them ends with an outcome for everyone or with a connection that is not used again.
+/// No server can make the client hang, panic or exceed its memory limit. Any split of the octets gives the same replies. A
+/// transaction with them ends with a result for each recipient, or with a connection that is not reused.
 pub fn reply(octets: &[u8]) {
     let (choice, pieces) = super::split(octets);
     let (replies, error) = read(&pieces);
@@ -32,7 +32,7 @@ fn read(pieces: &[&[u8]]) -> (Vec<Reply>, Option<ReplyError>) {
                 Err(error) => return (replies, Some(error)),
             }
         }
-        // A line at most, and what came last.
+        // At most one line and the last piece.
         assert!(reader.buffer().len() <= 4096 + 1);
     }
     (replies, None)

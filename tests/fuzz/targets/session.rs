@@ -8,19 +8,19 @@ use super::super::smtp::{
 };
 use super::command::check_reply;
 
-/// A connection: any split of the same octets gives the same replies and messages, every reply is fit to be sent, and
-/// memory stays within limits.
+/// Any split of the octets of a connection gives the same replies and messages, every reply is valid, and memory stays
+/// within its limits.
 pub fn session(octets: &[u8]) {
     let (choice, pieces) = super::split(octets);
     let whole = hold(choice, &[octets.get(1..).unwrap_or_default()]);
     let split = hold(choice, &pieces);
-    // In front of a handshake it is the split that decides what came before it.
+    // With a handshake, the split decides which octets came before it.
     if !whole.upgraded && !split.upgraded {
         assert_eq!(whole, split);
     }
 }
 
-/// What a server would have seen of a connection.
+/// The results of a connection.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Heard {
     replies: Vec<Reply>,
@@ -50,7 +50,7 @@ fn hold(choice: u8, pieces: &[&[u8]]) -> Heard {
 const MESSAGE: &str = "msg_00000000000000000000000000";
 const LOGIN: &[u8] = b"EHLO client.example\r\nAUTH PLAIN AHVzZXIAcGFzcw==\r\n";
 
-/// A session that has logged in and got these lines.
+/// An authenticated session that has read these lines.
 pub fn logged_in(lines: &[&[u8]]) -> Session {
     let mut connection = Connection::new(true, BareNewline::Normalize);
     connection.receive(LOGIN, &mut Heard::default());
@@ -94,7 +94,7 @@ impl Connection {
         assert!(self.session.body_memory_octets() <= 4096, "{}", self.session.body_memory_octets());
     }
 
-    /// Goes one step; false when more octets are needed or nothing more comes.
+    /// Runs one step. Returns false if the session needs more octets or has ended.
     fn advance(&mut self, heard: &mut Heard) -> bool {
         match std::mem::replace(&mut self.next, Next::Close) {
             Next::ReadLine => {
@@ -148,7 +148,7 @@ impl Connection {
     fn note(&mut self, step: Step, heard: &mut Heard) {
         if let Some(mut reply) = step.reply {
             check_reply(&reply);
-            // A challenge holds a nonce (RFC 5802 §5.1).
+            // A challenge contains a nonce (RFC 5802 §5.1).
             if reply.code == 334 {
                 reply.lines.clear();
             }
@@ -159,7 +159,7 @@ impl Connection {
     }
 }
 
-/// Refuses what says so in its own text, and takes the rest.
+/// Refuses addresses that contain `foreign` or `suppressed`, and accepts all others.
 fn answer(question: Question, heard: &mut Heard) -> Verdict {
     let refused = |code, text| Verdict::Refused(Reply::new(code, Some(EnhancedStatus::new(5, 7, 1)), text));
     match question {

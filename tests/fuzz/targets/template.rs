@@ -4,7 +4,7 @@ use super::super::template_language::{Budget, Form, check, from_object, render};
 
 const TEXT_OCTETS_MAX: usize = 1024 * 1024;
 
-/// No source ends the process; what is no template is never rendered, and a text keeps to its limit.
+/// No source aborts the process, a source that `check` refuses is never rendered, and a rendered text stays within its limit.
 pub fn template(octets: &[u8]) {
     let Ok(source) = std::str::from_utf8(octets) else { return };
     let serde_json::Value::Object(data) = json!({

@@ -1,4 +1,4 @@
-//! What a fake MX does instead of the usual: everything that Postfix's `smtp-sink` can be told to do, and worse.
+//! The faults of a fake MX: those of Postfix's `smtp-sink`, and others.
 
 use std::time::Duration;
 
@@ -7,23 +7,23 @@ use tokio::time::sleep;
 use super::{Over, Step, say};
 use crate::wire::Wire;
 
-/// Between two octets of what comes slowly.
+/// The time between two octets of a slow reply.
 const DRIP_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Where in a session a fault happens.
+/// The point of a session at which a fault happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     Greeting,
     Ehlo,
     Helo,
     Starttls,
-    /// In the place of the TLS handshake; the session ends with it.
+    /// In place of the TLS handshake; the session ends after it.
     Handshake,
     Auth,
     Mail,
     Rcpt,
     Data,
-    /// The first octets of the message were read, and no more will be.
+    /// After the first octets of the message, of which no more are read.
     Body,
     Dot,
     Rset,
@@ -31,7 +31,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// Whether this reply is the one that goes on.
+    /// Whether this reply lets the client continue.
     pub fn succeeds(self, reply: &[u8]) -> bool {
         reply.starts_with(match self {
             Self::Data => b"3".as_slice(),
@@ -41,37 +41,37 @@ impl Phase {
     }
 }
 
-/// What happens there instead of the usual.
+/// The behaviour in place of the usual one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// This reply; a message is then not counted unless it is 2xx.
+    /// Sends this reply; a message is then recorded only after a 2xx.
     Reply(&'static str),
-    /// This reply, then the connection closes.
+    /// Sends this reply and closes the connection.
     ReplyAndClose(&'static str),
-    /// This reply, then nothing more is ever read or said.
+    /// Sends this reply, and then reads and sends nothing more.
     ReplyAndHang(&'static str),
-    /// This reply, octet by octet.
+    /// Sends this reply, octet by octet.
     Split(&'static str),
-    /// This reply, after a time.
+    /// Sends this reply after a delay.
     Late(Duration, &'static str),
-    /// These octets as they stand.
+    /// Sends these octets unchanged.
     Octets(&'static [u8]),
-    /// A reply that comes slowly and never ends.
+    /// Sends an endless reply slowly.
     Drip,
-    /// A reply that comes fast and never ends.
+    /// Sends an endless reply fast.
     Endless,
-    /// The connection closes without a word.
+    /// Closes the connection without a reply.
     Drop,
-    /// The connection is reset without a word.
+    /// Resets the connection without a reply.
     Reset,
-    /// Nothing more is ever read or said.
+    /// Reads and sends nothing more.
     Hang,
-    /// The message is counted as received, then this.
+    /// Records the message as received, and then does this.
     Counted(&'static Fault),
 }
 
 impl Fault {
-    /// Whether the client hears that it may go on, or that the message is taken.
+    /// Whether the reply lets the client continue, or accepts the message.
     pub fn succeeds(&self, phase: Phase) -> bool {
         match self {
             Self::Reply(reply)
@@ -85,7 +85,7 @@ impl Fault {
         }
     }
 
-    /// Does it. An error ends the session.
+    /// Executes the fault. An error ends the session.
     pub(super) async fn commit(&self, wire: &mut Wire) -> Step<()> {
         match self {
             Self::Reply(reply) => say(wire, reply).await,
@@ -130,10 +130,10 @@ impl Fault {
     }
 }
 
-/// A fault that waits for its time.
+/// A fault that has not happened yet.
 pub struct Rule {
     pub phase: Phase,
-    /// Must be part of the line; empty fits all.
+    /// The text that the line must contain; empty matches all lines.
     pub part: String,
     pub times: usize,
     pub fault: Fault,

@@ -1,4 +1,4 @@
-//! One server of ours among servers that misbehave, each row of a table against one of them, all at the same time.
+//! One relay and several faulty servers: each row of a table uses its own server, all at the same time.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use Again::{Later, Soon};
 use First::{Bounced, Deferred, Delivered};
 use Next::Fresh;
 
-/// How long the relay waits for a step; far above what a step takes, far below the patience of a test.
+/// The timeout of a step of the relay: far above the time that a step takes, far below the timeout of a test.
 const STEP: Duration = Duration::from_secs(2);
 
-/// What the first try comes to, and a part of what is said of it.
+/// The result of the first attempt, with a part of its text.
 #[derive(Debug, Clone, Copy)]
 pub enum First {
     Delivered,
@@ -27,19 +27,19 @@ pub enum First {
     Bounced(&'static str),
 }
 
-/// When the next try is.
+/// The time of the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Again {
-    /// After a minute: the cause is likely to pass.
+    /// After one minute, because the cause is likely to be short.
     Soon,
-    /// After five.
+    /// After five minutes.
     Later,
 }
 
-/// What the next message goes over.
+/// The connection of the next message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// The connection that the first try has left.
+    /// The connection that the first attempt has left open.
     Same,
     Fresh,
 }
@@ -48,10 +48,10 @@ pub enum Next {
 pub struct Row {
     pub faults: Vec<(Phase, Fault)>,
     pub first: First,
-    /// How often the message is at the server in the end.
+    /// The number of copies that the server gets in the end.
     pub copies: usize,
     pub next: Next,
-    /// Whether the message went over TLS.
+    /// Whether the message was delivered over TLS.
     pub tls: bool,
 }
 
@@ -59,7 +59,7 @@ pub fn row<const N: usize>(faults: [(Phase, Fault); N], first: First, copies: us
     Row { faults: faults.into(), first, copies, next, tls: false }
 }
 
-/// One server of ours, and for each row a server of theirs with a domain of its own.
+/// A relay, and for each row a faulty server with its own domain.
 pub struct Stage {
     pub server: TestServer,
     pub account: Account,
@@ -93,7 +93,7 @@ impl Stage {
         message_id(&client.send("alice@acme.test", &[to], &submitted).await.expect_code(250))
     }
 
-    /// One message to the server of each row; their ids.
+    /// Sends one message to the server of each row. Returns the message ids.
     async fn submit_to_all(&self, client: &mut Client, subject: &str, text: &str) -> Vec<String> {
         let mut ids = Vec::new();
         for number in 0..self.theirs.len() {
@@ -102,7 +102,7 @@ impl Stage {
         ids
     }
 
-    /// A message after its second try, or after the first if that was enough.
+    /// The message after its second attempt, or after the first if none is needed.
     async fn settled(&self, id: &str) -> Value {
         until(&format!("{id} is tried again"), async || {
             let email = self.server.control.get(&format!("/v1/emails/{id}")).await;
@@ -113,12 +113,12 @@ impl Stage {
         .await
     }
 
-    /// How many each of their servers has seen.
+    /// The number of connections that each server has seen.
     fn connections(&self) -> Vec<usize> {
         self.theirs.iter().map(|mx| mx.connections().len()).collect()
     }
 
-    /// How often the message with this subject came to the server of a row, and whether over TLS each time.
+    /// For each copy of the message with this subject at the server of a row, whether it came over TLS.
     pub fn copies(&self, number: usize, subject: &str) -> Vec<bool> {
         let field = format!("\r\nSubject: {subject}\r\n");
         let all = self.theirs[number].transactions();
@@ -131,13 +131,13 @@ pub fn domain(number: usize) -> String {
     format!("row{number}.test")
 }
 
-/// Plays all rows at the same time; `text` makes the messages longer.
+/// Plays all rows at the same time. `text` makes the messages longer.
 pub async fn hold(rows: Vec<Row>, offer: &Offer, text: &str) {
     let mut stage = Stage::new(vec![offer.clone(); rows.len()]).await;
     for (row, mx) in rows.iter().zip(&stage.theirs) {
         row.faults.iter().for_each(|(phase, fault)| mx.script(*phase, "", 1, fault.clone()));
     }
-    // All of them, so that one run names every row that is wrong.
+    // Collects the failures of all rows, so that one run shows all of them.
     let mut wrong = Vec::new();
     let mut client = stage.server.log_in(&stage.account).await;
     let ids = stage.submit_to_all(&mut client, "first", text).await;
@@ -145,9 +145,9 @@ pub async fn hold(rows: Vec<Row>, offer: &Offer, text: &str) {
         let email = stage.server.wait_for_status(id, &["delivered", "deferred", "bounced"]).await;
         wrong.extend(row.judge_first(&email));
     }
-    // The next message is delivered once, whatever became of the first, and over what it should.
+    // The next message is delivered once, whatever happened to the first, and over the expected connection.
     let before: Vec<usize> = stage.connections();
-    // Servers that ask for a rest would have it.
+    // A site that has asked for a back-off would not get another message yet.
     stage.server.running().queue().end_backoffs(&QueueFilter::default());
     let next_ids = stage.submit_to_all(&mut client, "next", "").await;
     for (row, id) in rows.iter().zip(&next_ids) {
@@ -175,7 +175,7 @@ pub async fn hold(rows: Vec<Row>, offer: &Offer, text: &str) {
 }
 
 impl Row {
-    /// What is wrong with what became of the first try.
+    /// The difference between the result of the first attempt and the expected one.
     fn judge_first(&self, email: &Value) -> Option<String> {
         let delivery = &email["deliveries"][0];
         let (status, says) = match self.first {
@@ -188,7 +188,7 @@ impl Row {
         let in_time = match self.first {
             Deferred(again, _) => delivery["next_attempt_at"].as_str().is_some_and(|at| {
                 let at: Timestamp = at.parse().expect("times are RFC 3339");
-                // A minute, or five, and a tenth; less what has passed since.
+                // One or five minutes and at most a tenth more, minus the time since the attempt.
                 let wait_s = at.as_second() - Timestamp::now().as_second();
                 again == if wait_s <= 70 { Soon } else { Later }
             }),

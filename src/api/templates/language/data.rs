@@ -1,6 +1,7 @@
-//! What templates put in: a client's JSON as values of the language. Pure.
+//! The data of a template: converts the JSON of a client to values of the engine. Pure.
 //!
-//! Comparing two lists item by item would cost what a template pays as one step, so a list or a map equals itself only.
+//! The engine counts a comparison as one instruction, whatever its operands. A list or map therefore equals only itself
+//! and is never compared item by item.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -10,15 +11,15 @@ use minijinja::Value;
 use minijinja::value::{DynObject, Enumerator, Object, ObjectExt, ObjectRepr};
 use serde_json::{Map, Value as Json};
 
-/// A list.
+/// A JSON array.
 #[derive(Debug)]
 pub struct List(pub Vec<Value>);
 
-/// A map.
+/// A JSON object.
 #[derive(Debug)]
 pub struct Fields(pub BTreeMap<String, Value>);
 
-/// An object of the client as a value.
+/// Converts a JSON object to a value.
 pub fn from_object(object: Map<String, Json>) -> Value {
     let fields = object.into_iter().map(|(name, value)| (name, from_json(value)));
     Value::from_object(Fields(fields.collect()))
@@ -32,8 +33,8 @@ fn from_json(json: Json) -> Value {
     }
 }
 
-/// Any order serves, if it is one and costs nothing.
-fn compare_places<T>(one: &T, other: &T) -> Ordering {
+/// Compares by address: a total order at constant cost.
+fn compare_addresses<T>(one: &T, other: &T) -> Ordering {
     std::ptr::from_ref(one).cmp(&std::ptr::from_ref(other))
 }
 
@@ -51,7 +52,7 @@ impl Object for List {
     }
 
     fn custom_cmp(self: &Arc<Self>, other: &DynObject) -> Option<Ordering> {
-        Some(compare_places(&**self, other.downcast_ref::<Self>()?))
+        Some(compare_addresses(&**self, other.downcast_ref::<Self>()?))
     }
 }
 
@@ -65,7 +66,7 @@ impl Object for Fields {
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        // One by one: to look at the first must not cost what all of them cost.
+        // Lazy, so that reading the first key costs one step and not the whole map.
         self.mapped_enumerator(|fields| Box::new(fields.0.keys().map(Value::from)))
     }
 
@@ -74,6 +75,6 @@ impl Object for Fields {
     }
 
     fn custom_cmp(self: &Arc<Self>, other: &DynObject) -> Option<Ordering> {
-        Some(compare_places(&**self, other.downcast_ref::<Self>()?))
+        Some(compare_addresses(&**self, other.downcast_ref::<Self>()?))
     }
 }

@@ -1,5 +1,5 @@
-//! The filters and tests of templates. The engine counts one step for each, however much it reads; so here they pay for
-//! what they read out of a budget, and the texts that they make have a limit. Pure.
+//! The filters and tests of templates. The engine counts each call as one instruction, however much the call reads. So
+//! each call here is charged to a [`Budget`] for what it reads, and the length of its result is limited. Pure.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -9,23 +9,23 @@ use minijinja::{Environment, Error, ErrorKind, State, Value, filters, tests};
 
 use super::data::{Fields, List};
 
-/// Octets that the filters and tests of one message may read in all.
-const READING_OCTETS_MAX: u64 = 4 * 1024 * 1024;
-/// What looking at a value costs beside its text.
+/// Octets that the filters and tests of one message may read in total.
+const READ_OCTETS_MAX: u64 = 4 * 1024 * 1024;
+/// Octets charged for each value, in addition to its text.
 const VALUE_OCTETS: u64 = 16;
-/// Octets of a text that a filter makes.
+/// Octets of a text that a filter returns.
 const TEXT_OCTETS_MAX: usize = 256 * 1024;
-/// Octets of a text that tells a filter how: some look through it for every character of what they read.
+/// Octets of a text option. Some filters scan the option for every character of their input.
 const OPTION_OCTETS_MAX: usize = 64;
 
-/// What a filter or a test reads of a value.
+/// How much of its arguments a filter or test reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reads {
-    /// It hands the value on.
+    /// Nothing: its cost is constant.
     Nothing,
-    /// A text; of lists and maps how long they are.
+    /// A text, or the length of a list or map.
     Top,
-    /// Everything in it.
+    /// All of it, with all nested values.
     Whole,
 }
 
@@ -62,7 +62,7 @@ static FILTERS: LazyLock<Vec<(&str, Reads, Value)>> = LazyLock::new(|| {
     ]
 });
 
-/// Those that compare values as the operators do, or read them as a whole.
+/// The tests of the engine, without those that this language does not need.
 static TESTS: LazyLock<Vec<(&str, Reads, Value)>> = LazyLock::new(|| {
     use Value as V;
     vec![
@@ -92,7 +92,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     FILTERS.iter().map(|(name, ..)| *name)
 }
 
-/// Gives an environment its filters and tests.
+/// Adds the filters and tests to an environment.
 pub fn install(environment: &mut Environment<'_>, budget: &Budget) {
     for (name, reads, filter) in FILTERS.iter() {
         let budget = budget.clone();
@@ -100,52 +100,52 @@ pub fn install(environment: &mut Environment<'_>, budget: &Budget) {
             if *reads != Reads::Nothing {
                 arguments.iter().skip(1).try_for_each(check_option)?;
             }
-            budget.pay(*reads, &arguments)?;
-            own(filter.call(state, &arguments)?)
+            budget.charge(*reads, &arguments)?;
+            convert(filter.call(state, &arguments)?)
         });
     }
     for (name, reads, test) in TESTS.iter() {
         let budget = budget.clone();
         environment.add_test(*name, move |state: &State<'_, '_>, arguments: Rest<Value>| {
-            budget.pay(*reads, &arguments)?;
+            budget.charge(*reads, &arguments)?;
             test.call(state, &arguments)
         });
     }
 }
 
-/// What the filters and tests of one message may still read.
+/// The octets that the filters and tests of one message may still read.
 #[derive(Debug, Clone)]
 pub struct Budget(Arc<AtomicU64>);
 
-/// Nothing was read yet.
+/// The full budget.
 impl Default for Budget {
     fn default() -> Self {
-        Self(Arc::new(AtomicU64::new(READING_OCTETS_MAX)))
+        Self(Arc::new(AtomicU64::new(READ_OCTETS_MAX)))
     }
 }
 
 impl Budget {
-    fn pay(&self, reads: Reads, arguments: &[Value]) -> Result<(), Error> {
+    fn charge(&self, reads: Reads, arguments: &[Value]) -> Result<(), Error> {
         arguments.iter().try_for_each(|argument| match reads {
             Reads::Nothing => Ok(()),
-            Reads::Top => self.look_at(argument),
-            Reads::Whole => self.read(argument),
+            Reads::Top => self.charge_value(argument),
+            Reads::Whole => self.charge_whole(argument),
         })
     }
 
-    fn look_at(&self, value: &Value) -> Result<(), Error> {
+    fn charge_value(&self, value: &Value) -> Result<(), Error> {
         self.spend(VALUE_OCTETS + value.as_str().map_or(0, |text| text.len() as u64))
     }
 
-    fn read(&self, value: &Value) -> Result<(), Error> {
-        self.look_at(value)?;
+    fn charge_whole(&self, value: &Value) -> Result<(), Error> {
+        self.charge_value(value)?;
         if let Some(List(items)) = value.downcast_object_ref() {
-            items.iter().try_for_each(|item| self.read(item))?;
+            items.iter().try_for_each(|item| self.charge_whole(item))?;
         }
         if let Some(Fields(fields)) = value.downcast_object_ref() {
             for (name, value) in fields {
                 self.spend(name.len() as u64)?;
-                self.read(value)?;
+                self.charge_whole(value)?;
             }
         }
         Ok(())
@@ -154,19 +154,22 @@ impl Budget {
     fn spend(&self, octets: u64) -> Result<(), Error> {
         let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(octets));
         left.map(drop).map_err(|_| {
-            refuse(format!("filters and tests read more than {READING_OCTETS_MAX} octets for one message"))
+            refuse(format!(
+                "the filters and tests of this message read more than {READ_OCTETS_MAX} octets: use fewer of them \
+                 inside loops, or shorter data"
+            ))
         })
     }
 }
 
-/// Options are short, and `attribute` names one.
+/// Requires that an option is short, and that a named option has no list of attributes.
 fn check_option(option: &Value) -> Result<(), Error> {
     let check = |value: &Value| match value.as_str() {
-        Some(text) if text.len() > OPTION_OCTETS_MAX => {
-            Err(refuse(format!("an option of a filter has at most {OPTION_OCTETS_MAX} octets")))
-        }
+        Some(text) if text.len() > OPTION_OCTETS_MAX => Err(refuse(format!(
+            "an option of a filter has more than {OPTION_OCTETS_MAX} octets: use a shorter one"
+        ))),
         Some(text) if option.is_kwargs() && text.contains(',') => {
-            Err(refuse("a filter goes by one attribute".into()))
+            Err(refuse("an option of a filter has a comma: name one attribute only".into()))
         }
         _ => Ok(()),
     };
@@ -176,33 +179,33 @@ fn check_option(option: &Value) -> Result<(), Error> {
     }
 }
 
-/// What a filter made, as what the data is made of: a list of ours, of pairs too, or a text within the limit.
-fn own(made: Value) -> Result<Value, Error> {
-    require_room(made.as_str().map_or(0, str::len))?;
-    let is_ours =
-        made.downcast_object_ref::<List>().is_some() || made.downcast_object_ref::<Fields>().is_some();
-    match made.as_object().filter(|_| !is_ours).and_then(|object| object.try_iter()) {
-        Some(items) => Ok(Value::from_object(List(items.map(own).collect::<Result<_, _>>()?))),
-        None => Ok(made),
+/// Converts the result of a filter to the types of the data ([`List`], [`Fields`]), and checks the length of a text.
+fn convert(result: Value) -> Result<Value, Error> {
+    require_length(result.as_str().map_or(0, str::len))?;
+    let is_converted =
+        result.downcast_object_ref::<List>().is_some() || result.downcast_object_ref::<Fields>().is_some();
+    match result.as_object().filter(|_| !is_converted).and_then(|object| object.try_iter()) {
+        Some(items) => Ok(Value::from_object(List(items.map(convert).collect::<Result<_, _>>()?))),
+        None => Ok(result),
     }
 }
 
-/// The filter of that name, which would look at the limit when the text is there.
+/// `join` of the engine, but the length of the result is checked before the result is built.
 fn join(state: &State<'_, '_>, value: &Value, joiner: Option<StringInput<'_>>) -> Result<Value, Error> {
     let between = joiner.as_ref().map_or(0, |joiner| joiner.as_str().len());
     let mut octets = 0usize;
     for item in value.try_iter()? {
         octets = octets.saturating_add(between).saturating_add(item.as_str().map_or(20, str::len));
-        require_room(octets)?;
+        require_length(octets)?;
     }
     filters::join(state, value, joiner)
 }
 
-fn require_room(octets: usize) -> Result<(), Error> {
+fn require_length(octets: usize) -> Result<(), Error> {
     if octets <= TEXT_OCTETS_MAX {
         return Ok(());
     }
-    Err(refuse(format!("a filter makes a text of more than {TEXT_OCTETS_MAX} octets")))
+    Err(refuse(format!("a filter returns more than {TEXT_OCTETS_MAX} octets: shorten the data")))
 }
 
 fn refuse(message: String) -> Error {

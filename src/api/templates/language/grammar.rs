@@ -1,4 +1,4 @@
-//! What of Jinja is not in the language of templates, told from the tokens before the engine sees them. Pure.
+//! Refuses the constructs of Jinja that templates may not use. Reads the tokens before the engine parses them. Pure.
 
 use minijinja::machinery::{Token, WhitespaceConfig, tokenize};
 use minijinja::syntax::SyntaxConfig;
@@ -9,8 +9,8 @@ use super::{RenderError, filters};
 /// The statements of the language.
 const STATEMENTS: &[&str] = &["if", "elif", "else", "endif", "for", "endfor", "with", "endwith"];
 
-/// Refuses what could make much of little, a text doubled thirty times fills the memory, what reads without paying, and
-/// what nests too deep.
+/// Refuses constructs that multiply texts (a text doubled thirty times fills the memory), that read without being charged
+/// to the budget, or that nest too deep.
 pub fn check(source: &str) -> Result<(), RenderError> {
     let (mut reader, mut nesting) = (Reader::default(), Nesting::default());
     for token in tokenize(source, false, SyntaxConfig, WhitespaceConfig::default()) {
@@ -23,20 +23,20 @@ pub fn check(source: &str) -> Result<(), RenderError> {
     Ok(())
 }
 
-/// What an open parenthesis belongs to.
+/// The kind of an open parenthesis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parenthesis {
-    /// Nothing: it groups.
+    /// It groups an expression.
     Group,
-    /// A filter that takes options by name.
+    /// It holds the options of a filter, which may be named.
     Options,
-    /// `default` or a test.
+    /// It holds the arguments of `default` or of a test.
     Arguments,
-    /// Any other call.
+    /// It holds the arguments of any other call.
     Call,
 }
 
-/// What the tokens before this one have opened.
+/// The state after the tokens that were read.
 #[derive(Default)]
 struct Reader<'a> {
     before: Option<Token<'a>>,
@@ -44,7 +44,7 @@ struct Reader<'a> {
     is_before_filter: bool,
     is_before_test: bool,
     is_before_field: bool,
-    /// Between `for` and its `in`.
+    /// Whether the reader is between `for` and its `in`.
     names_item: bool,
     open: Vec<Parenthesis>,
 }
@@ -53,47 +53,46 @@ impl<'a> Reader<'a> {
     fn fault_of(&self, token: &Token<'a>) -> Option<String> {
         match (&self.before, token) {
             (_, Token::Plus | Token::Mul | Token::Pow | Token::Mod | Token::Tilde) => {
-                Some(format!("there is no operator {token} in templates: put the result into the data"))
+                Some(format!("templates have no operator {token}: put the result into the data"))
             }
-            (_, Token::BraceOpen) => Some("a template has no literals of maps: put it into the data".into()),
-            (_, Token::Colon) => Some("a template has no slices: put the part into the data".into()),
+            (_, Token::BraceOpen) => Some("templates have no map literals: put the map into the data".into()),
+            (_, Token::Colon) => Some("templates have no slices: put the part into the data".into()),
             (Some(Token::Ident(name)), Token::BracketOpen) if is_operator(name) => Some(NO_LISTS.into()),
             (Some(Token::Ident(_) | Token::ParenClose | Token::BracketClose), Token::BracketOpen) => None,
             (_, Token::BracketOpen) => Some(NO_LISTS.into()),
-            // Between parentheses that belong to no call it makes a list.
+            // A comma in a grouping parenthesis makes a list.
             (_, Token::Comma) if self.open.last() == Some(&Parenthesis::Group) => Some(NO_LISTS.into()),
-            // What is named becomes a map: options are not handed on, anything else might be, with maps in maps.
+            // Named arguments become a map. A filter keeps no options, but other callees may store the map in another one.
             (_, Token::Assign) if self.open.last().is_some_and(|last| *last != Parenthesis::Options) => {
-                Some("only options of filters have names in a template".into())
+                Some("named arguments are for filters only: remove the name".into())
             }
-            // For `loop.cycle()` the engine divides by the number of arguments.
+            // `loop.cycle()` divides by the number of its arguments.
             (Some(Token::ParenOpen), Token::ParenClose) => match self.open.last() {
                 Some(Parenthesis::Options | Parenthesis::Arguments) => None,
-                Some(Parenthesis::Call) => Some("a call needs an argument".into()),
+                Some(Parenthesis::Call) => Some("this call has no arguments: give at least one".into()),
                 Some(Parenthesis::Group) | None => Some(NO_LISTS.into()),
             },
-            // `loop.changed(loop)` would keep itself for ever.
+            // `loop.changed(loop)` would make a reference cycle.
             (Some(Token::Ident("loop")), token)
                 if !self.is_before_field && !matches!(token, Token::Dot | Token::ParenOpen) =>
             {
-                Some("`loop` is no value: name one of its fields, as in `loop.index`".into())
+                Some("`loop` is not a value: use one of its fields, such as `loop.index`".into())
             }
-            (Some(Token::BlockStart), Token::Ident(name)) if !STATEMENTS.contains(name) => Some(format!(
-                "there is no statement {name} in templates; there are {}",
-                STATEMENTS.join(", ")
-            )),
+            (Some(Token::BlockStart), Token::Ident(name)) if !STATEMENTS.contains(name) => {
+                Some(format!("templates have no statement {name}: use one of {}", STATEMENTS.join(", ")))
+            }
             (Some(Token::Pipe), Token::Ident(name)) if !filters::names().any(|known| known == *name) => {
                 let names: Vec<_> = filters::names().collect();
-                Some(format!("there is no filter {name} in templates; there are {}", names.join(", ")))
+                Some(format!("templates have no filter {name}: use one of {}", names.join(", ")))
             }
             (before, Token::Ident("in")) if !self.may_be_in(before.as_ref()) => {
-                Some("there is no operator in in templates: write `a is in b` or `a is not in b`".into())
+                Some("templates have no operator `in`: write `a is in b` or `a is not in b`".into())
             }
             _ => None,
         }
     }
 
-    /// The word of a loop, of the test, or the name of a field.
+    /// Whether `in` is here part of `for`, the name of the test, or the name of a field.
     fn may_be_in(&self, before: Option<&Token<'a>>) -> bool {
         match before {
             Some(Token::Ident("is") | Token::Dot) => true,
@@ -123,10 +122,10 @@ impl<'a> Reader<'a> {
         self.before = Some(token);
     }
 
-    /// What a parenthesis belongs to that opens here.
+    /// The kind of the parenthesis that opens here.
     fn opened(&self) -> Parenthesis {
         match &self.before {
-            // It hands on what it is given.
+            // `default` returns its argument, so a named one would leave the call.
             Some(Token::Ident("default" | "d")) if self.is_before_filter => Parenthesis::Arguments,
             Some(Token::Ident(_)) if self.is_before_filter => Parenthesis::Options,
             Some(Token::Ident(name)) if is_operator(name) => Parenthesis::Group,
@@ -137,7 +136,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-const NO_LISTS: &str = "a template has no literals of lists: put it into the data";
+const NO_LISTS: &str = "templates have no list literals: put the list into the data";
 
 /// Words after which an expression begins.
 fn is_operator(name: &str) -> bool {

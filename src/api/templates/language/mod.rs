@@ -1,10 +1,13 @@
-//! The language of templates: Jinja, less what a letter does not need. Pure.
+//! The language of templates: a subset of Jinja without the constructs that can make a small template expensive. Pure.
 //!
-//! They do not compute: what could build a text of any size out of a small one is not in the language here: operators
-//! that join texts, literals of lists, captures, macros. What a template costs has limits as well: its steps, its output,
-//! what its filters read ([`filters`]), and how long a step of any other kind can be: data has a limit where it comes in, lists
-//! are not compared item by item ([`data`]), and there are neither slices nor an operator `in`, but a test of that name, which
-//! pays like a filter. Autoescape is on for HTML, and what is undefined is an error rather than a gap in a letter.
+//! * No construct builds a large text from a small one: there are no operators that join texts, no list literals, no
+//!   captures, no macros (`grammar`).
+//! * Nesting is limited (`nesting`), so the engine cannot overflow the stack.
+//! * Instructions, output, and the octets that filters and tests read are limited (`filters`).
+//! * Each instruction is bounded. The API limits the data; lists are not compared item by item (`data`). Slices and the
+//!   operator `in` are missing, because their cost cannot be charged; the test `in` is charged like a filter.
+//!
+//! HTML is escaped, and an undefined variable is an error.
 
 mod data;
 mod filters;
@@ -18,24 +21,24 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Va
 pub use self::data::from_object;
 pub use self::filters::Budget;
 
-/// Octets that a part of a message may come to.
+/// Octets of one rendered part of a message.
 const OUTPUT_OCTETS_MAX: usize = 1024 * 1024;
-/// Instructions: loops over a few thousand things. The longest reads two texts, to compare them.
+/// Instructions of one part: enough for loops over a few thousand items. The most expensive one compares two texts.
 const FUEL: u64 = 100_000;
-/// Calls in calls.
+/// Nested calls.
 const DEPTH_MAX: usize = 50;
 
-/// What a part of a message is rendered as.
+/// The media type of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// Data stands as it is.
+    /// Data is inserted unchanged.
     Text,
     /// Data is escaped.
     Html,
 }
 
 impl Form {
-    /// The name of a template, by which its escaping is chosen.
+    /// The name of the template, which decides how data is escaped.
     fn name(self) -> &'static str {
         match self {
             Self::Text => "text",
@@ -44,7 +47,7 @@ impl Form {
     }
 }
 
-/// Why there is no text: what is wrong and in which line, for people.
+/// Why a template cannot be used: the line and the fault, for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct RenderError(String);
@@ -58,7 +61,9 @@ impl RenderError {
 impl From<Error> for RenderError {
     fn from(error: Error) -> Self {
         let what = match (error.kind(), error.detail()) {
-            (ErrorKind::OutOfFuel, _) => "the template takes too many steps".to_owned(),
+            (ErrorKind::OutOfFuel, _) => {
+                format!("the template runs more than {FUEL} instructions: shorten its loops or its data")
+            }
             (kind, Some(detail)) => format!("{kind}: {detail}"),
             (kind, None) => kind.to_string(),
         };
@@ -69,13 +74,13 @@ impl From<Error> for RenderError {
     }
 }
 
-/// Whether a source is a template.
+/// Checks a source: the language, the nesting, the syntax.
 pub fn check(source: &str) -> Result<(), RenderError> {
     grammar::check(source)?;
     Ok(environment(&Budget::default()).template_from_str(source).map(drop)?)
 }
 
-/// Puts data into a template; the parts of one message share a budget.
+/// Renders a template with data. The parts of one message share a budget.
 pub fn render(source: &str, form: Form, data: &Value, budget: &Budget) -> Result<String, RenderError> {
     grammar::check(source)?;
     let mut output = Bounded(Vec::new());
@@ -84,9 +89,9 @@ pub fn render(source: &str, form: Form, data: &Value, budget: &Budget) -> Result
         .render_captured_to(data, &mut output)
         .map(drop);
     match rendered {
-        Err(_) if output.is_full() => {
-            Err(RenderError(format!("the text comes to more than {OUTPUT_OCTETS_MAX} octets")))
-        }
+        Err(_) if output.is_full() => Err(RenderError(format!(
+            "the rendered text has more than {OUTPUT_OCTETS_MAX} octets: shorten the template or its data"
+        ))),
         Err(error) => Err(error.into()),
         Ok(()) => Ok(String::from_utf8_lossy(&output.0).into_owned()),
     }
@@ -105,7 +110,7 @@ fn environment(budget: &Budget) -> Environment<'static> {
     environment
 }
 
-/// Takes so much and no more.
+/// A writer that refuses to write more than [`OUTPUT_OCTETS_MAX`].
 struct Bounded(Vec<u8>);
 
 impl Bounded {
@@ -118,7 +123,7 @@ impl io::Write for Bounded {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         let taken = octets.len().min(OUTPUT_OCTETS_MAX - self.0.len());
         self.0.extend_from_slice(&octets[..taken]);
-        // Zero is an error to whoever wants all of it written.
+        // `write_all` fails when this returns zero.
         Ok(taken)
     }
 
@@ -139,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn data_stands_in_text_as_it_is_and_in_html_escaped() {
+    fn data_is_inserted_unchanged_in_text_and_escaped_in_html() {
         let (source, data) = ("Dear {{ name }},", json!({"name": "<A & B>"}));
         assert_eq!(put(source, Form::Text, data.clone()).unwrap(), "Dear <A & B>,");
         assert_eq!(put(source, Form::Html, data.clone()).unwrap(), "Dear &lt;A &amp; B&gt;,");
@@ -147,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_language_is_enough_for_letters() {
+    fn the_language_has_conditions_loops_filters_tests_and_with() {
         let data = json!({
             "user": {"name": "ann"}, "paid": true, "tags": ["a", "b"],
             "items": [{"name": "Tea", "price": 2.5}, {"name": "Milk", "price": 1}],
@@ -163,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_an_error_with_its_line() {
+    fn an_undefined_variable_and_an_unclosed_block_are_errors_with_their_line() {
         let error = put("Dear\n{{ nmae }}", Form::Text, json!({"name": "x"})).unwrap_err();
         assert!(error.starts_with("line 2: "), "{error}");
         assert!(check("{% if x %}").unwrap_err().to_string().starts_with("line 1: "));
@@ -171,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_the_language_makes_much_of_little() {
+    fn constructs_that_multiply_texts_are_refused() {
         for source in [
             "{{ 'a' * 100000000 }}",
             "{{ 'a' ~ 'b' }}",
@@ -206,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_the_language_holds_itself_nests_values_or_divides_by_nothing() {
+    fn reference_cycles_nested_named_arguments_and_calls_without_arguments_are_refused() {
         for source in [
             "{% for a in x %}{{ loop }}{% endfor %}",
             "{% for a in x %}{{ loop.changed(loop) }}{% endfor %}",
@@ -227,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nests_too_deep_is_told_by_its_line() {
+    fn the_limits_of_nesting_are_reported_with_the_line() {
         let tag = |times| format!("Dear\n{{{{ {}x }}}}", "-".repeat(times));
         assert_eq!(check(&tag(399)), Ok(()));
         let error = check(&tag(400)).unwrap_err().to_string();
@@ -235,34 +240,34 @@ mod tests {
         let blocks = |times| format!("{{% if x %}}\n{}\n{{% endif %}}", "{% elif x %}".repeat(times));
         assert_eq!(check(&blocks(99)), Ok(()));
         let error = check(&blocks(100)).unwrap_err().to_string();
-        assert!(error.starts_with("line 2: at most 100 blocks stand inside"), "{error}");
+        assert!(error.starts_with("line 2: blocks nest at most 100 deep"), "{error}");
         let beside = "{% if x %}{% elif y %}{% endif %}{% for a in x %}{% endfor %}".repeat(2000);
         assert_eq!(check(&beside), Ok(()));
     }
 
     #[test]
-    fn output_steps_and_texts_have_limits() {
+    fn output_instructions_and_texts_of_filters_have_limits() {
         let long = put(
             "{% for a in x %}{% for b in x %}{{ y }}{% endfor %}{% endfor %}",
             Form::Text,
             json!({"x": vec![1; 100], "y": "z".repeat(1000)}),
         );
-        assert!(long.unwrap_err().contains("1048576 octets"));
+        assert!(long.unwrap_err().contains("more than 1048576 octets"));
         let many = put(
             "{% for a in x %}{% for b in x %}{{ y }}{% endfor %}{% endfor %}",
             Form::Text,
             json!({"x": vec![1; 1000], "y": ""}),
         );
-        assert!(many.unwrap_err().contains("too many steps"));
+        assert!(many.unwrap_err().contains("more than 100000 instructions"));
         let joined = put("{{ x|join(y) }}", Form::Text, json!({"x": vec![1; 10_000], "y": "z".repeat(60)}));
         assert!(joined.unwrap_err().contains("262144 octets"));
         let escaped = put("{{ x|e|title|e }}", Form::Text, json!({"x": "&".repeat(50_000)}));
         assert!(escaped.unwrap_err().contains("262144 octets"));
     }
 
-    /// Each would read gigabytes in the steps that it has.
+    /// Without the budget, each of these would read gigabytes within its instructions.
     #[test]
-    fn what_is_read_again_and_again_is_paid_for() {
+    fn repeated_reading_is_charged_to_the_budget() {
         let data = json!({
             "l": vec![1; 25_000], "s": "x".repeat(100_000), "rows": vec![json!({"a": 1}); 1000],
             "few": vec![1; 1000], "m": {"k": "x".repeat(100_000)},
@@ -303,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_equal_to_themselves_only() {
+    fn lists_and_maps_equal_only_themselves() {
         let data = json!({"a": [1, 2], "b": [1, 2], "m": {"x": 1}, "n": {"x": 1}});
         for (expression, expected) in [
             ("a == a", "true"),

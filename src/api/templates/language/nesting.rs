@@ -1,29 +1,29 @@
-//! How deep the engine would nest for a source, told from the tokens before it sees them. Pure.
+//! Limits the nesting of a template. Counts its tokens before the engine parses them. Pure.
 //!
-//! Its parser, its compiler and the tree between them take stack for each thing inside another, and a chain of operators
-//! is a tree as deep as the chain is long. Whatever is written in a tag, nothing nests in it without a token of its own,
-//! so no tree is deeper than its tag has tokens. From tag to tag only blocks nest, and an `elif`, which stands
-//! inside the branch before it. Two counts thus bound every depth; the stack holds the largest of both at once (`stack.rs`).
+//! The parser and the compiler of the engine recurse, so nested constructs use stack. A chain of operators also becomes a
+//! tree as deep as the chain is long. Inside a tag, each level of nesting has at least one token, so the number of tokens
+//! bounds the depth. Between tags, only blocks nest; an `elif` counts, because the engine nests it in the branch before it.
+//! These two limits bound the depth of every template, and the stack holds both at their maximum (`stack.rs`).
 
 use minijinja::machinery::Token;
 
-/// Names, numbers, texts and signs in one tag.
+/// Tokens (names, numbers, texts and signs) in one tag.
 const TAG_TOKENS_MAX: usize = 400;
-/// Blocks inside one another, an `elif` counted as one.
+/// Nested blocks. An `elif` counts as one.
 const BLOCKS_MAX: usize = 100;
 
-/// What the tokens so far have opened.
+/// The counts after the tokens that were read.
 #[derive(Debug, Default)]
 pub struct Nesting {
-    /// Of the tag so far.
+    /// Tokens of the current tag.
     tokens: usize,
     is_statement_next: bool,
-    /// For each open block its branches: those of an `if` stand inside one another.
+    /// The branches of each open block. The engine nests the branches of an `if` in one another.
     branches: Vec<usize>,
 }
 
 impl Nesting {
-    /// Counts a token; what is wrong if it goes too deep.
+    /// Counts a token. Returns a message if a limit is exceeded.
     pub fn fault_with(&mut self, token: &Token<'_>) -> Option<String> {
         match token {
             Token::TemplateData(_) | Token::VariableStart | Token::BlockStart => self.tokens = 0,
@@ -38,20 +38,18 @@ impl Nesting {
         self.is_statement_next = matches!(token, Token::BlockStart);
         if self.tokens > TAG_TOKENS_MAX {
             return Some(format!(
-                "a tag has at most {TAG_TOKENS_MAX} names, numbers, texts and signs: divide it into several, or put the \
-                 result into the data"
+                "a tag has at most {TAG_TOKENS_MAX} names, numbers, texts and signs: split it into several tags, or put \
+                 the result into the data"
             ));
         }
         (self.branches.iter().sum::<usize>() > BLOCKS_MAX).then(|| {
             format!(
-                "at most {BLOCKS_MAX} blocks stand inside one another, each elif counted as one inside the branch before \
-                 it: put the choice into the data"
+                "blocks nest at most {BLOCKS_MAX} deep, and each elif counts as a block: move the choice into the data"
             )
         })
     }
 
-    /// A block that ends where another should is where the engine stops reading, so what is counted after that is of no
-    /// consequence.
+    /// The name of an end tag is not checked: the engine stops at one that closes the wrong block.
     fn count_block(&mut self, statement: &str) {
         match (statement, self.branches.last_mut()) {
             ("if" | "for" | "with", _) => self.branches.push(1),

@@ -14,12 +14,12 @@ impl Session {
         arguments: &str,
         transaction: Option<&MailTransaction>,
     ) -> Option<Reply> {
-        let argued = !arguments.is_empty();
+        let has_arguments = !arguments.is_empty();
         match verb {
             // RFC 5321 §4.1.4: allowed at any time.
-            Verb::Quit | Verb::Rset if argued => Some(replies::no_argument_501()),
-            Verb::Ehlo | Verb::Helo if !argued => Some(replies::name_missing_501()),
-            Verb::Vrfy if !argued => Some(replies::mailbox_missing_501()),
+            Verb::Quit | Verb::Rset if has_arguments => Some(replies::no_argument_501()),
+            Verb::Ehlo | Verb::Helo if !has_arguments => Some(replies::name_missing_501()),
+            Verb::Vrfy if !has_arguments => Some(replies::mailbox_missing_501()),
             Verb::Ehlo | Verb::Helo | Verb::Quit | Verb::Rset | Verb::Noop | Verb::Help | Verb::Vrfy => None,
 
             _ if self.greeting.is_none() => Some(replies::hello_first_503()),
@@ -29,7 +29,7 @@ impl Session {
             }
             Verb::StartTls if self.tls => Some(replies::already_secure_503()),
             // RFC 3207 §4: STARTTLS has no parameters.
-            Verb::StartTls if argued => Some(replies::no_argument_501()),
+            Verb::StartTls if has_arguments => Some(replies::no_argument_501()),
             Verb::StartTls if !self.settings.starttls => Some(replies::tls_unavailable_454()),
             // RFC 4954 §4: passwords only over TLS.
             Verb::Auth if !self.tls => Some(replies::encryption_required_538()),
@@ -39,7 +39,7 @@ impl Session {
             Verb::Mail if !self.authenticated => Some(replies::authentication_required_530()),
 
             Verb::Rcpt | Verb::Data | Verb::Bdat if transaction.is_none() => Some(replies::mail_first_503()),
-            Verb::Data if argued => Some(replies::no_argument_501()),
+            Verb::Data if has_arguments => Some(replies::no_argument_501()),
             // RFC 3030 §2, §3.
             Verb::Rcpt | Verb::Data
                 if transaction.is_some_and(|transaction| transaction.content.is_some()) =>

@@ -51,7 +51,7 @@ impl ReceivingChunk {
 }
 
 impl Session {
-    /// Replies 354 and starts to receive.
+    /// Replies 354 and starts to receive content.
     pub(super) fn start_data(&mut self, transaction: Box<MailTransaction>) -> Step {
         let octets_expected = transaction.octets_expected(&self.settings.data);
         let decoder = Decoder::new(self.settings.data, Framing::Dots, octets_expected);
@@ -81,15 +81,16 @@ impl Session {
         Step::silent(Next::ReadBody)
     }
 
-    /// BDAT. If the length cannot be parsed, the end of the chunk is unknown, and content would be read as commands.
-    /// The server then closes the connection (RFC 5321 §7.8), as Postfix does.
+    /// Handles BDAT. If its length cannot be parsed, the end of the chunk is unknown, and content would be parsed as
+    /// commands. The session then closes the connection (RFC 5321 §7.8), as Postfix does.
     pub(super) fn begin_chunk(&mut self, transaction: Option<Box<MailTransaction>>, arguments: &str) -> Step {
         let chunk = match command::parse_bdat(arguments) {
             Ok(chunk) => chunk,
             Err(error) => return Step::reply(replies::for_command(&error), Next::Close),
         };
         if let Some(refusal) = self.check_order(Verb::Bdat, arguments, transaction.as_deref()) {
-            // In a pipelined group the client cannot know yet that every recipient was refused (RFC 2920 §3.1).
+            // A client that pipelines does not know yet that every recipient was refused (RFC 2920 §3.1). This is not
+            // counted as an error.
             let handling = if transaction.is_some() {
                 ChunkHandling::Refused(refusal)
             } else {
@@ -122,7 +123,7 @@ impl Session {
         self.read_chunk(chunk, ChunkHandling::Append(transaction))
     }
 
-    /// Discards the first chunk: there is no memory for the message.
+    /// Discards the first chunk, for which the caller has no memory.
     pub(super) fn refuse_chunks(&mut self, chunk: Chunk, reply: Reply) -> Step {
         self.read_chunk(chunk, ChunkHandling::Refused(reply))
     }
@@ -176,7 +177,7 @@ impl Session {
         }
     }
 
-    /// The content is complete: asks to accept the message, or refuses it.
+    /// Asks the caller to accept a complete message, or refuses its content.
     fn accept(&mut self, transaction: Box<MailTransaction>, decoder: Decoder) -> Step {
         let message = match decoder.finish() {
             Ok(message) => message.into(),
@@ -202,7 +203,8 @@ impl Session {
     }
 }
 
-/// RFC 3030 §3: binary content must not be changed, so a bare CR or LF is refused, not normalized.
+/// The limits of the content. Binary content must not be changed (RFC 3030 §3), so a bare CR or LF in it is refused
+/// instead of normalized.
 fn limits_for(transaction: &MailTransaction, limits: DataLimits) -> DataLimits {
     match transaction.options.binary {
         true => DataLimits { bare_newline: BareNewline::Reject, ..limits },

@@ -1,4 +1,4 @@
-//! What goes into a session and what comes out of it: inputs, steps, questions and verdicts.
+//! The inputs and outputs of a session: inputs, steps, questions and verdicts.
 
 use bytes::Bytes;
 
@@ -15,11 +15,11 @@ pub enum Input<'a> {
     Start,
     /// A line, without its CRLF.
     Line(&'a [u8]),
-    /// The input is not a line.
+    /// The input contains no valid line.
     LineError(LineError),
     /// Content octets after 354 or BDAT.
     Body(&'a [u8]),
-    /// The buffer is full: the session reads the rest of the content and then sends this reply.
+    /// There is no memory for the content: the session discards it, reads the rest and then sends this reply.
     BodyRefused(Reply),
     /// The verdict on the last question.
     Answer(Verdict),
@@ -29,7 +29,7 @@ pub enum Input<'a> {
     Idle,
     /// The content arrives below the minimum rate.
     TooSlow,
-    /// The server shuts down. A session that receives content ignores this; send it again after the content.
+    /// The server is shutting down. A session that receives content ignores this; send it again after the content.
     ShuttingDown,
     /// The client closed the connection.
     Eof,
@@ -95,7 +95,7 @@ pub enum Question {
         /// The `with` keyword for `Received`, such as `ESMTPSA`.
         protocol: &'static str,
     },
-    /// The protocol refuses: record the refusal and answer with [`Verdict::Refused`].
+    /// The session refuses the command or message. Record the refusal and answer with [`Verdict::Refused`].
     Refuse {
         /// The stage of the transaction.
         stage: Stage,

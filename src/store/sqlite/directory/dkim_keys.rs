@@ -1,4 +1,4 @@
-//! The rows of DKIM keys; private halves are sealed.
+//! DKIM keys; private keys are encrypted.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -14,8 +14,8 @@ use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{Conflict, DkimKey, NewDkimKey, Result, StoreError};
 
 const PRIVATE_KEY_COLUMN: &str = "dkim_key.private_key";
-/// Between the time that a message says it was accepted at and its signature, at most; and between the look at the DNS
-/// that replaces a key and the last signature with it.
+/// Maximum between the acceptance time of a message and its signature, and between the DNS check that replaces a key and
+/// the last signature with it.
 const SIGNING_TIME_MAX: SignedDuration = SignedDuration::from_mins(5);
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<DkimKey> {
@@ -102,8 +102,8 @@ pub(super) fn private_key(
     sealed.map(|sealed| sealer.open(place, &sealed)).transpose()
 }
 
-/// Follows what the DNS has: of each algorithm the newest key whose record stands signs, and those before it retire.
-/// One that retired signs again if that of its successor is lost.
+/// Updates key states after a DNS check: of each algorithm, the newest key with a published record signs and older ones
+/// retire. A retired key signs again if the record of its successor is missing.
 pub(super) fn follow_dns(
     tx: &Tx<'_>,
     domain: DomainId,
@@ -141,7 +141,7 @@ fn set_state(tx: &Tx<'_>, key: &DkimKey, state: DkimKeyState, now: Timestamp) ->
     Ok(())
 }
 
-/// Keys that were replaced before a time and that nothing in the queue can carry a signature of.
+/// Keys that were retired before a time and that signed no queued message.
 pub(super) fn served(connection: &Connection, before: Timestamp) -> Result<Vec<DkimKeyId>> {
     let sql =
         "SELECT k.id, k.retiring_since_us, d.tenant_id FROM dkim_key k JOIN domain d ON d.id = k.domain_id
@@ -151,7 +151,7 @@ pub(super) fn served(connection: &Connection, before: Timestamp) -> Result<Vec<D
     let mut oldest_waiting = HashMap::new();
     let mut served = Vec::new();
     while let Some(row) = rows.next()? {
-        // The platform's own domain signs what never leaves the machine.
+        // The sandbox domain signs only mail that is never sent.
         let oldest = match row.get::<_, Option<TenantId>>("tenant_id")? {
             Some(tenant) => match oldest_waiting.entry(tenant) {
                 Entry::Occupied(known) => *known.get(),
@@ -172,7 +172,7 @@ fn oldest_open_delivery(connection: &Connection, tenant: TenantId) -> Result<Opt
     Ok(connection.prepare_cached(sql)?.query_row([tenant], |row| row.get(0))?)
 }
 
-/// Removes keys unless they came to sign again.
+/// Deletes keys unless they sign again.
 pub(super) fn remove_served(tx: &Tx<'_>, ids: &[DkimKeyId]) -> Result<u64> {
     let mut delete = tx.prepare_cached("DELETE FROM dkim_key WHERE id = ?1 AND state = ?2")?;
     let mut removed = 0;

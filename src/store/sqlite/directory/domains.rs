@@ -1,4 +1,4 @@
-//! The rows of domains. A verified name excludes verified names of other tenants that are equal, above or below.
+//! Domains. A verified name excludes verified names of other tenants that are equal, above or below.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -30,7 +30,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Domain> {
     })
 }
 
-/// `a.b.c` as `c.b.a.`: what is at or below a name begins with the name's form.
+/// `a.b.c` as `c.b.a.`: a prefix for all names at or below it.
 fn reversed(name: &DomainName) -> String {
     let mut reversed = String::with_capacity(name.as_str().len() + 1);
     for label in name.as_str().rsplit('.') {
@@ -99,8 +99,8 @@ fn refuse_unknown_tenant(tx: &Tx<'_>, tenant: Option<TenantId>) -> Result<()> {
     }
 }
 
-/// Whether someone else has proved the name, or one above or below it. The platform's sandbox domain lies under
-/// the server's own name, which a tenant may well prove: it excludes only itself and what is below it.
+/// Whether another tenant has verified the name, or one above or below it. The sandbox domain is under the host name of the
+/// server, which a tenant may verify, so it excludes only itself and the names below it.
 fn is_taken(tx: &Tx<'_>, tenant: Option<TenantId>, name: &DomainName) -> Result<bool> {
     let Some(tenant) = tenant else { return Ok(false) };
     let verified = DomainStatus::Verified;
@@ -121,20 +121,20 @@ fn is_taken(tx: &Tx<'_>, tenant: Option<TenantId>, name: &DomainName) -> Result<
     Ok(below.exists(params![reversed, behind_all_below(&reversed), verified, tenant])?)
 }
 
-/// The end of the range of names below one: no label holds a character at or above `{`.
+/// The end of the range of names below one: no label contains a character at or above `{`.
 fn behind_all_below(reversed: &str) -> String {
     format!("{reversed}{{")
 }
 
-/// Writes a domain's changed state, with what follows from a change of its status: the time of its proof,
-/// its event, and that the claims of others on its name are void.
+/// Writes a changed domain. A change of status also sets the time of verification, appends the event and sets the same
+/// domain of other tenants to `taken`.
 fn change(tx: &Tx<'_>, before: DomainStatus, mut domain: Domain, now: Timestamp) -> Result<Domain> {
-    let turns = |status| domain.status == status && before != status;
-    let event = if turns(DomainStatus::Verified) {
+    let becomes = |status| domain.status == status && before != status;
+    let event = if becomes(DomainStatus::Verified) {
         void_other_claims(tx, &domain)?;
         domain.verified_at = Some(now);
         Some(EventKind::DomainVerified)
-    } else if turns(DomainStatus::Failing) {
+    } else if becomes(DomainStatus::Failing) {
         Some(EventKind::DomainFailing)
     } else {
         None
@@ -269,10 +269,10 @@ pub(super) fn update(
     change(tx, before, domain, now).map(Some)
 }
 
-/// What writing a check came to.
+/// The result of writing a check.
 pub(super) struct Recorded {
     pub(super) domain: Domain,
-    /// Whether the status of the domain or the state of one of its keys is another than before.
+    /// Whether the status of the domain or the state of a key changed.
     pub(super) matters_to_senders: bool,
 }
 
@@ -280,7 +280,7 @@ pub(super) fn record_check(tx: &Tx<'_>, id: DomainId, check: &DomainCheck) -> Re
     let Some(mut domain) = find(tx, id)? else { return Ok(None) };
     let before = domain.status;
     domain.last_check = Some(check.clone());
-    // The platform may have vouched for the domain while it was being looked at.
+    // The platform may have verified the domain manually during the check.
     if domain.verification == Verification::Dns {
         domain.status = check.status;
         domain.failing_since = check.failing_since;
@@ -296,7 +296,7 @@ pub(super) fn record_check(tx: &Tx<'_>, id: DomainId, check: &DomainCheck) -> Re
     Ok(Some(Recorded { domain, matters_to_senders }))
 }
 
-/// Which domains are looked at again: those whose proof is in the DNS.
+/// Selects domains with DNS verification.
 const IS_TO_CHECK: &str = "verification = ?1 AND status <> ?2 AND (checked_us IS NULL OR checked_us < ?3)";
 
 pub(super) fn tenants_to_check(connection: &Connection, before: Timestamp) -> Result<Vec<TenantId>> {

@@ -1,4 +1,4 @@
-//! The rows of credentials; of a secret only its digest and its SCRAM verifier are kept, the latter sealed.
+//! Credentials. Of a secret only the digest and the encrypted SCRAM verifier are stored.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -76,7 +76,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
     Ok(key)
 }
 
-/// Who changes keys regularly comes to the limit one day, with nothing but revoked ones.
+/// Deletes the oldest revoked key at the limit, which regular rotation of keys reaches.
 fn make_room(tx: &Tx<'_>, tenant: Option<TenantId>) -> Result<()> {
     let required = row_limits::require(tx, Limited::Keys, tenant, 1);
     if let Err(StoreError::Conflict(Conflict::LimitReached(_))) = &required {
@@ -108,8 +108,8 @@ pub(super) fn find_by_digest(connection: &Connection, digest: SecretDigest) -> R
     Ok(statement.query_row([digest], read_row).optional()?)
 }
 
-/// The tenant's key of this id; or by slug, if the tenant has one key only: the salt has to be told before it is known
-/// which key is meant. A name of no key gets a decoy.
+/// The key with this id, or the only key of the tenant with this slug, because the salt is sent before the key is known. An
+/// unknown name gets a decoy.
 pub(super) fn scram_credential(
     connection: &Connection,
     sealer: &Sealer,

@@ -1,6 +1,6 @@
-//! The removal of a tenant with all that is theirs. There may be millions of rows, and while they are deleted others
-//! want to commit: so the tenant is suspended first and then goes in steps, its own row last. What a crash leaves is
-//! a suspended tenant, whose removal can be asked for again.
+//! Deletes a tenant with all its objects. There may be millions of rows, and others must be able to commit meanwhile: the
+//! tenant is suspended first and deleted in steps, its own row last. A crash leaves a suspended tenant, whose deletion can
+//! be repeated.
 
 use rusqlite::{Connection, params};
 
@@ -12,16 +12,16 @@ use crate::store::sqlite::sql_types;
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{Result, TenantCounts};
 
-/// Messages removed in one step.
+/// Maximum of messages that one step deletes.
 const STEP_MESSAGES_MAX: usize = 200;
-/// Rows after which a step begins no other message: one alone may have a thousand recipients.
+/// A step ends after this many rows; one message may have a thousand recipients.
 const STEP_ROWS_MAX: usize = 2000;
 
-/// What one step removed.
+/// The result of one step.
 #[derive(Default)]
 pub(in crate::store::sqlite) struct Step {
     pub(in crate::store::sqlite) counts: TenantCounts,
-    /// The tenant itself is gone.
+    /// Whether the tenant itself was deleted.
     pub(in crate::store::sqlite) is_last: bool,
 }
 
@@ -49,13 +49,13 @@ pub(super) fn count(connection: &Connection, id: TenantId) -> Result<Option<Tena
     }))
 }
 
-/// Stops the tenant, without an event since its events go too. False if there is no such tenant.
+/// Suspends the tenant without an event, because its events are deleted too. False if it does not exist.
 pub(super) fn begin(tx: &Tx<'_>, id: TenantId) -> Result<bool> {
     let sql = "UPDATE tenant SET status = ?2 WHERE id = ?1";
     Ok(tx.prepare_cached(sql)?.execute(params![id, TenantStatus::Suspended])? > 0)
 }
 
-/// Removes some of what is left, and the tenant when nothing was.
+/// Deletes some of the remaining rows, and at last the tenant.
 pub(super) fn go_on(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let step = remove_messages(tx, id)?;
     if step.counts.messages > 0 {
@@ -64,7 +64,7 @@ pub(super) fn go_on(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let step = remove_rows(tx, id)?;
     if step.is_last {
         tx.execute("DELETE FROM tenant WHERE id = ?1", [id])?;
-        index::tidy(tx)?;
+        index::merge_segments(tx)?;
     }
     Ok(step)
 }
@@ -87,7 +87,7 @@ fn remove_messages(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     Ok(step)
 }
 
-/// What does not belong to a message; keys of domains go before their domains.
+/// Deletes rows that belong to no message; DKIM keys before their domains.
 fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let mut left = STEP_ROWS_MAX;
     let mut remove = |table: &str, key: &str, condition: &str| -> Result<u64> {
@@ -102,21 +102,21 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let own = "tenant_id = ?1";
     let events = remove("event", "id", "tenant_id = ?1 AND message_id IS NULL")?;
     remove("rejection", "id", own)?;
-    remove("hold", "(tenant_id, destination)", own)?;
+    remove("pause", "(tenant_id, destination)", own)?;
     remove("usage", "(tenant_id, span, start_us, environment)", own)?;
     remove("limit_warning", "(tenant_id, environment, period, kind)", own)?;
     remove("submission_key", "(tenant_id, environment, name)", own)?;
-    // Those of the platform's webhooks too: what they say is the tenant's.
+    // Also those of the platform's webhooks, because they contain the tenant's events.
     remove("webhook_delivery", "id", own)?;
     let webhooks = remove("webhook", "id", own)?;
     let suppressions = remove("suppression", "id", own)?;
     let templates = remove("template", "id", own)?;
-    remove("kept_answer", "(key_id, name)", "key_id IN (SELECT id FROM key WHERE tenant_id = ?1)")?;
+    remove("idempotent_response", "(key_id, name)", "key_id IN (SELECT id FROM key WHERE tenant_id = ?1)")?;
     let keys = remove("key", "id", own)?;
     remove("dkim_key", "id", "domain_id IN (SELECT id FROM domain WHERE tenant_id = ?1)")?;
-    // While keys are left there is no room for their domains.
+    // Domains are deleted after their keys.
     let domains = remove("domain", "id", own)?;
-    tx.subscriptions.forget();
+    tx.subscriptions.clear();
     Ok(Step {
         counts: TenantCounts {
             events,

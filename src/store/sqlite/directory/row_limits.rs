@@ -1,4 +1,5 @@
-//! Whether a tenant may have more of something. Counting ends where the answer is known.
+//! Limits on objects of a tenant. Counting stops at the limit; the count of suppressions, which may be a million, is
+//! stored.
 
 use rusqlite::{Connection, params};
 
@@ -6,8 +7,10 @@ use crate::model::TenantId;
 use crate::store::sqlite::sql_types::sql_limit;
 use crate::store::{Conflict, Limited, Result, StoreError};
 
-/// Refuses `more` rows that would be too many; the platform's own have no limit.
-/// [`Conflict::LimitReached`].
+pub(in crate::store::sqlite) const MORE_SUPPRESSIONS: &str =
+    "SELECT 1 FROM suppression_count WHERE tenant_id = ?1 AND suppressions > ?2";
+
+/// Fails with [`Conflict::LimitReached`] if `more` rows exceed the limit. Objects of the platform have no limit.
 pub(in crate::store::sqlite) fn require(
     connection: &Connection,
     what: Limited,
@@ -18,14 +21,15 @@ pub(in crate::store::sqlite) fn require(
     let Some(rows_max) = what.rows_max().checked_sub(more) else {
         return Err(StoreError::Conflict(Conflict::LimitReached(what)));
     };
-    let table = match what {
-        Limited::Domains => "domain",
-        Limited::Keys => "key",
-        Limited::Suppressions => "suppression",
-        Limited::Templates => "template",
-        Limited::Webhooks => "webhook",
+    let count_to =
+        |table| format!("SELECT 1 FROM {table} WHERE tenant_id = ?1 ORDER BY id LIMIT 1 OFFSET ?2");
+    let sql = match what {
+        Limited::Domains => count_to("domain"),
+        Limited::Keys => count_to("key"),
+        Limited::Suppressions => MORE_SUPPRESSIONS.to_owned(),
+        Limited::Templates => count_to("template"),
+        Limited::Webhooks => count_to("webhook"),
     };
-    let sql = format!("SELECT 1 FROM {table} WHERE tenant_id = ?1 ORDER BY id LIMIT 1 OFFSET ?2");
     if connection.prepare_cached(&sql)?.exists(params![tenant, sql_limit(rows_max)])? {
         return Err(StoreError::Conflict(Conflict::LimitReached(what)));
     }

@@ -1,17 +1,20 @@
-//! The rows of suppressed addresses: one for an address and a tenant, and one for an address and everybody.
+//! Suppressed addresses: one row for an address and tenant, and one for an address and all tenants.
+
+use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
+use super::row_limits;
 use crate::mail::Timestamp;
 use crate::model::{EventKind, SuppressionId, SuppressionReason, TenantId};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{time, time_if_any, us};
 use crate::store::sqlite::unit_of_work::Tx;
-use crate::store::{NewSuppression, Page, PageRequest, Result, Suppression, SuppressionFilter};
+use crate::store::{Limited, NewSuppression, Page, PageRequest, Result, Suppression, SuppressionFilter};
 
-/// What the events of suppressions say.
+/// The data of events of suppressions.
 #[derive(Serialize)]
 struct EventPayload<'a> {
     suppression_id: SuppressionId,
@@ -31,8 +34,21 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Suppression> {
     })
 }
 
-/// Suppresses an address. The event, which only a suppression that was not in force before has, belongs to
-/// the delivery in `cause` if there is one.
+/// Suppresses all of these addresses or none. Fails with
+/// [`Conflict::LimitReached`](crate::store::Conflict::LimitReached).
+pub(super) fn create(tx: &Tx<'_>, news: &[NewSuppression], now: Timestamp) -> Result<Vec<Suppression>> {
+    let mut more = HashMap::<_, usize>::new();
+    for new in news {
+        *more.entry(new.tenant_id).or_default() += 1;
+    }
+    // Before anything is written: a job that fails half done costs the others of its transaction a repetition.
+    for (tenant, more) in more {
+        row_limits::require(tx, Limited::Suppressions, tenant, more)?;
+    }
+    news.iter().map(|new| suppress(tx, new, Subject::default(), now)).collect()
+}
+
+/// Suppresses an address. Only a new suppression appends an event, which refers to the delivery in `cause`, if any.
 pub(in crate::store::sqlite) fn suppress(
     tx: &Tx<'_>,
     new: &NewSuppression,

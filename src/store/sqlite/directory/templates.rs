@@ -1,4 +1,4 @@
-//! The rows of templates.
+//! Templates.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -85,7 +85,7 @@ pub(super) fn list(
     filter: &TemplateFilter,
     page: &PageRequest,
 ) -> Result<Page<TemplateSummary>> {
-    // The bodies are many times as large as the rest.
+    // Without the bodies, which are much larger than the rest.
     let columns = "id, tenant_id, name, subject, created_us, updated_us";
     let mut list = List::of("template", TemplateId::PREFIX).columns(columns);
     list.only_if("tenant_id = ?", &filter.tenant_id)?;

@@ -1,4 +1,4 @@
-//! The rows of tenants.
+//! Tenants.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use zeroize::Zeroizing;
@@ -69,7 +69,7 @@ fn refuse_slug_in_use(tx: &Tx<'_>, slug: &str, but_for: Option<TenantId>) -> Res
     }
 }
 
-/// Inserts a tenant or replaces all of it but the password.
+/// Inserts a tenant or replaces everything except the password.
 fn write(tx: &Tx<'_>, tenant: &Tenant) -> Result<()> {
     let sql = "INSERT INTO tenant (id, name, slug, external_ref, metadata, settings, rate_limit, smart_host,
                                    source_pool, retention_days, weight, status, created_us, updated_us,
@@ -178,13 +178,13 @@ pub(super) fn update(
     Ok(Some(tenant))
 }
 
-/// What fell due until now could not be handed out.
+/// Records the end of a suspension or pause: deliveries that were due before could not be claimed.
 pub(in crate::store::sqlite) fn note_resumed(tx: &Tx<'_>, id: TenantId, now: Timestamp) -> Result<()> {
     tx.prepare_cached("UPDATE tenant SET resumed_us = ?2 WHERE id = ?1")?.execute(params![id, us(now)])?;
     Ok(())
 }
 
-/// Changes what the patch names; answers what becomes of the password, if anything.
+/// Applies a patch; returns the change of the password, if any.
 fn apply(tenant: &mut Tenant, patch: TenantPatch) -> Option<Option<Zeroizing<String>>> {
     fn set<T>(field: &mut T, value: Option<T>) {
         if let Some(value) = value {

@@ -1,4 +1,4 @@
-//! The rows of answers that are given again when a request is repeated under its key.
+//! Stored responses to requests with an `Idempotency-Key`.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -7,17 +7,18 @@ use crate::model::KeyId;
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
 use crate::store::sqlite::sql_types::{sql_limit, us};
 use crate::store::sqlite::unit_of_work::Tx;
-use crate::store::{IdempotentResponse, KEPT_ANSWER_LIFETIME, Result};
+use crate::store::{IDEMPOTENT_RESPONSE_LIFETIME, IdempotentResponse, Result};
 
+/// The name of the column in earlier versions: stored bodies are encrypted for it.
 const BODY_COLUMN: &str = "kept_answer.body";
 
-/// Where a body is sealed for.
+/// The row in the associated data of an encrypted body.
 fn row_of(key: KeyId, name: &str) -> String {
     format!("{key}.{name}")
 }
 
-/// Keeps an answer, unless one is kept already.
-pub(super) fn keep(
+/// Stores a response, unless there is an unexpired one.
+pub(super) fn insert(
     tx: &Tx<'_>,
     key: KeyId,
     name: &str,
@@ -26,13 +27,13 @@ pub(super) fn keep(
 ) -> Result<()> {
     let row = row_of(key, name);
     let body = tx.sealer.seal(SealedColumn { column: BODY_COLUMN, row: &row }, &answer.body)?;
-    // A key that was deleted meanwhile has nobody who could ask again.
-    let sql = "INSERT INTO kept_answer (key_id, name, digest, status, body, created_us)
+    // The key may have been deleted; then the request cannot be repeated.
+    let sql = "INSERT INTO idempotent_response (key_id, name, digest, status, body, created_us)
                SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE EXISTS (SELECT 1 FROM key WHERE id = ?1)
                ON CONFLICT (key_id, name) DO UPDATE SET
                    digest = excluded.digest, status = excluded.status, body = excluded.body,
                    created_us = excluded.created_us
-               WHERE kept_answer.created_us < ?7";
+               WHERE idempotent_response.created_us < ?7";
     let forgotten_us = forgotten_before_us(now);
     tx.prepare_cached(sql)?.execute(params![
         key,
@@ -53,8 +54,7 @@ pub(super) fn find(
     name: &str,
     now: Timestamp,
 ) -> Result<Option<IdempotentResponse>> {
-    let sql =
-        "SELECT digest, status, body FROM kept_answer WHERE key_id = ?1 AND name = ?2 AND created_us >= ?3";
+    let sql = "SELECT digest, status, body FROM idempotent_response WHERE key_id = ?1 AND name = ?2 AND created_us >= ?3";
     let found: Option<([u8; 32], u16, Vec<u8>)> = connection
         .prepare_cached(sql)?
         .query_row(params![key, name, forgotten_before_us(now)], |row| {
@@ -67,13 +67,13 @@ pub(super) fn find(
     Ok(Some(IdempotentResponse { digest, status, body: body.to_vec() }))
 }
 
-/// Forgets answers whose time is over; at most `limit`.
-pub(super) fn forget(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<u64> {
-    let sql = "DELETE FROM kept_answer WHERE (key_id, name) IN
-                   (SELECT key_id, name FROM kept_answer WHERE created_us < ?1 LIMIT ?2)";
+/// Deletes expired responses, at most `limit`.
+pub(super) fn delete_expired(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<u64> {
+    let sql = "DELETE FROM idempotent_response WHERE (key_id, name) IN
+                   (SELECT key_id, name FROM idempotent_response WHERE created_us < ?1 LIMIT ?2)";
     Ok(tx.prepare_cached(sql)?.execute(params![forgotten_before_us(now), sql_limit(limit)])? as u64)
 }
 
 fn forgotten_before_us(now: Timestamp) -> i64 {
-    us(now.checked_sub(KEPT_ANSWER_LIFETIME).unwrap_or(Timestamp::MIN))
+    us(now.checked_sub(IDEMPOTENT_RESPONSE_LIFETIME).unwrap_or(Timestamp::MIN))
 }

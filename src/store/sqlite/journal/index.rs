@@ -1,33 +1,34 @@
-//! The index that lists of messages are searched by: senders, recipients, tags, words of subjects.
+//! The full-text index of messages: senders, recipients, tags, words of subjects.
 //!
-//! It follows the journal. The order of event ids is the order of commits, so nothing is passed over, and how far it
-//! has come is written with what it wrote.
+//! It follows the journal in the order of commits, so it misses nothing. Its position is written in the same transaction
+//! as the index.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use ulid::Ulid;
 
 use crate::mail::{Address, ReversePath};
-use crate::model::{Environment, EventId, EventKind, MessageId, TenantId};
+use crate::model::{Environment, EventKind, MessageId, TenantId};
 use crate::store::sqlite::sql_types::sql_limit;
 use crate::store::sqlite::unit_of_work::Tx;
-use crate::store::sqlite::{delivery_rows, message_rows};
-use crate::store::{Message, MessageFilter, Result};
+use crate::store::sqlite::{delivery_rows, events, message_rows};
+use crate::store::{JournalCursor, Message, MessageFilter, Result};
 
-/// Events followed in one round: the job that writes what they tell holds up the commits of others.
+/// Maximum of events in one round, because the job that indexes them delays other commits.
 const ROUND_EVENTS_MAX: usize = 500;
-/// Facets after which a round takes no other message: one alone may have a thousand recipients.
+/// A round ends after this many facets; one message may have a thousand recipients.
 const ROUND_FACETS_MAX: usize = 5_000;
-/// Pages of the index rewritten in one job.
+/// Maximum of index pages that one job rewrites.
 const MERGED_PAGES_MAX: u32 = 500;
-/// Of a message's id the bits of its millisecond and this many more make its place.
+/// The place of a message consists of the milliseconds of its id and this many of the random bits.
 const PLACE_RANDOM_BITS: u32 = 12;
-/// How far from where its id says a message may stand: as many as can be accepted in one millisecond, and more.
+/// The maximal distance of a message from the place of its id: more messages than one millisecond can have.
 const PLACE_SHIFT_MAX: i64 = 1 << PLACE_RANDOM_BITS;
 
-/// What the journal tells that the index does not know yet.
+/// Messages to index in one round.
 pub(super) struct News {
-    up_to: EventId,
+    /// The position after the last read event.
+    cursor: JournalCursor,
     messages: Vec<Entry>,
     /// Whether there may be more.
     pub(super) truncated: bool,
@@ -40,12 +41,13 @@ struct Entry {
 }
 
 pub(super) fn read_news(connection: &Connection) -> Result<Option<News>> {
-    let progress = "SELECT up_to FROM search_progress WHERE id = 1";
-    let up_to: Option<String> =
+    let progress = "SELECT cursor FROM search_progress WHERE id = 1";
+    let cursor: Option<JournalCursor> =
         connection.prepare_cached(progress)?.query_row([], |row| row.get(0)).optional()?;
     let sql = "SELECT id, kind, message_id FROM event WHERE id > ?1 ORDER BY id LIMIT ?2";
     let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query(params![up_to.unwrap_or_default(), sql_limit(ROUND_EVENTS_MAX)])?;
+    let last_read = cursor.map_or_else(String::new, |cursor| events::last_before(cursor).to_string());
+    let mut rows = statement.query(params![last_read, sql_limit(ROUND_EVENTS_MAX)])?;
     let (mut last, mut count, mut facets_count) = (None, 0, 0);
     let mut messages = Vec::new();
     while facets_count < ROUND_FACETS_MAX
@@ -64,10 +66,10 @@ pub(super) fn read_news(connection: &Connection) -> Result<Option<News>> {
             messages.push(Entry { id, facets: facets.join(" "), subject });
         }
     }
-    // Segments of the index are written in the order of places.
+    // The index writes segments in the order of places.
     messages.sort_unstable_by_key(|entry| entry.id);
     let truncated = count == ROUND_EVENTS_MAX || facets_count >= ROUND_FACETS_MAX;
-    Ok(last.map(|up_to| News { up_to, messages, truncated }))
+    Ok(last.map(|event| News { cursor: events::cursor_behind(event), messages, truncated }))
 }
 
 pub(super) fn write(tx: &Tx<'_>, news: &News) -> Result<()> {
@@ -76,7 +78,7 @@ pub(super) fn write(tx: &Tx<'_>, news: &News) -> Result<()> {
     let mut index =
         tx.prepare_cached("INSERT INTO message_search (rowid, facets, subject) VALUES (?1, ?2, ?3)")?;
     for Entry { id, facets, subject } in &news.messages {
-        // It may have been removed since it was read.
+        // It may have been deleted since it was read.
         if is_there.exists([id])?
             && let Some(place) = free_place(tx, *id)?
         {
@@ -84,13 +86,13 @@ pub(super) fn write(tx: &Tx<'_>, news: &News) -> Result<()> {
             index.execute(params![place, facets, subject])?;
         }
     }
-    let sql = "INSERT INTO search_progress (id, up_to) VALUES (1, ?1)
-               ON CONFLICT (id) DO UPDATE SET up_to = excluded.up_to";
-    tx.prepare_cached(sql)?.execute([news.up_to])?;
+    let sql = "INSERT INTO search_progress (id, cursor) VALUES (1, ?1)
+               ON CONFLICT (id) DO UPDATE SET cursor = excluded.cursor";
+    tx.prepare_cached(sql)?.execute([news.cursor])?;
     Ok(())
 }
 
-/// Forgets a message, if the index knows it.
+/// Removes a message from the index.
 pub(super) fn remove(tx: &Tx<'_>, id: MessageId) -> Result<()> {
     if let Some(place) = place_of(tx, id)? {
         tx.prepare_cached("DELETE FROM search_place WHERE place = ?1")?.execute([place])?;
@@ -99,21 +101,21 @@ pub(super) fn remove(tx: &Tx<'_>, id: MessageId) -> Result<()> {
     Ok(())
 }
 
-/// Gives back the words of messages that were removed, where a good part of them were; as much as one job may.
-pub(in crate::store::sqlite) fn tidy(tx: &Tx<'_>) -> Result<()> {
+/// Merges segments with many deleted entries, as far as one job may.
+pub(in crate::store::sqlite) fn merge_segments(tx: &Tx<'_>) -> Result<()> {
     let sql = "INSERT INTO message_search (message_search, rank) VALUES ('merge', ?1)";
     tx.prepare_cached(sql)?.execute([MERGED_PAGES_MAX])?;
     Ok(())
 }
 
-/// Where a message would stand if no other did.
+/// The place of an id, unless another message has it.
 pub(super) fn home_of(id: MessageId) -> i64 {
-    // 48 bits of milliseconds hold until the year 10889; 63 bits in all are those of a place until 3084.
+    // 48 bits of milliseconds last until the year 10889; the 63 bits of a place until 3084.
     let bits = u128::from(Ulid::from(id)) >> (80 - PLACE_RANDOM_BITS);
     i64::try_from(bits).unwrap_or(i64::MAX - PLACE_SHIFT_MAX)
 }
 
-/// Where a message stands.
+/// The place of a message.
 pub(super) fn place_of(connection: &Connection, id: MessageId) -> Result<Option<i64>> {
     let sql = "SELECT place FROM search_place WHERE place >= ?1 AND place < ?2 AND message_id = ?3
                ORDER BY place LIMIT 1";
@@ -122,7 +124,7 @@ pub(super) fn place_of(connection: &Connection, id: MessageId) -> Result<Option<
     Ok(statement.query_row(params![home, home + PLACE_SHIFT_MAX, id], |row| row.get(0)).optional()?)
 }
 
-/// The first place from its home on where no other message stands.
+/// The first free place from its home on.
 fn free_place(connection: &Connection, id: MessageId) -> Result<Option<i64>> {
     let mut is_taken = connection.prepare_cached("SELECT 1 FROM search_place WHERE place = ?1")?;
     let home = home_of(id);
@@ -170,13 +172,13 @@ fn tag_facet(tag: &str) -> String {
     facet("tag", tag)
 }
 
-/// One word that stands for a value, whatever its characters. Those who read look at the value itself too.
+/// A word for a value with any characters: a hash. Searches also compare the value itself.
 fn facet(kind: &str, value: &str) -> String {
     let digest = Sha256::new().chain_update(kind).chain_update([0]).chain_update(value).finalize();
     digest.iter().take(8).fold(String::from("x"), |word, octet| word + &format!("{octet:02x}"))
 }
 
-/// What to ask the index for, if a filter wants anything that it knows best.
+/// The query of the index, if a filter has a condition for it.
 pub(super) fn expression(filter: &MessageFilter) -> Option<String> {
     let mut terms: Vec<String> = filter.from.iter().map(sender_facet).collect();
     terms.extend(filter.to.iter().map(recipient_facet));
@@ -191,21 +193,21 @@ pub(super) fn expression(filter: &MessageFilter) -> Option<String> {
     Some(facets.chain(subject_expression(filter)).collect::<Vec<_>>().join(" AND "))
 }
 
-/// The part of it that asks for words of the subject.
+/// The part of the query for words of the subject.
 fn subject_expression(filter: &MessageFilter) -> Option<String> {
     let words = filter.subject.as_ref()?.words();
-    // In quotes nothing is syntax, and a word that the index takes for several is a phrase.
+    // Quotes disable query syntax; a word that the tokenizer splits becomes a phrase.
     let quoted: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
-    // Half of all words begin with some letter: to look for them finds nothing and costs most.
+    // A prefix of one letter matches too many words to be useful.
     let letters = words.last()?.matches(char::is_alphanumeric);
     let is_beginning = letters.map(str::len).sum::<usize>() > 1;
     Some(format!("subject : ({}{})", quoted.join(" AND "), if is_beginning { "*" } else { "" }))
 }
 
-/// Tells whether subjects have the words that a filter wants, as the index would. Asked for one message, the index
-/// expands the beginning of a word over all of them.
+/// Matches subjects against the words of a filter as the index does. The index itself would expand a prefix over all
+/// messages to check one.
 pub(super) struct SubjectMatch {
-    /// Holds one subject at a time.
+    /// Contains one subject at a time.
     table: Connection,
     expression: String,
 }
@@ -220,7 +222,7 @@ impl SubjectMatch {
         Ok(Some(Self { table, expression }))
     }
 
-    pub(super) fn holds(&self, subject: Option<&str>) -> Result<bool> {
+    pub(super) fn matches(&self, subject: Option<&str>) -> Result<bool> {
         let sql = "REPLACE INTO one (rowid, subject) VALUES (1, ?1)";
         self.table.prepare_cached(sql)?.execute([subject])?;
         let sql = "SELECT 1 FROM one WHERE one MATCH ?1";

@@ -1,4 +1,4 @@
-//! The rows of refused submissions.
+//! Refused submissions.
 
 use rusqlite::{Connection, params};
 use serde::Serialize;
@@ -32,7 +32,7 @@ pub(super) fn insert(tx: &Tx<'_>, rejection: &Rejection) -> Result<()> {
     tell(tx, rejection)
 }
 
-/// What the event of a refused submission says.
+/// The data of the event of a refused submission.
 #[derive(Serialize)]
 struct EventPayload<'a> {
     rejection_id: RequestId,
@@ -41,7 +41,7 @@ struct EventPayload<'a> {
     message: &'a str,
 }
 
-/// A recipient that was left out because it is suppressed is told apart: nothing is wrong with the submission.
+/// A suppressed recipient has its own kind of event, because the submission itself has no error.
 fn tell(tx: &Tx<'_>, rejection: &Rejection) -> Result<()> {
     let kind = match rejection.code {
         RefusalCode::RecipientSuppressed => EventKind::MessageSuppressed,
@@ -50,8 +50,8 @@ fn tell(tx: &Tx<'_>, rejection: &Rejection) -> Result<()> {
     let subject = Subject { tenant_id: Some(rejection.tenant_id), ..Subject::default() };
     let Rejection { id, stage, code, message, .. } = rejection;
     let message = shorten(message, MESSAGE_OCTETS_MAX);
-    let told = EventPayload { rejection_id: *id, stage: *stage, code: code.as_str(), message };
-    tx.append(kind, subject, &told, rejection.created_at)
+    let data = EventPayload { rejection_id: *id, stage: *stage, code: code.as_str(), message };
+    tx.append(kind, subject, &data, rejection.created_at)
 }
 
 fn counts_of(rejection: &Rejection) -> UsageCounts {

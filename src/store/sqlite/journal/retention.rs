@@ -1,4 +1,4 @@
-//! What has been kept long enough. Ids hold the time of creation, so the oldest rows come first by their keys.
+//! Finds and deletes objects whose retention has ended. Ids sort by creation, so the oldest rows come first.
 
 use std::collections::HashMap;
 use std::mem;
@@ -16,36 +16,35 @@ use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::sqlite::usage;
 use crate::store::{Result, RetentionPolicy};
 
-/// Objects removed in one job of the writer.
+/// Maximum of objects that one job of the writer deletes.
 pub(super) const JOB_ROWS_MAX: usize = 50;
 
-/// Bodies, and messages of each tenant, that one step looks at: a million that are open may be older than what is to go.
+/// Bodies, and messages of each tenant, that one step examines: a million open messages may be older than those to delete.
 const LOOKED_AT_MAX: usize = if cfg!(test) { 20 } else { 20_000 };
 
-/// Shelves of body files that one round looks at, so that each of the thousand has its turn within an hour.
+/// Body directories that one round examines, so that all thousand are examined within an hour.
 const SHELVES_MAX: usize = if cfg!(test) { 8 } else { 20 };
 
-/// Where the next step goes on: behind these ids, or at the beginning.
+/// Where the next step continues: after these ids, or at the beginning.
 #[derive(Default, Clone)]
-pub(in crate::store::sqlite) struct Progress {
+pub(in crate::store::sqlite) struct PruneProgress {
     bodies: String,
     messages: HashMap<TenantId, String>,
-    /// The shelf of body files that is looked at next.
+    /// The next body directory.
     shelf: String,
-    /// What was found on those before it.
+    /// Strays in the directories before it.
     strays: Strays,
 }
 
-/// Body files that belong to no message of this database: a crash cut their submission off, or they are newer than the
-/// database, which was restored. The second are the only copy there is, and nothing tells them from the first, so they
-/// are counted and kept.
+/// Body files without a message: a crash interrupted their submission, or they are newer than a restored database. The
+/// latter are the only copies of mail and cannot be distinguished, so strays are counted and never deleted.
 #[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store::sqlite) struct Strays {
     pub(in crate::store::sqlite) files: u64,
     pub(in crate::store::sqlite) octets: u64,
 }
 
-/// What is to be removed.
+/// Objects to delete.
 #[derive(Default)]
 pub(super) struct Due {
     pub(super) bodies: Vec<MessageId>,
@@ -54,26 +53,26 @@ pub(super) struct Due {
     pub(super) transcripts: Vec<AttemptId>,
     pub(super) events: Vec<String>,
     pub(super) rejections: Vec<String>,
-    /// Whose old hours of usage go.
+    /// Tenants with hourly usage past its retention.
     pub(super) usage: Vec<TenantId>,
     pub(super) webhook_deliveries: Vec<String>,
     /// There may be more.
     pub(super) truncated: bool,
 }
 
-/// Finds at most `limit` of each.
+/// Finds at most `limit` objects of each kind.
 pub(super) fn find_due(
     connection: &Connection,
     policy: RetentionPolicy,
     now: Timestamp,
     limit: usize,
-    progress: &mut Progress,
+    progress: &mut PruneProgress,
 ) -> Result<Due> {
     let mut due = Due { bodies: old_bodies(connection, policy, now, limit, progress)?, ..Due::default() };
     due.transcripts = old_transcripts(connection, days_before(now, policy.transcript_days), limit)?;
     let mut tenants = connection.prepare_cached("SELECT id, retention_days FROM tenant")?;
     let mut rows = tenants.query([])?;
-    // Of tenants that are gone nothing is kept.
+    // Rows of deleted tenants have no retention.
     let mut places = mem::take(&mut progress.messages);
     while let Some(row) = rows.next()? {
         let tenant: TenantId = row.get(0)?;
@@ -110,11 +109,11 @@ pub(super) fn find_due(
     Ok(due)
 }
 
-/// Counts the strays on the next shelves; all of them once the last shelf was looked at.
+/// Counts strays in the next directories; returns the total after the last one.
 pub(super) fn count_strays(
     connection: &Connection,
     files: &BodyFiles,
-    progress: &mut Progress,
+    progress: &mut PruneProgress,
 ) -> Result<Option<Strays>> {
     let mut shelves = files.shelves()?;
     shelves.sort_unstable();
@@ -137,18 +136,18 @@ fn days_before(now: Timestamp, days: u32) -> Timestamp {
     now.checked_sub(SignedDuration::from_hours(24 * i64::from(days))).unwrap_or(Timestamp::MIN)
 }
 
-/// What sorts before every id made at `time` or later.
+/// Sorts before all ids created at `time` or later.
 fn first_id(prefix: &str, time: Timestamp) -> String {
     format!("{prefix}{}", ulid_at(time, 0))
 }
 
-/// Bodies that have been kept as long as their tenants want.
+/// Bodies past their retention.
 fn old_bodies(
     connection: &Connection,
     policy: RetentionPolicy,
     now: Timestamp,
     limit: usize,
-    progress: &mut Progress,
+    progress: &mut PruneProgress,
 ) -> Result<Vec<MessageId>> {
     let sql = "SELECT id, body_retention_days FROM tenant WHERE body_retention_days IS NOT NULL";
     let mut statement = connection.prepare_cached(sql)?;
@@ -177,13 +176,13 @@ fn old_bodies(
     Ok(due)
 }
 
-/// Messages of a tenant that have been kept as long as it wants.
+/// Messages of a tenant past their retention.
 fn old_messages(
     connection: &Connection,
     tenant: TenantId,
     end: Timestamp,
     limit: usize,
-    progress: &mut Progress,
+    progress: &mut PruneProgress,
 ) -> Result<Vec<MessageId>> {
     let mut due = Vec::new();
     if limit == 0 {
@@ -209,7 +208,7 @@ fn old_messages(
     Ok(due)
 }
 
-/// Whether a message is from before `end`, and none of its deliveries is open or was finished after it.
+/// Whether a message and all its deliveries were finished before `end`.
 fn is_finished(connection: &Connection, id: MessageId, end: Timestamp) -> Result<bool> {
     if id.to_string() >= first_id(MessageId::PREFIX, end) {
         return Ok(false);
@@ -219,7 +218,7 @@ fn is_finished(connection: &Connection, id: MessageId, end: Timestamp) -> Result
     Ok(!connection.prepare_cached(sql)?.exists(params![id, us(end)])?)
 }
 
-/// Attempts that were made before `end` and have not been looked at since.
+/// Attempts before `end` whose transcripts were not deleted.
 fn old_transcripts(connection: &Connection, end: Timestamp, limit: usize) -> Result<Vec<AttemptId>> {
     let progress = "SELECT up_to FROM transcript_removal WHERE id = 1";
     let up_to: Option<String> =
@@ -231,7 +230,7 @@ fn old_transcripts(connection: &Connection, end: Timestamp, limit: usize) -> Res
     Ok(ids.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Removes the transcripts of attempts that follow one another.
+/// Deletes the transcripts of consecutive attempts.
 pub(super) fn remove_transcripts(tx: &Tx<'_>, ids: &[AttemptId]) -> Result<u64> {
     let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return Ok(0) };
     let sql = "UPDATE attempt SET transcript = '' WHERE id >= ?1 AND id <= ?2";
@@ -242,7 +241,7 @@ pub(super) fn remove_transcripts(tx: &Tx<'_>, ids: &[AttemptId]) -> Result<u64> 
     Ok(removed as u64)
 }
 
-/// Adds ids until there are `limit`; the query's last parameter is how many may still come.
+/// Adds ids up to `limit`; the last parameter of the query is the remaining number.
 fn collect(
     connection: &Connection,
     sql: &str,
@@ -284,7 +283,7 @@ fn remove_each(tx: &Tx<'_>, sql: &str, ids: &[impl ToSql]) -> Result<u64> {
     Ok(removed)
 }
 
-/// How many rows of what people count were removed.
+/// Numbers of deleted messages and events.
 #[derive(Default)]
 pub(in crate::store::sqlite) struct MessageRows {
     pub(in crate::store::sqlite) messages: u64,
@@ -308,7 +307,7 @@ pub(super) fn remove_messages(tx: &Tx<'_>, ids: &[MessageId]) -> Result<MessageR
     Ok(removed)
 }
 
-/// Removes a message with all that is its own.
+/// Deletes a message and its dependent rows.
 pub(in crate::store::sqlite) fn remove_message(tx: &Tx<'_>, id: MessageId) -> Result<MessageRows> {
     let remove = |table: &str| -> Result<u64> {
         let sql = format!("DELETE FROM {table} WHERE message_id = ?1");

@@ -1,6 +1,6 @@
-//! Lists of messages by what people know of them. A page finds what may be meant by one condition, in the order of ids,
-//! and holds it against the others. It looks at a bounded number of messages, so every page is quick; one that came to
-//! the bound before it was full says where to go on.
+//! Lists of messages by filters. A page finds candidates by one condition, in the order of ids, and checks the others for
+//! each. It examines a bounded number of messages, so each page is fast; a page that reached the bound before it was full
+//! returns where the next one continues.
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
@@ -12,15 +12,15 @@ use crate::store::sqlite::message_rows;
 use crate::store::sqlite::sql_types::{sql_limit, us};
 use crate::store::{Message, MessageFilter, MessagePage, PageRequest, Result};
 
-/// Messages that one page looks at.
+/// Maximum of messages that one page examines.
 const LOOKED_AT_MAX: usize = if cfg!(test) { 20 } else { 5_000 };
-/// As many are looked at one by one rather than by walking over something longer.
+/// Up to this many candidates are examined one by one instead of scanning a longer list.
 const FEW_MAX: usize = if cfg!(test) { 5 } else { 1_000 };
 
 const HAS_RECIPIENT: &str =
     "SELECT 1 FROM delivery INDEXED BY delivery_of_message WHERE message_id = ?1 AND recipient = ?2";
 
-/// One page of messages.
+/// A page of messages.
 pub(super) fn list(
     connection: &Connection,
     filter: &MessageFilter,
@@ -35,17 +35,17 @@ pub(super) fn list(
     Ok(found)
 }
 
-/// Where the candidates of a page come from.
+/// The source of candidates of a page.
 struct Source {
     kind: SourceKind,
-    /// Answers ids of messages, the next of the list first.
+    /// A query of ids of messages in list order.
     sql: String,
     parameters: Vec<Value>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SourceKind {
-    /// All messages, or all of the tenant.
+    /// All messages, or all messages of the tenant.
     Messages,
     State,
     Index,
@@ -59,7 +59,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// What few messages answer to; else what asks for most at once.
+    /// The condition with few candidates, else the most selective one.
     fn source(&self) -> Result<Source> {
         let troubles = match self.in_trouble() {
             Some(source) if self.has_few(&source.sql, &source.parameters)? => return Ok(source),
@@ -87,7 +87,7 @@ impl Search<'_> {
         self.bound(SourceKind::Messages, sql, values)
     }
 
-    /// The index is named, for without statistics SQLite may take one that has the order and read every row of it.
+    /// Names the index, because without statistics SQLite may choose one for the order and read every row.
     fn deliveries(&self, index: &str, condition: &str, values: Vec<Value>) -> Source {
         let order = self.range.order();
         let sql = format!(
@@ -103,13 +103,13 @@ impl Search<'_> {
         Source { kind, sql, parameters: ends.into_iter().chain(values).collect() }
     }
 
-    /// Deliveries in a state that few are in. Nearly all are queued once and delivered one day.
+    /// Deliveries in a rare state: nearly all are queued or delivered.
     fn in_trouble(&self) -> Option<Source> {
         let state = self
             .filter
             .state
             .filter(|state| !matches!(state, DeliveryState::Queued | DeliveryState::Delivered))?;
-        // The words of a partial index have to stand in the query.
+        // The query must contain the condition of the partial index.
         let condition =
             format!("state = '{}' AND state <> 'queued' AND state <> 'delivered'", state.as_str());
         Some(match self.filter.tenant_id {
@@ -122,7 +122,7 @@ impl Search<'_> {
         })
     }
 
-    /// What waits for its first try, if only little waits at all: it stands by its time and has to be sorted.
+    /// Queued deliveries, if few are open: their index is ordered by time, so they have to be sorted.
     fn waiting(&self) -> Result<Option<Source>> {
         let (condition, values) = match self.filter.tenant_id {
             Some(tenant) => {
@@ -137,7 +137,7 @@ impl Search<'_> {
         Ok(if self.has_few(&waiting, &source.parameters)? { Some(source) } else { None })
     }
 
-    /// The index knows messages by places.
+    /// The index identifies messages by their places.
     fn indexed(&self) -> Result<Option<Source>> {
         let Some(expression) = index::expression(self.filter) else { return Ok(None) };
         let sql = format!(
@@ -180,7 +180,7 @@ impl Search<'_> {
         let (mut last, mut looked_at) = (None, 0);
         while let Some(row) = rows.next()? {
             let id: MessageId = row.get(0)?;
-            // A message may have several deliveries of the kind.
+            // A message may have several matching deliveries.
             if last == Some(id) {
                 continue;
             }
@@ -195,7 +195,7 @@ impl Search<'_> {
         Ok(MessagePage { items, next: None })
     }
 
-    /// The message, if all conditions hold that its source has not seen to.
+    /// The message, if it meets the conditions that the source does not cover.
     fn admit(
         &self,
         source: SourceKind,
@@ -219,7 +219,7 @@ impl Search<'_> {
             return Ok(None);
         }
         if let Some(words) = words
-            && !words.holds(message.subject.as_deref())?
+            && !words.matches(message.subject.as_deref())?
         {
             return Ok(None);
         }
@@ -248,7 +248,7 @@ mod tests {
     use crate::store::contract::{address, now};
     use crate::store::sqlite::tests::{Bed, plan_of};
 
-    /// A page costs what it looks at only where its source answers in the order of the list.
+    /// The cost of a page is bounded only if its source returns the order of the list.
     #[tokio::test]
     async fn pages_come_from_an_index_in_its_order() {
         let bed = Bed::new().await;

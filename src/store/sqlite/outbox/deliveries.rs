@@ -1,4 +1,4 @@
-//! The rows of what webhooks are to be told and were told.
+//! Webhook deliveries.
 
 use std::collections::HashMap;
 
@@ -15,14 +15,14 @@ use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{count, json_if_any, shorten, sql_limit, time_if_any, to_json, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
-    Page, PageRequest, Result, StoreError, Webhook, WebhookAttempt, WebhookDelivery, WebhookFlights,
-    WebhookOutcome, WebhookVerdict, WebhookWork,
+    Page, PageRequest, Result, StoreError, Webhook, WebhookAttempt, WebhookDelivery, WebhookOutcome,
+    WebhookVerdict, WebhookWork, WebhooksInFlight,
 };
 
-/// Octets of an answer or an error that are kept.
+/// Maximum of stored octets of a response or error.
 const EVIDENCE_OCTETS_MAX: usize = 1024;
-/// Tries of an event for which later ones of the same message wait: about five minutes. After that order costs more
-/// than it is worth.
+/// Later events of a message wait for this many attempts of an earlier one: about five minutes. After that, the delay costs
+/// more than the wrong order.
 const TRIES_IN_ORDER: u32 = 3;
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<WebhookDelivery> {
@@ -37,14 +37,14 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<WebhookDelivery> {
     })
 }
 
-/// Those that are not done; a walk over an index of these alone.
+/// Pending deliveries, counted with a partial index.
 pub(super) fn count_open(connection: &Connection) -> Result<u64> {
     let sql = "SELECT count(*) FROM webhook_delivery WHERE next_attempt_us IS NOT NULL";
     Ok(connection.prepare_cached(sql)?.query_row([], |row| count(row, 0))?)
 }
 
 impl Tx<'_> {
-    /// Writes a copy of an event for each webhook that wants it.
+    /// Writes a delivery for each webhook that subscribes to the event.
     pub(in crate::store::sqlite) fn enqueue_for_webhooks(&self, event: &EventPayload<'_>) -> Result<()> {
         self.know_subscriptions()?;
         for (id, action) in self.subscriptions.wanting(event.kind, event.subject.tenant_id) {
@@ -61,7 +61,7 @@ impl Tx<'_> {
     }
 }
 
-/// When each webhook has something pending for the first time.
+/// The earliest due time of each webhook with pending deliveries.
 pub(in crate::store::sqlite) fn first_due(
     connection: &Connection,
 ) -> rusqlite::Result<HashMap<WebhookId, i64>> {
@@ -72,27 +72,27 @@ pub(in crate::store::sqlite) fn first_due(
     due.collect()
 }
 
-/// Has a webhook told of an event as soon as may be.
-pub(super) fn insert(tx: &Tx<'_>, webhook: WebhookId, told: &EventPayload<'_>) -> Result<WebhookDeliveryId> {
-    let id = WebhookDeliveryId::from(tx.clock.next(told.at));
-    let due_us = match told.subject.message_id {
-        Some(message) => us(told.at).max(predecessor_due_us(tx, webhook, message)?.unwrap_or(i64::MIN)),
-        None => us(told.at),
+/// Adds a delivery of an event, due as soon as its order allows.
+pub(super) fn insert(tx: &Tx<'_>, webhook: WebhookId, event: &EventPayload<'_>) -> Result<WebhookDeliveryId> {
+    let id = WebhookDeliveryId::from(tx.clock.next(event.at));
+    let due_us = match event.subject.message_id {
+        Some(message) => us(event.at).max(predecessor_due_us(tx, webhook, message)?.unwrap_or(i64::MIN)),
+        None => us(event.at),
     };
     let sql = "INSERT INTO webhook_delivery (id, webhook_id, event_id, kind, tenant_id, message_id, delivery_id, data,
                                              created_us, state, attempts, next_attempt_us)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, ?11)";
-    let Subject { tenant_id, message_id, delivery_id } = told.subject;
+    let Subject { tenant_id, message_id, delivery_id } = event.subject;
     tx.prepare_cached(sql)?.execute(params![
         id,
         webhook,
-        told.id,
-        told.kind,
+        event.id,
+        event.kind,
         tenant_id,
         message_id,
         delivery_id,
-        told.data,
-        us(told.at),
+        event.data,
+        us(event.at),
         WebhookDeliveryState::Pending,
         due_us,
     ])?;
@@ -101,16 +101,16 @@ pub(super) fn insert(tx: &Tx<'_>, webhook: WebhookId, told: &EventPayload<'_>) -
     Ok(id)
 }
 
-/// The last event of a message that waits for a webhook.
+/// The last pending event of a message for a webhook.
 pub(in crate::store::sqlite) const LAST_WAITING: &str =
     "SELECT attempts, next_attempt_us FROM webhook_delivery
     WHERE webhook_id = ?1 AND message_id = ?2 AND next_attempt_us IS NOT NULL ORDER BY id DESC LIMIT 1";
-/// Puts off what waits behind an event.
+/// Postpones the deliveries that wait for an event.
 pub(in crate::store::sqlite) const PUT_OFF: &str = "UPDATE webhook_delivery SET next_attempt_us = ?4
     WHERE webhook_id = ?1 AND message_id = ?2 AND id > ?3 AND next_attempt_us < ?4";
 
-/// When the event is due that a fresh one of the message has to wait for, if any. What waits is never due before it, or
-/// every claim would step over all that waits.
+/// The due time of the event that a new one of the message has to wait for. Waiting deliveries are never due before it, or
+/// every claim would have to skip them.
 fn predecessor_due_us(tx: &Tx<'_>, webhook: WebhookId, message: MessageId) -> Result<Option<i64>> {
     let last: Option<(u32, i64)> = tx
         .prepare_cached(LAST_WAITING)?
@@ -119,13 +119,13 @@ fn predecessor_due_us(tx: &Tx<'_>, webhook: WebhookId, message: MessageId) -> Re
     Ok(last.filter(|(attempts, _)| *attempts < TRIES_IN_ORDER).map(|(_, due_us)| due_us))
 }
 
-/// A try that somebody asked for.
+/// Adds a test delivery.
 pub(super) fn insert_test(tx: &Tx<'_>, webhook: &Webhook, now: Timestamp) -> Result<Option<WebhookDelivery>> {
     let subject = Subject { tenant_id: webhook.tenant_id, ..Subject::default() };
     let id = EventId::from(tx.clock.next(now));
-    let told = EventPayload { id, kind: EventKind::WebhookTest, subject, data: "{}", at: now };
+    let event = EventPayload { id, kind: EventKind::WebhookTest, subject, data: "{}", at: now };
     subscriptions::require_room(tx, webhook.id)?;
-    let id = insert(tx, webhook.id, &told)?;
+    let id = insert(tx, webhook.id, &event)?;
     find(tx, id)
 }
 
@@ -146,7 +146,7 @@ pub(super) fn list(
     list.read(connection, page, read_row)
 }
 
-/// Makes it due now, as if it had never been tried.
+/// Makes a delivery due now as if it had not been attempted.
 pub(super) fn replay(tx: &Tx<'_>, id: WebhookDeliveryId, now: Timestamp) -> Result<Option<WebhookDelivery>> {
     let Some(before) = find(tx, id)? else { return Ok(None) };
     if before.next_attempt_at.is_none() {
@@ -161,11 +161,11 @@ pub(super) fn replay(tx: &Tx<'_>, id: WebhookDeliveryId, now: Timestamp) -> Resu
     find(tx, id)
 }
 
-/// What is due and may go, beside what is in flight.
+/// Due deliveries that may be sent, without those in flight.
 pub(super) fn claim(
     connection: &Connection,
     webhook: WebhookId,
-    flights: &WebhookFlights,
+    in_flight: &WebhooksInFlight,
     limit: usize,
     now: Timestamp,
 ) -> Result<WebhookWork> {
@@ -176,15 +176,15 @@ pub(super) fn claim(
                                AND earlier.attempts < ?3)
                ORDER BY next_attempt_us, id LIMIT ?4";
     let mut statement = connection.prepare_cached(sql)?;
-    let rows = sql_limit(limit + flights.deliveries.len());
+    let rows = sql_limit(limit + in_flight.deliveries.len());
     let found = statement.query_map(params![webhook, us(now), TRIES_IN_ORDER, rows], read_row)?;
     let mut work = WebhookWork::default();
-    let mut messages = flights.messages.clone();
+    let mut messages = in_flight.messages.clone();
     for delivery in found {
         let delivery = delivery?;
         let message = delivery.event.message_id;
         let is_busy = message.is_some_and(|id| messages.contains(&id));
-        if !is_busy && !flights.deliveries.contains(&delivery.id) && work.deliveries.len() < limit {
+        if !is_busy && !in_flight.deliveries.contains(&delivery.id) && work.deliveries.len() < limit {
             messages.extend(message);
             work.deliveries.push(delivery);
         }
@@ -196,7 +196,7 @@ pub(super) fn claim(
     Ok(work)
 }
 
-/// Writes what came of a try, and what follows from it for the webhook.
+/// Writes the result of an attempt and its consequence for the webhook.
 pub(super) fn record(tx: &Tx<'_>, outcome: &WebhookOutcome) -> Result<()> {
     let WebhookOutcome { delivery_id, webhook_id, attempt, verdict, failing_since_max } = outcome;
     let (state, next) = match verdict {
@@ -235,13 +235,13 @@ pub(super) fn record(tx: &Tx<'_>, outcome: &WebhookOutcome) -> Result<()> {
     Ok(())
 }
 
-/// What waits for an event is not due before it.
+/// Deliveries that wait for an event are not due before it.
 fn put_off_successors(tx: &Tx<'_>, outcome: &WebhookOutcome, message: MessageId, at_us: i64) -> Result<()> {
     tx.prepare_cached(PUT_OFF)?.execute(params![outcome.webhook_id, message, outcome.delivery_id, at_us])?;
     Ok(())
 }
 
-/// Removes rows whose retention has ended.
+/// Deletes deliveries whose retention has ended.
 pub(in crate::store::sqlite) fn remove(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {
     let sql = "DELETE FROM webhook_delivery WHERE id = ?1 RETURNING webhook_id, next_attempt_us IS NOT NULL";
     let mut delete = tx.prepare_cached(sql)?;

@@ -1,4 +1,4 @@
-//! Where events are told: webhooks, and what each of them is still to be told.
+//! Webhooks and their deliveries.
 
 pub(super) mod deliveries;
 mod subscriptions;
@@ -14,15 +14,15 @@ use crate::mail::Timestamp;
 use crate::model::{TenantId, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus};
 use crate::store::{
     NewWebhook, Outbox, Page, PageRequest, Result, ServedWebhook, Webhook, WebhookDelivery, WebhookFilter,
-    WebhookFlights, WebhookOutcome, WebhookPatch, WebhookSecret,
+    WebhookOutcome, WebhookPatch, WebhookSecret, WebhooksInFlight,
 };
 
-/// Rows removed in one job, so that the commits of others come between.
+/// Maximum of rows that one job deletes, so that others can commit in between.
 const STEP_ROWS_MAX: usize = 2000;
 
 impl Outbox for SqliteStore {
     async fn webhook_backlog(&self) -> Result<u64> {
-        self.read_at_leisure(deliveries::count_open).await
+        self.read_slow(deliveries::count_open).await
     }
 
     async fn create_webhook(&self, new: NewWebhook, now: Timestamp) -> Result<Webhook> {
@@ -35,7 +35,7 @@ impl Outbox for SqliteStore {
     }
 
     async fn list_webhooks(&self, filter: WebhookFilter, page: PageRequest) -> Result<Page<Webhook>> {
-        self.read_at_leisure(move |connection| webhooks::list(connection, &filter, &page)).await
+        self.read_slow(move |connection| webhooks::list(connection, &filter, &page)).await
     }
 
     async fn update_webhook(
@@ -79,7 +79,7 @@ impl Outbox for SqliteStore {
         state: Option<WebhookDeliveryState>,
         page: PageRequest,
     ) -> Result<Page<WebhookDelivery>> {
-        self.read_at_leisure(move |connection| deliveries::list(connection, webhook, state, &page)).await
+        self.read_slow(move |connection| deliveries::list(connection, webhook, state, &page)).await
     }
 
     async fn webhook_delivery(&self, id: WebhookDeliveryId) -> Result<Option<WebhookDelivery>> {
@@ -106,7 +106,7 @@ impl Outbox for SqliteStore {
     async fn claim_webhook(
         &self,
         id: WebhookId,
-        flights: WebhookFlights,
+        in_flight: WebhooksInFlight,
         limit: usize,
         now: Timestamp,
     ) -> Result<Option<ServedWebhook>> {
@@ -117,13 +117,13 @@ impl Outbox for SqliteStore {
                 return Ok(None);
             };
             let secrets = webhooks::secrets(connection, &sealer, id, now)?;
-            let work = deliveries::claim(connection, id, &flights, limit, now)?;
+            let work = deliveries::claim(connection, id, &in_flight, limit, now)?;
             Ok(Some(ServedWebhook { webhook, secrets, work }))
         })
         .await
     }
 
-    fn note_webhook_due(&self, id: WebhookId, at: Timestamp) {
+    fn schedule_webhook(&self, id: WebhookId, at: Timestamp) {
         self.webhooks_due.note_all([(id, us(at))]);
     }
 

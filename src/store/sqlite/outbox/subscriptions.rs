@@ -1,4 +1,4 @@
-//! Between the webhooks in the database and those that the writer remembers.
+//! Keeps the writer's cache of webhook subscriptions in line with the database.
 
 use super::webhooks;
 use crate::model::WebhookId;
@@ -6,7 +6,7 @@ use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{Conflict, Result, StoreError};
 
 impl Tx<'_> {
-    /// Reads the enabled webhooks, if the writer does not know them yet.
+    /// Loads the cache, if it is not loaded.
     pub(super) fn know_subscriptions(&self) -> Result<()> {
         if self.subscriptions.is_unknown() {
             let mut found = Vec::new();
@@ -14,13 +14,13 @@ impl Tx<'_> {
                 let pending = webhooks::count_pending(self, webhook.id)?;
                 found.push((webhook, pending));
             }
-            self.subscriptions.learn(found);
+            self.subscriptions.load(found);
         }
         Ok(())
     }
 }
 
-/// Refuses what somebody wants sent while too much is pending.
+/// Refuses a requested delivery while too many are pending.
 pub(super) fn require_room(tx: &Tx<'_>, id: WebhookId) -> Result<()> {
     tx.know_subscriptions()?;
     if tx.subscriptions.is_full(id) { Err(StoreError::Conflict(Conflict::WebhookBacklog)) } else { Ok(()) }

@@ -1,4 +1,4 @@
-//! The rows of webhooks.
+//! Webhooks.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -136,22 +136,22 @@ fn write(tx: &Tx<'_>, webhook: &Webhook) -> Result<()> {
     Ok(())
 }
 
-/// Stops telling a webhook, with an event for everybody else.
+/// Disables a webhook and appends the event for the other webhooks.
 pub(super) fn disable(tx: &Tx<'_>, id: WebhookId, reason: DisabledReason, at: Timestamp) -> Result<()> {
     let Some(mut webhook) = find(tx, id)? else { return Ok(()) };
     webhook.status = WebhookStatus::Disabled;
     webhook.disabled_reason = Some(reason);
     webhook.updated_at = at;
     write(tx, &webhook)?;
-    // Before the event: it is not for the one it is about.
+    // Before the event, so that the webhook does not get it.
     tx.subscriptions.remove(id);
     let subject = Subject { tenant_id: webhook.tenant_id, ..Subject::default() };
-    // Without the URL: some are secrets, and more keys read events than webhooks.
-    let told = serde_json::json!({ "webhook_id": id, "reason": reason });
-    tx.append(EventKind::WebhookDisabled, subject, &told, at)
+    // Without the URL: it may contain a secret, and more keys may read events than webhooks.
+    let data = serde_json::json!({ "webhook_id": id, "reason": reason });
+    tx.append(EventKind::WebhookDisabled, subject, &data, at)
 }
 
-/// Notes that a try failed or arrived; answers since when tries fail.
+/// Records the success or failure of an attempt; returns since when attempts have failed.
 pub(super) fn note_health(
     tx: &Tx<'_>,
     id: WebhookId,
@@ -162,7 +162,7 @@ pub(super) fn note_health(
             "UPDATE webhook SET failing_since_us = coalesce(failing_since_us, ?2) WHERE id = ?1
                     RETURNING failing_since_us"
         }
-        // Nearly always there is nothing to write.
+        // Nearly always unchanged.
         None => {
             "UPDATE webhook SET failing_since_us = ?2 WHERE id = ?1 AND failing_since_us IS NOT NULL
                  RETURNING failing_since_us"
@@ -188,7 +188,7 @@ pub(super) fn rotate(
     find(tx, id)
 }
 
-/// The present secret, and the one before while it still signs.
+/// The current secret, and the previous one while it still signs.
 pub(super) fn secrets(
     connection: &Connection,
     sealer: &Sealer,
@@ -211,12 +211,12 @@ fn seal(sealer: &Sealer, id: WebhookId, secret: &WebhookSecret) -> Result<Vec<u8
     sealer.seal(SealedColumn { column: SECRET_COLUMN, row: &id.to_string() }, &secret.0)
 }
 
-/// Whether a webhook is in a scope.
+/// Whether a webhook is in the scope.
 pub(super) fn is_in_scope(webhook: &Webhook, scope: Option<TenantId>) -> bool {
     scope.is_none() || webhook.tenant_id == scope
 }
 
-/// Stops telling a webhook that is being removed. False if it is not there.
+/// Disables a webhook before its deletion. False if it does not exist.
 pub(super) fn begin_removal(tx: &Tx<'_>, id: WebhookId) -> Result<bool> {
     tx.subscriptions.remove(id);
     let sql = "UPDATE webhook SET status = ?2, disabled_reason = ?3 WHERE id = ?1";
@@ -224,21 +224,21 @@ pub(super) fn begin_removal(tx: &Tx<'_>, id: WebhookId) -> Result<bool> {
     Ok(tx.prepare_cached(sql)?.execute(row)? > 0)
 }
 
-/// Removes at most `limit` of what it was told, and itself if there is no more. True if it is gone.
+/// Deletes at most `limit` deliveries, and the webhook after the last one. True if it was deleted.
 pub(super) fn go_on_with_removal(tx: &Tx<'_>, id: WebhookId, limit: usize) -> Result<bool> {
     let sql = "DELETE FROM webhook_delivery WHERE id IN
                    (SELECT id FROM webhook_delivery WHERE webhook_id = ?1 ORDER BY id LIMIT ?2)";
     let limit_rows = crate::store::sqlite::sql_types::sql_limit(limit);
     let is_last = tx.prepare_cached(sql)?.execute(params![id, limit_rows])? < limit;
     if is_last {
-        // Somebody may have enabled it meanwhile.
+        // It may have been enabled meanwhile.
         tx.subscriptions.remove(id);
         tx.prepare_cached("DELETE FROM webhook WHERE id = ?1")?.execute([id])?;
     }
     Ok(is_last)
 }
 
-/// A webhook is enabled, with these kinds. What the writer does not know yet it will read with this one.
+/// Updates the cache of subscriptions with an enabled webhook, if the cache is loaded.
 fn remember(tx: &Tx<'_>, webhook: &Webhook) -> Result<()> {
     if !tx.subscriptions.is_unknown() {
         tx.subscriptions.put(webhook, count_pending(tx, webhook.id)?);
@@ -246,7 +246,7 @@ fn remember(tx: &Tx<'_>, webhook: &Webhook) -> Result<()> {
     Ok(())
 }
 
-/// Its deliveries that wait.
+/// Its pending deliveries.
 pub(super) fn count_pending(connection: &Connection, id: WebhookId) -> Result<u64> {
     let sql = "SELECT count(*) FROM webhook_delivery WHERE webhook_id = ?1 AND next_attempt_us IS NOT NULL";
     Ok(connection.prepare_cached(sql)?.query_row(params![id], |row| count(row, 0))?)
@@ -272,7 +272,7 @@ mod tests {
         let patch = WebhookPatch { status: Some(WebhookStatus::Enabled), ..WebhookPatch::default() };
         bed.store.update_webhook(id, patch, now()).await.unwrap().unwrap();
         while !bed.engine().write(move |tx| go_on_with_removal(tx, id, 1)).await.unwrap() {}
-        // A row for it could not be written, and the transaction would be done again.
+        // A delivery for a deleted webhook would fail the transaction.
         let runs = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&runs);
         let work = move |tx: &Tx<'_>| {

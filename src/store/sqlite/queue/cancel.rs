@@ -1,4 +1,4 @@
-//! Cancelling deliveries, which the queue manager has claimed for that.
+//! Cancels deliveries, which the queue manager claimed before.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
@@ -10,7 +10,7 @@ use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::sql_types::us;
 use crate::store::{OpenDeliveries, Result};
 
-/// What the event says.
+/// The data of the event.
 #[derive(Serialize)]
 struct EventPayload {
     recipient: String,
@@ -30,7 +30,7 @@ pub(super) fn open_deliveries(connection: &Connection, message: MessageId) -> Re
     Ok(open)
 }
 
-/// Answers which were still open.
+/// Returns those that were open.
 pub(super) fn cancel(
     tx: &Tx<'_>,
     message: MessageId,

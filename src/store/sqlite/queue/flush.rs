@@ -1,4 +1,4 @@
-//! Making deliveries due before their time: what was tried and waits, and what a pause had set aside.
+//! Makes deliveries due before their time: deferred ones, and those of an ended pause.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -6,25 +6,25 @@ use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, TenantId};
 use crate::store::sqlite::Tx;
 use crate::store::sqlite::sql_types::{sql_limit, us};
-use crate::store::{DueCursor, PARKED_US, Result};
+use crate::store::{DueCursor, OPEN_ENDED_PAUSE_US, Result};
 
-/// Which rows.
+/// Selects deliveries.
 #[derive(Clone, Copy)]
 pub(super) enum Which {
-    /// Tried, or held back with a reason, and due later.
+    /// Waiting for a retry or the end of a back-off.
     Deferred,
-    /// Set aside until this time.
-    ParkedUntil(i64),
+    /// Paused until this time.
+    PausedUntil(i64),
 }
 
-/// A tenant's rows, all or those for a destination, from a place on.
+/// Deliveries of a tenant, all or those for a destination, after a position.
 #[derive(Clone)]
 pub(super) struct Range {
     pub(super) tenant: TenantId,
     pub(super) which: Which,
     pub(super) behind: Option<DueCursor>,
     destination: Option<Host>,
-    /// Rows due then or earlier are not meant.
+    /// Excludes deliveries that are due at this time or earlier.
     from_us: i64,
 }
 
@@ -33,8 +33,8 @@ impl Range {
         Self { tenant, which: Which::Deferred, behind: None, destination, from_us: us(now) }
     }
 
-    pub(super) fn parked(tenant: TenantId, destination: Host, until_us: i64) -> Self {
-        let which = Which::ParkedUntil(until_us);
+    pub(super) fn paused(tenant: TenantId, destination: Host, until_us: i64) -> Self {
+        let which = Which::PausedUntil(until_us);
         Self { tenant, which, behind: None, destination: Some(destination), from_us: until_us - 1 }
     }
 
@@ -47,8 +47,8 @@ impl Range {
         let behind =
             self.behind.map_or((self.from_us, "~".to_owned()), |at| (at.next_attempt_us, at.id.to_string()));
         let end_us = match self.which {
-            Which::Deferred => PARKED_US - 1,
-            Which::ParkedUntil(until_us) => until_us,
+            Which::Deferred => OPEN_ENDED_PAUSE_US - 1,
+            Which::PausedUntil(until_us) => until_us,
         };
         let bounds = params![self.tenant, behind.0, behind.1, end_us, self.destination, sql_limit(rows_max)];
         let mut statement = connection.prepare_cached(sql)?;
@@ -59,7 +59,7 @@ impl Range {
 }
 
 impl Which {
-    /// Makes those of the rows due that are still what was meant. Answers which.
+    /// Makes those deliveries due that still meet the selection. Returns these.
     pub(super) fn make_due(self, tx: &Tx<'_>, ids: &[DeliveryId], now: Timestamp) -> Result<Vec<DeliveryId>> {
         let sql = match self {
             Self::Deferred => {
@@ -68,13 +68,13 @@ impl Which {
                    AND next_attempt_us > ?2 AND next_attempt_us < ?3
                  RETURNING id"
             }
-            Self::ParkedUntil(_) => {
+            Self::PausedUntil(_) => {
                 "UPDATE delivery SET next_attempt_us = ?2 WHERE id = ?1 AND next_attempt_us = ?3 RETURNING id"
             }
         };
         let bound = match self {
-            Self::Deferred => PARKED_US,
-            Self::ParkedUntil(until_us) => until_us,
+            Self::Deferred => OPEN_ENDED_PAUSE_US,
+            Self::PausedUntil(until_us) => until_us,
         };
         let mut statement = tx.prepare_cached(sql)?;
         let mut changed: Vec<DeliveryId> = Vec::new();

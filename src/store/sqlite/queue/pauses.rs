@@ -1,7 +1,7 @@
-//! The rows of pauses, and setting aside what they hold.
+//! Pauses, and the deliveries that they move to their end.
 //!
-//! A pause that is lifted is void from then on, but its row stays until what it had set aside is due again: a crash in
-//! between leaves the rest of that work to [`read_lifted`].
+//! The row of a lifted pause stays until its deliveries are due again: after a crash in between, [`read_lifted`] finds the
+//! unfinished ones.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -10,23 +10,23 @@ use crate::model::{QueueFilter, TenantId};
 use crate::store::sqlite::Tx;
 use crate::store::sqlite::directory::note_resumed;
 use crate::store::sqlite::sql_types::{count, time, us};
-use crate::store::{Conflict, PARKED_US, ParkedRow, Pause, Result, StoreError};
+use crate::store::{Conflict, OPEN_ENDED_PAUSE_US, Pause, PausedRow, Result, StoreError};
 
-/// Pauses there may be.
-const HOLDS_MAX: u64 = 1000;
-/// How long a pause that ended by itself is remembered: what fell due meanwhile gets its try by that.
-const MEMORY: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// Maximum of pauses.
+const PAUSES_MAX: u64 = 1000;
+/// Retention of a pause that ended at its time: deliveries that expired during the pause get one attempt.
+const EXPIRED_RETENTION: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-/// When a pause ends, as its row says it.
-pub(super) fn end_us(hold: &Pause) -> i64 {
-    hold.until.map_or(PARKED_US, us)
+/// The end of a pause in its row.
+pub(super) fn end_us(pause: &Pause) -> i64 {
+    pause.until.map_or(OPEN_ENDED_PAUSE_US, us)
 }
 
 pub(super) fn time_of(at_us: i64) -> Timestamp {
     Timestamp::from_microsecond(at_us).unwrap_or(Timestamp::MAX)
 }
 
-/// The names in the row's key.
+/// The key of the row.
 fn key(part: &QueueFilter) -> (String, String) {
     let tenant = part.tenant_id.map(|id| id.to_string()).unwrap_or_default();
     (tenant, part.destination.as_ref().map(Host::to_string).unwrap_or_default())
@@ -40,33 +40,33 @@ fn read_part(row: &rusqlite::Row<'_>) -> rusqlite::Result<QueueFilter> {
     })
 }
 
-/// Answers until when an earlier pause of the same part had set mail aside.
-pub(super) fn write(tx: &Tx<'_>, hold: &Pause) -> Result<Option<i64>> {
-    if let Some(tenant) = hold.part.tenant_id
+/// Returns the end of an earlier pause of the same part.
+pub(super) fn write(tx: &Tx<'_>, pause: &Pause) -> Result<Option<i64>> {
+    if let Some(tenant) = pause.part.tenant_id
         && !tx.prepare_cached("SELECT 1 FROM tenant WHERE id = ?1")?.exists([tenant])?
     {
         return Err(StoreError::Conflict(Conflict::NoTenant));
     }
-    forget_ended(tx, hold.since)?;
-    let (tenant, destination) = key(&hold.part);
+    delete_expired(tx, pause.since)?;
+    let (tenant, destination) = key(&pause.part);
     let earlier: Option<i64> = tx
-        .prepare_cached("SELECT until_us FROM hold WHERE tenant_id = ?1 AND destination = ?2")?
+        .prepare_cached("SELECT until_us FROM pause WHERE tenant_id = ?1 AND destination = ?2")?
         .query_row([&tenant, &destination], |row| row.get(0))
         .optional()?;
-    let sql = "INSERT INTO hold (tenant_id, destination, reason, since_us, until_us, is_lifted)
+    let sql = "INSERT INTO pause (tenant_id, destination, reason, since_us, until_us, is_lifted)
                VALUES (?1, ?2, ?3, ?4, ?5, 0)
                ON CONFLICT (tenant_id, destination) DO UPDATE SET
                    reason = excluded.reason, since_us = excluded.since_us, until_us = excluded.until_us,
                    is_lifted = 0";
-    let row = params![tenant, destination, hold.reason, us(hold.since), end_us(hold)];
+    let row = params![tenant, destination, pause.reason, us(pause.since), end_us(pause)];
     tx.prepare_cached(sql)?.execute(row)?;
-    let holds = tx.prepare_cached("SELECT count(*) FROM hold")?.query_row([], |row| count(row, 0))?;
-    if holds > HOLDS_MAX { Err(StoreError::Conflict(Conflict::TooManyHolds)) } else { Ok(earlier) }
+    let pauses = tx.prepare_cached("SELECT count(*) FROM pause")?.query_row([], |row| count(row, 0))?;
+    if pauses > PAUSES_MAX { Err(StoreError::Conflict(Conflict::TooManyPauses)) } else { Ok(earlier) }
 }
 
-/// Answers until when the pause had set mail aside; `None` if there is no such pause.
+/// Returns the end that the pause had; `None` if there is no such pause.
 pub(super) fn lift(tx: &Tx<'_>, part: &QueueFilter, now: Timestamp) -> Result<Option<i64>> {
-    let sql = "UPDATE hold SET is_lifted = 1
+    let sql = "UPDATE pause SET is_lifted = 1
                WHERE tenant_id = ?1 AND destination = ?2 AND is_lifted = 0 AND until_us > ?3 RETURNING until_us";
     let (tenant, destination) = key(part);
     let until_us: Option<i64> = tx
@@ -79,67 +79,67 @@ pub(super) fn lift(tx: &Tx<'_>, part: &QueueFilter, now: Timestamp) -> Result<Op
     Ok(until_us)
 }
 
-/// The pause is over and nothing is set aside by it any more; unless there is a new one.
-pub(super) fn forget(tx: &Tx<'_>, part: &QueueFilter) -> Result<()> {
+/// Deletes a lifted pause, unless a new one has replaced it.
+pub(super) fn delete_lifted(tx: &Tx<'_>, part: &QueueFilter) -> Result<()> {
     let (tenant, destination) = key(part);
-    tx.prepare_cached("DELETE FROM hold WHERE tenant_id = ?1 AND destination = ?2 AND is_lifted = 1")?
+    tx.prepare_cached("DELETE FROM pause WHERE tenant_id = ?1 AND destination = ?2 AND is_lifted = 1")?
         .execute(params![tenant, destination])?;
     Ok(())
 }
 
-pub(super) fn forget_ended(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
-    let before = now.checked_sub(MEMORY).unwrap_or(Timestamp::MIN);
-    tx.prepare_cached("DELETE FROM hold WHERE until_us < ?1 AND is_lifted = 0")?.execute([us(before)])?;
+pub(super) fn delete_expired(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
+    let before = now.checked_sub(EXPIRED_RETENTION).unwrap_or(Timestamp::MIN);
+    tx.prepare_cached("DELETE FROM pause WHERE until_us < ?1 AND is_lifted = 0")?.execute([us(before)])?;
     Ok(())
 }
 
-/// Those that hold now, the latest first.
+/// The pauses in force, the latest first.
 pub(super) fn read(connection: &Connection, now: Timestamp) -> Result<Vec<Pause>> {
-    let sql = "SELECT * FROM hold WHERE is_lifted = 0 AND until_us > ?1 ORDER BY since_us DESC";
+    let sql = "SELECT * FROM pause WHERE is_lifted = 0 AND until_us > ?1 ORDER BY since_us DESC";
     let mut statement = connection.prepare_cached(sql)?;
-    let holds = statement.query_map([us(now)], |row| {
+    let pauses = statement.query_map([us(now)], |row| {
         let until_us: i64 = row.get("until_us")?;
         Ok(Pause {
             part: read_part(row)?,
             reason: row.get("reason")?,
             since: time(row, "since_us")?,
-            until: (until_us != PARKED_US).then(|| time_of(until_us)),
+            until: (until_us != OPEN_ENDED_PAUSE_US).then(|| time_of(until_us)),
         })
     })?;
-    Ok(holds.collect::<rusqlite::Result<_>>()?)
+    Ok(pauses.collect::<rusqlite::Result<_>>()?)
 }
 
-/// What memory has to know: the parts and the ends, those that ended lately too.
+/// The parts and ends of all pauses that were not lifted, including those that ended recently.
 pub(in crate::store::sqlite) fn read_unlifted(
     connection: &Connection,
 ) -> rusqlite::Result<Vec<(QueueFilter, i64)>> {
     read_ends(connection, false)
 }
 
-/// Pauses that were lifted while what they set aside is not due yet.
+/// Lifted pauses whose deliveries may not be due yet.
 pub(super) fn read_lifted(connection: &Connection) -> Result<Vec<(QueueFilter, i64)>> {
     Ok(read_ends(connection, true)?)
 }
 
 fn read_ends(connection: &Connection, lifted: bool) -> rusqlite::Result<Vec<(QueueFilter, i64)>> {
-    let mut statement = connection.prepare("SELECT * FROM hold WHERE is_lifted = ?1")?;
+    let mut statement = connection.prepare("SELECT * FROM pause WHERE is_lifted = ?1")?;
     let ends = statement.query_map([lifted], |row| Ok((read_part(row)?, row.get("until_us")?)))?;
     ends.collect()
 }
 
-/// Puts the next attempt of rows off, if it is still when it was and the pause that holds them does still. Whoever ends a
-/// pause makes due afterwards what is put off here before. Answers the tenants of which a row was not put off.
-pub(in crate::store::sqlite) fn park(tx: &Tx<'_>, rows: &[ParkedRow]) -> Result<Vec<TenantId>> {
+/// Moves the next attempt of deliveries to the end of their pause, if neither has changed. Ending a pause first lifts it and
+/// then makes its deliveries due, so none stays behind. Returns the tenants with a delivery that was not moved.
+pub(in crate::store::sqlite) fn postpone_paused(tx: &Tx<'_>, rows: &[PausedRow]) -> Result<Vec<TenantId>> {
     let sql = "UPDATE delivery SET next_attempt_us = ?3
                WHERE id = ?1 AND next_attempt_us = ?2
-                 AND EXISTS (SELECT 1 FROM hold WHERE tenant_id IN ('', ?4) AND destination = ?5
+                 AND EXISTS (SELECT 1 FROM pause WHERE tenant_id IN ('', ?4) AND destination = ?5
                                                   AND until_us = ?3 AND is_lifted = 0)";
     let mut statement = tx.prepare_cached(sql)?;
     let mut due = Vec::new();
     for row in rows {
-        let ParkedRow { tenant_id, destination, at, until_us } = row;
-        let parked = params![at.id, at.next_attempt_us, until_us, tenant_id, destination];
-        if statement.execute(parked)? == 0 && !due.contains(tenant_id) {
+        let PausedRow { tenant_id, destination, at, until_us } = row;
+        let paused = params![at.id, at.next_attempt_us, until_us, tenant_id, destination];
+        if statement.execute(paused)? == 0 && !due.contains(tenant_id) {
             due.push(*tenant_id);
         }
     }

@@ -1,5 +1,5 @@
-//! Counting what waits: one walk over the index of open deliveries, which reads no row, kept for ten times as long as
-//! it took. So whoever asks, however often, costs a reader a tenth of its time at most.
+//! Counts open deliveries with one scan of a covering index. The result is cached for ten times as long as the scan took,
+//! so that requests cost at most a tenth of one reader's time.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -14,21 +14,21 @@ use crate::store::memory::lock;
 use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::sql_types::us;
 use crate::store::{
-    GroupPlace, LaterBecause, PARKED_US, QueueCounts, QueueGroup, QueueOverview, QueueRequest, Result,
-    StoreError,
+    DeferralCauses, GroupPlace, OPEN_ENDED_PAUSE_US, QueueCounts, QueueGroup, QueueOverview, QueueRequest,
+    Result, StoreError,
 };
 
-/// Deliveries of a group that are looked at to tell why they are due later.
+/// Sampled deliveries of a group, to find out why they wait.
 const SAMPLES_MAX: usize = 16;
-/// Groups on a page.
+/// Maximum of groups on a page.
 const PAGE_GROUPS_MAX: usize = 100;
-/// Parts of the queue whose counts are kept.
-const KEPT_MAX: usize = 16;
-/// How much longer than it took a count is kept.
-const KEPT_FACTOR: u32 = 10;
+/// Maximum of cached counts, one for each requested part.
+const CACHED_MAX: usize = 16;
+/// A count is cached for this many times its duration.
+const CACHE_FACTOR: u32 = 10;
 
-/// One count.
-pub(super) struct Survey {
+/// The result of one count.
+pub(super) struct QueueStats {
     counted_at: Timestamp,
     totals: QueueCounts,
     /// The deepest first.
@@ -42,68 +42,67 @@ struct Group {
     counts: QueueCounts,
     oldest_at: Timestamp,
     next_due_us: i64,
-    later_us: i64,
-    /// Some of those that are due later.
+    deferred_us: i64,
+    /// A sample of the deferred ones.
     samples: Vec<DeliveryId>,
 }
 
-/// The counts that are kept.
+/// Cached counts.
 #[derive(Default)]
-pub(in crate::store::sqlite) struct Surveys {
-    kept: Mutex<Vec<Kept>>,
-    /// One count at a time.
-    turn: tokio::sync::Mutex<()>,
+pub(in crate::store::sqlite) struct StatsCache {
+    cached: Mutex<Vec<CachedStats>>,
+    /// Locked while counting.
+    counting: tokio::sync::Mutex<()>,
 }
 
-struct Kept {
+struct CachedStats {
     part: QueueFilter,
-    survey: Arc<Survey>,
+    stats: Arc<QueueStats>,
     good_until: Instant,
 }
 
-impl Surveys {
-    fn find(&self, part: &QueueFilter) -> Option<Arc<Survey>> {
-        let mut kept = lock(&self.kept);
+impl StatsCache {
+    fn find(&self, part: &QueueFilter) -> Option<Arc<QueueStats>> {
+        let mut cached = lock(&self.cached);
         let now = Instant::now();
-        kept.retain(|kept| kept.good_until > now);
-        kept.iter().find(|kept| kept.part == *part).map(|kept| Arc::clone(&kept.survey))
+        cached.retain(|entry| entry.good_until > now);
+        cached.iter().find(|entry| entry.part == *part).map(|entry| Arc::clone(&entry.stats))
     }
 
-    fn keep(&self, part: QueueFilter, survey: Arc<Survey>, took: Duration) {
-        let mut kept = lock(&self.kept);
-        if kept.len() >= KEPT_MAX {
-            kept.remove(0);
+    fn insert(&self, part: QueueFilter, stats: Arc<QueueStats>, took: Duration) {
+        let mut cached = lock(&self.cached);
+        if cached.len() >= CACHED_MAX {
+            cached.remove(0);
         }
-        kept.push(Kept { part, survey, good_until: Instant::now() + took * KEPT_FACTOR });
+        cached.push(CachedStats { part, stats, good_until: Instant::now() + took * CACHE_FACTOR });
     }
 }
 
 impl SqliteStore {
-    pub(super) async fn survey(
+    pub(super) async fn queue_stats(
         &self,
         part: &QueueFilter,
         in_flight: HashSet<DeliveryId>,
         now: Timestamp,
-    ) -> Result<Arc<Survey>> {
-        if let Some(survey) = self.surveys.find(part) {
-            return Ok(survey);
+    ) -> Result<Arc<QueueStats>> {
+        if let Some(stats) = self.stats_cache.find(part) {
+            return Ok(stats);
         }
-        let _turn = self.surveys.turn.lock().await;
-        // Who waited for the turn may find what it wants.
-        if let Some(survey) = self.surveys.find(part) {
-            return Ok(survey);
+        let _guard = self.stats_cache.counting.lock().await;
+        // Another caller may have counted meanwhile.
+        if let Some(stats) = self.stats_cache.find(part) {
+            return Ok(stats);
         }
         let asked = part.clone();
         let started = Instant::now();
-        let survey =
-            self.read_at_leisure(move |connection| count(connection, &asked, &in_flight, now)).await?;
-        let survey = Arc::new(survey);
-        self.surveys.keep(part.clone(), Arc::clone(&survey), started.elapsed());
-        Ok(survey)
+        let stats = self.read_slow(move |connection| count(connection, &asked, &in_flight, now)).await?;
+        let stats = Arc::new(stats);
+        self.stats_cache.insert(part.clone(), Arc::clone(&stats), started.elapsed());
+        Ok(stats)
     }
 }
 
-/// What is being counted.
+/// A count in progress.
 struct Counting<'a> {
     in_flight: &'a HashSet<DeliveryId>,
     now_us: i64,
@@ -112,7 +111,7 @@ struct Counting<'a> {
     truncated: bool,
 }
 
-/// One open delivery, as the index has it.
+/// An open delivery in the index.
 struct Entry<'a> {
     next_us: i64,
     id: &'a str,
@@ -123,8 +122,8 @@ fn count(
     part: &QueueFilter,
     in_flight: &HashSet<DeliveryId>,
     now: Timestamp,
-) -> Result<Survey> {
-    // In the order of the index, so that nothing has to be sorted.
+) -> Result<QueueStats> {
+    // In the order of the index, without sorting.
     let filter = if part.tenant_id.is_some() { "tenant_id = ?1" } else { "?1 IS NULL" };
     let sql = format!(
         "SELECT tenant_id, next_attempt_us, id, destination FROM delivery
@@ -141,7 +140,7 @@ fn count(
         truncated: false,
     };
     let mut tenant: Option<(String, TenantId)> = None;
-    // Where the groups of this tenant are.
+    // Indexes of the groups of this tenant.
     let mut places: HashMap<String, usize> = HashMap::new();
     while let Some(row) = rows.next()? {
         let text = |column: usize| -> Result<&str> {
@@ -171,7 +170,7 @@ fn count(
 }
 
 impl Counting<'_> {
-    /// Makes a group, if there may be another one.
+    /// Adds a group, unless the maximum is reached.
     fn open_group(
         &mut self,
         tenant_id: TenantId,
@@ -188,7 +187,7 @@ impl Counting<'_> {
             counts: QueueCounts::default(),
             oldest_at: Timestamp::MAX,
             next_due_us: first.next_us,
-            later_us: PARKED_US,
+            deferred_us: OPEN_ENDED_PAUSE_US,
             samples: Vec::new(),
         });
         Ok(Some(self.groups.len() - 1))
@@ -197,8 +196,8 @@ impl Counting<'_> {
     fn add(&mut self, at: Option<usize>, entry: &Entry<'_>) -> Result<()> {
         let mut one = QueueCounts { open: 1, ..QueueCounts::default() };
         match entry.next_us {
-            PARKED_US => one.parked = 1,
-            next if next > self.now_us => one.later = 1,
+            OPEN_ENDED_PAUSE_US => one.paused = 1,
+            next if next > self.now_us => one.deferred = 1,
             _ if self.has(entry)? => one.in_flight = 1,
             _ => one.due = 1,
         }
@@ -206,8 +205,8 @@ impl Counting<'_> {
         let Some(group) = at.and_then(|at| self.groups.get_mut(at)) else { return Ok(()) };
         group.counts += one;
         group.oldest_at = group.oldest_at.min(accepted_at(entry.id));
-        if one.later == 1 {
-            group.later_us = group.later_us.min(entry.next_us);
+        if one.deferred == 1 {
+            group.deferred_us = group.deferred_us.min(entry.next_us);
             if group.samples.len() < SAMPLES_MAX {
                 group.samples.push(read_id(entry.id)?);
             }
@@ -219,10 +218,10 @@ impl Counting<'_> {
         Ok(!self.in_flight.is_empty() && self.in_flight.contains(&read_id(entry.id)?))
     }
 
-    fn finish(self, counted_at: Timestamp) -> Survey {
+    fn finish(self, counted_at: Timestamp) -> QueueStats {
         let Self { totals, mut groups, truncated, .. } = self;
         groups.sort_by_cached_key(Group::key);
-        Survey { counted_at, totals, groups, truncated }
+        QueueStats { counted_at, totals, groups, truncated }
     }
 }
 
@@ -230,7 +229,7 @@ fn read_id(text: &str) -> Result<DeliveryId> {
     text.parse().map_err(|error: crate::model::IdError| StoreError::Failed(error.to_string()))
 }
 
-/// An id holds the time of its making.
+/// The creation time in an id.
 fn accepted_at(id: &str) -> Timestamp {
     let ulid = id.strip_prefix(DeliveryId::PREFIX).and_then(|rest| Ulid::from_string(rest).ok());
     let ms = ulid.and_then(|ulid| i64::try_from(ulid.timestamp_ms()).ok());
@@ -238,57 +237,57 @@ fn accepted_at(id: &str) -> Timestamp {
 }
 
 impl Group {
-    /// Deepest first, and the same order each time.
+    /// Deepest first, with a stable order.
     fn key(&self) -> (std::cmp::Reverse<u64>, TenantId, String) {
         (std::cmp::Reverse(self.counts.open), self.tenant_id, self.destination.to_string())
     }
 }
 
-/// One page of a count, with why its groups wait.
+/// A page of groups with the reasons why they wait.
 pub(super) fn page(
     connection: &Connection,
-    survey: &Survey,
+    stats: &QueueStats,
     request: &QueueRequest,
 ) -> Result<QueueOverview> {
     let behind = |place: &GroupPlace| {
         let key = (std::cmp::Reverse(place.open), place.tenant_id, place.destination.to_string());
-        survey.groups.partition_point(|group| group.key() <= key)
+        stats.groups.partition_point(|group| group.key() <= key)
     };
     let first = request.after.as_ref().map_or(0, behind);
-    let rest = survey.groups.get(first..).unwrap_or_default();
+    let rest = stats.groups.get(first..).unwrap_or_default();
     let limit = request.limit.clamp(1, PAGE_GROUPS_MAX);
     let groups = rest.iter().take(limit).map(|group| explain(connection, group)).collect::<Result<_>>()?;
     Ok(QueueOverview {
-        counted_at: survey.counted_at,
-        totals: survey.totals,
-        oldest_at: survey.groups.iter().map(|group| group.oldest_at).min(),
-        group_count: survey.groups.len() as u64,
-        truncated: survey.truncated,
+        counted_at: stats.counted_at,
+        totals: stats.totals,
+        oldest_at: stats.groups.iter().map(|group| group.oldest_at).min(),
+        group_count: stats.groups.len() as u64,
+        truncated: stats.truncated,
         groups,
         has_more: rest.len() > limit,
     })
 }
 
 fn explain(connection: &Connection, group: &Group) -> Result<QueueGroup> {
-    let time = |at_us: i64| (at_us != PARKED_US).then(|| super::pauses::time_of(at_us));
+    let time = |at_us: i64| (at_us != OPEN_ENDED_PAUSE_US).then(|| super::pauses::time_of(at_us));
     Ok(QueueGroup {
         tenant_id: group.tenant_id,
         destination: group.destination.clone(),
         counts: group.counts,
         oldest_at: group.oldest_at,
         next_due_at: time(group.next_due_us),
-        later_at: time(group.later_us),
-        later_because: read_causes(connection, &group.samples)?,
+        deferred_until: time(group.deferred_us),
+        deferral_causes: read_causes(connection, &group.samples)?,
     })
 }
 
-fn read_causes(connection: &Connection, samples: &[DeliveryId]) -> Result<LaterBecause> {
-    // What a pause put off was not scheduled by its sender.
+fn read_causes(connection: &Connection, samples: &[DeliveryId]) -> Result<DeferralCauses> {
+    // A delivery that a pause moved was not scheduled by its sender.
     let sql = "SELECT d.state, d.last_reply, m.release_us IS NOT NULL AND m.release_us = d.next_attempt_us
                FROM delivery d JOIN message m ON m.id = d.message_id
                WHERE d.id = ?1 AND d.next_attempt_us IS NOT NULL";
     let mut statement = connection.prepare_cached(sql)?;
-    let mut causes = LaterBecause::default();
+    let mut causes = DeferralCauses::default();
     let mut replies: HashMap<String, usize> = HashMap::new();
     for id in samples {
         let mut rows = statement.query([id])?;

@@ -1,4 +1,4 @@
-//! The event of a message whose stored bytes are not those that were accepted.
+//! The event of a message whose stored content differs from the accepted content.
 
 use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
@@ -9,13 +9,13 @@ use crate::store::Result;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::unit_of_work::Tx;
 
-/// What the event says.
+/// The data of the event.
 #[derive(Serialize)]
-struct Told<'a> {
+struct DamageData<'a> {
     fault: &'a str,
 }
 
-/// Appends the event, unless the message has one: each try finds the damage again.
+/// Appends the event unless the message has one, because each attempt finds the damage again.
 pub(super) fn append_event(tx: &Tx<'_>, id: MessageId, fault: &str, at: Timestamp) -> Result<()> {
     let kind = EventKind::MessageContentDamaged;
     let known = "SELECT 1 FROM event WHERE message_id = ?1 AND kind = ?2";
@@ -26,5 +26,5 @@ pub(super) fn append_event(tx: &Tx<'_>, id: MessageId, fault: &str, at: Timestam
     let owner: Option<TenantId> = tx.prepare_cached(owner)?.query_row([id], |row| row.get(0)).optional()?;
     let Some(tenant_id) = owner else { return Ok(()) };
     let subject = Subject { tenant_id: Some(tenant_id), message_id: Some(id), ..Subject::default() };
-    tx.append(kind, subject, &Told { fault }, at)
+    tx.append(kind, subject, &DamageData { fault }, at)
 }

@@ -1,4 +1,4 @@
-//! What is due, and the rows of what was chosen of it.
+//! Due deliveries: pages of them, and the rows of claimed ones.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(in crate::store::sqlite) const FIRST_AFTER: &str =
 pub(super) fn page(connection: &Connection, range: &DueRange, now: Timestamp) -> Result<DuePage> {
     let bound = |at: DueCursor| (at.next_attempt_us, at.id.to_string());
     let after = range.after.map_or((i64::MIN, String::new()), bound);
-    // Behind every id.
+    // Sorts after all ids.
     let until = range.until.map_or((us(now), "~".to_owned()), bound);
     let mut statement = connection.prepare_cached(DUE_ROWS)?;
     let bounds = params![range.tenant_id, after.0, after.1, until.0, until.1, sql_limit(range.rows_max)];
@@ -61,7 +61,7 @@ pub(super) fn take(connection: &Connection, ids: &[DeliveryId]) -> Result<Vec<(A
     Ok(taken)
 }
 
-/// Tells the queue manager what holds when the store is opened: who is suspended, what is paused, who has work.
+/// Initial state of the feed: suspended tenants, pauses, and tenants with open deliveries.
 pub(in crate::store::sqlite) fn begin_feed(
     connection: &Connection,
     feed: &SpoolFeed,
@@ -87,9 +87,9 @@ pub(in crate::store::sqlite) fn begin_feed(
     Ok(())
 }
 
-/// Who has open deliveries in the database.
+/// Tenants with open deliveries.
 pub(in crate::store::sqlite) fn tenants_waiting(connection: &Connection) -> rusqlite::Result<Vec<TenantId>> {
-    // From one tenant's first due row to the next's, however many rows each has.
+    // Jumps from the first row of one tenant to that of the next, whatever the number of rows.
     let mut waiting = connection.prepare_cached(
         "WITH RECURSIVE waiting (tenant_id) AS (
              SELECT min(tenant_id) FROM delivery WHERE next_attempt_us IS NOT NULL

@@ -1,4 +1,4 @@
-//! Accepting a message: its row, its body, a delivery for each recipient and its event.
+//! Enqueues a message: its row, its body, a delivery for each recipient and its event.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::submission_key;
 use crate::mail::Recipient;
 use crate::model::{DeliveryState, EventKind, MessageId};
-use crate::store::sqlite::blob_store::{self, FreshFile, Place};
+use crate::store::sqlite::blob_store::{self, BodyPlacement, FreshFile};
 use crate::store::sqlite::checksum::Checksum;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::sql_types::{to_json, us};
@@ -18,25 +18,25 @@ use crate::store::{
     UsageCounts, UsedBy,
 };
 
-/// A message on its way into the database. Dropped before its commit, its file is removed.
+/// A message to enqueue. If it is dropped before its commit, its body file is deleted.
 pub(super) struct EnqueueJob {
     feed: Arc<SpoolFeed>,
     new: Arc<NewMessage>,
-    /// Where the content is, if not in the database.
+    /// The body file, if the content is not in the database.
     file: Option<FreshFile>,
     checksum: Checksum,
-    /// Room for the message in memory until it is delivered.
+    /// Reserved memory for the message until it is delivered.
     memory: Option<HotQueuePermit>,
 }
 
-/// What was made of the content of a message before the writer has it.
+/// The results of work on the content before the transaction.
 pub(super) struct Stored {
-    /// Its file, if it is large.
+    /// The body file of a large message.
     pub(super) file: Option<FreshFile>,
     pub(super) checksum: Checksum,
 }
 
-/// What the event of an accepted message says.
+/// The data of the event of an accepted message.
 #[derive(Serialize)]
 struct EventPayload<'a> {
     from: &'a str,
@@ -44,7 +44,7 @@ struct EventPayload<'a> {
     size: u64,
 }
 
-/// What the event of a suppressed recipient says.
+/// The data of the event of a suppressed recipient.
 #[derive(Serialize)]
 struct LeftOut<'a> {
     recipient: &'a str,
@@ -53,13 +53,14 @@ struct LeftOut<'a> {
 impl EnqueueJob {
     pub(super) fn new(feed: &Arc<SpoolFeed>, new: Arc<NewMessage>, stored: Stored) -> Self {
         let Stored { file, checksum } = stored;
-        // What is scheduled for later (RFC 4865) waits in the database.
+        // Scheduled mail (RFC 4865) waits in the database.
         let is_scheduled = new.message.begins_at() > new.message.created_at;
         let memory = if is_scheduled { None } else { feed.reserve(&new) };
         Self { feed: Arc::clone(feed), new, file, checksum, memory }
     }
 
-    /// Answers the id of the message, or of the one that was submitted under its key before: then nothing is written.
+    /// Returns the id of the message. If its submission key was used before, writes nothing and returns the id of that
+    /// message.
     pub(super) fn write(&self, tx: &Tx<'_>) -> Result<MessageId> {
         let NewMessage { message, recipients, suppressed, content, submission_key } = &*self.new;
         if let Some(key) = submission_key
@@ -69,25 +70,25 @@ impl EnqueueJob {
         }
         let reverse_path = message.reverse_path.to_string();
         insert_message(tx, message, &reverse_path)?;
-        let place = if self.file.is_some() { Place::File } else { Place::Row };
-        blob_store::insert(tx, message.id, content, self.checksum, place)?;
+        let placement = if self.file.is_some() { BodyPlacement::File } else { BodyPlacement::Row };
+        blob_store::insert(tx, message.id, content, self.checksum, placement)?;
         insert_deliveries(tx, &self.new)?;
         let subject = Subject {
             tenant_id: Some(message.tenant_id),
             message_id: Some(message.id),
             ..Subject::default()
         };
-        let told = EventPayload { from: &reverse_path, recipients: recipients.len(), size: message.size };
-        tx.append(EventKind::MessageAccepted, subject, &told, message.created_at)?;
+        let data = EventPayload { from: &reverse_path, recipients: recipients.len(), size: message.size };
+        tx.append(EventKind::MessageAccepted, subject, &data, message.created_at)?;
         for recipient in suppressed {
-            let told = LeftOut { recipient: &recipient.to_string() };
-            tx.append(EventKind::MessageSuppressed, subject, &told, message.created_at)?;
+            let data = LeftOut { recipient: &recipient.to_string() };
+            tx.append(EventKind::MessageSuppressed, subject, &data, message.created_at)?;
         }
         self.count(tx);
         Ok(message.id)
     }
 
-    /// What the server writes itself, nobody has sent.
+    /// Counts usage, except of reports that the server generates.
     fn count(&self, tx: &Tx<'_>) {
         let NewMessage { message, recipients, suppressed, .. } = &*self.new;
         if message.key_id.is_some() {
@@ -98,7 +99,7 @@ impl EnqueueJob {
         }
     }
 
-    /// The commit is synced: the message may be delivered, if it is what was written.
+    /// After the synced commit: hands the message over for delivery, if it was written.
     pub(super) fn conclude(self, written: MessageId) -> MessageId {
         let Self { feed, new, file, memory, .. } = self;
         let message = &new.message;

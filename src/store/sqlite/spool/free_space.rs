@@ -1,4 +1,4 @@
-//! Whether the file system of the data directory has room to accept mail.
+//! Checks the free space in the file system of the data directory.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -8,7 +8,7 @@ use crate::store::memory::lock;
 
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Looks at the file system at most once a second.
+/// Queries the file system at most once a second.
 pub(in crate::store::sqlite) struct FreeSpace {
     data_dir: PathBuf,
     octets_min: u64,
@@ -20,26 +20,28 @@ impl FreeSpace {
         Self { data_dir: data_dir.to_owned(), octets_min, last: Mutex::new(None) }
     }
 
-    /// Whether there is less room than there must be.
+    /// Whether there is less free space than required.
     pub(in crate::store::sqlite) fn is_short(&self) -> bool {
         let mut last = lock(&self.last);
         match *last {
             Some((at, is_short)) if at.elapsed() < SAMPLE_INTERVAL => is_short,
             _ => {
-                let is_short = self.look();
+                // If it cannot be read, the commit itself will tell whether the disk can be written.
+                let is_short = self.available().is_some_and(|octets| octets < self.octets_min);
                 *last = Some((Instant::now(), is_short));
                 is_short
             }
         }
     }
 
-    fn look(&self) -> bool {
+    /// The octets that are free for this process.
+    pub(in crate::store::sqlite) fn available(&self) -> Option<u64> {
         match rustix::fs::statvfs(&self.data_dir) {
-            Ok(found) => found.f_bavail.saturating_mul(found.f_frsize) < self.octets_min,
+            Ok(found) => Some(found.f_bavail.saturating_mul(found.f_frsize)),
             Err(error) => {
-                // The commit itself will tell whether the disk can be written.
+                // The commit will fail if the disk cannot be written.
                 tracing::warn!(%error, "the free space of the data directory cannot be read");
-                false
+                None
             }
         }
     }

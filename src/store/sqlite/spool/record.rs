@@ -1,4 +1,4 @@
-//! Writing what came of attempts: the state, the attempt, the events, the suppression, the report.
+//! Writes results of attempts: state, attempt, events, suppression and report.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::enqueue::EnqueueJob;
 use crate::model::{AttemptId, BounceClass, DeliveryState, EventKind};
+use crate::store::memory::DeliveryResult;
 use crate::store::sqlite::directory::suppress;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::sql_types::{shorten, us};
@@ -15,14 +16,14 @@ use crate::store::{Attempt, AttemptRecord, RecordedDelivery, Result, SpoolChange
 
 const REPLY_OCTETS_MAX: usize = 1024;
 
-/// What came of attempts.
+/// Results of attempts, to be written.
 pub(super) struct RecordJob {
     pub(super) feed: Arc<SpoolFeed>,
     pub(super) records: Vec<AttemptRecord>,
     pub(super) report: Option<EnqueueJob>,
 }
 
-/// What the event of a delivery says.
+/// The data of the event of a delivery.
 #[derive(Serialize)]
 struct EventPayload<'a> {
     recipient: &'a str,
@@ -36,33 +37,33 @@ struct EventPayload<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     bounce_class: Option<BounceClass>,
     attempts: u32,
-    /// It has taken so long that the sender is told of the delay.
+    /// Whether the delay is reported to the sender.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     delayed: bool,
 }
 
-/// The last transcript that was written, and in which attempt.
+/// The last written transcript and its attempt.
 struct Carrier<'a> {
     attempt_id: AttemptId,
     transcript: &'a Arc<str>,
 }
 
 impl RecordJob {
-    /// Answers whether any of the deliveries was still there.
+    /// Returns whether any of the deliveries still existed.
     pub(super) fn write(&self, tx: &Tx<'_>) -> Result<bool> {
         let mut any_was_open = false;
         let mut carrier = None;
         for record in &self.records {
             any_was_open |= write_one(tx, record, &mut carrier)?;
         }
-        // A tenant that was removed meanwhile gets no report.
+        // The tenant may have been deleted.
         if let Some(report) = self.report.as_ref().filter(|_| any_was_open) {
             report.write(tx)?;
         }
         Ok(any_was_open)
     }
 
-    /// The commit is synced.
+    /// After the synced commit.
     pub(super) fn conclude(self, any_was_open: bool) {
         let Self { feed, records, report } = self;
         let recorded = records.iter().map(|record| RecordedDelivery {
@@ -82,12 +83,12 @@ fn next_attempt_us(record: &AttemptRecord) -> Option<i64> {
     record.next_attempt_at.filter(|_| record.state.is_open()).map(us)
 }
 
-/// False if the delivery is gone or finished already.
+/// False if the delivery was deleted or is already finished.
 fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Carrier<'a>>) -> Result<bool> {
     let reply = shorten(&record.reply, REPLY_OCTETS_MAX);
     let sql =
         "UPDATE delivery SET state = ?2, attempts = attempts + ?3, next_attempt_us = ?4, last_reply = ?5,
-                   updated_us = ?6, last_class = ?7
+                   updated_us = ?6, bounce_class = ?7
                WHERE id = ?1 AND next_attempt_us IS NOT NULL RETURNING recipient, attempts";
     let row = params![
         record.delivery_id,
@@ -96,7 +97,7 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
         next_attempt_us(record),
         reply,
         us(record.at),
-        record.class,
+        record.bounce_class,
     ];
     let changed: Option<(String, u32)> =
         tx.prepare_cached(sql)?.query_row(row, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
@@ -105,17 +106,23 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
         insert_attempt(tx, attempt, carrier)?;
     }
     let attempt = record.attempt.as_ref();
-    let told = EventPayload {
+    let data = EventPayload {
         recipient: &recipient,
         host: attempt.map(|attempt| attempt.host.as_str()),
         code: attempt.and_then(|attempt| attempt.code),
         enhanced: attempt.and_then(|attempt| attempt.enhanced).map(|status| status.to_string()),
         reply,
-        bounce_class: record.class,
+        bounce_class: record.bounce_class,
         attempts,
         delayed: record.delayed,
     };
-    write_events(tx, record, &told)?;
+    write_events(tx, record, &data)?;
+    tx.usage.note_result(DeliveryResult {
+        state: record.state,
+        class: record.bounce_class,
+        was_attempted: record.attempt.is_some(),
+        age: record.at.duration_since(record.message_id.created_at()).try_into().unwrap_or_default(),
+    });
     let counts = counts_of(record);
     if counts != UsageCounts::default() {
         tx.count_delivery(record.message_id, record.at, counts)?;
@@ -133,19 +140,19 @@ fn counts_of(record: &AttemptRecord) -> UsageCounts {
     }
 }
 
-fn write_events(tx: &Tx<'_>, record: &AttemptRecord, told: &EventPayload<'_>) -> Result<()> {
+fn write_events(tx: &Tx<'_>, record: &AttemptRecord, data: &EventPayload<'_>) -> Result<()> {
     let subject = Subject {
         tenant_id: Some(record.tenant_id),
         message_id: Some(record.message_id),
         delivery_id: Some(record.delivery_id),
     };
-    // Nothing happened to what is open still and was not tried.
+    // An open delivery without an attempt has no event.
     let has_news = record.attempt.is_some() || !record.state.is_open();
     if let Some(kind) = kind_of(record.state).filter(|_| has_news) {
-        tx.append(kind, subject, told, record.at)?;
+        tx.append(kind, subject, data, record.at)?;
     }
     if record.complained {
-        tx.append(EventKind::MessageComplained, subject, told, record.at)?;
+        tx.append(EventKind::MessageComplained, subject, data, record.at)?;
     }
     if let Some(new) = &record.suppress {
         suppress(tx, new, subject, record.at)?;
@@ -172,7 +179,7 @@ fn insert_attempt<'a>(tx: &Tx<'_>, attempt: &'a Attempt, carrier: &mut Option<Ca
         None => shorten(&attempt.transcript, Attempt::TRANSCRIPT_OCTETS_MAX),
     };
     let sql = "INSERT INTO attempt (id, message_id, delivery_id, started_us, duration_ms, host, address, tls,
-                                    code, enhanced, text, transcript, outcome, reason, class, transcript_of,
+                                    code, enhanced, text, transcript, outcome, reason, bounce_class, transcript_of,
                                     tls_policy)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
     tx.prepare_cached(sql)?.execute(params![
@@ -190,7 +197,7 @@ fn insert_attempt<'a>(tx: &Tx<'_>, attempt: &'a Attempt, carrier: &mut Option<Ca
         transcript,
         attempt.outcome,
         attempt.reason,
-        attempt.class,
+        attempt.bounce_class,
         transcript_of,
         attempt.tls_policy.as_deref().map(|policy| shorten(policy, REPLY_OCTETS_MAX)),
     ])?;

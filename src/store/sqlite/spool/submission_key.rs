@@ -1,4 +1,4 @@
-//! Which message a tenant's key stands for, so that a submission that is repeated is not sent twice.
+//! Submission keys, so that a repeated submission is not sent twice.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -8,7 +8,7 @@ use crate::store::sqlite::sql_types::us;
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{Conflict, Message, Result, SUBMISSION_KEY_LIFETIME, StoreError, SubmissionKey};
 
-/// The message that the key of a tenant and an environment stands for.
+/// The message of a submission key.
 pub(super) fn find(
     connection: &Connection,
     owner: (TenantId, Environment),
@@ -26,7 +26,7 @@ pub(super) fn find(
     }
 }
 
-/// Lets the key stand for this message, or answers which one it stands for already.
+/// Assigns the key to this message, or returns the message that it is assigned to.
 pub(super) fn take(tx: &Tx<'_>, key: &SubmissionKey, message: &Message) -> Result<Option<MessageId>> {
     let earlier = find(tx, (message.tenant_id, message.environment), key, message.created_at)?;
     if earlier.is_some() {
@@ -47,8 +47,8 @@ pub(super) fn take(tx: &Tx<'_>, key: &SubmissionKey, message: &Message) -> Resul
     Ok(None)
 }
 
-/// Forgets keys whose time is over; at most `limit`.
-pub(in crate::store::sqlite) fn forget(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<u64> {
+/// Deletes expired keys, at most `limit`.
+pub(in crate::store::sqlite) fn delete_expired(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<u64> {
     let sql = "DELETE FROM submission_key WHERE (tenant_id, environment, name) IN
                    (SELECT tenant_id, environment, name FROM submission_key WHERE created_us < ?1 LIMIT ?2)";
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);

@@ -1,0 +1,100 @@
+//! Lists of the API, which come in pages.
+
+use serde_json::{Value, json};
+
+use super::api_client::{ApiClient, Query};
+use super::table::Table;
+
+/// Maximum of objects in one page of the API.
+const PAGE_OBJECTS_MAX: usize = 100;
+
+/// The part of a list to show.
+#[derive(Debug, clap::Args)]
+pub(super) struct PageArguments {
+    /// How many to show, the newest first
+    #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    limit: u16,
+    /// Continues after this cursor, which the previous page printed
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<String>,
+}
+
+impl PageArguments {
+    /// Prints a list as JSON, or as a table with one `row` for each object.
+    pub(super) async fn print<const N: usize>(
+        &self,
+        client: &ApiClient,
+        path: &str,
+        query: Query,
+        table: Table<N>,
+        row: impl Fn(&Value) -> [String; N],
+    ) -> anyhow::Result<()> {
+        let get_page = async |limit, after| get_page(client, path, &query, limit, after).await;
+        client.print(&self.fetch(get_page).await?, |list| list_text(list, table, row))
+    }
+
+    /// As many pages as the limit needs, joined into one. `get_page` gets the number of objects and the cursor.
+    pub(super) async fn fetch(
+        &self,
+        get_page: impl AsyncFn(usize, Option<String>) -> anyhow::Result<Value>,
+    ) -> anyhow::Result<Value> {
+        let (objects, cursor) = fetch(self.limit.into(), self.after.clone(), get_page).await?;
+        Ok(json!({"object": "list", "data": objects, "has_more": cursor.is_some(), "next_cursor": cursor}))
+    }
+}
+
+/// Up to `limit` objects after the cursor, and the cursor of the rest.
+async fn fetch(
+    limit: usize,
+    mut cursor: Option<String>,
+    get_page: impl AsyncFn(usize, Option<String>) -> anyhow::Result<Value>,
+) -> anyhow::Result<(Vec<Value>, Option<String>)> {
+    let mut objects = Vec::new();
+    loop {
+        let mut page = get_page((limit - objects.len()).min(PAGE_OBJECTS_MAX), cursor).await?;
+        if let Value::Array(data) = page["data"].take() {
+            objects.extend(data);
+        }
+        cursor = page["next_cursor"].as_str().map(str::to_owned);
+        if objects.len() >= limit || cursor.is_none() {
+            return Ok((objects, cursor));
+        }
+    }
+}
+
+/// A list as a table, and how to see more of it.
+pub(super) fn list_text<const N: usize>(
+    list: &Value,
+    mut table: Table<N>,
+    row: impl Fn(&Value) -> [String; N],
+) -> String {
+    let objects = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+    objects.iter().for_each(|object| table.add(row(object)));
+    let mut text = table.render();
+    if objects.is_empty() {
+        text += "nothing found\n";
+    }
+    if let Some(cursor) = list["next_cursor"].as_str() {
+        text += &format!("there may be more: --after {cursor} shows the next page, --limit a longer one\n");
+    }
+    text
+}
+
+/// All objects of a list.
+pub(super) async fn fetch_all(client: &ApiClient, path: &str, query: Query) -> anyhow::Result<Vec<Value>> {
+    let get_page = async |limit, after| get_page(client, path, &query, limit, after).await;
+    Ok(fetch(usize::MAX, None, get_page).await?.0)
+}
+
+async fn get_page(
+    client: &ApiClient,
+    path: &str,
+    query: &Query,
+    limit: usize,
+    after: Option<String>,
+) -> anyhow::Result<Value> {
+    let mut query = query.clone();
+    query.push(("limit", limit.to_string()));
+    query.extend(after.map(|cursor| ("after", cursor)));
+    client.get(path, &query).await
+}

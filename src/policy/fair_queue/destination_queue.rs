@@ -1,0 +1,131 @@
+//! One destination queue of the fair queue: what waits in it, by tenant, and its slots.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+
+use crate::model::Weight;
+use crate::policy::deficit_round_robin::DeficitRoundRobin;
+use crate::policy::slot_counts::SlotCounts;
+
+/// One slot of this many is reserved for tenants without any, overall and in a queue.
+pub(super) const SLOTS_PER_RESERVED: usize = 16;
+/// Upper bound of reserved slots in a queue: a free slot is unused capacity of a host.
+const RESERVED_IN_QUEUE_MAX: usize = 4;
+
+/// The work and slots of one destination queue.
+#[derive(Debug)]
+pub(super) struct DestinationQueue<T, J> {
+    pub(super) slots: SlotCounts<T>,
+    backlogs: HashMap<T, Backlog<J>>,
+    /// Tenants with work in this queue.
+    pub(super) round_robin: DeficitRoundRobin<T>,
+    /// Tenants whose turn came while the queue had no slot for them; they return when one is free.
+    pub(super) blocked: Vec<T>,
+}
+
+/// Work that was taken out of a queue.
+pub(super) struct Taken<J> {
+    pub(super) cost: u32,
+    pub(super) weight: Weight,
+    pub(super) job: J,
+    /// Whether the tenant has no more in the queue.
+    pub(super) is_last: bool,
+}
+
+/// The work of a tenant in a queue, at least one job.
+#[derive(Debug)]
+struct Backlog<J> {
+    jobs: VecDeque<(u32, J)>,
+    /// Deliveries in `jobs`.
+    waiting: usize,
+    weight: Weight,
+}
+
+/// Slots of a queue reserved for tenants without any in it.
+pub fn reserved_in_queue(slots_max: usize) -> usize {
+    (slots_max / SLOTS_PER_RESERVED).min(RESERVED_IN_QUEUE_MAX)
+}
+
+/// Whether a tenant with `has` slots in a queue may get one of its `free` ones.
+pub(super) fn may_take_in_queue(has: usize, free: usize, slots_max: usize) -> bool {
+    if has == 0 { free > 0 } else { free > reserved_in_queue(slots_max) }
+}
+
+impl<T: Clone + Eq + Hash, J> DestinationQueue<T, J> {
+    /// A queue without work.
+    pub(super) fn new() -> Self {
+        Self {
+            slots: SlotCounts::default(),
+            backlogs: HashMap::new(),
+            round_robin: DeficitRoundRobin::default(),
+            blocked: Vec::new(),
+        }
+    }
+
+    /// Adds work of a tenant; true if it is the tenant's only work in the queue.
+    pub(super) fn push(&mut self, tenant: &T, weight: Weight, (cost, job): (u32, J)) -> bool {
+        let backlog = self.backlogs.entry(tenant.clone()).or_insert_with(|| Backlog::new(weight));
+        backlog.weight = weight;
+        backlog.waiting += cost as usize;
+        backlog.jobs.push_back((cost, job));
+        let is_only = backlog.jobs.len() == 1;
+        if is_only {
+            self.round_robin.join(tenant.clone());
+        }
+        is_only
+    }
+
+    /// Takes the tenant's first work and charges its account in the queue.
+    pub(super) fn pop(&mut self, tenant: &T) -> Option<Taken<J>> {
+        let backlog = self.backlogs.get_mut(tenant)?;
+        let (cost, job) = backlog.jobs.pop_front()?;
+        backlog.waiting -= cost as usize;
+        let (weight, is_last) = (backlog.weight, backlog.jobs.is_empty());
+        self.round_robin.charge(tenant, cost, weight);
+        if is_last {
+            self.round_robin.leave(tenant);
+            self.backlogs.remove(tenant);
+            self.blocked.retain(|other| other != tenant);
+        }
+        Some(Taken { cost, weight, job, is_last })
+    }
+
+    /// Takes all work; the tenants that it was of, and the work.
+    pub(super) fn drain(&mut self) -> (Vec<T>, Vec<J>) {
+        let (mut tenants, mut jobs) = (Vec::new(), Vec::new());
+        for (tenant, backlog) in self.backlogs.drain() {
+            jobs.extend(backlog.jobs.into_iter().map(|(_, job)| job));
+            self.round_robin.leave(&tenant);
+            tenants.push(tenant);
+        }
+        self.blocked.clear();
+        (tenants, jobs)
+    }
+
+    /// Whether nothing waits and no slot is in use.
+    pub(super) fn is_unused(&self) -> bool {
+        self.slots.taken() == 0 && self.backlogs.is_empty()
+    }
+
+    /// Whether the tenant may get a slot.
+    pub(super) fn has_slot_for(&self, tenant: &T, slots_max: usize) -> bool {
+        let free = slots_max.saturating_sub(self.slots.taken());
+        may_take_in_queue(self.slots.of(tenant), free, slots_max)
+    }
+
+    /// Waiting deliveries.
+    pub(super) fn waiting(&self) -> usize {
+        self.backlogs.values().map(|backlog| backlog.waiting).sum()
+    }
+
+    /// Waiting deliveries of a tenant.
+    pub(super) fn waiting_of(&self, tenant: &T) -> usize {
+        self.backlogs.get(tenant).map_or(0, |backlog| backlog.waiting)
+    }
+}
+
+impl<J> Backlog<J> {
+    fn new(weight: Weight) -> Self {
+        Self { jobs: VecDeque::new(), waiting: 0, weight }
+    }
+}
