@@ -131,7 +131,7 @@ impl ApiStage {
         }
     }
 
-    /// The database beside the store, for faults and for what would take days.
+    /// The database beside the store, for faults only.
     pub fn database(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(database_file(self.data_dir.path())).unwrap()
     }
