@@ -255,9 +255,13 @@ impl Worker {
         self.conclude(claim, None, &tried, clock.now(), clock.instant()).await;
     }
 
-    /// The account is refused: the mail waits as it is.
+    /// The account is refused: the mail waits as it is, until the end of its lifetime. A pause may have been longer.
     async fn hold(&self, claim: Claim, hold: &SmartHostBackoff) {
-        let untried = UnattemptedBatch { batch: &claim.batch, now: self.core.clock.now() };
+        let now = self.core.clock.now();
+        if now >= claim.batch.message.expires_at {
+            return self.expire(claim).await;
+        }
+        let untried = UnattemptedBatch { batch: &claim.batch, now };
         let reason = hold.explain();
         let records = claim.batch.deliveries.iter();
         let records = records.map(|delivery| untried.record_backoff(delivery, &reason, hold.until)).collect();
