@@ -268,9 +268,13 @@ impl Worker {
         self.conclude(claim, None, &tried, clock.now(), clock.instant()).await;
     }
 
-    /// The account is refused: the mail waits as it is.
+    /// The account is refused: the mail waits as it is until the end of its lifetime. A pause may have been longer.
     async fn back_off(&self, claim: Claim, backoff: &SmartHostBackoff) {
-        let untried = UnattemptedBatch { batch: &claim.batch, now: self.core.clock.now() };
+        let now = self.core.clock.now();
+        if now >= claim.batch.message.expires_at {
+            return self.expire(claim).await;
+        }
+        let untried = UnattemptedBatch { batch: &claim.batch, now };
         let reason = backoff.explain();
         let records = claim.batch.deliveries.iter();
         let records =

@@ -1,9 +1,12 @@
 //! The memory of responses that clients request and do not read.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytesize::ByteSize;
-use pillarbox::model::MessageId;
+use pillarbox::mail::Timestamp;
+use pillarbox::model::{AttemptId, DeliveryState, MessageId};
+use pillarbox::store::{Attempt, AttemptRecord, Directory, Journal, RecordBatch, Spool, TenantPatch};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -195,11 +198,12 @@ async fn a_list_of_templates_omits_the_bodies_and_a_single_template_has_them() {
 #[tokio::test]
 async fn a_page_of_large_objects_ends_early_with_a_cursor() {
     let stage = ApiStage::start().await;
+    let metadata = json!({"note": "x".repeat(200_000)});
     for number in 0..15 {
-        stage.tenant(&format!("t{number}")).await;
+        let tenant = stage.tenant(&format!("t{number}")).await;
+        let patch = TenantPatch { metadata: metadata.as_object().cloned(), ..TenantPatch::default() };
+        stage.store.update_tenant(tenant.id, patch, stage.clock.now()).await.unwrap().unwrap();
     }
-    let metadata = json!({"note": "x".repeat(200_000)}).to_string();
-    stage.database().execute("UPDATE tenant SET metadata = ?1", [metadata]).unwrap();
     let (mut seen, mut after, mut pages) = (Vec::new(), String::new(), 0);
     loop {
         let answer = stage.get(&stage.platform, &format!("/v1/tenants?limit=100{after}")).await;
@@ -222,19 +226,44 @@ async fn a_timeline_of_long_dialogues_is_truncated_and_says_so() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let id = stage.enqueue(tenant.id).await;
-    let mut database = stage.database();
-    let rows = database.transaction().unwrap();
-    for number in 0..500 {
-        let attempt = format!("att_{number:026}");
-        rows.execute(
-            "INSERT INTO attempt (id, message_id, delivery_id, started_us, duration_ms, host, text, transcript,
-                                  outcome, reason)
-             SELECT ?1, message_id, id, ?2, 1, 'mx', 'later', ?3, 'deferred', '' FROM delivery",
-            rusqlite::params![attempt, 1_700_000_000_000_000_i64 + number, "y".repeat(16_384)],
-        )
-        .unwrap();
-    }
-    rows.commit().unwrap();
+    let delivery_id = stage.store.deliveries(id).await.unwrap()[0].id;
+    let (now, transcript): (_, Arc<str>) =
+        (stage.clock.now(), "y".repeat(Attempt::TRANSCRIPT_OCTETS_MAX).into());
+    let records = (0..500).map(|number| {
+        let attempt = Attempt {
+            id: AttemptId::generate(now),
+            message_id: id,
+            delivery_id,
+            started_at: Timestamp::from_microsecond(1_700_000_000_000_000 + number).unwrap(),
+            duration_ms: 1,
+            host: "mx".into(),
+            address: None,
+            tls: None,
+            tls_policy: None,
+            code: None,
+            enhanced: None,
+            text: "later".into(),
+            transcript: Arc::clone(&transcript),
+            outcome: DeliveryState::Deferred,
+            bounce_class: None,
+            reason: String::new(),
+        };
+        AttemptRecord {
+            message_id: id,
+            tenant_id: tenant.id,
+            delivery_id,
+            state: DeliveryState::Deferred,
+            bounce_class: None,
+            next_attempt_at: Some(now),
+            attempt: Some(attempt),
+            reply: "later".into(),
+            suppress: None,
+            complained: false,
+            delayed: false,
+            at: now,
+        }
+    });
+    stage.store.record(RecordBatch { records: records.collect(), report: None }).await.unwrap();
     let answer = stage.get(&tenant.key, &format!("/v1/emails/{id}/timeline")).await;
     assert!(answer.body.len() < 2_500_000, "{}", answer.body.len());
     let timeline = answer.expect(200);

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::fake_mx::{Fault, Offer, Phase};
 use crate::identity::Identity;
-use crate::server::{make_everything_due, message};
+use crate::server::{RETRY_DELAY_MAX, message};
 use crate::wait::until;
 
 mod stage;
@@ -349,7 +349,7 @@ async fn faults_of_required_tls_to_a_smart_host() {
     let mut offers = vec![offer; faults.len()];
     // In the last row, STARTTLS is removed from the EHLO response.
     offers.push(Offer { account, ..Offer::default() });
-    let mut stage = Stage::new(offers).await;
+    let stage = Stage::new(offers).await;
     let mut ids = Vec::new();
     for (number, mx) in stage.theirs.iter().enumerate() {
         if let Some(Some((phase, fault))) = faults.get(number) {
@@ -374,7 +374,7 @@ async fn faults_of_required_tls_to_a_smart_host() {
             .await;
         }
         if attempts == 1 {
-            stage.server.restart(make_everything_due).await;
+            stage.server.clock.advance(RETRY_DELAY_MAX);
         }
     }
     for mx in &stage.theirs {
@@ -388,7 +388,7 @@ async fn faults_of_required_tls_to_a_smart_host() {
 /// Twenty recipients of one message at one server; `fault` affects some of them. `kept` is the number of recipients
 /// that get the message in the end, each of them `copies` times.
 async fn hold_many(faults: &[(Phase, &str, Fault)], kept: usize, copies: usize) {
-    let mut stage = Stage::new(vec![Offer::default()]).await;
+    let stage = Stage::new(vec![Offer::default()]).await;
     for (phase, part, fault) in faults {
         stage.theirs[0].script(*phase, part, 1, fault.clone());
     }
@@ -397,7 +397,7 @@ async fn hold_many(faults: &[(Phase, &str, Fault)], kept: usize, copies: usize) 
     let submitted = message(&stage.account, "first");
     let id = stage.server.submit(&stage.account, &recipients, &submitted).await;
     stage.server.wait_for_status(&id, &["delivered", "deferred", "bounced"]).await;
-    stage.server.restart(make_everything_due).await;
+    stage.server.clock.advance(RETRY_DELAY_MAX);
     let email = stage.server.wait_for_status(&id, &["delivered", "bounced"]).await;
     let all = stage.theirs[0].transactions();
     let deliveries = email["deliveries"].as_array().unwrap();

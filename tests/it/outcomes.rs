@@ -1,11 +1,13 @@
 //! Why mail was not delivered, as tenants see it: the class of each result, and its consequences.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Phase};
 use crate::http::request;
-use crate::server::{Account, TestServer, destinations, expire_everything, make_everything_due, message};
+use crate::server::{Account, LIFETIME_MAX, RETRY_DELAY_MAX, TestServer, destinations, message};
 
 /// A server whose destinations are `b.test` and, for DSNs, `acme.test`, both at one MX.
 async fn stage() -> (FakeDns, FakeMx, TestServer, Account) {
@@ -58,21 +60,21 @@ async fn each_failure_has_a_class_and_only_unknown_addresses_are_suppressed() {
 }
 
 #[tokio::test]
-async fn an_unreachable_destination_has_a_class_and_a_delivered_message_has_none() {
-    let (dns, mx, mut server, account) = stage().await;
+async fn what_could_not_be_reached_says_so_and_what_arrived_has_no_class() {
+    let (dns, mx, server, account) = stage().await;
     dns.fail("b.test");
     let id = server.submit(&account, &["bob@b.test"], &message(&account, "dns")).await;
     let email = server.wait_for_status(&id, &["deferred"]).await;
     assert_eq!(email["deliveries"][0]["bounce_class"], "dns", "{email}");
     dns.mend("b.test");
     mx.script(Phase::Greeting, "", 1, Fault::Drop);
-    server.restart(make_everything_due).await;
+    server.clock.advance(RETRY_DELAY_MAX);
     crate::wait::until("the second try", async || {
         let email = server.control.get(&format!("/v1/emails/{id}")).await;
         (email["deliveries"][0]["bounce_class"] == "network").then_some(())
     })
     .await;
-    server.restart(make_everything_due).await;
+    server.clock.advance(RETRY_DELAY_MAX);
     let email = server.wait_for_status(&id, &["delivered"]).await;
     assert!(email["deliveries"][0]["bounce_class"].is_null(), "{email}");
     let event = last_entry(&server, &id, "type", "message.delivered").await;
@@ -80,8 +82,8 @@ async fn an_unreachable_destination_has_a_class_and_a_delivered_message_has_none
 }
 
 #[tokio::test]
-async fn an_expired_delivery_keeps_the_class_of_its_last_failure() {
-    let (_dns, mx, mut server, account) = stage().await;
+async fn a_delivery_that_expires_keeps_the_class_of_what_was_in_its_way() {
+    let (_dns, mx, server, account) = stage().await;
     mx.script(Phase::Rcpt, "<bob@", 9, Fault::Reply("452 4.2.2 mailbox full"));
     let id = server.submit(&account, &["bob@b.test"], &message(&account, "full")).await;
     let mut client = server.log_in(&account).await;
@@ -90,7 +92,8 @@ async fn an_expired_delivery_keeps_the_class_of_its_last_failure() {
     let reply = client.data(&message(&account, "held")).await.expect_code(250);
     let held = crate::server::message_id(&reply);
     server.wait_for_status(&id, &["deferred"]).await;
-    server.restart(expire_everything).await;
+    // Its lifetime begins when it is due.
+    server.clock.advance(Duration::from_secs(864_000) + LIFETIME_MAX);
     for (id, class) in [(&id, "mailbox_full"), (&held, "expired")] {
         server.wait_for_status(id, &["expired"]).await;
         let event = last_entry(&server, id, "type", "message.expired").await;

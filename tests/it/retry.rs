@@ -5,11 +5,11 @@ use pillarbox::config::Config;
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Offer, Phase};
 use crate::report::expect_report;
-use crate::server::{TestServer, expire_everything, make_everything_due, message, one_destination};
+use crate::server::{LIFETIME_MAX, RETRY_DELAY_MAX, TestServer, message, one_destination};
 
 #[tokio::test]
 async fn a_deferred_message_is_delivered_by_a_later_attempt() {
-    let (_dns, mx, mut server) = one_destination().await;
+    let (_dns, mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     mx.script(Phase::Rcpt, "", 1, Fault::Reply("451 4.7.1 greylisted"));
     let submitted = message(&account, "later");
@@ -19,7 +19,7 @@ async fn a_deferred_message_is_delivered_by_a_later_attempt() {
     assert!(email["deliveries"][0]["next_attempt_at"].is_string(), "{email}");
     assert!(mx.transactions().is_empty());
 
-    server.restart(make_everything_due).await;
+    server.clock.advance(RETRY_DELAY_MAX);
     let email = server.wait_for_status(&id, &["delivered"]).await;
     assert_eq!(email["deliveries"][0]["attempts"], 2);
     mx.wait_for(1).await[0].prefix_before(&submitted);
@@ -39,7 +39,8 @@ async fn mail_accepted_before_a_stop_is_delivered_after_it() {
         server.wait_for_status(id, &["deferred"]).await;
     }
     dns.mend("b.test");
-    server.restart(make_everything_due).await;
+    let clock = server.clock.clone();
+    server.restart(|_| clock.advance(RETRY_DELAY_MAX)).await;
     for id in &ids {
         server.wait_for_status(id, &["delivered"]).await;
     }
@@ -105,27 +106,27 @@ async fn null_mx_and_unknown_domains_bounce_immediately_with_their_status() {
 }
 
 #[tokio::test]
-async fn failing_name_servers_defer_mail() {
-    let (dns, mx, mut server) = one_destination().await;
+async fn name_servers_that_fail_defer() {
+    let (dns, mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     dns.fail("b.test");
     let id = server.submit(&account, &["bob@b.test"], &message(&account, "servfail")).await;
     server.wait_for_status(&id, &["deferred"]).await;
     dns.mend("b.test");
-    server.restart(make_everything_due).await;
+    server.clock.advance(RETRY_DELAY_MAX);
     server.wait_for_status(&id, &["delivered"]).await;
     assert_eq!(mx.transactions().len(), 1);
 }
 
 #[tokio::test]
-async fn an_expired_message_gets_a_dsn() {
-    let (dns, mx, mut server) = one_destination().await;
+async fn a_message_is_given_up_with_a_report_when_its_time_is_over() {
+    let (dns, mx, server) = one_destination().await;
     dns.mx("acme.test", &[(10, "mx.b.test")]);
     let account = server.create_account("acme.test").await;
     mx.script(Phase::Rcpt, "<bob@", 99, Fault::Reply("452 4.2.2 mailbox full"));
     let id = server.submit(&account, &["bob@b.test"], &message(&account, "old")).await;
     server.wait_for_status(&id, &["deferred"]).await;
-    server.restart(expire_everything).await;
+    server.clock.advance(LIFETIME_MAX);
     server.wait_for_status(&id, &["expired"]).await;
     let report = mx.wait_for(1).await.remove(0);
     assert_eq!(report.reverse_path, "");

@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use pillarbox::app::Running;
+use pillarbox::clock::Clock;
 use pillarbox::config::Config;
 use pillarbox::mail::Timestamp;
 use pillarbox::model::{Environment, KeySecret};
+use pillarbox::rng::Rng;
 use pillarbox::store::{Access, Directory, NewKey, Store, StoreOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -20,9 +23,16 @@ use crate::wait::until;
 
 pub const HOSTNAME: &str = "relay.test";
 
+/// Longer than mail waits for its next attempt, and shorter than it takes until a delay is reported.
+pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(200 * 60);
+/// Longer than the lifetime of a message.
+pub const LIFETIME_MAX: Duration = Duration::from_secs(6 * 24 * 3600);
+
 pub struct TestServer {
     pub config: Config,
     pub control: Control,
+    /// The server's clock, which goes on through restarts.
+    pub clock: Clock,
     running: Option<Running>,
     /// Declared last, so that it is deleted after everything that uses it.
     _directory: TempDir,
@@ -49,16 +59,17 @@ impl TestServer {
         let mut config = config(directory.path(), dns, port);
         change(&mut config);
         let secret = create_platform_key(&config).await;
-        let running = Running::start(&config).await.unwrap();
+        let clock = Clock::adjustable();
+        let running = Running::start_with(&config, clock.clone(), Rng::system()).await.unwrap();
         let control = Control { address: running.api_addresses[0], secret };
-        Self { config, control, running: Some(running), _directory: directory }
+        Self { config, control, clock, running: Some(running), _directory: directory }
     }
 
     /// Stops the server and starts it on the same data. `between` runs while the data directory is unused.
     pub async fn restart(&mut self, between: impl FnOnce(&Config)) {
         self.stop().await;
         between(&self.config);
-        let running = Running::start(&self.config).await.unwrap();
+        let running = Running::start_with(&self.config, self.clock.clone(), Rng::system()).await.unwrap();
         self.control.address = running.api_addresses[0];
         self.running = Some(running);
     }
@@ -182,20 +193,6 @@ pub async fn destinations(
     dns.addresses("mx.b.test", &[mx.address.ip()]);
     let server = TestServer::start_with(&dns, mx.address.port(), change).await;
     (dns, mx, server)
-}
-
-/// Makes everything that waits for its next attempt due. The server must not be running.
-pub fn make_everything_due(config: &Config) {
-    let database = rusqlite::Connection::open(database_file(&config.data_dir)).unwrap();
-    let sql = "UPDATE delivery SET next_attempt_us = 0 WHERE next_attempt_us IS NOT NULL";
-    assert!(database.execute(sql, []).unwrap() > 0, "something waits");
-}
-
-/// Ends the lifetime of all messages, with one attempt left. The server must not be running.
-pub fn expire_everything(config: &Config) {
-    let database = rusqlite::Connection::open(database_file(&config.data_dir)).unwrap();
-    assert!(database.execute("UPDATE message SET expires_us = 1", []).unwrap() > 0, "there are messages");
-    make_everything_due(config);
 }
 
 /// The only SQLite file in the data directory.

@@ -117,6 +117,7 @@ async fn a_newer_database_is_not_changed() {
     let setting = Setting::new();
     start(&setting).await.end("TERM").await;
     let file = database_file(&setting.path("data"));
+    // What no version writes: damage is what SQL in a test is for.
     let database = rusqlite::Connection::open(&file).unwrap();
     database.pragma_update(None, "user_version", 9999).unwrap();
     database.execute("PRAGMA wal_checkpoint", []).ok();

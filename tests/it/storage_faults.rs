@@ -9,7 +9,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use crate::fake_mx::{Fault, Phase};
 use crate::http::{Answer, request};
 use crate::program::{Serving, run};
-use crate::server::{TestServer, database_file, make_everything_due, message, one_destination_with};
+use crate::server::{RETRY_DELAY_MAX, TestServer, database_file, message, one_destination_with};
 use crate::wait::until;
 
 /// A data directory and a configuration for the real binary.
@@ -115,7 +115,7 @@ fn body_file(config: &Config) -> PathBuf {
 #[tokio::test]
 async fn a_truncated_altered_or_lost_body_file_makes_its_message_wait_until_it_is_restored() {
     let in_files = |config: &mut Config| config.store.inline_body_max = "0B".parse().unwrap();
-    let (_dns, mx, mut server) = one_destination_with(in_files).await;
+    let (_dns, mx, server) = one_destination_with(in_files).await;
     let account = server.create_account("acme.test").await;
     mx.script(Phase::Rcpt, "", 1, Fault::Reply("451 4.7.1 greylisted"));
     let submitted = message(&account, "whole");
@@ -126,15 +126,11 @@ async fn a_truncated_altered_or_lost_body_file_makes_its_message_wait_until_it_i
     let mut altered = whole.clone();
     *altered.last_mut().unwrap() ^= 1;
     for (attempts, damage) in [(2, Some(&whole[..whole.len() - 1])), (3, Some(&altered)), (4, None)] {
-        server
-            .restart(|config| {
-                match damage {
-                    Some(octets) => std::fs::write(&file, octets).unwrap(),
-                    None => std::fs::remove_file(&file).unwrap(),
-                }
-                make_everything_due(config);
-            })
-            .await;
+        match damage {
+            Some(octets) => std::fs::write(&file, octets).unwrap(),
+            None => std::fs::remove_file(&file).unwrap(),
+        }
+        server.clock.advance(RETRY_DELAY_MAX);
         expect_to_wait(&server, &id, attempts).await;
         let control = &server.control;
         let raw = format!("/v1/emails/{id}/raw");
@@ -146,12 +142,8 @@ async fn a_truncated_altered_or_lost_body_file_makes_its_message_wait_until_it_i
     assert_eq!(events["data"][0]["message_id"], id);
     assert!(mx.transactions().is_empty(), "nothing wrong was sent");
 
-    server
-        .restart(|config| {
-            std::fs::write(&file, &whole).unwrap();
-            make_everything_due(config);
-        })
-        .await;
+    std::fs::write(&file, &whole).unwrap();
+    server.clock.advance(RETRY_DELAY_MAX);
     server.wait_for_status(&id, &["delivered"]).await;
     mx.wait_for(1).await[0].prefix_before(&submitted);
 }
@@ -165,13 +157,13 @@ async fn a_small_body_that_was_altered_in_the_database_is_not_sent() {
     server.wait_for_status(&id, &["deferred"]).await;
     server
         .restart(|config| {
+            // No version of the server writes this: damage is what SQL in a test is for.
             let database = rusqlite::Connection::open(database_file(&config.data_dir)).unwrap();
             let alter = "UPDATE body SET submitted = CAST(replace(submitted, 'H', 'J') AS BLOB)";
             assert_eq!(database.execute(alter, []).unwrap(), 1);
-            drop(database);
-            make_everything_due(config);
         })
         .await;
+    server.clock.advance(RETRY_DELAY_MAX);
     expect_to_wait(&server, &id, 2).await;
     assert!(mx.transactions().is_empty());
 }
@@ -188,5 +180,5 @@ async fn expect_to_wait(server: &TestServer, id: &str, attempts: u64) {
     let reply = delivery["last_reply"].as_str().unwrap();
     assert!(reply.contains("content of the message is damaged"), "{reply}");
     let next: pillarbox::mail::Timestamp = delivery["next_attempt_at"].as_str().unwrap().parse().unwrap();
-    assert!(next > pillarbox::mail::Timestamp::now(), "{delivery}");
+    assert!(next > server.clock.now(), "{delivery}");
 }

@@ -1,5 +1,6 @@
 //! Templates that use too much time, memory or depth.
 
+use pillarbox::store::{Directory, TemplatePatch};
 use serde_json::json;
 
 use crate::api_stage::{ApiStage, Tenant};
@@ -107,8 +108,9 @@ async fn a_stored_template_that_nests_too_deeply_is_refused_when_it_is_rendered(
         "from": "a@acme.example", "to": ["b@x.example"], "template_id": id, "template_data": {"x": 1},
     });
     for (part, source) in endless().iter().filter(|(part, _)| *part == "text") {
-        let changed = stage.database().execute("UPDATE template SET text = ?1", [source]).unwrap();
-        assert_eq!(changed, 1);
+        let patch = TemplatePatch { text: Some(Some(source.clone())), ..TemplatePatch::default() };
+        let id = id.parse().unwrap();
+        stage.store.update_template(id, patch, stage.clock.now()).await.unwrap().unwrap();
         let path = format!("/v1/templates/{id}/render");
         let shown = stage.post(&tenant.key, &path, json!({"data": {"x": 1}})).await;
         let sent = stage.post(&tenant.key, "/v1/emails", email.clone()).await;
