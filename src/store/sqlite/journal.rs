@@ -98,7 +98,7 @@ impl Journal for SqliteStore {
 
     fn reject(&self, rejection: Rejection) {
         if !self.writer.leave(move |tx| rejections::insert(tx, &rejection)) {
-            tracing::warn!("a refusal was not noted: too much is waiting to be written");
+            tracing::warn!("a rejection was not recorded: too many writes are pending");
         }
     }
 
@@ -225,9 +225,9 @@ impl SqliteStore {
                 files,
                 octets,
                 directory = %self.bodies.directory().display(),
-                "body files belong to no message of this database and are kept: \
-                 if it was restored from a backup they may be the only copies of newer mail, \
-                 else a crash cut their submissions off and they can be removed"
+                "body files without a message in this database are not deleted: \
+                 if the database was restored from a backup, they may be the only copies of newer mail; \
+                 else a crash interrupted their submissions and they can be deleted"
             );
         }
         Ok(())

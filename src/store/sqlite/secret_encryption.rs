@@ -57,13 +57,14 @@ impl Sealer {
         let nonce = self
             .key
             .seal_in_place_append_tag(Aad::from(place.associated_data()), &mut text)
-            .map_err(|_| StoreError::Failed("a secret could not be sealed".into()))?;
+            .map_err(|_| StoreError::Failed("a secret could not be encrypted".into()))?;
         Ok([nonce.as_ref().as_slice(), &text].concat())
     }
 
     /// The secret; an error if it was encrypted with another key, for another location, or was modified.
     pub(super) fn open(&self, place: SealedColumn<'_>, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
-        let fault = || StoreError::Failed(format!("the sealed value of {} does not open", place.column));
+        let fault =
+            || StoreError::Failed(format!("the encrypted value of {} cannot be decrypted", place.column));
         let (nonce, text) = sealed.split_at_checked(NONCE_LEN).ok_or_else(fault)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| fault())?;
         let mut text = Zeroizing::new(text.to_vec());
@@ -104,7 +105,9 @@ impl MasterKeyFile {
                 return Err(self.fault("the file does not exist; make it with: openssl rand -hex 32"));
             }
             if !may_create {
-                return Err(self.fault("the file is gone; restore it, the secrets in the database need it"));
+                return Err(self.fault(
+                    "the file is missing; restore it, because it decrypts the secrets in the database",
+                ));
             }
             self.create().map_err(|error| self.fault(error))?;
         }
@@ -118,7 +121,7 @@ impl MasterKeyFile {
 
     /// The error for a key that does not match the database.
     pub(super) fn is_another(&self) -> OpenError {
-        self.fault("this is not the key that the database was sealed with; restore the right one")
+        self.fault("this is not the key of the database; restore the right one")
     }
 
     fn fault(&self, message: impl ToString) -> OpenError {
@@ -140,9 +143,9 @@ impl MasterKeyFile {
         let forbidden = if file.uid() == 0 { 0o037 } else { 0o077 };
         if file.mode() & forbidden != 0 {
             let mode = file.mode() & 0o777;
-            return Err(
-                self.fault(format!("others than its owner may use the file (mode {mode:03o}): chmod 600"))
-            );
+            return Err(self.fault(format!(
+                "users other than its owner can access the file (mode {mode:03o}): chmod 600"
+            )));
         }
         Ok(())
     }

@@ -133,7 +133,7 @@ impl SqliteStore {
         tracing::error!(%message_id, fault, "the content of a message is damaged and is not sent: restore it from a backup, or cancel the message");
         let fault = fault.to_owned();
         if !self.writer.leave(move |tx| damage::append_event(tx, message_id, &fault, Timestamp::now())) {
-            tracing::warn!(%message_id, "the event of the damage was not noted: too much is waiting to be written");
+            tracing::warn!(%message_id, "the event of the damage was not recorded: too many writes are pending");
         }
     }
 

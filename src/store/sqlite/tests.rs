@@ -303,7 +303,7 @@ async fn the_suppressions_of_an_older_database_are_counted() {
         DROP TRIGGER suppression_added;
         DROP TRIGGER suppression_removed;
         DROP TABLE suppression_count;
-        PRAGMA user_version = 17;";
+        PRAGMA user_version = 18;";
     database.execute_batch(older).unwrap();
     let bed = bed.restart().await;
     bed.store.suppress(suppression(most), now()).await.unwrap();

@@ -96,7 +96,7 @@ impl Ledger for SqliteStore {
 
     fn warn_of_limit(&self, warning: LimitWarning) {
         if !self.writer.leave(move |tx| append_warning(tx, &warning)) {
-            tracing::warn!("a warning of a send limit was not noted: too much is waiting to be written");
+            tracing::warn!("a warning about a send limit was not recorded: too many writes are pending");
         }
     }
 }
