@@ -8,10 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::batch::{self, Composed, locate};
 use super::draft::EmailRequest;
-use crate::api::error::{ApiError, Result};
-use crate::api::page::List;
-use crate::api::request_context::RequestContext;
-use crate::api::response::ApiResponse;
+use crate::api::{ApiError, ApiResponse, List, RequestContext, Result};
 use crate::mail::{Address, BodyType, Envelope, MailParameters, Recipient, ReversePath, Timestamp};
 use crate::model::{DeliveryState, LimitPeriod, MessageId, Refusal, RefusalCode, Scope, Stage};
 use crate::policy::fixed_window::seconds_until;
@@ -56,7 +53,7 @@ struct Wanted {
 
 /// A request that is being done.
 struct Sending<'a> {
-    call: &'a RequestContext<'a>,
+    call: &'a RequestContext,
     submitter: Arc<Submitter>,
     digest: [u8; 32],
     /// Recipients of all its messages.
@@ -72,8 +69,7 @@ struct Ready {
     suppressed: Vec<Address>,
 }
 
-/// `POST /v1/emails`
-pub async fn send(mut call: RequestContext<'_>) -> Result<ApiResponse> {
+pub async fn send(mut call: RequestContext) -> Result<ApiResponse> {
     let (email, digest) = batch::read(&call).await?;
     let sent = send_all(&mut call, Wanted { emails: vec![email], is_batch: false, digest }).await?;
     let only = sent.first().ok_or_else(|| ApiError::internal("sending one message returned no result"))?;
@@ -81,7 +77,7 @@ pub async fn send(mut call: RequestContext<'_>) -> Result<ApiResponse> {
 }
 
 /// `POST /v1/emails/batch`: nothing is sent if any of them is wrong.
-pub async fn send_batch(mut call: RequestContext<'_>) -> Result<ApiResponse> {
+pub async fn send_batch(mut call: RequestContext) -> Result<ApiResponse> {
     let (BatchRequest { emails }, digest) = batch::read(&call).await?;
     if emails.is_empty() || emails.len() > BATCH_MAX {
         return Err(ApiError::field("emails", "invalid", format!("give 1 to {BATCH_MAX} items")));
@@ -90,7 +86,7 @@ pub async fn send_batch(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::accepted(&List::whole(sent))
 }
 
-async fn send_all(call: &mut RequestContext<'_>, wanted: Wanted) -> Result<Vec<Accepted>> {
+async fn send_all(call: &mut RequestContext, wanted: Wanted) -> Result<Vec<Accepted>> {
     let Wanted { emails, is_batch, digest } = wanted;
     let submitter = submitter(call).await?;
     let composed = batch::compose(call, &submitter.tenant, emails, is_batch).await?;
@@ -126,7 +122,7 @@ fn interrupted(error: ApiError, sent: usize) -> ApiError {
     ApiError { refusal: Refusal { hint, ..error.refusal }, is_unfinished: true, ..error }
 }
 
-async fn submitter(call: &RequestContext<'_>) -> Result<Arc<Submitter>> {
+async fn submitter(call: &RequestContext) -> Result<Arc<Submitter>> {
     // A tenant in the path must be the caller's own.
     call.owner(None).await?;
     let Some(tenant) = call.caller.tenant.clone() else {
@@ -139,7 +135,7 @@ async fn submitter(call: &RequestContext<'_>) -> Result<Arc<Submitter>> {
     Ok(Arc::new(Submitter {
         tenant,
         key: call.caller.key.clone(),
-        client_address: call.client,
+        client_address: call.origin.client,
         scope: Scope::EmailsSend,
     }))
 }

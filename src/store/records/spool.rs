@@ -143,13 +143,20 @@ pub struct Batch {
     pub content: Option<Content>,
 }
 
-/// How the bytes of a message are kept.
+/// Where the bytes of a message are.
 #[derive(Debug)]
 pub enum StoredContent {
     /// In the database, from which [`super::Spool::content`] reads them.
     Row { octets: u64 },
-    /// In a file of their own; while it is open its bytes stay there, even if retention removes it.
-    File { file: File, octets: u64 },
+    /// In a file of their own, which [`super::Spool::open_content`] opens.
+    File { octets: u64 },
+}
+
+/// The open file of a message. Its bytes stay there while it is open, even if retention removes it.
+#[derive(Debug)]
+pub struct ContentFile {
+    pub file: File,
+    pub octets: u64,
 }
 
 /// The next attempt of what is paused without end, in microseconds: the last one that a time can be.

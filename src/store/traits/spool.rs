@@ -4,7 +4,7 @@ use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::dispatch::store_trait;
 use crate::store::{
-    Delivery, DuePage, DueRange, Message, NewMessage, ParkedRow, RecordBatch, Result, SpoolFeed,
+    ContentFile, Delivery, DuePage, DueRange, Message, NewMessage, ParkedRow, RecordBatch, Result, SpoolFeed,
     StoredContent, SubmissionKey,
 };
 
@@ -40,8 +40,11 @@ store_trait! {
         /// The bytes of a message; `None` if it was deleted meanwhile. Bytes that are not those that were accepted cause an
         /// event and [`StoreError::Damaged`](crate::store::StoreError::Damaged); restored, they can be read again.
         async fn content(&self, id: MessageId) -> Result<Option<Content>>;
-        /// How the bytes of a message are stored, for a caller that reads them in pieces; `None` if it was deleted meanwhile.
+        /// Where the bytes of a message are and how many; reads none of them. `None` if it was deleted meanwhile.
         async fn stored_content(&self, id: MessageId) -> Result<Option<StoredContent>>;
+        /// Opens the file of a message, for a caller that reads it in pieces, and verifies its bytes as [`Self::content`]
+        /// does. `None` if it was deleted meanwhile, or has no file.
+        async fn open_content(&self, id: MessageId) -> Result<Option<ContentFile>>;
         /// Writes what came of attempts, with their events, suppressions and the report, in one transaction. Deliveries
         /// deleted meanwhile are passed over.
         async fn record(&self, records: RecordBatch) -> Result<()>;
