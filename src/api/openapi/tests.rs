@@ -103,7 +103,7 @@ fn every_list_with_pages_takes_their_parameters() {
 }
 
 #[test]
-fn static_content_is_made_once_in_both_forms() {
+fn static_content_is_there_plain_and_in_gzip() {
     for content in [&DOCUMENT_RESPONSE, &PAGE_RESPONSE] {
         let content = content.as_ref().unwrap();
         assert_ne!(content.plain, content.gzip);
