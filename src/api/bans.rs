@@ -7,10 +7,22 @@ use crate::limits::auth_limiter::{Ban, BanSubject};
 use crate::mail::Timestamp;
 use crate::model::KeyId;
 
-use super::error::{ApiError, Result};
-use super::page::List;
-use super::request_context::RequestContext;
-use super::response::ApiResponse;
+use super::{Access, ApiError, ApiResponse, Deleted, List, Operation, RequestContext, Resource, Result};
+
+/// The operations of bans.
+pub fn resource() -> Resource {
+    let text = "Who may not log in over SMTP for a while, because too many logins failed.";
+    Resource::new("Bans", text, Access::Platform)
+        .id::<String>("An IP address, or the id of a key. Any address of a banned network selects it.")
+        .operations([
+            Operation::get("/v1/bans", "list_bans", list)
+                .summary("List bans")
+                .returns::<List<BanView>>("All bans."),
+            Operation::delete("/v1/bans/{id}", "lift_ban", lift)
+                .summary("Lift a ban")
+                .returns::<Deleted>("Deleted."),
+        ])
+}
 
 /// A temporary ban from SMTP authentication.
 #[derive(Serialize, JsonSchema)]
@@ -51,14 +63,13 @@ impl From<Ban> for BanView {
     }
 }
 
-/// `GET /v1/bans`
-pub fn list(call: &RequestContext<'_>) -> Result<ApiResponse> {
+async fn list(call: RequestContext) -> Result<ApiResponse> {
     let bans = call.api.bans.list(call.now);
     ApiResponse::ok(&List::whole(bans.into_iter().map(BanView::from).collect()))
 }
 
 /// `DELETE /v1/bans/{address}`, or the id of a key; any address of a network names it.
-pub fn lift(call: &RequestContext<'_>) -> Result<ApiResponse> {
+async fn lift(call: RequestContext) -> Result<ApiResponse> {
     let subject = call.id.as_deref().and_then(BanSubject::parse).ok_or_else(|| ApiError::not_found("ban"))?;
     if !call.api.bans.lift(subject, call.now) {
         return Err(ApiError::not_found("ban"));

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body as _;
 use hyper::header::{CONTENT_TYPE, EXPECT};
 
 use crate::limits::memory_budget::MemoryReservation;
@@ -38,7 +39,7 @@ pub struct Limits {
 /// body may have any type.
 pub async fn read(
     headers: &HeaderMap,
-    body: Incoming,
+    body: Body,
     limits: Limits,
     room: &mut MemoryReservation,
 ) -> Result<Bytes> {
@@ -61,7 +62,7 @@ pub async fn read(
     Ok(bytes)
 }
 
-async fn collect(mut body: Incoming, limits: Limits, room: &mut MemoryReservation) -> Result<Bytes> {
+async fn collect(mut body: Body, limits: Limits, room: &mut MemoryReservation) -> Result<Bytes> {
     let bytes_max = limits.bytes_max;
     // The head of the request is in the room already.
     let before = room.octets();

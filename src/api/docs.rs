@@ -4,13 +4,15 @@
 use std::fmt::Write;
 use std::sync::LazyLock;
 
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use minijinja::value::Value as Html;
 use minijinja::{Environment, HtmlEscape, context};
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd, html};
 use serde::Serialize;
 
-use super::error::{ApiError, Result};
-use super::response::{ApiResponse, Fixed};
+use super::content::{HTML, StaticContent};
+use super::{ApiError, ApiResponse, Result};
 use crate::model::RefusalCode;
 
 /// A page as it stands in the index.
@@ -57,7 +59,7 @@ const TEMPLATE: &str = include_str!("../docs/page.html");
 /// The style of the guide and of the manual.
 const STYLE: &str = include_str!("../docs/style.css");
 
-static RENDERED: LazyLock<Result<Vec<Fixed>>> = LazyLock::new(|| PAGES.iter().map(render).collect());
+static RENDERED: LazyLock<Result<Vec<StaticContent>>> = LazyLock::new(|| PAGES.iter().map(render).collect());
 
 /// The style sheet for a `<style>` element.
 pub fn style() -> Html {
@@ -69,17 +71,22 @@ pub fn index() -> &'static [Page] {
     PAGES
 }
 
-/// `GET /docs/{name}`
-pub fn page(name: &str) -> Result<ApiResponse> {
+pub async fn page(name: std::result::Result<Path<String>, PathRejection>) -> Result<ApiResponse> {
+    let name = name.map_or_else(|_| String::new(), |Path(name)| name);
+    find(&name).map(ApiResponse::fixed)
+}
+
+/// The page of a name.
+pub fn find(name: &str) -> Result<&'static StaticContent> {
     let rendered = RENDERED.as_ref().map_err(Clone::clone)?;
     let found = PAGES.iter().zip(rendered).find(|(page, _)| page.name == name);
     let (_, html) = found.ok_or_else(|| {
         ApiError::new(RefusalCode::NotFound, "there is no such page", "GET /docs lists the pages")
     })?;
-    Ok(ApiResponse::fixed(html))
+    Ok(html)
 }
 
-fn render(page: &Page) -> Result<Fixed> {
+fn render(page: &Page) -> Result<StaticContent> {
     let markdown = match page.name {
         "config" => format!("{}\n{}", page.markdown, describe_options()),
         _ => page.markdown.to_owned(),
@@ -94,7 +101,7 @@ fn render(page: &Page) -> Result<Fixed> {
         style => style(),
         content => Html::from_safe_string(to_html(&markdown)),
     });
-    Fixed::page(html.map_err(ApiError::internal)?)
+    StaticContent::new(HTML, html.map_err(ApiError::internal)?)
 }
 
 /// The sample configuration as Markdown, with a heading for each of its tables.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 
+use axum::response::{IntoResponse, Response};
 use hyper::StatusCode;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -151,6 +152,15 @@ impl ApiError {
             errors: &self.fields,
         };
         serde_json::to_vec(&Envelope { error }).unwrap_or_default()
+    }
+}
+
+/// The layer `trace` writes the response, because it knows the id of the request.
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = self.status().into_response();
+        response.extensions_mut().insert(self);
+        response
     }
 }
 

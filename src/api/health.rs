@@ -1,18 +1,45 @@
-//! Liveness and readiness probes.
+//! The server: liveness and readiness probes, and where its documents are.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
+use axum::extract::State;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::model::RefusalCode;
-use crate::store::{Journal, Store, StoreError};
+use crate::store::{Journal, StoreError};
 
-use super::error::{ApiError, Result};
-use super::response::ApiResponse;
+use super::request_context::Origin;
+use super::{Access, Api, ApiError, ApiResponse, Operation, Resource, Result, docs, openapi};
 
 /// How long the store may take before it counts as down.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What works and what the API is, for everybody.
+pub fn resource() -> Resource {
+    type Document = serde_json::Map<String, serde_json::Value>;
+    Resource::new("Server", "Whether the server works, and what its API is.", Access::Public)
+        .operations([
+            Operation::public("/healthz", "alive", alive)
+                .summary("Liveness")
+                .returns::<Health>("The server runs."),
+            Operation::public("/readyz", "ready", ready)
+                .describe("Readiness", "Ready if the server can store mail and is not shutting down. A test write checks the store, at most once a second.")
+                .returns::<Health>("The server is ready."),
+            Operation::public("/openapi.json", "document", openapi::document)
+                .summary("This document")
+                .returns::<Document>("The API in OpenAPI 3.1."),
+            Operation::public("/docs", "docs", openapi::page)
+                .summary("This document as an HTML page")
+                .returns_octets("text/html", "The API reference."),
+            Operation::public("/docs/{id}", "docs_page", docs::page)
+                .describe("Page of the guide", "`GET /docs` lists the pages.")
+                .id::<String>("The name of the page, such as `errors`.")
+                .returns_octets("text/html", "The page."),
+        ])
+}
 
 /// How the server is.
 #[derive(Serialize, JsonSchema)]
@@ -23,20 +50,20 @@ pub struct Health {
 }
 
 /// The process runs and answers.
-pub fn alive() -> Result<ApiResponse> {
+async fn alive() -> Result<ApiResponse> {
     ApiResponse::ok(&Health { status: "ok" })
 }
 
 /// The process can do its work: mail can be stored, and nothing is stopping it.
-pub async fn ready(store: &Store, is_stopping: bool) -> Result<ApiResponse> {
-    if is_stopping {
+async fn ready(State(api): State<Arc<Api>>, Extension(origin): Extension<Origin>) -> Result<ApiResponse> {
+    if origin.tasks.stop.is_cancelled() {
         return Err(ApiError::new(
             RefusalCode::ShuttingDown,
             "the server is stopping",
             "send requests to another server, or wait until this one is back",
         ));
     }
-    match tokio::time::timeout(PROBE_TIMEOUT, store.probe()).await {
+    match tokio::time::timeout(PROBE_TIMEOUT, api.store.probe()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => return Err(not_ready(error)),
         Err(_) => {

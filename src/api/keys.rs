@@ -10,14 +10,48 @@ use crate::mail::Timestamp;
 use crate::model::{DomainId, Environment, KeyId, KeySecret, RefusalCode, Scope, TenantId};
 use crate::store::{Directory, Key, KeyFilter, KeyPatch, NewKey};
 
-use super::error::{ApiError, Result};
 use super::json::{Checks, nullable};
-use super::page::List;
-use super::request_context::RequestContext;
-use super::response::ApiResponse;
+use super::{Access, ApiError, ApiResponse, List, Operation, RequestContext, Resource, Result};
 
 const NAME_CHARS_MAX: usize = 200;
 const RESTRICTIONS_MAX: usize = 100;
+
+/// Octets of a response with all restrictions that a key may have.
+const RESPONSE_OCTETS_MAX: u64 = 16 * 1024;
+
+/// The operations of keys.
+pub fn resource() -> Resource {
+    let text = "Credentials for this API and for SMTP. Nobody makes a key that may do more than their own.";
+    Resource::new("Keys", text, Access::Scope(Scope::KeysManage))
+        .id::<KeyId>("The key.")
+        .operations([
+            Operation::get("/v1/keys", "list_keys", list)
+                .describe("List keys", "Includes revoked keys.")
+                .tenant_filter()
+                .query::<Environment>("environment", "Only objects of this environment.")
+                .pages::<KeyId, KeyView>("Keys."),
+            Operation::post("/v1/keys", "create_key", create)
+                .describe("Create a key", "Only this response contains the secret. Omitted restrictions are those of the calling key.")
+                .takes::<Create>()
+                .creates::<NewKeyView<'static>>("The key with its secret.")
+                .response_octets(0, RESPONSE_OCTETS_MAX),
+            Operation::get("/v1/keys/{id}", "get_key", get)
+                .summary("Get a key")
+                .returns::<KeyView>("The key.")
+                .changed_by_use(&["last_used_at"]),
+            Operation::patch("/v1/keys/{id}", "update_key", update)
+                .summary("Change a key")
+                .takes::<Update>()
+                .returns::<KeyView>("The updated key.")
+                .response_octets(0, RESPONSE_OCTETS_MAX),
+            Operation::delete("/v1/keys/{id}", "revoke_key", revoke)
+                .describe("Revoke a key", "The key is refused from now on and stays in the list. A key cannot revoke itself.")
+                .returns::<KeyView>("The revoked key."),
+        ])
+        .alias("/v1/keys", "/v1/api-keys")
+        .alias("/v1/keys", "/v1/tenants/{tenant_id}/api-keys")
+        .alias("/v1/keys/{id}", "/v1/api-keys/{id}")
+}
 
 /// A key to create. It cannot have more rights than the calling key.
 #[derive(Deserialize, JsonSchema)]
@@ -133,8 +167,7 @@ struct Powers {
     expires_at: Option<Option<Timestamp>>,
 }
 
-/// `POST /v1/keys`
-pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn create(call: RequestContext) -> Result<ApiResponse> {
     let body: Create = call.json()?;
     let tenant_id = call.owner(body.tenant_id).await?;
     let mut checks = Checks::default();
@@ -181,8 +214,7 @@ pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::created(&NewKeyView { key: key.into(), secret: secret.expose() })
 }
 
-/// `GET /v1/keys`
-pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<KeyId>();
     let filter = KeyFilter { tenant_id, environment: call.query.value("environment") };
@@ -191,12 +223,12 @@ pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::ok(&List::page(page, &request, |key| key.id.to_string(), KeyView::from))
 }
 
-async fn find(call: &RequestContext<'_>) -> Result<Key> {
+async fn find(call: &RequestContext) -> Result<Key> {
     call.store().key(call.scope(), call.id("key")?).await?.ok_or_else(|| ApiError::not_found("key"))
 }
 
 /// A key that the caller may change. A test key cannot change a live key.
-async fn find_changeable(call: &RequestContext<'_>) -> Result<Key> {
+async fn find_changeable(call: &RequestContext) -> Result<Key> {
     let key = find(call).await?;
     if call.caller.key.environment == Environment::Test && key.environment == Environment::Live {
         return Err(exceeds("a test key cannot change a live key"));
@@ -204,13 +236,11 @@ async fn find_changeable(call: &RequestContext<'_>) -> Result<Key> {
     Ok(key)
 }
 
-/// `GET /v1/keys/{id}`
-pub async fn get(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn get(call: RequestContext) -> Result<ApiResponse> {
     ApiResponse::ok(&KeyView::from(find(&call).await?))
 }
 
-/// `PATCH /v1/keys/{id}`
-pub async fn update(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn update(call: RequestContext) -> Result<ApiResponse> {
     let key = find_changeable(&call).await?;
     let body: Update = call.json()?;
     let mut checks = Checks::default();
@@ -238,7 +268,7 @@ pub async fn update(call: RequestContext<'_>) -> Result<ApiResponse> {
 }
 
 /// `DELETE /v1/keys/{id}`: the revoked key stays in the list.
-pub async fn revoke(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn revoke(call: RequestContext) -> Result<ApiResponse> {
     let key = find_changeable(&call).await?;
     if key.id == call.caller.key.id {
         return Err(ApiError::new(
@@ -354,11 +384,7 @@ fn check_within(caller: &Key, owner: Option<TenantId>, powers: &Powers) -> Resul
 }
 
 /// Checks that the tenant owns the domains. Domains of other tenants are reported as not found.
-async fn check_domains(
-    call: &RequestContext<'_>,
-    tenant_id: Option<TenantId>,
-    powers: &Powers,
-) -> Result<()> {
+async fn check_domains(call: &RequestContext, tenant_id: Option<TenantId>, powers: &Powers) -> Result<()> {
     let mut checks = Checks::default();
     for (index, id) in powers.allowed_domain_ids.iter().flatten().enumerate() {
         let is_known = call.store().domain(tenant_id, *id).await?.is_some();

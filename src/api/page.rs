@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 
 use crate::mail::Timestamp;
@@ -11,6 +11,7 @@ use crate::store::{Page, PageRequest};
 
 use super::error::{ApiError, FieldError, Result};
 use super::json::echo;
+use super::schema::Schemas;
 
 /// Default page size.
 pub const LIMIT_DEFAULT: usize = 20;
@@ -31,7 +32,7 @@ impl Query {
     /// Reads a query string. Parameters of another name, or given twice, are faults.
     pub fn parse(text: &str, is_known: impl Fn(&str) -> bool) -> Self {
         let mut query = Self::default();
-        for (name, value) in form_urlencoded::parse(text.as_bytes()).into_owned() {
+        for (name, value) in url::form_urlencoded::parse(text.as_bytes()).into_owned() {
             if !is_known(&name) {
                 let message = "this endpoint has no such query parameter";
                 query.faults.push(FieldError::new(echo(&name), "unknown_parameter", message));
@@ -104,6 +105,11 @@ impl Query {
             faults => Err(ApiError::invalid(faults)),
         }
     }
+}
+
+/// The schema of `limit`.
+pub fn limit_schema(_: &mut Schemas) -> Schema {
+    schemars::json_schema!({ "type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": LIMIT_DEFAULT })
 }
 
 fn read_time(text: &str) -> std::result::Result<Timestamp, &'static str> {

@@ -14,13 +14,41 @@ use crate::store::{
     Directory, GroupPlace, Pause, Queue, QueueCounts, QueueGroup, QueueOverview, QueueRequest, Tenant,
 };
 
-use super::error::{ApiError, Result};
 use super::json::Checks;
-use super::page::List;
-use super::request_context::RequestContext;
-use super::response::ApiResponse;
+use super::page;
+use super::{Access, ApiError, ApiResponse, List, Operation, RequestContext, Resource, Result};
 
 const REASON_CHARS_MAX: usize = 200;
+
+/// The operations of the queue.
+pub fn resource() -> Resource {
+    let text = "What waits for delivery and why; pausing, resuming and hurrying it.";
+    Resource::new("Queue", text, Access::Platform)
+        .operations([
+            Operation::get("/v1/queue", "show_queue", show)
+                .describe("Show the queue", "Counts of deliveries by tenant and destination, largest group first, with the reasons why they wait and until when.")
+                .tenant_filter()
+                .query::<String>("destination", "Only mail for this domain, or for this address literal.")
+                .query_as("limit", "Objects per page.", page::limit_schema)
+                .query::<String>("after", "`next_cursor` of the previous page.")
+                .returns::<QueueView>("The queue."),
+            Operation::get("/v1/queue/sites", "list_sites", list_sites)
+                .describe("List the destination sites", "A site is a set of mail hosts that serves one or more domains, or a smart host. Lists sites that are in use, have waiting deliveries or are in back-off.")
+                .returns::<List<SiteView>>("All sites."),
+            Operation::post("/v1/queue/pause", "pause_queue", pause)
+                .describe("Pause delivery for a tenant or destination", "Mail is still accepted; it waits in the queue.")
+                .takes::<PauseRequest>()
+                .returns::<PauseView>("The pause."),
+            Operation::post("/v1/queue/resume", "resume_queue", resume)
+                .describe("Resume delivery for a tenant or destination", "Ends the pause with exactly this tenant and destination.")
+                .may_take::<QueuePart>()
+                .returns::<ResumeView>("The pause that ended."),
+            Operation::post("/v1/queue/flush", "flush_queue", flush)
+                .describe("Flush the queue", "Makes deferred deliveries due now: those of the given tenant and destination, or all.")
+                .may_take::<QueuePart>()
+                .returns::<FlushView>("How many deliveries are due now."),
+        ])
+}
 
 /// Selects a part of the queue. Without fields it selects all.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -74,27 +102,17 @@ pub struct SiteView {
 }
 
 impl From<SiteStatus> for SiteView {
-    fn from(status: SiteStatus) -> Self {
-        let SiteStatus {
-            name,
-            tenant_id,
-            domains,
-            connections_max,
-            connections,
-            waiting,
-            backoff_until,
-            reason,
-        } = status;
+    fn from(site: SiteStatus) -> Self {
         Self {
             object: "site",
-            name,
-            tenant_id,
-            domains,
-            connections_max,
-            connections,
-            waiting,
-            backoff_until,
-            reason,
+            name: site.name,
+            tenant_id: site.tenant_id,
+            domains: site.domains,
+            connections_max: site.connections_max,
+            connections: site.connections,
+            waiting: site.waiting,
+            backoff_until: site.backoff_until,
+            reason: site.reason,
         }
     }
 }
@@ -275,7 +293,7 @@ struct WaitContext {
 }
 
 impl WaitContext {
-    async fn read(call: &RequestContext<'_>, groups: &[QueueGroup]) -> Result<Self> {
+    async fn read(call: &RequestContext, groups: &[QueueGroup]) -> Result<Self> {
         let mut tenants = HashMap::new();
         for group in groups {
             if !tenants.contains_key(&group.tenant_id)
@@ -358,8 +376,7 @@ impl WaitView {
     }
 }
 
-/// `GET /v1/queue`
-pub async fn show(mut call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn show(mut call: RequestContext) -> Result<ApiResponse> {
     let query = &mut call.query;
     let part = QueueFilter {
         tenant_id: query.value("tenant_id"),
@@ -408,7 +425,7 @@ fn read_destination(text: Option<&str>, checks: &mut Checks) -> Option<Host> {
 }
 
 /// The part that a body names.
-async fn read_part(call: &RequestContext<'_>) -> Result<QueueFilter> {
+async fn read_part(call: &RequestContext) -> Result<QueueFilter> {
     let body: QueuePart = if call.body.is_empty() { QueuePart::default() } else { call.json()? };
     let mut checks = Checks::default();
     let destination = read_destination(body.destination.as_deref(), &mut checks);
@@ -416,8 +433,7 @@ async fn read_part(call: &RequestContext<'_>) -> Result<QueueFilter> {
     Ok(QueueFilter { tenant_id: call.owner(body.tenant_id).await?, destination })
 }
 
-/// `POST /v1/queue/pause`
-pub async fn pause(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn pause(call: RequestContext) -> Result<ApiResponse> {
     let body: PauseRequest = call.json()?;
     let mut checks = Checks::default();
     let is_named = body.tenant_id.is_some() || body.destination.is_some();
@@ -437,7 +453,7 @@ pub async fn pause(call: RequestContext<'_>) -> Result<ApiResponse> {
 }
 
 /// `POST /v1/queue/resume`: exactly the part that was paused.
-pub async fn resume(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn resume(call: RequestContext) -> Result<ApiResponse> {
     let part = read_part(&call).await?;
     if !call.store().resume(part.clone(), call.now).await? {
         return Err(ApiError::new(
@@ -455,14 +471,12 @@ pub async fn resume(call: RequestContext<'_>) -> Result<ApiResponse> {
     })
 }
 
-/// `GET /v1/queue/sites`
-pub fn list_sites(call: &RequestContext<'_>) -> Result<ApiResponse> {
+async fn list_sites(call: RequestContext) -> Result<ApiResponse> {
     let sites = call.api.queue.snapshot(call.now).sites;
     ApiResponse::ok(&List::whole(sites.into_iter().map(SiteView::from).collect()))
 }
 
-/// `POST /v1/queue/flush`
-pub async fn flush(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn flush(call: RequestContext) -> Result<ApiResponse> {
     let part = read_part(&call).await?;
     let flushed = call.store().flush(part.clone(), call.now).await?;
     call.api.queue.end_backoffs(&part);

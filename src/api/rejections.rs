@@ -6,13 +6,23 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::mail::Timestamp;
-use crate::model::{Environment, KeyId, RefusalCode, RequestId, Stage, TenantId};
+use crate::model::{Environment, KeyId, RefusalCode, RequestId, Scope, Stage, TenantId};
 use crate::store::{Journal, Rejection};
 
-use super::error::Result;
-use super::page::List;
-use super::request_context::RequestContext;
-use super::response::ApiResponse;
+use super::{Access, ApiResponse, List, Operation, RequestContext, Resource, Result};
+
+/// The operations of rejections.
+pub fn resource() -> Resource {
+    let text = "Submissions that were refused, over SMTP and over HTTP.";
+    Resource::new("Rejections", text, Access::Scope(Scope::EmailsRead)).operations([Operation::get(
+        "/v1/rejections",
+        "list_rejections",
+        list,
+    )
+    .summary("List refused submissions")
+    .tenant_filter()
+    .pages::<RequestId, RejectionView>("Rejections.")])
+}
 
 /// A submission that was refused.
 #[derive(Serialize, JsonSchema)]
@@ -59,8 +69,7 @@ impl From<Rejection> for RejectionView {
     }
 }
 
-/// `GET /v1/rejections`
-pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let scope = call.listed_tenant().await?;
     let request = call.query.page::<RequestId>();
     call.query.finish()?;

@@ -6,13 +6,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::header::CONTENT_LENGTH;
 use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use crate::limits::connection_limiter::{ConnectionSlot, LimitReached};
 use crate::listener;
@@ -20,11 +25,11 @@ use crate::mail::Timestamp;
 use crate::model::{RefusalCode, RequestId};
 use crate::tls::SharedServerConfig;
 
-use super::Api;
 use super::error::ApiError;
-use super::idle_timeout::Activity;
-use super::request_handler::Origin;
+use super::layers::idle_timeout::Activity;
+use super::request_context::Origin;
 use super::tasks::Tasks;
+use super::{Api, router};
 
 /// How long a TLS handshake or a request's header may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,6 +56,7 @@ const UNSENT_BYTES_MAX: usize = 64 * 1024;
 
 /// Accepts connections until `stop`. Returns when all running requests have ended.
 pub async fn serve(api: Arc<Api>, listener: TcpListener, stop: CancellationToken) {
+    let router = router::build(&api);
     let tasks = Tasks::new(stop.clone());
     let mut builder = Builder::new(tasks.clone());
     configure(&mut builder);
@@ -60,7 +66,8 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener, stop: CancellationToken
             Err(option) => return refuse(&stream, api.tls.is_none(), option, api.now()),
         };
         let origin = Origin { client: peer.ip(), place, tasks: tasks.clone() };
-        let connection = Connection { api: api.clone(), builder: builder.clone(), origin };
+        let connection =
+            Connection { api: api.clone(), router: router.clone(), builder: builder.clone(), origin };
         tasks.spawn(connection.run(stream));
     })
     .await;
@@ -121,6 +128,7 @@ fn overloaded(option: &str, request_id: RequestId) -> Vec<u8> {
 
 struct Connection {
     api: Arc<Api>,
+    router: Router,
     builder: Builder<Tasks>,
     origin: Origin,
 }
@@ -145,17 +153,22 @@ impl Connection {
 
     /// Serves requests until the client closes, the server stops or the idle timeout expires.
     async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
-        let Self { api, builder, origin } = self;
+        let Self { api, router, builder, origin } = self;
         let (client, stop) = (origin.client, origin.tasks.stop.clone());
         let idle_timeout = api.settings.idle_timeout;
         let activity = Activity::default();
         let seen = activity.clone();
-        let service = service_fn(move |request| {
-            let (api, origin, activity) = (api.clone(), origin.clone(), seen.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let (router, activity) = (router.clone(), seen.clone());
+            request.extensions_mut().insert(origin.clone());
             async move {
                 let _working = activity.begin();
                 // Boxed, so that a stream whose answer is not taken does not keep the room that finding it took.
-                let response = Box::pin(api.answer(request, &origin)).await;
+                let mut response = Box::pin(router.oneshot(request)).await?;
+                if response.status() == StatusCode::NOT_MODIFIED {
+                    // axum adds that of the empty body, but it would be that of the object (RFC 9110 §8.6).
+                    response.headers_mut().remove(CONTENT_LENGTH);
+                }
                 Ok::<_, Infallible>(response.map(|body| activity.watch(body)))
             }
         });

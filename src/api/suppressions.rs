@@ -4,16 +4,48 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mail::{Address, Timestamp};
-use crate::model::{SuppressionId, SuppressionReason, TenantId};
+use crate::model::{Scope, SuppressionId, SuppressionReason, TenantId};
 use crate::store::{Directory, NewSuppression, Suppression, SuppressionFilter};
 
-use super::error::{ApiError, FieldError, Result};
-use super::page::List;
-use super::request_context::RequestContext;
-use super::response::ApiResponse;
+use super::{
+    Access, ApiError, ApiResponse, Deleted, FieldError, List, Operation, RequestContext, Resource, Result,
+};
 
 const EVIDENCE_CHARS_MAX: usize = 1024;
 const BATCH_MAX: usize = 1000;
+
+/// The operations of suppressions.
+pub fn resource() -> Resource {
+    let access = Access::Scope(Scope::SuppressionsManage);
+    Resource::new("Suppressions", "Addresses that must not be sent to.", access)
+        .id::<SuppressionId>("The suppression.")
+        .operations([
+            Operation::get("/v1/suppressions", "list_suppressions", list)
+                .summary("List suppressions")
+                .tenant_filter()
+                .query::<Address>("address", "Only the object with this address.")
+                .query::<SuppressionReason>("reason", "Only suppressions with this reason.")
+                .pages::<SuppressionId, SuppressionView>("Suppressions."),
+            Operation::post("/v1/suppressions", "suppress", create)
+                .describe(
+                    "Suppress an address",
+                    "If the address is suppressed already, its reason is replaced.",
+                )
+                .takes::<Create>()
+                .creates::<SuppressionView>("The suppression."),
+            Operation::post("/v1/suppressions/batch", "suppress_many", create_batch)
+                .describe("Suppress up to 1000 addresses", "If any item is invalid, none is accepted.")
+                .takes::<Batch>()
+                .creates::<List<SuppressionView>>("The suppressions, in the order of the request.")
+                .response_octets(2, 512 * 1024),
+            Operation::get("/v1/suppressions/{id}", "get_suppression", get)
+                .summary("Get a suppression")
+                .returns::<SuppressionView>("The suppression."),
+            Operation::delete("/v1/suppressions/{id}", "lift_suppression", lift)
+                .describe("Delete a suppression", "Mail to the address is accepted again.")
+                .returns::<Deleted>("Deleted."),
+        ])
+}
 
 /// A suppressed address.
 #[derive(Deserialize, JsonSchema)]
@@ -92,7 +124,7 @@ fn find_faults(body: &Create, prefix: &str, now: Timestamp) -> Vec<FieldError> {
     faults
 }
 
-async fn prepare(call: &RequestContext<'_>, body: Create) -> Result<NewSuppression> {
+async fn prepare(call: &RequestContext, body: Create) -> Result<NewSuppression> {
     Ok(NewSuppression {
         tenant_id: call.owner(body.tenant_id).await?,
         address: body.address,
@@ -102,8 +134,7 @@ async fn prepare(call: &RequestContext<'_>, body: Create) -> Result<NewSuppressi
     })
 }
 
-/// `POST /v1/suppressions`
-pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn create(call: RequestContext) -> Result<ApiResponse> {
     let body: Create = call.json()?;
     let faults = find_faults(&body, "", call.now);
     if !faults.is_empty() {
@@ -115,7 +146,7 @@ pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
 }
 
 /// `POST /v1/suppressions/batch`: nothing is written if any of them is wrong.
-pub async fn create_batch(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn create_batch(call: RequestContext) -> Result<ApiResponse> {
     let Batch { suppressions } = call.json()?;
     if suppressions.is_empty() || suppressions.len() > BATCH_MAX {
         let message = format!("give 1 to {BATCH_MAX} items");
@@ -138,8 +169,7 @@ pub async fn create_batch(call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::created(&List::whole(written.into_iter().map(SuppressionView::from).collect()))
 }
 
-/// `GET /v1/suppressions`
-pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<SuppressionId>();
     let address = call.query.value::<Address>("address").map(|address| address.folded());
@@ -149,15 +179,13 @@ pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::ok(&List::page(page, &request, |s| s.id.to_string(), SuppressionView::from))
 }
 
-/// `GET /v1/suppressions/{id}`
-pub async fn get(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn get(call: RequestContext) -> Result<ApiResponse> {
     let found = call.store().suppression(call.scope(), call.id("suppression")?).await?;
     let suppression = found.ok_or_else(|| ApiError::not_found("suppression"))?;
     ApiResponse::ok(&SuppressionView::from(suppression))
 }
 
-/// `DELETE /v1/suppressions/{id}`
-pub async fn lift(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn lift(call: RequestContext) -> Result<ApiResponse> {
     let id: SuppressionId = call.id("suppression")?;
     if !call.store().lift_suppression(call.scope(), id, call.now).await? {
         return Err(ApiError::not_found("suppression"));

@@ -4,16 +4,15 @@ use std::collections::HashMap;
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::{Environment, TenantId, UsageInterval};
+use crate::model::{Environment, Scope, TenantId, UsageInterval};
 use crate::store::{Ledger, USAGE_HOURS_LIFETIME, Usage, UsageCounts};
 
-use super::error::{ApiError, Result};
-use super::request_context::RequestContext;
-use super::response::ApiResponse;
+use super::schema::Schemas;
+use super::{Access, ApiError, ApiResponse, Operation, RequestContext, Resource, Result};
 
 /// Hours in one series.
 const HOURS_MAX: i64 = 31 * 24;
@@ -21,6 +20,25 @@ const HOURS_MAX: i64 = 31 * 24;
 const DAYS_MAX: i64 = 366;
 /// Days in a series that gives no beginning.
 const DAYS_DEFAULT: i64 = 30;
+
+/// The operations of usage.
+pub fn resource() -> Resource {
+    let text = "How much a tenant used, of a month and as a series.";
+    Resource::new("Usage", text, Access::Scope(Scope::UsageRead)).operations([
+        Operation::get("/v1/tenants/{tenant_id}/usage", "get_usage", month)
+            .summary("Get the usage of a tenant in a month")
+            .query_as("period", "The month, such as `2026-01`. Default: the current month.", month_schema)
+            .query::<Environment>("environment", "Only objects of this environment.")
+            .returns::<UsageView>("The usage."),
+        Operation::get("/v1/tenants/{tenant_id}/usage/timeseries", "get_usage_series", series)
+            .summary("Get the usage of a tenant by hour or day")
+            .query::<String>("from", "Start: a date or a time. Default: 30 days before the end.")
+            .query::<String>("to", "End: a date or a time. Default: now.")
+            .query::<UsageInterval>("interval", "Length of each interval. Default: `day`.")
+            .query::<Environment>("environment", "Only objects of this environment.")
+            .returns::<SeriesView>("The usage."),
+    ])
+}
 
 /// Usage of a tenant in a month.
 #[derive(Serialize, JsonSchema)]
@@ -114,8 +132,7 @@ impl Counts {
     }
 }
 
-/// `GET /v1/tenants/{id}/usage`
-pub async fn month(mut call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn month(mut call: RequestContext) -> Result<ApiResponse> {
     let now = call.now;
     let first = call.query.value_by("period", read_month).unwrap_or_else(|| first_of_month(now));
     let environment = call.query.value("environment").unwrap_or(Environment::Live);
@@ -131,8 +148,7 @@ pub async fn month(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::ok(&UsageView { object: "usage", tenant_id, period, environment, counts })
 }
 
-/// `GET /v1/tenants/{id}/usage/timeseries`
-pub async fn series(mut call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn series(mut call: RequestContext) -> Result<ApiResponse> {
     let now = call.now;
     let interval = call.query.value("interval").unwrap_or(UsageInterval::Day);
     let to = call.query.value_by("to", read_date_or_time).unwrap_or(now);
@@ -154,15 +170,8 @@ pub async fn series(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let dates = std::iter::successors(Some(from), |date| date.checked_add(step).ok());
     let data = dates.take_while(|date| *date < to);
     let data = data.map(|date| PartView { date, counts: parts.remove(&date).unwrap_or_default() }).collect();
-    ApiResponse::ok(&SeriesView {
-        object: "usage_timeseries",
-        tenant_id,
-        interval,
-        from,
-        to,
-        environment,
-        data,
-    })
+    let object = "usage_timeseries";
+    ApiResponse::ok(&SeriesView { object, tenant_id, interval, from, to, environment, data })
 }
 
 fn check_range(interval: UsageInterval, from: Timestamp, to: Timestamp, now: Timestamp) -> Result<()> {
@@ -213,6 +222,10 @@ fn read_month(text: &str) -> std::result::Result<Date, &'static str> {
     let date: Date = format!("{text}-01").parse().map_err(|_| expected)?;
     // The last month of the calendar has no next one.
     date.last_of_month().tomorrow().and(Ok(date)).map_err(|_| expected)
+}
+
+fn month_schema(_: &mut Schemas) -> Schema {
+    schemars::json_schema!({ "type": "string", "pattern": "^[0-9]{4}-(0[1-9]|1[0-2])$" })
 }
 
 fn read_date_or_time(text: &str) -> std::result::Result<Timestamp, &'static str> {

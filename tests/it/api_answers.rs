@@ -140,6 +140,29 @@ async fn the_number_of_large_messages_that_a_tenant_reads_at_the_same_time_is_li
     .await;
 }
 
+#[tokio::test]
+async fn the_file_of_a_message_is_read_neither_for_head_nor_for_a_download_over_the_limit() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let path = message(&stage, &tenant, LARGE).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(ask(&stage, &path, &tenant.key, STREAMS).await);
+    }
+    until("it has enough of them", async || refused(&stage, &tenant.key, &path).await).await;
+    let file = std::fs::File::options().write(true).open(body_file(&stage)).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"y", LARGE as u64).unwrap();
+    stage.get(&tenant.key, &path).await.expect_error(503, "overloaded");
+    let head = stage.call(&tenant.key, "HEAD", &path, Value::Null).await;
+    assert_eq!((head.status, head.header("content-length")), (200, Some((LARGE + 14).to_string().as_str())));
+    drop(held);
+    let read = until("it may read again", async || {
+        let answer = stage.get(&tenant.key, &path).await;
+        (answer.status != 503).then_some(answer)
+    });
+    read.await.expect_error(500, "content_damaged");
+}
+
 /// The only file of a body.
 fn body_file(stage: &ApiStage) -> PathBuf {
     let shelf = std::fs::read_dir(stage.bodies()).unwrap().next().unwrap().unwrap().path();

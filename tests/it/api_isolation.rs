@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use hyper::Method;
-use pillarbox::api::{Access, Endpoint, Operation, ROUTES, Route};
+use pillarbox::api::{Access, Operation, ROUTES, Route};
 use pillarbox::mail::Timestamp;
 use pillarbox::model::{Environment, KeySecret, Scope, TenantId};
 use serde_json::{Value, json};
@@ -97,7 +97,7 @@ impl Belongings {
 fn operations() -> impl Iterator<Item = (&'static Route, &'static Operation)> {
     let all =
         ROUTES.iter().flat_map(|route| route.operations.iter().map(move |operation| (route, operation)));
-    all.filter(|(_, operation)| operation.access != Access::Public)
+    all.filter(|(_, operation)| operation.access() != Access::Public)
 }
 
 /// A body that the operation accepts from the owner; it names an owner if the operation allows it.
@@ -132,7 +132,7 @@ fn email_from(from: &str) -> Value {
 
 /// Whether the body names the owner of a new object. A message always belongs to the caller.
 fn is_post_of_new(route: &Route, operation: &Operation) -> bool {
-    operation.method == Method::POST && !route.path.contains("{id}") && !operation.has_large_body
+    operation.method == Method::POST && !route.path.contains("{id}") && !operation.is_sending
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn a_key_needs_the_scope_of_the_operation_and_no_other() {
     for (route, operation) in operations() {
         let (method, path) = (operation.method.as_str(), own.path(route));
         let body = body(route, operation, None);
-        let Access::Scope(scope) = operation.access else {
+        let Access::Scope(scope) = operation.access() else {
             stage.call(&own.tenant.key, method, &path, body).await.expect_error(403, "platform_key_required");
             continue;
         };
@@ -192,7 +192,7 @@ async fn a_key_needs_the_scope_of_the_operation_and_no_other() {
 }
 
 /// Operations without an effect here: no part of the queue is paused, and nobody is banned.
-const WITHOUT_OBJECT: &[Endpoint] = &[Endpoint::ResumeQueue, Endpoint::LiftBan];
+const WITHOUT_OBJECT: &[&str] = &["resume_queue", "lift_ban"];
 
 #[tokio::test]
 async fn the_platform_and_the_owner_may_call_every_operation_meant_for_them() {
@@ -202,20 +202,18 @@ async fn the_platform_and_the_owner_may_call_every_operation_meant_for_them() {
         // Deletions come last, and each once: an alias of the path would find nothing.
         let is_removal = |operation: &Operation| operation.method == Method::DELETE;
         let mut all: Vec<_> = operations().collect();
-        all.retain(|(_, operation)| is_platform || operation.access != Access::Platform);
-        all.sort_by_key(|(route, one)| {
-            (is_removal(one), one.endpoint == Endpoint::DeleteTenant, route.path.len())
-        });
+        all.retain(|(_, operation)| is_platform || operation.access() != Access::Platform);
+        all.sort_by_key(|(route, one)| (is_removal(one), one.name == "delete_tenant", route.path.len()));
         let mut removed = Vec::new();
         for (route, operation) in all {
-            let endpoint = operation.endpoint;
-            if WITHOUT_OBJECT.contains(&endpoint) || (is_removal(operation) && removed.contains(&endpoint)) {
+            let name = operation.name;
+            if WITHOUT_OBJECT.contains(&name) || (is_removal(operation) && removed.contains(&name)) {
                 continue;
             }
-            removed.push(endpoint);
+            removed.push(name);
             let (method, path) = (operation.method.as_str(), of.path(route));
             // Each message belongs to a tenant, never to the platform.
-            let is_sending = is_platform && operation.has_large_body;
+            let is_sending = is_platform && operation.is_sending;
             let answer = stage.call(key, method, &path, body(route, operation, Some(of.tenant.id))).await;
             if is_sending {
                 answer.expect_error(403, "insufficient_scope");
@@ -242,7 +240,7 @@ async fn the_openapi_document_says_who_may_call_an_operation_and_the_server_enfo
             for role in needed.iter().map(|one| one["key"][0].as_str().unwrap()) {
                 let of_route =
                     route.operations.iter().find(|one| one.method.as_str().eq_ignore_ascii_case(method));
-                let access = of_route.unwrap().access;
+                let access = of_route.unwrap().access();
                 let is_right = match access {
                     Access::Scope(scope) => role == scope.as_str(),
                     _ => access == Access::Platform && role == "platform",
@@ -273,7 +271,7 @@ async fn an_object_of_another_tenant_looks_like_one_that_does_not_exist() {
     };
     let before = own.look(&stage).await;
     let mut compared = 0;
-    for (route, operation) in operations().filter(|(_, operation)| operation.access != Access::Platform) {
+    for (route, operation) in operations().filter(|(_, operation)| operation.access() != Access::Platform) {
         let method = operation.method.as_str();
         let ask = async |of: &Belongings| {
             let body = body(route, operation, is_post_of_new(route, operation).then_some(of.tenant.id));
@@ -300,7 +298,8 @@ async fn a_list_shows_objects_of_the_callers_tenant_only() {
     let other = Belongings::make(&stage, "other").await;
     let shows = |list: &str, of: &Belongings| of.listed().into_iter().any(|id| list.contains(id));
     let mut seen = HashSet::new();
-    for (route, _) in operations().filter(|(route, operation)| operation.is_list && !route.path.contains('{'))
+    for (route, _) in
+        operations().filter(|(route, operation)| operation.is_list() && !route.path.contains('{'))
     {
         let list = stage.get(&own.tenant.key, route.path).await;
         assert_eq!(list.status, 200, "{list}");

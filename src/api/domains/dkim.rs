@@ -4,11 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::api::error::{ApiError, Result};
 use crate::api::json::Checks;
-use crate::api::page::List;
-use crate::api::request_context::RequestContext;
-use crate::api::response::ApiResponse;
+use crate::api::{ApiError, ApiResponse, List, RequestContext, Result};
 use crate::dkim::{self, KeyPair, SignError};
 use crate::mail::Timestamp;
 use crate::model::{DkimAlgorithm, DkimKeyId, DkimKeyState};
@@ -75,7 +72,7 @@ impl DkimKeyView {
 
 /// Makes a key for each algorithm, with selectors of now.
 pub async fn generate(
-    call: &RequestContext<'_>,
+    call: &RequestContext,
     algorithms: &[DkimAlgorithm],
     state: DkimKeyState,
 ) -> Result<Vec<NewDkimKey>> {
@@ -88,7 +85,7 @@ pub async fn generate(
 
 /// Makes a key.
 pub(super) async fn generate_one(
-    call: &RequestContext<'_>,
+    call: &RequestContext,
     algorithm: DkimAlgorithm,
     selector: String,
     state: DkimKeyState,
@@ -105,7 +102,7 @@ fn new_key(pair: KeyPair, selector: String, state: DkimKeyState) -> NewDkimKey {
 /// Runs what takes a core for long off the I/O threads, few at a time, so that no tenant can take them all. The turn is
 /// the work's: who asked may be gone before it ends.
 async fn on_turn<T: Send + 'static>(
-    call: &RequestContext<'_>,
+    call: &RequestContext,
     work: impl FnOnce() -> std::result::Result<T, SignError> + Send + 'static,
 ) -> Result<std::result::Result<T, SignError>> {
     let turn = call.api.key_generations.acquire(call.scope()).await.map_err(ApiError::internal)?;
@@ -117,7 +114,7 @@ async fn on_turn<T: Send + 'static>(
 }
 
 /// `POST /v1/domains/{id}/dkim`: bring your own key. It signs once its record is seen.
-pub async fn add(call: RequestContext<'_>) -> Result<ApiResponse> {
+pub async fn add(call: RequestContext) -> Result<ApiResponse> {
     let domain = super::find_changeable(&call).await?;
     let body: Add = call.json()?;
     let private_key = Zeroizing::new(body.private_key);
@@ -138,8 +135,7 @@ pub async fn add(call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::created(&DkimKeyView::new(key, &domain))
 }
 
-/// `GET /v1/domains/{id}/dkim`
-pub async fn list(call: RequestContext<'_>) -> Result<ApiResponse> {
+pub async fn list(call: RequestContext) -> Result<ApiResponse> {
     let domain = super::find(&call).await?;
     let keys = call.store().dkim_keys(domain.id).await?;
     ApiResponse::ok(&List::whole(keys.into_iter().map(|key| DkimKeyView::new(key, &domain)).collect()))

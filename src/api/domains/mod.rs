@@ -10,22 +10,73 @@ use serde::{Deserialize, Serialize};
 
 use crate::mail::{DomainName, Timestamp};
 use crate::model::{
-    DkimAlgorithm, DkimKeyState, DomainId, DomainStatus, RefusalCode, TenantId, Verification,
+    DkimAlgorithm, DkimKeyState, DomainId, DomainStatus, RefusalCode, Scope, TenantId, Verification,
 };
 use crate::store::{Directory, DkimKey, Domain, DomainFilter, DomainPatch, NewDomain, RecordStatus};
 use crate::verification::{DnsRecord, Purpose, expected_records};
 
-use super::error::{ApiError, Result};
 use super::json::{self, Checks};
-use super::page::List;
-use super::request_context::RequestContext;
-use super::response::ApiResponse;
+use super::{Access, ApiError, ApiResponse, Deleted, List, Operation, RequestContext, Resource, Result};
 
-pub use dkim::{Add as AddDkimKey, DkimKeyView, add as add_dkim_key, list as list_dkim_keys};
-pub use rotation::{Rotate as RotateDkimKeys, rotate as rotate_dkim_keys};
+use self::dkim::DkimKeyView;
 
 /// Leaves room for `selector._domainkey.` in front, within the 253 octets of a name (RFC 1035 §2.3.4).
 const NAME_OCTETS_MAX: usize = 220;
+
+/// Octets of a response with all keys that a domain may have.
+const RESPONSE_OCTETS_MAX: u64 = 64 * 1024;
+
+/// The operations of domains and their DKIM keys.
+pub fn resource() -> Resource {
+    let text = "Sending domains, the DNS records that prove them, and their DKIM keys.";
+    Resource::new("Domains", text, Access::Scope(Scope::DomainsManage))
+        .id::<DomainId>("The domain.")
+        .operations([
+            Operation::get("/v1/domains", "list_domains", list)
+                .summary("List domains")
+                .tenant_filter()
+                .query::<DomainName>("name", "Only objects with this name.")
+                .query::<DomainStatus>("status", "Only objects with this status.")
+                .query::<Verification>("verification", "Only domains with this verification method.")
+                .pages::<DomainId, DomainView>("Domains."),
+            Operation::post("/v1/domains", "create_domain", create)
+                .describe("Create a sending domain", "The response has the DNS records to publish. An unverified claim does not block other tenants.")
+                .takes::<Create>()
+                .creates::<DomainView>("The domain with its records.")
+                .response_octets(0, RESPONSE_OCTETS_MAX),
+            Operation::get("/v1/domains/{id}", "get_domain", get)
+                .summary("Get a domain")
+                .returns::<DomainView>("The domain with its records.")
+                .changed_by_use(&["last_checked_at"]),
+            Operation::patch("/v1/domains/{id}", "update_domain", update)
+                .summary("Change a domain")
+                .takes::<Update>()
+                .returns::<DomainView>("The updated domain.")
+                .response_octets(0, RESPONSE_OCTETS_MAX),
+            Operation::delete("/v1/domains/{id}", "delete_domain", delete)
+                .describe("Delete a domain", "Mail from this domain is refused from now on.")
+                .returns::<Deleted>("Deleted."),
+            Operation::post("/v1/domains/{id}/verify", "verify_domain", verify)
+                .describe("Check the DNS records of a domain now", "The server also checks them every hour.")
+                .may_take::<Empty>()
+                .returns::<DomainView>("The domain with the result.")
+                .response_octets(0, RESPONSE_OCTETS_MAX),
+            Operation::get("/v1/domains/{id}/dkim", "list_dkim_keys", dkim::list)
+                .summary("List the DKIM keys of a domain")
+                .returns::<List<DkimKeyView>>("The keys of the domain."),
+            Operation::post("/v1/domains/{id}/dkim", "add_dkim_key", dkim::add)
+                .describe("Bring your own DKIM key", "The key signs once its DNS record is found.")
+                .takes::<dkim::Add>()
+                .creates::<DkimKeyView>("The key without its private key.")
+                .response_octets(0, RESPONSE_OCTETS_MAX),
+            Operation::post("/v1/domains/{id}/dkim/rotate", "rotate_dkim_keys", rotation::rotate)
+                .describe("Replace the DKIM keys of a domain", "New keys sign once their DNS records are found. The old keys then retire; keep their records while queued mail carries their signatures. While new keys wait for their records, another request returns the same keys.")
+                .may_take::<rotation::Rotate>()
+                .creates::<List<DkimKeyView>>("The pending keys with their DNS records.")
+                .response_octets(0, RESPONSE_OCTETS_MAX),
+        ])
+        .alias("/v1/domains", "/v1/tenants/{tenant_id}/domains")
+}
 
 /// A sending domain to create.
 #[derive(Deserialize, JsonSchema)]
@@ -154,24 +205,24 @@ impl RecordView {
     }
 }
 
-async fn view(call: &RequestContext<'_>, domain: Domain) -> Result<DomainView> {
+async fn view(call: &RequestContext, domain: Domain) -> Result<DomainView> {
     let keys = call.store().dkim_keys(domain.id).await?;
     Ok(DomainView::new(domain, &keys, &call.api.verification.settings.spf_include))
 }
 
-async fn find(call: &RequestContext<'_>) -> Result<Domain> {
+async fn find(call: &RequestContext) -> Result<Domain> {
     let found = call.store().domain(call.scope(), call.id("domain")?).await?;
     found.ok_or_else(|| ApiError::not_found("domain"))
 }
 
 /// A domain that the caller may change: a key that is bound to domains has no say over others.
-async fn find_changeable(call: &RequestContext<'_>) -> Result<Domain> {
+async fn find_changeable(call: &RequestContext) -> Result<Domain> {
     let domain = find(call).await?;
     check_allowed(call, Some(domain.id))?;
     Ok(domain)
 }
 
-fn check_allowed(call: &RequestContext<'_>, domain: Option<DomainId>) -> Result<()> {
+fn check_allowed(call: &RequestContext, domain: Option<DomainId>) -> Result<()> {
     let allowed = &call.caller.key.allowed_domain_ids;
     if allowed.is_empty() || domain.is_some_and(|id| allowed.contains(&id)) {
         return Ok(());
@@ -183,25 +234,18 @@ fn check_allowed(call: &RequestContext<'_>, domain: Option<DomainId>) -> Result<
     ))
 }
 
-fn check_verification(call: &RequestContext<'_>, verification: Option<Verification>) -> Result<()> {
+fn check_verification(call: &RequestContext, verification: Option<Verification>) -> Result<()> {
     if verification == Some(Verification::Manual) && !call.caller.is_platform() {
         return Err(ApiError::platform_only("verifying a domain manually (verification: manual)"));
     }
     Ok(())
 }
 
-/// `POST /v1/domains`
-pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn create(call: RequestContext) -> Result<ApiResponse> {
     let body: Create = call.json()?;
     check_verification(&call, body.verification)?;
     check_allowed(&call, None)?;
-    let tenant_id = call.owner(body.tenant_id).await?.ok_or_else(|| {
-        ApiError::field(
-            "tenant_id",
-            "required",
-            "with a platform key, give the tenant that will own the domain",
-        )
-    })?;
+    let tenant_id = call.owning_tenant(body.tenant_id, "domain").await?;
     let name = read_name(&body.name)?;
     let verification = body.verification.unwrap_or(Verification::Dns);
     let mut algorithms = vec![DkimAlgorithm::Rsa];
@@ -242,8 +286,7 @@ fn read_name(text: &str) -> Result<DomainName> {
     name.ok_or_else(|| ApiError::internal("a valid domain name was not parsed"))
 }
 
-/// `GET /v1/domains`
-pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<DomainId>();
     let filter = DomainFilter {
@@ -260,22 +303,16 @@ pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     }
     let mut keys = keys.into_iter();
     let spf_include = &call.api.verification.settings.spf_include;
-    ApiResponse::ok(&List::page(
-        page,
-        &request,
-        |domain| domain.id.to_string(),
-        |domain| DomainView::new(domain, &keys.next().unwrap_or_default(), spf_include),
-    ))
+    let view = |domain| DomainView::new(domain, &keys.next().unwrap_or_default(), spf_include);
+    ApiResponse::ok(&List::page(page, &request, |domain| domain.id.to_string(), view))
 }
 
-/// `GET /v1/domains/{id}`
-pub async fn get(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn get(call: RequestContext) -> Result<ApiResponse> {
     let domain = find(&call).await?;
     ApiResponse::ok(&view(&call, domain).await?)
 }
 
-/// `PATCH /v1/domains/{id}`
-pub async fn update(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn update(call: RequestContext) -> Result<ApiResponse> {
     let domain = find_changeable(&call).await?;
     let body: Update = call.json()?;
     if body.verification.is_some_and(|wanted| wanted != domain.verification) && !call.caller.is_platform() {
@@ -286,8 +323,7 @@ pub async fn update(call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::ok(&view(&call, updated.ok_or_else(|| ApiError::not_found("domain"))?).await?)
 }
 
-/// `DELETE /v1/domains/{id}`
-pub async fn delete(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn delete(call: RequestContext) -> Result<ApiResponse> {
     let id = find_changeable(&call).await?.id;
     if !call.store().delete_domain(id).await? {
         return Err(ApiError::not_found("domain"));
@@ -295,8 +331,7 @@ pub async fn delete(call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::deleted("domain", id)
 }
 
-/// `POST /v1/domains/{id}/verify`
-pub async fn verify(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn verify(call: RequestContext) -> Result<ApiResponse> {
     let domain = find_changeable(&call).await?;
     if !call.body.is_empty() {
         json::parse::<Empty>(&call.body)?;

@@ -3,10 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::api::error::{ApiError, Result};
-use crate::api::page::List;
-use crate::api::request_context::RequestContext;
-use crate::api::response::ApiResponse;
+use crate::api::{ApiError, ApiResponse, List, RequestContext, Result};
 use crate::model::{DkimAlgorithm, DkimKeyState, RefusalCode};
 use crate::store::{Directory, DkimKey};
 
@@ -24,7 +21,7 @@ pub struct Rotate {
 /// `POST /v1/domains/{id}/dkim/rotate`: new keys, which sign once their records are seen. A key that was made before
 /// and still waits for its record is answered again, so that the request can be repeated. Where the platform vouches
 /// for the domain, `verify` says that the records are there.
-pub async fn rotate(call: RequestContext<'_>) -> Result<ApiResponse> {
+pub async fn rotate(call: RequestContext) -> Result<ApiResponse> {
     let domain = super::find_changeable(&call).await?;
     let body: Rotate = if call.body.is_empty() { Rotate::default() } else { call.json()? };
     let keys = call.store().dkim_keys(domain.id).await?;

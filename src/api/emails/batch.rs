@@ -10,10 +10,9 @@ use sha2::{Digest, Sha256};
 use super::compose::MimeMessage;
 use super::draft::{Draft, EmailRequest, Terms};
 use crate::api::body;
-use crate::api::error::{ApiError, FieldError, Result};
 use crate::api::json::{self, Checks};
-use crate::api::request_context::RequestContext;
 use crate::api::templates;
+use crate::api::{ApiError, FieldError, RequestContext, Result};
 use crate::limits::memory_budget::MemoryReservation;
 use crate::mail::{Address, Timestamp};
 use crate::model::{Refusal, RefusalCode, TemplateId};
@@ -42,7 +41,7 @@ pub struct Composed {
 }
 
 /// Reads the body; answers its SHA-256 as well.
-pub async fn read<T: DeserializeOwned + Send + 'static>(call: &RequestContext<'_>) -> Result<(T, [u8; 32])> {
+pub async fn read<T: DeserializeOwned + Send + 'static>(call: &RequestContext) -> Result<(T, [u8; 32])> {
     let body = call.body.clone();
     let is_short = body.len() <= READ_AT_ONCE_OCTETS_MAX;
     let read = move || Ok((json::parse(&body)?, Sha256::digest(&body).into()));
@@ -51,12 +50,12 @@ pub async fn read<T: DeserializeOwned + Send + 'static>(call: &RequestContext<'_
 
 /// Makes the messages of a request, or says what is wrong with the first one that is wrong.
 pub async fn compose(
-    call: &mut RequestContext<'_>,
+    call: &mut RequestContext,
     tenant: &Tenant,
     emails: Vec<EmailRequest>,
     is_batch: bool,
 ) -> Result<Vec<Composed>> {
-    let api = call.api;
+    let api = call.api.clone();
     let nothing = api.room.reserve(call.scope());
     let room = std::mem::replace(&mut call.room, nothing);
     let mut stock = Stock { room, octets: 0, octets_max: api.settings.send_body_max.as_u64() };
@@ -83,7 +82,7 @@ pub async fn compose(
 
 /// The templates that messages name, each read once.
 async fn find_templates(
-    call: &RequestContext<'_>,
+    call: &RequestContext,
     emails: &[EmailRequest],
     is_batch: bool,
     stock: &mut Stock,

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::compose::{Attachment, MimeMessage};
 use super::mailbox::Mailbox;
-use crate::api::error::FieldError;
+use crate::api::FieldError;
 use crate::api::json::Checks;
 use crate::api::templates::{Data, Rendered};
 use crate::mail::{Address, SignedDuration, Timestamp};

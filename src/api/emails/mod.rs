@@ -15,19 +15,67 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::mail::{Address, DomainName, ReversePath, Timestamp};
-use crate::model::{BounceClass, DeliveryId, DeliveryState, Environment, KeyId, MessageId, TenantId};
+use crate::model::{BounceClass, DeliveryId, DeliveryState, Environment, KeyId, MessageId, Scope, TenantId};
 use crate::store::{Delivery, Journal, Message, MessageFilter, MessageSummary, Metadata};
 
-use super::error::{ApiError, Result};
-use super::page::List;
-use super::request_context::RequestContext;
-use super::response::ApiResponse;
+use super::{Access, ApiError, ApiResponse, List, Operation, RequestContext, Resource, Result};
 
-pub use self::retry_cancel::{CancellationView, RetryView, cancel, retry};
-pub use draft::{EmailRequest, Limits as SendLimits};
-pub use raw::get as raw;
-pub use send::{Accepted, BatchRequest, send, send_batch};
-pub use timeline::{Entry, get as timeline};
+use self::draft::EmailRequest;
+use self::retry_cancel::{CancellationView, RetryView};
+use self::send::{Accepted, BatchRequest};
+
+pub use self::draft::Limits as SendLimits;
+
+/// The operations of messages.
+pub fn resource() -> Resource {
+    Resource::new("Emails", "Sending, and what became of each message.", Access::Scope(Scope::EmailsRead))
+        .id::<MessageId>("The message.")
+        .operations([
+            Operation::get("/v1/emails", "list_emails", list)
+                .describe("List messages", "Messages from test keys are stored but not delivered. `environment=test` lists them; `/v1/emails/{id}/raw` returns their content.")
+                .tenant_filter()
+                .query::<DeliveryState>("status", "Only messages with a delivery of this status.")
+                .query::<Address>("to", "Only messages to this recipient.")
+                .query::<String>("from", "Only messages with this reverse path; `<>` is the null reverse path.")
+                .query::<String>("subject", "Only messages whose subject contains all these words. The last may be a prefix of at least two letters.")
+                .query::<String>("tag", "Only messages with this tag.")
+                .query::<String>("message_id", "Only messages with this Message-ID.")
+                .query::<Environment>("environment", "Only objects of this environment.")
+                .pages::<MessageId, EmailView>("Messages, without their `deliveries`."),
+            Operation::post("/v1/emails", "send_email", send::send)
+                .describe("Send a message", "The checks are those of SMTP. The message is on disk before the response is sent. Use a key of the tenant: the key determines the allowed senders and the environment. A platform key cannot send.")
+                .needs(Access::Scope(Scope::EmailsSend))
+                .takes::<EmailRequest>()
+                .sends()
+                .accepts::<Accepted>("The message is queued."),
+            Operation::post("/v1/emails/batch", "send_emails", send::send_batch)
+                .describe("Send up to 100 messages", "If any item is invalid, none is accepted.")
+                .needs(Access::Scope(Scope::EmailsSend))
+                .takes::<BatchRequest>()
+                .sends()
+                .accepts::<List<Accepted>>("The messages are queued; in the order of the request.")
+                .response_octets(0, 32 * 1024),
+            Operation::get("/v1/emails/{id}", "get_email", get)
+                .summary("Get a message with its deliveries")
+                .returns::<EmailView>("The message."),
+            Operation::get("/v1/emails/{id}/timeline", "get_timeline", timeline::get)
+                .describe("Get the timeline of a message", "Events and attempts, oldest first: at most 1000 entries and 2 MiB of transcripts. If `has_more` is true, filter by `delivery_id` to see more.")
+                .query::<DeliveryId>("delivery_id", "Only objects about this delivery.")
+                .returns::<List<timeline::Entry>>("Events and attempts."),
+            Operation::get("/v1/emails/{id}/raw", "get_raw", raw::get)
+                .describe("Get the raw message", "Available while the content is retained.")
+                .returns_octets("message/rfc822", "The message in RFC 5322 format."),
+            Operation::post("/v1/emails/{id}/retry", "retry_email", retry_cancel::retry)
+                .describe("Retry a message now", "Makes deferred deliveries due now. Scheduled deliveries stay scheduled.")
+                .needs(Access::Scope(Scope::EmailsSend))
+                .returns::<RetryView>("The deliveries that are due now."),
+            Operation::post("/v1/emails/{id}/cancel", "cancel_email", retry_cancel::cancel)
+                .describe("Cancel a message", "Cancels deliveries that no other server has accepted yet.")
+                .needs(Access::Scope(Scope::EmailsSend))
+                .returns::<CancellationView>("Which deliveries were cancelled, and for which it was too late."),
+        ])
+        .alias("/v1/emails", "/v1/tenants/{tenant_id}/emails")
+}
 
 /// A message and what became of it.
 #[derive(Serialize, JsonSchema)]
@@ -154,13 +202,12 @@ fn summarize(states: &[DeliveryState]) -> DeliveryState {
     order.into_iter().find(|state| states.contains(state)).unwrap_or(Delivered)
 }
 
-async fn find(call: &RequestContext<'_>) -> Result<Message> {
+async fn find(call: &RequestContext) -> Result<Message> {
     let found = call.store().message(call.scope(), call.id("email")?).await?;
     found.ok_or_else(|| ApiError::not_found("email"))
 }
 
-/// `GET /v1/emails`
-pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<MessageId>();
     let query = &mut call.query;
@@ -180,8 +227,7 @@ pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::ok(&List::resumed(data, page.next.map(|id| id.to_string())))
 }
 
-/// `GET /v1/emails/{id}`
-pub async fn get(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn get(call: RequestContext) -> Result<ApiResponse> {
     let message = find(&call).await?;
     let deliveries = call.store().deliveries(message.id).await?;
     let view = EmailView::new(MessageSummary {

@@ -5,36 +5,36 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
 use tokio::io::AsyncReadExt;
 
 use crate::api::body::no_room;
-use crate::api::error::{ApiError, Result};
-use crate::api::request_context::RequestContext;
-use crate::api::response::{ApiResponse, PIECE_OCTETS, ResponseBody};
+use crate::api::content::PIECE_OCTETS;
+use crate::api::{ApiError, ApiResponse, RequestContext, Result};
 use crate::limits::memory_budget::MemoryReservation;
 use crate::limits::tenant_semaphore::TenantPermit;
 use crate::model::{MessageId, RefusalCode};
-use crate::store::{Spool, StoredContent};
+use crate::store::{ContentFile, Spool, StoredContent};
 
 /// What a stream holds at most: two pieces that the connection has yet to send, the one being read, and the buffer of
 /// the file.
 const STREAM_OCTETS: u64 = 4 * PIECE_OCTETS as u64;
 
-/// `GET /v1/emails/{id}/raw`
-pub async fn get(call: RequestContext<'_>) -> Result<ApiResponse> {
-    let message = super::find(&call).await?;
-    match call.store().stored_content(message.id).await? {
-        Some(StoredContent::Row { octets }) => whole(&call, message.id, octets).await,
-        Some(StoredContent::File { file, octets }) => begin(&call, file, octets),
+pub async fn get(call: RequestContext) -> Result<ApiResponse> {
+    let id = super::find(&call).await?.id;
+    match call.store().stored_content(id).await? {
+        Some(StoredContent::Row { octets }) => whole(&call, id, octets).await,
+        Some(StoredContent::File { octets }) if call.is_head => {
+            Ok(ApiResponse::message_stream(Body::empty(), octets))
+        }
+        Some(StoredContent::File { octets }) => begin(&call, id, octets).await,
         None => Err(no_longer_kept()),
     }
 }
 
-async fn whole(call: &RequestContext<'_>, id: MessageId, octets: u64) -> Result<ApiResponse> {
+async fn whole(call: &RequestContext, id: MessageId, octets: u64) -> Result<ApiResponse> {
     // As it is read, and in one piece.
     let mut room = call.room.beside();
     if !room.grow_to(2 * octets) {
@@ -44,14 +44,16 @@ async fn whole(call: &RequestContext<'_>, id: MessageId, octets: u64) -> Result<
     ApiResponse::message(content.to_vec()).reserve(room)
 }
 
-fn begin(call: &RequestContext<'_>, file: File, octets: u64) -> Result<ApiResponse> {
-    let tenant = call.caller.key.tenant_id;
-    let turn = call.api.message_streams.try_acquire(tenant).map_err(|_| too_many())?;
+/// The permit and the memory come before the file, which is read once to verify it.
+async fn begin(call: &RequestContext, id: MessageId, octets: u64) -> Result<ApiResponse> {
+    let permit = call.api.message_streams.try_acquire(call.scope()).map_err(|_| too_many())?;
     let mut room = call.room.beside();
     if !room.grow_to(STREAM_OCTETS.min(octets)) {
         return Err(no_room());
     }
-    Ok(ApiResponse::message_stream(read(file, octets, room, turn), octets))
+    let content = call.store().open_content(id).await?;
+    let ContentFile { file, octets } = content.ok_or_else(no_longer_kept)?;
+    Ok(ApiResponse::message_stream(read(file, octets, room, permit), octets))
 }
 
 /// A file on its way.
@@ -59,19 +61,19 @@ struct Reading {
     file: tokio::fs::File,
     left: u64,
     room: Arc<MemoryReservation>,
-    _turn: TenantPermit,
+    _permit: TenantPermit,
 }
 
 /// Reads exactly so many octets, each piece when the client has taken the one before.
-fn read(file: File, octets: u64, room: MemoryReservation, turn: TenantPermit) -> ResponseBody {
+fn read(file: File, octets: u64, room: MemoryReservation, permit: TenantPermit) -> Body {
     let mut file = tokio::fs::File::from_std(file);
     file.set_max_buf_size(PIECE_OCTETS);
-    let reading = Reading { file, left: octets, room: Arc::new(room), _turn: turn };
+    let reading = Reading { file, left: octets, room: Arc::new(room), _permit: permit };
     let pieces = stream::try_unfold(reading, |mut reading| async move {
         let piece = reading.next_piece().await?;
-        Ok(piece.map(|piece| (Frame::data(piece), reading)))
+        io::Result::Ok(piece.map(|piece| (piece, reading)))
     });
-    StreamBody::new(pieces).boxed_unsync()
+    Body::from_stream(pieces)
 }
 
 impl Reading {

@@ -5,9 +5,7 @@ use std::collections::HashMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::api::error::{ApiError, Result};
-use crate::api::request_context::RequestContext;
-use crate::api::response::ApiResponse;
+use crate::api::{ApiError, ApiResponse, RequestContext, Result};
 use crate::mail::Address;
 use crate::model::{DeliveryId, MessageId, RefusalCode};
 use crate::store::{Journal, RetryCancelResult};
@@ -59,7 +57,7 @@ struct Target {
 }
 
 impl Target {
-    async fn find(call: &RequestContext<'_>) -> Result<Self> {
+    async fn find(call: &RequestContext) -> Result<Self> {
         let id = super::find(call).await?.id;
         let deliveries = call.store().deliveries(id).await?;
         let open = deliveries.into_iter().filter(|delivery| delivery.state.is_open());
@@ -81,7 +79,7 @@ impl Target {
 }
 
 /// `POST /v1/emails/{id}/retry`: what was tried and waits is due now. What is scheduled for later stays so.
-pub async fn retry(call: RequestContext<'_>) -> Result<ApiResponse> {
+pub async fn retry(call: RequestContext) -> Result<ApiResponse> {
     let target = Target::find(&call).await?;
     let RetryCancelResult { changed, in_flight } = call.api.queue.retry(target.id, call.now).await?;
     ApiResponse::ok(&RetryView {
@@ -93,7 +91,7 @@ pub async fn retry(call: RequestContext<'_>) -> Result<ApiResponse> {
 }
 
 /// `POST /v1/emails/{id}/cancel`: what the relay does not have yet is not delivered.
-pub async fn cancel(call: RequestContext<'_>) -> Result<ApiResponse> {
+pub async fn cancel(call: RequestContext) -> Result<ApiResponse> {
     let target = Target::find(&call).await?;
     let RetryCancelResult { changed, in_flight } = call.api.queue.cancel(target.id, call.now).await?;
     tracing::info!(msg = %target.id, deliveries = changed.len(), by = %call.caller.key.id, "cancelled");

@@ -8,10 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::batch::{self, Composed, locate};
 use super::draft::EmailRequest;
-use crate::api::error::{ApiError, Result};
-use crate::api::page::List;
-use crate::api::request_context::RequestContext;
-use crate::api::response::ApiResponse;
+use crate::api::{ApiError, ApiResponse, List, RequestContext, Result};
 use crate::clock::Instant;
 use crate::mail::{Address, BodyType, Envelope, MailParameters, Recipient, ReversePath, Timestamp};
 use crate::model::{DeliveryState, LimitPeriod, MessageId, Refusal, RefusalCode, Scope, Stage};
@@ -57,7 +54,7 @@ struct Wanted {
 
 /// A request that is being done.
 struct Sending<'a> {
-    call: &'a RequestContext<'a>,
+    call: &'a RequestContext,
     submitter: Arc<Submitter>,
     digest: [u8; 32],
     /// Recipients of all its messages.
@@ -76,8 +73,7 @@ struct Ready {
     suppressed: Vec<Address>,
 }
 
-/// `POST /v1/emails`
-pub async fn send(mut call: RequestContext<'_>) -> Result<ApiResponse> {
+pub async fn send(mut call: RequestContext) -> Result<ApiResponse> {
     let (email, digest) = batch::read(&call).await?;
     let sent = send_all(&mut call, Wanted { emails: vec![email], is_batch: false, digest }).await?;
     let only = sent.first().ok_or_else(|| ApiError::internal("sending one message returned no result"))?;
@@ -85,7 +81,7 @@ pub async fn send(mut call: RequestContext<'_>) -> Result<ApiResponse> {
 }
 
 /// `POST /v1/emails/batch`: nothing is sent if any of them is wrong.
-pub async fn send_batch(mut call: RequestContext<'_>) -> Result<ApiResponse> {
+pub async fn send_batch(mut call: RequestContext) -> Result<ApiResponse> {
     let (BatchRequest { emails }, digest) = batch::read(&call).await?;
     if emails.is_empty() || emails.len() > BATCH_MAX {
         return Err(ApiError::field("emails", "invalid", format!("give 1 to {BATCH_MAX} items")));
@@ -94,7 +90,7 @@ pub async fn send_batch(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::accepted(&List::whole(sent))
 }
 
-async fn send_all(call: &mut RequestContext<'_>, wanted: Wanted) -> Result<Vec<Accepted>> {
+async fn send_all(call: &mut RequestContext, wanted: Wanted) -> Result<Vec<Accepted>> {
     let received_at = call.api.clock.instant();
     let Wanted { emails, is_batch, digest } = wanted;
     let submitter = submitter(call).await?;
@@ -131,7 +127,7 @@ fn interrupted(error: ApiError, sent: usize) -> ApiError {
     ApiError { refusal: Refusal { hint, ..error.refusal }, is_unfinished: true, ..error }
 }
 
-async fn submitter(call: &RequestContext<'_>) -> Result<Arc<Submitter>> {
+async fn submitter(call: &RequestContext) -> Result<Arc<Submitter>> {
     // A tenant in the path must be the caller's own.
     call.owner(None).await?;
     let Some(tenant) = call.caller.tenant.clone() else {
@@ -144,7 +140,7 @@ async fn submitter(call: &RequestContext<'_>) -> Result<Arc<Submitter>> {
     Ok(Arc::new(Submitter {
         tenant,
         key: call.caller.key.clone(),
-        client_address: call.client,
+        client_address: call.origin.client,
         scope: Scope::EmailsSend,
     }))
 }

@@ -6,10 +6,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::api::error::{ApiError, Result};
-use crate::api::page::List;
-use crate::api::request_context::RequestContext;
-use crate::api::response::ApiResponse;
+use crate::api::{ApiError, ApiResponse, List, RequestContext, Result};
 use crate::mail::{Address, Timestamp};
 use crate::model::{AttemptId, BounceClass, DeliveryId, DeliveryState, EventId, EventKind};
 use crate::store::{Attempt, Event, Journal, Page};
@@ -101,8 +98,7 @@ impl Entry {
     }
 }
 
-/// `GET /v1/emails/{id}/timeline`
-pub async fn get(mut call: RequestContext<'_>) -> Result<ApiResponse> {
+pub async fn get(mut call: RequestContext) -> Result<ApiResponse> {
     let wanted = call.query.value::<DeliveryId>("delivery_id");
     call.query.finish()?;
     let message = super::find(&call).await?;

@@ -4,22 +4,42 @@ mod stream;
 mod tail;
 
 use hyper::header::ACCEPT;
+use schemars::Schema;
 
-use crate::model::{EventId, EventKind, MessageId, RefusalCode};
-use crate::store::{EventFilter, Journal, JournalCursor};
+use crate::model::{EventId, EventKind, MessageId, RefusalCode, Scope};
+use crate::store::{EventFilter, EventView, Journal, JournalCursor};
 
-use super::auth;
-use super::error::{ApiError, FieldError, Result};
-use super::page::{self, List};
-use super::request_context::RequestContext;
-use super::response::ApiResponse;
+use super::layers::auth;
+use super::page;
+use super::schema::Schemas;
+use super::{Access, ApiError, ApiResponse, FieldError, List, Operation, RequestContext, Resource, Result};
 use crate::limits::tenant_semaphore::SemaphoreFull;
 use stream::{Credential, Start};
 
 pub use tail::Tail;
 
+/// The operations of events.
+pub fn resource() -> Resource {
+    let text = "What happened, as a list and as a live tail.";
+    Resource::new("Events", text, Access::Scope(Scope::EmailsRead))
+        .operations([
+            Operation::get("/v1/events", "list_events", list)
+                .describe("List or stream events", "With `Accept: text/event-stream` the response is a stream of events as they happen: `id` is the position after the event in the journal, `event` its type and `data` the event in JSON. Reconnect with `Last-Event-ID` to continue without a gap.")
+                .tenant_filter()
+                .query::<EventKind>("type", "Only events of this type.")
+                .query::<MessageId>("message_id", "Only objects about this message.")
+                .header("Last-Event-ID", "With `Accept: text/event-stream`: continue after this position, the value of an `id:` line, or after the event with this id.", last_event_id_schema)
+                .pages::<EventId, EventView<'static>>("Events.")
+                .returns_octets("text/event-stream", "Events."),
+        ])
+}
+
+fn last_event_id_schema(_: &mut Schemas) -> Schema {
+    schemars::json_schema!({ "type": "string", "pattern": "^(cur|evt)_[0-7][0-9A-HJKMNP-TV-Z]{25}$" })
+}
+
 /// `GET /v1/events`; with `Accept: text/event-stream` the live tail.
-pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let filter = EventFilter {
         tenant_id,
@@ -35,13 +55,13 @@ pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::ok(&List::resumed(page.items, page.next.map(|id| id.to_string())))
 }
 
-fn wants_stream(call: &RequestContext<'_>) -> bool {
+fn wants_stream(call: &RequestContext) -> bool {
     let accepted = call.headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut types = accepted.flat_map(|value| value.split(',')).map(|one| one.split(';').next());
     types.any(|media| media.is_some_and(|media| media.trim().eq_ignore_ascii_case("text/event-stream")))
 }
 
-async fn follow(mut call: RequestContext<'_>, filter: EventFilter) -> Result<ApiResponse> {
+async fn follow(mut call: RequestContext, filter: EventFilter) -> Result<ApiResponse> {
     call.query.finish()?;
     if let Some(name) = page::PARAMETERS.iter().find(|name| call.query.text(name).is_some()) {
         let message = "an event stream has no pages; it starts now, or after Last-Event-ID";
@@ -50,8 +70,8 @@ async fn follow(mut call: RequestContext<'_>, filter: EventFilter) -> Result<Api
     let after = last_event_id(&call).await?;
     let credential = Credential {
         digest: auth::read_secret(&call.headers)?.digest(),
-        access: call.operation.access,
-        client: call.client,
+        access: call.target.operation.access(),
+        client: call.origin.client,
     };
     let start = Start {
         clock: call.api.clock.clone(),
@@ -61,13 +81,13 @@ async fn follow(mut call: RequestContext<'_>, filter: EventFilter) -> Result<Api
         after,
         credential,
         turn: call.api.streams.try_acquire(call.scope()).map_err(too_many)?,
-        stop: call.stop,
+        stop: call.origin.tasks.stop,
     };
     Ok(ApiResponse::events(stream::open(start)))
 }
 
 /// Where the client was: what an `id:` line of the tail said, or the id of an event that it knows from elsewhere.
-async fn last_event_id(call: &RequestContext<'_>) -> Result<Option<JournalCursor>> {
+async fn last_event_id(call: &RequestContext) -> Result<Option<JournalCursor>> {
     let Some(value) = call.headers.get("last-event-id") else { return Ok(None) };
     let text = value.to_str().unwrap_or_default().trim();
     if let Ok(cursor) = text.parse() {

@@ -1,21 +1,21 @@
 //! Server-sent events. The stream reads the journal only when the client has taken the previous events, so a slow client
 //! uses no memory. A client that takes nothing loses its connection and continues with `Last-Event-ID`.
 
+use std::convert::Infallible;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::tail::{Following, Tail};
-use crate::api::auth::{self, Access};
-use crate::api::response::{PIECE_OCTETS, ResponseBody};
+use crate::api::content::PIECE_OCTETS;
+use crate::api::layers::auth::{self, Access};
 use crate::clock::{Clock, Instant, Interval};
 use crate::limits::tenant_semaphore::TenantPermit;
 use crate::model::SecretDigest;
@@ -71,7 +71,7 @@ struct Follower {
 }
 
 /// Starts a stream.
-pub fn open(start: Start) -> ResponseBody {
+pub fn open(start: Start) -> Body {
     let last = start.store.watch_events();
     let position = start.after.unwrap_or(*last.borrow());
     let follower = Follower {
@@ -98,9 +98,9 @@ pub fn open(start: Start) -> ResponseBody {
             Some(greeting) => greeting,
             None => follower.next_text().await?,
         };
-        Some((Ok(Frame::data(Bytes::from(text))), (None, follower)))
+        Some((Ok::<_, Infallible>(Bytes::from(text)), (None, follower)))
     });
-    StreamBody::new(chunks).boxed_unsync()
+    Body::from_stream(chunks)
 }
 
 impl Follower {

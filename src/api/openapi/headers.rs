@@ -3,8 +3,8 @@
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
-use crate::api::auth::Access;
-use crate::api::route::{Operation, Route};
+use crate::api::layers::auth::Access;
+use crate::api::operation::{Operation, Route};
 
 const REQUEST_ID: &str = "X-Request-Id";
 const RETRY_AFTER: &str = "Retry-After";
@@ -34,13 +34,13 @@ pub fn components() -> Value {
 /// Those of an answer to what was done.
 pub fn of(route: &Route, operation: &Operation) -> Value {
     let mut names = vec![REQUEST_ID];
-    if operation.access != Access::Public {
+    if operation.access() != Access::Public {
         names.extend(REQUESTS);
     }
-    if operation.endpoint.sends() {
+    if operation.is_sending {
         names.extend(SENDING);
     }
-    if operation.method == Method::POST && !operation.endpoint.changes_nothing() {
+    if operation.is_repeatable() {
         names.push(REPLAYED);
     }
     if route.object().is_some() && operation.method != Method::DELETE {

@@ -4,10 +4,10 @@ use minijinja::value::Value as Html;
 use minijinja::{Environment, HtmlEscape, context};
 use serde_json::{Map, Value, json};
 
-use super::{is_alias, main_route};
-use crate::api::docs;
+use super::is_alias;
 use crate::api::error::{ApiError, Result};
-use crate::api::route::{Operation, ROUTES, Route};
+use crate::api::operation::{Operation, Resource, Route};
+use crate::api::{RESOURCES, docs};
 
 const PAGE: &str = include_str!("manual.html");
 
@@ -19,7 +19,7 @@ pub fn render(document: &Value) -> Result<String> {
     environment.add_filter("prose", prose);
     environment.add_filter("kind", |schema: Html| kind(&json!(schema)));
     let page = environment.get_template("manual.html").map_err(ApiError::internal)?;
-    let parts: Vec<Value> = each(&document["tags"]).map(|tag| part(document, tag)).collect();
+    let parts: Vec<Value> = RESOURCES.iter().map(|resource| part(document, resource)).collect();
     let html = page.render(context! {
         style => docs::style(),
         info => document["info"],
@@ -34,16 +34,14 @@ fn each(list: &Value) -> impl Iterator<Item = &Value> {
     list.as_array().into_iter().flatten()
 }
 
-/// A tag with its operations.
-fn part(document: &Value, tag: &Value) -> Value {
-    let all = ROUTES.iter().flat_map(|route| route.operations.iter().map(move |one| (route, one)));
+/// A resource with its operations.
+fn part(document: &Value, resource: &Resource) -> Value {
+    let all = resource.routes.iter().flat_map(|route| route.operations.iter().map(move |one| (route, one)));
     let operations: Vec<Value> = all
         .filter(|(route, operation)| !is_alias(route, operation))
-        .map(|(route, operation)| (route, operation, entry(document, route, operation)))
-        .filter(|(_, _, entry)| entry["tags"][0] == tag["name"])
-        .map(|(route, operation, entry)| show(route, operation, entry))
+        .map(|(route, operation)| show(resource, route, operation, entry(document, route, operation)))
         .collect();
-    json!({ "name": tag["name"], "description": tag["description"], "operations": operations })
+    json!({ "name": resource.name, "description": resource.text, "operations": operations })
 }
 
 /// What the document has on an operation.
@@ -51,7 +49,7 @@ fn entry<'a>(document: &'a Value, route: &Route, operation: &Operation) -> &'a V
     &document["paths"][route.path][operation.method.as_str().to_ascii_lowercase()]
 }
 
-fn show(route: &Route, operation: &Operation, entry: &Value) -> Value {
+fn show(resource: &Resource, route: &Route, operation: &Operation, entry: &Value) -> Value {
     let answers: Vec<Value> = entry["responses"]
         .as_object()
         .into_iter()
@@ -63,7 +61,7 @@ fn show(route: &Route, operation: &Operation, entry: &Value) -> Value {
         "id": entry["operationId"],
         "method": operation.method.as_str(),
         "path": route.path,
-        "aliases": aliases(operation),
+        "aliases": aliases(resource, route, operation),
         "summary": entry["summary"],
         "text": entry["description"],
         "parameters": entry["parameters"],
@@ -74,14 +72,10 @@ fn show(route: &Route, operation: &Operation, entry: &Value) -> Value {
 }
 
 /// Other ways to ask for the same.
-fn aliases(operation: &Operation) -> Vec<String> {
-    let of_route = |route: &'static Route| route.operations.iter().map(move |one| (route, one));
-    let same = ROUTES.iter().flat_map(of_route).filter(|(_, one)| one.endpoint == operation.endpoint);
-    let others = same.filter(|(route, one)| is_alias(route, one));
+fn aliases(resource: &Resource, main: &Route, operation: &Operation) -> Vec<String> {
     // PUT is PATCH everywhere, which the conventions say.
-    let main = main_route(operation.endpoint).map(|route| route.path);
-    let others = others.filter(|(route, one)| one.method == operation.method && Some(route.path) != main);
-    others.map(|(route, one)| format!("{} {}", one.method, route.path)).collect()
+    let aliases = resource.routes.iter().filter(|route| route.is_alias() && route.main_path == main.path);
+    aliases.map(|alias| format!("{} {}", operation.method, alias.path)).collect()
 }
 
 /// A command to try it with.
@@ -200,8 +194,8 @@ mod tests {
     #[test]
     fn the_page_tells_of_every_operation_and_every_schema() {
         let page = page();
-        for route in ROUTES {
-            for operation in route.operations {
+        for route in crate::api::ROUTES.iter() {
+            for operation in &route.operations {
                 let path = HtmlEscape(route.path).to_string();
                 assert!(page.contains(&path), "{} {}", operation.method, route.path);
             }
@@ -221,7 +215,7 @@ mod tests {
         for link in page.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
             let is_there = match (link.strip_prefix('#'), link.strip_prefix("docs/")) {
                 (Some(id), _) => page.contains(&format!("id=\"{id}\"")),
-                (_, Some(name)) => docs::page(name).is_ok(),
+                (_, Some(name)) => docs::find(name).is_ok(),
                 _ => link == "openapi.json",
             };
             assert!(is_there, "{link}");

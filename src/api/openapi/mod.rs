@@ -1,105 +1,59 @@
-//! The OpenAPI 3.1 document and its HTML page. Paths, methods, access and parameters come from [`ROUTES`]; schemas come from
-//! the request and response structs, and their descriptions from the doc comments. [`describe`] adds one entry per endpoint;
-//! `manual` renders the page.
+//! The OpenAPI 3.1 document and its HTML page. Both are made from the registered operations; schemas come from the request
+//! and response structs, and their descriptions from the doc comments. `manual` renders the page.
 
-mod describe;
 mod headers;
 mod manual;
-mod parameters;
 
 use std::sync::LazyLock;
 
 use hyper::Method;
-use schemars::generate::{SchemaGenerator, SchemaSettings};
-use schemars::transform::RecursiveTransform;
-use schemars::{JsonSchema, Schema};
+use schemars::Schema;
 use serde_json::{Map, Value, json};
 
-use self::describe::{Description, TAGS, describe};
-use super::auth::Access;
+use super::RESOURCES;
+use super::content::{HTML, JSON, StaticContent};
 use super::error::{Envelope, Result};
-use super::response::{ApiResponse, Fixed};
-use super::route::{Endpoint, Operation, ROUTES, Route};
+use super::layers::auth::Access;
+use super::operation::{Operation, Parameter, Resource, Route};
+use super::response::ApiResponse;
+use super::schema::Schemas;
+use crate::model::TenantId;
 
 /// What holds for every operation.
 const CONVENTIONS: &str = include_str!("conventions.md");
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(build);
-static DOCUMENT_ANSWER: LazyLock<Result<Fixed>> = LazyLock::new(|| Fixed::document(DOCUMENT.to_string()));
-static PAGE_ANSWER: LazyLock<Result<Fixed>> =
-    LazyLock::new(|| manual::render(&DOCUMENT).and_then(Fixed::page));
+static DOCUMENT_RESPONSE: LazyLock<Result<StaticContent>> =
+    LazyLock::new(|| StaticContent::new(JSON, DOCUMENT.to_string()));
+static PAGE_RESPONSE: LazyLock<Result<StaticContent>> =
+    LazyLock::new(|| manual::render(&DOCUMENT).and_then(|html| StaticContent::new(HTML, html)));
 
-/// `GET /openapi.json`
-pub fn document() -> Result<ApiResponse> {
-    DOCUMENT_ANSWER.as_ref().map(ApiResponse::fixed).map_err(Clone::clone)
+pub async fn document() -> Result<ApiResponse> {
+    DOCUMENT_RESPONSE.as_ref().map(ApiResponse::fixed).map_err(Clone::clone)
 }
 
-/// `GET /docs`
-pub fn page() -> Result<ApiResponse> {
-    PAGE_ANSWER.as_ref().map(ApiResponse::fixed).map_err(Clone::clone)
-}
-
-/// Collects the schemas of bodies and answers, each once and by its name.
-pub struct Schemas {
-    /// As they are read: fields with a default may be left out.
-    requests: SchemaGenerator,
-    /// As they are written: every field is there.
-    answers: SchemaGenerator,
-}
-
-impl Schemas {
-    fn new() -> Self {
-        let settings = SchemaSettings::draft2020_12().with(|settings| {
-            settings.definitions_path = "/components/schemas".into();
-            settings.meta_schema = None;
-        });
-        // What is absent from a change stays, and `null` clears it: null is no default.
-        let settings = settings.with_transform(RecursiveTransform(|schema: &mut Schema| {
-            if schema.get("default").is_some_and(Value::is_null) {
-                schema.remove("default");
-            }
-        }));
-        let requests = settings.clone().for_deserialize().into_generator();
-        Self { requests, answers: settings.for_serialize().into_generator() }
-    }
-
-    /// The schema of what a request has.
-    pub fn request<T: JsonSchema>(&mut self) -> Schema {
-        self.requests.subschema_for::<T>()
-    }
-
-    /// The schema of what an answer has.
-    pub fn answer<T: JsonSchema>(&mut self) -> Schema {
-        self.answers.subschema_for::<T>()
-    }
-
-    fn finish(mut self) -> Map<String, Value> {
-        let mut all = self.requests.take_definitions(true);
-        for (name, schema) in self.answers.take_definitions(true) {
-            debug_assert!(
-                all.get(&name).is_none_or(|other| *other == schema),
-                "{name} is read otherwise than it is written: give the request a struct of its own"
-            );
-            all.insert(name, schema);
-        }
-        all
-    }
+pub async fn page() -> Result<ApiResponse> {
+    PAGE_RESPONSE.as_ref().map(ApiResponse::fixed).map_err(Clone::clone)
 }
 
 fn build() -> Value {
     let mut schemas = Schemas::new();
     let mut paths = Map::new();
-    for route in ROUTES {
-        let mut methods = Map::new();
-        for operation in route.operations {
-            let method = operation.method.as_str().to_ascii_lowercase();
-            methods.insert(method, build_operation(route, operation, &mut schemas));
-        }
+    for (resource, route) in RESOURCES.iter().flat_map(|one| one.routes.iter().map(move |route| (one, route)))
+    {
+        let methods: Map<_, _> = route
+            .operations
+            .iter()
+            .map(|operation| {
+                let method = operation.method.as_str().to_ascii_lowercase();
+                (method, build_operation(resource, route, operation, &mut schemas))
+            })
+            .collect();
         paths.insert(route.path.to_owned(), Value::Object(methods));
     }
-    let error = schemas.answer::<Envelope<'static>>();
+    let error = schemas.response::<Envelope<'static>>();
     let tags: Vec<Value> =
-        TAGS.iter().map(|(name, text)| json!({ "name": name, "description": text })).collect();
+        RESOURCES.iter().map(|one| json!({ "name": one.name, "description": one.text })).collect();
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -133,41 +87,74 @@ fn build() -> Value {
     })
 }
 
-fn build_operation(route: &Route, operation: &Operation, schemas: &mut Schemas) -> Value {
-    let description = describe(operation.endpoint);
-    let text = format!("{}\n\n{}", description.text, access_text(operation.access));
+fn build_operation(
+    resource: &Resource,
+    route: &Route,
+    operation: &Operation,
+    schemas: &mut Schemas,
+) -> Value {
+    let text = format!("{}\n\n{}", operation.text, access_text(operation.access()));
+    let contents: Map<_, _> = operation
+        .responses
+        .iter()
+        .map(|(media_type, schema)| ((*media_type).to_owned(), json!({ "schema": schema(schemas) })))
+        .collect();
     let mut built = json!({
         "operationId": operation_id(route, operation),
-        "tags": [description.tag],
-        "summary": description.summary,
+        "tags": [resource.name],
+        "summary": operation.summary,
         "description": text.trim(),
-        "security": security(operation.access),
-        "parameters": parameters::of(route, operation, &description, schemas),
+        "security": security(operation.access()),
+        "parameters": parameters(route, operation, schemas),
         "responses": {
-            description.status.to_string(): {
-                "description": description.gives_text,
+            operation.status.to_string(): {
+                "description": operation.response_text,
                 "headers": headers::of(route, operation),
-                "content": contents(&description, schemas),
+                "content": contents,
             },
             "default": { "$ref": "#/components/responses/Error" },
         },
     });
-    if let Some(takes) = description.takes {
-        let schema = takes(schemas);
+    if let Some((schema, is_required)) = operation.body {
         built["requestBody"] = json!({
             "description": "The body, in JSON.",
-            "required": description.is_body_required,
-            "content": { "application/json": { "schema": schema } },
+            "required": is_required,
+            "content": { "application/json": { "schema": schema(schemas) } },
         });
     }
     built
 }
 
-fn contents(description: &Description, schemas: &mut Schemas) -> Value {
-    let of_media = |(media, schema): &(&str, describe::SchemaOf)| {
-        ((*media).to_owned(), json!({ "schema": schema(schemas) }))
+/// Ids in the path, parameters of the query, and headers.
+fn parameters(route: &Route, operation: &Operation, schemas: &mut Schemas) -> Vec<Value> {
+    const TENANT: Parameter =
+        Parameter { name: "tenant_id", text: "The tenant.", schema: Schemas::request::<TenantId> };
+    const IDEMPOTENCY_KEY: Parameter = Parameter {
+        name: "Idempotency-Key",
+        text: "Identifies the request. A repetition with the same key is not executed again and gets the stored response.",
+        schema: idempotency_key,
     };
-    Value::Object(description.gives.iter().map(of_media).collect())
+    let is_in_path = |name: &str| route.path.contains(&format!("{{{name}}}"));
+    let ids = [Some(TENANT), operation.id].into_iter().flatten().filter(|id| is_in_path(id.name));
+    // Whose objects they are is in the path already.
+    let queries = operation.parameters.iter().copied().filter(|one| !is_in_path(one.name));
+    let key = operation.is_repeatable().then_some(IDEMPOTENCY_KEY);
+    let headers = key.into_iter().chain(operation.headers.iter().copied());
+    let all = ids.map(|one| ("path", one)).chain(queries.map(|one| ("query", one)));
+    let all = all.chain(headers.map(|one| ("header", one)));
+    all.map(|(place, Parameter { name, text, schema })| {
+        let mut parameter =
+            json!({ "name": name, "in": place, "description": text, "schema": schema(schemas) });
+        if place == "path" {
+            parameter["required"] = json!(true);
+        }
+        parameter
+    })
+    .collect()
+}
+
+fn idempotency_key(_: &mut Schemas) -> Schema {
+    schemars::json_schema!({ "type": "string", "minLength": 1, "maxLength": 255 })
 }
 
 /// OpenAPI 3.1 §4.8.30: what a scheme other than OAuth lists are the roles that are needed.
@@ -187,34 +174,20 @@ fn access_text(access: Access) -> String {
     }
 }
 
-/// The route that an endpoint is known by; its other routes are aliases.
-fn main_route(endpoint: Endpoint) -> Option<&'static Route> {
-    let has_it = |route: &&Route| route.operations.iter().any(|operation| operation.endpoint == endpoint);
-    ROUTES.iter().filter(has_it).min_by_key(|route| route.path.len())
-}
-
 /// Whether an operation is another way to ask for one.
 fn is_alias(route: &Route, operation: &Operation) -> bool {
-    operation.method == Method::PUT
-        || main_route(operation.endpoint).is_some_and(|main| main.path != route.path)
+    operation.method == Method::PUT || route.is_alias()
 }
 
 /// Like `create_domain`; unique.
 fn operation_id(route: &Route, operation: &Operation) -> String {
-    let mut id = String::new();
-    for letter in format!("{:?}", operation.endpoint).chars() {
-        if letter.is_ascii_uppercase() && !id.is_empty() {
-            id.push('_');
-        }
-        id.push(letter.to_ascii_lowercase());
-    }
-    if main_route(operation.endpoint).is_some_and(|main| main.path != route.path) {
-        id.push_str(if route.path.contains("{tenant_id}") { "_of_tenant" } else { "_alias" });
-    }
-    if operation.method == Method::PUT {
-        id.push_str("_by_put");
-    }
-    id
+    let of_alias = match route.is_alias() {
+        true if route.path.contains("{tenant_id}") => "_of_tenant",
+        true => "_alias",
+        false => "",
+    };
+    let by_put = if operation.method == Method::PUT { "_by_put" } else { "" };
+    format!("{}{of_alias}{by_put}", operation.name)
 }
 
 #[cfg(test)]

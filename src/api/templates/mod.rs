@@ -8,21 +8,54 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mail::Timestamp;
-use crate::model::{RefusalCode, TemplateId, TenantId};
+use crate::model::{RefusalCode, Scope, TemplateId, TenantId};
 use crate::store::{self, Directory, NewTemplate, Template, TemplateFilter, TemplatePatch};
 
 use self::language::{Budget, Form, RenderError};
-use super::error::{ApiError, Result};
 use super::json::{Checks, nullable};
-use super::page::List;
-use super::request_context::RequestContext;
-use super::response::ApiResponse;
+use super::{Access, ApiError, ApiResponse, Deleted, List, Operation, RequestContext, Resource, Result};
 
 const NAME_CHARS_MAX: usize = 200;
 const SUBJECT_CHARS_MAX: usize = 2000;
 const SOURCE_OCTETS_MAX: usize = 256 * 1024;
 /// Octets of the data, as JSON.
 const DATA_OCTETS_MAX: usize = 256 * 1024;
+
+/// The operations of templates.
+pub fn resource() -> Resource {
+    let text = "Subjects and bodies that data is put into, in the language of Jinja.";
+    Resource::new("Templates", text, Access::Scope(Scope::TemplatesManage))
+        .id::<TemplateId>("The template.")
+        .operations([
+            Operation::get("/v1/templates", "list_templates", list)
+                .describe("List templates", "The list omits the bodies; get a single template to see them.")
+                .tenant_filter()
+                .query::<String>("name", "Only objects with this name.")
+                .pages::<TemplateId, TemplateSummary>("Templates."),
+            Operation::post("/v1/templates", "create_template", create)
+                .summary("Create a template")
+                .takes::<CreateTemplate>()
+                .creates::<TemplateView>("The template.")
+                .response_octets(1, 16 * 1024),
+            Operation::get("/v1/templates/{id}", "get_template", get)
+                .summary("Get a template")
+                .returns::<TemplateView>("The template."),
+            Operation::patch("/v1/templates/{id}", "update_template", update)
+                .summary("Change a template")
+                .takes::<UpdateTemplate>()
+                .returns::<TemplateView>("The updated template.")
+                // Two bodies of 256 KiB, of which each octet may be six in JSON.
+                .response_octets(0, 4096 * 1024),
+            Operation::delete("/v1/templates/{id}", "delete_template", delete)
+                .summary("Delete a template")
+                .returns::<Deleted>("Deleted."),
+            Operation::post("/v1/templates/{id}/render", "render_template", render)
+                .describe("Render a template", "Renders with the given data. Sends nothing.")
+                .takes::<RenderTemplate>()
+                .returns::<Rendered>("Subject and bodies.")
+                .changes_nothing(),
+        ])
+}
 
 /// A template to create. Subject and bodies are in a subset of Jinja. The data of each message must have all variables that they use.
 #[derive(Deserialize, JsonSchema)]
@@ -196,22 +229,14 @@ fn refuse(template: &Template, part: &str, error: &RenderError) -> ApiError {
 }
 
 /// The template of an id in the path or in a message.
-pub async fn find(call: &RequestContext<'_>, id: TemplateId) -> Result<Template> {
+pub async fn find(call: &RequestContext, id: TemplateId) -> Result<Template> {
     let found = call.store().template(call.scope(), id).await?;
     found.ok_or_else(|| ApiError::not_found("template"))
 }
 
-/// `POST /v1/templates`
-pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn create(call: RequestContext) -> Result<ApiResponse> {
     let body = checked(&call, call.json()?, check_new).await?;
-    let owner = call.owner(body.tenant_id).await?;
-    let tenant_id = owner.ok_or_else(|| {
-        ApiError::field(
-            "tenant_id",
-            "required",
-            "with a platform key, give the tenant that will own the template",
-        )
-    })?;
+    let tenant_id = call.owning_tenant(body.tenant_id, "template").await?;
     let CreateTemplate { name, subject, text, html, .. } = body;
     let new = NewTemplate { tenant_id, name, subject, text, html };
     let template = call.store().create_template(new, call.now).await?;
@@ -229,7 +254,7 @@ fn check_new(body: &CreateTemplate) -> Checks {
 
 /// The body, once it has passed `check`, which runs as heavy work because it compiles the sources.
 async fn checked<T: Send + Sync + 'static>(
-    call: &RequestContext<'_>,
+    call: &RequestContext,
     body: T,
     check: impl FnOnce(&T) -> Checks + Send + 'static,
 ) -> Result<T> {
@@ -256,8 +281,7 @@ fn check_bodies(has_any: bool, checks: &mut Checks) {
     checks.require(has_any, "text", "required", "a template needs text, html or both");
 }
 
-/// `GET /v1/templates`
-pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<TemplateId>();
     let filter = TemplateFilter { tenant_id, name: call.query.value("name") };
@@ -266,13 +290,11 @@ pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::ok(&List::page(page, &request, |template| template.id.to_string(), TemplateSummary::from))
 }
 
-/// `GET /v1/templates/{id}`
-pub async fn get(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn get(call: RequestContext) -> Result<ApiResponse> {
     ApiResponse::ok(&TemplateView::from(find(&call, call.id("template")?).await?))
 }
 
-/// `PATCH /v1/templates/{id}`
-pub async fn update(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn update(call: RequestContext) -> Result<ApiResponse> {
     let template = find(&call, call.id("template")?).await?;
     let (has_text, has_html) = (template.text.is_some(), template.html.is_some());
     let check = move |body: &UpdateTemplate| check_changes(body, has_text, has_html);
@@ -295,8 +317,7 @@ fn check_changes(body: &UpdateTemplate, has_text: bool, has_html: bool) -> Check
     checks
 }
 
-/// `DELETE /v1/templates/{id}`
-pub async fn delete(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn delete(call: RequestContext) -> Result<ApiResponse> {
     let id: TemplateId = call.id("template")?;
     if !call.store().delete_template(call.scope(), id).await? {
         return Err(ApiError::not_found("template"));
@@ -304,8 +325,7 @@ pub async fn delete(call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::deleted("template", id)
 }
 
-/// `POST /v1/templates/{id}/render`
-pub async fn render(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn render(call: RequestContext) -> Result<ApiResponse> {
     let template = find(&call, call.id("template")?).await?;
     let RenderTemplate { data } = call.json()?;
     let mut checks = Checks::default();

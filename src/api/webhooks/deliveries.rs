@@ -7,10 +7,7 @@ use crate::mail::Timestamp;
 use crate::model::{RefusalCode, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus};
 use crate::store::{Event, EventView, Outbox, Webhook, WebhookAttempt, WebhookDelivery};
 
-use super::super::error::{ApiError, Result};
-use super::super::page::List;
-use crate::api::request_context::RequestContext;
-use crate::api::response::ApiResponse;
+use crate::api::{ApiError, ApiResponse, List, RequestContext, Result};
 
 /// The delivery of one event to one webhook.
 #[derive(Serialize, JsonSchema)]
@@ -77,8 +74,7 @@ impl From<WebhookAttempt> for AttemptView {
     }
 }
 
-/// `GET /v1/webhooks/{id}/deliveries`
-pub async fn list_deliveries(mut call: RequestContext<'_>) -> Result<ApiResponse> {
+pub async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let webhook = super::find(&call).await?;
     let request = call.query.page::<WebhookDeliveryId>();
     let state = call.query.value::<WebhookDeliveryState>("status");
@@ -88,21 +84,20 @@ pub async fn list_deliveries(mut call: RequestContext<'_>) -> Result<ApiResponse
 }
 
 /// The delivery in the path, if its webhook is the caller's, with that webhook.
-async fn find(call: &RequestContext<'_>) -> Result<(WebhookDelivery, Webhook)> {
+async fn find(call: &RequestContext) -> Result<(WebhookDelivery, Webhook)> {
     let absent = || ApiError::not_found("webhook delivery");
     let delivery = call.store().webhook_delivery(call.id("webhook delivery")?).await?.ok_or_else(absent)?;
     let webhook = call.store().webhook(call.scope(), delivery.webhook_id).await?.ok_or_else(absent)?;
     Ok((delivery, webhook))
 }
 
-/// `GET /v1/webhooks/deliveries/{id}`
-pub async fn get_delivery(call: RequestContext<'_>) -> Result<ApiResponse> {
+pub async fn get(call: RequestContext) -> Result<ApiResponse> {
     let (delivery, _) = find(&call).await?;
     ApiResponse::ok(&DeliveryView::from(delivery))
 }
 
 /// `POST /v1/webhooks/deliveries/{id}/replay`: with the same id, so that who has it already can tell.
-pub async fn replay_delivery(call: RequestContext<'_>) -> Result<ApiResponse> {
+pub async fn replay(call: RequestContext) -> Result<ApiResponse> {
     let (delivery, webhook) = find(&call).await?;
     require_enabled(&webhook)?;
     let replayed = call.store().replay_webhook_delivery(delivery.id, call.now).await?;
@@ -111,7 +106,7 @@ pub async fn replay_delivery(call: RequestContext<'_>) -> Result<ApiResponse> {
 }
 
 /// `POST /v1/webhooks/{id}/test`: an event `webhook.test`, whatever the webhook asked for.
-pub async fn test(call: RequestContext<'_>) -> Result<ApiResponse> {
+pub async fn test(call: RequestContext) -> Result<ApiResponse> {
     let webhook = super::find(&call).await?;
     require_enabled(&webhook)?;
     let told = call.store().test_webhook(webhook.id, call.now).await?;

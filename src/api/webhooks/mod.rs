@@ -10,16 +10,16 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::{DisabledReason, EventKind, TenantId, WebhookId, WebhookStatus};
+use crate::model::{
+    DisabledReason, EventKind, Scope, TenantId, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
+    WebhookStatus,
+};
 use crate::store::{NewWebhook, Outbox, Webhook, WebhookFilter, WebhookPatch, WebhookSecret};
 
-use super::error::{ApiError, Result};
 use super::json::Checks;
-use super::page::List;
-use super::request_context::RequestContext;
-use super::response::ApiResponse;
+use super::{Access, ApiError, ApiResponse, Deleted, List, Operation, RequestContext, Resource, Result};
 
-pub use deliveries::{DeliveryView, get_delivery, list_deliveries, replay_delivery, test};
+use self::deliveries::DeliveryView;
 
 /// Octets of a secret; Standard Webhooks wants from 24 to 64.
 const SECRET_OCTETS: usize = 32;
@@ -27,6 +27,77 @@ const SECRET_OCTETS: usize = 32;
 const SECRET_PREFIX: &str = "whsec_";
 /// How long the previous secret also signs.
 const ROTATION_TIME: SignedDuration = SignedDuration::from_hours(24);
+
+/// Octets of a response with the longest URL and all kinds of events.
+const RESPONSE_OCTETS_MAX: u64 = 16 * 1024;
+
+/// The operations of webhooks and their deliveries.
+pub fn resource() -> Resource {
+    let text = "Where events are posted as they happen, signed after Standard Webhooks.";
+    Resource::new("Webhooks", text, Access::Scope(Scope::WebhooksManage))
+        .id::<WebhookId>("The webhook.")
+        .operations([
+            Operation::get("/v1/webhooks", "list_webhooks", list)
+                .summary("List webhooks")
+                .tenant_filter()
+                .query::<WebhookStatus>("status", "Only objects with this status.")
+                .query::<String>("url", "Only webhooks with exactly this URL.")
+                .pages::<WebhookId, WebhookView>("Webhooks."),
+            Operation::post("/v1/webhooks", "create_webhook", create)
+                .describe("Create a webhook", "Only this response contains the secret.")
+                .takes::<Create>()
+                .creates::<WebhookView>("The webhook with its secret.")
+                .response_octets(0, RESPONSE_OCTETS_MAX),
+            Operation::get("/v1/webhooks/{id}", "get_webhook", get)
+                .summary("Get a webhook")
+                .returns::<WebhookView>("The webhook.")
+                .changed_by_use(&["failing_since"]),
+            Operation::patch("/v1/webhooks/{id}", "update_webhook", update)
+                .summary("Change a webhook")
+                .takes::<Update>()
+                .returns::<WebhookView>("The updated webhook.")
+                .response_octets(0, RESPONSE_OCTETS_MAX),
+            Operation::delete("/v1/webhooks/{id}", "delete_webhook", delete)
+                .describe("Delete a webhook", "Pending deliveries are dropped.")
+                .returns::<Deleted>("Deleted."),
+            Operation::post("/v1/webhooks/{id}/test", "test_webhook", deliveries::test)
+                .describe(
+                    "Send a test event",
+                    "Sends `webhook.test`, whatever events the webhook subscribes to.",
+                )
+                .accepts::<DeliveryView>("The delivery is queued."),
+            Operation::post("/v1/webhooks/{id}/rotate-secret", "rotate_webhook_secret", rotate_secret)
+                .describe("Rotate the secret of a webhook", "The old secret also signs for 24 hours.")
+                .returns::<WebhookView>("The webhook with its new secret.")
+                .response_octets(0, RESPONSE_OCTETS_MAX),
+            Operation::get("/v1/webhooks/{id}/deliveries", "list_webhook_deliveries", deliveries::list)
+                .summary("List the deliveries of a webhook")
+                .query::<WebhookDeliveryState>("status", "Only objects with this status.")
+                .pages::<WebhookDeliveryId, DeliveryView>("Deliveries."),
+            Operation::get("/v1/webhooks/deliveries/{id}", "get_webhook_delivery", deliveries::get)
+                .summary("Get a delivery of a webhook")
+                .id::<WebhookDeliveryId>("The delivery.")
+                .returns::<DeliveryView>("The delivery."),
+            Operation::post(
+                "/v1/webhooks/deliveries/{id}/replay",
+                "replay_webhook_delivery",
+                deliveries::replay,
+            )
+            .describe(
+                "Replay a delivery",
+                "Sends it with the same id, so that the receiver can detect the duplicate.",
+            )
+            .id::<WebhookDeliveryId>("The delivery.")
+            .accepts::<DeliveryView>("The delivery is queued again."),
+        ])
+        .alias("/v1/webhooks", "/v1/webhooks/endpoints")
+        .alias("/v1/webhooks/{id}", "/v1/webhooks/endpoints/{id}")
+        .alias("/v1/webhooks/{id}/test", "/v1/webhooks/endpoints/{id}/test")
+        .alias("/v1/webhooks/{id}/rotate-secret", "/v1/webhooks/endpoints/{id}/rotate-secret")
+        .alias("/v1/webhooks/{id}/deliveries", "/v1/webhooks/endpoints/{id}/deliveries")
+        .alias("/v1/webhooks/deliveries/{id}", "/v1/webhooks/endpoints/deliveries/{id}")
+        .alias("/v1/webhooks/deliveries/{id}/replay", "/v1/webhooks/endpoints/deliveries/{id}/replay")
+}
 
 /// A webhook to create.
 #[derive(Deserialize, JsonSchema)]
@@ -132,8 +203,7 @@ fn sort(mut events: Vec<EventKind>) -> Vec<EventKind> {
     events
 }
 
-/// `POST /v1/webhooks`
-pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn create(call: RequestContext) -> Result<ApiResponse> {
     let body: Create = call.json()?;
     let mut checks = Checks::default();
     let url = checks.read(endpoint::check(&body.url, &call.api.webhooks), "url");
@@ -151,35 +221,27 @@ pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::created(&WebhookView::new(webhook, call.now).with_secret(&secret))
 }
 
-/// `GET /v1/webhooks`
-pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<WebhookId>();
     let filter =
         WebhookFilter { tenant_id, status: call.query.value("status"), url: call.query.value("url") };
     call.query.finish()?;
     let page = call.store().list_webhooks(filter, request.clone()).await?;
-    let now = call.now;
-    ApiResponse::ok(&List::page(
-        page,
-        &request,
-        |w| w.id.to_string(),
-        |webhook| WebhookView::new(webhook, now),
-    ))
+    let view = |webhook| WebhookView::new(webhook, call.now);
+    ApiResponse::ok(&List::page(page, &request, |webhook| webhook.id.to_string(), view))
 }
 
-async fn find(call: &RequestContext<'_>) -> Result<Webhook> {
+async fn find(call: &RequestContext) -> Result<Webhook> {
     let found = call.store().webhook(call.scope(), call.id("webhook")?).await?;
     found.ok_or_else(|| ApiError::not_found("webhook"))
 }
 
-/// `GET /v1/webhooks/{id}`
-pub async fn get(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn get(call: RequestContext) -> Result<ApiResponse> {
     ApiResponse::ok(&WebhookView::new(find(&call).await?, call.now))
 }
 
-/// `PATCH /v1/webhooks/{id}`
-pub async fn update(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn update(call: RequestContext) -> Result<ApiResponse> {
     let body: Update = call.json()?;
     let id = find(&call).await?.id;
     let mut checks = Checks::default();
@@ -193,8 +255,7 @@ pub async fn update(call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::ok(&WebhookView::new(webhook, call.now))
 }
 
-/// `DELETE /v1/webhooks/{id}`
-pub async fn delete(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn delete(call: RequestContext) -> Result<ApiResponse> {
     let id = find(&call).await?.id;
     if !call.store().delete_webhook(id).await? {
         return Err(ApiError::not_found("webhook"));
@@ -203,7 +264,7 @@ pub async fn delete(call: RequestContext<'_>) -> Result<ApiResponse> {
 }
 
 /// `POST /v1/webhooks/{id}/rotate-secret`: the secret before signs too for a day.
-pub async fn rotate_secret(call: RequestContext<'_>) -> Result<ApiResponse> {
+async fn rotate_secret(call: RequestContext) -> Result<ApiResponse> {
     let id = find(&call).await?.id;
     let secret = new_secret();
     let until = call.now + ROTATION_TIME;

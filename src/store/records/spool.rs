@@ -148,8 +148,15 @@ pub struct Batch {
 pub enum StoredContent {
     /// In the database; [`super::Spool::content`] reads it.
     Row { octets: u64 },
-    /// In a file, which stays readable while it is open, even if retention deletes it.
-    File { file: File, octets: u64 },
+    /// In a file, which [`super::Spool::open_content`] opens.
+    File { octets: u64 },
+}
+
+/// The open file of a message. It stays readable while it is open, even if retention deletes it.
+#[derive(Debug)]
+pub struct ContentFile {
+    pub file: File,
+    pub octets: u64,
 }
 
 /// The time of the next attempt during a pause without an end, in microseconds: the latest possible time.

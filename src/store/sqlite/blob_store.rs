@@ -18,7 +18,7 @@ use crate::durable_file;
 use crate::mail::Content;
 use crate::model::MessageId;
 use crate::store::memory::lock;
-use crate::store::{Result, StoreError, StoredContent};
+use crate::store::{ContentFile, Result, StoreError};
 
 /// A younger file without a row may belong to a message that is being committed.
 const ROW_DELAY_MAX: Duration = Duration::from_secs(60 * 60);
@@ -108,19 +108,21 @@ impl BodyFiles {
         Ok(Ok(Content { prefix: whole.slice(..prefix_octets), submitted: whole.slice(prefix_octets..) }))
     }
 
-    /// Opens the file of a body after checking its checksum.
-    pub(super) fn open(&self, id: MessageId, checksum: Option<Checksum>) -> Result<StoredContent> {
-        let damaged = |fault: String| StoreError::Damaged { message: id, fault };
-        let mut file = File::open(self.path_of(id)).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => damaged("its file is missing".into()),
-            _ => error.into(),
-        })?;
+    /// The octets of the file of a message.
+    pub(super) fn octets(&self, id: MessageId) -> Result<u64> {
+        let metadata = std::fs::metadata(self.path_of(id)).map_err(|error| unreadable(id, error))?;
+        Ok(metadata.len())
+    }
+
+    /// Opens the file of a body, after checking its checksum.
+    pub(super) fn open(&self, id: MessageId, checksum: Option<Checksum>) -> Result<ContentFile> {
+        let mut file = File::open(self.path_of(id)).map_err(|error| unreadable(id, error))?;
         let found = Checksum::of_file(&file)?;
         if let Some(fault) = checksum.and_then(|checksum| checksum.fault_of(found)) {
-            return Err(damaged(fault));
+            return Err(StoreError::Damaged { message: id, fault });
         }
         file.rewind()?;
-        Ok(StoredContent::File { file, octets: found.octets })
+        Ok(ContentFile { file, octets: found.octets })
     }
 
     /// Deletes the files of messages; returns those whose deletion is synced.
@@ -185,6 +187,13 @@ impl BodyFiles {
             old.extend(id.map(|id| (id, octets)));
         }
         Ok(old)
+    }
+}
+
+fn unreadable(id: MessageId, error: std::io::Error) -> StoreError {
+    match error.kind() {
+        ErrorKind::NotFound => StoreError::Damaged { message: id, fault: "its file is missing".into() },
+        _ => error.into(),
     }
 }
 

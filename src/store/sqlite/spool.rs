@@ -20,8 +20,8 @@ use super::{Access, SqliteStore};
 use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::{
-    Delivery, DuePage, DueRange, Message, NewMessage, PausedRow, RecordBatch, Result, Spool, SpoolFeed,
-    StoreError, StoredContent, SubmissionKey,
+    ContentFile, Delivery, DuePage, DueRange, Message, NewMessage, PausedRow, RecordBatch, Result, Spool,
+    SpoolFeed, StoreError, StoredContent, SubmissionKey,
 };
 
 pub(super) const COUNT_OPEN: &str = "SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL";
@@ -79,24 +79,32 @@ impl Spool for SqliteStore {
     async fn content(&self, id: MessageId) -> Result<Option<Content>> {
         let files = Arc::clone(&self.bodies);
         let read = self.read(move |connection| blob_store::read(connection, &files, id)).await;
-        if let Err(StoreError::Damaged { message, fault }) = &read {
-            self.tell_damage(*message, fault);
-        }
+        self.report_damage(&read);
         read
     }
 
     async fn stored_content(&self, id: MessageId) -> Result<Option<StoredContent>> {
-        let checksum = match self.read(move |connection| blob_store::find(connection, id)).await? {
-            None => return Ok(None),
-            Some(BodyLocation::Row { octets }) => return Ok(Some(StoredContent::Row { octets })),
-            Some(BodyLocation::File { checksum }) => checksum,
+        let files = Arc::clone(&self.bodies);
+        let found = self.read(move |connection| match blob_store::find(connection, id)? {
+            None => Ok(None),
+            Some(BodyLocation::Row { octets }) => Ok(Some(StoredContent::Row { octets })),
+            Some(BodyLocation::File { .. }) => Ok(Some(StoredContent::File { octets: files.octets(id)? })),
+        });
+        let found = found.await;
+        self.report_damage(&found);
+        found
+    }
+
+    async fn open_content(&self, id: MessageId) -> Result<Option<ContentFile>> {
+        let Some(BodyLocation::File { checksum }) =
+            self.read(move |connection| blob_store::find(connection, id)).await?
+        else {
+            return Ok(None);
         };
         let files = Arc::clone(&self.bodies);
         let opened = tokio::task::spawn_blocking(move || files.open(id, checksum)).await;
         let opened = opened.map_err(|error| StoreError::Failed(error.to_string()))?;
-        if let Err(StoreError::Damaged { message, fault }) = &opened {
-            self.tell_damage(*message, fault);
-        }
+        self.report_damage(&opened);
         opened.map(Some)
     }
 
@@ -129,9 +137,11 @@ impl SqliteStore {
     }
 
     /// Logs damaged content at each read, and appends the tenant's event at the first one.
-    fn tell_damage(&self, message_id: MessageId, fault: &str) {
+    fn report_damage<T>(&self, read: &Result<T>) {
+        let Err(StoreError::Damaged { message: message_id, fault }) = read else { return };
+        let message_id = *message_id;
         tracing::error!(%message_id, fault, "the content of a message is damaged and is not sent: restore it from a backup, or cancel the message");
-        let fault = fault.to_owned();
+        let fault = fault.clone();
         if !self.writer.leave(move |tx| damage::append_event(tx, message_id, &fault, Timestamp::now())) {
             tracing::warn!(%message_id, "the event of the damage was not recorded: too many writes are pending");
         }

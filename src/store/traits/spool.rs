@@ -4,7 +4,7 @@ use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::dispatch::store_trait;
 use crate::store::{
-    Delivery, DuePage, DueRange, Message, NewMessage, PausedRow, RecordBatch, Result, SpoolFeed,
+    ContentFile, Delivery, DuePage, DueRange, Message, NewMessage, PausedRow, RecordBatch, Result, SpoolFeed,
     StoredContent, SubmissionKey,
 };
 
@@ -40,8 +40,11 @@ store_trait! {
         /// The content of a message; `None` if it was deleted. Content that differs from what was accepted appends an event and
         /// fails with [`StoreError::Damaged`](crate::store::StoreError::Damaged), until the operator restores it.
         async fn content(&self, id: MessageId) -> Result<Option<Content>>;
-        /// Where the content of a message is stored, for a caller that reads it in pieces; `None` if it was deleted.
+        /// Where the content of a message is stored, and its size; reads no content. `None` if it was deleted.
         async fn stored_content(&self, id: MessageId) -> Result<Option<StoredContent>>;
+        /// Opens the file of a message, for a caller that reads it in pieces, and verifies its content as [`Self::content`]
+        /// does. `None` if it was deleted or has no file.
+        async fn open_content(&self, id: MessageId) -> Result<Option<ContentFile>>;
         /// Writes the results of attempts with their events, suppressions and the report in one transaction. Ignores deliveries
         /// that were deleted.
         async fn record(&self, records: RecordBatch) -> Result<()>;

@@ -13,10 +13,7 @@ use crate::model::{KeyId, LimitPeriod, RefusalCode, TenantId};
 use crate::policy::fixed_window::FixedWindow;
 use crate::store::{IdempotentResponse, Journal};
 
-use super::dispatch;
-use super::error::{ApiError, Result};
-use super::request_context::RequestContext;
-use super::response::ApiResponse;
+use crate::api::{ApiError, ApiResponse, RequestContext, Result};
 
 /// Header with the client's name of a request.
 pub const HEADER: &str = "idempotency-key";
@@ -120,17 +117,16 @@ pub fn read_name(headers: &HeaderMap) -> Result<Option<String>> {
 }
 
 /// Executes the request or returns the stored response. The Idempotency-Key is bound to API key, path and body.
-pub async fn answer(target: &str, name: &str, call: RequestContext<'_>) -> Result<ApiResponse> {
-    let endpoint = call.operation.endpoint;
-    let (api, request_id, now) = (call.api, call.request_id, call.now);
+pub async fn run(name: &str, call: RequestContext) -> Result<ApiResponse> {
+    let (api, request_id, now) = (call.api.clone(), call.request_id, call.now);
     let (key, tenant) = (call.caller.key.id, call.caller.key.tenant_id);
     let _turn = api.in_progress.enter(key, name)?;
-    let digest = digest_of(target, &call.body);
+    let digest = digest_of(&call.path_and_query, &call.body);
     if let Some(kept) = api.store.idempotent_response(key, name, now).await? {
         return repeat(kept, digest);
     }
     api.kept.require_room(tenant, now)?;
-    let result = dispatch(endpoint, call).await;
+    let result = call.handle().await;
     let answer = match result {
         Ok(answer) => answer,
         Err(error) if !is_final(&error) => return Err(error),

@@ -3,16 +3,21 @@
 //! Only GET responses are compressed. Secrets occur in POST responses only, so the length of a compressed response reveals
 //! nothing about a secret (BREACH).
 
-use std::io::Write;
+use std::sync::Arc;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use hyper::header::ACCEPT_ENCODING;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use bytes::Bytes;
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderValue, VARY};
 use hyper::{HeaderMap, Method};
 
 use crate::limits::memory_budget::MemoryReservation;
 
-use super::response::ApiResponse;
+use super::auth::Identity;
+use crate::api::Api;
+use crate::api::content::{self, Compressible, gzip};
+use crate::api::etag;
 
 /// Less fits one packet anyhow.
 const OCTETS_MIN: usize = 1024;
@@ -21,8 +26,32 @@ const OCTETS_MAX: usize = 4 * 1024 * 1024;
 /// What a compressor keeps beside its input and output, about.
 const COMPRESSOR_OCTETS: usize = 320 * 1024;
 
+/// Compresses the response if the client accepts it.
+pub async fn layer(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let is_wanted = is_wanted(request.method(), request.headers());
+    let mut response = next.run(request).await;
+    let content = response.extensions_mut().remove::<Compressible>();
+    let tenant = response.extensions().get::<Identity>().and_then(|identity| identity.tenant);
+    let compressed = match content {
+        Some(Compressible::Static(content)) if is_wanted => Some(content.gzip.clone()),
+        Some(Compressible::Plain(octets)) if is_wanted => compress(octets, api.room.reserve(tenant)).await,
+        _ => None,
+    };
+    if let Some(octets) = compressed {
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_LENGTH, octets.len().into());
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+        if let Some(tag) = headers.get(ETAG).and_then(etag::of_gzip) {
+            headers.insert(ETAG, tag);
+        }
+        *response.body_mut() = content::pieces(octets);
+    }
+    response
+}
+
 /// Whether the answer to a request should be compressed.
-pub fn is_wanted(method: &Method, headers: &HeaderMap) -> bool {
+fn is_wanted(method: &Method, headers: &HeaderMap) -> bool {
     let texts = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     [Method::GET, Method::HEAD].contains(method) && texts.flat_map(|text| text.split(',')).any(takes_gzip)
 }
@@ -36,15 +65,11 @@ fn takes_gzip(member: &str) -> bool {
     is_gzip && weight.is_none_or(|weight| weight.parse::<f32>().is_ok_and(|weight| weight > 0.0))
 }
 
-/// The answer compressed, if that is worth it and `room` has place for both forms of it.
-pub async fn compress(answer: ApiResponse, mut room: MemoryReservation) -> ApiResponse {
-    let answer = answer.compressed_if_fixed();
-    let Some(body) = answer.plain_body().filter(|body| (OCTETS_MIN..=OCTETS_MAX).contains(&body.len()))
-    else {
-        return answer;
-    };
-    if !room.grow_to((body.len() + COMPRESSOR_OCTETS) as u64) {
-        return answer;
+/// The octets in gzip, if that is worth it and the reservation can hold both forms.
+async fn compress(body: Bytes, mut room: MemoryReservation) -> Option<Bytes> {
+    let is_worth_it = (OCTETS_MIN..=OCTETS_MAX).contains(&body.len());
+    if !is_worth_it || !room.grow_to((body.len() + COMPRESSOR_OCTETS) as u64) {
+        return None;
     }
     let compressed = tokio::task::spawn_blocking(move || {
         let mut octets = gzip(&body).ok()?;
@@ -52,17 +77,7 @@ pub async fn compress(answer: ApiResponse, mut room: MemoryReservation) -> ApiRe
         room.shrink_to(octets.len() as u64);
         Some(room.hold(octets))
     });
-    match compressed.await {
-        Ok(Some(compressed)) => answer.compressed(compressed),
-        _ => answer,
-    }
-}
-
-/// Octets in gzip.
-pub fn gzip(body: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
-    encoder.write_all(body)?;
-    encoder.finish()
+    compressed.await.ok().flatten()
 }
 
 #[cfg(test)]

@@ -1,17 +1,15 @@
 //! Idle timeout of connections. A connection is active while a request is in progress or the client takes response data;
 //! pings do not count.
 
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::body::Body;
 use bytes::Bytes;
-use hyper::body::{Body, Frame, SizeHint};
-
-use super::response::ResponseBody;
+use hyper::body::{Frame, SizeHint};
 
 /// Looks within the time that a connection may be idle.
 const LOOKS: u32 = 4;
@@ -53,7 +51,7 @@ impl Activity {
     }
 
     /// The same answer, of which every part that the client takes is noted.
-    pub fn watch(&self, body: ResponseBody) -> Watched {
+    pub fn watch(&self, body: Body) -> Watched {
         Watched { body, activity: self.clone() }
     }
 
@@ -71,18 +69,18 @@ impl Drop for Working {
 
 /// An answer on its way.
 pub struct Watched {
-    body: ResponseBody,
+    body: Body,
     activity: Activity,
 }
 
-impl Body for Watched {
+impl hyper::body::Body for Watched {
     type Data = Bytes;
-    type Error = io::Error;
+    type Error = axum::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         self.activity.note_move();
         Poll::Ready(frame)

@@ -2,16 +2,23 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::{KeyId, KeySecret, RefusalCode, Scope, TenantId, TenantStatus};
-use crate::store::{Key, Tenant};
+use crate::model::{KeyId, KeySecret, RefusalCode, Scope, SecretDigest, TenantId, TenantStatus};
+use crate::store::{Directory, Key, Tenant};
 
-use super::error::{ApiError, Result};
+use super::trace::Arrival;
+use crate::api::operation::Target;
+use crate::api::request_context::Origin;
+use crate::api::{Api, ApiError, Result};
 
 /// The key behind a request.
 #[derive(Debug, Clone)]
@@ -42,6 +49,70 @@ impl Caller {
     /// Whether the caller is the platform.
     pub fn is_platform(&self) -> bool {
         self.key.tenant_id.is_none()
+    }
+}
+
+/// Whose request a response belongs to.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity {
+    /// The key.
+    pub key: KeyId,
+    /// The tenant whose share of the memory the response uses; `None` is the platform.
+    pub tenant: Option<TenantId>,
+}
+
+/// Admits requests of callers that may call the operation.
+pub async fn layer(
+    State(api): State<Arc<Api>>,
+    Extension(target): Extension<Target>,
+    Extension(origin): Extension<Origin>,
+    Extension(arrival): Extension<Arrival>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response> {
+    let access = target.operation.access();
+    let caller = api.authenticate(request.headers(), access, origin.client, arrival.now).await?;
+    let identity = Identity { key: caller.key.id, tenant: caller.key.tenant_id };
+    request.extensions_mut().insert(Arc::new(caller));
+    let mut response = next.run(request).await;
+    response.extensions_mut().insert(identity);
+    Ok(response)
+}
+
+impl Api {
+    /// The current key with this secret, and its tenant. Unknown keys are not cached: guesses would evict valid keys.
+    async fn find_key(&self, digest: SecretDigest) -> Result<Option<Arc<(Key, Option<Tenant>)>>> {
+        let load = async {
+            match self.store.key_by_digest(digest).await {
+                Ok(Some(found)) => Ok(Arc::new(found)),
+                Ok(None) => Err(None),
+                Err(error) => Err(Some(error)),
+            }
+        };
+        match self.keys.get(digest, self.store.directory_version(), load).await {
+            Ok(found) => Ok(Some(found)),
+            Err(None) => Ok(None),
+            Err(Some(error)) => Err(error.into()),
+        }
+    }
+
+    async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        access: Access,
+        client: IpAddr,
+        now: Timestamp,
+    ) -> Result<Caller> {
+        let secret = read_secret(headers)?;
+        let found = self.find_key(secret.digest()).await?;
+        let caller = admit(found.map(Arc::unwrap_or_clone), access, client, now)?;
+        if self.last_used_throttle.is_due(caller.key.id, now)
+            && let Err(error) = self.store.touch_key(caller.key.id, now).await
+        {
+            // `last_used_at` is informative, so the request continues.
+            tracing::warn!(key = %caller.key.id, %error, "last_used_at of an API key could not be stored");
+        }
+        Ok(caller)
     }
 }
 

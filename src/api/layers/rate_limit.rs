@@ -3,9 +3,13 @@
 
 use std::collections::HashMap;
 use std::mem;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use hyper::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
@@ -16,10 +20,28 @@ use crate::policy::fixed_window::{FixedWindow, QuotaStatus};
 use crate::store::{Ledger, Store, UsedBy};
 
 use super::auth::Caller;
-use super::error::{ApiError, Result};
+use super::trace::Arrival;
+use crate::api::{Api, ApiError, Result};
 
 /// Interval between writes of the counts; a crash loses at most this much.
 const WRITE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Counts the request, and writes what is left of the limit into the response.
+pub async fn layer(
+    State(api): State<Arc<Api>>,
+    Extension(arrival): Extension<Arrival>,
+    Extension(caller): Extension<Arc<Caller>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mut headers = HeaderMap::new();
+    let mut response = match api.requests.admit(&caller, &mut headers, arrival.now) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    };
+    response.headers_mut().extend(headers);
+    response
+}
 
 /// Counts requests.
 pub struct Requests {

@@ -1,0 +1,57 @@
+//! Scripts of other origins, if the configuration names them (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
+//! They send the key themselves: there are no cookies, so credentials are never allowed.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use hyper::Method;
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HeaderMap,
+    HeaderValue, ORIGIN, VARY,
+};
+
+use crate::api::{Api, ApiResponse};
+
+const METHODS: &str = "GET, HEAD, POST, PATCH, PUT, DELETE";
+const REQUEST_HEADERS: &str =
+    "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID";
+const RESPONSE_HEADERS: &str = "ETag, Idempotent-Replayed, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, \
+                                Retry-After, X-Request-Id, X-SendLimit-Limit, X-SendLimit-Remaining, X-SendLimit-Reset";
+/// How long a browser need not ask again: as long as most remember at all.
+const REMEMBERED_S: &str = "7200";
+
+/// Answers a preflight request of an allowed origin, and lets such an origin read all other responses.
+pub async fn layer(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let Some(origin) = allowed_origin(request.headers(), &api.settings.cors_origins) else {
+        return next.run(request).await;
+    };
+    let mut response = if is_preflight(&request) { allow_requests() } else { next.run(request).await };
+    let headers = response.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(RESPONSE_HEADERS));
+    headers.append(VARY, HeaderValue::from_static("Origin"));
+    response
+}
+
+/// The origin of a request, if the configuration names it.
+fn allowed_origin(headers: &HeaderMap, origins: &[String]) -> Option<HeaderValue> {
+    let origin = headers.get(ORIGIN)?;
+    origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()).then(|| origin.clone())
+}
+
+/// Whether a browser asks which requests are allowed.
+fn is_preflight(request: &Request) -> bool {
+    request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+fn allow_requests() -> Response {
+    let mut response = ApiResponse::empty().into_response();
+    let headers = response.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(REQUEST_HEADERS));
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(REMEMBERED_S));
+    response
+}

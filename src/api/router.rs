@@ -1,0 +1,93 @@
+//! The router: axum finds the operation of a request, and the layers surround its handler.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::middleware::from_fn_with_state;
+use axum::routing::{MethodRouter, on};
+use axum::{Extension, Router};
+use hyper::Method;
+
+use crate::model::RefusalCode;
+
+use super::error::ApiError;
+use super::layers::{auth, compression, cors, rate_limit, trace};
+use super::operation::{Handler, Operation, Route, Target};
+use super::{Api, ROUTES, request_handler};
+
+/// The service of every request.
+pub fn build(api: &Arc<Api>) -> Router {
+    let mut router = Router::new();
+    for route in ROUTES.iter() {
+        let serve = |methods: MethodRouter<Arc<Api>>, operation| methods.merge(serve(api, route, operation));
+        let methods = route.operations.iter().fold(MethodRouter::new(), serve);
+        router = router.route(route.path, methods.fallback(async move || refuse_method(route)));
+    }
+    router
+        .fallback(async || refuse_path())
+        .layer(from_fn_with_state(api.clone(), compression::layer))
+        .layer(from_fn_with_state(api.clone(), cors::layer))
+        .layer(from_fn_with_state(api.clone(), trace::layer))
+        .with_state(api.clone())
+}
+
+fn serve(api: &Arc<Api>, route: &'static Route, operation: &'static Operation) -> MethodRouter<Arc<Api>> {
+    match &operation.handler {
+        Handler::Public(handler) => (**handler).clone(),
+        Handler::Private(_) => on(operation.filter(), request_handler::handle)
+            .layer::<_, Infallible>(from_fn_with_state(api.clone(), rate_limit::layer))
+            .layer::<_, Infallible>(from_fn_with_state(api.clone(), auth::layer))
+            .layer(Extension(Target { route, operation })),
+    }
+}
+
+fn refuse_path() -> ApiError {
+    ApiError::new(
+        RefusalCode::NotFound,
+        "there is no such path",
+        "check the path; those of the API begin with /v1/ and have no / at the end",
+    )
+}
+
+fn refuse_method(route: &Route) -> ApiError {
+    let mut methods: Vec<&str> = Vec::new();
+    for operation in &route.operations {
+        methods.push(operation.method.as_str());
+        if operation.method == Method::GET {
+            methods.push("HEAD");
+        }
+    }
+    let allow = methods.join(", ");
+    let error = ApiError::new(
+        RefusalCode::MethodNotAllowed,
+        "this path does not have this method",
+        format!("use one of {allow}"),
+    );
+    ApiError { allow: Some(allow.into()), ..error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Access;
+
+    #[test]
+    fn only_the_health_checks_and_what_the_api_is_need_no_key() {
+        let public = ROUTES.iter().filter(|r| r.operations.iter().any(|o| o.access() == Access::Public));
+        assert_eq!(
+            public.map(|route| route.path).collect::<Vec<_>>(),
+            ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{id}"]
+        );
+    }
+
+    #[test]
+    fn a_refused_method_names_those_of_the_path() {
+        let allow = |path| {
+            let route = ROUTES.iter().find(|route| route.path == path).unwrap();
+            refuse_method(route).allow.unwrap().to_string()
+        };
+        assert_eq!(allow("/v1/tenants"), "GET, HEAD, POST");
+        assert_eq!(allow("/v1/domains/{id}"), "GET, HEAD, PATCH, PUT, DELETE");
+        assert_eq!(allow("/v1/suppressions/batch"), "POST");
+    }
+}

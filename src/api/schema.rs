@@ -1,0 +1,58 @@
+//! JSON schemas of bodies and parameters, for the OpenAPI document.
+
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use schemars::transform::RecursiveTransform;
+use schemars::{JsonSchema, Schema};
+use serde_json::{Map, Value};
+
+/// Makes the schema of a type.
+pub type SchemaOf = fn(&mut Schemas) -> Schema;
+
+/// Collects the schemas of request and response bodies, each once and by its name.
+pub struct Schemas {
+    /// As they are read: fields with a default may be left out.
+    requests: SchemaGenerator,
+    /// As they are written: every field is there.
+    responses: SchemaGenerator,
+}
+
+impl Schemas {
+    /// None yet.
+    pub fn new() -> Self {
+        let settings = SchemaSettings::draft2020_12().with(|settings| {
+            settings.definitions_path = "/components/schemas".into();
+            settings.meta_schema = None;
+        });
+        // What is absent from a change stays, and `null` clears it: null is no default.
+        let settings = settings.with_transform(RecursiveTransform(|schema: &mut Schema| {
+            if schema.get("default").is_some_and(Value::is_null) {
+                schema.remove("default");
+            }
+        }));
+        let requests = settings.clone().for_deserialize().into_generator();
+        Self { requests, responses: settings.for_serialize().into_generator() }
+    }
+
+    /// The schema of what a request has.
+    pub fn request<T: JsonSchema>(&mut self) -> Schema {
+        self.requests.subschema_for::<T>()
+    }
+
+    /// The schema of what a response has.
+    pub fn response<T: JsonSchema>(&mut self) -> Schema {
+        self.responses.subschema_for::<T>()
+    }
+
+    /// All schemas that have a name.
+    pub fn finish(mut self) -> Map<String, Value> {
+        let mut all = self.requests.take_definitions(true);
+        for (name, schema) in self.responses.take_definitions(true) {
+            debug_assert!(
+                all.get(&name).is_none_or(|other| *other == schema),
+                "{name} is read otherwise than it is written: give the request a struct of its own"
+            );
+            all.insert(name, schema);
+        }
+        all
+    }
+}

@@ -1,0 +1,221 @@
+//! Tenants as requests and responses describe them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::smart_host::SmartHostBody;
+use crate::api::json::nullable;
+use crate::mail::{Address, Timestamp};
+use crate::model::{
+    DeliveryReports, DestinationPattern, DkimPolicy, TenantId, TenantStatus, TlsMode, Weight,
+};
+use crate::store::{RateLimit, SmartHost, Tenant, TenantCounts, TenantSettings};
+
+/// A tenant to create.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "TenantCreate")]
+pub struct Create {
+    /// Display name: one line of at most 200 characters.
+    pub(super) name: String,
+    /// Unique on the platform: 1 to 63 lower-case letters, digits and hyphens. Default: derived from the name.
+    pub(super) slug: Option<String>,
+    /// The platform's own id for the tenant: one line of at most 255 characters.
+    pub(super) external_ref: Option<String>,
+    /// Arbitrary data of the platform; at most 50 keys and 8 KiB.
+    #[serde(default)]
+    pub(super) metadata: Map<String, Value>,
+    /// Settings for all mail of the tenant.
+    #[serde(default)]
+    pub(super) settings: SettingsPatch,
+    /// Rate limits. Default: none.
+    #[serde(default)]
+    pub(super) rate_limit: RateLimitPatch,
+    /// The smart host that relays the mail, instead of the MX.
+    pub(super) smtp: Option<SmartHostBody>,
+    /// Name of the source address pool (`relay.pools`) that sends the mail.
+    pub(super) source_pool: Option<String>,
+    /// Days to keep messages, 1 to 3650; `null` for the server default.
+    pub(super) retention_days: Option<u32>,
+    /// Days to keep message content, 1 to 3650; `null` for the server default.
+    pub(super) body_retention_days: Option<u32>,
+    /// Weight in the fair sharing of capacity between tenants, 1 to 100.
+    #[serde(default)]
+    pub(super) weight: Weight,
+}
+
+/// Changes to a tenant. Absent fields stay unchanged. A tenant key may change `name` and `settings`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "TenantUpdate")]
+pub struct Update {
+    /// Display name: one line of at most 200 characters.
+    pub(super) name: Option<String>,
+    /// Unique on the platform: 1 to 63 lower-case letters, digits and hyphens.
+    pub(super) slug: Option<String>,
+    /// The platform's own id for the tenant: one line of at most 255 characters.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) external_ref: Option<Option<String>>,
+    /// Keys to be set; `null` as a value removes the key.
+    pub(super) metadata: Option<Map<String, Value>>,
+    /// Settings for all mail of the tenant.
+    pub(super) settings: Option<SettingsPatch>,
+    /// Rate limits.
+    pub(super) rate_limit: Option<RateLimitPatch>,
+    /// The smart host that relays the mail, merged into the present one; `null` to use the MX again.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) smtp: Option<Option<SmartHostBody>>,
+    /// Name of the source address pool (`relay.pools`) that sends the mail.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) source_pool: Option<Option<String>>,
+    /// Days to keep messages, 1 to 3650; `null` for the server default.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) retention_days: Option<Option<u32>>,
+    /// Days to keep message content, 1 to 3650; `null` for the server default.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) body_retention_days: Option<Option<u32>>,
+    /// Weight in the fair sharing of capacity between tenants, 1 to 100.
+    pub(super) weight: Option<Weight>,
+    /// `suspended` refuses the tenant's keys and stops delivery of its queued mail.
+    pub(super) status: Option<TenantStatus>,
+}
+
+/// Settings for all mail of a tenant. Absent fields stay unchanged; `null` restores the default.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "TenantSettingsUpdate")]
+pub struct SettingsPatch {
+    /// Default display name of the From address, for messages sent over HTTP.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) from_name: Option<Option<String>>,
+    /// Default Reply-To address, for messages sent over HTTP.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) reply_to: Option<Option<Address>>,
+    /// Whether DSNs go to the reverse path by mail, or are events only.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) delivery_reports: Option<Option<DeliveryReports>>,
+    /// Hours to attempt delivery; `null` for the server default.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) message_lifetime_hours: Option<Option<u32>>,
+}
+
+/// Rate limits of a tenant. Absent fields stay unchanged; `null` removes the limit.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "RateLimitUpdate")]
+pub struct RateLimitPatch {
+    /// API requests per minute, at least 1; `null` for no limit.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) requests_per_minute: Option<Option<u32>>,
+    /// Recipients per day, at least 1; `null` for no limit.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) emails_per_day: Option<Option<u32>>,
+    /// Recipients per minute, at least 1; `null` for no limit.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) emails_per_minute: Option<Option<u32>>,
+}
+
+/// A tenant.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Tenant")]
+pub struct TenantView {
+    /// Its id.
+    id: TenantId,
+    /// Always `tenant`.
+    #[schemars(extend("const" = "tenant"))]
+    object: &'static str,
+    /// Display name: one line of at most 200 characters.
+    name: String,
+    /// Unique on the platform: 1 to 63 lower-case letters, digits and hyphens.
+    slug: String,
+    /// The platform's own id for the tenant: one line of at most 255 characters.
+    external_ref: Option<String>,
+    /// Arbitrary data of the platform.
+    metadata: Map<String, Value>,
+    /// Settings for all mail of the tenant.
+    settings: TenantSettings,
+    /// Rate limits.
+    rate_limit: RateLimit,
+    /// The smart host that relays the mail; `null` if mail goes to the MX.
+    smtp: Option<SmartHostView>,
+    /// Name of the source address pool (`relay.pools`) that sends the mail.
+    source_pool: Option<String>,
+    /// Days to keep messages, 1 to 3650; `null` for the server default.
+    retention_days: Option<u32>,
+    /// Days to keep message content, 1 to 3650; `null` for the server default.
+    body_retention_days: Option<u32>,
+    /// Weight in the fair sharing of capacity between tenants, 1 to 100.
+    weight: Weight,
+    /// `active` or `suspended`.
+    status: TenantStatus,
+    /// Creation time.
+    created_at: Timestamp,
+    /// Time of the last change.
+    updated_at: Timestamp,
+}
+
+/// A smart host. The password is write-only.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "SmartHost")]
+pub struct SmartHostView {
+    /// A host name or an IP address.
+    host: String,
+    /// Its port.
+    port: u16,
+    /// SMTP AUTH user; `null` for no authentication.
+    user: Option<String>,
+    /// TLS mode.
+    tls: TlsMode,
+    /// Recipient domains that use the smart host: a domain, `.example.com` for its subdomains, or `*`. Empty means all.
+    destinations: Vec<DestinationPattern>,
+    /// Who adds the DKIM signatures.
+    dkim: DkimPolicy,
+}
+
+/// The data deleted with a tenant, or, in a dry run, the data to delete.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TenantRemoval")]
+pub struct Removal {
+    /// The tenant.
+    pub(super) id: TenantId,
+    /// Always `tenant`.
+    #[schemars(extend("const" = "tenant"))]
+    pub(super) object: &'static str,
+    /// Whether the tenant was deleted.
+    pub(super) deleted: bool,
+    /// Whether this was a dry run.
+    pub(super) dry_run: bool,
+    /// Counts of the tenant's data.
+    pub(super) counts: TenantCounts,
+}
+
+impl From<Tenant> for TenantView {
+    fn from(tenant: Tenant) -> Self {
+        Self {
+            id: tenant.id,
+            object: "tenant",
+            name: tenant.name,
+            slug: tenant.slug,
+            external_ref: tenant.external_ref,
+            metadata: tenant.metadata,
+            settings: tenant.settings,
+            rate_limit: tenant.rate_limit,
+            smtp: tenant.smart_host.map(SmartHostView::from),
+            source_pool: tenant.source_pool,
+            retention_days: tenant.retention_days,
+            body_retention_days: tenant.body_retention_days,
+            weight: tenant.weight,
+            status: tenant.status,
+            created_at: tenant.created_at,
+            updated_at: tenant.updated_at,
+        }
+    }
+}
+
+impl From<SmartHost> for SmartHostView {
+    fn from(smart_host: SmartHost) -> Self {
+        let SmartHost { host, port, user, tls, destinations, dkim, password_revision: _ } = smart_host;
+        Self { host, port, user, tls, destinations, dkim }
+    }
+}
