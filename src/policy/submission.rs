@@ -1,4 +1,4 @@
-//! Whether a tenant may send: one function for each stage of the transaction.
+//! Decides whether a tenant may send. One function for each stage of the transaction.
 
 use crate::mail::{Address, DomainName, Host, MailboxListError, ReversePath, Timestamp};
 use crate::model::{DomainId, DomainStatus, Refusal, RefusalCode, Scope, SuppressionReason, TenantStatus};
@@ -12,18 +12,18 @@ pub struct Sender<'a> {
     pub tenant_status: TenantStatus,
     /// The scopes of the key.
     pub scopes: &'a [Scope],
-    /// The domains that the key is restricted to; empty for all of the tenant's.
+    /// The domains that the key is restricted to; empty if the key may use all domains of the tenant.
     pub allowed_domain_ids: &'a [DomainId],
 }
 
 /// A domain of the tenant equal to or above a name.
 #[derive(Debug, Clone)]
 pub struct SendingDomain {
-    /// For comparison with the key's restriction.
+    /// The id, compared with the restriction of the key.
     pub id: DomainId,
     /// The domain name.
     pub name: DomainName,
-    /// Only a verified domain may send.
+    /// The status; only a verified domain may send.
     pub status: DomainStatus,
     /// Whether it covers its subdomains.
     pub subdomains: bool,
@@ -36,7 +36,7 @@ pub struct SuppressionFacts {
     pub reason: SuppressionReason,
     /// The time of suppression.
     pub created_at: Timestamp,
-    /// Whether it is the platform's, which the tenant cannot remove.
+    /// Whether the platform suppresses the address, which the tenant cannot change.
     pub is_platform: bool,
 }
 
@@ -156,14 +156,13 @@ pub fn admit_recipient(
     }
     let Some(suppression) = suppression else { return Ok(()) };
     let (whose, hint) = if suppression.is_platform {
-        ("by the platform", "ask the operator to remove the suppression if the recipient wants mail again")
+        (" by the platform", "ask the operator to remove the suppression if the recipient wants mail again")
     } else {
         ("", "remove the suppression if the recipient wants your mail again")
     };
     let day = suppression.created_at.strftime("%Y-%m-%d");
     let reason = suppression.reason;
-    let message =
-        format!("{recipient} is suppressed {whose} since {day} (reason: {reason})").replace("  ", " ");
+    let message = format!("{recipient} is suppressed{whose} since {day} (reason: {reason})");
     Err(Refusal::new(RefusalCode::RecipientSuppressed, message, hint))
 }
 
@@ -215,6 +214,18 @@ mod tests {
         admit_sender(&sender(allowed), &path, domains, true)
             .map(|d| d.map(|d| d.name.to_string()).unwrap_or_default())
             .map_err(|refusal| refusal.code)
+    }
+
+    #[test]
+    fn the_refusal_of_a_suppressed_address_repeats_the_address_unchanged() {
+        let recipient = Address::parse("\"a  b\"@example.com").unwrap();
+        let suppression = SuppressionFacts {
+            reason: SuppressionReason::Bounce,
+            created_at: Timestamp::UNIX_EPOCH,
+            is_platform: false,
+        };
+        let refusal = admit_recipient(&recipient, false, Some(&suppression)).unwrap_err();
+        assert_eq!(refusal.message, format!("{recipient} is suppressed since 1970-01-01 (reason: bounce)"));
     }
 
     #[test]
