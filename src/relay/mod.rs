@@ -98,7 +98,7 @@ pub enum RelayError {
 
 /// Delivers what is in a store.
 pub struct Relay {
-    core: RelayContext,
+    context: RelayContext,
     recording: Recording,
 }
 
@@ -177,7 +177,7 @@ impl Relay {
         let sources = Arc::new(Sources::new(config, hostname, rng.clone()));
         let router = Arc::new(Router::new(store.clone(), config, sources.clone())?);
         let recording = Recording { tasks: TaskTracker::new(), queue: queue.clone() };
-        let core = RelayContext {
+        let context = RelayContext {
             clock: clock.clone(),
             rng,
             settings,
@@ -202,12 +202,12 @@ impl Relay {
             loaded: TenantSemaphore::new(LOADED_KIB_MAX, LOADED_KIB_PER_TENANT_MAX),
             tasks: Tasks::default(),
         };
-        Ok(Self { core, recording })
+        Ok(Self { context, recording })
     }
 
     /// Has it count TLS sessions with mail hosts for reports on them.
     pub fn counting_tls(mut self) -> Self {
-        self.core.tls_results = Some(Arc::new(TlsSessionCounts::new(self.core.clock.clone())));
+        self.context.tls_results = Some(Arc::new(TlsSessionCounts::new(self.context.clock.clone())));
         self
     }
 
@@ -220,26 +220,30 @@ impl Relay {
     /// the future is dropped before, running attempts are aborted, as if their connections had been lost; see
     /// [`Relay::recording`].
     pub async fn run(mut self, stop: CancellationToken) {
-        self.core.tasks.stop = stop.clone();
-        let core = Arc::new(self.core);
+        self.context.tasks.stop = stop.clone();
+        let context = Arc::new(self.context);
         let (recordings, waiting) = mpsc::channel(result_writer::WAITING_MAX);
-        let _abort = core.tasks.abort_on_drop();
-        let writer = ResultWriter { queue: core.queue.clone(), stop: stop.clone() };
+        let _abort = context.tasks.abort_on_drop();
+        let writer = ResultWriter { queue: context.queue.clone(), stop: stop.clone() };
         let recorder = self.recording.tasks.spawn(writer.run(waiting));
-        if let Some(sts) = core.tls_policies.sts() {
-            core.tasks.spawn(tls::mta_sts::refresh_loop(sts.clone(), stop.clone()));
+        if let Some(sts) = context.tls_policies.sts() {
+            context.tasks.spawn(tls::mta_sts::refresh_loop(sts.clone(), stop.clone()));
         }
-        if let Some(results) = &core.tls_results {
-            core.tasks.spawn(tls::results::flush_loop(results.clone(), core.store.clone(), stop.clone()));
+        if let Some(results) = &context.tls_results {
+            context.tasks.spawn(tls::results::flush_loop(
+                results.clone(),
+                context.store.clone(),
+                stop.clone(),
+            ));
         }
-        let agents = Arc::new(Agents { core: core.clone(), recordings });
-        core.queue.run(&agents, &stop).await;
-        for connection in core.outbound.pool.take_all() {
-            core.tasks.spawn(connection.quit());
+        let agents = Arc::new(Agents { context: context.clone(), recordings });
+        context.queue.run(&agents, &stop).await;
+        for connection in context.outbound.pool.take_all() {
+            context.tasks.spawn(connection.quit());
         }
-        core.tasks.end().await;
-        if let Some(results) = &core.tls_results {
-            results.flush(&core.store).await;
+        context.tasks.end().await;
+        if let Some(results) = &context.tls_results {
+            results.flush(&context.store).await;
         }
         drop(agents);
         if recorder.await.is_err() {

@@ -9,7 +9,7 @@ use crate::mail::DomainName;
 use crate::queue::SourcePoolId;
 use crate::rng::Rng;
 
-/// A source of connections: the addresses and the EHLO name. Without addresses the system chooses one.
+/// A source of connections: addresses and EHLO name. If it has no addresses, the system chooses one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Source {
     ipv4: Option<Ipv4Addr>,
@@ -28,8 +28,8 @@ impl Source {
         }
     }
 
-    /// Whether the target can be reached: a source with an address of one family only is not used for the other, for the
-    /// system would choose an address that nobody configured.
+    /// Whether the source can connect to the target. A source with an address of one family is not used for the other
+    /// family, because the system would choose an address outside the configuration.
     pub fn reaches(&self, target: IpAddr) -> bool {
         (self.ipv4.is_none() && self.ipv6.is_none()) || self.address_towards(target).is_some()
     }
@@ -44,7 +44,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The pools of a configuration; `source_address` is one without a name.
+    /// The pools of a configuration. `source_address` is an unnamed pool.
     pub fn new(config: &config::Relay, hostname: &DomainName, rng: Rng) -> Self {
         let ehlo_name = config.ehlo_name.as_ref().unwrap_or(hostname);
         let single = Source {

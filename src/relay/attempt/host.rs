@@ -45,8 +45,8 @@ impl Attempt<'_> {
             return Err(TargetError::Temporary(BounceClass::Temporary, text.into()));
         };
         let host = &endpoint.host;
-        let mut addresses = self.core.targets.addresses_of(targets, endpoint).await?;
-        let source = self.core.outbound.sources.choose(pool, &addresses).ok_or_else(|| {
+        let mut addresses = self.context.targets.addresses_of(targets, endpoint).await?;
+        let source = self.context.outbound.sources.choose(pool, &addresses).ok_or_else(|| {
             let text = format!("{host} has no address of the family of our source address");
             TargetError::Temporary(BounceClass::Network, text)
         })?;
@@ -73,7 +73,7 @@ impl Attempt<'_> {
         host.quota = quota;
         while host.quota > 0 && !host.addresses.is_empty() && self.may_dial() {
             if let Some(previous) = state.last.take() {
-                self.core.tasks.spawn(previous.quit());
+                self.context.tasks.spawn(previous.quit());
             }
             let Some(connected) = self.connect(&mut host).await else { continue };
             let Some(mut connection) = self.open(&host.plan, connected).await else { continue };
@@ -81,7 +81,7 @@ impl Attempt<'_> {
                 let text = format!("{} does not offer REQUIRETLS", host.plan.host);
                 let error = DeliveryError { lacks_tls: true, ..DeliveryError::new(Phase::StartTls, text) };
                 self.record_error(&error, &connection.peer.clone());
-                self.core.tasks.spawn(connection.quit());
+                self.context.tasks.spawn(connection.quit());
                 continue;
             }
             self.send(&mut connection, false).await;
@@ -93,8 +93,9 @@ impl Attempt<'_> {
     /// Connects to one of the addresses and removes it and those that failed. `None` also if the time is used up.
     async fn connect(&mut self, host: &mut HostAttempt) -> Option<TcpConnected> {
         let HostAttempt { plan, addresses, quota } = host;
-        let permit = self.deadline.limit(self.core.outbound.permit(&self.core.tasks)).await.ok()??;
-        let race = self.core.outbound.dialer.connect(&addresses[..addresses.len().min(*quota)], &plan.source);
+        let permit = self.deadline.limit(self.context.outbound.permit(&self.context.tasks)).await.ok()??;
+        let race =
+            self.context.outbound.dialer.connect(&addresses[..addresses.len().min(*quota)], &plan.source);
         let RaceResult { connected, mut failed } = match self.deadline.limit(race).await {
             Ok(result) => result,
             Err(_) => {
@@ -104,7 +105,7 @@ impl Attempt<'_> {
             }
         };
         if connected.is_some() {
-            self.core.queue.begin_connection(self.queue);
+            self.context.queue.begin_connection(self.queue);
         }
         let connected_to = connected.as_ref().map(|(address, _)| *address);
         addresses.retain(|at| Some(*at) != connected_to && failed.iter().all(|(address, _)| address != at));
@@ -160,7 +161,7 @@ impl Attempt<'_> {
         plan: &ConnectPlan,
         connected: TcpConnected,
     ) -> Result<Connection, DeliveryError> {
-        let opening = self.core.outbound.dialer.open(plan, connected, &mut self.transcript);
+        let opening = self.context.outbound.dialer.open(plan, connected, &mut self.transcript);
         let opened = self.deadline.limit(opening).await;
         let opened = opened.unwrap_or_else(|_| Err(DeliveryError::new(Phase::Connect, ATTEMPT_TIMED_OUT)));
         match &opened {

@@ -46,7 +46,7 @@ fn attempt_deadline(timeouts: &Timeouts, message_octets: u64) -> Deadline {
 
 /// One attempt.
 pub struct Attempt<'a> {
-    core: &'a RelayContext,
+    context: &'a RelayContext,
     queue: &'a QueueKey,
     batch: &'a Batch,
     content: &'a Content,
@@ -73,9 +73,14 @@ struct DialState {
 
 impl<'a> Attempt<'a> {
     /// An attempt that has not begun.
-    pub fn new(core: &'a RelayContext, queue: &'a QueueKey, batch: &'a Batch, content: &'a Content) -> Self {
+    pub fn new(
+        context: &'a RelayContext,
+        queue: &'a QueueKey,
+        batch: &'a Batch,
+        content: &'a Content,
+    ) -> Self {
         Self {
-            core,
+            context,
             queue,
             batch,
             content,
@@ -85,7 +90,7 @@ impl<'a> Attempt<'a> {
             sessions: 0,
             login: LoginResult::NotAttempted,
             has_other_failure: false,
-            deadline: attempt_deadline(&core.outbound.dialer.timeouts, content.len() as u64),
+            deadline: attempt_deadline(&context.outbound.dialer.timeouts, content.len() as u64),
         }
     }
 
@@ -95,7 +100,7 @@ impl<'a> Attempt<'a> {
             && !self.may_use(connection).await
             && let Some(unfit) = idle.take()
         {
-            self.core.tasks.spawn(unfit.quit());
+            self.context.tasks.spawn(unfit.quit());
         }
         let mut used = None;
         let mut reusable = None;
@@ -137,7 +142,7 @@ impl<'a> Attempt<'a> {
     /// Counts a session for the TLS report to the domain.
     fn count_tls(&self, host: &str, reported: Option<ReportedPolicy>, failure: Option<TlsFailure>) {
         let (Some(counts), Some(ReportedPolicy { policy, failure: known_failure })) =
-            (&self.core.tls_results, reported)
+            (&self.context.tls_results, reported)
         else {
             return;
         };
@@ -185,17 +190,17 @@ impl<'a> Attempt<'a> {
         if self.waives_tls {
             return false;
         }
-        let Ok(route) = self.core.router.route_of(&self.queue.next_hop).await else { return false };
+        let Ok(route) = self.context.router.route_of(&self.queue.next_hop).await else { return false };
         let (host, port) = (connection.peer.host.clone(), connection.address.port());
         let need = TlsNeed { domain, host: &host, port, tls: route.tls, require_tls: self.requires_tls() };
-        let allowed = self.core.tls_policies.allows(&self.core.tasks, &need, connection);
+        let allowed = self.context.tls_policies.allows(&self.context.tasks, &need, connection);
         self.deadline.limit(allowed).await.unwrap_or(false)
     }
 
     /// Dials host after host, each time without holding another connection: workers that hold one and wait for a
     /// second would block each other for ever. Returns the last connection, or `last` if nothing was dialled.
     async fn try_hosts(&mut self, used: Option<SocketAddr>, last: Option<Connection>) -> Option<Connection> {
-        let found = self.core.targets.hosts_of(&self.queue.next_hop, &self.batch.destination).await;
+        let found = self.context.targets.hosts_of(&self.queue.next_hop, &self.batch.destination).await;
         let targets = match found {
             Ok(targets) => targets,
             Err(error) => {
@@ -204,9 +209,10 @@ impl<'a> Attempt<'a> {
             }
         };
         let rules = if self.waives_tls {
-            self.core.tls_policies.waived_rules(&targets)
+            self.context.tls_policies.waived_rules(&targets)
         } else {
-            let rules = self.core.tls_policies.rules_for(&self.core.tasks, &targets, self.requires_tls());
+            let rules =
+                self.context.tls_policies.rules_for(&self.context.tasks, &targets, self.requires_tls());
             let Ok(rules) = self.deadline.limit(rules).await else { return last };
             rules
         };
@@ -216,7 +222,7 @@ impl<'a> Attempt<'a> {
             if state.dialled == ADDRESSES_MAX || !self.may_dial() {
                 break;
             }
-            let policy = rules.for_host(&self.core.tls_policies, endpoint);
+            let policy = rules.for_host(&self.context.tls_policies, endpoint);
             let policy = match self.deadline.limit(policy).await {
                 Ok(Ok(policy)) => policy,
                 Ok(Err(unmet)) => {
