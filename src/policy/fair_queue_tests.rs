@@ -79,7 +79,7 @@ fn a_new_tenant_finds_a_slot_in_a_crowded_lane_and_returns_it() {
     assert_eq!(grant(&mut fair), Some((1, 1000)));
     fair.push(3, 1, 1001);
     assert_eq!(grant(&mut fair), None, "all twenty are taken");
-    assert_eq!(fair.reuse_slot(&1, &1), Some((3, 1001)), "whoever frees the first");
+    assert_eq!(fair.reuse_slot(&1, &1), Some((3, 1001)), "the slot passes from tenant 1 to tenant 3");
     assert_eq!(fair.reuse_slot(&1, &2), None, "the one with nineteen gets none of two");
     fair.free(&1, &2);
     assert_eq!(grant(&mut fair), None);
@@ -170,7 +170,7 @@ fn a_lane_that_is_closed_waits_until_it_opens() {
     fair.push(2, 1, 1);
     assert_eq!(grant(&mut fair), None);
     fair.per_queue = 1;
-    assert_eq!(grant(&mut fair), None, "nobody said that it may have opened");
+    assert_eq!(grant(&mut fair), None, "the queue was not reopened");
     fair.reopen(&1);
     assert_eq!(grant(&mut fair), Some((1, 0)));
     fair.per_queue = 0;

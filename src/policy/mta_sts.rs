@@ -23,7 +23,7 @@ pub enum StsMode {
     Enforce,
     /// Hosts that fail the policy get mail; failures are reported.
     Testing,
-    /// As without a policy.
+    /// No policy applies.
     None,
 }
 
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_policy_is_told_why() {
+    fn an_invalid_policy_is_refused_with_the_reason() {
         for (text, error) in [
             ("".to_owned(), StsPolicyError::Version),
             ("<html>\n<body>x: y</body>".to_owned(), StsPolicyError::Syntax),

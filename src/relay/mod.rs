@@ -5,9 +5,9 @@
 //! * `worker` has a slot and delivers batch after batch of one destination queue over one connection,
 //! * `attempt` is one attempt of one batch, over `connection`s that the `dialer` opens to the `target_hosts` of its
 //!   `route`, from a `source`, and that the `pool` keeps (`outbound`),
-//! * `smart_host_login` and `smart_host_backoff` defer mail for a smart host that refuses our account,
+//! * `smart_host_login` and `smart_host_backoff` defer mail for a smart host that refuses the account,
 //! * `tls` decides which TLS a host must offer, and verifies it,
-//! * `result_record` decides what follows from a result, `result_writer` stores it, `dsn` reports it to the sender,
+//! * `result_record` decides the new state from a result, `result_writer` stores it, `dsn` reports it to the sender,
 //! * `sandbox` simulates delivery in the test environment.
 //!
 //! Imports `mail`, `smtp`, `policy`, `dns`, `store`, `queue` and the configuration.
@@ -69,9 +69,9 @@ use tasks::Tasks;
 use tls::policy::TlsPolicies;
 use tls::results::TlsSessionCounts;
 
-/// KiB of messages read back from the spool that may be in memory at one time.
+/// Maximum of messages read back from the spool that are in memory at one time, in KiB.
 const LOADED_KIB_MAX: u32 = 256 * 1024;
-/// Of one tenant.
+/// The maximum of one tenant.
 const LOADED_KIB_PER_TENANT_MAX: u32 = LOADED_KIB_MAX / 4;
 
 /// Why the relay cannot be set up.
@@ -82,27 +82,27 @@ pub enum RelayError {
     PasswordFile {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The file with certificate authorities is of no use.
+    /// The file with certificate authorities cannot be used.
     #[error("relay.ca_file {0}")]
     CaFile(TlsError),
-    /// The file with the root's keys is of no use.
+    /// The file with the DNSSEC trust anchors cannot be used.
     #[error("relay.trust_anchor_file: {0}")]
     TrustAnchor(DnsError),
-    /// The TLS library refuses its own defaults.
+    /// The TLS library rejects its default settings.
     #[error("TLS: {0}")]
     Tls(String),
 }
 
-/// Delivers what is in a store.
+/// Delivers the mail of the queue.
 pub struct Relay {
     context: RelayContext,
     recording: Recording,
 }
 
-/// The recording of results, which goes on for a moment when a relay is dropped while it runs.
+/// The recording of results, which continues until it is complete if a running relay is dropped.
 #[derive(Clone)]
 pub struct Recording {
     tasks: TaskTracker,
@@ -119,7 +119,7 @@ impl Recording {
     }
 }
 
-/// What a delivery uses.
+/// The services that a delivery uses.
 struct RelayContext {
     settings: RelaySettings,
     clock: Clock,
@@ -133,18 +133,18 @@ struct RelayContext {
     /// The sessions counted for TLS reports, if they are enabled.
     tls_results: Option<Arc<TlsSessionCounts>>,
     logins: SmartHostLogins,
-    /// One for each KiB of a message read back from the spool.
+    /// One permit for each KiB of a message read back from the spool.
     loaded: TenantSemaphore,
     tasks: Tasks,
 }
 
-/// What DSNs take from the configuration.
+/// The settings of DSNs.
 struct RelaySettings {
     hostname: DomainName,
     expiry: Duration,
 }
 
-/// Whether the files that the configuration names can be used.
+/// Checks that the files of the configuration can be used.
 ///
 /// # Errors
 /// As [`Relay::new`].
@@ -205,19 +205,19 @@ impl Relay {
         Ok(Self { context, recording })
     }
 
-    /// Has it count TLS sessions with mail hosts for reports on them.
+    /// Enables the count of TLS sessions for TLS reports.
     pub fn counting_tls(mut self) -> Self {
         self.context.tls_results = Some(Arc::new(TlsSessionCounts::new(self.context.clock.clone())));
         self
     }
 
-    /// To wait for after [`Relay::run`], also if that was dropped.
+    /// The recording of results. Wait for it after [`Relay::run`] has ended or was dropped.
     pub fn recording(&self) -> Recording {
         self.recording.clone()
     }
 
-    /// Delivers until `stop`; then finishes running attempts, gives back waiting claims and ends idle connections. If
-    /// the future is dropped before, running attempts are aborted, as if their connections had been lost; see
+    /// Delivers until `stop`; then finishes running attempts, releases waiting claims and closes idle connections. If the
+    /// future is dropped before, running attempts are aborted, as if their connections were lost; see
     /// [`Relay::recording`].
     pub async fn run(mut self, stop: CancellationToken) {
         self.context.tasks.stop = stop.clone();
@@ -247,7 +247,7 @@ impl Relay {
         }
         drop(agents);
         if recorder.await.is_err() {
-            tracing::error!("the task that writes outcomes ended by a panic");
+            tracing::error!("the task that writes results panicked");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Turns the results of an attempt into records: the new state of each delivery, when it is retried and why, and whether
-//! the address is suppressed.
+//! Converts the results of an attempt into records: the new state of each delivery, the time and reason of a retry, and
+//! whether the address is suppressed.
 
 use std::sync::Arc;
 
@@ -114,7 +114,7 @@ impl CompletedAttempt<'_> {
             Some(next) => NextState::retry(&cause, attempts, self.now, next),
             None => {
                 let reason = format!(
-                    "deferred by {}: the next attempt would be after the message's lifetime",
+                    "deferred by {}: the next attempt would be after the lifetime of the message",
                     truncate(&cause)
                 );
                 NextState::final_state(DeliveryState::Expired, reason)
@@ -124,7 +124,7 @@ impl CompletedAttempt<'_> {
 }
 
 impl UnattemptedBatch<'_> {
-    /// The delivery waits until its smart host's back-off ends: no attempt is counted.
+    /// The record of a delivery that waits for the end of a back-off of its smart host. No attempt is counted.
     pub fn record_backoff(&self, delivery: &Delivery, reason: &str, until: Timestamp) -> AttemptRecord {
         AttemptRecord {
             // The back-off does not extend the lifetime.
@@ -133,7 +133,7 @@ impl UnattemptedBatch<'_> {
         }
     }
 
-    /// The lifetime of the delivery ended before it was claimed: no other attempt.
+    /// The record of a delivery whose lifetime ended before the attempt.
     pub fn record_expired(&self, delivery: &Delivery) -> AttemptRecord {
         // The class of the last failure says more than `expired`.
         let class = delivery.bounce_class.unwrap_or(BounceClass::Expired);
@@ -180,7 +180,7 @@ impl NextState {
     }
 }
 
-/// Rounded, like `5 m` or `2 h 45 m`.
+/// A rounded duration, such as `5 m` or `2 h 45 m`.
 pub fn rough_duration(seconds: i64) -> String {
     match seconds {
         ..60 => format!("{} s", seconds.max(0)),

@@ -23,7 +23,7 @@ const SENDER_FIELDS: &[&str] = &["Sender", "Resent-From", "Resent-Sender"];
 const SENDERS_MAX: usize = 50;
 /// Bcc must not reach recipients (RFC 5322 §3.6.3); only the final server adds Return-Path (RFC 5321 §4.4).
 const REMOVED_FIELDS: &[&str] = &["Bcc", "Resent-Bcc", "Return-Path", IDEMPOTENCY_KEY];
-/// Identifies a submission; not for recipients.
+/// Identifies a submission; removed before delivery.
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
@@ -163,11 +163,11 @@ impl CheckedHeader {
 
 /// Maximum length of summary fields.
 const SUMMARY_CHARS_MAX: usize = 255;
-/// Octets of a field that are decoded for it. The decoder looks for the end of each encoded word to the end of the field, so
-/// what words without an end cost grows with its square.
+/// Octets of a field that are decoded for the summary. The decoder searches the rest of the field for the end of each encoded
+/// word, so its time grows with the square of the length if the words have no end.
 const SUMMARIZED_OCTETS_MAX: usize = 8 * 1024;
 
-/// What lists show of a message.
+/// The fields of a message that lists show.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// The subject, decoded and truncated.

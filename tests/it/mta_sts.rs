@@ -158,7 +158,7 @@ async fn a_policy_decides_by_mode_hosts_and_certificates() {
         stage.policies.script([policy(mode, mx)]);
         let (status, attempt) = stage.send(n).await;
         let transcript = attempt["transcript"].as_str().unwrap().to_owned();
-        assert_eq!(transcript.contains("only being tested"), n == 6, "{transcript}");
+        assert_eq!(transcript.contains("policy is in testing mode"), n == 6, "{transcript}");
         let is_clear = attempt["tls"].is_null();
         stage.check((status, attempt), expected, ground);
         let taken = stage.hosts[n].transactions();

@@ -23,9 +23,9 @@ const RETURNED_OCTETS_MAX: usize = 1024 * 1024;
 /// The content of a DSN.
 #[derive(Debug)]
 pub struct DsnMessage<'a> {
-    /// Our name.
+    /// The host name of this server.
     pub hostname: &'a DomainName,
-    /// The message that is reported on.
+    /// The message that the DSN is about.
     pub message: &'a Message,
     /// Its content, if it is still stored.
     pub content: Option<&'a Content>,
@@ -83,9 +83,9 @@ impl DsnMessage<'_> {
         if self.has_failure() {
             "Undelivered mail returned to sender"
         } else if self.recipients.iter().any(|recipient| matches!(recipient.action, DsnAction::Delayed(_))) {
-            "Delayed mail is still being tried"
+            "Delivery of your mail is delayed"
         } else {
-            "Mail was handed to the next server"
+            "Mail was relayed to a server without delivery reports"
         }
     }
 
@@ -129,7 +129,7 @@ impl DsnMessage<'_> {
         Some(bytes)
     }
 
-    /// The part for people (RFC 6522 §3).
+    /// The human-readable part (RFC 6522 §3).
     fn explanation(&self) -> String {
         let mut text = format!("This is the mail server {}.\r\n", self.hostname);
         if let Some(subject) = &self.message.subject {
@@ -147,18 +147,21 @@ impl DsnMessage<'_> {
                     write!(text, "Your message could not be delivered. {said}\r\n")
                 }
                 DsnAction::Failed { expired: true } => {
-                    write!(text, "The time for its delivery has run out. Last: {said}\r\n")
+                    write!(
+                        text,
+                        "Your message could not be delivered before its lifetime ended. Last result: {said}\r\n"
+                    )
                 }
                 DsnAction::Delayed(until) => write!(
                     text,
-                    "Your message is delayed. It is tried again until {}; there is nothing you have to do. \
-                     Last: {said}\r\n",
+                    "Delivery of your message is delayed. This server retries until {}; you need not do anything. \
+                     Last result: {said}\r\n",
                     date(until)
                 ),
                 DsnAction::Relayed => write!(
                     text,
-                    "Your message was handed to a server that gives no reports: what follows is not known here. \
-                     {said}\r\n"
+                    "Your message was relayed to a server that sends no delivery reports. Whether it reached the \
+                     recipient is not known here. {said}\r\n"
                 ),
             };
         }
@@ -169,7 +172,7 @@ impl DsnMessage<'_> {
     fn original(&self) -> Option<Original> {
         let content = self.content?;
         let header = self.header_octets(content);
-        // RFC 6532 §3.7, RFC 6533 §4.2, §4.3: a message with UTF-8 in its header has a type that not all senders can read.
+        // RFC 6532 §3.7, RFC 6533 §4.2, §4.3: a message with UTF-8 in its header has a type that not every sender reads.
         let is_global = !header.is_ascii();
         let is_readable = !is_global || self.message.smtputf8;
         if is_readable && self.is_returned_in_full(content) {
@@ -339,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_gets_a_report_of_a_report() {
+    fn a_dsn_causes_no_dsn() {
         assert!(compose("", "\r\n", &[failure("b@x.example", None, "no")]).is_none());
     }
 
@@ -371,7 +374,10 @@ mod tests {
         let group = "\r\n\r\nOriginal-Recipient: rfc822;old+x@x.example\r\n\
                      Final-Recipient: rfc822; new@x.example\r\nAction: relayed\r\n";
         assert!(fields.contains(group), "{fields}");
-        assert_eq!(relayed.message.subject.as_deref(), Some("Mail was handed to the next server"));
+        assert_eq!(
+            relayed.message.subject.as_deref(),
+            Some("Mail was relayed to a server without delivery reports")
+        );
         recipient.action = DsnAction::Delayed(Timestamp::UNIX_EPOCH);
         let delayed = compose_for(&message, "Subject: x\r\n\r\n", &[recipient]).unwrap();
         let fields = part(&delayed.content.submitted, "message/delivery-status").unwrap();
