@@ -74,7 +74,7 @@ fn hint_for(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => "; stop the program that has the port, or choose another one",
         std::io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need CAP_NET_BIND_SERVICE, which the systemd unit gives"
+            "; ports below 1024 need CAP_NET_BIND_SERVICE, which the systemd unit grants"
         }
         std::io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
         _ => "",

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_delay_more_and_more_and_then_ban() {
+    fn failures_increase_the_delay_and_then_cause_a_ban() {
         let (bans, client, now) = (AuthLimiter::new(SETTINGS), address("192.0.2.1"), start());
         let delays: Vec<_> = (0..7).map(|_| bans.record_failure(client, None, now)).collect();
         let expected = [250, 500, 1000, 2000, 4000, 8000, 8000];

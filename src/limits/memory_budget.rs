@@ -90,7 +90,7 @@ impl MemoryReservation {
         self.octets
     }
 
-    /// Releases what is reserved beyond this many octets.
+    /// Releases the reserved octets beyond this number.
     pub fn shrink_to(&mut self, octets: u64) {
         let Some(less) = self.octets.checked_sub(octets).filter(|&less| less > 0) else { return };
         self.octets = octets;

@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_doubles_each_round_until_the_first_trouble_and_then_grows_slowly() {
+    fn the_limit_doubles_each_round_until_the_first_overload_and_then_grows_slowly() {
         let start = Instant::now();
         let mut limiter = ConcurrencyLimiter::new(rule(40), start);
         assert_eq!(limiter.allowance(0, start), Allowance::UpTo(2));
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn deferrals_without_success_count_as_overloaded() {
+    fn deferrals_without_success_count_as_overload() {
         let now = Instant::now();
         let mut limiter = ConcurrencyLimiter::new(rule(20), now);
         serve(&mut limiter, 100, now);
@@ -496,7 +496,7 @@ mod tests {
             ConcurrencyLimiter::new(Rule { connections_per_minute: Some(6), ..rule(20) }, start);
         limiter.begin_connection(start);
         assert_eq!(limiter.allowance(0, start), Allowance::NotBefore(start + 10 * SECOND));
-        assert_eq!(limiter.allowance(1, start), Allowance::UpTo(1), "what is open goes on");
+        assert_eq!(limiter.allowance(1, start), Allowance::UpTo(1), "open connections are still used");
     }
 
     fn feedback() -> impl Strategy<Value = SiteFeedback> {

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_returning_key_keeps_its_debt_and_gains_no_credit() {
+    fn a_returning_key_stays_overdrawn_and_gains_no_credit() {
         let mut rounds = DeficitRoundRobin::default();
         (0..2).for_each(|key| rounds.join(key));
         rounds.leave(&1);

@@ -63,7 +63,7 @@ impl<K: Eq + Hash> FixedWindow<K> {
         QuotaStatus { limit, used: self.used.get(user).copied().unwrap_or(0), resets_at: self.ends_at }
     }
 
-    /// Adds usage, whatever the limit.
+    /// Adds usage without a check of the limit.
     pub fn take(&mut self, user: K, count: u64, now: Timestamp) {
         self.roll_over(now);
         let used = self.used.entry(user).or_default();

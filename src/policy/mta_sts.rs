@@ -10,7 +10,7 @@ const MAX_AGE_S_MAX: u64 = 31_557_600;
 pub struct StsPolicy {
     /// The mode.
     pub mode: StsMode,
-    /// The MX host patterns, where `*.` stands for one label. Not empty unless the mode is `none`.
+    /// The MX host patterns, where `*.` matches one label. Not empty unless the mode is `none`.
     mx: Vec<String>,
     /// The lifetime in seconds.
     pub max_age_s: u64,
@@ -241,7 +241,7 @@ mod tests {
         }
 
         #[test]
-        fn every_policy_that_is_written_is_read(
+        fn every_rendered_policy_is_parsed(
             mode in prop_oneof![Just("enforce"), Just("testing")],
             hosts in prop::collection::vec("[a-z]{1,8}\\.[a-z]{2,8}", 1..5),
             age in 0..MAX_AGE_S_MAX,

@@ -78,7 +78,7 @@ fn pace_of(class: BounceClass, is_brief: bool) -> RetryPace {
     match class {
         // Full mailboxes, block lists and passwords do not change within minutes.
         BounceClass::MailboxFull | BounceClass::Reputation | BounceClass::Authentication => RetryPace::Slow,
-        // A server that limits our rate must not be retried within a minute.
+        // A server that limits the rate must not be retried within a minute.
         BounceClass::RateLimited => RetryPace::Usual,
         _ if is_brief => RetryPace::Brief,
         _ => RetryPace::Usual,

@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schedule() {
+    fn the_delays_by_attempt_and_pace() {
         let brief: Vec<i64> = (1..=9).map(|n| minutes(n, RetryPace::Brief)).collect();
         assert_eq!(brief, [1, 5, 15, 30, 60, 120, 180, 180, 180]);
         let lasting: Vec<i64> = (1..=8).map(|n| minutes(n, RetryPace::Usual)).collect();

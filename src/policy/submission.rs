@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_may_be_bound_to_domains() {
+    fn a_key_can_be_restricted_to_domains() {
         let (one, two) = (
             domain("one.com", DomainStatus::Verified, true),
             domain("two.com", DomainStatus::Verified, true),
@@ -264,13 +264,13 @@ mod tests {
     }
 
     #[test]
-    fn the_null_path_can_be_switched_off() {
+    fn the_null_path_can_be_disabled() {
         let refusal = admit_sender(&sender(&[]), &ReversePath::Null, &[], false).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::NullSenderRefused);
     }
 
     #[test]
-    fn suspension_goes_before_scope() {
+    fn suspension_is_checked_before_the_scope() {
         let mut from = sender(&[]);
         assert_eq!(admit_tenant(&from, Scope::EmailsSend).unwrap_err().code, RefusalCode::InsufficientScope);
         assert_eq!(admit_tenant(&from, Scope::SmtpSend), Ok(()));

@@ -270,7 +270,7 @@ fn sts_policy(facts: &DomainFacts, host: &str) -> Result<Option<HostPolicy>, Tls
     let basis = format!("mta-sts {}: the policy of {domain} {place}", policy.mode.as_str());
     let requirement = match policy.mode {
         StsMode::None => return Ok(None),
-        // RFC 8461 §5: mail is sent whatever fails.
+        // RFC 8461 §5: mail is sent even if the policy is not met.
         StsMode::Testing if named => Requirement::Tested,
         StsMode::Testing => Requirement::Opportunistic,
         StsMode::Enforce if named => Requirement::Verified,
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rule_that_applies() {
+    fn the_policy_by_facts() {
         use TlsMinimum::{Dane, Encrypted, Opportunistic, Verified};
         let (none, ee) = (TlsaLookup::Insecure, found(&[(3, 1, 1)]));
         let (useless, broken) = (found(&[(1, 1, 1)]), TlsaLookup::Failed("bogus".into()));

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_route_or_address_of_ours_is_a_local_network_error() {
+    fn a_missing_route_or_source_address_is_a_local_network_error() {
         use rustix::io::Errno;
         for (errno, ours) in [
             (Errno::NETUNREACH, true),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_next_address_is_dialled_when_one_fails_or_keeps_us_waiting() {
+    async fn the_next_address_is_dialled_after_a_failure_or_the_delay() {
         const HOUR: Duration = Duration::from_secs(3600);
         const MOMENT: Duration = Duration::from_millis(1);
         let won = |text: &str| Some(text.to_owned());

@@ -155,8 +155,8 @@ pub fn check(config: &config::Relay) -> Result<(), RelayError> {
 }
 
 impl Relay {
-    /// Reads what the configuration names: the smart host's password, certificate authorities. The clock and the
-    /// randomness are those of the queue.
+    /// Reads the files of the configuration: passwords and certificate authorities. Uses the clock and the randomness of
+    /// the queue manager.
     ///
     /// # Errors
     /// A file that cannot be used.

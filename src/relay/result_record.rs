@@ -135,7 +135,7 @@ impl UnattemptedBatch<'_> {
 
     /// The record of a delivery whose lifetime ended before the attempt.
     pub fn record_expired(&self, delivery: &Delivery) -> AttemptRecord {
-        // The class of the last failure says more than `expired`.
+        // The class of the last failure is more specific than `expired`.
         let class = delivery.bounce_class.unwrap_or(BounceClass::Expired);
         let last = delivery.last_reply.as_deref().unwrap_or("no attempt was made");
         self.record(delivery, DeliveryState::Expired, class, last)
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deferral_says_when_the_next_attempt_is_and_why() {
+    fn a_deferral_names_the_time_of_the_next_attempt_and_the_reason() {
         let first = record(0, SignedDuration::ZERO, &result(Phase::Rcpt, 451, "4.7.1"));
         assert_eq!(first.state, DeliveryState::Deferred);
         assert_eq!(first.next_attempt_at.unwrap() - first.at, jiff::Span::new().seconds(60).fieldwise());
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn success_is_final() {
+    fn a_delivered_result_is_final() {
         let done = record(0, SignedDuration::ZERO, &result(Phase::Content, 250, "2.0.0"));
         assert_eq!((done.state, done.next_attempt_at), (DeliveryState::Delivered, None));
     }

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unused_back_off_is_forgotten() {
+    fn an_unused_back_off_is_removed() {
         let (backoffs, first) = (SmartHostBackoffs::default(), account(None, 1));
         backoffs.record_refusal(&first, "535 no", minute(0));
         backoffs.record_refusal(&account(None, 2), "535 no", minute(62));

@@ -1,4 +1,4 @@
-//! What follows when a smart host refuses or accepts our login, over a real store; without a host.
+//! Back-off after refused and accepted logins at a smart host, over a real store and without a host.
 
 use std::sync::Arc;
 
@@ -55,13 +55,13 @@ async fn claim(context: &RelayContext, at: Timestamp) -> Vec<Batch> {
 
 async fn next_hop_of(context: &RelayContext, batch: &Batch) -> NextHop {
     match context.router.route_batch(batch).await.unwrap().map(|routed| routed.decision) {
-        Some(RouteDecision::Known(lane)) => lane.next_hop,
+        Some(RouteDecision::Known(queue_key)) => queue_key.next_hop,
         other => panic!("not over its smart host: {other:?}"),
     }
 }
 
 #[tokio::test]
-async fn one_attempt_finds_the_login_accepted_and_then_all_mail_of_the_account_is_due() {
+async fn an_accepted_login_makes_all_mail_of_the_account_due() {
     let bed = Bed::new().await;
     let tenant = tenant_with_smart_host(&bed).await;
     bed.enqueue(tenant, &["a@x.example"]).await;
@@ -91,7 +91,7 @@ async fn one_attempt_finds_the_login_accepted_and_then_all_mail_of_the_account_i
 }
 
 #[tokio::test]
-async fn a_back_off_does_not_end_because_something_else_changes() {
+async fn a_back_off_does_not_end_by_an_unrelated_change() {
     let bed = Bed::new().await;
     let tenant = tenant_with_smart_host(&bed).await;
     bed.enqueue(tenant, &["a@x.example"]).await;

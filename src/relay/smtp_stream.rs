@@ -194,8 +194,8 @@ impl SmtpStream {
     }
 
     fn timed_out(&self, end: Deadline, phase: Phase, doing: &str) -> DeliveryError {
-        let what = if self.deadline == Some(end) { ATTEMPT_TIMED_OUT } else { "time-out" };
-        DeliveryError::new(phase, format!("{what} {doing} {}", phase.as_str()))
+        let cause = if self.deadline == Some(end) { ATTEMPT_TIMED_OUT } else { "time-out" };
+        DeliveryError::new(phase, format!("{cause} {doing} {}", phase.as_str()))
     }
 
     async fn read_some(&mut self) -> std::io::Result<usize> {

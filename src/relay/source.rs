@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_system_chooses_where_nothing_is_configured() {
+    fn the_system_chooses_the_address_if_none_is_configured() {
         let sources = sources("");
         let target = targets(&["[2001:db8::1]:25"]);
         let source = sources.choose(sources.pool(None).unwrap(), &target).unwrap();
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_gives_its_sources_by_weight_and_only_those_that_reach_the_host() {
+    fn a_pool_chooses_by_weight_among_the_sources_that_reach_the_host() {
         let sources = sources(POOLS);
         let pool = sources.pool(Some("mixed")).unwrap();
         let names = |targets: &[SocketAddr]| {

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_dialogue_keeps_its_start_and_its_end_and_says_what_is_missing() {
+    fn a_long_dialogue_keeps_its_start_and_its_end_and_counts_the_omitted_octets() {
         let mut transcript = Transcript::default();
         transcript.remark("first");
         let mut octets = "* first\n* last\n".len();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_an_auth_exchange_is_shown_whatever_the_mechanism() {
+    fn the_transcript_masks_the_auth_exchange_of_every_mechanism() {
         let mut transcript = Transcript::default();
         let reply = |code, text: &str| Reply { code, enhanced: None, lines: vec![text.into()] };
         transcript.handshake_sent(Phase::Hello, "EHLO a.example");

@@ -256,7 +256,7 @@ mod tests {
 
     /// Decoded whole, each of these takes more than half a minute.
     #[test]
-    fn encoded_words_without_an_end_are_looked_at_up_to_a_limit() {
+    fn encoded_words_without_an_end_are_decoded_up_to_a_limit() {
         for unit in ["=?aa?q?_", "=?aa?q?x ", "=?aa?q?x\r\n "] {
             let message = format!("From: a@b.c\r\nSubject: {}\r\n\r\n", unit.repeat(250_000 / unit.len()));
             for _ in 0..10 {
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_show_decoded_fields() {
+    fn the_summary_has_decoded_fields() {
         let message = b"From: A <a@b.c>\r\nSubject: =?utf-8?q?J=C3=BCrgen?=\r\n says\r\n\r\nhi\r\n";
         let summary = check(message).unwrap().summarize("Date: x\r\nMessage-ID: <1@b.c>\r\n", message);
         assert_eq!(

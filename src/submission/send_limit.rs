@@ -261,7 +261,10 @@ mod tests {
         let used = async || limits.status(&request).await.unwrap().unwrap().used;
         let dropped = limits.take(request, 4).await.unwrap().unwrap();
         assert_eq!(used().await, 4);
-        assert!(limits.take(request, 7).await.unwrap().is_err(), "what is on its way counts");
+        assert!(
+            limits.take(request, 7).await.unwrap().is_err(),
+            "messages that are not stored yet are counted"
+        );
         drop(dropped);
         assert_eq!(used().await, 0);
         let quota = limits.take(request, 4).await.unwrap().unwrap().confirm();

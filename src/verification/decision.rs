@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_platform_vouches_for_a_manual_domain_and_its_keys() {
+    fn a_domain_that_the_platform_verified_needs_no_records() {
         let manual =
             Domain { verification: Verification::Manual, ..domain(DomainStatus::Verified, Some(at(1))) };
         let keys = [key("s1", DkimAlgorithm::Rsa, DkimKeyState::Pending)];
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_asked_keeps_its_earlier_result() {
+    fn a_failed_lookup_keeps_the_earlier_result() {
         let mut verified = domain(DomainStatus::Verified, None);
         let keys = [key("s1", DkimAlgorithm::Rsa, DkimKeyState::Active)];
         verified.last_check = Some(run(&verified, &keys, &["_pillarbox", "s1"], &[], at(1)));
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_is_kept_in_bounds() {
+    fn the_stored_texts_are_truncated() {
         let truncated = truncate_texts(vec!["é".repeat(1000), "x".repeat(1000), "more".into()]);
         assert_eq!(truncated.iter().map(|text| text.chars().count()).sum::<usize>(), FOUND_CHARS_MAX);
     }

@@ -58,7 +58,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Looks up the records of a domain, bypassing our caches, and stores the result. Returns `None` if the domain no
+    /// Looks up the records of a domain, bypassing the caches, and stores the result. Returns `None` if the domain no
     /// longer exists.
     ///
     /// # Errors

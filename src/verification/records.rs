@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn any_policy_that_names_the_host_will_do_for_spf() {
+    fn every_spf_policy_that_names_the_host_is_valid() {
         use RecordStatus::{Mismatch, Missing, Ok};
         let own = "v=spf1 include:mail.host.example ~all";
         for (texts, expected) in [
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn any_single_dmarc_policy_will_do() {
+    fn every_single_dmarc_policy_is_valid() {
         let own = "v=DMARC1; p=none";
         assert_eq!(status(Purpose::Dmarc, own, &["v=DMARC1;p=reject"]), RecordStatus::Ok);
         assert_eq!(status(Purpose::Dmarc, own, &["v=DMARC1; p=none", "v=DMARC1"]), RecordStatus::Mismatch);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_others_at_the_apex_are_not_shown() {
+    fn unrelated_texts_at_the_apex_are_not_shown() {
         let texts = ["secret-site-token=1".to_owned(), "v=spf1 -all".to_owned()];
         let (_, found) = check_texts(&record(Purpose::Spf, "v=spf1 include:a.b ~all"), &texts);
         assert_eq!(found, ["v=spf1 -all"]);

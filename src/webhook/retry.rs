@@ -44,7 +44,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_pause_is_the_documented_one_or_up_to_a_tenth_more_and_they_end(
+        fn each_delay_is_the_documented_one_or_up_to_a_tenth_longer_and_the_schedule_ends(
             attempts in 1_u32..20, second in 0_i64..10_000_000_000, jitter in 0.0_f64..=1.0,
         ) {
             let hours = |hours: f64| hours * 3600.0;

@@ -134,7 +134,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// RFC 8689 §4.2.1: the message goes over verified TLS to a server that offers REQUIRETLS, or not at all.
+    /// Whether the message is sent only over verified TLS to a server that offers REQUIRETLS (RFC 8689 §4.2.1).
     fn requires_tls(&self) -> bool {
         self.batch.message.parameters.require_tls
     }

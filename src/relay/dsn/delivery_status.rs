@@ -49,7 +49,7 @@ impl DeliveryStatus<'_> {
             if let Some(host) = &recipient.host {
                 let _ = write!(text, "Remote-MTA: dns; {}\r\n", one_line(host));
             }
-            // RFC 3464 §2.3.6: the type `smtp` is for replies; our own description has another type.
+            // RFC 3464 §2.3.6: the type `smtp` is for replies; the description of this server has another type.
             let kind = if is_reply(&diagnostic) { "smtp" } else { "X-Pillarbox" };
             let _ = write!(text, "Diagnostic-Code: {kind}; {diagnostic}\r\n");
             if let Some(at) = recipient.last_attempt_at {
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_typed_and_escaped_for_those_who_read_ascii() {
+    fn a_non_ascii_address_has_the_type_utf_8_and_is_escaped_for_a_reader_of_ascii() {
         for (address, reads_utf8, expected) in [
             ("b+c@x.example", false, "rfc822; b+c@x.example"),
             ("é+c=d@x.example", true, "utf-8; é+c=d@x.example"),

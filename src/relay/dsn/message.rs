@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_says_who_failed_and_why() {
+    fn a_report_names_the_failed_recipients_and_the_reasons() {
         let failures = [
             failure("bob@x.example", Some("mx.x.example"), "550 5.1.1 no such user"),
             failure("é@y.example", None, "time-out\r\nAction: delivered"),
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_beyond_ascii_gets_its_report_too() {
+    fn a_non_ascii_address_gets_its_report() {
         let new =
             compose("ä@a.example", "Subject: x\r\n\r\n", &[failure("b@x.example", None, "no")]).unwrap();
         assert!(new.message.smtputf8);
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_names_what_the_sender_knows_the_message_and_its_recipient_by() {
+    fn a_report_has_the_envelope_id_and_the_original_recipient() {
         let mut message = Message::clone(&sample_message("alice@a.example"));
         message.parameters.envelope_id = "QQ+20314".parse().ok();
         let mut recipient = failure("new@x.example", None, "250 2.0.0 taken");
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_message_comes_back_only_where_it_was_asked_for_and_fits() {
+    fn the_full_message_is_returned_only_if_requested_and_small_enough() {
         let failed = [failure("b@x.example", None, "550 no")];
         let text = "Subject: x\r\n\r\nGr\u{fc}\u{df}e\r\n";
         let mut message = Message::clone(&sample_message("alice@a.example"));
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_that_speaks_smtputf8_gets_addresses_and_headers_as_they_are() {
+    fn a_sender_with_smtputf8_gets_addresses_and_headers_in_utf8() {
         let failed = [failure("é@y.example", None, "550 no")];
         let text = "Subject: Grüße\r\n\r\nbody\r\n";
         let mut message = Message::clone(&sample_message("alice@a.example"));

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sender_gets_the_reports_asked_for_and_by_default_those_of_failure() {
+    fn the_sender_gets_the_requested_reports_and_by_default_those_of_failure() {
         use DeliveryState::{Bounced, Deferred, Delivered, Expired};
         let expected = |action: &str, status: &str| Some((action.to_owned(), status.to_owned()));
         assert_eq!(reported(None, Bounced, false), expected("failed", "5.0.0"));

@@ -42,7 +42,7 @@ impl DaneVerifier {
     ) -> Result<(), Error> {
         let mut anchors = RootCertStore::empty();
         for record in self.records_of(Tlsa::TRUST_ANCHOR) {
-            // RFC 7671 §5.2.2: a digest stands for a certificate of the chain, which the server must send.
+            // RFC 7671 §5.2.2: a digest identifies a certificate of the chain, which the server must send.
             for certificate in intermediates.iter().filter(|certificate| is_match(record, certificate)) {
                 // An unreadable certificate is not trusted.
                 let _ = anchors.add(certificate.clone().into_owned());
