@@ -1,8 +1,8 @@
-//! The time, as a value: everything that decides by time (due times, retries, expiry, pauses, back-offs, idle
-//! connections, cache lifetimes, retention, regular checks) asks a [`Clock`], so that a test moves time by moving it.
+//! The clock as a value. All decisions by time read a [`Clock`]: due times, retries, expiry, pauses, back-offs, idle
+//! connections, cache lifetimes, retention, regular checks. A test moves time by moving the clock.
 //!
-//! Two things stay on the runtime's clock, which a simulation can pause by itself: the time limits of network I/O
-//! ([`Deadline`], `tokio::time::timeout`), and how long something took.
+//! Time limits of network I/O ([`Deadline`], `tokio::time::timeout`) and a few measured durations use the clock of the
+//! runtime, which a simulation can pause.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub use std::time::Instant;
 /// The wall clock and a monotonic clock, which move together.
 #[derive(Debug, Clone)]
 pub struct Clock {
-    /// How far it is ahead of the system; `None` for ever on the clock of the system.
+    /// The offset from the clock of the system. `None`: the clock cannot be moved.
     ahead: Option<Arc<watch::Sender<Duration>>>,
 }
 
@@ -33,8 +33,8 @@ impl Clock {
         Self { ahead: Some(Arc::new(watch::Sender::new(Duration::ZERO))) }
     }
 
-    /// Moves an adjustable clock and all its clones forward; whoever sleeps until a time that has come wakes up. The
-    /// clock of the system does not move.
+    /// Moves an adjustable clock and all its clones forward, and completes the sleeps that end by then. Does nothing to
+    /// the clock of the system.
     pub fn advance(&self, by: Duration) {
         if let Some(ahead) = &self.ahead {
             ahead.send_modify(|ahead| *ahead += by);
@@ -70,11 +70,11 @@ impl Clock {
         let mut moved = ahead.subscribe();
         loop {
             let ahead = *moved.borrow_and_update();
-            // A time that the system's clock cannot express has passed.
+            // A time before the range of the system's clock has passed.
             let Some(at) = at.checked_sub(ahead) else { return };
             tokio::select! {
                 () = sleep_until(at.into()) => return,
-                // The sender is in `self`, so it is not dropped meanwhile.
+                // `changed` cannot fail: the sender is in `self`.
                 _ = moved.changed() => {}
             }
         }
@@ -85,13 +85,13 @@ impl Clock {
         self.sleep_until(self.instant() + length).await;
     }
 
-    /// Ticks at once, and then each time this long after the last tick.
+    /// A timer that ticks at once and then one period after each tick.
     pub fn interval(&self, period: Duration) -> Interval {
         Interval { next: self.instant(), clock: self.clone(), period }
     }
 }
 
-/// See [`Clock::interval`].
+/// A periodic timer; see [`Clock::interval`].
 #[derive(Debug)]
 pub struct Interval {
     clock: Clock,
@@ -100,19 +100,19 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Completes at the next tick. Nothing is lost if it is dropped before.
+    /// Completes at the next tick. Safe to cancel.
     pub async fn tick(&mut self) {
         self.clock.sleep_until(self.next).await;
         self.next = self.clock.instant() + self.period;
     }
 }
 
-/// When network I/O must have ended, on the runtime's clock.
+/// The end of a time limit of network I/O, on the clock of the runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(tokio::time::Instant);
 
 impl Deadline {
-    /// This long from now.
+    /// The deadline `limit` from now.
     pub fn after(limit: Duration) -> Self {
         Self(tokio::time::Instant::now() + limit)
     }
@@ -122,10 +122,10 @@ impl Deadline {
         self.0 <= tokio::time::Instant::now()
     }
 
-    /// The result of `work`.
+    /// Runs `work` until the deadline.
     ///
     /// # Errors
-    /// The deadline came first.
+    /// The deadline passed before `work` completed.
     pub async fn limit<T>(self, work: impl Future<Output = T>) -> Result<T, Elapsed> {
         timeout_at(self.0, work).await
     }
@@ -141,13 +141,13 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// Whether it completes, within what the timers of the runtime need.
+    /// Whether the future completes within 50 ms of real time.
     async fn completes(work: impl Future<Output = ()>) -> bool {
         timeout(Duration::from_millis(50), work).await.is_ok()
     }
 
     #[tokio::test]
-    async fn a_moved_clock_wakes_whoever_sleeps_and_moves_both_times() {
+    async fn a_moved_clock_ends_sleeps_and_moves_both_times() {
         let clock = Clock::adjustable();
         let (began, wall) = (clock.instant(), clock.now());
         let clone = clock.clone();
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_clock_that_nobody_moves_goes_by_itself_and_that_of_the_system_cannot_be_moved() {
+    async fn an_unmoved_clock_advances_and_the_clock_of_the_system_cannot_be_moved() {
         for clock in [Clock::system(), Clock::adjustable()] {
             clock.sleep(Duration::from_millis(1)).await;
         }
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_interval_ticks_at_once_and_does_not_make_up_for_ticks_that_it_missed() {
+    async fn an_interval_ticks_at_once_and_does_not_repeat_missed_ticks() {
         let clock = Clock::adjustable();
         let mut interval = clock.interval(HOUR);
         for (moved, is_due) in

@@ -1,12 +1,12 @@
-//! A histogram of durations that many threads count into without a lock. Imports nothing.
+//! A histogram of durations. Threads count into it without a lock. Imports nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Upper bounds in seconds for what a client waits for.
+/// Upper bounds in seconds for operations that a client waits for.
 pub const UP_TO_SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// Upper bounds in seconds for what may wait for retries over days.
+/// Upper bounds in seconds for deliveries, which may be retried for days.
 pub const UP_TO_DAYS: &[f64] =
     &[0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0];
 
@@ -15,7 +15,7 @@ pub const UP_TO_DAYS: &[f64] =
 pub struct Histogram {
     /// In ascending order.
     bounds: &'static [f64],
-    /// One for each bound, and one for what exceeds all of them.
+    /// One count for each bound, and one for durations above all bounds.
     counts: Box<[AtomicU64]>,
     sum_us: AtomicU64,
 }

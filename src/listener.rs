@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-/// Delay after an error of accept that would repeat immediately, such as too many open files.
+/// Delay after an error of accept that would otherwise repeat immediately, such as too many open files.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Hands every connection to `serve`, which must not wait, until `stop`; then closes the listener. The caller limits
-/// connections, because only it knows how to refuse one.
+/// Accepts connections until `stop` and passes each to `serve`, which must not block; then closes the listener. The caller
+/// limits connections, because only the caller knows how to refuse one.
 pub async fn accept_until(
     stop: &CancellationToken,
     listener: TcpListener,
@@ -25,14 +25,14 @@ pub async fn accept_until(
         };
         match accepted {
             Ok((stream, peer)) => {
-                // Replies are small and written whole: waiting for more to send would only delay them.
+                // Replies are small and written whole, so Nagle's algorithm would only delay them.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
                 }
                 serve(stream, peer);
             }
             // The client closed the connection before it was accepted; others are not affected.
-            Err(error) if is_of_one_client(&error) => {}
+            Err(error) if concerns_one_client(&error) => {}
             Err(error) => {
                 tracing::error!(address = ?listener.local_addr().ok(), %error, "cannot accept connections");
                 stop.run_until_cancelled(tokio::time::sleep(RETRY_DELAY)).await;
@@ -41,7 +41,7 @@ pub async fn accept_until(
     }
 }
 
-fn is_of_one_client(error: &io::Error) -> bool {
+fn concerns_one_client(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn connections_are_handed_over_until_the_stop_which_closes_the_listener() {
+    async fn the_loop_passes_on_connections_until_the_stop_and_closes_the_listener() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, (sender, mut peers)) = (CancellationToken::new(), mpsc::unbounded_channel());
@@ -62,10 +62,10 @@ mod tests {
             accept_until(&until, listener, |_, peer| sender.send(peer).unwrap()).await;
         });
         let client = TcpStream::connect(address).await.unwrap();
-        let patience = Duration::from_secs(20);
-        assert_eq!(timeout(patience, peers.recv()).await.unwrap(), Some(client.local_addr().unwrap()));
+        let limit = Duration::from_secs(20);
+        assert_eq!(timeout(limit, peers.recv()).await.unwrap(), Some(client.local_addr().unwrap()));
         stop.cancel();
-        timeout(patience, accepting).await.unwrap().unwrap();
+        timeout(limit, accepting).await.unwrap().unwrap();
         let refused = TcpStream::connect(address).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }

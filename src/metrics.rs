@@ -116,8 +116,8 @@ impl Metrics {
     async fn serve_connection(&self, stream: TcpStream) {
         let service = service_fn(async |request: Request<Incoming>| {
             Ok::<_, Infallible>(match (request.method(), request.uri().path()) {
-                (&Method::GET, PATH) => self.answer().await,
-                _ => refuse(StatusCode::NOT_FOUND, format!("only GET {PATH} exists")),
+                (&Method::GET, PATH) => self.respond().await,
+                _ => refuse(StatusCode::NOT_FOUND, format!("not found: the only resource is GET {PATH}")),
             })
         });
         let mut http = http1::Builder::new();
@@ -127,7 +127,7 @@ impl Metrics {
         }
     }
 
-    async fn answer(&self) -> Response<Full<Bytes>> {
+    async fn respond(&self) -> Response<Full<Bytes>> {
         let text = match self.collect().await {
             Ok(snapshot) => self.render(&snapshot),
             Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, error),
@@ -148,15 +148,15 @@ impl Metrics {
         let mut registry = Registry::default();
         let version = ("version", env!("CARGO_PKG_VERSION").to_owned());
         gauges(&mut registry, "pillarbox_build_info", "The running version", [([version], 1)]);
-        let own = registry.sub_registry_with_prefix("pillarbox");
-        self.add_mail(own, snapshot);
-        add_store(own, &snapshot.counts);
-        self.add_queue(own, &snapshot.queue);
-        gauge(own, "webhook_backlog", "Webhook deliveries pending", to_gauge(snapshot.webhook_backlog));
+        let pillarbox = registry.sub_registry_with_prefix("pillarbox");
+        self.add_mail(pillarbox, snapshot);
+        add_store(pillarbox, &snapshot.counts);
+        self.add_queue(pillarbox, &snapshot.queue);
+        gauge(pillarbox, "webhook_backlog", "Webhook deliveries pending", to_gauge(snapshot.webhook_backlog));
         if let Some(expires_at) = self.certificate.expires_at() {
             let left_s = expires_at.duration_since(self.queue.clock().now()).as_secs();
             gauge(
-                own,
+                pillarbox,
                 "certificate_expiry_seconds",
                 "Time until the certificate of the listeners expires",
                 left_s,
@@ -171,7 +171,7 @@ impl Metrics {
         text
     }
 
-    /// What became of mail.
+    /// Adds the metrics of accepted and delivered mail.
     fn add_mail(&self, registry: &mut Registry, snapshot: &Snapshot) {
         let counts = &snapshot.counts;
         let events = counts.events.iter().map(|(kind, count)| ([("type", kind.to_string())], *count));
@@ -179,9 +179,9 @@ impl Metrics {
         let refusals = self.submission.refusals();
         let refusals = refusals.into_iter().map(|(code, count)| ([("code", code.to_owned())], count));
         counters(registry, "refusals", "Submissions refused, by code", refusals);
-        let attempts = counts.attempts.iter().map(|of| {
-            let class = of.class.map_or("none", BounceClass::as_str);
-            ([("outcome", of.state.to_string()), ("class", class.to_owned())], of.count)
+        let attempts = counts.attempts.iter().map(|counted| {
+            let class = counted.class.map_or("none", BounceClass::as_str);
+            ([("outcome", counted.state.to_string()), ("class", class.to_owned())], counted.count)
         });
         counters(registry, "attempts", "Attempts of deliveries, by outcome and class", attempts);
         let accepted = vec![(Vec::new(), self.submission.accept_seconds())];
@@ -194,9 +194,13 @@ impl Metrics {
     }
 
     fn add_queue(&self, registry: &mut Registry, queue: &QueueOverview) {
-        let of = queue.totals;
-        let depth =
-            [("in_flight", of.in_flight), ("due", of.due), ("paused", of.paused), ("deferred", of.deferred)];
+        let totals = queue.totals;
+        let depth = [
+            ("in_flight", totals.in_flight),
+            ("due", totals.due),
+            ("paused", totals.paused),
+            ("deferred", totals.deferred),
+        ];
         let depth = depth.map(|(state, count)| ([("state", state.to_owned())], count));
         gauges(registry, "queue_deliveries", "Unfinished deliveries, by state", depth);
         let oldest_age_s =
@@ -223,10 +227,10 @@ fn add_store(registry: &mut Registry, counts: &StoreCounts) {
         help,
         Histograms(vec![(Vec::new(), counts.commit_seconds.clone())]),
     );
-    let help = "Body files that belong to no message of the database, at the last count";
+    let help = "Body files without a message in the database, at the last count";
     gauge(registry, "stray_body_files", help, to_gauge(counts.stray_files));
     if let Some(octets) = counts.free_disk_bytes {
-        let help = "Space that the file system of the data directory has free";
+        let help = "Free space of the file system of the data directory";
         gauge(registry, "disk_free_bytes", help, to_gauge(octets));
     }
 }

@@ -1,5 +1,5 @@
-//! Randomness, as a value: jitter and choices come from an [`Rng`], so that a seed repeats them. Secrets and ids do not:
-//! they come from the generator of the system wherever they are made.
+//! The random number generator as a value. Jitter and choices come from an [`Rng`], so that a seed repeats them. Secrets
+//! and ids always come from the generator of the system.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,17 +11,17 @@ use rand::{RngExt, SeedableRng};
 /// A source of randomness.
 #[derive(Debug, Clone)]
 pub struct Rng {
-    /// `None` is the generator of the thread, which the system seeds.
+    /// `None`: the generator of the thread, which the system seeds.
     seeded: Option<Arc<Mutex<StdRng>>>,
 }
 
 impl Rng {
-    /// Unpredictable.
+    /// The generator of the system, which is unpredictable.
     pub const fn system() -> Self {
         Self { seeded: None }
     }
 
-    /// The same sequence for the same seed, shared by all clones.
+    /// A generator with the same sequence for the same seed. Clones share the sequence.
     pub fn seeded(seed: u64) -> Self {
         Self { seeded: Some(Arc::new(Mutex::new(StdRng::seed_from_u64(seed)))) }
     }
@@ -34,7 +34,7 @@ impl Rng {
         self.with(|rng| rng.random())
     }
 
-    /// One of these, by weight; `None` if there is none with a weight.
+    /// A random item, by weight; `None` if no item has a weight.
     pub fn choose_weighted<'a, T>(&self, from: &'a [T], weight: impl Fn(&T) -> u32) -> Option<&'a T> {
         self.with(|mut rng| from.choose_weighted(&mut rng, weight).ok())
     }
@@ -42,7 +42,7 @@ impl Rng {
     fn with<T>(&self, draw: impl FnOnce(&mut dyn rand::Rng) -> T) -> T {
         match &self.seeded {
             None => draw(&mut rand::rng()),
-            // No panic leaves a generator unusable.
+            // A panic does not make a generator unusable.
             Some(seeded) => draw(&mut *seeded.lock().unwrap_or_else(PoisonError::into_inner)),
         }
     }
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_repeats_what_clones_draw_together() {
+    fn clones_share_the_sequence_of_a_seed() {
         let draw = |seed| {
             let rng = Rng::seeded(seed);
             let clone = rng.clone();

@@ -1,4 +1,4 @@
-//! The certificate of the server: loaded at the start, and again whenever its files change.
+//! Loads the certificate of the server at the start, and again when its files change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,9 @@ pub fn load(config: &Config) -> Result<Certificate, TlsError> {
     match (&config.tls.certificate, &config.tls.private_key) {
         (Some(certificate), Some(private_key)) => Certificate::load(certificate, private_key),
         _ => {
-            tracing::warn!("no tls.certificate: using a self-signed one, which mail clients refuse");
+            tracing::warn!(
+                "tls.certificate is not set: using a self-signed certificate, which mail clients refuse"
+            );
             Certificate::load_or_generate(&config.data_dir, &config.hostname)
         }
     }
@@ -37,8 +39,8 @@ pub async fn run(certificate: Arc<Certificate>, stop: CancellationToken) {
         }
         seen = found;
         match certificate.reload() {
-            Ok(()) => tracing::info!(path = %certificate.path().display(), "certificate renewed"),
-            Err(error) => tracing::error!(%error, "keeping the old certificate"),
+            Ok(()) => tracing::info!(path = %certificate.path().display(), "certificate reloaded"),
+            Err(error) => tracing::error!(%error, "cannot reload the certificate; the old one stays in use"),
         }
     }
 }

@@ -14,13 +14,13 @@ use crate::server::{Security, Server};
 
 /// All bound listeners.
 pub struct Listeners {
-    /// Submission with STARTTLS.
+    /// The listeners of submission with STARTTLS.
     pub submission: Vec<TcpListener>,
-    /// Submission with implicit TLS.
+    /// The listeners of submission with implicit TLS.
     pub submissions: Vec<TcpListener>,
-    /// The API.
-    pub control: Vec<TcpListener>,
-    /// Metrics.
+    /// The listeners of the API.
+    pub api: Vec<TcpListener>,
+    /// The listeners of metrics.
     pub metrics: Vec<TcpListener>,
 }
 
@@ -30,19 +30,13 @@ impl Listeners {
         Ok(Self {
             submission: listen("smtp.submission", &config.smtp.submission).await?,
             submissions: listen("smtp.submissions", &config.smtp.submissions).await?,
-            control: listen("api.listen", &config.api.listen).await?,
+            api: listen("api.listen", &config.api.listen).await?,
             metrics: listen("api.metrics_listen", &config.api.metrics_listen).await?,
         })
     }
 
     /// Starts a task for each listener.
-    pub fn serve(
-        self,
-        tasks: &mut TaskGroup,
-        server: &Arc<Server>,
-        control: &Arc<Api>,
-        metrics: &Arc<Metrics>,
-    ) {
+    pub fn serve(self, tasks: &mut TaskGroup, server: &Arc<Server>, api: &Arc<Api>, metrics: &Arc<Metrics>) {
         for (listeners, security) in
             [(self.submission, Security::Starttls), (self.submissions, Security::Implicit)]
         {
@@ -50,8 +44,8 @@ impl Listeners {
                 tasks.spawn("SMTP listener", server.clone().serve(listener, security, tasks.stop.clone()));
             }
         }
-        for listener in self.control {
-            tasks.spawn("API listener", control.clone().serve(listener, tasks.stop.clone()));
+        for listener in self.api {
+            tasks.spawn("API listener", api.clone().serve(listener, tasks.stop.clone()));
         }
         for listener in self.metrics {
             tasks.spawn("metrics listener", metrics.clone().serve(listener, tasks.stop.clone()));
@@ -80,7 +74,7 @@ fn hint_for(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => "; stop the program that has the port, or choose another one",
         std::io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need CAP_NET_BIND_SERVICE, which the systemd unit gives"
+            "; ports below 1024 need CAP_NET_BIND_SERVICE, which the systemd unit grants"
         }
         std::io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
         _ => "",

@@ -1,5 +1,5 @@
-//! The composition root: opens the store, loads the certificate, binds the listeners, starts every task and owns the
-//! order in which they stop. Nothing else in the crate starts a task that outlives its caller.
+//! The composition root: opens the store, loads the certificate, binds the listeners, starts every task and decides the
+//! order in which they stop. No other module starts a task that outlives its caller.
 
 mod certificate_watch;
 mod listeners;
@@ -36,10 +36,10 @@ use crate::webhook::{self, WebhookDependencies, WebhookDispatcher};
 
 /// The part of the shutdown deadline, at most half of it, that is reserved for recording results and closing the store.
 const CLOSING_TIME: Duration = Duration::from_secs(3);
-/// How much of it recording results may take.
+/// The part of this time that is reserved for recording results.
 const RECORDING_TIME: Duration = Duration::from_secs(2);
 
-/// Why the server did not start. Each error names the option, the file or the address, and what to do.
+/// Why the server did not start. Each error names the option, the file or the address, and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The store cannot be opened.
@@ -116,8 +116,8 @@ impl StoreOptions {
     }
 }
 
-/// What the server's components are built from.
-struct Core<'a> {
+/// The shared parts from which the components of the server are built.
+struct SharedServices<'a> {
     config: &'a Config,
     clock: Clock,
     rng: Rng,
@@ -130,7 +130,7 @@ struct Core<'a> {
     verifier: Arc<Verifier>,
 }
 
-impl<'a> Core<'a> {
+impl<'a> SharedServices<'a> {
     async fn open(config: &'a Config, clock: Clock, rng: Rng) -> Result<Self, StartError> {
         let store = Arc::new(Store::open(StoreOptions::new(config, Access::Serve)).await?);
         let certificate = Arc::new(certificate_watch::load(config)?);
@@ -169,13 +169,13 @@ impl<'a> Core<'a> {
     }
 
     fn build_server(&self) -> Arc<Server> {
-        let parts = server::ServerDependencies {
+        let dependencies = server::ServerDependencies {
             submission: self.submission.clone(),
             tls: self.certificate.shared(),
             bans: self.bans.clone(),
             clock: self.clock.clone(),
         };
-        Arc::new(Server::new(self.config.hostname.clone(), &self.config.smtp, parts))
+        Arc::new(Server::new(self.config.hostname.clone(), &self.config.smtp, dependencies))
     }
 
     fn build_relay(&self) -> Result<Relay, RelayError> {
@@ -184,7 +184,7 @@ impl<'a> Core<'a> {
         Ok(if tls_report.enabled { relay.counting_tls() } else { relay })
     }
 
-    fn build_control(&self) -> Arc<Api> {
+    fn build_api(&self) -> Arc<Api> {
         let config = self.config;
         Arc::new(Api::new(api::ApiDependencies {
             settings: config.api.clone(),
@@ -205,40 +205,40 @@ impl<'a> Core<'a> {
         }))
     }
 
-    fn build_metrics(&self, server: &Server, control: &Api) -> Arc<Metrics> {
+    fn build_metrics(&self, server: &Server, api: &Api) -> Arc<Metrics> {
         Arc::new(Metrics {
             store: self.store.clone(),
             queue: self.queue.clone(),
             submission: self.submission.clone(),
             smtp: server.connections(),
-            api: control.connections(),
+            api: api.connections(),
             certificate: self.certificate.clone(),
         })
     }
 
-    fn build_teller(&self) -> Result<WebhookDispatcher, StartError> {
+    fn build_webhook_dispatcher(&self) -> Result<WebhookDispatcher, StartError> {
         let settings =
             webhook::WebhookSettings { config: self.config.webhooks.clone(), retries: webhook::RETRIES };
         let networks = &self.config.webhooks.allowed_private_networks;
         let client = Client::new(self.resolver.clone(), self.config.webhooks.ca_file.as_deref(), networks);
-        let services = WebhookDependencies {
+        let dependencies = WebhookDependencies {
             store: self.store.clone(),
             client: client.map_err(StartError::Webhooks)?,
             clock: self.clock.clone(),
             rng: self.rng.clone(),
         };
-        Ok(WebhookDispatcher::new(services, settings))
+        Ok(WebhookDispatcher::new(dependencies, settings))
     }
 
-    /// `None` if reports are not wanted.
-    fn build_reporter(&self) -> Result<Option<Reporter>, StartError> {
+    /// `None` if `tls_report.enabled` is false.
+    fn build_tls_reporter(&self) -> Result<Option<Reporter>, StartError> {
         let config = self.config;
         if !config.tls_report.enabled {
             return Ok(None);
         }
         let config::Relay { ca_file, allowed_private_networks, .. } = &config.relay;
         let client = Client::new(self.resolver.clone(), ca_file.as_deref(), allowed_private_networks);
-        let parts = tls_report::TlsReportDependencies {
+        let dependencies = tls_report::TlsReportDependencies {
             store: self.store.clone(),
             resolver: self.resolver.clone(),
             client: client.map_err(RelayError::CaFile)?,
@@ -247,11 +247,11 @@ impl<'a> Core<'a> {
             rng: self.rng.clone(),
             hostname: config.hostname.clone(),
         };
-        Ok(Some(Reporter::new(config.tls_report.clone(), parts)?))
+        Ok(Some(Reporter::new(config.tls_report.clone(), dependencies)?))
     }
 
     /// Starts the tasks that maintain the store, the domains and the certificate.
-    fn spawn_maintenance(self, stage: &mut TaskGroup) {
+    fn spawn_maintenance(self, tasks: &mut TaskGroup) {
         let retention = &self.config.retention;
         let retention = RetentionPolicy {
             body_days: retention.body_days,
@@ -259,51 +259,51 @@ impl<'a> Core<'a> {
             row_days: retention.message_days,
             webhook_days: retention.webhook_days,
         };
-        let (store, stop) = (self.store, stage.stop.clone());
-        stage.spawn("indexer", search_indexer::run(store.clone(), self.clock.clone(), stop.clone()));
-        stage.spawn("janitor", retention::run(store, retention, self.clock, stop.clone()));
-        stage.spawn("domain check", verification::recheck_loop(self.verifier, stop.clone()));
-        stage.spawn("certificate watch", certificate_watch::run(self.certificate, stop));
+        let (store, stop) = (self.store, tasks.stop.clone());
+        tasks.spawn("search indexer", search_indexer::run(store.clone(), self.clock.clone(), stop.clone()));
+        tasks.spawn("retention", retention::run(store, retention, self.clock, stop.clone()));
+        tasks.spawn("domain check", verification::recheck_loop(self.verifier, stop.clone()));
+        tasks.spawn("certificate watch", certificate_watch::run(self.certificate, stop));
     }
 }
 
 impl Running {
-    /// Starts everything. Returns once all listeners accept.
+    /// Starts the server. Returns when all listeners accept.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         Self::start_with(config, Clock::system(), Rng::system()).await
     }
 
-    /// The same with another clock and other randomness, for tests.
+    /// Starts the server with another clock and other randomness, for tests.
     pub async fn start_with(config: &Config, clock: Clock, rng: Rng) -> Result<Self, StartError> {
-        let core = Core::open(config, clock, rng).await?;
+        let shared = SharedServices::open(config, clock, rng).await?;
         let listeners = Listeners::bind(config).await?;
-        let relay = core.build_relay()?;
-        let (server, control) = (core.build_server(), core.build_control());
-        let metrics = core.build_metrics(&server, &control);
-        let (teller, reporter) = (core.build_teller()?, core.build_reporter()?);
+        let relay = shared.build_relay()?;
+        let (server, api) = (shared.build_server(), shared.build_api());
+        let metrics = shared.build_metrics(&server, &api);
+        let (webhooks, reporter) = (shared.build_webhook_dispatcher()?, shared.build_tls_reporter()?);
         let mut running = Self {
             submission_addresses: listeners::addresses(&listeners.submission),
             submissions_addresses: listeners::addresses(&listeners.submissions),
-            api_addresses: listeners::addresses(&listeners.control),
+            api_addresses: listeners::addresses(&listeners.api),
             metrics_addresses: listeners::addresses(&listeners.metrics),
-            store: core.store.clone(),
-            queue: core.queue.clone(),
-            certificate: core.certificate.clone(),
+            store: shared.store.clone(),
+            queue: shared.queue.clone(),
+            certificate: shared.certificate.clone(),
             acceptance: TaskGroup::new("acceptance of mail"),
             delivery: TaskGroup::new("delivery of mail"),
             recording: relay.recording(),
             deadline: config.shutdown_deadline,
         };
-        let stage = &mut running.acceptance;
-        listeners.serve(stage, &server, &control, &metrics);
-        stage.spawn("count of requests", control.clone().count_requests(stage.stop.clone()));
-        core.spawn_maintenance(stage);
+        let tasks = &mut running.acceptance;
+        listeners.serve(tasks, &server, &api, &metrics);
+        tasks.spawn("request counter", api.clone().count_requests(tasks.stop.clone()));
+        shared.spawn_maintenance(tasks);
         if let Some(reporter) = reporter {
-            stage.spawn("reports on TLS", reporter.run(stage.stop.clone()));
+            tasks.spawn("TLS reporter", reporter.run(tasks.stop.clone()));
         }
-        let stage = &mut running.delivery;
-        stage.spawn("relay", relay.run(stage.stop.clone()));
-        stage.spawn("webhooks", teller.run(stage.stop.clone()));
+        let tasks = &mut running.delivery;
+        tasks.spawn("relay", relay.run(tasks.stop.clone()));
+        tasks.spawn("webhooks", webhooks.run(tasks.stop.clone()));
         tracing::info!(
             hostname = %config.hostname,
             submission = ?running.submission_addresses,
@@ -324,7 +324,7 @@ impl Running {
         &self.queue
     }
 
-    /// Reads the certificate's files again; on an error the old one stays in use.
+    /// Reloads the certificate from its files. After an error the old certificate stays in use.
     pub fn reload_certificate(&self) -> Result<(), TlsError> {
         self.certificate.reload()
     }
@@ -341,14 +341,14 @@ impl Running {
         }
     }
 
-    /// Stops accepting, lets messages in transfer finish in both directions, then closes the store. Tasks that still run
+    /// Stops accepting, waits for messages in transfer in both directions, then closes the store. Tasks that still run
     /// shortly before the deadline are dropped, which is as safe as a crash; the results that they have are recorded.
-    /// Acceptance and delivery stop at the same time: a client that hangs must not cost deliveries the time to get their
-    /// results. Mail that is accepted meanwhile waits in the spool.
+    /// Acceptance and delivery stop at the same time, so that a client that hangs does not use up the time in which
+    /// deliveries get their results. Mail that is accepted during the stop stays in the spool.
     pub async fn stop(mut self) -> Result<(), StopError> {
         let end = Instant::now() + self.deadline - CLOSING_TIME.min(self.deadline / 2);
         let ended = task_group::end_both(&mut self.acceptance, &mut self.delivery, end).await;
-        // A result that is lost is a message delivered twice.
+        // A lost result means that the message is delivered twice.
         if tokio::time::timeout(RECORDING_TIME, self.recording.end()).await.is_err() {
             tracing::error!("not all results were recorded before the deadline");
         }

@@ -7,7 +7,7 @@ use crate::mail::DomainName;
 use crate::model::{DkimAlgorithm, DkimKeyState, Verification};
 use crate::store::{Directory, NewDkimKey, NewDomain, Store, StoreError};
 
-/// Its label, below the host name.
+/// The label of the sandbox domain, below the host name.
 const LABEL: &str = "sandbox";
 
 /// Creates the domain if it does not exist.

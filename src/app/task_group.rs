@@ -1,4 +1,4 @@
-//! Groups of tasks that stop together, by a deadline.
+//! Groups of tasks that stop together within a deadline.
 
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 pub struct TaskGroup {
     name: &'static str,
     tasks: JoinSet<&'static str>,
-    /// Cancelled when the tasks are to end.
+    /// Cancelled at the stop; tasks then end.
     pub stop: CancellationToken,
 }
 
@@ -37,7 +37,7 @@ impl TaskGroup {
         while self.tasks.join_next().await.is_some() {}
     }
 
-    /// The same until a time, when the remaining tasks are aborted. The error is the name of the group.
+    /// Like [`Self::end`], but aborts the tasks that still run at `end`. The error is the name of the group.
     async fn end_by(&mut self, end: Instant) -> Result<(), &'static str> {
         if tokio::time::timeout_at(end, self.end()).await.is_err() {
             self.tasks.abort_all();
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_group_that_hangs_leaves_the_other_its_time_to_finish() {
+    async fn a_group_that_hangs_does_not_shorten_the_time_of_the_other() {
         let (mut hung, mut busy) = (TaskGroup::new("hung"), TaskGroup::new("busy"));
         hung.spawn("client", std::future::pending());
         let finished = Arc::new(AtomicBool::new(false));

@@ -1,5 +1,5 @@
-//! Limits failed logins: each failure delays the reply longer than the one before, and too many cause a ban. In
-//! memory and bounded. Imports `mail` and `model`; the time is an argument.
+//! Limits failed logins. Each failure doubles the delay of the reply, and too many failures cause a ban. The state is
+//! in memory and bounded. Imports `mail` and `model`; the time is an argument.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::mail::Timestamp;
 use crate::model::KeyId;
 
-/// Maximum of subjects remembered; beyond it the oldest are removed, those without a ban first.
+/// Maximum of subjects in memory. Beyond it the oldest are removed, those without a ban first.
 const SUBJECTS_MAX: usize = 10_000;
 /// The delay after the first failure; each further failure doubles it.
 const DELAY_FIRST: Duration = Duration::from_millis(250);
@@ -34,8 +34,8 @@ pub struct AuthLimiterSettings {
 pub enum BanSubject {
     /// The client's network.
     Network(IpNet),
-    /// The key whose id was the user name. A banned key still accepts its correct secret; otherwise anyone who knows
-    /// the id could lock its owner out.
+    /// The key whose id was the user name. A banned key still accepts its correct secret. Otherwise anyone who knows
+    /// the id could lock out the owner.
     Key(KeyId),
 }
 
@@ -220,7 +220,7 @@ impl AuthDecision {
     }
 }
 
-/// A configured duration may exceed the range of time.
+/// The sum, or the maximum of time if the configured duration exceeds the range.
 fn after(begin: Timestamp, time: Duration) -> Timestamp {
     begin.checked_add(time).unwrap_or(Timestamp::MAX)
 }
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_delay_more_and_more_and_then_ban() {
+    fn failures_increase_the_delay_and_then_cause_a_ban() {
         let (bans, client, now) = (AuthLimiter::new(SETTINGS), address("192.0.2.1"), start());
         let delays: Vec<_> = (0..7).map(|_| bans.record_failure(client, None, now)).collect();
         let expected = [250, 500, 1000, 2000, 4000, 8000, 8000];

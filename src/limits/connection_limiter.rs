@@ -29,7 +29,7 @@ pub struct Limits {
     pub per_tenant_max: usize,
 }
 
-/// Counts in the maps are never zero, so a map is never larger than `total`.
+/// The counts of open connections. No count in a map is zero, so a map has at most `total` entries.
 #[derive(Debug, Default)]
 struct Open {
     total: usize,
@@ -70,7 +70,7 @@ impl ConnectionLimiter {
         self.lock().total
     }
 
-    /// The counts are consistent at every panic point, so a poisoned lock is still usable.
+    /// No panic leaves the counts inconsistent, so a poisoned lock is still usable.
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,5 +1,5 @@
-//! A memory budget for received data and responses, shared between tenants: a tenant may reserve no more than it leaves
-//! free. So one tenant alone gets at most half, and another always finds memory. Imports `model`.
+//! A memory budget for received data and responses, shared between tenants. A tenant may reserve at most as much as it
+//! leaves free, so one tenant alone gets at most half and another tenant always finds memory. Imports `model`.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -67,7 +67,7 @@ impl MemoryReservation {
         let mut reserved = self.budget.reserved();
         let Some(left) = (self.budget.octets_max - reserved.octets).checked_sub(more) else { return false };
         let of_holder = reserved.by_holder.get(&self.holder).copied().unwrap_or(0);
-        // A holder's only message may use the whole budget, which may be no larger than one message.
+        // The only message of a holder may use the whole budget: a budget may be as small as one message.
         let is_only_one = of_holder == self.together.load(Relaxed);
         if !is_only_one && of_holder + more > left {
             return false;
@@ -90,7 +90,7 @@ impl MemoryReservation {
         self.octets
     }
 
-    /// Releases what is reserved beyond this many octets.
+    /// Releases the reserved octets beyond this number.
     pub fn shrink_to(&mut self, octets: u64) {
         let Some(less) = self.octets.checked_sub(octets).filter(|&less| less > 0) else { return };
         self.octets = octets;
@@ -105,13 +105,13 @@ impl MemoryReservation {
         }
     }
 
-    /// The octets as `Bytes` that stay reserved as long as any slice of them exists, such as one that a connection has not
-    /// sent yet.
+    /// Converts the octets into `Bytes`. Their memory stays reserved as long as any slice of them exists, such as a slice
+    /// that a connection has not sent yet.
     pub fn hold(self, octets: Vec<u8>) -> Bytes {
         Bytes::from_owner(ReservedBytes { octets, _reservation: self })
     }
 
-    /// A piece of what the memory was reserved for, as `Bytes`; dropping the last piece releases it.
+    /// Converts one piece of the reserved data into `Bytes`. Dropping the last piece releases the reservation.
     pub fn hold_piece(self: &Arc<Self>, octets: Vec<u8>) -> Bytes {
         Bytes::from_owner(ReservedBytes { octets, _reservation: self.clone() })
     }

@@ -12,7 +12,7 @@ use crate::model::TenantId;
 /// For this long after requests of two different tenants, tenants are considered to compete.
 const CONTENTION_WINDOW: Duration = Duration::from_secs(5);
 
-/// The semaphore.
+/// A semaphore whose permits are shared between tenants.
 pub struct TenantSemaphore {
     all: Arc<Semaphore>,
     per_tenant_max: u32,
@@ -29,19 +29,20 @@ pub struct TenantPermit {
     _tenant: OwnedSemaphorePermit,
 }
 
-/// The tenant of the last request, and until when tenants are considered to compete.
+/// The holder of the last request, and until when tenants are considered to compete.
 #[derive(Default)]
 struct Contention {
-    last: Option<TenantId>,
+    /// `None` before the first request; the platform is a holder too.
+    last: Option<Option<TenantId>>,
     until: Option<Instant>,
 }
 
 /// Which limit is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SemaphoreFull {
-    /// The tenant's.
+    /// The limit of the tenant.
     Tenant,
-    /// The total.
+    /// The total limit.
     Total,
 }
 
@@ -104,15 +105,14 @@ impl TenantSemaphore {
         }
         let now = Instant::now();
         let mut contention = self.contention.lock().unwrap_or_else(PoisonError::into_inner);
-        if contention.last != tenant {
-            let is_first = contention.last.is_none();
-            contention.last = tenant;
-            contention.until = (!is_first).then(|| now + CONTENTION_WINDOW);
+        match contention.last.replace(tenant) {
+            Some(last) if last != tenant => contention.until = Some(now + CONTENTION_WINDOW),
+            Some(_) | None => {}
         }
         if contention.until.is_some_and(|until| now < until) { self.weight_under_contention } else { 1 }
     }
 
-    /// Requests of a tenant that have or wait for a permit.
+    /// How many requests of a tenant have or wait for a permit.
     #[cfg(test)]
     pub fn requests_of(&self, tenant: Option<TenantId>) -> usize {
         let by_tenant = self.by_tenant.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,7 +196,7 @@ mod tests {
                 for (tenant, weight, leaves) in requests {
                     let (permits, weights, tenant) = (permits.clone(), weights.clone(), tenants[tenant]);
                     let request = async move {
-                        let _turn = permits.acquire_weighted(tenant, weight).await.unwrap();
+                        let _permit = permits.acquire_weighted(tenant, weight).await.unwrap();
                         let weight = weight.min(u64::from(per_tenant_max));
                         *weights.lock().unwrap().entry(tenant).or_default() += weight;
                         let held = Held { weights: &weights, tenant, weight };
@@ -269,6 +269,17 @@ mod tests {
         assert_eq!(permits.all.available_permits(), 4);
         drop(heavy);
         assert_eq!(permits.all.available_permits(), 8);
+    }
+
+    #[tokio::test]
+    async fn a_tenant_competes_with_the_platform_as_with_another_tenant() {
+        let permits = TenantSemaphore::new(8, 4).with_contended_max(1);
+        let tenant = tenants(0..1)[0];
+        for holder in [tenant, None, tenant, None] {
+            drop(permits.acquire(holder).await.unwrap());
+        }
+        let _first = permits.acquire(tenant).await.unwrap();
+        assert!(futures_util::FutureExt::now_or_never(permits.acquire(tenant)).is_none());
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! A cache of store queries; an entry is valid until the directory changes or its lifetime ends.
+//! A cache of store queries. An entry is valid until the directory changes or its lifetime ends.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -27,8 +27,8 @@ impl<K: Eq + Hash, V: Clone> VersionedCache<K, V> {
         Self { clock, entries: Mutex::new(HashMap::new()), lifetime, entries_max }
     }
 
-    /// The cached value if valid for this version of the directory, else the result of `load`. The version is read
-    /// before loading, so a concurrent change invalidates the new entry.
+    /// The cached value if it is valid for this version of the directory, else the result of `load`. The caller reads the
+    /// version before it calls, so a concurrent change invalidates the new entry.
     pub async fn get<E>(
         &self,
         key: K,
@@ -50,8 +50,8 @@ impl<K: Eq + Hash, V: Clone> VersionedCache<K, V> {
     fn find(&self, key: &K, version: u64) -> Option<V> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = entries.get(key)?;
-        let is_good = entry.version == version && self.clock.elapsed_since(entry.since) < self.lifetime;
-        is_good.then(|| entry.value.clone())
+        let is_valid = entry.version == version && self.clock.elapsed_since(entry.since) < self.lifetime;
+        is_valid.then(|| entry.value.clone())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Removes what is past its retention: bodies, rows, files without a row, expired pauses and replaced DKIM keys. Also
+//! Removes data after its retention: bodies, rows, files without a row, expired pauses and replaced DKIM keys. Also
 //! truncates the write-ahead log.
 
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use crate::store::{Directory, Journal, Pruned, Queue, RetentionPolicy, Store};
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Rows of each kind removed in one step.
 const BATCH_MAX: usize = 500;
-/// Steps in one round; afterwards the write-ahead log is truncated.
+/// Maximum of steps in a round, after which the write-ahead log is truncated.
 const STEPS_MAX: usize = 200;
-/// Minimum time for which the record of a replaced DKIM key stays needed: a receiver may verify a signature as late
-/// as when the message is read (RFC 6376 §5.2).
+/// Minimum time for which a replaced DKIM key stays published: a receiver may verify a signature when the message is read
+/// (RFC 6376 §5.2).
 const DKIM_OVERLAP_MIN: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-/// Cleans up once a minute, and repeats immediately while more remains to be removed.
+/// Runs a round every minute, and the next round at once if more data can be removed.
 pub async fn run(store: Arc<Store>, policy: RetentionPolicy, clock: Clock, stop: CancellationToken) {
     let mut ticks = clock.interval(INTERVAL);
     loop {
@@ -30,7 +30,7 @@ pub async fn run(store: Arc<Store>, policy: RetentionPolicy, clock: Clock, stop:
     }
 }
 
-/// One round. Returns whether more may remain.
+/// Runs one round. Returns true if more data may remain.
 async fn clean(store: &Store, policy: RetentionPolicy, clock: &Clock, stop: &CancellationToken) -> bool {
     let mut truncated = true;
     for _ in 0..STEPS_MAX {

@@ -10,7 +10,7 @@ use crate::store::{Journal, Store};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Follows the journal until `stop`.
+/// Indexes new messages of the journal until `stop`.
 pub async fn run(store: Arc<Store>, clock: Clock, stop: CancellationToken) {
     let mut ticks = clock.interval(INTERVAL);
     loop {

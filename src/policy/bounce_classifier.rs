@@ -1,7 +1,7 @@
-//! Classifies replies that are no success: a table of texts that real servers send.
+//! Classifies failure replies with a table of texts that real servers send.
 //!
-//! The text decides first, because large providers say in text what their codes do not; then the enhanced status (RFC
-//! 3463), then the code (RFC 5321 §4.2.3). To support a new reply, add a line here and one to the tests.
+//! The text decides first, because the texts of large providers are more exact than their codes; then the enhanced status
+//! (RFC 3463), then the code (RFC 5321 §4.2.3). To support a new reply, add a line here and one to the tests.
 
 use std::ops::RangeInclusive;
 
@@ -18,7 +18,7 @@ const TEXT_OCTETS_MAX: usize = 2048;
 /// Patterns in lower case; `*` matches anything. The first match counts, so specific patterns come before general
 /// ones.
 const PATTERNS: &[(&str, BounceClass)] = &[
-    // Would match a more general pattern below.
+    // Texts that also match a more general pattern below.
     ("sender verify failed", Policy),
     ("sender address rejected", Policy),
     ("sender address*blocked using", Reputation),

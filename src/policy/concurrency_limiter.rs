@@ -1,11 +1,11 @@
 //! Limits how much mail is sent to a site concurrently: a connection limit that grows with success and shrinks with
-//! trouble, rates, and a back-off for a site that refuses mail.
+//! overload, rates, and a back-off for a site that refuses mail.
 //!
-//! The limit starts at two. Each message that the site answers while all connections are in use adds one, until the
-//! first trouble (slow start); after that, a full round of messages adds one. Trouble halves the limit, once for all
-//! attempts in progress. A site backs off when it refuses every connection, says that it gets too much, or makes
-//! trouble with only one connection. The back-off doubles until the site accepts something; meanwhile its mail waits
-//! without attempts.
+//! The limit starts at two. Each message that the site accepts or refuses while all connections are in use adds one,
+//! until the first overload (slow start); after that, a full round of messages adds one. Overload halves the limit, once
+//! for all attempts in progress. A back-off begins if the site refuses every connection, replies that the rate is too
+//! high, or is overloaded with only one connection. Its length doubles until the site accepts or refuses a message;
+//! meanwhile the mail of the site waits without attempts.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -14,14 +14,14 @@ use super::site_feedback::SiteFeedback;
 
 /// The initial connection limit of an unknown site.
 const CONNECTIONS_FIRST: usize = 2;
-/// Consecutive deferrals that count as trouble.
+/// Consecutive deferrals that count as overload.
 const DEFERRALS_MAX: u32 = 10;
 const BACKOFF_MIN: Duration = Duration::from_secs(30);
 const BACKOFF_MAX: Duration = Duration::from_secs(10 * 60);
-/// Hosts of one site remembered for having accepted mail.
+/// Maximum of hosts of one site that are known to have accepted mail.
 const HOSTS_MAX: usize = 64;
 const MINUTE: Duration = Duration::from_secs(60);
-/// A burst may use the rate of this much time in advance.
+/// The length of a burst: the rate of this much time may be used in advance.
 const BURST: Duration = Duration::from_secs(1);
 /// Characters of a reply stored as the reason of a back-off.
 const REASON_CHARS_MAX: usize = 200;
@@ -37,10 +37,10 @@ pub struct Rule {
     pub messages_per_minute: Option<u32>,
     /// New connections per minute; unlimited if absent.
     pub connections_per_minute: Option<u32>,
-    /// The operator's own host: starts at its maximum and never backs off.
+    /// Whether it is a host of the operator, which starts at its maximum and never gets a back-off.
     pub trusted: bool,
-    /// Hosts match by suffix. Any domain can then claim a host under the suffix, so before MAIL only hosts that
-    /// accepted mail before count for the site.
+    /// Whether hosts match by suffix. Any domain can then name a host under the suffix, so a refusal before MAIL counts for
+    /// the site only if the host accepted mail before.
     pub by_suffix: bool,
 }
 
@@ -67,14 +67,14 @@ pub struct SiteBackoff {
 pub struct ConcurrencyLimiter {
     rule: Rule,
     limit: usize,
-    /// Below this the limit grows with each message, above it with each round of messages.
+    /// Below this limit each message adds one, above it each round of messages.
     slow_start_max: usize,
     served_since_growth: usize,
     deferrals: u32,
     /// Hosts that accepted mail, the latest last; used with `by_suffix` only.
     hosts: VecDeque<String>,
     served_at: Option<Instant>,
-    /// Results of attempts that began before this add nothing new.
+    /// The time of the last change. Results of attempts that began before it are ignored.
     changed_at: Option<Instant>,
     backoff: Option<SiteBackoff>,
     consecutive_backoffs: u32,
@@ -187,12 +187,12 @@ impl ConcurrencyLimiter {
             {
                 false
             }
-            // Messages accepted meanwhile outweigh one unreachable host.
+            // A message that the site accepted during the attempt outweighs one unreachable host.
             SiteFeedback::Unreachable { .. } if self.served_at.is_some_and(|served_at| served_at > began) => {
                 false
             }
             _ if !self.began_after_change(began) => false,
-            SiteFeedback::Trouble { .. } if self.limit > 1 => {
+            SiteFeedback::Overloaded { .. } if self.limit > 1 => {
                 self.shrink(now);
                 false
             }
@@ -200,8 +200,8 @@ impl ConcurrencyLimiter {
                 self.shrink(now);
                 false
             }
-            SiteFeedback::Trouble { reason }
-            | SiteFeedback::Closed { reason }
+            SiteFeedback::Overloaded { reason }
+            | SiteFeedback::Throttled { reason }
             | SiteFeedback::Refused { reason, .. }
             | SiteFeedback::Unreachable { reason, .. } => {
                 self.shrink(now);
@@ -255,13 +255,13 @@ impl ConcurrencyLimiter {
 
     fn shrink(&mut self, now: Instant) {
         self.limit = (self.limit / 2).max(1);
-        // After a back-off: grow fast to half of the earlier limit, then slowly.
+        // The limit grows fast to half of its earlier value, then slowly.
         self.slow_start_max = self.limit;
         self.served_since_growth = 0;
         self.changed_at = Some(now);
     }
 
-    /// How long nothing was sent to the site; `None` during a back-off.
+    /// The time since the last message to the site; `None` during a back-off.
     pub fn idle_for(&self, now: Instant) -> Option<Duration> {
         self.backoff(now).is_none().then(|| now.saturating_duration_since(self.used_at))
     }
@@ -317,166 +317,174 @@ mod tests {
         SiteFeedback::Refused { host: host.into(), reason: "554 no".into() }
     }
 
-    fn trouble() -> SiteFeedback {
-        SiteFeedback::Trouble { reason: "421 busy".into() }
+    fn overloaded() -> SiteFeedback {
+        SiteFeedback::Overloaded { reason: "421 busy".into() }
     }
 
-    fn closed() -> SiteFeedback {
-        SiteFeedback::Closed { reason: "421 4.7.0 too many connections".into() }
+    fn throttled() -> SiteFeedback {
+        SiteFeedback::Throttled { reason: "421 4.7.0 too many connections".into() }
     }
 
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Reports this many accepted messages with all connections in use.
-    fn serve(shaper: &mut ConcurrencyLimiter, messages: usize, now: Instant) {
+    fn serve(limiter: &mut ConcurrencyLimiter, messages: usize, now: Instant) {
         for _ in 0..messages {
-            shaper.record_feedback(&served(), now, shaper.limit(), now);
+            limiter.record_feedback(&served(), now, limiter.limit(), now);
         }
     }
 
     #[test]
-    fn the_limit_doubles_each_round_until_the_first_trouble_and_then_grows_slowly() {
+    fn the_limit_doubles_each_round_until_the_first_overload_and_then_grows_slowly() {
         let start = Instant::now();
-        let mut shaper = ConcurrencyLimiter::new(rule(40), start);
-        assert_eq!(shaper.allowance(0, start), Allowance::UpTo(2));
-        serve(&mut shaper, 2, start);
-        assert_eq!(shaper.limit(), 4);
-        serve(&mut shaper, 16, start);
-        assert_eq!(shaper.limit(), 20);
-        shaper.record_feedback(&trouble(), start, 20, start + SECOND);
-        assert_eq!(shaper.limit(), 10);
+        let mut limiter = ConcurrencyLimiter::new(rule(40), start);
+        assert_eq!(limiter.allowance(0, start), Allowance::UpTo(2));
+        serve(&mut limiter, 2, start);
+        assert_eq!(limiter.limit(), 4);
+        serve(&mut limiter, 16, start);
+        assert_eq!(limiter.limit(), 20);
+        limiter.record_feedback(&overloaded(), start, 20, start + SECOND);
+        assert_eq!(limiter.limit(), 10);
         // Results of attempts in progress at the same time.
-        shaper.record_feedback(&trouble(), start, 20, start + SECOND);
-        assert_eq!(shaper.limit(), 10);
-        serve(&mut shaper, 10, start + 2 * SECOND);
-        assert_eq!(shaper.limit(), 11);
-        serve(&mut shaper, 1000, start + 2 * SECOND);
-        assert_eq!(shaper.limit(), 40);
+        limiter.record_feedback(&overloaded(), start, 20, start + SECOND);
+        assert_eq!(limiter.limit(), 10);
+        serve(&mut limiter, 10, start + 2 * SECOND);
+        assert_eq!(limiter.limit(), 11);
+        serve(&mut limiter, 1000, start + 2 * SECOND);
+        assert_eq!(limiter.limit(), 40);
     }
 
     #[test]
     fn a_limit_that_is_not_used_does_not_grow() {
         let now = Instant::now();
-        let mut shaper = ConcurrencyLimiter::new(rule(20), now);
+        let mut limiter = ConcurrencyLimiter::new(rule(20), now);
         for _ in 0..50 {
-            shaper.record_feedback(&served(), now, 1, now);
+            limiter.record_feedback(&served(), now, 1, now);
         }
-        assert_eq!(shaper.limit(), 2);
+        assert_eq!(limiter.limit(), 2);
     }
 
     #[test]
     fn a_trusted_site_starts_at_its_maximum_and_never_backs_off() {
         let mut now = Instant::now();
-        let mut shaper = ConcurrencyLimiter::new(Rule { trusted: true, ..rule(200) }, now);
-        assert_eq!(shaper.limit(), 200);
-        for feedback in [closed(), trouble(), refused("mx"), unreachable("mx")].iter().cycle().take(20) {
+        let mut limiter = ConcurrencyLimiter::new(Rule { trusted: true, ..rule(200) }, now);
+        assert_eq!(limiter.limit(), 200);
+        for feedback in [throttled(), overloaded(), refused("mx"), unreachable("mx")].iter().cycle().take(20)
+        {
             now += SECOND;
-            assert!(!shaper.record_feedback(feedback, now, 1, now));
+            assert!(!limiter.record_feedback(feedback, now, 1, now));
         }
-        assert_eq!(shaper.allowance(0, now), Allowance::UpTo(1));
+        assert_eq!(limiter.allowance(0, now), Allowance::UpTo(1));
     }
 
     #[test]
     fn with_suffix_rules_only_hosts_that_accepted_mail_cause_a_back_off() {
         let mut now = Instant::now();
-        let mut shaper = ConcurrencyLimiter::new(Rule { by_suffix: true, ..rule(20) }, now);
+        let mut limiter = ConcurrencyLimiter::new(Rule { by_suffix: true, ..rule(20) }, now);
         for known in [false, true] {
             for host in ["www", "mx"] {
                 for feedback in [unreachable(host), refused(host)] {
                     now += SECOND;
-                    shaper.end_backoff();
+                    limiter.end_backoff();
                     assert_eq!(
-                        shaper.record_feedback(&feedback, now, 1, now),
+                        limiter.record_feedback(&feedback, now, 1, now),
                         known && host == "mx",
                         "{feedback:?}"
                     );
                 }
             }
-            shaper.end_backoff();
-            serve(&mut shaper, 9, now);
+            limiter.end_backoff();
+            serve(&mut limiter, 9, now);
         }
         // Feedback of any host that accepted mail before counts.
         now += SECOND;
-        assert!(shaper.record_feedback(&closed(), now, 1, now));
+        assert!(limiter.record_feedback(&throttled(), now, 1, now));
         // Other hosts accept mail until this one is evicted.
         for other in 0..HOSTS_MAX {
             now += SECOND;
-            shaper.record_feedback(&SiteFeedback::Served { host: other.to_string() }, now, 1, now);
+            limiter.record_feedback(&SiteFeedback::Served { host: other.to_string() }, now, 1, now);
         }
-        assert!(!shaper.record_feedback(&unreachable("mx"), now, 1, now) && shaper.hosts.len() == HOSTS_MAX);
+        assert!(
+            !limiter.record_feedback(&unreachable("mx"), now, 1, now) && limiter.hosts.len() == HOSTS_MAX
+        );
     }
 
     #[test]
     fn an_unreachable_host_causes_no_back_off_if_others_accepted_mail_meanwhile() {
         let start = Instant::now();
-        let mut shaper = ConcurrencyLimiter::new(rule(20), start);
-        serve(&mut shaper, 1, start + SECOND);
-        assert!(!shaper.record_feedback(&unreachable("mx"), start, 1, start + 2 * SECOND));
-        assert!(shaper.record_feedback(&unreachable("mx"), start + 2 * SECOND, 1, start + 3 * SECOND));
+        let mut limiter = ConcurrencyLimiter::new(rule(20), start);
+        serve(&mut limiter, 1, start + SECOND);
+        assert!(!limiter.record_feedback(&unreachable("mx"), start, 1, start + 2 * SECOND));
+        assert!(limiter.record_feedback(&unreachable("mx"), start + 2 * SECOND, 1, start + 3 * SECOND));
     }
 
     #[test]
-    fn deferrals_without_success_count_as_trouble() {
+    fn deferrals_without_success_count_as_overload() {
         let now = Instant::now();
-        let mut shaper = ConcurrencyLimiter::new(rule(20), now);
-        serve(&mut shaper, 100, now);
+        let mut limiter = ConcurrencyLimiter::new(rule(20), now);
+        serve(&mut limiter, 100, now);
         for n in 0..30 {
-            shaper.record_feedback(&if n % 9 == 0 { served() } else { SiteFeedback::Deferred }, now, 20, now);
+            limiter.record_feedback(
+                &if n % 9 == 0 { served() } else { SiteFeedback::Deferred },
+                now,
+                20,
+                now,
+            );
         }
-        assert_eq!(shaper.limit(), 20);
+        assert_eq!(limiter.limit(), 20);
         for _ in 0..10 {
-            shaper.record_feedback(&SiteFeedback::Deferred, now, 20, now);
+            limiter.record_feedback(&SiteFeedback::Deferred, now, 20, now);
         }
-        assert_eq!(shaper.limit(), 10);
-        assert!(shaper.backoff(now).is_none());
+        assert_eq!(limiter.limit(), 10);
+        assert!(limiter.backoff(now).is_none());
     }
 
     #[test]
     fn a_back_off_doubles_until_mail_is_accepted() {
         let mut now = Instant::now();
-        let mut shaper = ConcurrencyLimiter::new(rule(20), now);
-        serve(&mut shaper, 100, now);
+        let mut limiter = ConcurrencyLimiter::new(rule(20), now);
+        serve(&mut limiter, 100, now);
         let mut lengths = Vec::new();
         for _ in 0..7 {
-            assert!(shaper.record_feedback(&closed(), now, 1, now));
+            assert!(limiter.record_feedback(&throttled(), now, 1, now));
             assert!(
-                !shaper.record_feedback(&closed(), now - SECOND, 1, now),
+                !limiter.record_feedback(&throttled(), now - SECOND, 1, now),
                 "the others that were under way"
             );
-            let backoff = shaper.backoff(now).unwrap().clone();
-            assert_eq!(shaper.allowance(0, now), Allowance::NotBefore(backoff.until));
+            let backoff = limiter.backoff(now).unwrap().clone();
+            assert_eq!(limiter.allowance(0, now), Allowance::NotBefore(backoff.until));
             assert_eq!(backoff.reason, "421 4.7.0 too many connections");
             lengths.push((backoff.until - now).as_secs());
             now = backoff.until;
-            assert_eq!(shaper.allowance(0, now), Allowance::UpTo(1));
+            assert_eq!(limiter.allowance(0, now), Allowance::UpTo(1));
         }
         assert_eq!(lengths, [30, 60, 120, 240, 480, 600, 600]);
-        serve(&mut shaper, 1, now);
-        assert!(shaper.record_feedback(&closed(), now, 1, now));
-        assert_eq!(shaper.backoff(now).unwrap().until - now, BACKOFF_MIN);
-        shaper.end_backoff();
-        assert_eq!(shaper.allowance(0, now), Allowance::UpTo(1));
+        serve(&mut limiter, 1, now);
+        assert!(limiter.record_feedback(&throttled(), now, 1, now));
+        assert_eq!(limiter.backoff(now).unwrap().until - now, BACKOFF_MIN);
+        limiter.end_backoff();
+        assert_eq!(limiter.allowance(0, now), Allowance::UpTo(1));
     }
 
     #[test]
-    fn trouble_with_a_single_connection_is_a_back_off() {
+    fn overload_with_a_single_connection_is_a_back_off() {
         let now = Instant::now();
-        let mut shaper = ConcurrencyLimiter::new(rule(20), now);
-        assert!(!shaper.record_feedback(&trouble(), now, 2, now));
-        assert!(shaper.record_feedback(&trouble(), now, 1, now));
+        let mut limiter = ConcurrencyLimiter::new(rule(20), now);
+        assert!(!limiter.record_feedback(&overloaded(), now, 2, now));
+        assert!(limiter.record_feedback(&overloaded(), now, 1, now));
     }
 
     #[test]
     fn rates_are_kept() {
         let start = Instant::now();
         for (per_minute, expected) in [(6, 6..=7), (60, 60..=61), (600, 600..=610)] {
-            let mut shaper =
+            let mut limiter =
                 ConcurrencyLimiter::new(Rule { messages_per_minute: Some(per_minute), ..rule(20) }, start);
             let (mut now, mut sent) = (start, 0);
             while now < start + MINUTE {
-                match shaper.allowance(0, now) {
+                match limiter.allowance(0, now) {
                     Allowance::UpTo(_) => {
-                        shaper.begin_message(now);
+                        limiter.begin_message(now);
                         sent += 1;
                     }
                     Allowance::NotBefore(at) => now = at,
@@ -484,18 +492,19 @@ mod tests {
             }
             assert!(expected.contains(&sent), "{sent} of {per_minute}");
         }
-        let mut shaper = ConcurrencyLimiter::new(Rule { connections_per_minute: Some(6), ..rule(20) }, start);
-        shaper.begin_connection(start);
-        assert_eq!(shaper.allowance(0, start), Allowance::NotBefore(start + 10 * SECOND));
-        assert_eq!(shaper.allowance(1, start), Allowance::UpTo(1), "what is open goes on");
+        let mut limiter =
+            ConcurrencyLimiter::new(Rule { connections_per_minute: Some(6), ..rule(20) }, start);
+        limiter.begin_connection(start);
+        assert_eq!(limiter.allowance(0, start), Allowance::NotBefore(start + 10 * SECOND));
+        assert_eq!(limiter.allowance(1, start), Allowance::UpTo(1), "open connections are still used");
     }
 
     fn feedback() -> impl Strategy<Value = SiteFeedback> {
         prop_oneof![
             4 => Just(served()),
             2 => Just(SiteFeedback::Deferred),
-            1 => Just(trouble()),
-            1 => Just(closed()),
+            1 => Just(overloaded()),
+            1 => Just(throttled()),
             1 => Just(unreachable("mx")),
         ]
     }
@@ -507,19 +516,19 @@ mod tests {
             lessons in prop::collection::vec((feedback(), 0u64..100, 0usize..50), 0..300),
         ) {
             let mut now = Instant::now();
-            let mut shaper = ConcurrencyLimiter::new(rule(most), now);
+            let mut limiter = ConcurrencyLimiter::new(rule(most), now);
             for (feedback, seconds, in_use) in lessons {
                 let began = now;
                 now += Duration::from_secs(seconds);
-                shaper.record_feedback(&feedback, began, in_use, now);
-                prop_assert!((1..=most).contains(&shaper.limit()));
-                if let Allowance::NotBefore(until) = shaper.allowance(0, now) {
+                limiter.record_feedback(&feedback, began, in_use, now);
+                prop_assert!((1..=most).contains(&limiter.limit()));
+                if let Allowance::NotBefore(until) = limiter.allowance(0, now) {
                     prop_assert!(until > now && until <= now + BACKOFF_MAX);
                 }
             }
             now += BACKOFF_MAX;
-            serve(&mut shaper, most * most, now);
-            prop_assert_eq!(shaper.allowance(0, now), Allowance::UpTo(most));
+            serve(&mut limiter, most * most, now);
+            prop_assert_eq!(limiter.allowance(0, now), Allowance::UpTo(most));
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Deficit round robin that computes rounds instead of iterating over them.
 //!
-//! In each round every key may use a tenth of its weight in deliveries. A batch is always taken whole and may
-//! overdraw the account; the key's next turn comes as many rounds later as the batch was worth. So a batch of a
-//! hundred recipients does not wait longer for its turn than a batch of one, and rounds without work cost nothing.
+//! In each round every key may use a tenth of its weight in deliveries. A batch is always taken whole and may overdraw
+//! the account of its key; the key is then skipped for as many rounds as the batch cost. So a batch of a hundred
+//! recipients does not wait longer than a batch of one, and rounds without work cost nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -11,18 +11,18 @@ use crate::model::Weight;
 
 /// Parts of a round, so that every weight makes a difference.
 const PARTS: u64 = 1000;
-/// Accounts of absent keys that are kept before settled ones are removed.
+/// Accounts of absent keys that are kept before balanced ones are removed.
 const ACCOUNTS_SPARE: usize = 64;
 
-/// The keys that take turns.
+/// The keys, served in rounds.
 #[derive(Debug)]
 pub struct DeficitRoundRobin<K> {
     /// The current position, in parts of rounds.
     now: u64,
-    /// Waiting keys, by their turn and then by arrival.
+    /// Waiting keys, by their position and then by arrival.
     waiting: BTreeMap<(u64, u64), K>,
     positions: HashMap<K, (u64, u64)>,
-    /// The turn up to which each key has been served, if later than `now`.
+    /// The position up to which each key has been served, if later than `now`.
     served_until: HashMap<K, u64>,
     arrivals: u64,
 }
@@ -76,12 +76,12 @@ impl<K: Clone + Eq + Hash> DeficitRoundRobin<K> {
         }
     }
 
-    /// The key whose turn it is.
+    /// The next key.
     pub fn first(&self) -> Option<&K> {
         self.waiting.values().next()
     }
 
-    /// Waiting keys in order of turns.
+    /// Waiting keys in the order in which they are served.
     pub fn in_order(&self) -> impl Iterator<Item = &K> {
         self.waiting.values()
     }
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_returning_key_keeps_its_debt_and_gains_no_credit() {
+    fn a_returning_key_stays_overdrawn_and_gains_no_credit() {
         let mut rounds = DeficitRoundRobin::default();
         (0..2).for_each(|key| rounds.join(key));
         rounds.leave(&1);
@@ -154,7 +154,7 @@ mod tests {
     proptest! {
         /// In deliveries per unit of weight, keys differ by at most two batches.
         #[test]
-        fn everybody_has_what_its_weight_says(
+        fn every_key_gets_the_share_of_its_weight(
             members in prop::collection::vec((1u32..=100, 1u32..=100), 2..6),
             turns in 1usize..2000,
         ) {

@@ -1,14 +1,14 @@
 //! Shares connections fairly: work of many tenants for many destinations.
 //!
-//! Tenants take turns whatever their backlog, and so do the destinations of one tenant: deficit round robin
-//! ([`super::deficit_round_robin`]), where work costs its number of deliveries, and the weight of a tenant is its
-//! share of a round. A *destination queue* is the unit of a connection limit: a site, or a smart host with its login. A *slot* is
+//! Tenants are served in rounds, independently of their backlogs, and so are the destinations of one tenant: deficit round
+//! robin ([`super::deficit_round_robin`]). Work costs its number of deliveries, and the weight of a tenant is its share of
+//! a round. A *destination queue* is the unit of a connection limit: a site, or a smart host with its login. A *slot* is
 //! the right to one connection: [`FairQueue::grant_slot`] grants it, [`FairQueue::reuse_slot`] keeps it for more work,
 //! [`FairQueue::free`] returns it. The caller passes the slot limit of a queue at each call.
 //!
 //! Some slots are reserved for tenants without any. Of the rest, a tenant gets another slot only while it has less
 //! than three times the free ones. So one tenant alone has at most three quarters of them, and a new tenant finds a
-//! free one however long others hold theirs. Likewise, a queue with many slots reserves a few for tenants without any
+//! free one even if the others keep theirs for long. Likewise, a queue with many slots reserves a few for tenants without any
 //! in it.
 
 mod destination_queue;
@@ -24,6 +24,7 @@ use crate::model::Weight;
 
 /// A tenant gets no more slots once it has this many times the free ones.
 const SLOTS_PER_FREE: usize = 3;
+
 /// Waiting work. `T` names a tenant, `K` a destination queue, `J` is a unit of work.
 #[derive(Debug)]
 pub struct FairQueue<T, K, J> {
@@ -93,7 +94,7 @@ impl<T: Clone + Eq + Hash, K: Clone + Eq + Hash, J> FairQueue<T, K, J> {
         self.tenants.entry(tenant).or_default().join(key);
     }
 
-    /// Grants a slot and returns the work whose turn it is; `None` if no slot is free for any waiting work.
+    /// Grants a slot for the next work and returns both; `None` if no slot is free for any waiting work.
     /// `slots_max_of` returns the present slot limit of a queue; work for a queue at its limit waits for
     /// [`FairQueue::free`] or [`FairQueue::reopen`].
     pub fn grant_slot(&mut self, mut slots_max_of: impl FnMut(&K, usize) -> usize) -> Option<Grant<T, K, J>> {
@@ -152,8 +153,8 @@ impl<T: Clone + Eq + Hash, K: Clone + Eq + Hash, J> FairQueue<T, K, J> {
         }
     }
 
-    /// The next work in the queue for a slot that `holder` has in it, by turns of the queue's tenants; the slot passes
-    /// to the returned tenant. `None` if no work waits in the queue, if the queue is above `slots_max`, or if other
+    /// The next work of the queue for a slot that `holder` has in it, in the rounds of the tenants of the queue. The slot
+    /// passes to the returned tenant. `None` if no work waits in the queue, if the queue is above `slots_max`, or if other
     /// work needs the slot: then call [`FairQueue::free`].
     pub fn reuse_slot(&mut self, key: &K, holder: &T, slots_max: usize) -> Option<(T, J)> {
         let (held, free) = (self.slots.of(holder), self.slots_free());
@@ -192,7 +193,7 @@ impl<T: Clone + Eq + Hash, K: Clone + Eq + Hash, J> FairQueue<T, K, J> {
         self.tenants.keys().any(|tenant| tenant != holder)
     }
 
-    /// Returns tenants to the round that may have another slot.
+    /// Returns the tenants that may get another slot to the round.
     fn resume_tenants(&mut self) {
         let free = self.slots_free();
         let woken: Vec<T> = self
@@ -207,7 +208,7 @@ impl<T: Clone + Eq + Hash, K: Clone + Eq + Hash, J> FairQueue<T, K, J> {
         }
     }
 
-    /// Whether another queue has work. That queue may be full; then the slot is given back once without use.
+    /// Whether another queue has work. If that queue is full, the slot is returned once without use.
     fn other_queue_waits(&self, key: &K) -> bool {
         self.tenants.values().any(|round| round.in_order().any(|other| other != key))
     }

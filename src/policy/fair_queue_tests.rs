@@ -50,7 +50,7 @@ fn grant(fair: &mut Fair) -> Option<(u8, u32)> {
 }
 
 #[test]
-fn tenants_take_turns_whatever_their_backlog() {
+fn tenants_are_served_in_rounds_independently_of_their_backlogs() {
     let mut fair = fairness(100, 100);
     (0..50).for_each(|job| fair.push(1, 1, job));
     fair.push(2, 1, 100);
@@ -60,7 +60,7 @@ fn tenants_take_turns_whatever_their_backlog() {
 }
 
 #[test]
-fn a_kept_slot_serves_its_tenants_in_turns_too() {
+fn a_reused_slot_serves_the_tenants_of_its_queue_in_rounds() {
     let mut fair = fairness(100, 1);
     (0..50).for_each(|job| fair.push(1, 1, job));
     assert_eq!(grant(&mut fair), Some((1, 0)));
@@ -71,7 +71,7 @@ fn a_kept_slot_serves_its_tenants_in_turns_too() {
 }
 
 #[test]
-fn a_new_tenant_finds_a_slot_in_a_crowded_lane_and_returns_it() {
+fn a_new_tenant_finds_a_slot_in_a_crowded_queue_and_returns_it() {
     let mut fair = fairness(500, 20);
     (0..100).for_each(|job| fair.push(1, 1, job));
     assert_eq!(std::iter::from_fn(|| fair.grant_slot()).count(), 19);
@@ -79,7 +79,7 @@ fn a_new_tenant_finds_a_slot_in_a_crowded_lane_and_returns_it() {
     assert_eq!(grant(&mut fair), Some((1, 1000)));
     fair.push(3, 1, 1001);
     assert_eq!(grant(&mut fair), None, "all twenty are taken");
-    assert_eq!(fair.reuse_slot(&1, &1), Some((3, 1001)), "whoever frees the first");
+    assert_eq!(fair.reuse_slot(&1, &1), Some((3, 1001)), "the slot passes from tenant 1 to tenant 3");
     assert_eq!(fair.reuse_slot(&1, &2), None, "the one with nineteen gets none of two");
     fair.free(&1, &2);
     assert_eq!(grant(&mut fair), None);
@@ -116,7 +116,7 @@ fn a_slot_is_returned_when_others_have_none() {
 }
 
 #[test]
-fn a_new_tenant_finds_a_slot_however_long_others_hold_theirs() {
+fn a_new_tenant_finds_a_slot_while_others_keep_theirs() {
     let mut fair = fairness(500, 20);
     for (tenant, slots_expected) in [(1, 352), (2, 88), (3, 22), (4, 6)] {
         (0..10_000u32).for_each(|n| fair.push(tenant, (n % 250) as u8, n));
@@ -146,7 +146,7 @@ fn a_tenant_above_its_share_yields_its_slot() {
 }
 
 #[test]
-fn a_weight_is_a_share_of_a_crowded_lane_and_a_batch_costs_its_deliveries() {
+fn a_weight_is_a_share_of_a_crowded_queue_and_a_batch_costs_its_deliveries() {
     let mut fair = fairness(100, 1);
     for (tenant, weight, cost) in [(1, 10u32, 1), (2, 40, 1), (3, 10, 5)] {
         (0..500).for_each(|work| {
@@ -164,13 +164,13 @@ fn a_weight_is_a_share_of_a_crowded_lane_and_a_batch_costs_its_deliveries() {
 }
 
 #[test]
-fn a_lane_that_is_closed_waits_until_it_opens() {
+fn work_for_a_full_queue_waits_until_the_queue_is_reopened() {
     let mut fair = fairness(100, 0);
     fair.push(1, 1, 0);
     fair.push(2, 1, 1);
     assert_eq!(grant(&mut fair), None);
     fair.per_queue = 1;
-    assert_eq!(grant(&mut fair), None, "nobody said that it may have opened");
+    assert_eq!(grant(&mut fair), None, "the queue was not reopened");
     fair.reopen(&1);
     assert_eq!(grant(&mut fair), Some((1, 0)));
     fair.per_queue = 0;

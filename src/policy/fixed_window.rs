@@ -63,7 +63,7 @@ impl<K: Eq + Hash> FixedWindow<K> {
         QuotaStatus { limit, used: self.used.get(user).copied().unwrap_or(0), resets_at: self.ends_at }
     }
 
-    /// Adds usage, whatever the limit.
+    /// Adds usage without a check of the limit.
     pub fn take(&mut self, user: K, count: u64, now: Timestamp) {
         self.roll_over(now);
         let used = self.used.entry(user).or_default();
@@ -91,7 +91,7 @@ impl<K: Eq + Hash> FixedWindow<K> {
         self.used.entry(user).or_insert(used);
     }
 
-    /// Removes the usage of a key.
+    /// Removes the usage of a key, so that it must be preloaded again.
     pub fn forget(&mut self, user: &K) {
         self.used.remove(user);
     }
@@ -100,8 +100,8 @@ impl<K: Eq + Hash> FixedWindow<K> {
         self.period.end_of(time) == self.ends_at
     }
 
-    /// Starts the window of `now`, if it differs. A caller that read the clock just before the window started counts
-    /// in the new one; a time further back means that the clock was set.
+    /// Starts the window of `now`, if it differs. A time in the previous window is counted in the current one: the caller
+    /// read the clock just before the window started. A time further back means that the clock was set.
     fn roll_over(&mut self, now: Timestamp) {
         let ends_at = self.period.end_of(now);
         let late_s = self.ends_at.duration_since(ends_at).as_secs();

@@ -10,7 +10,7 @@ const MAX_AGE_S_MAX: u64 = 31_557_600;
 pub struct StsPolicy {
     /// The mode.
     pub mode: StsMode,
-    /// The MX host patterns, where `*.` stands for one label. Not empty unless the mode is `none`.
+    /// The MX host patterns, where `*.` matches one label. Not empty unless the mode is `none`.
     mx: Vec<String>,
     /// The lifetime in seconds.
     pub max_age_s: u64,
@@ -23,7 +23,7 @@ pub enum StsMode {
     Enforce,
     /// Hosts that fail the policy get mail; failures are reported.
     Testing,
-    /// As without a policy.
+    /// No policy applies.
     None,
 }
 
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_policy_is_told_why() {
+    fn an_invalid_policy_is_refused_with_the_reason() {
         for (text, error) in [
             ("".to_owned(), StsPolicyError::Version),
             ("<html>\n<body>x: y</body>".to_owned(), StsPolicyError::Syntax),
@@ -241,7 +241,7 @@ mod tests {
         }
 
         #[test]
-        fn every_policy_that_is_written_is_read(
+        fn every_rendered_policy_is_parsed(
             mode in prop_oneof![Just("enforce"), Just("testing")],
             hosts in prop::collection::vec("[a-z]{1,8}\\.[a-z]{2,8}", 1..5),
             age in 0..MAX_AGE_S_MAX,

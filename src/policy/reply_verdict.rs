@@ -1,4 +1,4 @@
-//! The meaning of a reply for a recipient: delivered, deferred or bounced, and whether to suppress the address.
+//! The verdict on a reply for a recipient: delivered, deferred or bounced, and whether to suppress the address.
 
 use super::bounce_classifier::classify;
 use super::retry::RetryPace;
@@ -47,19 +47,19 @@ pub fn verdict_on_reply(phase: Phase, reply: &Reply, alone: bool) -> Verdict {
         (Phase::Rcpt, 5) => bounce(phase, reply, true),
         (Phase::Content, 5) => bounce(phase, reply, alone),
         (Phase::Mail | Phase::Data, 5) => bounce(phase, reply, false),
-        // Before MAIL a refusal concerns us or the host, not the message (RFC 5321 §3.1: 554 greeting). 2xx or 3xx
-        // out of sequence is no valid answer.
+        // Before MAIL a refusal concerns this server or the host, not the message (RFC 5321 §3.1: 554 greeting). A 2xx
+        // or 3xx out of sequence is no valid reply.
         _ => defer(phase, reply),
     }
 }
 
-/// The verdict on a permanent refusal that we decide ourselves for a recipient, without asking a server.
+/// The verdict on a permanent refusal of a recipient that this server decides without a connection.
 pub fn verdict_on_own_refusal(reply: &Reply) -> Verdict {
     bounce(Phase::Rcpt, reply, true)
 }
 
-/// The verdict on a failure without a reply. A lost connection may be retried soon; a message that may have been
-/// accepted, later.
+/// The verdict on a failure without a reply. A lost connection is retried soon; a message that may have been accepted is
+/// retried later.
 pub fn verdict_on_transport_error(phase: Phase, class: BounceClass) -> Verdict {
     let is_brief = phase != Phase::Content;
     Verdict::Deferred { class, pace: pace_of(class, is_brief) }
@@ -78,7 +78,7 @@ fn pace_of(class: BounceClass, is_brief: bool) -> RetryPace {
     match class {
         // Full mailboxes, block lists and passwords do not change within minutes.
         BounceClass::MailboxFull | BounceClass::Reputation | BounceClass::Authentication => RetryPace::Slow,
-        // A server that limits our rate must not be retried within a minute.
+        // A server that limits the rate must not be retried within a minute.
         BounceClass::RateLimited => RetryPace::Usual,
         _ if is_brief => RetryPace::Brief,
         _ => RetryPace::Usual,
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_without_a_reply_defers_and_a_doubtful_message_waits_longer() {
+    fn a_failure_without_a_reply_defers_and_a_message_in_doubt_waits_longer() {
         assert_eq!(said(verdict_on_transport_error(Phase::Connect, BounceClass::Network)), "brief");
         assert_eq!(said(verdict_on_transport_error(Phase::Content, BounceClass::Network)), "usual");
         assert_eq!(said(verdict_on_transport_error(Phase::Auth, BounceClass::Authentication)), "slow");

@@ -8,10 +8,10 @@ const MINUTE_S: u64 = 60;
 /// Delay after the first failure, the second and so on; the last one repeats.
 const DELAYS_S: [u64; 7] =
     [MINUTE_S, 5 * MINUTE_S, 15 * MINUTE_S, 30 * MINUTE_S, 60 * MINUTE_S, 120 * MINUTE_S, 180 * MINUTE_S];
-/// Random variation, so that deliveries that failed together are not retried together.
+/// The random part of a delay. It separates the retries of deliveries that failed together.
 const JITTER: f64 = 0.1;
 
-/// How soon a failure may pass, which decides the first delay.
+/// How soon a retry may succeed, which decides the first delay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryPace {
     /// Within a minute: connection errors, greylisting, load.
@@ -31,12 +31,12 @@ pub struct Failure {
     pub pace: RetryPace,
     /// The time of the failure.
     pub at: Timestamp,
-    /// The end of the delivery's lifetime.
+    /// The end of the lifetime of the delivery.
     pub expires_at: Timestamp,
 }
 
 impl Failure {
-    /// The time of the next attempt; `None` if it would be after the lifetime. `jitter` is random, from -1 to 1.
+    /// The time of the next attempt; `None` if it were after the lifetime. `jitter` is random, from -1 to 1.
     pub fn next_attempt_at(&self, jitter: f64) -> Option<Timestamp> {
         let seconds = self.delay_s() as f64 * (1.0 + JITTER * jitter.clamp(-1.0, 1.0));
         let next = self.at.checked_add(Duration::from_secs_f64(seconds)).ok()?;
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schedule() {
+    fn the_delays_by_attempt_and_pace() {
         let brief: Vec<i64> = (1..=9).map(|n| minutes(n, RetryPace::Brief)).collect();
         assert_eq!(brief, [1, 5, 15, 30, 60, 120, 180, 180, 180]);
         let lasting: Vec<i64> = (1..=8).map(|n| minutes(n, RetryPace::Usual)).collect();

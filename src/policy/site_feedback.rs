@@ -1,9 +1,9 @@
-//! What the result of an attempt says about its site. Imports `mail` and `model`.
+//! The feedback of an attempt about its site. Imports `mail` and `model`.
 
 use crate::mail::EnhancedStatus;
 use crate::model::BounceClass;
 
-/// What an attempt says about the site.
+/// The feedback of an attempt about its site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SiteFeedback {
     /// The message was accepted, or permanently refused.
@@ -13,17 +13,17 @@ pub enum SiteFeedback {
     },
     /// Deferred for reasons of the message or the recipient.
     Deferred,
-    /// Overload: reduce concurrency.
-    Trouble {
+    /// The site is overloaded: reduce concurrency.
+    Overloaded {
         /// The reply, or the error.
         reason: String,
     },
-    /// A host defers a message for reasons of our address or rate.
-    Closed {
+    /// A host defers a message because of the address or rate of this server.
+    Throttled {
         /// The reply.
         reason: String,
     },
-    /// A host refuses us before MAIL.
+    /// A host refuses this server before MAIL.
     Refused {
         /// The host.
         host: String,
@@ -45,8 +45,8 @@ impl SiteFeedback {
         match self {
             Self::Served { .. } => 0,
             Self::Deferred => 1,
-            Self::Trouble { .. } => 2,
-            Self::Closed { .. } | Self::Refused { .. } | Self::Unreachable { .. } => 3,
+            Self::Overloaded { .. } => 2,
+            Self::Throttled { .. } | Self::Refused { .. } | Self::Unreachable { .. } => 3,
         }
     }
 }
@@ -62,25 +62,27 @@ pub struct SmtpResponse<'a> {
     pub status: Option<EnhancedStatus>,
     /// The text.
     pub text: &'a str,
-    /// The class, if it is no success.
+    /// The class of a failure.
     pub class: Option<BounceClass>,
     /// Whether a host had accepted MAIL in this attempt.
     pub mail_accepted: bool,
 }
 
 impl SmtpResponse<'_> {
-    /// What the reply says about the site.
+    /// The feedback of the reply about the site.
     pub fn feedback(&self) -> SiteFeedback {
         match self.code {
             // Limits of one sender or recipient do not affect others.
             400..500 if self.mail_accepted && self.concerns_one_sender_or_recipient() => {
                 SiteFeedback::Deferred
             }
-            421 if !self.mail_accepted || self.is_policy() || self.concerns_us() => self.site_refused(),
-            421 => SiteFeedback::Trouble { reason: self.reason() },
+            421 if !self.mail_accepted || self.is_policy() || self.concerns_this_server() => {
+                self.site_refused()
+            }
+            421 => SiteFeedback::Overloaded { reason: self.reason() },
             400..500 if self.is_rate_limit() => self.site_refused(),
             400..500 => SiteFeedback::Deferred,
-            // Refused before MAIL: concerns us or the host, whatever the class of the code (RFC 5321 §3.1).
+            // A refusal before MAIL concerns this server or the host (RFC 5321 §3.1).
             500.. if !self.mail_accepted => self.site_refused(),
             _ => SiteFeedback::Served { host: self.host.to_owned() },
         }
@@ -88,7 +90,7 @@ impl SmtpResponse<'_> {
 
     fn site_refused(&self) -> SiteFeedback {
         match self.mail_accepted {
-            true => SiteFeedback::Closed { reason: self.reason() },
+            true => SiteFeedback::Throttled { reason: self.reason() },
             false => SiteFeedback::Refused { host: self.host.to_owned(), reason: self.reason() },
         }
     }
@@ -105,7 +107,7 @@ impl SmtpResponse<'_> {
         self.status.is_some_and(|status| status.class == 4 && status.subject == 7)
     }
 
-    fn concerns_us(&self) -> bool {
+    fn concerns_this_server(&self) -> bool {
         self.is_rate_limit() || self.class == Some(BounceClass::Reputation)
     }
 
@@ -117,8 +119,8 @@ impl SmtpResponse<'_> {
         self.status.is_some_and(is_rate) || self.class == Some(BounceClass::RateLimited)
     }
 
-    /// Providers limit sender domains, mailboxes and recipients per message as well as our address. What one tenant
-    /// can cause must not affect the site for all.
+    /// Providers limit sender domains, mailboxes and recipients per message as well as the address of this server. A reply
+    /// that one tenant can cause must not affect the mail of other tenants to the site.
     fn concerns_one_sender_or_recipient(&self) -> bool {
         const WORDS: &[&str] = &[
             "dkim domain",
@@ -138,7 +140,7 @@ impl SmtpResponse<'_> {
         let is_one = |status: EnhancedStatus| match (status.subject, status.detail) {
             // RFC 7372 §3, and Gmail's: sender authentication.
             (7, 20..=27 | 30 | 32 | 40) => true,
-            // RFC 3463 §3.2, §3.3, §3.6: address, mailbox, too many recipients. 421 concerns more than these.
+            // RFC 3463 §3.2, §3.3, §3.6: address, mailbox, too many recipients. A 421 concerns the whole connection.
             (1 | 2, _) | (5, 3) => self.code != 421,
             _ => false,
         };
@@ -191,7 +193,7 @@ mod tests {
             let found = feedback_of(text, true);
             match expected {
                 Some(expected) => assert_eq!(found, expected, "{text}"),
-                None => assert!(matches!(found, SiteFeedback::Trouble { .. }), "{text}"),
+                None => assert!(matches!(found, SiteFeedback::Overloaded { .. }), "{text}"),
             }
         }
         for text in ["421 4.3.2 not now", "554 5.7.1 you are listed", "450 4.7.1 too many connections"] {
@@ -208,7 +210,7 @@ mod tests {
             "450 4.3.2 Connection rate limit exceeded",
             "451 4.3.2 You are sending too fast",
         ] {
-            assert_eq!(feedback_of(text, true), SiteFeedback::Closed { reason: text.to_owned() });
+            assert_eq!(feedback_of(text, true), SiteFeedback::Throttled { reason: text.to_owned() });
         }
     }
 }

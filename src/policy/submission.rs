@@ -1,4 +1,4 @@
-//! Whether a tenant may send: one function for each stage of the transaction.
+//! Decides whether a tenant may send. One function for each stage of the transaction.
 
 use crate::mail::{Address, DomainName, Host, MailboxListError, ReversePath, Timestamp};
 use crate::model::{DomainId, DomainStatus, Refusal, RefusalCode, Scope, SuppressionReason, TenantStatus};
@@ -12,18 +12,18 @@ pub struct Sender<'a> {
     pub tenant_status: TenantStatus,
     /// The scopes of the key.
     pub scopes: &'a [Scope],
-    /// The domains that the key is restricted to; empty for all of the tenant's.
+    /// The domains that the key is restricted to; empty if the key may use all domains of the tenant.
     pub allowed_domain_ids: &'a [DomainId],
 }
 
 /// A domain of the tenant equal to or above a name.
 #[derive(Debug, Clone)]
 pub struct SendingDomain {
-    /// For comparison with the key's restriction.
+    /// The id, compared with the restriction of the key.
     pub id: DomainId,
     /// The domain name.
     pub name: DomainName,
-    /// Only a verified domain may send.
+    /// The status; only a verified domain may send.
     pub status: DomainStatus,
     /// Whether it covers its subdomains.
     pub subdomains: bool,
@@ -36,7 +36,7 @@ pub struct SuppressionFacts {
     pub reason: SuppressionReason,
     /// The time of suppression.
     pub created_at: Timestamp,
-    /// Whether it is the platform's, which the tenant cannot remove.
+    /// Whether the platform suppresses the address, which the tenant cannot change.
     pub is_platform: bool,
 }
 
@@ -156,14 +156,13 @@ pub fn admit_recipient(
     }
     let Some(suppression) = suppression else { return Ok(()) };
     let (whose, hint) = if suppression.is_platform {
-        ("by the platform", "ask the operator to remove the suppression if the recipient wants mail again")
+        (" by the platform", "ask the operator to remove the suppression if the recipient wants mail again")
     } else {
         ("", "remove the suppression if the recipient wants your mail again")
     };
     let day = suppression.created_at.strftime("%Y-%m-%d");
     let reason = suppression.reason;
-    let message =
-        format!("{recipient} is suppressed {whose} since {day} (reason: {reason})").replace("  ", " ");
+    let message = format!("{recipient} is suppressed{whose} since {day} (reason: {reason})");
     Err(Refusal::new(RefusalCode::RecipientSuppressed, message, hint))
 }
 
@@ -218,6 +217,18 @@ mod tests {
     }
 
     #[test]
+    fn the_refusal_of_a_suppressed_address_repeats_the_address_unchanged() {
+        let recipient = Address::parse("\"a  b\"@example.com").unwrap();
+        let suppression = SuppressionFacts {
+            reason: SuppressionReason::Bounce,
+            created_at: Timestamp::UNIX_EPOCH,
+            is_platform: false,
+        };
+        let refusal = admit_recipient(&recipient, false, Some(&suppression)).unwrap_err();
+        assert_eq!(refusal.message, format!("{recipient} is suppressed since 1970-01-01 (reason: bounce)"));
+    }
+
+    #[test]
     fn a_sender_needs_a_verified_domain_of_its_own_on_whole_labels() {
         use DomainStatus::{Failing, Pending, Taken, Verified};
         use RefusalCode::{SenderDomainNotOwned as NotOwned, SenderDomainNotVerified as NotVerified};
@@ -242,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_may_be_bound_to_domains() {
+    fn a_key_can_be_restricted_to_domains() {
         let (one, two) = (
             domain("one.com", DomainStatus::Verified, true),
             domain("two.com", DomainStatus::Verified, true),
@@ -253,13 +264,13 @@ mod tests {
     }
 
     #[test]
-    fn the_null_path_can_be_switched_off() {
+    fn the_null_path_can_be_disabled() {
         let refusal = admit_sender(&sender(&[]), &ReversePath::Null, &[], false).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::NullSenderRefused);
     }
 
     #[test]
-    fn suspension_goes_before_scope() {
+    fn suspension_is_checked_before_the_scope() {
         let mut from = sender(&[]);
         assert_eq!(admit_tenant(&from, Scope::EmailsSend).unwrap_err().code, RefusalCode::InsufficientScope);
         assert_eq!(admit_tenant(&from, Scope::SmtpSend), Ok(()));

@@ -1,5 +1,5 @@
-//! The TLS that a mail host must have, and why: DNSSEC, DANE, MTA-STS and the configuration together give one
-//! requirement. It is shown with each attempt.
+//! Decides the TLS requirement of a mail host, and why, from DNSSEC, DANE, MTA-STS and the configuration. Each attempt
+//! shows the requirement.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ pub const NO_TLS: EnhancedStatus = EnhancedStatus::new(4, 7, 4);
 /// See [`NO_TLS`].
 pub const NOT_TRUSTED: EnhancedStatus = EnhancedStatus::new(4, 7, 5);
 
-/// What is known of the recipient domain.
+/// The facts about the recipient domain.
 #[derive(Debug, Clone)]
 pub struct DomainFacts {
     /// The recipient domain.
     pub domain: DomainName,
-    /// What DNSSEC says about its MX records.
+    /// The DNSSEC state of its MX records.
     pub mx: MxProof,
     /// Its MTA-STS policy.
     pub sts: StsLookup,
@@ -48,7 +48,7 @@ pub enum StsLookup {
     Policy(Arc<StsPolicy>),
     /// The domain announces a policy that cannot be fetched.
     Unavailable(StsLookupError),
-    /// Our store failed, so a cached policy may be unknown.
+    /// The store failed, so a cached policy may be unknown.
     Unknown(String),
 }
 
@@ -57,7 +57,7 @@ pub enum StsLookup {
 pub struct StsLookupError {
     /// The reason as text.
     pub reason: String,
-    /// The failure type for TLS reports; `None` if it may be our own fault.
+    /// The failure type for TLS reports; `None` if this server may be the cause.
     pub failure: Option<TlsFailure>,
 }
 
@@ -111,7 +111,7 @@ pub struct HostPolicy {
     /// The requirement.
     pub requirement: Requirement,
     /// The rule that decided and its basis, as text.
-    pub ground: String,
+    pub basis: String,
     /// How sessions are counted in TLS reports; `None` if the domain did not choose the host.
     pub reported: Option<ReportedPolicy>,
 }
@@ -142,21 +142,21 @@ pub struct TlsRefusal {
     pub text: String,
     /// The enhanced status.
     pub status: EnhancedStatus,
-    /// Whether waiting cannot fulfil REQUIRETLS.
-    pub lasting: bool,
+    /// Whether a retry cannot meet REQUIRETLS.
+    pub is_permanent: bool,
     /// The rule that decided, as in [`HostPolicy`].
-    pub ground: String,
-    /// How it is counted in TLS reports, if it is the domain's fault.
+    pub basis: String,
+    /// How it is counted in TLS reports, if the domain is the cause.
     pub reported: Option<ReportedPolicy>,
 }
 
 impl TlsRefusal {
-    fn temporary(code: &str, ground: &str, text: impl fmt::Display) -> Self {
+    fn temporary(code: &str, basis: &str, text: impl fmt::Display) -> Self {
         Self {
             text: format!("[{code}] {text}"),
             status: NOT_TRUSTED,
-            lasting: false,
-            ground: ground.to_owned(),
+            is_permanent: false,
+            basis: basis.to_owned(),
             reported: None,
         }
     }
@@ -215,9 +215,9 @@ fn dane_policy(facts: &DomainFacts, host: &str, tlsa: &TlsaLookup) -> Result<Opt
         TlsaLookup::Insecure | TlsaLookup::Absent => return Ok(None),
         // RFC 7672 §2.1.2: the records that could not be read may be the ones that protect the host.
         TlsaLookup::Failed(error) => {
-            let ground = "dane: the TLSA records could not be validated";
+            let basis = "dane: the TLSA records could not be validated";
             let refusal =
-                TlsRefusal::temporary("dane_lookup", ground, format_args!("TLSA of {host}: {error}"));
+                TlsRefusal::temporary("dane_lookup", basis, format_args!("TLSA of {host}: {error}"));
             return Err(refusal.reported_as(TlsPolicyType::Tlsa, TlsFailure::DnssecInvalid));
         }
         TlsaLookup::Found { base, records } => (base, records),
@@ -225,12 +225,12 @@ fn dane_policy(facts: &DomainFacts, host: &str, tlsa: &TlsaLookup) -> Result<Opt
     let usable = strongest(records);
     if usable.is_empty() {
         // RFC 7672 §2.2: TLS is required, but no certificate can be verified.
-        let ground = format!("dane: no TLSA record of {base} is usable, so any certificate is accepted");
+        let basis = format!("dane: no TLSA record of {base} is usable, so any certificate is accepted");
         let reported = ReportedPolicy::with_failure(TlsPolicyType::Tlsa, TlsFailure::TlsaInvalid);
-        return Ok(Some(HostPolicy { requirement: Requirement::Encrypted, ground, reported }));
+        return Ok(Some(HostPolicy { requirement: Requirement::Encrypted, basis, reported }));
     }
     let kinds: Vec<String> = usable.iter().map(Tlsa::to_string).collect();
-    let ground = format!("dane: validated TLSA records of {base} ({})", kinds.join(", "));
+    let basis = format!("dane: validated TLSA records of {base} ({})", kinds.join(", "));
     let mut names = vec![base.clone()];
     for other in [host, facts.domain.as_str()] {
         if !names.iter().any(|name| name == other) {
@@ -239,7 +239,7 @@ fn dane_policy(facts: &DomainFacts, host: &str, tlsa: &TlsaLookup) -> Result<Opt
     }
     let set = DaneSet { base: base.clone(), names, records: usable };
     let reported = ReportedPolicy::without_failure(TlsPolicyType::Tlsa);
-    Ok(Some(HostPolicy { requirement: Requirement::Dane(Arc::new(set)), ground, reported }))
+    Ok(Some(HostPolicy { requirement: Requirement::Dane(Arc::new(set)), basis, reported }))
 }
 
 /// The usable records; RFC 7671 §9: for each usage and selector only the strongest digest.
@@ -260,30 +260,30 @@ fn sts_policy(facts: &DomainFacts, host: &str) -> Result<Option<HostPolicy>, Tls
         StsLookup::Policy(policy) => policy,
         // RFC 8461 §5.1: a cached policy stays in force, and there may be one.
         StsLookup::Unknown(error) => {
-            let ground = "mta-sts: cached policies cannot be read";
+            let basis = "mta-sts: cached policies cannot be read";
             let text = format_args!("the MTA-STS policy of {}: {error}", facts.domain);
-            return Err(TlsRefusal::temporary("mta_sts_unknown", ground, text));
+            return Err(TlsRefusal::temporary("mta_sts_unknown", basis, text));
         }
     };
     let (domain, named) = (&facts.domain, policy.names(host));
     let place = if named { "names the host" } else { "does not name the host" };
-    let ground = format!("mta-sts {}: the policy of {domain} {place}", policy.mode.as_str());
+    let basis = format!("mta-sts {}: the policy of {domain} {place}", policy.mode.as_str());
     let requirement = match policy.mode {
         StsMode::None => return Ok(None),
-        // RFC 8461 §5: mail is sent whatever fails.
+        // RFC 8461 §5: mail is sent even if the policy is not met.
         StsMode::Testing if named => Requirement::Tested,
         StsMode::Testing => Requirement::Opportunistic,
         StsMode::Enforce if named => Requirement::Verified,
         // RFC 8461 §4.1, §5.
         StsMode::Enforce => {
             let text = format_args!("the MTA-STS policy of {domain} does not name {host}");
-            let refusal = TlsRefusal::temporary("mta_sts_host", &ground, text);
+            let refusal = TlsRefusal::temporary("mta_sts_host", &basis, text);
             return Err(refusal.reported_as(TlsPolicyType::Sts, TlsFailure::ValidationFailure));
         }
     };
     let failure = (!named).then_some(TlsFailure::ValidationFailure);
     let reported = Some(ReportedPolicy { policy: TlsPolicyType::Sts, failure });
-    Ok(Some(HostPolicy { requirement, ground, reported }))
+    Ok(Some(HostPolicy { requirement, basis, reported }))
 }
 
 fn without_policy(facts: &DomainFacts, tlsa: &TlsaLookup) -> HostPolicy {
@@ -299,7 +299,7 @@ fn without_policy(facts: &DomainFacts, tlsa: &TlsaLookup) -> HostPolicy {
     };
     HostPolicy {
         requirement: Requirement::Opportunistic,
-        ground: format!("opportunistic: {dane}; {sts}"),
+        basis: format!("opportunistic: {dane}; {sts}"),
         reported: ReportedPolicy::without_failure(TlsPolicyType::NoPolicyFound),
     }
 }
@@ -309,18 +309,18 @@ fn apply_minimum(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Result<
     if reached >= facts.minimum {
         return Ok(policy);
     }
-    let ground = format!("minimum {}: the configuration for {}", facts.minimum, facts.domain);
+    let basis = format!("minimum {}: the configuration for {}", facts.minimum, facts.domain);
     let requirement = match facts.minimum {
         TlsMinimum::Opportunistic => return Ok(policy),
         TlsMinimum::Encrypted => Requirement::Encrypted,
         TlsMinimum::Verified => Requirement::Verified,
         TlsMinimum::Dane => {
             let text = format_args!("the configuration demands DANE, and {host} has no usable TLSA records");
-            let refusal = TlsRefusal::temporary("dane_missing", &ground, text);
+            let refusal = TlsRefusal::temporary("dane_missing", &basis, text);
             return Err(refusal.reported_as(TlsPolicyType::Tlsa, TlsFailure::DaneRequired));
         }
     };
-    Ok(HostPolicy { requirement, ground, ..policy })
+    Ok(HostPolicy { requirement, basis, ..policy })
 }
 
 /// RFC 8689 §4.2.1: DNSSEC or MTA-STS must prove that the host is an MX of the domain, and its certificate must be
@@ -336,14 +336,14 @@ fn apply_requiretls(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Resu
             let text =
                 format_args!("neither DNSSEC nor MTA-STS proves that {host} takes the mail of {domain}");
             let refusal = TlsRefusal::temporary("requiretls_mx", "requiretls: the MX is not proved", text);
-            let lasting = !matches!(sts, StsLookup::Unavailable(_));
-            return Err(TlsRefusal { lasting, ..refusal });
+            let is_permanent = !matches!(sts, StsLookup::Unavailable(_));
+            return Err(TlsRefusal { is_permanent, ..refusal });
         }
     };
     if policy.requirement.strength() >= TlsMinimum::Verified {
         return Ok(policy);
     }
-    Ok(HostPolicy { requirement: Requirement::Verified, ground: format!("requiretls: {proof}"), ..policy })
+    Ok(HostPolicy { requirement: Requirement::Verified, basis: format!("requiretls: {proof}"), ..policy })
 }
 
 impl DaneSet {
@@ -410,18 +410,18 @@ mod tests {
         let decided = admit(facts, "mx.b.test").and_then(|()| decide(facts, "mx.b.test", tlsa, require_tls));
         match decided {
             Ok(policy) => {
-                format!("{} by {}", policy.requirement.strength(), policy.ground.split(':').next().unwrap())
+                format!("{} by {}", policy.requirement.strength(), policy.basis.split(':').next().unwrap())
             }
             Err(refusal) => {
                 assert_eq!(refusal.status, NOT_TRUSTED);
                 let code = refusal.text.split(']').next().unwrap().trim_start_matches('[').to_owned();
-                if refusal.lasting { format!("{code} for good") } else { code }
+                if refusal.is_permanent { format!("{code} for good") } else { code }
             }
         }
     }
 
     #[test]
-    fn the_rule_that_applies() {
+    fn the_policy_by_facts() {
         use TlsMinimum::{Dane, Encrypted, Opportunistic, Verified};
         let (none, ee) = (TlsaLookup::Insecure, found(&[(3, 1, 1)]));
         let (useless, broken) = (found(&[(1, 1, 1)]), TlsaLookup::Failed("bogus".into()));
@@ -522,7 +522,7 @@ mod tests {
     fn of_several_digests_the_strongest_counts_for_each_usage_and_selector() {
         let facts = DomainFacts { mx: secure(), ..facts() };
         let tlsa = found(&[(3, 1, 1), (3, 1, 2), (3, 0, 1), (2, 1, 1), (2, 1, 0), (1, 1, 2)]);
-        let Ok(HostPolicy { requirement: Requirement::Dane(set), ground, .. }) =
+        let Ok(HostPolicy { requirement: Requirement::Dane(set), basis, .. }) =
             decide(&facts, "mx.b.test", &tlsa, false)
         else {
             panic!("the records are usable")
@@ -530,6 +530,6 @@ mod tests {
         let kinds: Vec<String> = set.records.iter().map(Tlsa::to_string).collect();
         assert_eq!(kinds, ["3 1 2", "3 0 1", "2 1 1", "2 1 0"]);
         assert_eq!(set.names, ["mx.b.test", "b.test"]);
-        assert_eq!(ground, "dane: validated TLSA records of mx.b.test (3 1 2, 3 0 1, 2 1 1, 2 1 0)");
+        assert_eq!(basis, "dane: validated TLSA records of mx.b.test (3 1 2, 3 0 1, 2 1 1, 2 1 0)");
     }
 }

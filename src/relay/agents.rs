@@ -1,4 +1,4 @@
-//! What the relay does for the queue manager: it knows the routes, asks the DNS and delivers.
+//! Implements the interface of the queue manager: routes, MX look-ups, delivery workers and the end of idle connections.
 
 use std::sync::Arc;
 
@@ -11,23 +11,23 @@ use crate::model::TenantId;
 use crate::queue::{Claim, DeliveryAgents, RouteDecision, Routed, Slot};
 use crate::store::{Batch, RecordBatch, StoreError};
 
-/// The relay as the queue manager sees it.
+/// The delivery agents that the queue manager starts.
 pub struct Agents {
-    pub(super) core: Arc<RelayContext>,
+    pub(super) context: Arc<RelayContext>,
     pub(super) recordings: mpsc::Sender<RecordBatch>,
 }
 
 impl DeliveryAgents for Agents {
     async fn route(&self, batch: &Batch) -> Result<Option<Routed>, StoreError> {
-        self.core.router.route_batch(batch).await
+        self.context.router.route_batch(batch).await
     }
 
     fn known_route(&self, tenant: TenantId, destination: &Host) -> Option<RouteDecision> {
-        self.core.router.cached_decision(tenant, destination)
+        self.context.router.cached_decision(tenant, destination)
     }
 
     async fn mail_hosts(&self, domain: &DomainName) -> Option<Vec<String>> {
-        match self.core.targets.resolver.mail_hosts(domain).await {
+        match self.context.targets.resolver.mail_hosts(domain).await {
             Ok(MailHosts::Hosts(hosts)) => Some(hosts),
             Ok(MailHosts::NullMx) => Some(Vec::new()),
             Err(_) => None,
@@ -35,16 +35,16 @@ impl DeliveryAgents for Agents {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.core.tasks.spawn(task);
+        self.context.tasks.spawn(task);
     }
 
     fn deliver(&self, slot: Slot, claim: Claim) {
-        self.core.tasks.spawn(worker::run(self.core.clone(), self.recordings.clone(), slot, claim));
+        self.context.tasks.spawn(worker::run(self.context.clone(), self.recordings.clone(), slot, claim));
     }
 
     fn end_idle_connections(&self) {
-        for connection in self.core.outbound.pool.take_expired() {
-            self.core.tasks.spawn(connection.quit());
+        for connection in self.context.outbound.pool.take_expired() {
+            self.context.tasks.spawn(connection.quit());
         }
     }
 }

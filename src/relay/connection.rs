@@ -25,7 +25,7 @@ pub struct Connection {
     pub address: SocketAddr,
     /// Messages sent over it.
     pub messages: u32,
-    /// The domain whose TLS policy it was found to meet.
+    /// The domain whose TLS policy the connection met at the last check.
     pub tls_verified_for: Option<TlsVerifiedFor>,
     stream: SmtpStream,
     capabilities: Capabilities,
@@ -38,7 +38,7 @@ pub struct Connection {
     _permit: OwnedSemaphorePermit,
 }
 
-/// What the opening of a connection established.
+/// The parts of a connection after EHLO and AUTH.
 pub struct Opened {
     /// The server.
     pub peer: Peer,
@@ -46,11 +46,11 @@ pub struct Opened {
     pub address: SocketAddr,
     /// The stream, after EHLO and AUTH.
     pub stream: SmtpStream,
-    /// What the server offers.
+    /// The extensions that the server offers.
     pub capabilities: Capabilities,
     /// How the server proved its name; `None` without TLS.
     pub trust: Option<Trust>,
-    /// Kept as long as the connection.
+    /// The permit for the connection; released when the connection closes.
     pub permit: OwnedSemaphorePermit,
 }
 
@@ -70,18 +70,18 @@ pub struct SendResult {
     pub error: Option<DeliveryError>,
     /// Whether the server replied to any command.
     pub server_replied: bool,
-    /// Whether the server may have accepted the message without our reading its reply.
+    /// Whether the server may have accepted the message although its reply was not read.
     pub in_doubt: bool,
 }
 
 impl TlsVerifiedFor {
-    /// Checked at this time.
+    /// A check at this time.
     pub fn new(domain: DomainName, since: Instant) -> Self {
         Self { domain, since }
     }
 
     /// Whether the check was for this domain and is more recent than `lifetime`.
-    pub fn holds_for(&self, domain: &DomainName, lifetime: Duration, clock: &Clock) -> bool {
+    pub fn is_valid_for(&self, domain: &DomainName, lifetime: Duration, clock: &Clock) -> bool {
         self.domain == *domain && clock.elapsed_since(self.since) < lifetime
     }
 }
@@ -100,7 +100,7 @@ impl SendResult {
 }
 
 impl Connection {
-    /// A connection whose opening is complete.
+    /// A connection after EHLO and AUTH.
     pub fn new(opened: Opened) -> Self {
         let Opened { peer, address, stream, capabilities, trust, permit } = opened;
         Self {
@@ -166,7 +166,7 @@ impl Connection {
         }
     }
 
-    /// Sends QUIT, if the connection is in order, and closes it.
+    /// Sends QUIT if the connection is usable, and closes it.
     pub async fn quit(mut self) {
         if self.usable {
             self.stream.quit(&mut Transcript::default()).await;

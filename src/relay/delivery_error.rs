@@ -1,4 +1,4 @@
-//! Why a host could not be reached, or a dialogue with it ended early.
+//! Why a host could not be reached, or why the dialogue with it ended early.
 
 use crate::mail::EnhancedStatus;
 use crate::model::{BounceClass, TlsFailure};
@@ -6,29 +6,29 @@ use crate::policy::tls::NO_TLS;
 use crate::smtp::Reply;
 use crate::smtp::client::{HandshakeError, Phase};
 
-/// The text when the whole attempt, not a single step, took too long.
-pub const ATTEMPT_TIMED_OUT: &str = "the time for one attempt was used up";
+/// The error text if the time limit of the attempt, not of a step, was reached.
+pub const ATTEMPT_TIMED_OUT: &str = "the time limit of the attempt was reached";
 
-/// What stopped the delivery to a host.
+/// The failure of a delivery to a host.
 #[derive(Debug, Clone)]
 pub struct DeliveryError {
-    /// The part of the dialogue in which it happened.
+    /// The phase of the dialogue in which the failure occurred.
     pub phase: Phase,
     /// The server's reply, if a reply caused it.
     pub reply: Option<Reply>,
-    /// Description for people.
+    /// The description.
     pub text: String,
     /// The cause, if there is no reply to classify.
     pub class: BounceClass,
     /// Whether the TLS handshake failed.
     pub in_handshake: bool,
-    /// Whether the login failed for good, whatever the message.
+    /// Whether the host refused the account permanently, independently of the message.
     pub is_login: bool,
-    /// Whether the server offers no TLS, or none that proves its name: a retry would not help.
+    /// Whether the server offers no TLS, or has no certificate that proves its name, so that a retry would not help.
     pub lacks_tls: bool,
     /// The result type for TLS reports (RFC 8460 §4.3), if it is about TLS.
     pub tls_failure: Option<TlsFailure>,
-    /// Our status code, if the server gave none.
+    /// The status code that this server assigns if the server sent none.
     pub status: Option<EnhancedStatus>,
 }
 

@@ -23,26 +23,26 @@ use crate::policy::tls::{NOT_TRUSTED, ReportedPolicy};
 use crate::rng::Rng;
 use crate::smtp::client::{Capabilities, Handshake, HandshakeOptions, Login, Phase, StartTls, Step};
 
-/// How to open a connection.
+/// The parameters of a connection to a host.
 #[derive(Debug, Clone)]
 pub struct ConnectPlan {
     /// The name in the certificate and in reports.
     pub host: String,
-    /// Where the connection comes from.
+    /// The source address.
     pub source: Arc<Source>,
-    /// TLS from the first octet.
+    /// Whether TLS starts with the first octet.
     pub implicit_tls: bool,
     /// Whether STARTTLS is used.
     pub starttls: StartTls,
     /// Which certificates are accepted.
     pub trust: Trust,
-    /// The TLS policy that applies, and why, for people.
+    /// The TLS policy that applies, and why, as text.
     pub tls_policy: String,
-    /// How the session is counted in TLS reports, if it is.
+    /// How the session is counted in TLS reports; `None` if it is not counted.
     pub reported: Option<ReportedPolicy>,
-    /// Our name in EHLO.
+    /// The name in EHLO.
     pub ehlo_name: String,
-    /// Our account.
+    /// The account.
     pub login: Option<Login>,
 }
 
@@ -59,7 +59,7 @@ pub struct TcpConnected {
     pub address: SocketAddr,
     /// The stream.
     pub stream: TcpStream,
-    /// Kept as long as the connection.
+    /// The permit for the connection; released when the connection closes.
     pub permit: OwnedSemaphorePermit,
 }
 
@@ -101,7 +101,7 @@ impl Dialer {
             Socket::Plain(stream)
         };
         let mut stream = SmtpStream::new(socket, self.timeouts.clone());
-        let (mut opening, mut step) = Handshake::begin(HandshakeOptions {
+        let (mut handshake, mut step) = Handshake::begin(HandshakeOptions {
             ehlo_name: plan.ehlo_name.clone(),
             starttls: plan.starttls,
             secured: plan.implicit_tls,
@@ -114,12 +114,12 @@ impl Dialer {
             step = match step {
                 Step::Exchange(command, phase) => {
                     if let Some(command) = command {
-                        transcript.opening_sent(phase, &command.to_string());
+                        transcript.handshake_sent(phase, &command.to_string());
                         stream.write(command.wire(), phase).await?;
                     }
                     let reply = stream.read_reply(phase).await?;
-                    transcript.opening_received(phase, &reply);
-                    opening.reply(reply, stream.has_leftover())
+                    transcript.handshake_received(phase, &reply);
+                    handshake.reply(reply, stream.has_leftover())
                 }
                 Step::UpgradeTls => {
                     let Socket::Plain(plain) = stream.socket else {
@@ -129,7 +129,7 @@ impl Dialer {
                     tls = Some(describe_tls(&secured, transcript));
                     let channel = client::channel_binding(&secured);
                     stream.socket = Socket::Tls(Box::new(secured));
-                    opening.secured(channel)
+                    handshake.secured(channel)
                 }
                 Step::Ready(capabilities) => {
                     let trust = tls.is_some().then(|| plan.trust.clone());

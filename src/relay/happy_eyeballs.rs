@@ -1,5 +1,5 @@
-//! Happy Eyeballs (RFC 8305): the addresses of a host are dialled one second apart and the first to answer is used, so
-//! that a dead address or a family without a route costs a second and not a time-out.
+//! Happy Eyeballs (RFC 8305): dials the addresses of a host one second apart and uses the first connection. So a dead
+//! address, or a family without a route, costs a second instead of a time-out.
 
 use std::future::Future;
 use std::io;
@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// How long to wait for an address before the next is dialled as well. RFC 8305 §5 allows up to 2 s; mail can wait, and
-/// a superfluous connection is a cost for the receiver.
+/// The delay before the next address is dialled as well. RFC 8305 §5 allows up to 2 s. Mail can wait, and an unused
+/// connection costs the receiver resources.
 pub const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_secs(1);
 
 /// The result of dialling the addresses of a host.
@@ -36,13 +36,13 @@ pub fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
 }
 
 /// How many of a host's addresses may be dialled if the attempt may dial `left` more. One is reserved for each of the
-/// `hosts_after` it, unless this host then could not be tried once in each of its families.
+/// `hosts_after` it, unless this host then could not be dialled once in each of its families.
 pub fn address_quota(addresses: &[SocketAddr], left: usize, hosts_after: usize) -> usize {
     let has = |is_ipv4: bool| usize::from(addresses.iter().any(|address| address.is_ipv4() == is_ipv4));
     left.saturating_sub(hosts_after).max(has(true) + has(false)).min(left)
 }
 
-/// Whether our own network has no route or address, which says nothing about the host.
+/// Whether the network of this server has no route or address. Such an error is no feedback about the host.
 pub fn is_local_network_error(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable)
         || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_route_or_address_of_ours_is_a_local_network_error() {
+    fn a_missing_route_or_source_address_is_a_local_network_error() {
         use rustix::io::Errno;
         for (errno, ours) in [
             (Errno::NETUNREACH, true),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_next_address_is_dialled_when_one_fails_or_keeps_us_waiting() {
+    async fn the_next_address_is_dialled_after_a_failure_or_the_delay() {
         const HOUR: Duration = Duration::from_secs(3600);
         const MOMENT: Duration = Duration::from_millis(1);
         let won = |text: &str| Some(text.to_owned());

@@ -5,9 +5,9 @@
 //! * `worker` has a slot and delivers batch after batch of one destination queue over one connection,
 //! * `attempt` is one attempt of one batch, over `connection`s that the `dialer` opens to the `target_hosts` of its
 //!   `route`, from a `source`, and that the `pool` keeps (`outbound`),
-//! * `smart_host_login` and `smart_host_backoff` defer mail for a smart host that refuses our account,
+//! * `smart_host_login` and `smart_host_backoff` defer mail for a smart host that refuses the account,
 //! * `tls` decides which TLS a host must offer, and verifies it,
-//! * `result_record` decides what follows from a result, `result_writer` stores it, `dsn` reports it to the sender,
+//! * `result_record` decides the new state from a result, `result_writer` stores it, `dsn` reports it to the sender,
 //! * `sandbox` simulates delivery in the test environment.
 //!
 //! Imports `mail`, `smtp`, `policy`, `dns`, `store`, `queue` and the configuration.
@@ -69,9 +69,9 @@ use tasks::Tasks;
 use tls::policy::TlsPolicies;
 use tls::results::TlsSessionCounts;
 
-/// KiB of messages read back from the spool that may be in memory at one time.
+/// Maximum of messages read back from the spool that are in memory at one time, in KiB.
 const LOADED_KIB_MAX: u32 = 256 * 1024;
-/// Of one tenant.
+/// The maximum of one tenant.
 const LOADED_KIB_PER_TENANT_MAX: u32 = LOADED_KIB_MAX / 4;
 
 /// Why the relay cannot be set up.
@@ -82,27 +82,27 @@ pub enum RelayError {
     PasswordFile {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The file with certificate authorities is of no use.
+    /// The file with certificate authorities cannot be used.
     #[error("relay.ca_file {0}")]
     CaFile(TlsError),
-    /// The file with the root's keys is of no use.
+    /// The file with the DNSSEC trust anchors cannot be used.
     #[error("relay.trust_anchor_file: {0}")]
     TrustAnchor(DnsError),
-    /// The TLS library refuses its own defaults.
+    /// The TLS library rejects its default settings.
     #[error("TLS: {0}")]
     Tls(String),
 }
 
-/// Delivers what is in a store.
+/// Delivers the mail of the queue.
 pub struct Relay {
-    core: RelayContext,
+    context: RelayContext,
     recording: Recording,
 }
 
-/// The recording of results, which goes on for a moment when a relay is dropped while it runs.
+/// The recording of results, which continues until it is complete if a running relay is dropped.
 #[derive(Clone)]
 pub struct Recording {
     tasks: TaskTracker,
@@ -119,7 +119,7 @@ impl Recording {
     }
 }
 
-/// What a delivery uses.
+/// The services that a delivery uses.
 struct RelayContext {
     settings: RelaySettings,
     clock: Clock,
@@ -133,18 +133,18 @@ struct RelayContext {
     /// The sessions counted for TLS reports, if they are enabled.
     tls_results: Option<Arc<TlsSessionCounts>>,
     logins: SmartHostLogins,
-    /// One for each KiB of a message read back from the spool.
+    /// One permit for each KiB of a message read back from the spool.
     loaded: TenantSemaphore,
     tasks: Tasks,
 }
 
-/// What DSNs take from the configuration.
+/// The settings of DSNs.
 struct RelaySettings {
     hostname: DomainName,
     expiry: Duration,
 }
 
-/// Whether the files that the configuration names can be used.
+/// Checks that the files of the configuration can be used.
 ///
 /// # Errors
 /// As [`Relay::new`].
@@ -155,8 +155,8 @@ pub fn check(config: &config::Relay) -> Result<(), RelayError> {
 }
 
 impl Relay {
-    /// Reads what the configuration names: the smart host's password, certificate authorities. The clock and the
-    /// randomness are those of the queue.
+    /// Reads the files of the configuration: passwords and certificate authorities. Uses the clock and the randomness of
+    /// the queue manager.
     ///
     /// # Errors
     /// A file that cannot be used.
@@ -177,7 +177,7 @@ impl Relay {
         let sources = Arc::new(Sources::new(config, hostname, rng.clone()));
         let router = Arc::new(Router::new(store.clone(), config, sources.clone())?);
         let recording = Recording { tasks: TaskTracker::new(), queue: queue.clone() };
-        let core = RelayContext {
+        let context = RelayContext {
             clock: clock.clone(),
             rng,
             settings,
@@ -202,48 +202,52 @@ impl Relay {
             loaded: TenantSemaphore::new(LOADED_KIB_MAX, LOADED_KIB_PER_TENANT_MAX),
             tasks: Tasks::default(),
         };
-        Ok(Self { core, recording })
+        Ok(Self { context, recording })
     }
 
-    /// Has it count TLS sessions with mail hosts for reports on them.
+    /// Enables the count of TLS sessions for TLS reports.
     pub fn counting_tls(mut self) -> Self {
-        self.core.tls_results = Some(Arc::new(TlsSessionCounts::new(self.core.clock.clone())));
+        self.context.tls_results = Some(Arc::new(TlsSessionCounts::new(self.context.clock.clone())));
         self
     }
 
-    /// To wait for after [`Relay::run`], also if that was dropped.
+    /// The recording of results. Wait for it after [`Relay::run`] has ended or was dropped.
     pub fn recording(&self) -> Recording {
         self.recording.clone()
     }
 
-    /// Delivers until `stop`; then finishes running attempts, gives back waiting claims and ends idle connections. If
-    /// the future is dropped before, running attempts are aborted, as if their connections had been lost; see
+    /// Delivers until `stop`; then finishes running attempts, releases waiting claims and closes idle connections. If the
+    /// future is dropped before, running attempts are aborted, as if their connections were lost; see
     /// [`Relay::recording`].
     pub async fn run(mut self, stop: CancellationToken) {
-        self.core.tasks.stop = stop.clone();
-        let core = Arc::new(self.core);
+        self.context.tasks.stop = stop.clone();
+        let context = Arc::new(self.context);
         let (recordings, waiting) = mpsc::channel(result_writer::WAITING_MAX);
-        let _abort = core.tasks.abort_on_drop();
-        let writer = ResultWriter { queue: core.queue.clone(), stop: stop.clone() };
+        let _abort = context.tasks.abort_on_drop();
+        let writer = ResultWriter { queue: context.queue.clone(), stop: stop.clone() };
         let recorder = self.recording.tasks.spawn(writer.run(waiting));
-        if let Some(sts) = core.tls_policies.sts() {
-            core.tasks.spawn(tls::mta_sts::refresh_loop(sts.clone(), stop.clone()));
+        if let Some(sts) = context.tls_policies.sts() {
+            context.tasks.spawn(tls::mta_sts::refresh_loop(sts.clone(), stop.clone()));
         }
-        if let Some(results) = &core.tls_results {
-            core.tasks.spawn(tls::results::flush_loop(results.clone(), core.store.clone(), stop.clone()));
+        if let Some(results) = &context.tls_results {
+            context.tasks.spawn(tls::results::flush_loop(
+                results.clone(),
+                context.store.clone(),
+                stop.clone(),
+            ));
         }
-        let agents = Arc::new(Agents { core: core.clone(), recordings });
-        core.queue.run(&agents, &stop).await;
-        for connection in core.outbound.pool.take_all() {
-            core.tasks.spawn(connection.quit());
+        let agents = Arc::new(Agents { context: context.clone(), recordings });
+        context.queue.run(&agents, &stop).await;
+        for connection in context.outbound.pool.take_all() {
+            context.tasks.spawn(connection.quit());
         }
-        core.tasks.end().await;
-        if let Some(results) = &core.tls_results {
-            results.flush(&core.store).await;
+        context.tasks.end().await;
+        if let Some(results) = &context.tls_results {
+            results.flush(&context.store).await;
         }
         drop(agents);
         if recorder.await.is_err() {
-            tracing::error!("the task that writes outcomes ended by a panic");
+            tracing::error!("the task that writes results panicked");
         }
     }
 }

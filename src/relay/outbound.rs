@@ -1,4 +1,4 @@
-//! Connections to other servers: how they are opened, which are idle, and how many there may be.
+//! Connections to other servers: the dialer, the pool of idle connections and the limit on open ones.
 
 use std::sync::Arc;
 
@@ -9,20 +9,20 @@ use super::pool::ConnectionPool;
 use super::source::Sources;
 use super::tasks::Tasks;
 
-/// What opens and keeps connections.
+/// Opens connections, keeps idle ones and limits their number.
 pub struct OutboundConnections {
-    /// The addresses that they come from.
+    /// The source addresses.
     pub sources: Arc<Sources>,
-    /// Opens them.
+    /// Opens connections.
     pub dialer: Dialer,
-    /// Keeps them while they are idle.
+    /// Keeps idle connections.
     pub pool: ConnectionPool,
     /// One for each open connection.
     pub permits: Arc<Semaphore>,
 }
 
 impl OutboundConnections {
-    /// A permit for one more connection; closes the connection that is idle longest if there is none left.
+    /// Waits for the permit of a new connection. If no permit is free, closes the connection that is idle longest.
     pub async fn permit(&self, tasks: &Tasks) -> Option<OwnedSemaphorePermit> {
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
             return Some(permit);

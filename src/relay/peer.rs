@@ -1,4 +1,4 @@
-//! The server at the other end of a connection, as attempts and reports name it.
+//! The remote server of a connection, as shown in attempts and DSNs.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ pub struct Peer {
     pub host: String,
     /// The address that was dialled.
     pub address: Option<IpAddr>,
-    /// TLS version and cipher suite, like `TLSv1.3 TLS13_AES_256_GCM_SHA384`; `None` without TLS.
+    /// TLS version and cipher suite, such as `TLSv1.3 TLS13_AES_256_GCM_SHA384`; `None` without TLS.
     pub tls: Option<String>,
     /// The TLS policy that applied, and why.
     pub tls_policy: Option<String>,

@@ -1,4 +1,4 @@
-//! Idle connections that wait for the next message of their queue.
+//! Idle connections, kept for the next message of their destination queue.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,7 +10,7 @@ use crate::clock::{Clock, Instant};
 use crate::model::TenantId;
 use crate::queue::QueueKey;
 
-/// Idle connections by queue, whose key includes the site, or the smart host with its account.
+/// Idle connections by destination queue. The key includes the site, or the smart host with its account.
 pub struct ConnectionPool<K = QueueKey, C = Connection> {
     idle: Mutex<HashMap<K, Vec<Idle<C>>>>,
     idle_max: Duration,
@@ -19,7 +19,7 @@ pub struct ConnectionPool<K = QueueKey, C = Connection> {
 
 struct Idle<C> {
     since: Instant,
-    /// The tenant whose message it carried last.
+    /// The tenant of the last message.
     tenant: TenantId,
     connection: C,
 }
@@ -30,8 +30,8 @@ impl<K: Clone + Eq + Hash, C> ConnectionPool<K, C> {
         Self { idle: Mutex::default(), idle_max, clock }
     }
 
-    /// Takes a fitting connection of a queue: the one that the tenant used last, or else the one that is idle longest.
-    /// Of other tenants' connections, the `reserved` most recent ones are not taken.
+    /// Takes a usable connection of a queue: the one that the tenant used last, else the one that is idle longest. The
+    /// `reserved` most recent connections are not taken if another tenant used them.
     pub fn take(
         &self,
         queue: &K,
@@ -41,10 +41,10 @@ impl<K: Clone + Eq + Hash, C> ConnectionPool<K, C> {
     ) -> Option<C> {
         let mut idle = self.lock();
         let connections = idle.get_mut(queue)?;
-        let is_good = |idle: &Idle<C>| !self.has_expired(idle) && fits(&idle.connection);
-        let own = connections.iter().rposition(|idle| idle.tenant == *tenant && is_good(idle));
+        let is_usable = |idle: &Idle<C>| !self.has_expired(idle) && fits(&idle.connection);
+        let own = connections.iter().rposition(|idle| idle.tenant == *tenant && is_usable(idle));
         let spare = connections.len().saturating_sub(reserved);
-        let place = own.or_else(|| connections.iter().take(spare).position(is_good))?;
+        let place = own.or_else(|| connections.iter().take(spare).position(is_usable))?;
         let connection = connections.remove(place).connection;
         if connections.is_empty() {
             idle.remove(queue);

@@ -18,20 +18,20 @@ pub struct RecipientResult {
     pub verdict: Verdict,
     /// The reply code, if there was a reply.
     pub code: Option<u16>,
-    /// The enhanced status code: the server's, or ours.
+    /// The enhanced status code of the server, else of this server.
     pub enhanced: Option<EnhancedStatus>,
-    /// The server's text, or ours.
+    /// The text of the server, else of this server.
     pub text: String,
     /// The server.
     pub peer: Arc<Peer>,
-    /// Whether no other host may be tried now.
+    /// Whether no other host is dialled in this attempt.
     pub conclusive: bool,
     /// Whether the host's TLS does not meet the requirement.
     pub lacks_tls: bool,
 }
 
 impl RecipientResult {
-    /// From a reply. `only_recipient`: whether the message had no other recipient.
+    /// The result of a reply. `only_recipient`: whether the message had no other recipient.
     pub fn from_outcome(outcome: Outcome, only_recipient: bool, peer: &Arc<Peer>) -> Self {
         let verdict = verdict_on_reply(outcome.phase, &outcome.reply, only_recipient);
         Self::from_reply(verdict, &outcome.reply, peer)
@@ -49,7 +49,7 @@ impl RecipientResult {
         }
     }
 
-    /// From an error: a retry may succeed.
+    /// The result of an error after which a retry may succeed.
     pub fn from_error(error: &DeliveryError, peer: &Arc<Peer>) -> Self {
         match &error.reply {
             Some(reply) => Self::from_reply(verdict_on_reply(error.phase, reply, false), reply, peer),
@@ -65,7 +65,7 @@ impl RecipientResult {
         }
     }
 
-    /// A permanent failure that we found without asking a server.
+    /// A permanent failure that this server found without a connection.
     pub fn unroutable(code: u16, enhanced: EnhancedStatus, text: impl Into<String>) -> Self {
         let reply = Reply { code, enhanced: Some(enhanced), lines: vec![text.into()] };
         let peer = Arc::new(Peer::default());

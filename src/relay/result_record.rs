@@ -1,5 +1,5 @@
-//! Turns the results of an attempt into records: the new state of each delivery, when it is retried and why, and whether
-//! the address is suppressed.
+//! Converts the results of an attempt into records: the new state of each delivery, the time and reason of a retry, and
+//! whether the address is suppressed.
 
 use std::sync::Arc;
 
@@ -114,7 +114,7 @@ impl CompletedAttempt<'_> {
             Some(next) => NextState::retry(&cause, attempts, self.now, next),
             None => {
                 let reason = format!(
-                    "deferred by {}: the next attempt would be after the message's lifetime",
+                    "deferred by {}: the next attempt would be after the lifetime of the message",
                     truncate(&cause)
                 );
                 NextState::final_state(DeliveryState::Expired, reason)
@@ -124,7 +124,7 @@ impl CompletedAttempt<'_> {
 }
 
 impl UnattemptedBatch<'_> {
-    /// The delivery waits until its smart host's back-off ends: no attempt is counted.
+    /// The record of a delivery that waits for the end of a back-off of its smart host. No attempt is counted.
     pub fn record_backoff(&self, delivery: &Delivery, reason: &str, until: Timestamp) -> AttemptRecord {
         AttemptRecord {
             // The back-off does not extend the lifetime.
@@ -133,9 +133,9 @@ impl UnattemptedBatch<'_> {
         }
     }
 
-    /// The lifetime of the delivery ended before it was claimed: no other attempt.
+    /// The record of a delivery whose lifetime ended before the attempt.
     pub fn record_expired(&self, delivery: &Delivery) -> AttemptRecord {
-        // The class of the last failure says more than `expired`.
+        // The class of the last failure is more specific than `expired`.
         let class = delivery.bounce_class.unwrap_or(BounceClass::Expired);
         let last = delivery.last_reply.as_deref().unwrap_or("no attempt was made");
         self.record(delivery, DeliveryState::Expired, class, last)
@@ -180,7 +180,7 @@ impl NextState {
     }
 }
 
-/// Rounded, like `5 m` or `2 h 45 m`.
+/// A rounded duration, such as `5 m` or `2 h 45 m`.
 pub fn rough_duration(seconds: i64) -> String {
     match seconds {
         ..60 => format!("{} s", seconds.max(0)),
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deferral_says_when_the_next_attempt_is_and_why() {
+    fn a_deferral_names_the_time_of_the_next_attempt_and_the_reason() {
         let first = record(0, SignedDuration::ZERO, &result(Phase::Rcpt, 451, "4.7.1"));
         assert_eq!(first.state, DeliveryState::Deferred);
         assert_eq!(first.next_attempt_at.unwrap() - first.at, jiff::Span::new().seconds(60).fieldwise());
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn success_is_final() {
+    fn a_delivered_result_is_final() {
         let done = record(0, SignedDuration::ZERO, &result(Phase::Content, 250, "2.0.0"));
         assert_eq!((done.state, done.next_attempt_at), (DeliveryState::Delivered, None));
     }

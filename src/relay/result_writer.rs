@@ -1,4 +1,4 @@
-//! Writes the results of attempts to the store, apart from the connections; results that wait are written as a group.
+//! Writes the results of attempts to the store in a task of its own. Waiting results are written as a group.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::model::DeliveryId;
 use crate::queue::QueueManager;
 use crate::store::{RecordBatch, Spool, StoreError};
 
-/// Batches that wait to be written; at this limit workers wait. Each may carry a DSN.
+/// Maximum of batches that wait to be written; at this limit workers wait. Each batch may contain a DSN.
 pub const WAITING_MAX: usize = 256;
 /// KiB of DSNs that are being written or wait for a retry; at this limit no more batches are read from the channel.
 const DSN_KIB_MAX: u32 = 256 * 1024;
@@ -22,12 +22,12 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 /// Failed writes after which a stopping relay gives up.
 const TRIES_AT_STOP: u32 = 3;
 
-/// Where results are written.
+/// Writes results.
 #[derive(Clone)]
 pub struct ResultWriter {
-    /// The queue manager, which gets back what cannot be written.
+    /// The queue manager, which gets back the claims of results that cannot be written.
     pub queue: Arc<QueueManager>,
-    /// Once cancelled, the retries of a write are limited.
+    /// After the stop, the retries of a write are limited.
     pub stop: CancellationToken,
 }
 
@@ -70,7 +70,7 @@ impl ResultWriter {
         while separate.join_next().await.is_some() {}
     }
 
-    /// Retries until it is written: if the result of an accepted message is lost, the message is sent a second time.
+    /// Writes a batch, with retries: if the result of an accepted message were lost, the message would be sent twice.
     async fn write(self, batch: RecordBatch) {
         let mut delay = RETRY_DELAY_MIN;
         let mut tries_at_stop = 0;

@@ -17,19 +17,19 @@ use crate::queue::{MxRoute, NextHop, QueueKey, RouteDecision, RouteId, Routed, S
 use crate::smtp::client::Login;
 use crate::store::{Batch, Directory, SmartHost, Store, StoreError, Tenant};
 
-/// Tenants in the cache; at this limit it is cleared. A miss costs one read of the store.
+/// Maximum of tenants in the cache; a full cache is cleared. A miss costs one read of the store.
 const TENANTS_MAX: usize = 10_000;
 
-/// How hosts are found and connected to.
+/// How the hosts of a destination are found and connected to.
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// In the order of trying; the destination's MX if empty.
+    /// The hosts by preference; if empty, the hosts of the MX records of the destination.
     pub hosts: Vec<Endpoint>,
-    /// How the connection is secured.
+    /// The TLS mode of connections.
     pub tls: TlsMode,
-    /// The account.
+    /// The account for AUTH.
     pub login: Option<Login>,
-    /// Which of our DKIM signatures are kept.
+    /// The DKIM signatures of this server that the message keeps.
     pub dkim: DkimPolicy,
     /// The name in EHLO; overrides the source's.
     pub ehlo_name: Option<String>,
@@ -47,7 +47,7 @@ struct ConfiguredRoute {
 /// Finds routes.
 pub struct Router {
     store: Arc<Store>,
-    /// The last one matches every destination.
+    /// The last route matches every destination.
     configured: Vec<ConfiguredRoute>,
     sources: Arc<Sources>,
     tenants: Mutex<TenantCache>,
@@ -67,12 +67,12 @@ struct TenantEntry {
     weight: Weight,
 }
 
-/// Whether and where the mail of one tenant goes.
+/// How the mail of one tenant is routed.
 #[derive(Clone)]
 enum TenantRouting {
-    /// To its smart host, if it has one for the destination, else by the routes of the configuration.
+    /// Through its smart host if that covers the destination, else by the routes of the configuration.
     Active { smart_host: Option<Arc<SmartHost>>, sources: Option<SourcePoolId> },
-    /// Nowhere: the tenant is suspended.
+    /// Not at all: the tenant is suspended.
     Suspended,
 }
 
@@ -105,7 +105,7 @@ impl Router {
     /// The store's.
     pub async fn route_batch(&self, batch: &Batch) -> Result<Option<Routed>, StoreError> {
         let tenant = batch.message.tenant_id;
-        // Read before the tenant, so that a change meanwhile invalidates the entry.
+        // Read before the tenant, so that a concurrent change invalidates the entry.
         let version = self.store.directory_version();
         let entry = match self.cached(tenant, version) {
             Some(entry) => entry,
@@ -178,18 +178,18 @@ impl Router {
         entry
     }
 
-    /// The most specific route; of equal ones, which only several `*` are, the first.
+    /// The most specific route. Only routes for `*` can be equally specific; of these the first is used.
     fn route_to(&self, destination: &Host) -> RouteId {
-        let closeness = |configured: &ConfiguredRoute| {
+        let specificity = |configured: &ConfiguredRoute| {
             let patterns = configured.destinations.iter();
             patterns.filter_map(|pattern| pattern.specificity(destination)).max()
         };
         let fitting = self.configured.iter().enumerate().rev();
-        let fitting = fitting.filter_map(|(at, configured)| Some((closeness(configured)?, at)));
-        RouteId(fitting.max_by_key(|(closeness, _)| *closeness).map_or(0, |(_, at)| at))
+        let fitting = fitting.filter_map(|(at, configured)| Some((specificity(configured)?, at)));
+        RouteId(fitting.max_by_key(|(specificity, _)| *specificity).map_or(0, |(_, at)| at))
     }
 
-    /// The account that is used at a next hop.
+    /// The account at a next hop.
     pub fn account_of(&self, next_hop: &NextHop) -> Option<SmartHostAccount> {
         match next_hop {
             NextHop::Sandbox(_) | NextHop::Mx(..) => None,
@@ -213,7 +213,7 @@ impl Router {
         }
     }
 
-    /// Which of our DKIM signatures are kept towards a next hop.
+    /// The DKIM signatures of this server that messages keep on the way to a next hop.
     pub fn dkim_policy(&self, next_hop: &NextHop) -> DkimPolicy {
         match next_hop {
             NextHop::Sandbox(_) => DkimPolicy::All,
@@ -236,7 +236,7 @@ impl Router {
             None => None,
             Some(user) => {
                 let password = self.store.smart_host_password(tenant).await?;
-                // An empty password would make the smart host refuse, or ban, a good account.
+                // The smart host would refuse an empty password, and might ban the account.
                 let password = password.ok_or_else(|| {
                     StoreError::Failed(format!("the smart host of {tenant} has no password"))
                 })?;
@@ -279,7 +279,7 @@ impl Route {
     }
 }
 
-/// Whether the password files of a configuration can be read.
+/// Checks that the password files of a configuration can be read.
 ///
 /// # Errors
 /// [`RelayError::PasswordFile`].

@@ -14,7 +14,7 @@ use crate::store::{AttemptRecord, Batch, Delivery, NewSuppression};
 
 /// The delay of `slow`.
 pub const SLOW_DELAY: Duration = Duration::from_secs(5);
-/// Between two attempts; short, for people wait for it.
+/// The delay of a retry; short, because a person waits for it.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The behaviour that a local part selects.
@@ -24,7 +24,7 @@ pub enum SandboxScenario {
     Deliver,
     /// `bounce`, `bounce+5.2.2`: refused with this status.
     Bounce(EnhancedStatus),
-    /// `defer+3`: deferred so many times, then delivered.
+    /// `defer+3`: deferred three times, then delivered.
     Defer(u32),
     /// `complaint`: delivered, then a complaint.
     Complaint,
@@ -56,11 +56,11 @@ impl SandboxScenario {
         }
     }
 
-    /// The reply of the simulated server, and the command it answers.
+    /// The reply of the simulated server, and the phase of its command.
     pub fn outcome(self, attempts: u32) -> Outcome {
         let (phase, code, enhanced, text) = match self {
             Self::Defer(times) if attempts < times => {
-                let text = format!("deferral {} of {times}, as the address asks", attempts + 1);
+                let text = format!("deferral {} of {times}, as the address requests", attempts + 1);
                 (Phase::Rcpt, 451, EnhancedStatus::new(4, 7, 1), text)
             }
             Self::Deliver | Self::Complaint | Self::Slow | Self::Defer(_) => {
@@ -68,7 +68,7 @@ impl SandboxScenario {
             }
             Self::Bounce(status) => {
                 let code = if status.class == 4 { 450 } else { 550 };
-                (Phase::Rcpt, code, status, "refused by the sandbox, as the address asks".to_owned())
+                (Phase::Rcpt, code, status, "refused by the sandbox, as the address requests".to_owned())
             }
             Self::Suppressed => {
                 let text = "[recipient_suppressed] the sandbox treats this address as suppressed".to_owned();
@@ -86,7 +86,7 @@ impl SandboxScenario {
             *next = now.checked_add(RETRY_DELAY).unwrap_or(now);
             if let Some(attempt) = &mut record.attempt {
                 attempt.reason = format!(
-                    "deferred by 451 4.7.1: next attempt in 1 s (retry {}), as the sandbox does",
+                    "deferred by 451 4.7.1: next attempt in 1 s (retry {}), the delay of the sandbox",
                     delivery.attempts + 1
                 );
             }
@@ -97,7 +97,7 @@ impl SandboxScenario {
                 tenant_id: Some(record.tenant_id),
                 address: delivery.recipient.clone(),
                 reason: SuppressionReason::Complaint,
-                evidence: Some("a complaint from the sandbox".into()),
+                evidence: Some("a complaint of the sandbox".into()),
                 expires_at: None,
             });
         }
@@ -110,7 +110,7 @@ pub fn result_of(scenario: SandboxScenario, delivery: &Delivery) -> RecipientRes
     RecipientResult::from_outcome(scenario.outcome(delivery.attempts), true, &peer)
 }
 
-/// The dialogue that a real server would have had.
+/// The transcript of the simulated dialogue.
 pub fn dialogue(batch: &Batch, delivery: &Delivery, outcome: &Outcome) -> String {
     let mut transcript = Transcript::default();
     let line = |code, text: &str| Reply { code, enhanced: None, lines: vec![text.to_owned()] };

@@ -1,6 +1,6 @@
-//! Back-off of smart host accounts whose login was refused: their mail waits without using up attempts, and single
-//! attempts at growing intervals find out whether the login works again. The state is kept in memory; after a restart
-//! the first refusal starts it again. Callers pass the time.
+//! Back-off of smart host accounts whose login was refused. Their mail waits without using up attempts, and single
+//! attempts at growing intervals test the login. The state is in memory; after a restart the first refusal starts a new
+//! back-off. Callers pass the time.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -12,15 +12,15 @@ use crate::model::{QueueFilter, TenantId};
 /// The wait after the first refusal; each further one doubles it.
 const WAIT_MIN: SignedDuration = SignedDuration::from_mins(1);
 const WAIT_MAX: SignedDuration = SignedDuration::from_mins(15);
-/// Wait reasons that are removed when the back-off ends; those beyond this limit end with their time.
+/// Maximum of wait reasons that are removed when the back-off ends. Others expire by themselves.
 const SUBJECTS_MAX: usize = 1000;
-/// How long after its end a back-off is kept if no mail asks about it.
+/// How long a back-off is kept after its end if no mail is sent to the account.
 const UNUSED_LIFETIME: SignedDuration = SignedDuration::from_hours(1);
 
 /// A login at a smart host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SmartHostAccount {
-    /// The tenant that it belongs to; `None` is the platform.
+    /// The owner; `None` is the platform.
     pub tenant: Option<TenantId>,
     /// Host and port.
     pub host: String,
@@ -60,8 +60,8 @@ struct BackoffState {
 pub struct SmartHostBackoffs(Mutex<HashMap<SmartHostAccount, BackoffState>>);
 
 impl SmartHostBackoffs {
-    /// The back-off that mail for the account must wait for. After each wait one caller gets `None` and makes the next
-    /// attempt, while others wait for its result.
+    /// The active back-off of the account. After each wait one caller gets `None` and makes the next attempt; the others
+    /// wait for its result.
     pub fn check(&self, account: &SmartHostAccount, now: Timestamp) -> Option<SmartHostBackoff> {
         let mut backoffs = self.lock();
         let state = backoffs.get_mut(account)?;
@@ -72,7 +72,7 @@ impl SmartHostBackoffs {
         Some(state.backoff(account))
     }
 
-    /// The login was refused. Returns the back-off, and whether it is new.
+    /// Records a refused login. Returns the back-off, and whether it is new.
     pub fn record_refusal(
         &self,
         account: &SmartHostAccount,
@@ -95,7 +95,7 @@ impl SmartHostBackoffs {
             }
             Entry::Occupied(mut occupied) => {
                 let state = occupied.get_mut();
-                // An attempt that began before the wait proves nothing new.
+                // An attempt that began before the current wait does not extend it.
                 if state.refused_at + state.wait <= now {
                     state.refused_at = now;
                     state.wait = (state.wait * 2).min(WAIT_MAX);
@@ -107,7 +107,7 @@ impl SmartHostBackoffs {
         }
     }
 
-    /// The login was accepted. Returns the back-off that ends.
+    /// Records an accepted login. Returns the back-off that ends.
     pub fn record_success(&self, account: &SmartHostAccount) -> Option<SmartHostBackoff> {
         Some(self.lock().remove(account)?.backoff(account))
     }
@@ -119,13 +119,14 @@ impl SmartHostBackoffs {
         current: Option<&SmartHostAccount>,
     ) -> Vec<SmartHostBackoff> {
         let mut backoffs = self.lock();
-        let is_past = |account: &SmartHostAccount| account.tenant == Some(tenant) && Some(account) != current;
-        let past: Vec<SmartHostAccount> =
-            backoffs.keys().filter(|account| is_past(account)).cloned().collect();
-        past.iter().filter_map(|account| Some(backoffs.remove(account)?.backoff(account))).collect()
+        let is_outdated =
+            |account: &SmartHostAccount| account.tenant == Some(tenant) && Some(account) != current;
+        let outdated: Vec<SmartHostAccount> =
+            backoffs.keys().filter(|account| is_outdated(account)).cloned().collect();
+        outdated.iter().filter_map(|account| Some(backoffs.remove(account)?.backoff(account))).collect()
     }
 
-    /// A wait reason was posted for this part of the queue because of the account.
+    /// Adds a part of the queue for which a wait reason was posted.
     pub fn add_subject(&self, account: &SmartHostAccount, subject: QueueFilter) {
         if let Some(state) = self.lock().get_mut(account)
             && state.subjects.len() < SUBJECTS_MAX
@@ -134,7 +135,7 @@ impl SmartHostBackoffs {
         }
     }
 
-    /// Whether there is none.
+    /// Whether no account has a back-off.
     pub fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unused_back_off_is_forgotten() {
+    fn an_unused_back_off_is_removed() {
         let (backoffs, first) = (SmartHostBackoffs::default(), account(None, 1));
         backoffs.record_refusal(&first, "535 no", minute(0));
         backoffs.record_refusal(&account(None, 2), "535 no", minute(62));

@@ -1,5 +1,4 @@
-//! Reacts when a smart host refuses our login or accepts it again: back-off, wait reasons, events, and flushing the mail
-//! that waited.
+//! Handles the result of a login at a smart host: back-off, wait reasons, events, and the flush of the mail that waited.
 
 use std::sync::Arc;
 
@@ -13,18 +12,18 @@ use crate::queue::wait_reasons::WaitRecord;
 use crate::queue::{NextHop, QueueManager};
 use crate::store::{Batch, Journal, NewEvent, Queue, StoreError};
 
-/// What an attempt found out about our account.
+/// The result of the login in an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoginResult {
-    /// Nothing: no login was attempted.
+    /// No login was attempted.
     NotAttempted,
-    /// The host accepted it.
+    /// The host accepted the login.
     Accepted,
-    /// The host refused it permanently, with this reply.
+    /// The host refused the login permanently, with this reply.
     Refused(String),
 }
 
-/// The logins at smart hosts.
+/// Handles logins at smart hosts.
 pub struct SmartHostLogins {
     backoffs: SmartHostBackoffs,
     router: Arc<Router>,
@@ -32,12 +31,12 @@ pub struct SmartHostLogins {
 }
 
 impl SmartHostLogins {
-    /// No login was refused yet.
+    /// A handler without back-offs.
     pub fn new(router: Arc<Router>, queue: Arc<QueueManager>) -> Self {
         Self { backoffs: SmartHostBackoffs::default(), router, queue }
     }
 
-    /// The back-off of the batch's account, if it must wait.
+    /// The back-off that the batch must wait for, if any.
     pub async fn backoff_of(
         &self,
         next_hop: &NextHop,
@@ -59,7 +58,7 @@ impl SmartHostLogins {
         Some(backoff)
     }
 
-    /// The login was refused: starts or extends the back-off, and returns it.
+    /// Call after a refused login. Starts or extends the back-off, and returns it.
     pub async fn refused(
         &self,
         next_hop: &NextHop,
@@ -72,14 +71,14 @@ impl SmartHostLogins {
         self.post_wait_reason(&backoff, next_hop, batch, now);
         if begins {
             let SmartHostAccount { host, user, .. } = &account;
-            tracing::warn!(%host, %user, reply, "a smart host refused the login: its mail waits");
+            tracing::warn!(%host, %user, reply, "a smart host refused the login; its mail waits for the end of the back-off");
             let data = json!({ "host": host, "user": user, "reply": reply });
             self.append_event(EventKind::SmartHostLoginFailed, account.tenant, data, now).await;
         }
         Some(backoff)
     }
 
-    /// The login was accepted: ends the back-off, if there is one.
+    /// Call after an accepted login. Ends the back-off, if there is one.
     pub async fn accepted(&self, next_hop: &NextHop, batch: &Batch, now: Timestamp) {
         if let Some(account) = self.router.account_of(next_hop)
             && let Some(backoff) = self.backoffs.record_success(&account)
@@ -97,7 +96,7 @@ impl SmartHostLogins {
         let data = json!({ "host": host, "user": user, "cause": cause });
         self.append_event(EventKind::SmartHostResumed, backoff.account.tenant, data, now).await;
         if let Err(error) = self.queue.store().flush(QueueFilter::tenant(tenant), now).await {
-            tracing::warn!(%error, "cannot flush the mail of a smart host; it waits for its next attempt");
+            tracing::warn!(%error, "cannot flush the mail of a smart host; each delivery waits for its next attempt");
         }
     }
 
@@ -143,13 +142,15 @@ impl SmartHostLogins {
 }
 
 impl SmartHostBackoff {
-    /// One line for people whose mail waits. It does not show the platform's user name to tenants, nor the host's reply,
-    /// which may contain it.
+    /// The back-off as one line of text. For an account of the platform it contains neither the user name nor the reply, which
+    /// may repeat the user name, because tenants read the text.
     pub fn explain(&self) -> String {
         let SmartHostAccount { tenant, host, user, .. } = &self.account;
         match tenant {
-            Some(_) => format!("on hold: the smart host {host} refused the login of {user}: {}", self.reason),
-            None => format!("on hold: the smart host {host} refused the platform's login"),
+            Some(_) => {
+                format!("back-off: the smart host {host} refused the login of {user}: {}", self.reason)
+            }
+            None => format!("back-off: the smart host {host} refused the platform's login"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What follows when a smart host refuses or accepts our login, over a real store; no host is asked.
+//! Back-off after refused and accepted logins at a smart host, over a real store and without a host.
 
 use std::sync::Arc;
 
@@ -45,67 +45,67 @@ fn relay(bed: &Bed) -> RelayContext {
     let queue = Arc::new(QueueManager::new(Arc::clone(&bed.store), &config, Clock::system(), Rng::system()));
     let resolver = Resolver::new(&config.name_servers, Rng::system()).unwrap();
     let hostname = DomainName::parse("relay.example").unwrap();
-    Relay::new(&config, &hostname, queue, resolver).unwrap().core
+    Relay::new(&config, &hostname, queue, resolver).unwrap().context
 }
 
-async fn claim(core: &RelayContext, at: Timestamp) -> Vec<Batch> {
+async fn claim(context: &RelayContext, at: Timestamp) -> Vec<Batch> {
     let limits = ClaimLimits { deliveries_max: 9, per_tenant_max: 9, admits: Arc::new(|_: &Host| true) };
-    core.queue.claim_due(at, &limits).await.unwrap().batches
+    context.queue.claim_due(at, &limits).await.unwrap().batches
 }
 
-async fn next_hop_of(core: &RelayContext, batch: &Batch) -> NextHop {
-    match core.router.route_batch(batch).await.unwrap().map(|routed| routed.decision) {
-        Some(RouteDecision::Known(lane)) => lane.next_hop,
+async fn next_hop_of(context: &RelayContext, batch: &Batch) -> NextHop {
+    match context.router.route_batch(batch).await.unwrap().map(|routed| routed.decision) {
+        Some(RouteDecision::Known(queue_key)) => queue_key.next_hop,
         other => panic!("not over its smart host: {other:?}"),
     }
 }
 
 #[tokio::test]
-async fn one_attempt_finds_the_login_accepted_and_then_all_mail_of_the_account_is_due() {
+async fn an_accepted_login_makes_all_mail_of_the_account_due() {
     let bed = Bed::new().await;
     let tenant = tenant_with_smart_host(&bed).await;
     bed.enqueue(tenant, &["a@x.example"]).await;
     bed.enqueue(tenant, &["b@y.example"]).await;
-    let core = relay(&bed);
+    let context = relay(&bed);
     let refused_at = later(0);
-    let batches = claim(&core, refused_at).await;
-    let (first, next_hop) = (&batches[0], next_hop_of(&core, &batches[0]).await);
-    let backoff = core.logins.refused(&next_hop, first, "535 5.7.8 no", refused_at).await.unwrap();
+    let batches = claim(&context, refused_at).await;
+    let (first, next_hop) = (&batches[0], next_hop_of(&context, &batches[0]).await);
+    let backoff = context.logins.refused(&next_hop, first, "535 5.7.8 no", refused_at).await.unwrap();
     let next_attempt_at = Some(backoff.until + SignedDuration::from_hours(1));
     for batch in &batches {
-        let untried = UnattemptedBatch { batch, now: refused_at };
-        let record = untried.record_backoff(&batch.deliveries[0], "on hold", backoff.until);
+        let unattempted = UnattemptedBatch { batch, now: refused_at };
+        let record = unattempted.record_backoff(&batch.deliveries[0], "back-off", backoff.until);
         let records = vec![AttemptRecord { next_attempt_at, ..record }];
         bed.store.record(RecordBatch { records, report: None }).await.unwrap();
     }
 
     let early = backoff.until - SignedDuration::from_secs(1);
-    assert!(core.logins.backoff_of(&next_hop, first, early).await.is_some());
-    assert!(core.logins.backoff_of(&next_hop, first, backoff.until).await.is_none(), "one attempt");
-    assert!(core.logins.backoff_of(&next_hop, &batches[1], backoff.until).await.is_some(), "and no other");
-    assert!(claim(&core, backoff.until).await.is_empty());
-    core.logins.accepted(&next_hop, first, backoff.until).await;
-    assert!(core.logins.backoff_of(&next_hop, &batches[1], backoff.until).await.is_none());
-    assert!(core.queue.wait_reasons().records(backoff.until).is_empty());
-    assert_eq!(ids(&claim(&core, backoff.until).await), ids(&batches));
+    assert!(context.logins.backoff_of(&next_hop, first, early).await.is_some());
+    assert!(context.logins.backoff_of(&next_hop, first, backoff.until).await.is_none(), "one attempt");
+    assert!(context.logins.backoff_of(&next_hop, &batches[1], backoff.until).await.is_some(), "and no other");
+    assert!(claim(&context, backoff.until).await.is_empty());
+    context.logins.accepted(&next_hop, first, backoff.until).await;
+    assert!(context.logins.backoff_of(&next_hop, &batches[1], backoff.until).await.is_none());
+    assert!(context.queue.wait_reasons().records(backoff.until).is_empty());
+    assert_eq!(ids(&claim(&context, backoff.until).await), ids(&batches));
 }
 
 #[tokio::test]
-async fn a_back_off_does_not_end_because_something_else_changes() {
+async fn a_back_off_does_not_end_by_an_unrelated_change() {
     let bed = Bed::new().await;
     let tenant = tenant_with_smart_host(&bed).await;
     bed.enqueue(tenant, &["a@x.example"]).await;
-    let core = relay(&bed);
+    let context = relay(&bed);
     let now = later(0);
-    let batch = claim(&core, now).await.remove(0);
-    let next_hop = next_hop_of(&core, &batch).await;
-    core.logins.refused(&next_hop, &batch, "535 5.7.8 no", now).await.unwrap();
-    assert!(core.logins.backoff_of(&next_hop, &batch, now).await.is_some());
+    let batch = claim(&context, now).await.remove(0);
+    let next_hop = next_hop_of(&context, &batch).await;
+    context.logins.refused(&next_hop, &batch, "535 5.7.8 no", now).await.unwrap();
+    assert!(context.logins.backoff_of(&next_hop, &batch, now).await.is_some());
     // The cached answers of the directory are outdated.
     bed.store.create_tenant(NewTenant::named("other", "other"), now).await.unwrap();
-    assert_eq!(core.router.cached_account(tenant), None);
-    assert!(core.logins.backoff_of(&next_hop, &batch, now).await.is_some());
+    assert_eq!(context.router.cached_account(tenant), None);
+    assert!(context.logins.backoff_of(&next_hop, &batch, now).await.is_some());
     set_smart_host(&bed, tenant, Some(None)).await;
-    core.router.route_batch(&batch).await.unwrap();
-    assert!(core.logins.backoff_of(&next_hop, &batch, now).await.is_none(), "it has none any more");
+    context.router.route_batch(&batch).await.unwrap();
+    assert!(context.logins.backoff_of(&next_hop, &batch, now).await.is_none(), "it has none any more");
 }

@@ -21,7 +21,7 @@ use crate::smtp::client::{DotStuffer, Next, Phase, ReplyReader, Transaction};
 const BLOCK_OCTETS: usize = 64 * 1024;
 /// Capacity that the write buffer keeps between messages.
 const SPARE_OCTETS: usize = BLOCK_OCTETS + 4096;
-/// How long to look for a reply after the message could not be written.
+/// How long to wait for a reply after the message could not be written.
 const EARLY_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The socket.
@@ -49,8 +49,8 @@ impl SmtpStream {
         Self { socket, reader: ReplyReader::new(), out: Vec::new(), timeouts, deadline: None }
     }
 
-    /// Until when the next message must have been sent. The reply to the message may take longer: giving up on it
-    /// early makes duplicates (RFC 5321 §4.5.3.2.6).
+    /// Sets the time by which the next message must have been sent. The reply to the message may take longer: an early
+    /// time-out causes duplicates (RFC 5321 §4.5.3.2.6).
     pub fn set_deadline(&mut self, deadline: Deadline) {
         self.deadline = Some(deadline);
     }
@@ -85,7 +85,7 @@ impl SmtpStream {
                     transaction.reply(reply);
                 }
                 Next::Content => {
-                    // It would be taken for the reply to the message.
+                    // The client would take the reply for the reply to the message.
                     if self.reader.has_leftover() {
                         return Err(DeliveryError::new(
                             Phase::Data,
@@ -104,8 +104,8 @@ impl SmtpStream {
         }
     }
 
-    /// Some servers refuse a message halfway: they send a reply and close. A success would mean nothing, for the end
-    /// of the message was not sent.
+    /// Reads the reply of a server that refuses a message halfway and closes the connection. A 2xx is ignored, because the
+    /// end of the message was not sent.
     async fn read_early_refusal(&mut self, transaction: &mut Transaction, transcript: &mut Transcript) {
         let reply = timeout(EARLY_REPLY_TIMEOUT, self.read_reply(Phase::Content)).await;
         if let Ok(Ok(reply)) = reply {
@@ -165,7 +165,7 @@ impl SmtpStream {
     /// Reads one reply.
     ///
     /// # Errors
-    /// The connection was lost, the step timed out, or what was read is no reply.
+    /// The connection was lost, the step timed out, or the received octets are no reply.
     pub async fn read_reply(&mut self, phase: Phase) -> Result<Reply, DeliveryError> {
         let limit = self.timeout_of(phase);
         let end = if phase == Phase::Content { Deadline::after(limit) } else { self.deadline_after(limit) };
@@ -194,8 +194,8 @@ impl SmtpStream {
     }
 
     fn timed_out(&self, end: Deadline, phase: Phase, doing: &str) -> DeliveryError {
-        let what = if self.deadline == Some(end) { ATTEMPT_TIMED_OUT } else { "time-out" };
-        DeliveryError::new(phase, format!("{what} {doing} {}", phase.as_str()))
+        let cause = if self.deadline == Some(end) { ATTEMPT_TIMED_OUT } else { "time-out" };
+        DeliveryError::new(phase, format!("{cause} {doing} {}", phase.as_str()))
     }
 
     async fn read_some(&mut self) -> std::io::Result<usize> {
@@ -206,10 +206,10 @@ impl SmtpStream {
         }
     }
 
-    /// Whether the server sent something that nothing asked for, or closed the connection. A surplus reply would be
-    /// taken for the reply to the next command, and so for the outcome of another message.
+    /// Whether the server sent an unsolicited reply or closed the connection. The client would take an unsolicited reply for
+    /// the reply to the next command, and so for the result of another message.
     pub async fn has_unsolicited_input(&mut self) -> bool {
-        // The runtime learns of received data only when it polls the system.
+        // The runtime notices received data only when it polls the system.
         tokio::task::yield_now().await;
         let readable = tokio::select! {
             biased;
@@ -219,7 +219,7 @@ impl SmtpStream {
         readable || self.reader.has_leftover()
     }
 
-    /// RFC 5321 §4.5.3.2.
+    /// The time limit of a phase (RFC 5321 §4.5.3.2).
     fn timeout_of(&self, phase: Phase) -> Duration {
         match phase {
             Phase::Connect => self.timeouts.connect,

@@ -9,7 +9,7 @@ use crate::mail::DomainName;
 use crate::queue::SourcePoolId;
 use crate::rng::Rng;
 
-/// A source of connections: the addresses and the EHLO name. Without addresses the system chooses one.
+/// A source of connections: addresses and EHLO name. If it has no addresses, the system chooses one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Source {
     ipv4: Option<Ipv4Addr>,
@@ -28,8 +28,8 @@ impl Source {
         }
     }
 
-    /// Whether the target can be reached: a source with an address of one family only is not used for the other, for the
-    /// system would choose an address that nobody configured.
+    /// Whether the source can connect to the target. A source with an address of one family is not used for the other
+    /// family, because the system would choose an address outside the configuration.
     pub fn reaches(&self, target: IpAddr) -> bool {
         (self.ipv4.is_none() && self.ipv6.is_none()) || self.address_towards(target).is_some()
     }
@@ -44,7 +44,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The pools of a configuration; `source_address` is one without a name.
+    /// The pools of a configuration. `source_address` is an unnamed pool.
     pub fn new(config: &config::Relay, hostname: &DomainName, rng: Rng) -> Self {
         let ehlo_name = config.ehlo_name.as_ref().unwrap_or(hostname);
         let single = Source {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_system_chooses_where_nothing_is_configured() {
+    fn the_system_chooses_the_address_if_none_is_configured() {
         let sources = sources("");
         let target = targets(&["[2001:db8::1]:25"]);
         let source = sources.choose(sources.pool(None).unwrap(), &target).unwrap();
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_gives_its_sources_by_weight_and_only_those_that_reach_the_host() {
+    fn a_pool_chooses_by_weight_among_the_sources_that_reach_the_host() {
         let sources = sources(POOLS);
         let pool = sources.pool(Some("mixed")).unwrap();
         let names = |targets: &[SocketAddr]| {

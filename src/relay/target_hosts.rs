@@ -17,9 +17,9 @@ use crate::queue::NextHop;
 
 /// Finds hosts and their addresses.
 pub struct TargetFinder {
-    /// Asks the DNS.
+    /// Looks up MX and addresses.
     pub resolver: Resolver,
-    /// Knows the next hops that are configured.
+    /// Knows the configured next hops.
     pub router: Arc<Router>,
     /// The port of mail hosts.
     pub port: u16,
@@ -29,7 +29,7 @@ pub struct TargetFinder {
 
 /// The hosts of one destination, and how to connect to them.
 pub struct TargetHosts {
-    /// In the order of trying.
+    /// The hosts by preference.
     pub hosts: Vec<Endpoint>,
     /// The settings for connecting to them.
     pub route: Arc<Route>,
@@ -55,7 +55,7 @@ impl TargetFinder {
     /// Finds the hosts of a next hop.
     ///
     /// # Errors
-    /// Nothing accepts the mail, or the DNS or the store cannot be asked.
+    /// No host accepts the mail, or a look-up in the DNS or the store failed.
     pub async fn hosts_of(&self, next_hop: &NextHop, destination: &Host) -> Result<TargetHosts, TargetError> {
         let route = self.router.route_of(next_hop).await;
         let route = route.map_err(|error| {
@@ -81,7 +81,7 @@ impl TargetFinder {
     /// The addresses of a host that may be dialled; at least one.
     ///
     /// # Errors
-    /// It has none, none of them may be dialled, or the DNS does not answer.
+    /// The host has no address, no address may be dialled, or the DNS does not answer.
     pub async fn addresses_of(
         &self,
         targets: &TargetHosts,
@@ -118,7 +118,7 @@ impl TargetFinder {
         match self.resolver.mail_hosts(domain).await {
             Ok(MailHosts::Hosts(hosts)) => Ok(hosts),
             Ok(MailHosts::NullMx) => {
-                let text = format!("{domain} takes no mail: it has a null MX");
+                let text = format!("{domain} accepts no mail: it has a null MX");
                 Err(TargetError::refusal(556, EnhancedStatus::new(5, 1, 10), text))
             }
             Err(DnsError::NoSuchDomain) => {

@@ -1,12 +1,12 @@
-//! The background tasks of a relay: a stop waits for them, dropping the relay aborts them.
+//! The background tasks of a relay. A stop waits for them; dropping the relay aborts them.
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-/// Tasks that do not outlive the relay that runs them.
+/// The tasks of one relay.
 #[derive(Default)]
 pub struct Tasks {
-    /// Cancelled when tasks are to end as soon as it is safe.
+    /// Cancelled at the stop: tasks end as soon as this is safe.
     pub stop: CancellationToken,
     tracker: TaskTracker,
     aborted: CancellationToken,

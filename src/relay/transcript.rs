@@ -1,4 +1,4 @@
-//! The dialogue of one attempt, stored for people to read.
+//! The transcript of one attempt.
 
 use crate::smtp::Reply;
 use crate::smtp::client::Phase;
@@ -6,7 +6,7 @@ use crate::store::Attempt;
 
 /// Octets that are stored.
 const OCTETS_MAX: usize = Attempt::TRANSCRIPT_OCTETS_MAX;
-/// Octets kept from the start of a longer dialogue; the rest is kept from its end, where the decisive reply is.
+/// Octets kept from the start of a longer dialogue. The other octets are kept from its end, which has the decisive reply.
 const HEAD_OCTETS: usize = OCTETS_MAX / 2;
 /// Octets of one line; a reply may have lines of 4 KiB.
 const LINE_OCTETS_MAX: usize = 512;
@@ -20,7 +20,7 @@ const REMARK_OCTETS_MAX: usize = 64;
 /// Replaces a secret.
 const MASK: &str = "****";
 
-/// Commands (`>`), replies (`<`) and remarks of ours (`*`), one per line.
+/// Commands (`>`), replies (`<`) and remarks (`*`), one per line.
 #[derive(Debug, Default)]
 pub struct Transcript {
     text: String,
@@ -44,8 +44,8 @@ impl Transcript {
         }
     }
 
-    /// Adds a command of the opening. Of AUTH only the verb and the mechanism are shown.
-    pub fn opening_sent(&mut self, phase: Phase, line: &str) {
+    /// Adds a command of the handshake. AUTH is reduced to the verb and the mechanism.
+    pub fn handshake_sent(&mut self, phase: Phase, line: &str) {
         if phase != Phase::Auth {
             return self.sent(line);
         }
@@ -57,15 +57,15 @@ impl Transcript {
         }
     }
 
-    /// Adds a reply of the opening. A challenge in AUTH is masked, for it may contain part of a proof (RFC 5802 §5).
-    pub fn opening_received(&mut self, phase: Phase, reply: &Reply) {
+    /// Adds a reply of the handshake. A challenge in AUTH is masked, because it may contain part of a proof (RFC 5802 §5).
+    pub fn handshake_received(&mut self, phase: Phase, reply: &Reply) {
         match (phase, reply.code) {
             (Phase::Auth, 334) => self.push("< ", &format!("334 {MASK}")),
             _ => self.received(reply),
         }
     }
 
-    /// Adds a remark of ours.
+    /// Adds a remark.
     pub fn remark(&mut self, text: &str) {
         self.push("* ", text);
     }
@@ -93,7 +93,7 @@ impl Transcript {
         let tail_octets = OCTETS_MAX - HEAD_OCTETS - REMARK_OCTETS_MAX;
         let tail = &self.text[self.text.ceil_char_boundary(self.text.len() - tail_octets)..];
         let tail = &tail[tail.find('\n').map_or(tail.len(), |at| at + 1)..];
-        // The remark of an earlier cut is where the head ends or after it, and is dropped: the new one counts its octets too.
+        // The remark of an earlier cut is at the end of the head or after it. It is dropped; the new remark includes its count.
         let head = head.split_once(OMITTED).map_or(head, |(head, _)| whole_lines(head));
         self.omitted += self.text.len() - head.len() - tail.len();
         format!("{head}* {} octets{OMITTED}\n{tail}", self.omitted)
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_dialogue_keeps_its_start_and_its_end_and_says_what_is_missing() {
+    fn a_long_dialogue_keeps_its_start_and_its_end_and_counts_the_omitted_octets() {
         let mut transcript = Transcript::default();
         transcript.remark("first");
         let mut octets = "* first\n* last\n".len();
@@ -145,10 +145,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_an_auth_exchange_is_shown_whatever_the_mechanism() {
+    fn the_transcript_masks_the_auth_exchange_of_every_mechanism() {
         let mut transcript = Transcript::default();
         let reply = |code, text: &str| Reply { code, enhanced: None, lines: vec![text.into()] };
-        transcript.opening_sent(Phase::Hello, "EHLO a.example");
+        transcript.handshake_sent(Phase::Hello, "EHLO a.example");
         for line in [
             "AUTH PLAIN AHUAcA==",
             "AUTH LOGIN",
@@ -157,10 +157,10 @@ mod tests {
             "c=biws",
             "*",
         ] {
-            transcript.opening_sent(Phase::Auth, line);
+            transcript.handshake_sent(Phase::Auth, line);
         }
-        transcript.opening_received(Phase::Auth, &reply(334, "cj1ub25jZQ=="));
-        transcript.opening_received(Phase::Auth, &reply(535, "wrong"));
+        transcript.handshake_received(Phase::Auth, &reply(334, "cj1ub25jZQ=="));
+        transcript.handshake_received(Phase::Auth, &reply(535, "wrong"));
         assert_eq!(
             transcript.into_text(),
             "> EHLO a.example\n> AUTH PLAIN ****\n> AUTH LOGIN\n> ****\n> AUTH SCRAM-SHA-256 ****\n> ****\n> ****\n\

@@ -28,37 +28,37 @@ use crate::store::{
     AttemptRecord, Batch, Delivery, Directory, Message, NewMessage, RecordBatch, Spool, StoreError,
 };
 
-/// Delivers the claim, then whatever there is to deliver.
+/// Delivers the claim, then other claims, until no work is available.
 pub async fn run(
-    core: Arc<RelayContext>,
+    context: Arc<RelayContext>,
     recordings: mpsc::Sender<RecordBatch>,
     mut slot: Slot,
     mut claim: Claim,
 ) {
-    let worker = Worker { core: core.clone(), recordings };
-    let mut connection = find_idle(&core, &slot.queue_key, &claim.batch);
+    let worker = Worker { context: context.clone(), recordings };
+    let mut connection = find_idle(&context, &slot.queue_key, &claim.batch);
     loop {
         let span = delivery_span(&claim.batch);
         connection = worker.deliver(&slot.queue_key, claim, connection).instrument(span).await;
-        if core.tasks.stop.is_cancelled() {
+        if context.tasks.stop.is_cancelled() {
             break;
         }
-        claim = match core.queue.next_claim_for(&mut slot) {
+        claim = match context.queue.next_claim_for(&mut slot) {
             Some(next) => {
-                connection = fit(&core, &slot.queue_key, &next.batch, connection);
+                connection = keep_or_replace(&context, &slot.queue_key, &next.batch, connection);
                 next
             }
             None => {
-                // Before the slot is returned, so that the next worker of the destination queue finds the connection.
+                // Kept before the slot is returned, so that the next worker of the destination queue finds the connection.
                 if let Some(connection) = connection.take() {
-                    core.outbound.pool.put(&slot.queue_key, slot.holder, connection);
+                    context.outbound.pool.put(&slot.queue_key, slot.holder, connection);
                 }
                 drop(slot);
-                // This worker takes one claim; others may have got slots.
-                core.queue.wake();
-                let Some((next_slot, next)) = core.queue.next_claim() else { return };
+                // This worker takes one claim; the scheduler starts workers for the others.
+                context.queue.wake();
+                let Some((next_slot, next)) = context.queue.next_claim() else { return };
                 slot = next_slot;
-                connection = find_idle(&core, &slot.queue_key, &next.batch);
+                connection = find_idle(&context, &slot.queue_key, &next.batch);
                 next
             }
         };
@@ -68,7 +68,7 @@ pub async fn run(
     }
 }
 
-/// What every line about the attempt of a batch says. A warning needs it too, whatever the level of the log.
+/// The span of every log line about the attempt of a batch. Its level is `warn`, so that warnings have it at every log level.
 fn delivery_span(batch: &Batch) -> tracing::Span {
     tracing::warn_span!(
         "delivery",
@@ -80,34 +80,34 @@ fn delivery_span(batch: &Batch) -> tracing::Span {
     )
 }
 
-/// The current connection, if the batch may use it, else an idle one. A worker without a current connection opens one: idle
-/// connections are for workers that start.
-fn fit(
-    core: &RelayContext,
+/// The current connection if it may carry the batch, else an idle one. `None` without a current connection: idle connections
+/// are reserved for workers that start.
+fn keep_or_replace(
+    context: &RelayContext,
     queue_key: &QueueKey,
     batch: &Batch,
     connection: Option<Connection>,
 ) -> Option<Connection> {
     let connection = connection?;
-    if fits(core, queue_key, batch, &connection) {
+    if may_carry(context, queue_key, batch, &connection) {
         return Some(connection);
     }
-    core.tasks.spawn(connection.quit());
-    find_idle(core, queue_key, batch)
+    context.tasks.spawn(connection.quit());
+    find_idle(context, queue_key, batch)
 }
 
-fn find_idle(core: &RelayContext, queue_key: &QueueKey, batch: &Batch) -> Option<Connection> {
+fn find_idle(context: &RelayContext, queue_key: &QueueKey, batch: &Batch) -> Option<Connection> {
     let tenant = &batch.message.tenant_id;
-    let left_to_others = core.queue.left_to_others(queue_key, tenant);
-    core.outbound
-        .pool
-        .take(queue_key, tenant, left_to_others, |connection| fits(core, queue_key, batch, connection))
+    let left_to_others = context.queue.left_to_others(queue_key, tenant);
+    context.outbound.pool.take(queue_key, tenant, left_to_others, |connection| {
+        may_carry(context, queue_key, batch, connection)
+    })
 }
 
-/// A host of one domain of a site need not take mail for another one.
-fn fits(core: &RelayContext, queue_key: &QueueKey, batch: &Batch, connection: &Connection) -> bool {
+/// Whether the connection may carry the batch: a host of one domain of a site need not accept mail for the other domains.
+fn may_carry(context: &RelayContext, queue_key: &QueueKey, batch: &Batch, connection: &Connection) -> bool {
     match &queue_key.next_hop {
-        NextHop::Mx(..) => core.queue.sites().is_mail_host(&connection.peer.host, &batch.destination),
+        NextHop::Mx(..) => context.queue.sites().is_mail_host(&connection.peer.host, &batch.destination),
         NextHop::Sandbox(_) | NextHop::Hosts(_) | NextHop::TenantSmartHost(..) => true,
     }
 }
@@ -120,88 +120,89 @@ struct Loaded {
 }
 
 struct Worker {
-    core: Arc<RelayContext>,
+    context: Arc<RelayContext>,
     recordings: mpsc::Sender<RecordBatch>,
 }
 
 impl Worker {
-    /// Delivers one batch. Answers a connection that takes more.
+    /// Delivers one batch. Returns a connection that can carry another one.
     async fn deliver(
         &self,
         queue_key: &QueueKey,
         mut claim: Claim,
         connection: Option<Connection>,
     ) -> Option<Connection> {
-        // While it waited, its tenant may have been suspended or got another smart host. Dropping the claim releases it.
-        if !self.is_in_place(&claim).await || is_paused(&self.core, &claim) {
+        // While the claim waited, its tenant may have been suspended or have changed its smart host. Dropping the claim
+        // releases it.
+        if !self.has_current_route(&claim).await || is_paused(&self.context, &claim) {
             return connection;
         }
-        if has_expired(&claim.batch, self.core.clock.now()) {
+        if has_expired(&claim.batch, self.context.clock.now()) {
             self.expire(claim).await;
             return connection;
         }
         if let Some(backoff) =
-            self.core.logins.backoff_of(&queue_key.next_hop, &claim.batch, self.core.clock.now()).await
+            self.context.logins.backoff_of(&queue_key.next_hop, &claim.batch, self.context.clock.now()).await
         {
             self.back_off(claim, &backoff).await;
             return connection;
         }
         if matches!(queue_key.next_hop, NextHop::Sandbox(_)) {
-            self.play(claim).await;
+            self.deliver_in_sandbox(claim).await;
             return None;
         }
         let Loaded { content, _memory } = match self.load(&mut claim.batch).await {
             Ok(Some(loaded)) => loaded,
-            // Dropping the claim is all there is to do.
+            // Dropping the claim releases it.
             Ok(None) => return connection,
             Err(error) => {
-                self.postpone(claim, &error).await;
+                self.defer_unreadable(claim, &error).await;
                 return connection;
             }
         };
-        let content = filter_signatures(&content, self.core.router.dkim_policy(&queue_key.next_hop));
-        let (started_at, started) = (self.core.clock.now(), self.core.clock.instant());
-        let tried = Attempt::new(&self.core, queue_key, &claim.batch, &content).run(connection).await;
-        match self.note_login(&queue_key.next_hop, &claim.batch, &tried.login).await {
-            // It says nothing of how the host does.
+        let content = filter_signatures(&content, self.context.router.dkim_policy(&queue_key.next_hop));
+        let (started_at, started) = (self.context.clock.now(), self.context.clock.instant());
+        let attempted = Attempt::new(&self.context, queue_key, &claim.batch, &content).run(connection).await;
+        match self.apply_login_result(&queue_key.next_hop, &claim.batch, &attempted.login).await {
+            // A refused login is no feedback about the site.
             Some(backoff) => self.back_off(claim, &backoff).await,
             None => {
-                self.conclude(claim, Some(&content), &tried, started_at, started).await;
-                if let Some(feedback) = tried.site_feedback() {
-                    self.core.queue.apply_feedback(queue_key, &feedback, started);
+                self.record_results(claim, Some(&content), &attempted, started_at, started).await;
+                if let Some(feedback) = attempted.site_feedback() {
+                    self.context.queue.apply_feedback(queue_key, &feedback, started);
                 }
             }
         }
-        let messages_max = self.core.queue.messages_per_connection_max(queue_key);
+        let messages_max = self.context.queue.messages_per_connection_max(queue_key);
         let used_up = |connection: &Connection| connection.messages >= messages_max;
-        match tried.connection {
+        match attempted.connection {
             Some(connection) if used_up(&connection) => {
-                self.core.tasks.spawn(connection.quit());
+                self.context.tasks.spawn(connection.quit());
                 None
             }
             other => other,
         }
     }
 
-    async fn is_in_place(&self, claim: &Claim) -> bool {
-        self.core.queue.is_in_place(claim, self.core.router.route_batch(&claim.batch)).await
+    async fn has_current_route(&self, claim: &Claim) -> bool {
+        self.context.queue.is_in_place(claim, self.context.router.route_batch(&claim.batch)).await
     }
 
-    /// Records the result of a login; returns the back-off of the account, if any.
-    async fn note_login(
+    /// Starts or ends the back-off of the account by the result of a login; returns the back-off, if the account has one.
+    async fn apply_login_result(
         &self,
         next_hop: &NextHop,
         batch: &Batch,
         login: &LoginResult,
     ) -> Option<SmartHostBackoff> {
-        let now = self.core.clock.now();
+        let now = self.context.clock.now();
         match login {
             LoginResult::NotAttempted => None,
             LoginResult::Accepted => {
-                self.core.logins.accepted(next_hop, batch, now).await;
+                self.context.logins.accepted(next_hop, batch, now).await;
                 None
             }
-            LoginResult::Refused(words) => self.core.logins.refused(next_hop, batch, words, now).await,
+            LoginResult::Refused(reply) => self.context.logins.refused(next_hop, batch, reply, now).await,
         }
     }
 
@@ -213,178 +214,182 @@ impl Worker {
         let Message { id, tenant_id, size, .. } = *batch.message;
         let memory = tokio::select! {
             biased;
-            () = self.core.tasks.stop.cancelled() => return Ok(None),
+            () = self.context.tasks.stop.cancelled() => return Ok(None),
             // The semaphore is never closed.
-            memory = self.core.loaded.acquire_weighted(Some(tenant_id), size / 1024 + 1) => memory.ok(),
+            memory = self.context.loaded.acquire_weighted(Some(tenant_id), size / 1024 + 1) => memory.ok(),
         };
-        let content = self.core.store.content(id).await?;
+        let content = self.context.store.content(id).await?;
         Ok(content.map(|content| Loaded { content, _memory: memory }))
     }
 
-    async fn conclude(
+    async fn record_results(
         &self,
         claim: Claim,
         content: Option<&Content>,
-        tried: &AttemptResult,
+        attempted: &AttemptResult,
         started_at: Timestamp,
         started: Instant,
     ) {
-        let account = CompletedAttempt {
+        let completed = CompletedAttempt {
             batch: &claim.batch,
             started_at,
-            now: self.core.clock.now(),
-            duration_ms: u64::try_from(self.core.clock.elapsed_since(started).as_millis())
+            now: self.context.clock.now(),
+            duration_ms: u64::try_from(self.context.clock.elapsed_since(started).as_millis())
                 .unwrap_or(u64::MAX),
-            transcript: &tried.transcript,
+            transcript: &attempted.transcript,
         };
         let mut outcomes = Outcomes::default();
-        for (delivery, ending) in claim.batch.deliveries.iter().zip(&tried.results) {
-            let record = account.record(delivery, ending, jitter(&self.core.rng));
-            outcomes.add(&claim.batch.message, delivery, record, ending.peer.offers_dsn);
+        for (delivery, result) in claim.batch.deliveries.iter().zip(&attempted.results) {
+            let record = completed.record(delivery, result, jitter(&self.context.rng));
+            outcomes.add(&claim.batch.message, delivery, record, result.peer.offers_dsn);
         }
-        self.write(claim, content, outcomes).await;
+        self.send_to_writer(claim, content, outcomes).await;
     }
 
-    /// The spool cannot be read: another time.
-    async fn postpone(&self, claim: Claim, error: &StoreError) {
+    /// Defers a batch whose content cannot be read.
+    async fn defer_unreadable(&self, claim: Claim, error: &StoreError) {
         tracing::warn!(%error, "cannot read a message from the spool");
         let peer = Arc::new(Peer::default());
-        let what = match error {
+        let text = match error {
             StoreError::Damaged { .. } => {
-                "the stored content of the message is damaged; it waits to be restored"
+                "the stored content of the message is damaged; an operator must restore it"
             }
             _ => "the spool cannot be read",
         };
-        let trouble = DeliveryError::new(Phase::Connect, what).with_class(BounceClass::Temporary);
-        let endings = vec![RecipientResult::from_error(&trouble, &peer); claim.batch.deliveries.len()];
-        let tried = AttemptResult {
-            results: endings,
+        let error = DeliveryError::new(Phase::Connect, text).with_class(BounceClass::Temporary);
+        let results = vec![RecipientResult::from_error(&error, &peer); claim.batch.deliveries.len()];
+        let attempted = AttemptResult {
+            results,
             transcript: "".into(),
             login: LoginResult::NotAttempted,
             connection: None,
             sessions: 0,
         };
-        let clock = &self.core.clock;
-        self.conclude(claim, None, &tried, clock.now(), clock.instant()).await;
+        let clock = &self.context.clock;
+        self.record_results(claim, None, &attempted, clock.now(), clock.instant()).await;
     }
 
-    /// The account is refused: the mail waits as it is until the end of its lifetime. A pause may have been longer.
+    /// Defers a batch until the back-off of its account ends, without counting an attempt. A batch whose lifetime ended
+    /// expires; it may have waited for a longer pause.
     async fn back_off(&self, claim: Claim, backoff: &SmartHostBackoff) {
-        let now = self.core.clock.now();
+        let now = self.context.clock.now();
         if now >= claim.batch.message.expires_at {
             return self.expire(claim).await;
         }
-        let untried = UnattemptedBatch { batch: &claim.batch, now };
+        let unattempted = UnattemptedBatch { batch: &claim.batch, now };
         let reason = backoff.explain();
         let records = claim.batch.deliveries.iter();
         let records =
-            records.map(|delivery| untried.record_backoff(delivery, &reason, backoff.until)).collect();
-        self.write(claim, None, Outcomes { records, dsn_recipients: Vec::new() }).await;
+            records.map(|delivery| unattempted.record_backoff(delivery, &reason, backoff.until)).collect();
+        self.send_to_writer(claim, None, Outcomes { records, dsn_recipients: Vec::new() }).await;
     }
 
     async fn expire(&self, claim: Claim) {
-        let untried = UnattemptedBatch { batch: &claim.batch, now: self.core.clock.now() };
+        let unattempted = UnattemptedBatch { batch: &claim.batch, now: self.context.clock.now() };
         let mut outcomes = Outcomes::default();
         for delivery in &claim.batch.deliveries {
-            outcomes.add(&claim.batch.message, delivery, untried.record_expired(delivery), false);
+            outcomes.add(&claim.batch.message, delivery, unattempted.record_expired(delivery), false);
         }
-        self.write(claim, None, outcomes).await;
+        self.send_to_writer(claim, None, outcomes).await;
     }
 
-    /// The test environment.
-    async fn play(&self, mut claim: Claim) {
+    /// Simulates delivery in the test environment.
+    async fn deliver_in_sandbox(&self, mut claim: Claim) {
         let slow_claim =
             claim.split_off(|delivery| SandboxScenario::of(&delivery.recipient) == SandboxScenario::Slow);
-        let started_at = self.core.clock.now();
-        self.play_now(claim, started_at).await;
+        let started_at = self.context.clock.now();
+        self.record_sandbox_results(claim, started_at).await;
         if slow_claim.batch.deliveries.is_empty() {
             return;
         }
         tokio::select! {
-            () = self.core.clock.sleep(sandbox::SLOW_DELAY) => self.play_now(slow_claim, started_at).await,
-            // Dropping the claim gives it back.
-            () = self.core.tasks.stop.cancelled() => {}
+            () = self.context.clock.sleep(sandbox::SLOW_DELAY) => self.record_sandbox_results(slow_claim, started_at).await,
+            // Dropping the claim releases it.
+            () = self.context.tasks.stop.cancelled() => {}
         }
     }
 
-    async fn play_now(&self, claim: Claim, started_at: Timestamp) {
+    async fn record_sandbox_results(&self, claim: Claim, started_at: Timestamp) {
         if claim.batch.deliveries.is_empty() {
             return;
         }
-        let now = self.core.clock.now();
+        let now = self.context.clock.now();
         let mut outcomes = Outcomes::default();
         for delivery in &claim.batch.deliveries {
             let scenario = SandboxScenario::of(&delivery.recipient);
             let transcript =
                 sandbox::dialogue(&claim.batch, delivery, &scenario.outcome(delivery.attempts)).into();
             let duration_ms = u64::try_from(now.duration_since(started_at).as_millis()).unwrap_or(0);
-            let account = CompletedAttempt {
+            let completed = CompletedAttempt {
                 batch: &claim.batch,
                 started_at,
                 now,
                 duration_ms,
                 transcript: &transcript,
             };
-            let mut record =
-                account.record(delivery, &sandbox::result_of(scenario, delivery), jitter(&self.core.rng));
+            let mut record = completed.record(
+                delivery,
+                &sandbox::result_of(scenario, delivery),
+                jitter(&self.context.rng),
+            );
             scenario.adjust(&mut record, delivery, now);
             outcomes.add(&claim.batch.message, delivery, record, false);
         }
         let content = claim.batch.content.clone();
-        self.write(claim, content.as_ref(), outcomes).await;
+        self.send_to_writer(claim, content.as_ref(), outcomes).await;
     }
 
-    /// Adds the report to the records and hands both to the recorder.
-    async fn write(&self, claim: Claim, content: Option<&Content>, outcomes: Outcomes) {
+    /// Composes the DSN, if one is due, and passes it and the records to the result writer.
+    async fn send_to_writer(&self, claim: Claim, content: Option<&Content>, outcomes: Outcomes) {
         let Outcomes { records, dsn_recipients } = outcomes;
-        let report = match dsn_recipients.as_slice() {
+        let dsn = match dsn_recipients.as_slice() {
             [] => None,
-            dsn_recipients if self.reports_by_mail(&claim.batch.message).await => {
-                self.report(&claim.batch.message, content, dsn_recipients).await
+            dsn_recipients if self.sends_dsns(&claim.batch.message).await => {
+                self.compose_dsn(&claim.batch.message, content, dsn_recipients).await
             }
             _ => None,
         };
-        // A recorder that is gone leaves the claim to be dropped, and the mail to be delivered again.
-        if self.recordings.send(RecordBatch { records, report }).await.is_ok() {
+        // If the result writer has ended, the claim is dropped and the mail is delivered again.
+        if self.recordings.send(RecordBatch { records, report: dsn }).await.is_ok() {
             claim.settle();
         }
     }
 
-    /// Whether the sender gets reports by mail.
-    async fn reports_by_mail(&self, message: &Message) -> bool {
+    /// Whether the sender gets DSNs by mail.
+    async fn sends_dsns(&self, message: &Message) -> bool {
         if message.reverse_path == ReversePath::Null {
             return false;
         }
-        match self.core.store.tenant(message.tenant_id).await {
+        match self.context.store.tenant(message.tenant_id).await {
             Ok(tenant) => tenant.is_some_and(|t| t.settings.delivery_reports == DeliveryReports::Mail),
-            // If the setting is unknown, report: an unreported failure is worse than an unwanted report.
+            // Without the setting, a DSN is sent: an unreported failure is worse than an unwanted DSN.
             Err(_) => true,
         }
     }
 
-    async fn report(
+    async fn compose_dsn(
         &self,
         message: &Message,
         content: Option<&Content>,
         dsn_recipients: &[DsnRecipient],
     ) -> Option<NewMessage> {
         let read = match content {
-            None => self.core.store.content(message.id).await.ok().flatten(),
+            None => self.context.store.content(message.id).await.ok().flatten(),
             Some(_) => None,
         };
-        let report = DsnMessage {
-            hostname: &self.core.settings.hostname,
+        let dsn = DsnMessage {
+            hostname: &self.context.settings.hostname,
             message,
             content: content.or(read.as_ref()),
             recipients: dsn_recipients,
-            now: self.core.clock.now(),
-            lifetime: self.core.settings.expiry,
+            now: self.context.clock.now(),
+            lifetime: self.context.settings.expiry,
         };
-        report.compose()
+        dsn.compose()
     }
 }
 
-/// The records of a batch and the recipients of its report.
+/// The records of a batch and the recipients of its DSN.
 #[derive(Default)]
 struct Outcomes {
     records: Vec<AttemptRecord>,
@@ -392,34 +397,34 @@ struct Outcomes {
 }
 
 impl Outcomes {
-    /// `passed_on`: the server that took it gives the reports.
-    fn add(&mut self, message: &Message, delivery: &Delivery, record: AttemptRecord, passed_on: bool) {
-        log(delivery, &record);
-        self.dsn_recipients.extend(DsnRecipient::for_record(message, delivery, &record, passed_on));
+    /// `server_sends_dsn`: the server that accepted the message sends the DSN.
+    fn add(&mut self, message: &Message, delivery: &Delivery, record: AttemptRecord, server_sends_dsn: bool) {
+        log_attempt(delivery, &record);
+        self.dsn_recipients.extend(DsnRecipient::for_record(message, delivery, &record, server_sends_dsn));
         self.records.push(record);
     }
 }
 
-/// Whether the message lifetime has ended. A delivery that is due after it was paused or suspended until then and gets one
-/// attempt.
+/// Whether the lifetime of the message has ended. A delivery that became due after the end was paused or suspended and gets
+/// one attempt.
 fn has_expired(batch: &Batch, now: Timestamp) -> bool {
     let end = batch.message.expires_at;
-    // A back-off ends at the end of the lifetime at the latest.
+    // A back-off of an account never moves a delivery beyond the end of its lifetime.
     let is_due_in_time = |delivery: &Delivery| delivery.next_attempt_at.is_none_or(|due| due <= end);
     now >= end && batch.deliveries.iter().all(is_due_in_time)
 }
 
-/// Whether it was paused while it waited here.
-fn is_paused(core: &RelayContext, claim: &Claim) -> bool {
-    core.queue.is_paused(claim.batch.message.tenant_id, &claim.batch.destination, core.clock.now())
+/// Whether an operator has paused the mail since it was claimed.
+fn is_paused(context: &RelayContext, claim: &Claim) -> bool {
+    context.queue.is_paused(claim.batch.message.tenant_id, &claim.batch.destination, context.clock.now())
 }
 
-/// From -1 to 1.
+/// A random number from -1 to 1.
 fn jitter(rng: &Rng) -> f64 {
     rng.random::<f64>() * 2.0 - 1.0
 }
 
-fn log(delivery: &Delivery, record: &AttemptRecord) {
+fn log_attempt(delivery: &Delivery, record: &AttemptRecord) {
     let attempt = record.attempt.as_ref();
     tracing::info!(
         delivery = %record.delivery_id,

@@ -1,4 +1,4 @@
-//! One SMTP connection: moves octets between the stream and the session.
+//! One SMTP connection: passes octets between the stream and the session.
 
 use std::io;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const BODY_READ_OCTETS: usize = 16 * 1024;
 const OUTPUT_OCTETS_MAX: usize = 16 * 1024;
 /// Timeout of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the client may read the last reply before the connection is torn down.
+/// How long the server waits for the client to read the last reply and close.
 const LINGER: Duration = Duration::from_secs(1);
 /// Memory reserved for a message of undeclared size, and the most reserved for a declared size.
 const BODY_OCTETS_EXPECTED: u64 = 16 * 1024;
@@ -117,7 +117,7 @@ impl Connection {
     }
 
     async fn read_line(&mut self) -> io::Result<Step> {
-        // Between chunks the message keeps its memory and its timing.
+        // Between BDAT chunks the message keeps its memory and its transfer time.
         if !self.session.is_receiving() {
             self.memory = None;
             self.transfer = min_rate::TransferProgress::default();
@@ -213,7 +213,7 @@ impl Connection {
         let now = Instant::now();
         let receiving = self.session.is_receiving();
         let (deadline, ended) = self.read_deadline(now, receiving);
-        // Checked first: a client that always has data ready would win every race below.
+        // Checked first: a client that always has data ready would win every `select!` below.
         if now >= deadline {
             return Ok(ended);
         }

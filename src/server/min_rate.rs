@@ -1,4 +1,4 @@
-//! The minimum transfer rate of message data. Without it, a client that sends single octets would hold memory for an
+//! The minimum transfer rate of message data. Without it, a client that sends single octets would occupy memory for an
 //! hour.
 
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub struct TransferProgress {
 }
 
 impl MinRate {
-    /// How much longer the next octets may take; `None` without limit.
+    /// How long to wait for the next octets; `None` without a limit.
     pub fn time_left(&self, transfer: &TransferProgress) -> Option<Duration> {
         let millis = transfer.octets.saturating_mul(1000).checked_div(self.rate_min)?;
         Some(self.grace.max(Duration::from_millis(millis)).saturating_sub(transfer.waited))

@@ -1,5 +1,5 @@
-//! Submission over SMTP: sockets around [`crate::smtp::Session`]. This module moves octets and passes questions to
-//! `submission`; `smtp` interprets commands, and `policy` decides what mail is accepted.
+//! Submission over SMTP: sockets around [`crate::smtp::Session`]. This module passes octets to the session and questions of
+//! the session to `submission`. `smtp` interprets commands, and `policy` decides what mail is accepted.
 
 mod connection;
 mod min_rate;
@@ -41,7 +41,7 @@ const CONTENT_LINE_OCTETS_MAX: usize = 64 * 1024;
 /// Timeout of the PROXY header, which a proxy knows before it connects.
 const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// When a listener's connections use TLS.
+/// When the connections of a listener use TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Security {
     /// After STARTTLS (RFC 3207); before it a client can neither authenticate nor send.
@@ -190,8 +190,7 @@ fn send_rejection(stream: &TcpStream, refusal: &Reply, security: Security) {
     }
 }
 
-/// Reads the PROXY header and nothing after it, which may be TLS. Returns the client's address, if the header has
-/// one.
+/// Reads exactly the PROXY header; the octets after it may be TLS. Returns the address of the client, if the header has one.
 async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
     let mut header = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! Answers the session's questions with the `submission` service, as SMTP verdicts.
+//! Decides the questions of the session with the `submission` service and returns SMTP verdicts.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use crate::submission::{AuthenticationError, Submission, SubmissionExtras, Submi
 /// Octets of the SCRAM server nonce.
 const NONCE_OCTETS: usize = 24;
 
-/// The services of one session, with what is known of its client.
+/// The services of one session, and the state of its client.
 pub struct SessionServices {
     server: Arc<Server>,
     peer: Peer,
     stop: CancellationToken,
     tls: Option<String>,
     submitter: Option<Arc<Submitter>>,
-    /// The user whose SCRAM proof is awaited.
+    /// The user whose SCRAM proof is expected next.
     scram: Option<Box<ScramExchange>>,
 }
 
@@ -50,13 +50,13 @@ impl SessionServices {
         Self { server, peer, stop, tls: None, submitter: None, scram: None }
     }
 
-    /// After a TLS handshake. RFC 3207 §4.2: discards the authentication from before.
+    /// Call after a TLS handshake. Discards an earlier authentication (RFC 3207 §4.2).
     pub fn set_tls(&mut self, secured: String) {
         self.tls = Some(secured);
         self.submitter = None;
     }
 
-    /// Answers one question. `helo` is the client's EHLO name.
+    /// Decides one question. `helo` is the EHLO name of the client.
     pub async fn handle(&mut self, question: Question, helo: &str) -> Verdict {
         let question = match question {
             Question::Authenticate(credentials) => return self.authenticate(&credentials).await,
@@ -153,7 +153,7 @@ impl SessionServices {
         self.submitter.as_ref().map(|submitter| submitter.tenant.id)
     }
 
-    /// For a banned address nothing is looked up.
+    /// The refusal of a banned address, before any look-up.
     fn check_ban(&self) -> Option<Verdict> {
         let until = self.server.bans.banned_until(self.peer.client, self.server.clock.now())?;
         Some(Verdict::Refused(replies::banned_421(until)))

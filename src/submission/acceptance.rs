@@ -18,7 +18,7 @@ use crate::store::{Key, Message, NewMessage, Spool, StoreError, SubmissionKey, T
 /// A message being stored has weight 1, plus 1 for each this many octets.
 const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
 
-/// A message that passed all checks; only the send limit, the signature and the disk can still refuse it.
+/// A message that passed all checks. Only the send limit, the signature or the store can still refuse it.
 #[derive(Debug)]
 pub struct CheckedSubmission {
     submission: Submission,
@@ -31,7 +31,7 @@ pub struct CheckedSubmission {
     domain: SendingDomain,
 }
 
-/// What is decided about a message when it is stored.
+/// The values of a message that are decided when it is stored.
 struct MessageTerms {
     id: MessageId,
     expires_at: Timestamp,
@@ -100,8 +100,8 @@ impl SubmissionService {
         self.store(&submitter, new, reservation).await
     }
 
-    /// The message submitted before under this submission key within a day, which must not be counted again; refused if
-    /// its content differs. Without a send limit nothing is counted, and only the storing transaction looks.
+    /// The message that was submitted under this submission key within a day, which must not be counted again. Refused if
+    /// the content differs. Without a send limit nothing is counted, so only the storing transaction looks it up.
     pub async fn find_duplicate(
         &self,
         tenant: &Tenant,
@@ -211,7 +211,7 @@ impl SubmissionService {
         after(lifetime).min(latest)
     }
 
-    /// Adds our fields in front: signatures, `Received`, then missing fields.
+    /// Adds the header fields of this server in front: signatures, `Received`, then missing fields.
     async fn sign(
         &self,
         tenant: TenantId,

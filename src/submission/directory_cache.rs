@@ -1,4 +1,4 @@
-//! A cache of keys, domains and signers: a busy session needs the same for every message.
+//! A cache of keys, domains and signers. A busy session needs the same ones for every message.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::model::{DkimKeyState, DomainId, Environment, KeyId, TenantId};
 use crate::policy::submission::SendingDomain;
 use crate::store::{Directory, Domain, Key, Store, StoreError, Tenant};
 
-/// Another process can revoke keys (`pillarbox key revoke`), which only a new query notices.
+/// Another process can revoke keys (`pillarbox key revoke`), which only a new query detects.
 const KEY_LIFETIME: Duration = Duration::from_secs(1);
 /// Domains change through this process only, which invalidates the cache immediately.
 const DOMAIN_LIFETIME: Duration = Duration::from_secs(60);
@@ -23,7 +23,7 @@ pub struct DirectoryCache {
     keys: VersionedCache<KeyId, Option<Arc<(Key, Tenant)>>>,
     covering: VersionedCache<(TenantId, Environment, DomainName), Arc<Vec<SendingDomain>>>,
     signers: VersionedCache<DomainId, Arc<Vec<Signer>>>,
-    /// How often [`DirectoryCache::key`] was asked.
+    /// The number of calls of [`DirectoryCache::key`].
     #[cfg(test)]
     pub key_lookups: std::sync::atomic::AtomicUsize,
 }
@@ -76,8 +76,8 @@ impl DirectoryCache {
             let domains = self.store.domains_covering(tenant, environment, name).await?;
             Ok(Arc::new(domains.into_iter().map(SendingDomain::from).collect()))
         };
-        let question = (tenant, environment, name.clone());
-        self.covering.get(question, self.store.directory_version(), load).await
+        let cache_key = (tenant, environment, name.clone());
+        self.covering.get(cache_key, self.store.directory_version(), load).await
     }
 
     /// Signers for the active keys of a domain.

@@ -23,7 +23,7 @@ const SENDER_FIELDS: &[&str] = &["Sender", "Resent-From", "Resent-Sender"];
 const SENDERS_MAX: usize = 50;
 /// Bcc must not reach recipients (RFC 5322 §3.6.3); only the final server adds Return-Path (RFC 5321 §4.4).
 const REMOVED_FIELDS: &[&str] = &["Bcc", "Resent-Bcc", "Return-Path", IDEMPOTENCY_KEY];
-/// Identifies a submission; not for recipients.
+/// Identifies a submission; removed before delivery.
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
@@ -163,11 +163,11 @@ impl CheckedHeader {
 
 /// Maximum length of summary fields.
 const SUMMARY_CHARS_MAX: usize = 255;
-/// Octets of a field that are decoded for it. The decoder looks for the end of each encoded word to the end of the field, so
-/// what words without an end cost grows with its square.
+/// Octets of a field that are decoded for the summary. The decoder searches the rest of the field for the end of each encoded
+/// word, so its time grows with the square of the length if the words have no end.
 const SUMMARIZED_OCTETS_MAX: usize = 8 * 1024;
 
-/// What lists show of a message.
+/// The fields of a message that lists show.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// The subject, decoded and truncated.
@@ -256,7 +256,7 @@ mod tests {
 
     /// Decoded whole, each of these takes more than half a minute.
     #[test]
-    fn encoded_words_without_an_end_are_looked_at_up_to_a_limit() {
+    fn encoded_words_without_an_end_are_decoded_up_to_a_limit() {
         for unit in ["=?aa?q?_", "=?aa?q?x ", "=?aa?q?x\r\n "] {
             let message = format!("From: a@b.c\r\nSubject: {}\r\n\r\n", unit.repeat(250_000 / unit.len()));
             for _ in 0..10 {
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_show_decoded_fields() {
+    fn the_summary_has_decoded_fields() {
         let message = b"From: A <a@b.c>\r\nSubject: =?utf-8?q?J=C3=BCrgen?=\r\n says\r\n\r\nhi\r\n";
         let summary = check(message).unwrap().summarize("Date: x\r\nMessage-ID: <1@b.c>\r\n", message);
         assert_eq!(

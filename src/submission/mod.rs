@@ -43,7 +43,7 @@ pub use self::acceptance::CheckedSubmission;
 pub struct SubmissionSettings {
     /// The host name in `Received`.
     pub hostname: DomainName,
-    /// How long delivery is tried, unless the tenant or the message has its own lifetime.
+    /// The lifetime of messages, unless the tenant or the message has its own.
     pub message_lifetime: Duration,
     /// Upper bound of that lifetime.
     pub message_lifetime_max: Duration,
@@ -62,20 +62,20 @@ pub struct SubmissionService {
     refusals: RejectionCounters,
     limits: SendLimits,
     settings: SubmissionSettings,
-    /// Concurrent signatures: one per core.
+    /// One permit for each concurrent signature; as many as cores.
     signing: TenantSemaphore,
-    /// Weight of messages being stored.
+    /// Permits by the weight of the messages that are being stored.
     storing: TenantSemaphore,
-    /// From the end of the data to the durable commit.
+    /// The time from the end of the data to the durable commit.
     accept_seconds: Histogram,
 }
 
 /// The submitter: a tenant, through one of its keys.
 #[derive(Debug, Clone)]
 pub struct Submitter {
-    /// The tenant when the key was checked; later checks load it again.
+    /// The tenant at the time of the login; later checks load it again.
     pub tenant: Tenant,
-    /// The key, likewise.
+    /// The key at the time of the login; later checks load it again.
     pub key: Key,
     /// The client's address.
     pub client_address: IpAddr,
@@ -107,7 +107,7 @@ pub struct Submission {
     pub trace: Trace,
     /// Data from the HTTP API besides the message.
     pub extras: SubmissionExtras,
-    /// When all of it was received: the end of the data, or of the request.
+    /// The time at which the end of the data, or of the request, was received.
     pub received_at: Instant,
 }
 
@@ -116,10 +116,10 @@ pub struct Submission {
 pub struct SubmissionExtras {
     /// Metadata and tags from the sender.
     pub annotations: Annotations,
-    /// Recipients left out because they are suppressed.
+    /// Recipients that were removed because they are suppressed.
     pub suppressed: Vec<Address>,
-    /// Identifies the submission; otherwise the Idempotency-Key field does. The name begins with the protocol, so
-    /// that names of different protocols never collide.
+    /// Identifies the submission; `None` if the Idempotency-Key field of the message does. The name begins with the
+    /// protocol, so that names of different protocols never collide.
     pub submission_key: Option<SubmissionKey>,
 }
 
@@ -138,9 +138,8 @@ pub struct Trace {
 const LAST_USED_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 /// Total weight of messages being stored at one time.
 const STORING_WEIGHT_MAX: u32 = 512;
-/// The share of one tenant: what one commit writes in a few milliseconds, as all tenants wait for it.
+/// The share of one tenant: the amount that a commit writes in a few milliseconds, because all tenants wait for the commit.
 const STORING_WEIGHT_OF_TENANT_MAX: u32 = 64;
-
 /// The share while other tenants submit too.
 const STORING_WEIGHT_OF_TENANT_CONTENDED_MAX: u32 = 8;
 
@@ -339,7 +338,7 @@ impl SubmissionService {
     }
 
     /// The submitter's current key and tenant: during a session a key may be revoked, expire or be restricted to
-    /// other networks, and a tenant may be suspended. Each command looks once, and so does [`Self::enqueue`].
+    /// other networks, and a tenant may be suspended. Each command loads them once, and so does [`Self::enqueue`].
     async fn refresh(&self, submitter: &Submitter) -> Result<Arc<(Key, Tenant)>, Refusal> {
         let current = self.directory.key(submitter.key.id).await.map_err(storage_refusal)?;
         let current = current.filter(|current| is_valid(&current.0, self.clock.now())).ok_or_else(|| {

@@ -1,5 +1,5 @@
-//! Limits how many rejections of one tenant are recorded: enough to diagnose a fault, too few to fill the disk or to
-//! load the store. A misconfigured client repeats the same rejection endlessly.
+//! Limits how many rejections of one tenant are recorded. A misconfigured client repeats the same rejection endlessly,
+//! which must not fill the disk or load the store.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -22,12 +22,12 @@ impl Default for RejectionLogLimit {
 impl RejectionLogLimit {
     /// Whether another rejection may be recorded; counts it if so.
     pub fn take(&self, tenant: TenantId, now: Timestamp) -> bool {
-        let mut rejection_log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = rejection_log.status(&tenant, REJECTIONS_PER_MINUTE_MAX, now).remaining() > 0;
-        if may {
-            rejection_log.take(tenant, 1, now);
+        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_within_limit = window.status(&tenant, REJECTIONS_PER_MINUTE_MAX, now).remaining() > 0;
+        if is_within_limit {
+            window.take(tenant, 1, now);
         }
-        may
+        is_within_limit
     }
 }
 

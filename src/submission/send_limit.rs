@@ -29,7 +29,7 @@ pub struct SendLimits {
 struct LimitUsage {
     minute: FixedWindow<Account>,
     day: FixedWindow<Account>,
-    /// The last warning of each limit, and the end of its period.
+    /// The level of the last warning of each limit, and the end of its period.
     warned: HashMap<(Account, LimitPeriod), (Timestamp, LimitLevel)>,
 }
 
@@ -136,7 +136,7 @@ impl SendLimits {
         Ok(statuses.min_by_key(QuotaStatus::remaining))
     }
 
-    /// Loads the usage of the day from the store once. Nothing is counted before, so the loaded value is complete.
+    /// Loads the usage of the day from the store, once. Nothing is counted before, so the loaded value is complete.
     async fn load_day(&self, request: &QuotaRequest) -> Result<(), StoreError> {
         if request.limits.emails_per_day.is_none() || self.lock().day.contains(&request.account, request.at) {
             return Ok(());
@@ -261,7 +261,10 @@ mod tests {
         let used = async || limits.status(&request).await.unwrap().unwrap().used;
         let dropped = limits.take(request, 4).await.unwrap().unwrap();
         assert_eq!(used().await, 4);
-        assert!(limits.take(request, 7).await.unwrap().is_err(), "what is on its way counts");
+        assert!(
+            limits.take(request, 7).await.unwrap().is_err(),
+            "messages that are not stored yet are counted"
+        );
         drop(dropped);
         assert_eq!(used().await, 0);
         let quota = limits.take(request, 4).await.unwrap().unwrap().confirm();
@@ -279,6 +282,6 @@ mod tests {
         let _ = limits.take(at(None), 100).await.unwrap().unwrap().confirm();
         assert!(limits.status(&at(None)).await.unwrap().is_none());
         let status = limits.status(&at(Some(10))).await.unwrap().unwrap();
-        assert_eq!(status.used, 0, "the store, which has seen none of this, is asked again");
+        assert_eq!(status.used, 0, "the usage is loaded from the store again, which has none");
     }
 }

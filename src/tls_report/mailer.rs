@@ -1,4 +1,4 @@
-//! TLS reports by mail (RFC 8460 §5.3): submitted like any tenant's mail, and so checked, signed and queued.
+//! TLS reports by mail (RFC 8460 §5.3). They are submitted as mail of a tenant, and so are checked, signed and queued.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::submission::{
     AuthenticationError, Submission, SubmissionExtras, SubmissionService, Submitter, Trace,
 };
 
-/// RFC 8460 §3: the report itself must be delivered even without TLS (RFC 8689 §4.1).
+/// RFC 8460 §3: a report is delivered even if TLS fails (RFC 8689 §4.1).
 const TLS_REQUIRED_NO: &[u8] = b"TLS-Required: No\r\n";
 
 /// Submits reports as mail of one tenant.
@@ -88,7 +88,10 @@ impl ReportMailer {
         let found = self.submission.authenticate(&self.tenant, &self.secret, here).await;
         found.map_err(|error| match error {
             AuthenticationError::Rejected => {
-                format!("tls_report.mail: the key in key_file is not one of the tenant {}", self.tenant)
+                format!(
+                    "tls_report.mail: key_file does not contain a valid key of the tenant {}",
+                    self.tenant
+                )
             }
             AuthenticationError::Refused(refusal) => refusal.message,
             AuthenticationError::Unavailable => "the store is unavailable".to_owned(),

@@ -77,9 +77,9 @@ pub struct TlsReportDependencies {
     pub client: Client,
     /// Submits reports by mail.
     pub submission: Arc<SubmissionService>,
-    /// Says what is due.
+    /// The clock that decides which reports are due.
     pub clock: Clock,
-    /// Spreads reports over time.
+    /// The randomness of the time of a report.
     pub rng: Rng,
     /// The host name of the server, as submitter of reports.
     pub hostname: DomainName,
@@ -102,12 +102,12 @@ struct Pending {
     receivers: PendingReceivers,
 }
 
-/// The receivers that do not have a report yet.
+/// The receivers to which the report is not delivered yet.
 #[derive(Clone)]
 enum PendingReceivers {
     /// Not looked up yet.
     Unresolved,
-    /// These.
+    /// The remaining receivers.
     Remaining(Vec<Receiver>),
 }
 
@@ -200,7 +200,7 @@ impl Reporter {
     ) {
         let (domain_day, left) = match ended {
             Ok(ended) => ended,
-            Err(error) => return tracing::error!(%error, "the task of a TLS report failed"),
+            Err(error) => return tracing::error!(%error, "the task that sends a TLS report failed"),
         };
         let (day, domain) = &domain_day;
         if let Some(receivers) = left

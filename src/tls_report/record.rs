@@ -1,6 +1,6 @@
 //! The TLSRPT record of a domain (RFC 8460 §3).
 //!
-//! Not parsed by mail-auth, which truncates a URL at its first `=`.
+//! mail-auth does not parse it here: it truncates a URL at the first `=`.
 
 use std::fmt;
 

@@ -32,7 +32,7 @@ pub struct ReportOrigin<'a> {
 pub struct Report {
     /// The content.
     pub content: TlsReport,
-    /// The domain that it is about.
+    /// The domain that the report is about.
     pub domain: DomainName,
     /// The JSON, compressed with gzip.
     pub compressed: Bytes,

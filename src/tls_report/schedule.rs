@@ -7,9 +7,9 @@ use jiff::tz::TimeZone;
 
 use crate::mail::{Date, SignedDuration, Timestamp};
 
-/// Results may reach the store this late.
+/// How late results may reach the store.
 const RESULTS_DELAY: SignedDuration = SignedDuration::from_secs(2 * 60);
-/// Days for which undelivered results are kept.
+/// How many days undelivered results are kept.
 const RETENTION_DAYS: i32 = 7;
 
 const MINUTE: i64 = 60;
@@ -33,7 +33,7 @@ pub fn oldest_retained(now: Timestamp) -> Date {
 pub fn first_try_at(day: Date, delay_max: Duration, part: f64) -> Timestamp {
     let end = day.saturating_add(1.day()).to_zoned(TimeZone::UTC).map(|end| end.timestamp());
     let delay = SignedDuration::try_from(delay_max.mul_f64(part.clamp(0.0, 1.0))).unwrap_or_default();
-    // Beyond the range of dates: never.
+    // A day at the end of the range of dates is never reported.
     let end = end.unwrap_or(Timestamp::MAX);
     end.saturating_add(RESULTS_DELAY + delay).unwrap_or(Timestamp::MAX)
 }

@@ -27,7 +27,7 @@ enum Proof {
     Unknown,
 }
 
-/// Derives the check of a domain. Where a lookup failed, the earlier result stays.
+/// Derives the check of a domain. If a lookup failed, the earlier result of its record stays.
 pub fn evaluate(
     domain: &Domain,
     keys: &[DkimKey],
@@ -38,7 +38,7 @@ pub fn evaluate(
     let checked: Vec<_> = lookups.iter().map(|lookup| check_record(domain, lookup)).collect();
     let proof = domain_proof(keys, lookups, &checked);
     let (status, failing_since) = match domain.verification {
-        // The platform vouches for the domain: its records are shown but do not decide.
+        // The platform verified the domain: its records are shown but do not decide.
         Verification::Manual => (domain.status, None),
         Verification::Dns => next_status(domain, proof, now, verification_grace),
     };
@@ -53,7 +53,7 @@ pub fn evaluate(
     for (lookup, (result, is_known)) in lookups.iter().zip(&checked) {
         let Some(id) = lookup.record.dkim_key else { continue };
         match (domain.verification, result.status) {
-            // For a vouched-for domain, receivers may see records that this server does not.
+            // The platform verified the domain: receivers may see records that this server cannot look up.
             (Verification::Manual, _) => check.dkim_seen.push(id),
             (Verification::Dns, _) if !is_known => {}
             (Verification::Dns, RecordStatus::Ok) => check.dkim_seen.push(id),
@@ -80,7 +80,7 @@ fn check_record(domain: &Domain, lookup: &RecordLookup) -> (RecordCheck, bool) {
     }
 }
 
-/// Ownership and one of the primary DKIM keys together are the proof.
+/// The domain is proved by the ownership record and the record of at least one primary DKIM key.
 fn domain_proof(keys: &[DkimKey], lookups: &[RecordLookup], checked: &[(RecordCheck, bool)]) -> Proof {
     let primary: Vec<_> = primary_keys(keys).iter().map(|key| key.id).collect();
     let proofs_of = |wanted: &dyn Fn(&DnsRecord) -> bool| -> Vec<Proof> {
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_platform_vouches_for_a_manual_domain_and_its_keys() {
+    fn a_domain_that_the_platform_verified_needs_no_records() {
         let manual =
             Domain { verification: Verification::Manual, ..domain(DomainStatus::Verified, Some(at(1))) };
         let keys = [key("s1", DkimAlgorithm::Rsa, DkimKeyState::Pending)];
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_asked_keeps_its_earlier_result() {
+    fn a_failed_lookup_keeps_the_earlier_result() {
         let mut verified = domain(DomainStatus::Verified, None);
         let keys = [key("s1", DkimAlgorithm::Rsa, DkimKeyState::Active)];
         verified.last_check = Some(run(&verified, &keys, &["_pillarbox", "s1"], &[], at(1)));
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_is_kept_in_bounds() {
+    fn the_stored_texts_are_truncated() {
         let truncated = truncate_texts(vec!["é".repeat(1000), "x".repeat(1000), "more".into()]);
         assert_eq!(truncated.iter().map(|text| text.chars().count()).sum::<usize>(), FOUND_CHARS_MAX);
     }

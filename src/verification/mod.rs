@@ -1,5 +1,4 @@
-//! Verification of sending domains: which DNS records a domain should have, looking them up, and the resulting
-//! status.
+//! Verification of sending domains: the DNS records that a domain should have, their look-up, and the resulting status.
 //!
 //! `records` defines and compares records, `decision` derives the status; both are pure. This file checks one domain,
 //! `recheck` all domains regularly. Imports `mail`, `dkim`, `dns`, `store` and the configuration.
@@ -54,16 +53,16 @@ pub struct Verifier {
     pub resolver: Resolver,
     /// The settings.
     pub settings: VerificationSettings,
-    /// Says which check is due.
+    /// The clock that decides which checks are due.
     pub clock: Clock,
 }
 
 impl Verifier {
-    /// Looks up the records of a domain, bypassing our caches, and stores the result. Returns `None` if the domain no
+    /// Looks up the records of a domain, bypassing the caches, and stores the result. Returns `None` if the domain no
     /// longer exists.
     ///
     /// # Errors
-    /// Those of the store. A failed lookup is no error and changes no status.
+    /// The errors of the store. A failed lookup is no error and changes no status.
     pub async fn check(&self, domain: &Domain) -> store::Result<Option<Domain>> {
         let Self { store, resolver, settings, clock } = self;
         let keys = store.dkim_keys(domain.id).await?;
@@ -98,5 +97,5 @@ async fn look_up(resolver: &Resolver, expected: Vec<DnsRecord>) -> Vec<RecordLoo
     }
     let mut results = lookups.join_all().await;
     results.sort_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, finding)| finding).collect()
+    results.into_iter().map(|(_, lookup)| lookup).collect()
 }

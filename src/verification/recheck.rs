@@ -1,12 +1,12 @@
 //! The regular check of all domains. Tenants share the lookups fairly, so that a tenant with many domains on
 //! unresponsive DNS servers delays only its own checks.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::mail::{SignedDuration, Timestamp};
@@ -28,21 +28,19 @@ pub async fn recheck_loop(verifier: Arc<Verifier>, stop: CancellationToken) {
     let interval = SignedDuration::try_from(check_interval).unwrap_or(SignedDuration::MAX);
     let recheck = Arc::new(Recheck { verifier: verifier.clone(), permits: Semaphore::new(TENANTS_MAX) });
     let mut tasks = JoinSet::new();
-    let mut in_progress = HashSet::new();
+    let (mut in_progress, mut tenant_of_task) = (HashSet::new(), HashMap::new());
     while !stop.is_cancelled() {
         let before = verifier.clock.now().checked_sub(interval).unwrap_or(Timestamp::MIN);
         match verifier.store.tenants_to_check(before).await {
             Ok(tenants) => {
                 for tenant in tenants.into_iter().filter(|tenant| in_progress.insert(*tenant)) {
                     let recheck = recheck.clone();
-                    tasks.spawn(async move {
-                        recheck.check_all(tenant, before).await;
-                        tenant
-                    });
+                    let task = tasks.spawn(async move { recheck.check_all(tenant, before).await });
+                    tenant_of_task.insert(task.id(), tenant);
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "domain check failed; retrying");
+                tracing::warn!(%error, "cannot read the domains to check; retrying");
             }
         }
         let next = verifier.clock.sleep(poll_interval);
@@ -51,15 +49,26 @@ pub async fn recheck_loop(verifier: Arc<Verifier>, stop: CancellationToken) {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = &mut next => break,
-                Some(Ok(tenant)) = tasks.join_next() => in_progress.remove(&tenant),
-            };
+                Some(ended) = tasks.join_next_with_id() => {
+                    let id = ended.map_or_else(|error| failed_task(&error), |(id, ())| id);
+                    // The tenant of a task that panicked is checked again at the next poll.
+                    if let Some(tenant) = tenant_of_task.remove(&id) {
+                        in_progress.remove(&tenant);
+                    }
+                }
+            }
         }
     }
 }
 
+fn failed_task(error: &JoinError) -> task::Id {
+    tracing::error!(%error, "the task of a domain check failed");
+    error.id()
+}
+
 struct Recheck {
     verifier: Arc<Verifier>,
-    /// FIFO: the tenant that waits longest is next.
+    /// The semaphore is FIFO, so the tenant that waits longest is next.
     permits: Semaphore,
 }
 
@@ -71,7 +80,7 @@ impl Recheck {
             match self.check_batch(tenant, before).await {
                 Ok(0) => return,
                 Ok(_) => {}
-                // Stop here: the same domains would be returned and retried endlessly.
+                // The same domains would be returned again, and the loop would not end.
                 Err(error) => {
                     tracing::warn!(%tenant, %error, "domain check failed; retrying");
                     return;
@@ -80,7 +89,7 @@ impl Recheck {
         }
     }
 
-    /// Checks one batch. Returns the number of domains.
+    /// Checks one batch. Returns the number of checked domains, or 0 if a check panicked.
     async fn check_batch(self: &Arc<Self>, tenant: TenantId, before: Timestamp) -> store::Result<usize> {
         let mut checks = JoinSet::new();
         for domain in self.verifier.store.domains_to_check(tenant, before, BATCH_DOMAINS).await? {
@@ -88,10 +97,20 @@ impl Recheck {
             checks.spawn(async move { verifier.check(&domain).await });
         }
         let mut checked = 0;
-        while let Some(Ok(result)) = checks.join_next().await {
-            result?;
-            checked += 1;
+        let mut has_failed = false;
+        while let Some(ended) = checks.join_next().await {
+            match ended {
+                Ok(result) => {
+                    result?;
+                    checked += 1;
+                }
+                Err(error) => {
+                    failed_task(&error);
+                    has_failed = true;
+                }
+            }
         }
-        Ok(checked)
+        // The same domains would be returned again.
+        Ok(if has_failed { 0 } else { checked })
     }
 }

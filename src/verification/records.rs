@@ -53,7 +53,7 @@ pub fn dkim_record_name(selector: &str, domain: &DomainName) -> String {
     format!("{selector}._domainkey.{domain}")
 }
 
-/// Every record of a domain, in the order in which people enter them. Names are unique. `spf_include` is the domain
+/// All records of a domain, in the order in which people enter them. Names are unique. `spf_include` is the domain
 /// that the SPF record should include.
 pub fn expected_records(domain: &Domain, keys: &[DkimKey], spf_include: &DomainName) -> Vec<DnsRecord> {
     let name = &domain.name;
@@ -98,15 +98,15 @@ fn required_keys(keys: &[DkimKey]) -> Vec<DkimKeyId> {
     }
 }
 
-/// The keys of which at least one must be published: the RSA keys, or all keys if there is none. A retiring key
-/// counts, because it signs again if its successor's record is lost.
+/// The keys of which at least one must be published: the RSA keys, or all keys if none is RSA. A retiring key counts,
+/// because it signs again if the record of its successor is lost.
 pub(super) fn primary_keys(keys: &[DkimKey]) -> Vec<&DkimKey> {
     let rsa: Vec<_> = keys.iter().filter(|key| key.algorithm == crate::model::DkimAlgorithm::Rsa).collect();
     if rsa.is_empty() { keys.iter().collect() } else { rsa }
 }
 
-/// Compares the TXT records at the name of a record with the expected value. Also returns the relevant ones: the apex
-/// of a domain holds many unrelated texts.
+/// Compares the TXT records at the name of a record with the expected value. Also returns the relevant TXT records,
+/// because the apex of a domain has many unrelated ones.
 pub(super) fn check_texts(record: &DnsRecord, texts: &[String]) -> (RecordStatus, Vec<String>) {
     let of_version = |version: &str| texts.iter().filter(|t| has_version(t, version)).cloned().collect();
     match record.purpose {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn any_policy_that_names_the_host_will_do_for_spf() {
+    fn every_spf_policy_that_names_the_host_is_valid() {
         use RecordStatus::{Mismatch, Missing, Ok};
         let own = "v=spf1 include:mail.host.example ~all";
         for (texts, expected) in [
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn any_single_dmarc_policy_will_do() {
+    fn every_single_dmarc_policy_is_valid() {
         let own = "v=DMARC1; p=none";
         assert_eq!(status(Purpose::Dmarc, own, &["v=DMARC1;p=reject"]), RecordStatus::Ok);
         assert_eq!(status(Purpose::Dmarc, own, &["v=DMARC1; p=none", "v=DMARC1"]), RecordStatus::Mismatch);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_others_at_the_apex_are_not_shown() {
+    fn unrelated_texts_at_the_apex_are_not_shown() {
         let texts = ["secret-site-token=1".to_owned(), "v=spf1 -all".to_owned()];
         let (_, found) = check_texts(&record(Purpose::Spf, "v=spf1 include:a.b ~all"), &texts);
         assert_eq!(found, ["v=spf1 -all"]);

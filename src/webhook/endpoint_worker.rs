@@ -27,11 +27,11 @@ pub struct EndpointWorker {
     stop: CancellationToken,
     requests: JoinSet<RequestResult>,
     in_flight: HashMap<Id, InFlight>,
-    /// Deliveries whose result could not be stored, and until when they are not retried.
+    /// Deliveries whose result could not be stored, and the time of their retry.
     unrecorded: HashMap<WebhookDeliveryId, Timestamp>,
-    /// The last attempt failed: one request at a time tests whether the endpoint is back.
+    /// Whether the last attempt failed; then one request at a time tests the endpoint. `None` before the first claim.
     is_failing: Option<bool>,
-    /// When the webhook has due events again, as far as the database knows.
+    /// When the next event of the webhook is due, by the last claim.
     next_due_at: Option<Timestamp>,
 }
 
@@ -69,7 +69,8 @@ impl EndpointWorker {
         }
     }
 
-    /// Runs until nothing is due. `wakeups` signals that more may be due; it is returned with any signal not seen.
+    /// Runs until no event is due. `wakeups` signals that more events may be due; it is returned with signals that were
+    /// not seen.
     pub async fn run(mut self, mut wakeups: watch::Receiver<()>) -> (WebhookId, watch::Receiver<()>) {
         loop {
             wakeups.borrow_and_update();
@@ -127,7 +128,7 @@ impl EndpointWorker {
         let was_unknown = self.is_failing.is_none();
         let is_failing = *self.is_failing.get_or_insert(webhook.failing_since.is_some());
         self.next_due_at = work.next_due_at;
-        // The first claim did not know yet that the endpoint fails.
+        // The first claim was made before the failure of the endpoint was known.
         let width = if is_failing && was_unknown { 1 } else { work.deliveries.len() };
         let endpoint = Arc::new(Endpoint { webhook, secrets });
         for delivery in work.deliveries.into_iter().take(width) {
@@ -154,7 +155,7 @@ impl EndpointWorker {
     }
 }
 
-/// One attempt, with its result recorded.
+/// Makes one attempt and records the result.
 async fn post_once(
     dispatcher: Arc<WebhookDispatcher>,
     endpoint: Arc<Endpoint>,
@@ -174,9 +175,9 @@ async fn post_once(
         ResponseClass::Accepted => WebhookVerdict::Delivered,
         ResponseClass::Gone => WebhookVerdict::Gone,
         ResponseClass::Failed => {
-            let made = delivery.attempts.saturating_add(1);
+            let attempts = delivery.attempts.saturating_add(1);
             let WebhookDispatcher { clock, rng, settings, .. } = &*dispatcher;
-            next_attempt_at(settings.retries, made, clock.now(), rng.random())
+            next_attempt_at(settings.retries, attempts, clock.now(), rng.random())
                 .map_or(WebhookVerdict::GivenUp, WebhookVerdict::Retry)
         }
     };

@@ -30,7 +30,7 @@ use endpoint_worker::EndpointWorker;
 
 pub use retry::RETRIES;
 
-/// Time for running requests after a stop. An interrupted request is repeated after the next start.
+/// Time that a stop waits for running requests. An interrupted request is repeated after the next start.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest time between two polls for due events.
 const POLL_INTERVAL: Duration = Duration::from_secs(60 * 60);
@@ -53,9 +53,9 @@ pub struct WebhookDependencies {
     pub store: Arc<Store>,
     /// Sends the requests.
     pub client: Client,
-    /// Says what is due.
+    /// The clock that decides which events are due.
     pub clock: Clock,
-    /// For jitter.
+    /// The randomness of jitter.
     pub rng: Rng,
 }
 
@@ -66,7 +66,7 @@ pub struct WebhookDispatcher {
     clock: Clock,
     rng: Rng,
     settings: WebhookSettings,
-    /// One permit per request.
+    /// One permit for each request.
     requests: TenantSemaphore,
 }
 
@@ -75,7 +75,7 @@ impl WebhookDispatcher {
     pub fn new(services: WebhookDependencies, settings: WebhookSettings) -> Self {
         let WebhookDependencies { store, client, clock, rng } = services;
         let max = u32::try_from(settings.config.requests_max).unwrap_or(u32::MAX);
-        // More than the unresponsive endpoints of a tenant can hold, so that its other webhooks make progress.
+        // The share of a tenant exceeds the requests of its unresponsive endpoints, so that its other webhooks make progress.
         let requests = TenantSemaphore::new(max, (max - max / 4).max(1)).with_contended_max((max / 8).max(1));
         Self { store, client, clock, rng, settings, requests }
     }
@@ -84,7 +84,7 @@ impl WebhookDispatcher {
     pub async fn run(self, stop: CancellationToken) {
         let dispatcher = Arc::new(self);
         let mut tasks = JoinSet::new();
-        // The workers that run, and how to wake them.
+        // The channels that wake the running workers.
         let mut workers: HashMap<WebhookId, watch::Sender<()>> = HashMap::new();
         while !stop.is_cancelled() {
             let now = dispatcher.clock.now();
@@ -107,7 +107,7 @@ impl WebhookDispatcher {
                 () = dispatcher.clock.sleep(delay.min(POLL_INTERVAL)) => {}
                 Some(ended) = tasks.join_next() => match ended {
                     Ok((id, wakeups)) => {
-                        // An event that became due after the worker's last poll.
+                        // An event became due after the last poll of the worker.
                         if wakeups.has_changed().unwrap_or(false) {
                             dispatcher.store.schedule_webhook(id, now);
                         }
@@ -115,7 +115,7 @@ impl WebhookDispatcher {
                     }
                     Err(error) => {
                         tracing::error!(%error, "the task of a webhook failed");
-                        // The receiver is dropped when its worker has panicked.
+                        // A worker that panicked has dropped its receiver.
                         for (id, _) in workers.extract_if(|_, sender| sender.is_closed()) {
                             dispatcher.store.schedule_webhook(id, now + STORE_RETRY_DELAY);
                         }

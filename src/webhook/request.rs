@@ -19,7 +19,7 @@ const ID: HeaderName = HeaderName::from_static("webhook-id");
 const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const AGENT: &str = concat!("pillarbox/", env!("CARGO_PKG_VERSION"));
-/// Octets of the response that are stored for people to read.
+/// Octets of the response that are stored.
 const RESPONSE_OCTETS_MAX: usize = 4096;
 
 /// The body: the event, with `timestamp` as in Standard Webhooks.
@@ -32,11 +32,11 @@ struct Payload<'a> {
 
 /// One attempt to deliver an event.
 pub struct WebhookRequest<'a> {
-    /// The delivery, the same at every attempt.
+    /// The id of the delivery, the same at every attempt.
     pub id: WebhookDeliveryId,
     /// The URL of the endpoint.
     pub url: &'a str,
-    /// The current secret first.
+    /// The secrets, the current one first.
     pub secrets: &'a [WebhookSecret],
     /// The event.
     pub event: &'a Event,
@@ -69,12 +69,12 @@ impl WebhookRequest<'_> {
         WebhookAttempt { at, duration_ms, status, response, error }
     }
 
-    /// The error as shown to the tenant: without the addresses of private networks that a name resolves to.
+    /// The error text for the tenant, without the private addresses that the host resolves to.
     fn public_error(&self, error: &SendError) -> String {
         tracing::debug!(delivery = %self.id, %error, "webhook request failed");
         match error {
             SendError::Forbidden(_) => {
-                "the host resolves only to a private, loopback or otherwise special address, where webhooks are not sent"
+                "the host resolves only to private, loopback or other special addresses, to which webhooks are not sent"
                     .into()
             }
             SendError::Connect { source, .. } => format!("cannot connect: {source}"),

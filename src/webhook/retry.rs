@@ -1,4 +1,4 @@
-//! The retry schedule.
+//! The retry schedule of webhooks.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub const RETRIES: &[Duration] = &[
     Duration::from_secs(24 * HOUR),
 ];
 
-/// Maximum of random delay, so that requests that failed together are not retried together.
+/// Maximum of the random part of a delay. It separates the retries of requests that failed together.
 const JITTER_MAX: f64 = 0.1;
 
 /// The time of the next attempt after `attempts` (at least one), the last of which failed at `now`. `None` after the
@@ -31,8 +31,8 @@ pub fn next_attempt_at(
     now: Timestamp,
     jitter: f64,
 ) -> Option<Timestamp> {
-    let made = usize::try_from(attempts).unwrap_or(usize::MAX);
-    let delay = retries.get(made.checked_sub(1)?)?;
+    let failures = usize::try_from(attempts).unwrap_or(usize::MAX);
+    let delay = retries.get(failures.checked_sub(1)?)?;
     let delay = delay.mul_f64(1.0 + JITTER_MAX * jitter.clamp(0.0, 1.0));
     now.checked_add(SignedDuration::try_from(delay).ok()?).ok()
 }
@@ -44,7 +44,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_pause_is_the_documented_one_or_up_to_a_tenth_more_and_they_end(
+        fn each_delay_is_the_documented_one_or_up_to_a_tenth_longer_and_the_schedule_ends(
             attempts in 1_u32..20, second in 0_i64..10_000_000_000, jitter in 0.0_f64..=1.0,
         ) {
             let hours = |hours: f64| hours * 3600.0;

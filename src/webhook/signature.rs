@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use crate::mail::Timestamp;
 use crate::store::WebhookSecret;
 
-/// The value of `webhook-signature`: one signature per secret.
+/// The value of the `webhook-signature` header: one signature for each secret.
 pub fn sign(secrets: &[WebhookSecret], id: &str, at: Timestamp, body: &[u8]) -> String {
     let signed = [id.as_bytes(), b".", at.as_second().to_string().as_bytes(), b".", body].concat();
     let each = secrets.iter().map(|secret| {

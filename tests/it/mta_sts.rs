@@ -158,7 +158,7 @@ async fn a_policy_decides_by_mode_hosts_and_certificates() {
         stage.policies.script([policy(mode, mx)]);
         let (status, attempt) = stage.send(n).await;
         let transcript = attempt["transcript"].as_str().unwrap().to_owned();
-        assert_eq!(transcript.contains("only being tested"), n == 6, "{transcript}");
+        assert_eq!(transcript.contains("policy is in testing mode"), n == 6, "{transcript}");
         let is_clear = attempt["tls"].is_null();
         stage.check((status, attempt), expected, ground);
         let taken = stage.hosts[n].transactions();
@@ -183,11 +183,11 @@ async fn a_policy_that_cannot_be_fetched_stops_no_mail_and_is_not_requested_agai
     let oversized = format!("{good}{}", "x: y\r\n".repeat(20_000));
     let redirect = "301 Moved\r\nLocation: https://mta-sts.d0.test/other";
     let cases = [
-        (answer("404 Not Found\r\nContent-Type: text/plain", good), "its server answers 404"),
-        (answer(redirect, good), "its server answers 301"),
+        (answer("404 Not Found\r\nContent-Type: text/plain", good), "its server replied 404"),
+        (answer(redirect, good), "its server replied 301"),
         (answer(plain, &oversized), "larger than 65536 octets"),
-        (answer("200 OK\r\nContent-Type: text/html", good), "does not send text/plain"),
-        (answer("200 OK", good), "does not send text/plain"),
+        (answer("200 OK\r\nContent-Type: text/html", good), "did not send the media type text/plain"),
+        (answer("200 OK", good), "did not send the media type text/plain"),
         (answer(plain, "<html></html>"), "the policy has a line that is not a field"),
         (
             Reaction::WriteAndHang(format!("HTTP/1.1 {plain}\r\n\r\nversion").into()),

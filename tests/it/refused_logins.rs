@@ -26,10 +26,10 @@ async fn events(server: &TestServer, kind: &str) -> Vec<(Option<String>, Value)>
 }
 
 async fn wait_until_held(server: &TestServer, id: &str) -> Value {
-    until(&format!("{id} is on hold"), async || {
+    until(&format!("{id} has a back-off"), async || {
         let delivery = server.control.get(&format!("/v1/emails/{id}")).await["deliveries"][0].clone();
         let reply = delivery["last_reply"].as_str().unwrap_or_default();
-        reply.starts_with("on hold").then_some(delivery)
+        reply.starts_with("back-off").then_some(delivery)
     })
     .await
 }

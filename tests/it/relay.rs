@@ -172,7 +172,7 @@ async fn a_server_that_answers_each_recipient_just_before_the_timeout_does_not_h
     let id = stage.send(&recipients).await;
     stage.expect(id, &[Deferred; 100]).await;
     let last = stage.last_reply(id).await;
-    assert!(last.starts_with("the time for one attempt was used up"), "{last}");
+    assert!(last.starts_with("the time limit of the attempt was reached"), "{last}");
     assert!(mx.transactions().is_empty());
     stage.end().await;
 }

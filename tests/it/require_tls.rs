@@ -116,7 +116,7 @@ async fn a_connection_to_a_host_that_is_not_proved_to_belong_to_the_domain_is_no
     let id = submit(&server, &account).await;
     let email = server.wait_for_status(&id, &["delivered", "bounced"]).await;
     let reply = email["deliveries"][0]["last_reply"].as_str().unwrap();
-    assert!(reply.starts_with("550 5.7.30 REQUIRETLS is asked for: [requiretls_mx]"), "{email}");
+    assert!(reply.starts_with("550 5.7.30 REQUIRETLS cannot be met: [requiretls_mx]"), "{email}");
     let used: Vec<usize> = servers[0].transactions().iter().map(|taken| taken.connection).collect();
     assert_eq!(used, [0, 0]);
 }
@@ -188,7 +188,7 @@ async fn the_host_must_be_proved_by_dnssec_or_mta_sts() {
         if proof == Proof::MtaSts {
             assert_eq!(email["status"], "delivered", "{email}");
         } else {
-            assert!(reply.starts_with("550 5.7.30 REQUIRETLS is asked for: [requiretls_mx]"), "{email}");
+            assert!(reply.starts_with("550 5.7.30 REQUIRETLS cannot be met: [requiretls_mx]"), "{email}");
             assert!(servers[0].connections().is_empty());
         }
     }

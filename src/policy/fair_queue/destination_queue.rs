@@ -19,7 +19,7 @@ pub(super) struct DestinationQueue<T, J> {
     backlogs: HashMap<T, Backlog<J>>,
     /// Tenants with work in this queue.
     pub(super) round_robin: DeficitRoundRobin<T>,
-    /// Tenants whose turn came while the queue had no slot for them; they return when one is free.
+    /// Tenants that were next while the queue had no slot for them; they return to the round when a slot is free.
     pub(super) blocked: Vec<T>,
 }
 

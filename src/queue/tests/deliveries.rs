@@ -86,12 +86,12 @@ pub(super) async fn a_delivery_that_is_held_back_is_as_it_was_and_counts_no_atte
         let batches = bed.claim(later(0)).await.batches;
         let mut records = outcomes(&batches, state);
         records.records[0] =
-            AttemptRecord { attempt: None, reply: "on hold".into(), ..records.records[0].clone() };
+            AttemptRecord { attempt: None, reply: "back-off".into(), ..records.records[0].clone() };
         records.records[0].next_attempt_at = Some(later(0));
         bed.store.record(records).await.unwrap();
         let delivery = &bed.store.deliveries(new.message.id).await.unwrap()[0];
         assert_eq!((delivery.state, delivery.attempts), (state, 0));
-        assert_eq!(delivery.last_reply.as_deref(), Some("on hold"));
+        assert_eq!(delivery.last_reply.as_deref(), Some("back-off"));
     }
     let events = bed.store.message_events(new.message.id, None, 10).await.unwrap().items;
     assert_eq!(events.len(), 1, "that it was accepted: {events:?}");

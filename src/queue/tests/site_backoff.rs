@@ -65,10 +65,10 @@ pub(super) async fn a_site_is_tried_again_when_its_rest_is_over_and_begins_anew_
     claim.settle();
     drop(slot);
     let close = |at| {
-        let closed = SiteFeedback::Closed { reason: "421 4.7.0 too much".into() };
-        bed.queue.dispatcher().apply_feedback(&queue_key, &closed, at, at).backoff.unwrap().until
+        let throttled = SiteFeedback::Throttled { reason: "421 4.7.0 too much".into() };
+        bed.queue.dispatcher().apply_feedback(&queue_key, &throttled, at, at).backoff.unwrap().until
     };
-    // As if it had been closed so long ago that the rest is nearly over.
+    // As if it had been throttled so long ago that the rest is nearly over.
     let until = close(Instant::now() - Duration::from_secs(29));
     assert!(until > Instant::now());
     enqueue_now(&bed, tenant).await;

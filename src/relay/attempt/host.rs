@@ -1,4 +1,4 @@
-//! Reaches one host: plans the connection, dials its addresses, opens the connection, and sends over it.
+//! Delivery to one host: plans the connection, dials the addresses, opens the connection and sends the message.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const PASSWORD_NEEDS_TLS: &str =
 /// The connection plan and the addresses of one host.
 pub(super) struct HostAttempt {
     plan: ConnectPlan,
-    /// Addresses that were not dialled yet, in the order of dialling.
+    /// The addresses that were not dialled yet, in the order of dialling.
     addresses: Vec<SocketAddr>,
     /// How many of them may still be dialled.
     quota: usize,
@@ -45,9 +45,9 @@ impl Attempt<'_> {
             return Err(TargetError::Temporary(BounceClass::Temporary, text.into()));
         };
         let host = &endpoint.host;
-        let mut addresses = self.core.targets.addresses_of(targets, endpoint).await?;
-        let source = self.core.outbound.sources.choose(pool, &addresses).ok_or_else(|| {
-            let text = format!("{host} has no address of the family of our source address");
+        let mut addresses = self.context.targets.addresses_of(targets, endpoint).await?;
+        let source = self.context.outbound.sources.choose(pool, &addresses).ok_or_else(|| {
+            let text = format!("{host} has no address in the family of the source address");
             TargetError::Temporary(BounceClass::Network, text)
         })?;
         addresses.retain(|address| source.reaches(address.ip()));
@@ -60,8 +60,7 @@ impl Attempt<'_> {
         Ok(HostAttempt { plan, addresses, quota: 0 })
     }
 
-    /// Dials the addresses of one host, as many as the hosts after it leave, until one session has taken place that
-    /// leaves nothing to try.
+    /// Dials the addresses of one host within its quota, until a session leaves no result that another host could improve.
     pub(super) async fn try_host(
         &mut self,
         mut host: HostAttempt,
@@ -73,7 +72,7 @@ impl Attempt<'_> {
         host.quota = quota;
         while host.quota > 0 && !host.addresses.is_empty() && self.may_dial() {
             if let Some(previous) = state.last.take() {
-                self.core.tasks.spawn(previous.quit());
+                self.context.tasks.spawn(previous.quit());
             }
             let Some(connected) = self.connect(&mut host).await else { continue };
             let Some(mut connection) = self.open(&host.plan, connected).await else { continue };
@@ -81,7 +80,7 @@ impl Attempt<'_> {
                 let text = format!("{} does not offer REQUIRETLS", host.plan.host);
                 let error = DeliveryError { lacks_tls: true, ..DeliveryError::new(Phase::StartTls, text) };
                 self.record_error(&error, &connection.peer.clone());
-                self.core.tasks.spawn(connection.quit());
+                self.context.tasks.spawn(connection.quit());
                 continue;
             }
             self.send(&mut connection, false).await;
@@ -90,11 +89,13 @@ impl Attempt<'_> {
         state.dialled += quota - host.quota;
     }
 
-    /// Connects to one of the addresses and removes it and those that failed. `None` also if the time is used up.
+    /// Connects to one of the addresses, and removes it and the addresses that failed. `None` if all failed or the deadline
+    /// passed.
     async fn connect(&mut self, host: &mut HostAttempt) -> Option<TcpConnected> {
         let HostAttempt { plan, addresses, quota } = host;
-        let permit = self.deadline.limit(self.core.outbound.permit(&self.core.tasks)).await.ok()??;
-        let race = self.core.outbound.dialer.connect(&addresses[..addresses.len().min(*quota)], &plan.source);
+        let permit = self.deadline.limit(self.context.outbound.permit(&self.context.tasks)).await.ok()??;
+        let race =
+            self.context.outbound.dialer.connect(&addresses[..addresses.len().min(*quota)], &plan.source);
         let RaceResult { connected, mut failed } = match self.deadline.limit(race).await {
             Ok(result) => result,
             Err(_) => {
@@ -104,13 +105,13 @@ impl Attempt<'_> {
             }
         };
         if connected.is_some() {
-            self.core.queue.begin_connection(self.queue);
+            self.context.queue.begin_connection(self.queue);
         }
         let connected_to = connected.as_ref().map(|(address, _)| *address);
         addresses.retain(|at| Some(*at) != connected_to && failed.iter().all(|(address, _)| address != at));
         let dialled = failed.iter().filter(|(_, error)| !is_local_network_error(error)).count();
         *quota = quota.saturating_sub(dialled + usize::from(connected.is_some()));
-        // The last error is the one that is kept: an error of the host says more than one of our own network.
+        // The last error is kept, so errors of the host come after errors of the network of this server.
         failed.sort_by_key(|(_, error)| !is_local_network_error(error));
         for (address, error) in failed {
             let text = format!("cannot connect to {} [{address}]: {error}", plan.host);
@@ -135,7 +136,7 @@ impl Attempt<'_> {
             return Box::pin(self.open(&again.plan, connected)).await;
         }
         if error.is_login && self.sessions > 0 {
-            // A reply to the message says more than a refusal of our account by another host.
+            // A reply to the message takes priority over the refusal of the account by another host.
             self.transcript.remark(&error.text);
         } else {
             self.record_error(&error, &plan.peer(Some(address.ip())));
@@ -143,15 +144,15 @@ impl Attempt<'_> {
         None
     }
 
-    /// The plan after a failed handshake: first with any certificate, then without TLS.
+    /// The plan after a failed TLS handshake: first with any certificate, then without TLS.
     fn weaken(&mut self, plan: &ConnectPlan, error: &DeliveryError) -> ConnectPlan {
         if plan.trust == Trust::Any {
             self.transcript.remark("again, without TLS");
             return ConnectPlan { starttls: StartTls::Never, reported: None, ..plan.clone() };
         }
         tracing::info!(host = %plan.host, reason = %error.text,
-            "the host does not meet the domain's MTA-STS policy, which is in testing mode");
-        self.transcript.remark("again, with any certificate: the MTA-STS policy is only being tested");
+            "the host does not meet the MTA-STS policy of the domain, which is in testing mode");
+        self.transcript.remark("again, with any certificate: the MTA-STS policy is in testing mode");
         ConnectPlan { trust: Trust::Any, reported: None, ..plan.clone() }
     }
 
@@ -160,7 +161,7 @@ impl Attempt<'_> {
         plan: &ConnectPlan,
         connected: TcpConnected,
     ) -> Result<Connection, DeliveryError> {
-        let opening = self.core.outbound.dialer.open(plan, connected, &mut self.transcript);
+        let opening = self.context.outbound.dialer.open(plan, connected, &mut self.transcript);
         let opened = self.deadline.limit(opening).await;
         let opened = opened.unwrap_or_else(|_| Err(DeliveryError::new(Phase::Connect, ATTEMPT_TIMED_OUT)));
         match &opened {
@@ -203,7 +204,7 @@ fn plan(host: &str, route: &Route, policy: &HostPolicy, source: Arc<Source>) -> 
             Requirement::Verified | Requirement::Tested => Trust::Verified,
             Requirement::Dane(set) => Trust::Dane(set.clone()),
         },
-        tls_policy: policy.ground.clone(),
+        tls_policy: policy.basis.clone(),
         reported: policy.reported,
         ehlo_name: route.ehlo_name.clone().unwrap_or_else(|| source.ehlo_name.clone()),
         source,

@@ -1,5 +1,5 @@
-//! One attempt of one batch: over an idle connection if there is one, else host by host, until no other host could
-//! improve the result of any recipient.
+//! One attempt of one batch: over an idle connection if there is one, then host by host, until no other host could improve
+//! the result of any recipient.
 
 mod host;
 mod result;
@@ -28,16 +28,16 @@ use crate::queue::{NextHop, QueueKey};
 use crate::smtp::client::{Phase, Request, Target};
 use crate::store::{Batch, Delivery};
 
-/// Addresses that are dialled in one attempt.
+/// Maximum of addresses that are dialled in one attempt.
 const ADDRESSES_MAX: usize = 5;
-/// Servers that are offered the message in one attempt: if two hosts defer it, a third will hardly accept it.
+/// Maximum of servers that get the message in one attempt. If two hosts defer it, a third is unlikely to accept it.
 const SESSIONS_MAX: usize = 2;
-/// The slowest rate at which a server may take a message, for a connection is a scarce resource.
+/// The minimum rate at which a server reads a message: connections are scarce.
 const OCTETS_PER_SECOND_MIN: u64 = 16 * 1024;
 
-/// When an attempt that begins now must end, for all hosts and recipients together: each step of one dialogue may use
-/// its full timeout once (RFC 5321 §4.5.3.2; 24 minutes by default), and a large message adds to it. Without this
-/// limit a server that answers each of a hundred recipients just in time holds a connection for hours.
+/// The deadline of an attempt that begins now, for all hosts and recipients together. Each step of one dialogue may use
+/// its full timeout once (RFC 5321 §4.5.3.2; 24 minutes by default), and a large message extends the deadline. Without it,
+/// a server that replies to each of a hundred recipients just in time would occupy a connection for hours.
 fn attempt_deadline(timeouts: &Timeouts, message_octets: u64) -> Deadline {
     let Timeouts { connect, greeting, starttls, command, data, .. } = timeouts;
     let dialogue = *connect + *greeting + *starttls + 3 * *command + *data;
@@ -46,11 +46,11 @@ fn attempt_deadline(timeouts: &Timeouts, message_octets: u64) -> Deadline {
 
 /// One attempt.
 pub struct Attempt<'a> {
-    core: &'a RelayContext,
+    context: &'a RelayContext,
     queue: &'a QueueKey,
     batch: &'a Batch,
     content: &'a Content,
-    /// Whether the header waives TLS and REQUIRETLS, which overrides it, was not given (RFC 8689 §4.1).
+    /// Whether the header has `TLS-Required: No` and the envelope has no REQUIRETLS, which overrides it (RFC 8689 §4.1).
     waives_tls: bool,
     results: Vec<Option<RecipientResult>>,
     transcript: Transcript,
@@ -61,9 +61,9 @@ pub struct Attempt<'a> {
     deadline: Deadline,
 }
 
-/// What was dialled so far.
+/// The addresses and connections of the attempt so far.
 struct DialState {
-    /// The address of the idle connection, which is not dialled again.
+    /// The address of the reused connection, which is not dialled again.
     used: Option<SocketAddr>,
     /// The last connection.
     last: Option<Connection>,
@@ -73,9 +73,14 @@ struct DialState {
 
 impl<'a> Attempt<'a> {
     /// An attempt that has not begun.
-    pub fn new(core: &'a RelayContext, queue: &'a QueueKey, batch: &'a Batch, content: &'a Content) -> Self {
+    pub fn new(
+        context: &'a RelayContext,
+        queue: &'a QueueKey,
+        batch: &'a Batch,
+        content: &'a Content,
+    ) -> Self {
         Self {
-            core,
+            context,
             queue,
             batch,
             content,
@@ -85,7 +90,7 @@ impl<'a> Attempt<'a> {
             sessions: 0,
             login: LoginResult::NotAttempted,
             has_other_failure: false,
-            deadline: attempt_deadline(&core.outbound.dialer.timeouts, content.len() as u64),
+            deadline: attempt_deadline(&context.outbound.dialer.timeouts, content.len() as u64),
         }
     }
 
@@ -95,13 +100,13 @@ impl<'a> Attempt<'a> {
             && !self.may_use(connection).await
             && let Some(unfit) = idle.take()
         {
-            self.core.tasks.spawn(unfit.quit());
+            self.context.tasks.spawn(unfit.quit());
         }
         let mut used = None;
         let mut reusable = None;
         if let Some(mut connection) = idle {
             self.transcript.remark(&format!(
-                "connection to {} [{}], used for {} before",
+                "reused connection to {} [{}], messages before: {}",
                 connection.peer.host, connection.address, connection.messages
             ));
             if self.send(&mut connection, true).await {
@@ -129,7 +134,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// RFC 8689 §4.2.1: the message goes over verified TLS to a server that offers REQUIRETLS, or not at all.
+    /// Whether the message is sent only over verified TLS to a server that offers REQUIRETLS (RFC 8689 §4.2.1).
     fn requires_tls(&self) -> bool {
         self.batch.message.parameters.require_tls
     }
@@ -137,11 +142,11 @@ impl<'a> Attempt<'a> {
     /// Counts a session for the TLS report to the domain.
     fn count_tls(&self, host: &str, reported: Option<ReportedPolicy>, failure: Option<TlsFailure>) {
         let (Some(counts), Some(ReportedPolicy { policy, failure: known_failure })) =
-            (&self.core.tls_results, reported)
+            (&self.context.tls_results, reported)
         else {
             return;
         };
-        // A message that waives TLS does not apply the policy that the report is about.
+        // A message with `TLS-Required: No` ignores the policy that the report is about.
         if let Host::Domain(domain) = &self.batch.destination
             && !self.waives_tls
         {
@@ -149,7 +154,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Counts a failure to fetch the domain's MTA-STS policy, whatever becomes of the sessions without it.
+    /// Counts a failure to fetch the MTA-STS policy of the domain, in addition to the sessions without the policy.
     fn count_policy_failure(&self, rules: &TlsRules) {
         if let Some(DomainFacts { sts: StsLookup::Unavailable(fault), .. }) = rules.facts()
             && fault.failure.is_some()
@@ -159,14 +164,14 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// No host meets REQUIRETLS, and a retry would not help. RFC 8689 §4.2.1: 5.7.10 if TLS could not be established,
+    /// Bounces the recipients: no host meets REQUIRETLS, and a retry would not help. RFC 8689 §4.2.1: 5.7.10 if TLS could not be established,
     /// else 5.7.30.
     fn fail_require_tls(&mut self) {
         for result in self.results.iter_mut().flatten().filter(|result| result.lacks_tls) {
             let was_dialled = result.peer.address.is_some();
             let tls_failed = was_dialled && matches!(result.enhanced, Some(NO_TLS | NOT_TRUSTED));
             let status = EnhancedStatus::new(5, 7, if tls_failed { 10 } else { 30 });
-            let text = format!("REQUIRETLS is asked for: {}", result.text);
+            let text = format!("REQUIRETLS cannot be met: {}", result.text);
             *result = RecipientResult {
                 peer: result.peer.clone(),
                 ..RecipientResult::unroutable(550, status, text)
@@ -185,17 +190,17 @@ impl<'a> Attempt<'a> {
         if self.waives_tls {
             return false;
         }
-        let Ok(route) = self.core.router.route_of(&self.queue.next_hop).await else { return false };
+        let Ok(route) = self.context.router.route_of(&self.queue.next_hop).await else { return false };
         let (host, port) = (connection.peer.host.clone(), connection.address.port());
         let need = TlsNeed { domain, host: &host, port, tls: route.tls, require_tls: self.requires_tls() };
-        let allowed = self.core.tls_policies.allows(&self.core.tasks, &need, connection);
+        let allowed = self.context.tls_policies.allows(&self.context.tasks, &need, connection);
         self.deadline.limit(allowed).await.unwrap_or(false)
     }
 
-    /// Dials host after host, each time without holding another connection: workers that hold one and wait for a
-    /// second would block each other for ever. Returns the last connection, or `last` if nothing was dialled.
+    /// Dials host after host. The previous connection is closed first: workers that wait for a second permit while they have
+    /// one would deadlock. Returns the last connection, or `last` if no host was dialled.
     async fn try_hosts(&mut self, used: Option<SocketAddr>, last: Option<Connection>) -> Option<Connection> {
-        let found = self.core.targets.hosts_of(&self.queue.next_hop, &self.batch.destination).await;
+        let found = self.context.targets.hosts_of(&self.queue.next_hop, &self.batch.destination).await;
         let targets = match found {
             Ok(targets) => targets,
             Err(error) => {
@@ -204,9 +209,10 @@ impl<'a> Attempt<'a> {
             }
         };
         let rules = if self.waives_tls {
-            self.core.tls_policies.waived_rules(&targets)
+            self.context.tls_policies.waived_rules(&targets)
         } else {
-            let rules = self.core.tls_policies.rules_for(&self.core.tasks, &targets, self.requires_tls());
+            let rules =
+                self.context.tls_policies.rules_for(&self.context.tasks, &targets, self.requires_tls());
             let Ok(rules) = self.deadline.limit(rules).await else { return last };
             rules
         };
@@ -216,7 +222,7 @@ impl<'a> Attempt<'a> {
             if state.dialled == ADDRESSES_MAX || !self.may_dial() {
                 break;
             }
-            let policy = rules.for_host(&self.core.tls_policies, endpoint);
+            let policy = rules.for_host(&self.context.tls_policies, endpoint);
             let policy = match self.deadline.limit(policy).await {
                 Ok(Ok(policy)) => policy,
                 Ok(Err(unmet)) => {
@@ -257,12 +263,12 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// The TLS policy rules the host out before it is dialled.
+    /// Records that the TLS policy excludes a host before it is dialled.
     fn record_unmet_policy(&mut self, unmet: TlsRefusal, host: &str) {
-        let TlsRefusal { text, status, lasting, ground, reported: _ } = unmet;
+        let TlsRefusal { text, status, is_permanent, basis, reported: _ } = unmet;
         let error = DeliveryError::new(Phase::Connect, text).with_class(BounceClass::Tls);
-        let error = DeliveryError { lacks_tls: lasting, status: Some(status), ..error };
-        let peer = Peer { host: host.to_owned(), tls_policy: Some(ground), ..Peer::default() };
+        let error = DeliveryError { lacks_tls: is_permanent, status: Some(status), ..error };
+        let peer = Peer { host: host.to_owned(), tls_policy: Some(basis), ..Peer::default() };
         self.record_error(&error, &Arc::new(peer));
     }
 
@@ -272,8 +278,8 @@ impl<'a> Attempt<'a> {
         self.record(&RecipientResult::from_error(error, peer));
     }
 
-    /// Sends the message to the recipients that have no conclusive result. False if the idle connection turns out to
-    /// have been closed before: that was no session.
+    /// Sends the message to the recipients without a conclusive result. Returns false if the server had closed the idle
+    /// connection before, which does not count as a session.
     async fn send(&mut self, connection: &mut Connection, was_idle: bool) -> bool {
         let open: Vec<usize> = (0..self.results.len()).filter(|&n| is_open(&self.results[n])).collect();
         let target = |delivery: &'a Delivery| Target {
@@ -307,7 +313,7 @@ impl<'a> Attempt<'a> {
             self.results[index] = Some(match (outcome, &sent.error) {
                 (Some(outcome), _) => RecipientResult::from_outcome(outcome, only_recipient, peer),
                 (None, Some(error)) => RecipientResult {
-                    // The server may have accepted the message: offering it to another host now risks a duplicate.
+                    // The server may have accepted the message, so another host could deliver a duplicate.
                     conclusive: sent.in_doubt,
                     ..RecipientResult::from_error(error, peer)
                 },
@@ -319,7 +325,7 @@ impl<'a> Attempt<'a> {
         true
     }
 
-    /// Sets the result of the recipients whose result may still improve; a reply is not replaced by a lost connection.
+    /// Sets the result of the recipients whose result may still improve. A lost connection does not replace a reply.
     fn record(&mut self, result: &RecipientResult) {
         for slot in self.results.iter_mut().filter(|slot| is_open(slot)) {
             let has_reply = slot.as_ref().is_some_and(|old| old.code.is_some());

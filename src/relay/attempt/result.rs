@@ -1,4 +1,4 @@
-//! What one attempt returns, and what it says about the site.
+//! The result of one attempt, and its feedback about the site.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ pub struct AttemptResult {
     pub results: Vec<RecipientResult>,
     /// The dialogue.
     pub transcript: Arc<str>,
-    /// What the attempt found out about our account.
+    /// The result of the login.
     pub login: LoginResult,
     /// A connection that can be used again.
     pub connection: Option<Connection>,
@@ -22,13 +22,13 @@ pub struct AttemptResult {
 }
 
 impl AttemptResult {
-    /// What the attempt says about the site: the best result for any recipient. `None` if no server was dialled.
+    /// The feedback about the site: the best one of all recipients. `None` if no server was dialled.
     pub fn site_feedback(&self) -> Option<SiteFeedback> {
         self.results.iter().filter_map(|result| self.feedback_of(result)).min_by_key(SiteFeedback::severity)
     }
 
     fn feedback_of(&self, result: &RecipientResult) -> Option<SiteFeedback> {
-        // What failed before a connection was tried, such as a TLS policy or our own network, is not the site's fault.
+        // A failure before the first connection, such as a TLS policy or the network of this server, is no feedback.
         if result.peer.address.is_none() || result.lacks_tls {
             return None;
         }
@@ -40,7 +40,7 @@ impl AttemptResult {
                 SmtpResponse { host: &peer.host, code, status: *status, text, class, mail_accepted }
                     .feedback()
             }
-            // A dialogue that broke off may be the message's or the network's fault.
+            // A lost connection after MAIL may be caused by the message or the network.
             None if mail_accepted => SiteFeedback::Deferred,
             None => SiteFeedback::Unreachable { host: peer.host.clone(), reason: text.clone() },
         })

@@ -9,13 +9,13 @@ use crate::store::Message;
 /// Characters of a diagnostic: a reply may have 64 KiB.
 const DIAGNOSTIC_CHARS_MAX: usize = 900;
 
-/// The part for programs (RFC 3464 §2).
+/// The machine-readable part (RFC 3464 §2).
 pub struct DeliveryStatus<'a> {
     /// The name of this server.
     pub hostname: &'a DomainName,
     /// The message that the DSN is about.
     pub message: &'a Message,
-    /// What became of its recipients.
+    /// The recipients that the DSN reports.
     pub recipients: &'a [DsnRecipient],
 }
 
@@ -49,7 +49,7 @@ impl DeliveryStatus<'_> {
             if let Some(host) = &recipient.host {
                 let _ = write!(text, "Remote-MTA: dns; {}\r\n", one_line(host));
             }
-            // RFC 3464 §2.3.6: the type `smtp` is for replies; our own description has another type.
+            // RFC 3464 §2.3.6: the type `smtp` is for replies; the description of this server has another type.
             let kind = if is_reply(&diagnostic) { "smtp" } else { "X-Pillarbox" };
             let _ = write!(text, "Diagnostic-Code: {kind}; {diagnostic}\r\n");
             if let Some(at) = recipient.last_attempt_at {
@@ -72,7 +72,7 @@ fn typed_address(address: &Address, reads_utf8: bool) -> String {
     if reads_utf8 {
         return format!("utf-8; {text}");
     }
-    // QCHAR; an escape must not be mistaken for xtext (RFC 3461 §4).
+    // QCHAR (RFC 6533 §3); an escape must not look like xtext (RFC 3461 §4).
     let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '\\' | '+' | '=');
     let escape = |c: char| if is_plain(c) { c.to_string() } else { format!("\\x{{{:X}}}", u32::from(c)) };
     format!("utf-8; {}", text.chars().map(escape).collect::<String>())
@@ -83,7 +83,7 @@ pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(DIAGNOSTIC_CHARS_MAX).collect()
 }
 
-/// A date field's value.
+/// The value of a date field.
 pub fn date(time: Timestamp) -> String {
     jiff::fmt::rfc2822::to_string(&time.to_zoned(jiff::tz::TimeZone::UTC)).unwrap_or_default()
 }
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_typed_and_escaped_for_those_who_read_ascii() {
+    fn a_non_ascii_address_has_the_type_utf_8_and_is_escaped_for_a_reader_of_ascii() {
         for (address, reads_utf8, expected) in [
             ("b+c@x.example", false, "rfc822; b+c@x.example"),
             ("é+c=d@x.example", true, "utf-8; é+c=d@x.example"),

@@ -23,9 +23,9 @@ const RETURNED_OCTETS_MAX: usize = 1024 * 1024;
 /// The content of a DSN.
 #[derive(Debug)]
 pub struct DsnMessage<'a> {
-    /// Our name.
+    /// The host name of this server.
     pub hostname: &'a DomainName,
-    /// The message that is reported on.
+    /// The message that the DSN is about.
     pub message: &'a Message,
     /// Its content, if it is still stored.
     pub content: Option<&'a Content>,
@@ -83,9 +83,9 @@ impl DsnMessage<'_> {
         if self.has_failure() {
             "Undelivered mail returned to sender"
         } else if self.recipients.iter().any(|recipient| matches!(recipient.action, DsnAction::Delayed(_))) {
-            "Delayed mail is still being tried"
+            "Delivery of your mail is delayed"
         } else {
-            "Mail was handed to the next server"
+            "Mail was relayed to a server without delivery reports"
         }
     }
 
@@ -129,7 +129,7 @@ impl DsnMessage<'_> {
         Some(bytes)
     }
 
-    /// The part for people (RFC 6522 §3).
+    /// The human-readable part (RFC 6522 §3).
     fn explanation(&self) -> String {
         let mut text = format!("This is the mail server {}.\r\n", self.hostname);
         if let Some(subject) = &self.message.subject {
@@ -147,18 +147,21 @@ impl DsnMessage<'_> {
                     write!(text, "Your message could not be delivered. {said}\r\n")
                 }
                 DsnAction::Failed { expired: true } => {
-                    write!(text, "The time for its delivery has run out. Last: {said}\r\n")
+                    write!(
+                        text,
+                        "Your message could not be delivered before its lifetime ended. Last result: {said}\r\n"
+                    )
                 }
                 DsnAction::Delayed(until) => write!(
                     text,
-                    "Your message is delayed. It is tried again until {}; there is nothing you have to do. \
-                     Last: {said}\r\n",
+                    "Delivery of your message is delayed. This server retries until {}; you need not do anything. \
+                     Last result: {said}\r\n",
                     date(until)
                 ),
                 DsnAction::Relayed => write!(
                     text,
-                    "Your message was handed to a server that gives no reports: what follows is not known here. \
-                     {said}\r\n"
+                    "Your message was relayed to a server that sends no delivery reports. Whether it reached the \
+                     recipient is not known here. {said}\r\n"
                 ),
             };
         }
@@ -169,7 +172,7 @@ impl DsnMessage<'_> {
     fn original(&self) -> Option<Original> {
         let content = self.content?;
         let header = self.header_octets(content);
-        // RFC 6532 §3.7, RFC 6533 §4.2, §4.3: a message with UTF-8 in its header has a type that not all senders can read.
+        // RFC 6532 §3.7, RFC 6533 §4.2, §4.3: a message with UTF-8 in its header has a type that not every sender reads.
         let is_global = !header.is_ascii();
         let is_readable = !is_global || self.message.smtputf8;
         if is_readable && self.is_returned_in_full(content) {
@@ -291,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_says_who_failed_and_why() {
+    fn a_report_names_the_failed_recipients_and_the_reasons() {
         let failures = [
             failure("bob@x.example", Some("mx.x.example"), "550 5.1.1 no such user"),
             failure("é@y.example", None, "time-out\r\nAction: delivered"),
@@ -339,12 +342,12 @@ mod tests {
     }
 
     #[test]
-    fn nobody_gets_a_report_of_a_report() {
+    fn a_dsn_causes_no_dsn() {
         assert!(compose("", "\r\n", &[failure("b@x.example", None, "no")]).is_none());
     }
 
     #[test]
-    fn an_address_beyond_ascii_gets_its_report_too() {
+    fn a_non_ascii_address_gets_its_report() {
         let new =
             compose("ä@a.example", "Subject: x\r\n\r\n", &[failure("b@x.example", None, "no")]).unwrap();
         assert!(new.message.smtputf8);
@@ -359,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_names_what_the_sender_knows_the_message_and_its_recipient_by() {
+    fn a_report_has_the_envelope_id_and_the_original_recipient() {
         let mut message = Message::clone(&sample_message("alice@a.example"));
         message.parameters.envelope_id = "QQ+20314".parse().ok();
         let mut recipient = failure("new@x.example", None, "250 2.0.0 taken");
@@ -371,7 +374,10 @@ mod tests {
         let group = "\r\n\r\nOriginal-Recipient: rfc822;old+x@x.example\r\n\
                      Final-Recipient: rfc822; new@x.example\r\nAction: relayed\r\n";
         assert!(fields.contains(group), "{fields}");
-        assert_eq!(relayed.message.subject.as_deref(), Some("Mail was handed to the next server"));
+        assert_eq!(
+            relayed.message.subject.as_deref(),
+            Some("Mail was relayed to a server without delivery reports")
+        );
         recipient.action = DsnAction::Delayed(Timestamp::UNIX_EPOCH);
         let delayed = compose_for(&message, "Subject: x\r\n\r\n", &[recipient]).unwrap();
         let fields = part(&delayed.content.submitted, "message/delivery-status").unwrap();
@@ -380,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_message_comes_back_only_where_it_was_asked_for_and_fits() {
+    fn the_full_message_is_returned_only_if_requested_and_small_enough() {
         let failed = [failure("b@x.example", None, "550 no")];
         let text = "Subject: x\r\n\r\nGr\u{fc}\u{df}e\r\n";
         let mut message = Message::clone(&sample_message("alice@a.example"));
@@ -401,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_that_speaks_smtputf8_gets_addresses_and_headers_as_they_are() {
+    fn a_sender_with_smtputf8_gets_addresses_and_headers_in_utf8() {
         let failed = [failure("é@y.example", None, "550 no")];
         let text = "Subject: Grüße\r\n\r\nbody\r\n";
         let mut message = Message::clone(&sample_message("alice@a.example"));

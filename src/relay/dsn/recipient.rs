@@ -10,17 +10,17 @@ const DELAY_REPORTED_AFTER: SignedDuration = SignedDuration::from_hours(4);
 /// What a DSN reports about one recipient.
 #[derive(Debug, Clone)]
 pub struct DsnRecipient {
-    /// The address that the mail was sent to.
+    /// The recipient address.
     pub recipient: Address,
     /// The sender's `ORCPT`.
     pub original: Option<OriginalRecipient>,
-    /// What happened.
+    /// The action.
     pub action: DsnAction,
     /// The status code.
     pub status: EnhancedStatus,
     /// The server that replied, if one did.
     pub host: Option<String>,
-    /// Its reply, or our description of the failure.
+    /// The reply of the server, or this server's description of the failure.
     pub diagnostic: String,
     /// When the last attempt was made, if one was.
     pub last_attempt_at: Option<Timestamp>,
@@ -52,7 +52,7 @@ impl DsnAction {
 }
 
 impl DsnRecipient {
-    /// What to report to the sender after a record is written, if anything. `server_sends_dsn`: the server that accepted
+    /// The report for the sender after a record; `None` if the sender gets no report. `server_sends_dsn`: the server that accepted
     /// the message supports DSNs and has been asked for one (RFC 3461 §5.2.1).
     pub fn for_record(
         message: &Message,
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sender_gets_the_reports_asked_for_and_by_default_those_of_failure() {
+    fn the_sender_gets_the_requested_reports_and_by_default_those_of_failure() {
         use DeliveryState::{Bounced, Deferred, Delivered, Expired};
         let expected = |action: &str, status: &str| Some((action.to_owned(), status.to_owned()));
         assert_eq!(reported(None, Bounced, false), expected("failed", "5.0.0"));

@@ -1,4 +1,4 @@
-//! The TLS client: certificates are verified where a policy or a route requires it, and accepted unchecked where TLS is
+//! The TLS client. It verifies certificates if a policy or a route requires it, and accepts any certificate if TLS is
 //! opportunistic.
 
 use std::path::Path;
@@ -34,8 +34,8 @@ pub enum Trust {
 }
 
 impl Trust {
-    /// Whether a connection whose certificate was checked in this way meets a requirement. With DANE the records count
-    /// as well: a server that is trusted for one domain need not be trusted for another.
+    /// Whether a connection with this trust meets a requirement. With DANE the records are compared too: a server that is
+    /// trusted for one domain need not be trusted for another.
     pub fn meets(&self, requirement: &Requirement) -> bool {
         match (requirement, self) {
             (Requirement::Opportunistic | Requirement::Tested | Requirement::Encrypted, _) => true,
@@ -90,7 +90,8 @@ impl ClientTls {
         }
     }
 
-    /// Made for each connection: the records are one host's, and a session must not be resumed under older records.
+    /// Creates a connector for one connection: the records belong to one host, and a session must not be resumed under older
+    /// records.
     fn dane(&self, set: &Arc<DaneSet>) -> Result<TlsConnector, rustls::Error> {
         let verifier = DaneVerifier { set: set.clone(), provider: self.provider.clone() };
         let mut config = builder(&self.provider)?
@@ -108,7 +109,7 @@ fn builder(
     ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()
 }
 
-/// Why a handshake failed; our own verifier's text without the library's wrapping.
+/// The text of a handshake error; an error of the DANE verifier without the wrapper of the library.
 pub fn explain(error: &std::io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(rustls::Error::InvalidCertificate(CertificateError::Other(own))) => own.to_string(),
@@ -143,7 +144,7 @@ fn certificate_fault(error: &std::io::Error) -> Option<&CertificateError> {
     }
 }
 
-/// Like `TLSv1.3 TLS13_AES_256_GCM_SHA384`.
+/// TLS version and cipher suite, such as `TLSv1.3 TLS13_AES_256_GCM_SHA384`.
 pub fn describe(stream: &TlsStream<TcpStream>) -> String {
     let session = &stream.get_ref().1;
     let version = match session.protocol_version() {
@@ -166,8 +167,8 @@ pub fn channel_binding(stream: &TlsStream<TcpStream>) -> Option<ChannelBinding> 
     session.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).ok()
 }
 
-/// Accepts any certificate. Signatures are not checked either: without a trusted certificate they prove nothing, and a
-/// certificate that the library cannot parse would only cause a fall back to no TLS.
+/// Accepts any certificate and any signature. Without a trusted certificate a signature proves nothing, and a certificate
+/// that the library cannot parse would only cause a fallback to no TLS.
 #[derive(Debug)]
 struct AcceptAny(Arc<CryptoProvider>);
 

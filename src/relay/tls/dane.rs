@@ -42,7 +42,7 @@ impl DaneVerifier {
     ) -> Result<(), Error> {
         let mut anchors = RootCertStore::empty();
         for record in self.records_of(Tlsa::TRUST_ANCHOR) {
-            // RFC 7671 §5.2.2: a digest stands for a certificate of the chain, which the server must send.
+            // RFC 7671 §5.2.2: a digest identifies a certificate of the chain, which the server must send.
             for certificate in intermediates.iter().filter(|certificate| is_match(record, certificate)) {
                 // An unreadable certificate is not trusted.
                 let _ = anchors.add(certificate.clone().into_owned());
@@ -75,13 +75,13 @@ impl DaneVerifier {
     }
 }
 
-/// A bare key as the trust anchor (RFC 7671 §5.2.3): it is tried under the issuer name of each certificate of the chain.
+/// The trust anchors of a bare key (RFC 7671 §5.2.3): one for the issuer name of each certificate of the chain.
 fn bare_key_anchors(
     key: &[u8],
     end_entity: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
 ) -> Vec<TrustAnchor<'static>> {
-    // The verifying library expects the content of the SEQUENCE.
+    // webpki expects the content of the SEQUENCE.
     let Some(key) = sequence_content(key) else { return Vec::new() };
     let chain = std::iter::once(end_entity).chain(intermediates);
     let issuers =
@@ -94,7 +94,7 @@ fn bare_key_anchors(
     issuers.map(anchor).collect()
 }
 
-/// The content of a DER SEQUENCE that takes up all of the octets (X.690 §8.1.3, §8.9).
+/// The content of a DER SEQUENCE, if it spans all octets (X.690 §8.1.3, §8.9).
 fn sequence_content(der: &[u8]) -> Option<&[u8]> {
     let (&[tag, length], rest) = der.split_first_chunk()?;
     let content = match length {

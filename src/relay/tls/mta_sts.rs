@@ -1,8 +1,8 @@
 //! MTA-STS policies of destinations (RFC 8461): discovered by a TXT record, fetched over HTTPS, cached in the store.
 //!
-//! A cached policy applies until it expires, whatever the DNS and the policy's server say meanwhile: that protects
-//! against an attacker who can forge both (§10.2). Each domain has at most one fetch at a time, in a task of its own;
-//! a delivery waits for it only a short time.
+//! A cached policy applies until it expires, even if the DNS record or the policy server disappears: this protects
+//! against an attacker who can forge both (§10.2). Each domain has at most one fetch at a time, in a task of its own. A
+//! delivery waits for the fetch at most ten seconds.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,14 +29,14 @@ use crate::relay::RelayError;
 use crate::relay::tasks::Tasks;
 use crate::store::{Policies, Store, StoreError, StsRecord};
 
-/// Domains that are cached in memory; the store has all.
+/// Maximum of domains in memory; the store has all domains.
 const DOMAINS_MAX: usize = 10_000;
-/// Concurrent fetches, and fetches that may wait for one of them.
+/// Maximum of concurrent fetches, and of running and waiting fetches together.
 const FETCHES_MAX: usize = 32;
 const FETCHES_WAITING_MAX: usize = 256;
 /// How long a delivery waits for the first policy of a domain.
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long after a failed fetch the next one is made.
+/// The time between a failed fetch and the next one.
 const FAILURE_LIFETIME: Duration = Duration::from_secs(5 * 60);
 /// The age at which a policy is fetched again although its id is unchanged (RFC 8461 §3.3).
 const AGE_MAX: SignedDuration = SignedDuration::from_hours(24);
@@ -56,7 +56,7 @@ pub struct MtaSts {
     fetches: Semaphore,
 }
 
-/// What is known of one domain.
+/// The state of one domain.
 #[derive(Clone, Default)]
 struct DomainState {
     cached: Option<CachedPolicy>,
@@ -103,7 +103,7 @@ impl MtaSts {
     }
 
     /// The policy of a domain, fetched if it is not cached or has changed.
-    pub async fn answer(self: &Arc<Self>, tasks: &Tasks, domain: &DomainName) -> StsLookup {
+    pub async fn policy_for(self: &Arc<Self>, tasks: &Tasks, domain: &DomainName) -> StsLookup {
         self.find(tasks, domain).await.unwrap_or_else(|error| {
             tracing::warn!(%domain, %error, "cannot read an MTA-STS policy from the store");
             StsLookup::Unknown(error.to_string())
@@ -111,14 +111,14 @@ impl MtaSts {
     }
 
     async fn find(self: &Arc<Self>, tasks: &Tasks, domain: &DomainName) -> Result<StsLookup, StoreError> {
-        let known = self.known(domain).await?;
+        let known = self.state_of(domain).await?;
         let now = self.clock.now();
         let cached = known.cached.clone().filter(|cached| now < cached.expires_at);
         let id = match (self.record_id(domain).await, &cached) {
             (Ok(Some(id)), _) => id,
             (Err(error), None) => return Ok(unavailable(&error.to_string(), None)),
-            // An attacker who can suppress the record must not thereby disable the policy.
-            (Ok(None) | Err(_), _) => return Ok(answer_of(cached)),
+            // An attacker who can suppress the record must not be able to disable the policy.
+            (Ok(None) | Err(_), _) => return Ok(lookup_of(cached)),
         };
         let failure = known
             .failure
@@ -129,34 +129,37 @@ impl MtaSts {
             .as_ref()
             .is_some_and(|cached| now < cached.fetched_at.saturating_add(AGE_MAX).unwrap_or(now));
         Ok(match (cached, failure) {
-            (Some(cached), _) if is_same && is_fresh => answer_of(Some(cached)),
-            (Some(cached), Some(_)) => answer_of(Some(cached)),
+            (Some(cached), _) if is_same && is_fresh => lookup_of(Some(cached)),
+            (Some(cached), Some(_)) => lookup_of(Some(cached)),
             (None, Some(failure)) => StsLookup::Unavailable(failure.fault),
             (cached, None) => {
                 let Some(mut fetch) = self.begin_fetch(tasks, domain, id, known) else {
                     return Ok(cached.map_or_else(
-                        || unavailable("too many policies are being fetched", None),
-                        |cached| answer_of(Some(cached)),
+                        || unavailable("too many policy fetches are in progress", None),
+                        |cached| lookup_of(Some(cached)),
                     ));
                 };
-                // A policy that is only due for a refresh applies meanwhile.
+                // A policy with the same id applies during its refresh.
                 if !is_same
                     && tokio::time::timeout(WAIT_MAX, fetch.changed()).await.is_err()
                     && cached.is_none()
                 {
-                    return Ok(unavailable("its server is slow", Some(TlsFailure::StsPolicyFetchError)));
+                    return Ok(unavailable(
+                        "its server did not answer within ten seconds",
+                        Some(TlsFailure::StsPolicyFetchError),
+                    ));
                 }
-                let known = self.known(domain).await?;
+                let known = self.state_of(domain).await?;
                 match (known.cached.filter(|cached| now < cached.expires_at), known.failure) {
                     (None, Some(failure)) => StsLookup::Unavailable(failure.fault),
-                    (cached, _) => answer_of(cached),
+                    (cached, _) => lookup_of(cached),
                 }
             }
         })
     }
 
     /// The state in memory, else from the store.
-    async fn known(&self, domain: &DomainName) -> Result<DomainState, StoreError> {
+    async fn state_of(&self, domain: &DomainName) -> Result<DomainState, StoreError> {
         if let Some(known) = self.lock().get(domain) {
             return Ok(known.clone());
         }
@@ -185,7 +188,7 @@ impl MtaSts {
         }
     }
 
-    /// Joins the running fetch, or starts one; `None` if there are too many. `known` is the domain's state until then.
+    /// Joins the running fetch, or starts one; `None` if too many fetches run. `known` is the present state of the domain.
     fn begin_fetch(
         self: &Arc<Self>,
         tasks: &Tasks,
@@ -245,7 +248,7 @@ impl MtaSts {
             Err((failure, reason)) => {
                 tracing::warn!(%domain, %reason, "cannot fetch an MTA-STS policy");
                 let fault = StsLookupError { reason, failure: Some(failure) };
-                // RFC 8461 §3.3: the cached policy continues to apply. A domain that is not in memory may have one in the store.
+                // RFC 8461 §3.3: the cached policy continues to apply. A domain that is not in memory may have a policy in the store.
                 if let Some(known) = self.lock().get_mut(domain) {
                     known.failure = Some(FailedFetch { id, at: self.clock.instant(), fault });
                 }
@@ -278,7 +281,7 @@ impl MtaSts {
         })?;
         match response.status {
             StatusCode::OK => Ok(response),
-            status => Err(fail(format!("its server answers {}", status.as_u16()))),
+            status => Err(fail(format!("its server replied {}", status.as_u16()))),
         }
     }
 
@@ -292,7 +295,7 @@ fn read_policy(response: &Response) -> Result<(String, StsPolicy), String> {
     let media = response.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default().trim();
     if !media.eq_ignore_ascii_case("text/plain") {
-        return Err("its server does not send text/plain".into());
+        return Err("its server did not send the media type text/plain".into());
     }
     let text =
         String::from_utf8(response.body.to_vec()).map_err(|_| "the policy is not UTF-8 text".to_owned())?;
@@ -301,7 +304,7 @@ fn read_policy(response: &Response) -> Result<(String, StsPolicy), String> {
 }
 
 /// RFC 8461 §5: mode `none` withdraws a policy.
-fn answer_of(cached: Option<CachedPolicy>) -> StsLookup {
+fn lookup_of(cached: Option<CachedPolicy>) -> StsLookup {
     match cached {
         Some(cached) if cached.policy.mode != StsMode::None => StsLookup::Policy(cached.policy),
         _ => StsLookup::Absent,

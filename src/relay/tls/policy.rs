@@ -1,4 +1,4 @@
-//! Gathers from the DNS, MTA-STS and the configuration what TLS the hosts of a domain must offer; `policy::tls` decides.
+//! Collects the facts about the TLS of a domain from the DNS, MTA-STS and the configuration; `policy::tls` decides.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,9 +38,9 @@ pub struct TlsNeed<'a> {
     pub domain: &'a DomainName,
     /// The host of the connection.
     pub host: &'a str,
-    /// Its port.
+    /// The port of the connection.
     pub port: u16,
-    /// The route's `tls`.
+    /// The `tls` setting of the route.
     pub tls: TlsMode,
     /// Whether the message was submitted with REQUIRETLS.
     pub require_tls: bool,
@@ -48,11 +48,11 @@ pub struct TlsNeed<'a> {
 
 /// The TLS rules for the hosts of one destination.
 pub enum TlsRules {
-    /// The route's, for hosts that the configuration or the tenant names.
+    /// The policy of the route, for hosts that the configuration or the tenant names.
     Route(HostPolicy),
-    /// Decided for each host by what is known of the domain.
+    /// Decided for each host from the facts about the domain.
     Domain {
-        /// What the DNS, MTA-STS and the configuration say.
+        /// The facts from the DNS, MTA-STS and the configuration.
         facts: Box<DomainFacts>,
         /// Whether the message was submitted with REQUIRETLS.
         require_tls: bool,
@@ -60,7 +60,7 @@ pub enum TlsRules {
 }
 
 impl TlsPolicies {
-    /// Whether the file with the root's keys can be used.
+    /// Checks that the file with the DNSSEC trust anchors can be used.
     ///
     /// # Errors
     /// [`RelayError::TrustAnchor`].
@@ -68,7 +68,7 @@ impl TlsPolicies {
         secure_resolver(config).map(drop)
     }
 
-    /// Reads the file with the root's keys and the one with certificate authorities.
+    /// Reads the files with the DNSSEC trust anchors and with the certificate authorities.
     ///
     /// # Errors
     /// [`RelayError::TrustAnchor`], [`RelayError::CaFile`].
@@ -92,7 +92,7 @@ impl TlsPolicies {
         self.sts.as_ref()
     }
 
-    /// Gathers the rules for a destination.
+    /// Collects the rules for a destination.
     pub async fn rules_for(&self, tasks: &Tasks, targets: &TargetHosts, require_tls: bool) -> TlsRules {
         match &targets.domain {
             None => TlsRules::Route(policy_of_route(targets, require_tls)),
@@ -103,7 +103,7 @@ impl TlsPolicies {
         }
     }
 
-    /// The rules for a message that waives TLS: the domain's policies are not looked up.
+    /// The rules for a message with `TLS-Required: No`. The policies of the domain are not looked up.
     pub fn waived_rules(&self, targets: &TargetHosts) -> TlsRules {
         match &targets.domain {
             None => TlsRules::Route(policy_of_route(targets, false)),
@@ -122,7 +122,7 @@ impl TlsPolicies {
         let is_verified = connection
             .tls_verified_for
             .as_ref()
-            .is_some_and(|verified| verified.holds_for(need.domain, VERIFIED_LIFETIME, &self.clock));
+            .is_some_and(|verified| verified.is_valid_for(need.domain, VERIFIED_LIFETIME, &self.clock));
         if is_verified && !need.require_tls {
             return true;
         }
@@ -134,8 +134,8 @@ impl TlsPolicies {
             return false;
         }
         connection.tls_verified_for = Some(TlsVerifiedFor::new(need.domain.clone(), self.clock.instant()));
-        if connection.peer.tls_policy.as_ref() != Some(&policy.ground) {
-            let peer = Peer { tls_policy: Some(policy.ground), ..Peer::clone(&connection.peer) };
+        if connection.peer.tls_policy.as_ref() != Some(&policy.basis) {
+            let peer = Peer { tls_policy: Some(policy.basis), ..Peer::clone(&connection.peer) };
             connection.peer = Arc::new(peer);
         }
         true
@@ -144,7 +144,7 @@ impl TlsPolicies {
     async fn facts_of(&self, tasks: &Tasks, domain: &DomainName, tls: TlsMode) -> DomainFacts {
         let sts = async {
             match &self.sts {
-                Some(sts) => sts.answer(tasks, domain).await,
+                Some(sts) => sts.policy_for(tasks, domain).await,
                 None => StsLookup::Absent,
             }
         };
@@ -207,8 +207,8 @@ impl TlsPolicies {
     }
 }
 
-/// Whether the header has `TLS-Required: No` (RFC 8689 §3, §4.1). TLS reports have it, so that they arrive although
-/// TLS is broken (RFC 8460 §3).
+/// Whether the header has `TLS-Required: No` (RFC 8689 §3, §4.1). TLS reports have it, so that they arrive even if TLS is
+/// broken (RFC 8460 §3).
 pub fn waives_tls(content: &Content) -> bool {
     // An unreadable header waives nothing.
     let Ok(header) = HeaderBlock::scan(&content.submitted, usize::MAX) else { return false };
@@ -228,7 +228,7 @@ fn secure_resolver(config: &config::Relay) -> Result<Option<SecureResolver>, Rel
 }
 
 impl TlsRules {
-    /// What is known of the domain, if the hosts come from its MX records.
+    /// The facts about the domain, if the hosts come from its MX records.
     pub fn facts(&self) -> Option<&DomainFacts> {
         match self {
             Self::Route(_) => None,
@@ -239,7 +239,7 @@ impl TlsRules {
     /// The policy for one host.
     ///
     /// # Errors
-    /// The host must not get the message, whatever TLS it offers.
+    /// The host must not get the message over any TLS that it may offer.
     pub async fn for_host(
         &self,
         policies: &TlsPolicies,
@@ -261,7 +261,7 @@ fn policy_of_route(targets: &TargetHosts, require_tls: bool) -> HostPolicy {
         TlsMode::Opportunistic | TlsMode::None if require_tls => (Requirement::Verified, "requiretls"),
         TlsMode::Opportunistic | TlsMode::None => (Requirement::Opportunistic, "route"),
     };
-    HostPolicy { requirement, ground: format!("{rule}: its tls is {mode}"), reported: None }
+    HostPolicy { requirement, basis: format!("{rule}: its tls is {mode}"), reported: None }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::mail::{Date, DomainName};
 use crate::model::{TlsFailure, TlsPolicyType};
 use crate::store::{Store, TlsResult, TlsResults};
 
-/// Distinct counters between two writes; beyond this limit no new one is added.
+/// Maximum of counters between two writes; beyond it no counter is added.
 const COUNTERS_MAX: usize = 10_000;
 const FLUSH_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -36,7 +36,7 @@ struct CounterKey {
 }
 
 impl TlsSessionCounts {
-    /// Nothing is counted yet.
+    /// No counts.
     pub fn new(clock: Clock) -> Self {
         Self { clock, counts: Mutex::default() }
     }
@@ -63,7 +63,7 @@ impl TlsSessionCounts {
         let results: Vec<TlsResult> =
             counts.into_iter().map(|(key, sessions)| key.with_count(sessions)).collect();
         if let Err(error) = store.add_tls_results(results.clone()).await {
-            tracing::warn!(%error, "cannot store the session counts for TLS reports; trying again");
+            tracing::warn!(%error, "cannot store the session counts for TLS reports; retrying in a minute");
             for TlsResult { day, domain, policy, mx_host, failure, sessions } in results {
                 self.add(CounterKey { day, domain, policy, mx_host, failure }, sessions);
             }
@@ -72,10 +72,10 @@ impl TlsSessionCounts {
 
     fn add(&self, key: CounterKey, sessions: u32) {
         let mut counts = self.lock();
-        let has_room = counts.len() < COUNTERS_MAX;
+        let has_capacity = counts.len() < COUNTERS_MAX;
         match counts.entry(key) {
             Entry::Occupied(mut entry) => *entry.get_mut() = entry.get().saturating_add(sessions),
-            Entry::Vacant(entry) if has_room => drop(entry.insert(sessions)),
+            Entry::Vacant(entry) if has_capacity => drop(entry.insert(sessions)),
             Entry::Vacant(_) => {}
         }
     }

@@ -79,7 +79,7 @@ def faults_of(server, postfix):
     if not reply.startswith("250 "):
         yield f"the right password: {reply}"
     reply = last_reply(server, submit(server, "wrong.example", postfix.port, "wrong"))
-    if not reply.startswith("on hold: ") or "535 5.7.8" not in reply:
+    if not reply.startswith("back-off: ") or "535 5.7.8" not in reply:
         yield f"the wrong password: {reply}"
     taken = [line for line in postfix.log().splitlines() if "sasl_method=" in line]
     if len(taken) != 1 or f"sasl_method=SCRAM-SHA-256, sasl_username={USER}" not in taken[0]:
