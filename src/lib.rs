@@ -1,6 +1,7 @@
 //! Pillarbox: a self-hosted, multi-tenant SMTP submission relay.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod accept_loop;
 pub mod api;
 pub mod app;
 pub mod cli;
@@ -13,7 +14,6 @@ pub mod egress_guard;
 pub mod histogram;
 pub mod http_client;
 pub mod limits;
-pub mod listener;
 pub mod mail;
 pub mod maintenance;
 pub mod metrics;

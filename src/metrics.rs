@@ -27,9 +27,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accept_loop;
 use crate::histogram::HistogramReading;
 use crate::limits::connection_limiter::ConnectionLimiter;
-use crate::listener;
 use crate::model::BounceClass;
 use crate::queue::{ConnectionCounts, QueueManager};
 use crate::store::{Journal, Outbox, QueueOverview, QueueRequest, Store, StoreCounts, StoreError};
@@ -98,7 +98,7 @@ impl Metrics {
     /// Serves scrapes until `stop`.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         let (tasks, permits) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
-        listener::accept_until(&stop, listener, |stream, _| {
+        accept_loop::accept_until(&stop, listener, |stream, _| {
             let Ok(permit) = permits.clone().try_acquire_owned() else { return };
             let (metrics, stop) = (self.clone(), stop.clone());
             tasks.spawn(async move {

@@ -19,8 +19,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use crate::accept_loop;
 use crate::limits::connection_limiter::{ConnectionSlot, LimitReached};
-use crate::listener;
 use crate::mail::Timestamp;
 use crate::model::{RefusalCode, RequestId};
 use crate::tls::SharedServerConfig;
@@ -60,7 +60,7 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener, stop: CancellationToken
     let tasks = Tasks::new(stop.clone());
     let mut builder = Builder::new(tasks.clone());
     configure(&mut builder);
-    listener::accept_until(&stop, listener, |stream, peer| {
+    accept_loop::accept_until(&stop, listener, |stream, peer| {
         let place = match admit(&api, peer) {
             Ok(place) => Arc::new(place),
             Err(option) => return refuse(&stream, api.tls.is_none(), option, api.now()),

@@ -3,16 +3,16 @@
 //!
 //! No I/O, no clock. Imports `mail` and `model`, and of `smtp` the reply and its phase.
 
+pub mod admission;
 pub mod bounce_classifier;
-pub mod concurrency_limiter;
 pub mod deficit_round_robin;
 pub mod fair_queue;
 pub mod fixed_window;
 pub mod mta_sts;
 pub mod reply_verdict;
-pub mod retry;
+pub mod retry_schedule;
 pub mod site;
 pub mod site_feedback;
+pub mod site_limiter;
 pub mod slot_counts;
-pub mod submission;
 pub mod tls;

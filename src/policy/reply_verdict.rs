@@ -1,7 +1,7 @@
 //! The verdict on a reply for a recipient: delivered, deferred or bounced, and whether to suppress the address.
 
 use super::bounce_classifier::classify;
-use super::retry::RetryPace;
+use super::retry_schedule::RetryPace;
 use crate::mail::EnhancedStatus;
 use crate::model::BounceClass;
 use crate::smtp::Reply;

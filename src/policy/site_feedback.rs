@@ -64,8 +64,8 @@ pub struct SmtpResponse<'a> {
     pub text: &'a str,
     /// The class of a failure.
     pub class: Option<BounceClass>,
-    /// Whether a host had accepted MAIL in this attempt.
-    pub mail_accepted: bool,
+    /// Whether a transaction was started in this attempt: MAIL was sent.
+    pub transaction_started: bool,
 }
 
 impl SmtpResponse<'_> {
@@ -73,23 +73,23 @@ impl SmtpResponse<'_> {
     pub fn feedback(&self) -> SiteFeedback {
         match self.code {
             // Limits of one sender or recipient do not affect others.
-            400..500 if self.mail_accepted && self.concerns_one_sender_or_recipient() => {
+            400..500 if self.transaction_started && self.concerns_one_sender_or_recipient() => {
                 SiteFeedback::Deferred
             }
-            421 if !self.mail_accepted || self.is_policy() || self.concerns_this_server() => {
+            421 if !self.transaction_started || self.is_policy() || self.concerns_this_server() => {
                 self.site_refused()
             }
             421 => SiteFeedback::Overloaded { reason: self.reason() },
             400..500 if self.is_rate_limit() => self.site_refused(),
             400..500 => SiteFeedback::Deferred,
             // A refusal before MAIL concerns this server or the host (RFC 5321 §3.1).
-            500.. if !self.mail_accepted => self.site_refused(),
+            500.. if !self.transaction_started => self.site_refused(),
             _ => SiteFeedback::Served { host: self.host.to_owned() },
         }
     }
 
     fn site_refused(&self) -> SiteFeedback {
-        match self.mail_accepted {
+        match self.transaction_started {
             true => SiteFeedback::Throttled { reason: self.reason() },
             false => SiteFeedback::Refused { host: self.host.to_owned(), reason: self.reason() },
         }
@@ -156,14 +156,14 @@ mod tests {
     use crate::smtp::client::{Phase, ReplyReader};
 
     /// A reply of `mx`, to MAIL if MAIL was accepted before.
-    fn feedback_of(text: &str, mail_accepted: bool) -> SiteFeedback {
+    fn feedback_of(text: &str, transaction_started: bool) -> SiteFeedback {
         let mut reader = ReplyReader::new();
         reader.buffer().extend_from_slice(format!("{text}\r\n").as_bytes());
         let reply = reader.next_reply().unwrap().unwrap();
-        let phase = if mail_accepted { Phase::Mail } else { Phase::Greeting };
+        let phase = if transaction_started { Phase::Mail } else { Phase::Greeting };
         let class = (reply.code >= 400).then(|| classify(phase, &reply));
         let (code, status, text) = (reply.code, reply.enhanced, reply.lines.join(" "));
-        SmtpResponse { host: "mx", code, status, text: &text, class, mail_accepted }.feedback()
+        SmtpResponse { host: "mx", code, status, text: &text, class, transaction_started }.feedback()
     }
 
     #[test]

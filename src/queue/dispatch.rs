@@ -7,9 +7,9 @@ use super::claim::Claim;
 use super::queue_key::{NextHop, QueueKey};
 use crate::clock::Instant;
 use crate::model::{TenantId, Weight};
-use crate::policy::concurrency_limiter::{Allowance, ConcurrencyLimiter, Rule, SiteBackoff};
 use crate::policy::fair_queue::{FairQueue, Grant, Job, reserved_in_queue};
 use crate::policy::site_feedback::SiteFeedback;
+use crate::policy::site_limiter::{Allowance, Rule, SiteBackoff, SiteLimiter};
 
 /// Maximum of destination queues with a limiter. Above it, the limiters of unused ones are removed.
 const QUEUES_MAX: usize = 20_000;
@@ -21,7 +21,7 @@ const CROWDED_AT: usize = 512;
 /// Claims that wait for a slot, and the limiters of their destination queues.
 pub struct Dispatcher {
     fairness: FairQueue<TenantId, QueueKey, Claim>,
-    limiters: HashMap<QueueKey, ConcurrencyLimiter>,
+    limiters: HashMap<QueueKey, SiteLimiter>,
     /// When destination queues with waiting claims may send again.
     reopenings: BTreeMap<(Instant, u64), QueueKey>,
     reopenings_noted: u64,
@@ -86,7 +86,7 @@ impl Dispatcher {
                 self.forget_idle(Duration::ZERO, now);
             }
             let rule = self.rule_of(&queue_key);
-            self.limiters.insert(queue_key.clone(), ConcurrencyLimiter::new(rule, now));
+            self.limiters.insert(queue_key.clone(), SiteLimiter::new(rule, now));
         }
         self.fairness.push(Job {
             tenant,
@@ -172,7 +172,7 @@ impl Dispatcher {
 
     /// Maximum of messages over one connection of a destination queue.
     pub fn messages_per_connection_max(&self, queue_key: &QueueKey) -> u32 {
-        let rule = self.limiters.get(queue_key).map_or(&self.default_rule, ConcurrencyLimiter::rule);
+        let rule = self.limiters.get(queue_key).map_or(&self.default_rule, SiteLimiter::rule);
         rule.messages_per_connection_max
     }
 
@@ -253,7 +253,7 @@ impl Dispatcher {
     pub fn queue_states(&self, now: Instant) -> Vec<QueueState> {
         let state = |queue_key: &QueueKey, in_use: usize, waiting: usize| QueueState {
             queue_key: queue_key.clone(),
-            limit: self.limiters.get(queue_key).map_or(0, ConcurrencyLimiter::limit),
+            limit: self.limiters.get(queue_key).map_or(0, SiteLimiter::limit),
             in_use,
             waiting,
             backoff: self.backoff(queue_key, now),

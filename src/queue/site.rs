@@ -11,8 +11,8 @@ use std::time::Duration;
 use crate::clock::{Clock, Instant};
 use crate::config;
 use crate::mail::{DomainName, Host};
-use crate::policy::concurrency_limiter::Rule;
 use crate::policy::site;
+use crate::policy::site_limiter::Rule;
 
 /// Maximum of cached domains. Above it the oldest are removed; each costs another look-up.
 const DOMAINS_MAX: usize = 50_000;

@@ -11,7 +11,7 @@ use super::wait_reasons::{SiteStatus, WaitRecord};
 use crate::clock::{Clock, Instant};
 use crate::mail::{DomainName, Host, Timestamp};
 use crate::model::{QueueFilter, WaitReason};
-use crate::policy::concurrency_limiter::SiteBackoff;
+use crate::policy::site_limiter::SiteBackoff;
 
 /// Maximum of domains of one site in the snapshot.
 const DOMAINS_SHOWN_MAX: usize = 100;

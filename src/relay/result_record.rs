@@ -8,7 +8,7 @@ use super::recipient_result::RecipientResult;
 use crate::mail::Timestamp;
 use crate::model::{AttemptId, BounceClass, DeliveryState, SuppressionReason};
 use crate::policy::reply_verdict::Verdict;
-use crate::policy::retry::Failure;
+use crate::policy::retry_schedule::Failure;
 use crate::store::{Attempt, AttemptRecord, Batch, Delivery, NewSuppression};
 
 /// Characters of a reply that are stored and shown.

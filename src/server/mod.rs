@@ -22,12 +22,12 @@ use tracing::Instrument;
 
 use self::min_rate::MinRate;
 use self::session_services::Peer;
+use crate::accept_loop;
 use crate::clock::Clock;
 use crate::config;
 use crate::limits::auth_limiter::AuthLimiter;
 use crate::limits::connection_limiter::{ConnectionLimiter, ConnectionSlot, LimitReached, Limits};
 use crate::limits::memory_budget::MemoryBudget;
-use crate::listener;
 use crate::mail::DomainName;
 use crate::smtp::server::replies;
 use crate::smtp::{self, BareNewline, DataLimits, Reply, proxy};
@@ -109,7 +109,7 @@ impl Server {
     /// received may complete.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, security: Security, stop: CancellationToken) {
         let connections = TaskTracker::new();
-        listener::accept_until(&stop, listener, |stream, peer| {
+        accept_loop::accept_until(&stop, listener, |stream, peer| {
             let Some(slot) = self.admit(&stream, peer, security) else { return };
             let task = self.clone().serve_connection(stream, peer, slot, security, stop.clone());
             let span = tracing::info_span!("smtp", %peer, client = tracing::field::Empty);

@@ -14,8 +14,9 @@
 
 #[cfg(test)]
 pub(crate) mod contract;
-mod dispatch;
+mod engine;
 mod error;
+mod free_space;
 mod memory;
 mod options;
 mod records;
@@ -24,7 +25,7 @@ mod traits;
 
 use crate::mail::SignedDuration;
 
-pub use dispatch::Store;
+pub use engine::Store;
 pub use error::{Conflict, Result, StoreError};
 pub use memory::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange, SpoolFeed};
 pub use options::{Access, OpenError, StoreOptions};

@@ -3,16 +3,15 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use tracing::Instrument;
 
 use super::header_rewrite::{self, ReceivedField};
 use super::send_limit::{QuotaRequest, QuotaReservation};
+use super::submission_key::submission_key;
 use super::{Submission, SubmissionService, SubmissionSettings, Submitter, storage_refusal};
-use crate::mail::{Content, DomainName, Envelope, MailParameters, Recipient, Timestamp};
+use crate::mail::{Content, DomainName, MailParameters, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, Refusal, RefusalCode, TenantId};
-use crate::policy::submission::SendingDomain;
+use crate::policy::admission::SendingDomain;
 use crate::store::{Key, Message, NewMessage, Spool, StoreError, SubmissionKey, Tenant};
 
 /// A message being stored has weight 1, plus 1 for each this many octets.
@@ -238,48 +237,6 @@ impl SubmissionService {
         prefix.push_str(&String::from_utf8_lossy(&unsigned.prefix));
         Ok((Content { prefix: prefix.into(), submitted: unsigned.submitted }, signing_domain))
     }
-}
-
-/// The key that the caller gave, or that the message has in its header.
-fn submission_key(submission: &Submission, header: &header_rewrite::CheckedHeader) -> Option<SubmissionKey> {
-    let Submission { envelope, message, extras, .. } = submission;
-    let own_key = || {
-        let name = format!("smtp {}", header.idempotency_key.as_ref()?);
-        Some(SubmissionKey { name, digest: digest_of(envelope, message) })
-    };
-    extras.submission_key.clone().or_else(own_key)
-}
-
-/// A digest of everything that distinguishes submissions. Lengths separate the parts unambiguously.
-fn digest_of(envelope: &Envelope, message: &Bytes) -> [u8; 32] {
-    let Envelope { reverse_path, recipients, parameters, .. } = envelope;
-    let mut recipients: Vec<String> = recipients.iter().map(describe_recipient).collect();
-    recipients.sort_unstable();
-    let described = [reverse_path.to_string(), describe_parameters(parameters)];
-    let parts = recipients.iter().chain(&described).map(String::as_bytes).chain([&message[..]]);
-    let mut digest = Sha256::new();
-    for part in parts {
-        digest.update((part.len() as u64).to_be_bytes());
-        digest.update(part);
-    }
-    digest.finalize().into()
-}
-
-fn describe_recipient(recipient: &Recipient) -> String {
-    let Recipient { address, parameters } = recipient;
-    let notify = parameters.notify.map(|notify| notify.to_string());
-    let original = parameters.original_recipient.as_ref().map(ToString::to_string);
-    format!("{address} {notify:?} {original:?}")
-}
-
-/// The parameters as given by the client: a release time computed from `HOLDFOR` differs at each attempt.
-fn describe_parameters(parameters: &MailParameters) -> String {
-    let MailParameters { return_content, envelope_id, require_tls, release_at, hold_for_s, deliver_by } =
-        parameters;
-    let return_content = return_content.map(|content| content.as_str());
-    let envelope_id = envelope_id.as_ref().map(ToString::to_string);
-    let held_until = release_at.filter(|_| hold_for_s.is_none());
-    format!("{return_content:?} {envelope_id:?} {require_tls} {held_until:?} {hold_for_s:?} {deliver_by:?}")
 }
 
 fn log_duplicate(tenant: &Tenant, earlier: MessageId) -> MessageId {

@@ -8,7 +8,7 @@ use crate::dkim::{SignError, Signer};
 use crate::limits::versioned_cache::VersionedCache;
 use crate::mail::DomainName;
 use crate::model::{DkimKeyState, DomainId, Environment, KeyId, TenantId};
-use crate::policy::submission::SendingDomain;
+use crate::policy::admission::SendingDomain;
 use crate::store::{Directory, Domain, Key, Store, StoreError, Tenant};
 
 /// Another process can revoke keys (`pillarbox key revoke`), which only a new query detects.

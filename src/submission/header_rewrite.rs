@@ -11,7 +11,7 @@ use crate::mail::{
     Address, DomainName, HeaderBlock, HeaderError, MailboxListError, Timestamp, parse_mailbox_list,
 };
 use crate::model::{MessageId, Refusal, RefusalCode};
-use crate::policy::submission::{refuse_from, refuse_from_count};
+use crate::policy::admission::{refuse_from, refuse_from_count};
 
 /// Downstream parsers are slow on huge headers, some quadratically.
 const HEADER_OCTETS_MAX: usize = 256 * 1024;

@@ -8,6 +8,7 @@ mod header_rewrite;
 mod rejection_counters;
 mod rejection_log_limit;
 mod send_limit;
+mod submission_key;
 #[cfg(test)]
 mod tests;
 
@@ -27,10 +28,10 @@ use crate::histogram::{Histogram, HistogramReading, UP_TO_SECONDS};
 use crate::limits::tenant_semaphore::TenantSemaphore;
 use crate::mail::{Address, DomainName, Envelope, Host, ReversePath, SignedDuration, Timestamp};
 use crate::model::{Environment, KeySecret, Refusal, RefusalCode, RequestId, Scope, Stage};
-use crate::policy::fixed_window::QuotaStatus;
-use crate::policy::submission::{
+use crate::policy::admission::{
     Sender, SendingDomain, SuppressionFacts, admit_from, admit_recipient, admit_sender, admit_tenant,
 };
+use crate::policy::fixed_window::QuotaStatus;
 use crate::store::{
     Annotations, Conflict, Directory, Journal, Key, Rejection, ScramCredential, Store, StoreError,
     SubmissionKey, Tenant,
@@ -236,7 +237,6 @@ impl SubmissionService {
     ) -> Result<(), Refusal> {
         let current = self.refresh(submitter).await?;
         let sender = describe(&current);
-        admit_tenant(&sender, submitter.scope)?;
         let covering = match path.mailbox() {
             Some(address) => self.covering(submitter, address).await?,
             None => Arc::default(),
@@ -338,7 +338,7 @@ impl SubmissionService {
     }
 
     /// The submitter's current key and tenant: during a session a key may be revoked, expire or be restricted to
-    /// other networks, and a tenant may be suspended. Each command loads them once, and so does [`Self::enqueue`].
+    /// other networks or scopes, and a tenant may be suspended. Each command loads them once, and so does [`Self::enqueue`].
     async fn refresh(&self, submitter: &Submitter) -> Result<Arc<(Key, Tenant)>, Refusal> {
         let current = self.directory.key(submitter.key.id).await.map_err(storage_refusal)?;
         let current = current.filter(|current| is_valid(&current.0, self.clock.now())).ok_or_else(|| {
@@ -349,6 +349,7 @@ impl SubmissionService {
             )
         })?;
         check_network(&current.0, submitter.client_address)?;
+        admit_tenant(&describe(&current), submitter.scope)?;
         Ok(current)
     }
 
@@ -381,7 +382,7 @@ impl SubmissionService {
             let domain = admit_from(&sender, address, &covering)?;
             first.get_or_insert_with(|| domain.clone());
         }
-        first.ok_or_else(|| crate::policy::submission::refuse_from_count(0))
+        first.ok_or_else(|| crate::policy::admission::refuse_from_count(0))
     }
 }
 

@@ -5,8 +5,8 @@ use tokio::task::{JoinSet, yield_now};
 
 use super::*;
 use crate::mail::{BodyType, MailParameters, Notify};
-use crate::model::{DkimAlgorithm, DkimKeyState, Environment, TenantId, Verification};
-use crate::store::{NewDkimKey, NewDomain, NewKey, NewTenant, RateLimit, SqliteOptions};
+use crate::model::{DkimAlgorithm, DkimKeyState, Environment, TenantId, TenantStatus, Verification};
+use crate::store::{NewDkimKey, NewDomain, NewKey, NewTenant, RateLimit, SqliteOptions, TenantPatch};
 
 const BACKLOG: usize = 20;
 
@@ -265,13 +265,21 @@ async fn each_command_looks_up_the_key_once_and_so_does_storing() {
 }
 
 #[tokio::test]
-async fn a_revoked_key_is_noticed_at_every_command_of_a_transaction() {
+async fn a_revoked_key_or_suspended_tenant_is_noticed_at_every_command_of_a_transaction() {
     let fixture = Fixture::make().await;
     let submitter = fixture.submitter("one").await;
     let service = &fixture.submission;
     let checked = service.check(submission(&submitter)).await.unwrap();
     let (path, recipient) =
         (submission(&submitter).envelope.reverse_path, Address::parse("b@else.example").unwrap());
+    let suspended = TenantPatch { status: Some(TenantStatus::Suspended), ..TenantPatch::default() };
+    fixture.store.update_tenant(submitter.tenant.id, suspended, Timestamp::now()).await.unwrap();
+    let again = service.check(submission(&submitter)).await;
+    assert_eq!(again.map(drop).unwrap_err().code, RefusalCode::TenantSuspended);
+    assert_eq!(service.enqueue(checked).await.unwrap_err().code, RefusalCode::TenantSuspended);
+    let active = TenantPatch { status: Some(TenantStatus::Active), ..TenantPatch::default() };
+    fixture.store.update_tenant(submitter.tenant.id, active, Timestamp::now()).await.unwrap();
+    let checked = service.check(submission(&submitter)).await.unwrap();
     assert!(fixture.store.revoke_key(submitter.key.id, Timestamp::now()).await.unwrap());
     for refused in [
         service.admit_sender(&submitter, &path, false).await,

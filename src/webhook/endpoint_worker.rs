@@ -8,7 +8,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::request::{ResponseClass, WebhookRequest, classify};
-use super::retry::next_attempt_at;
+use super::retry_schedule::next_attempt_at;
 use super::{STORE_RETRY_DELAY, WebhookDispatcher};
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{MessageId, WebhookDeliveryId, WebhookId};

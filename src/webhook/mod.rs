@@ -6,7 +6,7 @@
 
 mod endpoint_worker;
 mod request;
-mod retry;
+mod retry_schedule;
 mod signature;
 
 use std::collections::HashMap;
@@ -28,7 +28,7 @@ use crate::rng::Rng;
 use crate::store::{Outbox, Store};
 use endpoint_worker::EndpointWorker;
 
-pub use retry::RETRIES;
+pub use retry_schedule::RETRIES;
 
 /// Time that a stop waits for running requests. An interrupted request is repeated after the next start.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);

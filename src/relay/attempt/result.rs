@@ -32,16 +32,16 @@ impl AttemptResult {
         if result.peer.address.is_none() || result.lacks_tls {
             return None;
         }
-        let mail_accepted = self.sessions > 0;
+        let transaction_started = self.sessions > 0;
         let RecipientResult { peer, enhanced: status, text, .. } = result;
         Some(match result.code {
             Some(code) => {
                 let class = result.verdict.class();
-                SmtpResponse { host: &peer.host, code, status: *status, text, class, mail_accepted }
+                SmtpResponse { host: &peer.host, code, status: *status, text, class, transaction_started }
                     .feedback()
             }
             // A lost connection after MAIL may be caused by the message or the network.
-            None if mail_accepted => SiteFeedback::Deferred,
+            None if transaction_started => SiteFeedback::Deferred,
             None => SiteFeedback::Unreachable { host: peer.host.clone(), reason: text.clone() },
         })
     }

@@ -39,11 +39,11 @@ use self::probe::Probe;
 use self::queue::StatsCache;
 use self::readers::Readers;
 pub use self::secret_encryption::check_master_key;
-use self::spool::FreeSpace;
 use self::unit_of_work::Tx;
 use self::writer::Writer;
 use super::memory::{CommitCounters, DirectoryVersion, WebhookDueIndex, lock};
 use super::{Access, Conflict, JournalCursor, OpenError, Result, SpoolFeed, StoreError};
+use crate::store::free_space::FreeSpace;
 
 /// How a data directory is opened.
 #[derive(Debug, Clone)]

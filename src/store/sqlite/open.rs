@@ -13,11 +13,12 @@ use super::leftovers;
 use super::readers::Readers;
 use super::schema::{MigrationError, is_current, migrate};
 use super::secret_encryption::{MasterKeyFile, SealedColumn, Sealer};
-use super::spool::{FreeSpace, due_rows};
+use super::spool::due_rows;
 use super::writer::{CommitHooks, Writer};
 use super::{SqliteOptions, SqliteStore};
 use super::{events, outbox};
 use crate::durable_file::{create_directory, remove_unfinished, sync_directory};
+use crate::store::free_space::FreeSpace;
 use crate::store::memory::{CommitCounters, DirectoryVersion, WebhookDueIndex};
 use crate::store::{Access, OpenError, SpoolFeed};
 

@@ -3,13 +3,10 @@
 mod damage;
 pub(super) mod due_rows;
 mod enqueue;
-mod free_space;
 mod record;
 pub(super) mod submission_key;
 
 use std::sync::Arc;
-
-pub(super) use self::free_space::FreeSpace;
 
 use self::enqueue::{EnqueueJob, Stored};
 use self::record::RecordJob;

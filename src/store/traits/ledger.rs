@@ -1,6 +1,6 @@
 use crate::mail::Timestamp;
 use crate::model::{TenantId, UsageInterval};
-use crate::store::dispatch::store_trait;
+use crate::store::engine::store_trait;
 use crate::store::{LimitWarning, Result, Usage, UsedBy};
 
 store_trait! {

@@ -1,4 +1,4 @@
-//! Checks the free space in the file system of the data directory.
+//! Notices a full disk: checks the free space in the file system of the data directory.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -9,19 +9,19 @@ use crate::store::memory::lock;
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Queries the file system at most once a second.
-pub(in crate::store::sqlite) struct FreeSpace {
+pub(in crate::store) struct FreeSpace {
     data_dir: PathBuf,
     octets_min: u64,
     last: Mutex<Option<(Instant, bool)>>,
 }
 
 impl FreeSpace {
-    pub(in crate::store::sqlite) fn new(data_dir: &Path, octets_min: u64) -> Self {
+    pub(in crate::store) fn new(data_dir: &Path, octets_min: u64) -> Self {
         Self { data_dir: data_dir.to_owned(), octets_min, last: Mutex::new(None) }
     }
 
     /// Whether there is less free space than required.
-    pub(in crate::store::sqlite) fn is_short(&self) -> bool {
+    pub(in crate::store) fn is_short(&self) -> bool {
         let mut last = lock(&self.last);
         match *last {
             Some((at, is_short)) if at.elapsed() < SAMPLE_INTERVAL => is_short,
@@ -35,7 +35,7 @@ impl FreeSpace {
     }
 
     /// The octets that are free for this process.
-    pub(in crate::store::sqlite) fn available(&self) -> Option<u64> {
+    pub(in crate::store) fn available(&self) -> Option<u64> {
         match rustix::fs::statvfs(&self.data_dir) {
             Ok(found) => Some(found.f_bavail.saturating_mul(found.f_frsize)),
             Err(error) => {

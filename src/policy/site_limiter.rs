@@ -64,7 +64,7 @@ pub struct SiteBackoff {
 
 /// The state of one site.
 #[derive(Debug)]
-pub struct ConcurrencyLimiter {
+pub struct SiteLimiter {
     rule: Rule,
     limit: usize,
     /// Below this limit each message adds one, above it each round of messages.
@@ -83,7 +83,7 @@ pub struct ConcurrencyLimiter {
     used_at: Instant,
 }
 
-impl ConcurrencyLimiter {
+impl SiteLimiter {
     /// A site without history.
     pub fn new(rule: Rule, now: Instant) -> Self {
         let connections_max = rule.connections_max.max(1);
@@ -328,7 +328,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Reports this many accepted messages with all connections in use.
-    fn serve(limiter: &mut ConcurrencyLimiter, messages: usize, now: Instant) {
+    fn serve(limiter: &mut SiteLimiter, messages: usize, now: Instant) {
         for _ in 0..messages {
             limiter.record_feedback(&served(), now, limiter.limit(), now);
         }
@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn the_limit_doubles_each_round_until_the_first_overload_and_then_grows_slowly() {
         let start = Instant::now();
-        let mut limiter = ConcurrencyLimiter::new(rule(40), start);
+        let mut limiter = SiteLimiter::new(rule(40), start);
         assert_eq!(limiter.allowance(0, start), Allowance::UpTo(2));
         serve(&mut limiter, 2, start);
         assert_eq!(limiter.limit(), 4);
@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn a_limit_that_is_not_used_does_not_grow() {
         let now = Instant::now();
-        let mut limiter = ConcurrencyLimiter::new(rule(20), now);
+        let mut limiter = SiteLimiter::new(rule(20), now);
         for _ in 0..50 {
             limiter.record_feedback(&served(), now, 1, now);
         }
@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn a_trusted_site_starts_at_its_maximum_and_never_backs_off() {
         let mut now = Instant::now();
-        let mut limiter = ConcurrencyLimiter::new(Rule { trusted: true, ..rule(200) }, now);
+        let mut limiter = SiteLimiter::new(Rule { trusted: true, ..rule(200) }, now);
         assert_eq!(limiter.limit(), 200);
         for feedback in [throttled(), overloaded(), refused("mx"), unreachable("mx")].iter().cycle().take(20)
         {
@@ -380,7 +380,7 @@ mod tests {
     #[test]
     fn with_suffix_rules_only_hosts_that_accepted_mail_cause_a_back_off() {
         let mut now = Instant::now();
-        let mut limiter = ConcurrencyLimiter::new(Rule { by_suffix: true, ..rule(20) }, now);
+        let mut limiter = SiteLimiter::new(Rule { by_suffix: true, ..rule(20) }, now);
         for known in [false, true] {
             for host in ["www", "mx"] {
                 for feedback in [unreachable(host), refused(host)] {
@@ -412,7 +412,7 @@ mod tests {
     #[test]
     fn an_unreachable_host_causes_no_back_off_if_others_accepted_mail_meanwhile() {
         let start = Instant::now();
-        let mut limiter = ConcurrencyLimiter::new(rule(20), start);
+        let mut limiter = SiteLimiter::new(rule(20), start);
         serve(&mut limiter, 1, start + SECOND);
         assert!(!limiter.record_feedback(&unreachable("mx"), start, 1, start + 2 * SECOND));
         assert!(limiter.record_feedback(&unreachable("mx"), start + 2 * SECOND, 1, start + 3 * SECOND));
@@ -421,7 +421,7 @@ mod tests {
     #[test]
     fn deferrals_without_success_count_as_overload() {
         let now = Instant::now();
-        let mut limiter = ConcurrencyLimiter::new(rule(20), now);
+        let mut limiter = SiteLimiter::new(rule(20), now);
         serve(&mut limiter, 100, now);
         for n in 0..30 {
             limiter.record_feedback(
@@ -442,7 +442,7 @@ mod tests {
     #[test]
     fn a_back_off_doubles_until_mail_is_accepted() {
         let mut now = Instant::now();
-        let mut limiter = ConcurrencyLimiter::new(rule(20), now);
+        let mut limiter = SiteLimiter::new(rule(20), now);
         serve(&mut limiter, 100, now);
         let mut lengths = Vec::new();
         for _ in 0..7 {
@@ -469,7 +469,7 @@ mod tests {
     #[test]
     fn overload_with_a_single_connection_is_a_back_off() {
         let now = Instant::now();
-        let mut limiter = ConcurrencyLimiter::new(rule(20), now);
+        let mut limiter = SiteLimiter::new(rule(20), now);
         assert!(!limiter.record_feedback(&overloaded(), now, 2, now));
         assert!(limiter.record_feedback(&overloaded(), now, 1, now));
     }
@@ -479,7 +479,7 @@ mod tests {
         let start = Instant::now();
         for (per_minute, expected) in [(6, 6..=7), (60, 60..=61), (600, 600..=610)] {
             let mut limiter =
-                ConcurrencyLimiter::new(Rule { messages_per_minute: Some(per_minute), ..rule(20) }, start);
+                SiteLimiter::new(Rule { messages_per_minute: Some(per_minute), ..rule(20) }, start);
             let (mut now, mut sent) = (start, 0);
             while now < start + MINUTE {
                 match limiter.allowance(0, now) {
@@ -492,8 +492,7 @@ mod tests {
             }
             assert!(expected.contains(&sent), "{sent} of {per_minute}");
         }
-        let mut limiter =
-            ConcurrencyLimiter::new(Rule { connections_per_minute: Some(6), ..rule(20) }, start);
+        let mut limiter = SiteLimiter::new(Rule { connections_per_minute: Some(6), ..rule(20) }, start);
         limiter.begin_connection(start);
         assert_eq!(limiter.allowance(0, start), Allowance::NotBefore(start + 10 * SECOND));
         assert_eq!(limiter.allowance(1, start), Allowance::UpTo(1), "open connections are still used");
@@ -516,7 +515,7 @@ mod tests {
             lessons in prop::collection::vec((feedback(), 0u64..100, 0usize..50), 0..300),
         ) {
             let mut now = Instant::now();
-            let mut limiter = ConcurrencyLimiter::new(rule(most), now);
+            let mut limiter = SiteLimiter::new(rule(most), now);
             for (feedback, seconds, in_use) in lessons {
                 let began = now;
                 now += Duration::from_secs(seconds);

@@ -33,11 +33,11 @@ macro_rules! store_trait {
     ($(#[$about:meta])* pub trait $Trait:ident { $($verbs:tt)* }) => {
         $(#[$about])*
         pub trait $Trait {
-            $crate::store::dispatch::store_trait! { @declare $($verbs)* }
+            $crate::store::engine::store_trait! { @declare $($verbs)* }
         }
 
         impl $Trait for $crate::store::Store {
-            $crate::store::dispatch::store_trait! { @forward $Trait; $($verbs)* }
+            $crate::store::engine::store_trait! { @forward $Trait; $($verbs)* }
         }
     };
 
@@ -47,14 +47,14 @@ macro_rules! store_trait {
     ) => {
         $(#[$about])*
         fn $verb(&self $(, $argument: $type)*) -> impl ::std::future::Future<Output = $answer> + Send;
-        $crate::store::dispatch::store_trait! { @declare $($rest)* }
+        $crate::store::engine::store_trait! { @declare $($rest)* }
     };
     (@declare $(#[$about:meta])*
         fn $verb:ident(&self $(, $argument:ident: $type:ty)* $(,)?) $(-> $answer:ty)?; $($rest:tt)*
     ) => {
         $(#[$about])*
         fn $verb(&self $(, $argument: $type)*) $(-> $answer)?;
-        $crate::store::dispatch::store_trait! { @declare $($rest)* }
+        $crate::store::engine::store_trait! { @declare $($rest)* }
     };
 
     (@forward $Trait:ident;) => {};
@@ -66,7 +66,7 @@ macro_rules! store_trait {
                 Self::Sqlite(engine) => $Trait::$verb(engine $(, $argument)*).await,
             }
         }
-        $crate::store::dispatch::store_trait! { @forward $Trait; $($rest)* }
+        $crate::store::engine::store_trait! { @forward $Trait; $($rest)* }
     };
     (@forward $Trait:ident; $(#[$about:meta])*
         fn $verb:ident(&self $(, $argument:ident: $type:ty)* $(,)?) $(-> $answer:ty)?; $($rest:tt)*
@@ -76,7 +76,7 @@ macro_rules! store_trait {
                 Self::Sqlite(engine) => $Trait::$verb(engine $(, $argument)*),
             }
         }
-        $crate::store::dispatch::store_trait! { @forward $Trait; $($rest)* }
+        $crate::store::engine::store_trait! { @forward $Trait; $($rest)* }
     };
 }
 
