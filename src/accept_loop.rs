@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 /// Delay after an error of accept that would otherwise repeat immediately, such as too many open files.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Accepts connections until `stop` and passes each to `serve`, which must not block; then closes the listener. The caller
-/// limits connections, because only the caller knows how to refuse one.
+/// Accepts connections until `stop` and passes each to `serve`, which must not block; then closes the listener. The
+/// caller limits connections, because only the caller knows how to refuse one.
 pub async fn accept_until(
     stop: &CancellationToken,
     listener: TcpListener,

@@ -23,8 +23,8 @@ pub struct Histogram {
 /// The content of a histogram.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HistogramReading {
-    /// Each upper bound in seconds, and the number of durations between the bound before and this one. The last bound is
-    /// infinite.
+    /// Each upper bound in seconds, and the number of durations between the bound before and this one. The last bound
+    /// is infinite.
     pub buckets: Vec<(f64, u64)>,
     /// The sum of all durations in seconds.
     pub sum: f64,

@@ -1,5 +1,5 @@
-//! The random number generator as a value. Jitter and choices come from an [`Rng`], so that a seed repeats them. Secrets
-//! and ids always come from the generator of the system.
+//! The random number generator as a value. Jitter and choices come from an [`Rng`], so that a seed repeats them.
+//! Secrets and ids always come from the generator of the system.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -105,8 +105,8 @@ impl MemoryReservation {
         }
     }
 
-    /// Converts the octets into `Bytes`. Their memory stays reserved as long as any slice of them exists, such as a slice
-    /// that a connection has not sent yet.
+    /// Converts the octets into `Bytes`. Their memory stays reserved as long as any slice of them exists, such as a
+    /// slice that a connection has not sent yet.
     pub fn hold(self, octets: Vec<u8>) -> Bytes {
         Bytes::from_owner(ReservedBytes { octets, _reservation: self })
     }

@@ -27,8 +27,8 @@ impl<K: Eq + Hash, V: Clone> VersionedCache<K, V> {
         Self { clock, entries: Mutex::new(HashMap::new()), lifetime, entries_max }
     }
 
-    /// The cached value if it is valid for this version of the directory, else the result of `load`. The caller reads the
-    /// version before it calls, so a concurrent change invalidates the new entry.
+    /// The cached value if it is valid for this version of the directory, else the result of `load`. The caller reads
+    /// the version before it calls, so a concurrent change invalidates the new entry.
     pub async fn get<E>(
         &self,
         key: K,

@@ -15,8 +15,8 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const BATCH_MAX: usize = 500;
 /// Maximum of steps in a round, after which the write-ahead log is truncated.
 const STEPS_MAX: usize = 200;
-/// Minimum time for which a replaced DKIM key stays published: a receiver may verify a signature when the message is read
-/// (RFC 6376 §5.2).
+/// Minimum time for which a replaced DKIM key stays published: a receiver may verify a signature when the message is
+/// read (RFC 6376 §5.2).
 const DKIM_OVERLAP_MIN: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Runs a round every minute, and the next round at once if more data can be removed.

@@ -1,7 +1,7 @@
 //! Classifies failure replies with a table of texts that real servers send.
 //!
-//! The text decides first, because the texts of large providers are more exact than their codes; then the enhanced status
-//! (RFC 3463), then the code (RFC 5321 §4.2.3). To support a new reply, add a line here and one to the tests.
+//! The text decides first, because the texts of large providers are more exact than their codes; then the enhanced
+//! status (RFC 3463), then the code (RFC 5321 §4.2.3). To support a new reply, add a line here and one to the tests.
 
 use std::ops::RangeInclusive;
 

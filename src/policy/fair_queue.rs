@@ -1,15 +1,15 @@
 //! Shares connections fairly: work of many tenants for many destinations.
 //!
-//! Tenants are served in rounds, independently of their backlogs, and so are the destinations of one tenant: deficit round
-//! robin ([`super::deficit_round_robin`]). Work costs its number of deliveries, and the weight of a tenant is its share of
-//! a round. A *destination queue* is the unit of a connection limit: a site, or a smart host with its login. A *slot* is
-//! the right to one connection: [`FairQueue::grant_slot`] grants it, [`FairQueue::reuse_slot`] keeps it for more work,
-//! [`FairQueue::free`] returns it. The caller passes the slot limit of a queue at each call.
+//! Tenants are served in rounds, independently of their backlogs, and so are the destinations of one tenant: deficit
+//! round robin ([`super::deficit_round_robin`]). Work costs its number of deliveries, and the weight of a tenant is its
+//! share of a round. A *destination queue* is the unit of a connection limit: a site, or a smart host with its login. A
+//! *slot* is the right to one connection: [`FairQueue::grant_slot`] grants it, [`FairQueue::reuse_slot`] keeps it for
+//! more work, [`FairQueue::free`] returns it. The caller passes the slot limit of a queue at each call.
 //!
-//! Some slots are reserved for tenants without any. Of the rest, a tenant gets another slot only while it has less
-//! than three times the free ones. So one tenant alone has at most three quarters of them, and a new tenant finds a
-//! free one even if the others keep theirs for long. Likewise, a queue with many slots reserves a few for tenants without any
-//! in it.
+//! Some slots are reserved for tenants without any. Of the rest, a tenant gets another slot only while it has less than
+//! three times the free ones. So one tenant alone has at most three quarters of them, and a new tenant finds a free one
+//! even if the others keep theirs for long. Likewise, a queue with many slots reserves a few for tenants without any in
+//! it.
 
 mod destination_queue;
 
@@ -153,9 +153,9 @@ impl<T: Clone + Eq + Hash, K: Clone + Eq + Hash, J> FairQueue<T, K, J> {
         }
     }
 
-    /// The next work of the queue for a slot that `holder` has in it, in the rounds of the tenants of the queue. The slot
-    /// passes to the returned tenant. `None` if no work waits in the queue, if the queue is above `slots_max`, or if other
-    /// work needs the slot: then call [`FairQueue::free`].
+    /// The next work of the queue for a slot that `holder` has in it, in the rounds of the tenants of the queue. The
+    /// slot passes to the returned tenant. `None` if no work waits in the queue, if the queue is above `slots_max`, or
+    /// if other work needs the slot: then call [`FairQueue::free`].
     pub fn reuse_slot(&mut self, key: &K, holder: &T, slots_max: usize) -> Option<(T, J)> {
         let (held, free) = (self.slots.of(holder), self.slots_free());
         let queue = self.queues.get(key)?;

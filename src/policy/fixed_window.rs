@@ -100,8 +100,8 @@ impl<K: Eq + Hash> FixedWindow<K> {
         self.period.end_of(time) == self.ends_at
     }
 
-    /// Starts the window of `now`, if it differs. A time in the previous window is counted in the current one: the caller
-    /// read the clock just before the window started. A time further back means that the clock was set.
+    /// Starts the window of `now`, if it differs. A time in the previous window is counted in the current one: the
+    /// caller read the clock just before the window started. A time further back means that the clock was set.
     fn roll_over(&mut self, now: Timestamp) {
         let ends_at = self.period.end_of(now);
         let late_s = self.ends_at.duration_since(ends_at).as_secs();

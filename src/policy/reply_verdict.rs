@@ -58,8 +58,8 @@ pub fn verdict_on_own_refusal(reply: &Reply) -> Verdict {
     bounce(Phase::Rcpt, reply, true)
 }
 
-/// The verdict on a failure without a reply. A lost connection is retried soon; a message that may have been accepted is
-/// retried later.
+/// The verdict on a failure without a reply. A lost connection is retried soon; a message that may have been accepted
+/// is retried later.
 pub fn verdict_on_transport_error(phase: Phase, class: BounceClass) -> Verdict {
     let is_brief = phase != Phase::Content;
     Verdict::Deferred { class, pace: pace_of(class, is_brief) }

@@ -119,8 +119,8 @@ impl SmtpResponse<'_> {
         self.status.is_some_and(is_rate) || self.class == Some(BounceClass::RateLimited)
     }
 
-    /// Providers limit sender domains, mailboxes and recipients per message as well as the address of this server. A reply
-    /// that one tenant can cause must not affect the mail of other tenants to the site.
+    /// Providers limit sender domains, mailboxes and recipients per message as well as the address of this server. A
+    /// reply that one tenant can cause must not affect the mail of other tenants to the site.
     fn concerns_one_sender_or_recipient(&self) -> bool {
         const WORDS: &[&str] = &[
             "dkim domain",

@@ -2,9 +2,9 @@
 //! overload, rates, and a back-off for a site that refuses mail.
 //!
 //! The limit starts at two. Each message that the site accepts or refuses while all connections are in use adds one,
-//! until the first overload (slow start); after that, a full round of messages adds one. Overload halves the limit, once
-//! for all attempts in progress. A back-off begins if the site refuses every connection, replies that the rate is too
-//! high, or is overloaded with only one connection. Its length doubles until the site accepts or refuses a message;
+//! until the first overload (slow start); after that, a full round of messages adds one. Overload halves the limit,
+//! once for all attempts in progress. A back-off begins if the site refuses every connection, replies that the rate is
+//! too high, or is overloaded with only one connection. Its length doubles until the site accepts or refuses a message;
 //! meanwhile the mail of the site waits without attempts.
 
 use std::collections::VecDeque;
@@ -39,8 +39,8 @@ pub struct Rule {
     pub connections_per_minute: Option<u32>,
     /// Whether it is a host of the operator, which starts at its maximum and never gets a back-off.
     pub trusted: bool,
-    /// Whether hosts match by suffix. Any domain can then name a host under the suffix, so a refusal before MAIL counts for
-    /// the site only if the host accepted mail before.
+    /// Whether hosts match by suffix. Any domain can then name a host under the suffix, so a refusal before MAIL counts
+    /// for the site only if the host accepted mail before.
     pub by_suffix: bool,
 }
 

@@ -1,4 +1,5 @@
-//! Implements the interface of the queue manager: routes, MX look-ups, delivery workers and the end of idle connections.
+//! Implements the interface of the queue manager: routes, MX look-ups, delivery workers and the end of idle
+//! connections.
 
 use std::sync::Arc;
 

@@ -155,8 +155,8 @@ pub fn check(config: &config::Relay) -> Result<(), RelayError> {
 }
 
 impl Relay {
-    /// Reads the files of the configuration: passwords and certificate authorities. Uses the clock and the randomness of
-    /// the queue manager.
+    /// Reads the files of the configuration: passwords and certificate authorities. Uses the clock and the randomness
+    /// of the queue manager.
     ///
     /// # Errors
     /// A file that cannot be used.
@@ -216,8 +216,8 @@ impl Relay {
         self.recording.clone()
     }
 
-    /// Delivers until `stop`; then finishes running attempts, releases waiting claims and closes idle connections. If the
-    /// future is dropped before, running attempts are aborted, as if their connections were lost; see
+    /// Delivers until `stop`; then finishes running attempts, releases waiting claims and closes idle connections. If
+    /// the future is dropped before, running attempts are aborted, as if their connections were lost; see
     /// [`Relay::recording`].
     pub async fn run(mut self, stop: CancellationToken) {
         self.context.tasks.stop = stop.clone();

@@ -1,5 +1,5 @@
-//! Routing: a message goes to the tenant's smart host, else by the most specific route of the configuration, else to the
-//! platform's smart host, else to the MX.
+//! Routing: a message goes to the tenant's smart host, else by the most specific route of the configuration, else to
+//! the platform's smart host, else to the MX.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -60,8 +60,8 @@ struct BackoffState {
 pub struct SmartHostBackoffs(Mutex<HashMap<SmartHostAccount, BackoffState>>);
 
 impl SmartHostBackoffs {
-    /// The active back-off of the account. After each wait one caller gets `None` and makes the next attempt; the others
-    /// wait for its result.
+    /// The active back-off of the account. After each wait one caller gets `None` and makes the next attempt; the
+    /// others wait for its result.
     pub fn check(&self, account: &SmartHostAccount, now: Timestamp) -> Option<SmartHostBackoff> {
         let mut backoffs = self.lock();
         let state = backoffs.get_mut(account)?;

@@ -1,4 +1,5 @@
-//! Handles the result of a login at a smart host: back-off, wait reasons, events, and the flush of the mail that waited.
+//! Handles the result of a login at a smart host: back-off, wait reasons, events, and the flush of the mail that
+//! waited.
 
 use std::sync::Arc;
 
@@ -142,8 +143,8 @@ impl SmartHostLogins {
 }
 
 impl SmartHostBackoff {
-    /// The back-off as one line of text. For an account of the platform it contains neither the user name nor the reply, which
-    /// may repeat the user name, because tenants read the text.
+    /// The back-off as one line of text. For an account of the platform it contains neither the user name nor the
+    /// reply, which may repeat the user name, because tenants read the text.
     pub fn explain(&self) -> String {
         let SmartHostAccount { tenant, host, user, .. } = &self.account;
         match tenant {

@@ -104,8 +104,8 @@ impl SmtpStream {
         }
     }
 
-    /// Reads the reply of a server that refuses a message halfway and closes the connection. A 2xx is ignored, because the
-    /// end of the message was not sent.
+    /// Reads the reply of a server that refuses a message halfway and closes the connection. A 2xx is ignored, because
+    /// the end of the message was not sent.
     async fn read_early_refusal(&mut self, transaction: &mut Transaction, transcript: &mut Transcript) {
         let reply = timeout(EARLY_REPLY_TIMEOUT, self.read_reply(Phase::Content)).await;
         if let Ok(Ok(reply)) = reply {
@@ -206,8 +206,8 @@ impl SmtpStream {
         }
     }
 
-    /// Whether the server sent an unsolicited reply or closed the connection. The client would take an unsolicited reply for
-    /// the reply to the next command, and so for the result of another message.
+    /// Whether the server sent an unsolicited reply or closed the connection. The client would take an unsolicited
+    /// reply for the reply to the next command, and so for the result of another message.
     pub async fn has_unsolicited_input(&mut self) -> bool {
         // The runtime notices received data only when it polls the system.
         tokio::task::yield_now().await;

@@ -91,9 +91,10 @@ impl TargetFinder {
             Ok(found) => found,
             Err(error) => {
                 let gone = matches!(error, DnsError::NoRecords | DnsError::NoSuchDomain);
-                // RFC 5321 §5.1: without MX records the domain's own addresses count, and there are none.
-                let is_implicit_mx = targets.domain.as_ref().is_some_and(|domain| domain.as_str() == host);
-                return Err(if gone && is_implicit_mx {
+                // RFC 5321 §5.1: without MX records the domain is its own host, and it has no address. Another host may
+                // accept the mail if the MX records name the domain itself among others.
+                let is_own_host = targets.domain.as_ref().is_some_and(|domain| domain.as_str() == host);
+                return Err(if gone && is_own_host && targets.hosts.len() == 1 {
                     let text = format!("the domain {host} has neither mail hosts nor addresses");
                     TargetError::refusal(550, EnhancedStatus::new(5, 4, 4), text)
                 } else {

@@ -6,7 +6,8 @@ use crate::store::Attempt;
 
 /// Octets that are stored.
 const OCTETS_MAX: usize = Attempt::TRANSCRIPT_OCTETS_MAX;
-/// Octets kept from the start of a longer dialogue. The other octets are kept from its end, which has the decisive reply.
+/// Octets kept from the start of a longer dialogue. The other octets are kept from its end, which has the decisive
+/// reply.
 const HEAD_OCTETS: usize = OCTETS_MAX / 2;
 /// Octets of one line; a reply may have lines of 4 KiB.
 const LINE_OCTETS_MAX: usize = 512;
@@ -57,7 +58,8 @@ impl Transcript {
         }
     }
 
-    /// Adds a reply of the handshake. A challenge in AUTH is masked, because it may contain part of a proof (RFC 5802 §5).
+    /// Adds a reply of the handshake. A challenge in AUTH is masked, because it may contain part of a proof (RFC 5802
+    /// §5).
     pub fn handshake_received(&mut self, phase: Phase, reply: &Reply) {
         match (phase, reply.code) {
             (Phase::Auth, 334) => self.push("< ", &format!("334 {MASK}")),
@@ -93,7 +95,8 @@ impl Transcript {
         let tail_octets = OCTETS_MAX - HEAD_OCTETS - REMARK_OCTETS_MAX;
         let tail = &self.text[self.text.ceil_char_boundary(self.text.len() - tail_octets)..];
         let tail = &tail[tail.find('\n').map_or(tail.len(), |at| at + 1)..];
-        // The remark of an earlier cut is at the end of the head or after it. It is dropped; the new remark includes its count.
+        // The remark of an earlier cut is at the end of the head or after it. It is dropped; the new remark includes
+        // its count.
         let head = head.split_once(OMITTED).map_or(head, |(head, _)| whole_lines(head));
         self.omitted += self.text.len() - head.len() - tail.len();
         format!("{head}* {} octets{OMITTED}\n{tail}", self.omitted)

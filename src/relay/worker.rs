@@ -49,7 +49,8 @@ pub async fn run(
                 next
             }
             None => {
-                // Kept before the slot is returned, so that the next worker of the destination queue finds the connection.
+                // Kept before the slot is returned, so that the next worker of the destination queue finds the
+                // connection.
                 if let Some(connection) = connection.take() {
                     context.outbound.pool.put(&slot.queue_key, slot.holder, connection);
                 }
@@ -68,7 +69,8 @@ pub async fn run(
     }
 }
 
-/// The span of every log line about the attempt of a batch. Its level is `warn`, so that warnings have it at every log level.
+/// The span of every log line about the attempt of a batch. Its level is `warn`, so that warnings have it at every log
+/// level.
 fn delivery_span(batch: &Batch) -> tracing::Span {
     tracing::warn_span!(
         "delivery",
@@ -80,8 +82,8 @@ fn delivery_span(batch: &Batch) -> tracing::Span {
     )
 }
 
-/// The current connection if it may carry the batch, else an idle one. `None` without a current connection: idle connections
-/// are reserved for workers that start.
+/// The current connection if it may carry the batch, else an idle one. `None` without a current connection: idle
+/// connections are reserved for workers that start.
 fn keep_or_replace(
     context: &RelayContext,
     queue_key: &QueueKey,
@@ -104,7 +106,8 @@ fn find_idle(context: &RelayContext, queue_key: &QueueKey, batch: &Batch) -> Opt
     })
 }
 
-/// Whether the connection may carry the batch: a host of one domain of a site need not accept mail for the other domains.
+/// Whether the connection may carry the batch: a host of one domain of a site need not accept mail for the other
+/// domains.
 fn may_carry(context: &RelayContext, queue_key: &QueueKey, batch: &Batch, connection: &Connection) -> bool {
     match &queue_key.next_hop {
         NextHop::Mx(..) => context.queue.sites().is_mail_host(&connection.peer.host, &batch.destination),
@@ -188,7 +191,8 @@ impl Worker {
         self.context.queue.is_in_place(claim, self.context.router.route_batch(&claim.batch)).await
     }
 
-    /// Starts or ends the back-off of the account by the result of a login; returns the back-off, if the account has one.
+    /// Starts or ends the back-off of the account by the result of a login; returns the back-off, if the account has
+    /// one.
     async fn apply_login_result(
         &self,
         next_hop: &NextHop,
@@ -405,8 +409,8 @@ impl Outcomes {
     }
 }
 
-/// Whether the lifetime of the message has ended. A delivery that became due after the end was paused or suspended and gets
-/// one attempt.
+/// Whether the lifetime of the message has ended. A delivery that became due after the end was paused or suspended and
+/// gets one attempt.
 fn has_expired(batch: &Batch, now: Timestamp) -> bool {
     let end = batch.message.expires_at;
     // A back-off of an account never moves a delivery beyond the end of its lifetime.

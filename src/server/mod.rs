@@ -1,5 +1,5 @@
-//! Submission over SMTP: sockets around [`crate::smtp::Session`]. This module passes octets to the session and questions of
-//! the session to `submission`. `smtp` interprets commands, and `policy` decides what mail is accepted.
+//! Submission over SMTP: sockets around [`crate::smtp::Session`]. This module passes octets to the session and
+//! questions of the session to `submission`. `smtp` interprets commands, and `policy` decides what mail is accepted.
 
 mod connection;
 mod min_rate;
@@ -190,7 +190,8 @@ fn send_rejection(stream: &TcpStream, refusal: &Reply, security: Security) {
     }
 }
 
-/// Reads exactly the PROXY header; the octets after it may be TLS. Returns the address of the client, if the header has one.
+/// Reads exactly the PROXY header; the octets after it may be TLS. Returns the address of the client, if the header has
+/// one.
 async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
     let mut header = Vec::new();
     loop {

@@ -99,8 +99,8 @@ impl SubmissionService {
         self.store(&submitter, new, reservation).await
     }
 
-    /// The message that was submitted under this submission key within a day, which must not be counted again. Refused if
-    /// the content differs. Without a send limit nothing is counted, so only the storing transaction looks it up.
+    /// The message that was submitted under this submission key within a day, which must not be counted again. Refused
+    /// if the content differs. Without a send limit nothing is counted, so only the storing transaction looks it up.
     pub async fn find_duplicate(
         &self,
         tenant: &Tenant,

@@ -163,8 +163,8 @@ impl CheckedHeader {
 
 /// Maximum length of summary fields.
 const SUMMARY_CHARS_MAX: usize = 255;
-/// Octets of a field that are decoded for the summary. The decoder searches the rest of the field for the end of each encoded
-/// word, so its time grows with the square of the length if the words have no end.
+/// Octets of a field that are decoded for the summary. The decoder searches the rest of the field for the end of each
+/// encoded word, so its time grows with the square of the length if the words have no end.
 const SUMMARIZED_OCTETS_MAX: usize = 8 * 1024;
 
 /// The fields of a message that lists show.

@@ -139,7 +139,8 @@ pub struct Trace {
 const LAST_USED_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 /// Total weight of messages being stored at one time.
 const STORING_WEIGHT_MAX: u32 = 512;
-/// The share of one tenant: the amount that a commit writes in a few milliseconds, because all tenants wait for the commit.
+/// The share of one tenant: the amount that a commit writes in a few milliseconds, because all tenants wait for the
+/// commit.
 const STORING_WEIGHT_OF_TENANT_MAX: u32 = 64;
 /// The share while other tenants submit too.
 const STORING_WEIGHT_OF_TENANT_CONTENDED_MAX: u32 = 8;

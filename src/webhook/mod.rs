@@ -75,7 +75,8 @@ impl WebhookDispatcher {
     pub fn new(services: WebhookDependencies, settings: WebhookSettings) -> Self {
         let WebhookDependencies { store, client, clock, rng } = services;
         let max = u32::try_from(settings.config.requests_max).unwrap_or(u32::MAX);
-        // The share of a tenant exceeds the requests of its unresponsive endpoints, so that its other webhooks make progress.
+        // The share of a tenant exceeds the requests of its unresponsive endpoints, so that its other webhooks make
+        // progress.
         let requests = TenantSemaphore::new(max, (max - max / 4).max(1)).with_contended_max((max / 8).max(1));
         Self { store, client, clock, rng, settings, requests }
     }

@@ -106,6 +106,16 @@ async fn null_mx_and_unknown_domains_bounce_immediately_with_their_status() {
 }
 
 #[tokio::test]
+async fn mx_records_that_name_the_domain_itself_without_an_address_leave_the_other_hosts() {
+    let (dns, mx, server) = one_destination().await;
+    dns.mx("self.test", &[(10, "self.test"), (20, "mx.b.test")]);
+    let account = server.create_account("acme.test").await;
+    let id = server.submit(&account, &["bob@self.test"], &message(&account, "own host")).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    assert_eq!(mx.transactions().len(), 1);
+}
+
+#[tokio::test]
 async fn name_servers_that_fail_defer() {
     let (dns, mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;

@@ -60,7 +60,8 @@ impl Attempt<'_> {
         Ok(HostAttempt { plan, addresses, quota: 0 })
     }
 
-    /// Dials the addresses of one host within its quota, until a session leaves no result that another host could improve.
+    /// Dials the addresses of one host within its quota, until a session leaves no result that another host could
+    /// improve.
     pub(super) async fn try_host(
         &mut self,
         mut host: HostAttempt,
@@ -89,8 +90,8 @@ impl Attempt<'_> {
         state.dialled += quota - host.quota;
     }
 
-    /// Connects to one of the addresses, and removes it and the addresses that failed. `None` if all failed or the deadline
-    /// passed.
+    /// Connects to one of the addresses, and removes it and the addresses that failed. `None` if all failed or the
+    /// deadline passed.
     async fn connect(&mut self, host: &mut HostAttempt) -> Option<TcpConnected> {
         let HostAttempt { plan, addresses, quota } = host;
         let permit = self.deadline.limit(self.context.outbound.permit(&self.context.tasks)).await.ok()??;

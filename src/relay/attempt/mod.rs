@@ -1,5 +1,5 @@
-//! One attempt of one batch: over an idle connection if there is one, then host by host, until no other host could improve
-//! the result of any recipient.
+//! One attempt of one batch: over an idle connection if there is one, then host by host, until no other host could
+//! improve the result of any recipient.
 
 mod host;
 mod result;
@@ -36,8 +36,8 @@ const SESSIONS_MAX: usize = 2;
 const OCTETS_PER_SECOND_MIN: u64 = 16 * 1024;
 
 /// The deadline of an attempt that begins now, for all hosts and recipients together. Each step of one dialogue may use
-/// its full timeout once (RFC 5321 §4.5.3.2; 24 minutes by default), and a large message extends the deadline. Without it,
-/// a server that replies to each of a hundred recipients just in time would occupy a connection for hours.
+/// its full timeout once (RFC 5321 §4.5.3.2; 24 minutes by default), and a large message extends the deadline. Without
+/// it, a server that replies to each of a hundred recipients just in time would occupy a connection for hours.
 fn attempt_deadline(timeouts: &Timeouts, message_octets: u64) -> Deadline {
     let Timeouts { connect, greeting, starttls, command, data, .. } = timeouts;
     let dialogue = *connect + *greeting + *starttls + 3 * *command + *data;
@@ -50,7 +50,8 @@ pub struct Attempt<'a> {
     queue: &'a QueueKey,
     batch: &'a Batch,
     content: &'a Content,
-    /// Whether the header has `TLS-Required: No` and the envelope has no REQUIRETLS, which overrides it (RFC 8689 §4.1).
+    /// Whether the header has `TLS-Required: No` and the envelope has no REQUIRETLS, which overrides it (RFC 8689
+    /// §4.1).
     waives_tls: bool,
     results: Vec<Option<RecipientResult>>,
     transcript: Transcript,
@@ -164,8 +165,8 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Bounces the recipients: no host meets REQUIRETLS, and a retry would not help. RFC 8689 §4.2.1: 5.7.10 if TLS could not be established,
-    /// else 5.7.30.
+    /// Bounces the recipients: no host meets REQUIRETLS, and a retry would not help. RFC 8689 §4.2.1: 5.7.10 if TLS
+    /// could not be established, else 5.7.30.
     fn fail_require_tls(&mut self) {
         for result in self.results.iter_mut().flatten().filter(|result| result.lacks_tls) {
             let was_dialled = result.peer.address.is_some();
@@ -197,8 +198,8 @@ impl<'a> Attempt<'a> {
         self.deadline.limit(allowed).await.unwrap_or(false)
     }
 
-    /// Dials host after host. The previous connection is closed first: workers that wait for a second permit while they have
-    /// one would deadlock. Returns the last connection, or `last` if no host was dialled.
+    /// Dials host after host. The previous connection is closed first: workers that wait for a second permit while they
+    /// have one would deadlock. Returns the last connection, or `last` if no host was dialled.
     async fn try_hosts(&mut self, used: Option<SocketAddr>, last: Option<Connection>) -> Option<Connection> {
         let found = self.context.targets.hosts_of(&self.queue.next_hop, &self.batch.destination).await;
         let targets = match found {

@@ -172,7 +172,8 @@ impl DsnMessage<'_> {
     fn original(&self) -> Option<Original> {
         let content = self.content?;
         let header = self.header_octets(content);
-        // RFC 6532 §3.7, RFC 6533 §4.2, §4.3: a message with UTF-8 in its header has a type that not every sender reads.
+        // RFC 6532 §3.7, RFC 6533 §4.2, §4.3: a message with UTF-8 in its header has a type that not every sender
+        // reads.
         let is_global = !header.is_ascii();
         let is_readable = !is_global || self.message.smtputf8;
         if is_readable && self.is_returned_in_full(content) {
@@ -185,7 +186,8 @@ impl DsnMessage<'_> {
         (is_global && is_readable && fits).then_some(Original { kind: "global-headers", octets: header })
     }
 
-    /// Whether the full message is returned: RET=FULL was given (RFC 3461 §4.3), a recipient failed (§6.2), and it fits.
+    /// Whether the full message is returned: RET=FULL was given (RFC 3461 §4.3), a recipient failed (§6.2), and it
+    /// fits.
     fn is_returned_in_full(&self, content: &Content) -> bool {
         let MailParameters { return_content, require_tls, .. } = self.message.parameters;
         // RFC 8689 §5: REQUIRETLS implies RET=HDRS.

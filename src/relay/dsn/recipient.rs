@@ -52,8 +52,8 @@ impl DsnAction {
 }
 
 impl DsnRecipient {
-    /// The report for the sender after a record; `None` if the sender gets no report. `server_sends_dsn`: the server that accepted
-    /// the message supports DSNs and has been asked for one (RFC 3461 §5.2.1).
+    /// The report for the sender after a record; `None` if the sender gets no report. `server_sends_dsn`: the server
+    /// that accepted the message supports DSNs and has been asked for one (RFC 3461 §5.2.1).
     pub fn for_record(
         message: &Message,
         delivery: &Delivery,

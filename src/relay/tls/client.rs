@@ -34,8 +34,8 @@ pub enum Trust {
 }
 
 impl Trust {
-    /// Whether a connection with this trust meets a requirement. With DANE the records are compared too: a server that is
-    /// trusted for one domain need not be trusted for another.
+    /// Whether a connection with this trust meets a requirement. With DANE the records are compared too: a server that
+    /// is trusted for one domain need not be trusted for another.
     pub fn meets(&self, requirement: &Requirement) -> bool {
         match (requirement, self) {
             (Requirement::Opportunistic | Requirement::Tested | Requirement::Encrypted, _) => true,
@@ -90,8 +90,8 @@ impl ClientTls {
         }
     }
 
-    /// Creates a connector for one connection: the records belong to one host, and a session must not be resumed under older
-    /// records.
+    /// Creates a connector for one connection: the records belong to one host, and a session must not be resumed under
+    /// older records.
     fn dane(&self, set: &Arc<DaneSet>) -> Result<TlsConnector, rustls::Error> {
         let verifier = DaneVerifier { set: set.clone(), provider: self.provider.clone() };
         let mut config = builder(&self.provider)?
@@ -167,8 +167,8 @@ pub fn channel_binding(stream: &TlsStream<TcpStream>) -> Option<ChannelBinding> 
     session.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).ok()
 }
 
-/// Accepts any certificate and any signature. Without a trusted certificate a signature proves nothing, and a certificate
-/// that the library cannot parse would only cause a fallback to no TLS.
+/// Accepts any certificate and any signature. Without a trusted certificate a signature proves nothing, and a
+/// certificate that the library cannot parse would only cause a fallback to no TLS.
 #[derive(Debug)]
 struct AcceptAny(Arc<CryptoProvider>);
 

@@ -33,7 +33,8 @@ impl DaneVerifier {
         self.records_of(Tlsa::END_ENTITY).any(|record| is_match(record, end_entity))
     }
 
-    /// RFC 7672 §3.1.2: with DANE-TA the chain must end at the trust anchor, and the certificate must have one of the names.
+    /// RFC 7672 §3.1.2: with DANE-TA the chain must end at the trust anchor, and the certificate must have one of the
+    /// names.
     fn check_trust_anchors(
         &self,
         end_entity: &CertificateDer<'_>,

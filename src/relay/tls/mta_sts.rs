@@ -188,7 +188,8 @@ impl MtaSts {
         }
     }
 
-    /// Joins the running fetch, or starts one; `None` if too many fetches run. `known` is the present state of the domain.
+    /// Joins the running fetch, or starts one; `None` if too many fetches run. `known` is the present state of the
+    /// domain.
     fn begin_fetch(
         self: &Arc<Self>,
         tasks: &Tasks,
@@ -248,7 +249,8 @@ impl MtaSts {
             Err((failure, reason)) => {
                 tracing::warn!(%domain, %reason, "cannot fetch an MTA-STS policy");
                 let fault = StsLookupError { reason, failure: Some(failure) };
-                // RFC 8461 §3.3: the cached policy continues to apply. A domain that is not in memory may have a policy in the store.
+                // RFC 8461 §3.3: the cached policy continues to apply. A domain that is not in memory may have a policy
+                // in the store.
                 if let Some(known) = self.lock().get_mut(domain) {
                     known.failure = Some(FailedFetch { id, at: self.clock.instant(), fault });
                 }

@@ -207,8 +207,8 @@ impl TlsPolicies {
     }
 }
 
-/// Whether the header has `TLS-Required: No` (RFC 8689 §3, §4.1). TLS reports have it, so that they arrive even if TLS is
-/// broken (RFC 8460 §3).
+/// Whether the header has `TLS-Required: No` (RFC 8689 §3, §4.1). TLS reports have it, so that they arrive even if TLS
+/// is broken (RFC 8460 §3).
 pub fn waives_tls(content: &Content) -> bool {
     // An unreadable header waives nothing.
     let Ok(header) = HeaderBlock::scan(&content.submitted, usize::MAX) else { return false };
