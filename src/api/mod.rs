@@ -254,9 +254,3 @@ impl Api {
         self.requests.write_until(&self.store, stop).await;
     }
 }
-
-/// The current time in the precision of the store, so that a new object equals the stored one.
-fn now() -> Timestamp {
-    let now = Timestamp::now();
-    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
-}

@@ -13,7 +13,7 @@ use crate::mail::Timestamp;
 use crate::model::RequestId;
 
 use super::auth::Identity;
-use crate::api::{self, Api, ApiError, ApiResponse};
+use crate::api::{Api, ApiError, ApiResponse};
 
 /// When a request came, and its id.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +27,7 @@ pub struct Arrival {
 /// Handles a request with an id.
 pub async fn layer(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let now = api::now();
+    let now = api.now();
     let request_id = RequestId::generate(now);
     let method = request.method().clone();
     let path = request.extensions().get::<MatchedPath>().cloned();
