@@ -123,9 +123,12 @@ impl FromRequest<Arc<Api>> for RequestContext {
     }
 }
 
-/// `{tenant_id}` and `{id}` of the path. Octets that are no text name nothing.
+/// `{tenant_id}` and `{id}` of the path.
 async fn path_ids(head: &mut Parts) -> (Option<String>, Option<String>) {
-    let Ok(parameters) = RawPathParams::from_request_parts(head, &()).await else { return (None, None) };
+    let Ok(parameters) = RawPathParams::from_request_parts(head, &()).await else {
+        // A segment is not UTF-8. An empty id gives 404; without an id, the request would be about all tenants.
+        return (Some(String::new()), Some(String::new()));
+    };
     let find =
         |wanted| parameters.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.to_owned());
     (find("tenant_id"), find("id"))
