@@ -74,7 +74,7 @@ impl Kept {
         }
         let mut error = ApiError::new(
             RefusalCode::RateLimited,
-            format!("limit reached: {} bytes of stored responses per tenant and day", standing.used),
+            format!("limit reached: {} bytes of stored responses per tenant and day", standing.limit),
             format!(
                 "try again at {}, or without an Idempotency-Key; the operator sets the limit with api.idempotency_storage_max",
                 standing.resets_at
