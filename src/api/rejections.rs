@@ -13,7 +13,7 @@ use super::{Access, ApiResponse, List, Operation, RequestContext, Resource, Resu
 
 /// The operations of rejections.
 pub fn resource() -> Resource {
-    let text = "Submissions that were refused, over SMTP and over HTTP.";
+    let text = "Submissions that the server refused, over SMTP or HTTP.";
     Resource::new("Rejections", text, Access::Scope(Scope::EmailsRead)).operations([Operation::get(
         "/v1/rejections",
         "list_rejections",
