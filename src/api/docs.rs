@@ -41,17 +41,17 @@ const PAGES: &[Page] = pages! {
     "sending": "Sending mail", "over SMTP and HTTP, templates, the sandbox";
     "api": "The API", "paths, lists, changes, repeated requests";
     "errors": "Errors", "every code with its SMTP reply, HTTP status and remedy";
-    "events": "Events and webhooks", "what is reported, the live tail, signed webhooks";
+    "events": "Events and webhooks", "event types, the live stream, signed webhooks";
     "bounces": "Bounces", "classes of failure, suppressions, delivery reports";
-    "usage": "Usage and limits", "what is counted, what is limited";
+    "usage": "Usage and limits", "usage counts, rate limits, send limits";
     "dns": "DNS", "records of the server and of sending domains, DKIM rotation";
     "delivery": "Delivery", "TLS, routes and smart hosts, limits of receiving sites, retries";
     "config": "Configuration", "every option with its default";
     "cli": "The command line", "commands, exit status, examples";
     "operations": "Operations", "installation, certificates, the queue, backup, stop and restart";
     "proxy": "Proxies", "load balancers for SMTP, reverse proxies for the API";
-    "metrics": "Metrics", "what Prometheus can scrape";
-    "performance": "Performance", "what was measured";
+    "metrics": "Metrics", "metrics for Prometheus";
+    "performance": "Performance", "measurements";
 };
 
 const SAMPLE_CONFIG: &str = include_str!("../../config/pillarbox.toml");

@@ -122,7 +122,7 @@ pub struct KeyView {
     last_used_at: Option<Timestamp>,
     /// Time of the revocation. A revoked key is refused.
     revoked_at: Option<Timestamp>,
-    /// The last characters of the secret, to recognise the key.
+    /// The last characters of the secret, to recognize the key.
     last_four: String,
 }
 

@@ -24,7 +24,7 @@ pub fn resource() -> Resource {
     .pages::<RequestId, RejectionView>("Rejections.")])
 }
 
-/// A submission that was refused.
+/// A refused submission.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Rejection")]
 pub struct RejectionView {
@@ -48,7 +48,7 @@ pub struct RejectionView {
     message: String,
     /// Client address.
     client_address: Option<IpAddr>,
-    /// When.
+    /// Time of the refusal.
     created_at: Timestamp,
 }
 

@@ -42,7 +42,7 @@ pub struct Origin {
     pub tasks: Tasks,
 }
 
-/// An authenticated and authorised request.
+/// An authenticated and authorized request.
 pub struct RequestContext {
     /// The API and its dependencies.
     pub api: Arc<Api>,

@@ -5,7 +5,7 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value};
 
-/// Makes the schema of a type.
+/// A function that generates the schema of a type.
 pub type SchemaOf = fn(&mut Schemas) -> Schema;
 
 /// Collects the schemas of request and response bodies by name.

@@ -32,7 +32,10 @@ pub fn resource() -> Resource {
             .returns::<UsageView>("The usage."),
         Operation::get("/v1/tenants/{tenant_id}/usage/timeseries", "get_usage_series", series)
             .summary("Get the usage of a tenant by hour or day")
-            .query::<String>("from", "Start: a date or a time. Default: 30 days before the end.")
+            .query::<String>(
+                "from",
+                "Start: a date or a time. Default: 30 days before the end, or 24 hours with `interval=hour`.",
+            )
             .query::<String>("to", "End: a date or a time. Default: now.")
             .query::<UsageInterval>("interval", "Length of each interval. Default: `day`.")
             .query::<Environment>("environment", "Only usage in this environment. Default: `live`.")

@@ -22,7 +22,7 @@ pub struct Activity(Arc<Counts>);
 struct Counts {
     /// Requests in progress.
     open: AtomicUsize,
-    /// Begun and ended requests, and parts of response bodies that were produced because the client received earlier ones.
+    /// Started and ended requests, and parts of response bodies that were produced because the client received earlier ones.
     events: AtomicU64,
 }
 
@@ -31,7 +31,7 @@ struct Counts {
 pub struct ActiveRequest(Activity);
 
 impl Activity {
-    /// Marks the begin of a request.
+    /// Marks the start of a request.
     pub fn begin(&self) -> ActiveRequest {
         self.0.open.fetch_add(1, Ordering::Relaxed);
         self.note_event();
