@@ -11,9 +11,9 @@ use super::{Access, ApiError, ApiResponse, Deleted, List, Operation, RequestCont
 
 /// The operations of bans.
 pub fn resource() -> Resource {
-    let text = "Who may not log in over SMTP for a while, because too many logins failed.";
+    let text = "Networks and keys that may not log in over SMTP for a while, after too many failed logins.";
     Resource::new("Bans", text, Access::Platform)
-        .id::<String>("An IP address, or the id of a key. Any address of a banned network selects it.")
+        .id::<String>("An IP address, or the id of a key. Any address of a banned network selects the ban.")
         .operations([
             Operation::get("/v1/bans", "list_bans", list)
                 .summary("List bans")
@@ -68,7 +68,7 @@ async fn list(call: RequestContext) -> Result<ApiResponse> {
     ApiResponse::ok(&List::whole(bans.into_iter().map(BanView::from).collect()))
 }
 
-/// `DELETE /v1/bans/{address}`, or the id of a key; any address of a network names it.
+/// `DELETE /v1/bans/{id}`.
 async fn lift(call: RequestContext) -> Result<ApiResponse> {
     let subject = call.id.as_deref().and_then(BanSubject::parse).ok_or_else(|| ApiError::not_found("ban"))?;
     if !call.api.bans.lift(subject, call.now) {

@@ -1,4 +1,4 @@
-//! Request bodies: their type, size and time.
+//! Reading of request bodies, with limits of type, size and time.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use crate::model::RefusalCode;
 use super::error::{ApiError, Result};
 use super::json_values::ValueCounter;
 
-/// Octets above the limit that are read and discarded. Closing while the client still sends would reset the connection and
-/// lose the response.
+/// Octets above the limit that are read and discarded. If the server closed the connection while the client still sends,
+/// the client would get a reset instead of the response.
 const DISCARDED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// JSON values per body: a batch of 100 messages to 1000 named recipients each has fewer.
+/// JSON values per body. A batch of 100 messages with 1000 named recipients each has fewer.
 const VALUES_MAX: u64 = 500_000;
-/// Memory per JSON value besides its octets in the body: its slot in a list or map, and its allocation.
+/// Memory per JSON value in addition to its octets in the body: its slot in a list or map, and its allocation.
 const VALUE_OCTETS: u64 = 128;
 
 /// Limits of a body.
@@ -29,29 +29,29 @@ const VALUE_OCTETS: u64 = 128;
 pub struct Limits {
     /// The option that sets the size limit.
     pub option: &'static str,
-    /// Its octets.
+    /// The size limit.
     pub bytes_max: u64,
-    /// Until its end.
+    /// Timeout of the complete body.
     pub timeout: Duration,
 }
 
-/// Reads a JSON body and reserves memory as it arrives, so that a large Content-Length alone reserves nothing. An empty
+/// Reads a JSON body, and reserves memory as it arrives, so that a large Content-Length alone reserves nothing. An empty
 /// body may have any type.
 pub async fn read(
     headers: &HeaderMap,
     body: Body,
     limits: Limits,
-    room: &mut MemoryReservation,
+    reservation: &mut MemoryReservation,
 ) -> Result<Bytes> {
     let Limits { bytes_max, timeout, .. } = limits;
     let declared = body.size_hint().lower();
-    // RFC 9110 §10.1.1: who waits for 100 has not begun to send.
-    let is_held_back = headers.contains_key(EXPECT);
-    if declared > bytes_max && (is_held_back || declared > bytes_max + DISCARDED_BYTES_MAX) {
+    // RFC 9110 §10.1.1: a client that waits for 100 (Continue) has not sent the body yet.
+    let awaits_continue = headers.contains_key(EXPECT);
+    if declared > bytes_max && (awaits_continue || declared > bytes_max + DISCARDED_BYTES_MAX) {
         return Err(too_large(limits));
     }
-    let collected = tokio::time::timeout(timeout, collect(body, limits, room)).await;
-    let bytes = collected.map_err(|_| timed_out(timeout))??;
+    let read = tokio::time::timeout(timeout, collect(body, limits, reservation)).await;
+    let bytes = read.map_err(|_| timed_out(timeout))??;
     if !bytes.is_empty() && !is_json(headers) {
         return Err(ApiError::new(
             RefusalCode::UnsupportedMediaType,
@@ -62,14 +62,14 @@ pub async fn read(
     Ok(bytes)
 }
 
-async fn collect(mut body: Body, limits: Limits, room: &mut MemoryReservation) -> Result<Bytes> {
+async fn collect(mut body: Body, limits: Limits, reservation: &mut MemoryReservation) -> Result<Bytes> {
     let bytes_max = limits.bytes_max;
-    // The head of the request is in the room already.
-    let before = room.octets();
-    let (mut kept, mut fault) = (BytesMut::new(), None);
+    // The reservation includes the request head already.
+    let before = reservation.octets();
+    let (mut collected, mut fault) = (BytesMut::new(), None);
     let (mut received, mut values): (u64, ValueCounter) = (0, ValueCounter::default());
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| broken_off())?;
+        let frame = frame.map_err(|_| incomplete())?;
         let Some(data) = frame.data_ref() else { continue };
         received += data.len() as u64;
         if fault.is_none() {
@@ -78,13 +78,13 @@ async fn collect(mut body: Body, limits: Limits, room: &mut MemoryReservation) -
             fault = match received > bytes_max {
                 true => Some(too_large(limits)),
                 false if values.count() > VALUES_MAX => Some(too_many_values()),
-                false if !room.grow_to(needed) => Some(no_room()),
+                false if !reservation.grow_to(needed) => Some(memory_exhausted()),
                 false => None,
             };
         }
         match fault {
-            None => kept.extend_from_slice(data),
-            Some(_) => kept = BytesMut::new(),
+            None => collected.extend_from_slice(data),
+            Some(_) => collected = BytesMut::new(),
         }
         if received > bytes_max + DISCARDED_BYTES_MAX {
             break;
@@ -92,14 +92,14 @@ async fn collect(mut body: Body, limits: Limits, room: &mut MemoryReservation) -
     }
     match fault {
         Some(fault) => Err(fault),
-        None => Ok(kept.freeze()),
+        None => Ok(collected.freeze()),
     }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut parts = value.split(';').map(|part| part.trim().to_ascii_lowercase());
-    // RFC 8259 §8.1: JSON is in UTF-8.
+    // RFC 8259 §8.1: JSON is encoded in UTF-8.
     let charset_is_right = |part: String| {
         part.strip_prefix("charset=").is_none_or(|charset| charset.trim_matches('"') == "utf-8")
     };
@@ -123,21 +123,20 @@ fn too_many_values() -> ApiError {
 }
 
 /// The memory budget is used up.
-pub fn no_room() -> ApiError {
+pub fn memory_exhausted() -> ApiError {
     ApiError::new(
         RefusalCode::Overloaded,
-        "the memory for requests and responses is used up, for this tenant or in total",
-        "take the answers that were asked for, or try again in a few seconds; the operator sets the limit with \
-         api.inbound_buffer_max",
+        "limit reached: memory for requests and responses, for this tenant or in total",
+        "read pending responses, or try again in a few seconds; the operator sets the limit with api.inbound_buffer_max",
     )
 }
 
-/// Rarely received: most clients that abort are gone.
-fn broken_off() -> ApiError {
+/// Clients that abort rarely receive this.
+fn incomplete() -> ApiError {
     ApiError::new(
         RefusalCode::RequestTimeout,
         "the body ended early",
-        "send the request again, with as many bytes as Content-Length declares",
+        "send the request again, with a complete body",
     )
 }
 
@@ -154,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_json_in_utf_8_is_taken() {
+    fn only_json_in_utf_8_is_accepted() {
         for (value, expected) in [
             ("application/json", true),
             ("Application/JSON; charset=UTF-8", true),

@@ -1,4 +1,4 @@
-//! The content of responses: in memory, sent in pieces, and in gzip where that form is made once.
+//! Response content in memory: static content with its gzip form, and bodies that are sent in frames.
 
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ use hyper::body::{Frame, SizeHint};
 
 use super::error::{ApiError, Result};
 
-/// Octets of a body frame. The next frame is produced when the client has taken the previous one.
+/// Octets of a body frame. The next frame is produced once the connection has accepted the previous one.
 pub const PIECE_OCTETS: usize = 64 * 1024;
 /// The media type of most responses.
 pub const JSON: &str = "application/json";
@@ -28,7 +28,7 @@ pub struct StaticContent {
     pub gzip: Bytes,
 }
 
-/// What a response may be compressed from.
+/// Content that may be compressed.
 #[derive(Debug, Clone)]
 pub enum Compressible {
     Static(&'static StaticContent),
@@ -36,21 +36,21 @@ pub enum Compressible {
 }
 
 impl StaticContent {
-    /// Content in both forms.
+    /// Compresses the content.
     pub fn new(content_type: &'static str, text: String) -> Result<Self> {
         let gzip = gzip(text.as_bytes()).map_err(ApiError::internal)?.into();
         Ok(Self { content_type, plain: text.into(), gzip })
     }
 }
 
-/// Octets in gzip.
+/// Compresses octets with gzip.
 pub fn gzip(octets: &[u8]) -> io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(octets.len() / 4), Compression::fast());
     encoder.write_all(octets)?;
     encoder.finish()
 }
 
-/// A body in memory, sent in frames, so that the idle timeout sees whether the client takes them.
+/// A body in memory, sent in frames so that the idle timeout sees its progress.
 pub fn pieces(octets: Bytes) -> Body {
     Body::new(Pieces(octets))
 }

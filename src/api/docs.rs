@@ -1,5 +1,5 @@
-//! The guide: the pages of `src/docs`, compiled in, rendered to HTML once and served without a key. The manual of the
-//! operations at `/docs` ([`super::openapi`]) lists them.
+//! The guide: the pages of `src/docs`. They are compiled in, rendered to HTML once, and served without a key. The API
+//! reference at `/docs` ([`super::openapi`]) lists them.
 
 use std::fmt::Write;
 use std::sync::LazyLock;
@@ -15,7 +15,7 @@ use super::content::{HTML, StaticContent};
 use super::{ApiError, ApiResponse, Result};
 use crate::model::RefusalCode;
 
-/// A page as it stands in the index.
+/// A page of the guide.
 #[derive(Debug, Serialize)]
 pub struct Page {
     /// The last segment of its path.
@@ -41,22 +41,22 @@ const PAGES: &[Page] = pages! {
     "sending": "Sending mail", "over SMTP and HTTP, templates, the sandbox";
     "api": "The API", "paths, lists, changes, repeated requests";
     "errors": "Errors", "every code with its SMTP reply, HTTP status and remedy";
-    "events": "Events and webhooks", "what is reported, the live tail, signed webhooks";
+    "events": "Events and webhooks", "event types, the live stream, signed webhooks";
     "bounces": "Bounces", "classes of failure, suppressions, delivery reports";
-    "usage": "Usage and limits", "what is counted, what is limited";
+    "usage": "Usage and limits", "usage counts, rate limits, send limits";
     "dns": "DNS", "records of the server and of sending domains, DKIM rotation";
     "delivery": "Delivery", "TLS, routes and smart hosts, limits of receiving sites, retries";
     "config": "Configuration", "every option with its default";
     "cli": "The command line", "commands, exit status, examples";
     "operations": "Operations", "installation, certificates, the queue, backup, stop and restart";
     "proxy": "Proxies", "load balancers for SMTP, reverse proxies for the API";
-    "metrics": "Metrics", "what Prometheus can scrape";
-    "performance": "Performance", "what was measured";
+    "metrics": "Metrics", "metrics for Prometheus";
+    "performance": "Performance", "measurements";
 };
 
 const SAMPLE_CONFIG: &str = include_str!("../../config/pillarbox.toml");
 const TEMPLATE: &str = include_str!("../docs/page.html");
-/// The style of the guide and of the manual.
+/// The style sheet of the guide and of the API reference.
 const STYLE: &str = include_str!("../docs/style.css");
 
 static RENDERED: LazyLock<Result<Vec<StaticContent>>> = LazyLock::new(|| PAGES.iter().map(render).collect());
@@ -76,7 +76,7 @@ pub async fn page(name: std::result::Result<Path<String>, PathRejection>) -> Res
     find(&name).map(ApiResponse::fixed)
 }
 
-/// The page of a name.
+/// The page with this name.
 pub fn find(name: &str) -> Result<&'static StaticContent> {
     let rendered = RENDERED.as_ref().map_err(Clone::clone)?;
     let found = PAGES.iter().zip(rendered).find(|(page, _)| page.name == name);
@@ -92,7 +92,7 @@ fn render(page: &Page) -> Result<StaticContent> {
         _ => page.markdown.to_owned(),
     };
     let mut environment = Environment::new();
-    // The ending of the name turns on the escaping of data.
+    // minijinja escapes data in templates whose name ends in `.html`.
     environment.add_template("page.html", TEMPLATE).map_err(ApiError::internal)?;
     let template = environment.get_template("page.html").map_err(ApiError::internal)?;
     let html = template.render(context! {
@@ -125,7 +125,7 @@ fn is_header(line: &str) -> bool {
     line.starts_with('[') && line.ends_with(']')
 }
 
-/// Headings and the codes that begin the rows of tables get an id, so that links can lead to them.
+/// Renders Markdown. Headings, and codes that begin a table row, get an id as a link target.
 fn to_html(markdown: &str) -> String {
     let mut events: Vec<Event<'_>> = Parser::new_ext(markdown, Options::ENABLE_TABLES).collect();
     for at in 0..events.len() {
@@ -163,10 +163,10 @@ fn heading_text(events: &[Event<'_>]) -> String {
     texts.collect()
 }
 
-/// Like `the-sandbox`, as code hosts make it of a heading.
+/// The anchor of a heading, like `the-sandbox`, as code hosts generate it.
 fn make_anchor(heading: &str) -> String {
-    let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
-    kept.collect::<String>().to_lowercase().replace(' ', "-")
+    let allowed = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    allowed.collect::<String>().to_lowercase().replace(' ', "-")
 }
 
 fn begins_row(before: &[Event<'_>]) -> bool {
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headings_and_first_cells_of_rows_have_ids_and_links_lose_the_ending_of_the_file() {
+    fn headings_and_first_cells_of_rows_have_ids_and_links_lose_the_file_extension() {
         let html = to_html("## The *sand* `box`\n\n| a |\n|---|\n| `x<y` `z` |\n\n[b](errors.md#c)\n");
         assert!(html.contains("<h2 id=\"the-sand-box\">"), "{html}");
         assert!(html.contains("<code id=\"x&lt;y\">x&lt;y</code> <code>z</code>"), "{html}");

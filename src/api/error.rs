@@ -25,24 +25,24 @@ const TYPES: [&str; 7] = [
 /// Why a request failed.
 #[derive(Debug, Clone)]
 pub struct ApiError {
-    /// For the client.
+    /// Code, message and hint for the client.
     pub refusal: Refusal,
-    /// Fields and parameters that are wrong.
+    /// Invalid fields and parameters.
     pub fields: Vec<FieldError>,
     /// The methods that the path has, for 405 (RFC 9110 §15.5.6).
     pub allow: Option<Box<str>>,
-    /// Seconds after which it makes sense to try again, where they are known.
+    /// Seconds to wait before a retry, if known.
     pub retry_after_s: Option<NonZeroU32>,
-    /// What went wrong on our side, for the log alone.
+    /// The cause of a server error, for the log only.
     pub cause: Option<Box<str>>,
-    /// A part of what was asked is done; the same request again does the rest.
+    /// Whether a part of the request was executed. A repetition executes the rest.
     pub is_unfinished: bool,
 }
 
-/// What the endpoints answer.
+/// The result of a handler.
 pub type Result<T> = std::result::Result<T, ApiError>;
 
-/// One field or parameter that is wrong.
+/// An invalid field or parameter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct FieldError {
     /// Like `scopes[0]`; empty for the body as a whole.
@@ -54,14 +54,14 @@ pub struct FieldError {
 }
 
 impl FieldError {
-    /// A wrong field.
+    /// An invalid field.
     pub fn new(path: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
         Self { path: path.into(), code, message: message.into() }
     }
 }
 
 impl ApiError {
-    /// A refusal in words.
+    /// An error with this code, message and hint.
     pub fn new(code: RefusalCode, message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             refusal: Refusal::new(code, message, hint),
@@ -73,18 +73,16 @@ impl ApiError {
         }
     }
 
-    /// There is no such object, or not for this key: the two are not told apart.
+    /// The object does not exist, or the key may not see it. Both cases have the same response.
     pub fn not_found(what: &str) -> Self {
         Self::new(
             RefusalCode::NotFound,
             format!("there is no such {what}"),
-            format!(
-                "check the id; a key sees the objects of its own tenant only, and {what} ids never change"
-            ),
+            "check the id; a tenant key can access only the objects of its own tenant",
         )
     }
 
-    /// Fields that are wrong; at least one.
+    /// An error about one or more invalid fields.
     pub fn invalid(fields: Vec<FieldError>) -> Self {
         let message = match &fields[..] {
             [only] if only.path.is_empty() => only.message.clone(),
@@ -103,12 +101,12 @@ impl ApiError {
         Self { fields, ..Self::new(code, message, hint) }
     }
 
-    /// One field that is wrong.
+    /// An error about one invalid field.
     pub fn field(path: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
         Self::invalid(vec![FieldError::new(path, code, message)])
     }
 
-    /// Only the platform may do this.
+    /// The operation needs a platform key.
     pub fn platform_only(what: &str) -> Self {
         Self::new(
             RefusalCode::PlatformKeyRequired,
@@ -122,7 +120,7 @@ impl ApiError {
         Self::new(
             RefusalCode::ShuttingDown,
             "the server is stopping",
-            "try again when it is back, in a few seconds",
+            "try again in a few seconds, when the server has restarted",
         )
     }
 
@@ -136,12 +134,12 @@ impl ApiError {
         Self { cause: Some(cause.to_string().into()), ..refusal }
     }
 
-    /// The status of the answer.
+    /// The status of the response.
     pub fn status(&self) -> StatusCode {
         classify(self.refusal.code).0
     }
 
-    /// The body of the answer.
+    /// The body of the response.
     pub fn body(&self, request_id: RequestId) -> Vec<u8> {
         let error = ErrorBody {
             kind: classify(self.refusal.code).1,
@@ -168,27 +166,27 @@ impl IntoResponse for ApiError {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Error")]
 pub struct Envelope<'a> {
-    /// Why.
+    /// The error.
     error: ErrorBody<'a>,
 }
 
 /// Why a request failed.
 #[derive(Serialize, JsonSchema)]
 pub struct ErrorBody<'a> {
-    /// The kind of fault, which goes with the status.
+    /// The type of the error. It follows from the status.
     #[serde(rename = "type")]
     #[schemars(extend("enum" = TYPES))]
     kind: &'static str,
-    /// The stable code, for programs.
+    /// Stable code, for programs.
     #[schemars(with = "RefusalCode")]
     code: &'static str,
     /// Explanation, for people.
     message: &'a str,
     /// What to do about it.
     hint: &'a str,
-    /// The request, as in the log and in `X-Request-Id`.
+    /// The id of the request, as in the log and in `X-Request-Id`.
     request_id: RequestId,
-    /// Fields and parameters that are wrong.
+    /// Invalid fields and parameters.
     errors: &'a [FieldError],
 }
 
@@ -270,7 +268,7 @@ impl From<Conflict> for ApiError {
                 "remove the domain from the other tenant first, or ask the operator of the platform",
             ),
             Conflict::SubmissionKey => {
-                (RefusalCode::IdempotencyKeyReused, "use a new Idempotency-Key for every message")
+                (RefusalCode::IdempotencyKeyReused, "use a new Idempotency-Key for each message")
             }
             Conflict::Selector => (RefusalCode::AlreadyExists, "choose another selector"),
             Conflict::LimitReached(_) => {
@@ -308,7 +306,7 @@ impl From<StoreError> for ApiError {
             StoreError::Damaged { .. } => Self::new(
                 RefusalCode::ContentDamaged,
                 "the stored content of this message is damaged; the server neither returns nor sends it",
-                "tell the operator, who can restore it from a backup",
+                "ask the operator to restore the message from a backup",
             ),
             StoreError::Closed => Self::stopping(),
             StoreError::Failed(_) => Self::new(
@@ -364,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_inside_is_for_the_log_alone() {
+    fn the_cause_of_a_server_error_is_only_logged() {
         let id = RequestId::generate(Timestamp::UNIX_EPOCH);
         for (error, status) in [
             (ApiError::from(StoreError::Failed("/var/lib secret path".into())), 503),
@@ -377,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn conflicts_are_told_apart() {
+    fn each_conflict_has_its_status_and_code() {
         for (conflict, status, code) in [
             (Conflict::Slug, 409, "already_exists"),
             (Conflict::DomainExists, 409, "already_exists"),

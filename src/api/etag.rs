@@ -1,13 +1,13 @@
 //! ETags (RFC 9110 §8.8.3). The ETag of an object is a hash of its GET response. If the object has fields that change by
-//! use, such as `last_used_at`, the ETag starts with a hash without them: `If-None-Match` compares all of the ETag,
-//! `If-Match` its first part.
+//! use, such as `last_used_at`, the ETag starts with a hash without them. `If-None-Match` compares the whole ETag, and
+//! `If-Match` only its first part.
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue, IF_MATCH};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-/// Suffix of the ETag of a compressed response: other octets need another strong ETag (RFC 9110 §8.8.3.3).
+/// Suffix of the ETag of a compressed response: a different encoding needs a different strong ETag (RFC 9110 §8.8.3.3).
 const GZIP: &str = "-gzip";
 /// Separates the two parts of an ETag: the hash without, and with, the fields that change by use.
 const USE_SEPARATOR: char = '.';
@@ -36,7 +36,7 @@ impl ETag {
         HeaderValue::from_str(&format!("\"{}\"", self.0)).ok()
     }
 
-    /// Whether `If-Match` or `If-None-Match` names this ETag; `None` without the header. `If-Match` uses strong comparison
+    /// Whether `If-Match` or `If-None-Match` contains this ETag; `None` without the header. `If-Match` uses strong comparison
     /// (RFC 9110 §13.1.1).
     pub fn is_named_by(&self, field: &HeaderName, headers: &HeaderMap) -> Option<bool> {
         let mut values = headers.get_all(field).iter().peekable();
@@ -55,7 +55,7 @@ impl ETag {
     }
 }
 
-/// The header of the same object in gzip.
+/// The `ETag` header of the same object in gzip.
 pub fn of_gzip(plain: &HeaderValue) -> Option<HeaderValue> {
     let tag = plain.to_str().ok()?.strip_suffix('"')?;
     HeaderValue::from_str(&format!("{tag}{GZIP}\"")).ok()
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tags_are_compared_as_the_field_wants() {
+    fn if_match_compares_strongly_and_if_none_match_weakly() {
         for (field, value, expected) in [
             (IF_MATCH, "\"abc\"", true),
             (IF_MATCH, "\"x\", \"abc\"", true),
@@ -99,7 +99,7 @@ mod tests {
             let headers = HeaderMap::from_iter([(field.clone(), value.parse().unwrap())]);
             ETag("abc.1".into()).is_named_by(&field, &headers)
         };
-        assert_eq!(named(IF_MATCH, "\"abc.2\""), Some(true), "only passing fields differ");
+        assert_eq!(named(IF_MATCH, "\"abc.2\""), Some(true), "only fields that change by use differ");
         assert_eq!(named(IF_MATCH, "\"abd.1\""), Some(false));
         assert_eq!(named(IF_NONE_MATCH, "\"abc.2\""), Some(false));
         assert_eq!(named(IF_NONE_MATCH, "\"abc.1-gzip\""), Some(true));

@@ -1,4 +1,4 @@
-//! The server: liveness and readiness probes, and where its documents are.
+//! The server: liveness and readiness probes, the OpenAPI document and the guide.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::store::{Journal, StoreError};
 use super::request_context::Origin;
 use super::{Access, Api, ApiError, ApiResponse, Operation, Resource, Result, docs, openapi};
 
-/// How long the store may take before it counts as down.
+/// Timeout of the test write to the store.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What works and what the API is, for everybody.
+/// The operations of the server. They need no key.
 pub fn resource() -> Resource {
     type Document = serde_json::Map<String, serde_json::Value>;
-    Resource::new("Server", "Whether the server works, and what its API is.", Access::Public)
+    Resource::new("Server", "Health checks and documentation.", Access::Public)
         .operations([
             Operation::public("/healthz", "alive", alive)
                 .summary("Liveness")
@@ -41,7 +41,7 @@ pub fn resource() -> Resource {
         ])
 }
 
-/// How the server is.
+/// The health of the server.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Health")]
 pub struct Health {
@@ -49,12 +49,12 @@ pub struct Health {
     status: &'static str,
 }
 
-/// The process runs and answers.
+/// The process handles requests.
 async fn alive() -> Result<ApiResponse> {
     ApiResponse::ok(&Health { status: "ok" })
 }
 
-/// The process can do its work: mail can be stored, and nothing is stopping it.
+/// The server can store mail and is not shutting down.
 async fn ready(State(api): State<Arc<Api>>, Extension(origin): Extension<Origin>) -> Result<ApiResponse> {
     if origin.tasks.stop.is_cancelled() {
         return Err(ApiError::new(
@@ -69,7 +69,7 @@ async fn ready(State(api): State<Arc<Api>>, Extension(origin): Extension<Origin>
         Err(_) => {
             return Err(ApiError::new(
                 RefusalCode::StorageUnavailable,
-                format!("the store did not answer within {} seconds", PROBE_TIMEOUT.as_secs()),
+                format!("the store did not respond within {} seconds", PROBE_TIMEOUT.as_secs()),
                 "check the load of the disk with the data directory",
             ));
         }
@@ -77,7 +77,7 @@ async fn ready(State(api): State<Arc<Api>>, Extension(origin): Extension<Origin>
     ApiResponse::ok(&Health { status: "ready" })
 }
 
-/// The refusal names the cause for the operator, and no path, because the endpoint needs no key.
+/// The refusal states the cause for the operator. It contains no path, because the operation needs no key.
 fn not_ready(error: StoreError) -> ApiError {
     let message = format!("the server cannot store mail: {error}");
     let mut refused = ApiError::from(error);

@@ -30,7 +30,7 @@ fn explain(path: String, error: &serde_json::Error) -> ApiError {
         return malformed(error);
     }
     let text = error.to_string();
-    // serde_json ends its texts with the place, which says less than the path.
+    // serde_json appends line and column. The path is more precise.
     let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(front, _)| front);
     let path = echo(&path);
     if text.starts_with("unknown field `") {
@@ -53,7 +53,7 @@ fn malformed(error: &serde_json::Error) -> ApiError {
     )
 }
 
-/// Client input, shortened and without control characters.
+/// Shortens client input and removes control characters.
 pub fn echo(text: &str) -> String {
     let mut echoed: String = text.chars().filter(|c| !c.is_control()).take(ECHO_CHARS_MAX).collect();
     if text.chars().nth(ECHO_CHARS_MAX).is_some() {
@@ -76,14 +76,14 @@ where
 pub struct Checks(Vec<FieldError>);
 
 impl Checks {
-    /// Notes a field unless `is_right`.
+    /// Adds an error unless `is_right`.
     pub fn require(&mut self, is_right: bool, path: &str, code: &'static str, message: &str) {
         if !is_right {
             self.0.push(FieldError::new(path, code, message));
         }
     }
 
-    /// Notes a field whose text is empty, longer than `chars_max` characters or has control characters.
+    /// Adds an error if the text is empty, longer than `chars_max` characters, or has control characters.
     pub fn line(&mut self, text: &str, path: &str, chars_max: usize) {
         let length = text.chars().count();
         self.require(length > 0, path, "too_short", "this must not be empty");
@@ -91,13 +91,13 @@ impl Checks {
         self.one_line(text, path);
     }
 
-    /// Notes a field whose text has control characters.
+    /// Adds an error if the text has control characters.
     pub fn one_line(&mut self, text: &str, path: &str) {
         let is_one_line = !text.chars().any(char::is_control);
         self.require(is_one_line, path, "invalid", "this must not contain control characters or line breaks");
     }
 
-    /// Notes a field with more than `max` of something.
+    /// Adds an error if `length` exceeds `max`.
     pub fn length(&mut self, length: usize, path: &str, max: usize, unit: &str) {
         if length > max {
             self.0.push(FieldError::new(
@@ -108,14 +108,14 @@ impl Checks {
         }
     }
 
-    /// Notes `metadata` that is larger than anybody's notes need.
+    /// Adds an error if `metadata` has too many keys or bytes.
     pub fn metadata(&mut self, metadata: &Map<String, Value>) {
         self.length(metadata.len(), "metadata", METADATA_KEYS_MAX, "keys");
         let bytes = serde_json::to_vec(metadata).map_or(usize::MAX, |text| text.len());
         self.length(bytes, "metadata", METADATA_BYTES_MAX, "bytes");
     }
 
-    /// Keeps what was read, or notes why it could not be.
+    /// Returns the value, or adds the error.
     pub fn read<T, E: std::fmt::Display>(
         &mut self,
         result: std::result::Result<T, E>,
@@ -124,12 +124,12 @@ impl Checks {
         result.map_err(|error| self.0.push(FieldError::new(path, "invalid", error.to_string()))).ok()
     }
 
-    /// An error if anything was noted.
+    /// Fails if an error was added.
     pub fn finish(self) -> Result<()> {
         self.into_result().map_err(ApiError::invalid)
     }
 
-    /// What was noted, if anything.
+    /// Like [`Checks::finish`], but returns the plain errors.
     pub fn into_result(self) -> std::result::Result<(), Vec<FieldError>> {
         if self.0.is_empty() { Ok(()) } else { Err(self.0) }
     }
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_in_a_body_is_named_by_its_place() {
+    fn an_invalid_field_is_reported_with_its_path() {
         for (text, status, code, path, field_code) in [
             ("", 400, "invalid_json", "", ""),
             ("{", 400, "invalid_json", "", ""),
@@ -195,13 +195,13 @@ mod tests {
     }
 
     #[test]
-    fn malformed_json_is_told_by_line_and_column() {
+    fn malformed_json_is_reported_with_line_and_column() {
         let error = parse::<Body>(&Bytes::from_static(b"{\n  \"name\": ,\n}")).unwrap_err();
         assert_eq!(error.refusal.message, "the body is not JSON: line 2, column 11");
     }
 
     #[test]
-    fn absent_null_and_a_value_are_three_things() {
+    fn an_absent_field_differs_from_null_and_from_a_value() {
         let note = |text: &str| parse::<Body>(&Bytes::copy_from_slice(text.as_bytes())).unwrap().note;
         assert_eq!(note(r#"{"name":"a"}"#), None);
         assert_eq!(note(r#"{"name":"a","note":null}"#), Some(None));
@@ -209,14 +209,14 @@ mod tests {
     }
 
     #[test]
-    fn a_clients_words_come_back_shortened() {
+    fn client_input_is_shortened_in_errors() {
         let long = format!(r#"{{"name":"a","{}":1}}"#, "x".repeat(5000));
         let error = parse::<Body>(&Bytes::from(long)).unwrap_err();
         assert!(error.refusal.message.len() < 500, "{}", error.refusal.message.len());
     }
 
     #[test]
-    fn all_faults_of_a_body_are_named_at_once() {
+    fn all_invalid_fields_are_reported_in_one_response() {
         let mut checks = Checks::default();
         checks.line("", "name", 10);
         checks.line("a\r\nb", "note", 10);

@@ -1,9 +1,9 @@
-//! How many values a JSON text has, counted as it arrives: the memory that a text takes once it is parsed depends on that
-//! more than on its octets. Pure.
+//! Counts the values of a JSON text as it arrives. The memory of a parsed text depends more on the number of its values
+//! than on its octets. Pure.
 
 use memchr::memchr2;
 
-/// Counts the values of a text that comes in any pieces. Of a text that is not JSON the count is some number.
+/// Counts the values of a text that arrives in pieces. For a text that is not JSON, the count is arbitrary.
 #[derive(Debug, Default)]
 pub struct ValueCounter {
     count: u64,
@@ -12,7 +12,7 @@ pub struct ValueCounter {
 }
 
 impl ValueCounter {
-    /// Values so far; a member of an object counts as one, with its name.
+    /// Values so far. A member of an object counts as one value.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -25,7 +25,7 @@ impl ValueCounter {
             if self.is_escaped {
                 self.is_escaped = false;
             } else if self.is_in_string {
-                // RFC 8259 §7: a string goes up to a quotation mark that no backslash precedes.
+                // RFC 8259 §7: a string ends at a quotation mark that no backslash escapes.
                 let Some(end) = memchr2(b'"', b'\\', &piece[at - 1..]) else { return };
                 at += end;
                 match piece[at - 1] {
@@ -35,7 +35,7 @@ impl ValueCounter {
             } else {
                 match octet {
                     b'"' => self.is_in_string = true,
-                    // RFC 8259 §4, §5: what opens, and what separates, stands before a value each.
+                    // RFC 8259 §4, §5: a value follows each opening bracket and each comma.
                     b'[' | b'{' | b',' => self.count += 1,
                     _ => {}
                 }

@@ -1,4 +1,4 @@
-//! API keys. A key cannot create or change a key to have more rights than itself.
+//! API keys. A key cannot give another key more rights than it has.
 
 use std::net::IpAddr;
 
@@ -16,12 +16,12 @@ use super::{Access, ApiError, ApiResponse, List, Operation, RequestContext, Reso
 const NAME_CHARS_MAX: usize = 200;
 const RESTRICTIONS_MAX: usize = 100;
 
-/// Octets of a response with all restrictions that a key may have.
+/// Octets of a response with the maximum number of restrictions.
 const RESPONSE_OCTETS_MAX: u64 = 16 * 1024;
 
 /// The operations of keys.
 pub fn resource() -> Resource {
-    let text = "Credentials for this API and for SMTP. Nobody makes a key that may do more than their own.";
+    let text = "Credentials for this API and for SMTP. A key cannot grant more rights than it has.";
     Resource::new("Keys", text, Access::Scope(Scope::KeysManage))
         .id::<KeyId>("The key.")
         .operations([
@@ -45,7 +45,7 @@ pub fn resource() -> Resource {
                 .returns::<KeyView>("The updated key.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
             Operation::delete("/v1/keys/{id}", "revoke_key", revoke)
-                .describe("Revoke a key", "The key is refused from now on and stays in the list. A key cannot revoke itself.")
+                .describe("Revoke a key", "The server refuses the key from now on. The key stays in the list. A key cannot revoke itself.")
                 .returns::<KeyView>("The revoked key."),
         ])
         .alias("/v1/keys", "/v1/api-keys")
@@ -122,7 +122,7 @@ pub struct KeyView {
     last_used_at: Option<Timestamp>,
     /// Time of the revocation. A revoked key is refused.
     revoked_at: Option<Timestamp>,
-    /// The last characters of the secret, to recognise the key.
+    /// The last characters of the secret, to recognize the key.
     last_four: String,
 }
 
@@ -159,7 +159,7 @@ impl From<Key> for KeyView {
 
 /// The rights that a request gives to a key; `None` leaves them unchanged.
 #[derive(Debug, Default)]
-struct Powers {
+struct Rights {
     environment: Option<Environment>,
     scopes: Option<Vec<Scope>>,
     allowed_domain_ids: Option<Vec<DomainId>>,
@@ -173,10 +173,10 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
     let mut checks = Checks::default();
     checks.line(&body.name, "name", NAME_CHARS_MAX);
     let caller = &call.caller.key;
-    // What is left out is as narrow as the caller's own.
+    // An omitted restriction is that of the calling key.
     let cidrs = body.allowed_cidrs.as_deref().and_then(|texts| read_networks(texts, &mut checks));
     let inherited = is_bound_by(caller, tenant_id);
-    let powers = Powers {
+    let rights = Rights {
         environment: Some(body.environment.unwrap_or(caller.environment)),
         scopes: Some(body.scopes.map(deduplicate).unwrap_or_default()),
         allowed_domain_ids: Some(
@@ -189,14 +189,14 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
         ),
         expires_at: Some(body.expires_at.or(if inherited { caller.expires_at } else { None })),
     };
-    check_powers(&powers, tenant_id, call.now, &mut checks);
+    check_rights(&rights, tenant_id, call.now, &mut checks);
     checks.finish()?;
-    check_within(caller, tenant_id, &powers)?;
-    check_domains(&call, tenant_id, &powers).await?;
-    let environment = powers.environment.unwrap_or(Environment::Live);
+    check_within(caller, tenant_id, &rights)?;
+    check_domains(&call, tenant_id, &rights).await?;
+    let environment = rights.environment.unwrap_or(Environment::Live);
     let secret = KeySecret::generate(environment);
     let scopes = match tenant_id {
-        Some(_) => powers.scopes.unwrap_or_default(),
+        Some(_) => rights.scopes.unwrap_or_default(),
         None => Scope::ALL.to_vec(),
     };
     let new = NewKey {
@@ -204,9 +204,9 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
         name: body.name,
         environment,
         scopes,
-        allowed_domain_ids: powers.allowed_domain_ids.unwrap_or_default(),
-        allowed_cidrs: powers.allowed_cidrs.unwrap_or_default(),
-        expires_at: powers.expires_at.flatten(),
+        allowed_domain_ids: rights.allowed_domain_ids.unwrap_or_default(),
+        allowed_cidrs: rights.allowed_cidrs.unwrap_or_default(),
+        expires_at: rights.expires_at.flatten(),
         stored_secret: secret.stored_secret(),
     };
     let key = call.store().create_key(new, call.now).await?;
@@ -245,23 +245,23 @@ async fn update(call: RequestContext) -> Result<ApiResponse> {
     let body: Update = call.json()?;
     let mut checks = Checks::default();
     body.name.iter().for_each(|name| checks.line(name, "name", NAME_CHARS_MAX));
-    let powers = Powers {
+    let rights = Rights {
         environment: None,
         scopes: body.scopes.map(deduplicate),
         allowed_domain_ids: body.allowed_domain_ids.map(deduplicate),
         allowed_cidrs: body.allowed_cidrs.as_deref().and_then(|texts| read_networks(texts, &mut checks)),
         expires_at: body.expires_at,
     };
-    check_powers(&powers, key.tenant_id, call.now, &mut checks);
+    check_rights(&rights, key.tenant_id, call.now, &mut checks);
     checks.finish()?;
-    check_within(&call.caller.key, key.tenant_id, &powers)?;
-    check_domains(&call, key.tenant_id, &powers).await?;
+    check_within(&call.caller.key, key.tenant_id, &rights)?;
+    check_domains(&call, key.tenant_id, &rights).await?;
     let patch = KeyPatch {
         name: body.name,
-        scopes: powers.scopes.filter(|_| key.tenant_id.is_some()),
-        allowed_domain_ids: powers.allowed_domain_ids,
-        allowed_cidrs: powers.allowed_cidrs,
-        expires_at: powers.expires_at,
+        scopes: rights.scopes.filter(|_| key.tenant_id.is_some()),
+        allowed_domain_ids: rights.allowed_domain_ids,
+        allowed_cidrs: rights.allowed_cidrs,
+        expires_at: rights.expires_at,
     };
     let updated = call.store().update_key(key.id, patch).await?;
     ApiResponse::ok(&KeyView::from(updated.ok_or_else(|| ApiError::not_found("key"))?))
@@ -285,19 +285,19 @@ async fn revoke(call: RequestContext) -> Result<ApiResponse> {
     ApiResponse::ok(&KeyView::from(Key { revoked_at, ..key }))
 }
 
-/// Each once, in the order given.
+/// Removes duplicates and keeps the order.
 fn deduplicate<T: PartialEq>(items: Vec<T>) -> Vec<T> {
-    // Quadratic in what a body of limited size can hold only for the few kinds there are of scopes; ids are cut first.
-    let mut kept = Vec::new();
+    // This is quadratic, so it stops after the allowed number of items; the caller then reports the excess.
+    let mut unique = Vec::new();
     for item in items {
-        if kept.len() <= RESTRICTIONS_MAX && !kept.contains(&item) {
-            kept.push(item);
+        if unique.len() <= RESTRICTIONS_MAX && !unique.contains(&item) {
+            unique.push(item);
         }
     }
-    kept
+    unique
 }
 
-/// Networks, or single addresses as networks of one.
+/// Reads networks. A single address becomes a network of one address.
 fn read_networks(texts: &[String], checks: &mut Checks) -> Option<Vec<IpNet>> {
     checks.length(texts.len(), "allowed_cidrs", RESTRICTIONS_MAX, "networks");
     if texts.len() > RESTRICTIONS_MAX {
@@ -314,23 +314,23 @@ fn read_networks(texts: &[String], checks: &mut Checks) -> Option<Vec<IpNet>> {
     Some(deduplicate(networks))
 }
 
-fn check_powers(powers: &Powers, tenant_id: Option<TenantId>, now: Timestamp, checks: &mut Checks) {
-    let domain_ids = powers.allowed_domain_ids.as_deref().unwrap_or_default();
+fn check_rights(rights: &Rights, tenant_id: Option<TenantId>, now: Timestamp, checks: &mut Checks) {
+    let domain_ids = rights.allowed_domain_ids.as_deref().unwrap_or_default();
     match tenant_id {
         Some(_) => {
-            let is_right = powers.scopes.as_ref().is_none_or(|scopes| !scopes.is_empty());
+            let is_right = rights.scopes.as_ref().is_none_or(|scopes| !scopes.is_empty());
             let message = "give at least one scope, such as smtp:send";
             checks.require(is_right, "scopes", "required", message);
         }
         None => {
-            let is_right = powers.scopes.as_ref().is_none_or(|s| s.is_empty() || s.len() == Scope::ALL.len());
+            let is_right = rights.scopes.as_ref().is_none_or(|s| s.is_empty() || s.len() == Scope::ALL.len());
             checks.require(is_right, "scopes", "invalid", "omit this: a platform key has all scopes");
             let message = "omit this or give a tenant_id: a platform key has no domains";
             checks.require(domain_ids.is_empty(), "allowed_domain_ids", "invalid", message);
         }
     }
     checks.length(domain_ids.len(), "allowed_domain_ids", RESTRICTIONS_MAX, "domains");
-    let is_future = powers.expires_at.flatten().is_none_or(|at| at > now);
+    let is_future = rights.expires_at.flatten().is_none_or(|at| at > now);
     checks.require(is_future, "expires_at", "invalid", "this must be in the future");
 }
 
@@ -339,26 +339,25 @@ fn exceeds(message: impl Into<String>) -> ApiError {
     ApiError::new(RefusalCode::InsufficientScope, message, hint)
 }
 
-/// Whether where and until when a caller may be used holds for a key of this owner too. A platform key serves the
-/// platform, whose networks are not those of its tenants, so what it makes for them is free of that.
+/// Whether the networks and the expiry of the caller also restrict a key of this owner. The networks of a platform key are
+/// those of the platform, so they do not restrict the keys of tenants.
 fn is_bound_by(caller: &Key, owner: Option<TenantId>) -> bool {
     caller.tenant_id == owner
 }
 
-/// Whether a caller may give these powers to a key of this owner: none that it lacks itself. The platform has all scopes
-/// and domains.
-fn check_within(caller: &Key, owner: Option<TenantId>, powers: &Powers) -> Result<()> {
+/// Checks that the caller has every right that it gives to a key of this owner. A platform key has all scopes and domains.
+fn check_within(caller: &Key, owner: Option<TenantId>, rights: &Rights) -> Result<()> {
     if caller.tenant_id.is_some()
-        && let Some(scope) = powers.scopes.iter().flatten().find(|scope| !caller.scopes.contains(scope))
+        && let Some(scope) = rights.scopes.iter().flatten().find(|scope| !caller.scopes.contains(scope))
     {
         return Err(exceeds(format!("the calling key lacks the scope {scope}, so it cannot grant it")));
     }
-    if caller.environment == Environment::Test && powers.environment == Some(Environment::Live) {
+    if caller.environment == Environment::Test && rights.environment == Some(Environment::Live) {
         return Err(exceeds("a test key cannot create a live key"));
     }
     let domains = &caller.allowed_domain_ids;
     let are_within = |ids: &Vec<DomainId>| !ids.is_empty() && ids.iter().all(|id| domains.contains(id));
-    if !domains.is_empty() && !powers.allowed_domain_ids.as_ref().is_none_or(are_within) {
+    if !domains.is_empty() && !rights.allowed_domain_ids.as_ref().is_none_or(are_within) {
         return Err(exceeds(
             "the calling key is restricted to its allowed_domain_ids and cannot grant other domains",
         ));
@@ -369,13 +368,13 @@ fn check_within(caller: &Key, owner: Option<TenantId>, powers: &Powers) -> Resul
     let networks = &caller.allowed_cidrs;
     let is_inside = |net: &IpNet| networks.iter().any(|own| own.contains(net));
     if !networks.is_empty()
-        && !powers.allowed_cidrs.as_ref().is_none_or(|n| !n.is_empty() && n.iter().all(is_inside))
+        && !rights.allowed_cidrs.as_ref().is_none_or(|n| !n.is_empty() && n.iter().all(is_inside))
     {
         return Err(exceeds(
             "the calling key is restricted to its allowed_cidrs and cannot grant other networks",
         ));
     }
-    if let (Some(own), Some(wanted)) = (caller.expires_at, powers.expires_at)
+    if let (Some(own), Some(wanted)) = (caller.expires_at, rights.expires_at)
         && wanted.is_none_or(|at| at > own)
     {
         return Err(exceeds(format!("the calling key expires at {own} and cannot grant a later expiry")));
@@ -384,9 +383,9 @@ fn check_within(caller: &Key, owner: Option<TenantId>, powers: &Powers) -> Resul
 }
 
 /// Checks that the tenant owns the domains. Domains of other tenants are reported as not found.
-async fn check_domains(call: &RequestContext, tenant_id: Option<TenantId>, powers: &Powers) -> Result<()> {
+async fn check_domains(call: &RequestContext, tenant_id: Option<TenantId>, rights: &Rights) -> Result<()> {
     let mut checks = Checks::default();
-    for (index, id) in powers.allowed_domain_ids.iter().flatten().enumerate() {
+    for (index, id) in rights.allowed_domain_ids.iter().flatten().enumerate() {
         let is_known = call.store().domain(tenant_id, *id).await?.is_some();
         let path = format!("allowed_domain_ids[{index}]");
         checks.require(is_known, &path, "not_found", "the tenant has no such domain");
@@ -424,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn no_key_gives_more_than_it_has() {
+    fn no_key_grants_rights_that_it_lacks() {
         let domain = DomainId::generate(at(0));
         let bound = Key {
             environment: Environment::Test,
@@ -436,29 +435,29 @@ mod tests {
         let platform = Key { tenant_id: None, ..caller() };
         // A platform key has no domains.
         let bound_platform = Key { tenant_id: None, allowed_domain_ids: vec![], ..bound.clone() };
-        let none = Powers::default;
-        for (name, powers) in [
-            ("scope", Powers { scopes: Some(vec![Scope::EmailsRead]), ..none() }),
-            ("environment", Powers { environment: Some(Environment::Live), ..none() }),
-            ("all domains", Powers { allowed_domain_ids: Some(vec![]), ..none() }),
+        let none = Rights::default;
+        for (name, rights) in [
+            ("scope", Rights { scopes: Some(vec![Scope::EmailsRead]), ..none() }),
+            ("environment", Rights { environment: Some(Environment::Live), ..none() }),
+            ("all domains", Rights { allowed_domain_ids: Some(vec![]), ..none() }),
             (
                 "other domain",
-                Powers { allowed_domain_ids: Some(vec![domain, DomainId::generate(at(1))]), ..none() },
+                Rights { allowed_domain_ids: Some(vec![domain, DomainId::generate(at(1))]), ..none() },
             ),
-            ("all networks", Powers { allowed_cidrs: Some(vec![]), ..none() }),
-            ("wider network", Powers { allowed_cidrs: Some(vec![net("10.0.0.0/7")]), ..none() }),
-            ("no expiry", Powers { expires_at: Some(None), ..none() }),
-            ("later expiry", Powers { expires_at: Some(Some(at(101))), ..none() }),
+            ("all networks", Rights { allowed_cidrs: Some(vec![]), ..none() }),
+            ("wider network", Rights { allowed_cidrs: Some(vec![net("10.0.0.0/7")]), ..none() }),
+            ("no expiry", Rights { expires_at: Some(None), ..none() }),
+            ("later expiry", Rights { expires_at: Some(Some(at(101))), ..none() }),
         ] {
-            assert!(check_within(&bound, bound.tenant_id, &powers).is_err(), "{name}");
-            assert!(check_within(&platform, bound.tenant_id, &powers).is_ok(), "{name}");
+            assert!(check_within(&bound, bound.tenant_id, &rights).is_err(), "{name}");
+            assert!(check_within(&platform, bound.tenant_id, &rights).is_ok(), "{name}");
             let is_of_key = ["all networks", "wider network", "no expiry", "later expiry"].contains(&name);
-            let is_bound = check_within(&bound_platform, None, &powers).is_err();
+            let is_bound = check_within(&bound_platform, None, &rights).is_err();
             assert_eq!(is_bound, is_of_key || name == "environment", "{name}");
-            let is_bound = check_within(&bound_platform, bound.tenant_id, &powers).is_err();
+            let is_bound = check_within(&bound_platform, bound.tenant_id, &rights).is_err();
             assert_eq!(is_bound, name == "environment", "{name}");
         }
-        let narrower = Powers {
+        let narrower = Rights {
             environment: Some(Environment::Test),
             scopes: Some(vec![Scope::SmtpSend]),
             allowed_domain_ids: Some(vec![domain]),
@@ -468,12 +467,12 @@ mod tests {
         assert!(check_within(&bound, bound.tenant_id, &narrower).is_ok());
         assert!(check_within(&bound, bound.tenant_id, &none()).is_ok());
         let caller = caller();
-        let test = Powers { environment: Some(Environment::Test), ..narrower };
+        let test = Rights { environment: Some(Environment::Test), ..narrower };
         assert!(check_within(&caller, caller.tenant_id, &test).is_ok());
     }
 
     #[test]
-    fn networks_are_read_in_their_plain_form() {
+    fn networks_are_stored_in_canonical_form() {
         let mut checks = Checks::default();
         let texts = ["10.1.2.3/8", "10.0.0.0/8", "192.0.2.1", "2001:db8::1"].map(str::to_owned);
         let networks = read_networks(&texts, &mut checks).unwrap();
@@ -488,30 +487,30 @@ mod tests {
     }
 
     #[test]
-    fn the_powers_of_a_key_have_to_make_sense() {
-        let fault = |powers: Powers, tenant: Option<TenantId>| {
+    fn the_rights_of_a_key_are_validated() {
+        let fault = |rights: Rights, tenant: Option<TenantId>| {
             let mut checks = Checks::default();
-            check_powers(&powers, tenant, at(10), &mut checks);
+            check_rights(&rights, tenant, at(10), &mut checks);
             checks.finish().err().map(|e| e.fields[0].path.clone())
         };
         let tenant = Some(TenantId::generate(at(0)));
         let domains = || Some(vec![DomainId::generate(at(0))]);
         assert_eq!(
-            fault(Powers { scopes: Some(vec![]), ..Powers::default() }, tenant).as_deref(),
+            fault(Rights { scopes: Some(vec![]), ..Rights::default() }, tenant).as_deref(),
             Some("scopes")
         );
         assert_eq!(
-            fault(Powers { scopes: Some(vec![Scope::SmtpSend]), ..Powers::default() }, None).as_deref(),
+            fault(Rights { scopes: Some(vec![Scope::SmtpSend]), ..Rights::default() }, None).as_deref(),
             Some("scopes")
         );
         assert_eq!(
-            fault(Powers { allowed_domain_ids: domains(), ..Powers::default() }, None).as_deref(),
+            fault(Rights { allowed_domain_ids: domains(), ..Rights::default() }, None).as_deref(),
             Some("allowed_domain_ids")
         );
         assert_eq!(
-            fault(Powers { expires_at: Some(Some(at(10))), ..Powers::default() }, tenant).as_deref(),
+            fault(Rights { expires_at: Some(Some(at(10))), ..Rights::default() }, tenant).as_deref(),
             Some("expires_at")
         );
-        assert_eq!(fault(Powers { allowed_domain_ids: domains(), ..Powers::default() }, tenant), None);
+        assert_eq!(fault(Rights { allowed_domain_ids: domains(), ..Rights::default() }, tenant), None);
     }
 }

@@ -1,9 +1,9 @@
 //! The control plane: an HTTP API with JSON for the platform and its tenants.
 //!
-//! Each resource has a module, which registers its operations (`operation`) beside their handlers. `router` makes an axum
-//! router of them, and `openapi` the document. `server` accepts connections. A request passes the `layers` (id and log,
-//! authentication, limits); `request_context` reads it, with `body` and `page`; `request_handler` runs its handler to
-//! completion, which calls the store. `error` and `response` build the response.
+//! Each resource has a module, which registers its operations (`operation`) beside their handlers. `router` builds the axum
+//! router from them, and `openapi` the OpenAPI document. `server` accepts connections. A request passes the `layers` (id
+//! and log, authentication, limits). `request_context` then reads it with `body` and `page`, and `request_handler` calls
+//! the handler. `error` and `response` build the response.
 
 mod bans;
 mod body;
@@ -61,9 +61,9 @@ use crate::verification::Verifier;
 use self::error::{ApiError, FieldError, Result};
 use self::events::Tail;
 use self::layers::auth::LastUsedThrottle;
-use self::layers::idempotency::{InProgress, Kept};
+use self::layers::idempotency::{InProgress, StoredResponses};
 use self::layers::preconditions::ObjectLocks;
-use self::layers::rate_limit::Requests;
+use self::layers::rate_limit::RequestLimiter;
 use self::operation::Resource;
 use self::page::List;
 use self::request_context::RequestContext;
@@ -74,7 +74,7 @@ pub use self::keys::KeyView;
 pub use self::operation::{Access, Operation, Route};
 pub use self::templates::language as template_language;
 
-/// The resources, in the order in which they are read.
+/// The resources, in the order of the document.
 static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
     vec![
         tenants::resource(),
@@ -105,21 +105,21 @@ const CACHED_KEYS_MAX: usize = 10_000;
 const KEY_GENERATIONS_MAX: u32 = 1;
 /// Concurrent DNS checks of domains on request.
 const LOOKUPS_MAX: u32 = 16;
-/// Per tenant: a DNS server that does not answer delays each check by half a minute.
+/// Concurrent DNS checks per tenant. A DNS server that does not respond delays each check by half a minute.
 const LOOKUPS_PER_TENANT_MAX: u32 = 4;
 /// Concurrent event streams.
 const STREAMS_MAX: u32 = 200;
-/// Per tenant; the platform counts as one.
+/// Concurrent event streams per tenant. The platform counts as a tenant.
 const STREAMS_PER_TENANT_MAX: u32 = 10;
 
-/// Concurrent builds of GET responses. Each holds rows of at most `store::PAGE_OCTETS_MAX` and their JSON, which the
-/// memory budget does not count yet.
+/// Concurrent builds of GET responses. Each build holds rows of at most `store::PAGE_OCTETS_MAX` and their JSON. The memory
+/// budget counts the JSON only once it is complete.
 const RESPONSES_BUILT_MAX: u32 = 16;
-/// Per tenant; the platform counts as one.
+/// Concurrent builds of GET responses per tenant. The platform counts as a tenant.
 const RESPONSES_BUILT_PER_TENANT_MAX: u32 = 8;
-/// Concurrent downloads of messages from files. Each is an open file.
+/// Concurrent downloads of messages from files. Each download holds an open file.
 const MESSAGE_STREAMS_MAX: u32 = 256;
-/// Per tenant; the platform counts as one.
+/// Concurrent downloads of messages from files per tenant. The platform counts as a tenant.
 const MESSAGE_STREAMS_PER_TENANT_MAX: u32 = 64;
 
 /// Dependencies of the API.
@@ -130,14 +130,14 @@ pub struct ApiDependencies {
     pub message_lifetime_max: Duration,
     /// Checks domains.
     pub verification: Arc<Verifier>,
-    /// Limits of messages.
+    /// Limits of each message sent over HTTP.
     pub sending: SendLimits,
     /// The store.
     pub store: Arc<Store>,
     /// The wall clock.
     pub clock: Clock,
     /// Accepts messages.
-    pub intake: Arc<SubmissionService>,
+    pub submission: Arc<SubmissionService>,
     /// `[webhooks]` of the configuration.
     pub webhooks: config::Webhooks,
     /// Bans from SMTP authentication.
@@ -158,7 +158,7 @@ pub struct Api {
     sending: SendLimits,
     store: Arc<Store>,
     clock: Clock,
-    intake: Arc<SubmissionService>,
+    submission: Arc<SubmissionService>,
     webhooks: config::Webhooks,
     tail: Arc<Tail>,
     streams: TenantSemaphore,
@@ -167,33 +167,33 @@ pub struct Api {
     queue: Arc<QueueManager>,
     tls: Option<SharedServerConfig>,
     last_used_throttle: LastUsedThrottle,
-    requests: Requests,
+    request_limiter: RequestLimiter,
     in_progress: InProgress,
-    kept: Kept,
+    stored_responses: StoredResponses,
     keys: VersionedCache<SecretDigest, Arc<(Key, Option<Tenant>)>>,
     object_locks: ObjectLocks,
     /// Memory budget for request bodies and responses in progress.
-    room: Arc<MemoryBudget>,
-    making: TenantSemaphore,
+    memory: Arc<MemoryBudget>,
+    response_builds: TenantSemaphore,
     message_streams: TenantSemaphore,
     connections: Arc<ConnectionLimiter>,
     key_generations: TenantSemaphore,
-    look_ups: TenantSemaphore,
-    /// Concurrent composition of messages and rendering of templates: at most one per core.
+    lookups: TenantSemaphore,
+    /// Concurrent composition of messages and rendering of templates, at most one per core.
     composing: TenantSemaphore,
 }
 
 impl Api {
     /// Builds the API from its dependencies.
     pub fn new(parts: ApiDependencies) -> Self {
-        let requests = Requests::new(&parts.settings);
+        let request_limiter = RequestLimiter::new(&parts.settings);
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-        let kept = Kept::new(parts.settings.idempotency_storage_max.as_u64());
-        let room = MemoryBudget::new(parts.settings.inbound_buffer_max.as_u64());
+        let stored_responses = StoredResponses::new(parts.settings.idempotency_storage_max.as_u64());
+        let memory = MemoryBudget::new(parts.settings.inbound_buffer_max.as_u64());
         let connections = ConnectionLimiter::new(connection_limiter::Limits {
             total_max: parts.settings.connections_max,
             per_address_max: parts.settings.connections_per_address_max,
-            // The tenant is known only from the requests of a connection.
+            // A connection has no tenant: each request carries a key.
             per_tenant_max: usize::MAX,
         });
         Self {
@@ -204,25 +204,25 @@ impl Api {
             tail: Arc::new(Tail::new(parts.store.clone())),
             streams: TenantSemaphore::new(STREAMS_MAX, STREAMS_PER_TENANT_MAX),
             store: parts.store,
-            intake: parts.intake,
+            submission: parts.submission,
             webhooks: parts.webhooks,
             bans: parts.bans,
             source_pools: parts.source_pools,
             queue: parts.queue,
             tls: parts.tls,
             last_used_throttle: LastUsedThrottle::default(),
-            requests,
+            request_limiter,
             in_progress: InProgress::default(),
-            kept,
+            stored_responses,
             keys: VersionedCache::new(parts.clock.clone(), KEY_CACHE_LIFETIME, CACHED_KEYS_MAX),
             clock: parts.clock,
             object_locks: ObjectLocks::default(),
-            room,
-            making: TenantSemaphore::new(RESPONSES_BUILT_MAX, RESPONSES_BUILT_PER_TENANT_MAX),
+            memory,
+            response_builds: TenantSemaphore::new(RESPONSES_BUILT_MAX, RESPONSES_BUILT_PER_TENANT_MAX),
             message_streams: TenantSemaphore::new(MESSAGE_STREAMS_MAX, MESSAGE_STREAMS_PER_TENANT_MAX),
             connections,
             key_generations: TenantSemaphore::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
-            look_ups: TenantSemaphore::new(LOOKUPS_MAX, LOOKUPS_PER_TENANT_MAX),
+            lookups: TenantSemaphore::new(LOOKUPS_MAX, LOOKUPS_PER_TENANT_MAX),
             composing: TenantSemaphore::new(cores, cores).with_contended_max((cores / 2).max(1)),
         }
     }
@@ -233,8 +233,8 @@ impl Api {
     }
 
     /// The memory budget for request bodies and responses.
-    pub fn room(&self) -> Arc<MemoryBudget> {
-        self.room.clone()
+    pub fn memory(&self) -> Arc<MemoryBudget> {
+        self.memory.clone()
     }
 
     /// The current time in the precision of the store, so that a new object equals the stored one.
@@ -251,6 +251,6 @@ impl Api {
 
     /// Stores the request counts of tenants every few seconds and on shutdown.
     pub async fn count_requests(self: Arc<Self>, stop: CancellationToken) {
-        self.requests.write_until(&self.store, stop).await;
+        self.request_limiter.write_until(&self.store, stop).await;
     }
 }

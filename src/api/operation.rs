@@ -1,5 +1,5 @@
-//! Registration of operations. A resource registers each operation beside its handler: who may call it, what it takes and
-//! returns, its limits and its description. The router, the layers and the OpenAPI document are made from this.
+//! Registration of operations. A resource registers each operation beside its handler: access, parameters, body, response,
+//! limits and description. The router, the layers and the OpenAPI document use the registered operations.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,12 +22,12 @@ use super::{Api, content};
 
 pub use super::layers::auth::Access;
 
-/// The operations of one kind of object.
+/// The operations on one type of object.
 #[derive(Clone)]
 pub struct Resource {
-    /// Its tag in the document.
+    /// Its tag in the OpenAPI document.
     pub name: &'static str,
-    /// What it is about.
+    /// Its description.
     pub text: &'static str,
     access: Access,
     id: Parameter,
@@ -40,7 +40,7 @@ pub struct Resource {
 pub struct Route {
     /// Like `/v1/domains/{id}`; the id of a tenant is `{tenant_id}`.
     pub path: &'static str,
-    /// The path that this one is an alias of, or its own.
+    /// The main path if this path is an alias; otherwise this path.
     pub main_path: &'static str,
     /// At least one.
     pub operations: Vec<Operation>,
@@ -49,15 +49,15 @@ pub struct Route {
 /// One method of a path.
 #[derive(Clone)]
 pub struct Operation {
-    /// HEAD stands for GET too.
+    /// The HTTP method. GET includes HEAD.
     pub method: Method,
-    /// Like `create_domain`; the same under an alias.
+    /// Like `create_domain`. An alias has the same name.
     pub name: &'static str,
-    /// Whether it sends messages: its body may hold whole ones, and its response shows the send limit.
+    /// Whether it sends messages. `api.send_body_max` then limits its body, and its response has the `X-SendLimit` headers.
     pub is_sending: bool,
-    /// Whether it changes nothing although it is a POST, so that it needs no `Idempotency-Key`.
+    /// Whether a POST changes nothing. It then ignores `Idempotency-Key`.
     pub(super) is_safe: bool,
-    /// The fields of the object that change by use; `If-Match` ignores them.
+    /// Fields of the object that change by use. `If-Match` ignores them.
     pub(super) changed_by_use: &'static [&'static str],
     /// Its main path.
     pub(super) path: &'static str,
@@ -66,16 +66,16 @@ pub struct Operation {
     pub(super) text: &'static str,
     pub(super) parameters: Vec<Parameter>,
     pub(super) headers: Vec<Parameter>,
-    /// What `{id}` is.
+    /// The parameter `{id}`.
     pub(super) id: Option<Parameter>,
-    /// The schema of the body, and whether it is required.
+    /// The schema of the request body, and whether a body is required.
     pub(super) body: Option<(SchemaOf, bool)>,
     pub(super) status: u16,
     pub(super) response_text: &'static str,
-    /// By media type.
+    /// Response schemas by media type.
     pub(super) responses: Vec<(&'static str, SchemaOf)>,
     access: Option<Access>,
-    /// How often the response to a change may contain the body, and the octets besides.
+    /// Upper limit of the response to a change: a multiple of the request body, plus a number of octets.
     response_octets: (u64, u64),
 }
 
@@ -90,7 +90,7 @@ pub(super) struct Parameter {
 /// The function of an operation.
 #[derive(Clone)]
 pub(super) enum Handler {
-    /// Needs no key. Takes what axum extracts.
+    /// Needs no key. A handler with axum extractors.
     Public(Box<MethodRouter<Arc<Api>>>),
     /// Takes the request of an authenticated caller.
     Private(Arc<dyn Handle>),
@@ -111,7 +111,7 @@ where
     }
 }
 
-/// The operation that a request is about.
+/// The path and operation that match a request.
 #[derive(Clone, Copy)]
 pub(super) struct Target {
     pub(super) route: &'static Route,
@@ -119,18 +119,18 @@ pub(super) struct Target {
 }
 
 impl Resource {
-    /// A resource without paths. `access` is for operations that have no other one.
+    /// A resource without paths. `access` applies to operations that do not call [`Operation::needs`].
     pub(super) fn new(name: &'static str, text: &'static str, access: Access) -> Self {
         let id = Parameter { name: "id", text: "The id.", schema: Schemas::request::<String> };
         Self { name, text, access, id, routes: Vec::new() }
     }
 
-    /// What `{id}` is, where an operation has no other one.
+    /// Describes `{id}` of operations that do not call [`Operation::id`].
     pub(super) fn id<Id: JsonSchema>(self, text: &'static str) -> Self {
         Self { id: Parameter { name: "id", text, schema: Schemas::request::<Id> }, ..self }
     }
 
-    /// Adds operations. PUT is PATCH everywhere.
+    /// Adds operations. A PATCH is also added as a PUT.
     pub(super) fn operations<const N: usize>(mut self, operations: [Operation; N]) -> Self {
         for mut operation in operations {
             operation.access.get_or_insert(self.access);
@@ -147,7 +147,7 @@ impl Resource {
         self
     }
 
-    /// Adds another path with the operations of one.
+    /// Adds an alias: another path with the operations of the main path.
     pub(super) fn alias(mut self, main_path: &str, path: &'static str) -> Self {
         let main = self.routes.iter().find(|route| route.path == main_path);
         self.routes.extend(main.map(|main| Route { path, ..main.clone() }));
@@ -161,7 +161,7 @@ impl Route {
         self.path != self.main_path
     }
 
-    /// The operation that returns the object at this path, if it is one.
+    /// The GET of this path if the path is that of a single object.
     pub(super) fn object(&self) -> Option<&Operation> {
         let is_object = self.path.ends_with('}');
         self.operations.iter().find(|operation| is_object && operation.method == Method::GET)
@@ -189,7 +189,7 @@ impl Operation {
         Self::new(Method::POST, path, name, Handler::Private(Arc::new(handler)))
     }
 
-    /// A PATCH, and the same PUT.
+    /// A PATCH. [`Resource::operations`] adds the same PUT.
     pub(super) fn patch(path: &'static str, name: &'static str, handler: impl Handle + 'static) -> Self {
         Self::new(Method::PATCH, path, name, Handler::Private(Arc::new(handler)))
     }
@@ -237,17 +237,17 @@ impl Operation {
         self.method == Method::POST && !self.is_safe
     }
 
-    /// Whether there is a query parameter of this name.
+    /// Whether it has a query parameter of this name.
     pub(super) fn takes_parameter(&self, name: &str) -> bool {
         self.parameters.iter().any(|parameter| parameter.name == name)
     }
 
-    /// Maximum octets of the response to a change, beside those that need no reservation.
+    /// Octets to reserve for the response to a change. Small responses need no reservation, see [`super::response`].
     pub(super) fn response_octets_max(&self, body_octets: u64) -> u64 {
         self.response_octets.0 * body_octets + self.response_octets.1
     }
 
-    /// Its method as axum takes it.
+    /// Its method as a filter of axum.
     pub(super) fn filter(&self) -> MethodFilter {
         match self.method {
             Method::POST => MethodFilter::POST,
@@ -258,104 +258,104 @@ impl Operation {
         }
     }
 
-    /// One line about it.
+    /// Sets the summary, one line.
     pub(super) fn summary(self, summary: &'static str) -> Self {
         Self { summary, ..self }
     }
 
-    /// One line about it, and what else there is to know.
+    /// Sets the summary, one line, and the description.
     pub(super) fn describe(self, summary: &'static str, text: &'static str) -> Self {
         Self { summary, text, ..self }
     }
 
-    /// Needs another access than the other operations of the resource.
+    /// Overrides the access of the resource.
     pub(super) fn needs(self, access: Access) -> Self {
         Self { access: Some(access), ..self }
     }
 
-    /// Its `{id}` is another one than that of the other operations of the resource.
+    /// Overrides the description of `{id}` of the resource.
     pub(super) fn id<Id: JsonSchema>(self, text: &'static str) -> Self {
         Self { id: Some(Parameter { name: "id", text, schema: Schemas::request::<Id> }), ..self }
     }
 
-    /// Returns pages of a list, whose cursors are ids. Its parameters are those that [`super::page::Query::page`] reads.
+    /// Returns pages of a list with ids as cursors. Adds the parameters that [`super::page::Query::page`] reads.
     pub(super) fn pages<Id: JsonSchema, T: JsonSchema>(self, text: &'static str) -> Self {
         self.query_as("limit", "Objects per page.", page::limit_schema)
-            .query::<Id>("after", "Only objects after this one in the list, which are older.")
-            .query::<Id>("before", "Only objects before this one in the list, which are newer.")
+            .query::<Id>("after", "Only objects after this one in the list: older objects.")
+            .query::<Id>("before", "Only objects before this one in the list: newer objects.")
             .query::<Timestamp>("created_after", "Only objects created after this time.")
             .query::<Timestamp>("created_before", "Only objects created before this time.")
             .returns::<List<T>>(text)
     }
 
-    /// Takes a tenant, unless the path names it.
+    /// Takes `tenant_id` as a query parameter, unless the path contains it.
     pub(super) fn tenant_filter(self) -> Self {
         self.query::<TenantId>("tenant_id", "Only objects of this tenant.")
     }
 
-    /// Takes a parameter of the query.
+    /// Takes a query parameter.
     pub(super) fn query<T: JsonSchema>(self, name: &'static str, text: &'static str) -> Self {
         self.query_as(name, text, Schemas::request::<T>)
     }
 
-    /// Takes a parameter of the query that has a schema of its own.
+    /// Takes a query parameter with a schema of its own.
     pub(super) fn query_as(mut self, name: &'static str, text: &'static str, schema: SchemaOf) -> Self {
         self.parameters.push(Parameter { name, text, schema });
         self
     }
 
-    /// Takes a header.
+    /// Takes a request header.
     pub(super) fn header(mut self, name: &'static str, text: &'static str, schema: SchemaOf) -> Self {
         self.headers.push(Parameter { name, text, schema });
         self
     }
 
-    /// Takes a body.
+    /// Requires a body.
     pub(super) fn takes<T: JsonSchema>(self) -> Self {
         Self { body: Some((Schemas::request::<T>, true)), ..self }
     }
 
-    /// Takes a body, or none.
+    /// Takes an optional body.
     pub(super) fn may_take<T: JsonSchema>(self) -> Self {
         Self { body: Some((Schemas::request::<T>, false)), ..self }
     }
 
-    /// Takes whole messages, and sends them.
+    /// Sends messages.
     pub(super) fn sends(self) -> Self {
         Self { is_sending: true, ..self }
     }
 
-    /// Changes nothing, although it is a POST.
+    /// Marks a POST that changes nothing.
     pub(super) fn changes_nothing(self) -> Self {
         Self { is_safe: true, ..self }
     }
 
-    /// Returns an object with fields that change by use.
+    /// Lists the fields of the object that change by use.
     pub(super) fn changed_by_use(self, fields: &'static [&'static str]) -> Self {
         Self { changed_by_use: fields, ..self }
     }
 
-    /// The response to the change may contain the body so many times, and have so many octets besides.
+    /// Sets the upper limit of the response to a change: `times_body` times the request body, plus `octets`.
     pub(super) fn response_octets(self, times_body: u64, octets: u64) -> Self {
         Self { response_octets: (times_body, octets), ..self }
     }
 
-    /// Returns an object.
+    /// Returns 200 with an object.
     pub(super) fn returns<T: JsonSchema>(self, text: &'static str) -> Self {
         self.returns_as(content::JSON, text, Schemas::response::<T>)
     }
 
-    /// Returns a new object.
+    /// Returns 201 with the new object.
     pub(super) fn creates<T: JsonSchema>(self, text: &'static str) -> Self {
         Self { status: 201, ..self.returns::<T>(text) }
     }
 
-    /// Returns an object about work that is queued.
+    /// Returns 202 with an object that describes the queued work.
     pub(super) fn accepts<T: JsonSchema>(self, text: &'static str) -> Self {
         Self { status: 202, ..self.returns::<T>(text) }
     }
 
-    /// Returns octets.
+    /// Returns content that is not JSON.
     pub(super) fn returns_octets(self, media_type: &'static str, text: &'static str) -> Self {
         self.returns_as(media_type, text, Schemas::response::<String>)
     }

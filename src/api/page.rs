@@ -18,10 +18,10 @@ pub const LIMIT_DEFAULT: usize = 20;
 /// Maximum page size.
 pub const LIMIT_MAX: usize = 100;
 
-/// The parameters that every list takes.
+/// The parameters of every list.
 pub const PARAMETERS: &[&str] = &["limit", "after", "before", "created_after", "created_before"];
 
-/// The query string of a request, checked against the names that the operation takes.
+/// The query parameters of a request, limited to those of the operation.
 #[derive(Debug, Default)]
 pub struct Query {
     pairs: Vec<(String, String)>,
@@ -29,7 +29,7 @@ pub struct Query {
 }
 
 impl Query {
-    /// Reads a query string. Parameters of another name, or given twice, are faults.
+    /// Reads a query string. Unknown and duplicate parameters are errors.
     pub fn parse(text: &str, is_known: impl Fn(&str) -> bool) -> Self {
         let mut query = Self::default();
         for (name, value) in url::form_urlencoded::parse(text.as_bytes()).into_owned() {
@@ -41,7 +41,7 @@ impl Query {
             } else {
                 query.pairs.push((name, value));
             }
-            // One answer need not name more; a query string can have thousands.
+            // A query string can have thousands of parameters; the response lists only the first errors.
             if query.faults.len() >= 20 {
                 break;
             }
@@ -54,12 +54,12 @@ impl Query {
         self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The value of a parameter; one that cannot be read is a fault.
+    /// The value of a parameter. A malformed value is an error.
     pub fn value<T: FromStr<Err: Display>>(&mut self, name: &str) -> Option<T> {
         self.value_by(name, str::parse::<T>)
     }
 
-    /// Like [`Query::value`] with a way of reading.
+    /// Like [`Query::value`], with a parser.
     pub fn value_by<T, E: Display>(
         &mut self,
         name: &str,
@@ -74,7 +74,7 @@ impl Query {
         }
     }
 
-    /// How many objects are wanted.
+    /// The page size.
     pub fn limit(&mut self) -> usize {
         let limit = self.value_by("limit", |text| match text.parse() {
             Ok(limit @ 1..=LIMIT_MAX) => Ok(limit),
@@ -83,7 +83,7 @@ impl Query {
         limit.unwrap_or(LIMIT_DEFAULT)
     }
 
-    /// Which part of the list is wanted; `Id` is the kind of id that its cursors are.
+    /// The requested page. `Id` is the id type of the cursors.
     pub fn page<Id: FromStr<Err: Display> + Display>(&mut self) -> PageRequest {
         let page = PageRequest {
             limit: self.limit(),
@@ -98,7 +98,7 @@ impl Query {
         page
     }
 
-    /// An error if any parameter was wrong.
+    /// Fails if a parameter was invalid.
     pub fn finish(&mut self) -> Result<()> {
         match std::mem::take(&mut self.faults) {
             faults if faults.is_empty() => Ok(()),
@@ -113,7 +113,8 @@ pub fn limit_schema(_: &mut Schemas) -> Schema {
 }
 
 fn read_time(text: &str) -> std::result::Result<Timestamp, &'static str> {
-    text.parse().map_err(|_| "this must be a time of RFC 3339 like 2026-01-31T12:00:00Z (a + is written %2B)")
+    text.parse()
+        .map_err(|_| "this must be a time in RFC 3339 format, like 2026-01-31T12:00:00Z (write + as %2B)")
 }
 
 /// A list response.
@@ -123,16 +124,16 @@ pub struct List<T> {
     /// Always `list`.
     #[schemars(extend("const" = "list"))]
     object: &'static str,
-    /// The objects, newest first unless said otherwise.
+    /// The objects, newest first unless the operation says otherwise.
     data: Vec<T>,
     /// Whether more objects follow.
     has_more: bool,
-    /// The `after` of the next page, or its `before` if this one was asked for with `before`; `null` at the end.
+    /// Cursor of the next page: the value for `after`, or for `before` if the request had `before`. `null` at the end.
     next_cursor: Option<String>,
 }
 
 impl<T> List<T> {
-    /// A page of a longer list. The cursor goes on in the direction of the request: as `after`, or as `before`.
+    /// A page of a list. Its cursor continues in the direction of the request.
     pub fn page<I>(
         page: Page<I>,
         request: &PageRequest,
@@ -145,17 +146,17 @@ impl<T> List<T> {
         Self { object: "list", data, has_more: page.has_more, next_cursor }
     }
 
-    /// A list that is complete.
+    /// A complete list.
     pub fn whole(data: Vec<T>) -> Self {
         Self { object: "list", data, has_more: false, next_cursor: None }
     }
 
-    /// A page that says itself where to go on.
+    /// A page with a given cursor.
     pub fn resumed(data: Vec<T>, next_cursor: Option<String>) -> Self {
         Self { object: "list", data, has_more: next_cursor.is_some(), next_cursor }
     }
 
-    /// A list that may be incomplete but has no cursor.
+    /// A list without cursor that may be incomplete.
     pub fn without_cursor(data: Vec<T>, has_more: bool) -> Self {
         Self { object: "list", data, has_more, next_cursor: None }
     }
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_of_a_list_are_read_and_the_wrong_ones_named() {
+    fn list_parameters_are_read_and_invalid_ones_reported() {
         let id = KeyId::generate(Timestamp::UNIX_EPOCH);
         let other = DomainId::generate(Timestamp::UNIX_EPOCH);
         for (text, faults) in [
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cursor_goes_on_in_the_direction_of_the_request() {
+    fn the_cursor_continues_in_the_direction_of_the_request() {
         let page = |has_more| Page { items: vec![3, 2, 1], has_more };
         let cursor = |has_more, request: &PageRequest| {
             List::page(page(has_more), request, i32::to_string, |i| i).next_cursor
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_with_thousands_of_names_makes_a_short_answer() {
+    fn a_query_with_thousands_of_unknown_parameters_gets_a_short_response() {
         let text: String = (0..5000).map(|i| format!("x{i}=1&")).collect();
         assert_eq!(read(&text).1.len(), 20);
     }

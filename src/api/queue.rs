@@ -22,11 +22,11 @@ const REASON_CHARS_MAX: usize = 200;
 
 /// The operations of the queue.
 pub fn resource() -> Resource {
-    let text = "What waits for delivery and why; pausing, resuming and hurrying it.";
+    let text = "Deliveries that wait, with the reasons. Pauses, resumes and flushes delivery.";
     Resource::new("Queue", text, Access::Platform)
         .operations([
             Operation::get("/v1/queue", "show_queue", show)
-                .describe("Show the queue", "Counts of deliveries by tenant and destination, largest group first, with the reasons why they wait and until when.")
+                .describe("Show the queue", "Counts of deliveries by tenant and destination, largest group first. Each group has the reasons why its deliveries wait, and until when.")
                 .tenant_filter()
                 .query::<String>("destination", "Only mail for this domain, or for this address literal.")
                 .query_as("limit", "Objects per page.", page::limit_schema)
@@ -36,7 +36,7 @@ pub fn resource() -> Resource {
                 .describe("List the destination sites", "A site is a set of mail hosts that serves one or more domains, or a smart host. Lists sites that are in use, have waiting deliveries or are in back-off.")
                 .returns::<List<SiteView>>("All sites."),
             Operation::post("/v1/queue/pause", "pause_queue", pause)
-                .describe("Pause delivery for a tenant or destination", "Mail is still accepted; it waits in the queue.")
+                .describe("Pause delivery for a tenant or destination", "The server still accepts mail and queues it.")
                 .takes::<PauseRequest>()
                 .returns::<PauseView>("The pause."),
             Operation::post("/v1/queue/resume", "resume_queue", resume)
@@ -83,13 +83,13 @@ pub struct SiteView {
     /// Always `site`.
     #[schemars(extend("const" = "site"))]
     object: &'static str,
-    /// The mail hosts, rolled up, or the smart host.
+    /// The mail hosts in short form, or the smart host.
     name: String,
     /// Tenant of the smart host or sandbox; `null` if all tenants share the site.
     tenant_id: Option<TenantId>,
     /// Known domains of the site, at most 100.
     domains: Vec<String>,
-    /// Present connection limit. It grows while deliveries succeed.
+    /// Current connection limit. It grows while deliveries succeed.
     connections_max: usize,
     /// Open connections.
     connections: usize,
@@ -121,21 +121,21 @@ impl From<SiteStatus> for SiteView {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Queue")]
 pub struct QueueView {
-    /// `queue`.
+    /// Always `queue`.
     #[schemars(extend("const" = "queue"))]
     object: &'static str,
-    /// Time of the count. A deep queue is not counted for every request.
+    /// Time of the count. The server caches the counts of a deep queue.
     counted_at: Timestamp,
     /// Counts of all matching deliveries.
     #[serde(flatten)]
     totals: CountsView,
     /// Current pauses.
     pauses: Vec<PauseView>,
-    /// Groups of one tenant and one destination.
+    /// Number of groups. A group is the mail of one tenant for one destination.
     group_count: u64,
-    /// Whether some groups are missing because there are too many. The totals include all deliveries.
+    /// Whether groups are omitted because there are too many. The totals include all deliveries.
     truncated: bool,
-    /// A page of the groups, the deepest first.
+    /// A page of the groups, largest first.
     data: Vec<GroupView>,
     /// Whether more objects follow.
     has_more: bool,
@@ -155,7 +155,7 @@ pub struct CountsView {
     due: u64,
     /// Waiting for the end of a pause.
     paused: u64,
-    /// Due later: waiting for a retry, or scheduled. `reasons` tells which.
+    /// Due later: waiting for a retry, or scheduled. `reasons` shows which.
     deferred: u64,
 }
 
@@ -163,7 +163,7 @@ pub struct CountsView {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Pause")]
 pub struct PauseView {
-    /// `pause`.
+    /// Always `pause`.
     #[schemars(extend("const" = "pause"))]
     object: &'static str,
     /// Tenant; `null` means all tenants.
@@ -182,7 +182,7 @@ pub struct PauseView {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "QueueGroup")]
 pub struct GroupView {
-    /// `queue_group`.
+    /// Always `queue_group`.
     #[schemars(extend("const" = "queue_group"))]
     object: &'static str,
     /// The tenant.
@@ -221,7 +221,7 @@ pub struct WaitView {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "QueueResume")]
 pub struct ResumeView {
-    /// `pause`.
+    /// Always `pause`.
     #[schemars(extend("const" = "pause"))]
     object: &'static str,
     /// Tenant; `null` means all tenants.
@@ -236,7 +236,7 @@ pub struct ResumeView {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "QueueFlush")]
 pub struct FlushView {
-    /// `queue_flush`.
+    /// Always `queue_flush`.
     #[schemars(extend("const" = "queue_flush"))]
     object: &'static str,
     /// Deferred deliveries that are due now.
@@ -263,7 +263,7 @@ impl From<Pause> for PauseView {
     }
 }
 
-/// The place of a group as a cursor says it: depth, tenant and destination.
+/// A cursor: the place of a group in the list, by number of open deliveries, tenant and destination.
 struct Cursor(GroupPlace);
 
 impl fmt::Display for Cursor {
@@ -324,7 +324,7 @@ impl WaitContext {
         }
         waits.extend(reasons_of_state(group));
         if waits.is_empty() {
-            // A pause that was just lifted, or what left while it was being counted.
+            // A pause has just ended, or the deliveries changed during the count.
             let detail = Some("deferred deliveries are being made due".to_owned());
             waits.push(WaitView::of(WaitReason::Due).count(group.counts.open).because(detail));
         }
@@ -343,7 +343,7 @@ fn reasons_of_state(group: &QueueGroup) -> Vec<WaitView> {
         waits.push(WaitView::of(WaitReason::Due).count(due));
     }
     let because = &group.deferral_causes;
-    // How many are of which kind is known only where all are of one.
+    // The count of one cause is known only if all deferred deliveries have that cause.
     let count = |other: bool| (deferred > 0 && !other).then_some(deferred);
     if because.deferred {
         let wait = WaitView::of(WaitReason::Deferred)
@@ -424,7 +424,7 @@ fn read_destination(text: Option<&str>, checks: &mut Checks) -> Option<Host> {
     text.and_then(|text| checks.read(Host::parse(text), "destination"))
 }
 
-/// The part that a body names.
+/// The part of the queue that the body selects.
 async fn read_part(call: &RequestContext) -> Result<QueueFilter> {
     let body: QueuePart = if call.body.is_empty() { QueuePart::default() } else { call.json()? };
     let mut checks = Checks::default();
@@ -452,7 +452,7 @@ async fn pause(call: RequestContext) -> Result<ApiResponse> {
     ApiResponse::ok(&PauseView::from(pause))
 }
 
-/// `POST /v1/queue/resume`: exactly the part that was paused.
+/// `POST /v1/queue/resume`: ends the pause of exactly this part.
 async fn resume(call: RequestContext) -> Result<ApiResponse> {
     let part = read_part(&call).await?;
     if !call.store().resume(part.clone(), call.now).await? {

@@ -13,7 +13,7 @@ use super::{Access, ApiResponse, List, Operation, RequestContext, Resource, Resu
 
 /// The operations of rejections.
 pub fn resource() -> Resource {
-    let text = "Submissions that were refused, over SMTP and over HTTP.";
+    let text = "Submissions that the server refused, over SMTP or HTTP.";
     Resource::new("Rejections", text, Access::Scope(Scope::EmailsRead)).operations([Operation::get(
         "/v1/rejections",
         "list_rejections",
@@ -24,7 +24,7 @@ pub fn resource() -> Resource {
     .pages::<RequestId, RejectionView>("Rejections.")])
 }
 
-/// A submission that was refused.
+/// A refused submission.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Rejection")]
 pub struct RejectionView {
@@ -48,7 +48,7 @@ pub struct RejectionView {
     message: String,
     /// Client address.
     client_address: Option<IpAddr>,
-    /// When.
+    /// Time of the refusal.
     created_at: Timestamp,
 }
 

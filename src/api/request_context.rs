@@ -1,5 +1,5 @@
-//! The context of an authenticated request: caller, input, and the tenant whose objects it is about. It is read from the
-//! request once the caller is known; handlers get it complete.
+//! The context of an authenticated request: caller, input, and the tenant of the objects. The body is read after the
+//! caller is authenticated and before the handler runs.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -27,7 +27,7 @@ use super::response::ApiResponse;
 use super::tasks::Tasks;
 use super::{Api, body, json};
 
-/// A request head above this size is counted in the memory budget.
+/// The memory budget counts request heads above this size.
 const UNRESERVED_HEAD_OCTETS_MAX: usize = 2 * 1024;
 
 /// The connection of a request.
@@ -36,15 +36,15 @@ pub struct Origin {
     /// Address of the peer.
     pub client: IpAddr,
     /// The slot in the connection limiter, held until the last request is complete.
-    #[allow(dead_code, reason = "it is held, not read")]
-    pub place: Arc<ConnectionSlot>,
+    #[allow(dead_code, reason = "dropping it releases the slot")]
+    pub slot: Arc<ConnectionSlot>,
     /// Tasks of the listener.
     pub tasks: Tasks,
 }
 
-/// An authenticated and authorised request.
+/// An authenticated and authorized request.
 pub struct RequestContext {
-    /// What handlers use.
+    /// The API and its dependencies.
     pub api: Arc<Api>,
     /// The matched operation.
     pub target: Target,
@@ -52,13 +52,13 @@ pub struct RequestContext {
     pub caller: Arc<Caller>,
     /// Its connection.
     pub origin: Origin,
-    /// Whether the response has no content.
+    /// Whether the method is HEAD, so that the response has no content.
     pub is_head: bool,
     /// Path and query.
     pub path_and_query: String,
     /// Request headers.
     pub headers: HeaderMap,
-    /// Its id.
+    /// The request id.
     pub request_id: RequestId,
     /// `Idempotency-Key`.
     pub idempotency_key: Option<String>,
@@ -66,12 +66,12 @@ pub struct RequestContext {
     pub tenant_id: Option<String>,
     /// `{id}` of the path.
     pub id: Option<String>,
-    /// Only parameters that the operation takes.
+    /// The query parameters, limited to those of the operation.
     pub query: Query,
-    /// Empty where the method has none.
+    /// The body; empty if the method has none.
     pub body: Bytes,
-    /// Memory held until the response: parsing a body takes at least as much memory as the body.
-    pub room: MemoryReservation,
+    /// Memory for head and body, held until the response is built: a parsed body takes at least as much memory as its text.
+    pub reservation: MemoryReservation,
     /// Time of the request.
     pub now: Timestamp,
 }
@@ -94,13 +94,13 @@ impl FromRequest<Arc<Api>> for RequestContext {
             Method::POST => idempotency::read_name(&head.headers)?.filter(|_| operation.is_repeatable()),
             _ => None,
         };
-        let mut room = api.room.reserve(caller.scope());
+        let mut reservation = api.memory.reserve(caller.scope());
         let head_octets = octets_of(&head);
-        if head_octets > UNRESERVED_HEAD_OCTETS_MAX && !room.grow_to(head_octets as u64) {
-            return Err(body::no_room());
+        if head_octets > UNRESERVED_HEAD_OCTETS_MAX && !reservation.grow_to(head_octets as u64) {
+            return Err(body::memory_exhausted());
         }
         let body = match [Method::POST, Method::PATCH, Method::PUT].contains(&head.method) {
-            true => body::read(&head.headers, body, api.body_limits(operation), &mut room).await?,
+            true => body::read(&head.headers, body, api.body_limits(operation), &mut reservation).await?,
             false => Bytes::new(),
         };
         Ok(Self {
@@ -117,22 +117,27 @@ impl FromRequest<Arc<Api>> for RequestContext {
             id,
             query,
             body,
-            room,
+            reservation,
             now,
         })
     }
 }
 
-/// `{tenant_id}` and `{id}` of the path. Octets that are no text name nothing.
+/// `{tenant_id}` and `{id}` of the path.
 async fn path_ids(head: &mut Parts) -> (Option<String>, Option<String>) {
-    let Ok(parameters) = RawPathParams::from_request_parts(head, &()).await else { return (None, None) };
+    let Ok(parameters) = RawPathParams::from_request_parts(head, &()).await else {
+        // A segment is not UTF-8. An empty id gives 404; without an id, the request would be about all tenants.
+        return (Some(String::new()), Some(String::new()));
+    };
     let find =
         |wanted| parameters.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.to_owned());
     (find("tenant_id"), find("id"))
 }
 
 fn take_extension<T: Clone + Send + Sync + 'static>(head: &mut Parts) -> Result<T> {
-    head.extensions.remove().ok_or_else(|| ApiError::internal("a layer before the handler is missing"))
+    head.extensions
+        .remove()
+        .ok_or_else(|| ApiError::internal("a layer did not set an extension that the handler needs"))
 }
 
 /// Approximate octets of a request head.
@@ -163,7 +168,7 @@ impl RequestContext {
         }
     }
 
-    /// The same request as if it were a GET.
+    /// A GET of the object that this request changes.
     pub fn as_get(&self, operation: &'static Operation) -> Self {
         Self {
             api: self.api.clone(),
@@ -179,7 +184,7 @@ impl RequestContext {
             id: self.id.clone(),
             query: Query::default(),
             body: Bytes::new(),
-            room: self.api.room.reserve(self.scope()),
+            reservation: self.api.memory.reserve(self.scope()),
             now: self.now,
         }
     }
@@ -194,7 +199,7 @@ impl RequestContext {
         u32::try_from(self.api.message_lifetime_max.as_secs() / 3600).unwrap_or(u32::MAX)
     }
 
-    /// The pools of source addresses that the configuration has.
+    /// The names of the configured source address pools.
     pub fn source_pools(&self) -> &[String] {
         &self.api.source_pools
     }
@@ -204,7 +209,7 @@ impl RequestContext {
         self.caller.scope()
     }
 
-    /// The id in the path. A text that is no id names nothing.
+    /// The id in the path. A malformed id gives 404.
     pub fn id<T: FromStr>(&self, what: &str) -> Result<T> {
         self.id.as_deref().and_then(|text| text.parse().ok()).ok_or_else(|| ApiError::not_found(what))
     }
@@ -220,9 +225,9 @@ impl RequestContext {
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let turn = self.api.composing.acquire(self.scope()).await.map_err(ApiError::internal)?;
+        let permit = self.api.composing.acquire(self.scope()).await.map_err(ApiError::internal)?;
         let done = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let _permit = permit;
             work()
         });
         done.await.map_err(ApiError::internal)?
@@ -239,17 +244,18 @@ impl RequestContext {
         self.scope().is_none_or(|own| own == tenant)
     }
 
-    /// Whose objects a list shows: the tenant that path or parameter names, else the caller's; `None` is everybody's.
+    /// The tenant whose objects a list shows: that of the path or the query parameter, or else that of the caller. `None`
+    /// means all tenants.
     pub async fn listed_tenant(&mut self) -> Result<Option<TenantId>> {
         let named = self.query.value::<TenantId>("tenant_id");
         self.query.finish()?;
         self.choose_tenant(named).await
     }
 
-    /// Who is to own a new object: the tenant that path or body names, else the caller's; `None` is the platform.
+    /// The owner of a new object: the tenant of the path or the body, or else that of the caller. `None` means the platform.
     pub async fn owner(&self, named: Option<TenantId>) -> Result<Option<TenantId>> {
         let owner = self.choose_tenant(named).await?;
-        // The caller's own tenant exists, and so does one of the path by now.
+        // Authentication has read the tenant of the caller, and `choose_tenant` that of the path.
         if let Some(named) = named
             && self.scope().is_none()
             && self.store().tenant(named).await?.is_none()
@@ -259,13 +265,13 @@ impl RequestContext {
         Ok(owner)
     }
 
-    /// Who is to own a new object that cannot belong to the platform.
+    /// The owner of a new object that cannot belong to the platform.
     pub async fn owning_tenant(&self, named: Option<TenantId>, what: &str) -> Result<TenantId> {
-        let message = format!("with a platform key, give the tenant that will own the {what}");
+        let message = format!("required with a platform key: the tenant that will own the {what}");
         self.owner(named).await?.ok_or_else(|| ApiError::field("tenant_id", "required", message))
     }
 
-    /// Tenants that the caller must not see are reported as not found.
+    /// Reports tenants that the caller must not see as not found.
     async fn choose_tenant(&self, named: Option<TenantId>) -> Result<Option<TenantId>> {
         let of_path = match self.tenant_id {
             Some(_) => Some(self.path_tenant().await?.id),

@@ -1,5 +1,5 @@
-//! Runs the handler of one complete request. A change runs to completion even if the client disconnects: an
-//! Idempotency-Key then holds across connections, and no change stays incomplete.
+//! Runs the handler of a request that has been read completely. A change runs to completion even if the client
+//! disconnects, so that no change stays incomplete and an Idempotency-Key works across connections.
 
 use axum::response::{IntoResponse, Response};
 use hyper::{HeaderMap, Method};
@@ -12,8 +12,8 @@ use super::error::{ApiError, Result};
 use super::layers::{idempotency, preconditions, rate_limit};
 use super::request_context::RequestContext;
 
-/// Octets that a GET reserves before its response is built, so that no query runs without memory for its response. The
-/// actual length is reserved once it is known.
+/// Octets that a GET reserves before its handler runs, so that no query runs without memory for its response. Once the
+/// response is built, its actual length is reserved.
 const RESPONSE_OCTETS_EXPECTED: u64 = 16 * 1024;
 
 /// Handles the request of an authenticated caller.
@@ -40,12 +40,12 @@ async fn run(call: RequestContext) -> Response {
     let mut response = result.and_then(|response| response.reserve(reservation)).into_response();
     if let Some(tenant) = sender {
         let mut limits = HeaderMap::new();
-        match api.intake.send_limit_status(&tenant, environment, now).await {
+        match api.submission.send_limit_status(&tenant, environment, now).await {
             Ok(Some(status)) => rate_limit::write_headers("x-sendlimit", status, &mut limits, now),
             Ok(None) => {}
-            // The message is queued; the response must not fail for its headers.
+            // The message is queued already, so a missing header must not fail the response.
             Err(error) => {
-                tracing::warn!(%request_id, %error, "the send limit could not be read for the response headers");
+                tracing::warn!(%request_id, %error, "reading the send limit for the response headers failed");
             }
         }
         response.headers_mut().extend(limits);
@@ -54,21 +54,21 @@ async fn run(call: RequestContext) -> Response {
 }
 
 /// Reserves memory for the response before the handler runs, because a completed change cannot be refused. A GET also
-/// waits for a permit of its tenant to build a response.
+/// waits for a permit to build its response.
 async fn reserve_response(call: &RequestContext) -> Result<(Option<TenantPermit>, MemoryReservation)> {
     let operation = call.target.operation;
     let (permit, octets) = match operation.method == Method::GET {
         true => {
-            let permit = call.api.making.acquire(call.scope()).await.map_err(ApiError::internal)?;
+            let permit = call.api.response_builds.acquire(call.scope()).await.map_err(ApiError::internal)?;
             (Some(permit), RESPONSE_OCTETS_EXPECTED)
         }
-        false => (None, operation.response_octets_max(call.room.octets())),
+        false => (None, operation.response_octets_max(call.reservation.octets())),
     };
-    let mut reservation = call.room.beside();
-    // With a small budget, a few expected responses must not use all of it.
-    if reservation.grow_to(octets.min(call.api.room.octets_max() / 4)) {
+    let mut reservation = call.reservation.beside();
+    // Limits one response to a quarter of a small memory budget.
+    if reservation.grow_to(octets.min(call.api.memory.octets_max() / 4)) {
         Ok((permit, reservation))
     } else {
-        Err(body::no_room())
+        Err(body::memory_exhausted())
     }
 }

@@ -16,16 +16,16 @@ use serde::Serialize;
 use crate::limits::memory_budget::MemoryReservation;
 use crate::model::RequestId;
 
-use super::body::no_room;
+use super::body::memory_exhausted;
 use super::content::{Compressible, HTML, JSON, StaticContent, pieces};
 use super::error::{ApiError, Result};
 use super::etag::ETag;
 
-/// Responses up to this size need no reservation. With one for each stream of each connection, at the default of 1,000
-/// connections with 32 streams, that is 64 MiB.
+/// Responses up to this size need no reservation. At the default of 1,000 connections with 32 streams each, they take at
+/// most 64 MiB.
 pub const UNRESERVED_OCTETS_MAX: usize = 2 * 1024;
 const MESSAGE: &str = "message/rfc822";
-/// For the only HTML page: it has inline style and loads nothing.
+/// For HTML pages: they have an inline style sheet and load nothing.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// A response before its headers are written.
@@ -47,7 +47,7 @@ enum Content {
     None,
     /// Built for this request, without a reservation yet.
     Made(Vec<u8>),
-    /// Short, shared by all requests, or with a reservation of its own.
+    /// Either short, or with a reservation.
     Ready(Bytes),
     Static(&'static StaticContent),
     Stream {
@@ -90,7 +90,7 @@ impl ApiResponse {
         Self::new(StatusCode::OK, MESSAGE, Content::Made(bytes))
     }
 
-    /// 200 with the bytes of a message as they are read.
+    /// 200 with the bytes of a message, streamed.
     pub fn message_stream(body: Body, octets: u64) -> Self {
         Self::new(StatusCode::OK, MESSAGE, Content::Stream { body, octets: Some(octets) })
     }
@@ -100,7 +100,7 @@ impl ApiResponse {
         Self::new(StatusCode::OK, content.content_type, Content::Static(content))
     }
 
-    /// 200 with server-sent events, each as it happens.
+    /// 200 with a stream of server-sent events.
     pub fn events(body: Body) -> Self {
         Self::new(StatusCode::OK, "text/event-stream", Content::Stream { body, octets: None })
     }
@@ -148,19 +148,19 @@ impl ApiResponse {
         Self::new(StatusCode::NO_CONTENT, JSON, Content::None)
     }
 
-    /// Reserves the content in `room` until the connection has sent it or is closed.
-    pub fn reserve(self, mut room: MemoryReservation) -> Result<Self> {
+    /// Reserves memory for the content until the connection has sent it or is closed.
+    pub fn reserve(self, mut reservation: MemoryReservation) -> Result<Self> {
         let Content::Made(mut octets) = self.content else { return Ok(self) };
         if octets.len() <= UNRESERVED_OCTETS_MAX {
             return Ok(Self { content: Content::Ready(octets.into()), ..self });
         }
         octets.shrink_to_fit();
         let length = octets.len() as u64;
-        if !room.grow_to(length) {
-            return Err(no_room());
+        if !reservation.grow_to(length) {
+            return Err(memory_exhausted());
         }
-        room.shrink_to(length);
-        Ok(Self { content: Content::Ready(room.hold(octets)), ..self })
+        reservation.shrink_to(length);
+        Ok(Self { content: Content::Ready(reservation.hold(octets)), ..self })
     }
 
     /// Sets the ETag of the object.
@@ -197,7 +197,7 @@ impl Content {
         }
     }
 
-    /// Its octets, if they are known, and the body.
+    /// The length in octets, if known, and the body.
     fn into_body(self) -> (Option<u64>, Body) {
         let whole = |octets: Bytes| (Some(octets.len() as u64), pieces(octets));
         match self {
@@ -228,7 +228,7 @@ impl IntoResponse for ApiResponse {
         if let Some(length) = length {
             headers.insert(CONTENT_LENGTH, length.into());
         }
-        // Responses have what only this key may see, and secrets.
+        // Responses contain secrets, and data that only the owner of the key may see.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
         if content_type == HTML {
@@ -247,7 +247,7 @@ impl IntoResponse for ApiResponse {
             headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
         }
         match status {
-            // RFC 9110 §11.6.1: a 401 has to say how to authenticate.
+            // RFC 9110 §11.6.1: a 401 must name an authentication scheme.
             StatusCode::UNAUTHORIZED => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pillarbox\""));
             }

@@ -1,4 +1,4 @@
-//! The router: axum finds the operation of a request, and the layers surround its handler.
+//! The router. axum matches a request to its operation; layers wrap the handler.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::layers::{auth, compression, cors, rate_limit, trace};
 use super::operation::{Handler, Operation, Route, Target};
 use super::{Api, ROUTES, request_handler};
 
-/// The service of every request.
+/// Builds the router of all operations.
 pub fn build(api: &Arc<Api>) -> Router {
     let mut router = Router::new();
     for route in ROUTES.iter() {
@@ -45,7 +45,7 @@ fn refuse_path() -> ApiError {
     ApiError::new(
         RefusalCode::NotFound,
         "there is no such path",
-        "check the path; those of the API begin with /v1/ and have no / at the end",
+        "check the path: API paths begin with /v1/ and have no trailing slash",
     )
 }
 
@@ -60,7 +60,7 @@ fn refuse_method(route: &Route) -> ApiError {
     let allow = methods.join(", ");
     let error = ApiError::new(
         RefusalCode::MethodNotAllowed,
-        "this path does not have this method",
+        "this path does not support this method",
         format!("use one of {allow}"),
     );
     ApiError { allow: Some(allow.into()), ..error }
@@ -72,7 +72,7 @@ mod tests {
     use crate::api::Access;
 
     #[test]
-    fn only_the_health_checks_and_what_the_api_is_need_no_key() {
+    fn only_health_checks_and_documents_need_no_key() {
         let public = ROUTES.iter().filter(|r| r.operations.iter().any(|o| o.access() == Access::Public));
         assert_eq!(
             public.map(|route| route.path).collect::<Vec<_>>(),
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_method_names_those_of_the_path() {
+    fn a_refused_method_lists_the_methods_of_the_path() {
         let allow = |path| {
             let route = ROUTES.iter().find(|route| route.path == path).unwrap();
             refuse_method(route).allow.unwrap().to_string()

@@ -5,25 +5,25 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value};
 
-/// Makes the schema of a type.
+/// A function that generates the schema of a type.
 pub type SchemaOf = fn(&mut Schemas) -> Schema;
 
-/// Collects the schemas of request and response bodies, each once and by its name.
+/// Collects the schemas of request and response bodies by name.
 pub struct Schemas {
-    /// As they are read: fields with a default may be left out.
+    /// Schemas of requests: a field with a default may be omitted.
     requests: SchemaGenerator,
-    /// As they are written: every field is there.
+    /// Schemas of responses: every field is present.
     responses: SchemaGenerator,
 }
 
 impl Schemas {
-    /// None yet.
+    /// An empty collection.
     pub fn new() -> Self {
         let settings = SchemaSettings::draft2020_12().with(|settings| {
             settings.definitions_path = "/components/schemas".into();
             settings.meta_schema = None;
         });
-        // What is absent from a change stays, and `null` clears it: null is no default.
+        // In a change, an absent field stays unchanged and `null` clears it, so null is not a default.
         let settings = settings.with_transform(RecursiveTransform(|schema: &mut Schema| {
             if schema.get("default").is_some_and(Value::is_null) {
                 schema.remove("default");
@@ -33,23 +33,23 @@ impl Schemas {
         Self { requests, responses: settings.for_serialize().into_generator() }
     }
 
-    /// The schema of what a request has.
+    /// The schema of a type in requests.
     pub fn request<T: JsonSchema>(&mut self) -> Schema {
         self.requests.subschema_for::<T>()
     }
 
-    /// The schema of what a response has.
+    /// The schema of a type in responses.
     pub fn response<T: JsonSchema>(&mut self) -> Schema {
         self.responses.subschema_for::<T>()
     }
 
-    /// All schemas that have a name.
+    /// All named schemas.
     pub fn finish(mut self) -> Map<String, Value> {
         let mut all = self.requests.take_definitions(true);
         for (name, schema) in self.responses.take_definitions(true) {
             debug_assert!(
                 all.get(&name).is_none_or(|other| *other == schema),
-                "{name} is read otherwise than it is written: give the request a struct of its own"
+                "{name} differs between requests and responses: give the request a struct of its own"
             );
             all.insert(name, schema);
         }

@@ -1,4 +1,4 @@
-//! Connections: accepting, TLS, HTTP/1.1 or HTTP/2 with their limits.
+//! Connections of the API: accept loop, TLS handshake, HTTP/1.1 and HTTP/2, and their limits.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -31,27 +31,28 @@ use super::request_context::Origin;
 use super::tasks::Tasks;
 use super::{Api, router};
 
-/// How long a TLS handshake or a request's header may take.
+/// Timeout of a TLS handshake, of a request head, and of the response to an HTTP/2 ping.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval of HTTP/2 pings, which detect lost clients.
 const PING_INTERVAL: Duration = Duration::from_secs(25);
-/// How long closing an idle connection may take.
+/// Timeout of closing an idle connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Header fields of a request over HTTP/1.1.
 const HEADERS_MAX: usize = 64;
-/// Octets of a header over HTTP/1.1, and of what waits to be sent there.
+/// Octets of a request head over HTTP/1.1, and of data that waits to be sent there.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
-/// Octets of a header over HTTP/2, each field with 32 more (RFC 9113 §6.5.2). There is one for each stream.
+/// Octets of a request head over HTTP/2, for each stream. Each field counts 32 octets more (RFC 9113 §6.5.2).
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
-/// Requests that a client may have open on one connection of HTTP/2. What a stream costs beside what the room accounts
-/// for (a short answer, a header until its key is known) is to be multiplied by this and by the connections.
+/// Concurrent streams of one HTTP/2 connection. The memory budget does not count short responses, nor request heads
+/// before authentication: multiply their size by this and by the number of connections.
 const STREAMS_MAX: u32 = 32;
-/// Streams that a client opened and gave up before anybody looked at them (CVE-2023-44487), and faults that it caused; one
-/// more, and the connection ends.
+/// Streams that a client may reset before the server accepts them (CVE-2023-44487). One more ends the connection.
 const RESETS_MAX: usize = 20;
+/// Streams that the server may reset because of client errors. One more ends the connection.
 const ERRORS_MAX: usize = 200;
-/// Octets that a client may send ahead of whoever reads, on all streams of its connection together.
+/// Octets that a client may send before the server reads them, on all streams of a connection together.
 const UNREAD_BYTES_MAX: u32 = 256 * 1024;
-/// Octets of one stream that wait for a client to take them.
+/// Octets of one stream that wait to be sent.
 const UNSENT_BYTES_MAX: usize = 64 * 1024;
 
 /// Accepts connections until `stop`. Returns when all running requests have ended.
@@ -61,11 +62,11 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener, stop: CancellationToken
     let mut builder = Builder::new(tasks.clone());
     configure(&mut builder);
     accept_loop::accept_until(&stop, listener, |stream, peer| {
-        let place = match admit(&api, peer) {
-            Ok(place) => Arc::new(place),
+        let slot = match admit(&api, peer) {
+            Ok(slot) => Arc::new(slot),
             Err(option) => return refuse(&stream, api.tls.is_none(), option, api.now()),
         };
-        let origin = Origin { client: peer.ip(), place, tasks: tasks.clone() };
+        let origin = Origin { client: peer.ip(), slot, tasks: tasks.clone() };
         let connection =
             Connection { api: api.clone(), router: router.clone(), builder: builder.clone(), origin };
         tasks.spawn(connection.run(stream));
@@ -76,9 +77,9 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener, stop: CancellationToken
 
 /// Reserves a slot for a connection. The error is the option that sets the reached limit.
 fn admit(api: &Api, peer: SocketAddr) -> Result<ConnectionSlot, &'static str> {
-    let mut place = api.connections.admit().map_err(|LimitReached| "api.connections_max")?;
-    place.set_address(peer.ip()).map_err(|LimitReached| "api.connections_per_address_max")?;
-    Ok(place)
+    let mut slot = api.connections.admit().map_err(|LimitReached| "api.connections_max")?;
+    slot.set_address(peer.ip()).map_err(|LimitReached| "api.connections_per_address_max")?;
+    Ok(slot)
 }
 
 fn configure(builder: &mut Builder<Tasks>) {
@@ -163,10 +164,10 @@ impl Connection {
             request.extensions_mut().insert(origin.clone());
             async move {
                 let _working = activity.begin();
-                // Boxed, so that a stream whose answer is not taken does not keep the room that finding it took.
+                // Boxed, so that the memory of the request future is released before the response body is sent.
                 let mut response = Box::pin(router.oneshot(request)).await?;
                 if response.status() == StatusCode::NOT_MODIFIED {
-                    // axum adds that of the empty body, but it would be that of the object (RFC 9110 §8.6).
+                    // axum sets the length of the empty body, but the field stands for that of the object (RFC 9110 §8.6).
                     response.headers_mut().remove(CONTENT_LENGTH);
                 }
                 Ok::<_, Infallible>(response.map(|body| activity.watch(body)))
@@ -190,7 +191,7 @@ impl Connection {
     }
 }
 
-/// The server's present certificate, with the protocols that this listener speaks (RFC 7301).
+/// A TLS acceptor with the current certificate, and with the protocols of this listener for ALPN (RFC 7301).
 fn acceptor(shared: &SharedServerConfig) -> TlsAcceptor {
     let mut config = rustls::ServerConfig::clone(&shared.load());
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -202,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_to_a_connection_too_many_is_well_formed() {
+    fn the_response_to_a_connection_over_the_limit_is_well_formed() {
         let bytes = overloaded("api.connections_max", RequestId::generate(Timestamp::UNIX_EPOCH));
         let text = std::str::from_utf8(&bytes).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();

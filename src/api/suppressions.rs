@@ -17,7 +17,7 @@ const BATCH_MAX: usize = 1000;
 /// The operations of suppressions.
 pub fn resource() -> Resource {
     let access = Access::Scope(Scope::SuppressionsManage);
-    Resource::new("Suppressions", "Addresses that must not be sent to.", access)
+    Resource::new("Suppressions", "Addresses that the server does not send to.", access)
         .id::<SuppressionId>("The suppression.")
         .operations([
             Operation::get("/v1/suppressions", "list_suppressions", list)
@@ -29,12 +29,12 @@ pub fn resource() -> Resource {
             Operation::post("/v1/suppressions", "suppress", create)
                 .describe(
                     "Suppress an address",
-                    "If the address is suppressed already, its reason is replaced.",
+                    "If the address is suppressed already, the request replaces its reason.",
                 )
                 .takes::<Create>()
                 .creates::<SuppressionView>("The suppression."),
             Operation::post("/v1/suppressions/batch", "suppress_many", create_batch)
-                .describe("Suppress up to 1000 addresses", "If any item is invalid, none is accepted.")
+                .describe("Suppress up to 1000 addresses", "If any item is invalid, the server accepts none.")
                 .takes::<Batch>()
                 .creates::<List<SuppressionView>>("The suppressions, in the order of the request.")
                 .response_octets(2, 512 * 1024),
@@ -47,7 +47,7 @@ pub fn resource() -> Resource {
         ])
 }
 
-/// A suppressed address.
+/// An address to suppress.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "SuppressionCreate")]
@@ -111,7 +111,7 @@ impl From<Suppression> for SuppressionView {
     }
 }
 
-/// What is wrong with a suppression that was read; `prefix` is its place in the body.
+/// Validates a suppression. `prefix` is its path in the body.
 fn find_faults(body: &Create, prefix: &str, now: Timestamp) -> Vec<FieldError> {
     let mut faults = Vec::new();
     if body.evidence.as_ref().is_some_and(|text| text.chars().count() > EVIDENCE_CHARS_MAX) {
@@ -145,19 +145,19 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
     ApiResponse::created(&SuppressionView::from(suppression))
 }
 
-/// `POST /v1/suppressions/batch`: nothing is written if any of them is wrong.
+/// `POST /v1/suppressions/batch`: all items or none.
 async fn create_batch(call: RequestContext) -> Result<ApiResponse> {
     let Batch { suppressions } = call.json()?;
     if suppressions.is_empty() || suppressions.len() > BATCH_MAX {
         let message = format!("give 1 to {BATCH_MAX} items");
         return Err(ApiError::field("suppressions", "invalid", message));
     }
-    let place = |index| format!("suppressions[{index}].");
+    let prefix_of = |index| format!("suppressions[{index}].");
     let entries = suppressions.iter().enumerate();
     let mut faults: Vec<_> =
-        entries.flat_map(|(index, body)| find_faults(body, &place(index), call.now)).collect();
+        entries.flat_map(|(index, body)| find_faults(body, &prefix_of(index), call.now)).collect();
     if !faults.is_empty() {
-        // The first of them tell enough.
+        // Limits the size of the response.
         faults.truncate(100);
         return Err(ApiError::invalid(faults));
     }

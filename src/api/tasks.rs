@@ -1,4 +1,4 @@
-//! Tasks of a listener, and graceful shutdown: signal the stop, wait, then abort.
+//! Tasks of a listener and their graceful shutdown: stop new requests, wait, then abort.
 
 use std::future::Future;
 use std::time::Duration;
@@ -11,26 +11,26 @@ use super::error::{ApiError, Result};
 /// How long a shutdown waits for running requests before it aborts them.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The tasks of a listener. Clones are the same.
+/// The tasks of a listener. Clones share them.
 #[derive(Clone)]
 pub struct Tasks {
     tracker: TaskTracker,
     /// No new request starts once this is cancelled.
     pub stop: CancellationToken,
     /// Aborts tasks at the end of the grace period.
-    cut: CancellationToken,
+    abort: CancellationToken,
 }
 
 impl Tasks {
-    /// None yet.
+    /// Without tasks.
     pub fn new(stop: CancellationToken) -> Self {
-        Self { tracker: TaskTracker::new(), stop, cut: CancellationToken::new() }
+        Self { tracker: TaskTracker::new(), stop, abort: CancellationToken::new() }
     }
 
     /// Runs a connection until it ends or is aborted.
     pub fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        let cut = self.cut.clone();
-        self.tracker.spawn(async move { cut.run_until_cancelled_owned(connection).await });
+        let abort = self.abort.clone();
+        self.tracker.spawn(async move { abort.run_until_cancelled_owned(connection).await });
     }
 
     /// Runs work to completion, even if the caller is dropped.
@@ -38,8 +38,8 @@ impl Tasks {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T> {
-        let cut = self.cut.clone();
-        let work = self.tracker.spawn(async move { cut.run_until_cancelled_owned(work).await });
+        let abort = self.abort.clone();
+        let work = self.tracker.spawn(async move { abort.run_until_cancelled_owned(work).await });
         work.await.map_err(ApiError::internal)?.ok_or_else(ApiError::stopping)
     }
 
@@ -49,12 +49,12 @@ impl Tasks {
         if tokio::time::timeout(STOP_TIMEOUT, self.tracker.wait()).await.is_err() {
             tracing::warn!("API requests were aborted at the end of the shutdown grace period");
         }
-        self.cut.cancel();
+        self.abort.cancel();
         self.tracker.wait().await;
     }
 }
 
-/// Runs hyper's own tasks, which are the streams of HTTP/2.
+/// Runs the tasks of hyper: the streams of HTTP/2.
 impl<F> hyper::rt::Executor<F> for Tasks
 where
     F: Future<Output: Send + 'static> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Usage of a tenant: by month, and as a time series by hour or day. All times are UTC.
+//! Usage of a tenant in a month, and as a time series by hour or day. All times are in UTC.
 
 use std::collections::HashMap;
 
@@ -18,24 +18,27 @@ use super::{Access, ApiError, ApiResponse, Operation, RequestContext, Resource, 
 const HOURS_MAX: i64 = 31 * 24;
 /// Days in one series.
 const DAYS_MAX: i64 = 366;
-/// Days in a series that gives no beginning.
+/// Days in a series without `from`.
 const DAYS_DEFAULT: i64 = 30;
 
 /// The operations of usage.
 pub fn resource() -> Resource {
-    let text = "How much a tenant used, of a month and as a series.";
+    let text = "Usage of a tenant in a month, or by hour or day.";
     Resource::new("Usage", text, Access::Scope(Scope::UsageRead)).operations([
         Operation::get("/v1/tenants/{tenant_id}/usage", "get_usage", month)
             .summary("Get the usage of a tenant in a month")
             .query_as("period", "The month, such as `2026-01`. Default: the current month.", month_schema)
-            .query::<Environment>("environment", "Only objects of this environment.")
+            .query::<Environment>("environment", "Only usage in this environment. Default: `live`.")
             .returns::<UsageView>("The usage."),
         Operation::get("/v1/tenants/{tenant_id}/usage/timeseries", "get_usage_series", series)
             .summary("Get the usage of a tenant by hour or day")
-            .query::<String>("from", "Start: a date or a time. Default: 30 days before the end.")
+            .query::<String>(
+                "from",
+                "Start: a date or a time. Default: 30 days before the end, or 24 hours with `interval=hour`.",
+            )
             .query::<String>("to", "End: a date or a time. Default: now.")
             .query::<UsageInterval>("interval", "Length of each interval. Default: `day`.")
-            .query::<Environment>("environment", "Only objects of this environment.")
+            .query::<Environment>("environment", "Only usage in this environment. Default: `live`.")
             .returns::<SeriesView>("The usage."),
     ])
 }
@@ -83,7 +86,7 @@ pub struct SeriesView {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "UsagePart")]
 pub struct PartView {
-    /// Its beginning.
+    /// Start of the interval.
     date: Timestamp,
     /// The counts.
     #[serde(flatten)]
@@ -98,22 +101,22 @@ pub struct Counts {
     emails_sent: u64,
     /// Recipients whose server accepted the message.
     emails_delivered: u64,
-    /// Recipients that bounced, or expired.
+    /// Recipients that bounced or expired.
     emails_bounced: u64,
-    /// Recipients that complained.
+    /// Recipients that reported the message as spam.
     emails_complained: u64,
     /// Recipients that were skipped or refused because they are suppressed.
     emails_suppressed: u64,
-    /// Other refusals that were recorded: see `/v1/rejections`.
+    /// Refused submissions that `/v1/rejections` lists, except those for suppressed recipients.
     emails_rejected: u64,
-    /// Recipients of messages that were sent with test keys, whatever the environment of the other numbers.
+    /// Recipients of messages sent with test keys, regardless of `environment`.
     email_test: u64,
-    /// API requests, with keys of both environments.
+    /// API requests with keys of both environments.
     api_requests: u64,
 }
 
 impl Counts {
-    /// Adds what was used in one environment to numbers about another or the same.
+    /// Adds the usage of one environment to the counts shown for `shown`.
     fn add(&mut self, shown: Environment, usage: &Usage) {
         let UsageCounts { sent, delivered, bounced, complained, suppressed, rejected, api_requests } =
             usage.counts;
@@ -185,12 +188,12 @@ fn check_range(interval: UsageInterval, from: Timestamp, to: Timestamp, now: Tim
     if to.duration_since(from).as_secs() > parts_max * interval.seconds() {
         return Err(ApiError::field("from", "invalid", format!("a series has at most {parts_max} {unit}")));
     }
-    let kept_since = UsageInterval::Day.start_of(before(now, USAGE_HOURS_LIFETIME));
-    if interval == UsageInterval::Hour && from < kept_since {
+    let available_since = UsageInterval::Day.start_of(before(now, USAGE_HOURS_LIFETIME));
+    if interval == UsageInterval::Hour && from < available_since {
         return Err(ApiError::field(
             "from",
             "invalid",
-            format!("hourly usage is kept since {kept_since}; use interval=day for earlier times"),
+            format!("hourly usage is available since {available_since}; use interval=day for earlier times"),
         ));
     }
     Ok(())
@@ -220,7 +223,7 @@ fn read_month(text: &str) -> std::result::Result<Date, &'static str> {
         return Err(expected);
     }
     let date: Date = format!("{text}-01").parse().map_err(|_| expected)?;
-    // The last month of the calendar has no next one.
+    // No month follows the last month of the calendar.
     date.last_of_month().tomorrow().and(Ok(date)).map_err(|_| expected)
 }
 
@@ -229,7 +232,7 @@ fn month_schema(_: &mut Schemas) -> Schema {
 }
 
 fn read_date_or_time(text: &str) -> std::result::Result<Timestamp, &'static str> {
-    let expected = "this must be a date like 2026-01-31, or a time of RFC 3339 like 2026-01-31T12:00:00Z (a + is written %2B)";
+    let expected = "this must be a date like 2026-01-31, or a time in RFC 3339 format, like 2026-01-31T12:00:00Z (write + as %2B)";
     match text.len() {
         10 => text.parse().ok().and_then(|date| midnight(date).ok()).ok_or(expected),
         _ => text.parse().map_err(|_| expected),
@@ -241,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn months_and_dates_have_one_form() {
+    fn months_and_dates_have_one_format() {
         for (text, first) in [("2026-01", Some("2026-01-01")), ("2024-02", Some("2024-02-01"))] {
             assert_eq!(read_month(text).ok().map(|date| date.to_string()).as_deref(), first);
         }
@@ -259,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_series_is_bounded_and_asks_for_no_hours_that_are_gone() {
+    fn a_series_is_bounded_and_refuses_hours_that_are_no_longer_stored() {
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let now = at("2026-06-30T12:00:00Z");
         let check = |interval, from, to| check_range(interval, at(from), at(to), now).is_ok();

@@ -197,7 +197,7 @@ impl<'a> SharedServices<'a> {
             },
             webhooks: config.webhooks.clone(),
             store: self.store.clone(),
-            intake: self.submission.clone(),
+            submission: self.submission.clone(),
             bans: self.bans.clone(),
             source_pools: config.relay.pools.iter().map(|pool| pool.name.clone()).collect(),
             queue: self.queue.clone(),

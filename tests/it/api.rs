@@ -371,6 +371,15 @@ async fn a_refused_submission_can_be_looked_up_by_its_request_id() {
 }
 
 #[tokio::test]
+async fn a_tenant_id_that_is_not_utf_8_gives_404_and_creates_no_platform_key() {
+    let stage = ApiStage::start().await;
+    let path = "/v1/tenants/%FF/api-keys";
+    stage.post(&stage.platform, path, json!({"name": "k"})).await.expect_error(404, "not_found");
+    stage.get(&stage.platform, path).await.expect_error(404, "not_found");
+    stage.get(&stage.platform, "/v1/domains/%FF").await.expect_error(404, "not_found");
+}
+
+#[tokio::test]
 async fn the_error_of_a_request_names_the_field_and_the_reason() {
     let stage = ApiStage::start().await;
     let key = &stage.platform;

@@ -66,19 +66,19 @@ async fn responses_that_a_tenant_does_not_read_leave_memory_for_others() {
         async || stage.get(&stage.platform, &keys).await.expect(200)["data"].as_array().unwrap().len();
     let before = count().await;
     // The memory budget is full except for a few octets; a response that shows a secret once must not be lost.
-    let fill = stage.room.clone();
+    let fill = stage.memory.clone();
     let mut rest = fill.reserve(Some(greedy.id));
     (1..).take_while(|kib| rest.grow_to(kib * 1024)).count();
     let refusal = stage.post(&greedy.key, "/v1/keys", json!({"name": "k", "scopes": ["emails:read"]})).await;
     refusal.expect_error(503, "overloaded");
     assert_eq!(count().await, before, "nothing was made");
     drop(rest);
-    assert!(stage.room.octets_reserved() >= SMALL as u64);
-    assert!(stage.room.octets_reserved() <= 1024 * 1024, "half of the memory is for others");
+    assert!(stage.memory.octets_reserved() >= SMALL as u64);
+    assert!(stage.memory.octets_reserved() <= 1024 * 1024, "half of the memory is for others");
     let answer = stage.get(&other.key, &of_other).await;
     assert_eq!((answer.status, answer.body.len()), (200, SMALL + 14));
     drop(held);
-    until("all memory is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
+    until("all memory is free", async || (stage.memory.octets_reserved() == 0).then_some(())).await;
     assert_eq!(stage.get(&greedy.key, &path).await.status, 200);
 }
 
@@ -94,11 +94,11 @@ async fn a_list_that_is_not_read_counts_in_the_memory_budget() {
     // The octets that the connection's window allows to send are not counted any more.
     let expected = octets * u64::from(STREAMS) - 2 * 65_535;
     until("the lists have reserved memory", async || {
-        (stage.room.octets_reserved() >= expected).then_some(())
+        (stage.memory.octets_reserved() >= expected).then_some(())
     })
     .await;
     drop(held);
-    until("all memory is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
+    until("all memory is free", async || (stage.memory.octets_reserved() == 0).then_some(())).await;
 }
 
 #[tokio::test]
@@ -108,9 +108,9 @@ async fn a_large_message_uses_the_memory_of_a_few_pieces_whatever_its_size() {
     let path = message(&stage, &tenant, LARGE).await;
     let held = ask(&stage, &path, &tenant.key, STREAMS).await;
     let expected = u64::from(STREAMS) * 256 * 1024;
-    until("all are being read", async || (stage.room.octets_reserved() == expected).then_some(())).await;
+    until("all are being read", async || (stage.memory.octets_reserved() == expected).then_some(())).await;
     drop(held);
-    until("all memory is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
+    until("all memory is free", async || (stage.memory.octets_reserved() == 0).then_some(())).await;
     let answer = stage.get(&tenant.key, &path).await;
     assert_eq!(answer.header("content-length"), Some((LARGE + 14).to_string().as_str()));
     assert_eq!(answer.body, [&b"A: b\r\nC: d\r\n\r\n"[..], &vec![b'x'; LARGE]].concat());
@@ -312,17 +312,17 @@ async fn the_head_of_a_request_counts_in_the_memory_budget_while_its_body_is_awa
     );
     let mut client = TcpStream::connect(stage.address).await.unwrap();
     client.write_all(head.as_bytes()).await.unwrap();
-    until("the head has reserved memory", async || (stage.room.octets_reserved() > 10_000).then_some(()))
+    until("the head has reserved memory", async || (stage.memory.octets_reserved() > 10_000).then_some(()))
         .await;
     drop(client);
-    until("all memory is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
+    until("all memory is free", async || (stage.memory.octets_reserved() == 0).then_some(())).await;
 }
 
 #[tokio::test]
 async fn public_responses_use_no_memory_budget_and_are_sent_when_it_is_full() {
     let stage = ApiStage::start().await;
-    let mut all = stage.room.reserve(None);
-    assert!(all.grow_to(stage.room.octets_max()));
+    let mut all = stage.memory.reserve(None);
+    assert!(all.grow_to(stage.memory.octets_max()));
     let gzip = [("Accept-Encoding", "gzip")];
     for path in ["/openapi.json", "/docs"] {
         assert_eq!(request(stage.address, "GET", path, None, None).await.status, 200);

@@ -39,7 +39,7 @@ pub struct ApiStage {
     /// The secret of a platform key.
     pub platform: String,
     /// The memory budget for request bodies and responses.
-    pub room: Arc<MemoryBudget>,
+    pub memory: Arc<MemoryBudget>,
     pub stop: CancellationToken,
     pub serving: JoinHandle<()>,
     data_dir: tempfile::TempDir,
@@ -81,7 +81,7 @@ impl ApiStage {
             settings: VerificationSettings::new(&domains, &DomainName::parse("mail.host.example").unwrap()),
             clock: clock.clone(),
         });
-        let intake_settings = pillarbox::submission::SubmissionSettings {
+        let submission_settings = pillarbox::submission::SubmissionSettings {
             hostname: DomainName::parse("mail.host.example").unwrap(),
             message_lifetime: 120 * HOUR,
             message_lifetime_max: 240 * HOUR,
@@ -94,7 +94,7 @@ impl ApiStage {
             verification: verifier.clone(),
             clock: clock.clone(),
             sending: SendLimits { recipients_max: 50, message_octets_max: 4 * 1024 * 1024 },
-            intake: Arc::new(SubmissionService::new(store.clone(), intake_settings, clock.clone())),
+            submission: Arc::new(SubmissionService::new(store.clone(), submission_settings, clock.clone())),
             store: store.clone(),
             webhooks: local_webhooks(),
             bans: Arc::new(AuthLimiter::new(auth_limiter::AuthLimiterSettings {
@@ -109,7 +109,7 @@ impl ApiStage {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let room = api.room();
+        let memory = api.memory();
         let api = Arc::new(api);
         let counting = api.clone().count_requests(stop.clone());
         let serving = api.serve(listener, stop.clone());
@@ -124,7 +124,7 @@ impl ApiStage {
             resolver,
             verifier,
             platform,
-            room,
+            memory,
             stop,
             serving,
             data_dir,

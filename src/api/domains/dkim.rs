@@ -1,4 +1,4 @@
-//! DKIM keys of a domain, generated or imported. Private keys are write-only.
+//! The DKIM keys of a domain: generate, import, list. Private keys are write-only.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ pub(super) const RECORD_NAME_OCTETS_MAX: usize = 253;
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "DkimKeyCreate")]
 pub struct Add {
-    /// Labels of lower-case letters, digits and inner hyphens, with dots between.
+    /// The selector: labels of lower-case letters, digits and inner hyphens, separated by dots.
     selector: String,
     /// The private key in PEM: RSA of at least 2048 bits, or Ed25519; write-only.
     private_key: String,
@@ -70,7 +70,7 @@ impl DkimKeyView {
     }
 }
 
-/// Makes a key for each algorithm, with selectors of now.
+/// Generates a key for each algorithm. The selectors contain the current time.
 pub async fn generate(
     call: &RequestContext,
     algorithms: &[DkimAlgorithm],
@@ -83,14 +83,14 @@ pub async fn generate(
     Ok(keys)
 }
 
-/// Makes a key.
+/// Generates a key.
 pub(super) async fn generate_one(
     call: &RequestContext,
     algorithm: DkimAlgorithm,
     selector: String,
     state: DkimKeyState,
 ) -> Result<NewDkimKey> {
-    let pair = on_turn(call, move || dkim::generate(algorithm)).await?;
+    let pair = run_limited(call, move || dkim::generate(algorithm)).await?;
     Ok(new_key(pair.map_err(ApiError::internal)?, selector, state))
 }
 
@@ -99,21 +99,21 @@ fn new_key(pair: KeyPair, selector: String, state: DkimKeyState) -> NewDkimKey {
     NewDkimKey { selector, algorithm, state, public_key, private_key }
 }
 
-/// Runs what takes a core for long off the I/O threads, few at a time, so that no tenant can take them all. The turn is
-/// the work's: who asked may be gone before it ends.
-async fn on_turn<T: Send + 'static>(
+/// Runs CPU-bound work on a blocking thread, with a permit, so that no tenant can use all cores. The work holds the permit
+/// until it ends, even if the caller is dropped.
+async fn run_limited<T: Send + 'static>(
     call: &RequestContext,
     work: impl FnOnce() -> std::result::Result<T, SignError> + Send + 'static,
 ) -> Result<std::result::Result<T, SignError>> {
-    let turn = call.api.key_generations.acquire(call.scope()).await.map_err(ApiError::internal)?;
+    let permit = call.api.key_generations.acquire(call.scope()).await.map_err(ApiError::internal)?;
     let work = move || {
-        let _turn = turn;
+        let _permit = permit;
         work()
     };
     tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)
 }
 
-/// `POST /v1/domains/{id}/dkim`: bring your own key. It signs once its record is seen.
+/// `POST /v1/domains/{id}/dkim`: imports a key. It signs once its DNS record is found.
 pub async fn add(call: RequestContext) -> Result<ApiResponse> {
     let domain = super::find_changeable(&call).await?;
     let body: Add = call.json()?;
@@ -127,7 +127,7 @@ pub async fn add(call: RequestContext) -> Result<ApiResponse> {
         let message = format!("limit reached: {KEYS_MAX} DKIM keys per domain");
         return Err(ApiError::field("selector", "too_many", message));
     }
-    let pair = on_turn(&call, move || dkim::import_pem(&private_key)).await?;
+    let pair = run_limited(&call, move || dkim::import_pem(&private_key)).await?;
     let pair = pair.map_err(|error| ApiError::field("private_key", "invalid", error.to_string()))?;
     let state = super::first_key_state(domain.verification);
     let new = new_key(pair, body.selector, state);
@@ -141,7 +141,7 @@ pub async fn list(call: RequestContext) -> Result<ApiResponse> {
     ApiResponse::ok(&List::whole(keys.into_iter().map(|key| DkimKeyView::new(key, &domain)).collect()))
 }
 
-/// RFC 6376 §3.1: a selector is a name of labels, in which case does not count.
+/// RFC 6376 §3.1: a selector consists of labels, separated by dots. Case is insignificant, so only lower case is accepted.
 fn check_selector(selector: &str, checks: &mut Checks) {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn selectors_are_names() {
+    fn a_selector_consists_of_labels() {
         let is_right = |selector: &str| {
             let mut checks = Checks::default();
             check_selector(selector, &mut checks);

@@ -1,4 +1,4 @@
-//! Sending domains and their verification. `dkim` manages their keys, `rotation` replaces them, `selector`
+//! Sending domains and their verification. `dkim` manages their DKIM keys, `rotation` replaces the keys, and `selector`
 //! names them.
 
 mod dkim;
@@ -20,15 +20,15 @@ use super::{Access, ApiError, ApiResponse, Deleted, List, Operation, RequestCont
 
 use self::dkim::DkimKeyView;
 
-/// Leaves room for `selector._domainkey.` in front, within the 253 octets of a name (RFC 1035 §2.3.4).
+/// With the prefix `selector._domainkey.`, a name has at most 253 octets (RFC 1035 §2.3.4).
 const NAME_OCTETS_MAX: usize = 220;
 
-/// Octets of a response with all keys that a domain may have.
+/// Octets of a response with the maximum number of keys.
 const RESPONSE_OCTETS_MAX: u64 = 64 * 1024;
 
 /// The operations of domains and their DKIM keys.
 pub fn resource() -> Resource {
-    let text = "Sending domains, the DNS records that prove them, and their DKIM keys.";
+    let text = "Sending domains, the DNS records that verify them, and their DKIM keys.";
     Resource::new("Domains", text, Access::Scope(Scope::DomainsManage))
         .id::<DomainId>("The domain.")
         .operations([
@@ -40,7 +40,7 @@ pub fn resource() -> Resource {
                 .query::<Verification>("verification", "Only domains with this verification method.")
                 .pages::<DomainId, DomainView>("Domains."),
             Operation::post("/v1/domains", "create_domain", create)
-                .describe("Create a sending domain", "The response has the DNS records to publish. An unverified claim does not block other tenants.")
+                .describe("Create a sending domain", "The response contains the DNS records to publish. An unverified domain does not block other tenants.")
                 .takes::<Create>()
                 .creates::<DomainView>("The domain with its records.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
@@ -54,7 +54,7 @@ pub fn resource() -> Resource {
                 .returns::<DomainView>("The updated domain.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
             Operation::delete("/v1/domains/{id}", "delete_domain", delete)
-                .describe("Delete a domain", "Mail from this domain is refused from now on.")
+                .describe("Delete a domain", "The server refuses mail from this domain from now on.")
                 .returns::<Deleted>("Deleted."),
             Operation::post("/v1/domains/{id}/verify", "verify_domain", verify)
                 .describe("Check the DNS records of a domain now", "The server also checks them every hour.")
@@ -91,7 +91,7 @@ pub struct Create {
     verification: Option<Verification>,
     /// Whether senders may use subdomains. Default: true.
     subdomains: Option<bool>,
-    /// Whether to make a second key for Ed25519 signatures.
+    /// Whether to generate a second key, for Ed25519 signatures. Default: false.
     #[serde(default)]
     ed25519: bool,
 }
@@ -107,7 +107,7 @@ pub struct Update {
     subdomains: Option<bool>,
 }
 
-/// The body of an operation that wants nothing said.
+/// An empty body.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Nothing")]
@@ -136,7 +136,7 @@ pub struct DomainView {
     dns_records: Vec<RecordView>,
     /// Time of the last DNS check.
     last_checked_at: Option<Timestamp>,
-    /// Since when the DNS records of a verified domain fail the check.
+    /// Time since which the DNS records of a verified domain fail the check.
     failing_since: Option<Timestamp>,
     /// Time of the verification.
     verified_at: Option<Timestamp>,
@@ -163,7 +163,7 @@ pub struct RecordView {
     found: Vec<String>,
     /// Whether verification requires this record.
     required: bool,
-    /// Of a DKIM record: whether its key signs, is to sign or did so. A retiring one's record has to stay.
+    /// State of the key of a DKIM record. Keep the record of a retiring key.
     dkim_key_state: Option<DkimKeyState>,
 }
 
@@ -215,7 +215,7 @@ async fn find(call: &RequestContext) -> Result<Domain> {
     found.ok_or_else(|| ApiError::not_found("domain"))
 }
 
-/// A domain that the caller may change: a key that is bound to domains has no say over others.
+/// A domain that the caller may change: a key with `allowed_domain_ids` may change only those domains.
 async fn find_changeable(call: &RequestContext) -> Result<Domain> {
     let domain = find(call).await?;
     check_allowed(call, Some(domain.id))?;
@@ -266,7 +266,7 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
     ApiResponse::created(&view(&call, domain).await?)
 }
 
-/// Where the platform vouches for a domain it vouches for the keys as well: nobody waits for their records.
+/// The platform verifies a domain and its keys manually, so such keys do not wait for their DNS records.
 fn first_key_state(verification: Verification) -> DkimKeyState {
     match verification {
         Verification::Manual => DkimKeyState::Active,
@@ -336,7 +336,7 @@ async fn verify(call: RequestContext) -> Result<ApiResponse> {
     if !call.body.is_empty() {
         json::parse::<Empty>(&call.body)?;
     }
-    let _turn = call.api.look_ups.acquire(call.scope()).await.map_err(ApiError::internal)?;
+    let _permit = call.api.lookups.acquire(call.scope()).await.map_err(ApiError::internal)?;
     let checked = call.api.verification.check(&domain).await?;
     let domain = checked.ok_or_else(|| ApiError::not_found("domain"))?;
     ApiResponse::ok(&view(&call, domain).await?)
@@ -347,7 +347,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_names_of_a_fitting_length_are_taken() {
+    fn only_complete_names_up_to_the_maximum_length_are_accepted() {
         assert_eq!(read_name("Bücher.Example").unwrap().as_str(), "xn--bcher-kva.example");
         let long = format!("{}.example", ["a"; 110].join("."));
         for bad in ["", "localhost", "example.com.", "192.0.2.1", "a b.c", "*.example.com", &long] {

@@ -1,4 +1,5 @@
-//! DKIM keys that take the place of others: made here, published by the tenant, and in use once they are seen.
+//! Rotation of DKIM keys: the server generates a key, the tenant publishes its DNS record, and the key signs once the record
+//! is found.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use crate::store::{Directory, DkimKey};
 use super::dkim::{self, DkimKeyView, KEYS_MAX};
 use super::selector::free_selector;
 
-/// Which keys to replace.
+/// The keys to replace.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rotate {
@@ -18,20 +19,19 @@ pub struct Rotate {
     algorithm: Option<DkimAlgorithm>,
 }
 
-/// `POST /v1/domains/{id}/dkim/rotate`: new keys, which sign once their records are seen. A key that was made before
-/// and still waits for its record is answered again, so that the request can be repeated. Where the platform vouches
-/// for the domain, `verify` says that the records are there.
+/// `POST /v1/domains/{id}/dkim/rotate`: generates keys that sign once their DNS records are found. If a key of an earlier
+/// request still waits for its record, the response contains that key, so that the request can be repeated. For a domain
+/// that the platform verifies manually, `verify` confirms the records.
 pub async fn rotate(call: RequestContext) -> Result<ApiResponse> {
     let domain = super::find_changeable(&call).await?;
     let body: Rotate = if call.body.is_empty() { Rotate::default() } else { call.json()? };
     let keys = call.store().dkim_keys(domain.id).await?;
     let wanted: Vec<_> =
         DkimAlgorithm::ALL.iter().copied().filter(|&algorithm| is_wanted(algorithm, &body, &keys)).collect();
-    let mut waiting: Vec<_> =
-        wanted.iter().filter_map(|&algorithm| new_in_waiting(algorithm, &keys)).collect();
+    let mut pending: Vec<_> = wanted.iter().filter_map(|&algorithm| pending_key(algorithm, &keys)).collect();
     let missing: Vec<_> = wanted
         .into_iter()
-        .filter(|&algorithm| waiting.iter().all(|key| key.algorithm != algorithm))
+        .filter(|&algorithm| pending.iter().all(|key| key.algorithm != algorithm))
         .collect();
     if keys.len() + missing.len() > KEYS_MAX {
         return Err(ApiError::new(
@@ -43,9 +43,9 @@ pub async fn rotate(call: RequestContext) -> Result<ApiResponse> {
     for algorithm in missing {
         let selector = free_selector(algorithm, &keys, call.now);
         let new = dkim::generate_one(&call, algorithm, selector, DkimKeyState::Pending).await?;
-        waiting.push(call.store().add_dkim_key(domain.id, new, call.now).await?);
+        pending.push(call.store().add_dkim_key(domain.id, new, call.now).await?);
     }
-    let views = List::whole(waiting.into_iter().map(|key| DkimKeyView::new(key, &domain)).collect());
+    let views = List::whole(pending.into_iter().map(|key| DkimKeyView::new(key, &domain)).collect());
     ApiResponse::created(&views)
 }
 
@@ -56,8 +56,9 @@ fn is_wanted(algorithm: DkimAlgorithm, body: &Rotate, keys: &[DkimKey]) -> bool 
     }
 }
 
-/// A key that has yet to sign. One that did and whose record is lost may have been given up for a reason.
-fn new_in_waiting(algorithm: DkimAlgorithm, keys: &[DkimKey]) -> Option<DkimKey> {
+/// A key that has not signed yet. A pending key that has signed before lost its record, perhaps because the tenant gave it
+/// up.
+fn pending_key(algorithm: DkimAlgorithm, keys: &[DkimKey]) -> Option<DkimKey> {
     let waits =
         |key: &&DkimKey| key.algorithm == algorithm && key.state == DkimKeyState::Pending && !key.has_signed;
     keys.iter().rfind(waits).cloned()

@@ -4,8 +4,8 @@ use crate::mail::{SignedDuration, Timestamp};
 use crate::model::DkimAlgorithm;
 use crate::store::DkimKey;
 
-/// The selector of a key that is generated now, like `pb20260131-235959`: a name is never used for a second key, whose
-/// record caches might lack. At most 21 octets, for which the name of a domain leaves room.
+/// The selector of a key that is generated now, like `pb20260131-235959`. No second key uses it, because DNS caches could
+/// still have the record of the first. It has at most 21 octets; the maximum length of a domain accounts for them.
 pub(super) fn selector_of(algorithm: DkimAlgorithm, now: Timestamp) -> String {
     let time = now.strftime("pb%Y%m%d-%H%M%S");
     match algorithm {
@@ -14,7 +14,8 @@ pub(super) fn selector_of(algorithm: DkimAlgorithm, now: Timestamp) -> String {
     }
 }
 
-/// The same of the next second whose selector no key of the domain has: the keys of a new domain may be of this one.
+/// The selector of the first second from now on that no key of the domain uses. The keys of a new domain may use the current
+/// second.
 pub(super) fn free_selector(algorithm: DkimAlgorithm, keys: &[DkimKey], now: Timestamp) -> String {
     let mut selectors = (0..).map(|later_s| selector_of(algorithm, now + SignedDuration::from_secs(later_s)));
     let is_free = |selector: &String| keys.iter().all(|key| key.selector != *selector);
@@ -29,7 +30,7 @@ mod tests {
     use crate::verification::dkim_record_name;
 
     #[test]
-    fn there_is_room_for_the_selector_before_the_longest_domain() {
+    fn a_selector_fits_before_the_longest_domain() {
         let name = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(28)].join(".");
         let name = DomainName::parse(&name).unwrap();
         assert_eq!(name.as_str().len(), NAME_OCTETS_MAX);

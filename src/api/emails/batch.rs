@@ -1,5 +1,5 @@
-//! The messages of one request on their way from JSON to octets. What of it keeps a core busy is done in the tenant's
-//! turn, and what it makes takes room like the body that it is made of.
+//! Composes the messages of a request. CPU-bound work needs a permit of the tenant, and the memory budget counts the
+//! composed messages.
 
 use std::collections::HashMap;
 
@@ -18,29 +18,29 @@ use crate::mail::{Address, Timestamp};
 use crate::model::{Refusal, RefusalCode, TemplateId};
 use crate::store::{Annotations, Template, Tenant};
 
-/// A body of so many octets is read where it came in: handing it over would take longer.
+/// A body up to this size is parsed on the async thread: a handover to a blocking thread would take longer.
 const READ_AT_ONCE_OCTETS_MAX: usize = 64 * 1024;
 
-/// A message in octets, and what goes with it.
+/// A composed message with its envelope.
 #[derive(Debug)]
 pub struct Composed {
-    /// Without what intake adds.
+    /// The message, without the fields that the submission service adds.
     pub message: Bytes,
     /// Whether an address needs SMTPUTF8.
     pub smtputf8: bool,
-    /// Where reports go.
+    /// The reverse path.
     pub sender: Address,
-    /// Each once.
+    /// The recipients, without duplicates.
     pub recipients: Vec<Address>,
-    /// What they do not see.
+    /// Tags and metadata. Recipients do not see them.
     pub annotations: Annotations,
-    /// Not before this time.
+    /// Time before which delivery must not start.
     pub release_at: Option<Timestamp>,
-    /// Not after this time.
+    /// Time after which delivery must not be attempted.
     pub expires_at: Option<Timestamp>,
 }
 
-/// Reads the body; answers its SHA-256 as well.
+/// Parses the body. Also returns its SHA-256.
 pub async fn read<T: DeserializeOwned + Send + 'static>(call: &RequestContext) -> Result<(T, [u8; 32])> {
     let body = call.body.clone();
     let is_short = body.len() <= READ_AT_ONCE_OCTETS_MAX;
@@ -48,7 +48,7 @@ pub async fn read<T: DeserializeOwned + Send + 'static>(call: &RequestContext) -
     if is_short { read() } else { call.work(read).await }
 }
 
-/// Makes the messages of a request, or says what is wrong with the first one that is wrong.
+/// Composes the messages of a request. An error is about the first invalid message.
 pub async fn compose(
     call: &mut RequestContext,
     tenant: &Tenant,
@@ -56,10 +56,11 @@ pub async fn compose(
     is_batch: bool,
 ) -> Result<Vec<Composed>> {
     let api = call.api.clone();
-    let nothing = api.room.reserve(call.scope());
-    let room = std::mem::replace(&mut call.room, nothing);
-    let mut stock = Stock { room, octets: 0, octets_max: api.settings.send_body_max.as_u64() };
-    let templates = find_templates(call, &emails, is_batch, &mut stock).await?;
+    let empty = api.memory.reserve(call.scope());
+    let reservation = std::mem::replace(&mut call.reservation, empty);
+    let mut budget =
+        ComposeBudget { reservation, octets: 0, octets_max: api.settings.send_body_max.as_u64() };
+    let templates = find_templates(call, &emails, is_batch, &mut budget).await?;
     let terms = Terms {
         defaults: tenant.settings.clone(),
         limits: api.sending.clone(),
@@ -69,23 +70,23 @@ pub async fn compose(
     let work = move || {
         let mut composed = Vec::with_capacity(emails.len());
         for (place, email) in emails.into_iter().enumerate() {
-            let one = make(email, &templates, &terms);
-            let one = one.and_then(|one| stock.add(one.message.len()).map(|()| one));
+            let one = compose_one(email, &templates, &terms);
+            let one = one.and_then(|one| budget.add(one.message.len()).map(|()| one));
             composed.push(one.map_err(|error| locate(error, is_batch.then_some(place)))?);
         }
-        Ok((composed, stock.room))
+        Ok((composed, budget.reservation))
     };
-    let (composed, room) = call.work(work).await?;
-    call.room = room;
+    let (composed, reservation) = call.work(work).await?;
+    call.reservation = reservation;
     Ok(composed)
 }
 
-/// The templates that messages name, each read once.
+/// Reads the templates of the messages, each once.
 async fn find_templates(
     call: &RequestContext,
     emails: &[EmailRequest],
     is_batch: bool,
-    stock: &mut Stock,
+    budget: &mut ComposeBudget,
 ) -> Result<HashMap<TemplateId, Template>> {
     let mut found = HashMap::new();
     for (place, email) in emails.iter().enumerate() {
@@ -96,14 +97,14 @@ async fn find_templates(
         });
         let template = template.and_then(|template| {
             let bodies = [&template.text, &template.html].into_iter().flatten();
-            stock.add(bodies.map(String::len).sum()).map(|()| template)
+            budget.add(bodies.map(String::len).sum()).map(|()| template)
         });
         found.insert(id, template.map_err(|error| locate(error, is_batch.then_some(place)))?);
     }
     Ok(found)
 }
 
-fn make(
+fn compose_one(
     mut email: EmailRequest,
     templates: &HashMap<TemplateId, Template>,
     terms: &Terms,
@@ -111,22 +112,22 @@ fn make(
     if let Some(template) = email.template_id.and_then(|id| templates.get(&id)) {
         let has_body = email.text.is_some() || email.html.is_some();
         let mut checks = Checks::default();
-        checks.require(!has_body, "template_id", "invalid", "give either a template or bodies, not both");
+        checks.require(!has_body, "template_id", "invalid", "give either template_id, or text and html");
         templates::check_data(&email.template_data, "template_data", &mut checks);
         checks.finish()?;
         let data = std::mem::take(&mut email.template_data);
         email.fill(templates::fill(template, data)?);
     }
     let draft = email.resolve(terms).map_err(ApiError::invalid)?;
-    let Draft { letter, sender, recipients, annotations, release_at, expires_at } = draft;
-    let MimeMessage { from, to, cc, reply_to, .. } = &letter;
+    let Draft { mime, sender, recipients, annotations, release_at, expires_at } = draft;
+    let MimeMessage { from, to, cc, reply_to, .. } = &mime;
     let named = from.iter().chain(to).chain(cc).chain(reply_to).map(|mailbox| &mailbox.address);
     let smtputf8 = named.chain(&recipients).any(Address::needs_smtputf8);
-    let message = letter.compose().into();
+    let message = mime.compose().into();
     Ok(Composed { message, smtputf8, sender, recipients, annotations, release_at, expires_at })
 }
 
-/// Says which message of a batch an error is about.
+/// Adds the index of the message in the batch to an error.
 pub fn locate(mut error: ApiError, place: Option<usize>) -> ApiError {
     let Some(place) = place else { return error };
     let path = format!("emails[{place}]");
@@ -140,14 +141,14 @@ pub fn locate(mut error: ApiError, place: Option<usize>) -> ApiError {
     error
 }
 
-/// What was made for a request so far, and the room that it takes.
-struct Stock {
-    room: MemoryReservation,
+/// Limits the octets of the composed messages of a request, and reserves memory for them.
+struct ComposeBudget {
+    reservation: MemoryReservation,
     octets: u64,
     octets_max: u64,
 }
 
-impl Stock {
+impl ComposeBudget {
     fn add(&mut self, octets: usize) -> Result<()> {
         self.octets += octets as u64;
         if self.octets > self.octets_max {
@@ -157,6 +158,6 @@ impl Stock {
                 "send fewer messages in one request; the operator sets the limit with api.send_body_max",
             ));
         }
-        if self.room.grow_to(self.octets) { Ok(()) } else { Err(body::no_room()) }
+        if self.reservation.grow_to(self.octets) { Ok(()) } else { Err(body::memory_exhausted()) }
     }
 }

@@ -1,7 +1,7 @@
-//! A message in JSON made into one of RFC 5322: header fields encoded and folded, bodies and attachments in MIME. Pure.
+//! Builds an RFC 5322 message: encoded and folded header fields, bodies and attachments in MIME. Pure.
 //!
-//! lettre makes the MIME parts; addresses are written here, for lettre refuses some that exist, and so are line ends, for
-//! lettre makes each CRLF by moving all that follows it.
+//! lettre builds the MIME parts. This module writes addresses, because lettre refuses some that are in use, and line ends,
+//! because lettre moves the rest of the text for each CRLF.
 
 use std::fmt::Write as _;
 
@@ -13,13 +13,13 @@ use lettre::message::{Attachment as AttachmentPart, Body, MultiPart, SinglePart}
 
 use super::mailbox::Mailbox;
 
-/// Octets of a line of addresses after which it ends at the next comma.
+/// Octets after which a line of addresses is folded at the next comma.
 const LINE_OCTETS_WANTED: usize = 50;
 
-/// What a message is made of; texts are free of what [`super::draft`] refuses.
+/// The parts of a message. [`super::draft`] has validated them.
 #[derive(Debug, Default)]
 pub struct MimeMessage {
-    /// Exactly one in the end; `None` only while it is put together.
+    /// `From`. `None` only in [`Default`].
     pub from: Option<Mailbox>,
     /// `To`.
     pub to: Vec<Mailbox>,
@@ -33,9 +33,9 @@ pub struct MimeMessage {
     pub text: Option<String>,
     /// The body as HTML.
     pub html: Option<String>,
-    /// Other fields.
+    /// Other header fields.
     pub headers: Vec<(HeaderName, String)>,
-    /// Files.
+    /// Attachments.
     pub attachments: Vec<Attachment>,
 }
 
@@ -48,7 +48,7 @@ pub struct Attachment {
     pub content_type: ContentType,
     /// Its octets.
     pub content: Vec<u8>,
-    /// By what the HTML body refers to it (`cid:`); such a file is shown in the body.
+    /// The Content-ID, to which the HTML body refers (`cid:`). A file with it is shown in the body.
     pub content_id: Option<String>,
 }
 
@@ -59,7 +59,7 @@ enum Part {
 }
 
 impl MimeMessage {
-    /// The message: CRLF throughout, no line above 998 octets, without Date and Message-ID, which intake adds.
+    /// The message, with CRLF line ends and lines of at most 998 octets. The submission service adds Date and Message-ID.
     pub fn compose(self) -> Vec<u8> {
         let mut header = String::new();
         let from: Vec<Mailbox> = self.from.into_iter().collect();
@@ -93,7 +93,7 @@ fn write_mailboxes(field: &str, mailboxes: &[Mailbox]) -> String {
     let _ = mailboxes.iter().enumerate().try_for_each(|(place, Mailbox { name, address })| {
         if place > 0 {
             writer.write_char(',')?;
-            // A name is not folded, so the line ends in front of it.
+            // A name is not folded, so the line is folded before it.
             if writer.line_len() > LINE_OCTETS_WANTED {
                 writer.new_line()?;
             }
@@ -112,12 +112,12 @@ fn write_mailboxes(field: &str, mailboxes: &[Mailbox]) -> String {
     value
 }
 
-/// RFC 5322 §2.3: a CR stands before an LF only. A lone one ends a line.
+/// RFC 5322 §2.3: CR occurs only before LF. A lone CR becomes a line end.
 fn mend_line_ends(text: String) -> String {
     if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text }
 }
 
-/// A text with CRLF line ends, in the encoding that `Body::new` of lettre would choose for it. lettre gets octets, which
+/// A text with CRLF line ends, in the encoding that `Body::new` of lettre would choose. lettre gets it as octets, in which
 /// it does not search for line ends.
 fn encode_text(text: String) -> Body {
     let text = mend_line_ends(text);
@@ -141,7 +141,7 @@ fn encode_octets(octets: Vec<u8>, encoding: ContentTransferEncoding) -> Body {
     body.unwrap_or_else(|_| unreachable!("base64 and quoted-printable take any octets"))
 }
 
-/// RFC 2046 §5.1: files beside the body; in it the HTML, with the files that it shows, as the better form of the text.
+/// RFC 2046 §5.1: attachments beside the body; in the body, the HTML with its inline files as the alternative of the text.
 fn assemble(text: Option<String>, html: Option<String>, files: Vec<Attachment>) -> Part {
     let is_shown = |file: &Attachment| html.is_some() && file.content_id.is_some();
     let (shown, beside): (Vec<_>, Vec<_>) = files.into_iter().partition(is_shown);
@@ -198,7 +198,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn letter() -> MimeMessage {
+    fn mime() -> MimeMessage {
         MimeMessage {
             from: Some(mailbox("a@a.example")),
             to: vec![mailbox("b@b.example")],
@@ -216,7 +216,7 @@ mod tests {
     }
 
     /// Like `mixed(alternative(text, related(html, file)), file)`.
-    fn shape(letter: MimeMessage) -> String {
+    fn shape(mime: MimeMessage) -> String {
         fn describe(message: &mail_parser::Message<'_>, part: u32) -> String {
             let part = message.part(part).unwrap();
             let kind = part.content_type().unwrap();
@@ -228,41 +228,38 @@ mod tests {
                 _ => kind.subtype().unwrap().to_owned(),
             }
         }
-        let bytes = letter.compose();
+        let bytes = mime.compose();
         describe(&MessageParser::default().parse(&bytes).unwrap(), 0)
     }
 
     #[test]
-    fn the_parts_stand_where_mail_clients_look_for_them() {
+    fn the_parts_are_nested_as_mail_clients_expect() {
         let (text, html) = (|| Some("t".to_owned()), || Some("<p>".to_owned()));
         let files = || vec![file("a.png", None), file("b.png", Some("b"))];
-        for (letter, expected) in [
-            (MimeMessage { text: text(), ..letter() }, "plain"),
-            (MimeMessage { html: html(), ..letter() }, "html"),
-            (MimeMessage { text: text(), html: html(), ..letter() }, "alternative(plain, html)"),
-            (MimeMessage { text: text(), attachments: files(), ..letter() }, "mixed(plain, png, png)"),
+        for (mime, expected) in [
+            (MimeMessage { text: text(), ..mime() }, "plain"),
+            (MimeMessage { html: html(), ..mime() }, "html"),
+            (MimeMessage { text: text(), html: html(), ..mime() }, "alternative(plain, html)"),
+            (MimeMessage { text: text(), attachments: files(), ..mime() }, "mixed(plain, png, png)"),
+            (MimeMessage { html: html(), attachments: files(), ..mime() }, "mixed(related(html, png), png)"),
             (
-                MimeMessage { html: html(), attachments: files(), ..letter() },
-                "mixed(related(html, png), png)",
-            ),
-            (
-                MimeMessage { text: text(), html: html(), attachments: files(), ..letter() },
+                MimeMessage { text: text(), html: html(), attachments: files(), ..mime() },
                 "mixed(alternative(plain, related(html, png)), png)",
             ),
         ] {
-            assert_eq!(shape(letter), expected);
+            assert_eq!(shape(mime), expected);
         }
     }
 
     #[test]
-    fn names_and_subjects_of_any_script_arrive_as_they_were() {
+    fn names_and_subjects_in_any_script_are_preserved() {
         let names =
             ["Doe, John", "Jürgen \"J\" Müller", "日本 太郎", "a@evil.example", "x".repeat(150).as_str()]
                 .map(|name| Mailbox { name: Some(name.into()), address: "b@b.example".parse().unwrap() });
         let subject =
             "Grüße – 日本語 und ein langer Betreff, der über mehr als eine Zeile geht 🦀 ".repeat(3);
-        let letter = MimeMessage { to: names.to_vec(), subject: subject.trim().into(), ..letter() };
-        let bytes = letter.compose();
+        let mime = MimeMessage { to: names.to_vec(), subject: subject.trim().into(), ..mime() };
+        let bytes = mime.compose();
         assert!(bytes.split(|&b| b == b'\n').all(|line| line.len() < 200), "folded");
         let message = MessageParser::default().parse(&bytes).unwrap();
         assert_eq!(message.subject(), Some(subject.trim()));
@@ -271,8 +268,8 @@ mod tests {
     }
 
     #[test]
-    fn an_attachment_arrives_octet_for_octet_under_its_name() {
-        let bytes = MimeMessage { attachments: vec![file("Größe, 1.png", None)], ..letter() }.compose();
+    fn an_attachment_keeps_its_octets_and_its_name() {
+        let bytes = MimeMessage { attachments: vec![file("Größe, 1.png", None)], ..mime() }.compose();
         let message = MessageParser::default().parse(&bytes).unwrap();
         let part = message.attachment(0).unwrap();
         assert_eq!(part.attachment_name(), Some("Größe, 1.png"));
@@ -281,13 +278,13 @@ mod tests {
 
     #[test]
     fn a_lone_carriage_return_ends_a_line() {
-        let bytes = MimeMessage { text: Some("a\rb".into()), html: Some("\r".into()), ..letter() }.compose();
+        let bytes = MimeMessage { text: Some("a\rb".into()), html: Some("\r".into()), ..mime() }.compose();
         assert!(!String::from_utf8_lossy(&bytes).replace("\r\n", "").contains(['\r', '\n']));
     }
 
-    /// Where each CR is put in by moving what follows, this takes many minutes.
+    /// If each CR moved the rest of the text, this would take many minutes.
     #[test]
-    fn millions_of_lines_cost_as_much_each_as_a_few_do() {
+    fn the_cost_of_a_line_does_not_grow_with_the_number_of_lines() {
         let lines = 6_000_000;
         assert_eq!(encode_text("\n".repeat(lines)).len(), 2 * lines);
     }
@@ -303,7 +300,7 @@ mod tests {
         #[test]
         fn whatever_the_text_lines_end_in_crlf_and_are_short(text in "[a-zé\r\n\t .=🦀]{0,2000}", html: Option<String>) {
             let html = html.map(|html| html.replace('\0', ""));
-            let bytes = MimeMessage { text: Some(text.clone()), html, ..letter() }.compose();
+            let bytes = MimeMessage { text: Some(text.clone()), html, ..mime() }.compose();
             let rest = String::from_utf8_lossy(&bytes).replace("\r\n", "");
             prop_assert!(!rest.contains(['\r', '\n', '\0']));
             prop_assert!(bytes.split(|&b| b == b'\n').all(|line| line.len() <= 999));

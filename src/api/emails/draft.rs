@@ -1,4 +1,4 @@
-//! A message as a client describes it: reading the description and finding everything that is wrong with it. Pure.
+//! The message of a request: reads it and reports all its errors. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,10 +27,10 @@ const FILENAME_CHARS_MAX: usize = 255;
 const TAGS_MAX: usize = 10;
 const TAG_CHARS_MAX: usize = 64;
 const REPLY_TO_MAX: usize = 10;
-/// As FUTURERELEASE over SMTP (RFC 4865).
+/// The same limit as for FUTURERELEASE over SMTP (RFC 4865).
 const SEND_AHEAD_MAX: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// Fields that other parts of the description say, or that only the server may set.
+/// Header fields that other request fields set, or that only the server may set.
 const RESERVED_HEADERS: &[&str] = &[
     "Bcc",
     "Cc",
@@ -91,8 +91,8 @@ pub struct EmailRequest {
     pub template_data: Data,
     /// Scheduled time of delivery; at most 30 days ahead.
     pub send_at: Option<Timestamp>,
-    /// When delivery is given up: after `send_at`, and no longer after it than the operator allows any message
-    /// (`relay.message_lifetime_max`). If absent, the tenant's `message_lifetime_hours` or the server's own time counts.
+    /// Expiry of delivery: after `send_at`, by at most `relay.message_lifetime_max`. Default: the lifetime that the tenant
+    /// sets with `message_lifetime_hours`, or else that of the server.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -110,20 +110,20 @@ pub struct AttachmentRequest {
     pub content_id: Option<String>,
 }
 
-/// What a message is held to, and what it has if it says nothing.
+/// Limits and defaults of a message.
 #[derive(Debug, Clone)]
 pub struct Terms {
-    /// The tenant's.
+    /// Settings of the tenant.
     pub defaults: TenantSettings,
-    /// Everybody's.
+    /// Limits of the server.
     pub limits: Limits,
-    /// How long delivery may be tried.
+    /// Maximum lifetime of a message.
     pub lifetime_max: Duration,
-    /// When it was asked for.
+    /// Time of the request.
     pub now: Timestamp,
 }
 
-/// What holds for every message.
+/// Limits of every message.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Recipients of one message.
@@ -132,32 +132,32 @@ pub struct Limits {
     pub message_octets_max: u64,
 }
 
-/// A description that nothing is wrong with.
+/// A valid message with its envelope.
 #[derive(Debug)]
 pub struct Draft {
-    /// What recipients see.
-    pub letter: MimeMessage,
-    /// Where reports go.
+    /// The parts of the message.
+    pub mime: MimeMessage,
+    /// The reverse path.
     pub sender: Address,
-    /// Each once.
+    /// The recipients, without duplicates.
     pub recipients: Vec<Address>,
-    /// What they do not see.
+    /// Tags and metadata. Recipients do not see them.
     pub annotations: Annotations,
-    /// Not before this time.
+    /// Time before which delivery must not start.
     pub release_at: Option<Timestamp>,
-    /// Not after this time.
+    /// Time after which delivery must not be attempted.
     pub expires_at: Option<Timestamp>,
 }
 
 impl EmailRequest {
-    /// Takes subject and bodies from a template, but for a subject of its own.
+    /// Takes the bodies from a template, and the subject unless the message has one.
     pub fn fill(&mut self, rendered: Rendered) {
         self.subject.get_or_insert(rendered.subject);
         self.text = rendered.text;
         self.html = rendered.html;
     }
 
-    /// Checks the description.
+    /// Validates the message.
     pub fn resolve(mut self, terms: &Terms) -> Result<Draft, Vec<FieldError>> {
         let Terms { defaults, limits, .. } = terms;
         let mut checks = Checks::default();
@@ -171,7 +171,7 @@ impl EmailRequest {
         let attachments = read_attachments(std::mem::take(&mut self.attachments), &mut checks);
         checks.into_result()?;
         let sender = self.from.address.clone();
-        let letter = MimeMessage {
+        let mime = MimeMessage {
             from: Some(Mailbox { name: self.from.name.or_else(|| defaults.from_name.clone()), ..self.from }),
             to: self.to,
             cc: self.cc,
@@ -186,7 +186,7 @@ impl EmailRequest {
         self.tags.dedup();
         let annotations = Annotations { tags: self.tags, metadata: Metadata::of(&self.metadata) };
         let (release_at, expires_at) = (self.send_at, self.expires_at);
-        Ok(Draft { letter, sender, recipients, annotations, release_at, expires_at })
+        Ok(Draft { mime, sender, recipients, annotations, release_at, expires_at })
     }
 
     fn read_recipients(&self, recipients_max: usize, checks: &mut Checks) -> Vec<Address> {
@@ -253,8 +253,8 @@ fn check_subject(subject: Option<&str>, checks: &mut Checks) {
 
 fn check_tags(tags: &[String], checks: &mut Checks) {
     checks.length(tags.len(), "tags", TAGS_MAX, "tags");
-    for (place, tag) in tags.iter().take(TAGS_MAX).enumerate() {
-        checks.line(tag, &format!("tags[{place}]"), TAG_CHARS_MAX);
+    for (index, tag) in tags.iter().take(TAGS_MAX).enumerate() {
+        checks.line(tag, &format!("tags[{index}]"), TAG_CHARS_MAX);
     }
 }
 
@@ -292,15 +292,15 @@ fn read_headers(headers: BTreeMap<String, String>, checks: &mut Checks) -> Vec<(
 fn read_attachments(attachments: Vec<AttachmentRequest>, checks: &mut Checks) -> Vec<Attachment> {
     checks.length(attachments.len(), "attachments", ATTACHMENTS_MAX, "files");
     let files = attachments.into_iter().take(ATTACHMENTS_MAX).enumerate();
-    files.filter_map(|(place, file)| read_attachment(file, place, checks)).collect()
+    files.filter_map(|(index, file)| read_attachment(file, index, checks)).collect()
 }
 
-fn read_attachment(file: AttachmentRequest, place: usize, checks: &mut Checks) -> Option<Attachment> {
-    let path = |field: &str| format!("attachments[{place}].{field}");
+fn read_attachment(file: AttachmentRequest, index: usize, checks: &mut Checks) -> Option<Attachment> {
+    let path = |field: &str| format!("attachments[{index}].{field}");
     checks.line(&file.filename, &path("filename"), FILENAME_CHARS_MAX);
     let kind = file.content_type.as_deref().unwrap_or("application/octet-stream");
     let content_type = checks.read(ContentType::parse(kind), &path("content_type"));
-    // RFC 2046 §5.1, §5.2.1: these are not encoded in base64.
+    // RFC 2046 §5.1, §5.2.1: multipart and message content cannot be encoded in base64.
     let is_leaf =
         !["multipart/", "message/"].iter().any(|class| kind.to_ascii_lowercase().starts_with(class));
     checks.require(

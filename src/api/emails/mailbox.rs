@@ -1,4 +1,4 @@
-//! A person with an address, as JSON has it: `bob@example.com` or `Bob <bob@example.com>`.
+//! An address with an optional display name: `bob@example.com` or `Bob <bob@example.com>`.
 
 use std::str::FromStr;
 
@@ -11,9 +11,9 @@ const NAME_CHARS_MAX: usize = 200;
 /// An address, alone or with a display name: `bob@example.com`, `Bob <bob@example.com>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mailbox {
-    /// Without quotes; not empty.
+    /// The display name, without quotes; not empty.
     pub name: Option<String>,
-    /// Where mail goes.
+    /// The address.
     pub address: Address,
 }
 
@@ -45,7 +45,7 @@ pub enum MailboxError {
 impl FromStr for Mailbox {
     type Err = MailboxError;
 
-    /// A name may hold what RFC 5322 would want quoted: it is quoted when it is written.
+    /// A name may contain characters that RFC 5322 requires to be quoted. [`super::compose`] quotes it.
     fn from_str(text: &str) -> Result<Self, MailboxError> {
         let text = text.trim();
         let Some((name, address)) = text.strip_suffix('>').and_then(|rest| rest.rsplit_once('<')) else {
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_may_have_a_name_in_front() {
+    fn an_address_may_follow_a_display_name() {
         for (text, name, address) in [
             ("a@b.example", None, "a@b.example"),
             (" a@b.example ", None, "a@b.example"),
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_become_another_field_or_another_address_is_refused() {
+    fn text_that_could_become_another_field_or_address_is_refused() {
         for text in [
             "",
             "Ann",

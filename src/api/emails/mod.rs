@@ -1,5 +1,5 @@
-//! Messages. `send` accepts them: `draft` validates the request, `compose` builds the MIME message, `batch` handles all
-//! messages of a request. `timeline` and `raw` read a message; `retry_cancel` retries or cancels its deliveries.
+//! Messages. `send` accepts them: `draft` validates a message, `compose` builds the MIME message, and `batch` composes all
+//! messages of a request. `timeline` and `raw` show a message. `retry_cancel` retries or cancels its deliveries.
 
 mod batch;
 mod compose;
@@ -28,39 +28,39 @@ pub use self::draft::Limits as SendLimits;
 
 /// The operations of messages.
 pub fn resource() -> Resource {
-    Resource::new("Emails", "Sending, and what became of each message.", Access::Scope(Scope::EmailsRead))
+    Resource::new("Emails", "Sending messages, and their delivery status.", Access::Scope(Scope::EmailsRead))
         .id::<MessageId>("The message.")
         .operations([
             Operation::get("/v1/emails", "list_emails", list)
                 .describe("List messages", "Messages from test keys are stored but not delivered. `environment=test` lists them; `/v1/emails/{id}/raw` returns their content.")
                 .tenant_filter()
-                .query::<DeliveryState>("status", "Only messages with a delivery of this status.")
+                .query::<DeliveryState>("status", "Only messages with a delivery in this status.")
                 .query::<Address>("to", "Only messages to this recipient.")
                 .query::<String>("from", "Only messages with this reverse path; `<>` is the null reverse path.")
-                .query::<String>("subject", "Only messages whose subject contains all these words. The last may be a prefix of at least two letters.")
+                .query::<String>("subject", "Only messages whose subject contains all these words. The last word may be a prefix of at least two letters.")
                 .query::<String>("tag", "Only messages with this tag.")
                 .query::<String>("message_id", "Only messages with this Message-ID.")
                 .query::<Environment>("environment", "Only objects of this environment.")
                 .pages::<MessageId, EmailView>("Messages, without their `deliveries`."),
             Operation::post("/v1/emails", "send_email", send::send)
-                .describe("Send a message", "The checks are those of SMTP. The message is on disk before the response is sent. Use a key of the tenant: the key determines the allowed senders and the environment. A platform key cannot send.")
+                .describe("Send a message", "The server applies the same checks as over SMTP, and stores the message on disk before it responds. Use a key of the tenant: the key determines the allowed senders and the environment. A platform key cannot send.")
                 .needs(Access::Scope(Scope::EmailsSend))
                 .takes::<EmailRequest>()
                 .sends()
                 .accepts::<Accepted>("The message is queued."),
             Operation::post("/v1/emails/batch", "send_emails", send::send_batch)
-                .describe("Send up to 100 messages", "If any item is invalid, none is accepted.")
+                .describe("Send up to 100 messages", "If any item is invalid, the server accepts none.")
                 .needs(Access::Scope(Scope::EmailsSend))
                 .takes::<BatchRequest>()
                 .sends()
-                .accepts::<List<Accepted>>("The messages are queued; in the order of the request.")
+                .accepts::<List<Accepted>>("The queued messages, in the order of the request.")
                 .response_octets(0, 32 * 1024),
             Operation::get("/v1/emails/{id}", "get_email", get)
                 .summary("Get a message with its deliveries")
                 .returns::<EmailView>("The message."),
             Operation::get("/v1/emails/{id}/timeline", "get_timeline", timeline::get)
                 .describe("Get the timeline of a message", "Events and attempts, oldest first: at most 1000 entries and 2 MiB of transcripts. If `has_more` is true, filter by `delivery_id` to see more.")
-                .query::<DeliveryId>("delivery_id", "Only objects about this delivery.")
+                .query::<DeliveryId>("delivery_id", "Only entries of this delivery.")
                 .returns::<List<timeline::Entry>>("Events and attempts."),
             Operation::get("/v1/emails/{id}/raw", "get_raw", raw::get)
                 .describe("Get the raw message", "Available while the content is retained.")
@@ -70,14 +70,14 @@ pub fn resource() -> Resource {
                 .needs(Access::Scope(Scope::EmailsSend))
                 .returns::<RetryView>("The deliveries that are due now."),
             Operation::post("/v1/emails/{id}/cancel", "cancel_email", retry_cancel::cancel)
-                .describe("Cancel a message", "Cancels deliveries that no other server has accepted yet.")
+                .describe("Cancel a message", "Cancels deliveries without an attempt in progress.")
                 .needs(Access::Scope(Scope::EmailsSend))
-                .returns::<CancellationView>("Which deliveries were cancelled, and for which it was too late."),
+                .returns::<CancellationView>("The cancelled deliveries, and those with an attempt in progress."),
         ])
         .alias("/v1/emails", "/v1/tenants/{tenant_id}/emails")
 }
 
-/// A message and what became of it.
+/// A message and its delivery status.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Email")]
 pub struct EmailView {
@@ -92,13 +92,13 @@ pub struct EmailView {
     key_id: Option<KeyId>,
     /// `live` or `test`. A test message is stored but not delivered.
     environment: Environment,
-    /// Combined status of all deliveries: open while any is open, then the worst final status.
+    /// Combined status of all deliveries: an open status while a delivery is open, then the worst final status.
     status: DeliveryState,
     /// Reverse path; `null` is the null reverse path.
     from: Option<Address>,
-    /// Recipients. Lists contain only the first ones.
+    /// Recipients. A list shows only the first recipients of a message.
     to: Vec<Address>,
-    /// How many recipients there are.
+    /// Number of recipients.
     recipient_count: u64,
     /// The From field.
     header_from: Option<String>,
@@ -195,7 +195,7 @@ impl From<Delivery> for DeliveryView {
     }
 }
 
-/// One status for all recipients: while anything is open that, then the worst end of any.
+/// Combines the statuses of all deliveries: an open status while a delivery is open, then the worst final status.
 fn summarize(states: &[DeliveryState]) -> DeliveryState {
     use DeliveryState::{Bounced, Cancelled, Deferred, Delivered, Expired, Queued};
     let order = [Queued, Deferred, Bounced, Expired, Cancelled];
@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_status_stands_for_all_recipients() {
+    fn the_status_of_a_message_combines_those_of_its_deliveries() {
         use DeliveryState::{Bounced, Cancelled, Deferred, Delivered, Expired, Queued};
         for (states, expected) in [
             (&[Delivered, Delivered][..], Delivered),

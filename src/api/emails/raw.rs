@@ -1,5 +1,5 @@
-//! The bytes of a message. A small one is read as a whole, into the room that it takes; one in a file of its own is read
-//! as the client takes it, so it may be of any size.
+//! The raw content of a message. Content in the database is small and is read as a whole. Content in a file is streamed
+//! as fast as the client receives it, so its size does not matter.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use tokio::io::AsyncReadExt;
 
-use crate::api::body::no_room;
+use crate::api::body::memory_exhausted;
 use crate::api::content::PIECE_OCTETS;
 use crate::api::{ApiError, ApiResponse, RequestContext, Result};
 use crate::limits::memory_budget::MemoryReservation;
@@ -18,8 +18,7 @@ use crate::limits::tenant_semaphore::TenantPermit;
 use crate::model::{MessageId, RefusalCode};
 use crate::store::{ContentFile, Spool, StoredContent};
 
-/// What a stream holds at most: two pieces that the connection has yet to send, the one being read, and the buffer of
-/// the file.
+/// Maximum memory of a stream: two pieces that wait to be sent, the piece being read, and the buffer of the file.
 const STREAM_OCTETS: u64 = 4 * PIECE_OCTETS as u64;
 
 pub async fn get(call: RequestContext) -> Result<ApiResponse> {
@@ -30,45 +29,45 @@ pub async fn get(call: RequestContext) -> Result<ApiResponse> {
             Ok(ApiResponse::message_stream(Body::empty(), octets))
         }
         Some(StoredContent::File { octets }) => begin(&call, id, octets).await,
-        None => Err(no_longer_kept()),
+        None => Err(content_removed()),
     }
 }
 
 async fn whole(call: &RequestContext, id: MessageId, octets: u64) -> Result<ApiResponse> {
-    // As it is read, and in one piece.
-    let mut room = call.room.beside();
-    if !room.grow_to(2 * octets) {
-        return Err(no_room());
+    // The content exists twice: as the store returns it, and as one piece.
+    let mut reservation = call.reservation.beside();
+    if !reservation.grow_to(2 * octets) {
+        return Err(memory_exhausted());
     }
-    let content = call.store().content(id).await?.ok_or_else(no_longer_kept)?;
-    ApiResponse::message(content.to_vec()).reserve(room)
+    let content = call.store().content(id).await?.ok_or_else(content_removed)?;
+    ApiResponse::message(content.to_vec()).reserve(reservation)
 }
 
-/// The permit and the memory come before the file, which is read once to verify it.
+/// Acquires the permit and the memory before it opens the file, because opening reads the whole file to verify it.
 async fn begin(call: &RequestContext, id: MessageId, octets: u64) -> Result<ApiResponse> {
-    let permit = call.api.message_streams.try_acquire(call.scope()).map_err(|_| too_many())?;
-    let mut room = call.room.beside();
-    if !room.grow_to(STREAM_OCTETS.min(octets)) {
-        return Err(no_room());
+    let permit = call.api.message_streams.try_acquire(call.scope()).map_err(|_| too_many_downloads())?;
+    let mut reservation = call.reservation.beside();
+    if !reservation.grow_to(STREAM_OCTETS.min(octets)) {
+        return Err(memory_exhausted());
     }
     let content = call.store().open_content(id).await?;
-    let ContentFile { file, octets } = content.ok_or_else(no_longer_kept)?;
-    Ok(ApiResponse::message_stream(read(file, octets, room, permit), octets))
+    let ContentFile { file, octets } = content.ok_or_else(content_removed)?;
+    Ok(ApiResponse::message_stream(read(file, octets, reservation, permit), octets))
 }
 
-/// A file on its way.
-struct Reading {
+/// A file that is being sent.
+struct FileStream {
     file: tokio::fs::File,
     left: u64,
-    room: Arc<MemoryReservation>,
+    reservation: Arc<MemoryReservation>,
     _permit: TenantPermit,
 }
 
-/// Reads exactly so many octets, each piece when the client has taken the one before.
-fn read(file: File, octets: u64, room: MemoryReservation, permit: TenantPermit) -> Body {
+/// Streams this many octets. It reads each piece once the connection has accepted the previous one.
+fn read(file: File, octets: u64, reservation: MemoryReservation, permit: TenantPermit) -> Body {
     let mut file = tokio::fs::File::from_std(file);
     file.set_max_buf_size(PIECE_OCTETS);
-    let reading = Reading { file, left: octets, room: Arc::new(room), _permit: permit };
+    let reading = FileStream { file, left: octets, reservation: Arc::new(reservation), _permit: permit };
     let pieces = stream::try_unfold(reading, |mut reading| async move {
         let piece = reading.next_piece().await?;
         io::Result::Ok(piece.map(|piece| (piece, reading)))
@@ -76,7 +75,7 @@ fn read(file: File, octets: u64, room: MemoryReservation, permit: TenantPermit) 
     Body::from_stream(pieces)
 }
 
-impl Reading {
+impl FileStream {
     async fn next_piece(&mut self) -> io::Result<Option<Bytes>> {
         let octets = self.left.min(PIECE_OCTETS as u64);
         if octets == 0 {
@@ -85,11 +84,11 @@ impl Reading {
         let mut piece = vec![0; octets as usize];
         self.file.read_exact(&mut piece).await?;
         self.left -= octets;
-        Ok(Some(self.room.hold_piece(piece)))
+        Ok(Some(self.reservation.hold_piece(piece)))
     }
 }
 
-fn no_longer_kept() -> ApiError {
+fn content_removed() -> ApiError {
     ApiError::new(
         RefusalCode::NotFound,
         "the content of this message has been removed",
@@ -97,10 +96,10 @@ fn no_longer_kept() -> ApiError {
     )
 }
 
-fn too_many() -> ApiError {
+fn too_many_downloads() -> ApiError {
     ApiError::new(
         RefusalCode::Overloaded,
-        "limit reached: large messages that are downloaded at the same time",
+        "limit reached: concurrent downloads of large messages",
         "finish the downloads in progress, or try again in a few seconds",
     )
 }

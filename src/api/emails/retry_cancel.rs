@@ -16,7 +16,7 @@ use crate::store::{Journal, RetryCancelResult};
 pub struct RetryView {
     /// The message.
     id: MessageId,
-    /// `email_retry`.
+    /// Always `email_retry`.
     #[schemars(extend("const" = "email_retry"))]
     object: &'static str,
     /// Deferred deliveries that are due now.
@@ -31,7 +31,7 @@ pub struct RetryView {
 pub struct CancellationView {
     /// The message.
     id: MessageId,
-    /// `email_cancellation`.
+    /// Always `email_cancellation`.
     #[schemars(extend("const" = "email_cancellation"))]
     object: &'static str,
     /// Cancelled deliveries.
@@ -78,7 +78,7 @@ impl Target {
     }
 }
 
-/// `POST /v1/emails/{id}/retry`: what was tried and waits is due now. What is scheduled for later stays so.
+/// `POST /v1/emails/{id}/retry`: makes deferred deliveries due now. Scheduled deliveries stay scheduled.
 pub async fn retry(call: RequestContext) -> Result<ApiResponse> {
     let target = Target::find(&call).await?;
     let RetryCancelResult { changed, in_flight } = call.api.queue.retry(target.id, call.now).await?;
@@ -90,7 +90,7 @@ pub async fn retry(call: RequestContext) -> Result<ApiResponse> {
     })
 }
 
-/// `POST /v1/emails/{id}/cancel`: what the relay does not have yet is not delivered.
+/// `POST /v1/emails/{id}/cancel`: cancels deliveries without an attempt in progress.
 pub async fn cancel(call: RequestContext) -> Result<ApiResponse> {
     let target = Target::find(&call).await?;
     let RetryCancelResult { changed, in_flight } = call.api.queue.cancel(target.id, call.now).await?;

@@ -1,4 +1,4 @@
-//! `POST /v1/emails`: what a client describes becomes a message, and passes the same checks as over SMTP.
+//! `POST /v1/emails`: composes messages and submits them, with the same checks as over SMTP.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub struct BatchRequest {
     emails: Vec<EmailRequest>,
 }
 
-/// An accepted message. It is on disk.
+/// An accepted message. The server has stored it on disk.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "EmailAccepted")]
 pub struct Accepted {
@@ -40,19 +40,19 @@ pub struct Accepted {
     status: DeliveryState,
     /// Scheduled time of delivery; `null` for immediate delivery.
     send_at: Option<Timestamp>,
-    /// Recipients that are skipped because they are suppressed.
+    /// Suppressed recipients. The server does not send to them.
     suppressed: Vec<Address>,
 }
 
-/// What a request asks to be sent.
+/// The messages of a request.
 struct Wanted {
     emails: Vec<EmailRequest>,
     is_batch: bool,
-    /// Of the body.
+    /// SHA-256 of the request body.
     digest: [u8; 32],
 }
 
-/// A request that is being done.
+/// A request in progress.
 struct Sending<'a> {
     call: &'a RequestContext,
     submitter: Arc<Submitter>,
@@ -67,7 +67,7 @@ struct Ready {
     checked: CheckedSubmission,
     /// The message that was stored before under the same Idempotency-Key.
     earlier: Option<MessageId>,
-    /// Recipients that the send limit must leave room for.
+    /// Recipients that count towards the send limit.
     counted: usize,
     send_at: Option<Timestamp>,
     suppressed: Vec<Address>,
@@ -80,7 +80,7 @@ pub async fn send(mut call: RequestContext) -> Result<ApiResponse> {
     ApiResponse::accepted(only)
 }
 
-/// `POST /v1/emails/batch`: nothing is sent if any of them is wrong.
+/// `POST /v1/emails/batch`: if a message fails a check, the server queues none.
 pub async fn send_batch(mut call: RequestContext) -> Result<ApiResponse> {
     let (BatchRequest { emails }, digest) = batch::read(&call).await?;
     if emails.is_empty() || emails.len() > BATCH_MAX {
@@ -115,14 +115,14 @@ async fn send_all(call: &mut RequestContext, wanted: Wanted) -> Result<Vec<Accep
     Ok(accepted)
 }
 
-/// What a failure after so many messages means for the request.
+/// An error after `sent` messages were queued.
 fn interrupted(error: ApiError, sent: usize) -> ApiError {
     if sent == 0 {
         return error;
     }
     let hint = format!(
-        "the first {sent} messages were accepted: repeat the request with the same Idempotency-Key, and only the \
-         others are sent; without one, repeat it without those"
+        "the first {sent} messages were accepted: repeat the request with the same Idempotency-Key to send only the \
+         rest; without a key, remove the accepted messages before you repeat it"
     );
     ApiError { refusal: Refusal { hint, ..error.refusal }, is_unfinished: true, ..error }
 }
@@ -146,23 +146,24 @@ async fn submitter(call: &RequestContext) -> Result<Arc<Submitter>> {
 }
 
 impl Sending<'_> {
-    /// The checks of MAIL, RCPT and DATA, in their order, after so many recipients of the same request.
+    /// Runs the checks of MAIL, RCPT and DATA in this order. `earlier` recipients of the same request precede this message.
     async fn admit(&self, composed: Composed, place: Option<usize>, earlier: usize) -> Result<Ready> {
         let Composed { message, smtputf8, sender, recipients, annotations, release_at, expires_at } =
             composed;
-        let (intake, submitter) = (&self.call.api.intake, &self.submitter);
+        let (submission, submitter) = (&self.call.api.submission, &self.submitter);
         let submission_key = self.submission_key(place);
         let duplicate = match &submission_key {
             Some(key) => {
-                let found = intake.find_duplicate(&submitter.tenant, submitter.key.environment, key).await;
-                found.map_err(|refusal| self.note(Stage::Data, refusal))?
+                let found =
+                    submission.find_duplicate(&submitter.tenant, submitter.key.environment, key).await;
+                found.map_err(|refusal| self.reject(Stage::Data, refusal))?
             }
             None => None,
         };
         let is_counted = duplicate.is_some();
         let reverse_path = ReversePath::Mailbox(sender);
-        let admitted = intake.admit_sender(submitter, &reverse_path, is_counted).await;
-        admitted.map_err(|refusal| self.note(Stage::Mail, refusal))?;
+        let admitted = submission.admit_sender(submitter, &reverse_path, is_counted).await;
+        admitted.map_err(|refusal| self.reject(Stage::Mail, refusal))?;
         let (recipients, suppressed) =
             self.admit_recipients(recipients, (!is_counted).then_some(earlier)).await?;
         self.check_size(&message)?;
@@ -174,7 +175,7 @@ impl Sending<'_> {
             smtputf8,
             parameters: MailParameters { release_at, deliver_by: expires_at, ..MailParameters::default() },
         };
-        let checked = intake.check(Submission {
+        let checked = submission.check(Submission {
             submitter: submitter.clone(),
             envelope,
             message,
@@ -182,12 +183,12 @@ impl Sending<'_> {
             extras: SubmissionExtras { annotations, suppressed: suppressed.clone(), submission_key },
             received_at: self.received_at,
         });
-        let checked = checked.await.map_err(|refusal| self.note(Stage::Data, refusal))?;
+        let checked = checked.await.map_err(|refusal| self.reject(Stage::Data, refusal))?;
         Ok(Ready { checked, earlier: duplicate, counted, send_at: release_at, suppressed })
     }
 
-    /// Those that it goes to and those that are suppressed; an error if it would go to nobody. `earlier` is how many
-    /// recipients the limit must have room for besides, `None` if it need not have any.
+    /// Returns the accepted and the suppressed recipients. Fails if all are suppressed. `earlier` is the number of recipients
+    /// that the request counts already towards the send limit; `None` disables the limit for a duplicate.
     async fn admit_recipients(
         &self,
         recipients: Vec<Address>,
@@ -198,17 +199,17 @@ impl Sending<'_> {
         let mut open: Vec<Recipient> = Vec::with_capacity(recipients.len());
         for recipient in recipients {
             let earlier = earlier.map(|earlier| earlier + open.len());
-            match self.call.api.intake.admit_recipient(&self.submitter, &recipient, true, earlier).await {
+            match self.call.api.submission.admit_recipient(&self.submitter, &recipient, true, earlier).await {
                 Ok(()) => open.push(recipient.into()),
                 Err(refusal) if refusal.code == RefusalCode::RecipientSuppressed => {
                     suppressed.push(recipient);
                     last_refusal = Some(refusal);
                 }
-                Err(refusal) => return Err(self.note(Stage::Rcpt, refusal)),
+                Err(refusal) => return Err(self.reject(Stage::Rcpt, refusal)),
             }
         }
         match last_refusal.filter(|_| open.is_empty()) {
-            Some(refusal) => Err(self.note(Stage::Rcpt, refusal)),
+            Some(refusal) => Err(self.reject(Stage::Rcpt, refusal)),
             None => Ok((open, suppressed)),
         }
     }
@@ -223,11 +224,11 @@ impl Sending<'_> {
             format!("the message has {} octets; the limit is {octets_max}", message.len()),
             "reduce the message; base64 makes attachments a third larger",
         );
-        Err(self.note(Stage::Data, refusal))
+        Err(self.reject(Stage::Data, refusal))
     }
 
-    /// By what a repetition of a message is known, if the client named the request. The place stands before the client's
-    /// words, so that these cannot say another one.
+    /// Identifies repetitions of a message, if the request has an Idempotency-Key. The index precedes the client's text, so
+    /// that the text cannot imitate another index.
     fn submission_key(&self, place: Option<usize>) -> Option<SubmissionKey> {
         let name = self.call.idempotency_key.as_ref()?;
         let place = place.map_or_else(|| "-".to_owned(), |place| place.to_string());
@@ -240,15 +241,15 @@ impl Sending<'_> {
         let id = match earlier {
             Some(earlier) => earlier,
             None => {
-                let stored = self.call.api.intake.enqueue(checked).await;
-                stored.map_err(|refusal| self.note(Stage::Data, refusal))?
+                let stored = self.call.api.submission.enqueue(checked).await;
+                stored.map_err(|refusal| self.reject(Stage::Data, refusal))?
             }
         };
         Ok(Accepted { id, object: "email", status: DeliveryState::Queued, send_at, suppressed })
     }
 
-    /// Notes a refusal where the tenant finds it, under the id of the request, unless the fault is ours.
-    fn note(&self, stage: Stage, refusal: Refusal) -> ApiError {
+    /// Records a refusal for `/v1/rejections` under the id of the request, unless it is a server error.
+    fn reject(&self, stage: Stage, refusal: Refusal) -> ApiError {
         let mut error = ApiError::from(refusal);
         let (call, limits) = (self.call, &self.submitter.tenant.rate_limit);
         let over = match error.refusal.code {
@@ -256,12 +257,12 @@ impl Sending<'_> {
             RefusalCode::DailySendLimitExceeded => Some((LimitPeriod::Day, limits.emails_per_day)),
             _ => None,
         };
-        // To what is more than the whole limit no time is the right one.
+        // A request with more recipients than the whole limit cannot succeed later.
         let may_fit = |limit: Option<u32>| limit.is_none_or(|limit| self.recipients <= limit as usize);
         let over = over.filter(|(_, limit)| may_fit(*limit));
         error.retry_after_s = over.map(|(period, _)| seconds_until(period.end_of(call.now), call.now));
         if error.status().is_client_error() {
-            call.api.intake.record_rejection(call.request_id, &self.submitter, stage, &error.refusal);
+            call.api.submission.record_rejection(call.request_id, &self.submitter, stage, &error.refusal);
         }
         error
     }

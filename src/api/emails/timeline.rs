@@ -11,10 +11,10 @@ use crate::mail::{Address, Timestamp};
 use crate::model::{AttemptId, BounceClass, DeliveryId, DeliveryState, EventId, EventKind};
 use crate::store::{Attempt, Event, Journal, Page};
 
-/// More are told of by `has_more`; one recipient's are asked for with `delivery_id`.
+/// Maximum entries. `has_more` reports that there are more.
 const ENTRIES_MAX: usize = 1000;
 
-/// One entry; `object` tells the two kinds apart.
+/// An entry. `object` shows whether it is an event or an attempt.
 #[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(rename = "TimelineEntry")]
@@ -89,8 +89,8 @@ pub struct AttemptEntry {
 }
 
 impl Entry {
-    /// What entries are sorted by. Of the same moment the attempt comes first: the event tells what came of it.
-    fn place(&self) -> (Timestamp, u8) {
+    /// The sort key. At the same time, an attempt precedes the event that reports its result.
+    fn sort_key(&self) -> (Timestamp, u8) {
         match self {
             Self::Attempt(attempt) => (attempt.at, 0),
             Self::Event(event) => (event.at, 1),
@@ -158,8 +158,8 @@ fn merge(
         })
     });
     let mut entries: Vec<_> = events.chain(attempts).collect();
-    entries.sort_by_key(Entry::place);
-    entries.retain(|entry| end.is_none_or(|end| entry.place() <= end));
+    entries.sort_by_key(Entry::sort_key);
+    entries.retain(|entry| end.is_none_or(|end| entry.sort_key() <= end));
     let has_more = truncated || entries.len() > ENTRIES_MAX;
     entries.truncate(ENTRIES_MAX);
     (entries, has_more)
@@ -171,7 +171,7 @@ mod tests {
     use crate::model::MessageId;
 
     #[test]
-    fn events_and_attempts_stand_in_the_order_of_time() {
+    fn events_and_attempts_are_in_chronological_order() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let (message_id, delivery_id) = (MessageId::generate(at(0)), DeliveryId::generate(at(0)));
         let event = |kind, second, delivery_id| Event {
@@ -202,7 +202,7 @@ mod tests {
             reason: String::new(),
         };
         let recipients = HashMap::from([(delivery_id, Address::parse("a@b.example").unwrap())]);
-        let tell = |events_cut, attempts_cut| {
+        let merged = |events_cut, attempts_cut| {
             let events = vec![
                 event(EventKind::MessageAccepted, 1, None),
                 event(EventKind::MessageDeferred, 3, Some(delivery_id)),
@@ -212,20 +212,24 @@ mod tests {
             let events = Page { items: events, has_more: events_cut };
             let (entries, has_more) =
                 merge(events, Page { items: attempts, has_more: attempts_cut }, &recipients);
-            let told = entries.iter().map(|entry| {
+            let shown = entries.iter().map(|entry| {
                 let value = serde_json::to_value(entry).unwrap();
                 let kind = value.get("type").or(value.get("outcome")).unwrap().as_str().unwrap().to_owned();
                 let recipient = value["recipient"].as_str().unwrap_or("-");
                 format!("{} {kind} {recipient}", value["object"].as_str().unwrap())
             });
-            (told.collect::<Vec<String>>(), has_more)
+            (shown.collect::<Vec<String>>(), has_more)
         };
-        let (told, has_more) = tell(false, false);
+        let (shown, has_more) = merged(false, false);
         assert!(!has_more);
-        assert_eq!(tell(true, false), (told.clone(), true));
-        assert_eq!(tell(false, true), (told[..4].to_vec(), true), "an event may have an attempt before it");
+        assert_eq!(merged(true, false), (shown.clone(), true));
         assert_eq!(
-            told,
+            merged(false, true),
+            (shown[..4].to_vec(), true),
+            "an event may have an attempt before it"
+        );
+        assert_eq!(
+            shown,
             [
                 "event message.accepted -",
                 "attempt deferred a@b.example",

@@ -20,15 +20,15 @@ pub use tail::Tail;
 
 /// The operations of events.
 pub fn resource() -> Resource {
-    let text = "What happened, as a list and as a live tail.";
+    let text = "Events, as a list and as a live stream.";
     Resource::new("Events", text, Access::Scope(Scope::EmailsRead))
         .operations([
             Operation::get("/v1/events", "list_events", list)
-                .describe("List or stream events", "With `Accept: text/event-stream` the response is a stream of events as they happen: `id` is the position after the event in the journal, `event` its type and `data` the event in JSON. Reconnect with `Last-Event-ID` to continue without a gap.")
+                .describe("List or stream events", "With `Accept: text/event-stream`, the response is a live stream of events: `id` is the position after the event in the journal, `event` is its type, and `data` is the event in JSON. Reconnect with `Last-Event-ID` to continue without a gap.")
                 .tenant_filter()
                 .query::<EventKind>("type", "Only events of this type.")
-                .query::<MessageId>("message_id", "Only objects about this message.")
-                .header("Last-Event-ID", "With `Accept: text/event-stream`: continue after this position, the value of an `id:` line, or after the event with this id.", last_event_id_schema)
+                .query::<MessageId>("message_id", "Only events of this message.")
+                .header("Last-Event-ID", "Only with `Accept: text/event-stream`: continues after this position, which is the value of an `id:` line, or after the event with this id.", last_event_id_schema)
                 .pages::<EventId, EventView<'static>>("Events.")
                 .returns_octets("text/event-stream", "Events."),
         ])
@@ -38,7 +38,7 @@ fn last_event_id_schema(_: &mut Schemas) -> Schema {
     schemars::json_schema!({ "type": "string", "pattern": "^(cur|evt)_[0-7][0-9A-HJKMNP-TV-Z]{25}$" })
 }
 
-/// `GET /v1/events`; with `Accept: text/event-stream` the live tail.
+/// `GET /v1/events`: a list, or with `Accept: text/event-stream` a live stream.
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let filter = EventFilter {
@@ -64,7 +64,7 @@ fn wants_stream(call: &RequestContext) -> bool {
 async fn follow(mut call: RequestContext, filter: EventFilter) -> Result<ApiResponse> {
     call.query.finish()?;
     if let Some(name) = page::PARAMETERS.iter().find(|name| call.query.text(name).is_some()) {
-        let message = "an event stream has no pages; it starts now, or after Last-Event-ID";
+        let message = "an event stream has no pages; it starts at the newest event, or after Last-Event-ID";
         return Err(ApiError::invalid(vec![FieldError::new(*name, "invalid", message)]));
     }
     let after = last_event_id(&call).await?;
@@ -80,13 +80,13 @@ async fn follow(mut call: RequestContext, filter: EventFilter) -> Result<ApiResp
         filter,
         after,
         credential,
-        turn: call.api.streams.try_acquire(call.scope()).map_err(too_many)?,
+        permit: call.api.streams.try_acquire(call.scope()).map_err(too_many)?,
         stop: call.origin.tasks.stop,
     };
     Ok(ApiResponse::events(stream::open(start)))
 }
 
-/// Where the client was: what an `id:` line of the tail said, or the id of an event that it knows from elsewhere.
+/// The position of the client: the value of an `id:` line of the stream, or the id of an event.
 async fn last_event_id(call: &RequestContext) -> Result<Option<JournalCursor>> {
     let Some(value) = call.headers.get("last-event-id") else { return Ok(None) };
     let text = value.to_str().unwrap_or_default().trim();
@@ -96,14 +96,14 @@ async fn last_event_id(call: &RequestContext) -> Result<Option<JournalCursor>> {
     match text.parse::<EventId>() {
         Ok(event) => Ok(Some(call.store().cursor_of(event).await?)),
         Err(_) => {
-            let message = "this must be the id of an event, or what an id: line of the live tail said";
+            let message = "this must be the value of an id: line of the stream, or the id of an event";
             Err(ApiError::field("Last-Event-ID", "invalid", message))
         }
     }
 }
 
-fn too_many(taken: SemaphoreFull) -> ApiError {
-    match taken {
+fn too_many(full: SemaphoreFull) -> ApiError {
+    match full {
         SemaphoreFull::Tenant => ApiError::new(
             RefusalCode::LimitReached,
             format!("limit reached: {} event streams per tenant", super::STREAMS_PER_TENANT_MAX),

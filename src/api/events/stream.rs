@@ -1,5 +1,6 @@
-//! Server-sent events. The stream reads the journal only when the client has taken the previous events, so a slow client
-//! uses no memory. A client that takes nothing loses its connection and continues with `Last-Event-ID`.
+//! Server-sent events. The stream reads the journal only once the connection has accepted the previous events, so a slow
+//! client uses no memory. The idle timeout closes the connection of a client that receives nothing; the client then
+//! continues with `Last-Event-ID`.
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -13,7 +14,7 @@ use futures_util::stream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::tail::{Following, Tail};
+use super::tail::{EventsAfter, Tail};
 use crate::api::content::PIECE_OCTETS;
 use crate::api::layers::auth::{self, Access};
 use crate::clock::{Clock, Instant, Interval};
@@ -22,17 +23,17 @@ use crate::model::SecretDigest;
 use crate::store::{Directory, EventFilter, Journal, JournalCursor, JournalEntry, Store};
 
 /// Interval of keep-alive comments, so that proxies do not close an idle stream.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Interval of the in-memory check for changes of keys and tenants by this process.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const VERSION_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval of the check of the key in the store: it can expire or be revoked by another process.
-const CHECK_INTERVAL: Duration = Duration::from_secs(15);
-/// Octets to send before the journal is read again.
-const PACE: Duration = Duration::from_millis(100);
-/// Reconnection delay for the client.
+const KEY_CHECK_INTERVAL: Duration = Duration::from_secs(15);
+/// Pause before the next read of the journal if the filter admitted no event of this one.
+const READ_PAUSE: Duration = Duration::from_millis(100);
+/// Reconnection delay for the client, in milliseconds.
 const RETRY_MS: u64 = 2000;
 
-/// By what a stream may go on.
+/// The credential of a stream. The stream ends when it becomes invalid.
 pub struct Credential {
     pub digest: SecretDigest,
     pub access: Access,
@@ -46,10 +47,10 @@ pub struct Start {
     pub tail: Arc<Tail>,
     /// Filter; contains the tenant of the caller.
     pub filter: EventFilter,
-    /// Position of the client; `None` for the present end.
+    /// Position of the client; `None` for the end of the journal.
     pub after: Option<JournalCursor>,
     pub credential: Credential,
-    pub turn: TenantPermit,
+    pub permit: TenantPermit,
     pub stop: CancellationToken,
 }
 
@@ -63,11 +64,11 @@ struct Follower {
     credential: Credential,
     checked_at: Instant,
     checked_version: u64,
-    spoke_at: Instant,
-    looks: Interval,
+    last_sent_at: Instant,
+    version_checks: Interval,
     stop: CancellationToken,
     has_ended: bool,
-    _turn: TenantPermit,
+    _permit: TenantPermit,
 }
 
 /// Starts a stream.
@@ -75,7 +76,7 @@ pub fn open(start: Start) -> Body {
     let last = start.store.watch_events();
     let position = start.after.unwrap_or(*last.borrow());
     let follower = Follower {
-        // Before the key was looked up for this request it may have changed: so the first look is at it.
+        // The key may have changed since authentication, so the first step checks it.
         checked_version: start.store.directory_version().wrapping_sub(1),
         store: start.store,
         tail: start.tail,
@@ -84,18 +85,18 @@ pub fn open(start: Start) -> Body {
         last,
         credential: start.credential,
         checked_at: start.clock.instant(),
-        spoke_at: start.clock.instant(),
-        looks: start.clock.interval(LOOK_INTERVAL),
+        last_sent_at: start.clock.instant(),
+        version_checks: start.clock.interval(VERSION_CHECK_INTERVAL),
         clock: start.clock,
         stop: start.stop,
         has_ended: false,
-        _turn: start.turn,
+        _permit: start.permit,
     };
-    let greeting = format!("retry: {RETRY_MS}\n: events follow as they happen\n\n");
-    let state = (Some(greeting), follower);
-    let chunks = stream::unfold(state, |(greeting, mut follower)| async move {
-        let text = match greeting {
-            Some(greeting) => greeting,
+    let preamble = format!("retry: {RETRY_MS}\n: events follow as they happen\n\n");
+    let state = (Some(preamble), follower);
+    let chunks = stream::unfold(state, |(preamble, mut follower)| async move {
+        let text = match preamble {
+            Some(preamble) => preamble,
             None => follower.next_text().await?,
         };
         Some((Ok::<_, Infallible>(Bytes::from(text)), (None, follower)))
@@ -111,12 +112,12 @@ impl Follower {
         }
         match self.follow().await {
             Ok(text) => {
-                self.spoke_at = self.clock.instant();
+                self.last_sent_at = self.clock.instant();
                 Some(text)
             }
-            Err(farewell) => {
+            Err(reason) => {
                 self.has_ended = true;
-                Some(format!(": {farewell}\n\n"))
+                Some(format!(": {reason}\n\n"))
             }
         }
     }
@@ -132,19 +133,19 @@ impl Follower {
             if self.position < last {
                 let found = self.tail.after(self.position, last).await;
                 let found = found.map_err(|_| "the events cannot be read now; connect again")?;
-                let (text, position) = tell(&found, &self.filter, self.position);
+                let (text, position) = next_piece(&found, &self.filter, self.position);
                 self.position = position;
                 if !text.is_empty() {
                     return Ok(text);
                 }
-                self.pause(PACE).await;
-            } else if self.clock.elapsed_since(self.spoke_at) >= HEARTBEAT {
+                self.pause(READ_PAUSE).await;
+            } else if self.clock.elapsed_since(self.last_sent_at) >= KEEP_ALIVE_INTERVAL {
                 return Ok(":\n\n".into());
             } else {
                 tokio::select! {
                     () = self.stop.cancelled() => {}
                     Ok(()) = self.last.changed() => {}
-                    () = self.looks.tick() => {}
+                    () = self.version_checks.tick() => {}
                 }
             }
         }
@@ -157,11 +158,11 @@ impl Follower {
         }
     }
 
-    /// Ends the stream when the key loses access. Events committed in the same moment are still sent: a tenant receives the
-    /// event of its own suspension.
+    /// Fails if the key has lost access. A tenant still receives the event of its own suspension: the stream sends it if it
+    /// was committed before the check.
     async fn check_key(&mut self) -> Result<(), &'static str> {
         let version = self.store.directory_version();
-        if version == self.checked_version && self.clock.elapsed_since(self.checked_at) < CHECK_INTERVAL {
+        if version == self.checked_version && self.clock.elapsed_since(self.checked_at) < KEY_CHECK_INTERVAL {
             return Ok(());
         }
         (self.checked_version, self.checked_at) = (version, self.clock.instant());
@@ -175,8 +176,12 @@ impl Follower {
     }
 }
 
-/// As much of what was found as goes out at once, and where to go on.
-fn tell(found: &Following, filter: &EventFilter, mut position: JournalCursor) -> (String, JournalCursor) {
+/// The next piece of the stream, and the position after it.
+fn next_piece(
+    found: &EventsAfter,
+    filter: &EventFilter,
+    mut position: JournalCursor,
+) -> (String, JournalCursor) {
     let mut text = String::new();
     for entry in &found.entries {
         if text.len() >= PIECE_OCTETS {
@@ -209,7 +214,7 @@ mod tests {
     use crate::store::Event;
 
     #[test]
-    fn what_a_client_is_far_behind_goes_out_in_pieces_and_none_is_left_out() {
+    fn a_client_that_is_far_behind_gets_all_events_in_pieces() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let cursor =
             |number: u128| format!("cur_{}", ulid::Ulid::from(number)).parse::<JournalCursor>().unwrap();
@@ -225,15 +230,15 @@ mod tests {
         let entry = |second: i64| JournalEntry { cursor: cursor(second as u128), event: event(second) };
         let entries: Vec<_> = (1..200).map(|second| Arc::new(entry(second))).collect();
         let end = cursor(500);
-        let (mut position, mut told) = (cursor(0), String::new());
+        let (mut position, mut sent) = (cursor(0), String::new());
         for _ in 0..4 {
             let left = entries.iter().filter(|entry| entry.cursor > position).cloned().collect();
-            let found = Following { entries: left, position: end };
-            let (text, reached) = tell(&found, &EventFilter::default(), position);
+            let found = EventsAfter { entries: left, position: end };
+            let (text, reached) = next_piece(&found, &EventFilter::default(), position);
             assert!(text.len() < PIECE_OCTETS + 2000, "{}", text.len());
-            (position, told) = (reached, told + &text);
+            (position, sent) = (reached, sent + &text);
         }
         assert_eq!(position, end);
-        assert_eq!(told, entries.iter().map(|entry| frame(entry)).collect::<String>());
+        assert_eq!(sent, entries.iter().map(|entry| frame(entry)).collect::<String>());
     }
 }

@@ -1,5 +1,5 @@
-//! A cache of the newest events, shared by all streams. A stream that falls behind the cache reads the database, so slow
-//! streams delay nobody.
+//! A cache of the newest events, shared by all streams. A stream that falls behind the cache reads the database, so it does
+//! not delay other streams.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,42 +9,42 @@ use tokio::sync::Mutex;
 use crate::store::{Journal, JournalCursor, JournalEntry, Result, Store};
 
 /// Events in the cache.
-const KEPT_MAX: usize = 2048;
+const CACHED_MAX: usize = 2048;
 /// Events per read.
 const READ_MAX: usize = 512;
 
-/// What was committed last.
+/// The cache.
 pub struct Tail {
     store: Arc<Store>,
     recent: Mutex<Recent>,
 }
 
-/// Every event after `from` up to `until`.
+/// All events after `from` up to `until`.
 struct Recent {
     from: JournalCursor,
     until: JournalCursor,
     entries: VecDeque<Arc<JournalEntry>>,
 }
 
-/// What follows a place in the journal.
-pub struct Following {
+/// Events after a position in the journal.
+pub struct EventsAfter {
     /// Oldest first.
     pub entries: Vec<Arc<JournalEntry>>,
-    /// Where to go on.
+    /// The position after them.
     pub position: JournalCursor,
 }
 
 impl Tail {
-    /// Follows the journal of a store from now on.
+    /// An empty cache at the end of the journal.
     pub fn new(store: Arc<Store>) -> Self {
         let now = *store.watch_events().borrow();
         Self { store, recent: Mutex::new(Recent { from: now, until: now, entries: VecDeque::new() }) }
     }
 
-    /// Some of what follows `position`; `last` is the end of the journal.
-    pub async fn after(&self, position: JournalCursor, last: JournalCursor) -> Result<Following> {
+    /// The next events after `position`. `last` is the end of the journal.
+    pub async fn after(&self, position: JournalCursor, last: JournalCursor) -> Result<EventsAfter> {
         {
-            // One reads, the others wait for what it finds.
+            // One stream extends the cache; the others wait for it.
             let mut recent = self.recent.lock().await;
             if recent.until < last {
                 recent.extend(&self.store, last).await?;
@@ -55,7 +55,7 @@ impl Tail {
         }
         let entries = self.store.events_after(position, READ_MAX).await?.items;
         let position = entries.last().map_or(last, |entry| entry.cursor);
-        Ok(Following { entries: entries.into_iter().map(Arc::new).collect(), position })
+        Ok(EventsAfter { entries: entries.into_iter().map(Arc::new).collect(), position })
     }
 }
 
@@ -63,14 +63,14 @@ impl Recent {
     async fn extend(&mut self, store: &Store, last: JournalCursor) -> Result<()> {
         let read = store.events_after(self.until, READ_MAX).await?;
         if read.has_more {
-            // Far behind, such as when nobody has followed for a while: those who follow catch up by themselves.
+            // The cache is too far behind, such as after a time without streams. The streams read the database.
             *self = Self { from: last, until: last, entries: VecDeque::new() };
             return Ok(());
         }
         let read = read.items;
         self.until = read.last().map_or(last, |entry| entry.cursor.max(last));
         self.entries.extend(read.into_iter().map(Arc::new));
-        while self.entries.len() > KEPT_MAX {
+        while self.entries.len() > CACHED_MAX {
             if let Some(entry) = self.entries.pop_front() {
                 self.from = entry.cursor;
             }
@@ -78,13 +78,13 @@ impl Recent {
         Ok(())
     }
 
-    fn after(&self, position: JournalCursor) -> Following {
+    fn after(&self, position: JournalCursor) -> EventsAfter {
         let start = self.entries.partition_point(|entry| entry.cursor <= position);
         let entries: Vec<_> = self.entries.range(start..).take(READ_MAX).cloned().collect();
         let reached = match entries.last() {
             Some(entry) if entries.len() == READ_MAX => entry.cursor,
             _ => self.until,
         };
-        Following { entries, position: reached.max(position) }
+        EventsAfter { entries, position: reached.max(position) }
     }
 }

@@ -1,4 +1,4 @@
-//! Authentication and authorisation by bearer key, with the checks in the documented order.
+//! Authentication and authorization by bearer key, with the checks in the documented order.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,28 +20,28 @@ use crate::api::operation::Target;
 use crate::api::request_context::Origin;
 use crate::api::{Api, ApiError, Result};
 
-/// The key behind a request.
+/// The authenticated and authorized caller of a request.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// Valid, and allowed to do what is asked.
+    /// A valid key that may call the operation.
     pub key: Key,
-    /// Whose key it is; `None` is the platform's.
+    /// The owner of the key; `None` is the platform.
     pub tenant: Option<Tenant>,
 }
 
 /// Who may call an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Anybody, without a key.
+    /// Everybody, without a key.
     Public,
-    /// Keys without a tenant.
+    /// Platform keys.
     Platform,
-    /// Keys with the scope, and those without a tenant.
+    /// Tenant keys with the scope, and platform keys.
     Scope(Scope),
 }
 
 impl Caller {
-    /// The tenant that the caller is confined to; `None` is the platform.
+    /// The tenant whose objects the caller can access; `None` is the platform.
     pub fn scope(&self) -> Option<TenantId> {
         self.key.tenant_id
     }
@@ -52,16 +52,16 @@ impl Caller {
     }
 }
 
-/// Whose request a response belongs to.
+/// The caller, attached to the response.
 #[derive(Debug, Clone, Copy)]
 pub struct Identity {
     /// The key.
     pub key: KeyId,
-    /// The tenant whose share of the memory the response uses; `None` is the platform.
+    /// The tenant whose share of the memory budget the response uses; `None` is the platform.
     pub tenant: Option<TenantId>,
 }
 
-/// Admits requests of callers that may call the operation.
+/// Authenticates the caller and checks that it may call the operation.
 pub async fn layer(
     State(api): State<Arc<Api>>,
     Extension(target): Extension<Target>,
@@ -110,17 +110,17 @@ impl Api {
             && let Err(error) = self.store.touch_key(caller.key.id, now).await
         {
             // `last_used_at` is informative, so the request continues.
-            tracing::warn!(key = %caller.key.id, %error, "last_used_at of an API key could not be stored");
+            tracing::warn!(key = %caller.key.id, %error, "storing last_used_at of an API key failed");
         }
         Ok(caller)
     }
 }
 
-/// The secret that a request carries.
+/// The key secret in the Authorization header.
 pub fn read_secret(headers: &HeaderMap) -> Result<KeySecret> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (value, second) = (values.next(), values.next());
-    // RFC 9110 §11.1: the scheme has no case.
+    // RFC 9110 §11.1: the scheme is case-insensitive.
     let token = value.and_then(|v| v.to_str().ok()).and_then(|text| {
         let (scheme, token) = text.trim().split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
@@ -141,7 +141,7 @@ pub fn read_secret(headers: &HeaderMap) -> Result<KeySecret> {
     }
 }
 
-/// Decides whether a key, as the store has it, may call an operation from an address.
+/// Decides whether a key may call an operation from an address.
 pub fn admit(
     found: Option<(Key, Option<Tenant>)>,
     access: Access,
@@ -217,7 +217,7 @@ impl LastUsedThrottle {
     const KEYS_MAX: usize = 10_000;
     const INTERVAL: SignedDuration = SignedDuration::from_mins(1);
 
-    /// Whether `last_used_at` is due to be written.
+    /// Whether `last_used_at` must be written now.
     pub fn is_due(&self, key: KeyId, now: Timestamp) -> bool {
         let mut map = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let is_recent = |at: &Timestamp| now.duration_since(*at) < Self::INTERVAL;
@@ -286,9 +286,9 @@ mod tests {
             .map_or_else(|e| e.refusal.code.as_str(), |_| "ok")
     }
 
-    /// Each row adds one thing that is wrong to all of the rows below it, so the order of the checks shows.
+    /// Each row fails one check and all checks of the rows below it, so the result shows the order of the checks.
     #[test]
-    fn the_first_thing_that_is_wrong_in_the_documented_order_is_answered() {
+    fn the_first_failed_check_in_the_documented_order_decides() {
         let suspended = tenant(TenantStatus::Suspended);
         let active = tenant(TenantStatus::Active);
         let wants = Access::Scope(Scope::KeysManage);
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_platform_key_may_do_everything_within_its_own_bounds() {
+    fn a_platform_key_may_call_every_operation_within_its_restrictions() {
         let platform = key(None, &[]);
         for access in [Access::Platform, Access::Scope(Scope::EmailsRead)] {
             assert_eq!(code(Some((platform.clone(), None)), access, "::1"), "ok");
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_bearer_header_is_a_credential_and_a_mistyped_key_is_told() {
+    fn exactly_one_bearer_header_is_required_and_a_mistyped_key_is_refused() {
         let secret = KeySecret::generate(Environment::Live);
         let read = |values: &[String]| {
             let mut headers = HeaderMap::new();
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_noted_once_a_minute_and_the_map_stays_small() {
+    fn last_used_at_is_due_once_a_minute_and_the_map_is_bounded() {
         let touched = LastUsedThrottle::default();
         let key = KeyId::generate(now());
         assert!(touched.is_due(key, now()));

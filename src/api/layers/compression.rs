@@ -19,11 +19,11 @@ use crate::api::Api;
 use crate::api::content::{self, Compressible, gzip};
 use crate::api::etag;
 
-/// Less fits one packet anyhow.
+/// Minimum size: a smaller response fits into one packet.
 const OCTETS_MIN: usize = 1024;
-/// More takes a core for long.
+/// Maximum size: compressing a larger response would use a core for too long.
 const OCTETS_MAX: usize = 4 * 1024 * 1024;
-/// What a compressor keeps beside its input and output, about.
+/// Approximate memory of the compressor besides its input and output.
 const COMPRESSOR_OCTETS: usize = 320 * 1024;
 
 /// Compresses the response if the client accepts it.
@@ -34,7 +34,7 @@ pub async fn layer(State(api): State<Arc<Api>>, request: Request, next: Next) ->
     let tenant = response.extensions().get::<Identity>().and_then(|identity| identity.tenant);
     let compressed = match content {
         Some(Compressible::Static(content)) if is_wanted => Some(content.gzip.clone()),
-        Some(Compressible::Plain(octets)) if is_wanted => compress(octets, api.room.reserve(tenant)).await,
+        Some(Compressible::Plain(octets)) if is_wanted => compress(octets, api.memory.reserve(tenant)).await,
         _ => None,
     };
     if let Some(octets) = compressed {
@@ -50,14 +50,14 @@ pub async fn layer(State(api): State<Arc<Api>>, request: Request, next: Next) ->
     response
 }
 
-/// Whether the answer to a request should be compressed.
+/// Whether the method and the client allow compression of the response.
 fn is_wanted(method: &Method, headers: &HeaderMap) -> bool {
     let texts = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    [Method::GET, Method::HEAD].contains(method) && texts.flat_map(|text| text.split(',')).any(takes_gzip)
+    [Method::GET, Method::HEAD].contains(method) && texts.flat_map(|text| text.split(',')).any(accepts_gzip)
 }
 
-/// Whether a member of Accept-Encoding says so (RFC 9110 §12.5.3).
-fn takes_gzip(member: &str) -> bool {
+/// Whether a member of Accept-Encoding accepts gzip (RFC 9110 §12.5.3).
+fn accepts_gzip(member: &str) -> bool {
     let mut parts = member.split(';').map(str::trim);
     let coding = parts.next().unwrap_or_default();
     let is_gzip = ["gzip", "x-gzip"].iter().any(|name| coding.eq_ignore_ascii_case(name));
@@ -65,17 +65,17 @@ fn takes_gzip(member: &str) -> bool {
     is_gzip && weight.is_none_or(|weight| weight.parse::<f32>().is_ok_and(|weight| weight > 0.0))
 }
 
-/// The octets in gzip, if that is worth it and the reservation can hold both forms.
-async fn compress(body: Bytes, mut room: MemoryReservation) -> Option<Bytes> {
+/// Compresses the body. `None` if its size is out of range or the memory budget is used up.
+async fn compress(body: Bytes, mut reservation: MemoryReservation) -> Option<Bytes> {
     let is_worth_it = (OCTETS_MIN..=OCTETS_MAX).contains(&body.len());
-    if !is_worth_it || !room.grow_to((body.len() + COMPRESSOR_OCTETS) as u64) {
+    if !is_worth_it || !reservation.grow_to((body.len() + COMPRESSOR_OCTETS) as u64) {
         return None;
     }
     let compressed = tokio::task::spawn_blocking(move || {
         let mut octets = gzip(&body).ok()?;
         octets.shrink_to_fit();
-        room.shrink_to(octets.len() as u64);
-        Some(room.hold(octets))
+        reservation.shrink_to(octets.len() as u64);
+        Some(reservation.hold(octets))
     });
     compressed.await.ok().flatten()
 }
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gzip_is_sent_to_those_who_take_it() {
+    fn gzip_is_sent_to_clients_that_accept_it() {
         for (text, expected) in [
             ("gzip", true),
             ("deflate, GZIP;q=0.5", true),

@@ -1,5 +1,5 @@
-//! Scripts of other origins, if the configuration names them (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
-//! They send the key themselves: there are no cookies, so credentials are never allowed.
+//! Cross-origin resource sharing for the configured origins (<https://fetch.spec.whatwg.org/#http-cors-protocol>). Scripts
+//! send the key in a header. The API has no cookies, so it never allows credentials.
 
 use std::sync::Arc;
 
@@ -20,15 +20,15 @@ const REQUEST_HEADERS: &str =
     "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID";
 const RESPONSE_HEADERS: &str = "ETag, Idempotent-Replayed, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, \
                                 Retry-After, X-Request-Id, X-SendLimit-Limit, X-SendLimit-Remaining, X-SendLimit-Reset";
-/// How long a browser need not ask again: as long as most remember at all.
-const REMEMBERED_S: &str = "7200";
+/// How long a browser may cache a preflight response: the maximum of most browsers.
+const MAX_AGE_S: &str = "7200";
 
-/// Answers a preflight request of an allowed origin, and lets such an origin read all other responses.
+/// Responds to preflight requests of allowed origins, and adds the CORS headers to all other responses for them.
 pub async fn layer(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let Some(origin) = allowed_origin(request.headers(), &api.settings.cors_origins) else {
         return next.run(request).await;
     };
-    let mut response = if is_preflight(&request) { allow_requests() } else { next.run(request).await };
+    let mut response = if is_preflight(&request) { preflight_response() } else { next.run(request).await };
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(RESPONSE_HEADERS));
@@ -36,22 +36,22 @@ pub async fn layer(State(api): State<Arc<Api>>, request: Request, next: Next) ->
     response
 }
 
-/// The origin of a request, if the configuration names it.
+/// The origin of the request, if the configuration allows it.
 fn allowed_origin(headers: &HeaderMap, origins: &[String]) -> Option<HeaderValue> {
     let origin = headers.get(ORIGIN)?;
     origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()).then(|| origin.clone())
 }
 
-/// Whether a browser asks which requests are allowed.
+/// Whether this is a preflight request.
 fn is_preflight(request: &Request) -> bool {
     request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-fn allow_requests() -> Response {
+fn preflight_response() -> Response {
     let mut response = ApiResponse::empty().into_response();
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(REQUEST_HEADERS));
-    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(REMEMBERED_S));
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE_S));
     response
 }

@@ -1,5 +1,5 @@
-//! `Idempotency-Key`: a request is executed once; its repetitions get the stored response. Stored responses of a day are
-//! limited per tenant; platform keys have no limit.
+//! `Idempotency-Key`: a request is executed once, and its repetitions get the stored response. A limit applies to the
+//! octets that a tenant stores per day; platform keys have no limit.
 
 use std::collections::HashSet;
 use std::num::NonZeroU32;
@@ -15,7 +15,7 @@ use crate::store::{IdempotentResponse, Journal};
 
 use crate::api::{ApiError, ApiResponse, RequestContext, Result};
 
-/// Header with the client's name of a request.
+/// The header in which a client names a request.
 pub const HEADER: &str = "idempotency-key";
 const NAME_CHARS_MAX: usize = 255;
 /// Approximate octets of a stored response besides its body.
@@ -27,22 +27,22 @@ pub struct InProgress(Mutex<HashSet<(KeyId, String)>>);
 
 /// Octets of responses stored today, by tenant.
 #[derive(Debug)]
-pub struct Kept {
+pub struct StoredResponses {
     octets_max: u64,
     octets: Mutex<FixedWindow<TenantId>>,
 }
 
-/// A request in progress; removed on drop.
-struct Turn<'a> {
+/// Removes a request from [`InProgress`] on drop.
+struct InProgressGuard<'a> {
     all: &'a InProgress,
     name: (KeyId, String),
 }
 
 impl InProgress {
-    fn enter(&self, key: KeyId, name: &str) -> Result<Turn<'_>> {
+    fn enter(&self, key: KeyId, name: &str) -> Result<InProgressGuard<'_>> {
         let name = (key, name.to_owned());
         if self.lock().insert(name.clone()) {
-            return Ok(Turn { all: self, name });
+            return Ok(InProgressGuard { all: self, name });
         }
         let mut error = ApiError::new(
             RefusalCode::IdempotencyInProgress,
@@ -58,33 +58,33 @@ impl InProgress {
     }
 }
 
-impl Kept {
-    /// Limits each tenant to this many octets.
+impl StoredResponses {
+    /// Limits each tenant to this many octets per day.
     pub fn new(octets_max: u64) -> Self {
         Self { octets_max, octets: Mutex::new(FixedWindow::new(LimitPeriod::Day)) }
     }
 
-    /// Fails if the tenant's limit is reached. A request whose response cannot be stored must not run: a repetition would
-    /// run it again.
-    fn require_room(&self, tenant: Option<TenantId>, now: Timestamp) -> Result<()> {
+    /// Fails if the limit of the tenant is reached. A request whose response cannot be stored must not run, because a
+    /// repetition would run it again.
+    fn check_limit(&self, tenant: Option<TenantId>, now: Timestamp) -> Result<()> {
         let Some(tenant) = tenant else { return Ok(()) };
-        let standing = self.lock().status(&tenant, self.octets_max, now);
-        if standing.remaining() > 0 {
+        let status = self.lock().status(&tenant, self.octets_max, now);
+        if status.remaining() > 0 {
             return Ok(());
         }
         let mut error = ApiError::new(
             RefusalCode::RateLimited,
-            format!("limit reached: {} bytes of stored responses per tenant and day", standing.used),
+            format!("limit reached: {} bytes of stored responses per tenant and day", status.limit),
             format!(
                 "try again at {}, or without an Idempotency-Key; the operator sets the limit with api.idempotency_storage_max",
-                standing.resets_at
+                status.resets_at
             ),
         );
-        error.retry_after_s = Some(standing.seconds_to_reset(now));
+        error.retry_after_s = Some(status.seconds_to_reset(now));
         Err(error)
     }
 
-    fn note(&self, tenant: Option<TenantId>, octets: usize, now: Timestamp) {
+    fn add(&self, tenant: Option<TenantId>, octets: usize, now: Timestamp) {
         if let Some(tenant) = tenant {
             self.lock().take(tenant, octets as u64, now);
         }
@@ -95,7 +95,7 @@ impl Kept {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for InProgressGuard<'_> {
     fn drop(&mut self) {
         self.all.lock().remove(&self.name);
     }
@@ -116,55 +116,55 @@ pub fn read_name(headers: &HeaderMap) -> Result<Option<String>> {
     Ok(Some(text.to_owned()))
 }
 
-/// Executes the request or returns the stored response. The Idempotency-Key is bound to API key, path and body.
+/// Executes the request, or returns the stored response. An Idempotency-Key applies to one API key, path, query and body.
 pub async fn run(name: &str, call: RequestContext) -> Result<ApiResponse> {
     let (api, request_id, now) = (call.api.clone(), call.request_id, call.now);
     let (key, tenant) = (call.caller.key.id, call.caller.key.tenant_id);
-    let _turn = api.in_progress.enter(key, name)?;
+    let _guard = api.in_progress.enter(key, name)?;
     let digest = digest_of(&call.path_and_query, &call.body);
-    if let Some(kept) = api.store.idempotent_response(key, name, now).await? {
-        return repeat(kept, digest);
+    if let Some(stored) = api.store.idempotent_response(key, name, now).await? {
+        return replay(stored, digest);
     }
-    api.kept.require_room(tenant, now)?;
+    api.stored_responses.check_limit(tenant, now)?;
     let result = call.handle().await;
-    let answer = match result {
-        Ok(answer) => answer,
+    let response = match result {
+        Ok(response) => response,
         Err(error) if !is_final(&error) => return Err(error),
         Err(error) => ApiResponse::error(&error, request_id),
     };
-    if let Some(body) = answer.body() {
-        api.kept.note(tenant, body.len() + ROW_OCTETS, now);
-        let kept = IdempotentResponse { digest, status: answer.status().as_u16(), body: body.to_vec() };
-        if let Err(error) = api.store.store_idempotent_response(key, name, kept, now).await {
-            // What was asked is done; only a repetition would be done again.
-            tracing::warn!(%request_id, %error, "the response could not be stored for its Idempotency-Key");
+    if let Some(body) = response.body() {
+        api.stored_responses.add(tenant, body.len() + ROW_OCTETS, now);
+        let stored = IdempotentResponse { digest, status: response.status().as_u16(), body: body.to_vec() };
+        if let Err(error) = api.store.store_idempotent_response(key, name, stored, now).await {
+            // The request was executed, so it succeeds. A repetition would be executed again.
+            tracing::warn!(%request_id, %error, "storing the response for its Idempotency-Key failed");
         }
     }
-    Ok(answer)
+    Ok(response)
 }
 
 fn digest_of(target: &str, body: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(target).chain_update([0]).chain_update(body).finalize().into()
 }
 
-/// Whether an error is stored. Transient errors and partly executed requests are executed again.
+/// Whether to store an error. A repetition after a transient error or a partly executed request is executed again.
 fn is_final(error: &ApiError) -> bool {
     let status = error.status();
-    let is_passing = status.is_server_error()
+    let is_transient = status.is_server_error()
         || status == StatusCode::TOO_MANY_REQUESTS
         || status == StatusCode::REQUEST_TIMEOUT;
-    !is_passing && !error.is_unfinished
+    !is_transient && !error.is_unfinished
 }
 
-fn repeat(kept: IdempotentResponse, digest: [u8; 32]) -> Result<ApiResponse> {
-    if kept.digest != digest {
+fn replay(stored: IdempotentResponse, digest: [u8; 32]) -> Result<ApiResponse> {
+    if stored.digest != digest {
         return Err(ApiError::new(
             RefusalCode::IdempotencyKeyReused,
             "this Idempotency-Key was used for a different request within the last 24 hours",
-            "use a new Idempotency-Key for every request; reuse it only to repeat a request unchanged",
+            "use a new Idempotency-Key for each request; reuse it only to repeat a request unchanged",
         ));
     }
-    ApiResponse::repeated(kept.status, kept.body)
+    ApiResponse::repeated(stored.status, stored.body)
 }
 
 #[cfg(test)]
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_answers_that_stay_right_are_kept() {
+    fn only_final_errors_are_stored() {
         let error = |code| ApiError::new(code, "no", "");
         for (error, expected) in [
             (error(RefusalCode::ValidationFailed), true),

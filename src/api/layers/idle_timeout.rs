@@ -1,5 +1,5 @@
-//! Idle timeout of connections. A connection is active while a request is in progress or the client takes response data;
-//! pings do not count.
+//! Idle timeout of connections. A connection is active while a request is in progress or the client receives response
+//! data. Pings do not count.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,69 +11,69 @@ use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
-/// Looks within the time that a connection may be idle.
-const LOOKS: u32 = 4;
+/// Checks per idle timeout.
+const CHECKS: u32 = 4;
 
-/// What happens on a connection. Clones see the same.
+/// The activity of a connection. Clones share the counts.
 #[derive(Debug, Clone, Default)]
 pub struct Activity(Arc<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
-    /// Requests that are worked on.
+    /// Requests in progress.
     open: AtomicUsize,
-    /// Parts of answers that the client took, and requests that came.
-    moves: AtomicU64,
+    /// Started and ended requests, and parts of response bodies that were produced because the client received earlier ones.
+    events: AtomicU64,
 }
 
-/// A request that is worked on, until it is dropped.
+/// Marks a request as in progress until it is dropped.
 #[derive(Debug)]
-pub struct Working(Activity);
+pub struct ActiveRequest(Activity);
 
 impl Activity {
-    /// Begins a request.
-    pub fn begin(&self) -> Working {
+    /// Marks the start of a request.
+    pub fn begin(&self) -> ActiveRequest {
         self.0.open.fetch_add(1, Ordering::Relaxed);
-        self.note_move();
-        Working(self.clone())
+        self.note_event();
+        ActiveRequest(self.clone())
     }
 
-    /// Completes when nothing has happened for `limit`, or a little later.
+    /// Completes once the connection has been idle for `limit`, or up to a quarter of it longer.
     pub async fn wait_until_idle(&self, limit: Duration) {
         let (mut seen, mut quiet) = (0, 0);
-        while quiet < LOOKS {
-            tokio::time::sleep(limit / LOOKS).await;
-            let moves = self.0.moves.load(Ordering::Relaxed);
-            let is_quiet = moves == seen && self.0.open.load(Ordering::Relaxed) == 0;
-            seen = moves;
+        while quiet < CHECKS {
+            tokio::time::sleep(limit / CHECKS).await;
+            let events = self.0.events.load(Ordering::Relaxed);
+            let is_quiet = events == seen && self.0.open.load(Ordering::Relaxed) == 0;
+            seen = events;
             quiet = if is_quiet { quiet + 1 } else { 0 };
         }
     }
 
-    /// The same answer, of which every part that the client takes is noted.
-    pub fn watch(&self, body: Body) -> Watched {
-        Watched { body, activity: self.clone() }
+    /// Wraps a response body so that its progress counts as activity.
+    pub fn watch(&self, body: Body) -> WatchedBody {
+        WatchedBody { body, activity: self.clone() }
     }
 
-    fn note_move(&self) {
-        self.0.moves.fetch_add(1, Ordering::Relaxed);
+    fn note_event(&self) {
+        self.0.events.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-impl Drop for Working {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.0.note_move();
+        self.0.note_event();
         self.0.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// An answer on its way.
-pub struct Watched {
+/// A response body whose progress counts as activity.
+pub struct WatchedBody {
     body: Body,
     activity: Activity,
 }
 
-impl hyper::body::Body for Watched {
+impl hyper::body::Body for WatchedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -82,7 +82,7 @@ impl hyper::body::Body for Watched {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        self.activity.note_move();
+        self.activity.note_event();
         Poll::Ready(frame)
     }
 

@@ -1,6 +1,6 @@
-//! The layers around handlers, from the outermost. `idle_timeout` watches a connection. `trace`, `cors` and `compression`
-//! surround every route; `auth` and `rate_limit` every operation that needs a key. `idempotency` and `preconditions`
-//! surround its handler once the request is complete.
+//! The layers around handlers, from the outermost to the innermost. `idle_timeout` watches the connection. `trace`, `cors`
+//! and `compression` wrap every route. `auth` and `rate_limit` wrap every operation that needs a key. `idempotency` and
+//! `preconditions` wrap the handler; they run once the body has been read.
 
 pub mod auth;
 pub mod compression;

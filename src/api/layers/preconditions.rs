@@ -1,5 +1,5 @@
-//! Conditional requests (RFC 9110 §13). `If-None-Match` avoids sending an unchanged object; `If-Match` makes a change
-//! conditional.
+//! Conditional requests (RFC 9110 §13). With `If-None-Match`, a GET of an unchanged object returns 304. With `If-Match`, a
+//! change applies only to the version that the client knows.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -12,7 +12,7 @@ use crate::api::etag::ETag;
 use crate::api::{ApiError, ApiResponse, Operation, RequestContext, Result};
 use crate::model::RefusalCode;
 
-/// Locks by object id: no other request changes an object between the check of its ETag and the change.
+/// Locks by object id, so that no other request changes an object between the check of its ETag and the change.
 #[derive(Debug, Default)]
 pub struct ObjectLocks(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
 
@@ -54,7 +54,7 @@ pub async fn run(call: RequestContext) -> Result<ApiResponse> {
         check(&headers, &tag_of(&present, get), false)?;
     }
     let response = call.handle().await?;
-    // The response to a change equals that of a GET.
+    // The response to a change has the body of a GET, and so the same ETag.
     let tag = tag_of(&response, get);
     Ok(if method == Method::DELETE { response } else { response.tagged(tag) })
 }
@@ -66,8 +66,8 @@ fn tag_of(response: &ApiResponse, get: &Operation) -> ETag {
 /// Evaluates the preconditions (RFC 9110 §13.2.2).
 fn check(headers: &HeaderMap, tag: &ETag, is_read: bool) -> Result<()> {
     let is_other = tag.is_named_by(&IF_MATCH, headers) == Some(false);
-    let is_there = !is_read && tag.is_named_by(&IF_NONE_MATCH, headers) == Some(true);
-    if is_other || is_there {
+    let is_unwanted = !is_read && tag.is_named_by(&IF_NONE_MATCH, headers) == Some(true);
+    if is_other || is_unwanted {
         return Err(ApiError::new(
             RefusalCode::PreconditionFailed,
             if is_other {
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_object_is_changed_by_one_at_a_time_and_then_forgotten() {
+    async fn an_object_is_locked_for_one_change_at_a_time_and_unused_locks_are_removed() {
         let changes = ObjectLocks::default();
         let first = changes.lock("a").await;
         drop(changes.lock("b").await);

@@ -26,7 +26,7 @@ use crate::api::{Api, ApiError, Result};
 /// Interval between writes of the counts; a crash loses at most this much.
 const WRITE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Counts the request, and writes what is left of the limit into the response.
+/// Counts the request or refuses it, and adds the `RateLimit` headers to the response.
 pub async fn layer(
     State(api): State<Arc<Api>>,
     Extension(arrival): Extension<Arrival>,
@@ -35,7 +35,7 @@ pub async fn layer(
     next: Next,
 ) -> Response {
     let mut headers = HeaderMap::new();
-    let mut response = match api.requests.admit(&caller, &mut headers, arrival.now) {
+    let mut response = match api.request_limiter.admit(&caller, &mut headers, arrival.now) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     };
@@ -43,8 +43,8 @@ pub async fn layer(
     response
 }
 
-/// Counts requests.
-pub struct Requests {
+/// Counts requests per key and tenant, and refuses those over a limit.
+pub struct RequestLimiter {
     of_key_max: u64,
     of_tenant_max: u64,
     counts: Mutex<Counts>,
@@ -52,7 +52,7 @@ pub struct Requests {
 
 struct Counts {
     minute: FixedWindow<Requester>,
-    /// By the hour, until it is written.
+    /// Counts by hour that are not stored yet.
     unwritten: HashMap<UsedBy, u64>,
 }
 
@@ -62,8 +62,8 @@ enum Requester {
     Tenant(TenantId),
 }
 
-impl Requests {
-    /// Counts under the limits of a configuration.
+impl RequestLimiter {
+    /// A limiter with the configured limits.
     pub fn new(settings: &config::Api) -> Self {
         let counts = Counts { minute: FixedWindow::new(LimitPeriod::Minute), unwritten: HashMap::new() };
         Self {
@@ -100,13 +100,13 @@ impl Requests {
         Ok(())
     }
 
-    /// Writes what was counted every few seconds, and at the end.
+    /// Stores the counts every few seconds and on shutdown.
     pub async fn write_until(&self, store: &Store, stop: CancellationToken) {
-        let mut rounds = tokio::time::interval(WRITE_INTERVAL);
+        let mut ticks = tokio::time::interval(WRITE_INTERVAL);
         loop {
             let is_last = tokio::select! {
                 () = stop.cancelled() => true,
-                _ = rounds.tick() => false,
+                _ = ticks.tick() => false,
             };
             self.write(store).await;
             if is_last {
@@ -136,7 +136,7 @@ impl Requests {
     }
 }
 
-/// Writes three headers of a limit: the limit, the remaining count, and the seconds until the reset.
+/// Adds three headers of a limit: the limit, the remaining count, and the seconds until the reset.
 pub fn write_headers(name: &str, status: QuotaStatus, headers: &mut HeaderMap, now: Timestamp) {
     for (what, value) in [
         ("limit", status.limit),

@@ -1,4 +1,4 @@
-//! The outermost layer: gives each request its id, writes errors as responses, and logs both.
+//! The outermost layer: gives each request an id, converts errors to responses, and logs the request.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,16 +15,16 @@ use crate::model::RequestId;
 use super::auth::Identity;
 use crate::api::{Api, ApiError, ApiResponse};
 
-/// When a request came, and its id.
+/// Arrival time and id of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival {
-    /// For the log and the client.
+    /// The id in the log and in `X-Request-Id`.
     pub request_id: RequestId,
     /// The time of the request.
     pub now: Timestamp,
 }
 
-/// Handles a request with an id.
+/// Adds [`Arrival`] to the request, and writes the response and the log entry.
 pub async fn layer(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let now = api.now();
@@ -41,7 +41,7 @@ pub async fn layer(State(api): State<Arc<Api>>, mut request: Request, next: Next
             let (code, cause) = (error.refusal.code.as_str(), error.cause.as_deref().unwrap_or_default());
             tracing::warn!(%request_id, %method, path, %status, code, cause, "API request failed");
         }
-        let reservation = api.room.reserve(identity.and_then(|identity| identity.tenant));
+        let reservation = api.memory.reserve(identity.and_then(|identity| identity.tenant));
         let mut written = write_error(&error, request_id, reservation);
         written.headers_mut().extend(std::mem::take(response.headers_mut()));
         response = written;
@@ -58,7 +58,7 @@ pub async fn layer(State(api): State<Arc<Api>>, mut request: Request, next: Next
 
 fn write_error(error: &ApiError, request_id: RequestId, reservation: MemoryReservation) -> Response {
     let write = |error: &ApiError| ApiResponse::error(error, request_id);
-    // The error for a full memory budget is short and needs no reservation.
+    // The error response for a full memory budget is short and needs no reservation.
     let written = write(error).reserve(reservation).unwrap_or_else(|error| write(&error));
     written.into_response()
 }

@@ -1,4 +1,4 @@
-//! The document as a page for people: one file of HTML that loads nothing and needs no script.
+//! The API reference: the OpenAPI document as a single HTML page without scripts and external resources.
 
 use minijinja::value::Value as Html;
 use minijinja::{Environment, HtmlEscape, context};
@@ -14,7 +14,7 @@ const PAGE: &str = include_str!("manual.html");
 /// The page.
 pub fn render(document: &Value) -> Result<String> {
     let mut environment = Environment::new();
-    // Its name has the ending by which data is escaped.
+    // minijinja escapes data in templates whose name ends in `.html`.
     environment.add_template("manual.html", PAGE).map_err(ApiError::internal)?;
     environment.add_filter("prose", prose);
     environment.add_filter("kind", |schema: Html| kind(&json!(schema)));
@@ -44,18 +44,18 @@ fn part(document: &Value, resource: &Resource) -> Value {
     json!({ "name": resource.name, "description": resource.text, "operations": operations })
 }
 
-/// What the document has on an operation.
+/// The entry of an operation in the document.
 fn entry<'a>(document: &'a Value, route: &Route, operation: &Operation) -> &'a Value {
     &document["paths"][route.path][operation.method.as_str().to_ascii_lowercase()]
 }
 
 fn show(resource: &Resource, route: &Route, operation: &Operation, entry: &Value) -> Value {
-    let answers: Vec<Value> = entry["responses"]
+    let responses: Vec<Value> = entry["responses"]
         .as_object()
         .into_iter()
         .flatten()
         .filter(|(status, _)| *status != "default")
-        .map(|(status, answer)| json!({ "status": status, "answer": answer }))
+        .map(|(status, response)| json!({ "status": status, "response": response }))
         .collect();
     json!({
         "id": entry["operationId"],
@@ -66,19 +66,19 @@ fn show(resource: &Resource, route: &Route, operation: &Operation, entry: &Value
         "text": entry["description"],
         "parameters": entry["parameters"],
         "body": entry["requestBody"]["content"]["application/json"]["schema"],
-        "answers": answers,
+        "responses": responses,
         "example": example(route, operation, entry),
     })
 }
 
-/// Other ways to ask for the same.
+/// The aliases of an operation, like `GET /v1/api-keys`.
 fn aliases(resource: &Resource, main: &Route, operation: &Operation) -> Vec<String> {
-    // PUT is PATCH everywhere, which the conventions say.
+    // The conventions state that PUT is the same as PATCH.
     let aliases = resource.routes.iter().filter(|route| route.is_alias() && route.main_path == main.path);
     aliases.map(|alias| format!("{} {}", operation.method, alias.path)).collect()
 }
 
-/// A command to try it with.
+/// An example command.
 fn example(route: &Route, operation: &Operation, entry: &Value) -> String {
     let mut lines = vec!["curl".to_owned()];
     if operation.method != hyper::Method::GET {
@@ -95,7 +95,7 @@ fn example(route: &Route, operation: &Operation, entry: &Value) -> String {
     lines.join(" \\\n  ")
 }
 
-/// The schemas by name, each with its fields.
+/// The named schemas with their fields.
 fn schemas(document: &Value) -> Vec<Value> {
     let all = document["components"]["schemas"].as_object();
     all.into_iter().flatten().map(|(name, schema)| show_schema(name, schema)).collect()
@@ -121,7 +121,7 @@ fn show_schema(name: &str, schema: &Value) -> Value {
     })
 }
 
-/// Text with `code`, **stress** and paragraphs.
+/// Renders text with `code`, **strong** text and paragraphs.
 fn prose(text: &str) -> Html {
     let escaped = HtmlEscape(text).to_string();
     let paragraphs = escaped.trim().split("\n\n").map(|paragraph| {
@@ -131,11 +131,11 @@ fn prose(text: &str) -> Html {
     Html::from_safe_string(paragraphs.collect::<Vec<_>>().join("<br><br>"))
 }
 
-/// Puts what stands between two marks into an element.
+/// Replaces pairs of marks with an element.
 fn pair(text: &str, mark: &str, element: &str) -> String {
     let mut html = String::new();
-    for (place, piece) in text.split(mark).enumerate() {
-        match place % 2 {
+    for (index, piece) in text.split(mark).enumerate() {
+        match index % 2 {
             0 => html.push_str(piece),
             _ => html.push_str(&format!("<{element}>{piece}</{element}>")),
         }
@@ -143,7 +143,7 @@ fn pair(text: &str, mark: &str, element: &str) -> String {
     html
 }
 
-/// The type that a schema is, in words, with links to those with a name.
+/// The type of a schema as text, with links to named schemas.
 fn kind(schema: &Value) -> Html {
     Html::from_safe_string(name_type(schema))
 }
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_tells_of_every_operation_and_every_schema() {
+    fn the_page_contains_every_operation_and_every_schema() {
         let page = page();
         for route in crate::api::ROUTES.iter() {
             for operation in &route.operations {
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_escaped_before_it_is_dressed() {
+    fn text_is_escaped_before_it_is_formatted() {
         assert_eq!(
             prose("a `<b>` **c**\n\nd").to_string(),
             "a <code>&lt;b&gt;</code> <strong>c</strong><br><br>d"

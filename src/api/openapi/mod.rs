@@ -1,5 +1,5 @@
-//! The OpenAPI 3.1 document and its HTML page. Both are made from the registered operations; schemas come from the request
-//! and response structs, and their descriptions from the doc comments. `manual` renders the page.
+//! The OpenAPI 3.1 document and its HTML page. Operations come from their registration, schemas from the request and
+//! response structs, and descriptions of fields from their doc comments. `manual` renders the page.
 
 mod headers;
 mod manual;
@@ -19,7 +19,7 @@ use super::response::ApiResponse;
 use super::schema::Schemas;
 use crate::model::TenantId;
 
-/// What holds for every operation.
+/// The conventions of all operations.
 const CONVENTIONS: &str = include_str!("conventions.md");
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(build);
@@ -78,8 +78,8 @@ fn build() -> Value {
             "headers": headers::components(),
             "responses": {
                 "Error": {
-                    "description": "The request failed. The response says why and what to do.",
-                    "headers": headers::of_refusal(),
+                    "description": "The request failed. The response states the reason and a remedy.",
+                    "headers": headers::of_error(),
                     "content": { "application/json": { "schema": error } },
                 },
             },
@@ -109,7 +109,7 @@ fn build_operation(
         "responses": {
             operation.status.to_string(): {
                 "description": operation.response_text,
-                "headers": headers::of(route, operation),
+                "headers": headers::of_success(route, operation),
                 "content": contents,
             },
             "default": { "$ref": "#/components/responses/Error" },
@@ -117,7 +117,7 @@ fn build_operation(
     });
     if let Some((schema, is_required)) = operation.body {
         built["requestBody"] = json!({
-            "description": "The body, in JSON.",
+            "description": "The request body in JSON.",
             "required": is_required,
             "content": { "application/json": { "schema": schema(schemas) } },
         });
@@ -125,27 +125,27 @@ fn build_operation(
     built
 }
 
-/// Ids in the path, parameters of the query, and headers.
+/// Path parameters, query parameters and request headers.
 fn parameters(route: &Route, operation: &Operation, schemas: &mut Schemas) -> Vec<Value> {
     const TENANT: Parameter =
         Parameter { name: "tenant_id", text: "The tenant.", schema: Schemas::request::<TenantId> };
     const IDEMPOTENCY_KEY: Parameter = Parameter {
         name: "Idempotency-Key",
-        text: "Identifies the request. A repetition with the same key is not executed again and gets the stored response.",
+        text: "Identifies the request. The server does not execute a repetition with the same key; it returns the stored response.",
         schema: idempotency_key,
     };
     let is_in_path = |name: &str| route.path.contains(&format!("{{{name}}}"));
     let ids = [Some(TENANT), operation.id].into_iter().flatten().filter(|id| is_in_path(id.name));
-    // Whose objects they are is in the path already.
+    // An alias with `{tenant_id}` in its path has no query parameter `tenant_id`.
     let queries = operation.parameters.iter().copied().filter(|one| !is_in_path(one.name));
     let key = operation.is_repeatable().then_some(IDEMPOTENCY_KEY);
     let headers = key.into_iter().chain(operation.headers.iter().copied());
     let all = ids.map(|one| ("path", one)).chain(queries.map(|one| ("query", one)));
     let all = all.chain(headers.map(|one| ("header", one)));
-    all.map(|(place, Parameter { name, text, schema })| {
+    all.map(|(location, Parameter { name, text, schema })| {
         let mut parameter =
-            json!({ "name": name, "in": place, "description": text, "schema": schema(schemas) });
-        if place == "path" {
+            json!({ "name": name, "in": location, "description": text, "schema": schema(schemas) });
+        if location == "path" {
             parameter["required"] = json!(true);
         }
         parameter
@@ -157,7 +157,7 @@ fn idempotency_key(_: &mut Schemas) -> Schema {
     schemars::json_schema!({ "type": "string", "minLength": 1, "maxLength": 255 })
 }
 
-/// OpenAPI 3.1 §4.8.30: what a scheme other than OAuth lists are the roles that are needed.
+/// OpenAPI 3.1 §4.8.30: for a scheme other than OAuth, the list contains the required roles.
 fn security(access: Access) -> Value {
     match access {
         Access::Public => json!([]),
@@ -174,7 +174,7 @@ fn access_text(access: Access) -> String {
     }
 }
 
-/// Whether an operation is another way to ask for one.
+/// Whether the operation duplicates another one: under an alias, or as PUT.
 fn is_alias(route: &Route, operation: &Operation) -> bool {
     operation.method == Method::PUT || route.is_alias()
 }

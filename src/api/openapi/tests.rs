@@ -1,4 +1,4 @@
-//! Whether the document is whole: no operation, parameter or field without a word, no reference into nothing.
+//! The document is complete: every operation, parameter and field has a description, and every reference a target.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ fn walk(value: &Value, place: &str, visit: &mut dyn FnMut(&str, &Map<String, Val
     }
 }
 
-fn is_said(object: &Value) -> bool {
+fn has_description(object: &Value) -> bool {
     object["description"].as_str().is_some_and(|text| !text.trim().is_empty())
 }
 
@@ -27,45 +27,49 @@ fn every_field_is_described() {
     walk(&DOCUMENT["components"]["schemas"], "", &mut |place, object| {
         let Some(Value::Object(properties)) = object.get("properties") else { return };
         for (name, property) in properties {
-            assert!(is_said(property), "{place}.{name} has no description");
+            assert!(has_description(property), "{place}.{name} has no description");
             fields += 1;
         }
     });
     assert!(fields > 200, "{fields}");
     let schemas = DOCUMENT["components"]["schemas"].as_object().unwrap();
     for (name, schema) in schemas.iter().filter(|(_, schema)| schema.get("properties").is_some()) {
-        assert!(is_said(schema), "{name} has no description");
+        assert!(has_description(schema), "{name} has no description");
     }
 }
 
 #[test]
-fn every_operation_is_there_under_a_name_of_its_own_with_all_its_parameters() {
+fn every_operation_has_a_unique_id_and_describes_its_parameters() {
     let mut ids = HashSet::new();
     for route in ROUTES.iter() {
         for operation in &route.operations {
             let method = operation.method.as_str().to_ascii_lowercase();
-            let told = &DOCUMENT["paths"][route.path][&method];
+            let described = &DOCUMENT["paths"][route.path][&method];
             let name = format!("{method} {}", route.path);
-            assert!(ids.insert(told["operationId"].as_str().unwrap()), "{name}: {}", told["operationId"]);
-            assert!(RESOURCES.iter().any(|resource| told["tags"][0] == resource.name), "{name}");
-            let parameters = told["parameters"].as_array().unwrap();
+            assert!(
+                ids.insert(described["operationId"].as_str().unwrap()),
+                "{name}: {}",
+                described["operationId"]
+            );
+            assert!(RESOURCES.iter().any(|resource| described["tags"][0] == resource.name), "{name}");
+            let parameters = described["parameters"].as_array().unwrap();
             let has = |wanted: &str| {
                 let found = parameters.iter().find(|parameter| parameter["name"] == wanted);
-                found.is_some_and(is_said)
+                found.is_some_and(has_description)
             };
             for parameter in &operation.parameters {
                 assert!(has(parameter.name), "{name}: the parameter {} is not described", parameter.name);
             }
-            let response = told["responses"][operation.status.to_string()].clone();
-            assert!(is_said(&response), "{name}");
+            let response = described["responses"][operation.status.to_string()].clone();
+            assert!(has_description(&response), "{name}");
             let takes_body = operation.method == Method::PATCH || operation.method == Method::PUT;
-            assert!(told["requestBody"].is_object() || !takes_body, "{name}");
+            assert!(described["requestBody"].is_object() || !takes_body, "{name}");
         }
     }
 }
 
 #[test]
-fn every_reference_leads_to_something() {
+fn every_reference_has_a_target() {
     let mut references = 0;
     walk(&DOCUMENT, "", &mut |place, object| {
         if let Some(Value::String(reference)) = object.get("$ref") {
@@ -78,14 +82,14 @@ fn every_reference_leads_to_something() {
 }
 
 #[test]
-fn what_a_change_leaves_out_is_not_null() {
+fn no_field_has_null_as_default() {
     walk(&DOCUMENT["components"]["schemas"], "", &mut |place, object| {
         assert!(!object.get("default").is_some_and(Value::is_null), "{place}");
     });
 }
 
 #[test]
-fn secrets_go_in_or_come_out_once() {
+fn secrets_occur_only_in_requests_or_in_the_response_that_creates_them() {
     let schemas = &DOCUMENT["components"]["schemas"];
     for (schema, field) in [("Key", "secret"), ("SmartHost", "pass"), ("DkimKey", "private_key")] {
         assert!(schemas[schema]["properties"][field].is_null(), "{schema}.{field}");
@@ -103,7 +107,7 @@ fn every_list_with_pages_takes_their_parameters() {
 }
 
 #[test]
-fn static_content_is_there_plain_and_in_gzip() {
+fn static_content_has_a_plain_and_a_gzip_form() {
     for content in [&DOCUMENT_RESPONSE, &PAGE_RESPONSE] {
         let content = content.as_ref().unwrap();
         assert_ne!(content.plain, content.gzip);

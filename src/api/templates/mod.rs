@@ -23,7 +23,7 @@ const DATA_OCTETS_MAX: usize = 256 * 1024;
 
 /// The operations of templates.
 pub fn resource() -> Resource {
-    let text = "Subjects and bodies that data is put into, in the language of Jinja.";
+    let text = "Subjects and bodies with variables, in a subset of Jinja.";
     Resource::new("Templates", text, Access::Scope(Scope::TemplatesManage))
         .id::<TemplateId>("The template.")
         .operations([
@@ -44,7 +44,7 @@ pub fn resource() -> Resource {
                 .summary("Change a template")
                 .takes::<UpdateTemplate>()
                 .returns::<TemplateView>("The updated template.")
-                // Two bodies of 256 KiB, of which each octet may be six in JSON.
+                // Two bodies of 256 KiB; JSON may escape each octet with six.
                 .response_octets(0, 4096 * 1024),
             Operation::delete("/v1/templates/{id}", "delete_template", delete)
                 .summary("Delete a template")
@@ -57,14 +57,15 @@ pub fn resource() -> Resource {
         ])
 }
 
-/// A template to create. Subject and bodies are in a subset of Jinja. The data of each message must have all variables that they use.
+/// A template to create. Subject and bodies are in a subset of Jinja. The data of each message must contain all their
+/// variables.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "TemplateCreate")]
 pub struct CreateTemplate {
     /// Unique within the tenant.
     name: String,
-    /// Owner; only with a platform key.
+    /// Owner. Required with a platform key.
     tenant_id: Option<TenantId>,
     /// The subject.
     subject: String,
@@ -224,11 +225,11 @@ fn refuse(template: &Template, part: &str, error: &RenderError) -> ApiError {
         RefusalCode::TemplateFailed,
         format!("rendering the {part} of template {} failed: {error}", template.id),
         "correct the template or its data: each variable needs a value or the filter `default`; \
-         POST /v1/templates/{id}/render tries them without sending",
+         POST /v1/templates/{id}/render renders the template without sending",
     )
 }
 
-/// The template of an id in the path or in a message.
+/// The template with this id, if the caller may see it.
 pub async fn find(call: &RequestContext, id: TemplateId) -> Result<Template> {
     let found = call.store().template(call.scope(), id).await?;
     found.ok_or_else(|| ApiError::not_found("template"))
@@ -252,7 +253,7 @@ fn check_new(body: &CreateTemplate) -> Checks {
     checks
 }
 
-/// The body, once it has passed `check`, which runs as heavy work because it compiles the sources.
+/// Returns the body if it passes `check`. The check compiles the sources, so it runs on a blocking thread.
 async fn checked<T: Send + Sync + 'static>(
     call: &RequestContext,
     body: T,
@@ -265,7 +266,7 @@ async fn checked<T: Send + Sync + 'static>(
     call.work(work).await
 }
 
-/// Checks the given ones of subject, text and HTML.
+/// Checks subject, text and HTML, as far as they are given.
 fn check_sources(sources: [Option<&String>; 3], checks: &mut Checks) {
     let limits = [("subject", SUBJECT_CHARS_MAX), ("text", SOURCE_OCTETS_MAX), ("html", SOURCE_OCTETS_MAX)];
     for (source, (path, octets_max)) in sources.into_iter().zip(limits) {

@@ -4,7 +4,7 @@
 use std::io;
 use std::thread;
 
-/// More than twice what the deepest accepted template needs, also in a build without optimization.
+/// More than twice the stack of the deepest accepted template, also in a build without optimization.
 const STACK_OCTETS: usize = 8 * 1024 * 1024;
 
 /// Runs `work` on a thread with [`STACK_OCTETS`] and waits for the result.

@@ -1,5 +1,5 @@
-//! Tenants: create, read, change, delete. `views` has their requests and responses, `validation` checks requests, and
-//! `smart_host` the smart host of a tenant.
+//! Tenants: create, read, change, delete. `views` has the request and response bodies. `validation` checks requests, and
+//! `smart_host` checks the smart host in them.
 
 mod smart_host;
 mod validation;
@@ -12,18 +12,18 @@ use self::validation::with_suffix;
 use self::views::{Create, Removal, TenantView, Update};
 use super::{Access, ApiError, ApiResponse, List, Operation, RequestContext, Resource, Result};
 
-/// Numbered slugs that are tried for a new tenant before a random one.
+/// Slugs that are tried for a new tenant. The last one has a random suffix.
 const SLUG_TRIES: u32 = 50;
 
 /// The operations of tenants.
 pub fn resource() -> Resource {
-    let text = "The customers of the platform: each has domains, keys and mail of its own.";
+    let text = "The customers of the platform. Each has its own domains, keys and mail.";
     Resource::new("Tenants", text, Access::Scope(Scope::TenantManage))
         .operations([
             Operation::get("/v1/tenants", "list_tenants", list)
-                .describe("List tenants", "With a tenant key the list contains only that tenant, whatever the filters.")
+                .describe("List tenants", "With a tenant key, the list contains at most that tenant.")
                 .query::<String>("slug", "Only the tenant with this slug.")
-                .query::<String>("external_ref", "Only objects with this external reference.")
+                .query::<String>("external_ref", "Only tenants with this external reference.")
                 .query::<TenantStatus>("status", "Only objects with this status.")
                 .pages::<TenantId, TenantView>("Tenants."),
             Operation::post("/v1/tenants", "create_tenant", create)
@@ -36,14 +36,13 @@ pub fn resource() -> Resource {
                 .summary("Get a tenant")
                 .returns::<TenantView>("The tenant."),
             Operation::patch("/v1/tenants/{tenant_id}", "update_tenant", update)
-                .describe("Change a tenant", "Suspending it refuses all its keys and its mail over SMTP, and stops delivery of its queued mail; activating it resumes both. A tenant key may change `name` and `settings` only.")
+                .describe("Change a tenant", "While a tenant is suspended, the server refuses its keys, over HTTP and SMTP, and does not deliver its queued mail. Activating the tenant ends this. A tenant key may change only `name` and `settings`.")
                 .takes::<Update>()
-                .returns::<TenantView>("The updated tenant.")/*C With a thousand destinations of its smart host
-                .*/
-                // With a thousand destinations of its smart host.
+                .returns::<TenantView>("The updated tenant.")
+                // A smart host has up to 1000 destinations.
                 .response_octets(0, 512 * 1024),
             Operation::delete("/v1/tenants/{tenant_id}", "delete_tenant", delete)
-                .describe("Delete a tenant with all its data", "Deletes its domains, keys, messages and events. With `dry_run=true` they are only counted.")
+                .describe("Delete a tenant with all its data", "Deletes its domains, keys, messages and events. With `dry_run=true`, the server only counts them.")
                 .needs(Access::Platform)
                 .query::<bool>("dry_run", "Count what would be deleted, without deleting it.")
                 .returns::<Removal>("Counts of what was deleted, or would be."),
@@ -61,7 +60,7 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
     ApiResponse::created(&TenantView::from(tenant))
 }
 
-/// Tries `acme`, `acme-2`, `acme-3` …; only the store knows in the end which is free.
+/// Tries `acme`, `acme-2`, `acme-3` …: only the insert into the store shows whether a slug is free.
 async fn create_with_free_slug(call: &RequestContext, new: NewTenant) -> Result<Tenant> {
     for number in 1..=SLUG_TRIES {
         let slug = match number {
@@ -85,7 +84,7 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
         status: call.query.value("status"),
     };
     call.query.finish()?;
-    // A tenant's list is itself, if that is what it looks for.
+    // A tenant sees only itself, if the filter admits it.
     if let Some(own) = call.scope() {
         let tenant = call.store().tenant(own).await?.filter(|tenant| filter.admits(tenant));
         return ApiResponse::ok(&List::whole(tenant.into_iter().map(TenantView::from).collect()));
@@ -111,7 +110,7 @@ async fn update(call: RequestContext) -> Result<ApiResponse> {
     ApiResponse::ok(&TenantView::from(updated.ok_or_else(|| ApiError::not_found("tenant"))?))
 }
 
-/// `DELETE /v1/tenants/{id}`: with everything it has, or with `dry_run=true` only counted.
+/// `DELETE /v1/tenants/{tenant_id}`: deletes the tenant and its data, or only counts them with `dry_run=true`.
 async fn delete(mut call: RequestContext) -> Result<ApiResponse> {
     let dry_run = call.query.value::<bool>("dry_run").unwrap_or(false);
     call.query.finish()?;

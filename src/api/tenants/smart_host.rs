@@ -1,4 +1,4 @@
-//! A tenant's smart host as a request gives it, merged into the one that is there.
+//! The smart host of a tenant in a request: merges it into the current smart host and validates the result.
 
 use std::net::IpAddr;
 
@@ -11,9 +11,9 @@ use crate::mail::DomainName;
 use crate::model::{DestinationPattern, DkimPolicy, TlsMode};
 use crate::store::{NewSmartHost, SmartHost};
 
-/// RFC 4954 has no limit; that of a command line leaves about this much.
+/// RFC 4954 has no limit, but the maximum length of a command line allows about this many.
 const CREDENTIAL_CHARS_MAX: usize = 255;
-/// Of one smart host.
+/// Destinations of a smart host.
 const DESTINATIONS_MAX: usize = 1000;
 
 /// The field `smtp` of a tenant. `pass` can be written and never read.
@@ -21,14 +21,14 @@ const DESTINATIONS_MAX: usize = 1000;
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "SmartHostUpdate")]
 pub struct SmartHostBody {
-    /// A host name or an IP address. Required for a new one.
+    /// Host name or IP address. Required for a new smart host.
     host: Option<String>,
-    /// Its port; 587, or 465 with implicit TLS, if absent.
+    /// Port. Default: 587, or 465 with implicit TLS.
     port: Option<u16>,
     /// SMTP AUTH user; `null` for no authentication.
     #[serde(default, deserialize_with = "nullable")]
     user: Option<Option<String>>,
-    /// The password that goes with `user`; write-only.
+    /// Password of `user`; write-only.
     pass: Option<String>,
     /// TLS mode.
     tls: Option<TlsMode>,
@@ -38,7 +38,7 @@ pub struct SmartHostBody {
     dkim: Option<DkimPolicy>,
 }
 
-/// Merges what is given into the smart host that is there. `None` if something is wrong, which `checks` then has.
+/// Merges the request into the current smart host. Adds errors to `checks`; `None` if the host is missing.
 pub fn resolve(
     body: SmartHostBody,
     current: Option<&SmartHost>,
@@ -80,7 +80,7 @@ fn check(wanted: &SmartHost, password: Option<&str>, current: Option<&SmartHost>
         checks.require(wanted.user.is_some(), "smtp.user", "required", "a password needs a user");
     }
     if wanted.user.is_some() {
-        // A stored password goes to the host that it was given for, and to no other.
+        // The server sends a stored password only to the host, port and user for which it was given.
         let is_kept =
             current.is_some_and(|c| c.user == wanted.user && c.host == wanted.host && c.port == wanted.port);
         let message =
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_smart_host_is_named() {
+    fn an_invalid_field_of_a_smart_host_is_reported() {
         for (text, fault) in [
             (r#"{}"#, "smtp.host"),
             (r#"{"host":"a b"}"#, "smtp.host"),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn destinations_and_the_dkim_policy_stay_unless_they_are_given() {
+    fn an_update_without_destinations_and_dkim_policy_keeps_them() {
         let of = |text: &str, current: Option<&SmartHost>| {
             let host = run(text, current).0.unwrap().smart_host;
             (host.destinations.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), host.dkim)
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_password_never_follows_to_another_host() {
+    fn a_stored_password_is_never_sent_to_another_host() {
         let (resolved, faults) = run(r#"{"tls":"implicit"}"#, Some(&current()));
         assert!(faults.is_empty() && resolved.unwrap().password.is_none());
         for text in [r#"{"host":"evil.example"}"#, r#"{"port":25}"#, r#"{"user":"v"}"#] {

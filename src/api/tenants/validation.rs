@@ -1,4 +1,4 @@
-//! Validation of what a request says about a tenant.
+//! Validation of tenants in requests.
 
 use serde_json::{Map, Value};
 
@@ -14,7 +14,7 @@ const EXTERNAL_REF_CHARS_MAX: usize = 255;
 const RETENTION_DAYS_MAX: u32 = 3650;
 
 impl Create {
-    /// The tenant to create; without a slug in the request, its slug is that of the name and may be taken.
+    /// The tenant to create. Without a slug in the request, the slug is derived from the name and may be in use already.
     pub(super) fn validate(
         self,
         message_lifetime_hours_max: u32,
@@ -51,8 +51,8 @@ impl Create {
 }
 
 impl Update {
-    /// The first field in the request that needs a platform key: contract terms, limits,
-    /// and where the server connects to.
+    /// The first field in the request that needs a platform key: contract terms, limits, and hosts to which the server
+    /// connects.
     pub(super) fn platform_field(&self) -> Option<&'static str> {
         let fields = [
             ("slug", self.slug.is_some()),
@@ -136,7 +136,7 @@ impl RateLimitPatch {
     }
 }
 
-/// RFC 7396: a value replaces, `null` removes.
+/// RFC 7396: a value replaces the current one, and `null` removes it.
 fn merge_metadata(mut metadata: Map<String, Value>, patch: Map<String, Value>) -> Map<String, Value> {
     for (key, value) in patch {
         if value.is_null() {
@@ -148,7 +148,7 @@ fn merge_metadata(mut metadata: Map<String, Value>, patch: Map<String, Value>) -
     metadata
 }
 
-/// The slug that a name suggests.
+/// The slug derived from a name.
 fn slug_of(name: &str) -> String {
     let slug: String = slug::slugify(name).chars().take(SLUG_CHARS_MAX).collect();
     match slug.trim_matches('-') {
@@ -157,10 +157,10 @@ fn slug_of(name: &str) -> String {
     }
 }
 
-/// The slug with a suffix, in the length that a slug may have.
+/// The slug with a suffix, shortened to the maximum length.
 pub(super) fn with_suffix(slug: &str, suffix: &str) -> String {
-    let kept: String = slug.chars().take(SLUG_CHARS_MAX - suffix.len() - 1).collect();
-    format!("{}-{suffix}", kept.trim_end_matches('-'))
+    let shortened: String = slug.chars().take(SLUG_CHARS_MAX - suffix.len() - 1).collect();
+    format!("{}-{suffix}", shortened.trim_end_matches('-'))
 }
 
 fn check_name(name: &str, checks: &mut Checks) {
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slug_comes_from_the_name_and_fits() {
+    fn a_slug_derived_from_a_name_is_valid() {
         for (name, slug) in [
             ("Acme Ltd.", "acme-ltd"),
             ("Bücher & Söhne", "bucher-sohne"),
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_may_change_its_name_and_its_settings_only() {
+    fn a_tenant_key_may_change_only_name_and_settings() {
         let field = |text: &str| serde_json::from_str::<Update>(text).unwrap().platform_field();
         assert_eq!(field(r#"{"name":"a","settings":{"from_name":"b"}}"#), None);
         for (text, name) in [

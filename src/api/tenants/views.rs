@@ -1,4 +1,4 @@
-//! Tenants as requests and responses describe them.
+//! The request and response bodies of tenants.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -32,7 +32,7 @@ pub struct Create {
     /// Rate limits. Default: none.
     #[serde(default)]
     pub(super) rate_limit: RateLimitPatch,
-    /// The smart host that relays the mail, instead of the MX.
+    /// The smart host that relays the mail. Default: none; mail goes to the MX.
     pub(super) smtp: Option<SmartHostBody>,
     /// Name of the source address pool (`relay.pools`) that sends the mail.
     pub(super) source_pool: Option<String>,
@@ -57,13 +57,13 @@ pub struct Update {
     /// The platform's own id for the tenant: one line of at most 255 characters.
     #[serde(default, deserialize_with = "nullable")]
     pub(super) external_ref: Option<Option<String>>,
-    /// Keys to be set; `null` as a value removes the key.
+    /// Keys to set. The value `null` removes a key.
     pub(super) metadata: Option<Map<String, Value>>,
     /// Settings for all mail of the tenant.
     pub(super) settings: Option<SettingsPatch>,
     /// Rate limits.
     pub(super) rate_limit: Option<RateLimitPatch>,
-    /// The smart host that relays the mail, merged into the present one; `null` to use the MX again.
+    /// Changes to the smart host that relays the mail. Absent fields stay unchanged; `null` removes the smart host.
     #[serde(default, deserialize_with = "nullable")]
     pub(super) smtp: Option<Option<SmartHostBody>>,
     /// Name of the source address pool (`relay.pools`) that sends the mail.
@@ -77,7 +77,7 @@ pub struct Update {
     pub(super) body_retention_days: Option<Option<u32>>,
     /// Weight in the fair sharing of capacity between tenants, 1 to 100.
     pub(super) weight: Option<Weight>,
-    /// `suspended` refuses the tenant's keys and stops delivery of its queued mail.
+    /// `suspended`: the server refuses the keys of the tenant and does not deliver its queued mail.
     pub(super) status: Option<TenantStatus>,
 }
 
@@ -92,7 +92,7 @@ pub struct SettingsPatch {
     /// Default Reply-To address, for messages sent over HTTP.
     #[serde(default, deserialize_with = "nullable")]
     pub(super) reply_to: Option<Option<Address>>,
-    /// Whether DSNs go to the reverse path by mail, or are events only.
+    /// Whether the server sends DSNs to the reverse path, or reports failures only as events.
     #[serde(default, deserialize_with = "nullable")]
     pub(super) delivery_reports: Option<Option<DeliveryReports>>,
     /// Hours to attempt delivery; `null` for the server default.
@@ -159,9 +159,9 @@ pub struct TenantView {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "SmartHost")]
 pub struct SmartHostView {
-    /// A host name or an IP address.
+    /// Host name or IP address.
     host: String,
-    /// Its port.
+    /// Port.
     port: u16,
     /// SMTP AUTH user; `null` for no authentication.
     user: Option<String>,

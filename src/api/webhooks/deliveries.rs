@@ -13,7 +13,7 @@ use crate::api::{ApiError, ApiResponse, List, RequestContext, Result};
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "WebhookDelivery")]
 pub struct DeliveryView {
-    /// `whd_…`: the `webhook-id` header of every attempt.
+    /// Its id, like `whd_…`: the `webhook-id` header of every attempt.
     id: WebhookDeliveryId,
     /// Always `webhook_delivery`.
     #[schemars(extend("const" = "webhook_delivery"))]
@@ -28,10 +28,10 @@ pub struct DeliveryView {
     next_attempt_at: Option<Timestamp>,
     /// Result of the last attempt.
     last_attempt: Option<AttemptView>,
-    /// The event type.
+    /// The event.
     #[schemars(with = "EventView<'static>")]
     event: Event,
-    /// When the event happened.
+    /// Time of the event.
     created_at: Timestamp,
 }
 
@@ -41,7 +41,7 @@ pub struct DeliveryView {
 pub struct AttemptView {
     /// Start time.
     at: Timestamp,
-    /// Duration.
+    /// Duration in milliseconds.
     duration_ms: u64,
     /// HTTP status of the response; `null` if there was none.
     response_code: Option<u16>,
@@ -83,7 +83,7 @@ pub async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     ApiResponse::ok(&List::page(page, &request, |delivery| delivery.id.to_string(), DeliveryView::from))
 }
 
-/// The delivery in the path, if its webhook is the caller's, with that webhook.
+/// The delivery in the path and its webhook, if the caller may see the webhook.
 async fn find(call: &RequestContext) -> Result<(WebhookDelivery, Webhook)> {
     let absent = || ApiError::not_found("webhook delivery");
     let delivery = call.store().webhook_delivery(call.id("webhook delivery")?).await?.ok_or_else(absent)?;
@@ -96,7 +96,7 @@ pub async fn get(call: RequestContext) -> Result<ApiResponse> {
     ApiResponse::ok(&DeliveryView::from(delivery))
 }
 
-/// `POST /v1/webhooks/deliveries/{id}/replay`: with the same id, so that who has it already can tell.
+/// `POST /v1/webhooks/deliveries/{id}/replay`: sends the same id, so that the receiver can detect a duplicate.
 pub async fn replay(call: RequestContext) -> Result<ApiResponse> {
     let (delivery, webhook) = find(&call).await?;
     require_enabled(&webhook)?;
@@ -105,12 +105,12 @@ pub async fn replay(call: RequestContext) -> Result<ApiResponse> {
     ApiResponse::accepted(&DeliveryView::from(replayed))
 }
 
-/// `POST /v1/webhooks/{id}/test`: an event `webhook.test`, whatever the webhook asked for.
+/// `POST /v1/webhooks/{id}/test`: sends the event `webhook.test`, even if the webhook subscribes to other events.
 pub async fn test(call: RequestContext) -> Result<ApiResponse> {
     let webhook = super::find(&call).await?;
     require_enabled(&webhook)?;
-    let told = call.store().test_webhook(webhook.id, call.now).await?;
-    let delivery = told.ok_or_else(|| ApiError::not_found("webhook"))?;
+    let delivery = call.store().test_webhook(webhook.id, call.now).await?;
+    let delivery = delivery.ok_or_else(|| ApiError::not_found("webhook"))?;
     ApiResponse::accepted(&DeliveryView::from(delivery))
 }
 

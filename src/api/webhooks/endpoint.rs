@@ -9,10 +9,10 @@ use crate::egress_guard::is_permitted;
 
 const CHARS_MAX: usize = 2048;
 
-/// The URL in its normal form.
+/// The URL in normal form.
 ///
 /// # Errors
-/// What is wrong with it, for people.
+/// The reason why the URL is not allowed, for people.
 pub fn check(text: &str, settings: &config::Webhooks) -> Result<String, &'static str> {
     if text.len() > CHARS_MAX {
         return Err("this is longer than 2048 characters");
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_urls_that_events_may_be_posted_to_are_taken() {
+    fn only_permitted_urls_are_accepted() {
         let settings = config::Webhooks {
             plain_http_hosts: vec!["hooks.internal".into(), "127.0.0.1".into()],
             allowed_private_networks: vec!["127.0.0.0/8".parse().unwrap()],

@@ -21,19 +21,19 @@ use super::{Access, ApiError, ApiResponse, Deleted, List, Operation, RequestCont
 
 use self::deliveries::DeliveryView;
 
-/// Octets of a secret; Standard Webhooks wants from 24 to 64.
+/// Octets of a secret. Standard Webhooks allows 24 to 64.
 const SECRET_OCTETS: usize = 32;
-/// What a secret begins with, so that it is known for what it is.
+/// Prefix that identifies a webhook secret.
 const SECRET_PREFIX: &str = "whsec_";
 /// How long the previous secret also signs.
 const ROTATION_TIME: SignedDuration = SignedDuration::from_hours(24);
 
-/// Octets of a response with the longest URL and all kinds of events.
+/// Octets of a response with the longest URL and all event types.
 const RESPONSE_OCTETS_MAX: u64 = 16 * 1024;
 
 /// The operations of webhooks and their deliveries.
 pub fn resource() -> Resource {
-    let text = "Where events are posted as they happen, signed after Standard Webhooks.";
+    let text = "URLs to which the server posts events, signed according to Standard Webhooks.";
     Resource::new("Webhooks", text, Access::Scope(Scope::WebhooksManage))
         .id::<WebhookId>("The webhook.")
         .operations([
@@ -58,12 +58,12 @@ pub fn resource() -> Resource {
                 .returns::<WebhookView>("The updated webhook.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
             Operation::delete("/v1/webhooks/{id}", "delete_webhook", delete)
-                .describe("Delete a webhook", "Pending deliveries are dropped.")
+                .describe("Delete a webhook", "The server drops pending deliveries.")
                 .returns::<Deleted>("Deleted."),
             Operation::post("/v1/webhooks/{id}/test", "test_webhook", deliveries::test)
                 .describe(
                     "Send a test event",
-                    "Sends `webhook.test`, whatever events the webhook subscribes to.",
+                    "Sends `webhook.test`, even if the webhook subscribes to other events.",
                 )
                 .accepts::<DeliveryView>("The delivery is queued."),
             Operation::post("/v1/webhooks/{id}/rotate-secret", "rotate_webhook_secret", rotate_secret)
@@ -130,7 +130,7 @@ pub struct Update {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Webhook")]
 pub struct WebhookView {
-    /// Like `whk_…`.
+    /// Its id, like `whk_…`.
     id: WebhookId,
     /// Always `webhook`.
     #[schemars(extend("const" = "webhook"))]
@@ -143,11 +143,11 @@ pub struct WebhookView {
     events: Vec<EventKind>,
     /// `enabled` or `disabled`.
     status: WebhookStatus,
-    /// Why it is disabled: `manual`, `gone` (it answered 410), `failing` (for five days) or `backlog_full`.
+    /// Why it is disabled: `manual`, `gone` (the endpoint responded 410), `failing` (for five days) or `backlog_full`.
     disabled_reason: Option<DisabledReason>,
-    /// Start of the continuous failure; `null` after a success.
+    /// Time since which all attempts have failed; `null` after a success.
     failing_since: Option<Timestamp>,
-    /// Until when the previous secret also signs.
+    /// Time until which the previous secret also signs.
     previous_secret_until: Option<Timestamp>,
     /// Creation time.
     created_at: Timestamp,
@@ -196,8 +196,8 @@ fn check_events(checks: &mut Checks, events: &[EventKind]) {
     );
 }
 
-/// Each once, in the order of the vocabulary.
-fn sort(mut events: Vec<EventKind>) -> Vec<EventKind> {
+/// Sorts the event types and removes duplicates.
+fn normalize(mut events: Vec<EventKind>) -> Vec<EventKind> {
     events.sort();
     events.dedup();
     events
@@ -214,7 +214,7 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
     let new = NewWebhook {
         tenant_id,
         url: url.unwrap_or_default(),
-        kinds: sort(body.events),
+        kinds: normalize(body.events),
         secret: secret.clone(),
     };
     let webhook = call.store().create_webhook(new, call.now).await?;
@@ -249,7 +249,7 @@ async fn update(call: RequestContext) -> Result<ApiResponse> {
     let url = url.and_then(|text| checks.read(endpoint::check(text, &call.api.webhooks), "url"));
     check_events(&mut checks, body.events.as_deref().unwrap_or_default());
     checks.finish()?;
-    let patch = WebhookPatch { url, kinds: body.events.map(sort), status: body.status };
+    let patch = WebhookPatch { url, kinds: body.events.map(normalize), status: body.status };
     let updated = call.store().update_webhook(id, patch, call.now).await?;
     let webhook = updated.ok_or_else(|| ApiError::not_found("webhook"))?;
     ApiResponse::ok(&WebhookView::new(webhook, call.now))
@@ -263,7 +263,7 @@ async fn delete(call: RequestContext) -> Result<ApiResponse> {
     ApiResponse::deleted("webhook", id)
 }
 
-/// `POST /v1/webhooks/{id}/rotate-secret`: the secret before signs too for a day.
+/// `POST /v1/webhooks/{id}/rotate-secret`: the previous secret also signs for a day.
 async fn rotate_secret(call: RequestContext) -> Result<ApiResponse> {
     let id = find(&call).await?.id;
     let secret = new_secret();
