@@ -11,7 +11,7 @@ use hyper::Method;
 use crate::model::RefusalCode;
 
 use super::error::ApiError;
-use super::layers::{auth, compression, cors, rate_limit, trace};
+use super::layers::{auth, compression, cors, trace};
 use super::operation::{Handler, Operation, Route, Target};
 use super::{Api, ROUTES, request_handler};
 
@@ -23,19 +23,18 @@ pub fn build(api: &Arc<Api>) -> Router {
         let methods = route.operations.iter().fold(MethodRouter::new(), serve);
         router = router.route(route.path, methods.fallback(async move || refuse_method(route)));
     }
-    router
-        .fallback(async || refuse_path())
-        .layer(from_fn_with_state(api.clone(), compression::layer))
-        .layer(from_fn_with_state(api.clone(), cors::layer))
-        .layer(from_fn_with_state(api.clone(), trace::layer))
-        .with_state(api.clone())
+    router =
+        router.fallback(async || refuse_path()).layer(from_fn_with_state(api.clone(), compression::layer));
+    if !api.settings.cors_origins.is_empty() {
+        router = router.layer(from_fn_with_state(api.clone(), cors::layer));
+    }
+    router.layer(from_fn_with_state(api.clone(), trace::layer)).with_state(api.clone())
 }
 
 fn serve(api: &Arc<Api>, route: &'static Route, operation: &'static Operation) -> MethodRouter<Arc<Api>> {
     match &operation.handler {
         Handler::Public(handler) => (**handler).clone(),
         Handler::Private(_) => on(operation.filter(), request_handler::handle)
-            .layer::<_, Infallible>(from_fn_with_state(api.clone(), rate_limit::layer))
             .layer::<_, Infallible>(from_fn_with_state(api.clone(), auth::layer))
             .layer(Extension(Target { route, operation })),
     }

@@ -15,6 +15,7 @@ use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{KeyId, KeySecret, RefusalCode, Scope, SecretDigest, TenantId, TenantStatus};
 use crate::store::{Directory, Key, Tenant};
 
+use super::rate_limit;
 use super::trace::Arrival;
 use crate::api::operation::Target;
 use crate::api::request_context::Origin;
@@ -61,7 +62,7 @@ pub struct Identity {
     pub tenant: Option<TenantId>,
 }
 
-/// Authenticates the caller and checks that it may call the operation.
+/// Authenticates the caller, checks that it may call the operation, and applies its rate limit.
 pub async fn layer(
     State(api): State<Arc<Api>>,
     Extension(target): Extension<Target>,
@@ -73,8 +74,9 @@ pub async fn layer(
     let access = target.operation.access();
     let caller = api.authenticate(request.headers(), access, origin.client, arrival.now).await?;
     let identity = Identity { key: caller.key.id, tenant: caller.key.tenant_id };
-    request.extensions_mut().insert(Arc::new(caller));
-    let mut response = next.run(request).await;
+    let caller = Arc::new(caller);
+    request.extensions_mut().insert(caller.clone());
+    let mut response = rate_limit::run(&api, &caller, arrival.now, request, next).await;
     response.extensions_mut().insert(identity);
     Ok(response)
 }

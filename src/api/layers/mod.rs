@@ -1,6 +1,6 @@
 //! The layers around handlers, from the outermost to the innermost. `idle_timeout` watches the connection. `trace`, `cors`
-//! and `compression` wrap every route. `auth` and `rate_limit` wrap every operation that needs a key. `idempotency` and
-//! `preconditions` wrap the handler; they run once the body has been read.
+//! and `compression` wrap every route. `auth` wraps every operation that needs a key, and applies `rate_limit`.
+//! `idempotency` and `preconditions` wrap the handler; they run once the body has been read.
 
 pub mod auth;
 pub mod compression;

@@ -3,11 +3,10 @@
 
 use std::collections::HashMap;
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::Extension;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hyper::HeaderMap;
@@ -20,22 +19,15 @@ use crate::policy::fixed_window::{FixedWindow, QuotaStatus};
 use crate::store::{Ledger, Store, UsedBy};
 
 use super::auth::Caller;
-use super::trace::Arrival;
 use crate::api::{Api, ApiError, Result};
 
 /// Interval between writes of the counts; a crash loses at most this much.
 const WRITE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Counts the request or refuses it, and adds the `RateLimit` headers to the response.
-pub async fn layer(
-    State(api): State<Arc<Api>>,
-    Extension(arrival): Extension<Arrival>,
-    Extension(caller): Extension<Arc<Caller>>,
-    request: Request,
-    next: Next,
-) -> Response {
+/// Counts the request of an authenticated caller or refuses it, and adds the `RateLimit` headers to the response.
+pub async fn run(api: &Api, caller: &Caller, now: Timestamp, request: Request, next: Next) -> Response {
     let mut headers = HeaderMap::new();
-    let mut response = match api.request_limiter.admit(&caller, &mut headers, arrival.now) {
+    let mut response = match api.request_limiter.admit(caller, &mut headers, now) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     };
