@@ -261,6 +261,9 @@ pub(super) async fn what_cannot_be_recorded_is_not_due_until_it_is_released<H: H
 }
 
 /// Producers, claimers that record at random, and nothing may be handed out while it is out, or after its end.
+/// A case that does not end is a defect.
+const CROWD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+
 async fn run_crowd<H: Harness>(hand_over_octets: u64, messages: usize, seed: u64) {
     let bed = Bed::<H>::with_hot_queue(hand_over_octets).await;
     let tenants = [bed.tenant("a").await.id, bed.tenant("b").await.id];
@@ -324,12 +327,13 @@ pub(super) async fn nothing_is_handed_out_twice_whoever_races<H: Harness>() {
         let cases = (0u64..50_000, 5usize..40, any::<u64>());
         let mut runner = TestRunner::new(ProptestConfig { cases: 6, ..ProptestConfig::default() });
         runner.run(&cases, |(hand_over, messages, seed)| {
-            runtime.block_on(run_crowd::<H>(hand_over, messages, seed));
+            let crowd = run_crowd::<H>(hand_over, messages, seed);
+            runtime.block_on(async { tokio::time::timeout(CROWD_TIMEOUT, crowd).await }).unwrap();
             Ok(())
         })
     };
-    // A thread of its own, because each case runs on a runtime of its own.
-    tokio::task::spawn_blocking(run_cases).await.unwrap().unwrap();
+    // A thread outside of the runtime of the test, because each case runs on a runtime of its own.
+    std::thread::spawn(run_cases).join().unwrap().unwrap();
 }
 
 pub(super) async fn fresh_mail_is_claimed_evenly_and_what_finds_no_room_is_left_to_the_next_claim<
