@@ -64,6 +64,8 @@ codes! {
     FromDomainNotOwned = "from_domain_not_owned";
     /// The header block is malformed or ambiguous.
     HeaderMalformed = "header_malformed";
+    /// The message has several fields of which RFC 5322 §3.6 allows one.
+    HeaderDuplicate = "header_duplicate";
     /// The message contains a NUL octet.
     NulInContent = "nul_in_content";
     /// The message contains a bare CR or LF, and the server refuses them.

@@ -41,6 +41,9 @@ impl SubmissionService {
     /// Checks the header, and whether the submitter may send for every author and sender in it.
     pub async fn check(&self, submission: Submission) -> Result<CheckedSubmission, Refusal> {
         let header = header_rewrite::check(&submission.message)?;
+        if !self.settings.allow_duplicate_headers {
+            header.refuse_duplicates()?;
+        }
         let current = self.refresh(&submission.submitter).await?;
         let domain = self.admit_from(&submission.submitter, &current, &header.from).await?;
         if !header.senders.is_empty() {

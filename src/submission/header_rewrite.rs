@@ -23,6 +23,19 @@ const SENDER_FIELDS: &[&str] = &["Sender", "Resent-From", "Resent-Sender"];
 const SENDERS_MAX: usize = 50;
 /// Bcc must not reach recipients (RFC 5322 §3.6.3); only the final server adds Return-Path (RFC 5321 §4.4).
 const REMOVED_FIELDS: &[&str] = &["Bcc", "Resent-Bcc", "Return-Path", IDEMPOTENCY_KEY];
+/// RFC 5322 §3.6: fields that occur at most once, besides From, which has a check of its own, and Bcc, which is removed.
+/// Large receivers refuse messages with several of one.
+const SINGLE_FIELDS: &[&str] = &[
+    "Subject",
+    "To",
+    "Cc",
+    "Date",
+    "Message-ID",
+    "Reply-To",
+    "Sender",
+    "In-Reply-To",
+    "References",
+];
 /// Identifies a submission; removed before delivery.
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
@@ -104,7 +117,26 @@ fn refuse_header(error: HeaderError) -> Refusal {
     )
 }
 
+fn refuse_duplicate(name: &str, count: usize) -> Refusal {
+    let hint = match name {
+        "To" | "Cc" | "Reply-To" => format!("send one {name} field with all its addresses, separated by commas"),
+        _ => format!("send one {name} field"),
+    };
+    Refusal::new(RefusalCode::HeaderDuplicate, format!("the message has {count} {name} fields"), hint)
+}
+
 impl CheckedHeader {
+    /// Refuses several fields of one name where RFC 5322 §3.6 allows one.
+    pub fn refuse_duplicates(&self) -> Result<(), Refusal> {
+        for name in SINGLE_FIELDS {
+            let count = self.block.named(name).count();
+            if count > 1 {
+                return Err(refuse_duplicate(name, count));
+            }
+        }
+        Ok(())
+    }
+
     /// The message without fields that recipients must not see. Copies only if there are any.
     pub fn strip(&self, message: Bytes) -> Bytes {
         let removed: Vec<Range<usize>> = self

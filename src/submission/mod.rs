@@ -50,6 +50,8 @@ pub struct SubmissionSettings {
     pub message_lifetime_max: Duration,
     /// Whether `MAIL FROM:<>` is accepted.
     pub allow_null_sender: bool,
+    /// Whether a message may have several fields of which RFC 5322 §3.6 allows one.
+    pub allow_duplicate_headers: bool,
     /// Whether `Received` includes the client's address.
     pub received_includes_client_address: bool,
 }

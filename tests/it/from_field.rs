@@ -7,6 +7,7 @@ const MISSING: &str = "550 5.7.1 [from_header_missing]";
 const AMBIGUOUS: &str = "550 5.7.1 [from_header_ambiguous]";
 const FOREIGN: &str = "550 5.7.1 [from_domain_not_owned]";
 const MALFORMED: &str = "554 5.6.0 [header_malformed]";
+const DUPLICATE: &str = "550 5.6.0 [header_duplicate]";
 const TAKEN: &str = "250 2.0.0";
 
 /// A header without its last CRLF, and the expected reply. The tenant has `own.example`.
@@ -49,7 +50,7 @@ const HEADERS: &[(&str, &str)] = &[
     // Other fields with an author.
     ("From: a@own.example\r\nSender: b@own.example", TAKEN),
     ("From: a@own.example\r\nSender: ceo@bank.example", FOREIGN),
-    ("From: a@own.example\r\nSender: b@own.example\r\nSender: ceo@bank.example", FOREIGN),
+    ("From: a@own.example\r\nSender: b@own.example\r\nSender: ceo@bank.example", DUPLICATE),
     ("From: a@own.example\r\nSender: b@own.example <ceo@bank.example>", AMBIGUOUS),
     ("From: a@own.example\r\nResent-From: ceo@bank.example", FOREIGN),
     ("From: a@own.example\r\nResent-Sender: ceo@bank.example", FOREIGN),
