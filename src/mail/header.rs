@@ -74,6 +74,16 @@ impl HeaderBlock {
     }
 }
 
+/// Whether a value is one message identifier (RFC 5322 §3.6.4): `<left@right>`.
+pub fn is_message_id(value: &str) -> bool {
+    let id = value.trim().strip_prefix('<').and_then(|rest| rest.strip_suffix('>'));
+    let is_text = |text: &str| {
+        !text.is_empty()
+            && text.bytes().all(|octet| octet.is_ascii_graphic() && !b"<>()@,;\"\\".contains(&octet))
+    };
+    id.and_then(|id| id.split_once('@')).is_some_and(|(left, right)| is_text(left) && is_text(right))
+}
+
 /// The end of the header, before the empty line.
 pub(super) fn find_end(message: &[u8]) -> usize {
     if message.starts_with(b"\r\n") {
@@ -128,6 +138,29 @@ mod tests {
         assert_eq!(scan("").unwrap().end, 0);
         assert_eq!(scan("\r\nbody\r\n").unwrap().fields, []);
         assert_eq!(scan("A: b\r\n").unwrap().end, 6);
+    }
+
+    #[test]
+    fn a_message_id_has_two_parts_in_angle_brackets() {
+        for value in ["<a@b>", " <1.2-3_x=y+z@host.example>\r\n", "<a@[127.0.0.1]>"] {
+            assert!(is_message_id(value), "{value}");
+        }
+        for value in [
+            "",
+            "<>",
+            "a@b",
+            "<a>",
+            "<@b>",
+            "<a@>",
+            "<a@b@c>",
+            "<a b@c>",
+            "<a@b> <c@d>",
+            "<a@b>x",
+            "<é@b>",
+            "<<a@b>>",
+        ] {
+            assert!(!is_message_id(value), "{value}");
+        }
     }
 
     #[test]

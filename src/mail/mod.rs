@@ -19,7 +19,7 @@ pub use envelope::{
     BodyType, Envelope, MailParameters, Notify, ParameterError, RcptParameters, Recipient, ReturnContent,
     ReversePath,
 };
-pub use header::{Field, HeaderBlock, HeaderError};
+pub use header::{Field, HeaderBlock, HeaderError, is_message_id};
 pub use jiff::civil::Date;
 pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, parse_mailbox_list};

@@ -8,7 +8,7 @@ use mail_parser::MessageParser;
 
 use super::Trace;
 use crate::mail::{
-    Address, DomainName, HeaderBlock, HeaderError, MailboxListError, Timestamp, parse_mailbox_list,
+    Address, DomainName, Field, HeaderBlock, HeaderError, MailboxListError, Timestamp, parse_mailbox_list,
 };
 use crate::model::{MessageId, Refusal, RefusalCode};
 use crate::policy::admission::{refuse_from, refuse_from_count};
@@ -23,19 +23,12 @@ const SENDER_FIELDS: &[&str] = &["Sender", "Resent-From", "Resent-Sender"];
 const SENDERS_MAX: usize = 50;
 /// Bcc must not reach recipients (RFC 5322 §3.6.3); only the final server adds Return-Path (RFC 5321 §4.4).
 const REMOVED_FIELDS: &[&str] = &["Bcc", "Resent-Bcc", "Return-Path", IDEMPOTENCY_KEY];
+/// The fields that a message needs besides From (RFC 5322 §3.6); the server adds them.
+const REQUIRED_FIELDS: &[&str] = &["Date", "Message-ID"];
 /// RFC 5322 §3.6: fields that occur at most once, besides From, which has a check of its own, and Bcc, which is removed.
 /// Large receivers refuse messages with several of one.
-const SINGLE_FIELDS: &[&str] = &[
-    "Subject",
-    "To",
-    "Cc",
-    "Date",
-    "Message-ID",
-    "Reply-To",
-    "Sender",
-    "In-Reply-To",
-    "References",
-];
+const SINGLE_FIELDS: &[&str] =
+    &["Subject", "To", "Cc", "Date", "Message-ID", "Reply-To", "Sender", "In-Reply-To", "References"];
 /// Identifies a submission; removed before delivery.
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
@@ -43,7 +36,10 @@ const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 /// A header that can be interpreted in exactly one way.
 #[derive(Debug)]
 pub struct CheckedHeader {
+    /// The fields that are relayed.
     block: HeaderBlock,
+    /// The positions of the other fields.
+    removed: Vec<Range<usize>>,
     /// The addresses of From, at least one.
     pub from: Vec<Address>,
     /// The addresses of Sender, Resent-From and Resent-Sender.
@@ -54,7 +50,7 @@ pub struct CheckedHeader {
 
 /// Parses the header, or refuses it.
 pub fn check(message: &[u8]) -> Result<CheckedHeader, Refusal> {
-    let block = HeaderBlock::scan(message, HEADER_OCTETS_MAX).map_err(refuse_header)?;
+    let mut block = HeaderBlock::scan(message, HEADER_OCTETS_MAX).map_err(refuse_header)?;
     let received = block.named("Received").count();
     if received > RECEIVED_MAX {
         return Err(Refusal::new(
@@ -71,7 +67,16 @@ pub fn check(message: &[u8]) -> Result<CheckedHeader, Refusal> {
         parse_mailbox_list(&message[field.value.clone()]).map_err(|error| refuse_from("From", error))?;
     let senders = read_senders(&block, message)?;
     let idempotency_key = read_idempotency_key(&block, message)?;
-    Ok(CheckedHeader { block, from, senders, idempotency_key })
+    let removed =
+        block.fields.extract_if(.., |field| is_removed(field, message)).map(|field| field.span).collect();
+    Ok(CheckedHeader { block, removed, from, senders, idempotency_key })
+}
+
+/// Whether recipients must not see the field, or whether it is an empty `Date` or `Message-ID`, which counts as absent.
+fn is_removed(field: &Field, message: &[u8]) -> bool {
+    let is_one_of = |names: &[&str]| names.iter().any(|name| field.name.eq_ignore_ascii_case(name));
+    let is_empty = || message[field.value.clone()].iter().all(|octet| b" \t\r\n<>".contains(octet));
+    is_one_of(REMOVED_FIELDS) || (is_one_of(REQUIRED_FIELDS) && is_empty())
 }
 
 /// Some mail clients show Sender or Resent-From in place of From.
@@ -119,7 +124,9 @@ fn refuse_header(error: HeaderError) -> Refusal {
 
 fn refuse_duplicate(name: &str, count: usize) -> Refusal {
     let hint = match name {
-        "To" | "Cc" | "Reply-To" => format!("send one {name} field with all its addresses, separated by commas"),
+        "To" | "Cc" | "Reply-To" => {
+            format!("send one {name} field with all its addresses, separated by commas")
+        }
         _ => format!("send one {name} field"),
     };
     Refusal::new(RefusalCode::HeaderDuplicate, format!("the message has {count} {name} fields"), hint)
@@ -137,21 +144,14 @@ impl CheckedHeader {
         Ok(())
     }
 
-    /// The message without fields that recipients must not see. Copies only if there are any.
+    /// The message without the removed fields. Copies only if there are any.
     pub fn strip(&self, message: Bytes) -> Bytes {
-        let removed: Vec<Range<usize>> = self
-            .block
-            .fields
-            .iter()
-            .filter(|field| REMOVED_FIELDS.iter().any(|name| field.name.eq_ignore_ascii_case(name)))
-            .map(|field| field.span.clone())
-            .collect();
-        if removed.is_empty() {
+        if self.removed.is_empty() {
             return message;
         }
         let mut stripped = BytesMut::with_capacity(message.len());
         let mut start = 0;
-        for span in removed {
+        for span in &self.removed {
             stripped.extend_from_slice(&message[start..span.start]);
             start = span.end;
         }
@@ -159,7 +159,7 @@ impl CheckedHeader {
         stripped.freeze()
     }
 
-    /// `Date` and `Message-ID`, if missing (RFC 6409 §8.2, §8.3).
+    /// `Date` and `Message-ID`, if missing or empty (RFC 6409 §8.2, §8.3).
     pub fn missing_fields(&self, id: MessageId, now: Timestamp) -> String {
         let mut fields = String::new();
         if self.block.named("Date").next().is_none() {

@@ -34,8 +34,7 @@ async fn a_field_that_may_occur_once_is_refused_twice_unless_the_operator_allows
         ("References", "<1@own.example>"),
     ];
     let stage = SubmissionStage::start().await;
-    let lenient =
-        SubmissionStage::with(|limits| limits.duplicate_headers = DuplicateHeaders::Allow).await;
+    let lenient = SubmissionStage::with(|limits| limits.duplicate_headers = DuplicateHeaders::Allow).await;
     let (mut strict, mut lax) = (log_in(&stage).await, log_in(&lenient).await);
     for (name, value) in names {
         let once = format!("{name}: {value}\r\n");
@@ -54,6 +53,34 @@ async fn a_field_that_may_occur_once_is_refused_twice_unless_the_operator_allows
     let said = submit(&mut lax, "From: <app@own.example>\r\n").await;
     assert!(said.starts_with("550 5.7.1 [from_header_ambiguous]"), "{said}");
     // Fields that may occur more often: RFC 5322 §3.6 and §3.6.5.
-    let said = submit(&mut strict, "Comments: a\r\nComments: b\r\nKeywords: a\r\nKeywords: b\r\nX: 1\r\nX: 2\r\n").await;
+    let said =
+        submit(&mut strict, "Comments: a\r\nComments: b\r\nKeywords: a\r\nKeywords: b\r\nX: 1\r\nX: 2\r\n")
+            .await;
     assert!(said.starts_with("250 "), "{said}");
+}
+
+#[tokio::test]
+async fn an_empty_date_or_message_id_is_replaced() {
+    let stage = SubmissionStage::start().await;
+    let mut client = log_in(&stage).await;
+    for (name, field) in [
+        ("Message-ID", "Message-ID:\r\n"),
+        ("Message-ID", "message-id: \t\r\n  \r\n"),
+        ("Message-ID", "Message-ID: <>\r\n"),
+        ("Message-ID", "Message-ID: < >\r\n"),
+        ("Date", "Date:\r\n"),
+        ("Date", "DATE:   \r\n"),
+    ] {
+        let said = submit(&mut client, &format!("X-Before: 1\r\n{field}X-After: 2\r\n")).await;
+        let id = SubmissionStage::id_in(&said);
+        let content = stage.store.content(id).await.unwrap().unwrap();
+        assert!(content.submitted.starts_with(b"X-Before: 1\r\nX-After: 2\r\nFrom: "), "{field:?}");
+        let prefix = String::from_utf8(content.prefix.to_vec()).unwrap();
+        assert_eq!(prefix.matches(&format!("\r\n{name}: ")).count(), 1, "{field:?}: {prefix}");
+    }
+    // The empty field counts as absent beside another.
+    let said = submit(&mut client, "Message-ID:\r\nMessage-ID: <1@own.example>\r\n").await;
+    let content = stage.store.content(SubmissionStage::id_in(&said)).await.unwrap().unwrap();
+    assert!(content.submitted.starts_with(b"Message-ID: <1@own.example>\r\nFrom: "), "{said}");
+    assert!(!String::from_utf8_lossy(&content.prefix).contains("\r\nMessage-ID: "));
 }
