@@ -104,6 +104,40 @@ async fn signatures_are_valid_with_the_records_that_the_api_shows() {
 }
 
 #[tokio::test]
+async fn a_mailing_list_may_add_fields_that_the_message_does_not_have() {
+    let (dns, mx, server, account) = setting().await;
+    publish(&dns, &domain(&server, &account).await, &[]);
+    server.submit(&account, &["bob@b.test"], CONTENT).await;
+    let received = mx.wait_for(1).await.remove(0).content;
+    for name in [
+        "Sender",
+        "Reply-To",
+        "Cc",
+        "In-Reply-To",
+        "References",
+        "MIME-Version",
+        "Content-Type",
+        "List-Id",
+        "List-Help",
+        "List-Unsubscribe",
+        "List-Unsubscribe-Post",
+        "List-Post",
+        "List-Archive",
+    ] {
+        let field = format!("{name}: <list@lists.test>\r\n");
+        let resent = [field.as_bytes(), &received[..]].concat();
+        let results = verify(&dns, &resent).await;
+        assert!(!results.is_empty() && results.iter().all(|(.., holds)| *holds), "{name}: {results:?}");
+    }
+    for name in ["Subject", "To", "Date", "Message-ID"] {
+        let text = String::from_utf8_lossy(&received).into_owned();
+        let changed = text.replacen(&format!("\r\n{name}: "), &format!("\r\n{name}: x"), 1);
+        let results = verify(&dns, changed.as_bytes()).await;
+        assert!(changed != text && results.iter().all(|(.., holds)| !holds), "{name} is signed: {results:?}");
+    }
+}
+
+#[tokio::test]
 async fn mail_from_a_subdomain_is_signed_by_the_domain_that_covers_it() {
     let (dns, mx, server, account) = setting().await;
     publish(&dns, &domain(&server, &account).await, &[]);
