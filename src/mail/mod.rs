@@ -22,7 +22,7 @@ pub use envelope::{
 pub use header::{Field, HeaderBlock, HeaderError, is_message_id};
 pub use jiff::civil::Date;
 pub use jiff::{SignedDuration, Timestamp};
-pub use mailbox_list::{MailboxListError, parse_mailbox_list};
+pub use mailbox_list::{MailboxListError, UnquotedName, parse_mailbox_list, quote_display_name};
 pub use status::EnhancedStatus;
 pub use tlsa::Tlsa;
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

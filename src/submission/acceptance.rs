@@ -140,7 +140,7 @@ impl SubmissionService {
         };
         let added = header.missing_fields(id, now);
         let summary = header.summarize(&added, &message);
-        let unsigned = Content { prefix: added.into(), submitted: header.strip(message) };
+        let unsigned = Content { prefix: added.into(), submitted: header.rewrite(message) };
         let (content, dkim_domain) =
             self.sign(submitter.tenant.id, domain, received.field(), unsigned).await?;
         Ok(NewMessage {

@@ -8,7 +8,8 @@ use mail_parser::MessageParser;
 
 use super::Trace;
 use crate::mail::{
-    Address, DomainName, Field, HeaderBlock, HeaderError, MailboxListError, Timestamp, parse_mailbox_list,
+    Address, DomainName, Field, HeaderBlock, HeaderError, MailboxListError, Timestamp, UnquotedName,
+    parse_mailbox_list, quote_display_name,
 };
 use crate::model::{MessageId, Refusal, RefusalCode};
 use crate::policy::admission::{refuse_from, refuse_from_count};
@@ -33,13 +34,15 @@ const SINGLE_FIELDS: &[&str] =
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
+/// Changes of a message, in order: the span of a field, and the text in its place.
+type Edits = Vec<(Range<usize>, String)>;
+
 /// A header that can be interpreted in exactly one way.
 #[derive(Debug)]
 pub struct CheckedHeader {
     /// The fields that are relayed.
     block: HeaderBlock,
-    /// The positions of the other fields.
-    removed: Vec<Range<usize>>,
+    edits: Edits,
     /// The addresses of From, at least one.
     pub from: Vec<Address>,
     /// The addresses of Sender, Resent-From and Resent-Sender.
@@ -63,13 +66,14 @@ pub fn check(message: &[u8]) -> Result<CheckedHeader, Refusal> {
     let [field] = from_fields[..] else {
         return Err(refuse_from_count(from_fields.len()));
     };
-    let from =
-        parse_mailbox_list(&message[field.value.clone()]).map_err(|error| refuse_from("From", error))?;
-    let senders = read_senders(&block, message)?;
+    let mut edits = Edits::new();
+    let from = read_mailboxes(field, message, &mut edits).map_err(|error| refuse_from("From", error))?;
+    let senders = read_senders(&block, message, &mut edits)?;
     let idempotency_key = read_idempotency_key(&block, message)?;
-    let removed =
-        block.fields.extract_if(.., |field| is_removed(field, message)).map(|field| field.span).collect();
-    Ok(CheckedHeader { block, removed, from, senders, idempotency_key })
+    let removed = block.fields.extract_if(.., |field| is_removed(field, message));
+    edits.extend(removed.map(|field| (field.span, String::new())));
+    edits.sort_unstable_by_key(|(span, _)| span.start);
+    Ok(CheckedHeader { block, edits, from, senders, idempotency_key })
 }
 
 /// Whether recipients must not see the field, or whether it is an empty `Date` or `Message-ID`, which counts as absent.
@@ -79,12 +83,26 @@ fn is_removed(field: &Field, message: &[u8]) -> bool {
     is_one_of(REMOVED_FIELDS) || (is_one_of(REQUIRED_FIELDS) && is_empty())
 }
 
+/// The addresses of a field. A display name that must be quoted is quoted in the message.
+fn read_mailboxes(
+    field: &Field,
+    message: &[u8],
+    edits: &mut Edits,
+) -> Result<Vec<Address>, MailboxListError> {
+    let value = &message[field.value.clone()];
+    parse_mailbox_list(value).or_else(|error| {
+        let UnquotedName { address, quoted } = quote_display_name(value).ok_or(error)?;
+        edits.push((field.span.clone(), format!("{}: {quoted}\r\n", field.name)));
+        Ok(vec![address])
+    })
+}
+
 /// Some mail clients show Sender or Resent-From in place of From.
-fn read_senders(block: &HeaderBlock, message: &[u8]) -> Result<Vec<Address>, Refusal> {
+fn read_senders(block: &HeaderBlock, message: &[u8], edits: &mut Edits) -> Result<Vec<Address>, Refusal> {
     let mut senders = Vec::new();
     for name in SENDER_FIELDS {
         for field in block.named(name) {
-            let addresses = parse_mailbox_list(&message[field.value.clone()]);
+            let addresses = read_mailboxes(field, message, edits);
             senders.extend(addresses.map_err(|error| refuse_from(name, error))?);
             if senders.len() > SENDERS_MAX {
                 return Err(refuse_from(name, MailboxListError::TooMany));
@@ -144,19 +162,20 @@ impl CheckedHeader {
         Ok(())
     }
 
-    /// The message without the removed fields. Copies only if there are any.
-    pub fn strip(&self, message: Bytes) -> Bytes {
-        if self.removed.is_empty() {
+    /// The message with its changes. Copies only if there are any.
+    pub fn rewrite(&self, message: Bytes) -> Bytes {
+        if self.edits.is_empty() {
             return message;
         }
-        let mut stripped = BytesMut::with_capacity(message.len());
+        let mut rewritten = BytesMut::with_capacity(message.len());
         let mut start = 0;
-        for span in &self.removed {
-            stripped.extend_from_slice(&message[start..span.start]);
+        for (span, text) in &self.edits {
+            rewritten.extend_from_slice(&message[start..span.start]);
+            rewritten.extend_from_slice(text.as_bytes());
             start = span.end;
         }
-        stripped.extend_from_slice(&message[start..]);
-        stripped.freeze()
+        rewritten.extend_from_slice(&message[start..]);
+        rewritten.freeze()
     }
 
     /// `Date` and `Message-ID`, if missing or empty (RFC 6409 §8.2, §8.3).
@@ -282,8 +301,8 @@ mod tests {
         let message =
             "From: a@b.c\r\nbcc: x@y.z,\r\n q@y.z\r\nTo: b@c.d\r\nReturn-Path: <>\r\n\r\nBcc: body\r\n";
         let checked = check(message.as_bytes()).unwrap();
-        let stripped = checked.strip(Bytes::from_static(message.as_bytes()));
-        assert_eq!(stripped, "From: a@b.c\r\nTo: b@c.d\r\n\r\nBcc: body\r\n");
+        let rewritten = checked.rewrite(Bytes::from_static(message.as_bytes()));
+        assert_eq!(rewritten, "From: a@b.c\r\nTo: b@c.d\r\n\r\nBcc: body\r\n");
     }
 
     /// Decoded whole, each of these takes more than half a minute.
@@ -301,8 +320,8 @@ mod tests {
     #[test]
     fn a_message_without_such_fields_is_not_copied() {
         let message = Bytes::from_static(b"From: a@b.c\r\n\r\nhi\r\n");
-        let stripped = check(&message).unwrap().strip(message.clone());
-        assert_eq!(stripped.as_ptr(), message.as_ptr());
+        let rewritten = check(&message).unwrap().rewrite(message.clone());
+        assert_eq!(rewritten.as_ptr(), message.as_ptr());
     }
 
     #[test]
@@ -310,7 +329,7 @@ mod tests {
         let message = b"From: a@b.c\r\nidempotency-key:  order 17 \r\n\r\nhi\r\n";
         let checked = check(message).unwrap();
         assert_eq!(checked.idempotency_key.as_deref(), Some("order 17"));
-        assert_eq!(checked.strip(Bytes::from_static(message)), "From: a@b.c\r\n\r\nhi\r\n");
+        assert_eq!(checked.rewrite(Bytes::from_static(message)), "From: a@b.c\r\n\r\nhi\r\n");
         assert_eq!(check(b"From: a@b.c\r\n\r\n").unwrap().idempotency_key, None);
         let long = format!("Idempotency-Key: {}\r\n", "x".repeat(256));
         for bad in

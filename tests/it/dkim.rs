@@ -138,6 +138,29 @@ async fn a_mailing_list_may_add_fields_that_the_message_does_not_have() {
 }
 
 #[tokio::test]
+async fn a_display_name_that_must_be_quoted_is_quoted_before_the_signature() {
+    let (dns, mx, server, account) = setting().await;
+    publish(&dns, &domain(&server, &account).await, &[]);
+    for (count, (author, quoted)) in [
+        ("alice@acme.test <alice@acme.test>", "\"alice@acme.test\" <alice@acme.test>"),
+        ("Doe, Alice\r\n\t<alice@acme.test> (work)", "\"Doe, Alice\" <alice@acme.test>"),
+        ("[Acme] A & B; sons <alice@acme.test>", "\"[Acme] A & B; sons\" <alice@acme.test>"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let content = format!("Subject: x\r\nFrom: {author}\r\nTo: bob@b.test\r\n\r\nbody\r\n");
+        server.submit(&account, &["bob@b.test"], content.as_bytes()).await;
+        let received = mx.wait_for(count + 1).await.remove(count).content;
+        let text = String::from_utf8_lossy(&received);
+        let expected = format!("\r\nSubject: x\r\nFrom: {quoted}\r\nTo: bob@b.test\r\n\r\nbody\r\n");
+        assert!(text.ends_with(&expected), "{text}");
+        let results = verify(&dns, &received).await;
+        assert!(!results.is_empty() && results.iter().all(|(.., holds)| *holds), "{author}: {results:?}");
+    }
+}
+
+#[tokio::test]
 async fn mail_from_a_subdomain_is_signed_by_the_domain_that_covers_it() {
     let (dns, mx, server, account) = setting().await;
     publish(&dns, &domain(&server, &account).await, &[]);
