@@ -337,7 +337,7 @@ mod tests {
         #[test]
         fn the_body_hash_follows_the_rfc_for_every_body(
             pieces in proptest::collection::vec(
-                prop_oneof![Just("\r\n"), Just(" \r\n"), Just("\t"), Just(" "), Just("a"), Just("word more \r\n"), Just(".")],
+                prop_oneof![Just("\r\n"), Just(" \r\n"), Just("\t"), Just(" "), Just("a"), Just("word more \r\n"), Just("."), Just("\u{c}"), Just("\u{b}"), Just("\u{1}")],
                 0..20,
             )
         ) {
@@ -345,6 +345,38 @@ mod tests {
             let message = format!("From: a@example.com\r\n\r\n{body}");
             let field = signer(&KEY).sign(&content("", message.as_bytes())).unwrap();
             prop_assert_eq!(body_hash(&field), STANDARD.encode(sha2::Sha256::digest(relaxed_body(body.as_bytes()))));
+        }
+    }
+
+    /// A literal implementation of RFC 6376 §3.4.2 for the value of a field.
+    fn relaxed_value(value: &str) -> String {
+        let unfolded = value.replace("\r\n", "");
+        unfolded.split([' ', '\t']).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ") + "\r\n"
+    }
+
+    /// mail-auth takes other octets for white space than the RFC does. All that it would canonicalize wrongly are refused.
+    #[test]
+    fn every_accepted_octet_of_a_field_is_canonicalized_as_in_the_rfc() {
+        let octets = (1..=0x7f).filter(|octet| !matches!(octet, b'\r' | b'\n'));
+        for octet in octets.map(char::from) {
+            let value = format!(" a{octet}b {octet} c\t{octet}\r\n {octet}d{octet}\r\n");
+            if HeaderBlock::scan(format!("Subject:{value}").as_bytes(), usize::MAX).is_err() {
+                continue;
+            }
+            let mut canonical = Collected::default();
+            let fields = iter::once((&b"Subject"[..], value.as_bytes()));
+            Canonicalization::Relaxed.canonicalize_headers(fields, &mut canonical);
+            let expected = format!("subject:{}", relaxed_value(&value));
+            assert_eq!(String::from_utf8_lossy(&canonical.0), expected, "{octet:?}");
+        }
+    }
+
+    #[derive(Default)]
+    struct Collected(Vec<u8>);
+
+    impl Writer for Collected {
+        fn write(&mut self, octets: &[u8]) {
+            self.0.extend_from_slice(octets);
         }
     }
 

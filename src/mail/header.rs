@@ -36,6 +36,13 @@ pub enum HeaderError {
         /// The line number from 1.
         line: usize,
     },
+    /// A form feed or vertical tab. RFC 6376 §3.4.2 does not count them as white space, but some signers and verifiers
+    /// do, mail-auth among them, so that a signature over them may be valid for nobody.
+    #[error("line {line} of the header has a form feed or a vertical tab")]
+    FormFeed {
+        /// The line number from 1.
+        line: usize,
+    },
     /// The header is larger than the limit.
     #[error("the header is larger than {octets_max} octets")]
     TooLong {
@@ -56,6 +63,9 @@ impl HeaderBlock {
         for (index, line) in lines(&message[..end]).enumerate() {
             let span = start..start + line.len();
             start = span.end;
+            if memchr::memchr2(0x0b, 0x0c, line).is_some() {
+                return Err(HeaderError::FormFeed { line: index + 1 });
+            }
             if line.starts_with(b" ") || line.starts_with(b"\t") {
                 let field = fields.last_mut().ok_or(HeaderError::LeadingWhiteSpace)?;
                 field.span.end = span.end;
@@ -170,6 +180,9 @@ mod tests {
         assert_eq!(scan("A\u{e9}: b\r\n\r\n"), Err(HeaderError::NotAField { line: 1 }));
         assert_eq!(scan("A: b\r\nFrom : c\r\n\r\n"), Err(HeaderError::NotAField { line: 2 }));
         assert_eq!(scan(": b\r\n\r\n"), Err(HeaderError::NotAField { line: 1 }));
+        assert_eq!(scan("A: b\r\n\u{c}c\r\n\r\n"), Err(HeaderError::FormFeed { line: 2 }));
+        assert_eq!(scan("A: b\u{b}\r\n\r\n"), Err(HeaderError::FormFeed { line: 1 }));
+        assert!(scan("A: b\r\n\r\n\u{b}\u{c}\r\n").is_ok());
         assert_eq!(
             scan(&("A: ".to_owned() + &"b".repeat(1000))),
             Err(HeaderError::TooLong { octets_max: 1000 })

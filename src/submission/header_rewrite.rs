@@ -133,11 +133,11 @@ fn read_idempotency_key(block: &HeaderBlock, message: &[u8]) -> Result<Option<St
 }
 
 fn refuse_header(error: HeaderError) -> Refusal {
-    Refusal::new(
-        RefusalCode::HeaderMalformed,
-        error.to_string(),
-        "send header fields as `Name: value`, then an empty line, then the body",
-    )
+    let hint = match error {
+        HeaderError::FormFeed { .. } => "use spaces, or encode the text (RFC 2047)",
+        _ => "send header fields as `Name: value`, then an empty line, then the body",
+    };
+    Refusal::new(RefusalCode::HeaderMalformed, error.to_string(), hint)
 }
 
 fn refuse_duplicate(name: &str, count: usize) -> Refusal {

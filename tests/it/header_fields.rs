@@ -84,3 +84,21 @@ async fn an_empty_date_or_message_id_is_replaced() {
     assert!(content.submitted.starts_with(b"Message-ID: <1@own.example>\r\nFrom: "), "{said}");
     assert!(!String::from_utf8_lossy(&content.prefix).contains("\r\nMessage-ID: "));
 }
+
+/// RFC 6376 §3.4.2 counts space and tab as white space; some verifiers count others too.
+#[tokio::test]
+async fn a_form_feed_or_vertical_tab_is_refused_in_the_header_and_kept_in_the_body() {
+    let stage = SubmissionStage::start().await;
+    let mut client = log_in(&stage).await;
+    for (line, field) in
+        [(1, "Subject: page\x0cbreak\r\n"), (2, "X-A: b\r\n\tc \x0b\r\n"), (1, "Subject:\x0c\r\n")]
+    {
+        let said = submit(&mut client, field).await;
+        let expected = format!("554 5.6.0 [header_malformed] line {line} of the header has a form feed");
+        assert!(said.starts_with(&expected), "{field:?}: {said}");
+    }
+    let message = b"From: <app@own.example>\r\n\r\npage\x0cbreak\x0b\r\n";
+    let reply = client.send("app@own.example", &["b@other.example"], message).await.expect_code(250);
+    let content = stage.store.content(SubmissionStage::id_in(&reply.text())).await.unwrap().unwrap();
+    assert_eq!(content.submitted, message[..]);
+}
