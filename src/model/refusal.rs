@@ -74,7 +74,7 @@ codes! {
     LineTooLong = "line_too_long";
     /// Binary content that cannot be relayed as 8BITMIME.
     ConversionRequired = "conversion_required";
-    /// The Idempotency-Key was used for different content.
+    /// The Idempotency-Key was used for another request, or over SMTP for another envelope.
     IdempotencyKeyReused = "idempotency_key_reused";
     /// The message has too many Received fields.
     MailLoop = "mail_loop";

@@ -103,7 +103,7 @@ impl SubmissionService {
     }
 
     /// The message that was submitted under this submission key within a day, which must not be counted again. Refused
-    /// if the content differs. Without a send limit nothing is counted, so only the storing transaction looks it up.
+    /// if the envelope differs. Without a send limit nothing is counted, so only the storing transaction looks it up.
     pub async fn find_duplicate(
         &self,
         tenant: &Tenant,

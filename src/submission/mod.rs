@@ -427,8 +427,8 @@ fn storage_refusal(error: StoreError) -> Refusal {
     match error {
         StoreError::Conflict(Conflict::SubmissionKey) => Refusal::new(
             RefusalCode::IdempotencyKeyReused,
-            "the Idempotency-Key of this message was used for a different message within the last day",
-            "use a new key for every message",
+            "the Idempotency-Key of this message was used for a different submission within the last day",
+            "use a new key for every message; a repetition has the same sender, recipients and parameters",
         ),
         StoreError::DiskFull => Refusal::new(
             RefusalCode::DiskLow,
