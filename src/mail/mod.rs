@@ -8,6 +8,7 @@ mod domain;
 mod envelope;
 mod header;
 mod mailbox_list;
+mod mime;
 mod status;
 mod tlsa;
 mod xtext;
