@@ -236,6 +236,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::FromHeaderAmbiguous
         | C::FromDomainNotOwned
         | C::HeaderMalformed
+        | C::HeaderDuplicate
         | C::NulInContent
         | C::BareNewline
         | C::LineTooLong

@@ -141,6 +141,7 @@ impl<'a> SharedServices<'a> {
             message_lifetime: config.relay.message_lifetime,
             message_lifetime_max: config.relay.message_lifetime_max,
             allow_null_sender: config.smtp.allow_null_sender,
+            allow_duplicate_headers: config.smtp.duplicate_headers == config::DuplicateHeaders::Allow,
             received_includes_client_address: config.smtp.received_includes_client_address,
         };
         let bans = auth_limiter::AuthLimiterSettings {

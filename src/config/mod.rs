@@ -33,7 +33,7 @@ pub use relay::{DestinationTls, Dnssec, MtaSts, Relay, Timeouts};
 pub use retention::Retention;
 pub use routing::{Endpoint, NamedHost, NamedHostError, PlatformSmartHost, Pool, Route, Source};
 pub use shaping::SiteRule;
-pub use smtp::{BareNewline, Smtp};
+pub use smtp::{BareNewline, DuplicateHeaders, Smtp};
 pub use store::Store;
 pub use tls_report::{TlsReport, TlsReportMail};
 pub use webhooks::Webhooks;

@@ -61,6 +61,8 @@ pub struct Smtp {
     pub session_timeout: Duration,
     /// The treatment of a bare CR or LF in a message.
     pub bare_newline: BareNewline,
+    /// The treatment of a message with several fields of which RFC 5322 §3.6 allows one.
+    pub duplicate_headers: DuplicateHeaders,
     /// Whether tenants may send with `MAIL FROM:<>`.
     pub allow_null_sender: bool,
     /// Whether `Received` contains the client's address.
@@ -75,6 +77,16 @@ pub enum BareNewline {
     Normalize,
     /// The message is refused.
     Reject,
+}
+
+/// The treatment of a message with several fields of which RFC 5322 §3.6 allows one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DuplicateHeaders {
+    /// The message is refused.
+    Reject,
+    /// The message is relayed as it is.
+    Allow,
 }
 
 impl Default for Smtp {
@@ -99,6 +111,7 @@ impl Default for Smtp {
             idle_timeout: Duration::from_secs(300),
             session_timeout: Duration::from_secs(60 * 60),
             bare_newline: BareNewline::Normalize,
+            duplicate_headers: DuplicateHeaders::Reject,
             allow_null_sender: true,
             received_includes_client_address: false,
         }

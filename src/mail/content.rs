@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::header::find_end;
+use super::mime::has_utf8_header;
 
 /// A message as sent: our header fields followed by the submitted message, with CRLF line ends. The parts are
 /// separate, so that the submitted octets are never copied.
@@ -28,6 +29,11 @@ impl Content {
     /// The header of the submitted message, up to the empty line.
     pub fn header(&self) -> &[u8] {
         &self.submitted[..find_end(&self.submitted)]
+    }
+
+    /// Whether a header has octets above 127: that of the message, of a MIME part or of a contained message.
+    pub fn has_utf8_header(&self) -> bool {
+        !self.prefix.is_ascii() || (!self.submitted.is_ascii() && has_utf8_header(&self.submitted))
     }
 
     /// The whole message as one vector.

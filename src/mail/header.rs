@@ -36,6 +36,13 @@ pub enum HeaderError {
         /// The line number from 1.
         line: usize,
     },
+    /// A form feed or vertical tab. RFC 6376 §3.4.2 does not count them as white space, but some signers and verifiers
+    /// do, mail-auth among them, so that a signature over them may be valid for nobody.
+    #[error("line {line} of the header has a form feed or a vertical tab")]
+    FormFeed {
+        /// The line number from 1.
+        line: usize,
+    },
     /// The header is larger than the limit.
     #[error("the header is larger than {octets_max} octets")]
     TooLong {
@@ -56,6 +63,9 @@ impl HeaderBlock {
         for (index, line) in lines(&message[..end]).enumerate() {
             let span = start..start + line.len();
             start = span.end;
+            if memchr::memchr2(0x0b, 0x0c, line).is_some() {
+                return Err(HeaderError::FormFeed { line: index + 1 });
+            }
             if line.starts_with(b" ") || line.starts_with(b"\t") {
                 let field = fields.last_mut().ok_or(HeaderError::LeadingWhiteSpace)?;
                 field.span.end = span.end;
@@ -72,6 +82,16 @@ impl HeaderBlock {
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Field> + 'a {
         self.fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name))
     }
+}
+
+/// Whether a value is one message identifier (RFC 5322 §3.6.4): `<left@right>`.
+pub fn is_message_id(value: &str) -> bool {
+    let id = value.trim().strip_prefix('<').and_then(|rest| rest.strip_suffix('>'));
+    let is_text = |text: &str| {
+        !text.is_empty()
+            && text.bytes().all(|octet| octet.is_ascii_graphic() && !b"<>()@,;\"\\".contains(&octet))
+    };
+    id.and_then(|id| id.split_once('@')).is_some_and(|(left, right)| is_text(left) && is_text(right))
 }
 
 /// The end of the header, before the empty line.
@@ -131,12 +151,38 @@ mod tests {
     }
 
     #[test]
+    fn a_message_id_has_two_parts_in_angle_brackets() {
+        for value in ["<a@b>", " <1.2-3_x=y+z@host.example>\r\n", "<a@[127.0.0.1]>"] {
+            assert!(is_message_id(value), "{value}");
+        }
+        for value in [
+            "",
+            "<>",
+            "a@b",
+            "<a>",
+            "<@b>",
+            "<a@>",
+            "<a@b@c>",
+            "<a b@c>",
+            "<a@b> <c@d>",
+            "<a@b>x",
+            "<é@b>",
+            "<<a@b>>",
+        ] {
+            assert!(!is_message_id(value), "{value}");
+        }
+    }
+
+    #[test]
     fn an_ambiguous_header_block_is_refused() {
         assert_eq!(scan(" a: b\r\n\r\n"), Err(HeaderError::LeadingWhiteSpace));
         assert_eq!(scan("A: b\r\nno field\r\n\r\n"), Err(HeaderError::NotAField { line: 2 }));
         assert_eq!(scan("A\u{e9}: b\r\n\r\n"), Err(HeaderError::NotAField { line: 1 }));
         assert_eq!(scan("A: b\r\nFrom : c\r\n\r\n"), Err(HeaderError::NotAField { line: 2 }));
         assert_eq!(scan(": b\r\n\r\n"), Err(HeaderError::NotAField { line: 1 }));
+        assert_eq!(scan("A: b\r\n\u{c}c\r\n\r\n"), Err(HeaderError::FormFeed { line: 2 }));
+        assert_eq!(scan("A: b\u{b}\r\n\r\n"), Err(HeaderError::FormFeed { line: 1 }));
+        assert!(scan("A: b\r\n\r\n\u{b}\u{c}\r\n").is_ok());
         assert_eq!(
             scan(&("A: ".to_owned() + &"b".repeat(1000))),
             Err(HeaderError::TooLong { octets_max: 1000 })

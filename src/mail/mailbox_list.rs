@@ -32,6 +32,8 @@ pub enum MailboxListError {
 
 const MAILBOXES_MAX: usize = 50;
 const COMMENT_DEPTH_MAX: usize = 8;
+/// With quotes and an address, such a name fits on a line (RFC 5322 §2.1.1).
+const NAME_OCTETS_MAX: usize = 255;
 
 /// A token of RFC 5322 §3.2, without white space and comments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +88,41 @@ fn parse_mailbox(tokens: &[PositionedToken]) -> Result<Address, MailboxListError
         [_, spec @ .., PositionedToken { token: Token::Special('>'), .. }] if is_phrase => parse_spec(spec),
         _ => Err(MailboxListError::Phrase),
     }
+}
+
+/// A mailbox whose display name must be quoted to be read in exactly one way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnquotedName {
+    /// The address in angle brackets.
+    pub address: Address,
+    /// The mailbox with its name quoted, on one line.
+    pub quoted: String,
+}
+
+/// Reads a field value that [`parse_mailbox_list`] refuses only because of special characters in the display name: one
+/// address in angle brackets after a text that names no other address.
+pub fn quote_display_name(value: &[u8]) -> Option<UnquotedName> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (name, spec) = text.split_at(text.find('<')?);
+    let [address] = <[Address; 1]>::try_from(parse_mailbox_list(spec.as_bytes()).ok()?).ok()?;
+    let name = name.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+    // Mail clients do not agree on whether to decode an encoded word in a quoted string.
+    let is_readable = !name.is_empty()
+        && name.len() <= NAME_OCTETS_MAX
+        && !name.contains(|c: char| c.is_control() || c == '>')
+        && !name.contains("=?");
+    if !is_readable || (name.contains('@') && !names_address(&name, &address)) {
+        return None;
+    }
+    let escaped = name.replace('\\', "\\\\").replace('"', "\\\"");
+    let quoted = format!("\"{escaped}\" <{address}>");
+    Some(UnquotedName { address, quoted })
+}
+
+/// Whether a name is the address itself. Some programs put it in apostrophes.
+fn names_address(name: &str, address: &Address) -> bool {
+    let bare = name.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\'')).unwrap_or(name);
+    Address::parse(bare).is_ok_and(|named| named.folded() == address.folded())
 }
 
 /// Joins the tokens of `local@domain`.
@@ -233,10 +270,58 @@ mod tests {
         assert_eq!(read(&"(".repeat(100)), Err(MailboxListError::Open));
     }
 
+    #[test]
+    fn a_display_name_is_quoted_if_it_names_no_other_address() {
+        for (value, quoted) in [
+            (" a@b.c <a@b.c>\r\n", "\"a@b.c\" <a@b.c>"),
+            ("'a@b.c' <a@b.c>", "\"'a@b.c'\" <a@b.c>"),
+            ("A@B.C <a@b.c>", "\"A@B.C\" <a@b.c>"),
+            (" Doe, Alice <a@b.c>", "\"Doe, Alice\" <a@b.c>"),
+            (" [Shop]\r\n\tAlice  <a@b.c> (work)\r\n", "\"[Shop] Alice\" <a@b.c>"),
+            ("Shop: Müller; Söhne <a@b.c>", "\"Shop: Müller; Söhne\" <a@b.c>"),
+            ("Alice) <a@b.c>", "\"Alice)\" <a@b.c>"),
+            ("Bob \"The B\\\" Smith, Jr. <a@b.c>", "\"Bob \\\"The B\\\\\\\" Smith, Jr.\" <a@b.c>"),
+        ] {
+            let name = quote_display_name(value.as_bytes()).expect(value);
+            assert_eq!(name.quoted, quoted);
+            assert_eq!(parse_mailbox_list(quoted.as_bytes()), Ok(vec![name.address]), "{quoted}");
+        }
+        for value in [
+            "b@evil.com <a@b.c>",
+            "a@b.c.evil.com <a@b.c>",
+            "a@b.c, b@evil.com <a@b.c>",
+            "a@b.c a@b.c <a@b.c>",
+            "Doe, b@evil.com <a@b.c>",
+            "<b@evil.com> <a@b.c>",
+            "b@evil.com> <a@b.c>",
+            "Doe, Alice <a@b.c> x",
+            "Doe, Alice <a@b.c>, d@e.f",
+            "Doe, Alice <a@b.c> <d@e.f>",
+            "Doe, Alice <@evil.com:a@b.c>",
+            "Doe, Alice <a@b.c",
+            "Doe, Alice",
+            "Doe, \u{7}Alice <a@b.c>",
+            "=?utf-8?q?Doe?=, Alice <a@b.c>",
+            "<a@b.c>",
+        ] {
+            assert_eq!(quote_display_name(value.as_bytes()), None, "{value}");
+        }
+        assert_eq!(quote_display_name(b"Doe, J\xfcrgen <a@b.c>"), None);
+        let long = format!("{}, x <a@b.c>", "x".repeat(NAME_OCTETS_MAX));
+        assert_eq!(quote_display_name(long.as_bytes()), None);
+    }
+
     proptest! {
         #[test]
+        fn a_quoted_name_is_read_in_one_way(name in "[a-c@,;:.()\\[\\]\"\\\\'é \r\n\t>]{0,30}") {
+            if let Some(name) = quote_display_name(format!("{name}<a@b.c>").as_bytes()) {
+                prop_assert_eq!(parse_mailbox_list(name.quoted.as_bytes()), Ok(vec![name.address]));
+            }
+        }
+
+        #[test]
         fn no_value_makes_the_parser_panic(value in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = parse_mailbox_list(&value);
+            let _ = (parse_mailbox_list(&value), quote_display_name(&value));
         }
     }
 

@@ -8,6 +8,7 @@ mod domain;
 mod envelope;
 mod header;
 mod mailbox_list;
+mod mime;
 mod status;
 mod tlsa;
 mod xtext;
@@ -19,10 +20,10 @@ pub use envelope::{
     BodyType, Envelope, MailParameters, Notify, ParameterError, RcptParameters, Recipient, ReturnContent,
     ReversePath,
 };
-pub use header::{Field, HeaderBlock, HeaderError};
+pub use header::{Field, HeaderBlock, HeaderError, is_message_id};
 pub use jiff::civil::Date;
 pub use jiff::{SignedDuration, Timestamp};
-pub use mailbox_list::{MailboxListError, parse_mailbox_list};
+pub use mailbox_list::{MailboxListError, UnquotedName, parse_mailbox_list, quote_display_name};
 pub use status::EnhancedStatus;
 pub use tlsa::Tlsa;
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

@@ -64,6 +64,8 @@ codes! {
     FromDomainNotOwned = "from_domain_not_owned";
     /// The header block is malformed or ambiguous.
     HeaderMalformed = "header_malformed";
+    /// The message has several fields of which RFC 5322 §3.6 allows one.
+    HeaderDuplicate = "header_duplicate";
     /// The message contains a NUL octet.
     NulInContent = "nul_in_content";
     /// The message contains a bare CR or LF, and the server refuses them.
@@ -72,7 +74,7 @@ codes! {
     LineTooLong = "line_too_long";
     /// Binary content that cannot be relayed as 8BITMIME.
     ConversionRequired = "conversion_required";
-    /// The Idempotency-Key was used for different content.
+    /// The Idempotency-Key was used for another request, or over SMTP for another envelope.
     IdempotencyKeyReused = "idempotency_key_reused";
     /// The message has too many Received fields.
     MailLoop = "mail_loop";

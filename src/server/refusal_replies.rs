@@ -65,6 +65,7 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         RecipientNeedsSmtputf8 => (553, 6, 7),
         RecipientNotQualified => (550, 1, 2),
         TooManyRecipients => (452, 5, 3),
+        HeaderDuplicate => (550, 6, 0),
         IdempotencyKeyReused | HeaderMalformed | NulInContent | BareNewline | LineTooLong => (554, 6, 0),
         ConversionRequired => (554, 6, 1),
         MailLoop => (554, 4, 6),

@@ -14,8 +14,8 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub enum LineError {
     /// No CRLF within [`LINE_OCTETS_MAX`].
     TooLong,
-    /// LF without CR. It is reported immediately, because a client that ends lines with LF never sends CRLF. It does
-    /// not end the line: this would allow command smuggling.
+    /// LF without CR. It is reported immediately, because a client that ends lines with LF never sends CRLF. The text
+    /// before and after it is no command: this would allow command smuggling.
     BareLineFeed,
     /// The client starts a TLS handshake on a plain-text port.
     TlsHello,

@@ -41,6 +41,9 @@ impl SubmissionService {
     /// Checks the header, and whether the submitter may send for every author and sender in it.
     pub async fn check(&self, submission: Submission) -> Result<CheckedSubmission, Refusal> {
         let header = header_rewrite::check(&submission.message)?;
+        if !self.settings.allow_duplicate_headers {
+            header.refuse_duplicates()?;
+        }
         let current = self.refresh(&submission.submitter).await?;
         let domain = self.admit_from(&submission.submitter, &current, &header.from).await?;
         if !header.senders.is_empty() {
@@ -100,7 +103,7 @@ impl SubmissionService {
     }
 
     /// The message that was submitted under this submission key within a day, which must not be counted again. Refused
-    /// if the content differs. Without a send limit nothing is counted, so only the storing transaction looks it up.
+    /// if the envelope differs. Without a send limit nothing is counted, so only the storing transaction looks it up.
     pub async fn find_duplicate(
         &self,
         tenant: &Tenant,
@@ -137,7 +140,7 @@ impl SubmissionService {
         };
         let added = header.missing_fields(id, now);
         let summary = header.summarize(&added, &message);
-        let unsigned = Content { prefix: added.into(), submitted: header.strip(message) };
+        let unsigned = Content { prefix: added.into(), submitted: header.rewrite(message) };
         let (content, dkim_domain) =
             self.sign(submitter.tenant.id, domain, received.field(), unsigned).await?;
         Ok(NewMessage {

@@ -8,7 +8,8 @@ use mail_parser::MessageParser;
 
 use super::Trace;
 use crate::mail::{
-    Address, DomainName, HeaderBlock, HeaderError, MailboxListError, Timestamp, parse_mailbox_list,
+    Address, DomainName, Field, HeaderBlock, HeaderError, MailboxListError, Timestamp, UnquotedName,
+    parse_mailbox_list, quote_display_name,
 };
 use crate::model::{MessageId, Refusal, RefusalCode};
 use crate::policy::admission::{refuse_from, refuse_from_count};
@@ -23,14 +24,25 @@ const SENDER_FIELDS: &[&str] = &["Sender", "Resent-From", "Resent-Sender"];
 const SENDERS_MAX: usize = 50;
 /// Bcc must not reach recipients (RFC 5322 §3.6.3); only the final server adds Return-Path (RFC 5321 §4.4).
 const REMOVED_FIELDS: &[&str] = &["Bcc", "Resent-Bcc", "Return-Path", IDEMPOTENCY_KEY];
+/// The fields that a message needs besides From (RFC 5322 §3.6); the server adds them.
+const REQUIRED_FIELDS: &[&str] = &["Date", "Message-ID"];
+/// RFC 5322 §3.6: fields that occur at most once, besides From, which has a check of its own, and Bcc, which is removed.
+/// Large receivers refuse messages with several of one.
+const SINGLE_FIELDS: &[&str] =
+    &["Subject", "To", "Cc", "Date", "Message-ID", "Reply-To", "Sender", "In-Reply-To", "References"];
 /// Identifies a submission; removed before delivery.
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
+/// Changes of a message, in order: the span of a field, and the text in its place.
+type Edits = Vec<(Range<usize>, String)>;
+
 /// A header that can be interpreted in exactly one way.
 #[derive(Debug)]
 pub struct CheckedHeader {
+    /// The fields that are relayed.
     block: HeaderBlock,
+    edits: Edits,
     /// The addresses of From, at least one.
     pub from: Vec<Address>,
     /// The addresses of Sender, Resent-From and Resent-Sender.
@@ -41,7 +53,7 @@ pub struct CheckedHeader {
 
 /// Parses the header, or refuses it.
 pub fn check(message: &[u8]) -> Result<CheckedHeader, Refusal> {
-    let block = HeaderBlock::scan(message, HEADER_OCTETS_MAX).map_err(refuse_header)?;
+    let mut block = HeaderBlock::scan(message, HEADER_OCTETS_MAX).map_err(refuse_header)?;
     let received = block.named("Received").count();
     if received > RECEIVED_MAX {
         return Err(Refusal::new(
@@ -54,19 +66,43 @@ pub fn check(message: &[u8]) -> Result<CheckedHeader, Refusal> {
     let [field] = from_fields[..] else {
         return Err(refuse_from_count(from_fields.len()));
     };
-    let from =
-        parse_mailbox_list(&message[field.value.clone()]).map_err(|error| refuse_from("From", error))?;
-    let senders = read_senders(&block, message)?;
+    let mut edits = Edits::new();
+    let from = read_mailboxes(field, message, &mut edits).map_err(|error| refuse_from("From", error))?;
+    let senders = read_senders(&block, message, &mut edits)?;
     let idempotency_key = read_idempotency_key(&block, message)?;
-    Ok(CheckedHeader { block, from, senders, idempotency_key })
+    let removed = block.fields.extract_if(.., |field| is_removed(field, message));
+    edits.extend(removed.map(|field| (field.span, String::new())));
+    edits.sort_unstable_by_key(|(span, _)| span.start);
+    Ok(CheckedHeader { block, edits, from, senders, idempotency_key })
+}
+
+/// Whether recipients must not see the field, or whether it is an empty `Date` or `Message-ID`, which counts as absent.
+fn is_removed(field: &Field, message: &[u8]) -> bool {
+    let is_one_of = |names: &[&str]| names.iter().any(|name| field.name.eq_ignore_ascii_case(name));
+    let is_empty = || message[field.value.clone()].iter().all(|octet| b" \t\r\n<>".contains(octet));
+    is_one_of(REMOVED_FIELDS) || (is_one_of(REQUIRED_FIELDS) && is_empty())
+}
+
+/// The addresses of a field. A display name that must be quoted is quoted in the message.
+fn read_mailboxes(
+    field: &Field,
+    message: &[u8],
+    edits: &mut Edits,
+) -> Result<Vec<Address>, MailboxListError> {
+    let value = &message[field.value.clone()];
+    parse_mailbox_list(value).or_else(|error| {
+        let UnquotedName { address, quoted } = quote_display_name(value).ok_or(error)?;
+        edits.push((field.span.clone(), format!("{}: {quoted}\r\n", field.name)));
+        Ok(vec![address])
+    })
 }
 
 /// Some mail clients show Sender or Resent-From in place of From.
-fn read_senders(block: &HeaderBlock, message: &[u8]) -> Result<Vec<Address>, Refusal> {
+fn read_senders(block: &HeaderBlock, message: &[u8], edits: &mut Edits) -> Result<Vec<Address>, Refusal> {
     let mut senders = Vec::new();
     for name in SENDER_FIELDS {
         for field in block.named(name) {
-            let addresses = parse_mailbox_list(&message[field.value.clone()]);
+            let addresses = read_mailboxes(field, message, edits);
             senders.extend(addresses.map_err(|error| refuse_from(name, error))?);
             if senders.len() > SENDERS_MAX {
                 return Err(refuse_from(name, MailboxListError::TooMany));
@@ -97,37 +133,52 @@ fn read_idempotency_key(block: &HeaderBlock, message: &[u8]) -> Result<Option<St
 }
 
 fn refuse_header(error: HeaderError) -> Refusal {
-    Refusal::new(
-        RefusalCode::HeaderMalformed,
-        error.to_string(),
-        "send header fields as `Name: value`, then an empty line, then the body",
-    )
+    let hint = match error {
+        HeaderError::FormFeed { .. } => "use spaces, or encode the text (RFC 2047)",
+        _ => "send header fields as `Name: value`, then an empty line, then the body",
+    };
+    Refusal::new(RefusalCode::HeaderMalformed, error.to_string(), hint)
+}
+
+fn refuse_duplicate(name: &str, count: usize) -> Refusal {
+    let hint = match name {
+        "To" | "Cc" | "Reply-To" => {
+            format!("send one {name} field with all its addresses, separated by commas")
+        }
+        _ => format!("send one {name} field"),
+    };
+    Refusal::new(RefusalCode::HeaderDuplicate, format!("the message has {count} {name} fields"), hint)
 }
 
 impl CheckedHeader {
-    /// The message without fields that recipients must not see. Copies only if there are any.
-    pub fn strip(&self, message: Bytes) -> Bytes {
-        let removed: Vec<Range<usize>> = self
-            .block
-            .fields
-            .iter()
-            .filter(|field| REMOVED_FIELDS.iter().any(|name| field.name.eq_ignore_ascii_case(name)))
-            .map(|field| field.span.clone())
-            .collect();
-        if removed.is_empty() {
-            return message;
+    /// Refuses several fields of one name where RFC 5322 §3.6 allows one.
+    pub fn refuse_duplicates(&self) -> Result<(), Refusal> {
+        for name in SINGLE_FIELDS {
+            let count = self.block.named(name).count();
+            if count > 1 {
+                return Err(refuse_duplicate(name, count));
+            }
         }
-        let mut stripped = BytesMut::with_capacity(message.len());
-        let mut start = 0;
-        for span in removed {
-            stripped.extend_from_slice(&message[start..span.start]);
-            start = span.end;
-        }
-        stripped.extend_from_slice(&message[start..]);
-        stripped.freeze()
+        Ok(())
     }
 
-    /// `Date` and `Message-ID`, if missing (RFC 6409 §8.2, §8.3).
+    /// The message with its changes. Copies only if there are any.
+    pub fn rewrite(&self, message: Bytes) -> Bytes {
+        if self.edits.is_empty() {
+            return message;
+        }
+        let mut rewritten = BytesMut::with_capacity(message.len());
+        let mut start = 0;
+        for (span, text) in &self.edits {
+            rewritten.extend_from_slice(&message[start..span.start]);
+            rewritten.extend_from_slice(text.as_bytes());
+            start = span.end;
+        }
+        rewritten.extend_from_slice(&message[start..]);
+        rewritten.freeze()
+    }
+
+    /// `Date` and `Message-ID`, if missing or empty (RFC 6409 §8.2, §8.3).
     pub fn missing_fields(&self, id: MessageId, now: Timestamp) -> String {
         let mut fields = String::new();
         if self.block.named("Date").next().is_none() {
@@ -250,8 +301,8 @@ mod tests {
         let message =
             "From: a@b.c\r\nbcc: x@y.z,\r\n q@y.z\r\nTo: b@c.d\r\nReturn-Path: <>\r\n\r\nBcc: body\r\n";
         let checked = check(message.as_bytes()).unwrap();
-        let stripped = checked.strip(Bytes::from_static(message.as_bytes()));
-        assert_eq!(stripped, "From: a@b.c\r\nTo: b@c.d\r\n\r\nBcc: body\r\n");
+        let rewritten = checked.rewrite(Bytes::from_static(message.as_bytes()));
+        assert_eq!(rewritten, "From: a@b.c\r\nTo: b@c.d\r\n\r\nBcc: body\r\n");
     }
 
     /// Decoded whole, each of these takes more than half a minute.
@@ -269,8 +320,8 @@ mod tests {
     #[test]
     fn a_message_without_such_fields_is_not_copied() {
         let message = Bytes::from_static(b"From: a@b.c\r\n\r\nhi\r\n");
-        let stripped = check(&message).unwrap().strip(message.clone());
-        assert_eq!(stripped.as_ptr(), message.as_ptr());
+        let rewritten = check(&message).unwrap().rewrite(message.clone());
+        assert_eq!(rewritten.as_ptr(), message.as_ptr());
     }
 
     #[test]
@@ -278,7 +329,7 @@ mod tests {
         let message = b"From: a@b.c\r\nidempotency-key:  order 17 \r\n\r\nhi\r\n";
         let checked = check(message).unwrap();
         assert_eq!(checked.idempotency_key.as_deref(), Some("order 17"));
-        assert_eq!(checked.strip(Bytes::from_static(message)), "From: a@b.c\r\n\r\nhi\r\n");
+        assert_eq!(checked.rewrite(Bytes::from_static(message)), "From: a@b.c\r\n\r\nhi\r\n");
         assert_eq!(check(b"From: a@b.c\r\n\r\n").unwrap().idempotency_key, None);
         let long = format!("Idempotency-Key: {}\r\n", "x".repeat(256));
         for bad in

@@ -50,6 +50,8 @@ pub struct SubmissionSettings {
     pub message_lifetime_max: Duration,
     /// Whether `MAIL FROM:<>` is accepted.
     pub allow_null_sender: bool,
+    /// Whether a message may have several fields of which RFC 5322 §3.6 allows one.
+    pub allow_duplicate_headers: bool,
     /// Whether `Received` includes the client's address.
     pub received_includes_client_address: bool,
 }
@@ -425,8 +427,8 @@ fn storage_refusal(error: StoreError) -> Refusal {
     match error {
         StoreError::Conflict(Conflict::SubmissionKey) => Refusal::new(
             RefusalCode::IdempotencyKeyReused,
-            "the Idempotency-Key of this message was used for a different message within the last day",
-            "use a new key for every message",
+            "the Idempotency-Key of this message was used for a different submission within the last day",
+            "use a new key for every message; a repetition has the same sender, recipients and parameters",
         ),
         StoreError::DiskFull => Refusal::new(
             RefusalCode::DiskLow,

@@ -1,6 +1,5 @@
-//! Recognises a repeated submission: its key, and a digest of what was submitted under it. Pure.
+//! Recognises a repeated submission: its key, and a digest of the envelope that was submitted under it. Pure.
 
-use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{Submission, header_rewrite::CheckedHeader};
@@ -9,23 +8,23 @@ use crate::store::SubmissionKey;
 
 /// The key that the caller gave, or that the message has in its header.
 pub(super) fn submission_key(submission: &Submission, header: &CheckedHeader) -> Option<SubmissionKey> {
-    let Submission { envelope, message, extras, .. } = submission;
+    let Submission { envelope, extras, .. } = submission;
     let own_key = || {
         let name = format!("smtp {}", header.idempotency_key.as_ref()?);
-        Some(SubmissionKey { name, digest: digest_of(envelope, message) })
+        Some(SubmissionKey { name, digest: digest_of(envelope) })
     };
     extras.submission_key.clone().or_else(own_key)
 }
 
-/// A digest of everything that distinguishes submissions. Lengths separate the parts unambiguously.
-fn digest_of(envelope: &Envelope, message: &Bytes) -> [u8; 32] {
+/// A digest of the envelope. The content does not count: libraries give each submission a new Date, Message-ID and MIME
+/// boundary. Lengths separate the parts unambiguously.
+fn digest_of(envelope: &Envelope) -> [u8; 32] {
     let Envelope { reverse_path, recipients, parameters, .. } = envelope;
     let mut recipients: Vec<String> = recipients.iter().map(describe_recipient).collect();
     recipients.sort_unstable();
     let described = [reverse_path.to_string(), describe_parameters(parameters)];
-    let parts = recipients.iter().chain(&described).map(String::as_bytes).chain([&message[..]]);
     let mut digest = Sha256::new();
-    for part in parts {
+    for part in recipients.iter().chain(&described).map(String::as_bytes) {
         digest.update((part.len() as u64).to_be_bytes());
         digest.update(part);
     }

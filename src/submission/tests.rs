@@ -41,6 +41,7 @@ impl Fixture {
             message_lifetime: Duration::from_secs(3600),
             message_lifetime_max: Duration::from_secs(3600),
             allow_null_sender: false,
+            allow_duplicate_headers: false,
             received_includes_client_address: false,
         };
         Self {

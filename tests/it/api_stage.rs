@@ -86,6 +86,7 @@ impl ApiStage {
             message_lifetime: 120 * HOUR,
             message_lifetime_max: 240 * HOUR,
             allow_null_sender: true,
+            allow_duplicate_headers: false,
             received_includes_client_address: false,
         };
         let api = Api::new(ApiDependencies {

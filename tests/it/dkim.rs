@@ -104,6 +104,63 @@ async fn signatures_are_valid_with_the_records_that_the_api_shows() {
 }
 
 #[tokio::test]
+async fn a_mailing_list_may_add_fields_that_the_message_does_not_have() {
+    let (dns, mx, server, account) = setting().await;
+    publish(&dns, &domain(&server, &account).await, &[]);
+    server.submit(&account, &["bob@b.test"], CONTENT).await;
+    let received = mx.wait_for(1).await.remove(0).content;
+    for name in [
+        "Sender",
+        "Reply-To",
+        "Cc",
+        "In-Reply-To",
+        "References",
+        "MIME-Version",
+        "Content-Type",
+        "List-Id",
+        "List-Help",
+        "List-Unsubscribe",
+        "List-Unsubscribe-Post",
+        "List-Post",
+        "List-Archive",
+    ] {
+        let field = format!("{name}: <list@lists.test>\r\n");
+        let resent = [field.as_bytes(), &received[..]].concat();
+        let results = verify(&dns, &resent).await;
+        assert!(!results.is_empty() && results.iter().all(|(.., holds)| *holds), "{name}: {results:?}");
+    }
+    for name in ["Subject", "To", "Date", "Message-ID"] {
+        let text = String::from_utf8_lossy(&received).into_owned();
+        let changed = text.replacen(&format!("\r\n{name}: "), &format!("\r\n{name}: x"), 1);
+        let results = verify(&dns, changed.as_bytes()).await;
+        assert!(changed != text && results.iter().all(|(.., holds)| !holds), "{name} is signed: {results:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_display_name_that_must_be_quoted_is_quoted_before_the_signature() {
+    let (dns, mx, server, account) = setting().await;
+    publish(&dns, &domain(&server, &account).await, &[]);
+    for (count, (author, quoted)) in [
+        ("alice@acme.test <alice@acme.test>", "\"alice@acme.test\" <alice@acme.test>"),
+        ("Doe, Alice\r\n\t<alice@acme.test> (work)", "\"Doe, Alice\" <alice@acme.test>"),
+        ("[Acme] A & B; sons <alice@acme.test>", "\"[Acme] A & B; sons\" <alice@acme.test>"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let content = format!("Subject: x\r\nFrom: {author}\r\nTo: bob@b.test\r\n\r\nbody\r\n");
+        server.submit(&account, &["bob@b.test"], content.as_bytes()).await;
+        let received = mx.wait_for(count + 1).await.remove(count).content;
+        let text = String::from_utf8_lossy(&received);
+        let expected = format!("\r\nSubject: x\r\nFrom: {quoted}\r\nTo: bob@b.test\r\n\r\nbody\r\n");
+        assert!(text.ends_with(&expected), "{text}");
+        let results = verify(&dns, &received).await;
+        assert!(!results.is_empty() && results.iter().all(|(.., holds)| *holds), "{author}: {results:?}");
+    }
+}
+
+#[tokio::test]
 async fn mail_from_a_subdomain_is_signed_by_the_domain_that_covers_it() {
     let (dns, mx, server, account) = setting().await;
     publish(&dns, &domain(&server, &account).await, &[]);

@@ -7,6 +7,7 @@ const MISSING: &str = "550 5.7.1 [from_header_missing]";
 const AMBIGUOUS: &str = "550 5.7.1 [from_header_ambiguous]";
 const FOREIGN: &str = "550 5.7.1 [from_domain_not_owned]";
 const MALFORMED: &str = "554 5.6.0 [header_malformed]";
+const DUPLICATE: &str = "550 5.6.0 [header_duplicate]";
 const TAKEN: &str = "250 2.0.0";
 
 /// A header without its last CRLF, and the expected reply. The tenant has `own.example`.
@@ -27,6 +28,17 @@ const HEADERS: &[(&str, &str)] = &[
     ("From: =?utf-8?q?=3Cceo=40bank.example=3E?= <a@own.example>", TAKEN),
     ("From: \"\\\"<ceo@bank.example>\" <a@own.example>", TAKEN),
     ("From: ceo@bank.example <a@own.example>", AMBIGUOUS),
+    ("From: Ann, ceo@bank.example <a@own.example>", AMBIGUOUS),
+    ("From: ceo@bank.example, Ann, Bob <a@own.example>", AMBIGUOUS),
+    // A display name that must be quoted.
+    ("From: a@own.example <a@own.example>", TAKEN),
+    ("From: a@own.example <b@own.example>", AMBIGUOUS),
+    ("From: Doe, Ann <a@own.example>", TAKEN),
+    ("From: [Shop] Ann <a@own.example>", TAKEN),
+    ("From: Shop: Ann <a@own.example>", TAKEN),
+    ("From: Doe, Ann <ceo@bank.example>", FOREIGN),
+    ("From: a@own.example\r\nSender: Doe, Bob <b@own.example>", TAKEN),
+    ("From: a@own.example\r\nSender: Doe, Bob <ceo@bank.example>", FOREIGN),
     ("From: <ceo@bank.example> <a@own.example>", AMBIGUOUS),
     ("From: a@own.example <ceo@bank.example>", AMBIGUOUS),
     // Several addresses or fields.
@@ -49,7 +61,7 @@ const HEADERS: &[(&str, &str)] = &[
     // Other fields with an author.
     ("From: a@own.example\r\nSender: b@own.example", TAKEN),
     ("From: a@own.example\r\nSender: ceo@bank.example", FOREIGN),
-    ("From: a@own.example\r\nSender: b@own.example\r\nSender: ceo@bank.example", FOREIGN),
+    ("From: a@own.example\r\nSender: b@own.example\r\nSender: ceo@bank.example", DUPLICATE),
     ("From: a@own.example\r\nSender: b@own.example <ceo@bank.example>", AMBIGUOUS),
     ("From: a@own.example\r\nResent-From: ceo@bank.example", FOREIGN),
     ("From: a@own.example\r\nResent-Sender: ceo@bank.example", FOREIGN),
@@ -83,8 +95,8 @@ const HEADERS: &[(&str, &str)] = &[
     ("From: ceo@bank.example@own.example", AMBIGUOUS),
     ("From: <a@own.example", AMBIGUOUS),
     ("From: a@own.example>", AMBIGUOUS),
-    ("From: (<ceo@bank.example>", AMBIGUOUS),
-    ("From: \"<ceo@bank.example>", AMBIGUOUS),
+    ("From: (<ceo@bank.example>", FOREIGN),
+    ("From: \"<ceo@bank.example>", FOREIGN),
     ("From: Staff: a@own.example;", AMBIGUOUS),
     ("From: undisclosed:;", AMBIGUOUS),
     ("From: a@own.example\\", AMBIGUOUS),

@@ -13,14 +13,21 @@ async fn a_repeated_submission_gets_the_first_reply_and_is_sent_once() {
     assert_eq!(server.submit(&account, &["bob@b.test"], &keyed).await, id);
 
     let mut client = server.log_in(&account).await;
-    let other = [b"Idempotency-Key: order-17\r\n", &message(&account, "other")[..]].concat();
-    let reply = client.send("alice@acme.test", &["bob@b.test"], &other).await;
-    reply.expect_saying(554, "5.6.0 [idempotency_key_reused]");
-    let reply = client.send("alice@acme.test", &["carol@b.test"], &keyed).await;
-    reply.expect_saying(554, "5.6.0 [idempotency_key_reused]");
+    // A library gives each submission a new Date, Message-ID and boundary.
+    let again = [b"Idempotency-Key: order-17\r\n", &message(&account, "again")[..]].concat();
+    let reply = client.send("alice@acme.test", &["bob@b.test"], &again).await;
+    assert_eq!(message_id(&reply.expect_code(250)), id);
+    for (sender, recipients) in [
+        ("alice@acme.test", &["carol@b.test"][..]),
+        ("alice@acme.test", &["bob@b.test", "carol@b.test"]),
+        ("bounces@acme.test", &["bob@b.test"]),
+    ] {
+        let reply = client.send(sender, recipients, &keyed).await;
+        reply.expect_saying(554, "5.6.0 [idempotency_key_reused]");
+    }
     crate::wait::until("the refusals are noted", async || {
         let rejections = server.control.get("/v1/rejections").await.to_string();
-        (rejections.matches("idempotency_key_reused").count() >= 2).then_some(())
+        (rejections.matches("idempotency_key_reused").count() >= 3).then_some(())
     })
     .await;
 

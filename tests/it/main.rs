@@ -45,6 +45,7 @@ mod dsn;
 mod events;
 mod from_field;
 mod fuzz;
+mod header_fields;
 mod hostile;
 mod https;
 mod idempotency;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::fake_dns::FakeDns;
-use crate::fake_mx::{FakeMx, Fault, Phase};
+use crate::fake_mx::{FakeMx, Fault, Offer, Phase};
 use crate::http::request;
-use crate::server::{Account, LIFETIME_MAX, RETRY_DELAY_MAX, TestServer, destinations, message};
+use crate::server::{Account, LIFETIME_MAX, RETRY_DELAY_MAX, TestServer, destinations, message, message_id};
 
 /// A server whose destinations are `b.test` and, for DSNs, `acme.test`, both at one MX.
 async fn stage() -> (FakeDns, FakeMx, TestServer, Account) {
@@ -137,4 +137,43 @@ async fn a_tenant_has_its_own_message_lifetime_within_the_servers_limit() {
     let refused = request(control.address, "PATCH", &path, Some(&control.secret), Some(&too_long)).await;
     let error = refused.expect_error(422, "validation_failed");
     assert_eq!(error["errors"][0]["path"], "settings.message_lifetime_hours", "{error}");
+}
+
+/// RFC 6531 §3.2: also a header inside the message needs SMTPUTF8 at the next server.
+#[tokio::test]
+async fn a_utf8_field_of_a_mime_part_needs_smtputf8_at_the_next_server() {
+    let mut extensions = Offer::default().extensions;
+    extensions.retain(|extension| *extension != "SMTPUTF8");
+    let old = Offer { extensions, ..Offer::default() };
+    let [able, unable] =
+        <[FakeMx; 2]>::try_from(FakeMx::several(vec![Offer::default(), old]).await).ok().unwrap();
+    let dns = FakeDns::start().await;
+    for (domain, mx) in [("b.test", &able), ("old.test", &unable)] {
+        let host = format!("mx.{domain}");
+        dns.mx(domain, &[(10, host.as_str())]);
+        dns.addresses(&host, &[mx.address.ip()]);
+    }
+    let server = TestServer::start(&dns, able.address.port()).await;
+    let account = server.create_account("acme.test").await;
+    let part = |field: &str| {
+        format!(
+            "From: alice@acme.test\r\nSubject: x\r\nMIME-Version: 1.0\r\n\
+             Content-Type: multipart/mixed; boundary=b1\r\n\r\n--b1\r\n{field}\r\n\r\nGrüße\r\n--b1--\r\n"
+        )
+    };
+    let mut client = server.log_in(&account).await;
+    for (field, is_needed, status) in [
+        ("Content-Disposition: attachment; filename=\"Größe.txt\"", true, "bounced"),
+        ("Content-Disposition: attachment; filename=\"size.txt\"", false, "delivered"),
+    ] {
+        for (recipient, status) in [("bob@b.test", "delivered"), ("bob@old.test", status)] {
+            client.command("MAIL FROM:<alice@acme.test> BODY=8BITMIME SMTPUTF8").await.expect_code(250);
+            client.command(&format!("RCPT TO:<{recipient}>")).await.expect_code(250);
+            let id = message_id(&client.data(part(field).as_bytes()).await.expect_code(250));
+            let email = server.wait_for_status(&id, &["delivered", "bounced"]).await;
+            assert_eq!(email["status"], status, "{recipient}: {email}");
+        }
+        let sent = able.transactions().pop().unwrap();
+        assert_eq!(sent.mail_parameters.contains("SMTPUTF8"), is_needed, "{}", sent.mail_parameters);
+    }
 }

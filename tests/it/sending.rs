@@ -172,6 +172,33 @@ async fn all_invalid_fields_are_reported_together() {
 }
 
 #[tokio::test]
+async fn a_date_and_a_message_id_are_sent_as_given_or_refused() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    for (name, value) in [
+        ("Message-ID", ""),
+        ("message-id", "<>"),
+        ("Message-ID", "order-7"),
+        ("Message-ID", "<order 7@acme.example>"),
+        ("Date", ""),
+        ("Date", "today"),
+        ("DATE", "2026-01-01T00:00:00Z"),
+    ] {
+        let headers = json!({name: value});
+        let answer = stage.post(&tenant.key, "/v1/emails", email_with(json!({"headers": headers}))).await;
+        let error = answer.expect_error(422, "validation_failed");
+        assert_eq!(error["errors"][0]["path"], format!("headers.{name}"), "{value}");
+    }
+    let (id, date) = ("<order-7@acme.example>", "Thu, 1 Jan 2026 10:00:00 +0100");
+    let headers = json!({"Message-ID": id, "Date": date});
+    let answer = stage.post(&tenant.key, "/v1/emails", email_with(json!({"headers": headers}))).await;
+    let text = String::from_utf8(raw(&stage, &tenant, &answer.expect(202)).await).unwrap();
+    for field in [format!("\r\nMessage-ID: {id}\r\n"), format!("\r\nDate: {date}\r\n")] {
+        assert_eq!(text.matches(&field).count(), 1, "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_batch_is_sent_whole_or_not_at_all() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;

@@ -65,6 +65,7 @@ impl SubmissionStage {
             message_lifetime: std::time::Duration::from_secs(3600),
             message_lifetime_max: std::time::Duration::from_secs(7200),
             allow_null_sender: true,
+            allow_duplicate_headers: limits.duplicate_headers == config::DuplicateHeaders::Allow,
             received_includes_client_address: false,
         };
         let clock = Clock::adjustable();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use jiff::fmt::rfc2822;
 use lettre::message::header::{ContentType, HeaderName};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -15,7 +16,7 @@ use super::mailbox::Mailbox;
 use crate::api::FieldError;
 use crate::api::json::Checks;
 use crate::api::templates::{Data, Rendered};
-use crate::mail::{Address, SignedDuration, Timestamp};
+use crate::mail::{Address, SignedDuration, Timestamp, is_message_id};
 use crate::model::{RefusalCode, TemplateId};
 use crate::store::{Annotations, Metadata, TenantSettings};
 
@@ -275,6 +276,7 @@ fn read_headers(headers: BTreeMap<String, String>, checks: &mut Checks) -> Vec<(
         checks.require(is_name, &path, "invalid", "a header field name is printable ASCII without a colon");
         checks.length(value.chars().count(), &path, HEADER_CHARS_MAX, "characters");
         checks.one_line(&value, &path);
+        check_identification(&name, &value, &path, checks);
         let is_repeated = read.iter().any(|(earlier, _)| earlier.eq_ignore_ascii_case(&name));
         checks.require(
             !is_repeated,
@@ -287,6 +289,20 @@ fn read_headers(headers: BTreeMap<String, String>, checks: &mut Checks) -> Vec<(
         }
     }
     read
+}
+
+/// RFC 5322 §3.6.1 and §3.6.4.
+fn check_identification(name: &str, value: &str, path: &str, checks: &mut Checks) {
+    if name.eq_ignore_ascii_case("Message-ID") {
+        let message = "a Message-ID is <left@right> without spaces; leave it out to get one";
+        checks.require(is_message_id(value), path, "invalid", message);
+    }
+    if name.eq_ignore_ascii_case("Date") {
+        let is_date = rfc2822::parse(value.trim()).is_ok();
+        let message =
+            "a Date has the form Thu, 1 Jan 1970 00:00:00 +0000; leave it out to get the current one";
+        checks.require(is_date, path, "invalid", message);
+    }
 }
 
 fn read_attachments(attachments: Vec<AttachmentRequest>, checks: &mut Checks) -> Vec<Attachment> {

@@ -295,7 +295,7 @@ impl<'a> Attempt<'a> {
             recipients: &recipients,
             size_octets: self.content.len() as u64,
             eight_bit: message.body == BodyType::EightBitMime || !is_ascii(self.content),
-            utf8_header: message.smtputf8 && !has_ascii_header(self.content),
+            utf8_header: message.smtputf8 && self.content.has_utf8_header(),
             reset: false,
         };
         connection.set_deadline(self.deadline);
@@ -346,8 +346,4 @@ fn is_open(result: &Option<RecipientResult>) -> bool {
 
 fn is_ascii(content: &Content) -> bool {
     content.submitted.is_ascii() && content.prefix.is_ascii()
-}
-
-fn has_ascii_header(content: &Content) -> bool {
-    content.prefix.is_ascii() && content.header().is_ascii()
 }

@@ -19,7 +19,7 @@ pub struct Request<'a> {
     pub size_octets: u64,
     /// Whether the content has octets above 127 or was declared 8BITMIME.
     pub eight_bit: bool,
-    /// Whether the header has octets above 127 (RFC 6531 §3.2).
+    /// Whether a header, also of a MIME part, has octets above 127 (RFC 6531 §3.2).
     pub utf8_header: bool,
     /// Whether the connection has an open transaction, which RSET must end first.
     pub reset: bool,

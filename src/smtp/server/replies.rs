@@ -66,7 +66,7 @@ replies! {
     /// RFC 4954 §4.
     response_too_long_500 = 500 5 . 5 . 6 "Authentication response too long";
     /// RFC 5321 §2.3.8.
-    bare_line_feed_500 = 500 5 . 5 . 2 "Bare LF: a line must end with CRLF; ignored up to the next CRLF";
+    bare_line_feed_500 = 500 5 . 5 . 2 "Bare LF: a line must end with CRLF, closing";
     /// The command has control characters or is not UTF-8.
     malformed_500 = 500 5 . 5 . 2 "Command contains control characters or is not UTF-8";
     /// RFC 5321 §4.2.4.

@@ -141,6 +141,11 @@ impl Session {
             (Phase::Connected, Input::Start) => {
                 self.ready(None, replies::greeting_220(&self.settings.hostname))
             }
+            // A client that ends a line with a bare LF does so with every line, and none of them is a command.
+            (
+                Phase::Ready | Phase::Transaction(_) | Phase::Sasl(_),
+                Input::LineError(LineError::BareLineFeed),
+            ) => Step::reply(replies::bare_line_feed_500(), Next::Close),
             (Phase::Ready, Input::Line(line)) => self.run_command(None, line),
             (Phase::Transaction(transaction), Input::Line(line)) => self.run_command(Some(transaction), line),
             (Phase::Ready, Input::LineError(error)) => self.fail(None, replies::for_line(error)),

@@ -1,6 +1,7 @@
-use super::super::mail::{Address, HeaderBlock, parse_mailbox_list};
+use super::super::mail::{Address, HeaderBlock, parse_mailbox_list, quote_display_name};
 
 /// The fields of a header cover it without gaps, and every address of an accepted From field parses again from its wire form.
+/// A display name that was quoted leaves one address.
 pub fn headers(octets: &[u8]) {
     let message = with_crlf(octets);
     let Ok(block) = HeaderBlock::scan(&message, 64 * 1024) else { return };
@@ -18,7 +19,11 @@ pub fn headers(octets: &[u8]) {
 
     let from: Vec<_> = block.named("From").collect();
     let [field] = from[..] else { return };
-    let Ok(mailboxes) = parse_mailbox_list(&message[field.value.clone()]) else { return };
+    let value = &message[field.value.clone()];
+    if let Some(name) = quote_display_name(value) {
+        assert_eq!(parse_mailbox_list(name.quoted.as_bytes()), Ok(vec![name.address]));
+    }
+    let Ok(mailboxes) = parse_mailbox_list(value) else { return };
     assert!(!mailboxes.is_empty());
     for mailbox in &mailboxes {
         assert_eq!(Address::parse(&mailbox.to_string()).as_ref(), Ok(mailbox));
