@@ -11,6 +11,10 @@ use crate::policy::reply_verdict::{
 use crate::smtp::Reply;
 use crate::smtp::client::Outcome;
 
+/// The status of an attempt in which the DNS named no host that could be dialled (RFC 3463 §3.5: unable to route). No
+/// reply has it: the attempt has no reply code.
+pub const UNROUTABLE: EnhancedStatus = EnhancedStatus::new(4, 4, 4);
+
 /// The result of one attempt for one recipient.
 #[derive(Debug, Clone)]
 pub struct RecipientResult {
@@ -63,6 +67,18 @@ impl RecipientResult {
                 lacks_tls: error.lacks_tls,
             },
         }
+    }
+
+    /// Notes that the DNS named no host that could be dialled. A result from a server stays.
+    pub fn set_unroutable(&mut self) {
+        if self.code.is_none() && self.peer.address.is_none() {
+            self.enhanced = Some(UNROUTABLE);
+        }
+    }
+
+    /// Whether the DNS named no host that could be dialled.
+    pub fn is_unroutable(&self) -> bool {
+        self.code.is_none() && self.enhanced == Some(UNROUTABLE)
     }
 
     /// A permanent failure that this server found without a connection.

@@ -219,6 +219,7 @@ impl<'a> Attempt<'a> {
         };
         self.count_policy_failure(&rules);
         let mut state = DialState { used, last, dialled: 0 };
+        let mut unroutable = 0;
         for (index, endpoint) in targets.hosts.iter().enumerate() {
             if state.dialled == ADDRESSES_MAX || !self.may_dial() {
                 break;
@@ -238,8 +239,14 @@ impl<'a> Attempt<'a> {
                     let hosts_after = targets.hosts.len() - index - 1;
                     self.try_host(host, hosts_after, &mut state).await;
                 }
-                Err(error) => self.record_target_error(error),
+                Err(error) => {
+                    unroutable += usize::from(matches!(error, TargetError::Unroutable(..)));
+                    self.record_target_error(error);
+                }
             }
+        }
+        if unroutable == targets.hosts.len() {
+            self.results.iter_mut().flatten().for_each(RecipientResult::set_unroutable);
         }
         state.last
     }
@@ -257,7 +264,7 @@ impl<'a> Attempt<'a> {
     fn record_target_error(&mut self, error: TargetError) {
         match error {
             TargetError::Permanent(result) => self.record(&result),
-            TargetError::Temporary(class, text) => {
+            TargetError::Temporary(class, text) | TargetError::Unroutable(class, text) => {
                 let error = DeliveryError::new(Phase::Connect, text).with_class(class);
                 self.record_error(&error, &Arc::new(Peer::default()));
             }
