@@ -6,7 +6,7 @@ use super::delivery_error::DeliveryError;
 use super::peer::Peer;
 use crate::mail::EnhancedStatus;
 use crate::policy::reply_verdict::{
-    Verdict, verdict_on_own_refusal, verdict_on_reply, verdict_on_transport_error,
+    Verdict, is_session_limit, verdict_on_own_refusal, verdict_on_reply, verdict_on_transport_error,
 };
 use crate::smtp::Reply;
 use crate::smtp::client::Outcome;
@@ -67,6 +67,11 @@ impl RecipientResult {
                 lacks_tls: error.lacks_tls,
             },
         }
+    }
+
+    /// Whether the server deferred it because of what it accepted before in the same session.
+    pub fn is_session_limit(&self) -> bool {
+        self.code.is_some_and(|code| is_session_limit(code, &self.text))
     }
 
     /// Notes that the DNS named no host that could be dialled. A result from a server stays.
