@@ -146,7 +146,7 @@ impl Worker {
         if !self.has_current_route(&claim).await || is_paused(&self.context, &claim) {
             return connection;
         }
-        if has_expired(&claim.batch, self.context.clock.now()) {
+        if has_expired(&claim.batch, self.context.clock.now()) && !self.context.catch_up.is_active() {
             self.expire(claim).await;
             return connection;
         }

@@ -191,6 +191,27 @@ async fn a_message_is_given_up_with_a_report_when_its_time_is_over() {
 }
 
 #[tokio::test]
+async fn mail_whose_lifetime_ended_while_the_server_was_down_gets_one_attempt() {
+    let (dns, mx, mut server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    mx.script(Phase::Rcpt, "<late@", 99, Fault::Reply("452 4.2.2 mailbox full"));
+    dns.fail("b.test");
+    let mut ids = Vec::new();
+    for recipient in ["bob@b.test", "late@b.test"] {
+        let id = server.submit(&account, &[recipient], &message(&account, "down")).await;
+        server.wait_for_status(&id, &["deferred"]).await;
+        ids.push(id);
+    }
+    dns.mend("b.test");
+    let clock = server.clock.clone();
+    server.restart(|_| clock.advance(LIFETIME_MAX)).await;
+    server.wait_for_status(&ids[0], &["delivered"]).await;
+    let email = server.wait_for_status(&ids[1], &["expired"]).await;
+    assert_eq!(email["deliveries"][0]["attempts"], 2, "{email}");
+    assert_eq!(mx.transactions().len(), 1);
+}
+
+#[tokio::test]
 async fn no_dsn_is_sent_for_a_message_with_the_null_reverse_path() {
     let (_dns, mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
