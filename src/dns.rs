@@ -1,10 +1,11 @@
-//! DNS lookups for mail: MX hosts, addresses, TXT records and aliases, based on hickory.
+//! DNS lookups for mail: MX hosts, addresses, TXT records, aliases and SPF, based on hickory.
 //!
 //! Names are looked up as absolute names, so that the search list of the machine does not apply. [`SecureResolver`]
 //! also validates DNSSEC. Imports `mail`.
 
 mod proof;
 mod secure;
+mod spf;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
