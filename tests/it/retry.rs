@@ -163,6 +163,15 @@ async fn wait_for_attempts(server: &TestServer, id: &str, attempts: u64) {
 }
 
 #[tokio::test]
+async fn a_name_server_that_does_not_know_edns_is_asked_without_it() {
+    let (dns, mx, server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    dns.deny_edns();
+    server.submit(&account, &["bob@b.test"], &message(&account, "plain DNS")).await;
+    mx.wait_for(1).await;
+}
+
+#[tokio::test]
 async fn name_servers_that_fail_defer() {
     let (dns, mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
