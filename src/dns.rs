@@ -1,10 +1,11 @@
-//! DNS lookups for mail: MX hosts, addresses, TXT records and aliases, based on hickory.
+//! DNS lookups for mail: MX hosts, addresses, TXT records, aliases and SPF, based on hickory.
 //!
 //! Names are looked up as absolute names, so that the search list of the machine does not apply. [`SecureResolver`]
 //! also validates DNSSEC. Imports `mail`.
 
 mod proof;
 mod secure;
+mod spf;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -13,8 +14,9 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
-use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError as AnswerError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::rdata::MX;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
@@ -29,6 +31,8 @@ const MX_HOSTS_MAX: usize = 20;
 const ADDRESSES_MAX: usize = 20;
 /// Maximum number of records used from one answer.
 const RECORDS_MAX: usize = 50;
+/// Maximum number of cached answers.
+const CACHED_ANSWERS: u64 = 16_384;
 /// Timeout of one lookup with its retries and aliases.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -38,6 +42,8 @@ pub struct Resolver {
     /// Answers the lookups of this clone: with a cache, or `uncached`.
     current: TokioResolver,
     uncached: TokioResolver,
+    /// For name servers that do not know EDNS.
+    without_edns: TokioResolver,
     /// Orders hosts of equal preference.
     rng: Rng,
 }
@@ -72,14 +78,20 @@ impl Resolver {
     /// [`DnsError::Temporary`] if no resolver can be created.
     pub fn new(name_servers: &[SocketAddr], rng: Rng) -> Result<Self, DnsError> {
         let (config, options) = configuration(name_servers);
-        let build = |cache_entries: u64| {
+        let build = |cache_entries: u64, edns: bool| {
             let mut builder =
                 TokioResolver::builder_with_config(config.clone(), TokioRuntimeProvider::default());
             *builder.options_mut() = options.clone();
             builder.options_mut().cache_size = cache_entries;
+            builder.options_mut().edns0 = edns;
             builder.build().map_err(|error| DnsError::Temporary(error.to_string()))
         };
-        Ok(Self { current: build(16_384)?, uncached: build(0)?, rng })
+        Ok(Self {
+            current: build(CACHED_ANSWERS, true)?,
+            uncached: build(0, true)?,
+            without_edns: build(0, false)?,
+            rng,
+        })
     }
 
     /// A resolver with the same name servers and without a cache, for users who wait for a record to appear.
@@ -159,7 +171,14 @@ impl Resolver {
         // A text that is not a domain name has no records.
         let mut name = Name::from_ascii(name).map_err(|_| DnsError::NoSuchDomain)?;
         name.set_fqdn(true);
-        let answer = tokio::time::timeout(LOOKUP_TIMEOUT, self.current.lookup(name, kind))
+        let lookup = async {
+            match self.current.lookup(name.clone(), kind).await {
+                // RFC 6891 §7: a server that does not know EDNS is asked again without it.
+                Err(error) if denies_edns(&error) => self.without_edns.lookup(name, kind).await,
+                result => result,
+            }
+        };
+        let answer = tokio::time::timeout(LOOKUP_TIMEOUT, lookup)
             .await
             .map_err(|_| DnsError::Temporary("timeout".into()))?
             .map_err(classify)?;
@@ -167,6 +186,12 @@ impl Resolver {
             answer.answers().iter().filter_map(|record| read(&record.data)).take(RECORDS_MAX).collect();
         if found.is_empty() { Err(DnsError::NoRecords) } else { Ok(found) }
     }
+}
+
+/// Whether a name server may have answered so because the query had EDNS: servers answer FORMERR, some NOTIMP.
+fn denies_edns(error: &NetError) -> bool {
+    let NetError::Dns(AnswerError::ResponseCode(code)) = error else { return false };
+    matches!(code, ResponseCode::FormErr | ResponseCode::NotImp)
 }
 
 fn classify(error: NetError) -> DnsError {

@@ -152,7 +152,8 @@ impl<'a> SharedServices<'a> {
         let verifier = Verifier {
             store: store.clone(),
             resolver: resolver.clone(),
-            settings: VerificationSettings::new(&config.domains, &config.hostname),
+            settings: VerificationSettings::new(&config.domains, &config.hostname)
+                .sending_from(&config.relay),
             clock: clock.clone(),
         };
         Ok(Self {

@@ -4,6 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use icu_casemap::CaseMapper;
+use icu_normalizer::{ComposingNormalizerBorrowed, DecomposingNormalizerBorrowed};
+
 use super::{DomainError, DomainName};
 
 /// An email address: local part and host.
@@ -83,11 +86,22 @@ impl Address {
         !self.local.0.is_ascii()
     }
 
-    /// The address in lower case, the key of a suppression. No relevant mailbox provider distinguishes `Bob` from
-    /// `bob`, and a missed suppression would send unwanted mail.
+    /// The key of a suppression: equal for addresses that differ only in case or in the composition of characters
+    /// (Unicode, canonical caseless matching, D145). No relevant mailbox provider distinguishes `Bob` from `bob`, and a
+    /// missed suppression would send unwanted mail.
     pub fn folded(&self) -> String {
-        self.to_string().to_lowercase()
+        fold_address(&self.to_string())
     }
+}
+
+/// Folds an address; see [`Address::folded`].
+pub fn fold_address(address: &str) -> String {
+    if address.is_ascii() {
+        return address.to_ascii_lowercase();
+    }
+    let decomposed = DecomposingNormalizerBorrowed::new_nfd().normalize(address).into_owned();
+    let folded = CaseMapper::new().fold_string(&decomposed).into_owned();
+    ComposingNormalizerBorrowed::new_nfc().normalize(&folded).into_owned()
 }
 
 /// The `@` that ends the local part: the first one outside a quoted string.
@@ -277,6 +291,23 @@ mod tests {
         ] {
             assert_eq!(wire(read), written, "{read}");
         }
+    }
+
+    #[test]
+    fn addresses_that_differ_in_case_or_composition_have_one_key() {
+        for (one, other) in [
+            ("Bob@EXAMPLE.com", "bob@example.com"),
+            ("JOS\u{c9}@a.b", "jose\u{301}@a.b"),
+            ("stra\u{df}e@a.b", "STRASSE@a.b"),
+            ("\u{3a3}\u{3c2}@a.b", "\u{3c3}\u{3c3}@a.b"),
+            ("\u{1e9b}\u{323}@a.b", "\u{1e69}@a.b"),
+            ("\u{1fb4}@a.b", "\u{3b1}\u{301}\u{345}@a.b"),
+        ] {
+            let key = |text: &str| Address::parse(text).unwrap().folded();
+            assert_eq!(key(one), key(other));
+            assert_eq!(fold_address(&key(one)), key(one));
+        }
+        assert_ne!(fold_address("jose@a.b"), fold_address("jos\u{e9}@a.b"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod status;
 mod tlsa;
 mod xtext;
 
-pub use address::{Address, AddressError, Host, LocalPart};
+pub use address::{Address, AddressError, Host, LocalPart, fold_address};
 pub use content::Content;
 pub use domain::{DomainError, DomainName};
 pub use envelope::{

@@ -364,7 +364,7 @@ enumerations! {
         MessageRejected = "message.rejected",
         /// The lifetime of a delivery ended.
         MessageExpired = "message.expired",
-        /// The stored content of a message is damaged; its open deliveries wait until the operator restores it.
+        /// The stored content or a row of a message is damaged; its open deliveries wait until the operator restores it.
         MessageContentDamaged = "message.content_damaged",
         /// A delivery was cancelled.
         MessageCancelled = "message.cancelled",

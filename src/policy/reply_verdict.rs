@@ -53,6 +53,17 @@ pub fn verdict_on_reply(phase: Phase, reply: &Reply, alone: bool) -> Verdict {
     }
 }
 
+/// Whether a reply is about the number of messages or recipients in one session, so that a new connection can get on at
+/// once. RFC 5321 has no code for it; servers say it with 421, 451 and 452.
+pub fn is_session_limit(code: u16, text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let of_session = ["session", "connection"].iter().any(|noun| {
+        ["this", "per", "one", "single", "each"].iter().any(|word| text.contains(&format!("{word} {noun}")))
+    });
+    code / 100 == 4 && of_session && has(&["too many", "limit", "exceed", "maximum", "max "])
+}
+
 /// The verdict on a permanent refusal of a recipient that this server decides without a connection.
 pub fn verdict_on_own_refusal(reply: &Reply) -> Verdict {
     bounce(Phase::Rcpt, reply, true)
@@ -155,6 +166,25 @@ mod tests {
             (Phase::StartTls, "454 no", "brief"),
         ] {
             assert_eq!(said(verdict_on_reply(phase, &reply(text), true)), verdict, "{phase:?} {text}");
+        }
+    }
+
+    #[test]
+    fn a_limit_of_one_session_is_distinguished_from_a_limit_of_the_server() {
+        for (code, text, expected) in [
+            (451, "too many messages in this session", true),
+            (452, "Too many recipients in this connection", true),
+            (421, "Too many messages for this session", true),
+            (421, "Max message per connection reached, closing transmission channel", true),
+            (452, "Exceeded the number of messages allowed per session", true),
+            (452, "Maximum number of mails for one session", true),
+            (421, "too many connections from your host", false),
+            (452, "too many recipients", false),
+            (421, "idle for too long, closing this connection", false),
+            (451, "your sessions exceed the limit", false),
+            (554, "too many messages in this session", false),
+        ] {
+            assert_eq!(is_session_limit(code, text), expected, "{code} {text}");
         }
     }
 

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use crate::mail::Timestamp;
+use crate::mail::{SignedDuration, Timestamp};
+
+/// How long mail is retried while the DNS names no host that could be dialled. Such an answer is rarely temporary: a
+/// domain that was set up wrong by mistake is corrected within hours.
+pub const UNROUTABLE_FOR_MAX: SignedDuration = SignedDuration::from_hours(4);
 
 const MINUTE_S: u64 = 60;
 /// Delay after the first failure, the second and so on; the last one repeats.
@@ -63,7 +67,6 @@ impl RetryPace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::SignedDuration;
     use proptest::prelude::*;
 
     const DAY_S: i64 = 24 * 60 * 60;

@@ -248,17 +248,21 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
     }
 
     async fn line_up_all(&self, batches: Vec<Batch>) -> Result<(), StoreError> {
-        // Creates all claims first, so that all are released if one fails.
+        // Creates all claims first, so that all are released if this future is dropped.
         let claims: Vec<Claim> = batches.into_iter().map(|batch| self.queue.claim_of(batch)).collect();
+        let mut result = Ok(());
         for claim in claims {
             // Read before the route, so that a change meanwhile is not missed.
             let directory_version = self.queue.store().directory_version();
-            // The tenant is being deleted; dropping the claim releases it.
-            if let Some(routed) = self.agents.route(&claim.batch).await? {
-                self.line_up(routed, directory_version, claim);
+            match self.agents.route(&claim.batch).await {
+                Ok(Some(routed)) => self.line_up(routed, directory_version, claim),
+                // The tenant is being deleted; dropping the claim releases it.
+                Ok(None) => {}
+                // The row of one tenant may be damaged, which must not stop the mail of the others.
+                Err(error) => result = Err(error),
             }
         }
-        Ok(())
+        result
     }
 
     /// Adds a claim to its destination queue, or to the site look-ups.

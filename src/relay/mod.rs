@@ -5,6 +5,7 @@
 //! * `worker` has a slot and delivers batch after batch of one destination queue over one connection,
 //! * `attempt` is one attempt of one batch, over `connection`s that the `dialer` opens to the `target_hosts` of its
 //!   `route`, from a `source`, and that the `pool` keeps (`outbound`),
+//! * `catch_up` gives mail that could not be attempted in its lifetime one attempt,
 //! * `smart_host_login` and `smart_host_backoff` defer mail for a smart host that refuses the account,
 //! * `tls` decides which TLS a host must offer, and verifies it,
 //! * `result_record` decides the new state from a result, `result_writer` stores it, `dsn` reports it to the sender,
@@ -14,6 +15,7 @@
 
 mod agents;
 mod attempt;
+mod catch_up;
 mod connection;
 mod delivery_error;
 mod dialer;
@@ -48,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::agents::Agents;
+use self::catch_up::CatchUp;
 use crate::clock::Clock;
 use crate::config;
 use crate::dns::{DnsError, Resolver};
@@ -133,6 +136,7 @@ struct RelayContext {
     /// The sessions counted for TLS reports, if they are enabled.
     tls_results: Option<Arc<TlsSessionCounts>>,
     logins: SmartHostLogins,
+    catch_up: CatchUp,
     /// One permit for each KiB of a message read back from the spool.
     loaded: TenantSemaphore,
     tasks: Tasks,
@@ -196,6 +200,7 @@ impl Relay {
                 permits: Arc::new(Semaphore::new(config.connections_max)),
             },
             logins: SmartHostLogins::new(router.clone(), queue.clone()),
+            catch_up: CatchUp::new(clock.clone()),
             router,
             store,
             queue,

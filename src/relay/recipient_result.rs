@@ -6,10 +6,14 @@ use super::delivery_error::DeliveryError;
 use super::peer::Peer;
 use crate::mail::EnhancedStatus;
 use crate::policy::reply_verdict::{
-    Verdict, verdict_on_own_refusal, verdict_on_reply, verdict_on_transport_error,
+    Verdict, is_session_limit, verdict_on_own_refusal, verdict_on_reply, verdict_on_transport_error,
 };
 use crate::smtp::Reply;
 use crate::smtp::client::Outcome;
+
+/// The status of an attempt in which the DNS named no host that could be dialled (RFC 3463 §3.5: unable to route). No
+/// reply has it: the attempt has no reply code.
+pub const UNROUTABLE: EnhancedStatus = EnhancedStatus::new(4, 4, 4);
 
 /// The result of one attempt for one recipient.
 #[derive(Debug, Clone)]
@@ -63,6 +67,23 @@ impl RecipientResult {
                 lacks_tls: error.lacks_tls,
             },
         }
+    }
+
+    /// Whether the server deferred it because of what it accepted before in the same session.
+    pub fn is_session_limit(&self) -> bool {
+        self.code.is_some_and(|code| is_session_limit(code, &self.text))
+    }
+
+    /// Notes that the DNS named no host that could be dialled. A result from a server stays.
+    pub fn set_unroutable(&mut self) {
+        if self.code.is_none() && self.peer.address.is_none() {
+            self.enhanced = Some(UNROUTABLE);
+        }
+    }
+
+    /// Whether the DNS named no host that could be dialled.
+    pub fn is_unroutable(&self) -> bool {
+        self.code.is_none() && self.enhanced == Some(UNROUTABLE)
     }
 
     /// A permanent failure that this server found without a connection.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::dsn::recipient::crosses_delay;
 use super::recipient_result::RecipientResult;
-use crate::mail::Timestamp;
+use crate::mail::{EnhancedStatus, Timestamp};
 use crate::model::{AttemptId, BounceClass, DeliveryState, SuppressionReason};
 use crate::policy::reply_verdict::Verdict;
-use crate::policy::retry_schedule::Failure;
+use crate::policy::retry_schedule::{Failure, UNROUTABLE_FOR_MAX};
 use crate::store::{Attempt, AttemptRecord, Batch, Delivery, NewSuppression};
 
 /// Characters of a reply that are stored and shown.
@@ -29,6 +29,15 @@ pub struct CompletedAttempt<'a> {
     pub transcript: &'a Arc<str>,
 }
 
+/// What decides the time of the next attempt, besides the result.
+#[derive(Debug, Clone, Copy)]
+pub struct RetryConditions {
+    /// A random number from -1 to 1.
+    pub jitter: f64,
+    /// When the last attempt is made, if that is not at the end of the lifetime.
+    pub give_up_at: Option<Timestamp>,
+}
+
 /// A batch whose state changes without an attempt.
 #[derive(Debug)]
 pub struct UnattemptedBatch<'a> {
@@ -46,10 +55,17 @@ struct NextState {
 }
 
 impl CompletedAttempt<'_> {
-    /// The record of one recipient's result. `jitter` is a random number from -1 to 1.
-    pub fn record(&self, delivery: &Delivery, result: &RecipientResult, jitter: f64) -> AttemptRecord {
+    /// The record of one recipient's result.
+    pub fn record(
+        &self,
+        delivery: &Delivery,
+        result: &RecipientResult,
+        retry: RetryConditions,
+    ) -> AttemptRecord {
+        let given_up = retry.give_up_at.filter(|at| *at <= self.now).map(|_| give_up(result));
+        let result = given_up.as_ref().unwrap_or(result);
         let message = &self.batch.message;
-        let NextState { state, next_attempt_at, reason } = self.next_state(delivery, result, jitter);
+        let NextState { state, next_attempt_at, reason } = self.next_state(delivery, result, retry);
         let reply = truncate(&result.to_reply_text());
         let suppress =
             matches!(result.verdict, Verdict::Bounced { suppress: true, .. }).then(|| NewSuppression {
@@ -93,7 +109,7 @@ impl CompletedAttempt<'_> {
         }
     }
 
-    fn next_state(&self, delivery: &Delivery, result: &RecipientResult, jitter: f64) -> NextState {
+    fn next_state(&self, delivery: &Delivery, result: &RecipientResult, retry: RetryConditions) -> NextState {
         let cause = match result.status_text() {
             status if status.is_empty() => result.text.clone(),
             status => status,
@@ -110,8 +126,11 @@ impl CompletedAttempt<'_> {
         };
         let attempts = delivery.attempts.saturating_add(1);
         let failure = Failure { attempts, pace, at: self.now, expires_at: self.batch.message.expires_at };
-        match failure.next_attempt_at(jitter) {
-            Some(next) => NextState::retry(&cause, attempts, self.now, next),
+        match failure.next_attempt_at(retry.jitter) {
+            Some(next) => {
+                let next = retry.give_up_at.map_or(next, |at| at.min(next));
+                NextState::retry(&cause, attempts, self.now, next)
+            }
             None => {
                 let reason = format!(
                     "deferred by {}: the next attempt would be after the lifetime of the message",
@@ -180,6 +199,18 @@ impl NextState {
     }
 }
 
+/// The permanent failure of mail that could not be routed for too long.
+fn give_up(result: &RecipientResult) -> RecipientResult {
+    let text = format!(
+        "no mail host for the domain; the DNS has given such answers for {}: {}",
+        rough_duration(UNROUTABLE_FOR_MAX.as_secs()),
+        result.text
+    );
+    // The names of the hosts in the text are not classified.
+    let verdict = Verdict::Bounced { class: BounceClass::Dns, suppress: false };
+    RecipientResult { verdict, ..RecipientResult::unroutable(550, EnhancedStatus::new(5, 4, 4), text) }
+}
+
 /// A rounded duration, such as `5 m` or `2 h 45 m`.
 pub fn rough_duration(seconds: i64) -> String {
     match seconds {
@@ -243,7 +274,7 @@ mod tests {
             duration_ms: 1,
             transcript: &"> x".into(),
         };
-        attempt.record(&batch.deliveries[0], result, 0.0)
+        attempt.record(&batch.deliveries[0], result, RetryConditions { jitter: 0.0, give_up_at: None })
     }
 
     fn dsn_status(batch: &Batch, record: &AttemptRecord) -> String {

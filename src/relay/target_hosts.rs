@@ -41,6 +41,8 @@ pub struct TargetHosts {
 pub enum TargetError {
     /// No host accepts mail for the destination: a permanent failure.
     Permanent(Box<RecipientResult>),
+    /// By the DNS, a host of the MX records does not exist, or is at addresses to which no mail is sent.
+    Unroutable(BounceClass, String),
     /// A retry may succeed.
     Temporary(BounceClass, String),
 }
@@ -87,6 +89,12 @@ impl TargetFinder {
         targets: &TargetHosts,
         Endpoint { host, port }: &Endpoint,
     ) -> Result<Vec<SocketAddr>, TargetError> {
+        // A wrong name in the configuration or in the settings of a tenant is retried until it is corrected.
+        let names_mail_host = targets.domain.is_some();
+        let unroutable = |class, text| match names_mail_host {
+            true => TargetError::Unroutable(class, text),
+            false => TargetError::Temporary(class, text),
+        };
         let found = match self.resolver.addresses(host).await {
             Ok(found) => found,
             Err(error) => {
@@ -98,7 +106,11 @@ impl TargetFinder {
                     let text = format!("the domain {host} has neither mail hosts nor addresses");
                     TargetError::refusal(550, EnhancedStatus::new(5, 4, 4), text)
                 } else {
-                    TargetError::Temporary(BounceClass::Dns, format!("addresses of {host}: {error}"))
+                    let text = format!("addresses of {host}: {error}");
+                    match gone {
+                        true => unroutable(BounceClass::Dns, text),
+                        false => TargetError::Temporary(BounceClass::Dns, text),
+                    }
                 });
             }
         };
@@ -107,7 +119,7 @@ impl TargetFinder {
         let usable: Vec<SocketAddr> =
             found.iter().filter(|ip| permitted(ip)).map(|ip| SocketAddr::new(*ip, *port)).collect();
         match found.first() {
-            Some(ip) if usable.is_empty() => Err(TargetError::Temporary(
+            Some(ip) if usable.is_empty() => Err(unroutable(
                 BounceClass::Network,
                 format!("{host} is at {ip}, a private address that the configuration does not allow"),
             )),

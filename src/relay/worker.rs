@@ -12,8 +12,8 @@ use super::delivery_error::DeliveryError;
 use super::dsn::message::DsnMessage;
 use super::dsn::recipient::DsnRecipient;
 use super::peer::Peer;
-use super::recipient_result::RecipientResult;
-use super::result_record::{CompletedAttempt, UnattemptedBatch};
+use super::recipient_result::{RecipientResult, UNROUTABLE};
+use super::result_record::{CompletedAttempt, RetryConditions, UnattemptedBatch};
 use super::sandbox::{self, SandboxScenario};
 use super::smart_host_backoff::SmartHostBackoff;
 use super::smart_host_login::LoginResult;
@@ -21,12 +21,18 @@ use crate::clock::Instant;
 use crate::dkim::filter_signatures;
 use crate::mail::{Content, ReversePath, Timestamp};
 use crate::model::{BounceClass, DeliveryReports};
+use crate::policy::retry_schedule::UNROUTABLE_FOR_MAX;
 use crate::queue::{Claim, NextHop, QueueKey, Slot};
 use crate::rng::Rng;
 use crate::smtp::client::Phase;
 use crate::store::{
-    AttemptRecord, Batch, Delivery, Directory, Message, NewMessage, RecordBatch, Spool, StoreError,
+    self, AttemptRecord, Batch, Delivery, Directory, Journal, Message, NewMessage, RecordBatch, Spool,
+    StoreError,
 };
+
+/// How many earlier attempts of a delivery are read to find the first one that the DNS prevented. A delivery has no more
+/// unless its sender asks for each.
+const EARLIER_ATTEMPTS_MAX: usize = 100;
 
 /// Delivers the claim, then other claims, until no work is available.
 pub async fn run(
@@ -140,7 +146,7 @@ impl Worker {
         if !self.has_current_route(&claim).await || is_paused(&self.context, &claim) {
             return connection;
         }
-        if has_expired(&claim.batch, self.context.clock.now()) {
+        if has_expired(&claim.batch, self.context.clock.now()) && !self.context.catch_up.is_active() {
             self.expire(claim).await;
             return connection;
         }
@@ -244,10 +250,39 @@ impl Worker {
         };
         let mut outcomes = Outcomes::default();
         for (delivery, result) in claim.batch.deliveries.iter().zip(&attempted.results) {
-            let record = completed.record(delivery, result, jitter(&self.context.rng));
+            let give_up_at = self.give_up_at(delivery, result, started_at).await;
+            let retry = RetryConditions { jitter: jitter(&self.context.rng), give_up_at };
+            let record = completed.record(delivery, result, retry);
             outcomes.add(&claim.batch.message, delivery, record, result.peer.offers_dsn);
         }
         self.send_to_writer(claim, content, outcomes).await;
+    }
+
+    /// When a delivery is given up before its lifetime ends: some time after the first of the attempts for which the DNS
+    /// named no host. `None` if it named one in this attempt.
+    async fn give_up_at(
+        &self,
+        delivery: &Delivery,
+        result: &RecipientResult,
+        started_at: Timestamp,
+    ) -> Option<Timestamp> {
+        if !result.is_unroutable() {
+            return None;
+        }
+        let (message, id) = (delivery.message_id, delivery.id);
+        let earlier = match delivery.attempts {
+            0 => Vec::new(),
+            // Without the earlier attempts, this one counts as the first.
+            _ => match self.context.store.attempts(message, Some(id), EARLIER_ATTEMPTS_MAX).await {
+                Ok(page) => page.items,
+                Err(_) => Vec::new(),
+            },
+        };
+        let unroutable =
+            |attempt: &&store::Attempt| attempt.code.is_none() && attempt.enhanced == Some(UNROUTABLE);
+        let first = earlier.iter().rev().take_while(unroutable).last();
+        let since = first.map_or(started_at, |attempt| attempt.started_at);
+        Some(since.checked_add(UNROUTABLE_FOR_MAX).unwrap_or(Timestamp::MAX))
     }
 
     /// Defers a batch whose content cannot be read.
@@ -331,11 +366,8 @@ impl Worker {
                 duration_ms,
                 transcript: &transcript,
             };
-            let mut record = completed.record(
-                delivery,
-                &sandbox::result_of(scenario, delivery),
-                jitter(&self.context.rng),
-            );
+            let retry = RetryConditions { jitter: jitter(&self.context.rng), give_up_at: None };
+            let mut record = completed.record(delivery, &sandbox::result_of(scenario, delivery), retry);
             scenario.adjust(&mut record, delivery, now);
             outcomes.add(&claim.batch.message, delivery, record, false);
         }

@@ -7,7 +7,7 @@ use crate::store::{DkimKey, Domain, DomainCheck, RecordCheck, RecordStatus};
 use super::records::{DnsRecord, Purpose, check_texts, primary_keys};
 
 /// Maximum of characters stored of the texts found for one record.
-const FOUND_CHARS_MAX: usize = 1024;
+const FOUND_CHARS_MAX: usize = 4096;
 
 /// The result of looking up one expected record.
 #[derive(Debug, Clone)]
@@ -16,6 +16,8 @@ pub struct RecordLookup {
     pub record: DnsRecord,
     /// The TXT records at its name; `None` if the lookup failed.
     pub texts: Option<Vec<String>>,
+    /// Whether it is an SPF policy that permits the sources of the server.
+    pub permits_sources: bool,
 }
 
 /// Whether the domain is proved to belong to the tenant.
@@ -68,7 +70,7 @@ fn check_record(domain: &Domain, lookup: &RecordLookup) -> (RecordCheck, bool) {
     let name = &lookup.record.name;
     match &lookup.texts {
         Some(texts) => {
-            let (status, found) = check_texts(&lookup.record, texts);
+            let (status, found) = check_texts(&lookup.record, texts, lookup.permits_sources);
             (RecordCheck { name: name.clone(), status, found: truncate_texts(found) }, true)
         }
         None => {
@@ -202,7 +204,7 @@ mod tests {
                 } else {
                     Some(vec![])
                 };
-                RecordLookup { record, texts }
+                RecordLookup { record, texts, permits_sources: false }
             })
             .collect();
         evaluate(domain, keys, &lookups, now, HOUR * 72)
@@ -312,7 +314,7 @@ mod tests {
 
     #[test]
     fn the_stored_texts_are_truncated() {
-        let truncated = truncate_texts(vec!["é".repeat(1000), "x".repeat(1000), "more".into()]);
+        let truncated = truncate_texts(vec!["é".repeat(4000), "x".repeat(1000), "more".into()]);
         assert_eq!(truncated.iter().map(|text| text.chars().count()).sum::<usize>(), FOUND_CHARS_MAX);
     }
 }

@@ -6,6 +6,7 @@
 mod decision;
 mod recheck;
 mod records;
+mod spf;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::store::{self, Directory, Domain, Store};
 pub use decision::{RecordLookup, evaluate};
 pub use recheck::recheck_loop;
 pub use records::{DnsRecord, Purpose, dkim_record_name, expected_records};
+pub use spf::SpfSources;
 
 /// Settings of verification.
 #[derive(Debug, Clone)]
@@ -31,6 +33,8 @@ pub struct VerificationSettings {
     pub verification_grace: SignedDuration,
     /// The domain that SPF records should include.
     pub spf_include: DomainName,
+    /// The addresses that SPF records must permit.
+    pub sources: SpfSources,
 }
 
 impl VerificationSettings {
@@ -41,7 +45,13 @@ impl VerificationSettings {
             verification_grace: SignedDuration::try_from(domains.verification_grace)
                 .unwrap_or(SignedDuration::MAX),
             spf_include: domains.spf_include.clone().unwrap_or_else(|| hostname.clone()),
+            sources: SpfSources::of_system(hostname),
         }
+    }
+
+    /// Adds the source addresses of the relay.
+    pub fn sending_from(self, relay: &config::Relay) -> Self {
+        Self { sources: self.sources.and_of(relay), ..self }
     }
 }
 
@@ -67,7 +77,10 @@ impl Verifier {
         let Self { store, resolver, settings, clock } = self;
         let keys = store.dkim_keys(domain.id).await?;
         let expected = expected_records(domain, &keys, &settings.spf_include);
-        let results = look_up(&resolver.without_cache(), expected).await;
+        let mut results = look_up(&resolver.without_cache(), expected).await;
+        for lookup in results.iter_mut().filter(|lookup| lookup.record.purpose == Purpose::Spf) {
+            evaluate_spf(&domain.name, settings, &resolver.without_cache(), lookup).await;
+        }
         let check = evaluate(domain, &keys, &results, clock.now(), settings.verification_grace);
         let (from, to) = (domain.status, check.status);
         let updated = store.record_domain_check(domain.id, check).await?;
@@ -75,6 +88,27 @@ impl Verifier {
             tracing::info!(domain = %domain.name, %from, %to, "domain status changed");
         }
         Ok(updated)
+    }
+}
+
+/// Evaluates the SPF policy for the sources of the server, if there is one policy.
+async fn evaluate_spf(
+    domain: &DomainName,
+    settings: &VerificationSettings,
+    resolver: &Resolver,
+    lookup: &mut RecordLookup,
+) {
+    let policies = lookup.texts.as_deref().map(records::spf_policies).unwrap_or_default();
+    let [policy] = policies.as_slice() else { return };
+    match settings.sources.are_permitted_by(domain, resolver).await {
+        Ok(permitted) => {
+            lookup.permits_sources =
+                permitted.unwrap_or_else(|| spf::refers_to(policy, settings.spf_include.as_str()));
+        }
+        Err(reason) => {
+            tracing::debug!(%domain, %reason, "SPF evaluation failed");
+            lookup.texts = None;
+        }
     }
 }
 
@@ -92,7 +126,7 @@ async fn look_up(resolver: &Resolver, expected: Vec<DnsRecord>) -> Vec<RecordLoo
                     None
                 }
             };
-            (index, RecordLookup { record, texts })
+            (index, RecordLookup { record, texts, permits_sources: false })
         });
     }
     let mut results = lookups.join_all().await;

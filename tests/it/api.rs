@@ -137,6 +137,43 @@ async fn a_domain_is_verified_by_its_records_and_fails_only_after_the_grace_peri
 }
 
 #[tokio::test]
+async fn an_spf_record_is_evaluated_for_the_source_address_and_the_proposal_extends_it() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    stage.dns.text("mail.host.example", "v=spf1 a -all");
+    stage.dns.addresses("mail.host.example", &["192.0.2.7".parse().unwrap()]);
+    stage.dns.text("_spf.own.example", "v=spf1 ip4:192.0.2.7 ~all");
+    let mut ten = String::from("v=spf1");
+    for number in 0..10 {
+        let name = format!("l{number}.own.example");
+        stage.dns.text(&name, "v=spf1 ip4:192.0.2.99 ~all");
+        ten += &format!(" include:{name}");
+    }
+    let too_many = format!("{ten} include:mail.host.example -all");
+    let made = stage.post(&tenant.key, "/v1/domains", json!({"name": "own.example"})).await.expect(201);
+    let path = format!("/v1/domains/{}/verify", text(&made, "/id"));
+    for (published, status, proposed) in [
+        ("v=spf1 include:mail.host.example ~all", "ok", None),
+        ("v=spf1 include:_spf.own.example -all", "ok", None),
+        ("v=spf1 redirect=_spf.own.example", "ok", None),
+        ("v=spf1 -include:mail.host.example ~all", "mismatch", Some("v=spf1 include:mail.host.example ~all")),
+        ("v=spf1 -all include:mail.host.example", "mismatch", Some("v=spf1 include:mail.host.example -all")),
+        (
+            "v=spf1 ip4:192.0.2.9 -all",
+            "mismatch",
+            Some("v=spf1 ip4:192.0.2.9 include:mail.host.example -all"),
+        ),
+        (&too_many, "mismatch", None),
+    ] {
+        stage.dns.text("own.example", published);
+        let domain = stage.post(&tenant.key, &path, Value::Null).await.expect(200);
+        let spf = &domain["dns_records"][2];
+        assert_eq!((&spf["purpose"], &spf["status"]), (&json!("spf"), &json!(status)), "{published}: {spf}");
+        assert_eq!(spf["value"], proposed.unwrap_or(published), "{published}");
+    }
+}
+
+#[tokio::test]
 async fn the_regular_check_verifies_a_domain_without_a_request() {
     let stage = ApiStage::with(|_, domains| domains.check_interval = std::time::Duration::ZERO).await;
     let tenant = stage.tenant("own").await;

@@ -69,7 +69,8 @@ impl ApiStage {
         let data_dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(SqliteOptions::at(data_dir.path())).await.unwrap());
         let (clock, rng) = (Clock::adjustable(), Rng::system());
-        let relay = config::Relay::default();
+        let source_address = Some("192.0.2.7".parse().unwrap());
+        let relay = config::Relay { source_address, ..config::Relay::default() };
         let queue = Arc::new(QueueManager::new(store.clone(), &relay, clock.clone(), rng.clone()));
         let dns = FakeDns::start().await;
         let resolver = Resolver::new(&[dns.address], rng).unwrap();
@@ -78,7 +79,8 @@ impl ApiStage {
         let verifier = Arc::new(Verifier {
             store: store.clone(),
             resolver: resolver.clone(),
-            settings: VerificationSettings::new(&domains, &DomainName::parse("mail.host.example").unwrap()),
+            settings: VerificationSettings::new(&domains, &DomainName::parse("mail.host.example").unwrap())
+                .sending_from(&relay),
             clock: clock.clone(),
         });
         let submission_settings = pillarbox::submission::SubmissionSettings {

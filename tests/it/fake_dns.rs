@@ -31,6 +31,8 @@ struct Zone {
     failing: BTreeSet<String>,
     signing: Option<Signing>,
     silent: BTreeSet<String>,
+    /// Whether queries with EDNS are answered with FORMERR, as by a server that does not know it.
+    denies_edns: bool,
     /// How an attacker between resolver and server changes the answers about a name.
     intrusions: BTreeMap<(String, RecordType), Intrusion>,
     queries: Vec<(String, RecordType)>,
@@ -140,6 +142,11 @@ impl FakeDns {
         self.zone.lock().unwrap().failing.remove(&key(owner));
     }
 
+    /// From now on, answers FORMERR to queries with EDNS.
+    pub fn deny_edns(&self) {
+        self.zone.lock().unwrap().denies_edns = true;
+    }
+
     /// Never answers queries about a name or the names below it.
     pub fn silence(&self, owner: &str) {
         self.zone.lock().unwrap().silent.insert(key(owner));
@@ -190,7 +197,11 @@ impl RequestHandler for Answerer {
     ) -> ResponseInfo {
         let info = request.request_info().expect("resolvers ask one question at a time");
         let owner = Name::from(info.query.name().clone());
-        let (code, answers, authorities) = self.0.lock().unwrap().respond(&owner, info.query.query_type());
+        let denied = request.edns.is_some() && self.0.lock().unwrap().denies_edns;
+        let (code, answers, authorities) = match denied {
+            true => (ResponseCode::FormErr, Vec::new(), Vec::new()),
+            false => self.0.lock().unwrap().respond(&owner, info.query.query_type()),
+        };
         if self.0.lock().unwrap().is_silent(&owner) {
             std::future::pending::<()>().await;
         }
@@ -198,7 +209,8 @@ impl RequestHandler for Answerer {
         metadata.authoritative = true;
         metadata.recursion_available = true;
         metadata.response_code = code;
-        let builder = MessageResponseBuilder::new(&request.queries, request.edns.as_ref());
+        let edns = request.edns.as_ref().filter(|_| !denied);
+        let builder = MessageResponseBuilder::new(&request.queries, edns);
         let message = builder.build(metadata, &answers, [], &authorities, []);
         response.send_response(message).await.expect("the answer can be sent")
     }

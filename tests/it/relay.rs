@@ -137,6 +137,43 @@ async fn an_idle_connection_that_was_closed_costs_no_attempt() {
 }
 
 #[tokio::test]
+async fn a_limit_of_one_session_costs_a_new_connection_and_no_delay() {
+    let mx = FakeMx::start().await;
+    let stage = RelayStage::start(&mx).await;
+    let id = stage.send(&["a@x.example"]).await;
+    stage.expect(id, &[Delivered]).await;
+    for (phase, reply) in [
+        (Phase::Mail, "451 4.5.3 too many messages in this session"),
+        (Phase::Rcpt, "452 4.5.3 too many recipients in this connection"),
+    ] {
+        let before = mx.connections().len();
+        mx.script(phase, "", 1, Fault::Reply(reply));
+        let id = stage.send(&["a@x.example"]).await;
+        stage.expect(id, &[Delivered]).await;
+        assert_eq!((stage.attempts(id).await.len(), mx.connections().len()), (1, before + 1), "{reply}");
+    }
+    // Over a new connection, too, if the server accepted some recipients before the others.
+    let before = mx.connections().len();
+    mx.script(Phase::Rcpt, "TO:<b@", 2, Fault::Reply("452 4.5.3 too many recipients in this session"));
+    mx.script(Phase::Rcpt, "TO:<c@", 1, Fault::Reply("452 4.5.3 too many recipients in this session"));
+    let id = stage.send(&["a@x.example", "b@x.example", "c@x.example"]).await;
+    stage.expect(id, &[Delivered, Delivered, Delivered]).await;
+    assert_eq!((stage.attempts(id).await.len(), mx.connections().len()), (3, before + 2));
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_nothing_in_any_session_defers() {
+    let mx = FakeMx::start().await;
+    mx.script(Phase::Mail, "", ALWAYS, Fault::Reply("451 4.5.3 too many messages in this session"));
+    let stage = RelayStage::start(&mx).await;
+    let id = stage.send(&["a@x.example"]).await;
+    stage.expect(id, &[Deferred]).await;
+    assert_eq!(mx.connections().len(), 1);
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn an_additional_reply_is_never_used_for_another_message() {
     let mx = FakeMx::start().await;
     mx.script(Phase::Rcpt, "TO:<no@", ALWAYS, Fault::Reply("550 5.1.1 nobody"));

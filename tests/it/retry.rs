@@ -6,6 +6,7 @@ use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Offer, Phase};
 use crate::report::expect_report;
 use crate::server::{LIFETIME_MAX, RETRY_DELAY_MAX, TestServer, message, one_destination};
+use crate::wait::until;
 
 #[tokio::test]
 async fn a_deferred_message_is_delivered_by_a_later_attempt() {
@@ -116,6 +117,61 @@ async fn mx_records_that_name_the_domain_itself_without_an_address_leave_the_oth
 }
 
 #[tokio::test]
+async fn mail_hosts_that_the_dns_denies_or_places_at_private_addresses_fail_after_four_hours() {
+    let (dns, mx, server) = one_destination().await;
+    dns.mx("acme.test", &[(10, "mx.b.test")]);
+    for (domain, host, address) in [
+        ("absent.test", "mx.absent.test", None),
+        ("private.test", "mx.private.test", Some("10.1.2.3")),
+        ("unspecified.test", "mx.unspecified.test", Some("0.0.0.0")),
+    ] {
+        dns.mx(domain, &[(10, host), (20, "mx2.absent.test")]);
+        if let Some(address) = address {
+            dns.addresses(host, &[address.parse().unwrap()]);
+        }
+    }
+    dns.mx("broken.test", &[(10, "mx.broken.test"), (20, "mx2.absent.test")]);
+    dns.fail("mx.broken.test");
+    let account = server.create_account("acme.test").await;
+    let recipients = ["a@absent.test", "a@private.test", "a@unspecified.test", "a@broken.test"];
+    let id = server.submit(&account, &recipients, &message(&account, "unroutable")).await;
+    for attempt in 1..=2 {
+        wait_for_attempts(&server, &id, attempt).await;
+        server.wait_for_status(&id, &["deferred"]).await;
+        server.clock.advance(RETRY_DELAY_MAX);
+    }
+    wait_for_attempts(&server, &id, 3).await;
+    let email = server.wait_for_status(&id, &["bounced", "deferred"]).await;
+    let states: Vec<_> = email["deliveries"].as_array().unwrap().iter().map(|d| &d["status"]).collect();
+    assert_eq!(states, ["bounced", "bounced", "bounced", "deferred"], "{email}");
+    let reply = email["deliveries"][1]["last_reply"].as_str().unwrap();
+    assert!(reply.starts_with("550 5.4.4 ") && reply.contains("for 4 h"), "{reply}");
+    // The fourth report is about the delay of the other delivery.
+    let reports = mx.wait_for(4).await;
+    let is_failure = |content: &[u8]| String::from_utf8_lossy(content).contains("\r\nStatus: 5.4.4\r\n");
+    assert_eq!(reports.iter().filter(|report| is_failure(&report.content)).count(), 3);
+}
+
+/// Waits until each delivery of a message has had this many attempts.
+async fn wait_for_attempts(server: &TestServer, id: &str, attempts: u64) {
+    until(&format!("{attempts} attempts of {id}"), async || {
+        let email = server.control.get(&format!("/v1/emails/{id}")).await;
+        let deliveries = email["deliveries"].as_array().unwrap();
+        deliveries.iter().all(|delivery| delivery["attempts"] == attempts).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_name_server_that_does_not_know_edns_is_asked_without_it() {
+    let (dns, mx, server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    dns.deny_edns();
+    server.submit(&account, &["bob@b.test"], &message(&account, "plain DNS")).await;
+    mx.wait_for(1).await;
+}
+
+#[tokio::test]
 async fn name_servers_that_fail_defer() {
     let (dns, mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
@@ -141,6 +197,27 @@ async fn a_message_is_given_up_with_a_report_when_its_time_is_over() {
     let report = mx.wait_for(1).await.remove(0);
     assert_eq!(report.reverse_path, "");
     expect_report(&report.content, "bob@b.test", "failed", "4.4.7");
+}
+
+#[tokio::test]
+async fn mail_whose_lifetime_ended_while_the_server_was_down_gets_one_attempt() {
+    let (dns, mx, mut server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    mx.script(Phase::Rcpt, "<late@", 99, Fault::Reply("452 4.2.2 mailbox full"));
+    dns.fail("b.test");
+    let mut ids = Vec::new();
+    for recipient in ["bob@b.test", "late@b.test"] {
+        let id = server.submit(&account, &[recipient], &message(&account, "down")).await;
+        server.wait_for_status(&id, &["deferred"]).await;
+        ids.push(id);
+    }
+    dns.mend("b.test");
+    let clock = server.clock.clone();
+    server.restart(|_| clock.advance(LIFETIME_MAX)).await;
+    server.wait_for_status(&ids[0], &["delivered"]).await;
+    let email = server.wait_for_status(&ids[1], &["expired"]).await;
+    assert_eq!(email["deliveries"][0]["attempts"], 2, "{email}");
+    assert_eq!(mx.transactions().len(), 1);
 }
 
 #[tokio::test]

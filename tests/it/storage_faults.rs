@@ -168,6 +168,48 @@ async fn a_small_body_that_was_altered_in_the_database_is_not_sent() {
     assert!(mx.transactions().is_empty());
 }
 
+#[tokio::test]
+async fn damaged_rows_of_deliveries_and_messages_are_set_apart_and_other_mail_is_delivered() {
+    let (dns, mx, mut server) = one_destination_with(|_| ()).await;
+    let account = server.create_account("acme.test").await;
+    dns.fail("b.test");
+    let mut ids = Vec::new();
+    for number in 0..5 {
+        let id = server.submit(&account, &["bob@b.test"], &message(&account, &format!("n{number}"))).await;
+        server.wait_for_status(&id, &["deferred"]).await;
+        ids.push(id);
+    }
+    dns.mend("b.test");
+    let clock = server.clock.clone();
+    server
+        .restart(|config| {
+            let database = rusqlite::Connection::open(database_file(&config.data_dir)).unwrap();
+            for (alter, id) in [
+                (
+                    "UPDATE delivery SET recipient = CAST(X'FF40622E74657374' AS TEXT) WHERE message_id = ?1",
+                    &ids[0],
+                ),
+                ("UPDATE delivery SET destination = CAST(X'FF' AS TEXT) WHERE message_id = ?1", &ids[1]),
+                ("UPDATE delivery SET attempts = 'many' WHERE message_id = ?1", &ids[2]),
+                ("UPDATE message SET subject = CAST(X'FF' AS TEXT) WHERE id = ?1", &ids[3]),
+            ] {
+                assert_eq!(database.execute(alter, [id]).unwrap(), 1, "{alter}");
+            }
+            clock.advance(RETRY_DELAY_MAX);
+        })
+        .await;
+    server.wait_for_status(&ids[4], &["delivered"]).await;
+    let events = until("an event for each damaged row", async || {
+        let events = server.control.get("/v1/events?type=message.content_damaged").await;
+        (events["data"].as_array().map(Vec::len) == Some(4)).then_some(events)
+    })
+    .await;
+    let damaged: Vec<_> =
+        events["data"].as_array().unwrap().iter().map(|event| &event["message_id"]).collect();
+    assert!(ids[..4].iter().all(|id| damaged.iter().any(|found| *found == id)), "{events}");
+    assert_eq!(mx.transactions().len(), 1);
+}
+
 /// Deferred after this many attempts, with the reason, and not due immediately.
 async fn expect_to_wait(server: &TestServer, id: &str, attempts: u64) {
     let email = until(&format!("try {attempts} is over"), async || {

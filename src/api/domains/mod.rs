@@ -155,7 +155,7 @@ pub struct RecordView {
     kind: &'static str,
     /// The owner name, without a final dot.
     name: String,
-    /// Recommended value; other values can also pass the check.
+    /// Recommended value; other values can also pass the check. After a check, an SPF record extends the one that was found.
     value: String,
     /// Result of the comparison.
     status: RecordStatus,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{ADDRESSES_MAX, Attempt, DialState};
+use super::{ADDRESSES_MAX, Attempt, ConnectionFate, DialState};
 use crate::config::Endpoint;
 use crate::model::{BounceClass, TlsFailure, TlsMinimum, TlsMode};
 use crate::policy::tls::{HostPolicy, Requirement};
@@ -84,8 +84,14 @@ impl Attempt<'_> {
                 self.context.tasks.spawn(connection.quit());
                 continue;
             }
-            self.send(&mut connection, false).await;
-            state.last = Some(connection);
+            match self.send(&mut connection, false).await {
+                ConnectionFate::Kept | ConnectionFate::ClosedWhileIdle => state.last = Some(connection),
+                ConnectionFate::UsedUp => {
+                    host.addresses.insert(0, connection.address);
+                    host.quota += 1;
+                    self.context.tasks.spawn(connection.quit());
+                }
+            }
         }
         state.dialled += quota - host.quota;
     }

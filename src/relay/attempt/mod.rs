@@ -32,6 +32,8 @@ use crate::store::{Batch, Delivery};
 const ADDRESSES_MAX: usize = 5;
 /// Maximum of servers that get the message in one attempt. If two hosts defer it, a third is unlikely to accept it.
 const SESSIONS_MAX: usize = 2;
+/// Maximum of sessions in one attempt that the server ended by its limit and that are not counted above.
+const LIMITED_SESSIONS_MAX: usize = 10;
 /// The minimum rate at which a server reads a message: connections are scarce.
 const OCTETS_PER_SECOND_MIN: u64 = 16 * 1024;
 
@@ -56,6 +58,8 @@ pub struct Attempt<'a> {
     results: Vec<Option<RecipientResult>>,
     transcript: Transcript,
     sessions: usize,
+    /// How many of the sessions ended by the server's limit for one session.
+    limited_sessions: usize,
     login: LoginResult,
     /// Whether a host failed for another reason than a lack of TLS.
     has_other_failure: bool,
@@ -70,6 +74,16 @@ struct DialState {
     last: Option<Connection>,
     /// How many addresses were dialled.
     dialled: usize,
+}
+
+/// What the next step with a connection is after a message was sent over it.
+enum ConnectionFate {
+    /// It is kept, if it is usable.
+    Kept,
+    /// The server had closed it while it was idle. It does not count as a session.
+    ClosedWhileIdle,
+    /// The server accepts no more in this session, and accepted something before: a new connection may get on.
+    UsedUp,
 }
 
 impl<'a> Attempt<'a> {
@@ -89,6 +103,7 @@ impl<'a> Attempt<'a> {
             results: vec![None; batch.deliveries.len()],
             transcript: Transcript::default(),
             sessions: 0,
+            limited_sessions: 0,
             login: LoginResult::NotAttempted,
             has_other_failure: false,
             deadline: attempt_deadline(&context.outbound.dialer.timeouts, content.len() as u64),
@@ -110,12 +125,16 @@ impl<'a> Attempt<'a> {
                 "reused connection to {} [{}], messages before: {}",
                 connection.peer.host, connection.address, connection.messages
             ));
-            if self.send(&mut connection, true).await {
-                used = Some(connection.address);
-                reusable = Some(connection);
+            match self.send(&mut connection, true).await {
+                ConnectionFate::Kept => {
+                    used = Some(connection.address);
+                    reusable = Some(connection);
+                }
+                ConnectionFate::ClosedWhileIdle => {}
+                ConnectionFate::UsedUp => self.context.tasks.spawn(connection.quit()),
             }
         }
-        if self.is_incomplete() && self.sessions < SESSIONS_MAX {
+        if self.is_incomplete() && self.may_begin_session() {
             reusable = self.try_hosts(used, reusable).await;
         }
         if self.requires_tls() && !self.has_other_failure {
@@ -219,6 +238,7 @@ impl<'a> Attempt<'a> {
         };
         self.count_policy_failure(&rules);
         let mut state = DialState { used, last, dialled: 0 };
+        let mut unroutable = 0;
         for (index, endpoint) in targets.hosts.iter().enumerate() {
             if state.dialled == ADDRESSES_MAX || !self.may_dial() {
                 break;
@@ -238,8 +258,14 @@ impl<'a> Attempt<'a> {
                     let hosts_after = targets.hosts.len() - index - 1;
                     self.try_host(host, hosts_after, &mut state).await;
                 }
-                Err(error) => self.record_target_error(error),
+                Err(error) => {
+                    unroutable += usize::from(matches!(error, TargetError::Unroutable(..)));
+                    self.record_target_error(error);
+                }
             }
+        }
+        if unroutable == targets.hosts.len() {
+            self.results.iter_mut().flatten().for_each(RecipientResult::set_unroutable);
         }
         state.last
     }
@@ -251,13 +277,17 @@ impl<'a> Attempt<'a> {
 
     /// Whether another address may be dialled.
     fn may_dial(&self) -> bool {
-        self.is_incomplete() && self.sessions < SESSIONS_MAX && !self.deadline.has_passed()
+        self.is_incomplete() && self.may_begin_session() && !self.deadline.has_passed()
+    }
+
+    fn may_begin_session(&self) -> bool {
+        self.sessions - self.limited_sessions < SESSIONS_MAX
     }
 
     fn record_target_error(&mut self, error: TargetError) {
         match error {
             TargetError::Permanent(result) => self.record(&result),
-            TargetError::Temporary(class, text) => {
+            TargetError::Temporary(class, text) | TargetError::Unroutable(class, text) => {
                 let error = DeliveryError::new(Phase::Connect, text).with_class(class);
                 self.record_error(&error, &Arc::new(Peer::default()));
             }
@@ -279,9 +309,8 @@ impl<'a> Attempt<'a> {
         self.record(&RecipientResult::from_error(error, peer));
     }
 
-    /// Sends the message to the recipients without a conclusive result. Returns false if the server had closed the idle
-    /// connection before, which does not count as a session.
-    async fn send(&mut self, connection: &mut Connection, was_idle: bool) -> bool {
+    /// Sends the message to the recipients without a conclusive result.
+    async fn send(&mut self, connection: &mut Connection, was_idle: bool) -> ConnectionFate {
         let open: Vec<usize> = (0..self.results.len()).filter(|&n| is_open(&self.results[n])).collect();
         let target = |delivery: &'a Delivery| Target {
             address: &delivery.recipient,
@@ -302,16 +331,17 @@ impl<'a> Attempt<'a> {
         let sent = connection.send(&request, self.content, &mut self.transcript).await;
         if was_idle && !sent.server_replied && !connection.is_usable() {
             self.transcript.remark("the connection was closed while it was idle");
-            return false;
+            return ConnectionFate::ClosedWhileIdle;
         }
         self.sessions += 1;
         if let Some(error) = &sent.error {
             self.transcript.remark(&error.text);
         }
         let only_recipient = open.len() == 1;
+        let (mut was_of_use, mut is_limited) = (connection.messages > 1, false);
         for (index, outcome) in open.into_iter().zip(sent.outcomes) {
             let peer = &connection.peer;
-            self.results[index] = Some(match (outcome, &sent.error) {
+            let result = match (outcome, &sent.error) {
                 (Some(outcome), _) => RecipientResult::from_outcome(outcome, only_recipient, peer),
                 (None, Some(error)) => RecipientResult {
                     // The server may have accepted the message, so another host could deliver a duplicate.
@@ -321,9 +351,18 @@ impl<'a> Attempt<'a> {
                 (None, None) => {
                     RecipientResult::from_error(&DeliveryError::new(Phase::Content, "no reply"), peer)
                 }
-            });
+            };
+            was_of_use |= result.verdict == Verdict::Delivered;
+            is_limited |= result.is_session_limit();
+            self.results[index] = Some(result);
         }
-        true
+        if was_of_use && is_limited && self.limited_sessions < LIMITED_SESSIONS_MAX {
+            self.limited_sessions += 1;
+            self.transcript
+                .remark("the server accepts no more in this session: again, over a new connection");
+            return ConnectionFate::UsedUp;
+        }
+        ConnectionFate::Kept
     }
 
     /// Sets the result of the recipients whose result may still improve. A lost connection does not replace a reply.

@@ -69,7 +69,7 @@ pub struct RecordCheck {
     /// The queried owner name.
     pub name: String,
     pub status: RecordStatus,
-    /// The records found, truncated to 1024 characters in all.
+    /// The records found, truncated to 4096 characters in all.
     pub found: Vec<String>,
 }
 

@@ -26,9 +26,9 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
     })
 }
 
-pub(super) fn find(connection: &Connection, id: DeliveryId) -> Result<Option<Delivery>> {
+pub(super) fn find(connection: &Connection, id: DeliveryId) -> rusqlite::Result<Option<Delivery>> {
     let mut statement = connection.prepare_cached("SELECT * FROM delivery WHERE id = ?1")?;
-    Ok(statement.query_row([id], read_row).optional()?)
+    statement.query_row([id], read_row).optional()
 }
 
 pub(super) fn of_message(connection: &Connection, message: MessageId) -> Result<Vec<Delivery>> {

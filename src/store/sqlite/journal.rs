@@ -25,7 +25,7 @@ use crate::store::{
 
 impl Journal for SqliteStore {
     async fn message(&self, scope: Option<TenantId>, id: MessageId) -> Result<Option<Message>> {
-        let message = self.read(move |connection| message_rows::find(connection, id)).await?;
+        let message = self.read(move |connection| Ok(message_rows::find(connection, id)?)).await?;
         Ok(message.filter(|message| scope.is_none_or(|tenant| tenant == message.tenant_id)))
     }
 

@@ -39,9 +39,9 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
     })
 }
 
-pub(super) fn find(connection: &Connection, id: MessageId) -> Result<Option<Message>> {
+pub(super) fn find(connection: &Connection, id: MessageId) -> rusqlite::Result<Option<Message>> {
     let mut statement = connection.prepare_cached("SELECT * FROM message WHERE id = ?1")?;
-    Ok(statement.query_row([id], read_row).optional()?)
+    statement.query_row([id], read_row).optional()
 }
 
 /// A message with the states of its deliveries.

@@ -1,6 +1,9 @@
 //! Migrations: numbered files, each applied in a transaction of its own; `user_version` is the last applied.
 
+use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, TransactionBehavior};
+
+use crate::mail::fold_address;
 
 /// In order; the first is number 1. A released one never changes.
 const MIGRATIONS: &[&str] = &[
@@ -24,6 +27,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0018_standard_names.sql"),
     include_str!("migrations/0019_suppression_count.sql"),
     include_str!("migrations/0020_message_lifetime.sql"),
+    include_str!("migrations/0021_folded_suppressions.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.
@@ -46,6 +50,10 @@ pub(super) fn is_current(connection: &Connection) -> rusqlite::Result<bool> {
 
 /// Applies what is missing.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), MigrationError> {
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
+    connection.create_scalar_function("folded_address", 1, flags, |call| {
+        Ok(fold_address(&call.get::<String>(0)?))
+    })?;
     let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
     loop {
         // Looked at inside the transaction: another process may be migrating too.

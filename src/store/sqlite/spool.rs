@@ -8,11 +8,13 @@ pub(super) mod submission_key;
 
 use std::sync::Arc;
 
+use self::damage::DamagedDelivery;
 use self::enqueue::{EnqueueJob, Stored};
 use self::record::RecordJob;
 use super::blob_store::{self, BodyLocation};
 use super::checksum::Checksum;
 use super::sql_types::count;
+use super::unit_of_work::Tx;
 use super::{Access, SqliteStore};
 use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
@@ -53,15 +55,25 @@ impl Spool for SqliteStore {
 
     async fn due_pages(&self, ranges: Vec<DueRange>, now: Timestamp) -> Result<Vec<DuePage>> {
         self.refuse_unless_serving()?;
-        self.read(move |connection| {
-            ranges.iter().map(|range| due_rows::page(connection, range, now)).collect()
-        })
-        .await
+        let read = self.read(move |connection| {
+            let mut damaged = Vec::new();
+            let pages = ranges.iter().map(|range| due_rows::page(connection, range, now, &mut damaged));
+            Ok((pages.collect::<Result<_>>()?, damaged))
+        });
+        let (pages, damaged) = read.await?;
+        self.set_apart(damaged);
+        Ok(pages)
     }
 
     async fn take(&self, ids: Vec<DeliveryId>) -> Result<Vec<(Arc<Message>, Delivery)>> {
         self.refuse_unless_serving()?;
-        self.read(move |connection| due_rows::take(connection, &ids)).await
+        let read = self.read(move |connection| {
+            let mut damaged = Vec::new();
+            Ok((due_rows::take(connection, &ids, &mut damaged)?, damaged))
+        });
+        let (taken, damaged) = read.await?;
+        self.set_apart(damaged);
+        Ok(taken)
     }
 
     async fn postpone_paused(&self, rows: Vec<PausedRow>) -> Result<Vec<TenantId>> {
@@ -141,6 +153,23 @@ impl SqliteStore {
         let fault = fault.clone();
         if !self.writer.leave(move |tx| damage::append_event(tx, message_id, &fault, Timestamp::now())) {
             tracing::warn!(%message_id, "the event of the damage was not recorded: too many writes are pending");
+        }
+    }
+
+    /// Moves deliveries whose rows cannot be read out of the way of all others.
+    fn set_apart(&self, damaged: Vec<DamagedDelivery>) {
+        if damaged.is_empty() {
+            return;
+        }
+        for DamagedDelivery { id, fault } in &damaged {
+            let delivery = String::from_utf8_lossy(id);
+            tracing::error!(%delivery, fault, "the row of a delivery or of its message is damaged: it is not attempted until it is repaired and its queue is flushed");
+        }
+        let set_apart = move |tx: &Tx<'_>| {
+            damaged.iter().try_for_each(|delivery| damage::set_apart(tx, delivery, Timestamp::now()))
+        };
+        if !self.writer.leave(set_apart) {
+            tracing::warn!("damaged deliveries were not set apart: too many writes are pending");
         }
     }
 

@@ -22,6 +22,18 @@ fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> FromSqlE
     FromSqlError::Other(Box::new(error))
 }
 
+/// Whether a value of a row cannot be read. Other errors concern the statement or the database.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error;
+    matches!(
+        error,
+        Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::InvalidColumnType(..)
+            | Error::Utf8Error(..)
+    )
+}
+
 /// A number of rows as an SQL parameter.
 pub(super) fn sql_limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)

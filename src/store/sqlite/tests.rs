@@ -311,6 +311,44 @@ async fn the_suppressions_of_an_older_database_are_counted() {
 }
 
 #[tokio::test]
+async fn the_suppressions_of_an_older_database_are_folded_and_the_longest_of_equal_ones_stays() {
+    let bed = Bed::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let mut ids = Vec::new();
+    for number in 0..4 {
+        let mut new = new_suppression(Some(tenant), &format!("u{number}@one.example"));
+        new.expires_at = (number == 0).then(|| later(1000));
+        ids.push(bed.store.suppress(new, now()).await.unwrap().id);
+    }
+    bed.store.close().await;
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
+    let stored = [
+        "jos\u{e9}@one.example",
+        "jose\u{301}@one.example",
+        "stra\u{df}e@one.example",
+        "strasse@one.example",
+    ];
+    for (id, address) in ids.iter().zip(stored) {
+        database
+            .execute("UPDATE suppression SET address = ?2 WHERE id = ?1", rusqlite::params![id, address])
+            .unwrap();
+    }
+    database.pragma_update(None, "user_version", 20).unwrap();
+    let bed = bed.restart().await;
+    let stops = async |text: &str| {
+        let key = crate::mail::fold_address(text);
+        bed.store.suppression_of(tenant, &key, now()).await.unwrap().map(|found| found.id)
+    };
+    assert_eq!(stops("JOS\u{c9}@one.example").await, Some(ids[1]));
+    assert!(stops("STRASSE@one.example").await.is_some());
+    let page = PageRequest { limit: 10, ..PageRequest::default() };
+    let left = bed.store.list_suppressions(Default::default(), page).await.unwrap().items;
+    assert_eq!(left.len(), 2);
+    let count = "SELECT suppressions FROM suppression_count";
+    assert_eq!(database.query_row(count, [], |row| row.get::<_, u32>(0)).unwrap(), 2);
+}
+
+#[tokio::test]
 async fn a_nearly_full_disk_refuses_mail_before_anything_is_written() {
     let bed = Bed::with(|options| {
         options.free_disk_bytes_min = u64::MAX;

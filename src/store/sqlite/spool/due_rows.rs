@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rusqlite::{Connection, params};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row, params};
 
+use super::damage::DamagedDelivery;
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, MessageId, TenantId, TenantStatus};
 use crate::store::sqlite::queue::pauses;
-use crate::store::sqlite::sql_types::{sql_limit, us};
+use crate::store::sqlite::sql_types::{is_damage, sql_limit, us};
 use crate::store::sqlite::{delivery_rows, message_rows};
 use crate::store::{Delivery, DueCursor, DuePage, DueRange, DueRow, Message, Result, SpoolChange, SpoolFeed};
 
@@ -20,45 +22,86 @@ pub(in crate::store::sqlite) const DUE_ROWS: &str = "
 pub(in crate::store::sqlite) const FIRST_AFTER: &str =
     "SELECT min(next_attempt_us) FROM delivery WHERE tenant_id = ?1 AND next_attempt_us > ?2";
 
-pub(super) fn page(connection: &Connection, range: &DueRange, now: Timestamp) -> Result<DuePage> {
+/// A page of due rows without the damaged ones, which are added to `damaged`.
+pub(super) fn page(
+    connection: &Connection,
+    range: &DueRange,
+    now: Timestamp,
+    damaged: &mut Vec<DamagedDelivery>,
+) -> Result<DuePage> {
     let bound = |at: DueCursor| (at.next_attempt_us, at.id.to_string());
     let after = range.after.map_or((i64::MIN, String::new()), bound);
     // Sorts after all ids.
     let until = range.until.map_or((us(now), "~".to_owned()), bound);
     let mut statement = connection.prepare_cached(DUE_ROWS)?;
     let bounds = params![range.tenant_id, after.0, after.1, until.0, until.1, sql_limit(range.rows_max)];
-    let rows = statement.query_map(bounds, |row| {
-        let at = DueCursor { next_attempt_us: row.get(0)?, id: row.get(1)? };
-        Ok(DueRow { at, destination: row.get(2)? })
-    })?;
-    let rows: Vec<DueRow> = rows.collect::<rusqlite::Result<_>>()?;
-    let is_last = rows.len() < range.rows_max;
-    let next_due_us = if is_last { first_after(connection, range.tenant_id, now)? } else { None };
+    let mut read = statement.query(bounds)?;
+    let (mut rows, mut count, damaged_before) = (Vec::new(), 0, damaged.len());
+    while let Some(row) = read.next()? {
+        count += 1;
+        match due_row(row) {
+            Ok(due) => rows.push(due),
+            Err(error) => damaged.push(DamagedDelivery::new(raw_text(row, 1)?, error)?),
+        }
+    }
+    // A page without a readable row ends the scan. The next one finds the damaged rows set apart.
+    let is_last = count < range.rows_max || rows.is_empty();
+    let next_due_us = match is_last {
+        true if damaged.len() > damaged_before => Some(us(now)),
+        true => first_after(connection, range.tenant_id, now)?,
+        false => None,
+    };
     Ok(DuePage { rows, is_last, next_due_us })
+}
+
+fn due_row(row: &Row<'_>) -> rusqlite::Result<DueRow> {
+    let at = DueCursor { next_attempt_us: row.get(0)?, id: row.get(1)? };
+    Ok(DueRow { at, destination: row.get(2)? })
+}
+
+/// The octets of a text that may be damaged.
+fn raw_text(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<u8>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Text(octets) | ValueRef::Blob(octets) => octets.to_vec(),
+        _ => Vec::new(),
+    })
 }
 
 fn first_after(connection: &Connection, tenant: TenantId, now: Timestamp) -> Result<Option<i64>> {
     Ok(connection.prepare_cached(FIRST_AFTER)?.query_row(params![tenant, us(now)], |row| row.get(0))?)
 }
 
-pub(super) fn take(connection: &Connection, ids: &[DeliveryId]) -> Result<Vec<(Arc<Message>, Delivery)>> {
+/// The deliveries that are open. The damaged ones are added to `damaged` instead.
+pub(super) fn take(
+    connection: &Connection,
+    ids: &[DeliveryId],
+    damaged: &mut Vec<DamagedDelivery>,
+) -> Result<Vec<(Arc<Message>, Delivery)>> {
     let mut known: HashMap<MessageId, Arc<Message>> = HashMap::new();
     let mut taken = Vec::with_capacity(ids.len());
     for &id in ids {
-        let delivery = delivery_rows::find(connection, id)?.filter(|delivery| delivery.state.is_open());
-        let Some(delivery) = delivery else { continue };
-        let message = match known.get(&delivery.message_id) {
-            Some(message) => Arc::clone(message),
-            None => {
-                let Some(message) = message_rows::find(connection, delivery.message_id)? else { continue };
-                let message = Arc::new(message);
-                known.insert(message.id, Arc::clone(&message));
-                message
-            }
-        };
-        taken.push((message, delivery));
+        match take_one(connection, id, &mut known) {
+            Ok(found) => taken.extend(found),
+            Err(error) => damaged.push(DamagedDelivery::new(id.to_string().into_bytes(), error)?),
+        }
     }
     Ok(taken)
+}
+
+fn take_one(
+    connection: &Connection,
+    id: DeliveryId,
+    known: &mut HashMap<MessageId, Arc<Message>>,
+) -> rusqlite::Result<Option<(Arc<Message>, Delivery)>> {
+    let delivery = delivery_rows::find(connection, id)?.filter(|delivery| delivery.state.is_open());
+    let Some(delivery) = delivery else { return Ok(None) };
+    if let Some(message) = known.get(&delivery.message_id) {
+        return Ok(Some((Arc::clone(message), delivery)));
+    }
+    let Some(message) = message_rows::find(connection, delivery.message_id)? else { return Ok(None) };
+    let message = Arc::new(message);
+    known.insert(message.id, Arc::clone(&message));
+    Ok(Some((message, delivery)))
 }
 
 /// Initial state of the feed: suspended tenants, pauses, and tenants with open deliveries.
@@ -99,5 +142,7 @@ pub(in crate::store::sqlite) fn tenants_waiting(connection: &Connection) -> rusq
              FROM waiting WHERE waiting.tenant_id IS NOT NULL)
          SELECT tenant_id FROM waiting WHERE tenant_id IS NOT NULL",
     )?;
-    waiting.query_map([], |row| row.get(0))?.collect()
+    let tenants = waiting.query_map([], |row| row.get(0))?;
+    // A delivery with a damaged tenant belongs to nobody, and keeps no other mail from being delivered.
+    tenants.filter(|tenant| !tenant.as_ref().is_err_and(is_damage)).collect()
 }
