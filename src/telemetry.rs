@@ -11,24 +11,9 @@ use crate::config::{Log, LogFormat};
 /// Changes the log filter at run time.
 pub struct LogControl(reload::Handle<EnvFilter, Registry>);
 
-/// `log.level` is not a valid filter.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "log.level: `{level}` is neither a level (error, warn, info, debug, trace) nor a list of directives: {reason}"
-)]
-pub struct LogLevelError {
-    level: String,
-    reason: String,
-}
-
-/// Checks `log.level`.
-pub fn check(log: &Log) -> Result<(), LogLevelError> {
-    filter(log).map(|_| ())
-}
-
 /// Starts logging. Call it once; a subscriber that exists already, as in tests, stays.
-pub fn start(log: &Log) -> Result<LogControl, LogLevelError> {
-    let (filter, handle) = reload::Layer::new(filter(log)?);
+pub fn start(log: &Log) -> LogControl {
+    let (filter, handle) = reload::Layer::new(log.level.filter());
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match log.format {
         LogFormat::Text => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).boxed(),
@@ -36,21 +21,13 @@ pub fn start(log: &Log) -> Result<LogControl, LogLevelError> {
     };
     // An error means that a subscriber exists already.
     let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
-    Ok(LogControl(handle))
+    LogControl(handle)
 }
 
 impl LogControl {
     /// Replaces the filter.
-    pub fn change(&self, log: &Log) -> Result<(), LogLevelError> {
-        let filter = filter(log)?;
+    pub fn change(&self, log: &Log) {
         // An error means that the subscriber is gone; then nothing is logged at all.
-        let _ = self.0.reload(filter);
-        Ok(())
+        let _ = self.0.reload(log.level.filter());
     }
-}
-
-fn filter(log: &Log) -> Result<EnvFilter, LogLevelError> {
-    EnvFilter::builder()
-        .parse(&log.level)
-        .map_err(|error| LogLevelError { level: log.level.clone(), reason: error.to_string() })
 }

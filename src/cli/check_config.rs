@@ -6,7 +6,7 @@ use super::ConfigFile;
 use crate::config::Config;
 use crate::store::check_master_key;
 use crate::tls::{Certificate, trusted_roots};
-use crate::{relay, telemetry, tls_report};
+use crate::{relay, tls_report};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -18,7 +18,6 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let path = &arguments.file.config;
     let config = Config::load(path)?;
     let name = path.display();
-    telemetry::check(&config.log).with_context(|| format!("{name}"))?;
     if let (Some(certificate), Some(private_key)) = (&config.tls.certificate, &config.tls.private_key) {
         Certificate::load(certificate, private_key).with_context(|| format!("{name}: tls"))?;
     }

@@ -34,7 +34,7 @@ const FIRST_MESSAGE_DEADLINE: Duration = Duration::from_secs(20);
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let path = prepare_dir(&arguments.dir)?;
     let config = Config::load(&path)?;
-    let log = telemetry::start(&config.log).with_context(|| path.display().to_string())?;
+    let log = telemetry::start(&config.log);
     run_server(async {
         let signals = Signals::listen()?;
         let running = Running::start(&config).await.with_context(|| path.display().to_string())?;

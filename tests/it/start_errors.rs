@@ -65,6 +65,8 @@ async fn a_wrong_key_is_reported_with_file_and_line() {
     expect_all(&said, &["pillarbox.toml", "message_lifetime", "5 lightyears", "30s"]);
     let said = setting.fail("", "[tls]\ncertificate = \"x\"").await;
     expect_all(&said, &["pillarbox.toml", "private_key"]);
+    let said = setting.fail("", "[log]\nlevel = \"wran\"").await;
+    expect_all(&said, &["pillarbox.toml", "line", "level", "`wran` is neither a level"]);
 }
 
 #[tokio::test]
@@ -166,6 +168,11 @@ async fn check_config_accepts_the_sample_and_reports_faults() {
     std::fs::write(&garbage, "garbage").unwrap();
     for (more, sections, parts) in [
         ("", "[smtp.x]".to_owned(), ["pillarbox.toml", "smtp.x"]),
+        (
+            "",
+            "[log]\nlevel = \"info,pillarbox=dbug\"".to_owned(),
+            ["line", "`pillarbox=dbug` is neither a level"],
+        ),
         ("", format!("[webhooks]\nca_file = {absent:?}"), ["webhooks.ca_file", "No such file"]),
         ("", format!("[webhooks]\nca_file = {garbage:?}"), ["webhooks.ca_file", "garbage"]),
         (&format!("master_key_file = {absent:?}"), String::new(), ["master_key_file", "does not exist"]),
