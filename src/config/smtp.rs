@@ -51,6 +51,8 @@ pub struct Smtp {
     /// The duration of a ban.
     #[serde(with = "duration")]
     pub login_ban: Duration,
+    /// Whether SCRAM-SHA-256-PLUS is offered over TLS 1.3.
+    pub scram_plus: bool,
     /// Networks of proxies: a connection from there must begin with a PROXY header.
     pub proxy_protocol_from: Vec<IpNet>,
     /// How long a client may send nothing.
@@ -95,6 +97,7 @@ impl Default for Smtp {
             login_failures_max: 20,
             login_failures_window: Duration::from_secs(10 * 60),
             login_ban: Duration::from_secs(15 * 60),
+            scram_plus: false,
             proxy_protocol_from: Vec::new(),
             idle_timeout: Duration::from_secs(300),
             session_timeout: Duration::from_secs(60 * 60),

@@ -196,7 +196,8 @@ impl Connection {
             secured = timeout(limit, self.stream.secure(config)) => secured??,
             () = self.stop.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
-        self.session.bind_channel(secured.channel);
+        // Without a channel binding, the session does not offer PLUS.
+        self.session.bind_channel(secured.channel.filter(|_| self.server.scram_plus));
         self.services.set_tls(secured.description);
         Ok(())
     }

@@ -63,6 +63,7 @@ pub struct Server {
     memory: Arc<MemoryBudget>,
     min_rate: MinRate,
     proxies: Vec<IpNet>,
+    scram_plus: bool,
 }
 
 /// The services that the server uses.
@@ -91,6 +92,7 @@ impl Server {
             clock,
             min_rate: MinRate { rate_min: limits.data_rate_min.0, grace: limits.data_rate_grace },
             proxies: limits.proxy_protocol_from.clone(),
+            scram_plus: limits.scram_plus,
             connection_limiter: ConnectionLimiter::new(Limits {
                 total_max: limits.connections_max,
                 per_address_max: limits.connections_per_address_max,

@@ -32,7 +32,7 @@ class Refused(Exception):
 class Server:
     """A data directory and its server process. Without a smart host, mail goes to the MX."""
 
-    def __init__(self, folder, smart_host_port=None, tls="opportunistic", extra=""):
+    def __init__(self, folder, smart_host_port=None, tls="opportunistic", extra="", smtp=""):
         self.folder = pathlib.Path(folder)
         self.submission, self.submissions, self.api = free_ports(3)
         self.process = None
@@ -60,6 +60,7 @@ level = "info"
 [smtp]
 submission = ["127.0.0.1:{self.submission}"]
 submissions = ["127.0.0.1:{self.submissions}"]
+{smtp}
 [tls]
 certificate = "{certificates / 'server.crt'}"
 private_key = "{certificates / 'server.key'}"
