@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::accept_loop;
 use crate::histogram::HistogramReading;
+use crate::limits::auth_limiter::AuthLimiter;
 use crate::limits::connection_limiter::ConnectionLimiter;
 use crate::model::BounceClass;
 use crate::queue::{ConnectionCounts, QueueManager};
@@ -51,6 +52,8 @@ pub struct Metrics {
     pub queue: Arc<QueueManager>,
     /// Refusals.
     pub submission: Arc<SubmissionService>,
+    /// Failed logins and bans.
+    pub bans: Arc<AuthLimiter>,
     /// SMTP connections.
     pub smtp: Arc<ConnectionLimiter>,
     /// API connections.
@@ -152,6 +155,7 @@ impl Metrics {
         self.add_mail(pillarbox, snapshot);
         add_store(pillarbox, &snapshot.counts);
         self.add_queue(pillarbox, &snapshot.queue);
+        self.add_logins(pillarbox);
         gauge(pillarbox, "webhook_backlog", "Webhook deliveries pending", to_gauge(snapshot.webhook_backlog));
         if let Some(expires_at) = self.certificate.expires_at() {
             let left_s = expires_at.duration_since(self.queue.clock().now()).as_secs();
@@ -191,6 +195,19 @@ impl Metrics {
         let ends = ends.map(|(state, reading)| (vec![("outcome", state.to_string())], reading.clone()));
         let help = "Time from the acceptance of a message to the end of a delivery, by outcome";
         registry.register("delivery_seconds", help, Histograms(ends.collect()));
+    }
+
+    fn add_logins(&self, registry: &mut Registry) {
+        let failures = Counter::<u64>::default();
+        failures.inc_by(self.bans.failures());
+        registry.register("login_failures", "Logins over SMTP with wrong credentials", failures);
+        let bans = self.bans.list(self.queue.clock().now());
+        gauge(
+            registry,
+            "login_bans",
+            "Keys and networks that are banned after failed logins",
+            bans.len() as i64,
+        );
     }
 
     fn add_queue(&self, registry: &mut Registry, queue: &QueueOverview) {

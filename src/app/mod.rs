@@ -147,6 +147,7 @@ impl<'a> SharedServices<'a> {
             failures_max: config.smtp.login_failures_max,
             window: config.smtp.login_failures_window,
             ban: config.smtp.login_ban,
+            exempt: config.smtp.login_ban_exempt.clone(),
         };
         let verifier = Verifier {
             store: store.clone(),
@@ -210,6 +211,7 @@ impl<'a> SharedServices<'a> {
             store: self.store.clone(),
             queue: self.queue.clone(),
             submission: self.submission.clone(),
+            bans: self.bans.clone(),
             smtp: server.connections(),
             api: api.connections(),
             certificate: self.certificate.clone(),

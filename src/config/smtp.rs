@@ -43,7 +43,7 @@ pub struct Smtp {
     /// How long a message may stay below the minimum rate.
     #[serde(with = "duration")]
     pub data_rate_grace: Duration,
-    /// Failed logins within the window before the address or the key id is banned.
+    /// Failed logins within the window before the key id, or an address with several user names, is banned.
     pub login_failures_max: u32,
     /// How long a failed login counts.
     #[serde(with = "duration")]
@@ -51,6 +51,8 @@ pub struct Smtp {
     /// The duration of a ban.
     #[serde(with = "duration")]
     pub login_ban: Duration,
+    /// Networks whose addresses are never banned.
+    pub login_ban_exempt: Vec<IpNet>,
     /// Whether SCRAM-SHA-256-PLUS is offered over TLS 1.3.
     pub scram_plus: bool,
     /// Networks of proxies: a connection from there must begin with a PROXY header.
@@ -97,6 +99,7 @@ impl Default for Smtp {
             login_failures_max: 20,
             login_failures_window: Duration::from_secs(10 * 60),
             login_ban: Duration::from_secs(15 * 60),
+            login_ban_exempt: Vec::new(),
             scram_plus: false,
             proxy_protocol_from: Vec::new(),
             idle_timeout: Duration::from_secs(300),

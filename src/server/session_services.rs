@@ -176,7 +176,7 @@ impl SessionServices {
         let refused = match error {
             AuthenticationError::Unavailable => replies::authentication_unavailable_454(),
             AuthenticationError::Refused(refusal) => refusal_replies::login_reply(&refusal),
-            AuthenticationError::Rejected => self.fail_login(key).await,
+            AuthenticationError::Rejected => self.fail_login(username).await,
         };
         let username = key.map_or_else(|| "(not a key id)".to_owned(), |id| id.to_string());
         tracing::warn!(username, code = refused.code, "login failed");
@@ -184,8 +184,12 @@ impl SessionServices {
     }
 
     /// The reply to wrong credentials, after the delay imposed by the limiter.
-    async fn fail_login(&self, key: Option<KeyId>) -> Reply {
-        match self.server.bans.record_failure(self.peer.client, key, self.server.clock.now()) {
+    async fn fail_login(&self, username: &str) -> Reply {
+        let failure = self.server.bans.record_failure(self.peer.client, username, self.server.clock.now());
+        for ban in &failure.new_bans {
+            self.server.submission.record_ban(ban).await;
+        }
+        match failure.decision {
             AuthDecision::Ban(until) => replies::banned_421(until),
             AuthDecision::Delay(delay) => {
                 tokio::select! {

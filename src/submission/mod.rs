@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::json;
 
 use self::directory_cache::DirectoryCache;
 use self::rejection_counters::RejectionCounters;
@@ -25,15 +26,16 @@ use self::rejection_log_limit::RejectionLogLimit;
 use self::send_limit::{QuotaRequest, SendLimits};
 use crate::clock::{Clock, Instant};
 use crate::histogram::{Histogram, HistogramReading, UP_TO_SECONDS};
+use crate::limits::auth_limiter::{Ban, BanSubject};
 use crate::limits::tenant_semaphore::TenantSemaphore;
 use crate::mail::{Address, DomainName, Envelope, Host, ReversePath, SignedDuration, Timestamp};
-use crate::model::{Environment, KeySecret, Refusal, RefusalCode, RequestId, Scope, Stage};
+use crate::model::{Environment, EventKind, KeySecret, Refusal, RefusalCode, RequestId, Scope, Stage};
 use crate::policy::admission::{
     Sender, SendingDomain, SuppressionFacts, admit_from, admit_recipient, admit_sender, admit_tenant,
 };
 use crate::policy::fixed_window::QuotaStatus;
 use crate::store::{
-    Annotations, Conflict, Directory, Journal, Key, Rejection, ScramCredential, Store, StoreError,
+    Annotations, Conflict, Directory, Journal, Key, NewEvent, Rejection, ScramCredential, Store, StoreError,
     SubmissionKey, Tenant,
 };
 
@@ -187,6 +189,29 @@ impl SubmissionService {
     /// The credential to verify a SCRAM proof; unknown users get a fake one.
     pub async fn scram_credential(&self, username: &str) -> Result<ScramCredential, AuthenticationError> {
         self.store.scram_credential(username).await.map_err(credential_unavailable)
+    }
+
+    /// Records the event of a ban, which belongs to the tenant of a banned key.
+    pub async fn record_ban(&self, ban: &Ban) {
+        let (network, key) = match ban.subject {
+            BanSubject::Network(network) => (Some(network), None),
+            BanSubject::Key(id) => (None, Some(id)),
+        };
+        let found = match key {
+            Some(id) => self.directory.key(id).await.ok().flatten(),
+            None => None,
+        };
+        let event = NewEvent {
+            kind: EventKind::LoginBanned,
+            tenant_id: found.map(|found| found.1.id),
+            data: json!({
+                "network": network, "key_id": key, "failures": ban.failures, "expires_at": ban.until,
+            }),
+            at: self.clock.now(),
+        };
+        if let Err(error) = self.store.append(event).await {
+            tracing::warn!(%error, subject = %ban.subject, "cannot record the event of a ban");
+        }
     }
 
     /// Verifies a SCRAM proof (RFC 5802 §3). Returns the server signature, which proves to the client that the server

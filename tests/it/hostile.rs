@@ -229,6 +229,31 @@ async fn an_address_that_guesses_passwords_is_banned_until_the_platform_lifts_th
 }
 
 #[tokio::test]
+async fn one_outdated_credential_locks_out_nobody_else_behind_its_address_and_its_ban_is_an_event() {
+    let it = guarded().await;
+    let stale = &it.account.user;
+    for code in [535, 535, 421, 421, 421] {
+        it.connect("192.0.2.1").await.auth_plain(stale, "wrong").await.expect_code(code);
+    }
+    assert_eq!(it.knock("192.0.2.1").await, 220);
+    let neighbour = it.server.create_account("other.test").await;
+    let mut client = it.connect("192.0.2.1").await;
+    client.auth_plain(&neighbour.user, &neighbour.secret).await.expect_code(235);
+
+    let events = it.server.control.get("/v1/events?type=login.banned").await["data"].clone();
+    let events = events.as_array().unwrap();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0]["tenant_id"].as_str(), Some(it.account.tenant_id.as_str()), "{events:?}");
+    let data = &events[0]["data"];
+    assert_eq!(
+        (data["key_id"].as_str(), data["failures"].as_u64()),
+        (Some(stale.as_str()), Some(3)),
+        "{data}"
+    );
+    assert!(data["network"].is_null() && data["expires_at"].is_string(), "{data}");
+}
+
+#[tokio::test]
 async fn guesses_at_a_key_from_many_addresses_are_stopped_and_its_owner_can_still_log_in() {
     let it = guarded().await;
     let user = &it.account.user;
