@@ -15,7 +15,9 @@ use crate::model::{KeyId, Refusal, RequestId, Stage, TenantId};
 use crate::smtp::server::replies;
 use crate::smtp::{Credentials, Question, Reply, ScramParameters, ScramProof, Verdict};
 use crate::store::ScramCredential;
-use crate::submission::{AuthenticationError, Submission, SubmissionExtras, Submitter, Trace};
+use crate::submission::{
+    AuthenticationError, Submission, SubmissionExtras, Submitter, Trace, strip_login_domain,
+};
 
 /// Octets of the SCRAM server nonce.
 const NONCE_OCTETS: usize = 24;
@@ -60,7 +62,7 @@ impl SessionServices {
     pub async fn handle(&mut self, question: Question, helo: &str) -> Verdict {
         let question = match question {
             Question::Authenticate(credentials) => return self.authenticate(&credentials).await,
-            Question::FindUser(username) => return self.find_user(username).await,
+            Question::FindUser(username) => return self.find_user(&username).await,
             Question::CheckProof(proof) => return self.check_proof(&proof).await,
             question => question,
         };
@@ -109,16 +111,18 @@ impl SessionServices {
             return banned;
         }
         let Credentials { username, password } = credentials;
+        let username = strip_login_domain(username);
         match self.server.submission.authenticate(username, password, self.peer.client).await {
             Ok(submitter) => self.log_in(submitter, Verdict::Granted),
             Err(error) => self.refuse_login(username, error).await,
         }
     }
 
-    async fn find_user(&mut self, username: String) -> Verdict {
+    async fn find_user(&mut self, username: &str) -> Verdict {
         if let Some(banned) = self.check_ban() {
             return banned;
         }
+        let username = strip_login_domain(username).to_owned();
         let credential = match self.server.submission.scram_credential(&username).await {
             Ok(credential) => credential,
             Err(error) => return self.refuse_login(&username, error).await,
@@ -171,16 +175,19 @@ impl SessionServices {
     }
 
     async fn refuse_login(&self, username: &str, error: AuthenticationError) -> Verdict {
-        // Users type passwords into the wrong field, so only a valid key id is counted and logged.
-        let key = username.parse::<KeyId>().ok();
-        let refused = match error {
-            AuthenticationError::Unavailable => replies::authentication_unavailable_454(),
-            AuthenticationError::Refused(refusal) => refusal_replies::login_reply(&refusal),
-            AuthenticationError::Rejected => self.fail_login(username).await,
+        let (reply, reason) = match error {
+            AuthenticationError::Unavailable => {
+                (replies::authentication_unavailable_454(), "the store is unavailable")
+            }
+            AuthenticationError::Refused(refusal) => {
+                (refusal_replies::login_reply(&refusal), refusal.code.as_str())
+            }
+            AuthenticationError::Rejected(reason) => (self.fail_login(username).await, reason),
         };
-        let username = key.map_or_else(|| "(not a key id)".to_owned(), |id| id.to_string());
-        tracing::warn!(username, code = refused.code, "login failed");
-        Verdict::Refused(refused)
+        // Users type passwords into the wrong field, so only a valid key id is logged.
+        let username = if username.parse::<KeyId>().is_ok() { username } else { "(not a key id)" };
+        tracing::warn!(username, reply = reply.code, reason, "login failed");
+        Verdict::Refused(reply)
     }
 
     /// The reply to wrong credentials, after the delay imposed by the limiter.

@@ -90,7 +90,8 @@ fn decode(reply: &Reply) -> String {
 async fn a_key_is_proved_without_being_sent_and_may_then_submit() {
     let (_dns, server, account) = server().await;
     let mut client = connect(&server).await;
-    prove(&mut client, &account.user, &account.secret, &UNBOUND).await.expect_saying(235, "2.7.0");
+    let user = format!("{}@mail.example", account.user);
+    prove(&mut client, &user, &account.secret, &UNBOUND).await.expect_saying(235, "2.7.0");
     client.send("alice@acme.test", &["bob@b.test"], &message(&account, "scram")).await.expect_code(250);
     client.command("AUTH PLAIN AAA=").await.expect_code(503);
 }
@@ -171,6 +172,6 @@ async fn a_slug_names_the_key_of_a_tenant_that_has_only_one() {
     prove(&mut client, id, secret, &UNBOUND).await.expect_code(235);
     server.control.ok("DELETE", &format!("/v1/keys/{id}"), json!(null)).await;
     let mut client = connect(&server).await;
-    prove(&mut client, id, secret, &UNBOUND).await.expect_code(535);
+    prove(&mut client, id, secret, &UNBOUND).await.expect_saying(535, "[expired_api_key]");
     prove(&mut client, "acme-test", &account.secret, &UNBOUND).await.expect_code(235);
 }
