@@ -22,7 +22,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Certificate::load(certificate, private_key).with_context(|| format!("{name}: tls"))?;
     }
     if let Some(file) = &config.master_key_file {
-        check_master_key(file).with_context(|| format!("{name}: master_key_file"))?;
+        check_master_key(file, &config.data_dir).with_context(|| format!("{name}: master_key_file"))?;
     }
     trusted_roots(config.webhooks.ca_file.as_deref()).with_context(|| format!("{name}: webhooks.ca_file"))?;
     relay::check(&config.relay).with_context(|| format!("{name}: relay"))?;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use lettre::message::header::ContentType;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
@@ -34,6 +34,7 @@ const FIRST_MESSAGE_DEADLINE: Duration = Duration::from_secs(20);
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let path = prepare_dir(&arguments.dir)?;
     let config = Config::load(&path)?;
+    refuse_lost_data(&path, &config.data_dir)?;
     let log = telemetry::start(&config.log);
     run_server(async {
         let signals = Signals::listen()?;
@@ -68,6 +69,23 @@ fn prepare_dir(dir: &Path) -> anyhow::Result<PathBuf> {
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(path)
+}
+
+/// Refuses a data directory that does not exist, except beside the configuration: the path in the file is that of a folder
+/// that was moved.
+fn refuse_lost_data(path: &Path, data_dir: &Path) -> anyhow::Result<()> {
+    let beside = path.with_file_name("data");
+    if data_dir != beside
+        && !data_dir.try_exists().with_context(|| format!("cannot access {}", data_dir.display()))?
+    {
+        bail!(
+            "{}: data_dir {} does not exist; if the folder was moved, write the new path: data_dir = \"{}\"",
+            path.display(),
+            data_dir.display(),
+            beside.display()
+        );
+    }
+    Ok(())
 }
 
 /// What the first start creates.

@@ -75,7 +75,7 @@ allowed_private_networks = ["127.0.0.0/8"]
 """
         )
         made = subprocess.run(
-            [BINARY, "key", "create", "--data-dir", self.folder / "data", "--name", "tests"],
+            [BINARY, "key", "create", "--init", "--data-dir", self.folder / "data", "--name", "tests"],
             check=True,
             capture_output=True,
             text=True,

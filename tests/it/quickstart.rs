@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::http::request;
-use crate::program::Serving;
+use crate::program::{Serving, run};
 
 /// The configuration that quickstart would write, with free ports.
 fn configure(directory: &Path) {
@@ -44,4 +44,19 @@ async fn quickstart_shows_the_delivery_of_a_first_message_and_keeps_everything()
     second.wait_for_line("Ctrl-C stops it").await;
     assert!(!second.said.contains("pb_"), "secrets are shown once:\n{}", second.said);
     second.end("INT").await;
+}
+
+#[tokio::test]
+async fn quickstart_of_a_moved_folder_makes_nothing_at_the_old_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    std::fs::create_dir(&old).unwrap();
+    configure(&old);
+    std::fs::rename(&old, &new).unwrap();
+    let (success, said) = run(&["quickstart", "--dir", new.to_str().unwrap()]).await;
+    assert!(!success, "{said}");
+    for part in [old.join("data"), new.join("data")] {
+        assert!(said.contains(part.to_str().unwrap()), "{part:?} is not in: {said}");
+    }
+    assert!(!old.exists() && !new.join("data").exists());
 }
