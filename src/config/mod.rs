@@ -8,6 +8,7 @@ mod api;
 mod domains;
 mod duration;
 mod error;
+mod listeners;
 mod log;
 mod relay;
 mod retention;
@@ -123,7 +124,7 @@ impl Config {
         match config.find_invalid() {
             None => Ok(config),
             Some(InvalidOption { key, message }) => {
-                Err(ConfigError::Value { path: path.to_owned(), key, message: message.to_owned() })
+                Err(ConfigError::Value { path: path.to_owned(), key, message: message.into_owned() })
             }
         }
     }
@@ -138,5 +139,6 @@ impl Config {
             .or_else(|| self.tls_report.find_invalid())
             .or_else(|| self.retention.find_invalid())
             .or_else(|| self.store.find_invalid())
+            .or_else(|| listeners::find_invalid(self))
     }
 }

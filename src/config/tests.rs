@@ -90,6 +90,10 @@ fn an_error_names_file_line_and_key() {
             "[api]\ncors_origins = [\"https://a.example/\"]\n",
             ["test.toml", "api.cors_origins", "as browsers send them"],
         ),
+        (
+            "[smtp]\nsubmission = [\"[::1]:587\"]\n[api]\nlisten = [\"[::1]:587\"]\n",
+            ["test.toml", "api.listen", "[::1]:587 of smtp.submission"],
+        ),
         ("hostname = \"a b\"\n", ["test.toml", "hostname", "letters, digits"]),
         ("[smtp]\nmessage_size_max = \"600 MiB\"\n", ["test.toml", "smtp.message_size_max", "512 MiB"]),
         ("[smtp]\ninbound_buffer_max = \"1 MiB\"\n", ["test.toml", "smtp.inbound_buffer_max", "at least"]),

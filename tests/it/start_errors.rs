@@ -186,6 +186,27 @@ async fn check_config_accepts_the_sample_and_reports_faults() {
 }
 
 #[tokio::test]
+async fn check_config_warns_of_a_foreign_certificate_and_finds_a_lost_master_key() {
+    let setting = Setting::new();
+    let foreign = Identity::new(&["other.example"]);
+    let (certificate, key) = (setting.path("tls.crt"), setting.path("tls.key"));
+    std::fs::write(&certificate, &foreign.certificate_pem).unwrap();
+    std::fs::write(&key, &foreign.private_key_pem).unwrap();
+    let file =
+        setting.configure("", &format!("[tls]\ncertificate = {certificate:?}\nprivate_key = {key:?}\n{API}"));
+    let arguments = ["check-config", "--config", file.to_str().unwrap()];
+    let (success, said) = run(&arguments).await;
+    assert!(success, "{said}");
+    expect_all(&said, &["warning: tls.certificate", "tls.crt is not for the hostname"]);
+    assert!(!setting.path("data").exists());
+    start(&setting).await.end("TERM").await;
+    std::fs::remove_file(setting.path("data").join("master.key")).unwrap();
+    let (success, said) = run(&arguments).await;
+    assert!(!success, "{said}");
+    expect_all(&said, &["master_key_file", "master.key", "restore it"]);
+}
+
+#[tokio::test]
 async fn signals_reload_the_certificate_and_stop_the_server_cleanly() {
     let setting = Setting::new();
     let (old, new) = (Identity::new(&[HOSTNAME]), Identity::new(&[HOSTNAME]));

@@ -170,14 +170,20 @@ impl MasterKeyFile {
     }
 }
 
-/// Checks that a file can be used as the master key of a data directory.
+/// Checks the file with the master key of a data directory: the one that the operator named, or the one that was created
+/// with the database.
 ///
 /// # Errors
 /// [`OpenError::MasterKey`].
-pub fn check_master_key(file: &Path, data_dir: &Path) -> std::result::Result<(), OpenError> {
-    let key_file = MasterKeyFile::new(Some(file.to_owned()), data_dir);
-    let is_new = leftovers::is_missing(&data_dir.join(DATABASE_FILE)).map_err(|error| key_file.fault(error))?;
+pub fn check_master_key(named: Option<&Path>, data_dir: &Path) -> std::result::Result<(), OpenError> {
+    let key_file = MasterKeyFile::new(named.map(Path::to_owned), data_dir);
+    let database = data_dir.join(DATABASE_FILE);
+    let is_new = leftovers::is_missing(&database)
+        .map_err(|error| key_file.fault(format!("cannot look for {}: {error}", database.display())))?;
     key_file.require_named(is_new)?;
+    if is_new && !key_file.named {
+        return Ok(());
+    }
     key_file.load(false).map(drop)
 }
 

@@ -175,7 +175,7 @@ fn only_the_server_and_the_first_key_make_a_data_directory_and_not_without_the_k
             assert!(error.contains("restore it") && !error.contains("make it"), "{error}");
         }
     }
-    let error = check_master_key(&named, &absent).unwrap_err().to_string();
+    let error = check_master_key(Some(&named), &absent).unwrap_err().to_string();
     assert!(error.contains("restore it") && !error.contains("make it"), "{error}");
     std::fs::rename(&kept, absent.join("master.key")).unwrap();
     at(Access::Serve, None).unwrap();
