@@ -33,6 +33,10 @@ use super::{Api, router};
 
 /// How long a TLS handshake or a request's header may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may be idle before its first request with a valid key.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long closing a connection may take whose slot another one has taken.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
 /// Interval of HTTP/2 pings, which detect lost clients.
 const PING_INTERVAL: Duration = Duration::from_secs(25);
 /// How long closing an idle connection may take.
@@ -155,6 +159,7 @@ impl Connection {
     async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
         let Self { api, router, builder, origin } = self;
         let (client, stop) = (origin.client, origin.tasks.stop.clone());
+        let place = origin.place.clone();
         let idle_timeout = api.settings.idle_timeout;
         let activity = Activity::default();
         let seen = activity.clone();
@@ -172,6 +177,7 @@ impl Connection {
                 Ok::<_, Infallible>(response.map(|body| activity.watch(body)))
             }
         });
+        let evicted = place.evicted();
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -179,14 +185,29 @@ impl Connection {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
-            () = activity.wait_until_idle(idle_timeout) => {
+            () = wait_until_idle(&activity, &place, idle_timeout) => {
                 connection.as_mut().graceful_shutdown();
                 tokio::time::timeout(CLOSE_TIMEOUT, connection).await.unwrap_or(Ok(()))
+            }
+            () = evicted.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::time::timeout(EVICTION_GRACE, connection).await.unwrap_or(Ok(()))
             }
         };
         if let Err(error) = ended {
             tracing::debug!(%client, error, "API connection ended early");
         }
+    }
+}
+
+/// Completes when the connection was idle for the timeout, which is short before its first request with a valid key.
+async fn wait_until_idle(activity: &Activity, place: &ConnectionSlot, timeout: Duration) {
+    let short = timeout.min(LOGIN_TIMEOUT);
+    if !place.is_logged_in() {
+        activity.wait_until_idle(short).await;
+    }
+    if place.is_logged_in() {
+        activity.wait_until_idle(timeout).await;
     }
 }
 

@@ -113,6 +113,7 @@ fn an_error_names_file_line_and_key() {
 fn an_unusable_value_is_reported_with_its_key() {
     for (section, line, key, part) in [
         ("smtp", "idle_timeout = \"0s\"", "smtp.idle_timeout", "longer"),
+        ("smtp", "login_timeout = \"0s\"", "smtp.login_timeout", "longer"),
         ("smtp", "session_timeout = \"0s\"", "smtp.session_timeout", "longer"),
         ("api", "request_timeout = \"0s\"", "api.request_timeout", "longer"),
         ("api", "body_max = 0", "api.body_max", "at least 1"),

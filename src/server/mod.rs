@@ -41,6 +41,9 @@ const CONTENT_LINE_OCTETS_MAX: usize = 64 * 1024;
 /// Timeout of the PROXY header, which a proxy knows before it connects.
 const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the last reply may take to a client whose slot another connection has taken.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
+
 /// When the connections of a listener use TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Security {
@@ -54,6 +57,7 @@ pub enum Security {
 pub struct Server {
     session: Arc<smtp::SessionSettings>,
     idle_timeout: Duration,
+    login_timeout: Duration,
     session_timeout: Duration,
     submission: Arc<SubmissionService>,
     tls: SharedServerConfig,
@@ -85,6 +89,7 @@ impl Server {
         Self {
             session: Arc::new(session_settings(hostname, limits)),
             idle_timeout: limits.idle_timeout,
+            login_timeout: limits.login_timeout,
             session_timeout: limits.session_timeout,
             submission,
             tls,
@@ -175,9 +180,19 @@ impl Server {
                 return send_rejection(&stream, &refusal, security);
             }
         }
+        let evicted = slot.evicted();
         let connection = Connection::new(self, stream, Peer { client, slot }, stop);
-        if let Err(error) = connection.run(security).await {
-            tracing::debug!(%error, "connection broke");
+        let end = async {
+            evicted.cancelled().await;
+            tokio::time::sleep(EVICTION_GRACE).await;
+        };
+        tokio::select! {
+            ended = connection.run(security) => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "connection broke");
+                }
+            }
+            () = end => {}
         }
     }
 }

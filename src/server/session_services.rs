@@ -165,6 +165,9 @@ impl SessionServices {
 
     fn log_in(&mut self, submitter: Submitter, granted: Verdict) -> Verdict {
         self.server.bans.record_success(self.peer.client, submitter.key.id);
+        if self.peer.slot.evicted().is_cancelled() {
+            return Verdict::Refused(replies::too_many_connections_421());
+        }
         if self.peer.slot.set_tenant(submitter.tenant.id).is_err() {
             tracing::warn!(tenant = %submitter.tenant.slug, "too many connections of a tenant");
             return Verdict::Refused(replies::too_many_of_tenant_421());

@@ -142,6 +142,34 @@ async fn octets_after_a_chunk_of_unknown_length_are_never_executed() {
 }
 
 #[tokio::test]
+async fn a_new_connection_takes_the_place_of_the_oldest_silent_one_and_never_of_one_that_is_logged_in() {
+    let stage = SubmissionStage::with(|limits| limits.connections_max = 4).await;
+    let mut kept = log_in(&stage).await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(Client::connect(stage.submission, submission_stage::HOSTNAME).await);
+    }
+    let mut newcomer = log_in(&stage).await;
+    let mut oldest = silent.remove(0);
+    oldest.read_reply().await.expect_saying(421, "4.3.2 Too many connections");
+    oldest.expect_close().await;
+    for client in [&mut kept, &mut newcomer, &mut silent[0]] {
+        client.command("NOOP").await.expect_code(250);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_log_in_is_soon_disconnected_and_one_that_did_stays() {
+    let stage = SubmissionStage::with(|limits| limits.login_timeout = Duration::from_secs(2)).await;
+    let mut kept = log_in(&stage).await;
+    let mut silent = Client::connect(stage.submission, submission_stage::HOSTNAME).await;
+    silent.ehlo().await;
+    silent.read_reply().await.expect_saying(421, "4.4.2 No login in time");
+    silent.expect_close().await;
+    kept.command("NOOP").await.expect_code(250);
+}
+
+#[tokio::test]
 async fn each_failed_login_is_answered_later_than_the_previous_one() {
     let stage = SubmissionStage::start().await;
     let mut client = secured(&stage).await;

@@ -37,9 +37,11 @@ replies! {
     cannot_verify_252 = 252 2 . 0 . 0 "Cannot VRFY; send mail to find out";
     /// The client sent nothing for `idle_timeout` (RFC 5321 §4.5.3.2.7).
     idle_421 = 421 4 . 4 . 2 "Idle for too long, closing";
+    /// The client did not log in for `login_timeout`.
+    no_login_421 = 421 4 . 4 . 2 "No login in time, closing; connect again and log in at once";
     /// The server is shutting down (RFC 5321 §3.8).
     shutting_down_421 = 421 4 . 3 . 2 "Shutting down, try again later";
-    /// `smtp.connections_max` is reached.
+    /// `smtp.connections_max` is reached, for a new connection or for the oldest one without a login.
     too_many_connections_421 = 421 4 . 3 . 2 "Too many connections, try again later";
     /// `smtp.connections_per_address_max` is reached.
     too_many_from_address_421 = 421 4 . 7 . 0 "Too many connections from your address; close some or try again later";
