@@ -3,6 +3,7 @@
 
 mod certificate_watch;
 mod listeners;
+pub mod open_files;
 mod sandbox_domain;
 mod task_group;
 
@@ -72,6 +73,9 @@ pub enum StartError {
     /// TLS reports cannot be sent.
     #[error("tls_report.mail: {0}")]
     TlsReport(#[from] TlsReportError),
+    /// The limit of open files is too low.
+    #[error(transparent)]
+    OpenFiles(#[from] open_files::OpenFilesError),
     /// The sandbox domain cannot be created.
     #[error("cannot prepare the sandbox domain: {0}")]
     Sandbox(String),
@@ -277,6 +281,11 @@ impl Running {
 
     /// Starts the server with another clock and other randomness, for tests.
     pub async fn start_with(config: &Config, clock: Clock, rng: Rng) -> Result<Self, StartError> {
+        let (config, lowered) = open_files::fit(config, open_files::raise())?;
+        if let Some(lowered) = lowered {
+            tracing::warn!("{lowered}");
+        }
+        let config = &config;
         let shared = SharedServices::open(config, clock, rng).await?;
         let listeners = Listeners::bind(config).await?;
         let relay = shared.build_relay()?;

@@ -3,6 +3,7 @@
 use anyhow::Context;
 
 use super::ConfigFile;
+use crate::app::open_files;
 use crate::config::Config;
 use crate::mail::Timestamp;
 use crate::store::check_master_key;
@@ -36,6 +37,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             "note: the hostname {} is not fully qualified, and receivers distrust such a name; set hostname",
             config.hostname
         );
+    }
+    let (_, lowered) = open_files::fit(&config, open_files::raise()).with_context(|| format!("{name}"))?;
+    if let Some(lowered) = lowered {
+        println!("warning: in this shell, {lowered}");
     }
     for doubt in doubts {
         println!("warning: tls.certificate: {doubt}, so mail clients refuse it");

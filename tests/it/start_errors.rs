@@ -207,6 +207,24 @@ async fn check_config_warns_of_a_foreign_certificate_and_finds_a_lost_master_key
 }
 
 #[tokio::test]
+async fn the_limit_of_open_files_is_raised_and_what_does_not_fit_it_is_lowered_and_said() {
+    let setting = Setting::new();
+    let file = setting.configure("", API);
+    let arguments = ["serve", "--config", file.to_str().unwrap()];
+    let mut server = Serving::start_with_open_files(300, 1000, &arguments);
+    let said = server.wait_for_line("the limit of open files is 1000").await;
+    expect_all(&said, &["smtp.connections_max is", "instead of 12000", "LimitNOFILE"]);
+    server.wait_for_line("submission=[127.0.0.1:").await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(line.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["1000", "1000"], "{line}");
+    server.end("TERM").await;
+    let mut server = Serving::start_with_open_files(300, 300, &arguments);
+    server.wait_for_line("at least 460 are needed").await;
+    assert_eq!(server.wait_for_status().await, Some(1));
+}
+
+#[tokio::test]
 async fn signals_reload_the_certificate_and_stop_the_server_cleanly() {
     let setting = Setting::new();
     let (old, new) = (Identity::new(&[HOSTNAME]), Identity::new(&[HOSTNAME]));
