@@ -23,6 +23,7 @@ use crate::accept_loop;
 use crate::limits::connection_limiter::{ConnectionSlot, LimitReached};
 use crate::mail::Timestamp;
 use crate::model::{RefusalCode, RequestId};
+use crate::telemetry::FLOOD;
 use crate::tls::SharedServerConfig;
 
 use super::error::ApiError;
@@ -108,7 +109,7 @@ fn configure(builder: &mut Builder<Tasks>) {
 
 /// Sends a 503 without waiting, if the connection is plain: before a TLS handshake no response is possible.
 fn refuse(stream: &TcpStream, is_plain: bool, option: &'static str, now: Timestamp) {
-    tracing::debug!(option, "API connection refused: connection limit reached");
+    tracing::warn!(target: FLOOD, "API connection refused: {option}");
     if is_plain && let Err(error) = stream.try_write(&overloaded(option, RequestId::generate(now))) {
         tracing::trace!(%error, "the refused client closed the connection");
     }

@@ -15,6 +15,7 @@ use super::stream::Stream;
 use super::{Security, Server, refusal_replies};
 use crate::limits::memory_budget::MemoryReservation;
 use crate::smtp::{Input, LineReader, Next, Question, Session, Step, Verdict};
+use crate::telemetry::FLOOD;
 
 /// Read buffer for commands: fits a pipelined group, and keeps ten thousand idle connections small.
 const COMMAND_READ_OCTETS: usize = 512;
@@ -241,7 +242,10 @@ impl Connection {
                 Ok(if octets == 0 { Received::Eof } else { Received::Octets })
             }
             () = self.stop.cancelled(), if !in_body => Ok(Received::Stopping),
-            () = self.evicted.cancelled() => Ok(Received::Evicted),
+            () = self.evicted.cancelled() => {
+                tracing::warn!(target: FLOOD, "closed the oldest connection without a login: smtp.connections_max");
+                Ok(Received::Evicted)
+            }
             () = sleep_until(deadline) => Ok(ended),
         }
     }

@@ -32,6 +32,7 @@ use crate::mail::DomainName;
 use crate::smtp::server::replies;
 use crate::smtp::{self, BareNewline, DataLimits, Reply, proxy};
 use crate::submission::SubmissionService;
+use crate::telemetry::FLOOD;
 use crate::tls::SharedServerConfig;
 use connection::Connection;
 
@@ -68,6 +69,13 @@ pub struct Server {
     min_rate: MinRate,
     proxies: Vec<IpNet>,
     scram_plus: bool,
+}
+
+/// Why a connection is rejected.
+struct Rejection {
+    /// For the log.
+    reason: &'static str,
+    reply: Reply,
 }
 
 /// The services that the server uses.
@@ -136,19 +144,34 @@ impl Server {
                 Ok(()) => return Some(slot),
                 Err(refusal) => refusal,
             },
-            Err(LimitReached) => replies::too_many_connections_421(),
+            Err(LimitReached) => {
+                Rejection { reason: "smtp.connections_max", reply: replies::too_many_connections_421() }
+            }
         };
-        tracing::warn!(%peer, reply = %refusal.lines.concat(), "connection rejected");
-        send_rejection(stream, &refusal, security);
+        self.reject(stream, peer.ip(), &refusal, security);
         None
     }
 
     /// Checks bans and connection limits of a client address.
-    fn admit_client(&self, slot: &mut ConnectionSlot, client: IpAddr) -> Result<(), Reply> {
+    fn admit_client(&self, slot: &mut ConnectionSlot, client: IpAddr) -> Result<(), Rejection> {
         if let Some(until) = self.bans.banned_until(client, self.clock.now()) {
-            return Err(replies::banned_421(until));
+            return Err(Rejection { reason: "the address is banned", reply: replies::banned_421(until) });
         }
-        slot.set_address(client).map_err(|LimitReached| replies::too_many_from_address_421())
+        slot.set_address(client).map_err(|LimitReached| Rejection {
+            reason: "smtp.connections_per_address_max",
+            reply: replies::too_many_from_address_421(),
+        })
+    }
+
+    /// Logs the rejection, and sends its reply in plain text; with implicit TLS the connection is closed without one.
+    fn reject(&self, stream: &TcpStream, client: IpAddr, rejection: &Rejection, security: Security) {
+        tracing::warn!(target: FLOOD, %client, "connection rejected: {}", rejection.reason);
+        if security == Security::Starttls {
+            let mut text = Vec::new();
+            rejection.reply.write_to(&mut text);
+            // A new socket has buffer space for one line; if sending fails, the client still sees the connection close.
+            let _ = socket2::SockRef::from(stream).send(&text);
+        }
     }
 
     fn is_proxy(&self, peer: IpAddr) -> bool {
@@ -172,12 +195,11 @@ impl Server {
             };
             match header.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(header) => client = header.unwrap_or(client).to_canonical(),
-                Err(error) => return tracing::warn!(%error, "invalid PROXY header"),
+                Err(error) => return tracing::warn!(target: FLOOD, %error, "invalid PROXY header"),
             }
             tracing::Span::current().record("client", tracing::field::display(client));
             if let Err(refusal) = self.admit_client(&mut slot, client) {
-                tracing::warn!(reply = %refusal.lines.concat(), "connection rejected");
-                return send_rejection(&stream, &refusal, security);
+                return self.reject(&stream, client, &refusal, security);
             }
         }
         let evicted = slot.evicted();
@@ -194,16 +216,6 @@ impl Server {
             }
             () = end => {}
         }
-    }
-}
-
-/// Sends the reply in plain text; with implicit TLS the connection is closed without one.
-fn send_rejection(stream: &TcpStream, refusal: &Reply, security: Security) {
-    if security == Security::Starttls {
-        let mut text = Vec::new();
-        refusal.write_to(&mut text);
-        // A new socket has buffer space for one line; if sending fails, the client still sees the connection close.
-        let _ = socket2::SockRef::from(stream).send(&text);
     }
 }
 

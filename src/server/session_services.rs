@@ -18,6 +18,7 @@ use crate::store::ScramCredential;
 use crate::submission::{
     AuthenticationError, Submission, SubmissionExtras, Submitter, Trace, strip_login_domain,
 };
+use crate::telemetry::FLOOD;
 
 /// Octets of the SCRAM server nonce.
 const NONCE_OCTETS: usize = 24;
@@ -169,7 +170,7 @@ impl SessionServices {
             return Verdict::Refused(replies::too_many_connections_421());
         }
         if self.peer.slot.set_tenant(submitter.tenant.id).is_err() {
-            tracing::warn!(tenant = %submitter.tenant.slug, "too many connections of a tenant");
+            tracing::warn!(target: FLOOD, "too many connections of tenant {}", submitter.tenant.slug);
             return Verdict::Refused(replies::too_many_of_tenant_421());
         }
         tracing::debug!(key = %submitter.key.id, "logged in");
@@ -220,6 +221,11 @@ impl SessionServices {
             })
             .flatten();
         let reply = refusal_replies::reply(refusal, reference);
+        if !refusal_replies::is_recorded(refusal.code) {
+            // A fault of the server concerns every message for a while.
+            tracing::warn!(target: FLOOD, key = %submitter.key.id, %stage, reply = reply.code, "refused: {}", refusal.code);
+            return reply;
+        }
         tracing::info!(
             key = %submitter.key.id,
             tenant = %submitter.tenant.slug,

@@ -11,6 +11,7 @@ use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{EventKind, KeyId, KeySecret, Refusal, RefusalCode, Scope};
 use crate::policy::admission::admit_status;
 use crate::store::{Directory, Journal, Key, NewEvent, ScramCredential, StoreError, Tenant};
+use crate::telemetry::FLOOD;
 
 /// Minimum time between updates of a key's `last_used_at`.
 const LAST_USED_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
@@ -94,7 +95,7 @@ impl SubmissionService {
         if key.last_used_at.is_none_or(|at| now.duration_since(at) > LAST_USED_INTERVAL)
             && let Err(error) = self.store.touch_key(key.id, now).await
         {
-            tracing::warn!(%error, key = %key.id, "cannot record the use of a key");
+            tracing::warn!(target: FLOOD, key = %key.id, "cannot record the use of a key: {error}");
         }
         Ok(Submitter { tenant, key, client_address, scope: Scope::SmtpSend })
     }
@@ -160,7 +161,7 @@ fn refuse_platform_key() -> Refusal {
 }
 
 fn credential_unavailable(error: StoreError) -> AuthenticationError {
-    tracing::error!(%error, "cannot read a credential");
+    tracing::error!(target: FLOOD, "cannot read a credential: {error}");
     AuthenticationError::Unavailable
 }
 

@@ -37,6 +37,7 @@ use crate::policy::fixed_window::QuotaStatus;
 use crate::store::{
     Annotations, Conflict, Directory, Journal, Key, Rejection, Store, StoreError, SubmissionKey, Tenant,
 };
+use crate::telemetry::FLOOD;
 
 pub use self::acceptance::CheckedSubmission;
 pub use self::authentication::{AuthenticationError, strip_login_domain};
@@ -325,7 +326,7 @@ fn describe(current: &(Key, Tenant)) -> Sender<'_> {
 
 fn storage_refusal(error: StoreError) -> Refusal {
     if !matches!(error, StoreError::Conflict(_)) {
-        tracing::error!(%error, "the store failed");
+        tracing::error!(target: FLOOD, "the store failed: {error}");
     }
     match error {
         StoreError::Conflict(Conflict::SubmissionKey) => Refusal::new(
