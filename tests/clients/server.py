@@ -34,7 +34,7 @@ class Server:
 
     def __init__(self, folder, smart_host_port=None, tls="opportunistic", extra="", smtp=""):
         self.folder = pathlib.Path(folder)
-        self.submission, self.submissions, self.api = free_ports(3)
+        self.submission, self.submissions, self.api, self.metrics = free_ports(4)
         self.process = None
         certificates = self.folder / "certs"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +66,7 @@ certificate = "{certificates / 'server.crt'}"
 private_key = "{certificates / 'server.key'}"
 [api]
 listen = ["127.0.0.1:{self.api}"]
+metrics_listen = ["127.0.0.1:{self.metrics}"]
 [store]
 free_disk_min = "1MiB"
 [relay]
