@@ -34,7 +34,9 @@ pub async fn accept_until(
             // The client closed the connection before it was accepted; others are not affected.
             Err(error) if concerns_one_client(&error) => {}
             Err(error) => {
-                tracing::error!(address = ?listener.local_addr().ok(), %error, "cannot accept connections");
+                // The target of `telemetry::FLOOD`, which this layer does not import.
+                let address = listener.local_addr().ok();
+                tracing::error!(target: "pillarbox::flood", ?address, "cannot accept connections: {error}");
                 stop.run_until_cancelled(tokio::time::sleep(RETRY_DELAY)).await;
             }
         }

@@ -5,7 +5,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Error, ErrorKind, Result, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -45,9 +45,22 @@ pub fn create_directory(path: &Path, mode: u32) -> Result<()> {
     match DirBuilder::new().mode(mode).create(path) {
         // Another process has created it, but may not have synced it yet.
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
-        created => created?,
+        created => created.and_then(|()| inherit_owner(path))?,
     }
     sync_directory(parent)
+}
+
+/// Gives a new file or directory the owner of its parent directory, so that root leaves nothing that the service cannot
+/// read. Does nothing for other users, who cannot give files away.
+pub fn inherit_owner(path: &Path) -> Result<()> {
+    let (own, parent) = (std::fs::symlink_metadata(path)?, std::fs::metadata(parent_of(path))?);
+    if own.uid() == parent.uid() {
+        return Ok(());
+    }
+    match lchown(path, Some(parent.uid()), Some(parent.gid())) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
+        changed => changed,
+    }
 }
 
 /// Syncs a directory: names that were added to it or removed from it survive a power cut.
@@ -80,7 +93,9 @@ pub fn remove_unfinished(directory: &Path) -> Result<()> {
 fn write(path: &Path, mode: u32, pieces: &[&[u8]], rename: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let unfinished = unfinished_path(path)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&unfinished)?;
-    let written = pieces.iter().try_for_each(|piece| file.write_all(piece)).and_then(|()| file.sync_all());
+    let written = inherit_owner(&unfinished)
+        .and_then(|()| pieces.iter().try_for_each(|piece| file.write_all(piece)))
+        .and_then(|()| file.sync_all());
     if let Err(error) = written.and_then(|()| rename(&unfinished)) {
         // Frees the space of the incomplete file: the disk may be full.
         let _ = std::fs::remove_file(&unfinished);
@@ -207,5 +222,20 @@ mod tests {
         let mut left = [young.into(), OsString::from(".new-key"), directory.into()];
         left.sort();
         assert_eq!(names_in(dir.path()), left);
+    }
+
+    #[test]
+    fn what_root_makes_has_the_owner_of_the_directory_above() {
+        let dir = tempfile::tempdir().unwrap();
+        if lchown(dir.path(), Some(1234), Some(1234)).is_err() {
+            // Only root makes files for others.
+            return;
+        }
+        create_directory(&dir.path().join("a/b"), 0o700).unwrap();
+        create(&dir.path().join("a/b/file"), 0o600, &[b"x"]).unwrap();
+        for path in ["a", "a/b", "a/b/file"] {
+            let owner = std::fs::metadata(dir.path().join(path)).unwrap();
+            assert_eq!((owner.uid(), owner.gid()), (1234, 1234), "{path}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! other modules at each scrape. No label contains a tenant, domain or address, so the number of series is bounded.
 //! Imports `mail`, `store`, `submission`, `limits`, `queue`, `listener`, `histogram` and `tls`.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::fmt::{self, Display};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::accept_loop;
 use crate::histogram::HistogramReading;
+use crate::limits::auth_limiter::AuthLimiter;
 use crate::limits::connection_limiter::ConnectionLimiter;
 use crate::model::BounceClass;
 use crate::queue::{ConnectionCounts, QueueManager};
@@ -37,8 +39,7 @@ use crate::submission::SubmissionService;
 use crate::tls::Certificate;
 
 const PATH: &str = "/metrics";
-const OPEN_METRICS: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+const TEXT_FORMAT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const CONNECTIONS_MAX: usize = 16;
 /// Timeout of one connection.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -51,6 +52,8 @@ pub struct Metrics {
     pub queue: Arc<QueueManager>,
     /// Refusals.
     pub submission: Arc<SubmissionService>,
+    /// Failed logins and bans.
+    pub bans: Arc<AuthLimiter>,
     /// SMTP connections.
     pub smtp: Arc<ConnectionLimiter>,
     /// API connections.
@@ -133,7 +136,7 @@ impl Metrics {
             Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, error),
         };
         let mut response = Response::new(Full::from(text));
-        response.headers_mut().insert(CONTENT_TYPE, OPEN_METRICS);
+        response.headers_mut().insert(CONTENT_TYPE, TEXT_FORMAT);
         response
     }
 
@@ -152,6 +155,7 @@ impl Metrics {
         self.add_mail(pillarbox, snapshot);
         add_store(pillarbox, &snapshot.counts);
         self.add_queue(pillarbox, &snapshot.queue);
+        self.add_logins(pillarbox);
         gauge(pillarbox, "webhook_backlog", "Webhook deliveries pending", to_gauge(snapshot.webhook_backlog));
         if let Some(expires_at) = self.certificate.expires_at() {
             let left_s = expires_at.duration_since(self.queue.clock().now()).as_secs();
@@ -168,7 +172,7 @@ impl Metrics {
         let mut text = String::new();
         // Writing to a String cannot fail.
         encode(&mut text, &registry).unwrap_or_default();
-        text
+        to_text_format(&text)
     }
 
     /// Adds the metrics of accepted and delivered mail.
@@ -191,6 +195,19 @@ impl Metrics {
         let ends = ends.map(|(state, reading)| (vec![("outcome", state.to_string())], reading.clone()));
         let help = "Time from the acceptance of a message to the end of a delivery, by outcome";
         registry.register("delivery_seconds", help, Histograms(ends.collect()));
+    }
+
+    fn add_logins(&self, registry: &mut Registry) {
+        let failures = Counter::<u64>::default();
+        failures.inc_by(self.bans.failures());
+        registry.register("login_failures", "Logins over SMTP with wrong credentials", failures);
+        let bans = self.bans.list(self.queue.clock().now());
+        gauge(
+            registry,
+            "login_bans",
+            "Keys and networks that are banned after failed logins",
+            bans.len() as i64,
+        );
     }
 
     fn add_queue(&self, registry: &mut Registry, queue: &QueueOverview) {
@@ -233,6 +250,26 @@ fn add_store(registry: &mut Registry, counts: &StoreCounts) {
         let help = "Free space of the file system of the data directory";
         gauge(registry, "disk_free_bytes", help, to_gauge(octets));
     }
+}
+
+/// The Prometheus text format of an OpenMetrics text. There, `# HELP` and `# TYPE` have the name of a counter as its samples
+/// have it: with `_total`. All tools read this format; some do not read the other.
+fn to_text_format(open_metrics: &str) -> String {
+    let types = open_metrics.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let counters: HashSet<&str> = types.filter_map(|rest| rest.strip_suffix(" counter")).collect();
+    let mut text = String::with_capacity(open_metrics.len());
+    for line in open_metrics.lines() {
+        let mut parts = line.splitn(4, ' ');
+        match [parts.next(), parts.next(), parts.next(), parts.next()] {
+            [Some("#"), Some(keyword @ ("HELP" | "TYPE")), Some(name), Some(rest)] => {
+                let suffix = if counters.contains(name) { "_total" } else { "" };
+                text.extend(["# ", keyword, " ", name, suffix, " ", rest, "\n"]);
+            }
+            [Some("#"), ..] => {}
+            _ => text.extend([line, "\n"]),
+        }
+    }
+    text
 }
 
 fn refuse(status: StatusCode, why: impl Display) -> Response<Full<Bytes>> {
@@ -282,4 +319,23 @@ fn resident_memory_octets() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_and_type_have_the_name_of_the_samples() {
+        let mut registry = Registry::default();
+        counters(&mut registry, "events", "Events, by type", [([("type", "a b # c".to_owned())], 2)]);
+        gauge(&mut registry, "depth", "Depth", -1);
+        let mut open_metrics = String::new();
+        encode(&mut open_metrics, &registry).unwrap();
+        assert_eq!(
+            to_text_format(&open_metrics),
+            "# HELP events_total Events, by type.\n# TYPE events_total counter\n\
+             events_total{type=\"a b # c\"} 2\n# HELP depth Depth.\n# TYPE depth gauge\ndepth -1\n"
+        );
+    }
 }

@@ -1,56 +1,40 @@
 //! Logging: `tracing` to standard error, as text or JSON.
 
+mod flood_limit;
+
 use std::io::IsTerminal;
 
+use flood_limit::FloodLimit;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::config::{Log, LogFormat};
 
+/// The target of lines that come in floods, such as those about refused connections: of each message, one line a minute is
+/// written, and then the number of the others.
+pub const FLOOD: &str = flood_limit::TARGET;
+
 /// Changes the log filter at run time.
 pub struct LogControl(reload::Handle<EnvFilter, Registry>);
 
-/// `log.level` is not a valid filter.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "log.level: `{level}` is neither a level (error, warn, info, debug, trace) nor a list of directives: {reason}"
-)]
-pub struct LogLevelError {
-    level: String,
-    reason: String,
-}
-
-/// Checks `log.level`.
-pub fn check(log: &Log) -> Result<(), LogLevelError> {
-    filter(log).map(|_| ())
-}
-
 /// Starts logging. Call it once; a subscriber that exists already, as in tests, stays.
-pub fn start(log: &Log) -> Result<LogControl, LogLevelError> {
-    let (filter, handle) = reload::Layer::new(filter(log)?);
+pub fn start(log: &Log) -> LogControl {
+    let (filter, handle) = reload::Layer::new(log.level.filter());
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match log.format {
         LogFormat::Text => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
     };
     // An error means that a subscriber exists already.
-    let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
-    Ok(LogControl(handle))
+    let _ = tracing_subscriber::registry().with(filter).with(lines).with(FloodLimit::start()).try_init();
+    LogControl(handle)
 }
 
 impl LogControl {
     /// Replaces the filter.
-    pub fn change(&self, log: &Log) -> Result<(), LogLevelError> {
-        let filter = filter(log)?;
+    pub fn change(&self, log: &Log) {
         // An error means that the subscriber is gone; then nothing is logged at all.
-        let _ = self.0.reload(filter);
-        Ok(())
+        let _ = self.0.reload(log.level.filter());
     }
-}
-
-fn filter(log: &Log) -> Result<EnvFilter, LogLevelError> {
-    EnvFilter::builder()
-        .parse(&log.level)
-        .map_err(|error| LogLevelError { level: log.level.clone(), reason: error.to_string() })
 }

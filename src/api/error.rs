@@ -243,6 +243,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::ConversionRequired
         | C::TemplateFailed
         | C::MailLoop
+        | C::TlsRequired
         | C::ValidationFailed
         | C::UnknownField => (StatusCode::UNPROCESSABLE_ENTITY, "validation_error"),
     }

@@ -36,7 +36,6 @@ pub struct Origin {
     /// Address of the peer.
     pub client: IpAddr,
     /// The slot in the connection limiter, held until the last request is complete.
-    #[allow(dead_code, reason = "dropping it releases the slot")]
     pub slot: Arc<ConnectionSlot>,
     /// Tasks of the listener.
     pub tasks: Tasks,

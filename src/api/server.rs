@@ -23,6 +23,7 @@ use crate::accept_loop;
 use crate::limits::connection_limiter::{ConnectionSlot, LimitReached};
 use crate::mail::Timestamp;
 use crate::model::{RefusalCode, RequestId};
+use crate::telemetry::FLOOD;
 use crate::tls::SharedServerConfig;
 
 use super::error::ApiError;
@@ -33,6 +34,10 @@ use super::{Api, router};
 
 /// Timeout of a TLS handshake, of a request head, and of the response to an HTTP/2 ping.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may be idle before its first request with a valid key.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long closing a connection may take whose slot another one has taken.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
 /// Interval of HTTP/2 pings, which detect lost clients.
 const PING_INTERVAL: Duration = Duration::from_secs(25);
 /// Timeout of closing an idle connection.
@@ -105,7 +110,7 @@ fn configure(builder: &mut Builder<Tasks>) {
 
 /// Sends a 503 without waiting, if the connection is plain: before a TLS handshake no response is possible.
 fn refuse(stream: &TcpStream, is_plain: bool, option: &'static str, now: Timestamp) {
-    tracing::debug!(option, "API connection refused: connection limit reached");
+    tracing::warn!(target: FLOOD, "API connection refused: {option}");
     if is_plain && let Err(error) = stream.try_write(&overloaded(option, RequestId::generate(now))) {
         tracing::trace!(%error, "the refused client closed the connection");
     }
@@ -156,6 +161,7 @@ impl Connection {
     async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
         let Self { api, router, builder, origin } = self;
         let (client, stop) = (origin.client, origin.tasks.stop.clone());
+        let slot = origin.slot.clone();
         let idle_timeout = api.settings.idle_timeout;
         let activity = Activity::default();
         let seen = activity.clone();
@@ -173,6 +179,7 @@ impl Connection {
                 Ok::<_, Infallible>(response.map(|body| activity.watch(body)))
             }
         });
+        let evicted = slot.evicted();
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -180,14 +187,29 @@ impl Connection {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
-            () = activity.wait_until_idle(idle_timeout) => {
+            () = wait_until_idle(&activity, &slot, idle_timeout) => {
                 connection.as_mut().graceful_shutdown();
                 tokio::time::timeout(CLOSE_TIMEOUT, connection).await.unwrap_or(Ok(()))
+            }
+            () = evicted.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::time::timeout(EVICTION_GRACE, connection).await.unwrap_or(Ok(()))
             }
         };
         if let Err(error) = ended {
             tracing::debug!(%client, error, "API connection ended early");
         }
+    }
+}
+
+/// Completes when the connection was idle for the timeout, which is short before its first request with a valid key.
+async fn wait_until_idle(activity: &Activity, slot: &ConnectionSlot, timeout: Duration) {
+    let short = timeout.min(LOGIN_TIMEOUT);
+    if !slot.is_logged_in() {
+        activity.wait_until_idle(short).await;
+    }
+    if slot.is_logged_in() {
+        activity.wait_until_idle(timeout).await;
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::mail::Timestamp;
 use crate::tls::{Certificate, TlsError};
 
 /// How often the certificate's files are checked for changes.
@@ -14,7 +15,13 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// Loads the configured certificate, or the self-signed one in the data directory.
 pub fn load(config: &Config) -> Result<Certificate, TlsError> {
     match (&config.tls.certificate, &config.tls.private_key) {
-        (Some(certificate), Some(private_key)) => Certificate::load(certificate, private_key),
+        (Some(certificate), Some(private_key)) => {
+            let certificate = Certificate::load(certificate, private_key)?;
+            for doubt in certificate.find_doubts(&config.hostname, Timestamp::now())? {
+                tracing::warn!("{doubt}, so mail clients refuse it");
+            }
+            Ok(certificate)
+        }
         _ => {
             tracing::warn!(
                 "tls.certificate is not set: using a self-signed certificate, which mail clients refuse"

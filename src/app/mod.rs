@@ -3,6 +3,7 @@
 
 mod certificate_watch;
 mod listeners;
+pub mod open_files;
 mod sandbox_domain;
 mod task_group;
 
@@ -72,6 +73,9 @@ pub enum StartError {
     /// TLS reports cannot be sent.
     #[error("tls_report.mail: {0}")]
     TlsReport(#[from] TlsReportError),
+    /// The limit of open files is too low.
+    #[error(transparent)]
+    OpenFiles(#[from] open_files::OpenFilesError),
     /// The sandbox domain cannot be created.
     #[error("cannot prepare the sandbox domain: {0}")]
     Sandbox(String),
@@ -148,6 +152,7 @@ impl<'a> SharedServices<'a> {
             failures_max: config.smtp.login_failures_max,
             window: config.smtp.login_failures_window,
             ban: config.smtp.login_ban,
+            exempt: config.smtp.login_ban_exempt.clone(),
         };
         let verifier = Verifier {
             store: store.clone(),
@@ -212,6 +217,7 @@ impl<'a> SharedServices<'a> {
             store: self.store.clone(),
             queue: self.queue.clone(),
             submission: self.submission.clone(),
+            bans: self.bans.clone(),
             smtp: server.connections(),
             api: api.connections(),
             certificate: self.certificate.clone(),
@@ -277,6 +283,11 @@ impl Running {
 
     /// Starts the server with another clock and other randomness, for tests.
     pub async fn start_with(config: &Config, clock: Clock, rng: Rng) -> Result<Self, StartError> {
+        let (config, lowered) = open_files::fit(config, open_files::raise())?;
+        if let Some(lowered) = lowered {
+            tracing::warn!("{lowered}");
+        }
+        let config = &config;
         let shared = SharedServices::open(config, clock, rng).await?;
         let listeners = Listeners::bind(config).await?;
         let relay = shared.build_relay()?;

@@ -3,10 +3,12 @@
 use anyhow::Context;
 
 use super::ConfigFile;
+use crate::app::open_files;
 use crate::config::Config;
+use crate::mail::Timestamp;
 use crate::store::check_master_key;
 use crate::tls::{Certificate, trusted_roots};
-use crate::{relay, telemetry, tls_report};
+use crate::{relay, tls_report};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -18,13 +20,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let path = &arguments.file.config;
     let config = Config::load(path)?;
     let name = path.display();
-    telemetry::check(&config.log).with_context(|| format!("{name}"))?;
-    if let (Some(certificate), Some(private_key)) = (&config.tls.certificate, &config.tls.private_key) {
-        Certificate::load(certificate, private_key).with_context(|| format!("{name}: tls"))?;
-    }
-    if let Some(file) = &config.master_key_file {
-        check_master_key(file).with_context(|| format!("{name}: master_key_file"))?;
-    }
+    let doubts = match (&config.tls.certificate, &config.tls.private_key) {
+        (Some(certificate), Some(private_key)) => Certificate::load(certificate, private_key)
+            .and_then(|certificate| certificate.find_doubts(&config.hostname, Timestamp::now()))
+            .with_context(|| format!("{name}: tls"))?,
+        _ => Vec::new(),
+    };
+    check_master_key(config.master_key_file.as_deref(), &config.data_dir)
+        .with_context(|| format!("{name}: master_key_file"))?;
     trusted_roots(config.webhooks.ca_file.as_deref()).with_context(|| format!("{name}: webhooks.ca_file"))?;
     relay::check(&config.relay).with_context(|| format!("{name}: relay"))?;
     tls_report::check(&config.tls_report).with_context(|| format!("{name}: tls_report.mail"))?;
@@ -34,6 +37,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             "note: the hostname {} is not fully qualified, and receivers distrust such a name; set hostname",
             config.hostname
         );
+    }
+    let (_, lowered) = open_files::fit(&config, open_files::raise()).with_context(|| format!("{name}"))?;
+    if let Some(lowered) = lowered {
+        println!("warning: in this shell, {lowered}");
+    }
+    for doubt in doubts {
+        println!("warning: tls.certificate: {doubt}, so mail clients refuse it");
     }
     if config.tls.certificate.is_none() {
         println!(

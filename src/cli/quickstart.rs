@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use lettre::message::header::ContentType;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
@@ -25,22 +25,34 @@ pub(super) struct Arguments {
     /// The directory for configuration and data; created if it does not exist
     #[arg(long, value_name = "DIR", default_value = "pillarbox-data")]
     dir: PathBuf,
+    /// Adds this number to the ports 2587, 2465 and 8587, so that several demo servers can run
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(..=i64::from(u16::MAX - API_PORT)))]
+    port_offset: Option<u16>,
 }
 
 const CONFIG_FILE: &str = "pillarbox.toml";
 const DEMO_SLUG: &str = "demo";
+const SUBMISSION_PORT: u16 = 2587;
+const SUBMISSIONS_PORT: u16 = 2465;
+const API_PORT: u16 = 8587;
 const FIRST_MESSAGE_DEADLINE: Duration = Duration::from_secs(20);
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let path = prepare_dir(&arguments.dir)?;
+    let path = prepare_dir(&arguments.dir, arguments.port_offset.unwrap_or_default())?;
     let config = Config::load(&path)?;
-    let log = telemetry::start(&config.log).with_context(|| path.display().to_string())?;
+    refuse_lost_data(&path, &config.data_dir)?;
+    if let Some(offset) = arguments.port_offset
+        && !config.api.listen.iter().any(|address| address.port() == API_PORT + offset)
+    {
+        bail!("{} has other ports; change them there, or leave out --port-offset", path.display());
+    }
+    let log = telemetry::start(&config.log);
     run_server(async {
         let signals = Signals::listen()?;
         let running = Running::start(&config).await.with_context(|| path.display().to_string())?;
         match Demo::create(running.store()).await? {
             Some(demo) => demo.present(&running, &config).await?,
-            None => print_restart(&arguments.dir),
+            None => print_restart(&Endpoints::of(&running, &config)?, &config.data_dir),
         }
         println!("\nThe server is running. Ctrl-C stops it; the same command starts it again with its data.");
         serve(running, signals, &Reload { path: &path, config: &config, log: &log }).await
@@ -48,7 +60,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Creates the directory and the configuration file, unless they exist.
-fn prepare_dir(dir: &Path) -> anyhow::Result<PathBuf> {
+fn prepare_dir(dir: &Path, port_offset: u16) -> anyhow::Result<PathBuf> {
     durable_file::create_directory(dir, 0o755).with_context(|| format!("cannot create {}", dir.display()))?;
     let dir = dir.canonicalize().with_context(|| format!("cannot resolve {}", dir.display()))?;
     let path = dir.join(CONFIG_FILE);
@@ -60,14 +72,34 @@ fn prepare_dir(dir: &Path) -> anyhow::Result<PathBuf> {
              data_dir = {data_dir}\n\n\
              [log]\nlevel = \"warn\"\n\n\
              [smtp]\n\
-             submission = [\"127.0.0.1:2587\"]\n\
-             submissions = [\"127.0.0.1:2465\"]\n\n\
-             [api]\nlisten = [\"127.0.0.1:8587\"]\n"
+             submission = [\"127.0.0.1:{}\"]\n\
+             submissions = [\"127.0.0.1:{}\"]\n\n\
+             [api]\nlisten = [\"127.0.0.1:{}\"]\n",
+            SUBMISSION_PORT + port_offset,
+            SUBMISSIONS_PORT + port_offset,
+            API_PORT + port_offset,
         );
         durable_file::create(&path, 0o644, &[text.as_bytes()])
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(path)
+}
+
+/// Refuses a data directory that does not exist, except beside the configuration: the path in the file is that of a folder
+/// that was moved.
+fn refuse_lost_data(path: &Path, data_dir: &Path) -> anyhow::Result<()> {
+    let beside = path.with_file_name("data");
+    if data_dir != beside
+        && !data_dir.try_exists().with_context(|| format!("cannot access {}", data_dir.display()))?
+    {
+        bail!(
+            "{}: data_dir {} does not exist; if the folder was moved, write the new path: data_dir = \"{}\"",
+            path.display(),
+            data_dir.display(),
+            beside.display()
+        );
+    }
+    Ok(())
 }
 
 /// What the first start creates.
@@ -102,19 +134,16 @@ impl Demo {
 
     /// Credentials, addresses and commands to paste.
     fn instructions(&self, endpoints: &Endpoints) -> String {
-        let Endpoints { submission, submissions, api, sender, ca } = endpoints;
+        let Endpoints { submission, api, sender, ca, .. } = endpoints;
         let (user, secret, platform) = (self.key_id, self.secret.expose(), self.platform_secret.expose());
-        let (port, tls_port) = (submission.port(), submissions.port());
+        let port = submission.port();
         let mut text = String::from("Pillarbox is running. The two secrets below are shown only once.\n\n");
         let _ = write!(
             text,
             "  platform key   {platform}\n\
              \x20 demo tenant    user {user}\n\
              \x20                password {secret}   (environment test: mail stays in the sandbox)\n\
-             \x20 sender         {sender}\n\
-             \x20 submission     localhost:{port} STARTTLS, localhost:{tls_port} TLS\n\
-             \x20 API            http://{api}   (documentation: http://{api}/docs)\n\
-             \x20 certificate    {ca}\n\n\
+             {}\n\
              Paste one of these:\n\n\
              # swaks\n\
              swaks --server localhost:{port} --tls --tls-ca-path {ca} --tls-verify --auth PLAIN \\\n\
@@ -139,7 +168,8 @@ impl Demo {
              # the API: list the messages; create a tenant\n\
              curl -H 'Authorization: Bearer {secret}' http://{api}/v1/emails\n\
              curl -H 'Authorization: Bearer {platform}' -H 'Content-Type: application/json' \\\n\
-             \x20 -d '{{\"name\": \"Acme\"}}' http://{api}/v1/tenants\n"
+             \x20 -d '{{\"name\": \"Acme\"}}' http://{api}/v1/tenants\n",
+            endpoints.summary()
         );
         text
     }
@@ -206,6 +236,21 @@ impl Endpoints {
     }
 }
 
+impl Endpoints {
+    /// Addresses, sender and links, one in a line.
+    fn summary(&self) -> String {
+        let Self { submission, submissions, api, sender, ca } = self;
+        format!(
+            "  sender         {sender}\n\
+             \x20 submission     localhost:{} STARTTLS, localhost:{} TLS\n\
+             \x20 API            http://{api}   (documentation: http://{api}/docs)\n\
+             \x20 certificate    {ca}\n",
+            submission.port(),
+            submissions.port()
+        )
+    }
+}
+
 /// More events than the first message has.
 const EVENTS_MAX: usize = 100;
 
@@ -257,14 +302,15 @@ fn event_text(event: &Event, deliveries: &[Delivery]) -> String {
     format!("{what:<9}  {to}: {reply}")
 }
 
-fn print_restart(dir: &Path) {
-    let dir = dir.join("data");
-    let dir = dir.display();
+fn print_restart(endpoints: &Endpoints, data_dir: &Path) {
+    let dir = data_dir.display();
     let program = std::env::current_exe().unwrap_or_else(|_| "pillarbox".into());
     let program = program.display();
     println!(
-        "Pillarbox is running with the data in {dir}. The first start showed the secrets of its keys. These commands create new keys:\n\n  \
+        "Pillarbox is running with the data in {dir}.\n\n{}\n\
+         The first start showed the secrets of its keys. These commands create new keys:\n\n  \
          {program} key create --data-dir {dir} --name ops\n  \
-         {program} key create --data-dir {dir} --name app --tenant {DEMO_SLUG} --environment test"
+         {program} key create --data-dir {dir} --name app --tenant {DEMO_SLUG} --environment test",
+        endpoints.summary()
     );
 }

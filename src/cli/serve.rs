@@ -23,7 +23,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let path = &arguments.file.config;
     let config = Config::load(path)?;
-    let log = telemetry::start(&config.log).with_context(|| path.display().to_string())?;
+    let log = telemetry::start(&config.log);
     run_server(async {
         let signals = Signals::listen()?;
         let running = Running::start(&config).await.with_context(|| path.display().to_string())?;
@@ -134,9 +134,7 @@ impl Reload<'_> {
                 tracing::error!(%error, "cannot reload the configuration; the old one stays in use")
             }
             Ok(new) => {
-                if let Err(error) = self.log.change(&new.log) {
-                    tracing::error!(%error, "cannot change the log level; the old one stays in use");
-                }
+                self.log.change(&new.log);
                 if new != (Config { log: new.log.clone(), ..self.config.clone() }) {
                     tracing::warn!(
                         "the configuration file has changed; options other than log.level need a restart"

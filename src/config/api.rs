@@ -40,7 +40,7 @@ pub struct Api {
     /// Time for a request to arrive completely.
     #[serde(with = "duration")]
     pub request_timeout: Duration,
-    /// Maximum of open connections.
+    /// Maximum of open connections, as for SMTP; a request with a valid key is the login.
     pub connections_max: usize,
     /// Maximum of open connections from one IPv4 address or one IPv6 /64.
     pub connections_per_address_max: usize,

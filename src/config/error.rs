@@ -1,5 +1,6 @@
 //! Errors of the configuration.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,12 +40,12 @@ pub(super) struct InvalidOption {
     /// The dotted key.
     pub key: &'static str,
     /// What is required instead.
-    pub message: &'static str,
+    pub message: Cow<'static, str>,
 }
 
 impl InvalidOption {
-    pub fn new(key: &'static str, message: &'static str) -> Self {
-        Self { key, message }
+    pub fn new(key: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { key, message: message.into() }
     }
 }
 

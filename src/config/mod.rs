@@ -8,6 +8,8 @@ mod api;
 mod domains;
 mod duration;
 mod error;
+mod listeners;
+mod log;
 mod relay;
 mod retention;
 mod routing;
@@ -29,6 +31,7 @@ pub use api::{Api, Tls};
 pub use domains::Domains;
 pub use error::ConfigError;
 use error::InvalidOption;
+pub use log::{Log, LogFormat, LogLevel, LogLevelError};
 pub use relay::{DestinationTls, Dnssec, MtaSts, Relay, Timeouts};
 pub use retention::Retention;
 pub use routing::{Endpoint, NamedHost, NamedHostError, PlatformSmartHost, Pool, Route, Source};
@@ -75,26 +78,6 @@ pub struct Config {
     pub store: Store,
 }
 
-/// `[log]`: logging.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Log {
-    /// A `tracing` filter: a level, or directives such as `info,pillarbox::relay=debug`.
-    pub level: String,
-    /// The output format.
-    pub format: LogFormat,
-}
-
-/// The format of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// Plain text.
-    Text,
-    /// JSON, one object per line.
-    Json,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -113,12 +96,6 @@ impl Default for Config {
             retention: Retention::default(),
             store: Store::default(),
         }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Text }
     }
 }
 
@@ -147,7 +124,7 @@ impl Config {
         match config.find_invalid() {
             None => Ok(config),
             Some(InvalidOption { key, message }) => {
-                Err(ConfigError::Value { path: path.to_owned(), key, message: message.to_owned() })
+                Err(ConfigError::Value { path: path.to_owned(), key, message: message.into_owned() })
             }
         }
     }
@@ -162,5 +139,6 @@ impl Config {
             .or_else(|| self.tls_report.find_invalid())
             .or_else(|| self.retention.find_invalid())
             .or_else(|| self.store.find_invalid())
+            .or_else(|| listeners::find_invalid(self))
     }
 }

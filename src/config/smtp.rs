@@ -26,7 +26,8 @@ pub struct Smtp {
     /// Maximum of recipients of one message. A session is closed when more than twice as many were rejected without
     /// an accepted message.
     pub recipients_max: usize,
-    /// Maximum of open connections; beyond it clients get 421.
+    /// Maximum of open connections. Beyond it, and beyond three quarters of it without a login, a new connection takes the
+    /// slot of the oldest one without a login; without such a one it gets 421.
     pub connections_max: usize,
     /// Maximum of open connections from one address.
     pub connections_per_address_max: usize,
@@ -43,7 +44,7 @@ pub struct Smtp {
     /// How long a message may stay below the minimum rate.
     #[serde(with = "duration")]
     pub data_rate_grace: Duration,
-    /// Failed logins within the window before the address or the key id is banned.
+    /// Failed logins within the window before the key id, or an address with several user names, is banned.
     pub login_failures_max: u32,
     /// How long a failed login counts.
     #[serde(with = "duration")]
@@ -51,8 +52,15 @@ pub struct Smtp {
     /// The duration of a ban.
     #[serde(with = "duration")]
     pub login_ban: Duration,
+    /// Networks whose addresses are never banned.
+    pub login_ban_exempt: Vec<IpNet>,
+    /// Whether SCRAM-SHA-256-PLUS is offered over TLS 1.3.
+    pub scram_plus: bool,
     /// Networks of proxies: a connection from there must begin with a PROXY header.
     pub proxy_protocol_from: Vec<IpNet>,
+    /// How long a client may take from the connection to the login.
+    #[serde(with = "duration")]
+    pub login_timeout: Duration,
     /// How long a client may send nothing.
     #[serde(with = "duration")]
     pub idle_timeout: Duration,
@@ -107,7 +115,10 @@ impl Default for Smtp {
             login_failures_max: 20,
             login_failures_window: Duration::from_secs(10 * 60),
             login_ban: Duration::from_secs(15 * 60),
+            login_ban_exempt: Vec::new(),
+            scram_plus: false,
             proxy_protocol_from: Vec::new(),
+            login_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(300),
             session_timeout: Duration::from_secs(60 * 60),
             bare_newline: BareNewline::Normalize,
@@ -135,6 +146,7 @@ impl Smtp {
         ])
         .or_else(|| {
             require_positive_durations(&[
+                ("smtp.login_timeout", self.login_timeout),
                 ("smtp.idle_timeout", self.idle_timeout),
                 ("smtp.session_timeout", self.session_timeout),
             ])

@@ -90,6 +90,10 @@ fn an_error_names_file_line_and_key() {
             "[api]\ncors_origins = [\"https://a.example/\"]\n",
             ["test.toml", "api.cors_origins", "as browsers send them"],
         ),
+        (
+            "[smtp]\nsubmission = [\"[::1]:587\"]\n[api]\nlisten = [\"[::1]:587\"]\n",
+            ["test.toml", "api.listen", "[::1]:587 of smtp.submission"],
+        ),
         ("hostname = \"a b\"\n", ["test.toml", "hostname", "letters, digits"]),
         ("[smtp]\nmessage_size_max = \"600 MiB\"\n", ["test.toml", "smtp.message_size_max", "512 MiB"]),
         ("[smtp]\ninbound_buffer_max = \"1 MiB\"\n", ["test.toml", "smtp.inbound_buffer_max", "at least"]),
@@ -109,6 +113,7 @@ fn an_error_names_file_line_and_key() {
 fn an_unusable_value_is_reported_with_its_key() {
     for (section, line, key, part) in [
         ("smtp", "idle_timeout = \"0s\"", "smtp.idle_timeout", "longer"),
+        ("smtp", "login_timeout = \"0s\"", "smtp.login_timeout", "longer"),
         ("smtp", "session_timeout = \"0s\"", "smtp.session_timeout", "longer"),
         ("api", "request_timeout = \"0s\"", "api.request_timeout", "longer"),
         ("api", "body_max = 0", "api.body_max", "at least 1"),

@@ -1,15 +1,20 @@
-//! Limits open connections: in total, per client address and per tenant. Imports `auth_limiter` for the network of an
-//! address, and `model`.
+//! Limits open connections: in total, per client address and per tenant. Clients that have not logged in cannot take all
+//! slots: a quarter is kept for those that have, and a new connection takes the slot of the one that has waited longest
+//! without a login. Imports `auth_limiter` for the network of an address, and `model`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
+use tokio_util::sync::CancellationToken;
 
 use super::auth_limiter::network_of;
 use crate::model::TenantId;
+
+/// One slot of so many is kept for connections that have logged in.
+const LOGGED_IN_SHARE: usize = 4;
 
 /// Counts open connections against limits.
 #[derive(Debug)]
@@ -35,6 +40,9 @@ struct Open {
     total: usize,
     by_network: HashMap<IpNet, usize>,
     by_tenant: HashMap<TenantId, usize>,
+    /// Connections without a login, the oldest first.
+    waiting: BTreeMap<u64, CancellationToken>,
+    admitted: u64,
 }
 
 /// A limit is reached.
@@ -47,6 +55,15 @@ pub struct ConnectionSlot {
     limiter: Arc<ConnectionLimiter>,
     network: Option<IpNet>,
     tenant: Option<TenantId>,
+    number: u64,
+    evicted: CancellationToken,
+}
+
+impl Limits {
+    /// Maximum of connections without a login.
+    fn waiting_max(&self) -> usize {
+        self.total_max - self.total_max / LOGGED_IN_SHARE
+    }
 }
 
 impl ConnectionLimiter {
@@ -55,14 +72,22 @@ impl ConnectionLimiter {
         Arc::new(Self { limits, open: Mutex::default() })
     }
 
-    /// Admits a connection under the total limit.
+    /// Admits a connection under the total limit. If there is no slot, the oldest connection without a login loses its
+    /// own.
     pub fn admit(self: &Arc<Self>) -> Result<ConnectionSlot, LimitReached> {
+        let evicted = CancellationToken::new();
         let mut open = self.lock();
-        if open.total >= self.limits.total_max {
-            return Err(LimitReached);
+        let is_full = open.total >= self.limits.total_max || open.waiting.len() >= self.limits.waiting_max();
+        if is_full {
+            let (_, oldest) = open.waiting.pop_first().ok_or(LimitReached)?;
+            oldest.cancel();
+            open.total -= 1;
         }
         open.total += 1;
-        Ok(ConnectionSlot { limiter: self.clone(), network: None, tenant: None })
+        let number = open.admitted;
+        open.admitted += 1;
+        open.waiting.insert(number, evicted.clone());
+        Ok(ConnectionSlot { limiter: self.clone(), network: None, tenant: None, number, evicted })
     }
 
     /// Open connections.
@@ -88,9 +113,30 @@ impl ConnectionSlot {
         Ok(())
     }
 
-    /// Counts the connection for a tenant.
+    /// Cancelled when another connection takes the slot, which ends with the login.
+    pub fn evicted(&self) -> CancellationToken {
+        self.evicted.clone()
+    }
+
+    /// Keeps the slot until the end of the connection, because the client has logged in.
+    pub fn set_logged_in(&self) -> Result<(), LimitReached> {
+        self.keep(&mut self.limiter.lock())
+    }
+
+    /// Whether the client has logged in.
+    pub fn is_logged_in(&self) -> bool {
+        !self.evicted.is_cancelled() && !self.limiter.lock().waiting.contains_key(&self.number)
+    }
+
+    fn keep(&self, open: &mut Open) -> Result<(), LimitReached> {
+        open.waiting.remove(&self.number);
+        if self.evicted.is_cancelled() { Err(LimitReached) } else { Ok(()) }
+    }
+
+    /// Counts the connection for a tenant, whose client has logged in.
     pub fn set_tenant(&mut self, tenant: TenantId) -> Result<(), LimitReached> {
         let mut open = self.limiter.lock();
+        self.keep(&mut open)?;
         add(&mut open.by_tenant, tenant, self.limiter.limits.per_tenant_max)?;
         if let Some(earlier) = self.tenant.replace(tenant) {
             remove(&mut open.by_tenant, earlier);
@@ -102,7 +148,11 @@ impl ConnectionSlot {
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut open = self.limiter.lock();
-        open.total = open.total.saturating_sub(1);
+        open.waiting.remove(&self.number);
+        // Else another connection has the slot.
+        if !self.evicted.is_cancelled() {
+            open.total = open.total.saturating_sub(1);
+        }
         if let Some(network) = self.network {
             remove(&mut open.by_network, network);
         }
@@ -149,12 +199,55 @@ mod tests {
     }
 
     #[test]
+    fn a_new_connection_takes_the_slot_of_the_oldest_without_a_login_and_never_of_one_with() {
+        let limiter = limiter(4, 100, 100);
+        let tenant = TenantId::generate(Timestamp::UNIX_EPOCH);
+        let mut slots: Vec<_> = (0..3).map(|_| limiter.admit().unwrap()).collect();
+        slots[0].set_tenant(tenant).unwrap();
+        let fourth = limiter.admit().unwrap();
+        assert_eq!(limiter.open_count(), 4);
+        let evicted = |slots: &[ConnectionSlot]| -> Vec<bool> {
+            slots.iter().map(|slot| slot.evicted().is_cancelled()).collect()
+        };
+        let fifth = limiter.admit().unwrap();
+        assert_eq!((evicted(&slots), limiter.open_count()), (vec![false, true, false], 4));
+        assert_eq!(
+            (slots[1].set_logged_in(), slots[1].set_tenant(tenant)),
+            (Err(LimitReached), Err(LimitReached))
+        );
+        slots.remove(1);
+        assert_eq!(limiter.open_count(), 4, "its slot was not free");
+        for slot in [&slots[1], &fourth, &fifth] {
+            slot.set_logged_in().unwrap();
+        }
+        assert_eq!(limiter.admit().unwrap_err(), LimitReached);
+        assert!(!evicted(&slots).contains(&true));
+        drop((slots, fourth, fifth));
+        let open = limiter.lock();
+        assert_eq!((open.total, open.waiting.len(), open.by_tenant.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_quarter_of_the_slots_is_kept_for_logged_in_clients() {
+        let limiter = limiter(8, 100, 100);
+        let slots: Vec<_> = (0..7).map(|_| limiter.admit().unwrap()).collect();
+        assert_eq!(limiter.open_count(), 6);
+        assert!(slots[0].evicted().is_cancelled() && !slots[1].evicted().is_cancelled());
+        slots[1].set_logged_in().unwrap();
+        let _next = limiter.admit().unwrap();
+        assert_eq!(limiter.open_count(), 7);
+    }
+
+    #[test]
     fn limits_are_enforced_and_dropped_slots_are_released() {
         let limiter = limiter(3, 2, 1);
         let mut first = admit(&limiter, "192.0.2.1").unwrap();
         let mut second = admit(&limiter, "::ffff:192.0.2.1").unwrap();
         assert_eq!(admit(&limiter, "192.0.2.1").unwrap_err(), LimitReached);
         let third = admit(&limiter, "192.0.2.2").unwrap();
+        for slot in [&first, &second, &third] {
+            slot.set_logged_in().unwrap();
+        }
         assert_eq!(limiter.admit().unwrap_err(), LimitReached);
         let tenant = TenantId::generate(Timestamp::UNIX_EPOCH);
         first.set_tenant(tenant).unwrap();

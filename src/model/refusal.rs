@@ -90,6 +90,8 @@ codes! {
     ShuttingDown = "shutting_down";
     /// The request has no credential.
     AuthenticationRequired = "authentication_required";
+    /// The session is not encrypted.
+    TlsRequired = "tls_required";
     /// The credential is malformed or unknown.
     InvalidApiKey = "invalid_api_key";
     /// The credential is expired or revoked.

@@ -388,6 +388,8 @@ enumerations! {
         SmartHostLoginFailed = "smart_host.login_failed",
         /// The smart host accepts our login again, or was changed: its mail continues.
         SmartHostResumed = "smart_host.resumed",
+        /// A key or an address was banned after failed logins.
+        LoginBanned = "login.banned",
         /// A webhook was disabled.
         WebhookDisabled = "webhook.disabled",
         /// A test event of a webhook; not in the journal and not subscribable.

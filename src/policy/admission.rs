@@ -40,8 +40,8 @@ pub struct SuppressionFacts {
     pub is_platform: bool,
 }
 
-/// Whether the tenant's key may submit with this scope.
-pub fn admit_tenant(sender: &Sender<'_>, scope: Scope) -> Result<(), Refusal> {
+/// Whether the platform lets the tenant submit.
+pub fn admit_status(sender: &Sender<'_>) -> Result<(), Refusal> {
     if sender.tenant_status == TenantStatus::Suspended {
         return Err(Refusal::new(
             RefusalCode::TenantSuspended,
@@ -49,6 +49,12 @@ pub fn admit_tenant(sender: &Sender<'_>, scope: Scope) -> Result<(), Refusal> {
             "ask the operator to resume it; queued mail waits until then",
         ));
     }
+    Ok(())
+}
+
+/// Whether the tenant's key may submit with this scope.
+pub fn admit_tenant(sender: &Sender<'_>, scope: Scope) -> Result<(), Refusal> {
+    admit_status(sender)?;
     if !sender.scopes.contains(&scope) {
         return Err(Refusal::new(
             RefusalCode::InsufficientScope,

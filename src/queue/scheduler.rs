@@ -18,6 +18,7 @@ use crate::model::TenantId;
 use crate::policy::fair_queue::Grant;
 use crate::policy::site_feedback::SiteFeedback;
 use crate::store::{Batch, Directory, StoreError};
+use crate::telemetry::FLOOD;
 
 /// Maximum of claimed deliveries.
 const WINDOW: usize = 4096;
@@ -192,7 +193,7 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
                     clock.instant() + PAUSE
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot claim due mail; trying again");
+                    tracing::warn!(target: FLOOD, "cannot claim due mail, trying again: {error}");
                     // Without a fixed wait, the released claims would cause a pass at once.
                     self.pause(PAUSE).await;
                     clock.instant()

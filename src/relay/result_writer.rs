@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::model::DeliveryId;
 use crate::queue::QueueManager;
 use crate::store::{RecordBatch, Spool, StoreError};
+use crate::telemetry::FLOOD;
 
 /// Maximum of batches that wait to be written; at this limit workers wait. Each batch may contain a DSN.
 pub const WAITING_MAX: usize = 256;
@@ -97,5 +98,5 @@ impl ResultWriter {
 }
 
 fn warn(error: &StoreError) {
-    tracing::warn!(%error, "cannot write the results of attempts; trying again");
+    tracing::warn!(target: FLOOD, "cannot write the results of attempts, trying again: {error}");
 }

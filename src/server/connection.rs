@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::min_rate;
@@ -15,6 +15,7 @@ use super::stream::Stream;
 use super::{Security, Server, refusal_replies};
 use crate::limits::memory_budget::MemoryReservation;
 use crate::smtp::{Input, LineReader, Next, Question, Session, Step, Verdict};
+use crate::telemetry::FLOOD;
 
 /// Read buffer for commands: fits a pipelined group, and keeps ten thousand idle connections small.
 const COMMAND_READ_OCTETS: usize = 512;
@@ -45,6 +46,9 @@ pub struct Connection {
     /// The transfer of the message being received.
     transfer: min_rate::TransferProgress,
     session_deadline: Instant,
+    login_deadline: Instant,
+    /// See [`ConnectionSlot::evicted`](crate::limits::connection_limiter::ConnectionSlot::evicted).
+    evicted: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -53,6 +57,8 @@ enum Received {
     Octets,
     Eof,
     Idle,
+    NoLogin,
+    Evicted,
     TooSlow,
     Stopping,
 }
@@ -63,6 +69,8 @@ impl From<Received> for Input<'_> {
         match ended {
             Received::Octets | Received::Eof => Self::Eof,
             Received::Idle => Self::Idle,
+            Received::NoLogin => Self::NoLogin,
+            Received::Evicted => Self::Evicted,
             Received::TooSlow => Self::TooSlow,
             Received::Stopping => Self::ShuttingDown,
         }
@@ -71,16 +79,19 @@ impl From<Received> for Input<'_> {
 
 impl Connection {
     pub fn new(server: Arc<Server>, stream: TcpStream, peer: Peer, stop: CancellationToken) -> Self {
+        let now = Instant::now();
         Self {
             stream: Stream::Plain(stream),
             session: Session::new(server.session.clone(), false),
             lines: LineReader::default(),
             input: BytesMut::new(),
             output: Vec::new(),
+            evicted: peer.slot.evicted(),
             services: SessionServices::new(server.clone(), peer, stop.clone()),
             memory: None,
             transfer: min_rate::TransferProgress::default(),
-            session_deadline: Instant::now() + server.session_timeout,
+            session_deadline: now + server.session_timeout,
+            login_deadline: now + server.login_timeout,
             stop,
             server,
         }
@@ -191,12 +202,13 @@ impl Connection {
 
     async fn tls_handshake(&mut self) -> io::Result<()> {
         let config = self.server.tls.load_full();
-        let limit = HANDSHAKE_TIMEOUT.min(self.server.idle_timeout);
+        let limit = Instant::now() + HANDSHAKE_TIMEOUT.min(self.server.idle_timeout);
         let secured = tokio::select! {
-            secured = timeout(limit, self.stream.secure(config)) => secured??,
+            secured = timeout_at(limit.min(self.login_deadline), self.stream.secure(config)) => secured??,
             () = self.stop.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
-        self.session.bind_channel(secured.channel);
+        // Without a channel binding, the session does not offer PLUS.
+        self.session.bind_channel(secured.channel.filter(|_| self.server.scram_plus));
         self.services.set_tls(secured.description);
         Ok(())
     }
@@ -230,6 +242,10 @@ impl Connection {
                 Ok(if octets == 0 { Received::Eof } else { Received::Octets })
             }
             () = self.stop.cancelled(), if !in_body => Ok(Received::Stopping),
+            () = self.evicted.cancelled() => {
+                tracing::warn!(target: FLOOD, "closed the oldest connection without a login: smtp.connections_max");
+                Ok(Received::Evicted)
+            }
             () = sleep_until(deadline) => Ok(ended),
         }
     }
@@ -237,6 +253,9 @@ impl Connection {
     /// Until when to wait for octets, and the result if none arrive.
     fn read_deadline(&self, now: Instant, receiving: bool) -> (Instant, Received) {
         let idle = (now + self.server.idle_timeout).min(self.session_deadline);
+        if !self.is_logged_in() && self.login_deadline < idle {
+            return (self.login_deadline, Received::NoLogin);
+        }
         let slow = self.server.min_rate.time_left(&self.transfer).map(|left| now + left);
         match slow.filter(|&slow| receiving && slow < idle) {
             Some(slow) => (slow, Received::TooSlow),
@@ -244,11 +263,18 @@ impl Connection {
         }
     }
 
+    fn is_logged_in(&self) -> bool {
+        self.services.tenant_id().is_some()
+    }
+
     async fn flush(&mut self) -> io::Result<()> {
         if self.output.is_empty() {
             return Ok(());
         }
-        timeout(self.server.idle_timeout, self.stream.write(&self.output)).await??;
+        let idle = Instant::now() + self.server.idle_timeout;
+        // The time of the last reply to a client that has not logged in comes after its deadline.
+        let limit = if self.is_logged_in() { idle } else { idle.min(self.login_deadline + LINGER) };
+        timeout_at(limit, self.stream.write(&self.output)).await??;
         self.output.clear();
         if self.output.capacity() > OUTPUT_OCTETS_MAX {
             self.output = Vec::new();

@@ -32,6 +32,7 @@ use crate::mail::DomainName;
 use crate::smtp::server::replies;
 use crate::smtp::{self, BareNewline, DataLimits, Reply, proxy};
 use crate::submission::SubmissionService;
+use crate::telemetry::FLOOD;
 use crate::tls::SharedServerConfig;
 use connection::Connection;
 
@@ -40,6 +41,9 @@ const CONTENT_LINE_OCTETS_MAX: usize = 64 * 1024;
 
 /// Timeout of the PROXY header, which a proxy knows before it connects.
 const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the last reply may take to a client whose slot another connection has taken.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
 
 /// When the connections of a listener use TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +58,7 @@ pub enum Security {
 pub struct Server {
     session: Arc<smtp::SessionSettings>,
     idle_timeout: Duration,
+    login_timeout: Duration,
     session_timeout: Duration,
     submission: Arc<SubmissionService>,
     tls: SharedServerConfig,
@@ -63,6 +68,14 @@ pub struct Server {
     memory: Arc<MemoryBudget>,
     min_rate: MinRate,
     proxies: Vec<IpNet>,
+    scram_plus: bool,
+}
+
+/// Why a connection is rejected.
+struct Rejection {
+    /// For the log.
+    reason: &'static str,
+    reply: Reply,
 }
 
 /// The services that the server uses.
@@ -84,6 +97,7 @@ impl Server {
         Self {
             session: Arc::new(session_settings(hostname, limits)),
             idle_timeout: limits.idle_timeout,
+            login_timeout: limits.login_timeout,
             session_timeout: limits.session_timeout,
             submission,
             tls,
@@ -91,6 +105,7 @@ impl Server {
             clock,
             min_rate: MinRate { rate_min: limits.data_rate_min.0, grace: limits.data_rate_grace },
             proxies: limits.proxy_protocol_from.clone(),
+            scram_plus: limits.scram_plus,
             connection_limiter: ConnectionLimiter::new(Limits {
                 total_max: limits.connections_max,
                 per_address_max: limits.connections_per_address_max,
@@ -129,19 +144,34 @@ impl Server {
                 Ok(()) => return Some(slot),
                 Err(refusal) => refusal,
             },
-            Err(LimitReached) => replies::too_many_connections_421(),
+            Err(LimitReached) => {
+                Rejection { reason: "smtp.connections_max", reply: replies::too_many_connections_421() }
+            }
         };
-        tracing::warn!(%peer, reply = %refusal.lines.concat(), "connection rejected");
-        send_rejection(stream, &refusal, security);
+        self.reject(stream, peer.ip(), &refusal, security);
         None
     }
 
     /// Checks bans and connection limits of a client address.
-    fn admit_client(&self, slot: &mut ConnectionSlot, client: IpAddr) -> Result<(), Reply> {
+    fn admit_client(&self, slot: &mut ConnectionSlot, client: IpAddr) -> Result<(), Rejection> {
         if let Some(until) = self.bans.banned_until(client, self.clock.now()) {
-            return Err(replies::banned_421(until));
+            return Err(Rejection { reason: "the address is banned", reply: replies::banned_421(until) });
         }
-        slot.set_address(client).map_err(|LimitReached| replies::too_many_from_address_421())
+        slot.set_address(client).map_err(|LimitReached| Rejection {
+            reason: "smtp.connections_per_address_max",
+            reply: replies::too_many_from_address_421(),
+        })
+    }
+
+    /// Logs the rejection, and sends its reply in plain text; with implicit TLS the connection is closed without one.
+    fn reject(&self, stream: &TcpStream, client: IpAddr, rejection: &Rejection, security: Security) {
+        tracing::warn!(target: FLOOD, %client, "connection rejected: {}", rejection.reason);
+        if security == Security::Starttls {
+            let mut text = Vec::new();
+            rejection.reply.write_to(&mut text);
+            // A new socket has buffer space for one line; if sending fails, the client still sees the connection close.
+            let _ = socket2::SockRef::from(stream).send(&text);
+        }
     }
 
     fn is_proxy(&self, peer: IpAddr) -> bool {
@@ -165,28 +195,27 @@ impl Server {
             };
             match header.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(header) => client = header.unwrap_or(client).to_canonical(),
-                Err(error) => return tracing::warn!(%error, "invalid PROXY header"),
+                Err(error) => return tracing::warn!(target: FLOOD, %error, "invalid PROXY header"),
             }
             tracing::Span::current().record("client", tracing::field::display(client));
             if let Err(refusal) = self.admit_client(&mut slot, client) {
-                tracing::warn!(reply = %refusal.lines.concat(), "connection rejected");
-                return send_rejection(&stream, &refusal, security);
+                return self.reject(&stream, client, &refusal, security);
             }
         }
+        let evicted = slot.evicted();
         let connection = Connection::new(self, stream, Peer { client, slot }, stop);
-        if let Err(error) = connection.run(security).await {
-            tracing::debug!(%error, "connection broke");
+        let end = async {
+            evicted.cancelled().await;
+            tokio::time::sleep(EVICTION_GRACE).await;
+        };
+        tokio::select! {
+            ended = connection.run(security) => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "connection broke");
+                }
+            }
+            () = end => {}
         }
-    }
-}
-
-/// Sends the reply in plain text; with implicit TLS the connection is closed without one.
-fn send_rejection(stream: &TcpStream, refusal: &Reply, security: Security) {
-    if security == Security::Starttls {
-        let mut text = Vec::new();
-        refusal.write_to(&mut text);
-        // A new socket has buffer space for one line; if sending fails, the client still sees the connection close.
-        let _ = socket2::SockRef::from(stream).send(&text);
     }
 }
 

@@ -15,7 +15,10 @@ use crate::model::{KeyId, Refusal, RequestId, Stage, TenantId};
 use crate::smtp::server::replies;
 use crate::smtp::{Credentials, Question, Reply, ScramParameters, ScramProof, Verdict};
 use crate::store::ScramCredential;
-use crate::submission::{AuthenticationError, Submission, SubmissionExtras, Submitter, Trace};
+use crate::submission::{
+    AuthenticationError, Submission, SubmissionExtras, Submitter, Trace, strip_login_domain,
+};
+use crate::telemetry::FLOOD;
 
 /// Octets of the SCRAM server nonce.
 const NONCE_OCTETS: usize = 24;
@@ -60,7 +63,7 @@ impl SessionServices {
     pub async fn handle(&mut self, question: Question, helo: &str) -> Verdict {
         let question = match question {
             Question::Authenticate(credentials) => return self.authenticate(&credentials).await,
-            Question::FindUser(username) => return self.find_user(username).await,
+            Question::FindUser(username) => return self.find_user(&username).await,
             Question::CheckProof(proof) => return self.check_proof(&proof).await,
             question => question,
         };
@@ -109,16 +112,18 @@ impl SessionServices {
             return banned;
         }
         let Credentials { username, password } = credentials;
+        let username = strip_login_domain(username);
         match self.server.submission.authenticate(username, password, self.peer.client).await {
             Ok(submitter) => self.log_in(submitter, Verdict::Granted),
             Err(error) => self.refuse_login(username, error).await,
         }
     }
 
-    async fn find_user(&mut self, username: String) -> Verdict {
+    async fn find_user(&mut self, username: &str) -> Verdict {
         if let Some(banned) = self.check_ban() {
             return banned;
         }
+        let username = strip_login_domain(username).to_owned();
         let credential = match self.server.submission.scram_credential(&username).await {
             Ok(credential) => credential,
             Err(error) => return self.refuse_login(&username, error).await,
@@ -161,8 +166,11 @@ impl SessionServices {
 
     fn log_in(&mut self, submitter: Submitter, granted: Verdict) -> Verdict {
         self.server.bans.record_success(self.peer.client, submitter.key.id);
+        if self.peer.slot.evicted().is_cancelled() {
+            return Verdict::Refused(replies::too_many_connections_421());
+        }
         if self.peer.slot.set_tenant(submitter.tenant.id).is_err() {
-            tracing::warn!(tenant = %submitter.tenant.slug, "too many connections of a tenant");
+            tracing::warn!(target: FLOOD, "too many connections of tenant {}", submitter.tenant.slug);
             return Verdict::Refused(replies::too_many_of_tenant_421());
         }
         tracing::debug!(key = %submitter.key.id, "logged in");
@@ -171,21 +179,28 @@ impl SessionServices {
     }
 
     async fn refuse_login(&self, username: &str, error: AuthenticationError) -> Verdict {
-        // Users type passwords into the wrong field, so only a valid key id is counted and logged.
-        let key = username.parse::<KeyId>().ok();
-        let refused = match error {
-            AuthenticationError::Unavailable => replies::authentication_unavailable_454(),
-            AuthenticationError::Refused(refusal) => refusal_replies::login_reply(&refusal),
-            AuthenticationError::Rejected => self.fail_login(key).await,
+        let (reply, reason) = match error {
+            AuthenticationError::Unavailable => {
+                (replies::authentication_unavailable_454(), "the store is unavailable")
+            }
+            AuthenticationError::Refused(refusal) => {
+                (refusal_replies::login_reply(&refusal), refusal.code.as_str())
+            }
+            AuthenticationError::Rejected(reason) => (self.fail_login(username).await, reason),
         };
-        let username = key.map_or_else(|| "(not a key id)".to_owned(), |id| id.to_string());
-        tracing::warn!(username, code = refused.code, "login failed");
-        Verdict::Refused(refused)
+        // Users type passwords into the wrong field, so only a valid key id is logged.
+        let username = if username.parse::<KeyId>().is_ok() { username } else { "(not a key id)" };
+        tracing::warn!(username, reply = reply.code, reason, "login failed");
+        Verdict::Refused(reply)
     }
 
     /// The reply to wrong credentials, after the delay imposed by the limiter.
-    async fn fail_login(&self, key: Option<KeyId>) -> Reply {
-        match self.server.bans.record_failure(self.peer.client, key, self.server.clock.now()) {
+    async fn fail_login(&self, username: &str) -> Reply {
+        let failure = self.server.bans.record_failure(self.peer.client, username, self.server.clock.now());
+        for ban in &failure.new_bans {
+            self.server.submission.record_ban(ban).await;
+        }
+        match failure.decision {
             AuthDecision::Ban(until) => replies::banned_421(until),
             AuthDecision::Delay(delay) => {
                 tokio::select! {
@@ -206,6 +221,11 @@ impl SessionServices {
             })
             .flatten();
         let reply = refusal_replies::reply(refusal, reference);
+        if !refusal_replies::is_recorded(refusal.code) {
+            // A fault of the server concerns every message for a while.
+            tracing::warn!(target: FLOOD, key = %submitter.key.id, %stage, reply = reply.code, "refused: {}", refusal.code);
+            return reply;
+        }
         tracing::info!(
             key = %submitter.key.id,
             tenant = %submitter.tenant.slug,

@@ -22,8 +22,10 @@ impl From<SqliteOptions> for StoreOptions {
 pub enum Access {
     /// The server: no other process serves this store.
     Serve,
-    /// The key commands: a server may be running. Messages can neither be enqueued nor claimed.
+    /// The key commands: a server may be running. Messages can neither be enqueued nor claimed. The store must exist.
     Manage,
+    /// As [`Access::Manage`], and the store is created if it does not exist.
+    Initialize,
 }
 
 /// Why a store cannot be opened.
@@ -37,6 +39,12 @@ pub enum OpenError {
         "{0} is in use by a server of an older version; restart the server with this version first, then try again"
     )]
     OlderServer(PathBuf),
+    /// There is no store, and this access does not create one.
+    #[error(
+        "there is no database in the data directory {0}; name the right one with --config or --data-dir, or create it \
+         with: pillarbox key create --init"
+    )]
+    Absent(PathBuf),
     /// The database is missing, but files that belong to it exist.
     #[error(
         "{database} is missing or empty, but {} belongs to it; restore the database from a backup, \

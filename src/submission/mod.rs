@@ -3,6 +3,7 @@
 //! `store` and `limits`.
 
 mod acceptance;
+mod authentication;
 mod directory_cache;
 mod header_rewrite;
 mod rejection_counters;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::authentication::{check_network, check_validity};
 use self::directory_cache::DirectoryCache;
 use self::rejection_counters::RejectionCounters;
 use self::rejection_log_limit::RejectionLogLimit;
@@ -26,18 +28,19 @@ use self::send_limit::{QuotaRequest, SendLimits};
 use crate::clock::{Clock, Instant};
 use crate::histogram::{Histogram, HistogramReading, UP_TO_SECONDS};
 use crate::limits::tenant_semaphore::TenantSemaphore;
-use crate::mail::{Address, DomainName, Envelope, Host, ReversePath, SignedDuration, Timestamp};
-use crate::model::{Environment, KeySecret, Refusal, RefusalCode, RequestId, Scope, Stage};
+use crate::mail::{Address, DomainName, Envelope, Host, ReversePath, Timestamp};
+use crate::model::{Environment, Refusal, RefusalCode, RequestId, Scope, Stage};
 use crate::policy::admission::{
     Sender, SendingDomain, SuppressionFacts, admit_from, admit_recipient, admit_sender, admit_tenant,
 };
 use crate::policy::fixed_window::QuotaStatus;
 use crate::store::{
-    Annotations, Conflict, Directory, Journal, Key, Rejection, ScramCredential, Store, StoreError,
-    SubmissionKey, Tenant,
+    Annotations, Conflict, Directory, Journal, Key, Rejection, Store, StoreError, SubmissionKey, Tenant,
 };
+use crate::telemetry::FLOOD;
 
 pub use self::acceptance::CheckedSubmission;
+pub use self::authentication::{AuthenticationError, strip_login_domain};
 
 /// Settings of submission.
 #[derive(Debug, Clone)]
@@ -86,17 +89,6 @@ pub struct Submitter {
     pub scope: Scope,
 }
 
-/// Why authentication failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AuthenticationError {
-    /// Unknown user, wrong password, expired or revoked key: no reply distinguishes them.
-    Rejected,
-    /// Valid credentials, refused for a reason that the client may know.
-    Refused(Refusal),
-    /// The store is unavailable.
-    Unavailable,
-}
-
 /// A message with an admitted envelope.
 #[derive(Debug)]
 pub struct Submission {
@@ -137,8 +129,6 @@ pub struct Trace {
     pub tls: Option<String>,
 }
 
-/// Minimum time between updates of a key's `last_used_at`.
-const LAST_USED_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 /// Total weight of messages being stored at one time.
 const STORING_WEIGHT_MAX: u32 = 512;
 /// The share of one tenant: the amount that a commit writes in a few milliseconds, because all tenants wait for the
@@ -164,70 +154,6 @@ impl SubmissionService {
                 .with_contended_max(STORING_WEIGHT_OF_TENANT_CONTENDED_MAX),
             accept_seconds: Histogram::new(UP_TO_SECONDS),
         }
-    }
-
-    /// Authenticates a user name (key id or tenant slug) with a secret.
-    pub async fn authenticate(
-        &self,
-        username: &str,
-        password: &str,
-        client_address: IpAddr,
-    ) -> Result<Submitter, AuthenticationError> {
-        let secret = KeySecret::parse(password).map_err(|_| AuthenticationError::Rejected)?;
-        let found = self.store.key_by_digest(secret.digest()).await.map_err(credential_unavailable)?;
-        let (key, tenant) = match found {
-            Some((key, Some(tenant))) => (key, tenant),
-            // A platform key has no sending domains.
-            Some((_, None)) | None => return Err(AuthenticationError::Rejected),
-        };
-        if username != tenant.slug && username != key.id.to_string() {
-            return Err(AuthenticationError::Rejected);
-        }
-        self.admit_key(key, tenant, client_address).await
-    }
-
-    /// The credential to verify a SCRAM proof; unknown users get a fake one.
-    pub async fn scram_credential(&self, username: &str) -> Result<ScramCredential, AuthenticationError> {
-        self.store.scram_credential(username).await.map_err(credential_unavailable)
-    }
-
-    /// Verifies a SCRAM proof (RFC 5802 §3). Returns the server signature, which proves to the client that the server
-    /// knows the user.
-    pub async fn authenticate_by_proof(
-        &self,
-        credential: &ScramCredential,
-        auth_message: &str,
-        proof: &[u8],
-        client_address: IpAddr,
-    ) -> Result<(Submitter, Vec<u8>), AuthenticationError> {
-        let signature = credential.verifier.check(auth_message.as_bytes(), proof);
-        let (Some(signature), Some(id)) = (signature, credential.key_id) else {
-            return Err(AuthenticationError::Rejected);
-        };
-        let found = self.directory.key(id).await.map_err(credential_unavailable)?;
-        let (key, tenant) = found.as_deref().cloned().ok_or(AuthenticationError::Rejected)?;
-        let submitter = self.admit_key(key, tenant, client_address).await?;
-        Ok((submitter, signature.to_vec()))
-    }
-
-    /// Admits a proven key, unless it is revoked, expired or restricted to other networks.
-    async fn admit_key(
-        &self,
-        key: Key,
-        tenant: Tenant,
-        client_address: IpAddr,
-    ) -> Result<Submitter, AuthenticationError> {
-        let now = self.clock.now();
-        if !is_valid(&key, now) {
-            return Err(AuthenticationError::Rejected);
-        }
-        check_network(&key, client_address).map_err(AuthenticationError::Refused)?;
-        if key.last_used_at.is_none_or(|at| now.duration_since(at) > LAST_USED_INTERVAL)
-            && let Err(error) = self.store.touch_key(key.id, now).await
-        {
-            tracing::warn!(%error, key = %key.id, "cannot record the use of a key");
-        }
-        Ok(Submitter { tenant, key, client_address, scope: Scope::SmtpSend })
     }
 
     /// Whether the submitter may send from this path. `already_counted`: the message was counted against the send limit
@@ -344,13 +270,14 @@ impl SubmissionService {
     /// other networks or scopes, and a tenant may be suspended. Each command loads them once, and so does [`Self::enqueue`].
     async fn refresh(&self, submitter: &Submitter) -> Result<Arc<(Key, Tenant)>, Refusal> {
         let current = self.directory.key(submitter.key.id).await.map_err(storage_refusal)?;
-        let current = current.filter(|current| is_valid(&current.0, self.clock.now())).ok_or_else(|| {
+        let current = current.ok_or_else(|| {
             Refusal::new(
                 RefusalCode::ExpiredApiKey,
-                "the key of this session has expired or was revoked",
+                "the key of this session was deleted",
                 "log in with another key",
             )
         })?;
+        check_validity(&current.0, self.clock.now())?;
         check_network(&current.0, submitter.client_address)?;
         admit_tenant(&describe(&current), submitter.scope)?;
         Ok(current)
@@ -399,30 +326,9 @@ fn describe(current: &(Key, Tenant)) -> Sender<'_> {
     }
 }
 
-fn is_valid(key: &Key, now: Timestamp) -> bool {
-    key.revoked_at.is_none() && key.expires_at.is_none_or(|at| at > now)
-}
-
-fn check_network(key: &Key, client: IpAddr) -> Result<(), Refusal> {
-    if key.allows_address(client) {
-        return Ok(());
-    }
-    let client = client.to_canonical();
-    Err(Refusal::new(
-        RefusalCode::IpNotAllowed,
-        format!("this key is not allowed from {client}"),
-        "add the network to the key's allowed_cidrs, or use another key",
-    ))
-}
-
-fn credential_unavailable(error: StoreError) -> AuthenticationError {
-    tracing::error!(%error, "cannot read a credential");
-    AuthenticationError::Unavailable
-}
-
 fn storage_refusal(error: StoreError) -> Refusal {
     if !matches!(error, StoreError::Conflict(_)) {
-        tracing::error!(%error, "the store failed");
+        tracing::error!(target: FLOOD, "the store failed: {error}");
     }
     match error {
         StoreError::Conflict(Conflict::SubmissionKey) => Refusal::new(

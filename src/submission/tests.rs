@@ -4,8 +4,10 @@ use tempfile::TempDir;
 use tokio::task::{JoinSet, yield_now};
 
 use super::*;
-use crate::mail::{BodyType, MailParameters, Notify};
-use crate::model::{DkimAlgorithm, DkimKeyState, Environment, TenantId, TenantStatus, Verification};
+use crate::mail::{BodyType, MailParameters, Notify, SignedDuration};
+use crate::model::{
+    DkimAlgorithm, DkimKeyState, Environment, KeySecret, TenantId, TenantStatus, Verification,
+};
 use crate::store::{NewDkimKey, NewDomain, NewKey, NewTenant, RateLimit, SqliteOptions, TenantPatch};
 
 const BACKLOG: usize = 20;

@@ -87,7 +87,7 @@ impl ReportMailer {
         let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let found = self.submission.authenticate(&self.tenant, &self.secret, here).await;
         found.map_err(|error| match error {
-            AuthenticationError::Rejected => {
+            AuthenticationError::Rejected(_) => {
                 format!(
                     "tls_report.mail: key_file does not contain a valid key of the tenant {}",
                     self.tenant

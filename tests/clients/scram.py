@@ -97,7 +97,7 @@ def check(server, account):
 
 def main():
     with tempfile.TemporaryDirectory(prefix="pillarbox-scram-") as folder:
-        server = Server(folder, 9)
+        server = Server(folder, 9, smtp="scram_plus = true")
         server.start()
         try:
             return 1 if check(server, server.create_account(DOMAIN)) else 0

@@ -32,9 +32,9 @@ class Refused(Exception):
 class Server:
     """A data directory and its server process. Without a smart host, mail goes to the MX."""
 
-    def __init__(self, folder, smart_host_port=None, tls="opportunistic", extra=""):
+    def __init__(self, folder, smart_host_port=None, tls="opportunistic", extra="", smtp=""):
         self.folder = pathlib.Path(folder)
-        self.submission, self.submissions, self.api = free_ports(3)
+        self.submission, self.submissions, self.api, self.metrics = free_ports(4)
         self.process = None
         certificates = self.folder / "certs"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -60,11 +60,13 @@ level = "info"
 [smtp]
 submission = ["127.0.0.1:{self.submission}"]
 submissions = ["127.0.0.1:{self.submissions}"]
+{smtp}
 [tls]
 certificate = "{certificates / 'server.crt'}"
 private_key = "{certificates / 'server.key'}"
 [api]
 listen = ["127.0.0.1:{self.api}"]
+metrics_listen = ["127.0.0.1:{self.metrics}"]
 [store]
 free_disk_min = "1MiB"
 [relay]
@@ -74,7 +76,7 @@ allowed_private_networks = ["127.0.0.0/8"]
 """
         )
         made = subprocess.run(
-            [BINARY, "key", "create", "--data-dir", self.folder / "data", "--name", "tests"],
+            [BINARY, "key", "create", "--init", "--data-dir", self.folder / "data", "--name", "tests"],
             check=True,
             capture_output=True,
             text=True,

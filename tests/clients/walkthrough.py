@@ -233,8 +233,8 @@ def suspend_and_resume(platform, admin, key, tenant, sink):
     error = platform.http(key["secret"], "POST", "/v1/emails", email, 403)
     assert error["code"] == "tenant_suspended", error
     status, dialogue = platform.smtp(key, f"shop@{DOMAIN}", "again@remote.example")
-    assert status != 0 and "< 550 5.7.1 [tenant_suspended]" in dialogue, dialogue
-    step("a suspended tenant is refused with 403 and 550")
+    assert status != 0 and "< 535 5.7.8 [tenant_suspended]" in dialogue, dialogue
+    step("a suspended tenant is refused with 403 and 535")
     assert platform.http(admin, "PATCH", path, {"status": "active"})["status"] == "active"
     platform.http(key["secret"], "POST", "/v1/emails", email, 202)
     until("mail leaves again", lambda: any("again@remote.example" in one.recipients for one in sink.messages))

@@ -96,21 +96,47 @@ async fn a_request_that_does_not_arrive_times_out() {
     read_answer(&mut stream).await.expect_error(408, "request_timeout");
 }
 
+/// A connection whose first request has a valid key.
+async fn logged_in(stage: &ApiStage) -> TcpStream {
+    let mut stream = TcpStream::connect(stage.address).await.unwrap();
+    ask(stage, &mut stream).await;
+    stream
+}
+
+async fn ask(stage: &ApiStage, stream: &mut TcpStream) {
+    let request =
+        format!("HEAD /v1/tenants HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\n\r\n", stage.platform);
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 200"), "{}", head.escape_ascii());
+}
+
 #[tokio::test]
 async fn a_connection_over_the_limit_gets_the_reason() {
     let stage = ApiStage::with(|api, _| api.connections_max = 1).await;
-    let held = TcpStream::connect(stage.address).await.unwrap();
-    let answer = until("the second connection is refused", async || {
-        let answer = request(stage.address, "GET", "/healthz", None, None).await;
-        (answer.status == 503).then_some(answer)
-    })
-    .await;
+    let held = logged_in(&stage).await;
+    let answer = request(stage.address, "GET", "/healthz", None, None).await;
     answer.expect_error(503, "overloaded");
     drop(held);
     until("it is accepted again", async || {
         (request(stage.address, "GET", "/healthz", None, None).await.status == 200).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn silent_connections_make_room_for_new_ones_and_those_with_a_key_stay() {
+    let stage = ApiStage::with(|api, _| api.connections_max = 2).await;
+    let mut held = logged_in(&stage).await;
+    let mut silent = TcpStream::connect(stage.address).await.unwrap();
+    let mut next = logged_in(&stage).await;
+    let closed = tokio::time::timeout(Duration::from_secs(20), silent.read(&mut [0; 1])).await.unwrap();
+    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+    ask(&stage, &mut held).await;
+    ask(&stage, &mut next).await;
 }
 
 #[tokio::test]

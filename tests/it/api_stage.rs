@@ -104,6 +104,7 @@ impl ApiStage {
                 failures_max: 1,
                 window: HOUR,
                 ban: HOUR,
+                exempt: Vec::new(),
             })),
             source_pools: vec!["bulk".into()],
             queue: queue.clone(),

@@ -217,7 +217,7 @@ async fn a_key_is_created_listed_and_revoked_in_the_data_directory_without_a_ser
     let data = TempDir::new().unwrap();
     let terminal = Terminal { url: "http://127.0.0.1:9".into(), key: "none".into() };
     let place = format!("--data-dir {}", data.path().display());
-    let made = terminal.ok(&format!("key create --name first {place}")).await;
+    let made = terminal.ok(&format!("key create --init --name first {place}")).await;
     assert!(made.contains("pb_live_"), "{made}");
     let second = terminal.json(&format!("key create --name second {place}")).await;
     assert_eq!((&second["name"], &second["tenant_id"]), (&json!("second"), &Value::Null));

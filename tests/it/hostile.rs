@@ -142,6 +142,34 @@ async fn octets_after_a_chunk_of_unknown_length_are_never_executed() {
 }
 
 #[tokio::test]
+async fn a_new_connection_takes_the_place_of_the_oldest_silent_one_and_never_of_one_that_is_logged_in() {
+    let stage = SubmissionStage::with(|limits| limits.connections_max = 4).await;
+    let mut kept = log_in(&stage).await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(Client::connect(stage.submission, submission_stage::HOSTNAME).await);
+    }
+    let mut newcomer = log_in(&stage).await;
+    let mut oldest = silent.remove(0);
+    oldest.read_reply().await.expect_saying(421, "4.3.2 Too many connections");
+    oldest.expect_close().await;
+    for client in [&mut kept, &mut newcomer, &mut silent[0]] {
+        client.command("NOOP").await.expect_code(250);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_log_in_is_soon_disconnected_and_one_that_did_stays() {
+    let stage = SubmissionStage::with(|limits| limits.login_timeout = Duration::from_secs(2)).await;
+    let mut kept = log_in(&stage).await;
+    let mut silent = Client::connect(stage.submission, submission_stage::HOSTNAME).await;
+    silent.ehlo().await;
+    silent.read_reply().await.expect_saying(421, "4.4.2 No login in time");
+    silent.expect_close().await;
+    kept.command("NOOP").await.expect_code(250);
+}
+
+#[tokio::test]
 async fn each_failed_login_is_answered_later_than_the_previous_one() {
     let stage = SubmissionStage::start().await;
     let mut client = secured(&stage).await;
@@ -226,6 +254,31 @@ async fn an_address_that_guesses_passwords_is_banned_until_the_platform_lifts_th
     assert!(it.bans().await.is_empty());
     let mut client = it.connect("192.0.2.1").await;
     client.auth_plain(&it.account.user, &it.account.secret).await.expect_code(235);
+}
+
+#[tokio::test]
+async fn one_outdated_credential_locks_out_nobody_else_behind_its_address_and_its_ban_is_an_event() {
+    let it = guarded().await;
+    let stale = &it.account.user;
+    for code in [535, 535, 421, 421, 421] {
+        it.connect("192.0.2.1").await.auth_plain(stale, "wrong").await.expect_code(code);
+    }
+    assert_eq!(it.knock("192.0.2.1").await, 220);
+    let neighbour = it.server.create_account("other.test").await;
+    let mut client = it.connect("192.0.2.1").await;
+    client.auth_plain(&neighbour.user, &neighbour.secret).await.expect_code(235);
+
+    let events = it.server.control.get("/v1/events?type=login.banned").await["data"].clone();
+    let events = events.as_array().unwrap();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0]["tenant_id"].as_str(), Some(it.account.tenant_id.as_str()), "{events:?}");
+    let data = &events[0]["data"];
+    assert_eq!(
+        (data["key_id"].as_str(), data["failures"].as_u64()),
+        (Some(stale.as_str()), Some(3)),
+        "{data}"
+    );
+    assert!(data["network"].is_null() && data["expires_at"].is_string(), "{data}");
 }
 
 #[tokio::test]

@@ -87,6 +87,15 @@ impl Serving {
         Self::spawn(command)
     }
 
+    /// Starts it with these soft and hard limits of open files.
+    pub fn start_with_open_files(soft: u64, hard: u64, arguments: &[&str]) -> Self {
+        let mut command = Command::new("/bin/sh");
+        let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_pillarbox")]);
+        command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG");
+        Self::spawn(command)
+    }
+
     fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = mpsc::unbounded_channel();

@@ -15,8 +15,12 @@ use crate::server::{Account, HOSTNAME, TestServer, message};
 const NONCE: &str = "fyko+d2lbbFgONRv9qkxdawL";
 
 async fn server() -> (FakeDns, TestServer, Account) {
+    server_with(false).await
+}
+
+async fn server_with(scram_plus: bool) -> (FakeDns, TestServer, Account) {
     let dns = FakeDns::start().await;
-    let server = TestServer::start(&dns, 1).await;
+    let server = TestServer::start_with(&dns, 1, |config| config.smtp.scram_plus = scram_plus).await;
     let account = server.create_account("acme.test").await;
     (dns, server, account)
 }
@@ -86,14 +90,29 @@ fn decode(reply: &Reply) -> String {
 async fn a_key_is_proved_without_being_sent_and_may_then_submit() {
     let (_dns, server, account) = server().await;
     let mut client = connect(&server).await;
-    prove(&mut client, &account.user, &account.secret, &UNBOUND).await.expect_saying(235, "2.7.0");
+    let user = format!("{}@mail.example", account.user);
+    prove(&mut client, &user, &account.secret, &UNBOUND).await.expect_saying(235, "2.7.0");
     client.send("alice@acme.test", &["bob@b.test"], &message(&account, "scram")).await.expect_code(250);
     client.command("AUTH PLAIN AAA=").await.expect_code(503);
 }
 
 #[tokio::test]
-async fn a_proof_is_bound_to_the_channel_if_both_sides_support_it() {
+async fn by_default_plus_is_neither_offered_nor_taken_and_no_downgrade_is_suspected() {
     let (_dns, server, account) = server().await;
+    let mut client = connect(&server).await;
+    let offer = client.ehlo().await.expect_saying(250, "AUTH SCRAM-SHA-256 PLAIN LOGIN").text();
+    assert!(!offer.contains("PLUS"), "{offer}");
+    let channel = client.exporter().expect("TLS 1.3");
+    let plus = Binding { mechanism: "SCRAM-SHA-256-PLUS", flag: "p=tls-exporter", channel: &channel };
+    prove(&mut client, &account.user, &account.secret, &plus).await.expect_code(504);
+    // The client supports channel binding and sees that the server does not.
+    let unbound = Binding { flag: "y", ..UNBOUND };
+    prove(&mut client, &account.user, &account.secret, &unbound).await.expect_code(235);
+}
+
+#[tokio::test]
+async fn a_proof_is_bound_to_the_channel_if_both_sides_support_it() {
+    let (_dns, server, account) = server_with(true).await;
     let mut client = connect(&server).await;
     client.ehlo().await.expect_saying(250, "AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN");
     let channel = client.exporter().expect("TLS 1.3");
@@ -107,7 +126,7 @@ async fn a_proof_is_bound_to_the_channel_if_both_sides_support_it() {
 
 #[tokio::test]
 async fn over_tls_1_2_plus_is_not_offered() {
-    let (_dns, server, account) = server().await;
+    let (_dns, server, account) = server_with(true).await;
     let trust = trust_pem_with(&server.certificate_pem(), &[&tokio_rustls::rustls::version::TLS12]);
     let mut client = Client::connect_implicit(server.submissions(), HOSTNAME, trust).await;
     client.ehlo().await.expect_saying(250, "AUTH SCRAM-SHA-256 PLAIN LOGIN");
@@ -153,6 +172,6 @@ async fn a_slug_names_the_key_of_a_tenant_that_has_only_one() {
     prove(&mut client, id, secret, &UNBOUND).await.expect_code(235);
     server.control.ok("DELETE", &format!("/v1/keys/{id}"), json!(null)).await;
     let mut client = connect(&server).await;
-    prove(&mut client, id, secret, &UNBOUND).await.expect_code(535);
+    prove(&mut client, id, secret, &UNBOUND).await.expect_saying(535, "[expired_api_key]");
     prove(&mut client, "acme-test", &account.secret, &UNBOUND).await.expect_code(235);
 }

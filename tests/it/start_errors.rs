@@ -65,6 +65,8 @@ async fn a_wrong_key_is_reported_with_file_and_line() {
     expect_all(&said, &["pillarbox.toml", "message_lifetime", "5 lightyears", "30s"]);
     let said = setting.fail("", "[tls]\ncertificate = \"x\"").await;
     expect_all(&said, &["pillarbox.toml", "private_key"]);
+    let said = setting.fail("", "[log]\nlevel = \"wran\"").await;
+    expect_all(&said, &["pillarbox.toml", "line", "level", "`wran` is neither a level"]);
 }
 
 #[tokio::test]
@@ -166,6 +168,11 @@ async fn check_config_accepts_the_sample_and_reports_faults() {
     std::fs::write(&garbage, "garbage").unwrap();
     for (more, sections, parts) in [
         ("", "[smtp.x]".to_owned(), ["pillarbox.toml", "smtp.x"]),
+        (
+            "",
+            "[log]\nlevel = \"info,pillarbox=dbug\"".to_owned(),
+            ["line", "`pillarbox=dbug` is neither a level"],
+        ),
         ("", format!("[webhooks]\nca_file = {absent:?}"), ["webhooks.ca_file", "No such file"]),
         ("", format!("[webhooks]\nca_file = {garbage:?}"), ["webhooks.ca_file", "garbage"]),
         (&format!("master_key_file = {absent:?}"), String::new(), ["master_key_file", "does not exist"]),
@@ -176,6 +183,45 @@ async fn check_config_accepts_the_sample_and_reports_faults() {
         assert!(!success, "{said}");
         expect_all(&said, &parts);
     }
+}
+
+#[tokio::test]
+async fn check_config_warns_of_a_foreign_certificate_and_finds_a_lost_master_key() {
+    let setting = Setting::new();
+    let foreign = Identity::new(&["other.example"]);
+    let (certificate, key) = (setting.path("tls.crt"), setting.path("tls.key"));
+    std::fs::write(&certificate, &foreign.certificate_pem).unwrap();
+    std::fs::write(&key, &foreign.private_key_pem).unwrap();
+    let file =
+        setting.configure("", &format!("[tls]\ncertificate = {certificate:?}\nprivate_key = {key:?}\n{API}"));
+    let arguments = ["check-config", "--config", file.to_str().unwrap()];
+    let (success, said) = run(&arguments).await;
+    assert!(success, "{said}");
+    expect_all(&said, &["warning: tls.certificate", "tls.crt is not for the hostname"]);
+    assert!(!setting.path("data").exists());
+    start(&setting).await.end("TERM").await;
+    std::fs::remove_file(setting.path("data").join("master.key")).unwrap();
+    let (success, said) = run(&arguments).await;
+    assert!(!success, "{said}");
+    expect_all(&said, &["master_key_file", "master.key", "restore it"]);
+}
+
+#[tokio::test]
+async fn the_limit_of_open_files_is_raised_and_what_does_not_fit_it_is_lowered_and_said() {
+    let setting = Setting::new();
+    let file = setting.configure("", API);
+    let arguments = ["serve", "--config", file.to_str().unwrap()];
+    let mut server = Serving::start_with_open_files(300, 1000, &arguments);
+    let said = server.wait_for_line("the limit of open files is 1000").await;
+    expect_all(&said, &["smtp.connections_max is", "instead of 12000", "LimitNOFILE"]);
+    server.wait_for_line("submission=[127.0.0.1:").await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(line.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["1000", "1000"], "{line}");
+    server.end("TERM").await;
+    let mut server = Serving::start_with_open_files(300, 300, &arguments);
+    server.wait_for_line("at least 460 are needed").await;
+    assert_eq!(server.wait_for_status().await, Some(1));
 }
 
 #[tokio::test]

@@ -94,13 +94,14 @@ async fn a_data_directory_without_its_database_is_not_initialized_again() {
 }
 
 #[tokio::test]
-async fn keys_of_a_missing_data_directory_cannot_be_listed_or_revoked() {
+async fn key_commands_do_not_make_a_data_directory_whose_name_is_mistyped() {
     let directory = tempfile::tempdir().unwrap();
     let absent = directory.path().join("mistyped");
-    for verb in [&["list"][..], &["revoke", "key_01JZZZZZZZZZZZZZZZZZZZZZZZ"]] {
+    let (revoke, create) = (["revoke", "key_01JZZZZZZZZZZZZZZZZZZZZZZZ"], ["create", "--name", "x"]);
+    for verb in [&["list"][..], &revoke, &create] {
         let arguments = [&["key"], verb, &["--data-dir", absent.to_str().unwrap()]].concat();
         let (success, said) = run(&arguments).await;
-        assert!(!success && said.contains("does not exist") && said.contains("mistyped"), "{said}");
+        assert!(!success && said.contains("there is no database") && said.contains("mistyped"), "{said}");
         assert!(!absent.exists());
     }
 }

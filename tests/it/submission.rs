@@ -139,10 +139,8 @@ async fn connections_over_a_limit_get_421_and_closed_ones_make_room() {
             limits.connections_per_address_max = per_address;
         })
         .await;
-        let mut first = TcpStream::connect(stage.submission).await.unwrap();
-        let mut second = TcpStream::connect(stage.submission).await.unwrap();
-        read_until(&mut first, "\r\n").await;
-        read_until(&mut second, "\r\n").await;
+        let first = log_in(&stage).await;
+        let _second = log_in(&stage).await;
         let third = read_to_end(TcpStream::connect(stage.submission).await.unwrap()).await;
         assert!(third.starts_with(said), "{third}");
         drop(first);

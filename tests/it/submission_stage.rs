@@ -76,6 +76,7 @@ impl SubmissionStage {
             failures_max: limits.login_failures_max,
             window: limits.login_failures_window,
             ban: limits.login_ban,
+            exempt: limits.login_ban_exempt.clone(),
         }));
         let services = ServerDependencies { submission: intake, tls, bans, clock };
         let server = Arc::new(Server::new(hostname, &limits, services));

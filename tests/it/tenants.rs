@@ -20,6 +20,11 @@ async fn a_suspended_tenant_is_refused_its_queue_is_held_and_resumes() {
     let tenant = format!("/v1/tenants/{}", account.tenant_id);
     server.control.ok("PATCH", &tenant, json!({"status": "suspended"})).await;
     client.command("MAIL FROM:<alice@acme.test>").await.expect_saying(550, "[tenant_suspended]");
+    let mut client = Client::connect(server.submission(), HOSTNAME).await;
+    client.ehlo().await;
+    let mut client = client.starttls(trust_pem(&server.certificate_pem())).await;
+    let refused = client.auth_plain(&account.user, &account.secret).await;
+    refused.expect_saying(535, "5.7.8 [tenant_suspended] tenant acme-test is suspended");
     server.clock.advance(RETRY_DELAY_MAX);
     let id = server.submit(&other, &["bob@b.test"], &message(&other, "other")).await;
     server.wait_for_status(&id, &["delivered"]).await;
@@ -99,6 +104,43 @@ async fn the_tenants_slug_is_a_user_name_too_and_a_revoked_key_is_not() {
     client.ehlo().await;
     let mut client = client.starttls(trust_pem(&server.certificate_pem())).await;
     client.auth_plain(&id, &account.secret).await.expect_code(535);
+}
+
+#[tokio::test]
+async fn a_login_with_the_right_secret_gets_the_reason_of_its_refusal_and_with_a_wrong_one_never() {
+    let (_dns, _mx, server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    let key = format!("/v1/keys/{}", account.user);
+    let log_in = async |user: &str, secret: &str| {
+        let mut client = Client::connect(server.submission(), HOSTNAME).await;
+        client.ehlo().await;
+        let mut client = client.starttls(trust_pem(&server.certificate_pem())).await;
+        client.command("MAIL FROM:<app@acme.test>").await.expect_saying(530, "[authentication_required]");
+        client.auth_plain(user, secret).await
+    };
+    log_in(&format!("{}@mail.example", account.user), &account.secret).await.expect_code(235);
+
+    let change = json!({"allowed_cidrs": ["192.0.2.0/24"]});
+    server.control.ok("PATCH", &key, change).await;
+    let refused = log_in(&account.user, &account.secret).await;
+    refused.expect_saying(535, "5.7.8 [ip_not_allowed] this key is not allowed from 127.0.0.1");
+
+    let hour = std::time::Duration::from_secs(3600);
+    let change = json!({"allowed_cidrs": [], "expires_at": server.clock.now() + hour});
+    server.control.ok("PATCH", &key, change).await;
+    server.clock.advance(hour + hour);
+    let refused = log_in(&account.user, &account.secret).await;
+    refused.expect_saying(535, &format!("5.7.8 [expired_api_key] the key {} expired at", account.user));
+
+    server.control.ok("DELETE", &key, json!(null)).await;
+    let refused = log_in("acme-test", &account.secret).await;
+    refused.expect_saying(535, &format!("5.7.8 [expired_api_key] the key {} was revoked at", account.user));
+
+    let wrong = account.secret.replace("pb_live_", "pb_test_");
+    let of_revoked = log_in(&account.user, &wrong).await.expect_saying(535, "5.7.8 [invalid_api_key]").text();
+    let of_stranger = log_in("key_01ARZ3NDEKTSV4RRFFQ69G5FAV", &wrong).await.expect_code(535).text();
+    let of_nobody = log_in("nobody", &account.secret).await.expect_code(535).text();
+    assert_eq!((&of_revoked, &of_revoked), (&of_stranger, &of_nobody));
 }
 
 /// A change of a key or a tenant affects its open sessions at the next command of a transaction.

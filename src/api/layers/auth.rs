@@ -73,6 +73,8 @@ pub async fn layer(
 ) -> Result<Response> {
     let access = target.operation.access();
     let caller = api.authenticate(request.headers(), access, origin.client, arrival.now).await?;
+    // If another connection has the slot, this one ends after the response.
+    let _is_kept = origin.slot.set_logged_in();
     let identity = Identity { key: caller.key.id, tenant: caller.key.tenant_id };
     let caller = Arc::new(caller);
     request.extensions_mut().insert(caller.clone());

@@ -10,7 +10,8 @@ use hyper::header::HeaderValue;
 
 use crate::limits::memory_budget::MemoryReservation;
 use crate::mail::Timestamp;
-use crate::model::RequestId;
+use crate::model::{RefusalCode, RequestId};
+use crate::telemetry::FLOOD;
 
 use super::auth::Identity;
 use crate::api::{Api, ApiError, ApiResponse};
@@ -39,7 +40,13 @@ pub async fn layer(State(api): State<Arc<Api>>, mut request: Request, next: Next
         let status = error.status();
         if status.is_server_error() {
             let (code, cause) = (error.refusal.code.as_str(), error.cause.as_deref().unwrap_or_default());
-            tracing::warn!(%request_id, %method, path, %status, code, cause, "API request failed");
+            // All requests fail in this way for a while.
+            match error.refusal.code {
+                RefusalCode::DiskLow | RefusalCode::StorageUnavailable | RefusalCode::Overloaded => {
+                    tracing::warn!(target: FLOOD, %request_id, %method, path, %status, cause, "API request failed: {code}");
+                }
+                _ => tracing::warn!(%request_id, %method, path, %status, code, cause, "API request failed"),
+            }
         }
         let reservation = api.memory.reserve(identity.and_then(|identity| identity.tenant));
         let mut written = write_error(&error, request_id, reservation);

@@ -16,7 +16,7 @@ use crate::model::{KeyId, KeySecret, TenantId};
 use crate::store::{Access, Directory, Key, KeyFilter, NewKey, PageRequest, Store, StoreOptions};
 
 /// The heading of these options in the help.
-const HEADING: &str = "The data directory, instead of the server";
+pub(super) const HEADING: &str = "The data directory, instead of the server";
 
 /// The data directory to use instead of a running server.
 #[derive(Debug, clap::Args)]
@@ -38,22 +38,8 @@ impl DataDirArguments {
         self.local || self.config.is_some() || self.data_dir.is_some()
     }
 
-    /// Opens the store, which must exist.
-    async fn open(&self) -> anyhow::Result<Store> {
-        let config = self.config()?;
-        let data_dir = &config.data_dir;
-        if !data_dir.try_exists().with_context(|| format!("cannot access {}", data_dir.display()))? {
-            bail!(
-                "the data directory {} does not exist; name the right one with --config or --data-dir",
-                data_dir.display()
-            );
-        }
-        Ok(Store::open(StoreOptions::new(&config, Access::Manage)).await?)
-    }
-
-    /// Opens the store, or creates it: a key may be created before the first start of the server.
-    async fn open_or_create(&self) -> anyhow::Result<Store> {
-        Ok(Store::open(StoreOptions::new(&self.config()?, Access::Manage)).await?)
+    async fn open(&self, access: Access) -> anyhow::Result<Store> {
+        Ok(Store::open(StoreOptions::new(&self.config()?, access)).await?)
     }
 
     fn config(&self) -> anyhow::Result<Config> {
@@ -80,16 +66,19 @@ fn view(key: Key) -> anyhow::Result<Value> {
     Ok(serde_json::to_value(KeyView::from(key))?)
 }
 
-/// Creates a key and prints its secret.
+/// Creates a key and prints its secret. With `init`, creates the store too: a key may be created before the first start of
+/// the server.
 pub(super) async fn create(
     directory: &DataDirArguments,
+    init: bool,
     new: NewKeyArguments,
     output: OutputFormat,
 ) -> anyhow::Result<()> {
     if new.tenant.is_none() && !new.scopes.is_empty() {
         bail!("only keys of a tenant have scopes; name the tenant with --tenant");
     }
-    let store = directory.open_or_create().await?;
+    let access = if init { Access::Initialize } else { Access::Manage };
+    let store = directory.open(access).await?;
     let tenant_id = find_tenant(&store, new.tenant.as_deref()).await?;
     let secret = KeySecret::generate(new.environment);
     let mut key = NewKey {
@@ -113,7 +102,7 @@ pub(super) async fn list(
     page: &PageArguments,
     output: OutputFormat,
 ) -> anyhow::Result<()> {
-    let store = directory.open().await?;
+    let store = directory.open(Access::Manage).await?;
     let filter = KeyFilter { tenant_id: find_tenant(&store, tenant).await?, environment: None };
     let get_page = async |limit, after| {
         let request = PageRequest { limit, after, ..PageRequest::default() };
@@ -134,7 +123,7 @@ pub(super) async fn revoke(
     output: OutputFormat,
 ) -> anyhow::Result<()> {
     let key: KeyId = id.parse().with_context(|| format!("{id} is not the id of a key"))?;
-    let store = directory.open().await?;
+    let store = directory.open(Access::Manage).await?;
     store.revoke_key(key, Timestamp::now()).await?;
     let revoked = store.key(None, key).await?;
     store.close().await;

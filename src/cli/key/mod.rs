@@ -34,10 +34,13 @@ enum Command {
     Create {
         #[command(flatten)]
         directory: DataDirArguments,
+        /// Creates the data directory if it does not exist; works on it without a running server, as --local does
+        #[arg(long, conflicts_with_all = ["url", "ca_file"], help_heading = local::HEADING)]
+        init: bool,
         #[command(flatten)]
         new: NewKeyArguments,
         /// Allows sending from this domain only (name or id); can be repeated
-        #[arg(long = "domain", value_name = "DOMAIN", conflicts_with_all = ["local", "config", "data_dir"])]
+        #[arg(long = "domain", value_name = "DOMAIN", conflicts_with_all = ["local", "config", "data_dir", "init"])]
         domains: Vec<String>,
     },
     /// Lists keys, the newest first, without their secrets
@@ -91,8 +94,8 @@ struct NewKeyArguments {
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { server, command } = arguments;
     match command {
-        Command::Create { directory, new, .. } if directory.is_local() => {
-            runtime()?.block_on(local::create(&directory, new, server.output()))
+        Command::Create { directory, init, new, .. } if init || directory.is_local() => {
+            runtime()?.block_on(local::create(&directory, init, new, server.output()))
         }
         Command::List { directory, tenant, page } if directory.is_local() => {
             runtime()?.block_on(local::list(&directory, tenant.as_deref(), &page, server.output()))

@@ -37,9 +37,11 @@ replies! {
     cannot_verify_252 = 252 2 . 0 . 0 "Cannot VRFY; send mail to find out";
     /// The client sent nothing for `idle_timeout` (RFC 5321 §4.5.3.2.7).
     idle_421 = 421 4 . 4 . 2 "Idle for too long, closing";
+    /// The client did not log in for `login_timeout`.
+    no_login_421 = 421 4 . 4 . 2 "No login in time, closing; connect again and log in at once";
     /// The server is shutting down (RFC 5321 §3.8).
     shutting_down_421 = 421 4 . 3 . 2 "Shutting down, try again later";
-    /// `smtp.connections_max` is reached.
+    /// `smtp.connections_max` is reached, for a new connection or for the oldest one without a login.
     too_many_connections_421 = 421 4 . 3 . 2 "Too many connections, try again later";
     /// `smtp.connections_per_address_max` is reached.
     too_many_from_address_421 = 421 4 . 7 . 0 "Too many connections from your address; close some or try again later";
@@ -100,13 +102,13 @@ replies! {
     /// RFC 4954 §4.
     mechanism_504 = 504 5 . 5 . 4 "Mechanism not supported; use one listed in the EHLO response";
     /// RFC 3207 §4.
-    tls_required_530 = 530 5 . 7 . 0 "Send STARTTLS first";
+    tls_required_530 = 530 5 . 7 . 0 "[tls_required] mail is accepted over TLS only; send STARTTLS first";
     /// RFC 4954 §6.
-    authentication_required_530 = 530 5 . 7 . 0 "Authentication required";
+    authentication_required_530 = 530 5 . 7 . 0 "[authentication_required] this session is not logged in; send AUTH with a key id and its secret";
     /// RFC 4954 §6.
-    bad_credentials_535 = 535 5 . 7 . 8 "Credentials invalid; use a key id and its secret";
+    bad_credentials_535 = 535 5 . 7 . 8 "[invalid_api_key] user name or secret is wrong; log in with a key id and its secret";
     /// RFC 4954 §4: passwords only over TLS.
-    encryption_required_538 = 538 5 . 7 . 11 "Encryption required for authentication; send STARTTLS first";
+    encryption_required_538 = 538 5 . 7 . 11 "[tls_required] login is accepted over TLS only; send STARTTLS first";
     /// RFC 6531 §3.5.
     sender_needs_utf8_553 = 553 5 . 6 . 7 "Sender address is not ASCII; MAIL needs the SMTPUTF8 parameter";
     /// RFC 2920 §3.1.
@@ -196,5 +198,28 @@ pub fn for_sasl(error: SaslError) -> Reply {
         SaslError::Cancelled => cancelled_501(),
         SaslError::Malformed => base64_501(),
         SaslError::Authorization | SaslError::Binding => bad_credentials_535(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::RefusalCode;
+
+    #[test]
+    fn replies_about_logins_have_the_code_of_a_refusal() {
+        for reply in [
+            tls_required_530(),
+            authentication_required_530(),
+            bad_credentials_535(),
+            encryption_required_538(),
+            for_sasl(SaslError::Authorization),
+            for_sasl(SaslError::Binding),
+        ] {
+            let text = reply.lines.concat();
+            let code = text.strip_prefix('[').and_then(|text| text.split_once("] ")).map(|(code, _)| code);
+            assert!(RefusalCode::ALL.iter().any(|known| Some(known.as_str()) == code), "{text}");
+            assert!(text.contains("; "), "{text} says what to do");
+        }
     }
 }

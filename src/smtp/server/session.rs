@@ -137,6 +137,8 @@ impl Session {
             }
             (_, Input::ShuttingDown) => Step::reply(replies::shutting_down_421(), Next::Close),
             (_, Input::Idle) => Step::reply(replies::idle_421(), Next::Close),
+            (_, Input::NoLogin) => Step::reply(replies::no_login_421(), Next::Close),
+            (_, Input::Evicted) => Step::reply(replies::too_many_connections_421(), Next::Close),
             (_, Input::TooSlow) => Step::reply(replies::too_slow_421(), Next::Close),
             (Phase::Connected, Input::Start) => {
                 self.ready(None, replies::greeting_220(&self.settings.hostname))

@@ -379,7 +379,9 @@ fn empty_chunks_count_as_commands_without_a_message() {
 
 #[test]
 fn shutdown_and_idle_timeout_get_421_and_a_message_being_received_may_finish() {
-    for (input, code) in [(Input::Idle, 421), (Input::ShuttingDown, 421)] {
+    for (input, code) in
+        [(Input::Idle, 421), (Input::NoLogin, 421), (Input::Evicted, 421), (Input::ShuttingDown, 421)]
+    {
         let mut it = Conversation::logged_in();
         it.input(input);
         assert_eq!(it.codes(), [code]);

@@ -98,7 +98,7 @@ impl Journal for SqliteStore {
 
     fn reject(&self, rejection: Rejection) {
         if !self.writer.leave(move |tx| rejections::insert(tx, &rejection)) {
-            tracing::warn!("a rejection was not recorded: too many writes are pending");
+            tracing::warn!(target: "pillarbox::flood", "a rejection was not recorded: too many writes are pending");
         }
     }
 

@@ -17,12 +17,12 @@ use super::spool::due_rows;
 use super::writer::{CommitHooks, Writer};
 use super::{SqliteOptions, SqliteStore};
 use super::{events, outbox};
-use crate::durable_file::{create_directory, remove_unfinished, sync_directory};
+use crate::durable_file::{create_directory, inherit_owner, remove_unfinished, sync_directory};
 use crate::store::free_space::FreeSpace;
 use crate::store::memory::{CommitCounters, DirectoryVersion, WebhookDueIndex};
 use crate::store::{Access, OpenError, SpoolFeed};
 
-const DATABASE_FILE: &str = "pillarbox.db";
+pub(super) const DATABASE_FILE: &str = "pillarbox.db";
 const LOCK_FILE: &str = "lock";
 const CHECK_PLACE: SealedColumn<'_> = SealedColumn { column: "seal_check.sealed", row: "1" };
 const CHECK_TEXT: &[u8] = b"pillarbox";
@@ -44,20 +44,26 @@ const WRITER_PRAGMAS: &str = "
 pub(super) fn open(options: SqliteOptions) -> Result<SqliteStore, OpenError> {
     let data_dir = options.data_dir.clone();
     let fault = |message: String| OpenError::Failed { path: data_dir.clone(), message };
+    let database = data_dir.join(DATABASE_FILE);
+    let key_file = MasterKeyFile::new(options.master_key_file, &data_dir);
+    let bodies = BodyFiles::new(&data_dir, options.inline_body_bytes_max);
+    // Nothing is made before these checks.
+    refuse_leftovers(&database, &key_file, &bodies, &fault)?;
+    let is_new = leftovers::is_missing(&database).map_err(|error| fault(error.to_string()))?;
+    if is_new && options.access == Access::Manage {
+        return Err(OpenError::Absent(data_dir));
+    }
+    key_file.require_named(is_new)?;
     create_directory(&data_dir, 0o700).map_err(|error| fault(error.to_string()))?;
     let lock = match options.access {
         Access::Serve => Some(take_lock(&data_dir)?),
-        Access::Manage => None,
+        Access::Manage | Access::Initialize => None,
     };
     if lock.is_some()
         && let Err(error) = remove_unfinished(&data_dir)
     {
         tracing::warn!(%error, "cannot remove the files that a crash left unfinished in the data directory");
     }
-    let database = data_dir.join(DATABASE_FILE);
-    let key_file = MasterKeyFile::new(options.master_key_file, &data_dir);
-    let bodies = BodyFiles::new(&data_dir, options.inline_body_bytes_max);
-    refuse_leftovers(&database, &key_file, &bodies, &fault)?;
     let mut connection = connect(&database).map_err(&fault)?;
     migrate_locked(&mut connection, &data_dir, options.access, &fault)?;
     sync_directory(&data_dir).map_err(|error| fault(error.to_string()))?;
@@ -108,7 +114,9 @@ fn migrate_locked(
     fault: &impl Fn(String) -> OpenError,
 ) -> Result<(), OpenError> {
     let _lock = match access {
-        Access::Manage if !is_current(connection).map_err(|error| fault(error.to_string()))? => {
+        Access::Manage | Access::Initialize
+            if !is_current(connection).map_err(|error| fault(error.to_string()))? =>
+        {
             Some(take_lock(data_dir).map_err(OpenError::of_older_server)?)
         }
         _ => None,
@@ -138,8 +146,12 @@ fn refuse_leftovers(
     Err(OpenError::DatabaseMissing { database: database.to_owned(), leftovers })
 }
 
+/// Opens a file for its owner alone. SQLite gives its log and index the owner of the database.
 fn private_file(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    let file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    inherit_owner(path)?;
+    Ok(file)
 }
 
 /// The lock ends when the file is closed, so a process that dies leaves no stale lock.

@@ -9,7 +9,8 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
-use super::OpenError;
+use super::open::DATABASE_FILE;
+use super::{OpenError, leftovers};
 use crate::durable_file;
 use crate::store::{Result, StoreError};
 
@@ -98,16 +99,23 @@ impl MasterKeyFile {
         (!self.named).then_some(&self.path)
     }
 
+    /// Checks that a file that the operator named exists. A new key cannot decrypt the secrets of an existing database.
+    pub(super) fn require_named(&self, database_is_new: bool) -> std::result::Result<(), OpenError> {
+        if !self.named || self.exists()? {
+            return Ok(());
+        }
+        Err(if database_is_new {
+            self.fault("the file does not exist; make it with: openssl rand -hex 32")
+        } else {
+            self.is_missing()
+        })
+    }
+
     /// Reads the key. Creates the file if `may_create`, it is absent and the operator did not name it.
     pub(super) fn load(&self, may_create: bool) -> std::result::Result<Sealer, OpenError> {
-        if !self.path.try_exists().map_err(|error| self.fault(error))? {
-            if self.named {
-                return Err(self.fault("the file does not exist; make it with: openssl rand -hex 32"));
-            }
-            if !may_create {
-                return Err(self.fault(
-                    "the file is missing; restore it, because it decrypts the secrets in the database",
-                ));
+        if !self.exists()? {
+            if self.named || !may_create {
+                return Err(self.is_missing());
             }
             self.create().map_err(|error| self.fault(error))?;
         }
@@ -117,6 +125,17 @@ impl MasterKeyFile {
         let key = from_hex(text.trim_end())
             .ok_or_else(|| self.fault("expected 64 hexadecimal digits in one line"))?;
         Sealer::new(&key).map_err(|error| self.fault(error))
+    }
+
+    fn exists(&self) -> std::result::Result<bool, OpenError> {
+        self.path.try_exists().map_err(|error| self.fault(error))
+    }
+
+    fn is_missing(&self) -> OpenError {
+        self.fault(
+            "the file is missing, and only it decrypts the secrets in the database; restore it from its backup, or name \
+             its place with master_key_file in the file of --config",
+        )
     }
 
     /// The error for a key that does not match the database.
@@ -151,12 +170,21 @@ impl MasterKeyFile {
     }
 }
 
-/// Checks that a file can be used as the master key.
+/// Checks the file with the master key of a data directory: the one that the operator named, or the one that was created
+/// with the database.
 ///
 /// # Errors
 /// [`OpenError::MasterKey`].
-pub fn check_master_key(file: &Path) -> std::result::Result<(), OpenError> {
-    MasterKeyFile::new(Some(file.to_owned()), Path::new("")).load(false).map(drop)
+pub fn check_master_key(named: Option<&Path>, data_dir: &Path) -> std::result::Result<(), OpenError> {
+    let key_file = MasterKeyFile::new(named.map(Path::to_owned), data_dir);
+    let database = data_dir.join(DATABASE_FILE);
+    let is_new = leftovers::is_missing(&database)
+        .map_err(|error| key_file.fault(format!("cannot look for {}: {error}", database.display())))?;
+    key_file.require_named(is_new)?;
+    if is_new && !key_file.named {
+        return Ok(());
+    }
+    key_file.load(false).map(drop)
 }
 
 fn to_hex(key: &[u8; KEY_OCTETS]) -> Zeroizing<String> {

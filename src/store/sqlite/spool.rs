@@ -139,7 +139,7 @@ impl SqliteStore {
     pub(super) fn refuse_unless_serving(&self) -> Result<()> {
         match self.access {
             Access::Serve => Ok(()),
-            Access::Manage => {
+            Access::Manage | Access::Initialize => {
                 Err(StoreError::Failed("the data directory is open for management only".into()))
             }
         }

@@ -142,11 +142,43 @@ fn the_server_removes_what_a_crash_left_unfinished_in_the_data_directory() {
     let unfinished = dir.path().join(".new-0123456789abcdef-tls.key");
     let file = File::create(&unfinished).unwrap();
     file.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
-    let access = Access::Manage;
+    let access = Access::Initialize;
     drop(open(SqliteOptions { access, ..options(dir.path()) }).unwrap());
     assert!(unfinished.exists(), "a server may be running");
     drop(open(options(dir.path())).unwrap());
     assert!(!unfinished.exists());
+}
+
+#[test]
+fn only_the_server_and_the_first_key_make_a_data_directory_and_not_without_the_key_that_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let absent = dir.path().join("a/b");
+    let at = |access, master_key_file| {
+        open(SqliteOptions { access, master_key_file, ..options(&absent) }).map(drop)
+    };
+    let error = at(Access::Manage, None).unwrap_err();
+    assert!(matches!(&error, OpenError::Absent(path) if *path == absent), "{error}");
+    let named = dir.path().join("named.key");
+    for access in [Access::Serve, Access::Initialize] {
+        let error = at(access, Some(named.clone())).unwrap_err().to_string();
+        assert!(error.contains("named.key") && error.contains("make it with"), "{error}");
+    }
+    assert!(!dir.path().join("a").exists());
+    at(Access::Initialize, None).unwrap();
+    at(Access::Manage, None).unwrap();
+    // The master key is elsewhere, or lost: a new one would be the end of the secrets.
+    let kept = dir.path().join("kept.key");
+    std::fs::rename(absent.join("master.key"), &kept).unwrap();
+    for access in [Access::Serve, Access::Manage, Access::Initialize] {
+        for key in [None, Some(named.clone())] {
+            let error = at(access, key).unwrap_err().to_string();
+            assert!(error.contains("restore it") && !error.contains("make it"), "{error}");
+        }
+    }
+    let error = check_master_key(Some(&named), &absent).unwrap_err().to_string();
+    assert!(error.contains("restore it") && !error.contains("make it"), "{error}");
+    std::fs::rename(&kept, absent.join("master.key")).unwrap();
+    at(Access::Serve, None).unwrap();
 }
 
 #[tokio::test]
@@ -161,9 +193,9 @@ async fn the_schema_of_a_running_server_is_not_changed_under_it() {
     assert!(matches!(&error, OpenError::OlderServer(path) if path == bed.path()), "{error}");
     assert!(error.to_string().contains("restart the server with this version first"));
     assert_eq!(version(), older);
-    // Where nobody serves, the key commands make the database, and do not go on to hold the lock.
+    // Where nobody serves, the first key command makes the database, and does not go on to hold the lock.
     let fresh = tempfile::tempdir().unwrap();
-    let manager = manage(fresh.path()).unwrap();
+    let manager = open(SqliteOptions { access: Access::Initialize, ..options(fresh.path()) }).unwrap();
     let server = open(options(fresh.path())).unwrap();
     manager.close().await;
     server.close().await;
@@ -555,7 +587,7 @@ async fn a_data_directory_that_lost_its_database_is_refused_and_left_as_it_is() 
         other => panic!("{other:?}"),
     };
     std::fs::remove_file(&database).unwrap();
-    for access in [Access::Serve, Access::Manage] {
+    for access in [Access::Serve, Access::Manage, Access::Initialize] {
         let said = refused(access);
         for part in [
             "pillarbox.db is missing",

@@ -165,7 +165,10 @@ where
         };
         match (answer, outcome) {
             (Some(answer), outcome) => drop(answer.send(outcome)),
-            (None, Err(error)) => tracing::warn!(%error, "an event was not written"),
+            // The target of `telemetry::FLOOD`, which this layer does not import.
+            (None, Err(error)) => {
+                tracing::warn!(target: "pillarbox::flood", "an event was not written: {error}");
+            }
             (None, Ok(_)) => {}
         }
     }

@@ -52,8 +52,11 @@ impl Server {
         let config = dir.join("pillarbox.toml");
         std::fs::write(&config, text).unwrap();
         let mut command = Command::new(program);
-        let made =
-            command.args(["key", "create", "--name", "bench", "--data-dir"]).arg(&data_dir).output().unwrap();
+        let made = command
+            .args(["key", "create", "--init", "--name", "bench", "--data-dir"])
+            .arg(&data_dir)
+            .output()
+            .unwrap();
         let words = String::from_utf8(made.stdout).unwrap();
         let platform = words.split_whitespace().find(|word| word.starts_with("pb_live_")).unwrap().to_owned();
         let mut command = Command::new(program);

@@ -27,6 +27,10 @@ pub enum Input<'a> {
     TlsDone,
     /// The client sent nothing for the idle timeout.
     Idle,
+    /// The client did not log in within the login timeout.
+    NoLogin,
+    /// Another connection needs the slot of this one, whose client has not logged in.
+    Evicted,
     /// The content arrives below the minimum rate.
     TooSlow,
     /// The server is shutting down. A session that receives content ignores this; send it again after the content.

@@ -1,0 +1,181 @@
+//! Logins: who submits, by secret or by SCRAM proof, and why a login is refused. Only who knows the secret learns the
+//! reason.
+
+use std::net::IpAddr;
+
+use serde_json::json;
+
+use super::{SubmissionService, Submitter, describe};
+use crate::limits::auth_limiter::{Ban, BanSubject};
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::{EventKind, KeyId, KeySecret, Refusal, RefusalCode, Scope};
+use crate::policy::admission::admit_status;
+use crate::store::{Directory, Journal, Key, NewEvent, ScramCredential, StoreError, Tenant};
+use crate::telemetry::FLOOD;
+
+/// Minimum time between updates of a key's `last_used_at`.
+const LAST_USED_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
+
+/// Why authentication failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthenticationError {
+    /// Unknown user or wrong secret: no reply distinguishes them. The reason is for the log.
+    Rejected(&'static str),
+    /// The secret is right; refused for a reason that its owner may know.
+    Refused(Refusal),
+    /// The store is unavailable.
+    Unavailable,
+}
+
+use AuthenticationError::{Refused, Rejected};
+
+/// The user name without the domain that some programs add to it: `key_…@example.com`.
+pub fn strip_login_domain(username: &str) -> &str {
+    match username.split_once('@') {
+        Some((id, _)) if id.parse::<KeyId>().is_ok() => id,
+        _ => username,
+    }
+}
+
+impl SubmissionService {
+    /// Authenticates a user name (key id or tenant slug) with a secret.
+    pub async fn authenticate(
+        &self,
+        username: &str,
+        password: &str,
+        client_address: IpAddr,
+    ) -> Result<Submitter, AuthenticationError> {
+        let secret = KeySecret::parse(password).map_err(|_| Rejected("malformed secret"))?;
+        let found = self.store.key_by_digest(secret.digest()).await.map_err(credential_unavailable)?;
+        let (key, tenant) = found.ok_or(Rejected("unknown secret"))?;
+        if username != key.id.to_string() && tenant.as_ref().is_none_or(|tenant| username != tenant.slug) {
+            return Err(Rejected("secret of another user name"));
+        }
+        self.admit_key(key, tenant, client_address).await
+    }
+
+    /// The credential to verify a SCRAM proof; unknown users get a fake one.
+    pub async fn scram_credential(&self, username: &str) -> Result<ScramCredential, AuthenticationError> {
+        self.store.scram_credential(username).await.map_err(credential_unavailable)
+    }
+
+    /// Verifies a SCRAM proof (RFC 5802 §3). Returns the server signature, which proves to the client that the server
+    /// knows the user.
+    pub async fn authenticate_by_proof(
+        &self,
+        credential: &ScramCredential,
+        auth_message: &str,
+        proof: &[u8],
+        client_address: IpAddr,
+    ) -> Result<(Submitter, Vec<u8>), AuthenticationError> {
+        let id = credential.key_id.ok_or(Rejected("unknown user name"))?;
+        let signature = credential.verifier.check(auth_message.as_bytes(), proof);
+        let signature = signature.ok_or(Rejected("wrong proof"))?;
+        let found = self.directory.key(id).await.map_err(credential_unavailable)?;
+        let (key, tenant) = found.as_deref().cloned().ok_or(Rejected("the key was deleted"))?;
+        let submitter = self.admit_key(key, Some(tenant), client_address).await?;
+        Ok((submitter, signature.to_vec()))
+    }
+
+    /// Admits a proven key, unless it is revoked, expired or restricted to other networks, or its tenant is suspended: the
+    /// order in which the HTTP API checks.
+    async fn admit_key(
+        &self,
+        key: Key,
+        tenant: Option<Tenant>,
+        client_address: IpAddr,
+    ) -> Result<Submitter, AuthenticationError> {
+        let now = self.clock.now();
+        check_validity(&key, now).map_err(Refused)?;
+        check_network(&key, client_address).map_err(Refused)?;
+        let tenant = tenant.ok_or_else(|| Refused(refuse_platform_key()))?;
+        let current = (key, tenant);
+        admit_status(&describe(&current)).map_err(Refused)?;
+        let (key, tenant) = current;
+        if key.last_used_at.is_none_or(|at| now.duration_since(at) > LAST_USED_INTERVAL)
+            && let Err(error) = self.store.touch_key(key.id, now).await
+        {
+            tracing::warn!(target: FLOOD, key = %key.id, "cannot record the use of a key: {error}");
+        }
+        Ok(Submitter { tenant, key, client_address, scope: Scope::SmtpSend })
+    }
+
+    /// Records the event of a ban, which belongs to the tenant of a banned key.
+    pub async fn record_ban(&self, ban: &Ban) {
+        let (network, key) = match ban.subject {
+            BanSubject::Network(network) => (Some(network), None),
+            BanSubject::Key(id) => (None, Some(id)),
+        };
+        let found = match key {
+            Some(id) => self.directory.key(id).await.ok().flatten(),
+            None => None,
+        };
+        let event = NewEvent {
+            kind: EventKind::LoginBanned,
+            tenant_id: found.map(|found| found.1.id),
+            data: json!({
+                "network": network, "key_id": key, "failures": ban.failures, "expires_at": ban.until,
+            }),
+            at: self.clock.now(),
+        };
+        if let Err(error) = self.store.append(event).await {
+            tracing::warn!(%error, subject = %ban.subject, "cannot record the event of a ban");
+        }
+    }
+}
+
+/// Whether the key is neither revoked nor expired.
+pub(super) fn check_validity(key: &Key, now: Timestamp) -> Result<(), Refusal> {
+    let (what, when) = match (key.revoked_at, key.expires_at) {
+        (Some(revoked), _) => ("was revoked", revoked),
+        (None, Some(expiry)) if expiry <= now => ("expired", expiry),
+        _ => return Ok(()),
+    };
+    Err(Refusal::new(
+        RefusalCode::ExpiredApiKey,
+        format!("the key {} {what} at {when:.0}", key.id),
+        "create a new key and log in with it",
+    ))
+}
+
+/// Whether the key may be used from this address.
+pub(super) fn check_network(key: &Key, client: IpAddr) -> Result<(), Refusal> {
+    if key.allows_address(client) {
+        return Ok(());
+    }
+    let client = client.to_canonical();
+    Err(Refusal::new(
+        RefusalCode::IpNotAllowed,
+        format!("this key is not allowed from {client}"),
+        "add the network to the key's allowed_cidrs, or use another key",
+    ))
+}
+
+/// A platform key has no sending domains.
+fn refuse_platform_key() -> Refusal {
+    Refusal::new(
+        RefusalCode::InsufficientScope,
+        "a platform key cannot send mail over SMTP",
+        "log in with a key of the tenant that sends",
+    )
+}
+
+fn credential_unavailable(error: StoreError) -> AuthenticationError {
+    tracing::error!(target: FLOOD, "cannot read a credential: {error}");
+    AuthenticationError::Unavailable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_domain_behind_a_key_id_is_removed() {
+        let id = KeyId::generate(Timestamp::UNIX_EPOCH).to_string();
+        assert_eq!(strip_login_domain(&format!("{id}@mail.example.com")), id);
+        assert_eq!(strip_login_domain(&format!("{id}@")), id);
+        for unchanged in [id.as_str(), "acme", "acme@example.com", "key_x@example.com", "@", ""] {
+            assert_eq!(strip_login_domain(unchanged), unchanged);
+        }
+    }
+}
