@@ -8,16 +8,18 @@ use serde_json::{Map, Value};
 use crate::model::RefusalCode;
 
 use super::error::{ApiError, FieldError, Result};
+use super::objects_only::ObjectsOnly;
 
 /// Characters of client input that an error repeats.
 const ECHO_CHARS_MAX: usize = 100;
 const METADATA_KEYS_MAX: usize = 50;
 const METADATA_BYTES_MAX: usize = 8 * 1024;
 
-/// Parses a body. Malformed JSON gives 400 with line and column; an invalid or unknown field gives 422 with its path.
+/// Parses a body. Malformed JSON gives 400 with line and column, and so does JSON that is not an object; an invalid or
+/// unknown field gives 422 with its path.
 pub fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T> {
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+    let value = serde_path_to_error::deserialize(ObjectsOnly(&mut reader)).map_err(|error| {
         let path = error.path().to_string();
         explain(if path == "." { String::new() } else { path }, error.inner())
     })?;
@@ -32,6 +34,9 @@ fn explain(path: String, error: &serde_json::Error) -> ApiError {
     let text = error.to_string();
     // serde_json ends its texts with the place, which says less than the path.
     let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(front, _)| front);
+    if path.is_empty() && text.starts_with("invalid type: ") {
+        return not_an_object();
+    }
     let path = echo(&path);
     if text.starts_with("unknown field `") {
         let expected = text.rsplit_once("`, expected ").map_or("other fields", |(_, fields)| fields);
@@ -50,6 +55,14 @@ fn malformed(error: &serde_json::Error) -> ApiError {
         RefusalCode::InvalidJson,
         format!("the body is not JSON: line {}, column {}", error.line(), error.column()),
         "correct the body at that position; it must be one JSON object in UTF-8",
+    )
+}
+
+fn not_an_object() -> ApiError {
+    ApiError::new(
+        RefusalCode::InvalidJson,
+        "the body is JSON, but not an object",
+        "send one JSON object, which begins with { and ends with }",
     )
 }
 
@@ -170,7 +183,12 @@ mod tests {
             ("{", 400, "invalid_json", "", ""),
             (r#"{"name":"a"} x"#, 400, "invalid_json", "", ""),
             ("{\"name\":\"\u{1}\"}", 400, "invalid_json", "", ""),
-            (r#"[]"#, 422, "validation_failed", "", "invalid"),
+            (r#"[]"#, 400, "invalid_json", "", ""),
+            (r#"["a",[],null,null]"#, 400, "invalid_json", "", ""),
+            (r#" "a""#, 400, "invalid_json", "", ""),
+            ("7", 400, "invalid_json", "", ""),
+            ("null", 400, "invalid_json", "", ""),
+            (r#"{"name":"a","nested":["b",[],null,null]}"#, 422, "validation_failed", "nested", "invalid"),
             (r#"{}"#, 422, "validation_failed", "name", "required"),
             (r#"{"name":1}"#, 422, "validation_failed", "name", "invalid"),
             (r#"{"name":"a","nmae":1}"#, 422, "unknown_field", "nmae", "unknown_field"),

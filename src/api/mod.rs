@@ -19,6 +19,7 @@ mod json;
 mod json_values;
 mod keys;
 mod layers;
+mod objects_only;
 mod openapi;
 mod operation;
 mod page;

@@ -172,6 +172,44 @@ async fn all_invalid_fields_are_reported_together() {
 }
 
 #[tokio::test]
+async fn an_array_is_not_taken_for_an_object() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let fields = json!([
+        "hello@acme.example",
+        ["bob@remote.example"],
+        [],
+        [],
+        [],
+        "s",
+        "t",
+        null,
+        {},
+        [],
+        [],
+        {},
+        null,
+        {},
+        null,
+        null
+    ]);
+    for (path, body) in [
+        ("/v1/emails", fields.clone()),
+        ("/v1/emails/batch", json!([[email()]])),
+        ("/v1/templates", json!(["t", null, "s", "t", null])),
+    ] {
+        stage.post(&tenant.key, path, body).await.expect_error(400, "invalid_json");
+    }
+    let nested = json!({"emails": [fields]});
+    let answer = stage.post(&tenant.key, "/v1/emails/batch", nested).await;
+    assert_eq!(answer.expect_error(422, "validation_failed")["errors"][0]["path"], "emails[0]");
+    let file = email_with(json!({"attachments": [["a.txt", null, "aGVsbG8=", null]]}));
+    let answer = stage.post(&tenant.key, "/v1/emails", file).await;
+    assert_eq!(answer.expect_error(422, "validation_failed")["errors"][0]["path"], "attachments[0]");
+    assert_eq!(count(&stage, &tenant).await, 0);
+}
+
+#[tokio::test]
 async fn a_batch_is_sent_whole_or_not_at_all() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
