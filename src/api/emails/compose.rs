@@ -6,15 +6,11 @@
 use std::fmt::Write as _;
 
 use email_encoding::body::Encoding;
-use email_encoding::headers::quoted_string;
-use email_encoding::headers::writer::EmailWriter;
 use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue, Headers};
 use lettre::message::{Attachment as AttachmentPart, Body, MultiPart, SinglePart};
 
+use super::header_field::write_mailboxes;
 use super::mailbox::Mailbox;
-
-/// Octets of a line of addresses after which it ends at the next comma.
-const LINE_OCTETS_WANTED: usize = 50;
 
 /// What a message is made of; texts are free of what [`super::draft`] refuses.
 #[derive(Debug, Default)]
@@ -83,33 +79,6 @@ impl MimeMessage {
         });
         message
     }
-}
-
-/// The value of a field with addresses, folded (RFC 5322 §3.4).
-fn write_mailboxes(field: &str, mailboxes: &[Mailbox]) -> String {
-    let mut value = String::new();
-    let mut writer = EmailWriter::new(&mut value, field.len() + ": ".len(), 0, false);
-    // Writing to a String does not fail.
-    let _ = mailboxes.iter().enumerate().try_for_each(|(place, Mailbox { name, address })| {
-        if place > 0 {
-            writer.write_char(',')?;
-            // A name is not folded, so the line ends in front of it.
-            if writer.line_len() > LINE_OCTETS_WANTED {
-                writer.new_line()?;
-            }
-            writer.space();
-        }
-        match name {
-            Some(name) => {
-                quoted_string::encode(name, &mut writer)?;
-                writer.space();
-                writer.folding().write_str(&format!("<{address}>"))
-            }
-            None => writer.folding().write_str(&format!("<{address}>")),
-        }
-    });
-    drop(writer);
-    value
 }
 
 /// RFC 5322 §2.3: a CR stands before an LF only. A lone one ends a line.

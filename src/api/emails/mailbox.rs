@@ -64,7 +64,15 @@ impl FromStr for Mailbox {
 fn unquote(name: &str) -> String {
     let quoted = name.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     match quoted {
-        Some(inner) => inner.replace("\\\"", "\"").replace("\\\\", "\\"),
+        // RFC 5322 §3.2.1.
+        Some(inner) => {
+            let mut chars = inner.chars();
+            let unescaped = || match chars.next()? {
+                '\\' => Some(chars.next().unwrap_or('\\')),
+                c => Some(c),
+            };
+            std::iter::from_fn(unescaped).collect()
+        }
         None => name.to_owned(),
     }
 }
@@ -90,6 +98,7 @@ mod tests {
             ("\"Doe, Ann\" <a@b.example>", Some("Doe, Ann"), "a@b.example"),
             ("Doe, Ann <a@b.example>", Some("Doe, Ann"), "a@b.example"),
             ("\"a \\\"b\\\" c\" <a@b.example>", Some("a \"b\" c"), "a@b.example"),
+            ("\"a\\, \\\\\" <a@b.example>", Some("a, \\"), "a@b.example"),
             ("Jürgen 🦀 <a@bücher.example>", Some("Jürgen 🦀"), "a@xn--bcher-kva.example"),
             ("\"a@x\" <a..b@docomo.example>", Some("a@x"), "\"a..b\"@docomo.example"),
         ] {

@@ -1,9 +1,10 @@
-//! Messages. `send` accepts them: `draft` validates the request, `compose` builds the MIME message, `batch` handles all
-//! messages of a request. `timeline` and `raw` read a message; `retry_cancel` retries or cancels its deliveries.
+//! Messages. `send` accepts them: `draft` validates the request, `compose` builds the MIME message with the fields
+//! that `header_field` writes, `batch` handles all messages of a request. `timeline` and `raw` read a message; `retry_cancel` retries or cancels its deliveries.
 
 mod batch;
 mod compose;
 mod draft;
+mod header_field;
 mod mailbox;
 mod raw;
 mod retry_cancel;
