@@ -172,6 +172,21 @@ async fn all_invalid_fields_are_reported_together() {
 }
 
 #[tokio::test]
+async fn no_line_of_a_header_is_longer_than_998_octets() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let subject = "s".repeat(998);
+    let body = email_with(json!({"subject": subject, "headers": {"X-Words": "word ".repeat(800)}}));
+    let sent = stage.post(&tenant.key, "/v1/emails", body).await.expect(202);
+    let bytes = raw(&stage, &tenant, &sent).await;
+    assert!(bytes.split(|&octet| octet == b'\n').all(|line| line.len() <= 999));
+    assert_eq!(MessageParser::default().parse(&bytes).unwrap().subject(), Some(subject.as_str()));
+    let body = email_with(json!({"headers": {"X-Word": "w".repeat(4000)}}));
+    let error = stage.post(&tenant.key, "/v1/emails", body).await.expect_error(422, "validation_failed");
+    assert_eq!(error["errors"][0]["path"], "headers.X-Word");
+}
+
+#[tokio::test]
 async fn an_array_is_not_taken_for_an_object() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;

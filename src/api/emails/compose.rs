@@ -1,15 +1,13 @@
 //! A message in JSON made into one of RFC 5322: header fields encoded and folded, bodies and attachments in MIME. Pure.
 //!
-//! lettre makes the MIME parts; addresses are written here, for lettre refuses some that exist, and so are line ends, for
-//! lettre makes each CRLF by moving all that follows it.
-
-use std::fmt::Write as _;
+//! lettre makes the MIME parts; the fields of the header are written by `header_field`, for lettre refuses addresses that
+//! exist and writes lines of any length. Line ends are written here, for lettre makes each CRLF by moving all that follows.
 
 use email_encoding::body::Encoding;
-use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue, Headers};
+use lettre::message::header::{ContentTransferEncoding, ContentType};
 use lettre::message::{Attachment as AttachmentPart, Body, MultiPart, SinglePart};
 
-use super::header_field::write_mailboxes;
+use super::header_field::{write_mailboxes, write_subject};
 use super::mailbox::Mailbox;
 
 /// What a message is made of; texts are free of what [`super::draft`] refuses.
@@ -29,8 +27,8 @@ pub struct MimeMessage {
     pub text: Option<String>,
     /// The body as HTML.
     pub html: Option<String>,
-    /// Other fields.
-    pub headers: Vec<(HeaderName, String)>,
+    /// Other fields as they are written, each with its CRLF.
+    pub headers: String,
     /// Files.
     pub attachments: Vec<Attachment>,
 }
@@ -63,15 +61,12 @@ impl MimeMessage {
             [("From", &from), ("To", &self.to), ("Cc", &self.cc), ("Reply-To", &self.reply_to)]
         {
             if !mailboxes.is_empty() {
-                let _ = write!(header, "{name}: {}\r\n", write_mailboxes(name, mailboxes));
+                header += &write_mailboxes(name, mailboxes);
             }
         }
-        let mut others = Headers::new();
-        others.insert_raw(HeaderValue::new(HeaderName::new_from_ascii_str("Subject"), self.subject));
-        for (name, value) in self.headers {
-            others.insert_raw(HeaderValue::new(name, value));
-        }
-        let _ = write!(header, "{others}MIME-Version: 1.0\r\n");
+        header += &write_subject(&self.subject);
+        header += &self.headers;
+        header += "MIME-Version: 1.0\r\n";
         let mut message = header.into_bytes();
         message.extend(match assemble(self.text, self.html, self.attachments) {
             Part::Single(part) => part.formatted(),

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use lettre::message::header::{ContentType, HeaderName};
+use lettre::message::header::ContentType;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::compose::{Attachment, MimeMessage};
+use super::header_field::write_field;
 use super::mailbox::Mailbox;
 use crate::api::FieldError;
 use crate::api::json::Checks;
@@ -21,6 +22,7 @@ use crate::store::{Annotations, Metadata, TenantSettings};
 
 const SUBJECT_CHARS_MAX: usize = 998;
 const HEADERS_MAX: usize = 50;
+const HEADER_NAME_OCTETS_MAX: usize = 76;
 const HEADER_CHARS_MAX: usize = 4000;
 const ATTACHMENTS_MAX: usize = 50;
 const FILENAME_CHARS_MAX: usize = 255;
@@ -72,7 +74,7 @@ pub struct EmailRequest {
     pub text: Option<String>,
     /// The body as HTML.
     pub html: Option<String>,
-    /// Other header fields by their names.
+    /// Other header fields by their names. A word between spaces must fit into a line of 998 octets.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
     /// Attachments.
@@ -167,7 +169,7 @@ impl EmailRequest {
         check_tags(&self.tags, &mut checks);
         checks.metadata(&self.metadata);
         self.check_times(terms, &mut checks);
-        let headers = read_headers(std::mem::take(&mut self.headers), &mut checks);
+        let headers = read_headers(&self.headers, &mut checks);
         let attachments = read_attachments(std::mem::take(&mut self.attachments), &mut checks);
         checks.into_result()?;
         let sender = self.from.address.clone();
@@ -258,11 +260,13 @@ fn check_tags(tags: &[String], checks: &mut Checks) {
     }
 }
 
-fn read_headers(headers: BTreeMap<String, String>, checks: &mut Checks) -> Vec<(HeaderName, String)> {
+/// The other fields as they are written.
+fn read_headers(headers: &BTreeMap<String, String>, checks: &mut Checks) -> String {
     checks.length(headers.len(), "headers", HEADERS_MAX, "fields");
-    let mut read: Vec<(HeaderName, String)> = Vec::new();
-    for (name, value) in headers.into_iter().take(HEADERS_MAX) {
-        let path = format!("headers.{}", crate::api::json::echo(&name));
+    let mut written = String::new();
+    let mut earlier: Vec<&str> = Vec::new();
+    for (name, value) in headers.iter().take(HEADERS_MAX) {
+        let path = format!("headers.{}", crate::api::json::echo(name));
         let is_reserved = RESERVED_HEADERS.iter().any(|reserved| name.eq_ignore_ascii_case(reserved));
         checks.require(
             !is_reserved,
@@ -271,22 +275,29 @@ fn read_headers(headers: BTreeMap<String, String>, checks: &mut Checks) -> Vec<(
             "another request field or the server sets this header field",
         );
         // RFC 5322 §3.6.8.
-        let is_name = name.bytes().all(|octet| matches!(octet, 33..=126) && octet != b':');
-        checks.require(is_name, &path, "invalid", "a header field name is printable ASCII without a colon");
+        let is_name = (1..=HEADER_NAME_OCTETS_MAX).contains(&name.len())
+            && name.bytes().all(|octet| matches!(octet, 33..=126) && octet != b':');
+        checks.require(
+            is_name,
+            &path,
+            "invalid",
+            "a header field name is printable ASCII without a colon, at most 76 characters",
+        );
         checks.length(value.chars().count(), &path, HEADER_CHARS_MAX, "characters");
-        checks.one_line(&value, &path);
-        let is_repeated = read.iter().any(|(earlier, _)| earlier.eq_ignore_ascii_case(&name));
+        checks.one_line(value, &path);
+        let is_repeated = earlier.iter().any(|earlier| earlier.eq_ignore_ascii_case(name));
         checks.require(
             !is_repeated,
             &path,
             "duplicate",
             "this header field is given twice; names are case-insensitive",
         );
-        if let Some(name) = checks.read(HeaderName::new_from_ascii(name), &path) {
-            read.push((name, value));
+        earlier.push(name);
+        if let Some(field) = checks.read(write_field(name, value), &path) {
+            written += &field;
         }
     }
-    read
+    written
 }
 
 fn read_attachments(attachments: Vec<AttachmentRequest>, checks: &mut Checks) -> Vec<Attachment> {

@@ -1,4 +1,4 @@
-//! Header fields as they are written: addresses and display names, encoded and folded (RFC 5322, RFC 2047). Pure.
+//! Header fields as they are written: texts, addresses and display names, encoded and folded (RFC 5322, RFC 2047). Pure.
 
 use std::fmt::{self, Write as _};
 
@@ -9,28 +9,73 @@ use super::mailbox::Mailbox;
 
 /// Octets of a line of addresses after which it ends at the next comma.
 const LINE_OCTETS_WANTED: usize = 50;
+/// Octets of a line without its CRLF (RFC 5322 §2.1.1).
+const LINE_OCTETS_MAX: usize = 998;
 
-/// The value of a field with addresses, folded (RFC 5322 §3.4).
-pub fn write_mailboxes(field: &str, mailboxes: &[Mailbox]) -> String {
-    let mut value = String::new();
-    let mut writer = EmailWriter::new(&mut value, field.len() + ": ".len(), 0, false);
+/// Why a field cannot be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FieldValueError {
+    /// A word is longer than a line.
+    #[error(
+        "this cannot be folded: between two spaces there are at most {LINE_OCTETS_MAX} octets, with the name"
+    )]
+    LineTooLong,
+}
+
+/// `Subject`, folded; encoded if it is not ASCII, or has a word that is longer than a line.
+pub fn write_subject(subject: &str) -> String {
+    let plain = fold("Subject", subject);
+    if subject.is_ascii() && has_short_lines(&plain) { plain } else { encode("Subject", subject) }
+}
+
+/// Another field, folded; encoded if it is not ASCII.
+pub fn write_field(name: &str, value: &str) -> Result<String, FieldValueError> {
+    let field = if value.is_ascii() { fold(name, value) } else { encode(name, value) };
+    if has_short_lines(&field) { Ok(field) } else { Err(FieldValueError::LineTooLong) }
+}
+
+fn has_short_lines(field: &str) -> bool {
+    field.split("\r\n").all(|line| line.len() <= LINE_OCTETS_MAX)
+}
+
+/// A field as it stands, with line ends in front of spaces (RFC 5322 §2.2.3).
+fn fold(name: &str, value: &str) -> String {
+    write_line(name, |writer| writer.folding().write_str(value))
+}
+
+/// A field in encoded-words (RFC 2047).
+fn encode(name: &str, value: &str) -> String {
+    write_line(name, |writer| rfc2047::encode(value, writer))
+}
+
+fn write_line(name: &str, write: impl FnOnce(&mut EmailWriter<'_>) -> fmt::Result) -> String {
+    let mut field = format!("{name}: ");
+    let mut writer = EmailWriter::new(&mut field, name.len() + ": ".len(), 0, false);
     // Writing to a String does not fail.
-    let _ = mailboxes.iter().enumerate().try_for_each(|(place, Mailbox { name, address })| {
-        if place > 0 {
-            writer.write_char(',')?;
-            if writer.line_len() > LINE_OCTETS_WANTED {
-                writer.new_line()?;
-            }
-            writer.space();
-        }
-        if let Some(name) = name {
-            write_name(name, &mut writer)?;
-            writer.space();
-        }
-        writer.folding().write_str(&format!("<{address}>"))
-    });
+    let _ = write(&mut writer);
     drop(writer);
-    value
+    field.push_str("\r\n");
+    field
+}
+
+/// A field with addresses, folded (RFC 5322 §3.4).
+pub fn write_mailboxes(name: &str, mailboxes: &[Mailbox]) -> String {
+    write_line(name, |writer| {
+        mailboxes.iter().enumerate().try_for_each(|(place, Mailbox { name, address })| {
+            if place > 0 {
+                writer.write_char(',')?;
+                if writer.line_len() > LINE_OCTETS_WANTED {
+                    writer.new_line()?;
+                }
+                writer.space();
+            }
+            if let Some(name) = name {
+                write_name(name, writer)?;
+                writer.space();
+            }
+            writer.folding().write_str(&format!("<{address}>"))
+        })
+    })
 }
 
 /// A display name: an atom, a quoted string, or encoded-words if it is not ASCII. Many readers decode encoded-words within
@@ -73,20 +118,57 @@ mod tests {
             ("Jürgen", "=?utf-8?b?SsO8cmdlbg==?="),
             ("=?utf-8?q?A?=", "=?utf-8?b?PT91dGYtOD9xP0E/PQ==?="),
         ] {
-            assert_eq!(write_mailboxes("To", &[named(name)]), format!("{written} <a@b.example>"), "{name}");
+            let field = format!("To: {written} <a@b.example>\r\n");
+            assert_eq!(write_mailboxes("To", &[named(name)]), field, "{name}");
         }
+    }
+
+    #[test]
+    fn no_line_has_more_than_998_octets() {
+        let words = "word ".repeat(798);
+        let long_word = |length: usize| "x".repeat(length);
+        assert!(has_short_lines(&write_field("X-Words", &words).unwrap()));
+        assert!(write_field("X-Word", &long_word(990)).is_ok());
+        for value in [long_word(991), format!("a {}", long_word(998)), format!("a{} b", " ".repeat(998))] {
+            assert_eq!(write_field("X-Word", &value), Err(FieldValueError::LineTooLong), "{value}");
+        }
+        assert!(write_field("X-Word", &"é".repeat(2000)).is_ok());
+    }
+
+    fn subject_of(field: &str) -> String {
+        let message = format!("{field}From: a@b.example\r\n\r\n");
+        MessageParser::default().parse(message.as_bytes()).unwrap().subject().unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn a_subject_is_encoded_only_where_it_cannot_be_written_as_it_is() {
+        for subject in ["Your order: 7 (paid)".to_owned(), "word ".repeat(199).trim().to_owned()] {
+            let field = write_subject(&subject);
+            assert_eq!(field.replace("\r\n", ""), format!("Subject: {subject}"));
+        }
+        let without_spaces = "x".repeat(998);
+        let field = write_subject(&without_spaces);
+        assert!(field.lines().all(|line| line.len() <= 78), "{field}");
+        assert_eq!(subject_of(&field), without_spaces);
     }
 
     proptest! {
         #[test]
         fn any_display_name_arrives_as_it_was(name in "[!-~é]{1,20}( [!-~é]{1,20}){0,8}", count in 1usize..4) {
             let mailboxes = vec![named(&name); count];
-            let value = write_mailboxes("To", &mailboxes);
-            prop_assert!(value.split("\r\n").all(|line| line.len() < 500 && !line.trim().is_empty()));
-            let message = format!("From: x@y.example\r\nTo: {value}\r\n\r\n");
+            let field = write_mailboxes("To", &mailboxes);
+            prop_assert!(field.lines().all(|line| line.len() < 500 && !line.trim().is_empty()));
+            let message = format!("From: x@y.example\r\n{field}\r\n");
             let message = MessageParser::default().parse(message.as_bytes()).unwrap();
             let read: Vec<_> = message.to().unwrap().iter().map(|one| one.name().unwrap().to_owned()).collect();
             prop_assert_eq!(read, vec![name; count]);
+        }
+
+        #[test]
+        fn any_subject_arrives_as_it_was_in_short_lines(subject in "([!-~éß🦀]{1,300} ?){0,3}[!-~é]") {
+            let field = write_subject(&subject);
+            prop_assert!(has_short_lines(&field));
+            prop_assert_eq!(subject_of(&field), subject);
         }
     }
 }
