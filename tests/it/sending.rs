@@ -187,6 +187,23 @@ async fn no_line_of_a_header_is_longer_than_998_octets() {
 }
 
 #[tokio::test]
+async fn fields_that_are_not_text_must_be_ascii() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let body = email_with(json!({
+        "headers": {"References": "<ü@acme.example>", "List-Unsubscribe": "<https://acme.example/ü>", "X-Note": "ü"},
+        "attachments": [{"filename": "a", "content": "", "content_type": "text/plain; name=\"ü\""}],
+    }));
+    let error = stage.post(&tenant.key, "/v1/emails", body).await.expect_error(422, "validation_failed");
+    let paths: Vec<_> = error["errors"].as_array().unwrap().iter().map(|fault| &fault["path"]).collect();
+    assert_eq!(paths, ["headers.List-Unsubscribe", "headers.References", "attachments[0].content_type"]);
+    let body = email_with(json!({"headers": {"X-Note": "ü", "Sender": "ü <a@acme.example>"}}));
+    let sent = stage.post(&tenant.key, "/v1/emails", body).await.expect(202);
+    let bytes = raw(&stage, &tenant, &sent).await;
+    assert!(String::from_utf8_lossy(&bytes).contains("\r\nSender: =?utf-8?b?w7w=?= <a@acme.example>\r\n"));
+}
+
+#[tokio::test]
 async fn an_array_is_not_taken_for_an_object() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;

@@ -74,7 +74,8 @@ pub struct EmailRequest {
     pub text: Option<String>,
     /// The body as HTML.
     pub html: Option<String>,
-    /// Other header fields by their names. A word between spaces must fit into a line of 998 octets.
+    /// Other header fields by their names. Text in other characters than ASCII is encoded. Fields that are not text, like
+    /// `References` and `List-Unsubscribe`, must be ASCII. A word between spaces must fit into a line of 998 octets.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
     /// Attachments.
@@ -311,6 +312,13 @@ fn read_attachment(file: AttachmentRequest, place: usize, checks: &mut Checks) -
     checks.line(&file.filename, &path("filename"), FILENAME_CHARS_MAX);
     let kind = file.content_type.as_deref().unwrap_or("application/octet-stream");
     let content_type = checks.read(ContentType::parse(kind), &path("content_type"));
+    // RFC 2231 §4 would encode parameters, but the only one in words is the name of the file.
+    checks.require(
+        kind.is_ascii(),
+        &path("content_type"),
+        "invalid",
+        "this must be ASCII; give the name of the file in filename",
+    );
     // RFC 2046 §5.1, §5.2.1: these are not encoded in base64.
     let is_leaf =
         !["multipart/", "message/"].iter().any(|class| kind.to_ascii_lowercase().starts_with(class));

@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use email_encoding::headers::rfc2047;
 use email_encoding::headers::writer::EmailWriter;
 
-use super::mailbox::Mailbox;
+use super::mailbox::{Mailbox, unquote};
 
 /// Octets of a line of addresses after which it ends at the next comma.
 const LINE_OCTETS_WANTED: usize = 50;
@@ -20,6 +20,68 @@ pub enum FieldValueError {
         "this cannot be folded: between two spaces there are at most {LINE_OCTETS_MAX} octets, with the name"
     )]
     LineTooLong,
+    /// Characters that the grammar of the field has no place for, not even encoded (RFC 2047 §5).
+    #[error(
+        "this field must be ASCII: write domains as A-labels (xn--…) and other characters of a URL percent-encoded; only a \
+         display name before a single address in angle brackets may have other characters"
+    )]
+    NotAscii,
+}
+
+/// What the value of a field is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Grammar {
+    /// Free text.
+    Text,
+    /// `phrase <address>`: the phrase may be encoded.
+    Phrase,
+    /// Ids, URLs, dates, tokens: nothing may be encoded.
+    Ascii,
+}
+
+impl Grammar {
+    fn of(name: &str) -> Self {
+        match name.to_ascii_lowercase().as_str() {
+            "disposition-notification-to"
+            | "errors-to"
+            | "list-id"
+            | "mail-followup-to"
+            | "mail-reply-to"
+            | "resent-cc"
+            | "resent-from"
+            | "resent-sender"
+            | "resent-to"
+            | "return-receipt-to"
+            | "sender" => Self::Phrase,
+            "accept-language"
+            | "archived-at"
+            | "authentication-results"
+            | "auto-submitted"
+            | "autocrypt"
+            | "date"
+            | "expires"
+            | "importance"
+            | "in-reply-to"
+            | "message-id"
+            | "obsoletes"
+            | "original-message-id"
+            | "precedence"
+            | "priority"
+            | "received-spf"
+            | "references"
+            | "reply-by"
+            | "sensitivity"
+            | "supersedes"
+            | "tls-required" => Self::Ascii,
+            "content-description" => Self::Text,
+            other
+                if ["arc-", "content-", "list-", "resent-"].iter().any(|start| other.starts_with(start)) =>
+            {
+                Self::Ascii
+            }
+            _ => Self::Text,
+        }
+    }
 }
 
 /// `Subject`, folded; encoded if it is not ASCII, or has a word that is longer than a line.
@@ -28,10 +90,30 @@ pub fn write_subject(subject: &str) -> String {
     if subject.is_ascii() && has_short_lines(&plain) { plain } else { encode("Subject", subject) }
 }
 
-/// Another field, folded; encoded if it is not ASCII.
+/// Another field, folded; encoded if it is not ASCII and its grammar permits that.
 pub fn write_field(name: &str, value: &str) -> Result<String, FieldValueError> {
-    let field = if value.is_ascii() { fold(name, value) } else { encode(name, value) };
+    let field = match Grammar::of(name) {
+        _ if value.is_ascii() => fold(name, value),
+        Grammar::Text => encode(name, value),
+        Grammar::Phrase => encode_phrase(name, value).ok_or(FieldValueError::NotAscii)?,
+        Grammar::Ascii => return Err(FieldValueError::NotAscii),
+    };
     if has_short_lines(&field) { Ok(field) } else { Err(FieldValueError::LineTooLong) }
+}
+
+/// `phrase <address>` with the phrase encoded; `None` for several addresses, and for one that is not ASCII.
+fn encode_phrase(name: &str, value: &str) -> Option<String> {
+    let (phrase, address) = value.trim().strip_suffix('>')?.rsplit_once('<')?;
+    let phrase = phrase.trim();
+    let is_quoted = phrase.starts_with('"') && phrase.ends_with('"');
+    let is_one = !phrase.contains(['<', '>']) && (is_quoted || !phrase.contains(['"', ',', ':', ';', '@']));
+    (is_one && address.is_ascii()).then(|| {
+        write_line(name, |writer| {
+            write_name(&unquote(phrase), writer)?;
+            writer.space();
+            writer.folding().write_str(&format!("<{address}>"))
+        })
+    })
 }
 
 fn has_short_lines(field: &str) -> bool {
@@ -133,6 +215,34 @@ mod tests {
             assert_eq!(write_field("X-Word", &value), Err(FieldValueError::LineTooLong), "{value}");
         }
         assert!(write_field("X-Word", &"é".repeat(2000)).is_ok());
+    }
+
+    #[test]
+    fn only_texts_and_phrases_are_encoded() {
+        for (name, value, written) in [
+            ("X-Note", "é", Some("=?utf-8?b?w6k=?=")),
+            ("Content-Description", "é", Some("=?utf-8?b?w6k=?=")),
+            ("Sender", "é <a@b.example>", Some("=?utf-8?b?w6k=?= <a@b.example>")),
+            ("sender", "\"é\" <a@b.example>", Some("=?utf-8?b?w6k=?= <a@b.example>")),
+            ("List-Id", "é <l.b.example>", Some("=?utf-8?b?w6k=?= <l.b.example>")),
+            ("Sender", "a@é.example", None),
+            ("Sender", "A <a@é.example>", None),
+            ("Resent-To", "é <a@b.example>, B <b@b.example>", None),
+            ("Resent-To", "b@b.example, é <a@b.example>", None),
+            ("Message-ID", "<é@b.example>", None),
+            ("in-reply-to", "<é@b.example>", None),
+            ("References", "<a@b.example> <é@b.example>", None),
+            ("List-Unsubscribe", "<https://b.example/é>", None),
+            ("Content-Language", "é", None),
+            ("Resent-Message-ID", "<é@b.example>", None),
+        ] {
+            let expected = written.map(|value| format!("{name}: {value}\r\n"));
+            assert_eq!(
+                write_field(name, value),
+                expected.ok_or(FieldValueError::NotAscii),
+                "{name}: {value}"
+            );
+        }
     }
 
     fn subject_of(field: &str) -> String {

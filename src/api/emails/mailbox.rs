@@ -61,7 +61,8 @@ impl FromStr for Mailbox {
     }
 }
 
-fn unquote(name: &str) -> String {
+/// A display name without its quotes.
+pub fn unquote(name: &str) -> String {
     let quoted = name.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     match quoted {
         // RFC 5322 §3.2.1.
