@@ -204,6 +204,19 @@ async fn fields_that_are_not_text_must_be_ascii() {
 }
 
 #[tokio::test]
+async fn a_subject_that_looks_encoded_arrives_as_it_was() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let subject = "=?utf-8?q?J=C3=BCrgen?= is an encoded-word";
+    let sent =
+        stage.post(&tenant.key, "/v1/emails", email_with(json!({"subject": subject}))).await.expect(202);
+    let bytes = raw(&stage, &tenant, &sent).await;
+    assert_eq!(MessageParser::default().parse(&bytes).unwrap().subject(), Some(subject));
+    let path = format!("/v1/emails/{}", sent["id"].as_str().unwrap());
+    assert_eq!(stage.get(&tenant.key, &path).await.expect(200)["subject"], subject);
+}
+
+#[tokio::test]
 async fn an_array_is_not_taken_for_an_object() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;

@@ -84,10 +84,12 @@ impl Grammar {
     }
 }
 
-/// `Subject`, folded; encoded if it is not ASCII, or has a word that is longer than a line.
+/// `Subject`, folded; encoded if it is not ASCII, would be decoded although it is not encoded (RFC 2047 §7), or has a word
+/// that is longer than a line.
 pub fn write_subject(subject: &str) -> String {
     let plain = fold("Subject", subject);
-    if subject.is_ascii() && has_short_lines(&plain) { plain } else { encode("Subject", subject) }
+    let is_plain = subject.is_ascii() && !subject.contains("=?") && has_short_lines(&plain);
+    if is_plain { plain } else { encode("Subject", subject) }
 }
 
 /// Another field, folded; encoded if it is not ASCII and its grammar permits that.
@@ -255,6 +257,9 @@ mod tests {
         for subject in ["Your order: 7 (paid)".to_owned(), "word ".repeat(199).trim().to_owned()] {
             let field = write_subject(&subject);
             assert_eq!(field.replace("\r\n", ""), format!("Subject: {subject}"));
+        }
+        for subject in ["=?utf-8?q?J=C3=BCrgen?=", "Re: =?utf-8?b?w7w=?= and more", "a =? b"] {
+            assert_eq!(subject_of(&write_subject(subject)), subject);
         }
         let without_spaces = "x".repeat(998);
         let field = write_subject(&without_spaces);
