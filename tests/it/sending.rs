@@ -217,6 +217,45 @@ async fn a_subject_that_looks_encoded_arrives_as_it_was() {
 }
 
 #[tokio::test]
+async fn every_field_of_a_message_has_a_length() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let long = |length: usize| "x".repeat(length);
+    let file = |field: &str, value: String| {
+        let mut file = json!({"filename": "a.txt", "content": ""});
+        file[field] = json!(value);
+        json!({"attachments": [file]})
+    };
+    let address = "bob@remote.example";
+    for (fields, path) in [
+        (json!({"from": format!("{} <hello@acme.example>", long(201))}), "from"),
+        (json!({"to": vec![address; 51]}), "to"),
+        (json!({"to": [address], "cc": vec![address; 50]}), "to"),
+        (json!({"reply_to": vec![address; 11]}), "reply_to"),
+        (json!({"subject": long(999)}), "subject"),
+        (json!({"tags": [long(65)]}), "tags[0]"),
+        (json!({"tags": vec!["x"; 11]}), "tags"),
+        (json!({"metadata": {"x": long(9000)}}), "metadata"),
+        (json!({"headers": {"X-A": "y ".repeat(2001)}}), "headers.X-A"),
+        (json!({"headers": {long(77): "y"}}), "headers."),
+        (file("filename", long(256)), "attachments[0].filename"),
+        (
+            file("content_type", format!("text/plain; name={}", long(2 * 1024 * 1024))),
+            "attachments[0].content_type",
+        ),
+        (file("content_type", format!("text/{}", long(251))), "attachments[0].content_type"),
+        (file("content_id", long(256)), "attachments[0].content_id"),
+        (json!({"attachments": vec![json!({"filename": "a", "content": ""}); 51]}), "attachments"),
+    ] {
+        let answer = stage.post(&tenant.key, "/v1/emails", email_with(fields)).await;
+        let error = answer.expect_error(422, "validation_failed");
+        let found = error["errors"][0]["path"].as_str().unwrap();
+        assert!(found.starts_with(path), "{path}: {found}");
+    }
+    assert_eq!(count(&stage, &tenant).await, 0);
+}
+
+#[tokio::test]
 async fn an_array_is_not_taken_for_an_object() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;

@@ -26,6 +26,7 @@ const HEADER_NAME_OCTETS_MAX: usize = 76;
 const HEADER_CHARS_MAX: usize = 4000;
 const ATTACHMENTS_MAX: usize = 50;
 const FILENAME_CHARS_MAX: usize = 255;
+const CONTENT_TYPE_CHARS_MAX: usize = 255;
 const TAGS_MAX: usize = 10;
 const TAG_CHARS_MAX: usize = 64;
 const REPLY_TO_MAX: usize = 10;
@@ -68,20 +69,20 @@ pub struct EmailRequest {
     /// Reply-To addresses. Default: `reply_to` of the tenant.
     #[serde(default)]
     pub reply_to: Vec<Mailbox>,
-    /// The subject. Default with a template: that of the template.
+    /// The subject, at most 998 characters. Default with a template: that of the template.
     pub subject: Option<String>,
     /// The body as plain text.
     pub text: Option<String>,
     /// The body as HTML.
     pub html: Option<String>,
-    /// Other header fields by their names. Text in other characters than ASCII is encoded. Fields that are not text, like
+    /// Other header fields by their names, at most 50 of 4000 characters. Text in other characters than ASCII is encoded. Fields that are not text, like
     /// `References` and `List-Unsubscribe`, must be ASCII. A word between spaces must fit into a line of 998 octets.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
-    /// Attachments.
+    /// Attachments, at most 50.
     #[serde(default)]
     pub attachments: Vec<AttachmentRequest>,
-    /// Tags, for `GET /v1/emails?tag=`.
+    /// Tags, for `GET /v1/emails?tag=`. At most 10 of 64 characters.
     #[serde(default)]
     pub tags: Vec<String>,
     /// Metadata of the sender; recipients do not see it. At most 50 keys and 8 KiB.
@@ -103,9 +104,9 @@ pub struct EmailRequest {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AttachmentRequest {
-    /// Its name.
+    /// Its name, at most 255 characters.
     pub filename: String,
-    /// Content type. Default: `application/octet-stream`.
+    /// Content type, at most 255 characters. Default: `application/octet-stream`.
     pub content_type: Option<String>,
     /// Content in base64.
     pub content: String,
@@ -195,14 +196,15 @@ impl EmailRequest {
     fn read_recipients(&self, recipients_max: usize, checks: &mut Checks) -> Vec<Address> {
         checks.require(!self.to.is_empty(), "to", "required", "a message needs at least one recipient");
         checks.length(self.reply_to.len(), "reply_to", REPLY_TO_MAX, "addresses");
-        let recipients = distinct(self.to.iter().chain(&self.cc).chain(&self.bcc));
+        let recipients = self.to.iter().chain(&self.cc).chain(&self.bcc);
+        // Repetitions count: the fields have them too.
         checks.require(
-            recipients.len() <= recipients_max,
+            recipients.clone().count() <= recipients_max,
             "to",
             RefusalCode::TooManyRecipients.as_str(),
             &format!("limit exceeded: {recipients_max} recipients in to, cc and bcc together"),
         );
-        recipients
+        distinct(recipients)
     }
 
     fn check_bodies(&self, checks: &mut Checks) {
@@ -312,6 +314,7 @@ fn read_attachment(file: AttachmentRequest, place: usize, checks: &mut Checks) -
     checks.line(&file.filename, &path("filename"), FILENAME_CHARS_MAX);
     let kind = file.content_type.as_deref().unwrap_or("application/octet-stream");
     let content_type = checks.read(ContentType::parse(kind), &path("content_type"));
+    checks.length(kind.chars().count(), &path("content_type"), CONTENT_TYPE_CHARS_MAX, "characters");
     // RFC 2231 §4 would encode parameters, but the only one in words is the name of the file.
     checks.require(
         kind.is_ascii(),
