@@ -256,6 +256,48 @@ async fn every_field_of_a_message_has_a_length() {
 }
 
 #[tokio::test]
+async fn recipients_are_a_string_or_a_list_in_any_of_three_fields() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let send = async |fields: Value| {
+        let mut email = email_with(fields.clone());
+        email.as_object_mut().unwrap().retain(|name, value| *name != "to" || !value.is_null());
+        let sent = stage.post(&tenant.key, "/v1/emails", email).await.expect(202);
+        let path = format!("/v1/emails/{}", sent["id"].as_str().unwrap());
+        let shown = stage.get(&tenant.key, &path).await.expect(200);
+        (String::from_utf8(raw(&stage, &tenant, &sent).await).unwrap(), shown["to"].clone())
+    };
+    let (text, to) =
+        send(json!({"to": "Bob <bob@remote.example>", "cc": "c@remote.example", "bcc": "d@remote.example",
+            "reply_to": "help@acme.example"}))
+        .await;
+    assert_eq!(to, json!(["bob@remote.example", "c@remote.example", "d@remote.example"]));
+    for line in ["To: Bob <bob@remote.example>", "Cc: <c@remote.example>", "Reply-To: <help@acme.example>"] {
+        assert!(text.contains(&format!("\r\n{line}\r\n")), "{line}: {text}");
+    }
+    let (text, to) = send(json!({"to": null, "bcc": ["d@remote.example"]})).await;
+    assert_eq!(to, json!(["d@remote.example"]));
+    assert!(text.contains("\r\nTo: undisclosed-recipients:;\r\n") && !text.contains("d@remote"), "{text}");
+    let (text, to) = send(json!({"to": [], "cc": "c@remote.example"})).await;
+    assert_eq!(to, json!(["c@remote.example"]));
+    assert!(!text.contains("\r\nTo:"), "{text}");
+}
+
+#[tokio::test]
+async fn base64_with_line_breaks_is_taken() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let body =
+        email_with(json!({"attachments": [{"filename": "a.txt", "content": "aGVs\r\nbG8g\nd29ybGQ=\n"}]}));
+    let sent = stage.post(&tenant.key, "/v1/emails", body).await.expect(202);
+    let bytes = raw(&stage, &tenant, &sent).await;
+    let message = MessageParser::default().parse(&bytes).unwrap();
+    assert_eq!(message.attachment(0).unwrap().contents(), b"hello world");
+    let body = email_with(json!({"attachments": [{"filename": "a.txt", "content": "aGVs*bG8="}]}));
+    stage.post(&tenant.key, "/v1/emails", body).await.expect_error(422, "validation_failed");
+}
+
+#[tokio::test]
 async fn an_array_is_not_taken_for_an_object() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;

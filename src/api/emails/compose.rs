@@ -64,6 +64,10 @@ impl MimeMessage {
                 header += &write_mailboxes(name, mailboxes);
             }
         }
+        if self.to.is_empty() && self.cc.is_empty() {
+            // Many readers and filters miss a message without recipients (RFC 5322 §3.6.3, an empty group).
+            header += "To: undisclosed-recipients:;\r\n";
+        }
         header += &write_subject(&self.subject);
         header += &self.headers;
         header += "MIME-Version: 1.0\r\n";

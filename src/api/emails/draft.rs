@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::compose::{Attachment, MimeMessage};
 use super::header_field::write_field;
-use super::mailbox::Mailbox;
+use super::mailbox::{Mailbox, Mailboxes};
 use crate::api::FieldError;
 use crate::api::json::Checks;
 use crate::api::templates::{Data, Rendered};
@@ -58,17 +58,18 @@ const RESERVED_HEADERS: &[&str] = &[
 pub struct EmailRequest {
     /// Sender: an address of a verified domain of the tenant. The default display name is `from_name` of the tenant.
     pub from: Mailbox,
-    /// Recipients; at least one.
-    pub to: Vec<Mailbox>,
+    /// Recipients: a string, or an array of strings. A message needs at least one in `to`, `cc` or `bcc`.
+    #[serde(default)]
+    pub to: Mailboxes,
     /// Copy recipients.
     #[serde(default)]
-    pub cc: Vec<Mailbox>,
+    pub cc: Mailboxes,
     /// Blind copy recipients.
     #[serde(default)]
-    pub bcc: Vec<Mailbox>,
-    /// Reply-To addresses. Default: `reply_to` of the tenant.
+    pub bcc: Mailboxes,
+    /// Reply-To addresses, at most 10. Default: `reply_to` of the tenant.
     #[serde(default)]
-    pub reply_to: Vec<Mailbox>,
+    pub reply_to: Mailboxes,
     /// The subject, at most 998 characters. Default with a template: that of the template.
     pub subject: Option<String>,
     /// The body as plain text.
@@ -108,7 +109,7 @@ pub struct AttachmentRequest {
     pub filename: String,
     /// Content type, at most 255 characters. Default: `application/octet-stream`.
     pub content_type: Option<String>,
-    /// Content in base64.
+    /// Content in base64, with or without line breaks.
     pub content: String,
     /// Content-ID, to show the file in the HTML body (`<img src="cid:logo">`).
     pub content_id: Option<String>,
@@ -177,9 +178,9 @@ impl EmailRequest {
         let sender = self.from.address.clone();
         let letter = MimeMessage {
             from: Some(Mailbox { name: self.from.name.or_else(|| defaults.from_name.clone()), ..self.from }),
-            to: self.to,
-            cc: self.cc,
-            reply_to: if self.reply_to.is_empty() { default_reply_to(defaults) } else { self.reply_to },
+            to: self.to.0,
+            cc: self.cc.0,
+            reply_to: if self.reply_to.0.is_empty() { default_reply_to(defaults) } else { self.reply_to.0 },
             subject: self.subject.unwrap_or_default(),
             text: self.text,
             html: self.html,
@@ -194,9 +195,10 @@ impl EmailRequest {
     }
 
     fn read_recipients(&self, recipients_max: usize, checks: &mut Checks) -> Vec<Address> {
-        checks.require(!self.to.is_empty(), "to", "required", "a message needs at least one recipient");
-        checks.length(self.reply_to.len(), "reply_to", REPLY_TO_MAX, "addresses");
-        let recipients = self.to.iter().chain(&self.cc).chain(&self.bcc);
+        checks.length(self.reply_to.0.len(), "reply_to", REPLY_TO_MAX, "addresses");
+        let recipients = self.to.0.iter().chain(&self.cc.0).chain(&self.bcc.0);
+        let has_any = recipients.clone().next().is_some();
+        checks.require(has_any, "to", "required", "a message needs at least one recipient in to, cc or bcc");
         // Repetitions count: the fields have them too.
         checks.require(
             recipients.clone().count() <= recipients_max,
@@ -341,7 +343,10 @@ fn read_attachment(file: AttachmentRequest, place: usize, checks: &mut Checks) -
             "this must be printable ASCII without spaces, < and >",
         );
     }
-    let content = checks.read(STANDARD.decode(file.content), &path("content"))?;
+    let mut content = file.content;
+    // RFC 2045 §6.8 breaks lines.
+    content.retain(|c| !matches!(c, '\r' | '\n'));
+    let content = checks.read(STANDARD.decode(content), &path("content"))?;
     Some(Attachment {
         filename: file.filename,
         content_type: content_type?,

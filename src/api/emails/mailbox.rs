@@ -1,7 +1,10 @@
-//! A person with an address, as JSON has it: `bob@example.com` or `Bob <bob@example.com>`.
+//! A person with an address, as JSON has it: `bob@example.com` or `Bob <bob@example.com>`; one or a list of them.
 
+use std::fmt;
 use std::str::FromStr;
 
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::mail::{Address, AddressError};
@@ -85,6 +88,49 @@ impl<'de> Deserialize<'de> for Mailbox {
     }
 }
 
+/// Mailboxes: one as a string, or any number in an array.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mailboxes(pub Vec<Mailbox>);
+
+impl schemars::JsonSchema for Mailboxes {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Mailboxes".into()
+    }
+
+    fn json_schema(schemas: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let (one, many) = (schemas.subschema_for::<Mailbox>(), schemas.subschema_for::<Vec<Mailbox>>());
+        schemars::json_schema!({ "anyOf": [one, many] })
+    }
+}
+
+impl<'de> Deserialize<'de> for Mailboxes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMany;
+
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = Mailboxes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an array of strings")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Mailboxes, E> {
+                text.parse().map(|mailbox| Mailboxes(vec![mailbox])).map_err(E::custom)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<Mailboxes, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(elements)).map(Mailboxes)
+            }
+        }
+
+        deserializer.deserialize_any(OneOrMany)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,6 +152,21 @@ mod tests {
             let mailbox: Mailbox = text.parse().unwrap();
             assert_eq!(mailbox.name.as_deref(), name, "{text}");
             assert_eq!(mailbox.address.to_string(), address, "{text}");
+        }
+    }
+
+    #[test]
+    fn mailboxes_are_one_string_or_an_array() {
+        let (a, b): (Mailbox, Mailbox) = ("A <a@b.example>".parse().unwrap(), "b@b.example".parse().unwrap());
+        for (text, expected) in [
+            (r#""A <a@b.example>""#, vec![a.clone()]),
+            (r#"["A <a@b.example>","b@b.example"]"#, vec![a, b]),
+            ("[]", vec![]),
+        ] {
+            assert_eq!(serde_json::from_str::<Mailboxes>(text).unwrap(), Mailboxes(expected), "{text}");
+        }
+        for text in ["1", "null", "{}", "[1]", r#""a""#, r#"["a@b.example", ["b@b.example"]]"#] {
+            assert!(serde_json::from_str::<Mailboxes>(text).is_err(), "{text}");
         }
     }
 
