@@ -1,17 +1,23 @@
 //! JSON bodies: parsing with errors that name the field, and shared validation.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
+use crate::mail::Timestamp;
 use crate::model::RefusalCode;
 
 use super::error::{ApiError, FieldError, Result};
+use super::json_words::describe_mismatch;
 use super::objects_only::ObjectsOnly;
 
 /// Characters of client input that an error repeats.
 const ECHO_CHARS_MAX: usize = 100;
+/// Characters of what a type says about a value that it does not have: all values of the longest enumeration.
+const EXPLANATION_CHARS_MAX: usize = 2000;
 const METADATA_KEYS_MAX: usize = 50;
 const METADATA_BYTES_MAX: usize = 8 * 1024;
 
@@ -43,11 +49,17 @@ fn explain(path: String, error: &serde_json::Error) -> ApiError {
         let message = format!("unknown field; expected {expected}");
         return ApiError::field(path, "unknown_field", message);
     }
-    if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
-        let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-        return ApiError::field(path, "required", "this field is required");
+    for (start, code, message) in [
+        ("missing field `", "required", "this field is required"),
+        ("duplicate field `", "duplicate", "this field is given twice"),
+    ] {
+        if let Some(name) = text.strip_prefix(start).and_then(|rest| rest.strip_suffix('`')) {
+            let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+            return ApiError::field(path, code, message);
+        }
     }
-    ApiError::field(path, "invalid", echo(text))
+    let message = describe_mismatch(text).unwrap_or_else(|| shorten(text, EXPLANATION_CHARS_MAX));
+    ApiError::field(path, "invalid", message)
 }
 
 fn malformed(error: &serde_json::Error) -> ApiError {
@@ -68,11 +80,32 @@ fn not_an_object() -> ApiError {
 
 /// Client input, shortened and without control characters.
 pub fn echo(text: &str) -> String {
-    let mut echoed: String = text.chars().filter(|c| !c.is_control()).take(ECHO_CHARS_MAX).collect();
-    if text.chars().nth(ECHO_CHARS_MAX).is_some() {
-        echoed.push('…');
+    shorten(text, ECHO_CHARS_MAX)
+}
+
+fn shorten(text: &str, chars_max: usize) -> String {
+    let mut shortened: String = text.chars().filter(|c| !c.is_control()).take(chars_max).collect();
+    if text.chars().nth(chars_max).is_some() {
+        shortened.push('…');
     }
-    echoed
+    shortened
+}
+
+/// What a time must be.
+pub const TIME: &str = "this must be a time of RFC 3339 like 2026-01-31T12:00:00Z";
+
+/// A time; its parser's own texts repeat what the client sent and name its own parts. Use with
+/// `#[serde(default, deserialize_with = …)]`.
+pub fn time<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Timestamp>, D::Error> {
+    let text = Option::<Cow<'de, str>>::deserialize(deserializer)?;
+    text.map(|text| text.parse().map_err(|_| D::Error::custom(TIME))).transpose()
+}
+
+/// Like [`nullable`], for a time.
+pub fn nullable_time<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Option<Timestamp>>, D::Error> {
+    time(deserializer).map(Some)
 }
 
 /// For fields of a patch: absent keeps the value, `null` clears it. Use with `#[serde(default, deserialize_with = …)]`.
@@ -231,6 +264,40 @@ mod tests {
         let long = format!(r#"{{"name":"a","{}":1}}"#, "x".repeat(5000));
         let error = parse::<Body>(&Bytes::from(long)).unwrap_err();
         assert!(error.refusal.message.len() < 500, "{}", error.refusal.message.len());
+    }
+
+    #[test]
+    fn an_unknown_value_is_answered_with_all_known_ones() {
+        let error = parse::<Body>(&Bytes::from_static(br#"{"name":"a","scopes":["all"]}"#)).unwrap_err();
+        for scope in Scope::ALL {
+            assert!(error.refusal.message.contains(scope.as_str()), "{scope}: {}", error.refusal.message);
+        }
+        let error = parse::<Vec<crate::model::EventKind>>(&Bytes::from_static(br#"["all"]"#)).unwrap_err();
+        for kind in crate::model::EventKind::ALL {
+            assert!(error.refusal.message.contains(kind.as_str()), "{kind}: {}", error.refusal.message);
+        }
+    }
+
+    #[test]
+    fn a_wrong_time_is_answered_with_a_right_one() {
+        #[derive(Debug, Deserialize)]
+        struct Times {
+            #[serde(default, deserialize_with = "time")]
+            at: Option<Timestamp>,
+            #[serde(default, deserialize_with = "nullable_time")]
+            until: Option<Option<Timestamp>>,
+        }
+        let read = |text: &str| parse::<Times>(&Bytes::copy_from_slice(text.as_bytes()));
+        let times = read(r#"{"at":"2026-01-31T12:00:00+02:00","until":null}"#).unwrap();
+        assert_eq!(times.at.map(|at| at.to_string()).as_deref(), Some("2026-01-31T10:00:00Z"));
+        assert_eq!((times.until, read("{}").unwrap().until), (Some(None), None));
+        for text in [r#"{"at":"tomorrow"}"#, r#"{"at":"2026-02-30T12:00:00Z"}"#, r#"{"at":""}"#] {
+            assert_eq!(read(text).unwrap_err().refusal.message, format!("at: {TIME}"), "{text}");
+        }
+        assert_eq!(
+            read(r#"{"at":7}"#).unwrap_err().refusal.message,
+            "at: this must be a string, not a number"
+        );
     }
 
     #[test]

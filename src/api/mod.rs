@@ -17,6 +17,7 @@ mod events;
 mod health;
 mod json;
 mod json_values;
+mod json_words;
 mod keys;
 mod layers;
 mod objects_only;

@@ -14,7 +14,7 @@ use super::compose::{Attachment, MimeMessage};
 use super::header_field::write_field;
 use super::mailbox::{Mailbox, Mailboxes};
 use crate::api::FieldError;
-use crate::api::json::Checks;
+use crate::api::json::{Checks, time};
 use crate::api::templates::{Data, Rendered};
 use crate::mail::{Address, SignedDuration, Timestamp};
 use crate::model::{RefusalCode, TemplateId};
@@ -95,9 +95,11 @@ pub struct EmailRequest {
     #[serde(default)]
     pub template_data: Data,
     /// Scheduled time of delivery; at most 30 days ahead.
+    #[serde(default, deserialize_with = "time")]
     pub send_at: Option<Timestamp>,
     /// When delivery is given up: after `send_at`, and no longer after it than the operator allows any message
     /// (`relay.message_lifetime_max`). If absent, the tenant's `message_lifetime_hours` or the server's own time counts.
+    #[serde(default, deserialize_with = "time")]
     pub expires_at: Option<Timestamp>,
 }
 
@@ -346,7 +348,8 @@ fn read_attachment(file: AttachmentRequest, place: usize, checks: &mut Checks) -
     let mut content = file.content;
     // RFC 2045 §6.8 breaks lines.
     content.retain(|c| !matches!(c, '\r' | '\n'));
-    let content = checks.read(STANDARD.decode(content), &path("content"))?;
+    let decoded = STANDARD.decode(content).map_err(|_| "this must be Base64 (RFC 4648 §4), with padding");
+    let content = checks.read(decoded, &path("content"))?;
     Some(Attachment {
         filename: file.filename,
         content_type: content_type?,
