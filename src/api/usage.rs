@@ -11,6 +11,7 @@ use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{Environment, Scope, TenantId, UsageInterval};
 use crate::store::{Ledger, USAGE_HOURS_LIFETIME, Usage, UsageCounts};
 
+use super::page::read_time;
 use super::schema::Schemas;
 use super::{Access, ApiError, ApiResponse, Operation, RequestContext, Resource, Result};
 
@@ -229,10 +230,10 @@ fn month_schema(_: &mut Schemas) -> Schema {
 }
 
 fn read_date_or_time(text: &str) -> std::result::Result<Timestamp, &'static str> {
-    let expected = "this must be a date like 2026-01-31, or a time of RFC 3339 like 2026-01-31T12:00:00Z (a + is written %2B)";
+    let expected = "this must be a date like 2026-01-31, or a time of RFC 3339 like 2026-01-31T12:00:00Z";
     match text.len() {
         10 => text.parse().ok().and_then(|date| midnight(date).ok()).ok_or(expected),
-        _ => text.parse().map_err(|_| expected),
+        _ => read_time(text).map_err(|_| expected),
     }
 }
 
