@@ -10,7 +10,7 @@ use crate::mail::Timestamp;
 use crate::model::{DomainId, Environment, KeyId, KeySecret, RefusalCode, Scope, TenantId};
 use crate::store::{Directory, Key, KeyFilter, KeyPatch, NewKey};
 
-use super::json::{Checks, nullable_time, time};
+use super::json::{Checks, nullable};
 use super::{Access, ApiError, ApiResponse, List, Operation, RequestContext, Resource, Result};
 
 const NAME_CHARS_MAX: usize = 200;
@@ -71,7 +71,6 @@ pub struct Create {
     /// Networks or addresses from which the key may be used. Empty means all.
     allowed_cidrs: Option<Vec<String>>,
     /// Expiry.
-    #[serde(default, deserialize_with = "time")]
     expires_at: Option<Timestamp>,
 }
 
@@ -89,7 +88,7 @@ pub struct Update {
     /// Networks or addresses from which the key may be used. Empty means all.
     allowed_cidrs: Option<Vec<String>>,
     /// Expiry; `null` for none.
-    #[serde(default, deserialize_with = "nullable_time")]
+    #[serde(default, deserialize_with = "nullable")]
     expires_at: Option<Option<Timestamp>>,
 }
 

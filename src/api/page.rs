@@ -7,11 +7,11 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 
-use crate::mail::Timestamp;
+use crate::mail::{Timestamp, TimestampError};
 use crate::store::{Page, PageRequest};
 
 use super::error::{ApiError, FieldError, Result};
-use super::json::{TIME, echo};
+use super::json::echo;
 use super::schema::Schemas;
 
 /// Default page size.
@@ -132,10 +132,10 @@ fn restore_plus(text: &str) -> Cow<'_, str> {
 }
 
 /// A time, with a space or a `+` in front of the offset.
-pub fn read_time(text: &str) -> std::result::Result<Timestamp, &'static str> {
+pub fn read_time(text: &str) -> std::result::Result<Timestamp, TimestampError> {
     // RFC 3339 §5.6: a space may also stand for the T.
     let text = if text.contains(['T', 't']) { restore_plus(text) } else { text.into() };
-    text.parse().map_err(|_| TIME)
+    text.parse()
 }
 
 /// A list response.
@@ -246,7 +246,7 @@ mod tests {
         let at = read_time("2026-01-31T12:00:00 02:00").unwrap();
         assert_eq!(at, "2026-01-31T10:00:00Z".parse().unwrap());
         assert_eq!(read_time("2026-01-31 12:00:00+02:00"), Ok(at));
-        assert_eq!(read_time("2026-01-31 12:00"), Err(TIME));
+        assert_eq!(read_time("2026-01-31 12:00"), Err(TimestampError));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::store::{
     Directory, GroupPlace, Pause, Queue, QueueCounts, QueueGroup, QueueOverview, QueueRequest, Tenant,
 };
 
-use super::json::{Checks, time};
+use super::json::Checks;
 use super::page;
 use super::{Access, ApiError, ApiResponse, List, Operation, RequestContext, Resource, Result};
 
@@ -73,7 +73,6 @@ pub struct PauseRequest {
     /// Reason: one line of at most 200 characters.
     reason: Option<String>,
     /// Automatic end. Default: none; the pause lasts until resumed.
-    #[serde(default, deserialize_with = "time")]
     until: Option<Timestamp>,
 }
 

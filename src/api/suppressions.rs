@@ -7,7 +7,6 @@ use crate::mail::{Address, Timestamp};
 use crate::model::{Scope, SuppressionId, SuppressionReason, TenantId};
 use crate::store::{Directory, NewSuppression, Suppression, SuppressionFilter};
 
-use super::json::time;
 use super::{
     Access, ApiError, ApiResponse, Deleted, FieldError, List, Operation, RequestContext, Resource, Result,
 };
@@ -62,7 +61,6 @@ pub struct Create {
     /// Evidence, at most 1024 characters.
     evidence: Option<String>,
     /// Expiry; `null` for none.
-    #[serde(default, deserialize_with = "time")]
     expires_at: Option<Timestamp>,
 }
 

@@ -9,6 +9,7 @@ mod envelope;
 mod header;
 mod mailbox_list;
 mod status;
+mod timestamp;
 mod tlsa;
 mod xtext;
 
@@ -20,9 +21,10 @@ pub use envelope::{
     ReversePath,
 };
 pub use header::{Field, HeaderBlock, HeaderError};
+pub use jiff::SignedDuration;
 pub use jiff::civil::Date;
-pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, parse_mailbox_list};
 pub use status::EnhancedStatus;
+pub use timestamp::{Timestamp, TimestampError};
 pub use tlsa::Tlsa;
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

@@ -414,7 +414,7 @@ async fn a_message_may_have_its_own_lifetime() {
     let tenant = sender(&stage).await;
     let in_hours = |hours: i64| {
         let at = pillarbox::mail::Timestamp::now() + pillarbox::mail::SignedDuration::from_hours(hours);
-        at.round(jiff::Unit::Second).unwrap().to_string()
+        pillarbox::mail::Timestamp::from_second(at.as_second()).unwrap().to_string()
     };
     for wrong in [
         json!({"expires_at": in_hours(-1)}),
@@ -483,7 +483,7 @@ async fn a_scheduled_message_waits_and_says_so() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
     let at = pillarbox::mail::Timestamp::now() + pillarbox::mail::SignedDuration::from_hours(2);
-    let at = at.round(jiff::Unit::Second).unwrap().to_string();
+    let at = pillarbox::mail::Timestamp::from_second(at.as_second()).unwrap().to_string();
     let sent = stage.post(&tenant.key, "/v1/emails", email_with(json!({"send_at": at}))).await.expect(202);
     assert_eq!(sent["send_at"], json!(at));
     let shown =

@@ -14,7 +14,7 @@ use super::compose::{Attachment, MimeMessage};
 use super::header_field::write_field;
 use super::mailbox::{Mailbox, Mailboxes};
 use crate::api::FieldError;
-use crate::api::json::{Checks, time};
+use crate::api::json::Checks;
 use crate::api::templates::{Data, Rendered};
 use crate::mail::{Address, SignedDuration, Timestamp};
 use crate::model::{RefusalCode, TemplateId};
@@ -95,11 +95,9 @@ pub struct EmailRequest {
     #[serde(default)]
     pub template_data: Data,
     /// Scheduled time of delivery; at most 30 days ahead.
-    #[serde(default, deserialize_with = "time")]
     pub send_at: Option<Timestamp>,
     /// When delivery is given up: after `send_at`, and no longer after it than the operator allows any message
     /// (`relay.message_lifetime_max`). If absent, the tenant's `message_lifetime_hours` or the server's own time counts.
-    #[serde(default, deserialize_with = "time")]
     pub expires_at: Option<Timestamp>,
 }
 
