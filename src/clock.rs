@@ -15,6 +15,13 @@ use crate::mail::Timestamp;
 
 pub use std::time::Instant;
 
+impl Timestamp {
+    /// The time of the system, which a [`Clock`] may be ahead of.
+    pub fn now() -> Self {
+        jiff::Timestamp::now().into()
+    }
+}
+
 /// The wall clock and a monotonic clock, which move together.
 #[derive(Debug, Clone)]
 pub struct Clock {

@@ -8,16 +8,21 @@ use serde_json::{Map, Value};
 use crate::model::RefusalCode;
 
 use super::error::{ApiError, FieldError, Result};
+use super::json_words::describe_mismatch;
+use super::objects_only::ObjectsOnly;
 
 /// Characters of client input that an error repeats.
 const ECHO_CHARS_MAX: usize = 100;
+/// Characters of what a type says about a value that it does not have: all values of the longest enumeration.
+const EXPLANATION_CHARS_MAX: usize = 2000;
 const METADATA_KEYS_MAX: usize = 50;
 const METADATA_BYTES_MAX: usize = 8 * 1024;
 
-/// Parses a body. Malformed JSON gives 400 with line and column; an invalid or unknown field gives 422 with its path.
+/// Parses a body. Malformed JSON gives 400 with line and column, and so does JSON that is not an object; an invalid or
+/// unknown field gives 422 with its path.
 pub fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T> {
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+    let value = serde_path_to_error::deserialize(ObjectsOnly(&mut reader)).map_err(|error| {
         let path = error.path().to_string();
         explain(if path == "." { String::new() } else { path }, error.inner())
     })?;
@@ -32,17 +37,26 @@ fn explain(path: String, error: &serde_json::Error) -> ApiError {
     let text = error.to_string();
     // serde_json appends line and column. The path is more precise.
     let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(front, _)| front);
+    if path.is_empty() && text.starts_with("invalid type: ") {
+        return not_an_object();
+    }
     let path = echo(&path);
     if text.starts_with("unknown field `") {
         let expected = text.rsplit_once("`, expected ").map_or("other fields", |(_, fields)| fields);
         let message = format!("unknown field; expected {expected}");
         return ApiError::field(path, "unknown_field", message);
     }
-    if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
-        let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-        return ApiError::field(path, "required", "this field is required");
+    for (start, code, message) in [
+        ("missing field `", "required", "this field is required"),
+        ("duplicate field `", "duplicate", "this field is given twice"),
+    ] {
+        if let Some(name) = text.strip_prefix(start).and_then(|rest| rest.strip_suffix('`')) {
+            let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+            return ApiError::field(path, code, message);
+        }
     }
-    ApiError::field(path, "invalid", echo(text))
+    let message = describe_mismatch(text).unwrap_or_else(|| shorten(text, EXPLANATION_CHARS_MAX));
+    ApiError::field(path, "invalid", message)
 }
 
 fn malformed(error: &serde_json::Error) -> ApiError {
@@ -53,13 +67,25 @@ fn malformed(error: &serde_json::Error) -> ApiError {
     )
 }
 
+fn not_an_object() -> ApiError {
+    ApiError::new(
+        RefusalCode::InvalidJson,
+        "the body is JSON, but not an object",
+        "send one JSON object, which begins with { and ends with }",
+    )
+}
+
 /// Shortens client input and removes control characters.
 pub fn echo(text: &str) -> String {
-    let mut echoed: String = text.chars().filter(|c| !c.is_control()).take(ECHO_CHARS_MAX).collect();
-    if text.chars().nth(ECHO_CHARS_MAX).is_some() {
-        echoed.push('…');
+    shorten(text, ECHO_CHARS_MAX)
+}
+
+fn shorten(text: &str, chars_max: usize) -> String {
+    let mut shortened: String = text.chars().filter(|c| !c.is_control()).take(chars_max).collect();
+    if text.chars().nth(chars_max).is_some() {
+        shortened.push('…');
     }
-    echoed
+    shortened
 }
 
 /// For fields of a patch: absent keeps the value, `null` clears it. Use with `#[serde(default, deserialize_with = …)]`.
@@ -138,6 +164,7 @@ impl Checks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::{Timestamp, TimestampError};
     use crate::model::Scope;
 
     #[derive(Debug, Deserialize, PartialEq)]
@@ -170,7 +197,12 @@ mod tests {
             ("{", 400, "invalid_json", "", ""),
             (r#"{"name":"a"} x"#, 400, "invalid_json", "", ""),
             ("{\"name\":\"\u{1}\"}", 400, "invalid_json", "", ""),
-            (r#"[]"#, 422, "validation_failed", "", "invalid"),
+            (r#"[]"#, 400, "invalid_json", "", ""),
+            (r#"["a",[],null,null]"#, 400, "invalid_json", "", ""),
+            (r#" "a""#, 400, "invalid_json", "", ""),
+            ("7", 400, "invalid_json", "", ""),
+            ("null", 400, "invalid_json", "", ""),
+            (r#"{"name":"a","nested":["b",[],null,null]}"#, 422, "validation_failed", "nested", "invalid"),
             (r#"{}"#, 422, "validation_failed", "name", "required"),
             (r#"{"name":1}"#, 422, "validation_failed", "name", "invalid"),
             (r#"{"name":"a","nmae":1}"#, 422, "unknown_field", "nmae", "unknown_field"),
@@ -213,6 +245,36 @@ mod tests {
         let long = format!(r#"{{"name":"a","{}":1}}"#, "x".repeat(5000));
         let error = parse::<Body>(&Bytes::from(long)).unwrap_err();
         assert!(error.refusal.message.len() < 500, "{}", error.refusal.message.len());
+    }
+
+    #[test]
+    fn an_unknown_value_is_answered_with_all_known_ones() {
+        let error = parse::<Body>(&Bytes::from_static(br#"{"name":"a","scopes":["all"]}"#)).unwrap_err();
+        for scope in Scope::ALL {
+            assert!(error.refusal.message.contains(scope.as_str()), "{scope}: {}", error.refusal.message);
+        }
+        let error = parse::<Vec<crate::model::EventKind>>(&Bytes::from_static(br#"["all"]"#)).unwrap_err();
+        for kind in crate::model::EventKind::ALL {
+            assert!(error.refusal.message.contains(kind.as_str()), "{kind}: {}", error.refusal.message);
+        }
+    }
+
+    #[test]
+    fn a_wrong_time_is_answered_with_a_right_one() {
+        #[derive(Debug, Deserialize)]
+        struct Times {
+            at: Option<Timestamp>,
+        }
+        let read = |text: &str| parse::<Times>(&Bytes::copy_from_slice(text.as_bytes()));
+        let at = read(r#"{"at":"2026-01-31T12:00:00+02:00"}"#).unwrap().at;
+        assert_eq!(at, Some("2026-01-31T10:00:00Z".parse().unwrap()));
+        for text in [r#"{"at":"tomorrow"}"#, r#"{"at":"2026-02-30T12:00:00Z"}"#, r#"{"at":""}"#] {
+            assert_eq!(read(text).unwrap_err().refusal.message, format!("at: {TimestampError}"), "{text}");
+        }
+        assert_eq!(
+            read(r#"{"at":7}"#).unwrap_err().refusal.message,
+            "at: this must be a string, not a number"
+        );
     }
 
     #[test]

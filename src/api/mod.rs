@@ -17,8 +17,10 @@ mod events;
 mod health;
 mod json;
 mod json_values;
+mod json_words;
 mod keys;
 mod layers;
+mod objects_only;
 mod openapi;
 mod operation;
 mod page;
@@ -237,10 +239,9 @@ impl Api {
         self.memory.clone()
     }
 
-    /// The current time in the precision of the store, so that a new object equals the stored one.
+    /// The current time.
     fn now(&self) -> Timestamp {
-        let now = self.clock.now();
-        Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+        self.clock.now()
     }
 
     /// Serves a listener until `stop`. Returns when its last request is complete or aborted. Several listeners share the

@@ -1,12 +1,13 @@
 //! Lists: pagination parameters and response body.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 
-use crate::mail::Timestamp;
+use crate::mail::{Timestamp, TimestampError};
 use crate::store::{Page, PageRequest};
 
 use super::error::{ApiError, FieldError, Result};
@@ -74,6 +75,15 @@ impl Query {
         }
     }
 
+    /// Like [`Query::value_by`] for a value that cannot have spaces, such as an address.
+    pub fn value_with_plus<T, E: Display>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&str) -> std::result::Result<T, E>,
+    ) -> Option<T> {
+        self.value_by(name, |text| read(&restore_plus(text)))
+    }
+
     /// The page size.
     pub fn limit(&mut self) -> usize {
         let limit = self.value_by("limit", |text| match text.parse() {
@@ -112,9 +122,20 @@ pub fn limit_schema(_: &mut Schemas) -> Schema {
     schemars::json_schema!({ "type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": LIMIT_DEFAULT })
 }
 
-fn read_time(text: &str) -> std::result::Result<Timestamp, &'static str> {
+/// In a query string, `+` is a space. Many clients write it for itself, and in a value without spaces it can only be that.
+/// A quoted local part may have spaces.
+fn restore_plus(text: &str) -> Cow<'_, str> {
+    match text.contains(' ') && !text.starts_with('"') {
+        true => text.replace(' ', "+").into(),
+        false => text.into(),
+    }
+}
+
+/// A time, with a space or a `+` in front of the offset.
+pub fn read_time(text: &str) -> std::result::Result<Timestamp, TimestampError> {
+    // RFC 3339 §5.6: a space may also stand for the T.
+    let text = if text.contains(['T', 't']) { restore_plus(text) } else { text.into() };
     text.parse()
-        .map_err(|_| "this must be a time in RFC 3339 format, like 2026-01-31T12:00:00Z (write + as %2B)")
 }
 
 /// A list response.
@@ -165,6 +186,7 @@ impl<T> List<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::Address;
     use crate::model::{DomainId, DomainStatus, KeyId};
 
     fn read(text: &str) -> (PageRequest, Vec<(String, &'static str)>) {
@@ -206,6 +228,25 @@ mod tests {
         assert_eq!(read("").0.limit, LIMIT_DEFAULT);
         assert_eq!(read("limit=7").0.limit, 7);
         assert_eq!(read(&format!("before={id}")).0.before, Some(id.to_string()));
+    }
+
+    #[test]
+    fn a_plus_in_a_value_without_spaces_is_taken_for_itself() {
+        for (text, expected) in [
+            ("a=bob+tag@b.example", "bob+tag@b.example"),
+            ("a=bob%2Btag@b.example", "bob+tag@b.example"),
+            ("a=bob%20tag@b.example", "bob+tag@b.example"),
+            ("a=%22bob+tag%22@b.example", "\"bob tag\"@b.example"),
+            ("a=%22bob%2Btag%22@b.example", "bob+tag@b.example"),
+        ] {
+            let mut query = Query::parse(text, |_| true);
+            let address = query.value_with_plus("a", Address::parse).map(|address| address.to_string());
+            assert_eq!(address.as_deref(), Some(expected), "{text}");
+        }
+        let at = read_time("2026-01-31T12:00:00 02:00").unwrap();
+        assert_eq!(at, "2026-01-31T10:00:00Z".parse().unwrap());
+        assert_eq!(read_time("2026-01-31 12:00:00+02:00"), Ok(at));
+        assert_eq!(read_time("2026-01-31 12:00"), Err(TimestampError));
     }
 
     #[test]

@@ -172,7 +172,7 @@ async fn create_batch(call: RequestContext) -> Result<ApiResponse> {
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<SuppressionId>();
-    let address = call.query.value::<Address>("address").map(|address| address.folded());
+    let address = call.query.value_with_plus("address", Address::parse).map(|address| address.folded());
     let filter = SuppressionFilter { tenant_id, address, reason: call.query.value("reason") };
     call.query.finish()?;
     let page = call.store().list_suppressions(filter, request.clone()).await?;

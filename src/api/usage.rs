@@ -11,6 +11,7 @@ use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{Environment, Scope, TenantId, UsageInterval};
 use crate::store::{Ledger, USAGE_HOURS_LIFETIME, Usage, UsageCounts};
 
+use super::page::read_time;
 use super::schema::Schemas;
 use super::{Access, ApiError, ApiResponse, Operation, RequestContext, Resource, Result};
 
@@ -209,7 +210,7 @@ fn first_of_month(time: Timestamp) -> Date {
 
 fn midnight(date: Date) -> Result<Timestamp> {
     let zoned = date.to_zoned(TimeZone::UTC).map_err(ApiError::internal)?;
-    Ok(zoned.timestamp())
+    Ok(zoned.timestamp().into())
 }
 
 fn read_month(text: &str) -> std::result::Result<Date, &'static str> {
@@ -232,10 +233,11 @@ fn month_schema(_: &mut Schemas) -> Schema {
 }
 
 fn read_date_or_time(text: &str) -> std::result::Result<Timestamp, &'static str> {
-    let expected = "this must be a date like 2026-01-31, or a time in RFC 3339 format, like 2026-01-31T12:00:00Z (write + as %2B)";
+    let expected =
+        "this must be a date like 2026-01-31, or a time in RFC 3339 format, like 2026-01-31T12:00:00Z";
     match text.len() {
         10 => text.parse().ok().and_then(|date| midnight(date).ok()).ok_or(expected),
-        _ => text.parse().map_err(|_| expected),
+        _ => read_time(text).map_err(|_| expected),
     }
 }
 
@@ -253,7 +255,7 @@ mod tests {
         {
             assert!(read_month(text).is_err(), "{text}");
         }
-        let time = |text| read_date_or_time(text).map(|time| time.to_string());
+        let time = |text| read_date_or_time(text).map(|time| format!("{time:.0}"));
         assert_eq!(time("2026-01-31").as_deref(), Ok("2026-01-31T00:00:00Z"));
         assert_eq!(time("2026-01-31T12:00:00+02:00").as_deref(), Ok("2026-01-31T10:00:00Z"));
         for text in ["2026-02-30", "2026-01-31T12:00", "yesterday", ""] {

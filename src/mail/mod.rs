@@ -10,6 +10,7 @@ mod header;
 mod mailbox_list;
 mod mime;
 mod status;
+mod timestamp;
 mod tlsa;
 mod xtext;
 
@@ -21,9 +22,10 @@ pub use envelope::{
     ReversePath,
 };
 pub use header::{Field, HeaderBlock, HeaderError, is_message_id};
+pub use jiff::SignedDuration;
 pub use jiff::civil::Date;
-pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, UnquotedName, parse_mailbox_list, quote_display_name};
 pub use status::EnhancedStatus;
+pub use timestamp::{Timestamp, TimestampError};
 pub use tlsa::Tlsa;
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

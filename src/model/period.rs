@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn periods_are_aligned_in_utc() {
         let time: Timestamp = "2026-11-22T05:42:27.5Z".parse().unwrap();
-        let is = |found: Timestamp, expected: &str| assert_eq!(found.to_string(), expected);
+        let is = |found: Timestamp, expected: &str| assert_eq!(format!("{found:.0}"), expected);
         is(UsageInterval::Hour.start_of(time), "2026-11-22T05:00:00Z");
         is(UsageInterval::Day.start_of(time), "2026-11-22T00:00:00Z");
         is(LimitPeriod::Minute.start_of(time), "2026-11-22T05:42:00Z");

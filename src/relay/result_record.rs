@@ -288,7 +288,7 @@ mod tests {
     fn a_deferral_names_the_time_of_the_next_attempt_and_the_reason() {
         let first = record(0, SignedDuration::ZERO, &result(Phase::Rcpt, 451, "4.7.1"));
         assert_eq!(first.state, DeliveryState::Deferred);
-        assert_eq!(first.next_attempt_at.unwrap() - first.at, jiff::Span::new().seconds(60).fieldwise());
+        assert_eq!(first.next_attempt_at, Some(first.at + SignedDuration::from_secs(60)));
         assert_eq!(first.reply, "451 4.7.1 words");
         assert_eq!(first.attempt.unwrap().reason, "deferred by 451 4.7.1: next attempt in 1 m (retry 1)");
         let second = record(1, SignedDuration::ZERO, &result(Phase::Content, 452, ""));

@@ -258,7 +258,7 @@ mod tests {
         let now: Timestamp = "2026-11-22T02:00:00Z".parse().unwrap();
         let release = |text: &str| {
             let hold = parse_mail_options(text)?.future_release.unwrap();
-            hold.release_at(now).map(|at| at.to_string())
+            hold.release_at(now).map(|at| format!("{at:.0}"))
         };
         assert_eq!(release("HOLDFOR=60").as_deref(), Ok("2026-11-22T02:01:00Z"));
         assert_eq!(release("HOLDFOR=2592000").as_deref(), Ok("2026-12-22T02:00:00Z"));

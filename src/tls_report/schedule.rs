@@ -20,7 +20,7 @@ const RETRIES: &[i64] = &[5 * MINUTE, 15 * MINUTE, HOUR, 2 * HOUR, 4 * HOUR, 8 *
 
 /// The UTC date of a time.
 pub fn day_of(time: Timestamp) -> Date {
-    TimeZone::UTC.to_datetime(time).date()
+    time.to_zoned(TimeZone::UTC).date()
 }
 
 /// The oldest day whose results are kept.
@@ -31,7 +31,7 @@ pub fn oldest_retained(now: Timestamp) -> Date {
 /// The time of the first attempt: spread over `delay_max` after the end of the day, so that not all reporters send at
 /// midnight (RFC 8460 §4.1). `part` is from 0 to 1.
 pub fn first_try_at(day: Date, delay_max: Duration, part: f64) -> Timestamp {
-    let end = day.saturating_add(1.day()).to_zoned(TimeZone::UTC).map(|end| end.timestamp());
+    let end = day.saturating_add(1.day()).to_zoned(TimeZone::UTC).map(|end| Timestamp::from(end.timestamp()));
     let delay = SignedDuration::try_from(delay_max.mul_f64(part.clamp(0.0, 1.0))).unwrap_or_default();
     // A day at the end of the range of dates is never reported.
     let end = end.unwrap_or(Timestamp::MAX);
@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn a_report_is_sent_after_its_day_and_retried_for_a_day() {
         let hour = Duration::from_secs(3600);
-        let at = |part| first_try_at("2026-12-31".parse().unwrap(), hour, part).to_string();
+        let at = |part| format!("{:.0}", first_try_at("2026-12-31".parse().unwrap(), hour, part));
         assert_eq!(at(0.0), "2027-01-01T00:02:00Z");
         assert_eq!(at(1.0), "2027-01-01T01:02:00Z");
         let begin: Timestamp = "2027-01-01T00:02:00Z".parse().unwrap();

@@ -340,6 +340,17 @@ async fn a_batch_of_suppressions_is_accepted_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn an_address_with_a_plus_is_found_as_it_is_written() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    stage.post(&tenant.key, "/v1/suppressions", json!({"address": "bob+tag@x.example"})).await.expect(201);
+    for address in ["bob+tag@x.example", "bob%2Btag@x.example", "bob%2btag%40x.example"] {
+        let list = stage.get(&tenant.key, &format!("/v1/suppressions?address={address}")).await.expect(200);
+        assert_eq!(list["data"].as_array().unwrap().len(), 1, "{address}");
+    }
+}
+
+#[tokio::test]
 async fn a_message_is_shown_with_recipients_timeline_and_content() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
@@ -364,6 +375,8 @@ async fn a_message_is_shown_with_recipients_timeline_and_content() {
         ("to=from@own.example", 0),
         ("from=from%40own.example", 1),
         ("from=", 0),
+        ("from=%3C%3E", 0),
+        ("to=to+x@remote.example", 0),
         ("message_id=%3Cid%40own.example%3E", 1),
         ("environment=test", 0),
     ] {

@@ -199,6 +199,170 @@ async fn a_date_and_a_message_id_are_sent_as_given_or_refused() {
 }
 
 #[tokio::test]
+async fn no_line_of_a_header_is_longer_than_998_octets() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let subject = "s".repeat(998);
+    let body = email_with(json!({"subject": subject, "headers": {"X-Words": "word ".repeat(800)}}));
+    let sent = stage.post(&tenant.key, "/v1/emails", body).await.expect(202);
+    let bytes = raw(&stage, &tenant, &sent).await;
+    assert!(bytes.split(|&octet| octet == b'\n').all(|line| line.len() <= 999));
+    assert_eq!(MessageParser::default().parse(&bytes).unwrap().subject(), Some(subject.as_str()));
+    let body = email_with(json!({"headers": {"X-Word": "w".repeat(4000)}}));
+    let error = stage.post(&tenant.key, "/v1/emails", body).await.expect_error(422, "validation_failed");
+    assert_eq!(error["errors"][0]["path"], "headers.X-Word");
+}
+
+#[tokio::test]
+async fn fields_that_are_not_text_must_be_ascii() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let body = email_with(json!({
+        "headers": {"References": "<ü@acme.example>", "List-Unsubscribe": "<https://acme.example/ü>", "X-Note": "ü"},
+        "attachments": [{"filename": "a", "content": "", "content_type": "text/plain; name=\"ü\""}],
+    }));
+    let error = stage.post(&tenant.key, "/v1/emails", body).await.expect_error(422, "validation_failed");
+    let paths: Vec<_> = error["errors"].as_array().unwrap().iter().map(|fault| &fault["path"]).collect();
+    assert_eq!(paths, ["headers.List-Unsubscribe", "headers.References", "attachments[0].content_type"]);
+    let body = email_with(json!({"headers": {"X-Note": "ü", "Sender": "ü <a@acme.example>"}}));
+    let sent = stage.post(&tenant.key, "/v1/emails", body).await.expect(202);
+    let bytes = raw(&stage, &tenant, &sent).await;
+    assert!(String::from_utf8_lossy(&bytes).contains("\r\nSender: =?utf-8?b?w7w=?= <a@acme.example>\r\n"));
+}
+
+#[tokio::test]
+async fn a_subject_that_looks_encoded_arrives_as_it_was() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let subject = "=?utf-8?q?J=C3=BCrgen?= is an encoded-word";
+    let sent =
+        stage.post(&tenant.key, "/v1/emails", email_with(json!({"subject": subject}))).await.expect(202);
+    let bytes = raw(&stage, &tenant, &sent).await;
+    assert_eq!(MessageParser::default().parse(&bytes).unwrap().subject(), Some(subject));
+    let path = format!("/v1/emails/{}", sent["id"].as_str().unwrap());
+    assert_eq!(stage.get(&tenant.key, &path).await.expect(200)["subject"], subject);
+}
+
+#[tokio::test]
+async fn every_field_of_a_message_has_a_length() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let long = |length: usize| "x".repeat(length);
+    let file = |field: &str, value: String| {
+        let mut file = json!({"filename": "a.txt", "content": ""});
+        file[field] = json!(value);
+        json!({"attachments": [file]})
+    };
+    let address = "bob@remote.example";
+    for (fields, path) in [
+        (json!({"from": format!("{} <hello@acme.example>", long(201))}), "from"),
+        (json!({"to": vec![address; 51]}), "to"),
+        (json!({"to": [address], "cc": vec![address; 50]}), "to"),
+        (json!({"reply_to": vec![address; 11]}), "reply_to"),
+        (json!({"subject": long(999)}), "subject"),
+        (json!({"tags": [long(65)]}), "tags[0]"),
+        (json!({"tags": vec!["x"; 11]}), "tags"),
+        (json!({"metadata": {"x": long(9000)}}), "metadata"),
+        (json!({"headers": {"X-A": "y ".repeat(2001)}}), "headers.X-A"),
+        (json!({"headers": {long(77): "y"}}), "headers."),
+        (file("filename", long(256)), "attachments[0].filename"),
+        (
+            file("content_type", format!("text/plain; name={}", long(2 * 1024 * 1024))),
+            "attachments[0].content_type",
+        ),
+        (file("content_type", format!("text/{}", long(251))), "attachments[0].content_type"),
+        (file("content_id", long(256)), "attachments[0].content_id"),
+        (json!({"attachments": vec![json!({"filename": "a", "content": ""}); 51]}), "attachments"),
+    ] {
+        let answer = stage.post(&tenant.key, "/v1/emails", email_with(fields)).await;
+        let error = answer.expect_error(422, "validation_failed");
+        let found = error["errors"][0]["path"].as_str().unwrap();
+        assert!(found.starts_with(path), "{path}: {found}");
+    }
+    assert_eq!(count(&stage, &tenant).await, 0);
+}
+
+#[tokio::test]
+async fn recipients_are_a_string_or_a_list_in_any_of_three_fields() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let send = async |fields: Value| {
+        let mut email = email_with(fields.clone());
+        email.as_object_mut().unwrap().retain(|name, value| *name != "to" || !value.is_null());
+        let sent = stage.post(&tenant.key, "/v1/emails", email).await.expect(202);
+        let path = format!("/v1/emails/{}", sent["id"].as_str().unwrap());
+        let shown = stage.get(&tenant.key, &path).await.expect(200);
+        (String::from_utf8(raw(&stage, &tenant, &sent).await).unwrap(), shown["to"].clone())
+    };
+    let (text, to) =
+        send(json!({"to": "Bob <bob@remote.example>", "cc": "c@remote.example", "bcc": "d@remote.example",
+            "reply_to": "help@acme.example"}))
+        .await;
+    assert_eq!(to, json!(["bob@remote.example", "c@remote.example", "d@remote.example"]));
+    for line in ["To: Bob <bob@remote.example>", "Cc: <c@remote.example>", "Reply-To: <help@acme.example>"] {
+        assert!(text.contains(&format!("\r\n{line}\r\n")), "{line}: {text}");
+    }
+    let (text, to) = send(json!({"to": null, "bcc": ["d@remote.example"]})).await;
+    assert_eq!(to, json!(["d@remote.example"]));
+    assert!(text.contains("\r\nTo: undisclosed-recipients:;\r\n") && !text.contains("d@remote"), "{text}");
+    let (text, to) = send(json!({"to": [], "cc": "c@remote.example"})).await;
+    assert_eq!(to, json!(["c@remote.example"]));
+    assert!(!text.contains("\r\nTo:"), "{text}");
+}
+
+#[tokio::test]
+async fn base64_with_line_breaks_is_taken() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let body =
+        email_with(json!({"attachments": [{"filename": "a.txt", "content": "aGVs\r\nbG8g\nd29ybGQ=\n"}]}));
+    let sent = stage.post(&tenant.key, "/v1/emails", body).await.expect(202);
+    let bytes = raw(&stage, &tenant, &sent).await;
+    let message = MessageParser::default().parse(&bytes).unwrap();
+    assert_eq!(message.attachment(0).unwrap().contents(), b"hello world");
+    let body = email_with(json!({"attachments": [{"filename": "a.txt", "content": "aGVs*bG8="}]}));
+    stage.post(&tenant.key, "/v1/emails", body).await.expect_error(422, "validation_failed");
+}
+
+#[tokio::test]
+async fn an_array_is_not_taken_for_an_object() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let fields = json!([
+        "hello@acme.example",
+        ["bob@remote.example"],
+        [],
+        [],
+        [],
+        "s",
+        "t",
+        null,
+        {},
+        [],
+        [],
+        {},
+        null,
+        {},
+        null,
+        null
+    ]);
+    for (path, body) in [
+        ("/v1/emails", fields.clone()),
+        ("/v1/emails/batch", json!([[email()]])),
+        ("/v1/templates", json!(["t", null, "s", "t", null])),
+    ] {
+        stage.post(&tenant.key, path, body).await.expect_error(400, "invalid_json");
+    }
+    let nested = json!({"emails": [fields]});
+    let answer = stage.post(&tenant.key, "/v1/emails/batch", nested).await;
+    assert_eq!(answer.expect_error(422, "validation_failed")["errors"][0]["path"], "emails[0]");
+    let file = email_with(json!({"attachments": [["a.txt", null, "aGVsbG8=", null]]}));
+    let answer = stage.post(&tenant.key, "/v1/emails", file).await;
+    assert_eq!(answer.expect_error(422, "validation_failed")["errors"][0]["path"], "attachments[0]");
+    assert_eq!(count(&stage, &tenant).await, 0);
+}
+
+#[tokio::test]
 async fn a_batch_is_sent_whole_or_not_at_all() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
@@ -277,7 +441,7 @@ async fn a_message_may_have_its_own_lifetime() {
     let tenant = sender(&stage).await;
     let in_hours = |hours: i64| {
         let at = pillarbox::mail::Timestamp::now() + pillarbox::mail::SignedDuration::from_hours(hours);
-        at.round(jiff::Unit::Second).unwrap().to_string()
+        pillarbox::mail::Timestamp::from_second(at.as_second()).unwrap().to_string()
     };
     for wrong in [
         json!({"expires_at": in_hours(-1)}),
@@ -346,7 +510,7 @@ async fn a_scheduled_message_waits_and_says_so() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
     let at = pillarbox::mail::Timestamp::now() + pillarbox::mail::SignedDuration::from_hours(2);
-    let at = at.round(jiff::Unit::Second).unwrap().to_string();
+    let at = pillarbox::mail::Timestamp::from_second(at.as_second()).unwrap().to_string();
     let sent = stage.post(&tenant.key, "/v1/emails", email_with(json!({"send_at": at}))).await.expect(202);
     assert_eq!(sent["send_at"], json!(at));
     let shown =

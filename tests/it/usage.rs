@@ -191,7 +191,10 @@ async fn a_series_has_every_interval_of_its_range_and_invalid_parameters_are_rep
     let path = |query: &str| format!("/v1/tenants/{}/usage/timeseries?{query}", own.id);
     let series = stage.get(&own.key, &path("from=2026-01-30&to=2026-02-02")).await.expect(200);
     let dates: Vec<_> = series["data"].as_array().unwrap().iter().map(|part| part["date"].clone()).collect();
-    assert_eq!(dates, ["2026-01-30T00:00:00Z", "2026-01-31T00:00:00Z", "2026-02-01T00:00:00Z"]);
+    assert_eq!(
+        dates,
+        ["2026-01-30T00:00:00.000000Z", "2026-01-31T00:00:00.000000Z", "2026-02-01T00:00:00.000000Z"]
+    );
     assert_eq!(series["data"][0]["emails_sent"], 0);
     assert_eq!(series["interval"], "day");
     let series = stage.get(&own.key, &path("interval=hour")).await.expect(200);

@@ -1,20 +1,14 @@
 //! Builds an RFC 5322 message: encoded and folded header fields, bodies and attachments in MIME. Pure.
 //!
-//! lettre builds the MIME parts. This module writes addresses, because lettre refuses some that are in use, and line ends,
-//! because lettre moves the rest of the text for each CRLF.
-
-use std::fmt::Write as _;
+//! lettre builds the MIME parts. `header_field` writes the header fields, because lettre refuses addresses that are in use and
+//! writes lines of any length. This module writes line ends, because lettre moves the rest of the text for each CRLF.
 
 use email_encoding::body::Encoding;
-use email_encoding::headers::quoted_string;
-use email_encoding::headers::writer::EmailWriter;
-use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue, Headers};
+use lettre::message::header::{ContentTransferEncoding, ContentType};
 use lettre::message::{Attachment as AttachmentPart, Body, MultiPart, SinglePart};
 
+use super::header_field::{write_mailboxes, write_subject};
 use super::mailbox::Mailbox;
-
-/// Octets after which a line of addresses is folded at the next comma.
-const LINE_OCTETS_WANTED: usize = 50;
 
 /// The parts of a message. [`super::draft`] has validated them.
 #[derive(Debug, Default)]
@@ -33,8 +27,8 @@ pub struct MimeMessage {
     pub text: Option<String>,
     /// The body as HTML.
     pub html: Option<String>,
-    /// Other header fields.
-    pub headers: Vec<(HeaderName, String)>,
+    /// Other header fields as they are sent, each with its CRLF.
+    pub headers: String,
     /// Attachments.
     pub attachments: Vec<Attachment>,
 }
@@ -67,15 +61,16 @@ impl MimeMessage {
             [("From", &from), ("To", &self.to), ("Cc", &self.cc), ("Reply-To", &self.reply_to)]
         {
             if !mailboxes.is_empty() {
-                let _ = write!(header, "{name}: {}\r\n", write_mailboxes(name, mailboxes));
+                header += &write_mailboxes(name, mailboxes);
             }
         }
-        let mut others = Headers::new();
-        others.insert_raw(HeaderValue::new(HeaderName::new_from_ascii_str("Subject"), self.subject));
-        for (name, value) in self.headers {
-            others.insert_raw(HeaderValue::new(name, value));
+        if self.to.is_empty() && self.cc.is_empty() {
+            // Many readers and filters miss a message without recipients (RFC 5322 §3.6.3, an empty group).
+            header += "To: undisclosed-recipients:;\r\n";
         }
-        let _ = write!(header, "{others}MIME-Version: 1.0\r\n");
+        header += &write_subject(&self.subject);
+        header += &self.headers;
+        header += "MIME-Version: 1.0\r\n";
         let mut message = header.into_bytes();
         message.extend(match assemble(self.text, self.html, self.attachments) {
             Part::Single(part) => part.formatted(),
@@ -83,33 +78,6 @@ impl MimeMessage {
         });
         message
     }
-}
-
-/// The value of a field with addresses, folded (RFC 5322 §3.4).
-fn write_mailboxes(field: &str, mailboxes: &[Mailbox]) -> String {
-    let mut value = String::new();
-    let mut writer = EmailWriter::new(&mut value, field.len() + ": ".len(), 0, false);
-    // Writing to a String does not fail.
-    let _ = mailboxes.iter().enumerate().try_for_each(|(place, Mailbox { name, address })| {
-        if place > 0 {
-            writer.write_char(',')?;
-            // A name is not folded, so the line is folded before it.
-            if writer.line_len() > LINE_OCTETS_WANTED {
-                writer.new_line()?;
-            }
-            writer.space();
-        }
-        match name {
-            Some(name) => {
-                quoted_string::encode(name, &mut writer)?;
-                writer.space();
-                writer.folding().write_str(&format!("<{address}>"))
-            }
-            None => writer.folding().write_str(&format!("<{address}>")),
-        }
-    });
-    drop(writer);
-    value
 }
 
 /// RFC 5322 §2.3: CR occurs only before LF. A lone CR becomes a line end.

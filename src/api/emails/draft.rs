@@ -6,13 +6,14 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::fmt::rfc2822;
-use lettre::message::header::{ContentType, HeaderName};
+use lettre::message::header::ContentType;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::compose::{Attachment, MimeMessage};
-use super::mailbox::Mailbox;
+use super::header_field::write_field;
+use super::mailbox::{Mailbox, Mailboxes};
 use crate::api::FieldError;
 use crate::api::json::Checks;
 use crate::api::templates::{Data, Rendered};
@@ -22,9 +23,11 @@ use crate::store::{Annotations, Metadata, TenantSettings};
 
 const SUBJECT_CHARS_MAX: usize = 998;
 const HEADERS_MAX: usize = 50;
+const HEADER_NAME_OCTETS_MAX: usize = 76;
 const HEADER_CHARS_MAX: usize = 4000;
 const ATTACHMENTS_MAX: usize = 50;
 const FILENAME_CHARS_MAX: usize = 255;
+const CONTENT_TYPE_CHARS_MAX: usize = 255;
 const TAGS_MAX: usize = 10;
 const TAG_CHARS_MAX: usize = 64;
 const REPLY_TO_MAX: usize = 10;
@@ -56,30 +59,32 @@ const RESERVED_HEADERS: &[&str] = &[
 pub struct EmailRequest {
     /// Sender: an address of a verified domain of the tenant. The default display name is `from_name` of the tenant.
     pub from: Mailbox,
-    /// Recipients; at least one.
-    pub to: Vec<Mailbox>,
+    /// Recipients: a string, or an array of strings. A message needs at least one in `to`, `cc` or `bcc`.
+    #[serde(default)]
+    pub to: Mailboxes,
     /// Copy recipients.
     #[serde(default)]
-    pub cc: Vec<Mailbox>,
+    pub cc: Mailboxes,
     /// Blind copy recipients.
     #[serde(default)]
-    pub bcc: Vec<Mailbox>,
-    /// Reply-To addresses. Default: `reply_to` of the tenant.
+    pub bcc: Mailboxes,
+    /// Reply-To addresses, at most 10. Default: `reply_to` of the tenant.
     #[serde(default)]
-    pub reply_to: Vec<Mailbox>,
-    /// The subject. Default with a template: that of the template.
+    pub reply_to: Mailboxes,
+    /// The subject, at most 998 characters. Default with a template: that of the template.
     pub subject: Option<String>,
     /// The body as plain text.
     pub text: Option<String>,
     /// The body as HTML.
     pub html: Option<String>,
-    /// Other header fields by their names.
+    /// Other header fields by their names, at most 50 of 4000 characters. Text in other characters than ASCII is encoded. Fields that are not text, like
+    /// `References` and `List-Unsubscribe`, must be ASCII. A word between spaces must fit into a line of 998 octets.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
-    /// Attachments.
+    /// Attachments, at most 50.
     #[serde(default)]
     pub attachments: Vec<AttachmentRequest>,
-    /// Tags, for `GET /v1/emails?tag=`.
+    /// Tags, for `GET /v1/emails?tag=`. At most 10 of 64 characters.
     #[serde(default)]
     pub tags: Vec<String>,
     /// Metadata of the sender; recipients do not see it. At most 50 keys and 8 KiB.
@@ -101,11 +106,11 @@ pub struct EmailRequest {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AttachmentRequest {
-    /// Its name.
+    /// Its name, at most 255 characters.
     pub filename: String,
-    /// Content type. Default: `application/octet-stream`.
+    /// Content type, at most 255 characters. Default: `application/octet-stream`.
     pub content_type: Option<String>,
-    /// Content in base64.
+    /// Content in base64, with or without line breaks.
     pub content: String,
     /// Content-ID, to show the file in the HTML body (`<img src="cid:logo">`).
     pub content_id: Option<String>,
@@ -168,15 +173,15 @@ impl EmailRequest {
         check_tags(&self.tags, &mut checks);
         checks.metadata(&self.metadata);
         self.check_times(terms, &mut checks);
-        let headers = read_headers(std::mem::take(&mut self.headers), &mut checks);
+        let headers = read_headers(&self.headers, &mut checks);
         let attachments = read_attachments(std::mem::take(&mut self.attachments), &mut checks);
         checks.into_result()?;
         let sender = self.from.address.clone();
         let mime = MimeMessage {
             from: Some(Mailbox { name: self.from.name.or_else(|| defaults.from_name.clone()), ..self.from }),
-            to: self.to,
-            cc: self.cc,
-            reply_to: if self.reply_to.is_empty() { default_reply_to(defaults) } else { self.reply_to },
+            to: self.to.0,
+            cc: self.cc.0,
+            reply_to: if self.reply_to.0.is_empty() { default_reply_to(defaults) } else { self.reply_to.0 },
             subject: self.subject.unwrap_or_default(),
             text: self.text,
             html: self.html,
@@ -191,16 +196,18 @@ impl EmailRequest {
     }
 
     fn read_recipients(&self, recipients_max: usize, checks: &mut Checks) -> Vec<Address> {
-        checks.require(!self.to.is_empty(), "to", "required", "a message needs at least one recipient");
-        checks.length(self.reply_to.len(), "reply_to", REPLY_TO_MAX, "addresses");
-        let recipients = distinct(self.to.iter().chain(&self.cc).chain(&self.bcc));
+        checks.length(self.reply_to.0.len(), "reply_to", REPLY_TO_MAX, "addresses");
+        let recipients = self.to.0.iter().chain(&self.cc.0).chain(&self.bcc.0);
+        let has_any = recipients.clone().next().is_some();
+        checks.require(has_any, "to", "required", "a message needs at least one recipient in to, cc or bcc");
+        // Repetitions count: the fields have them too.
         checks.require(
-            recipients.len() <= recipients_max,
+            recipients.clone().count() <= recipients_max,
             "to",
             RefusalCode::TooManyRecipients.as_str(),
             &format!("limit exceeded: {recipients_max} recipients in to, cc and bcc together"),
         );
-        recipients
+        distinct(recipients)
     }
 
     fn check_bodies(&self, checks: &mut Checks) {
@@ -259,11 +266,13 @@ fn check_tags(tags: &[String], checks: &mut Checks) {
     }
 }
 
-fn read_headers(headers: BTreeMap<String, String>, checks: &mut Checks) -> Vec<(HeaderName, String)> {
+/// The other fields as they are written.
+fn read_headers(headers: &BTreeMap<String, String>, checks: &mut Checks) -> String {
     checks.length(headers.len(), "headers", HEADERS_MAX, "fields");
-    let mut read: Vec<(HeaderName, String)> = Vec::new();
-    for (name, value) in headers.into_iter().take(HEADERS_MAX) {
-        let path = format!("headers.{}", crate::api::json::echo(&name));
+    let mut written = String::new();
+    let mut earlier: Vec<&str> = Vec::new();
+    for (name, value) in headers.iter().take(HEADERS_MAX) {
+        let path = format!("headers.{}", crate::api::json::echo(name));
         let is_reserved = RESERVED_HEADERS.iter().any(|reserved| name.eq_ignore_ascii_case(reserved));
         checks.require(
             !is_reserved,
@@ -272,23 +281,30 @@ fn read_headers(headers: BTreeMap<String, String>, checks: &mut Checks) -> Vec<(
             "another request field or the server sets this header field",
         );
         // RFC 5322 §3.6.8.
-        let is_name = name.bytes().all(|octet| matches!(octet, 33..=126) && octet != b':');
-        checks.require(is_name, &path, "invalid", "a header field name is printable ASCII without a colon");
+        let is_name = (1..=HEADER_NAME_OCTETS_MAX).contains(&name.len())
+            && name.bytes().all(|octet| matches!(octet, 33..=126) && octet != b':');
+        checks.require(
+            is_name,
+            &path,
+            "invalid",
+            "a header field name is printable ASCII without a colon, at most 76 characters",
+        );
         checks.length(value.chars().count(), &path, HEADER_CHARS_MAX, "characters");
-        checks.one_line(&value, &path);
-        check_identification(&name, &value, &path, checks);
-        let is_repeated = read.iter().any(|(earlier, _)| earlier.eq_ignore_ascii_case(&name));
+        checks.one_line(value, &path);
+        check_identification(name, value, &path, checks);
+        let is_repeated = earlier.iter().any(|earlier| earlier.eq_ignore_ascii_case(name));
         checks.require(
             !is_repeated,
             &path,
             "duplicate",
             "this header field is given twice; names are case-insensitive",
         );
-        if let Some(name) = checks.read(HeaderName::new_from_ascii(name), &path) {
-            read.push((name, value));
+        earlier.push(name);
+        if let Some(field) = checks.read(write_field(name, value), &path) {
+            written += &field;
         }
     }
-    read
+    written
 }
 
 /// RFC 5322 §3.6.1 and §3.6.4.
@@ -316,6 +332,14 @@ fn read_attachment(file: AttachmentRequest, index: usize, checks: &mut Checks) -
     checks.line(&file.filename, &path("filename"), FILENAME_CHARS_MAX);
     let kind = file.content_type.as_deref().unwrap_or("application/octet-stream");
     let content_type = checks.read(ContentType::parse(kind), &path("content_type"));
+    checks.length(kind.chars().count(), &path("content_type"), CONTENT_TYPE_CHARS_MAX, "characters");
+    // RFC 2231 §4 would encode parameters, but the only one in words is the name of the file.
+    checks.require(
+        kind.is_ascii(),
+        &path("content_type"),
+        "invalid",
+        "this must be ASCII; give the name of the file in filename",
+    );
     // RFC 2046 §5.1, §5.2.1: multipart and message content cannot be encoded in base64.
     let is_leaf =
         !["multipart/", "message/"].iter().any(|class| kind.to_ascii_lowercase().starts_with(class));
@@ -335,7 +359,11 @@ fn read_attachment(file: AttachmentRequest, index: usize, checks: &mut Checks) -
             "this must be printable ASCII without spaces, < and >",
         );
     }
-    let content = checks.read(STANDARD.decode(file.content), &path("content"))?;
+    let mut content = file.content;
+    // RFC 2045 §6.8 breaks lines.
+    content.retain(|c| !matches!(c, '\r' | '\n'));
+    let decoded = STANDARD.decode(content).map_err(|_| "this must be Base64 (RFC 4648 §4), with padding");
+    let content = checks.read(decoded, &path("content"))?;
     Some(Attachment {
         filename: file.filename,
         content_type: content_type?,

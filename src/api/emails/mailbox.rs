@@ -1,7 +1,10 @@
-//! An address with an optional display name: `bob@example.com` or `Bob <bob@example.com>`.
+//! An address with an optional display name: `bob@example.com` or `Bob <bob@example.com>`; one or a list of them.
 
+use std::fmt;
 use std::str::FromStr;
 
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::mail::{Address, AddressError};
@@ -61,10 +64,19 @@ impl FromStr for Mailbox {
     }
 }
 
-fn unquote(name: &str) -> String {
+/// A display name without its quotes.
+pub fn unquote(name: &str) -> String {
     let quoted = name.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     match quoted {
-        Some(inner) => inner.replace("\\\"", "\"").replace("\\\\", "\\"),
+        // RFC 5322 §3.2.1.
+        Some(inner) => {
+            let mut chars = inner.chars();
+            let unescaped = || match chars.next()? {
+                '\\' => Some(chars.next().unwrap_or('\\')),
+                c => Some(c),
+            };
+            std::iter::from_fn(unescaped).collect()
+        }
         None => name.to_owned(),
     }
 }
@@ -73,6 +85,49 @@ impl<'de> Deserialize<'de> for Mailbox {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Mailboxes: one as a string, or any number in an array.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mailboxes(pub Vec<Mailbox>);
+
+impl schemars::JsonSchema for Mailboxes {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Mailboxes".into()
+    }
+
+    fn json_schema(schemas: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let (one, many) = (schemas.subschema_for::<Mailbox>(), schemas.subschema_for::<Vec<Mailbox>>());
+        schemars::json_schema!({ "anyOf": [one, many] })
+    }
+}
+
+impl<'de> Deserialize<'de> for Mailboxes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMany;
+
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = Mailboxes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an array of strings")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Mailboxes, E> {
+                text.parse().map(|mailbox| Mailboxes(vec![mailbox])).map_err(E::custom)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<Mailboxes, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(elements)).map(Mailboxes)
+            }
+        }
+
+        deserializer.deserialize_any(OneOrMany)
     }
 }
 
@@ -90,12 +145,28 @@ mod tests {
             ("\"Doe, Ann\" <a@b.example>", Some("Doe, Ann"), "a@b.example"),
             ("Doe, Ann <a@b.example>", Some("Doe, Ann"), "a@b.example"),
             ("\"a \\\"b\\\" c\" <a@b.example>", Some("a \"b\" c"), "a@b.example"),
+            ("\"a\\, \\\\\" <a@b.example>", Some("a, \\"), "a@b.example"),
             ("Jürgen 🦀 <a@bücher.example>", Some("Jürgen 🦀"), "a@xn--bcher-kva.example"),
             ("\"a@x\" <a..b@docomo.example>", Some("a@x"), "\"a..b\"@docomo.example"),
         ] {
             let mailbox: Mailbox = text.parse().unwrap();
             assert_eq!(mailbox.name.as_deref(), name, "{text}");
             assert_eq!(mailbox.address.to_string(), address, "{text}");
+        }
+    }
+
+    #[test]
+    fn mailboxes_are_one_string_or_an_array() {
+        let (a, b): (Mailbox, Mailbox) = ("A <a@b.example>".parse().unwrap(), "b@b.example".parse().unwrap());
+        for (text, expected) in [
+            (r#""A <a@b.example>""#, vec![a.clone()]),
+            (r#"["A <a@b.example>","b@b.example"]"#, vec![a, b]),
+            ("[]", vec![]),
+        ] {
+            assert_eq!(serde_json::from_str::<Mailboxes>(text).unwrap(), Mailboxes(expected), "{text}");
+        }
+        for text in ["1", "null", "{}", "[1]", r#""a""#, r#"["a@b.example", ["b@b.example"]]"#] {
+            assert!(serde_json::from_str::<Mailboxes>(text).is_err(), "{text}");
         }
     }
 

@@ -1,20 +1,24 @@
-//! Messages. `send` accepts them: `draft` validates a message, `compose` builds the MIME message, and `batch` composes all
+//! Messages. `send` accepts them: `draft` validates a message, `compose` builds the MIME message with the
+//! fields that `header_field` writes, and `batch` composes all
 //! messages of a request. `timeline` and `raw` show a message. `retry_cancel` retries or cancels its deliveries.
 
 mod batch;
 mod compose;
 mod draft;
+mod header_field;
 mod mailbox;
 mod raw;
 mod retry_cancel;
 mod send;
 mod timeline;
 
+use std::convert::Infallible;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::mail::{Address, DomainName, ReversePath, Timestamp};
+use crate::mail::{Address, AddressError, DomainName, ReversePath, Timestamp};
 use crate::model::{BounceClass, DeliveryId, DeliveryState, Environment, KeyId, MessageId, Scope, TenantId};
 use crate::store::{Delivery, Journal, Message, MessageFilter, MessageSummary, Metadata};
 
@@ -207,6 +211,16 @@ async fn find(call: &RequestContext) -> Result<Message> {
     found.ok_or_else(|| ApiError::not_found("email"))
 }
 
+/// `<>` is the null reverse path, as in SMTP.
+fn read_reverse_path(text: &str) -> std::result::Result<ReversePath, AddressError> {
+    ReversePath::parse(if text == "<>" { "" } else { text })
+}
+
+/// A Message-ID with or without its angle brackets.
+fn read_message_id(text: &str) -> std::result::Result<String, Infallible> {
+    Ok(text.trim_matches(['<', '>']).to_owned())
+}
+
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<MessageId>();
@@ -215,11 +229,11 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
         tenant_id,
         environment: query.value("environment"),
         state: query.value("status"),
-        to: query.value("to"),
-        from: query.value_by("from", ReversePath::parse),
+        to: query.value_with_plus("to", Address::parse),
+        from: query.value_with_plus("from", read_reverse_path),
         subject: query.value("subject"),
         tag: query.text("tag").map(str::to_owned),
-        header_message_id: query.text("message_id").map(|id| id.trim_matches(['<', '>']).to_owned()),
+        header_message_id: query.value_with_plus("message_id", read_message_id),
     };
     query.finish()?;
     let page = call.store().list_messages(filter, request).await?;

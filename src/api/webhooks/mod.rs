@@ -224,8 +224,8 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<WebhookId>();
-    let filter =
-        WebhookFilter { tenant_id, status: call.query.value("status"), url: call.query.value("url") };
+    let url = call.query.value_with_plus("url", str::parse::<String>);
+    let filter = WebhookFilter { tenant_id, status: call.query.value("status"), url };
     call.query.finish()?;
     let page = call.store().list_webhooks(filter, request.clone()).await?;
     let view = |webhook| WebhookView::new(webhook, call.now);

@@ -49,7 +49,7 @@ impl TlsSessionCounts {
         policy: TlsPolicyType,
         failure: Option<TlsFailure>,
     ) {
-        let day = TimeZone::UTC.to_datetime(self.clock.now()).date();
+        let day = self.clock.now().to_zoned(TimeZone::UTC).date();
         let key = CounterKey { day, domain: domain.clone(), policy, mx_host: mx_host.to_owned(), failure };
         self.add(key, 1);
     }

@@ -190,7 +190,9 @@ pub(super) async fn usage_stands_in_the_hour_and_the_day_of_its_time<H: Harness>
         let found = found.unwrap().into_iter();
         found.map(|usage| (usage.start.to_string(), usage.counts.api_requests)).collect::<Vec<_>>()
     };
-    let expect = |rows: &[(&str, u64)]| rows.iter().map(|(at, n)| (at.to_string(), *n)).collect::<Vec<_>>();
+    let expect = |rows: &[(&str, u64)]| {
+        rows.iter().map(|(at, n)| (Timestamp::to_string(&at.parse().unwrap()), *n)).collect::<Vec<_>>()
+    };
     let (hour, day) = (UsageInterval::Hour, UsageInterval::Day);
     assert_eq!(
         read(day, "2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z").await,
