@@ -189,7 +189,7 @@ async fn the_strongest_mechanism_of_our_own_server_is_used_and_succeeds() {
     dns.mx("b.test", &[(10, "mx.b.test")]);
     dns.addresses("mx.b.test", &[mx.address.ip()]);
     dns.addresses("relay.test", &["127.0.0.1".parse().unwrap()]);
-    let outer = TestServer::start(&dns, mx.address.port()).await;
+    let outer = TestServer::start_with(&dns, mx.address.port(), |config| config.smtp.scram_plus = true).await;
     let there = outer.create_account("acme.test").await;
     let (_a, ca) = write("ca.pem", &outer.certificate_pem());
     let inner = TestServer::start_with(&dns, 1, |config| config.relay.ca_file = Some(ca)).await;
