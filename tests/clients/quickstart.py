@@ -60,7 +60,7 @@ def read_until(process, part):
 def split_recipes(printed):
     """Returns the printed scripts by the comment above each."""
     start = printed.index("Paste one of these:")
-    end = printed.index("A first message")
+    end = printed.index("The first message")
     parts = re.split(r"^# (.*)\n", printed[start:end], flags=re.M)
     return dict(zip(parts[1::2], parts[2::2]))
 
