@@ -57,9 +57,8 @@ mod tests {
 
     use crate::api::json;
 
-    #[derive(Debug, Default, Deserialize)]
+    #[derive(Debug, Default, PartialEq, Deserialize)]
     #[serde(default, deny_unknown_fields)]
-    #[allow(dead_code, reason = "it is read, not used")]
     struct Body {
         flag: bool,
         port: u16,

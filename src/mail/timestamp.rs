@@ -1,4 +1,4 @@
-//! A moment, in microseconds: the precision of the store. Each moment has one text, whoever writes it.
+//! A time in microseconds, the precision of the store. Every module writes the same time as the same text.
 
 use std::fmt;
 use std::ops::{Add, AddAssign, Sub, SubAssign};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, TimestampArithmetic, Zoned};
 
-/// A moment. Display has the form of RFC 3339 in UTC with six digits after the second.
+/// A point in time. `Display` writes RFC 3339 in UTC with six digits after the second.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Timestamp(jiff::Timestamp);
 
@@ -18,24 +18,24 @@ pub struct Timestamp(jiff::Timestamp);
 pub struct TimestampError;
 
 impl Timestamp {
-    /// 1970.
+    /// 1970-01-01T00:00:00Z.
     pub const UNIX_EPOCH: Self = Self(jiff::Timestamp::UNIX_EPOCH);
-    /// Before every other one.
+    /// The earliest time.
     pub const MIN: Self = Self(jiff::Timestamp::MIN);
-    /// After every other one: the last second that microseconds can count.
+    /// The latest time: the last second that microseconds can express.
     pub const MAX: Self = Self(jiff::Timestamp::constant(253_402_207_200, 0));
 
-    /// So many seconds after 1970.
+    /// The time this many seconds after 1970. Fails outside of the range.
     pub fn from_second(second: i64) -> Result<Self, jiff::Error> {
         jiff::Timestamp::from_second(second).map(Self)
     }
 
-    /// So many milliseconds after 1970.
+    /// The time this many milliseconds after 1970. Fails outside of the range.
     pub fn from_millisecond(millisecond: i64) -> Result<Self, jiff::Error> {
         jiff::Timestamp::from_millisecond(millisecond).map(Self)
     }
 
-    /// So many microseconds after 1970.
+    /// The time this many microseconds after 1970. Fails outside of the range.
     pub fn from_microsecond(microsecond: i64) -> Result<Self, jiff::Error> {
         jiff::Timestamp::from_microsecond(microsecond).map(Self)
     }

@@ -603,7 +603,7 @@ async fn a_data_directory_that_lost_its_database_is_refused_and_left_as_it_is() 
     std::fs::write(&database, "").unwrap();
     refused(Access::Serve);
     assert_eq!(std::fs::metadata(&database).unwrap().len(), 0);
-    // Each of them alone tells it, and what is in bodies is still there.
+    // Each of these files alone prevents a new database, and the bodies stay.
     let hidden = dir.path().join("hidden");
     std::fs::rename(&bodies, &hidden).unwrap();
     assert!(!refused(Access::Serve).contains("bodies"));
@@ -663,7 +663,7 @@ async fn content_that_was_cut_or_altered_is_an_event_and_is_not_handed_out() {
         let events = bed.store.message_events(id, None, 100).await.unwrap();
         let events: Vec<_> =
             events.items.iter().filter(|event| event.kind == EventKind::MessageContentDamaged).collect();
-        assert_eq!(events.len(), 1, "each try finds it, and it is told once");
+        assert_eq!(events.len(), 1, "every attempt finds the damage, and one event reports it");
         assert_eq!(events[0].tenant_id, Some(tenant));
     }
 }
