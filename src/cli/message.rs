@@ -73,9 +73,14 @@ struct Filter {
     /// Only messages of this tenant (slug or id)
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
-    /// Only messages with a recipient in this state: queued, deferred, delivered, bounced, expired or cancelled
+    /// Only messages with this status: queued, deferred, delivered, bounced, expired or cancelled
+    ///
+    /// The status of a message with several recipients is queued or deferred while one of them waits, then the worst.
     #[arg(long)]
     status: Option<String>,
+    /// Only messages with at least one recipient in this state, whatever the status of the message is
+    #[arg(long, value_name = "STATUS")]
+    delivery_status: Option<String>,
     /// Only messages to this recipient
     #[arg(long, value_name = "ADDRESS")]
     to: Option<String>,
@@ -176,6 +181,7 @@ impl Filter {
         let since = since.context("--since is too long")?;
         let given = [
             ("status", self.status),
+            ("delivery_status", self.delivery_status),
             ("to", self.to),
             ("from", self.from),
             ("tag", self.tag),

@@ -477,4 +477,30 @@ impl DeliveryState {
     pub fn is_open(self) -> bool {
         matches!(self, Self::Queued | Self::Deferred)
     }
+
+    /// The status of a message with deliveries in these states: an open state while a delivery is open, then the worst
+    /// final state.
+    pub fn combine(states: &[Self]) -> Self {
+        let order = [Self::Queued, Self::Deferred, Self::Bounced, Self::Expired, Self::Cancelled];
+        order.into_iter().find(|state| states.contains(state)).unwrap_or(Self::Delivered)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DeliveryState::{self, Bounced, Cancelled, Deferred, Delivered, Expired, Queued};
+
+    #[test]
+    fn the_status_of_a_message_combines_the_states_of_its_deliveries() {
+        for (states, expected) in [
+            (&[Delivered, Delivered][..], Delivered),
+            (&[Delivered, Queued, Bounced], Queued),
+            (&[Delivered, Deferred, Bounced], Deferred),
+            (&[Delivered, Bounced, Expired], Bounced),
+            (&[Delivered, Expired], Expired),
+            (&[Delivered, Cancelled], Cancelled),
+        ] {
+            assert_eq!(DeliveryState::combine(states), expected, "{states:?}");
+        }
+    }
 }

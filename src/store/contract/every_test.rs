@@ -60,6 +60,8 @@ macro_rules! run_on {
                     words_of_a_subject_are_found_without_case_and_accents_and_the_last_by_its_beginning,
                     every_combination_finds_what_it_means_in_pages_up_and_down,
                     a_message_is_listed_once_however_many_of_its_deliveries_are_meant,
+                    a_list_by_status_has_each_message_under_the_status_that_it_shows,
+                    a_list_by_status_shows_no_other_status_while_deliveries_end,
                     messages_are_found_by_the_microsecond_they_were_accepted_at,
                     a_message_of_many_recipients_is_found_by_each_and_makes_a_round_of_its_own,
                     a_list_of_a_tenant_tells_of_no_message_of_another,

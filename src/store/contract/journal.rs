@@ -171,13 +171,13 @@ pub(super) async fn messages_are_found_by_what_people_know_of_them<H: Harness>()
     assert_eq!(found(&bed, of(None)).await, [theirs_id, queued_id, bounced_id]);
     assert_eq!(found(&bed, of(Some(a))).await, [queued_id, bounced_id]);
     for scope in [None, Some(a)] {
-        let in_state = |state| MessageFilter { state: Some(state), ..of(scope) };
+        let in_state = |state| MessageFilter { delivery_state: Some(state), ..of(scope) };
         assert_eq!(found(&bed, in_state(DeliveryState::Bounced)).await, [bounced_id]);
         assert_eq!(found(&bed, in_state(DeliveryState::Delivered)).await, [bounced_id]);
         assert_eq!(found(&bed, in_state(DeliveryState::Expired)).await, []);
     }
     assert_eq!(
-        found(&bed, MessageFilter { state: Some(DeliveryState::Queued), ..of(Some(a)) }).await,
+        found(&bed, MessageFilter { status: Some(DeliveryState::Queued), ..of(Some(a)) }).await,
         [queued_id]
     );
     let to = |text| MessageFilter { to: Some(address(text)), ..of(Some(a)) };

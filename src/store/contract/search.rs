@@ -133,7 +133,7 @@ pub(super) async fn every_combination_finds_what_it_means_in_pages_up_and_down<H
             to: to[choice / 2 % 3].clone(),
             from: from[choice / 6 % 2].clone(),
             subject: subject[choice / 12 % 3].clone(),
-            state: state[choice / 36],
+            status: state[choice / 36],
             ..MessageFilter::default()
         };
         let number = |message: &Message| all.iter().position(|one| one.id == message.id).unwrap();
@@ -146,7 +146,7 @@ pub(super) async fn every_combination_finds_what_it_means_in_pages_up_and_down<H
                 filter.to.as_ref().is_none_or(|to| (to.to_string() == "y@two.example") == is_fifth)
             })
             .filter(|message| choice / 12 % 3 != 2 || number(message) % 3 == 2)
-            .filter(|message| filter.state.is_none_or(|state| states[&message.id] == state))
+            .filter(|message| filter.status.is_none_or(|state| states[&message.id] == state))
             .map(|message| message.id)
             .collect();
         expected.reverse();
@@ -163,7 +163,7 @@ pub(super) async fn a_message_is_listed_once_however_many_of_its_deliveries_are_
     for _ in 0..3 {
         expected.insert(0, bed.enqueue(tenant, &["x@one.example", "y@one.example"]).await.message.id);
     }
-    let in_state = |state, tenant_id| MessageFilter { state: Some(state), ..of(tenant_id) };
+    let in_state = |state, tenant_id| MessageFilter { delivery_state: Some(state), ..of(tenant_id) };
     for scope in [None, Some(tenant)] {
         let found = walk(&bed, &in_state(DeliveryState::Queued, scope), 2, false).await;
         assert_eq!(found, expected);
@@ -176,6 +176,109 @@ pub(super) async fn a_message_is_listed_once_however_many_of_its_deliveries_are_
             assert_eq!(found, expected);
         }
     }
+}
+
+/// Lists by every status and through every source of candidates, and checks the status of all that is listed.
+async fn list_by_status(bed: &TestBed<impl Harness>, source: &MessageFilter) -> Vec<MessageId> {
+    let mut listed = Vec::new();
+    for status in DeliveryState::ALL {
+        let filter = MessageFilter { status: Some(*status), ..source.clone() };
+        let found = bed.store.list_messages(filter.clone(), page(100)).await.unwrap().items;
+        for summary in found {
+            assert_eq!(DeliveryState::combine(&summary.states), *status, "{filter:?} lists {summary:?}");
+            listed.push(summary.message.id);
+        }
+    }
+    listed.sort();
+    listed
+}
+
+const RECIPIENTS: [&str; 2] = ["x@one.example", "y@one.example"];
+
+pub(super) async fn a_list_by_status_has_each_message_under_the_status_that_it_shows<H: Harness>() {
+    use DeliveryState::{Bounced, Cancelled, Deferred, Delivered, Expired, Queued};
+    let bed = TestBed::<H>::without_hand_over().await;
+    let tenant = bed.tenant("a").await.id;
+    // Fewer than one page looks at, more than are few.
+    let states = [Deferred, Delivered, Bounced, Expired, Cancelled, Queued];
+    let mut pairs = Vec::new();
+    for pair in (0..18).map(|number| [states[number % 6], states[(number + number / 6) % 6]]) {
+        let subject = Some("about many".to_owned());
+        let mut new = new_message(tenant, &RECIPIENTS, "body");
+        new.message.subject = subject;
+        bed.store.enqueue(new.clone()).await.unwrap();
+        pairs.push((new.message.id, pair));
+    }
+    let batches = bed.claim(later(0)).await.batches;
+    let mut records = outcomes(&batches, Delivered);
+    for record in &mut records.records {
+        let (_, pair) = pairs.iter().find(|(id, _)| *id == record.message_id).unwrap();
+        let batch = batches.iter().find(|batch| batch.message.id == record.message_id).unwrap();
+        let first = batch
+            .deliveries
+            .iter()
+            .any(|d| d.id == record.delivery_id && d.recipient == address(RECIPIENTS[0]));
+        record.state = pair[usize::from(!first)];
+        record.next_attempt_at = record.state.is_open().then(|| later(3600));
+    }
+    records.records.retain(|record| record.state != Queued);
+    bed.store.record(records).await.unwrap();
+    let mut all: Vec<_> = pairs.iter().map(|(id, _)| *id).collect();
+    all.sort();
+    let to = MessageFilter { to: Some(address(RECIPIENTS[1])), ..of(None) };
+    for source in [of(None), of(Some(tenant)), words("many"), to] {
+        assert_eq!(list_by_status(&bed, &source).await, all, "{source:?}");
+        for status in states {
+            let filter = MessageFilter { delivery_state: Some(status), ..source.clone() };
+            let mut expected: Vec<_> =
+                pairs.iter().filter(|(_, pair)| pair.contains(&status)).map(|(id, _)| *id).collect();
+            expected.reverse();
+            assert_eq!(walk(&bed, &filter, 100, false).await, expected, "{filter:?}");
+            let both = MessageFilter { status: Some(Bounced), ..filter };
+            expected.retain(|id| {
+                let pair = pairs.iter().find(|(one, _)| one == id).unwrap().1;
+                DeliveryState::combine(&pair) == Bounced
+            });
+            assert_eq!(walk(&bed, &both, 100, false).await, expected, "{both:?}");
+        }
+    }
+}
+
+pub(super) async fn a_list_by_status_shows_no_other_status_while_deliveries_end<H: Harness>() {
+    let bed = TestBed::<H>::without_hand_over().await;
+    let tenant = bed.tenant("a").await.id;
+    for _ in 0..20 {
+        bed.enqueue(tenant, &RECIPIENTS).await;
+    }
+    let batches = bed.claim(later(0)).await.batches;
+    let mut rounds = Vec::new();
+    for batch in &batches {
+        for (delivery, state) in
+            batch.deliveries.iter().zip([DeliveryState::Bounced, DeliveryState::Delivered])
+        {
+            let record = outcome(tenant, delivery, state);
+            rounds.push(RecordBatch { records: vec![record], report: None });
+        }
+    }
+    let ended = async {
+        for round in rounds {
+            bed.store.record(round).await.unwrap();
+        }
+    };
+    let lists = async {
+        loop {
+            for source in
+                [of(None), of(Some(tenant)), MessageFilter { to: Some(address(RECIPIENTS[1])), ..of(None) }]
+            {
+                list_by_status(&bed, &source).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = ended => {}
+        () = lists => {}
+    }
+    assert_eq!(list_by_status(&bed, &of(None)).await.len(), 20);
 }
 
 pub(super) async fn messages_are_found_by_the_microsecond_they_were_accepted_at<H: Harness>() {
@@ -243,7 +346,7 @@ pub(super) async fn a_list_of_a_tenant_tells_of_no_message_of_another<H: Harness
     let delivered = Some(DeliveryState::Delivered);
     let to = MessageFilter { to: Some(address("x@one.example")), ..of(Some(a)) };
     for filter in
-        [MessageFilter { state: delivered, ..to }, MessageFilter { state: delivered, ..of(Some(a)) }]
+        [MessageFilter { status: delivered, ..to }, MessageFilter { status: delivered, ..of(Some(a)) }]
     {
         let mut request = PageRequest { limit: 10, ..PageRequest::default() };
         let mut pages = 0;

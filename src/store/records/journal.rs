@@ -135,8 +135,10 @@ pub struct Rejection {
 pub struct MessageFilter {
     pub tenant_id: Option<TenantId>,
     pub environment: Option<Environment>,
-    /// Messages with at least one delivery in this state.
-    pub state: Option<DeliveryState>,
+    /// The combined state of all deliveries ([`DeliveryState::combine`]).
+    pub status: Option<DeliveryState>,
+    /// The state of at least one delivery.
+    pub delivery_state: Option<DeliveryState>,
     /// A recipient, exactly, in wire form.
     pub to: Option<Address>,
     /// The reverse path, exactly.

@@ -54,6 +54,12 @@ pub(super) fn states(connection: &Connection, message: MessageId) -> Result<Vec<
     Ok(states.collect::<rusqlite::Result<_>>()?)
 }
 
+/// The status of a message.
+pub(super) fn status(connection: &Connection, message: MessageId) -> Result<DeliveryState> {
+    let states: Vec<_> = states(connection, message)?.into_iter().map(|(state, _)| state).collect();
+    Ok(DeliveryState::combine(&states))
+}
+
 pub(super) fn attempts(
     connection: &Connection,
     message: MessageId,

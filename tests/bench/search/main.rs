@@ -184,7 +184,7 @@ fn filters(tenants: &[TenantId]) -> Vec<(&'static str, MessageFilter)> {
         ("tag", MessageFilter { tag: Some("campaign-42".into()), ..all() }),
         (
             "tag and status bounced, tenant",
-            MessageFilter { tag: Some("campaign-42".into()), state: Some(in_state), ..large() },
+            MessageFilter { tag: Some("campaign-42".into()), status: Some(in_state), ..large() },
         ),
         ("environment test", MessageFilter { environment: Some(Environment::Test), ..all() }),
         ("subject, one in a million", MessageFilter { subject: subject("777"), ..all() }),
@@ -195,24 +195,24 @@ fn filters(tenants: &[TenantId]) -> Vec<(&'static str, MessageFilter)> {
         ("subject, beginning of a word", MessageFilter { subject: subject("customer inv"), ..all() }),
         ("subject, one letter", MessageFilter { subject: subject("i"), ..all() }),
         ("subject, one digit", MessageFilter { subject: subject("1"), ..all() }),
-        ("status delivered", MessageFilter { state: Some(DeliveryState::Delivered), ..all() }),
-        ("status queued", MessageFilter { state: Some(DeliveryState::Queued), ..all() }),
-        ("status queued, tenant", MessageFilter { state: Some(DeliveryState::Queued), ..small() }),
-        ("status bounced", MessageFilter { state: Some(in_state), ..all() }),
-        ("status bounced, tenant", MessageFilter { state: Some(in_state), ..small() }),
-        ("status expired", MessageFilter { state: Some(DeliveryState::Expired), ..all() }),
-        ("status cancelled, none", MessageFilter { state: Some(DeliveryState::Cancelled), ..large() }),
+        ("status delivered", MessageFilter { status: Some(DeliveryState::Delivered), ..all() }),
+        ("status queued", MessageFilter { status: Some(DeliveryState::Queued), ..all() }),
+        ("status queued, tenant", MessageFilter { status: Some(DeliveryState::Queued), ..small() }),
+        ("status bounced", MessageFilter { status: Some(in_state), ..all() }),
+        ("status bounced, tenant", MessageFilter { status: Some(in_state), ..small() }),
+        ("status expired", MessageFilter { status: Some(DeliveryState::Expired), ..all() }),
+        ("status cancelled, none", MessageFilter { status: Some(DeliveryState::Cancelled), ..large() }),
         (
             "from and subject, tenant",
             MessageFilter { from: from(common), subject: subject("invoice"), ..large() },
         ),
-        ("from and status bounced", MessageFilter { from: from(common), state: Some(in_state), ..all() }),
+        ("from and status bounced", MessageFilter { from: from(common), status: Some(in_state), ..all() }),
         (
             "from, subject and status expired, tenant",
             MessageFilter {
                 from: from(common),
                 subject: subject("order"),
-                state: Some(DeliveryState::Expired),
+                status: Some(DeliveryState::Expired),
                 ..large()
             },
         ),
@@ -222,7 +222,7 @@ fn filters(tenants: &[TenantId]) -> Vec<(&'static str, MessageFilter)> {
         ),
         (
             "to and status bounced, tenant",
-            MessageFilter { to: to(archive), state: Some(in_state), ..large() },
+            MessageFilter { to: to(archive), status: Some(in_state), ..large() },
         ),
         (
             "to and from that never meet",
@@ -234,7 +234,7 @@ fn filters(tenants: &[TenantId]) -> Vec<(&'static str, MessageFilter)> {
         ),
         (
             "subject and status delivered behind a backlog",
-            MessageFilter { subject: subject("invoice"), state: Some(DeliveryState::Delivered), ..all() },
+            MessageFilter { subject: subject("invoice"), status: Some(DeliveryState::Delivered), ..all() },
         ),
     ]
 }

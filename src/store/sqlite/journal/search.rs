@@ -8,8 +8,8 @@ use rusqlite::{Connection, params, params_from_iter};
 use super::index::{self, SubjectMatch};
 use crate::model::{DeliveryState, MessageId};
 use crate::store::sqlite::keyset::{PAGE_OBJECTS_MAX, Range};
-use crate::store::sqlite::message_rows;
 use crate::store::sqlite::sql_types::{sql_limit, us};
+use crate::store::sqlite::{delivery_rows, message_rows};
 use crate::store::{Message, MessageFilter, MessagePage, PageRequest, Result};
 
 /// Maximum of messages that one page examines.
@@ -26,6 +26,8 @@ pub(super) fn list(
     filter: &MessageFilter,
     page: &PageRequest,
 ) -> Result<MessagePage> {
+    // One snapshot for all statements: the states that are compared are those that the page shows.
+    let _snapshot = connection.unchecked_transaction()?;
     let search = Search { connection, filter, page, range: Range::of(MessageId::PREFIX, page) };
     let source = search.source()?;
     let mut found = search.collect(&source)?;
@@ -47,6 +49,7 @@ struct Source {
 enum SourceKind {
     /// All messages, or all messages of the tenant.
     Messages,
+    /// Messages with a delivery in [`Search::required_state`].
     State,
     Index,
 }
@@ -65,7 +68,7 @@ impl Search<'_> {
             Some(source) if self.has_few(&source.sql, &source.parameters)? => return Ok(source),
             troubles => troubles,
         };
-        if self.filter.state == Some(DeliveryState::Queued)
+        if self.required_state() == Some(DeliveryState::Queued)
             && let Some(source) = self.waiting()?
         {
             return Ok(source);
@@ -78,6 +81,11 @@ impl Search<'_> {
             (None, Some(tenant)) => self.messages("tenant_id = ?3", vec![tenant.to_string().into()]),
             (None, None) => self.messages("TRUE", vec![]),
         })
+    }
+
+    /// A state that at least one delivery of each found message has.
+    fn required_state(&self) -> Option<DeliveryState> {
+        self.filter.delivery_state.or(self.filter.status)
     }
 
     fn messages(&self, condition: &str, values: Vec<Value>) -> Source {
@@ -105,10 +113,10 @@ impl Search<'_> {
 
     /// Deliveries in a rare state: nearly all are queued or delivered.
     fn in_trouble(&self) -> Option<Source> {
-        let state = self
-            .filter
-            .state
-            .filter(|state| !matches!(state, DeliveryState::Queued | DeliveryState::Delivered))?;
+        let state = self.required_state()?;
+        if matches!(state, DeliveryState::Queued | DeliveryState::Delivered) {
+            return None;
+        }
         // The query must contain the condition of the partial index.
         let condition =
             format!("state = '{}' AND state <> 'queued' AND state <> 'delivered'", state.as_str());
@@ -202,17 +210,22 @@ impl Search<'_> {
         words: Option<&SubjectMatch>,
         id: MessageId,
     ) -> Result<Option<Message>> {
-        let MessageFilter { to, state, .. } = self.filter;
+        let MessageFilter { to, status, delivery_state, .. } = self.filter;
         if let Some(to) = to
             && !self.connection.prepare_cached(HAS_RECIPIENT)?.exists(params![id, to])?
         {
             return Ok(None);
         }
-        if let Some(state) = state.filter(|_| source != SourceKind::State) {
+        if let Some(state) = delivery_state.filter(|_| source != SourceKind::State) {
             let sql = "SELECT 1 FROM delivery WHERE message_id = ?1 AND state = ?2";
             if !self.connection.prepare_cached(sql)?.exists(params![id, state])? {
                 return Ok(None);
             }
+        }
+        if let Some(status) = *status
+            && delivery_rows::status(self.connection, id)? != status
+        {
+            return Ok(None);
         }
         let Some(message) = message_rows::find(self.connection, id)? else { return Ok(None) };
         if !self.is_meant(&message) {
@@ -258,8 +271,8 @@ mod tests {
         for (filter, index) in [
             (all(), "SEARCH message USING PRIMARY KEY"),
             (MessageFilter { tenant_id, ..all() }, "message_by_tenant"),
-            (MessageFilter { tenant_id, state: bounced, ..all() }, "delivery_in_trouble "),
-            (MessageFilter { state: bounced, ..all() }, "delivery_in_trouble_anywhere"),
+            (MessageFilter { tenant_id, status: bounced, ..all() }, "delivery_in_trouble "),
+            (MessageFilter { delivery_state: bounced, ..all() }, "delivery_in_trouble_anywhere"),
             (MessageFilter { to: Some(address("x@one.example")), ..all() }, "VIRTUAL TABLE INDEX"),
             (MessageFilter { header_message_id: Some("1@x".into()), ..all() }, "VIRTUAL TABLE INDEX"),
         ] {
