@@ -1,9 +1,7 @@
 //! Claimed batches and slots of destination queues in the hands of the relay. Dropping one returns it through a channel,
 //! without a lock.
 
-use std::sync::Arc;
-
-use tokio::sync::mpsc::UnboundedSender;
+use std::sync::{Arc, mpsc};
 
 use super::queue_key::{QueueKey, RouteDecision};
 use crate::model::{DeliveryId, TenantId};
@@ -21,7 +19,7 @@ pub(super) struct GivenBack {
 /// Returns claims to the queue manager.
 #[derive(Clone)]
 pub(super) struct Releaser {
-    pub(super) sender: UnboundedSender<GivenBack>,
+    pub(super) sender: mpsc::Sender<GivenBack>,
     pub(super) feed: Arc<SpoolFeed>,
 }
 
@@ -89,7 +87,7 @@ pub struct Slot {
     pub queue_key: QueueKey,
     /// The tenant.
     pub holder: TenantId,
-    pub(super) freed: UnboundedSender<(QueueKey, TenantId)>,
+    pub(super) freed: mpsc::Sender<(QueueKey, TenantId)>,
 }
 
 impl Drop for Slot {

@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use super::claim::{Claim, GivenBack, Releaser};
 use super::claim_pass::{ClaimLimits, ClaimPass, Claimed};
@@ -33,7 +33,7 @@ pub struct QueueManager {
     state: Mutex<State>,
     releaser: Releaser,
     dispatch: Mutex<Dispatch>,
-    pub(super) freed: mpsc::UnboundedSender<(QueueKey, TenantId)>,
+    pub(super) freed: mpsc::Sender<(QueueKey, TenantId)>,
     pub(super) lookups: SiteResolution,
     sites: Sites,
     wait_reasons: WaitRegistry,
@@ -45,14 +45,16 @@ pub struct QueueManager {
     pass: tokio::sync::Mutex<()>,
 }
 
+/// Nobody awaits the channels of this module. They are the standard library's, because `try_recv` of tokio's parks the thread
+/// while another thread sends, and can consume the wake-up of a `Runtime::block_on` on this thread.
 struct State {
     table: ClaimTable,
-    given_back: mpsc::UnboundedReceiver<GivenBack>,
+    given_back: mpsc::Receiver<GivenBack>,
 }
 
 struct Dispatch {
     dispatcher: Dispatcher,
-    freed: mpsc::UnboundedReceiver<(QueueKey, TenantId)>,
+    freed: mpsc::Receiver<(QueueKey, TenantId)>,
 }
 
 /// Numbers of deliveries in the queue.
@@ -99,8 +101,8 @@ impl DerefMut for Dispatching<'_> {
 impl QueueManager {
     /// Creates the only reader of the store's feed.
     pub fn new(store: Arc<Store>, config: &config::Relay, clock: Clock, rng: Rng) -> Self {
-        let (sender, given_back) = mpsc::unbounded_channel();
-        let (freed, free_slots) = mpsc::unbounded_channel();
+        let (sender, given_back) = mpsc::channel();
+        let (freed, free_slots) = mpsc::channel();
         let feed = store.feed();
         let sites = Sites::new(config, clock.clone());
         let dispatcher = Dispatcher::new(config.connections_max, sites.default_rule().clone());
