@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mail::Timestamp;
 use crate::model::{DomainId, Environment, KeyId, KeySecret, RefusalCode, Scope, TenantId};
-use crate::store::{Directory, Key, KeyFilter, KeyPatch, NewKey};
+use crate::store::{DEFAULT_TENANT, Directory, Key, KeyFilter, KeyPatch, NewKey};
 
 use super::json::{Checks, nullable};
 use super::{Access, ApiError, ApiResponse, List, Operation, RequestContext, Resource, Result};
@@ -66,7 +66,7 @@ pub struct Create {
     environment: Option<Environment>,
     /// Scopes: at least one for a tenant key, absent for a platform key.
     scopes: Option<Vec<Scope>>,
-    /// Domains that the key may send from. Empty means all domains of the tenant.
+    /// Domains that the key may send from; for a platform key, domains of the tenant `default`. Empty means all domains.
     allowed_domain_ids: Option<Vec<DomainId>>,
     /// Networks or addresses from which the key may be used. Empty means all.
     allowed_cidrs: Option<Vec<String>>,
@@ -325,8 +325,6 @@ fn check_rights(rights: &Rights, tenant_id: Option<TenantId>, now: Timestamp, ch
         None => {
             let is_right = rights.scopes.as_ref().is_none_or(|s| s.is_empty() || s.len() == Scope::ALL.len());
             checks.require(is_right, "scopes", "invalid", "omit this: a platform key has all scopes");
-            let message = "omit this or give a tenant_id: a platform key has no domains";
-            checks.require(domain_ids.is_empty(), "allowed_domain_ids", "invalid", message);
         }
     }
     checks.length(domain_ids.len(), "allowed_domain_ids", RESTRICTIONS_MAX, "domains");
@@ -345,7 +343,7 @@ fn is_bound_by(caller: &Key, owner: Option<TenantId>) -> bool {
     caller.tenant_id == owner
 }
 
-/// Checks that the caller has every right that it gives to a key of this owner. A platform key has all scopes and domains.
+/// Checks that the caller has every right that it gives to a key of this owner. A platform key has all scopes.
 fn check_within(caller: &Key, owner: Option<TenantId>, rights: &Rights) -> Result<()> {
     if caller.tenant_id.is_some()
         && let Some(scope) = rights.scopes.iter().flatten().find(|scope| !caller.scopes.contains(scope))
@@ -382,11 +380,17 @@ fn check_within(caller: &Key, owner: Option<TenantId>, rights: &Rights) -> Resul
     Ok(())
 }
 
-/// Checks that the tenant owns the domains. Domains of other tenants are reported as not found.
+/// Checks that the tenant owns the domains, for a platform key the default tenant. Domains of other tenants are reported as
+/// not found.
 async fn check_domains(call: &RequestContext, tenant_id: Option<TenantId>, rights: &Rights) -> Result<()> {
+    let domain_ids = rights.allowed_domain_ids.as_deref().unwrap_or_default();
+    let owner = match tenant_id {
+        None if !domain_ids.is_empty() => call.store().tenant_by_slug(DEFAULT_TENANT).await?.map(|t| t.id),
+        of_key => of_key,
+    };
     let mut checks = Checks::default();
-    for (index, id) in rights.allowed_domain_ids.iter().flatten().enumerate() {
-        let is_known = call.store().domain(tenant_id, *id).await?.is_some();
+    for (index, id) in domain_ids.iter().enumerate() {
+        let is_known = owner.is_some() && call.store().domain(owner, *id).await?.is_some();
         let path = format!("allowed_domain_ids[{index}]");
         checks.require(is_known, &path, "not_found", "the tenant has no such domain");
     }
@@ -433,8 +437,7 @@ mod tests {
             ..caller()
         };
         let platform = Key { tenant_id: None, ..caller() };
-        // A platform key has no domains.
-        let bound_platform = Key { tenant_id: None, allowed_domain_ids: vec![], ..bound.clone() };
+        let bound_platform = Key { tenant_id: None, ..bound.clone() };
         let none = Rights::default;
         for (name, rights) in [
             ("scope", Rights { scopes: Some(vec![Scope::EmailsRead]), ..none() }),
@@ -451,11 +454,10 @@ mod tests {
         ] {
             assert!(check_within(&bound, bound.tenant_id, &rights).is_err(), "{name}");
             assert!(check_within(&platform, bound.tenant_id, &rights).is_ok(), "{name}");
-            let is_of_key = ["all networks", "wider network", "no expiry", "later expiry"].contains(&name);
             let is_bound = check_within(&bound_platform, None, &rights).is_err();
-            assert_eq!(is_bound, is_of_key || name == "environment", "{name}");
+            assert_eq!(is_bound, name != "scope", "{name}");
             let is_bound = check_within(&bound_platform, bound.tenant_id, &rights).is_err();
-            assert_eq!(is_bound, name == "environment", "{name}");
+            assert_eq!(is_bound, ["environment", "all domains", "other domain"].contains(&name), "{name}");
         }
         let narrower = Rights {
             environment: Some(Environment::Test),
@@ -503,10 +505,7 @@ mod tests {
             fault(Rights { scopes: Some(vec![Scope::SmtpSend]), ..Rights::default() }, None).as_deref(),
             Some("scopes")
         );
-        assert_eq!(
-            fault(Rights { allowed_domain_ids: domains(), ..Rights::default() }, None).as_deref(),
-            Some("allowed_domain_ids")
-        );
+        assert_eq!(fault(Rights { allowed_domain_ids: domains(), ..Rights::default() }, None), None);
         assert_eq!(
             fault(Rights { expires_at: Some(Some(at(10))), ..Rights::default() }, tenant).as_deref(),
             Some("expires_at")

@@ -15,7 +15,7 @@ use crate::limits::connection_limiter::ConnectionSlot;
 use crate::limits::memory_budget::MemoryReservation;
 use crate::mail::Timestamp;
 use crate::model::{RequestId, TenantId};
-use crate::store::{Conflict, Directory, Store, Tenant};
+use crate::store::{Conflict, DEFAULT_TENANT, Directory, Store, Tenant};
 
 use super::error::{ApiError, Result};
 use super::layers::auth::Caller;
@@ -264,10 +264,20 @@ impl RequestContext {
         Ok(owner)
     }
 
-    /// The owner of a new object that cannot belong to the platform.
-    pub async fn owning_tenant(&self, named: Option<TenantId>, what: &str) -> Result<TenantId> {
-        let message = format!("required with a platform key: the tenant that will own the {what}");
-        self.owner(named).await?.ok_or_else(|| ApiError::field("tenant_id", "required", message))
+    /// The owner of a new object that cannot belong to the platform: with a platform key, the tenant that is named, or else
+    /// the default tenant.
+    pub async fn owning_tenant(&self, named: Option<TenantId>, what: &str) -> Result<Tenant> {
+        let owner = self.choose_tenant(named).await?;
+        if let Some(own) = &self.caller.tenant {
+            return Ok(own.clone());
+        }
+        if let Some(id) = owner {
+            return self.store().tenant(id).await?.ok_or_else(|| Conflict::NoTenant.into());
+        }
+        let message =
+            format!("there is no tenant {DEFAULT_TENANT}: name the tenant that will own the {what}");
+        let found = self.store().tenant_by_slug(DEFAULT_TENANT).await?;
+        found.ok_or_else(|| ApiError::field("tenant_id", "required", message))
     }
 
     /// Reports tenants that the caller must not see as not found.

@@ -28,7 +28,9 @@ use crate::queue::QueueManager;
 use crate::relay::{Recording, Relay, RelayError};
 use crate::rng::Rng;
 use crate::server::{self, Server};
-use crate::store::{Access, OpenError, RetentionPolicy, SqliteOptions, Store, StoreOptions};
+use crate::store::{
+    Access, Directory, OpenError, RetentionPolicy, SqliteOptions, Store, StoreError, StoreOptions,
+};
 use crate::submission::{self, SubmissionService};
 use crate::tls::{Certificate, TlsError};
 use crate::tls_report::{self, Reporter, TlsReportError};
@@ -76,6 +78,9 @@ pub enum StartError {
     /// The limit of open files is too low.
     #[error(transparent)]
     OpenFiles(#[from] open_files::OpenFilesError),
+    /// The default tenant cannot be created.
+    #[error("cannot prepare the default tenant: {0}")]
+    DefaultTenant(StoreError),
     /// The sandbox domain cannot be created.
     #[error("cannot prepare the sandbox domain: {0}")]
     Sandbox(String),
@@ -140,6 +145,7 @@ impl<'a> SharedServices<'a> {
         let certificate = Arc::new(certificate_watch::load(config)?);
         let resolver = Resolver::new(&config.relay.name_servers, rng.clone())?;
         sandbox_domain::ensure(&store, &config.hostname, &clock).await?;
+        store.ensure_default_tenant(clock.now()).await.map_err(StartError::DefaultTenant)?;
         let settings = submission::SubmissionSettings {
             hostname: config.hostname.clone(),
             message_lifetime: config.relay.message_lifetime,

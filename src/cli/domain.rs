@@ -38,7 +38,7 @@ enum Command {
     Add {
         /// The domain, for example acme.com
         name: String,
-        /// The tenant that owns it (slug or id); not needed with a key of that tenant
+        /// The tenant that owns it (slug or id); with a platform key, the tenant `default` if absent
         #[arg(long, value_name = "TENANT")]
         tenant: Option<String>,
         /// The platform vouches for the domain: no DNS records are checked

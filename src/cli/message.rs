@@ -54,7 +54,7 @@ enum Command {
         /// Its id: msg_…
         id: String,
     },
-    /// Sends a message with a key of a tenant; prints its id
+    /// Sends a message; prints its id
     Send(Box<Draft>),
     /// Retries deferred deliveries now
     Retry {
@@ -104,6 +104,9 @@ struct Filter {
 /// A message to send.
 #[derive(Debug, clap::Args)]
 struct Draft {
+    /// The tenant that sends (slug or id); with a platform key, the tenant `default` if absent
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
     /// The sender; may have a name: 'Acme <shop@acme.com>'
     #[arg(long, value_name = "ADDRESS")]
     from: String,
@@ -281,7 +284,12 @@ fn entry_text(entry: &Value) -> String {
 }
 
 async fn send(client: &ApiClient, draft: Draft) -> anyhow::Result<()> {
-    let accepted = client.post(PATH, &draft.body()?).await?;
+    let tenant = draft.tenant.clone();
+    let mut body = draft.body()?;
+    if let Some(tenant) = tenant {
+        body["tenant_id"] = client.tenant_id(&tenant).await?.into();
+    }
+    let accepted = client.post(PATH, &body).await?;
     client.print(&accepted, |accepted| {
         let suppressed = texts(accepted, "suppressed");
         if suppressed != "-" {

@@ -10,7 +10,7 @@ use crate::limits::auth_limiter::{Ban, BanSubject};
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{EventKind, KeyId, KeySecret, Refusal, RefusalCode, Scope};
 use crate::policy::admission::admit_status;
-use crate::store::{Directory, Journal, Key, NewEvent, ScramCredential, StoreError, Tenant};
+use crate::store::{DEFAULT_TENANT, Directory, Journal, Key, NewEvent, ScramCredential, StoreError, Tenant};
 use crate::telemetry::FLOOD;
 
 /// Minimum time between updates of a key's `last_used_at`.
@@ -38,7 +38,8 @@ pub fn strip_login_domain(username: &str) -> &str {
 }
 
 impl SubmissionService {
-    /// Authenticates a user name (key id or tenant slug) with a secret.
+    /// Authenticates a user name (key id or tenant slug) with a secret. A platform key sends for the tenant whose slug is
+    /// the user name, and for the default tenant if its own id is.
     pub async fn authenticate(
         &self,
         username: &str,
@@ -48,7 +49,15 @@ impl SubmissionService {
         let secret = KeySecret::parse(password).map_err(|_| Rejected("malformed secret"))?;
         let found = self.store.key_by_digest(secret.digest()).await.map_err(credential_unavailable)?;
         let (key, tenant) = found.ok_or(Rejected("unknown secret"))?;
-        if username != key.id.to_string() && tenant.as_ref().is_none_or(|tenant| username != tenant.slug) {
+        let is_key_id = username == key.id.to_string();
+        let tenant = match key.tenant_id {
+            Some(_) => tenant,
+            None => {
+                let slug = if is_key_id { DEFAULT_TENANT } else { username };
+                self.store.tenant_by_slug(slug).await.map_err(credential_unavailable)?
+            }
+        };
+        if !is_key_id && tenant.as_ref().is_none_or(|tenant| username != tenant.slug) {
             return Err(Rejected("secret of another user name"));
         }
         self.admit_key(key, tenant, client_address).await
@@ -71,8 +80,9 @@ impl SubmissionService {
         let id = credential.key_id.ok_or(Rejected("unknown user name"))?;
         let signature = credential.verifier.check(auth_message.as_bytes(), proof);
         let signature = signature.ok_or(Rejected("wrong proof"))?;
-        let found = self.directory.key(id).await.map_err(credential_unavailable)?;
-        let (key, tenant) = found.as_deref().cloned().ok_or(Rejected("the key was deleted"))?;
+        let found = self.directory.key(id, None).await.map_err(credential_unavailable)?;
+        let missing = Rejected("the key or its tenant was deleted");
+        let (key, tenant) = found.as_deref().cloned().ok_or(missing)?;
         let submitter = self.admit_key(key, Some(tenant), client_address).await?;
         Ok((submitter, signature.to_vec()))
     }
@@ -88,7 +98,7 @@ impl SubmissionService {
         let now = self.clock.now();
         check_validity(&key, now).map_err(Refused)?;
         check_network(&key, client_address).map_err(Refused)?;
-        let tenant = tenant.ok_or_else(|| Refused(refuse_platform_key()))?;
+        let tenant = tenant.ok_or_else(|| Refused(refuse_without_default_tenant()))?;
         let current = (key, tenant);
         admit_status(&describe(&current)).map_err(Refused)?;
         let (key, tenant) = current;
@@ -107,12 +117,12 @@ impl SubmissionService {
             BanSubject::Key(id) => (None, Some(id)),
         };
         let found = match key {
-            Some(id) => self.directory.key(id).await.ok().flatten(),
+            Some(id) => self.directory.key(id, None).await.ok().flatten(),
             None => None,
         };
         let event = NewEvent {
             kind: EventKind::LoginBanned,
-            tenant_id: found.map(|found| found.1.id),
+            tenant_id: found.and_then(|found| found.0.tenant_id),
             data: json!({
                 "network": network, "key_id": key, "failures": ban.failures, "expires_at": ban.until,
             }),
@@ -151,12 +161,12 @@ pub(super) fn check_network(key: &Key, client: IpAddr) -> Result<(), Refusal> {
     ))
 }
 
-/// A platform key has no sending domains.
-fn refuse_platform_key() -> Refusal {
+/// The default tenant was renamed or deleted.
+fn refuse_without_default_tenant() -> Refusal {
     Refusal::new(
         RefusalCode::InsufficientScope,
-        "a platform key cannot send mail over SMTP",
-        "log in with a key of the tenant that sends",
+        format!("a platform key sends for the tenant {DEFAULT_TENANT}, which does not exist"),
+        "use the slug of the tenant that sends as user name, or a key of that tenant",
     )
 }
 

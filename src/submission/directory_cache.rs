@@ -9,7 +9,7 @@ use crate::limits::versioned_cache::VersionedCache;
 use crate::mail::DomainName;
 use crate::model::{DkimKeyState, DomainId, Environment, KeyId, TenantId};
 use crate::policy::admission::SendingDomain;
-use crate::store::{Directory, Domain, Key, Store, StoreError, Tenant};
+use crate::store::{DEFAULT_TENANT, Directory, Domain, Key, Store, StoreError, Tenant};
 
 /// Another process can revoke keys (`pillarbox key revoke`), which only a new query detects.
 const KEY_LIFETIME: Duration = Duration::from_secs(1);
@@ -20,7 +20,7 @@ const ENTRIES_MAX: usize = 10_000;
 /// Cached queries of the directory.
 pub struct DirectoryCache {
     store: Arc<Store>,
-    keys: VersionedCache<KeyId, Option<Arc<(Key, Tenant)>>>,
+    keys: VersionedCache<(KeyId, Option<TenantId>), Option<Arc<(Key, Tenant)>>>,
     covering: VersionedCache<(TenantId, Environment, DomainName), Arc<Vec<SendingDomain>>>,
     signers: VersionedCache<DomainId, Arc<Vec<Signer>>>,
     /// The number of calls of [`DirectoryCache::key`].
@@ -52,17 +52,24 @@ impl DirectoryCache {
         }
     }
 
-    /// The current key and its tenant.
-    pub async fn key(&self, id: KeyId) -> Result<Option<Arc<(Key, Tenant)>>, StoreError> {
+    /// The current key and the tenant that it sends for: its own. A platform key sends for `chosen`, else for the default
+    /// tenant.
+    pub async fn key(
+        &self,
+        id: KeyId,
+        chosen: Option<TenantId>,
+    ) -> Result<Option<Arc<(Key, Tenant)>>, StoreError> {
         #[cfg(test)]
         self.key_lookups.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let load = async {
             let Some(key) = self.store.key(None, id).await? else { return Ok(None) };
-            let Some(tenant_id) = key.tenant_id else { return Ok(None) };
-            let tenant = self.store.tenant(tenant_id).await?;
+            let tenant = match key.tenant_id.or(chosen) {
+                Some(tenant_id) => self.store.tenant(tenant_id).await?,
+                None => self.store.tenant_by_slug(DEFAULT_TENANT).await?,
+            };
             Ok(tenant.map(|tenant| Arc::new((key, tenant))))
         };
-        self.keys.get(id, self.store.directory_version(), load).await
+        self.keys.get((id, chosen), self.store.directory_version(), load).await
     }
 
     /// The tenant's domains equal to or above a name, the most specific first.

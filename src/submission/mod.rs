@@ -76,7 +76,7 @@ pub struct SubmissionService {
     accept_seconds: Histogram,
 }
 
-/// The submitter: a tenant, through one of its keys.
+/// The submitter: a tenant, through one of its keys or a platform key.
 #[derive(Debug, Clone)]
 pub struct Submitter {
     /// The tenant at the time of the login; later checks load it again.
@@ -269,7 +269,8 @@ impl SubmissionService {
     /// The submitter's current key and tenant: during a session a key may be revoked, expire or be restricted to
     /// other networks or scopes, and a tenant may be suspended. Each command loads them once, and so does [`Self::enqueue`].
     async fn refresh(&self, submitter: &Submitter) -> Result<Arc<(Key, Tenant)>, Refusal> {
-        let current = self.directory.key(submitter.key.id).await.map_err(storage_refusal)?;
+        let current = self.directory.key(submitter.key.id, Some(submitter.tenant.id)).await;
+        let current = current.map_err(storage_refusal)?;
         let current = current.ok_or_else(|| {
             Refusal::new(
                 RefusalCode::ExpiredApiKey,
@@ -321,7 +322,8 @@ fn describe(current: &(Key, Tenant)) -> Sender<'_> {
     Sender {
         tenant_slug: &tenant.slug,
         tenant_status: tenant.status,
-        scopes: &key.scopes,
+        // A platform key has all scopes, also those that are newer than it.
+        scopes: if key.tenant_id.is_none() { Scope::ALL } else { &key.scopes },
         allowed_domain_ids: &key.allowed_domain_ids,
     }
 }

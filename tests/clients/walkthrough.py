@@ -118,7 +118,8 @@ def create_tenant(platform, key):
     tenant = platform.http(key, "POST", "/v1/tenants", {**wanted, "settings": settings}, 201)
     check_shape(tenant, SHAPES["tenant"])
     assert {name: tenant[name] for name in wanted} == wanted and tenant["status"] == "active", tenant
-    assert platform.get(key, "/v1/tenants")["data"] == [tenant]
+    listed = platform.get(key, "/v1/tenants")["data"]
+    assert listed[0] == tenant and [one["slug"] for one in listed] == ["acme", "default"], listed
     assert platform.http(key, "POST", "/v1/tenants", wanted, 409)["type"] == "conflict"
     step("a tenant with a slug and a reference of the platform")
     return tenant

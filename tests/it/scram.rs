@@ -97,6 +97,20 @@ async fn a_key_is_proved_without_being_sent_and_may_then_submit() {
 }
 
 #[tokio::test]
+async fn a_platform_key_is_proved_and_submits_for_the_default_tenant() {
+    let (_dns, server, account) = server().await;
+    let domain = json!({"name": "own.test", "verification": "manual"});
+    server.control.ok("POST", "/v1/domains", domain).await;
+    let keys = server.control.get("/v1/keys").await["data"].as_array().unwrap().clone();
+    let key = keys.iter().find(|key| key["tenant_id"].is_null()).unwrap();
+    let mut client = connect(&server).await;
+    let user = key["id"].as_str().unwrap();
+    prove(&mut client, user, &server.control.secret, &UNBOUND).await.expect_code(235);
+    let account = Account { domain: "own.test".into(), ..account };
+    client.send("alice@own.test", &["bob@b.test"], &message(&account, "scram")).await.expect_code(250);
+}
+
+#[tokio::test]
 async fn by_default_plus_is_neither_offered_nor_taken_and_no_downgrade_is_suspected() {
     let (_dns, server, account) = server().await;
     let mut client = connect(&server).await;

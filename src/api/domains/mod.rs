@@ -85,7 +85,7 @@ pub fn resource() -> Resource {
 pub struct Create {
     /// The domain, like `example.com`.
     name: String,
-    /// Owner. Required with a platform key.
+    /// Owner. Default with a platform key: the tenant `default`.
     tenant_id: Option<TenantId>,
     /// `dns`: verified by DNS records. `manual`: verified by the platform; needs a platform key.
     verification: Option<Verification>,
@@ -245,7 +245,7 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
     let body: Create = call.json()?;
     check_verification(&call, body.verification)?;
     check_allowed(&call, None)?;
-    let tenant_id = call.owning_tenant(body.tenant_id, "domain").await?;
+    let tenant_id = call.owning_tenant(body.tenant_id, "domain").await?.id;
     let name = read_name(&body.name)?;
     let verification = body.verification.unwrap_or(Verification::Dns);
     let mut algorithms = vec![DkimAlgorithm::Rsa];

@@ -16,7 +16,7 @@ use crate::api::{ApiError, FieldError, RequestContext, Result};
 use crate::limits::memory_budget::MemoryReservation;
 use crate::mail::{Address, Timestamp};
 use crate::model::{Refusal, RefusalCode, TemplateId};
-use crate::store::{Annotations, Template, Tenant};
+use crate::store::{Annotations, Directory, Template, Tenant};
 
 /// A body up to this size is parsed on the async thread: a handover to a blocking thread would take longer.
 const READ_AT_ONCE_OCTETS_MAX: usize = 64 * 1024;
@@ -60,7 +60,7 @@ pub async fn compose(
     let reservation = std::mem::replace(&mut call.reservation, empty);
     let mut budget =
         ComposeBudget { reservation, octets: 0, octets_max: api.settings.send_body_max.as_u64() };
-    let templates = find_templates(call, &emails, is_batch, &mut budget).await?;
+    let templates = find_templates(call, tenant, &emails, is_batch, &mut budget).await?;
     let terms = Terms {
         defaults: tenant.settings.clone(),
         limits: api.sending.clone(),
@@ -84,6 +84,7 @@ pub async fn compose(
 /// Reads the templates of the messages, each once.
 async fn find_templates(
     call: &RequestContext,
+    tenant: &Tenant,
     emails: &[EmailRequest],
     is_batch: bool,
     budget: &mut ComposeBudget,
@@ -91,11 +92,10 @@ async fn find_templates(
     let mut found = HashMap::new();
     for (place, email) in emails.iter().enumerate() {
         let Some(id) = email.template_id.filter(|id| !found.contains_key(id)) else { continue };
-        let template = templates::find(call, id).await.map_err(|error| match error.refusal.code {
-            RefusalCode::NotFound => ApiError::field("template_id", "not_found", "there is no such template"),
-            _ => error,
-        });
-        let template = template.and_then(|template| {
+        // A platform key sees the templates of all tenants.
+        let template = call.store().template(Some(tenant.id), id).await?;
+        let missing = || ApiError::field("template_id", "not_found", "there is no such template");
+        let template = template.ok_or_else(missing).and_then(|template| {
             let bodies = [&template.text, &template.html].into_iter().flatten();
             budget.add(bodies.map(String::len).sum()).map(|()| template)
         });

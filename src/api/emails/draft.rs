@@ -18,7 +18,7 @@ use crate::api::FieldError;
 use crate::api::json::Checks;
 use crate::api::templates::{Data, Rendered};
 use crate::mail::{Address, SignedDuration, Timestamp, is_message_id};
-use crate::model::{RefusalCode, TemplateId};
+use crate::model::{RefusalCode, TemplateId, TenantId};
 use crate::store::{Annotations, Metadata, TenantSettings};
 
 const SUBJECT_CHARS_MAX: usize = 998;
@@ -57,6 +57,8 @@ const RESERVED_HEADERS: &[&str] = &[
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EmailRequest {
+    /// The tenant that sends. Default with a platform key: the tenant `default`. In a batch, give it beside `emails`.
+    pub tenant_id: Option<TenantId>,
     /// Sender: an address of a verified domain of the tenant. The default display name is `from_name` of the tenant.
     pub from: Mailbox,
     /// Recipients: a string, or an array of strings. A message needs at least one in `to`, `cc` or `bcc`.

@@ -48,7 +48,7 @@ pub fn resource() -> Resource {
                 .query::<Environment>("environment", "Only objects of this environment.")
                 .pages::<MessageId, EmailView>("Messages, without their `deliveries`."),
             Operation::post("/v1/emails", "send_email", send::send)
-                .describe("Send a message", "The server applies the same checks as over SMTP, and stores the message on disk before it responds. Use a key of the tenant: the key determines the allowed senders and the environment. A platform key cannot send.")
+                .describe("Send a message", "The server applies the same checks as over SMTP, and stores the message on disk before it responds. The key determines the allowed senders and the environment. A platform key sends for the tenant in `tenant_id` or in the path, or else for the tenant `default`.")
                 .needs(Access::Scope(Scope::EmailsSend))
                 .takes::<EmailRequest>()
                 .sends()

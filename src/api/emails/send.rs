@@ -11,7 +11,7 @@ use super::draft::EmailRequest;
 use crate::api::{ApiError, ApiResponse, List, RequestContext, Result};
 use crate::clock::Instant;
 use crate::mail::{Address, BodyType, Envelope, MailParameters, Recipient, ReversePath, Timestamp};
-use crate::model::{DeliveryState, LimitPeriod, MessageId, Refusal, RefusalCode, Scope, Stage};
+use crate::model::{DeliveryState, LimitPeriod, MessageId, Refusal, RefusalCode, Scope, Stage, TenantId};
 use crate::policy::fixed_window::seconds_until;
 use crate::store::SubmissionKey;
 use crate::submission::{CheckedSubmission, Submission, SubmissionExtras, Submitter, Trace};
@@ -23,6 +23,8 @@ const BATCH_MAX: usize = 100;
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "EmailBatch")]
 pub struct BatchRequest {
+    /// The tenant that sends. Default with a platform key: the tenant `default`.
+    tenant_id: Option<TenantId>,
     /// From 1 to 100.
     emails: Vec<EmailRequest>,
 }
@@ -46,6 +48,8 @@ pub struct Accepted {
 
 /// The messages of a request.
 struct Wanted {
+    /// The tenant that a platform key sends for.
+    tenant_id: Option<TenantId>,
     emails: Vec<EmailRequest>,
     is_batch: bool,
     /// SHA-256 of the request body.
@@ -74,26 +78,36 @@ struct Ready {
 }
 
 pub async fn send(mut call: RequestContext) -> Result<ApiResponse> {
-    let (email, digest) = batch::read(&call).await?;
-    let sent = send_all(&mut call, Wanted { emails: vec![email], is_batch: false, digest }).await?;
+    let (email, digest): (EmailRequest, _) = batch::read(&call).await?;
+    let wanted = Wanted { tenant_id: email.tenant_id, emails: vec![email], is_batch: false, digest };
+    let sent = send_all(&mut call, wanted).await?;
     let only = sent.first().ok_or_else(|| ApiError::internal("sending one message returned no result"))?;
     ApiResponse::accepted(only)
 }
 
 /// `POST /v1/emails/batch`: if a message fails a check, the server queues none.
 pub async fn send_batch(mut call: RequestContext) -> Result<ApiResponse> {
-    let (BatchRequest { emails }, digest) = batch::read(&call).await?;
+    let (BatchRequest { tenant_id, emails }, digest) = batch::read(&call).await?;
     if emails.is_empty() || emails.len() > BATCH_MAX {
         return Err(ApiError::field("emails", "invalid", format!("give 1 to {BATCH_MAX} items")));
     }
-    let sent = send_all(&mut call, Wanted { emails, is_batch: true, digest }).await?;
+    if let Some(place) = emails.iter().position(|email| email.tenant_id.is_some()) {
+        let path = format!("emails[{place}].tenant_id");
+        return Err(ApiError::field(&path, "invalid", "give this beside emails: a batch is of one tenant"));
+    }
+    let sent = send_all(&mut call, Wanted { tenant_id, emails, is_batch: true, digest }).await?;
     ApiResponse::accepted(&List::whole(sent))
 }
 
 async fn send_all(call: &mut RequestContext, wanted: Wanted) -> Result<Vec<Accepted>> {
     let received_at = call.api.clock.instant();
-    let Wanted { emails, is_batch, digest } = wanted;
-    let submitter = submitter(call).await?;
+    let Wanted { tenant_id, emails, is_batch, digest } = wanted;
+    let submitter = Arc::new(Submitter {
+        tenant: call.owning_tenant(tenant_id, "message").await?,
+        key: call.caller.key.clone(),
+        client_address: call.origin.client,
+        scope: Scope::EmailsSend,
+    });
     let composed = batch::compose(call, &submitter.tenant, emails, is_batch).await?;
     let recipients = composed.iter().map(|one| one.recipients.len()).sum();
     let sending = Sending { call, submitter, digest, recipients, received_at };
@@ -125,24 +139,6 @@ fn interrupted(error: ApiError, sent: usize) -> ApiError {
          rest; without a key, remove the accepted messages before you repeat it"
     );
     ApiError { refusal: Refusal { hint, ..error.refusal }, is_unfinished: true, ..error }
-}
-
-async fn submitter(call: &RequestContext) -> Result<Arc<Submitter>> {
-    // A tenant in the path must be the caller's own.
-    call.owner(None).await?;
-    let Some(tenant) = call.caller.tenant.clone() else {
-        return Err(ApiError::new(
-            RefusalCode::InsufficientScope,
-            "a platform key belongs to no tenant, so it has no domain to send from",
-            "use a key of the tenant; create one with POST /v1/keys",
-        ));
-    };
-    Ok(Arc::new(Submitter {
-        tenant,
-        key: call.caller.key.clone(),
-        client_address: call.origin.client,
-        scope: Scope::EmailsSend,
-    }))
 }
 
 impl Sending<'_> {

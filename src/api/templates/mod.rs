@@ -65,7 +65,7 @@ pub fn resource() -> Resource {
 pub struct CreateTemplate {
     /// Unique within the tenant.
     name: String,
-    /// Owner. Required with a platform key.
+    /// Owner. Default with a platform key: the tenant `default`.
     tenant_id: Option<TenantId>,
     /// The subject.
     subject: String,
@@ -237,7 +237,7 @@ pub async fn find(call: &RequestContext, id: TemplateId) -> Result<Template> {
 
 async fn create(call: RequestContext) -> Result<ApiResponse> {
     let body = checked(&call, call.json()?, check_new).await?;
-    let tenant_id = call.owning_tenant(body.tenant_id, "template").await?;
+    let tenant_id = call.owning_tenant(body.tenant_id, "template").await?.id;
     let CreateTemplate { name, subject, text, html, .. } = body;
     let new = NewTemplate { tenant_id, name, subject, text, html };
     let template = call.store().create_template(new, call.now).await?;

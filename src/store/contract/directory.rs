@@ -107,6 +107,26 @@ pub(super) async fn a_slug_is_used_once<H: Harness>() {
     assert!(bed.store.update_tenant(a.id, to("a"), now()).await.unwrap().is_some());
 }
 
+pub(super) async fn the_default_tenant_is_made_once_unless_its_slug_is_in_use<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let default = async || bed.store.tenant_by_slug(DEFAULT_TENANT).await.unwrap();
+    assert!(default().await.is_none());
+    bed.store.ensure_default_tenant(now()).await.unwrap();
+    let made = default().await.unwrap();
+    bed.store.ensure_default_tenant(now()).await.unwrap();
+    assert_eq!(default().await.unwrap().id, made.id);
+    let renamed = TenantPatch { slug: Some("main".to_owned()), ..TenantPatch::default() };
+    bed.store.update_tenant(made.id, renamed, now()).await.unwrap();
+    bed.store.ensure_default_tenant(now()).await.unwrap();
+    assert!(default().await.is_none());
+
+    let bed = TestBed::<H>::new().await;
+    let own = bed.tenant(DEFAULT_TENANT).await;
+    bed.store.ensure_default_tenant(now()).await.unwrap();
+    let found = bed.store.list_tenants(TenantFilter::default(), page(3)).await.unwrap().items;
+    assert_eq!(found.iter().map(|tenant| tenant.id).collect::<Vec<_>>(), [own.id]);
+}
+
 pub(super) async fn lists_go_from_new_to_old_and_page_both_ways<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let mut made = Vec::new();

@@ -9,6 +9,7 @@ macro_rules! run_on {
                     a_tenant_is_read_back_as_it_was_written_and_changed,
                     a_smart_host_password_is_kept_replaced_and_cleared,
                     a_slug_is_used_once,
+                    the_default_tenant_is_made_once_unless_its_slug_is_in_use,
                     lists_go_from_new_to_old_and_page_both_ways,
                     removing_a_tenant_counts_first_and_leaves_the_others,
                     a_pending_claim_blocks_nobody_and_the_first_to_prove_it_wins,

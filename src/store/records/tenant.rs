@@ -12,6 +12,9 @@ use crate::model::{
     DeliveryReports, DestinationPattern, DkimPolicy, TenantId, TenantStatus, TlsMode, Weight,
 };
 
+/// The slug of the tenant that a platform key sends for unless it names another.
+pub const DEFAULT_TENANT: &str = "default";
+
 /// A customer of the platform.
 #[derive(Debug, Clone)]
 pub struct Tenant {

@@ -84,6 +84,13 @@ impl Directory for SqliteStore {
         self.change(move |tx| tenants::create(tx, &new, now)).await
     }
 
+    async fn ensure_default_tenant(&self, now: Timestamp) -> Result<()> {
+        if self.read(|connection| tenants::is_default_ensured(connection)).await? {
+            return Ok(());
+        }
+        self.change(move |tx| tenants::ensure_default(tx, now)).await
+    }
+
     async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>> {
         self.read(move |connection| tenants::find(connection, id)).await
     }

@@ -19,6 +19,9 @@ store_trait! {
 
         /// Creates a tenant. Fails with [`Conflict::Slug`](crate::store::Conflict::Slug).
         async fn create_tenant(&self, new: NewTenant, now: Timestamp) -> Result<Tenant>;
+        /// Creates the tenant with the slug [`DEFAULT_TENANT`](crate::store::DEFAULT_TENANT) at the first call for this store,
+        /// unless the slug is in use. Later calls change nothing, also if that tenant was renamed or deleted.
+        async fn ensure_default_tenant(&self, now: Timestamp) -> Result<()>;
         /// One tenant.
         async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>>;
         /// One tenant by its slug.

@@ -116,7 +116,7 @@ pub(super) fn scram_credential(
     username: &str,
 ) -> Result<ScramCredential> {
     let sql = match username.parse::<KeyId>() {
-        Ok(_) => "SELECT id, scram FROM key WHERE id = ?1 AND tenant_id IS NOT NULL LIMIT 2",
+        Ok(_) => "SELECT id, scram FROM key WHERE id = ?1 LIMIT 2",
         Err(_) => {
             "SELECT id, scram FROM key WHERE revoked_us IS NULL
              AND tenant_id = (SELECT id FROM tenant WHERE slug = ?1) LIMIT 2"

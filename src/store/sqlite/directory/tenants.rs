@@ -11,8 +11,8 @@ use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
 use crate::store::sqlite::sql_types::{json, json_if_any, time, to_json, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
-    Conflict, NewSmartHost, NewTenant, Page, PageRequest, Result, StoreError, Tenant, TenantFilter,
-    TenantPatch,
+    Conflict, DEFAULT_TENANT, NewSmartHost, NewTenant, Page, PageRequest, Result, StoreError, Tenant,
+    TenantFilter, TenantPatch,
 };
 
 const PASSWORD_COLUMN: &str = "tenant.smart_host_password";
@@ -60,6 +60,22 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewTenant, now: Timestamp) -> Result<Ten
     write(tx, &tenant)?;
     store_password(tx, id, new.smart_host.as_ref().and_then(|new| new.password.as_ref()))?;
     Ok(tenant)
+}
+
+/// Whether [`ensure_default`] ran before.
+pub(super) fn is_default_ensured(connection: &Connection) -> Result<bool> {
+    Ok(connection.prepare_cached("SELECT 1 FROM default_tenant_ensured")?.exists([])?)
+}
+
+pub(super) fn ensure_default(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
+    if is_default_ensured(tx)? {
+        return Ok(());
+    }
+    if find_by_slug(tx, DEFAULT_TENANT)?.is_none() {
+        create(tx, &NewTenant::named("Default", DEFAULT_TENANT), now)?;
+    }
+    tx.execute("INSERT INTO default_tenant_ensured (at_us) VALUES (?1)", [us(now)])?;
+    Ok(())
 }
 
 fn refuse_slug_in_use(tx: &Tx<'_>, slug: &str, but_for: Option<TenantId>) -> Result<()> {
