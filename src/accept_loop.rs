@@ -35,8 +35,8 @@ pub async fn accept_until(
             Err(error) if concerns_one_client(&error) => {}
             Err(error) => {
                 // The target of `telemetry::FLOOD`, which this layer does not import.
-                let address = listener.local_addr().ok();
-                tracing::error!(target: "pillarbox::flood", ?address, "cannot accept connections: {error}");
+                let address = listener.local_addr().ok().map(tracing::field::display);
+                tracing::error!(target: "pillarbox::flood", address, "cannot accept connections: {error}");
                 stop.run_until_cancelled(tokio::time::sleep(RETRY_DELAY)).await;
             }
         }

@@ -61,6 +61,30 @@ impl TlsError {
     }
 }
 
+/// Why the TLS connection of a client failed.
+pub fn explain_client_error(error: &io::Error) -> String {
+    use rustls::AlertDescription as Alert;
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return "the client closed the connection".to_owned();
+    }
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::InvalidMessage(_)) => "the client sent something other than TLS".to_owned(),
+        Some(rustls::Error::PeerIncompatible(_)) => {
+            "the client supports no TLS version, cipher suite or signature algorithm of the server".to_owned()
+        }
+        Some(rustls::Error::AlertReceived(alert)) => match alert {
+            Alert::UnknownCA => "the client does not trust the issuer of the certificate".to_owned(),
+            Alert::CertificateExpired => "the client refuses the certificate: it has expired".to_owned(),
+            Alert::BadCertificate | Alert::UnsupportedCertificate | Alert::CertificateUnknown => {
+                "the client refuses the certificate".to_owned()
+            }
+            // RFC 8446 §6 and IANA number them.
+            other => format!("the client ended the connection with TLS alert {}", u8::from(*other)),
+        },
+        _ => error.to_string(),
+    }
+}
+
 /// A certificate with its private key: the files, and the TLS configuration loaded from them.
 pub struct Certificate {
     certificate: PathBuf,
@@ -290,6 +314,34 @@ mod tests {
         let made = Certificate::load_or_generate(dir.path(), &DomainName::parse("mail.example.com").unwrap())
             .unwrap();
         (dir, made)
+    }
+
+    #[test]
+    fn a_failed_connection_of_a_client_is_explained_in_words() {
+        let of =
+            |error: rustls::Error| explain_client_error(&io::Error::new(io::ErrorKind::InvalidData, error));
+        let alert = |alert| of(rustls::Error::AlertReceived(alert));
+        for (text, expected) in [
+            (explain_client_error(&io::ErrorKind::UnexpectedEof.into()), "the client closed the connection"),
+            (
+                of(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)),
+                "the client sent something other than TLS",
+            ),
+            (
+                of(rustls::Error::PeerIncompatible(rustls::PeerIncompatible::NoKxGroupsInCommon)),
+                "the client supports no TLS version, cipher suite or signature algorithm of the server",
+            ),
+            (
+                alert(rustls::AlertDescription::UnknownCA),
+                "the client does not trust the issuer of the certificate",
+            ),
+            (
+                alert(rustls::AlertDescription::HandshakeFailure),
+                "the client ended the connection with TLS alert 40",
+            ),
+        ] {
+            assert_eq!(text, expected);
+        }
     }
 
     #[test]

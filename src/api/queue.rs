@@ -433,6 +433,20 @@ async fn read_part(call: &RequestContext) -> Result<QueueFilter> {
     Ok(QueueFilter { tenant_id: call.owner(body.tenant_id).await?, destination })
 }
 
+/// Logs what the operator did with a part of the queue; without tenant and destination, with all of it.
+fn log_change(
+    call: &RequestContext,
+    part: &QueueFilter,
+    until: Option<Timestamp>,
+    flushed: Option<u64>,
+    message: &'static str,
+) {
+    use tracing::field::display;
+    let (tenant_id, destination) = (part.tenant_id.map(display), part.destination.as_ref().map(display));
+    let until = until.map(display);
+    tracing::info!(tenant_id, destination, until, flushed, by = %call.caller.key.id, "{message}");
+}
+
 async fn pause(call: RequestContext) -> Result<ApiResponse> {
     let body: PauseRequest = call.json()?;
     let mut checks = Checks::default();
@@ -448,7 +462,7 @@ async fn pause(call: RequestContext) -> Result<ApiResponse> {
     let part = QueueFilter { tenant_id: body.tenant_id, destination };
     let pause = Pause { part, reason: body.reason, since: call.now, until: body.until };
     let pause = call.store().pause(pause).await?;
-    tracing::info!(part = ?pause.part, until = ?pause.until, by = %call.caller.key.id, "queue paused");
+    log_change(&call, &pause.part, pause.until, None, "queue paused");
     ApiResponse::ok(&PauseView::from(pause))
 }
 
@@ -462,7 +476,7 @@ async fn resume(call: RequestContext) -> Result<ApiResponse> {
             "GET /v1/queue lists the pauses; to resume a suspended tenant, set its status to active",
         ));
     }
-    tracing::info!(?part, by = %call.caller.key.id, "queue resumed");
+    log_change(&call, &part, None, None, "queue resumed");
     ApiResponse::ok(&ResumeView {
         object: "pause",
         tenant_id: part.tenant_id,
@@ -480,6 +494,6 @@ async fn flush(call: RequestContext) -> Result<ApiResponse> {
     let part = read_part(&call).await?;
     let flushed = call.store().flush(part.clone(), call.now).await?;
     call.api.queue.end_backoffs(&part);
-    tracing::info!(?part, flushed, by = %call.caller.key.id, "queue flushed");
+    log_change(&call, &part, None, Some(flushed), "queue flushed");
     ApiResponse::ok(&FlushView { object: "queue_flush", flushed })
 }

@@ -24,7 +24,7 @@ use crate::limits::connection_limiter::{ConnectionSlot, LimitReached};
 use crate::mail::Timestamp;
 use crate::model::{RefusalCode, RequestId};
 use crate::telemetry::FLOOD;
-use crate::tls::SharedServerConfig;
+use crate::tls::{self, SharedServerConfig};
 
 use super::error::ApiError;
 use super::layers::idle_timeout::Activity;
@@ -152,8 +152,10 @@ impl Connection {
         };
         match handshake {
             Ok(Ok(stream)) => self.speak(stream).await,
-            Ok(Err(error)) => tracing::debug!(%client, %error, "API TLS handshake failed"),
-            Err(_) => tracing::debug!(%client, "API TLS handshake timed out"),
+            Ok(Err(error)) => {
+                tracing::debug!(%client, "API TLS handshake failed: {}", tls::explain_client_error(&error));
+            }
+            Err(_) => tracing::debug!(%client, "API TLS handshake failed: timed out"),
         }
     }
 

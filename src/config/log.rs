@@ -10,7 +10,7 @@ use tracing_subscriber::filter::{Directive, LevelFilter};
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// A level, or directives such as `info,pillarbox::relay=debug`.
+    /// A level, or directives such as `info,pillarbox::relay=debug`; see [`LogLevel`].
     pub level: LogLevel,
     /// The output format.
     pub format: LogFormat,
@@ -27,7 +27,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// A valid filter: directives separated by commas.
+/// A valid filter: directives separated by commas. A level without a target is the level of our own lines. Libraries write
+/// warnings at most, because their debug lines are dumps; a directive with their target shows more.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogLevel(String);
 
@@ -44,7 +45,15 @@ pub struct LogLevelError {
 impl LogLevel {
     /// The filter for the log.
     pub fn filter(&self) -> EnvFilter {
-        EnvFilter::builder().parse_lossy(&self.0)
+        let (levels, targets): (Vec<&str>, _) =
+            self.0.split(',').partition(|directive| directive.parse::<LevelFilter>().is_ok());
+        let own = levels.iter().map(|level| format!("pillarbox={level}"));
+        let of_libraries = levels.iter().filter_map(|level| level.parse::<LevelFilter>().ok());
+        let of_libraries = of_libraries.map(|level| level.min(LevelFilter::WARN).to_string());
+        // Of two directives with the same target, the last is valid.
+        let targets = targets.into_iter().map(str::to_owned);
+        let directives: Vec<String> = of_libraries.chain(own).chain(targets).collect();
+        EnvFilter::builder().parse_lossy(directives.join(","))
     }
 }
 
@@ -97,6 +106,21 @@ mod tests {
             assert!(!level.0.contains(' '), "{level:?}");
         }
         assert!("info,[smtp]=debug".parse::<LogLevel>().is_ok());
+    }
+
+    #[test]
+    fn a_level_is_for_our_own_lines_and_libraries_write_warnings_at_most() {
+        for (text, filter) in [
+            ("trace", "pillarbox=trace,warn"),
+            ("error", "pillarbox=error,error"),
+            ("OFF", "pillarbox=off,off"),
+            ("info,debug", "pillarbox=debug,warn"),
+            ("pillarbox=warn,info", "pillarbox=warn,warn"),
+            ("debug,hickory_proto=trace", "hickory_proto=trace,pillarbox=debug,warn"),
+            ("pillarbox::relay=debug", "pillarbox::relay=debug"),
+        ] {
+            assert_eq!(text.parse::<LogLevel>().unwrap().filter().to_string(), filter, "{text}");
+        }
     }
 
     #[test]

@@ -30,6 +30,21 @@ pub async fn run(store: Arc<Store>, policy: RetentionPolicy, clock: Clock, stop:
     }
 }
 
+fn log(pruned: &Pruned) {
+    tracing::debug!(
+        bodies = pruned.bodies,
+        transcripts = pruned.transcripts,
+        messages = pruned.messages,
+        events = pruned.events,
+        rejections = pruned.rejections,
+        webhook_deliveries = pruned.webhook_deliveries,
+        submission_keys = pruned.submission_keys,
+        usage_hours = pruned.usage_hours,
+        idempotent_responses = pruned.idempotent_responses,
+        "removed expired data"
+    );
+}
+
 /// Runs one round. Returns true if more data may remain.
 async fn clean(store: &Store, policy: RetentionPolicy, clock: &Clock, stop: &CancellationToken) -> bool {
     let mut truncated = true;
@@ -40,7 +55,7 @@ async fn clean(store: &Store, policy: RetentionPolicy, clock: &Clock, stop: &Can
         });
         truncated = pruned.truncated;
         if pruned != (Pruned { truncated, ..Pruned::default() }) {
-            tracing::debug!(?pruned, "removed expired data");
+            log(&pruned);
         }
         if stop.is_cancelled() {
             return false;

@@ -16,6 +16,7 @@ use super::{Security, Server, refusal_replies};
 use crate::limits::memory_budget::MemoryReservation;
 use crate::smtp::{Input, LineReader, Next, Question, Session, Step, Verdict};
 use crate::telemetry::FLOOD;
+use crate::tls;
 
 /// Read buffer for commands: fits a pipelined group, and keeps ten thousand idle connections small.
 const COMMAND_READ_OCTETS: usize = 512;
@@ -50,6 +51,15 @@ pub struct Connection {
     /// See [`ConnectionSlot::evicted`](crate::limits::connection_limiter::ConnectionSlot::evicted).
     evicted: CancellationToken,
     stop: CancellationToken,
+}
+
+/// Why a connection ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    #[error("TLS handshake failed: {0}")]
+    Handshake(String),
+    #[error("connection broke: {}", tls::explain_client_error(.0))]
+    Broken(#[from] io::Error),
 }
 
 /// The result of waiting for octets.
@@ -98,7 +108,7 @@ impl Connection {
     }
 
     /// Serves the client until either side closes the connection.
-    pub async fn run(mut self, security: Security) -> io::Result<()> {
+    pub async fn run(mut self, security: Security) -> Result<(), ConnectionError> {
         if security == Security::Implicit {
             self.session = Session::new(self.server.session.clone(), true);
             Box::pin(self.tls_handshake()).await?;
@@ -122,7 +132,7 @@ impl Connection {
                     self.session.step(Input::Answer(verdict))
                 }
                 Next::UpgradeTls => Box::pin(self.upgrade()).await?,
-                Next::Close => return Box::pin(self.close()).await,
+                Next::Close => return Ok(Box::pin(self.close()).await?),
             };
         }
     }
@@ -189,7 +199,7 @@ impl Connection {
     }
 
     /// RFC 3207 §4.2, §6: octets received after STARTTLS and before the handshake may be injected and are discarded.
-    async fn upgrade(&mut self) -> io::Result<Step> {
+    async fn upgrade(&mut self) -> Result<Step, ConnectionError> {
         self.flush().await?;
         if !self.input.is_empty() {
             tracing::warn!(octets = self.input.len(), "discarded plain-text data after STARTTLS");
@@ -200,12 +210,15 @@ impl Connection {
         Ok(self.session.step(Input::TlsDone))
     }
 
-    async fn tls_handshake(&mut self) -> io::Result<()> {
+    async fn tls_handshake(&mut self) -> Result<(), ConnectionError> {
         let config = self.server.tls.load_full();
         let limit = Instant::now() + HANDSHAKE_TIMEOUT.min(self.server.idle_timeout);
+        let handshake = timeout_at(limit.min(self.login_deadline), self.stream.secure(config));
         let secured = tokio::select! {
-            secured = timeout_at(limit.min(self.login_deadline), self.stream.secure(config)) => secured??,
-            () = self.stop.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
+            secured = handshake => secured
+                .map_err(|_| ConnectionError::Handshake("timed out".to_owned()))?
+                .map_err(|error| ConnectionError::Handshake(tls::explain_client_error(&error)))?,
+            () = self.stop.cancelled() => return Err(ConnectionError::Handshake("the server stops".to_owned())),
         };
         // Without a channel binding, the session does not offer PLUS.
         self.session.bind_channel(secured.channel.filter(|_| self.server.scram_plus));

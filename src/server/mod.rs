@@ -211,7 +211,7 @@ impl Server {
         tokio::select! {
             ended = connection.run(security) => {
                 if let Err(error) = ended {
-                    tracing::debug!(%error, "connection broke");
+                    tracing::debug!(%client, "{error}");
                 }
             }
             () = end => {}

@@ -2,7 +2,9 @@
 //! delivery, and never a secret.
 
 use base64::Engine;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::http::request;
 use crate::program::Serving;
@@ -13,6 +15,14 @@ fn span<'a>(line: &'a Value, name: &str) -> &'a Value {
         line["spans"].as_array().and_then(|spans| spans.last()).unwrap_or_else(|| panic!("{line}"));
     assert_eq!(innermost["name"], name, "{line}");
     innermost
+}
+
+/// Whether a text has a value as `derive(Debug)` writes it: `Some(1)`, `Part { .. }`.
+fn has_debug_form(text: &str) -> bool {
+    let names = text.match_indices(['(', '{']).map(|(at, _)| text[..at].trim_end());
+    names.filter_map(|before| before.rsplit([' ', '(', '[', '=']).next()).any(|name| {
+        name.starts_with(|c: char| c.is_ascii_uppercase()) && name.contains(|c: char| c.is_ascii_lowercase())
+    })
 }
 
 #[tokio::test]
@@ -34,6 +44,15 @@ async fn accepted_messages_and_attempts_are_logged_and_secrets_are_not() {
     let (platform, user, password) =
         (word_after("platform key"), word_after("demo tenant    user"), word_after("password"));
     let address = word_after("http://").split('/').next().unwrap().parse().unwrap();
+    let submissions = word_after("submissions\":\"[").split(']').next().unwrap().to_owned();
+    let mut client = TcpStream::connect(submissions).await.unwrap();
+    client.write_all(b"EHLO client.example\r\n").await.unwrap();
+    server.wait_for_line("TLS handshake failed").await;
+    let part = json!({"destination": "one.example", "until": "2100-01-01T00:00:00Z"});
+    request(address, "POST", "/v1/queue/pause", Some(&platform), Some(&part)).await.expect(200);
+    let part = json!({"destination": "one.example"});
+    request(address, "POST", "/v1/queue/resume", Some(&platform), Some(&part)).await.expect(200);
+    request(address, "POST", "/v1/queue/flush", Some(&platform), Some(&json!({}))).await.expect(200);
     request(address, "GET", "/v1/tenants", Some(&platform), None::<&Value>).await.expect(200);
     server.wait_for_line("\"path\":\"/v1/tenants\"").await;
 
@@ -54,6 +73,21 @@ async fn accepted_messages_and_attempts_are_logged_and_secrets_are_not() {
     for (line, fields) in [(accepted[0], message), (attempts[0], delivery)] {
         let repeated = fields.as_object().unwrap().keys().find(|name| !line[name.as_str()].is_null());
         assert_eq!(repeated, None, "{line}");
+    }
+
+    let failed =
+        lines.iter().find(|line| line["message"].as_str().unwrap().starts_with("TLS handshake failed"));
+    let failed = failed.unwrap();
+    assert_eq!(failed["message"], "TLS handshake failed: the client sent something other than TLS");
+    assert_eq!(failed["client"], "127.0.0.1", "{failed}");
+    let paused = said("queue paused")[0];
+    assert_eq!((&paused["destination"], &paused["tenant_id"]), (&json!("one.example"), &Value::Null));
+    assert_eq!(said("queue flushed")[0]["flushed"], 0);
+    for line in &lines {
+        assert!(line["target"].as_str().unwrap().starts_with("pillarbox"), "a line of a library: {line}");
+        let texts = line.as_object().unwrap().values().filter_map(Value::as_str);
+        let dumped = texts.filter(|text| has_debug_form(text)).collect::<Vec<_>>();
+        assert!(dumped.is_empty(), "{line}");
     }
 
     let login = format!("\0{user}\0{password}");
