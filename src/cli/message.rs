@@ -96,6 +96,9 @@ struct Filter {
     /// Only messages of this environment: live or test
     #[arg(long)]
     environment: Option<String>,
+    /// Only messages of this kind: message (default) or report
+    #[arg(long)]
+    kind: Option<String>,
     /// Only messages not older than this, for example 2h
     #[arg(long, value_name = "DURATION")]
     since: Option<SignedDuration>,
@@ -190,6 +193,7 @@ impl Filter {
             ("tag", self.tag),
             ("message_id", self.message_id),
             ("environment", self.environment),
+            ("kind", self.kind),
             ("created_after", since.map(|at| at.to_string())),
         ];
         query.extend(given.into_iter().filter_map(|(name, value)| Some((name, value?))));

@@ -23,8 +23,8 @@ pub use refusal::{Refusal, RefusalCode};
 pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
     BounceClass, DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyState, DkimPolicy,
-    DomainStatus, Environment, EventKind, LimitPeriod, Scope, Stage, SuppressionReason, TenantStatus,
-    TlsFailure, TlsMinimum, TlsMode, TlsPolicyType, UnknownValue, UsageInterval, Verification, WaitReason,
-    WebhookDeliveryState, WebhookStatus,
+    DomainStatus, Environment, EventKind, LimitPeriod, MessageKind, Scope, Stage, SuppressionReason,
+    TenantStatus, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType, UnknownValue, UsageInterval, Verification,
+    WaitReason, WebhookDeliveryState, WebhookStatus,
 };
 pub use weight::{Weight, WeightError};

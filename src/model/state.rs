@@ -92,6 +92,14 @@ enumerations! {
         Test = "test",
     }
 
+    /// Who composed a message.
+    MessageKind("message kind", default Message) {
+        /// Mail that a client submitted.
+        Message = "message",
+        /// A delivery status notification that the server generated (RFC 3464). It counts nowhere and raises no events.
+        Report = "report",
+    }
+
     /// A permission of a key.
     Scope("scope") {
         /// Submit over SMTP.

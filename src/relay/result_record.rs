@@ -95,6 +95,7 @@ impl CompletedAttempt<'_> {
         };
         AttemptRecord {
             message_id: message.id,
+            kind: message.kind,
             tenant_id: message.tenant_id,
             delivery_id: delivery.id,
             state,
@@ -169,6 +170,7 @@ impl UnattemptedBatch<'_> {
     ) -> AttemptRecord {
         AttemptRecord {
             message_id: self.batch.message.id,
+            kind: self.batch.message.kind,
             tenant_id: self.batch.message.tenant_id,
             delivery_id: delivery.id,
             state,

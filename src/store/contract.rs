@@ -29,8 +29,8 @@ use crate::mail::{
 };
 use crate::model::{
     AttemptId, BounceClass, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState, Environment,
-    EventId, EventKind, KeyId, KeySecret, MessageId, Scope, SuppressionId, TenantId, TenantStatus,
-    TlsFailure, TlsPolicyType, UsageInterval, Verification, WebhookId,
+    EventId, EventKind, KeyId, KeySecret, MessageId, MessageKind, Scope, SuppressionId, TenantId,
+    TenantStatus, TlsFailure, TlsPolicyType, UsageInterval, Verification, WebhookId,
 };
 
 pub(crate) use super::sqlite::tests::SqliteHarness;
@@ -224,6 +224,7 @@ pub(crate) fn new_message(tenant: TenantId, recipients: &[&str], body: &str) -> 
         id: MessageId::generate(created_at),
         tenant_id: tenant,
         key_id: Some(KeyId::generate(created_at)),
+        kind: MessageKind::Message,
         environment: Environment::Live,
         reverse_path: ReversePath::Mailbox(address("sender@example.com")),
         body: BodyType::EightBitMime,
@@ -251,6 +252,15 @@ pub(crate) fn new_message(tenant: TenantId, recipients: &[&str], body: &str) -> 
     let recipients =
         recipients.iter().map(|text| (DeliveryId::generate(created_at), address(text).into())).collect();
     NewMessage { message, recipients, content, suppressed: Vec::new(), submission_key: None }
+}
+
+/// A report that the server generated.
+pub(crate) fn new_report(tenant: TenantId, to: &str) -> NewMessage {
+    let mut new = new_message(tenant, &[to], "report");
+    new.message.kind = MessageKind::Report;
+    new.message.key_id = None;
+    new.message.reverse_path = ReversePath::Null;
+    new
 }
 
 pub(crate) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> Attempt {
@@ -284,6 +294,7 @@ pub(crate) fn outcome(tenant: TenantId, delivery: &Delivery, state: DeliveryStat
     let at = now();
     AttemptRecord {
         message_id: delivery.message_id,
+        kind: MessageKind::Message,
         tenant_id: tenant,
         delivery_id: delivery.id,
         state,
@@ -301,8 +312,9 @@ pub(crate) fn outcome(tenant: TenantId, delivery: &Delivery, state: DeliveryStat
 /// The same result for all claimed deliveries.
 pub(crate) fn outcomes(batches: &[Batch], state: DeliveryState) -> RecordBatch {
     let of_batch = |batch: &Batch| {
-        let tenant = batch.message.tenant_id;
-        batch.deliveries.iter().map(move |delivery| outcome(tenant, delivery, state)).collect::<Vec<_>>()
+        let (tenant, kind) = (batch.message.tenant_id, batch.message.kind);
+        let record = |delivery| AttemptRecord { kind, ..outcome(tenant, delivery, state) };
+        batch.deliveries.iter().map(record).collect::<Vec<_>>()
     };
     RecordBatch { records: batches.iter().flat_map(of_batch).collect(), report: None }
 }

@@ -10,7 +10,7 @@ use super::send_limit::{QuotaRequest, QuotaReservation};
 use super::submission_key::submission_key;
 use super::{Submission, SubmissionService, SubmissionSettings, Submitter, storage_refusal};
 use crate::mail::{Content, DomainName, MailParameters, Timestamp};
-use crate::model::{DeliveryId, Environment, MessageId, Refusal, RefusalCode, TenantId};
+use crate::model::{DeliveryId, Environment, MessageId, MessageKind, Refusal, RefusalCode, TenantId};
 use crate::policy::admission::SendingDomain;
 use crate::store::{Key, Message, NewMessage, Spool, StoreError, SubmissionKey, Tenant};
 
@@ -148,6 +148,7 @@ impl SubmissionService {
                 id,
                 tenant_id: submitter.tenant.id,
                 key_id: Some(submitter.key.id),
+                kind: MessageKind::Message,
                 environment: submitter.key.environment,
                 reverse_path: envelope.reverse_path,
                 body: envelope.body,

@@ -11,7 +11,7 @@ use pillarbox::dns::Resolver;
 use pillarbox::limits::auth_limiter::{self, AuthLimiter};
 use pillarbox::limits::memory_budget::MemoryBudget;
 use pillarbox::mail::{Address, BodyType, Content, DomainName, ReversePath, SignedDuration, Timestamp};
-use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, Scope, TenantId};
+use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, MessageKind, Scope, TenantId};
 use pillarbox::queue::QueueManager;
 use pillarbox::rng::Rng;
 use pillarbox::store::{Directory, Message, NewKey, NewMessage, Spool, SqliteOptions, Store};
@@ -211,6 +211,7 @@ impl ApiStage {
             id: MessageId::generate(now),
             tenant_id,
             key_id: None,
+            kind: MessageKind::Message,
             environment: Environment::Live,
             reverse_path: ReversePath::Mailbox(Address::parse("from@own.example").unwrap()),
             body: BodyType::SevenBit,

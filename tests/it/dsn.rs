@@ -120,3 +120,41 @@ async fn delay_is_reported_once_after_four_hours_to_those_who_did_not_decline() 
     assert_eq!(events.len(), 2, "one for each recipient, whatever it asked to hear: {timeline}");
     assert!(events.iter().all(|event| event["type"] == "message.deferred"), "{timeline}");
 }
+
+#[tokio::test]
+async fn a_report_is_marked_and_is_neither_mail_of_the_tenant_nor_counted_nor_a_reason_to_suppress_its_sender()
+ {
+    let (_dns, mx, own, server, account) = stage(Offer::default()).await;
+    mx.script(Phase::Rcpt, "", 9, Fault::Reply("550 5.1.1 nobody of that name"));
+    own.script(Phase::Rcpt, "", 9, Fault::Reply("550 5.1.1 nobody of that name"));
+    let id = submit(&server, &account, "HDRS", &[("gone@b.test", "")]).await;
+    server.wait_for_status(&id, &["bounced"]).await;
+    let emails = format!("/v1/emails?tenant_id={}", account.tenant_id);
+    let report = crate::wait::until("the report is refused", async || {
+        let reports = server.control.get(&format!("{emails}&kind=report")).await;
+        let report = reports["data"][0].clone();
+        (report["status"] == "bounced").then_some(report)
+    })
+    .await;
+    assert_eq!((&report["kind"], &report["key_id"]), (&"report".into(), &serde_json::Value::Null));
+    assert_eq!(report["to"], serde_json::json!(["alice@acme.test"]));
+    let found = server.control.get(&format!("/v1/emails/{}", report["id"].as_str().unwrap())).await;
+    assert_eq!(found["kind"], "report");
+    for list in [&emails, &format!("{emails}&kind=message"), &format!("{emails}&status=bounced")] {
+        let listed = server.control.get(list).await;
+        let ids: Vec<_> = listed["data"].as_array().unwrap().iter().map(|email| &email["id"]).collect();
+        assert_eq!(ids, [id.as_str()], "{list}");
+    }
+    let events = server.control.get(&format!("/v1/events?tenant_id={}", account.tenant_id)).await;
+    let events = events["data"].as_array().unwrap();
+    assert!(events.iter().all(|event| event["message_id"] != report["id"]), "{events:?}");
+    let suppressed = server.control.get(&format!("/v1/suppressions?tenant_id={}", account.tenant_id)).await;
+    let addresses: Vec<_> =
+        suppressed["data"].as_array().unwrap().iter().map(|one| &one["address"]).collect();
+    assert_eq!(addresses, ["gone@b.test"]);
+    let usage = server.control.get(&format!("/v1/tenants/{}/usage", account.tenant_id)).await;
+    assert_eq!((&usage["emails_sent"], &usage["emails_bounced"]), (&1.into(), &1.into()), "{usage}");
+    let timeline = format!("/v1/emails/{}/timeline", report["id"].as_str().unwrap());
+    let entries = server.control.get(&timeline).await;
+    assert_eq!(entries["data"][0]["object"], "attempt", "{entries}");
+}

@@ -6,7 +6,7 @@ use pillarbox::clock::Clock;
 use pillarbox::config;
 use pillarbox::dns::Resolver;
 use pillarbox::mail::{Address, BodyType, Content, DomainName, Host, ReversePath, SignedDuration, Timestamp};
-use pillarbox::model::{DeliveryId, DeliveryState, Environment, MessageId, TenantId, TlsMode};
+use pillarbox::model::{DeliveryId, DeliveryState, Environment, MessageId, MessageKind, TenantId, TlsMode};
 use pillarbox::queue::{ClaimLimits, QueueManager};
 use pillarbox::relay::{Recording, Relay};
 use pillarbox::rng::Rng;
@@ -134,6 +134,7 @@ pub fn new_message(tenant_id: TenantId, recipients: &[&str]) -> NewMessage {
         id: MessageId::generate(now),
         tenant_id,
         key_id: None,
+        kind: MessageKind::Message,
         environment: Environment::Live,
         reverse_path: ReversePath::parse("s@a.example").unwrap(),
         body: BodyType::SevenBit,

@@ -172,6 +172,7 @@ async fn a_failed_event_is_retried_with_its_id_and_later_events_of_the_message_w
     let batch = &claimed.batches[0];
     let record = AttemptRecord {
         message_id: batch.message.id,
+        kind: batch.message.kind,
         tenant_id: acme.id,
         delivery_id: batch.deliveries[0].id,
         state: DeliveryState::Delivered,

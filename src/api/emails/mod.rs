@@ -19,7 +19,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::mail::{Address, AddressError, DomainName, ReversePath, Timestamp};
-use crate::model::{BounceClass, DeliveryId, DeliveryState, Environment, KeyId, MessageId, Scope, TenantId};
+use crate::model::{
+    BounceClass, DeliveryId, DeliveryState, Environment, KeyId, MessageId, MessageKind, Scope, TenantId,
+};
 use crate::store::{Delivery, Journal, Message, MessageFilter, MessageSummary, Metadata};
 
 use super::{Access, ApiError, ApiResponse, List, Operation, RequestContext, Resource, Result};
@@ -45,6 +47,7 @@ pub fn resource() -> Resource {
                 .query::<String>("subject", "Only messages whose subject contains all these words. The last word may be a prefix of at least two letters.")
                 .query::<String>("tag", "Only messages with this tag.")
                 .query::<String>("message_id", "Only messages with this Message-ID.")
+                .query::<MessageKind>("kind", "Only messages of this kind; without it `message`. `report` lists the delivery status notifications that the server generated.")
                 .query::<Environment>("environment", "Only objects of this environment.")
                 .pages::<MessageId, EmailView>("Messages, without their `deliveries`."),
             Operation::post("/v1/emails", "send_email", send::send)
@@ -93,8 +96,10 @@ pub struct EmailView {
     object: &'static str,
     /// The tenant.
     tenant_id: TenantId,
-    /// The key that sent it.
+    /// The key that sent it; `null` for a report.
     key_id: Option<KeyId>,
+    /// `message`, or `report` for a delivery status notification that the server generated.
+    kind: MessageKind,
     /// `live` or `test`. A test message is stored but not delivered.
     environment: Environment,
     /// Combined status of all deliveries: an open status while a delivery is open, then the worst final status.
@@ -164,6 +169,7 @@ impl EmailView {
             object: "email",
             tenant_id: message.tenant_id,
             key_id: message.key_id,
+            kind: message.kind,
             environment: message.environment,
             status: DeliveryState::combine(&states),
             from: message.reverse_path.mailbox().cloned(),
@@ -222,6 +228,7 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let filter = MessageFilter {
         tenant_id,
         environment: query.value("environment"),
+        kind: query.value("kind").unwrap_or_default(),
         status: query.value("status"),
         delivery_state: query.value("delivery_status"),
         to: query.value_with_plus("to", Address::parse),

@@ -12,7 +12,7 @@ use super::recipient::{DsnAction, DsnRecipient};
 use crate::mail::{
     Address, BodyType, Content, DomainName, MailParameters, ReturnContent, ReversePath, Timestamp,
 };
-use crate::model::{DeliveryId, MessageId};
+use crate::model::{DeliveryId, MessageId, MessageKind};
 use crate::store::{Message, NewMessage};
 
 /// Octets of the original header that a DSN returns.
@@ -48,6 +48,7 @@ impl DsnMessage<'_> {
             id,
             tenant_id: self.message.tenant_id,
             key_id: None,
+            kind: MessageKind::Report,
             environment: self.message.environment,
             reverse_path: ReversePath::Null,
             body: if bytes.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
@@ -241,6 +242,7 @@ pub fn sample_message(reverse_path: &str) -> std::sync::Arc<Message> {
         id: MessageId::generate(now),
         tenant_id: TenantId::generate(now),
         key_id: None,
+        kind: MessageKind::Message,
         environment: Environment::Test,
         reverse_path: ReversePath::parse(reverse_path).unwrap(),
         body: BodyType::SevenBit,

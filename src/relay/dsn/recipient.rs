@@ -155,6 +155,7 @@ mod tests {
         let at = Timestamp::from_second(now_s).unwrap();
         let record = AttemptRecord {
             message_id: message.id,
+            kind: message.kind,
             tenant_id: message.tenant_id,
             delivery_id: delivery.id,
             state,

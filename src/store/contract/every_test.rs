@@ -34,6 +34,7 @@ macro_rules! run_on {
                     an_event_tells_what_the_reply_was_and_a_complaint_follows_its_delivery,
                     of_a_long_story_as_much_is_read_as_was_asked_for,
                     messages_are_found_by_what_people_know_of_them,
+                    a_report_is_listed_apart_and_raises_no_event_counts_nowhere_and_suppresses_nobody,
                     a_refusal_is_noted_without_waiting_and_seen_by_its_tenant_only,
                     retention_counts_from_the_last_delivery_and_spares_what_is_open,
                     bodies_of_a_tenant_go_when_it_wants_and_before_its_rows,

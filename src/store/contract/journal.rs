@@ -156,6 +156,50 @@ pub(super) async fn of_a_long_story_as_much_is_read_as_was_asked_for<H: Harness>
     assert_eq!((listed.recipient_count, listed.states), (25, vec![DeliveryState::Delivered]));
 }
 
+pub(super) async fn a_report_is_listed_apart_and_raises_no_event_counts_nowhere_and_suppresses_nobody<
+    H: Harness,
+>() {
+    let bed = TestBed::<H>::new().await;
+    let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let sent = bed.enqueue(a, &["x@one.example"]).await.message.id;
+    let mut records = outcomes(&bed.claim(later(0)).await.batches, DeliveryState::Bounced);
+    let report = new_report(a, "sender@example.com");
+    let report_id = report.message.id;
+    records.report = Some(report);
+    bed.store.record(records).await.unwrap();
+    let (start, counts) = (*bed.store.watch_events().borrow(), bed.store.counts());
+    let mut refused = outcomes(&bed.claim(later(0)).await.batches, DeliveryState::Bounced);
+    refused.records[0].suppress = Some(new_suppression(Some(a), "sender@example.com"));
+    bed.store.record(refused).await.unwrap();
+    let cancelled = new_report(a, "other@example.com");
+    let (cancelled_id, delivery) = (cancelled.message.id, cancelled.recipients[0].0);
+    bed.store.enqueue(cancelled).await.unwrap();
+    bed.store.cancel(cancelled_id, vec![delivery], now()).await.unwrap();
+
+    assert_eq!(*bed.store.watch_events().borrow(), start, "no event of a report");
+    assert!(bed.store.message_events(report_id, None, 10).await.unwrap().items.is_empty());
+    let attempts = bed.store.attempts(report_id, None, 10).await.unwrap().items;
+    assert_eq!(attempts.len(), 1, "the timeline shows its attempts");
+    assert_eq!(bed.store.counts().attempts, counts.attempts);
+    assert!(bed.store.list_suppressions(Default::default(), page(10)).await.unwrap().items.is_empty());
+    for (tenant_id, reports) in
+        [(Some(a), &[cancelled_id, report_id][..]), (Some(b), &[]), (None, &[cancelled_id, report_id])]
+    {
+        let of = |kind| MessageFilter { tenant_id, kind, ..MessageFilter::default() };
+        let messages = if tenant_id == Some(b) { vec![] } else { vec![sent] };
+        assert_eq!(found(&bed, of(MessageKind::Message)).await, messages);
+        assert_eq!(found(&bed, of(MessageKind::Report)).await, reports);
+        let to = Some(address("sender@example.com"));
+        let to_sender = found(&bed, MessageFilter { to: to.clone(), ..of(MessageKind::Report) }).await;
+        assert_eq!(to_sender, reports.iter().copied().filter(|id| *id == report_id).collect::<Vec<_>>());
+        assert_eq!(found(&bed, MessageFilter { to, ..of(MessageKind::Message) }).await, []);
+        let state = Some(DeliveryState::Bounced);
+        let bounced = found(&bed, MessageFilter { status: state, ..of(MessageKind::Report) }).await;
+        assert_eq!(bounced, to_sender);
+        assert_eq!(found(&bed, MessageFilter { status: state, ..of(MessageKind::Message) }).await, messages);
+    }
+}
+
 pub(super) async fn messages_are_found_by_what_people_know_of_them<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);

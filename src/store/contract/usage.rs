@@ -28,9 +28,6 @@ async fn recount(bed: &TestBed<impl Harness>, tenant: TenantId, environment: Env
     let filter = MessageFilter { environment: Some(environment), ..MessageFilter::default() };
     let filter = MessageFilter { tenant_id: Some(tenant), ..filter };
     for summary in bed.store.list_messages(filter, all.clone()).await.unwrap().items {
-        if summary.message.key_id.is_none() {
-            continue;
-        }
         counts.sent += summary.recipient_count;
         for event in bed.store.message_events(summary.message.id, None, 1000).await.unwrap().items {
             match event.kind {
@@ -91,10 +88,8 @@ fn outcome_of(batch: &Batch) -> RecordBatch {
         };
         record.next_attempt_at = record.state.is_open().then(|| record.at + SignedDuration::from_secs(60));
         record.complained = recipient.starts_with("complained@");
-        if record.state == DeliveryState::Bounced && batch.message.key_id.is_some() {
-            let mut report = new_message(record.tenant_id, &["postmaster@a.example"], "report");
-            report.message.key_id = None;
-            records.report = Some(report);
+        if record.state == DeliveryState::Bounced && batch.message.kind == MessageKind::Message {
+            records.report = Some(new_report(record.tenant_id, "bounced@a.example"));
         }
     }
     records

@@ -10,8 +10,8 @@ use serde::Serialize;
 use crate::histogram::HistogramReading;
 use crate::mail::{Address, ReversePath, Timestamp};
 use crate::model::{
-    BounceClass, DeliveryId, DeliveryState, Environment, EventId, EventKind, KeyId, MessageId, RefusalCode,
-    RequestId, Stage, TenantId,
+    BounceClass, DeliveryId, DeliveryState, Environment, EventId, EventKind, KeyId, MessageId, MessageKind,
+    RefusalCode, RequestId, Stage, TenantId,
 };
 
 use super::Message;
@@ -135,6 +135,7 @@ pub struct Rejection {
 pub struct MessageFilter {
     pub tenant_id: Option<TenantId>,
     pub environment: Option<Environment>,
+    pub kind: MessageKind,
     /// The combined state of all deliveries ([`DeliveryState::combine`]).
     pub status: Option<DeliveryState>,
     /// The state of at least one delivery.

@@ -13,7 +13,7 @@ use crate::mail::{
     ReversePath, Timestamp,
 };
 use crate::model::{
-    AttemptId, BounceClass, DeliveryId, DeliveryState, Environment, KeyId, MessageId, TenantId,
+    AttemptId, BounceClass, DeliveryId, DeliveryState, Environment, KeyId, MessageId, MessageKind, TenantId,
 };
 
 use super::NewSuppression;
@@ -45,6 +45,7 @@ pub struct Message {
     pub tenant_id: TenantId,
     /// `None` for reports that the server generates.
     pub key_id: Option<KeyId>,
+    pub kind: MessageKind,
     pub environment: Environment,
     pub reverse_path: ReversePath,
     pub body: BodyType,
@@ -226,6 +227,8 @@ pub struct RecordBatch {
 #[derive(Debug, Clone)]
 pub struct AttemptRecord {
     pub message_id: MessageId,
+    /// A report raises no events, counts nowhere and suppresses nobody.
+    pub kind: MessageKind,
     pub tenant_id: TenantId,
     pub delivery_id: DeliveryId,
     /// The state afterwards.

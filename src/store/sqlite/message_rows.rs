@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::delivery_rows;
 use super::sql_types::{count, json_if_any, time, time_if_any};
 use crate::mail::MailParameters;
-use crate::model::MessageId;
+use crate::model::{MessageId, MessageKind};
 use crate::store::{Annotations, Message, MessageSummary, Metadata, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
@@ -13,6 +13,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
         id: row.get("id")?,
         tenant_id: row.get("tenant_id")?,
         key_id: row.get("key_id")?,
+        kind: row.get("kind")?,
         environment: row.get("environment")?,
         reverse_path: row.get("reverse_path")?,
         body: row.get("body")?,
@@ -42,6 +43,11 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
 pub(super) fn find(connection: &Connection, id: MessageId) -> rusqlite::Result<Option<Message>> {
     let mut statement = connection.prepare_cached("SELECT * FROM message WHERE id = ?1")?;
     statement.query_row([id], read_row).optional()
+}
+
+pub(super) fn kind(connection: &Connection, id: MessageId) -> rusqlite::Result<Option<MessageKind>> {
+    let mut statement = connection.prepare_cached("SELECT kind FROM message WHERE id = ?1")?;
+    statement.query_row([id], |row| row.get(0)).optional()
 }
 
 /// A message with the states of its deliveries.

@@ -29,6 +29,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0020_message_lifetime.sql"),
     include_str!("migrations/0021_folded_suppressions.sql"),
     include_str!("migrations/0022_default_tenant.sql"),
+    include_str!("migrations/0023_reports.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

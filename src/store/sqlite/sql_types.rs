@@ -12,8 +12,8 @@ use crate::mail::{
 use crate::model::{
     AttemptId, BounceClass, DeliveryId, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyId,
     DkimKeyState, DomainId, DomainStatus, Environment, EventId, EventKind, KeyId, LimitPeriod, MessageId,
-    RefusalCode, RequestId, SecretDigest, Stage, SuppressionId, SuppressionReason, TemplateId, TenantId,
-    TenantStatus, TlsFailure, TlsPolicyType, UsageInterval, Verification, WebhookDeliveryId,
+    MessageKind, RefusalCode, RequestId, SecretDigest, Stage, SuppressionId, SuppressionReason, TemplateId,
+    TenantId, TenantStatus, TlsFailure, TlsPolicyType, UsageInterval, Verification, WebhookDeliveryId,
     WebhookDeliveryState, WebhookId, WebhookStatus, Weight,
 };
 use crate::store::{JournalCursor, Result, StoreError};
@@ -95,6 +95,7 @@ stored_as_name!(
     TlsPolicyType,
     DomainName,
     Environment,
+    MessageKind,
     TenantStatus,
     DomainStatus,
     Verification,

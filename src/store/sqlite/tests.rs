@@ -9,12 +9,14 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::mail::ReversePath;
 use crate::model::{
-    DeliveryState, DkimKeyState, Environment, EventKind, KeySecret, TenantId, TenantStatus, Verification,
+    DeliveryState, DkimKeyState, Environment, EventKind, KeySecret, MessageKind, TenantId, TenantStatus,
+    Verification,
 };
 use crate::store::contract::{
-    Harness, TestBed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression,
-    new_template, new_tenant, new_webhook, now, outcomes,
+    Harness, TestBed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_report,
+    new_suppression, new_template, new_tenant, new_webhook, now, outcomes,
 };
 use crate::store::{
     Directory, IdempotentResponse, Journal, Limited, MessageFilter, NewMessage, NewSmartHost, Outbox,
@@ -304,6 +306,7 @@ async fn the_search_of_an_older_database_is_filled_anew() {
         ALTER TABLE search_progress RENAME COLUMN cursor TO up_to;
         UPDATE tenant SET settings = replace(settings, 'message_lifetime_hours', 'expiry_hours');
         PRAGMA user_version = 15;";
+    database.execute_batch(WITHOUT_REPORTS).unwrap();
     database.execute_batch(older).unwrap();
     let bed = bed.restart().await;
     assert!(bed.store.tenant(tenant).await.unwrap().is_some(), "its settings have the present names");
@@ -322,6 +325,39 @@ async fn the_search_of_an_older_database_is_filled_anew() {
     assert_eq!(database.query_row(indexes, [], |row| row.get::<_, u32>(0)).unwrap(), 0);
 }
 
+/// Takes back what a later migration added.
+const WITHOUT_REPORTS: &str = "
+    DROP INDEX report_by_tenant;
+    DROP INDEX report_by_id;
+    ALTER TABLE message DROP COLUMN kind;";
+
+#[tokio::test]
+async fn the_reports_of_an_older_database_are_marked() {
+    let bed = Bed::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let report = new_report(tenant, "x@one.example");
+    let mut bounce_of_a_client = new_message(tenant, &["x@one.example"], "null reverse path");
+    bounce_of_a_client.message.reverse_path = ReversePath::Null;
+    let mut without_key = new_message(tenant, &["x@one.example"], "no key");
+    without_key.message.key_id = None;
+    for new in [&report, &bounce_of_a_client, &without_key] {
+        bed.store.enqueue(new.clone()).await.unwrap();
+    }
+    bed.store.close().await;
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
+    database.execute_batch(WITHOUT_REPORTS).unwrap();
+    database.pragma_update(None, "user_version", 22).unwrap();
+    let bed = bed.restart().await;
+    let found = async |kind| {
+        let filter = MessageFilter { kind, ..MessageFilter::default() };
+        let page = PageRequest { limit: 10, ..PageRequest::default() };
+        let page = bed.store.list_messages(filter, page).await.unwrap();
+        page.items.iter().map(|found| found.message.id).collect::<Vec<_>>()
+    };
+    assert_eq!(found(MessageKind::Report).await, [report.message.id]);
+    assert_eq!(found(MessageKind::Message).await, [without_key.message.id, bounce_of_a_client.message.id]);
+}
+
 #[tokio::test]
 async fn the_suppressions_of_an_older_database_are_counted() {
     let bed = Bed::new().await;
@@ -336,6 +372,7 @@ async fn the_suppressions_of_an_older_database_are_counted() {
         DROP TRIGGER suppression_removed;
         DROP TABLE suppression_count;
         PRAGMA user_version = 18;";
+    database.execute_batch(WITHOUT_REPORTS).unwrap();
     database.execute_batch(older).unwrap();
     let bed = bed.restart().await;
     bed.store.suppress(suppression(most), now()).await.unwrap();
@@ -365,6 +402,7 @@ async fn the_suppressions_of_an_older_database_are_folded_and_the_longest_of_equ
             .execute("UPDATE suppression SET address = ?2 WHERE id = ?1", rusqlite::params![id, address])
             .unwrap();
     }
+    database.execute_batch(WITHOUT_REPORTS).unwrap();
     database.pragma_update(None, "user_version", 20).unwrap();
     let bed = bed.restart().await;
     let stops = async |text: &str| {

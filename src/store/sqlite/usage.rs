@@ -19,9 +19,9 @@ impl Tx<'_> {
         self.usage.add(by, counts);
     }
 
-    /// Adds usage of a delivery, except of a report that the server generated.
+    /// Adds usage of a delivery.
     pub(super) fn count_delivery(&self, of: MessageId, at: Timestamp, counts: UsageCounts) -> Result<()> {
-        let sql = "SELECT tenant_id, environment FROM message WHERE id = ?1 AND key_id IS NOT NULL";
+        let sql = "SELECT tenant_id, environment FROM message WHERE id = ?1";
         let mut statement = self.prepare_cached(sql)?;
         let mut rows = statement.query([of])?;
         if let Some(row) = rows.next()? {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use pillarbox::clock::Clock;
 use pillarbox::mail::{Address, BodyType, Content, Host, ReversePath, SignedDuration, Timestamp};
-use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, QueueFilter, TenantId};
+use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, MessageKind, QueueFilter, TenantId};
 use pillarbox::queue::{ClaimLimits, QueueManager};
 use pillarbox::rng::Rng;
 use pillarbox::store::{
@@ -65,6 +65,7 @@ fn message(tenant_id: TenantId, number: usize, is_later: bool) -> NewMessage {
         id: MessageId::generate(now),
         tenant_id,
         key_id: None,
+        kind: MessageKind::Message,
         environment: Environment::Live,
         reverse_path: ReversePath::Mailbox(Address::parse("sender@example.com").unwrap()),
         body: BodyType::SevenBit,

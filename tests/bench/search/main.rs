@@ -12,7 +12,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use pillarbox::clock::Clock;
 use pillarbox::mail::{Address, BodyType, Content, Host, ReversePath, SignedDuration, Timestamp};
-use pillarbox::model::{DeliveryId, DeliveryState, Environment, EventId, EventKind, MessageId, TenantId};
+use pillarbox::model::{
+    DeliveryId, DeliveryState, Environment, EventId, EventKind, MessageId, MessageKind, TenantId,
+};
 use pillarbox::queue::{ClaimLimits, QueueManager};
 use pillarbox::rng::Rng;
 use pillarbox::store::{
@@ -69,6 +71,7 @@ fn message(tenants: &[TenantId], number: usize) -> NewMessage {
         id: MessageId::generate(now),
         tenant_id,
         key_id: None,
+        kind: MessageKind::Message,
         environment: if number % 50 == 1 { Environment::Test } else { Environment::Live },
         reverse_path: ReversePath::Mailbox(address(&sender)),
         body: BodyType::SevenBit,
@@ -135,6 +138,7 @@ async fn deliver(store: &Arc<Store>) {
                 };
                 records.push(AttemptRecord {
                     message_id: batch.message.id,
+                    kind: batch.message.kind,
                     tenant_id: batch.message.tenant_id,
                     delivery_id: delivery.id,
                     state,

@@ -6,7 +6,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
 
 use super::index::{self, SubjectMatch};
-use crate::model::{DeliveryState, MessageId};
+use crate::model::{DeliveryState, MessageId, MessageKind};
 use crate::store::sqlite::keyset::{PAGE_OBJECTS_MAX, Range};
 use crate::store::sqlite::sql_types::{sql_limit, us};
 use crate::store::sqlite::{delivery_rows, message_rows};
@@ -68,6 +68,9 @@ impl Search<'_> {
             Some(source) if self.has_few(&source.sql, &source.parameters)? => return Ok(source),
             troubles => troubles,
         };
+        if self.filter.kind == MessageKind::Report {
+            return Ok(self.reports());
+        }
         if self.required_state() == Some(DeliveryState::Queued)
             && let Some(source) = self.waiting()?
         {
@@ -86,6 +89,20 @@ impl Search<'_> {
     /// A state that at least one delivery of each found message has.
     fn required_state(&self) -> Option<DeliveryState> {
         self.filter.delivery_state.or(self.filter.status)
+    }
+
+    /// Reports are few and have no events, which the full-text index follows.
+    fn reports(&self) -> Source {
+        let (index, condition, values) = match self.filter.tenant_id {
+            Some(tenant) => ("report_by_tenant", "tenant_id = ?3 AND", vec![tenant.to_string().into()]),
+            None => ("report_by_id", "", vec![]),
+        };
+        let order = self.range.order();
+        let sql = format!(
+            "SELECT id FROM message INDEXED BY {index}
+             WHERE id > ?1 AND id < ?2 AND {condition} kind = 'report' ORDER BY id {order}"
+        );
+        self.bound(SourceKind::Messages, sql, values)
     }
 
     fn messages(&self, condition: &str, values: Vec<Value>) -> Source {
@@ -244,7 +261,8 @@ impl Search<'_> {
             wanted.as_ref().is_none_or(|wanted| wanted == value)
         }
         let MessageFilter { tenant_id, environment, from, tag, header_message_id, .. } = self.filter;
-        is_wanted(tenant_id, &message.tenant_id)
+        self.filter.kind == message.kind
+            && is_wanted(tenant_id, &message.tenant_id)
             && is_wanted(environment, &message.environment)
             && is_wanted(from, &message.reverse_path)
             && tag.as_ref().is_none_or(|tag| message.annotations.tags.contains(tag))
@@ -273,6 +291,8 @@ mod tests {
             (MessageFilter { tenant_id, ..all() }, "message_by_tenant"),
             (MessageFilter { tenant_id, status: bounced, ..all() }, "delivery_in_trouble "),
             (MessageFilter { delivery_state: bounced, ..all() }, "delivery_in_trouble_anywhere"),
+            (MessageFilter { kind: MessageKind::Report, ..all() }, "report_by_id"),
+            (MessageFilter { tenant_id, kind: MessageKind::Report, ..all() }, "report_by_tenant"),
             (MessageFilter { to: Some(address("x@one.example")), ..all() }, "VIRTUAL TABLE INDEX"),
             (MessageFilter { header_message_id: Some("1@x".into()), ..all() }, "VIRTUAL TABLE INDEX"),
         ] {

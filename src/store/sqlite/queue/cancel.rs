@@ -4,10 +4,10 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use crate::mail::Timestamp;
-use crate::model::{DeliveryId, DeliveryState, EventKind, MessageId, TenantId};
-use crate::store::sqlite::Tx;
+use crate::model::{DeliveryId, DeliveryState, EventKind, MessageId, MessageKind, TenantId};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::sql_types::us;
+use crate::store::sqlite::{Tx, message_rows};
 use crate::store::{OpenDeliveries, Result};
 
 /// The data of the event.
@@ -41,6 +41,7 @@ pub(super) fn cancel(
                WHERE id = ?1 AND message_id = ?4 AND next_attempt_us IS NOT NULL
                RETURNING tenant_id, recipient, attempts";
     let mut statement = tx.prepare_cached(sql)?;
+    let kind = message_rows::kind(tx, message)?;
     let mut cancelled = Vec::new();
     for &id in ids {
         let row = params![id, DeliveryState::Cancelled, us(now), message];
@@ -52,7 +53,9 @@ pub(super) fn cancel(
         let Some((tenant_id, payload)) = found else { continue };
         let subject =
             Subject { tenant_id: Some(tenant_id), message_id: Some(message), delivery_id: Some(id) };
-        tx.append(EventKind::MessageCancelled, subject, &payload, now)?;
+        if kind == Some(MessageKind::Message) {
+            tx.append(EventKind::MessageCancelled, subject, &payload, now)?;
+        }
         cancelled.push(id);
     }
     Ok(cancelled)

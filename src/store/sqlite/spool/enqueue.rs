@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::submission_key;
 use crate::mail::Recipient;
-use crate::model::{DeliveryState, EventKind, MessageId};
+use crate::model::{DeliveryState, EventKind, MessageId, MessageKind};
 use crate::store::sqlite::blob_store::{self, BodyPlacement, FreshFile};
 use crate::store::sqlite::checksum::Checksum;
 use crate::store::sqlite::events::Subject;
@@ -62,7 +62,7 @@ impl EnqueueJob {
     /// Returns the id of the message. If its submission key was used before, writes nothing and returns the id of that
     /// message.
     pub(super) fn write(&self, tx: &Tx<'_>) -> Result<MessageId> {
-        let NewMessage { message, recipients, suppressed, content, submission_key } = &*self.new;
+        let NewMessage { message, content, submission_key, .. } = &*self.new;
         if let Some(key) = submission_key
             && let Some(earlier) = submission_key::take(tx, key, message)?
         {
@@ -73,30 +73,35 @@ impl EnqueueJob {
         let placement = if self.file.is_some() { BodyPlacement::File } else { BodyPlacement::Row };
         blob_store::insert(tx, message.id, content, self.checksum, placement)?;
         insert_deliveries(tx, &self.new)?;
+        if message.kind == MessageKind::Message {
+            self.write_events(tx, &reverse_path)?;
+            self.count(tx);
+        }
+        Ok(message.id)
+    }
+
+    fn write_events(&self, tx: &Tx<'_>, reverse_path: &str) -> Result<()> {
+        let NewMessage { message, recipients, suppressed, .. } = &*self.new;
         let subject = Subject {
             tenant_id: Some(message.tenant_id),
             message_id: Some(message.id),
             ..Subject::default()
         };
-        let data = EventPayload { from: &reverse_path, recipients: recipients.len(), size: message.size };
+        let data = EventPayload { from: reverse_path, recipients: recipients.len(), size: message.size };
         tx.append(EventKind::MessageAccepted, subject, &data, message.created_at)?;
         for recipient in suppressed {
             let data = LeftOut { recipient: &recipient.to_string() };
             tx.append(EventKind::MessageSuppressed, subject, &data, message.created_at)?;
         }
-        self.count(tx);
-        Ok(message.id)
+        Ok(())
     }
 
-    /// Counts usage, except of reports that the server generates.
     fn count(&self, tx: &Tx<'_>) {
         let NewMessage { message, recipients, suppressed, .. } = &*self.new;
-        if message.key_id.is_some() {
-            let Message { tenant_id, environment, created_at: at, .. } = *message;
-            let (sent, suppressed) = (recipients.len() as u64, suppressed.len() as u64);
-            let counts = UsageCounts { sent, suppressed, ..UsageCounts::default() };
-            tx.count(UsedBy { tenant_id, environment, at }, counts);
-        }
+        let Message { tenant_id, environment, created_at: at, .. } = *message;
+        let (sent, suppressed) = (recipients.len() as u64, suppressed.len() as u64);
+        let counts = UsageCounts { sent, suppressed, ..UsageCounts::default() };
+        tx.count(UsedBy { tenant_id, environment, at }, counts);
     }
 
     /// After the synced commit: hands the message over for delivery, if it was written.
@@ -124,8 +129,9 @@ impl EnqueueJob {
 fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<()> {
     let sql = "INSERT INTO message (id, tenant_id, key_id, environment, reverse_path, body, smtputf8, size,
                                     subject, header_from, header_message_id, dkim_domain, created_us, expires_us,
-                                    return_content, envelope_id, require_tls, release_us, tags, metadata)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
+                                    return_content, envelope_id, require_tls, release_us, tags, metadata, kind)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
+                       ?21)";
     let parameters = &message.parameters;
     let Annotations { tags, metadata } = &message.annotations;
     tx.prepare_cached(sql)?.execute(params![
@@ -149,6 +155,7 @@ fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<
         parameters.release_at.map(us),
         (!tags.is_empty()).then(|| to_json(tags)).transpose()?,
         metadata.as_json(),
+        message.kind,
     ])?;
     Ok(())
 }

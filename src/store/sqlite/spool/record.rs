@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 
 use super::enqueue::EnqueueJob;
-use crate::model::{AttemptId, BounceClass, DeliveryState, EventKind};
+use crate::model::{AttemptId, BounceClass, DeliveryState, EventKind, MessageKind};
 use crate::store::memory::DeliveryResult;
 use crate::store::sqlite::directory::suppress;
 use crate::store::sqlite::events::Subject;
@@ -104,6 +104,9 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
     let Some((recipient, attempts)) = changed else { return Ok(false) };
     if let Some(attempt) = &record.attempt {
         insert_attempt(tx, attempt, carrier)?;
+    }
+    if record.kind == MessageKind::Report {
+        return Ok(true);
     }
     let attempt = record.attempt.as_ref();
     let data = EventPayload {
