@@ -208,7 +208,7 @@ proptest! {
     fn no_limit_is_exceeded_and_no_work_is_lost(acts in prop::collection::vec(act(), 0..200)) {
         let mut fair = fairness(5, 2);
         let (mut pushed, mut out) = (0u32, BTreeSet::new());
-        // Lane and tenant of each slot.
+        // Destination queue and tenant of each slot.
         let mut slots: Vec<(u8, u8)> = Vec::new();
         for act in acts {
             match act {

@@ -58,7 +58,7 @@ pub struct QueueState {
 pub struct ConnectionCounts {
     /// Open connections to other servers.
     pub connections: usize,
-    /// Lanes that are left alone for a time.
+    /// Destination queues that back off.
     pub backoffs: usize,
 }
 

@@ -1,12 +1,13 @@
 //! The queue manager: all decisions in memory about waiting mail. The store is durable and reports its commits through a
 //! feed; the relay's delivery agents choose the route of mail and deliver it.
 //!
-//! * `scheduler` claims due mail and gives it to the agents; `dispatch` chooses the order, fair between tenants, under the
-//!   limits of each `site`; `site_resolution` looks up unknown sites in the background,
+//! * `scheduler` claims due mail and gives it to the agents; `dispatch` chooses which claim gets the next connection, fair
+//!   between tenants, under the limits of each `site`; `site_resolution` looks up unknown sites in the background,
 //! * `manager` hands out claims, in passes (`claim_pass`) over the store and the `hot_queue`; `claim_filter` skips mail for
 //!   queues without capacity,
-//! * `claim_table` tracks claims, `pauses` what must not be handed out, `due_index` when each tenant has due mail,
-//! * `site_status` and `wait_reasons` make up the snapshot for the API and metrics.
+//! * `claim_table` tracks claims and decides in which order tenants' mail is claimed; `pauses` has what must not be handed
+//!   out (suspended tenants, paused parts of the queue), `due_index` when each tenant has due mail,
+//! * `snapshot` shows the sites, counts and `wait_reasons` to the API and metrics.
 
 mod batches;
 mod claim;
@@ -22,7 +23,7 @@ mod queue_key;
 mod scheduler;
 mod site;
 mod site_resolution;
-mod site_status;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 pub mod wait_reasons;
@@ -34,4 +35,4 @@ pub use manager::{QueueDepth, QueueManager};
 pub use queue_key::{MxRoute, NextHop, QueueKey, RouteDecision, RouteId, Routed, SourcePoolId};
 pub use scheduler::DeliveryAgents;
 pub use site::{Site, Sites};
-pub use site_status::QueueSnapshot;
+pub use snapshot::QueueSnapshot;

@@ -11,7 +11,7 @@ use super::claim_pass::ClaimLimits;
 use super::manager::QueueManager;
 use super::queue_key::{QueueKey, RouteDecision, Routed};
 use super::site_resolution::UnresolvedClaim;
-use super::site_status::name_of;
+use super::snapshot::name_of;
 use crate::clock::Instant;
 use crate::mail::{DomainName, Host};
 use crate::model::TenantId;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use crate::clock::{Clock, Instant};
 use crate::config;
 use crate::mail::{DomainName, Host};
-use crate::policy::site;
 use crate::policy::site_limiter::Rule;
+use crate::policy::site_name;
 
 /// Maximum of cached domains. Above it the oldest are removed; each costs another look-up.
 const DOMAINS_MAX: usize = 50_000;
@@ -200,7 +200,7 @@ impl Rules {
                 let mut sorted = hosts.to_vec();
                 sorted.sort();
                 sorted.dedup();
-                (site::name_of(hosts), Identity::Hosts(sorted))
+                (site_name::name_of(hosts), Identity::Hosts(sorted))
             }
         };
         Site { name, rule, identity }
@@ -224,7 +224,7 @@ impl Rules {
 impl config::SiteRule {
     /// Whether all of these hosts are named: one of somebody else makes it another site.
     fn covers(&self, hosts: &[String]) -> bool {
-        let is_named = |host: &String| self.mx.iter().any(|suffix| site::is_under(host, suffix));
+        let is_named = |host: &String| self.mx.iter().any(|suffix| site_name::is_under(host, suffix));
         !hosts.is_empty() && hosts.iter().all(is_named)
     }
 }

@@ -7,10 +7,10 @@ mod every_test;
 mod directory;
 mod journal;
 mod outbox;
-mod policies;
 mod search;
 mod sending;
 mod spool;
+mod sts_policies;
 mod tls_results;
 mod usage;
 

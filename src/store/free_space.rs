@@ -1,10 +1,12 @@
-//! Notices a full disk: checks the free space in the file system of the data directory.
+//! Decides whether the disk is full: compares the free space in the file system of the data directory with the configured
+//! minimum. While it is short, the store accepts no message (`Spool::enqueue`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::store::memory::lock;
+use crate::store::{Result, StoreError};
 
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -20,8 +22,12 @@ impl FreeSpace {
         Self { data_dir: data_dir.to_owned(), octets_min, last: Mutex::new(None) }
     }
 
-    /// Whether there is less free space than required.
-    pub(in crate::store) fn is_short(&self) -> bool {
+    /// Refuses a write with [`StoreError::DiskFull`] if there is less free space than required.
+    pub(in crate::store) fn check(&self) -> Result<()> {
+        if self.is_short() { Err(StoreError::DiskFull) } else { Ok(()) }
+    }
+
+    fn is_short(&self) -> bool {
         let mut last = lock(&self.last);
         match *last {
             Some((at, is_short)) if at.elapsed() < SAMPLE_INTERVAL => is_short,

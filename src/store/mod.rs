@@ -6,7 +6,7 @@
 //! * [`Journal`]: events, messages and attempts for the API; search and retention.
 //! * [`Ledger`]: usage of tenants.
 //! * [`Outbox`]: webhooks and their pending deliveries.
-//! * [`Policies`]: cached MTA-STS policies of destinations.
+//! * [`StsPolicies`]: cached MTA-STS policies of destinations.
 //! * [`TlsResults`]: counts of TLS sessions until they are reported (RFC 8460).
 //!
 //! One process owns a spool. Only its queue manager knows what is claimed, so a claim writes nothing, and after a crash
@@ -31,7 +31,7 @@ pub use memory::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange,
 pub use options::{Access, OpenError, StoreOptions};
 pub use records::*;
 pub use sqlite::{SqliteOptions, SqliteStore, check_master_key};
-pub use traits::{Directory, Journal, Ledger, Outbox, Policies, Queue, Spool, TlsResults};
+pub use traits::{Directory, Journal, Ledger, Outbox, Queue, Spool, StsPolicies, TlsResults};
 
 /// Lifetime of a [`SubmissionKey`].
 pub const SUBMISSION_KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);

@@ -27,7 +27,7 @@ use crate::dns::{DnsError, Resolver};
 use crate::http_client::{Client, Limits, OverflowPolicy, Request};
 use crate::mail::{Address, Date, DomainName, Timestamp};
 use crate::rng::Rng;
-use crate::store::{Policies, Store, TlsResults};
+use crate::store::{Store, StsPolicies, TlsResults};
 use crate::submission::SubmissionService;
 use mailer::ReportMailer;
 use record::Receiver;

@@ -11,5 +11,5 @@ pub mod smtp;
 #[path = "../../src/api/templates/language/mod.rs"]
 pub mod template_language;
 
-#[path = "targets/mod.rs"]
-pub mod targets;
+#[path = "properties/mod.rs"]
+pub mod properties;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use pillarbox::api::template_language;
 use pillarbox::{mail, model, smtp};
 
-#[path = "../fuzz/targets/mod.rs"]
-mod targets;
+#[path = "../fuzz/properties/mod.rs"]
+mod properties;
 
 /// The number of mutations in a run without a time.
 const MUTATIONS: usize = 12_000;
@@ -132,7 +132,7 @@ macro_rules! each {
         $(
             #[test]
             fn $name() {
-                run(stringify!($name), targets::$name);
+                run(stringify!($name), properties::$name);
             }
         )*
 

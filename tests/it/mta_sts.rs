@@ -1,7 +1,7 @@
 //! MTA-STS (RFC 8461): policies that domains publish over HTTPS decide which hosts get their mail.
 
 use pillarbox::mail::{SignedDuration, Timestamp};
-use pillarbox::store::{Policies, StsRecord};
+use pillarbox::store::{StsPolicies, StsRecord};
 use serde_json::Value;
 
 use crate::fake_dns::FakeDns;

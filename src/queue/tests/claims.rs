@@ -60,7 +60,7 @@ pub(super) async fn a_tenant_never_has_more_out_than_its_limit<H: Harness>() {
         assert_eq!(ids(&first.batches).len(), 7);
         let none = bed.queue.claim_due(later(0), &limits).await.unwrap();
         assert!(none.batches.is_empty() && none.next_due_at.is_some_and(|at| at <= later(0)));
-        // A finished one makes room for another, and says so.
+        // The end of a claim makes a slot free and signals that there is work.
         let done = outcomes(&first.batches[..1], DeliveryState::Delivered);
         let freed = done.records.len();
         while tokio::time::timeout(Duration::ZERO, bed.queue.wait_for_work()).await.is_ok() {}
@@ -172,7 +172,7 @@ pub(super) async fn what_does_not_fit_into_memory_is_claimed_from_the_database<H
     assert_eq!(ids(&batches).len(), 20);
     let in_memory = batches.iter().filter(|batch| batch.content.is_some()).count();
     assert!((1..20).contains(&in_memory), "{in_memory}");
-    // The room comes back once the queue manager has taken notice of the records.
+    // The memory is free again after the queue manager has applied the records.
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
     assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth::default());
     bed.enqueue(tenant.id, &["x@one.example"]).await;
@@ -200,7 +200,7 @@ pub(super) async fn with_room_for_one_neither_fresh_mail_nor_what_is_due_again_w
     bed.queue.release(due_again);
     let limits = ClaimLimits { deliveries_max: 1, per_tenant_max: 1, ..plenty() };
     let mut is_fresh = Vec::new();
-    // By lot.
+    // The choice is random.
     while is_fresh.len() < 100 && (!is_fresh.contains(&true) || !is_fresh.contains(&false)) {
         bed.enqueue(tenant.id, &["x@one.example"]).await;
         let claimed = bed.queue.claim_due(later(0), &limits).await.unwrap().batches;

@@ -27,7 +27,7 @@ use crate::policy::tls::{StsLookup, StsLookupError};
 use crate::queue::QueueManager;
 use crate::relay::RelayError;
 use crate::relay::tasks::Tasks;
-use crate::store::{Policies, Store, StoreError, StsRecord};
+use crate::store::{Store, StoreError, StsPolicies, StsRecord};
 
 /// Maximum of domains in memory; the store has all domains.
 const DOMAINS_MAX: usize = 10_000;

@@ -54,9 +54,9 @@ macro_rules! run_on {
                     pages_of_events_skip_nothing_and_show_no_id_of_another_tenant,
                     events_are_found_by_the_microsecond_they_happened_at,
                 }
-                policies {
+                sts_policies {
                     a_policy_survives_a_restart_and_ends_when_it_expires,
-                    the_policies_that_were_fetched_longest_ago_are_told_first,
+                    the_policies_that_were_fetched_longest_ago_come_first,
                 }
                 search {
                     words_of_a_subject_are_found_without_case_and_accents_and_the_last_by_its_beginning,

@@ -11,7 +11,6 @@ mod leftovers;
 mod message_rows;
 mod open;
 mod outbox;
-mod policies;
 mod probe;
 mod queue;
 mod readers;
@@ -19,6 +18,7 @@ mod schema;
 mod secret_encryption;
 mod spool;
 mod sql_types;
+mod sts_policies;
 #[cfg(test)]
 pub(super) mod tests;
 mod tls_results;

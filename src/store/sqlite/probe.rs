@@ -81,9 +81,7 @@ impl SqliteStore {
 
     async fn write_and_read(&self, permit: Permit) -> Result<()> {
         self.refuse_unless_serving()?;
-        if self.free_space.is_short() {
-            return Err(StoreError::DiskFull);
-        }
+        self.free_space.check()?;
         let files = Arc::clone(&self.bodies);
         let write_file = move || files.test().map(|()| permit);
         let written = tokio::task::spawn_blocking(write_file).await;

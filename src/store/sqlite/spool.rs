@@ -35,9 +35,7 @@ impl Spool for SqliteStore {
 
     async fn enqueue(&self, new: NewMessage) -> Result<MessageId> {
         self.refuse_unless_serving()?;
-        if self.free_space.is_short() {
-            return Err(StoreError::DiskFull);
-        }
+        self.free_space.check()?;
         let incoming = self.prepare(new).await?;
         self.writer.run(incoming, EnqueueJob::write, EnqueueJob::conclude).await
     }

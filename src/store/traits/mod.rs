@@ -4,16 +4,16 @@ mod directory;
 mod journal;
 mod ledger;
 mod outbox;
-mod policies;
 mod queue;
 mod spool;
+mod sts_policies;
 mod tls_results;
 
 pub use directory::Directory;
 pub use journal::Journal;
 pub use ledger::Ledger;
 pub use outbox::Outbox;
-pub use policies::Policies;
 pub use queue::Queue;
 pub use spool::Spool;
+pub use sts_policies::StsPolicies;
 pub use tls_results::TlsResults;

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| pillarbox_fuzz::targets::reply(octets));
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| pillarbox_fuzz::properties::reply(octets));

@@ -4,7 +4,7 @@ use crate::store::{Result, StsRecord};
 
 store_trait! {
     /// MTA-STS policies of destinations, cached across restarts (RFC 8461 §10.2).
-    pub trait Policies {
+    pub trait StsPolicies {
         /// The MTA-STS policy of a domain, unless it has expired.
         async fn sts_policy(&self, domain: &DomainName, now: Timestamp) -> Result<Option<StsRecord>>;
         /// Stores the policy of a domain in place of an earlier one. Deletes expired policies and, beyond

@@ -1,4 +1,4 @@
-//! Sites: destinations with the same mail hosts share limits, whatever their domain names.
+//! Names of sites: destinations with the same mail hosts share limits, whatever their domain names.
 
 use std::collections::BTreeSet;
 

@@ -26,7 +26,7 @@ pub(super) async fn a_policy_survives_a_restart_and_ends_when_it_expires<H: Harn
     assert_eq!(bed.store.sts_policy(&other, new.fetched_at).await.unwrap(), None);
 }
 
-pub(super) async fn the_policies_that_were_fetched_longest_ago_are_told_first<H: Harness>() {
+pub(super) async fn the_policies_that_were_fetched_longest_ago_come_first<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     for (domain, age_s) in [("a.test", 10), ("b.test", 300), ("c.test", 200), ("gone.test", 1000)] {
         bed.store.store_sts_policy(record(domain, "1", age_s, 900)).await.unwrap();

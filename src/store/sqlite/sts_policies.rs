@@ -5,9 +5,9 @@ use rusqlite::{OptionalExtension, Row, params};
 use super::SqliteStore;
 use super::sql_types::{sql_limit, time, us};
 use crate::mail::{DomainName, Timestamp};
-use crate::store::{Policies, Result, STS_POLICIES_MAX, StoreError, StsRecord};
+use crate::store::{Result, STS_POLICIES_MAX, StoreError, StsPolicies, StsRecord};
 
-impl Policies for SqliteStore {
+impl StsPolicies for SqliteStore {
     async fn sts_policy(&self, domain: &DomainName, now: Timestamp) -> Result<Option<StsRecord>> {
         let domain = domain.clone();
         self.read(move |connection| {
