@@ -35,8 +35,6 @@ pub struct ApiError {
     pub retry_after_s: Option<NonZeroU32>,
     /// The cause of a server error, for the log only.
     pub cause: Option<Box<str>>,
-    /// Whether a part of the request was executed. A repetition executes the rest.
-    pub is_unfinished: bool,
 }
 
 /// The result of a handler.
@@ -69,7 +67,6 @@ impl ApiError {
             allow: None,
             retry_after_s: None,
             cause: None,
-            is_unfinished: false,
         }
     }
 

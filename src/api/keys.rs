@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mail::Timestamp;
 use crate::model::{DomainId, Environment, KeyId, KeySecret, RefusalCode, Scope, TenantId};
-use crate::store::{DEFAULT_TENANT, Directory, Key, KeyFilter, KeyPatch, NewKey};
+use crate::store::{DEFAULT_TENANT, Directory, Key, KeyFilter, KeyPatch, NewKey, Store};
 
 use super::json::{Checks, nullable};
 use super::{Access, ApiError, ApiResponse, List, Operation, RequestContext, Resource, Result};
@@ -209,9 +209,15 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
         expires_at: rights.expires_at.flatten(),
         stored_secret: secret.stored_secret(),
     };
-    let key = call.store().create_key(new, call.now).await?;
-    tracing::info!(key = %key.id, by = %caller.id, "API key created");
-    ApiResponse::created(&NewKeyView { key: key.into(), secret: secret.expose() })
+    let respond = move |key: &Key| {
+        ApiResponse::created(&NewKeyView { key: key.clone().into(), secret: secret.expose() })
+    };
+    let create = async |store: Store| {
+        let key = store.create_key(new, call.now).await?;
+        tracing::info!(key = %key.id, by = %caller.id, "API key created");
+        Ok(key)
+    };
+    call.change(respond, create).await
 }
 
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {

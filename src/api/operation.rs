@@ -57,6 +57,9 @@ pub struct Operation {
     pub is_sending: bool,
     /// Whether a POST changes nothing. It then ignores `Idempotency-Key`.
     pub(super) is_safe: bool,
+    /// Whether a POST has the same effect if it runs again. Other POSTs store their response in the transaction of their
+    /// change ([`RequestContext::change`]).
+    pub(super) may_run_again: bool,
     /// Fields of the object that change by use. `If-Match` ignores them.
     pub(super) changed_by_use: &'static [&'static str],
     /// Its main path.
@@ -208,6 +211,7 @@ impl Operation {
             summary: "",
             is_sending: false,
             is_safe: false,
+            may_run_again: false,
             changed_by_use: &[],
             text: "",
             parameters: Vec::new(),
@@ -235,6 +239,11 @@ impl Operation {
     /// Whether it takes an `Idempotency-Key`.
     pub(super) fn is_repeatable(&self) -> bool {
         self.method == Method::POST && !self.is_safe
+    }
+
+    /// Whether its response is stored in the transaction of its change.
+    pub fn stores_response_with_change(&self) -> bool {
+        self.is_repeatable() && !self.may_run_again
     }
 
     /// Whether it has a query parameter of this name.
@@ -328,6 +337,11 @@ impl Operation {
     /// Marks a POST that changes nothing.
     pub(super) fn changes_nothing(self) -> Self {
         Self { is_safe: true, ..self }
+    }
+
+    /// Marks a POST that has the same effect if it runs again.
+    pub(super) fn may_run_again(self) -> Self {
+        Self { may_run_again: true, ..self }
     }
 
     /// Lists the fields of the object that change by use.

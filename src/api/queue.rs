@@ -38,14 +38,17 @@ pub fn resource() -> Resource {
             Operation::post("/v1/queue/pause", "pause_queue", pause)
                 .describe("Pause delivery for a tenant or destination", "The server still accepts mail and queues it.")
                 .takes::<PauseRequest>()
+                .may_run_again()
                 .returns::<PauseView>("The pause."),
             Operation::post("/v1/queue/resume", "resume_queue", resume)
                 .describe("Resume delivery for a tenant or destination", "Ends the pause with exactly this tenant and destination.")
                 .may_take::<QueuePart>()
+                .may_run_again()
                 .returns::<ResumeView>("The pause that ended."),
             Operation::post("/v1/queue/flush", "flush_queue", flush)
                 .describe("Flush the queue", "Makes deferred deliveries due now: those of the given tenant and destination, or all.")
                 .may_take::<QueuePart>()
+                .may_run_again()
                 .returns::<FlushView>("How many deliveries are due now."),
         ])
 }

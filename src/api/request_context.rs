@@ -15,7 +15,7 @@ use crate::limits::connection_limiter::ConnectionSlot;
 use crate::limits::memory_budget::MemoryReservation;
 use crate::mail::Timestamp;
 use crate::model::{RequestId, TenantId};
-use crate::store::{Conflict, DEFAULT_TENANT, Directory, Store, Tenant};
+use crate::store::{Conflict, DEFAULT_TENANT, Directory, IdempotentRequest, ResponseRecorder, Store, Tenant};
 
 use super::error::{ApiError, Result};
 use super::layers::auth::Caller;
@@ -53,14 +53,12 @@ pub struct RequestContext {
     pub origin: Origin,
     /// Whether the method is HEAD, so that the response has no content.
     pub is_head: bool,
-    /// Path and query.
-    pub path_and_query: String,
     /// Request headers.
     pub headers: HeaderMap,
     /// The request id.
     pub request_id: RequestId,
-    /// `Idempotency-Key`.
-    pub idempotency_key: Option<String>,
+    /// The request as its `Idempotency-Key` identifies it.
+    pub idempotent: Option<Arc<IdempotentRequest>>,
     /// `{tenant_id}` of the path.
     pub tenant_id: Option<String>,
     /// `{id}` of the path.
@@ -102,16 +100,20 @@ impl FromRequest<Arc<Api>> for RequestContext {
             true => body::read(&head.headers, body, api.body_limits(operation), &mut reservation).await?,
             false => Bytes::new(),
         };
+        let idempotent = idempotency_key.map(|name| {
+            let target = head.uri.path_and_query().map_or("", |target| target.as_str());
+            let digest = idempotency::digest_of(target, &body);
+            Arc::new(IdempotentRequest::new(caller.key.id, name, digest, now))
+        });
         Ok(Self {
             api: api.clone(),
             target,
             caller,
             origin: take_extension(&mut head)?,
             is_head: head.method == Method::HEAD,
-            path_and_query: head.uri.path_and_query().map_or_else(String::new, ToString::to_string),
             headers: head.headers,
             request_id,
-            idempotency_key,
+            idempotent,
             tenant_id,
             id,
             query,
@@ -175,10 +177,9 @@ impl RequestContext {
             caller: self.caller.clone(),
             origin: self.origin.clone(),
             is_head: false,
-            path_and_query: String::new(),
             headers: HeaderMap::new(),
             request_id: self.request_id,
-            idempotency_key: None,
+            idempotent: None,
             tenant_id: self.tenant_id.clone(),
             id: self.id.clone(),
             query: Query::default(),
@@ -191,6 +192,24 @@ impl RequestContext {
     /// The store.
     pub fn store(&self) -> &Store {
         &self.api.store
+    }
+
+    /// Changes the store and responds with what `respond` makes of the result. With an `Idempotency-Key`, the transaction
+    /// that returns this result also stores the response, so that a crash leaves both or neither.
+    pub async fn change<T: 'static, Change: Future<Output = Result<T>>>(
+        &self,
+        respond: impl Fn(&T) -> Result<ApiResponse> + Send + Sync + 'static,
+        change: impl FnOnce(Store) -> Change,
+    ) -> Result<ApiResponse> {
+        let Some(request) = &self.idempotent else { return respond(&change(self.store().clone()).await?) };
+        let respond = Arc::new(respond);
+        let render = Arc::clone(&respond);
+        let render = move |result: &T| {
+            let response = render(result).ok()?;
+            Some((response.status().as_u16(), response.body()?.to_vec()))
+        };
+        let recorder = ResponseRecorder::new(Arc::clone(request), render);
+        respond(&change(self.store().recording(recorder)).await?)
     }
 
     /// Upper limit of `message_lifetime_hours`.

@@ -33,8 +33,8 @@ async fn run(call: RequestContext) -> Response {
     let api = call.api.clone();
     let sender = call.caller.tenant.clone().filter(|_| call.target.operation.is_sending);
     let (environment, request_id, now) = (call.caller.key.environment, call.request_id, call.now);
-    let result = match call.idempotency_key.clone() {
-        Some(name) => idempotency::run(&name, call).await,
+    let result = match call.idempotent.clone() {
+        Some(request) => idempotency::run(&request, call).await,
         None => preconditions::run(call).await,
     };
     let mut response = result.and_then(|response| response.reserve(reservation)).into_response();

@@ -141,8 +141,11 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
         return Err(ApiError::invalid(faults));
     }
     let new = prepare(&call, body).await?;
-    let suppression = call.store().suppress(new, call.now).await?;
-    ApiResponse::created(&SuppressionView::from(suppression))
+    let respond = |written: &Vec<Suppression>| {
+        let created = written.first().ok_or_else(|| ApiError::internal("the suppression was not created"))?;
+        ApiResponse::created(&SuppressionView::from(created.clone()))
+    };
+    call.change(respond, async |store| Ok(store.suppress_all(vec![new], call.now).await?)).await
 }
 
 /// `POST /v1/suppressions/batch`: all items or none.
@@ -165,8 +168,10 @@ async fn create_batch(call: RequestContext) -> Result<ApiResponse> {
     for body in suppressions {
         prepared.push(prepare(&call, body).await?);
     }
-    let written = call.store().suppress_all(prepared, call.now).await?;
-    ApiResponse::created(&List::whole(written.into_iter().map(SuppressionView::from).collect()))
+    let respond = |written: &Vec<Suppression>| {
+        ApiResponse::created(&List::whole(written.iter().cloned().map(SuppressionView::from).collect()))
+    };
+    call.change(respond, async |store| Ok(store.suppress_all(prepared, call.now).await?)).await
 }
 
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {

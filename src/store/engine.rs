@@ -1,9 +1,11 @@
 //! The engine that stores the data, and how a call reaches it.
 
 use super::sqlite::SqliteStore;
-use super::{OpenError, StoreOptions};
+use super::{OpenError, ResponseRecorder, StoreOptions};
 
 /// The store, whichever engine stores the data. It implements all traits; each method is one `match` without allocation.
+/// A clone is another handle of the same store.
+#[derive(Clone)]
 pub enum Store {
     /// SQLite in one data directory, for one process.
     Sqlite(SqliteStore),
@@ -14,6 +16,13 @@ impl Store {
     pub async fn open(options: impl Into<StoreOptions>) -> std::result::Result<Self, OpenError> {
         match options.into() {
             StoreOptions::Sqlite(options) => SqliteStore::open(options).await.map(Self::Sqlite),
+        }
+    }
+
+    /// A handle whose changes also store the response that `recorder` renders from their result, in their transaction.
+    pub fn recording(&self, recorder: ResponseRecorder) -> Self {
+        match self {
+            Self::Sqlite(engine) => Self::Sqlite(engine.recording(recorder)),
         }
     }
 

@@ -20,6 +20,7 @@ mod free_space;
 mod memory;
 mod options;
 mod records;
+mod response_recorder;
 mod sqlite;
 mod traits;
 
@@ -30,6 +31,7 @@ pub use error::{Conflict, Result, StoreError};
 pub use memory::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange, SpoolFeed};
 pub use options::{Access, OpenError, StoreOptions};
 pub use records::*;
+pub use response_recorder::{IdempotentRequest, ResponseRecorder};
 pub use sqlite::{SqliteOptions, SqliteStore, check_master_key};
 pub use traits::{Directory, Journal, Ledger, Outbox, Queue, Spool, StsPolicies, TlsResults};
 

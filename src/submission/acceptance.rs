@@ -6,13 +6,14 @@ use std::sync::Arc;
 use tracing::Instrument;
 
 use super::header_rewrite::{self, ReceivedField};
-use super::send_limit::{QuotaRequest, QuotaReservation};
+use super::send_limit::{ConfirmedQuota, QuotaRequest, QuotaReservation};
 use super::submission_key::submission_key;
 use super::{Submission, SubmissionService, SubmissionSettings, Submitter, storage_refusal};
+use crate::clock::Instant;
 use crate::mail::{Content, DomainName, MailParameters, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, MessageKind, Refusal, RefusalCode, TenantId};
 use crate::policy::admission::SendingDomain;
-use crate::store::{Key, Message, NewMessage, Spool, StoreError, SubmissionKey, Tenant};
+use crate::store::{Key, Message, NewMessage, Spool, Store, StoreError, SubmissionKey, Tenant};
 
 /// A message being stored has weight 1, plus 1 for each this many octets.
 const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
@@ -28,6 +29,45 @@ pub struct CheckedSubmission {
     header: header_rewrite::CheckedHeader,
     /// The domain that signs.
     domain: SendingDomain,
+}
+
+/// A message that is counted against the send limit and signed, but not stored.
+pub struct PreparedSubmission<'a> {
+    submitter: Arc<Submitter>,
+    new: NewMessage,
+    reservation: QuotaReservation<'a>,
+    received_at: Instant,
+    span: tracing::Span,
+}
+
+/// What is needed after a message was stored.
+struct PendingSubmission {
+    submitter: Arc<Submitter>,
+    id: MessageId,
+    environment: Environment,
+    recipients: usize,
+    size: u64,
+    quota: ConfirmedQuota,
+    received_at: Instant,
+    span: tracing::Span,
+}
+
+impl PreparedSubmission<'_> {
+    /// From now on the quota stays counted unless it is released.
+    fn confirm(self) -> (NewMessage, PendingSubmission) {
+        let Self { submitter, new, reservation, received_at, span } = self;
+        let pending = PendingSubmission {
+            id: new.message.id,
+            environment: new.message.environment,
+            recipients: new.recipients.len(),
+            size: new.message.size,
+            quota: reservation.confirm(),
+            submitter,
+            received_at,
+            span,
+        };
+        (new, pending)
+    }
 }
 
 /// The values of a message that are decided when it is stored.
@@ -68,38 +108,39 @@ impl SubmissionService {
     /// Counts, adds header fields, signs and stores. After `Ok` the message is on disk, possibly from an earlier
     /// submission, which the storing transaction finds.
     pub async fn enqueue(&self, checked: CheckedSubmission) -> Result<MessageId, Refusal> {
-        let (submitter, received_at) = (checked.submission.submitter.clone(), checked.submission.received_at);
+        let prepared = self.prepare(checked).await?;
+        let stored = self.store_all(&self.store, vec![prepared]).await?;
+        stored.first().copied().ok_or_else(|| storage_refusal(StoreError::Closed))
+    }
+
+    /// Counts the recipients against the send limit, adds header fields and signs. Dropping the result releases the
+    /// quota.
+    pub async fn prepare(&self, checked: CheckedSubmission) -> Result<PreparedSubmission<'_>, Refusal> {
         let now = self.clock.now();
+        let (submitter, received_at) = (checked.submission.submitter.clone(), checked.submission.received_at);
         let id = MessageId::generate(now);
         let span = tracing::info_span!(
             "message", msg = %id, tenant = %submitter.tenant.slug, key = %submitter.key.id
         );
-        let stored = self.enqueue_as(id, checked, now).instrument(span).await?;
-        if stored != id {
-            return Ok(log_duplicate(&submitter.tenant, stored));
-        }
-        self.accept_seconds.observe(self.clock.elapsed_since(received_at));
-        Ok(id)
+        let (new, reservation) = self.prepare_as(id, checked, now).instrument(span.clone()).await?;
+        Ok(PreparedSubmission { submitter, new, reservation, received_at, span })
     }
 
-    /// Returns `id`, or the id of the earlier submission that is the same.
-    async fn enqueue_as(
+    async fn prepare_as(
         &self,
         id: MessageId,
         checked: CheckedSubmission,
         now: Timestamp,
-    ) -> Result<MessageId, Refusal> {
+    ) -> Result<(NewMessage, QuotaReservation<'_>), Refusal> {
         let Submission { submitter, envelope, .. } = &checked.submission;
-        let submitter = submitter.clone();
-        let current = self.refresh(&submitter).await?;
+        let current = self.refresh(submitter).await?;
         let request = QuotaRequest::new(&current.1, submitter.key.environment, now);
         let count = envelope.recipients.len() as u64;
         let reservation = self.limits.take(request, count).await.map_err(storage_refusal)??;
         let expires_at =
             self.expires_at(current.1.settings.message_lifetime_hours, &envelope.parameters, now);
         let terms = MessageTerms { id, expires_at, now };
-        let new = self.build_message(checked, terms).await?;
-        self.store(&submitter, new, reservation).await
+        Ok((self.build_message(checked, terms).await?, reservation))
     }
 
     /// The message that was submitted under this submission key within a day, which must not be counted again. Refused
@@ -170,28 +211,44 @@ impl SubmissionService {
         })
     }
 
-    /// Stores a message when the tenant gets its permit. The quota is released if the message is not stored, or if
-    /// the caller is cancelled before the permit.
-    async fn store(
+    /// Stores the messages of one submitter in one transaction of `store`, when its tenant gets the permit. Returns their
+    /// ids in the same order; a message that was submitted before has the id of that one. The quota of messages that are
+    /// not stored is released, also if the caller is cancelled before the permit.
+    pub async fn store_all(
         &self,
-        submitter: &Submitter,
-        new: NewMessage,
-        reservation: QuotaReservation<'_>,
-    ) -> Result<MessageId, Refusal> {
-        let (id, recipients, size) = (new.message.id, new.recipients.len(), new.message.size);
-        let weight = 1 + size / STORING_OCTETS_PER_WEIGHT;
-        let permit = self.storing.acquire_weighted(Some(submitter.tenant.id), weight).await;
+        store: &Store,
+        batch: Vec<PreparedSubmission<'_>>,
+    ) -> Result<Vec<MessageId>, Refusal> {
+        let Some(first) = batch.first() else { return Ok(Vec::new()) };
+        let tenant = first.submitter.tenant.id;
+        let weight = batch.iter().map(|one| 1 + one.new.message.size / STORING_OCTETS_PER_WEIGHT).sum();
+        let permit = self.storing.acquire_weighted(Some(tenant), weight).await;
         let _permit = permit.map_err(|_| storage_refusal(StoreError::Closed))?;
-        let counted = reservation.confirm();
-        let stored = self.store.enqueue(new).await;
-        if stored.as_ref().ok() != Some(&id) {
-            self.limits.release(&counted);
+        let (news, pending): (Vec<_>, Vec<_>) = batch.into_iter().map(PreparedSubmission::confirm).unzip();
+        let result = store.enqueue_all(news).await;
+        let stored = result.as_deref().unwrap_or_default();
+        for (position, pending) in pending.iter().enumerate() {
+            self.conclude(pending, stored.get(position).copied());
         }
-        let stored = stored.map_err(storage_refusal)?;
-        if stored == id {
-            tracing::info!(environment = %submitter.key.environment, recipients, size, "accepted");
+        result.map_err(storage_refusal)
+    }
+
+    /// `stored` is the id that the transaction returned, if it was committed.
+    fn conclude(&self, pending: &PendingSubmission, stored: Option<MessageId>) {
+        if stored != Some(pending.id) {
+            self.limits.release(&pending.quota);
         }
-        Ok(stored)
+        match stored {
+            Some(stored) if stored == pending.id => {
+                let PendingSubmission { environment, recipients, size, .. } = pending;
+                pending.span.in_scope(|| tracing::info!(%environment, recipients, size, "accepted"));
+                self.accept_seconds.observe(self.clock.elapsed_since(pending.received_at));
+            }
+            Some(earlier) => {
+                log_duplicate(&pending.submitter.tenant, earlier);
+            }
+            None => {}
+        }
     }
 
     /// When delivery expires: the message's own limit, else the tenant's, else the configured one.

@@ -39,7 +39,7 @@ use crate::store::{
 };
 use crate::telemetry::FLOOD;
 
-pub use self::acceptance::CheckedSubmission;
+pub use self::acceptance::{CheckedSubmission, PreparedSubmission};
 pub use self::authentication::{AuthenticationError, strip_login_domain};
 
 /// Settings of submission.

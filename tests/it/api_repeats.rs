@@ -1,13 +1,17 @@
 //! Requests with an `Idempotency-Key`: which are equal, and which responses are stored, up to what size.
 
+use std::collections::BTreeSet;
+
 use bytesize::ByteSize;
+use pillarbox::api::{Operation, ROUTES};
 use serde_json::{Value, json};
 
 use crate::api_stage::{ApiStage, text};
 use crate::http::{Answer, request_with};
 
 async fn post(stage: &ApiStage, key: &str, name: &str, path: &str, body: &Value) -> Answer {
-    request_with(stage.address, "POST", path, Some(key), Some(body), &[("Idempotency-Key", name)]).await
+    let body = (!body.is_null()).then_some(body);
+    request_with(stage.address, "POST", path, Some(key), body, &[("Idempotency-Key", name)]).await
 }
 
 #[tokio::test]
@@ -70,4 +74,88 @@ async fn a_request_that_changes_nothing_is_not_stored() {
     assert_eq!(render().await.expect(200)["text"], "before");
     stage.patch(&tenant.key, &path, json!({"text": "after"})).await.expect(200);
     assert_eq!(render().await.expect(200)["text"], "after");
+}
+
+/// The rows that a fault must leave unchanged. Keys change when they are used, so only their ids count.
+fn rows(stage: &ApiStage) -> Vec<String> {
+    let database = stage.database();
+    let mut rows = Vec::new();
+    for columns in [
+        "* FROM tenant",
+        "* FROM domain",
+        "* FROM dkim_key",
+        "id FROM key",
+        "* FROM webhook",
+        "* FROM webhook_delivery",
+        "* FROM template",
+        "* FROM suppression",
+    ] {
+        let mut select = database.prepare(&format!("SELECT {columns}")).unwrap();
+        let width = select.column_count();
+        let found = select.query_map([], |row| {
+            (0..width)
+                .map(|column| row.get::<_, rusqlite::types::Value>(column))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        rows.extend(found.unwrap().map(|row| format!("{columns}: {:?}", row.unwrap())));
+    }
+    rows
+}
+
+#[tokio::test]
+async fn a_change_and_its_stored_response_are_written_together_or_not_at_all() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let domain = stage.post(&tenant.key, "/v1/domains", json!({"name": "own.example"})).await.expect(201);
+    let webhook =
+        stage.post(&tenant.key, "/v1/webhooks", json!({"url": "https://own.example/"})).await.expect(201);
+    let (domain, webhook) = (text(&domain, "/id"), text(&webhook, "/id"));
+    stage.enqueue(tenant.id).await;
+    let told = stage.get(&tenant.key, &format!("/v1/webhooks/{webhook}/deliveries")).await.expect(200);
+    let pem = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().serialize_pem();
+    let requests = [
+        ("create_tenant", "/v1/tenants".to_owned(), json!({"name": "new"})),
+        ("create_domain", "/v1/domains".into(), json!({"name": "new.example"})),
+        ("add_dkim_key", format!("/v1/domains/{domain}/dkim"), json!({"selector": "s", "private_key": pem})),
+        ("create_key", "/v1/keys".into(), json!({"name": "new", "scopes": ["smtp:send"]})),
+        ("create_template", "/v1/templates".into(), json!({"name": "new", "subject": "s", "text": "t"})),
+        ("suppress", "/v1/suppressions".into(), json!({"address": "a@x.example"})),
+        (
+            "suppress_many",
+            "/v1/suppressions/batch".into(),
+            json!({"suppressions": [{"address": "b@x.example"}]}),
+        ),
+        ("create_webhook", "/v1/webhooks".into(), json!({"url": "https://new.example/"})),
+        ("test_webhook", format!("/v1/webhooks/{webhook}/test"), Value::Null),
+        ("rotate_webhook_secret", format!("/v1/webhooks/{webhook}/rotate-secret"), Value::Null),
+        (
+            "replay_webhook_delivery",
+            format!("/v1/webhooks/deliveries/{}/replay", text(&told, "/data/0/id")),
+            Value::Null,
+        ),
+    ];
+    for (name, path, body) in &requests {
+        let key = if *name == "create_tenant" { &stage.platform } else { &tenant.key };
+        let database = stage.database();
+        let fault = "CREATE TRIGGER fault BEFORE INSERT ON idempotent_response BEGIN SELECT RAISE(ABORT, 'fault'); END";
+        database.execute_batch(fault).unwrap();
+        let before = rows(&stage);
+        let failed = post(&stage, key, name, path, body).await;
+        assert!(failed.status >= 500, "{name}: {}", failed.status);
+        assert_eq!(rows(&stage), before, "{name} was done without its response");
+        database.execute_batch("DROP TRIGGER fault").unwrap();
+        let first = post(&stage, key, name, path, body).await;
+        assert!((200..300).contains(&first.status), "{name}: {}", first.status);
+        let (status, after) = (first.status, rows(&stage));
+        assert_ne!(after, before, "{name}");
+        let first = first.expect(status);
+        let again = post(&stage, key, name, path, body).await;
+        assert_eq!(again.header("idempotent-replayed"), Some("true"), "{name}");
+        assert_eq!(again.expect(status), first, "{name}");
+        assert_eq!(rows(&stage), after, "{name} was done twice");
+    }
+    let of_api = ROUTES.iter().flat_map(|route| &route.operations);
+    let of_api = of_api.filter(|operation| operation.stores_response_with_change());
+    let tested: BTreeSet<_> = requests.iter().map(|(name, ..)| *name).collect();
+    assert_eq!(tested, of_api.map(|operation: &Operation| operation.name).collect());
 }

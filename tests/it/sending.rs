@@ -381,6 +381,31 @@ async fn a_batch_is_sent_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn a_batch_is_stored_with_its_response_in_one_transaction() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let last = email_with(json!({"subject": "last"}));
+    let batch = json!({"emails": [email(), email(), last]});
+    let database = stage.database();
+    for (number, fault) in
+        ["message WHEN NEW.subject = 'last'", "idempotent_response"].into_iter().enumerate()
+    {
+        let name = number.to_string();
+        let post = async || post_under(&stage, &tenant.key, &name, "/v1/emails/batch", &batch).await;
+        let fault =
+            format!("CREATE TRIGGER fault BEFORE INSERT ON {fault} BEGIN SELECT RAISE(ABORT, 'fault'); END");
+        database.execute_batch(&fault).unwrap();
+        assert!(post().await.status >= 500);
+        assert_eq!(count(&stage, &tenant).await, 3 * number, "a part of the batch was stored");
+        database.execute_batch("DROP TRIGGER fault").unwrap();
+        let sent = post().await.expect(202);
+        assert_eq!(sent["data"].as_array().unwrap().len(), 3);
+        assert_eq!(post().await.expect(202), sent);
+        assert_eq!(count(&stage, &tenant).await, 3 * (number + 1));
+    }
+}
+
+#[tokio::test]
 async fn a_batch_with_a_message_that_would_be_refused_at_data_is_not_sent() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;

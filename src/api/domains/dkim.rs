@@ -131,8 +131,9 @@ pub async fn add(call: RequestContext) -> Result<ApiResponse> {
     let pair = pair.map_err(|error| ApiError::field("private_key", "invalid", error.to_string()))?;
     let state = super::first_key_state(domain.verification);
     let new = new_key(pair, body.selector, state);
-    let key = call.store().add_dkim_key(domain.id, new, call.now).await?;
-    ApiResponse::created(&DkimKeyView::new(key, &domain))
+    let id = domain.id;
+    let respond = move |key: &DkimKey| ApiResponse::created(&DkimKeyView::new(key.clone(), &domain));
+    call.change(respond, async |store| Ok(store.add_dkim_key(id, new, call.now).await?)).await
 }
 
 pub async fn list(call: RequestContext) -> Result<ApiResponse> {

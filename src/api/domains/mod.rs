@@ -59,6 +59,7 @@ pub fn resource() -> Resource {
             Operation::post("/v1/domains/{id}/verify", "verify_domain", verify)
                 .describe("Check the DNS records of a domain now", "The server also checks them every hour.")
                 .may_take::<Empty>()
+                .may_run_again()
                 .returns::<DomainView>("The domain with the result.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
             Operation::get("/v1/domains/{id}/dkim", "list_dkim_keys", dkim::list)
@@ -72,6 +73,7 @@ pub fn resource() -> Resource {
             Operation::post("/v1/domains/{id}/dkim/rotate", "rotate_dkim_keys", rotation::rotate)
                 .describe("Replace the DKIM keys of a domain", "New keys sign once their DNS records are found. The old keys then retire; keep their records while queued mail carries their signatures. While new keys wait for their records, another request returns the same keys.")
                 .may_take::<rotation::Rotate>()
+                .may_run_again()
                 .creates::<List<DkimKeyView>>("The pending keys with their DNS records.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
         ])
@@ -262,8 +264,14 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
         ownership_token: format!("{:032x}", rand::random::<u128>()),
         dkim_keys,
     };
-    let domain = call.store().create_domain(new, call.now).await?;
-    ApiResponse::created(&view(&call, domain).await?)
+    let now = call.now;
+    let (dkim_keys, spf_include) =
+        (new.dkim_keys.clone(), call.api.verification.settings.spf_include.clone());
+    let respond = move |domain: &Domain| {
+        let keys = dkim_keys.iter().map(|key| DkimKey::new(key, domain.id, now)).collect::<Vec<_>>();
+        ApiResponse::created(&DomainView::new(domain.clone(), &keys, &spf_include))
+    };
+    call.change(respond, async |store| Ok(store.create_domain(new, now).await?)).await
 }
 
 /// The platform verifies a domain and its keys manually, so such keys do not wait for their DNS records.

@@ -55,12 +55,14 @@ pub fn resource() -> Resource {
                 .needs(Access::Scope(Scope::EmailsSend))
                 .takes::<EmailRequest>()
                 .sends()
+                .may_run_again()
                 .accepts::<Accepted>("The message is queued."),
             Operation::post("/v1/emails/batch", "send_emails", send::send_batch)
                 .describe("Send up to 100 messages", "If any item is invalid, the server accepts none.")
                 .needs(Access::Scope(Scope::EmailsSend))
                 .takes::<BatchRequest>()
                 .sends()
+                .may_run_again()
                 .accepts::<List<Accepted>>("The queued messages, in the order of the request.")
                 .response_octets(0, 32 * 1024),
             Operation::get("/v1/emails/{id}", "get_email", get)
@@ -76,10 +78,12 @@ pub fn resource() -> Resource {
             Operation::post("/v1/emails/{id}/retry", "retry_email", retry_cancel::retry)
                 .describe("Retry a message now", "Makes deferred deliveries due now. Scheduled deliveries stay scheduled.")
                 .needs(Access::Scope(Scope::EmailsSend))
+                .may_run_again()
                 .returns::<RetryView>("The deliveries that are due now."),
             Operation::post("/v1/emails/{id}/cancel", "cancel_email", retry_cancel::cancel)
                 .describe("Cancel a message", "Cancels deliveries without an attempt in progress.")
                 .needs(Access::Scope(Scope::EmailsSend))
+                .may_run_again()
                 .returns::<CancellationView>("The cancelled deliveries, and those with an attempt in progress."),
         ])
         .alias("/v1/emails", "/v1/tenants/{tenant_id}/emails")

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::try_join_all;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -13,8 +14,10 @@ use crate::clock::Instant;
 use crate::mail::{Address, BodyType, Envelope, MailParameters, Recipient, ReversePath, Timestamp};
 use crate::model::{DeliveryState, LimitPeriod, MessageId, Refusal, RefusalCode, Scope, Stage, TenantId};
 use crate::policy::fixed_window::seconds_until;
-use crate::store::SubmissionKey;
-use crate::submission::{CheckedSubmission, Submission, SubmissionExtras, Submitter, Trace};
+use crate::store::{Store, SubmissionKey};
+use crate::submission::{
+    CheckedSubmission, PreparedSubmission, Submission, SubmissionExtras, Submitter, Trace,
+};
 
 const BATCH_MAX: usize = 100;
 
@@ -77,15 +80,39 @@ struct Ready {
     suppressed: Vec<Address>,
 }
 
-pub async fn send(mut call: RequestContext) -> Result<ApiResponse> {
-    let (email, digest): (EmailRequest, _) = batch::read(&call).await?;
-    let wanted = Wanted { tenant_id: email.tenant_id, emails: vec![email], is_batch: false, digest };
-    let sent = send_all(&mut call, wanted).await?;
-    let only = sent.first().ok_or_else(|| ApiError::internal("sending one message returned no result"))?;
-    ApiResponse::accepted(only)
+/// The response to a message before it is stored.
+struct Outline {
+    earlier: Option<MessageId>,
+    send_at: Option<Timestamp>,
+    suppressed: Vec<Address>,
 }
 
-/// `POST /v1/emails/batch`: if a message fails a check, the server queues none.
+impl Outline {
+    /// The responses to messages. `stored` are the ids of those that were not stored before.
+    fn fill(outlines: &[Self], stored: &[MessageId]) -> Vec<Accepted> {
+        let mut stored = stored.iter().copied();
+        let accept = |outline: &Self| {
+            let Self { earlier, send_at, suppressed } = outline;
+            let id = earlier.or_else(|| stored.next())?;
+            let (send_at, suppressed) = (*send_at, suppressed.clone());
+            Some(Accepted { id, object: "email", status: DeliveryState::Queued, send_at, suppressed })
+        };
+        outlines.iter().filter_map(accept).collect()
+    }
+}
+
+pub async fn send(mut call: RequestContext) -> Result<ApiResponse> {
+    let (email, digest): (EmailRequest, _) = batch::read(&call).await?;
+    let respond = |sent: Vec<Accepted>| {
+        let only =
+            sent.first().ok_or_else(|| ApiError::internal("sending one message returned no result"))?;
+        ApiResponse::accepted(only)
+    };
+    let wanted = Wanted { tenant_id: email.tenant_id, emails: vec![email], is_batch: false, digest };
+    send_all(&mut call, wanted, respond).await
+}
+
+/// `POST /v1/emails/batch`: the server queues all messages or none.
 pub async fn send_batch(mut call: RequestContext) -> Result<ApiResponse> {
     let (BatchRequest { tenant_id, emails }, digest) = batch::read(&call).await?;
     if emails.is_empty() || emails.len() > BATCH_MAX {
@@ -95,11 +122,16 @@ pub async fn send_batch(mut call: RequestContext) -> Result<ApiResponse> {
         let path = format!("emails[{place}].tenant_id");
         return Err(ApiError::field(&path, "invalid", "give this beside emails: a batch is of one tenant"));
     }
-    let sent = send_all(&mut call, Wanted { tenant_id, emails, is_batch: true, digest }).await?;
-    ApiResponse::accepted(&List::whole(sent))
+    let respond = |sent| ApiResponse::accepted(&List::whole(sent));
+    send_all(&mut call, Wanted { tenant_id, emails, is_batch: true, digest }, respond).await
 }
 
-async fn send_all(call: &mut RequestContext, wanted: Wanted) -> Result<Vec<Accepted>> {
+/// Checks all messages, prepares all, then stores all with the response in one transaction.
+async fn send_all(
+    call: &mut RequestContext,
+    wanted: Wanted,
+    respond: fn(Vec<Accepted>) -> Result<ApiResponse>,
+) -> Result<ApiResponse> {
     let received_at = call.api.clock.instant();
     let Wanted { tenant_id, emails, is_batch, digest } = wanted;
     let submitter = Arc::new(Submitter {
@@ -119,26 +151,13 @@ async fn send_all(call: &mut RequestContext, wanted: Wanted) -> Result<Vec<Accep
         counted += one.counted;
         ready.push(one);
     }
-    let mut accepted = Vec::with_capacity(ready.len());
-    for one in ready {
-        match sending.enqueue(one).await {
-            Ok(one) => accepted.push(one),
-            Err(error) => return Err(interrupted(error, accepted.len())),
-        }
-    }
-    Ok(accepted)
-}
-
-/// An error after `sent` messages were queued.
-fn interrupted(error: ApiError, sent: usize) -> ApiError {
-    if sent == 0 {
-        return error;
-    }
-    let hint = format!(
-        "the first {sent} messages were accepted: repeat the request with the same Idempotency-Key to send only the \
-         rest; without a key, remove the accepted messages before you repeat it"
-    );
-    ApiError { refusal: Refusal { hint, ..error.refusal }, is_unfinished: true, ..error }
+    let prepared = ready.into_iter().enumerate().map(async |(place, one)| {
+        sending.prepare(one).await.map_err(|error| locate(error, is_batch.then_some(place)))
+    });
+    let (outlines, prepared): (Vec<_>, Vec<_>) = try_join_all(prepared).await?.into_iter().unzip();
+    let respond = move |stored: &Vec<MessageId>| respond(Outline::fill(&outlines, stored));
+    let store = async |store: Store| sending.store(&store, prepared.into_iter().flatten().collect()).await;
+    call.change(respond, store).await
 }
 
 impl Sending<'_> {
@@ -226,22 +245,28 @@ impl Sending<'_> {
     /// Identifies repetitions of a message, if the request has an Idempotency-Key. The index precedes the client's text, so
     /// that the text cannot imitate another index.
     fn submission_key(&self, place: Option<usize>) -> Option<SubmissionKey> {
-        let name = self.call.idempotency_key.as_ref()?;
+        let name = self.call.idempotent.as_ref()?.name();
         let place = place.map_or_else(|| "-".to_owned(), |place| place.to_string());
         let digest = Sha256::new().chain_update(self.digest).chain_update(&place).finalize().into();
         Some(SubmissionKey { name: format!("http {} {place} {name}", self.submitter.key.id), digest })
     }
 
-    async fn enqueue(&self, ready: Ready) -> Result<Accepted> {
+    /// Counts and signs a message, unless it was stored before.
+    async fn prepare(&self, ready: Ready) -> Result<(Outline, Option<PreparedSubmission<'_>>)> {
         let Ready { checked, earlier, send_at, suppressed, .. } = ready;
-        let id = match earlier {
-            Some(earlier) => earlier,
+        let prepared = match earlier {
+            Some(_) => None,
             None => {
-                let stored = self.call.api.submission.enqueue(checked).await;
-                stored.map_err(|refusal| self.reject(Stage::Data, refusal))?
+                let prepared = self.call.api.submission.prepare(checked).await;
+                Some(prepared.map_err(|refusal| self.reject(Stage::Data, refusal))?)
             }
         };
-        Ok(Accepted { id, object: "email", status: DeliveryState::Queued, send_at, suppressed })
+        Ok((Outline { earlier, send_at, suppressed }, prepared))
+    }
+
+    async fn store(&self, store: &Store, prepared: Vec<PreparedSubmission<'_>>) -> Result<Vec<MessageId>> {
+        let stored = self.call.api.submission.store_all(store, prepared).await;
+        stored.map_err(|refusal| self.reject(Stage::Data, refusal))
     }
 
     /// Records a refusal for `/v1/rejections` under the id of the request, unless it is a server error.

@@ -1,5 +1,7 @@
-//! `Idempotency-Key`: a request is executed once, and its repetitions get the stored response. A limit applies to the
-//! octets that a tenant stores per day; platform keys have no limit.
+//! `Idempotency-Key`: a request is executed once, and its repetitions get the stored response. The transaction of a change
+//! stores the response ([`RequestContext::change`]), so that a crash leaves both or neither. Only errors, and the responses
+//! of operations that may run again, are stored afterwards. A limit applies to the octets that a tenant stores per day;
+//! platform keys have no limit.
 
 use std::collections::HashSet;
 use std::num::NonZeroU32;
@@ -11,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::mail::Timestamp;
 use crate::model::{KeyId, LimitPeriod, RefusalCode, TenantId};
 use crate::policy::fixed_window::FixedWindow;
-use crate::store::{IdempotentResponse, Journal};
+use crate::store::{IdempotentRequest, IdempotentResponse, Journal};
 
 use crate::api::{ApiError, ApiResponse, RequestContext, Result};
 
@@ -117,11 +119,11 @@ pub fn read_name(headers: &HeaderMap) -> Result<Option<String>> {
 }
 
 /// Executes the request, or returns the stored response. An Idempotency-Key applies to one API key, path, query and body.
-pub async fn run(name: &str, call: RequestContext) -> Result<ApiResponse> {
-    let (api, request_id, now) = (call.api.clone(), call.request_id, call.now);
-    let (key, tenant) = (call.caller.key.id, call.caller.key.tenant_id);
+pub async fn run(request: &IdempotentRequest, call: RequestContext) -> Result<ApiResponse> {
+    let (api, request_id) = (call.api.clone(), call.request_id);
+    let (key, name, digest, now) = (request.key(), request.name(), request.digest(), request.now());
+    let (tenant, operation) = (call.caller.key.tenant_id, call.target.operation);
     let _guard = api.in_progress.enter(key, name)?;
-    let digest = digest_of(&call.path_and_query, &call.body);
     if let Some(stored) = api.store.idempotent_response(key, name, now).await? {
         return replay(stored, digest);
     }
@@ -135,25 +137,35 @@ pub async fn run(name: &str, call: RequestContext) -> Result<ApiResponse> {
     if let Some(body) = response.body() {
         api.stored_responses.add(tenant, body.len() + ROW_OCTETS, now);
         let stored = IdempotentResponse { digest, status: response.status().as_u16(), body: body.to_vec() };
-        if let Err(error) = api.store.store_idempotent_response(key, name, stored, now).await {
-            // The request was executed, so it succeeds. A repetition would be executed again.
+        debug_assert!(
+            request.is_response_stored()
+                || !operation.stores_response_with_change()
+                || !response.status().is_success(),
+            "{} does not store its response with its change",
+            operation.name
+        );
+        if !request.is_response_stored()
+            && let Err(error) = api.store.store_idempotent_response(key, name, stored, now).await
+        {
+            // The request was executed, so it succeeds. A repetition is executed again.
             tracing::warn!(%request_id, %error, "storing the response for its Idempotency-Key failed");
         }
     }
     Ok(response)
 }
 
-fn digest_of(target: &str, body: &[u8]) -> [u8; 32] {
+/// SHA-256 of a request.
+pub fn digest_of(target: &str, body: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(target).chain_update([0]).chain_update(body).finalize().into()
 }
 
-/// Whether to store an error. A repetition after a transient error or a partly executed request is executed again.
+/// Whether to store an error. A repetition after a transient error is executed again.
 fn is_final(error: &ApiError) -> bool {
     let status = error.status();
     let is_transient = status.is_server_error()
         || status == StatusCode::TOO_MANY_REQUESTS
         || status == StatusCode::REQUEST_TIMEOUT;
-    !is_transient && !error.is_unfinished
+    !is_transient
 }
 
 fn replay(stored: IdempotentResponse, digest: [u8; 32]) -> Result<ApiResponse> {
@@ -183,7 +195,6 @@ mod tests {
             (error(RefusalCode::RequestTimeout), false),
             (error(RefusalCode::StorageUnavailable), false),
             (error(RefusalCode::Internal), false),
-            (ApiError { is_unfinished: true, ..error(RefusalCode::IdempotencyKeyReused) }, false),
         ] {
             assert_eq!(is_final(&error), expected, "{}", error.refusal.code);
         }

@@ -240,8 +240,8 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
     let tenant_id = call.owning_tenant(body.tenant_id, "template").await?.id;
     let CreateTemplate { name, subject, text, html, .. } = body;
     let new = NewTemplate { tenant_id, name, subject, text, html };
-    let template = call.store().create_template(new, call.now).await?;
-    ApiResponse::created(&TemplateView::from(template))
+    let respond = |template: &Template| ApiResponse::created(&TemplateView::from(template.clone()));
+    call.change(respond, async |store| Ok(store.create_template(new, call.now).await?)).await
 }
 
 fn check_new(body: &CreateTemplate) -> Checks {

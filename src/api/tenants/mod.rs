@@ -5,8 +5,9 @@ mod smart_host;
 mod validation;
 mod views;
 
+use crate::mail::Timestamp;
 use crate::model::{Scope, TenantId, TenantStatus};
-use crate::store::{Conflict, Directory, NewTenant, StoreError, Tenant, TenantFilter};
+use crate::store::{Conflict, Directory, NewTenant, Store, StoreError, Tenant, TenantFilter};
 
 use self::validation::with_suffix;
 use self::views::{Create, Removal, TenantView, Update};
@@ -53,22 +54,23 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
     let body: Create = call.json()?;
     let has_slug = body.slug.is_some();
     let new = body.validate(call.message_lifetime_hours_max(), call.source_pools())?;
-    let tenant = match has_slug {
-        true => call.store().create_tenant(new, call.now).await?,
-        false => create_with_free_slug(&call, new).await?,
+    let respond = |tenant: &Tenant| ApiResponse::created(&TenantView::from(tenant.clone()));
+    let create = async |store: Store| match has_slug {
+        true => Ok(store.create_tenant(new, call.now).await?),
+        false => create_with_free_slug(&store, new, call.now).await,
     };
-    ApiResponse::created(&TenantView::from(tenant))
+    call.change(respond, create).await
 }
 
 /// Tries `acme`, `acme-2`, `acme-3` …: only the insert into the store shows whether a slug is free.
-async fn create_with_free_slug(call: &RequestContext, new: NewTenant) -> Result<Tenant> {
+async fn create_with_free_slug(store: &Store, new: NewTenant, now: Timestamp) -> Result<Tenant> {
     for number in 1..=SLUG_TRIES {
         let slug = match number {
             1 => new.slug.clone(),
             2..SLUG_TRIES => with_suffix(&new.slug, &number.to_string()),
             _ => with_suffix(&new.slug, &format!("{:016x}", rand::random::<u64>())),
         };
-        match call.store().create_tenant(NewTenant { slug, ..new.clone() }, call.now).await {
+        match store.create_tenant(NewTenant { slug, ..new.clone() }, now).await {
             Err(StoreError::Conflict(Conflict::Slug)) => {}
             result => return Ok(result?),
         }

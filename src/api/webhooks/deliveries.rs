@@ -100,18 +100,22 @@ pub async fn get(call: RequestContext) -> Result<ApiResponse> {
 pub async fn replay(call: RequestContext) -> Result<ApiResponse> {
     let (delivery, webhook) = find(&call).await?;
     require_enabled(&webhook)?;
-    let replayed = call.store().replay_webhook_delivery(delivery.id, call.now).await?;
-    let replayed = replayed.ok_or_else(|| ApiError::not_found("webhook delivery"))?;
-    ApiResponse::accepted(&DeliveryView::from(replayed))
+    let respond = |replayed: &Option<WebhookDelivery>| {
+        let replayed = replayed.clone().ok_or_else(|| ApiError::not_found("webhook delivery"))?;
+        ApiResponse::accepted(&DeliveryView::from(replayed))
+    };
+    call.change(respond, async |store| Ok(store.replay_webhook_delivery(delivery.id, call.now).await?)).await
 }
 
 /// `POST /v1/webhooks/{id}/test`: sends the event `webhook.test`, even if the webhook subscribes to other events.
 pub async fn test(call: RequestContext) -> Result<ApiResponse> {
     let webhook = super::find(&call).await?;
     require_enabled(&webhook)?;
-    let delivery = call.store().test_webhook(webhook.id, call.now).await?;
-    let delivery = delivery.ok_or_else(|| ApiError::not_found("webhook"))?;
-    ApiResponse::accepted(&DeliveryView::from(delivery))
+    let respond = |delivery: &Option<WebhookDelivery>| {
+        let delivery = delivery.clone().ok_or_else(|| ApiError::not_found("webhook"))?;
+        ApiResponse::accepted(&DeliveryView::from(delivery))
+    };
+    call.change(respond, async |store| Ok(store.test_webhook(webhook.id, call.now).await?)).await
 }
 
 fn require_enabled(webhook: &Webhook) -> Result<()> {

@@ -14,7 +14,7 @@ use crate::model::{
     DisabledReason, EventKind, Scope, TenantId, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
     WebhookStatus,
 };
-use crate::store::{NewWebhook, Outbox, Webhook, WebhookFilter, WebhookPatch, WebhookSecret};
+use crate::store::{NewWebhook, Outbox, Store, Webhook, WebhookFilter, WebhookPatch, WebhookSecret};
 
 use super::json::Checks;
 use super::{Access, ApiError, ApiResponse, Deleted, List, Operation, RequestContext, Resource, Result};
@@ -217,8 +217,11 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
         kinds: normalize(body.events),
         secret: secret.clone(),
     };
-    let webhook = call.store().create_webhook(new, call.now).await?;
-    ApiResponse::created(&WebhookView::new(webhook, call.now).with_secret(&secret))
+    let now = call.now;
+    let respond = move |webhook: &Webhook| {
+        ApiResponse::created(&WebhookView::new(webhook.clone(), now).with_secret(&secret))
+    };
+    call.change(respond, async |store| Ok(store.create_webhook(new, now).await?)).await
 }
 
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {
@@ -267,8 +270,14 @@ async fn delete(call: RequestContext) -> Result<ApiResponse> {
 async fn rotate_secret(call: RequestContext) -> Result<ApiResponse> {
     let id = find(&call).await?.id;
     let secret = new_secret();
-    let until = call.now + ROTATION_TIME;
-    let rotated = call.store().rotate_webhook_secret(id, secret.clone(), until, call.now).await?;
-    let webhook = rotated.ok_or_else(|| ApiError::not_found("webhook"))?;
-    ApiResponse::ok(&WebhookView::new(webhook, call.now).with_secret(&secret))
+    let now = call.now;
+    let new_secret = secret.clone();
+    let respond = move |rotated: &Option<Webhook>| {
+        let webhook = rotated.clone().ok_or_else(|| ApiError::not_found("webhook"))?;
+        ApiResponse::ok(&WebhookView::new(webhook, now).with_secret(&secret))
+    };
+    let rotate = async |store: Store| {
+        Ok(store.rotate_webhook_secret(id, new_secret, now + ROTATION_TIME, now).await?)
+    };
+    call.change(respond, rotate).await
 }

@@ -23,6 +23,23 @@ pub struct DkimKey {
     pub created_at: Timestamp,
 }
 
+impl DkimKey {
+    /// A new key with a new id.
+    pub fn new(new: &NewDkimKey, domain_id: DomainId, now: Timestamp) -> Self {
+        Self {
+            id: DkimKeyId::generate(now),
+            domain_id,
+            selector: new.selector.clone(),
+            algorithm: new.algorithm,
+            state: new.state,
+            public_key: new.public_key.clone(),
+            has_signed: new.state == DkimKeyState::Active,
+            retiring_since: None,
+            created_at: now,
+        }
+    }
+}
+
 /// A DKIM key to store; the private key is encrypted.
 #[derive(Clone)]
 pub struct NewDkimKey {

@@ -1,6 +1,6 @@
 //! Messages, deliveries, attempts, events and rejections for the API, and their retention.
 
-mod idempotent_responses;
+pub(super) mod idempotent_responses;
 pub(super) mod index;
 mod rejections;
 pub(super) mod retention;
@@ -125,7 +125,8 @@ impl Journal for SqliteStore {
         now: Timestamp,
     ) -> Result<()> {
         let name = name.to_owned();
-        self.write(move |tx| idempotent_responses::insert(tx, key, &name, &answer, now)).await
+        self.write(move |tx| idempotent_responses::insert(tx, key, &name, &answer, now)).await?;
+        Ok(())
     }
 
     async fn prune(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned> {

@@ -27,6 +27,7 @@ mod usage;
 mod writer;
 
 use std::fs::File;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -34,7 +35,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use self::blob_store::BodyFiles;
-use self::journal::retention;
+use self::journal::{idempotent_responses, retention};
 use self::probe::Probe;
 use self::queue::StatsCache;
 use self::readers::Readers;
@@ -42,7 +43,7 @@ pub use self::secret_encryption::check_master_key;
 use self::unit_of_work::Tx;
 use self::writer::Writer;
 use super::memory::{CommitCounters, DirectoryVersion, WebhookDueIndex, lock};
-use super::{Access, Conflict, JournalCursor, OpenError, Result, SpoolFeed, StoreError};
+use super::{Access, Conflict, JournalCursor, OpenError, ResponseRecorder, Result, SpoolFeed, StoreError};
 use crate::store::free_space::FreeSpace;
 
 /// How a data directory is opened.
@@ -79,8 +80,23 @@ impl SqliteOptions {
     }
 }
 
-/// The store in one data directory: one writer, several readers.
+/// A handle of the store in one data directory.
+#[derive(Clone)]
 pub struct SqliteStore {
+    database: Arc<OpenDatabase>,
+    /// Renders the response that changes through this handle store with them.
+    recorder: Option<Arc<ResponseRecorder>>,
+}
+
+impl Deref for SqliteStore {
+    type Target = OpenDatabase;
+    fn deref(&self) -> &OpenDatabase {
+        &self.database
+    }
+}
+
+/// An open data directory: one writer, several readers.
+pub struct OpenDatabase {
     writer: Writer,
     readers: Readers,
     /// See [`super::Spool::feed`].
@@ -114,6 +130,15 @@ impl SqliteStore {
         opened.unwrap_or_else(|error| Err(OpenError::Failed { path, message: error.to_string() }))
     }
 
+    fn new(database: OpenDatabase) -> Self {
+        Self { database: Arc::new(database), recorder: None }
+    }
+
+    /// See [`super::Store::recording`].
+    pub fn recording(&self, recorder: ResponseRecorder) -> Self {
+        Self { database: Arc::clone(&self.database), recorder: Some(Arc::new(recorder)) }
+    }
+
     /// Writes pending changes, moves the log into the database and closes.
     pub async fn close(&self) {
         if let Err(error) = self.writer.checkpoint().await {
@@ -143,7 +168,33 @@ impl SqliteStore {
         work: impl Fn(&Tx<'_>) -> Result<T> + Send + 'static,
         after: impl FnOnce(T) -> T + Send + 'static,
     ) -> Result<T> {
-        self.writer.run((), move |(), tx| work(tx), |(), value| after(value)).await
+        self.write_with((), move |(), tx| work(tx), |(), value| after(value)).await
+    }
+
+    /// Runs a job on the writer as [`Writer::run`] does. Its transaction also stores the response to the request.
+    async fn write_with<S, T, U, W, A>(&self, state: S, work: W, after: A) -> Result<U>
+    where
+        S: Send + 'static,
+        T: Send + 'static,
+        U: Send + 'static,
+        W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
+        A: FnOnce(S, T) -> U + Send + 'static,
+    {
+        let Some(recorder) = self.recorder.clone() else {
+            return self.writer.run(state, work, after).await;
+        };
+        let work = move |(state, recorder): &(S, Arc<ResponseRecorder>), tx: &Tx<'_>| {
+            let result = work(state, tx)?;
+            let is_stored = idempotent_responses::record(tx, recorder, &result)?;
+            Ok((result, is_stored))
+        };
+        let after = move |(state, recorder): (S, Arc<ResponseRecorder>), (result, is_stored): (T, bool)| {
+            if is_stored {
+                recorder.note_stored();
+            }
+            after(state, result)
+        };
+        self.writer.run((state, recorder), work, after).await
     }
 
     /// Runs a query on a reader.

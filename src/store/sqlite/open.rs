@@ -15,7 +15,7 @@ use super::schema::{MigrationError, is_current, migrate};
 use super::secret_encryption::{MasterKeyFile, SealedColumn, Sealer};
 use super::spool::due_rows;
 use super::writer::{CommitHooks, Writer};
-use super::{SqliteOptions, SqliteStore};
+use super::{OpenDatabase, SqliteOptions, SqliteStore};
 use super::{events, outbox};
 use crate::durable_file::{create_directory, inherit_owner, remove_unfinished, sync_directory};
 use crate::store::free_space::FreeSpace;
@@ -85,7 +85,7 @@ pub(super) fn open(options: SqliteOptions) -> Result<SqliteStore, OpenError> {
         .map_err(|error| fault(error.to_string()))?;
     let writer = Writer::start(connection, clock, Arc::clone(&sealer), hooks)
         .map_err(|error| fault(error.to_string()))?;
-    Ok(SqliteStore {
+    Ok(SqliteStore::new(OpenDatabase {
         counters,
         writer,
         readers,
@@ -102,7 +102,7 @@ pub(super) fn open(options: SqliteOptions) -> Result<SqliteStore, OpenError> {
         webhooks_due,
         directory_version: DirectoryVersion::default(),
         lock: Mutex::new(lock),
-    })
+    }))
 }
 
 /// Migrates the database. A server of an older version, which would not know its tables afterwards, must not run

@@ -8,8 +8,10 @@ pub(super) mod submission_key;
 
 use std::sync::Arc;
 
+use futures_util::future::try_join_all;
+
 use self::damage::DamagedDelivery;
-use self::enqueue::{EnqueueJob, Stored};
+use self::enqueue::{EnqueueBatch, EnqueueJob, Stored};
 use self::record::RecordJob;
 use super::blob_store::{self, BodyLocation};
 use super::checksum::Checksum;
@@ -25,6 +27,10 @@ use crate::store::{
 
 pub(super) const COUNT_OPEN: &str = "SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL";
 
+/// Maximum of octets of bodies that one job writes into the database, because all other jobs wait for its commit. Other
+/// bodies of the job are written to files before.
+const INLINE_OCTETS_OF_JOB_MAX: u64 = 2 * 1024 * 1024;
+
 /// Maximum of deliveries that one job moves, so that others can commit in between.
 const PARK_ROWS_MAX: usize = 500;
 
@@ -34,10 +40,23 @@ impl Spool for SqliteStore {
     }
 
     async fn enqueue(&self, new: NewMessage) -> Result<MessageId> {
+        let stored = self.enqueue_all(vec![new]).await?;
+        stored.first().copied().ok_or_else(|| StoreError::Failed("the message was not enqueued".into()))
+    }
+
+    async fn enqueue_all(&self, news: Vec<NewMessage>) -> Result<Vec<MessageId>> {
         self.refuse_unless_serving()?;
         self.free_space.check()?;
-        let incoming = self.prepare(new).await?;
-        self.writer.run(incoming, EnqueueJob::write, EnqueueJob::conclude).await
+        let mut inline_octets = 0;
+        let jobs = news.into_iter().map(|new| {
+            let octets = new.content.len() as u64;
+            let is_inline =
+                !self.bodies.is_large(&new.content) && inline_octets + octets <= INLINE_OCTETS_OF_JOB_MAX;
+            inline_octets += if is_inline { octets } else { 0 };
+            self.prepare(new, is_inline)
+        });
+        let batch = EnqueueBatch { jobs: try_join_all(jobs).await? };
+        self.write_with(batch, EnqueueBatch::write, EnqueueBatch::conclude).await
     }
 
     async fn find_submission(
@@ -118,7 +137,10 @@ impl Spool for SqliteStore {
     async fn record(&self, batch: RecordBatch) -> Result<()> {
         self.refuse_unless_serving()?;
         let report = match batch.report {
-            Some(report) => Some(self.prepare(report).await?),
+            Some(report) => {
+                let is_inline = !self.bodies.is_large(&report.content);
+                Some(self.prepare(report, is_inline).await?)
+            }
             None => None,
         };
         let outcome = RecordJob { feed: Arc::clone(&self.feed), records: batch.records, report };
@@ -171,10 +193,11 @@ impl SqliteStore {
         }
     }
 
-    /// Writes a large body to its file and reserves memory, so that the message can be delivered without reading it.
-    async fn prepare(&self, new: NewMessage) -> Result<EnqueueJob> {
+    /// Writes a body that does not go into the database to its file, and reserves memory, so that the message can be
+    /// delivered without reading it.
+    async fn prepare(&self, new: NewMessage, is_inline: bool) -> Result<EnqueueJob> {
         let new = Arc::new(new);
-        let stored = if self.bodies.is_large(&new.content) {
+        let stored = if !is_inline {
             let (files, new) = (Arc::clone(&self.bodies), Arc::clone(&new));
             let store = move || {
                 let checksum = Checksum::of(&new.content);

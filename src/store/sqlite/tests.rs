@@ -77,6 +77,26 @@ fn contains(octets: &[u8], part: &[u8]) -> bool {
 }
 
 #[tokio::test]
+async fn a_batch_writes_few_octets_into_the_database_and_the_rest_to_files() {
+    let bed = Bed::with(|options| options.inline_body_bytes_max = 256 * 1024);
+    let tenant = bed.tenant("a").await.id;
+    let bodies: Vec<_> = (0..30).map(|number| format!("{number} ").repeat(60 * 1024)).collect();
+    let news: Vec<_> = bodies.iter().map(|body| new_message(tenant, &["x@one.example"], body)).collect();
+    let ids: Vec<_> = news.iter().map(|new| new.message.id).collect();
+    let contents: Vec<_> = news.iter().map(|new| new.content.to_vec()).collect();
+    assert_eq!(bed.store.enqueue_all(news).await.unwrap(), ids);
+    let files: u64 =
+        files_below(&bed.path().join("bodies")).iter().map(|path| path.metadata().unwrap().len()).sum();
+    let all: u64 = contents.iter().map(|content| content.len() as u64).sum();
+    let inline = all - files;
+    assert!((1 << 20..=2 << 20).contains(&inline), "{inline} of {all} octets are in the database");
+    for (id, content) in ids.iter().zip(contents) {
+        assert_eq!(bed.store.content(*id).await.unwrap().unwrap().to_vec(), content);
+    }
+    assert_eq!(bed.store.enqueue_all(Vec::new()).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn no_secret_stands_in_any_file_in_clear() {
     let bed = Bed::new().await;
     let mut new = new_tenant("a");

@@ -22,6 +22,8 @@ store_trait! {
         /// [`SUBMISSION_KEY_LIFETIME`](crate::store::SUBMISSION_KEY_LIFETIME), writes nothing and returns the id of that one.
         /// Fails with [`Conflict::SubmissionKey`](crate::store::Conflict::SubmissionKey), [`Conflict::NoTenant`](crate::store::Conflict::NoTenant).
         async fn enqueue(&self, new: NewMessage) -> Result<MessageId>;
+        /// Enqueues messages in one transaction, each as [`Spool::enqueue`] does. Returns their ids in the same order.
+        async fn enqueue_all(&self, news: Vec<NewMessage>) -> Result<Vec<MessageId>>;
         /// The message that was submitted with a key within its lifetime. Fails with [`Conflict::SubmissionKey`](crate::store::Conflict::SubmissionKey).
         async fn find_submission(
             &self,

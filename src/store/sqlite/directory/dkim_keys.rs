@@ -39,19 +39,8 @@ pub(super) fn add(tx: &Tx<'_>, domain: DomainId, new: &NewDkimKey, now: Timestam
     if is_used {
         return Err(StoreError::Conflict(Conflict::Selector));
     }
-    let id = DkimKeyId::generate(now);
-    let key = DkimKey {
-        id,
-        domain_id: domain,
-        selector: new.selector.clone(),
-        algorithm: new.algorithm,
-        state: new.state,
-        public_key: new.public_key.clone(),
-        has_signed: new.state == DkimKeyState::Active,
-        retiring_since: None,
-        created_at: now,
-    };
-    let place = SealedColumn { column: PRIVATE_KEY_COLUMN, row: &id.to_string() };
+    let key = DkimKey::new(new, domain, now);
+    let place = SealedColumn { column: PRIVATE_KEY_COLUMN, row: &key.id.to_string() };
     let sealed = tx.sealer.seal(place, &new.private_key)?;
     let sql = "INSERT INTO dkim_key (id, domain_id, selector, algorithm, state, public_key, private_key, has_signed,
                                      created_us)

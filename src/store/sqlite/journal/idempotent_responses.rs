@@ -7,7 +7,7 @@ use crate::model::KeyId;
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
 use crate::store::sqlite::sql_types::{sql_limit, us};
 use crate::store::sqlite::unit_of_work::Tx;
-use crate::store::{IDEMPOTENT_RESPONSE_LIFETIME, IdempotentResponse, Result};
+use crate::store::{IDEMPOTENT_RESPONSE_LIFETIME, IdempotentResponse, ResponseRecorder, Result};
 
 /// The name of the column in earlier versions: stored bodies are encrypted for it.
 const BODY_COLUMN: &str = "kept_answer.body";
@@ -17,14 +17,25 @@ fn row_of(key: KeyId, name: &str) -> String {
     format!("{key}.{name}")
 }
 
-/// Stores a response, unless there is an unexpired one.
+/// Stores the response to a change with this result, if there is one to store. Returns whether it is stored.
+pub(in crate::store::sqlite) fn record<T: 'static>(
+    tx: &Tx<'_>,
+    recorder: &ResponseRecorder,
+    result: &T,
+) -> Result<bool> {
+    let Some(response) = recorder.response(result) else { return Ok(false) };
+    let request = recorder.request();
+    insert(tx, request.key(), request.name(), &response, request.now())
+}
+
+/// Stores a response, unless there is an unexpired one. Returns whether it is stored.
 pub(super) fn insert(
     tx: &Tx<'_>,
     key: KeyId,
     name: &str,
     answer: &IdempotentResponse,
     now: Timestamp,
-) -> Result<()> {
+) -> Result<bool> {
     let row = row_of(key, name);
     let body = tx.sealer.seal(SealedColumn { column: BODY_COLUMN, row: &row }, &answer.body)?;
     // The key may have been deleted; then the request cannot be repeated.
@@ -35,7 +46,7 @@ pub(super) fn insert(
                    created_us = excluded.created_us
                WHERE idempotent_response.created_us < ?7";
     let forgotten_us = forgotten_before_us(now);
-    tx.prepare_cached(sql)?.execute(params![
+    let changed = tx.prepare_cached(sql)?.execute(params![
         key,
         name,
         answer.digest,
@@ -44,7 +55,7 @@ pub(super) fn insert(
         us(now),
         forgotten_us
     ])?;
-    Ok(())
+    Ok(changed > 0)
 }
 
 pub(super) fn find(

@@ -29,6 +29,23 @@ pub(super) struct EnqueueJob {
     memory: Option<HotQueuePermit>,
 }
 
+/// Messages to enqueue in one transaction.
+pub(super) struct EnqueueBatch {
+    pub(super) jobs: Vec<EnqueueJob>,
+}
+
+impl EnqueueBatch {
+    /// Returns the ids of the messages, see [`EnqueueJob::write`].
+    pub(super) fn write(&self, tx: &Tx<'_>) -> Result<Vec<MessageId>> {
+        self.jobs.iter().map(|job| job.write(tx)).collect()
+    }
+
+    /// After the synced commit.
+    pub(super) fn conclude(self, written: Vec<MessageId>) -> Vec<MessageId> {
+        self.jobs.into_iter().zip(written).map(|(job, id)| job.conclude(id)).collect()
+    }
+}
+
 /// The results of work on the content before the transaction.
 pub(super) struct Stored {
     /// The body file of a large message.
