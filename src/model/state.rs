@@ -376,14 +376,28 @@ enumerations! {
         MessageContentDamaged = "message.content_damaged",
         /// A delivery was cancelled.
         MessageCancelled = "message.cancelled",
+        /// A domain was added.
+        DomainCreated = "domain.created",
         /// A domain was verified.
         DomainVerified = "domain.verified",
         /// The DNS records of a domain have been wrong for longer than the grace period.
         DomainFailing = "domain.failing",
+        /// A domain was deleted.
+        DomainDeleted = "domain.deleted",
+        /// A key was created.
+        KeyCreated = "key.created",
+        /// A key was revoked.
+        KeyRevoked = "key.revoked",
         /// An address was suppressed.
         SuppressionCreated = "suppression.created",
         /// A suppression was removed.
         SuppressionDeleted = "suppression.deleted",
+        /// A tenant was created.
+        TenantCreated = "tenant.created",
+        /// A tenant was changed.
+        TenantUpdated = "tenant.updated",
+        /// A tenant was deleted with everything that it had.
+        TenantDeleted = "tenant.deleted",
         /// A tenant was suspended.
         TenantSuspended = "tenant.suspended",
         /// A tenant was resumed.

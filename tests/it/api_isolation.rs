@@ -37,7 +37,11 @@ impl Belongings {
         let suppression = post("/v1/suppressions", json!({"address": format!("{name}@x.example")})).await;
         let template = json!({"name": name, "subject": "s", "text": "t"});
         let template = post("/v1/templates", template).await;
-        let webhook = post("/v1/webhooks", json!({"url": format!("https://{name}.example/")})).await;
+        let webhook = post(
+            "/v1/webhooks",
+            json!({"url": format!("https://{name}.example/"), "events": ["message.accepted"]}),
+        )
+        .await;
         let email = stage.enqueue(tenant.id).await.to_string();
         let told = stage.get(&tenant.key, &format!("/v1/webhooks/{webhook}/deliveries")).await.expect(200);
         let webhook_delivery = text(&told, "/data/0/id");

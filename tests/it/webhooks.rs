@@ -156,6 +156,38 @@ async fn each_webhook_gets_the_subscribed_events_of_its_own_tenant_and_a_platfor
 }
 
 #[tokio::test]
+async fn a_webhook_gets_what_an_event_carried_though_message_and_tenant_are_gone() {
+    let stage = Stage::start().await;
+    let acme = stage.api.tenant("acme").await;
+    let path = format!("/v1/tenants/{}", acme.id);
+    stage.api.patch(&stage.api.platform, &path, json!({"external_ref": "cus_17"})).await.expect(200);
+    stage.api.add_domain(acme.id, "acme.example").await;
+    let receiver = Receiver::start().await;
+    receiver.script([answer("500 Oops")]);
+    stage.hook(&stage.api.platform, &receiver, &["message.accepted", "tenant.deleted"]).await;
+    let message = json!({
+        "from": "shop@acme.example", "to": "to@remote.example", "subject": "s", "text": "t",
+        "tags": ["invoice"], "metadata": {"order": 4711},
+    });
+    stage.api.post(&acme.key, "/v1/emails", message).await.expect(202);
+    let database = stage.api.database();
+    for table in ["body", "delivery", "event", "message"] {
+        database.execute(&format!("DELETE FROM {table}"), []).unwrap();
+    }
+    let again = &receiver.wait_for(2).await[1];
+    let event = body(again);
+    assert_eq!(
+        (&event["tags"], &event["metadata"]),
+        (&json!(["invoice"]), &json!({"order": 4711})),
+        "{event}"
+    );
+    assert_eq!(event["external_ref"], "cus_17");
+    stage.api.delete(&stage.api.platform, &path).await.expect(200);
+    let deleted = body(&receiver.wait_for(3).await[2]);
+    assert_eq!((&deleted["type"], &deleted["external_ref"]), (&json!("tenant.deleted"), &json!("cus_17")));
+}
+
+#[tokio::test]
 async fn a_failed_event_is_retried_with_its_id_and_later_events_of_the_message_wait_for_it() {
     let stage = Stage::start().await;
     let acme = stage.api.tenant("acme").await;

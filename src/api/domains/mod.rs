@@ -333,7 +333,7 @@ async fn update(call: RequestContext) -> Result<ApiResponse> {
 
 async fn delete(call: RequestContext) -> Result<ApiResponse> {
     let id = find_changeable(&call).await?.id;
-    if !call.store().delete_domain(id).await? {
+    if !call.store().delete_domain(id, call.now).await? {
         return Err(ApiError::not_found("domain"));
     }
     ApiResponse::deleted("domain", id)

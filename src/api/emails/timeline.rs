@@ -180,6 +180,8 @@ mod tests {
             tenant_id: None,
             message_id: Some(message_id),
             delivery_id,
+            external_ref: None,
+            annotations: Default::default(),
             data: serde_json::Value::Null,
             created_at: at(second),
         };

@@ -224,6 +224,8 @@ mod tests {
             tenant_id: None,
             message_id: None,
             delivery_id: None,
+            external_ref: None,
+            annotations: Default::default(),
             data: serde_json::json!({"reply": "x".repeat(1000)}),
             created_at: at(second),
         };

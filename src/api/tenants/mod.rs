@@ -117,7 +117,10 @@ async fn delete(mut call: RequestContext) -> Result<ApiResponse> {
     let dry_run = call.query.value::<bool>("dry_run").unwrap_or(false);
     call.query.finish()?;
     let id = call.path_tenant().await?.id;
-    let counts = call.store().remove_tenant(id, !dry_run).await?;
+    let counts = match dry_run {
+        true => call.store().count_tenant_objects(id).await?,
+        false => call.store().remove_tenant(id, call.now).await?,
+    };
     let counts = counts.ok_or_else(|| ApiError::not_found("tenant"))?;
     ApiResponse::ok(&Removal { id, object: "tenant", deleted: !dry_run, dry_run, counts })
 }

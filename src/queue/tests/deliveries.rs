@@ -192,7 +192,7 @@ pub(super) async fn a_submission_under_the_same_key_is_stored_once_for_a_day<H: 
     let policy = RetentionPolicy { body_days: 30, transcript_days: 30, row_days: 30, webhook_days: 7 };
     let at = first.message.created_at + SignedDuration::from_hours(26);
     assert_eq!(bed.store.prune(policy, at, 100).await.unwrap().submission_keys, 2);
-    bed.store.remove_tenant(tenant.id, true).await.unwrap();
+    bed.store.remove_tenant(tenant.id, now()).await.unwrap();
 }
 
 pub(super) async fn of_submissions_at_the_same_time_under_one_key_one_is_stored<H: Harness>() {
@@ -267,7 +267,7 @@ pub(super) async fn records_of_a_removed_tenant_are_passed_over_with_their_repor
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     let batches = bed.claim(later(0)).await.batches;
-    bed.store.remove_tenant(tenant.id, true).await.unwrap();
+    bed.store.remove_tenant(tenant.id, now()).await.unwrap();
     let mut records = outcomes(&batches, DeliveryState::Deferred);
     records.report = Some(new_message(tenant.id, &["sender@example.com"], "report"));
     records.records[0].suppress = Some(new_suppression(Some(tenant.id), "x@one.example"));

@@ -136,7 +136,7 @@ pub(super) async fn the_pauses_of_a_tenant_go_with_it_and_nobody_elses_can_be_ma
     let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     bed.store.pause(pause_of(QueueFilter::tenant(tenant.id), None)).await.unwrap();
-    bed.store.remove_tenant(tenant.id, true).await.unwrap().unwrap();
+    bed.store.remove_tenant(tenant.id, now()).await.unwrap().unwrap();
     assert!(bed.store.pauses(now()).await.unwrap().is_empty());
     let refused = bed.store.pause(pause_of(QueueFilter::tenant(tenant.id), None)).await;
     assert!(matches!(refused, Err(StoreError::Conflict(Conflict::NoTenant))), "{refused:?}");

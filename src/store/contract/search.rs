@@ -395,7 +395,7 @@ pub(super) async fn what_was_not_followed_yet_is_found_after_a_restart_and_what_
     let policy = RetentionPolicy { body_days: 0, transcript_days: 0, row_days: 0, webhook_days: 7 };
     assert_eq!(bed.store.prune(policy, later(60), 1).await.unwrap().messages, 1);
     assert_eq!(walk(&bed, &words("all"), 10, false).await, [second]);
-    assert!(bed.store.remove_tenant(tenant, true).await.unwrap().is_some());
+    assert!(bed.store.remove_tenant(tenant, now()).await.unwrap().is_some());
     assert_eq!(walk(&bed, &words("all"), 10, false).await, []);
 }
 
@@ -404,7 +404,7 @@ pub(super) async fn what_comes_is_found_though_the_last_event_is_gone_and_the_cl
     let (gone, tenant) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     enqueue(&bed, gone, |new| new.message.created_at = later(3600)).await;
     assert!(!bed.store.index_messages().await.unwrap());
-    assert!(bed.store.remove_tenant(gone, true).await.unwrap().is_some());
+    assert!(bed.store.remove_tenant(gone, now()).await.unwrap().is_some());
     let bed = bed.restart().await;
     let id = with_subject(&bed, tenant, "after all").await;
     assert_eq!(walk(&bed, &words("all"), 10, false).await, [id]);

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::histogram::HistogramReading;
 use crate::mail::{Address, ReversePath, Timestamp};
@@ -14,7 +15,7 @@ use crate::model::{
     RefusalCode, RequestId, Stage, TenantId,
 };
 
-use super::Message;
+use super::{Annotations, Message, Metadata};
 
 /// An entry of the journal.
 #[derive(Debug, Clone)]
@@ -24,8 +25,12 @@ pub struct Event {
     pub tenant_id: Option<TenantId>,
     pub message_id: Option<MessageId>,
     pub delivery_id: Option<DeliveryId>,
+    /// The reference that the platform gave to the tenant.
+    pub external_ref: Option<String>,
+    /// Those of the message.
+    pub annotations: Annotations,
     /// Details; the fields depend on the kind.
-    pub data: serde_json::Value,
+    pub data: Value,
     pub created_at: Timestamp,
 }
 
@@ -35,7 +40,7 @@ pub struct NewEvent {
     pub kind: EventKind,
     /// `None` for the platform.
     pub tenant_id: Option<TenantId>,
-    pub data: serde_json::Value,
+    pub data: Value,
     pub at: Timestamp,
 }
 
@@ -53,14 +58,21 @@ pub struct EventView<'a> {
     pub kind: EventKind,
     /// Whose it is; `null` for the platform's own.
     pub tenant_id: Option<TenantId>,
+    /// The `external_ref` of the tenant.
+    pub external_ref: Option<&'a str>,
     /// The message it is about.
     pub message_id: Option<MessageId>,
     /// The delivery it is about.
     pub delivery_id: Option<DeliveryId>,
     /// The recipient, if it is about one.
     pub recipient: Option<&'a str>,
+    /// The tags of the message.
+    pub tags: &'a [String],
+    /// The metadata of the message.
+    #[schemars(with = "Map<String, Value>")]
+    pub metadata: &'a Metadata,
     /// What else there is to say; its fields depend on the type.
-    pub data: &'a serde_json::Value,
+    pub data: &'a Value,
     /// When it happened.
     pub created_at: Timestamp,
 }
@@ -73,9 +85,12 @@ impl Event {
             object: "event",
             kind: self.kind,
             tenant_id: self.tenant_id,
+            external_ref: self.external_ref.as_deref(),
             message_id: self.message_id,
             delivery_id: self.delivery_id,
-            recipient: self.data.get("recipient").and_then(serde_json::Value::as_str),
+            recipient: self.data.get("recipient").and_then(Value::as_str),
+            tags: &self.annotations.tags,
+            metadata: &self.annotations.metadata,
             data: &self.data,
             created_at: self.created_at,
         }

@@ -61,7 +61,7 @@ impl SqliteStore {
         self.write_then(move |tx| removal::begin(tx, id), after).await
     }
 
-    pub(super) async fn go_on_with_removal(&self, id: TenantId) -> Result<removal::Step> {
+    pub(super) async fn go_on_with_removal(&self, id: TenantId, now: Timestamp) -> Result<removal::Step> {
         let feed = Arc::clone(&self.feed);
         let version = self.directory_version.clone();
         let after = move |step: removal::Step| {
@@ -71,7 +71,7 @@ impl SqliteStore {
             }
             step
         };
-        self.write_then(move |tx| removal::go_on(tx, id), after).await
+        self.write_then(move |tx| removal::go_on(tx, id, now), after).await
     }
 }
 
@@ -139,16 +139,17 @@ impl Directory for SqliteStore {
         self.read(move |connection| tenants::smart_host_password(connection, &sealer, id)).await
     }
 
-    async fn remove_tenant(&self, id: TenantId, delete: bool) -> Result<Option<TenantCounts>> {
-        if !delete {
-            return self.read_slow(move |connection| removal::count(connection, id)).await;
-        }
+    async fn count_tenant_objects(&self, id: TenantId) -> Result<Option<TenantCounts>> {
+        self.read_slow(move |connection| removal::count(connection, id)).await
+    }
+
+    async fn remove_tenant(&self, id: TenantId, now: Timestamp) -> Result<Option<TenantCounts>> {
         if !self.begin_removal(id).await? {
             return Ok(None);
         }
         let mut counts = TenantCounts::default();
         loop {
-            let step = self.go_on_with_removal(id).await?;
+            let step = self.go_on_with_removal(id, now).await?;
             counts += step.counts;
             self.remove_released_files().await?;
             if step.is_last {
@@ -214,8 +215,8 @@ impl Directory for SqliteStore {
         self.read_slow(move |connection| domains::to_check(connection, tenant, before, limit)).await
     }
 
-    async fn delete_domain(&self, id: DomainId) -> Result<bool> {
-        self.change(move |tx| domains::delete(tx, id)).await
+    async fn delete_domain(&self, id: DomainId, now: Timestamp) -> Result<bool> {
+        self.change(move |tx| domains::delete(tx, id, now)).await
     }
 
     async fn sandbox_domain(&self, name: &DomainName) -> Result<Option<Domain>> {

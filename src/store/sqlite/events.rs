@@ -2,9 +2,11 @@
 
 use rusqlite::{Connection, Row, params};
 use serde::Serialize;
+use serde_json::Value;
 use ulid::Ulid;
 
 use super::keyset::{PAGE_OBJECTS_MAX, PageOctets, Range, read_rows, ulid_at};
+use super::message_rows;
 use super::sql_types::{json, sql_limit, time, to_json, us};
 use super::unit_of_work::Tx;
 use crate::mail::Timestamp;
@@ -73,15 +75,40 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Event> {
     read_event(row, "id")
 }
 
+/// The columns of [`read_event`] that an event in the journal gets from its tenant and message, if the condition holds.
+macro_rules! context_columns {
+    ($condition:literal) => {
+        concat!(
+            "CASE WHEN ",
+            $condition,
+            " THEN (SELECT external_ref FROM tenant WHERE id = event.tenant_id) END AS external_ref,
+             CASE WHEN ",
+            $condition,
+            " THEN (SELECT tags FROM message WHERE id = event.message_id) END AS tags,
+             CASE WHEN ",
+            $condition,
+            " THEN (SELECT metadata FROM message WHERE id = event.message_id) END AS metadata"
+        )
+    };
+}
+
 /// Reads an event from a row; `id` is the column with its id.
 pub(super) fn read_event(row: &Row<'_>, id: &str) -> rusqlite::Result<Event> {
+    let kind = row.get("kind")?;
+    let data: Value = json(row, "data")?;
+    let external_ref = match kind {
+        EventKind::TenantDeleted => data["external_ref"].as_str().map(str::to_owned),
+        _ => row.get("external_ref")?,
+    };
     Ok(Event {
         id: row.get(id)?,
-        kind: row.get("kind")?,
+        kind,
         tenant_id: row.get("tenant_id")?,
         message_id: row.get("message_id")?,
         delivery_id: row.get("delivery_id")?,
-        data: json(row, "data")?,
+        external_ref,
+        annotations: message_rows::annotations(row)?,
+        data,
         created_at: time(row, "created_us")?,
     })
 }
@@ -96,9 +123,12 @@ pub(super) fn list(connection: &Connection, filter: &EventFilter, page: &PageReq
     let EventFilter { tenant_id, kind, message_id } = filter;
     let of_message = if message_id.is_some() { "message_id = ?3" } else { "?3 IS NULL" };
     let sql = format!(
-        "SELECT (?4 IS NULL OR coalesce(tenant_id, '') = ?4) AND (?5 IS NULL OR kind = ?5)
-                AND (?6 IS NULL OR created_us >= ?6) AND (?7 IS NULL OR created_us < ?7) AS is_meant, event.*
-         FROM event WHERE id > ?1 AND id < ?2 AND {of_message} ORDER BY id {}",
+        "SELECT event.*, {} FROM (
+            SELECT event.*, (?4 IS NULL OR coalesce(tenant_id, '') = ?4) AND (?5 IS NULL OR kind = ?5)
+                AND (?6 IS NULL OR created_us >= ?6) AND (?7 IS NULL OR created_us < ?7) AS is_meant
+            FROM event WHERE id > ?1 AND id < ?2 AND {of_message}) AS event
+         ORDER BY id {}",
+        context_columns!("is_meant"),
         range.order()
     );
     let mut statement = connection.prepare_cached(&sql)?;
@@ -154,8 +184,12 @@ pub(super) fn after(
     after: JournalCursor,
     limit: usize,
 ) -> Result<Page<JournalEntry>> {
-    let mut statement =
-        connection.prepare_cached("SELECT * FROM event WHERE id > ?1 ORDER BY id LIMIT ?2")?;
+    let sql = concat!(
+        "SELECT event.*, ",
+        context_columns!("TRUE"),
+        " FROM event WHERE id > ?1 ORDER BY id LIMIT ?2"
+    );
+    let mut statement = connection.prepare_cached(sql)?;
     let rows = statement.query(params![last_before(after), sql_limit(limit.saturating_add(1))])?;
     read_rows(rows, limit, |row| {
         let event = read_row(row)?;
@@ -163,9 +197,12 @@ pub(super) fn after(
     })
 }
 
-pub(super) const OF_MESSAGE: &str = "
-    SELECT * FROM event WHERE message_id = ?1 AND (?2 IS NULL OR delivery_id IS NULL OR delivery_id = ?2)
-    ORDER BY id LIMIT ?3";
+pub(super) const OF_MESSAGE: &str = concat!(
+    "SELECT event.*, ",
+    context_columns!("TRUE"),
+    " FROM event WHERE message_id = ?1 AND (?2 IS NULL OR delivery_id IS NULL OR delivery_id = ?2)
+      ORDER BY id LIMIT ?3"
+);
 
 /// The events of a message, oldest first; with a delivery, only its events and those of the whole message.
 pub(super) fn of_message(

@@ -26,10 +26,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
             hold_for_s: None,
             deliver_by: None,
         },
-        annotations: Annotations {
-            tags: json_if_any(row, "tags")?.unwrap_or_default(),
-            metadata: Metadata::from_json(row.get("metadata")?),
-        },
+        annotations: annotations(row)?,
         size: count(row, "size")?,
         subject: row.get("subject")?,
         header_from: row.get("header_from")?,
@@ -37,6 +34,14 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
         dkim_domain: row.get("dkim_domain")?,
         created_at: time(row, "created_us")?,
         expires_at: time(row, "expires_us")?,
+    })
+}
+
+/// The tags and metadata of a message.
+pub(super) fn annotations(row: &Row<'_>) -> rusqlite::Result<Annotations> {
+    Ok(Annotations {
+        tags: json_if_any(row, "tags")?.unwrap_or_default(),
+        metadata: Metadata::from_json(row.get("metadata")?),
     })
 }
 

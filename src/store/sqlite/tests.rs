@@ -19,8 +19,8 @@ use crate::store::contract::{
     new_suppression, new_template, new_tenant, new_webhook, now, outcomes,
 };
 use crate::store::{
-    Directory, IdempotentResponse, Journal, Limited, MessageFilter, NewMessage, NewSmartHost, Outbox,
-    PageRequest, RetentionPolicy, Spool, Store, SubmissionKey,
+    Directory, EventFilter, IdempotentResponse, Journal, Limited, MessageFilter, NewMessage, NewSmartHost,
+    Outbox, PageRequest, RetentionPolicy, Spool, Store, SubmissionKey,
 };
 
 /// A data directory of its own.
@@ -295,6 +295,17 @@ async fn a_database_of_a_newer_program_is_refused_untouched() {
     assert!(matches!(opened, Err(OpenError::Newer { found: 99, known }) if known < 99));
 }
 
+/// Takes back what the migrations after 21 added. A new migration adds its inverse.
+const WITHOUT_LATER_MIGRATIONS: &str = "
+    DROP TABLE default_tenant_ensured;
+    DROP INDEX report_by_tenant;
+    DROP INDEX report_by_id;
+    ALTER TABLE message DROP COLUMN kind;
+    DROP INDEX event_of_deleted_tenant;
+    ALTER TABLE webhook_delivery DROP COLUMN external_ref;
+    ALTER TABLE webhook_delivery DROP COLUMN tags;
+    ALTER TABLE webhook_delivery DROP COLUMN metadata;";
+
 #[tokio::test]
 async fn the_search_of_an_older_database_is_filled_anew() {
     let bed = Bed::new().await;
@@ -304,6 +315,7 @@ async fn the_search_of_an_older_database_is_filled_anew() {
     bed.store.index_messages().await.unwrap();
     bed.store.close().await;
     let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
+    database.execute_batch(WITHOUT_LATER_MIGRATIONS).unwrap();
     // As version 15 left it: it had indexes instead of words for recipients and Message-IDs.
     let older = "
         CREATE INDEX message_by_header_id ON message (header_message_id) WHERE header_message_id IS NOT NULL;
@@ -326,7 +338,6 @@ async fn the_search_of_an_older_database_is_filled_anew() {
         ALTER TABLE search_progress RENAME COLUMN cursor TO up_to;
         UPDATE tenant SET settings = replace(settings, 'message_lifetime_hours', 'expiry_hours');
         PRAGMA user_version = 15;";
-    database.execute_batch(WITHOUT_REPORTS).unwrap();
     database.execute_batch(older).unwrap();
     let bed = bed.restart().await;
     assert!(bed.store.tenant(tenant).await.unwrap().is_some(), "its settings have the present names");
@@ -345,12 +356,6 @@ async fn the_search_of_an_older_database_is_filled_anew() {
     assert_eq!(database.query_row(indexes, [], |row| row.get::<_, u32>(0)).unwrap(), 0);
 }
 
-/// Takes back what a later migration added.
-const WITHOUT_REPORTS: &str = "
-    DROP INDEX report_by_tenant;
-    DROP INDEX report_by_id;
-    ALTER TABLE message DROP COLUMN kind;";
-
 #[tokio::test]
 async fn the_reports_of_an_older_database_are_marked() {
     let bed = Bed::new().await;
@@ -365,8 +370,8 @@ async fn the_reports_of_an_older_database_are_marked() {
     }
     bed.store.close().await;
     let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
-    database.execute_batch(WITHOUT_REPORTS).unwrap();
-    database.pragma_update(None, "user_version", 22).unwrap();
+    database.execute_batch(WITHOUT_LATER_MIGRATIONS).unwrap();
+    database.pragma_update(None, "user_version", 21).unwrap();
     let bed = bed.restart().await;
     let found = async |kind| {
         let filter = MessageFilter { kind, ..MessageFilter::default() };
@@ -387,12 +392,12 @@ async fn the_suppressions_of_an_older_database_are_counted() {
     bed.store.suppress_all((1..most).map(suppression).collect(), now()).await.unwrap();
     bed.store.close().await;
     let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
+    database.execute_batch(WITHOUT_LATER_MIGRATIONS).unwrap();
     let older = "
         DROP TRIGGER suppression_added;
         DROP TRIGGER suppression_removed;
         DROP TABLE suppression_count;
         PRAGMA user_version = 18;";
-    database.execute_batch(WITHOUT_REPORTS).unwrap();
     database.execute_batch(older).unwrap();
     let bed = bed.restart().await;
     bed.store.suppress(suppression(most), now()).await.unwrap();
@@ -422,7 +427,7 @@ async fn the_suppressions_of_an_older_database_are_folded_and_the_longest_of_equ
             .execute("UPDATE suppression SET address = ?2 WHERE id = ?1", rusqlite::params![id, address])
             .unwrap();
     }
-    database.execute_batch(WITHOUT_REPORTS).unwrap();
+    database.execute_batch(WITHOUT_LATER_MIGRATIONS).unwrap();
     database.pragma_update(None, "user_version", 20).unwrap();
     let bed = bed.restart().await;
     let stops = async |text: &str| {
@@ -522,7 +527,7 @@ async fn a_job_that_fails_half_done_is_undone_alone() {
     drop(release);
     assert!(holder.await.unwrap().unwrap());
     assert!(tasks.join_all().await.into_iter().all(|as_expected| as_expected));
-    assert_eq!(bed.store.remove_tenant(tenant, false).await.unwrap().unwrap().domains, 0);
+    assert_eq!(bed.store.count_tenant_objects(tenant).await.unwrap().unwrap().domains, 0);
     assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 8);
 }
 
@@ -785,6 +790,7 @@ async fn the_hot_queries_use_their_indexes() {
         (spool::due_rows::FIRST_AFTER, "delivery_due"),
         (spool::COUNT_OPEN, "delivery_due"),
         (events::OF_MESSAGE, "event_of_message"),
+        (retention::OF_DELETED_TENANTS, "event_of_deleted_tenant"),
         (directory::suppressions::OF_TENANT, "suppression_of_tenant"),
         (directory::suppressions::OF_PLATFORM, "suppression_of_"),
         (directory::row_limits::MORE_SUPPRESSIONS, "SEARCH suppression_count USING PRIMARY KEY"),
@@ -860,10 +866,17 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     for (table, rows) in seen() {
         assert!(rows > 0, "this test has to put a row of the tenant into {table}");
     }
-    bed.store.remove_tenant(tenant, true).await.unwrap().unwrap();
-    for (table, rows) in seen() {
-        assert_eq!(rows, 0, "{table}");
-    }
+    bed.store.remove_tenant(tenant, now()).await.unwrap().unwrap();
+    // The event of the deletion and its copy for the webhook of the platform.
+    let left: Vec<_> = seen().into_iter().filter(|(_, rows)| *rows > 0).collect();
+    assert_eq!(left, [("event".to_owned(), 1), ("webhook_delivery".to_owned(), 1)]);
+    let of_tenant = EventFilter { tenant_id: Some(tenant), ..EventFilter::default() };
+    let stays = bed.store.list_events(of_tenant, PageRequest::default()).await.unwrap().items;
+    let stays: Vec<_> = stays.iter().map(|event| event.kind).collect();
+    assert_eq!(stays, [EventKind::TenantDeleted]);
+    let policy = RetentionPolicy { body_days: 1, transcript_days: 1, row_days: 1, webhook_days: 1 };
+    bed.store.prune(policy, later(2 * 24 * 3600), 100).await.unwrap();
+    assert!(seen().iter().all(|(_, rows)| *rows == 0), "{:?}", seen());
     assert_eq!(searched(), [0; 3]);
     assert_eq!(files_below(&bed.path().join("bodies")), [] as [PathBuf; 0]);
 }
@@ -878,9 +891,9 @@ async fn a_tenant_with_much_goes_in_steps_and_is_suspended_while_it_goes() {
         bed.enqueue(tenant, &recipients).await;
     }
     bed.enqueue(other, &["x@one.example"]).await;
-    let before = bed.store.remove_tenant(tenant, false).await.unwrap().unwrap();
+    let before = bed.store.count_tenant_objects(tenant).await.unwrap().unwrap();
     assert!(bed.engine().begin_removal(tenant).await.unwrap());
-    let step = bed.engine().go_on_with_removal(tenant).await.unwrap();
+    let step = bed.engine().go_on_with_removal(tenant, now()).await.unwrap();
     assert!(!step.is_last && (1..5).contains(&step.counts.messages), "{:?}", step.counts);
     // As after a crash in between.
     let bed = bed.restart().await;
@@ -888,8 +901,8 @@ async fn a_tenant_with_much_goes_in_steps_and_is_suspended_while_it_goes() {
     assert_eq!(left.status, TenantStatus::Suspended);
     let claimed = bed.claim(later(0)).await.batches;
     assert!(claimed.iter().all(|batch| batch.message.tenant_id == other) && claimed.len() == 1);
-    let mut counts = bed.store.remove_tenant(tenant, true).await.unwrap().unwrap();
+    let mut counts = bed.store.remove_tenant(tenant, now()).await.unwrap().unwrap();
     counts += step.counts;
     assert_eq!(counts, before);
-    assert_eq!(bed.store.remove_tenant(tenant, true).await.unwrap(), None);
+    assert_eq!(bed.store.remove_tenant(tenant, now()).await.unwrap(), None);
 }

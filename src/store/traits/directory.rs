@@ -38,9 +38,11 @@ store_trait! {
         ) -> Result<Option<Tenant>>;
         /// The decrypted password of the smart host.
         async fn smart_host_password(&self, id: TenantId) -> Result<Option<String>>;
-        /// Counts the objects of a tenant. With `delete`, suspends the tenant and deletes them in steps between which others
-        /// commit. An interrupted deletion leaves a suspended tenant; call again to finish it.
-        async fn remove_tenant(&self, id: TenantId, delete: bool) -> Result<Option<TenantCounts>>;
+        /// Counts the objects of a tenant.
+        async fn count_tenant_objects(&self, id: TenantId) -> Result<Option<TenantCounts>>;
+        /// Suspends a tenant and deletes it with its objects in steps between which others commit. The event of the deletion
+        /// stays. An interrupted deletion leaves a suspended tenant; call again to finish it.
+        async fn remove_tenant(&self, id: TenantId, now: Timestamp) -> Result<Option<TenantCounts>>;
 
         /// Creates a domain with its first DKIM keys. Fails with
         /// [`Conflict::DomainExists`](crate::store::Conflict::DomainExists), [`Conflict::DomainTaken`](crate::store::Conflict::DomainTaken), [`Conflict::LimitReached`](crate::store::Conflict::LimitReached), [`Conflict::NoTenant`](crate::store::Conflict::NoTenant).
@@ -77,8 +79,8 @@ store_trait! {
             before: Timestamp,
             limit: usize,
         ) -> Result<Vec<Domain>>;
-        /// Deletes a domain and its DKIM keys. False if it did not exist.
-        async fn delete_domain(&self, id: DomainId) -> Result<bool>;
+        /// Deletes a domain and its DKIM keys, with an event. False if it did not exist.
+        async fn delete_domain(&self, id: DomainId, now: Timestamp) -> Result<bool>;
         /// The sandbox domain of the platform.
         async fn sandbox_domain(&self, name: &DomainName) -> Result<Option<Domain>>;
         /// The sandbox domain of the platform; created with these keys if it does not exist.

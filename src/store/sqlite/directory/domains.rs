@@ -64,6 +64,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewDomain, now: Timestamp) -> Result<Dom
         created_at: now,
     };
     insert(tx, &domain)?;
+    append_event(tx, EventKind::DomainCreated, &domain, now)?;
     for key in &new.dkim_keys {
         dkim_keys::add(tx, domain.id, key, now)?;
     }
@@ -152,10 +153,14 @@ fn change(tx: &Tx<'_>, before: DomainStatus, mut domain: Domain, now: Timestamp)
         domain.verified_at.map(us),
     ])?;
     if let Some(kind) = event {
-        let subject = Subject { tenant_id: domain.tenant_id, ..Subject::default() };
-        tx.append(kind, subject, &serde_json::json!({ "domain_id": domain.id, "name": domain.name }), now)?;
+        append_event(tx, kind, &domain, now)?;
     }
     Ok(domain)
+}
+
+fn append_event(tx: &Tx<'_>, kind: EventKind, domain: &Domain, at: Timestamp) -> Result<()> {
+    let subject = Subject { tenant_id: domain.tenant_id, ..Subject::default() };
+    tx.append(kind, subject, &serde_json::json!({ "domain_id": domain.id, "name": domain.name }), at)
 }
 
 fn void_other_claims(tx: &Tx<'_>, domain: &Domain) -> Result<()> {
@@ -322,7 +327,10 @@ pub(super) fn to_check(
     Ok(domains.collect::<rusqlite::Result<_>>()?)
 }
 
-pub(super) fn delete(tx: &Tx<'_>, id: DomainId) -> Result<bool> {
+pub(super) fn delete(tx: &Tx<'_>, id: DomainId, now: Timestamp) -> Result<bool> {
+    let Some(domain) = find(tx, id)? else { return Ok(false) };
     tx.prepare_cached("DELETE FROM dkim_key WHERE domain_id = ?1")?.execute([id])?;
-    Ok(tx.prepare_cached("DELETE FROM domain WHERE id = ?1")?.execute([id])? > 0)
+    tx.prepare_cached("DELETE FROM domain WHERE id = ?1")?.execute([id])?;
+    append_event(tx, EventKind::DomainDeleted, &domain, now)?;
+    Ok(true)
 }

@@ -4,7 +4,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::row_limits;
 use crate::mail::Timestamp;
-use crate::model::{KeyId, ScramVerifier, SecretDigest, TenantId};
+use crate::model::{EventKind, KeyId, ScramVerifier, SecretDigest, TenantId};
+use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
 use crate::store::sqlite::sql_types::{json, time, time_if_any, to_json, us};
@@ -73,7 +74,18 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
         key.expires_at.map(us),
         scram,
     ])?;
+    append_event(tx, EventKind::KeyCreated, &key, now)?;
     Ok(key)
+}
+
+/// Appends an event of a key, without anything of its secrets.
+fn append_event(tx: &Tx<'_>, kind: EventKind, key: &Key, at: Timestamp) -> Result<()> {
+    let subject = Subject { tenant_id: key.tenant_id, ..Subject::default() };
+    let Key { id, name, environment, expires_at, .. } = key;
+    let data = serde_json::json!({
+        "key_id": id, "name": name, "environment": environment, "expires_at": expires_at,
+    });
+    tx.append(kind, subject, &data, at)
 }
 
 /// Deletes the oldest revoked key at the limit, which regular rotation of keys reaches.
@@ -165,8 +177,12 @@ pub(super) fn update(tx: &Tx<'_>, id: KeyId, patch: &KeyPatch) -> Result<Option<
 }
 
 pub(super) fn revoke(tx: &Tx<'_>, id: KeyId, now: Timestamp) -> Result<bool> {
-    let sql = "UPDATE key SET revoked_us = coalesce(revoked_us, ?2) WHERE id = ?1";
-    Ok(tx.prepare_cached(sql)?.execute(params![id, us(now)])? > 0)
+    let Some(key) = find(tx, id)? else { return Ok(false) };
+    if key.revoked_at.is_none() {
+        tx.prepare_cached("UPDATE key SET revoked_us = ?2 WHERE id = ?1")?.execute(params![id, us(now)])?;
+        append_event(tx, EventKind::KeyRevoked, &key, now)?;
+    }
+    Ok(true)
 }
 
 pub(super) fn touch(tx: &Tx<'_>, id: KeyId, now: Timestamp) -> Result<()> {

@@ -5,6 +5,7 @@
 use rusqlite::{Connection, params};
 
 use super::tenants;
+use crate::mail::Timestamp;
 use crate::model::{MessageId, TenantId, TenantStatus};
 use crate::store::sqlite::journal::index;
 use crate::store::sqlite::journal::retention::{self, MessageRows};
@@ -56,14 +57,14 @@ pub(super) fn begin(tx: &Tx<'_>, id: TenantId) -> Result<bool> {
 }
 
 /// Deletes some of the remaining rows, and at last the tenant.
-pub(super) fn go_on(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
+pub(super) fn go_on(tx: &Tx<'_>, id: TenantId, now: Timestamp) -> Result<Step> {
     let step = remove_messages(tx, id)?;
     if step.counts.messages > 0 {
         return Ok(step);
     }
     let step = remove_rows(tx, id)?;
     if step.is_last {
-        tx.execute("DELETE FROM tenant WHERE id = ?1", [id])?;
+        tenants::delete(tx, id, now)?;
         index::merge_segments(tx)?;
     }
     Ok(step)

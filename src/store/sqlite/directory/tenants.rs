@@ -1,6 +1,7 @@
 //! Tenants.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::mail::Timestamp;
@@ -8,7 +9,7 @@ use crate::model::{EventKind, TenantId, TenantStatus};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
-use crate::store::sqlite::sql_types::{json, json_if_any, time, to_json, us};
+use crate::store::sqlite::sql_types::{self, json_if_any, time, to_json, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     Conflict, DEFAULT_TENANT, NewSmartHost, NewTenant, Page, PageRequest, Result, StoreError, Tenant,
@@ -23,9 +24,9 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Tenant> {
         name: row.get("name")?,
         slug: row.get("slug")?,
         external_ref: row.get("external_ref")?,
-        metadata: json(row, "metadata")?,
-        settings: json(row, "settings")?,
-        rate_limit: json(row, "rate_limit")?,
+        metadata: sql_types::json(row, "metadata")?,
+        settings: sql_types::json(row, "settings")?,
+        rate_limit: sql_types::json(row, "rate_limit")?,
         smart_host: json_if_any(row, "smart_host")?,
         source_pool: row.get("source_pool")?,
         retention_days: row.get("retention_days")?,
@@ -59,6 +60,13 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewTenant, now: Timestamp) -> Result<Ten
     };
     write(tx, &tenant)?;
     store_password(tx, id, new.smart_host.as_ref().and_then(|new| new.password.as_ref()))?;
+    append_event(
+        tx,
+        EventKind::TenantCreated,
+        id,
+        &json!({ "name": tenant.name, "slug": tenant.slug }),
+        now,
+    )?;
     Ok(tenant)
 }
 
@@ -169,8 +177,8 @@ pub(super) fn update(
     patch: &TenantPatch,
     now: Timestamp,
 ) -> Result<Option<Tenant>> {
-    let Some(mut tenant) = find(tx, id)? else { return Ok(None) };
-    let status_before = tenant.status;
+    let Some(before) = find(tx, id)? else { return Ok(None) };
+    let mut tenant = before.clone();
     if let Some(slug) = &patch.slug {
         refuse_slug_in_use(tx, slug, Some(id))?;
     }
@@ -180,7 +188,11 @@ pub(super) fn update(
         store_password(tx, id, password.as_ref())?;
     }
     write(tx, &tenant)?;
-    if tenant.status != status_before {
+    let changed = changed_fields(&before, &tenant);
+    if !changed.is_empty() {
+        append_event(tx, EventKind::TenantUpdated, id, &json!({ "changed": changed }), now)?;
+    }
+    if tenant.status != before.status {
         if tenant.status == TenantStatus::Active {
             note_resumed(tx, id, now)?;
         }
@@ -188,10 +200,41 @@ pub(super) fn update(
             TenantStatus::Active => EventKind::TenantActivated,
             TenantStatus::Suspended => EventKind::TenantSuspended,
         };
-        let subject = Subject { tenant_id: Some(id), ..Subject::default() };
-        tx.append(kind, subject, &serde_json::json!({}), now)?;
+        append_event(tx, kind, id, &json!({}), now)?;
     }
     Ok(Some(tenant))
+}
+
+/// The changed fields as the API names them, without the status, which has its own events. The event has no values:
+/// settings and metadata may be confidential, and more keys read events than tenants.
+fn changed_fields(before: &Tenant, after: &Tenant) -> Vec<&'static str> {
+    let fields = [
+        ("name", before.name != after.name),
+        ("slug", before.slug != after.slug),
+        ("external_ref", before.external_ref != after.external_ref),
+        ("metadata", before.metadata != after.metadata),
+        ("settings", before.settings != after.settings),
+        ("rate_limit", before.rate_limit != after.rate_limit),
+        ("smtp", before.smart_host != after.smart_host),
+        ("source_pool", before.source_pool != after.source_pool),
+        ("retention_days", before.retention_days != after.retention_days),
+        ("body_retention_days", before.body_retention_days != after.body_retention_days),
+        ("weight", before.weight != after.weight),
+    ];
+    fields.into_iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| name).collect()
+}
+
+fn append_event(tx: &Tx<'_>, kind: EventKind, id: TenantId, data: &Value, at: Timestamp) -> Result<()> {
+    tx.append(kind, Subject { tenant_id: Some(id), ..Subject::default() }, data, at)
+}
+
+/// Deletes the row of a tenant whose objects are deleted. Its event stays for the platform.
+pub(super) fn delete(tx: &Tx<'_>, id: TenantId, now: Timestamp) -> Result<()> {
+    let Some(tenant) = find(tx, id)? else { return Ok(()) };
+    tx.execute("DELETE FROM tenant WHERE id = ?1", [id])?;
+    let Tenant { name, slug, external_ref, .. } = tenant;
+    let data = json!({ "name": name, "slug": slug, "external_ref": external_ref });
+    append_event(tx, EventKind::TenantDeleted, id, &data, now)
 }
 
 /// Records the end of a suspension or pause: deliveries that were due before could not be claimed.

@@ -93,6 +93,7 @@ pub(super) fn find_due(
     let event_end = first_id(EventId::PREFIX, days_before(now, policy.row_days));
     let sql = "SELECT id FROM event WHERE tenant_id IS ?1 AND message_id IS NULL AND id < ?2 LIMIT ?3";
     collect(connection, sql, params![None::<TenantId>, event_end], limit, &mut due.events)?;
+    collect(connection, OF_DELETED_TENANTS, params![event_end], limit, &mut due.events)?;
     let end = first_id(WebhookDeliveryId::PREFIX, days_before(now, policy.webhook_days));
     let sql = "SELECT id FROM webhook_delivery WHERE id < ?1 ORDER BY id LIMIT ?2";
     collect(connection, sql, params![end], limit, &mut due.webhook_deliveries)?;
@@ -108,6 +109,10 @@ pub(super) fn find_due(
     due.truncated = most.contains(&limit) || !progress.bodies.is_empty() || !progress.messages.is_empty();
     Ok(due)
 }
+
+/// Old events of deletions: their tenants have no retention.
+pub(in crate::store::sqlite) const OF_DELETED_TENANTS: &str =
+    "SELECT id FROM event WHERE kind = 'tenant.deleted' AND id < ?1 LIMIT ?2";
 
 /// Counts strays in the next directories; returns the total after the last one.
 pub(super) fn count_strays(

@@ -80,8 +80,11 @@ pub(super) fn insert(tx: &Tx<'_>, webhook: WebhookId, event: &EventPayload<'_>) 
         None => us(event.at),
     };
     let sql = "INSERT INTO webhook_delivery (id, webhook_id, event_id, kind, tenant_id, message_id, delivery_id, data,
-                                             created_us, state, attempts, next_attempt_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, ?11)";
+                                             created_us, state, attempts, next_attempt_us, external_ref, tags,
+                                             metadata)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, ?11,
+                       (SELECT external_ref FROM tenant WHERE id = ?5), (SELECT tags FROM message WHERE id = ?6),
+                       (SELECT metadata FROM message WHERE id = ?6))";
     let Subject { tenant_id, message_id, delivery_id } = event.subject;
     tx.prepare_cached(sql)?.execute(params![
         id,
