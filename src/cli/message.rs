@@ -110,9 +110,9 @@ struct Draft {
     /// The tenant that sends (slug or id); with a platform key, the tenant `default` if absent
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
-    /// The sender; may have a name: 'Acme <shop@acme.com>'
+    /// The sender; may have a name: 'Acme <shop@acme.com>'. Default: settings.from of the tenant
     #[arg(long, value_name = "ADDRESS")]
-    from: String,
+    from: Option<String>,
     /// A recipient; can be repeated
     #[arg(long, value_name = "ADDRESS", required = true)]
     to: Vec<String>,
@@ -305,7 +305,7 @@ async fn send(client: &ApiClient, draft: Draft) -> anyhow::Result<()> {
 
 impl Draft {
     fn body(self) -> anyhow::Result<Value> {
-        let mut body = json!({"from": self.from, "to": self.to});
+        let mut body = json!({"to": self.to});
         for (name, list) in
             [("cc", self.cc), ("bcc", self.bcc), ("reply_to", self.reply_to), ("tags", self.tags)]
         {
@@ -325,8 +325,13 @@ impl Draft {
             }
             text => text,
         };
-        let given =
-            [("subject", self.subject), ("text", text), ("html", html), ("template_id", self.template)];
+        let given = [
+            ("from", self.from),
+            ("subject", self.subject),
+            ("text", text),
+            ("html", html),
+            ("template_id", self.template),
+        ];
         for (name, value) in given {
             if let Some(value) = value {
                 body[name] = value.into();

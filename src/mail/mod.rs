@@ -6,6 +6,7 @@ mod address;
 mod content;
 mod domain;
 mod envelope;
+mod field_writer;
 mod header;
 mod mailbox_list;
 mod mime;
@@ -21,6 +22,7 @@ pub use envelope::{
     BodyType, Envelope, MailParameters, Notify, ParameterError, RcptParameters, Recipient, ReturnContent,
     ReversePath,
 };
+pub use field_writer::{folded_field, write_display_name};
 pub use header::{Field, HeaderBlock, HeaderError, is_message_id};
 pub use jiff::SignedDuration;
 pub use jiff::civil::Date;

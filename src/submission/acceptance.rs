@@ -11,7 +11,7 @@ use super::submission_key::submission_key;
 use super::{Submission, SubmissionService, SubmissionSettings, Submitter, storage_refusal};
 use crate::clock::Instant;
 use crate::mail::{Content, DomainName, MailParameters, Timestamp};
-use crate::model::{DeliveryId, Environment, MessageId, MessageKind, Refusal, RefusalCode, TenantId};
+use crate::model::{DeliveryId, Environment, MessageId, MessageKind, Refusal, RefusalCode, Scope, TenantId};
 use crate::policy::admission::SendingDomain;
 use crate::store::{Key, Message, NewMessage, Spool, Store, StoreError, SubmissionKey, Tenant};
 
@@ -80,7 +80,7 @@ struct MessageTerms {
 impl SubmissionService {
     /// Checks the header, and whether the submitter may send for every author and sender in it.
     pub async fn check(&self, submission: Submission) -> Result<CheckedSubmission, Refusal> {
-        let header = header_rewrite::check(&submission.message)?;
+        let mut header = header_rewrite::check(&submission.message)?;
         if !self.settings.allow_duplicate_headers {
             header.refuse_duplicates()?;
         }
@@ -88,6 +88,10 @@ impl SubmissionService {
         let domain = self.admit_from(&submission.submitter, &current, &header.from).await?;
         if !header.senders.is_empty() {
             self.admit_from(&submission.submitter, &current, &header.senders).await?;
+        }
+        let settings = &current.1.settings;
+        if submission.submitter.scope == Scope::SmtpSend && settings.apply_to_smtp {
+            header.apply_defaults(&submission.message, settings, submission.envelope.smtputf8);
         }
         let submission_key = submission_key(&submission, &header);
         Ok(CheckedSubmission { submission, current, submission_key, header, domain })

@@ -1,5 +1,6 @@
 //! Checks and rewrites the header of a submitted message. Pure.
 
+use std::fmt::Write as _;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
@@ -9,10 +10,11 @@ use mail_parser::MessageParser;
 use super::Trace;
 use crate::mail::{
     Address, DomainName, Field, HeaderBlock, HeaderError, MailboxListError, Timestamp, UnquotedName,
-    parse_mailbox_list, quote_display_name,
+    folded_field, parse_mailbox_list, quote_display_name, write_display_name,
 };
 use crate::model::{MessageId, Refusal, RefusalCode};
 use crate::policy::admission::{refuse_from, refuse_from_count};
+use crate::store::TenantSettings;
 
 /// Downstream parsers are slow on huge headers, some quadratically.
 const HEADER_OCTETS_MAX: usize = 256 * 1024;
@@ -49,6 +51,8 @@ pub struct CheckedHeader {
     pub senders: Vec<Address>,
     /// The value of Idempotency-Key.
     pub idempotency_key: Option<String>,
+    /// Reply-To, if the tenant's is to be added.
+    reply_to: Option<Address>,
 }
 
 /// Parses the header, or refuses it.
@@ -73,7 +77,7 @@ pub fn check(message: &[u8]) -> Result<CheckedHeader, Refusal> {
     let removed = block.fields.extract_if(.., |field| is_removed(field, message));
     edits.extend(removed.map(|field| (field.span, String::new())));
     edits.sort_unstable_by_key(|(span, _)| span.start);
-    Ok(CheckedHeader { block, edits, from, senders, idempotency_key })
+    Ok(CheckedHeader { block, edits, from, senders, idempotency_key, reply_to: None })
 }
 
 /// Whether recipients must not see the field, or whether it is an empty `Date` or `Message-ID`, which counts as absent.
@@ -95,6 +99,13 @@ fn read_mailboxes(
         edits.push((field.span.clone(), format!("{}: {quoted}\r\n", field.name)));
         Ok(vec![address])
     })
+}
+
+/// Whether the value of a field is the address alone, with or without angle brackets.
+fn has_no_name(value: &[u8], address: &Address) -> bool {
+    let text = String::from_utf8_lossy(value.trim_ascii());
+    let bare = text.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(&text);
+    Address::parse(bare).is_ok_and(|bare| bare == *address)
 }
 
 /// Some mail clients show Sender or Resent-From in place of From.
@@ -162,6 +173,30 @@ impl CheckedHeader {
         Ok(())
     }
 
+    /// Takes the display name and Reply-To of the tenant where the message has none. A message that the client has signed
+    /// stays as it is: both are usually signed.
+    pub fn apply_defaults(&mut self, message: &[u8], settings: &TenantSettings, smtputf8: bool) {
+        if self.block.named("DKIM-Signature").next().is_some() {
+            return;
+        }
+        if let (Some(name), Some(field), [address]) =
+            (&settings.from_name, self.block.named("From").next(), &self.from[..])
+            && has_no_name(&message[field.value.clone()], address)
+        {
+            let named = folded_field(&field.name, |writer| {
+                write_display_name(name, writer)?;
+                writer.space();
+                writer.folding().write_str(&format!("<{address}>"))
+            });
+            self.edits.push((field.span.clone(), named));
+            self.edits.sort_unstable_by_key(|(span, _)| span.start);
+        }
+        if self.block.named("Reply-To").next().is_none() {
+            let is_writable = |address: &&Address| smtputf8 || !address.needs_smtputf8();
+            self.reply_to = settings.reply_to.as_ref().filter(is_writable).cloned();
+        }
+    }
+
     /// The message with its changes. Copies only if there are any.
     pub fn rewrite(&self, message: Bytes) -> Bytes {
         if self.edits.is_empty() {
@@ -178,7 +213,7 @@ impl CheckedHeader {
         rewritten.freeze()
     }
 
-    /// `Date` and `Message-ID`, if missing or empty (RFC 6409 §8.2, §8.3).
+    /// `Date` and `Message-ID`, if missing or empty (RFC 6409 §8.2, §8.3), and the tenant's Reply-To.
     pub fn missing_fields(&self, id: MessageId, now: Timestamp) -> String {
         let mut fields = String::new();
         if self.block.named("Date").next().is_none() {
@@ -187,6 +222,9 @@ impl CheckedHeader {
         if self.block.named("Message-ID").next().is_none() {
             let domain = self.from.first().map_or_else(|| "localhost".into(), |from| from.host().to_string());
             fields.push_str(&format!("Message-ID: <{id}@{domain}>\r\n"));
+        }
+        if let Some(reply_to) = &self.reply_to {
+            fields.push_str(&format!("Reply-To: {reply_to}\r\n"));
         }
         fields
     }
@@ -351,6 +389,42 @@ mod tests {
             format!("Date: Thu, 1 Jan 1970 00:00:00 +0000\r\nMessage-ID: <{id}@b.c>\r\n")
         );
         assert_eq!(complete("From: a@b.c\r\nDATE: x\r\nmessage-id: <a>\r\n\r\n"), "");
+    }
+
+    #[test]
+    fn the_display_name_and_reply_to_of_the_tenant_fill_only_what_is_absent() {
+        let settings = TenantSettings {
+            from_name: Some("Doe, A".into()),
+            reply_to: Some(Address::parse("help@b.c").unwrap()),
+            ..TenantSettings::default()
+        };
+        let with = |message: &str, settings: &TenantSettings, smtputf8| {
+            let mut checked = check(message.as_bytes()).unwrap();
+            checked.apply_defaults(message.as_bytes(), settings, smtputf8);
+            let added = checked.missing_fields(id(), Timestamp::UNIX_EPOCH);
+            let reply_to = added.lines().find(|line| line.starts_with("Reply-To")).map(str::to_owned);
+            let rewritten = checked.rewrite(Bytes::from(message.to_owned()));
+            (String::from_utf8(rewritten.to_vec()).unwrap(), reply_to)
+        };
+        let reply_to = || Some("Reply-To: help@b.c".to_owned());
+        for bare in ["From: a@b.c", "from:<a@b.c>", "From:\r\n a@b.c "] {
+            let (written, added) = with(&format!("Bcc: x@y.z\r\n{bare}\r\n\r\n"), &settings, false);
+            assert_eq!(written.to_ascii_lowercase(), "from: \"doe, a\" <a@b.c>\r\n\r\n", "{bare}");
+            assert_eq!(added, reply_to());
+        }
+        for kept in ["From: A <a@b.c>", "From: a@b.c (A)", "From: a@b.c, d@b.c", "From: \"\" <a@b.c>"] {
+            let message = format!("{kept}\r\n\r\n");
+            assert_eq!(with(&message, &settings, false), (message, reply_to()));
+        }
+        let message = "From: A <a@b.c>\r\nreply-to: a@b.c\r\n\r\n";
+        assert_eq!(with(message, &settings, false), (message.to_owned(), None));
+        let signed = "DKIM-Signature: v=1\r\nFrom: a@b.c\r\n\r\n";
+        assert_eq!(with(signed, &settings, false), (signed.to_owned(), None));
+        let settings =
+            TenantSettings { reply_to: Address::parse("é@b.c").ok(), ..TenantSettings::default() };
+        let message = "From: a@b.c\r\n\r\n";
+        assert_eq!(with(message, &settings, false), (message.to_owned(), None));
+        assert_eq!(with(message, &settings, true).1.as_deref(), Some("Reply-To: é@b.c"));
     }
 
     #[test]

@@ -38,6 +38,7 @@ mod chunking;
 mod commands;
 mod content;
 mod dane;
+mod default_sender;
 mod default_tenant;
 mod delivery;
 mod dkim;

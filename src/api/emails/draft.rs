@@ -21,6 +21,7 @@ use crate::mail::{Address, SignedDuration, Timestamp, is_message_id};
 use crate::model::{RefusalCode, TemplateId, TenantId};
 use crate::store::{Annotations, Metadata, TenantSettings};
 
+const FROM_REQUIRED: &str = "give the sender here, or set settings.from of the tenant";
 const SUBJECT_CHARS_MAX: usize = 998;
 const HEADERS_MAX: usize = 50;
 const HEADER_NAME_OCTETS_MAX: usize = 76;
@@ -59,8 +60,9 @@ const RESERVED_HEADERS: &[&str] = &[
 pub struct EmailRequest {
     /// The tenant that sends. Default with a platform key: the tenant `default`. In a batch, give it beside `emails`.
     pub tenant_id: Option<TenantId>,
-    /// Sender: an address of a verified domain of the tenant. The default display name is `from_name` of the tenant.
-    pub from: Mailbox,
+    /// Sender: an address of a verified domain of the tenant. Default: `settings.from` of the tenant. The default display
+    /// name is `settings.from_name` of the tenant.
+    pub from: Option<Mailbox>,
     /// Recipients: a string, or an array of strings. A message needs at least one in `to`, `cc` or `bcc`.
     #[serde(default)]
     pub to: Mailboxes,
@@ -70,7 +72,7 @@ pub struct EmailRequest {
     /// Blind copy recipients.
     #[serde(default)]
     pub bcc: Mailboxes,
-    /// Reply-To addresses, at most 10. Default: `reply_to` of the tenant.
+    /// Reply-To addresses, at most 10. Default: `settings.reply_to` of the tenant.
     #[serde(default)]
     pub reply_to: Mailboxes,
     /// The subject, at most 998 characters. Default with a template: that of the template.
@@ -169,6 +171,9 @@ impl EmailRequest {
     pub fn resolve(mut self, terms: &Terms) -> Result<Draft, Vec<FieldError>> {
         let Terms { defaults, limits, .. } = terms;
         let mut checks = Checks::default();
+        let default_from = || Some(Mailbox { name: None, address: defaults.from.clone()? });
+        let from = self.from.take().or_else(default_from);
+        checks.require(from.is_some(), "from", "required", FROM_REQUIRED);
         let recipients = self.read_recipients(limits.recipients_max, &mut checks);
         check_subject(self.subject.as_deref(), &mut checks);
         self.check_bodies(&mut checks);
@@ -178,9 +183,10 @@ impl EmailRequest {
         let headers = read_headers(&self.headers, &mut checks);
         let attachments = read_attachments(std::mem::take(&mut self.attachments), &mut checks);
         checks.into_result()?;
-        let sender = self.from.address.clone();
+        let from = from.ok_or_else(|| vec![FieldError::new("from", "required", FROM_REQUIRED)])?;
+        let sender = from.address.clone();
         let mime = MimeMessage {
-            from: Some(Mailbox { name: self.from.name.or_else(|| defaults.from_name.clone()), ..self.from }),
+            from: Some(Mailbox { name: from.name.or_else(|| defaults.from_name.clone()), ..from }),
             to: self.to.0,
             cc: self.cc.0,
             reply_to: if self.reply_to.0.is_empty() { default_reply_to(defaults) } else { self.reply_to.0 },

@@ -1,11 +1,11 @@
 //! Header fields as they are written: texts, addresses and display names, encoded and folded (RFC 5322, RFC 2047). Pure.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 
 use email_encoding::headers::rfc2047;
-use email_encoding::headers::writer::EmailWriter;
 
 use super::mailbox::{Mailbox, unquote};
+use crate::mail::{folded_field, write_display_name};
 
 /// Octets of a line of addresses after which it ends at the next comma.
 const LINE_OCTETS_WANTED: usize = 50;
@@ -110,8 +110,8 @@ fn encode_phrase(name: &str, value: &str) -> Option<String> {
     let is_quoted = phrase.starts_with('"') && phrase.ends_with('"');
     let is_one = !phrase.contains(['<', '>']) && (is_quoted || !phrase.contains(['"', ',', ':', ';', '@']));
     (is_one && address.is_ascii()).then(|| {
-        write_line(name, |writer| {
-            write_name(&unquote(phrase), writer)?;
+        folded_field(name, |writer| {
+            write_display_name(&unquote(phrase), writer)?;
             writer.space();
             writer.folding().write_str(&format!("<{address}>"))
         })
@@ -124,27 +124,17 @@ fn has_short_lines(field: &str) -> bool {
 
 /// A field as it stands, with line ends in front of spaces (RFC 5322 §2.2.3).
 fn fold(name: &str, value: &str) -> String {
-    write_line(name, |writer| writer.folding().write_str(value))
+    folded_field(name, |writer| writer.folding().write_str(value))
 }
 
 /// A field in encoded-words (RFC 2047).
 fn encode(name: &str, value: &str) -> String {
-    write_line(name, |writer| rfc2047::encode(value, writer))
-}
-
-fn write_line(name: &str, write: impl FnOnce(&mut EmailWriter<'_>) -> fmt::Result) -> String {
-    let mut field = format!("{name}: ");
-    let mut writer = EmailWriter::new(&mut field, name.len() + ": ".len(), 0, false);
-    // Writing to a String does not fail.
-    let _ = write(&mut writer);
-    drop(writer);
-    field.push_str("\r\n");
-    field
+    folded_field(name, |writer| rfc2047::encode(value, writer))
 }
 
 /// A field with addresses, folded (RFC 5322 §3.4).
 pub fn write_mailboxes(name: &str, mailboxes: &[Mailbox]) -> String {
-    write_line(name, |writer| {
+    folded_field(name, |writer| {
         mailboxes.iter().enumerate().try_for_each(|(place, Mailbox { name, address })| {
             if place > 0 {
                 writer.write_char(',')?;
@@ -154,27 +144,12 @@ pub fn write_mailboxes(name: &str, mailboxes: &[Mailbox]) -> String {
                 writer.space();
             }
             if let Some(name) = name {
-                write_name(name, writer)?;
+                write_display_name(name, writer)?;
                 writer.space();
             }
             writer.folding().write_str(&format!("<{address}>"))
         })
     })
-}
-
-/// A display name: an atom, a quoted string, or encoded-words if it is not ASCII. Many readers decode encoded-words within
-/// quotes too, against RFC 2047 §5, so a name that looks like one is encoded as well.
-fn write_name(name: &str, writer: &mut EmailWriter<'_>) -> fmt::Result {
-    if !name.is_ascii() || name.contains("=?") {
-        return rfc2047::encode(name, writer);
-    }
-    if name.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_')) {
-        return writer.write_str(name);
-    }
-    let escaped = name.replace('\\', "\\\\").replace('"', "\\\"");
-    writer.write_char('"')?;
-    writer.folding().write_str(&escaped)?;
-    writer.write_char('"')
 }
 
 #[cfg(test)]

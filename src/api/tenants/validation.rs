@@ -116,8 +116,10 @@ impl Update {
 impl SettingsPatch {
     fn merge(self, old: &TenantSettings) -> TenantSettings {
         TenantSettings {
+            from: self.from.unwrap_or_else(|| old.from.clone()),
             from_name: self.from_name.unwrap_or_else(|| old.from_name.clone()),
             reply_to: self.reply_to.unwrap_or_else(|| old.reply_to.clone()),
+            apply_to_smtp: self.apply_to_smtp.map_or(old.apply_to_smtp, |applies| applies.unwrap_or(true)),
             delivery_reports: self
                 .delivery_reports
                 .map_or(old.delivery_reports, |reports| reports.unwrap_or_default()),
@@ -181,6 +183,8 @@ fn check_external_ref(external_ref: Option<&str>, checks: &mut Checks) {
 }
 
 fn check_settings(settings: &TenantSettings, message_lifetime_hours_max: u32, checks: &mut Checks) {
+    let has_domain = settings.from.as_ref().is_none_or(|from| from.domain().is_some());
+    checks.require(has_domain, "settings.from", "invalid", "this must be an address of a domain");
     if let Some(name) = &settings.from_name {
         checks.line(name, "settings.from_name", NAME_CHARS_MAX);
     }

@@ -86,12 +86,18 @@ pub struct Update {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "TenantSettingsUpdate")]
 pub struct SettingsPatch {
-    /// Default display name of the From address, for messages sent over HTTP.
+    /// Default From address, for messages sent over HTTP. It must belong to a domain of the tenant when it is used.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) from: Option<Option<Address>>,
+    /// Display name of a From address that has none.
     #[serde(default, deserialize_with = "nullable")]
     pub(super) from_name: Option<Option<String>>,
-    /// Default Reply-To address, for messages sent over HTTP.
+    /// Reply-To address of messages that have none.
     #[serde(default, deserialize_with = "nullable")]
     pub(super) reply_to: Option<Option<Address>>,
+    /// Whether `from_name` and `reply_to` apply to messages over SMTP too, unless the client has signed them. Default: true.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) apply_to_smtp: Option<Option<bool>>,
     /// Whether the server sends DSNs to the reverse path, or reports failures only as events.
     #[serde(default, deserialize_with = "nullable")]
     pub(super) delivery_reports: Option<Option<DeliveryReports>>,

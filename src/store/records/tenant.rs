@@ -41,17 +41,34 @@ pub struct Tenant {
 }
 
 /// Settings for all mail of a tenant.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TenantSettings {
-    /// The name beside the From address of messages that are sent over HTTP and give none.
+    /// The From address of messages over HTTP that give none.
+    pub from: Option<Address>,
+    /// The display name of a From address that has none.
     pub from_name: Option<String>,
-    /// Reply-To of messages that are sent over HTTP and give none.
+    /// Reply-To of messages that have none.
     pub reply_to: Option<Address>,
+    /// Whether `from_name` and `reply_to` apply to messages over SMTP too.
+    pub apply_to_smtp: bool,
     /// Whether reports of failure, delay and success go to the reverse path, or are events only.
     pub delivery_reports: DeliveryReports,
     /// Hours in which delivery is tried; the server's default if absent.
     pub message_lifetime_hours: Option<u32>,
+}
+
+impl Default for TenantSettings {
+    fn default() -> Self {
+        Self {
+            from: None,
+            from_name: None,
+            reply_to: None,
+            apply_to_smtp: true,
+            delivery_reports: DeliveryReports::default(),
+            message_lifetime_hours: None,
+        }
+    }
 }
 
 /// Limits of a tenant; absent means unlimited.
