@@ -112,6 +112,15 @@ impl ApiError {
         )
     }
 
+    /// The operation needs a live key.
+    pub fn live_only(what: &str) -> Self {
+        Self::new(
+            RefusalCode::LiveKeyRequired,
+            format!("{what} needs a live key"),
+            "use a live key; a test key sees and changes test objects only, and reads domains, templates and settings",
+        )
+    }
+
     /// The server is stopping.
     pub fn stopping() -> Self {
         Self::new(
@@ -198,6 +207,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::IpNotAllowed
         | C::TenantSuspended
         | C::PlatformKeyRequired
+        | C::LiveKeyRequired
         | C::DomainNotAllowedForKey => (StatusCode::FORBIDDEN, "permission_error"),
         C::NotFound => (StatusCode::NOT_FOUND, "not_found"),
         C::DomainTaken

@@ -11,7 +11,7 @@ use hyper::Method;
 use schemars::JsonSchema;
 
 use crate::mail::Timestamp;
-use crate::model::TenantId;
+use crate::model::{Environment, TenantId};
 
 use super::error::Result;
 use super::page::{self, List};
@@ -300,6 +300,14 @@ impl Operation {
     /// Takes `tenant_id` as a query parameter, unless the path contains it.
     pub(super) fn tenant_filter(self) -> Self {
         self.query::<TenantId>("tenant_id", "Only objects of this tenant.")
+    }
+
+    /// Takes `environment` as a query parameter. [`RequestContext::listed_environment`] reads it.
+    pub(super) fn environment_filter(self) -> Self {
+        self.query::<Environment>(
+            "environment",
+            "Only objects of this environment. Default: that of the key; with a platform key, both.",
+        )
     }
 
     /// Takes a query parameter.

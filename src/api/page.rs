@@ -55,6 +55,11 @@ impl Query {
         self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
+    /// Adds a parameter that the request does not have.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.pairs.push((name.to_owned(), value.to_owned()));
+    }
+
     /// The value of a parameter. A malformed value is an error.
     pub fn value<T: FromStr<Err: Display>>(&mut self, name: &str) -> Option<T> {
         self.value_by(name, str::parse::<T>)

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::limits::connection_limiter::ConnectionSlot;
 use crate::limits::memory_budget::MemoryReservation;
 use crate::mail::Timestamp;
-use crate::model::{RequestId, TenantId};
+use crate::model::{Environment, RequestId, TenantId};
 use crate::store::{Conflict, DEFAULT_TENANT, Directory, IdempotentRequest, ResponseRecorder, Store, Tenant};
 
 use super::error::{ApiError, Result};
@@ -87,6 +87,7 @@ impl FromRequest<Arc<Api>> for RequestContext {
         let is_known = |name: &str| operation.takes_parameter(name);
         let mut query = Query::parse(head.uri.query().unwrap_or_default(), is_known);
         query.finish()?;
+        confine_to_environment(&mut query, operation, &caller)?;
         let idempotency_key = match head.method {
             Method::POST => idempotency::read_name(&head.headers)?.filter(|_| operation.is_repeatable()),
             _ => None,
@@ -121,6 +122,21 @@ impl FromRequest<Arc<Api>> for RequestContext {
             reservation,
             now,
         })
+    }
+}
+
+/// A list that filters by environment shows a test key test objects only.
+fn confine_to_environment(query: &mut Query, operation: &Operation, caller: &Caller) -> Result<()> {
+    if caller.sees(Environment::Live) || !operation.takes_parameter("environment") {
+        return Ok(());
+    }
+    match query.text("environment") {
+        Some(text) if text == Environment::Live.as_str() => Err(ApiError::live_only("`environment=live`")),
+        Some(_) => Ok(()),
+        None => {
+            query.set("environment", Environment::Test.as_str());
+            Ok(())
+        }
     }
 }
 
@@ -268,6 +284,22 @@ impl RequestContext {
         let named = self.query.value::<TenantId>("tenant_id");
         self.query.finish()?;
         self.choose_tenant(named).await
+    }
+
+    /// The environment whose objects a list shows: that of the query parameter, or else that of the key of a tenant. `None`
+    /// means both.
+    pub fn listed_environment(&mut self) -> Option<Environment> {
+        let own = self.scope().map(|_| self.caller.key.environment);
+        self.query.value("environment").or(own)
+    }
+
+    /// The environment of a new object: that of the body, or else that of the key.
+    pub fn environment_of_new(&self, named: Option<Environment>) -> Result<Environment> {
+        let environment = named.unwrap_or(self.caller.key.environment);
+        match self.caller.sees(environment) {
+            true => Ok(environment),
+            false => Err(ApiError::live_only("`\"environment\": \"live\"`")),
+        }
     }
 
     /// The owner of a new object: the tenant of the path or the body, or else that of the caller. `None` means the platform.

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mail::{Address, Timestamp};
-use crate::model::{Scope, SuppressionId, SuppressionReason, TenantId};
+use crate::model::{Environment, Scope, SuppressionId, SuppressionReason, TenantId};
 use crate::store::{Directory, NewSuppression, Suppression, SuppressionFilter};
 
 use super::{
@@ -17,12 +17,13 @@ const BATCH_MAX: usize = 1000;
 /// The operations of suppressions.
 pub fn resource() -> Resource {
     let access = Access::Scope(Scope::SuppressionsManage);
-    Resource::new("Suppressions", "Addresses that the server does not send to.", access)
+    Resource::new("Suppressions", "Addresses that the server does not send to, for each environment.", access)
         .id::<SuppressionId>("The suppression.")
         .operations([
             Operation::get("/v1/suppressions", "list_suppressions", list)
                 .summary("List suppressions")
                 .tenant_filter()
+                .environment_filter()
                 .query::<Address>("address", "Only the object with this address.")
                 .query::<SuppressionReason>("reason", "Only suppressions with this reason.")
                 .pages::<SuppressionId, SuppressionView>("Suppressions."),
@@ -56,6 +57,8 @@ pub struct Create {
     address: Address,
     /// Tenant. With a platform key, `null` or absent means all tenants.
     tenant_id: Option<TenantId>,
+    /// `live` or `test`: the mail that it stops. Default: that of the key.
+    environment: Option<Environment>,
     /// The reason. Default: `manual`.
     reason: Option<SuppressionReason>,
     /// Evidence, at most 1024 characters.
@@ -84,6 +87,8 @@ pub struct SuppressionView {
     object: &'static str,
     /// Tenant; `null` means all tenants.
     tenant_id: Option<TenantId>,
+    /// `live` or `test`: the mail that it stops.
+    environment: Environment,
     /// The address.
     address: String,
     /// The reason.
@@ -102,6 +107,7 @@ impl From<Suppression> for SuppressionView {
             id: suppression.id,
             object: "suppression",
             tenant_id: suppression.tenant_id,
+            environment: suppression.environment,
             address: suppression.address,
             reason: suppression.reason,
             evidence: suppression.evidence,
@@ -127,6 +133,7 @@ fn find_faults(body: &Create, prefix: &str, now: Timestamp) -> Vec<FieldError> {
 async fn prepare(call: &RequestContext, body: Create) -> Result<NewSuppression> {
     Ok(NewSuppression {
         tenant_id: call.owner(body.tenant_id).await?,
+        environment: call.environment_of_new(body.environment)?,
         address: body.address,
         reason: body.reason.unwrap_or(SuppressionReason::Manual),
         evidence: body.evidence,
@@ -178,20 +185,25 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<SuppressionId>();
     let address = call.query.value_with_plus("address", Address::parse).map(|address| address.folded());
-    let filter = SuppressionFilter { tenant_id, address, reason: call.query.value("reason") };
+    let environment = call.listed_environment();
+    let filter = SuppressionFilter { tenant_id, environment, address, reason: call.query.value("reason") };
     call.query.finish()?;
     let page = call.store().list_suppressions(filter, request.clone()).await?;
     ApiResponse::ok(&List::page(page, &request, |s| s.id.to_string(), SuppressionView::from))
 }
 
-async fn get(call: RequestContext) -> Result<ApiResponse> {
+async fn find(call: &RequestContext) -> Result<Suppression> {
     let found = call.store().suppression(call.scope(), call.id("suppression")?).await?;
-    let suppression = found.ok_or_else(|| ApiError::not_found("suppression"))?;
-    ApiResponse::ok(&SuppressionView::from(suppression))
+    let found = found.filter(|suppression| call.caller.sees(suppression.environment));
+    found.ok_or_else(|| ApiError::not_found("suppression"))
+}
+
+async fn get(call: RequestContext) -> Result<ApiResponse> {
+    ApiResponse::ok(&SuppressionView::from(find(&call).await?))
 }
 
 async fn lift(call: RequestContext) -> Result<ApiResponse> {
-    let id: SuppressionId = call.id("suppression")?;
+    let id = find(&call).await?.id;
     if !call.store().lift_suppression(call.scope(), id, call.now).await? {
         return Err(ApiError::not_found("suppression"));
     }

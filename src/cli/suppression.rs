@@ -9,6 +9,7 @@ use super::output::{object_text, text, when};
 use super::pagination::{PageArguments, fetch_all};
 use super::table::Table;
 use crate::mail::SignedDuration;
+use crate::model::Environment;
 
 const PATH: &str = "/v1/suppressions";
 
@@ -25,6 +26,9 @@ struct TenantArgument {
     /// The tenant (slug or id); not needed with a key of that tenant
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
+    /// The environment: live or test. Without it, the environment of the key; with a platform key, lists show both
+    #[arg(long, value_parser = str::parse::<Environment>)]
+    environment: Option<Environment>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -97,7 +101,9 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 impl TenantArgument {
     async fn query(&self, client: &ApiClient) -> anyhow::Result<Query> {
-        client.tenant_parameter(self.tenant.as_deref()).await
+        let mut query = client.tenant_parameter(self.tenant.as_deref()).await?;
+        query.extend(self.environment.map(|environment| ("environment", environment.to_string())));
+        Ok(query)
     }
 
     async fn find(&self, client: &ApiClient, address: &str) -> anyhow::Result<Vec<Value>> {
@@ -111,13 +117,14 @@ async fn list(client: &ApiClient, page: &PageArguments, query: Query) -> anyhow:
     page.print(client, PATH, query, table(), row).await
 }
 
-fn table() -> Table<6> {
-    Table::new(["ADDRESS", "REASON", "CREATED", "EXPIRES", "ID", "TENANT"])
+fn table() -> Table<7> {
+    Table::new(["ADDRESS", "ENVIRONMENT", "REASON", "CREATED", "EXPIRES", "ID", "TENANT"])
 }
 
-fn row(suppression: &Value) -> [String; 6] {
+fn row(suppression: &Value) -> [String; 7] {
     [
         text(suppression, "address"),
+        text(suppression, "environment"),
         text(suppression, "reason"),
         when(suppression, "created_at"),
         when(suppression, "expires_at"),
@@ -148,7 +155,7 @@ async fn remove(client: &ApiClient, suppression: &str, owner: &TenantArgument) -
             several => {
                 let ids = several.iter().map(|one| text(one, "id")).collect::<Vec<_>>().join(", ");
                 return Err(Refusal::new(format!(
-                    "{suppression} has several suppressions; name the --tenant, or one of these ids: {ids}"
+                    "{suppression} has several suppressions; name the --tenant and --environment, or one of these ids: {ids}"
                 ))
                 .into());
             }

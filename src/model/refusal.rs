@@ -98,6 +98,8 @@ codes! {
     ExpiredApiKey = "expired_api_key";
     /// The request needs a platform key.
     PlatformKeyRequired = "platform_key_required";
+    /// The request needs a live key: it is about live objects, or changes objects that both environments share.
+    LiveKeyRequired = "live_key_required";
     /// The object does not exist or is not visible to this key.
     NotFound = "not_found";
     /// The path does not support the method.

@@ -70,6 +70,7 @@ impl CompletedAttempt<'_> {
         let suppress =
             matches!(result.verdict, Verdict::Bounced { suppress: true, .. }).then(|| NewSuppression {
                 tenant_id: Some(message.tenant_id),
+                environment: message.environment,
                 address: delivery.recipient.clone(),
                 reason: SuppressionReason::Bounce,
                 evidence: Some(reply.clone()),

@@ -7,7 +7,7 @@ use super::peer::Peer;
 use super::recipient_result::RecipientResult;
 use super::transcript::Transcript;
 use crate::mail::{Address, EnhancedStatus, Timestamp};
-use crate::model::SuppressionReason;
+use crate::model::{Environment, SuppressionReason};
 use crate::smtp::Reply;
 use crate::smtp::client::{Outcome, Phase};
 use crate::store::{AttemptRecord, Batch, Delivery, NewSuppression};
@@ -95,6 +95,7 @@ impl SandboxScenario {
             record.complained = true;
             record.suppress = Some(NewSuppression {
                 tenant_id: Some(record.tenant_id),
+                environment: Environment::Test,
                 address: delivery.recipient.clone(),
                 reason: SuppressionReason::Complaint,
                 evidence: Some("a complaint of the sandbox".into()),

@@ -77,6 +77,7 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         AuthenticationRequired | TlsRequired | InvalidApiKey | ExpiredApiKey => (530, 7, 0),
         // Used by the HTTP API only.
         PlatformKeyRequired
+        | LiveKeyRequired
         | NotFound
         | MethodNotAllowed
         | ValidationFailed

@@ -193,6 +193,7 @@ pub(crate) fn new_key(tenant: Option<TenantId>, secret: &KeySecret) -> NewKey {
 pub(crate) fn new_suppression(tenant: Option<TenantId>, text: &str) -> NewSuppression {
     NewSuppression {
         tenant_id: tenant,
+        environment: Environment::Live,
         address: address(text),
         reason: crate::model::SuppressionReason::Manual,
         evidence: Some("asked on the phone".to_owned()),

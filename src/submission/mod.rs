@@ -185,7 +185,12 @@ impl SubmissionService {
     ) -> Result<(), Refusal> {
         let suppression = self
             .store
-            .suppression_of(submitter.tenant.id, &recipient.folded(), self.clock.now())
+            .suppression_of(
+                submitter.tenant.id,
+                submitter.key.environment,
+                &recipient.folded(),
+                self.clock.now(),
+            )
             .await
             .map_err(storage_refusal)?
             .map(|found| SuppressionFacts {

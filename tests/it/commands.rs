@@ -159,6 +159,14 @@ async fn an_address_is_suppressed_checked_and_removed() {
     platform.ok("suppression remove bob@b.test").await;
     assert_eq!(platform.ok("suppression check bob@b.test").await, "bob@b.test is not suppressed\n");
     assert!(platform.ends(1, "suppression remove bob@b.test").await.contains("is not suppressed"));
+    platform.ok("suppression add eve@b.test --tenant acme-test --environment test").await;
+    for (environment, found) in [("test", true), ("live", false)] {
+        let line = format!("suppression list --tenant acme-test --environment {environment}");
+        assert_eq!(platform.ok(&line).await.contains("eve@b.test"), found);
+    }
+    let line = "suppression check eve@b.test --environment live";
+    assert_eq!(platform.ok(line).await, "eve@b.test is not suppressed\n");
+    platform.ok("suppression remove eve@b.test --environment test").await;
 }
 
 #[tokio::test]

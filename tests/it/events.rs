@@ -162,6 +162,7 @@ impl Follower {
 fn suppression(tenant: Option<TenantId>, address: &str) -> NewSuppression {
     NewSuppression {
         tenant_id: tenant,
+        environment: Environment::Live,
         address: Address::parse(address).unwrap(),
         reason: SuppressionReason::Manual,
         evidence: None,

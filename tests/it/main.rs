@@ -44,6 +44,7 @@ mod delivery;
 mod dkim;
 mod docs;
 mod dsn;
+mod environments;
 mod events;
 mod from_field;
 mod fuzz;

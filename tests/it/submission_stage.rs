@@ -152,6 +152,7 @@ async fn furnish(store: &Store) -> (TenantId, String, String) {
     store.create_domain(domain, now).await.unwrap();
     let suppression = NewSuppression {
         tenant_id: Some(tenant),
+        environment: Environment::Live,
         address: Address::parse("suppressed@other.example").unwrap(),
         reason: SuppressionReason::Manual,
         evidence: None,

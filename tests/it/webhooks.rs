@@ -10,7 +10,7 @@ use pillarbox::config;
 use pillarbox::http_client::Client;
 use pillarbox::mail::{Address, Timestamp};
 use pillarbox::model::{
-    DeliveryState, DisabledReason, SuppressionReason, TenantId, WebhookId, WebhookStatus,
+    DeliveryState, DisabledReason, Environment, SuppressionReason, TenantId, WebhookId, WebhookStatus,
 };
 use pillarbox::queue::ClaimLimits;
 use pillarbox::rng::Rng;
@@ -69,6 +69,7 @@ impl Stage {
     async fn suppress(&self, tenant: TenantId, address: &str) {
         let new = NewSuppression {
             tenant_id: Some(tenant),
+            environment: Environment::Live,
             address: Address::parse(address).unwrap(),
             reason: SuppressionReason::Manual,
             evidence: None,

@@ -12,7 +12,7 @@ use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::{KeyId, KeySecret, RefusalCode, Scope, SecretDigest, TenantId, TenantStatus};
+use crate::model::{Environment, KeyId, KeySecret, RefusalCode, Scope, SecretDigest, TenantId, TenantStatus};
 use crate::store::{Directory, Key, Tenant};
 
 use super::rate_limit;
@@ -45,6 +45,11 @@ impl Caller {
     /// The tenant whose objects the caller can access; `None` is the platform.
     pub fn scope(&self) -> Option<TenantId> {
         self.key.tenant_id
+    }
+
+    /// Whether the caller may see objects of an environment. A test key sees test objects only.
+    pub fn sees(&self, environment: Environment) -> bool {
+        self.key.environment == Environment::Live || environment == Environment::Test
     }
 
     /// Whether the caller is the platform.
@@ -241,7 +246,6 @@ impl LastUsedThrottle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Environment;
     use crate::store::{RateLimit, TenantSettings};
 
     fn now() -> Timestamp {

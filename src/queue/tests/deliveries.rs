@@ -311,7 +311,8 @@ pub(super) async fn a_recipient_is_suppressed_by_the_record_and_told_once<H: Har
         let suppressions = events.iter().filter(|event| event.kind == EventKind::SuppressionCreated).count();
         assert_eq!(suppressions, expected);
     }
-    let found = bed.store.suppression_of(tenant.id, "bob@one.example", now()).await.unwrap();
+    let found =
+        bed.store.suppression_of(tenant.id, Environment::Live, "bob@one.example", now()).await.unwrap();
     assert!(found.is_some());
 }
 

@@ -1,7 +1,7 @@
 //! Tenants, domains, keys and suppressions; and that nobody sees what is another's.
 
 use super::*;
-use crate::model::{DkimPolicy, DomainStatus, SuppressionReason, TenantStatus, TlsMode};
+use crate::model::{DkimPolicy, DomainStatus, Environment, SuppressionReason, TenantStatus, TlsMode};
 
 fn smart_host(password: Option<&str>) -> NewSmartHost {
     NewSmartHost {
@@ -475,7 +475,8 @@ pub(super) async fn a_tenants_own_suppression_goes_before_the_platforms_and_an_e
     let platform = bed.store.suppress(new_suppression(None, "Bob@Example.com"), now()).await.unwrap();
     assert_eq!(platform.address, "bob@example.com");
     let stops = async |tenant, at| -> Option<SuppressionId> {
-        bed.store.suppression_of(tenant, "bob@example.com", at).await.unwrap().map(|found| found.id)
+        let found = bed.store.suppression_of(tenant, Environment::Live, "bob@example.com", at).await;
+        found.unwrap().map(|found| found.id)
     };
     assert_eq!(stops(a, now()).await, Some(platform.id));
     let mut new = new_suppression(Some(a), "bob@example.com");
@@ -498,6 +499,30 @@ pub(super) async fn a_tenants_own_suppression_goes_before_the_platforms_and_an_e
     assert!(bed.store.lift_suppression(Some(a), own.id, now()).await.unwrap());
     assert!(bed.store.lift_suppression(None, platform.id, now()).await.unwrap());
     assert_eq!(stops(a, now()).await, None);
+}
+
+pub(super) async fn a_suppression_stops_mail_of_its_environment_only<H: Harness>() {
+    use Environment::{Live, Test};
+    let bed = TestBed::<H>::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let stops = async |environment, text: &str| {
+        let found = bed.store.suppression_of(tenant, environment, text, now()).await;
+        found.unwrap().map(|found| (found.id, found.environment))
+    };
+    for (owner, text) in [(Some(tenant), "own@one.example"), (None, "all@one.example")] {
+        let in_test = NewSuppression { environment: Test, ..new_suppression(owner, text) };
+        let in_test = bed.store.suppress(in_test, now()).await.unwrap();
+        assert_eq!(stops(Live, text).await, None);
+        assert_eq!(stops(Test, text).await, Some((in_test.id, Test)));
+        let live = bed.store.suppress(new_suppression(owner, text), now()).await.unwrap();
+        assert_eq!(stops(Live, text).await, Some((live.id, Live)));
+        assert_eq!(stops(Test, text).await, Some((in_test.id, Test)));
+    }
+    for environment in [Live, Test] {
+        let filter = SuppressionFilter { environment: Some(environment), ..Default::default() };
+        let listed = bed.store.list_suppressions(filter, page(10)).await.unwrap().items;
+        assert_eq!(listed.iter().map(|one| one.environment).collect::<Vec<_>>(), [environment; 2]);
+    }
 }
 
 pub(super) async fn a_foreign_object_is_as_absent_as_one_that_never_was<H: Harness>() {
@@ -579,7 +604,11 @@ pub(super) async fn a_tenant_has_so_many_objects_and_no_more<H: Harness>() {
     assert!(is_full(suppress(Some(full), "more@one.example").await.unwrap_err(), Limited::Suppressions));
     suppress(Some(other), "more@one.example").await.unwrap();
     suppressions(None, 0..most + 1).await.unwrap();
-    let lifted = bed.store.suppression_of(full, "last@one.example", now()).await.unwrap().unwrap();
+    let in_test =
+        |text| NewSuppression { environment: Environment::Test, ..new_suppression(Some(full), text) };
+    bed.store.suppress(in_test("last@one.example"), now()).await.unwrap();
+    let lifted = bed.store.suppression_of(full, Environment::Live, "last@one.example", now()).await;
+    let lifted = lifted.unwrap().unwrap();
     assert!(bed.store.lift_suppression(Some(full), lifted.id, now()).await.unwrap());
     suppress(Some(full), "more@one.example").await.unwrap();
     assert!(is_full(suppress(Some(full), "last@one.example").await.unwrap_err(), Limited::Suppressions));

@@ -21,6 +21,7 @@ macro_rules! run_on {
                     a_replaced_dkim_key_goes_when_nothing_that_it_signed_waits_any_more,
                     a_key_is_found_by_its_secret_and_can_be_revoked_once,
                     a_tenants_own_suppression_goes_before_the_platforms_and_an_expired_one_stops_nothing,
+                    a_suppression_stops_mail_of_its_environment_only,
                     a_foreign_object_is_as_absent_as_one_that_never_was,
                     many_addresses_are_suppressed_together_or_not_at_all,
                     a_tenant_has_so_many_objects_and_no_more,

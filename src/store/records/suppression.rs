@@ -2,7 +2,7 @@
 //! Suppressed addresses.
 
 use crate::mail::{Address, Timestamp};
-use crate::model::{SuppressionId, SuppressionReason, TenantId};
+use crate::model::{Environment, SuppressionId, SuppressionReason, TenantId};
 
 /// An address to which no mail is sent.
 #[derive(Debug, Clone)]
@@ -10,6 +10,8 @@ pub struct Suppression {
     pub id: SuppressionId,
     /// `None` suppresses it for all tenants.
     pub tenant_id: Option<TenantId>,
+    /// It stops mail of this environment only.
+    pub environment: Environment,
     /// Folded: [`Address::folded`].
     pub address: String,
     pub reason: SuppressionReason,
@@ -23,6 +25,7 @@ pub struct Suppression {
 #[derive(Debug, Clone)]
 pub struct NewSuppression {
     pub tenant_id: Option<TenantId>,
+    pub environment: Environment,
     pub address: Address,
     pub reason: SuppressionReason,
     pub evidence: Option<String>,
@@ -33,6 +36,7 @@ pub struct NewSuppression {
 #[derive(Debug, Clone, Default)]
 pub struct SuppressionFilter {
     pub tenant_id: Option<TenantId>,
+    pub environment: Option<Environment>,
     /// Folded.
     pub address: Option<String>,
     pub reason: Option<SuppressionReason>,

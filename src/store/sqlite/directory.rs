@@ -304,11 +304,13 @@ impl Directory for SqliteStore {
     async fn suppression_of(
         &self,
         tenant: TenantId,
+        environment: Environment,
         folded: &str,
         now: Timestamp,
     ) -> Result<Option<Suppression>> {
         let folded = folded.to_owned();
-        self.read(move |connection| suppressions::that_stops(connection, tenant, &folded, now)).await
+        let sender = (tenant, environment);
+        self.read(move |connection| suppressions::that_stops(connection, sender, &folded, now)).await
     }
 
     async fn list_suppressions(

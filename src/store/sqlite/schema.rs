@@ -31,6 +31,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0022_default_tenant.sql"),
     include_str!("migrations/0023_reports.sql"),
     include_str!("migrations/0024_events.sql"),
+    include_str!("migrations/0025_suppression_environment.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

@@ -116,16 +116,17 @@ store_trait! {
         /// Records the use of a key. Callers do so at most once a minute for each key.
         async fn touch_key(&self, id: KeyId, now: Timestamp) -> Result<()>;
 
-        /// Suppresses an address and appends the event. A suppression of the same address and scope is replaced and keeps its
+        /// Suppresses an address and appends the event. A suppression of the same address, scope and environment is replaced and keeps its
         /// id. Fails with [`Conflict::LimitReached`](crate::store::Conflict::LimitReached); concurrent callers may exceed the limit by a few.
         async fn suppress(&self, new: NewSuppression, now: Timestamp) -> Result<Suppression>;
         /// Suppresses many addresses in one transaction, each as [`Directory::suppress`] does.
         async fn suppress_all(&self, news: Vec<NewSuppression>, now: Timestamp) -> Result<Vec<Suppression>>;
-        /// The suppression that forbids a tenant to send to an address ([`crate::mail::Address::folded`]): its own, else the
-        /// platform's. Expired ones are ignored.
+        /// The suppression that forbids a tenant to send to an address ([`crate::mail::Address::folded`]) in an environment:
+        /// its own, else the platform's. Expired ones are ignored.
         async fn suppression_of(
             &self,
             tenant: TenantId,
+            environment: Environment,
             folded: &str,
             now: Timestamp,
         ) -> Result<Option<Suppression>>;

@@ -1,4 +1,5 @@
-//! Suppressed addresses: one row for an address and tenant, and one for an address and all tenants.
+//! Suppressed addresses: one row for an address, tenant and environment, and one for an address and environment of all
+//! tenants.
 
 use std::collections::HashMap;
 
@@ -7,12 +8,12 @@ use serde::Serialize;
 
 use super::row_limits;
 use crate::mail::Timestamp;
-use crate::model::{EventKind, SuppressionId, SuppressionReason, TenantId};
+use crate::model::{Environment, EventKind, SuppressionId, SuppressionReason, TenantId};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{time, time_if_any, us};
 use crate::store::sqlite::unit_of_work::Tx;
-use crate::store::{Limited, NewSuppression, Page, PageRequest, Result, Suppression, SuppressionFilter};
+use crate::store::{NewSuppression, Page, PageRequest, Result, Suppression, SuppressionFilter};
 
 /// The data of events of suppressions.
 #[derive(Serialize)]
@@ -26,6 +27,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Suppression> {
     Ok(Suppression {
         id: row.get("id")?,
         tenant_id: row.get("tenant_id")?,
+        environment: row.get("environment")?,
         address: row.get("address")?,
         reason: row.get("reason")?,
         evidence: row.get("evidence")?,
@@ -39,11 +41,11 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Suppression> {
 pub(super) fn create(tx: &Tx<'_>, news: &[NewSuppression], now: Timestamp) -> Result<Vec<Suppression>> {
     let mut more = HashMap::<_, usize>::new();
     for new in news {
-        *more.entry(new.tenant_id).or_default() += 1;
+        *more.entry((new.tenant_id, new.environment)).or_default() += 1;
     }
     // Before anything is written: a job that fails half done costs the others of its transaction a repetition.
-    for (tenant, more) in more {
-        row_limits::require(tx, Limited::Suppressions, tenant, more)?;
+    for (owner, more) in more {
+        row_limits::require_suppressions(tx, owner, more)?;
     }
     news.iter().map(|new| suppress(tx, new, Subject::default(), now)).collect()
 }
@@ -56,19 +58,20 @@ pub(in crate::store::sqlite) fn suppress(
     now: Timestamp,
 ) -> Result<Suppression> {
     let address = new.address.folded();
-    let before = find_by_address(tx, new.tenant_id, &address)?;
+    let before = find_by_address(tx, (new.tenant_id, new.environment), &address)?;
     let was_in_force = before.as_ref().is_some_and(|old| is_in_force(old, now));
     let suppression = Suppression {
         id: before.as_ref().map_or_else(|| SuppressionId::generate(now), |old| old.id),
         tenant_id: new.tenant_id,
+        environment: new.environment,
         address,
         reason: new.reason,
         evidence: new.evidence.clone(),
         created_at: before.map_or(now, |old| old.created_at),
         expires_at: new.expires_at,
     };
-    let sql = "INSERT INTO suppression (id, tenant_id, address, reason, evidence, created_us, expires_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+    let sql = "INSERT INTO suppression (id, tenant_id, address, reason, evidence, created_us, expires_us, environment)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
                ON CONFLICT (id) DO UPDATE SET
                    reason = excluded.reason, evidence = excluded.evidence, expires_us = excluded.expires_us";
     tx.prepare_cached(sql)?.execute(params![
@@ -79,6 +82,7 @@ pub(in crate::store::sqlite) fn suppress(
         suppression.evidence,
         us(suppression.created_at),
         suppression.expires_at.map(us),
+        suppression.environment,
     ])?;
     if !was_in_force {
         tell(tx, EventKind::SuppressionCreated, &suppression, cause, now)?;
@@ -103,30 +107,32 @@ fn is_in_force(suppression: &Suppression, now: Timestamp) -> bool {
 }
 
 pub(in crate::store::sqlite) const OF_TENANT: &str =
-    "SELECT * FROM suppression WHERE tenant_id = ?1 AND address = ?2";
+    "SELECT * FROM suppression WHERE tenant_id = ?1 AND address = ?2 AND environment = ?3";
 pub(in crate::store::sqlite) const OF_PLATFORM: &str =
-    "SELECT * FROM suppression WHERE tenant_id IS NULL AND address = ?1";
+    "SELECT * FROM suppression WHERE tenant_id IS NULL AND address = ?1 AND environment = ?2";
 
 fn find_by_address(
     connection: &Connection,
-    tenant: Option<TenantId>,
+    (tenant, environment): (Option<TenantId>, Environment),
     folded: &str,
 ) -> Result<Option<Suppression>> {
     let found = match tenant {
-        Some(tenant) => connection.prepare_cached(OF_TENANT)?.query_row(params![tenant, folded], read_row),
-        None => connection.prepare_cached(OF_PLATFORM)?.query_row([folded], read_row),
+        Some(tenant) => {
+            connection.prepare_cached(OF_TENANT)?.query_row(params![tenant, folded, environment], read_row)
+        }
+        None => connection.prepare_cached(OF_PLATFORM)?.query_row(params![folded, environment], read_row),
     };
     Ok(found.optional()?)
 }
 
 pub(super) fn that_stops(
     connection: &Connection,
-    tenant: TenantId,
+    (tenant, environment): (TenantId, Environment),
     folded: &str,
     now: Timestamp,
 ) -> Result<Option<Suppression>> {
     for scope in [Some(tenant), None] {
-        let found = find_by_address(connection, scope, folded)?;
+        let found = find_by_address(connection, (scope, environment), folded)?;
         if let Some(suppression) = found.filter(|suppression| is_in_force(suppression, now)) {
             return Ok(Some(suppression));
         }
@@ -141,6 +147,7 @@ pub(super) fn list(
 ) -> Result<Page<Suppression>> {
     let mut list = List::of("suppression", SuppressionId::PREFIX);
     list.only_if("tenant_id = ?", &filter.tenant_id)?;
+    list.only_if("environment = ?", &filter.environment)?;
     list.only_if("address = ?", &filter.address)?;
     list.only_if("reason = ?", &filter.reason)?;
     list.read(connection, page, read_row)
