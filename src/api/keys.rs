@@ -23,6 +23,7 @@ const RESPONSE_OCTETS_MAX: u64 = 16 * 1024;
 pub fn resource() -> Resource {
     let text = "Credentials for this API and for SMTP. A key cannot grant more rights than it has.";
     Resource::new("Keys", text, Access::Scope(Scope::KeysManage))
+        .separates_environments()
         .id::<KeyId>("The key.")
         .operations([
             Operation::get("/v1/keys", "list_keys", list)
@@ -230,16 +231,9 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
 }
 
 async fn find(call: &RequestContext) -> Result<Key> {
-    call.store().key(call.scope(), call.id("key")?).await?.ok_or_else(|| ApiError::not_found("key"))
-}
-
-/// A key that the caller may change. A test key cannot change a live key.
-async fn find_changeable(call: &RequestContext) -> Result<Key> {
-    let key = find(call).await?;
-    if call.caller.key.environment == Environment::Test && key.environment == Environment::Live {
-        return Err(exceeds("a test key cannot change a live key"));
-    }
-    Ok(key)
+    let found = call.store().key(call.scope(), call.id("key")?).await?;
+    let found = found.filter(|key| call.caller.sees(key.environment));
+    found.ok_or_else(|| ApiError::not_found("key"))
 }
 
 async fn get(call: RequestContext) -> Result<ApiResponse> {
@@ -247,7 +241,7 @@ async fn get(call: RequestContext) -> Result<ApiResponse> {
 }
 
 async fn update(call: RequestContext) -> Result<ApiResponse> {
-    let key = find_changeable(&call).await?;
+    let key = find(&call).await?;
     let body: Update = call.json()?;
     let mut checks = Checks::default();
     body.name.iter().for_each(|name| checks.line(name, "name", NAME_CHARS_MAX));
@@ -275,7 +269,7 @@ async fn update(call: RequestContext) -> Result<ApiResponse> {
 
 /// `DELETE /v1/keys/{id}`: the revoked key stays in the list.
 async fn revoke(call: RequestContext) -> Result<ApiResponse> {
-    let key = find_changeable(&call).await?;
+    let key = find(&call).await?;
     if key.id == call.caller.key.id {
         return Err(ApiError::new(
             RefusalCode::KeyInUse,
@@ -357,7 +351,7 @@ fn check_within(caller: &Key, owner: Option<TenantId>, rights: &Rights) -> Resul
         return Err(exceeds(format!("the calling key lacks the scope {scope}, so it cannot grant it")));
     }
     if caller.environment == Environment::Test && rights.environment == Some(Environment::Live) {
-        return Err(exceeds("a test key cannot create a live key"));
+        return Err(ApiError::live_only("creating a live key"));
     }
     let domains = &caller.allowed_domain_ids;
     let are_within = |ids: &Vec<DomainId>| !ids.is_empty() && ids.iter().all(|id| domains.contains(id));

@@ -30,6 +30,7 @@ pub struct Resource {
     /// Its description.
     pub text: &'static str,
     access: Access,
+    test_keys: TestKeyAccess,
     id: Parameter,
     /// Its paths.
     pub routes: Vec<Route>,
@@ -78,8 +79,20 @@ pub struct Operation {
     /// Response schemas by media type.
     pub(super) responses: Vec<(&'static str, SchemaOf)>,
     access: Option<Access>,
+    test_keys: TestKeyAccess,
     /// Upper limit of the response to a change: a multiple of the request body, plus a number of octets.
     response_octets: (u64, u64),
+}
+
+/// What test keys may do with the objects of a resource.
+#[derive(Clone, Copy)]
+enum TestKeyAccess {
+    /// Read, because both environments share the objects.
+    Read,
+    /// Read and change those of the test environment.
+    Change,
+    /// Nothing.
+    Nothing,
 }
 
 /// A parameter of the path or the query, or a request header.
@@ -125,7 +138,18 @@ impl Resource {
     /// A resource without paths. `access` applies to operations that do not call [`Operation::needs`].
     pub(super) fn new(name: &'static str, text: &'static str, access: Access) -> Self {
         let id = Parameter { name: "id", text: "The id.", schema: Schemas::request::<String> };
-        Self { name, text, access, id, routes: Vec::new() }
+        Self { name, text, access, test_keys: TestKeyAccess::Read, id, routes: Vec::new() }
+    }
+
+    /// Each object belongs to an environment, and the handlers show a test key those of the test environment only. Without
+    /// this, a test key can only read.
+    pub(super) fn separates_environments(self) -> Self {
+        Self { test_keys: TestKeyAccess::Change, ..self }
+    }
+
+    /// A test key may not even read: the objects contain what is live.
+    pub(super) fn live_only(self) -> Self {
+        Self { test_keys: TestKeyAccess::Nothing, ..self }
     }
 
     /// Describes `{id}` of operations that do not call [`Operation::id`].
@@ -138,6 +162,7 @@ impl Resource {
         for mut operation in operations {
             operation.access.get_or_insert(self.access);
             operation.id.get_or_insert(self.id);
+            operation.test_keys = self.test_keys;
             let path = operation.path;
             let put = Operation { method: Method::PUT, ..operation.clone() };
             let with_put =
@@ -222,6 +247,7 @@ impl Operation {
             response_text: "",
             responses: Vec::new(),
             access: None,
+            test_keys: TestKeyAccess::Read,
             response_octets: (0, 0),
         }
     }
@@ -229,6 +255,15 @@ impl Operation {
     /// Who may call it.
     pub fn access(&self) -> Access {
         self.access.unwrap_or(Access::Platform)
+    }
+
+    /// Whether a test key may call it.
+    pub fn admits_test_keys(&self) -> bool {
+        match self.test_keys {
+            TestKeyAccess::Read => self.method == Method::GET || self.is_safe,
+            TestKeyAccess::Change => true,
+            TestKeyAccess::Nothing => false,
+        }
     }
 
     /// Whether it returns pages of a list.
@@ -247,7 +282,7 @@ impl Operation {
     }
 
     /// Whether it has a query parameter of this name.
-    pub(super) fn takes_parameter(&self, name: &str) -> bool {
+    pub fn takes_parameter(&self, name: &str) -> bool {
         self.parameters.iter().any(|parameter| parameter.name == name)
     }
 

@@ -24,6 +24,7 @@ const REASON_CHARS_MAX: usize = 200;
 pub fn resource() -> Resource {
     let text = "Deliveries that wait, with the reasons. Pauses, resumes and flushes delivery.";
     Resource::new("Queue", text, Access::Platform)
+        .live_only()
         .operations([
             Operation::get("/v1/queue", "show_queue", show)
                 .describe("Show the queue", "Counts of deliveries by tenant and destination, largest group first. Each group has the reasons why its deliveries wait, and until when.")

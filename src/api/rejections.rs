@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::mail::Timestamp;
 use crate::model::{Environment, KeyId, RefusalCode, RequestId, Scope, Stage, TenantId};
-use crate::store::{Journal, Rejection};
+use crate::store::{Journal, Rejection, RejectionFilter};
 
 use super::{Access, ApiResponse, List, Operation, RequestContext, Resource, Result};
 
@@ -21,6 +21,7 @@ pub fn resource() -> Resource {
     )
     .summary("List refused submissions")
     .tenant_filter()
+    .environment_filter()
     .pages::<RequestId, RejectionView>("Rejections.")])
 }
 
@@ -70,9 +71,10 @@ impl From<Rejection> for RejectionView {
 }
 
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {
-    let scope = call.listed_tenant().await?;
+    let tenant_id = call.listed_tenant().await?;
+    let filter = RejectionFilter { tenant_id, environment: call.listed_environment() };
     let request = call.query.page::<RequestId>();
     call.query.finish()?;
-    let page = call.store().list_rejections(scope, request.clone()).await?;
+    let page = call.store().list_rejections(filter, request.clone()).await?;
     ApiResponse::ok(&List::page(page, &request, |rejection| rejection.id.to_string(), RejectionView::from))
 }

@@ -18,6 +18,7 @@ const BATCH_MAX: usize = 1000;
 pub fn resource() -> Resource {
     let access = Access::Scope(Scope::SuppressionsManage);
     Resource::new("Suppressions", "Addresses that the server does not send to, for each environment.", access)
+        .separates_environments()
         .id::<SuppressionId>("The suppression.")
         .operations([
             Operation::get("/v1/suppressions", "list_suppressions", list)

@@ -29,7 +29,10 @@ pub fn resource() -> Resource {
         Operation::get("/v1/tenants/{tenant_id}/usage", "get_usage", month)
             .summary("Get the usage of a tenant in a month")
             .query_as("period", "The month, such as `2026-01`. Default: the current month.", month_schema)
-            .query::<Environment>("environment", "Only usage in this environment. Default: `live`.")
+            .query::<Environment>(
+                "environment",
+                "Only usage in this environment. Default: `live`; with a test key, `test`.",
+            )
             .returns::<UsageView>("The usage."),
         Operation::get("/v1/tenants/{tenant_id}/usage/timeseries", "get_usage_series", series)
             .summary("Get the usage of a tenant by hour or day")
@@ -39,7 +42,10 @@ pub fn resource() -> Resource {
             )
             .query::<String>("to", "End: a date or a time. Default: now.")
             .query::<UsageInterval>("interval", "Length of each interval. Default: `day`.")
-            .query::<Environment>("environment", "Only usage in this environment. Default: `live`.")
+            .query::<Environment>(
+                "environment",
+                "Only usage in this environment. Default: `live`; with a test key, `test`.",
+            )
             .returns::<SeriesView>("The usage."),
     ])
 }
@@ -112,7 +118,7 @@ pub struct Counts {
     emails_rejected: u64,
     /// Recipients of messages sent with test keys, regardless of `environment`.
     email_test: u64,
-    /// API requests with keys of both environments.
+    /// API requests with keys of both environments; for a test key, with test keys.
     api_requests: u64,
 }
 
@@ -145,8 +151,9 @@ async fn month(mut call: RequestContext) -> Result<ApiResponse> {
     let next = first.last_of_month().tomorrow().map_err(ApiError::internal)?;
     let (from, to) = (midnight(first)?, midnight(next)?);
     let mut counts = Counts::default();
-    for day in call.store().usage(tenant_id, UsageInterval::Day, from, to).await? {
-        counts.add(environment, &day);
+    let days = call.store().usage(tenant_id, UsageInterval::Day, from, to).await?;
+    for day in days.iter().filter(|day| call.caller.sees(day.environment)) {
+        counts.add(environment, day);
     }
     let period = first.strftime("%Y-%m").to_string();
     ApiResponse::ok(&UsageView { object: "usage", tenant_id, period, environment, counts })
@@ -167,8 +174,9 @@ async fn series(mut call: RequestContext) -> Result<ApiResponse> {
     check_range(interval, from, to, now)?;
     let tenant_id = call.path_tenant().await?.id;
     let mut parts: HashMap<Timestamp, Counts> = HashMap::new();
-    for usage in call.store().usage(tenant_id, interval, from, to).await? {
-        parts.entry(usage.start).or_default().add(environment, &usage);
+    let usages = call.store().usage(tenant_id, interval, from, to).await?;
+    for usage in usages.iter().filter(|usage| call.caller.sees(usage.environment)) {
+        parts.entry(usage.start).or_default().add(environment, usage);
     }
     let step = SignedDuration::from_secs(interval.seconds());
     let dates = std::iter::successors(Some(from), |date| date.checked_add(step).ok());

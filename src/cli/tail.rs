@@ -9,6 +9,7 @@ use super::api_client::{ApiClient, Query, Refusal, ServerArguments};
 use super::output::{OutputFormat, print, printable_lines, text, time};
 use super::table::printable;
 use crate::http_client::ResponseStream;
+use crate::model::Environment;
 
 /// Delay before a reconnection, unless the server sends another one.
 const RECONNECT_DELAY_DEFAULT: Duration = Duration::from_secs(2);
@@ -25,6 +26,9 @@ pub(super) struct Arguments {
     /// Only events of this tenant (slug or id)
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
+    /// Only events of this environment: live or test. Without it, that of the key; with a platform key, both
+    #[arg(long, value_parser = str::parse::<Environment>)]
+    environment: Option<Environment>,
     /// Only events of this type, for example message.bounced
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
@@ -40,9 +44,10 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let Arguments { server, tenant, kind, message, after, count } = arguments;
+    let Arguments { server, tenant, environment, kind, message, after, count } = arguments;
     server.run(async |client| {
         let mut query = client.tenant_parameter(tenant.as_deref()).await?;
+        query.extend(environment.map(|environment| ("environment", environment.to_string())));
         query.extend(kind.map(|kind| ("type", kind)));
         query.extend(message.map(|message| ("message_id", message)));
         let reader = EventReader::new(after, RECONNECT_DELAY_DEFAULT);

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::route::Router;
 use super::smart_host_backoff::{SmartHostAccount, SmartHostBackoff, SmartHostBackoffs};
 use crate::mail::Timestamp;
-use crate::model::{EventKind, QueueFilter, TenantId, WaitReason};
+use crate::model::{Environment, EventKind, QueueFilter, TenantId, WaitReason};
 use crate::queue::wait_reasons::WaitRecord;
 use crate::queue::{NextHop, QueueManager};
 use crate::store::{Batch, Journal, NewEvent, Queue, StoreError};
@@ -134,8 +134,10 @@ impl SmartHostLogins {
         data: serde_json::Value,
         at: Timestamp,
     ) {
-        let written: Result<(), StoreError> =
-            self.queue.store().append(NewEvent { kind, tenant_id: tenant, data, at }).await;
+        // Test mail uses no smart host.
+        let environment = Some(Environment::Live);
+        let event = NewEvent { kind, tenant_id: tenant, environment, data, at };
+        let written: Result<(), StoreError> = self.queue.store().append(event).await;
         if let Err(error) = written {
             tracing::warn!(%error, event = %kind, "cannot write an event");
         }

@@ -40,7 +40,8 @@ run_on!(sqlite, crate::store::sqlite::tests::SqliteHarness);
 
 pub(crate) fn new_webhook(tenant_id: Option<TenantId>) -> NewWebhook {
     let secret = WebhookSecret(Zeroizing::new(vec![7; 32]));
-    NewWebhook { tenant_id, url: "https://hooks.example/".into(), kinds: vec![], secret }
+    let environments = vec![Environment::Live];
+    NewWebhook { tenant_id, url: "https://hooks.example/".into(), kinds: vec![], environments, secret }
 }
 
 /// The place of a store: a directory or a database. It outlives the stores that are opened in it.
@@ -297,6 +298,7 @@ pub(crate) fn outcome(tenant: TenantId, delivery: &Delivery, state: DeliveryStat
         message_id: delivery.message_id,
         kind: MessageKind::Message,
         tenant_id: tenant,
+        environment: Environment::Live,
         delivery_id: delivery.id,
         state,
         bounce_class: class_of(state),

@@ -122,6 +122,7 @@ impl SubmissionService {
         };
         let event = NewEvent {
             kind: EventKind::LoginBanned,
+            environment: found.as_ref().map(|found| found.0.environment),
             tenant_id: found.and_then(|found| found.0.tenant_id),
             data: json!({
                 "network": network, "key_id": key, "failures": ban.failures, "expires_at": ban.until,

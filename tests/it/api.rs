@@ -272,12 +272,12 @@ async fn a_key_cannot_create_a_key_with_more_rights() {
     };
     for extra in [
         json!({"scopes": ["emails:read"]}),
-        json!({"environment": "live"}),
         json!({"allowed_domain_ids": []}),
         json!({"expires_at": "2999-01-01T00:00:00Z"}),
     ] {
         make(&bound, extra).await.expect_error(403, "insufficient_scope");
     }
+    make(&bound, json!({"environment": "live"})).await.expect_error(403, "live_key_required");
     let narrow = make(&bound, json!({})).await.expect(201);
     assert_eq!((&narrow["environment"], &narrow["allowed_domain_ids"]), (&json!("test"), &json!([own])));
     assert!(narrow["expires_at"].is_string());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytesize::ByteSize;
 use pillarbox::mail::Timestamp;
-use pillarbox::model::{AttemptId, DeliveryState, MessageId, MessageKind};
+use pillarbox::model::{AttemptId, DeliveryState, Environment, MessageId, MessageKind};
 use pillarbox::store::{Attempt, AttemptRecord, Directory, Journal, RecordBatch, Spool, TenantPatch};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -275,6 +275,7 @@ async fn a_timeline_of_long_dialogues_is_truncated_and_says_so() {
             message_id: id,
             kind: MessageKind::Message,
             tenant_id: tenant.id,
+            environment: Environment::Live,
             delivery_id,
             state: DeliveryState::Deferred,
             bounce_class: None,

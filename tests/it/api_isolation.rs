@@ -89,7 +89,7 @@ impl Belongings {
             format!("/v1/webhooks/{}", self.webhook),
             format!("/v1/webhooks/{}/deliveries", self.webhook),
             format!("/v1/domains?tenant_id={}", self.tenant.id),
-            format!("/v1/suppressions?tenant_id={}", self.tenant.id),
+            format!("/v1/suppressions?tenant_id={}&environment=live", self.tenant.id),
         ] {
             seen.push(stage.get(&stage.platform, &path).await.expect(200));
         }
@@ -349,4 +349,79 @@ async fn deleting_a_tenant_deletes_everything_that_belongs_to_it() {
         let answer = stage.call(&stage.platform, operation.method.as_str(), &own.path(route), body).await;
         answer.expect_error(404, "not_found");
     }
+}
+
+/// The first segment after `/v1` of paths whose objects a test key may change: each belongs to an environment.
+fn separated() -> HashSet<&'static str> {
+    let changed = operations().filter(|(_, operation)| {
+        operation.method != Method::GET && operation.method != Method::POST && operation.admits_test_keys()
+    });
+    changed.map(|(route, _)| segment(route)).chain(["emails", "rejections", "events"]).collect()
+}
+
+fn segment(route: &Route) -> &'static str {
+    route.path.split('/').nth(2).unwrap()
+}
+
+#[tokio::test]
+async fn a_test_key_finds_no_live_object_and_changes_no_object_that_both_environments_share() {
+    let stage = ApiStage::start().await;
+    let own = Belongings::make(&stage, "own").await;
+    let tester = stage.key(own.tenant.id, Scope::ALL, |key| key.environment = Environment::Test).await;
+    let before = own.look(&stage).await;
+    let (mut refused, mut absent) = (0, 0);
+    for (route, operation) in operations().filter(|(_, operation)| operation.access() != Access::Platform) {
+        let (method, path) = (operation.method.as_str(), own.path(route));
+        let answer = async |body| stage.call(&tester, method, &path, body).await;
+        if !operation.admits_test_keys() {
+            answer(body(route, operation, None)).await.expect_error(403, "live_key_required");
+            refused += 1;
+        } else if route.path.contains("{id}") && separated().contains(segment(route)) {
+            answer(body(route, operation, None)).await.expect_error(404, "not_found");
+            absent += 1;
+        } else if operation.method == Method::GET {
+            let shown = answer(Value::Null).await;
+            assert_eq!(shown.status, 200, "{method} {path}: {shown}");
+            let shown = shown.json().to_string();
+            assert!(!shown.contains(r#""environment":"live""#), "{method} {path}: {shown}");
+            let own = [&own.key, &own.suppression, &own.email, &own.webhook, &own.rejection];
+            assert!(!own.iter().any(|id| shown.contains(*id)), "{method} {path}: {shown}");
+        }
+    }
+    assert!(refused >= 10 && absent >= 15, "{refused} {absent}");
+    assert_eq!(own.look(&stage).await, before);
+}
+
+#[tokio::test]
+async fn a_test_key_asks_for_no_live_object_and_makes_none() {
+    let stage = ApiStage::start().await;
+    let own = Belongings::make(&stage, "own").await;
+    let tester = stage.key(own.tenant.id, Scope::ALL, |key| key.environment = Environment::Test).await;
+    let platform_tester = stage.platform_key(|key| key.environment = Environment::Test).await;
+    let before = own.look(&stage).await;
+    let (mut lists, mut made) = (0, 0);
+    for (route, operation) in operations() {
+        let key = if operation.access() == Access::Platform { &platform_tester } else { &tester };
+        let (method, path) = (operation.method.as_str(), own.path(route));
+        if operation.takes_parameter("environment") {
+            let path = format!("{path}?environment=live");
+            stage.get(key, &path).await.expect_error(403, "live_key_required");
+            lists += 1;
+        }
+        if is_post_of_new(route, operation) && operation.admits_test_keys() {
+            let mut body = body(route, operation, Some(own.tenant.id));
+            match (body.get("suppressions"), segment(route)) {
+                (Some(_), _) => body["suppressions"][0]["environment"] = json!("live"),
+                (None, "webhooks") => body["environments"] = json!(["live"]),
+                _ => body["environment"] = json!("live"),
+            }
+            stage.call(key, method, &path, body).await.expect_error(403, "live_key_required");
+            made += 1;
+        } else if operation.access() == Access::Platform && !operation.admits_test_keys() {
+            let body = body(route, operation, None);
+            stage.call(key, method, &path, body).await.expect_error(403, "live_key_required");
+        }
+    }
+    assert!(lists >= 8 && made >= 6, "{lists} {made}");
+    assert_eq!(own.look(&stage).await, before);
 }

@@ -25,12 +25,13 @@ async fn a_restricted_platform_key_cannot_create_a_platform_key_with_more_rights
         json!({"allowed_cidrs": []}),
         json!({"allowed_cidrs": ["0.0.0.0/0"]}),
         json!({"expires_at": in_seconds(7200)}),
-        json!({"environment": "live"}),
     ];
     for mut new in more {
         new["name"] = json!("more");
         stage.post(&secret, "/v1/keys", new).await.expect_error(403, "insufficient_scope");
     }
+    let live = json!({"name": "more", "environment": "live"});
+    stage.post(&secret, "/v1/keys", live).await.expect_error(403, "live_key_required");
     let itself = format!("/v1/keys/{}", text(&bound, "/id"));
     for change in [json!({"expires_at": null}), json!({"allowed_cidrs": []})] {
         stage.patch(&secret, &itself, change).await.expect_error(403, "insufficient_scope");

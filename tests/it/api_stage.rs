@@ -199,6 +199,11 @@ impl ApiStage {
         make_key(&self.store, Some(tenant), scopes, adjust).await
     }
 
+    /// Creates a platform key in the store directly.
+    pub async fn platform_key(&self, adjust: impl FnOnce(&mut NewKey)) -> String {
+        make_key(&self.store, None, &[], adjust).await
+    }
+
     /// The directory of the message bodies that are stored in files.
     pub fn bodies(&self) -> std::path::PathBuf {
         self.data_dir.path().join("bodies")

@@ -207,6 +207,7 @@ async fn a_failed_event_is_retried_with_its_id_and_later_events_of_the_message_w
         message_id: batch.message.id,
         kind: batch.message.kind,
         tenant_id: acme.id,
+        environment: Environment::Live,
         delivery_id: batch.deliveries[0].id,
         state: DeliveryState::Delivered,
         next_attempt_at: None,

@@ -35,6 +35,7 @@ pub use self::draft::Limits as SendLimits;
 /// The operations of messages.
 pub fn resource() -> Resource {
     Resource::new("Emails", "Sending messages, and their delivery status.", Access::Scope(Scope::EmailsRead))
+        .separates_environments()
         .id::<MessageId>("The message.")
         .operations([
             Operation::get("/v1/emails", "list_emails", list)
@@ -48,7 +49,7 @@ pub fn resource() -> Resource {
                 .query::<String>("tag", "Only messages with this tag.")
                 .query::<String>("message_id", "Only messages with this Message-ID.")
                 .query::<MessageKind>("kind", "Only messages of this kind; without it `message`. `report` lists the delivery status notifications that the server generated.")
-                .query::<Environment>("environment", "Only objects of this environment.")
+                .environment_filter()
                 .pages::<MessageId, EmailView>("Messages, without their `deliveries`."),
             Operation::post("/v1/emails", "send_email", send::send)
                 .describe("Send a message", "The server applies the same checks as over SMTP, and stores the message on disk before it responds. The key determines the allowed senders and the environment. A platform key sends for the tenant in `tenant_id` or in the path, or else for the tenant `default`.")
@@ -212,6 +213,7 @@ impl From<Delivery> for DeliveryView {
 
 async fn find(call: &RequestContext) -> Result<Message> {
     let found = call.store().message(call.scope(), call.id("email")?).await?;
+    let found = found.filter(|message| call.caller.sees(message.environment));
     found.ok_or_else(|| ApiError::not_found("email"))
 }
 
@@ -228,10 +230,11 @@ fn read_message_id(text: &str) -> std::result::Result<String, Infallible> {
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<MessageId>();
+    let environment = call.listed_environment();
     let query = &mut call.query;
     let filter = MessageFilter {
         tenant_id,
-        environment: query.value("environment"),
+        environment,
         kind: query.value("kind").unwrap_or_default(),
         status: query.value("status"),
         delivery_state: query.value("delivery_status"),

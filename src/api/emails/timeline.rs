@@ -178,6 +178,7 @@ mod tests {
             id: EventId::generate(at(second)),
             kind,
             tenant_id: None,
+            environment: None,
             message_id: Some(message_id),
             delivery_id,
             external_ref: None,

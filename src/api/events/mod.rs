@@ -24,8 +24,9 @@ pub fn resource() -> Resource {
     Resource::new("Events", text, Access::Scope(Scope::EmailsRead))
         .operations([
             Operation::get("/v1/events", "list_events", list)
-                .describe("List or stream events", "With `Accept: text/event-stream`, the response is a live stream of events: `id` is the position after the event in the journal, `event` is its type, and `data` is the event in JSON. Reconnect with `Last-Event-ID` to continue without a gap.")
+                .describe("List or stream events", "With `Accept: text/event-stream`, the response is a live stream of events: `id` is the position after the event in the journal, `event` is its type, and `data` is the event in JSON. Reconnect with `Last-Event-ID` to continue without a gap. Events about objects that both environments share, such as domains, are in the lists of both.")
                 .tenant_filter()
+                .environment_filter()
                 .query::<EventKind>("type", "Only events of this type.")
                 .query::<MessageId>("message_id", "Only events of this message.")
                 .header("Last-Event-ID", "Only with `Accept: text/event-stream`: continues after this position, which is the value of an `id:` line, or after the event with this id.", last_event_id_schema)
@@ -41,11 +42,14 @@ fn last_event_id_schema(_: &mut Schemas) -> Schema {
 /// `GET /v1/events`: a list, or with `Accept: text/event-stream` a live stream.
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
-    let filter = EventFilter {
-        tenant_id,
-        kind: call.query.value::<EventKind>("type"),
-        message_id: call.query.value::<MessageId>("message_id"),
+    let message_id = call.query.value::<MessageId>("message_id");
+    // A message has one environment, so its id selects one.
+    let environment = match message_id {
+        Some(_) => call.query.value("environment"),
+        None => call.listed_environment(),
     };
+    let kind = call.query.value::<EventKind>("type");
+    let filter = EventFilter { tenant_id, environment, kind, message_id };
     if wants_stream(&call) {
         return follow(call, filter).await;
     }

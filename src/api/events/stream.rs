@@ -222,6 +222,7 @@ mod tests {
             id: EventId::generate(at(second)),
             kind: EventKind::MessageDeferred,
             tenant_id: None,
+            environment: None,
             message_id: None,
             delivery_id: None,
             external_ref: None,

@@ -78,6 +78,9 @@ pub async fn layer(
 ) -> Result<Response> {
     let access = target.operation.access();
     let caller = api.authenticate(request.headers(), access, origin.client, arrival.now).await?;
+    if !caller.sees(Environment::Live) && !target.operation.admits_test_keys() {
+        return Err(ApiError::live_only("this"));
+    }
     // If another connection has the slot, this one ends after the response.
     let _is_kept = origin.slot.set_logged_in();
     let identity = Identity { key: caller.key.id, tenant: caller.key.tenant_id };

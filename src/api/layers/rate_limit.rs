@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::mail::Timestamp;
-use crate::model::{KeyId, LimitPeriod, RefusalCode, TenantId, UsageInterval};
+use crate::model::{Environment, KeyId, LimitPeriod, RefusalCode, TenantId, UsageInterval};
 use crate::policy::fixed_window::{FixedWindow, QuotaStatus};
 use crate::store::{Ledger, Store, UsedBy};
 
@@ -51,7 +51,8 @@ struct Counts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Requester {
     Key(KeyId),
-    Tenant(TenantId),
+    /// Tests of a tenant take no request from its live mail.
+    Tenant(TenantId, Environment),
 }
 
 impl RequestLimiter {
@@ -69,8 +70,10 @@ impl RequestLimiter {
     pub fn admit(&self, caller: &Caller, headers: &mut HeaderMap, now: Timestamp) -> Result<()> {
         let Some(tenant) = &caller.tenant else { return Ok(()) };
         let of_tenant_max = tenant.rate_limit.requests_per_minute.map_or(self.of_tenant_max, u64::from);
-        let limits =
-            [(Requester::Tenant(tenant.id), of_tenant_max), (Requester::Key(caller.key.id), self.of_key_max)];
+        let limits = [
+            (Requester::Tenant(tenant.id, caller.key.environment), of_tenant_max),
+            (Requester::Key(caller.key.id), self.of_key_max),
+        ];
         let limits = limits.into_iter().filter(|(_, limit)| *limit > 0);
         let mut counts = self.lock();
         let statuses = limits.clone().map(|(who, limit)| (who, counts.minute.status(&who, limit, now)));
@@ -144,7 +147,7 @@ pub fn write_headers(name: &str, status: QuotaStatus, headers: &mut HeaderMap, n
 fn refuse(who: Requester, status: QuotaStatus, now: Timestamp) -> ApiError {
     let QuotaStatus { limit, resets_at, .. } = status;
     let (whose, raised_by) = match who {
-        Requester::Tenant(_) => ("the tenant", "rate_limit.requests_per_minute of the tenant"),
+        Requester::Tenant(..) => ("the tenant", "rate_limit.requests_per_minute of the tenant"),
         Requester::Key(_) => ("the API key", "api.key_requests_per_minute"),
     };
     let mut error = ApiError::new(

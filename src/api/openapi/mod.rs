@@ -93,7 +93,10 @@ fn build_operation(
     operation: &Operation,
     schemas: &mut Schemas,
 ) -> Value {
-    let text = format!("{}\n\n{}", operation.text, access_text(operation.access()));
+    let mut text = format!("{}\n\n{}", operation.text, access_text(operation.access()));
+    if operation.access() != Access::Public && !operation.admits_test_keys() {
+        text += " The key must be a live key.";
+    }
     let contents: Map<_, _> = operation
         .responses
         .iter()

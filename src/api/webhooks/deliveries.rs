@@ -87,7 +87,8 @@ pub async fn list(mut call: RequestContext) -> Result<ApiResponse> {
 async fn find(call: &RequestContext) -> Result<(WebhookDelivery, Webhook)> {
     let absent = || ApiError::not_found("webhook delivery");
     let delivery = call.store().webhook_delivery(call.id("webhook delivery")?).await?.ok_or_else(absent)?;
-    let webhook = call.store().webhook(call.scope(), delivery.webhook_id).await?.ok_or_else(absent)?;
+    let webhook = call.store().webhook(call.scope(), delivery.webhook_id).await?;
+    let webhook = webhook.filter(|webhook| call.caller.sees(webhook.environment())).ok_or_else(absent)?;
     Ok((delivery, webhook))
 }
 

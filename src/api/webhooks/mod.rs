@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{
-    DisabledReason, EventKind, Scope, TenantId, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
-    WebhookStatus,
+    DisabledReason, Environment, EventKind, Scope, TenantId, WebhookDeliveryId, WebhookDeliveryState,
+    WebhookId, WebhookStatus,
 };
 use crate::store::{NewWebhook, Outbox, Store, Webhook, WebhookFilter, WebhookPatch, WebhookSecret};
 
@@ -33,8 +33,9 @@ const RESPONSE_OCTETS_MAX: u64 = 16 * 1024;
 
 /// The operations of webhooks and their deliveries.
 pub fn resource() -> Resource {
-    let text = "URLs to which the server posts events, signed according to Standard Webhooks.";
+    let text = "URLs to which the server posts events, signed according to Standard Webhooks. A test key sees and changes webhooks that get test events only.";
     Resource::new("Webhooks", text, Access::Scope(Scope::WebhooksManage))
+        .separates_environments()
         .id::<WebhookId>("The webhook.")
         .operations([
             Operation::get("/v1/webhooks", "list_webhooks", list)
@@ -42,6 +43,7 @@ pub fn resource() -> Resource {
                 .tenant_filter()
                 .query::<WebhookStatus>("status", "Only objects with this status.")
                 .query::<String>("url", "Only webhooks with exactly this URL.")
+                .query::<Environment>("environment", "Only webhooks that get events of this environment.")
                 .pages::<WebhookId, WebhookView>("Webhooks."),
             Operation::post("/v1/webhooks", "create_webhook", create)
                 .describe("Create a webhook", "Only this response contains the secret.")
@@ -111,6 +113,9 @@ pub struct Create {
     /// Event types, such as `message.bounced`. Empty means all.
     #[serde(default)]
     events: Vec<EventKind>,
+    /// The environments whose events it gets: `live`, `test` or both. Default: that of the key. Events about objects that
+    /// both environments share, such as domains, go to every webhook.
+    environments: Option<Vec<Environment>>,
 }
 
 /// Changes to a webhook. Absent fields stay unchanged.
@@ -122,6 +127,8 @@ pub struct Update {
     url: Option<String>,
     /// Event types from now on. Empty means all.
     events: Option<Vec<EventKind>>,
+    /// The environments whose events it gets from now on. `live` cannot be removed.
+    environments: Option<Vec<Environment>>,
     /// `enabled` resumes pending deliveries; `disabled` keeps them pending.
     status: Option<WebhookStatus>,
 }
@@ -141,6 +148,8 @@ pub struct WebhookView {
     url: String,
     /// Event types. Empty means all.
     events: Vec<EventKind>,
+    /// The environments whose events it gets.
+    environments: Vec<Environment>,
     /// `enabled` or `disabled`.
     status: WebhookStatus,
     /// Why it is disabled: `manual`, `gone` (the endpoint responded 410), `failing` (for five days) or `backlog_full`.
@@ -166,6 +175,7 @@ impl WebhookView {
             tenant_id: webhook.tenant_id,
             url: webhook.url,
             events: webhook.kinds,
+            environments: webhook.environments,
             status: webhook.status,
             disabled_reason: webhook.disabled_reason,
             failing_since: webhook.failing_since,
@@ -196,11 +206,27 @@ fn check_events(checks: &mut Checks, events: &[EventKind]) {
     );
 }
 
-/// Sorts the event types and removes duplicates.
-fn normalize(mut events: Vec<EventKind>) -> Vec<EventKind> {
-    events.sort();
-    events.dedup();
-    events
+/// Sorts the values and removes duplicates.
+fn normalize<T: Ord>(mut values: Vec<T>) -> Vec<T> {
+    values.sort();
+    values.dedup();
+    values
+}
+
+fn check_environments(checks: &mut Checks, environments: Option<&[Environment]>) {
+    let is_right = environments.is_none_or(|list| !list.is_empty());
+    checks.require(is_right, "environments", "invalid", "give live, test or both");
+}
+
+/// The environments of a webhook that the caller may choose.
+fn chosen_environments(
+    call: &RequestContext,
+    named: Option<Vec<Environment>>,
+) -> Result<Option<Vec<Environment>>> {
+    for environment in named.iter().flatten() {
+        call.environment_of_new(Some(*environment))?;
+    }
+    Ok(named.map(normalize))
 }
 
 async fn create(call: RequestContext) -> Result<ApiResponse> {
@@ -208,13 +234,16 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
     let mut checks = Checks::default();
     let url = checks.read(endpoint::check(&body.url, &call.api.webhooks), "url");
     check_events(&mut checks, &body.events);
+    check_environments(&mut checks, body.environments.as_deref());
     checks.finish()?;
+    let environments = chosen_environments(&call, body.environments)?;
     let tenant_id = call.owner(body.tenant_id).await?;
     let secret = new_secret();
     let new = NewWebhook {
         tenant_id,
         url: url.unwrap_or_default(),
         kinds: normalize(body.events),
+        environments: environments.unwrap_or_else(|| vec![call.caller.key.environment]),
         secret: secret.clone(),
     };
     let now = call.now;
@@ -228,7 +257,13 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<WebhookId>();
     let url = call.query.value_with_plus("url", str::parse::<String>);
-    let filter = WebhookFilter { tenant_id, status: call.query.value("status"), url };
+    let filter = WebhookFilter {
+        tenant_id,
+        status: call.query.value("status"),
+        url,
+        environment: call.query.value("environment"),
+        belongs_to: Some(Environment::Test).filter(|_| !call.caller.sees(Environment::Live)),
+    };
     call.query.finish()?;
     let page = call.store().list_webhooks(filter, request.clone()).await?;
     let view = |webhook| WebhookView::new(webhook, call.now);
@@ -237,6 +272,7 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
 
 async fn find(call: &RequestContext) -> Result<Webhook> {
     let found = call.store().webhook(call.scope(), call.id("webhook")?).await?;
+    let found = found.filter(|webhook| call.caller.sees(webhook.environment()));
     found.ok_or_else(|| ApiError::not_found("webhook"))
 }
 
@@ -246,14 +282,22 @@ async fn get(call: RequestContext) -> Result<ApiResponse> {
 
 async fn update(call: RequestContext) -> Result<ApiResponse> {
     let body: Update = call.json()?;
-    let id = find(&call).await?.id;
+    let webhook = find(&call).await?;
     let mut checks = Checks::default();
     let url = body.url.as_deref();
     let url = url.and_then(|text| checks.read(endpoint::check(text, &call.api.webhooks), "url"));
     check_events(&mut checks, body.events.as_deref().unwrap_or_default());
+    check_environments(&mut checks, body.environments.as_deref());
+    // A test key sees a webhook without live events, so it must not have got any.
+    let keeps_live = body.environments.as_ref().is_none_or(|list| list.contains(&Environment::Live));
+    let message =
+        "live cannot be removed, because live events may be pending; create a webhook for test events";
+    let is_right = keeps_live || webhook.environment() == Environment::Test;
+    checks.require(is_right, "environments", "invalid", message);
     checks.finish()?;
-    let patch = WebhookPatch { url, kinds: body.events.map(normalize), status: body.status };
-    let updated = call.store().update_webhook(id, patch, call.now).await?;
+    let environments = chosen_environments(&call, body.environments)?;
+    let patch = WebhookPatch { url, kinds: body.events.map(normalize), environments, status: body.status };
+    let updated = call.store().update_webhook(webhook.id, patch, call.now).await?;
     let webhook = updated.ok_or_else(|| ApiError::not_found("webhook"))?;
     ApiResponse::ok(&WebhookView::new(webhook, call.now))
 }

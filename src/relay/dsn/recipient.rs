@@ -157,6 +157,7 @@ mod tests {
             message_id: message.id,
             kind: message.kind,
             tenant_id: message.tenant_id,
+            environment: message.environment,
             delivery_id: delivery.id,
             state,
             bounce_class: None,

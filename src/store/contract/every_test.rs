@@ -45,6 +45,7 @@ macro_rules! run_on {
                 }
                 outbox {
                     what_is_to_be_told_outlives_a_crash,
+                    a_webhook_gets_the_events_of_its_environments_and_of_shared_objects,
                     later_events_of_a_message_wait_for_the_first_tries_of_an_earlier_one,
                     what_waits_for_an_earlier_event_is_not_due_before_it,
                     a_webhook_that_fails_for_days_is_disabled_and_one_success_begins_anew,

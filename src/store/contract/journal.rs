@@ -268,7 +268,11 @@ pub(super) async fn a_refusal_is_noted_without_waiting_and_seen_by_its_tenant_on
     });
     bed.store.checkpoint().await.unwrap();
     for (scope, count) in [(None, 1), (Some(a), 1), (Some(b), 0)] {
-        let list = bed.store.list_rejections(scope, page(10)).await.unwrap();
+        let list = bed
+            .store
+            .list_rejections(RejectionFilter { tenant_id: scope, environment: None }, page(10))
+            .await
+            .unwrap();
         assert_eq!(list.items.len(), count);
         if let Some(found) = list.items.first() {
             assert_eq!(format!("{found:?}"), format!("{rejection:?}"));

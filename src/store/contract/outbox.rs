@@ -57,6 +57,45 @@ pub(super) async fn what_is_to_be_told_outlives_a_crash<H: Harness>() {
     assert_eq!(waiting(&bed, webhook).await.len(), 1);
 }
 
+pub(super) async fn a_webhook_gets_the_events_of_its_environments_and_of_shared_objects<H: Harness>() {
+    use Environment::{Live, Test};
+    let bed = TestBed::<H>::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let mut webhooks = Vec::new();
+    for environments in [vec![Live], vec![Test], vec![Live, Test]] {
+        let new = NewWebhook { environments: environments.clone(), ..new_webhook(Some(tenant)) };
+        let made = bed.store.create_webhook(new, now()).await.unwrap();
+        assert_eq!(made.environments, environments);
+        webhooks.push((made.id, environments));
+    }
+    let append = async || {
+        for environment in [Some(Live), Some(Test), None] {
+            let (kind, data, at) = (EventKind::DomainVerified, serde_json::json!({}), now());
+            let event = NewEvent { kind, tenant_id: Some(tenant), environment, data, at };
+            bed.store.append(event).await.unwrap();
+        }
+    };
+    append().await;
+    let heard = async |webhook| {
+        waiting(&bed, webhook).await.iter().map(|one| one.event.environment).collect::<Vec<_>>()
+    };
+    for (webhook, environments) in &webhooks {
+        let own = environments.iter().copied().map(Some).chain([None]).collect::<Vec<_>>();
+        assert_eq!(heard(*webhook).await, own);
+    }
+    let patch = WebhookPatch { environments: Some(vec![Live, Test]), ..WebhookPatch::default() };
+    bed.store.update_webhook(webhooks[1].0, patch, now()).await.unwrap();
+    append().await;
+    assert_eq!(heard(webhooks[1].0).await, [Some(Test), None, Some(Live), Some(Test), None]);
+    for environment in [Live, Test] {
+        let filter = EventFilter { environment: Some(environment), ..EventFilter::default() };
+        let page = PageRequest { limit: 10, ..PageRequest::default() };
+        let listed = bed.store.list_events(filter.clone(), page).await.unwrap().items;
+        assert_eq!(listed.len(), 4);
+        assert!(listed.iter().all(|event| filter.takes(event)));
+    }
+}
+
 pub(super) async fn later_events_of_a_message_wait_for_the_first_tries_of_an_earlier_one<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
@@ -137,7 +176,7 @@ pub(super) async fn a_webhook_that_fails_for_days_is_disabled_and_one_success_be
     assert_eq!(fail(hours(121)).await, None);
     assert_eq!(fail(hours(241)).await, Some(DisabledReason::Failing));
     let kind = Some(EventKind::WebhookDisabled);
-    let filter = EventFilter { tenant_id: Some(tenant), kind, message_id: None };
+    let filter = EventFilter { tenant_id: Some(tenant), kind, ..EventFilter::default() };
     let page = PageRequest { limit: 10, ..PageRequest::default() };
     let events = bed.store.list_events(filter, page).await.unwrap().items;
     assert_eq!(events.len(), 1);

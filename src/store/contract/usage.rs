@@ -39,7 +39,13 @@ async fn recount(bed: &TestBed<impl Harness>, tenant: TenantId, environment: Env
             }
         }
     }
-    for rejection in bed.store.list_rejections(Some(tenant), all).await.unwrap().items {
+    for rejection in bed
+        .store
+        .list_rejections(RejectionFilter { tenant_id: Some(tenant), environment: None }, all)
+        .await
+        .unwrap()
+        .items
+    {
         match rejection.code {
             _ if rejection.environment != environment => {}
             RefusalCode::RecipientSuppressed => counts.suppressed += 1,

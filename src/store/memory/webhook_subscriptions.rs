@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::mem;
 
-use crate::model::{EventKind, TenantId, WebhookId};
+use crate::model::{Environment, EventKind, TenantId, WebhookId};
 use crate::store::Webhook;
 
 /// Maximum of pending deliveries of one webhook; one more disables it, so that an unreachable endpoint cannot fill the disk.
@@ -29,6 +29,7 @@ struct Known {
 struct Subscription {
     /// Empty for all.
     kinds: Vec<EventKind>,
+    environments: Vec<Environment>,
     pending: u64,
 }
 
@@ -112,11 +113,12 @@ impl WebhookSubscriptions {
         }
     }
 
-    /// The webhooks that subscribe to an event.
+    /// The webhooks that subscribe to an event; one without an environment is about an object that all share.
     pub(in crate::store) fn wanting(
         &self,
         kind: EventKind,
         tenant: Option<TenantId>,
+        environment: Option<Environment>,
     ) -> Vec<(WebhookId, SubscriptionAction)> {
         let known = self.known.borrow();
         let Some(known) = known.as_ref().filter(|known| !known.subscriptions.is_empty()) else {
@@ -127,7 +129,7 @@ impl WebhookSubscriptions {
         let mut wanting = Vec::new();
         for id in of_tenant.chain(of_platform) {
             let Some(subscription) = known.subscriptions.get(id) else { continue };
-            if subscription.kinds.is_empty() || subscription.kinds.contains(&kind) {
+            if subscription.wants(kind, environment) {
                 let is_full = subscription.is_full();
                 wanting.push((
                     *id,
@@ -140,6 +142,11 @@ impl WebhookSubscriptions {
 }
 
 impl Subscription {
+    fn wants(&self, kind: EventKind, environment: Option<Environment>) -> bool {
+        (self.kinds.is_empty() || self.kinds.contains(&kind))
+            && environment.is_none_or(|environment| self.environments.contains(&environment))
+    }
+
     fn is_full(&self) -> bool {
         self.pending >= PENDING_MAX
     }
@@ -147,7 +154,11 @@ impl Subscription {
 
 impl Known {
     fn add(&mut self, webhook: &Webhook, pending: u64) {
-        let subscription = Subscription { kinds: webhook.kinds.clone(), pending };
+        let subscription = Subscription {
+            kinds: webhook.kinds.clone(),
+            environments: webhook.environments.clone(),
+            pending,
+        };
         self.subscriptions.insert(webhook.id, subscription);
         self.by_tenant.entry(webhook.tenant_id).or_default().push(webhook.id);
     }

@@ -23,6 +23,8 @@ pub struct Event {
     pub id: EventId,
     pub kind: EventKind,
     pub tenant_id: Option<TenantId>,
+    /// `None` if it is about an object that both environments share.
+    pub environment: Option<Environment>,
     pub message_id: Option<MessageId>,
     pub delivery_id: Option<DeliveryId>,
     /// The reference that the platform gave to the tenant.
@@ -40,6 +42,8 @@ pub struct NewEvent {
     pub kind: EventKind,
     /// `None` for the platform.
     pub tenant_id: Option<TenantId>,
+    /// `None` if it is about an object that both environments share.
+    pub environment: Option<Environment>,
     pub data: Value,
     pub at: Timestamp,
 }
@@ -58,6 +62,8 @@ pub struct EventView<'a> {
     pub kind: EventKind,
     /// Whose it is; `null` for the platform's own.
     pub tenant_id: Option<TenantId>,
+    /// `live` or `test`; `null` if it is about an object that both share, such as a domain.
+    pub environment: Option<Environment>,
     /// The `external_ref` of the tenant.
     pub external_ref: Option<&'a str>,
     /// The message it is about.
@@ -85,6 +91,7 @@ impl Event {
             object: "event",
             kind: self.kind,
             tenant_id: self.tenant_id,
+            environment: self.environment,
             external_ref: self.external_ref.as_deref(),
             message_id: self.message_id,
             delivery_id: self.delivery_id,
@@ -107,6 +114,8 @@ impl Serialize for Event {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventFilter {
     pub tenant_id: Option<TenantId>,
+    /// Also takes the events about objects that both environments share.
+    pub environment: Option<Environment>,
     pub kind: Option<EventKind>,
     pub message_id: Option<MessageId>,
 }
@@ -114,7 +123,9 @@ pub struct EventFilter {
 impl EventFilter {
     /// Whether the filter selects an event.
     pub fn takes(&self, event: &Event) -> bool {
+        let is_of = |wanted| event.environment.is_none_or(|environment| environment == wanted);
         self.tenant_id.is_none_or(|tenant| event.tenant_id == Some(tenant))
+            && self.environment.is_none_or(is_of)
             && self.kind.is_none_or(|kind| event.kind == kind)
             && self.message_id.is_none_or(|message| event.message_id == Some(message))
     }
@@ -143,6 +154,13 @@ pub struct Rejection {
     pub message: String,
     pub client_address: Option<IpAddr>,
     pub created_at: Timestamp,
+}
+
+/// Selects rejections.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RejectionFilter {
+    pub tenant_id: Option<TenantId>,
+    pub environment: Option<Environment>,
 }
 
 /// Selects messages.

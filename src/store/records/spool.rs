@@ -230,6 +230,7 @@ pub struct AttemptRecord {
     /// A report raises no events, counts nowhere and suppresses nobody.
     pub kind: MessageKind,
     pub tenant_id: TenantId,
+    pub environment: Environment,
     pub delivery_id: DeliveryId,
     /// The state afterwards.
     pub state: DeliveryState,

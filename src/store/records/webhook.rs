@@ -6,8 +6,8 @@ use zeroize::Zeroizing;
 
 use crate::mail::Timestamp;
 use crate::model::{
-    DisabledReason, EventKind, MessageId, TenantId, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
-    WebhookStatus,
+    DisabledReason, Environment, EventKind, MessageId, TenantId, WebhookDeliveryId, WebhookDeliveryState,
+    WebhookId, WebhookStatus,
 };
 
 use super::Event;
@@ -21,6 +21,8 @@ pub struct Webhook {
     pub url: String,
     /// Empty for all.
     pub kinds: Vec<EventKind>,
+    /// The environments whose events it gets: at least one, in order.
+    pub environments: Vec<Environment>,
     pub status: WebhookStatus,
     /// Set exactly while it is disabled.
     pub disabled_reason: Option<DisabledReason>,
@@ -32,12 +34,20 @@ pub struct Webhook {
     pub updated_at: Timestamp,
 }
 
+impl Webhook {
+    /// The environment that it belongs to: test if it gets test events only.
+    pub fn environment(&self) -> Environment {
+        if self.environments.contains(&Environment::Live) { Environment::Live } else { Environment::Test }
+    }
+}
+
 /// A webhook to create.
 #[derive(Debug, Clone)]
 pub struct NewWebhook {
     pub tenant_id: Option<TenantId>,
     pub url: String,
     pub kinds: Vec<EventKind>,
+    pub environments: Vec<Environment>,
     pub secret: WebhookSecret,
 }
 
@@ -46,6 +56,7 @@ pub struct NewWebhook {
 pub struct WebhookPatch {
     pub url: Option<String>,
     pub kinds: Option<Vec<EventKind>>,
+    pub environments: Option<Vec<Environment>>,
     pub status: Option<WebhookStatus>,
 }
 
@@ -55,6 +66,10 @@ pub struct WebhookFilter {
     pub tenant_id: Option<TenantId>,
     pub status: Option<WebhookStatus>,
     pub url: Option<String>,
+    /// Webhooks that get events of this environment.
+    pub environment: Option<Environment>,
+    /// Webhooks of this environment only: [`Webhook::environment`].
+    pub belongs_to: Option<Environment>,
 }
 
 /// The key that signs requests to a webhook.

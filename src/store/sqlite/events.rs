@@ -10,7 +10,7 @@ use super::message_rows;
 use super::sql_types::{json, sql_limit, time, to_json, us};
 use super::unit_of_work::Tx;
 use crate::mail::Timestamp;
-use crate::model::{DeliveryId, EventId, EventKind, MessageId, TenantId, WebhookDeliveryId};
+use crate::model::{DeliveryId, Environment, EventId, EventKind, MessageId, TenantId, WebhookDeliveryId};
 use crate::store::memory::EventClock;
 use crate::store::{Event, EventFilter, EventPage, JournalCursor, JournalEntry, Page, PageRequest, Result};
 
@@ -32,10 +32,12 @@ pub(super) fn end_of_journal(clock: &EventClock) -> JournalCursor {
     JournalCursor::from_bits(clock.last())
 }
 
-/// The tenant, message and delivery of an event.
+/// The tenant, environment, message and delivery of an event. Without an environment, it is about an object that both
+/// environments share.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Subject {
     pub(super) tenant_id: Option<TenantId>,
+    pub(super) environment: Option<Environment>,
     pub(super) message_id: Option<MessageId>,
     pub(super) delivery_id: Option<DeliveryId>,
 }
@@ -49,12 +51,13 @@ impl Tx<'_> {
         data: &impl Serialize,
         at: Timestamp,
     ) -> Result<()> {
-        let sql = "INSERT INTO event (id, kind, tenant_id, message_id, delivery_id, data, created_us)
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-        let Subject { tenant_id, message_id, delivery_id } = subject;
+        let sql =
+            "INSERT INTO event (id, kind, tenant_id, message_id, delivery_id, data, created_us, environment)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+        let Subject { tenant_id, environment, message_id, delivery_id } = subject;
         let id = EventId::from(self.clock.next(at));
         let data = to_json(data)?;
-        let row = params![id, kind, tenant_id, message_id, delivery_id, data, us(at)];
+        let row = params![id, kind, tenant_id, message_id, delivery_id, data, us(at), environment];
         self.prepare_cached(sql)?.execute(row)?;
         self.usage.note_event(kind);
         self.enqueue_for_webhooks(&EventPayload { id, kind, subject, data: &data, at })
@@ -104,6 +107,7 @@ pub(super) fn read_event(row: &Row<'_>, id: &str) -> rusqlite::Result<Event> {
         id: row.get(id)?,
         kind,
         tenant_id: row.get("tenant_id")?,
+        environment: row.get("environment")?,
         message_id: row.get("message_id")?,
         delivery_id: row.get("delivery_id")?,
         external_ref,
@@ -120,11 +124,12 @@ const LOOKED_AT_MAX: usize = if cfg!(test) { 50 } else { 20_000 };
 /// A page of events, newest first.
 pub(super) fn list(connection: &Connection, filter: &EventFilter, page: &PageRequest) -> Result<EventPage> {
     let range = Range::of(EventId::PREFIX, page);
-    let EventFilter { tenant_id, kind, message_id } = filter;
+    let EventFilter { tenant_id, environment, kind, message_id } = filter;
     let of_message = if message_id.is_some() { "message_id = ?3" } else { "?3 IS NULL" };
     let sql = format!(
         "SELECT event.*, {} FROM (
             SELECT event.*, (?4 IS NULL OR coalesce(tenant_id, '') = ?4) AND (?5 IS NULL OR kind = ?5)
+                AND (?8 IS NULL OR environment IS NULL OR environment = ?8)
                 AND (?6 IS NULL OR created_us >= ?6) AND (?7 IS NULL OR created_us < ?7) AS is_meant
             FROM event WHERE id > ?1 AND id < ?2 AND {of_message}) AS event
          ORDER BY id {}",
@@ -133,8 +138,16 @@ pub(super) fn list(connection: &Connection, filter: &EventFilter, page: &PageReq
     );
     let mut statement = connection.prepare_cached(&sql)?;
     let (since_us, until_us) = (page.created_after.map(us), page.created_before.map(us));
-    let mut rows =
-        statement.query(params![range.low, range.high, message_id, tenant_id, kind, since_us, until_us])?;
+    let mut rows = statement.query(params![
+        range.low,
+        range.high,
+        message_id,
+        tenant_id,
+        kind,
+        since_us,
+        until_us,
+        environment
+    ])?;
     let mut found = EventPage { items: Vec::new(), next: None };
     let (mut last, mut looked_at, mut octets) = (None, 0, PageOctets::default());
     while let Some(row) = rows.next()? {

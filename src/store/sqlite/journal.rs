@@ -20,7 +20,7 @@ use crate::store::memory::lock;
 use crate::store::{
     Attempt, Delivery, Event, EventFilter, EventPage, IdempotentResponse, Journal, JournalCursor,
     JournalEntry, Message, MessageFilter, MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection,
-    Result, RetentionPolicy, StoreCounts,
+    RejectionFilter, Result, RetentionPolicy, StoreCounts,
 };
 
 impl Journal for SqliteStore {
@@ -69,8 +69,9 @@ impl Journal for SqliteStore {
 
     async fn append(&self, event: NewEvent) -> Result<()> {
         self.write(move |tx| {
-            let NewEvent { kind, tenant_id, data, at } = &event;
-            let subject = events::Subject { tenant_id: *tenant_id, ..events::Subject::default() };
+            let NewEvent { kind, tenant_id, environment, data, at } = &event;
+            let (tenant_id, environment) = (*tenant_id, *environment);
+            let subject = events::Subject { tenant_id, environment, ..events::Subject::default() };
             tx.append(*kind, subject, data, *at)
         })
         .await
@@ -102,8 +103,8 @@ impl Journal for SqliteStore {
         }
     }
 
-    async fn list_rejections(&self, scope: Option<TenantId>, page: PageRequest) -> Result<Page<Rejection>> {
-        self.read_slow(move |connection| rejections::list(connection, scope, &page)).await
+    async fn list_rejections(&self, filter: RejectionFilter, page: PageRequest) -> Result<Page<Rejection>> {
+        self.read_slow(move |connection| rejections::list(connection, filter, &page)).await
     }
 
     async fn idempotent_response(

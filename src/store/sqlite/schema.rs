@@ -32,6 +32,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0023_reports.sql"),
     include_str!("migrations/0024_events.sql"),
     include_str!("migrations/0025_suppression_environment.sql"),
+    include_str!("migrations/0026_event_environment.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

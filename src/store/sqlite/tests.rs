@@ -11,16 +11,16 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::mail::ReversePath;
 use crate::model::{
-    DeliveryState, DkimKeyState, Environment, EventKind, KeySecret, MessageKind, TenantId, TenantStatus,
-    Verification,
+    DeliveryState, DkimKeyState, Environment, EventKind, KeySecret, MessageKind, RefusalCode, RequestId,
+    Stage, TenantId, TenantStatus, Verification,
 };
 use crate::store::contract::{
     Harness, TestBed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_report,
     new_suppression, new_template, new_tenant, new_webhook, now, outcomes,
 };
 use crate::store::{
-    Directory, EventFilter, IdempotentResponse, Journal, Limited, MessageFilter, NewMessage, NewSmartHost,
-    Outbox, PageRequest, RetentionPolicy, Spool, Store, SubmissionKey,
+    Directory, EventFilter, IdempotentResponse, Journal, Limited, MessageFilter, NewEvent, NewMessage,
+    NewSmartHost, Outbox, PageRequest, Rejection, RetentionPolicy, Spool, Store, SubmissionKey,
 };
 
 /// A data directory of its own.
@@ -297,7 +297,10 @@ async fn a_database_of_a_newer_program_is_refused_untouched() {
 
 /// Takes back what the migrations after 21 added. A new migration adds its inverse.
 const WITHOUT_LATER_MIGRATIONS: &str = concat!(
-    "DROP TRIGGER suppression_added;
+    "ALTER TABLE event DROP COLUMN environment;
+    ALTER TABLE webhook_delivery DROP COLUMN environment;
+    ALTER TABLE webhook DROP COLUMN environments;
+    DROP TRIGGER suppression_added;
     DROP TRIGGER suppression_removed;
     DROP TABLE suppression_count;
     DROP INDEX suppression_of_tenant;
@@ -450,6 +453,48 @@ async fn the_suppressions_of_an_older_database_are_folded_and_the_longest_of_equ
     assert_eq!(left.len(), 2);
     let count = "SELECT suppressions FROM suppression_count";
     assert_eq!(database.query_row(count, [], |row| row.get::<_, u32>(0)).unwrap(), 2);
+}
+
+#[tokio::test]
+async fn the_events_of_an_older_database_get_their_environments_and_its_webhooks_both() {
+    let bed = Bed::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
+    bed.enqueue(tenant, &["x@one.example"]).await;
+    let mut new = new_message(tenant, &["y@one.example"], "body");
+    new.message.environment = Environment::Test;
+    bed.store.enqueue(new).await.unwrap();
+    bed.store.suppress(new_suppression(Some(tenant), "z@one.example"), now()).await.unwrap();
+    bed.store.reject(Rejection {
+        id: RequestId::generate(now()),
+        tenant_id: tenant,
+        key_id: None,
+        environment: Environment::Test,
+        stage: Stage::Rcpt,
+        code: RefusalCode::RecipientInvalid,
+        message: "no".to_owned(),
+        client_address: None,
+        created_at: now(),
+    });
+    let (kind, data, at) = (EventKind::DomainVerified, serde_json::json!({}), now());
+    bed.store.append(NewEvent { kind, tenant_id: Some(tenant), environment: None, data, at }).await.unwrap();
+    let events = async |bed: &Bed| {
+        let page = PageRequest { limit: 10, ..PageRequest::default() };
+        let listed = bed.store.list_events(EventFilter::default(), page.clone()).await.unwrap().items;
+        let sent = bed.store.list_webhook_deliveries(webhook, None, page).await.unwrap().items;
+        let all = listed.into_iter().chain(sent.into_iter().map(|delivery| delivery.event));
+        all.map(|event| (event.kind, event.environment)).collect::<Vec<_>>()
+    };
+    let before = events(&bed).await;
+    assert_eq!(before.len(), 5 + 3);
+    bed.store.close().await;
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
+    database.execute_batch(WITHOUT_LATER_MIGRATIONS).unwrap();
+    database.pragma_update(None, "user_version", 21).unwrap();
+    let bed = bed.restart().await;
+    assert_eq!(events(&bed).await, before);
+    let webhook = bed.store.webhook(None, webhook).await.unwrap().unwrap();
+    assert_eq!(webhook.environments, [Environment::Live, Environment::Test]);
 }
 
 #[tokio::test]

@@ -132,7 +132,11 @@ fn append_warning(tx: &Tx<'_>, warning: &LimitWarning) -> Result<()> {
     if tx.prepare_cached(sql)?.execute(row)? == 0 {
         return Ok(());
     }
-    let subject = Subject { tenant_id: Some(warning.tenant_id), ..Subject::default() };
+    let subject = Subject {
+        tenant_id: Some(warning.tenant_id),
+        environment: Some(warning.environment),
+        ..Subject::default()
+    };
     tx.append(kind, subject, warning, warning.at)
 }
 

@@ -5,8 +5,8 @@ use crate::model::{DeliveryId, EventId, KeyId, MessageId, TenantId};
 use crate::store::engine::store_trait;
 use crate::store::{
     Attempt, Delivery, Event, EventFilter, EventPage, IdempotentResponse, JournalCursor, JournalEntry,
-    Message, MessageFilter, MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection, Result,
-    RetentionPolicy, StoreCounts,
+    Message, MessageFilter, MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection, RejectionFilter,
+    Result, RetentionPolicy, StoreCounts,
 };
 
 store_trait! {
@@ -53,7 +53,7 @@ store_trait! {
         /// A page of refused submissions, newest first.
         async fn list_rejections(
             &self,
-            scope: Option<TenantId>,
+            filter: RejectionFilter,
             page: PageRequest,
         ) -> Result<Page<Rejection>>;
         /// The response to a request with this `Idempotency-Key` within [`IDEMPOTENT_RESPONSE_LIFETIME`](crate::store::IDEMPOTENT_RESPONSE_LIFETIME).

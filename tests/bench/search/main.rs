@@ -140,6 +140,7 @@ async fn deliver(store: &Arc<Store>) {
                     message_id: batch.message.id,
                     kind: batch.message.kind,
                     tenant_id: batch.message.tenant_id,
+                    environment: batch.message.environment,
                     delivery_id: delivery.id,
                     state,
                     bounce_class: None,

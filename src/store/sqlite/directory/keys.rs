@@ -80,7 +80,8 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
 
 /// Appends an event of a key, without anything of its secrets.
 fn append_event(tx: &Tx<'_>, kind: EventKind, key: &Key, at: Timestamp) -> Result<()> {
-    let subject = Subject { tenant_id: key.tenant_id, ..Subject::default() };
+    let (tenant_id, environment) = (key.tenant_id, Some(key.environment));
+    let subject = Subject { tenant_id, environment, ..Subject::default() };
     let Key { id, name, environment, expires_at, .. } = key;
     let data = serde_json::json!({
         "key_id": id, "name": name, "environment": environment, "expires_at": expires_at,

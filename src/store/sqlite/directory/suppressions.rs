@@ -97,7 +97,8 @@ fn tell(
     cause: Subject,
     now: Timestamp,
 ) -> Result<()> {
-    let subject = Subject { tenant_id: suppression.tenant_id, ..cause };
+    let environment = Some(suppression.environment);
+    let subject = Subject { tenant_id: suppression.tenant_id, environment, ..cause };
     let Suppression { id, address, reason, .. } = suppression;
     tx.append(kind, subject, &EventPayload { suppression_id: *id, address, reason: *reason }, now)
 }

@@ -3,12 +3,12 @@
 use rusqlite::{Connection, params};
 use serde::Serialize;
 
-use crate::model::{EventKind, RefusalCode, RequestId, Stage, TenantId};
+use crate::model::{EventKind, RefusalCode, RequestId, Stage};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{parsed_if_any, shorten, time, us};
 use crate::store::sqlite::unit_of_work::Tx;
-use crate::store::{Page, PageRequest, Rejection, Result, UsageCounts, UsedBy};
+use crate::store::{Page, PageRequest, Rejection, RejectionFilter, Result, UsageCounts, UsedBy};
 
 const MESSAGE_OCTETS_MAX: usize = 1024;
 
@@ -47,7 +47,11 @@ fn tell(tx: &Tx<'_>, rejection: &Rejection) -> Result<()> {
         RefusalCode::RecipientSuppressed => EventKind::MessageSuppressed,
         _ => EventKind::MessageRejected,
     };
-    let subject = Subject { tenant_id: Some(rejection.tenant_id), ..Subject::default() };
+    let subject = Subject {
+        tenant_id: Some(rejection.tenant_id),
+        environment: Some(rejection.environment),
+        ..Subject::default()
+    };
     let Rejection { id, stage, code, message, .. } = rejection;
     let message = shorten(message, MESSAGE_OCTETS_MAX);
     let data = EventPayload { rejection_id: *id, stage: *stage, code: code.as_str(), message };
@@ -63,11 +67,12 @@ fn counts_of(rejection: &Rejection) -> UsageCounts {
 
 pub(super) fn list(
     connection: &Connection,
-    scope: Option<TenantId>,
+    filter: RejectionFilter,
     page: &PageRequest,
 ) -> Result<Page<Rejection>> {
     let mut list = List::of("rejection", RequestId::PREFIX);
-    list.only_if("tenant_id = ?", &scope)?;
+    list.only_if("tenant_id = ?", &filter.tenant_id)?;
+    list.only_if("environment = ?", &filter.environment)?;
     list.read(connection, page, |row| {
         Ok(Rejection {
             id: row.get("id")?,

@@ -47,7 +47,9 @@ impl Tx<'_> {
     /// Writes a delivery for each webhook that subscribes to the event.
     pub(in crate::store::sqlite) fn enqueue_for_webhooks(&self, event: &EventPayload<'_>) -> Result<()> {
         self.know_subscriptions()?;
-        for (id, action) in self.subscriptions.wanting(event.kind, event.subject.tenant_id) {
+        for (id, action) in
+            self.subscriptions.wanting(event.kind, event.subject.tenant_id, event.subject.environment)
+        {
             match action {
                 SubscriptionAction::Enqueue => {
                     insert(self, id, event)?;
@@ -81,11 +83,11 @@ pub(super) fn insert(tx: &Tx<'_>, webhook: WebhookId, event: &EventPayload<'_>) 
     };
     let sql = "INSERT INTO webhook_delivery (id, webhook_id, event_id, kind, tenant_id, message_id, delivery_id, data,
                                              created_us, state, attempts, next_attempt_us, external_ref, tags,
-                                             metadata)
+                                             metadata, environment)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, ?11,
                        (SELECT external_ref FROM tenant WHERE id = ?5), (SELECT tags FROM message WHERE id = ?6),
-                       (SELECT metadata FROM message WHERE id = ?6))";
-    let Subject { tenant_id, message_id, delivery_id } = event.subject;
+                       (SELECT metadata FROM message WHERE id = ?6), ?12)";
+    let Subject { tenant_id, environment, message_id, delivery_id } = event.subject;
     tx.prepare_cached(sql)?.execute(params![
         id,
         webhook,
@@ -98,6 +100,7 @@ pub(super) fn insert(tx: &Tx<'_>, webhook: WebhookId, event: &EventPayload<'_>) 
         us(event.at),
         WebhookDeliveryState::Pending,
         due_us,
+        environment,
     ])?;
     tx.subscriptions.count_pending(webhook);
     tx.subscriptions.touch(webhook, due_us);
@@ -124,7 +127,7 @@ fn predecessor_due_us(tx: &Tx<'_>, webhook: WebhookId, message: MessageId) -> Re
 
 /// Adds a test delivery.
 pub(super) fn insert_test(tx: &Tx<'_>, webhook: &Webhook, now: Timestamp) -> Result<Option<WebhookDelivery>> {
-    let subject = Subject { tenant_id: webhook.tenant_id, ..Subject::default() };
+    let subject = webhooks::subject_of(webhook);
     let id = EventId::from(tx.clock.next(now));
     let event = EventPayload { id, kind: EventKind::WebhookTest, subject, data: "{}", at: now };
     subscriptions::require_room(tx, webhook.id)?;

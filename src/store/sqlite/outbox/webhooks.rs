@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::mail::Timestamp;
-use crate::model::{DisabledReason, EventKind, TenantId, WebhookId, WebhookStatus};
+use crate::model::{DisabledReason, Environment, EventKind, TenantId, WebhookId, WebhookStatus};
 use crate::store::sqlite::directory::row_limits;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
@@ -22,6 +22,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Webhook> {
         tenant_id: row.get("tenant_id")?,
         url: row.get("url")?,
         kinds: json(row, "kinds")?,
+        environments: json(row, "environments")?,
         status: row.get("status")?,
         disabled_reason: row.get("disabled_reason")?,
         failing_since: time_if_any(row, "failing_since_us")?,
@@ -38,6 +39,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewWebhook, now: Timestamp) -> Result<We
         tenant_id: new.tenant_id,
         url: new.url.clone(),
         kinds: new.kinds.clone(),
+        environments: new.environments.clone(),
         status: WebhookStatus::Enabled,
         disabled_reason: None,
         failing_since: None,
@@ -45,8 +47,9 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewWebhook, now: Timestamp) -> Result<We
         created_at: now,
         updated_at: now,
     };
-    let sql = "INSERT INTO webhook (id, tenant_id, url, kinds, status, secret, created_us, updated_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)";
+    let sql = "INSERT INTO webhook (id, tenant_id, url, kinds, status, secret, created_us, updated_us,
+                                    environments)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8)";
     tx.prepare_cached(sql)?.execute(params![
         webhook.id,
         webhook.tenant_id,
@@ -55,6 +58,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewWebhook, now: Timestamp) -> Result<We
         webhook.status,
         seal(tx.sealer, webhook.id, &new.secret)?,
         us(now),
+        to_json(&webhook.environments)?,
     ])?;
     remember(tx, &webhook)?;
     Ok(webhook)
@@ -80,6 +84,14 @@ pub(super) fn list(
     list.only_if("tenant_id = ?", &filter.tenant_id)?;
     list.only_if("status = ?", &filter.status)?;
     list.only_if("url = ?", &filter.url)?;
+    // The column contains JSON.
+    let quoted = |environment: Environment| format!("\"{environment}\"");
+    list.only_if("instr(environments, ?) > 0", &filter.environment.map(quoted))?;
+    let belongs = match filter.belongs_to {
+        Some(Environment::Test) => "instr(environments, ?) = 0",
+        _ => "instr(environments, ?) > 0",
+    };
+    list.only_if(belongs, &filter.belongs_to.map(|_| quoted(Environment::Live)))?;
     list.read(connection, page, read_row)
 }
 
@@ -95,6 +107,9 @@ pub(super) fn update(
     }
     if let Some(kinds) = &patch.kinds {
         webhook.kinds = kinds.clone();
+    }
+    if let Some(environments) = &patch.environments {
+        webhook.environments = environments.clone();
     }
     match patch.status {
         Some(WebhookStatus::Enabled) => {
@@ -122,7 +137,7 @@ pub(super) fn update(
 fn write(tx: &Tx<'_>, webhook: &Webhook) -> Result<()> {
     let sql =
         "UPDATE webhook SET url = ?2, kinds = ?3, status = ?4, disabled_reason = ?5, failing_since_us = ?6,
-                      updated_us = ?7
+                      updated_us = ?7, environments = ?8
                WHERE id = ?1";
     tx.prepare_cached(sql)?.execute(params![
         webhook.id,
@@ -132,6 +147,7 @@ fn write(tx: &Tx<'_>, webhook: &Webhook) -> Result<()> {
         webhook.disabled_reason,
         webhook.failing_since.map(us),
         us(webhook.updated_at),
+        to_json(&webhook.environments)?,
     ])?;
     Ok(())
 }
@@ -145,10 +161,16 @@ pub(super) fn disable(tx: &Tx<'_>, id: WebhookId, reason: DisabledReason, at: Ti
     write(tx, &webhook)?;
     // Before the event, so that the webhook does not get it.
     tx.subscriptions.remove(id);
-    let subject = Subject { tenant_id: webhook.tenant_id, ..Subject::default() };
+    let subject = subject_of(&webhook);
     // Without the URL: it may contain a secret, and more keys may read events than webhooks.
     let data = serde_json::json!({ "webhook_id": id, "reason": reason });
     tx.append(EventKind::WebhookDisabled, subject, &data, at)
+}
+
+/// The subject of an event about a webhook.
+pub(super) fn subject_of(webhook: &Webhook) -> Subject {
+    let (tenant_id, environment) = (webhook.tenant_id, Some(webhook.environment()));
+    Subject { tenant_id, environment, ..Subject::default() }
 }
 
 /// Records the success or failure of an attempt; returns since when attempts have failed.

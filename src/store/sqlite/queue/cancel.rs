@@ -40,6 +40,8 @@ pub(super) fn cancel(
     let sql = "UPDATE delivery SET state = ?2, next_attempt_us = NULL, updated_us = ?3
                WHERE id = ?1 AND message_id = ?4 AND next_attempt_us IS NOT NULL
                RETURNING tenant_id, recipient, attempts";
+    let environment = "SELECT environment FROM message WHERE id = ?1";
+    let environment = tx.prepare_cached(environment)?.query_row([message], |row| row.get(0)).optional()?;
     let mut statement = tx.prepare_cached(sql)?;
     let kind = message_rows::kind(tx, message)?;
     let mut cancelled = Vec::new();
@@ -51,8 +53,12 @@ pub(super) fn cancel(
             })
             .optional()?;
         let Some((tenant_id, payload)) = found else { continue };
-        let subject =
-            Subject { tenant_id: Some(tenant_id), message_id: Some(message), delivery_id: Some(id) };
+        let subject = Subject {
+            tenant_id: Some(tenant_id),
+            environment,
+            message_id: Some(message),
+            delivery_id: Some(id),
+        };
         if kind == Some(MessageKind::Message) {
             tx.append(EventKind::MessageCancelled, subject, &payload, now)?;
         }

@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 
 use crate::mail::Timestamp;
-use crate::model::{DeliveryId, EventKind, MessageId, TenantId};
+use crate::model::{DeliveryId, Environment, EventKind, MessageId, TenantId};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::sql_types::is_damage;
 use crate::store::sqlite::unit_of_work::Tx;
@@ -36,13 +36,16 @@ pub(super) fn set_apart(tx: &Tx<'_>, damaged: &DamagedDelivery, at: Timestamp) -
     if tx.prepare_cached(sql)?.execute(params![damaged.id, SET_APART_UNTIL_US])? == 0 {
         return Ok(());
     }
-    let sql = "SELECT id, message_id, tenant_id FROM delivery WHERE id = CAST(?1 AS TEXT)";
+    let sql = "SELECT id, message_id, tenant_id,
+                      (SELECT environment FROM message WHERE message.id = delivery.message_id)
+               FROM delivery WHERE id = CAST(?1 AS TEXT)";
     // The damaged ones of them are left out.
     let subject = tx.prepare_cached(sql)?.query_row([&damaged.id], |row| {
         Ok(Subject {
             delivery_id: row.get::<_, DeliveryId>(0).ok(),
             message_id: row.get::<_, MessageId>(1).ok(),
             tenant_id: row.get::<_, TenantId>(2).ok(),
+            environment: Some(row.get(3).unwrap_or(Environment::Live)),
         })
     })?;
     tx.append(EventKind::MessageContentDamaged, subject, &DamageData { fault: &damaged.fault }, at)
@@ -61,9 +64,11 @@ pub(super) fn append_event(tx: &Tx<'_>, id: MessageId, fault: &str, at: Timestam
     if tx.prepare_cached(known)?.exists(params![id, kind])? {
         return Ok(());
     }
-    let owner = "SELECT tenant_id FROM message WHERE id = ?1";
-    let owner: Option<TenantId> = tx.prepare_cached(owner)?.query_row([id], |row| row.get(0)).optional()?;
-    let Some(tenant_id) = owner else { return Ok(()) };
-    let subject = Subject { tenant_id: Some(tenant_id), message_id: Some(id), ..Subject::default() };
+    let owner = "SELECT tenant_id, environment FROM message WHERE id = ?1";
+    let owner = tx.prepare_cached(owner)?.query_row([id], |row| {
+        Ok(Subject { tenant_id: row.get(0)?, environment: row.get(1)?, ..Subject::default() })
+    });
+    let Some(owner) = owner.optional()? else { return Ok(()) };
+    let subject = Subject { message_id: Some(id), ..owner };
     tx.append(kind, subject, &DamageData { fault }, at)
 }

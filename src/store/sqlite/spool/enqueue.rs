@@ -101,6 +101,7 @@ impl EnqueueJob {
         let NewMessage { message, recipients, suppressed, .. } = &*self.new;
         let subject = Subject {
             tenant_id: Some(message.tenant_id),
+            environment: Some(message.environment),
             message_id: Some(message.id),
             ..Subject::default()
         };

@@ -146,6 +146,7 @@ fn counts_of(record: &AttemptRecord) -> UsageCounts {
 fn write_events(tx: &Tx<'_>, record: &AttemptRecord, data: &EventPayload<'_>) -> Result<()> {
     let subject = Subject {
         tenant_id: Some(record.tenant_id),
+        environment: Some(record.environment),
         message_id: Some(record.message_id),
         delivery_id: Some(record.delivery_id),
     };
