@@ -274,7 +274,7 @@ impl From<Conflict> for ApiError {
             }
             Conflict::DomainTaken => (
                 RefusalCode::DomainTaken,
-                "remove the domain from the other tenant first, or ask the operator of the platform",
+                "if the domain is yours, delete it from the other tenant first, or ask the operator of the platform",
             ),
             Conflict::SubmissionKey => {
                 (RefusalCode::IdempotencyKeyReused, "use a new Idempotency-Key for each message")

@@ -176,8 +176,12 @@ async fn verify(client: &ApiClient, domain: &str) -> anyhow::Result<()> {
     if is_verified {
         return Ok(());
     }
-    let hint = format!("`pillarbox domain show {name}` shows the records to publish");
-    Err(Refusal::new(format!("{name} is {status}, not verified\n  {hint}")).into())
+    let reason = text(&domain, "status_reason");
+    let hint = match status.as_str() {
+        "taken" => text(&domain, "status_hint"),
+        _ => format!("`pillarbox domain show {name}` shows the records to publish"),
+    };
+    Err(Refusal::new(format!("{name} is {status}: {reason}\n  {hint}")).into())
 }
 
 async fn delete(client: &ApiClient, domain: &str, yes: bool) -> anyhow::Result<()> {

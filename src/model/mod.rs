@@ -4,6 +4,7 @@
 
 mod credential;
 mod destination_pattern;
+mod domain_status;
 mod id;
 mod period;
 mod queue_filter;

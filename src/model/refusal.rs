@@ -116,7 +116,7 @@ codes! {
     PayloadTooLarge = "payload_too_large";
     /// The request did not arrive in time.
     RequestTimeout = "request_timeout";
-    /// Another tenant has verified the domain, or one above or below it.
+    /// Another tenant has verified the domain.
     DomainTaken = "domain_taken";
     /// An object with this name exists.
     AlreadyExists = "already_exists";

@@ -382,6 +382,8 @@ enumerations! {
         DomainVerified = "domain.verified",
         /// The DNS records of a domain have been wrong for longer than the grace period.
         DomainFailing = "domain.failing",
+        /// Another tenant has verified the same domain.
+        DomainTaken = "domain.taken",
         /// A domain was deleted.
         DomainDeleted = "domain.deleted",
         /// A key was created.

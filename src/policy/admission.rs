@@ -16,7 +16,7 @@ pub struct Sender<'a> {
     pub allowed_domain_ids: &'a [DomainId],
 }
 
-/// A domain of the tenant equal to or above a name.
+/// A domain equal to or above a name: one of the tenant, or one that another tenant has verified.
 #[derive(Debug, Clone)]
 pub struct SendingDomain {
     /// The id, compared with the restriction of the key.
@@ -27,6 +27,8 @@ pub struct SendingDomain {
     pub status: DomainStatus,
     /// Whether it covers its subdomains.
     pub subdomains: bool,
+    /// Whether it belongs to another tenant.
+    pub is_foreign: bool,
 }
 
 /// The suppression of a recipient.
@@ -66,7 +68,7 @@ pub fn admit_tenant(sender: &Sender<'_>, scope: Scope) -> Result<(), Refusal> {
 }
 
 /// The domain under which the tenant may send from a reverse path; `None` for the null path. `covering` are the
-/// tenant's domains equal to or above the path's domain, the most specific first.
+/// domains equal to or above the path's domain, the most specific first.
 pub fn admit_sender<'d>(
     sender: &Sender<'_>,
     path: &ReversePath,
@@ -108,25 +110,18 @@ fn admit_domain<'d>(
             "use an address of one of your verified domains",
         ));
     };
-    let owned: Vec<_> = covering
-        .iter()
+    // An address belongs to the closest verified name at or above it, whoever has verified that name.
+    let closer = covering.iter().take_while(|d| !d.is_foreign);
+    let owned: Vec<_> = closer
         .filter(|d| d.status != DomainStatus::Taken && (d.name == *name || d.subdomains))
         .filter(|d| name.is_at_or_under(&d.name))
         .collect();
     let Some(closest) = owned.first() else {
-        return Err(Refusal::new(
-            not_owned,
-            format!("{name} is not a domain of tenant {}", sender.tenant_slug),
-            "add and verify the domain, or send from one of your domains",
-        ));
+        return Err(refuse_not_owned(not_owned, sender, name, covering));
     };
     let mut verified = owned.iter().filter(|d| d.status == DomainStatus::Verified).peekable();
     if verified.peek().is_none() {
-        return Err(Refusal::new(
-            RefusalCode::SenderDomainNotVerified,
-            format!("domain {} of tenant {} is {}", closest.name, sender.tenant_slug, closest.status),
-            "publish the DNS records of the domain, then verify the domain",
-        ));
+        return Err(refuse_unusable(RefusalCode::SenderDomainNotVerified, sender, closest));
     }
     let is_allowed = |d: &&&'d SendingDomain| {
         sender.allowed_domain_ids.is_empty() || sender.allowed_domain_ids.contains(&d.id)
@@ -138,6 +133,46 @@ fn admit_domain<'d>(
             "use a key for this domain, or one without a domain restriction",
         )
     })
+}
+
+/// The tenant learns of a domain of another tenant only if it has one at or above the name itself.
+fn refuse_not_owned(
+    code: RefusalCode,
+    sender: &Sender<'_>,
+    name: &DomainName,
+    covering: &[SendingDomain],
+) -> Refusal {
+    let tenant = sender.tenant_slug;
+    if let Some(taken) = covering.iter().find(|d| !d.is_foreign && d.status == DomainStatus::Taken) {
+        return refuse_unusable(code, sender, taken);
+    }
+    let has_claim = covering.iter().any(|d| !d.is_foreign);
+    match covering.iter().find(|d| d.is_foreign).filter(|_| has_claim) {
+        Some(foreign) => Refusal::new(
+            code,
+            format!(
+                "{name} is not a domain of tenant {tenant}: another tenant has verified {}",
+                foreign.name
+            ),
+            "send from one of your domains; if this one is yours, ask the operator",
+        ),
+        None => Refusal::new(
+            code,
+            format!("{name} is not a domain of tenant {tenant}"),
+            "add and verify the domain, or send from one of your domains",
+        ),
+    }
+}
+
+/// The refusal of a domain of the tenant that is not verified.
+fn refuse_unusable(code: RefusalCode, sender: &Sender<'_>, domain: &SendingDomain) -> Refusal {
+    let SendingDomain { name, status, .. } = domain;
+    let reason = status.reason().unwrap_or_default();
+    Refusal::new(
+        code,
+        format!("domain {name} of tenant {} is {status}: {reason}", sender.tenant_slug),
+        status.hint().unwrap_or_default(),
+    )
 }
 
 /// Whether mail may be sent to a recipient, by the form of the address and by suppressions.
@@ -203,7 +238,7 @@ mod tests {
 
     fn domain(name: &str, status: DomainStatus, subdomains: bool) -> SendingDomain {
         let id = DomainId::generate(Timestamp::UNIX_EPOCH);
-        SendingDomain { id, name: DomainName::parse(name).unwrap(), status, subdomains }
+        SendingDomain { id, name: DomainName::parse(name).unwrap(), status, subdomains, is_foreign: false }
     }
 
     fn sender(allowed: &[DomainId]) -> Sender<'_> {
@@ -256,6 +291,44 @@ mod tests {
         ] {
             assert_eq!(ask(address, &domains, &[]), answer.map(String::from), "{address}");
         }
+    }
+
+    #[test]
+    fn an_address_belongs_to_the_closest_verified_name_whoever_has_verified_it() {
+        use DomainStatus::{Failing, Pending, Taken, Verified};
+        use RefusalCode::{SenderDomainNotOwned as NotOwned, SenderDomainNotVerified as NotVerified};
+        let own = |name, status| domain(name, status, true);
+        let foreign = |name| SendingDomain { is_foreign: true, ..domain(name, Verified, true) };
+        for (address, domains, answer) in [
+            ("a@acme.com", vec![own("acme.com", Verified)], Ok("acme.com")),
+            ("a@x.acme.com", vec![foreign("x.acme.com"), own("acme.com", Verified)], Err(NotOwned)),
+            ("a@y.x.acme.com", vec![foreign("x.acme.com"), own("acme.com", Verified)], Err(NotOwned)),
+            ("a@x.acme.com", vec![own("x.acme.com", Verified), foreign("acme.com")], Ok("x.acme.com")),
+            ("a@x.acme.com", vec![own("x.acme.com", Pending), foreign("acme.com")], Err(NotVerified)),
+            ("a@x.acme.com", vec![own("x.acme.com", Failing), foreign("acme.com")], Err(NotVerified)),
+            ("a@acme.com", vec![own("acme.com", Taken), foreign("acme.com")], Err(NotOwned)),
+            (
+                "a@y.x.acme.com",
+                vec![own("y.x.acme.com", Pending), foreign("x.acme.com"), own("acme.com", Verified)],
+                Err(NotVerified),
+            ),
+        ] {
+            assert_eq!(ask(address, &domains, &[]), answer.map(String::from), "{address} {domains:?}");
+        }
+        let message = |domains: &[SendingDomain]| {
+            let path = ReversePath::parse("a@x.acme.com").unwrap();
+            admit_sender(&sender(&[]), &path, domains, true).unwrap_err().message
+        };
+        let parent = own("acme.com", Verified);
+        assert_eq!(
+            message(&[foreign("x.acme.com"), parent]),
+            "x.acme.com is not a domain of tenant acme: another tenant has verified x.acme.com"
+        );
+        assert_eq!(message(&[foreign("acme.com")]), "x.acme.com is not a domain of tenant acme");
+        assert_eq!(
+            message(&[own("acme.com", Taken), foreign("acme.com")]),
+            "domain acme.com of tenant acme is taken: another tenant has verified the same domain"
+        );
     }
 
     #[test]

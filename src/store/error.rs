@@ -37,8 +37,8 @@ pub enum Conflict {
     /// The tenant already has this domain.
     #[error("the tenant already has this domain")]
     DomainExists,
-    /// Another tenant has verified this domain, or one above or below it.
-    #[error("another tenant has verified this domain, or one above or below it")]
+    /// Another tenant has verified this domain.
+    #[error("another tenant has verified this domain")]
     DomainTaken,
     /// The domain already has a DKIM key with this selector.
     #[error("the domain already has a DKIM key with this selector")]

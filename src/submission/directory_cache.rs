@@ -72,7 +72,7 @@ impl DirectoryCache {
         self.keys.get((id, chosen), self.store.directory_version(), load).await
     }
 
-    /// The tenant's domains equal to or above a name, the most specific first.
+    /// The domains equal to or above a name that decide whether the tenant may send from it, the most specific first.
     pub async fn covering(
         &self,
         tenant: TenantId,
@@ -81,7 +81,7 @@ impl DirectoryCache {
     ) -> Result<Arc<Vec<SendingDomain>>, StoreError> {
         let load = async {
             let domains = self.store.domains_covering(tenant, environment, name).await?;
-            Ok(Arc::new(domains.into_iter().map(SendingDomain::from).collect()))
+            Ok(Arc::new(domains.into_iter().map(|domain| describe(domain, tenant)).collect()))
         };
         let cache_key = (tenant, environment, name.clone());
         self.covering.get(cache_key, self.store.directory_version(), load).await
@@ -104,8 +104,12 @@ impl DirectoryCache {
     }
 }
 
-impl From<Domain> for SendingDomain {
-    fn from(domain: Domain) -> Self {
-        Self { id: domain.id, name: domain.name, status: domain.status, subdomains: domain.subdomains }
+fn describe(domain: Domain, tenant: TenantId) -> SendingDomain {
+    SendingDomain {
+        id: domain.id,
+        name: domain.name,
+        status: domain.status,
+        subdomains: domain.subdomains,
+        is_foreign: domain.tenant_id.is_some_and(|owner| owner != tenant),
     }
 }

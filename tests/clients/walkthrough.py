@@ -19,7 +19,7 @@ FOREIGN = "foreign.example"
 SHAPES = {
     "tenant": """id object name slug external_ref metadata settings rate_limit smtp source_pool retention_days
         body_retention_days weight status created_at updated_at""",
-    "domain": """id object tenant_id name status verification subdomains dns_records last_checked_at failing_since
+    "domain": """id object tenant_id name status status_reason status_hint verification subdomains dns_records last_checked_at failing_since
         verified_at created_at""",
     "key": """id object name tenant_id environment scopes allowed_domain_ids allowed_cidrs expires_at created_at
         last_used_at revoked_at last_four""",

@@ -197,9 +197,18 @@ async fn the_first_tenant_to_verify_a_domain_owns_it() {
     assert_eq!(stage.patch(&stage.platform, &path, manual).await.expect(200)["status"], "verified");
     let lost = stage.get(&one.key, &format!("/v1/domains/{first}")).await.expect(200);
     assert_eq!(lost["status"], "taken");
-    claim(&one.key, "below.shared.example").await.expect_error(409, "domain_taken");
+    assert_eq!(lost["status_reason"], "another tenant has verified the same domain");
+    assert!(text(&lost, "/status_hint").contains("operator"), "{lost}");
+    let events = stage.get(&one.key, "/v1/events?type=domain.taken").await.expect(200);
+    assert_eq!(events["data"][0]["data"]["domain_id"], json!(first), "{events}");
+    let third = stage.tenant("three").await;
+    claim(&third.key, "shared.example").await.expect_error(409, "domain_taken");
+    claim(&one.key, "below.shared.example").await.expect(201);
     let keys = stage.get(&two.key, &format!("{path}/dkim")).await.expect(200);
     assert_eq!(keys["data"][0]["state"], "active", "{keys}");
+    stage.delete(&two.key, &path).await.expect(200);
+    let free = stage.get(&one.key, &format!("/v1/domains/{first}")).await.expect(200);
+    assert_eq!(free["status"], "pending");
 }
 
 #[tokio::test]

@@ -65,7 +65,14 @@ async fn senders_of_domains_of_other_tenants_are_refused() {
             .await
             .expect_saying(550, "[sender_domain_not_owned]");
     }
-    client.command("MAIL FROM:<alice@sub.acme.test>").await.expect_code(250);
+    let below = server.create_account("sub.acme.test").await;
+    let mut other = server.log_in(&below).await;
+    other.command("MAIL FROM:<alice@x.sub.acme.test>").await.expect_code(250);
+    client
+        .command("MAIL FROM:<alice@x.sub.acme.test>")
+        .await
+        .expect_saying(550, "another tenant has verified sub.acme.test");
+    client.command("MAIL FROM:<alice@near.acme.test>").await.expect_code(250);
     client.command("RSET").await.expect_code(250);
     for (from, code) in [
         ("From: alice@other.test\r\n", "[from_domain_not_owned]"),

@@ -40,7 +40,7 @@ pub fn resource() -> Resource {
                 .query::<Verification>("verification", "Only domains with this verification method.")
                 .pages::<DomainId, DomainView>("Domains."),
             Operation::post("/v1/domains", "create_domain", create)
-                .describe("Create a sending domain", "The response contains the DNS records to publish. An unverified domain does not block other tenants.")
+                .describe("Create a sending domain", "The response contains the DNS records to publish. An unverified domain does not block other tenants, and a verified one blocks only the same name. An address belongs to the closest verified domain at or above it.")
                 .takes::<Create>()
                 .creates::<DomainView>("The domain with its records.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
@@ -130,6 +130,10 @@ pub struct DomainView {
     name: DomainName,
     /// Verification status.
     status: DomainStatus,
+    /// Why the tenant cannot send from the domain; `null` if it can.
+    status_reason: Option<&'static str>,
+    /// What to do about `status_reason`.
+    status_hint: Option<&'static str>,
     /// Verification method.
     verification: Verification,
     /// Whether senders may use subdomains.
@@ -179,6 +183,8 @@ impl DomainView {
             tenant_id: domain.tenant_id,
             name: domain.name,
             status: domain.status,
+            status_reason: domain.status.reason(),
+            status_hint: domain.status.hint(),
             verification: domain.verification,
             subdomains: domain.subdomains,
             dns_records,

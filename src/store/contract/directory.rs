@@ -204,7 +204,6 @@ pub(super) async fn a_pending_claim_blocks_nobody_and_the_first_to_prove_it_wins
     let first = create(a, "example.com").await.unwrap();
     let second = create(b, "example.com").await.unwrap();
     let below = create(c, "mail.example.com").await.unwrap();
-    let beside = create(c, "notexample.com").await.unwrap();
     let parent = create(c, "com").await.unwrap();
     assert!(matches!(create(a, "example.com").await, Err(StoreError::Conflict(Conflict::DomainExists))));
 
@@ -213,31 +212,46 @@ pub(super) async fn a_pending_claim_blocks_nobody_and_the_first_to_prove_it_wins
     assert_eq!(won.verified_at, won.last_check.as_ref().map(|check| check.checked_at));
     let status = async |id| bed.store.domain(None, id).await.unwrap().unwrap().status;
     assert_eq!(status(first.id).await, DomainStatus::Taken);
-    assert_eq!(status(below.id).await, DomainStatus::Taken);
-    assert_eq!(status(parent.id).await, DomainStatus::Taken);
-    assert_eq!(status(beside.id).await, DomainStatus::Pending);
+    let taken = EventFilter { kind: Some(EventKind::DomainTaken), ..EventFilter::default() };
+    let taken = bed.store.list_events(taken, page(10)).await.unwrap().items;
+    let [event] = &taken[..] else { panic!("{taken:?}") };
+    assert_eq!((event.tenant_id, &event.data["domain_id"]), (Some(a), &serde_json::json!(first.id)));
+    assert_eq!(event.data["reason"], "another tenant has verified the same domain");
+    assert!(event.data["hint"].is_string());
+    // Only the same name excludes other tenants.
+    for id in [below.id, parent.id] {
+        assert_eq!(status(id).await, DomainStatus::Pending);
+        let proved = bed.store.record_domain_check(id, check(DomainStatus::Verified)).await.unwrap().unwrap();
+        assert_eq!(proved.status, DomainStatus::Verified);
+    }
 
     let late = bed.store.record_domain_check(first.id, check(DomainStatus::Verified)).await.unwrap().unwrap();
     assert_eq!((late.status, late.verified_at), (DomainStatus::Taken, None));
-    for name in ["example.com", "deep.mail.example.com", "com"] {
-        let refused = create(bed.tenant(&name.replace('.', "-")).await.id, name).await;
-        assert!(matches!(refused, Err(StoreError::Conflict(Conflict::DomainTaken))), "{name}");
-    }
-    let patch = DomainPatch { verification: Some(Verification::Manual), subdomains: None };
-    let refused = bed.store.update_domain(below.id, patch, now()).await;
+    let refused = create(bed.tenant("d").await.id, "example.com").await;
     assert!(matches!(refused, Err(StoreError::Conflict(Conflict::DomainTaken))));
-    // The winner itself may have more below its own name.
-    let own = create(b, "news.example.com").await.unwrap();
-    let own = bed.store.record_domain_check(own.id, check(DomainStatus::Verified)).await.unwrap().unwrap();
-    assert_eq!(own.status, DomainStatus::Verified);
-    // Once it is free again, it can be proved again.
-    for id in [second.id, own.id] {
-        assert!(bed.store.delete_domain(id, now()).await.unwrap());
-        assert!(!bed.store.delete_domain(id, now()).await.unwrap());
-    }
+    let patch = DomainPatch { verification: Some(Verification::Manual), subdomains: None };
+    let refused = bed.store.update_domain(first.id, patch, now()).await;
+    assert!(matches!(refused, Err(StoreError::Conflict(Conflict::DomainTaken))));
+    // Once it is free again, it can be proved again: the records fail, it is deleted, or its tenant is.
+    bed.store.record_domain_check(second.id, check(DomainStatus::Failing)).await.unwrap();
+    assert_eq!(status(first.id).await, DomainStatus::Pending);
+    bed.store.record_domain_check(second.id, check(DomainStatus::Verified)).await.unwrap();
+    assert_eq!(status(first.id).await, DomainStatus::Taken);
+    assert!(bed.store.delete_domain(second.id, now()).await.unwrap());
+    assert!(!bed.store.delete_domain(second.id, now()).await.unwrap());
+    assert_eq!(status(first.id).await, DomainStatus::Pending);
     let freed =
         bed.store.record_domain_check(first.id, check(DomainStatus::Verified)).await.unwrap().unwrap();
     assert_eq!(freed.status, DomainStatus::Verified);
+    let again = create(b, "mail.example.com").await;
+    assert!(matches!(again, Err(StoreError::Conflict(Conflict::DomainTaken))));
+    assert!(bed.store.delete_domain(below.id, now()).await.unwrap());
+    let [early, late] =
+        [create(a, "mail.example.com").await.unwrap(), create(b, "mail.example.com").await.unwrap()];
+    bed.store.record_domain_check(early.id, check(DomainStatus::Verified)).await.unwrap();
+    assert_eq!(status(late.id).await, DomainStatus::Taken);
+    bed.store.remove_tenant(a, now()).await.unwrap();
+    assert_eq!(status(late.id).await, DomainStatus::Pending);
 }
 
 pub(super) async fn the_platform_can_vouch_for_a_domain_and_checks_do_not_undo_that<H: Harness>() {
@@ -336,12 +350,16 @@ pub(super) async fn the_domains_that_cover_a_sender_are_found_on_whole_labels_th
     assert_eq!(covering(b, Live, "sandbox.example.com").await, [""; 0]);
     assert_eq!(covering(b, Test, "x.sandbox.example.com").await, ["sandbox.example.com"]);
     assert_eq!(covering(a, Test, "sandbox.example.com").await, ["sandbox.example.com", "example.com"]);
-    // A tenant may prove the server's own name, but nothing at or below the sandbox.
+    // A tenant may prove the server's own name, but not the sandbox.
     let above = bed.store.create_domain(new_domain(Some(a), "com", Verification::Manual), now()).await;
     assert!(above.is_ok());
-    let inside =
-        bed.store.create_domain(new_domain(Some(b), "x.sandbox.example.com", Verification::Dns), now()).await;
-    assert!(matches!(inside, Err(StoreError::Conflict(Conflict::DomainTaken))));
+    let sandbox = new_domain(Some(b), "sandbox.example.com", Verification::Dns);
+    let refused = bed.store.create_domain(sandbox, now()).await;
+    assert!(matches!(refused, Err(StoreError::Conflict(Conflict::DomainTaken))));
+    // What another tenant has verified counts too.
+    let foreign = new_domain(Some(b), "news.example.com", Verification::Manual);
+    bed.store.create_domain(foreign, now()).await.unwrap();
+    assert_eq!(covering(a, Live, "x.news.example.com").await, ["news.example.com", "example.com", "com"]);
 }
 
 pub(super) async fn a_dkim_key_signs_once_its_record_is_seen_and_the_one_before_it_retires<H: Harness>() {

@@ -33,6 +33,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0024_events.sql"),
     include_str!("migrations/0025_suppression_environment.sql"),
     include_str!("migrations/0026_event_environment.sql"),
+    include_str!("migrations/0027_domain_ownership.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

@@ -1,6 +1,8 @@
-//! Domains. A verified name excludes verified names of other tenants that are equal, above or below.
+//! Domains. Of several tenants with the same name, one has verified it. An address belongs to the closest verified name at
+//! or above it.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::Serialize;
 
 use super::{dkim_keys, row_limits};
 use crate::mail::{DomainName, Timestamp};
@@ -28,16 +30,6 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Domain> {
         verified_at: time_if_any(row, "verified_us")?,
         created_at: time(row, "created_us")?,
     })
-}
-
-/// `a.b.c` as `c.b.a.`: a prefix for all names at or below it.
-fn reversed(name: &DomainName) -> String {
-    let mut reversed = String::with_capacity(name.as_str().len() + 1);
-    for label in name.as_str().rsplit('.') {
-        reversed.push_str(label);
-        reversed.push('.');
-    }
-    reversed
 }
 
 pub(super) fn create(tx: &Tx<'_>, new: &NewDomain, now: Timestamp) -> Result<Domain> {
@@ -76,14 +68,12 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewDomain, now: Timestamp) -> Result<Dom
 }
 
 fn insert(tx: &Tx<'_>, domain: &Domain) -> Result<()> {
-    let sql = "INSERT INTO domain (id, tenant_id, name, reversed_name, status, verification, subdomains,
-                                   ownership_token, created_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let sql = "INSERT INTO domain (id, tenant_id, name, status, verification, subdomains, ownership_token, created_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
     tx.prepare_cached(sql)?.execute(params![
         domain.id,
         domain.tenant_id,
         domain.name,
-        reversed(&domain.name),
         domain.status,
         domain.verification,
         domain.subdomains,
@@ -100,43 +90,25 @@ fn refuse_unknown_tenant(tx: &Tx<'_>, tenant: Option<TenantId>) -> Result<()> {
     }
 }
 
-/// Whether another tenant has verified the name, or one above or below it. The sandbox domain is under the host name of the
-/// server, which a tenant may verify, so it excludes only itself and the names below it.
+/// Whether another tenant, or the platform for its sandbox, has verified this name.
 fn is_taken(tx: &Tx<'_>, tenant: Option<TenantId>, name: &DomainName) -> Result<bool> {
     let Some(tenant) = tenant else { return Ok(false) };
-    let verified = DomainStatus::Verified;
-    let mut above = tx.prepare_cached(
-        "SELECT 1 FROM domain WHERE reversed_name = ?1 AND status = ?2
-         AND (tenant_id IS NULL OR tenant_id <> ?3) LIMIT 1",
-    )?;
-    let reversed = reversed(name);
-    for (end, _) in reversed.match_indices('.') {
-        if above.exists(params![&reversed[..=end], verified, tenant])? {
-            return Ok(true);
-        }
-    }
-    let mut below = tx.prepare_cached(
-        "SELECT 1 FROM domain WHERE reversed_name > ?1 AND reversed_name < ?2 AND status = ?3
-         AND tenant_id <> ?4 LIMIT 1",
-    )?;
-    Ok(below.exists(params![reversed, behind_all_below(&reversed), verified, tenant])?)
+    let sql = "SELECT 1 FROM domain WHERE name = ?1 AND status = ?2 AND tenant_id IS NOT ?3 LIMIT 1";
+    Ok(tx.prepare_cached(sql)?.exists(params![name, DomainStatus::Verified, tenant])?)
 }
 
-/// The end of the range of names below one: no label contains a character at or above `{`.
-fn behind_all_below(reversed: &str) -> String {
-    format!("{reversed}{{")
-}
-
-/// Writes a changed domain. A change of status also sets the time of verification, appends the event and sets the same
-/// domain of other tenants to `taken`.
+/// Writes a changed domain. A change of status also sets the time of verification, appends the event, and changes the claims
+/// of other tenants to the same name: `taken` once it is verified, `pending` once it is free again.
 fn change(tx: &Tx<'_>, before: DomainStatus, mut domain: Domain, now: Timestamp) -> Result<Domain> {
     let becomes = |status| domain.status == status && before != status;
     let event = if becomes(DomainStatus::Verified) {
-        void_other_claims(tx, &domain)?;
+        take_claims(tx, &domain, now)?;
         domain.verified_at = Some(now);
         Some(EventKind::DomainVerified)
     } else if becomes(DomainStatus::Failing) {
         Some(EventKind::DomainFailing)
+    } else if becomes(DomainStatus::Taken) {
+        Some(EventKind::DomainTaken)
     } else {
         None
     };
@@ -152,32 +124,62 @@ fn change(tx: &Tx<'_>, before: DomainStatus, mut domain: Domain, now: Timestamp)
         domain.failing_since.map(us),
         domain.verified_at.map(us),
     ])?;
-    if let Some(kind) = event {
-        append_event(tx, kind, &domain, now)?;
+    if before == DomainStatus::Verified && domain.status != before {
+        release_claims(tx, &domain.name)?;
     }
+    event.map_or(Ok(()), |kind| append_event(tx, kind, &domain, now))?;
     Ok(domain)
+}
+
+#[derive(Serialize)]
+struct DomainEvent<'a> {
+    domain_id: DomainId,
+    name: &'a DomainName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'static str>,
 }
 
 fn append_event(tx: &Tx<'_>, kind: EventKind, domain: &Domain, at: Timestamp) -> Result<()> {
     let subject = Subject { tenant_id: domain.tenant_id, ..Subject::default() };
-    tx.append(kind, subject, &serde_json::json!({ "domain_id": domain.id, "name": domain.name }), at)
+    let Domain { id, name, status, .. } = domain;
+    let stopped = [EventKind::DomainFailing, EventKind::DomainTaken].contains(&kind).then_some(*status);
+    let data = DomainEvent {
+        domain_id: *id,
+        name,
+        reason: stopped.and_then(DomainStatus::reason),
+        hint: stopped.and_then(DomainStatus::hint),
+    };
+    tx.append(kind, subject, &data, at)
 }
 
-fn void_other_claims(tx: &Tx<'_>, domain: &Domain) -> Result<()> {
-    let Some(tenant) = domain.tenant_id else { return Ok(()) };
-    let reversed = reversed(&domain.name);
-    let (taken, verified) = (DomainStatus::Taken, DomainStatus::Verified);
-    let mut above = tx.prepare_cached(
-        "UPDATE domain SET status = ?2 WHERE reversed_name = ?1 AND tenant_id <> ?3 AND status <> ?4",
-    )?;
-    for (end, _) in reversed.match_indices('.') {
-        above.execute(params![&reversed[..=end], taken, tenant, verified])?;
+/// Another tenant's claim to a verified name is `taken`.
+fn take_claims(tx: &Tx<'_>, verified: &Domain, now: Timestamp) -> Result<()> {
+    let Some(tenant) = verified.tenant_id else { return Ok(()) };
+    let sql = "SELECT * FROM domain WHERE name = ?1 AND tenant_id <> ?2 AND status NOT IN (?3, ?4)";
+    let mut statement = tx.prepare_cached(sql)?;
+    let found = params![verified.name, tenant, DomainStatus::Verified, DomainStatus::Taken];
+    let claims: Vec<Domain> = statement.query_map(found, read_row)?.collect::<rusqlite::Result<_>>()?;
+    for claim in claims {
+        change(tx, claim.status, Domain { status: DomainStatus::Taken, ..claim }, now)?;
     }
-    let mut below = tx.prepare_cached(
-        "UPDATE domain SET status = ?3 WHERE reversed_name > ?1 AND reversed_name < ?2
-         AND tenant_id <> ?4 AND status <> ?5",
-    )?;
-    below.execute(params![reversed, behind_all_below(&reversed), taken, tenant, verified])?;
+    Ok(())
+}
+
+/// The claims to a name that nobody has verified any more can be verified again.
+fn release_claims(tx: &Tx<'_>, name: &DomainName) -> Result<()> {
+    let sql = "UPDATE domain SET status = ?2 WHERE name = ?1 AND status = ?3";
+    tx.prepare_cached(sql)?.execute(params![name, DomainStatus::Pending, DomainStatus::Taken])?;
+    Ok(())
+}
+
+/// As [`release_claims`] for all names, after the domains of a tenant were deleted.
+pub(super) fn release_all_claims(tx: &Tx<'_>) -> Result<()> {
+    let sql = "UPDATE domain SET status = ?1 WHERE status = ?2 AND NOT EXISTS
+                   (SELECT 1 FROM domain owned WHERE owned.name = domain.name AND owned.status = ?3)";
+    let row = params![DomainStatus::Pending, DomainStatus::Taken, DomainStatus::Verified];
+    tx.prepare_cached(sql)?.execute(row)?;
     Ok(())
 }
 
@@ -237,8 +239,12 @@ pub(super) fn covering(
     name: &DomainName,
 ) -> Result<Vec<Domain>> {
     let mut found = Vec::new();
+    let sql = "SELECT * FROM domain WHERE name = ?1 AND status = ?2 AND tenant_id <> ?3 LIMIT 1";
+    let mut foreign = connection.prepare_cached(sql)?;
     for ancestor in name.ancestors() {
         found.extend(find_by_name(connection, Some(tenant), ancestor)?);
+        let verified = params![ancestor, DomainStatus::Verified, tenant];
+        found.extend(foreign.query_row(verified, read_row).optional()?);
         if environment == Environment::Test {
             found.extend(find_by_name(connection, None, ancestor)?);
         }
@@ -287,12 +293,16 @@ pub(super) fn record_check(tx: &Tx<'_>, id: DomainId, check: &DomainCheck) -> Re
     domain.last_check = Some(check.clone());
     // The platform may have verified the domain manually during the check.
     if domain.verification == Verification::Dns {
-        domain.status = check.status;
         domain.failing_since = check.failing_since;
-        let claims = check.status == DomainStatus::Verified || before == DomainStatus::Taken;
-        if claims && is_taken(tx, domain.tenant_id, &domain.name)? {
-            domain.status = DomainStatus::Taken;
-        }
+        // The name may have become taken or free during the check.
+        let is_claimed = |status| matches!(status, DomainStatus::Verified | DomainStatus::Taken);
+        let taken = [check.status, before].into_iter().any(is_claimed)
+            && is_taken(tx, domain.tenant_id, &domain.name)?;
+        domain.status = match check.status {
+            _ if taken => DomainStatus::Taken,
+            DomainStatus::Taken => DomainStatus::Pending,
+            status => status,
+        };
     }
     let changes_before = tx.total_changes();
     dkim_keys::follow_dns(tx, id, &check.dkim_seen, &check.dkim_unseen, check.checked_at)?;
@@ -331,6 +341,9 @@ pub(super) fn delete(tx: &Tx<'_>, id: DomainId, now: Timestamp) -> Result<bool> 
     let Some(domain) = find(tx, id)? else { return Ok(false) };
     tx.prepare_cached("DELETE FROM dkim_key WHERE domain_id = ?1")?.execute([id])?;
     tx.prepare_cached("DELETE FROM domain WHERE id = ?1")?.execute([id])?;
+    if domain.status == DomainStatus::Verified {
+        release_claims(tx, &domain.name)?;
+    }
     append_event(tx, EventKind::DomainDeleted, &domain, now)?;
     Ok(true)
 }

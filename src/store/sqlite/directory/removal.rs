@@ -4,7 +4,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::tenants;
+use super::{domains, tenants};
 use crate::mail::Timestamp;
 use crate::model::{MessageId, TenantId, TenantStatus};
 use crate::store::sqlite::journal::index;
@@ -65,6 +65,7 @@ pub(super) fn go_on(tx: &Tx<'_>, id: TenantId, now: Timestamp) -> Result<Step> {
     let step = remove_rows(tx, id)?;
     if step.is_last {
         tenants::delete(tx, id, now)?;
+        domains::release_all_claims(tx)?;
         index::merge_segments(tx)?;
     }
     Ok(step)
