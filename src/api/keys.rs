@@ -110,8 +110,11 @@ pub struct KeyView {
     environment: Environment,
     /// Scopes.
     scopes: Vec<Scope>,
-    /// Domains that the key may send from. Empty means all domains of the tenant.
+    /// Domains that the key may send from. Empty means all domains of the tenant, unless `restricted_to_domains`.
     allowed_domain_ids: Vec<DomainId>,
+    /// Whether the key may send only from `allowed_domain_ids`. When these domains are deleted, the list becomes empty and the
+    /// key can send from no domain.
+    restricted_to_domains: bool,
     /// Networks or addresses from which the key may be used. Empty means all.
     #[schemars(with = "Vec<String>")]
     allowed_cidrs: Vec<IpNet>,
@@ -148,6 +151,7 @@ impl From<Key> for KeyView {
             environment: key.environment,
             scopes: key.scopes,
             allowed_domain_ids: key.allowed_domain_ids,
+            restricted_to_domains: key.restricted_to_domains,
             allowed_cidrs: key.allowed_cidrs,
             expires_at: key.expires_at,
             created_at: key.created_at,
@@ -355,7 +359,7 @@ fn check_within(caller: &Key, owner: Option<TenantId>, rights: &Rights) -> Resul
     }
     let domains = &caller.allowed_domain_ids;
     let are_within = |ids: &Vec<DomainId>| !ids.is_empty() && ids.iter().all(|id| domains.contains(id));
-    if !domains.is_empty() && !rights.allowed_domain_ids.as_ref().is_none_or(are_within) {
+    if caller.restricted_to_domains && !rights.allowed_domain_ids.as_ref().is_none_or(are_within) {
         return Err(exceeds(
             "the calling key is restricted to its allowed_domain_ids and cannot grant other domains",
         ));
@@ -417,6 +421,7 @@ mod tests {
             environment: Environment::Live,
             scopes: vec![Scope::KeysManage, Scope::SmtpSend],
             allowed_domain_ids: vec![],
+            restricted_to_domains: false,
             allowed_cidrs: vec![],
             last_four: "abcd".into(),
             created_at: at(0),
@@ -432,12 +437,19 @@ mod tests {
         let bound = Key {
             environment: Environment::Test,
             allowed_domain_ids: vec![domain],
+            restricted_to_domains: true,
             allowed_cidrs: vec![net("10.0.0.0/8")],
             expires_at: Some(at(100)),
             ..caller()
         };
         let platform = Key { tenant_id: None, ..caller() };
         let bound_platform = Key { tenant_id: None, ..bound.clone() };
+        // Its domains were deleted.
+        let emptied = Key { allowed_domain_ids: vec![], ..bound.clone() };
+        for domains in [vec![], vec![domain]] {
+            let rights = Rights { allowed_domain_ids: Some(domains), ..Rights::default() };
+            assert!(check_within(&emptied, bound.tenant_id, &rights).is_err());
+        }
         let none = Rights::default;
         for (name, rights) in [
             ("scope", Rights { scopes: Some(vec![Scope::EmailsRead]), ..none() }),

@@ -12,7 +12,9 @@ pub struct Sender<'a> {
     pub tenant_status: TenantStatus,
     /// The scopes of the key.
     pub scopes: &'a [Scope],
-    /// The domains that the key is restricted to; empty if the key may use all domains of the tenant.
+    /// Whether the key may use `allowed_domain_ids` only.
+    pub restricted_to_domains: bool,
+    /// The domains that the key is restricted to.
     pub allowed_domain_ids: &'a [DomainId],
 }
 
@@ -103,6 +105,13 @@ fn admit_domain<'d>(
     covering: &'d [SendingDomain],
     not_owned: RefusalCode,
 ) -> Result<&'d SendingDomain, Refusal> {
+    if sender.restricted_to_domains && sender.allowed_domain_ids.is_empty() {
+        return Err(Refusal::new(
+            RefusalCode::DomainNotAllowedForKey,
+            "this key may send from no domain: the domains in its allowed_domain_ids were deleted",
+            "set allowed_domain_ids of this key, or use another key",
+        ));
+    }
     let Host::Domain(name) = address.host() else {
         return Err(Refusal::new(
             not_owned,
@@ -123,9 +132,8 @@ fn admit_domain<'d>(
     if verified.peek().is_none() {
         return Err(refuse_unusable(RefusalCode::SenderDomainNotVerified, sender, closest));
     }
-    let is_allowed = |d: &&&'d SendingDomain| {
-        sender.allowed_domain_ids.is_empty() || sender.allowed_domain_ids.contains(&d.id)
-    };
+    let is_allowed =
+        |d: &&&'d SendingDomain| !sender.restricted_to_domains || sender.allowed_domain_ids.contains(&d.id);
     verified.find(is_allowed).copied().ok_or_else(|| {
         Refusal::new(
             RefusalCode::DomainNotAllowedForKey,
@@ -246,6 +254,7 @@ mod tests {
             tenant_slug: "acme",
             tenant_status: TenantStatus::Active,
             scopes: &[Scope::SmtpSend],
+            restricted_to_domains: !allowed.is_empty(),
             allowed_domain_ids: allowed,
         }
     }
@@ -340,6 +349,10 @@ mod tests {
         let allowed = [one.id];
         assert_eq!(ask("a@one.com", std::slice::from_ref(&one), &allowed), Ok("one.com".into()));
         assert_eq!(ask("a@two.com", &[two], &allowed), Err(RefusalCode::DomainNotAllowedForKey));
+        let emptied = Sender { restricted_to_domains: true, ..sender(&[]) };
+        let refusal = admit_from(&emptied, &Address::parse("a@one.com").unwrap(), &[one]).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::DomainNotAllowedForKey);
+        assert!(refusal.message.contains("were deleted"), "{refusal}");
     }
 
     #[test]

@@ -329,6 +329,7 @@ fn describe(current: &(Key, Tenant)) -> Sender<'_> {
         tenant_status: tenant.status,
         // A platform key has all scopes, also those that are newer than it.
         scopes: if key.tenant_id.is_none() { Scope::ALL } else { &key.scopes },
+        restricted_to_domains: key.restricted_to_domains,
         allowed_domain_ids: &key.allowed_domain_ids,
     }
 }

@@ -21,8 +21,8 @@ SHAPES = {
         body_retention_days weight status created_at updated_at""",
     "domain": """id object tenant_id name status status_reason status_hint verification subdomains dns_records last_checked_at failing_since
         verified_at created_at""",
-    "key": """id object name tenant_id environment scopes allowed_domain_ids allowed_cidrs expires_at created_at
-        last_used_at revoked_at last_four""",
+    "key": """id object name tenant_id environment scopes allowed_domain_ids restricted_to_domains allowed_cidrs
+        expires_at created_at last_used_at revoked_at last_four""",
     "email": """id object tenant_id key_id environment status from to recipient_count header_from subject message_id
         size dkim_domain tags metadata created_at send_at expires_at""",
     "webhook": """id object url tenant_id events status disabled_reason failing_since previous_secret_until

@@ -87,6 +87,31 @@ async fn senders_of_domains_of_other_tenants_are_refused() {
 }
 
 #[tokio::test]
+async fn a_key_whose_domains_were_deleted_is_refused_with_the_reason() {
+    let (_dns, _mx, server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    let key = format!("/v1/keys/{}", account.user);
+    let second = json!({"name": "second.test", "tenant_id": account.tenant_id, "verification": "manual"});
+    let second = server.control.ok("POST", "/v1/domains", second).await;
+    server.control.ok("PATCH", &key, json!({"allowed_domain_ids": [second["id"]]})).await;
+    let mut client = server.log_in(&account).await;
+    client.command("MAIL FROM:<a@second.test>").await.expect_code(250);
+    client.command("RSET").await.expect_code(250);
+    let path = format!("/v1/domains/{}", second["id"].as_str().unwrap());
+    server.control.ok("DELETE", &path, json!(null)).await;
+    let left = server.control.ok("GET", &key, json!(null)).await;
+    assert_eq!((&left["allowed_domain_ids"], &left["restricted_to_domains"]), (&json!([]), &json!(true)));
+    for sender in ["a@acme.test", "a@second.test"] {
+        client
+            .command(&format!("MAIL FROM:<{sender}>"))
+            .await
+            .expect_saying(550, "[domain_not_allowed_for_key] this key may send from no domain");
+    }
+    server.control.ok("PATCH", &key, json!({"allowed_domain_ids": [account.domain_id]})).await;
+    client.command("MAIL FROM:<a@acme.test>").await.expect_code(250);
+}
+
+#[tokio::test]
 async fn a_wrong_password_and_an_unknown_user_get_the_same_reply() {
     let (_dns, _mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;

@@ -54,7 +54,7 @@ pub fn resource() -> Resource {
                 .returns::<DomainView>("The updated domain.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
             Operation::delete("/v1/domains/{id}", "delete_domain", delete)
-                .describe("Delete a domain", "The server refuses mail from this domain from now on.")
+                .describe("Delete a domain", "The server refuses mail from this domain from now on. A key that was restricted to this domain only can send from no domain.")
                 .returns::<Deleted>("Deleted."),
             Operation::post("/v1/domains/{id}/verify", "verify_domain", verify)
                 .describe("Check the DNS records of a domain now", "The server also checks them every hour.")
@@ -231,14 +231,14 @@ async fn find_changeable(call: &RequestContext) -> Result<Domain> {
 }
 
 fn check_allowed(call: &RequestContext, domain: Option<DomainId>) -> Result<()> {
-    let allowed = &call.caller.key.allowed_domain_ids;
-    if allowed.is_empty() || domain.is_some_and(|id| allowed.contains(&id)) {
+    let key = &call.caller.key;
+    if domain.map_or(!key.restricted_to_domains, |id| key.allows_domain(id)) {
         return Ok(());
     }
     Err(ApiError::new(
         RefusalCode::DomainNotAllowedForKey,
         "allowed_domain_ids of this key does not contain the domain",
-        "use a key without allowed_domain_ids, or add the domain to this key",
+        "use a key that is not restricted to domains, or add the domain to this key",
     ))
 }
 

@@ -283,6 +283,7 @@ mod tests {
             environment: Environment::Live,
             scopes: scopes.to_vec(),
             allowed_domain_ids: vec![],
+            restricted_to_domains: false,
             allowed_cidrs: vec![],
             last_four: "abcd".into(),
             created_at: now(),

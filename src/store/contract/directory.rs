@@ -1,7 +1,9 @@
 //! Tenants, domains, keys and suppressions; and that nobody sees what is another's.
 
 use super::*;
-use crate::model::{DkimPolicy, DomainStatus, Environment, SuppressionReason, TenantStatus, TlsMode};
+use crate::model::{
+    DkimPolicy, DomainId, DomainStatus, Environment, SuppressionReason, TenantStatus, TlsMode,
+};
 
 fn smart_host(password: Option<&str>) -> NewSmartHost {
     NewSmartHost {
@@ -663,6 +665,36 @@ pub(super) async fn of_a_tenant_with_all_its_keys_the_oldest_revoked_one_makes_r
     assert!(bed.store.key(None, made[7]).await.unwrap().is_some());
     create().await.unwrap();
     assert!(create().await.is_err());
+}
+
+pub(super) async fn a_deleted_domain_leaves_its_keys_which_stay_restricted<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let a = bed.tenant("a").await.id;
+    let mut domains = Vec::new();
+    for domain in ["one.example", "two.example"] {
+        let new = new_domain(Some(a), domain, Verification::Manual);
+        domains.push(bed.store.create_domain(new, now()).await.unwrap().id);
+    }
+    let create = async |ids: &[DomainId]| {
+        let new = new_key(Some(a), &KeySecret::generate(Environment::Live));
+        let new = NewKey { allowed_domain_ids: ids.to_vec(), ..new };
+        bed.store.create_key(new, now()).await.unwrap().id
+    };
+    let (free, bound) = (create(&[]).await, create(&domains).await);
+    let of = async |id| {
+        let key = bed.store.key(None, id).await.unwrap().unwrap();
+        (key.restricted_to_domains, key.allowed_domain_ids)
+    };
+    assert_eq!((of(free).await, of(bound).await), ((false, vec![]), (true, domains.clone())));
+    let version = bed.store.directory_version();
+    assert!(bed.store.delete_domain(domains[0], now()).await.unwrap());
+    assert_ne!(bed.store.directory_version(), version);
+    assert_eq!(of(bound).await, (true, vec![domains[1]]));
+    assert!(bed.store.delete_domain(domains[1], now()).await.unwrap());
+    assert_eq!((of(free).await, of(bound).await), ((false, vec![]), (true, vec![])));
+    let patch = KeyPatch { allowed_domain_ids: Some(vec![]), ..KeyPatch::default() };
+    bed.store.update_key(bound, patch).await.unwrap();
+    assert_eq!(of(bound).await, (false, vec![]), "somebody said that it is free");
 }
 
 pub(super) async fn a_change_of_status_has_its_event_and_a_patch_without_one_none<H: Harness>() {

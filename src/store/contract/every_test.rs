@@ -27,6 +27,7 @@ macro_rules! run_on {
                     a_tenant_has_so_many_objects_and_no_more,
                     an_address_that_is_suppressed_again_counts_once,
                     of_a_tenant_with_all_its_keys_the_oldest_revoked_one_makes_room,
+                    a_deleted_domain_leaves_its_keys_which_stay_restricted,
                     a_change_of_status_has_its_event_and_a_patch_without_one_none,
                 }
                 journal {

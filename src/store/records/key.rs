@@ -17,8 +17,11 @@ pub struct Key {
     pub name: String,
     pub environment: Environment,
     pub scopes: Vec<Scope>,
-    /// Empty allows all domains of the tenant.
+    /// Empty allows all domains of the tenant, unless `restricted_to_domains`.
     pub allowed_domain_ids: Vec<DomainId>,
+    /// Whether it may use the domains in `allowed_domain_ids` only. The list of a restricted key becomes empty when these
+    /// domains are deleted.
+    pub restricted_to_domains: bool,
     /// Empty allows all addresses.
     pub allowed_cidrs: Vec<IpNet>,
     pub last_four: String,
@@ -29,6 +32,11 @@ pub struct Key {
 }
 
 impl Key {
+    /// Whether it may be used for a domain of its tenant.
+    pub fn allows_domain(&self, domain: DomainId) -> bool {
+        !self.restricted_to_domains || self.allowed_domain_ids.contains(&domain)
+    }
+
     /// Whether it may be used from an address.
     pub fn allows_address(&self, client: IpAddr) -> bool {
         // A listener for both families reports IPv4 clients as ::ffff:192.0.2.1.

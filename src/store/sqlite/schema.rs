@@ -34,6 +34,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0025_suppression_environment.sql"),
     include_str!("migrations/0026_event_environment.sql"),
     include_str!("migrations/0027_domain_ownership.sql"),
+    include_str!("migrations/0028_restricted_keys.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

@@ -79,7 +79,8 @@ store_trait! {
             before: Timestamp,
             limit: usize,
         ) -> Result<Vec<Domain>>;
-        /// Deletes a domain and its DKIM keys, with an event. False if it did not exist.
+        /// Deletes a domain and its DKIM keys, with an event, and removes it from `allowed_domain_ids` of keys, which stay restricted. False if
+        /// it did not exist.
         async fn delete_domain(&self, id: DomainId, now: Timestamp) -> Result<bool>;
         /// The sandbox domain of the platform.
         async fn sandbox_domain(&self, name: &DomainName) -> Result<Option<Domain>>;

@@ -4,7 +4,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
-use super::{dkim_keys, row_limits};
+use super::{dkim_keys, keys, row_limits};
 use crate::mail::{DomainName, Timestamp};
 use crate::model::{DkimKeyState, DomainId, DomainStatus, Environment, EventKind, TenantId, Verification};
 use crate::store::sqlite::events::Subject;
@@ -341,6 +341,7 @@ pub(super) fn delete(tx: &Tx<'_>, id: DomainId, now: Timestamp) -> Result<bool> 
     let Some(domain) = find(tx, id)? else { return Ok(false) };
     tx.prepare_cached("DELETE FROM dkim_key WHERE domain_id = ?1")?.execute([id])?;
     tx.prepare_cached("DELETE FROM domain WHERE id = ?1")?.execute([id])?;
+    domain.tenant_id.map_or(Ok(()), |tenant| keys::forget_domain(tx, tenant, id))?;
     if domain.status == DomainStatus::Verified {
         release_claims(tx, &domain.name)?;
     }

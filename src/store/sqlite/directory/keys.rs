@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::row_limits;
 use crate::mail::Timestamp;
-use crate::model::{EventKind, KeyId, ScramVerifier, SecretDigest, TenantId};
+use crate::model::{DomainId, EventKind, KeyId, ScramVerifier, SecretDigest, TenantId};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
@@ -25,6 +25,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Key> {
         environment: row.get("environment")?,
         scopes: json(row, "scopes")?,
         allowed_domain_ids: json(row, "allowed_domain_ids")?,
+        restricted_to_domains: row.get("restricted_to_domains")?,
         allowed_cidrs: json(row, "allowed_cidrs")?,
         last_four: row.get("last_four")?,
         created_at: time(row, "created_us")?,
@@ -48,6 +49,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
         environment: new.environment,
         scopes: new.scopes.clone(),
         allowed_domain_ids: new.allowed_domain_ids.clone(),
+        restricted_to_domains: !new.allowed_domain_ids.is_empty(),
         allowed_cidrs: new.allowed_cidrs.clone(),
         last_four: new.stored_secret.last_four.clone(),
         created_at: now,
@@ -58,8 +60,8 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
     let place = SealedColumn { column: SCRAM_COLUMN, row: &key.id.to_string() };
     let scram = tx.sealer.seal(place, &new.stored_secret.scram.to_bytes())?;
     let sql = "INSERT INTO key (id, tenant_id, name, environment, scopes, allowed_domain_ids, allowed_cidrs,
-                                digest, last_four, created_us, expires_us, scram)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+                                digest, last_four, created_us, expires_us, scram, restricted_to_domains)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
     tx.prepare_cached(sql)?.execute(params![
         key.id,
         key.tenant_id,
@@ -73,6 +75,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
         us(key.created_at),
         key.expires_at.map(us),
         scram,
+        key.restricted_to_domains,
     ])?;
     append_event(tx, EventKind::KeyCreated, &key, now)?;
     Ok(key)
@@ -160,12 +163,15 @@ pub(super) fn update(tx: &Tx<'_>, id: KeyId, patch: &KeyPatch) -> Result<Option<
     let patch = patch.clone();
     key.name = patch.name.unwrap_or(key.name);
     key.scopes = patch.scopes.unwrap_or(key.scopes);
-    key.allowed_domain_ids = patch.allowed_domain_ids.unwrap_or(key.allowed_domain_ids);
+    if let Some(ids) = patch.allowed_domain_ids {
+        key.restricted_to_domains = !ids.is_empty();
+        key.allowed_domain_ids = ids;
+    }
     key.allowed_cidrs = patch.allowed_cidrs.unwrap_or(key.allowed_cidrs);
     key.expires_at = patch.expires_at.unwrap_or(key.expires_at);
     let sql =
-        "UPDATE key SET name = ?2, scopes = ?3, allowed_domain_ids = ?4, allowed_cidrs = ?5, expires_us = ?6
-               WHERE id = ?1";
+        "UPDATE key SET name = ?2, scopes = ?3, allowed_domain_ids = ?4, allowed_cidrs = ?5, expires_us = ?6,
+             restricted_to_domains = ?7 WHERE id = ?1";
     tx.prepare_cached(sql)?.execute(params![
         id,
         key.name,
@@ -173,8 +179,19 @@ pub(super) fn update(tx: &Tx<'_>, id: KeyId, patch: &KeyPatch) -> Result<Option<
         to_json(&key.allowed_domain_ids)?,
         to_json(&key.allowed_cidrs)?,
         key.expires_at.map(us),
+        key.restricted_to_domains,
     ])?;
     Ok(Some(key))
+}
+
+/// Removes a deleted domain from the keys that are restricted to it. They stay restricted.
+pub(super) fn forget_domain(tx: &Tx<'_>, tenant: TenantId, domain: DomainId) -> Result<()> {
+    let sql = "UPDATE key SET allowed_domain_ids =
+                   (SELECT json_group_array(value) FROM json_each(key.allowed_domain_ids) WHERE value <> ?2)
+               WHERE (tenant_id = ?1 OR tenant_id IS NULL) AND EXISTS
+                   (SELECT 1 FROM json_each(key.allowed_domain_ids) WHERE value = ?2)";
+    tx.prepare_cached(sql)?.execute(params![tenant, domain])?;
+    Ok(())
 }
 
 pub(super) fn revoke(tx: &Tx<'_>, id: KeyId, now: Timestamp) -> Result<bool> {
