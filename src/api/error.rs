@@ -269,6 +269,10 @@ impl From<Conflict> for ApiError {
             Conflict::Slug => {
                 (RefusalCode::AlreadyExists, "choose another slug, or leave it out to get a free one")
             }
+            Conflict::ExternalRef => (
+                RefusalCode::AlreadyExists,
+                "use the existing tenant; find it with GET /v1/tenants?external_ref=",
+            ),
             Conflict::DomainExists => {
                 (RefusalCode::AlreadyExists, "use the existing domain; find it with GET /v1/domains?name=")
             }
@@ -387,6 +391,7 @@ mod tests {
     fn each_conflict_has_its_status_and_code() {
         for (conflict, status, code) in [
             (Conflict::Slug, 409, "already_exists"),
+            (Conflict::ExternalRef, 409, "already_exists"),
             (Conflict::DomainExists, 409, "already_exists"),
             (Conflict::DomainTaken, 409, "domain_taken"),
             (Conflict::Selector, 409, "already_exists"),

@@ -11,7 +11,7 @@ use crate::model::{DomainId, Environment, KeyId, KeySecret, RefusalCode, Scope, 
 use crate::store::{DEFAULT_TENANT, Directory, Key, KeyFilter, KeyPatch, NewKey, Store};
 
 use super::json::{Checks, nullable};
-use super::{Access, ApiError, ApiResponse, List, Operation, RequestContext, Resource, Result};
+use super::{Access, ApiError, ApiResponse, List, ListedOwner, Operation, RequestContext, Resource, Result};
 
 const NAME_CHARS_MAX: usize = 200;
 const RESTRICTIONS_MAX: usize = 100;
@@ -28,7 +28,7 @@ pub fn resource() -> Resource {
         .operations([
             Operation::get("/v1/keys", "list_keys", list)
                 .describe("List keys", "Includes revoked keys.")
-                .tenant_filter()
+                .owner_filter()
                 .query::<Environment>("environment", "Only objects of this environment.")
                 .pages::<KeyId, KeyView>("Keys."),
             Operation::post("/v1/keys", "create_key", create)
@@ -226,9 +226,9 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
 }
 
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {
-    let tenant_id = call.listed_tenant().await?;
+    let ListedOwner { tenant_id, of_platform } = call.listed_owner().await?;
     let request = call.query.page::<KeyId>();
-    let filter = KeyFilter { tenant_id, environment: call.query.value("environment") };
+    let filter = KeyFilter { tenant_id, of_platform, environment: call.query.value("environment") };
     call.query.finish()?;
     let page = call.store().list_keys(filter, request.clone()).await?;
     ApiResponse::ok(&List::page(page, &request, |key| key.id.to_string(), KeyView::from))

@@ -68,7 +68,7 @@ use self::layers::preconditions::ObjectLocks;
 use self::layers::rate_limit::RequestLimiter;
 use self::operation::Resource;
 use self::page::List;
-use self::request_context::RequestContext;
+use self::request_context::{ListedOwner, RequestContext};
 use self::response::{ApiResponse, Deleted};
 
 pub use self::emails::SendLimits;

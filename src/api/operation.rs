@@ -345,6 +345,15 @@ impl Operation {
         )
     }
 
+    /// Like [`Operation::tenant_filter`], for objects that may belong to no tenant.
+    pub(super) fn owner_filter(self) -> Self {
+        let text = "Only objects of this tenant; `null` for those of the platform.";
+        self.query_as("tenant_id", text, |schemas| {
+            let tenant = schemas.request::<TenantId>();
+            schemars::json_schema!({ "anyOf": [tenant, { "const": "null" }] })
+        })
+    }
+
     /// Takes a query parameter.
     pub(super) fn query<T: JsonSchema>(self, name: &'static str, text: &'static str) -> Self {
         self.query_as(name, text, Schemas::request::<T>)

@@ -73,6 +73,14 @@ pub struct RequestContext {
     pub now: Timestamp,
 }
 
+/// Whose objects a list shows: those of a tenant, those of the platform, or all.
+pub struct ListedOwner {
+    /// Only those of this tenant.
+    pub tenant_id: Option<TenantId>,
+    /// Only those that belong to no tenant.
+    pub of_platform: bool,
+}
+
 impl FromRequest<Arc<Api>> for RequestContext {
     type Rejection = ApiError;
 
@@ -299,6 +307,20 @@ impl RequestContext {
         match self.caller.sees(environment) {
             true => Ok(environment),
             false => Err(ApiError::live_only("`\"environment\": \"live\"`")),
+        }
+    }
+
+    /// Like [`RequestContext::listed_tenant`], for objects that may belong to no tenant: `tenant_id=null` selects those.
+    pub async fn listed_owner(&mut self) -> Result<ListedOwner> {
+        if self.query.text("tenant_id") != Some("null") {
+            return Ok(ListedOwner { tenant_id: self.listed_tenant().await?, of_platform: false });
+        }
+        if self.tenant_id.is_some() {
+            return Err(ApiError::field("tenant_id", "invalid", "omit this, or give the tenant of the path"));
+        }
+        match self.scope() {
+            Some(_) => Err(ApiError::platform_only("listing the objects of the platform")),
+            None => Ok(ListedOwner { tenant_id: None, of_platform: true }),
         }
     }
 

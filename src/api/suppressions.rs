@@ -8,7 +8,8 @@ use crate::model::{Environment, Scope, SuppressionId, SuppressionReason, TenantI
 use crate::store::{Directory, NewSuppression, Suppression, SuppressionFilter};
 
 use super::{
-    Access, ApiError, ApiResponse, Deleted, FieldError, List, Operation, RequestContext, Resource, Result,
+    Access, ApiError, ApiResponse, Deleted, FieldError, List, ListedOwner, Operation, RequestContext,
+    Resource, Result,
 };
 
 const EVIDENCE_CHARS_MAX: usize = 1024;
@@ -23,7 +24,7 @@ pub fn resource() -> Resource {
         .operations([
             Operation::get("/v1/suppressions", "list_suppressions", list)
                 .summary("List suppressions")
-                .tenant_filter()
+                .owner_filter()
                 .environment_filter()
                 .query::<Address>("address", "Only the object with this address.")
                 .query::<SuppressionReason>("reason", "Only suppressions with this reason.")
@@ -183,11 +184,17 @@ async fn create_batch(call: RequestContext) -> Result<ApiResponse> {
 }
 
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {
-    let tenant_id = call.listed_tenant().await?;
+    let ListedOwner { tenant_id, of_platform } = call.listed_owner().await?;
     let request = call.query.page::<SuppressionId>();
     let address = call.query.value_with_plus("address", Address::parse).map(|address| address.folded());
     let environment = call.listed_environment();
-    let filter = SuppressionFilter { tenant_id, environment, address, reason: call.query.value("reason") };
+    let filter = SuppressionFilter {
+        tenant_id,
+        of_platform,
+        environment,
+        address,
+        reason: call.query.value("reason"),
+    };
     call.query.finish()?;
     let page = call.store().list_suppressions(filter, request.clone()).await?;
     ApiResponse::ok(&List::page(page, &request, |s| s.id.to_string(), SuppressionView::from))

@@ -197,7 +197,7 @@ impl Demo {
 }
 
 async fn has_key(store: &Store, tenant: TenantId) -> anyhow::Result<bool> {
-    let filter = KeyFilter { tenant_id: Some(tenant), environment: None };
+    let filter = KeyFilter { tenant_id: Some(tenant), ..KeyFilter::default() };
     Ok(!store.list_keys(filter, newest()).await?.items.is_empty())
 }
 

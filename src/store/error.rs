@@ -34,6 +34,9 @@ pub enum Conflict {
     /// Another tenant has this slug.
     #[error("another tenant has this slug")]
     Slug,
+    /// Another tenant has this external reference.
+    #[error("another tenant has this external_ref")]
+    ExternalRef,
     /// The tenant already has this domain.
     #[error("the tenant already has this domain")]
     DomainExists,

@@ -302,6 +302,58 @@ async fn a_key_cannot_create_a_key_with_more_rights() {
 }
 
 #[tokio::test]
+async fn an_external_reference_names_one_tenant_and_finds_it() {
+    let stage = ApiStage::start().await;
+    let make = async |name: &str, external_ref: Value| {
+        let body = json!({"name": name, "external_ref": external_ref});
+        stage.post(&stage.platform, "/v1/tenants", body).await
+    };
+    let one = make("one", json!("crm-7")).await.expect(201);
+    let error = make("two", json!("crm-7")).await.expect_error(409, "already_exists");
+    assert!(text(&error, "/message").contains("external_ref"), "{error}");
+    let two = make("two", Value::Null).await.expect(201);
+    make("three", Value::Null).await.expect(201);
+    let path = format!("/v1/tenants/{}", text(&two, "/id"));
+    let change = json!({"external_ref": "crm-7"});
+    stage.patch(&stage.platform, &path, change).await.expect_error(409, "already_exists");
+    let change = json!({"external_ref": "crm-8"});
+    stage.patch(&stage.platform, &path, change.clone()).await.expect(200);
+    stage.patch(&stage.platform, &path, change).await.expect(200);
+    let found = stage.get(&stage.platform, "/v1/tenants?external_ref=crm-7").await.expect(200);
+    assert_eq!(found["data"], json!([one]));
+    stage.delete(&stage.platform, &format!("/v1/tenants/{}", text(&one, "/id"))).await.expect(200);
+    make("four", json!("crm-7")).await.expect(201);
+}
+
+#[tokio::test]
+async fn objects_of_the_platform_are_listed_apart_with_a_null_tenant() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    stage.post(&tenant.key, "/v1/domains", json!({"name": "own.example"})).await.expect(201);
+    for key in [&tenant.key, &stage.platform] {
+        let body = json!({"address": format!("{}@x.example", &key[8..20])});
+        stage.post(key, "/v1/suppressions", body).await.expect(201);
+        stage.post(key, "/v1/webhooks", json!({"url": "http://127.0.0.1:1/"})).await.expect(201);
+    }
+    for (path, of_platform) in
+        [("domains", 0), ("keys", 1), ("suppressions", 1), ("webhooks", 1), ("events", 1)]
+    {
+        let list = stage.get(&stage.platform, &format!("/v1/{path}?tenant_id=null")).await.expect(200);
+        let data = list["data"].as_array().unwrap();
+        assert_eq!(data.len(), of_platform, "{path}: {list}");
+        assert!(data.iter().all(|one| one["tenant_id"].is_null()), "{path}: {list}");
+        let all = stage.get(&stage.platform, &format!("/v1/{path}")).await.expect(200);
+        assert!(all["data"].as_array().unwrap().len() > of_platform, "{path}: {all}");
+        let refused = stage.get(&tenant.key, &format!("/v1/{path}?tenant_id=null")).await;
+        refused.expect_error(403, "platform_key_required");
+    }
+    let path = format!("/v1/tenants/{}/domains?tenant_id=null", tenant.id);
+    stage.get(&stage.platform, &path).await.expect_error(422, "validation_failed");
+    let path = "/v1/emails?tenant_id=null";
+    stage.get(&stage.platform, path).await.expect_error(422, "validation_failed");
+}
+
+#[tokio::test]
 async fn suppressions_are_created_looked_up_and_deleted() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;

@@ -16,7 +16,9 @@ use crate::store::{Directory, DkimKey, Domain, DomainFilter, DomainPatch, NewDom
 use crate::verification::{DnsRecord, Purpose, expected_records};
 
 use super::json::{self, Checks};
-use super::{Access, ApiError, ApiResponse, Deleted, List, Operation, RequestContext, Resource, Result};
+use super::{
+    Access, ApiError, ApiResponse, Deleted, List, ListedOwner, Operation, RequestContext, Resource, Result,
+};
 
 use self::dkim::DkimKeyView;
 
@@ -34,7 +36,7 @@ pub fn resource() -> Resource {
         .operations([
             Operation::get("/v1/domains", "list_domains", list)
                 .summary("List domains")
-                .tenant_filter()
+                .owner_filter()
                 .query::<DomainName>("name", "Only objects with this name.")
                 .query::<DomainStatus>("status", "Only objects with this status.")
                 .query::<Verification>("verification", "Only domains with this verification method.")
@@ -301,10 +303,11 @@ fn read_name(text: &str) -> Result<DomainName> {
 }
 
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {
-    let tenant_id = call.listed_tenant().await?;
+    let ListedOwner { tenant_id, of_platform } = call.listed_owner().await?;
     let request = call.query.page::<DomainId>();
     let filter = DomainFilter {
         tenant_id,
+        of_platform,
         name: call.query.value("name"),
         status: call.query.value("status"),
         verification: call.query.value("verification"),

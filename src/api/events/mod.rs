@@ -12,7 +12,9 @@ use crate::store::{EventFilter, EventView, Journal, JournalCursor};
 use super::layers::auth;
 use super::page;
 use super::schema::Schemas;
-use super::{Access, ApiError, ApiResponse, FieldError, List, Operation, RequestContext, Resource, Result};
+use super::{
+    Access, ApiError, ApiResponse, FieldError, List, ListedOwner, Operation, RequestContext, Resource, Result,
+};
 use crate::limits::tenant_semaphore::SemaphoreFull;
 use stream::{Credential, Start};
 
@@ -25,7 +27,7 @@ pub fn resource() -> Resource {
         .operations([
             Operation::get("/v1/events", "list_events", list)
                 .describe("List or stream events", "With `Accept: text/event-stream`, the response is a live stream of events: `id` is the position after the event in the journal, `event` is its type, and `data` is the event in JSON. Reconnect with `Last-Event-ID` to continue without a gap. Events about objects that both environments share, such as domains, are in the lists of both.")
-                .tenant_filter()
+                .owner_filter()
                 .environment_filter()
                 .query::<EventKind>("type", "Only events of this type.")
                 .query::<MessageId>("message_id", "Only events of this message.")
@@ -41,7 +43,7 @@ fn last_event_id_schema(_: &mut Schemas) -> Schema {
 
 /// `GET /v1/events`: a list, or with `Accept: text/event-stream` a live stream.
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {
-    let tenant_id = call.listed_tenant().await?;
+    let ListedOwner { tenant_id, of_platform } = call.listed_owner().await?;
     let message_id = call.query.value::<MessageId>("message_id");
     // A message has one environment, so its id selects one.
     let environment = match message_id {
@@ -49,7 +51,7 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
         None => call.listed_environment(),
     };
     let kind = call.query.value::<EventKind>("type");
-    let filter = EventFilter { tenant_id, environment, kind, message_id };
+    let filter = EventFilter { tenant_id, of_platform, environment, kind, message_id };
     if wants_stream(&call) {
         return follow(call, filter).await;
     }

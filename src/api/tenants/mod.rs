@@ -24,7 +24,7 @@ pub fn resource() -> Resource {
             Operation::get("/v1/tenants", "list_tenants", list)
                 .describe("List tenants", "With a tenant key, the list contains at most that tenant.")
                 .query::<String>("slug", "Only the tenant with this slug.")
-                .query::<String>("external_ref", "Only tenants with this external reference.")
+                .query::<String>("external_ref", "Only the tenant with this external reference.")
                 .query::<TenantStatus>("status", "Only objects with this status.")
                 .pages::<TenantId, TenantView>("Tenants."),
             Operation::post("/v1/tenants", "create_tenant", create)

@@ -21,7 +21,7 @@ pub struct Create {
     pub(super) name: String,
     /// Unique on the platform: 1 to 63 lower-case letters, digits and hyphens. Default: derived from the name.
     pub(super) slug: Option<String>,
-    /// The platform's own id for the tenant: one line of at most 255 characters.
+    /// The platform's own id for the tenant, unique on the platform: one line of at most 255 characters.
     pub(super) external_ref: Option<String>,
     /// Arbitrary data of the platform; at most 50 keys and 8 KiB.
     #[serde(default)]
@@ -54,7 +54,7 @@ pub struct Update {
     pub(super) name: Option<String>,
     /// Unique on the platform: 1 to 63 lower-case letters, digits and hyphens.
     pub(super) slug: Option<String>,
-    /// The platform's own id for the tenant: one line of at most 255 characters.
+    /// The platform's own id for the tenant, unique on the platform: one line of at most 255 characters.
     #[serde(default, deserialize_with = "nullable")]
     pub(super) external_ref: Option<Option<String>>,
     /// Keys to set. The value `null` removes a key.
@@ -135,7 +135,7 @@ pub struct TenantView {
     name: String,
     /// Unique on the platform: 1 to 63 lower-case letters, digits and hyphens.
     slug: String,
-    /// The platform's own id for the tenant: one line of at most 255 characters.
+    /// The platform's own id for the tenant, unique on the platform: one line of at most 255 characters.
     external_ref: Option<String>,
     /// Arbitrary data of the platform.
     metadata: Map<String, Value>,

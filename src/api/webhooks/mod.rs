@@ -17,7 +17,9 @@ use crate::model::{
 use crate::store::{NewWebhook, Outbox, Store, Webhook, WebhookFilter, WebhookPatch, WebhookSecret};
 
 use super::json::Checks;
-use super::{Access, ApiError, ApiResponse, Deleted, List, Operation, RequestContext, Resource, Result};
+use super::{
+    Access, ApiError, ApiResponse, Deleted, List, ListedOwner, Operation, RequestContext, Resource, Result,
+};
 
 use self::deliveries::DeliveryView;
 
@@ -40,7 +42,7 @@ pub fn resource() -> Resource {
         .operations([
             Operation::get("/v1/webhooks", "list_webhooks", list)
                 .summary("List webhooks")
-                .tenant_filter()
+                .owner_filter()
                 .query::<WebhookStatus>("status", "Only objects with this status.")
                 .query::<String>("url", "Only webhooks with exactly this URL.")
                 .query::<Environment>("environment", "Only webhooks that get events of this environment.")
@@ -254,11 +256,12 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
 }
 
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {
-    let tenant_id = call.listed_tenant().await?;
+    let ListedOwner { tenant_id, of_platform } = call.listed_owner().await?;
     let request = call.query.page::<WebhookId>();
     let url = call.query.value_with_plus("url", str::parse::<String>);
     let filter = WebhookFilter {
         tenant_id,
+        of_platform,
         status: call.query.value("status"),
         url,
         environment: call.query.value("environment"),

@@ -103,7 +103,7 @@ pub(super) async fn list(
     output: OutputFormat,
 ) -> anyhow::Result<()> {
     let store = directory.open(Access::Manage).await?;
-    let filter = KeyFilter { tenant_id: find_tenant(&store, tenant).await?, environment: None };
+    let filter = KeyFilter { tenant_id: find_tenant(&store, tenant).await?, ..KeyFilter::default() };
     let get_page = async |limit, after| {
         let request = PageRequest { limit, after, ..PageRequest::default() };
         let keys = store.list_keys(filter.clone(), request).await?;

@@ -87,6 +87,8 @@ pub enum RecordStatus {
 #[derive(Debug, Clone, Default)]
 pub struct DomainFilter {
     pub tenant_id: Option<TenantId>,
+    /// Only those that belong to no tenant.
+    pub of_platform: bool,
     pub name: Option<DomainName>,
     pub status: Option<DomainStatus>,
     pub verification: Option<Verification>,

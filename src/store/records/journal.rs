@@ -114,6 +114,8 @@ impl Serialize for Event {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventFilter {
     pub tenant_id: Option<TenantId>,
+    /// Only those that belong to no tenant.
+    pub of_platform: bool,
     /// Also takes the events about objects that both environments share.
     pub environment: Option<Environment>,
     pub kind: Option<EventKind>,
@@ -125,6 +127,7 @@ impl EventFilter {
     pub fn takes(&self, event: &Event) -> bool {
         let is_of = |wanted| event.environment.is_none_or(|environment| environment == wanted);
         self.tenant_id.is_none_or(|tenant| event.tenant_id == Some(tenant))
+            && (!self.of_platform || event.tenant_id.is_none())
             && self.environment.is_none_or(is_of)
             && self.kind.is_none_or(|kind| event.kind == kind)
             && self.message_id.is_none_or(|message| event.message_id == Some(message))

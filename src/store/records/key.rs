@@ -103,5 +103,7 @@ pub struct KeyPatch {
 pub struct KeyFilter {
     /// The tenant of the caller, or the one that the platform selects.
     pub tenant_id: Option<TenantId>,
+    /// Only those that belong to no tenant.
+    pub of_platform: bool,
     pub environment: Option<Environment>,
 }

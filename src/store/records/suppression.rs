@@ -36,6 +36,8 @@ pub struct NewSuppression {
 #[derive(Debug, Clone, Default)]
 pub struct SuppressionFilter {
     pub tenant_id: Option<TenantId>,
+    /// Only those that belong to no tenant.
+    pub of_platform: bool,
     pub environment: Option<Environment>,
     /// Folded.
     pub address: Option<String>,

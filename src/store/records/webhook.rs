@@ -64,6 +64,8 @@ pub struct WebhookPatch {
 #[derive(Debug, Clone, Default)]
 pub struct WebhookFilter {
     pub tenant_id: Option<TenantId>,
+    /// Only those that belong to no tenant.
+    pub of_platform: bool,
     pub status: Option<WebhookStatus>,
     pub url: Option<String>,
     /// Webhooks that get events of this environment.

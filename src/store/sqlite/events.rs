@@ -124,7 +124,8 @@ const LOOKED_AT_MAX: usize = if cfg!(test) { 50 } else { 20_000 };
 /// A page of events, newest first.
 pub(super) fn list(connection: &Connection, filter: &EventFilter, page: &PageRequest) -> Result<EventPage> {
     let range = Range::of(EventId::PREFIX, page);
-    let EventFilter { tenant_id, environment, kind, message_id } = filter;
+    let EventFilter { tenant_id, of_platform, environment, kind, message_id } = filter;
+    let owner = if *of_platform { Some(String::new()) } else { tenant_id.map(|tenant| tenant.to_string()) };
     let of_message = if message_id.is_some() { "message_id = ?3" } else { "?3 IS NULL" };
     let sql = format!(
         "SELECT event.*, {} FROM (
@@ -142,7 +143,7 @@ pub(super) fn list(connection: &Connection, filter: &EventFilter, page: &PageReq
         range.low,
         range.high,
         message_id,
-        tenant_id,
+        owner,
         kind,
         since_us,
         until_us,

@@ -6,6 +6,7 @@ use ulid::Ulid;
 
 use super::sql_types::us;
 use crate::mail::Timestamp;
+use crate::model::TenantId;
 use crate::store::{PAGE_OCTETS_MAX, Page, PageRequest, Result, StoreError};
 
 pub(super) const PAGE_OBJECTS_MAX: usize = 100;
@@ -118,6 +119,14 @@ impl List {
     /// Selects rows that meet a condition, if there is a value.
     pub(super) fn only_if<T: ToSql>(&mut self, condition: &str, value: &Option<T>) -> Result<()> {
         value.as_ref().map_or(Ok(()), |value| self.only(condition, value))
+    }
+
+    /// Selects rows of a tenant, or those of the platform, which have none.
+    pub(super) fn only_owned_by(&mut self, tenant: Option<TenantId>, of_platform: bool) -> Result<()> {
+        if of_platform {
+            self.conditions.push("tenant_id IS NULL".into());
+        }
+        self.only_if("tenant_id = ?", &tenant)
     }
 
     /// Reads one page.

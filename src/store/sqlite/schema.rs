@@ -35,6 +35,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0026_event_environment.sql"),
     include_str!("migrations/0027_domain_ownership.sql"),
     include_str!("migrations/0028_restricted_keys.sql"),
+    include_str!("migrations/0029_external_ref.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

@@ -17,7 +17,7 @@ store_trait! {
         /// A number that changes with every change of a tenant, domain or key through this store.
         fn directory_version(&self) -> u64;
 
-        /// Creates a tenant. Fails with [`Conflict::Slug`](crate::store::Conflict::Slug).
+        /// Creates a tenant. Fails with [`Conflict::Slug`](crate::store::Conflict::Slug), [`Conflict::ExternalRef`](crate::store::Conflict::ExternalRef).
         async fn create_tenant(&self, new: NewTenant, now: Timestamp) -> Result<Tenant>;
         /// Creates the tenant with the slug [`DEFAULT_TENANT`](crate::store::DEFAULT_TENANT) at the first call for this store,
         /// unless the slug is in use. Later calls change nothing, also if that tenant was renamed or deleted.

@@ -225,7 +225,7 @@ pub(super) fn list(
     page: &PageRequest,
 ) -> Result<Page<Domain>> {
     let mut list = List::of("domain", DomainId::PREFIX);
-    list.only_if("tenant_id = ?", &filter.tenant_id)?;
+    list.only_owned_by(filter.tenant_id, filter.of_platform)?;
     list.only_if("name = ?", &filter.name)?;
     list.only_if("status = ?", &filter.status)?;
     list.only_if("verification = ?", &filter.verification)?;

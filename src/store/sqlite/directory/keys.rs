@@ -153,7 +153,7 @@ pub(super) fn scram_credential(
 
 pub(super) fn list(connection: &Connection, filter: &KeyFilter, page: &PageRequest) -> Result<Page<Key>> {
     let mut list = List::of("key", KeyId::PREFIX);
-    list.only_if("tenant_id = ?", &filter.tenant_id)?;
+    list.only_owned_by(filter.tenant_id, filter.of_platform)?;
     list.only_if("environment = ?", &filter.environment)?;
     list.read(connection, page, read_row)
 }

@@ -147,7 +147,7 @@ pub(super) fn list(
     page: &PageRequest,
 ) -> Result<Page<Suppression>> {
     let mut list = List::of("suppression", SuppressionId::PREFIX);
-    list.only_if("tenant_id = ?", &filter.tenant_id)?;
+    list.only_owned_by(filter.tenant_id, filter.of_platform)?;
     list.only_if("environment = ?", &filter.environment)?;
     list.only_if("address = ?", &filter.address)?;
     list.only_if("reason = ?", &filter.reason)?;

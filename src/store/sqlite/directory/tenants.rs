@@ -40,6 +40,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Tenant> {
 
 pub(super) fn create(tx: &Tx<'_>, new: &NewTenant, now: Timestamp) -> Result<Tenant> {
     refuse_slug_in_use(tx, &new.slug, None)?;
+    refuse_external_ref_in_use(tx, new.external_ref.as_deref(), None)?;
     let id = TenantId::generate(now);
     let tenant = Tenant {
         id,
@@ -90,6 +91,18 @@ fn refuse_slug_in_use(tx: &Tx<'_>, slug: &str, but_for: Option<TenantId>) -> Res
     match find_by_slug(tx, slug)? {
         Some(other) if Some(other.id) != but_for => Err(StoreError::Conflict(Conflict::Slug)),
         _ => Ok(()),
+    }
+}
+
+fn refuse_external_ref_in_use(
+    tx: &Tx<'_>,
+    external_ref: Option<&str>,
+    but_for: Option<TenantId>,
+) -> Result<()> {
+    let sql = "SELECT 1 FROM tenant WHERE external_ref = ?1 AND id IS NOT ?2";
+    match tx.prepare_cached(sql)?.exists(params![external_ref, but_for])? {
+        true => Err(StoreError::Conflict(Conflict::ExternalRef)),
+        false => Ok(()),
     }
 }
 
@@ -182,6 +195,7 @@ pub(super) fn update(
     if let Some(slug) = &patch.slug {
         refuse_slug_in_use(tx, slug, Some(id))?;
     }
+    refuse_external_ref_in_use(tx, patch.external_ref.as_ref().and_then(Option::as_deref), Some(id))?;
     let set_password = apply(&mut tenant, patch.clone());
     tenant.updated_at = now;
     if let Some(password) = set_password {

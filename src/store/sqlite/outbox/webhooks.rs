@@ -81,7 +81,7 @@ pub(super) fn list(
     page: &PageRequest,
 ) -> Result<Page<Webhook>> {
     let mut list = List::of("webhook", WebhookId::PREFIX);
-    list.only_if("tenant_id = ?", &filter.tenant_id)?;
+    list.only_owned_by(filter.tenant_id, filter.of_platform)?;
     list.only_if("status = ?", &filter.status)?;
     list.only_if("url = ?", &filter.url)?;
     // The column contains JSON.
