@@ -231,8 +231,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
             (StatusCode::SERVICE_UNAVAILABLE, "internal")
         }
         C::Internal | C::ContentDamaged => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
-        C::SenderDomainNotOwned
-        | C::SenderDomainNotVerified
+        C::SenderDomainNotVerified
         | C::NullSenderRefused
         | C::RecipientSuppressed
         | C::RecipientInvalid
@@ -241,7 +240,6 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::TooManyRecipients
         | C::FromHeaderMissing
         | C::FromHeaderAmbiguous
-        | C::FromDomainNotOwned
         | C::HeaderMalformed
         | C::HeaderDuplicate
         | C::NulInContent

@@ -28,11 +28,9 @@ macro_rules! codes {
 codes! {
     /// The platform has suspended the tenant.
     TenantSuspended = "tenant_suspended";
-    /// The sender's domain is not a domain of the tenant.
-    SenderDomainNotOwned = "sender_domain_not_owned";
     /// The sender's domain is the tenant's, but is not verified.
     SenderDomainNotVerified = "sender_domain_not_verified";
-    /// The key is restricted to other domains.
+    /// The sender's domain is not a domain of the tenant, or the key is restricted to other domains.
     DomainNotAllowedForKey = "domain_not_allowed_for_key";
     /// The key does not have the scope.
     InsufficientScope = "insufficient_scope";
@@ -60,8 +58,6 @@ codes! {
     FromHeaderMissing = "from_header_missing";
     /// The message has several From fields, or one that is ambiguous.
     FromHeaderAmbiguous = "from_header_ambiguous";
-    /// An address in From is not under a domain of the tenant.
-    FromDomainNotOwned = "from_domain_not_owned";
     /// The header block is malformed or ambiguous.
     HeaderMalformed = "header_malformed";
     /// The message has several fields of which RFC 5322 §3.6 allows one.

@@ -84,9 +84,7 @@ pub fn admit_sender<'d>(
             "the null sender MAIL FROM:<> is not accepted",
             "use an address of one of your domains in MAIL FROM",
         )),
-        ReversePath::Mailbox(address) => {
-            admit_domain(sender, address, covering, RefusalCode::SenderDomainNotOwned).map(Some)
-        }
+        ReversePath::Mailbox(address) => admit_domain(sender, address, covering).map(Some),
     }
 }
 
@@ -96,14 +94,13 @@ pub fn admit_from<'d>(
     address: &Address,
     covering: &'d [SendingDomain],
 ) -> Result<&'d SendingDomain, Refusal> {
-    admit_domain(sender, address, covering, RefusalCode::FromDomainNotOwned)
+    admit_domain(sender, address, covering)
 }
 
 fn admit_domain<'d>(
     sender: &Sender<'_>,
     address: &Address,
     covering: &'d [SendingDomain],
-    not_owned: RefusalCode,
 ) -> Result<&'d SendingDomain, Refusal> {
     if sender.restricted_to_domains && sender.allowed_domain_ids.is_empty() {
         return Err(Refusal::new(
@@ -114,7 +111,7 @@ fn admit_domain<'d>(
     }
     let Host::Domain(name) = address.host() else {
         return Err(Refusal::new(
-            not_owned,
+            RefusalCode::DomainNotAllowedForKey,
             format!("{} is an address literal, not a domain", address.host()),
             "use an address of one of your verified domains",
         ));
@@ -126,7 +123,7 @@ fn admit_domain<'d>(
         .filter(|d| name.is_at_or_under(&d.name))
         .collect();
     let Some(closest) = owned.first() else {
-        return Err(refuse_not_owned(not_owned, sender, name, covering));
+        return Err(refuse_not_owned(sender, name, covering));
     };
     let mut verified = owned.iter().filter(|d| d.status == DomainStatus::Verified).peekable();
     if verified.peek().is_none() {
@@ -144,12 +141,8 @@ fn admit_domain<'d>(
 }
 
 /// The tenant learns of a domain of another tenant only if it has one at or above the name itself.
-fn refuse_not_owned(
-    code: RefusalCode,
-    sender: &Sender<'_>,
-    name: &DomainName,
-    covering: &[SendingDomain],
-) -> Refusal {
+fn refuse_not_owned(sender: &Sender<'_>, name: &DomainName, covering: &[SendingDomain]) -> Refusal {
+    let code = RefusalCode::DomainNotAllowedForKey;
     let tenant = sender.tenant_slug;
     if let Some(taken) = covering.iter().find(|d| !d.is_foreign && d.status == DomainStatus::Taken) {
         return refuse_unusable(code, sender, taken);
@@ -281,7 +274,7 @@ mod tests {
     #[test]
     fn a_sender_needs_a_verified_domain_of_its_own_on_whole_labels() {
         use DomainStatus::{Failing, Pending, Taken, Verified};
-        use RefusalCode::{SenderDomainNotOwned as NotOwned, SenderDomainNotVerified as NotVerified};
+        use RefusalCode::{DomainNotAllowedForKey as NotOwned, SenderDomainNotVerified as NotVerified};
         let own = domain("acme.com", Verified, true);
         for (address, domains, answer) in [
             ("a@acme.com", vec![own.clone()], Ok("acme.com")),
@@ -305,7 +298,7 @@ mod tests {
     #[test]
     fn an_address_belongs_to_the_closest_verified_name_whoever_has_verified_it() {
         use DomainStatus::{Failing, Pending, Taken, Verified};
-        use RefusalCode::{SenderDomainNotOwned as NotOwned, SenderDomainNotVerified as NotVerified};
+        use RefusalCode::{DomainNotAllowedForKey as NotOwned, SenderDomainNotVerified as NotVerified};
         let own = |name, status| domain(name, status, true);
         let foreign = |name| SendingDomain { is_foreign: true, ..domain(name, Verified, true) };
         for (address, domains, answer) in [

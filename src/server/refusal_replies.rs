@@ -1,4 +1,4 @@
-//! SMTP replies to refusals: one reply for each code. The text has one form: `550 5.7.1 [sender_domain_not_owned]
+//! SMTP replies to refusals: one reply for each code. The text has one form: `550 5.7.1 [domain_not_allowed_for_key]
 //! what is wrong; what to do (ref req_…)`.
 
 use crate::mail::EnhancedStatus;
@@ -48,7 +48,6 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
     use RefusalCode::*;
     let (code, subject, detail) = match code {
         TenantSuspended
-        | SenderDomainNotOwned
         | SenderDomainNotVerified
         | DomainNotAllowedForKey
         | InsufficientScope
@@ -56,8 +55,7 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         | NullSenderRefused
         | RecipientSuppressed
         | FromHeaderMissing
-        | FromHeaderAmbiguous
-        | FromDomainNotOwned => (550, 7, 1),
+        | FromHeaderAmbiguous => (550, 7, 1),
         SendLimitExceeded | RateLimited => (450, 7, 1),
         DailySendLimitExceeded => (452, 7, 1),
         MessageTooLarge => (552, 3, 4),
@@ -118,11 +116,11 @@ mod tests {
     fn every_refusal_has_the_same_text_form() {
         let id = RequestId::generate(Timestamp::UNIX_EPOCH);
         let refusal =
-            Refusal::new(RefusalCode::SenderDomainNotOwned, "b.example is not yours", "use a.example");
+            Refusal::new(RefusalCode::DomainNotAllowedForKey, "b.example is not yours", "use a.example");
         assert_eq!(
             wire(&reply(&refusal, Some(id))),
             format!(
-                "550 5.7.1 [sender_domain_not_owned] b.example is not yours; use a.example (ref {id})\r\n"
+                "550 5.7.1 [domain_not_allowed_for_key] b.example is not yours; use a.example (ref {id})\r\n"
             )
         );
         let refusal = Refusal::new(RefusalCode::IpNotAllowed, "no", "go home");

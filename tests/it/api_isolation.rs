@@ -45,7 +45,7 @@ impl Belongings {
         let email = stage.enqueue(tenant.id).await.to_string();
         let told = stage.get(&tenant.key, &format!("/v1/webhooks/{webhook}/deliveries")).await.expect(200);
         let webhook_delivery = text(&told, "/data/0/id");
-        stage.post(&tenant.key, "/v1/emails", email_from("a@foreign.example")).await.expect(422);
+        stage.post(&tenant.key, "/v1/emails", email_from("a@foreign.example")).await.expect(403);
         let rejection = until("the refusal is noted", async || {
             let noted = stage.get(&tenant.key, "/v1/rejections").await.expect(200);
             noted["data"].get(0).map(|first| text(first, "/id"))

@@ -100,7 +100,7 @@ async fn ambiguous_messages_get_a_clear_refusal() {
     let big: Vec<u8> = big.chunks(900).collect::<Vec<_>>().join(&b"\r\n"[..]);
     for (content, code, saying) in [
         (&b"From: alice@acme.test\r\n\r\na\0b\r\n"[..], 554, "[nul_in_content]"),
-        (b"From: alice@acme.test, mallory@evil.test\r\n\r\nbody\r\n", 550, "[from_domain_not_owned]"),
+        (b"From: alice@acme.test, mallory@evil.test\r\n\r\nbody\r\n", 550, "[domain_not_allowed_for_key]"),
         (b"From: \xff\xfe <alice@acme.test\r\n\r\nbody\r\n", 550, "[from_header_"),
         (b"no header at all", 554, "[header_malformed]"),
         (

@@ -143,7 +143,7 @@ const MESSAGES: &[(&str, &str)] = &[
     ("From: <app@own.example>\nFrom: <evil@bank.example>\r\n\r\n.\r\n", "550 5.7.1 [from_header_ambiguous]"),
     (
         "Subject: x\nFrom: <evil@bank.example>\n\nFrom: <app@own.example>\r\n.\r\n",
-        "550 5.7.1 [from_domain_not_owned]",
+        "550 5.7.1 [domain_not_allowed_for_key]",
     ),
     ("X: \0\r\nFrom: <app@own.example>\r\n\r\n.\r\n", "554 5.6.0 [nul_in_content]"),
     (": x\r\nFrom: <app@own.example>\r\n\r\n.\r\n", "554 5.6.0 [header_malformed]"),

@@ -205,7 +205,7 @@ async fn events_are_listed_newest_first_and_filtered_by_type_and_message() {
 async fn a_refused_submission_and_a_suppressed_recipient_are_events() {
     let stage = ApiStage::start().await;
     let acme = stage.tenant("acme").await;
-    for code in [RefusalCode::SenderDomainNotOwned, RefusalCode::RecipientSuppressed] {
+    for code in [RefusalCode::DomainNotAllowedForKey, RefusalCode::RecipientSuppressed] {
         let now = Timestamp::now();
         stage.store.reject(Rejection {
             id: RequestId::generate(now),
@@ -224,7 +224,7 @@ async fn a_refused_submission_and_a_suppressed_recipient_are_events() {
         Some(list).filter(|list| text(list, "/data/1/type") == "message.rejected")
     })
     .await;
-    assert_eq!(text(&list, "/data/1/data/code"), "sender_domain_not_owned");
+    assert_eq!(text(&list, "/data/1/data/code"), "domain_not_allowed_for_key");
     assert_eq!(text(&list, "/data/0/type"), "message.suppressed");
 }
 

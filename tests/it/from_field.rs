@@ -5,7 +5,7 @@ use crate::submission_stage::{HOSTNAME, SubmissionStage};
 
 const MISSING: &str = "550 5.7.1 [from_header_missing]";
 const AMBIGUOUS: &str = "550 5.7.1 [from_header_ambiguous]";
-const FOREIGN: &str = "550 5.7.1 [from_domain_not_owned]";
+const FOREIGN: &str = "550 5.7.1 [domain_not_allowed_for_key]";
 const MALFORMED: &str = "554 5.6.0 [header_malformed]";
 const DUPLICATE: &str = "550 5.6.0 [header_duplicate]";
 const TAKEN: &str = "250 2.0.0";

@@ -33,7 +33,7 @@ async fn what_happens_to_mail_is_counted_and_told_without_naming_anybody() {
     server.submit(&account, &["bob@b.test", "carol@b.test"], &message(&account, "two")).await;
     let mut client = server.log_in(&account).await;
     let refused = client.command("MAIL FROM:<alice@foreign.test>").await;
-    refused.expect_saying(550, "[sender_domain_not_owned]");
+    refused.expect_saying(550, "[domain_not_allowed_for_key]");
     let told = until("all of it is counted", async || {
         let answer = scrape(&server).await;
         let text = String::from_utf8(answer.body.clone()).unwrap();
@@ -50,7 +50,7 @@ async fn what_happens_to_mail_is_counted_and_told_without_naming_anybody() {
     assert_eq!(is("pillarbox_events_total{type=\"message.accepted\"}"), 2);
     assert_eq!(is("pillarbox_events_total{type=\"message.delivered\"}"), 1);
     assert_eq!(is("pillarbox_events_total{type=\"message.bounced\"}"), 0);
-    assert_eq!(is("pillarbox_refusals_total{code=\"sender_domain_not_owned\"}"), 1);
+    assert_eq!(is("pillarbox_refusals_total{code=\"domain_not_allowed_for_key\"}"), 1);
     assert_eq!(is("pillarbox_connections{direction=\"smtp\"}"), 1);
     assert_eq!(is("pillarbox_webhook_backlog"), 0);
     assert_eq!(is("pillarbox_store_commits_total{result=\"failed\"}"), 0);

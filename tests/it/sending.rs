@@ -102,7 +102,7 @@ async fn a_foreign_sender_is_refused_as_over_smtp_and_recorded_under_the_request
     let body = email_with(json!({"from": "ceo@other.example"}));
     let answer = stage.post(&tenant.key, "/v1/emails", body).await;
     let request_id = answer.header("x-request-id").unwrap().to_owned();
-    answer.expect_error(422, "sender_domain_not_owned");
+    answer.expect_error(403, "domain_not_allowed_for_key");
     // The event is written after the response.
     let noted = crate::wait::until("the refusal is noted", async || {
         let list = stage.get(&tenant.key, "/v1/rejections").await.expect(200);
@@ -111,7 +111,7 @@ async fn a_foreign_sender_is_refused_as_over_smtp_and_recorded_under_the_request
     .await;
     assert_eq!(
         (noted["id"].as_str().unwrap(), &noted["code"]),
-        (&request_id[..], &json!("sender_domain_not_owned"))
+        (&request_id[..], &json!("domain_not_allowed_for_key"))
     );
     assert_eq!(count(&stage, &tenant).await, 0);
 }
@@ -367,7 +367,7 @@ async fn a_batch_is_sent_whole_or_not_at_all() {
     let tenant = sender(&stage).await;
     let wrong = email_with(json!({"from": "x@other.example"}));
     let answer = stage.post(&tenant.key, "/v1/emails/batch", json!({"emails": [email(), wrong]})).await;
-    let error = answer.expect_error(422, "sender_domain_not_owned");
+    let error = answer.expect_error(403, "domain_not_allowed_for_key");
     assert_eq!(error["errors"][0]["path"], "emails[1]");
     assert_eq!(count(&stage, &tenant).await, 0);
     let sent =
@@ -409,14 +409,14 @@ async fn a_batch_is_stored_with_its_response_in_one_transaction() {
 async fn a_batch_with_a_message_that_would_be_refused_at_data_is_not_sent() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
-    for (header, code) in [
-        (json!({"Sender": "ceo@bank.example"}), "from_domain_not_owned"),
-        (json!({"Resent-From": "a@acme.example b@acme.example"}), "from_header_ambiguous"),
+    for (header, status, code) in [
+        (json!({"Sender": "ceo@bank.example"}), 403, "domain_not_allowed_for_key"),
+        (json!({"Resent-From": "a@acme.example b@acme.example"}), 422, "from_header_ambiguous"),
     ] {
         let wrong = email_with(json!({"headers": header}));
         let batch = json!({"emails": [email(), wrong]});
         let answer = stage.post(&tenant.key, "/v1/emails/batch", batch).await;
-        assert_eq!(answer.expect_error(422, code)["errors"][0]["path"], "emails[1]");
+        assert_eq!(answer.expect_error(status, code)["errors"][0]["path"], "emails[1]");
         assert_eq!(count(&stage, &tenant).await, 0);
     }
 }
@@ -615,8 +615,8 @@ async fn a_repeated_request_gets_the_first_response_and_is_executed_once() {
     let wrong = email_with(json!({"from": "x@other.example"}));
     let refused = post_under(&stage, &tenant.key, "k2", "/v1/emails", &wrong).await;
     let again = post_under(&stage, &tenant.key, "k2", "/v1/emails", &wrong).await;
-    assert_eq!((again.status, again.header("idempotent-replayed")), (422, Some("true")));
-    assert_eq!(refused.expect_error(422, "sender_domain_not_owned"), again.json()["error"]);
+    assert_eq!((again.status, again.header("idempotent-replayed")), (403, Some("true")));
+    assert_eq!(refused.expect_error(403, "domain_not_allowed_for_key"), again.json()["error"]);
     let key = json!({"name": "app", "scopes": ["emails:send"]});
     let made = post_under(&stage, &tenant.key, "k3", "/v1/keys", &key).await.expect(201);
     assert_eq!(post_under(&stage, &tenant.key, "k3", "/v1/keys", &key).await.expect(201), made);

@@ -73,7 +73,7 @@ async fn a_refusal_can_be_looked_up_by_its_request_id() {
     let stage = SubmissionStage::start().await;
     let mut client = log_in(&stage).await;
     let reply = client.command("MAIL FROM:<a@foreign.example>").await.expect_saying(550, "(ref req_").text();
-    assert!(reply.contains("[sender_domain_not_owned] ") && reply.contains("acme"), "{reply}");
+    assert!(reply.contains("[domain_not_allowed_for_key] ") && reply.contains("acme"), "{reply}");
     let mut oversized = MESSAGE.to_vec();
     oversized.extend(b"0123456789\r\n".repeat(10_000));
     let reply = client.send("app@own.example", &["b@other.example"], &oversized).await;

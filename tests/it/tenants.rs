@@ -63,7 +63,7 @@ async fn senders_of_domains_of_other_tenants_are_refused() {
         client
             .command(&format!("MAIL FROM:<{sender}>"))
             .await
-            .expect_saying(550, "[sender_domain_not_owned]");
+            .expect_saying(550, "[domain_not_allowed_for_key]");
     }
     let below = server.create_account("sub.acme.test").await;
     let mut other = server.log_in(&below).await;
@@ -75,7 +75,7 @@ async fn senders_of_domains_of_other_tenants_are_refused() {
     client.command("MAIL FROM:<alice@near.acme.test>").await.expect_code(250);
     client.command("RSET").await.expect_code(250);
     for (from, code) in [
-        ("From: alice@other.test\r\n", "[from_domain_not_owned]"),
+        ("From: alice@other.test\r\n", "[domain_not_allowed_for_key]"),
         ("From: alice@acme.test\r\nFrom: x@acme.test\r\n", "[from_header_ambiguous]"),
         ("Subject: none\r\n", "[from_header_missing]"),
     ] {

@@ -188,7 +188,7 @@ mod tests {
         let error = |code| ApiError::new(code, "no", "");
         for (error, expected) in [
             (error(RefusalCode::ValidationFailed), true),
-            (error(RefusalCode::SenderDomainNotOwned), true),
+            (error(RefusalCode::DomainNotAllowedForKey), true),
             (error(RefusalCode::SendLimitExceeded), false),
             (error(RefusalCode::DailySendLimitExceeded), false),
             (error(RefusalCode::RateLimited), false),

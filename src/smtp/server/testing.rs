@@ -177,7 +177,7 @@ impl Conversation {
             }
             Question::CheckProof(_) => refuse(535, 7, 8, "No"),
             Question::AdmitSender(path) if path.to_string().ends_with("foreign.example") => {
-                refuse(550, 7, 1, "[sender_domain_not_owned] No")
+                refuse(550, 7, 1, "[domain_not_allowed_for_key] No")
             }
             Question::AdmitRecipient { address, .. } if address.to_string().starts_with("suppressed@") => {
                 refuse(550, 7, 1, "[recipient_suppressed] No")

@@ -113,7 +113,7 @@ pub(super) async fn what_was_used_is_what_the_journal_tells<H: Harness>() {
     }
     for (tenant, environment, code) in [
         (a, live, RefusalCode::RecipientSuppressed),
-        (a, live, RefusalCode::FromDomainNotOwned),
+        (a, live, RefusalCode::DomainNotAllowedForKey),
         (a, live, RefusalCode::SendLimitExceeded),
         (a, test, RefusalCode::RecipientInvalid),
         (b, test, RefusalCode::RecipientSuppressed),

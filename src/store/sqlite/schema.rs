@@ -36,6 +36,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0027_domain_ownership.sql"),
     include_str!("migrations/0028_restricted_keys.sql"),
     include_str!("migrations/0029_external_ref.sql"),
+    include_str!("migrations/0030_one_code.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.
