@@ -35,6 +35,10 @@ pub struct Limits {
     pub timeout: Duration,
 }
 
+/// Media types that clients send for any body if no other one is set: `curl -d` declares a form.
+const DEFAULT_TYPES: &[&str] =
+    &["", "text/plain", "text/json", "application/octet-stream", "application/x-www-form-urlencoded"];
+
 /// Reads a JSON body, and reserves memory as it arrives, so that a large Content-Length alone reserves nothing. An empty
 /// body may have any type.
 pub async fn read(
@@ -52,11 +56,11 @@ pub async fn read(
     }
     let read = tokio::time::timeout(timeout, collect(body, limits, reservation)).await;
     let bytes = read.map_err(|_| timed_out(timeout))??;
-    if !bytes.is_empty() && !is_json(headers) {
+    if !bytes.is_empty() && !may_be_json(headers) {
         return Err(ApiError::new(
             RefusalCode::UnsupportedMediaType,
-            "the Content-Type is not application/json",
-            "send JSON in UTF-8 with the header `Content-Type: application/json`",
+            "the Content-Type names a format other than JSON",
+            "send JSON in UTF-8, with the header `Content-Type: application/json` or without one",
         ));
     }
     Ok(bytes)
@@ -96,14 +100,19 @@ async fn collect(mut body: Body, limits: Limits, reservation: &mut MemoryReserva
     }
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+/// Whether the Content-Type names JSON or no particular format.
+fn may_be_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return true };
+    let Ok(value) = value.to_str() else { return false };
     let mut parts = value.split(';').map(|part| part.trim().to_ascii_lowercase());
     // RFC 8259 §8.1: JSON is encoded in UTF-8.
     let charset_is_right = |part: String| {
         part.strip_prefix("charset=").is_none_or(|charset| charset.trim_matches('"') == "utf-8")
     };
-    parts.next().as_deref() == Some("application/json") && parts.all(charset_is_right)
+    let media_type = parts.next().unwrap_or_default();
+    // RFC 6839 §3.1: the suffix of types that are JSON.
+    let is_json = media_type == "application/json" || media_type.ends_with("+json");
+    (is_json || DEFAULT_TYPES.contains(&media_type.as_str())) && parts.all(charset_is_right)
 }
 
 fn too_large(limits: Limits) -> ApiError {
@@ -153,20 +162,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_json_in_utf_8_is_accepted() {
+    fn a_body_is_read_as_json_unless_its_type_names_another_format_or_charset() {
         for (value, expected) in [
             ("application/json", true),
             ("Application/JSON; charset=UTF-8", true),
             ("application/json;charset=\"utf-8\"", true),
+            ("application/merge-patch+json", true),
+            ("text/plain;charset=UTF-8", true),
+            ("text/json", true),
+            ("application/octet-stream", true),
+            ("application/x-www-form-urlencoded", true),
+            ("", true),
             ("application/json; charset=latin1", false),
+            ("text/plain; charset=iso-8859-1", false),
             ("application/jsonp", false),
-            ("text/plain", false),
-            ("application/x-www-form-urlencoded", false),
-            ("", false),
+            ("application/xml", false),
+            ("text/html", false),
+            ("multipart/form-data; boundary=x", false),
         ] {
             let headers = HeaderMap::from_iter([(CONTENT_TYPE, value.parse().unwrap())]);
-            assert_eq!(is_json(&headers), expected, "{value}");
+            assert_eq!(may_be_json(&headers), expected, "{value}");
         }
-        assert!(!is_json(&HeaderMap::new()));
+        assert!(may_be_json(&HeaderMap::new()));
     }
 }

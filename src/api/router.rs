@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, on};
 use axum::{Extension, Router};
-use hyper::Method;
+use hyper::{Method, Uri};
 
 use crate::model::RefusalCode;
 
@@ -31,6 +31,17 @@ pub fn build(api: &Arc<Api>) -> Router {
     router.layer(from_fn_with_state(api.clone(), trace::layer)).with_state(api.clone())
 }
 
+/// The URI without `/api` in front of `/v1/`, which means the same; `None` if it has none.
+pub fn without_prefix(uri: &Uri) -> Option<Uri> {
+    let rest = uri.path_and_query()?.as_str().strip_prefix("/api")?;
+    if !rest.starts_with("/v1/") {
+        return None;
+    }
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(rest.parse().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
 fn serve(api: &Arc<Api>, route: &'static Route, operation: &'static Operation) -> MethodRouter<Arc<Api>> {
     match &operation.handler {
         Handler::Public(handler) => (**handler).clone(),
@@ -44,7 +55,7 @@ fn refuse_path() -> ApiError {
     ApiError::new(
         RefusalCode::NotFound,
         "there is no such path",
-        "check the path: API paths begin with /v1/ and have no trailing slash",
+        "check the path: API paths begin with /v1/ or /api/v1/ and have no trailing slash",
     )
 }
 
@@ -77,6 +88,23 @@ mod tests {
             public.map(|route| route.path).collect::<Vec<_>>(),
             ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{id}"]
         );
+    }
+
+    #[test]
+    fn only_the_prefix_of_a_versioned_path_is_removed() {
+        for (uri, expected) in [
+            ("/api/v1/tenants?limit=1", Some("/v1/tenants?limit=1")),
+            ("http://host.example/api/v1/tenants", Some("http://host.example/v1/tenants")),
+            ("/v1/tenants", None),
+            ("/api/healthz", None),
+            ("/api/v10", None),
+            ("/api/api/v1/tenants", None),
+            ("/apiv1/v1/tenants", None),
+            ("*", None),
+        ] {
+            let without = without_prefix(&uri.parse().unwrap()).map(|uri| uri.to_string());
+            assert_eq!(without.as_deref(), expected, "{uri}");
+        }
     }
 
     #[test]

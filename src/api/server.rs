@@ -170,6 +170,9 @@ impl Connection {
         let service = service_fn(move |mut request: Request<Incoming>| {
             let (router, activity) = (router.clone(), seen.clone());
             request.extensions_mut().insert(origin.clone());
+            if let Some(uri) = router::without_prefix(request.uri()) {
+                *request.uri_mut() = uri;
+            }
             async move {
                 let _working = activity.begin();
                 // Boxed, so that the memory of the request future is released before the response body is sent.

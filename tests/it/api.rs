@@ -508,7 +508,8 @@ async fn the_error_of_a_request_names_the_field_and_the_reason() {
     let error =
         send("POST", "/v1/tenants", json_type, "{\n \"name\"}").await.expect_error(400, "invalid_json");
     assert!(error["message"].as_str().unwrap().contains("line 2, column 8"), "{error}");
-    send("POST", "/v1/tenants", "", "{}").await.expect_error(415, "unsupported_media_type");
+    let xml = "Content-Type: application/xml\r\n";
+    send("POST", "/v1/tenants", xml, "{}").await.expect_error(415, "unsupported_media_type");
     let large = format!("{{\"name\":\"{}\"}}", "x".repeat(1 << 20));
     send("POST", "/v1/tenants", json_type, &large).await.expect_error(413, "payload_too_large");
     let chunked = format!(
@@ -524,6 +525,39 @@ async fn the_error_of_a_request_names_the_field_and_the_reason() {
     let head = send("HEAD", "/v1/tenants", "", "").await;
     assert_eq!((head.status, head.body.len()), (200, 0));
     assert!(head.header("content-length").unwrap().parse::<usize>().unwrap() > 0);
+}
+
+#[tokio::test]
+async fn a_body_needs_no_content_type_and_api_in_front_of_a_path_means_the_same() {
+    let stage = ApiStage::start().await;
+    let post = async |target: &str, head: &str, body: &str| {
+        let text = format!(
+            "POST {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{head}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        exchange(stage.address, text.as_bytes()).await
+    };
+    let key = format!("Authorization: Bearer {}\r\n", stage.platform);
+    // What curl -d sends.
+    let form = "Content-Type: application/x-www-form-urlencoded\r\n";
+    let named = "Idempotency-Key: k1\r\n";
+    let made =
+        post("/api/v1/tenants", &format!("{key}{form}{named}"), r#"{"name":"Acme"}"#).await.expect(201);
+    let again = post("/v1/tenants", &format!("{key}{named}"), r#"{"name":"Acme"}"#).await;
+    assert_eq!((again.header("idempotent-replayed"), again.json()), (Some("true"), made.clone()));
+    post("/v1/tenants", &format!("{key}{form}"), "name=Acme").await.expect_error(400, "invalid_json");
+    // A page of another origin can make a browser send this, but not with a key.
+    let forged = post("/v1/tenants", form, r#"{"name":"Acme"}"#).await;
+    forged.expect_error(401, "authentication_required");
+    let path = format!("/v1/tenants/{}", text(&made, "/id"));
+    let both =
+        [path.clone(), format!("/api{path}")].map(async |path| stage.get(&stage.platform, &path).await);
+    let [short, long] = both;
+    assert_eq!(short.await.expect(200), long.await.expect(200));
+    let list = stage.get(&stage.platform, "/api/v1/tenants?limit=5&name=x").await;
+    list.expect_error(422, "validation_failed");
+    stage.get(&stage.platform, "/api/v1/nothing").await.expect_error(404, "not_found");
+    stage.get(&stage.platform, "/api/healthz").await.expect_error(404, "not_found");
 }
 
 #[tokio::test]
