@@ -319,6 +319,11 @@ impl From<StoreError> for ApiError {
                 "the stored content of this message is damaged; the server neither returns nor sends it",
                 "ask the operator to restore the message from a backup",
             ),
+            StoreError::TooSlow => Self::new(
+                RefusalCode::Overloaded,
+                "the server ended this query because it took too long",
+                "narrow it by a time or by another filter, then try again",
+            ),
             StoreError::Closed => Self::stopping(),
             StoreError::Failed(_) => Self::new(
                 RefusalCode::StorageUnavailable,

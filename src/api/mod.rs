@@ -119,6 +119,8 @@ const STREAMS_PER_TENANT_MAX: u32 = 10;
 const RESPONSES_BUILT_MAX: u32 = 16;
 /// Concurrent builds of GET responses per tenant. The platform counts as a tenant.
 const RESPONSES_BUILT_PER_TENANT_MAX: u32 = 8;
+/// The same while tenants compete.
+const RESPONSES_BUILT_PER_TENANT_CONTENDED_MAX: u32 = 2;
 /// Concurrent downloads of messages from files. Each download holds an open file.
 const MESSAGE_STREAMS_MAX: u32 = 256;
 /// Concurrent downloads of messages from files per tenant. The platform counts as a tenant.
@@ -220,7 +222,8 @@ impl Api {
             clock: parts.clock,
             object_locks: ObjectLocks::default(),
             memory,
-            response_builds: TenantSemaphore::new(RESPONSES_BUILT_MAX, RESPONSES_BUILT_PER_TENANT_MAX),
+            response_builds: TenantSemaphore::new(RESPONSES_BUILT_MAX, RESPONSES_BUILT_PER_TENANT_MAX)
+                .with_contended_max(RESPONSES_BUILT_PER_TENANT_CONTENDED_MAX),
             message_streams: TenantSemaphore::new(MESSAGE_STREAMS_MAX, MESSAGE_STREAMS_PER_TENANT_MAX),
             connections,
             key_generations: TenantSemaphore::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),

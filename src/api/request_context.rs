@@ -45,6 +45,8 @@ pub struct Origin {
 pub struct RequestContext {
     /// The API and its dependencies.
     pub api: Arc<Api>,
+    /// The store, which answers in the turns of the caller.
+    store: Store,
     /// The matched operation.
     pub target: Target,
     /// The caller.
@@ -116,6 +118,7 @@ impl FromRequest<Arc<Api>> for RequestContext {
         });
         Ok(Self {
             api: api.clone(),
+            store: api.store.for_requester(caller.scope().into()),
             target,
             caller,
             origin: take_extension(&mut head)?,
@@ -197,6 +200,7 @@ impl RequestContext {
     pub fn as_get(&self, operation: &'static Operation) -> Self {
         Self {
             api: self.api.clone(),
+            store: self.store.clone(),
             target: Target { operation, ..self.target },
             caller: self.caller.clone(),
             origin: self.origin.clone(),
@@ -215,7 +219,7 @@ impl RequestContext {
 
     /// The store.
     pub fn store(&self) -> &Store {
-        &self.api.store
+        &self.store
     }
 
     /// Changes the store and responds with what `respond` makes of the result. With an `Idempotency-Key`, the transaction

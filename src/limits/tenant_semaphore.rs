@@ -26,7 +26,8 @@ pub struct TenantSemaphore {
 /// A permit; released on drop.
 pub struct TenantPermit {
     _total: OwnedSemaphorePermit,
-    _tenant: OwnedSemaphorePermit,
+    /// `None` if it counts for no tenant.
+    _tenant: Option<OwnedSemaphorePermit>,
 }
 
 /// The holder of the last request, and until when tenants are considered to compete.
@@ -67,7 +68,7 @@ impl TenantSemaphore {
     /// Waits for a permit.
     ///
     /// # Errors
-    /// None: the semaphore is never closed.
+    /// The semaphore was closed.
     pub async fn acquire(&self, tenant: Option<TenantId>) -> Result<TenantPermit, AcquireError> {
         self.acquire_weighted(tenant, 1).await
     }
@@ -75,7 +76,7 @@ impl TenantSemaphore {
     /// Waits for a weighted permit; a weight above the tenant's limit counts as the limit.
     ///
     /// # Errors
-    /// None: the semaphore is never closed.
+    /// The semaphore was closed.
     pub async fn acquire_weighted(
         &self,
         tenant: Option<TenantId>,
@@ -86,7 +87,20 @@ impl TenantSemaphore {
         // In this order requests wait first for their own tenant's limit, and only a limited number competes for the
         // total.
         let own = self.of(tenant).acquire_many_owned(own_weight).await?;
-        Ok(TenantPermit { _total: self.all.clone().acquire_many_owned(weight).await?, _tenant: own })
+        Ok(TenantPermit { _total: self.all.clone().acquire_many_owned(weight).await?, _tenant: Some(own) })
+    }
+
+    /// Waits for a permit that counts against the total limit only.
+    ///
+    /// # Errors
+    /// The semaphore was closed.
+    pub async fn acquire_for_server(&self) -> Result<TenantPermit, AcquireError> {
+        Ok(TenantPermit { _total: self.all.clone().acquire_owned().await?, _tenant: None })
+    }
+
+    /// Ends all waiting; nobody gets a permit any more.
+    pub fn close(&self) {
+        self.all.close();
     }
 
     /// Takes a permit if one is free.
@@ -96,7 +110,7 @@ impl TenantSemaphore {
     pub fn try_acquire(&self, tenant: Option<TenantId>) -> Result<TenantPermit, SemaphoreFull> {
         let own = self.of(tenant).try_acquire_owned().map_err(|_| SemaphoreFull::Tenant)?;
         let total = self.all.clone().try_acquire_owned().map_err(|_| SemaphoreFull::Total)?;
-        Ok(TenantPermit { _total: total, _tenant: own })
+        Ok(TenantPermit { _total: total, _tenant: Some(own) })
     }
 
     fn contention_factor(&self, tenant: Option<TenantId>) -> u32 {

@@ -1,7 +1,7 @@
 //! The engine that stores the data, and how a call reaches it.
 
 use super::sqlite::SqliteStore;
-use super::{OpenError, ResponseRecorder, StoreOptions};
+use super::{OpenError, Requester, ResponseRecorder, StoreOptions};
 
 /// The store, whichever engine stores the data. It implements all traits; each method is one `match` without allocation.
 /// A clone is another handle of the same store.
@@ -16,6 +16,13 @@ impl Store {
     pub async fn open(options: impl Into<StoreOptions>) -> std::result::Result<Self, OpenError> {
         match options.into() {
             StoreOptions::Sqlite(options) => SqliteStore::open(options).await.map(Self::Sqlite),
+        }
+    }
+
+    /// A handle whose queries are answered in the turns of `requester`. Other handles are those of the server itself.
+    pub fn for_requester(&self, requester: Requester) -> Self {
+        match self {
+            Self::Sqlite(engine) => Self::Sqlite(engine.for_requester(requester)),
         }
     }
 

@@ -23,6 +23,9 @@ pub enum StoreError {
     /// The store is closing, or its writer has ended.
     #[error("the store is closed")]
     Closed,
+    /// The query was ended because it took too long.
+    #[error("the query took too long")]
+    TooSlow,
     /// Another error of the engine or the file system. Nothing was written.
     #[error("{0}")]
     Failed(String),

@@ -3,6 +3,8 @@
 mod stream;
 mod tail;
 
+use std::sync::Arc;
+
 use hyper::header::ACCEPT;
 use schemars::Schema;
 
@@ -81,7 +83,7 @@ async fn follow(mut call: RequestContext, filter: EventFilter) -> Result<ApiResp
     };
     let start = Start {
         clock: call.api.clock.clone(),
-        store: call.api.store.clone(),
+        store: Arc::new(call.store().clone()),
         tail: call.api.tail.clone(),
         filter,
         after,

@@ -7,6 +7,7 @@ use ulid::Ulid;
 
 use super::keyset::{PAGE_OBJECTS_MAX, PageOctets, Range, read_rows, ulid_at};
 use super::message_rows;
+use super::slices::{ReadSlice, SliceEnd, Sliced};
 use super::sql_types::{json, sql_limit, time, to_json, us};
 use super::unit_of_work::Tx;
 use crate::mail::Timestamp;
@@ -121,58 +122,95 @@ pub(super) fn read_event(row: &Row<'_>, id: &str) -> rusqlite::Result<Event> {
 /// cost. An index of events by tenant would cost a write for every message instead.
 const LOOKED_AT_MAX: usize = if cfg!(test) { 50 } else { 20_000 };
 
-/// A page of events, newest first.
-pub(super) fn list(connection: &Connection, filter: &EventFilter, page: &PageRequest) -> Result<EventPage> {
-    let range = Range::of(EventId::PREFIX, page);
-    let EventFilter { tenant_id, of_platform, environment, kind, message_id } = filter;
-    let owner = if *of_platform { Some(String::new()) } else { tenant_id.map(|tenant| tenant.to_string()) };
-    let of_message = if message_id.is_some() { "message_id = ?3" } else { "?3 IS NULL" };
-    let sql = format!(
-        "SELECT event.*, {} FROM (
-            SELECT event.*, (?4 IS NULL OR coalesce(tenant_id, '') = ?4) AND (?5 IS NULL OR kind = ?5)
-                AND (?8 IS NULL OR environment IS NULL OR environment = ?8)
-                AND (?6 IS NULL OR created_us >= ?6) AND (?7 IS NULL OR created_us < ?7) AS is_meant
-            FROM event WHERE id > ?1 AND id < ?2 AND {of_message}) AS event
-         ORDER BY id {}",
-        context_columns!("is_meant"),
-        range.order()
-    );
-    let mut statement = connection.prepare_cached(&sql)?;
-    let (since_us, until_us) = (page.created_after.map(us), page.created_before.map(us));
-    let mut rows = statement.query(params![
-        range.low,
-        range.high,
-        message_id,
-        owner,
-        kind,
-        since_us,
-        until_us,
-        environment
-    ])?;
-    let mut found = EventPage { items: Vec::new(), next: None };
-    let (mut last, mut looked_at, mut octets) = (None, 0, PageOctets::default());
-    while let Some(row) = rows.next()? {
-        let id: EventId = row.get("id")?;
-        if let Some(last) = last.filter(|_| looked_at >= LOOKED_AT_MAX)
-            && let Some(edge) = edge_between(last, id)
-        {
-            found.next = Some(edge);
-            break;
+/// A page of events, newest first, that is being read.
+pub(super) struct EventSearch {
+    filter: EventFilter,
+    /// The part of the page that is not read yet.
+    rest: PageRequest,
+    items: Vec<Event>,
+    octets: PageOctets,
+    /// The last examined event.
+    last: Option<EventId>,
+    looked_at: usize,
+}
+
+impl EventSearch {
+    pub(super) fn new(filter: EventFilter, page: PageRequest) -> Self {
+        Self {
+            filter,
+            rest: page,
+            items: Vec::new(),
+            octets: PageOctets::default(),
+            last: None,
+            looked_at: 0,
         }
-        (last, looked_at) = (Some(id), looked_at + 1);
-        if !row.get("is_meant")? {
-            continue;
-        }
-        if found.items.len() == page.limit.clamp(1, PAGE_OBJECTS_MAX) || !octets.take(row)? {
-            found.next = found.items.last().map(|event: &Event| event.id);
-            break;
-        }
-        found.items.push(read_row(row)?);
     }
-    if range.is_upwards {
-        found.items.reverse();
+
+    fn complete(mut self, next: Option<EventId>, range: &Range) -> ReadSlice<Self> {
+        if range.is_upwards {
+            self.items.reverse();
+        }
+        ReadSlice::Complete(EventPage { items: self.items, next })
     }
-    Ok(found)
+}
+
+impl Sliced for EventSearch {
+    type Page = EventPage;
+
+    fn read_slice(mut self, connection: &Connection) -> Result<ReadSlice<Self>> {
+        let range = Range::of(EventId::PREFIX, &self.rest);
+        let EventFilter { tenant_id, of_platform, environment, kind, message_id } = &self.filter;
+        let owner =
+            if *of_platform { Some(String::new()) } else { tenant_id.map(|tenant| tenant.to_string()) };
+        let of_message = if message_id.is_some() { "message_id = ?3" } else { "?3 IS NULL" };
+        let sql = format!(
+            "SELECT event.*, {} FROM (
+                SELECT event.*, (?4 IS NULL OR coalesce(tenant_id, '') = ?4) AND (?5 IS NULL OR kind = ?5)
+                    AND (?8 IS NULL OR environment IS NULL OR environment = ?8)
+                    AND (?6 IS NULL OR created_us >= ?6) AND (?7 IS NULL OR created_us < ?7) AS is_meant
+                FROM event WHERE id > ?1 AND id < ?2 AND {of_message}) AS event
+             ORDER BY id {}",
+            context_columns!("is_meant"),
+            range.order()
+        );
+        let mut statement = connection.prepare_cached(&sql)?;
+        let (since_us, until_us) = (self.rest.created_after.map(us), self.rest.created_before.map(us));
+        let mut rows = statement.query(params![
+            range.low,
+            range.high,
+            message_id,
+            owner,
+            kind,
+            since_us,
+            until_us,
+            environment
+        ])?;
+        let limit = self.rest.limit.clamp(1, PAGE_OBJECTS_MAX);
+        let mut end = SliceEnd::new();
+        while let Some(row) = rows.next()? {
+            let id: EventId = row.get("id")?;
+            if let Some(last) = self.last.filter(|_| self.looked_at >= LOOKED_AT_MAX)
+                && let Some(edge) = edge_between(last, id)
+            {
+                return Ok(self.complete(Some(edge), &range));
+            }
+            if end.is_reached() {
+                let cursor = if range.is_upwards { &mut self.rest.before } else { &mut self.rest.after };
+                *cursor = self.last.map(|last| last.to_string());
+                return Ok(ReadSlice::Rest(self));
+            }
+            (self.last, self.looked_at) = (Some(id), self.looked_at + 1);
+            if !row.get("is_meant")? {
+                continue;
+            }
+            if self.items.len() == limit || !self.octets.take(row)? {
+                let next = self.items.last().map(|event: &Event| event.id);
+                return Ok(self.complete(next, &range));
+            }
+            self.items.push(read_row(row)?);
+        }
+        Ok(self.complete(None, &range))
+    }
 }
 
 /// The boundary of a millisecond between two events, if there is one. It is a cursor that reveals no id, because the events

@@ -33,15 +33,17 @@ impl Journal for SqliteStore {
         if index::expression(&filter).is_some() {
             self.index_messages().await?;
         }
-        self.read_slow(move |connection| search::list(connection, &filter, &page)).await
+        self.read_slices(search::MessageSearch::new(filter, page)).await
     }
 
     async fn index_messages(&self) -> Result<bool> {
         // Concurrent rounds would index the same messages.
         let _guard = self.indexing.lock().await;
-        let Some(news) = self.read_slow(index::read_news).await? else { return Ok(false) };
+        // Others wait for the guard, so this does not wait for the turn of a requester.
+        let server = self.of_server();
+        let Some(news) = server.read_slow(index::read_news).await? else { return Ok(false) };
         let truncated = news.truncated;
-        self.write(move |tx| index::write(tx, &news)).await?;
+        server.write(move |tx| index::write(tx, &news)).await?;
         Ok(truncated)
     }
 
@@ -78,7 +80,7 @@ impl Journal for SqliteStore {
     }
 
     async fn list_events(&self, filter: EventFilter, page: PageRequest) -> Result<EventPage> {
-        self.read_slow(move |connection| events::list(connection, &filter, &page)).await
+        self.read_slices(events::EventSearch::new(filter, page)).await
     }
 
     async fn events_after(&self, after: JournalCursor, limit: usize) -> Result<Page<JournalEntry>> {

@@ -16,11 +16,13 @@ mod queue;
 mod readers;
 mod schema;
 mod secret_encryption;
+mod slices;
 mod spool;
 mod sql_types;
 mod sts_policies;
 #[cfg(test)]
 pub(super) mod tests;
+mod time_limit;
 mod tls_results;
 mod unit_of_work;
 mod usage;
@@ -43,7 +45,9 @@ pub use self::secret_encryption::check_master_key;
 use self::unit_of_work::Tx;
 use self::writer::Writer;
 use super::memory::{CommitCounters, DirectoryVersion, WebhookDueIndex, lock};
-use super::{Access, Conflict, JournalCursor, OpenError, ResponseRecorder, Result, SpoolFeed, StoreError};
+use super::{
+    Access, Conflict, JournalCursor, OpenError, Requester, ResponseRecorder, Result, SpoolFeed, StoreError,
+};
 use crate::store::free_space::FreeSpace;
 
 /// How a data directory is opened.
@@ -84,6 +88,8 @@ impl SqliteOptions {
 #[derive(Clone)]
 pub struct SqliteStore {
     database: Arc<OpenDatabase>,
+    /// Who asks through this handle.
+    requester: Requester,
     /// Renders the response that changes through this handle store with them.
     recorder: Option<Arc<ResponseRecorder>>,
 }
@@ -131,12 +137,22 @@ impl SqliteStore {
     }
 
     fn new(database: OpenDatabase) -> Self {
-        Self { database: Arc::new(database), recorder: None }
+        Self { database: Arc::new(database), requester: Requester::Server, recorder: None }
     }
 
     /// See [`super::Store::recording`].
     pub fn recording(&self, recorder: ResponseRecorder) -> Self {
-        Self { database: Arc::clone(&self.database), recorder: Some(Arc::new(recorder)) }
+        Self { recorder: Some(Arc::new(recorder)), ..self.clone() }
+    }
+
+    /// See [`super::Store::for_requester`].
+    pub fn for_requester(&self, requester: Requester) -> Self {
+        Self { requester, ..self.clone() }
+    }
+
+    /// A handle of the server itself, for work that others wait for.
+    fn of_server(&self) -> Self {
+        Self { database: Arc::clone(&self.database), requester: Requester::Server, recorder: None }
     }
 
     /// Writes pending changes, moves the log into the database and closes.
@@ -202,7 +218,7 @@ impl SqliteStore {
         &self,
         query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.readers.run(query).await
+        self.readers.run(self.requester, query).await
     }
 
     /// Runs a query that may be slow on a reader.
@@ -210,7 +226,7 @@ impl SqliteStore {
         &self,
         query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.readers.run_slow(query).await
+        self.readers.run_slow(self.requester, query).await
     }
 }
 
@@ -222,6 +238,7 @@ impl From<rusqlite::Error> for StoreError {
             Some(fault) if fault.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY => {
                 Self::Conflict(Conflict::NoTenant)
             }
+            _ if time_limit::is_interruption(&error) => Self::TooSlow,
             _ => Self::Failed(error.to_string()),
         }
     }

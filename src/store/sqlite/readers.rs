@@ -1,23 +1,27 @@
-//! The pool of read-only connections. Queries run on blocking threads, at most one for each connection.
+//! The pool of read-only connections. Queries run on blocking threads, at most one for each connection. Tenants and the
+//! platform get connections in turns.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::store::{Result, StoreError};
+use super::time_limit::TimeLimit;
+use crate::limits::tenant_semaphore::{TenantPermit, TenantSemaphore};
+use crate::store::{Requester, Result, StoreError};
 
 /// How long a query waits for a connection.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a slow query of a tenant may run.
+const TENANT_QUERY_TIME_MAX: Duration = Duration::from_secs(2);
 
 pub(super) struct Readers {
     pool: r2d2::Pool<SqliteConnectionManager>,
-    permits: Arc<Semaphore>,
-    /// The part of the permits for slow queries.
-    slow_query_permits: Arc<Semaphore>,
+    /// One permit for each connection.
+    connections: TenantSemaphore,
+    /// The part of the connections for slow queries.
+    slow_queries: TenantSemaphore,
 }
 
 impl Readers {
@@ -37,25 +41,29 @@ impl Readers {
             .max_lifetime(None)
             .connection_timeout(PERMIT_TIMEOUT)
             .build(manager)?;
-        let connections = connections as usize;
+        let half = (connections / 2).max(1);
         Ok(Self {
             pool,
-            permits: Arc::new(Semaphore::new(connections)),
-            slow_query_permits: Arc::new(Semaphore::new((connections / 2).max(1))),
+            connections: TenantSemaphore::new(connections, half),
+            slow_queries: TenantSemaphore::new(half, half).with_contended_max(1),
         })
     }
 
     /// Runs a query that may be slow. Slow queries get half of the connections, so that lists do not delay acceptance and
-    /// delivery.
+    /// delivery. While tenants compete, a tenant runs one at a time.
     pub(super) async fn run_slow<T: Send + 'static>(
         &self,
+        requester: Requester,
         query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let permit = take(&self.slow_query_permits).await?;
-        self.run(move |connection| {
-            let answer = query(connection);
-            drop(permit);
-            answer
+        let turn = take_turn(&self.slow_queries, requester).await?;
+        let connection = take_turn(&self.connections, Requester::Server).await?;
+        self.run_with((turn, connection), move |connection| {
+            let _limit = match requester {
+                Requester::Tenant(_) => Some(TimeLimit::new(connection, TENANT_QUERY_TIME_MAX)?),
+                Requester::Server | Requester::Platform => None,
+            };
+            query(connection)
         })
         .await
     }
@@ -63,15 +71,24 @@ impl Readers {
     /// Runs a query on one of the connections.
     pub(super) async fn run<T: Send + 'static>(
         &self,
+        requester: Requester,
         query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let permit = take(&self.permits).await?;
+        let connection = take_turn(&self.connections, requester).await?;
+        self.run_with(connection, query).await
+    }
+
+    async fn run_with<T: Send + 'static>(
+        &self,
+        permits: impl Send + 'static,
+        query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let pool = self.pool.clone();
         let done = tokio::task::spawn_blocking(move || {
             let connection = pool.get().map_err(|error| StoreError::Failed(error.to_string()))?;
             let answer = query(&connection);
             drop(connection);
-            drop(permit);
+            drop(permits);
             answer
         });
         done.await.map_err(|error| StoreError::Failed(error.to_string()))?
@@ -79,13 +96,21 @@ impl Readers {
 
     /// Accepts no more queries.
     pub(super) fn close(&self) {
-        self.permits.close();
-        self.slow_query_permits.close();
+        self.connections.close();
+        self.slow_queries.close();
     }
 }
 
-async fn take(permits: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
-    tokio::time::timeout(PERMIT_TIMEOUT, Arc::clone(permits).acquire_owned())
+/// Queries of the server itself wait only for the total, because they serve all tenants.
+async fn take_turn(permits: &TenantSemaphore, requester: Requester) -> Result<TenantPermit> {
+    let permit = async {
+        match requester {
+            Requester::Server => permits.acquire_for_server().await,
+            Requester::Platform => permits.acquire(None).await,
+            Requester::Tenant(tenant) => permits.acquire(Some(tenant)).await,
+        }
+    };
+    tokio::time::timeout(PERMIT_TIMEOUT, permit)
         .await
         .map_err(|_| StoreError::Failed("no connection became free in time".into()))?
         .map_err(|_| StoreError::Closed)
@@ -93,34 +118,129 @@ async fn take(permits: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex, mpsc};
+
+    use tokio::task::{JoinHandle, yield_now};
+
     use super::*;
-    use std::sync::mpsc;
+    use crate::mail::Timestamp;
+    use crate::model::TenantId;
+
+    struct Fixture {
+        readers: Arc<Readers>,
+        _dir: tempfile::TempDir,
+    }
+
+    /// A query that runs until its end is sent.
+    struct LongQuery {
+        end: mpsc::Sender<()>,
+        task: JoinHandle<Result<bool>>,
+    }
+
+    impl Fixture {
+        fn new(connections: u32) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let database = dir.path().join("x.db");
+            Connection::open(&database).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+            Self { readers: Arc::new(Readers::open(&database, connections).unwrap()), _dir: dir }
+        }
+
+        /// Starts a long query; returns once it runs or waits.
+        async fn long_query(&self, requester: Requester, running: &Arc<Mutex<usize>>) -> LongQuery {
+            let (end, ended) = mpsc::channel::<()>();
+            let (readers, running) = (self.readers.clone(), running.clone());
+            let task = tokio::spawn(async move {
+                let query = move |_: &Connection| {
+                    *running.lock().unwrap() += 1;
+                    Ok(ended.recv().is_ok())
+                };
+                readers.run_slow(requester, query).await
+            });
+            yield_now().await;
+            LongQuery { end, task }
+        }
+    }
+
+    async fn wait_for(running: &Arc<Mutex<usize>>, count: usize) {
+        let counted = async {
+            while *running.lock().unwrap() < count {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), counted).await.unwrap();
+    }
+
+    fn tenants(count: i64) -> Vec<Requester> {
+        let tenant = |number| TenantId::generate(Timestamp::from_second(number).unwrap());
+        (0..count).map(|number| Requester::Tenant(tenant(number))).collect()
+    }
 
     #[tokio::test]
     async fn long_queries_leave_connections_to_the_others() {
-        let dir = tempfile::tempdir().unwrap();
-        let database = dir.path().join("x.db");
-        Connection::open(&database).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
-        let readers = Arc::new(Readers::open(&database, 2).unwrap());
-        let (end, ended) = mpsc::channel::<()>();
-        let ended = Arc::new(std::sync::Mutex::new(ended));
-        let long: Vec<_> = (0..3)
-            .map(|_| {
-                let (readers, ended) = (readers.clone(), ended.clone());
-                tokio::spawn(async move {
-                    readers.run_slow(move |_| Ok(ended.lock().unwrap().recv().is_ok())).await
-                })
-            })
-            .collect();
-        while readers.slow_query_permits.available_permits() > 0 {
-            tokio::task::yield_now().await;
+        let fixture = Fixture::new(2);
+        let running = Arc::default();
+        let mut long = Vec::new();
+        for _ in 0..3 {
+            long.push(fixture.long_query(Requester::Server, &running).await);
         }
-        let quick = tokio::time::timeout(Duration::from_secs(5), readers.run(|_| Ok(7))).await;
+        wait_for(&running, 1).await;
+        let quick = fixture.readers.run(Requester::Server, |_| Ok(7));
+        let quick = tokio::time::timeout(Duration::from_secs(5), quick).await;
         // Also if the assertion fails, because a runtime waits for its blocking tasks.
-        (0..3).for_each(|_| end.send(()).unwrap());
+        long.iter().for_each(|query| query.end.send(()).unwrap());
         assert_eq!(quick.unwrap().unwrap(), 7);
         for query in long {
-            assert!(query.await.unwrap().unwrap());
+            assert!(query.task.await.unwrap().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn slow_queries_of_one_tenant_leave_a_connection_to_each_other_one() {
+        let fixture = Fixture::new(4);
+        let running = Arc::default();
+        let [busy, calm] = tenants(2)[..] else { unreachable!() };
+        // Both have asked before.
+        for requester in [busy, calm, Requester::Platform] {
+            fixture.readers.run_slow(requester, |_| Ok(())).await.unwrap();
+        }
+        let mut long = Vec::new();
+        for _ in 0..8 {
+            long.push(fixture.long_query(busy, &running).await);
+        }
+        wait_for(&running, 1).await;
+        for requester in [calm, Requester::Platform] {
+            let quick = fixture.readers.run_slow(requester, |_| Ok(7));
+            let quick = tokio::time::timeout(Duration::from_secs(5), quick).await;
+            if quick.is_err() {
+                // A runtime waits for its blocking tasks.
+                long.clear();
+            }
+            assert_eq!(quick.unwrap().unwrap(), 7, "{requester:?}");
+        }
+        assert_eq!(*running.lock().unwrap(), 1);
+        long.iter().for_each(|query| query.end.send(()).unwrap());
+        for query in long {
+            assert!(query.task.await.unwrap().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_query_of_a_tenant_that_runs_too_long_is_ended() {
+        let fixture = Fixture::new(2);
+        let endless =
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+        let query = |connection: &Connection| {
+            let _limit = TimeLimit::new(connection, Duration::from_millis(20))?;
+            Ok(connection.query_row(endless, [], |row| row.get::<_, i64>(0))?)
+        };
+        let ended = fixture.readers.run(Requester::Server, query).await;
+        assert!(matches!(ended, Err(StoreError::TooSlow)), "{ended:?}");
+        // The limit ends with its query.
+        let finite = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 500000) SELECT count(*) FROM n";
+        let query =
+            |connection: &Connection| Ok(connection.query_row(finite, [], |row| row.get::<_, i64>(0))?);
+        for _ in 0..2 {
+            assert_eq!(fixture.readers.run(Requester::Server, query).await.unwrap(), 500_000);
         }
     }
 }

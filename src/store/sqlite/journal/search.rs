@@ -1,6 +1,9 @@
 //! Lists of messages by filters. A page finds candidates by one condition, in the order of ids, and checks the others for
 //! each. It examines a bounded number of messages, so each page is fast; a page that reached the bound before it was full
-//! returns where the next one continues.
+//! returns where the next one continues. A search in the index that takes too long is given up: the page is then found by
+//! examining the messages themselves.
+
+use std::time::Duration;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
@@ -8,9 +11,11 @@ use rusqlite::{Connection, params, params_from_iter};
 use super::index::{self, SubjectMatch};
 use crate::model::{DeliveryState, MessageId, MessageKind};
 use crate::store::sqlite::keyset::{PAGE_OBJECTS_MAX, Range};
+use crate::store::sqlite::slices::{ReadSlice, SliceEnd, Sliced};
 use crate::store::sqlite::sql_types::{sql_limit, us};
+use crate::store::sqlite::time_limit::TimeLimit;
 use crate::store::sqlite::{delivery_rows, message_rows};
-use crate::store::{Message, MessageFilter, MessagePage, PageRequest, Result};
+use crate::store::{Message, MessageFilter, MessagePage, MessageSummary, PageRequest, Result, StoreError};
 
 /// Maximum of messages that one page examines.
 const LOOKED_AT_MAX: usize = if cfg!(test) { 20 } else { 5_000 };
@@ -20,21 +25,78 @@ const FEW_MAX: usize = if cfg!(test) { 5 } else { 1_000 };
 const HAS_RECIPIENT: &str =
     "SELECT 1 FROM delivery INDEXED BY delivery_of_message WHERE message_id = ?1 AND recipient = ?2";
 
-/// A page of messages.
-pub(super) fn list(
-    connection: &Connection,
-    filter: &MessageFilter,
-    page: &PageRequest,
-) -> Result<MessagePage> {
-    // One snapshot for all statements: the states that are compared are those that the page shows.
-    let _snapshot = connection.unchecked_transaction()?;
-    let search = Search { connection, filter, page, range: Range::of(MessageId::PREFIX, page) };
-    let source = search.source()?;
-    let mut found = search.collect(&source)?;
-    if search.range.is_upwards {
-        found.items.reverse();
+/// How long a search in the index may take: it has to read the lists of all common words.
+const INDEX_TIME_MAX: Duration = Duration::from_millis(250);
+
+/// A page of messages that is being read.
+pub(super) struct MessageSearch {
+    filter: MessageFilter,
+    /// The part of the page that is not read yet.
+    rest: PageRequest,
+    uses_index: bool,
+    items: Vec<MessageSummary>,
+    /// The last examined message.
+    last: Option<MessageId>,
+    looked_at: usize,
+}
+
+/// Why reading ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// There are no more candidates.
+    NoMore,
+    /// The page is full, or examined as many messages as it may.
+    Full,
+    Slice,
+}
+
+impl MessageSearch {
+    pub(super) fn new(filter: MessageFilter, page: PageRequest) -> Self {
+        Self { filter, rest: page, uses_index: true, items: Vec::new(), last: None, looked_at: 0 }
     }
-    Ok(found)
+
+    fn page(mut self, next: Option<MessageId>, is_upwards: bool) -> MessagePage {
+        if is_upwards {
+            self.items.reverse();
+        }
+        MessagePage { items: self.items, next }
+    }
+}
+
+impl Sliced for MessageSearch {
+    type Page = MessagePage;
+
+    fn read_slice(mut self, connection: &Connection) -> Result<ReadSlice<Self>> {
+        let (filter, page) = (self.filter.clone(), self.rest.clone());
+        let range = Range::of(MessageId::PREFIX, &page);
+        let is_upwards = range.is_upwards;
+        // One snapshot for all statements: the states that are compared are those that the page shows.
+        let _snapshot = connection.unchecked_transaction()?;
+        let search = Search { connection, filter: &filter, page: &page, range, uses_index: self.uses_index };
+        let source = search.source()?;
+        let ended = match source.kind {
+            SourceKind::Index => {
+                let _limit = TimeLimit::new(connection, INDEX_TIME_MAX)?;
+                search.collect(&source, &mut self)
+            }
+            SourceKind::Messages | SourceKind::State => search.collect(&source, &mut self),
+        };
+        match ended {
+            Ok(Ended::NoMore) => return Ok(ReadSlice::Complete(self.page(None, is_upwards))),
+            Ok(Ended::Full) => {
+                let next = self.last;
+                return Ok(ReadSlice::Complete(self.page(next, is_upwards)));
+            }
+            Ok(Ended::Slice) => {}
+            Err(StoreError::TooSlow) if source.kind == SourceKind::Index => self.uses_index = false,
+            Err(error) => return Err(error),
+        }
+        if let Some(last) = self.last {
+            let cursor = if is_upwards { &mut self.rest.before } else { &mut self.rest.after };
+            *cursor = Some(last.to_string());
+        }
+        Ok(ReadSlice::Rest(self))
+    }
 }
 
 /// The source of candidates of a page.
@@ -59,6 +121,7 @@ struct Search<'a> {
     filter: &'a MessageFilter,
     page: &'a PageRequest,
     range: Range,
+    uses_index: bool,
 }
 
 impl Search<'_> {
@@ -164,7 +227,8 @@ impl Search<'_> {
 
     /// The index identifies messages by their places.
     fn indexed(&self) -> Result<Option<Source>> {
-        let Some(expression) = index::expression(self.filter) else { return Ok(None) };
+        let expression = index::expression(self.filter).filter(|_| self.uses_index);
+        let Some(expression) = expression else { return Ok(None) };
         let sql = format!(
             "SELECT p.message_id FROM message_search s JOIN search_place p ON p.place = s.rowid
              WHERE message_search MATCH ?3 AND s.rowid > ?1 AND s.rowid < ?2 ORDER BY s.rowid {}",
@@ -193,7 +257,7 @@ impl Search<'_> {
         Ok(count <= sql_limit(FEW_MAX))
     }
 
-    fn collect(&self, source: &Source) -> Result<MessagePage> {
+    fn collect(&self, source: &Source, found: &mut MessageSearch) -> Result<Ended> {
         let limit = self.page.limit.clamp(1, PAGE_OBJECTS_MAX);
         let words = match source.kind {
             SourceKind::Index => None,
@@ -201,23 +265,26 @@ impl Search<'_> {
         };
         let mut statement = self.connection.prepare_cached(&source.sql)?;
         let mut rows = statement.query(params_from_iter(&source.parameters))?;
-        let mut items = Vec::new();
-        let (mut last, mut looked_at) = (None, 0);
+        let mut end = SliceEnd::new();
         while let Some(row) = rows.next()? {
             let id: MessageId = row.get(0)?;
             // A message may have several matching deliveries.
-            if last == Some(id) {
+            if found.last == Some(id) {
                 continue;
             }
-            if items.len() == limit || looked_at == LOOKED_AT_MAX {
-                return Ok(MessagePage { items, next: last });
+            if found.items.len() == limit || found.looked_at == LOOKED_AT_MAX {
+                return Ok(Ended::Full);
             }
-            (last, looked_at) = (Some(id), looked_at + 1);
-            if let Some(message) = self.admit(source.kind, words.as_ref(), id)? {
-                items.push(message_rows::summary(self.connection, message)?);
+            if end.is_reached() {
+                return Ok(Ended::Slice);
             }
+            let message = self.admit(source.kind, words.as_ref(), id)?;
+            if let Some(message) = message {
+                found.items.push(message_rows::summary(self.connection, message)?);
+            }
+            (found.last, found.looked_at) = (Some(id), found.looked_at + 1);
         }
-        Ok(MessagePage { items, next: None })
+        Ok(Ended::NoMore)
     }
 
     /// The message, if it meets the conditions that the source does not cover.
@@ -276,8 +343,9 @@ impl Search<'_> {
 mod tests {
     use super::*;
     use crate::model::TenantId;
-    use crate::store::contract::{address, now};
+    use crate::store::contract::{address, new_message, now};
     use crate::store::sqlite::tests::{Bed, plan_of};
+    use crate::store::{Journal, Spool};
 
     /// The cost of a page is bounded only if its source returns the order of the list.
     #[tokio::test]
@@ -301,11 +369,42 @@ mod tests {
                 let filter = filter.clone();
                 let plan = bed.engine().read(move |connection| {
                     let range = Range::of(MessageId::PREFIX, &page);
-                    let search = Search { connection, filter: &filter, page: &page, range };
+                    let search = Search { connection, filter: &filter, page: &page, range, uses_index: true };
                     Ok(plan_of(connection, &search.source()?.sql))
                 });
                 let plan = plan.await.unwrap();
                 assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{plan}");
+            }
+        }
+    }
+
+    /// The index may be given up in the middle of a page.
+    #[tokio::test]
+    async fn a_search_finds_the_same_messages_without_the_index() {
+        let bed = Bed::new().await;
+        let tenants = [bed.tenant("a").await.id, bed.tenant("b").await.id];
+        for number in 0..12 {
+            let recipient = ["x@one.example", "y@two.example"][number % 2];
+            let new = new_message(tenants[number / 2 % 2], &[recipient], "body");
+            bed.store.enqueue(new).await.unwrap();
+        }
+        while bed.store.index_messages().await.unwrap() {}
+        let all = MessageFilter::default;
+        for filter in [
+            MessageFilter { to: Some(address("x@one.example")), ..all() },
+            MessageFilter { subject: Some("hello".parse().unwrap()), tenant_id: Some(tenants[0]), ..all() },
+            MessageFilter { subject: Some("absent".parse().unwrap()), ..all() },
+            MessageFilter { tag: Some("welcome".into()), ..all() },
+        ] {
+            for before in [None, Some(String::new())] {
+                let page = PageRequest { before, limit: 5, ..PageRequest::default() };
+                let ids = async |uses_index| {
+                    let search =
+                        MessageSearch { uses_index, ..MessageSearch::new(filter.clone(), page.clone()) };
+                    let page = bed.engine().read_slices(search).await.unwrap();
+                    (page.items.iter().map(|found| found.message.id).collect::<Vec<_>>(), page.next)
+                };
+                assert_eq!(ids(false).await, ids(true).await, "{filter:?}");
             }
         }
     }

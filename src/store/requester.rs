@@ -1,0 +1,22 @@
+//! Who asks the store.
+
+use crate::model::TenantId;
+
+/// Whose question a query answers. Queries for tenants and the platform are answered in turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Requester {
+    /// The server itself: acceptance, delivery, maintenance.
+    #[default]
+    Server,
+    /// The platform, through the API.
+    Platform,
+    /// A tenant, through the API.
+    Tenant(TenantId),
+}
+
+impl From<Option<TenantId>> for Requester {
+    /// The caller with this scope.
+    fn from(scope: Option<TenantId>) -> Self {
+        scope.map_or(Self::Platform, Self::Tenant)
+    }
+}

@@ -1,0 +1,58 @@
+//! Queries that examine many rows are read in slices, between which other requesters get their turns.
+
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::SqliteStore;
+use crate::store::Result;
+
+/// A slice ends after this time.
+const SLICE_TIME: Duration = Duration::from_millis(20);
+/// A slice examines at least this many rows, because the next one must find its beginning again.
+const SLICE_ROWS_MIN: usize = if cfg!(test) { 3 } else { 64 };
+
+/// A page that is read in slices.
+pub(super) trait Sliced: Send + Sized + 'static {
+    type Page: Send + 'static;
+
+    /// Reads on until the page is complete or the slice ends.
+    fn read_slice(self, connection: &Connection) -> Result<ReadSlice<Self>>;
+}
+
+/// The state after a slice.
+pub(super) enum ReadSlice<S: Sliced> {
+    Complete(S::Page),
+    /// The slice ended before the page was complete.
+    Rest(S),
+}
+
+/// Decides when a slice ends.
+pub(super) struct SliceEnd {
+    at: Instant,
+    rows: usize,
+}
+
+impl SliceEnd {
+    pub(super) fn new() -> Self {
+        Self { at: Instant::now() + if cfg!(test) { Duration::ZERO } else { SLICE_TIME }, rows: 0 }
+    }
+
+    /// Counts a row. Whether the slice ends before it.
+    pub(super) fn is_reached(&mut self) -> bool {
+        self.rows += 1;
+        self.rows > SLICE_ROWS_MIN && Instant::now() >= self.at
+    }
+}
+
+impl SqliteStore {
+    /// Reads a page in slices.
+    pub(super) async fn read_slices<S: Sliced>(&self, mut sliced: S) -> Result<S::Page> {
+        loop {
+            match self.read_slow(move |connection| sliced.read_slice(connection)).await? {
+                ReadSlice::Complete(page) => return Ok(page),
+                ReadSlice::Rest(rest) => sliced = rest,
+            }
+        }
+    }
+}
