@@ -234,6 +234,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         C::SenderDomainNotVerified
         | C::NullSenderRefused
         | C::RecipientSuppressed
+        | C::RecipientNotConfirmed
         | C::RecipientInvalid
         | C::RecipientNotQualified
         | C::RecipientNeedsSmtputf8
@@ -296,6 +297,10 @@ impl From<Conflict> for ApiError {
             Conflict::WebhookBacklog => (
                 RefusalCode::LimitReached,
                 "make the endpoint accept the pending deliveries; list them with GET /v1/webhooks/{id}/deliveries?status=pending",
+            ),
+            Conflict::ConfirmationMails => (
+                RefusalCode::LimitReached,
+                "use the code of the last confirmation mail, or continue tomorrow (UTC)",
             ),
             Conflict::NoTenant => {
                 return Self::field("tenant_id", "not_found", "there is no such tenant");
@@ -402,6 +407,7 @@ mod tests {
             (Conflict::TooManyPauses, 409, "limit_reached"),
             (Conflict::WebhookBacklog, 409, "limit_reached"),
             (Conflict::SubmissionKey, 409, "idempotency_key_reused"),
+            (Conflict::ConfirmationMails, 409, "limit_reached"),
             (Conflict::NoTenant, 422, "validation_failed"),
         ] {
             let error = ApiError::from(StoreError::Conflict(conflict));

@@ -15,6 +15,7 @@ mod error;
 mod etag;
 mod events;
 mod health;
+mod inboxes;
 mod json;
 mod json_values;
 mod json_words;
@@ -85,6 +86,7 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         emails::resource(),
         templates::resource(),
         suppressions::resource(),
+        inboxes::resource(),
         usage::resource(),
         rejections::resource(),
         events::resource(),

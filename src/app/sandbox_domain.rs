@@ -1,4 +1,4 @@
-//! The sandbox domain: test keys may send from it without DNS records of their own.
+//! The sandbox domain: keys may send from it without DNS records of their own, live keys to confirmed inboxes only.
 
 use super::StartError;
 use crate::clock::Clock;
@@ -6,14 +6,12 @@ use crate::dkim;
 use crate::mail::DomainName;
 use crate::model::{DkimAlgorithm, DkimKeyState, Verification};
 use crate::store::{Directory, NewDkimKey, NewDomain, Store, StoreError};
-
-/// The label of the sandbox domain, below the host name.
-const LABEL: &str = "sandbox";
+use crate::submission::SANDBOX_LABEL;
 
 /// Creates the domain if it does not exist.
 pub async fn ensure(store: &Store, hostname: &DomainName, clock: &Clock) -> Result<(), StartError> {
     let fail = |error: &dyn std::fmt::Display| StartError::Sandbox(error.to_string());
-    let name = DomainName::parse(&format!("{LABEL}.{hostname}")).map_err(|error| fail(&error))?;
+    let name = DomainName::parse(&format!("{SANDBOX_LABEL}.{hostname}")).map_err(|error| fail(&error))?;
     let known: Result<_, StoreError> = store.sandbox_domain(&name).await;
     if known.map_err(|error| fail(&error))?.is_some() {
         return Ok(());

@@ -3,6 +3,7 @@
 mod api_client;
 mod check_config;
 mod domain;
+mod inbox;
 mod key;
 mod message;
 mod name_lookup;
@@ -62,6 +63,8 @@ enum Command {
     /// works directly in a data directory on this machine and needs no key: create the first key of a new server this
     /// way. The server may be running; it notices the change within a second.
     Key(key::Arguments),
+    /// Lists, adds, confirms and removes inboxes for trial mail
+    Inbox(inbox::Arguments),
     /// Lists, adds, checks and removes suppressed addresses
     Suppression(suppression::Arguments),
     /// Lists, shows, sends, retries and cancels messages; shows their delivery attempts
@@ -90,6 +93,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Tenant(arguments) => tenant::run(arguments),
         Command::Domain(arguments) => domain::run(arguments),
         Command::Key(arguments) => key::run(arguments),
+        Command::Inbox(arguments) => inbox::run(arguments),
         Command::Suppression(arguments) => suppression::run(arguments),
         Command::Message(arguments) => message::run(arguments),
         Command::Queue(arguments) => queue::run(arguments),

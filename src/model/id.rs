@@ -135,6 +135,8 @@ ids! {
     EventId = "evt_";
     /// A suppressed address.
     SuppressionId = "sup_";
+    /// An address for trial mail.
+    InboxId = "inb_";
     /// A message template.
     TemplateId = "tpl_";
     /// A webhook endpoint.

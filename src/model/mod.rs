@@ -16,8 +16,8 @@ mod weight;
 pub use credential::{KeySecret, KeySecretError, SecretDigest, StoredSecret};
 pub use destination_pattern::DestinationPattern;
 pub use id::{
-    AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId,
-    TemplateId, TenantId, WebhookDeliveryId, WebhookId,
+    AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, InboxId, KeyId, MessageId, RequestId,
+    SuppressionId, TemplateId, TenantId, WebhookDeliveryId, WebhookId,
 };
 pub use queue_filter::QueueFilter;
 pub use refusal::{Refusal, RefusalCode};

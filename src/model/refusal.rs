@@ -46,6 +46,8 @@ codes! {
     MessageTooLarge = "message_too_large";
     /// The recipient is suppressed.
     RecipientSuppressed = "recipient_suppressed";
+    /// The recipient of trial mail is not a confirmed inbox.
+    RecipientNotConfirmed = "recipient_not_confirmed";
     /// The recipient is not a valid address.
     RecipientInvalid = "recipient_invalid";
     /// The recipient's local part is not ASCII, and SMTPUTF8 was not declared.

@@ -98,6 +98,8 @@ enumerations! {
         Message = "message",
         /// A delivery status notification that the server generated (RFC 3464). It counts nowhere and raises no events.
         Report = "report",
+        /// The mail that asks for the confirmation of an inbox. It counts nowhere, raises no events and cannot be read.
+        Confirmation = "confirmation",
     }
 
     /// A permission of a key.

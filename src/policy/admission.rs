@@ -31,6 +31,8 @@ pub struct SendingDomain {
     pub subdomains: bool,
     /// Whether it belongs to another tenant.
     pub is_foreign: bool,
+    /// Whether it is the sandbox domain, which every tenant may use.
+    pub is_sandbox: bool,
 }
 
 /// The suppression of a recipient.
@@ -147,7 +149,7 @@ fn refuse_not_owned(sender: &Sender<'_>, name: &DomainName, covering: &[SendingD
     if let Some(taken) = covering.iter().find(|d| !d.is_foreign && d.status == DomainStatus::Taken) {
         return refuse_unusable(code, sender, taken);
     }
-    let has_claim = covering.iter().any(|d| !d.is_foreign);
+    let has_claim = covering.iter().any(|d| !d.is_foreign && !d.is_sandbox);
     match covering.iter().find(|d| d.is_foreign).filter(|_| has_claim) {
         Some(foreign) => Refusal::new(
             code,
@@ -208,6 +210,35 @@ pub fn admit_recipient(
     Err(Refusal::new(RefusalCode::RecipientSuppressed, message, hint))
 }
 
+/// Whether live mail from the sandbox domain may go to these recipients: only to confirmed inboxes of the tenant, which are
+/// given as [`Address::folded`].
+pub fn admit_trial<'r>(
+    tenant_slug: &str,
+    mut recipients: impl Iterator<Item = &'r Address>,
+    inboxes: &[String],
+) -> Result<(), Refusal> {
+    match recipients.find(|recipient| !inboxes.contains(&recipient.folded())) {
+        None => Ok(()),
+        Some(recipient) => Err(Refusal::new(
+            RefusalCode::RecipientNotConfirmed,
+            format!(
+                "{recipient} is not a confirmed inbox of tenant {tenant_slug}; live mail from the sandbox domain goes \
+                 to those only"
+            ),
+            "add the address with POST /v1/inboxes and confirm it, or send from a verified domain of yours",
+        )),
+    }
+}
+
+/// The refusal of trial mail over its limit.
+pub fn refuse_trial_limit(messages_max: u32) -> Refusal {
+    Refusal::new(
+        RefusalCode::DailySendLimitExceeded,
+        format!("limit reached: {messages_max} live messages a day from the sandbox domain"),
+        "add and verify a domain of yours, or continue tomorrow (UTC)",
+    )
+}
+
 /// The refusal of an author or sender field that cannot be interpreted in exactly one way.
 pub fn refuse_from(field: &str, error: MailboxListError) -> Refusal {
     Refusal::new(
@@ -239,7 +270,8 @@ mod tests {
 
     fn domain(name: &str, status: DomainStatus, subdomains: bool) -> SendingDomain {
         let id = DomainId::generate(Timestamp::UNIX_EPOCH);
-        SendingDomain { id, name: DomainName::parse(name).unwrap(), status, subdomains, is_foreign: false }
+        let name = DomainName::parse(name).unwrap();
+        SendingDomain { id, name, status, subdomains, is_foreign: false, is_sandbox: false }
     }
 
     fn sender(allowed: &[DomainId]) -> Sender<'_> {
@@ -346,6 +378,21 @@ mod tests {
         let refusal = admit_from(&emptied, &Address::parse("a@one.com").unwrap(), &[one]).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::DomainNotAllowedForKey);
         assert!(refusal.message.contains("were deleted"), "{refusal}");
+    }
+
+    #[test]
+    fn trial_mail_goes_to_confirmed_inboxes_only() {
+        let addresses = |texts: &[&str]| texts.iter().map(|a| Address::parse(a).unwrap()).collect::<Vec<_>>();
+        let inboxes = ["a@b.c", "d@e.f"].map(str::to_owned);
+        for (recipients, is_admitted) in
+            [(&["A@b.c"][..], true), (&["a@b.c", "d@e.f"], true), (&["a@b.c", "x@b.c"], false)]
+        {
+            let recipients = addresses(recipients);
+            let admitted = admit_trial("acme", recipients.iter(), &inboxes);
+            assert_eq!(admitted.is_ok(), is_admitted, "{recipients:?}");
+            let code = admitted.err().map(|refusal| refusal.code);
+            assert!(code.is_none_or(|code| code == RefusalCode::RecipientNotConfirmed));
+        }
     }
 
     #[test]

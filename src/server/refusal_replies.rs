@@ -54,6 +54,7 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         | IpNotAllowed
         | NullSenderRefused
         | RecipientSuppressed
+        | RecipientNotConfirmed
         | FromHeaderMissing
         | FromHeaderAmbiguous => (550, 7, 1),
         SendLimitExceeded | RateLimited => (450, 7, 1),

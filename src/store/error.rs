@@ -1,6 +1,6 @@
 //! Errors of the store.
 
-use super::Limited;
+use super::{CONFIRMATION_MAILS_PER_DAY_MAX, Limited};
 use crate::model::MessageId;
 
 /// Why a call of the store failed.
@@ -55,6 +55,9 @@ pub enum Conflict {
     /// The tenant already has a template with this name.
     #[error("the tenant already has a template with this name")]
     TemplateName,
+    /// The tenant had the maximum of confirmation mails today.
+    #[error("limit reached: {CONFIRMATION_MAILS_PER_DAY_MAX} confirmation mails per tenant and day")]
+    ConfirmationMails,
     /// The tenant of the object does not exist.
     #[error("the tenant does not exist")]
     NoTenant,

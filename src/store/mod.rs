@@ -1,6 +1,7 @@
-//! Persistence: the only module with SQL. Callers use eight traits and plain structs.
+//! Persistence: the only module with SQL. Callers use nine traits and plain structs.
 //!
 //! * [`Directory`]: tenants, domains, keys, suppressions and templates.
+//! * [`Inboxes`]: addresses for trial mail, and its counts.
 //! * [`Spool`]: messages and deliveries: enqueue, read what is due, record results.
 //! * [`Queue`]: counts of waiting mail, pauses, retries and cancellation.
 //! * [`Journal`]: events, messages and attempts for the API; search and retention.
@@ -35,7 +36,7 @@ pub use records::*;
 pub use requester::Requester;
 pub use response_recorder::{IdempotentRequest, ResponseRecorder};
 pub use sqlite::{SqliteOptions, SqliteStore, check_master_key};
-pub use traits::{Directory, Journal, Ledger, Outbox, Queue, Spool, StsPolicies, TlsResults};
+pub use traits::{Directory, Inboxes, Journal, Ledger, Outbox, Queue, Spool, StsPolicies, TlsResults};
 
 /// Lifetime of a [`SubmissionKey`].
 pub const SUBMISSION_KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);

@@ -12,7 +12,7 @@ use super::{Submission, SubmissionService, SubmissionSettings, Submitter, storag
 use crate::clock::Instant;
 use crate::mail::{Content, DomainName, MailParameters, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, MessageKind, Refusal, RefusalCode, Scope, TenantId};
-use crate::policy::admission::SendingDomain;
+use crate::policy::admission::{SendingDomain, refuse_from_count};
 use crate::store::{Key, Message, NewMessage, Spool, Store, StoreError, SubmissionKey, Tenant};
 
 /// A message being stored has weight 1, plus 1 for each this many octets.
@@ -21,14 +21,17 @@ const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
 /// A message that passed all checks. Only the send limit, the signature or the store can still refuse it.
 #[derive(Debug)]
 pub struct CheckedSubmission {
-    submission: Submission,
+    pub(super) submission: Submission,
     /// Key and tenant at the time of the check.
-    current: Arc<(Key, Tenant)>,
+    pub(super) current: Arc<(Key, Tenant)>,
     /// The submission key, if the client identified the submission.
-    submission_key: Option<SubmissionKey>,
-    header: header_rewrite::CheckedHeader,
+    pub(super) submission_key: Option<SubmissionKey>,
+    pub(super) header: header_rewrite::CheckedHeader,
     /// The domain that signs.
-    domain: SendingDomain,
+    pub(super) domain: SendingDomain,
+    pub(super) kind: MessageKind,
+    /// Whether it counts against the limit of trial mail.
+    pub(super) is_trial: bool,
 }
 
 /// A message that is counted against the send limit and signed, but not stored.
@@ -71,30 +74,35 @@ impl PreparedSubmission<'_> {
 }
 
 /// The values of a message that are decided when it is stored.
-struct MessageTerms {
-    id: MessageId,
-    expires_at: Timestamp,
-    now: Timestamp,
+pub(super) struct MessageTerms {
+    pub(super) id: MessageId,
+    pub(super) expires_at: Timestamp,
+    pub(super) now: Timestamp,
 }
 
 impl SubmissionService {
     /// Checks the header, and whether the submitter may send for every author and sender in it.
-    pub async fn check(&self, submission: Submission) -> Result<CheckedSubmission, Refusal> {
+    pub async fn check(&self, mut submission: Submission) -> Result<CheckedSubmission, Refusal> {
         let mut header = header_rewrite::check(&submission.message)?;
         if !self.settings.allow_duplicate_headers {
             header.refuse_duplicates()?;
         }
         let current = self.refresh(&submission.submitter).await?;
-        let domain = self.admit_from(&submission.submitter, &current, &header.from).await?;
-        if !header.senders.is_empty() {
-            self.admit_from(&submission.submitter, &current, &header.senders).await?;
-        }
+        let mut domains = self.admit_from(&submission.submitter, &current, &header.from).await?;
+        domains.extend(self.admit_from(&submission.submitter, &current, &header.senders).await?);
+        let is_trial = self.is_trial(&submission, &domains).await?;
+        // The domain of the first author signs, for DMARC alignment.
+        let domain = domains.into_iter().next().ok_or_else(|| refuse_from_count(0))?;
         let settings = &current.1.settings;
         if submission.submitter.scope == Scope::SmtpSend && settings.apply_to_smtp {
             header.apply_defaults(&submission.message, settings, submission.envelope.smtputf8);
         }
         let submission_key = submission_key(&submission, &header);
-        Ok(CheckedSubmission { submission, current, submission_key, header, domain })
+        if is_trial {
+            self.admit_trial(&current.1, &mut submission.envelope.recipients).await?;
+        }
+        let kind = MessageKind::Message;
+        Ok(CheckedSubmission { submission, current, submission_key, header, domain, kind, is_trial })
     }
 
     /// Checks and stores. After `Ok` the message is on disk, possibly from an earlier submission.
@@ -141,6 +149,9 @@ impl SubmissionService {
         let request = QuotaRequest::new(&current.1, submitter.key.environment, now);
         let count = envelope.recipients.len() as u64;
         let reservation = self.limits.take(request, count).await.map_err(storage_refusal)??;
+        if checked.is_trial {
+            self.count_trial(&current.1, now).await?;
+        }
         let expires_at =
             self.expires_at(current.1.settings.message_lifetime_hours, &envelope.parameters, now);
         let terms = MessageTerms { id, expires_at, now };
@@ -165,12 +176,12 @@ impl SubmissionService {
     }
 
     /// Builds the message to store.
-    async fn build_message(
+    pub(super) async fn build_message(
         &self,
         checked: CheckedSubmission,
         terms: MessageTerms,
     ) -> Result<NewMessage, Refusal> {
-        let CheckedSubmission { submission, submission_key, header, domain, .. } = checked;
+        let CheckedSubmission { submission, submission_key, header, domain, kind, .. } = checked;
         let MessageTerms { id, expires_at, now } = terms;
         let Submission { submitter, envelope, message, trace, extras, received_at: _ } = submission;
         let received = ReceivedField {
@@ -193,7 +204,7 @@ impl SubmissionService {
                 id,
                 tenant_id: submitter.tenant.id,
                 key_id: Some(submitter.key.id),
-                kind: MessageKind::Message,
+                kind,
                 environment: submitter.key.environment,
                 reverse_path: envelope.reverse_path,
                 body: envelope.body,

@@ -7,7 +7,7 @@ use crate::clock::Clock;
 use crate::dkim::{SignError, Signer};
 use crate::limits::versioned_cache::VersionedCache;
 use crate::mail::DomainName;
-use crate::model::{DkimKeyState, DomainId, Environment, KeyId, TenantId};
+use crate::model::{DkimKeyState, DomainId, KeyId, TenantId};
 use crate::policy::admission::SendingDomain;
 use crate::store::{DEFAULT_TENANT, Directory, Domain, Key, Store, StoreError, Tenant};
 
@@ -21,7 +21,7 @@ const ENTRIES_MAX: usize = 10_000;
 pub struct DirectoryCache {
     store: Arc<Store>,
     keys: VersionedCache<(KeyId, Option<TenantId>), Option<Arc<(Key, Tenant)>>>,
-    covering: VersionedCache<(TenantId, Environment, DomainName), Arc<Vec<SendingDomain>>>,
+    covering: VersionedCache<(TenantId, DomainName), Arc<Vec<SendingDomain>>>,
     signers: VersionedCache<DomainId, Arc<Vec<Signer>>>,
     /// The number of calls of [`DirectoryCache::key`].
     #[cfg(test)]
@@ -76,14 +76,13 @@ impl DirectoryCache {
     pub async fn covering(
         &self,
         tenant: TenantId,
-        environment: Environment,
         name: &DomainName,
     ) -> Result<Arc<Vec<SendingDomain>>, StoreError> {
         let load = async {
-            let domains = self.store.domains_covering(tenant, environment, name).await?;
+            let domains = self.store.domains_covering(tenant, name).await?;
             Ok(Arc::new(domains.into_iter().map(|domain| describe(domain, tenant)).collect()))
         };
-        let cache_key = (tenant, environment, name.clone());
+        let cache_key = (tenant, name.clone());
         self.covering.get(cache_key, self.store.directory_version(), load).await
     }
 
@@ -111,5 +110,6 @@ fn describe(domain: Domain, tenant: TenantId) -> SendingDomain {
         status: domain.status,
         subdomains: domain.subdomains,
         is_foreign: domain.tenant_id.is_some_and(|owner| owner != tenant),
+        is_sandbox: domain.tenant_id.is_none(),
     }
 }

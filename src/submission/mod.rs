@@ -12,6 +12,7 @@ mod send_limit;
 mod submission_key;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -41,6 +42,7 @@ use crate::telemetry::FLOOD;
 
 pub use self::acceptance::{CheckedSubmission, PreparedSubmission};
 pub use self::authentication::{AuthenticationError, strip_login_domain};
+pub use self::trial::SANDBOX_LABEL;
 
 /// Settings of submission.
 #[derive(Debug, Clone)]
@@ -295,30 +297,27 @@ impl SubmissionService {
         address: &Address,
     ) -> Result<Arc<Vec<SendingDomain>>, Refusal> {
         match address.host() {
-            Host::Domain(name) => self
-                .directory
-                .covering(submitter.tenant.id, submitter.key.environment, name)
-                .await
-                .map_err(storage_refusal),
+            Host::Domain(name) => {
+                self.directory.covering(submitter.tenant.id, name).await.map_err(storage_refusal)
+            }
             Host::Literal(_) => Ok(Arc::default()),
         }
     }
 
-    /// Checks that every From address belongs to the tenant. The domain of the first one signs, for DMARC alignment.
+    /// The domains of From addresses, all of which must belong to the tenant.
     async fn admit_from(
         &self,
         submitter: &Submitter,
         current: &(Key, Tenant),
         from: &[Address],
-    ) -> Result<SendingDomain, Refusal> {
+    ) -> Result<Vec<SendingDomain>, Refusal> {
         let sender = describe(current);
-        let mut first = None;
+        let mut domains = Vec::with_capacity(from.len());
         for address in from {
             let covering = self.covering(submitter, address).await?;
-            let domain = admit_from(&sender, address, &covering)?;
-            first.get_or_insert_with(|| domain.clone());
+            domains.push(admit_from(&sender, address, &covering)?.clone());
         }
-        first.ok_or_else(|| crate::policy::admission::refuse_from_count(0))
+        Ok(domains)
     }
 }
 

@@ -18,6 +18,7 @@ struct Belongings {
     domain: String,
     key: String,
     suppression: String,
+    inbox: String,
     template: String,
     email: String,
     webhook: String,
@@ -35,6 +36,8 @@ impl Belongings {
         let domain = post("/v1/domains", json!({"name": format!("{name}.example")})).await;
         let key = post("/v1/keys", json!({"name": name, "scopes": ["smtp:send"]})).await;
         let suppression = post("/v1/suppressions", json!({"address": format!("{name}@x.example")})).await;
+        stage.add_sandbox_domain().await;
+        let inbox = post("/v1/inboxes", json!({"address": format!("{name}-inbox@x.example")})).await;
         let template = json!({"name": name, "subject": "s", "text": "t"});
         let template = post("/v1/templates", template).await;
         let webhook = post(
@@ -51,13 +54,24 @@ impl Belongings {
             noted["data"].get(0).map(|first| text(first, "/id"))
         })
         .await;
-        Self { tenant, domain, key, suppression, template, email, webhook, webhook_delivery, rejection }
+        Self {
+            tenant,
+            domain,
+            key,
+            suppression,
+            inbox,
+            template,
+            email,
+            webhook,
+            webhook_delivery,
+            rejection,
+        }
     }
 
     /// The objects that appear in a list of their kind.
-    fn listed(&self) -> [&String; 7] {
-        let Self { domain, key, suppression, template, email, webhook, rejection, .. } = self;
-        [domain, key, suppression, template, email, webhook, rejection]
+    fn listed(&self) -> [&String; 8] {
+        let Self { domain, key, suppression, inbox, template, email, webhook, rejection, .. } = self;
+        [domain, key, suppression, inbox, template, email, webhook, rejection]
     }
 
     /// The path of a route with the ids of these objects.
@@ -67,6 +81,7 @@ impl Belongings {
             Some("domains") => &self.domain,
             Some("keys" | "api-keys") => &self.key,
             Some("suppressions") => &self.suppression,
+            Some("inboxes") => &self.inbox,
             Some("templates") => &self.template,
             Some("webhooks") if route.path.contains("deliveries/{id}") => &self.webhook_delivery,
             Some("webhooks") => &self.webhook,
@@ -84,6 +99,7 @@ impl Belongings {
             format!("/v1/domains/{}/dkim", self.domain),
             format!("/v1/keys/{}", self.key),
             format!("/v1/suppressions/{}", self.suppression),
+            format!("/v1/inboxes/{}", self.inbox),
             format!("/v1/templates/{}", self.template),
             format!("/v1/emails/{}", self.email),
             format!("/v1/webhooks/{}", self.webhook),
@@ -113,6 +129,8 @@ fn body(route: &Route, operation: &Operation, owner: Option<TenantId>) -> Value 
         ("POST", "keys" | "api-keys") => json!({"name": "new", "scopes": ["smtp:send"]}),
         ("POST", "webhooks" | "endpoints") => json!({"url": "https://new.example/"}),
         ("POST", "suppressions") => json!({"address": "new@x.example"}),
+        ("POST", "inboxes") => json!({"address": "new@x.example"}),
+        ("POST", "confirm") => return json!({"code": "0000-0000"}),
         ("POST", "templates") => json!({"name": "new", "subject": "s", "text": "t"}),
         ("POST", "emails") => email(),
         ("POST", "batch") if route.path == "/v1/emails/batch" => json!({"emails": [email()]}),
@@ -261,6 +279,7 @@ async fn an_object_of_another_tenant_looks_like_one_that_does_not_exist() {
         domain: "dom_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
         key: "key_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
         suppression: "sup_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
+        inbox: "inb_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
         template: "tpl_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
         email: "msg_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
         webhook: "whk_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),

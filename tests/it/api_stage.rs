@@ -7,14 +7,20 @@ use bytes::Bytes;
 use pillarbox::api::{Api, ApiDependencies, SendLimits};
 use pillarbox::clock::Clock;
 use pillarbox::config;
+use pillarbox::dkim;
 use pillarbox::dns::Resolver;
 use pillarbox::limits::auth_limiter::{self, AuthLimiter};
 use pillarbox::limits::memory_budget::MemoryBudget;
 use pillarbox::mail::{Address, BodyType, Content, DomainName, ReversePath, SignedDuration, Timestamp};
-use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, MessageKind, Scope, TenantId};
+use pillarbox::model::{
+    DeliveryId, DkimAlgorithm, DkimKeyState, Environment, KeySecret, MessageId, MessageKind, Scope, TenantId,
+    Verification,
+};
 use pillarbox::queue::QueueManager;
 use pillarbox::rng::Rng;
-use pillarbox::store::{Directory, Message, NewKey, NewMessage, Spool, SqliteOptions, Store};
+use pillarbox::store::{
+    Directory, Message, NewDkimKey, NewDomain, NewKey, NewMessage, Spool, SqliteOptions, Store,
+};
 use pillarbox::submission::SubmissionService;
 use pillarbox::tls::SharedServerConfig;
 use pillarbox::verification::{self, VerificationSettings, Verifier};
@@ -192,6 +198,27 @@ impl ApiStage {
         let made = self.post(&self.platform, "/v1/tenants", json!({"name": name})).await.expect(201);
         let id = made["id"].as_str().unwrap().parse().unwrap();
         Tenant { id, key: self.key(id, Scope::ALL, |_| {}).await }
+    }
+
+    /// Creates the domain that live keys use for trial mail and for confirmation mails.
+    pub async fn add_sandbox_domain(&self) {
+        let pair = dkim::generate(DkimAlgorithm::Ed25519).unwrap();
+        let dkim_key = NewDkimKey {
+            selector: "sandbox".into(),
+            algorithm: pair.algorithm,
+            state: DkimKeyState::Active,
+            public_key: pair.public_key,
+            private_key: pair.private_key,
+        };
+        let domain = NewDomain {
+            tenant_id: None,
+            name: DomainName::parse("sandbox.mail.host.example").unwrap(),
+            verification: Verification::Manual,
+            subdomains: false,
+            ownership_token: String::new(),
+            dkim_keys: vec![dkim_key],
+        };
+        self.store.ensure_sandbox_domain(domain, Timestamp::now()).await.unwrap();
     }
 
     /// Creates a key in the store directly, also one that the API would refuse to create.

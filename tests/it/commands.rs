@@ -315,3 +315,17 @@ async fn tail_shows_events_as_they_happen_and_continues_after_a_restart() {
     programs.wait_for_end().await;
     assert_eq!(people.said.matches("message.delivered").count(), 2, "{}", people.said);
 }
+
+#[tokio::test]
+async fn an_inbox_is_added_confirmed_listed_and_removed_by_its_address() {
+    let stage = Stage::start().await;
+    let platform = stage.platform();
+    assert!(platform.ok("inbox add bob@b.test").await.contains("pending"));
+    let mail = String::from_utf8(stage.mx.wait_for(1).await.remove(0).content).unwrap();
+    let command = mail.lines().find_map(|line| line.strip_prefix("For example: pillarbox ")).unwrap();
+    assert!(platform.ends(1, "inbox confirm bob@b.test 0000").await.contains("4 attempts are left"));
+    assert_eq!(platform.ok(command).await, "bob@b.test is confirmed\n");
+    assert!(platform.ok("inbox list").await.contains("confirmed"));
+    assert_eq!(platform.ok("inbox remove bob@b.test").await, "bob@b.test is removed\n");
+    assert!(platform.ends(1, "inbox remove bob@b.test").await.contains("there is no inbox bob@b.test"));
+}

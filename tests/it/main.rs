@@ -52,6 +52,7 @@ mod header_fields;
 mod hostile;
 mod https;
 mod idempotency;
+mod inboxes;
 mod layers;
 mod lettre;
 mod logs;

@@ -48,7 +48,7 @@ pub fn resource() -> Resource {
                 .query::<String>("subject", "Only messages whose subject contains all these words. The last word may be a prefix of at least two letters.")
                 .query::<String>("tag", "Only messages with this tag.")
                 .query::<String>("message_id", "Only messages with this Message-ID.")
-                .query::<MessageKind>("kind", "Only messages of this kind; without it `message`. `report` lists the delivery status notifications that the server generated.")
+                .query::<MessageKind>("kind", "Only messages of this kind; without it `message`. `report` lists the delivery status notifications that the server generated, `confirmation` the mails that ask for the confirmation of an inbox.")
                 .environment_filter()
                 .pages::<MessageId, EmailView>("Messages, without their `deliveries`."),
             Operation::post("/v1/emails", "send_email", send::send)
@@ -103,7 +103,7 @@ pub struct EmailView {
     tenant_id: TenantId,
     /// The key that sent it; `null` for a report.
     key_id: Option<KeyId>,
-    /// `message`, or `report` for a delivery status notification that the server generated.
+    /// `message`, or for mail that the server generated `report` (a delivery status notification) or `confirmation` (of an inbox).
     kind: MessageKind,
     /// `live` or `test`. A test message is stored but not delivered.
     environment: Environment,

@@ -15,14 +15,18 @@ use crate::api::content::PIECE_OCTETS;
 use crate::api::{ApiError, ApiResponse, RequestContext, Result};
 use crate::limits::memory_budget::MemoryReservation;
 use crate::limits::tenant_semaphore::TenantPermit;
-use crate::model::{MessageId, RefusalCode};
+use crate::model::{MessageId, MessageKind, RefusalCode};
 use crate::store::{ContentFile, Spool, StoredContent};
 
 /// Maximum memory of a stream: two pieces that wait to be sent, the piece being read, and the buffer of the file.
 const STREAM_OCTETS: u64 = 4 * PIECE_OCTETS as u64;
 
 pub async fn get(call: RequestContext) -> Result<ApiResponse> {
-    let id = super::find(&call).await?.id;
+    let message = super::find(&call).await?;
+    if message.kind == MessageKind::Confirmation {
+        return Err(confirmation());
+    }
+    let id = message.id;
     match call.store().stored_content(id).await? {
         Some(StoredContent::Row { octets }) => whole(&call, id, octets).await,
         Some(StoredContent::File { octets }) if call.is_head => {
@@ -31,6 +35,15 @@ pub async fn get(call: RequestContext) -> Result<ApiResponse> {
         Some(StoredContent::File { octets }) => begin(&call, id, octets).await,
         None => Err(content_removed()),
     }
+}
+
+/// The code in the message is for the owner of the address only.
+fn confirmation() -> ApiError {
+    ApiError::new(
+        RefusalCode::InsufficientScope,
+        "a confirmation mail cannot be read",
+        "ask the owner of the address for the code",
+    )
 }
 
 async fn whole(call: &RequestContext, id: MessageId, octets: u64) -> Result<ApiResponse> {

@@ -341,17 +341,15 @@ pub(super) async fn the_domains_that_cover_a_sender_are_found_on_whole_labels_th
     let made = bed.store.ensure_sandbox_domain(sandbox.clone(), now()).await.unwrap();
     assert_eq!((made.tenant_id, made.status), (None, DomainStatus::Verified));
     assert_eq!(bed.store.ensure_sandbox_domain(sandbox, now()).await.unwrap().id, made.id);
-    let covering = async |tenant, environment, sender| -> Vec<_> {
-        let found = bed.store.domains_covering(tenant, environment, &name(sender)).await.unwrap();
+    let covering = async |tenant, sender| -> Vec<_> {
+        let found = bed.store.domains_covering(tenant, &name(sender)).await.unwrap();
         found.iter().map(|domain| domain.name.to_string()).collect()
     };
-    use Environment::{Live, Test};
-    assert_eq!(covering(a, Live, "deep.mail.example.com").await, ["mail.example.com", "example.com"]);
-    assert_eq!(covering(a, Live, "notexample.com").await, [""; 0]);
-    assert_eq!(covering(b, Live, "example.com").await, [""; 0]);
-    assert_eq!(covering(b, Live, "sandbox.example.com").await, [""; 0]);
-    assert_eq!(covering(b, Test, "x.sandbox.example.com").await, ["sandbox.example.com"]);
-    assert_eq!(covering(a, Test, "sandbox.example.com").await, ["sandbox.example.com", "example.com"]);
+    assert_eq!(covering(a, "deep.mail.example.com").await, ["mail.example.com", "example.com"]);
+    assert_eq!(covering(a, "notexample.com").await, [""; 0]);
+    assert_eq!(covering(b, "example.com").await, [""; 0]);
+    assert_eq!(covering(b, "x.sandbox.example.com").await, ["sandbox.example.com"]);
+    assert_eq!(covering(a, "sandbox.example.com").await, ["sandbox.example.com", "example.com"]);
     // A tenant may prove the server's own name, but not the sandbox.
     let above = bed.store.create_domain(new_domain(Some(a), "com", Verification::Manual), now()).await;
     assert!(above.is_ok());
@@ -361,7 +359,7 @@ pub(super) async fn the_domains_that_cover_a_sender_are_found_on_whole_labels_th
     // What another tenant has verified counts too.
     let foreign = new_domain(Some(b), "news.example.com", Verification::Manual);
     bed.store.create_domain(foreign, now()).await.unwrap();
-    assert_eq!(covering(a, Live, "x.news.example.com").await, ["news.example.com", "example.com", "com"]);
+    assert_eq!(covering(a, "x.news.example.com").await, ["news.example.com", "example.com", "com"]);
 }
 
 pub(super) async fn a_dkim_key_signs_once_its_record_is_seen_and_the_one_before_it_retires<H: Harness>() {

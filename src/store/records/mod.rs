@@ -2,6 +2,7 @@
 
 mod dkim_key;
 mod domain;
+mod inbox;
 mod journal;
 mod journal_cursor;
 mod key;
@@ -19,6 +20,7 @@ use crate::mail::Timestamp;
 
 pub use dkim_key::*;
 pub use domain::*;
+pub use inbox::*;
 pub use journal::*;
 pub use journal_cursor::*;
 pub use key::*;

@@ -184,6 +184,7 @@ pub struct TenantPatch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limited {
     Domains,
+    Inboxes,
     Keys,
     Suppressions,
     Templates,
@@ -195,6 +196,7 @@ impl Limited {
     pub const fn rows_max(self) -> usize {
         match self {
             Self::Domains => 500,
+            Self::Inboxes => 5,
             Self::Keys | Self::Templates => 1000,
             // Tests reach the limit sooner.
             Self::Suppressions if cfg!(test) => 1000,
@@ -206,6 +208,7 @@ impl Limited {
     pub(in crate::store) const fn plural(self) -> &'static str {
         match self {
             Self::Domains => "domains",
+            Self::Inboxes => "inboxes",
             Self::Keys => "keys",
             Self::Suppressions => "suppressions",
             Self::Templates => "templates",

@@ -170,14 +170,9 @@ impl Directory for SqliteStore {
         self.read_slow(move |connection| domains::list(connection, &filter, &page)).await
     }
 
-    async fn domains_covering(
-        &self,
-        tenant: TenantId,
-        environment: Environment,
-        name: &DomainName,
-    ) -> Result<Vec<Domain>> {
+    async fn domains_covering(&self, tenant: TenantId, name: &DomainName) -> Result<Vec<Domain>> {
         let name = name.clone();
-        self.read(move |connection| domains::covering(connection, tenant, environment, &name)).await
+        self.read(move |connection| domains::covering(connection, tenant, &name)).await
     }
 
     async fn update_domain(

@@ -5,6 +5,7 @@ mod checksum;
 mod delivery_rows;
 mod directory;
 mod events;
+mod inboxes;
 mod journal;
 mod keyset;
 mod leftovers;

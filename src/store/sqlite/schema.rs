@@ -37,6 +37,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0028_restricted_keys.sql"),
     include_str!("migrations/0029_external_ref.sql"),
     include_str!("migrations/0030_one_code.sql"),
+    include_str!("migrations/0031_inboxes.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

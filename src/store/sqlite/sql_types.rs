@@ -11,10 +11,10 @@ use crate::mail::{
 };
 use crate::model::{
     AttemptId, BounceClass, DeliveryId, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyId,
-    DkimKeyState, DomainId, DomainStatus, Environment, EventId, EventKind, KeyId, LimitPeriod, MessageId,
-    MessageKind, RefusalCode, RequestId, SecretDigest, Stage, SuppressionId, SuppressionReason, TemplateId,
-    TenantId, TenantStatus, TlsFailure, TlsPolicyType, UsageInterval, Verification, WebhookDeliveryId,
-    WebhookDeliveryState, WebhookId, WebhookStatus, Weight,
+    DkimKeyState, DomainId, DomainStatus, Environment, EventId, EventKind, InboxId, KeyId, LimitPeriod,
+    MessageId, MessageKind, RefusalCode, RequestId, SecretDigest, Stage, SuppressionId, SuppressionReason,
+    TemplateId, TenantId, TenantStatus, TlsFailure, TlsPolicyType, UsageInterval, Verification,
+    WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus, Weight,
 };
 use crate::store::{JournalCursor, Result, StoreError};
 
@@ -80,6 +80,7 @@ stored_as_text!(
     AttemptId,
     EventId,
     SuppressionId,
+    InboxId,
     RequestId,
     TemplateId,
     WebhookId,

@@ -297,7 +297,9 @@ async fn a_database_of_a_newer_program_is_refused_untouched() {
 
 /// Takes back what the migrations after 21 added. A new migration adds its inverse.
 const WITHOUT_LATER_MIGRATIONS: &str = concat!(
-    "ALTER TABLE event DROP COLUMN environment;
+    "DROP TABLE inbox;
+    DROP TABLE trial_usage;
+    ALTER TABLE event DROP COLUMN environment;
     ALTER TABLE webhook_delivery DROP COLUMN environment;
     ALTER TABLE webhook DROP COLUMN environments;
     DROP TRIGGER suppression_added;

@@ -51,12 +51,11 @@ store_trait! {
         async fn domain(&self, scope: Option<TenantId>, id: DomainId) -> Result<Option<Domain>>;
         /// A page of domains, newest first.
         async fn list_domains(&self, filter: DomainFilter, page: PageRequest) -> Result<Page<Domain>>;
-        /// The domains at or above a name that decide whether a tenant may send from it, the closest first: its own, and
-        /// those that other tenants have verified. For the test environment also the sandbox domain of the platform.
+        /// The domains at or above a name that decide whether a tenant may send from it, the closest first: its own, those that
+        /// other tenants have verified, and the sandbox domain of the platform.
         async fn domains_covering(
             &self,
             tenant: TenantId,
-            environment: Environment,
             name: &DomainName,
         ) -> Result<Vec<Domain>>;
         /// Applies a patch. Manual verification verifies the domain, activates its pending DKIM keys and sets the same domain

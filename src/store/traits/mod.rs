@@ -1,6 +1,7 @@
 //! The interface of a store, one trait for each role. Each engine implements all of them.
 
 mod directory;
+mod inboxes;
 mod journal;
 mod ledger;
 mod outbox;
@@ -10,6 +11,7 @@ mod sts_policies;
 mod tls_results;
 
 pub use directory::Directory;
+pub use inboxes::Inboxes;
 pub use journal::Journal;
 pub use ledger::Ledger;
 pub use outbox::Outbox;

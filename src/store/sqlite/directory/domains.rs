@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{dkim_keys, keys, row_limits};
 use crate::mail::{DomainName, Timestamp};
-use crate::model::{DkimKeyState, DomainId, DomainStatus, Environment, EventKind, TenantId, Verification};
+use crate::model::{DkimKeyState, DomainId, DomainStatus, EventKind, TenantId, Verification};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{json_if_any, sql_limit, time, time_if_any, to_json, us};
@@ -232,12 +232,7 @@ pub(super) fn list(
     list.read(connection, page, read_row)
 }
 
-pub(super) fn covering(
-    connection: &Connection,
-    tenant: TenantId,
-    environment: Environment,
-    name: &DomainName,
-) -> Result<Vec<Domain>> {
+pub(super) fn covering(connection: &Connection, tenant: TenantId, name: &DomainName) -> Result<Vec<Domain>> {
     let mut found = Vec::new();
     let sql = "SELECT * FROM domain WHERE name = ?1 AND status = ?2 AND tenant_id <> ?3 LIMIT 1";
     let mut foreign = connection.prepare_cached(sql)?;
@@ -245,9 +240,7 @@ pub(super) fn covering(
         found.extend(find_by_name(connection, Some(tenant), ancestor)?);
         let verified = params![ancestor, DomainStatus::Verified, tenant];
         found.extend(foreign.query_row(verified, read_row).optional()?);
-        if environment == Environment::Test {
-            found.extend(find_by_name(connection, None, ancestor)?);
-        }
+        found.extend(find_by_name(connection, None, ancestor)?);
     }
     Ok(found)
 }

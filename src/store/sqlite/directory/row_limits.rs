@@ -23,6 +23,7 @@ pub(in crate::store::sqlite) fn require(
     };
     let table = match what {
         Limited::Domains => "domain",
+        Limited::Inboxes => "inbox",
         Limited::Keys => "key",
         Limited::Suppressions => "suppression",
         Limited::Templates => "template",

@@ -131,8 +131,8 @@ impl Search<'_> {
             Some(source) if self.has_few(&source.sql, &source.parameters)? => return Ok(source),
             troubles => troubles,
         };
-        if self.filter.kind == MessageKind::Report {
-            return Ok(self.reports());
+        if self.filter.kind != MessageKind::Message {
+            return Ok(self.generated());
         }
         if self.required_state() == Some(DeliveryState::Queued)
             && let Some(source) = self.waiting()?
@@ -154,8 +154,8 @@ impl Search<'_> {
         self.filter.delivery_state.or(self.filter.status)
     }
 
-    /// Reports are few and have no events, which the full-text index follows.
-    fn reports(&self) -> Source {
+    /// Messages that the server generates are few and have no events, which the full-text index follows.
+    fn generated(&self) -> Source {
         let (index, condition, values) = match self.filter.tenant_id {
             Some(tenant) => ("report_by_tenant", "tenant_id = ?3 AND", vec![tenant.to_string().into()]),
             None => ("report_by_id", "", vec![]),
@@ -163,7 +163,8 @@ impl Search<'_> {
         let order = self.range.order();
         let sql = format!(
             "SELECT id FROM message INDEXED BY {index}
-             WHERE id > ?1 AND id < ?2 AND {condition} kind = 'report' ORDER BY id {order}"
+             WHERE id > ?1 AND id < ?2 AND {condition} kind = '{}' AND kind <> 'message' ORDER BY id {order}",
+            self.filter.kind
         );
         self.bound(SourceKind::Messages, sql, values)
     }

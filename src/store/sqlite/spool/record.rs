@@ -105,7 +105,7 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
     if let Some(attempt) = &record.attempt {
         insert_attempt(tx, attempt, carrier)?;
     }
-    if record.kind == MessageKind::Report {
+    if record.kind != MessageKind::Message {
         return Ok(true);
     }
     let attempt = record.attempt.as_ref();
