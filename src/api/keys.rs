@@ -1,16 +1,17 @@
 //! API keys. A key cannot give another key more rights than it has.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use crate::mail::Timestamp;
 use crate::model::{DomainId, Environment, KeyId, KeySecret, RefusalCode, Scope, TenantId};
 use crate::store::{DEFAULT_TENANT, Directory, Key, KeyFilter, KeyPatch, NewKey, Store};
 
-use super::json::{Checks, nullable};
+use super::json::{Checks, echo, nullable};
 use super::{Access, ApiError, ApiResponse, List, ListedOwner, Operation, RequestContext, Resource, Result};
 
 const NAME_CHARS_MAX: usize = 200;
@@ -65,14 +66,36 @@ pub struct Create {
     tenant_id: Option<TenantId>,
     /// `live` or `test`. Mail of a test key is stored but not delivered. Default: `live`.
     environment: Option<Environment>,
-    /// Scopes: at least one for a tenant key, absent for a platform key.
-    scopes: Option<Vec<Scope>>,
+    /// Scopes: at least one for a tenant key, absent for a platform key. `permissions` is another name of this field.
+    #[serde(alias = "permissions")]
+    scopes: Option<Vec<ScopeName>>,
     /// Domains that the key may send from; for a platform key, domains of the tenant `default`. Empty means all domains.
     allowed_domain_ids: Option<Vec<DomainId>>,
     /// Networks or addresses from which the key may be used. Empty means all.
     allowed_cidrs: Option<Vec<String>>,
     /// Expiry.
     expires_at: Option<Timestamp>,
+}
+
+/// The name of a scope in a request.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct ScopeName(String);
+
+impl JsonSchema for ScopeName {
+    fn schema_name() -> Cow<'static, str> {
+        "ScopeName".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let aliases = Scope::ALIASES.iter().map(|(alias, _)| *alias);
+        let names: Vec<&str> = Scope::ALL.iter().map(|scope| scope.as_str()).chain(aliases).collect();
+        schemars::json_schema!({
+            "type": "string",
+            "description": "A scope. `send` stands for `smtp:send` and `emails:send`, and `messages:read` for `emails:read`.",
+            "enum": names,
+        })
+    }
 }
 
 /// Changes to a key. Absent fields stay unchanged.
@@ -82,8 +105,9 @@ pub struct Create {
 pub struct Update {
     /// Display name: one line of at most 200 characters.
     name: Option<String>,
-    /// Scopes.
-    scopes: Option<Vec<Scope>>,
+    /// Scopes. `permissions` is another name of this field.
+    #[serde(alias = "permissions")]
+    scopes: Option<Vec<ScopeName>>,
     /// Domains that the key may send from. Empty means all domains of the tenant.
     allowed_domain_ids: Option<Vec<DomainId>>,
     /// Networks or addresses from which the key may be used. Empty means all.
@@ -149,7 +173,8 @@ impl From<Key> for KeyView {
             name: key.name,
             tenant_id: key.tenant_id,
             environment: key.environment,
-            scopes: key.scopes,
+            // Those of an earlier version are not all.
+            scopes: if key.tenant_id.is_some() { key.scopes } else { Scope::ALL.to_vec() },
             allowed_domain_ids: key.allowed_domain_ids,
             restricted_to_domains: key.restricted_to_domains,
             allowed_cidrs: key.allowed_cidrs,
@@ -183,7 +208,7 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
     let inherited = is_bound_by(caller, tenant_id);
     let rights = Rights {
         environment: Some(body.environment.unwrap_or(caller.environment)),
-        scopes: Some(body.scopes.map(deduplicate).unwrap_or_default()),
+        scopes: body.scopes.map_or(Some(Vec::new()), |names| read_scopes(&names, &mut checks)),
         allowed_domain_ids: Some(
             body.allowed_domain_ids
                 .map(deduplicate)
@@ -195,7 +220,7 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
         expires_at: Some(body.expires_at.or(if inherited { caller.expires_at } else { None })),
     };
     check_rights(&rights, tenant_id, call.now, &mut checks);
-    checks.finish()?;
+    checks.finish().map_err(list_scopes)?;
     check_within(caller, tenant_id, &rights)?;
     check_domains(&call, tenant_id, &rights).await?;
     let environment = rights.environment.unwrap_or(Environment::Live);
@@ -251,13 +276,13 @@ async fn update(call: RequestContext) -> Result<ApiResponse> {
     body.name.iter().for_each(|name| checks.line(name, "name", NAME_CHARS_MAX));
     let rights = Rights {
         environment: None,
-        scopes: body.scopes.map(deduplicate),
+        scopes: body.scopes.and_then(|names| read_scopes(&names, &mut checks)),
         allowed_domain_ids: body.allowed_domain_ids.map(deduplicate),
         allowed_cidrs: body.allowed_cidrs.as_deref().and_then(|texts| read_networks(texts, &mut checks)),
         expires_at: body.expires_at,
     };
     check_rights(&rights, key.tenant_id, call.now, &mut checks);
-    checks.finish()?;
+    checks.finish().map_err(list_scopes)?;
     check_within(&call.caller.key, key.tenant_id, &rights)?;
     check_domains(&call, key.tenant_id, &rights).await?;
     let patch = KeyPatch {
@@ -299,6 +324,31 @@ fn deduplicate<T: PartialEq>(items: Vec<T>) -> Vec<T> {
         }
     }
     unique
+}
+
+/// Reads scopes. Each unknown one is an error of its own; the known ones then do not count as the only ones.
+fn read_scopes(names: &[ScopeName], checks: &mut Checks) -> Option<Vec<Scope>> {
+    checks.length(names.len(), "scopes", RESTRICTIONS_MAX, "scopes");
+    let mut scopes = Vec::new();
+    let mut are_known = true;
+    for (index, ScopeName(name)) in names.iter().take(RESTRICTIONS_MAX).enumerate() {
+        let named = Scope::named(name);
+        are_known &= !named.is_empty();
+        let message = format!("unknown scope: {}", echo(name));
+        checks.require(!named.is_empty(), &format!("scopes[{index}]"), "invalid", &message);
+        scopes.extend(named);
+    }
+    are_known.then(|| deduplicate(scopes))
+}
+
+/// Lists the known scopes in the hint of an error about an unknown one.
+fn list_scopes(mut error: ApiError) -> ApiError {
+    if error.fields.iter().any(|field| field.path.starts_with("scopes[")) {
+        let aliases = Scope::ALIASES.iter().map(|(alias, _)| *alias);
+        let known: Vec<&str> = Scope::ALL.iter().map(|scope| scope.as_str()).chain(aliases).collect();
+        error.refusal.hint = format!("the scopes are {}", known.join(", "));
+    }
+    error
 }
 
 /// Reads networks. A single address becomes a network of one address.
@@ -350,7 +400,7 @@ fn is_bound_by(caller: &Key, owner: Option<TenantId>) -> bool {
 /// Checks that the caller has every right that it gives to a key of this owner. A platform key has all scopes.
 fn check_within(caller: &Key, owner: Option<TenantId>, rights: &Rights) -> Result<()> {
     if caller.tenant_id.is_some()
-        && let Some(scope) = rights.scopes.iter().flatten().find(|scope| !caller.scopes.contains(scope))
+        && let Some(scope) = rights.scopes.iter().flatten().find(|scope| !caller.has_scope(**scope))
     {
         return Err(exceeds(format!("the calling key lacks the scope {scope}, so it cannot grant it")));
     }

@@ -135,7 +135,8 @@ pub(super) struct Target {
 }
 
 impl Resource {
-    /// A resource without paths. `access` applies to operations that do not call [`Operation::needs`].
+    /// A resource without paths. `access` applies to operations that do not call [`Operation::needs`]; for operations that
+    /// change nothing, its read-only form.
     pub(super) fn new(name: &'static str, text: &'static str, access: Access) -> Self {
         let id = Parameter { name: "id", text: "The id.", schema: Schemas::request::<String> };
         Self { name, text, access, test_keys: TestKeyAccess::Read, id, routes: Vec::new() }
@@ -160,7 +161,8 @@ impl Resource {
     /// Adds operations. A PATCH is also added as a PUT.
     pub(super) fn operations<const N: usize>(mut self, operations: [Operation; N]) -> Self {
         for mut operation in operations {
-            operation.access.get_or_insert(self.access);
+            let reads = operation.method == Method::GET || operation.is_safe;
+            operation.access.get_or_insert(if reads { self.access.read_only() } else { self.access });
             operation.id.get_or_insert(self.id);
             operation.test_keys = self.test_keys;
             let path = operation.path;

@@ -38,6 +38,9 @@ enum Command {
         /// The short name for the command line and SMTP logins; derived from the name by default
         #[arg(long)]
         slug: Option<String>,
+        /// Its first sending domain, for example acme.com
+        #[arg(long)]
+        domain: Option<String>,
         #[command(flatten)]
         fields: Fields,
     },
@@ -107,8 +110,8 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Show { tenant } => {
             print(&client, &client.get(&path(&client, &tenant).await?, &Query::new()).await?)
         }
-        Command::Create { name, slug, fields } => {
-            let body = fields.body([("name", Some(name)), ("slug", slug)])?;
+        Command::Create { name, slug, domain, fields } => {
+            let body = fields.body([("name", Some(name)), ("slug", slug), ("domain", domain)])?;
             print(&client, &client.post("/v1/tenants", &body).await?)
         }
         Command::Update { tenant, name, slug, fields } => {

@@ -9,6 +9,7 @@ mod id;
 mod period;
 mod queue_filter;
 mod refusal;
+mod scope;
 mod scram;
 mod state;
 mod weight;

@@ -110,18 +110,30 @@ enumerations! {
         EmailsSend = "emails:send",
         /// Read messages.
         EmailsRead = "emails:read",
-        /// Manage domains.
+        /// Read domains.
+        DomainsRead = "domains:read",
+        /// Read and manage domains.
         DomainsManage = "domains:manage",
-        /// Manage keys.
+        /// Read keys, without their secrets.
+        KeysRead = "keys:read",
+        /// Read and manage keys.
         KeysManage = "keys:manage",
-        /// Manage webhooks.
+        /// Read webhooks.
+        WebhooksRead = "webhooks:read",
+        /// Read and manage webhooks.
         WebhooksManage = "webhooks:manage",
-        /// Manage suppressions.
+        /// Read suppressions.
+        SuppressionsRead = "suppressions:read",
+        /// Read and manage suppressions.
         SuppressionsManage = "suppressions:manage",
-        /// Manage templates.
+        /// Read and render templates.
+        TemplatesRead = "templates:read",
+        /// Read and manage templates.
         TemplatesManage = "templates:manage",
         /// Read usage.
         UsageRead = "usage:read",
+        /// Read the tenant itself.
+        TenantRead = "tenant:read",
         /// Read and change the tenant itself.
         TenantManage = "tenant:manage",
     }

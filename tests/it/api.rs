@@ -320,9 +320,85 @@ async fn an_external_reference_names_one_tenant_and_finds_it() {
     stage.patch(&stage.platform, &path, change.clone()).await.expect(200);
     stage.patch(&stage.platform, &path, change).await.expect(200);
     let found = stage.get(&stage.platform, "/v1/tenants?external_ref=crm-7").await.expect(200);
-    assert_eq!(found["data"], json!([one]));
+    let found = found["data"].as_array().unwrap();
+    assert_eq!(found.iter().map(|tenant| &tenant["id"]).collect::<Vec<_>>(), [&one["id"]]);
     stage.delete(&stage.platform, &format!("/v1/tenants/{}", text(&one, "/id"))).await.expect(200);
     make("four", json!("crm-7")).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_tenant_is_created_with_its_first_domain_or_not_at_all() {
+    let stage = ApiStage::start().await;
+    let make = async |name: &str, domain: &str| {
+        stage.post(&stage.platform, "/v1/tenants", json!({"name": name, "domain": domain})).await
+    };
+    let made = make("Acme", "Acme.Example").await.expect(201);
+    let domain = &made["domain"];
+    assert_eq!((&domain["name"], &domain["status"]), (&json!("acme.example"), &json!("pending")));
+    assert_eq!(domain["tenant_id"], made["id"]);
+    assert_eq!(domain["dns_records"].as_array().unwrap().len(), 4, "{domain}");
+    let path = format!("/v1/domains/{}", text(domain, "/id"));
+    assert_eq!(stage.get(&stage.platform, &path).await.expect(200), *domain);
+    let plain = stage.post(&stage.platform, "/v1/tenants", json!({"name": "Plain"})).await.expect(201);
+    assert_eq!(plain["domain"], Value::Null);
+    let manual = json!({"verification": "manual"});
+    stage.patch(&stage.platform, &path, manual).await.expect(200);
+    make("Second", "acme.example").await.expect_error(409, "domain_taken");
+    let error = make("", "localhost").await.expect_error(422, "validation_failed");
+    let paths: Vec<_> = error["errors"].as_array().unwrap().iter().map(|one| text(one, "/path")).collect();
+    assert_eq!(paths, ["name", "domain"], "{error}");
+    let list = stage.get(&stage.platform, "/v1/tenants").await.expect(200);
+    assert_eq!(list["data"].as_array().unwrap().len(), 2, "{list}");
+}
+
+#[tokio::test]
+async fn scopes_have_other_names_and_read_only_forms_and_an_unknown_one_is_named_alone() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let make = async |body: Value| stage.post(&tenant.key, "/v1/keys", body).await;
+    let names = json!(["send", "messages:read", "domains:read"]);
+    let made = make(json!({"name": "k", "permissions": names})).await.expect(201);
+    assert_eq!(made["scopes"], json!(["smtp:send", "emails:send", "emails:read", "domains:read"]));
+    let key = text(&made, "/secret");
+    stage.get(&key, "/v1/domains").await.expect(200);
+    stage.get(&key, "/v1/emails").await.expect(200);
+    let claim = json!({"name": "own.example"});
+    let error = stage.post(&key, "/v1/domains", claim.clone()).await.expect_error(403, "insufficient_scope");
+    assert!(text(&error, "/message").contains("domains:manage"), "{error}");
+    stage.get(&key, "/v1/suppressions").await.expect_error(403, "insufficient_scope");
+    let manager =
+        text(&make(json!({"name": "m", "scopes": ["domains:manage"]})).await.expect(201), "/secret");
+    stage.post(&manager, "/v1/domains", claim).await.expect(201);
+    stage.get(&manager, "/v1/domains").await.expect(200);
+    // Who may manage may let others read.
+    let granting = [Scope::KeysManage, Scope::WebhooksManage];
+    let granting = stage.key(tenant.id, &granting, |_| {}).await;
+    let reader = json!({"name": "r", "scopes": ["webhooks:read"]});
+    stage.post(&granting, "/v1/keys", reader).await.expect(201);
+    let wider = json!({"name": "r", "scopes": ["domains:read"]});
+    stage.post(&granting, "/v1/keys", wider).await.expect_error(403, "insufficient_scope");
+    for field in ["scopes", "permissions"] {
+        let wrong = json!({"name": "k", field: ["smtp:send", "everything", "domains:read", "domains:write"]});
+        let error = make(wrong).await.expect_error(422, "validation_failed");
+        let named = error["errors"].as_array().unwrap().iter();
+        let named: Vec<_> = named.map(|one| (text(one, "/path"), text(one, "/message"))).collect();
+        let expected =
+            [("scopes[1]", "unknown scope: everything"), ("scopes[3]", "unknown scope: domains:write")];
+        assert_eq!(named, expected.map(|(path, message)| (path.to_owned(), message.to_owned())));
+        assert!(text(&error, "/hint").contains("domains:manage"), "{error}");
+    }
+    let error = make(json!({"name": "k", "scopes": ["everything"]})).await;
+    assert_eq!(
+        error.expect_error(422, "validation_failed")["message"],
+        "scopes[0]: unknown scope: everything"
+    );
+    let both = json!({"name": "k", "scopes": ["send"], "permissions": ["send"]});
+    let error = make(both).await.expect_error(422, "validation_failed");
+    assert_eq!(error["errors"][0]["code"], "duplicate", "{error}");
+    let path = format!("/v1/keys/{}", text(&made, "/id"));
+    let changed =
+        stage.patch(&tenant.key, &path, json!({"permissions": ["templates:read"]})).await.expect(200);
+    assert_eq!(changed["scopes"], json!(["templates:read"]));
 }
 
 #[tokio::test]
@@ -335,15 +411,16 @@ async fn objects_of_the_platform_are_listed_apart_with_a_null_tenant() {
         stage.post(key, "/v1/suppressions", body).await.expect(201);
         stage.post(key, "/v1/webhooks", json!({"url": "http://127.0.0.1:1/"})).await.expect(201);
     }
-    for (path, of_platform) in
-        [("domains", 0), ("keys", 1), ("suppressions", 1), ("webhooks", 1), ("events", 1)]
+    for (path, is_used) in
+        [("domains", false), ("keys", true), ("suppressions", true), ("webhooks", true), ("events", true)]
     {
         let list = stage.get(&stage.platform, &format!("/v1/{path}?tenant_id=null")).await.expect(200);
         let data = list["data"].as_array().unwrap();
-        assert_eq!(data.len(), of_platform, "{path}: {list}");
+        let has_any = !data.is_empty();
+        assert_eq!(has_any, is_used, "{path}: {list}");
         assert!(data.iter().all(|one| one["tenant_id"].is_null()), "{path}: {list}");
         let all = stage.get(&stage.platform, &format!("/v1/{path}")).await.expect(200);
-        assert!(all["data"].as_array().unwrap().len() > of_platform, "{path}: {all}");
+        assert!(all["data"].as_array().unwrap().len() > data.len(), "{path}: {all}");
         let refused = stage.get(&tenant.key, &format!("/v1/{path}?tenant_id=null")).await;
         refused.expect_error(403, "platform_key_required");
     }

@@ -26,7 +26,7 @@ use self::dkim::DkimKeyView;
 const NAME_OCTETS_MAX: usize = 220;
 
 /// Octets of a response with the maximum number of keys.
-const RESPONSE_OCTETS_MAX: u64 = 64 * 1024;
+pub(super) const RESPONSE_OCTETS_MAX: u64 = 64 * 1024;
 
 /// The operations of domains and their DKIM keys.
 pub fn resource() -> Resource {
@@ -256,30 +256,56 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
     check_verification(&call, body.verification)?;
     check_allowed(&call, None)?;
     let tenant_id = call.owning_tenant(body.tenant_id, "domain").await?.id;
-    let name = read_name(&body.name)?;
+    let name = read_name(&body.name, "name")?;
     let verification = body.verification.unwrap_or(Verification::Dns);
     let mut algorithms = vec![DkimAlgorithm::Rsa];
     if body.ed25519 {
         algorithms.push(DkimAlgorithm::Ed25519);
     }
-    let state = first_key_state(verification);
-    let dkim_keys = dkim::generate(&call, &algorithms, state).await?;
     let new = NewDomain {
         tenant_id: Some(tenant_id),
-        name,
         verification,
         subdomains: body.subdomains.unwrap_or(true),
-        ownership_token: format!("{:032x}", rand::random::<u128>()),
-        dkim_keys,
+        ..new_domain(&call, name, &algorithms, first_key_state(verification)).await?
     };
-    let now = call.now;
-    let (dkim_keys, spf_include) =
-        (new.dkim_keys.clone(), call.api.verification.settings.spf_include.clone());
-    let respond = move |domain: &Domain| {
-        let keys = dkim_keys.iter().map(|key| DkimKey::new(key, domain.id, now)).collect::<Vec<_>>();
-        ApiResponse::created(&DomainView::new(domain.clone(), &keys, &spf_include))
-    };
+    let (now, view) = (call.now, view_of_new(&call, Some(&new)));
+    let respond = move |domain: &Domain| ApiResponse::created(&view(domain));
     call.change(respond, async |store| Ok(store.create_domain(new, now).await?)).await
+}
+
+/// Shows a domain that is created with these keys.
+pub(super) fn view_of_new(
+    call: &RequestContext,
+    new: Option<&NewDomain>,
+) -> impl Fn(&Domain) -> DomainView + Send + Sync + 'static {
+    let dkim_keys = new.map(|new| new.dkim_keys.clone()).unwrap_or_default();
+    let (spf_include, now) = (call.api.verification.settings.spf_include.clone(), call.now);
+    move |domain| {
+        let keys = dkim_keys.iter().map(|key| DkimKey::new(key, domain.id, now)).collect::<Vec<_>>();
+        DomainView::new(domain.clone(), &keys, &spf_include)
+    }
+}
+
+/// The first domain of a tenant that is created in the same transaction. `path` is the field with its name.
+pub(super) async fn first_domain(call: &RequestContext, name: &str, path: &str) -> Result<NewDomain> {
+    new_domain(call, read_name(name, path)?, &[DkimAlgorithm::Rsa], DkimKeyState::Pending).await
+}
+
+/// A domain to verify by DNS, without an owner yet.
+async fn new_domain(
+    call: &RequestContext,
+    name: DomainName,
+    algorithms: &[DkimAlgorithm],
+    state: DkimKeyState,
+) -> Result<NewDomain> {
+    Ok(NewDomain {
+        tenant_id: None,
+        name,
+        verification: Verification::Dns,
+        subdomains: true,
+        ownership_token: format!("{:032x}", rand::random::<u128>()),
+        dkim_keys: dkim::generate(call, algorithms, state).await?,
+    })
 }
 
 /// The platform verifies a domain and its keys manually, so such keys do not wait for their DNS records.
@@ -290,14 +316,18 @@ fn first_key_state(verification: Verification) -> DkimKeyState {
     }
 }
 
-fn read_name(text: &str) -> Result<DomainName> {
+/// Checks the name of a domain in the field `path`.
+pub(super) fn check_name(text: &str, path: &str, checks: &mut Checks) -> Option<DomainName> {
+    let name = checks.read(DomainName::parse(text), path)?;
+    let message = "this must be a complete domain name such as example.com";
+    checks.require(name.is_fully_qualified(), path, "invalid", message);
+    checks.length(name.as_str().len(), path, NAME_OCTETS_MAX, "octets");
+    Some(name)
+}
+
+fn read_name(text: &str, path: &str) -> Result<DomainName> {
     let mut checks = Checks::default();
-    let name = checks.read(DomainName::parse(text), "name");
-    if let Some(name) = &name {
-        let message = "this must be a complete domain name such as example.com";
-        checks.require(name.is_fully_qualified(), "name", "invalid", message);
-        checks.length(name.as_str().len(), "name", NAME_OCTETS_MAX, "octets");
-    }
+    let name = check_name(text, path, &mut checks);
     checks.finish()?;
     name.ok_or_else(|| ApiError::internal("a valid domain name was not parsed"))
 }
@@ -365,10 +395,10 @@ mod tests {
 
     #[test]
     fn only_complete_names_up_to_the_maximum_length_are_accepted() {
-        assert_eq!(read_name("Bücher.Example").unwrap().as_str(), "xn--bcher-kva.example");
+        assert_eq!(read_name("Bücher.Example", "name").unwrap().as_str(), "xn--bcher-kva.example");
         let long = format!("{}.example", ["a"; 110].join("."));
         for bad in ["", "localhost", "example.com.", "192.0.2.1", "a b.c", "*.example.com", &long] {
-            let error = read_name(bad).unwrap_err();
+            let error = read_name(bad, "name").unwrap_err();
             assert_eq!((error.status().as_u16(), error.fields[0].path.as_str()), (422, "name"), "{bad}");
         }
     }

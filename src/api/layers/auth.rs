@@ -41,6 +41,16 @@ pub enum Access {
     Scope(Scope),
 }
 
+impl Access {
+    /// Who may read what this access lets them change.
+    pub fn read_only(self) -> Self {
+        match self {
+            Self::Scope(scope) => Self::Scope(scope.read_only()),
+            other => other,
+        }
+    }
+}
+
 impl Caller {
     /// The tenant whose objects the caller can access; `None` is the platform.
     pub fn scope(&self) -> Option<TenantId> {
@@ -209,13 +219,11 @@ fn check_address(key: &Key, client: IpAddr) -> Result<()> {
 
 fn check_access(key: &Key, access: Access) -> Result<()> {
     match access {
-        Access::Scope(scope) if key.tenant_id.is_some() && !key.scopes.contains(&scope) => {
-            Err(ApiError::new(
-                RefusalCode::InsufficientScope,
-                format!("the API key lacks the scope {scope}"),
-                format!("use a key with {scope}, or add it to this one with PATCH /v1/keys/{}", key.id),
-            ))
-        }
+        Access::Scope(scope) if key.tenant_id.is_some() && !key.has_scope(scope) => Err(ApiError::new(
+            RefusalCode::InsufficientScope,
+            format!("the API key lacks the scope {scope}"),
+            format!("use a key with {scope}, or add it to this one with PATCH /v1/keys/{}", key.id),
+        )),
         Access::Platform if key.tenant_id.is_some() => Err(ApiError::platform_only("this")),
         _ => Ok(()),
     }

@@ -7,10 +7,13 @@ mod views;
 
 use crate::mail::Timestamp;
 use crate::model::{Scope, TenantId, TenantStatus};
-use crate::store::{Conflict, Directory, NewTenant, Store, StoreError, Tenant, TenantFilter};
+use crate::store::{
+    Conflict, Directory, Domain, NewDomain, NewTenant, Store, StoreError, Tenant, TenantFilter,
+};
 
 use self::validation::with_suffix;
-use self::views::{Create, Removal, TenantView, Update};
+use self::views::{Create, NewTenantView, Removal, TenantView, Update};
+use super::domains;
 use super::{Access, ApiError, ApiResponse, List, Operation, RequestContext, Resource, Result};
 
 /// Slugs that are tried for a new tenant. The last one has a random suffix.
@@ -28,11 +31,11 @@ pub fn resource() -> Resource {
                 .query::<TenantStatus>("status", "Only objects with this status.")
                 .pages::<TenantId, TenantView>("Tenants."),
             Operation::post("/v1/tenants", "create_tenant", create)
-                .summary("Create a tenant")
+                .describe("Create a tenant", "With `domain`, the server also creates its first sending domain, and the response contains the DNS records to publish.")
                 .needs(Access::Platform)
                 .takes::<Create>()
-                .creates::<TenantView>("The tenant.")
-                .response_octets(1, 16 * 1024),
+                .creates::<NewTenantView>("The tenant.")
+                .response_octets(1, 16 * 1024 + domains::RESPONSE_OCTETS_MAX),
             Operation::get("/v1/tenants/{tenant_id}", "get_tenant", get)
                 .summary("Get a tenant")
                 .returns::<TenantView>("The tenant."),
@@ -52,25 +55,39 @@ pub fn resource() -> Resource {
 
 async fn create(call: RequestContext) -> Result<ApiResponse> {
     let body: Create = call.json()?;
-    let has_slug = body.slug.is_some();
+    let (has_slug, domain) = (body.slug.is_some(), body.domain.clone());
     let new = body.validate(call.message_lifetime_hours_max(), call.source_pools())?;
-    let respond = |tenant: &Tenant| ApiResponse::created(&TenantView::from(tenant.clone()));
+    let domain = match domain {
+        Some(name) => Some(domains::first_domain(&call, &name, "domain").await?),
+        None => None,
+    };
+    let view = domains::view_of_new(&call, domain.as_ref());
+    let respond = move |(tenant, domain): &(Tenant, Option<Domain>)| {
+        let domain = domain.as_ref().map(&view);
+        ApiResponse::created(&NewTenantView { tenant: tenant.clone().into(), domain })
+    };
     let create = async |store: Store| match has_slug {
-        true => Ok(store.create_tenant(new, call.now).await?),
-        false => create_with_free_slug(&store, new, call.now).await,
+        true => Ok(store.create_tenant_with_domain(new, domain, call.now).await?),
+        false => create_with_free_slug(&store, new, domain, call.now).await,
     };
     call.change(respond, create).await
 }
 
 /// Tries `acme`, `acme-2`, `acme-3` …: only the insert into the store shows whether a slug is free.
-async fn create_with_free_slug(store: &Store, new: NewTenant, now: Timestamp) -> Result<Tenant> {
+async fn create_with_free_slug(
+    store: &Store,
+    new: NewTenant,
+    domain: Option<NewDomain>,
+    now: Timestamp,
+) -> Result<(Tenant, Option<Domain>)> {
     for number in 1..=SLUG_TRIES {
         let slug = match number {
             1 => new.slug.clone(),
             2..SLUG_TRIES => with_suffix(&new.slug, &number.to_string()),
             _ => with_suffix(&new.slug, &format!("{:016x}", rand::random::<u64>())),
         };
-        match store.create_tenant(NewTenant { slug, ..new.clone() }, now).await {
+        let new = NewTenant { slug, ..new.clone() };
+        match store.create_tenant_with_domain(new, domain.clone(), now).await {
             Err(StoreError::Conflict(Conflict::Slug)) => {}
             result => return Ok(result?),
         }

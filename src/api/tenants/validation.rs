@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 
 use super::smart_host;
 use super::views::{Create, RateLimitPatch, SettingsPatch, Update};
-use crate::api::Result;
 use crate::api::json::Checks;
+use crate::api::{Result, domains};
 use crate::store::{NewTenant, RateLimit, Tenant, TenantPatch, TenantSettings};
 
 const NAME_CHARS_MAX: usize = 200;
@@ -24,6 +24,7 @@ impl Create {
         check_name(&self.name, &mut checks);
         self.slug.iter().for_each(|slug| check_slug(slug, &mut checks));
         check_external_ref(self.external_ref.as_deref(), &mut checks);
+        self.domain.iter().for_each(|name| drop(domains::check_name(name, "domain", &mut checks)));
         checks.metadata(&self.metadata);
         let settings = self.settings.merge(&TenantSettings::default());
         let rate_limit = self.rate_limit.merge(&RateLimit::default());

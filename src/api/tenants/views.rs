@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::smart_host::SmartHostBody;
+use crate::api::domains::DomainView;
 use crate::api::json::nullable;
 use crate::mail::{Address, Timestamp};
 use crate::model::{
@@ -23,6 +24,8 @@ pub struct Create {
     pub(super) slug: Option<String>,
     /// The platform's own id for the tenant, unique on the platform: one line of at most 255 characters.
     pub(super) external_ref: Option<String>,
+    /// Its first sending domain, like `example.com`. The server creates both or neither.
+    pub(super) domain: Option<String>,
     /// Arbitrary data of the platform; at most 50 keys and 8 KiB.
     #[serde(default)]
     pub(super) metadata: Map<String, Value>,
@@ -159,6 +162,17 @@ pub struct TenantView {
     created_at: Timestamp,
     /// Time of the last change.
     updated_at: Timestamp,
+}
+
+/// A new tenant.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "NewTenant")]
+pub struct NewTenantView {
+    /// The tenant.
+    #[serde(flatten)]
+    pub(super) tenant: TenantView,
+    /// Its first domain with the DNS records to publish; `null` if the request names none.
+    pub(super) domain: Option<DomainView>,
 }
 
 /// A smart host. The password is write-only.

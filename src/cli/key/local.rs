@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::super::output::OutputFormat;
 use super::super::pagination::{PageArguments, list_text};
 use super::super::{CONFIG_FILE_DEFAULT, expiry};
-use super::{NewKeyArguments, print_new, row, table};
+use super::{NewKeyArguments, print_new, read_scopes, row, table};
 use crate::api::KeyView;
 use crate::config::Config;
 use crate::mail::Timestamp;
@@ -87,7 +87,7 @@ pub(super) async fn create(
         ..NewKey::unrestricted(tenant_id, &new.name, new.environment, &secret)
     };
     if !new.scopes.is_empty() {
-        key.scopes = new.scopes;
+        key.scopes = read_scopes(&new.scopes)?;
     }
     let mut created = view(store.create_key(key, Timestamp::now()).await?)?;
     store.close().await;

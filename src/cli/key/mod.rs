@@ -81,8 +81,8 @@ struct NewKeyArguments {
     environment: Environment,
     /// What the key of a tenant may do, for example smtp:send; can be repeated. Default: everything, if you use a
     /// platform key; with a key of a tenant, name scopes that this key has
-    #[arg(long = "scope", value_name = "SCOPE", value_parser = str::parse::<Scope>)]
-    scopes: Vec<Scope>,
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<String>,
     /// Accepts the key from this network only, for example 192.0.2.0/24; can be repeated
     #[arg(long = "cidr", value_name = "NETWORK")]
     cidrs: Vec<IpNet>,
@@ -134,7 +134,7 @@ async fn create(client: &ApiClient, new: NewKeyArguments, domains: &[String]) ->
         body["scopes"] = json!(Scope::ALL);
     }
     if !new.scopes.is_empty() {
-        body["scopes"] = json!(new.scopes);
+        body["scopes"] = json!(read_scopes(&new.scopes)?);
     }
     if !domains.is_empty() {
         let mut ids = Vec::with_capacity(domains.len());
@@ -151,6 +151,20 @@ async fn create(client: &ApiClient, new: NewKeyArguments, domains: &[String]) ->
     }
     let key = client.post("/v1/keys", &body).await?;
     print_new(client.output, &key)
+}
+
+/// The scopes that these names stand for.
+fn read_scopes(names: &[String]) -> anyhow::Result<Vec<Scope>> {
+    let mut scopes = Vec::new();
+    for name in names {
+        let named = Scope::named(name);
+        if named.is_empty() {
+            let known: Vec<&str> = Scope::ALL.iter().map(|scope| scope.as_str()).collect();
+            bail!("unknown scope: {name}; the scopes are {}", known.join(", "));
+        }
+        scopes.extend(named.into_iter().filter(|scope| !scopes.contains(scope)).collect::<Vec<_>>());
+    }
+    Ok(scopes)
 }
 
 /// As text, prints the secret alone on the standard output, so that a script can read it.

@@ -32,6 +32,11 @@ pub struct Key {
 }
 
 impl Key {
+    /// Whether one of its scopes allows what this scope does.
+    pub fn has_scope(&self, wanted: Scope) -> bool {
+        self.scopes.iter().any(|own| own.includes(wanted))
+    }
+
     /// Whether it may be used for a domain of its tenant.
     pub fn allows_domain(&self, domain: DomainId) -> bool {
         !self.restricted_to_domains || self.allowed_domain_ids.contains(&domain)

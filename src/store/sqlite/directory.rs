@@ -91,6 +91,21 @@ impl Directory for SqliteStore {
         self.change(move |tx| tenants::ensure_default(tx, now)).await
     }
 
+    async fn create_tenant_with_domain(
+        &self,
+        new: NewTenant,
+        domain: Option<NewDomain>,
+        now: Timestamp,
+    ) -> Result<(Tenant, Option<Domain>)> {
+        let work = move |tx: &Tx<'_>| {
+            let tenant = tenants::create(tx, &new, now)?;
+            let owned = domain.clone().map(|domain| NewDomain { tenant_id: Some(tenant.id), ..domain });
+            let domain = owned.map(|domain| domains::create(tx, &domain, now)).transpose()?;
+            Ok((tenant, domain))
+        };
+        self.change(work).await
+    }
+
     async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>> {
         self.read(move |connection| tenants::find(connection, id)).await
     }

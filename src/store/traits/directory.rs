@@ -22,6 +22,14 @@ store_trait! {
         /// Creates the tenant with the slug [`DEFAULT_TENANT`](crate::store::DEFAULT_TENANT) at the first call for this store,
         /// unless the slug is in use. Later calls change nothing, also if that tenant was renamed or deleted.
         async fn ensure_default_tenant(&self, now: Timestamp) -> Result<()>;
+        /// Creates a tenant with its first domain, or neither. Fails like [`Directory::create_tenant`] and
+        /// [`Directory::create_domain`].
+        async fn create_tenant_with_domain(
+            &self,
+            new: NewTenant,
+            domain: Option<NewDomain>,
+            now: Timestamp,
+        ) -> Result<(Tenant, Option<Domain>)>;
         /// One tenant.
         async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>>;
         /// One tenant by its slug.
