@@ -171,7 +171,8 @@ pub struct NewTenantView {
     /// The tenant.
     #[serde(flatten)]
     pub(super) tenant: TenantView,
-    /// Its first domain with the DNS records to publish; `null` if the request names none.
+    /// Its first domain with the DNS records to publish. Absent if the request names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) domain: Option<DomainView>,
 }
 
