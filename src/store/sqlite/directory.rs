@@ -17,6 +17,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::SqliteStore;
+use super::journal::index;
 use super::unit_of_work::Tx;
 use crate::mail::{DomainName, Timestamp};
 use crate::model::{
@@ -61,7 +62,11 @@ impl SqliteStore {
         self.write_then(move |tx| removal::begin(tx, id), after).await
     }
 
-    pub(super) async fn go_on_with_removal(&self, id: TenantId, now: Timestamp) -> Result<removal::Step> {
+    pub(super) async fn go_on_with_removal(&self, id: TenantId) -> Result<removal::Step> {
+        self.write(move |tx| removal::go_on(tx, id)).await
+    }
+
+    async fn finish_removal(&self, id: TenantId, now: Timestamp) -> Result<removal::Step> {
         let feed = Arc::clone(&self.feed);
         let version = self.directory_version.clone();
         let after = move |step: removal::Step| {
@@ -71,7 +76,16 @@ impl SqliteStore {
             }
             step
         };
-        self.write_then(move |tx| removal::go_on(tx, id, now), after).await
+        self.write_then(move |tx| removal::finish(tx, id, now), after).await
+    }
+
+    /// Rewrites the search index without deleted messages, in steps between which others commit.
+    async fn rewrite_index(&self) -> Result<()> {
+        let mut is_first = true;
+        while self.write(move |tx| index::rewrite(tx, is_first)).await? {
+            is_first = false;
+        }
+        Ok(())
     }
 }
 
@@ -163,14 +177,22 @@ impl Directory for SqliteStore {
             return Ok(None);
         }
         let mut counts = TenantCounts::default();
-        loop {
-            let step = self.go_on_with_removal(id, now).await?;
+        let mut is_empty = false;
+        while !is_empty {
+            let step = self.go_on_with_removal(id).await?;
             counts += step.counts;
+            is_empty = step.is_last;
             self.remove_released_files().await?;
-            if step.is_last {
-                return Ok(Some(counts));
-            }
         }
+        self.rewrite_index().await?;
+        let mut is_gone = false;
+        while !is_gone {
+            let step = self.finish_removal(id, now).await?;
+            counts += step.counts;
+            is_gone = step.is_last;
+            self.remove_released_files().await?;
+        }
+        Ok(Some(counts))
     }
 
     async fn create_domain(&self, new: NewDomain, now: Timestamp) -> Result<Domain> {

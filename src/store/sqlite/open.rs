@@ -28,13 +28,15 @@ const CHECK_PLACE: SealedColumn<'_> = SealedColumn { column: "seal_check.sealed"
 const CHECK_TEXT: &[u8] = b"pillarbox";
 
 // `page_size` and `auto_vacuum` take effect only before the first table. A checkpoint every 500 pages keeps the longest
-// commit short at nearly full speed. `synchronous = FULL`: committed data survives a power cut.
+// commit short at nearly full speed. `synchronous = FULL`: committed data survives a power cut. `secure_delete = ON`: what
+// is deleted is overwritten, also in pages that become free.
 const WRITER_PRAGMAS: &str = "
     PRAGMA page_size = 8192;
     PRAGMA auto_vacuum = INCREMENTAL;
     PRAGMA busy_timeout = 5000;
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
+    PRAGMA secure_delete = ON;
     PRAGMA wal_autocheckpoint = 500;
     PRAGMA journal_size_limit = 67108864;
     PRAGMA temp_store = MEMORY;

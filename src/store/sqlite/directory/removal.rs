@@ -1,13 +1,13 @@
 //! Deletes a tenant with all its objects. There may be millions of rows, and others must be able to commit meanwhile: the
 //! tenant is suspended first and deleted in steps, its own row last. A crash leaves a suspended tenant, whose deletion can
-//! be repeated.
+//! be repeated. Deleted rows are overwritten (`secure_delete`). The search index only marks deleted messages, so it is
+//! rewritten before the tenant itself is deleted.
 
 use rusqlite::{Connection, params};
 
 use super::{domains, tenants};
 use crate::mail::Timestamp;
 use crate::model::{MessageId, TenantId, TenantStatus};
-use crate::store::sqlite::journal::index;
 use crate::store::sqlite::journal::retention::{self, MessageRows};
 use crate::store::sqlite::sql_types;
 use crate::store::sqlite::unit_of_work::Tx;
@@ -22,7 +22,7 @@ const STEP_ROWS_MAX: usize = 2000;
 #[derive(Default)]
 pub(in crate::store::sqlite) struct Step {
     pub(in crate::store::sqlite) counts: TenantCounts,
-    /// Whether the tenant itself was deleted.
+    /// Whether no row of the tenant remains besides its own.
     pub(in crate::store::sqlite) is_last: bool,
 }
 
@@ -56,17 +56,21 @@ pub(super) fn begin(tx: &Tx<'_>, id: TenantId) -> Result<bool> {
     Ok(tx.prepare_cached(sql)?.execute(params![id, TenantStatus::Suspended])? > 0)
 }
 
-/// Deletes some of the remaining rows, and at last the tenant.
-pub(super) fn go_on(tx: &Tx<'_>, id: TenantId, now: Timestamp) -> Result<Step> {
+/// Deletes some of the remaining rows.
+pub(super) fn go_on(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let step = remove_messages(tx, id)?;
     if step.counts.messages > 0 {
         return Ok(step);
     }
-    let step = remove_rows(tx, id)?;
+    remove_rows(tx, id)
+}
+
+/// Deletes rows that were added meanwhile, and the tenant if none remain.
+pub(super) fn finish(tx: &Tx<'_>, id: TenantId, now: Timestamp) -> Result<Step> {
+    let step = go_on(tx, id)?;
     if step.is_last {
         tenants::delete(tx, id, now)?;
         domains::release_all_claims(tx)?;
-        index::merge_segments(tx)?;
     }
     Ok(step)
 }

@@ -19,7 +19,7 @@ const ROUND_EVENTS_MAX: usize = 500;
 /// A round ends after this many facets; one message may have a thousand recipients.
 const ROUND_FACETS_MAX: usize = 5_000;
 /// Maximum of index pages that one job rewrites.
-const MERGED_PAGES_MAX: u32 = 500;
+const MERGED_PAGES_MAX: i32 = 500;
 /// The place of a message consists of the milliseconds of its id and this many of the random bits.
 const PLACE_RANDOM_BITS: u32 = 12;
 /// The maximal distance of a message from the place of its id: more messages than one millisecond can have.
@@ -101,11 +101,14 @@ pub(super) fn remove(tx: &Tx<'_>, id: MessageId) -> Result<()> {
     Ok(())
 }
 
-/// Merges segments with many deleted entries, as far as one job may.
-pub(in crate::store::sqlite) fn merge_segments(tx: &Tx<'_>) -> Result<()> {
+/// Rewrites a part of the index without the words of deleted messages, as far as one job may. The first step chooses what
+/// is rewritten. False if nothing is left to do.
+pub(in crate::store::sqlite) fn rewrite(tx: &Tx<'_>, is_first: bool) -> Result<bool> {
+    let changes_before = tx.total_changes();
     let sql = "INSERT INTO message_search (message_search, rank) VALUES ('merge', ?1)";
-    tx.prepare_cached(sql)?.execute([MERGED_PAGES_MAX])?;
-    Ok(())
+    // https://sqlite.org/fts5.html#the_merge_command
+    tx.prepare_cached(sql)?.execute([if is_first { -MERGED_PAGES_MAX } else { MERGED_PAGES_MAX }])?;
+    Ok(tx.total_changes() - changes_before >= 2)
 }
 
 /// The place of an id, unless another message has it.
