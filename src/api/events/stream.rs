@@ -234,7 +234,7 @@ mod tests {
         let entries: Vec<_> = (1..200).map(|second| Arc::new(entry(second))).collect();
         let end = cursor(500);
         let (mut position, mut sent) = (cursor(0), String::new());
-        for _ in 0..4 {
+        for _ in 0..5 {
             let left = entries.iter().filter(|entry| entry.cursor > position).cloned().collect();
             let found = EventsAfter { entries: left, position: end };
             let (text, reached) = next_piece(&found, &EventFilter::default(), position);
