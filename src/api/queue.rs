@@ -37,12 +37,12 @@ pub fn resource() -> Resource {
                 .describe("List the destination sites", "A site is a set of mail hosts that serves one or more domains, or a smart host. Lists sites that are in use, have waiting deliveries or are in back-off.")
                 .returns::<List<SiteView>>("All sites."),
             Operation::post("/v1/queue/pause", "pause_queue", pause)
-                .describe("Pause delivery for a tenant or destination", "The server still accepts mail and queues it.")
-                .takes::<PauseRequest>()
+                .describe("Pause delivery", "Pauses the mail of a tenant, for a destination, or both; without fields, all mail. The server still accepts mail and queues it.")
+                .may_take::<PauseRequest>()
                 .may_run_again()
                 .returns::<PauseView>("The pause."),
             Operation::post("/v1/queue/resume", "resume_queue", resume)
-                .describe("Resume delivery for a tenant or destination", "Ends the pause with exactly this tenant and destination.")
+                .describe("Resume delivery", "Ends the pause with exactly this tenant and destination; without fields, the pause of all mail. Other pauses stay.")
                 .may_take::<QueuePart>()
                 .may_run_again()
                 .returns::<ResumeView>("The pause that ended."),
@@ -65,8 +65,8 @@ pub struct QueuePart {
     destination: Option<String>,
 }
 
-/// A pause to create. Requires a tenant, a destination or both.
-#[derive(Deserialize, JsonSchema)]
+/// A pause to create. Without a tenant and a destination, it pauses all mail.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "QueuePause")]
 pub struct PauseRequest {
@@ -157,7 +157,7 @@ pub struct CountsView {
     in_flight: u64,
     /// Due, and waiting for an attempt.
     due: u64,
-    /// Waiting for the end of a pause.
+    /// Waiting for the end of a pause, or of the suspension of its tenant.
     paused: u64,
     /// Due later: waiting for a retry, or scheduled. `reasons` shows which.
     deferred: u64,
@@ -452,10 +452,8 @@ fn log_change(
 }
 
 async fn pause(call: RequestContext) -> Result<ApiResponse> {
-    let body: PauseRequest = call.json()?;
+    let body: PauseRequest = if call.body.is_empty() { PauseRequest::default() } else { call.json()? };
     let mut checks = Checks::default();
-    let is_named = body.tenant_id.is_some() || body.destination.is_some();
-    checks.require(is_named, "", "required", "give a tenant_id, a destination or both");
     let destination = read_destination(body.destination.as_deref(), &mut checks);
     if let Some(reason) = &body.reason {
         checks.line(reason, "reason", REASON_CHARS_MAX);

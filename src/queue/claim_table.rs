@@ -177,7 +177,12 @@ impl ClaimTable {
                     self.advance(tenant, i64::MIN);
                 }
             }
-            (None, None) => {}
+            (None, None) => {
+                for tenant in self.hot.tenants() {
+                    self.withdraw(tenant, None);
+                    self.advance(tenant, i64::MIN);
+                }
+            }
         }
     }
 
@@ -291,6 +296,9 @@ impl ClaimTable {
         limits: &ClaimLimits,
     ) -> Vec<(TenantId, Option<DueCursor>)> {
         self.ended_in_pass = Some(HashSet::new());
+        if self.pauses.end_of_everything(now_us).is_some() {
+            return Vec::new();
+        }
         let due = self.due.due(now_us).filter(|&tenant| self.allowance_of(tenant, limits) > 0);
         // More tenants than deliveries cannot be served; the others come first in the next pass.
         let due: Vec<_> = due.take(limits.deliveries_max).collect();
@@ -360,6 +368,11 @@ impl ClaimTable {
         self.ended_in_pass = None;
         let ready = (!self.hot.is_empty()).then_some(now_us);
         let next = [ready, self.due.next()].into_iter().flatten().min();
+        let next = match self.pauses.end_of_everything(now_us) {
+            Some(OPEN_ENDED_PAUSE_US) => None,
+            Some(until_us) => next.map(|at| at.max(until_us)),
+            None => next,
+        };
         self.has_leftovers = next.is_some_and(|at| at <= now_us);
         next
     }

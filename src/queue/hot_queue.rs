@@ -88,6 +88,11 @@ impl HotQueue {
         removed
     }
 
+    /// Tenants with mail.
+    pub(super) fn tenants(&self) -> Vec<TenantId> {
+        self.tenants.keys().copied().collect()
+    }
+
     /// Tenants with mail for a destination.
     pub(super) fn tenants_with(&self, host: &Host) -> Vec<TenantId> {
         let with = self.tenants.iter().filter(|(_, queues)| queues.has(host));

@@ -1,7 +1,8 @@
 //! Pauses and suspensions. Times are in microseconds.
 //!
 //! Claims skip tenants that are paused or suspended. Mail for a paused destination is among the tenant's other due rows, so
-//! the pass that finds it moves it to the end of the pause, or to [`OPEN_ENDED_PAUSE_US`].
+//! the pass that finds it moves it to the end of the pause, or to [`OPEN_ENDED_PAUSE_US`]. While all mail is paused, there are
+//! no passes.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,6 +12,10 @@ use crate::store::OPEN_ENDED_PAUSE_US;
 
 #[derive(Default)]
 pub(super) struct Pauses {
+    /// The end of the pause of all mail.
+    everything: Option<i64>,
+    /// The end of the last pause of all mail.
+    everything_resumed: Option<i64>,
     suspended: HashSet<TenantId>,
     tenants: HashMap<TenantId, i64>,
     /// By destination, for everybody (`None`) or one tenant.
@@ -39,11 +44,14 @@ impl Pauses {
 
     /// Pauses a part until a time, [`OPEN_ENDED_PAUSE_US`] for a pause without an end.
     pub(super) fn pause(&mut self, part: &QueueFilter, until: i64) {
-        match &part.destination {
-            Some(host) => {
-                self.destinations.entry(host.clone()).or_default().insert(part.tenant_id, until);
+        match (&part.destination, part.tenant_id) {
+            (Some(host), tenant) => {
+                self.destinations.entry(host.clone()).or_default().insert(tenant, until);
             }
-            None => drop(part.tenant_id.map(|tenant| self.tenants.insert(tenant, until))),
+            (None, Some(tenant)) => {
+                self.tenants.insert(tenant, until);
+            }
+            (None, None) => self.everything = Some(until),
         }
     }
 
@@ -62,7 +70,11 @@ impl Pauses {
                     self.note_resumed(tenant, at);
                 }
             }
-            (None, None) => {}
+            (None, None) => {
+                if self.everything.take().is_some() {
+                    self.everything_resumed = Some(at);
+                }
+            }
         }
     }
 
@@ -76,7 +88,8 @@ impl Pauses {
         });
     }
 
-    /// The earliest time at which mail of the tenant may be handed out; `None` if there is none.
+    /// The earliest time at which mail of the tenant may be handed out, apart from a pause of all mail; `None` if there is
+    /// none.
     pub(super) fn earliest_of(&self, tenant: TenantId) -> Option<i64> {
         if self.suspended.contains(&tenant) {
             return None;
@@ -87,8 +100,14 @@ impl Pauses {
         }
     }
 
+    /// Whether no mail of the tenant may be handed out.
     pub(super) fn is_tenant_paused(&self, tenant: TenantId, now: i64) -> bool {
-        self.earliest_of(tenant).is_none_or(|begin| begin > now)
+        self.end_of_everything(now).is_some() || self.earliest_of(tenant).is_none_or(|begin| begin > now)
+    }
+
+    /// The end of the pause of all mail, if there is one.
+    pub(super) fn end_of_everything(&self, now: i64) -> Option<i64> {
+        self.everything.filter(|&until| until > now)
     }
 
     /// The end of the pause of the tenant's mail for a destination.
@@ -103,7 +122,9 @@ impl Pauses {
 
     /// When a delivery that was due at `due` could first be handed out: later if the tenant was paused or suspended then.
     pub(super) fn effective_due(&self, tenant: TenantId, due: i64) -> i64 {
-        let ended = [self.resumed.get(&tenant), self.tenants.get(&tenant)];
-        ended.into_iter().flatten().copied().max().map_or(due, |resumed| due.max(resumed))
+        let of_tenant = [self.resumed.get(&tenant), self.tenants.get(&tenant)];
+        let of_all = [self.everything_resumed.as_ref(), self.everything.as_ref()];
+        let ended = of_tenant.into_iter().chain(of_all).flatten().copied();
+        ended.max().map_or(due, |resumed| due.max(resumed))
     }
 }

@@ -9,10 +9,14 @@ use crate::api_stage::{ApiStage, text};
 use crate::wait::until;
 
 #[tokio::test]
-async fn a_pause_names_a_part_of_the_queue_and_invalid_requests_are_refused() {
+async fn a_pause_is_of_a_part_of_the_queue_or_of_all_and_invalid_requests_are_refused() {
     let stage = ApiStage::start().await;
     let pause = async |body| stage.post(&stage.platform, "/v1/queue/pause", body).await;
-    pause(json!({})).await.expect_error(422, "validation_failed");
+    let all = pause(json!({})).await.expect(200);
+    assert_eq!((&all["tenant_id"], &all["destination"]), (&json!(null), &json!(null)));
+    let resumed = stage.post(&stage.platform, "/v1/queue/resume", json!({})).await.expect(200);
+    assert_eq!(resumed["resumed"], true);
+    stage.post(&stage.platform, "/v1/queue/resume", json!({})).await.expect_error(404, "not_found");
     let past = json!({"destination": "a..b", "until": "2020-01-01T00:00:00Z", "reason": "a\nb"});
     let error = pause(past).await.expect_error(422, "validation_failed");
     assert_eq!(error["errors"].as_array().unwrap().len(), 3, "{error}");

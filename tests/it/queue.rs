@@ -113,8 +113,8 @@ async fn what_expires_while_its_tenant_is_suspended_gets_one_try_when_it_is_resu
     let tenant = format!("/v1/tenants/{}", account.tenant_id);
     server.control.ok("PATCH", &tenant, json!({"status": "suspended"})).await;
     server.clock.advance(LIFETIME_MAX);
-    let queue = queue_when(&server, "it is due", |queue| queue["due"] == 1).await;
-    assert_eq!(reasons(&queue["data"][0]), ["tenant_suspended", "due"], "{queue}");
+    let queue = queue_when(&server, "it is due, but held", |queue| queue["paused"] == 1).await;
+    assert_eq!(reasons(&queue["data"][0]), ["tenant_suspended"], "{queue}");
     server.control.ok("PATCH", &tenant, json!({"status": "active"})).await;
     server.wait_for_status(&held, &["delivered"]).await;
 }

@@ -74,6 +74,54 @@ pub(super) async fn a_pause_of_one_tenants_mail_for_a_destination_holds_nothing_
     assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&waiting)]);
 }
 
+pub(super) async fn a_pause_of_all_mail_holds_everybody_and_ends_by_hand_or_by_itself<H: Harness>() {
+    for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
+        let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
+        let everything = QueueFilter::default();
+        let before = bed.enqueue(one.id, &["x@a.example"]).await;
+        bed.store.pause(pause_of(everything.clone(), None)).await.unwrap();
+        let during = bed.enqueue(other.id, &["y@b.example"]).await;
+        let held = bed.claim(later(10)).await;
+        assert!(held.batches.is_empty() && held.next_due_at.is_none(), "{held:?}");
+        assert!(bed.queue.is_paused(one.id, &host("a.example"), now()));
+        let counts = overview(&bed, everything.clone(), later(1)).await.totals;
+        assert_eq!((counts.open, counts.paused), (2, 2));
+
+        let bed = bed.restart().await;
+        assert!(bed.claim(later(10)).await.batches.is_empty());
+        let resumed_at = later(20);
+        assert!(bed.store.resume(everything.clone(), resumed_at).await.unwrap());
+        assert!(!bed.store.resume(everything.clone(), resumed_at).await.unwrap());
+        let claimed = bed.claim(resumed_at).await.batches;
+        assert_eq!(ids(&claimed), [first_id(&before), first_id(&during)]);
+        // They could not be tried before, so they do not expire untried.
+        assert_eq!(claimed[0].deliveries[0].next_attempt_at, Some(resumed_at));
+        bed.store.record(outcomes(&claimed, DeliveryState::Delivered)).await.unwrap();
+
+        let until = later(100);
+        bed.store.pause(pause_of(everything.clone(), Some(until))).await.unwrap();
+        let third = bed.enqueue(one.id, &["x@a.example"]).await;
+        let held = bed.claim(later(30)).await;
+        assert!(held.batches.is_empty());
+        assert_eq!(held.next_due_at, Some(until));
+        assert_eq!(ids(&bed.claim(until).await.batches), [first_id(&third)]);
+    }
+}
+
+pub(super) async fn what_its_tenant_holds_counts_as_paused<H: Harness>() {
+    let bed = Bed::<H>::without_hand_over().await;
+    let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
+    bed.enqueue(one.id, &["x@a.example"]).await;
+    bed.enqueue(other.id, &["x@a.example"]).await;
+    bed.store.pause(pause_of(QueueFilter::tenant(one.id), None)).await.unwrap();
+    let counts = overview(&bed, QueueFilter::default(), later(1)).await.totals;
+    assert_eq!((counts.open, counts.paused, counts.due), (2, 1, 1));
+    let suspended = TenantPatch { status: Some(TenantStatus::Suspended), ..TenantPatch::default() };
+    bed.store.update_tenant(other.id, suspended, now()).await.unwrap();
+    let counts = overview(&bed, QueueFilter::default(), later(2)).await.totals;
+    assert_eq!((counts.open, counts.paused, counts.due), (2, 2, 0));
+}
+
 pub(super) async fn a_pause_ends_by_itself_when_its_time_has_come<H: Harness>() {
     for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
         let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);

@@ -67,7 +67,7 @@ pub struct QueueCounts {
     pub in_flight: u64,
     /// Due and not claimed by the relay.
     pub due: u64,
-    /// Waiting for the end of a pause.
+    /// Waiting for the end of a pause, or of the suspension of its tenant.
     pub paused: u64,
     /// Waiting for a later attempt: deferred or scheduled.
     pub deferred: u64,

@@ -10,7 +10,7 @@ mod templates;
 mod tenants;
 
 pub(super) use self::suppressions::suppress;
-pub(super) use self::tenants::note_resumed;
+pub(super) use self::tenants::{note_all_resumed, note_resumed};
 
 use std::sync::Arc;
 

@@ -257,6 +257,12 @@ pub(in crate::store::sqlite) fn note_resumed(tx: &Tx<'_>, id: TenantId, now: Tim
     Ok(())
 }
 
+/// Records the end of a pause of all mail.
+pub(in crate::store::sqlite) fn note_all_resumed(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
+    tx.prepare_cached("UPDATE tenant SET resumed_us = ?1")?.execute([us(now)])?;
+    Ok(())
+}
+
 /// Applies a patch; returns the change of the password, if any.
 fn apply(tenant: &mut Tenant, patch: TenantPatch) -> Option<Option<Zeroizing<String>>> {
     fn set<T>(field: &mut T, value: Option<T>) {

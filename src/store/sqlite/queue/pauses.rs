@@ -3,12 +3,14 @@
 //! The row of a lifted pause stays until its deliveries are due again: after a crash in between, [`read_lifted`] finds the
 //! unfinished ones.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::mail::{Host, SignedDuration, Timestamp};
-use crate::model::{QueueFilter, TenantId};
+use crate::model::{QueueFilter, TenantId, TenantStatus};
 use crate::store::sqlite::Tx;
-use crate::store::sqlite::directory::note_resumed;
+use crate::store::sqlite::directory::{note_all_resumed, note_resumed};
 use crate::store::sqlite::sql_types::{count, time, us};
 use crate::store::{Conflict, OPEN_ENDED_PAUSE_US, Pause, PausedRow, Result, StoreError};
 
@@ -64,6 +66,33 @@ pub(super) fn write(tx: &Tx<'_>, pause: &Pause) -> Result<Option<i64>> {
     if pauses > PAUSES_MAX { Err(StoreError::Conflict(Conflict::TooManyPauses)) } else { Ok(earlier) }
 }
 
+/// The tenants whose mail is paused or who are suspended. Their mail stays due in its rows.
+pub(super) struct HeldTenants {
+    everybody: bool,
+    tenants: HashSet<TenantId>,
+}
+
+impl HeldTenants {
+    pub(super) fn read(connection: &Connection, now: Timestamp) -> Result<Self> {
+        let sql = "SELECT id FROM tenant WHERE status = ?1";
+        let mut statement = connection.prepare_cached(sql)?;
+        let suspended = statement.query_map([TenantStatus::Suspended], |row| row.get(0))?;
+        let mut held = Self { everybody: false, tenants: suspended.collect::<rusqlite::Result<_>>()? };
+        for pause in read(connection, now)? {
+            match (pause.part.tenant_id, pause.part.destination) {
+                (None, None) => held.everybody = true,
+                (Some(tenant), None) => drop(held.tenants.insert(tenant)),
+                (_, Some(_)) => {}
+            }
+        }
+        Ok(held)
+    }
+
+    pub(super) fn has(&self, tenant: TenantId) -> bool {
+        self.everybody || self.tenants.contains(&tenant)
+    }
+}
+
 /// Returns the end that the pause had; `None` if there is no such pause.
 pub(super) fn lift(tx: &Tx<'_>, part: &QueueFilter, now: Timestamp) -> Result<Option<i64>> {
     let sql = "UPDATE pause SET is_lifted = 1
@@ -73,8 +102,10 @@ pub(super) fn lift(tx: &Tx<'_>, part: &QueueFilter, now: Timestamp) -> Result<Op
         .prepare_cached(sql)?
         .query_row(params![tenant, destination, us(now)], |row| row.get(0))
         .optional()?;
-    if let (Some(_), Some(tenant), None) = (until_us, part.tenant_id, &part.destination) {
-        note_resumed(tx, tenant, now)?;
+    match (until_us, part.tenant_id, &part.destination) {
+        (Some(_), Some(tenant), None) => note_resumed(tx, tenant, now)?,
+        (Some(_), None, None) => note_all_resumed(tx, now)?,
+        _ => {}
     }
     Ok(until_us)
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, params};
 use ulid::Ulid;
 
+use super::pauses::HeldTenants;
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, QueueFilter, TenantId};
 use crate::store::memory::lock;
@@ -105,6 +106,7 @@ impl SqliteStore {
 /// A count in progress.
 struct Counting<'a> {
     in_flight: &'a HashSet<DeliveryId>,
+    held: HeldTenants,
     now_us: i64,
     totals: QueueCounts,
     groups: Vec<Group>,
@@ -134,6 +136,7 @@ fn count(
     let mut rows = statement.query(params![part.tenant_id, part.destination])?;
     let mut counting = Counting {
         in_flight,
+        held: HeldTenants::read(connection, now)?,
         now_us: us(now),
         totals: QueueCounts::default(),
         groups: Vec::new(),
@@ -164,7 +167,7 @@ fn count(
                 places.insert(destination.to_owned(), at);
             }),
         };
-        counting.add(at, &entry)?;
+        counting.add(at, tenant_id, &entry)?;
     }
     Ok(counting.finish(now))
 }
@@ -193,12 +196,13 @@ impl Counting<'_> {
         Ok(Some(self.groups.len() - 1))
     }
 
-    fn add(&mut self, at: Option<usize>, entry: &Entry<'_>) -> Result<()> {
+    fn add(&mut self, at: Option<usize>, tenant: TenantId, entry: &Entry<'_>) -> Result<()> {
         let mut one = QueueCounts { open: 1, ..QueueCounts::default() };
         match entry.next_us {
             OPEN_ENDED_PAUSE_US => one.paused = 1,
             next if next > self.now_us => one.deferred = 1,
             _ if self.has(entry)? => one.in_flight = 1,
+            _ if self.held.has(tenant) => one.paused = 1,
             _ => one.due = 1,
         }
         self.totals += one;
