@@ -4,12 +4,13 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::api_client::{ApiClient, Query, Refusal, ServerArguments};
+use super::name_lookup::tenant_of;
 use super::output::{confirm, object_text, table_below, text, texts, when};
-use super::pagination::PageArguments;
+use super::pagination::{PageArguments, list_text};
 use super::table::Table;
 
 /// The fields of a domain that are shown first.
-const LEADING: &[&str] = &["id", "name", "status", "tenant_id", "verification"];
+const LEADING: &[&str] = &["id", "name", "status", "tenant", "tenant_id", "verification"];
 /// Longest string in a TXT record (RFC 1035 §3.3).
 const STRING_OCTETS_MAX: usize = 255;
 
@@ -65,6 +66,23 @@ enum Command {
         /// Its name or id
         domain: String,
     },
+    /// Lists the DKIM keys of a domain, also those that are being replaced
+    Dkim {
+        /// Its name or id
+        domain: String,
+    },
+    /// Replaces the DKIM keys of a domain; shows the DNS records to publish
+    ///
+    /// A new key signs once its record is found. Until then, and for mail that is in the queue, the old key stays in use.
+    RotateDkim {
+        /// Its name or id
+        domain: String,
+        /// Replaces only the key for this algorithm: rsa-sha256 or ed25519-sha256
+        #[arg(long)]
+        algorithm: Option<String>,
+        #[command(flatten)]
+        output: RecordOutput,
+    },
     /// Deletes a domain: the tenant can no longer send from it
     Delete {
         /// Its name or id
@@ -98,10 +116,18 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
             if manual {
                 body["verification"] = "manual".into();
             }
-            output.print(&client, &client.post("/v1/domains", &body).await?)
+            output.print(&client, client.post("/v1/domains", &body).await?).await
         }
         Command::Show { domain, output } => {
-            output.print(&client, &client.get(&path(&client, &domain).await?, &Query::new()).await?)
+            output.print(&client, client.get(&path(&client, &domain).await?, &Query::new()).await?).await
+        }
+        Command::Dkim { domain } => list_dkim_keys(&client, &domain).await,
+        Command::RotateDkim { domain, algorithm, output } => {
+            let path = format!("{}/dkim/rotate", path(&client, &domain).await?);
+            let body = algorithm.map_or(json!({}), |algorithm| json!({"algorithm": algorithm}));
+            let keys = client.post(&path, &body).await?;
+            client
+                .print(&keys, |keys| if output.zone { key_lines(keys) } else { new_keys_text(keys, &domain) })
         }
         Command::Verify { domain } => verify(&client, &domain).await,
         Command::Delete { domain, yes } => delete(&client, &domain, yes).await,
@@ -120,7 +146,7 @@ async fn list(client: &ApiClient, page: &PageArguments, query: Query) -> anyhow:
             text(domain, "status"),
             text(domain, "verification"),
             when(domain, "last_checked_at"),
-            text(domain, "tenant_id"),
+            tenant_of(domain),
             text(domain, "id"),
         ]
     };
@@ -128,8 +154,8 @@ async fn list(client: &ApiClient, page: &PageArguments, query: Query) -> anyhow:
 }
 
 impl RecordOutput {
-    fn print(&self, client: &ApiClient, domain: &Value) -> anyhow::Result<()> {
-        client.print(domain, |domain| match self.zone {
+    async fn print(&self, client: &ApiClient, domain: Value) -> anyhow::Result<()> {
+        client.print(&client.with_slugs(domain).await, |domain| match self.zone {
             true => records(domain).map(zone_line).collect(),
             false => domain_text(domain),
         })
@@ -182,6 +208,37 @@ async fn verify(client: &ApiClient, domain: &str) -> anyhow::Result<()> {
         _ => format!("`pillarbox domain show {name}` shows the records to publish"),
     };
     Err(Refusal::new(format!("{name} is {status}: {reason}\n  {hint}")).into())
+}
+
+async fn list_dkim_keys(client: &ApiClient, domain: &str) -> anyhow::Result<()> {
+    let keys = client.get(&format!("{}/dkim", path(client, domain).await?), &Query::new()).await?;
+    let table = Table::unwrapped(["SELECTOR", "ALGORITHM", "STATE", "CREATED", "RETIRING", "RECORD"]);
+    let row = |key: &Value| {
+        let [selector, algorithm, state, record] =
+            ["selector", "algorithm", "state", "record_name"].map(|field| text(key, field));
+        [selector, algorithm, state, when(key, "created_at"), when(key, "retiring_since"), record]
+    };
+    client.print(&keys, |keys| list_text(keys, table, row))
+}
+
+fn key_lines(keys: &Value) -> String {
+    let keys = keys["data"].as_array().into_iter().flatten();
+    keys.map(|key| {
+        zone_line(&json!({"type": "TXT", "name": key["record_name"], "value": key["record_value"]}))
+    })
+    .collect()
+}
+
+fn new_keys_text(keys: &Value, domain: &str) -> String {
+    let table = Table::unwrapped(["STATE", "TYPE", "NAME", "VALUE"]);
+    let row = |key: &Value| {
+        let [state, name, value] = ["state", "record_name", "record_value"].map(|field| text(key, field));
+        [state, "TXT".to_owned(), name, value]
+    };
+    list_text(keys, table, row)
+        + &format!(
+            "\nPublish these records and keep the old ones. `pillarbox domain verify {domain}` looks for them at once.\n"
+        )
 }
 
 async fn delete(client: &ApiClient, domain: &str, yes: bool) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::api_client::{ApiClient, Query, Refusal, ServerArguments};
+use super::name_lookup::tenant_of;
 use super::output::{object_text, text, when};
 use super::pagination::{PageArguments, fetch_all};
 use super::table::Table;
@@ -73,7 +74,9 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
                 body[name] = value.into();
             }
             let added = client.post(PATH, &body).await?;
-            client.print(&added, |added| object_text(added, &["id", "address", "status"]))
+            client.print(&client.with_slugs(added).await, |added| {
+                object_text(added, &["id", "address", "status", "tenant", "tenant_id"])
+            })
         }
         Command::Confirm { inbox, code, owner } => {
             let path = format!("{PATH}/{}/confirm", owner.find(&client, &inbox).await?);
@@ -121,6 +124,6 @@ fn row(inbox: &Value) -> [String; 6] {
         when(inbox, "created_at"),
         when(inbox, "confirmed_at"),
         text(inbox, "id"),
-        text(inbox, "tenant_id"),
+        tenant_of(inbox),
     ]
 }

@@ -1,23 +1,25 @@
 //! `pillarbox message`: messages and their delivery.
 
-use std::io::{Read, Write, stdin, stdout};
+use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
 use super::api_client::{ApiClient, Query, ServerArguments};
-use super::output::{object_text, table_below, text, texts, time, when};
-use super::pagination::PageArguments;
+use super::input::{read_file, read_json, read_text};
+use super::name_lookup::object_path;
+use super::output::{object_text, table_below, text, texts, time, utc, when};
+use super::pagination::{PageArguments, SinceArgument};
 use super::table::{Table, printable};
-use crate::mail::{SignedDuration, Timestamp};
+use crate::mail::Timestamp;
 
 const PATH: &str = "/v1/emails";
 /// The fields of a message that are shown first.
-const LEADING: &[&str] = &["id", "status", "from", "to", "subject"];
+const LEADING: &[&str] = &["id", "status", "tenant", "from", "to", "subject"];
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -99,9 +101,8 @@ struct Filter {
     /// Only messages of this kind: message (default) or report
     #[arg(long)]
     kind: Option<String>,
-    /// Only messages not older than this, for example 2h
-    #[arg(long, value_name = "DURATION")]
-    since: Option<SignedDuration>,
+    #[command(flatten)]
+    since: SinceArgument,
 }
 
 /// A message to send.
@@ -143,11 +144,11 @@ struct Draft {
     /// A tag to find the message by; can be repeated
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
-    /// The template for subject and body: tpl_…
-    #[arg(long, value_name = "ID", conflicts_with_all = ["text", "html_file"])]
+    /// The template for subject and body (name or id)
+    #[arg(long, value_name = "TEMPLATE", conflicts_with_all = ["text", "html_file"])]
     template: Option<String>,
     /// The data for the template, a JSON object
-    #[arg(long, value_name = "JSON", requires = "template")]
+    #[arg(long, value_name = "JSON", requires = "template", value_parser = read_json)]
     data: Option<Value>,
     /// Delivers not before this time, for example 2026-01-31T08:00:00Z
     #[arg(long, value_name = "TIME")]
@@ -174,17 +175,12 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 fn path(id: &str, rest: &str) -> anyhow::Result<String> {
-    if !id.starts_with("msg_") || !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        bail!("{id} is not the id of a message; `pillarbox message list` shows the ids");
-    }
-    Ok(format!("{PATH}/{id}{rest}"))
+    Ok(object_path("message", "msg_", PATH, id)? + rest)
 }
 
 impl Filter {
     async fn query(self, client: &ApiClient) -> anyhow::Result<Query> {
         let mut query = client.tenant_parameter(self.tenant.as_deref()).await?;
-        let since = self.since.map(|span| Timestamp::now().checked_sub(span)).transpose();
-        let since = since.context("--since is too long")?;
         let given = [
             ("status", self.status),
             ("delivery_status", self.delivery_status),
@@ -194,9 +190,9 @@ impl Filter {
             ("message_id", self.message_id),
             ("environment", self.environment),
             ("kind", self.kind),
-            ("created_after", since.map(|at| at.to_string())),
         ];
         query.extend(given.into_iter().filter_map(|(name, value)| Some((name, value?))));
+        query.extend(self.since.parameter()?);
         Ok(query)
     }
 }
@@ -227,7 +223,7 @@ fn recipients(message: &Value) -> String {
 }
 
 async fn show(client: &ApiClient, id: &str) -> anyhow::Result<()> {
-    let message = client.get(&path(id, "")?, &Query::new()).await?;
+    let message = client.with_slugs(client.get(&path(id, "")?, &Query::new()).await?).await;
     client.print(&message, |message| object_text(message, LEADING) + &table_below(&deliveries(message)))
 }
 
@@ -266,7 +262,7 @@ async fn timeline(client: &ApiClient, id: &str, has_transcripts: bool) -> anyhow
 
 /// An event, or an attempt with its host, reply and consequence, on one line.
 fn entry_text(entry: &Value) -> String {
-    let at = time(&entry["at"]).map_or("-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%S").to_string());
+    let at = time(&entry["at"]).map_or("-".to_owned(), utc);
     let recipient = entry["recipient"].as_str().unwrap_or_default();
     let (kind, details) = match entry["object"].as_str() {
         Some("attempt") => {
@@ -287,8 +283,11 @@ fn entry_text(entry: &Value) -> String {
     printable(format!("{at}  {kind:<20}  {details}").trim_end()) + "\n"
 }
 
-async fn send(client: &ApiClient, draft: Draft) -> anyhow::Result<()> {
+async fn send(client: &ApiClient, mut draft: Draft) -> anyhow::Result<()> {
     let tenant = draft.tenant.clone();
+    if let Some(name) = &draft.template {
+        draft.template = Some(client.template_id(tenant.as_deref(), name).await?);
+    }
     let mut body = draft.body()?;
     if let Some(tenant) = tenant {
         body["tenant_id"] = client.tenant_id(&tenant).await?.into();
@@ -313,16 +312,9 @@ impl Draft {
                 body[name] = list.into();
             }
         }
-        let html = self.html_file.as_deref().map(read_text).transpose()?;
+        let html = self.html_file.as_deref().map(read_file).transpose()?;
         let text = match self.text {
-            None if html.is_none() && self.template.is_none() => {
-                let mut text = String::new();
-                stdin()
-                    .lock()
-                    .read_to_string(&mut text)
-                    .context("cannot read the text from the standard input")?;
-                Some(text)
-            }
+            None if html.is_none() && self.template.is_none() => Some(read_text("-")?),
             text => text,
         };
         let given = [
@@ -358,10 +350,6 @@ fn read_header(field: &str) -> anyhow::Result<(String, Value)> {
     let (name, value) =
         field.split_once(':').with_context(|| format!("--header {field}: write it as NAME: VALUE"))?;
     Ok((name.trim().to_owned(), value.trim().into()))
-}
-
-fn read_text(path: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| path.display().to_string())
 }
 
 fn attachment(path: &Path) -> anyhow::Result<Value> {
@@ -401,10 +389,10 @@ mod tests {
         });
         assert_eq!(
             entry_text(&entry),
-            "2026-01-01 12:00:00  attempt               a@b.test at mx.b.test [192.0.2.1], no TLS: \
+            "2026-01-01 12:00:00Z  attempt               a@b.test at mx.b.test [192.0.2.1], no TLS: \
              451 4.7.1 later  please; next try in 5 m\n"
         );
         let entry = json!({"object": "event", "at": "2026-01-01T12:00:00Z", "type": "message.accepted"});
-        assert_eq!(entry_text(&entry), "2026-01-01 12:00:00  message.accepted\n");
+        assert_eq!(entry_text(&entry), "2026-01-01 12:00:00Z  message.accepted\n");
     }
 }

@@ -1,9 +1,13 @@
 //! The command line: one file for each command.
 
 mod api_client;
+mod ban;
 mod check_config;
+mod colour;
 mod domain;
+mod event;
 mod inbox;
+mod input;
 mod key;
 mod message;
 mod name_lookup;
@@ -11,12 +15,15 @@ mod output;
 mod pagination;
 mod queue;
 mod quickstart;
+mod rejection;
 mod serve;
 mod shutdown_watchdog;
 mod suppression;
 mod table;
 mod tail;
+mod template;
 mod tenant;
+mod webhook;
 
 use std::path::PathBuf;
 
@@ -55,7 +62,7 @@ enum Command {
     CheckConfig(check_config::Arguments),
     /// Lists, creates, changes, suspends and deletes tenants
     Tenant(tenant::Arguments),
-    /// Lists, adds, verifies and deletes sending domains; shows their DNS records
+    /// Lists, adds, verifies and deletes sending domains; shows their DNS records; replaces their DKIM keys
     Domain(domain::Arguments),
     /// Creates, lists and revokes keys
     ///
@@ -69,10 +76,20 @@ enum Command {
     Suppression(suppression::Arguments),
     /// Lists, shows, sends, retries and cancels messages; shows their delivery attempts
     Message(message::Arguments),
-    /// Shows the queue and why mail waits; pauses, resumes and flushes parts of it
+    /// Lists, creates, changes, renders and deletes templates
+    Template(template::Arguments),
+    /// Lists submissions that the server refused
+    Rejection(rejection::Arguments),
+    /// Shows the queue and why mail waits; pauses, resumes and flushes it or parts of it
     Queue(queue::Arguments),
+    /// Lists, creates, changes, tests and deletes webhooks; shows and repeats what was sent to them
+    Webhook(webhook::Arguments),
+    /// Lists events of the past
+    Event(event::Arguments),
     /// Prints events as they happen, until Ctrl-C
     Tail(tail::Arguments),
+    /// Lists and lifts bans from SMTP logins
+    Ban(ban::Arguments),
     /// Starts a demo server on loopback with a tenant, and sends a first message through it
     Quickstart(quickstart::Arguments),
 }
@@ -96,8 +113,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Inbox(arguments) => inbox::run(arguments),
         Command::Suppression(arguments) => suppression::run(arguments),
         Command::Message(arguments) => message::run(arguments),
+        Command::Template(arguments) => template::run(arguments),
+        Command::Rejection(arguments) => rejection::run(arguments),
         Command::Queue(arguments) => queue::run(arguments),
+        Command::Webhook(arguments) => webhook::run(arguments),
+        Command::Event(arguments) => event::run(arguments),
         Command::Tail(arguments) => tail::run(arguments),
+        Command::Ban(arguments) => ban::run(arguments),
         Command::Quickstart(arguments) => quickstart::run(&arguments),
     }
 }
@@ -122,6 +144,27 @@ mod tests {
     #[test]
     fn the_definitions_of_all_arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// clap panics only when somebody runs the command.
+    #[test]
+    fn no_command_has_an_argument_with_the_name_of_a_shared_one() {
+        fn check(command: &clap::Command, shared: &[String]) {
+            let (global, own): (Vec<_>, Vec<_>) =
+                command.get_arguments().partition(|one| one.is_global_set());
+            for argument in &own {
+                assert!(
+                    !shared.iter().any(|id| argument.get_id() == id),
+                    "{} {}",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+            let global = global.iter().map(|one| one.get_id().to_string());
+            let shared: Vec<_> = shared.iter().cloned().chain(global).collect();
+            command.get_subcommands().for_each(|inner| check(inner, &shared));
+        }
+        check(&Arguments::command(), &[]);
     }
 
     #[test]

@@ -5,8 +5,12 @@ use std::io::{BufRead, IsTerminal, Write, stderr, stdin, stdout};
 use anyhow::bail;
 use serde_json::Value;
 
+use super::colour;
 use super::table::{Table, printable, render_fields};
 use crate::mail::Timestamp;
+
+/// Begins a sequence that sets a colour (ECMA-48 §8.3.117).
+const ESCAPE: &str = "\u{1b}";
 
 /// Writes to the standard output. A closed pipe is an error, not a panic.
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
@@ -30,7 +34,7 @@ impl OutputFormat {
         to_text: impl FnOnce(&Value) -> String,
     ) -> anyhow::Result<()> {
         match self {
-            Self::Text => print(&printable_lines(&to_text(response))),
+            Self::Text => print(&lines_for(&to_text(response), colour::is_on())),
             Self::Json => print(&format!("{response:#}\n")),
         }
     }
@@ -39,6 +43,20 @@ impl OutputFormat {
 /// The text without control characters except line ends: a terminal would obey them.
 pub(super) fn printable_lines(text: &str) -> String {
     text.replace(|c: char| c.is_control() && c != '\n', " ")
+}
+
+/// The text without control characters except line ends and, if colours are on, the sequences that set them.
+fn lines_for(text: &str, has_colours: bool) -> String {
+    if !has_colours {
+        return printable_lines(text);
+    }
+    let mut parts = text.split(ESCAPE);
+    let first = parts.next().map(printable_lines).unwrap_or_default();
+    parts.fold(first, |lines, part| {
+        let codes = part.strip_prefix('[').and_then(|rest| rest.split_once('m')).map(|(codes, _)| codes);
+        let is_colour = codes.is_some_and(|codes| codes.chars().all(|c| c.is_ascii_digit() || c == ';'));
+        lines + if is_colour { ESCAPE } else { " " } + &printable_lines(part)
+    })
 }
 
 /// An object as lines, one for each field: first the `leading` fields, then the others. Lists of objects are omitted.
@@ -69,7 +87,7 @@ fn value_text(value: &Value, now: Timestamp) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => match time(value) {
-            Some(at) => format!("{text} ({})", relative(at, now)),
+            Some(at) => format!("{} ({})", utc(at), relative(at, now)),
             None => text.clone(),
         },
         Value::Array(items) if items.is_empty() => "-".to_owned(),
@@ -102,6 +120,16 @@ pub(super) fn when(object: &Value, field: &str) -> String {
 
 pub(super) fn time(value: &Value) -> Option<Timestamp> {
     value.as_str()?.parse().ok()
+}
+
+/// A time to the second, with its zone.
+pub(super) fn utc(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+/// Like `1 delivery` or `3 deliveries`.
+pub(super) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// Like `in 5 m` or `2 h ago`.
@@ -165,6 +193,14 @@ mod tests {
     #[test]
     fn text_has_no_control_characters_but_line_ends() {
         assert_eq!(printable_lines("a\u{1b}[2J\r\nb\u{9b}\n"), "a [2J \nb \n");
+    }
+
+    #[test]
+    fn with_colours_only_sequences_of_colours_are_left() {
+        let text = "\u{1b}[38;5;1mbounced\u{1b}[39m \u{1b}[2J\u{1b}]0;title\u{7}\u{1b}[1;m\u{1b}[?25l\n";
+        let shown = "\u{1b}[38;5;1mbounced\u{1b}[39m  [2J ]0;title \u{1b}[1;m [?25l\n";
+        assert_eq!(lines_for(text, true), shown);
+        assert!(!lines_for(text, false).contains(ESCAPE));
     }
 
     #[test]

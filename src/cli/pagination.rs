@@ -1,9 +1,12 @@
 //! Lists of the API, which come in pages.
 
+use anyhow::Context;
 use serde_json::{Value, json};
 
 use super::api_client::{ApiClient, Query};
 use super::table::Table;
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::Environment;
 
 /// Maximum of objects in one page of the API.
 const PAGE_OBJECTS_MAX: usize = 100;
@@ -19,6 +22,40 @@ pub(super) struct PageArguments {
     after: Option<String>,
 }
 
+/// Whose objects to show.
+#[derive(Debug, clap::Args)]
+pub(super) struct OwnerFilter {
+    /// Only objects of this tenant (slug or id)
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
+    /// Only objects of this environment: live or test. Without it, that of the key; with a platform key, both
+    #[arg(long, value_parser = str::parse::<Environment>)]
+    environment: Option<Environment>,
+}
+
+impl OwnerFilter {
+    pub(super) async fn query(&self, client: &ApiClient) -> anyhow::Result<Query> {
+        let mut query = client.tenant_parameter(self.tenant.as_deref()).await?;
+        query.extend(self.environment.map(|environment| ("environment", environment.to_string())));
+        Ok(query)
+    }
+}
+
+/// The age of the objects to show.
+#[derive(Debug, clap::Args)]
+pub(super) struct SinceArgument {
+    /// Only what is not older than this, for example 2h
+    #[arg(long, value_name = "DURATION")]
+    since: Option<SignedDuration>,
+}
+
+impl SinceArgument {
+    pub(super) fn parameter(&self) -> anyhow::Result<Option<(&'static str, String)>> {
+        let since = self.since.map(|span| Timestamp::now().checked_sub(span)).transpose();
+        Ok(since.context("--since is too long")?.map(|at| ("created_after", at.to_string())))
+    }
+}
+
 impl PageArguments {
     /// Prints a list as JSON, or as a table with one `row` for each object.
     pub(super) async fn print<const N: usize>(
@@ -30,7 +67,8 @@ impl PageArguments {
         row: impl Fn(&Value) -> [String; N],
     ) -> anyhow::Result<()> {
         let get_page = async |limit, after| get_page(client, path, &query, limit, after).await;
-        client.print(&self.fetch(get_page).await?, |list| list_text(list, table, row))
+        let list = client.with_slugs(self.fetch(get_page).await?).await;
+        client.print(&list, |list| list_text(list, table, row))
     }
 
     /// As many pages as the limit needs, joined into one. `get_page` gets the number of objects and the cursor.
@@ -70,10 +108,7 @@ pub(super) fn list_text<const N: usize>(
 ) -> String {
     let objects = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
     objects.iter().for_each(|object| table.add(row(object)));
-    let mut text = table.render();
-    if objects.is_empty() {
-        text += "nothing found\n";
-    }
+    let mut text = if table.is_empty() { "nothing found\n".to_owned() } else { table.render() };
     if let Some(cursor) = list["next_cursor"].as_str() {
         text += &format!("there may be more: --after {cursor} shows the next page, --limit a longer one\n");
     }

@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::api_client::{ApiClient, Query, ServerArguments};
 use super::expiry;
-use super::output::{relative, text, time};
+use super::name_lookup::tenant_of;
+use super::output::{counted, relative, text, time, utc};
 use super::table::{Table, printable};
 use crate::mail::{SignedDuration, Timestamp};
 
@@ -45,10 +46,13 @@ struct ListArguments {
 enum Command {
     /// Shows what waits and why, by tenant and destination (default)
     List(ListArguments),
-    /// Pauses the mail of a tenant, to a destination, or both; deliveries in flight finish
+    /// Pauses the mail of a tenant, to a destination, or both, or all mail; deliveries in flight finish
     Pause {
         #[command(flatten)]
         filter: FilterArguments,
+        /// Pauses all mail
+        #[arg(long, conflicts_with_all = ["tenant", "destination"])]
+        all: bool,
         /// The reason, shown with the queue
         #[arg(long)]
         reason: Option<String>,
@@ -56,10 +60,13 @@ enum Command {
         #[arg(long = "for", value_name = "DURATION")]
         duration: Option<SignedDuration>,
     },
-    /// Ends a pause; name the same tenant and destination as for the pause
+    /// Ends a pause; name the same tenant and destination as for the pause, or --all
     Resume {
         #[command(flatten)]
         filter: FilterArguments,
+        /// Ends the pause of all mail; pauses of tenants and destinations stay
+        #[arg(long, conflicts_with_all = ["tenant", "destination"])]
+        all: bool,
     },
     /// Retries deferred mail now
     Flush {
@@ -72,8 +79,17 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { server, command, list } = arguments;
     server.run(async |client| match command.unwrap_or(Command::List(list)) {
         Command::List(list) => list.run(&client).await,
-        Command::Pause { filter, reason, duration } => pause(&client, &filter, reason, duration).await,
-        Command::Resume { filter } => resume(&client, &filter).await,
+        Command::Pause { filter, all, reason, duration } => {
+            filter.require_part(all, "name the mail to pause: --tenant, --destination or both, or --all")?;
+            pause(&client, &filter, reason, duration).await
+        }
+        Command::Resume { filter, all } => {
+            filter.require_part(
+                all,
+                "name the pause as for `queue pause`: --tenant, --destination or both, or --all",
+            )?;
+            resume(&client, &filter).await
+        }
         Command::Flush { filter } => flush(&client, &filter).await,
     })
 }
@@ -90,8 +106,11 @@ impl FilterArguments {
         Ok(fields.into_iter().map(|(name, value)| (name.to_owned(), Value::String(value))).collect())
     }
 
-    fn is_empty(&self) -> bool {
-        self.tenant.is_none() && self.destination.is_none()
+    fn require_part(&self, all: bool, hint: &'static str) -> anyhow::Result<()> {
+        if !all && self.tenant.is_none() && self.destination.is_none() {
+            bail!(hint);
+        }
+        Ok(())
     }
 }
 
@@ -99,7 +118,7 @@ impl ListArguments {
     async fn run(&self, client: &ApiClient) -> anyhow::Result<()> {
         let mut query = self.filter.resolve(client).await?;
         query.push(("limit", self.limit.to_string()));
-        let queue = client.get("/v1/queue", &query).await?;
+        let queue = client.with_slugs(client.get("/v1/queue", &query).await?).await;
         client.print(&queue, |queue| queue_text(queue, Timestamp::now()))
     }
 }
@@ -110,31 +129,39 @@ async fn pause(
     reason: Option<String>,
     duration: Option<SignedDuration>,
 ) -> anyhow::Result<()> {
-    if filter.is_empty() {
-        bail!("name the mail to pause: --tenant, --destination or both");
-    }
     let mut body = filter.body(client).await?;
     body.extend(reason.map(|reason| ("reason".to_owned(), json!(reason))));
     if let Some(duration) = duration {
         body.insert("until".to_owned(), json!(expiry(duration)?));
     }
     let pause = client.post("/v1/queue/pause", &body.into()).await?;
-    client.print(&pause, |pause| {
-        format!("paused until {}\n", pause["until"].as_str().unwrap_or("you resume it"))
-    })
+    client.print(&client.with_slugs(pause).await, |pause| pause_text(pause, Timestamp::now()))
 }
 
 async fn resume(client: &ApiClient, filter: &FilterArguments) -> anyhow::Result<()> {
-    if filter.is_empty() {
-        bail!("name the pause: --tenant, --destination or both, as for `queue pause`");
-    }
     let resumed = client.post("/v1/queue/resume", &filter.body(client).await?.into()).await?;
-    client.print(&resumed, |_| "resumed\n".to_owned())
+    let resumed = client.with_slugs(resumed).await;
+    // The other pauses hold mail that people may expect to go now.
+    let queue = client.get("/v1/queue", &vec![("limit", "1".to_owned())]).await?;
+    let others = queue["pauses"].as_array().map_or(0, Vec::len) as u64;
+    client.print(&resumed, |resumed| {
+        let others = match others {
+            0 => String::new(),
+            count => format!(
+                "; {}: see `pillarbox queue`",
+                counted(count, "other pause stays", "other pauses stay")
+            ),
+        };
+        format!("resumed: {}{others}\n", mail_of(resumed))
+    })
 }
 
 async fn flush(client: &ApiClient, filter: &FilterArguments) -> anyhow::Result<()> {
     let flushed = client.post("/v1/queue/flush", &filter.body(client).await?.into()).await?;
-    client.print(&flushed, |flushed| format!("{} deliveries are due now\n", flushed["flushed"]))
+    client.print(&flushed, |flushed| {
+        let count = flushed["flushed"].as_u64().unwrap_or(0);
+        counted(count, "delivery is due now\n", "deliveries are due now\n")
+    })
 }
 
 /// The pauses, the table of the groups and the totals.
@@ -156,42 +183,54 @@ fn queue_text(queue: &Value, now: Timestamp) -> String {
     }
     let mut shown = String::new();
     for pause in list("pauses") {
-        let tenant = pause["tenant_id"].as_str().map_or(String::new(), |tenant| format!(" of {tenant}"));
-        let destination = pause["destination"].as_str().map_or(String::new(), |host| format!(" to {host}"));
-        let end = time(&pause["until"])
-            .map_or("until resumed".to_owned(), |at| format!("ends {}", relative(at, now)));
-        let reason = pause["reason"].as_str().map_or(String::new(), |reason| format!(": {reason}"));
-        shown += &(printable(&format!("paused: mail{tenant}{destination}, {end}{reason}")) + "\n");
+        shown += &pause_text(&pause, now);
     }
     if !table.is_empty() {
         shown += &table.render();
     }
     let [open, in_flight, due, paused, deferred] =
         ["open", "in_flight", "due", "paused", "deferred"].map(|name| queue[name].as_u64().unwrap_or(0));
-    shown += &format!(
-        "{open} deliveries wait: {in_flight} in flight, {due} due, {deferred} deferred, {paused} paused\n"
-    );
+    shown += &counted(open, "delivery waits", "deliveries wait");
+    shown += &format!(": {in_flight} in flight, {due} due, {deferred} deferred, {paused} paused\n");
     let groups = queue["group_count"].as_u64().unwrap_or(0);
     let (listed, truncated) = (table_rows(queue), queue["truncated"] == true);
     if groups > listed || truncated {
         let more = if truncated { "more than " } else { "" };
-        shown += &format!("{listed} of {more}{groups} groups are shown; --limit shows more\n");
+        shown += &format!("this is {listed} of {more}{groups} groups; --limit shows more\n");
     }
     shown
+}
+
+/// Like `paused: mail of acme to b.test, until 2026-01-01 12:00:00Z (in 5 m): repairs`.
+fn pause_text(pause: &Value, now: Timestamp) -> String {
+    let end = time(&pause["until"])
+        .map_or("until resumed".to_owned(), |at| format!("until {} ({})", utc(at), relative(at, now)));
+    let reason = pause["reason"].as_str().map_or(String::new(), |reason| format!(": {reason}"));
+    printable(&format!("paused: {}, {end}{reason}", mail_of(pause))) + "\n"
+}
+
+/// The mail that a pause is for.
+fn mail_of(pause: &Value) -> String {
+    let tenant =
+        if pause["tenant_id"].is_null() { String::new() } else { format!(" of {}", tenant_of(pause)) };
+    let destination = pause["destination"].as_str().map_or(String::new(), |host| format!(" to {host}"));
+    let all = if tenant.is_empty() && destination.is_empty() { "all " } else { "" };
+    format!("{all}mail{tenant}{destination}")
 }
 
 fn table_rows(queue: &Value) -> u64 {
     queue["data"].as_array().map_or(0, |groups| groups.len() as u64)
 }
 
-/// Like `3 deferred for 5 m (451 4.7.1 greylisted)`.
+/// Like `3 deferred, next try in 5 m (451 4.7.1 greylisted)`.
 fn reason_text(reason: &Value, now: Timestamp) -> String {
     let count = reason["count"].as_u64().map_or(String::new(), |count| format!("{count} "));
-    let until = time(&reason["until"]).map(|at| relative(at, now));
-    let duration = until.as_deref().and_then(|until| until.strip_prefix("in "));
-    let duration = duration.map_or(String::new(), |duration| format!(" for {duration}"));
+    let kind = text(reason, "reason");
+    let what = if kind == "deferred" || kind == "scheduled" { "next try" } else { "ends" };
+    let until = time(&reason["until"]).filter(|at| *at > now);
+    let until = until.map_or(String::new(), |at| format!(", {what} {}", relative(at, now)));
     let detail = reason["detail"].as_str().map_or(String::new(), |detail| format!(" ({detail})"));
-    format!("{count}{}{duration}{detail}", text(reason, "reason").replace('_', " "))
+    format!("{count}{}{until}{detail}", kind.replace('_', " "))
 }
 
 #[cfg(test)]
@@ -203,7 +242,10 @@ mod tests {
         let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
         let queue = json!({
             "open": 5, "in_flight": 0, "due": 1, "paused": 0, "deferred": 4, "group_count": 2, "truncated": false,
-            "pauses": [{"tenant_id": null, "destination": "b.test", "reason": "repairs", "until": null}],
+            "pauses": [
+                {"tenant_id": null, "destination": "b.test", "reason": "repairs", "until": null},
+                {"tenant_id": null, "destination": null, "reason": null, "until": "2026-01-01T14:00:00Z"},
+            ],
             "data": [{
                 "tenant_id": "tnt_1", "tenant_slug": "acme", "destination": "b.test", "open": 5,
                 "oldest_at": "2026-01-01T10:00:00Z", "next_due_at": "2026-01-01T12:05:00Z",
@@ -217,10 +259,11 @@ mod tests {
         assert_eq!(
             shown,
             "paused: mail to b.test, until resumed: repairs\n\
+             paused: all mail, until 2026-01-01 14:00:00Z (in 2 h)\n\
              TENANT  DESTINATION  OPEN  OLDEST   NEXT    WHY\n\
-             acme    b.test       5     2 h ago  in 5 m  paused (repairs); 4 deferred for 5 m (451 later)\n\
+             acme    b.test       5     2 h ago  in 5 m  paused (repairs); 4 deferred, next try in 5 m (451 later)\n\
              5 deliveries wait: 0 in flight, 1 due, 4 deferred, 0 paused\n\
-             1 of 2 groups are shown; --limit shows more\n"
+             this is 1 of 2 groups; --limit shows more\n"
         );
     }
 }

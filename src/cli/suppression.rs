@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::api_client::{ApiClient, Query, Refusal, ServerArguments};
 use super::expiry;
+use super::name_lookup::tenant_of;
 use super::output::{object_text, text, when};
 use super::pagination::{PageArguments, fetch_all};
 use super::table::Table;
@@ -129,15 +130,15 @@ fn row(suppression: &Value) -> [String; 7] {
         when(suppression, "created_at"),
         when(suppression, "expires_at"),
         text(suppression, "id"),
-        suppression["tenant_id"].as_str().unwrap_or("everybody").to_owned(),
+        if suppression["tenant_id"].is_null() { "everybody".to_owned() } else { tenant_of(suppression) },
     ]
 }
 
 async fn check(client: &ApiClient, address: &str, owner: &TenantArgument) -> anyhow::Result<()> {
-    let found = owner.find(client, address).await?;
+    let list = client.with_slugs(json!({"data": owner.find(client, address).await?})).await;
     let mut table = table();
-    found.iter().for_each(|suppression| table.add(row(suppression)));
-    client.print(&found.into(), |_| {
+    list["data"].as_array().into_iter().flatten().for_each(|suppression| table.add(row(suppression)));
+    client.print(&list["data"], |_| {
         if table.is_empty() {
             return format!("{address} is not suppressed\n");
         }

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::Value;
 
 use super::api_client::{ApiClient, Query, Refusal, ServerArguments};
-use super::output::{OutputFormat, print, printable_lines, text, time};
-use super::table::printable;
+use super::event::event_text;
+use super::output::{OutputFormat, print, printable_lines};
+use super::pagination::OwnerFilter;
 use crate::http_client::ResponseStream;
-use crate::model::Environment;
 
 /// Delay before a reconnection, unless the server sends another one.
 const RECONNECT_DELAY_DEFAULT: Duration = Duration::from_secs(2);
@@ -23,12 +22,8 @@ const LINE_OCTETS_MAX: usize = 4 * 1024 * 1024;
 pub(super) struct Arguments {
     #[command(flatten)]
     server: ServerArguments,
-    /// Only events of this tenant (slug or id)
-    #[arg(long, value_name = "TENANT")]
-    tenant: Option<String>,
-    /// Only events of this environment: live or test. Without it, that of the key; with a platform key, both
-    #[arg(long, value_parser = str::parse::<Environment>)]
-    environment: Option<Environment>,
+    #[command(flatten)]
+    owner: OwnerFilter,
     /// Only events of this type, for example message.bounced
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
@@ -44,10 +39,9 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let Arguments { server, tenant, environment, kind, message, after, count } = arguments;
+    let Arguments { server, owner, kind, message, after, count } = arguments;
     server.run(async |client| {
-        let mut query = client.tenant_parameter(tenant.as_deref()).await?;
-        query.extend(environment.map(|environment| ("environment", environment.to_string())));
+        let mut query = owner.query(&client).await?;
         query.extend(kind.map(|kind| ("type", kind)));
         query.extend(message.map(|message| ("message_id", message)));
         let reader = EventReader::new(after, RECONNECT_DELAY_DEFAULT);
@@ -196,27 +190,11 @@ impl EventReader {
     }
 }
 
-/// An event on one line: time, type, recipient or another subject, message, details.
-fn event_text(event: &str) -> String {
-    let event: Value = serde_json::from_str(event).unwrap_or_default();
-    let at = time(&event["created_at"]).map_or("-".to_owned(), |at| at.strftime("%H:%M:%S").to_string());
-    let subject = ["recipient", "message_id", "tenant_id"].iter().find_map(|field| event[*field].as_str());
-    let message = event["message_id"].as_str().filter(|_| event["recipient"].is_string());
-    let data = &event["data"];
-    let details = ["domain", "address", "code", "reply", "reason"].iter();
-    let details = details.filter_map(|field| data[*field].as_str()).collect::<Vec<_>>().join("; ");
-    let kind = format!("{:<20}", text(&event, "type"));
-    let parts = [Some(at.as_str()), Some(&kind), subject, message, Some(&details)];
-    let parts: Vec<_> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
-    printable(parts.join("  ").trim_end()) + "\n"
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::http_client::{Client, NameResolution, Request};
     use hyper::{HeaderMap, Method};
-    use serde_json::json;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -260,18 +238,6 @@ mod tests {
         let mut reader = EventReader::new(reader.last_event_id, reader.reconnect_delay);
         assert_eq!(reader.read(b"id: evt_1\ndata: {}\n\nid: evt_2\n"), ["{}"]);
         assert_eq!(reader.last_event_id.as_deref(), Some("evt_1"));
-    }
-
-    #[test]
-    fn an_event_is_one_line_without_control_characters() {
-        let event = json!({
-            "created_at": "2026-01-01T12:00:00Z", "type": "message.bounced", "recipient": "a@b.test",
-            "message_id": "msg_1", "data": {"reply": "550 no\u{1b}[2J\r\nsuch user"},
-        });
-        assert_eq!(
-            event_text(&event.to_string()),
-            "12:00:00  message.bounced       a@b.test  msg_1  550 no [2J  such user\n"
-        );
     }
 
     #[test]

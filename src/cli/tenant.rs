@@ -1,12 +1,11 @@
 //! `pillarbox tenant`: the customers of the platform.
 
-use std::io::stdin;
-
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
 use super::api_client::{ApiClient, Query, ServerArguments};
+use super::input::read_text;
 use super::output::{confirm, object_text, text, when};
 use super::pagination::PageArguments;
 use super::table::Table;
@@ -146,7 +145,10 @@ fn set(body: &mut Map<String, Value>, setting: &str) -> anyhow::Result<()> {
         bail!("--set {setting}: write it as FIELD=VALUE");
     };
     let value = match value.strip_prefix('@') {
-        Some(source) => Value::String(read_text(source).with_context(|| format!("--set {setting}"))?),
+        Some(source) => {
+            let text = read_text(source).with_context(|| format!("--set {setting}"))?;
+            Value::String(without_line_end(text))
+        }
         None => serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned())),
     };
     let (parents, last) = field.rsplit_once('.').unwrap_or(("", field));
@@ -160,11 +162,9 @@ fn set(body: &mut Map<String, Value>, setting: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The text of a file, or of the standard input for `-`, without the final line end.
-fn read_text(source: &str) -> std::io::Result<String> {
-    let text =
-        if source == "-" { std::io::read_to_string(stdin())? } else { std::fs::read_to_string(source)? };
-    Ok(text.strip_suffix('\n').map_or(text.as_str(), |line| line.trim_end_matches('\r')).to_owned())
+/// The text without its final line end.
+fn without_line_end(text: String) -> String {
+    text.strip_suffix('\n').map_or(text.as_str(), |line| line.trim_end_matches('\r')).to_owned()
 }
 
 async fn path(client: &ApiClient, tenant: &str) -> anyhow::Result<String> {

@@ -50,6 +50,12 @@ impl Terminal {
         self.ends(0, line).await
     }
 
+    /// The terminal of somebody with a key of a tenant that may do everything.
+    async fn of_tenant(&self, slug: &str) -> Self {
+        let made = self.json(&format!("key create --name all --tenant {slug}")).await;
+        Self { url: self.url.clone(), key: made["secret"].as_str().unwrap().to_owned() }
+    }
+
     async fn json(&self, line: &str) -> Value {
         let said = self.ok(&format!("{line} --json")).await;
         serde_json::from_str(&said).unwrap_or_else(|_| panic!("{line}: {said}"))
@@ -184,6 +190,125 @@ async fn a_deferred_message_is_retried_or_cancelled() {
         stage.server.wait_for_status(&id, &[end]).await;
         assert!(platform.ends(1, &format!("message {verb} {id}")).await.contains("[message_finished]"));
     }
+}
+
+#[tokio::test]
+async fn webhooks_and_templates_are_managed_by_commands() {
+    let stage = Stage::start().await;
+    let platform = stage.platform();
+    stage.server.create_account("acme.test").await;
+    let made =
+        platform.json("webhook create https://hooks.test/a --tenant acme-test --event message.bounced").await;
+    assert!(made["secret"].as_str().unwrap().starts_with("whsec_"), "{made}");
+    let id = made["id"].as_str().unwrap();
+    let listed = platform.ok("webhook list --status enabled").await;
+    assert!(
+        listed.contains(id) && listed.contains("acme-test") && listed.contains("message.bounced"),
+        "{listed}"
+    );
+    assert!(!listed.contains("tnt_"), "{listed}");
+    assert!(
+        platform
+            .ok(&format!("webhook update {id} --all-events --to https://hooks.test/b"))
+            .await
+            .contains("/b")
+    );
+    assert_eq!(platform.json(&format!("webhook show {id}")).await["events"], json!([]));
+    platform.ends(2, &format!("webhook update {id}")).await;
+    let secret = &platform.json(&format!("webhook rotate-secret {id}")).await["secret"];
+    assert_ne!(secret, &made["secret"]);
+    let tested = platform.ok(&format!("webhook test {id}")).await;
+    let delivery =
+        tested.split_whitespace().find(|word| word.starts_with("whd_")).unwrap().trim_end_matches(':');
+    assert!(platform.ok(&format!("webhook deliveries {id}")).await.contains(delivery));
+    assert_eq!(
+        platform.ok(&format!("webhook replay {delivery}")).await,
+        format!("{delivery} is queued again\n")
+    );
+    assert_eq!(platform.ok(&format!("webhook disable {id}")).await, format!("{id} is disabled\n"));
+    assert!(platform.ends(1, &format!("webhook test {id}")).await.contains("[webhook_disabled]"));
+    assert_eq!(platform.ok(&format!("webhook enable {id}")).await, format!("{id} is enabled\n"));
+    platform.ends(2, "webhook show ../tenants").await;
+    assert!(platform.ends(2, &format!("webhook delete {id}")).await.contains("--yes"));
+    platform.ok(&format!("webhook delete {id} --yes")).await;
+    assert_eq!(platform.ok("webhook list").await, "nothing found\n");
+
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("body");
+    std::fs::write(&file, "Dear {{ name }},\nhello.\n").unwrap();
+    let file = file.display();
+    let create = "template create greeting --tenant acme-test --subject Hi";
+    platform.ends(1, create).await;
+    let shown = platform.ok(&format!("{create} --text-file {file}")).await;
+    assert!(shown.contains("acme-test") && shown.contains("\ntext:\nDear {{ name }},\nhello.\n"), "{shown}");
+    assert!(platform.ok("template list --tenant acme-test").await.contains("greeting"));
+    platform.ok("template update greeting --subject {{name}}").await;
+    let rendered = platform.ok("template render greeting --data {\"name\":\"Ann\"}").await;
+    assert_eq!(rendered, "subject  Ann\n\ntext:\nDear Ann,\nhello.\n");
+    let tenant = platform.of_tenant("acme-test").await;
+    let send =
+        "message send --from a@acme.test --to bob@b.test --template greeting --data {\"name\":\"Bob\"}";
+    let id = last_word(&tenant.ok(send).await);
+    assert!(tenant.ok(&format!("message show {id}")).await.contains("subject          Bob"));
+    platform.ok("template delete greeting --yes").await;
+    assert!(platform.ends(1, "template show greeting").await.contains("there is no template greeting"));
+}
+
+#[tokio::test]
+async fn what_was_refused_and_what_happened_is_listed_and_dkim_keys_are_replaced() {
+    let stage = Stage::start().await;
+    let platform = stage.platform();
+    stage.server.create_account("acme.test").await;
+    let tenant = platform.of_tenant("acme-test").await;
+    let refused =
+        tenant.ends(1, "message send --from a@foreign.test --to bob@b.test --subject x --text x").await;
+    assert!(refused.contains("foreign.test"), "{refused}");
+    let listed = until("the refusal is recorded", async || {
+        let listed = platform.ok("rejection list --since 1h").await;
+        listed.contains("foreign.test").then_some(listed)
+    });
+    let listed = listed.await;
+    assert!(listed.contains("acme-test") && !listed.contains("tnt_"), "{listed}");
+    let events = platform.ok("event list --type domain.verified --tenant acme-test").await;
+    assert!(events.contains("Z  domain.verified  acme-test  acme.test"), "{events}");
+    assert_eq!(platform.json("event list --limit 1").await["data"].as_array().unwrap().len(), 1);
+    assert_eq!(platform.ok("ban list").await, "nothing found\n");
+    assert!(platform.ends(1, "ban lift 192.0.2.0/24").await.contains("[not_found]"));
+
+    let keys = platform.json("domain dkim acme.test").await;
+    assert_eq!(keys["data"][0]["state"], "active", "{keys}");
+    let zone = platform.ok("domain rotate-dkim acme.test --algorithm rsa-sha256 --zone").await;
+    assert!(zone.contains("._domainkey.acme.test. 3600 IN TXT \"v=DKIM1;"), "{zone}");
+    assert!(platform.ok("domain rotate-dkim acme.test").await.contains("domain verify acme.test"));
+    assert!(platform.ok("domain dkim acme.test").await.contains("pending"));
+}
+
+#[tokio::test]
+async fn all_mail_is_paused_and_resumed_and_the_queue_names_its_tenants() {
+    let stage = Stage::start().await;
+    let platform = stage.platform();
+    let account = stage.server.create_account("acme.test").await;
+    assert!(platform.ends(2, "queue pause").await.contains("--all"));
+    assert!(platform.ends(2, "queue resume").await.contains("--all"));
+    platform.ends(2, "queue pause --all --tenant acme-test").await;
+    let paused = platform.ok("queue pause --all --reason repairs").await;
+    assert_eq!(paused, "paused: all mail, until resumed: repairs\n");
+    platform.ok("queue pause --tenant acme-test --for 1h").await;
+    let id = stage.server.submit(&account, &["bob@b.test"], &message(&account, "x")).await;
+    let queue = until("it is counted", async || {
+        let queue = platform.ok("queue").await;
+        queue.contains("1 delivery waits: 0 in flight, 0 due, 0 deferred, 1 paused").then_some(queue)
+    });
+    let queue = queue.await;
+    assert!(
+        queue.contains("paused: mail of acme-test, until ") && queue.contains("paused (repairs)"),
+        "{queue}"
+    );
+    assert!(queue.contains("paused: all mail, until resumed: repairs") && !queue.contains("tnt_"), "{queue}");
+    let resumed = platform.ok("queue resume --all").await;
+    assert_eq!(resumed, "resumed: all mail; 1 other pause stays: see `pillarbox queue`\n");
+    assert_eq!(platform.ok("queue resume --tenant acme-test").await, "resumed: mail of acme-test\n");
+    stage.server.wait_for_status(&id, &["delivered"]).await;
 }
 
 #[tokio::test]

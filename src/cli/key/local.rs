@@ -66,6 +66,19 @@ fn view(key: Key) -> anyhow::Result<Value> {
     Ok(serde_json::to_value(KeyView::from(key))?)
 }
 
+/// A key as the API shows it; for people, with the slug of its tenant.
+async fn view_with_slug(store: &Store, key: Key, output: OutputFormat) -> anyhow::Result<Value> {
+    let tenant = match key.tenant_id.filter(|_| output == OutputFormat::Text) {
+        Some(id) => store.tenant(id).await?,
+        None => None,
+    };
+    let mut view = view(key)?;
+    if let Some(tenant) = tenant {
+        view["tenant"] = tenant.slug.into();
+    }
+    Ok(view)
+}
+
 /// Creates a key and prints its secret. With `init`, creates the store too: a key may be created before the first start of
 /// the server.
 pub(super) async fn create(
@@ -89,7 +102,8 @@ pub(super) async fn create(
     if !new.scopes.is_empty() {
         key.scopes = read_scopes(&new.scopes)?;
     }
-    let mut created = view(store.create_key(key, Timestamp::now()).await?)?;
+    let created = store.create_key(key, Timestamp::now()).await?;
+    let mut created = view_with_slug(&store, created, output).await?;
     store.close().await;
     created["secret"] = secret.expose().into();
     print_new(output, &created)
@@ -108,8 +122,11 @@ pub(super) async fn list(
         let request = PageRequest { limit, after, ..PageRequest::default() };
         let keys = store.list_keys(filter.clone(), request).await?;
         let next = keys.items.last().filter(|_| keys.has_more).map(|key| key.id.to_string());
-        let views: anyhow::Result<Vec<Value>> = keys.items.into_iter().map(view).collect();
-        Ok(json!({"data": views?, "next_cursor": next}))
+        let mut views = Vec::with_capacity(keys.items.len());
+        for key in keys.items {
+            views.push(view_with_slug(&store, key, output).await?);
+        }
+        Ok(json!({"data": views, "next_cursor": next}))
     };
     let list = page.fetch(get_page).await?;
     store.close().await;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::api_client::{ApiClient, Query, ServerArguments};
 use super::expiry;
+use super::name_lookup::tenant_of;
 use super::output::{OutputFormat, object_text, text, time, when};
 use super::pagination::PageArguments;
 use super::serve::runtime;
@@ -18,7 +19,7 @@ use crate::model::{Environment, Scope};
 use local::DataDirArguments;
 
 /// The fields of a key that are shown first.
-const LEADING: &[&str] = &["id", "name", "tenant_id", "environment", "scopes"];
+const LEADING: &[&str] = &["id", "name", "tenant", "tenant_id", "environment", "scopes"];
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -110,7 +111,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
             server.run(async |client| list(&client, tenant.as_deref(), &page).await)
         }
         Command::Show { id } => server.run(async |client| {
-            let key = client.get(&path(&id)?, &Query::new()).await?;
+            let key = client.with_slugs(client.get(&path(&id)?, &Query::new()).await?).await;
             client.print(&key, |key| object_text(key, LEADING))
         }),
         Command::Revoke { id, .. } => server.run(async |client| {
@@ -149,7 +150,7 @@ async fn create(client: &ApiClient, new: NewKeyArguments, domains: &[String]) ->
     if let Some(duration) = new.expires_in {
         body["expires_at"] = json!(expiry(duration)?);
     }
-    let key = client.post("/v1/keys", &body).await?;
+    let key = client.with_slugs(client.post("/v1/keys", &body).await?).await;
     print_new(client.output, &key)
 }
 
@@ -180,7 +181,7 @@ fn table() -> Table<7> {
 }
 
 fn owner(key: &Value) -> String {
-    key["tenant_id"].as_str().unwrap_or("platform").to_owned()
+    if key["tenant_id"].is_null() { "platform".to_owned() } else { tenant_of(key) }
 }
 
 async fn list(client: &ApiClient, tenant: Option<&str>, page: &PageArguments) -> anyhow::Result<()> {
