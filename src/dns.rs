@@ -1,7 +1,7 @@
 //! DNS lookups for mail: MX hosts, addresses, TXT records, aliases and SPF, based on hickory.
 //!
 //! Names are looked up as absolute names, so that the search list of the machine does not apply. [`SecureResolver`]
-//! also validates DNSSEC. Imports `mail`.
+//! also validates DNSSEC. Imports `mail` and `rng`.
 
 mod proof;
 mod secure;

@@ -1,6 +1,6 @@
 //! Metrics in the Prometheus text format, on a separate listener without authentication. Values are collected from
 //! other modules at each scrape. No label contains a tenant, domain or address, so the number of series is bounded.
-//! Imports `mail`, `store`, `submission`, `limits`, `queue`, `listener`, `histogram` and `tls`.
+//! Imports `mail`, `store`, `submission`, `limits`, `queue`, `accept_loop`, `histogram` and `tls`.
 
 use std::collections::HashSet;
 use std::convert::Infallible;

@@ -32,7 +32,7 @@ async fn run(call: RequestContext) -> Response {
     };
     let api = call.api.clone();
     let sender = call.caller.tenant.clone().filter(|_| call.target.operation.is_sending);
-    let (environment, request_id, now) = (call.caller.key.environment, call.request_id, call.now);
+    let (environment, request_id) = (call.caller.key.environment, call.request_id);
     let result = match call.idempotent.clone() {
         Some(request) => idempotency::run(&request, call).await,
         None => preconditions::run(call).await,
@@ -40,6 +40,8 @@ async fn run(call: RequestContext) -> Response {
     let mut response = result.and_then(|response| response.reserve(reservation)).into_response();
     if let Some(tenant) = sender {
         let mut limits = HeaderMap::new();
+        // Not the arrival time: the window of the limit must not be looked up at a time long past.
+        let now = api.now();
         match api.submission.send_limit_status(&tenant, environment, now).await {
             Ok(Some(status)) => rate_limit::write_headers("x-sendlimit", status, &mut limits, now),
             Ok(None) => {}

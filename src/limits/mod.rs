@@ -1,5 +1,5 @@
 //! Shared resources with a limit for each tenant: semaphore, memory, connections, failed logins; and a cache keyed by
-//! the version of the directory. Imports `mail` and `model`.
+//! the version of the directory. Imports `mail`, `model` and `clock`.
 
 pub mod auth_limiter;
 pub mod connection_limiter;

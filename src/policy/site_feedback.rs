@@ -11,7 +11,9 @@ pub enum SiteFeedback {
         /// The host.
         host: String,
     },
-    /// Deferred for reasons of the message or the recipient.
+    /// Deferred because of one sender or recipient, which says nothing about the site.
+    Individual,
+    /// Deferred for another reason of the message.
     Deferred,
     /// The site is overloaded: reduce concurrency.
     Overloaded {
@@ -44,9 +46,10 @@ impl SiteFeedback {
     pub fn severity(&self) -> u8 {
         match self {
             Self::Served { .. } => 0,
-            Self::Deferred => 1,
-            Self::Overloaded { .. } => 2,
-            Self::Throttled { .. } | Self::Refused { .. } | Self::Unreachable { .. } => 3,
+            Self::Individual => 1,
+            Self::Deferred => 2,
+            Self::Overloaded { .. } => 3,
+            Self::Throttled { .. } | Self::Refused { .. } | Self::Unreachable { .. } => 4,
         }
     }
 }
@@ -72,9 +75,8 @@ impl SmtpResponse<'_> {
     /// The feedback of the reply about the site.
     pub fn feedback(&self) -> SiteFeedback {
         match self.code {
-            // Limits of one sender or recipient do not affect others.
             400..500 if self.transaction_started && self.concerns_one_sender_or_recipient() => {
-                SiteFeedback::Deferred
+                SiteFeedback::Individual
             }
             421 if !self.transaction_started || self.is_policy() || self.concerns_this_server() => {
                 self.site_refused()
@@ -172,19 +174,22 @@ mod tests {
             ("250 2.0.0 ok", Some(SiteFeedback::Served { host: "mx".into() })),
             ("550 5.1.1 nobody", Some(SiteFeedback::Served { host: "mx".into() })),
             ("450 4.7.1 greylisted", Some(SiteFeedback::Deferred)),
-            ("452 4.2.2 mailbox full", Some(SiteFeedback::Deferred)),
+            ("452 4.2.2 mailbox full", Some(SiteFeedback::Individual)),
             (
                 "421 4.7.28 unusual rate of mail from your DKIM domain [a.example]",
-                Some(SiteFeedback::Deferred),
+                Some(SiteFeedback::Individual),
             ),
-            ("421 4.7.26 rate limited because it is unauthenticated", Some(SiteFeedback::Deferred)),
-            ("421 4.7.0 due to the very low reputation of the sending domain", Some(SiteFeedback::Deferred)),
+            ("421 4.7.26 rate limited because it is unauthenticated", Some(SiteFeedback::Individual)),
+            (
+                "421 4.7.0 due to the very low reputation of the sending domain",
+                Some(SiteFeedback::Individual),
+            ),
             (
                 "450 4.2.1 The user you are trying to contact is receiving mail at a rate that",
-                Some(SiteFeedback::Deferred),
+                Some(SiteFeedback::Individual),
             ),
-            ("452 4.5.3 Too many recipients", Some(SiteFeedback::Deferred)),
-            ("452 Too many recipients", Some(SiteFeedback::Deferred)),
+            ("452 4.5.3 Too many recipients", Some(SiteFeedback::Individual)),
+            ("452 Too many recipients", Some(SiteFeedback::Individual)),
             ("450 4.0.0 <ratelimit@b.test>: not yet", Some(SiteFeedback::Deferred)),
             ("450 no reply from rate-limit@b.test yet", Some(SiteFeedback::Deferred)),
             ("421 4.3.2 shutting down", None),

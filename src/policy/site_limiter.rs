@@ -174,6 +174,7 @@ impl SiteLimiter {
                 self.grow(in_use);
                 false
             }
+            SiteFeedback::Individual => false,
             SiteFeedback::Deferred => {
                 self.deferrals += 1;
                 if self.deferrals >= DEFERRALS_MAX && self.began_after_change(began) {
@@ -437,6 +438,17 @@ mod tests {
         }
         assert_eq!(limiter.limit(), 10);
         assert!(limiter.backoff(now).is_none());
+    }
+
+    #[test]
+    fn deferrals_of_one_sender_or_recipient_do_not_slow_the_mail_of_others() {
+        let now = Instant::now();
+        let mut limiter = SiteLimiter::new(rule(20), now);
+        serve(&mut limiter, 100, now);
+        for _ in 0..100 {
+            limiter.record_feedback(&SiteFeedback::Individual, now, 20, now);
+        }
+        assert_eq!(limiter.limit(), 20);
     }
 
     #[test]

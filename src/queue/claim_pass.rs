@@ -209,7 +209,7 @@ impl<'a> ClaimPass<'a> {
         taken
     }
 
-    /// Moves paused deliveries to the end of their pause. If that fails, they are found due again.
+    /// Moves paused deliveries to the end of their pause. If that fails, they are found when the pause ends or is lifted.
     async fn postpone_paused(&mut self) {
         if self.paused_rows.is_empty() {
             return;

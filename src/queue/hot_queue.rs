@@ -8,6 +8,10 @@ use crate::mail::Host;
 use crate::model::{DeliveryId, Environment, TenantId};
 use crate::store::{Batch, Delivery};
 
+/// Maximum of destinations in a row that the filter refuses in one call, because the claim table is locked. They moved to the
+/// end of the rotation, so the next call continues behind them.
+const REFUSED_MAX: usize = 64;
+
 #[derive(Default)]
 pub(super) struct HotQueue {
     tenants: HashMap<TenantId, TenantQueues>,
@@ -132,7 +136,7 @@ impl TenantQueues {
     fn take(&mut self, tenant: TenantId, deliveries_max: usize, admits: &dyn Admits) -> Vec<Batch> {
         let mut taken = Vec::new();
         let (mut capacity, mut skipped) = (deliveries_max, 0);
-        while capacity > 0 && skipped < self.rotation.len() {
+        while capacity > 0 && skipped < self.rotation.len().min(REFUSED_MAX) {
             let Some(key) = self.rotation.pop_front() else { break };
             let Some(queue) = self.queues.get_mut(&key) else { continue };
             if !queue.front().is_some_and(|first| may_go(first, tenant, capacity, admits)) {

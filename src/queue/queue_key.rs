@@ -10,7 +10,7 @@ use crate::store::SmartHost;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SourcePoolId(pub usize);
 
-/// Identifies a delivery queue, which has its own connections and limits. Mail of two queues never shares a connection,
+/// Identifies a destination queue, which has its own connections and limits. Mail of two of them never shares a connection,
 /// so a tenant's account never carries another's mail, and no mail leaves from another tenant's source address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct QueueKey {

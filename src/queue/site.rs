@@ -101,8 +101,8 @@ impl Sites {
         })
     }
 
-    /// Notes the mail hosts of a domain as the DNS tells them. Without an answer (`None`) the domain is a site of its
-    /// own, and delivery will tell why.
+    /// Records the mail hosts of a domain from the DNS. If the look-up failed (`None`), the domain is a site of its own, and
+    /// the attempt will report the failure.
     pub fn learn(&self, domain: &DomainName, hosts: Option<Vec<String>>) -> Arc<Site> {
         let known_for = if hosts.is_some() { KNOWN_FOR } else { FAILURE_KNOWN_FOR };
         let hosts = hosts.unwrap_or_default();
@@ -116,8 +116,8 @@ impl Sites {
         site
     }
 
-    /// Whether a host takes mail for a destination: a connection to it may be used for that. Of two domains of one
-    /// provider each has hosts of its own.
+    /// Whether a host is a mail host of a destination, so that an open connection to it may be used. Two domains of one site
+    /// can have different hosts.
     pub fn is_mail_host(&self, host: &str, destination: &Host) -> bool {
         match destination {
             Host::Literal(ip) => ip.to_string() == host,
@@ -157,7 +157,7 @@ impl Sites {
     }
 }
 
-/// What is out of date goes, and if that is little, the half that will be first.
+/// Removes expired entries. If that leaves more than half of the maximum, also removes the half that expires first.
 fn make_room(known: &mut HashMap<DomainName, Known>, now: Instant) {
     known.retain(|_, known| now < known.until);
     if known.len() >= DOMAINS_MAX / 2 {
@@ -168,7 +168,7 @@ fn make_room(known: &mut HashMap<DomainName, Known>, now: Instant) {
     }
 }
 
-/// What the configuration and the built-in list say of sites.
+/// The site rules of the configuration and of the built-in list.
 struct Rules {
     named: Vec<config::SiteRule>,
     default: Rule,

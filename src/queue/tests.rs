@@ -38,6 +38,7 @@ macro_rules! run_on {
                     what_cannot_be_recorded_is_not_due_until_it_is_released,
                     nothing_is_handed_out_twice_whoever_races,
                     fresh_mail_is_claimed_evenly_and_what_finds_no_room_is_left_to_the_next_claim,
+                    a_call_examines_a_bounded_number_of_refused_destinations_and_the_next_continues,
                 }
                 deliveries {
                     an_accepted_message_is_handed_over_in_memory_with_its_bytes,

@@ -119,7 +119,20 @@ impl Dialer {
                     }
                     let reply = stream.read_reply(phase).await?;
                     transcript.handshake_received(phase, &reply);
-                    handshake.reply(reply, stream.has_leftover())
+                    let leftover = stream.has_leftover();
+                    if handshake.is_challenge(&reply) {
+                        let respond = move || {
+                            let step = handshake.reply(reply, leftover);
+                            (handshake, step)
+                        };
+                        let responded = tokio::task::spawn_blocking(respond).await;
+                        let (next, step) =
+                            responded.map_err(|error| DeliveryError::new(phase, error.to_string()))?;
+                        handshake = next;
+                        step
+                    } else {
+                        handshake.reply(reply, leftover)
+                    }
                 }
                 Step::UpgradeTls => {
                     let Socket::Plain(plain) = stream.socket else {

@@ -11,7 +11,8 @@
 //! * `result_record` decides the new state from a result, `result_writer` stores it, `dsn` reports it to the sender,
 //! * `sandbox` simulates delivery in the test environment.
 //!
-//! Imports `mail`, `smtp`, `policy`, `dns`, `store`, `queue` and the configuration.
+//! Imports `mail`, `model`, `smtp`, `policy`, `dkim`, `dns`, `tls`, `limits`, `http_client`, `egress_guard`, `store`, `queue` and
+//! the configuration.
 
 mod agents;
 mod attempt;
@@ -31,10 +32,10 @@ mod route;
 mod sandbox;
 mod smart_host_backoff;
 mod smart_host_login;
-#[cfg(test)]
-mod smart_host_login_tests;
 mod smtp_stream;
 mod source;
+#[cfg(test)]
+mod store_tests;
 mod target_hosts;
 mod tasks;
 mod tls;

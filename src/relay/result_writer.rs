@@ -18,6 +18,8 @@ pub const WAITING_MAX: usize = 256;
 const DSN_KIB_MAX: u32 = 256 * 1024;
 /// Batches written in one transaction.
 const GROUP_MAX: usize = 128;
+/// Records after which a transaction gets no more batches, because other commits wait for it.
+const GROUP_RECORDS_MAX: usize = 500;
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(500);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 /// Failed writes after which a stopping relay gives up.
@@ -39,7 +41,7 @@ impl ResultWriter {
         let mut batches = Vec::with_capacity(GROUP_MAX);
         let dsn_kib = Arc::new(Semaphore::new(DSN_KIB_MAX as usize));
         while waiting.recv_many(&mut batches, GROUP_MAX).await > 0 {
-            let mut group = RecordBatch::default();
+            let mut group = Vec::new();
             for batch in batches.drain(..) {
                 // A store record carries one DSN, so batches with a DSN are written one by one, concurrently.
                 if let Some(report) = &batch.report {
@@ -52,23 +54,31 @@ impl ResultWriter {
                         writing.await;
                     });
                 } else {
-                    group.records.extend(batch.records);
-                }
-            }
-            if !group.records.is_empty() {
-                let written = self.queue.store().record(group.clone()).await;
-                match written {
-                    Ok(()) => {}
-                    // A failed write must not delay the ones after it.
-                    Err(error) => {
-                        warn(&error);
-                        separate.spawn(self.clone().write(group));
+                    group.push(batch);
+                    if group.iter().map(|batch| batch.records.len()).sum::<usize>() >= GROUP_RECORDS_MAX {
+                        self.write_group(std::mem::take(&mut group), &mut separate).await;
                     }
                 }
             }
+            self.write_group(group, &mut separate).await;
             while separate.try_join_next().is_some() {}
         }
         while separate.join_next().await.is_some() {}
+    }
+
+    /// Writes batches in one transaction. If that fails, each is written by itself: one that cannot be written must not hold
+    /// back the others, nor the batches after them.
+    async fn write_group(&self, group: Vec<RecordBatch>, separate: &mut JoinSet<()>) {
+        let records: Vec<_> = group.iter().flat_map(|batch| batch.records.iter().cloned()).collect();
+        if records.is_empty() {
+            return;
+        }
+        if let Err(error) = self.queue.store().record(RecordBatch { records, report: None }).await {
+            warn(&error);
+            for batch in group {
+                separate.spawn(self.clone().write(batch));
+            }
+        }
     }
 
     /// Writes a batch, with retries: if the result of an accepted message were lost, the message would be sent twice.

@@ -12,7 +12,8 @@ use crate::model::{QueueFilter, TenantId};
 /// The wait after the first refusal; each further one doubles it.
 const WAIT_MIN: SignedDuration = SignedDuration::from_mins(1);
 const WAIT_MAX: SignedDuration = SignedDuration::from_mins(15);
-/// Maximum of wait reasons that are removed when the back-off ends. Others expire by themselves.
+/// Maximum of parts of the queue that show the back-off as their wait reason and are flushed when it ends. The mail of other
+/// parts waits for its next attempt.
 const SUBJECTS_MAX: usize = 1000;
 /// How long a back-off is kept after its end if no mail is sent to the account.
 const UNUSED_LIFETIME: SignedDuration = SignedDuration::from_hours(1);
@@ -41,7 +42,7 @@ pub struct SmartHostBackoff {
     pub since: Timestamp,
     /// When the next attempt is allowed.
     pub until: Timestamp,
-    /// The parts of the queue for which a wait reason was posted.
+    /// The parts of the queue that wait for the account.
     pub subjects: HashSet<QueueFilter>,
 }
 
@@ -65,7 +66,8 @@ impl SmartHostBackoffs {
     pub fn check(&self, account: &SmartHostAccount, now: Timestamp) -> Option<SmartHostBackoff> {
         let mut backoffs = self.lock();
         let state = backoffs.get_mut(account)?;
-        if now >= state.until {
+        // A wait that seems longer than the longest one began while the clock was ahead.
+        if now >= state.until || state.until > now + WAIT_MAX {
             state.until = now + WAIT_MIN;
             return None;
         }
@@ -96,7 +98,7 @@ impl SmartHostBackoffs {
             Entry::Occupied(mut occupied) => {
                 let state = occupied.get_mut();
                 // An attempt that began before the current wait does not extend it.
-                if state.refused_at + state.wait <= now {
+                if state.refused_at + state.wait <= now || state.refused_at > now {
                     state.refused_at = now;
                     state.wait = (state.wait * 2).min(WAIT_MAX);
                     state.until = now + state.wait;
@@ -126,13 +128,17 @@ impl SmartHostBackoffs {
         outdated.iter().filter_map(|account| Some(backoffs.remove(account)?.backoff(account))).collect()
     }
 
-    /// Adds a part of the queue for which a wait reason was posted.
-    pub fn add_subject(&self, account: &SmartHostAccount, subject: QueueFilter) {
-        if let Some(state) = self.lock().get_mut(account)
-            && state.subjects.len() < SUBJECTS_MAX
-        {
-            state.subjects.insert(subject);
+    /// Adds a part of the queue that waits for the account. False if there are too many.
+    pub fn add_subject(&self, account: &SmartHostAccount, subject: &QueueFilter) -> bool {
+        let mut backoffs = self.lock();
+        let Some(state) = backoffs.get_mut(account) else { return false };
+        if !state.subjects.contains(subject) {
+            if state.subjects.len() >= SUBJECTS_MAX {
+                return false;
+            }
+            state.subjects.insert(subject.clone());
         }
+        true
     }
 
     /// Whether no account has a back-off.
@@ -160,6 +166,7 @@ impl BackoffState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::Host;
 
     fn account(tenant: Option<TenantId>, password_revision: u32) -> SmartHostAccount {
         SmartHostAccount { tenant, host: "h.example:587".into(), user: "u".into(), password_revision }
@@ -187,6 +194,29 @@ mod tests {
         }
         assert_eq!(backoffs.record_success(&account).map(|backoff| backoff.since), Some(minute(0)));
         assert!(backoffs.record_success(&account).is_none() && backoffs.check(&account, now).is_none());
+    }
+
+    #[test]
+    fn a_back_off_that_began_while_the_clock_was_ahead_ends_when_it_is_set_right() {
+        let (backoffs, account) = (SmartHostBackoffs::default(), account(None, 1));
+        backoffs.record_refusal(&account, "535 no", minute(500_000));
+        assert_eq!(backoffs.check(&account, minute(0)), None, "one may make an attempt");
+        assert!(backoffs.check(&account, minute(0)).is_some());
+        let (backoff, begins) = backoffs.record_refusal(&account, "535 no", minute(0));
+        assert!(!begins && backoff.until <= minute(15), "{backoff:?}");
+    }
+
+    #[test]
+    fn parts_of_the_queue_beyond_the_limit_are_not_added() {
+        let (backoffs, account) = (SmartHostBackoffs::default(), account(None, 1));
+        let part =
+            |number: usize| QueueFilter::destination(Host::parse(&format!("d{number}.example")).unwrap());
+        assert!(!backoffs.add_subject(&account, &part(0)), "there is no back-off");
+        backoffs.record_refusal(&account, "535 no", minute(0));
+        assert!((0..SUBJECTS_MAX).all(|number| backoffs.add_subject(&account, &part(number))));
+        assert!(
+            backoffs.add_subject(&account, &part(3)) && !backoffs.add_subject(&account, &part(SUBJECTS_MAX))
+        );
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::queue::wait_reasons::WaitRecord;
 use crate::queue::{NextHop, QueueManager};
 use crate::store::{Batch, Journal, NewEvent, Queue, StoreError};
 
+/// Characters of a reply that a back-off keeps.
+const REPLY_CHARS_MAX: usize = 200;
+
 /// The result of the login in an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoginResult {
@@ -50,7 +53,7 @@ impl SmartHostLogins {
         let tenant = batch.message.tenant_id;
         if let Some(current) = self.router.cached_account(tenant) {
             for ended in self.backoffs.end_outdated(tenant, current.as_ref()) {
-                self.end_backoff(&ended, tenant, "changed", now).await;
+                self.end_backoff(&ended, "changed", now).await;
             }
         }
         let account = self.router.account_of(next_hop)?;
@@ -68,7 +71,8 @@ impl SmartHostLogins {
         now: Timestamp,
     ) -> Option<SmartHostBackoff> {
         let account = self.router.account_of(next_hop)?;
-        let (backoff, begins) = self.backoffs.record_refusal(&account, reply, now);
+        let reply: String = reply.chars().take(REPLY_CHARS_MAX).collect();
+        let (backoff, begins) = self.backoffs.record_refusal(&account, &reply, now);
         self.post_wait_reason(&backoff, next_hop, batch, now);
         if begins {
             let SmartHostAccount { host, user, .. } = &account;
@@ -79,16 +83,14 @@ impl SmartHostLogins {
         Some(backoff)
     }
 
-    /// Call after an accepted login. Ends the back-off, if there is one.
-    pub async fn accepted(&self, next_hop: &NextHop, batch: &Batch, now: Timestamp) {
-        if let Some(account) = self.router.account_of(next_hop)
-            && let Some(backoff) = self.backoffs.record_success(&account)
-        {
-            self.end_backoff(&backoff, batch.message.tenant_id, "login_accepted", now).await;
-        }
+    /// Call after an accepted login. Returns the back-off that it ends, if there is one, for
+    /// [`SmartHostLogins::end_backoff`].
+    pub fn accepted(&self, next_hop: &NextHop) -> Option<SmartHostBackoff> {
+        self.backoffs.record_success(&self.router.account_of(next_hop)?)
     }
 
-    async fn end_backoff(&self, backoff: &SmartHostBackoff, tenant: TenantId, cause: &str, now: Timestamp) {
+    /// Removes the wait reasons of a back-off that has ended, and makes the mail due that waited for it.
+    pub async fn end_backoff(&self, backoff: &SmartHostBackoff, cause: &str, now: Timestamp) {
         for subject in &backoff.subjects {
             self.queue.wait_reasons().lift(subject, WaitReason::SmartHostAuthFailed);
         }
@@ -96,8 +98,10 @@ impl SmartHostLogins {
         tracing::info!(%host, %user, cause, "the back-off of a smart host ended");
         let data = json!({ "host": host, "user": user, "cause": cause });
         self.append_event(EventKind::SmartHostResumed, backoff.account.tenant, data, now).await;
-        if let Err(error) = self.queue.store().flush(QueueFilter::tenant(tenant), now).await {
-            tracing::warn!(%error, "cannot flush the mail of a smart host; each delivery waits for its next attempt");
+        for subject in &backoff.subjects {
+            if let Err(error) = self.queue.store().flush(subject.clone(), now).await {
+                tracing::warn!(%error, "cannot flush the mail of a smart host; each delivery waits for its next attempt");
+            }
         }
     }
 
@@ -123,8 +127,9 @@ impl SmartHostLogins {
             since: backoff.since,
             until: Some(backoff.until),
         };
-        self.queue.wait_reasons().post(subject.clone(), record, now);
-        self.backoffs.add_subject(&backoff.account, subject);
+        if self.backoffs.add_subject(&backoff.account, &subject) {
+            self.queue.wait_reasons().post(subject, record, now);
+        }
     }
 
     async fn append_event(

@@ -19,6 +19,7 @@ use super::smart_host_backoff::SmartHostBackoff;
 use super::smart_host_login::LoginResult;
 use crate::clock::Instant;
 use crate::dkim::filter_signatures;
+use crate::limits::tenant_semaphore::TenantPermit;
 use crate::mail::{Content, ReversePath, Timestamp};
 use crate::model::{BounceClass, DeliveryReports};
 use crate::policy::retry_schedule::UNROUTABLE_FOR_MAX;
@@ -125,7 +126,13 @@ fn may_carry(context: &RelayContext, queue_key: &QueueKey, batch: &Batch, connec
 struct Loaded {
     content: Content,
     /// The reserved memory, if it was read from the store.
-    _memory: Option<crate::limits::tenant_semaphore::TenantPermit>,
+    _memory: Option<TenantPermit>,
+}
+
+enum Loading {
+    Done(Loaded),
+    /// The relay stops.
+    Stopped,
 }
 
 struct Worker {
@@ -161,9 +168,9 @@ impl Worker {
             return None;
         }
         let Loaded { content, _memory } = match self.load(&mut claim.batch).await {
-            Ok(Some(loaded)) => loaded,
+            Ok(Loading::Done(loaded)) => loaded,
             // Dropping the claim releases it.
-            Ok(None) => return connection,
+            Ok(Loading::Stopped) => return connection,
             Err(error) => {
                 self.defer_unreadable(claim, &error).await;
                 return connection;
@@ -172,13 +179,16 @@ impl Worker {
         let content = filter_signatures(&content, self.context.router.dkim_policy(&queue_key.next_hop));
         let (started_at, started) = (self.context.clock.now(), self.context.clock.instant());
         let attempted = Attempt::new(&self.context, queue_key, &claim.batch, &content).run(connection).await;
-        match self.apply_login_result(&queue_key.next_hop, &claim.batch, &attempted.login).await {
+        match self.backoff_after(&queue_key.next_hop, &claim.batch, &attempted.login).await {
             // A refused login is no feedback about the site.
             Some(backoff) => self.back_off(claim, &backoff).await,
             None => {
                 self.record_results(claim, Some(&content), &attempted, started_at, started).await;
                 if let Some(feedback) = attempted.site_feedback() {
                     self.context.queue.apply_feedback(queue_key, &feedback, started);
+                }
+                if attempted.login == LoginResult::Accepted {
+                    self.end_backoff(&queue_key.next_hop);
                 }
             }
         }
@@ -197,39 +207,50 @@ impl Worker {
         self.context.queue.is_in_place(claim, self.context.router.route_batch(&claim.batch)).await
     }
 
-    /// Starts or ends the back-off of the account by the result of a login; returns the back-off, if the account has
-    /// one.
-    async fn apply_login_result(
+    /// The back-off that a refused login starts or extends.
+    async fn backoff_after(
         &self,
         next_hop: &NextHop,
         batch: &Batch,
         login: &LoginResult,
     ) -> Option<SmartHostBackoff> {
-        let now = self.context.clock.now();
-        match login {
-            LoginResult::NotAttempted => None,
-            LoginResult::Accepted => {
-                self.context.logins.accepted(next_hop, batch, now).await;
-                None
-            }
-            LoginResult::Refused(reply) => self.context.logins.refused(next_hop, batch, reply, now).await,
+        let LoginResult::Refused(reply) = login else { return None };
+        self.context.logins.refused(next_hop, batch, reply, self.context.clock.now()).await
+    }
+
+    /// Ends the back-off of an account whose login was accepted. In a task, because a flush of much mail takes long.
+    fn end_backoff(&self, next_hop: &NextHop) {
+        if let Some(ended) = self.context.logins.accepted(next_hop) {
+            let context = Arc::clone(&self.context);
+            self.context.tasks.spawn(async move {
+                context.logins.end_backoff(&ended, "login_accepted", context.clock.now()).await;
+            });
         }
     }
 
-    /// The content of a batch, read from the store if necessary. `None` if it was deleted or the relay stops.
-    async fn load(&self, batch: &mut Batch) -> Result<Option<Loaded>, StoreError> {
+    /// The content of a batch, read from the store if necessary.
+    async fn load(&self, batch: &mut Batch) -> Result<Loading, StoreError> {
         if let Some(content) = batch.content.take() {
-            return Ok(Some(Loaded { content, _memory: None }));
+            return Ok(Loading::Done(Loaded { content, _memory: None }));
         }
-        let Message { id, tenant_id, size, .. } = *batch.message;
         let memory = tokio::select! {
             biased;
-            () = self.context.tasks.stop.cancelled() => return Ok(None),
-            // The semaphore is never closed.
-            memory = self.context.loaded.acquire_weighted(Some(tenant_id), size / 1024 + 1) => memory.ok(),
+            () = self.context.tasks.stop.cancelled() => return Ok(Loading::Stopped),
+            memory = self.memory_for(&batch.message) => memory,
         };
-        let content = self.context.store.content(id).await?;
-        Ok(content.map(|content| Loaded { content, _memory: memory }))
+        // An open delivery without a stored content is damage, unless the message was deleted meanwhile; then the record of
+        // the attempt finds no row.
+        let content = self.context.store.content(batch.message.id).await?;
+        let missing = || StoreError::Damaged { message: batch.message.id, fault: "it is missing".into() };
+        let content = content.ok_or_else(missing)?;
+        Ok(Loading::Done(Loaded { content, _memory: memory }))
+    }
+
+    /// The permit to read the content of a message.
+    async fn memory_for(&self, message: &Message) -> Option<TenantPermit> {
+        let kib = message.size / 1024 + 1;
+        // The semaphore is never closed.
+        self.context.loaded.acquire_weighted(Some(message.tenant_id), kib).await.ok()
     }
 
     async fn record_results(
@@ -409,9 +430,12 @@ impl Worker {
         content: Option<&Content>,
         dsn_recipients: &[DsnRecipient],
     ) -> Option<NewMessage> {
-        let read = match content {
-            None => self.context.store.content(message.id).await.ok().flatten(),
-            Some(_) => None,
+        let (read, _memory) = match content {
+            None => {
+                let memory = self.memory_for(message).await;
+                (self.context.store.content(message.id).await.ok().flatten(), memory)
+            }
+            Some(_) => (None, None),
         };
         let dsn = DsnMessage {
             hostname: &self.context.settings.hostname,

@@ -299,7 +299,8 @@ impl Connection {
     /// which can overtake the reply.
     async fn close(mut self) -> io::Result<()> {
         if self.output.is_empty() {
-            return self.stream.finish().await;
+            // The client may not read the end of the TLS session.
+            return timeout(LINGER, self.stream.finish()).await.unwrap_or(Ok(()));
         }
         self.flush().await?;
         let drain = async {

@@ -37,10 +37,7 @@ pub enum Exchange {
     /// LOGIN, before the user name.
     LoginUsername,
     /// LOGIN, before the password.
-    LoginPassword {
-        /// The user name from the previous response.
-        username: String,
-    },
+    LoginPassword(Username),
     /// SCRAM, before the client's first message.
     ScramFirst {
         /// Whether the client chose channel binding.
@@ -52,6 +49,15 @@ pub enum Exchange {
     ScramFinal(Box<ServerFirst>),
     /// SCRAM, after the server signature was sent as a challenge (RFC 4954 §4: the 235 reply cannot carry it).
     ScramAcknowledge,
+}
+
+/// The user name of a LOGIN exchange. Users confuse it with the password, so `Debug` does not show it.
+pub struct Username(String);
+
+impl fmt::Debug for Username {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Username(…)")
+    }
 }
 
 /// The progress of an exchange after a response.
@@ -145,10 +151,10 @@ impl Exchange {
         match self {
             Self::Plain => read_plain(text).map(SaslProgress::Done),
             Self::LoginUsername => {
-                let next = Self::LoginPassword { username: text.to_owned() };
+                let next = Self::LoginPassword(Username(text.to_owned()));
                 Ok(SaslProgress::Challenge(LOGIN_PASSWORD.into(), next))
             }
-            Self::LoginPassword { username } => {
+            Self::LoginPassword(Username(username)) => {
                 Ok(SaslProgress::Done(Credentials { username, password: Zeroizing::new(text.to_owned()) }))
             }
             Self::ScramFirst { plus, channel } => {

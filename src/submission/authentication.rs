@@ -81,9 +81,15 @@ impl SubmissionService {
         let signature = credential.verifier.check(auth_message.as_bytes(), proof);
         let signature = signature.ok_or(Rejected("wrong proof"))?;
         let found = self.directory.key(id, None).await.map_err(credential_unavailable)?;
-        let missing = Rejected("the key or its tenant was deleted");
-        let (key, tenant) = found.as_deref().cloned().ok_or(missing)?;
-        let submitter = self.admit_key(key, Some(tenant), client_address).await?;
+        let (key, tenant) = match found.as_deref().cloned() {
+            Some((key, tenant)) => (key, Some(tenant)),
+            // A platform key without a default tenant.
+            None => {
+                let key = self.store.key(None, id).await.map_err(credential_unavailable)?;
+                (key.ok_or(Rejected("the key was deleted"))?, None)
+            }
+        };
+        let submitter = self.admit_key(key, tenant, client_address).await?;
         Ok((submitter, signature.to_vec()))
     }
 

@@ -1,6 +1,6 @@
 //! Accepts mail: authenticates the submitter, checks sender, recipients and header, then rewrites the header, signs
-//! and stores the message in one transaction. Used by SMTP and the HTTP API. Imports `mail`, `policy`, `dkim`,
-//! `store` and `limits`.
+//! and stores the message in one transaction. Used by SMTP and the HTTP API. Imports `mail`, `model`, `policy`, `dkim`,
+//! `store`, `limits` and `histogram`.
 
 mod acceptance;
 mod authentication;

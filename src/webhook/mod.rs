@@ -2,7 +2,7 @@
 //!
 //! Each webhook with due events has its own `EndpointWorker` task with a few concurrent requests, or one while the
 //! endpoint fails. So an unresponsive endpoint does not delay others. Tenants share the total number of requests
-//! fairly. Imports `mail`, `store`, `http_client`, `limits` and the configuration.
+//! fairly. Imports `mail`, `model`, `store`, `http_client`, `limits` and the configuration.
 
 mod endpoint_worker;
 mod request;

@@ -370,3 +370,27 @@ pub(super) async fn fresh_mail_is_claimed_evenly_and_what_finds_no_room_is_left_
     let passed_over = bed.queue.claim_fresh(&limits(100));
     assert!(passed_over.iter().all(|batch| batch.destination.to_string() == "one.example"));
 }
+
+pub(super) async fn a_call_examines_a_bounded_number_of_refused_destinations_and_the_next_continues<
+    H: Harness,
+>() {
+    let bed = Bed::<H>::new().await;
+    let tenant = bed.tenant("a").await;
+    for number in 0..300 {
+        bed.enqueue(tenant.id, &[&format!("x@d{number}.example")]).await;
+    }
+    let examined = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = Arc::clone(&examined);
+    let admits = move |host: &Host| {
+        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        host.to_string() == "d299.example"
+    };
+    let limits = ClaimLimits { deliveries_max: 10, per_tenant_max: 100, admits: Arc::new(admits) };
+    let mut claimed = Vec::new();
+    for _ in 0..5 {
+        examined.store(0, std::sync::atomic::Ordering::Relaxed);
+        claimed.extend(bed.queue.claim_fresh(&limits));
+        assert!(examined.load(std::sync::atomic::Ordering::Relaxed) < 150);
+    }
+    assert_eq!(claimed.len(), 1, "the last destination is reached");
+}

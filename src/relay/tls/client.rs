@@ -60,7 +60,7 @@ impl ClientTls {
     /// # Errors
     /// [`RelayError::CaFile`], [`RelayError::Tls`].
     pub fn load(ca_file: Option<&Path>) -> Result<Self, RelayError> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = tls::provider();
         let builder = || builder(&provider).map_err(|error| RelayError::Tls(error.to_string()));
         let verified = builder()?
             .with_root_certificates(tls::trusted_roots(ca_file).map_err(RelayError::CaFile)?)

@@ -152,6 +152,11 @@ impl Handshake {
         (machine, Step::Exchange(None, Phase::Greeting))
     }
 
+    /// Whether this reply is a SCRAM challenge. The response to it can take a tenth of a second of CPU.
+    pub fn is_challenge(&self, reply: &Reply) -> bool {
+        self.state == State::ScramChallenge && reply.code == 334
+    }
+
     /// Processes a reply. `leftover` is whether more octets have arrived after it.
     pub fn reply(&mut self, reply: Reply, leftover: bool) -> Step {
         match (self.state, reply.code) {

@@ -8,6 +8,9 @@ use crate::smtp::Reply;
 const LINE_OCTETS_MAX: usize = 4096;
 const LINES_MAX: usize = 100;
 const REPLY_OCTETS_MAX: usize = 64 * 1024;
+/// Octets of text that are kept of a reply; a transaction holds a reply for each recipient. Classification and records read
+/// less.
+const TEXT_OCTETS_MAX: usize = 4096;
 
 /// Collects octets and returns complete replies.
 #[derive(Debug, Default)]
@@ -25,7 +28,10 @@ pub struct ReplyReader {
 struct Partial {
     code: Option<u16>,
     lines: Vec<String>,
+    /// Lines, with those whose text is not kept.
+    line_count: usize,
     octets: usize,
+    text_octets: usize,
 }
 
 /// Why the octets are not a valid reply.
@@ -87,7 +93,7 @@ impl Partial {
         // Counts all octets, before white space is trimmed, so that the result does not depend on how the octets were
         // split.
         self.octets += line.len() + 1;
-        if line.len() > LINE_OCTETS_MAX || self.octets > REPLY_OCTETS_MAX || self.lines.len() >= LINES_MAX {
+        if line.len() > LINE_OCTETS_MAX || self.octets > REPLY_OCTETS_MAX || self.line_count >= LINES_MAX {
             return Err(ReplyError::TooLong);
         }
         let (code, rest) = split_code(line.trim_ascii_end()).ok_or(ReplyError::NotAReply)?;
@@ -101,8 +107,18 @@ impl Partial {
             Some((b'-', text)) => (false, text),
             Some(_) => return Err(ReplyError::NotAReply),
         };
-        self.lines.push(printable(text));
+        self.line_count += 1;
+        self.keep(text);
         Ok(last)
+    }
+
+    fn keep(&mut self, text: &[u8]) {
+        let space = TEXT_OCTETS_MAX - self.text_octets;
+        if space > 0 {
+            let text = &text[..text.len().min(space)];
+            self.text_octets += text.len();
+            self.lines.push(printable(text));
+        }
     }
 
     fn into_reply(self) -> Option<Reply> {
@@ -218,6 +234,18 @@ mod tests {
         // Trailing white space counts, whatever the split.
         let blank = [b"250 x".as_slice(), &[b' '; LINE_OCTETS_MAX], b"\r\n"].concat();
         assert_eq!(read([&blank[..]]), read(blank.chunks(1)));
+    }
+
+    #[test]
+    fn of_a_long_reply_the_beginning_is_kept() {
+        let long = [b"450-4.2.2 full\r\n".as_slice(), &b"450-".repeat(1), &[b'x'; 4000], b"\r\n"].concat();
+        let reply =
+            one(&String::from_utf8([long, b"450-yyyy\r\n".repeat(90), b"450 z\r\n".to_vec()].concat())
+                .unwrap());
+        assert_eq!((reply.code, reply.enhanced), (450, "4.2.2".parse().ok()));
+        let octets: usize = reply.lines.iter().map(String::len).sum();
+        assert!((4000..=TEXT_OCTETS_MAX).contains(&octets), "{octets}");
+        assert_eq!(one("250 ok\r\n").lines, ["ok"]);
     }
 
     #[test]

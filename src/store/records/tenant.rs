@@ -1,6 +1,8 @@
 #![allow(missing_docs)]
 //! Tenants: the customers of the platform.
 
+use std::hash::{Hash, Hasher};
+
 use std::ops::AddAssign;
 
 use schemars::JsonSchema;
@@ -84,7 +86,7 @@ pub struct RateLimit {
 }
 
 /// The server that gets a tenant's mail instead of the MX. The password is stored separately and encrypted.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SmartHost {
     /// A host name or an IP address.
     pub host: String,
@@ -100,6 +102,13 @@ pub struct SmartHost {
     /// reused, even if the smart host was removed in between.
     #[serde(default)]
     pub password_revision: u32,
+}
+
+/// Destinations can be many, and the account tells most smart hosts apart.
+impl Hash for SmartHost {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.host, self.port, &self.user, self.password_revision).hash(state);
+    }
 }
 
 impl SmartHost {

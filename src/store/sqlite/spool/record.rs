@@ -86,9 +86,12 @@ fn next_attempt_us(record: &AttemptRecord) -> Option<i64> {
 /// False if the delivery was deleted or is already finished.
 fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Carrier<'a>>) -> Result<bool> {
     let reply = shorten(&record.reply, REPLY_OCTETS_MAX);
+    // An open delivery that was not attempted has not changed: reports of delays and of the last attempt read this time.
+    let is_change = record.attempt.is_some() || !record.state.is_open();
+    let changed_us = is_change.then(|| us(record.at));
     let sql =
         "UPDATE delivery SET state = ?2, attempts = attempts + ?3, next_attempt_us = ?4, last_reply = ?5,
-                   updated_us = ?6, bounce_class = ?7
+                   updated_us = COALESCE(?6, updated_us), bounce_class = ?7
                WHERE id = ?1 AND next_attempt_us IS NOT NULL RETURNING recipient, attempts";
     let row = params![
         record.delivery_id,
@@ -96,7 +99,7 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
         i64::from(record.attempt.is_some()),
         next_attempt_us(record),
         reply,
-        us(record.at),
+        changed_us,
         record.bounce_class,
     ];
     let changed: Option<(String, u32)> =

@@ -1,19 +1,25 @@
-//! Back-off after refused and accepted logins at a smart host, over a real store and without a host.
+//! Back-off after refused and accepted logins at a smart host, and the writing of results, over a real store.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::result_record::UnattemptedBatch;
+use super::result_writer::ResultWriter;
 use super::{Relay, RelayContext};
 use crate::clock::Clock;
 use crate::config;
 use crate::dns::Resolver;
 use crate::mail::{DomainName, Host, SignedDuration, Timestamp};
-use crate::model::{DkimPolicy, TenantId, TlsMode};
+use crate::model::{DeliveryState, DkimPolicy, TenantId, TlsMode};
 use crate::queue::{ClaimLimits, NextHop, QueueManager, RouteDecision};
 use crate::rng::Rng;
-use crate::store::contract::{SqliteHarness, TestBed, ids, later};
+use crate::store::contract::{SqliteHarness, TestBed, ids, later, outcomes};
 use crate::store::{
-    AttemptRecord, Batch, Directory, NewSmartHost, NewTenant, RecordBatch, SmartHost, Spool, TenantPatch,
+    AttemptRecord, Batch, Directory, NewSmartHost, NewTenant, Queue, RecordBatch, SmartHost, Spool,
+    TenantPatch,
 };
 
 type Bed = TestBed<SqliteHarness>;
@@ -84,7 +90,8 @@ async fn an_accepted_login_makes_all_mail_of_the_account_due() {
     assert!(context.logins.backoff_of(&next_hop, first, backoff.until).await.is_none(), "one attempt");
     assert!(context.logins.backoff_of(&next_hop, &batches[1], backoff.until).await.is_some(), "and no other");
     assert!(claim(&context, backoff.until).await.is_empty());
-    context.logins.accepted(&next_hop, first, backoff.until).await;
+    let ended = context.logins.accepted(&next_hop).unwrap();
+    context.logins.end_backoff(&ended, "login_accepted", backoff.until).await;
     assert!(context.logins.backoff_of(&next_hop, &batches[1], backoff.until).await.is_none());
     assert!(context.queue.wait_reasons().records(backoff.until).is_empty());
     assert_eq!(ids(&claim(&context, backoff.until).await), ids(&batches));
@@ -108,4 +115,60 @@ async fn a_back_off_does_not_end_by_an_unrelated_change() {
     set_smart_host(&bed, tenant, Some(None)).await;
     context.router.route_batch(&batch).await.unwrap();
     assert!(context.logins.backoff_of(&next_hop, &batch, now).await.is_none(), "it has none any more");
+}
+
+#[tokio::test]
+async fn a_delivery_that_waits_for_a_back_off_keeps_the_time_of_its_last_attempt() {
+    let bed = Bed::new().await;
+    let tenant = tenant_with_smart_host(&bed).await;
+    bed.enqueue(tenant, &["a@x.example"]).await;
+    let context = relay(&bed);
+    let accepted_at = later(0);
+    let batch = claim(&context, accepted_at).await.remove(0);
+    let updated_at = batch.deliveries[0].updated_at;
+    let unattempted = UnattemptedBatch { batch: &batch, now: later(18_000) };
+    let record = unattempted.record_backoff(&batch.deliveries[0], "back-off", later(18_060));
+    bed.store.record(RecordBatch { records: vec![record], report: None }).await.unwrap();
+    let again = claim(&context, later(18_060)).await.remove(0);
+    assert_eq!(again.deliveries[0].updated_at, updated_at);
+}
+
+#[tokio::test]
+async fn a_result_that_cannot_be_written_holds_back_no_other() {
+    let bed = Bed::new().await;
+    let tenant = bed.tenant("a").await.id;
+    for recipient in ["a@x.example", "b@y.example", "c@z.example"] {
+        bed.enqueue(tenant, &[recipient]).await;
+    }
+    let context = relay(&bed);
+    let batches = claim(&context, later(0)).await;
+    let [first, second, third] = &batches[..] else { panic!("{batches:?}") };
+    let delivered = |batch: &Batch| outcomes(std::slice::from_ref(batch), DeliveryState::Delivered);
+    let written = delivered(first);
+    bed.store.record(written.clone()).await.unwrap();
+    // The store refuses a second attempt with the id of the first.
+    let mut unwritable = delivered(second);
+    unwritable.records[0].attempt.as_mut().unwrap().id = written.records[0].attempt.as_ref().unwrap().id;
+    let stop = CancellationToken::new();
+    let writer = ResultWriter { queue: Arc::clone(&context.queue), stop: stop.clone() };
+    let (results, waiting) = mpsc::channel(9);
+    for batch in [unwritable, delivered(third)] {
+        results.send(batch).await.unwrap();
+    }
+    let running = tokio::spawn(writer.run(waiting));
+    let is_third_done = async || {
+        let summaries = bed.store.open_deliveries(third.message.id).await.unwrap();
+        summaries.deliveries.is_empty()
+    };
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while !is_third_done().await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the writable result is written");
+    assert_eq!(bed.store.open_deliveries(second.message.id).await.unwrap().deliveries.len(), 1);
+    stop.cancel();
+    drop(results);
+    running.await.unwrap();
 }
