@@ -17,10 +17,13 @@ const KEY_LIFETIME: Duration = Duration::from_secs(1);
 const DOMAIN_LIFETIME: Duration = Duration::from_secs(60);
 const ENTRIES_MAX: usize = 10_000;
 
+/// A key and the tenant that it sends for.
+type KeyAndTenant = Arc<(Key, Tenant)>;
+
 /// Cached queries of the directory.
 pub struct DirectoryCache {
     store: Arc<Store>,
-    keys: VersionedCache<(KeyId, Option<TenantId>), Option<Arc<(Key, Tenant)>>>,
+    keys: VersionedCache<(KeyId, Option<TenantId>), Option<KeyAndTenant>>,
     covering: VersionedCache<(TenantId, DomainName), Arc<Vec<SendingDomain>>>,
     signers: VersionedCache<DomainId, Arc<Vec<Signer>>>,
     /// The number of calls of [`DirectoryCache::key`].
@@ -54,11 +57,7 @@ impl DirectoryCache {
 
     /// The current key and the tenant that it sends for: its own. A platform key sends for `chosen`, else for the default
     /// tenant.
-    pub async fn key(
-        &self,
-        id: KeyId,
-        chosen: Option<TenantId>,
-    ) -> Result<Option<Arc<(Key, Tenant)>>, StoreError> {
+    pub async fn key(&self, id: KeyId, chosen: Option<TenantId>) -> Result<Option<KeyAndTenant>, StoreError> {
         #[cfg(test)]
         self.key_lookups.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let load = async {

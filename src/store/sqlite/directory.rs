@@ -99,7 +99,7 @@ impl Directory for SqliteStore {
     }
 
     async fn ensure_default_tenant(&self, now: Timestamp) -> Result<()> {
-        if self.read(|connection| tenants::is_default_ensured(connection)).await? {
+        if self.read(tenants::is_default_ensured).await? {
             return Ok(());
         }
         self.change(move |tx| tenants::ensure_default(tx, now)).await
