@@ -36,7 +36,7 @@ enum Command {
         #[command(flatten)]
         page: PageArguments,
         #[command(flatten)]
-        filter: Filter,
+        filter: Box<Filter>,
     },
     /// Shows a message and the state of each recipient
     Show {
@@ -161,7 +161,7 @@ struct Draft {
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { server, command } = arguments;
     server.run(async |client| match command {
-        Command::List { page, filter } => list(&client, &page, filter).await,
+        Command::List { page, filter } => list(&client, &page, *filter).await,
         Command::Show { id } => show(&client, &id).await,
         Command::Timeline { id, transcript } => timeline(&client, &id, transcript).await,
         Command::Raw { id } => {
