@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue,
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue, LINK,
     RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use schemars::JsonSchema;
@@ -25,6 +25,7 @@ use super::etag::ETag;
 /// most 64 MiB.
 pub const UNRESERVED_OCTETS_MAX: usize = 2 * 1024;
 const MESSAGE: &str = "message/rfc822";
+const CSV: &str = "text/csv; charset=utf-8; header=present";
 /// For HTML pages: they have an inline style sheet and load nothing.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -41,6 +42,8 @@ pub struct ApiResponse {
     allow: Option<Box<str>>,
     /// `Retry-After` in seconds.
     retry_after_s: Option<NonZeroU32>,
+    /// The target of a `Link` to the next page (RFC 8288).
+    next: Option<Box<str>>,
 }
 
 enum Content {
@@ -95,6 +98,12 @@ impl ApiResponse {
         Self::new(StatusCode::OK, MESSAGE, Content::Stream { body, octets: Some(octets) })
     }
 
+    /// 200 with CSV, and the target of the link to the next page.
+    pub fn csv(octets: Vec<u8>, next: Option<String>) -> Self {
+        let next = next.map(String::into_boxed_str);
+        Self { next, ..Self::new(StatusCode::OK, CSV, Content::Made(octets)) }
+    }
+
     /// 200 with static content.
     pub fn fixed(content: &'static StaticContent) -> Self {
         Self::new(StatusCode::OK, content.content_type, Content::Static(content))
@@ -135,6 +144,7 @@ impl ApiResponse {
             tag: None,
             allow: None,
             retry_after_s: None,
+            next: None,
         }
     }
 
@@ -212,7 +222,7 @@ impl Content {
 
 impl IntoResponse for ApiResponse {
     fn into_response(self) -> Response {
-        let Self { status, content_type, content, is_repeated, tag, allow, retry_after_s } = self;
+        let Self { status, content_type, content, is_repeated, tag, allow, retry_after_s, next } = self;
         let has_content = !matches!(content, Content::None);
         let compressible = content.compressible();
         let (length, body) = content.into_body();
@@ -239,6 +249,10 @@ impl IntoResponse for ApiResponse {
         }
         if let Some(tag) = tag.and_then(|tag| tag.to_header()) {
             headers.insert(ETAG, tag);
+        }
+        let link = next.map(|target| format!("<{target}>; rel=\"next\""));
+        if let Some(link) = link.and_then(|link| HeaderValue::from_str(&link).ok()) {
+            headers.insert(LINK, link);
         }
         if let Some(seconds) = retry_after_s {
             headers.insert(RETRY_AFTER, seconds.get().into());

@@ -23,6 +23,7 @@ mod table;
 mod tail;
 mod template;
 mod tenant;
+mod usage;
 mod webhook;
 
 use std::path::PathBuf;
@@ -82,6 +83,8 @@ enum Command {
     Rejection(rejection::Arguments),
     /// Shows the queue and why mail waits; pauses, resumes and flushes it or parts of it
     Queue(queue::Arguments),
+    /// Shows what all tenants used in a month, by tenant, key, domain or day
+    Usage(usage::Arguments),
     /// Lists, creates, changes, tests and deletes webhooks; shows and repeats what was sent to them
     Webhook(webhook::Arguments),
     /// Lists events of the past
@@ -116,6 +119,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Template(arguments) => template::run(arguments),
         Command::Rejection(arguments) => rejection::run(arguments),
         Command::Queue(arguments) => queue::run(arguments),
+        Command::Usage(arguments) => usage::run(arguments),
         Command::Webhook(arguments) => webhook::run(arguments),
         Command::Event(arguments) => event::run(arguments),
         Command::Tail(arguments) => tail::run(arguments),

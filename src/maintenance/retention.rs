@@ -39,7 +39,7 @@ fn log(pruned: &Pruned) {
         rejections = pruned.rejections,
         webhook_deliveries = pruned.webhook_deliveries,
         submission_keys = pruned.submission_keys,
-        usage_hours = pruned.usage_hours,
+        usage_rows = pruned.usage_rows,
         idempotent_responses = pruned.idempotent_responses,
         "removed expired data"
     );

@@ -26,7 +26,7 @@ pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
     BounceClass, DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyState, DkimPolicy,
     DomainStatus, Environment, EventKind, LimitPeriod, MessageKind, Scope, Stage, SuppressionReason,
-    TenantStatus, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType, UnknownValue, UsageInterval, Verification,
-    WaitReason, WebhookDeliveryState, WebhookStatus,
+    TenantStatus, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType, UnknownValue, UsageGroup, UsageInterval,
+    Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
 };
 pub use weight::{Weight, WeightError};

@@ -102,6 +102,18 @@ enumerations! {
         Confirmation = "confirmation",
     }
 
+    /// What each sum of usage is about, besides its tenant.
+    UsageGroup("group of usage", default Tenant) {
+        /// All usage of the tenant.
+        Tenant = "tenant",
+        /// The usage of each key.
+        Key = "key",
+        /// The usage of each sending domain.
+        Domain = "domain",
+        /// The usage of each day (UTC).
+        Day = "day",
+    }
+
     /// A permission of a key.
     Scope("scope") {
         /// Submit over SMTP.

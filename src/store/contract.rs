@@ -248,6 +248,7 @@ pub(crate) fn new_message(tenant: TenantId, recipients: &[&str], body: &str) -> 
         header_from: Some("sender@example.com".to_owned()),
         header_message_id: Some(format!("{}@example.com", created_at.as_microsecond())),
         dkim_domain: Some(name("example.com")),
+        sender_domain: Some(name("example.com")),
         created_at,
         expires_at: created_at + SignedDuration::from_hours(24),
     };

@@ -53,3 +53,7 @@ pub const PAGE_OCTETS_MAX: usize = 2 * 1024 * 1024;
 
 /// Retention of hourly usage. Daily usage is retained as long as the tenant.
 pub const USAGE_HOURS_LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);
+/// How long usage by key and domain is kept.
+pub const USAGE_PARTS_LIFETIME: SignedDuration = SignedDuration::from_hours(400 * 24);
+/// How long the daily usage of a deleted tenant is kept, for its last bill.
+pub const DELETED_USAGE_LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);

@@ -197,6 +197,7 @@ impl SubmissionService {
         let added = header.missing_fields(id, now);
         let summary = header.summarize(&added, &message);
         let unsigned = Content { prefix: added.into(), submitted: header.rewrite(message) };
+        let sender_domain = domain.name.clone();
         let (content, dkim_domain) =
             self.sign(submitter.tenant.id, domain, received.field(), unsigned).await?;
         Ok(NewMessage {
@@ -216,6 +217,7 @@ impl SubmissionService {
                 header_from: summary.from,
                 header_message_id: summary.message_id,
                 dkim_domain,
+                sender_domain: Some(sender_domain),
                 created_at: now,
                 expires_at,
             },

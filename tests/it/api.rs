@@ -604,7 +604,7 @@ async fn the_error_of_a_request_names_the_field_and_the_reason() {
     let wrong = send("DELETE", "/v1/emails", "", "").await;
     assert_eq!(wrong.header("allow"), Some("GET, HEAD, POST"));
     wrong.expect_error(405, "method_not_allowed");
-    send("GET", "/v1/usage", "", "").await.expect_error(404, "not_found");
+    send("GET", "/v1/nothing", "", "").await.expect_error(404, "not_found");
     let head = send("HEAD", "/v1/tenants", "", "").await;
     assert_eq!((head.status, head.body.len()), (200, 0));
     assert!(head.header("content-length").unwrap().parse::<usize>().unwrap() > 0);

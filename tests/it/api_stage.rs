@@ -261,6 +261,7 @@ impl ApiStage {
             header_from: None,
             header_message_id: Some("id@own.example".into()),
             dkim_domain: None,
+            sender_domain: DomainName::parse("own.example").ok(),
             created_at: now,
             expires_at: now + SignedDuration::from_hours(1),
         };

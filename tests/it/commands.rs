@@ -110,6 +110,9 @@ async fn a_tenant_with_a_domain_and_a_key_is_created_by_names_and_can_send() {
     assert!(tenant.ok(&format!("message raw {id}")).await.contains("Subject: Hi"));
 
     assert_eq!(platform.json("tenant usage acme").await["emails_delivered"], 1);
+    let usage = platform.ok("usage --tenant acme --group-by domain").await;
+    assert!(usage.lines().any(|line| line.starts_with("acme  acme.test  1     1 ")), "{usage}");
+    assert_eq!(platform.json("usage --group-by key").await["object"], "list");
 
     let keys = platform.json("key list --tenant acme").await;
     let key_id = keys["data"][0]["id"].as_str().unwrap();

@@ -146,6 +146,7 @@ pub fn new_message(tenant_id: TenantId, recipients: &[&str]) -> NewMessage {
         header_from: None,
         header_message_id: None,
         dkim_domain: None,
+        sender_domain: None,
         created_at: now,
         expires_at: now + SignedDuration::from_hours(120),
     };

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::api_stage::ApiStage;
 use crate::fake_mx::{Fault, Phase};
-use crate::http::{Answer, request};
+use crate::http::{Answer, request, request_with};
 use crate::server::{Account, RETRY_DELAY_MAX, TestServer, message, one_destination};
 use crate::wait::until;
 
@@ -269,4 +269,76 @@ async fn the_requests_of_a_key_and_of_its_tenant_are_limited_per_minute() {
     stage.patch(&stage.platform, &format!("/v1/tenants/{}", own.id), raised).await.expect(200);
     let third = stage.key(own.id, Scope::ALL, |_| {}).await;
     assert_eq!(exhaust(&stage, &third).await.len(), 4, "now the key's own limit is the smaller one");
+}
+
+#[tokio::test]
+async fn the_usage_of_all_tenants_comes_in_one_response_as_json_or_csv_and_a_tenant_gets_its_own() {
+    let stage = ApiStage::start().await;
+    let (own, other) = (stage.tenant("own").await, stage.tenant("other").await);
+    let gone = stage.tenant("gone").await;
+    for tenant in [own.id, own.id, other.id, gone.id] {
+        stage.enqueue(tenant).await;
+    }
+    let renamed = json!({"name": "=A1, \"Acme\"", "external_ref": "C-7"});
+    stage.patch(&stage.platform, &format!("/v1/tenants/{}", own.id), renamed).await.expect(200);
+    stage.delete(&stage.platform, &format!("/v1/tenants/{}", gone.id)).await.expect(200);
+    let sent = |list: &Value| {
+        let sums = list["data"].as_array().unwrap().iter();
+        let of = |sum: &Value| {
+            (sum["tenant_slug"].as_str().unwrap().to_owned(), sum["emails_sent"].as_u64().unwrap())
+        };
+        sums.map(of).filter(|(_, sent)| *sent > 0).collect::<BTreeMap<_, _>>()
+    };
+    let of = |pairs: &[(&str, u64)]| {
+        pairs.iter().map(|(slug, sent)| ((*slug).to_owned(), *sent)).collect::<BTreeMap<_, _>>()
+    };
+    for group in ["tenant", "key", "domain", "day"] {
+        let list = stage.get(&stage.platform, &format!("/v1/usage?group_by={group}")).await.expect(200);
+        assert_eq!(sent(&list), of(&[("gone", 1), ("other", 1), ("own", 2)]), "{list}");
+        let deleted = list["data"].as_array().unwrap().iter().filter(|sum| sum["is_deleted"] == true);
+        assert!(deleted.into_iter().all(|sum| sum["tenant_id"] == gone.id.to_string()), "{list}");
+        let list = stage.get(&own.key, &format!("/v1/usage?group_by={group}")).await.expect(200);
+        assert_eq!(sent(&list), of(&[("own", 2)]), "{list}");
+        let sum = list["data"].as_array().unwrap().iter().find(|sum| sum["emails_sent"] == 2).unwrap();
+        let field = |name: &str| sum.get(name).cloned();
+        let day = field("date").is_some_and(|date| date.as_str().unwrap().ends_with("T00:00:00.000000Z"));
+        assert_eq!(day, group == "day", "{sum}");
+        assert_eq!(field("key_id"), (group == "key").then_some(Value::Null), "{sum}");
+        assert_eq!(field("domain"), (group == "domain").then(|| "own.example".into()), "{sum}");
+    }
+    let filtered = format!("/v1/usage?tenant_id={}", other.id);
+    assert_eq!(sent(&stage.get(&stage.platform, &filtered).await.expect(200)), of(&[("other", 1)]));
+    stage.get(&own.key, &filtered).await.expect(404);
+    let past = stage.get(&stage.platform, "/v1/usage?period=2020-01").await.expect(200);
+    assert_eq!(past["data"], json!([]));
+    for wrong in ["period=2026-1", "group_by=week", "format=xml", "limit=0", "after=x"] {
+        stage.get(&own.key, &format!("/v1/usage?{wrong}")).await.expect_error(422, "validation_failed");
+    }
+
+    let csv = stage.get(&own.key, "/v1/usage?format=csv").await;
+    assert_eq!(csv.header("content-type"), Some("text/csv; charset=utf-8; header=present"));
+    let text = String::from_utf8(csv.body.clone()).unwrap();
+    let lines: Vec<&str> = text.split("\r\n").collect();
+    assert_eq!(
+        lines[0],
+        "tenant_id,tenant_slug,tenant_name,external_ref,is_deleted,period,environment,emails_sent,emails_delivered,\
+         emails_bounced,emails_complained,emails_suppressed,emails_rejected,email_test,api_requests"
+    );
+    let begin = format!("{},own,\"'=A1, \"\"Acme\"\"\",C-7,false,", own.id);
+    assert!(lines[1].starts_with(&begin) && lines[1].contains(",live,2,0,0,0,0,0,0,"), "{text}");
+    assert_eq!(lines[2..], [""]);
+    let asked =
+        request_with(stage.address, "GET", "/v1/usage", Some(&own.key), None, &[("Accept", "text/csv")])
+            .await;
+    assert_eq!(asked.header("content-type"), csv.header("content-type"));
+
+    // One at a time, as a large platform gets them.
+    let (mut target, mut rows) = ("/v1/usage?format=csv&limit=1".to_owned(), 0);
+    loop {
+        let page = stage.get(&stage.platform, &target).await;
+        rows += String::from_utf8_lossy(&page.body).matches(",live,").count();
+        let Some(link) = page.header("link") else { break };
+        target = link.trim_start_matches('<').split_once(">; rel=\"next\"").unwrap().0.to_owned();
+    }
+    assert_eq!(rows, 3);
 }

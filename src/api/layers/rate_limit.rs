@@ -90,7 +90,8 @@ impl RequestLimiter {
             counts.minute.take(who, 1, now);
         }
         let at = UsageInterval::Hour.start_of(now);
-        let by = UsedBy { tenant_id: tenant.id, environment: caller.key.environment, at };
+        let key_id = Some(caller.key.id);
+        let by = UsedBy { tenant_id: tenant.id, key_id, environment: caller.key.environment, at };
         *counts.unwritten.entry(by).or_default() += 1;
         Ok(())
     }

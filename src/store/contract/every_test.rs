@@ -96,7 +96,8 @@ macro_rules! run_on {
                     usage_stands_in_the_hour_and_the_day_of_its_time,
                     hours_go_after_ninety_days_and_days_stay,
                     a_tenant_is_warned_of_a_limit_once_in_a_period_whoever_restarts,
-                    usage_goes_with_its_tenant_and_leaves_that_of_others,
+                    usage_of_all_tenants_is_summed_by_tenant_key_domain_and_day,
+                    the_days_of_a_deleted_tenant_are_kept_for_its_last_bill,
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! What tenants used: never more or less than the journal tells, and apart from one another.
 
 use super::*;
-use crate::model::{EventKind, LimitPeriod, RefusalCode, RequestId, Stage};
+use crate::model::{EventKind, LimitPeriod, RefusalCode, RequestId, Stage, UsageGroup};
 
 /// The last hundred years.
 async fn usage(bed: &TestBed<impl Harness>, tenant: TenantId, interval: UsageInterval) -> Vec<Usage> {
@@ -175,7 +175,8 @@ async fn futures_in_turn<T>(futures: impl Iterator<Item = impl Future<Output = T
 pub(super) async fn usage_stands_in_the_hour_and_the_day_of_its_time<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
-    let by = |at: &str| UsedBy { tenant_id: tenant, environment: Environment::Live, at: at.parse().unwrap() };
+    let environment = Environment::Live;
+    let by = |at: &str| UsedBy { tenant_id: tenant, key_id: None, environment, at: at.parse().unwrap() };
     let gone = UsedBy { tenant_id: TenantId::generate(now()), ..by("2026-11-22T05:00:00Z") };
     let requests = vec![
         (by("2026-11-21T23:59:59.999Z"), 1),
@@ -212,13 +213,13 @@ pub(super) async fn hours_go_after_ninety_days_and_days_stay<H: Harness>() {
     let start = UsageInterval::Day.start_of(now());
     let hours = (0..48).map(|hour| {
         let at = start + SignedDuration::from_hours(hour);
-        (UsedBy { tenant_id: tenant, environment: Environment::Live, at }, 1)
+        (UsedBy { tenant_id: tenant, key_id: None, environment: Environment::Live, at }, 1)
     });
     bed.store.count_requests(hours.collect()).await.unwrap();
     let policy = RetentionPolicy { body_days: 1, transcript_days: 1, row_days: 1, webhook_days: 1 };
     let prune = async |days: i64| {
         let at = start + SignedDuration::from_hours(24 * days + 23);
-        bed.store.prune(policy, at, 100).await.unwrap().usage_hours
+        bed.store.prune(policy, at, 100).await.unwrap().usage_rows
     };
     assert_eq!(prune(90).await, 0, "the first day is ninety days old and kept");
     assert_eq!(prune(91).await, 24, "a whole day goes");
@@ -262,13 +263,129 @@ pub(super) async fn a_tenant_is_warned_of_a_limit_once_in_a_period_whoever_resta
     }
 }
 
-pub(super) async fn usage_goes_with_its_tenant_and_leaves_that_of_others<H: Harness>() {
+async fn sums(bed: &TestBed<impl Harness>, group: UsageGroup, tenant_id: Option<TenantId>) -> Vec<UsageSum> {
+    let filter = UsageFilter {
+        tenant_id,
+        from: Timestamp::UNIX_EPOCH,
+        to: later(365 * 24 * 3600),
+        environment: Environment::Live,
+        group,
+        after: None,
+        limit: 100,
+    };
+    let all = bed.store.usage_sums(filter.clone()).await.unwrap();
+    assert!(!all.has_more);
+    // The same one by one.
+    let (mut paged, mut after) = (Vec::new(), None);
+    loop {
+        let page = bed.store.usage_sums(UsageFilter { after, limit: 1, ..filter.clone() }).await.unwrap();
+        after =
+            page.items.last().map(|sum| UsageCursor { tenant_id: sum.tenant_id, group: sum.group.clone() });
+        paged.extend(page.items);
+        if !page.has_more {
+            break;
+        }
+    }
+    assert_eq!(all.items, paged);
+    all.items
+}
+
+pub(super) async fn usage_of_all_tenants_is_summed_by_tenant_key_domain_and_day<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let keys = [(); 2].map(|()| KeyId::generate(now()));
+    let send = async |tenant, key, domain: &str, environment, to: &[&str]| {
+        let mut new = new_message(tenant, to, "body");
+        (new.message.key_id, new.message.environment) = (Some(key), environment);
+        new.message.sender_domain = Some(name(domain));
+        bed.store.enqueue(new).await.unwrap();
+    };
+    let (live, test) = (Environment::Live, Environment::Test);
+    send(a, keys[0], "one.example", live, &["x@x.example", "bounced@x.example"]).await;
+    send(a, keys[1], "one.example", live, &["complained@x.example"]).await;
+    send(a, keys[1], "two.example", live, &["x@x.example"]).await;
+    send(a, keys[1], "two.example", test, &["x@x.example", "y@x.example"]).await;
+    send(b, keys[0], "one.example", live, &["x@x.example"]).await;
+    let mut refusal = rejection(a, live, RefusalCode::FromDomainNotOwned);
+    refusal.key_id = Some(keys[1]);
+    bed.store.reject(refusal);
+    let at = now() + SignedDuration::from_hours(24);
+    let by = UsedBy { tenant_id: a, key_id: Some(keys[0]), environment: test, at };
+    bed.store.count_requests(vec![(by, 7)]).await.unwrap();
+    for batch in bed.claim(later(0)).await.batches {
+        bed.store.record(outcome_of(&batch)).await.unwrap();
+    }
+
+    let counts = |sent, delivered, bounced, complained, rejected, api_requests| UsageCounts {
+        sent,
+        delivered,
+        bounced,
+        complained,
+        rejected,
+        api_requests,
+        ..UsageCounts::default()
+    };
+    let shown = |sums: Vec<UsageSum>| {
+        sums.into_iter().map(|sum| (sum.tenant_id, sum.group, sum.counts, sum.test_sent)).collect::<Vec<_>>()
+    };
+    let text = String::from;
+    let of_b = counts(1, 1, 0, 0, 0, 0);
+    let mut by_tenant = vec![(a, text(""), counts(4, 3, 1, 1, 1, 7), 2), (b, text(""), of_b, 0)];
+    assert_eq!(shown(sums(&bed, UsageGroup::Tenant, None).await), by_tenant);
+    by_tenant.pop();
+    assert_eq!(shown(sums(&bed, UsageGroup::Tenant, Some(a)).await), by_tenant);
+    let by_key = [
+        (a, keys[0].to_string(), counts(2, 1, 1, 0, 0, 7), 0),
+        (a, keys[1].to_string(), counts(2, 2, 0, 1, 1, 0), 2),
+        (b, keys[0].to_string(), of_b, 0),
+    ];
+    let mut found = shown(sums(&bed, UsageGroup::Key, None).await);
+    found.sort_by_key(|(tenant, key, ..)| (*tenant, *key != keys[0].to_string()));
+    assert_eq!(found, by_key);
+    let by_domain = [
+        (a, text(""), counts(0, 0, 0, 0, 1, 7), 0),
+        (a, text("one.example"), counts(3, 2, 1, 1, 0, 0), 0),
+        (a, text("two.example"), counts(1, 1, 0, 0, 0, 0), 2),
+        (b, text("one.example"), of_b, 0),
+    ];
+    assert_eq!(shown(sums(&bed, UsageGroup::Domain, None).await), by_domain);
+    let by_day = shown(sums(&bed, UsageGroup::Day, Some(a)).await);
+    let requests: Vec<_> = by_day.iter().map(|(_, _, counts, _)| counts.api_requests).collect();
+    assert_eq!(requests, [0, 7], "{by_day:?}");
+    let start: i64 = by_day[1].1.parse().unwrap();
+    assert_eq!(start, UsageInterval::Day.start_of(at).as_microsecond());
+}
+
+pub(super) async fn the_days_of_a_deleted_tenant_are_kept_for_its_last_bill<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let (gone, other) = (bed.tenant("gone").await.id, bed.tenant("other").await.id);
     for tenant in [gone, other] {
         bed.enqueue(tenant, &["x@one.example"]).await;
     }
     bed.store.remove_tenant(gone, now()).await.unwrap();
-    assert!(usage(&bed, gone, UsageInterval::Day).await.is_empty());
-    assert_eq!(sum(&bed, other, Environment::Live).await.sent, 1);
+    assert!(usage(&bed, gone, UsageInterval::Hour).await.is_empty());
+    let listed = async |group| {
+        let of = |sum: UsageSum| (sum.tenant_id, sum.tenant_slug, sum.is_deleted, sum.counts.sent);
+        sums(&bed, group, None).await.into_iter().map(of).collect::<Vec<_>>()
+    };
+    let both = [(gone, "gone".to_owned(), true, 1), (other, "other".to_owned(), false, 1)];
+    let groups = [UsageGroup::Tenant, UsageGroup::Key, UsageGroup::Domain, UsageGroup::Day];
+    for group in groups {
+        assert_eq!(listed(group).await, both, "{group}");
+    }
+    // Nothing is counted for it any more, and its slug is free.
+    let by = UsedBy { tenant_id: gone, key_id: None, environment: Environment::Live, at: now() };
+    bed.store.count_requests(vec![(by, 1)]).await.unwrap();
+    assert_eq!(listed(UsageGroup::Tenant).await, both);
+    let policy = RetentionPolicy { body_days: 1, transcript_days: 1, row_days: 1, webhook_days: 1 };
+    let prune = async |days: i64| bed.store.prune(policy, later(days * 24 * 3600), 100).await.unwrap();
+    prune(89).await;
+    assert_eq!(listed(UsageGroup::Tenant).await, both);
+    prune(92).await;
+    for group in groups {
+        assert_eq!(listed(group).await, both[1..], "{group}");
+    }
+    prune(402).await;
+    assert_eq!(listed(UsageGroup::Day).await, both[1..], "the days of a tenant stay with it");
+    assert_eq!(listed(UsageGroup::Key).await, []);
 }

@@ -4,17 +4,28 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::mail::Timestamp;
-use crate::model::{BounceClass, DeliveryState, Environment, EventKind, TenantId, UsageInterval};
+use crate::mail::{DomainName, Timestamp};
+use crate::model::{BounceClass, DeliveryState, Environment, EventKind, KeyId, TenantId, UsageInterval};
 use crate::store::{UsageCounts, UsedBy};
 
 /// The key of a usage row: tenant, interval, start, environment.
 pub(in crate::store) type UsageRow = (TenantId, UsageInterval, Timestamp, Environment);
 
+/// The key of a row of usage by key and domain: tenant, day, environment, key, sending domain.
+pub(in crate::store) type UsagePartRow =
+    (TenantId, Timestamp, Environment, Option<KeyId>, Option<DomainName>);
+
+/// Usage summed for each row.
+#[derive(Default)]
+pub(in crate::store) struct UsageSums {
+    pub(in crate::store) intervals: BTreeMap<UsageRow, UsageCounts>,
+    pub(in crate::store) parts: BTreeMap<UsagePartRow, UsageCounts>,
+}
+
 /// Usage of the jobs of one transaction.
 #[derive(Default)]
 pub(in crate::store) struct UsageAccumulator {
-    used: RefCell<Vec<(UsedBy, UsageCounts)>>,
+    used: RefCell<Vec<(UsedBy, Option<DomainName>, UsageCounts)>>,
     /// Events that they appended.
     events: RefCell<Vec<EventKind>>,
     /// What came of the deliveries that they recorded.
@@ -42,18 +53,21 @@ pub(in crate::store) struct UsageMark {
 
 impl UsageAccumulator {
     /// Adds usage.
-    pub(in crate::store) fn add(&self, by: UsedBy, counts: UsageCounts) {
-        self.used.borrow_mut().push((by, counts));
+    pub(in crate::store) fn add(&self, by: UsedBy, domain: Option<DomainName>, counts: UsageCounts) {
+        self.used.borrow_mut().push((by, domain, counts));
     }
 
     /// Takes the usage, summed for each row, so that many messages of one tenant change a row once.
-    pub(in crate::store) fn take_sums(&self) -> BTreeMap<UsageRow, UsageCounts> {
-        let mut sums = BTreeMap::<UsageRow, UsageCounts>::new();
-        for (by, counts) in self.used.take() {
+    pub(in crate::store) fn take_sums(&self) -> UsageSums {
+        let mut sums = UsageSums::default();
+        for (by, domain, counts) in self.used.take() {
             for interval in [UsageInterval::Hour, UsageInterval::Day] {
                 let row = (by.tenant_id, interval, interval.start_of(by.at), by.environment);
-                *sums.entry(row).or_default() += counts;
+                *sums.intervals.entry(row).or_default() += counts;
             }
+            let day = UsageInterval::Day.start_of(by.at);
+            let row = (by.tenant_id, day, by.environment, by.key_id, domain);
+            *sums.parts.entry(row).or_default() += counts;
         }
         sums
     }

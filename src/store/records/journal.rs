@@ -318,7 +318,7 @@ pub struct Pruned {
     pub rejections: u64,
     pub webhook_deliveries: u64,
     pub submission_keys: u64,
-    pub usage_hours: u64,
+    pub usage_rows: u64,
     pub idempotent_responses: u64,
     /// There may be more to delete.
     pub truncated: bool,

@@ -62,6 +62,8 @@ pub struct Message {
     pub header_message_id: Option<String>,
     /// The domain of the DKIM signature, if the message is signed.
     pub dkim_domain: Option<DomainName>,
+    /// The domain of the tenant that covers the author; `None` for reports.
+    pub sender_domain: Option<DomainName>,
     pub created_at: Timestamp,
     /// The end of the message lifetime.
     pub expires_at: Timestamp,

@@ -6,7 +6,7 @@ use std::ops::AddAssign;
 use serde::Serialize;
 
 use crate::mail::Timestamp;
-use crate::model::{Environment, LimitPeriod, TenantId};
+use crate::model::{Environment, KeyId, LimitPeriod, TenantId, UsageGroup};
 
 /// Amounts of usage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,12 +48,52 @@ pub struct Usage {
     pub counts: UsageCounts,
 }
 
-/// The tenant, environment and time of some usage.
+/// The tenant, key, environment and time of some usage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UsedBy {
     pub tenant_id: TenantId,
+    pub key_id: Option<KeyId>,
     pub environment: Environment,
     pub at: Timestamp,
+}
+
+/// Selects usage of all tenants in a range of days.
+#[derive(Debug, Clone)]
+pub struct UsageFilter {
+    pub tenant_id: Option<TenantId>,
+    /// The days that begin at this time or later,
+    pub from: Timestamp,
+    /// and before this time.
+    pub to: Timestamp,
+    /// The environment of [`UsageSum::counts`], except API requests, which are those of both.
+    pub environment: Environment,
+    pub group: UsageGroup,
+    /// Only sums after this one.
+    pub after: Option<UsageCursor>,
+    pub limit: usize,
+}
+
+/// A position in sums of usage: the tenant and the group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageCursor {
+    pub tenant_id: TenantId,
+    pub group: String,
+}
+
+/// Usage of a tenant, or of one of its groups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageSum {
+    pub tenant_id: TenantId,
+    pub tenant_name: String,
+    pub tenant_slug: String,
+    pub external_ref: Option<String>,
+    /// The tenant was deleted. Its usage of the last [`DELETED_USAGE_LIFETIME`](crate::store::DELETED_USAGE_LIFETIME) is kept.
+    pub is_deleted: bool,
+    /// The id of the key, the name of the domain, or the microsecond at which the day begins; empty for none.
+    pub group: String,
+    pub counts: UsageCounts,
+    /// Recipients of test messages, whatever the environment.
+    pub test_sent: u64,
 }
 
 /// How close a tenant is to a limit.

@@ -13,7 +13,9 @@ use super::unit_of_work::Tx;
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, Environment, EventId, EventKind, MessageId, TenantId, WebhookDeliveryId};
 use crate::store::memory::EventClock;
-use crate::store::{Event, EventFilter, EventPage, JournalCursor, JournalEntry, Page, PageRequest, Result};
+use crate::store::{
+    Event, EventFilter, EventPage, JournalCursor, JournalEntry, Page, PageRequest, Result, UsageCounts,
+};
 
 /// Continues after the last event, the last webhook delivery and the position of the search index, because the events
 /// themselves may have been deleted.
@@ -61,6 +63,11 @@ impl Tx<'_> {
         let row = params![id, kind, tenant_id, message_id, delivery_id, data, us(at), environment];
         self.prepare_cached(sql)?.execute(row)?;
         self.usage.note_event(kind);
+        if kind == EventKind::MessageComplained
+            && let Some(message) = message_id
+        {
+            self.count_delivery(message, at, UsageCounts { complained: 1, ..UsageCounts::default() })?;
+        }
         self.enqueue_for_webhooks(&EventPayload { id, kind, subject, data: &data, at })
     }
 }

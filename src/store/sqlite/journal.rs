@@ -162,11 +162,12 @@ impl SqliteStore {
         self.remove_released_files().await?;
         pruned.events += self.remove_in_jobs(&due.events, retention::remove_events).await?;
         pruned.rejections = self.remove_in_jobs(&due.rejections, retention::remove_rejections).await?;
-        for tenant in due.usage {
-            let work = move |tx: &Tx<'_>| usage::remove_old_hours(tx, tenant, now, retention::JOB_ROWS_MAX);
+        for (tenant, is_deleted) in due.usage {
+            let rows_max = retention::JOB_ROWS_MAX;
+            let work = move |tx: &Tx<'_>| usage::remove_expired(tx, tenant, is_deleted, now, rows_max);
             let removed = self.write(work).await?;
-            pruned.usage_hours += removed;
-            pruned.truncated |= removed == retention::JOB_ROWS_MAX as u64;
+            pruned.usage_rows += removed;
+            pruned.truncated |= removed >= rows_max as u64;
         }
         pruned.webhook_deliveries = self.remove_in_jobs(&due.webhook_deliveries, outbox::remove).await?;
         pruned.submission_keys = self.write(move |tx| submission_key::delete_expired(tx, now, limit)).await?;

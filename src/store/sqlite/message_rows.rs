@@ -32,6 +32,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
         header_from: row.get("header_from")?,
         header_message_id: row.get("header_message_id")?,
         dkim_domain: row.get("dkim_domain")?,
+        sender_domain: row.get("sender_domain")?,
         created_at: time(row, "created_us")?,
         expires_at: time(row, "expires_us")?,
     })

@@ -5,61 +5,78 @@ use rusqlite::{Connection, Row, params};
 
 use super::SqliteStore;
 use super::events::Subject;
+use super::keyset::read_rows;
 use super::sql_types::{count, sql_limit, time, us};
 use super::unit_of_work::Tx;
-use crate::mail::Timestamp;
-use crate::model::{EventKind, MessageId, TenantId, UsageInterval};
+use crate::mail::{DomainName, SignedDuration, Timestamp};
+use crate::model::{EventKind, MessageId, TenantId, UsageGroup, UsageInterval};
+use crate::store::memory::UsageSums;
 use crate::store::{
-    Ledger, LimitLevel, LimitWarning, Result, StoreError, USAGE_HOURS_LIFETIME, Usage, UsageCounts, UsedBy,
+    DELETED_USAGE_LIFETIME, Ledger, LimitLevel, LimitWarning, Page, Result, StoreError, USAGE_HOURS_LIFETIME,
+    USAGE_PARTS_LIFETIME, Usage, UsageCounts, UsageCursor, UsageFilter, UsageSum, UsedBy,
 };
 
+/// The counts of a row, in the order of [`counts_of`].
+const COUNTS: [&str; 7] =
+    ["sent", "delivered", "bounced", "complained", "suppressed", "rejected", "api_requests"];
+
+/// Adds counts to a row of the table with these key columns. The tenant may have been deleted in this transaction.
+fn upsert(table: &str, keys: &[&str]) -> String {
+    let place = |from: usize, count: usize| {
+        (from..from + count).map(|number| format!("?{number}")).collect::<Vec<_>>().join(", ")
+    };
+    let add = COUNTS.map(|count| format!("{count} = {table}.{count} + excluded.{count}")).join(", ");
+    let (keys_text, counts) = (keys.join(", "), COUNTS.join(", "));
+    format!(
+        "INSERT INTO {table} ({keys_text}, {counts})
+         SELECT {} WHERE EXISTS (SELECT 1 FROM tenant WHERE id = ?{})
+         ON CONFLICT ({keys_text}) DO UPDATE SET {add}",
+        place(1, keys.len() + COUNTS.len()),
+        keys.iter().position(|key| *key == "tenant_id").map_or(1, |at| at + 1),
+    )
+}
+
+fn counts_of(counts: &UsageCounts) -> [i64; 7] {
+    let UsageCounts { sent, delivered, bounced, complained, suppressed, rejected, api_requests } = *counts;
+    [sent, delivered, bounced, complained, suppressed, rejected, api_requests].map(|count| count as i64)
+}
+
 impl Tx<'_> {
-    /// Adds usage.
-    pub(super) fn count(&self, by: UsedBy, counts: UsageCounts) {
-        self.usage.add(by, counts);
+    /// Adds usage; `domain` is the sending domain, if it is known.
+    pub(super) fn count(&self, by: UsedBy, domain: Option<&DomainName>, counts: UsageCounts) {
+        self.usage.add(by, domain.cloned(), counts);
     }
 
     /// Adds usage of a delivery.
     pub(super) fn count_delivery(&self, of: MessageId, at: Timestamp, counts: UsageCounts) -> Result<()> {
-        let sql = "SELECT tenant_id, environment FROM message WHERE id = ?1";
+        let sql = "SELECT tenant_id, key_id, environment, coalesce(sender_domain, dkim_domain)
+                   FROM message WHERE id = ?1";
         let mut statement = self.prepare_cached(sql)?;
         let mut rows = statement.query([of])?;
         if let Some(row) = rows.next()? {
-            self.count(UsedBy { tenant_id: row.get(0)?, environment: row.get(1)?, at }, counts);
+            let (tenant_id, key_id, environment) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let domain: Option<DomainName> = row.get(3)?;
+            self.count(UsedBy { tenant_id, key_id, environment, at }, domain.as_ref(), counts);
         }
         Ok(())
     }
 
     /// Writes the collected usage.
     pub(super) fn write_usage(&self) -> Result<()> {
-        // The tenant may have been deleted in this transaction.
-        let sql = "INSERT INTO usage (tenant_id, span, start_us, environment,
-                                      sent, delivered, bounced, complained, suppressed, rejected, api_requests)
-                   SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11
-                   WHERE EXISTS (SELECT 1 FROM tenant WHERE id = ?1)
-                   ON CONFLICT (tenant_id, span, start_us, environment) DO UPDATE SET
-                       sent = usage.sent + excluded.sent,
-                       delivered = usage.delivered + excluded.delivered,
-                       bounced = usage.bounced + excluded.bounced,
-                       complained = usage.complained + excluded.complained,
-                       suppressed = usage.suppressed + excluded.suppressed,
-                       rejected = usage.rejected + excluded.rejected,
-                       api_requests = usage.api_requests + excluded.api_requests";
-        let mut add = self.prepare_cached(sql)?;
-        for ((tenant, interval, start, environment), counts) in self.usage.take_sums() {
-            add.execute(params![
-                tenant,
-                interval,
-                us(start),
-                environment,
-                counts.sent as i64,
-                counts.delivered as i64,
-                counts.bounced as i64,
-                counts.complained as i64,
-                counts.suppressed as i64,
-                counts.rejected as i64,
-                counts.api_requests as i64,
-            ])?;
+        let UsageSums { intervals, parts } = self.usage.take_sums();
+        let sql = upsert("usage", &["tenant_id", "span", "start_us", "environment"]);
+        let mut add = self.prepare_cached(&sql)?;
+        for ((tenant, interval, start, environment), counts) in intervals {
+            let [a, b, c, d, e, f, g] = counts_of(&counts);
+            add.execute(params![tenant, interval, us(start), environment, a, b, c, d, e, f, g])?;
+        }
+        let sql = upsert("usage_part", &["tenant_id", "start_us", "environment", "key_id", "domain"]);
+        let mut add = self.prepare_cached(&sql)?;
+        for ((tenant, day, environment, key, domain), counts) in parts {
+            let [a, b, c, d, e, f, g] = counts_of(&counts);
+            let key = key.map_or_else(String::new, |key| key.to_string());
+            let domain = domain.map_or_else(String::new, |domain| domain.to_string());
+            add.execute(params![tenant, us(day), environment, key, domain, a, b, c, d, e, f, g])?;
         }
         Ok(())
     }
@@ -84,10 +101,14 @@ impl Ledger for SqliteStore {
         .await
     }
 
+    async fn usage_sums(&self, filter: UsageFilter) -> Result<Page<UsageSum>> {
+        self.read_slow(move |connection| sums(connection, &filter)).await
+    }
+
     async fn count_requests(&self, requests: Vec<(UsedBy, u64)>) -> Result<()> {
         self.write(move |tx| {
             for &(by, api_requests) in &requests {
-                tx.count(by, UsageCounts { api_requests, ..UsageCounts::default() });
+                tx.count(by, None, UsageCounts { api_requests, ..UsageCounts::default() });
             }
             Ok(())
         })
@@ -105,15 +126,19 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Usage> {
     Ok(Usage {
         start: time(row, "start_us")?,
         environment: row.get("environment")?,
-        counts: UsageCounts {
-            sent: count(row, "sent")?,
-            delivered: count(row, "delivered")?,
-            bounced: count(row, "bounced")?,
-            complained: count(row, "complained")?,
-            suppressed: count(row, "suppressed")?,
-            rejected: count(row, "rejected")?,
-            api_requests: count(row, "api_requests")?,
-        },
+        counts: read_counts(row)?,
+    })
+}
+
+fn read_counts(row: &Row<'_>) -> rusqlite::Result<UsageCounts> {
+    Ok(UsageCounts {
+        sent: count(row, "sent")?,
+        delivered: count(row, "delivered")?,
+        bounced: count(row, "bounced")?,
+        complained: count(row, "complained")?,
+        suppressed: count(row, "suppressed")?,
+        rejected: count(row, "rejected")?,
+        api_requests: count(row, "api_requests")?,
     })
 }
 
@@ -140,23 +165,125 @@ fn append_warning(tx: &Tx<'_>, warning: &LimitWarning) -> Result<()> {
     tx.append(kind, subject, warning, warning.at)
 }
 
-/// Whether a tenant has hourly usage past its retention.
-pub(super) fn has_old_hours(connection: &Connection, tenant: TenantId, now: Timestamp) -> Result<bool> {
-    let sql = "SELECT 1 FROM usage WHERE tenant_id = ?1 AND span = ?2 AND start_us < ?3";
-    let bounds = params![tenant, UsageInterval::Hour, us(oldest_hour(now))];
-    Ok(connection.prepare_cached(sql)?.exists(bounds)?)
+/// Usage by tenant and group. A tenant that was deleted stands in `deleted_tenant`.
+fn sums(connection: &Connection, filter: &UsageFilter) -> Result<Page<UsageSum>> {
+    let (table, group) = match filter.group {
+        UsageGroup::Tenant => ("usage", "''"),
+        UsageGroup::Day => ("usage", "CAST(u.start_us AS TEXT)"),
+        UsageGroup::Key => ("usage_part", "u.key_id"),
+        UsageGroup::Domain => ("usage_part", "u.domain"),
+    };
+    let of_days = if table == "usage" { "AND u.span = 'day'" } else { "" };
+    let counts = COUNTS.map(|count| match count {
+        "api_requests" => "sum(u.api_requests) AS api_requests".to_owned(),
+        count => format!("coalesce(sum(u.{count}) FILTER (WHERE u.environment = ?6), 0) AS {count}"),
+    });
+    let sql = format!(
+        "SELECT t.*, {group} AS part, {},
+                coalesce(sum(u.sent) FILTER (WHERE u.environment = 'test'), 0) AS test_sent
+         FROM (SELECT id, name, slug, external_ref, FALSE AS is_deleted FROM tenant
+               UNION ALL SELECT id, name, slug, external_ref, TRUE FROM deleted_tenant) t
+         CROSS JOIN {table} u
+         WHERE u.tenant_id = t.id {of_days} AND u.start_us >= ?1 AND u.start_us < ?2
+           AND (?3 IS NULL OR t.id = ?3) AND t.id >= ?4
+         GROUP BY t.id, part HAVING t.id > ?4 OR part > ?5
+         ORDER BY t.id, part LIMIT ?7",
+        counts.join(", ")
+    );
+    let UsageFilter { tenant_id, from, to, environment, after, limit, .. } = filter;
+    let (after_id, after_part) = match after {
+        Some(UsageCursor { tenant_id, group }) => (tenant_id.to_string(), group.as_str()),
+        None => Default::default(),
+    };
+    let limit_of_rows = sql_limit(limit.saturating_add(1));
+    let row = params![us(*from), us(*to), tenant_id, after_id, after_part, environment, limit_of_rows];
+    read_rows(connection.prepare_cached(&sql)?.query(row)?, *limit, |row| {
+        Ok(UsageSum {
+            tenant_id: row.get("id")?,
+            tenant_name: row.get("name")?,
+            tenant_slug: row.get("slug")?,
+            external_ref: row.get("external_ref")?,
+            is_deleted: row.get("is_deleted")?,
+            group: row.get("part")?,
+            counts: read_counts(row)?,
+            test_sent: count(row, "test_sent")?,
+        })
+    })
 }
 
-/// Deletes hourly usage of a tenant past its retention, at most `limit` rows.
-pub(super) fn remove_old_hours(tx: &Tx<'_>, tenant: TenantId, now: Timestamp, limit: usize) -> Result<u64> {
-    let sql = "DELETE FROM usage WHERE tenant_id = ?1 AND span = ?2 AND (start_us, environment) IN
-                   (SELECT start_us, environment FROM usage
-                    WHERE tenant_id = ?1 AND span = ?2 AND start_us < ?3 ORDER BY start_us LIMIT ?4)";
-    let bounds = params![tenant, UsageInterval::Hour, us(oldest_hour(now)), sql_limit(limit)];
-    Ok(tx.prepare_cached(sql)?.execute(bounds)? as u64)
+/// The days of a deleted tenant stay, so its name does too.
+pub(super) fn note_deleted_tenant(tx: &Tx<'_>, tenant: TenantId) -> Result<()> {
+    let sql = "INSERT OR REPLACE INTO deleted_tenant (id, name, slug, external_ref)
+               SELECT id, name, slug, external_ref FROM tenant WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute([tenant])?;
+    Ok(())
+}
+
+/// The tenants that were deleted and still have usage.
+pub(super) fn deleted_tenants(connection: &Connection) -> Result<Vec<TenantId>> {
+    let mut statement = connection.prepare_cached("SELECT id FROM deleted_tenant ORDER BY id")?;
+    let rows = statement.query_map([], |row| row.get(0))?;
+    rows.collect::<rusqlite::Result<_>>().map_err(StoreError::from)
+}
+
+/// Tables with the rows of a tenant that end, as `FROM` clauses with the time in `?2`.
+fn expired_rows(is_deleted: bool) -> &'static [(&'static str, &'static str, SignedDuration)] {
+    const KEY: &str = "span, start_us, environment";
+    const PART_KEY: &str = "start_us, environment, key_id, domain";
+    const HOURS: &str = "usage WHERE tenant_id = ?1 AND span = 'hour' AND start_us < ?2";
+    const DAYS: &str = "usage WHERE tenant_id = ?1 AND span = 'day' AND start_us < ?2";
+    const PARTS: &str = "usage_part WHERE tenant_id = ?1 AND start_us < ?2";
+    match is_deleted {
+        false => &[(HOURS, KEY, USAGE_HOURS_LIFETIME), (PARTS, PART_KEY, USAGE_PARTS_LIFETIME)],
+        true => &[(DAYS, KEY, DELETED_USAGE_LIFETIME), (PARTS, PART_KEY, DELETED_USAGE_LIFETIME)],
+    }
+}
+
+/// Whether a tenant has usage past its retention, or was deleted and has none.
+pub(super) fn has_expired(
+    connection: &Connection,
+    tenant: TenantId,
+    is_deleted: bool,
+    now: Timestamp,
+) -> Result<bool> {
+    for (rows, _, lifetime) in expired_rows(is_deleted) {
+        let sql = format!("SELECT 1 FROM {rows}");
+        if connection.prepare_cached(&sql)?.exists(params![tenant, us(oldest_day(now, *lifetime))])? {
+            return Ok(true);
+        }
+    }
+    Ok(is_deleted && !has_usage(connection, tenant)?)
+}
+
+fn has_usage(connection: &Connection, tenant: TenantId) -> Result<bool> {
+    let sql = "SELECT 1 FROM usage WHERE tenant_id = ?1 UNION ALL SELECT 1 FROM usage_part WHERE tenant_id = ?1";
+    Ok(connection.prepare_cached(sql)?.exists([tenant])?)
+}
+
+/// Deletes usage of a tenant past its retention, at most `limit` rows of each table, and forgets a deleted tenant without
+/// usage.
+pub(super) fn remove_expired(
+    tx: &Tx<'_>,
+    tenant: TenantId,
+    is_deleted: bool,
+    now: Timestamp,
+    limit: usize,
+) -> Result<u64> {
+    let mut removed = 0;
+    for (rows, key, lifetime) in expired_rows(is_deleted) {
+        let sql = format!(
+            "DELETE FROM {rows} AND ({key}) IN (SELECT {key} FROM {rows} ORDER BY start_us LIMIT ?3)"
+        );
+        let row = params![tenant, us(oldest_day(now, *lifetime)), sql_limit(limit)];
+        removed += tx.prepare_cached(&sql)?.execute(row)?;
+    }
+    if is_deleted && !has_usage(tx, tenant)? {
+        tx.prepare_cached("DELETE FROM deleted_tenant WHERE id = ?1")?.execute([tenant])?;
+    }
+    Ok(removed as u64)
 }
 
 /// Retention ends for whole days, so that no day is shown in part.
-fn oldest_hour(now: Timestamp) -> Timestamp {
-    UsageInterval::Day.start_of(now.checked_sub(USAGE_HOURS_LIFETIME).unwrap_or(Timestamp::MIN))
+fn oldest_day(now: Timestamp, lifetime: SignedDuration) -> Timestamp {
+    UsageInterval::Day.start_of(now.checked_sub(lifetime).unwrap_or(Timestamp::MIN))
 }

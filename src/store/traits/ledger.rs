@@ -1,7 +1,7 @@
 use crate::mail::Timestamp;
 use crate::model::{TenantId, UsageInterval};
 use crate::store::engine::store_trait;
-use crate::store::{LimitWarning, Result, Usage, UsedBy};
+use crate::store::{LimitWarning, Page, Result, Usage, UsageFilter, UsageSum, UsedBy};
 
 store_trait! {
     /// Usage of tenants, counted in the transaction that causes it; only API requests are counted separately.
@@ -15,6 +15,8 @@ store_trait! {
             from: Timestamp,
             to: Timestamp,
         ) -> Result<Vec<Usage>>;
+        /// Sums of usage of all tenants, also of those that were deleted lately: those with usage, ordered by tenant and group.
+        async fn usage_sums(&self, filter: UsageFilter) -> Result<Page<UsageSum>>;
         /// Adds API requests; those of a deleted tenant are dropped.
         async fn count_requests(&self, requests: Vec<(UsedBy, u64)>) -> Result<()>;
         /// Appends the event that a tenant approaches or has reached a send limit, once in a period. Never waits for the disk:

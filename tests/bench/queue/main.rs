@@ -77,6 +77,7 @@ fn message(tenant_id: TenantId, number: usize, is_later: bool) -> NewMessage {
         header_from: Some("sender@example.com".into()),
         header_message_id: Some(format!("{number}@example.com")),
         dkim_domain: None,
+        sender_domain: None,
         created_at: now,
         expires_at: now + SignedDuration::from_hours(96),
     };

@@ -11,6 +11,7 @@ use crate::model::{MessageId, TenantId, TenantStatus};
 use crate::store::sqlite::journal::retention::{self, MessageRows};
 use crate::store::sqlite::sql_types;
 use crate::store::sqlite::unit_of_work::Tx;
+use crate::store::sqlite::usage;
 use crate::store::{Result, TenantCounts};
 
 /// Maximum of messages that one step deletes.
@@ -69,6 +70,7 @@ pub(super) fn go_on(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
 pub(super) fn finish(tx: &Tx<'_>, id: TenantId, now: Timestamp) -> Result<Step> {
     let step = go_on(tx, id)?;
     if step.is_last {
+        usage::note_deleted_tenant(tx, id)?;
         tenants::delete(tx, id, now)?;
         domains::release_all_claims(tx)?;
     }
@@ -109,7 +111,8 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let events = remove("event", "id", "tenant_id = ?1 AND message_id IS NULL")?;
     remove("rejection", "id", own)?;
     remove("pause", "(tenant_id, destination)", own)?;
-    remove("usage", "(tenant_id, span, start_us, environment)", own)?;
+    // The days stay for the last bill; retention deletes them.
+    remove("usage", "(tenant_id, span, start_us, environment)", "tenant_id = ?1 AND span = 'hour'")?;
     remove("limit_warning", "(tenant_id, environment, period, kind)", own)?;
     remove("submission_key", "(tenant_id, environment, name)", own)?;
     // Also those of the platform's webhooks, because they contain the tenant's events.

@@ -27,8 +27,8 @@ pub(super) fn insert(tx: &Tx<'_>, rejection: &Rejection) -> Result<()> {
         us(rejection.created_at),
         rejection.environment,
     ])?;
-    let Rejection { tenant_id, environment, created_at: at, .. } = *rejection;
-    tx.count(UsedBy { tenant_id, environment, at }, counts_of(rejection));
+    let Rejection { tenant_id, key_id, environment, created_at: at, .. } = *rejection;
+    tx.count(UsedBy { tenant_id, key_id, environment, at }, None, counts_of(rejection));
     tell(tx, rejection)
 }
 

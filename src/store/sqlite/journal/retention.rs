@@ -53,8 +53,8 @@ pub(super) struct Due {
     pub(super) transcripts: Vec<AttemptId>,
     pub(super) events: Vec<String>,
     pub(super) rejections: Vec<String>,
-    /// Tenants with hourly usage past its retention.
-    pub(super) usage: Vec<TenantId>,
+    /// Tenants with usage past its retention, and whether they were deleted.
+    pub(super) usage: Vec<(TenantId, bool)>,
     pub(super) webhook_deliveries: Vec<String>,
     /// There may be more.
     pub(super) truncated: bool,
@@ -86,8 +86,13 @@ pub(super) fn find_due(
         let rejection_end = first_id(RequestId::PREFIX, end);
         let sql = "SELECT id FROM rejection WHERE tenant_id = ?1 AND id < ?2 LIMIT ?3";
         collect(connection, sql, params![tenant, rejection_end], limit, &mut due.rejections)?;
-        if due.usage.len() < limit && usage::has_old_hours(connection, tenant, now)? {
-            due.usage.push(tenant);
+        if due.usage.len() < limit && usage::has_expired(connection, tenant, false, now)? {
+            due.usage.push((tenant, false));
+        }
+    }
+    for tenant in usage::deleted_tenants(connection)? {
+        if due.usage.len() < limit && usage::has_expired(connection, tenant, true, now)? {
+            due.usage.push((tenant, true));
         }
     }
     let event_end = first_id(EventId::PREFIX, days_before(now, policy.row_days));

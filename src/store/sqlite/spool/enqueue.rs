@@ -116,10 +116,10 @@ impl EnqueueJob {
 
     fn count(&self, tx: &Tx<'_>) {
         let NewMessage { message, recipients, suppressed, .. } = &*self.new;
-        let Message { tenant_id, environment, created_at: at, .. } = *message;
+        let Message { tenant_id, key_id, environment, created_at: at, .. } = *message;
         let (sent, suppressed) = (recipients.len() as u64, suppressed.len() as u64);
         let counts = UsageCounts { sent, suppressed, ..UsageCounts::default() };
-        tx.count(UsedBy { tenant_id, environment, at }, counts);
+        tx.count(UsedBy { tenant_id, key_id, environment, at }, message.sender_domain.as_ref(), counts);
     }
 
     /// After the synced commit: hands the message over for delivery, if it was written.
@@ -147,9 +147,9 @@ impl EnqueueJob {
 fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<()> {
     let sql = "INSERT INTO message (id, tenant_id, key_id, environment, reverse_path, body, smtputf8, size,
                                     subject, header_from, header_message_id, dkim_domain, created_us, expires_us,
-                                    return_content, envelope_id, require_tls, release_us, tags, metadata, kind)
+                                    return_content, envelope_id, require_tls, release_us, tags, metadata, kind, sender_domain)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
-                       ?21)";
+                       ?21, ?22)";
     let parameters = &message.parameters;
     let Annotations { tags, metadata } = &message.annotations;
     tx.prepare_cached(sql)?.execute(params![
@@ -174,6 +174,7 @@ fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<
         (!tags.is_empty()).then(|| to_json(tags)).transpose()?,
         metadata.as_json(),
         message.kind,
+        message.sender_domain,
     ])?;
     Ok(())
 }

@@ -141,7 +141,6 @@ fn counts_of(record: &AttemptRecord) -> UsageCounts {
     UsageCounts {
         delivered: (record.state == DeliveryState::Delivered).into(),
         bounced: is_bounced.into(),
-        complained: record.complained.into(),
         ..UsageCounts::default()
     }
 }

@@ -1,4 +1,6 @@
-//! Usage of a tenant in a month, and as a time series by hour or day. All times are in UTC.
+//! Usage of a tenant in a month, and as a time series by hour or day; `sums` lists that of all tenants. All times are in UTC.
+
+mod sums;
 
 use std::collections::HashMap;
 
@@ -8,12 +10,12 @@ use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::{Environment, Scope, TenantId, UsageInterval};
+use crate::model::{Environment, Scope, TenantId, UsageGroup, UsageInterval};
 use crate::store::{Ledger, USAGE_HOURS_LIFETIME, Usage, UsageCounts};
 
 use super::page::read_time;
 use super::schema::Schemas;
-use super::{Access, ApiError, ApiResponse, Operation, RequestContext, Resource, Result};
+use super::{Access, ApiError, ApiResponse, List, Operation, RequestContext, Resource, Result};
 
 /// Hours in one series.
 const HOURS_MAX: i64 = 31 * 24;
@@ -24,8 +26,19 @@ const DAYS_DEFAULT: i64 = 30;
 
 /// The operations of usage.
 pub fn resource() -> Resource {
-    let text = "Usage of a tenant in a month, or by hour or day.";
+    let text = "Usage of tenants in a month, or by hour or day.";
     Resource::new("Usage", text, Access::Scope(Scope::UsageRead)).operations([
+        Operation::get("/v1/usage", "list_usage", sums::list)
+            .describe("List the usage of all tenants in a month", "One entry for each tenant with usage, or for each of its keys, sending domains or days, ordered by tenant. A key of a tenant gets the usage of its own tenant. Deleted tenants are listed for 90 days. With `Accept: text/csv` or `format=csv`, the response is CSV (RFC 4180); a header `Link` with `rel=next` then names the rest, if there is any.")
+            .tenant_filter()
+            .query_as("period", "The month, such as `2026-01`. Default: the current month.", month_schema)
+            .query::<Environment>("environment", "Only usage in this environment. Default: `live`.")
+            .query::<UsageGroup>("group_by", "What each entry is about. Default: `tenant`. Usage by key and by domain is kept for 400 days.")
+            .query_as("format", "The format. Default: the one that `Accept` names, or `json`.", sums::format_schema)
+            .query_as("limit", "Entries in the response.", sums::limit_schema)
+            .query::<String>("after", "Continues after this cursor: the `next_cursor` of a response.")
+            .returns::<List<sums::SumView>>("The usage.")
+            .returns_octets("text/csv", "The usage."),
         Operation::get("/v1/tenants/{tenant_id}/usage", "get_usage", month)
             .summary("Get the usage of a tenant in a month")
             .query_as("period", "The month, such as `2026-01`. Default: the current month.", month_schema)
@@ -123,6 +136,32 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// The names of the fields, in order.
+    const NAMES: [&'static str; 8] = [
+        "emails_sent",
+        "emails_delivered",
+        "emails_bounced",
+        "emails_complained",
+        "emails_suppressed",
+        "emails_rejected",
+        "email_test",
+        "api_requests",
+    ];
+
+    /// The counts of one environment, with the API requests of both.
+    fn of(counts: UsageCounts, test_sent: u64) -> Self {
+        Self {
+            emails_sent: counts.sent,
+            emails_delivered: counts.delivered,
+            emails_bounced: counts.bounced,
+            emails_complained: counts.complained,
+            emails_suppressed: counts.suppressed,
+            emails_rejected: counts.rejected,
+            email_test: test_sent,
+            api_requests: counts.api_requests,
+        }
+    }
+
     /// Adds the usage of one environment to the counts shown for `shown`.
     fn add(&mut self, shown: Environment, usage: &Usage) {
         let UsageCounts { sent, delivered, bounced, complained, suppressed, rejected, api_requests } =
