@@ -219,7 +219,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::MessageFinished
         | C::WebhookDisabled => (StatusCode::CONFLICT, "conflict"),
         C::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "conflict"),
-        C::SendLimitExceeded | C::DailySendLimitExceeded | C::RateLimited => {
+        C::SendLimitExceeded | C::HourlySendLimitExceeded | C::DailySendLimitExceeded | C::RateLimited => {
             (StatusCode::TOO_MANY_REQUESTS, "rate_limited")
         }
         C::InvalidJson => (StatusCode::BAD_REQUEST, "validation_error"),

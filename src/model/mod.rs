@@ -2,18 +2,21 @@
 //!
 //! Pure values: no I/O, no clock. Imports `mail`.
 
+mod brakes;
 mod credential;
 mod destination_pattern;
 mod domain_status;
 mod id;
 mod period;
 mod queue_filter;
+mod ratio;
 mod refusal;
 mod scope;
 mod scram;
 mod state;
 mod weight;
 
+pub use brakes::{BrakeWindow, Brakes};
 pub use credential::{KeySecret, KeySecretError, SecretDigest, StoredSecret};
 pub use destination_pattern::DestinationPattern;
 pub use id::{
@@ -21,12 +24,13 @@ pub use id::{
     SuppressionId, TemplateId, TenantId, WebhookDeliveryId, WebhookId,
 };
 pub use queue_filter::QueueFilter;
+pub use ratio::Ratio;
 pub use refusal::{Refusal, RefusalCode};
 pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
-    BounceClass, DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyState, DkimPolicy,
-    DomainStatus, Environment, EventKind, LimitPeriod, MessageKind, Scope, Stage, SuppressionReason,
-    TenantStatus, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType, UnknownValue, UsageGroup, UsageInterval,
-    Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
+    BounceClass, BrakeAction, BrakeMetric, DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm,
+    DkimKeyState, DkimPolicy, DomainStatus, Environment, EventKind, LimitPeriod, MessageKind, Scope, Stage,
+    SuppressionReason, TenantStatus, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType, UnknownValue,
+    UsageGroup, UsageInterval, Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
 };
 pub use weight::{Weight, WeightError};

@@ -27,6 +27,7 @@ impl LimitPeriod {
     pub const fn seconds(self) -> i64 {
         match self {
             Self::Minute => MINUTE_S,
+            Self::Hour => HOUR_S,
             Self::Day => DAY_S,
         }
     }

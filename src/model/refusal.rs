@@ -40,6 +40,8 @@ codes! {
     NullSenderRefused = "null_sender_refused";
     /// The tenant's send limit per minute is used up.
     SendLimitExceeded = "send_limit_exceeded";
+    /// The tenant's send limit per hour is used up.
+    HourlySendLimitExceeded = "send_limit_exceeded";
     /// The tenant's send limit per day is used up.
     DailySendLimitExceeded = "send_limit_exceeded";
     /// The message is larger than the limit.

@@ -304,8 +304,26 @@ enumerations! {
     LimitPeriod("period of a limit") {
         /// One minute.
         Minute = "minute",
+        /// One hour.
+        Hour = "hour",
         /// One day.
         Day = "day",
+    }
+
+    /// What happens when a rate of the brakes is exceeded.
+    BrakeAction("action of brakes", default Pause) {
+        /// The queued mail of the tenant waits until its queue is resumed, and there is an event.
+        Pause = "pause",
+        /// There is an event only.
+        Notify = "notify",
+    }
+
+    /// A rate that brakes compare.
+    BrakeMetric("rate of brakes") {
+        /// Bounces.
+        BounceRate = "bounce_rate",
+        /// Complaints.
+        ComplaintRate = "complaint_rate",
     }
 
     /// Whether a webhook receives events.
@@ -434,6 +452,8 @@ enumerations! {
         SendLimitApproaching = "send_limit.approaching",
         /// A tenant has used up a send limit.
         SendLimitExceeded = "send_limit.exceeded",
+        /// The bounces or complaints of a tenant exceed a rate of its brakes.
+        BrakeApplied = "brake.applied",
         /// A smart host rejected our login; its mail waits.
         SmartHostLoginFailed = "smart_host.login_failed",
         /// The smart host accepts our login again, or was changed: its mail continues.

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod bounce_classifier;
+pub mod brakes;
 pub mod deficit_round_robin;
 pub mod fair_queue;
 pub mod fixed_window;

@@ -57,7 +57,7 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         | RecipientNotConfirmed
         | FromHeaderMissing
         | FromHeaderAmbiguous => (550, 7, 1),
-        SendLimitExceeded | RateLimited => (450, 7, 1),
+        SendLimitExceeded | HourlySendLimitExceeded | RateLimited => (450, 7, 1),
         DailySendLimitExceeded => (452, 7, 1),
         MessageTooLarge => (552, 3, 4),
         RecipientInvalid => (553, 1, 3),

@@ -1,8 +1,9 @@
-//! Send limits of tenants per minute and day, in recipients, separately for live and test mail.
+//! Send limits of tenants per minute, hour and day, in recipients, separately for live and test mail.
 //!
 //! MAIL and RCPT only check, so that a client is refused early and keeps the recipients that fit. The message is
 //! counted in one step before it is stored, and released if it is not stored, so concurrent sessions of a tenant
-//! never exceed its limit. The count of a day starts with the usage in the store.
+//! never exceed its limit. The counts of an hour and a day start with the usage in the
+//! store.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +18,10 @@ const APPROACHING_PERCENT: u64 = 80;
 /// Maximum of remembered warnings; beyond it, expired ones are removed.
 const WARNINGS_MAX: usize = 10_000;
 
+/// The periods whose usage is in the store.
+const STORED_PERIODS: [(LimitPeriod, UsageInterval); 2] =
+    [(LimitPeriod::Day, UsageInterval::Day), (LimitPeriod::Hour, UsageInterval::Hour)];
+
 /// Limits are counted per tenant and environment.
 type Account = (TenantId, Environment);
 
@@ -28,6 +33,7 @@ pub struct SendLimits {
 
 struct LimitUsage {
     minute: FixedWindow<Account>,
+    hour: FixedWindow<Account>,
     day: FixedWindow<Account>,
     /// The level of the last warning of each limit, and the end of its period.
     warned: HashMap<(Account, LimitPeriod), (Timestamp, LimitLevel)>,
@@ -58,7 +64,7 @@ pub struct ConfirmedQuota {
 impl QuotaRequest {
     /// The current limits of a tenant.
     pub fn new(tenant: &Tenant, environment: Environment, at: Timestamp) -> Self {
-        Self { account: (tenant.id, environment), limits: tenant.rate_limit, at }
+        Self { account: (tenant.id, environment), limits: tenant.rate_limit.at(environment, at), at }
     }
 
     /// Whether any limit applies.
@@ -66,10 +72,18 @@ impl QuotaRequest {
         self.limits().next().is_some()
     }
 
+    fn limit_of(&self, period: LimitPeriod) -> Option<u64> {
+        self.limits().find(|(of, _)| *of == period).map(|(_, limit)| limit)
+    }
+
     /// The limits that apply, the longest period first.
     fn limits(&self) -> impl Iterator<Item = (LimitPeriod, u64)> + use<> {
-        let RateLimit { emails_per_day, emails_per_minute, .. } = self.limits;
-        let limits = [(LimitPeriod::Day, emails_per_day), (LimitPeriod::Minute, emails_per_minute)];
+        let RateLimit { emails_per_day, emails_per_hour, emails_per_minute, .. } = self.limits;
+        let limits = [
+            (LimitPeriod::Day, emails_per_day),
+            (LimitPeriod::Hour, emails_per_hour),
+            (LimitPeriod::Minute, emails_per_minute),
+        ];
         limits.into_iter().filter_map(|(period, limit)| Some((period, limit?.into())))
     }
 }
@@ -79,6 +93,7 @@ impl SendLimits {
     pub fn new(store: Arc<Store>) -> Self {
         let usage = LimitUsage {
             minute: FixedWindow::new(LimitPeriod::Minute),
+            hour: FixedWindow::new(LimitPeriod::Hour),
             day: FixedWindow::new(LimitPeriod::Day),
             warned: HashMap::new(),
         };
@@ -87,7 +102,7 @@ impl SendLimits {
 
     /// Whether the limits allow this many recipients; counts nothing. The outer error is the store's.
     pub async fn check(&self, request: &QuotaRequest, count: u64) -> Result<Result<(), Refusal>, StoreError> {
-        self.load_day(request).await?;
+        self.load(request).await?;
         Ok(self.check_remaining(&mut self.lock(), request, count))
     }
 
@@ -97,14 +112,16 @@ impl SendLimits {
         request: QuotaRequest,
         count: u64,
     ) -> Result<Result<QuotaReservation<'_>, Refusal>, StoreError> {
-        self.load_day(&request).await?;
+        self.load(&request).await?;
         let mut usage = self.lock();
         if let Err(refusal) = self.check_remaining(&mut usage, &request, count) {
             return Ok(Err(refusal));
         }
-        if request.limits.emails_per_day.is_none() {
-            // From now on the count is incomplete; a new limit loads it from the store again.
-            usage.day.forget(&request.account);
+        for (period, _) in STORED_PERIODS {
+            if request.limit_of(period).is_none() {
+                // From now on the count is incomplete; a new limit loads it from the store again.
+                usage.of(period).forget(&request.account);
+            }
         }
         for (period, limit) in request.limits() {
             usage.of(period).take(request.account, count, request.at);
@@ -128,7 +145,7 @@ impl SendLimits {
 
     /// The limit with the least remaining quota; `None` without a limit.
     pub async fn status(&self, request: &QuotaRequest) -> Result<Option<QuotaStatus>, StoreError> {
-        self.load_day(request).await?;
+        self.load(request).await?;
         let mut usage = self.lock();
         let statuses = request
             .limits()
@@ -136,16 +153,21 @@ impl SendLimits {
         Ok(statuses.min_by_key(QuotaStatus::remaining))
     }
 
-    /// Loads the usage of the day from the store, once. Nothing is counted before, so the loaded value is complete.
-    async fn load_day(&self, request: &QuotaRequest) -> Result<(), StoreError> {
-        if request.limits.emails_per_day.is_none() || self.lock().day.contains(&request.account, request.at) {
-            return Ok(());
-        }
+    /// Loads the usage of the day and hour from the store, once. Nothing is counted before, so the loaded value is complete.
+    async fn load(&self, request: &QuotaRequest) -> Result<(), StoreError> {
         let (tenant, environment) = request.account;
-        let (from, to) = (LimitPeriod::Day.start_of(request.at), LimitPeriod::Day.end_of(request.at));
-        let days = self.store.usage(tenant, UsageInterval::Day, from, to).await?;
-        let sent = days.iter().find(|day| day.environment == environment).map_or(0, |day| day.counts.sent);
-        self.lock().day.preload(request.account, sent, request.at);
+        for (period, interval) in STORED_PERIODS {
+            if request.limit_of(period).is_none()
+                || self.lock().of(period).contains(&request.account, request.at)
+            {
+                continue;
+            }
+            let (from, to) = (period.start_of(request.at), period.end_of(request.at));
+            let parts = self.store.usage(tenant, interval, from, to).await?;
+            let of_account = parts.iter().find(|part| part.environment == environment);
+            let sent = of_account.map_or(0, |part| part.counts.sent);
+            self.lock().of(period).preload(request.account, sent, request.at);
+        }
         Ok(())
     }
 
@@ -197,6 +219,7 @@ impl LimitUsage {
     fn of(&mut self, period: LimitPeriod) -> &mut FixedWindow<Account> {
         match period {
             LimitPeriod::Minute => &mut self.minute,
+            LimitPeriod::Hour => &mut self.hour,
             LimitPeriod::Day => &mut self.day,
         }
     }
@@ -219,6 +242,7 @@ fn refuse(period: LimitPeriod, status: QuotaStatus, count: u64) -> Refusal {
     let QuotaStatus { limit, used, resets_at } = status;
     let code = match period {
         LimitPeriod::Minute => RefusalCode::SendLimitExceeded,
+        LimitPeriod::Hour => RefusalCode::HourlySendLimitExceeded,
         LimitPeriod::Day => RefusalCode::DailySendLimitExceeded,
     };
     if count > limit {

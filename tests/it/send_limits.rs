@@ -1,17 +1,19 @@
-//! The send limits of a tenant, per minute and per day.
+//! The send limits of a tenant, per minute, hour and day, its warm-up and its brakes.
+
+use std::time::Duration;
 
 use pillarbox::mail::Timestamp;
-use pillarbox::model::{Environment, EventKind, LimitPeriod};
-use pillarbox::store::{Directory, EventFilter, Journal, NewKey, PageRequest, RateLimit, TenantPatch};
+use pillarbox::model::{Environment, EventKind, LimitPeriod, Ratio};
+use pillarbox::store::{Directory, EventFilter, Journal, NewKey, PageRequest, Ramp, RateLimit, TenantPatch};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::api_stage::ApiStage;
 use crate::client::Client;
 use crate::fake_dns::FakeDns;
-use crate::fake_mx::FakeMx;
+use crate::fake_mx::{FakeMx, Fault, Phase};
 use crate::http::request;
-use crate::server::{TestServer, message};
+use crate::server::{TestServer, message, one_destination};
 use crate::submission::{MESSAGE, log_in};
 use crate::submission_stage::{HOSTNAME, SubmissionStage};
 use crate::wait::until;
@@ -267,4 +269,107 @@ async fn the_limit_applies_over_http_and_every_response_shows_its_state() {
     let rest = stage.post(&tenant.key, "/v1/emails", email(&["c@x.example", "d@x.example"])).await;
     assert_eq!(stands(&rest)[..2], [5, 0]);
     rest.expect(202);
+}
+
+#[tokio::test]
+async fn the_limit_of_an_hour_and_the_warm_up_apply_over_smtp_and_http() {
+    let stage = SubmissionStage::start().await;
+    limit(&stage, RateLimit { emails_per_hour: Some(1), ..RateLimit::default() }).await;
+    let mut client = log_in(&stage).await;
+    client.send("app@own.example", &["a@other.example"], MESSAGE).await.expect_code(250);
+    let refused = client.command("MAIL FROM:<app@own.example>").await;
+    let refused = refused.expect_saying(450, "4.7.1 [send_limit_exceeded]").text();
+    assert!(refused.contains("1 recipients per hour"), "{refused}");
+    // One recipient on the first day, two on the second.
+    let since = Timestamp::now().checked_sub(pillarbox::mail::SignedDuration::from_hours(24)).unwrap();
+    let ramp = Ramp { start: 1, factor: Ratio::new(2.0).unwrap(), until: 3, since };
+    limit(&stage, RateLimit { ramp: Some(ramp), ..RateLimit::default() }).await;
+    client.send("app@own.example", &["b@other.example"], MESSAGE).await.expect_code(250);
+    client.command("MAIL FROM:<app@own.example>").await.expect_saying(452, "4.7.1 [send_limit_exceeded]");
+    limit(&stage, RateLimit { ramp: Some(Ramp { until: 2, ..ramp }), ..RateLimit::default() }).await;
+    client.send("app@own.example", &["c@other.example"], MESSAGE).await.expect_code(250);
+
+    let dns = FakeDns::start().await;
+    let mx = FakeMx::start().await;
+    let server = TestServer::start(&dns, mx.address.port()).await;
+    let account = server.create_account("acme.test").await;
+    let tenant = format!("/v1/tenants/{}", account.tenant_id);
+    let email = json!({"from": "a@acme.test", "to": ["bob@b.test"], "subject": "Hi", "text": "x"});
+    let send = async || {
+        request(server.control.address, "POST", "/v1/emails", Some(&account.secret), Some(&email)).await
+    };
+    let set = async |limits: Value| server.control.ok("PATCH", &tenant, json!({"rate_limit": limits})).await;
+    set(json!({"emails_per_hour": 1})).await;
+    send().await.expect(202);
+    let refused = send().await;
+    let wait: i64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=3600).contains(&wait), "{refused}");
+    refused.expect_error(429, "send_limit_exceeded");
+    let shown = set(json!({"emails_per_hour": null, "ramp": {"start": 1, "factor": 1.5, "until": 9}})).await;
+    let ramp = shown["rate_limit"]["ramp"].clone();
+    assert_eq!((&ramp["factor"], &ramp["until"]), (&json!(1.5), &json!(9)), "{shown}");
+    assert_eq!(
+        set(json!({"ramp": {"start": 1, "factor": 2, "until": 9}})).await["rate_limit"]["ramp"]["since"],
+        ramp["since"]
+    );
+    send().await.expect_error(429, "send_limit_exceeded");
+    set(json!({"ramp": null})).await;
+    send().await.expect(202);
+    let wrong = json!({"rate_limit": {"ramp": {"start": 0, "factor": 1, "until": 0}, "emails_per_hour": 0}});
+    let error =
+        request(server.control.address, "PATCH", &tenant, Some(&server.control.secret), Some(&wrong)).await;
+    let error = error.expect_error(422, "validation_failed");
+    assert_eq!(error["errors"].as_array().unwrap().len(), 4, "{error}");
+}
+
+#[tokio::test]
+async fn a_brake_pauses_the_mail_of_a_tenant_that_bounces_too_much_until_its_queue_is_resumed() {
+    let (_dns, mx, server) = one_destination().await;
+    mx.script(Phase::Rcpt, "gone", usize::MAX, Fault::Reply("550 5.1.1 nobody of that name"));
+    let (account, other) =
+        (server.create_account("acme.test").await, server.create_account("other.test").await);
+    let tenant = format!("/v1/tenants/{}", account.tenant_id);
+    let brakes = json!({"settings": {"brakes": {"bounce_rate": 0.5, "min_recipients": 3}}});
+    let shown = server.control.ok("PATCH", &tenant, brakes.clone()).await;
+    assert_eq!(shown["settings"]["brakes"]["window"], "24h", "{shown}");
+    let own = request(server.control.address, "PATCH", &tenant, Some(&account.secret), Some(&brakes)).await;
+    assert_eq!(own.status, 403, "a tenant cannot lift its own brakes: {own}");
+    for recipient in ["gone1@b.test", "gone2@b.test", "bob@b.test"] {
+        for account in [&account, &other] {
+            let id = server.submit(account, &[recipient], &message(account, "before")).await;
+            server.wait_for_status(&id, &["delivered", "bounced"]).await;
+        }
+    }
+    let applied = async || {
+        let path = format!("/v1/events?type=brake.applied&tenant_id={}", account.tenant_id);
+        server.control.get(&path).await["data"].as_array().unwrap().clone()
+    };
+    let pauses = async || server.control.get("/v1/queue").await["pauses"].as_array().unwrap().clone();
+    assert!(applied().await.is_empty());
+    server.clock.advance(Duration::from_secs(61));
+    let events = until("the brake is applied", async || {
+        let events = applied().await;
+        (!events.is_empty()).then_some(events)
+    })
+    .await;
+    let data = json!({
+        "metric": "bounce_rate", "rate": 0.666667, "limit": 0.5, "recipients": 3, "window": "24h", "action": "pause",
+    });
+    assert_eq!(events[0]["data"], data);
+    let reasons = pauses().await;
+    assert_eq!(reasons.len(), 1, "only this tenant: {reasons:?}");
+    assert_eq!(reasons[0]["reason"], "brake: 66.67 % bounces of 3 recipients, more than 50 %");
+    let waits = server.submit(&account, &["bob@b.test"], &message(&account, "waits")).await;
+    let passes = server.submit(&other, &["bob@b.test"], &message(&other, "passes")).await;
+    server.wait_for_status(&passes, &["delivered"]).await;
+    let email = server.control.get(&format!("/v1/emails/{waits}")).await;
+    assert_eq!((&email["status"], &email["deliveries"][0]["attempts"]), (&json!("queued"), &json!(0)));
+
+    server.control.ok("POST", "/v1/queue/resume", json!({"tenant_id": account.tenant_id})).await;
+    server.wait_for_status(&waits, &["delivered"]).await;
+    server.clock.advance(Duration::from_secs(61));
+    let third = server.submit(&account, &["bob@b.test"], &message(&account, "after")).await;
+    server.wait_for_status(&third, &["delivered"]).await;
+    assert_eq!(applied().await.len(), 1, "the same bounces do not count again");
+    assert!(pauses().await.is_empty());
 }

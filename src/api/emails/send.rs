@@ -272,9 +272,11 @@ impl Sending<'_> {
     /// Records a refusal for `/v1/rejections` under the id of the request, unless it is a server error.
     fn reject(&self, stage: Stage, refusal: Refusal) -> ApiError {
         let mut error = ApiError::from(refusal);
-        let (call, limits) = (self.call, &self.submitter.tenant.rate_limit);
+        let (call, tenant) = (self.call, &self.submitter.tenant);
+        let limits = tenant.rate_limit.at(self.submitter.key.environment, call.now);
         let over = match error.refusal.code {
             RefusalCode::SendLimitExceeded => Some((LimitPeriod::Minute, limits.emails_per_minute)),
+            RefusalCode::HourlySendLimitExceeded => Some((LimitPeriod::Hour, limits.emails_per_hour)),
             RefusalCode::DailySendLimitExceeded => Some((LimitPeriod::Day, limits.emails_per_day)),
             _ => None,
         };

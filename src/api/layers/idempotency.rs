@@ -190,6 +190,7 @@ mod tests {
             (error(RefusalCode::ValidationFailed), true),
             (error(RefusalCode::DomainNotAllowedForKey), true),
             (error(RefusalCode::SendLimitExceeded), false),
+            (error(RefusalCode::HourlySendLimitExceeded), false),
             (error(RefusalCode::DailySendLimitExceeded), false),
             (error(RefusalCode::RateLimited), false),
             (error(RefusalCode::RequestTimeout), false),

@@ -40,7 +40,7 @@ pub fn resource() -> Resource {
                 .summary("Get a tenant")
                 .returns::<TenantView>("The tenant."),
             Operation::patch("/v1/tenants/{tenant_id}", "update_tenant", update)
-                .describe("Change a tenant", "While a tenant is suspended, the server refuses its keys, over HTTP and SMTP, and does not deliver its queued mail. Activating the tenant ends this. A tenant key may change only `name` and `settings`.")
+                .describe("Change a tenant", "While a tenant is suspended, the server refuses its keys, over HTTP and SMTP, and does not deliver its queued mail. Activating the tenant ends this. A tenant key may change only `name` and `settings` without `brakes`.")
                 .takes::<Update>()
                 .returns::<TenantView>("The updated tenant.")
                 // A smart host has up to 1000 destinations.
@@ -56,7 +56,7 @@ pub fn resource() -> Resource {
 async fn create(call: RequestContext) -> Result<ApiResponse> {
     let body: Create = call.json()?;
     let (has_slug, domain) = (body.slug.is_some(), body.domain.clone());
-    let new = body.validate(call.message_lifetime_hours_max(), call.source_pools())?;
+    let new = body.validate(call.message_lifetime_hours_max(), call.source_pools(), call.now)?;
     let domain = match domain {
         Some(name) => Some(domains::first_domain(&call, &name, "domain").await?),
         None => None,
@@ -124,7 +124,7 @@ async fn update(call: RequestContext) -> Result<ApiResponse> {
     {
         return Err(ApiError::platform_only(&format!("changing {field}")));
     }
-    let patch = body.validate(&tenant, call.message_lifetime_hours_max(), call.source_pools())?;
+    let patch = body.validate(&tenant, call.message_lifetime_hours_max(), call.source_pools(), call.now)?;
     let updated = call.store().update_tenant(tenant.id, patch, call.now).await?;
     ApiResponse::ok(&TenantView::from(updated.ok_or_else(|| ApiError::not_found("tenant"))?))
 }

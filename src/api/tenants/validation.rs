@@ -3,10 +3,12 @@
 use serde_json::{Map, Value};
 
 use super::smart_host;
-use super::views::{Create, RateLimitPatch, SettingsPatch, Update};
+use super::views::{Create, RampBody, RateLimitPatch, SettingsPatch, Update};
 use crate::api::json::Checks;
 use crate::api::{Result, domains};
-use crate::store::{NewTenant, RateLimit, Tenant, TenantPatch, TenantSettings};
+use crate::mail::Timestamp;
+use crate::model::Brakes;
+use crate::store::{NewTenant, Ramp, RateLimit, Tenant, TenantPatch, TenantSettings};
 
 const NAME_CHARS_MAX: usize = 200;
 const SLUG_CHARS_MAX: usize = 63;
@@ -19,6 +21,7 @@ impl Create {
         self,
         message_lifetime_hours_max: u32,
         source_pools: &[String],
+        now: Timestamp,
     ) -> Result<NewTenant> {
         let mut checks = Checks::default();
         check_name(&self.name, &mut checks);
@@ -27,7 +30,7 @@ impl Create {
         self.domain.iter().for_each(|name| drop(domains::check_name(name, "domain", &mut checks)));
         checks.metadata(&self.metadata);
         let settings = self.settings.merge(&TenantSettings::default());
-        let rate_limit = self.rate_limit.merge(&RateLimit::default());
+        let rate_limit = self.rate_limit.merge(&RateLimit::default(), now);
         check_settings(&settings, message_lifetime_hours_max, &mut checks);
         check_rate_limit(&rate_limit, &mut checks);
         check_retention("retention_days", self.retention_days, &mut checks);
@@ -60,6 +63,7 @@ impl Update {
             ("external_ref", self.external_ref.is_some()),
             ("metadata", self.metadata.is_some()),
             ("rate_limit", self.rate_limit.is_some()),
+            ("settings.brakes", self.settings.as_ref().is_some_and(|settings| settings.brakes.is_some())),
             ("smtp", self.smtp.is_some()),
             ("source_pool", self.source_pool.is_some()),
             ("retention_days", self.retention_days.is_some()),
@@ -76,6 +80,7 @@ impl Update {
         tenant: &Tenant,
         message_lifetime_hours_max: u32,
         source_pools: &[String],
+        now: Timestamp,
     ) -> Result<TenantPatch> {
         let mut checks = Checks::default();
         self.name.iter().for_each(|name| check_name(name, &mut checks));
@@ -91,7 +96,7 @@ impl Update {
         settings
             .iter()
             .for_each(|settings| check_settings(settings, message_lifetime_hours_max, &mut checks));
-        let rate_limit = self.rate_limit.map(|patch| patch.merge(&tenant.rate_limit));
+        let rate_limit = self.rate_limit.map(|patch| patch.merge(&tenant.rate_limit, now));
         rate_limit.iter().for_each(|limit| check_rate_limit(limit, &mut checks));
         let current = tenant.smart_host.as_ref();
         let smart_host =
@@ -125,16 +130,25 @@ impl SettingsPatch {
                 .delivery_reports
                 .map_or(old.delivery_reports, |reports| reports.unwrap_or_default()),
             message_lifetime_hours: self.message_lifetime_hours.unwrap_or(old.message_lifetime_hours),
+            brakes: self.brakes.map_or(old.brakes, |body| body.map(Brakes::from)),
         }
     }
 }
 
 impl RateLimitPatch {
-    fn merge(self, old: &RateLimit) -> RateLimit {
+    fn merge(self, old: &RateLimit, now: Timestamp) -> RateLimit {
+        let ramp = |RampBody { start, factor, until, since }: RampBody| Ramp {
+            start,
+            factor,
+            until,
+            since: since.or(old.ramp.map(|old| old.since)).unwrap_or(now),
+        };
         RateLimit {
             requests_per_minute: self.requests_per_minute.unwrap_or(old.requests_per_minute),
             emails_per_day: self.emails_per_day.unwrap_or(old.emails_per_day),
+            emails_per_hour: self.emails_per_hour.unwrap_or(old.emails_per_hour),
             emails_per_minute: self.emails_per_minute.unwrap_or(old.emails_per_minute),
+            ramp: self.ramp.map_or(old.ramp, |body| body.map(ramp)),
         }
     }
 }
@@ -193,13 +207,31 @@ fn check_settings(settings: &TenantSettings, message_lifetime_hours_max: u32, ch
         settings.message_lifetime_hours.is_none_or(|hours| (1..=message_lifetime_hours_max).contains(&hours));
     let message = format!("this must be from 1 to {message_lifetime_hours_max}");
     checks.require(in_range, "settings.message_lifetime_hours", "invalid", &message);
+    settings.brakes.iter().for_each(|brakes| check_brakes(brakes, checks));
+}
+
+fn check_brakes(brakes: &Brakes, checks: &mut Checks) {
+    let rates = [
+        ("settings.brakes.bounce_rate", brakes.bounce_rate),
+        ("settings.brakes.complaint_rate", brakes.complaint_rate),
+    ];
+    let has_rate = rates.iter().any(|(_, rate)| rate.is_some());
+    checks.require(has_rate, "settings.brakes", "invalid", "give bounce_rate, complaint_rate or both");
+    for (name, rate) in rates {
+        let is_share = rate.is_none_or(|rate| rate.as_f64() > 0.0 && rate.as_f64() < 1.0);
+        checks.require(is_share, name, "invalid", "this must be a share above 0 and below 1, such as 0.05");
+    }
+    let has_recipients = brakes.min_recipients > 0;
+    checks.require(has_recipients, "settings.brakes.min_recipients", "invalid", "this must be at least 1");
 }
 
 fn check_rate_limit(limit: &RateLimit, checks: &mut Checks) {
     for (name, value) in [
         ("rate_limit.requests_per_minute", limit.requests_per_minute),
         ("rate_limit.emails_per_day", limit.emails_per_day),
+        ("rate_limit.emails_per_hour", limit.emails_per_hour),
         ("rate_limit.emails_per_minute", limit.emails_per_minute),
+        ("rate_limit.ramp.start", limit.ramp.map(|ramp| ramp.start)),
     ] {
         checks.require(
             value != Some(0),
@@ -208,6 +240,15 @@ fn check_rate_limit(limit: &RateLimit, checks: &mut Checks) {
             "this must be at least 1; to stop the tenant, suspend it",
         );
     }
+    limit.ramp.iter().for_each(|ramp| check_ramp(ramp, checks));
+}
+
+fn check_ramp(ramp: &Ramp, checks: &mut Checks) {
+    let factor = ramp.factor.as_f64();
+    let grows = factor > 1.0 && factor <= 10.0;
+    checks.require(grows, "rate_limit.ramp.factor", "invalid", "this must be above 1 and at most 10");
+    let has_days = ramp.until > ramp.start;
+    checks.require(has_days, "rate_limit.ramp.until", "invalid", "this must be more than start");
 }
 
 fn check_source_pool(name: Option<&str>, configured: &[String], checks: &mut Checks) {
@@ -223,7 +264,9 @@ fn check_retention(field: &str, days: Option<u32>, checks: &mut Checks) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::views::BrakesBody;
     use super::*;
+    use crate::model::Ratio;
 
     #[test]
     fn a_slug_derived_from_a_name_is_valid() {
@@ -277,6 +320,30 @@ mod tests {
         assert_eq!(fields(&|c| check_retention("retention_days", Some(0), c)), ["retention_days"]);
         let zero = RateLimit { emails_per_day: Some(0), ..RateLimit::default() };
         assert_eq!(fields(&|c| check_rate_limit(&zero, c)), ["rate_limit.emails_per_day"]);
+        let factor = |number| Ratio::new(number).unwrap();
+        for (start, number, until, wrong) in [
+            (0, 2.0, 10, &["rate_limit.ramp.start"][..]),
+            (10, 1.0, 10, &["rate_limit.ramp.factor", "rate_limit.ramp.until"]),
+            (1, 10.5, 2, &["rate_limit.ramp.factor"]),
+            (1, 10.0, 2, &[]),
+        ] {
+            let ramp = Ramp { start, factor: factor(number), until, since: Timestamp::UNIX_EPOCH };
+            let limit = RateLimit { ramp: Some(ramp), ..RateLimit::default() };
+            assert_eq!(fields(&|c| check_rate_limit(&limit, c)), wrong);
+        }
+        for (text, wrong) in [
+            (r#"{"bounce_rate":0.05}"#, &[][..]),
+            (
+                r#"{"bounce_rate":0,"complaint_rate":1}"#,
+                &["settings.brakes.bounce_rate", "settings.brakes.complaint_rate"],
+            ),
+            (r#"{"complaint_rate":0.1,"min_recipients":0}"#, &["settings.brakes.min_recipients"]),
+            ("{}", &["settings.brakes"]),
+        ] {
+            let brakes = serde_json::from_str::<BrakesBody>(text).ok().map(Brakes::from);
+            let settings = TenantSettings { brakes, ..TenantSettings::default() };
+            assert_eq!(fields(&|c| check_settings(&settings, 240, c)), wrong, "{text}");
+        }
         let settings = TenantSettings {
             from_name: Some("a\nb".into()),
             message_lifetime_hours: Some(241),
@@ -297,6 +364,7 @@ mod tests {
             (r#"{"external_ref":null}"#, "external_ref"),
             (r#"{"metadata":{}}"#, "metadata"),
             (r#"{"rate_limit":{}}"#, "rate_limit"),
+            (r#"{"settings":{"brakes":null}}"#, "settings.brakes"),
             (r#"{"smtp":null}"#, "smtp"),
             (r#"{"retention_days":null}"#, "retention_days"),
             (r#"{"body_retention_days":1}"#, "body_retention_days"),

@@ -9,7 +9,8 @@ use crate::api::domains::DomainView;
 use crate::api::json::nullable;
 use crate::mail::{Address, Timestamp};
 use crate::model::{
-    DeliveryReports, DestinationPattern, DkimPolicy, TenantId, TenantStatus, TlsMode, Weight,
+    BrakeAction, BrakeWindow, Brakes, DeliveryReports, DestinationPattern, DkimPolicy, Ratio, TenantId,
+    TenantStatus, TlsMode, Weight,
 };
 use crate::store::{RateLimit, SmartHost, Tenant, TenantCounts, TenantSettings};
 
@@ -107,6 +108,27 @@ pub struct SettingsPatch {
     /// Hours to attempt delivery; `null` for the server default.
     #[serde(default, deserialize_with = "nullable")]
     pub(super) message_lifetime_hours: Option<Option<u32>>,
+    /// What stops the mail when too much of it bounces or is complained about, replaced as a whole; `null` for nothing. Only a
+    /// platform key can change it.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) brakes: Option<Option<BrakesBody>>,
+}
+
+/// Limits of the bounces and complaints of a tenant, and what happens above them. At least one rate is required.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "BrakesUpdate")]
+pub struct BrakesBody {
+    /// The largest share of bounced and expired among finished recipients, such as 0.05.
+    pub(super) bounce_rate: Option<Ratio>,
+    /// The largest share of complaints among delivered recipients, such as 0.003.
+    pub(super) complaint_rate: Option<Ratio>,
+    /// The time over which the rates are computed: `1h` to `720h`. Default: `24h`.
+    pub(super) window: Option<BrakeWindow>,
+    /// Fewer finished recipients in the window have no rate, at least 1. Default: 100.
+    pub(super) min_recipients: Option<u32>,
+    /// What happens above a rate. Default: `pause`.
+    pub(super) action: Option<BrakeAction>,
 }
 
 /// Rate limits of a tenant. Absent fields stay unchanged; `null` removes the limit.
@@ -120,9 +142,30 @@ pub struct RateLimitPatch {
     /// Recipients per day, at least 1; `null` for no limit.
     #[serde(default, deserialize_with = "nullable")]
     pub(super) emails_per_day: Option<Option<u32>>,
+    /// Recipients per hour, at least 1; `null` for no limit.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) emails_per_hour: Option<Option<u32>>,
     /// Recipients per minute, at least 1; `null` for no limit.
     #[serde(default, deserialize_with = "nullable")]
     pub(super) emails_per_minute: Option<Option<u32>>,
+    /// The growing limit of a day for live mail while a new sender warms up, replaced as a whole; `null` for none.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) ramp: Option<Option<RampBody>>,
+}
+
+/// A limit of live recipients in a day that grows from day to day.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "RampUpdate")]
+pub struct RampBody {
+    /// Recipients on the first day (UTC), at least 1.
+    pub(super) start: u32,
+    /// Each day has so many times the recipients of the day before: above 1, at most 10.
+    pub(super) factor: Ratio,
+    /// The limit ends when a day would have so many recipients; more than `start`.
+    pub(super) until: u32,
+    /// The first day contains this time. Default: that of the current ramp, or else now.
+    pub(super) since: Option<Timestamp>,
 }
 
 /// A tenant.
@@ -209,6 +252,19 @@ pub struct Removal {
     pub(super) dry_run: bool,
     /// Counts of the tenant's data.
     pub(super) counts: TenantCounts,
+}
+
+impl From<BrakesBody> for Brakes {
+    fn from(body: BrakesBody) -> Self {
+        let BrakesBody { bounce_rate, complaint_rate, window, min_recipients, action } = body;
+        Self {
+            bounce_rate,
+            complaint_rate,
+            window: window.unwrap_or_default(),
+            min_recipients: min_recipients.unwrap_or(Self::MIN_RECIPIENTS),
+            action: action.unwrap_or_default(),
+        }
+    }
 }
 
 impl From<Tenant> for TenantView {

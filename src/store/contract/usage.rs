@@ -306,7 +306,7 @@ pub(super) async fn usage_of_all_tenants_is_summed_by_tenant_key_domain_and_day<
     send(a, keys[1], "two.example", live, &["x@x.example"]).await;
     send(a, keys[1], "two.example", test, &["x@x.example", "y@x.example"]).await;
     send(b, keys[0], "one.example", live, &["x@x.example"]).await;
-    let mut refusal = rejection(a, live, RefusalCode::FromDomainNotOwned);
+    let mut refusal = rejection(a, live, RefusalCode::RecipientInvalid);
     refusal.key_id = Some(keys[1]);
     bed.store.reject(refusal);
     let at = now() + SignedDuration::from_hours(24);

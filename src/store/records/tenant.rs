@@ -11,7 +11,8 @@ use zeroize::Zeroizing;
 
 use crate::mail::{Address, Host, Timestamp};
 use crate::model::{
-    DeliveryReports, DestinationPattern, DkimPolicy, TenantId, TenantStatus, TlsMode, Weight,
+    Brakes, DeliveryReports, DestinationPattern, DkimPolicy, Environment, LimitPeriod, Ratio, TenantId,
+    TenantStatus, TlsMode, Weight,
 };
 
 /// The slug of the tenant that a platform key sends for unless it names another.
@@ -58,6 +59,8 @@ pub struct TenantSettings {
     pub delivery_reports: DeliveryReports,
     /// Hours in which delivery is tried; the server's default if absent.
     pub message_lifetime_hours: Option<u32>,
+    /// What stops its mail when too much of it bounces or is complained about; nothing if absent.
+    pub brakes: Option<Brakes>,
 }
 
 impl Default for TenantSettings {
@@ -69,6 +72,7 @@ impl Default for TenantSettings {
             apply_to_smtp: true,
             delivery_reports: DeliveryReports::default(),
             message_lifetime_hours: None,
+            brakes: None,
         }
     }
 }
@@ -81,8 +85,45 @@ pub struct RateLimit {
     pub requests_per_minute: Option<u32>,
     /// Recipients in a day, at least 1; `null` for no limit.
     pub emails_per_day: Option<u32>,
+    /// Recipients in an hour, at least 1; `null` for no limit.
+    pub emails_per_hour: Option<u32>,
     /// Recipients in a minute, at least 1; `null` for no limit.
     pub emails_per_minute: Option<u32>,
+    /// The growing limit of a day for live mail while a new sender warms up; `null` for none.
+    pub ramp: Option<Ramp>,
+}
+
+/// A limit of live recipients in a day that grows from day to day, for a sender that receivers do not know yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Ramp {
+    /// Recipients on the first day (UTC).
+    pub start: u32,
+    /// Each day has so many times the recipients of the day before.
+    pub factor: Ratio,
+    /// The limit ends when a day would have so many recipients.
+    pub until: u32,
+    /// The first day contains this time.
+    pub since: Timestamp,
+}
+
+impl Ramp {
+    /// The recipients on the day of a time; `None` after the end.
+    pub fn limit_on(&self, now: Timestamp) -> Option<u32> {
+        let day = |time| LimitPeriod::Day.start_of(time).as_second() / LimitPeriod::Day.seconds();
+        let days = i32::try_from(day(now) - day(self.since)).unwrap_or(i32::MAX).max(0);
+        let limit = f64::from(self.start) * self.factor.as_f64().powi(days);
+        (limit < f64::from(self.until)).then(|| limit.floor().max(1.0) as u32)
+    }
+}
+
+impl RateLimit {
+    /// The limits at a time: those of a day include the ramp.
+    pub fn at(self, environment: Environment, now: Timestamp) -> Self {
+        let of_ramp = self.ramp.filter(|_| environment == Environment::Live);
+        let limits = [self.emails_per_day, of_ramp.and_then(|ramp| ramp.limit_on(now))];
+        Self { emails_per_day: limits.into_iter().flatten().min(), ..self }
+    }
 }
 
 /// The server that gets a tenant's mail instead of the MX. The password is stored separately and encrypted.
@@ -274,5 +315,36 @@ impl TenantFilter {
         self.slug.as_ref().is_none_or(|slug| *slug == tenant.slug)
             && (self.external_ref.is_none() || self.external_ref == tenant.external_ref)
             && self.status.is_none_or(|status| status == tenant.status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ramp_grows_from_day_to_day_until_its_end_and_only_for_live_mail() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let factor = Ratio::new(1.5).unwrap();
+        let ramp = Ramp { start: 50, factor, until: 200, since: at("2026-01-01T23:59:59Z") };
+        for (time, limit) in [
+            ("2025-12-31T00:00:00Z", Some(50)),
+            ("2026-01-01T00:00:00Z", Some(50)),
+            ("2026-01-02T00:00:00Z", Some(75)),
+            ("2026-01-03T12:00:00Z", Some(112)),
+            ("2026-01-04T12:00:00Z", Some(168)),
+            ("2026-01-05T00:00:00Z", None),
+            ("9999-01-05T00:00:00Z", None),
+        ] {
+            assert_eq!(ramp.limit_on(at(time)), limit, "{time}");
+        }
+        let limits = RateLimit { emails_per_day: Some(100), ramp: Some(ramp), ..RateLimit::default() };
+        let per_day = |environment, time| limits.at(environment, at(time)).emails_per_day;
+        assert_eq!(per_day(Environment::Live, "2026-01-01T12:00:00Z"), Some(50));
+        assert_eq!(per_day(Environment::Live, "2026-01-03T12:00:00Z"), Some(100));
+        assert_eq!(per_day(Environment::Test, "2026-01-01T12:00:00Z"), Some(100));
+        let without = RateLimit { emails_per_day: None, ..limits };
+        assert_eq!(without.at(Environment::Live, at("2026-01-02T12:00:00Z")).emails_per_day, Some(75));
+        assert_eq!(without.at(Environment::Live, at("2026-01-09T12:00:00Z")).emails_per_day, None);
     }
 }

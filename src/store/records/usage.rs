@@ -6,7 +6,10 @@ use std::ops::AddAssign;
 use serde::Serialize;
 
 use crate::mail::Timestamp;
-use crate::model::{Environment, KeyId, LimitPeriod, TenantId, UsageGroup};
+use crate::model::{
+    BrakeAction, BrakeMetric, BrakeWindow, Brakes, Environment, KeyId, LimitPeriod, Ratio, TenantId,
+    UsageGroup,
+};
 
 /// Amounts of usage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -120,6 +123,30 @@ pub struct LimitWarning {
     pub used: u64,
     /// The end of the period.
     pub resets_at: Timestamp,
+    #[serde(skip)]
+    pub at: Timestamp,
+}
+
+/// A tenant with brakes, and its live usage in their window since they were last applied.
+#[derive(Debug, Clone, Copy)]
+pub struct BrakeReading {
+    pub tenant_id: TenantId,
+    pub brakes: Brakes,
+    pub counts: UsageCounts,
+}
+
+/// A rate of the brakes is exceeded.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct AppliedBrake {
+    #[serde(skip)]
+    pub tenant_id: TenantId,
+    pub metric: BrakeMetric,
+    pub rate: Ratio,
+    pub limit: Ratio,
+    /// The recipients of which the rate is a share.
+    pub recipients: u64,
+    pub window: BrakeWindow,
+    pub action: BrakeAction,
     #[serde(skip)]
     pub at: Timestamp,
 }

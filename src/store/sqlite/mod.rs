@@ -1,6 +1,7 @@
 //! The SQLite engine: one writer thread, which commits all waiting jobs in one transaction, and a pool of readers.
 
 mod blob_store;
+mod brakes;
 mod checksum;
 mod delivery_rows;
 mod directory;

@@ -318,6 +318,7 @@ const WITHOUT_LATER_MIGRATIONS: &str = concat!(
     ALTER TABLE webhook_delivery DROP COLUMN external_ref;
     ALTER TABLE webhook_delivery DROP COLUMN tags;
     ALTER TABLE webhook_delivery DROP COLUMN metadata;
+    DROP TABLE brake;
     DROP TABLE deleted_tenant;
     DROP TABLE usage_part;
     ALTER TABLE message DROP COLUMN sender_domain;"
@@ -908,6 +909,7 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     database.execute(refusal, [&id]).unwrap();
     let warning = "INSERT INTO limit_warning VALUES (?1, 'live', 'day', 'send_limit.exceeded', 0)";
     database.execute(warning, [&id]).unwrap();
+    database.execute("INSERT INTO brake VALUES (?1, 0)", [&id]).unwrap();
     let seen = || {
         let of_tenant = rows_with(&database, "tenant_id", &id);
         let of_message = rows_with(&database, "message_id", &message);

@@ -4,6 +4,7 @@
 use rusqlite::{Connection, Row, params};
 
 use super::SqliteStore;
+use super::brakes;
 use super::events::Subject;
 use super::keyset::read_rows;
 use super::sql_types::{count, sql_limit, time, us};
@@ -12,12 +13,13 @@ use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::{EventKind, MessageId, TenantId, UsageGroup, UsageInterval};
 use crate::store::memory::UsageSums;
 use crate::store::{
-    DELETED_USAGE_LIFETIME, Ledger, LimitLevel, LimitWarning, Page, Result, StoreError, USAGE_HOURS_LIFETIME,
-    USAGE_PARTS_LIFETIME, Usage, UsageCounts, UsageCursor, UsageFilter, UsageSum, UsedBy,
+    AppliedBrake, BrakeReading, DELETED_USAGE_LIFETIME, Ledger, LimitLevel, LimitWarning, Page, Result,
+    StoreError, USAGE_HOURS_LIFETIME, USAGE_PARTS_LIFETIME, Usage, UsageCounts, UsageCursor, UsageFilter,
+    UsageSum, UsedBy,
 };
 
 /// The counts of a row, in the order of [`counts_of`].
-const COUNTS: [&str; 7] =
+pub(super) const COUNTS: [&str; 7] =
     ["sent", "delivered", "bounced", "complained", "suppressed", "rejected", "api_requests"];
 
 /// Adds counts to a row of the table with these key columns. The tenant may have been deleted in this transaction.
@@ -120,6 +122,14 @@ impl Ledger for SqliteStore {
             tracing::warn!("a warning about a send limit was not recorded: too many writes are pending");
         }
     }
+
+    async fn brake_readings(&self, now: Timestamp) -> Result<Vec<BrakeReading>> {
+        self.read_slow(move |connection| brakes::read(connection, now)).await
+    }
+
+    async fn apply_brake(&self, applied: AppliedBrake) -> Result<()> {
+        self.write(move |tx| brakes::apply(tx, &applied)).await
+    }
 }
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Usage> {
@@ -130,7 +140,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Usage> {
     })
 }
 
-fn read_counts(row: &Row<'_>) -> rusqlite::Result<UsageCounts> {
+pub(super) fn read_counts(row: &Row<'_>) -> rusqlite::Result<UsageCounts> {
     Ok(UsageCounts {
         sent: count(row, "sent")?,
         delivered: count(row, "delivered")?,
@@ -256,7 +266,8 @@ pub(super) fn has_expired(
 }
 
 fn has_usage(connection: &Connection, tenant: TenantId) -> Result<bool> {
-    let sql = "SELECT 1 FROM usage WHERE tenant_id = ?1 UNION ALL SELECT 1 FROM usage_part WHERE tenant_id = ?1";
+    let sql =
+        "SELECT 1 FROM usage WHERE tenant_id = ?1 UNION ALL SELECT 1 FROM usage_part WHERE tenant_id = ?1";
     Ok(connection.prepare_cached(sql)?.exists([tenant])?)
 }
 

@@ -1,7 +1,9 @@
 use crate::mail::Timestamp;
 use crate::model::{TenantId, UsageInterval};
 use crate::store::engine::store_trait;
-use crate::store::{LimitWarning, Page, Result, Usage, UsageFilter, UsageSum, UsedBy};
+use crate::store::{
+    AppliedBrake, BrakeReading, LimitWarning, Page, Result, Usage, UsageFilter, UsageSum, UsedBy,
+};
 
 store_trait! {
     /// Usage of tenants, counted in the transaction that causes it; only API requests are counted separately.
@@ -22,5 +24,10 @@ store_trait! {
         /// Appends the event that a tenant approaches or has reached a send limit, once in a period. Never waits for the disk:
         /// it is dropped if too many are pending.
         fn warn_of_limit(&self, warning: LimitWarning);
+        /// The active tenants with brakes, and their live usage in the window, without the hours until the brakes were last
+        /// applied.
+        async fn brake_readings(&self, now: Timestamp) -> Result<Vec<BrakeReading>>;
+        /// Appends the event that brakes are applied. The rates start again with the next hour.
+        async fn apply_brake(&self, applied: AppliedBrake) -> Result<()>;
     }
 }

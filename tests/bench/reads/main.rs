@@ -75,6 +75,7 @@ fn message(tenants: &[TenantId], number: usize) -> NewMessage {
         header_from: Some("noreply@example.com".into()),
         header_message_id: Some(format!("{number}@example.com")),
         dkim_domain: None,
+        sender_domain: None,
         created_at: now,
         expires_at: now + SignedDuration::from_hours(96),
     };
