@@ -299,6 +299,11 @@ async fn a_database_of_a_newer_program_is_refused_untouched() {
 const WITHOUT_LATER_MIGRATIONS: &str = concat!(
     "DROP TABLE inbox;
     DROP TABLE trial_usage;
+    DROP INDEX tenant_by_external_ref;
+    ALTER TABLE key DROP COLUMN restricted_to_domains;
+    DROP INDEX domain_by_name;
+    ALTER TABLE domain ADD COLUMN reversed_name TEXT NOT NULL DEFAULT '';
+    CREATE INDEX domain_by_name ON domain (reversed_name, status);
     ALTER TABLE event DROP COLUMN environment;
     ALTER TABLE webhook_delivery DROP COLUMN environment;
     ALTER TABLE webhook DROP COLUMN environments;
@@ -910,6 +915,10 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let warning = "INSERT INTO limit_warning VALUES (?1, 'live', 'day', 'send_limit.exceeded', 0)";
     database.execute(warning, [&id]).unwrap();
     database.execute("INSERT INTO brake VALUES (?1, 0)", [&id]).unwrap();
+    let inbox =
+        "INSERT INTO inbox VALUES ('inb_1', ?1, 'i@one.example', 'i@one.example', NULL, NULL, 0, NULL, 0)";
+    database.execute(inbox, [&id]).unwrap();
+    database.execute("INSERT INTO trial_usage VALUES (?1, 0, 0, 0)", [&id]).unwrap();
     let seen = || {
         let of_tenant = rows_with(&database, "tenant_id", &id);
         let of_message = rows_with(&database, "message_id", &message);
