@@ -6,6 +6,7 @@ mod brakes;
 mod credential;
 mod destination_pattern;
 mod domain_status;
+mod enumeration;
 mod id;
 mod period;
 mod queue_filter;
@@ -19,6 +20,7 @@ mod weight;
 pub use brakes::{BrakeWindow, Brakes};
 pub use credential::{KeySecret, KeySecretError, SecretDigest, StoredSecret};
 pub use destination_pattern::DestinationPattern;
+pub use enumeration::UnknownValue;
 pub use id::{
     AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, InboxId, KeyId, MessageId, RequestId,
     SuppressionId, TemplateId, TenantId, WebhookDeliveryId, WebhookId,
@@ -30,7 +32,7 @@ pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
     BounceClass, BrakeAction, BrakeMetric, DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm,
     DkimKeyState, DkimPolicy, DomainStatus, Environment, EventKind, LimitPeriod, MessageKind, Scope, Stage,
-    SuppressionReason, TenantStatus, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType, UnknownValue,
-    UsageGroup, UsageInterval, Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
+    SuppressionReason, TenantStatus, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType, UsageGroup,
+    UsageInterval, Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
 };
 pub use weight::{Weight, WeightError};

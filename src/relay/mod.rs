@@ -23,6 +23,7 @@ mod dialer;
 mod dsn;
 mod happy_eyeballs;
 mod outbound;
+mod outcomes;
 mod peer;
 mod pool;
 mod recipient_result;

@@ -11,6 +11,7 @@ use super::connection::Connection;
 use super::delivery_error::DeliveryError;
 use super::dsn::message::DsnMessage;
 use super::dsn::recipient::DsnRecipient;
+use super::outcomes::Outcomes;
 use super::peer::Peer;
 use super::recipient_result::{RecipientResult, UNROUTABLE};
 use super::result_record::{CompletedAttempt, RetryConditions, UnattemptedBatch};
@@ -27,8 +28,7 @@ use crate::queue::{Claim, NextHop, QueueKey, Slot};
 use crate::rng::Rng;
 use crate::smtp::client::Phase;
 use crate::store::{
-    self, AttemptRecord, Batch, Delivery, Directory, Journal, Message, NewMessage, RecordBatch, Spool,
-    StoreError,
+    self, Batch, Delivery, Directory, Journal, Message, NewMessage, RecordBatch, Spool, StoreError,
 };
 
 /// How many earlier attempts of a delivery are read to find the first one that the DNS prevented. A delivery has no more
@@ -449,22 +449,6 @@ impl Worker {
     }
 }
 
-/// The records of a batch and the recipients of its DSN.
-#[derive(Default)]
-struct Outcomes {
-    records: Vec<AttemptRecord>,
-    dsn_recipients: Vec<DsnRecipient>,
-}
-
-impl Outcomes {
-    /// `server_sends_dsn`: the server that accepted the message sends the DSN.
-    fn add(&mut self, message: &Message, delivery: &Delivery, record: AttemptRecord, server_sends_dsn: bool) {
-        log_attempt(delivery, &record);
-        self.dsn_recipients.extend(DsnRecipient::for_record(message, delivery, &record, server_sends_dsn));
-        self.records.push(record);
-    }
-}
-
 /// Whether the lifetime of the message has ended. A delivery that became due after the end was paused or suspended and
 /// gets one attempt.
 fn has_expired(batch: &Batch, now: Timestamp) -> bool {
@@ -482,20 +466,4 @@ fn is_paused(context: &RelayContext, claim: &Claim) -> bool {
 /// A random number from -1 to 1.
 fn jitter(rng: &Rng) -> f64 {
     rng.random::<f64>() * 2.0 - 1.0
-}
-
-fn log_attempt(delivery: &Delivery, record: &AttemptRecord) {
-    let attempt = record.attempt.as_ref();
-    tracing::info!(
-        delivery = %record.delivery_id,
-        recipient = %delivery.recipient,
-        host = attempt.map_or("", |attempt| attempt.host.as_str()),
-        outcome = %record.state,
-        bounce_class = record.bounce_class.map(tracing::field::display),
-        code = attempt.and_then(|attempt| attempt.code),
-        status = attempt.and_then(|attempt| attempt.enhanced).map(tracing::field::display),
-        duration_ms = attempt.map_or(0, |attempt| attempt.duration_ms),
-        reply = %record.reply,
-        "attempt"
-    );
 }

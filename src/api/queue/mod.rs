@@ -1,5 +1,7 @@
 //! The queue: counts and wait reasons by tenant and destination; pause, resume, flush.
 
+mod sites;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mail::{Host, Timestamp};
 use crate::model::{QueueFilter, RefusalCode, TenantId, TenantStatus, WaitReason};
-use crate::queue::wait_reasons::{SiteStatus, WaitRecord};
+use crate::queue::wait_reasons::WaitRecord;
 use crate::store::{
     Directory, GroupPlace, Pause, Queue, QueueCounts, QueueGroup, QueueOverview, QueueRequest, Tenant,
 };
@@ -33,9 +35,9 @@ pub fn resource() -> Resource {
                 .query_as("limit", "Objects per page.", page::limit_schema)
                 .query::<String>("after", "`next_cursor` of the previous page.")
                 .returns::<QueueView>("The queue."),
-            Operation::get("/v1/queue/sites", "list_sites", list_sites)
+            Operation::get("/v1/queue/sites", "list_sites", sites::list)
                 .describe("List the destination sites", "A site is a set of mail hosts that serves one or more domains, or a smart host. Lists sites that are in use, have waiting deliveries or are in back-off.")
-                .returns::<List<SiteView>>("All sites."),
+                .returns::<List<sites::SiteView>>("All sites."),
             Operation::post("/v1/queue/pause", "pause_queue", pause)
                 .describe("Pause delivery", "Pauses the mail of a tenant, for a destination, or both; without fields, all mail. The server still accepts mail and queues it.")
                 .may_take::<PauseRequest>()
@@ -78,47 +80,6 @@ pub struct PauseRequest {
     reason: Option<String>,
     /// Automatic end. Default: none; the pause lasts until resumed.
     until: Option<Timestamp>,
-}
-
-/// A destination site: a set of mail hosts that serves one or more domains, or a smart host.
-#[derive(Serialize, JsonSchema)]
-#[schemars(rename = "Site")]
-pub struct SiteView {
-    /// Always `site`.
-    #[schemars(extend("const" = "site"))]
-    object: &'static str,
-    /// The mail hosts in short form, or the smart host.
-    name: String,
-    /// Tenant of the smart host or sandbox; `null` if all tenants share the site.
-    tenant_id: Option<TenantId>,
-    /// Known domains of the site, at most 100.
-    domains: Vec<String>,
-    /// Current connection limit. It grows while deliveries succeed.
-    connections_max: usize,
-    /// Open connections.
-    connections: usize,
-    /// Deliveries that wait for a connection.
-    waiting: usize,
-    /// End of the back-off.
-    backoff_until: Option<Timestamp>,
-    /// Reason of the back-off: the SMTP reply or the error.
-    reason: Option<String>,
-}
-
-impl From<SiteStatus> for SiteView {
-    fn from(site: SiteStatus) -> Self {
-        Self {
-            object: "site",
-            name: site.name,
-            tenant_id: site.tenant_id,
-            domains: site.domains,
-            connections_max: site.connections_max,
-            connections: site.connections,
-            waiting: site.waiting,
-            backoff_until: site.backoff_until,
-            reason: site.reason,
-        }
-    }
 }
 
 /// The queue.
@@ -485,11 +446,6 @@ async fn resume(call: RequestContext) -> Result<ApiResponse> {
         destination: part.destination.as_ref().map(Host::to_string),
         resumed: true,
     })
-}
-
-async fn list_sites(call: RequestContext) -> Result<ApiResponse> {
-    let sites = call.api.queue.snapshot(call.now).sites;
-    ApiResponse::ok(&List::whole(sites.into_iter().map(SiteView::from).collect()))
 }
 
 async fn flush(call: RequestContext) -> Result<ApiResponse> {
