@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pillarbox::mail::{Address, BodyType, Content, ReversePath, SignedDuration, Timestamp};
+use pillarbox::mail::{Address, BodyType, Content, MailParameters, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, MessageKind, Scope, TenantId};
 use pillarbox::store::{
     Annotations, Directory, Journal, Message, NewKey, NewMessage, NewTenant, Spool, SqliteOptions, Store,
@@ -68,7 +68,11 @@ fn message(tenants: &[TenantId], number: usize) -> NewMessage {
         reverse_path: ReversePath::Mailbox(address("noreply@example.com")),
         body: BodyType::SevenBit,
         smtputf8: false,
-        parameters: Default::default(),
+        // Nothing is delivered meanwhile.
+        parameters: MailParameters {
+            release_at: Some(now + SignedDuration::from_hours(48)),
+            ..MailParameters::default()
+        },
         annotations: Annotations::default(),
         size: content.len() as u64,
         subject: Some(subject.join(" ")),
@@ -135,10 +139,9 @@ struct Server {
 impl Server {
     async fn start(program: &Path, dir: &Path, data_dir: &Path) -> Self {
         let api = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        // Nothing is delivered meanwhile.
         let text = format!(
             "hostname = \"relay.test\"\ndata_dir = {data_dir:?}\n[log]\nlevel = \"error\"\n[smtp]\nsubmission = []\n\
-             submissions = []\n[relay]\nconnections_max = 1\n[api]\nlisten = [\"{api}\"]\nrequests_per_minute = 0\n\
+             submissions = []\n[api]\nlisten = [\"{api}\"]\nrequests_per_minute = 0\n\
              key_requests_per_minute = 0\n"
         );
         let config = dir.join("pillarbox.toml");
