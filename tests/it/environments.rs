@@ -183,6 +183,9 @@ async fn usage_shows_a_test_key_what_test_keys_used() {
         assert_eq!(environment, "test");
         assert!((1..3).contains(&requests), "{requests}");
     }
+    let of_keys = stage.get(&tester, "/v1/usage?group_by=key").await.expect(200);
+    let [only] = &of_keys["data"].as_array().unwrap()[..] else { panic!("{of_keys}") };
+    assert_eq!(only["environment"], "test");
 }
 
 #[tokio::test]

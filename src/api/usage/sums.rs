@@ -74,7 +74,9 @@ pub(super) async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     query.finish()?;
     let next = first.last_of_month().tomorrow().map_err(ApiError::internal)?;
     let (from, to) = (midnight(first)?, midnight(next)?);
-    let filter = UsageFilter { tenant_id, from, to, environment, group, after, limit };
+    // Sums also have what is counted for both environments.
+    let only = Some(Environment::Test).filter(|_| !call.caller.sees(Environment::Live));
+    let filter = UsageFilter { tenant_id, from, to, environment, only, group, after, limit };
     let page = call.store().usage_sums(filter).await?;
     let next = page.items.last().filter(|_| page.has_more).map(cursor_after);
     let period = first.strftime("%Y-%m").to_string();

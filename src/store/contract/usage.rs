@@ -269,6 +269,7 @@ async fn sums(bed: &TestBed<impl Harness>, group: UsageGroup, tenant_id: Option<
         from: Timestamp::UNIX_EPOCH,
         to: later(365 * 24 * 3600),
         environment: Environment::Live,
+        only: None,
         group,
         after: None,
         limit: 100,

@@ -70,6 +70,8 @@ pub struct UsageFilter {
     pub to: Timestamp,
     /// The environment of [`UsageSum::counts`], except API requests, which are those of both.
     pub environment: Environment,
+    /// Counts nothing of the other environment.
+    pub only: Option<Environment>,
     pub group: UsageGroup,
     /// Only sums after this one.
     pub after: Option<UsageCursor>,

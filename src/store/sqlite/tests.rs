@@ -297,7 +297,12 @@ async fn a_database_of_a_newer_program_is_refused_untouched() {
 
 /// Takes back what the migrations after 21 added. A new migration adds its inverse.
 const WITHOUT_LATER_MIGRATIONS: &str = concat!(
-    "DROP TABLE inbox;
+    "DROP INDEX tenant_by_external_ref;
+    ALTER TABLE key DROP COLUMN restricted_to_domains;
+    DROP INDEX domain_by_name;
+    ALTER TABLE domain ADD COLUMN reversed_name TEXT NOT NULL DEFAULT '';
+    CREATE INDEX domain_by_name ON domain (reversed_name, status);
+    DROP TABLE inbox;
     DROP TABLE trial_usage;
     DROP INDEX tenant_by_external_ref;
     ALTER TABLE key DROP COLUMN restricted_to_domains;

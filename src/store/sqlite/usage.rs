@@ -195,18 +195,18 @@ fn sums(connection: &Connection, filter: &UsageFilter) -> Result<Page<UsageSum>>
                UNION ALL SELECT id, name, slug, external_ref, TRUE FROM deleted_tenant) t
          CROSS JOIN {table} u
          WHERE u.tenant_id = t.id {of_days} AND u.start_us >= ?1 AND u.start_us < ?2
-           AND (?3 IS NULL OR t.id = ?3) AND t.id >= ?4
+           AND (?3 IS NULL OR t.id = ?3) AND t.id >= ?4 AND (?8 IS NULL OR u.environment = ?8)
          GROUP BY t.id, part HAVING t.id > ?4 OR part > ?5
          ORDER BY t.id, part LIMIT ?7",
         counts.join(", ")
     );
-    let UsageFilter { tenant_id, from, to, environment, after, limit, .. } = filter;
+    let UsageFilter { tenant_id, from, to, environment, only, after, limit, .. } = filter;
     let (after_id, after_part) = match after {
         Some(UsageCursor { tenant_id, group }) => (tenant_id.to_string(), group.as_str()),
         None => Default::default(),
     };
     let limit_of_rows = sql_limit(limit.saturating_add(1));
-    let row = params![us(*from), us(*to), tenant_id, after_id, after_part, environment, limit_of_rows];
+    let row = params![us(*from), us(*to), tenant_id, after_id, after_part, environment, limit_of_rows, only];
     read_rows(connection.prepare_cached(&sql)?.query(row)?, *limit, |row| {
         Ok(UsageSum {
             tenant_id: row.get("id")?,
