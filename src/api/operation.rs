@@ -1,6 +1,7 @@
 //! Registration of operations. A resource registers each operation beside its handler: access, parameters, body, response,
 //! limits and description. The router, the layers and the OpenAPI document use the registered operations.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -69,6 +70,8 @@ pub struct Operation {
     pub(super) summary: &'static str,
     pub(super) text: &'static str,
     pub(super) parameters: Vec<Parameter>,
+    /// Query parameters like `name[key]=value`.
+    pub(super) maps: Vec<Parameter>,
     pub(super) headers: Vec<Parameter>,
     /// The parameter `{id}`.
     pub(super) id: Option<Parameter>,
@@ -242,6 +245,7 @@ impl Operation {
             changed_by_use: &[],
             text: "",
             parameters: Vec::new(),
+            maps: Vec::new(),
             headers: Vec::new(),
             id: None,
             body: None,
@@ -286,6 +290,7 @@ impl Operation {
     /// Whether it has a query parameter of this name.
     pub fn takes_parameter(&self, name: &str) -> bool {
         self.parameters.iter().any(|parameter| parameter.name == name)
+            || self.maps.iter().any(|map| page::map_key(map.name, name).is_some())
     }
 
     /// Octets to reserve for the response to a change. Small responses need no reservation, see [`super::response`].
@@ -364,6 +369,12 @@ impl Operation {
     /// Takes a query parameter with a schema of its own.
     pub(super) fn query_as(mut self, name: &'static str, text: &'static str, schema: SchemaOf) -> Self {
         self.parameters.push(Parameter { name, text, schema });
+        self
+    }
+
+    /// Takes query parameters like `name[key]=value`.
+    pub(super) fn query_map(mut self, name: &'static str, text: &'static str) -> Self {
+        self.maps.push(Parameter { name, text, schema: Schemas::request::<HashMap<String, String>> });
         self
     }
 

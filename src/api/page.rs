@@ -18,6 +18,8 @@ use super::schema::Schemas;
 pub const LIMIT_DEFAULT: usize = 20;
 /// Maximum page size.
 pub const LIMIT_MAX: usize = 100;
+/// Maximum of parameters like `name[key]=value` with the same name.
+const MAP_MEMBERS_MAX: usize = 10;
 
 /// The parameters of every list.
 pub const PARAMETERS: &[&str] = &["limit", "after", "before", "created_after", "created_before"];
@@ -89,6 +91,17 @@ impl Query {
         self.value_by(name, |text| read(&restore_plus(text)))
     }
 
+    /// The values of parameters like `name[key]=value`, by key.
+    pub fn map(&mut self, name: &str) -> Vec<(String, String)> {
+        let members = self.pairs.iter().filter_map(|(full, value)| Some((map_key(name, full)?, value)));
+        let members: Vec<_> = members.map(|(key, value)| (key.to_owned(), value.clone())).collect();
+        if members.len() > MAP_MEMBERS_MAX {
+            let message = format!("this may be given for at most {MAP_MEMBERS_MAX} keys");
+            self.faults.push(FieldError::new(name, "too_many", message));
+        }
+        members
+    }
+
     /// The page size.
     pub fn limit(&mut self) -> usize {
         let limit = self.value_by("limit", |text| match text.parse() {
@@ -120,6 +133,11 @@ impl Query {
             faults => Err(ApiError::invalid(faults)),
         }
     }
+}
+
+/// The key of a parameter like `name[key]`.
+pub(super) fn map_key<'a>(name: &str, parameter: &'a str) -> Option<&'a str> {
+    parameter.strip_prefix(name)?.strip_prefix('[')?.strip_suffix(']')
 }
 
 /// The schema of `limit`.

@@ -143,6 +143,9 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 }
 
 /// Names and values of a query string.
+/// A query parameter with a value like `key=value`, which is sent as `metadata[key]=value`.
+pub(super) const METADATA: &str = "metadata";
+
 pub(super) type Query = Vec<(&'static str, String)>;
 
 impl ApiClient {
@@ -211,7 +214,11 @@ impl ApiClient {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
         if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
+            let pairs = query.iter().map(|(name, value)| match value.split_once('=') {
+                Some((key, value)) if *name == METADATA => (format!("{name}[{key}]"), value),
+                _ => ((*name).to_owned(), value.as_str()),
+            });
+            url.query_pairs_mut().extend_pairs(pairs);
         }
         let mut headers = HeaderMap::from_iter([(AUTHORIZATION, self.authorization.clone())]);
         if body.is_some() {

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
-use super::api_client::{ApiClient, Query, ServerArguments};
+use super::api_client::{ApiClient, METADATA, Query, ServerArguments};
 use super::input::{read_file, read_json, read_text};
 use super::name_lookup::object_path;
 use super::output::{object_text, table_below, text, texts, time, utc, when};
@@ -92,6 +92,15 @@ struct Filter {
     /// Only messages with this tag
     #[arg(long)]
     tag: Option<String>,
+    /// Only messages with a recipient in this domain
+    #[arg(long, value_name = "DOMAIN")]
+    recipient_domain: Option<String>,
+    /// Only messages with this member of their metadata; can be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    metadata: Vec<String>,
+    /// Only messages that this key sent: key_…
+    #[arg(long, value_name = "ID")]
+    key: Option<String>,
     /// Only messages with this Message-ID
     #[arg(long)]
     message_id: Option<String>,
@@ -187,12 +196,20 @@ impl Filter {
             ("to", self.to),
             ("from", self.from),
             ("tag", self.tag),
+            ("recipient_domain", self.recipient_domain),
+            ("key_id", self.key),
             ("message_id", self.message_id),
             ("environment", self.environment),
             ("kind", self.kind),
         ];
         query.extend(given.into_iter().filter_map(|(name, value)| Some((name, value?))));
         query.extend(self.since.parameter()?);
+        for member in self.metadata {
+            if !member.contains('=') {
+                anyhow::bail!("--metadata needs KEY=VALUE");
+            }
+            query.push((METADATA, member));
+        }
         Ok(query)
     }
 }

@@ -4,7 +4,7 @@ use mail_parser::{MessageParser, MimeHeaders};
 use pillarbox::model::Scope;
 use serde_json::{Value, json};
 
-use crate::api_stage::{ApiStage, Tenant};
+use crate::api_stage::{ApiStage, Tenant, text};
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{Fault, Phase};
 use crate::http::Answer;
@@ -649,4 +649,51 @@ async fn futures_join(stage: &ApiStage, tenant: &Tenant, email: &Value) -> Vec<A
     let one = || post_under(stage, &tenant.key, "same", "/v1/emails", email);
     let (a, b, c, d) = tokio::join!(one(), one(), one(), one());
     vec![a, b, c, d]
+}
+
+#[tokio::test]
+async fn messages_are_found_by_metadata_key_and_recipient_domain() {
+    let stage = ApiStage::start().await;
+    let acme = stage.tenant("acme").await;
+    stage.add_domain(acme.id, "acme.example").await;
+    let send = async |to: &str, order: Value| {
+        let message = json!({
+            "from": "shop@acme.example", "to": to, "subject": "s", "text": "t", "metadata": {"order": order},
+        });
+        text(&stage.post(&acme.key, "/v1/emails", message).await.expect(202), "/id")
+    };
+    let first = send("a@one.example", json!("A+1 é")).await;
+    let second = send("b@two.example", json!(17)).await;
+    let key = text(&stage.get(&acme.key, "/v1/keys").await.expect(200), "/data/0/id");
+    let both = [second.as_str(), first.as_str()];
+    for (query, expected) in [
+        ("metadata[order]=17".to_owned(), &both[..1]),
+        ("metadata%5Border%5D=A%2B1%20%C3%A9".to_owned(), &both[1..]),
+        ("metadata[order]=18".to_owned(), &[]),
+        ("metadata[order]=17&metadata[x]=1".to_owned(), &[]),
+        ("recipient_domain=TWO.example".to_owned(), &both[..1]),
+        (format!("key_id={key}"), &both),
+        (format!("key_id={key}&recipient_domain=one.example"), &both[1..]),
+        ("key_id=key_01JD8XQZ2V7M5N9T3R6W4Y8KAB".to_owned(), &[]),
+    ] {
+        let list = stage.get(&acme.key, &format!("/v1/emails?{query}")).await.expect(200);
+        let ids: Vec<_> = list["data"].as_array().unwrap().iter().map(|email| text(email, "/id")).collect();
+        assert_eq!(ids, expected, "{query}");
+    }
+    let many: Vec<_> = (0..11).map(|number| format!("metadata[k{number}]=1")).collect();
+    for (query, path, code) in [
+        ("metadata=17", "metadata", "unknown_parameter"),
+        ("metadata[order=17", "metadata[order", "unknown_parameter"),
+        ("metadata[order]=17&metadata[order]=18", "metadata[order]", "duplicate"),
+        (&many.join("&"), "metadata", "too_many"),
+        ("key_id=17", "key_id", "invalid"),
+        ("recipient_domain=-", "recipient_domain", "invalid"),
+    ] {
+        let error = stage.get(&acme.key, &format!("/v1/emails?{query}")).await;
+        let error = error.expect_error(422, "validation_failed");
+        assert_eq!(
+            (text(&error, "/errors/0/path"), text(&error, "/errors/0/code")),
+            (path.into(), code.into())
+        );
+    }
 }

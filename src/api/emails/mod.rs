@@ -44,9 +44,12 @@ pub fn resource() -> Resource {
                 .query::<DeliveryState>("status", "Only messages with this combined `status`.")
                 .query::<DeliveryState>("delivery_status", "Only messages with at least one delivery in this status.")
                 .query::<Address>("to", "Only messages to this recipient.")
+                .query::<DomainName>("recipient_domain", "Only messages with a recipient in this domain; not in its subdomains.")
                 .query::<String>("from", "Only messages with this reverse path; `<>` is the null reverse path.")
                 .query::<String>("subject", "Only messages whose subject contains all these words. The last word may be a prefix of at least two letters.")
                 .query::<String>("tag", "Only messages with this tag.")
+                .query::<KeyId>("key_id", "Only messages that this key sent.")
+                .query_map("metadata", "Only messages whose metadata has these members: `metadata[order]=4711`. The value is that of a string, number or boolean. At most 10 keys.")
                 .query::<String>("message_id", "Only messages with this Message-ID.")
                 .query::<MessageKind>("kind", "Only messages of this kind; without it `message`. `report` lists the delivery status notifications that the server generated, `confirmation` the mails that ask for the confirmation of an inbox.")
                 .environment_filter()
@@ -239,10 +242,13 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
         status: query.value("status"),
         delivery_state: query.value("delivery_status"),
         to: query.value_with_plus("to", Address::parse),
+        recipient_domain: query.value_by("recipient_domain", DomainName::parse),
         from: query.value_with_plus("from", read_reverse_path),
         subject: query.value("subject"),
         tag: query.text("tag").map(str::to_owned),
         header_message_id: query.value_with_plus("message_id", read_message_id),
+        key_id: query.value("key_id"),
+        metadata: query.map("metadata"),
     };
     query.finish()?;
     let page = call.store().list_messages(filter, request).await?;

@@ -141,6 +141,14 @@ fn parameters(route: &Route, operation: &Operation, schemas: &mut Schemas) -> Ve
     let ids = [Some(TENANT), operation.id].into_iter().flatten().filter(|id| is_in_path(id.name));
     // An alias with `{tenant_id}` in its path has no query parameter `tenant_id`.
     let queries = operation.parameters.iter().copied().filter(|one| !is_in_path(one.name));
+    // OpenAPI 3.1 §4.8.12.3: `deepObject` is `name[key]=value`.
+    let mut maps = Vec::new();
+    for Parameter { name, text, schema } in &operation.maps {
+        maps.push(json!({
+            "name": name, "in": "query", "description": text, "schema": schema(schemas),
+            "style": "deepObject", "explode": true,
+        }));
+    }
     let key = operation.is_repeatable().then_some(IDEMPOTENCY_KEY);
     let headers = key.into_iter().chain(operation.headers.iter().copied());
     let all = ids.map(|one| ("path", one)).chain(queries.map(|one| ("query", one)));
@@ -153,6 +161,7 @@ fn parameters(route: &Route, operation: &Operation, schemas: &mut Schemas) -> Ve
         }
         parameter
     })
+    .chain(maps)
     .collect()
 }
 

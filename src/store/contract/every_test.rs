@@ -64,6 +64,7 @@ macro_rules! run_on {
                 search {
                     words_of_a_subject_are_found_without_case_and_accents_and_the_last_by_its_beginning,
                     every_combination_finds_what_it_means_in_pages_up_and_down,
+                    messages_are_found_by_key_recipient_domain_and_metadata,
                     a_message_is_listed_once_however_many_of_its_deliveries_are_meant,
                     a_list_by_status_has_each_message_under_the_status_that_it_shows,
                     a_list_by_status_shows_no_other_status_while_deliveries_end,

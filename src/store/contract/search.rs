@@ -156,6 +156,60 @@ pub(super) async fn every_combination_finds_what_it_means_in_pages_up_and_down<H
     }
 }
 
+pub(super) async fn messages_are_found_by_key_recipient_domain_and_metadata<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let (tenant, other) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let key = KeyId::generate(now());
+    let metadata = serde_json::json!({
+        "order": 4711, "user": "4711", "paid": true, "note": "a b", "nested": {"order": 1}, "none": null, "": "x",
+    });
+    let rich = enqueue(&bed, tenant, |new| {
+        new.message.key_id = Some(key);
+        new.message.annotations.metadata = Metadata::of(metadata.as_object().unwrap());
+        new.recipients.push((DeliveryId::generate(now()), address("y@sub.one.example").into()));
+    });
+    let rich = rich.await.id;
+    let plain = enqueue(&bed, tenant, |_| {}).await.id;
+    let theirs = enqueue(&bed, other, |new| {
+        let object = serde_json::json!({"order": "4711"});
+        new.message.annotations.metadata = Metadata::of(object.as_object().unwrap());
+    });
+    let theirs = theirs.await.id;
+    let of_key = |id| MessageFilter { key_id: Some(id), ..of(None) };
+    assert_eq!(walk(&bed, &of_key(key), 10, false).await, [rich]);
+    assert_eq!(walk(&bed, &of_key(KeyId::generate(now())), 10, false).await, []);
+    let domain = |text: &str| MessageFilter { recipient_domain: DomainName::parse(text).ok(), ..of(None) };
+    assert_eq!(walk(&bed, &domain("one.example"), 10, false).await, [theirs, plain, rich]);
+    assert_eq!(walk(&bed, &domain("sub.one.example"), 10, false).await, [rich]);
+    assert_eq!(walk(&bed, &domain("example"), 10, false).await, []);
+    let with = |pairs: &[(&str, &str)], tenant_id| MessageFilter {
+        metadata: pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        ..of(tenant_id)
+    };
+    for (pairs, expected) in [
+        (&[("order", "4711")][..], vec![theirs, rich]),
+        (&[("order", "4711"), ("user", "4711"), ("paid", "true")], vec![rich]),
+        (&[("note", "a b")], vec![rich]),
+        (&[("note", "a")], vec![]),
+        (&[("", "x")], vec![rich]),
+        (&[("order", "471")], vec![]),
+        (&[("Order", "4711")], vec![]),
+        (&[("none", "null")], vec![]),
+        (&[("nested", "{\"order\":1}")], vec![]),
+    ] {
+        assert_eq!(walk(&bed, &with(pairs, None), 10, false).await, expected, "{pairs:?}");
+    }
+    assert_eq!(walk(&bed, &with(&[("order", "4711")], Some(tenant)), 10, false).await, [rich]);
+    // Few deliveries are bounced, so the page examines them one by one.
+    let batches = bed.claim(later(0)).await.batches;
+    bed.store.record(outcomes(&batches, DeliveryState::Bounced)).await.unwrap();
+    let delivery_state = Some(DeliveryState::Bounced);
+    for filter in [of_key(key), domain("sub.one.example"), with(&[("user", "4711")], None)] {
+        let filter = MessageFilter { delivery_state, ..filter };
+        assert_eq!(walk(&bed, &filter, 10, false).await, [rich], "{filter:?}");
+    }
+}
+
 pub(super) async fn a_message_is_listed_once_however_many_of_its_deliveries_are_meant<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::histogram::HistogramReading;
-use crate::mail::{Address, ReversePath, Timestamp};
+use crate::mail::{Address, DomainName, ReversePath, Timestamp};
 use crate::model::{
     BounceClass, DeliveryId, DeliveryState, Environment, EventId, EventKind, KeyId, MessageId, MessageKind,
     RefusalCode, RequestId, Stage, TenantId,
@@ -178,6 +178,8 @@ pub struct MessageFilter {
     pub delivery_state: Option<DeliveryState>,
     /// A recipient, exactly, in wire form.
     pub to: Option<Address>,
+    /// The domain of a recipient, exactly.
+    pub recipient_domain: Option<DomainName>,
     /// The reverse path, exactly.
     pub from: Option<ReversePath>,
     /// The Message-ID field without its angle brackets.
@@ -185,6 +187,10 @@ pub struct MessageFilter {
     /// One of [`super::Annotations::tags`], exactly.
     pub tag: Option<String>,
     pub subject: Option<SubjectWords>,
+    /// The key that submitted it.
+    pub key_id: Option<KeyId>,
+    /// Members of [`super::Annotations::metadata`] with their values ([`super::Metadata::scalars`]); all must match.
+    pub metadata: Vec<(String, String)>,
 }
 
 /// Words that a subject must contain; the last may be the beginning of a word.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer, ser};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::mail::{
     Address, BodyType, Content, DomainName, EnhancedStatus, Host, MailParameters, RcptParameters, Recipient,
@@ -90,8 +91,8 @@ pub struct Metadata(Option<Box<str>>);
 
 impl Metadata {
     /// From a parsed object.
-    pub fn of(object: &serde_json::Map<String, serde_json::Value>) -> Self {
-        Self::from_json((!object.is_empty()).then(|| serde_json::Value::Object(object.clone()).to_string()))
+    pub fn of(object: &Map<String, Value>) -> Self {
+        Self::from_json((!object.is_empty()).then(|| Value::Object(object.clone()).to_string()))
     }
 
     /// From text; `None` for an empty object.
@@ -106,6 +107,18 @@ impl Metadata {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
+    }
+
+    /// Members whose value is a string, number or boolean, with the text of the value: what searches find.
+    pub fn scalars(&self) -> Vec<(String, String)> {
+        let object: Map<String, Value> =
+            self.as_json().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let scalars = object.into_iter().filter_map(|(key, value)| match value {
+            Value::String(text) => Some((key, text)),
+            Value::Number(_) | Value::Bool(_) => Some((key, value.to_string())),
+            Value::Null | Value::Array(_) | Value::Object(_) => None,
+        });
+        scalars.collect()
     }
 }
 

@@ -40,6 +40,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0031_inboxes.sql"),
     include_str!("migrations/0032_usage_parts.sql"),
     include_str!("migrations/0033_brakes.sql"),
+    include_str!("migrations/0034_search_metadata.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

@@ -11,15 +11,15 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use pillarbox::clock::Clock;
-use pillarbox::mail::{Address, BodyType, Content, Host, ReversePath, SignedDuration, Timestamp};
+use pillarbox::mail::{Address, BodyType, Content, DomainName, Host, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::{
-    DeliveryId, DeliveryState, Environment, EventId, EventKind, MessageId, MessageKind, TenantId,
+    DeliveryId, DeliveryState, Environment, EventId, EventKind, KeyId, MessageId, MessageKind, TenantId,
 };
 use pillarbox::queue::{ClaimLimits, QueueManager};
 use pillarbox::rng::Rng;
 use pillarbox::store::{
-    Annotations, AttemptRecord, Directory, EventFilter, Journal, Message, MessageFilter, NewMessage,
-    NewTenant, PageRequest, RecordBatch, Spool, SqliteOptions, Store,
+    Annotations, AttemptRecord, Directory, EventFilter, Journal, Message, MessageFilter, Metadata,
+    NewMessage, NewTenant, PageRequest, RecordBatch, Spool, SqliteOptions, Store,
 };
 use serde_json::json;
 use ulid::Ulid;
@@ -70,7 +70,7 @@ fn message(tenants: &[TenantId], number: usize) -> NewMessage {
     let message = Message {
         id: MessageId::generate(now),
         tenant_id,
-        key_id: None,
+        key_id: Some(KeyId::from(Ulid::from(number as u128 % 3))),
         kind: MessageKind::Message,
         environment: if number % 50 == 1 { Environment::Test } else { Environment::Live },
         reverse_path: ReversePath::Mailbox(address(&sender)),
@@ -83,7 +83,7 @@ fn message(tenants: &[TenantId], number: usize) -> NewMessage {
             } else {
                 vec![]
             },
-            metadata: Default::default(),
+            metadata: Metadata::of(json!({"order": number, "plan": number % 100}).as_object().unwrap()),
         },
         size: content.len() as u64,
         subject: Some(subject),
@@ -172,6 +172,9 @@ fn filters(tenants: &[TenantId]) -> Vec<(&'static str, MessageFilter)> {
     let from = |text: &str| Some(ReversePath::Mailbox(address(text)));
     let to = |text: &str| Some(address(text));
     let subject = |text: &str| Some(text.parse().unwrap());
+    let metadata = |key: &str, value: &str| vec![(key.to_owned(), value.to_owned())];
+    let domain = |text: &str| Some(DomainName::parse(text).unwrap());
+    let key = |number: u128| KeyId::from(Ulid::from(number));
     let (common, rare) = ("noreply@example.com", "sender31@example.com");
     let (archive, user) = ("archive@example.net", "user7@d1.example");
     let in_state = DeliveryState::Bounced;
@@ -188,6 +191,25 @@ fn filters(tenants: &[TenantId]) -> Vec<(&'static str, MessageFilter)> {
         ("from, a third of all, tenant", MessageFilter { from: from(common), ..small() }),
         ("from, nobody", MessageFilter { from: from("nobody@example.com"), ..all() }),
         ("tag", MessageFilter { tag: Some("campaign-42".into()), ..all() }),
+        ("metadata, one in a million", MessageFilter { metadata: metadata("order", "777"), ..all() }),
+        (
+            "metadata, a hundredth of all, tenant",
+            MessageFilter { metadata: metadata("plan", "7"), ..small() },
+        ),
+        (
+            "metadata, two that never meet",
+            MessageFilter { metadata: [metadata("plan", "7"), metadata("order", "8")].concat(), ..all() },
+        ),
+        ("recipient domain", MessageFilter { recipient_domain: domain("d1.example"), ..all() }),
+        (
+            "recipient domain, a tenth of all, tenant",
+            MessageFilter { recipient_domain: domain("example.net"), ..small() },
+        ),
+        ("key, a third of all", MessageFilter { key_id: Some(key(1)), ..all() }),
+        (
+            "key and recipient domain, tenant",
+            MessageFilter { key_id: Some(key(1)), recipient_domain: domain("example.net"), ..large() },
+        ),
         (
             "tag and status bounced, tenant",
             MessageFilter { tag: Some("campaign-42".into()), status: Some(in_state), ..large() },

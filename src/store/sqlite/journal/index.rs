@@ -3,12 +3,14 @@
 //! It follows the journal in the order of commits, so it misses nothing. Its position is written in the same transaction
 //! as the index.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use ulid::Ulid;
 
-use crate::mail::{Address, ReversePath};
-use crate::model::{Environment, EventKind, MessageId, TenantId};
+use crate::mail::{Address, DomainName, ReversePath};
+use crate::model::{Environment, EventKind, KeyId, MessageId, TenantId};
 use crate::store::sqlite::sql_types::sql_limit;
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::sqlite::{delivery_rows, events, message_rows};
@@ -146,6 +148,10 @@ fn facets_of(message: &Message, recipients: &[Address]) -> Vec<String> {
         sender_facet(&message.reverse_path),
     ];
     facets.extend(recipients.iter().map(recipient_facet));
+    let domains: BTreeSet<_> = recipients.iter().filter_map(Address::domain).collect();
+    facets.extend(domains.into_iter().map(recipient_domain_facet));
+    facets.extend(message.key_id.map(key_facet));
+    facets.extend(message.annotations.metadata.scalars().iter().map(metadata_facet));
     facets.extend(message.header_message_id.as_deref().map(header_id_facet));
     facets.extend(message.annotations.tags.iter().map(|tag| tag_facet(tag)));
     facets
@@ -167,6 +173,18 @@ fn recipient_facet(recipient: &Address) -> String {
     facet("to", &recipient.to_string())
 }
 
+fn recipient_domain_facet(domain: &DomainName) -> String {
+    facet("to-domain", domain.as_str())
+}
+
+fn key_facet(key: KeyId) -> String {
+    facet("key", &key.to_string())
+}
+
+fn metadata_facet((key, value): &(String, String)) -> String {
+    facet("metadata", &format!("{key}\0{value}"))
+}
+
 fn header_id_facet(id: &str) -> String {
     facet("message-id", id)
 }
@@ -185,6 +203,9 @@ fn facet(kind: &str, value: &str) -> String {
 pub(super) fn expression(filter: &MessageFilter) -> Option<String> {
     let mut terms: Vec<String> = filter.from.iter().map(sender_facet).collect();
     terms.extend(filter.to.iter().map(recipient_facet));
+    terms.extend(filter.recipient_domain.iter().map(recipient_domain_facet));
+    terms.extend(filter.key_id.map(key_facet));
+    terms.extend(filter.metadata.iter().map(metadata_facet));
     terms.extend(filter.header_message_id.as_deref().map(header_id_facet));
     terms.extend(filter.tag.as_deref().map(tag_facet));
     terms.extend(filter.environment.map(environment_facet));

@@ -25,6 +25,9 @@ const FEW_MAX: usize = if cfg!(test) { 5 } else { 1_000 };
 const HAS_RECIPIENT: &str =
     "SELECT 1 FROM delivery INDEXED BY delivery_of_message WHERE message_id = ?1 AND recipient = ?2";
 
+const HAS_RECIPIENT_DOMAIN: &str =
+    "SELECT 1 FROM delivery INDEXED BY delivery_of_message WHERE message_id = ?1 AND destination = ?2";
+
 /// How long a search in the index may take: it has to read the lists of all common words.
 const INDEX_TIME_MAX: Duration = Duration::from_millis(250);
 
@@ -295,9 +298,14 @@ impl Search<'_> {
         words: Option<&SubjectMatch>,
         id: MessageId,
     ) -> Result<Option<Message>> {
-        let MessageFilter { to, status, delivery_state, .. } = self.filter;
+        let MessageFilter { to, recipient_domain, status, delivery_state, .. } = self.filter;
         if let Some(to) = to
             && !self.connection.prepare_cached(HAS_RECIPIENT)?.exists(params![id, to])?
+        {
+            return Ok(None);
+        }
+        if let Some(domain) = recipient_domain
+            && !self.connection.prepare_cached(HAS_RECIPIENT_DOMAIN)?.exists(params![id, domain])?
         {
             return Ok(None);
         }
@@ -328,11 +336,14 @@ impl Search<'_> {
         fn is_wanted<T: PartialEq>(wanted: &Option<T>, value: &T) -> bool {
             wanted.as_ref().is_none_or(|wanted| wanted == value)
         }
-        let MessageFilter { tenant_id, environment, from, tag, header_message_id, .. } = self.filter;
+        let MessageFilter { tenant_id, environment, from, tag, header_message_id, key_id, metadata, .. } =
+            self.filter;
         self.filter.kind == message.kind
             && is_wanted(tenant_id, &message.tenant_id)
             && is_wanted(environment, &message.environment)
             && is_wanted(from, &message.reverse_path)
+            && (key_id.is_none() || *key_id == message.key_id)
+            && (metadata.is_empty() || has_all(&message.annotations.metadata.scalars(), metadata))
             && tag.as_ref().is_none_or(|tag| message.annotations.tags.contains(tag))
             && (header_message_id.is_none() || *header_message_id == message.header_message_id)
             && self.page.created_after.is_none_or(|time| us(message.created_at) >= us(time))
@@ -340,10 +351,15 @@ impl Search<'_> {
     }
 }
 
+fn has_all(members: &[(String, String)], wanted: &[(String, String)]) -> bool {
+    wanted.iter().all(|one| members.contains(one))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::TenantId;
+    use crate::mail::DomainName;
+    use crate::model::{KeyId, TenantId};
     use crate::store::contract::{address, new_message, now};
     use crate::store::sqlite::tests::{Bed, plan_of};
     use crate::store::{Journal, Spool};
@@ -364,6 +380,12 @@ mod tests {
             (MessageFilter { tenant_id, kind: MessageKind::Report, ..all() }, "report_by_tenant"),
             (MessageFilter { to: Some(address("x@one.example")), ..all() }, "VIRTUAL TABLE INDEX"),
             (MessageFilter { header_message_id: Some("1@x".into()), ..all() }, "VIRTUAL TABLE INDEX"),
+            (MessageFilter { key_id: Some(KeyId::generate(now())), ..all() }, "VIRTUAL TABLE INDEX"),
+            (MessageFilter { metadata: vec![("a".into(), "b".into())], ..all() }, "VIRTUAL TABLE INDEX"),
+            (
+                MessageFilter { recipient_domain: DomainName::parse("one.example").ok(), ..all() },
+                "VIRTUAL TABLE INDEX",
+            ),
         ] {
             for before in [None, Some(String::new())] {
                 let page = PageRequest { before, ..PageRequest::default() };
@@ -413,7 +435,9 @@ mod tests {
     #[tokio::test]
     async fn a_recipient_is_looked_for_among_those_of_the_message_only() {
         let bed = Bed::new().await;
-        let plan = bed.engine().read(|connection| Ok(plan_of(connection, HAS_RECIPIENT))).await.unwrap();
-        assert!(plan.contains("delivery_of_message"), "{plan}");
+        for sql in [HAS_RECIPIENT, HAS_RECIPIENT_DOMAIN] {
+            let plan = bed.engine().read(move |connection| Ok(plan_of(connection, sql))).await.unwrap();
+            assert!(plan.contains("delivery_of_message"), "{plan}");
+        }
     }
 }
