@@ -8,6 +8,7 @@ use minijinja::value::{Rest, StringInput};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters, tests};
 
 use super::data::{Fields, List};
+use super::format;
 
 /// Octets that the filters and tests of one message may read in total.
 const READ_OCTETS_MAX: u64 = 4 * 1024 * 1024;
@@ -38,8 +39,8 @@ static FILTERS: LazyLock<Vec<(&str, Reads, Value)>> = LazyLock::new(|| {
         ("d", Reads::Nothing, V::from_function(filters::default)),
         ("default", Reads::Nothing, V::from_function(filters::default)),
         ("dictsort", Reads::Whole, V::from_function(filters::dictsort)),
-        ("e", Reads::Whole, V::from_function(filters::escape)),
-        ("escape", Reads::Whole, V::from_function(filters::escape)),
+        ("e", Reads::Whole, V::from_function(format::escape)),
+        ("escape", Reads::Whole, V::from_function(format::escape)),
         ("first", Reads::Top, V::from_function(filters::first)),
         ("float", Reads::Top, V::from_function(filters::float)),
         ("int", Reads::Top, V::from_function(filters::int)),
@@ -61,6 +62,10 @@ static FILTERS: LazyLock<Vec<(&str, Reads, Value)>> = LazyLock::new(|| {
         ("urlencode", Reads::Whole, V::from_function(filters::urlencode)),
     ]
 });
+
+/// Filters of a text, for which `null` is an empty one.
+const TEXT_FILTERS: &[&str] =
+    &["capitalize", "e", "escape", "lower", "safe", "title", "trim", "upper", "urlencode"];
 
 /// The tests of the engine, without those that this language does not need.
 static TESTS: LazyLock<Vec<(&str, Reads, Value)>> = LazyLock::new(|| {
@@ -101,6 +106,9 @@ pub fn install(environment: &mut Environment<'_>, budget: &Budget) {
                 arguments.iter().skip(1).try_for_each(check_option)?;
             }
             budget.charge(*reads, &arguments)?;
+            if TEXT_FILTERS.contains(name) && arguments.first().is_some_and(Value::is_none) {
+                return Ok(Value::from(""));
+            }
             convert(filter.call(state, &arguments)?)
         });
     }
@@ -190,15 +198,18 @@ fn convert(result: Value) -> Result<Value, Error> {
     }
 }
 
-/// `join` of the engine, but the length of the result is checked before the result is built.
+/// `join` of the engine, but `null` is empty, and the length of the result is checked before the result is built.
 fn join(state: &State<'_, '_>, value: &Value, joiner: Option<StringInput<'_>>) -> Result<Value, Error> {
     let between = joiner.as_ref().map_or(0, |joiner| joiner.as_str().len());
     let mut octets = 0usize;
+    let mut items = Vec::new();
     for item in value.try_iter()? {
+        let item = if item.is_none() { Value::from("") } else { item };
         octets = octets.saturating_add(between).saturating_add(item.as_str().map_or(20, str::len));
         require_length(octets)?;
+        items.push(item);
     }
-    filters::join(state, value, joiner)
+    filters::join(state, &Value::from_object(List(items)), joiner)
 }
 
 fn require_length(octets: usize) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use minijinja::machinery::{Token, WhitespaceConfig, tokenize};
 use minijinja::syntax::SyntaxConfig;
 
 use super::nesting::Nesting;
-use super::{RenderError, filters};
+use super::{RenderError, fault, filters};
 
 /// The statements of the language.
 const STATEMENTS: &[&str] = &["if", "elif", "else", "endif", "for", "endfor", "with", "endwith"];
@@ -14,7 +14,7 @@ const STATEMENTS: &[&str] = &["if", "elif", "else", "endif", "for", "endfor", "w
 pub fn check(source: &str) -> Result<(), RenderError> {
     let (mut reader, mut nesting) = (Reader::default(), Nesting::default());
     for token in tokenize(source, false, SyntaxConfig, WhitespaceConfig::default()) {
-        let (token, span) = token?;
+        let (token, span) = token.map_err(|error| fault::describe(&error, source))?;
         if let Some(fault) = nesting.fault_with(&token).or_else(|| reader.fault_of(&token)) {
             return Err(RenderError::at(span.start_line, fault));
         }

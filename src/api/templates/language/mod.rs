@@ -7,16 +7,18 @@
 //! * Each instruction is bounded. The API limits the data; lists are not compared item by item (`data`). Slices and the
 //!   operator `in` are missing, because their cost cannot be charged; the test `in` is charged like a filter.
 //!
-//! HTML is escaped, and an undefined variable is an error.
+//! HTML is escaped (`format`), `null` prints nothing, and an undefined variable is an error that names it (`fault`).
 
 mod data;
+mod fault;
 mod filters;
+mod format;
 mod grammar;
 mod nesting;
 
 use std::io;
 
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 
 pub use self::data::from_object;
 pub use self::filters::Budget;
@@ -58,26 +60,11 @@ impl RenderError {
     }
 }
 
-impl From<Error> for RenderError {
-    fn from(error: Error) -> Self {
-        let what = match (error.kind(), error.detail()) {
-            (ErrorKind::OutOfFuel, _) => {
-                format!("the template runs more than {FUEL} instructions: shorten its loops or its data")
-            }
-            (kind, Some(detail)) => format!("{kind}: {detail}"),
-            (kind, None) => kind.to_string(),
-        };
-        match error.line() {
-            Some(line) => Self::at(line, what),
-            None => Self(what),
-        }
-    }
-}
-
 /// Checks a source: the language, the nesting, the syntax.
 pub fn check(source: &str) -> Result<(), RenderError> {
     grammar::check(source)?;
-    Ok(environment(&Budget::default()).template_from_str(source).map(drop)?)
+    let parsed = environment(&Budget::default()).template_from_str(source).map(drop);
+    parsed.map_err(|error| fault::describe(&error, source))
 }
 
 /// Renders a template with data. The parts of one message share a budget.
@@ -85,14 +72,13 @@ pub fn render(source: &str, form: Form, data: &Value, budget: &Budget) -> Result
     grammar::check(source)?;
     let mut output = Bounded(Vec::new());
     let rendered = environment(budget)
-        .template_from_named_str(form.name(), source)?
-        .render_captured_to(data, &mut output)
-        .map(drop);
+        .template_from_named_str(form.name(), source)
+        .and_then(|template| template.render_captured_to(data, &mut output).map(drop));
     match rendered {
         Err(_) if output.is_full() => Err(RenderError(format!(
             "the rendered text has more than {OUTPUT_OCTETS_MAX} octets: shorten the template or its data"
         ))),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(fault::describe(&error, source)),
         Ok(()) => Ok(String::from_utf8_lossy(&output.0).into_owned()),
     }
 }
@@ -100,6 +86,8 @@ pub fn render(source: &str, form: Form, data: &Value, budget: &Budget) -> Result
 fn environment(budget: &Budget) -> Environment<'static> {
     let mut environment = Environment::empty();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_debug(false);
+    environment.set_formatter(format::print);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(DEPTH_MAX);
     environment.set_auto_escape_callback(|name| match name {
@@ -173,6 +161,56 @@ mod tests {
         assert!(error.starts_with("line 2: "), "{error}");
         assert!(check("{% if x %}").unwrap_err().to_string().starts_with("line 1: "));
         assert!(check("{{ x").is_err());
+    }
+
+    #[test]
+    fn an_error_names_the_variable_as_the_template_writes_it() {
+        let data = json!({"user": {"name": "x", "gone": null}, "items": [{"n": 1}], "name": "x"});
+        let undefined = |name: &str| {
+            format!("line 1: `{name}` is undefined: add it to the data, or write `{name}|default('')`")
+        };
+        for (source, name) in [
+            ("{{ nmae }}", "nmae"),
+            ("Größe: {{ user.nmae }}", "user.nmae"),
+            ("{{ user.nmae.x }}", "user.nmae.x"),
+            ("{{ user['nmae'] }}", "user['nmae']"),
+            ("{{ user.gone.x }}", "user.gone.x"),
+            ("{% for item in items %}{{ item.nmae }}{% endfor %}", "item.nmae"),
+            ("{% for item in itms %}{% endfor %}", "itms"),
+            ("{% if nmae %}{% endif %}", "nmae"),
+            ("{{ nmae|upper }}", "nmae"),
+            ("é{{ user.nmae | trim }}", "user.nmae"),
+            ("{{ items[7].x }}", "items[7].x"),
+        ] {
+            for form in [Form::Text, Form::Html] {
+                assert_eq!(put(source, form, data.clone()).unwrap_err(), undefined(name), "{source}");
+            }
+        }
+        for (source, part) in [
+            ("{% if nmae == 3 %}{% endif %}", "a variable in `if nmae == 3` is undefined"),
+            ("{{ nmae|length }}", "in `nmae`"),
+            ("{{ user.name|round }}", "in `user.name`"),
+        ] {
+            let error = put(source, Form::Text, data.clone()).unwrap_err();
+            assert!(error.contains(part), "{source}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_slash_is_not_escaped_and_null_prints_nothing() {
+        let data =
+            json!({"url": "https://a.example/x?a=1&b='\"<>", "none": null, "list": ["a/b", null, "<"]});
+        let escaped = "https://a.example/x?a=1&amp;b=&#x27;&quot;&lt;&gt;";
+        for source in ["{{ url }}", "{{ url|e }}", "{{ url|escape|e }}"] {
+            assert_eq!(put(source, Form::Html, data.clone()).unwrap(), escaped, "{source}");
+        }
+        for form in [Form::Text, Form::Html] {
+            let source = "[{{ none }}{{ none|upper }}{{ none|e }}{{ none|title }}{{ none|trim }}{{ none|safe }}\
+                {{ none|lower }}{{ none|capitalize }}{{ none|urlencode }}]{{ none is none }} {{ none|default('x') }}";
+            assert_eq!(put(source, form, data.clone()).unwrap().to_lowercase(), "[]true ", "{form:?}");
+        }
+        assert_eq!(put("{{ list|join(', ') }}", Form::Text, data.clone()).unwrap(), "a/b, , <");
+        assert_eq!(put("{{ list|join(', ') }}", Form::Html, data).unwrap(), "a/b, , &lt;");
     }
 
     #[test]
