@@ -200,7 +200,7 @@ pub struct ErrorBody<'a> {
 fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
     use RefusalCode as C;
     match code {
-        C::AuthenticationRequired | C::InvalidApiKey | C::ExpiredApiKey => {
+        C::AuthenticationRequired | C::InvalidApiKey | C::ExpiredApiKey | C::RevokedApiKey => {
             (StatusCode::UNAUTHORIZED, "authentication_error")
         }
         C::InsufficientScope
@@ -214,6 +214,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::AlreadyExists
         | C::LimitReached
         | C::KeyInUse
+        | C::KeyNotActive
         | C::IdempotencyKeyReused
         | C::IdempotencyInProgress
         | C::MessageFinished
@@ -282,6 +283,10 @@ impl From<Conflict> for ApiError {
             Conflict::SubmissionKey => {
                 (RefusalCode::IdempotencyKeyReused, "use a new Idempotency-Key for each message")
             }
+            Conflict::KeyNotActive => (
+                RefusalCode::KeyNotActive,
+                "create a new key; if this one has expired, you can also set a later expires_at",
+            ),
             Conflict::Selector => (RefusalCode::AlreadyExists, "choose another selector"),
             Conflict::LimitReached(_) => {
                 (RefusalCode::LimitReached, "delete unused objects; revoked keys do not count")
@@ -403,6 +408,7 @@ mod tests {
             (Conflict::DomainExists, 409, "already_exists"),
             (Conflict::DomainTaken, 409, "domain_taken"),
             (Conflict::Selector, 409, "already_exists"),
+            (Conflict::KeyNotActive, 409, "key_not_active"),
             (Conflict::LimitReached(Limited::Keys), 409, "limit_reached"),
             (Conflict::TooManyPauses, 409, "limit_reached"),
             (Conflict::WebhookBacklog, 409, "limit_reached"),

@@ -121,6 +121,7 @@ async fn add(call: RequestContext) -> Result<ApiResponse> {
     let Add { address, tenant_id } = call.json()?;
     let tenant = call.owning_tenant(tenant_id, "inbox").await?;
     let submitter = Arc::new(Submitter {
+        secret: None,
         tenant,
         key: call.caller.key.clone(),
         client_address: call.origin.client,

@@ -7,15 +7,19 @@ use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
-use crate::mail::Timestamp;
-use crate::model::{DomainId, Environment, KeyId, KeySecret, RefusalCode, Scope, TenantId};
-use crate::store::{DEFAULT_TENANT, Directory, Key, KeyFilter, KeyPatch, NewKey, Store};
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::{DomainId, Environment, KeyId, KeySecret, KeyStatus, RefusalCode, Scope, TenantId};
+use crate::store::{DEFAULT_TENANT, Directory, Key, KeyFilter, KeyPatch, NewKey, SecretRotation, Store};
 
 use super::json::{Checks, echo, nullable};
 use super::{Access, ApiError, ApiResponse, List, ListedOwner, Operation, RequestContext, Resource, Result};
 
 const NAME_CHARS_MAX: usize = 200;
 const RESTRICTIONS_MAX: usize = 100;
+
+/// How long an old secret works on after a rotation, in seconds.
+const OVERLAP_SECONDS_DEFAULT: u32 = 24 * 3600;
+const OVERLAP_SECONDS_MAX: u32 = 30 * 24 * 3600;
 
 /// Octets of a response with the maximum number of restrictions.
 const RESPONSE_OCTETS_MAX: u64 = 16 * 1024;
@@ -28,8 +32,9 @@ pub fn resource() -> Resource {
         .id::<KeyId>("The key.")
         .operations([
             Operation::get("/v1/keys", "list_keys", list)
-                .describe("List keys", "Includes revoked keys.")
+                .describe("List keys", "Includes revoked keys, unless `status` selects others.")
                 .owner_filter()
+                .query::<KeyStatus>("status", "Only keys with this status.")
                 .query::<Environment>("environment", "Only objects of this environment.")
                 .pages::<KeyId, KeyView>("Keys."),
             Operation::post("/v1/keys", "create_key", create)
@@ -49,8 +54,14 @@ pub fn resource() -> Resource {
             Operation::delete("/v1/keys/{id}", "revoke_key", revoke)
                 .describe("Revoke a key", "The server refuses the key from now on. The key stays in the list. A key cannot revoke itself.")
                 .returns::<KeyView>("The revoked key."),
+            Operation::post("/v1/keys/{id}/rotate", "rotate_key", rotate)
+                .describe("Give a key a new secret", "Only this response contains the secret. Both secrets work, over SMTP and HTTP, until the old one expires. A key can rotate itself. A key that is revoked or expired cannot be rotated.")
+                .may_take::<Rotate>()
+                .returns::<NewKeyView<'static>>("The key with its new secret.")
+                .response_octets(0, RESPONSE_OCTETS_MAX),
         ])
         .alias("/v1/keys", "/v1/api-keys")
+        .alias("/v1/keys/{id}/rotate", "/v1/api-keys/{id}/rotate")
         .alias("/v1/keys", "/v1/tenants/{tenant_id}/api-keys")
         .alias("/v1/keys/{id}", "/v1/api-keys/{id}")
 }
@@ -117,6 +128,17 @@ pub struct Update {
     expires_at: Option<Option<Timestamp>>,
 }
 
+/// The new secret of a key.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "KeyRotation")]
+pub struct Rotate {
+    /// Seconds for which the old secret works on, at most 30 days; 0 ends it now. Earlier secrets that still work end by
+    /// then too. Default: a day.
+    #[schemars(range(max = 2_592_000))]
+    expires_in: Option<u32>,
+}
+
 /// A key, without its secret.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Key")]
@@ -130,6 +152,8 @@ pub struct KeyView {
     name: String,
     /// Owner; `null` for a platform key.
     tenant_id: Option<TenantId>,
+    /// `active`, `revoked` or `expired`.
+    status: KeyStatus,
     /// `live` or `test`. Mail of a test key is stored but not delivered.
     environment: Environment,
     /// Scopes.
@@ -150,6 +174,10 @@ pub struct KeyView {
     last_used_at: Option<Timestamp>,
     /// Time of the revocation. A revoked key is refused.
     revoked_at: Option<Timestamp>,
+    /// Time of the last rotation; `null` if the key has its first secret.
+    rotated_at: Option<Timestamp>,
+    /// Time until which an earlier secret also works; `null` if none does.
+    previous_secret_until: Option<Timestamp>,
     /// The last characters of the secret, to recognize the key.
     last_four: String,
 }
@@ -165,9 +193,11 @@ pub struct NewKeyView<'a> {
     secret: &'a str,
 }
 
-impl From<Key> for KeyView {
-    fn from(key: Key) -> Self {
+impl KeyView {
+    /// A key as it is at a time.
+    pub fn new(key: Key, now: Timestamp) -> Self {
         Self {
+            status: key.status(now),
             id: key.id,
             object: "key",
             name: key.name,
@@ -182,6 +212,8 @@ impl From<Key> for KeyView {
             created_at: key.created_at,
             last_used_at: key.last_used_at,
             revoked_at: key.revoked_at,
+            rotated_at: key.rotated_at,
+            previous_secret_until: key.previous_secret_until.filter(|until| *until > now),
             last_four: key.last_four,
         }
     }
@@ -217,7 +249,7 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
         allowed_cidrs: Some(
             cidrs.unwrap_or_else(|| if inherited { caller.allowed_cidrs.clone() } else { Vec::new() }),
         ),
-        expires_at: Some(body.expires_at.or(if inherited { caller.expires_at } else { None })),
+        expires_at: Some(body.expires_at.or(if inherited { caller.valid_until() } else { None })),
     };
     check_rights(&rights, tenant_id, call.now, &mut checks);
     checks.finish().map_err(list_scopes)?;
@@ -239,8 +271,9 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
         expires_at: rights.expires_at.flatten(),
         stored_secret: secret.stored_secret(),
     };
+    let now = call.now;
     let respond = move |key: &Key| {
-        ApiResponse::created(&NewKeyView { key: key.clone().into(), secret: secret.expose() })
+        ApiResponse::created(&NewKeyView { key: KeyView::new(key.clone(), now), secret: secret.expose() })
     };
     let create = async |store: Store| {
         let key = store.create_key(new, call.now).await?;
@@ -253,10 +286,15 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let ListedOwner { tenant_id, of_platform } = call.listed_owner().await?;
     let request = call.query.page::<KeyId>();
-    let filter = KeyFilter { tenant_id, of_platform, environment: call.query.value("environment") };
+    let filter = KeyFilter {
+        tenant_id,
+        of_platform,
+        environment: call.query.value("environment"),
+        status: call.query.value("status").map(|status| (status, call.now)),
+    };
     call.query.finish()?;
     let page = call.store().list_keys(filter, request.clone()).await?;
-    ApiResponse::ok(&List::page(page, &request, |key| key.id.to_string(), KeyView::from))
+    ApiResponse::ok(&List::page(page, &request, |key| key.id.to_string(), |key| KeyView::new(key, call.now)))
 }
 
 async fn find(call: &RequestContext) -> Result<Key> {
@@ -266,7 +304,7 @@ async fn find(call: &RequestContext) -> Result<Key> {
 }
 
 async fn get(call: RequestContext) -> Result<ApiResponse> {
-    ApiResponse::ok(&KeyView::from(find(&call).await?))
+    ApiResponse::ok(&KeyView::new(find(&call).await?, call.now))
 }
 
 async fn update(call: RequestContext) -> Result<ApiResponse> {
@@ -292,8 +330,8 @@ async fn update(call: RequestContext) -> Result<ApiResponse> {
         allowed_cidrs: rights.allowed_cidrs,
         expires_at: rights.expires_at,
     };
-    let updated = call.store().update_key(key.id, patch).await?;
-    ApiResponse::ok(&KeyView::from(updated.ok_or_else(|| ApiError::not_found("key"))?))
+    let updated = call.store().update_key(key.id, patch, call.now).await?;
+    ApiResponse::ok(&KeyView::new(updated.ok_or_else(|| ApiError::not_found("key"))?, call.now))
 }
 
 /// `DELETE /v1/keys/{id}`: the revoked key stays in the list.
@@ -311,7 +349,44 @@ async fn revoke(call: RequestContext) -> Result<ApiResponse> {
     }
     tracing::info!(key = %key.id, by = %call.caller.key.id, "API key revoked");
     let revoked_at = key.revoked_at.or(Some(call.now));
-    ApiResponse::ok(&KeyView::from(Key { revoked_at, ..key }))
+    ApiResponse::ok(&KeyView::new(Key { revoked_at, ..key }, call.now))
+}
+
+/// `POST /v1/keys/{id}/rotate`. Whoever gets the secret of a key gets its rights, so the caller must have them.
+async fn rotate(call: RequestContext) -> Result<ApiResponse> {
+    let key = find(&call).await?;
+    let body: Rotate = if call.body.is_empty() { Rotate::default() } else { call.json()? };
+    let expires_in = body.expires_in.unwrap_or(OVERLAP_SECONDS_DEFAULT);
+    let mut checks = Checks::default();
+    let message = format!("this must be a number from 0 to {OVERLAP_SECONDS_MAX}");
+    checks.require(expires_in <= OVERLAP_SECONDS_MAX, "expires_in", "invalid", &message);
+    checks.finish()?;
+    let rights = Rights {
+        environment: Some(key.environment),
+        scopes: Some(key.scopes.clone()),
+        allowed_domain_ids: Some(key.allowed_domain_ids.clone()),
+        allowed_cidrs: Some(key.allowed_cidrs.clone()),
+        expires_at: Some(key.expires_at),
+    };
+    check_within(&call.caller.key, key.tenant_id, &rights)?;
+    let present = call.store().scram_credential(&key.id.to_string()).await?.verifier;
+    let secret = KeySecret::generate(key.environment);
+    let now = call.now;
+    let rotation = SecretRotation {
+        secret: secret.stored_secret_beside(&present),
+        previous_until: now + SignedDuration::from_secs(expires_in.into()),
+    };
+    let respond = move |rotated: &Option<Key>| {
+        let key = rotated.clone().ok_or_else(|| ApiError::not_found("key"))?;
+        ApiResponse::ok(&NewKeyView { key: KeyView::new(key, now), secret: secret.expose() })
+    };
+    let caller = call.caller.key.id;
+    let rotate = async |store: Store| {
+        let rotated = store.rotate_key(key.id, rotation, now).await?;
+        tracing::info!(key = %key.id, by = %caller, expires_in, "API key rotated");
+        Ok(rotated)
+    };
+    call.change(respond, rotate).await
 }
 
 /// Removes duplicates and keeps the order.
@@ -426,7 +501,7 @@ fn check_within(caller: &Key, owner: Option<TenantId>, rights: &Rights) -> Resul
             "the calling key is restricted to its allowed_cidrs and cannot grant other networks",
         ));
     }
-    if let (Some(own), Some(wanted)) = (caller.expires_at, rights.expires_at)
+    if let (Some(own), Some(wanted)) = (caller.valid_until(), rights.expires_at)
         && wanted.is_none_or(|at| at > own)
     {
         return Err(exceeds(format!("the calling key expires at {own} and cannot grant a later expiry")));
@@ -478,6 +553,9 @@ mod tests {
             expires_at: None,
             last_used_at: None,
             revoked_at: None,
+            rotated_at: None,
+            previous_secret_until: None,
+            secret_expires_at: None,
         }
     }
 

@@ -21,6 +21,7 @@ mod json_values;
 mod json_words;
 mod keys;
 mod layers;
+mod me;
 mod objects_only;
 mod openapi;
 mod operation;
@@ -83,6 +84,7 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         tenants::resource(),
         domains::resource(),
         keys::resource(),
+        me::resource(),
         emails::resource(),
         templates::resource(),
         suppressions::resource(),

@@ -22,7 +22,7 @@ use crate::config::{self, Config};
 use crate::dns::{DnsError, Resolver};
 use crate::http_client::Client;
 use crate::limits::auth_limiter::{self, AuthLimiter};
-use crate::maintenance::{brakes, retention, search_indexer};
+use crate::maintenance::{brakes, key_expiry, retention, search_indexer};
 use crate::metrics::Metrics;
 use crate::queue::QueueManager;
 use crate::relay::{Recording, Relay, RelayError};
@@ -276,6 +276,7 @@ impl<'a> SharedServices<'a> {
         let (store, stop) = (self.store, tasks.stop.clone());
         tasks.spawn("search indexer", search_indexer::run(store.clone(), self.clock.clone(), stop.clone()));
         tasks.spawn("brakes", brakes::run(store.clone(), self.clock.clone(), stop.clone()));
+        tasks.spawn("key expiry", key_expiry::run(store.clone(), self.clock.clone(), stop.clone()));
         tasks.spawn("retention", retention::run(store, retention, self.clock, stop.clone()));
         tasks.spawn("domain check", verification::recheck_loop(self.verifier, stop.clone()));
         tasks.spawn("certificate watch", certificate_watch::run(self.certificate, stop));

@@ -142,10 +142,10 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
     kind == Some(std::io::ErrorKind::BrokenPipe)
 }
 
-/// Names and values of a query string.
 /// A query parameter with a value like `key=value`, which is sent as `metadata[key]=value`.
 pub(super) const METADATA: &str = "metadata";
 
+/// Names and values of a query string.
 pub(super) type Query = Vec<(&'static str, String)>;
 
 impl ApiClient {

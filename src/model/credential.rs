@@ -73,11 +73,17 @@ impl KeySecret {
 
     /// Computes the stored form. Takes about a millisecond of CPU.
     pub fn stored_secret(&self) -> StoredSecret {
-        StoredSecret {
-            digest: self.digest(),
-            scram: ScramVerifier::new(&self.0),
-            last_four: self.last_four().to_owned(),
-        }
+        self.stored_with(ScramVerifier::new(&self.0))
+    }
+
+    /// The stored form beside an earlier secret of the same key. SCRAM sends the salt before it knows which of them the
+    /// client has, so both use one.
+    pub fn stored_secret_beside(&self, earlier: &ScramVerifier) -> StoredSecret {
+        self.stored_with(earlier.of_another_password(&self.0))
+    }
+
+    fn stored_with(&self, scram: ScramVerifier) -> StoredSecret {
+        StoredSecret { digest: self.digest(), scram, last_four: self.last_four().to_owned() }
     }
 
     /// The digest of the secret.

@@ -31,8 +31,8 @@ pub use refusal::{Refusal, RefusalCode};
 pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
     BounceClass, BrakeAction, BrakeMetric, DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm,
-    DkimKeyState, DkimPolicy, DomainStatus, Environment, EventKind, LimitPeriod, MessageKind, Scope, Stage,
-    SuppressionReason, TenantStatus, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType, UsageGroup,
+    DkimKeyState, DkimPolicy, DomainStatus, Environment, EventKind, KeyStatus, LimitPeriod, MessageKind,
+    Scope, Stage, SuppressionReason, TenantStatus, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType, UsageGroup,
     UsageInterval, Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
 };
 pub use weight::{Weight, WeightError};

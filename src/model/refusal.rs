@@ -94,8 +94,12 @@ codes! {
     TlsRequired = "tls_required";
     /// The credential is malformed or unknown.
     InvalidApiKey = "invalid_api_key";
-    /// The credential is expired or revoked.
+    /// The credential is expired.
     ExpiredApiKey = "expired_api_key";
+    /// The credential is revoked.
+    RevokedApiKey = "revoked_api_key";
+    /// The key is revoked or expired, so it gets no new secret.
+    KeyNotActive = "key_not_active";
     /// The request needs a platform key.
     PlatformKeyRequired = "platform_key_required";
     /// The request needs a live key: it is about live objects, or changes objects that both environments share.

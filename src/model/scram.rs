@@ -31,6 +31,16 @@ impl ScramVerifier {
         Self::derive(password, rand::random(), ITERATIONS)
     }
 
+    /// The verifier of another password with the same salt and iteration count.
+    pub fn of_another_password(&self, password: &str) -> Self {
+        Self::derive(password, self.salt, NonZeroU32::new(self.iterations).unwrap_or(ITERATIONS))
+    }
+
+    /// Whether a client that got the salt and iteration count of one can prove the other.
+    pub fn shares_parameters(&self, other: &Self) -> bool {
+        (self.salt, self.iterations) == (other.salt, other.iterations)
+    }
+
     /// A verifier for an unknown user. The client cannot tell it from a real one, and no proof satisfies it.
     pub fn fake(salt: [u8; SALT_OCTETS]) -> Self {
         Self { salt, iterations: ITERATIONS.get(), stored_key: rand::random(), server_key: rand::random() }

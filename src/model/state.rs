@@ -69,6 +69,16 @@ enumerations! {
         TenantManage = "tenant:manage",
     }
 
+    /// Whether a key can be used.
+    KeyStatus("key status") {
+        /// It can be used.
+        Active = "active",
+        /// It was revoked.
+        Revoked = "revoked",
+        /// Its time is over.
+        Expired = "expired",
+    }
+
     /// Whether a tenant may send.
     TenantStatus("tenant status") {
         /// The tenant may send.
@@ -351,6 +361,10 @@ enumerations! {
         DomainDeleted = "domain.deleted",
         /// A key was created.
         KeyCreated = "key.created",
+        /// A key has a new secret.
+        KeyRotated = "key.rotated",
+        /// A key expires in 14 or 3 days.
+        KeyExpiring = "key.expiring",
         /// A key was revoked.
         KeyRevoked = "key.revoked",
         /// An address was suppressed.

@@ -73,7 +73,7 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         Overloaded => (451, 3, 2),
         ShuttingDown => (421, 3, 2),
         // The session's key is no longer valid: the client must authenticate with another.
-        AuthenticationRequired | TlsRequired | InvalidApiKey | ExpiredApiKey => (530, 7, 0),
+        AuthenticationRequired | TlsRequired | InvalidApiKey | ExpiredApiKey | RevokedApiKey => (530, 7, 0),
         // Used by the HTTP API only.
         PlatformKeyRequired
         | LiveKeyRequired
@@ -89,6 +89,7 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         | AlreadyExists
         | LimitReached
         | KeyInUse
+        | KeyNotActive
         | MessageFinished
         | PreconditionFailed
         | WebhookDisabled

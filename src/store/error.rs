@@ -58,6 +58,9 @@ pub enum Conflict {
     /// The tenant had the maximum of confirmation mails today.
     #[error("limit reached: {CONFIRMATION_MAILS_PER_DAY_MAX} confirmation mails per tenant and day")]
     ConfirmationMails,
+    /// The key is revoked or expired.
+    #[error("the key is revoked or expired")]
+    KeyNotActive,
     /// The tenant of the object does not exist.
     #[error("the tenant does not exist")]
     NoTenant,

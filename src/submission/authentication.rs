@@ -8,9 +8,11 @@ use serde_json::json;
 use super::{SubmissionService, Submitter, describe};
 use crate::limits::auth_limiter::{Ban, BanSubject};
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::{EventKind, KeyId, KeySecret, Refusal, RefusalCode, Scope};
+use crate::model::{EventKind, KeyId, KeySecret, Refusal, RefusalCode, Scope, SecretDigest};
 use crate::policy::admission::admit_status;
-use crate::store::{DEFAULT_TENANT, Directory, Journal, Key, NewEvent, ScramCredential, StoreError, Tenant};
+use crate::store::{
+    DEFAULT_TENANT, Directory, Journal, Key, NewEvent, ScramCredential, ScramSecret, StoreError, Tenant,
+};
 use crate::telemetry::FLOOD;
 
 /// Minimum time between updates of a key's `last_used_at`.
@@ -60,7 +62,7 @@ impl SubmissionService {
         if !is_key_id && tenant.as_ref().is_none_or(|tenant| username != tenant.slug) {
             return Err(Rejected("secret of another user name"));
         }
-        self.admit_key(key, tenant, client_address).await
+        self.admit_key(key, secret.digest(), tenant, client_address).await
     }
 
     /// The credential to verify a SCRAM proof; unknown users get a fake one.
@@ -78,8 +80,12 @@ impl SubmissionService {
         client_address: IpAddr,
     ) -> Result<(Submitter, Vec<u8>), AuthenticationError> {
         let id = credential.key_id.ok_or(Rejected("unknown user name"))?;
-        let signature = credential.verifier.check(auth_message.as_bytes(), proof);
-        let signature = signature.ok_or(Rejected("wrong proof"))?;
+        let check = |secret: &ScramSecret| {
+            let signature = secret.verifier.check(auth_message.as_bytes(), proof)?;
+            Some((signature, secret.clone()))
+        };
+        let proven = credential.secrets.iter().find_map(check);
+        let (signature, secret) = proven.ok_or(Rejected("wrong proof"))?;
         let found = self.directory.key(id, None).await.map_err(credential_unavailable)?;
         let (key, tenant) = match found.as_deref().cloned() {
             Some((key, tenant)) => (key, Some(tenant)),
@@ -89,7 +95,8 @@ impl SubmissionService {
                 (key.ok_or(Rejected("the key was deleted"))?, None)
             }
         };
-        let submitter = self.admit_key(key, tenant, client_address).await?;
+        let key = Key { secret_expires_at: secret.expires_at, ..key };
+        let submitter = self.admit_key(key, secret.digest, tenant, client_address).await?;
         Ok((submitter, signature.to_vec()))
     }
 
@@ -98,6 +105,7 @@ impl SubmissionService {
     async fn admit_key(
         &self,
         key: Key,
+        secret: SecretDigest,
         tenant: Option<Tenant>,
         client_address: IpAddr,
     ) -> Result<Submitter, AuthenticationError> {
@@ -113,7 +121,7 @@ impl SubmissionService {
         {
             tracing::warn!(target: FLOOD, key = %key.id, "cannot record the use of a key: {error}");
         }
-        Ok(Submitter { tenant, key, client_address, scope: Scope::SmtpSend })
+        Ok(Submitter { tenant, key, secret: Some(secret), client_address, scope: Scope::SmtpSend })
     }
 
     /// Records the event of a ban, which belongs to the tenant of a banned key.
@@ -141,18 +149,23 @@ impl SubmissionService {
     }
 }
 
-/// Whether the key is neither revoked nor expired.
+/// Whether the key and its secret are neither revoked nor expired.
 pub(super) fn check_validity(key: &Key, now: Timestamp) -> Result<(), Refusal> {
-    let (what, when) = match (key.revoked_at, key.expires_at) {
-        (Some(revoked), _) => ("was revoked", revoked),
-        (None, Some(expiry)) if expiry <= now => ("expired", expiry),
-        _ => return Ok(()),
+    let is_over = |at: &Timestamp| *at <= now;
+    let id = key.id;
+    let (code, message, hint) = if let Some(at) = key.revoked_at {
+        let hint = "create a new key and log in with it";
+        (RefusalCode::RevokedApiKey, format!("the key {id} was revoked at {at:.0}"), hint)
+    } else if let Some(at) = key.expires_at.filter(is_over) {
+        let hint = "create a new key and log in with it";
+        (RefusalCode::ExpiredApiKey, format!("the key {id} expired at {at:.0}"), hint)
+    } else if let Some(at) = key.secret_expires_at.filter(is_over) {
+        let message = format!("the key {id} has a new secret, and this one expired at {at:.0}");
+        (RefusalCode::ExpiredApiKey, message, "log in with the new secret of the key")
+    } else {
+        return Ok(());
     };
-    Err(Refusal::new(
-        RefusalCode::ExpiredApiKey,
-        format!("the key {} {what} at {when:.0}", key.id),
-        "create a new key and log in with it",
-    ))
+    Err(Refusal::new(code, message, hint))
 }
 
 /// Whether the key may be used from this address.

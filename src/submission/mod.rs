@@ -30,7 +30,7 @@ use crate::clock::{Clock, Instant};
 use crate::histogram::{Histogram, HistogramReading, UP_TO_SECONDS};
 use crate::limits::tenant_semaphore::TenantSemaphore;
 use crate::mail::{Address, DomainName, Envelope, Host, ReversePath, Timestamp};
-use crate::model::{Environment, Refusal, RefusalCode, RequestId, Scope, Stage};
+use crate::model::{Environment, Refusal, RefusalCode, RequestId, Scope, SecretDigest, Stage};
 use crate::policy::admission::{
     Sender, SendingDomain, SuppressionFacts, admit_from, admit_recipient, admit_sender, admit_tenant,
 };
@@ -85,6 +85,8 @@ pub struct Submitter {
     pub tenant: Tenant,
     /// The key at the time of the login; later checks load it again.
     pub key: Key,
+    /// The secret of the session's login; `None` if each request has its own.
+    pub secret: Option<SecretDigest>,
     /// The client's address.
     pub client_address: IpAddr,
     /// The scope that the key needs for this kind of submission.
@@ -280,15 +282,34 @@ impl SubmissionService {
         let current = current.map_err(storage_refusal)?;
         let current = current.ok_or_else(|| {
             Refusal::new(
-                RefusalCode::ExpiredApiKey,
+                RefusalCode::RevokedApiKey,
                 "the key of this session was deleted",
                 "log in with another key",
             )
         })?;
         check_validity(&current.0, self.clock.now())?;
+        self.check_secret(submitter, &current.0).await?;
         check_network(&current.0, submitter.client_address)?;
         admit_tenant(&describe(&current), submitter.scope)?;
         Ok(current)
+    }
+
+    /// Whether the session may go on with the secret of its login, after a rotation of the key.
+    async fn check_secret(&self, submitter: &Submitter, current: &Key) -> Result<(), Refusal> {
+        let now = self.clock.now();
+        let Some(secret) = submitter.secret else { return Ok(()) };
+        if current.rotated_at == submitter.key.rotated_at {
+            return check_validity(&submitter.key, now);
+        }
+        let found = self.store.key_by_digest(secret).await.map_err(storage_refusal)?;
+        let found = found.ok_or_else(|| {
+            Refusal::new(
+                RefusalCode::ExpiredApiKey,
+                "the secret of this session was replaced",
+                "log in with the new secret of the key",
+            )
+        })?;
+        check_validity(&found.0, now)
     }
 
     async fn covering(

@@ -75,6 +75,7 @@ impl Fixture {
         Arc::new(Submitter {
             tenant,
             key,
+            secret: None,
             client_address: IpAddr::from([127, 0, 0, 1]),
             scope: Scope::SmtpSend,
         })
@@ -290,6 +291,6 @@ async fn a_revoked_key_or_suspended_tenant_is_noticed_at_every_command_of_a_tran
         service.check(submission(&submitter)).await.map(drop),
         service.enqueue(checked).await.map(drop),
     ] {
-        assert_eq!(refused.unwrap_err().code, RefusalCode::ExpiredApiKey);
+        assert_eq!(refused.unwrap_err().code, RefusalCode::RevokedApiKey);
     }
 }

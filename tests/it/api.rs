@@ -256,7 +256,7 @@ async fn a_secret_is_shown_once_and_works_until_it_is_revoked() {
     assert!(seen.json()["last_used_at"].is_string(), "{seen}");
     assert_eq!(stage.patch(&secret, &path, json!({"name": "renamed"})).await.expect(200)["name"], "renamed");
     assert!(stage.delete(&tenant.key, &path).await.expect(200)["revoked_at"].is_string());
-    stage.get(&secret, &path).await.expect_error(401, "expired_api_key");
+    stage.get(&secret, &path).await.expect_error(401, "revoked_api_key");
     stage.get(&tenant.key, &path).await.expect(200);
 }
 

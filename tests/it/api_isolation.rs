@@ -196,6 +196,11 @@ async fn a_key_needs_the_scope_of_the_operation_and_no_other() {
     for (route, operation) in operations() {
         let (method, path) = (operation.method.as_str(), own.path(route));
         let body = body(route, operation, None);
+        if operation.access() == Access::Key {
+            let any = stage.key(own.tenant.id, &[Scope::SmtpSend], |_| {}).await;
+            stage.get(&any, &path).await.expect(200);
+            continue;
+        }
         let Access::Scope(scope) = operation.access() else {
             stage.call(&own.tenant.key, method, &path, body).await.expect_error(403, "platform_key_required");
             continue;
@@ -257,7 +262,7 @@ async fn the_openapi_document_says_who_may_call_an_operation_and_the_server_enfo
             let needed = operation["security"].as_array().unwrap();
             let answer = request(stage.address, &method.to_uppercase(), &own.path(route), None, None).await;
             assert_eq!(answer.status, if needed.is_empty() { 200 } else { 401 }, "{method} {path}: {answer}");
-            for role in needed.iter().map(|one| one["key"][0].as_str().unwrap()) {
+            for role in needed.iter().filter_map(|one| one["key"][0].as_str()) {
                 let of_route =
                     route.operations.iter().find(|one| one.method.as_str().eq_ignore_ascii_case(method));
                 let access = of_route.unwrap().access();

@@ -118,9 +118,19 @@ async fn a_tenant_with_a_domain_and_a_key_is_created_by_names_and_can_send() {
     let keys = platform.json("key list --tenant acme").await;
     let key_id = keys["data"][0]["id"].as_str().unwrap();
     assert!(platform.ok(&format!("key show {key_id}")).await.contains("shop"));
+    let rotated = platform.json(&format!("key rotate {key_id} --expires-in 1h")).await;
+    let renewed = Terminal { url: tenant.url.clone(), key: rotated["secret"].as_str().unwrap().to_owned() };
+    for terminal in [&tenant, &renewed] {
+        terminal.ok("message list").await;
+    }
+    assert!(platform.ok("key list --tenant acme --status active").await.contains(key_id));
+    assert!(!platform.ok("key list --tenant acme --status expired").await.contains(key_id));
+    assert!(tenant.ok(&format!("message list --key {key_id} --recipient-domain b.test")).await.contains(&id));
+    assert!(!tenant.ok("message list --metadata order=17").await.contains(&id));
+    assert!(tenant.ends(1, "message list --metadata order").await.contains("KEY=VALUE"));
     assert!(platform.ok(&format!("key revoke {key_id}")).await.contains("is revoked"));
     assert!(platform.ok("key list --tenant acme").await.contains("revoked"));
-    assert!(tenant.ends(1, "message list").await.contains("[expired_api_key]"));
+    assert!(tenant.ends(1, "message list").await.contains("[revoked_api_key]"));
 }
 
 #[tokio::test]

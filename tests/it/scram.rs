@@ -186,6 +186,37 @@ async fn a_slug_names_the_key_of_a_tenant_that_has_only_one() {
     prove(&mut client, id, secret, &UNBOUND).await.expect_code(235);
     server.control.ok("DELETE", &format!("/v1/keys/{id}"), json!(null)).await;
     let mut client = connect(&server).await;
-    prove(&mut client, id, secret, &UNBOUND).await.expect_saying(535, "[expired_api_key]");
+    prove(&mut client, id, secret, &UNBOUND).await.expect_saying(535, "[revoked_api_key]");
     prove(&mut client, "acme-test", &account.secret, &UNBOUND).await.expect_code(235);
+}
+
+#[tokio::test]
+async fn after_a_rotation_both_secrets_log_in_with_every_mechanism_until_the_old_one_ends() {
+    let (_dns, server, account) = server().await;
+    let rotate = async |seconds: u32| {
+        let path = format!("/v1/keys/{}/rotate", account.user);
+        let rotated = server.control.ok("POST", &path, json!({"expires_in": seconds})).await;
+        rotated["secret"].as_str().unwrap().to_owned()
+    };
+    let new = rotate(3600).await;
+    for secret in [&account.secret, &new] {
+        for user in [account.user.as_str(), "acme-test"] {
+            prove(&mut connect(&server).await, user, secret, &UNBOUND).await.expect_code(235);
+            connect(&server).await.auth_plain(user, secret).await.expect_code(235);
+        }
+    }
+    server.clock.advance(std::time::Duration::from_secs(3600));
+    let ended = "has a new secret, and this one expired at";
+    let mut client = connect(&server).await;
+    prove(&mut client, &account.user, &account.secret, &UNBOUND).await.expect_saying(535, ended);
+    let refused = connect(&server).await.auth_plain(&account.user, &account.secret).await;
+    refused.expect_saying(535, "[expired_api_key]").expect_saying(535, ended);
+    // The session of a secret ends with it, that of another secret goes on.
+    let mut old = connect(&server).await;
+    prove(&mut old, &account.user, &new, &UNBOUND).await.expect_code(235);
+    let newest = rotate(0).await;
+    let mut young = connect(&server).await;
+    prove(&mut young, &account.user, &newest, &UNBOUND).await.expect_code(235);
+    old.command("MAIL FROM:<app@acme.test>").await.expect_saying(530, "[expired_api_key]");
+    young.command("MAIL FROM:<app@acme.test>").await.expect_code(250);
 }

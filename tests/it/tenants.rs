@@ -166,7 +166,7 @@ async fn a_login_with_the_right_secret_gets_the_reason_of_its_refusal_and_with_a
 
     server.control.ok("DELETE", &key, json!(null)).await;
     let refused = log_in("acme-test", &account.secret).await;
-    refused.expect_saying(535, &format!("5.7.8 [expired_api_key] the key {} was revoked at", account.user));
+    refused.expect_saying(535, &format!("5.7.8 [revoked_api_key] the key {} was revoked at", account.user));
 
     let wrong = account.secret.replace("pb_live_", "pb_test_");
     let of_revoked = log_in(&account.user, &wrong).await.expect_saying(535, "5.7.8 [invalid_api_key]").text();

@@ -137,6 +137,7 @@ async fn send_all(
     let submitter = Arc::new(Submitter {
         tenant: call.owning_tenant(tenant_id, "message").await?,
         key: call.caller.key.clone(),
+        secret: None,
         client_address: call.origin.client,
         scope: Scope::EmailsSend,
     });

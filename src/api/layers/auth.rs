@@ -37,6 +37,8 @@ pub enum Access {
     Public,
     /// Platform keys.
     Platform,
+    /// Every key.
+    Key,
     /// Tenant keys with the scope, and platform keys.
     Scope(Scope),
 }
@@ -193,16 +195,21 @@ pub fn admit(
 }
 
 fn check_validity(key: &Key, now: Timestamp) -> Result<()> {
-    let (what, when) = match (key.revoked_at, key.expires_at) {
-        (Some(revoked), _) => ("was revoked", revoked),
-        (None, Some(expiry)) if expiry <= now => ("expired", expiry),
-        _ => return Ok(()),
+    let is_over = |at: &Timestamp| *at <= now;
+    let id = key.id;
+    let (code, message, hint) = if let Some(at) = key.revoked_at {
+        let hint = "create a new key and use its secret";
+        (RefusalCode::RevokedApiKey, format!("the API key {id} was revoked at {at}"), hint)
+    } else if let Some(at) = key.expires_at.filter(is_over) {
+        let hint = "create a new key and use its secret";
+        (RefusalCode::ExpiredApiKey, format!("the API key {id} expired at {at}"), hint)
+    } else if let Some(at) = key.secret_expires_at.filter(is_over) {
+        let message = format!("the API key {id} has a new secret, and this one expired at {at}");
+        (RefusalCode::ExpiredApiKey, message, "use the new secret of the key")
+    } else {
+        return Ok(());
     };
-    Err(ApiError::new(
-        RefusalCode::ExpiredApiKey,
-        format!("the API key {} {what} at {when}", key.id),
-        "create a new key and use its secret",
-    ))
+    Err(ApiError::new(code, message, hint))
 }
 
 fn check_address(key: &Key, client: IpAddr) -> Result<()> {
@@ -298,6 +305,9 @@ mod tests {
             expires_at: None,
             last_used_at: None,
             revoked_at: None,
+            rotated_at: None,
+            previous_secret_until: None,
+            secret_expires_at: None,
         }
     }
 
@@ -339,7 +349,9 @@ mod tests {
             assert_eq!(code(Some((platform.clone(), None)), access, "::1"), "ok");
         }
         let revoked = Key { revoked_at: Some(now()), ..platform.clone() };
-        assert_eq!(code(Some((revoked, None)), Access::Platform, "::1"), "expired_api_key");
+        assert_eq!(code(Some((revoked, None)), Access::Platform, "::1"), "revoked_api_key");
+        let replaced = Key { secret_expires_at: Some(now()), ..platform.clone() };
+        assert_eq!(code(Some((replaced, None)), Access::Platform, "::1"), "expired_api_key");
         let confined = Key { allowed_cidrs: vec!["127.0.0.0/8".parse().unwrap()], ..platform };
         assert_eq!(code(Some((confined.clone(), None)), Access::Platform, "::1"), "ip_not_allowed");
         assert_eq!(code(Some((confined, None)), Access::Platform, "::ffff:127.0.0.1"), "ok");

@@ -173,6 +173,7 @@ fn idempotency_key(_: &mut Schemas) -> Schema {
 fn security(access: Access) -> Value {
     match access {
         Access::Public => json!([]),
+        Access::Key => json!([{ "key": [] }]),
         Access::Platform => json!([{ "key": ["platform"] }]),
         Access::Scope(scope) => json!([{ "key": [scope] }]),
     }
@@ -181,6 +182,7 @@ fn security(access: Access) -> Value {
 fn access_text(access: Access) -> String {
     match access {
         Access::Public => "Requires no key.".to_owned(),
+        Access::Key => "Requires a key; no scope.".to_owned(),
         Access::Platform => "Requires a platform key.".to_owned(),
         Access::Scope(scope) => format!("Requires a key with the scope `{scope}`."),
     }

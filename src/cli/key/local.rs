@@ -63,7 +63,7 @@ async fn find_tenant(store: &Store, name: Option<&str>) -> anyhow::Result<Option
 
 /// A key as the API shows it.
 fn view(key: Key) -> anyhow::Result<Value> {
-    Ok(serde_json::to_value(KeyView::from(key))?)
+    Ok(serde_json::to_value(KeyView::new(key, Timestamp::now()))?)
 }
 
 /// A key as the API shows it; for people, with the slug of its tenant.

@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use super::api_client::{ApiClient, Query, ServerArguments};
 use super::expiry;
 use super::name_lookup::tenant_of;
-use super::output::{OutputFormat, object_text, text, time, when};
+use super::output::{OutputFormat, object_text, text, when};
 use super::pagination::PageArguments;
 use super::serve::runtime;
 use super::table::Table;
-use crate::mail::{SignedDuration, Timestamp};
-use crate::model::{Environment, Scope};
+use crate::mail::SignedDuration;
+use crate::model::{Environment, KeyStatus, Scope};
 use local::DataDirArguments;
 
 /// The fields of a key that are shown first.
@@ -51,6 +51,9 @@ enum Command {
         /// Only keys of this tenant (slug or id)
         #[arg(long, value_name = "TENANT")]
         tenant: Option<String>,
+        /// Only keys with this status: active, revoked or expired
+        #[arg(long, conflicts_with_all = ["local", "config", "data_dir"], value_parser = str::parse::<KeyStatus>)]
+        status: Option<KeyStatus>,
         #[command(flatten)]
         page: PageArguments,
     },
@@ -58,6 +61,14 @@ enum Command {
     Show {
         /// The key's id: key_…
         id: String,
+    },
+    /// Gives a key a new secret and prints it, once; the old one works on for a while
+    Rotate {
+        /// The key's id: key_…
+        id: String,
+        /// How long the old secret works on, for example 24h (default) or 0s; at most 30 days
+        #[arg(long, value_name = "DURATION")]
+        expires_in: Option<SignedDuration>,
     },
     /// Revokes a key; this cannot be undone
     Revoke {
@@ -98,7 +109,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Create { directory, init, new, .. } if init || directory.is_local() => {
             runtime()?.block_on(local::create(&directory, init, new, server.output()))
         }
-        Command::List { directory, tenant, page } if directory.is_local() => {
+        Command::List { directory, tenant, page, .. } if directory.is_local() => {
             runtime()?.block_on(local::list(&directory, tenant.as_deref(), &page, server.output()))
         }
         Command::Revoke { directory, id } if directory.is_local() => {
@@ -107,12 +118,20 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Create { new, domains, .. } => {
             server.run(async |client| create(&client, new, &domains).await)
         }
-        Command::List { tenant, page, .. } => {
-            server.run(async |client| list(&client, tenant.as_deref(), &page).await)
+        Command::List { tenant, status, page, .. } => {
+            server.run(async |client| list(&client, tenant.as_deref(), status, &page).await)
         }
         Command::Show { id } => server.run(async |client| {
             let key = client.with_slugs(client.get(&path(&id)?, &Query::new()).await?).await;
             client.print(&key, |key| object_text(key, LEADING))
+        }),
+        Command::Rotate { id, expires_in } => server.run(async |client| {
+            let mut body = json!({});
+            if let Some(duration) = expires_in {
+                body["expires_in"] = duration.as_secs().into();
+            }
+            let key = client.post(&format!("{}/rotate", path(&id)?), &body).await?;
+            print_new(client.output, &key)
         }),
         Command::Revoke { id, .. } => server.run(async |client| {
             let key = client.delete(&path(&id)?, &Query::new()).await?;
@@ -184,8 +203,14 @@ fn owner(key: &Value) -> String {
     if key["tenant_id"].is_null() { "platform".to_owned() } else { tenant_of(key) }
 }
 
-async fn list(client: &ApiClient, tenant: Option<&str>, page: &PageArguments) -> anyhow::Result<()> {
-    let query = client.tenant_parameter(tenant).await?;
+async fn list(
+    client: &ApiClient,
+    tenant: Option<&str>,
+    status: Option<KeyStatus>,
+    page: &PageArguments,
+) -> anyhow::Result<()> {
+    let mut query = client.tenant_parameter(tenant).await?;
+    query.extend(status.map(|status| ("status", status.to_string())));
     page.print(client, "/v1/keys", query, table(), row).await
 }
 
@@ -195,16 +220,8 @@ fn row(key: &Value) -> [String; 7] {
         owner(key),
         text(key, "environment"),
         format!("…{}", text(key, "last_four")),
-        state(key).to_owned(),
+        text(key, "status"),
         when(key, "last_used_at"),
         text(key, "name"),
     ]
-}
-
-fn state(key: &Value) -> &'static str {
-    match time(&key["expires_at"]) {
-        _ if !key["revoked_at"].is_null() => "revoked",
-        Some(at) if at <= Timestamp::now() => "expired",
-        _ => "active",
-    }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::{
-    DkimPolicy, DomainId, DomainStatus, Environment, SuppressionReason, TenantStatus, TlsMode,
+    DkimPolicy, DomainId, DomainStatus, Environment, EventKind, SuppressionReason, TenantStatus, TlsMode,
 };
 
 fn smart_host(password: Option<&str>) -> NewSmartHost {
@@ -471,7 +471,7 @@ pub(super) async fn a_key_is_found_by_its_secret_and_can_be_revoked_once<H: Harn
         expires_at: Some(Some(later(9))),
         ..KeyPatch::default()
     };
-    let changed = bed.store.update_key(key.id, patch).await.unwrap().unwrap();
+    let changed = bed.store.update_key(key.id, patch, now()).await.unwrap().unwrap();
     assert_eq!((changed.last_used_at, changed.scopes.as_slice()), (Some(used_at), &[Scope::UsageRead][..]));
     let revoked_at = now();
     assert!(bed.store.revoke_key(key.id, revoked_at).await.unwrap());
@@ -642,6 +642,48 @@ pub(super) async fn an_address_that_is_suppressed_again_counts_once<H: Harness>(
     }
 }
 
+pub(super) async fn a_key_has_an_event_14_and_3_days_before_its_expiry_each_once<H: Harness>() {
+    let mut bed = TestBed::<H>::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let day = |days: i64| later(days * 24 * 3600);
+    let create = async |bed: &TestBed<H>, expires_at| {
+        let key = new_key(Some(tenant), &KeySecret::generate(Environment::Live));
+        bed.store.create_key(NewKey { expires_at, ..key }, now()).await.unwrap().id
+    };
+    let long = create(&bed, Some(day(20))).await;
+    let short = create(&bed, Some(day(10))).await;
+    let moved = create(&bed, Some(day(20))).await;
+    let revoked = create(&bed, Some(day(20))).await;
+    create(&bed, None).await;
+    let patch = KeyPatch { expires_at: Some(Some(day(40))), ..KeyPatch::default() };
+    bed.store.update_key(moved, patch, now()).await.unwrap();
+    bed.store.revoke_key(revoked, now()).await.unwrap();
+    let mut expected: Vec<(KeyId, i64)> = Vec::new();
+    for (at, news) in [
+        (5, vec![]),
+        (6, vec![long]),
+        (7, vec![short]),
+        (8, vec![]),
+        (17, vec![long]),
+        (18, vec![]),
+        (21, vec![]),
+        // Both were due while the server was down.
+        (39, vec![moved]),
+        (41, vec![]),
+    ] {
+        let found = bed.store.append_key_expiries(day(at) + SignedDuration::from_secs(60)).await.unwrap();
+        assert_eq!(found, news.len() as u64, "day {at}");
+        expected.extend(news.into_iter().map(|id| (id, at)));
+        bed = bed.restart().await;
+        assert_eq!(bed.store.append_key_expiries(day(at) + SignedDuration::from_secs(61)).await.unwrap(), 0);
+    }
+    let filter = EventFilter { kind: Some(EventKind::KeyExpiring), ..EventFilter::default() };
+    let events = bed.store.list_events(filter, page(100)).await.unwrap().items;
+    let of = |event: &Event| event.data["key_id"].as_str().unwrap().parse::<KeyId>().unwrap();
+    let found: Vec<_> = events.iter().rev().map(of).collect();
+    assert_eq!(found, expected.into_iter().map(|(id, _)| id).collect::<Vec<_>>());
+}
+
 pub(super) async fn of_a_tenant_with_all_its_keys_the_oldest_revoked_one_makes_room<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
@@ -691,7 +733,7 @@ pub(super) async fn a_deleted_domain_leaves_its_keys_which_stay_restricted<H: Ha
     assert!(bed.store.delete_domain(domains[1], now()).await.unwrap());
     assert_eq!((of(free).await, of(bound).await), ((false, vec![]), (true, vec![])));
     let patch = KeyPatch { allowed_domain_ids: Some(vec![]), ..KeyPatch::default() };
-    bed.store.update_key(bound, patch).await.unwrap();
+    bed.store.update_key(bound, patch, now()).await.unwrap();
     assert_eq!(of(bound).await, (false, vec![]), "somebody said that it is free");
 }
 

@@ -26,6 +26,7 @@ macro_rules! run_on {
                     many_addresses_are_suppressed_together_or_not_at_all,
                     a_tenant_has_so_many_objects_and_no_more,
                     an_address_that_is_suppressed_again_counts_once,
+                    a_key_has_an_event_14_and_3_days_before_its_expiry_each_once,
                     of_a_tenant_with_all_its_keys_the_oldest_revoked_one_makes_room,
                     a_deleted_domain_leaves_its_keys_which_stay_restricted,
                     a_change_of_status_has_its_event_and_a_patch_without_one_none,

@@ -5,8 +5,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::mail::Timestamp;
-use crate::model::{DomainId, Environment, KeyId, KeySecret, Scope, ScramVerifier, StoredSecret, TenantId};
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::{
+    DomainId, Environment, KeyId, KeySecret, KeyStatus, Scope, ScramVerifier, SecretDigest, StoredSecret,
+    TenantId,
+};
+
+/// Days before its expiry at which a key has an event.
+const EXPIRY_NOTICE_DAYS: [i64; 2] = [14, 3];
 
 /// A credential.
 #[derive(Debug, Clone)]
@@ -29,6 +35,12 @@ pub struct Key {
     pub expires_at: Option<Timestamp>,
     pub last_used_at: Option<Timestamp>,
     pub revoked_at: Option<Timestamp>,
+    /// When it got its present secret, if that is not its first.
+    pub rotated_at: Option<Timestamp>,
+    /// When the last of its earlier secrets ends.
+    pub previous_secret_until: Option<Timestamp>,
+    /// When the secret ends by which it was found; `None` for the present secret.
+    pub secret_expires_at: Option<Timestamp>,
 }
 
 impl Key {
@@ -40,6 +52,27 @@ impl Key {
     /// Whether it may be used for a domain of its tenant.
     pub fn allows_domain(&self, domain: DomainId) -> bool {
         !self.restricted_to_domains || self.allowed_domain_ids.contains(&domain)
+    }
+
+    /// Whether it can be used.
+    pub fn status(&self, now: Timestamp) -> KeyStatus {
+        match (self.revoked_at, self.expires_at) {
+            (Some(_), _) => KeyStatus::Revoked,
+            (None, Some(expiry)) if expiry <= now => KeyStatus::Expired,
+            _ => KeyStatus::Active,
+        }
+    }
+
+    /// The end of the key or of the secret by which it was found.
+    pub fn valid_until(&self) -> Option<Timestamp> {
+        [self.expires_at, self.secret_expires_at].into_iter().flatten().min()
+    }
+
+    /// The next event before an expiry, in time order; each is appended once.
+    pub(in crate::store) fn next_expiry_notice(expires_at: Timestamp, now: Timestamp) -> Option<Timestamp> {
+        let notices =
+            EXPIRY_NOTICE_DAYS.map(|days| expires_at.checked_sub(SignedDuration::from_hours(24 * days)));
+        notices.into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// Whether it may be used from an address.
@@ -84,13 +117,32 @@ impl NewKey {
     }
 }
 
-/// The SCRAM verifier of a user name.
+/// The SCRAM verifiers of a user name.
 #[derive(Debug, Clone)]
 pub struct ScramCredential {
-    /// For an unknown user, a decoy that no password satisfies.
+    /// That of the present secret. For an unknown user, a decoy that no password satisfies.
     pub verifier: ScramVerifier,
+    /// Of the present secret and of earlier ones, with the salt and iteration count of `verifier`.
+    pub secrets: Vec<ScramSecret>,
     /// Absent for an unknown user.
     pub key_id: Option<KeyId>,
+}
+
+/// A secret of a key, as far as SCRAM needs it.
+#[derive(Debug, Clone)]
+pub struct ScramSecret {
+    pub verifier: ScramVerifier,
+    pub digest: SecretDigest,
+    /// `None` for the present secret.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A new secret for a key.
+#[derive(Debug, Clone)]
+pub struct SecretRotation {
+    pub secret: StoredSecret,
+    /// When the present secret ends, and earlier ones at the latest.
+    pub previous_until: Timestamp,
 }
 
 /// Changes to a key.
@@ -111,4 +163,6 @@ pub struct KeyFilter {
     /// Only those that belong to no tenant.
     pub of_platform: bool,
     pub environment: Option<Environment>,
+    /// The status at a time.
+    pub status: Option<(KeyStatus, Timestamp)>,
 }

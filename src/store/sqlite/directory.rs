@@ -2,9 +2,10 @@
 
 mod dkim_keys;
 mod domains;
-mod keys;
+pub(super) mod keys;
 mod removal;
 pub(super) mod row_limits;
+mod secrets;
 pub(super) mod suppressions;
 mod templates;
 mod tenants;
@@ -27,8 +28,8 @@ use crate::model::{
 use crate::store::{
     Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, NewDkimKey,
     NewDomain, NewKey, NewSuppression, NewTemplate, NewTenant, Page, PageRequest, Queue, Result,
-    ScramCredential, SpoolChange, StoreError, Suppression, SuppressionFilter, Template, TemplateFilter,
-    TemplatePatch, TemplateSummary, Tenant, TenantCounts, TenantFilter, TenantPatch,
+    ScramCredential, SecretRotation, SpoolChange, StoreError, Suppression, SuppressionFilter, Template,
+    TemplateFilter, TemplatePatch, TemplateSummary, Tenant, TenantCounts, TenantFilter, TenantPatch,
 };
 
 /// Maximum of DKIM keys that one job deletes.
@@ -294,7 +295,7 @@ impl Directory for SqliteStore {
 
     async fn key_by_digest(&self, digest: SecretDigest) -> Result<Option<(Key, Option<Tenant>)>> {
         self.read(move |connection| {
-            let Some(key) = keys::find_by_digest(connection, digest)? else { return Ok(None) };
+            let Some(key) = secrets::find_key(connection, digest)? else { return Ok(None) };
             let tenant = key.tenant_id.map(|id| tenants::find(connection, id)).transpose()?.flatten();
             Ok(Some((key, tenant)))
         })
@@ -304,15 +305,23 @@ impl Directory for SqliteStore {
     async fn scram_credential(&self, username: &str) -> Result<ScramCredential> {
         let sealer = Arc::clone(&self.sealer);
         let username = username.to_owned();
-        self.read(move |connection| keys::scram_credential(connection, &sealer, &username)).await
+        self.read(move |connection| secrets::scram_credential(connection, &sealer, &username)).await
     }
 
     async fn list_keys(&self, filter: KeyFilter, page: PageRequest) -> Result<Page<Key>> {
         self.read_slow(move |connection| keys::list(connection, &filter, &page)).await
     }
 
-    async fn update_key(&self, id: KeyId, patch: KeyPatch) -> Result<Option<Key>> {
-        self.change(move |tx| keys::update(tx, id, &patch)).await
+    async fn update_key(&self, id: KeyId, patch: KeyPatch, now: Timestamp) -> Result<Option<Key>> {
+        self.change(move |tx| keys::update(tx, id, &patch, now)).await
+    }
+
+    async fn rotate_key(&self, id: KeyId, rotation: SecretRotation, now: Timestamp) -> Result<Option<Key>> {
+        self.change(move |tx| secrets::rotate(tx, id, &rotation, now)).await
+    }
+
+    async fn append_key_expiries(&self, now: Timestamp) -> Result<u64> {
+        self.write(move |tx| keys::append_expiries(tx, now)).await
     }
 
     async fn revoke_key(&self, id: KeyId, now: Timestamp) -> Result<bool> {

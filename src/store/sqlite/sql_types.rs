@@ -190,6 +190,12 @@ impl ToSql for SecretDigest {
     }
 }
 
+impl FromSql for SecretDigest {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Ok(<[u8; 32]>::column_result(value)?.into())
+    }
+}
+
 /// Reads a column with a count.
 pub(super) fn count(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<u64> {
     let count: i64 = row.get(column)?;

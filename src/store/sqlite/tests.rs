@@ -309,6 +309,10 @@ const WITHOUT_LATER_MIGRATIONS: &str = concat!(
     DROP INDEX domain_by_name;
     ALTER TABLE domain ADD COLUMN reversed_name TEXT NOT NULL DEFAULT '';
     CREATE INDEX domain_by_name ON domain (reversed_name, status);
+    DROP INDEX key_notice_due;
+    ALTER TABLE key DROP COLUMN next_notice_us;
+    ALTER TABLE key DROP COLUMN rotated_us;
+    DROP TABLE key_secret;
     ALTER TABLE event DROP COLUMN environment;
     ALTER TABLE webhook_delivery DROP COLUMN environment;
     ALTER TABLE webhook DROP COLUMN environments;
@@ -862,6 +866,7 @@ async fn the_hot_queries_use_their_indexes() {
         (spool::COUNT_OPEN, "delivery_due"),
         (events::OF_MESSAGE, "event_of_message"),
         (retention::OF_DELETED_TENANTS, "event_of_deleted_tenant"),
+        (directory::keys::DUE_NOTICES, "key_notice_due"),
         (directory::suppressions::OF_TENANT, "suppression_of_tenant"),
         (directory::suppressions::OF_PLATFORM, "suppression_of_"),
         (directory::row_limits::MORE_SUPPRESSIONS, "SEARCH suppression_count USING PRIMARY KEY"),

@@ -5,9 +5,9 @@ use crate::model::{
 use crate::store::engine::store_trait;
 use crate::store::{
     DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, NewDkimKey, NewDomain,
-    NewKey, NewSuppression, NewTemplate, NewTenant, Page, PageRequest, Result, ScramCredential, Suppression,
-    SuppressionFilter, Template, TemplateFilter, TemplatePatch, TemplateSummary, Tenant, TenantCounts,
-    TenantFilter, TenantPatch,
+    NewKey, NewSuppression, NewTemplate, NewTenant, Page, PageRequest, Result, ScramCredential,
+    SecretRotation, Suppression, SuppressionFilter, Template, TemplateFilter, TemplatePatch, TemplateSummary,
+    Tenant, TenantCounts, TenantFilter, TenantPatch,
 };
 
 store_trait! {
@@ -118,7 +118,12 @@ store_trait! {
         /// A page of keys, newest first.
         async fn list_keys(&self, filter: KeyFilter, page: PageRequest) -> Result<Page<Key>>;
         /// Applies a patch.
-        async fn update_key(&self, id: KeyId, patch: KeyPatch) -> Result<Option<Key>>;
+        async fn update_key(&self, id: KeyId, patch: KeyPatch, now: Timestamp) -> Result<Option<Key>>;
+        /// Gives a key a new secret. The present one works on for a time, and so do earlier ones, at most as long. Appends
+        /// an event. Fails with [`Conflict::KeyNotActive`](crate::store::Conflict::KeyNotActive).
+        async fn rotate_key(&self, id: KeyId, rotation: SecretRotation, now: Timestamp) -> Result<Option<Key>>;
+        /// Appends the events of keys that expire soon, each once. Returns their number.
+        async fn append_key_expiries(&self, now: Timestamp) -> Result<u64>;
         /// Revokes a key. False if it does not exist; repeated calls change nothing.
         async fn revoke_key(&self, id: KeyId, now: Timestamp) -> Result<bool>;
         /// Records the use of a key. Callers do so at most once a minute for each key.

@@ -4,20 +4,23 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::row_limits;
 use crate::mail::Timestamp;
-use crate::model::{DomainId, EventKind, KeyId, ScramVerifier, SecretDigest, TenantId};
+use crate::model::{DomainId, EventKind, KeyId, KeyStatus, TenantId};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
-use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
+use crate::store::sqlite::secret_encryption::SealedColumn;
 use crate::store::sqlite::sql_types::{json, time, time_if_any, to_json, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
-    Conflict, Key, KeyFilter, KeyPatch, Limited, NewKey, Page, PageRequest, Result, ScramCredential,
-    StoreError,
+    Conflict, Key, KeyFilter, KeyPatch, Limited, NewKey, Page, PageRequest, Result, StoreError,
 };
 
-const SCRAM_COLUMN: &str = "key.scram";
+pub(super) const SCRAM_COLUMN: &str = "key.scram";
 
-fn read_row(row: &Row<'_>) -> rusqlite::Result<Key> {
+/// The columns of [`read_row`].
+pub(super) const COLUMNS: &str =
+    "*, (SELECT max(expires_us) FROM key_secret WHERE key_id = key.id) AS previous_until_us";
+
+pub(super) fn read_row(row: &Row<'_>) -> rusqlite::Result<Key> {
     Ok(Key {
         id: row.get("id")?,
         tenant_id: row.get("tenant_id")?,
@@ -32,6 +35,9 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Key> {
         expires_at: time_if_any(row, "expires_us")?,
         last_used_at: time_if_any(row, "last_used_us")?,
         revoked_at: time_if_any(row, "revoked_us")?,
+        rotated_at: time_if_any(row, "rotated_us")?,
+        previous_secret_until: time_if_any(row, "previous_until_us")?,
+        secret_expires_at: None,
     })
 }
 
@@ -56,12 +62,16 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
         expires_at: new.expires_at,
         last_used_at: None,
         revoked_at: None,
+        rotated_at: None,
+        previous_secret_until: None,
+        secret_expires_at: None,
     };
     let place = SealedColumn { column: SCRAM_COLUMN, row: &key.id.to_string() };
     let scram = tx.sealer.seal(place, &new.stored_secret.scram.to_bytes())?;
     let sql = "INSERT INTO key (id, tenant_id, name, environment, scopes, allowed_domain_ids, allowed_cidrs,
-                                digest, last_four, created_us, expires_us, scram, restricted_to_domains)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+                                digest, last_four, created_us, expires_us, scram, restricted_to_domains,
+                                next_notice_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
     tx.prepare_cached(sql)?.execute(params![
         key.id,
         key.tenant_id,
@@ -76,13 +86,18 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
         key.expires_at.map(us),
         scram,
         key.restricted_to_domains,
+        next_notice_us(&key, now),
     ])?;
     append_event(tx, EventKind::KeyCreated, &key, now)?;
     Ok(key)
 }
 
+fn next_notice_us(key: &Key, now: Timestamp) -> Option<i64> {
+    key.expires_at.and_then(|at| Key::next_expiry_notice(at, now)).map(us)
+}
+
 /// Appends an event of a key, without anything of its secrets.
-fn append_event(tx: &Tx<'_>, kind: EventKind, key: &Key, at: Timestamp) -> Result<()> {
+pub(super) fn append_event(tx: &Tx<'_>, kind: EventKind, key: &Key, at: Timestamp) -> Result<()> {
     let (tenant_id, environment) = (key.tenant_id, Some(key.environment));
     let subject = Subject { tenant_id, environment, ..Subject::default() };
     let Key { id, name, environment, expires_at, .. } = key;
@@ -106,8 +121,8 @@ fn make_room(tx: &Tx<'_>, tenant: Option<TenantId>) -> Result<()> {
     required
 }
 
-fn find(connection: &Connection, id: KeyId) -> Result<Option<Key>> {
-    let mut statement = connection.prepare_cached("SELECT * FROM key WHERE id = ?1")?;
+pub(super) fn find(connection: &Connection, id: KeyId) -> Result<Option<Key>> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM key WHERE id = ?1"))?;
     Ok(statement.query_row([id], read_row).optional()?)
 }
 
@@ -119,46 +134,22 @@ pub(super) fn find_in_scope(
     Ok(find(connection, id)?.filter(|key| scope.is_none() || key.tenant_id == scope))
 }
 
-pub(super) fn find_by_digest(connection: &Connection, digest: SecretDigest) -> Result<Option<Key>> {
-    let mut statement = connection.prepare_cached("SELECT * FROM key WHERE digest = ?1")?;
-    Ok(statement.query_row([digest], read_row).optional()?)
-}
-
-/// The key with this id, or the only key of the tenant with this slug, because the salt is sent before the key is known. An
-/// unknown name gets a decoy.
-pub(super) fn scram_credential(
-    connection: &Connection,
-    sealer: &Sealer,
-    username: &str,
-) -> Result<ScramCredential> {
-    let sql = match username.parse::<KeyId>() {
-        Ok(_) => "SELECT id, scram FROM key WHERE id = ?1 LIMIT 2",
-        Err(_) => {
-            "SELECT id, scram FROM key WHERE revoked_us IS NULL
-             AND tenant_id = (SELECT id FROM tenant WHERE slug = ?1) LIMIT 2"
-        }
-    };
-    let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_map([username], |row| Ok((row.get("id")?, row.get("scram")?)))?;
-    let rows: Vec<(KeyId, Option<Vec<u8>>)> = rows.collect::<rusqlite::Result<_>>()?;
-    let mut salt = [0; 16];
-    salt.copy_from_slice(&sealer.digest(username.as_bytes())[..16]);
-    let decoy = ScramCredential { verifier: ScramVerifier::fake(salt), key_id: None };
-    let [(id, Some(sealed))] = &rows[..] else { return Ok(decoy) };
-    let bytes = sealer.open(SealedColumn { column: SCRAM_COLUMN, row: &id.to_string() }, sealed)?;
-    let verifier = ScramVerifier::from_bytes(&bytes)
-        .ok_or_else(|| StoreError::Failed(format!("the SCRAM verifier of {id} cannot be read")))?;
-    Ok(ScramCredential { verifier, key_id: Some(*id) })
-}
-
 pub(super) fn list(connection: &Connection, filter: &KeyFilter, page: &PageRequest) -> Result<Page<Key>> {
-    let mut list = List::of("key", KeyId::PREFIX);
+    let mut list = List::of("key", KeyId::PREFIX).columns(COLUMNS);
     list.only_owned_by(filter.tenant_id, filter.of_platform)?;
     list.only_if("environment = ?", &filter.environment)?;
+    if let Some((status, now)) = filter.status {
+        let condition = match status {
+            KeyStatus::Active => "revoked_us IS NULL AND (expires_us IS NULL OR expires_us > ?)",
+            KeyStatus::Revoked => "revoked_us IS NOT NULL AND ? IS NOT NULL",
+            KeyStatus::Expired => "revoked_us IS NULL AND expires_us <= ?",
+        };
+        list.only(condition, &us(now))?;
+    }
     list.read(connection, page, read_row)
 }
 
-pub(super) fn update(tx: &Tx<'_>, id: KeyId, patch: &KeyPatch) -> Result<Option<Key>> {
+pub(super) fn update(tx: &Tx<'_>, id: KeyId, patch: &KeyPatch, now: Timestamp) -> Result<Option<Key>> {
     let Some(mut key) = find(tx, id)? else { return Ok(None) };
     let patch = patch.clone();
     key.name = patch.name.unwrap_or(key.name);
@@ -168,6 +159,7 @@ pub(super) fn update(tx: &Tx<'_>, id: KeyId, patch: &KeyPatch) -> Result<Option<
         key.allowed_domain_ids = ids;
     }
     key.allowed_cidrs = patch.allowed_cidrs.unwrap_or(key.allowed_cidrs);
+    let is_new_expiry = patch.expires_at.is_some_and(|at| at != key.expires_at);
     key.expires_at = patch.expires_at.unwrap_or(key.expires_at);
     let sql =
         "UPDATE key SET name = ?2, scopes = ?3, allowed_domain_ids = ?4, allowed_cidrs = ?5, expires_us = ?6,
@@ -181,6 +173,9 @@ pub(super) fn update(tx: &Tx<'_>, id: KeyId, patch: &KeyPatch) -> Result<Option<
         key.expires_at.map(us),
         key.restricted_to_domains,
     ])?;
+    if is_new_expiry {
+        tx.prepare_cached(SET_NOTICE)?.execute(params![id, next_notice_us(&key, now)])?;
+    }
     Ok(Some(key))
 }
 
@@ -208,4 +203,28 @@ pub(super) fn touch(tx: &Tx<'_>, id: KeyId, now: Timestamp) -> Result<()> {
         "UPDATE key SET last_used_us = ?2 WHERE id = ?1 AND (last_used_us IS NULL OR last_used_us < ?2)";
     tx.prepare_cached(sql)?.execute(params![id, us(now)])?;
     Ok(())
+}
+
+const SET_NOTICE: &str = "UPDATE key SET next_notice_us = ?2 WHERE id = ?1";
+
+/// Keys whose event is due, found with a partial index.
+pub(in crate::store::sqlite) const DUE_NOTICES: &str =
+    "SELECT id FROM key WHERE next_notice_us <= ?1 ORDER BY next_notice_us";
+
+/// Appends the events of keys that expire soon. An event that was due while the server was down is appended late, two of a
+/// key as one.
+pub(super) fn append_expiries(tx: &Tx<'_>, now: Timestamp) -> Result<u64> {
+    let mut statement = tx.prepare_cached(DUE_NOTICES)?;
+    let ids = statement.query_map([us(now)], |row| row.get(0))?;
+    let ids: Vec<KeyId> = ids.collect::<rusqlite::Result<_>>()?;
+    let mut appended = 0;
+    for id in ids {
+        let Some(key) = find(tx, id)? else { continue };
+        if key.status(now) == KeyStatus::Active {
+            append_event(tx, EventKind::KeyExpiring, &key, now)?;
+            appended += 1;
+        }
+        tx.prepare_cached(SET_NOTICE)?.execute(params![id, next_notice_us(&key, now)])?;
+    }
+    Ok(appended)
 }
