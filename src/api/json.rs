@@ -1,6 +1,7 @@
 //! JSON bodies: parsing with errors that name the field, and shared validation.
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
@@ -8,6 +9,7 @@ use serde_json::{Map, Value};
 use crate::model::RefusalCode;
 
 use super::error::{ApiError, FieldError, Result};
+use super::json_faults;
 use super::json_words::describe_mismatch;
 use super::objects_only::ObjectsOnly;
 
@@ -28,6 +30,11 @@ pub fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T> {
     })?;
     reader.end().map_err(|error| malformed(&error))?;
     Ok(value)
+}
+
+/// Like [`parse`], but the error has all faults of the body.
+pub fn parse_all<T: DeserializeOwned + JsonSchema>(body: &Bytes) -> Result<T> {
+    parse(body).map_err(|error| json_faults::complete::<T>(error, body))
 }
 
 fn explain(path: String, error: &serde_json::Error) -> ApiError {

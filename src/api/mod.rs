@@ -17,6 +17,7 @@ mod events;
 mod health;
 mod inboxes;
 mod json;
+mod json_faults;
 mod json_values;
 mod json_words;
 mod keys;

@@ -9,6 +9,7 @@ use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use bytes::Bytes;
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method};
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 use crate::limits::connection_limiter::ConnectionSlot;
@@ -260,9 +261,9 @@ impl RequestContext {
         self.id.as_deref().and_then(|text| text.parse().ok()).ok_or_else(|| ApiError::not_found(what))
     }
 
-    /// The body.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
-        json::parse(&self.body)
+    /// The body. An error lists all its faults.
+    pub fn json<T: DeserializeOwned + JsonSchema>(&self) -> Result<T> {
+        json::parse_all(&self.body)
     }
 
     /// Runs CPU-bound work on a blocking thread, with a permit of the tenant. The permit is held until the work ends, even

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
@@ -41,10 +42,12 @@ pub struct Composed {
 }
 
 /// Parses the body. Also returns its SHA-256.
-pub async fn read<T: DeserializeOwned + Send + 'static>(call: &RequestContext) -> Result<(T, [u8; 32])> {
+pub async fn read<T: DeserializeOwned + JsonSchema + Send + 'static>(
+    call: &RequestContext,
+) -> Result<(T, [u8; 32])> {
     let body = call.body.clone();
     let is_short = body.len() <= READ_AT_ONCE_OCTETS_MAX;
-    let read = move || Ok((json::parse(&body)?, Sha256::digest(&body).into()));
+    let read = move || Ok((json::parse_all(&body)?, Sha256::digest(&body).into()));
     if is_short { read() } else { call.work(read).await }
 }
 
