@@ -32,7 +32,7 @@ pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
     BounceClass, BrakeAction, BrakeMetric, DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm,
     DkimKeyState, DkimPolicy, DomainStatus, Environment, EventKind, KeyStatus, LimitPeriod, MessageKind,
-    Scope, Stage, SuppressionReason, TenantStatus, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType, UsageGroup,
-    UsageInterval, Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
+    Scope, Stage, SuppressionReason, TenantStatus, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType,
+    UsageGroup, UsageInterval, Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
 };
 pub use weight::{Weight, WeightError};
