@@ -109,6 +109,8 @@ async fn a_change_and_its_stored_response_are_written_together_or_not_at_all() {
     let domain = stage.post(&tenant.key, "/v1/domains", json!({"name": "own.example"})).await.expect(201);
     let webhook =
         stage.post(&tenant.key, "/v1/webhooks", json!({"url": "https://own.example/"})).await.expect(201);
+    let key = json!({"name": "other", "scopes": ["smtp:send"]});
+    let key = stage.post(&tenant.key, "/v1/keys", key).await.expect(201);
     let (domain, webhook) = (text(&domain, "/id"), text(&webhook, "/id"));
     stage.enqueue(tenant.id).await;
     let told = stage.get(&tenant.key, &format!("/v1/webhooks/{webhook}/deliveries")).await.expect(200);
@@ -118,6 +120,7 @@ async fn a_change_and_its_stored_response_are_written_together_or_not_at_all() {
         ("create_domain", "/v1/domains".into(), json!({"name": "new.example"})),
         ("add_dkim_key", format!("/v1/domains/{domain}/dkim"), json!({"selector": "s", "private_key": pem})),
         ("create_key", "/v1/keys".into(), json!({"name": "new", "scopes": ["smtp:send"]})),
+        ("rotate_key", format!("/v1/keys/{}/rotate", text(&key, "/id")), Value::Null),
         ("create_template", "/v1/templates".into(), json!({"name": "new", "subject": "s", "text": "t"})),
         ("suppress", "/v1/suppressions".into(), json!({"address": "a@x.example"})),
         (

@@ -127,7 +127,7 @@ async fn a_tenant_with_a_domain_and_a_key_is_created_by_names_and_can_send() {
     assert!(!platform.ok("key list --tenant acme --status expired").await.contains(key_id));
     assert!(tenant.ok(&format!("message list --key {key_id} --recipient-domain b.test")).await.contains(&id));
     assert!(!tenant.ok("message list --metadata order=17").await.contains(&id));
-    assert!(tenant.ends(1, "message list --metadata order").await.contains("KEY=VALUE"));
+    assert!(tenant.ends(2, "message list --metadata order").await.contains("KEY=VALUE"));
     assert!(platform.ok(&format!("key revoke {key_id}")).await.contains("is revoked"));
     assert!(platform.ok("key list --tenant acme").await.contains("revoked"));
     assert!(tenant.ends(1, "message list").await.contains("[revoked_api_key]"));

@@ -140,7 +140,7 @@ async fn the_default_tenant_is_made_once_and_without_it_a_platform_key_must_name
     let default = default_tenants(&server).await.remove(0);
     let path = format!("/v1/tenants/{}", default["id"].as_str().unwrap());
     server.restart(|_| {}).await;
-    assert_eq!(default_tenants(&server).await, [default.clone()]);
+    assert_eq!(default_tenants(&server).await, std::slice::from_ref(&default));
     server.control.ok("PATCH", &path, json!({"slug": "main"})).await;
     server.restart(|_| {}).await;
     assert_eq!(default_tenants(&server).await, [] as [Value; 0]);

@@ -304,11 +304,6 @@ const WITHOUT_LATER_MIGRATIONS: &str = concat!(
     CREATE INDEX domain_by_name ON domain (reversed_name, status);
     DROP TABLE inbox;
     DROP TABLE trial_usage;
-    DROP INDEX tenant_by_external_ref;
-    ALTER TABLE key DROP COLUMN restricted_to_domains;
-    DROP INDEX domain_by_name;
-    ALTER TABLE domain ADD COLUMN reversed_name TEXT NOT NULL DEFAULT '';
-    CREATE INDEX domain_by_name ON domain (reversed_name, status);
     DROP INDEX key_notice_due;
     ALTER TABLE key DROP COLUMN next_notice_us;
     ALTER TABLE key DROP COLUMN rotated_us;

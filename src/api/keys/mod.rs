@@ -1,5 +1,7 @@
 //! API keys. A key cannot give another key more rights than it has.
 
+mod rotation;
+
 use std::borrow::Cow;
 use std::net::IpAddr;
 
@@ -7,19 +9,17 @@ use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
-use crate::mail::{SignedDuration, Timestamp};
+use crate::mail::Timestamp;
 use crate::model::{DomainId, Environment, KeyId, KeySecret, KeyStatus, RefusalCode, Scope, TenantId};
-use crate::store::{DEFAULT_TENANT, Directory, Key, KeyFilter, KeyPatch, NewKey, SecretRotation, Store};
+use crate::store::{DEFAULT_TENANT, Directory, Key, KeyFilter, KeyPatch, NewKey, Store};
 
-use super::json::{Checks, echo, nullable};
-use super::{Access, ApiError, ApiResponse, List, ListedOwner, Operation, RequestContext, Resource, Result};
+use crate::api::json::{Checks, echo, nullable};
+use crate::api::{
+    Access, ApiError, ApiResponse, List, ListedOwner, Operation, RequestContext, Resource, Result,
+};
 
 const NAME_CHARS_MAX: usize = 200;
 const RESTRICTIONS_MAX: usize = 100;
-
-/// How long an old secret works on after a rotation, in seconds.
-const OVERLAP_SECONDS_DEFAULT: u32 = 24 * 3600;
-const OVERLAP_SECONDS_MAX: u32 = 30 * 24 * 3600;
 
 /// Octets of a response with the maximum number of restrictions.
 const RESPONSE_OCTETS_MAX: u64 = 16 * 1024;
@@ -54,9 +54,9 @@ pub fn resource() -> Resource {
             Operation::delete("/v1/keys/{id}", "revoke_key", revoke)
                 .describe("Revoke a key", "The server refuses the key from now on. The key stays in the list. A key cannot revoke itself.")
                 .returns::<KeyView>("The revoked key."),
-            Operation::post("/v1/keys/{id}/rotate", "rotate_key", rotate)
+            Operation::post("/v1/keys/{id}/rotate", "rotate_key", rotation::rotate)
                 .describe("Give a key a new secret", "Only this response contains the secret. Both secrets work, over SMTP and HTTP, until the old one expires. A key can rotate itself. A key that is revoked or expired cannot be rotated.")
-                .may_take::<Rotate>()
+                .may_take::<rotation::Rotate>()
                 .returns::<NewKeyView<'static>>("The key with its new secret.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
         ])
@@ -126,17 +126,6 @@ pub struct Update {
     /// Expiry; `null` for none.
     #[serde(default, deserialize_with = "nullable")]
     expires_at: Option<Option<Timestamp>>,
-}
-
-/// The new secret of a key.
-#[derive(Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "KeyRotation")]
-pub struct Rotate {
-    /// Seconds for which the old secret works on, at most 30 days; 0 ends it now. Earlier secrets that still work end by
-    /// then too. Default: a day.
-    #[schemars(range(max = 2_592_000))]
-    expires_in: Option<u32>,
 }
 
 /// A key, without its secret.
@@ -350,43 +339,6 @@ async fn revoke(call: RequestContext) -> Result<ApiResponse> {
     tracing::info!(key = %key.id, by = %call.caller.key.id, "API key revoked");
     let revoked_at = key.revoked_at.or(Some(call.now));
     ApiResponse::ok(&KeyView::new(Key { revoked_at, ..key }, call.now))
-}
-
-/// `POST /v1/keys/{id}/rotate`. Whoever gets the secret of a key gets its rights, so the caller must have them.
-async fn rotate(call: RequestContext) -> Result<ApiResponse> {
-    let key = find(&call).await?;
-    let body: Rotate = if call.body.is_empty() { Rotate::default() } else { call.json()? };
-    let expires_in = body.expires_in.unwrap_or(OVERLAP_SECONDS_DEFAULT);
-    let mut checks = Checks::default();
-    let message = format!("this must be a number from 0 to {OVERLAP_SECONDS_MAX}");
-    checks.require(expires_in <= OVERLAP_SECONDS_MAX, "expires_in", "invalid", &message);
-    checks.finish()?;
-    let rights = Rights {
-        environment: Some(key.environment),
-        scopes: Some(key.scopes.clone()),
-        allowed_domain_ids: Some(key.allowed_domain_ids.clone()),
-        allowed_cidrs: Some(key.allowed_cidrs.clone()),
-        expires_at: Some(key.expires_at),
-    };
-    check_within(&call.caller.key, key.tenant_id, &rights)?;
-    let present = call.store().scram_credential(&key.id.to_string()).await?.verifier;
-    let secret = KeySecret::generate(key.environment);
-    let now = call.now;
-    let rotation = SecretRotation {
-        secret: secret.stored_secret_beside(&present),
-        previous_until: now + SignedDuration::from_secs(expires_in.into()),
-    };
-    let respond = move |rotated: &Option<Key>| {
-        let key = rotated.clone().ok_or_else(|| ApiError::not_found("key"))?;
-        ApiResponse::ok(&NewKeyView { key: KeyView::new(key, now), secret: secret.expose() })
-    };
-    let caller = call.caller.key.id;
-    let rotate = async |store: Store| {
-        let rotated = store.rotate_key(key.id, rotation, now).await?;
-        tracing::info!(key = %key.id, by = %caller, expires_in, "API key rotated");
-        Ok(rotated)
-    };
-    call.change(respond, rotate).await
 }
 
 /// Removes duplicates and keeps the order.
