@@ -93,6 +93,6 @@ fn limits(call: &RequestContext) -> CallerLimits {
         emails_per_minute: own.and_then(|own| own.emails_per_minute),
         emails_per_day: own.and_then(|own| own.emails_per_day),
         recipients_per_message: call.api.sending.recipients_max as u64,
-        message_octets: call.api.sending.message_octets_max as u64,
+        message_octets: call.api.sending.message_octets_max,
     }
 }

@@ -103,7 +103,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
 impl TenantArgument {
     async fn query(&self, client: &ApiClient) -> anyhow::Result<Query> {
         let mut query = client.tenant_parameter(self.tenant.as_deref()).await?;
-        query.extend(self.environment.map(|environment| ("environment".into(), environment.to_string())));
+        query.extend(self.environment.map(|environment| ("environment", environment.to_string())));
         Ok(query)
     }
 
