@@ -59,7 +59,9 @@ struct CallerLimits {
     requests_per_minute: Option<u32>,
     /// Recipients of the tenant in a minute.
     emails_per_minute: Option<u32>,
-    /// Recipients of the tenant in a day.
+    /// Recipients of the tenant in an hour.
+    emails_per_hour: Option<u32>,
+    /// Recipients of the tenant in a day. A warm-up (`rate_limit.ramp`) may permit less.
     emails_per_day: Option<u32>,
     /// Recipients of a message.
     recipients_per_message: u64,
@@ -91,6 +93,7 @@ fn limits(call: &RequestContext) -> CallerLimits {
         requests_per_minute: own
             .and_then(|own| own.requests_per_minute.or_else(|| some(settings.requests_per_minute))),
         emails_per_minute: own.and_then(|own| own.emails_per_minute),
+        emails_per_hour: own.and_then(|own| own.emails_per_hour),
         emails_per_day: own.and_then(|own| own.emails_per_day),
         recipients_per_message: call.api.sending.recipients_max as u64,
         message_octets: call.api.sending.message_octets_max,

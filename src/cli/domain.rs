@@ -163,7 +163,7 @@ impl RecordOutput {
 }
 
 /// A domain with its records.
-fn domain_text(domain: &Value) -> String {
+pub(super) fn domain_text(domain: &Value) -> String {
     let mut table = Table::unwrapped(["PURPOSE", "STATUS", "TYPE", "NAME", "VALUE"]);
     for record in records(domain) {
         let suffix = if record["required"] == true { "" } else { " (optional)" };

@@ -5,6 +5,7 @@ use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
 use super::api_client::{ApiClient, Query, ServerArguments};
+use super::domain::domain_text;
 use super::input::read_text;
 use super::output::{confirm, object_text, text, when};
 use super::pagination::PageArguments;
@@ -172,7 +173,17 @@ async fn path(client: &ApiClient, tenant: &str) -> anyhow::Result<String> {
 }
 
 fn print(client: &ApiClient, tenant: &Value) -> anyhow::Result<()> {
-    client.print(tenant, |tenant| object_text(tenant, LEADING))
+    client.print(tenant, tenant_text)
+}
+
+/// A tenant, and its first domain with the records to publish if it was created with one.
+fn tenant_text(tenant: &Value) -> String {
+    let Some(domain) = tenant.get("domain") else { return object_text(tenant, LEADING) };
+    let mut alone = tenant.clone();
+    if let Some(fields) = alone.as_object_mut() {
+        fields.remove("domain");
+    }
+    format!("{}\n{}", object_text(&alone, LEADING), domain_text(domain))
 }
 
 async fn list(client: &ApiClient, page: &PageArguments) -> anyhow::Result<()> {

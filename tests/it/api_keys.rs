@@ -143,7 +143,8 @@ async fn nobody_gets_more_rights_by_a_rotation() {
 async fn me_says_whose_key_it_is_and_what_it_may_do() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
-    let limits = json!({"rate_limit": {"emails_per_day": 500, "requests_per_minute": 60}});
+    let limits =
+        json!({"rate_limit": {"emails_per_day": 500, "emails_per_hour": 90, "requests_per_minute": 60}});
     stage.patch(&stage.platform, &format!("/v1/tenants/{}", tenant.id), limits).await.expect(200);
     let body = json!({"name": "app", "scopes": ["smtp:send"], "environment": "test"});
     let (path, secret) = make(&stage, &tenant.key, body).await;
@@ -153,6 +154,7 @@ async fn me_says_whose_key_it_is_and_what_it_may_do() {
     assert_eq!((&me["scopes"], &me["key"]["status"]), (&json!(["smtp:send"]), &json!("active")));
     let limits = &me["limits"];
     assert_eq!((&limits["emails_per_day"], &limits["emails_per_minute"]), (&json!(500), &Value::Null));
+    assert_eq!(limits["emails_per_hour"], 90);
     assert_eq!((&limits["requests_per_minute"], &limits["recipients_per_message"]), (&json!(60), &json!(50)));
     assert!(!me.to_string().contains(&secret));
     let me = stage.get(&stage.platform, "/v1/me").await.expect(200);

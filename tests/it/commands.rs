@@ -82,6 +82,9 @@ async fn a_tenant_with_a_domain_and_a_key_is_created_by_names_and_can_send() {
     let shown = platform.json("tenant show acme").await;
     assert_eq!((&shown["slug"], &shown["rate_limit"]["emails_per_day"]), (&"acme".into(), &Value::Null));
 
+    let made = platform.ok("tenant create Second --domain second.test").await;
+    assert!(made.contains("_domainkey.second.test") && !made.contains("domain.name"), "{made}");
+
     let added = platform.ok("domain add acme.test --tenant acme").await;
     assert!(added.contains("ownership") && added.contains("pending"), "{added}");
     let refused = platform.ends(1, "domain verify acme.test").await;
