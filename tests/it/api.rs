@@ -43,7 +43,9 @@ async fn a_tenant_is_created_changed_and_listed() {
         "message_lifetime_hours": null, "brakes": null,
     });
     assert_eq!(changed["settings"], settings);
-    let limits = json!({"requests_per_minute": null, "emails_per_day": 100, "emails_per_minute": 5});
+    let limits = json!({
+        "requests_per_minute": null, "emails_per_day": 100, "emails_per_hour": null, "emails_per_minute": 5, "ramp": null,
+    });
     assert_eq!(changed["rate_limit"], limits);
     assert_eq!((&changed["retention_days"], &changed["smtp"]), (&Value::Null, &Value::Null));
     assert_eq!(stage.get(&stage.platform, &path).await.expect(200), changed);
