@@ -21,13 +21,14 @@ SHAPES = {
         body_retention_days weight status created_at updated_at""",
     "domain": """id object tenant_id name status status_reason status_hint verification subdomains dns_records last_checked_at failing_since
         verified_at created_at""",
-    "key": """id object name tenant_id environment scopes allowed_domain_ids restricted_to_domains allowed_cidrs
-        expires_at created_at last_used_at revoked_at last_four""",
-    "email": """id object tenant_id key_id environment status from to recipient_count header_from subject message_id
+    "key": """id object name tenant_id status environment scopes allowed_domain_ids restricted_to_domains allowed_cidrs
+        expires_at created_at last_used_at revoked_at rotated_at previous_secret_until last_four""",
+    "email": """id object kind tenant_id key_id environment status from to recipient_count header_from subject message_id
         size dkim_domain tags metadata created_at send_at expires_at""",
-    "webhook": """id object url tenant_id events status disabled_reason failing_since previous_secret_until
+    "webhook": """id object url tenant_id events environments status disabled_reason failing_since previous_secret_until
         created_at updated_at""",
-    "event": "id object type tenant_id message_id delivery_id recipient data created_at",
+    "event": """id object type tenant_id environment external_ref message_id delivery_id recipient tags metadata data
+        created_at""",
     "rejection": "id object tenant_id key_id environment stage code message client_address created_at",
     "usage": """object tenant_id period environment emails_sent emails_delivered emails_bounced emails_complained
         emails_suppressed emails_rejected email_test api_requests""",
@@ -209,7 +210,7 @@ def hear(hook, tenant, receiver):
 
 def refuse_foreign(platform, key):
     sender = f"shop@{FOREIGN}"
-    error = platform.http(key["secret"], "POST", "/v1/emails", mail(sender, "good@remote.example"), 422)
+    error = platform.http(key["secret"], "POST", "/v1/emails", mail(sender, "good@remote.example"), 403)
     status, dialogue = platform.smtp(key, sender, "good@remote.example")
     assert status != 0 and f"< 550 5.7.1 [{error['code']}]" in dialogue, (error, dialogue)
     codes = [rejection["code"] for rejection in platform.get(key["secret"], "/v1/rejections")["data"]]
