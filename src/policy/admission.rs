@@ -118,7 +118,7 @@ fn admit_domain<'d>(
             "use an address of one of your verified domains",
         ));
     };
-    // An address belongs to the closest verified name at or above it, whoever has verified that name.
+    // The tenant with the longest verified name that covers the address owns it.
     let closer = covering.iter().take_while(|d| !d.is_foreign);
     let owned: Vec<_> = closer
         .filter(|d| d.status != DomainStatus::Taken && (d.name == *name || d.subdomains))
