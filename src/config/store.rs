@@ -19,7 +19,7 @@ pub struct Store {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { read_connections: 4, inline_body_max: ByteSize::kib(256), free_disk_min: ByteSize::mib(256) }
+        Self { read_connections: 8, inline_body_max: ByteSize::kib(256), free_disk_min: ByteSize::mib(256) }
     }
 }
 

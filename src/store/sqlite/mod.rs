@@ -14,6 +14,7 @@ mod message_rows;
 mod open;
 mod outbox;
 mod probe;
+mod query_threads;
 mod queue;
 mod readers;
 mod schema;

@@ -1,4 +1,4 @@
-//! The pool of read-only connections. Queries run on blocking threads, at most one for each connection. Tenants and the
+//! The pool of read-only connections. Queries run on threads of their own, at most one for each connection. Tenants and the
 //! platform get connections in turns.
 
 use std::path::Path;
@@ -7,12 +7,15 @@ use std::time::Duration;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, OpenFlags};
 
-use super::time_limit::TimeLimit;
+use super::query_threads::QueryThreads;
+use super::time_limit::{self, TimeLimit};
 use crate::limits::tenant_semaphore::{TenantPermit, TenantSemaphore};
 use crate::store::{Requester, Result, StoreError};
 
 /// How long a query waits for a connection.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A slow query that runs longer continues at the lowest priority. A page of a list takes less.
+const PRIORITY_TIME: Duration = Duration::from_millis(2);
 /// How long a slow query of a tenant may run.
 const TENANT_QUERY_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -22,6 +25,7 @@ pub(super) struct Readers {
     connections: TenantSemaphore,
     /// The part of the connections for slow queries.
     slow_queries: TenantSemaphore,
+    threads: QueryThreads,
 }
 
 impl Readers {
@@ -32,7 +36,8 @@ impl Readers {
             connection.execute_batch(
                 "PRAGMA query_only = ON; PRAGMA busy_timeout = 5000; PRAGMA temp_store = MEMORY;
                  PRAGMA cache_size = -8192;",
-            )
+            )?;
+            time_limit::watch(connection)
         });
         let pool = r2d2::Pool::builder()
             .max_size(connections)
@@ -46,6 +51,7 @@ impl Readers {
             pool,
             connections: TenantSemaphore::new(connections, half),
             slow_queries: TenantSemaphore::new(half, half).with_contended_max(1),
+            threads: QueryThreads::default(),
         })
     }
 
@@ -56,13 +62,32 @@ impl Readers {
         requester: Requester,
         query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.run_slow_for(requester, PRIORITY_TIME, query).await
+    }
+
+    /// Continues a query of which a part has run.
+    pub(super) async fn continue_slow<T: Send + 'static>(
+        &self,
+        requester: Requester,
+        query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.run_slow_for(requester, Duration::ZERO, query).await
+    }
+
+    async fn run_slow_for<T: Send + 'static>(
+        &self,
+        requester: Requester,
+        priority_time: Duration,
+        query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let turn = take_turn(&self.slow_queries, requester).await?;
         let connection = take_turn(&self.connections, Requester::Server).await?;
         self.run_with((turn, connection), move |connection| {
-            let _limit = match requester {
-                Requester::Tenant(_) => Some(TimeLimit::new(connection, TENANT_QUERY_TIME_MAX)?),
-                Requester::Server | Requester::Platform => None,
-            };
+            let _limits = (
+                (requester != Requester::Server).then(|| TimeLimit::lower_priority_after(priority_time)),
+                matches!(requester, Requester::Tenant(_))
+                    .then(|| TimeLimit::end_after(TENANT_QUERY_TIME_MAX)),
+            );
             query(connection)
         })
         .await
@@ -84,14 +109,14 @@ impl Readers {
         query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let pool = self.pool.clone();
-        let done = tokio::task::spawn_blocking(move || {
+        let query = move || {
             let connection = pool.get().map_err(|error| StoreError::Failed(error.to_string()))?;
             let answer = query(&connection);
             drop(connection);
             drop(permits);
             answer
-        });
-        done.await.map_err(|error| StoreError::Failed(error.to_string()))?
+        };
+        self.threads.run(query).await
     }
 
     /// Accepts no more queries.
@@ -230,7 +255,7 @@ mod tests {
         let endless =
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
         let query = |connection: &Connection| {
-            let _limit = TimeLimit::new(connection, Duration::from_millis(20))?;
+            let _limit = TimeLimit::end_after(Duration::from_millis(20));
             Ok(connection.query_row(endless, [], |row| row.get::<_, i64>(0))?)
         };
         let ended = fixture.readers.run(Requester::Server, query).await;

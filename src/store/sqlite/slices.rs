@@ -47,11 +47,15 @@ impl SliceEnd {
 
 impl SqliteStore {
     /// Reads a page in slices.
-    pub(super) async fn read_slices<S: Sliced>(&self, mut sliced: S) -> Result<S::Page> {
+    pub(super) async fn read_slices<S: Sliced>(&self, sliced: S) -> Result<S::Page> {
+        let mut slice = self.read_slow(move |connection| sliced.read_slice(connection)).await?;
         loop {
-            match self.read_slow(move |connection| sliced.read_slice(connection)).await? {
+            match slice {
                 ReadSlice::Complete(page) => return Ok(page),
-                ReadSlice::Rest(rest) => sliced = rest,
+                ReadSlice::Rest(rest) => {
+                    let query = move |connection: &Connection| rest.read_slice(connection);
+                    slice = self.readers.continue_slow(self.requester, query).await?;
+                }
             }
         }
     }

@@ -11,6 +11,7 @@ use rusqlite::{Connection, params, params_from_iter};
 use super::index::{self, SubjectMatch};
 use crate::model::{DeliveryState, MessageId, MessageKind};
 use crate::store::sqlite::keyset::{PAGE_OBJECTS_MAX, Range};
+use crate::store::sqlite::query_threads::lower_priority;
 use crate::store::sqlite::slices::{ReadSlice, SliceEnd, Sliced};
 use crate::store::sqlite::sql_types::{sql_limit, us};
 use crate::store::sqlite::time_limit::TimeLimit;
@@ -79,7 +80,11 @@ impl Sliced for MessageSearch {
         let source = search.source()?;
         let ended = match source.kind {
             SourceKind::Index => {
-                let _limit = TimeLimit::new(connection, INDEX_TIME_MAX)?;
+                let _limit = TimeLimit::end_after(INDEX_TIME_MAX);
+                if filter.subject.is_some() {
+                    // The index reads all places of a word in one step, in which nothing looks at the clock.
+                    lower_priority();
+                }
                 search.collect(&source, &mut self)
             }
             SourceKind::Messages | SourceKind::State => search.collect(&source, &mut self),
