@@ -11,6 +11,7 @@ pub mod dkim;
 pub mod dns;
 pub mod durable_file;
 pub mod egress_guard;
+pub mod feedback;
 pub mod histogram;
 pub mod http_client;
 pub mod limits;

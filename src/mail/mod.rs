@@ -13,6 +13,7 @@ mod mime;
 mod status;
 mod timestamp;
 mod tlsa;
+mod token;
 mod xtext;
 
 pub use address::{Address, AddressError, Host, LocalPart, fold_address};
@@ -30,4 +31,7 @@ pub use mailbox_list::{MailboxListError, UnquotedName, parse_mailbox_list, quote
 pub use status::EnhancedStatus;
 pub use timestamp::{Timestamp, TimestampError};
 pub use tlsa::Tlsa;
+pub use token::{
+    TOKEN_KEY_OCTETS, Token, TokenError, TokenKey, TokenKeys, TokenKind, TokenScope, TokenSubject,
+};
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

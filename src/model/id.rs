@@ -145,6 +145,8 @@ ids! {
     WebhookDeliveryId = "whd_";
     /// An API request or a refused SMTP command.
     RequestId = "req_";
+    /// A report that came back about a message.
+    ReportId = "rpt_";
 }
 
 #[cfg(test)]

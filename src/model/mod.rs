@@ -8,13 +8,16 @@ mod destination_pattern;
 mod domain_status;
 mod enumeration;
 mod id;
+mod list_name;
 mod period;
 mod queue_filter;
 mod ratio;
 mod refusal;
+mod report;
 mod scope;
 mod scram;
 mod state;
+mod unsubscribe_link;
 mod weight;
 
 pub use brakes::{BrakeWindow, Brakes};
@@ -22,12 +25,16 @@ pub use credential::{KeySecret, KeySecretError, SecretDigest, StoredSecret};
 pub use destination_pattern::DestinationPattern;
 pub use enumeration::UnknownValue;
 pub use id::{
-    AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, InboxId, KeyId, MessageId, RequestId,
-    SuppressionId, TemplateId, TenantId, WebhookDeliveryId, WebhookId,
+    AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, InboxId, KeyId, MessageId, ReportId,
+    RequestId, SuppressionId, TemplateId, TenantId, WebhookDeliveryId, WebhookId,
 };
+pub use list_name::{ListName, ListNameError, SuppressedMail};
 pub use queue_filter::QueueFilter;
 pub use ratio::Ratio;
 pub use refusal::{Refusal, RefusalCode};
+pub use report::{
+    FeedbackType, ReportAction, ReportEffect, ReportKind, ReturnPathMode, ReturnPathStatus, UnsubscribeVia,
+};
 pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
     BounceClass, BrakeAction, BrakeMetric, DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm,
@@ -35,4 +42,5 @@ pub use state::{
     Scope, Stage, SuppressionReason, TenantStatus, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType,
     UsageGroup, UsageInterval, Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
 };
+pub use unsubscribe_link::{LINK_KEY_OCTETS, LinkKeys, SealLinkError, UnsubscribeLink};
 pub use weight::{Weight, WeightError};
