@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 
 use crate::mail::{Timestamp, TimestampError};
-use crate::store::{Page, PageRequest};
+use crate::store::{PAGE_OBJECTS_MAX, Page, PageRequest};
 
 use super::error::{ApiError, FieldError, Result};
 use super::json::echo;
@@ -16,8 +16,6 @@ use super::schema::Schemas;
 
 /// Default page size.
 pub const LIMIT_DEFAULT: usize = 20;
-/// Maximum page size.
-pub const LIMIT_MAX: usize = 100;
 /// Maximum of parameters like `name[key]=value` with the same name.
 const MAP_MEMBERS_MAX: usize = 10;
 
@@ -105,8 +103,8 @@ impl Query {
     /// The page size.
     pub fn limit(&mut self) -> usize {
         let limit = self.value_by("limit", |text| match text.parse() {
-            Ok(limit @ 1..=LIMIT_MAX) => Ok(limit),
-            _ => Err(format!("this must be a number from 1 to {LIMIT_MAX}")),
+            Ok(limit @ 1..=PAGE_OBJECTS_MAX) => Ok(limit),
+            _ => Err(format!("this must be a number from 1 to {PAGE_OBJECTS_MAX}")),
         });
         limit.unwrap_or(LIMIT_DEFAULT)
     }
@@ -142,7 +140,7 @@ pub(super) fn map_key<'a>(name: &str, parameter: &'a str) -> Option<&'a str> {
 
 /// The schema of `limit`.
 pub fn limit_schema(_: &mut Schemas) -> Schema {
-    schemars::json_schema!({ "type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": LIMIT_DEFAULT })
+    schemars::json_schema!({ "type": "integer", "minimum": 1, "maximum": PAGE_OBJECTS_MAX, "default": LIMIT_DEFAULT })
 }
 
 /// In a query string, `+` is a space. Many clients write it for itself, and in a value without spaces it can only be that.

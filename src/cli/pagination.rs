@@ -7,9 +7,7 @@ use super::api_client::{ApiClient, Query};
 use super::table::Table;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::Environment;
-
-/// Maximum of objects in one page of the API.
-const PAGE_OBJECTS_MAX: usize = 100;
+use crate::store::PAGE_OBJECTS_MAX;
 
 /// The part of a list to show.
 #[derive(Debug, clap::Args)]

@@ -48,6 +48,8 @@ pub const STS_POLICIES_MAX: usize = 10_000;
 /// Maximum of rows of TLS results for all domains and days; beyond it, new kinds are not counted.
 pub const TLS_RESULTS_MAX: usize = 100_000;
 
+/// Maximum of objects on a page.
+pub const PAGE_OBJECTS_MAX: usize = 100;
 /// Maximum of octets in the rows of a page. A page with one row may be larger.
 pub const PAGE_OCTETS_MAX: usize = 2 * 1024 * 1024;
 

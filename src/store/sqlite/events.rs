@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 use ulid::Ulid;
 
-use super::keyset::{PAGE_OBJECTS_MAX, PageOctets, Range, read_rows, ulid_at};
+use super::keyset::{PageOctets, Range, read_rows, ulid_at};
 use super::message_rows;
 use super::slices::{ReadSlice, SliceEnd, Sliced};
 use super::sql_types::{json, sql_limit, time, to_json, us};
@@ -14,7 +14,8 @@ use crate::mail::Timestamp;
 use crate::model::{DeliveryId, Environment, EventId, EventKind, MessageId, TenantId, WebhookDeliveryId};
 use crate::store::memory::EventClock;
 use crate::store::{
-    Event, EventFilter, EventPage, JournalCursor, JournalEntry, Page, PageRequest, Result, UsageCounts,
+    Event, EventFilter, EventPage, JournalCursor, JournalEntry, PAGE_OBJECTS_MAX, Page, PageRequest, Result,
+    UsageCounts,
 };
 
 /// Continues after the last event, the last webhook delivery and the position of the search index, because the events

@@ -7,9 +7,7 @@ use ulid::Ulid;
 use super::sql_types::us;
 use crate::mail::Timestamp;
 use crate::model::TenantId;
-use crate::store::{PAGE_OCTETS_MAX, Page, PageRequest, Result, StoreError};
-
-pub(super) const PAGE_OBJECTS_MAX: usize = 100;
+use crate::store::{PAGE_OBJECTS_MAX, PAGE_OCTETS_MAX, Page, PageRequest, Result, StoreError};
 
 /// An id in the millisecond of `time`; ids of earlier milliseconds sort before it.
 pub(super) fn ulid_at(time: Timestamp, rest: u128) -> Ulid {

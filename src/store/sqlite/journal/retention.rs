@@ -259,7 +259,7 @@ fn collect(
     limit: usize,
     ids: &mut Vec<String>,
 ) -> Result<()> {
-    let left = i64::try_from(limit.saturating_sub(ids.len())).unwrap_or(i64::MAX);
+    let left = sql_limit(limit.saturating_sub(ids.len()));
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([bounds, &[&left]].concat().as_slice())?;
     while let Some(row) = rows.next()? {

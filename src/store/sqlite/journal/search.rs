@@ -10,13 +10,15 @@ use rusqlite::{Connection, params, params_from_iter};
 
 use super::index::{self, SubjectMatch};
 use crate::model::{DeliveryState, MessageId, MessageKind};
-use crate::store::sqlite::keyset::{PAGE_OBJECTS_MAX, Range};
+use crate::store::sqlite::keyset::Range;
 use crate::store::sqlite::query_threads::lower_priority;
 use crate::store::sqlite::slices::{ReadSlice, SliceEnd, Sliced};
 use crate::store::sqlite::sql_types::{sql_limit, us};
 use crate::store::sqlite::time_limit::TimeLimit;
 use crate::store::sqlite::{delivery_rows, message_rows};
-use crate::store::{Message, MessageFilter, MessagePage, MessageSummary, PageRequest, Result, StoreError};
+use crate::store::{
+    Message, MessageFilter, MessagePage, MessageSummary, PAGE_OBJECTS_MAX, PageRequest, Result, StoreError,
+};
 
 /// Maximum of messages that one page examines.
 const LOOKED_AT_MAX: usize = if cfg!(test) { 20 } else { 5_000 };

@@ -8,7 +8,7 @@ use crate::store::sqlite::directory::row_limits;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
-use crate::store::sqlite::sql_types::{count, json, time, time_if_any, to_json, us};
+use crate::store::sqlite::sql_types::{count, json, sql_limit, time, time_if_any, to_json, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     Limited, NewWebhook, Page, PageRequest, Result, Webhook, WebhookFilter, WebhookPatch, WebhookSecret,
@@ -250,8 +250,7 @@ pub(super) fn begin_removal(tx: &Tx<'_>, id: WebhookId) -> Result<bool> {
 pub(super) fn go_on_with_removal(tx: &Tx<'_>, id: WebhookId, limit: usize) -> Result<bool> {
     let sql = "DELETE FROM webhook_delivery WHERE id IN
                    (SELECT id FROM webhook_delivery WHERE webhook_id = ?1 ORDER BY id LIMIT ?2)";
-    let limit_rows = crate::store::sqlite::sql_types::sql_limit(limit);
-    let is_last = tx.prepare_cached(sql)?.execute(params![id, limit_rows])? < limit;
+    let is_last = tx.prepare_cached(sql)?.execute(params![id, sql_limit(limit)])? < limit;
     if is_last {
         // It may have been enabled meanwhile.
         tx.subscriptions.remove(id);

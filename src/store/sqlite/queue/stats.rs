@@ -15,14 +15,12 @@ use crate::store::memory::lock;
 use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::sql_types::us;
 use crate::store::{
-    DeferralCauses, GroupPlace, OPEN_ENDED_PAUSE_US, QueueCounts, QueueGroup, QueueOverview, QueueRequest,
-    Result, StoreError,
+    DeferralCauses, GroupPlace, OPEN_ENDED_PAUSE_US, PAGE_OBJECTS_MAX, QueueCounts, QueueGroup,
+    QueueOverview, QueueRequest, Result, StoreError,
 };
 
 /// Sampled deliveries of a group, to find out why they wait.
 const SAMPLES_MAX: usize = 16;
-/// Maximum of groups on a page.
-const PAGE_GROUPS_MAX: usize = 100;
 /// Maximum of cached counts, one for each requested part.
 const CACHED_MAX: usize = 16;
 /// A count is cached for this many times its duration.
@@ -259,7 +257,7 @@ pub(super) fn page(
     };
     let first = request.after.as_ref().map_or(0, behind);
     let rest = stats.groups.get(first..).unwrap_or_default();
-    let limit = request.limit.clamp(1, PAGE_GROUPS_MAX);
+    let limit = request.limit.clamp(1, PAGE_OBJECTS_MAX);
     let groups = rest.iter().take(limit).map(|group| explain(connection, group)).collect::<Result<_>>()?;
     Ok(QueueOverview {
         counted_at: stats.counted_at,

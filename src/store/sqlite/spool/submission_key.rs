@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::mail::Timestamp;
 use crate::model::{Environment, MessageId, TenantId};
-use crate::store::sqlite::sql_types::us;
+use crate::store::sqlite::sql_types::{sql_limit, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{Conflict, Message, Result, SUBMISSION_KEY_LIFETIME, StoreError, SubmissionKey};
 
@@ -51,8 +51,7 @@ pub(super) fn take(tx: &Tx<'_>, key: &SubmissionKey, message: &Message) -> Resul
 pub(in crate::store::sqlite) fn delete_expired(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<u64> {
     let sql = "DELETE FROM submission_key WHERE (tenant_id, environment, name) IN
                    (SELECT tenant_id, environment, name FROM submission_key WHERE created_us < ?1 LIMIT ?2)";
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    Ok(tx.prepare_cached(sql)?.execute(params![forgotten_before_us(now), limit])? as u64)
+    Ok(tx.prepare_cached(sql)?.execute(params![forgotten_before_us(now), sql_limit(limit)])? as u64)
 }
 
 fn forgotten_before_us(now: Timestamp) -> i64 {
