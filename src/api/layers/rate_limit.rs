@@ -43,13 +43,13 @@ pub struct RequestLimiter {
 }
 
 struct Counts {
-    minute: FixedWindow<Requester>,
+    minute: FixedWindow<RateLimitSubject>,
     /// Counts by hour that are not stored yet.
     unwritten: HashMap<UsedBy, u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Requester {
+enum RateLimitSubject {
     Key(KeyId),
     /// Tests of a tenant take no request from its live mail.
     Tenant(TenantId, Environment),
@@ -71,8 +71,8 @@ impl RequestLimiter {
         let Some(tenant) = &caller.tenant else { return Ok(()) };
         let of_tenant_max = tenant.rate_limit.requests_per_minute.map_or(self.of_tenant_max, u64::from);
         let limits = [
-            (Requester::Tenant(tenant.id, caller.key.environment), of_tenant_max),
-            (Requester::Key(caller.key.id), self.of_key_max),
+            (RateLimitSubject::Tenant(tenant.id, caller.key.environment), of_tenant_max),
+            (RateLimitSubject::Key(caller.key.id), self.of_key_max),
         ];
         let limits = limits.into_iter().filter(|(_, limit)| *limit > 0);
         let mut counts = self.lock();
@@ -145,11 +145,11 @@ pub fn write_headers(name: &str, status: QuotaStatus, headers: &mut HeaderMap, n
     }
 }
 
-fn refuse(who: Requester, status: QuotaStatus, now: Timestamp) -> ApiError {
+fn refuse(who: RateLimitSubject, status: QuotaStatus, now: Timestamp) -> ApiError {
     let QuotaStatus { limit, resets_at, .. } = status;
     let (whose, raised_by) = match who {
-        Requester::Tenant(..) => ("the tenant", "rate_limit.requests_per_minute of the tenant"),
-        Requester::Key(_) => ("the API key", "api.key_requests_per_minute"),
+        RateLimitSubject::Tenant(..) => ("the tenant", "rate_limit.requests_per_minute of the tenant"),
+        RateLimitSubject::Key(_) => ("the API key", "api.key_requests_per_minute"),
     };
     let mut error = ApiError::new(
         RefusalCode::RateLimited,

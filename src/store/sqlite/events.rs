@@ -69,12 +69,12 @@ impl Tx<'_> {
         {
             self.count_delivery(message, at, UsageCounts { complained: 1, ..UsageCounts::default() })?;
         }
-        self.enqueue_for_webhooks(&EventPayload { id, kind, subject, data: &data, at })
+        self.enqueue_for_webhooks(&AppendedEvent { id, kind, subject, data: &data, at })
     }
 }
 
 /// An event that is being appended.
-pub(super) struct EventPayload<'a> {
+pub(super) struct AppendedEvent<'a> {
     pub(super) id: EventId,
     pub(super) kind: EventKind,
     pub(super) subject: Subject,

@@ -17,7 +17,7 @@ use crate::store::{NewSuppression, Page, PageRequest, Result, Suppression, Suppr
 
 /// The data of events of suppressions.
 #[derive(Serialize)]
-struct EventPayload<'a> {
+struct SuppressionData<'a> {
     suppression_id: SuppressionId,
     address: &'a str,
     reason: SuppressionReason,
@@ -85,12 +85,12 @@ pub(in crate::store::sqlite) fn suppress(
         suppression.environment,
     ])?;
     if !was_in_force {
-        tell(tx, EventKind::SuppressionCreated, &suppression, cause, now)?;
+        append_event(tx, EventKind::SuppressionCreated, &suppression, cause, now)?;
     }
     Ok(suppression)
 }
 
-fn tell(
+fn append_event(
     tx: &Tx<'_>,
     kind: EventKind,
     suppression: &Suppression,
@@ -100,7 +100,7 @@ fn tell(
     let environment = Some(suppression.environment);
     let subject = Subject { tenant_id: suppression.tenant_id, environment, ..cause };
     let Suppression { id, address, reason, .. } = suppression;
-    tx.append(kind, subject, &EventPayload { suppression_id: *id, address, reason: *reason }, now)
+    tx.append(kind, subject, &SuppressionData { suppression_id: *id, address, reason: *reason }, now)
 }
 
 fn is_in_force(suppression: &Suppression, now: Timestamp) -> bool {
@@ -167,6 +167,6 @@ pub(super) fn find_in_scope(
 pub(super) fn lift(tx: &Tx<'_>, scope: Option<TenantId>, id: SuppressionId, now: Timestamp) -> Result<bool> {
     let Some(suppression) = find_in_scope(tx, scope, id)? else { return Ok(false) };
     tx.prepare_cached("DELETE FROM suppression WHERE id = ?1")?.execute([id])?;
-    tell(tx, EventKind::SuppressionDeleted, &suppression, Subject::default(), now)?;
+    append_event(tx, EventKind::SuppressionDeleted, &suppression, Subject::default(), now)?;
     Ok(true)
 }

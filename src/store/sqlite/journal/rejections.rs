@@ -29,12 +29,12 @@ pub(super) fn insert(tx: &Tx<'_>, rejection: &Rejection) -> Result<()> {
     ])?;
     let Rejection { tenant_id, key_id, environment, created_at: at, .. } = *rejection;
     tx.count(UsedBy { tenant_id, key_id, environment, at }, None, counts_of(rejection));
-    tell(tx, rejection)
+    append_event(tx, rejection)
 }
 
 /// The data of the event of a refused submission.
 #[derive(Serialize)]
-struct EventPayload<'a> {
+struct RejectionData<'a> {
     rejection_id: RequestId,
     stage: Stage,
     code: &'static str,
@@ -42,7 +42,7 @@ struct EventPayload<'a> {
 }
 
 /// A suppressed recipient has its own kind of event, because the submission itself has no error.
-fn tell(tx: &Tx<'_>, rejection: &Rejection) -> Result<()> {
+fn append_event(tx: &Tx<'_>, rejection: &Rejection) -> Result<()> {
     let kind = match rejection.code {
         RefusalCode::RecipientSuppressed => EventKind::MessageSuppressed,
         _ => EventKind::MessageRejected,
@@ -54,7 +54,7 @@ fn tell(tx: &Tx<'_>, rejection: &Rejection) -> Result<()> {
     };
     let Rejection { id, stage, code, message, .. } = rejection;
     let message = shorten(message, MESSAGE_OCTETS_MAX);
-    let data = EventPayload { rejection_id: *id, stage: *stage, code: code.as_str(), message };
+    let data = RejectionData { rejection_id: *id, stage: *stage, code: code.as_str(), message };
     tx.append(kind, subject, &data, rejection.created_at)
 }
 

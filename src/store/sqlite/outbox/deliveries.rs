@@ -10,7 +10,7 @@ use crate::model::{
     DisabledReason, EventId, EventKind, MessageId, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
 };
 use crate::store::memory::SubscriptionAction;
-use crate::store::sqlite::events::{EventPayload, Subject, read_event};
+use crate::store::sqlite::events::{AppendedEvent, Subject, read_event};
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{count, json_if_any, shorten, sql_limit, time_if_any, to_json, us};
 use crate::store::sqlite::unit_of_work::Tx;
@@ -45,7 +45,7 @@ pub(super) fn count_open(connection: &Connection) -> Result<u64> {
 
 impl Tx<'_> {
     /// Writes a delivery for each webhook that subscribes to the event.
-    pub(in crate::store::sqlite) fn enqueue_for_webhooks(&self, event: &EventPayload<'_>) -> Result<()> {
+    pub(in crate::store::sqlite) fn enqueue_for_webhooks(&self, event: &AppendedEvent<'_>) -> Result<()> {
         self.know_subscriptions()?;
         for (id, action) in
             self.subscriptions.wanting(event.kind, event.subject.tenant_id, event.subject.environment)
@@ -75,7 +75,7 @@ pub(in crate::store::sqlite) fn first_due(
 }
 
 /// Adds a delivery of an event, due as soon as its order allows.
-pub(super) fn insert(tx: &Tx<'_>, webhook: WebhookId, event: &EventPayload<'_>) -> Result<WebhookDeliveryId> {
+pub(super) fn insert(tx: &Tx<'_>, webhook: WebhookId, event: &AppendedEvent<'_>) -> Result<WebhookDeliveryId> {
     let id = WebhookDeliveryId::from(tx.clock.next(event.at));
     let due_us = match event.subject.message_id {
         Some(message) => us(event.at).max(predecessor_due_us(tx, webhook, message)?.unwrap_or(i64::MIN)),
@@ -129,7 +129,7 @@ fn predecessor_due_us(tx: &Tx<'_>, webhook: WebhookId, message: MessageId) -> Re
 pub(super) fn insert_test(tx: &Tx<'_>, webhook: &Webhook, now: Timestamp) -> Result<Option<WebhookDelivery>> {
     let subject = webhooks::subject_of(webhook);
     let id = EventId::from(tx.clock.next(now));
-    let event = EventPayload { id, kind: EventKind::WebhookTest, subject, data: "{}", at: now };
+    let event = AppendedEvent { id, kind: EventKind::WebhookTest, subject, data: "{}", at: now };
     subscriptions::require_room(tx, webhook.id)?;
     let id = insert(tx, webhook.id, &event)?;
     find(tx, id)

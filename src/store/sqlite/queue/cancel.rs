@@ -12,7 +12,7 @@ use crate::store::{OpenDeliveries, Result};
 
 /// The data of the event.
 #[derive(Serialize)]
-struct EventPayload {
+struct CancellationData {
     recipient: String,
     attempts: u32,
 }
@@ -47,12 +47,12 @@ pub(super) fn cancel(
     let mut cancelled = Vec::new();
     for &id in ids {
         let row = params![id, DeliveryState::Cancelled, us(now), message];
-        let found: Option<(TenantId, EventPayload)> = statement
+        let found: Option<(TenantId, CancellationData)> = statement
             .query_row(row, |row| {
-                Ok((row.get(0)?, EventPayload { recipient: row.get(1)?, attempts: row.get(2)? }))
+                Ok((row.get(0)?, CancellationData { recipient: row.get(1)?, attempts: row.get(2)? }))
             })
             .optional()?;
-        let Some((tenant_id, payload)) = found else { continue };
+        let Some((tenant_id, data)) = found else { continue };
         let subject = Subject {
             tenant_id: Some(tenant_id),
             environment,
@@ -60,7 +60,7 @@ pub(super) fn cancel(
             delivery_id: Some(id),
         };
         if kind == Some(MessageKind::Message) {
-            tx.append(EventKind::MessageCancelled, subject, &payload, now)?;
+            tx.append(EventKind::MessageCancelled, subject, &data, now)?;
         }
         cancelled.push(id);
     }

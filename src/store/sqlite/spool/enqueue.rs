@@ -55,7 +55,7 @@ pub(super) struct Stored {
 
 /// The data of the event of an accepted message.
 #[derive(Serialize)]
-struct EventPayload<'a> {
+struct AcceptedData<'a> {
     from: &'a str,
     recipients: usize,
     size: u64,
@@ -63,7 +63,7 @@ struct EventPayload<'a> {
 
 /// The data of the event of a suppressed recipient.
 #[derive(Serialize)]
-struct LeftOut<'a> {
+struct SuppressedData<'a> {
     recipient: &'a str,
 }
 
@@ -105,10 +105,10 @@ impl EnqueueJob {
             message_id: Some(message.id),
             ..Subject::default()
         };
-        let data = EventPayload { from: reverse_path, recipients: recipients.len(), size: message.size };
+        let data = AcceptedData { from: reverse_path, recipients: recipients.len(), size: message.size };
         tx.append(EventKind::MessageAccepted, subject, &data, message.created_at)?;
         for recipient in suppressed {
-            let data = LeftOut { recipient: &recipient.to_string() };
+            let data = SuppressedData { recipient: &recipient.to_string() };
             tx.append(EventKind::MessageSuppressed, subject, &data, message.created_at)?;
         }
         Ok(())

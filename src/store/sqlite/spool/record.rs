@@ -25,7 +25,7 @@ pub(super) struct RecordJob {
 
 /// The data of the event of a delivery.
 #[derive(Serialize)]
-struct EventPayload<'a> {
+struct DeliveryData<'a> {
     recipient: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<&'a str>,
@@ -112,7 +112,7 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
         return Ok(true);
     }
     let attempt = record.attempt.as_ref();
-    let data = EventPayload {
+    let data = DeliveryData {
         recipient: &recipient,
         host: attempt.map(|attempt| attempt.host.as_str()),
         code: attempt.and_then(|attempt| attempt.code),
@@ -145,7 +145,7 @@ fn counts_of(record: &AttemptRecord) -> UsageCounts {
     }
 }
 
-fn write_events(tx: &Tx<'_>, record: &AttemptRecord, data: &EventPayload<'_>) -> Result<()> {
+fn write_events(tx: &Tx<'_>, record: &AttemptRecord, data: &DeliveryData<'_>) -> Result<()> {
     let subject = Subject {
         tenant_id: Some(record.tenant_id),
         environment: Some(record.environment),
