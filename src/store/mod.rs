@@ -34,6 +34,7 @@ pub use memory::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange,
 pub use options::{Access, OpenError, StoreOptions};
 pub use records::*;
 pub use requester::Requester;
+use requester::is_in_scope;
 pub use response_recorder::{IdempotentRequest, ResponseRecorder};
 pub use sqlite::{SqliteOptions, SqliteStore, check_master_key};
 pub use traits::{Directory, Inboxes, Journal, Ledger, Outbox, Queue, Spool, StsPolicies, TlsResults};

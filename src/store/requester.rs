@@ -14,6 +14,11 @@ pub enum Requester {
     Tenant(TenantId),
 }
 
+/// Whether an object of this owner is in a scope: that of a tenant, or everything.
+pub(in crate::store) fn is_in_scope(scope: Option<TenantId>, owner: Option<TenantId>) -> bool {
+    scope.is_none() || owner == scope
+}
+
 impl From<Option<TenantId>> for Requester {
     /// The caller with this scope.
     fn from(scope: Option<TenantId>) -> Self {

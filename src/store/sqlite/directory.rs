@@ -11,7 +11,7 @@ mod templates;
 mod tenants;
 
 pub(super) use self::suppressions::suppress;
-pub(super) use self::tenants::{note_all_resumed, note_resumed};
+pub(super) use self::tenants::{note_all_resumed, note_resumed, require as require_tenant};
 
 use std::sync::Arc;
 

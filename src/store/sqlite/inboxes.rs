@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::SqliteStore;
-use super::directory::row_limits;
+use super::directory::{require_tenant, row_limits};
 use super::keyset::List;
 use super::sql_types::{time, time_if_any, us};
 use super::unit_of_work::Tx;
@@ -12,7 +12,7 @@ use crate::model::{InboxId, LimitPeriod, TenantId};
 use crate::store::{
     CONFIRMATION_MAILS_PER_DAY_MAX, Conflict, INBOX_CODE_ATTEMPTS_MAX, INBOX_CODE_LIFETIME, Inbox,
     InboxConfirmation, InboxFilter, Inboxes, Limited, NewInbox, Page, PageRequest, Result, StoreError,
-    TRIAL_MESSAGES_PER_DAY_MAX,
+    TRIAL_MESSAGES_PER_DAY_MAX, is_in_scope,
 };
 
 impl Inboxes for SqliteStore {
@@ -81,7 +81,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Inbox> {
 fn find(connection: &Connection, scope: Option<TenantId>, id: InboxId) -> Result<Option<Inbox>> {
     let mut statement = connection.prepare_cached("SELECT * FROM inbox WHERE id = ?1")?;
     let found = statement.query_row([id], read_row).optional()?;
-    Ok(found.filter(|inbox| scope.is_none_or(|tenant| inbox.tenant_id == tenant)))
+    Ok(found.filter(|inbox| is_in_scope(scope, Some(inbox.tenant_id))))
 }
 
 fn add(tx: &Tx<'_>, new: &NewInbox, now: Timestamp) -> Result<Inbox> {
@@ -105,9 +105,7 @@ fn add(tx: &Tx<'_>, new: &NewInbox, now: Timestamp) -> Result<Inbox> {
 }
 
 fn insert(tx: &Tx<'_>, new: &NewInbox, folded: &str, now: Timestamp) -> Result<Inbox> {
-    if !tx.prepare_cached("SELECT 1 FROM tenant WHERE id = ?1")?.exists([new.tenant_id])? {
-        return Err(StoreError::Conflict(Conflict::NoTenant));
-    }
+    require_tenant(tx, Some(new.tenant_id))?;
     row_limits::require(tx, Limited::Inboxes, Some(new.tenant_id), 1)?;
     let inbox = Inbox {
         id: InboxId::generate(now),

@@ -20,13 +20,13 @@ use crate::store::memory::lock;
 use crate::store::{
     Attempt, Delivery, Event, EventFilter, EventPage, IdempotentResponse, Journal, JournalCursor,
     JournalEntry, Message, MessageFilter, MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection,
-    RejectionFilter, Result, RetentionPolicy, StoreCounts,
+    RejectionFilter, Result, RetentionPolicy, StoreCounts, is_in_scope,
 };
 
 impl Journal for SqliteStore {
     async fn message(&self, scope: Option<TenantId>, id: MessageId) -> Result<Option<Message>> {
         let message = self.read(move |connection| Ok(message_rows::find(connection, id)?)).await?;
-        Ok(message.filter(|message| scope.is_none_or(|tenant| tenant == message.tenant_id)))
+        Ok(message.filter(|message| is_in_scope(scope, Some(message.tenant_id))))
     }
 
     async fn list_messages(&self, filter: MessageFilter, page: PageRequest) -> Result<MessagePage> {

@@ -4,7 +4,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
-use super::{dkim_keys, keys, row_limits};
+use super::{dkim_keys, keys, row_limits, tenants};
 use crate::mail::{DomainName, Timestamp};
 use crate::model::{DkimKeyState, DomainId, DomainStatus, EventKind, TenantId, Verification};
 use crate::store::sqlite::events::Subject;
@@ -13,7 +13,7 @@ use crate::store::sqlite::sql_types::{json_if_any, sql_limit, time, time_if_any,
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     Conflict, Domain, DomainCheck, DomainFilter, DomainPatch, Limited, NewDomain, Page, PageRequest, Result,
-    StoreError,
+    StoreError, is_in_scope,
 };
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Domain> {
@@ -33,7 +33,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Domain> {
 }
 
 pub(super) fn create(tx: &Tx<'_>, new: &NewDomain, now: Timestamp) -> Result<Domain> {
-    refuse_unknown_tenant(tx, new.tenant_id)?;
+    tenants::require(tx, new.tenant_id)?;
     if find_by_name(tx, new.tenant_id, new.name.as_str())?.is_some() {
         return Err(StoreError::Conflict(Conflict::DomainExists));
     }
@@ -81,13 +81,6 @@ fn insert(tx: &Tx<'_>, domain: &Domain) -> Result<()> {
         us(domain.created_at),
     ])?;
     Ok(())
-}
-
-fn refuse_unknown_tenant(tx: &Tx<'_>, tenant: Option<TenantId>) -> Result<()> {
-    match tenant {
-        Some(id) if super::tenants::find(tx, id)?.is_none() => Err(StoreError::Conflict(Conflict::NoTenant)),
-        _ => Ok(()),
-    }
 }
 
 /// Whether another tenant, or the platform for its sandbox, has verified this name.
@@ -204,7 +197,7 @@ pub(super) fn find_in_scope(
     scope: Option<TenantId>,
     id: DomainId,
 ) -> Result<Option<Domain>> {
-    Ok(find(connection, id)?.filter(|domain| scope.is_none() || domain.tenant_id == scope))
+    Ok(find(connection, id)?.filter(|domain| is_in_scope(scope, domain.tenant_id)))
 }
 
 fn find_by_name(connection: &Connection, tenant: Option<TenantId>, name: &str) -> Result<Option<Domain>> {

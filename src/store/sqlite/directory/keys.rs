@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::row_limits;
+use super::{row_limits, tenants};
 use crate::mail::Timestamp;
 use crate::model::{DomainId, EventKind, KeyId, KeyStatus, TenantId};
 use crate::store::sqlite::events::Subject;
@@ -11,7 +11,7 @@ use crate::store::sqlite::secret_encryption::SealedColumn;
 use crate::store::sqlite::sql_types::{json, time, time_if_any, to_json, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
-    Conflict, Key, KeyFilter, KeyPatch, Limited, NewKey, Page, PageRequest, Result, StoreError,
+    Conflict, Key, KeyFilter, KeyPatch, Limited, NewKey, Page, PageRequest, Result, StoreError, is_in_scope,
 };
 
 pub(super) const SCRAM_COLUMN: &str = "key.scram";
@@ -42,11 +42,7 @@ pub(super) fn read_row(row: &Row<'_>) -> rusqlite::Result<Key> {
 }
 
 pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
-    if let Some(tenant) = new.tenant_id
-        && super::tenants::find(tx, tenant)?.is_none()
-    {
-        return Err(StoreError::Conflict(Conflict::NoTenant));
-    }
+    tenants::require(tx, new.tenant_id)?;
     make_room(tx, new.tenant_id)?;
     let key = Key {
         id: KeyId::generate(now),
@@ -131,7 +127,7 @@ pub(super) fn find_in_scope(
     scope: Option<TenantId>,
     id: KeyId,
 ) -> Result<Option<Key>> {
-    Ok(find(connection, id)?.filter(|key| scope.is_none() || key.tenant_id == scope))
+    Ok(find(connection, id)?.filter(|key| is_in_scope(scope, key.tenant_id)))
 }
 
 pub(super) fn list(connection: &Connection, filter: &KeyFilter, page: &PageRequest) -> Result<Page<Key>> {

@@ -13,7 +13,7 @@ use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{time, time_if_any, us};
 use crate::store::sqlite::unit_of_work::Tx;
-use crate::store::{NewSuppression, Page, PageRequest, Result, Suppression, SuppressionFilter};
+use crate::store::{NewSuppression, Page, PageRequest, Result, Suppression, SuppressionFilter, is_in_scope};
 
 /// The data of events of suppressions.
 #[derive(Serialize)]
@@ -161,7 +161,7 @@ pub(super) fn find_in_scope(
 ) -> Result<Option<Suppression>> {
     let mut statement = connection.prepare_cached("SELECT * FROM suppression WHERE id = ?1")?;
     let found = statement.query_row([id], read_row).optional()?;
-    Ok(found.filter(|suppression| scope.is_none() || suppression.tenant_id == scope))
+    Ok(found.filter(|suppression| is_in_scope(scope, suppression.tenant_id)))
 }
 
 pub(super) fn lift(tx: &Tx<'_>, scope: Option<TenantId>, id: SuppressionId, now: Timestamp) -> Result<bool> {

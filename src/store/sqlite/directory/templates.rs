@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::row_limits;
+use super::{row_limits, tenants};
 use crate::mail::Timestamp;
 use crate::model::{TemplateId, TenantId};
 use crate::store::sqlite::keyset::List;
@@ -10,7 +10,7 @@ use crate::store::sqlite::sql_types::{time, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     Conflict, Limited, NewTemplate, Page, PageRequest, Result, StoreError, Template, TemplateFilter,
-    TemplatePatch, TemplateSummary,
+    TemplatePatch, TemplateSummary, is_in_scope,
 };
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Template> {
@@ -27,9 +27,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Template> {
 }
 
 pub(super) fn create(tx: &Tx<'_>, new: &NewTemplate, now: Timestamp) -> Result<Template> {
-    if super::tenants::find(tx, new.tenant_id)?.is_none() {
-        return Err(StoreError::Conflict(Conflict::NoTenant));
-    }
+    tenants::require(tx, Some(new.tenant_id))?;
     row_limits::require(tx, Limited::Templates, Some(new.tenant_id), 1)?;
     let template = Template {
         id: TemplateId::generate(now),
@@ -77,7 +75,7 @@ pub(super) fn find_in_scope(
 ) -> Result<Option<Template>> {
     let mut statement = connection.prepare_cached("SELECT * FROM template WHERE id = ?1")?;
     let found = statement.query_row([id], read_row).optional()?;
-    Ok(found.filter(|template| scope.is_none_or(|tenant| tenant == template.tenant_id)))
+    Ok(found.filter(|template| is_in_scope(scope, Some(template.tenant_id))))
 }
 
 pub(super) fn list(

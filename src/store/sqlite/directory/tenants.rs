@@ -167,6 +167,15 @@ pub(super) fn find(connection: &Connection, id: TenantId) -> Result<Option<Tenan
     Ok(statement.query_row([id], read_row).optional()?)
 }
 
+/// Fails with [`Conflict::NoTenant`] if the tenant of an object does not exist. Objects of the platform have none.
+pub(in crate::store::sqlite) fn require(connection: &Connection, tenant: Option<TenantId>) -> Result<()> {
+    let Some(id) = tenant else { return Ok(()) };
+    match connection.prepare_cached("SELECT 1 FROM tenant WHERE id = ?1")?.exists([id])? {
+        true => Ok(()),
+        false => Err(StoreError::Conflict(Conflict::NoTenant)),
+    }
+}
+
 pub(super) fn find_by_slug(connection: &Connection, slug: &str) -> Result<Option<Tenant>> {
     let mut statement = connection.prepare_cached("SELECT * FROM tenant WHERE slug = ?1")?;
     Ok(statement.query_row([slug], read_row).optional()?)

@@ -75,7 +75,11 @@ pub(in crate::store::sqlite) fn first_due(
 }
 
 /// Adds a delivery of an event, due as soon as its order allows.
-pub(super) fn insert(tx: &Tx<'_>, webhook: WebhookId, event: &AppendedEvent<'_>) -> Result<WebhookDeliveryId> {
+pub(super) fn insert(
+    tx: &Tx<'_>,
+    webhook: WebhookId,
+    event: &AppendedEvent<'_>,
+) -> Result<WebhookDeliveryId> {
     let id = WebhookDeliveryId::from(tx.clock.next(event.at));
     let due_us = match event.subject.message_id {
         Some(message) => us(event.at).max(predecessor_due_us(tx, webhook, message)?.unwrap_or(i64::MIN)),

@@ -14,7 +14,7 @@ use crate::mail::Timestamp;
 use crate::model::{TenantId, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus};
 use crate::store::{
     NewWebhook, Outbox, Page, PageRequest, Result, ServedWebhook, Webhook, WebhookDelivery, WebhookFilter,
-    WebhookOutcome, WebhookPatch, WebhookSecret, WebhooksInFlight,
+    WebhookOutcome, WebhookPatch, WebhookSecret, WebhooksInFlight, is_in_scope,
 };
 
 /// Maximum of rows that one job deletes, so that others can commit in between.
@@ -31,7 +31,7 @@ impl Outbox for SqliteStore {
 
     async fn webhook(&self, scope: Option<TenantId>, id: WebhookId) -> Result<Option<Webhook>> {
         let found = self.read(move |connection| webhooks::find(connection, id)).await?;
-        Ok(found.filter(|webhook| webhooks::is_in_scope(webhook, scope)))
+        Ok(found.filter(|webhook| is_in_scope(scope, webhook.tenant_id)))
     }
 
     async fn list_webhooks(&self, filter: WebhookFilter, page: PageRequest) -> Result<Page<Webhook>> {

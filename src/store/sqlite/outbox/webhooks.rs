@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::mail::Timestamp;
-use crate::model::{DisabledReason, Environment, EventKind, TenantId, WebhookId, WebhookStatus};
+use crate::model::{DisabledReason, Environment, EventKind, WebhookId, WebhookStatus};
 use crate::store::sqlite::directory::row_limits;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
@@ -231,11 +231,6 @@ pub(super) fn secrets(
 
 fn seal(sealer: &Sealer, id: WebhookId, secret: &WebhookSecret) -> Result<Vec<u8>> {
     sealer.seal(SealedColumn { column: SECRET_COLUMN, row: &id.to_string() }, &secret.0)
-}
-
-/// Whether a webhook is in the scope.
-pub(super) fn is_in_scope(webhook: &Webhook, scope: Option<TenantId>) -> bool {
-    scope.is_none() || webhook.tenant_id == scope
 }
 
 /// Disables a webhook before its deletion. False if it does not exist.

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::mail::{Host, SignedDuration, Timestamp};
 use crate::model::{QueueFilter, TenantId, TenantStatus};
 use crate::store::sqlite::Tx;
-use crate::store::sqlite::directory::{note_all_resumed, note_resumed};
+use crate::store::sqlite::directory::{note_all_resumed, note_resumed, require_tenant};
 use crate::store::sqlite::sql_types::{count, time, us};
 use crate::store::{Conflict, OPEN_ENDED_PAUSE_US, Pause, PausedRow, Result, StoreError};
 
@@ -44,11 +44,7 @@ fn read_part(row: &rusqlite::Row<'_>) -> rusqlite::Result<QueueFilter> {
 
 /// Returns the end of an earlier pause of the same part.
 pub(super) fn write(tx: &Tx<'_>, pause: &Pause) -> Result<Option<i64>> {
-    if let Some(tenant) = pause.part.tenant_id
-        && !tx.prepare_cached("SELECT 1 FROM tenant WHERE id = ?1")?.exists([tenant])?
-    {
-        return Err(StoreError::Conflict(Conflict::NoTenant));
-    }
+    require_tenant(tx, pause.part.tenant_id)?;
     delete_expired(tx, pause.since)?;
     let (tenant, destination) = key(&pause.part);
     let earlier: Option<i64> = tx
