@@ -29,7 +29,7 @@ use crate::relay::{Recording, Relay, RelayError};
 use crate::rng::Rng;
 use crate::server::{self, Server};
 use crate::store::{
-    Access, Directory, OpenError, RetentionPolicy, SqliteOptions, Store, StoreError, StoreOptions,
+    Access, Bounds, Directory, OpenError, RetentionPolicy, SqliteOptions, Store, StoreError, StoreOptions,
 };
 use crate::submission::{self, SubmissionService};
 use crate::tls::{Certificate, TlsError};
@@ -121,6 +121,7 @@ impl StoreOptions {
             free_disk_bytes_min: config.store.free_disk_min.0,
             hot_queue_bytes_max: config.relay.hot_queue_bytes_max.0,
             access,
+            bounds: Bounds::default(),
         })
     }
 }

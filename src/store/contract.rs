@@ -44,6 +44,9 @@ pub(crate) fn new_webhook(tenant_id: Option<TenantId>) -> NewWebhook {
     NewWebhook { tenant_id, url: "https://hooks.example/".into(), kinds: vec![], environments, secret }
 }
 
+/// The limit of suppressions of a tenant in the stores that a harness opens.
+pub(crate) const SUPPRESSIONS_MAX: usize = 1000;
+
 /// The place of a store: a directory or a database. It outlives the stores that are opened in it.
 pub(crate) trait Harness: Sized + 'static {
     /// An empty place.

@@ -36,7 +36,7 @@ pub use records::*;
 pub use requester::Requester;
 use requester::is_in_scope;
 pub use response_recorder::{IdempotentRequest, ResponseRecorder};
-pub use sqlite::{SqliteOptions, SqliteStore, check_master_key};
+pub use sqlite::{Bounds, SqliteOptions, SqliteStore, check_master_key};
 pub use traits::{Directory, Inboxes, Journal, Ledger, Outbox, Queue, Spool, StsPolicies, TlsResults};
 
 /// Lifetime of a [`SubmissionKey`].

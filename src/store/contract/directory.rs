@@ -614,12 +614,12 @@ pub(super) async fn a_tenant_has_so_many_objects_and_no_more<H: Harness>() {
         let news = numbers.map(|number| new_suppression(tenant, &format!("u{number}@one.example")));
         bed.store.suppress_all(news.collect(), now())
     };
-    let most = Limited::Suppressions.rows_max();
+    let (most, live) = (SUPPRESSIONS_MAX, Limited::Suppressions(Environment::Live));
     suppressions(Some(full), 0..most - 1).await.unwrap();
-    assert!(is_full(suppressions(Some(full), most..most + 2).await.unwrap_err(), Limited::Suppressions));
+    assert!(is_full(suppressions(Some(full), most..most + 2).await.unwrap_err(), live));
     let suppress = async |tenant, text| bed.store.suppress(new_suppression(tenant, text), now()).await;
     suppress(Some(full), "last@one.example").await.unwrap();
-    assert!(is_full(suppress(Some(full), "more@one.example").await.unwrap_err(), Limited::Suppressions));
+    assert!(is_full(suppress(Some(full), "more@one.example").await.unwrap_err(), live));
     suppress(Some(other), "more@one.example").await.unwrap();
     suppressions(None, 0..most + 1).await.unwrap();
     let in_test =
@@ -629,14 +629,14 @@ pub(super) async fn a_tenant_has_so_many_objects_and_no_more<H: Harness>() {
     let lifted = lifted.unwrap().unwrap();
     assert!(bed.store.lift_suppression(Some(full), lifted.id, now()).await.unwrap());
     suppress(Some(full), "more@one.example").await.unwrap();
-    assert!(is_full(suppress(Some(full), "last@one.example").await.unwrap_err(), Limited::Suppressions));
+    assert!(is_full(suppress(Some(full), "last@one.example").await.unwrap_err(), live));
     bed.store.remove_tenant(full, now()).await.unwrap().unwrap();
 }
 
 pub(super) async fn an_address_that_is_suppressed_again_counts_once<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
-    let same = vec![new_suppression(Some(tenant), "same@one.example"); Limited::Suppressions.rows_max() / 2];
+    let same = vec![new_suppression(Some(tenant), "same@one.example"); SUPPRESSIONS_MAX / 2];
     for _ in 0..3 {
         bed.store.suppress_all(same.clone(), now()).await.unwrap();
     }

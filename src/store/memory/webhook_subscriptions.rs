@@ -7,12 +7,10 @@ use std::mem;
 use crate::model::{Environment, EventKind, TenantId, WebhookId};
 use crate::store::Webhook;
 
-/// Maximum of pending deliveries of one webhook; one more disables it, so that an unreachable endpoint cannot fill the disk.
-const PENDING_MAX: u64 = if cfg!(test) { 20 } else { 200_000 };
-
 /// Only the thread that commits uses it.
-#[derive(Default)]
 pub(in crate::store) struct WebhookSubscriptions {
+    /// Maximum of pending deliveries of one webhook.
+    pending_max: u64,
     /// `None` until it is read from the database.
     known: RefCell<Option<Known>>,
     /// Webhooks with new deliveries in the transaction, and their earliest due time.
@@ -43,6 +41,11 @@ pub(in crate::store) enum SubscriptionAction {
 }
 
 impl WebhookSubscriptions {
+    /// Nothing is known yet.
+    pub(in crate::store) fn new(pending_max: u64) -> Self {
+        Self { pending_max, known: RefCell::default(), touched: RefCell::default() }
+    }
+
     /// Whether [`WebhookSubscriptions::load`] must be called first.
     pub(in crate::store) fn is_unknown(&self) -> bool {
         self.known.borrow().is_none()
@@ -95,7 +98,7 @@ impl WebhookSubscriptions {
     pub(in crate::store) fn is_full(&self, id: WebhookId) -> bool {
         let known = self.known.borrow();
         let subscription = known.as_ref().and_then(|known| known.subscriptions.get(&id));
-        subscription.is_some_and(Subscription::is_full)
+        subscription.is_some_and(|subscription| subscription.pending >= self.pending_max)
     }
 
     /// Removes a webhook that was disabled or deleted.
@@ -130,7 +133,7 @@ impl WebhookSubscriptions {
         for id in of_tenant.chain(of_platform) {
             let Some(subscription) = known.subscriptions.get(id) else { continue };
             if subscription.wants(kind, environment) {
-                let is_full = subscription.is_full();
+                let is_full = subscription.pending >= self.pending_max;
                 wanting.push((
                     *id,
                     if is_full { SubscriptionAction::Disable } else { SubscriptionAction::Enqueue },
@@ -145,10 +148,6 @@ impl Subscription {
     fn wants(&self, kind: EventKind, environment: Option<Environment>) -> bool {
         (self.kinds.is_empty() || self.kinds.contains(&kind))
             && environment.is_none_or(|environment| self.environments.contains(&environment))
-    }
-
-    fn is_full(&self) -> bool {
-        self.pending >= PENDING_MAX
     }
 }
 

@@ -236,21 +236,22 @@ pub enum Limited {
     Domains,
     Inboxes,
     Keys,
-    Suppressions,
+    /// Each environment has its own.
+    Suppressions(Environment),
     Templates,
     Webhooks,
 }
 
 impl Limited {
+    pub(in crate::store) const SUPPRESSIONS_MAX: usize = 1_000_000;
+
     /// The limit for a tenant.
     pub const fn rows_max(self) -> usize {
         match self {
             Self::Domains => 500,
             Self::Inboxes => 5,
             Self::Keys | Self::Templates => 1000,
-            // Tests reach the limit sooner.
-            Self::Suppressions if cfg!(test) => 1000,
-            Self::Suppressions => 1_000_000,
+            Self::Suppressions(_) => Self::SUPPRESSIONS_MAX,
             Self::Webhooks => 20,
         }
     }
@@ -260,7 +261,8 @@ impl Limited {
             Self::Domains => "domains",
             Self::Inboxes => "inboxes",
             Self::Keys => "keys",
-            Self::Suppressions => "suppressions",
+            Self::Suppressions(Environment::Live) => "live suppressions",
+            Self::Suppressions(Environment::Test) => "test suppressions",
             Self::Templates => "templates",
             Self::Webhooks => "webhooks",
         }

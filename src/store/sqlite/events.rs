@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 use ulid::Ulid;
 
+use super::bounds::Bounds;
 use super::keyset::{PageOctets, Range, read_rows, ulid_at};
 use super::message_rows;
 use super::slices::{ReadSlice, SliceEnd, Sliced};
@@ -126,10 +127,6 @@ pub(super) fn read_event(row: &Row<'_>, id: &str) -> rusqlite::Result<Event> {
     })
 }
 
-/// Events that one page reads, plus the rest of the last millisecond: nearly always enough to fill it, and a bound on the
-/// cost. An index of events by tenant would cost a write for every message instead.
-const LOOKED_AT_MAX: usize = if cfg!(test) { 50 } else { 20_000 };
-
 /// A page of events, newest first, that is being read.
 pub(super) struct EventSearch {
     filter: EventFilter,
@@ -139,18 +136,20 @@ pub(super) struct EventSearch {
     octets: PageOctets,
     /// The last examined event.
     last: Option<EventId>,
-    looked_at: usize,
+    examined: usize,
+    bounds: Bounds,
 }
 
 impl EventSearch {
-    pub(super) fn new(filter: EventFilter, page: PageRequest) -> Self {
+    pub(super) fn new(filter: EventFilter, page: PageRequest, bounds: Bounds) -> Self {
         Self {
+            bounds,
             filter,
             rest: page,
             items: Vec::new(),
             octets: PageOctets::default(),
             last: None,
-            looked_at: 0,
+            examined: 0,
         }
     }
 
@@ -194,10 +193,10 @@ impl Sliced for EventSearch {
             environment
         ])?;
         let limit = self.rest.limit.clamp(1, PAGE_OBJECTS_MAX);
-        let mut end = SliceEnd::new();
+        let mut end = SliceEnd::new(&self.bounds);
         while let Some(row) = rows.next()? {
             let id: EventId = row.get("id")?;
-            if let Some(last) = self.last.filter(|_| self.looked_at >= LOOKED_AT_MAX)
+            if let Some(last) = self.last.filter(|_| self.examined >= self.bounds.page_events_examined_max)
                 && let Some(edge) = edge_between(last, id)
             {
                 return Ok(self.complete(Some(edge), &range));
@@ -207,7 +206,7 @@ impl Sliced for EventSearch {
                 *cursor = self.last.map(|last| last.to_string());
                 return Ok(ReadSlice::Rest(self));
             }
-            (self.last, self.looked_at) = (Some(id), self.looked_at + 1);
+            (self.last, self.examined) = (Some(id), self.examined + 1);
             if !row.get("is_meant")? {
                 continue;
             }

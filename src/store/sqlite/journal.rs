@@ -33,7 +33,7 @@ impl Journal for SqliteStore {
         if index::expression(&filter).is_some() {
             self.index_messages().await?;
         }
-        self.read_slices(search::MessageSearch::new(filter, page)).await
+        self.read_slices(search::MessageSearch::new(filter, page, self.bounds)).await
     }
 
     async fn index_messages(&self) -> Result<bool> {
@@ -80,7 +80,7 @@ impl Journal for SqliteStore {
     }
 
     async fn list_events(&self, filter: EventFilter, page: PageRequest) -> Result<EventPage> {
-        self.read_slices(events::EventSearch::new(filter, page)).await
+        self.read_slices(events::EventSearch::new(filter, page, self.bounds)).await
     }
 
     async fn events_after(&self, after: JournalCursor, limit: usize) -> Result<Page<JournalEntry>> {
@@ -148,8 +148,10 @@ impl Journal for SqliteStore {
 impl SqliteStore {
     async fn prune_expired(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned> {
         let mut progress = lock(&self.retention).clone();
+        let rows_examined_max = self.bounds.retention_rows_examined_max;
+        let step = retention::PruneStep { policy, now, limit, rows_examined_max };
         let find = move |connection: &Connection| {
-            let due = retention::find_due(connection, policy, now, limit, &mut progress)?;
+            let due = retention::find_due(connection, &step, &mut progress)?;
             Ok((due, progress))
         };
         let (due, progress) = self.read_slow(find).await?;
@@ -216,9 +218,10 @@ impl SqliteStore {
     async fn look_for_strays(&self) -> Result<()> {
         let files = Arc::clone(&self.bodies);
         let mut progress = lock(&self.retention).clone();
+        let directories_max = self.bounds.body_directories_examined_max;
         let (found, progress) = self
             .read_slow(move |connection| {
-                let found = retention::count_strays(connection, &files, &mut progress)?;
+                let found = retention::count_strays(connection, &files, &mut progress, directories_max)?;
                 Ok((found, progress))
             })
             .await?;

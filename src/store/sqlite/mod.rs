@@ -1,6 +1,7 @@
 //! The SQLite engine: one writer thread, which commits all waiting jobs in one transaction, and a pool of readers.
 
 mod blob_store;
+mod bounds;
 mod brakes;
 mod checksum;
 mod delivery_rows;
@@ -40,6 +41,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use self::blob_store::BodyFiles;
+pub use self::bounds::Bounds;
 use self::journal::{idempotent_responses, retention};
 use self::probe::Probe;
 use self::queue::StatsCache;
@@ -70,6 +72,8 @@ pub struct SqliteOptions {
     pub hot_queue_bytes_max: u64,
     /// Whether this process serves the spool.
     pub access: Access,
+    /// Bounds of the work of one step.
+    pub bounds: Bounds,
 }
 
 impl SqliteOptions {
@@ -83,6 +87,7 @@ impl SqliteOptions {
             free_disk_bytes_min: 0,
             hot_queue_bytes_max: 1024 * 1024,
             access: Access::Serve,
+            bounds: Bounds::default(),
         }
     }
 }
@@ -119,6 +124,7 @@ pub struct OpenDatabase {
     free_space: FreeSpace,
     sealer: Arc<secret_encryption::Sealer>,
     access: Access,
+    bounds: Bounds,
     /// See [`super::Journal::counts`].
     counters: Arc<CommitCounters>,
     /// See [`super::Journal::watch_events`].

@@ -14,12 +14,12 @@ use super::readers::Readers;
 use super::schema::{MigrationError, is_current, migrate};
 use super::secret_encryption::{MasterKeyFile, SealedColumn, Sealer};
 use super::spool::due_rows;
-use super::writer::{CommitHooks, Writer};
+use super::writer::{CommitHooks, Writer, WriterState};
 use super::{OpenDatabase, SqliteOptions, SqliteStore};
 use super::{events, outbox};
 use crate::durable_file::{create_directory, inherit_owner, remove_unfinished, sync_directory};
 use crate::store::free_space::FreeSpace;
-use crate::store::memory::{CommitCounters, DirectoryVersion, WebhookDueIndex};
+use crate::store::memory::{CommitCounters, DirectoryVersion, WebhookDueIndex, WebhookSubscriptions};
 use crate::store::{Access, OpenError, SpoolFeed};
 
 pub(super) const DATABASE_FILE: &str = "pillarbox.db";
@@ -85,8 +85,13 @@ pub(super) fn open(options: SqliteOptions) -> Result<SqliteStore, OpenError> {
     };
     let readers = Readers::open(&database, options.read_connections.max(1))
         .map_err(|error| fault(error.to_string()))?;
-    let writer = Writer::start(connection, clock, Arc::clone(&sealer), hooks)
-        .map_err(|error| fault(error.to_string()))?;
+    let shared = WriterState {
+        clock,
+        sealer: Arc::clone(&sealer),
+        subscriptions: WebhookSubscriptions::new(options.bounds.webhook_pending_max),
+        bounds: options.bounds,
+    };
+    let writer = Writer::start(connection, shared, hooks).map_err(|error| fault(error.to_string()))?;
     Ok(SqliteStore::new(OpenDatabase {
         counters,
         writer,
@@ -100,6 +105,7 @@ pub(super) fn open(options: SqliteOptions) -> Result<SqliteStore, OpenError> {
         free_space: FreeSpace::new(&data_dir, options.free_disk_bytes_min),
         sealer,
         access: options.access,
+        bounds: options.bounds,
         last_event,
         webhooks_due,
         directory_version: DirectoryVersion::default(),

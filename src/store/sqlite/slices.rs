@@ -1,16 +1,12 @@
 //! Queries that examine many rows are read in slices, between which other requesters get their turns.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rusqlite::Connection;
 
 use super::SqliteStore;
+use super::bounds::Bounds;
 use crate::store::Result;
-
-/// A slice ends after this time.
-const SLICE_TIME: Duration = Duration::from_millis(20);
-/// A slice examines at least this many rows, because the next one must find its beginning again.
-const SLICE_ROWS_MIN: usize = if cfg!(test) { 3 } else { 64 };
 
 /// A page that is read in slices.
 pub(super) trait Sliced: Send + Sized + 'static {
@@ -30,18 +26,19 @@ pub(super) enum ReadSlice<S: Sliced> {
 /// Decides when a slice ends.
 pub(super) struct SliceEnd {
     at: Instant,
+    rows_min: usize,
     rows: usize,
 }
 
 impl SliceEnd {
-    pub(super) fn new() -> Self {
-        Self { at: Instant::now() + if cfg!(test) { Duration::ZERO } else { SLICE_TIME }, rows: 0 }
+    pub(super) fn new(bounds: &Bounds) -> Self {
+        Self { at: Instant::now() + bounds.slice_time, rows_min: bounds.slice_rows_min, rows: 0 }
     }
 
     /// Counts a row. Whether the slice ends before it.
     pub(super) fn is_reached(&mut self) -> bool {
         self.rows += 1;
-        self.rows > SLICE_ROWS_MIN && Instant::now() >= self.at
+        self.rows > self.rows_min && Instant::now() >= self.at
     }
 }
 

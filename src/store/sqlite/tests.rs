@@ -15,12 +15,12 @@ use crate::model::{
     Stage, TenantId, TenantStatus, Verification,
 };
 use crate::store::contract::{
-    Harness, TestBed, address, ids, later, new_dkim_key, new_domain, new_key, new_message, new_report,
-    new_suppression, new_template, new_tenant, new_webhook, now, outcomes,
+    Harness, SUPPRESSIONS_MAX, TestBed, address, ids, later, new_dkim_key, new_domain, new_key, new_message,
+    new_report, new_suppression, new_template, new_tenant, new_webhook, now, outcomes,
 };
 use crate::store::{
-    Directory, EventFilter, IdempotentResponse, Journal, Limited, MessageFilter, NewEvent, NewMessage,
-    NewSmartHost, Outbox, PageRequest, Rejection, RetentionPolicy, Spool, Store, SubmissionKey,
+    Directory, EventFilter, IdempotentResponse, Journal, MessageFilter, NewEvent, NewMessage, NewSmartHost,
+    Outbox, PageRequest, Rejection, RetentionPolicy, Spool, Store, SubmissionKey,
 };
 
 /// A data directory of its own.
@@ -64,8 +64,21 @@ pub(super) fn open(options: SqliteOptions) -> std::result::Result<Store, OpenErr
 }
 
 pub(super) fn options(dir: &Path) -> SqliteOptions {
-    SqliteOptions { inline_body_bytes_max: 4096, ..SqliteOptions::at(dir) }
+    SqliteOptions { inline_body_bytes_max: 4096, bounds: BOUNDS, ..SqliteOptions::at(dir) }
 }
+
+/// Small enough to be reached.
+const BOUNDS: Bounds = Bounds {
+    slice_time: Duration::ZERO,
+    slice_rows_min: 3,
+    page_events_examined_max: 50,
+    page_messages_examined_max: 20,
+    few_candidates_max: 5,
+    retention_rows_examined_max: 20,
+    body_directories_examined_max: 8,
+    webhook_pending_max: 20,
+    suppressions_max: SUPPRESSIONS_MAX,
+};
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -415,7 +428,7 @@ async fn the_suppressions_of_an_older_database_are_counted() {
     let bed = Bed::new().await;
     let tenant = bed.tenant("a").await.id;
     let suppression = |number: usize| new_suppression(Some(tenant), &format!("u{number}@one.example"));
-    let most = Limited::Suppressions.rows_max();
+    let most = SUPPRESSIONS_MAX;
     bed.store.suppress_all((1..most).map(suppression).collect(), now()).await.unwrap();
     bed.store.close().await;
     let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();

@@ -4,6 +4,7 @@ use std::ops::Deref;
 
 use rusqlite::Connection;
 
+use super::bounds::Bounds;
 use super::secret_encryption::Sealer;
 use crate::store::memory::{EventClock, UsageAccumulator, WebhookSubscriptions};
 
@@ -18,6 +19,7 @@ pub(super) struct Tx<'a> {
     pub(super) usage: UsageAccumulator,
     /// Subscriptions of webhooks.
     pub(super) subscriptions: &'a WebhookSubscriptions,
+    pub(super) bounds: &'a Bounds,
 }
 
 impl Deref for Tx<'_> {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::bounds::Bounds;
 use super::events;
 use super::secret_encryption::Sealer;
 use super::unit_of_work::Tx;
@@ -44,13 +45,11 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn start(
         connection: Connection,
-        clock: EventClock,
-        sealer: Arc<Sealer>,
+        state: WriterState,
         hooks: CommitHooks,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel(QUEUE_JOBS_MAX);
-        let writer =
-            WriterLoop { connection, clock, sealer, subscriptions: WebhookSubscriptions::default(), hooks };
+        let writer = WriterLoop { connection, state, hooks };
         let thread =
             std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.serve(receiver))?;
         Ok(Self { queue: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
@@ -231,13 +230,19 @@ impl From<CommitError> for Fault {
     }
 }
 
-/// The state of the writer thread.
+/// The writer thread.
 struct WriterLoop {
     connection: Connection,
-    clock: EventClock,
-    sealer: Arc<Sealer>,
-    subscriptions: WebhookSubscriptions,
+    state: WriterState,
     hooks: CommitHooks,
+}
+
+/// What jobs use besides the database; see [`Tx`].
+pub(super) struct WriterState {
+    pub(super) clock: EventClock,
+    pub(super) sealer: Arc<Sealer>,
+    pub(super) subscriptions: WebhookSubscriptions,
+    pub(super) bounds: Bounds,
 }
 
 /// State to update after a commit.
@@ -297,9 +302,10 @@ impl WriterLoop {
     }
 
     fn transact(&self, jobs: &mut [Box<dyn Job>], savepoints: Savepoints) -> std::result::Result<(), Fault> {
-        let Self { connection, clock, sealer, subscriptions, .. } = self;
+        let Self { connection, state, .. } = self;
+        let WriterState { clock, sealer, subscriptions, bounds } = state;
         let began = Instant::now();
-        let tx = Tx { connection, clock, sealer, subscriptions, usage: UsageAccumulator::default() };
+        let tx = Tx { connection, clock, sealer, subscriptions, bounds, usage: UsageAccumulator::default() };
         self.execute("BEGIN IMMEDIATE")?;
         for job in jobs {
             let counted = tx.usage.mark();
@@ -338,7 +344,7 @@ impl WriterLoop {
             if self.connection.is_autocommit() {
                 return Err(Fault::Lost(cause));
             }
-            self.subscriptions.clear();
+            self.state.subscriptions.clear();
             self.execute("ROLLBACK TO job")?;
         }
         self.execute("RELEASE job")?;
@@ -346,14 +352,14 @@ impl WriterLoop {
     }
 
     fn run_hooks(&self) {
-        let last = events::end_of_journal(&self.clock);
+        let last = events::end_of_journal(&self.state.clock);
         self.hooks.last_event.send_if_modified(|known| std::mem::replace(known, last) != last);
-        self.hooks.webhooks_due.note_all(self.subscriptions.take_touched());
+        self.hooks.webhooks_due.note_all(self.state.subscriptions.take_touched());
     }
 
     fn roll_back(&self) {
-        self.subscriptions.clear();
-        self.subscriptions.take_touched();
+        self.state.subscriptions.clear();
+        self.state.subscriptions.take_touched();
         if !self.connection.is_autocommit()
             && let Err(error) = self.execute("ROLLBACK")
         {

@@ -13,7 +13,9 @@ use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{time, time_if_any, us};
 use crate::store::sqlite::unit_of_work::Tx;
-use crate::store::{NewSuppression, Page, PageRequest, Result, Suppression, SuppressionFilter, is_in_scope};
+use crate::store::{
+    Limited, NewSuppression, Page, PageRequest, Result, Suppression, SuppressionFilter, is_in_scope,
+};
 
 /// The data of events of suppressions.
 #[derive(Serialize)]
@@ -44,8 +46,8 @@ pub(super) fn create(tx: &Tx<'_>, news: &[NewSuppression], now: Timestamp) -> Re
         *more.entry((new.tenant_id, new.environment)).or_default() += 1;
     }
     // Before anything is written: a job that fails half done costs the others of its transaction a repetition.
-    for (owner, more) in more {
-        row_limits::require_suppressions(tx, owner, more)?;
+    for ((tenant, environment), more) in more {
+        row_limits::require(tx, Limited::Suppressions(environment), tenant, more)?;
     }
     news.iter().map(|new| suppress(tx, new, Subject::default(), now)).collect()
 }

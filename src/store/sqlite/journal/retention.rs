@@ -19,12 +19,6 @@ use crate::store::{Result, RetentionPolicy};
 /// Maximum of objects that one job of the writer deletes.
 pub(super) const JOB_ROWS_MAX: usize = 50;
 
-/// Bodies, and messages of each tenant, that one step examines: a million open messages may be older than those to delete.
-const LOOKED_AT_MAX: usize = if cfg!(test) { 20 } else { 20_000 };
-
-/// Body directories that one round examines, so that all thousand are examined within an hour.
-const SHELVES_MAX: usize = if cfg!(test) { 8 } else { 20 };
-
 /// Where the next step continues: after these ids, or at the beginning.
 #[derive(Default, Clone)]
 pub(in crate::store::sqlite) struct PruneProgress {
@@ -60,15 +54,24 @@ pub(super) struct Due {
     pub(super) truncated: bool,
 }
 
-/// Finds at most `limit` objects of each kind.
+/// One step of retention.
+pub(super) struct PruneStep {
+    pub(super) policy: RetentionPolicy,
+    pub(super) now: Timestamp,
+    /// Maximum of objects of each kind.
+    pub(super) limit: usize,
+    /// Maximum of examined bodies, and of examined messages of each tenant.
+    pub(super) rows_examined_max: usize,
+}
+
+/// Finds the objects to delete.
 pub(super) fn find_due(
     connection: &Connection,
-    policy: RetentionPolicy,
-    now: Timestamp,
-    limit: usize,
+    step: &PruneStep,
     progress: &mut PruneProgress,
 ) -> Result<Due> {
-    let mut due = Due { bodies: old_bodies(connection, policy, now, limit, progress)?, ..Due::default() };
+    let PruneStep { policy, now, limit, .. } = *step;
+    let mut due = Due { bodies: old_bodies(connection, step, progress)?, ..Due::default() };
     due.transcripts = old_transcripts(connection, days_before(now, policy.transcript_days), limit)?;
     let mut tenants = connection.prepare_cached("SELECT id, retention_days FROM tenant")?;
     let mut rows = tenants.query([])?;
@@ -78,8 +81,8 @@ pub(super) fn find_due(
         let tenant: TenantId = row.get(0)?;
         progress.messages.extend(places.remove_entry(&tenant));
         let end = days_before(now, row.get::<_, Option<u32>>(1)?.unwrap_or(policy.row_days));
-        let left = limit - due.messages.len();
-        due.messages.extend(old_messages(connection, tenant, end, left, progress)?);
+        let rest = PruneStep { limit: limit - due.messages.len(), ..*step };
+        due.messages.extend(old_messages(connection, (tenant, end), &rest, progress)?);
         let event_end = first_id(EventId::PREFIX, end);
         let sql = "SELECT id FROM event WHERE tenant_id = ?1 AND message_id IS NULL AND id < ?2 LIMIT ?3";
         collect(connection, sql, params![tenant, event_end], limit, &mut due.events)?;
@@ -124,11 +127,12 @@ pub(super) fn count_strays(
     connection: &Connection,
     files: &BodyFiles,
     progress: &mut PruneProgress,
+    directories_max: usize,
 ) -> Result<Option<Strays>> {
     let mut shelves = files.shelves()?;
     shelves.sort_unstable();
     let mut rest = shelves.into_iter().skip_while(|shelf| *shelf < progress.shelf);
-    for shelf in rest.by_ref().take(SHELVES_MAX) {
+    for shelf in rest.by_ref().take(directories_max) {
         for (id, octets) in files.old_files(&shelf)? {
             if !blob_store::is_known(connection, id)? {
                 progress.strays.files += 1;
@@ -154,11 +158,10 @@ fn first_id(prefix: &str, time: Timestamp) -> String {
 /// Bodies past their retention.
 fn old_bodies(
     connection: &Connection,
-    policy: RetentionPolicy,
-    now: Timestamp,
-    limit: usize,
+    step: &PruneStep,
     progress: &mut PruneProgress,
 ) -> Result<Vec<MessageId>> {
+    let PruneStep { policy, now, limit, rows_examined_max } = *step;
     let sql = "SELECT id, body_retention_days FROM tenant WHERE body_retention_days IS NOT NULL";
     let mut statement = connection.prepare_cached(sql)?;
     let own = statement.query_map([], |row| Ok((row.get(0)?, days_before(now, row.get(1)?))))?;
@@ -170,15 +173,15 @@ fn old_bodies(
     let mut statement = connection.prepare_cached(sql)?;
     let from = std::mem::take(&mut progress.bodies);
     let mut rows =
-        statement.query(params![from, first_id(MessageId::PREFIX, latest), sql_limit(LOOKED_AT_MAX)])?;
-    let (mut due, mut looked_at) = (Vec::new(), 0);
+        statement.query(params![from, first_id(MessageId::PREFIX, latest), sql_limit(rows_examined_max)])?;
+    let (mut due, mut examined) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
         let (id, tenant) = (row.get(0)?, row.get(1)?);
-        looked_at += 1;
+        examined += 1;
         if is_finished(connection, id, own.get(&tenant).copied().unwrap_or(end))? {
             due.push(id);
         }
-        if due.len() == limit || looked_at == LOOKED_AT_MAX {
+        if due.len() == limit || examined == rows_examined_max {
             progress.bodies = id.to_string();
             break;
         }
@@ -189,11 +192,11 @@ fn old_bodies(
 /// Messages of a tenant past their retention.
 fn old_messages(
     connection: &Connection,
-    tenant: TenantId,
-    end: Timestamp,
-    limit: usize,
+    (tenant, end): (TenantId, Timestamp),
+    step: &PruneStep,
     progress: &mut PruneProgress,
 ) -> Result<Vec<MessageId>> {
+    let PruneStep { limit, rows_examined_max, .. } = *step;
     let mut due = Vec::new();
     if limit == 0 {
         return Ok(due);
@@ -202,15 +205,15 @@ fn old_messages(
     let mut statement = connection.prepare_cached(sql)?;
     let from = progress.messages.remove(&tenant).unwrap_or_default();
     let end_id = first_id(MessageId::PREFIX, end);
-    let mut rows = statement.query(params![tenant, from, end_id, sql_limit(LOOKED_AT_MAX)])?;
-    let mut looked_at = 0;
+    let mut rows = statement.query(params![tenant, from, end_id, sql_limit(rows_examined_max)])?;
+    let mut examined = 0;
     while let Some(row) = rows.next()? {
         let id: MessageId = row.get(0)?;
-        looked_at += 1;
+        examined += 1;
         if is_finished(connection, id, end)? {
             due.push(id);
         }
-        if due.len() == limit || looked_at == LOOKED_AT_MAX {
+        if due.len() == limit || examined == rows_examined_max {
             progress.messages.insert(tenant, id.to_string());
             break;
         }

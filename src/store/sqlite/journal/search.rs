@@ -10,6 +10,7 @@ use rusqlite::{Connection, params, params_from_iter};
 
 use super::index::{self, SubjectMatch};
 use crate::model::{DeliveryState, MessageId, MessageKind};
+use crate::store::sqlite::bounds::Bounds;
 use crate::store::sqlite::keyset::Range;
 use crate::store::sqlite::query_threads::lower_priority;
 use crate::store::sqlite::slices::{ReadSlice, SliceEnd, Sliced};
@@ -19,11 +20,6 @@ use crate::store::sqlite::{delivery_rows, message_rows};
 use crate::store::{
     Message, MessageFilter, MessagePage, MessageSummary, PAGE_OBJECTS_MAX, PageRequest, Result, StoreError,
 };
-
-/// Maximum of messages that one page examines.
-const LOOKED_AT_MAX: usize = if cfg!(test) { 20 } else { 5_000 };
-/// Up to this many candidates are examined one by one instead of scanning a longer list.
-const FEW_MAX: usize = if cfg!(test) { 5 } else { 1_000 };
 
 const HAS_RECIPIENT: &str =
     "SELECT 1 FROM delivery INDEXED BY delivery_of_message WHERE message_id = ?1 AND recipient = ?2";
@@ -43,7 +39,8 @@ pub(super) struct MessageSearch {
     items: Vec<MessageSummary>,
     /// The last examined message.
     last: Option<MessageId>,
-    looked_at: usize,
+    examined: usize,
+    bounds: Bounds,
 }
 
 /// Why reading ended.
@@ -57,8 +54,8 @@ enum Ended {
 }
 
 impl MessageSearch {
-    pub(super) fn new(filter: MessageFilter, page: PageRequest) -> Self {
-        Self { filter, rest: page, uses_index: true, items: Vec::new(), last: None, looked_at: 0 }
+    pub(super) fn new(filter: MessageFilter, page: PageRequest, bounds: Bounds) -> Self {
+        Self { filter, rest: page, uses_index: true, items: Vec::new(), last: None, examined: 0, bounds }
     }
 
     fn page(mut self, next: Option<MessageId>, is_upwards: bool) -> MessagePage {
@@ -78,7 +75,8 @@ impl Sliced for MessageSearch {
         let is_upwards = range.is_upwards;
         // One snapshot for all statements: the states that are compared are those that the page shows.
         let _snapshot = connection.unchecked_transaction()?;
-        let search = Search { connection, filter: &filter, page: &page, range, uses_index: self.uses_index };
+        let Self { uses_index, bounds, .. } = self;
+        let search = Search { connection, filter: &filter, page: &page, range, uses_index, bounds };
         let source = search.source()?;
         let ended = match source.kind {
             SourceKind::Index => {
@@ -132,6 +130,7 @@ struct Search<'a> {
     page: &'a PageRequest,
     range: Range,
     uses_index: bool,
+    bounds: Bounds,
 }
 
 impl Search<'_> {
@@ -262,10 +261,11 @@ impl Search<'_> {
     }
 
     fn has_few(&self, sql: &str, parameters: &[Value]) -> Result<bool> {
-        let sql = format!("SELECT count(*) FROM ({sql} LIMIT {})", FEW_MAX + 1);
+        let few = self.bounds.few_candidates_max;
+        let sql = format!("SELECT count(*) FROM ({sql} LIMIT {})", few + 1);
         let mut statement = self.connection.prepare_cached(&sql)?;
         let count: i64 = statement.query_row(params_from_iter(parameters), |row| row.get(0))?;
-        Ok(count <= sql_limit(FEW_MAX))
+        Ok(count <= sql_limit(few))
     }
 
     fn collect(&self, source: &Source, found: &mut MessageSearch) -> Result<Ended> {
@@ -276,14 +276,14 @@ impl Search<'_> {
         };
         let mut statement = self.connection.prepare_cached(&source.sql)?;
         let mut rows = statement.query(params_from_iter(&source.parameters))?;
-        let mut end = SliceEnd::new();
+        let mut end = SliceEnd::new(&self.bounds);
         while let Some(row) = rows.next()? {
             let id: MessageId = row.get(0)?;
             // A message may have several matching deliveries.
             if found.last == Some(id) {
                 continue;
             }
-            if found.items.len() == limit || found.looked_at == LOOKED_AT_MAX {
+            if found.items.len() == limit || found.examined == self.bounds.page_messages_examined_max {
                 return Ok(Ended::Full);
             }
             if end.is_reached() {
@@ -293,7 +293,7 @@ impl Search<'_> {
             if let Some(message) = message {
                 found.items.push(message_rows::summary(self.connection, message)?);
             }
-            (found.last, found.looked_at) = (Some(id), found.looked_at + 1);
+            (found.last, found.examined) = (Some(id), found.examined + 1);
         }
         Ok(Ended::NoMore)
     }
@@ -399,7 +399,9 @@ mod tests {
                 let filter = filter.clone();
                 let plan = bed.engine().read(move |connection| {
                     let range = Range::of(MessageId::PREFIX, &page);
-                    let search = Search { connection, filter: &filter, page: &page, range, uses_index: true };
+                    let bounds = Bounds::default();
+                    let search =
+                        Search { connection, filter: &filter, page: &page, range, uses_index: true, bounds };
                     Ok(plan_of(connection, &search.source()?.sql))
                 });
                 let plan = plan.await.unwrap();
@@ -429,8 +431,8 @@ mod tests {
             for before in [None, Some(String::new())] {
                 let page = PageRequest { before, limit: 5, ..PageRequest::default() };
                 let ids = async |uses_index| {
-                    let search =
-                        MessageSearch { uses_index, ..MessageSearch::new(filter.clone(), page.clone()) };
+                    let search = MessageSearch::new(filter.clone(), page.clone(), bed.engine().bounds);
+                    let search = MessageSearch { uses_index, ..search };
                     let page = bed.engine().read_slices(search).await.unwrap();
                     (page.items.iter().map(|found| found.message.id).collect::<Vec<_>>(), page.next)
                 };
