@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::api_client::ServerArguments;
 use super::name_lookup::tenant_of;
 use super::output::{text, time, utc};
-use super::pagination::{OwnerFilter, PageArguments, SinceArgument};
+use super::pagination::{OwnerArguments, PageArguments, SinceArgument};
 use super::table::{Table, printable};
 
 /// The fields of an event's data that say what it is about, beside its recipient.
@@ -29,7 +29,7 @@ enum Command {
         #[command(flatten)]
         page: PageArguments,
         #[command(flatten)]
-        owner: OwnerFilter,
+        owner: OwnerArguments,
         /// Only events of this type, for example message.bounced
         #[arg(long = "type", value_name = "TYPE")]
         kind: Option<String>,

@@ -3,8 +3,8 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::api_client::{ApiClient, Query, Refusal, ServerArguments};
-use super::name_lookup::tenant_of;
+use super::api_client::{ApiClient, Query, ServerArguments};
+use super::name_lookup::{only_id, tenant_of};
 use super::output::{object_text, text, when};
 use super::pagination::{PageArguments, fetch_all};
 use super::table::Table;
@@ -103,17 +103,8 @@ impl TenantArgument {
         }
         let mut query = self.query(client).await?;
         query.push(("address", inbox.to_owned()));
-        match fetch_all(client, PATH, query).await?.as_slice() {
-            [] => Err(Refusal::new(format!("there is no inbox {inbox}")).into()),
-            [one] => Ok(text(one, "id")),
-            several => {
-                let ids = several.iter().map(|one| text(one, "id")).collect::<Vec<_>>().join(", ");
-                let message = format!(
-                    "several tenants have the inbox {inbox}; name the --tenant, or one of these ids: {ids}"
-                );
-                Err(Refusal::new(message).into())
-            }
-        }
+        let several = format!("several tenants have the inbox {inbox}; name the --tenant, or one of");
+        only_id(&fetch_all(client, PATH, query).await?, format!("there is no inbox {inbox}"), &several)
     }
 }
 

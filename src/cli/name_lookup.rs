@@ -64,17 +64,9 @@ impl ApiClient {
     ) -> anyhow::Result<String> {
         query.push(("name", name.to_owned()));
         let list = self.get(path, &query).await?;
-        match list["data"].as_array().map(Vec::as_slice).unwrap_or_default() {
-            [] => Err(Refusal::new(format!("there is no {noun} {name}")).into()),
-            [one] => id_of(Some(one)).with_context(|| format!("the response has a {noun} without an id")),
-            several => {
-                let ids = several.iter().filter_map(|one| id_of(Some(one))).collect::<Vec<_>>().join(", ");
-                Err(Refusal::new(format!(
-                    "several tenants have a {noun} {name}; use one of these ids: {ids}"
-                ))
-                .into())
-            }
-        }
+        let found = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let several = format!("several tenants have a {noun} {name}; use one of");
+        only_id(found, format!("there is no {noun} {name}"), &several)
     }
 
     /// Adds to the objects of a response the slugs of their tenants, for [`tenant_of`]. Changes nothing if the response is
@@ -104,6 +96,18 @@ impl ApiClient {
             }
         });
         response
+    }
+}
+
+/// The id of the only object. An error says that there is none, or names the ids to choose from.
+pub(super) fn only_id(found: &[Value], none: String, several: &str) -> anyhow::Result<String> {
+    match found {
+        [] => Err(Refusal::new(none).into()),
+        [one] => id_of(Some(one)).context("the response has an object without an id"),
+        all => {
+            let ids = all.iter().filter_map(|one| id_of(Some(one))).collect::<Vec<_>>().join(", ");
+            Err(Refusal::new(format!("{several} these ids: {ids}")).into())
+        }
     }
 }
 

@@ -20,18 +20,18 @@ pub(super) struct PageArguments {
     after: Option<String>,
 }
 
-/// Whose objects to show.
+/// Whose objects a command is about.
 #[derive(Debug, clap::Args)]
-pub(super) struct OwnerFilter {
-    /// Only objects of this tenant (slug or id)
+pub(super) struct OwnerArguments {
+    /// The tenant (slug or id); not needed with a key of that tenant
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
-    /// Only objects of this environment: live or test. Without it, that of the key; with a platform key, both
+    /// The environment: live or test. Without it, that of the key; with a platform key, lists show both
     #[arg(long, value_parser = str::parse::<Environment>)]
     environment: Option<Environment>,
 }
 
-impl OwnerFilter {
+impl OwnerArguments {
     pub(super) async fn query(&self, client: &ApiClient) -> anyhow::Result<Query> {
         let mut query = client.tenant_parameter(self.tenant.as_deref()).await?;
         query.extend(self.environment.map(|environment| ("environment", environment.to_string())));
@@ -80,7 +80,7 @@ impl PageArguments {
 }
 
 /// Up to `limit` objects after the cursor, and the cursor of the rest.
-async fn fetch(
+pub(super) async fn fetch(
     limit: usize,
     mut cursor: Option<String>,
     get_page: impl AsyncFn(usize, Option<String>) -> anyhow::Result<Value>,

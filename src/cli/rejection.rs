@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::api_client::ServerArguments;
 use super::name_lookup::tenant_of;
 use super::output::{text, when};
-use super::pagination::{OwnerFilter, PageArguments, SinceArgument};
+use super::pagination::{OwnerArguments, PageArguments, SinceArgument};
 use super::table::Table;
 
 #[derive(Debug, clap::Args)]
@@ -24,7 +24,7 @@ enum Command {
         #[command(flatten)]
         page: PageArguments,
         #[command(flatten)]
-        owner: OwnerFilter,
+        owner: OwnerArguments,
         #[command(flatten)]
         since: SinceArgument,
     },

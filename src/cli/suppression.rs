@@ -3,14 +3,13 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::api_client::{ApiClient, Query, Refusal, ServerArguments};
+use super::api_client::{ApiClient, Query, ServerArguments};
 use super::expiry;
-use super::name_lookup::tenant_of;
+use super::name_lookup::{only_id, tenant_of};
 use super::output::{object_text, text, when};
-use super::pagination::{PageArguments, fetch_all};
+use super::pagination::{OwnerArguments, PageArguments, fetch_all};
 use super::table::Table;
 use crate::mail::SignedDuration;
-use crate::model::Environment;
 
 const PATH: &str = "/v1/suppressions";
 
@@ -22,16 +21,6 @@ pub(super) struct Arguments {
     command: Command,
 }
 
-#[derive(Debug, clap::Args)]
-struct TenantArgument {
-    /// The tenant (slug or id); not needed with a key of that tenant
-    #[arg(long, value_name = "TENANT")]
-    tenant: Option<String>,
-    /// The environment: live or test. Without it, the environment of the key; with a platform key, lists show both
-    #[arg(long, value_parser = str::parse::<Environment>)]
-    environment: Option<Environment>,
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Lists suppressions, the newest first
@@ -39,7 +28,7 @@ enum Command {
         #[command(flatten)]
         page: PageArguments,
         #[command(flatten)]
-        owner: TenantArgument,
+        owner: OwnerArguments,
         /// Only suppressions with this reason: bounce, complaint, unsubscribe or manual
         #[arg(long)]
         reason: Option<String>,
@@ -49,7 +38,7 @@ enum Command {
         /// The address
         address: String,
         #[command(flatten)]
-        owner: TenantArgument,
+        owner: OwnerArguments,
         /// The reason: bounce, complaint, unsubscribe or manual
         #[arg(long, default_value = "manual")]
         reason: String,
@@ -65,14 +54,14 @@ enum Command {
         /// The address
         address: String,
         #[command(flatten)]
-        owner: TenantArgument,
+        owner: OwnerArguments,
     },
     /// Removes a suppression
     Remove {
         /// The address, or the id of the suppression: sup_…
         suppression: String,
         #[command(flatten)]
-        owner: TenantArgument,
+        owner: OwnerArguments,
     },
 }
 
@@ -100,18 +89,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     })
 }
 
-impl TenantArgument {
-    async fn query(&self, client: &ApiClient) -> anyhow::Result<Query> {
-        let mut query = client.tenant_parameter(self.tenant.as_deref()).await?;
-        query.extend(self.environment.map(|environment| ("environment", environment.to_string())));
-        Ok(query)
-    }
-
-    async fn find(&self, client: &ApiClient, address: &str) -> anyhow::Result<Vec<Value>> {
-        let mut query = self.query(client).await?;
-        query.push(("address", address.to_owned()));
-        fetch_all(client, PATH, query).await
-    }
+async fn find(client: &ApiClient, address: &str, owner: &OwnerArguments) -> anyhow::Result<Vec<Value>> {
+    let mut query = owner.query(client).await?;
+    query.push(("address", address.to_owned()));
+    fetch_all(client, PATH, query).await
 }
 
 async fn list(client: &ApiClient, page: &PageArguments, query: Query) -> anyhow::Result<()> {
@@ -134,8 +115,8 @@ fn row(suppression: &Value) -> [String; 7] {
     ]
 }
 
-async fn check(client: &ApiClient, address: &str, owner: &TenantArgument) -> anyhow::Result<()> {
-    let list = client.with_slugs(json!({"data": owner.find(client, address).await?})).await;
+async fn check(client: &ApiClient, address: &str, owner: &OwnerArguments) -> anyhow::Result<()> {
+    let list = client.with_slugs(json!({"data": find(client, address, owner).await?})).await;
     let mut table = table();
     list["data"].as_array().into_iter().flatten().for_each(|suppression| table.add(row(suppression)));
     client.print(&list["data"], |_| {
@@ -146,21 +127,14 @@ async fn check(client: &ApiClient, address: &str, owner: &TenantArgument) -> any
     })
 }
 
-async fn remove(client: &ApiClient, suppression: &str, owner: &TenantArgument) -> anyhow::Result<()> {
+async fn remove(client: &ApiClient, suppression: &str, owner: &OwnerArguments) -> anyhow::Result<()> {
     let id = if suppression.starts_with("sup_") {
         suppression.to_owned()
     } else {
-        match owner.find(client, suppression).await?.as_slice() {
-            [] => return Err(Refusal::new(format!("{suppression} is not suppressed")).into()),
-            [one] => text(one, "id"),
-            several => {
-                let ids = several.iter().map(|one| text(one, "id")).collect::<Vec<_>>().join(", ");
-                return Err(Refusal::new(format!(
-                    "{suppression} has several suppressions; name the --tenant and --environment, or one of these ids: {ids}"
-                ))
-                .into());
-            }
-        }
+        let several =
+            format!("{suppression} has several suppressions; name the --tenant and --environment, or one of");
+        let none = format!("{suppression} is not suppressed");
+        only_id(&find(client, suppression, owner).await?, none, &several)?
     };
     let removed = client.delete(&format!("{PATH}/{id}"), &Query::new()).await?;
     client.print(&removed, |_| format!("{suppression} is no longer suppressed\n"))

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::api_client::{ApiClient, Query, Refusal, ServerArguments};
 use super::event::event_text;
 use super::output::{OutputFormat, print, printable_lines};
-use super::pagination::OwnerFilter;
+use super::pagination::OwnerArguments;
 use crate::http_client::ResponseStream;
 
 /// Delay before a reconnection, unless the server sends another one.
@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     server: ServerArguments,
     #[command(flatten)]
-    owner: OwnerFilter,
+    owner: OwnerArguments,
     /// Only events of this type, for example message.bounced
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::api_client::{ApiClient, Query, ServerArguments};
 use super::output::text;
-use super::pagination::list_text;
+use super::pagination::{fetch, list_text};
 use super::table::Table;
 
 const PATH: &str = "/v1/usage";
@@ -66,16 +66,12 @@ async fn print(client: &ApiClient, query: Query, group: &str) -> anyhow::Result<
 }
 
 /// All sums; a response has some thousands.
-async fn fetch_all(client: &ApiClient, mut query: Query) -> anyhow::Result<Value> {
-    let mut sums = Vec::new();
-    loop {
-        let mut page = client.get(PATH, &query).await?;
-        if let Value::Array(data) = page["data"].take() {
-            sums.extend(data);
-        }
-        let Some(cursor) = page["next_cursor"].as_str() else { break };
-        query.retain(|(name, _)| *name != "after");
-        query.push(("after", cursor.to_owned()));
-    }
+async fn fetch_all(client: &ApiClient, query: Query) -> anyhow::Result<Value> {
+    let get_page = async |_, after: Option<String>| {
+        let mut query = query.clone();
+        query.extend(after.map(|cursor| ("after", cursor)));
+        client.get(PATH, &query).await
+    };
+    let (sums, _) = fetch(usize::MAX, None, get_page).await?;
     Ok(json!({"object": "list", "data": sums, "has_more": false, "next_cursor": null}))
 }

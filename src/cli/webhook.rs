@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::api_client::{ApiClient, Query, ServerArguments};
 use super::name_lookup::{object_path, tenant_of};
 use super::output::{OutputFormat, confirm, object_text, text, texts, when};
-use super::pagination::{OwnerFilter, PageArguments};
+use super::pagination::{OwnerArguments, PageArguments};
 use super::table::Table;
 use crate::model::Environment;
 
@@ -29,7 +29,7 @@ enum Command {
         #[command(flatten)]
         page: PageArguments,
         #[command(flatten)]
-        owner: OwnerFilter,
+        owner: OwnerArguments,
         /// Only webhooks with this status: enabled or disabled
         #[arg(long)]
         status: Option<String>,

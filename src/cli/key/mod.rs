@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::api_client::{ApiClient, Query, ServerArguments};
 use super::expiry;
-use super::name_lookup::tenant_of;
+use super::name_lookup::{object_path, tenant_of};
 use super::output::{OutputFormat, object_text, text, when};
 use super::pagination::PageArguments;
 use super::serve::runtime;
@@ -141,10 +141,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 fn path(id: &str) -> anyhow::Result<String> {
-    if !id.starts_with("key_") || !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        bail!("{id} is not the id of a key; `pillarbox key list` shows all keys");
-    }
-    Ok(format!("/v1/keys/{id}"))
+    object_path("key", "key_", "/v1/keys", id)
 }
 
 async fn create(client: &ApiClient, new: NewKeyArguments, domains: &[String]) -> anyhow::Result<()> {
