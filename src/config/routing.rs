@@ -62,16 +62,12 @@ pub struct Route {
     /// The file with the password.
     pub password_file: Option<PathBuf>,
     /// Which of our DKIM signatures the message carries.
-    #[serde(default = "all_signatures")]
+    #[serde(default)]
     pub dkim: DkimPolicy,
     /// The source pool; by default the tenant's, else `relay.source_pool`.
     pub source_pool: Option<String>,
     /// The EHLO name; it has priority over the source's.
     pub ehlo_name: Option<DomainName>,
-}
-
-fn all_signatures() -> DkimPolicy {
-    DkimPolicy::All
 }
 
 impl Route {

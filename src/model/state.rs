@@ -116,7 +116,7 @@ enumerations! {
     }
 
     /// Which of our DKIM signatures the message carries on a route.
-    DkimPolicy("DKIM policy") {
+    DkimPolicy("DKIM policy", default All) {
         /// All signatures.
         All = "all",
         /// RSA only, for receivers that fail on a second signature.

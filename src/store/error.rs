@@ -1,6 +1,6 @@
 //! Errors of the store.
 
-use super::{CONFIRMATION_MAILS_PER_DAY_MAX, Limited};
+use super::{CONFIRMATION_MAILS_PER_DAY_MAX, Limited, PAUSES_MAX};
 use crate::model::MessageId;
 
 /// Why a call of the store failed.
@@ -65,7 +65,7 @@ pub enum Conflict {
     #[error("the tenant does not exist")]
     NoTenant,
     /// The number of pauses is at its limit.
-    #[error("limit reached: 1000 pauses")]
+    #[error("limit reached: {PAUSES_MAX} pauses")]
     TooManyPauses,
     /// The number of pending deliveries of the webhook is at its limit.
     #[error("limit reached: too many deliveries are pending for this webhook")]

@@ -11,7 +11,8 @@
 //! * [`TlsResults`]: counts of TLS sessions until they are reported (RFC 8460).
 //!
 //! One process owns a spool. Only its queue manager knows what is claimed, so a claim writes nothing, and after a crash
-//! every unfinished delivery is due. Imports `mail`, `model` and `durable_file`.
+//! every unfinished delivery is due. Imports `mail`, `model`, `durable_file`, `histogram` and
+//! `limits`.
 
 #[cfg(test)]
 pub(crate) mod contract;
@@ -44,6 +45,8 @@ pub const SUBMISSION_KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(2
 /// Lifetime of an [`IdempotentResponse`].
 pub const IDEMPOTENT_RESPONSE_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
+/// Maximum of pauses.
+pub const PAUSES_MAX: u64 = 1000;
 /// Maximum of stored MTA-STS policies; beyond it, those that expire first are deleted.
 pub const STS_POLICIES_MAX: usize = 10_000;
 /// Maximum of rows of TLS results for all domains and days; beyond it, new kinds are not counted.

@@ -59,7 +59,7 @@ pub fn resolve(
         user,
         tls,
         destinations: destinations.unwrap_or_default(),
-        dkim: body.dkim.or(current.map(|c| c.dkim)).unwrap_or(DkimPolicy::All),
+        dkim: body.dkim.or(current.map(|c| c.dkim)).unwrap_or_default(),
         password_revision: current.map_or(0, |c| c.password_revision),
     };
     check(&smart_host, password.as_ref().map(|p| p.as_str()), current, checks);

@@ -137,7 +137,7 @@ pub struct SmartHost {
     /// The destinations whose mail it gets; all if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub destinations: Vec<DestinationPattern>,
-    #[serde(default = "SmartHost::default_dkim")]
+    #[serde(default)]
     pub dkim: DkimPolicy,
     /// A random number that the store assigns to each new password, so that connections with the old password are not
     /// reused, even if the smart host was removed in between.
@@ -153,10 +153,6 @@ impl Hash for SmartHost {
 }
 
 impl SmartHost {
-    fn default_dkim() -> DkimPolicy {
-        DkimPolicy::All
-    }
-
     /// Whether it gets mail for this destination.
     pub fn takes(&self, destination: &Host) -> bool {
         let mut patterns = self.destinations.iter();

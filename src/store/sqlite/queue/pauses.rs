@@ -12,10 +12,8 @@ use crate::model::{QueueFilter, TenantId, TenantStatus};
 use crate::store::sqlite::Tx;
 use crate::store::sqlite::directory::{note_all_resumed, note_resumed, require_tenant};
 use crate::store::sqlite::sql_types::{count, time, us};
-use crate::store::{Conflict, OPEN_ENDED_PAUSE_US, Pause, PausedRow, Result, StoreError};
+use crate::store::{Conflict, OPEN_ENDED_PAUSE_US, PAUSES_MAX, Pause, PausedRow, Result, StoreError};
 
-/// Maximum of pauses.
-const PAUSES_MAX: u64 = 1000;
 /// Retention of a pause that ended at its time: deliveries that expired during the pause get one attempt.
 const EXPIRED_RETENTION: SignedDuration = SignedDuration::from_hours(7 * 24);
 
