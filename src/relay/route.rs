@@ -240,7 +240,7 @@ impl Router {
                 let password = password.ok_or_else(|| {
                     StoreError::Failed(format!("the smart host of {tenant} has no password"))
                 })?;
-                Some(Login { user: user.clone(), password: Zeroizing::new(password) })
+                Some(Login { user: user.clone(), password })
             }
         };
         Ok(Arc::new(Route {

@@ -78,7 +78,7 @@ impl ResponseRecorder {
     /// things, and its response belongs to one of them.
     pub(in crate::store) fn response<T: 'static>(&self, result: &T) -> Option<IdempotentResponse> {
         let (status, body) = (self.render)(result)?;
-        Some(IdempotentResponse { digest: self.request.digest, status, body })
+        Some(IdempotentResponse { digest: self.request.digest, status, body: body.into() })
     }
 
     /// The transaction with the response was committed.

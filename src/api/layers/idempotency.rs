@@ -136,7 +136,8 @@ pub async fn run(request: &IdempotentRequest, call: RequestContext) -> Result<Ap
     };
     if let Some(body) = response.body() {
         api.stored_responses.add(tenant, body.len() + ROW_OCTETS, now);
-        let stored = IdempotentResponse { digest, status: response.status().as_u16(), body: body.to_vec() };
+        let (status, body) = (response.status().as_u16(), body.to_vec().into());
+        let stored = IdempotentResponse { digest, status, body };
         debug_assert!(
             request.is_response_stored()
                 || !operation.stores_response_with_change()
@@ -168,7 +169,7 @@ fn is_final(error: &ApiError) -> bool {
     !is_transient
 }
 
-fn replay(stored: IdempotentResponse, digest: [u8; 32]) -> Result<ApiResponse> {
+fn replay(mut stored: IdempotentResponse, digest: [u8; 32]) -> Result<ApiResponse> {
     if stored.digest != digest {
         return Err(ApiError::new(
             RefusalCode::IdempotencyKeyReused,
@@ -176,7 +177,7 @@ fn replay(stored: IdempotentResponse, digest: [u8; 32]) -> Result<ApiResponse> {
             "use a new Idempotency-Key for each request; reuse it only to repeat a request unchanged",
         ));
     }
-    ApiResponse::repeated(stored.status, stored.body)
+    ApiResponse::repeated(stored.status, std::mem::take(&mut *stored.body))
 }
 
 #[cfg(test)]

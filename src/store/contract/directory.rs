@@ -78,7 +78,7 @@ pub(super) async fn a_tenant_is_read_back_as_it_was_written_and_changed<H: Harne
 pub(super) async fn a_smart_host_password_is_kept_replaced_and_cleared<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let id = bed.tenant("a").await.id;
-    let password = async || bed.store.smart_host_password(id).await.unwrap();
+    let password = async || bed.store.smart_host_password(id).await.unwrap().map(|text| text.to_string());
     let change = async |smart_host: Option<NewSmartHost>| {
         let patch = TenantPatch { smart_host: Some(smart_host), ..TenantPatch::default() };
         bed.store.update_tenant(id, patch, now()).await.unwrap().unwrap()

@@ -35,7 +35,11 @@ pub(super) async fn an_answer_is_kept_for_a_day_and_the_first_one_stays<H: Harne
     let new = || new_key(Some(tenant), &KeySecret::generate(Environment::Live));
     let key = bed.store.create_key(new(), now()).await.unwrap().id;
     let other = bed.store.create_key(new(), now()).await.unwrap().id;
-    let answer = |body: &str| IdempotentResponse { digest: [7; 32], status: 201, body: body.into() };
+    let answer = |body: &str| IdempotentResponse {
+        digest: [7; 32],
+        status: 201,
+        body: body.as_bytes().to_vec().into(),
+    };
     let start = now();
     let after = |seconds| start + SignedDuration::from_secs(seconds);
     bed.store.store_idempotent_response(key, "n", answer("first"), start).await.unwrap();

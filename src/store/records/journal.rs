@@ -7,6 +7,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 use crate::histogram::HistogramReading;
 use crate::mail::{Address, DomainName, ReversePath, Timestamp};
@@ -261,7 +262,7 @@ pub struct IdempotentResponse {
     /// The HTTP status.
     pub status: u16,
     /// JSON, stored encrypted because it may contain a secret.
-    pub body: Vec<u8>,
+    pub body: Zeroizing<Vec<u8>>,
 }
 
 impl std::fmt::Debug for IdempotentResponse {

@@ -164,7 +164,7 @@ impl Directory for SqliteStore {
         Ok(tenant)
     }
 
-    async fn smart_host_password(&self, id: TenantId) -> Result<Option<String>> {
+    async fn smart_host_password(&self, id: TenantId) -> Result<Option<Zeroizing<String>>> {
         let sealer = Arc::clone(&self.sealer);
         self.read(move |connection| tenants::smart_host_password(connection, &sealer, id)).await
     }

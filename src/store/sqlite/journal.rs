@@ -124,11 +124,11 @@ impl Journal for SqliteStore {
         &self,
         key: KeyId,
         name: &str,
-        answer: IdempotentResponse,
+        response: IdempotentResponse,
         now: Timestamp,
     ) -> Result<()> {
         let name = name.to_owned();
-        self.write(move |tx| idempotent_responses::insert(tx, key, &name, &answer, now)).await?;
+        self.write(move |tx| idempotent_responses::insert(tx, key, &name, &response, now)).await?;
         Ok(())
     }
 

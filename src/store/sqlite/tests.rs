@@ -908,7 +908,7 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let domain = bed.store.create_domain(domain, now()).await.unwrap().id.to_string();
     let key = new_key(Some(tenant), &KeySecret::generate(Environment::Live));
     let key = bed.store.create_key(key, now()).await.unwrap().id;
-    let response = IdempotentResponse { digest: [0; 32], status: 200, body: b"{}".to_vec() };
+    let response = IdempotentResponse { digest: [0; 32], status: 200, body: b"{}".to_vec().into() };
     bed.store.store_idempotent_response(key, "n", response, now()).await.unwrap();
     for owner in [Some(tenant), None] {
         bed.store.create_webhook(new_webhook(owner), now()).await.unwrap();

@@ -1,3 +1,5 @@
+use zeroize::Zeroizing;
+
 use crate::mail::{DomainName, Timestamp};
 use crate::model::{
     DkimKeyId, DomainId, Environment, KeyId, SecretDigest, SuppressionId, TemplateId, TenantId,
@@ -45,7 +47,7 @@ store_trait! {
             now: Timestamp,
         ) -> Result<Option<Tenant>>;
         /// The decrypted password of the smart host.
-        async fn smart_host_password(&self, id: TenantId) -> Result<Option<String>>;
+        async fn smart_host_password(&self, id: TenantId) -> Result<Option<Zeroizing<String>>>;
         /// Counts the objects of a tenant.
         async fn count_tenant_objects(&self, id: TenantId) -> Result<Option<TenantCounts>>;
         /// Suspends a tenant and deletes it with its objects in steps between which others commit. The event of the deletion

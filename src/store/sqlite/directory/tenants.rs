@@ -152,14 +152,14 @@ pub(super) fn smart_host_password(
     connection: &Connection,
     sealer: &Sealer,
     id: TenantId,
-) -> Result<Option<String>> {
+) -> Result<Option<Zeroizing<String>>> {
     let mut statement = connection.prepare_cached("SELECT smart_host_password FROM tenant WHERE id = ?1")?;
     let sealed: Option<Vec<u8>> = statement.query_row([id], |row| row.get(0)).optional()?.flatten();
     let Some(sealed) = sealed else { return Ok(None) };
     let password = sealer.open(SealedColumn { column: PASSWORD_COLUMN, row: &id.to_string() }, &sealed)?;
     let text = std::str::from_utf8(&password)
         .map_err(|_| StoreError::Failed("a stored password is not text".into()))?;
-    Ok(Some(text.to_owned()))
+    Ok(Some(Zeroizing::new(text.to_owned())))
 }
 
 pub(super) fn find(connection: &Connection, id: TenantId) -> Result<Option<Tenant>> {

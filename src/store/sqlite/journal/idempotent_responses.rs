@@ -33,11 +33,11 @@ pub(super) fn insert(
     tx: &Tx<'_>,
     key: KeyId,
     name: &str,
-    answer: &IdempotentResponse,
+    response: &IdempotentResponse,
     now: Timestamp,
 ) -> Result<bool> {
     let row = row_of(key, name);
-    let body = tx.sealer.seal(SealedColumn { column: BODY_COLUMN, row: &row }, &answer.body)?;
+    let body = tx.sealer.seal(SealedColumn { column: BODY_COLUMN, row: &row }, &response.body)?;
     // The key may have been deleted; then the request cannot be repeated.
     let sql = "INSERT INTO idempotent_response (key_id, name, digest, status, body, created_us)
                SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE EXISTS (SELECT 1 FROM key WHERE id = ?1)
@@ -49,8 +49,8 @@ pub(super) fn insert(
     let changed = tx.prepare_cached(sql)?.execute(params![
         key,
         name,
-        answer.digest,
-        answer.status,
+        response.digest,
+        response.status,
         body,
         us(now),
         forgotten_us
@@ -75,7 +75,7 @@ pub(super) fn find(
     let Some((digest, status, body)) = found else { return Ok(None) };
     let row = row_of(key, name);
     let body = sealer.open(SealedColumn { column: BODY_COLUMN, row: &row }, &body)?;
-    Ok(Some(IdempotentResponse { digest, status, body: body.to_vec() }))
+    Ok(Some(IdempotentResponse { digest, status, body }))
 }
 
 /// Deletes expired responses, at most `limit`.
