@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{KeyView, NewKeyView, Rights, check_within, find};
+use super::rights::{Rights, check_within};
+use super::{KeyView, NewKeyView, find};
 use crate::api::json::Checks;
 use crate::api::{ApiError, ApiResponse, RequestContext, Result};
 use crate::mail::SignedDuration;
