@@ -114,7 +114,7 @@ pub struct PartView {
 }
 
 /// Usage counts.
-#[derive(Debug, Default, Clone, Serialize, JsonSchema)]
+#[derive(Serialize, JsonSchema)]
 #[schemars(rename = "UsageCounts")]
 pub struct Counts {
     /// Recipients of accepted messages.
@@ -161,23 +161,30 @@ impl Counts {
             api_requests: counts.api_requests,
         }
     }
+}
 
-    /// Adds the usage of one environment to the counts shown for `shown`.
+/// Usage of both environments, summed for one of them.
+#[derive(Default)]
+struct Total {
+    /// Those of the shown environment, with the API requests of both.
+    counts: UsageCounts,
+    /// Recipients of test mail.
+    test_sent: u64,
+}
+
+impl Total {
     fn add(&mut self, shown: Environment, usage: &Usage) {
-        let UsageCounts { sent, delivered, bounced, complained, suppressed, rejected, api_requests } =
-            usage.counts;
-        self.api_requests += api_requests;
+        match usage.environment == shown {
+            true => self.counts += usage.counts,
+            false => self.counts.api_requests += usage.counts.api_requests,
+        }
         if usage.environment == Environment::Test {
-            self.email_test += sent;
+            self.test_sent += usage.counts.sent;
         }
-        if usage.environment == shown {
-            self.emails_sent += sent;
-            self.emails_delivered += delivered;
-            self.emails_bounced += bounced;
-            self.emails_complained += complained;
-            self.emails_suppressed += suppressed;
-            self.emails_rejected += rejected;
-        }
+    }
+
+    fn view(self) -> Counts {
+        Counts::of(self.counts, self.test_sent)
     }
 }
 
@@ -189,12 +196,13 @@ async fn month(mut call: RequestContext) -> Result<ApiResponse> {
     let tenant_id = call.path_tenant().await?.id;
     let next = first.last_of_month().tomorrow().map_err(ApiError::internal)?;
     let (from, to) = (midnight(first)?, midnight(next)?);
-    let mut counts = Counts::default();
+    let mut total = Total::default();
     let days = call.store().usage(tenant_id, UsageInterval::Day, from, to).await?;
     for day in days.iter().filter(|day| call.caller.sees(day.environment)) {
-        counts.add(environment, day);
+        total.add(environment, day);
     }
     let period = first.strftime("%Y-%m").to_string();
+    let counts = total.view();
     ApiResponse::ok(&UsageView { object: "usage", tenant_id, period, environment, counts })
 }
 
@@ -212,7 +220,7 @@ async fn series(mut call: RequestContext) -> Result<ApiResponse> {
     let from = interval.start_of(from);
     check_range(interval, from, to, now)?;
     let tenant_id = call.path_tenant().await?.id;
-    let mut parts: HashMap<Timestamp, Counts> = HashMap::new();
+    let mut parts: HashMap<Timestamp, Total> = HashMap::new();
     let usages = call.store().usage(tenant_id, interval, from, to).await?;
     for usage in usages.iter().filter(|usage| call.caller.sees(usage.environment)) {
         parts.entry(usage.start).or_default().add(environment, usage);
@@ -220,7 +228,8 @@ async fn series(mut call: RequestContext) -> Result<ApiResponse> {
     let step = SignedDuration::from_secs(interval.seconds());
     let dates = std::iter::successors(Some(from), |date| date.checked_add(step).ok());
     let data = dates.take_while(|date| *date < to);
-    let data = data.map(|date| PartView { date, counts: parts.remove(&date).unwrap_or_default() }).collect();
+    let data =
+        data.map(|date| PartView { date, counts: parts.remove(&date).unwrap_or_default().view() }).collect();
     let object = "usage_timeseries";
     ApiResponse::ok(&SeriesView { object, tenant_id, interval, from, to, environment, data })
 }

@@ -11,35 +11,53 @@ use crate::model::{
     UsageGroup,
 };
 
-/// Amounts of usage.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct UsageCounts {
-    /// Recipients of accepted messages.
-    pub sent: u64,
-    /// Recipients whose server accepted the message.
-    pub delivered: u64,
-    /// Recipients with a permanent failure or an expired message.
-    pub bounced: u64,
-    /// Recipients that complained.
-    pub complained: u64,
-    /// Recipients that were skipped or rejected because they are suppressed.
-    pub suppressed: u64,
-    /// Other rejected submissions.
-    pub rejected: u64,
-    /// API requests.
-    pub api_requests: u64,
+/// Makes [`UsageCounts`], so that each count is listed once.
+macro_rules! usage_counts {
+    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
+        /// Amounts of usage.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct UsageCounts {
+            $($(#[doc = $doc])* pub $name: u64,)*
+        }
+
+        impl UsageCounts {
+            /// The names of the counts.
+            pub(in crate::store) const NAMES: &'static [&'static str] = &[$(stringify!($name),)*];
+
+            /// The counts in the order of their names.
+            pub(in crate::store) fn values(self) -> [u64; Self::NAMES.len()] {
+                [$(self.$name,)*]
+            }
+
+            /// Reads each count by its name.
+            pub(in crate::store) fn read<E>(mut read: impl FnMut(&str) -> Result<u64, E>) -> Result<Self, E> {
+                Ok(Self { $($name: read(stringify!($name))?,)* })
+            }
+        }
+
+        impl AddAssign for UsageCounts {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$name += other.$name;)*
+            }
+        }
+    };
 }
 
-impl AddAssign for UsageCounts {
-    fn add_assign(&mut self, other: Self) {
-        self.sent += other.sent;
-        self.delivered += other.delivered;
-        self.bounced += other.bounced;
-        self.complained += other.complained;
-        self.suppressed += other.suppressed;
-        self.rejected += other.rejected;
-        self.api_requests += other.api_requests;
-    }
+usage_counts! {
+    /// Recipients of accepted messages.
+    sent,
+    /// Recipients whose server accepted the message.
+    delivered,
+    /// Recipients with a permanent failure or an expired message.
+    bounced,
+    /// Recipients that complained.
+    complained,
+    /// Recipients that were skipped or rejected because they are suppressed.
+    suppressed,
+    /// Other rejected submissions.
+    rejected,
+    /// API requests.
+    api_requests,
 }
 
 /// Usage of a tenant in one environment in one hour or day.

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::events::Subject;
 use super::sql_types::{json, us};
 use super::unit_of_work::Tx;
-use super::usage::{COUNTS, read_counts};
+use super::usage::read_counts;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{Brakes, Environment, EventKind, LimitPeriod, TenantId};
 use crate::store::{AppliedBrake, BrakeReading, Result, TenantSettings, UsageCounts};
@@ -38,7 +38,8 @@ fn counts(connection: &Connection, tenant: TenantId, brakes: &Brakes, now: Times
         connection.prepare_cached(applied)?.query_row([tenant], |row| row.get(0)).optional()?;
     let before = SignedDuration::from_hours(i64::from(brakes.window.hours()) - 1);
     let from = LimitPeriod::Hour.start_of(now.checked_sub(before).unwrap_or(Timestamp::MIN));
-    let sums = COUNTS.map(|count| format!("coalesce(sum({count}), 0) AS {count}")).join(", ");
+    let sums = UsageCounts::NAMES.iter().map(|count| format!("coalesce(sum({count}), 0) AS {count}"));
+    let sums = sums.collect::<Vec<_>>().join(", ");
     let sql = format!(
         "SELECT {sums} FROM usage
          WHERE tenant_id = ?1 AND span = 'hour' AND environment = 'live' AND start_us >= ?2 AND start_us > ?3"

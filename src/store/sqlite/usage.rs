@@ -1,7 +1,7 @@
 //! Usage of tenants, counted in the transaction that causes it. Jobs only collect amounts; they are summed before the
 //! commit, so that many messages of one tenant change its rows once.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Row, ToSql, params};
 
 use super::SqliteStore;
 use super::brakes;
@@ -18,29 +18,26 @@ use crate::store::{
     UsageSum, UsedBy,
 };
 
-/// The counts of a row, in the order of [`counts_of`].
-pub(super) const COUNTS: [&str; 7] =
-    ["sent", "delivered", "bounced", "complained", "suppressed", "rejected", "api_requests"];
-
 /// Adds counts to a row of the table with these key columns. The tenant may have been deleted in this transaction.
 fn upsert(table: &str, keys: &[&str]) -> String {
     let place = |from: usize, count: usize| {
         (from..from + count).map(|number| format!("?{number}")).collect::<Vec<_>>().join(", ")
     };
-    let add = COUNTS.map(|count| format!("{count} = {table}.{count} + excluded.{count}")).join(", ");
-    let (keys_text, counts) = (keys.join(", "), COUNTS.join(", "));
+    let add = UsageCounts::NAMES.iter().map(|count| format!("{count} = {table}.{count} + excluded.{count}"));
+    let add = add.collect::<Vec<_>>().join(", ");
+    let (keys_text, counts) = (keys.join(", "), UsageCounts::NAMES.join(", "));
     format!(
         "INSERT INTO {table} ({keys_text}, {counts})
          SELECT {} WHERE EXISTS (SELECT 1 FROM tenant WHERE id = ?{})
          ON CONFLICT ({keys_text}) DO UPDATE SET {add}",
-        place(1, keys.len() + COUNTS.len()),
+        place(1, keys.len() + UsageCounts::NAMES.len()),
         keys.iter().position(|key| *key == "tenant_id").map_or(1, |at| at + 1),
     )
 }
 
-fn counts_of(counts: &UsageCounts) -> [i64; 7] {
-    let UsageCounts { sent, delivered, bounced, complained, suppressed, rejected, api_requests } = *counts;
-    [sent, delivered, bounced, complained, suppressed, rejected, api_requests].map(|count| count as i64)
+/// The values of a statement of [`upsert`].
+fn row_of<'a>(keys: &'a [&'a dyn ToSql], counts: &'a [i64]) -> Vec<&'a dyn ToSql> {
+    keys.iter().copied().chain(counts.iter().map(|count| count as &dyn ToSql)).collect()
 }
 
 impl Tx<'_> {
@@ -69,16 +66,16 @@ impl Tx<'_> {
         let sql = upsert("usage", &["tenant_id", "span", "start_us", "environment"]);
         let mut add = self.prepare_cached(&sql)?;
         for ((tenant, interval, start, environment), counts) in intervals {
-            let [a, b, c, d, e, f, g] = counts_of(&counts);
-            add.execute(params![tenant, interval, us(start), environment, a, b, c, d, e, f, g])?;
+            let counts = counts.values().map(|count| count as i64);
+            add.execute(&*row_of(params![tenant, interval, us(start), environment], &counts))?;
         }
         let sql = upsert("usage_part", &["tenant_id", "start_us", "environment", "key_id", "domain"]);
         let mut add = self.prepare_cached(&sql)?;
         for ((tenant, day, environment, key, domain), counts) in parts {
-            let [a, b, c, d, e, f, g] = counts_of(&counts);
+            let counts = counts.values().map(|count| count as i64);
             let key = key.map_or_else(String::new, |key| key.to_string());
             let domain = domain.map_or_else(String::new, |domain| domain.to_string());
-            add.execute(params![tenant, us(day), environment, key, domain, a, b, c, d, e, f, g])?;
+            add.execute(&*row_of(params![tenant, us(day), environment, key, domain], &counts))?;
         }
         Ok(())
     }
@@ -141,15 +138,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Usage> {
 }
 
 pub(super) fn read_counts(row: &Row<'_>) -> rusqlite::Result<UsageCounts> {
-    Ok(UsageCounts {
-        sent: count(row, "sent")?,
-        delivered: count(row, "delivered")?,
-        bounced: count(row, "bounced")?,
-        complained: count(row, "complained")?,
-        suppressed: count(row, "suppressed")?,
-        rejected: count(row, "rejected")?,
-        api_requests: count(row, "api_requests")?,
-    })
+    UsageCounts::read(|name| count(row, name))
 }
 
 /// Appends the event unless this limit has one in this period, possibly from before a restart.
@@ -184,12 +173,13 @@ fn sums(connection: &Connection, filter: &UsageFilter) -> Result<Page<UsageSum>>
         UsageGroup::Domain => ("usage_part", "u.domain"),
     };
     let of_days = if table == "usage" { "AND u.span = 'day'" } else { "" };
-    let counts = COUNTS.map(|count| match count {
+    let counts = UsageCounts::NAMES.iter().map(|count| match *count {
         "api_requests" => "sum(u.api_requests) AS api_requests".to_owned(),
         count => format!("coalesce(sum(u.{count}) FILTER (WHERE u.environment = ?6), 0) AS {count}"),
     });
+    let counts = counts.collect::<Vec<_>>().join(", ");
     let sql = format!(
-        "SELECT t.*, {group} AS part, {},
+        "SELECT t.*, {group} AS part, {counts},
                 coalesce(sum(u.sent) FILTER (WHERE u.environment = 'test'), 0) AS test_sent
          FROM (SELECT id, name, slug, external_ref, FALSE AS is_deleted FROM tenant
                UNION ALL SELECT id, name, slug, external_ref, TRUE FROM deleted_tenant) t
@@ -197,8 +187,7 @@ fn sums(connection: &Connection, filter: &UsageFilter) -> Result<Page<UsageSum>>
          WHERE u.tenant_id = t.id {of_days} AND u.start_us >= ?1 AND u.start_us < ?2
            AND (?3 IS NULL OR t.id = ?3) AND t.id >= ?4 AND (?8 IS NULL OR u.environment = ?8)
          GROUP BY t.id, part HAVING t.id > ?4 OR part > ?5
-         ORDER BY t.id, part LIMIT ?7",
-        counts.join(", ")
+         ORDER BY t.id, part LIMIT ?7"
     );
     let UsageFilter { tenant_id, from, to, environment, only, after, limit, .. } = filter;
     let (after_id, after_part) = match after {
