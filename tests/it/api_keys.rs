@@ -168,10 +168,14 @@ async fn keys_are_listed_by_status() {
     let tenant = stage.tenant("own").await;
     let soon = stage.clock.now() + HOUR;
     let new = |name: &str| json!({"name": name, "scopes": ["smtp:send"]});
-    let (revoked, secret) = make(&stage, &tenant.key, new("revoked")).await;
-    let mut body = new("expired");
-    body["expires_at"] = json!(soon);
-    let (_, expired) = make(&stage, &tenant.key, body).await;
+    let expiring = |name: &str| {
+        let mut body = new(name);
+        body["expires_at"] = json!(soon);
+        body
+    };
+    // One that is revoked stays so after its expiry.
+    let (revoked, secret) = make(&stage, &tenant.key, expiring("revoked")).await;
+    let (_, expired) = make(&stage, &tenant.key, expiring("expired")).await;
     stage.delete(&tenant.key, &revoked).await.expect(200);
     stage.clock.advance(HOUR);
     for (status, names) in [("active", &["stage"][..]), ("revoked", &["revoked"]), ("expired", &["expired"])]

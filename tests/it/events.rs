@@ -64,6 +64,9 @@ async fn changes_of_tenants_keys_and_domains_are_events_without_secrets() {
     let domain_path = format!("/v1/domains/{}", text(&domain.expect(201), "/id"));
     stage.delete(&stage.platform, &domain_path).await.expect(200);
     let list = stage.get(&text(&key, "/secret"), "/v1/events").await.expect(200);
+    for secret in [password, &text(&key, "/secret")] {
+        assert!(!list.to_string().contains(secret), "{list}");
+    }
     assert_eq!(
         changes(&list),
         ["tenant.created", "tenant.updated", "key.created", "domain.created", "domain.deleted"]
@@ -84,14 +87,6 @@ async fn changes_of_tenants_keys_and_domains_are_events_without_secrets() {
     let deleted = &list["data"][0];
     assert_eq!((&deleted["tenant_id"], &deleted["external_ref"]), (&json!(tenant), &json!("cus_17")));
     assert_eq!((&deleted["data"]["slug"], &deleted["data"]["name"]), (&json!("acme"), &json!("Acme")));
-    for secret in [password, &text(&key, "/secret")] {
-        let all: Vec<String> = {
-            let database = stage.database();
-            let mut rows = database.prepare("SELECT data FROM event").unwrap();
-            rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
-        };
-        assert!(all.iter().all(|data| !data.contains(secret)));
-    }
 }
 
 #[tokio::test]
