@@ -1,5 +1,7 @@
 //! Opening a data directory: its lock, its database, its master key.
 
+use std::error::Error;
+use std::fmt::Display;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -44,57 +46,53 @@ const WRITER_PRAGMAS: &str = "
     PRAGMA foreign_keys = ON;";
 
 pub(super) fn open(options: SqliteOptions) -> Result<SqliteStore, OpenError> {
-    let data_dir = options.data_dir.clone();
-    let fault = |message: String| OpenError::Failed { path: data_dir.clone(), message };
-    let database = data_dir.join(DATABASE_FILE);
-    let key_file = MasterKeyFile::new(options.master_key_file, &data_dir);
-    let bodies = BodyFiles::new(&data_dir, options.inline_body_bytes_max);
+    let dir = DataDir(&options.data_dir);
+    let key_file = MasterKeyFile::new(options.master_key_file.clone(), dir.0);
+    let bodies = BodyFiles::new(dir.0, options.inline_body_bytes_max);
     // Nothing is made before these checks.
-    refuse_leftovers(&database, &key_file, &bodies, &fault)?;
-    let is_new = leftovers::is_missing(&database).map_err(|error| fault(error.to_string()))?;
-    if is_new && options.access == Access::Manage {
-        return Err(OpenError::Absent(data_dir));
-    }
-    key_file.require_named(is_new)?;
-    create_directory(&data_dir, 0o700).map_err(|error| fault(error.to_string()))?;
-    let lock = match options.access {
-        Access::Serve => Some(take_lock(&data_dir)?),
-        Access::Manage | Access::Initialize => None,
-    };
-    if lock.is_some()
-        && let Err(error) = remove_unfinished(&data_dir)
-    {
-        tracing::warn!(%error, "cannot remove the files that a crash left unfinished in the data directory");
-    }
-    let mut connection = connect(&database).map_err(&fault)?;
-    migrate_locked(&mut connection, &data_dir, options.access, &fault)?;
-    sync_directory(&data_dir).map_err(|error| fault(error.to_string()))?;
-    let sealer = Arc::new(unlock(&mut connection, &key_file, &fault)?);
-    let sql = |error: rusqlite::Error| fault(error.to_string());
-    let clock = events::open_clock(&connection).map_err(sql)?;
+    dir.check(&key_file, &bodies, options.access)?;
+    let lock = dir.prepare(options.access)?;
+    let mut connection = connect(&dir.database()).map_err(|error| dir.fault(error))?;
+    dir.migrate(&mut connection, options.access)?;
+    sync_directory(dir.0).map_err(|error| dir.fault(error))?;
+    let sealer = Arc::new(dir.unlock(&mut connection, &key_file)?);
+    let opened = Opened { connection, sealer, bodies, lock };
+    start(&options, opened).map_err(|error| dir.fault(error))
+}
+
+/// The parts of a data directory from which the store is made.
+struct Opened {
+    connection: Connection,
+    sealer: Arc<Sealer>,
+    bodies: BodyFiles,
+    lock: Option<File>,
+}
+
+/// Reads what the engine keeps in memory, and starts the readers and the writer.
+fn start(options: &SqliteOptions, opened: Opened) -> Result<SqliteStore, Box<dyn Error>> {
+    let Opened { connection, sealer, bodies, lock } = opened;
+    let data_dir = &options.data_dir;
+    let clock = events::open_clock(&connection)?;
     let feed = SpoolFeed::new(options.hot_queue_bytes_max, options.access == Access::Serve);
-    due_rows::begin_feed(&connection, &feed).map_err(sql)?;
+    due_rows::begin_feed(&connection, &feed)?;
     let (sender, last_event) = watch::channel(events::end_of_journal(&clock));
-    let webhooks_due = outbox::deliveries::first_due(&connection).map_err(sql)?;
-    let webhooks_due = Arc::new(WebhookDueIndex::new(webhooks_due));
+    let webhooks_due = Arc::new(WebhookDueIndex::new(outbox::deliveries::first_due(&connection)?));
     let counters = Arc::new(CommitCounters::new());
     let hooks = CommitHooks {
         last_event: sender,
         webhooks_due: Arc::clone(&webhooks_due),
         counters: Arc::clone(&counters),
     };
-    let readers = Readers::open(&database, options.read_connections.max(1))
-        .map_err(|error| fault(error.to_string()))?;
-    let shared = WriterState {
+    let readers = Readers::open(&data_dir.join(DATABASE_FILE), options.read_connections.max(1))?;
+    let state = WriterState {
         clock,
         sealer: Arc::clone(&sealer),
         subscriptions: WebhookSubscriptions::new(options.bounds.webhook_pending_max),
         bounds: options.bounds,
     };
-    let writer = Writer::start(connection, shared, hooks).map_err(|error| fault(error.to_string()))?;
     Ok(SqliteStore::new(OpenDatabase {
         counters,
-        writer,
+        writer: Writer::start(connection, state, hooks)?,
         readers,
         feed: Arc::new(feed),
         stats_cache: Default::default(),
@@ -102,7 +100,7 @@ pub(super) fn open(options: SqliteOptions) -> Result<SqliteStore, OpenError> {
         indexing: Default::default(),
         retention: Default::default(),
         bodies: Arc::new(bodies),
-        free_space: FreeSpace::new(&data_dir, options.free_disk_bytes_min),
+        free_space: FreeSpace::new(data_dir, options.free_disk_bytes_min),
         sealer,
         access: options.access,
         bounds: options.bounds,
@@ -113,45 +111,103 @@ pub(super) fn open(options: SqliteOptions) -> Result<SqliteStore, OpenError> {
     }))
 }
 
-/// Migrates the database. A server of an older version, which would not know its tables afterwards, must not run
-/// meanwhile.
-fn migrate_locked(
-    connection: &mut Connection,
-    data_dir: &Path,
-    access: Access,
-    fault: &impl Fn(String) -> OpenError,
-) -> Result<(), OpenError> {
-    let _lock = match access {
-        Access::Manage | Access::Initialize
-            if !is_current(connection).map_err(|error| fault(error.to_string()))? =>
-        {
-            Some(take_lock(data_dir).map_err(OpenError::of_older_server)?)
-        }
-        _ => None,
-    };
-    migrate(connection).map_err(|error| match error {
-        MigrationError::Newer { found, known } => OpenError::Newer { found, known },
-        MigrationError::Failed(error) => fault(error.to_string()),
-    })
-}
+/// The data directory that is being opened.
+struct DataDir<'a>(&'a Path);
 
-/// Refuses to create a database in place of a lost one. Checks for the database last, because another process may be
-/// creating it and its key.
-fn refuse_leftovers(
-    database: &Path,
-    key_file: &MasterKeyFile,
-    bodies: &BodyFiles,
-    fault: &impl Fn(String) -> OpenError,
-) -> Result<(), OpenError> {
-    let find = || {
-        let leftovers = leftovers::find(database, key_file.made_here(), bodies.directory())?;
-        Ok(if leftovers::is_missing(database)? { leftovers } else { Vec::new() })
-    };
-    let leftovers = find().map_err(|error: std::io::Error| fault(error.to_string()))?;
-    if leftovers.is_empty() {
-        return Ok(());
+impl DataDir<'_> {
+    fn fault(&self, error: impl Display) -> OpenError {
+        OpenError::Failed { path: self.0.to_owned(), message: error.to_string() }
     }
-    Err(OpenError::DatabaseMissing { database: database.to_owned(), leftovers })
+
+    fn database(&self) -> PathBuf {
+        self.0.join(DATABASE_FILE)
+    }
+
+    /// Checks that the database exists or may be made.
+    fn check(&self, key_file: &MasterKeyFile, bodies: &BodyFiles, access: Access) -> Result<(), OpenError> {
+        self.refuse_leftovers(key_file, bodies)?;
+        let is_new = leftovers::is_missing(&self.database()).map_err(|error| self.fault(error))?;
+        if is_new && access == Access::Manage {
+            return Err(OpenError::Absent(self.0.to_owned()));
+        }
+        key_file.require_named(is_new)
+    }
+
+    /// Refuses to create a database in place of a lost one. Checks for the database last, because another process may be
+    /// creating it and its key.
+    fn refuse_leftovers(&self, key_file: &MasterKeyFile, bodies: &BodyFiles) -> Result<(), OpenError> {
+        let database = self.database();
+        let find = || -> std::io::Result<Vec<PathBuf>> {
+            let leftovers = leftovers::find(&database, key_file.made_here(), bodies.directory())?;
+            Ok(if leftovers::is_missing(&database)? { leftovers } else { Vec::new() })
+        };
+        let leftovers = find().map_err(|error| self.fault(error))?;
+        if leftovers.is_empty() { Ok(()) } else { Err(OpenError::DatabaseMissing { database, leftovers }) }
+    }
+
+    /// Creates the directory, if it is absent. The process that serves it gets its lock, and removes what a crash left.
+    fn prepare(&self, access: Access) -> Result<Option<File>, OpenError> {
+        create_directory(self.0, 0o700).map_err(|error| self.fault(error))?;
+        if access != Access::Serve {
+            return Ok(None);
+        }
+        let lock = self.take_lock()?;
+        if let Err(error) = remove_unfinished(self.0) {
+            tracing::warn!(%error, "cannot remove the files that a crash left unfinished in the data directory");
+        }
+        Ok(Some(lock))
+    }
+
+    /// The lock ends when the file is closed, so a process that dies leaves no stale lock.
+    fn take_lock(&self) -> Result<File, OpenError> {
+        let file = private_file(&self.0.join(LOCK_FILE)).map_err(|error| self.fault(error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(self.0.to_owned())),
+            Err(TryLockError::Error(error)) => Err(self.fault(error)),
+        }
+    }
+
+    /// Migrates the database. A server of an older version, which would not know its tables afterwards, must not run
+    /// meanwhile.
+    fn migrate(&self, connection: &mut Connection, access: Access) -> Result<(), OpenError> {
+        let is_current = is_current(connection).map_err(|error| self.fault(error))?;
+        let _lock = match access {
+            Access::Manage | Access::Initialize if !is_current => {
+                Some(self.take_lock().map_err(OpenError::of_older_server)?)
+            }
+            _ => None,
+        };
+        migrate(connection).map_err(|error| match error {
+            MigrationError::Newer { found, known } => OpenError::Newer { found, known },
+            MigrationError::Failed(error) => self.fault(error),
+        })
+    }
+
+    /// Loads the master key and checks that it decrypts the text that was stored when the database was created.
+    fn unlock(&self, connection: &mut Connection, key_file: &MasterKeyFile) -> Result<Sealer, OpenError> {
+        let sql = |error: rusqlite::Error| self.fault(error);
+        let transaction =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+        let check: Option<Vec<u8>> = transaction
+            .query_row("SELECT sealed FROM seal_check WHERE id = 1", [], |row| row.get(0))
+            .optional()
+            .map_err(sql)?;
+        let sealer = key_file.load(check.is_none())?;
+        match check {
+            Some(sealed) => {
+                sealer.open(CHECK_PLACE, &sealed).map_err(|_| key_file.is_another())?;
+            }
+            None => {
+                let sealed = sealer.seal(CHECK_PLACE, CHECK_TEXT).map_err(|error| self.fault(error))?;
+                transaction
+                    .execute("INSERT INTO seal_check (id, sealed) VALUES (1, ?1)", [sealed])
+                    .map_err(sql)?;
+            }
+        }
+        transaction.commit().map_err(sql)?;
+        Ok(sealer)
+    }
 }
 
 /// Opens a file for its owner alone. SQLite gives its log and index the owner of the database.
@@ -162,55 +218,12 @@ fn private_file(path: &Path) -> std::io::Result<File> {
     Ok(file)
 }
 
-/// The lock ends when the file is closed, so a process that dies leaves no stale lock.
-fn take_lock(data_dir: &Path) -> Result<File, OpenError> {
-    let fault =
-        |error: std::io::Error| OpenError::Failed { path: data_dir.to_owned(), message: error.to_string() };
-    let file = private_file(&data_dir.join(LOCK_FILE)).map_err(fault)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(data_dir.to_owned())),
-        Err(TryLockError::Error(error)) => Err(fault(error)),
-    }
-}
-
-fn connect(database: &PathBuf) -> Result<Connection, String> {
+fn connect(database: &Path) -> Result<Connection, Box<dyn Error>> {
     // SQLite creates its log and index with the mode of the database.
-    private_file(database).map_err(|error| error.to_string())?;
+    private_file(database)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connect = || {
-        let connection = Connection::open_with_flags(database, flags)?;
-        connection.set_prepared_statement_cache_capacity(256);
-        connection.execute_batch(WRITER_PRAGMAS)?;
-        Ok(connection)
-    };
-    connect().map_err(|error: rusqlite::Error| error.to_string())
-}
-
-/// Loads the master key and checks that it decrypts the text that was stored when the database was created.
-fn unlock(
-    connection: &mut Connection,
-    key_file: &MasterKeyFile,
-    fault: &impl Fn(String) -> OpenError,
-) -> Result<Sealer, OpenError> {
-    let sql = |error: rusqlite::Error| fault(error.to_string());
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
-    let check: Option<Vec<u8>> = transaction
-        .query_row("SELECT sealed FROM seal_check WHERE id = 1", [], |row| row.get(0))
-        .optional()
-        .map_err(sql)?;
-    let sealer = key_file.load(check.is_none())?;
-    match check {
-        Some(sealed) => {
-            sealer.open(CHECK_PLACE, &sealed).map_err(|_| key_file.is_another())?;
-        }
-        None => {
-            let sealed = sealer.seal(CHECK_PLACE, CHECK_TEXT).map_err(|error| fault(error.to_string()))?;
-            transaction
-                .execute("INSERT INTO seal_check (id, sealed) VALUES (1, ?1)", [sealed])
-                .map_err(sql)?;
-        }
-    }
-    transaction.commit().map_err(sql)?;
-    Ok(sealer)
+    let connection = Connection::open_with_flags(database, flags)?;
+    connection.set_prepared_statement_cache_capacity(256);
+    connection.execute_batch(WRITER_PRAGMAS)?;
+    Ok(connection)
 }
