@@ -21,14 +21,15 @@ pub struct ETag(String);
 impl ETag {
     /// The ETag of an object in JSON.
     pub fn of(object: &[u8], changed_by_use: &[&str]) -> Self {
-        match serde_json::from_slice::<Map<String, Value>>(object) {
-            Ok(mut fields) if !changed_by_use.is_empty() => {
-                fields.retain(|field, _| !changed_by_use.contains(&field.as_str()));
-                let lasting = serde_json::to_vec(&fields).unwrap_or_default();
-                Self(format!("{}{USE_SEPARATOR}{}", hash(&lasting), hash(object)))
-            }
-            _ => Self(hash(object)),
+        if changed_by_use.is_empty() {
+            return Self(hash(object));
         }
+        let Ok(mut fields) = serde_json::from_slice::<Map<String, Value>>(object) else {
+            return Self(hash(object));
+        };
+        fields.retain(|field, _| !changed_by_use.contains(&field.as_str()));
+        let lasting = serde_json::to_vec(&fields).unwrap_or_default();
+        Self(format!("{}{USE_SEPARATOR}{}", hash(&lasting), hash(object)))
     }
 
     /// The value of the header `ETag`.

@@ -1,5 +1,7 @@
 //! All faults of a body at once. serde stops at the first one; the others are found with the schema of the type. Pure.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -52,8 +54,27 @@ fn find<T: JsonSchema>(body: &Value) -> Vec<FieldError> {
     let schema = schemas.request::<T>();
     let definitions = schemas.finish();
     let mut search = Search { definitions: &definitions, faults: Vec::new() };
-    search.check(schema.as_value(), body, "");
+    search.check(schema.as_value(), body, &Path::Body);
     search.faults
+}
+
+/// The place of a value in the body. It becomes text for a fault only, because a body can have long names and many values.
+#[derive(Clone, Copy)]
+enum Path<'a> {
+    Body,
+    Member(&'a Self, &'a str),
+    Item(&'a Self, usize),
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Body => Ok(()),
+            Self::Member(Self::Body, name) => f.write_str(name),
+            Self::Member(parent, name) => write!(f, "{parent}.{name}"),
+            Self::Item(parent, index) => write!(f, "{parent}[{index}]"),
+        }
+    }
 }
 
 struct Search<'a> {
@@ -62,8 +83,8 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn check(&mut self, schema: &'a Value, value: &Value, path: &str) {
-        if self.faults.len() >= FAULTS_MAX {
+    fn check(&mut self, schema: &'a Value, value: &Value, path: &Path<'_>) {
+        if self.is_full() {
             return;
         }
         if let Some(name) = schema["$ref"].as_str().and_then(|reference| reference.rsplit('/').next())
@@ -87,15 +108,23 @@ impl<'a> Search<'a> {
             Value::Object(members) => self.check_object(schema, members, path),
             Value::Array(items) => {
                 for (index, item) in items.iter().enumerate() {
-                    self.check(&schema["items"], item, &format!("{path}[{index}]"));
+                    if self.is_full() {
+                        return;
+                    }
+                    self.check(&schema["items"], item, &Path::Item(path, index));
                 }
             }
             _ => {}
         }
     }
 
+    /// Whether the response has no place for another fault.
+    fn is_full(&self) -> bool {
+        self.faults.len() >= FAULTS_MAX
+    }
+
     /// The value must meet one choice. The faults are those of the choice that it comes closest to.
-    fn check_choices(&mut self, choices: &'a [Value], value: &Value, path: &str) {
+    fn check_choices(&mut self, choices: &'a [Value], value: &Value, path: &Path<'_>) {
         let mut closest: Option<Vec<FieldError>> = None;
         for choice in choices {
             let mut search = Search { definitions: self.definitions, faults: Vec::new() };
@@ -122,7 +151,7 @@ impl<'a> Search<'a> {
         types_of(name.and_then(|name| self.definitions.get(name)).unwrap_or(schema))
     }
 
-    fn check_value(&mut self, schema: &Value, value: &Value, path: &str) {
+    fn check_value(&mut self, schema: &Value, value: &Value, path: &Path<'_>) {
         if let Some(allowed) = schema["enum"].as_array().filter(|allowed| !allowed.contains(value)) {
             let names: Vec<_> = allowed.iter().filter_map(Value::as_str).collect();
             self.refuse(path, format!("this must be one of {}", names.join(", ")));
@@ -139,34 +168,40 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn check_object(&mut self, schema: &'a Value, members: &Map<String, Value>, path: &str) {
+    fn check_object(&mut self, schema: &'a Value, members: &Map<String, Value>, path: &Path<'_>) {
         let properties = schema["properties"].as_object();
         for (name, value) in members {
-            let path = join(path, name);
+            if self.is_full() {
+                return;
+            }
+            let path = Path::Member(path, name);
             match (properties.and_then(|known| known.get(name)), &schema["additionalProperties"]) {
                 (Some(property), _) => self.check(property, value, &path),
                 (None, Value::Bool(false)) => {
                     let known = properties.into_iter().flat_map(Map::keys).map(|name| format!("`{name}`"));
                     let known = known.collect::<Vec<_>>().join(", ");
                     let message = format!("unknown field; expected one of {known}");
-                    self.faults.push(FieldError::new(echo(&path), "unknown_field", message));
+                    self.add(&path, "unknown_field", message);
                 }
                 (None, other) => self.check(other, value, &path),
             }
         }
         let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
         for name in required.filter(|name| !members.contains_key(*name)) {
-            self.faults.push(FieldError::new(join(path, name), "required", "this field is required"));
+            if self.is_full() {
+                return;
+            }
+            self.add(&Path::Member(path, name), "required", "this field is required".to_owned());
         }
     }
 
-    fn refuse(&mut self, path: &str, message: String) {
-        self.faults.push(FieldError::new(echo(path), "invalid", message));
+    fn refuse(&mut self, path: &Path<'_>, message: String) {
+        self.add(path, "invalid", message);
     }
-}
 
-fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+    fn add(&mut self, path: &Path<'_>, code: &'static str, message: String) {
+        self.faults.push(FieldError::new(echo(&path.to_string()), code, message));
+    }
 }
 
 fn types_of(schema: &Value) -> Vec<&str> {
@@ -290,5 +325,18 @@ mod tests {
         assert_eq!(faults(r#"{"title": "x", "count": true}"#).len(), 1);
         let many: Vec<_> = (0..100).map(|number| format!(r#""k{number}": 1"#)).collect();
         assert_eq!(faults(&format!("{{{}}}", many.join(","))).len(), FAULTS_MAX);
+    }
+
+    #[test]
+    fn the_search_ends_with_the_last_fault_that_is_reported() {
+        let members = (0..100_000).map(|number| (format!("k{number}"), Value::Null));
+        let unknown = Value::Object(members.collect());
+        let wrong = serde_json::json!({ "name": "x", "headers": &unknown });
+        let items = serde_json::json!({ "name": "x", "items": vec![Value::Null; 100_000] });
+        for body in [unknown, wrong, items] {
+            assert_eq!(find::<Body>(&body).len(), FAULTS_MAX);
+        }
+        let faults_of_items = serde_json::json!({ "items": vec![serde_json::json!({}); 100] });
+        assert_eq!(find::<Body>(&faults_of_items).len(), FAULTS_MAX);
     }
 }
