@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::model::{Environment, Scope, TenantId, TenantStatus};
-use crate::store::Tenant;
+use crate::store::{Key, Tenant};
 
 use super::keys::KeyView;
 use super::{Access, ApiResponse, Operation, RequestContext, Resource, Result};
@@ -70,17 +70,27 @@ struct CallerLimits {
 }
 
 async fn get(call: RequestContext) -> Result<ApiResponse> {
-    let key = call.caller.key.clone();
+    let key = Key::clone(&call.caller.key);
     ApiResponse::ok(&Me {
         object: "me",
         environment: key.environment,
         scopes: key.scopes.clone(),
         key: KeyView::new(key, call.now),
         limits: limits(&call),
-        tenant: call.caller.tenant.clone().map(|Tenant { id, name, slug, external_ref, status, .. }| {
-            OwnTenant { id, name, slug, external_ref, status }
-        }),
+        tenant: call.caller.tenant.as_deref().map(OwnTenant::from),
     })
+}
+
+impl From<&Tenant> for OwnTenant {
+    fn from(tenant: &Tenant) -> Self {
+        Self {
+            id: tenant.id,
+            name: tenant.name.clone(),
+            slug: tenant.slug.clone(),
+            external_ref: tenant.external_ref.clone(),
+            status: tenant.status,
+        }
+    }
 }
 
 fn limits(call: &RequestContext) -> CallerLimits {

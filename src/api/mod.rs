@@ -58,14 +58,14 @@ use crate::limits::versioned_cache::VersionedCache;
 use crate::mail::Timestamp;
 use crate::model::SecretDigest;
 use crate::queue::QueueManager;
-use crate::store::{Key, Store, Tenant};
+use crate::store::Store;
 use crate::submission::SubmissionService;
 use crate::tls::SharedServerConfig;
 use crate::verification::Verifier;
 
 use self::error::{ApiError, FieldError, Result};
 use self::events::Tail;
-use self::layers::auth::LastUsedThrottle;
+use self::layers::auth::{Caller, LastUsedThrottle};
 use self::layers::idempotency::{InProgress, StoredResponses};
 use self::layers::preconditions::ObjectLocks;
 use self::layers::rate_limit::RequestLimiter;
@@ -179,7 +179,7 @@ pub struct Api {
     request_limiter: RequestLimiter,
     in_progress: InProgress,
     stored_responses: StoredResponses,
-    keys: VersionedCache<SecretDigest, Arc<(Key, Option<Tenant>)>>,
+    keys: VersionedCache<SecretDigest, Caller>,
     object_locks: ObjectLocks,
     /// Memory budget for request bodies and responses in progress.
     memory: Arc<MemoryBudget>,

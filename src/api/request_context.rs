@@ -51,7 +51,7 @@ pub struct RequestContext {
     /// The matched operation.
     pub target: Target,
     /// The caller.
-    pub caller: Arc<Caller>,
+    pub caller: Caller,
     /// Its connection.
     pub origin: Origin,
     /// Whether the method is HEAD, so that the response has no content.
@@ -92,7 +92,7 @@ impl FromRequest<Arc<Api>> for RequestContext {
         let (mut head, body) = request.into_parts();
         let (tenant_id, id) = path_ids(&mut head).await;
         let target: Target = take_extension(&mut head)?;
-        let caller: Arc<Caller> = take_extension(&mut head)?;
+        let caller: Caller = take_extension(&mut head)?;
         let Arrival { request_id, now } = take_extension(&mut head)?;
         let operation = target.operation;
         let is_known = |name: &str| operation.takes_parameter(name);
@@ -344,18 +344,19 @@ impl RequestContext {
 
     /// The owner of a new object that cannot belong to the platform: with a platform key, the tenant that is named, or else
     /// the default tenant.
-    pub async fn owning_tenant(&self, named: Option<TenantId>, what: &str) -> Result<Tenant> {
+    pub async fn owning_tenant(&self, named: Option<TenantId>, what: &str) -> Result<Arc<Tenant>> {
         let owner = self.choose_tenant(named).await?;
         if let Some(own) = &self.caller.tenant {
-            return Ok(own.clone());
+            return Ok(Arc::clone(own));
         }
         if let Some(id) = owner {
-            return self.store().tenant(id).await?.ok_or_else(|| Conflict::NoTenant.into());
+            let found = self.store().tenant(id).await?;
+            return found.map(Arc::new).ok_or_else(|| Conflict::NoTenant.into());
         }
         let message =
             format!("there is no tenant {DEFAULT_TENANT}: name the tenant that will own the {what}");
         let found = self.store().tenant_by_slug(DEFAULT_TENANT).await?;
-        found.ok_or_else(|| ApiError::field("tenant_id", "required", message))
+        found.map(Arc::new).ok_or_else(|| ApiError::field("tenant_id", "required", message))
     }
 
     /// Reports tenants that the caller must not see as not found.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tracing::Instrument;
 
+use super::directory_cache::KeyAndTenant;
 use super::header_rewrite::{self, ReceivedField};
 use super::send_limit::{ConfirmedQuota, QuotaRequest, QuotaReservation};
 use super::submission_key::submission_key;
@@ -13,7 +14,7 @@ use crate::clock::Instant;
 use crate::mail::{Content, DomainName, MailParameters, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, MessageKind, Refusal, RefusalCode, Scope, TenantId};
 use crate::policy::admission::{SendingDomain, refuse_from_count};
-use crate::store::{Key, Message, NewMessage, Spool, Store, StoreError, SubmissionKey, Tenant};
+use crate::store::{Message, NewMessage, Spool, Store, StoreError, SubmissionKey, Tenant};
 
 /// A message being stored has weight 1, plus 1 for each this many octets.
 const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
@@ -23,7 +24,7 @@ const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
 pub struct CheckedSubmission {
     pub(super) submission: Submission,
     /// Key and tenant at the time of the check.
-    pub(super) current: Arc<(Key, Tenant)>,
+    pub(super) current: KeyAndTenant,
     /// The submission key, if the client identified the submission.
     pub(super) submission_key: Option<SubmissionKey>,
     pub(super) header: header_rewrite::CheckedHeader,
@@ -108,7 +109,7 @@ impl SubmissionService {
     /// Checks and stores. After `Ok` the message is on disk, possibly from an earlier submission.
     pub async fn accept(&self, submission: Submission) -> Result<MessageId, Refusal> {
         let checked = self.check(submission).await?;
-        let (key, tenant) = &*checked.current;
+        let (key, tenant) = &checked.current;
         if let Some(name) = &checked.submission_key
             && let Some(earlier) = self.find_duplicate(tenant, key.environment, name).await?
         {

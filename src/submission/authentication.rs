@@ -2,6 +2,7 @@
 //! reason.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -62,7 +63,7 @@ impl SubmissionService {
         if !is_key_id && tenant.as_ref().is_none_or(|tenant| username != tenant.slug) {
             return Err(Rejected("secret of another user name"));
         }
-        self.admit_key(key, secret.digest(), tenant, client_address).await
+        self.admit_key(key, secret.digest(), tenant.map(Arc::new), client_address).await
     }
 
     /// The credential to verify a SCRAM proof; unknown users get a fake one.
@@ -87,8 +88,8 @@ impl SubmissionService {
         let proven = credential.secrets.iter().find_map(check);
         let (signature, secret) = proven.ok_or(Rejected("wrong proof"))?;
         let found = self.directory.key(id, None).await.map_err(credential_unavailable)?;
-        let (key, tenant) = match found.as_deref().cloned() {
-            Some((key, tenant)) => (key, Some(tenant)),
+        let (key, tenant) = match found {
+            Some((key, tenant)) => (Arc::unwrap_or_clone(key), Some(tenant)),
             // A platform key without a default tenant.
             None => {
                 let key = self.store.key(None, id).await.map_err(credential_unavailable)?;
@@ -106,14 +107,14 @@ impl SubmissionService {
         &self,
         key: Key,
         secret: SecretDigest,
-        tenant: Option<Tenant>,
+        tenant: Option<Arc<Tenant>>,
         client_address: IpAddr,
     ) -> Result<Submitter, AuthenticationError> {
         let now = self.clock.now();
         check_validity(&key, now).map_err(Refused)?;
         check_network(&key, client_address).map_err(Refused)?;
         let tenant = tenant.ok_or_else(|| Refused(refuse_without_default_tenant()))?;
-        let current = (key, tenant);
+        let current = (Arc::new(key), tenant);
         admit_status(&describe(&current)).map_err(Refused)?;
         let (key, tenant) = current;
         if key.last_used_at.is_none_or(|at| now.duration_since(at) > LAST_USED_INTERVAL)

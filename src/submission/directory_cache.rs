@@ -18,7 +18,7 @@ const DOMAIN_LIFETIME: Duration = Duration::from_secs(60);
 const ENTRIES_MAX: usize = 10_000;
 
 /// A key and the tenant that it sends for.
-type KeyAndTenant = Arc<(Key, Tenant)>;
+pub type KeyAndTenant = (Arc<Key>, Arc<Tenant>);
 
 /// Cached queries of the directory.
 pub struct DirectoryCache {
@@ -66,7 +66,7 @@ impl DirectoryCache {
                 Some(tenant_id) => self.store.tenant(tenant_id).await?,
                 None => self.store.tenant_by_slug(DEFAULT_TENANT).await?,
             };
-            Ok(tenant.map(|tenant| Arc::new((key, tenant))))
+            Ok(tenant.map(|tenant| (Arc::new(key), Arc::new(tenant))))
         };
         self.keys.get((id, chosen), self.store.directory_version(), load).await
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use self::authentication::{check_network, check_validity};
-use self::directory_cache::DirectoryCache;
+use self::directory_cache::{DirectoryCache, KeyAndTenant};
 use self::rejection_counters::RejectionCounters;
 use self::rejection_log_limit::RejectionLogLimit;
 use self::send_limit::{QuotaRequest, SendLimits};
@@ -82,9 +82,9 @@ pub struct SubmissionService {
 #[derive(Debug, Clone)]
 pub struct Submitter {
     /// The tenant at the time of the login; later checks load it again.
-    pub tenant: Tenant,
+    pub tenant: Arc<Tenant>,
     /// The key at the time of the login; later checks load it again.
-    pub key: Key,
+    pub key: Arc<Key>,
     /// The secret of the session's login; `None` if each request has its own.
     pub secret: Option<SecretDigest>,
     /// The client's address.
@@ -277,7 +277,7 @@ impl SubmissionService {
 
     /// The submitter's current key and tenant: during a session a key may be revoked, expire or be restricted to
     /// other networks or scopes, and a tenant may be suspended. Each command loads them once, and so does [`Self::enqueue`].
-    async fn refresh(&self, submitter: &Submitter) -> Result<Arc<(Key, Tenant)>, Refusal> {
+    async fn refresh(&self, submitter: &Submitter) -> Result<KeyAndTenant, Refusal> {
         let current = self.directory.key(submitter.key.id, Some(submitter.tenant.id)).await;
         let current = current.map_err(storage_refusal)?;
         let current = current.ok_or_else(|| {
@@ -329,7 +329,7 @@ impl SubmissionService {
     async fn admit_from(
         &self,
         submitter: &Submitter,
-        current: &(Key, Tenant),
+        current: &KeyAndTenant,
         from: &[Address],
     ) -> Result<Vec<SendingDomain>, Refusal> {
         let sender = describe(current);
@@ -342,8 +342,7 @@ impl SubmissionService {
     }
 }
 
-fn describe(current: &(Key, Tenant)) -> Sender<'_> {
-    let (key, tenant) = current;
+fn describe((key, tenant): &KeyAndTenant) -> Sender<'_> {
     Sender {
         tenant_slug: &tenant.slug,
         tenant_status: tenant.status,

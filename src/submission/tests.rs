@@ -73,8 +73,8 @@ impl Fixture {
         };
         let key = self.store.create_key(new, Timestamp::now()).await.unwrap();
         Arc::new(Submitter {
-            tenant,
-            key,
+            tenant: Arc::new(tenant),
+            key: Arc::new(key),
             secret: None,
             client_address: IpAddr::from([127, 0, 0, 1]),
             scope: Scope::SmtpSend,

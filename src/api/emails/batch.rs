@@ -2,6 +2,7 @@
 //! composed messages.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use schemars::JsonSchema;
@@ -54,7 +55,7 @@ pub async fn read<T: DeserializeOwned + JsonSchema + Send + 'static>(
 /// Composes the messages of a request. An error is about the first invalid message.
 pub async fn compose(
     call: &mut RequestContext,
-    tenant: &Tenant,
+    tenant: Arc<Tenant>,
     emails: Vec<EmailRequest>,
     is_batch: bool,
 ) -> Result<Vec<Composed>> {
@@ -63,14 +64,15 @@ pub async fn compose(
     let reservation = std::mem::replace(&mut call.reservation, empty);
     let mut budget =
         ComposeBudget { reservation, octets: 0, octets_max: api.settings.send_body_max.as_u64() };
-    let templates = find_templates(call, tenant, &emails, is_batch, &mut budget).await?;
-    let terms = Terms {
-        defaults: tenant.settings.clone(),
-        limits: api.sending.clone(),
-        lifetime_max: api.message_lifetime_max,
-        now: call.now,
-    };
+    let templates = find_templates(call, &tenant, &emails, is_batch, &mut budget).await?;
+    let now = call.now;
     let work = move || {
+        let terms = Terms {
+            defaults: &tenant.settings,
+            limits: &api.sending,
+            lifetime_max: api.message_lifetime_max,
+            now,
+        };
         let mut composed = Vec::with_capacity(emails.len());
         for (place, email) in emails.into_iter().enumerate() {
             let one = compose_one(email, &templates, &terms);
@@ -110,7 +112,7 @@ async fn find_templates(
 fn compose_one(
     mut email: EmailRequest,
     templates: &HashMap<TemplateId, Template>,
-    terms: &Terms,
+    terms: &Terms<'_>,
 ) -> Result<Composed> {
     if let Some(template) = email.template_id.and_then(|id| templates.get(&id)) {
         let has_body = email.text.is_some() || email.html.is_some();

@@ -121,12 +121,12 @@ pub struct AttachmentRequest {
 }
 
 /// Limits and defaults of a message.
-#[derive(Debug, Clone)]
-pub struct Terms {
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<'a> {
     /// Settings of the tenant.
-    pub defaults: TenantSettings,
+    pub defaults: &'a TenantSettings,
     /// Limits of the server.
-    pub limits: Limits,
+    pub limits: &'a Limits,
     /// Maximum lifetime of a message.
     pub lifetime_max: Duration,
     /// Time of the request.
@@ -168,7 +168,7 @@ impl EmailRequest {
     }
 
     /// Validates the message.
-    pub fn resolve(mut self, terms: &Terms) -> Result<Draft, Vec<FieldError>> {
+    pub fn resolve(mut self, terms: &Terms<'_>) -> Result<Draft, Vec<FieldError>> {
         let Terms { defaults, limits, .. } = terms;
         let mut checks = Checks::default();
         let default_from = || Some(Mailbox { name: None, address: defaults.from.clone()? });
@@ -227,7 +227,7 @@ impl EmailRequest {
         }
     }
 
-    fn check_times(&self, terms: &Terms, checks: &mut Checks) {
+    fn check_times(&self, terms: &Terms<'_>, checks: &mut Checks) {
         let now = terms.now;
         let is_ahead = |at: Timestamp| at > now && at.duration_since(now) <= SEND_AHEAD_MAX;
         checks.require(

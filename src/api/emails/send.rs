@@ -141,7 +141,7 @@ async fn send_all(
         client_address: call.origin.client,
         scope: Scope::EmailsSend,
     });
-    let composed = batch::compose(call, &submitter.tenant, emails, is_batch).await?;
+    let composed = batch::compose(call, Arc::clone(&submitter.tenant), emails, is_batch).await?;
     let recipients = composed.iter().map(|one| one.recipients.len()).sum();
     let sending = Sending { call, submitter, digest, recipients, received_at };
     let mut ready: Vec<Ready> = Vec::with_capacity(composed.len());

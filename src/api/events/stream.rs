@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::tail::{EventsAfter, Tail};
 use crate::api::content::PIECE_OCTETS;
-use crate::api::layers::auth::{self, Access};
+use crate::api::layers::auth::{self, Access, Caller};
 use crate::clock::{Clock, Instant, Interval};
 use crate::limits::tenant_semaphore::TenantPermit;
 use crate::model::SecretDigest;
@@ -169,7 +169,7 @@ impl Follower {
         let Credential { digest, access, client } = self.credential;
         let found = self.store.key_by_digest(digest).await;
         let found = found.map_err(|_| "the key cannot be checked now; connect again")?;
-        match auth::admit(found, access, client, self.clock.now()) {
+        match auth::admit(found.map(Caller::from), access, client, self.clock.now()) {
             Ok(_) => Ok(()),
             Err(_) => Err("this key is no longer allowed to read events"),
         }

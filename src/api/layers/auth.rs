@@ -22,12 +22,20 @@ use crate::api::request_context::Origin;
 use crate::api::{Api, ApiError, Result};
 
 /// The authenticated and authorized caller of a request.
+///
+/// Key and tenant are those of the cache, because a tenant can have large metadata.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// A valid key that may call the operation.
-    pub key: Key,
+    pub key: Arc<Key>,
     /// The owner of the key; `None` is the platform.
-    pub tenant: Option<Tenant>,
+    pub tenant: Option<Arc<Tenant>>,
+}
+
+impl From<(Key, Option<Tenant>)> for Caller {
+    fn from((key, tenant): (Key, Option<Tenant>)) -> Self {
+        Self { key: Arc::new(key), tenant: tenant.map(Arc::new) }
+    }
 }
 
 /// Who may call an operation.
@@ -96,7 +104,6 @@ pub async fn layer(
     // If another connection has the slot, this one ends after the response.
     let _is_kept = origin.slot.set_logged_in();
     let identity = Identity { key: caller.key.id, tenant: caller.key.tenant_id };
-    let caller = Arc::new(caller);
     request.extensions_mut().insert(caller.clone());
     let mut response = rate_limit::run(&api, &caller, arrival.now, request, next).await;
     response.extensions_mut().insert(identity);
@@ -105,10 +112,10 @@ pub async fn layer(
 
 impl Api {
     /// The current key with this secret, and its tenant. Unknown keys are not cached: guesses would evict valid keys.
-    async fn find_key(&self, digest: SecretDigest) -> Result<Option<Arc<(Key, Option<Tenant>)>>> {
+    async fn find_key(&self, digest: SecretDigest) -> Result<Option<Caller>> {
         let load = async {
             match self.store.key_by_digest(digest).await {
-                Ok(Some(found)) => Ok(Arc::new(found)),
+                Ok(Some(found)) => Ok(Caller::from(found)),
                 Ok(None) => Err(None),
                 Err(error) => Err(Some(error)),
             }
@@ -129,7 +136,7 @@ impl Api {
     ) -> Result<Caller> {
         let secret = read_secret(headers)?;
         let found = self.find_key(secret.digest()).await?;
-        let caller = admit(found.map(Arc::unwrap_or_clone), access, client, now)?;
+        let caller = admit(found, access, client, now)?;
         if self.last_used_throttle.is_due(caller.key.id, now)
             && let Err(error) = self.store.touch_key(caller.key.id, now).await
         {
@@ -166,23 +173,18 @@ pub fn read_secret(headers: &HeaderMap) -> Result<KeySecret> {
 }
 
 /// Decides whether a key may call an operation from an address.
-pub fn admit(
-    found: Option<(Key, Option<Tenant>)>,
-    access: Access,
-    client: IpAddr,
-    now: Timestamp,
-) -> Result<Caller> {
-    let (key, tenant) = found.filter(|(key, tenant)| key.tenant_id == tenant.as_ref().map(|t| t.id)).ok_or_else(
-        || {
-            ApiError::new(
-                RefusalCode::InvalidApiKey,
-                "the API key is unknown",
-                "check that the key belongs to this server and that its tenant still exists, or create a new key",
-            )
-        },
-    )?;
-    check_validity(&key, now)?;
-    check_address(&key, client)?;
+pub fn admit(found: Option<Caller>, access: Access, client: IpAddr, now: Timestamp) -> Result<Caller> {
+    let is_whole = |caller: &Caller| caller.key.tenant_id == caller.tenant.as_ref().map(|tenant| tenant.id);
+    let caller = found.filter(is_whole).ok_or_else(|| {
+        ApiError::new(
+            RefusalCode::InvalidApiKey,
+            "the API key is unknown",
+            "check that the key belongs to this server and that its tenant still exists, or create a new key",
+        )
+    })?;
+    let Caller { key, tenant } = &caller;
+    check_validity(key, now)?;
+    check_address(key, client)?;
     if tenant.as_ref().is_some_and(|tenant| tenant.status == TenantStatus::Suspended) {
         return Err(ApiError::new(
             RefusalCode::TenantSuspended,
@@ -190,8 +192,8 @@ pub fn admit(
             "ask the operator of the platform to activate the tenant",
         ));
     }
-    check_access(&key, access)?;
-    Ok(Caller { key, tenant })
+    check_access(key, access)?;
+    Ok(caller)
 }
 
 fn check_validity(key: &Key, now: Timestamp) -> Result<()> {
@@ -312,7 +314,7 @@ mod tests {
     }
 
     fn code(found: Option<(Key, Option<Tenant>)>, access: Access, client: &str) -> &'static str {
-        admit(found, access, client.parse().unwrap(), now())
+        admit(found.map(Caller::from), access, client.parse().unwrap(), now())
             .map_or_else(|e| e.refusal.code.as_str(), |_| "ok")
     }
 
