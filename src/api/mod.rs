@@ -69,6 +69,7 @@ use self::layers::auth::{Caller, LastUsedThrottle};
 use self::layers::idempotency::{InProgress, StoredResponses};
 use self::layers::preconditions::ObjectLocks;
 use self::layers::rate_limit::RequestLimiter;
+use self::layers::unknown_keys::UnknownKeyLimiter;
 use self::operation::Resource;
 use self::page::List;
 use self::request_context::{ListedOwner, RequestContext};
@@ -180,6 +181,7 @@ pub struct Api {
     in_progress: InProgress,
     stored_responses: StoredResponses,
     keys: VersionedCache<SecretDigest, Caller>,
+    unknown_keys: UnknownKeyLimiter,
     object_locks: ObjectLocks,
     /// Memory budget for request bodies and responses in progress.
     memory: Arc<MemoryBudget>,
@@ -224,6 +226,7 @@ impl Api {
             in_progress: InProgress::default(),
             stored_responses,
             keys: VersionedCache::new(parts.clock.clone(), KEY_CACHE_LIFETIME, CACHED_KEYS_MAX),
+            unknown_keys: UnknownKeyLimiter::default(),
             clock: parts.clock,
             object_locks: ObjectLocks::default(),
             memory,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{Clock, Instant};
@@ -39,7 +39,7 @@ impl<K: Eq + Hash, V: Clone> VersionedCache<K, V> {
             return Ok(value);
         }
         let value = load.await?;
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.lock();
         if entries.len() >= self.entries_max {
             entries.clear();
         }
@@ -47,8 +47,22 @@ impl<K: Eq + Hash, V: Clone> VersionedCache<K, V> {
         Ok(value)
     }
 
+    /// Whether there is a value of this key, also if it is no longer valid.
+    pub fn contains(&self, key: &K) -> bool {
+        self.lock().contains_key(key)
+    }
+
+    /// Removes the value of a key.
+    pub fn remove(&self, key: &K) {
+        self.lock().remove(key);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Entry<V>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn find(&self, key: &K, version: u64) -> Option<V> {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.lock();
         let entry = entries.get(key)?;
         let is_valid = entry.version == version && self.clock.elapsed_since(entry.since) < self.lifetime;
         is_valid.then(|| entry.value.clone())
@@ -74,6 +88,17 @@ mod tests {
         assert_eq!(recent.get(1, 1, async { Err::<u8, _>("down") }).await, Err("down"));
         assert_eq!(recent.get(1, 1, async { Ok::<_, &str>(1) }).await, Ok(1));
         assert_eq!(recent.get(1, 1, async { Ok::<_, &str>(2) }).await, Ok(2));
+    }
+
+    #[tokio::test]
+    async fn a_value_that_is_no_longer_valid_is_known_until_it_is_removed() {
+        let recent = VersionedCache::new(Clock::system(), Duration::from_secs(3600), 2);
+        assert!(!recent.contains(&"key"));
+        assert_eq!(recent.get("key", 1, async { Ok::<_, ()>(1) }).await, Ok(1));
+        assert_eq!(recent.get("key", 2, async { Err::<u8, _>("gone") }).await, Err("gone"));
+        assert!(recent.contains(&"key"));
+        recent.remove(&"key");
+        assert!(!recent.contains(&"key"));
     }
 
     #[tokio::test]

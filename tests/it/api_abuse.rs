@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use pillarbox::model::Scope;
+use pillarbox::model::{Environment, KeySecret, Scope};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -35,6 +35,28 @@ async fn a_stream_over_the_limit_is_refused_and_the_others_continue() {
         (frame.kind == HEADERS).then_some(frame.stream)
     });
     assert_eq!(answered.await, 1);
+}
+
+#[tokio::test]
+async fn a_client_that_guesses_keys_is_refused_for_a_while_and_known_keys_continue() {
+    let stage = ApiStage::start().await;
+    stage.get(&stage.platform, "/v1/me").await.expect(200);
+    let mut unknown = 0;
+    let refused = loop {
+        let guess = KeySecret::generate(Environment::Live);
+        let answer = stage.get(guess.expose(), "/v1/me").await;
+        if answer.status == 429 {
+            break answer;
+        }
+        answer.expect_error(401, "invalid_api_key");
+        unknown += 1;
+        assert!(unknown < 1000, "no guess is refused");
+    };
+    assert!(unknown >= 120, "refused after {unknown}");
+    refused.expect_error(429, "rate_limited");
+    let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=60).contains(&wait), "{wait}");
+    stage.get(&stage.platform, "/v1/me").await.expect(200);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::{Environment, KeyId, KeySecret, RefusalCode, Scope, SecretDigest, TenantId, TenantStatus};
+use crate::model::{Environment, KeyId, KeySecret, RefusalCode, Scope, TenantId, TenantStatus};
 use crate::store::{Directory, Key, Tenant};
 
 use super::rate_limit;
@@ -112,18 +112,24 @@ pub async fn layer(
 
 impl Api {
     /// The current key with this secret, and its tenant. Unknown keys are not cached: guesses would evict valid keys.
-    async fn find_key(&self, digest: SecretDigest) -> Result<Option<Caller>> {
+    async fn find_key(&self, secret: &KeySecret, client: IpAddr, now: Timestamp) -> Result<Option<Caller>> {
+        let digest = secret.digest();
         let load = async {
-            match self.store.key_by_digest(digest).await {
-                Ok(Some(found)) => Ok(Caller::from(found)),
-                Ok(None) => Err(None),
-                Err(error) => Err(Some(error)),
+            let _permit = match self.keys.contains(&digest) {
+                true => None,
+                false => Some(self.unknown_keys.admit(client, now).await.map_err(Some)?),
+            };
+            let found = self.store.key_by_digest(digest).await.map_err(|error| Some(ApiError::from(error)))?;
+            if found.is_none() {
+                self.keys.remove(&digest);
+                self.unknown_keys.record_failure(client, now);
             }
+            found.map(Caller::from).ok_or(None)
         };
         match self.keys.get(digest, self.store.directory_version(), load).await {
             Ok(found) => Ok(Some(found)),
             Err(None) => Ok(None),
-            Err(Some(error)) => Err(error.into()),
+            Err(Some(error)) => Err(error),
         }
     }
 
@@ -135,7 +141,7 @@ impl Api {
         now: Timestamp,
     ) -> Result<Caller> {
         let secret = read_secret(headers)?;
-        let found = self.find_key(secret.digest()).await?;
+        let found = self.find_key(&secret, client, now).await?;
         let caller = admit(found, access, client, now)?;
         if self.last_used_throttle.is_due(caller.key.id, now)
             && let Err(error) = self.store.touch_key(caller.key.id, now).await

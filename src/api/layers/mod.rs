@@ -10,3 +10,4 @@ pub mod idle_timeout;
 pub mod preconditions;
 pub mod rate_limit;
 pub mod trace;
+pub mod unknown_keys;
