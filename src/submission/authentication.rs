@@ -117,10 +117,8 @@ impl SubmissionService {
         let current = (Arc::new(key), tenant);
         admit_status(&describe(&current)).map_err(Refused)?;
         let (key, tenant) = current;
-        if key.last_used_at.is_none_or(|at| now.duration_since(at) > LAST_USED_INTERVAL)
-            && let Err(error) = self.store.touch_key(key.id, now).await
-        {
-            tracing::warn!(target: FLOOD, key = %key.id, "cannot record the use of a key: {error}");
+        if key.last_used_at.is_none_or(|at| now.duration_since(at) > LAST_USED_INTERVAL) {
+            self.store.touch_key(key.id, now);
         }
         Ok(Submitter { tenant, key, secret: Some(secret), client_address, scope: Scope::SmtpSend })
     }

@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use pillarbox::mail::Timestamp;
-use pillarbox::store::Directory;
+use pillarbox::store::{Directory, Journal};
 use serde_json::{Value, json};
 
 use crate::api_stage::{ApiStage, Tenant, text};
@@ -118,7 +118,11 @@ async fn using_an_object_changes_its_etag_and_does_not_stop_a_conditional_change
         let before = stage.get(&tenant.key, &path).await;
         let tag = before.header("etag").unwrap().to_owned();
         match field {
-            "last_used_at" => stage.store.touch_key(key_id.parse().unwrap(), Timestamp::now()).await.unwrap(),
+            "last_used_at" => {
+                stage.store.touch_key(key_id.parse().unwrap(), Timestamp::now());
+                // Writes are committed in order.
+                stage.store.checkpoint().await.unwrap();
+            }
             _ => drop(look().await),
         }
         let head = format!("If-None-Match: {tag}\r\n");

@@ -143,11 +143,8 @@ impl Api {
         let secret = read_secret(headers)?;
         let found = self.find_key(&secret, client, now).await?;
         let caller = admit(found, access, client, now)?;
-        if self.last_used_throttle.is_due(caller.key.id, now)
-            && let Err(error) = self.store.touch_key(caller.key.id, now).await
-        {
-            // `last_used_at` is informative, so the request continues.
-            tracing::warn!(key = %caller.key.id, %error, "storing last_used_at of an API key failed");
+        if self.last_used_throttle.is_due(caller.key.id, now) {
+            self.store.touch_key(caller.key.id, now);
         }
         Ok(caller)
     }
@@ -255,16 +252,13 @@ impl LastUsedThrottle {
     /// Whether `last_used_at` must be written now.
     pub fn is_due(&self, key: KeyId, now: Timestamp) -> bool {
         let mut map = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let is_recent = |at: &Timestamp| now.duration_since(*at) < Self::INTERVAL;
-        if map.get(&key).is_some_and(is_recent) {
+        if map.get(&key).is_some_and(|at| now.duration_since(*at) < Self::INTERVAL) {
             return false;
         }
         if map.len() >= Self::KEYS_MAX {
-            map.retain(|_, at| is_recent(at));
+            map.clear();
         }
-        if map.len() < Self::KEYS_MAX {
-            map.insert(key, now);
-        }
+        map.insert(key, now);
         true
     }
 }
@@ -399,7 +393,8 @@ mod tests {
         assert!(!touched.is_due(key, now() + SignedDuration::from_secs(59)));
         assert!(touched.is_due(key, now() + SignedDuration::from_secs(60)));
         for _ in 0..LastUsedThrottle::KEYS_MAX + 10 {
-            touched.is_due(KeyId::generate(now()), now());
+            let key = KeyId::generate(now());
+            assert!(touched.is_due(key, now()) && !touched.is_due(key, now()), "also when the map is full");
         }
         assert!(touched.0.lock().unwrap().len() <= LastUsedThrottle::KEYS_MAX);
     }

@@ -465,7 +465,7 @@ pub(super) async fn a_key_is_found_by_its_secret_and_can_be_revoked_once<H: Harn
     assert!(bed.store.key_by_digest(unknown).await.unwrap().is_none());
 
     let used_at = now();
-    bed.store.touch_key(key.id, used_at).await.unwrap();
+    bed.store.touch_key(key.id, used_at);
     let patch = KeyPatch {
         scopes: Some(vec![Scope::UsageRead]),
         expires_at: Some(Some(later(9))),

@@ -328,8 +328,10 @@ impl Directory for SqliteStore {
         self.change(move |tx| keys::revoke(tx, id, now)).await
     }
 
-    async fn touch_key(&self, id: KeyId, now: Timestamp) -> Result<()> {
-        self.write(move |tx| keys::touch(tx, id, now)).await
+    fn touch_key(&self, id: KeyId, now: Timestamp) {
+        if !self.writer.leave(move |tx| keys::touch(tx, id, now)) {
+            tracing::warn!(target: "pillarbox::flood", key = %id, "the use of a key was not recorded: too many writes are pending");
+        }
     }
 
     async fn suppress(&self, new: NewSuppression, now: Timestamp) -> Result<Suppression> {
