@@ -15,8 +15,8 @@ const RECONNECT_DELAY_DEFAULT: Duration = Duration::from_secs(2);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(60);
 /// The server sends at least a comment every 15 seconds. After this time without data the connection is broken.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// Longer lines are discarded; those of the server are far shorter.
-const LINE_OCTETS_MAX: usize = 4 * 1024 * 1024;
+/// Longer lines and events are discarded; those of the server are far shorter.
+const EVENT_OCTETS_MAX: usize = 4 * 1024 * 1024;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -139,6 +139,8 @@ struct EventReader {
     partial_line: Vec<u8>,
     /// Data of the event that has not ended.
     data: String,
+    /// Whether that event has too much data.
+    is_too_long: bool,
     /// The id of the event that has not ended; later events without an id keep it.
     id: Option<String>,
     /// The id of the last complete event: a reconnection continues after it.
@@ -163,7 +165,7 @@ impl EventReader {
             events.extend(self.read_line(line.trim_end_matches('\r')));
         }
         self.partial_line.drain(..start);
-        if self.partial_line.len() > LINE_OCTETS_MAX {
+        if self.partial_line.len() > EVENT_OCTETS_MAX {
             self.partial_line.clear();
         }
         events
@@ -173,12 +175,14 @@ impl EventReader {
     fn read_line(&mut self, line: &str) -> Option<String> {
         if line.is_empty() {
             self.last_event_id.clone_from(&self.id);
-            return Some(std::mem::take(&mut self.data)).filter(|data| !data.is_empty());
+            let is_whole = !std::mem::take(&mut self.is_too_long);
+            return Some(std::mem::take(&mut self.data)).filter(|data| is_whole && !data.is_empty());
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "" => self.last_comment = Some(value.to_owned()).filter(|comment| !comment.is_empty()),
+            "data" if self.data.len() + value.len() > EVENT_OCTETS_MAX => self.is_too_long = true,
             "data" => self.data += value,
             "id" => self.id = Some(value.to_owned()),
             "retry" => {
@@ -241,11 +245,29 @@ mod tests {
     }
 
     #[test]
+    fn a_reconnection_before_the_first_event_continues_after_the_position_of_the_stream() {
+        let mut reader = EventReader::new(None, RECONNECT_DELAY_DEFAULT);
+        assert!(reader.read(b"retry: 2000\n: hello\nid: cur_1\n\nid: cur_2\n\n").is_empty());
+        assert_eq!(reader.last_event_id.as_deref(), Some("cur_2"));
+    }
+
+    #[test]
+    fn an_event_with_too_much_data_is_discarded() {
+        let mut reader = EventReader::new(None, RECONNECT_DELAY_DEFAULT);
+        let line = [b"data: ", &vec![b'x'; 1024 * 1024][..], b"\n"].concat();
+        for _ in 0..=EVENT_OCTETS_MAX / (1024 * 1024) {
+            assert!(reader.read(&line).is_empty());
+            assert!(reader.data.len() <= EVENT_OCTETS_MAX);
+        }
+        assert_eq!(reader.read(b"data: x\n\nid: evt_2\ndata: {}\n\n"), ["{}"]);
+    }
+
+    #[test]
     fn an_endless_line_is_discarded() {
         let mut reader = EventReader::new(None, RECONNECT_DELAY_DEFAULT);
-        for _ in 0..=LINE_OCTETS_MAX / (1024 * 1024) {
+        for _ in 0..=EVENT_OCTETS_MAX / (1024 * 1024) {
             assert!(reader.read(&vec![b'x'; 1024 * 1024]).is_empty());
         }
-        assert!(reader.partial_line.len() <= LINE_OCTETS_MAX);
+        assert!(reader.partial_line.len() <= EVENT_OCTETS_MAX);
     }
 }

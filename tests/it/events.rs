@@ -257,6 +257,27 @@ async fn a_stream_shows_events_of_its_own_tenant_and_continues_where_it_broke_of
 }
 
 #[tokio::test]
+async fn a_stream_without_any_event_continues_where_it_broke_off() {
+    let stage = ApiStage::start().await;
+    let (acme, other) = (stage.tenant("acme").await, stage.tenant("other").await);
+    suppress(&stage, Some(acme.id), "before@x.example").await;
+    suppress(&stage, Some(other.id), "theirs@x.example").await;
+    let last = stage.get(&stage.platform, "/v1/events?limit=1").await.expect(200);
+    let mut own = Follower::start(&stage, &acme.key, "/v1/events", "").await;
+    own.until("\nid: cur_").await;
+    own.until("\n\n").await;
+    let (_, position) = own.heard.split_once("\nid: ").expect("the stream begins with a position");
+    let position = position.lines().next().unwrap().to_owned();
+    assert_ne!(position[4..], text(&last, "/data/0/id")[4..], "an id of another tenant is not shown");
+    drop(own);
+    suppress(&stage, Some(acme.id), "missed@x.example").await;
+    let headers = format!("Last-Event-ID: {position}\r\n");
+    let mut again = Follower::start(&stage, &acme.key, "/v1/events", &headers).await;
+    again.until("missed@x.example").await;
+    assert!(again.events().len() <= 2, "{}", again.heard);
+}
+
+#[tokio::test]
 async fn a_stream_ends_when_its_key_or_tenant_ends_and_when_the_server_stops() {
     let stage = ApiStage::start().await;
     let (acme, other) = (stage.tenant("acme").await, stage.tenant("other").await);

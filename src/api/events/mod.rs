@@ -3,8 +3,6 @@
 mod stream;
 mod tail;
 
-use std::sync::Arc;
-
 use hyper::header::ACCEPT;
 use schemars::Schema;
 
@@ -19,6 +17,7 @@ use super::{
 };
 use crate::limits::tenant_semaphore::SemaphoreFull;
 use stream::{Credential, Start};
+use tail::Reader;
 
 pub use tail::Tail;
 
@@ -28,7 +27,7 @@ pub fn resource() -> Resource {
     Resource::new("Events", text, Access::Scope(Scope::EmailsRead))
         .operations([
             Operation::get("/v1/events", "list_events", list)
-                .describe("List or stream events", "With `Accept: text/event-stream`, the response is a live stream of events: `id` is the position after the event in the journal, `event` is its type, and `data` is the event in JSON. Reconnect with `Last-Event-ID` to continue without a gap. Events about objects that both environments share, such as domains, are in the lists of both.")
+                .describe("List or stream events", "With `Accept: text/event-stream`, the response is a live stream of events: `id` is the position after the event in the journal, `event` is its type, and `data` is the event in JSON. The stream begins with an `id` without data, and sends another one every 15 seconds if there is no event. Reconnect with the last `id` in `Last-Event-ID` to continue without a gap. Events about objects that both environments share, such as domains, are in the lists of both.")
                 .owner_filter()
                 .environment_filter()
                 .query::<EventKind>("type", "Only events of this type.")
@@ -83,9 +82,8 @@ async fn follow(mut call: RequestContext, filter: EventFilter) -> Result<ApiResp
     };
     let start = Start {
         clock: call.api.clock.clone(),
-        store: Arc::new(call.store().clone()),
+        reader: Reader { store: call.store().clone(), filter },
         tail: call.api.tail.clone(),
-        filter,
         after,
         credential,
         permit: call.api.streams.try_acquire(call.scope()).map_err(too_many)?,

@@ -14,15 +14,15 @@ use futures_util::stream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::tail::{EventsAfter, Tail};
+use super::tail::{EventsAfter, Reader, Tail};
 use crate::api::content::PIECE_OCTETS;
 use crate::api::layers::auth::{self, Access, Caller};
 use crate::clock::{Clock, Instant, Interval};
 use crate::limits::tenant_semaphore::TenantPermit;
 use crate::model::SecretDigest;
-use crate::store::{Directory, EventFilter, Journal, JournalCursor, JournalEntry, Store};
+use crate::store::{Directory, EventFilter, Journal, JournalCursor, JournalEntry};
 
-/// Interval of keep-alive comments, so that proxies do not close an idle stream.
+/// Interval of heartbeats, so that proxies do not close an idle stream.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Interval of the in-memory check for changes of keys and tenants by this process.
 const VERSION_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,10 +43,9 @@ pub struct Credential {
 /// Input of a stream.
 pub struct Start {
     pub clock: Clock,
-    pub store: Arc<Store>,
+    /// Store and filter; the filter contains the tenant of the caller.
+    pub reader: Reader,
     pub tail: Arc<Tail>,
-    /// Filter; contains the tenant of the caller.
-    pub filter: EventFilter,
     /// Position of the client; `None` for the end of the journal.
     pub after: Option<JournalCursor>,
     pub credential: Credential,
@@ -56,10 +55,11 @@ pub struct Start {
 
 struct Follower {
     clock: Clock,
-    store: Arc<Store>,
+    reader: Reader,
     tail: Arc<Tail>,
-    filter: EventFilter,
     position: JournalCursor,
+    /// The position after the last event that the client has.
+    sent: JournalCursor,
     last: watch::Receiver<JournalCursor>,
     credential: Credential,
     checked_at: Instant,
@@ -73,15 +73,15 @@ struct Follower {
 
 /// Starts a stream.
 pub fn open(start: Start) -> Body {
-    let last = start.store.watch_events();
+    let last = start.reader.store.watch_events();
     let position = start.after.unwrap_or(*last.borrow());
     let follower = Follower {
         // The key may have changed since authentication, so the first step checks it.
-        checked_version: start.store.directory_version().wrapping_sub(1),
-        store: start.store,
+        checked_version: start.reader.store.directory_version().wrapping_sub(1),
+        reader: start.reader,
         tail: start.tail,
-        filter: start.filter,
         position,
+        sent: start.after.unwrap_or(position.rounded_down()),
         last,
         credential: start.credential,
         checked_at: start.clock.instant(),
@@ -92,7 +92,7 @@ pub fn open(start: Start) -> Body {
         has_ended: false,
         _permit: start.permit,
     };
-    let preamble = format!("retry: {RETRY_MS}\n: events follow as they happen\n\n");
+    let preamble = format!("retry: {RETRY_MS}\n: events follow as they happen\n{}", follower.heartbeat());
     let state = (Some(preamble), follower);
     let chunks = stream::unfold(state, |(preamble, mut follower)| async move {
         let text = match preamble {
@@ -130,17 +130,22 @@ impl Follower {
             }
             self.check_key().await?;
             let last = *self.last.borrow_and_update();
-            if self.position < last {
-                let found = self.tail.after(self.position, last).await;
+            let is_behind = self.position < last;
+            if is_behind {
+                let found = self.tail.after(&self.reader, self.position, last).await;
                 let found = found.map_err(|_| "the events cannot be read now; connect again")?;
-                let (text, position) = next_piece(&found, &self.filter, self.position);
-                self.position = position;
-                if !text.is_empty() {
-                    return Ok(text);
+                let piece = next_piece(&found, &self.reader.filter, self.position);
+                self.position = piece.position;
+                if !piece.text.is_empty() {
+                    self.sent = piece.sent;
+                    return Ok(piece.text);
                 }
+            }
+            if self.clock.elapsed_since(self.last_sent_at) >= KEEP_ALIVE_INTERVAL {
+                return Ok(self.heartbeat());
+            }
+            if is_behind {
                 self.pause(READ_PAUSE).await;
-            } else if self.clock.elapsed_since(self.last_sent_at) >= KEEP_ALIVE_INTERVAL {
-                return Ok(":\n\n".into());
             } else {
                 tokio::select! {
                     () = self.stop.cancelled() => {}
@@ -149,6 +154,13 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// Tells the client its position, also if the filter takes no event. An event without data is not dispatched, but its id
+    /// is the next `Last-Event-ID` (HTML Living Standard §9.2.6).
+    fn heartbeat(&self) -> String {
+        // The event before the position can be one of another tenant.
+        format!("id: {}\n\n", self.position.rounded_down().max(self.sent))
     }
 
     async fn pause(&self, time: Duration) {
@@ -161,13 +173,13 @@ impl Follower {
     /// Fails if the key has lost access. A tenant still receives the event of its own suspension: the stream sends it if it
     /// was committed before the check.
     async fn check_key(&mut self) -> Result<(), &'static str> {
-        let version = self.store.directory_version();
+        let version = self.reader.store.directory_version();
         if version == self.checked_version && self.clock.elapsed_since(self.checked_at) < KEY_CHECK_INTERVAL {
             return Ok(());
         }
         (self.checked_version, self.checked_at) = (version, self.clock.instant());
         let Credential { digest, access, client } = self.credential;
-        let found = self.store.key_by_digest(digest).await;
+        let found = self.reader.store.key_by_digest(digest).await;
         let found = found.map_err(|_| "the key cannot be checked now; connect again")?;
         match auth::admit(found.map(Caller::from), access, client, self.clock.now()) {
             Ok(_) => Ok(()),
@@ -176,23 +188,28 @@ impl Follower {
     }
 }
 
-/// The next piece of the stream, and the position after it.
-fn next_piece(
-    found: &EventsAfter,
-    filter: &EventFilter,
-    mut position: JournalCursor,
-) -> (String, JournalCursor) {
-    let mut text = String::new();
+/// A piece of the stream.
+struct Piece {
+    text: String,
+    /// The position after it.
+    position: JournalCursor,
+    /// The position after its last event.
+    sent: JournalCursor,
+}
+
+fn next_piece(found: &EventsAfter, filter: &EventFilter, begin: JournalCursor) -> Piece {
+    let mut piece = Piece { text: String::new(), position: begin, sent: begin };
     for entry in &found.entries {
-        if text.len() >= PIECE_OCTETS {
-            return (text, position);
+        if piece.text.len() >= PIECE_OCTETS {
+            return piece;
         }
-        position = entry.cursor;
+        piece.position = entry.cursor;
         if filter.takes(&entry.event) {
-            text += &frame(entry);
+            piece.text += &frame(entry);
+            piece.sent = entry.cursor;
         }
     }
-    (text, found.position)
+    Piece { position: found.position, ..piece }
 }
 
 /// One event. Compact JSON has no line breaks, so `data` is one line.
@@ -237,9 +254,9 @@ mod tests {
         for _ in 0..5 {
             let left = entries.iter().filter(|entry| entry.cursor > position).cloned().collect();
             let found = EventsAfter { entries: left, position: end };
-            let (text, reached) = next_piece(&found, &EventFilter::default(), position);
-            assert!(text.len() < PIECE_OCTETS + 2000, "{}", text.len());
-            (position, sent) = (reached, sent + &text);
+            let piece = next_piece(&found, &EventFilter::default(), position);
+            assert!(piece.text.len() < PIECE_OCTETS + 2000, "{}", piece.text.len());
+            (position, sent) = (piece.position, sent + &piece.text);
         }
         assert_eq!(position, end);
         assert_eq!(sent, entries.iter().map(|entry| frame(entry)).collect::<String>());

@@ -1,12 +1,12 @@
-//! A cache of the newest events, shared by all streams. A stream that falls behind the cache reads the database, so it does
-//! not delay other streams.
+//! A cache of the newest events, shared by all streams. A stream that falls behind the cache reads the database for itself
+//! and only its own events, so it does not delay other streams and other tenants.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-use crate::store::{Journal, JournalCursor, JournalEntry, Result, Store};
+use crate::store::{EventFilter, Journal, JournalCursor, JournalEntry, Result, Store};
 
 /// Events in the cache.
 const CACHED_MAX: usize = 2048;
@@ -17,6 +17,14 @@ const READ_MAX: usize = 512;
 pub struct Tail {
     store: Arc<Store>,
     recent: Mutex<Recent>,
+}
+
+/// How a stream reads what is no longer in the cache: as its client, so that it waits for the permits of its tenant.
+pub struct Reader {
+    /// The store, for this client.
+    pub store: Store,
+    /// The events of the stream.
+    pub filter: EventFilter,
 }
 
 /// All events after `from` up to `until`.
@@ -41,8 +49,14 @@ impl Tail {
         Self { store, recent: Mutex::new(Recent { from: now, until: now, entries: VecDeque::new() }) }
     }
 
-    /// The next events after `position`. `last` is the end of the journal.
-    pub async fn after(&self, position: JournalCursor, last: JournalCursor) -> Result<EventsAfter> {
+    /// The next events after `position`, if they are in the cache, and else those of `reader`. `last` is the end of the
+    /// journal.
+    pub async fn after(
+        &self,
+        reader: &Reader,
+        position: JournalCursor,
+        last: JournalCursor,
+    ) -> Result<EventsAfter> {
         {
             // One stream extends the cache; the others wait for it.
             let mut recent = self.recent.lock().await;
@@ -53,9 +67,10 @@ impl Tail {
                 return Ok(recent.after(position));
             }
         }
-        let entries = self.store.events_after(position, READ_MAX).await?.items;
-        let position = entries.last().map_or(last, |entry| entry.cursor);
-        Ok(EventsAfter { entries: entries.into_iter().map(Arc::new).collect(), position })
+        let (entries, next) = reader.store.filtered_events_after(reader.filter.clone(), position).await?;
+        let end = entries.last().map_or(last, |entry| entry.cursor.max(last));
+        let entries = entries.into_iter().map(Arc::new).collect();
+        Ok(EventsAfter { entries, position: next.unwrap_or(end) })
     }
 }
 

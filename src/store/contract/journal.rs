@@ -52,6 +52,36 @@ pub(super) async fn the_journal_is_read_on_from_any_position_also_after_a_restar
     }
 }
 
+pub(super) async fn the_events_of_a_tenant_are_read_on_from_any_position<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let (tenant, other) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let begin = *bed.store.watch_events().borrow();
+    let suppress = async |tenant, count| {
+        for number in 0..count {
+            let new = new_suppression(Some(tenant), &format!("x{number}@{tenant}.example"));
+            bed.store.suppress(new, now()).await.unwrap();
+        }
+    };
+    let mut expected = Vec::new();
+    for count in [3, 120, 1, 70] {
+        suppress(other, 80).await;
+        suppress(tenant, count).await;
+    }
+    let all = bed.store.events_after(begin, 10_000).await.unwrap().items;
+    expected.extend(all.iter().filter(|entry| entry.event.tenant_id == Some(tenant)));
+    let filter = EventFilter { tenant_id: Some(tenant), ..EventFilter::default() };
+    let (mut found, mut position) = (Vec::new(), Some(begin));
+    while let Some(after) = position {
+        let (entries, next) = bed.store.filtered_events_after(filter.clone(), after).await.unwrap();
+        assert!(entries.len() <= 100 && next.is_none_or(|next| next > after));
+        found.extend(entries);
+        position = next;
+    }
+    assert_eq!(format!("{found:?}"), format!("{expected:?}"));
+    let from_half = bed.store.filtered_events_after(filter, found[150].cursor).await.unwrap().0;
+    assert_eq!(from_half[0].cursor, found[151].cursor);
+}
+
 pub(super) async fn the_journal_and_the_states_agree<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;

@@ -18,6 +18,13 @@ pub struct JournalCursorError;
 impl JournalCursor {
     const PREFIX: &'static str = "cur_";
 
+    /// A position before this one that every client may know. It has the time of the event before this position, but nothing
+    /// else of its id.
+    pub fn rounded_down(self) -> Self {
+        const RANDOM_BITS: u8 = Ulid::RAND_BITS;
+        Self(self.0 >> RANDOM_BITS << RANDOM_BITS)
+    }
+
     pub(in crate::store) fn from_bits(bits: u128) -> Self {
         Self(bits)
     }
@@ -62,6 +69,9 @@ mod tests {
             let cursor = JournalCursor::from_bits(bits);
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }
+        let exact = Ulid::from_parts(1_000, 77);
+        let rounded = JournalCursor::from_bits(exact.into()).rounded_down();
+        assert_eq!(rounded.to_string(), format!("cur_{}", Ulid::from_parts(1_000, 0)));
         for text in [
             "",
             "7",

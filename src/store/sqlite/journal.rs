@@ -19,8 +19,8 @@ use crate::model::{DeliveryId, EventId, KeyId, MessageId, TenantId};
 use crate::store::memory::lock;
 use crate::store::{
     Attempt, Delivery, Event, EventFilter, EventPage, IdempotentResponse, Journal, JournalCursor,
-    JournalEntry, Message, MessageFilter, MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection,
-    RejectionFilter, Result, RetentionPolicy, StoreCounts, is_in_scope,
+    JournalEntry, Message, MessageFilter, MessagePage, NewEvent, PAGE_OBJECTS_MAX, Page, PageRequest, Pruned,
+    Rejection, RejectionFilter, Result, RetentionPolicy, StoreCounts, is_in_scope,
 };
 
 impl Journal for SqliteStore {
@@ -85,6 +85,18 @@ impl Journal for SqliteStore {
 
     async fn events_after(&self, after: JournalCursor, limit: usize) -> Result<Page<JournalEntry>> {
         self.read_slow(move |connection| events::after(connection, after, limit)).await
+    }
+
+    async fn filtered_events_after(
+        &self,
+        filter: EventFilter,
+        after: JournalCursor,
+    ) -> Result<(Vec<JournalEntry>, Option<JournalCursor>)> {
+        let before = Some(events::last_before(after).to_string());
+        let page = PageRequest { limit: PAGE_OBJECTS_MAX, before, ..PageRequest::default() };
+        let EventPage { items, next } = self.list_events(filter, page).await?;
+        let entry = |event: Event| JournalEntry { cursor: events::cursor_behind(event.id), event };
+        Ok((items.into_iter().rev().map(entry).collect(), next.map(events::cursor_behind)))
     }
 
     async fn cursor_of(&self, event: EventId) -> Result<JournalCursor> {

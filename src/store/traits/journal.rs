@@ -42,6 +42,13 @@ store_trait! {
         async fn list_events(&self, filter: EventFilter, page: PageRequest) -> Result<EventPage>;
         /// At most `limit` events of all tenants after a position, in the order of commits.
         async fn events_after(&self, after: JournalCursor, limit: usize) -> Result<Page<JournalEntry>>;
+        /// The next events after a position that a filter takes, in the order of commits, and where to continue; `None` at the
+        /// end of the journal. Reads a bounded part of the journal, as [`Journal::list_events`] does.
+        async fn filtered_events_after(
+            &self,
+            filter: EventFilter,
+            after: JournalCursor,
+        ) -> Result<(Vec<JournalEntry>, Option<JournalCursor>)>;
         /// The position after an event, for a client that knows only its id. The event may have been deleted.
         async fn cursor_of(&self, event: EventId) -> Result<JournalCursor>;
         /// The position after the last committed event, kept up to date.
