@@ -29,14 +29,15 @@ use self::send_limit::{QuotaRequest, SendLimits};
 use crate::clock::{Clock, Instant};
 use crate::histogram::{Histogram, HistogramReading, UP_TO_SECONDS};
 use crate::limits::tenant_semaphore::TenantSemaphore;
-use crate::mail::{Address, DomainName, Envelope, Host, ReversePath, Timestamp};
+use crate::mail::{Address, DomainName, Envelope, Host, Recipient, ReversePath, Timestamp};
 use crate::model::{Environment, Refusal, RefusalCode, RequestId, Scope, SecretDigest, Stage};
 use crate::policy::admission::{
     Sender, SendingDomain, SuppressionFacts, admit_from, admit_recipient, admit_sender, admit_tenant,
 };
 use crate::policy::fixed_window::QuotaStatus;
 use crate::store::{
-    Annotations, Conflict, Directory, Journal, Key, Rejection, Store, StoreError, SubmissionKey, Tenant,
+    Annotations, Conflict, Directory, Journal, Key, Rejection, Store, StoreError, SubmissionKey, Suppression,
+    Tenant,
 };
 use crate::telemetry::FLOOD;
 
@@ -91,6 +92,15 @@ pub struct Submitter {
     pub client_address: IpAddr,
     /// The scope that the key needs for this kind of submission.
     pub scope: Scope,
+}
+
+/// The recipients of a message, after the decision on each.
+#[derive(Debug, Default)]
+pub struct AdmittedRecipients {
+    /// Those that get the message.
+    pub open: Vec<Recipient>,
+    /// Those that are suppressed.
+    pub suppressed: Vec<Address>,
 }
 
 /// A message with an admitted envelope.
@@ -187,22 +197,54 @@ impl SubmissionService {
         smtputf8: bool,
         earlier: Option<usize>,
     ) -> Result<(), Refusal> {
-        let suppression = self
-            .store
-            .suppression_of(
-                submitter.tenant.id,
-                submitter.key.environment,
-                &recipient.folded(),
-                self.clock.now(),
-            )
-            .await
-            .map_err(storage_refusal)?
-            .map(|found| SuppressionFacts {
-                reason: found.reason,
-                created_at: found.created_at,
-                is_platform: found.tenant_id.is_none(),
-            });
+        let (tenant, environment, now) =
+            (submitter.tenant.id, submitter.key.environment, self.clock.now());
+        let found = self.store.suppression_of(tenant, environment, &recipient.folded(), now).await;
+        let suppression = found.map_err(storage_refusal)?.map(describe_suppression);
         admit_recipient(recipient, smtputf8, suppression.as_ref())?;
+        self.admit_recipient_count(submitter, earlier).await
+    }
+
+    /// Decides on all recipients of one message, in their order, with one query. Leaves out suppressed ones. Fails with the
+    /// first other refusal, or if all are suppressed. `earlier` is as for [`Self::admit_recipient`].
+    pub async fn admit_recipients(
+        &self,
+        submitter: &Submitter,
+        recipients: Vec<Address>,
+        earlier: Option<usize>,
+    ) -> Result<AdmittedRecipients, Refusal> {
+        let (tenant, environment, now) =
+            (submitter.tenant.id, submitter.key.environment, self.clock.now());
+        let folded = recipients.iter().map(Address::folded).collect();
+        let found = self.store.suppressions_of(tenant, environment, folded, now).await;
+        let found = found.map_err(storage_refusal)?.into_iter();
+        let mut admitted = AdmittedRecipients::default();
+        let mut last_refusal = None;
+        for (recipient, suppression) in recipients.into_iter().zip(found) {
+            let suppression = suppression.map(describe_suppression);
+            match admit_recipient(&recipient, true, suppression.as_ref()) {
+                Err(refusal) if refusal.code == RefusalCode::RecipientSuppressed => {
+                    admitted.suppressed.push(recipient);
+                    last_refusal = Some(refusal);
+                    continue;
+                }
+                decided => decided?,
+            }
+            let earlier = earlier.map(|earlier| earlier + admitted.open.len());
+            self.admit_recipient_count(submitter, earlier).await?;
+            admitted.open.push(recipient.into());
+        }
+        match last_refusal.filter(|_| admitted.open.is_empty()) {
+            Some(refusal) => Err(refusal),
+            None => Ok(admitted),
+        }
+    }
+
+    async fn admit_recipient_count(
+        &self,
+        submitter: &Submitter,
+        earlier: Option<usize>,
+    ) -> Result<(), Refusal> {
         match earlier {
             Some(earlier) => {
                 let current = self.refresh(submitter).await?;
@@ -339,6 +381,14 @@ impl SubmissionService {
             domains.push(admit_from(&sender, address, &covering)?.clone());
         }
         Ok(domains)
+    }
+}
+
+fn describe_suppression(found: Suppression) -> SuppressionFacts {
+    SuppressionFacts {
+        reason: found.reason,
+        created_at: found.created_at,
+        is_platform: found.tenant_id.is_none(),
     }
 }
 

@@ -11,12 +11,12 @@ use super::batch::{self, Composed, locate};
 use super::draft::EmailRequest;
 use crate::api::{ApiError, ApiResponse, List, RequestContext, Result};
 use crate::clock::Instant;
-use crate::mail::{Address, BodyType, Envelope, MailParameters, Recipient, ReversePath, Timestamp};
+use crate::mail::{Address, BodyType, Envelope, MailParameters, ReversePath, Timestamp};
 use crate::model::{DeliveryState, LimitPeriod, MessageId, Refusal, RefusalCode, Scope, Stage, TenantId};
 use crate::policy::fixed_window::seconds_until;
 use crate::store::{Store, SubmissionKey};
 use crate::submission::{
-    CheckedSubmission, PreparedSubmission, Submission, SubmissionExtras, Submitter, Trace,
+    AdmittedRecipients, CheckedSubmission, PreparedSubmission, Submission, SubmissionExtras, Submitter, Trace,
 };
 
 const BATCH_MAX: usize = 100;
@@ -180,8 +180,10 @@ impl Sending<'_> {
         let reverse_path = ReversePath::Mailbox(sender);
         let admitted = submission.admit_sender(submitter, &reverse_path, is_counted).await;
         admitted.map_err(|refusal| self.reject(Stage::Mail, refusal))?;
-        let (recipients, suppressed) =
-            self.admit_recipients(recipients, (!is_counted).then_some(earlier)).await?;
+        let earlier = (!is_counted).then_some(earlier);
+        let admitted = submission.admit_recipients(submitter, recipients, earlier).await;
+        let admitted = admitted.map_err(|refusal| self.reject(Stage::Rcpt, refusal))?;
+        let AdmittedRecipients { open: recipients, suppressed } = admitted;
         self.check_size(&message)?;
         let counted = if is_counted { 0 } else { recipients.len() };
         let envelope = Envelope {
@@ -201,33 +203,6 @@ impl Sending<'_> {
         });
         let checked = checked.await.map_err(|refusal| self.reject(Stage::Data, refusal))?;
         Ok(Ready { checked, earlier: duplicate, counted, send_at: release_at, suppressed })
-    }
-
-    /// Returns the accepted and the suppressed recipients. Fails if all are suppressed. `earlier` is the number of recipients
-    /// that the request counts already towards the send limit; `None` disables the limit for a duplicate.
-    async fn admit_recipients(
-        &self,
-        recipients: Vec<Address>,
-        earlier: Option<usize>,
-    ) -> Result<(Vec<Recipient>, Vec<Address>)> {
-        let mut suppressed = Vec::new();
-        let mut last_refusal = None;
-        let mut open: Vec<Recipient> = Vec::with_capacity(recipients.len());
-        for recipient in recipients {
-            let earlier = earlier.map(|earlier| earlier + open.len());
-            match self.call.api.submission.admit_recipient(&self.submitter, &recipient, true, earlier).await {
-                Ok(()) => open.push(recipient.into()),
-                Err(refusal) if refusal.code == RefusalCode::RecipientSuppressed => {
-                    suppressed.push(recipient);
-                    last_refusal = Some(refusal);
-                }
-                Err(refusal) => return Err(self.reject(Stage::Rcpt, refusal)),
-            }
-        }
-        match last_refusal.filter(|_| open.is_empty()) {
-            Some(refusal) => Err(self.reject(Stage::Rcpt, refusal)),
-            None => Ok((open, suppressed)),
-        }
     }
 
     fn check_size(&self, message: &[u8]) -> Result<()> {

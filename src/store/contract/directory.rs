@@ -494,7 +494,12 @@ pub(super) async fn a_tenants_own_suppression_goes_before_the_platforms_and_an_e
     assert_eq!(platform.address, "bob@example.com");
     let stops = async |tenant, at| -> Option<SuppressionId> {
         let found = bed.store.suppression_of(tenant, Environment::Live, "bob@example.com", at).await;
-        found.unwrap().map(|found| found.id)
+        let found = found.unwrap().map(|found| found.id);
+        let several = ["ann", "bob", "cleo", "bob"].map(|name| format!("{name}@example.com")).to_vec();
+        let several = bed.store.suppressions_of(tenant, Environment::Live, several, at).await.unwrap();
+        let several: Vec<_> = several.into_iter().map(|found| found.map(|found| found.id)).collect();
+        assert_eq!(several, [None, found, None, found]);
+        found
     };
     assert_eq!(stops(a, now()).await, Some(platform.id));
     let mut new = new_suppression(Some(a), "bob@example.com");

@@ -356,6 +356,21 @@ impl Directory for SqliteStore {
         self.read(move |connection| suppressions::that_stops(connection, sender, &folded, now)).await
     }
 
+    async fn suppressions_of(
+        &self,
+        tenant: TenantId,
+        environment: Environment,
+        folded: Vec<String>,
+        now: Timestamp,
+    ) -> Result<Vec<Option<Suppression>>> {
+        let sender = (tenant, environment);
+        self.read(move |connection| {
+            let find = |folded: &String| suppressions::that_stops(connection, sender, folded, now);
+            folded.iter().map(find).collect()
+        })
+        .await
+    }
+
     async fn list_suppressions(
         &self,
         filter: SuppressionFilter,

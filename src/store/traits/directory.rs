@@ -146,6 +146,14 @@ store_trait! {
             folded: &str,
             now: Timestamp,
         ) -> Result<Option<Suppression>>;
+        /// The same for several addresses of one message, in their order.
+        async fn suppressions_of(
+            &self,
+            tenant: TenantId,
+            environment: Environment,
+            folded: Vec<String>,
+            now: Timestamp,
+        ) -> Result<Vec<Option<Suppression>>>;
         /// A page of suppressions, newest first. A tenant sees only its own.
         async fn list_suppressions(
             &self,
