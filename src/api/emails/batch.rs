@@ -1,6 +1,7 @@
 //! Composes the messages of a request. CPU-bound work needs a permit of the tenant, and the memory budget counts the
 //! composed messages.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use super::compose::MimeMessage;
 use super::draft::{Draft, EmailRequest, Terms};
 use crate::api::body;
 use crate::api::json::{self, Checks};
-use crate::api::templates;
+use crate::api::templates::{self, Renderer, stack};
 use crate::api::{ApiError, FieldError, RequestContext, Result};
 use crate::limits::memory_budget::MemoryReservation;
 use crate::mail::{Address, Timestamp};
@@ -73,12 +74,13 @@ pub async fn compose(
             lifetime_max: api.message_lifetime_max,
             now,
         };
-        let mut composed = Vec::with_capacity(emails.len());
-        for (place, email) in emails.into_iter().enumerate() {
-            let one = compose_one(email, &templates, &terms);
-            let one = one.and_then(|one| budget.add(one.message.len()).map(|()| one));
-            composed.push(one.map_err(|error| locate(error, is_batch.then_some(place)))?);
-        }
+        let compose = || compose_all(emails, &templates, &terms, &mut budget);
+        let composed = match templates.is_empty() {
+            true => compose(),
+            false => stack::run(compose).map_err(ApiError::internal)?,
+        };
+        let composed =
+            composed.map_err(|(place, error)| locate(error, is_batch.then_some(place)))?;
         Ok((composed, budget.reservation))
     };
     let (composed, reservation) = call.work(work).await?;
@@ -109,19 +111,38 @@ async fn find_templates(
     Ok(found)
 }
 
-fn compose_one(
-    mut email: EmailRequest,
+fn compose_all(
+    emails: Vec<EmailRequest>,
     templates: &HashMap<TemplateId, Template>,
     terms: &Terms<'_>,
+    budget: &mut ComposeBudget,
+) -> std::result::Result<Vec<Composed>, (usize, ApiError)> {
+    let engine = LazyCell::default();
+    let mut renderer = Renderer::new(&engine);
+    let mut composed = Vec::with_capacity(emails.len());
+    for (place, email) in emails.into_iter().enumerate() {
+        let template = email.template_id.and_then(|id| templates.get(&id));
+        let one = compose_one(email, template, &mut renderer, terms);
+        let one = one.and_then(|one| budget.add(one.message.len()).map(|()| one));
+        composed.push(one.map_err(|error| (place, error))?);
+    }
+    Ok(composed)
+}
+
+fn compose_one<'e>(
+    mut email: EmailRequest,
+    template: Option<&'e Template>,
+    renderer: &mut Renderer<'e>,
+    terms: &Terms<'_>,
 ) -> Result<Composed> {
-    if let Some(template) = email.template_id.and_then(|id| templates.get(&id)) {
+    if let Some(template) = template {
         let has_body = email.text.is_some() || email.html.is_some();
         let mut checks = Checks::default();
         checks.require(!has_body, "template_id", "invalid", "give either template_id, or text and html");
         templates::check_data(&email.template_data, "template_data", &mut checks);
         checks.finish()?;
         let data = std::mem::take(&mut email.template_data);
-        email.fill(templates::fill(template, data)?);
+        email.fill(renderer.render(template, data)?);
     }
     let draft = email.resolve(terms).map_err(ApiError::invalid)?;
     let Draft { mime, sender, recipients, annotations, release_at, expires_at } = draft;

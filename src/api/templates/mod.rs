@@ -1,17 +1,20 @@
-//! The templates of a tenant: create, list, change, delete, render. `language` checks and renders a template; `stack`
-//! runs it on a thread with a known stack size.
+//! The templates of a tenant: create, list, change, delete, render. `language` checks and compiles a source, `renderer`
+//! renders the parts of a template, and `stack` runs them on a thread with a known stack size.
 
 pub mod language;
-mod stack;
+mod renderer;
+pub mod stack;
+
+use std::cell::LazyCell;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mail::Timestamp;
-use crate::model::{RefusalCode, Scope, TemplateId, TenantId};
+use crate::model::{Scope, TemplateId, TenantId};
 use crate::store::{self, Directory, NewTemplate, Template, TemplateFilter, TemplatePatch};
 
-use self::language::{Budget, Form, RenderError};
+pub use self::renderer::Renderer;
 use super::json::{Checks, nullable};
 use super::{Access, ApiError, ApiResponse, Deleted, List, Operation, RequestContext, Resource, Result};
 
@@ -201,34 +204,6 @@ pub fn check_data(data: &Data, path: &str, checks: &mut Checks) {
     checks.length(octets, path, DATA_OCTETS_MAX, "octets");
 }
 
-/// Renders all parts of a template. This can use much CPU time: call it inside `RequestContext::work`.
-pub fn fill(template: &Template, data: Data) -> Result<Rendered> {
-    stack::run(|| fill_parts(template, data)).map_err(ApiError::internal)?
-}
-
-fn fill_parts(template: &Template, data: Data) -> Result<Rendered> {
-    let (data, budget) = (language::from_object(data), Budget::default());
-    let part = |name: &str, source: &str, form| {
-        language::render(source, form, &data, &budget).map_err(|error| refuse(template, name, &error))
-    };
-    let subject = part("subject", &template.subject, Form::Text)?;
-    Ok(Rendered {
-        object: "rendered_template",
-        subject: subject.split_whitespace().collect::<Vec<_>>().join(" "),
-        text: template.text.as_deref().map(|source| part("text", source, Form::Text)).transpose()?,
-        html: template.html.as_deref().map(|source| part("html", source, Form::Html)).transpose()?,
-    })
-}
-
-fn refuse(template: &Template, part: &str, error: &RenderError) -> ApiError {
-    ApiError::new(
-        RefusalCode::TemplateFailed,
-        format!("rendering the {part} of template {} failed: {error}", template.id),
-        "correct the template or its data: each variable needs a value or the filter `default`; \
-         POST /v1/templates/{id}/render renders the template without sending",
-    )
-}
-
 /// The template with this id, if the caller may see it.
 pub async fn find(call: &RequestContext, id: TemplateId) -> Result<Template> {
     let found = call.store().template(call.scope(), id).await?;
@@ -332,5 +307,9 @@ async fn render(call: RequestContext) -> Result<ApiResponse> {
     let mut checks = Checks::default();
     check_data(&data, "data", &mut checks);
     checks.finish()?;
-    ApiResponse::ok(&call.work(move || fill(&template, data)).await?)
+    let render = move || {
+        let rendered = stack::run(|| Renderer::new(&LazyCell::default()).render(&template, data));
+        rendered.map_err(ApiError::internal)?
+    };
+    ApiResponse::ok(&call.work(render).await?)
 }

@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use super::super::template_language::{Budget, Form, check, from_object, render};
+use super::super::template_language::{Engine, Form, check, from_object};
 
 const TEXT_OCTETS_MAX: usize = 1024 * 1024;
 
@@ -15,7 +15,8 @@ pub fn template(octets: &[u8]) {
     };
     let (data, is_template) = (from_object(data), check(source).is_ok());
     for form in [Form::Text, Form::Html] {
-        match render(source, form, &data, &Budget::default()) {
+        let engine = Engine::default();
+        match engine.compile(source, form).and_then(|part| part.render(&data)) {
             Ok(text) => assert!(is_template && text.len() <= TEXT_OCTETS_MAX),
             Err(error) => assert!(!error.to_string().is_empty()),
         }

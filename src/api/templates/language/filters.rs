@@ -133,6 +133,10 @@ impl Default for Budget {
 }
 
 impl Budget {
+    pub fn restore(&self) {
+        self.0.store(READ_OCTETS_MAX, Ordering::Relaxed);
+    }
+
     fn charge(&self, reads: Reads, arguments: &[Value]) -> Result<(), Error> {
         arguments.iter().try_for_each(|argument| match reads {
             Reads::Nothing => Ok(()),

@@ -21,7 +21,7 @@ use std::io;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 
 pub use self::data::from_object;
-pub use self::filters::Budget;
+use self::filters::Budget;
 
 /// Octets of one rendered part of a message.
 const OUTPUT_OCTETS_MAX: usize = 1024 * 1024;
@@ -62,24 +62,54 @@ impl RenderError {
 
 /// Checks a source: the language, the nesting, the syntax.
 pub fn check(source: &str) -> Result<(), RenderError> {
-    grammar::check(source)?;
-    let parsed = environment(&Budget::default()).template_from_str(source).map(drop);
-    parsed.map_err(|error| fault::describe(&error, source))
+    Engine::default().compile(source, Form::Text).map(drop)
 }
 
-/// Renders a template with data. The parts of one message share a budget.
-pub fn render(source: &str, form: Form, data: &Value, budget: &Budget) -> Result<String, RenderError> {
-    grammar::check(source)?;
-    let mut output = Bounded(Vec::new());
-    let rendered = environment(budget)
-        .template_from_named_str(form.name(), source)
-        .and_then(|template| template.render_captured_to(data, &mut output).map(drop));
-    match rendered {
-        Err(_) if output.is_full() => Err(RenderError(format!(
-            "the rendered text has more than {OUTPUT_OCTETS_MAX} octets: shorten the template or its data"
-        ))),
-        Err(error) => Err(fault::describe(&error, source)),
-        Ok(()) => Ok(String::from_utf8_lossy(&output.0).into_owned()),
+/// Compiles templates. The parts of one message share a budget, which limits what their filters read.
+pub struct Engine {
+    environment: Environment<'static>,
+    budget: Budget,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        let budget = Budget::default();
+        Self { environment: environment(&budget), budget }
+    }
+}
+
+impl Engine {
+    /// Compiles a source. Fails if [`check`] does.
+    pub fn compile<'e>(&'e self, source: &'e str, form: Form) -> Result<Part<'e>, RenderError> {
+        grammar::check(source)?;
+        let template = self.environment.template_from_named_str(form.name(), source);
+        let template = template.map_err(|error| fault::describe(&error, source))?;
+        Ok(Part { template, source })
+    }
+
+    /// Restores the whole budget, for the next message.
+    pub fn restore_budget(&self) {
+        self.budget.restore();
+    }
+}
+
+/// A compiled part of a message.
+pub struct Part<'e> {
+    template: minijinja::Template<'e, 'e>,
+    source: &'e str,
+}
+
+impl Part<'_> {
+    /// Renders with data.
+    pub fn render(&self, data: &Value) -> Result<String, RenderError> {
+        let mut output = Bounded(Vec::new());
+        match self.template.render_captured_to(data, &mut output).map(drop) {
+            Err(_) if output.is_full() => Err(RenderError(format!(
+                "the rendered text has more than {OUTPUT_OCTETS_MAX} octets: shorten the template or its data"
+            ))),
+            Err(error) => Err(fault::describe(&error, self.source)),
+            Ok(()) => Ok(String::from_utf8_lossy(&output.0).into_owned()),
+        }
     }
 }
 
@@ -128,7 +158,23 @@ mod tests {
     fn put(source: &str, form: Form, data: serde_json::Value) -> Result<String, String> {
         let serde_json::Value::Object(data) = data else { panic!("{data}") };
         let data = from_object(data);
-        render(source, form, &data, &Budget::default()).map_err(|error| error.to_string())
+        let engine = Engine::default();
+        engine.compile(source, form).and_then(|part| part.render(&data)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn each_message_has_the_whole_budget() {
+        let engine = Engine::default();
+        let part = engine.compile("{% for n in list %}{{ text|length }}{% endfor %}", Form::Text).unwrap();
+        // A message reads a bit more than half of the budget.
+        let data = json!({"text": "x".repeat(22 * 1024), "list": vec![0; 100]});
+        let serde_json::Value::Object(data) = data else { unreachable!() };
+        let data = from_object(data);
+        for _ in 0..3 {
+            part.render(&data).unwrap();
+            assert!(part.render(&data).unwrap_err().to_string().contains("read more than"));
+            engine.restore_budget();
+        }
     }
 
     #[test]
