@@ -43,11 +43,12 @@ pub struct Composed {
     pub expires_at: Option<Timestamp>,
 }
 
-/// Parses the body. Also returns its SHA-256.
+/// Parses the body and releases it, because its messages take as much memory, and the reservation counts them once. Also
+/// returns its SHA-256.
 pub async fn read<T: DeserializeOwned + JsonSchema + Send + 'static>(
-    call: &RequestContext,
+    call: &mut RequestContext,
 ) -> Result<(T, [u8; 32])> {
-    let body = call.body.clone();
+    let body = std::mem::take(&mut call.body);
     let is_short = body.len() <= READ_AT_ONCE_OCTETS_MAX;
     let read = move || Ok((json::parse_all(&body)?, Sha256::digest(&body).into()));
     if is_short { read() } else { call.work(read).await }

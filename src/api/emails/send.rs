@@ -102,7 +102,7 @@ impl Outline {
 }
 
 pub async fn send(mut call: RequestContext) -> Result<ApiResponse> {
-    let (email, digest): (EmailRequest, _) = batch::read(&call).await?;
+    let (email, digest): (EmailRequest, _) = batch::read(&mut call).await?;
     let respond = |sent: Vec<Accepted>| {
         let only =
             sent.first().ok_or_else(|| ApiError::internal("sending one message returned no result"))?;
@@ -114,7 +114,7 @@ pub async fn send(mut call: RequestContext) -> Result<ApiResponse> {
 
 /// `POST /v1/emails/batch`: the server queues all messages or none.
 pub async fn send_batch(mut call: RequestContext) -> Result<ApiResponse> {
-    let (BatchRequest { tenant_id, emails }, digest) = batch::read(&call).await?;
+    let (BatchRequest { tenant_id, emails }, digest) = batch::read(&mut call).await?;
     if emails.is_empty() || emails.len() > BATCH_MAX {
         return Err(ApiError::field("emails", "invalid", format!("give 1 to {BATCH_MAX} items")));
     }
