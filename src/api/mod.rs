@@ -74,6 +74,7 @@ use self::operation::Resource;
 use self::page::List;
 use self::request_context::{ListedOwner, RequestContext};
 use self::response::{ApiResponse, Deleted};
+use self::server::ApiTls;
 
 pub use self::emails::SendLimits;
 pub use self::keys::KeyView;
@@ -175,7 +176,7 @@ pub struct Api {
     bans: Arc<AuthLimiter>,
     source_pools: Vec<String>,
     queue: Arc<QueueManager>,
-    tls: Option<SharedServerConfig>,
+    tls: Option<ApiTls>,
     last_used_throttle: LastUsedThrottle,
     request_limiter: RequestLimiter,
     in_progress: InProgress,
@@ -220,7 +221,7 @@ impl Api {
             bans: parts.bans,
             source_pools: parts.source_pools,
             queue: parts.queue,
-            tls: parts.tls,
+            tls: parts.tls.map(ApiTls::new),
             last_used_throttle: LastUsedThrottle::default(),
             request_limiter,
             in_progress: InProgress::default(),

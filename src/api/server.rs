@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -141,11 +142,11 @@ struct Connection {
 
 impl Connection {
     async fn run(self, stream: TcpStream) {
-        let Some(tls) = self.api.tls.clone() else {
+        let Some(acceptor) = self.api.tls.as_ref().map(ApiTls::acceptor) else {
             return self.speak(stream).await;
         };
         let client = self.origin.client;
-        let handshake = tokio::time::timeout(HEADER_TIMEOUT, acceptor(&tls).accept(stream));
+        let handshake = tokio::time::timeout(HEADER_TIMEOUT, acceptor.accept(stream));
         let handshake = tokio::select! {
             () = self.origin.tasks.stop.cancelled() => return,
             handshake = handshake => handshake,
@@ -218,11 +219,36 @@ async fn wait_until_idle(activity: &Activity, slot: &ConnectionSlot, timeout: Du
     }
 }
 
-/// A TLS acceptor with the current certificate, and with the protocols of this listener for ALPN (RFC 7301).
-fn acceptor(shared: &SharedServerConfig) -> TlsAcceptor {
-    let mut config = rustls::ServerConfig::clone(&shared.load());
+/// The certificate with the protocols of this listener for ALPN (RFC 7301).
+pub struct ApiTls {
+    shared: SharedServerConfig,
+    /// The shared configuration that was copied last, and its copy with the protocols.
+    copied: Mutex<(Arc<ServerConfig>, Arc<ServerConfig>)>,
+}
+
+impl ApiTls {
+    pub fn new(shared: SharedServerConfig) -> Self {
+        let current = shared.load_full();
+        let copy = with_alpn(&current);
+        Self { shared, copied: Mutex::new((current, copy)) }
+    }
+
+    /// An acceptor with the current certificate. The configuration is copied only after a reload.
+    fn acceptor(&self) -> TlsAcceptor {
+        let current = self.shared.load_full();
+        let mut copied = self.copied.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&copied.0, &current) {
+            let copy = with_alpn(&current);
+            *copied = (current, copy);
+        }
+        TlsAcceptor::from(Arc::clone(&copied.1))
+    }
+}
+
+fn with_alpn(config: &ServerConfig) -> Arc<ServerConfig> {
+    let mut config = config.clone();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    TlsAcceptor::from(Arc::new(config))
+    Arc::new(config)
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! Suppressions: addresses that receive no mail.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -132,9 +135,9 @@ fn find_faults(body: &Create, prefix: &str, now: Timestamp) -> Vec<FieldError> {
     faults
 }
 
-async fn prepare(call: &RequestContext, body: Create) -> Result<NewSuppression> {
+fn prepare(call: &RequestContext, body: Create, owner: Option<TenantId>) -> Result<NewSuppression> {
     Ok(NewSuppression {
-        tenant_id: call.owner(body.tenant_id).await?,
+        tenant_id: owner,
         environment: call.environment_of_new(body.environment)?,
         address: body.address,
         reason: body.reason.unwrap_or(SuppressionReason::Manual),
@@ -149,7 +152,8 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
     if !faults.is_empty() {
         return Err(ApiError::invalid(faults));
     }
-    let new = prepare(&call, body).await?;
+    let owner = call.owner(body.tenant_id).await?;
+    let new = prepare(&call, body, owner)?;
     let respond = |written: &Vec<Suppression>| {
         let created = written.first().ok_or_else(|| ApiError::internal("the suppression was not created"))?;
         ApiResponse::created(&SuppressionView::from(created.clone()))
@@ -173,10 +177,19 @@ async fn create_batch(call: RequestContext) -> Result<ApiResponse> {
         faults.truncate(100);
         return Err(ApiError::invalid(faults));
     }
-    let mut prepared = Vec::with_capacity(suppressions.len());
-    for body in suppressions {
-        prepared.push(prepare(&call, body).await?);
+    // The items of a batch have few owners.
+    let mut owners = HashMap::new();
+    for named in suppressions.iter().map(|body| body.tenant_id) {
+        if let Entry::Vacant(unknown) = owners.entry(named) {
+            unknown.insert(call.owner(named).await?);
+        }
     }
+    let owner_of = |body: &Create| owners.get(&body.tenant_id).copied().flatten();
+    let prepared = suppressions.into_iter().map(|body| {
+        let owner = owner_of(&body);
+        prepare(&call, body, owner)
+    });
+    let prepared = prepared.collect::<Result<Vec<_>>>()?;
     let respond = |written: &Vec<Suppression>| {
         ApiResponse::created(&List::whole(written.iter().cloned().map(SuppressionView::from).collect()))
     };

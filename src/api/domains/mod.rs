@@ -344,11 +344,8 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     };
     call.query.finish()?;
     let page = call.store().list_domains(filter, request.clone()).await?;
-    let mut keys = Vec::with_capacity(page.items.len());
-    for domain in &page.items {
-        keys.push(call.store().dkim_keys(domain.id).await?);
-    }
-    let mut keys = keys.into_iter();
+    let ids = page.items.iter().map(|domain| domain.id).collect();
+    let mut keys = call.store().dkim_keys_of(ids).await?.into_iter();
     let spf_include = &call.api.verification.settings.spf_include;
     let view = |domain| DomainView::new(domain, &keys.next().unwrap_or_default(), spf_include);
     ApiResponse::ok(&List::page(page, &request, |domain| domain.id.to_string(), view))

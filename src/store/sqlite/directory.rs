@@ -280,6 +280,13 @@ impl Directory for SqliteStore {
         self.read(move |connection| dkim_keys::of_domain(connection, domain)).await
     }
 
+    async fn dkim_keys_of(&self, domains: Vec<DomainId>) -> Result<Vec<Vec<DkimKey>>> {
+        self.read_slow(move |connection| {
+            domains.iter().map(|domain| dkim_keys::of_domain(connection, *domain)).collect()
+        })
+        .await
+    }
+
     async fn dkim_private_key(&self, id: DkimKeyId) -> Result<Option<Zeroizing<Vec<u8>>>> {
         let sealer = Arc::clone(&self.sealer);
         self.read(move |connection| dkim_keys::private_key(connection, &sealer, id)).await

@@ -104,6 +104,8 @@ store_trait! {
         async fn delete_retired_dkim_keys(&self, before: Timestamp) -> Result<u64>;
         /// The public parts of the DKIM keys of a domain, oldest first.
         async fn dkim_keys(&self, domain: DomainId) -> Result<Vec<DkimKey>>;
+        /// The same for each of several domains.
+        async fn dkim_keys_of(&self, domains: Vec<DomainId>) -> Result<Vec<Vec<DkimKey>>>;
         /// The private key in PKCS#8.
         async fn dkim_private_key(&self, id: DkimKeyId) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>>;
 
