@@ -1,7 +1,7 @@
 //! Cross-origin resource sharing for the configured origins (<https://fetch.spec.whatwg.org/#http-cors-protocol>). Scripts
 //! send the key in a header. The API has no cookies, so it never allows credentials.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -13,13 +13,15 @@ use hyper::header::{
     HeaderValue, ORIGIN, VARY,
 };
 
+use crate::api::openapi::headers;
 use crate::api::{Api, ApiResponse};
 
 const METHODS: &str = "GET, HEAD, POST, PATCH, PUT, DELETE";
 const REQUEST_HEADERS: &str =
     "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID";
-const RESPONSE_HEADERS: &str = "ETag, Idempotent-Replayed, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, \
-                                Retry-After, X-Request-Id, X-SendLimit-Limit, X-SendLimit-Remaining, X-SendLimit-Reset";
+/// Scripts may read the described headers.
+static RESPONSE_HEADERS: LazyLock<Option<HeaderValue>> =
+    LazyLock::new(|| HeaderValue::try_from(headers::names().collect::<Vec<_>>().join(", ")).ok());
 /// How long a browser may cache a preflight response: the maximum of most browsers.
 const MAX_AGE_S: &str = "7200";
 
@@ -31,7 +33,7 @@ pub async fn layer(State(api): State<Arc<Api>>, request: Request, next: Next) ->
     let mut response = if is_preflight(&request) { preflight_response() } else { next.run(request).await };
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(RESPONSE_HEADERS));
+    headers.extend(RESPONSE_HEADERS.clone().map(|names| (ACCESS_CONTROL_EXPOSE_HEADERS, names)));
     headers.append(VARY, HeaderValue::from_static("Origin"));
     response
 }

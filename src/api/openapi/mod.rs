@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document and its HTML page. Operations come from their registration, schemas from the request and
 //! response structs, and descriptions of fields from their doc comments. `manual` renders the page.
 
-mod headers;
+pub mod headers;
 mod manual;
 
 use std::sync::LazyLock;
