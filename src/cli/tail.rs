@@ -9,6 +9,7 @@ use super::event::event_text;
 use super::output::{OutputFormat, print, printable_lines};
 use super::pagination::OwnerArguments;
 use crate::http_client::ResponseStream;
+use crate::model::RefusalCode;
 
 /// Delay before a reconnection, unless the server sends another one.
 const RECONNECT_DELAY_DEFAULT: Duration = Duration::from_secs(2);
@@ -80,7 +81,9 @@ async fn reconnect(
         tokio::time::sleep(reader.reconnect_delay.min(RECONNECT_DELAY_MAX)).await;
         match client.follow_events(query, reader.last_event_id.as_deref()).await {
             Ok(stream) => return Ok(stream),
-            Err(error) if error.is::<Refusal>() => return Err(error),
+            Err(error) if error.downcast_ref().is_some_and(|refusal| !is_temporary(refusal)) => {
+                return Err(error);
+            }
             Err(error) => {
                 let error = format!("{error:#}");
                 if error != printed {
@@ -90,6 +93,12 @@ async fn reconnect(
             }
         }
     }
+}
+
+/// Whether the server may accept the same request later. The server may still count the connection that broke.
+fn is_temporary(refusal: &Refusal) -> bool {
+    let codes = [RefusalCode::RateLimited, RefusalCode::Overloaded, RefusalCode::StorageUnavailable];
+    codes.iter().any(|code| code.as_str() == refusal.code)
 }
 
 /// Prints events until the connection ends, and returns the reason; `None` if no events remain to be printed.

@@ -307,8 +307,8 @@ async fn the_number_of_streams_of_a_tenant_is_limited() {
         open.push(Follower::start(&stage, &acme.key, "/v1/events", "").await);
     }
     let mut refused = Follower::open(&stage, &acme.key, "/v1/events", "Connection: close\r\n").await;
-    refused.until("limit_reached").await;
-    assert!(refused.heard.starts_with("HTTP/1.1 409"), "{}", refused.heard);
+    refused.until("rate_limited").await;
+    assert!(refused.heard.starts_with("HTTP/1.1 429"), "{}", refused.heard);
     Follower::start(&stage, &other.key, "/v1/events", "").await;
     open.pop();
     until("it is accepted again", async || {

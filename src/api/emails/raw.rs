@@ -40,7 +40,7 @@ pub async fn get(call: RequestContext) -> Result<ApiResponse> {
 /// The code in the message is for the owner of the address only.
 fn confirmation() -> ApiError {
     ApiError::new(
-        RefusalCode::InsufficientScope,
+        RefusalCode::NotFound,
         "a confirmation mail cannot be read",
         "ask the owner of the address for the code",
     )

@@ -111,9 +111,9 @@ async fn last_event_id(call: &RequestContext) -> Result<Option<JournalCursor>> {
 fn too_many(full: SemaphoreFull) -> ApiError {
     match full {
         SemaphoreFull::Tenant => ApiError::new(
-            RefusalCode::LimitReached,
+            RefusalCode::RateLimited,
             format!("limit reached: {} event streams per tenant", super::STREAMS_PER_TENANT_MAX),
-            "close an unused stream",
+            "close an unused stream, or try again when one has ended",
         ),
         SemaphoreFull::Total => ApiError::new(
             RefusalCode::Overloaded,
