@@ -103,9 +103,12 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
         status: call.query.value("status"),
     };
     call.query.finish()?;
-    // A tenant sees only itself, if the filter admits it.
+    // A tenant sees only itself, if the filter admits it and the page contains it.
     if let Some(own) = call.scope() {
-        let tenant = call.store().tenant(own).await?.filter(|tenant| filter.admits(tenant));
+        let is_listed = |tenant: &Tenant| {
+            filter.admits(tenant) && request.contains(&tenant.id.to_string(), tenant.created_at)
+        };
+        let tenant = call.store().tenant(own).await?.filter(is_listed);
         return ApiResponse::ok(&List::whole(tenant.into_iter().map(TenantView::from).collect()));
     }
     let page = call.store().list_tenants(filter, request.clone()).await?;

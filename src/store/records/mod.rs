@@ -49,6 +49,16 @@ pub struct PageRequest {
     pub created_before: Option<Timestamp>,
 }
 
+impl PageRequest {
+    /// Whether an object is between the cursors and times of the request.
+    pub fn contains(&self, id: &str, created_at: Timestamp) -> bool {
+        self.after.as_deref().is_none_or(|after| id < after)
+            && self.before.as_deref().is_none_or(|before| id > before)
+            && self.created_after.is_none_or(|since| created_at >= since)
+            && self.created_before.is_none_or(|until| created_at < until)
+    }
+}
+
 /// A page of a list.
 #[derive(Debug, Clone)]
 pub struct Page<T> {
