@@ -300,7 +300,7 @@ impl SubmissionService {
     ) -> Option<RequestId> {
         self.refusals.increment(refusal.code);
         let now = self.clock.now();
-        if !self.rejection_log.take(submitter.tenant.id, now) {
+        if !self.rejection_log.take(submitter.tenant.id, submitter.key.environment, now) {
             return None;
         }
         self.store.reject(Rejection {

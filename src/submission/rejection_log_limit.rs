@@ -1,17 +1,17 @@
-//! Limits how many rejections of one tenant are recorded. A misconfigured client repeats the same rejection endlessly,
-//! which must not fill the disk or load the store.
+//! Limits how many rejections of one tenant are recorded, separately for live and test mail. A misconfigured client repeats
+//! the same rejection endlessly, which must not fill the disk or load the store.
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::mail::Timestamp;
-use crate::model::{LimitPeriod, TenantId};
+use crate::model::{Environment, LimitPeriod, TenantId};
 use crate::policy::fixed_window::FixedWindow;
 
-/// Rejections recorded per tenant and minute.
+/// Rejections recorded per tenant, environment and minute.
 const REJECTIONS_PER_MINUTE_MAX: u64 = 60;
 
-/// Counts recorded rejections per tenant and minute.
-pub struct RejectionLogLimit(Mutex<FixedWindow<TenantId>>);
+/// Counts recorded rejections per tenant, environment and minute.
+pub struct RejectionLogLimit(Mutex<FixedWindow<(TenantId, Environment)>>);
 
 impl Default for RejectionLogLimit {
     fn default() -> Self {
@@ -21,11 +21,12 @@ impl Default for RejectionLogLimit {
 
 impl RejectionLogLimit {
     /// Whether another rejection may be recorded; counts it if so.
-    pub fn take(&self, tenant: TenantId, now: Timestamp) -> bool {
+    pub fn take(&self, tenant: TenantId, environment: Environment, now: Timestamp) -> bool {
+        let account = (tenant, environment);
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_within_limit = window.status(&tenant, REJECTIONS_PER_MINUTE_MAX, now).remaining() > 0;
+        let is_within_limit = window.status(&account, REJECTIONS_PER_MINUTE_MAX, now).remaining() > 0;
         if is_within_limit {
-            window.take(tenant, 1, now);
+            window.take(account, 1, now);
         }
         is_within_limit
     }
@@ -36,13 +37,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn recorded_rejections_are_limited_per_tenant_and_minute() {
+    fn recorded_rejections_are_limited_per_tenant_environment_and_minute() {
+        use Environment::{Live, Test};
         let at = |second| Timestamp::from_second(second).unwrap();
         let (busy, other) = (TenantId::generate(at(0)), TenantId::generate(at(0)));
         let quota = RejectionLogLimit::default();
-        let noted = (0..1000).filter(|_| quota.take(busy, at(59))).count();
+        let noted = (0..1000).filter(|_| quota.take(busy, Test, at(59))).count();
         assert_eq!(noted, REJECTIONS_PER_MINUTE_MAX as usize);
-        assert!(quota.take(other, at(59)) && !quota.take(busy, at(59)));
-        assert!(quota.take(busy, at(60)));
+        assert!(quota.take(other, Test, at(59)) && !quota.take(busy, Test, at(59)));
+        assert!(quota.take(busy, Live, at(59)), "a test does not hide rejections of live mail");
+        assert!(quota.take(busy, Test, at(60)));
     }
 }
