@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::error::{InvalidOption, require_positive_durations};
 use super::{DAY, duration};
 use crate::mail::DomainName;
 
@@ -19,6 +20,12 @@ pub struct Domains {
     pub verification_grace: Duration,
     /// The domain that the SPF records of sending domains should include; the server's host name by default.
     pub spf_include: Option<DomainName>,
+}
+
+impl Domains {
+    pub(super) fn find_invalid(&self) -> Option<InvalidOption> {
+        require_positive_durations(&[("domains.check_interval", self.check_interval)])
+    }
 }
 
 impl Default for Domains {

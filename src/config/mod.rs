@@ -30,7 +30,7 @@ use crate::mail::DomainName;
 pub use api::{Api, Tls};
 pub use domains::Domains;
 pub use error::ConfigError;
-use error::InvalidOption;
+use error::{InvalidOption, require_positive_durations};
 pub use log::{Log, LogFormat, LogLevel, LogLevelError};
 pub use relay::{DestinationTls, Dnssec, MtaSts, Relay, Timeouts};
 pub use retention::Retention;
@@ -130,10 +130,11 @@ impl Config {
     }
 
     fn find_invalid(&self) -> Option<InvalidOption> {
-        self.smtp
-            .find_invalid()
+        require_positive_durations(&[("shutdown_deadline", self.shutdown_deadline)])
+            .or_else(|| self.smtp.find_invalid())
             .or_else(|| self.tls.find_invalid())
             .or_else(|| self.api.find_invalid())
+            .or_else(|| self.domains.find_invalid())
             .or_else(|| self.relay.find_invalid())
             .or_else(|| self.webhooks.find_invalid())
             .or_else(|| self.tls_report.find_invalid())

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::error::InvalidOption;
+use super::error::{InvalidOption, require_at_least_one};
 
 /// `[retention]`: how long data is kept after the last delivery of a message has finished.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -26,13 +26,15 @@ impl Default for Retention {
 
 impl Retention {
     pub(super) fn find_invalid(&self) -> Option<InvalidOption> {
-        // A webhook delivery is retried for more than three days.
-        let is_short = self.webhook_days < 4;
-        is_short.then(|| {
-            InvalidOption::new(
-                "retention.webhook_days",
-                "must be at least 4: webhook deliveries are retried for up to four days",
-            )
+        require_at_least_one(&[("retention.message_days", self.message_days.into())]).or_else(|| {
+            // A webhook delivery is retried for more than three days.
+            let is_short = self.webhook_days < 4;
+            is_short.then(|| {
+                InvalidOption::new(
+                    "retention.webhook_days",
+                    "must be at least 4: webhook deliveries are retried for up to four days",
+                )
+            })
         })
     }
 }

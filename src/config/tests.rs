@@ -95,6 +95,7 @@ fn an_error_names_file_line_and_key() {
             ["test.toml", "api.listen", "[::1]:587 of smtp.submission"],
         ),
         ("hostname = \"a b\"\n", ["test.toml", "hostname", "letters, digits"]),
+        ("shutdown_deadline = \"0s\"\n", ["test.toml", "shutdown_deadline", "longer than 0s"]),
         ("[smtp]\nmessage_size_max = \"600 MiB\"\n", ["test.toml", "smtp.message_size_max", "512 MiB"]),
         ("[smtp]\ninbound_buffer_max = \"1 MiB\"\n", ["test.toml", "smtp.inbound_buffer_max", "at least"]),
         (
@@ -120,6 +121,8 @@ fn an_unusable_value_is_reported_with_its_key() {
         ("api", "send_body_max = 0", "api.send_body_max", "at least 1"),
         ("api", "inbound_buffer_max = \"39 MiB\"", "api.inbound_buffer_max", "api.send_body_max"),
         ("api", "body_max = \"1 GiB\"", "api.inbound_buffer_max", "api.body_max"),
+        ("domains", "check_interval = \"0s\"", "domains.check_interval", "longer"),
+        ("retention", "message_days = 0", "retention.message_days", "at least 1"),
         ("relay", "port = 0", "relay.port", "at least 1"),
         ("relay", "message_lifetime = \"0s\"", "relay.message_lifetime", "longer"),
         ("relay.mta_sts", "port = 0", "relay.mta_sts.port", "at least 1"),
