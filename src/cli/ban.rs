@@ -7,6 +7,7 @@ use super::api_client::{ApiClient, Query, ServerArguments};
 use super::output::{text, when};
 use super::pagination::list_text;
 use super::table::Table;
+use crate::limits::auth_limiter::BanSubject;
 
 const PATH: &str = "/v1/bans";
 
@@ -36,6 +37,9 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Lift { ban } => {
             // Of a network, its address selects the ban.
             let id = ban.split_once('/').map_or(ban.as_str(), |(address, _)| address);
+            if BanSubject::parse(id).is_none() {
+                anyhow::bail!("{ban} is neither a network or address nor the id of a key; `pillarbox ban list` shows all bans");
+            }
             let lifted = client.delete(&format!("{PATH}/{id}"), &Query::new()).await?;
             client.print(&lifted, |_| format!("the ban of {ban} is lifted\n"))
         }

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::api_client::{ApiClient, Query, ServerArguments};
-use super::name_lookup::{only_id, tenant_of};
+use super::name_lookup::{only_id, read_id, tenant_of};
 use super::output::{object_text, text, when};
 use super::pagination::{PageArguments, fetch_all};
 use super::table::Table;
@@ -99,7 +99,7 @@ impl TenantArgument {
     /// The id of an inbox, which is named by its address or its id.
     async fn find(&self, client: &ApiClient, inbox: &str) -> anyhow::Result<String> {
         if inbox.starts_with("inb_") {
-            return Ok(inbox.to_owned());
+            return read_id("inbox", "inb_", inbox);
         }
         let mut query = self.query(client).await?;
         query.push(("address", inbox.to_owned()));

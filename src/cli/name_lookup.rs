@@ -15,7 +15,7 @@ impl ApiClient {
     /// The id of a tenant, given by its id or slug.
     pub(super) async fn tenant_id(&self, name: &str) -> anyhow::Result<String> {
         if name.starts_with("tnt_") {
-            return Ok(name.to_owned());
+            return read_id("tenant", "tnt_", name);
         }
         let list = self.get("/v1/tenants", &vec![("slug", name.to_owned())]).await;
         let list = list.map_err(|error| match error.downcast_ref::<Refusal>() {
@@ -42,7 +42,7 @@ impl ApiClient {
     /// The id of a domain, given by its id or name.
     pub(super) async fn domain_id(&self, name: &str) -> anyhow::Result<String> {
         if name.starts_with("dom_") {
-            return Ok(name.to_owned());
+            return read_id("domain", "dom_", name);
         }
         self.id_by_name("domain", "/v1/domains", Query::new(), name).await
     }
@@ -50,7 +50,7 @@ impl ApiClient {
     /// The id of a template, given by its id or name.
     pub(super) async fn template_id(&self, tenant: Option<&str>, name: &str) -> anyhow::Result<String> {
         if name.starts_with("tpl_") {
-            return Ok(name.to_owned());
+            return read_id("template", "tpl_", name);
         }
         self.id_by_name("template", "/v1/templates", self.tenant_parameter(tenant).await?, name).await
     }
@@ -111,13 +111,18 @@ pub(super) fn only_id(found: &[Value], none: String, several: &str) -> anyhow::R
     }
 }
 
-/// The path of an object, given by its id. An id with another form may be a name, or another path.
+/// The path of an object, given by its id.
 pub(super) fn object_path(noun: &str, prefix: &str, collection: &str, id: &str) -> anyhow::Result<String> {
+    Ok(format!("{collection}/{}", read_id(noun, prefix, id)?))
+}
+
+/// An id that may stand in a path. A text with another form may be a name, or another path.
+pub(super) fn read_id(noun: &str, prefix: &str, id: &str) -> anyhow::Result<String> {
     if !id.starts_with(prefix) || !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
         let command = noun.split(' ').next().unwrap_or(noun);
         anyhow::bail!("{id} is not the id of a {noun}, like {prefix}…; see `pillarbox {command} --help`");
     }
-    Ok(format!("{collection}/{id}"))
+    Ok(id.to_owned())
 }
 
 /// The slug of an object's tenant, else its id; `-` without a tenant.

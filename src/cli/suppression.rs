@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::api_client::{ApiClient, Query, ServerArguments};
 use super::expiry;
-use super::name_lookup::{only_id, tenant_of};
+use super::name_lookup::{only_id, read_id, tenant_of};
 use super::output::{object_text, text, when};
 use super::pagination::{OwnerArguments, PageArguments, fetch_all};
 use super::table::Table;
@@ -129,7 +129,7 @@ async fn check(client: &ApiClient, address: &str, owner: &OwnerArguments) -> any
 
 async fn remove(client: &ApiClient, suppression: &str, owner: &OwnerArguments) -> anyhow::Result<()> {
     let id = if suppression.starts_with("sup_") {
-        suppression.to_owned()
+        read_id("suppression", "sup_", suppression)?
     } else {
         let several =
             format!("{suppression} has several suppressions; name the --tenant and --environment, or one of");
