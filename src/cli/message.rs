@@ -107,7 +107,7 @@ struct Filter {
     /// Only messages of this environment: live or test
     #[arg(long)]
     environment: Option<String>,
-    /// Only messages of this kind: message (default) or report
+    /// Only messages of this kind: message (default), report or confirmation
     #[arg(long)]
     kind: Option<String>,
     #[command(flatten)]

@@ -11,6 +11,9 @@ use super::output::{counted, relative, text, time, utc};
 use super::table::{Table, printable};
 use crate::mail::{SignedDuration, Timestamp};
 
+/// Groups in one page of the API.
+const GROUPS_MAX: i64 = 100;
+
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Arguments {
@@ -38,8 +41,11 @@ struct ListArguments {
     #[command(flatten)]
     filter: FilterArguments,
     /// How many groups to show, the largest first
-    #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..=100))]
+    #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..=GROUPS_MAX))]
     limit: u8,
+    /// Continues after this cursor, which the previous page printed
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -118,6 +124,7 @@ impl ListArguments {
     async fn run(&self, client: &ApiClient) -> anyhow::Result<()> {
         let mut query = self.filter.resolve(client).await?;
         query.push(("limit", self.limit.to_string()));
+        query.extend(self.after.clone().map(|cursor| ("after", cursor)));
         let queue = client.with_slugs(client.get("/v1/queue", &query).await?).await;
         client.print(&queue, |queue| queue_text(queue, Timestamp::now()))
     }
@@ -196,7 +203,11 @@ fn queue_text(queue: &Value, now: Timestamp) -> String {
     let (listed, truncated) = (table_rows(queue), queue["truncated"] == true);
     if groups > listed || truncated {
         let more = if truncated { "more than " } else { "" };
-        shown += &format!("this is {listed} of {more}{groups} groups; --limit shows more\n");
+        shown += &format!("this is {listed} of {more}{groups} groups");
+        if let Some(cursor) = queue["next_cursor"].as_str() {
+            shown += &format!("; --after {cursor} shows the next ones, --limit up to {GROUPS_MAX} at once");
+        }
+        shown += "\n";
     }
     shown
 }
@@ -241,7 +252,7 @@ mod tests {
     fn the_queue_is_printed_with_its_pauses_and_reasons() {
         let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
         let queue = json!({
-            "open": 5, "in_flight": 0, "due": 1, "paused": 0, "deferred": 4, "group_count": 2, "truncated": false,
+            "open": 5, "in_flight": 0, "due": 1, "paused": 0, "deferred": 4, "group_count": 2, "truncated": false, "next_cursor": "c1",
             "pauses": [
                 {"tenant_id": null, "destination": "b.test", "reason": "repairs", "until": null},
                 {"tenant_id": null, "destination": null, "reason": null, "until": "2026-01-01T14:00:00Z"},
@@ -263,7 +274,9 @@ mod tests {
              TENANT  DESTINATION  OPEN  OLDEST   NEXT    WHY\n\
              acme    b.test       5     2 h ago  in 5 m  paused (repairs); 4 deferred, next try in 5 m (451 later)\n\
              5 deliveries wait: 0 in flight, 1 due, 4 deferred, 0 paused\n\
-             this is 1 of 2 groups; --limit shows more\n"
+             this is 1 of 2 groups; --after c1 shows the next ones, --limit up to 100 at once\n"
         );
+        let last = json!({"open": 1, "group_count": 2, "next_cursor": null, "data": [queue["data"][0]]});
+        assert!(queue_text(&last, now).ends_with("this is 1 of 2 groups\n"));
     }
 }
