@@ -197,8 +197,7 @@ impl SubmissionService {
         smtputf8: bool,
         earlier: Option<usize>,
     ) -> Result<(), Refusal> {
-        let (tenant, environment, now) =
-            (submitter.tenant.id, submitter.key.environment, self.clock.now());
+        let (tenant, environment, now) = (submitter.tenant.id, submitter.key.environment, self.clock.now());
         let found = self.store.suppression_of(tenant, environment, &recipient.folded(), now).await;
         let suppression = found.map_err(storage_refusal)?.map(describe_suppression);
         admit_recipient(recipient, smtputf8, suppression.as_ref())?;
@@ -213,8 +212,7 @@ impl SubmissionService {
         recipients: Vec<Address>,
         earlier: Option<usize>,
     ) -> Result<AdmittedRecipients, Refusal> {
-        let (tenant, environment, now) =
-            (submitter.tenant.id, submitter.key.environment, self.clock.now());
+        let (tenant, environment, now) = (submitter.tenant.id, submitter.key.environment, self.clock.now());
         let folded = recipients.iter().map(Address::folded).collect();
         let found = self.store.suppressions_of(tenant, environment, folded, now).await;
         let found = found.map_err(storage_refusal)?.into_iter();

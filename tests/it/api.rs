@@ -99,6 +99,18 @@ async fn lists_are_paged_in_both_directions() {
     assert_eq!(page(format!("&before={}", ids[4])).await, (ids[2..4].to_vec(), true, Some(ids[2].clone())));
     assert_eq!(page(format!("&before={}", ids[2])).await, (ids[..2].to_vec(), false, None));
     assert_eq!(page("&created_after=2999-01-01T00:00:00Z".into()).await, (vec![], false, None));
+    let own = stage.tenant("own").await;
+    for (query, count) in [
+        (String::new(), 1),
+        (format!("?after={}", own.id), 0),
+        (format!("?before={}", own.id), 0),
+        ("?after=tnt_7ZZZZZZZZZZZZZZZZZZZZZZZZZ".to_owned(), 1),
+        ("?created_before=2000-01-01T00:00:00Z".to_owned(), 0),
+        ("?created_after=2999-01-01T00:00:00Z".to_owned(), 0),
+    ] {
+        let list = stage.get(&own.key, &format!("/v1/tenants{query}")).await.expect(200);
+        assert_eq!(list["data"].as_array().unwrap().len(), count, "{query}");
+    }
     let error = stage.get(&stage.platform, "/v1/tenants?limit=0&colour=red").await;
     let error = error.expect_error(422, "validation_failed");
     assert_eq!(error["errors"][0]["path"], "colour", "{error}");

@@ -351,7 +351,18 @@ async fn the_exit_status_tells_a_refusal_from_an_unreached_server() {
     let refused = platform.ends(1, "tenant create x --slug A!").await;
     assert!(refused.contains("[validation_failed]") && refused.contains("slug: a slug has"), "{refused}");
     platform.ends(2, "tenant").await;
-    platform.ends(2, "key show tnt_1").await;
+    for elsewhere in [
+        "key show tnt_1",
+        "tenant show tnt_x/../../keys",
+        "domain show dom_x/../../keys",
+        "template show tpl_x/../../keys",
+        "inbox remove inb_x/../../keys/key_x",
+        "suppression remove sup_x?y",
+        "ban lift ../keys/key_x",
+    ] {
+        let refused = platform.ends(2, elsewhere).await;
+        assert!(refused.contains("the id of"), "{elsewhere}: {refused}");
+    }
     platform.ends(2, "tenant update x").await;
     let nobody = Terminal { url: "http://nobody.invalid".into(), ..stage.platform() };
     let told = nobody.ends(2, "tenant list").await;

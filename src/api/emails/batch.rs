@@ -80,8 +80,7 @@ pub async fn compose(
             true => compose(),
             false => stack::run(compose).map_err(ApiError::internal)?,
         };
-        let composed =
-            composed.map_err(|(place, error)| locate(error, is_batch.then_some(place)))?;
+        let composed = composed.map_err(|(place, error)| locate(error, is_batch.then_some(place)))?;
         Ok((composed, budget.reservation))
     };
     let (composed, reservation) = call.work(work).await?;

@@ -119,7 +119,8 @@ impl Api {
                 true => None,
                 false => Some(self.unknown_keys.admit(client, now).await.map_err(Some)?),
             };
-            let found = self.store.key_by_digest(digest).await.map_err(|error| Some(ApiError::from(error)))?;
+            let found =
+                self.store.key_by_digest(digest).await.map_err(|error| Some(ApiError::from(error)))?;
             if found.is_none() {
                 self.keys.remove(&digest);
                 self.unknown_keys.record_failure(client, now);

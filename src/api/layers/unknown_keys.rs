@@ -83,7 +83,7 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let (guesser, neighbour) = ("2001:db8::1".parse().unwrap(), "192.0.2.1".parse().unwrap());
         for _ in 0..FAILURES_PER_MINUTE_MAX {
-            limiter.admit(guesser, at(1)).await.unwrap();
+            drop(limiter.admit(guesser, at(1)).await.unwrap());
             limiter.record_failure("2001:db8::2".parse().unwrap(), at(1));
         }
         let refused = limiter.admit(guesser, at(1)).await.unwrap_err();
@@ -97,7 +97,8 @@ mod tests {
         let limiter = UnknownKeyLimiter::default();
         let now = Timestamp::UNIX_EPOCH;
         let client = |number| IpAddr::from(Ipv4Addr::from_bits(0x0a00_0000 + number));
-        let held = [limiter.admit(client(0), now).await.unwrap(), limiter.admit(client(1), now).await.unwrap()];
+        let held =
+            [limiter.admit(client(0), now).await.unwrap(), limiter.admit(client(1), now).await.unwrap()];
         assert!(limiter.admit(client(2), now).now_or_never().is_none());
         drop(held);
         for number in 0..=NETWORKS_MAX as u32 {

@@ -56,7 +56,8 @@ impl<'e> CompiledTemplate<'e> {
 
     fn render(&self, data: Data) -> Result<Rendered> {
         let data = language::from_object(data);
-        let render = |name, part: &Part<'_>| part.render(&data).map_err(|error| refuse(self.id, name, &error));
+        let render =
+            |name, part: &Part<'_>| part.render(&data).map_err(|error| refuse(self.id, name, &error));
         let subject = render("subject", &self.subject)?;
         Ok(Rendered {
             object: "rendered_template",
