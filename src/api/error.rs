@@ -249,6 +249,17 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::LineTooLong
         | C::ConversionRequired
         | C::TemplateFailed
+        | C::RecipientUnsubscribed
+        | C::UnsubscribeNeedsOneRecipient
+        | C::UnsubscribeConflict
+        | C::UnsubscribeUnavailable
+        | C::ReportAddressUnknown
+        | C::ReportAddressExpired
+        | C::ReportEarly
+        | C::TooManyReports
+        | C::ReportsExhausted
+        | C::MailboxUnknown
+        | C::RelayDenied
         | C::MailLoop
         | C::TlsRequired
         | C::ValidationFailed
@@ -299,6 +310,9 @@ impl From<Conflict> for ApiError {
                 RefusalCode::LimitReached,
                 "resume pauses that are no longer needed, or pause a whole tenant",
             ),
+            Conflict::TooManyGenerations => {
+                (RefusalCode::LimitReached, "wait until an old generation ends, or rotate with `at_once`")
+            }
             Conflict::WebhookBacklog => (
                 RefusalCode::LimitReached,
                 "make the endpoint accept the pending deliveries; list them with GET /v1/webhooks/{id}/deliveries?status=pending",

@@ -136,13 +136,12 @@ fn find_faults(body: &Create, prefix: &str, now: Timestamp) -> Vec<FieldError> {
 }
 
 fn prepare(call: &RequestContext, body: Create, owner: Option<TenantId>) -> Result<NewSuppression> {
+    let environment = call.environment_of_new(body.environment)?;
+    let reason = body.reason.unwrap_or(SuppressionReason::Manual);
     Ok(NewSuppression {
-        tenant_id: owner,
-        environment: call.environment_of_new(body.environment)?,
-        address: body.address,
-        reason: body.reason.unwrap_or(SuppressionReason::Manual),
         evidence: body.evidence,
         expires_at: body.expires_at,
+        ..NewSuppression::of_all_mail(owner, environment, body.address, reason)
     })
 }
 
@@ -207,6 +206,7 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
         environment,
         address,
         reason: call.query.value("reason"),
+        mail: None,
     };
     call.query.finish()?;
     let page = call.store().list_suppressions(filter, request.clone()).await?;

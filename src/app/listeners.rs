@@ -22,6 +22,10 @@ pub struct Listeners {
     pub api: Vec<TcpListener>,
     /// The listeners of metrics.
     pub metrics: Vec<TcpListener>,
+    /// The listeners for reports.
+    pub inbound: Vec<TcpListener>,
+    /// The listeners of the public pages.
+    pub public: Vec<TcpListener>,
 }
 
 impl Listeners {
@@ -32,6 +36,8 @@ impl Listeners {
             submissions: listen("smtp.submissions", &config.smtp.submissions).await?,
             api: listen("api.listen", &config.api.listen).await?,
             metrics: listen("api.metrics_listen", &config.api.metrics_listen).await?,
+            inbound: listen("inbound.listen", &config.inbound.listen).await?,
+            public: listen("public.listen", &config.public.listen).await?,
         })
     }
 

@@ -26,6 +26,7 @@ use crate::maintenance::{brakes, key_expiry, retention, search_indexer};
 use crate::metrics::Metrics;
 use crate::queue::QueueManager;
 use crate::relay::{Recording, Relay, RelayError};
+use crate::returns::{ReturnsDependencies, ReturnsService, ReturnsSettings};
 use crate::rng::Rng;
 use crate::server::{self, Server};
 use crate::store::{
@@ -101,6 +102,10 @@ pub struct Running {
     pub api_addresses: Vec<SocketAddr>,
     /// The listeners of metrics.
     pub metrics_addresses: Vec<SocketAddr>,
+    /// The listeners for reports.
+    pub inbound_addresses: Vec<SocketAddr>,
+    /// The listeners of the public pages.
+    pub public_addresses: Vec<SocketAddr>,
     store: Arc<Store>,
     queue: Arc<QueueManager>,
     certificate: Arc<Certificate>,
@@ -138,6 +143,7 @@ struct SharedServices<'a> {
     submission: Arc<SubmissionService>,
     bans: Arc<AuthLimiter>,
     verifier: Arc<Verifier>,
+    returns: Arc<ReturnsService>,
 }
 
 impl<'a> SharedServices<'a> {
@@ -154,6 +160,8 @@ impl<'a> SharedServices<'a> {
             allow_null_sender: config.smtp.allow_null_sender,
             allow_duplicate_headers: config.smtp.duplicate_headers == config::DuplicateHeaders::Allow,
             received_includes_client_address: config.smtp.received_includes_client_address,
+            inbound_host: config.inbound.is_enabled().then(|| config.inbound.host(&config.hostname)),
+            public_url: config.public.base().map(str::to_owned),
         };
         let bans = auth_limiter::AuthLimiterSettings {
             failures_max: config.smtp.login_failures_max,
@@ -168,6 +176,13 @@ impl<'a> SharedServices<'a> {
                 .sending_from(&config.relay),
             clock: clock.clone(),
         };
+        let queue = Arc::new(QueueManager::new(store.clone(), &config.relay, clock.clone(), rng.clone()));
+        let returns = ReturnsDependencies {
+            store: store.clone(),
+            queue: queue.clone(),
+            resolver: resolver.clone(),
+            clock: clock.clone(),
+        };
         Ok(Self {
             config,
             certificate,
@@ -175,7 +190,8 @@ impl<'a> SharedServices<'a> {
             submission: Arc::new(SubmissionService::new(store.clone(), settings, clock.clone())),
             bans: Arc::new(AuthLimiter::new(bans)),
             verifier: Arc::new(verifier),
-            queue: Arc::new(QueueManager::new(store.clone(), &config.relay, clock.clone(), rng.clone())),
+            returns: Arc::new(ReturnsService::new(returns, returns_settings(config))),
+            queue,
             store,
             clock,
             rng,
@@ -284,6 +300,17 @@ impl<'a> SharedServices<'a> {
     }
 }
 
+fn returns_settings(config: &Config) -> ReturnsSettings {
+    ReturnsSettings {
+        hostname: config.hostname.clone(),
+        host: config.inbound.host(&config.hostname),
+        label: config.return_path.label.clone(),
+        feedback_names: config.inbound.feedback.iter().map(|name| name.to_ascii_lowercase()).collect(),
+        trusted_reporters: config.inbound.trusted_reporters.clone(),
+        dsn_lifetime: config.relay.message_lifetime,
+    }
+}
+
 impl Running {
     /// Starts the server. Returns when all listeners accept.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
@@ -308,6 +335,8 @@ impl Running {
             submissions_addresses: listeners::addresses(&listeners.submissions),
             api_addresses: listeners::addresses(&listeners.api),
             metrics_addresses: listeners::addresses(&listeners.metrics),
+            inbound_addresses: listeners::addresses(&listeners.inbound),
+            public_addresses: listeners::addresses(&listeners.public),
             store: shared.store.clone(),
             queue: shared.queue.clone(),
             certificate: shared.certificate.clone(),

@@ -11,6 +11,8 @@ pub(super) fn find_invalid(config: &Config) -> Option<InvalidOption> {
         ("smtp.submissions", &config.smtp.submissions),
         ("api.listen", &config.api.listen),
         ("api.metrics_listen", &config.api.metrics_listen),
+        ("inbound.listen", &config.inbound.listen),
+        ("public.listen", &config.public.listen),
     ];
     let mut seen: Vec<(&'static str, SocketAddr)> = Vec::new();
     for (option, addresses) in options {

@@ -8,10 +8,13 @@ mod api;
 mod domains;
 mod duration;
 mod error;
+mod inbound;
 mod listeners;
 mod log;
+mod public;
 mod relay;
 mod retention;
+mod return_path;
 mod routing;
 mod shaping;
 mod smtp;
@@ -31,9 +34,12 @@ pub use api::{Api, Tls};
 pub use domains::Domains;
 pub use error::ConfigError;
 use error::{InvalidOption, require_positive_durations};
+pub use inbound::{Inbound, InboundForward};
 pub use log::{Log, LogFormat, LogLevel, LogLevelError};
+pub use public::Public;
 pub use relay::{DestinationTls, Dnssec, MtaSts, Relay, Timeouts};
 pub use retention::Retention;
+pub use return_path::ReturnPath;
 pub use routing::{Endpoint, NamedHost, NamedHostError, PlatformSmartHost, Pool, Route, Source};
 pub use shaping::SiteRule;
 pub use smtp::{BareNewline, DuplicateHeaders, Smtp};
@@ -68,6 +74,12 @@ pub struct Config {
     pub domains: Domains,
     /// Delivery.
     pub relay: Relay,
+    /// Reports about mail that was sent.
+    pub inbound: Inbound,
+    /// The reverse path that mail leaves with.
+    pub return_path: ReturnPath,
+    /// The pages that recipients open from their mail.
+    pub public: Public,
     /// Webhooks.
     pub webhooks: Webhooks,
     /// SMTP TLS reports.
@@ -91,6 +103,9 @@ impl Default for Config {
             api: Api::default(),
             domains: Domains::default(),
             relay: Relay::default(),
+            inbound: Inbound::default(),
+            return_path: ReturnPath::default(),
+            public: Public::default(),
             webhooks: Webhooks::default(),
             tls_report: TlsReport::default(),
             retention: Retention::default(),
@@ -136,6 +151,9 @@ impl Config {
             .or_else(|| self.api.find_invalid())
             .or_else(|| self.domains.find_invalid())
             .or_else(|| self.relay.find_invalid())
+            .or_else(|| self.inbound.find_invalid())
+            .or_else(|| self.return_path.find_invalid())
+            .or_else(|| self.public.find_invalid())
             .or_else(|| self.webhooks.find_invalid())
             .or_else(|| self.tls_report.find_invalid())
             .or_else(|| self.retention.find_invalid())

@@ -50,6 +50,28 @@ codes! {
     RecipientSuppressed = "recipient_suppressed";
     /// The recipient of trial mail is not a confirmed inbox.
     RecipientNotConfirmed = "recipient_not_confirmed";
+    /// The recipient left the list that the message names, or complained about list mail.
+    RecipientUnsubscribed = "recipient_unsubscribed";
+    /// A message that names a list has several recipients.
+    UnsubscribeNeedsOneRecipient = "unsubscribe_needs_one_recipient";
+    /// A message names a list and has its own List-Unsubscribe.
+    UnsubscribeConflict = "unsubscribe_conflict";
+    /// A message names a list, but no unsubscribe link can be made or signed.
+    UnsubscribeUnavailable = "unsubscribe_unavailable";
+    /// A report came to an address that this server did not make, or whose key it refuses.
+    ReportAddressUnknown = "report_address_unknown";
+    /// A report is about a message that is too old or deleted.
+    ReportAddressExpired = "report_address_expired";
+    /// A report is about a delivery that is being recorded.
+    ReportEarly = "report_early";
+    /// Too many reports came about one delivery today.
+    TooManyReports = "too_many_reports";
+    /// Too many reports came about one delivery.
+    ReportsExhausted = "too_many_reports";
+    /// There is no such mailbox at a host of this server.
+    MailboxUnknown = "mailbox_unknown";
+    /// The recipient of a report is at a host that is not ours.
+    RelayDenied = "relay_denied";
     /// The recipient is not a valid address.
     RecipientInvalid = "recipient_invalid";
     /// The recipient's local part is not ASCII, and SMTPUTF8 was not declared.

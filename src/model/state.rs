@@ -339,6 +339,10 @@ enumerations! {
         MessageBounced = "message.bounced",
         /// A recipient complained.
         MessageComplained = "message.complained",
+        /// A report came back that changed no state.
+        MessageReported = "message.reported",
+        /// A recipient left a list.
+        MessageUnsubscribed = "message.unsubscribed",
         /// A recipient was left out because it is suppressed.
         MessageSuppressed = "message.suppressed",
         /// A submission was refused.
@@ -357,6 +361,10 @@ enumerations! {
         DomainFailing = "domain.failing",
         /// Another tenant has verified the same domain.
         DomainTaken = "domain.taken",
+        /// Mail of a domain leaves with its return host from now on.
+        DomainReturnPathActive = "domain.return_path_active",
+        /// The records of the return host of a domain are gone or lead elsewhere.
+        DomainReturnPathLost = "domain.return_path_lost",
         /// A domain was deleted.
         DomainDeleted = "domain.deleted",
         /// A key was created.
@@ -393,6 +401,8 @@ enumerations! {
         SmartHostResumed = "smart_host.resumed",
         /// A key or an address was banned after failed logins.
         LoginBanned = "login.banned",
+        /// Many known addresses of a site were refused.
+        SiteBouncesSuspicious = "site.bounces_suspicious",
         /// A webhook was disabled.
         WebhookDisabled = "webhook.disabled",
         /// A test event of a webhook; not in the journal and not subscribable.

@@ -250,6 +250,11 @@ impl QueueManager {
         self.releaser.give_back(given_back);
     }
 
+    /// Whether the relay has a delivery.
+    pub fn is_in_flight(&self, id: DeliveryId) -> bool {
+        self.lock().is_handed_out(id)
+    }
+
     /// Whether a tenant's mail for a destination is paused, or the tenant suspended.
     pub fn is_paused(&self, tenant: TenantId, destination: &Host, now: Timestamp) -> bool {
         self.lock().is_paused(tenant, destination, now)

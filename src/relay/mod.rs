@@ -20,7 +20,6 @@ mod catch_up;
 mod connection;
 mod delivery_error;
 mod dialer;
-mod dsn;
 mod happy_eyeballs;
 mod outbound;
 mod outcomes;

@@ -1,6 +1,6 @@
 //! The results of one batch: what is recorded, and what is reported to the sender.
 
-use super::dsn::recipient::DsnRecipient;
+use crate::dsn::recipient::DsnRecipient;
 use crate::store::{AttemptRecord, Delivery, Message};
 
 /// The records of a batch and the recipients of its DSN.

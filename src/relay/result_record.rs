@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::dsn::recipient::crosses_delay;
 use super::recipient_result::RecipientResult;
+use crate::dsn::recipient::crosses_delay;
 use crate::mail::{EnhancedStatus, Timestamp};
 use crate::model::{AttemptId, BounceClass, DeliveryState, SuppressionReason};
 use crate::policy::reply_verdict::Verdict;
@@ -69,12 +69,14 @@ impl CompletedAttempt<'_> {
         let reply = truncate(&result.to_reply_text());
         let suppress =
             matches!(result.verdict, Verdict::Bounced { suppress: true, .. }).then(|| NewSuppression {
-                tenant_id: Some(message.tenant_id),
-                environment: message.environment,
-                address: delivery.recipient.clone(),
-                reason: SuppressionReason::Bounce,
                 evidence: Some(reply.clone()),
-                expires_at: None,
+                message_id: Some(message.id),
+                ..NewSuppression::of_all_mail(
+                    Some(message.tenant_id),
+                    message.environment,
+                    delivery.recipient.clone(),
+                    SuppressionReason::Bounce,
+                )
             });
         let attempt = Attempt {
             id: AttemptId::generate(self.now),
@@ -233,10 +235,10 @@ fn truncate(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dsn::message::sample_message;
+    use crate::dsn::recipient::{DsnAction, DsnRecipient};
     use crate::mail::{Address, SignedDuration};
     use crate::model::DeliveryId;
-    use crate::relay::dsn::message::sample_message;
-    use crate::relay::dsn::recipient::{DsnAction, DsnRecipient};
     use crate::relay::peer::Peer;
     use crate::smtp::Reply;
     use crate::smtp::client::{Outcome, Phase};

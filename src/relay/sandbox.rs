@@ -94,12 +94,13 @@ impl SandboxScenario {
         if self == Self::Complaint {
             record.complained = true;
             record.suppress = Some(NewSuppression {
-                tenant_id: Some(record.tenant_id),
-                environment: Environment::Test,
-                address: delivery.recipient.clone(),
-                reason: SuppressionReason::Complaint,
                 evidence: Some("a complaint of the sandbox".into()),
-                expires_at: None,
+                ..NewSuppression::of_all_mail(
+                    Some(record.tenant_id),
+                    Environment::Test,
+                    delivery.recipient.clone(),
+                    SuppressionReason::Complaint,
+                )
             });
         }
     }

@@ -56,7 +56,13 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         | RecipientSuppressed
         | RecipientNotConfirmed
         | FromHeaderMissing
-        | FromHeaderAmbiguous => (550, 7, 1),
+        | FromHeaderAmbiguous
+        | RecipientUnsubscribed
+        | RelayDenied
+        | ReportsExhausted => (550, 7, 1),
+        ReportAddressUnknown | ReportAddressExpired | MailboxUnknown => (550, 1, 1),
+        ReportEarly => (451, 3, 0),
+        TooManyReports => (450, 7, 1),
         SendLimitExceeded | HourlySendLimitExceeded | RateLimited => (450, 7, 1),
         DailySendLimitExceeded => (452, 7, 1),
         MessageTooLarge => (552, 3, 4),
@@ -65,7 +71,14 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         RecipientNotQualified => (550, 1, 2),
         TooManyRecipients => (452, 5, 3),
         HeaderDuplicate => (550, 6, 0),
-        IdempotencyKeyReused | HeaderMalformed | NulInContent | BareNewline | LineTooLong => (554, 6, 0),
+        IdempotencyKeyReused
+        | HeaderMalformed
+        | NulInContent
+        | BareNewline
+        | LineTooLong
+        | UnsubscribeNeedsOneRecipient
+        | UnsubscribeConflict
+        | UnsubscribeUnavailable => (554, 6, 0),
         ConversionRequired => (554, 6, 1),
         MailLoop => (554, 4, 6),
         StorageUnavailable | ContentDamaged | Internal => (451, 3, 0),

@@ -195,13 +195,10 @@ pub(crate) fn new_key(tenant: Option<TenantId>, secret: &KeySecret) -> NewKey {
 }
 
 pub(crate) fn new_suppression(tenant: Option<TenantId>, text: &str) -> NewSuppression {
+    let manual = crate::model::SuppressionReason::Manual;
     NewSuppression {
-        tenant_id: tenant,
-        environment: Environment::Live,
-        address: address(text),
-        reason: crate::model::SuppressionReason::Manual,
         evidence: Some("asked on the phone".to_owned()),
-        expires_at: None,
+        ..NewSuppression::of_all_mail(tenant, Environment::Live, address(text), manual)
     }
 }
 
@@ -252,6 +249,7 @@ pub(crate) fn new_message(tenant: TenantId, recipients: &[&str], body: &str) -> 
         header_message_id: Some(format!("{}@example.com", created_at.as_microsecond())),
         dkim_domain: Some(name("example.com")),
         sender_domain: Some(name("example.com")),
+        list: None,
         created_at,
         expires_at: created_at + SignedDuration::from_hours(24),
     };

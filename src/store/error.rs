@@ -67,6 +67,9 @@ pub enum Conflict {
     /// The number of pauses is at its limit.
     #[error("limit reached: {PAUSES_MAX} pauses")]
     TooManyPauses,
+    /// Too many generations of report addresses are accepted.
+    #[error("limit reached: 31 accepted generations of report addresses")]
+    TooManyGenerations,
     /// The number of pending deliveries of the webhook is at its limit.
     #[error("limit reached: too many deliveries are pending for this webhook")]
     WebhookBacklog,

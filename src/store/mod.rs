@@ -1,4 +1,4 @@
-//! Persistence: the only module with SQL. Callers use nine traits and plain structs.
+//! Persistence: the only module with SQL. Callers use ten traits and plain structs.
 //!
 //! * [`Directory`]: tenants, domains, keys, suppressions and templates.
 //! * [`Inboxes`]: addresses for trial mail, and its counts.
@@ -8,6 +8,7 @@
 //! * [`Ledger`]: usage of tenants.
 //! * [`Outbox`]: webhooks and their pending deliveries.
 //! * [`StsPolicies`]: cached MTA-STS policies of destinations.
+//! * [`Reports`]: what other servers send back about messages, and the keys of the addresses that it comes to.
 //! * [`TlsResults`]: counts of TLS sessions until they are reported (RFC 8460).
 //!
 //! One process owns a spool. Only its queue manager knows what is claimed, so a claim writes nothing, and after a crash
@@ -38,7 +39,9 @@ pub use requester::Requester;
 use requester::is_in_scope;
 pub use response_recorder::{IdempotentRequest, ResponseRecorder};
 pub use sqlite::{Bounds, SqliteOptions, SqliteStore, check_master_key};
-pub use traits::{Directory, Inboxes, Journal, Ledger, Outbox, Queue, Spool, StsPolicies, TlsResults};
+pub use traits::{
+    Directory, Inboxes, Journal, Ledger, Outbox, Queue, Reports, Spool, StsPolicies, TlsResults,
+};
 
 /// Lifetime of a [`SubmissionKey`].
 pub const SUBMISSION_KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
@@ -47,6 +50,17 @@ pub const IDEMPOTENT_RESPONSE_LIFETIME: SignedDuration = SignedDuration::from_ho
 
 /// Maximum of pauses.
 pub const PAUSES_MAX: u64 = 1000;
+/// How long the keys of report addresses are accepted after the next rotation.
+pub const TOKEN_OVERLAP: SignedDuration = SignedDuration::from_hours(60 * 24);
+/// Reports that are recorded about one delivery or message in a day (UTC).
+pub const REPORTS_OF_DAY_MAX: u64 = 16;
+/// Reports that are recorded about one delivery or message.
+pub const REPORTS_TOTAL_MAX: u64 = 64;
+/// Stored reports that belong to no tenant; beyond it, the oldest are deleted.
+pub const UNATTRIBUTED_REPORTS_MAX: usize = 10_000;
+/// Maximum of stored octets of a report.
+pub const REPORT_RAW_OCTETS_MAX: usize = 64 * 1024;
+
 /// Maximum of stored MTA-STS policies; beyond it, those that expire first are deleted.
 pub const STS_POLICIES_MAX: usize = 10_000;
 /// Maximum of rows of TLS results for all domains and days; beyond it, new kinds are not counted.

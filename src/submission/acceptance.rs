@@ -10,6 +10,7 @@ use super::header_rewrite::{self, ReceivedField};
 use super::send_limit::{ConfirmedQuota, QuotaRequest, QuotaReservation};
 use super::submission_key::submission_key;
 use super::{Submission, SubmissionService, SubmissionSettings, Submitter, storage_refusal};
+use super::{feedback_fields, list_message};
 use crate::clock::Instant;
 use crate::mail::{Content, DomainName, MailParameters, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, MessageKind, Refusal, RefusalCode, Scope, TenantId};
@@ -195,7 +196,11 @@ impl SubmissionService {
             id,
             now,
         };
-        let added = header.missing_fields(id, now);
+        let with_id = |to| (DeliveryId::generate(now), to);
+        let recipients: Vec<_> = envelope.recipients.into_iter().map(with_id).collect();
+        let mut added = header.missing_fields(id, now);
+        added.push_str(&list_message::fields());
+        added.push_str(&feedback_fields::fields());
         let summary = header.summarize(&added, &message);
         let unsigned = Content { prefix: added.into(), submitted: header.rewrite(message) };
         let sender_domain = domain.name.clone();
@@ -219,10 +224,11 @@ impl SubmissionService {
                 header_message_id: summary.message_id,
                 dkim_domain,
                 sender_domain: Some(sender_domain),
+                list: None,
                 created_at: now,
                 expires_at,
             },
-            recipients: envelope.recipients.into_iter().map(|to| (DeliveryId::generate(now), to)).collect(),
+            recipients,
             suppressed: extras.suppressed,
             content,
             submission_key,

@@ -5,7 +5,9 @@
 mod acceptance;
 mod authentication;
 mod directory_cache;
+mod feedback_fields;
 mod header_rewrite;
+mod list_message;
 mod rejection_counters;
 mod rejection_log_limit;
 mod send_limit;
@@ -60,6 +62,10 @@ pub struct SubmissionSettings {
     pub allow_duplicate_headers: bool,
     /// Whether `Received` includes the client's address.
     pub received_includes_client_address: bool,
+    /// The platform's return host, if the server receives reports.
+    pub inbound_host: Option<DomainName>,
+    /// The address of the public pages, without a slash at its end; `None` if there are none.
+    pub public_url: Option<String>,
 }
 
 /// The service that accepts mail.

@@ -45,6 +45,8 @@ impl Fixture {
             allow_null_sender: false,
             allow_duplicate_headers: false,
             received_includes_client_address: false,
+            inbound_host: None,
+            public_url: None,
         };
         Self {
             _dir: dir,

@@ -96,6 +96,8 @@ impl ApiStage {
             allow_null_sender: true,
             allow_duplicate_headers: false,
             received_includes_client_address: false,
+            inbound_host: None,
+            public_url: None,
         };
         let api = Api::new(ApiDependencies {
             settings,
@@ -262,6 +264,7 @@ impl ApiStage {
             header_message_id: Some("id@own.example".into()),
             dkim_domain: None,
             sender_domain: DomainName::parse("own.example").ok(),
+            list: None,
             created_at: now,
             expires_at: now + SignedDuration::from_hours(1),
         };

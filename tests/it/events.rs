@@ -155,14 +155,12 @@ impl Follower {
 }
 
 fn suppression(tenant: Option<TenantId>, address: &str) -> NewSuppression {
-    NewSuppression {
-        tenant_id: tenant,
-        environment: Environment::Live,
-        address: Address::parse(address).unwrap(),
-        reason: SuppressionReason::Manual,
-        evidence: None,
-        expires_at: None,
-    }
+    NewSuppression::of_all_mail(
+        tenant,
+        Environment::Live,
+        Address::parse(address).unwrap(),
+        SuppressionReason::Manual,
+    )
 }
 
 async fn suppress(stage: &ApiStage, tenant: Option<TenantId>, address: &str) {

@@ -176,7 +176,7 @@ impl FakeMx {
 }
 
 /// An address in 127/8 that no other fake server of this process has, so that all can use one port.
-fn own_address() -> IpAddr {
+pub fn own_address() -> IpAddr {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     IpAddr::V4(Ipv4Addr::new(127, 77, high, low))

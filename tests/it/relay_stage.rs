@@ -147,6 +147,7 @@ pub fn new_message(tenant_id: TenantId, recipients: &[&str]) -> NewMessage {
         header_message_id: None,
         dkim_domain: None,
         sender_domain: None,
+        list: None,
         created_at: now,
         expires_at: now + SignedDuration::from_hours(120),
     };

@@ -67,6 +67,8 @@ impl SubmissionStage {
             allow_null_sender: true,
             allow_duplicate_headers: limits.duplicate_headers == config::DuplicateHeaders::Allow,
             received_includes_client_address: false,
+            inbound_host: None,
+            public_url: None,
         };
         let clock = Clock::adjustable();
         let identity = Identity::new(&[HOSTNAME]);
@@ -150,14 +152,12 @@ async fn furnish(store: &Store) -> (TenantId, String, String) {
         dkim_keys: vec![dkim_key],
     };
     store.create_domain(domain, now).await.unwrap();
-    let suppression = NewSuppression {
-        tenant_id: Some(tenant),
-        environment: Environment::Live,
-        address: Address::parse("suppressed@other.example").unwrap(),
-        reason: SuppressionReason::Manual,
-        evidence: None,
-        expires_at: None,
-    };
+    let suppression = NewSuppression::of_all_mail(
+        Some(tenant),
+        Environment::Live,
+        Address::parse("suppressed@other.example").unwrap(),
+        SuppressionReason::Manual,
+    );
     store.suppress(suppression, now).await.unwrap();
     let secret = KeySecret::generate(Environment::Live);
     let key = NewKey {

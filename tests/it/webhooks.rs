@@ -67,14 +67,12 @@ impl Stage {
 
     /// An event of a tenant without a message.
     async fn suppress(&self, tenant: TenantId, address: &str) {
-        let new = NewSuppression {
-            tenant_id: Some(tenant),
-            environment: Environment::Live,
-            address: Address::parse(address).unwrap(),
-            reason: SuppressionReason::Manual,
-            evidence: None,
-            expires_at: None,
-        };
+        let new = NewSuppression::of_all_mail(
+            Some(tenant),
+            Environment::Live,
+            Address::parse(address).unwrap(),
+            SuppressionReason::Manual,
+        );
         self.api.store.suppress(new, Timestamp::now()).await.unwrap();
     }
 

@@ -14,7 +14,8 @@ use crate::mail::{
     ReversePath, Timestamp,
 };
 use crate::model::{
-    AttemptId, BounceClass, DeliveryId, DeliveryState, Environment, KeyId, MessageId, MessageKind, TenantId,
+    AttemptId, BounceClass, DeliveryId, DeliveryState, Environment, KeyId, ListName, MessageId, MessageKind,
+    TenantId,
 };
 
 use super::NewSuppression;
@@ -65,6 +66,8 @@ pub struct Message {
     pub dkim_domain: Option<DomainName>,
     /// The domain of the tenant that covers the author; `None` for reports.
     pub sender_domain: Option<DomainName>,
+    /// The list that recipients can leave.
+    pub list: Option<ListName>,
     pub created_at: Timestamp,
     /// The end of the message lifetime.
     pub expires_at: Timestamp,

@@ -8,7 +8,7 @@ pub(super) mod row_limits;
 mod secrets;
 pub(super) mod suppressions;
 mod templates;
-mod tenants;
+pub(super) mod tenants;
 
 pub(super) use self::suppressions::suppress;
 pub(super) use self::tenants::{note_all_resumed, note_resumed, require as require_tenant};

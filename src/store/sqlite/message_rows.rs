@@ -33,6 +33,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
         header_message_id: row.get("header_message_id")?,
         dkim_domain: row.get("dkim_domain")?,
         sender_domain: row.get("sender_domain")?,
+        list: row.get("list")?,
         created_at: time(row, "created_us")?,
         expires_at: time(row, "expires_us")?,
     })

@@ -18,6 +18,8 @@ mod probe;
 mod query_threads;
 mod queue;
 mod readers;
+mod report_keys;
+mod reports;
 mod schema;
 mod secret_encryption;
 mod slices;
@@ -37,6 +39,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use arc_swap::ArcSwap;
 use rusqlite::Connection;
 use tokio::sync::watch;
 
@@ -123,6 +126,8 @@ pub struct OpenDatabase {
     bodies: Arc<BodyFiles>,
     free_space: FreeSpace,
     sealer: Arc<secret_encryption::Sealer>,
+    /// The keys of report addresses and unsubscribe links.
+    report_keys: ArcSwap<report_keys::ReportKeys>,
     access: Access,
     bounds: Bounds,
     /// See [`super::Journal::counts`].

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use arc_swap::ArcSwap;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use tokio::sync::watch;
 
@@ -18,7 +19,7 @@ use super::secret_encryption::{MasterKeyFile, SealedColumn, Sealer};
 use super::spool::due_rows;
 use super::writer::{CommitHooks, Writer, WriterState};
 use super::{OpenDatabase, SqliteOptions, SqliteStore};
-use super::{events, outbox};
+use super::{events, outbox, report_keys};
 use crate::durable_file::{create_directory, inherit_owner, remove_unfinished, sync_directory};
 use crate::store::free_space::FreeSpace;
 use crate::store::memory::{CommitCounters, DirectoryVersion, WebhookDueIndex, WebhookSubscriptions};
@@ -72,6 +73,7 @@ struct Opened {
 fn start(options: &SqliteOptions, opened: Opened) -> Result<SqliteStore, Box<dyn Error>> {
     let Opened { connection, sealer, bodies, lock } = opened;
     let data_dir = &options.data_dir;
+    let report_keys = report_keys::read(&connection, &sealer)?;
     let clock = events::open_clock(&connection)?;
     let feed = SpoolFeed::new(options.hot_queue_bytes_max, options.access == Access::Serve);
     due_rows::begin_feed(&connection, &feed)?;
@@ -102,6 +104,7 @@ fn start(options: &SqliteOptions, opened: Opened) -> Result<SqliteStore, Box<dyn
         bodies: Arc::new(bodies),
         free_space: FreeSpace::new(data_dir, options.free_disk_bytes_min),
         sealer,
+        report_keys: ArcSwap::from_pointee(report_keys),
         access: options.access,
         bounds: options.bounds,
         last_event,

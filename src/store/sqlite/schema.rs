@@ -42,6 +42,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0033_brakes.sql"),
     include_str!("migrations/0034_search_metadata.sql"),
     include_str!("migrations/0035_key_rotation.sql"),
+    include_str!("migrations/0036_reports.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
@@ -21,6 +22,17 @@ pub(super) struct Sealer {
     key: RandomizedNonceKey,
     /// A key derived from the master key.
     digest_key: hmac::Key,
+    /// The source of derived keys (HKDF, RFC 5869).
+    prk: Prk,
+}
+
+/// The length of a derived key.
+struct DerivedKey;
+
+impl KeyType for DerivedKey {
+    fn len(&self) -> usize {
+        KEY_OCTETS
+    }
 }
 
 /// The location of an encrypted value.
@@ -42,14 +54,23 @@ impl Sealer {
     fn new(key: &[u8; KEY_OCTETS]) -> Result<Self> {
         let digest_key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), b"pillarbox digest");
         let digest_key = hmac::Key::new(hmac::HMAC_SHA256, digest_key.as_ref());
+        let prk = Salt::new(HKDF_SHA256, b"pillarbox").extract(key);
         RandomizedNonceKey::new(&AES_256_GCM, key)
-            .map(|key| Self { key, digest_key })
+            .map(|key| Self { key, digest_key, prk })
             .map_err(|_| StoreError::Failed("the master key cannot be used".into()))
     }
 
     /// A MAC of a text: 32 octets that cannot be predicted without the master key.
     pub(super) fn digest(&self, text: &[u8]) -> Vec<u8> {
         hmac::sign(&self.digest_key, text).as_ref().to_vec()
+    }
+
+    /// A key for another purpose, which `info` names.
+    pub(super) fn derive(&self, info: &[&[u8]]) -> Result<Zeroizing<[u8; KEY_OCTETS]>> {
+        let mut key = Zeroizing::new([0; KEY_OCTETS]);
+        let derived = self.prk.expand(info, DerivedKey).and_then(|okm| okm.fill(&mut *key));
+        derived.map_err(|_| StoreError::Failed("a key could not be derived".into()))?;
+        Ok(key)
     }
 
     /// Nonce, ciphertext and tag.

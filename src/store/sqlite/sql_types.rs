@@ -11,10 +11,11 @@ use crate::mail::{
 };
 use crate::model::{
     AttemptId, BounceClass, DeliveryId, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyId,
-    DkimKeyState, DomainId, DomainStatus, Environment, EventId, EventKind, InboxId, KeyId, LimitPeriod,
-    MessageId, MessageKind, RefusalCode, RequestId, SecretDigest, Stage, SuppressionId, SuppressionReason,
-    TemplateId, TenantId, TenantStatus, TlsFailure, TlsPolicyType, UsageInterval, Verification,
-    WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus, Weight,
+    DkimKeyState, DomainId, DomainStatus, Environment, EventId, EventKind, FeedbackType, InboxId, KeyId,
+    LimitPeriod, ListName, MessageId, MessageKind, RefusalCode, ReportAction, ReportEffect, ReportId,
+    ReportKind, RequestId, ReturnPathMode, ReturnPathStatus, SecretDigest, Stage, SuppressedMail,
+    SuppressionId, SuppressionReason, TemplateId, TenantId, TenantStatus, TlsFailure, TlsPolicyType,
+    UsageInterval, Verification, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus, Weight,
 };
 use crate::store::{JournalCursor, Result, StoreError};
 
@@ -81,6 +82,7 @@ stored_as_text!(
     EventId,
     SuppressionId,
     InboxId,
+    ReportId,
     RequestId,
     TemplateId,
     WebhookId,
@@ -103,6 +105,14 @@ stored_as_name!(
     DkimAlgorithm,
     DkimKeyState,
     SuppressionReason,
+    SuppressedMail,
+    ListName,
+    ReportKind,
+    ReportEffect,
+    ReportAction,
+    FeedbackType,
+    ReturnPathMode,
+    ReturnPathStatus,
     DeliveryState,
     BounceClass,
     Stage,

@@ -324,11 +324,26 @@ const WITHOUT_LATER_MIGRATIONS: &str = concat!(
     ALTER TABLE event DROP COLUMN environment;
     ALTER TABLE webhook_delivery DROP COLUMN environment;
     ALTER TABLE webhook DROP COLUMN environments;
+    DROP TABLE report_raw;
+    DROP TABLE report_count;
+    DROP TABLE report;
+    DROP TABLE token_generation;
+    ALTER TABLE message DROP COLUMN list;
+    ALTER TABLE delivery DROP COLUMN complained_us;
+    ALTER TABLE domain DROP COLUMN return_path_mode;
+    ALTER TABLE domain DROP COLUMN return_path_host;
+    ALTER TABLE domain DROP COLUMN return_path_status;
+    ALTER TABLE usage DROP COLUMN bounced_late;
+    ALTER TABLE usage DROP COLUMN unsubscribed;
     DROP TRIGGER suppression_added;
     DROP TRIGGER suppression_removed;
     DROP TABLE suppression_count;
     DROP INDEX suppression_of_tenant;
     DROP INDEX suppression_of_platform;
+    ALTER TABLE suppression DROP COLUMN list;
+    ALTER TABLE suppression DROP COLUMN report_id;
+    ALTER TABLE suppression DROP COLUMN message_id;
+    ALTER TABLE suppression DROP COLUMN provisional;
     ALTER TABLE suppression DROP COLUMN environment;",
     include_str!("migrations/0019_suppression_count.sql"),
     "

@@ -78,6 +78,7 @@ fn message(tenant_id: TenantId, number: usize, is_later: bool) -> NewMessage {
         header_message_id: Some(format!("{number}@example.com")),
         dkim_domain: None,
         sender_domain: None,
+        list: None,
         created_at: now,
         expires_at: now + SignedDuration::from_hours(96),
     };

@@ -91,6 +91,7 @@ fn message(tenants: &[TenantId], number: usize) -> NewMessage {
         header_message_id: Some(format!("{number}@example.com")),
         dkim_domain: None,
         sender_domain: None,
+        list: None,
         created_at: now,
         expires_at: now + SignedDuration::from_hours(96),
     };

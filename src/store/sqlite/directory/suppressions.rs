@@ -8,7 +8,9 @@ use serde::Serialize;
 
 use super::row_limits;
 use crate::mail::Timestamp;
-use crate::model::{Environment, EventKind, SuppressionId, SuppressionReason, TenantId};
+use crate::model::{
+    Environment, EventKind, ListName, SuppressedMail, SuppressionId, SuppressionReason, TenantId,
+};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{time, time_if_any, us};
@@ -30,9 +32,13 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Suppression> {
         id: row.get("id")?,
         tenant_id: row.get("tenant_id")?,
         environment: row.get("environment")?,
+        mail: row.get("list")?,
         address: row.get("address")?,
         reason: row.get("reason")?,
         evidence: row.get("evidence")?,
+        report_id: row.get("report_id")?,
+        message_id: row.get("message_id")?,
+        provisional: row.get("provisional")?,
         created_at: time(row, "created_us")?,
         expires_at: time_if_any(row, "expires_us")?,
     })
@@ -60,22 +66,29 @@ pub(in crate::store::sqlite) fn suppress(
     now: Timestamp,
 ) -> Result<Suppression> {
     let address = new.address.folded();
-    let before = find_by_address(tx, (new.tenant_id, new.environment), &address)?;
+    let before = find_by_address(tx, (new.tenant_id, new.environment), &address, &new.mail)?;
     let was_in_force = before.as_ref().is_some_and(|old| is_in_force(old, now));
     let suppression = Suppression {
         id: before.as_ref().map_or_else(|| SuppressionId::generate(now), |old| old.id),
         tenant_id: new.tenant_id,
         environment: new.environment,
+        mail: new.mail.clone(),
         address,
         reason: new.reason,
         evidence: new.evidence.clone(),
+        report_id: new.report_id,
+        message_id: new.message_id,
+        provisional: new.provisional,
         created_at: before.map_or(now, |old| old.created_at),
         expires_at: new.expires_at,
     };
-    let sql = "INSERT INTO suppression (id, tenant_id, address, reason, evidence, created_us, expires_us, environment)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+    let sql = "INSERT INTO suppression (id, tenant_id, address, reason, evidence, created_us, expires_us, environment, list,
+                                        report_id, message_id, provisional)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
                ON CONFLICT (id) DO UPDATE SET
-                   reason = excluded.reason, evidence = excluded.evidence, expires_us = excluded.expires_us";
+                   reason = excluded.reason, evidence = excluded.evidence, expires_us = excluded.expires_us,
+                   report_id = excluded.report_id, message_id = excluded.message_id,
+                   provisional = excluded.provisional";
     tx.prepare_cached(sql)?.execute(params![
         suppression.id,
         suppression.tenant_id,
@@ -85,6 +98,10 @@ pub(in crate::store::sqlite) fn suppress(
         us(suppression.created_at),
         suppression.expires_at.map(us),
         suppression.environment,
+        suppression.mail,
+        suppression.report_id,
+        suppression.message_id,
+        suppression.provisional,
     ])?;
     if !was_in_force {
         append_event(tx, EventKind::SuppressionCreated, &suppression, cause, now)?;
@@ -110,20 +127,23 @@ fn is_in_force(suppression: &Suppression, now: Timestamp) -> bool {
 }
 
 pub(in crate::store::sqlite) const OF_TENANT: &str =
-    "SELECT * FROM suppression WHERE tenant_id = ?1 AND address = ?2 AND environment = ?3";
+    "SELECT * FROM suppression WHERE tenant_id = ?1 AND address = ?2 AND environment = ?3 AND list = ?4";
 pub(in crate::store::sqlite) const OF_PLATFORM: &str =
-    "SELECT * FROM suppression WHERE tenant_id IS NULL AND address = ?1 AND environment = ?2";
+    "SELECT * FROM suppression WHERE tenant_id IS NULL AND address = ?1 AND environment = ?2 AND list = ?3";
 
 fn find_by_address(
     connection: &Connection,
     (tenant, environment): (Option<TenantId>, Environment),
     folded: &str,
+    mail: &SuppressedMail,
 ) -> Result<Option<Suppression>> {
     let found = match tenant {
-        Some(tenant) => {
-            connection.prepare_cached(OF_TENANT)?.query_row(params![tenant, folded, environment], read_row)
+        Some(tenant) => connection
+            .prepare_cached(OF_TENANT)?
+            .query_row(params![tenant, folded, environment, mail], read_row),
+        None => {
+            connection.prepare_cached(OF_PLATFORM)?.query_row(params![folded, environment, mail], read_row)
         }
-        None => connection.prepare_cached(OF_PLATFORM)?.query_row(params![folded, environment], read_row),
     };
     Ok(found.optional()?)
 }
@@ -135,7 +155,24 @@ pub(super) fn that_stops(
     now: Timestamp,
 ) -> Result<Option<Suppression>> {
     for scope in [Some(tenant), None] {
-        let found = find_by_address(connection, (scope, environment), folded)?;
+        let found = find_by_address(connection, (scope, environment), folded, &SuppressedMail::All)?;
+        if let Some(suppression) = found.filter(|suppression| is_in_force(suppression, now)) {
+            return Ok(Some(suppression));
+        }
+    }
+    Ok(None)
+}
+
+/// The suppression that stops mail of a list: of every list of the tenant, or of this one.
+pub(in crate::store::sqlite) fn that_stops_list(
+    connection: &Connection,
+    (tenant, environment): (TenantId, Environment),
+    folded: &str,
+    list: &ListName,
+    now: Timestamp,
+) -> Result<Option<Suppression>> {
+    for mail in [SuppressedMail::EveryList, SuppressedMail::List(list.clone())] {
+        let found = find_by_address(connection, (Some(tenant), environment), folded, &mail)?;
         if let Some(suppression) = found.filter(|suppression| is_in_force(suppression, now)) {
             return Ok(Some(suppression));
         }
@@ -153,6 +190,7 @@ pub(super) fn list(
     list.only_if("environment = ?", &filter.environment)?;
     list.only_if("address = ?", &filter.address)?;
     list.only_if("reason = ?", &filter.reason)?;
+    list.only_if("list = ?", &filter.mail)?;
     list.read(connection, page, read_row)
 }
 

@@ -162,7 +162,7 @@ pub(super) fn smart_host_password(
     Ok(Some(Zeroizing::new(text.to_owned())))
 }
 
-pub(super) fn find(connection: &Connection, id: TenantId) -> Result<Option<Tenant>> {
+pub(in crate::store::sqlite) fn find(connection: &Connection, id: TenantId) -> Result<Option<Tenant>> {
     let mut statement = connection.prepare_cached("SELECT * FROM tenant WHERE id = ?1")?;
     Ok(statement.query_row([id], read_row).optional()?)
 }

@@ -147,9 +147,10 @@ impl EnqueueJob {
 fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<()> {
     let sql = "INSERT INTO message (id, tenant_id, key_id, environment, reverse_path, body, smtputf8, size,
                                     subject, header_from, header_message_id, dkim_domain, created_us, expires_us,
-                                    return_content, envelope_id, require_tls, release_us, tags, metadata, kind, sender_domain)
+                                    return_content, envelope_id, require_tls, release_us, tags, metadata, kind, sender_domain,
+                                    list)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
-                       ?21, ?22)";
+                       ?21, ?22, ?23)";
     let parameters = &message.parameters;
     let Annotations { tags, metadata } = &message.annotations;
     tx.prepare_cached(sql)?.execute(params![
@@ -175,6 +176,7 @@ fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<
         metadata.as_json(),
         message.kind,
         message.sender_domain,
+        message.list,
     ])?;
     Ok(())
 }

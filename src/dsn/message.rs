@@ -65,6 +65,7 @@ impl DsnMessage<'_> {
             header_message_id: Some(format!("{id}@{}", self.hostname)),
             dkim_domain: None,
             sender_domain: None,
+            list: None,
             created_at: self.now,
             expires_at,
         };
@@ -256,6 +257,7 @@ pub fn sample_message(reverse_path: &str) -> std::sync::Arc<Message> {
         header_message_id: None,
         dkim_domain: None,
         sender_domain: None,
+        list: None,
         created_at: now,
         expires_at: now + crate::mail::SignedDuration::from_hours(100),
     })

@@ -110,9 +110,9 @@ fn status_of(action: DsnAction, replied: Option<EnhancedStatus>) -> EnhancedStat
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dsn::message::sample_message;
     use crate::mail::RcptParameters;
     use crate::model::DeliveryId;
-    use crate::relay::dsn::message::sample_message;
 
     const HOUR_S: i64 = 3600;
 

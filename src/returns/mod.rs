@@ -1,0 +1,131 @@
+//! What comes back on port 25: whom it is about, and what follows.
+//!
+//! * `recipient` decides at RCPT: an address with a valid token, postmaster, or a registered feedback loop,
+//! * `accept` takes a message that came back and records everything that follows from it,
+//! * `attribution` finds the delivery that a complaint is about, `signature` verifies its sender,
+//! * `decision` derives what follows; it is pure,
+//! * `reissue` writes the DSN to the tenant's own reverse path.
+//!
+//! Imports `mail`, `model`, `smtp`, `policy`, `feedback`, `dns`, `dsn`, `store`, `limits`, `queue` and `submission`.
+
+mod accept;
+mod attribution;
+mod counters;
+mod decision;
+mod recipient;
+mod reissue;
+mod signature;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::counters::ReturnCounters;
+use crate::clock::Clock;
+use crate::dns::Resolver;
+use crate::mail::{DomainName, TokenKind};
+use crate::model::{Refusal, RefusalCode};
+use crate::queue::QueueManager;
+use crate::store::{ReportTarget, Store, StoreError};
+use crate::telemetry::FLOOD;
+
+pub use self::counters::ReturnCounts;
+
+/// Settings of what comes back.
+#[derive(Debug, Clone)]
+pub struct ReturnsSettings {
+    /// The host name of the server.
+    pub hostname: DomainName,
+    /// The platform's return host.
+    pub host: DomainName,
+    /// The default label of return hosts under their domains.
+    pub label: String,
+    /// Local parts for registered feedback loops, in lower case.
+    pub feedback_names: Vec<String>,
+    /// DKIM domains of reporters that are believed without a token.
+    pub trusted_reporters: Vec<DomainName>,
+    /// How long delivery of a DSN is attempted.
+    pub dsn_lifetime: Duration,
+}
+
+/// The services that are used.
+pub struct ReturnsDependencies {
+    /// Knows what the tokens name, and records reports.
+    pub store: Arc<Store>,
+    /// Knows which deliveries are in flight.
+    pub queue: Arc<QueueManager>,
+    /// Looks up the keys of signatures.
+    pub resolver: Resolver,
+    /// The clock.
+    pub clock: Clock,
+}
+
+/// Takes what comes back.
+pub struct ReturnsService {
+    store: Arc<Store>,
+    queue: Arc<QueueManager>,
+    resolver: Resolver,
+    clock: Clock,
+    settings: ReturnsSettings,
+    counters: ReturnCounters,
+}
+
+/// Where an accepted recipient leads.
+#[derive(Debug, Clone)]
+pub enum Mailbox {
+    /// The address has a token.
+    Target(Box<AdmittedToken>),
+    /// A registered feedback loop of the platform.
+    Feedback,
+    /// People.
+    Postmaster,
+    /// A probe of our own verification, which sends no message.
+    Probe,
+}
+
+/// What a proved token names.
+#[derive(Debug, Clone)]
+pub struct AdmittedToken {
+    /// What may be sent to it.
+    pub kind: TokenKind,
+    /// The delivery or message.
+    pub target: ReportTarget,
+}
+
+impl AdmittedToken {
+    /// Whether several recipients have the token, so that whom a report is about is not proved.
+    pub fn is_shared(&self) -> bool {
+        self.target.delivery.is_none() && self.target.only_recipient.is_none()
+    }
+}
+
+impl ReturnsService {
+    /// A service without messages.
+    pub fn new(dependencies: ReturnsDependencies, settings: ReturnsSettings) -> Self {
+        let ReturnsDependencies { store, queue, resolver, clock } = dependencies;
+        Self { store, queue, resolver, clock, settings, counters: ReturnCounters::default() }
+    }
+
+    /// Reports and refusals since the start.
+    pub fn counts(&self) -> ReturnCounts {
+        self.counters.read()
+    }
+}
+
+fn storage_refusal(error: StoreError) -> Refusal {
+    tracing::error!(target: FLOOD, "the store failed: {error}");
+    match error {
+        StoreError::DiskFull => Refusal::new(
+            RefusalCode::DiskLow,
+            "the server is low on disk space",
+            "try again later; the operator must free disk space",
+        ),
+        StoreError::Closed => {
+            Refusal::new(RefusalCode::ShuttingDown, "the server is shutting down", "try again in a minute")
+        }
+        _ => Refusal::new(
+            RefusalCode::StorageUnavailable,
+            "the report cannot be stored because the database is unavailable",
+            "try again later",
+        ),
+    }
+}

@@ -1,0 +1,262 @@
+//! What comes back about messages.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::directory::suppressions;
+use super::events::Subject;
+use super::keyset::List;
+use super::report_keys::{self, ReportKeys};
+use super::sql_types::{count, json, sql_limit, time, to_json, us};
+use super::unit_of_work::Tx;
+use super::{SqliteStore, delivery_rows, directory, message_rows};
+use crate::mail::{Address, DomainName, Timestamp, TokenKeys, TokenScope, TokenSubject};
+use crate::model::{
+    BounceClass, DeliveryId, DeliveryState, DomainStatus, Environment, LimitPeriod, LinkKeys, ListName,
+    MessageId, ReportId, SuppressionReason, TenantId,
+};
+use crate::store::is_in_scope;
+use crate::store::{
+    NewReport, NewSuppression, Page, PageRequest, RecordedReport, Report, ReportFilter, ReportTarget,
+    Reports, Result, Suppression, TokenGeneration, Unsubscription,
+};
+
+impl Reports for SqliteStore {
+    fn token_keys(&self) -> Arc<TokenKeys> {
+        Arc::clone(&self.report_keys.load().tokens)
+    }
+
+    fn link_keys(&self) -> Arc<LinkKeys> {
+        Arc::clone(&self.report_keys.load().links)
+    }
+
+    async fn token_generations(&self) -> Result<Vec<TokenGeneration>> {
+        let mut generations = self.read(report_keys::generations).await?;
+        generations.reverse();
+        Ok(generations)
+    }
+
+    async fn rotate_tokens(&self, at_once: bool, now: Timestamp) -> Result<TokenGeneration> {
+        let rotated = self.write(move |tx| report_keys::rotate(tx, at_once, now)).await?;
+        let generations = self.read(report_keys::generations).await?;
+        self.report_keys.store(Arc::new(ReportKeys::derive(&self.sealer, &generations, now)?));
+        Ok(rotated)
+    }
+
+    async fn report_target(&self, subject: TokenSubject, now: Timestamp) -> Result<Option<ReportTarget>> {
+        self.read(move |connection| find_target(connection, subject, now)).await
+    }
+
+    async fn is_return_host(&self, host: &DomainName, label: &str) -> Result<bool> {
+        let (host, label) = (host.clone(), label.to_owned());
+        self.read(move |connection| is_return_host(connection, &host, &label)).await
+    }
+
+    async fn record_report(&self, new: NewReport) -> Result<RecordedReport> {
+        let written = self.write(move |tx| {
+            insert(tx, &new)?;
+            Ok(RecordedReport { id: new.report.id, effect: new.report.effect, is_new: true })
+        });
+        written.await
+    }
+
+    async fn unsubscribe(&self, request: Unsubscription) -> Result<bool> {
+        self.write(move |tx| {
+            let new = NewSuppression {
+                mail: request.mail.clone(),
+                message_id: request.message_id,
+                ..NewSuppression::of_all_mail(
+                    Some(request.tenant_id),
+                    request.environment,
+                    request.address.clone(),
+                    SuppressionReason::Unsubscribe,
+                )
+            };
+            suppressions::suppress(tx, &new, Subject::default(), request.at)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    async fn list_suppression_of(
+        &self,
+        tenant: TenantId,
+        environment: Environment,
+        folded: &str,
+        list: &ListName,
+        now: Timestamp,
+    ) -> Result<Option<Suppression>> {
+        let (folded, list) = (folded.to_owned(), list.clone());
+        let find = move |connection: &Connection| {
+            suppressions::that_stops_list(connection, (tenant, environment), &folded, &list, now)
+        };
+        self.read(find).await
+    }
+
+    async fn list_reports(&self, filter: ReportFilter, page: PageRequest) -> Result<Page<Report>> {
+        self.read_slow(move |connection| list(connection, &filter, &page)).await
+    }
+
+    async fn report(&self, scope: Option<TenantId>, id: ReportId) -> Result<Option<Report>> {
+        self.read(move |connection| find(connection, scope, id)).await
+    }
+
+    async fn report_raw(&self, scope: Option<TenantId>, id: ReportId) -> Result<Option<Vec<u8>>> {
+        self.read(move |connection| {
+            if find(connection, scope, id)?.is_none() {
+                return Ok(None);
+            }
+            let mut statement =
+                connection.prepare_cached("SELECT octets FROM report_raw WHERE report_id = ?1")?;
+            Ok(statement.query_row([id], |row| row.get(0)).optional()?)
+        })
+        .await
+    }
+
+    async fn reports_of(&self, message: MessageId, limit: usize) -> Result<Vec<Report>> {
+        self.read_slow(move |connection| {
+            let sql = format!("SELECT {COLUMNS} FROM report WHERE message_id = ?1 ORDER BY id LIMIT ?2");
+            let mut statement = connection.prepare_cached(&sql)?;
+            let rows = statement.query_map(params![message, sql_limit(limit)], read_row)?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+        .await
+    }
+
+    async fn finished_deliveries_to(
+        &self,
+        tenant: TenantId,
+        environment: Environment,
+        address: &Address,
+        limit: usize,
+    ) -> Result<Vec<(DeliveryState, Option<BounceClass>, Timestamp)>> {
+        let _ = (tenant, environment, address, limit);
+        Ok(Vec::new())
+    }
+}
+
+const COLUMNS: &str = "*, EXISTS (SELECT 1 FROM report_raw WHERE report_id = report.id) AS has_raw";
+
+fn list(connection: &Connection, filter: &ReportFilter, page: &PageRequest) -> Result<Page<Report>> {
+    let mut list = List::of("report", ReportId::PREFIX).columns(COLUMNS);
+    list.only_owned_by(filter.tenant_id, filter.unattributed)?;
+    list.only_if("environment = ?", &filter.environment)?;
+    list.only_if("message_id = ?", &filter.message_id)?;
+    list.only_if("kind = ?", &filter.kind)?;
+    list.only_if("effect = ?", &filter.effect)?;
+    list.read(connection, page, read_row)
+}
+
+fn find(connection: &Connection, scope: Option<TenantId>, id: ReportId) -> Result<Option<Report>> {
+    let sql = format!("SELECT {COLUMNS} FROM report WHERE id = ?1");
+    let found = connection.prepare_cached(&sql)?.query_row([id], read_row).optional()?;
+    Ok(found.filter(|report| is_in_scope(scope, report.tenant_id)))
+}
+
+/// Whether a verified domain has this return host: its own, or the label under its name.
+fn is_return_host(connection: &Connection, host: &DomainName, label: &str) -> Result<bool> {
+    let parent = host.as_str().strip_prefix(label).and_then(|rest| rest.strip_prefix('.'));
+    let sql = "SELECT 1 FROM domain WHERE status = ?1
+               AND (return_path_host = ?2 OR (return_path_host IS NULL AND name = ?3)) LIMIT 1";
+    let mut statement = connection.prepare_cached(sql)?;
+    Ok(statement.exists(params![DomainStatus::Verified, host, parent])?)
+}
+
+fn find_target(
+    connection: &Connection,
+    subject: TokenSubject,
+    now: Timestamp,
+) -> Result<Option<ReportTarget>> {
+    let (message_id, delivery) = match subject.scope {
+        TokenScope::Probe => return Ok(None),
+        TokenScope::Message => (MessageId::from(subject.id), None),
+        TokenScope::Delivery => match delivery_rows::find(connection, DeliveryId::from(subject.id))? {
+            Some(delivery) => (delivery.message_id, Some(delivery)),
+            None => return Ok(None),
+        },
+    };
+    let Some(message) = message_rows::find(connection, message_id)? else { return Ok(None) };
+    let only_recipient = match &delivery {
+        Some(_) => None,
+        None => {
+            let mut deliveries = delivery_rows::of_message(connection, message_id)?;
+            if deliveries.len() == 1 { deliveries.pop() } else { None }
+        }
+    };
+    let name = match &delivery {
+        Some(delivery) => delivery.id.to_string(),
+        None => message_id.to_string(),
+    };
+    let day_us = us(LimitPeriod::Day.start_of(now));
+    let sql = "SELECT total, CASE WHEN day_us = ?2 THEN of_day ELSE 0 END AS of_day FROM report_count WHERE subject = ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    let counted =
+        statement.query_row(params![name, day_us], |row| Ok((count(row, "of_day")?, count(row, "total")?)));
+    let (reports_of_day, reports_total) = counted.optional()?.unwrap_or_default();
+    let tenant = directory::tenants::find(connection, message.tenant_id)?;
+    let Some(tenant) = tenant else { return Ok(None) };
+    Ok(Some(ReportTarget {
+        message: Arc::new(message),
+        delivery,
+        only_recipient,
+        reports_of_day,
+        reports_total,
+        delivery_reports: tenant.settings.delivery_reports,
+    }))
+}
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<Report> {
+    Ok(Report {
+        id: row.get("id")?,
+        tenant_id: row.get("tenant_id")?,
+        environment: row.get("environment")?,
+        message_id: row.get("message_id")?,
+        delivery_id: row.get("delivery_id")?,
+        kind: row.get("kind")?,
+        rule: row.get("rule")?,
+        effect: row.get("effect")?,
+        action: row.get("action")?,
+        status: row.get("status")?,
+        bounce_class: row.get("bounce_class")?,
+        feedback_type: row.get("feedback_type")?,
+        recipient: row.get("recipient")?,
+        reply: row.get("reply")?,
+        reporter: json(row, "reporter")?,
+        times: count(row, "times")?,
+        has_raw: row.get("has_raw")?,
+        created_at: time(row, "created_us")?,
+        last_at: time(row, "last_us")?,
+    })
+}
+
+fn insert(tx: &Tx<'_>, new: &NewReport) -> Result<()> {
+    let sql = "INSERT INTO report (id, tenant_id, environment, message_id, delivery_id, kind, rule, effect, action, status,
+                                   bounce_class, feedback_type, recipient, reply, reporter, digest, times, created_us, last_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, 1, ?17, ?17)";
+    let report = &new.report;
+    tx.prepare_cached(sql)?.execute(params![
+        report.id,
+        report.tenant_id,
+        report.environment,
+        report.message_id,
+        report.delivery_id,
+        report.kind,
+        report.rule,
+        report.effect,
+        report.action,
+        report.status,
+        report.bounce_class,
+        report.feedback_type,
+        report.recipient,
+        report.reply,
+        to_json(&report.reporter)?,
+        new.digest.as_slice(),
+        us(new.at),
+    ])?;
+    if !new.raw.is_empty() {
+        let sql = "INSERT INTO report_raw (report_id, octets) VALUES (?1, ?2)";
+        tx.prepare_cached(sql)?.execute(params![report.id, new.raw])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+use std::sync::Arc;
+
+use crate::mail::{Address, DomainName, Timestamp, TokenKeys, TokenSubject};
+use crate::model::{
+    BounceClass, DeliveryState, Environment, LinkKeys, ListName, MessageId, ReportId, TenantId,
+};
+use crate::store::engine::store_trait;
+use crate::store::{
+    NewReport, Page, PageRequest, RecordedReport, Report, ReportFilter, ReportTarget, Result, Suppression,
+    TokenGeneration, Unsubscription,
+};
+
+store_trait! {
+    /// What comes back about messages, and the keys of the addresses that it comes to. A `scope` is that of the caller.
+    pub trait Reports {
+        /// The keys of report addresses. Changes with [`Reports::rotate_tokens`].
+        fn token_keys(&self) -> Arc<TokenKeys>;
+        /// The keys of unsubscribe links.
+        fn link_keys(&self) -> Arc<LinkKeys>;
+        /// The generations of both, the newest first.
+        async fn token_generations(&self) -> Result<Vec<TokenGeneration>>;
+        /// Opens the next generation. Earlier ones are refused after [`TOKEN_OVERLAP`](crate::store::TOKEN_OVERLAP), or at once.
+        /// Fails with [`Conflict::TooManyGenerations`](crate::store::Conflict::TooManyGenerations) while 31 earlier ones are accepted.
+        async fn rotate_tokens(&self, at_once: bool, now: Timestamp) -> Result<TokenGeneration>;
+        /// The delivery or message that a verified token names; `None` if its row is gone.
+        async fn report_target(&self, subject: TokenSubject, now: Timestamp) -> Result<Option<ReportTarget>>;
+        /// Whether a verified domain with return paths has this return host (its own, or `label` under its name).
+        async fn is_return_host(&self, host: &DomainName, label: &str) -> Result<bool>;
+        /// Records a report with everything that follows from it, in one transaction.
+        async fn record_report(&self, new: NewReport) -> Result<RecordedReport>;
+        /// Suppresses an address for a list and appends the event, unless the address has left it. True if it is new.
+        async fn unsubscribe(&self, wish: Unsubscription) -> Result<bool>;
+        /// The suppression that stops mail of a list: of every list or of this one. Expired ones are ignored.
+        async fn list_suppression_of(
+            &self,
+            tenant: TenantId,
+            environment: Environment,
+            folded: &str,
+            list: &ListName,
+            now: Timestamp,
+        ) -> Result<Option<Suppression>>;
+        /// A page of reports, newest first.
+        async fn list_reports(&self, filter: ReportFilter, page: PageRequest) -> Result<Page<Report>>;
+        /// One report.
+        async fn report(&self, scope: Option<TenantId>, id: ReportId) -> Result<Option<Report>>;
+        /// The text of a report; `None` after its retention.
+        async fn report_raw(&self, scope: Option<TenantId>, id: ReportId) -> Result<Option<Vec<u8>>>;
+        /// Reports about a message, the oldest first.
+        async fn reports_of(&self, message: MessageId, limit: usize) -> Result<Vec<Report>>;
+        /// The last finished deliveries of a tenant to an address, the newest first: state, class, end.
+        async fn finished_deliveries_to(
+            &self,
+            tenant: TenantId,
+            environment: Environment,
+            address: &Address,
+            limit: usize,
+        ) -> Result<Vec<(DeliveryState, Option<BounceClass>, Timestamp)>>;
+    }
+}

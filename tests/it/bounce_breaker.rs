@@ -1,0 +1,1 @@
+//! Suppressions while a site refuses known addresses.

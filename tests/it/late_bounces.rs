@@ -1,0 +1,1 @@
+//! Failures that are told after the delivery.

@@ -1,0 +1,1 @@
+//! DSNs to the sender about reports.

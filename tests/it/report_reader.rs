@@ -1,0 +1,1 @@
+//! The reader of reports over the command line.

@@ -1,0 +1,1 @@
+//! The DNS records and probes of return hosts.

@@ -1,0 +1,1 @@
+//! The reverse path that mail leaves with.

@@ -1,0 +1,1 @@
+//! Messages that name a list.
