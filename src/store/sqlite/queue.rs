@@ -33,14 +33,14 @@ impl Queue for SqliteStore {
         let feed = Arc::clone(&self.feed);
         let until_us = pauses::end_us(&pause);
         let (of_job, part) = (pause.clone(), pause.part.clone());
-        let after = move |earlier_us: Option<i64>| {
+        let after = move |shortened_us: Option<i64>| {
             feed.send(SpoolChange::Paused { part, until_us });
-            earlier_us
+            shortened_us
         };
-        let earlier_us = self.write_then(move |tx| pauses::write(tx, &of_job), after).await?;
-        // Deliveries that the earlier pause moved further are due now, so that they are moved to the new end.
-        if let Some(earlier_us) = earlier_us.filter(|&earlier_us| earlier_us > until_us) {
-            self.make_paused_due(&pause.part, earlier_us, pause.since).await?;
+        let shortened_us = self.write_then(move |tx| pauses::write(tx, &of_job), after).await?;
+        // Deliveries that were moved to a later end are due now, so that they are moved to the new one.
+        if let Some(former_us) = shortened_us {
+            self.end_pause(pause.part.clone(), former_us, pause.since).await?;
         }
         Ok(pause)
     }
@@ -54,7 +54,7 @@ impl Queue for SqliteStore {
         };
         let lifted = self.write_then(move |tx| pauses::lift(tx, &of_job, now), after).await?;
         let Some(paused_until_us) = lifted else { return Ok(false) };
-        self.end_lifted(part, paused_until_us, now).await?;
+        self.end_pause(part, paused_until_us, now).await?;
         Ok(true)
     }
 
@@ -63,8 +63,8 @@ impl Queue for SqliteStore {
     }
 
     async fn expire_pauses(&self, now: Timestamp) -> Result<()> {
-        for (part, paused_until_us) in self.read(pauses::read_lifted).await? {
-            self.end_lifted(part, paused_until_us, now).await?;
+        for (part, former_us) in self.read(pauses::read_ended).await? {
+            self.end_pause(part, former_us, now).await?;
         }
         self.write(move |tx| pauses::delete_expired(tx, now)).await
     }
@@ -114,13 +114,13 @@ impl Queue for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Makes the deliveries of a lifted pause due, then deletes the pause.
-    async fn end_lifted(&self, part: QueueFilter, paused_until_us: i64, now: Timestamp) -> Result<()> {
-        self.make_paused_due(&part, paused_until_us, now).await?;
-        self.write(move |tx| pauses::delete_lifted(tx, &part)).await
+    /// Makes the deliveries due that a pause had moved to its former end, then forgets that end.
+    async fn end_pause(&self, part: QueueFilter, former_us: i64, now: Timestamp) -> Result<()> {
+        self.make_paused_due(&part, former_us, now).await?;
+        self.write(move |tx| pauses::delete_ended(tx, &part, former_us)).await
     }
 
-    /// Makes the deliveries due that a pause had moved to its end.
+    /// Makes the deliveries due that a pause had moved to this end.
     async fn make_paused_due(&self, part: &QueueFilter, paused_until_us: i64, now: Timestamp) -> Result<()> {
         let Some(host) = &part.destination else { return Ok(()) };
         for tenant in self.tenants_waiting(part).await? {

@@ -43,6 +43,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0034_search_metadata.sql"),
     include_str!("migrations/0035_key_rotation.sql"),
     include_str!("migrations/0036_reports.sql"),
+    include_str!("migrations/0037_ended_pauses.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

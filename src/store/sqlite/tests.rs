@@ -310,7 +310,9 @@ async fn a_database_of_a_newer_program_is_refused_untouched() {
 
 /// Takes back what the migrations after 21 added. A new migration adds its inverse.
 const WITHOUT_LATER_MIGRATIONS: &str = concat!(
-    "DROP INDEX tenant_by_external_ref;
+    "DROP TABLE ended_pause;
+    ALTER TABLE pause ADD COLUMN is_lifted INTEGER NOT NULL DEFAULT 0;
+    DROP INDEX tenant_by_external_ref;
     ALTER TABLE key DROP COLUMN restricted_to_domains;
     DROP INDEX domain_by_name;
     ALTER TABLE domain ADD COLUMN reversed_name TEXT NOT NULL DEFAULT '';
@@ -940,8 +942,8 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
     let notes = "INSERT INTO submission_key VALUES (?1, 'live', 'n', x'00', ?2, 0)";
     database.execute(notes, [&id, &message]).unwrap();
-    let pause = "INSERT INTO pause VALUES (?1, '', NULL, 0, 0, 0)";
-    database.execute(pause, [&id]).unwrap();
+    database.execute("INSERT INTO pause VALUES (?1, '', NULL, 0, 0)", [&id]).unwrap();
+    database.execute("INSERT INTO ended_pause VALUES (?1, '', 0)", [&id]).unwrap();
     let refusal =
         "INSERT INTO rejection VALUES ('req_1', ?1, NULL, 'mail', 'internal_error', '', NULL, 0, 'live')";
     database.execute(refusal, [&id]).unwrap();

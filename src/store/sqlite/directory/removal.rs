@@ -111,6 +111,7 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let events = remove("event", "id", "tenant_id = ?1 AND message_id IS NULL")?;
     remove("rejection", "id", own)?;
     remove("pause", "(tenant_id, destination)", own)?;
+    remove("ended_pause", "(tenant_id, destination, until_us)", own)?;
     // The days stay for the last bill; retention deletes them.
     remove("usage", "(tenant_id, span, start_us, environment)", "tenant_id = ?1 AND span = 'hour'")?;
     remove("brake", "tenant_id", own)?;

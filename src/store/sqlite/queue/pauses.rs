@@ -1,7 +1,7 @@
 //! Pauses, and the deliveries that they move to their end.
 //!
-//! The row of a lifted pause stays until its deliveries are due again: after a crash in between, [`read_lifted`] finds the
-//! unfinished ones.
+//! A pause that is lifted or gets an earlier end leaves its former end in `ended_pause`, in the same transaction, until all
+//! deliveries that it had moved there are due: after a crash or a failure in between, [`read_ended`] finds the unfinished ones.
 
 use std::collections::HashSet;
 
@@ -40,24 +40,35 @@ fn read_part(row: &rusqlite::Row<'_>) -> rusqlite::Result<QueueFilter> {
     })
 }
 
-/// Returns the end of an earlier pause of the same part.
+/// Returns the end that the pause of the same part had before, if that was later.
 pub(super) fn write(tx: &Tx<'_>, pause: &Pause) -> Result<Option<i64>> {
     require_tenant(tx, pause.part.tenant_id)?;
-    delete_expired(tx, pause.since)?;
     let (tenant, destination) = key(&pause.part);
-    let earlier: Option<i64> = tx
+    let before_us: Option<i64> = tx
         .prepare_cached("SELECT until_us FROM pause WHERE tenant_id = ?1 AND destination = ?2")?
         .query_row([&tenant, &destination], |row| row.get(0))
-        .optional()?;
-    let sql = "INSERT INTO pause (tenant_id, destination, reason, since_us, until_us, is_lifted)
-               VALUES (?1, ?2, ?3, ?4, ?5, 0)
+        .optional()?
+        .filter(|&before_us| before_us >= oldest_kept_us(pause.since));
+    if before_us.is_none() && count_kept(tx, pause.since)? >= PAUSES_MAX {
+        return Err(StoreError::Conflict(Conflict::TooManyPauses));
+    }
+    delete_expired(tx, pause.since)?;
+    let sql = "INSERT INTO pause (tenant_id, destination, reason, since_us, until_us) VALUES (?1, ?2, ?3, ?4, ?5)
                ON CONFLICT (tenant_id, destination) DO UPDATE SET
-                   reason = excluded.reason, since_us = excluded.since_us, until_us = excluded.until_us,
-                   is_lifted = 0";
+                   reason = excluded.reason, since_us = excluded.since_us, until_us = excluded.until_us";
     let row = params![tenant, destination, pause.reason, us(pause.since), end_us(pause)];
     tx.prepare_cached(sql)?.execute(row)?;
-    let pauses = tx.prepare_cached("SELECT count(*) FROM pause")?.query_row([], |row| count(row, 0))?;
-    if pauses > PAUSES_MAX { Err(StoreError::Conflict(Conflict::TooManyPauses)) } else { Ok(earlier) }
+    let shortened_us = before_us.filter(|&before_us| before_us > end_us(pause));
+    shortened_us.map_or(Ok(()), |until_us| insert_ended(tx, &pause.part, until_us))?;
+    Ok(shortened_us)
+}
+
+/// Deliveries that were moved to this end of a pause are to be made due.
+fn insert_ended(tx: &Tx<'_>, part: &QueueFilter, until_us: i64) -> Result<()> {
+    let (tenant, destination) = key(part);
+    tx.prepare_cached("INSERT OR IGNORE INTO ended_pause (tenant_id, destination, until_us) VALUES (?1, ?2, ?3)")?
+        .execute(params![tenant, destination, until_us])?;
+    Ok(())
 }
 
 /// The tenants whose mail is paused or who are suspended. Their mail stays due in its rows.
@@ -87,40 +98,50 @@ impl HeldTenants {
     }
 }
 
-/// Returns the end that the pause had; `None` if there is no such pause.
+/// Deletes a pause. Returns the end that it had; `None` if there is no such pause.
 pub(super) fn lift(tx: &Tx<'_>, part: &QueueFilter, now: Timestamp) -> Result<Option<i64>> {
-    let sql = "UPDATE pause SET is_lifted = 1
-               WHERE tenant_id = ?1 AND destination = ?2 AND is_lifted = 0 AND until_us > ?3 RETURNING until_us";
+    let sql = "DELETE FROM pause WHERE tenant_id = ?1 AND destination = ?2 AND until_us > ?3 RETURNING until_us";
     let (tenant, destination) = key(part);
-    let until_us: Option<i64> = tx
+    let lifted_us: Option<i64> = tx
         .prepare_cached(sql)?
         .query_row(params![tenant, destination, us(now)], |row| row.get(0))
         .optional()?;
-    match (until_us, part.tenant_id, &part.destination) {
-        (Some(_), Some(tenant), None) => note_resumed(tx, tenant, now)?,
-        (Some(_), None, None) => note_all_resumed(tx, now)?,
-        _ => {}
+    let Some(until_us) = lifted_us else { return Ok(None) };
+    insert_ended(tx, part, until_us)?;
+    match (part.tenant_id, &part.destination) {
+        (Some(tenant), None) => note_resumed(tx, tenant, now)?,
+        (None, None) => note_all_resumed(tx, now)?,
+        (_, Some(_)) => {}
     }
-    Ok(until_us)
+    Ok(Some(until_us))
 }
 
-/// Deletes a lifted pause, unless a new one has replaced it.
-pub(super) fn delete_lifted(tx: &Tx<'_>, part: &QueueFilter) -> Result<()> {
+/// All deliveries that were moved to this end are due.
+pub(super) fn delete_ended(tx: &Tx<'_>, part: &QueueFilter, until_us: i64) -> Result<()> {
     let (tenant, destination) = key(part);
-    tx.prepare_cached("DELETE FROM pause WHERE tenant_id = ?1 AND destination = ?2 AND is_lifted = 1")?
-        .execute(params![tenant, destination])?;
+    tx.prepare_cached("DELETE FROM ended_pause WHERE tenant_id = ?1 AND destination = ?2 AND until_us = ?3")?
+        .execute(params![tenant, destination, until_us])?;
     Ok(())
+}
+
+/// The pauses that [`delete_expired`] keeps.
+fn count_kept(connection: &Connection, now: Timestamp) -> Result<u64> {
+    let mut statement = connection.prepare_cached("SELECT count(*) FROM pause WHERE until_us >= ?1")?;
+    Ok(statement.query_row([oldest_kept_us(now)], |row| count(row, 0))?)
 }
 
 pub(super) fn delete_expired(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
-    let before = now.checked_sub(EXPIRED_RETENTION).unwrap_or(Timestamp::MIN);
-    tx.prepare_cached("DELETE FROM pause WHERE until_us < ?1 AND is_lifted = 0")?.execute([us(before)])?;
+    tx.prepare_cached("DELETE FROM pause WHERE until_us < ?1")?.execute([oldest_kept_us(now)])?;
     Ok(())
+}
+
+fn oldest_kept_us(now: Timestamp) -> i64 {
+    us(now.checked_sub(EXPIRED_RETENTION).unwrap_or(Timestamp::MIN))
 }
 
 /// The pauses in force, the latest first.
 pub(super) fn read(connection: &Connection, now: Timestamp) -> Result<Vec<Pause>> {
-    let sql = "SELECT * FROM pause WHERE is_lifted = 0 AND until_us > ?1 ORDER BY since_us DESC";
+    let sql = "SELECT * FROM pause WHERE until_us > ?1 ORDER BY since_us DESC";
     let mut statement = connection.prepare_cached(sql)?;
     let pauses = statement.query_map([us(now)], |row| {
         let until_us: i64 = row.get("until_us")?;
@@ -134,31 +155,31 @@ pub(super) fn read(connection: &Connection, now: Timestamp) -> Result<Vec<Pause>
     Ok(pauses.collect::<rusqlite::Result<_>>()?)
 }
 
-/// The parts and ends of all pauses that were not lifted, including those that ended recently.
-pub(in crate::store::sqlite) fn read_unlifted(
+/// The parts and ends of all pauses, including those that ended recently.
+pub(in crate::store::sqlite) fn read_ends(
     connection: &Connection,
 ) -> rusqlite::Result<Vec<(QueueFilter, i64)>> {
-    read_ends(connection, false)
+    query_ends(connection, "SELECT * FROM pause")
 }
 
-/// Lifted pauses whose deliveries may not be due yet.
-pub(super) fn read_lifted(connection: &Connection) -> Result<Vec<(QueueFilter, i64)>> {
-    Ok(read_ends(connection, true)?)
+/// Ends of earlier pauses whose deliveries may not be due yet.
+pub(super) fn read_ended(connection: &Connection) -> Result<Vec<(QueueFilter, i64)>> {
+    Ok(query_ends(connection, "SELECT * FROM ended_pause")?)
 }
 
-fn read_ends(connection: &Connection, lifted: bool) -> rusqlite::Result<Vec<(QueueFilter, i64)>> {
-    let mut statement = connection.prepare("SELECT * FROM pause WHERE is_lifted = ?1")?;
-    let ends = statement.query_map([lifted], |row| Ok((read_part(row)?, row.get("until_us")?)))?;
+fn query_ends(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<(QueueFilter, i64)>> {
+    let mut statement = connection.prepare(sql)?;
+    let ends = statement.query_map([], |row| Ok((read_part(row)?, row.get("until_us")?)))?;
     ends.collect()
 }
 
-/// Moves the next attempt of deliveries to the end of their pause, if neither has changed. Ending a pause first lifts it and
-/// then makes its deliveries due, so none stays behind. Returns the tenants with a delivery that was not moved.
+/// Moves the next attempt of deliveries to the end of their pause, if neither has changed. A pause first gets its
+/// new end and then makes its deliveries due, so none stays behind. Returns the tenants with a delivery that was not moved.
 pub(in crate::store::sqlite) fn postpone_paused(tx: &Tx<'_>, rows: &[PausedRow]) -> Result<Vec<TenantId>> {
     let sql = "UPDATE delivery SET next_attempt_us = ?3
                WHERE id = ?1 AND next_attempt_us = ?2
                  AND EXISTS (SELECT 1 FROM pause WHERE tenant_id IN ('', ?4) AND destination = ?5
-                                                  AND until_us = ?3 AND is_lifted = 0)";
+                                                  AND until_us = ?3)";
     let mut statement = tx.prepare_cached(sql)?;
     let mut due = Vec::new();
     for row in rows {
@@ -169,4 +190,46 @@ pub(in crate::store::sqlite) fn postpone_paused(tx: &Tx<'_>, rows: &[PausedRow])
         }
     }
     Ok(due)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::contract::{address, now};
+    use crate::store::sqlite::tests::Bed;
+    use crate::store::{DueRange, Queue, Spool};
+
+    #[tokio::test]
+    async fn mail_of_an_open_ended_pause_that_got_an_end_is_due_after_a_failure_in_between() {
+        let bed = Bed::without_hand_over().await;
+        let tenant_id = bed.tenant("a").await.id;
+        bed.enqueue(tenant_id, &["x@one.example"]).await;
+        let due = async || {
+            let range = DueRange { tenant_id, after: None, until: None, rows_max: 10 };
+            bed.store.due_pages(vec![range], now()).await.unwrap().remove(0).rows
+        };
+        let destination = address("x@one.example").host().clone();
+        let part = QueueFilter { tenant_id: None, destination: Some(destination.clone()) };
+        let open_ended = Pause { part, reason: None, since: now(), until: None };
+        bed.store.pause(open_ended.clone()).await.unwrap();
+        let at = due().await[0].at;
+        let row = PausedRow { tenant_id, destination, at, until_us: OPEN_ENDED_PAUSE_US };
+        assert_eq!(bed.store.postpone_paused(vec![row]).await.unwrap(), []);
+        assert_eq!(due().await.len(), 0);
+        let ends = |seconds| Pause {
+            since: now(),
+            until: Some(now() + SignedDuration::from_secs(seconds)),
+            ..open_ended.clone()
+        };
+        // Only the first step of each change: the process ends before the second.
+        for pause in [ends(7200), ends(3600)] {
+            bed.engine().write(move |tx| write(tx, &pause)).await.unwrap();
+        }
+        assert_eq!(due().await.len(), 0);
+        let bed = bed.restart().await;
+        bed.store.expire_pauses(now()).await.unwrap();
+        let range = DueRange { tenant_id, after: None, until: None, rows_max: 10 };
+        assert_eq!(bed.store.due_pages(vec![range], now()).await.unwrap().remove(0).rows.len(), 1);
+        assert_eq!(bed.engine().read(read_ended).await.unwrap(), []);
+    }
 }

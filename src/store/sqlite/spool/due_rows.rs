@@ -121,7 +121,7 @@ pub(in crate::store::sqlite) fn begin_feed(
             feed.send(SpoolChange::TenantWasResumed { tenant_id, at_us });
         }
     }
-    for (part, until_us) in pauses::read_unlifted(connection)? {
+    for (part, until_us) in pauses::read_ends(connection)? {
         feed.send(SpoolChange::Paused { part, until_us });
     }
     for tenant_id in tenants_waiting(connection)? {
