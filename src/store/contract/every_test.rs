@@ -76,6 +76,7 @@ macro_rules! run_on {
                     messages_of_one_millisecond_are_all_found,
                     what_was_not_followed_yet_is_found_after_a_restart_and_what_is_removed_is_forgotten,
                     what_comes_is_found_though_the_last_event_is_gone_and_the_clock_went_back,
+                    a_list_by_tenant_and_environment_has_what_the_index_does_not_have_yet,
                 }
                 sending {
                     a_template_is_its_tenants_own_and_its_name_unique_there,

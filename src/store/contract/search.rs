@@ -428,7 +428,7 @@ pub(super) async fn messages_of_one_millisecond_are_all_found<H: Harness>() {
         .await;
         expected.push(message.id);
     }
-    let filter = MessageFilter { environment: Some(Environment::Live), ..of(None) };
+    let filter = MessageFilter { to: Some(address("x@one.example")), ..of(None) };
     let mut found = walk(&bed, &filter, 7, false).await;
     found.sort();
     assert_eq!(found, expected);
@@ -462,4 +462,29 @@ pub(super) async fn what_comes_is_found_though_the_last_event_is_gone_and_the_cl
     let bed = bed.restart().await;
     let id = with_subject(&bed, tenant, "after all").await;
     assert_eq!(walk(&bed, &words("all"), 10, false).await, [id]);
+}
+
+pub(super) async fn a_list_by_tenant_and_environment_has_what_the_index_does_not_have_yet<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    // More events than one round indexes.
+    let of_others = (0..600).map(|_| new_message(b, &["x@one.example"], "body"));
+    bed.store.enqueue_all(of_others.collect()).await.unwrap();
+    let test = enqueue(&bed, a, |new| new.message.environment = Environment::Test).await.id;
+    // More messages than one page examines.
+    let mut live = Vec::new();
+    for _ in 0..30 {
+        live.insert(0, enqueue(&bed, a, |_| {}).await.id);
+    }
+    for (tenant, environment, expected) in [
+        (Some(a), Environment::Live, &live[..10]),
+        (Some(a), Environment::Test, &[test][..]),
+        (None, Environment::Test, &[test][..]),
+    ] {
+        let filter = MessageFilter { environment: Some(environment), ..of(tenant) };
+        let page = bed.store.list_messages(filter, page(10)).await.unwrap();
+        let found: Vec<_> = page.items.iter().map(|summary| summary.message.id).collect();
+        assert_eq!(found, expected, "{tenant:?} {environment}");
+        assert_eq!(page.next.is_some(), expected.len() == 10);
+    }
 }

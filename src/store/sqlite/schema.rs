@@ -44,6 +44,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0035_key_rotation.sql"),
     include_str!("migrations/0036_reports.sql"),
     include_str!("migrations/0037_ended_pauses.sql"),
+    include_str!("migrations/0038_test_messages.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

@@ -312,6 +312,8 @@ async fn a_database_of_a_newer_program_is_refused_untouched() {
 const WITHOUT_LATER_MIGRATIONS: &str = concat!(
     "DROP TABLE ended_pause;
     ALTER TABLE pause ADD COLUMN is_lifted INTEGER NOT NULL DEFAULT 0;
+    DROP INDEX test_message_by_tenant;
+    DROP INDEX test_message_by_id;
     DROP INDEX tenant_by_external_ref;
     ALTER TABLE key DROP COLUMN restricted_to_domains;
     DROP INDEX domain_by_name;

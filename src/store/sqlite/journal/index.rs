@@ -199,7 +199,8 @@ fn facet(kind: &str, value: &str) -> String {
     digest.iter().take(8).fold(String::from("x"), |word, octet| word + &format!("{octet:02x}"))
 }
 
-/// The query of the index, if a filter has a condition for it.
+/// The query of the index, if a filter has a condition for it. Tenant and environment alone are none: every tenant has them,
+/// and the plain list of its messages must neither wait for the index nor lack what is not indexed yet.
 pub(super) fn expression(filter: &MessageFilter) -> Option<String> {
     let mut terms: Vec<String> = filter.from.iter().map(sender_facet).collect();
     terms.extend(filter.to.iter().map(recipient_facet));
@@ -208,10 +209,10 @@ pub(super) fn expression(filter: &MessageFilter) -> Option<String> {
     terms.extend(filter.metadata.iter().map(metadata_facet));
     terms.extend(filter.header_message_id.as_deref().map(header_id_facet));
     terms.extend(filter.tag.as_deref().map(tag_facet));
-    terms.extend(filter.environment.map(environment_facet));
     if terms.is_empty() && filter.subject.is_none() {
         return None;
     }
+    terms.extend(filter.environment.map(environment_facet));
     terms.extend(filter.tenant_id.map(tenant_facet));
     let facets = terms.into_iter().map(|term| format!("facets : {term}"));
     Some(facets.chain(subject_expression(filter)).collect::<Vec<_>>().join(" AND "))

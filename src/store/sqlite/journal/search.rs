@@ -9,7 +9,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
 
 use super::index::{self, SubjectMatch};
-use crate::model::{DeliveryState, MessageId, MessageKind};
+use crate::model::{DeliveryState, Environment, MessageId, MessageKind};
 use crate::store::sqlite::bounds::Bounds;
 use crate::store::sqlite::keyset::Range;
 use crate::store::sqlite::query_threads::lower_priority;
@@ -117,7 +117,7 @@ struct Source {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SourceKind {
-    /// All messages, or all messages of the tenant.
+    /// Messages without a condition of the page, except tenant and environment.
     Messages,
     /// Messages with a delivery in [`Search::required_state`].
     State,
@@ -151,11 +151,7 @@ impl Search<'_> {
         if let Some(source) = self.indexed()? {
             return Ok(source);
         }
-        Ok(match (troubles, self.filter.tenant_id) {
-            (Some(source), _) => source,
-            (None, Some(tenant)) => self.messages("tenant_id = ?3", vec![tenant.to_string().into()]),
-            (None, None) => self.messages("TRUE", vec![]),
-        })
+        Ok(troubles.unwrap_or_else(|| self.messages()))
     }
 
     /// A state that at least one delivery of each found message has.
@@ -178,10 +174,23 @@ impl Search<'_> {
         self.bound(SourceKind::Messages, sql, values)
     }
 
-    fn messages(&self, condition: &str, values: Vec<Value>) -> Source {
+    /// All messages of the tenant, or of everybody. Those of the test environment have an index, because they may be few.
+    fn messages(&self) -> Source {
+        let is_test = self.filter.environment == Some(Environment::Test);
+        let (condition, values) = match self.filter.tenant_id {
+            Some(tenant) => ("tenant_id = ?3", vec![tenant.to_string().into()]),
+            None => ("TRUE", vec![]),
+        };
+        let (index, environment) = match (is_test, self.filter.tenant_id) {
+            (false, _) => ("", ""),
+            (true, Some(_)) => ("INDEXED BY test_message_by_tenant", "AND environment = 'test'"),
+            (true, None) => ("INDEXED BY test_message_by_id", "AND environment = 'test'"),
+        };
         let order = self.range.order();
-        let sql =
-            format!("SELECT id FROM message WHERE id > ?1 AND id < ?2 AND {condition} ORDER BY id {order}");
+        let sql = format!(
+            "SELECT id FROM message {index}
+             WHERE id > ?1 AND id < ?2 AND {condition} {environment} ORDER BY id {order}"
+        );
         self.bound(SourceKind::Messages, sql, values)
     }
 
