@@ -235,7 +235,11 @@ impl Metrics {
 }
 
 fn add_store(registry: &mut Registry, counts: &StoreCounts) {
-    let commits = [("committed", counts.commits), ("failed", counts.failed_commits)];
+    let commits = [
+        ("committed", counts.commits),
+        ("failed", counts.failed_commits),
+        ("repeated", counts.repeated_commits),
+    ];
     let commits = commits.map(|(result, count)| ([("result", result.to_owned())], count));
     counters(registry, "store_commits", "Store transactions, by result", commits);
     let help = "Time of a store transaction from its start to its durable commit";

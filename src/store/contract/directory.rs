@@ -752,3 +752,33 @@ pub(super) async fn a_change_of_status_has_its_event_and_a_patch_without_one_non
     let counts = bed.store.count_tenant_objects(id).await.unwrap().unwrap();
     assert_eq!(counts.events, 3, "created, suspended, activated");
 }
+
+/// A refusal after a change makes the transaction of all other callers run twice.
+pub(super) async fn what_is_refused_has_changed_nothing_before<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let owned = new_domain(Some(b), "b.example", Verification::Manual);
+    bed.store.create_domain(owned.clone(), now()).await.unwrap();
+    let new_inbox = |number: u32| NewInbox {
+        tenant_id: a,
+        address: address(&format!("x{number}@one.example")),
+        code: "code".to_owned(),
+    };
+    for _ in 0..CONFIRMATION_MAILS_PER_DAY_MAX {
+        bed.store.add_inbox(new_inbox(0), now()).await.unwrap();
+    }
+    let keyed = |digest: u8| {
+        let new = new_message(a, &["x@one.example"], "body");
+        NewMessage { submission_key: Some(SubmissionKey { name: "k".into(), digest: [digest; 32] }), ..new }
+    };
+    bed.store.enqueue(keyed(1)).await.unwrap();
+    let batch = vec![new_message(a, &["x@one.example"], "body"), keyed(2)];
+    let tenant_with_domain = bed.store.create_tenant_with_domain(new_tenant("c"), Some(owned), now());
+    let refused = [
+        bed.store.add_inbox(new_inbox(1), now()).await.map(drop),
+        bed.store.enqueue_all(batch).await.map(drop),
+        tenant_with_domain.await.map(drop),
+    ];
+    assert!(refused.iter().all(|result| matches!(result, Err(StoreError::Conflict(_)))), "{refused:?}");
+    assert_eq!(bed.store.counts().repeated_commits, 0);
+}

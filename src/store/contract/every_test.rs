@@ -30,6 +30,7 @@ macro_rules! run_on {
                     of_a_tenant_with_all_its_keys_the_oldest_revoked_one_makes_room,
                     a_deleted_domain_leaves_its_keys_which_stay_restricted,
                     a_change_of_status_has_its_event_and_a_patch_without_one_none,
+                    what_is_refused_has_changed_nothing_before,
                 }
                 journal {
                     the_journal_is_read_on_from_any_position_also_after_a_restart,

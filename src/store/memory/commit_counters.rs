@@ -24,6 +24,7 @@ pub(in crate::store) struct CommitCounters {
     commits: AtomicU64,
     commit_seconds: Histogram,
     failed_commits: AtomicU64,
+    repeated_commits: AtomicU64,
     stray_files: AtomicU64,
 }
 
@@ -36,6 +37,7 @@ impl CommitCounters {
             commits: AtomicU64::new(0),
             commit_seconds: Histogram::new(UP_TO_SECONDS),
             failed_commits: AtomicU64::new(0),
+            repeated_commits: AtomicU64::new(0),
             stray_files: AtomicU64::new(0),
         }
     }
@@ -76,6 +78,11 @@ impl CommitCounters {
         self.failed_commits.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a transaction that is repeated because one of its jobs failed after a change.
+    pub(in crate::store) fn note_repetition(&self) {
+        self.repeated_commits.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Sets the number of body files without a message.
     pub(in crate::store) fn note_stray_files(&self, count: u64) {
         self.stray_files.store(count, Ordering::Relaxed);
@@ -90,6 +97,7 @@ impl CommitCounters {
             commits: read(&self.commits),
             commit_seconds: self.commit_seconds.read(),
             failed_commits: read(&self.failed_commits),
+            repeated_commits: read(&self.repeated_commits),
             stray_files: read(&self.stray_files),
             free_disk_bytes: None,
         }

@@ -299,6 +299,8 @@ pub struct StoreCounts {
     pub commit_seconds: HistogramReading,
     /// Transactions that could not be committed.
     pub failed_commits: u64,
+    /// Transactions that ran twice, because one of their jobs failed after a change.
+    pub repeated_commits: u64,
     /// Body files without a message, at the last count.
     pub stray_files: u64,
     /// What the file system of the data directory has free, if it can be read.

@@ -113,6 +113,8 @@ impl Directory for SqliteStore {
         now: Timestamp,
     ) -> Result<(Tenant, Option<Domain>)> {
         let work = move |tx: &Tx<'_>| {
+            // Before anything is written: a job that fails after a change costs the others of its transaction a repetition.
+            domain.as_ref().map_or(Ok(()), |domain| domains::require_unverified(tx, &domain.name))?;
             let tenant = tenants::create(tx, &new, now)?;
             let owned = domain.clone().map(|domain| NewDomain { tenant_id: Some(tenant.id), ..domain });
             let domain = owned.map(|domain| domains::create(tx, &domain, now)).transpose()?;

@@ -90,23 +90,30 @@ fn add(tx: &Tx<'_>, new: &NewInbox, now: Timestamp) -> Result<Inbox> {
         .prepare_cached("SELECT * FROM inbox WHERE tenant_id = ?1 AND folded = ?2")?
         .query_row(params![new.tenant_id, folded], read_row)
         .optional()?;
-    let inbox = match known {
-        Some(confirmed) if confirmed.confirmed_at.is_some() => return Ok(confirmed),
-        Some(known) => known,
-        None => insert(tx, new, &folded, now)?,
-    };
+    match &known {
+        Some(confirmed) if confirmed.confirmed_at.is_some() => return Ok(confirmed.clone()),
+        Some(_) => {}
+        None => require_new(tx, new.tenant_id)?,
+    }
+    // At its maximum it writes nothing, and what follows does not fail: a job that fails after a change costs the others of
+    // its transaction a repetition.
     if !take(tx, new.tenant_id, "confirmations", CONFIRMATION_MAILS_PER_DAY_MAX, now)? {
         return Err(StoreError::Conflict(Conflict::ConfirmationMails));
     }
+    let inbox = known.map_or_else(|| insert(tx, new, &folded, now), Ok)?;
     let expires_at = now.checked_add(INBOX_CODE_LIFETIME).unwrap_or(Timestamp::MAX);
     tx.prepare_cached("UPDATE inbox SET code_digest = ?2, code_expires_us = ?3, attempts = 0 WHERE id = ?1")?
         .execute(params![inbox.id, digest(tx, inbox.id, &new.code), us(expires_at)])?;
     Ok(Inbox { code_expires_at: Some(expires_at), ..inbox })
 }
 
+/// Fails unless the tenant exists and may have another inbox.
+fn require_new(tx: &Tx<'_>, tenant: TenantId) -> Result<()> {
+    require_tenant(tx, Some(tenant))?;
+    row_limits::require(tx, Limited::Inboxes, Some(tenant), 1)
+}
+
 fn insert(tx: &Tx<'_>, new: &NewInbox, folded: &str, now: Timestamp) -> Result<Inbox> {
-    require_tenant(tx, Some(new.tenant_id))?;
-    row_limits::require(tx, Limited::Inboxes, Some(new.tenant_id), 1)?;
     let inbox = Inbox {
         id: InboxId::generate(now),
         tenant_id: new.tenant_id,

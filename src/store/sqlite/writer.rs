@@ -280,6 +280,7 @@ impl WriterLoop {
         // A savepoint copies each page that a job changes, and jobs rarely fail after their first change.
         let mut tried = self.transact(jobs, Savepoints::None);
         if let Err(Fault::HalfDone) = tried {
+            self.hooks.counters.note_repetition();
             self.roll_back();
             tried = self.transact(jobs, Savepoints::Each);
         }
@@ -287,14 +288,15 @@ impl WriterLoop {
             self.hooks.counters.note_failure();
             self.roll_back();
         }
+        // Impossible with savepoints.
+        let half_done = CommitError::Failed("a job failed after a change, despite savepoints".into());
         let committed = match &tried {
             Ok(()) => {
                 self.run_hooks();
                 Ok(())
             }
             Err(Fault::Lost(error)) => Err(error),
-            // Impossible with savepoints; reporting the failure is right in any case.
-            Err(Fault::HalfDone) => Err(&CommitError::DiskFull),
+            Err(Fault::HalfDone) => Err(&half_done),
         };
         for job in jobs.drain(..) {
             job.finish(committed);

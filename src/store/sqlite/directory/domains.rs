@@ -83,6 +83,15 @@ fn insert(tx: &Tx<'_>, domain: &Domain) -> Result<()> {
     Ok(())
 }
 
+/// Fails if anybody has verified this name, so that a new tenant cannot have it.
+pub(super) fn require_unverified(tx: &Tx<'_>, name: &DomainName) -> Result<()> {
+    let sql = "SELECT 1 FROM domain WHERE name = ?1 AND status = ?2 LIMIT 1";
+    match tx.prepare_cached(sql)?.exists(params![name, DomainStatus::Verified])? {
+        true => Err(StoreError::Conflict(Conflict::DomainTaken)),
+        false => Ok(()),
+    }
+}
+
 /// Whether another tenant, or the platform for its sandbox, has verified this name.
 fn is_taken(tx: &Tx<'_>, tenant: Option<TenantId>, name: &DomainName) -> Result<bool> {
     let Some(tenant) = tenant else { return Ok(false) };

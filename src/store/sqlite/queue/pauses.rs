@@ -196,8 +196,9 @@ pub(in crate::store::sqlite) fn postpone_paused(tx: &Tx<'_>, rows: &[PausedRow])
 mod tests {
     use super::*;
     use crate::store::contract::{address, now};
+    use crate::store::sqlite::sql_types::sql_limit;
     use crate::store::sqlite::tests::Bed;
-    use crate::store::{DueRange, Queue, Spool};
+    use crate::store::{DueRange, Journal, Queue, Spool};
 
     #[tokio::test]
     async fn mail_of_an_open_ended_pause_that_got_an_end_is_due_after_a_failure_in_between() {
@@ -231,5 +232,25 @@ mod tests {
         let range = DueRange { tenant_id, after: None, until: None, rows_max: 10 };
         assert_eq!(bed.store.due_pages(vec![range], now()).await.unwrap().remove(0).rows.len(), 1);
         assert_eq!(bed.engine().read(read_ended).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn one_pause_too_many_is_refused_before_anything_is_written() {
+        let bed = Bed::new().await;
+        let fill = |tx: &Tx<'_>| {
+            let sql = "WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < ?1)
+                       INSERT INTO pause (tenant_id, destination, since_us, until_us)
+                       SELECT '', 'd' || number || '.example', 0, ?2 FROM numbers";
+            Ok(tx.execute(sql, params![sql_limit(PAUSES_MAX as usize), OPEN_ENDED_PAUSE_US])?)
+        };
+        bed.engine().write(fill).await.unwrap();
+        let pause = |text: &str| {
+            let part = QueueFilter { tenant_id: None, destination: Some(address(text).host().clone()) };
+            bed.store.pause(Pause { part, reason: None, since: now(), until: None })
+        };
+        let refused = pause("x@another.example").await;
+        assert!(matches!(refused, Err(StoreError::Conflict(Conflict::TooManyPauses))), "{refused:?}");
+        pause("x@d7.example").await.unwrap();
+        assert_eq!(bed.store.counts().repeated_commits, 0);
     }
 }

@@ -37,6 +37,10 @@ pub(super) struct EnqueueBatch {
 impl EnqueueBatch {
     /// Returns the ids of the messages, see [`EnqueueJob::write`].
     pub(super) fn write(&self, tx: &Tx<'_>) -> Result<Vec<MessageId>> {
+        // Before anything is written: a job that fails after a change costs the others of its transaction a repetition.
+        for job in &self.jobs {
+            job.require_free_key(tx)?;
+        }
         self.jobs.iter().map(|job| job.write(tx)).collect()
     }
 
@@ -74,6 +78,14 @@ impl EnqueueJob {
         let is_scheduled = new.message.begins_at() > new.message.created_at;
         let memory = if is_scheduled { None } else { feed.reserve(&new) };
         Self { feed: Arc::clone(feed), new, file, checksum, memory }
+    }
+
+    /// Fails if the submission key was used for another message.
+    fn require_free_key(&self, tx: &Tx<'_>) -> Result<()> {
+        let NewMessage { message, submission_key, .. } = &*self.new;
+        let owner = (message.tenant_id, message.environment);
+        let find = |key| submission_key::find(tx, owner, key, message.created_at).map(drop);
+        submission_key.as_ref().map_or(Ok(()), find)
     }
 
     /// Returns the id of the message. If its submission key was used before, writes nothing and returns the id of that
