@@ -136,14 +136,15 @@ impl QueueManager {
         }
     }
 
-    /// Whether the route of a claim is still valid. Only if the version of the directory has changed, `route` is awaited.
+    /// Whether the route of a claim is still valid. Only if its tenant has changed, `route` is awaited.
     pub async fn is_in_place(
         &self,
         claim: &Claim,
         route: impl Future<Output = Result<Option<Routed>, StoreError>>,
     ) -> bool {
         let Some(known) = &claim.route else { return false };
-        if known.directory_version == self.store().directory_version() {
+        let tenant = Some(claim.batch.message.tenant_id);
+        if self.store().version_of_owner(tenant) <= known.directory_version {
             return true;
         }
         match route.await {

@@ -50,14 +50,7 @@ pub struct Router {
     /// The last route matches every destination.
     configured: Vec<ConfiguredRoute>,
     sources: Arc<Sources>,
-    tenants: Mutex<TenantCache>,
-}
-
-/// The routing of tenants in one version of the directory.
-#[derive(Default)]
-struct TenantCache {
-    directory_version: u64,
-    entries: HashMap<TenantId, TenantEntry>,
+    tenants: Mutex<HashMap<TenantId, TenantEntry>>,
 }
 
 /// The settings of one tenant that routing needs.
@@ -65,6 +58,8 @@ struct TenantCache {
 struct TenantEntry {
     routing: TenantRouting,
     weight: Weight,
+    /// The version of the directory before it was read.
+    directory_version: u64,
 }
 
 /// How the mail of one tenant is routed.
@@ -107,10 +102,10 @@ impl Router {
         let tenant = batch.message.tenant_id;
         // Read before the tenant, so that a concurrent change invalidates the entry.
         let version = self.store.directory_version();
-        let entry = match self.cached(tenant, version) {
+        let entry = match self.cached(tenant) {
             Some(entry) => entry,
             None => match self.store.tenant(tenant).await? {
-                Some(found) => self.cache(tenant, self.entry_of(found), version),
+                Some(found) => self.cache(tenant, self.entry_of(found, version)),
                 None => return Ok(None),
             },
         };
@@ -121,7 +116,7 @@ impl Router {
 
     /// The routing decision for a tenant's live mail, if the tenant is cached.
     pub fn cached_decision(&self, tenant: TenantId, destination: &Host) -> Option<RouteDecision> {
-        let entry = self.cached(tenant, self.store.directory_version())?;
+        let entry = self.cached(tenant)?;
         self.decide(tenant, destination, Environment::Live, &entry)
     }
 
@@ -153,7 +148,7 @@ impl Router {
         })
     }
 
-    fn entry_of(&self, tenant: Tenant) -> TenantEntry {
+    fn entry_of(&self, tenant: Tenant, directory_version: u64) -> TenantEntry {
         let routing = match tenant.status {
             TenantStatus::Suspended => TenantRouting::Suspended,
             TenantStatus::Active => TenantRouting::Active {
@@ -161,20 +156,21 @@ impl Router {
                 sources: self.sources.pool(tenant.source_pool.as_deref()),
             },
         };
-        TenantEntry { routing, weight: tenant.weight }
+        TenantEntry { routing, weight: tenant.weight, directory_version }
     }
 
-    fn cached(&self, tenant: TenantId, version: u64) -> Option<TenantEntry> {
+    fn cached(&self, tenant: TenantId) -> Option<TenantEntry> {
         let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        (tenants.directory_version == version).then(|| tenants.entries.get(&tenant).cloned()).flatten()
+        let entry = tenants.get(&tenant)?;
+        (self.store.version_of_owner(Some(tenant)) <= entry.directory_version).then(|| entry.clone())
     }
 
-    fn cache(&self, tenant: TenantId, entry: TenantEntry, version: u64) -> TenantEntry {
+    fn cache(&self, tenant: TenantId, entry: TenantEntry) -> TenantEntry {
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if tenants.directory_version != version || tenants.entries.len() >= TENANTS_MAX {
-            *tenants = TenantCache { directory_version: version, entries: HashMap::new() };
+        if tenants.len() >= TENANTS_MAX {
+            tenants.clear();
         }
-        tenants.entries.insert(tenant, entry.clone());
+        tenants.insert(tenant, entry.clone());
         entry
     }
 
@@ -205,7 +201,7 @@ impl Router {
 
     /// The account of a tenant's own smart host, if it has one; `None` if the tenant is not cached.
     pub fn cached_account(&self, tenant: TenantId) -> Option<Option<SmartHostAccount>> {
-        match self.cached(tenant, self.store.directory_version())?.routing {
+        match self.cached(tenant)?.routing {
             TenantRouting::Active { smart_host, .. } => {
                 Some(smart_host.and_then(|smart_host| tenant_account(tenant, &smart_host)))
             }

@@ -307,7 +307,7 @@ impl SubmissionService {
             tracing::error!(%error, domain = %domain.name, "cannot sign");
             signing_refusal(&domain.name)
         };
-        let signers = self.directory.signers(&domain).await.map_err(|error| fail(&error))?;
+        let signers = self.directory.signers(tenant, &domain).await.map_err(|error| fail(&error))?;
         let to_sign = unsigned.clone();
         let _permit = self.signing.acquire(Some(tenant)).await.map_err(|error| fail(&error))?;
         let signatures = tokio::task::spawn_blocking(move || {

@@ -68,7 +68,15 @@ impl DirectoryCache {
             };
             Ok(tenant.map(|tenant| (Arc::new(key), Arc::new(tenant))))
         };
-        self.keys.get((id, chosen), self.store.directory_version(), load).await
+        // Without a key, any change may concern it.
+        let last_change = |found: &Option<KeyAndTenant>| match found {
+            Some((key, tenant)) => {
+                let of_key = self.store.version_of_owner(key.tenant_id);
+                of_key.max(self.store.version_of_owner(Some(tenant.id)))
+            }
+            None => self.store.directory_version(),
+        };
+        self.keys.get((id, chosen), self.store.directory_version(), last_change, load).await
     }
 
     /// The domains equal to or above a name that decide whether the tenant may send from it, the most specific first.
@@ -81,12 +89,18 @@ impl DirectoryCache {
             let domains = self.store.domains_covering(tenant, name).await?;
             Ok(Arc::new(domains.into_iter().map(|domain| describe(domain, tenant)).collect()))
         };
+        let last_change =
+            |_: &_| self.store.version_of_owner(Some(tenant)).max(self.store.version_of_name(name));
         let cache_key = (tenant, name.clone());
-        self.covering.get(cache_key, self.store.directory_version(), load).await
+        self.covering.get(cache_key, self.store.directory_version(), last_change, load).await
     }
 
-    /// Signers for the active keys of a domain.
-    pub async fn signers(&self, domain: &SendingDomain) -> Result<Arc<Vec<Signer>>, SignersError> {
+    /// Signers for the active keys of a domain of the tenant, or of the sandbox domain.
+    pub async fn signers(
+        &self,
+        tenant: TenantId,
+        domain: &SendingDomain,
+    ) -> Result<Arc<Vec<Signer>>, SignersError> {
         let load = async {
             let mut signers = Vec::new();
             for key in self.store.dkim_keys(domain.id).await? {
@@ -98,7 +112,9 @@ impl DirectoryCache {
             }
             Ok(Arc::new(signers))
         };
-        self.signers.get(domain.id, self.store.directory_version(), load).await
+        let owner = (!domain.is_sandbox).then_some(tenant);
+        let last_change = |_: &_| self.store.version_of_owner(owner);
+        self.signers.get(domain.id, self.store.directory_version(), last_change, load).await
     }
 }
 

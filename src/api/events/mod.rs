@@ -77,6 +77,7 @@ async fn follow(mut call: RequestContext, filter: EventFilter) -> Result<ApiResp
     let after = last_event_id(&call).await?;
     let credential = Credential {
         digest: auth::read_secret(&call.headers)?.digest(),
+        owner: call.scope(),
         access: call.target.operation.access(),
         client: call.origin.client,
     };

@@ -19,7 +19,7 @@ use crate::api::content::PIECE_OCTETS;
 use crate::api::layers::auth::{self, Access, Caller};
 use crate::clock::{Clock, Instant, Interval};
 use crate::limits::tenant_semaphore::TenantPermit;
-use crate::model::SecretDigest;
+use crate::model::{SecretDigest, TenantId};
 use crate::store::{Directory, EventFilter, Journal, JournalCursor, JournalEntry};
 
 /// Interval of heartbeats, so that proxies do not close an idle stream.
@@ -36,6 +36,8 @@ const RETRY_MS: u64 = 2000;
 /// The credential of a stream. The stream ends when it becomes invalid.
 pub struct Credential {
     pub digest: SecretDigest,
+    /// The owner of the key.
+    pub owner: Option<TenantId>,
     pub access: Access,
     pub client: IpAddr,
 }
@@ -63,7 +65,8 @@ struct Follower {
     last: watch::Receiver<JournalCursor>,
     credential: Credential,
     checked_at: Instant,
-    checked_version: u64,
+    /// The version of the directory at the last check; `None` before the first one.
+    checked_version: Option<u64>,
     last_sent_at: Instant,
     version_checks: Interval,
     stop: CancellationToken,
@@ -77,7 +80,7 @@ pub fn open(start: Start) -> Body {
     let position = start.after.unwrap_or(*last.borrow());
     let follower = Follower {
         // The key may have changed since authentication, so the first step checks it.
-        checked_version: start.reader.store.directory_version().wrapping_sub(1),
+        checked_version: None,
         reader: start.reader,
         tail: start.tail,
         position,
@@ -173,12 +176,15 @@ impl Follower {
     /// Fails if the key has lost access. A tenant still receives the event of its own suspension: the stream sends it if it
     /// was committed before the check.
     async fn check_key(&mut self) -> Result<(), &'static str> {
-        let version = self.reader.store.directory_version();
-        if version == self.checked_version && self.clock.elapsed_since(self.checked_at) < KEY_CHECK_INTERVAL {
+        let Credential { digest, owner, access, client } = self.credential;
+        let is_unchanged = |checked| self.reader.store.version_of_owner(owner) <= checked;
+        if self.checked_version.is_some_and(is_unchanged)
+            && self.clock.elapsed_since(self.checked_at) < KEY_CHECK_INTERVAL
+        {
             return Ok(());
         }
-        (self.checked_version, self.checked_at) = (version, self.clock.instant());
-        let Credential { digest, access, client } = self.credential;
+        self.checked_version = Some(self.reader.store.directory_version());
+        self.checked_at = self.clock.instant();
         let found = self.reader.store.key_by_digest(digest).await;
         let found = found.map_err(|_| "the key cannot be checked now; connect again")?;
         match auth::admit(found.map(Caller::from), access, client, self.clock.now()) {

@@ -127,7 +127,8 @@ impl Api {
             }
             found.map(Caller::from).ok_or(None)
         };
-        match self.keys.get(digest, self.store.directory_version(), load).await {
+        let last_change = |caller: &Caller| self.store.version_of_owner(caller.key.tenant_id);
+        match self.keys.get(digest, self.store.directory_version(), last_change, load).await {
             Ok(found) => Ok(Some(found)),
             Err(None) => Ok(None),
             Err(Some(error)) => Err(error),

@@ -2,7 +2,7 @@
 //! updates it after each commit.
 
 mod commit_counters;
-mod directory_version;
+mod directory_versions;
 mod event_clock;
 mod spool_feed;
 mod usage_accumulator;
@@ -12,7 +12,7 @@ mod webhook_subscriptions;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(super) use commit_counters::CommitCounters;
-pub(super) use directory_version::DirectoryVersion;
+pub(super) use directory_versions::{DirectoryChange, DirectoryChanges, DirectoryVersions};
 pub(super) use event_clock::EventClock;
 pub use spool_feed::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange, SpoolFeed};
 pub(super) use usage_accumulator::{DeliveryResult, UsageAccumulator, UsageSums};

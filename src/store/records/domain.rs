@@ -10,7 +10,7 @@ use crate::model::{DkimKeyId, DomainId, DomainStatus, TenantId, Verification};
 use super::NewDkimKey;
 
 /// A sending domain.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Domain {
     pub id: DomainId,
     /// `None` is the platform's sandbox domain.

@@ -15,7 +15,7 @@ use crate::model::{
 const EXPIRY_NOTICE_DAYS: [i64; 2] = [14, 3];
 
 /// A credential.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Key {
     pub id: KeyId,
     /// `None` is a platform key.

@@ -36,25 +36,9 @@ use crate::store::{
 const REMOVED_AT_ONCE_MAX: usize = 50;
 
 impl SqliteStore {
-    /// Writes a change that invalidates caches of the directory. The version changes before this returns, so that a caller
-    /// that knows of the change sees the new version.
-    async fn change<T: Send + 'static>(
-        &self,
-        work: impl Fn(&Tx<'_>) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let version = self.directory_version.clone();
-        let after = move |value| {
-            version.advance();
-            value
-        };
-        self.write_then(work, after).await
-    }
-
     pub(super) async fn begin_removal(&self, id: TenantId) -> Result<bool> {
         let feed = Arc::clone(&self.feed);
-        let version = self.directory_version.clone();
         let after = move |is_there: bool| {
-            version.advance();
             if is_there {
                 feed.send(SpoolChange::TenantSuspended(id));
             }
@@ -69,10 +53,8 @@ impl SqliteStore {
 
     async fn finish_removal(&self, id: TenantId, now: Timestamp) -> Result<removal::Step> {
         let feed = Arc::clone(&self.feed);
-        let version = self.directory_version.clone();
         let after = move |step: removal::Step| {
             if step.is_last {
-                version.advance();
                 feed.send(SpoolChange::TenantRemoved(id));
             }
             step
@@ -92,18 +74,26 @@ impl SqliteStore {
 
 impl Directory for SqliteStore {
     fn directory_version(&self) -> u64 {
-        self.directory_version.current()
+        self.directory_versions.current()
+    }
+
+    fn version_of_owner(&self, owner: Option<TenantId>) -> u64 {
+        self.directory_versions.of_owner(owner)
+    }
+
+    fn version_of_name(&self, name: &DomainName) -> u64 {
+        self.directory_versions.of_name(name)
     }
 
     async fn create_tenant(&self, new: NewTenant, now: Timestamp) -> Result<Tenant> {
-        self.change(move |tx| tenants::create(tx, &new, now)).await
+        self.write(move |tx| tenants::create(tx, &new, now)).await
     }
 
     async fn ensure_default_tenant(&self, now: Timestamp) -> Result<()> {
         if self.read(tenants::is_default_ensured).await? {
             return Ok(());
         }
-        self.change(move |tx| tenants::ensure_default(tx, now)).await
+        self.write(move |tx| tenants::ensure_default(tx, now)).await
     }
 
     async fn create_tenant_with_domain(
@@ -120,7 +110,7 @@ impl Directory for SqliteStore {
             let domain = owned.map(|domain| domains::create(tx, &domain, now)).transpose()?;
             Ok((tenant, domain))
         };
-        self.change(work).await
+        self.write(work).await
     }
 
     async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>> {
@@ -145,9 +135,7 @@ impl Directory for SqliteStore {
         let status = patch.status;
         let moves = patch.smart_host.is_some() || patch.source_pool.is_some();
         let feed = Arc::clone(&self.feed);
-        let version = self.directory_version.clone();
         let after = move |tenant: Option<Tenant>| {
-            version.advance();
             match (&tenant, status) {
                 (Some(_), Some(TenantStatus::Suspended)) => {
                     feed.send(SpoolChange::TenantSuspended(id));
@@ -199,7 +187,7 @@ impl Directory for SqliteStore {
     }
 
     async fn create_domain(&self, new: NewDomain, now: Timestamp) -> Result<Domain> {
-        self.change(move |tx| domains::create(tx, &new, now)).await
+        self.write(move |tx| domains::create(tx, &new, now)).await
     }
 
     async fn domain(&self, scope: Option<TenantId>, id: DomainId) -> Result<Option<Domain>> {
@@ -221,20 +209,11 @@ impl Directory for SqliteStore {
         patch: DomainPatch,
         now: Timestamp,
     ) -> Result<Option<Domain>> {
-        self.change(move |tx| domains::update(tx, id, &patch, now)).await
+        self.write(move |tx| domains::update(tx, id, &patch, now)).await
     }
 
     async fn record_domain_check(&self, id: DomainId, check: DomainCheck) -> Result<Option<Domain>> {
-        let version = self.directory_version.clone();
-        let after = move |recorded: Option<domains::Recorded>| {
-            // Nearly all checks find no change.
-            if recorded.as_ref().is_some_and(|recorded| recorded.matters_to_senders) {
-                version.advance();
-            }
-            recorded
-        };
-        let recorded = self.write_then(move |tx| domains::record_check(tx, id, &check), after).await?;
-        Ok(recorded.map(|recorded| recorded.domain))
+        self.write(move |tx| domains::record_check(tx, id, &check)).await
     }
 
     async fn tenants_to_check(&self, before: Timestamp) -> Result<Vec<TenantId>> {
@@ -251,7 +230,7 @@ impl Directory for SqliteStore {
     }
 
     async fn delete_domain(&self, id: DomainId, now: Timestamp) -> Result<bool> {
-        self.change(move |tx| domains::delete(tx, id, now)).await
+        self.write(move |tx| domains::delete(tx, id, now)).await
     }
 
     async fn sandbox_domain(&self, name: &DomainName) -> Result<Option<Domain>> {
@@ -260,11 +239,11 @@ impl Directory for SqliteStore {
     }
 
     async fn ensure_sandbox_domain(&self, new: NewDomain, now: Timestamp) -> Result<Domain> {
-        self.change(move |tx| domains::ensure_sandbox(tx, &new, now)).await
+        self.write(move |tx| domains::ensure_sandbox(tx, &new, now)).await
     }
 
     async fn add_dkim_key(&self, domain: DomainId, new: NewDkimKey, now: Timestamp) -> Result<DkimKey> {
-        self.change(move |tx| dkim_keys::add(tx, domain, &new, now)).await
+        self.write(move |tx| dkim_keys::add(tx, domain, &new, now)).await
     }
 
     async fn delete_retired_dkim_keys(&self, before: Timestamp) -> Result<u64> {
@@ -273,7 +252,7 @@ impl Directory for SqliteStore {
         // Small jobs, so that other commits do not wait for a long deletion.
         for ids in served.chunks(REMOVED_AT_ONCE_MAX) {
             let ids = ids.to_vec();
-            removed += self.change(move |tx| dkim_keys::remove_served(tx, &ids)).await?;
+            removed += self.write(move |tx| dkim_keys::remove_served(tx, &ids)).await?;
         }
         Ok(removed)
     }
@@ -295,7 +274,7 @@ impl Directory for SqliteStore {
     }
 
     async fn create_key(&self, new: NewKey, now: Timestamp) -> Result<Key> {
-        self.change(move |tx| keys::create(tx, &new, now)).await
+        self.write(move |tx| keys::create(tx, &new, now)).await
     }
 
     async fn key(&self, scope: Option<TenantId>, id: KeyId) -> Result<Option<Key>> {
@@ -322,11 +301,11 @@ impl Directory for SqliteStore {
     }
 
     async fn update_key(&self, id: KeyId, patch: KeyPatch, now: Timestamp) -> Result<Option<Key>> {
-        self.change(move |tx| keys::update(tx, id, &patch, now)).await
+        self.write(move |tx| keys::update(tx, id, &patch, now)).await
     }
 
     async fn rotate_key(&self, id: KeyId, rotation: SecretRotation, now: Timestamp) -> Result<Option<Key>> {
-        self.change(move |tx| secrets::rotate(tx, id, &rotation, now)).await
+        self.write(move |tx| secrets::rotate(tx, id, &rotation, now)).await
     }
 
     async fn append_key_expiries(&self, now: Timestamp) -> Result<u64> {
@@ -334,7 +313,7 @@ impl Directory for SqliteStore {
     }
 
     async fn revoke_key(&self, id: KeyId, now: Timestamp) -> Result<bool> {
-        self.change(move |tx| keys::revoke(tx, id, now)).await
+        self.write(move |tx| keys::revoke(tx, id, now)).await
     }
 
     fn touch_key(&self, id: KeyId, now: Timestamp) {

@@ -52,7 +52,7 @@ use self::readers::Readers;
 pub use self::secret_encryption::check_master_key;
 use self::unit_of_work::Tx;
 use self::writer::Writer;
-use super::memory::{CommitCounters, DirectoryVersion, WebhookDueIndex, lock};
+use super::memory::{CommitCounters, DirectoryVersions, WebhookDueIndex, lock};
 use super::{
     Access, Conflict, JournalCursor, OpenError, Requester, ResponseRecorder, Result, SpoolFeed, StoreError,
 };
@@ -137,7 +137,7 @@ pub struct OpenDatabase {
     /// The due times of webhooks.
     webhooks_due: Arc<WebhookDueIndex>,
     /// See [`super::Directory::directory_version`].
-    directory_version: DirectoryVersion,
+    directory_versions: DirectoryVersions,
     /// The lock of the data directory while this process serves it.
     lock: Mutex<Option<File>>,
 }

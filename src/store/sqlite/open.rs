@@ -22,7 +22,7 @@ use super::{OpenDatabase, SqliteOptions, SqliteStore};
 use super::{events, outbox, report_keys};
 use crate::durable_file::{create_directory, inherit_owner, remove_unfinished, sync_directory};
 use crate::store::free_space::FreeSpace;
-use crate::store::memory::{CommitCounters, DirectoryVersion, WebhookDueIndex, WebhookSubscriptions};
+use crate::store::memory::{CommitCounters, DirectoryVersions, WebhookDueIndex, WebhookSubscriptions};
 use crate::store::{Access, OpenError, SpoolFeed};
 
 pub(super) const DATABASE_FILE: &str = "pillarbox.db";
@@ -80,10 +80,12 @@ fn start(options: &SqliteOptions, opened: Opened) -> Result<SqliteStore, Box<dyn
     let (sender, last_event) = watch::channel(events::end_of_journal(&clock));
     let webhooks_due = Arc::new(WebhookDueIndex::new(outbox::deliveries::first_due(&connection)?));
     let counters = Arc::new(CommitCounters::new());
+    let directory_versions = DirectoryVersions::default();
     let hooks = CommitHooks {
         last_event: sender,
         webhooks_due: Arc::clone(&webhooks_due),
         counters: Arc::clone(&counters),
+        directory_versions: directory_versions.clone(),
     };
     let readers = Readers::open(&data_dir.join(DATABASE_FILE), options.read_connections.max(1))?;
     let state = WriterState {
@@ -109,7 +111,7 @@ fn start(options: &SqliteOptions, opened: Opened) -> Result<SqliteStore, Box<dyn
         bounds: options.bounds,
         last_event,
         webhooks_due,
-        directory_version: DirectoryVersion::default(),
+        directory_versions,
         lock: Mutex::new(lock),
     }))
 }

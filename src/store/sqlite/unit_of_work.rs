@@ -6,7 +6,11 @@ use rusqlite::Connection;
 
 use super::bounds::Bounds;
 use super::secret_encryption::Sealer;
-use crate::store::memory::{EventClock, UsageAccumulator, WebhookSubscriptions};
+use crate::mail::DomainName;
+use crate::model::TenantId;
+use crate::store::memory::{
+    DirectoryChange, DirectoryChanges, EventClock, UsageAccumulator, WebhookSubscriptions,
+};
 
 /// One transaction of the writer.
 pub(super) struct Tx<'a> {
@@ -17,9 +21,23 @@ pub(super) struct Tx<'a> {
     pub(super) sealer: &'a Sealer,
     /// Usage and events of the jobs.
     pub(super) usage: UsageAccumulator,
+    /// Changes by the jobs that invalidate caches of the directory.
+    pub(super) directory_changes: DirectoryChanges,
     /// Subscriptions of webhooks.
     pub(super) subscriptions: &'a WebhookSubscriptions,
     pub(super) bounds: &'a Bounds,
+}
+
+impl Tx<'_> {
+    /// The settings, keys, domains or DKIM keys of a tenant changed, or those of the platform.
+    pub(super) fn note_change_of_owner(&self, owner: Option<TenantId>) {
+        self.directory_changes.push(DirectoryChange::Owner(owner));
+    }
+
+    /// It changed who has verified this domain, or what that covers.
+    pub(super) fn note_change_of_name(&self, name: &DomainName) {
+        self.directory_changes.push(DirectoryChange::Name(name.clone()));
+    }
 }
 
 impl Deref for Tx<'_> {

@@ -15,7 +15,7 @@ use super::events;
 use super::secret_encryption::Sealer;
 use super::unit_of_work::Tx;
 use crate::store::memory::{
-    CommitCounters, EventClock, UsageAccumulator, WebhookDueIndex, WebhookSubscriptions, lock,
+    CommitCounters, DirectoryVersions, EventClock, WebhookDueIndex, WebhookSubscriptions, lock,
 };
 use crate::store::{JournalCursor, Result, StoreError};
 
@@ -253,6 +253,8 @@ pub(super) struct CommitHooks {
     pub(super) webhooks_due: Arc<WebhookDueIndex>,
     /// Counts for metrics.
     pub(super) counters: Arc<CommitCounters>,
+    /// The versions of the directory.
+    pub(super) directory_versions: DirectoryVersions,
 }
 
 impl WriterLoop {
@@ -307,22 +309,25 @@ impl WriterLoop {
         let Self { connection, state, .. } = self;
         let WriterState { clock, sealer, subscriptions, bounds } = state;
         let began = Instant::now();
-        let tx = Tx { connection, clock, sealer, subscriptions, bounds, usage: UsageAccumulator::default() };
+        let (usage, directory_changes) = Default::default();
+        let tx = Tx { connection, clock, sealer, subscriptions, bounds, usage, directory_changes };
         self.execute("BEGIN IMMEDIATE")?;
         for job in jobs {
-            let counted = tx.usage.mark();
+            let (counted, changed) = (tx.usage.mark(), tx.directory_changes.len());
             let ran = match savepoints {
                 Savepoints::None => self.run_bare(&tx, job.as_mut())?,
                 Savepoints::Each => self.run_in_savepoint(&tx, job.as_mut())?,
             };
             if !ran {
                 tx.usage.truncate(counted);
+                tx.directory_changes.truncate(changed);
             }
         }
         tx.write_usage().map_err(|error| CommitError::from(&error))?;
         self.execute("COMMIT")?;
         let (events, results) = (tx.usage.take_events(), tx.usage.take_results());
         self.hooks.counters.note_commit(&events, &results, began.elapsed());
+        self.hooks.directory_versions.note(tx.directory_changes.take());
         Ok(())
     }
 

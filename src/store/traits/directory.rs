@@ -16,8 +16,13 @@ store_trait! {
     /// Tenants, domains, keys, suppressions and templates. A `scope` is that of the caller: `None` is the platform and sees
     /// all objects; an object of another tenant looks like one that does not exist.
     pub trait Directory {
-        /// A number that changes with every change of a tenant, domain or key through this store.
+        /// The number of changes of tenants, domains and keys through this store. What was read after version `v` is current
+        /// as long as [`Directory::version_of_owner`] is at most `v`, for domains also [`Directory::version_of_name`].
         fn directory_version(&self) -> u64;
+        /// The version after the last change of a tenant, its keys, domains or DKIM keys, or of those of the platform.
+        fn version_of_owner(&self, owner: Option<TenantId>) -> u64;
+        /// The version after the last change of who has verified the domain or one above it.
+        fn version_of_name(&self, name: &DomainName) -> u64;
 
         /// Creates a tenant. Fails with [`Conflict::Slug`](crate::store::Conflict::Slug), [`Conflict::ExternalRef`](crate::store::Conflict::ExternalRef).
         async fn create_tenant(&self, new: NewTenant, now: Timestamp) -> Result<Tenant>;

@@ -6,6 +6,7 @@ use std::collections::hash_map::Entry;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use zeroize::Zeroizing;
 
+use super::domains;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{DeliveryId, DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId, TenantId};
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
@@ -58,6 +59,9 @@ pub(super) fn add(tx: &Tx<'_>, domain: DomainId, new: &NewDkimKey, now: Timestam
     ])?;
     if key.state == DkimKeyState::Active {
         retire_others(tx, &key, now)?;
+    }
+    if let Some(owned) = domains::find(tx, domain)? {
+        tx.note_change_of_owner(owned.tenant_id);
     }
     Ok(key)
 }

@@ -57,6 +57,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewDomain, now: Timestamp) -> Result<Dom
     };
     insert(tx, &domain)?;
     append_event(tx, EventKind::DomainCreated, &domain, now)?;
+    note_change(tx, DomainStatus::Pending, &domain);
     for key in &new.dkim_keys {
         dkim_keys::add(tx, domain.id, key, now)?;
     }
@@ -64,7 +65,9 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewDomain, now: Timestamp) -> Result<Dom
         return Ok(domain);
     }
     let verified = Domain { status: DomainStatus::Verified, ..domain };
-    change(tx, DomainStatus::Pending, verified, now)
+    let domain = change(tx, DomainStatus::Pending, verified, now)?;
+    note_change(tx, DomainStatus::Pending, &domain);
+    Ok(domain)
 }
 
 fn insert(tx: &Tx<'_>, domain: &Domain) -> Result<()> {
@@ -131,6 +134,14 @@ fn change(tx: &Tx<'_>, before: DomainStatus, mut domain: Domain, now: Timestamp)
     }
     event.map_or(Ok(()), |kind| append_event(tx, kind, &domain, now))?;
     Ok(domain)
+}
+
+/// Notes a change of what senders depend on. Who has verified a name matters to all tenants.
+fn note_change(tx: &Tx<'_>, before: DomainStatus, domain: &Domain) {
+    tx.note_change_of_owner(domain.tenant_id);
+    if [before, domain.status].contains(&DomainStatus::Verified) {
+        tx.note_change_of_name(&domain.name);
+    }
 }
 
 #[derive(Serialize)]
@@ -253,8 +264,8 @@ pub(super) fn update(
     patch: &DomainPatch,
     now: Timestamp,
 ) -> Result<Option<Domain>> {
-    let Some(mut domain) = find(tx, id)? else { return Ok(None) };
-    let before = domain.status;
+    let Some(old) = find(tx, id)? else { return Ok(None) };
+    let (mut domain, before) = (old.clone(), old.status);
     let becomes_manual =
         patch.verification == Some(Verification::Manual) && domain.verification != Verification::Manual;
     domain.subdomains = patch.subdomains.unwrap_or(domain.subdomains);
@@ -272,17 +283,15 @@ pub(super) fn update(
             keys.iter().filter(|key| key.state == DkimKeyState::Pending).map(|key| key.id).collect();
         dkim_keys::follow_dns(tx, id, &pending, &[], now)?;
     }
+    if domain == old {
+        return Ok(Some(domain));
+    }
+    note_change(tx, before, &domain);
     change(tx, before, domain, now).map(Some)
 }
 
-/// The result of writing a check.
-pub(super) struct Recorded {
-    pub(super) domain: Domain,
-    /// Whether the status of the domain or the state of a key changed.
-    pub(super) matters_to_senders: bool,
-}
-
-pub(super) fn record_check(tx: &Tx<'_>, id: DomainId, check: &DomainCheck) -> Result<Option<Recorded>> {
+/// Nearly all checks find nothing that matters to senders: the same status, and the same states of the keys.
+pub(super) fn record_check(tx: &Tx<'_>, id: DomainId, check: &DomainCheck) -> Result<Option<Domain>> {
     let Some(mut domain) = find(tx, id)? else { return Ok(None) };
     let before = domain.status;
     domain.last_check = Some(check.clone());
@@ -301,9 +310,10 @@ pub(super) fn record_check(tx: &Tx<'_>, id: DomainId, check: &DomainCheck) -> Re
     }
     let changes_before = tx.total_changes();
     dkim_keys::follow_dns(tx, id, &check.dkim_seen, &check.dkim_unseen, check.checked_at)?;
-    let matters_to_senders = tx.total_changes() != changes_before || domain.status != before;
-    let domain = change(tx, before, domain, check.checked_at)?;
-    Ok(Some(Recorded { domain, matters_to_senders }))
+    if tx.total_changes() != changes_before || domain.status != before {
+        note_change(tx, before, &domain);
+    }
+    change(tx, before, domain, check.checked_at).map(Some)
 }
 
 /// Selects domains with DNS verification.
@@ -341,5 +351,6 @@ pub(super) fn delete(tx: &Tx<'_>, id: DomainId, now: Timestamp) -> Result<bool> 
         release_claims(tx, &domain.name)?;
     }
     append_event(tx, EventKind::DomainDeleted, &domain, now)?;
+    note_change(tx, domain.status, &domain);
     Ok(true)
 }

@@ -85,6 +85,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
         next_notice_us(&key, now),
     ])?;
     append_event(tx, EventKind::KeyCreated, &key, now)?;
+    tx.note_change_of_owner(key.tenant_id);
     Ok(key)
 }
 
@@ -146,8 +147,8 @@ pub(super) fn list(connection: &Connection, filter: &KeyFilter, page: &PageReque
 }
 
 pub(super) fn update(tx: &Tx<'_>, id: KeyId, patch: &KeyPatch, now: Timestamp) -> Result<Option<Key>> {
-    let Some(mut key) = find(tx, id)? else { return Ok(None) };
-    let patch = patch.clone();
+    let Some(before) = find(tx, id)? else { return Ok(None) };
+    let (mut key, patch) = (before.clone(), patch.clone());
     key.name = patch.name.unwrap_or(key.name);
     key.scopes = patch.scopes.unwrap_or(key.scopes);
     if let Some(ids) = patch.allowed_domain_ids {
@@ -155,8 +156,10 @@ pub(super) fn update(tx: &Tx<'_>, id: KeyId, patch: &KeyPatch, now: Timestamp) -
         key.allowed_domain_ids = ids;
     }
     key.allowed_cidrs = patch.allowed_cidrs.unwrap_or(key.allowed_cidrs);
-    let is_new_expiry = patch.expires_at.is_some_and(|at| at != key.expires_at);
     key.expires_at = patch.expires_at.unwrap_or(key.expires_at);
+    if key == before {
+        return Ok(Some(key));
+    }
     let sql =
         "UPDATE key SET name = ?2, scopes = ?3, allowed_domain_ids = ?4, allowed_cidrs = ?5, expires_us = ?6,
              restricted_to_domains = ?7 WHERE id = ?1";
@@ -169,9 +172,10 @@ pub(super) fn update(tx: &Tx<'_>, id: KeyId, patch: &KeyPatch, now: Timestamp) -
         key.expires_at.map(us),
         key.restricted_to_domains,
     ])?;
-    if is_new_expiry {
+    if key.expires_at != before.expires_at {
         tx.prepare_cached(SET_NOTICE)?.execute(params![id, next_notice_us(&key, now)])?;
     }
+    tx.note_change_of_owner(key.tenant_id);
     Ok(Some(key))
 }
 
@@ -180,8 +184,12 @@ pub(super) fn forget_domain(tx: &Tx<'_>, tenant: TenantId, domain: DomainId) -> 
     let sql = "UPDATE key SET allowed_domain_ids =
                    (SELECT json_group_array(value) FROM json_each(key.allowed_domain_ids) WHERE value <> ?2)
                WHERE (tenant_id = ?1 OR tenant_id IS NULL) AND EXISTS
-                   (SELECT 1 FROM json_each(key.allowed_domain_ids) WHERE value = ?2)";
-    tx.prepare_cached(sql)?.execute(params![tenant, domain])?;
+                   (SELECT 1 FROM json_each(key.allowed_domain_ids) WHERE value = ?2)
+               RETURNING tenant_id";
+    let mut statement = tx.prepare_cached(sql)?;
+    for owner in statement.query_map(params![tenant, domain], |row| row.get(0))? {
+        tx.note_change_of_owner(owner?);
+    }
     Ok(())
 }
 
@@ -190,6 +198,7 @@ pub(super) fn revoke(tx: &Tx<'_>, id: KeyId, now: Timestamp) -> Result<bool> {
     if key.revoked_at.is_none() {
         tx.prepare_cached("UPDATE key SET revoked_us = ?2 WHERE id = ?1")?.execute(params![id, us(now)])?;
         append_event(tx, EventKind::KeyRevoked, &key, now)?;
+        tx.note_change_of_owner(key.tenant_id);
     }
     Ok(true)
 }

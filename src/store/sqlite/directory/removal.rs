@@ -8,6 +8,7 @@ use rusqlite::{Connection, params};
 use super::{domains, tenants};
 use crate::mail::Timestamp;
 use crate::model::{MessageId, TenantId, TenantStatus};
+use crate::store::memory::DirectoryChange;
 use crate::store::sqlite::journal::retention::{self, MessageRows};
 use crate::store::sqlite::sql_types;
 use crate::store::sqlite::unit_of_work::Tx;
@@ -54,6 +55,7 @@ pub(super) fn count(connection: &Connection, id: TenantId) -> Result<Option<Tena
 /// Suspends the tenant without an event, because its events are deleted too. False if it does not exist.
 pub(super) fn begin(tx: &Tx<'_>, id: TenantId) -> Result<bool> {
     let sql = "UPDATE tenant SET status = ?2 WHERE id = ?1";
+    tx.note_change_of_owner(Some(id));
     Ok(tx.prepare_cached(sql)?.execute(params![id, TenantStatus::Suspended])? > 0)
 }
 
@@ -73,6 +75,7 @@ pub(super) fn finish(tx: &Tx<'_>, id: TenantId, now: Timestamp) -> Result<Step> 
         usage::note_deleted_tenant(tx, id)?;
         tenants::delete(tx, id, now)?;
         domains::release_all_claims(tx)?;
+        tx.directory_changes.push(DirectoryChange::Everything);
     }
     Ok(step)
 }

@@ -54,6 +54,7 @@ pub(super) fn rotate(
     let rotated = keys::find(tx, id)?;
     if let Some(key) = &rotated {
         keys::append_event(tx, EventKind::KeyRotated, key, now)?;
+        tx.note_change_of_owner(key.tenant_id);
     }
     Ok(rotated)
 }

@@ -68,6 +68,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewTenant, now: Timestamp) -> Result<Ten
         &json!({ "name": tenant.name, "slug": tenant.slug }),
         now,
     )?;
+    tx.note_change_of_owner(Some(id));
     Ok(tenant)
 }
 
@@ -206,12 +207,16 @@ pub(super) fn update(
     }
     refuse_external_ref_in_use(tx, patch.external_ref.as_ref().and_then(Option::as_deref), Some(id))?;
     let set_password = apply(&mut tenant, patch.clone());
+    let changed = changed_fields(&before, &tenant);
+    if changed.is_empty() && tenant.status == before.status {
+        return Ok(Some(before));
+    }
     tenant.updated_at = now;
     if let Some(password) = set_password {
         store_password(tx, id, password.as_ref())?;
     }
     write(tx, &tenant)?;
-    let changed = changed_fields(&before, &tenant);
+    tx.note_change_of_owner(Some(id));
     if !changed.is_empty() {
         append_event(tx, EventKind::TenantUpdated, id, &json!({ "changed": changed }), now)?;
     }
