@@ -299,6 +299,10 @@ impl From<Conflict> for ApiError {
                 "create a new key; if this one has expired, you can also set a later expires_at",
             ),
             Conflict::Selector => (RefusalCode::AlreadyExists, "choose another selector"),
+            Conflict::TooManyDkimKeys => (
+                RefusalCode::LimitReached,
+                "wait until old keys are removed: a week after their replacement, once no queued message carries their signature",
+            ),
             Conflict::LimitReached(_) => {
                 (RefusalCode::LimitReached, "delete unused objects; revoked keys do not count")
             }
@@ -428,6 +432,7 @@ mod tests {
             (Conflict::WebhookBacklog, 409, "limit_reached"),
             (Conflict::SubmissionKey, 409, "idempotency_key_reused"),
             (Conflict::ConfirmationMails, 409, "limit_reached"),
+            (Conflict::TooManyDkimKeys, 409, "limit_reached"),
             (Conflict::NoTenant, 422, "validation_failed"),
         ] {
             let error = ApiError::from(StoreError::Conflict(conflict));

@@ -109,7 +109,10 @@ async fn a_back_off_does_not_end_by_an_unrelated_change() {
     context.logins.refused(&next_hop, &batch, "535 5.7.8 no", now).await.unwrap();
     assert!(context.logins.backoff_of(&next_hop, &batch, now).await.is_some());
     bed.store.create_tenant(NewTenant::named("other", "other"), now).await.unwrap();
-    assert!(context.router.cached_account(tenant).is_some(), "what another tenant changes is not its concern");
+    assert!(
+        context.router.cached_account(tenant).is_some(),
+        "what another tenant changes is not its concern"
+    );
     // The cached answer of the directory is outdated.
     let renamed = TenantPatch { name: Some("new".into()), ..TenantPatch::default() };
     bed.store.update_tenant(tenant, renamed, now).await.unwrap();

@@ -1,6 +1,6 @@
 //! Errors of the store.
 
-use super::{CONFIRMATION_MAILS_PER_DAY_MAX, Limited, PAUSES_MAX};
+use super::{CONFIRMATION_MAILS_PER_DAY_MAX, DKIM_KEYS_MAX, Limited, PAUSES_MAX};
 use crate::model::MessageId;
 
 /// Why a call of the store failed.
@@ -49,6 +49,9 @@ pub enum Conflict {
     /// The domain already has a DKIM key with this selector.
     #[error("the domain already has a DKIM key with this selector")]
     Selector,
+    /// The number of DKIM keys of the domain is at its limit.
+    #[error("limit reached: {DKIM_KEYS_MAX} DKIM keys per domain")]
+    TooManyDkimKeys,
     /// The tenant used this key for a different submission within [`SUBMISSION_KEY_LIFETIME`](super::SUBMISSION_KEY_LIFETIME).
     #[error("this idempotency key was used for a different message")]
     SubmissionKey,

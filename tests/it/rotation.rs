@@ -183,7 +183,7 @@ async fn a_key_whose_record_was_removed_is_replaced_and_never_activated_again() 
 }
 
 #[tokio::test]
-async fn a_domain_with_the_maximum_number_of_keys_cannot_rotate() {
+async fn a_domain_with_the_maximum_number_of_keys_gets_no_other() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let domain = stage.post(&tenant.key, "/v1/domains", json!({"name": "own.example"})).await.expect(201);
@@ -198,5 +198,9 @@ async fn a_domain_with_the_maximum_number_of_keys_cannot_rotate() {
     let rotate =
         stage.post(&tenant.key, &format!("{path}/dkim/rotate"), json!({"algorithm": "rsa-sha256"})).await;
     let error = rotate.expect_error(409, "limit_reached");
+    assert!(text(&error, "/hint").contains("a week after"), "{error}");
+    let key = json!({"selector": "s11", "private_key": private_key_pem(DkimAlgorithm::Ed25519)});
+    let error =
+        stage.post(&tenant.key, &format!("{path}/dkim"), key).await.expect_error(409, "limit_reached");
     assert!(text(&error, "/hint").contains("a week after"), "{error}");
 }

@@ -14,7 +14,6 @@ use crate::verification::dkim_record_name;
 
 use super::selector::selector_of;
 
-pub(super) const KEYS_MAX: usize = 10;
 /// RFC 1035 §2.3.4, without the final dot.
 pub(super) const RECORD_NAME_OCTETS_MAX: usize = 253;
 
@@ -123,16 +122,15 @@ pub async fn add(call: RequestContext) -> Result<ApiResponse> {
     let name_octets = dkim_record_name(&body.selector, &domain.name).len();
     checks.length(name_octets, "selector", RECORD_NAME_OCTETS_MAX, "octets with the domain");
     checks.finish()?;
-    if call.store().dkim_keys(domain.id).await?.len() >= KEYS_MAX {
-        let message = format!("limit reached: {KEYS_MAX} DKIM keys per domain");
-        return Err(ApiError::field("selector", "too_many", message));
-    }
     let pair = run_limited(&call, move || dkim::import_pem(&private_key)).await?;
     let pair = pair.map_err(|error| ApiError::field("private_key", "invalid", error.to_string()))?;
     let state = super::first_key_state(domain.verification);
     let new = new_key(pair, body.selector, state);
     let id = domain.id;
-    let respond = move |key: &DkimKey| ApiResponse::created(&DkimKeyView::new(key.clone(), &domain));
+    let respond = move |key: &Option<DkimKey>| {
+        let key = key.clone().ok_or_else(|| ApiError::not_found("domain"))?;
+        ApiResponse::created(&DkimKeyView::new(key, &domain))
+    };
     call.change(respond, async |store| Ok(store.add_dkim_key(id, new, call.now).await?)).await
 }
 

@@ -5,10 +5,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::api::{ApiError, ApiResponse, List, RequestContext, Result};
-use crate::model::{DkimAlgorithm, DkimKeyState, RefusalCode};
-use crate::store::{Directory, DkimKey};
+use crate::model::{DkimAlgorithm, DkimKeyState};
+use crate::store::{Conflict, DKIM_KEYS_MAX, Directory, DkimKey};
 
-use super::dkim::{self, DkimKeyView, KEYS_MAX};
+use super::dkim::{self, DkimKeyView};
 use super::selector::free_selector;
 
 /// The keys to replace.
@@ -33,17 +33,16 @@ pub async fn rotate(call: RequestContext) -> Result<ApiResponse> {
         .into_iter()
         .filter(|&algorithm| pending.iter().all(|key| key.algorithm != algorithm))
         .collect();
-    if keys.len() + missing.len() > KEYS_MAX {
-        return Err(ApiError::new(
-            RefusalCode::LimitReached,
-            format!("limit reached: {KEYS_MAX} DKIM keys per domain"),
-            "wait until old keys are removed: a week after their replacement, once no queued message carries their signature",
-        ));
+    // Before any key is generated, so that a rotation does not end half-way.
+    if keys.len() + missing.len() > DKIM_KEYS_MAX {
+        return Err(Conflict::TooManyDkimKeys.into());
     }
     for algorithm in missing {
         let selector = free_selector(algorithm, &keys, call.now);
         let new = dkim::generate_one(&call, algorithm, selector, DkimKeyState::Pending).await?;
-        pending.push(call.store().add_dkim_key(domain.id, new, call.now).await?);
+        // A concurrent rotation may have added a key: one per algorithm waits.
+        let key = call.store().ensure_pending_dkim_key(domain.id, new, call.now).await?;
+        pending.push(key.ok_or_else(|| ApiError::not_found("domain"))?);
     }
     let views = List::whole(pending.into_iter().map(|key| DkimKeyView::new(key, &domain)).collect());
     ApiResponse::created(&views)
@@ -56,10 +55,6 @@ fn is_wanted(algorithm: DkimAlgorithm, body: &Rotate, keys: &[DkimKey]) -> bool 
     }
 }
 
-/// A key that has not signed yet. A pending key that has signed before lost its record, perhaps because the tenant gave it
-/// up.
 fn pending_key(algorithm: DkimAlgorithm, keys: &[DkimKey]) -> Option<DkimKey> {
-    let waits =
-        |key: &&DkimKey| key.algorithm == algorithm && key.state == DkimKeyState::Pending && !key.has_signed;
-    keys.iter().rfind(waits).cloned()
+    keys.iter().rfind(|key| key.algorithm == algorithm && key.waits_for_first_record()).cloned()
 }

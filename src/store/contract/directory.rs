@@ -387,7 +387,8 @@ pub(super) async fn a_dkim_key_signs_once_its_record_is_seen_and_the_one_before_
     let first = bed.store.dkim_keys(domain).await.unwrap()[0].id;
     mark(&[first], &[]).await;
     assert_eq!(states().await, [("s1".into(), Active)]);
-    let second = bed.store.add_dkim_key(domain, new_dkim_key("s2", Pending), now()).await.unwrap().id;
+    let second =
+        bed.store.add_dkim_key(domain, new_dkim_key("s2", Pending), now()).await.unwrap().unwrap().id;
     assert_eq!(states().await, [("s1".into(), Active), ("s2".into(), Pending)]);
     mark(&[first, second], &[]).await;
     assert_eq!(states().await, [("s1".into(), Retiring), ("s2".into(), Active)]);
@@ -822,8 +823,7 @@ pub(super) async fn a_change_advances_the_versions_that_it_concerns_and_no_other
         assert_eq!(advanced(), expected);
     }
     let renamed = TenantPatch { name: Some("other".into()), ..TenantPatch::default() };
-    for (patch, expected) in
-        [(TenantPatch::default(), nothing), (renamed.clone(), of_a), (renamed, nothing)]
+    for (patch, expected) in [(TenantPatch::default(), nothing), (renamed.clone(), of_a), (renamed, nothing)]
     {
         bed.store.update_tenant(a, patch, now()).await.unwrap().unwrap();
         assert_eq!(advanced(), expected);
@@ -842,4 +842,35 @@ pub(super) async fn a_change_advances_the_versions_that_it_concerns_and_no_other
     assert_eq!(advanced(), ([true, false, true], true, false), "the platform's key is restricted to it");
     assert!(bed.store.remove_tenant(a, now()).await.unwrap().is_some());
     assert_eq!(advanced(), ([true; 3], true, true), "its names are free");
+}
+
+pub(super) async fn a_domain_has_so_many_dkim_keys_of_which_one_waits_for_its_first_record<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let a = bed.tenant("a").await.id;
+    let domain = new_domain(Some(a), "example.com", Verification::Dns);
+    let domain = bed.store.create_domain(domain, now()).await.unwrap().id;
+    let first = bed.store.dkim_keys(domain).await.unwrap()[0].clone();
+    let ensure = async |selector: &str| {
+        let new = new_dkim_key(selector, DkimKeyState::Pending);
+        bed.store.ensure_pending_dkim_key(domain, new, now()).await
+    };
+    assert_eq!(ensure("s2").await.unwrap().unwrap().id, first.id);
+    let seen = DomainCheck { dkim_seen: vec![first.id], ..check(DomainStatus::Verified) };
+    bed.store.record_domain_check(domain, seen).await.unwrap();
+    let second = ensure("s2").await.unwrap().unwrap();
+    assert_eq!(second.selector, "s2");
+    assert_eq!(ensure("s3").await.unwrap().unwrap().id, second.id, "a concurrent rotation");
+    let add = async |domain, number: usize| {
+        let new = new_dkim_key(&format!("s{number}"), DkimKeyState::Active);
+        bed.store.add_dkim_key(domain, new, now()).await
+    };
+    for number in 3..=DKIM_KEYS_MAX {
+        add(domain, number).await.unwrap().unwrap();
+    }
+    let refused = add(domain, DKIM_KEYS_MAX + 1).await;
+    assert!(matches!(refused, Err(StoreError::Conflict(Conflict::TooManyDkimKeys))), "{refused:?}");
+    assert_eq!(bed.store.dkim_keys(domain).await.unwrap().len(), DKIM_KEYS_MAX);
+    assert!(bed.store.delete_domain(domain, now()).await.unwrap());
+    assert!(add(domain, 1).await.unwrap().is_none(), "deleted meanwhile");
+    assert!(ensure("s1").await.unwrap().is_none());
 }

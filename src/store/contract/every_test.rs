@@ -32,6 +32,7 @@ macro_rules! run_on {
                     a_change_of_status_has_its_event_and_a_patch_without_one_none,
                     what_is_refused_has_changed_nothing_before,
                     a_change_advances_the_versions_that_it_concerns_and_no_others,
+                    a_domain_has_so_many_dkim_keys_of_which_one_waits_for_its_first_record,
                 }
                 journal {
                     the_journal_is_read_on_from_any_position_also_after_a_restart,

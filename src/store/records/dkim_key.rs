@@ -6,6 +6,9 @@ use zeroize::Zeroizing;
 use crate::mail::Timestamp;
 use crate::model::{DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId};
 
+/// Maximum of DKIM keys of a domain: each check of the domain looks up the record of each.
+pub const DKIM_KEYS_MAX: usize = 10;
+
 /// A DKIM key without its private key.
 #[derive(Debug, Clone)]
 pub struct DkimKey {
@@ -37,6 +40,11 @@ impl DkimKey {
             retiring_since: None,
             created_at: now,
         }
+    }
+
+    /// Whether it was never published. A pending key that has signed lost its record, perhaps because its owner gave it up.
+    pub fn waits_for_first_record(&self) -> bool {
+        self.state == DkimKeyState::Pending && !self.has_signed
     }
 }
 

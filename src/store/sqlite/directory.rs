@@ -242,8 +242,30 @@ impl Directory for SqliteStore {
         self.write(move |tx| domains::ensure_sandbox(tx, &new, now)).await
     }
 
-    async fn add_dkim_key(&self, domain: DomainId, new: NewDkimKey, now: Timestamp) -> Result<DkimKey> {
-        self.write(move |tx| dkim_keys::add(tx, domain, &new, now)).await
+    async fn add_dkim_key(
+        &self,
+        domain: DomainId,
+        new: NewDkimKey,
+        now: Timestamp,
+    ) -> Result<Option<DkimKey>> {
+        self.write(move |tx| match domains::find(tx, domain)? {
+            Some(domain) => dkim_keys::add(tx, &domain, &new, now).map(Some),
+            None => Ok(None),
+        })
+        .await
+    }
+
+    async fn ensure_pending_dkim_key(
+        &self,
+        domain: DomainId,
+        new: NewDkimKey,
+        now: Timestamp,
+    ) -> Result<Option<DkimKey>> {
+        self.write(move |tx| match domains::find(tx, domain)? {
+            Some(domain) => dkim_keys::ensure_pending(tx, &domain, &new, now).map(Some),
+            None => Ok(None),
+        })
+        .await
     }
 
     async fn delete_retired_dkim_keys(&self, before: Timestamp) -> Result<u64> {

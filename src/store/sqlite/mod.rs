@@ -53,9 +53,7 @@ pub use self::secret_encryption::check_master_key;
 use self::unit_of_work::Tx;
 use self::writer::Writer;
 use super::memory::{CommitCounters, DirectoryVersions, WebhookDueIndex, lock};
-use super::{
-    Access, Conflict, JournalCursor, OpenError, Requester, ResponseRecorder, Result, SpoolFeed, StoreError,
-};
+use super::{Access, JournalCursor, OpenError, Requester, ResponseRecorder, Result, SpoolFeed, StoreError};
 use crate::store::free_space::FreeSpace;
 
 /// How a data directory is opened.
@@ -248,10 +246,6 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error() {
             Some(fault) if fault.code == rusqlite::ErrorCode::DiskFull => Self::DiskFull,
-            // Only references to a tenant can be wrong by input of a caller.
-            Some(fault) if fault.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY => {
-                Self::Conflict(Conflict::NoTenant)
-            }
             _ if time_limit::is_interruption(&error) => Self::TooSlow,
             _ => Self::Failed(error.to_string()),
         }

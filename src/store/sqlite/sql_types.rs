@@ -17,7 +17,7 @@ use crate::model::{
     SuppressionId, SuppressionReason, TemplateId, TenantId, TenantStatus, TlsFailure, TlsPolicyType,
     UsageInterval, Verification, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus, Weight,
 };
-use crate::store::{JournalCursor, Result, StoreError};
+use crate::store::{Conflict, JournalCursor, Result, StoreError};
 
 fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> FromSqlError {
     FromSqlError::Other(Box::new(error))
@@ -33,6 +33,16 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
             | Error::InvalidColumnType(..)
             | Error::Utf8Error(..)
     )
+}
+
+/// The error of a write that refers to nothing but a tenant, which may have been deleted.
+pub(super) fn tenant_may_be_missing(error: rusqlite::Error) -> StoreError {
+    match error.sqlite_error() {
+        Some(fault) if fault.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY => {
+            StoreError::Conflict(Conflict::NoTenant)
+        }
+        _ => error.into(),
+    }
 }
 
 /// A number of rows as an SQL parameter.

@@ -19,8 +19,8 @@ use crate::store::contract::{
     new_report, new_suppression, new_template, new_tenant, new_webhook, now, outcomes,
 };
 use crate::store::{
-    Directory, EventFilter, IdempotentResponse, Journal, MessageFilter, NewEvent, NewMessage, NewSmartHost,
-    Outbox, PageRequest, Rejection, RetentionPolicy, Spool, Store, SubmissionKey,
+    Conflict, Directory, EventFilter, IdempotentResponse, Journal, MessageFilter, NewEvent, NewMessage,
+    NewSmartHost, Outbox, PageRequest, Rejection, RetentionPolicy, Spool, Store, SubmissionKey,
 };
 
 /// A data directory of its own.

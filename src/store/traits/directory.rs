@@ -101,9 +101,22 @@ store_trait! {
         /// The sandbox domain of the platform; created with these keys if it does not exist.
         async fn ensure_sandbox_domain(&self, new: NewDomain, now: Timestamp) -> Result<Domain>;
 
-        /// Adds a DKIM key in its state. An active key retires the active keys of the same algorithm. Fails with
-        /// [`Conflict::Selector`](crate::store::Conflict::Selector).
-        async fn add_dkim_key(&self, domain: DomainId, new: NewDkimKey, now: Timestamp) -> Result<DkimKey>;
+        /// Adds a DKIM key in its state. An active key retires the active keys of the same algorithm. `None` if the domain does
+        /// not exist. Fails with [`Conflict::Selector`](crate::store::Conflict::Selector), [`Conflict::TooManyDkimKeys`](crate::store::Conflict::TooManyDkimKeys).
+        async fn add_dkim_key(
+            &self,
+            domain: DomainId,
+            new: NewDkimKey,
+            now: Timestamp,
+        ) -> Result<Option<DkimKey>>;
+        /// The DKIM key of the same algorithm that still waits for its first record; without one, adds this key as
+        /// [`Directory::add_dkim_key`] does.
+        async fn ensure_pending_dkim_key(
+            &self,
+            domain: DomainId,
+            new: NewDkimKey,
+            now: Timestamp,
+        ) -> Result<Option<DkimKey>>;
         /// Deletes DKIM keys that were retired before a time, except those that signed mail that still waits. Returns their
         /// number.
         async fn delete_retired_dkim_keys(&self, before: Timestamp) -> Result<u64>;

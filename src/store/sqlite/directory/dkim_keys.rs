@@ -6,13 +6,12 @@ use std::collections::hash_map::Entry;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use zeroize::Zeroizing;
 
-use super::domains;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{DeliveryId, DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId, TenantId};
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
 use crate::store::sqlite::sql_types::{time, time_if_any, us};
 use crate::store::sqlite::unit_of_work::Tx;
-use crate::store::{Conflict, DkimKey, NewDkimKey, Result, StoreError};
+use crate::store::{Conflict, DKIM_KEYS_MAX, DkimKey, Domain, NewDkimKey, Result, StoreError};
 
 const PRIVATE_KEY_COLUMN: &str = "dkim_key.private_key";
 /// Maximum between the acceptance time of a message and its signature, and between the DNS check that replaces a key and
@@ -33,14 +32,15 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<DkimKey> {
     })
 }
 
-pub(super) fn add(tx: &Tx<'_>, domain: DomainId, new: &NewDkimKey, now: Timestamp) -> Result<DkimKey> {
-    let is_used = tx
-        .prepare_cached("SELECT 1 FROM dkim_key WHERE domain_id = ?1 AND selector = ?2")?
-        .exists(params![domain, new.selector])?;
-    if is_used {
+pub(super) fn add(tx: &Tx<'_>, domain: &Domain, new: &NewDkimKey, now: Timestamp) -> Result<DkimKey> {
+    let others = of_domain(tx, domain.id)?;
+    if others.iter().any(|other| other.selector == new.selector) {
         return Err(StoreError::Conflict(Conflict::Selector));
     }
-    let key = DkimKey::new(new, domain, now);
+    if others.len() >= DKIM_KEYS_MAX {
+        return Err(StoreError::Conflict(Conflict::TooManyDkimKeys));
+    }
+    let key = DkimKey::new(new, domain.id, now);
     let place = SealedColumn { column: PRIVATE_KEY_COLUMN, row: &key.id.to_string() };
     let sealed = tx.sealer.seal(place, &new.private_key)?;
     let sql = "INSERT INTO dkim_key (id, domain_id, selector, algorithm, state, public_key, private_key, has_signed,
@@ -60,10 +60,22 @@ pub(super) fn add(tx: &Tx<'_>, domain: DomainId, new: &NewDkimKey, now: Timestam
     if key.state == DkimKeyState::Active {
         retire_others(tx, &key, now)?;
     }
-    if let Some(owned) = domains::find(tx, domain)? {
-        tx.note_change_of_owner(owned.tenant_id);
-    }
+    tx.note_change_of_owner(domain.tenant_id);
     Ok(key)
+}
+
+/// The key of the same algorithm that waits for its first record, else this one.
+pub(super) fn ensure_pending(
+    tx: &Tx<'_>,
+    domain: &Domain,
+    new: &NewDkimKey,
+    now: Timestamp,
+) -> Result<DkimKey> {
+    let waits = |key: &DkimKey| key.algorithm == new.algorithm && key.waits_for_first_record();
+    match of_domain(tx, domain.id)?.into_iter().rfind(waits) {
+        Some(waiting) => Ok(waiting),
+        None => add(tx, domain, new, now),
+    }
 }
 
 /// One key of an algorithm signs at a time.

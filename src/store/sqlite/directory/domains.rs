@@ -59,7 +59,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewDomain, now: Timestamp) -> Result<Dom
     append_event(tx, EventKind::DomainCreated, &domain, now)?;
     note_change(tx, DomainStatus::Pending, &domain);
     for key in &new.dkim_keys {
-        dkim_keys::add(tx, domain.id, key, now)?;
+        dkim_keys::add(tx, &domain, key, now)?;
     }
     if !is_verified {
         return Ok(domain);

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
-use super::row_limits;
+use super::{row_limits, tenants};
 use crate::mail::Timestamp;
 use crate::model::{
     Environment, EventKind, ListName, SuppressedMail, SuppressionId, SuppressionReason, TenantId,
@@ -45,7 +45,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Suppression> {
 }
 
 /// Suppresses all of these addresses or none. Fails with
-/// [`Conflict::LimitReached`](crate::store::Conflict::LimitReached).
+/// [`Conflict::LimitReached`](crate::store::Conflict::LimitReached), [`Conflict::NoTenant`](crate::store::Conflict::NoTenant).
 pub(super) fn create(tx: &Tx<'_>, news: &[NewSuppression], now: Timestamp) -> Result<Vec<Suppression>> {
     let mut more = HashMap::<_, usize>::new();
     for new in news {
@@ -53,6 +53,7 @@ pub(super) fn create(tx: &Tx<'_>, news: &[NewSuppression], now: Timestamp) -> Re
     }
     // Before anything is written: a job that fails half done costs the others of its transaction a repetition.
     for ((tenant, environment), more) in more {
+        tenants::require(tx, tenant)?;
         row_limits::require(tx, Limited::Suppressions(environment), tenant, more)?;
     }
     news.iter().map(|new| suppress(tx, new, Subject::default(), now)).collect()

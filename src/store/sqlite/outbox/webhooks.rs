@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::mail::Timestamp;
 use crate::model::{DisabledReason, Environment, EventKind, WebhookId, WebhookStatus};
-use crate::store::sqlite::directory::row_limits;
+use crate::store::sqlite::directory::{require_tenant, row_limits};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
@@ -33,6 +33,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Webhook> {
 }
 
 pub(super) fn create(tx: &Tx<'_>, new: &NewWebhook, now: Timestamp) -> Result<Webhook> {
+    require_tenant(tx, new.tenant_id)?;
     row_limits::require(tx, Limited::Webhooks, new.tenant_id, 1)?;
     let webhook = Webhook {
         id: WebhookId::generate(now),

@@ -53,7 +53,8 @@ pub(super) fn write(tx: &Tx<'_>, pause: &Pause) -> Result<Option<i64>> {
         return Err(StoreError::Conflict(Conflict::TooManyPauses));
     }
     delete_expired(tx, pause.since)?;
-    let sql = "INSERT INTO pause (tenant_id, destination, reason, since_us, until_us) VALUES (?1, ?2, ?3, ?4, ?5)
+    let sql =
+        "INSERT INTO pause (tenant_id, destination, reason, since_us, until_us) VALUES (?1, ?2, ?3, ?4, ?5)
                ON CONFLICT (tenant_id, destination) DO UPDATE SET
                    reason = excluded.reason, since_us = excluded.since_us, until_us = excluded.until_us";
     let row = params![tenant, destination, pause.reason, us(pause.since), end_us(pause)];
@@ -66,8 +67,10 @@ pub(super) fn write(tx: &Tx<'_>, pause: &Pause) -> Result<Option<i64>> {
 /// Deliveries that were moved to this end of a pause are to be made due.
 fn insert_ended(tx: &Tx<'_>, part: &QueueFilter, until_us: i64) -> Result<()> {
     let (tenant, destination) = key(part);
-    tx.prepare_cached("INSERT OR IGNORE INTO ended_pause (tenant_id, destination, until_us) VALUES (?1, ?2, ?3)")?
-        .execute(params![tenant, destination, until_us])?;
+    tx.prepare_cached(
+        "INSERT OR IGNORE INTO ended_pause (tenant_id, destination, until_us) VALUES (?1, ?2, ?3)",
+    )?
+    .execute(params![tenant, destination, until_us])?;
     Ok(())
 }
 
@@ -100,7 +103,8 @@ impl HeldTenants {
 
 /// Deletes a pause. Returns the end that it had; `None` if there is no such pause.
 pub(super) fn lift(tx: &Tx<'_>, part: &QueueFilter, now: Timestamp) -> Result<Option<i64>> {
-    let sql = "DELETE FROM pause WHERE tenant_id = ?1 AND destination = ?2 AND until_us > ?3 RETURNING until_us";
+    let sql =
+        "DELETE FROM pause WHERE tenant_id = ?1 AND destination = ?2 AND until_us > ?3 RETURNING until_us";
     let (tenant, destination) = key(part);
     let lifted_us: Option<i64> = tx
         .prepare_cached(sql)?

@@ -11,7 +11,7 @@ use crate::model::{DeliveryState, EventKind, MessageId, MessageKind};
 use crate::store::sqlite::blob_store::{self, BodyPlacement, FreshFile};
 use crate::store::sqlite::checksum::Checksum;
 use crate::store::sqlite::events::Subject;
-use crate::store::sqlite::sql_types::{to_json, us};
+use crate::store::sqlite::sql_types::{tenant_may_be_missing, to_json, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     AcceptedMessage, Annotations, HotQueuePermit, Message, NewMessage, Result, SpoolChange, SpoolFeed,
@@ -165,7 +165,7 @@ fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<
                        ?21, ?22, ?23)";
     let parameters = &message.parameters;
     let Annotations { tags, metadata } = &message.annotations;
-    tx.prepare_cached(sql)?.execute(params![
+    let row = params![
         message.id,
         message.tenant_id,
         message.key_id,
@@ -189,7 +189,8 @@ fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<
         message.kind,
         message.sender_domain,
         message.list,
-    ])?;
+    ];
+    tx.prepare_cached(sql)?.execute(row).map_err(tenant_may_be_missing)?;
     Ok(())
 }
 

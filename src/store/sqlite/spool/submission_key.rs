@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::mail::Timestamp;
 use crate::model::{Environment, MessageId, TenantId};
-use crate::store::sqlite::sql_types::{sql_limit, us};
+use crate::store::sqlite::sql_types::{sql_limit, tenant_may_be_missing, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{Conflict, Message, Result, SUBMISSION_KEY_LIFETIME, StoreError, SubmissionKey};
 
@@ -36,14 +36,15 @@ pub(super) fn take(tx: &Tx<'_>, key: &SubmissionKey, message: &Message) -> Resul
                VALUES (?1, ?2, ?3, ?4, ?5, ?6)
                ON CONFLICT (tenant_id, environment, name)
                DO UPDATE SET digest = ?4, message_id = ?5, created_us = ?6";
-    tx.prepare_cached(sql)?.execute(params![
+    let row = params![
         message.tenant_id,
         message.environment,
         key.name,
         key.digest,
         message.id,
         us(message.created_at),
-    ])?;
+    ];
+    tx.prepare_cached(sql)?.execute(row).map_err(tenant_may_be_missing)?;
     Ok(None)
 }
 
