@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Phase};
 use crate::http::request;
-use crate::server::{TestServer, message, one_destination};
+use crate::server::{Account, TestServer, message, one_destination};
 use crate::submission::{MESSAGE, log_in};
 use crate::submission_stage::{HOSTNAME, SubmissionStage};
 use crate::wait::until;
@@ -334,16 +334,17 @@ async fn a_brake_pauses_the_mail_of_a_tenant_that_bounces_too_much_until_its_que
     assert_eq!(shown["settings"]["brakes"]["window"], "24h", "{shown}");
     let own = request(server.control.address, "PATCH", &tenant, Some(&account.secret), Some(&brakes)).await;
     assert_eq!(own.status, 403, "a tenant cannot lift its own brakes: {own}");
-    for recipient in ["gone1@b.test", "gone2@b.test", "bob@b.test"] {
+    for recipient in ["gone1@b.test", "gone2@b.test", "gone3@b.test", "gone4@b.test", "bob@b.test"] {
         for account in [&account, &other] {
             let id = server.submit(account, &[recipient], &message(account, "before")).await;
             server.wait_for_status(&id, &["delivered", "bounced"]).await;
         }
     }
-    let applied = async || {
+    let applied_to = async |account: &Account| {
         let path = format!("/v1/events?type=brake.applied&tenant_id={}", account.tenant_id);
         server.control.get(&path).await["data"].as_array().unwrap().clone()
     };
+    let applied = async || applied_to(&account).await;
     let pauses = async || server.control.get("/v1/queue").await["pauses"].as_array().unwrap().clone();
     assert!(applied().await.is_empty());
     server.clock.advance(Duration::from_secs(61));
@@ -353,12 +354,12 @@ async fn a_brake_pauses_the_mail_of_a_tenant_that_bounces_too_much_until_its_que
     })
     .await;
     let data = json!({
-        "metric": "bounce_rate", "rate": 0.666667, "limit": 0.5, "recipients": 3, "window": "24h", "action": "pause",
+        "metric": "bounce_rate", "rate": 0.8, "limit": 0.5, "recipients": 5, "window": "24h", "action": "pause",
     });
     assert_eq!(events[0]["data"], data);
     let reasons = pauses().await;
     assert_eq!(reasons.len(), 1, "only this tenant: {reasons:?}");
-    assert_eq!(reasons[0]["reason"], "brake: 66.67 % bounces of 3 recipients, more than 50 %");
+    assert_eq!(reasons[0]["reason"], "brake: 80 % bounces of 5 recipients, more than 50 %");
     let waits = server.submit(&account, &["bob@b.test"], &message(&account, "waits")).await;
     let passes = server.submit(&other, &["bob@b.test"], &message(&other, "passes")).await;
     server.wait_for_status(&passes, &["delivered"]).await;
@@ -367,9 +368,18 @@ async fn a_brake_pauses_the_mail_of_a_tenant_that_bounces_too_much_until_its_que
 
     server.control.ok("POST", "/v1/queue/resume", json!({"tenant_id": account.tenant_id})).await;
     server.wait_for_status(&waits, &["delivered"]).await;
+    // The brakes of the other tenant are checked after those of this one.
+    server.control.ok("PATCH", &format!("/v1/tenants/{}", other.tenant_id), brakes).await;
     server.clock.advance(Duration::from_secs(61));
+    until("the brake of the other tenant is applied", async || {
+        (!applied_to(&other).await.is_empty()).then_some(())
+    })
+    .await;
     let third = server.submit(&account, &["bob@b.test"], &message(&account, "after")).await;
     server.wait_for_status(&third, &["delivered"]).await;
     assert_eq!(applied().await.len(), 1, "the same bounces do not count again");
-    assert!(pauses().await.is_empty());
+    assert_eq!(
+        pauses().await.iter().map(|pause| &pause["tenant_id"]).collect::<Vec<_>>(),
+        [&json!(other.tenant_id)]
+    );
 }

@@ -627,13 +627,18 @@ pub(super) async fn a_tenant_has_so_many_objects_and_no_more<H: Harness>() {
     suppress(Some(other), "more@one.example").await.unwrap();
     suppressions(None, 0..most + 1).await.unwrap();
     let in_test =
-        |text| NewSuppression { environment: Environment::Test, ..new_suppression(Some(full), text) };
+        |text: &str| NewSuppression { environment: Environment::Test, ..new_suppression(Some(full), text) };
     bed.store.suppress(in_test("last@one.example"), now()).await.unwrap();
     let lifted = bed.store.suppression_of(full, Environment::Live, "last@one.example", now()).await;
     let lifted = lifted.unwrap().unwrap();
     assert!(bed.store.lift_suppression(Some(full), lifted.id, now()).await.unwrap());
     suppress(Some(full), "more@one.example").await.unwrap();
     assert!(is_full(suppress(Some(full), "last@one.example").await.unwrap_err(), live));
+    // What was lifted counted for its own environment only.
+    let news = (0..most - 1).map(|number| in_test(&format!("u{number}@one.example")));
+    bed.store.suppress_all(news.collect(), now()).await.unwrap();
+    let refused = bed.store.suppress(in_test("more@one.example"), now()).await.unwrap_err();
+    assert!(is_full(refused, Limited::Suppressions(Environment::Test)));
     bed.store.remove_tenant(full, now()).await.unwrap().unwrap();
 }
 

@@ -366,10 +366,13 @@ pub(super) async fn the_days_of_a_deleted_tenant_are_kept_for_its_last_bill<H: H
     bed.store.remove_tenant(gone, now()).await.unwrap();
     assert!(usage(&bed, gone, UsageInterval::Hour).await.is_empty());
     let listed = async |group| {
-        let of = |sum: UsageSum| (sum.tenant_id, sum.tenant_slug, sum.is_deleted, sum.counts.sent);
+        let of = |sum: UsageSum| {
+            let UsageCounts { sent, api_requests, .. } = sum.counts;
+            (sum.tenant_id, sum.tenant_slug, sum.is_deleted, sent, api_requests)
+        };
         sums(&bed, group, None).await.into_iter().map(of).collect::<Vec<_>>()
     };
-    let both = [(gone, "gone".to_owned(), true, 1), (other, "other".to_owned(), false, 1)];
+    let both = [(gone, "gone".to_owned(), true, 1, 0), (other, "other".to_owned(), false, 1, 0)];
     let groups = [UsageGroup::Tenant, UsageGroup::Key, UsageGroup::Domain, UsageGroup::Day];
     for group in groups {
         assert_eq!(listed(group).await, both, "{group}");
