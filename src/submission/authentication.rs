@@ -68,7 +68,7 @@ impl SubmissionService {
 
     /// The credential to verify a SCRAM proof; unknown users get a fake one.
     pub async fn scram_credential(&self, username: &str) -> Result<ScramCredential, AuthenticationError> {
-        self.store.scram_credential(username).await.map_err(credential_unavailable)
+        self.store.scram_credential(username, self.clock.now()).await.map_err(credential_unavailable)
     }
 
     /// Verifies a SCRAM proof (RFC 5802 §3). Returns the server signature, which proves to the client that the server

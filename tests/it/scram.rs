@@ -174,7 +174,7 @@ async fn an_unknown_user_looks_like_a_user_with_another_password() {
 }
 
 #[tokio::test]
-async fn a_slug_names_the_key_of_a_tenant_that_has_only_one() {
+async fn a_slug_names_the_key_of_a_tenant_that_has_only_one_usable() {
     let (_dns, server, account) = server().await;
     let mut client = connect(&server).await;
     prove(&mut client, "acme-test", &account.secret, &UNBOUND).await.expect_code(235);
@@ -188,6 +188,29 @@ async fn a_slug_names_the_key_of_a_tenant_that_has_only_one() {
     let mut client = connect(&server).await;
     prove(&mut client, id, secret, &UNBOUND).await.expect_saying(535, "[revoked_api_key]");
     prove(&mut client, "acme-test", &account.secret, &UNBOUND).await.expect_code(235);
+    // A key that has expired is no second one.
+    let until = server.clock.now() + std::time::Duration::from_secs(3600);
+    let wanted = json!({
+        "name": "third", "tenant_id": account.tenant_id, "scopes": ["smtp:send"], "expires_at": until,
+    });
+    server.control.ok("POST", "/v1/keys", wanted).await;
+    let mut client = connect(&server).await;
+    prove(&mut client, "acme-test", &account.secret, &UNBOUND).await.expect_saying(535, "key id");
+    server.clock.advance(std::time::Duration::from_secs(3600));
+    let mut client = connect(&server).await;
+    prove(&mut client, "acme-test", &account.secret, &UNBOUND).await.expect_code(235);
+    // If it is the only one, its owner learns why it is refused.
+    let path = format!("/v1/keys/{}", account.user);
+    let expiry = server.clock.now() + std::time::Duration::from_secs(60);
+    server.control.ok("PATCH", &path, json!({"expires_at": expiry})).await;
+    let keys = server.control.get(&format!("/v1/keys?tenant_id={}", account.tenant_id)).await;
+    for key in keys["data"].as_array().unwrap().iter().filter(|key| key["id"] != *account.user) {
+        server.control.ok("DELETE", &format!("/v1/keys/{}", key["id"].as_str().unwrap()), json!(null)).await;
+    }
+    server.clock.advance(std::time::Duration::from_secs(60));
+    let mut client = connect(&server).await;
+    let refused = prove(&mut client, "acme-test", &account.secret, &UNBOUND).await;
+    refused.expect_saying(535, "[expired_api_key]");
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ pub(super) async fn rotate(call: RequestContext) -> Result<ApiResponse> {
         expires_at: Some(key.expires_at),
     };
     check_within(&call.caller.key, key.tenant_id, &rights)?;
-    let present = call.store().scram_credential(&key.id.to_string()).await?.verifier;
+    let present = call.store().scram_credential(&key.id.to_string(), call.now).await?.verifier;
     let secret = KeySecret::generate(key.environment);
     let now = call.now;
     let rotation = SecretRotation {

@@ -312,10 +312,10 @@ impl Directory for SqliteStore {
         .await
     }
 
-    async fn scram_credential(&self, username: &str) -> Result<ScramCredential> {
+    async fn scram_credential(&self, username: &str, now: Timestamp) -> Result<ScramCredential> {
         let sealer = Arc::clone(&self.sealer);
         let username = username.to_owned();
-        self.read(move |connection| secrets::scram_credential(connection, &sealer, &username)).await
+        self.read(move |connection| secrets::scram_credential(connection, &sealer, &username, now)).await
     }
 
     async fn list_keys(&self, filter: KeyFilter, page: PageRequest) -> Result<Page<Key>> {

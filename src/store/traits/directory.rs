@@ -134,9 +134,9 @@ store_trait! {
         async fn key(&self, scope: Option<TenantId>, id: KeyId) -> Result<Option<Key>>;
         /// The key with this secret, and its tenant unless it is a platform key.
         async fn key_by_digest(&self, digest: SecretDigest) -> Result<Option<(Key, Option<Tenant>)>>;
-        /// The SCRAM verifier of a user name: the id of a key or the slug of a tenant. An unknown user gets a verifier too,
-        /// with the same salt each time, so that clients cannot find out which users exist.
-        async fn scram_credential(&self, username: &str) -> Result<ScramCredential>;
+        /// The SCRAM verifier of a user name: the id of a key, or the slug of a tenant with one usable key. An unknown user gets
+        /// a verifier too, with the same salt each time, so that clients cannot find out which users exist.
+        async fn scram_credential(&self, username: &str, now: Timestamp) -> Result<ScramCredential>;
         /// A page of keys, newest first.
         async fn list_keys(&self, filter: KeyFilter, page: PageRequest) -> Result<Page<Key>>;
         /// Applies a patch.

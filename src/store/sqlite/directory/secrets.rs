@@ -59,33 +59,53 @@ pub(super) fn rotate(
     Ok(rotated)
 }
 
-/// The key with this id, or the only key of the tenant with this slug, because the salt is sent before the key is known. An
-/// unknown name gets a decoy.
+/// The key with this id, or the only usable key of the tenant with this slug, because the salt is sent before the key is
+/// known. An unknown name gets a decoy.
 pub(super) fn scram_credential(
     connection: &Connection,
     sealer: &Sealer,
     username: &str,
+    now: Timestamp,
 ) -> Result<ScramCredential> {
-    let sql = match username.parse::<KeyId>() {
-        Ok(_) => "SELECT id, scram, digest FROM key WHERE id = ?1 LIMIT 2",
-        Err(_) => {
-            "SELECT id, scram, digest FROM key WHERE revoked_us IS NULL
-             AND tenant_id = (SELECT id FROM tenant WHERE slug = ?1) LIMIT 2"
-        }
-    };
-    let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_map([username], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    let rows: Vec<(KeyId, Option<Vec<u8>>, SecretDigest)> = rows.collect::<rusqlite::Result<_>>()?;
     let mut salt = [0; 16];
     salt.copy_from_slice(&sealer.digest(username.as_bytes())[..16]);
     let decoy = ScramCredential { verifier: ScramVerifier::fake(salt), secrets: Vec::new(), key_id: None };
-    let [(id, Some(sealed), digest)] = &rows[..] else { return Ok(decoy) };
-    let verifier = open_verifier(sealer, *id, sealed)?;
-    let mut secrets = vec![ScramSecret { verifier: verifier.clone(), digest: *digest, expires_at: None }];
+    let Some((id, Some(sealed), digest)) = present_secret(connection, username, now)? else {
+        return Ok(decoy);
+    };
+    let verifier = open_verifier(sealer, id, &sealed)?;
+    let mut secrets = vec![ScramSecret { verifier: verifier.clone(), digest, expires_at: None }];
     secrets.extend(
-        earlier(connection, sealer, *id)?.into_iter().filter(|one| one.verifier.shares_parameters(&verifier)),
+        earlier(connection, sealer, id)?.into_iter().filter(|one| one.verifier.shares_parameters(&verifier)),
     );
-    Ok(ScramCredential { verifier, secrets, key_id: Some(*id) })
+    Ok(ScramCredential { verifier, secrets, key_id: Some(id) })
+}
+
+/// A key, its encrypted verifier and the digest of its secret.
+type PresentSecret = (KeyId, Option<Vec<u8>>, SecretDigest);
+
+/// The present secret of the key that a user name stands for. If a tenant has no active key, its only expired one, so that
+/// the login is refused with the reason.
+fn present_secret(connection: &Connection, username: &str, now: Timestamp) -> Result<Option<PresentSecret>> {
+    let sql = match username.parse::<KeyId>() {
+        Ok(_) => "SELECT id, scram, digest, FALSE AS is_expired FROM key WHERE id = ?1 AND ?2 IS NOT NULL",
+        Err(_) => {
+            "SELECT id, scram, digest, ifnull(expires_us <= ?2, FALSE) AS is_expired FROM key
+             WHERE revoked_us IS NULL AND tenant_id = (SELECT id FROM tenant WHERE slug = ?1)
+             ORDER BY is_expired LIMIT 2"
+        }
+    };
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(params![username, us(now)], |row| {
+        Ok(((row.get(0)?, row.get(1)?, row.get(2)?), row.get(3)?))
+    })?;
+    let rows: Vec<(PresentSecret, bool)> = rows.collect::<rusqlite::Result<_>>()?;
+    let is_only = match rows[..] {
+        [] => false,
+        [_] => true,
+        [(_, first_is_expired), (_, second_is_expired), ..] => !first_is_expired && second_is_expired,
+    };
+    Ok(rows.into_iter().next().filter(|_| is_only).map(|(secret, _)| secret))
 }
 
 fn open_verifier(sealer: &Sealer, id: KeyId, sealed: &[u8]) -> Result<ScramVerifier> {
