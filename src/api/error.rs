@@ -347,6 +347,11 @@ impl From<StoreError> for ApiError {
                 "the stored content of this message is damaged; the server neither returns nor sends it",
                 "ask the operator to restore the message from a backup",
             ),
+            StoreError::Busy => Self::new(
+                RefusalCode::Overloaded,
+                "too many queries wait for the database",
+                "try again in a minute, with fewer requests at the same time",
+            ),
             StoreError::TooSlow => Self::new(
                 RefusalCode::Overloaded,
                 "the server ended this query because it took too long",
@@ -355,7 +360,7 @@ impl From<StoreError> for ApiError {
             StoreError::Closed => Self::stopping(),
             StoreError::Failed(_) => Self::new(
                 RefusalCode::StorageUnavailable,
-                "the store is unavailable; nothing was changed",
+                "the store is unavailable",
                 "try again; if the error persists, give the request_id to the operator, who finds the cause in the log",
             ),
         };

@@ -23,10 +23,13 @@ pub enum StoreError {
     /// The store is closing, or its writer has ended.
     #[error("the store is closed")]
     Closed,
+    /// Too many queries wait for a connection.
+    #[error("no connection became free in time")]
+    Busy,
     /// The query was ended because it took too long.
     #[error("the query took too long")]
     TooSlow,
-    /// Another error of the engine or the file system. Nothing was written.
+    /// Another error of the engine or the file system. The failed step wrote nothing.
     #[error("{0}")]
     Failed(String),
 }

@@ -422,6 +422,11 @@ fn storage_refusal(error: StoreError) -> Refusal {
             "the server is low on disk space",
             "try again later; the operator must free disk space",
         ),
+        StoreError::Busy => Refusal::new(
+            RefusalCode::Overloaded,
+            "too many queries wait for the database",
+            "try again in a minute",
+        ),
         _ => Refusal::new(
             RefusalCode::StorageUnavailable,
             "the message cannot be stored because the database is unavailable",

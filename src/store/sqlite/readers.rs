@@ -1,5 +1,5 @@
 //! The pool of read-only connections. Queries run on threads of their own, at most one for each connection. Tenants and the
-//! platform get connections in turns.
+//! platform share the connections fairly.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,18 +14,24 @@ use crate::store::{Requester, Result, StoreError};
 
 /// How long a query waits for a connection.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A slow query that runs longer continues at the lowest priority. A page of a list takes less.
+/// A slow query that takes more processor time continues at a lower priority. A page of a list takes less.
 const PRIORITY_TIME: Duration = Duration::from_millis(2);
-/// How long a slow query of a tenant may run.
+/// The processor time that a slow query of a tenant may take.
 const TENANT_QUERY_TIME_MAX: Duration = Duration::from_secs(2);
+/// Slow queries of the server itself that run at the same time. They have connections of their own: others wait for the
+/// search index, for retention and for brakes, which must not wait for queries of tenants.
+const SERVER_QUERIES_MAX: u32 = 2;
 
 pub(super) struct Readers {
     pool: r2d2::Pool<SqliteConnectionManager>,
     /// One permit for each connection.
     connections: TenantSemaphore,
-    /// The part of the connections for slow queries.
+    /// The part of the connections for slow queries of tenants and the platform.
     slow_queries: TenantSemaphore,
+    /// One permit for each connection that only slow queries of the server use.
+    server_queries: TenantSemaphore,
     threads: QueryThreads,
+    permit_timeout: Duration,
 }
 
 impl Readers {
@@ -40,7 +46,7 @@ impl Readers {
             time_limit::watch(connection)
         });
         let pool = r2d2::Pool::builder()
-            .max_size(connections)
+            .max_size(connections.saturating_add(SERVER_QUERIES_MAX))
             .test_on_check_out(false)
             .idle_timeout(None)
             .max_lifetime(None)
@@ -51,7 +57,9 @@ impl Readers {
             pool,
             connections: TenantSemaphore::new(connections, half),
             slow_queries: TenantSemaphore::new(half, half).with_contended_max(1),
+            server_queries: TenantSemaphore::new(SERVER_QUERIES_MAX, SERVER_QUERIES_MAX),
             threads: QueryThreads::default(),
+            permit_timeout: PERMIT_TIMEOUT,
         })
     }
 
@@ -80,9 +88,14 @@ impl Readers {
         priority_time: Duration,
         query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let turn = take_turn(&self.slow_queries, requester).await?;
-        let connection = take_turn(&self.connections, Requester::Server).await?;
-        self.run_with((turn, connection), move |connection| {
+        let permits = match requester {
+            Requester::Server => (self.permit(&self.server_queries, requester).await?, None),
+            Requester::Platform | Requester::Tenant(_) => {
+                let slow = self.permit(&self.slow_queries, requester).await?;
+                (slow, Some(self.permit(&self.connections, Requester::Server).await?))
+            }
+        };
+        self.run_with(permits, move |connection| {
             let _limits = (
                 (requester != Requester::Server).then(|| TimeLimit::lower_priority_after(priority_time)),
                 matches!(requester, Requester::Tenant(_))
@@ -99,7 +112,7 @@ impl Readers {
         requester: Requester,
         query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let connection = take_turn(&self.connections, requester).await?;
+        let connection = self.permit(&self.connections, requester).await?;
         self.run_with(connection, query).await
     }
 
@@ -123,22 +136,21 @@ impl Readers {
     pub(super) fn close(&self) {
         self.connections.close();
         self.slow_queries.close();
+        self.server_queries.close();
     }
-}
 
-/// Queries of the server itself wait only for the total, because they serve all tenants.
-async fn take_turn(permits: &TenantSemaphore, requester: Requester) -> Result<TenantPermit> {
-    let permit = async {
-        match requester {
-            Requester::Server => permits.acquire_for_server().await,
-            Requester::Platform => permits.acquire(None).await,
-            Requester::Tenant(tenant) => permits.acquire(Some(tenant)).await,
-        }
-    };
-    tokio::time::timeout(PERMIT_TIMEOUT, permit)
-        .await
-        .map_err(|_| StoreError::Failed("no connection became free in time".into()))?
-        .map_err(|_| StoreError::Closed)
+    /// Queries of the server itself wait only for the total, because they serve all tenants.
+    async fn permit(&self, permits: &TenantSemaphore, requester: Requester) -> Result<TenantPermit> {
+        let permit = async {
+            match requester {
+                Requester::Server => permits.acquire_for_server().await,
+                Requester::Platform => permits.acquire(None).await,
+                Requester::Tenant(tenant) => permits.acquire(Some(tenant)).await,
+            }
+        };
+        let permit = tokio::time::timeout(self.permit_timeout, permit).await;
+        permit.map_err(|_| StoreError::Busy)?.map_err(|_| StoreError::Closed)
+    }
 }
 
 #[cfg(test)]
@@ -164,10 +176,15 @@ mod tests {
 
     impl Fixture {
         fn new(connections: u32) -> Self {
+            Self::with_timeout(connections, PERMIT_TIMEOUT)
+        }
+
+        fn with_timeout(connections: u32, permit_timeout: Duration) -> Self {
             let dir = tempfile::tempdir().unwrap();
             let database = dir.path().join("x.db");
             Connection::open(&database).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
-            Self { readers: Arc::new(Readers::open(&database, connections).unwrap()), _dir: dir }
+            let readers = Readers { permit_timeout, ..Readers::open(&database, connections).unwrap() };
+            Self { readers: Arc::new(readers), _dir: dir }
         }
 
         /// Starts a long query; returns once it runs or waits.
@@ -205,8 +222,8 @@ mod tests {
         let fixture = Fixture::new(2);
         let running = Arc::default();
         let mut long = Vec::new();
-        for _ in 0..3 {
-            long.push(fixture.long_query(Requester::Server, &running).await);
+        for requester in tenants(3) {
+            long.push(fixture.long_query(requester, &running).await);
         }
         wait_for(&running, 1).await;
         let quick = fixture.readers.run(Requester::Server, |_| Ok(7));
@@ -217,6 +234,41 @@ mod tests {
         for query in long {
             assert!(query.task.await.unwrap().unwrap());
         }
+    }
+
+    #[tokio::test]
+    async fn slow_queries_of_the_server_and_of_tenants_do_not_wait_for_each_other() {
+        let fixture = Fixture::new(2);
+        let [first, second] = tenants(2)[..] else { unreachable!() };
+        for (long, quick) in [(first, Requester::Server), (Requester::Server, second)] {
+            let running = Arc::default();
+            let long = [
+                fixture.long_query(long, &running).await,
+                fixture.long_query(long, &running).await,
+                fixture.long_query(long, &running).await,
+            ];
+            wait_for(&running, 1).await;
+            let quick = fixture.readers.run_slow(quick, |_| Ok(7));
+            let quick = tokio::time::timeout(Duration::from_secs(5), quick).await;
+            long.iter().for_each(|query| query.end.send(()).unwrap());
+            assert_eq!(quick.unwrap().unwrap(), 7);
+            for query in long {
+                assert!(query.task.await.unwrap().unwrap());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_query_that_gets_no_connection_in_time_is_told_that_the_server_is_busy() {
+        let fixture = Fixture::with_timeout(2, Duration::from_millis(1));
+        let running = Arc::default();
+        let tenant = tenants(1)[0];
+        let long = fixture.long_query(tenant, &running).await;
+        wait_for(&running, 1).await;
+        let waited = fixture.readers.run_slow(tenant, |_| Ok(7)).await;
+        long.end.send(()).unwrap();
+        assert!(matches!(waited, Err(StoreError::Busy)), "{waited:?}");
+        assert!(long.task.await.unwrap().unwrap());
     }
 
     #[tokio::test]
@@ -267,5 +319,19 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(fixture.readers.run(Requester::Server, query).await.unwrap(), 500_000);
         }
+    }
+
+    /// On a busy machine, a query waits for the processor.
+    #[tokio::test]
+    async fn only_processor_time_counts() {
+        let fixture = Fixture::new(2);
+        let finite = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 5000) SELECT count(*) FROM n";
+        let query = |connection: &Connection| {
+            let limit = Duration::from_millis(50);
+            let _limit = TimeLimit::end_after(limit);
+            std::thread::sleep(2 * limit);
+            Ok(connection.query_row(finite, [], |row| row.get::<_, i64>(0))?)
+        };
+        assert_eq!(fixture.readers.run(Requester::Server, query).await.unwrap(), 5000);
     }
 }

@@ -1,37 +1,44 @@
-//! Watches the time that queries take: lowers the priority of those that take long, ends those that take too long.
+//! Watches the processor time that queries take: lowers the priority of those that take long, ends those that take too
+//! long. Time in which a query waits for the processor does not count, because others cause it.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::query_threads::lower_priority;
 
-/// Steps of the database engine between two looks at the clock; some take microseconds.
-const STEPS_BETWEEN_LOOKS: i32 = 500;
+/// Steps of the database engine between two readings of the clock; some take microseconds.
+const STEPS_PER_READING: i32 = 500;
 
-/// The times at which something happens to the query of a thread.
+/// The processor times of a thread at which something happens to its query.
 #[derive(Clone, Copy, Default)]
 struct Limits {
-    lower_priority_at: Option<Instant>,
-    end_at: Option<Instant>,
+    lower_priority_at: Option<Duration>,
+    end_at: Option<Duration>,
 }
 
 thread_local! {
     static LIMITS: Cell<Limits> = const { Cell::new(Limits { lower_priority_at: None, end_at: None }) };
 }
 
+/// The processor time that this thread has taken.
+fn processor_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+}
+
 /// Makes the limits of a thread hold for the statements of a connection.
 pub(super) fn watch(connection: &Connection) -> rusqlite::Result<()> {
     connection.progress_handler(
-        STEPS_BETWEEN_LOOKS,
+        STEPS_PER_READING,
         Some(|| {
             let limits = LIMITS.get();
             if limits.lower_priority_at.is_none() && limits.end_at.is_none() {
                 return false;
             }
-            let now = Instant::now();
+            let now = processor_time();
             if limits.lower_priority_at.is_some_and(|at| now >= at) {
                 lower_priority();
             }
@@ -48,18 +55,18 @@ pub(super) struct TimeLimit {
 }
 
 impl TimeLimit {
-    /// Ends statements once this time has passed.
+    /// Ends statements once this thread has taken so much more processor time.
     pub(super) fn end_after(limit: Duration) -> Self {
-        let end = Instant::now() + limit;
+        let end = processor_time() + limit;
         Self::narrow(|outer| Limits {
             end_at: Some(outer.end_at.map_or(end, |earlier| earlier.min(end))),
             ..outer
         })
     }
 
-    /// Lowers the priority of the thread once this time has passed.
+    /// Lowers the priority of the thread once it has taken so much more processor time.
     pub(super) fn lower_priority_after(time: Duration) -> Self {
-        let at = Instant::now() + time;
+        let at = processor_time() + time;
         Self::narrow(|outer| Limits { lower_priority_at: Some(at), ..outer })
     }
 
