@@ -160,6 +160,7 @@ impl<'a> SharedServices<'a> {
             allow_null_sender: config.smtp.allow_null_sender,
             allow_duplicate_headers: config.smtp.duplicate_headers == config::DuplicateHeaders::Allow,
             received_includes_client_address: config.smtp.received_includes_client_address,
+            return_path: config.return_path.clone(),
             inbound_host: config.inbound.is_enabled().then(|| config.inbound.host(&config.hostname)),
             public_url: config.public.base().map(str::to_owned),
         };

@@ -33,6 +33,8 @@ pub struct SendingDomain {
     pub is_foreign: bool,
     /// Whether it is the sandbox domain, which every tenant may use.
     pub is_sandbox: bool,
+    /// Its return host, if mail to that arrives here.
+    pub return_host: Option<DomainName>,
 }
 
 /// The suppression of a recipient.
@@ -271,7 +273,15 @@ mod tests {
     fn domain(name: &str, status: DomainStatus, subdomains: bool) -> SendingDomain {
         let id = DomainId::generate(Timestamp::UNIX_EPOCH);
         let name = DomainName::parse(name).unwrap();
-        SendingDomain { id, name, status, subdomains, is_foreign: false, is_sandbox: false }
+        SendingDomain {
+            id,
+            name,
+            status,
+            subdomains,
+            is_foreign: false,
+            is_sandbox: false,
+            return_host: None,
+        }
     }
 
     fn sender(allowed: &[DomainId]) -> Sender<'_> {

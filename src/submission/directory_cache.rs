@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::config::ReturnPath;
 use crate::dkim::{SignError, Signer};
 use crate::limits::versioned_cache::VersionedCache;
 use crate::mail::DomainName;
@@ -23,6 +24,8 @@ pub type KeyAndTenant = (Arc<Key>, Arc<Tenant>);
 /// Cached queries of the directory.
 pub struct DirectoryCache {
     store: Arc<Store>,
+    /// The defaults of return paths; `None` if the server receives no reports.
+    return_path: Option<ReturnPath>,
     keys: VersionedCache<(KeyId, Option<TenantId>), Option<KeyAndTenant>>,
     covering: VersionedCache<(TenantId, DomainName), Arc<Vec<SendingDomain>>>,
     signers: VersionedCache<DomainId, Arc<Vec<Signer>>>,
@@ -43,10 +46,11 @@ pub enum SignersError {
 }
 
 impl DirectoryCache {
-    /// An empty cache in front of `store`.
-    pub fn new(store: Arc<Store>, clock: &Clock) -> Self {
+    /// An empty cache in front of `store`. `return_path` is absent if the server receives no reports.
+    pub fn new(store: Arc<Store>, return_path: Option<ReturnPath>, clock: &Clock) -> Self {
         Self {
             store,
+            return_path,
             keys: VersionedCache::new(clock.clone(), KEY_LIFETIME, ENTRIES_MAX),
             covering: VersionedCache::new(clock.clone(), DOMAIN_LIFETIME, ENTRIES_MAX),
             signers: VersionedCache::new(clock.clone(), DOMAIN_LIFETIME, ENTRIES_MAX),
@@ -87,7 +91,7 @@ impl DirectoryCache {
     ) -> Result<Arc<Vec<SendingDomain>>, StoreError> {
         let load = async {
             let domains = self.store.domains_covering(tenant, name).await?;
-            Ok(Arc::new(domains.into_iter().map(|domain| describe(domain, tenant)).collect()))
+            Ok(Arc::new(domains.into_iter().map(|domain| self.describe(domain, tenant)).collect()))
         };
         let last_change =
             |_: &_| self.store.version_of_owner(Some(tenant)).max(self.store.version_of_name(name));
@@ -116,15 +120,17 @@ impl DirectoryCache {
         let last_change = |_: &_| self.store.version_of_owner(owner);
         self.signers.get(domain.id, self.store.directory_version(), last_change, load).await
     }
-}
 
-fn describe(domain: Domain, tenant: TenantId) -> SendingDomain {
-    SendingDomain {
-        id: domain.id,
-        name: domain.name,
-        status: domain.status,
-        subdomains: domain.subdomains,
-        is_foreign: domain.tenant_id.is_some_and(|owner| owner != tenant),
-        is_sandbox: domain.tenant_id.is_none(),
+    fn describe(&self, domain: Domain, tenant: TenantId) -> SendingDomain {
+        let return_path = self.return_path.as_ref();
+        SendingDomain {
+            return_host: return_path.and_then(|path| domain.active_return_host(path.mode, &path.label)),
+            id: domain.id,
+            name: domain.name,
+            status: domain.status,
+            subdomains: domain.subdomains,
+            is_foreign: domain.tenant_id.is_some_and(|owner| owner != tenant),
+            is_sandbox: domain.tenant_id.is_none(),
+        }
     }
 }

@@ -29,6 +29,7 @@ use self::rejection_counters::RejectionCounters;
 use self::rejection_log_limit::RejectionLogLimit;
 use self::send_limit::{QuotaRequest, SendLimits};
 use crate::clock::{Clock, Instant};
+use crate::config;
 use crate::histogram::{Histogram, HistogramReading, UP_TO_SECONDS};
 use crate::limits::tenant_semaphore::TenantSemaphore;
 use crate::mail::{Address, DomainName, Envelope, Host, Recipient, ReversePath, Timestamp};
@@ -64,6 +65,8 @@ pub struct SubmissionSettings {
     pub received_includes_client_address: bool,
     /// The platform's return host, if the server receives reports.
     pub inbound_host: Option<DomainName>,
+    /// The defaults of return paths.
+    pub return_path: config::ReturnPath,
     /// The address of the public pages, without a slash at its end; `None` if there are none.
     pub public_url: Option<String>,
 }
@@ -162,7 +165,11 @@ impl SubmissionService {
     pub fn new(store: Arc<Store>, settings: SubmissionSettings, clock: Clock) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         Self {
-            directory: DirectoryCache::new(store.clone(), &clock),
+            directory: DirectoryCache::new(
+                store.clone(),
+                settings.inbound_host.is_some().then(|| settings.return_path.clone()),
+                &clock,
+            ),
             clock,
             rejection_log: RejectionLogLimit::default(),
             refusals: RejectionCounters::new(),

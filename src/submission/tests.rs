@@ -46,6 +46,7 @@ impl Fixture {
             allow_duplicate_headers: false,
             received_includes_client_address: false,
             inbound_host: None,
+            return_path: Default::default(),
             public_url: None,
         };
         Self {

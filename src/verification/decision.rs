@@ -51,6 +51,7 @@ pub fn evaluate(
         records: checked.iter().map(|(check, _)| check.clone()).collect(),
         dkim_seen: Vec::new(),
         dkim_unseen: Vec::new(),
+        return_path: None,
     };
     for (lookup, (result, is_known)) in lookups.iter().zip(&checked) {
         let Some(id) = lookup.record.dkim_key else { continue };
@@ -166,6 +167,7 @@ mod tests {
             last_check: None,
             failing_since,
             verified_at: None,
+            return_path: Default::default(),
             created_at: at(0),
         }
     }

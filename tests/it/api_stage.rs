@@ -97,6 +97,7 @@ impl ApiStage {
             allow_duplicate_headers: false,
             received_includes_client_address: false,
             inbound_host: None,
+            return_path: Default::default(),
             public_url: None,
         };
         let api = Api::new(ApiDependencies {

@@ -68,6 +68,7 @@ impl SubmissionStage {
             allow_duplicate_headers: limits.duplicate_headers == config::DuplicateHeaders::Allow,
             received_includes_client_address: false,
             inbound_host: None,
+            return_path: Default::default(),
             public_url: None,
         };
         let clock = Clock::adjustable();

@@ -362,7 +362,11 @@ async fn update(call: RequestContext) -> Result<ApiResponse> {
     if body.verification.is_some_and(|wanted| wanted != domain.verification) && !call.caller.is_platform() {
         return Err(ApiError::platform_only("changing how a domain is verified"));
     }
-    let patch = DomainPatch { verification: body.verification, subdomains: body.subdomains };
+    let patch = DomainPatch {
+        verification: body.verification,
+        subdomains: body.subdomains,
+        ..DomainPatch::default()
+    };
     let updated = call.store().update_domain(domain.id, patch, call.now).await?;
     ApiResponse::ok(&view(&call, updated.ok_or_else(|| ApiError::not_found("domain"))?).await?)
 }

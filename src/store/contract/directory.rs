@@ -32,6 +32,7 @@ fn check(status: DomainStatus) -> DomainCheck {
         }],
         dkim_seen: Vec::new(),
         dkim_unseen: Vec::new(),
+        return_path: None,
     }
 }
 
@@ -231,7 +232,7 @@ pub(super) async fn a_pending_claim_blocks_nobody_and_the_first_to_prove_it_wins
     assert_eq!((late.status, late.verified_at), (DomainStatus::Taken, None));
     let refused = create(bed.tenant("d").await.id, "example.com").await;
     assert!(matches!(refused, Err(StoreError::Conflict(Conflict::DomainTaken))));
-    let patch = DomainPatch { verification: Some(Verification::Manual), subdomains: None };
+    let patch = DomainPatch { verification: Some(Verification::Manual), ..Default::default() };
     let refused = bed.store.update_domain(first.id, patch, now()).await;
     assert!(matches!(refused, Err(StoreError::Conflict(Conflict::DomainTaken))));
     // Once it is free again, it can be proved again: the records fail, it is deleted, or its tenant is.

@@ -5,7 +5,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mail::{DomainName, Timestamp};
-use crate::model::{DkimKeyId, DomainId, DomainStatus, TenantId, Verification};
+use crate::model::{
+    DkimKeyId, DomainId, DomainStatus, ReturnPathMode, ReturnPathStatus, TenantId, Verification,
+};
 
 use super::NewDkimKey;
 
@@ -26,7 +28,35 @@ pub struct Domain {
     /// Since when checks of a verified domain have failed.
     pub failing_since: Option<Timestamp>,
     pub verified_at: Option<Timestamp>,
+    pub return_path: DomainReturnPath,
     pub created_at: Timestamp,
+}
+
+/// The reverse path of a domain's mail.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DomainReturnPath {
+    /// `None`: as the configuration says.
+    pub mode: Option<ReturnPathMode>,
+    /// The return host; `None` is the label of the configuration under the domain.
+    pub host: Option<DomainName>,
+    /// Whether mail to the return host arrives here.
+    pub status: ReturnPathStatus,
+}
+
+impl Domain {
+    /// The return host that the domain has or should have; `None` if its name has no room for the label.
+    pub fn return_host(&self, label: &str) -> Option<DomainName> {
+        let default = || DomainName::parse(&format!("{label}.{}", self.name)).ok();
+        self.return_path.host.clone().or_else(default)
+    }
+
+    /// The return host to which mail arrives here. `mode` and `label` are those of the configuration.
+    pub fn active_return_host(&self, mode: ReturnPathMode, label: &str) -> Option<DomainName> {
+        let is_active = self.return_path.mode.unwrap_or(mode) == ReturnPathMode::Auto
+            && self.return_path.status == ReturnPathStatus::Active
+            && self.status == DomainStatus::Verified;
+        if is_active { self.return_host(label) } else { None }
+    }
 }
 
 /// A domain to create.
@@ -46,6 +76,8 @@ pub struct NewDomain {
 pub struct DomainPatch {
     pub verification: Option<Verification>,
     pub subdomains: Option<bool>,
+    pub return_path_mode: Option<Option<ReturnPathMode>>,
+    pub return_path_host: Option<Option<DomainName>>,
 }
 
 /// The results of a DNS check of a domain.
@@ -61,6 +93,9 @@ pub struct DomainCheck {
     pub dkim_seen: Vec<DkimKeyId>,
     /// DKIM keys whose record is missing or different: they do not sign until it is published.
     pub dkim_unseen: Vec<DkimKeyId>,
+    /// Whether the return host works; `None` if the check did not find out.
+    #[serde(default)]
+    pub return_path: Option<ReturnPathStatus>,
 }
 
 /// The result for one required record.

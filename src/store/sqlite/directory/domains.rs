@@ -6,14 +6,16 @@ use serde::Serialize;
 
 use super::{dkim_keys, keys, row_limits, tenants};
 use crate::mail::{DomainName, Timestamp};
-use crate::model::{DkimKeyState, DomainId, DomainStatus, EventKind, TenantId, Verification};
+use crate::model::{
+    DkimKeyState, DomainId, DomainStatus, EventKind, ReturnPathStatus, TenantId, Verification,
+};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{json_if_any, sql_limit, time, time_if_any, to_json, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
-    Conflict, Domain, DomainCheck, DomainFilter, DomainPatch, Limited, NewDomain, Page, PageRequest, Result,
-    StoreError, is_in_scope,
+    Conflict, Domain, DomainCheck, DomainFilter, DomainPatch, DomainReturnPath, Limited, NewDomain, Page,
+    PageRequest, Result, StoreError, is_in_scope,
 };
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Domain> {
@@ -28,6 +30,11 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Domain> {
         last_check: json_if_any(row, "last_check")?,
         failing_since: time_if_any(row, "failing_since_us")?,
         verified_at: time_if_any(row, "verified_us")?,
+        return_path: DomainReturnPath {
+            mode: row.get("return_path_mode")?,
+            host: row.get("return_path_host")?,
+            status: row.get("return_path_status")?,
+        },
         created_at: time(row, "created_us")?,
     })
 }
@@ -53,6 +60,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewDomain, now: Timestamp) -> Result<Dom
         last_check: None,
         failing_since: None,
         verified_at: None,
+        return_path: DomainReturnPath::default(),
         created_at: now,
     };
     insert(tx, &domain)?;
@@ -118,7 +126,8 @@ fn change(tx: &Tx<'_>, before: DomainStatus, mut domain: Domain, now: Timestamp)
         None
     };
     let sql = "UPDATE domain SET status = ?2, verification = ?3, subdomains = ?4, last_check = ?5,
-                   checked_us = ?6, failing_since_us = ?7, verified_us = ?8 WHERE id = ?1";
+                   checked_us = ?6, failing_since_us = ?7, verified_us = ?8, return_path_mode = ?9, return_path_host = ?10,
+                   return_path_status = ?11 WHERE id = ?1";
     tx.prepare_cached(sql)?.execute(params![
         domain.id,
         domain.status,
@@ -128,6 +137,9 @@ fn change(tx: &Tx<'_>, before: DomainStatus, mut domain: Domain, now: Timestamp)
         domain.last_check.as_ref().map(|check| us(check.checked_at)),
         domain.failing_since.map(us),
         domain.verified_at.map(us),
+        domain.return_path.mode,
+        domain.return_path.host,
+        domain.return_path.status,
     ])?;
     if before == DomainStatus::Verified && domain.status != before {
         release_claims(tx, &domain.name)?;
@@ -152,17 +164,22 @@ struct DomainEvent<'a> {
     reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    return_path_status: Option<ReturnPathStatus>,
 }
 
 fn append_event(tx: &Tx<'_>, kind: EventKind, domain: &Domain, at: Timestamp) -> Result<()> {
     let subject = Subject { tenant_id: domain.tenant_id, ..Subject::default() };
     let Domain { id, name, status, .. } = domain;
+    let is_of_return_path =
+        [EventKind::DomainReturnPathActive, EventKind::DomainReturnPathLost].contains(&kind);
     let stopped = [EventKind::DomainFailing, EventKind::DomainTaken].contains(&kind).then_some(*status);
     let data = DomainEvent {
         domain_id: *id,
         name,
         reason: stopped.and_then(DomainStatus::reason),
         hint: stopped.and_then(DomainStatus::hint),
+        return_path_status: is_of_return_path.then_some(domain.return_path.status),
     };
     tx.append(kind, subject, &data, at)
 }
@@ -269,6 +286,7 @@ pub(super) fn update(
     let becomes_manual =
         patch.verification == Some(Verification::Manual) && domain.verification != Verification::Manual;
     domain.subdomains = patch.subdomains.unwrap_or(domain.subdomains);
+    change_return_path(&mut domain.return_path, patch);
     domain.verification = patch.verification.unwrap_or(domain.verification);
     if patch.verification == Some(Verification::Manual) && before != DomainStatus::Verified {
         if is_taken(tx, domain.tenant_id, &domain.name)? {
@@ -290,7 +308,18 @@ pub(super) fn update(
     change(tx, before, domain, now).map(Some)
 }
 
-/// Nearly all checks find nothing that matters to senders: the same status, and the same states of the keys.
+/// Another return host, or a mode that used none before, is checked first.
+fn change_return_path(current: &mut DomainReturnPath, patch: &DomainPatch) {
+    let before = current.clone();
+    current.mode = patch.return_path_mode.unwrap_or(current.mode);
+    current.host = patch.return_path_host.clone().unwrap_or(current.host.take());
+    if *current != before {
+        current.status = ReturnPathStatus::Pending;
+    }
+}
+
+/// Nearly all checks find nothing that matters to senders: the same status, the same states of the keys and the same return
+/// path.
 pub(super) fn record_check(tx: &Tx<'_>, id: DomainId, check: &DomainCheck) -> Result<Option<Domain>> {
     let Some(mut domain) = find(tx, id)? else { return Ok(None) };
     let before = domain.status;
@@ -310,14 +339,32 @@ pub(super) fn record_check(tx: &Tx<'_>, id: DomainId, check: &DomainCheck) -> Re
     }
     let changes_before = tx.total_changes();
     dkim_keys::follow_dns(tx, id, &check.dkim_seen, &check.dkim_unseen, check.checked_at)?;
-    if tx.total_changes() != changes_before || domain.status != before {
+    let keys_changed = tx.total_changes() != changes_before;
+    let return_path_changed = record_return_path(tx, &mut domain, check)?;
+    if keys_changed || return_path_changed || domain.status != before {
         note_change(tx, before, &domain);
     }
     change(tx, before, domain, check.checked_at).map(Some)
 }
 
-/// Selects domains with DNS verification.
-const IS_TO_CHECK: &str = "verification = ?1 AND status <> ?2 AND (checked_us IS NULL OR checked_us < ?3)";
+/// Sets the status of the return host, with its event. Returns whether it changed.
+fn record_return_path(tx: &Tx<'_>, domain: &mut Domain, check: &DomainCheck) -> Result<bool> {
+    let before = domain.return_path.status;
+    let after = check.return_path.unwrap_or(before);
+    domain.return_path.status = after;
+    let event = match (before, after) {
+        (ReturnPathStatus::Active, ReturnPathStatus::Active | ReturnPathStatus::Pending) => None,
+        (ReturnPathStatus::Active, _) => Some(EventKind::DomainReturnPathLost),
+        (_, ReturnPathStatus::Active) => Some(EventKind::DomainReturnPathActive),
+        _ => None,
+    };
+    event.map_or(Ok(()), |kind| append_event(tx, kind, domain, check.checked_at))?;
+    Ok(after != before)
+}
+
+/// Selects domains with DNS verification, and domains whose return host was checked before.
+const IS_TO_CHECK: &str = "(verification = ?1 OR return_path_status <> 'pending') AND status <> ?2
+     AND (checked_us IS NULL OR checked_us < ?3)";
 
 pub(super) fn tenants_to_check(connection: &Connection, before: Timestamp) -> Result<Vec<TenantId>> {
     let sql = format!("SELECT DISTINCT tenant_id FROM domain WHERE tenant_id IS NOT NULL AND {IS_TO_CHECK}");
