@@ -16,6 +16,7 @@ mod pagination;
 mod queue;
 mod quickstart;
 mod rejection;
+mod report;
 mod serve;
 mod shutdown_watchdog;
 mod suppression;
@@ -81,6 +82,8 @@ enum Command {
     Template(template::Arguments),
     /// Lists submissions that the server refused
     Rejection(rejection::Arguments),
+    /// Shows how a bounce or complaint that came back is read
+    Report(report::Arguments),
     /// Shows the queue and why mail waits; pauses, resumes and flushes it or parts of it
     Queue(queue::Arguments),
     /// Shows what all tenants used in a month, by tenant, key, domain or day
@@ -118,6 +121,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Message(arguments) => message::run(arguments),
         Command::Template(arguments) => template::run(arguments),
         Command::Rejection(arguments) => rejection::run(arguments),
+        Command::Report(arguments) => report::run(arguments),
         Command::Queue(arguments) => queue::run(arguments),
         Command::Usage(arguments) => usage::run(arguments),
         Command::Webhook(arguments) => webhook::run(arguments),

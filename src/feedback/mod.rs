@@ -3,13 +3,32 @@
 //!
 //! Imports `mail`, `model`, and of `smtp` and `policy` the reply and its class.
 
+mod automatic;
+mod complaint;
+mod delivery_status;
+mod diagnostic;
+mod excerpt;
+mod fields;
+mod mime_parts;
+mod prose;
+mod returned_header;
+
 use std::net::IpAddr;
 
 use bytes::Bytes;
+use mail_parser::HeaderValue;
+use mail_parser::parsers::MessageStream;
+
+use automatic::Mark;
+use fields::Fields;
+use mime_parts::Message;
+use prose::Prose;
 
 use crate::mail::{Address, DomainName, ReversePath, Token};
-use crate::model::{BounceClass, FeedbackType, MessageId, ReportAction};
+use crate::model::{BounceClass, FeedbackType, MessageId, ReportAction, ReportKind};
 use crate::smtp::Reply;
+
+pub use excerpt::excerpt;
 
 /// What a message that came back says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +60,20 @@ pub enum FeedbackContent {
     Receipt,
     /// Anything else.
     Other,
+}
+
+impl FeedbackContent {
+    /// Its kind.
+    pub fn kind(&self) -> ReportKind {
+        match self {
+            Self::Dsn(_) => ReportKind::Dsn,
+            Self::Prose(_) => ReportKind::Prose,
+            Self::Complaint(_) => ReportKind::Complaint,
+            Self::AutoReply => ReportKind::AutoReply,
+            Self::Receipt => ReportKind::Receipt,
+            Self::Other => ReportKind::Other,
+        }
+    }
 }
 
 /// The machine-readable part of a delivery status notification.
@@ -130,17 +163,97 @@ pub struct ReturnPeer {
 
 /// Reads a message. `sender` is its reverse path: prose is believed from `<>` and mailer daemons only.
 pub fn read(octets: &[u8], sender: &ReversePath) -> Feedback {
-    let _ = (octets, sender);
-    Feedback {
-        content: FeedbackContent::Other,
-        rule: "other",
-        is_automatic: false,
-        returned: ReturnedHeader::default(),
-        from_domain: None,
+    let message = Message::split(octets);
+    let subject = subject_of(&message);
+    let mark = automatic::mark_of(&message.header, &subject);
+    let mut returned = ReturnedHeader::default();
+    let complaint = complaint_in(&message, &subject, &mut returned);
+    returned.add_from(&message);
+    let (content, rule) = complaint
+        .or_else(|| status_in(&message))
+        .or_else(|| receipt_in(&message))
+        .or_else(|| auto_reply(mark, true))
+        .or_else(|| prose_in(&message, sender))
+        .or_else(|| auto_reply(mark, false))
+        .unwrap_or((FeedbackContent::Other, "other"));
+    let from_domain = message.header.author_domain();
+    Feedback { content, rule, is_automatic: mark.is_some(), returned, from_domain }
+}
+
+/// The path in the Return-Path field of a stored message, without angle brackets; empty for `<>`.
+pub fn return_path(octets: &[u8]) -> Option<String> {
+    let value = Fields::of_header(octets).all("Return-Path").next()?;
+    Some(value.trim().trim_matches(['<', '>']).to_owned())
+}
+
+type Found = Option<(FeedbackContent, &'static str)>;
+
+/// The subject without encoded words.
+fn subject_of(message: &Message<'_>) -> String {
+    let subject = message.header.get("Subject").unwrap_or_default() + "\n";
+    match MessageStream::new(subject.as_bytes()).parse_unstructured() {
+        HeaderValue::Text(text) => text.into_owned(),
+        _ => String::new(),
     }
 }
 
-/// The part of a report that is stored: without the body of the returned message, at most `octets_max`.
-pub fn excerpt(octets: &[u8], octets_max: usize) -> &[u8] {
-    &octets[..octets.len().min(octets_max)]
+/// A complaint (RFC 5965 §2: its part is a child of the message), or the form of Hotmail before that.
+fn complaint_in(message: &Message<'_>, subject: &str, returned: &mut ReturnedHeader) -> Found {
+    let part = message.parts.iter().find(|part| part.kind == "message/feedback-report" && part.depth == 1);
+    let (mut complaint, rule) = match part {
+        Some(part) => (complaint::read(&part.content()), "arf"),
+        None if is_hotmail_complaint(message, subject) => {
+            (Complaint { feedback_type: FeedbackType::Abuse, ..Complaint::default() }, "hotmail-complaint")
+        }
+        None => return None,
+    };
+    if let Some(ReversePath::Mailbox(path)) = &complaint.original_mail_from {
+        returned.add_address(&path.to_string());
+    }
+    if let Some(part) = message.returned_part() {
+        complaint.add_recipients(&Fields::of_header(&part.content()));
+    }
+    Some((FeedbackContent::Complaint(complaint), rule))
+}
+
+fn is_hotmail_complaint(message: &Message<'_>, subject: &str) -> bool {
+    let from = message.header.get("From").unwrap_or_default().to_ascii_lowercase();
+    from.contains("staff@hotmail.com")
+        && subject.to_ascii_lowercase().starts_with("complaint about message from")
+}
+
+/// A DSN, if it tells what happened to at least one recipient.
+fn status_in(message: &Message<'_>) -> Found {
+    let part = message.part(&["message/delivery-status", "message/global-delivery-status"])?;
+    let status = delivery_status::read(&part.content());
+    (!status.groups.is_empty()).then_some((FeedbackContent::Dsn(status), "rfc3464"))
+}
+
+fn receipt_in(message: &Message<'_>) -> Found {
+    let kinds = ["message/disposition-notification", "message/global-disposition-notification"];
+    message.part(&kinds).map(|_| (FeedbackContent::Receipt, "rfc8098"))
+}
+
+/// An automatic reply by its marks: before prose is read only if the marks are those of a reply.
+fn auto_reply(mark: Option<Mark>, is_certain: bool) -> Found {
+    match mark? {
+        Mark::Automatic(_) if is_certain => None,
+        Mark::Reply(rule) | Mark::Automatic(rule) => Some((FeedbackContent::AutoReply, rule)),
+    }
+}
+
+fn prose_in(message: &Message<'_>, sender: &ReversePath) -> Found {
+    if !is_mailer_daemon(sender) {
+        return None;
+    }
+    match prose::read(&message.header, &message.own_text())? {
+        (Prose::Failure(reply), rule) => Some((FeedbackContent::Prose(reply), rule)),
+        (Prose::Delay, _) => Some((FeedbackContent::Other, "delay")),
+    }
+}
+
+fn is_mailer_daemon(sender: &ReversePath) -> bool {
+    let ReversePath::Mailbox(address) = sender else { return true };
+    let local = address.local().as_str();
+    ["mailer-daemon", "postmaster"].iter().any(|name| local.eq_ignore_ascii_case(name))
 }

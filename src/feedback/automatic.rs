@@ -1,0 +1,126 @@
+//! What marks automatic replies, receipts and challenges, which change nothing.
+
+use super::fields::Fields;
+
+/// How sure it is that a message is an automatic reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// Only replies of people's programs have it.
+    Reply(&'static str),
+    /// Failures told in prose have it too.
+    Automatic(&'static str),
+}
+
+/// Fields that programs add to automatic replies.
+const REPLY_FIELDS: [(&str, &str); 9] = [
+    ("X-Autoreply", "x-autoreply"),
+    ("X-Autorespond", "x-autorespond"),
+    ("X-Autoresponder", "x-autorespond"),
+    ("X-Autoreply-From", "x-autoreply"),
+    ("X-Auto-Reply", "x-autoreply"),
+    ("X-Mail-Autoreply", "x-autoreply"),
+    ("X-Vacation", "vacation"),
+    ("X-TMDA-Fingerprint", "challenge"),
+    ("X-Boxtrapper", "challenge"),
+];
+
+/// Beginnings of subjects, in lower case.
+const REPLY_SUBJECTS: &[&str] = &[
+    "abwesenheit",
+    "automatische antwort",
+    "automatic reply",
+    "automaattinen vastaus",
+    "automatisch antwoord",
+    "automatiskt svar",
+    "auto reply",
+    "auto-reply",
+    "auto response",
+    "auto-response",
+    "autoreply",
+    "autoresponse",
+    "autosvar",
+    "autosvar:",
+    "away from my mail",
+    "out of office",
+    "out of the office",
+    "on vacation",
+    "vacation:",
+    "i am away",
+    "réponse automatique",
+    "absence du bureau",
+    "absent du bureau",
+    "respuesta automática",
+    "fuera de la oficina",
+    "fuera de oficina",
+    "resposta automática",
+    "risposta automatica",
+    "fuori ufficio",
+    "afwezig",
+    "automatická odpověď",
+    "odpowiedź automatyczna",
+    "автоматический ответ",
+    "автоответ",
+    "自動返信",
+    "自動応答",
+    "不在通知",
+    "自动回复",
+    "자동 회신",
+];
+
+/// Words in the subject of a challenge, in lower case.
+const CHALLENGE_SUBJECTS: &[&str] = &[
+    "please confirm your message",
+    "confirm your email to",
+    "your email requires verification",
+    "requires verification",
+    "spam arrest",
+    "boxtrapper",
+    "choicemail",
+    "verify your email address to",
+    "challenge/response",
+];
+
+/// What marks the header. `subject` is decoded.
+pub(super) fn mark_of(header: &Fields<'_>, subject: &str) -> Option<Mark> {
+    let field = REPLY_FIELDS.iter().find(|(name, _)| header.has(name)).map(|(_, rule)| *rule);
+    let precedence = header.all("Precedence").any(|value| value.eq_ignore_ascii_case("auto_reply"));
+    let subject = subject.to_lowercase();
+    let begins = REPLY_SUBJECTS.iter().any(|words| subject.starts_with(words));
+    let is_challenge = CHALLENGE_SUBJECTS.iter().any(|words| subject.contains(words));
+    let reply = field
+        .or(precedence.then_some("precedence"))
+        .or(begins.then_some("subject"))
+        .or(is_challenge.then_some("challenge"));
+    // RFC 3834 §5: the first word of the field; `no` is a person.
+    let automatic = || {
+        let submitted = header.get("Auto-Submitted")?.to_ascii_lowercase();
+        let word = submitted.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).next()?;
+        (!word.is_empty() && word != "no").then_some("auto-submitted")
+    };
+    let suppressed = || header.has("X-Auto-Response-Suppress").then_some("x-auto-response-suppress");
+    reply.map(Mark::Reply).or_else(|| automatic().or_else(suppressed).map(Mark::Automatic))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mark_counts_and_people_have_none() {
+        for (header, subject, mark) in [
+            ("Auto-Submitted: auto-replied; x=y", "Re: hi", Some(Mark::Automatic("auto-submitted"))),
+            ("Auto-Submitted: no", "hi", None),
+            ("Auto-Submitted:", "hi", None),
+            ("X-Autoreply: yes", "hi", Some(Mark::Reply("x-autoreply"))),
+            ("Precedence: Auto_Reply", "hi", Some(Mark::Reply("precedence"))),
+            ("Precedence: bulk", "hi", None),
+            ("X-Auto-Response-Suppress: All", "hi", Some(Mark::Automatic("x-auto-response-suppress"))),
+            ("A: b", "Out of Office: hi", Some(Mark::Reply("subject"))),
+            ("A: b", "R\u{c9}PONSE automatique\u{a0}: hi", Some(Mark::Reply("subject"))),
+            ("A: b", "Please confirm your message", Some(Mark::Reply("challenge"))),
+            ("A: b", "Re: your offer", None),
+        ] {
+            assert_eq!(mark_of(&Fields::of_header(header.as_bytes()), subject), mark, "{header} {subject}");
+        }
+    }
+}
