@@ -1,10 +1,11 @@
 //! The part `message/delivery-status` (RFC 3464 §2) or `message/global-delivery-status` (RFC 6533 §5).
 
 use crate::mail::{Address, EnhancedStatus};
-use crate::model::ReportAction;
+use crate::model::{BounceClass, ReportAction};
 
 use super::diagnostic::{find_code, find_status, judge, reply_of};
 use super::fields::{Fields, lines};
+use super::prose::OwnWords;
 use super::{DeliveryStatus, RecipientGroup};
 
 /// Recipients that are looked at.
@@ -13,11 +14,11 @@ const GROUPS_MAX: usize = 32;
 const RECIPIENTS: [&str; 2] = ["Original-Recipient", "Final-Recipient"];
 
 /// Reads the part. A group without anything that tells what happened is left out.
-pub(super) fn read(content: &[u8]) -> DeliveryStatus {
+pub(super) fn read(text: &str) -> DeliveryStatus {
     let mut status = DeliveryStatus::default();
     let mut current = Fields::default();
     let mut after_blank = false;
-    for line in lines(content) {
+    for line in lines(text.as_bytes()) {
         if line.trim_ascii().is_empty() {
             after_blank = true;
             continue;
@@ -49,6 +50,25 @@ fn begins_group(current: &Fields<'_>, line: &[u8], after_blank: bool) -> bool {
 }
 
 impl DeliveryStatus {
+    /// Takes the reason of failures from the words for people where the part has none.
+    pub(super) fn complete(&mut self, words: &OwnWords) {
+        let is_only_one = self.groups.len() == 1;
+        for group in &mut self.groups {
+            let has_words = group.reply.reply.lines.iter().any(|line| !line.is_empty());
+            if has_words
+                || group.action != ReportAction::Failed
+                || group.reply.class != BounceClass::Unclassified
+            {
+                continue;
+            }
+            let recipient = group.final_recipient.as_ref().filter(|_| !is_only_one);
+            if is_only_one || recipient.is_some() {
+                let reply = reply_of(&words.about(recipient), group.reply.reply.enhanced);
+                group.reply = judge(reply, group.action);
+            }
+        }
+    }
+
     fn add(&mut self, fields: &Fields<'_>) {
         if self.reporting_mta.is_none() {
             self.reporting_mta = fields.get("Reporting-MTA").map(|value| without_type(&value).1.to_owned());
@@ -86,7 +106,7 @@ fn read_action(value: &str) -> Option<ReportAction> {
     let word = value.split(|c: char| !c.is_ascii_alphabetic()).find(|word| !word.is_empty())?;
     let word = word.to_ascii_lowercase();
     match &*word {
-        "fail" | "failure" => Some(ReportAction::Failed),
+        "fail" | "failure" | "expired" => Some(ReportAction::Failed),
         "delay" => Some(ReportAction::Delayed),
         "deliverable" | "delivery" => Some(ReportAction::Delivered),
         _ => word.parse().ok(),
@@ -163,7 +183,7 @@ mod tests {
             let status = group.reply.reply.enhanced.map_or("-".to_owned(), |status| status.to_string());
             format!("{recipient} {} {status} {} {}", group.action, group.reply.class, group.reply.suppress)
         };
-        read(text.as_bytes()).groups.iter().map(describe).collect()
+        read(text).groups.iter().map(describe).collect()
     }
 
     const GONE: &str = "a@b.example failed 5.1.1 recipient_unknown true";

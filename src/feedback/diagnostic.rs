@@ -1,7 +1,7 @@
 //! The reply of a server within other words.
 
 use crate::mail::EnhancedStatus;
-use crate::model::ReportAction;
+use crate::model::{BounceClass, ReportAction};
 use crate::policy::bounce_classifier::classify;
 use crate::policy::reply_verdict::{Verdict, verdict_on_own_refusal};
 use crate::smtp::Reply;
@@ -60,16 +60,20 @@ pub(super) fn reply_of(text: &str, status: Option<EnhancedStatus>) -> Reply {
     Reply { code, enhanced, lines: lines_of(text) }
 }
 
-/// Printable lines: characters other than printable ASCII become `?`, as in a [`Reply`] from a connection.
+/// The lines that are not empty; at least one.
 fn lines_of(text: &str) -> Vec<String> {
-    let printable = |line: &str| {
-        line.trim()
-            .chars()
-            .map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' })
-            .collect::<String>()
-    };
-    let lines: Vec<_> = text.lines().map(printable).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<_> =
+        text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
     if lines.is_empty() { vec![String::new()] } else { lines }
+}
+
+/// Printable ASCII, as in a [`Reply`] from a connection: other characters become `?`.
+fn printable(mut reply: Reply) -> Reply {
+    let is_printable = |c: char| c == ' ' || c.is_ascii_graphic();
+    for line in &mut reply.lines {
+        *line = line.chars().map(|c| if is_printable(c) { c } else { '?' }).collect();
+    }
+    reply
 }
 
 /// What a reply means. A failure is classified as a refusal in a dialogue, except that a temporary reply, which somebody
@@ -77,13 +81,13 @@ fn lines_of(text: &str) -> Vec<String> {
 pub(super) fn judge(reply: Reply, action: ReportAction) -> FailedReply {
     if action != ReportAction::Failed {
         let class = classify(Phase::Rcpt, &reply);
-        return FailedReply { reply, class, suppress: false };
+        return FailedReply { reply: printable(reply), class, suppress: false };
     }
     let is_permanent = reply.code >= 500 && reply.enhanced.is_none_or(|status| status.class == 5);
     let verdict = verdict_on_own_refusal(&reply);
     let suppress = is_permanent && matches!(verdict, Verdict::Bounced { suppress: true, .. });
-    let class = verdict.class().unwrap_or(crate::model::BounceClass::Unclassified);
-    FailedReply { reply, class, suppress }
+    let class = verdict.class().unwrap_or(BounceClass::Unclassified);
+    FailedReply { reply: printable(reply), class, suppress }
 }
 
 #[cfg(test)]

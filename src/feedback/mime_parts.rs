@@ -8,6 +8,7 @@ use mail_parser::decoders::html::html_to_text;
 use mail_parser::decoders::quoted_printable::quoted_printable_decode;
 use mail_parser::parsers::MessageStream;
 use mail_parser::{ContentType, HeaderValue};
+use memchr::memmem;
 
 use super::fields::{Fields, body_start, line_end};
 
@@ -108,9 +109,12 @@ impl Part<'_> {
     /// The beginning of its text.
     pub(super) fn text(&self) -> String {
         let content = self.content();
-        let decode = self.charset.as_ref().and_then(|charset| charset_decoder(charset.as_bytes()));
+        // ISO-2022-JP has seven bits and is seen without its name, also in status parts.
+        let is_japanese = memmem::find(&content, b"\x1b$").is_some();
+        let charset = if is_japanese { Some("iso-2022-jp") } else { self.charset.as_deref() };
+        let decode = charset.and_then(|charset| charset_decoder(charset.as_bytes()));
         let text = match decode {
-            Some(decode) if std::str::from_utf8(&content).is_err() || !content.is_ascii() => decode(&content),
+            Some(decode) if is_japanese || !content.is_ascii() => decode(&content),
             _ => String::from_utf8_lossy(&content).into_owned(),
         };
         if self.kind == "text/html" { html_to_text(&text) } else { text }
@@ -136,7 +140,8 @@ impl Kind {
             return this;
         };
         let attribute = |name| ContentType::attribute(&parsed, name).map(str::to_owned);
-        if let Some(subtype) = parsed.subtype() {
+        // Some leave out the semicolon before the parameters.
+        if let Some(subtype) = parsed.subtype().and_then(|subtype| subtype.split_whitespace().next()) {
             this.name = format!("{}/{subtype}", parsed.ctype()).to_ascii_lowercase();
         }
         this.boundary = attribute("boundary").filter(|boundary| !boundary.is_empty());

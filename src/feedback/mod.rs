@@ -22,7 +22,7 @@ use mail_parser::parsers::MessageStream;
 use automatic::Mark;
 use fields::Fields;
 use mime_parts::Message;
-use prose::Prose;
+use prose::OwnWords;
 
 use crate::mail::{Address, DomainName, ReversePath, Token};
 use crate::model::{BounceClass, FeedbackType, MessageId, ReportAction, ReportKind};
@@ -169,11 +169,12 @@ pub fn read(octets: &[u8], sender: &ReversePath) -> Feedback {
     let mut returned = ReturnedHeader::default();
     let complaint = complaint_in(&message, &subject, &mut returned);
     returned.add_from(&message);
+    let words = OwnWords::of(&message.own_text());
     let (content, rule) = complaint
-        .or_else(|| status_in(&message))
+        .or_else(|| status_in(&message, &words))
         .or_else(|| receipt_in(&message))
         .or_else(|| auto_reply(mark, true))
-        .or_else(|| prose_in(&message, sender))
+        .or_else(|| prose_in(&message, &words, sender))
         .or_else(|| auto_reply(mark, false))
         .unwrap_or((FeedbackContent::Other, "other"));
     let from_domain = message.header.author_domain();
@@ -200,10 +201,13 @@ fn subject_of(message: &Message<'_>) -> String {
 /// A complaint (RFC 5965 §2: its part is a child of the message), or the form of Hotmail before that.
 fn complaint_in(message: &Message<'_>, subject: &str, returned: &mut ReturnedHeader) -> Found {
     let part = message.parts.iter().find(|part| part.kind == "message/feedback-report" && part.depth == 1);
+    let of_type = |feedback_type| Complaint { feedback_type, ..Complaint::default() };
     let (mut complaint, rule) = match part {
         Some(part) => (complaint::read(&part.content()), "arf"),
-        None if is_hotmail_complaint(message, subject) => {
-            (Complaint { feedback_type: FeedbackType::Abuse, ..Complaint::default() }, "hotmail-complaint")
+        None if is_hotmail_complaint(message, subject) => (of_type(FeedbackType::Abuse), "hotmail"),
+        // Apple Mail marks it as an automatic reply.
+        None if message.header.has("X-Apple-Unsubscribe") => {
+            (of_type(FeedbackType::OptOut), "apple-unsubscribe")
         }
         None => return None,
     };
@@ -223,9 +227,10 @@ fn is_hotmail_complaint(message: &Message<'_>, subject: &str) -> bool {
 }
 
 /// A DSN, if it tells what happened to at least one recipient.
-fn status_in(message: &Message<'_>) -> Found {
+fn status_in(message: &Message<'_>, words: &OwnWords) -> Found {
     let part = message.part(&["message/delivery-status", "message/global-delivery-status"])?;
-    let status = delivery_status::read(&part.content());
+    let mut status = delivery_status::read(&part.text());
+    status.complete(words);
     (!status.groups.is_empty()).then_some((FeedbackContent::Dsn(status), "rfc3464"))
 }
 
@@ -242,14 +247,20 @@ fn auto_reply(mark: Option<Mark>, is_certain: bool) -> Found {
     }
 }
 
-fn prose_in(message: &Message<'_>, sender: &ReversePath) -> Found {
+/// A failure that is told in the text: with the fields of a status part, or in the words of a known server.
+fn prose_in(message: &Message<'_>, words: &OwnWords, sender: &ReversePath) -> Found {
     if !is_mailer_daemon(sender) {
         return None;
     }
-    match prose::read(&message.header, &message.own_text())? {
-        (Prose::Failure(reply), rule) => Some((FeedbackContent::Prose(reply), rule)),
-        (Prose::Delay, _) => Some((FeedbackContent::Other, "delay")),
+    let status = words.status_lines().map(|text| delivery_status::read(&text));
+    if let Some(status) = status.filter(|status| !status.groups.is_empty()) {
+        return Some((FeedbackContent::Dsn(status), "rfc3464-in-text"));
     }
+    let rule = words.rule(&message.header)?;
+    Some(match words.is_delay() {
+        true => (FeedbackContent::Other, "delay"),
+        false => (FeedbackContent::Prose(words.failure()), rule),
+    })
 }
 
 fn is_mailer_daemon(sender: &ReversePath) -> bool {

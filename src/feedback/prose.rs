@@ -4,11 +4,15 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
+use crate::mail::Address;
 use crate::model::ReportAction;
 
 use super::FailedReply;
 use super::diagnostic::{find_code, find_status, judge, reply_of};
 use super::fields::{Fields, line_end};
+
+/// Replies that are compared.
+const REPLIES_MAX: usize = 32;
 
 /// What `config/openers.toml` says.
 #[derive(Debug, Default, Deserialize)]
@@ -26,6 +30,9 @@ struct Opener {
     rule: String,
     /// A header field that only it has.
     field: Option<String>,
+    /// How the value of the field begins.
+    #[serde(default)]
+    value: String,
     /// Any of these.
     #[serde(default)]
     words: Vec<String>,
@@ -36,52 +43,118 @@ static OPENERS: LazyLock<Openers> = LazyLock::new(|| {
     toml::from_str(include_str!("../../config/openers.toml")).unwrap_or_default()
 });
 
-/// What a text says.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Prose {
-    /// The server gave up.
-    Failure(FailedReply),
-    /// The server goes on trying.
-    Delay,
+/// The words of a server above the returned message.
+#[derive(Debug)]
+pub(super) struct OwnWords {
+    /// Without quoted lines, the commands of a transcript, and the subject, which is the sender's.
+    paragraphs: Vec<String>,
+    /// In lower case, with single spaces.
+    searchable: String,
 }
 
-/// Reads the words above the returned message; `None` without a known opener.
-pub(super) fn read(header: &Fields<'_>, text: &str) -> Option<(Prose, &'static str)> {
-    let paragraphs = paragraphs(text);
-    let words = searchable(&paragraphs);
-    let opener = OPENERS.opener.iter().find(|opener| {
-        let has_field = opener.field.as_ref().is_some_and(|name| header.has(name));
-        has_field || opener.words.iter().any(|opening| words.contains(opening))
-    })?;
-    if OPENERS.delayed.iter().any(|warning| words.contains(warning)) {
-        return Some((Prose::Delay, &opener.rule));
-    }
-    let reply = reply_of(&said(&paragraphs), None);
-    Some((Prose::Failure(judge(reply, ReportAction::Failed)), &opener.rule))
-}
-
-/// The words that tell the reason: the paragraph with the first reply or status, else all.
-fn said(paragraphs: &[String]) -> String {
-    let with_code = paragraphs.iter().find(|text| find_code(text).is_some());
-    let found = with_code.or_else(|| paragraphs.iter().find(|text| find_status(text).is_some()));
-    found.cloned().unwrap_or_else(|| paragraphs.join("\n"))
-}
-
-/// The paragraphs above the returned message, without quoted lines and commands of a transcript (`>>>`).
-fn paragraphs(text: &str) -> Vec<String> {
-    let own = returned_message(text.as_bytes()).map_or(text, |returned| &text[..returned.marker]);
-    let mut paragraphs = vec![String::new()];
-    for line in own.lines().map(str::trim) {
-        match paragraphs.last_mut() {
-            Some(last) if line.is_empty() && !last.is_empty() => paragraphs.push(String::new()),
-            Some(last) if !line.starts_with('>') => {
-                last.push_str(line.trim_start_matches("<<<").trim_start());
-                last.push('\n');
+impl OwnWords {
+    pub(super) fn of(text: &str) -> Self {
+        let own = returned_message(text.as_bytes()).map_or(text, |returned| &text[..returned.marker]);
+        let mut paragraphs = vec![String::new()];
+        for line in own.lines().map(str::trim).filter(|line| !is_of_sender(line)) {
+            match paragraphs.last_mut() {
+                Some(last) if line.is_empty() && !last.is_empty() => paragraphs.push(String::new()),
+                Some(last) => {
+                    last.push_str(line.trim_start_matches("<<<").trim_start());
+                    last.push('\n');
+                }
+                None => {}
             }
-            _ => {}
         }
+        let searchable = searchable(&paragraphs);
+        Self { paragraphs, searchable }
     }
-    paragraphs
+
+    /// The rule of the server that begins so.
+    pub(super) fn rule(&self, header: &Fields<'_>) -> Option<&'static str> {
+        let is_open = |opener: &&Opener| {
+            let has_field = opener.field.as_ref().is_some_and(|name| {
+                header.all(name).any(|value| value.to_lowercase().starts_with(&opener.value))
+            });
+            has_field || opener.words.iter().any(|words| self.searchable.contains(words))
+        };
+        OPENERS.opener.iter().find(is_open).map(|opener| &*opener.rule)
+    }
+
+    /// Whether the server goes on trying.
+    pub(super) fn is_delay(&self) -> bool {
+        OPENERS.delayed.iter().any(|words| self.searchable.contains(words))
+    }
+
+    /// The failure: the first reply tells the class. It suppresses only if no other reply says something else, for then
+    /// it is not certain which one is about the recipient.
+    pub(super) fn failure(&self) -> FailedReply {
+        let replies = self.replies();
+        let first = replies.first().cloned().unwrap_or_else(|| self.reason());
+        let is_certain = replies.iter().all(|words| judge_words(words).suppress);
+        let mut failure = judge_words(&first);
+        failure.suppress &= is_certain;
+        failure
+    }
+
+    /// What is said about one recipient: all if it is the only one, else the lines that name it.
+    pub(super) fn about(&self, recipient: Option<&Address>) -> String {
+        let Some(recipient) = recipient else {
+            return self.replies().into_iter().next().unwrap_or_else(|| self.reason());
+        };
+        let recipient = recipient.to_string().to_lowercase();
+        let lines = self.paragraphs.iter().flat_map(|text| text.lines());
+        lines.filter(|line| line.to_lowercase().contains(&recipient)).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The replies with a code: each with the lines after it, and the first of a paragraph with those before it.
+    fn replies(&self) -> Vec<String> {
+        let mut replies = Vec::new();
+        for paragraph in &self.paragraphs {
+            let mut known = None;
+            let mut current = String::new();
+            for line in paragraph.lines() {
+                let here =
+                    find_code(line).map(|(_, code)| (code, find_status(line).map(|(_, status)| status)));
+                if here.is_some() && known.is_some() && here != known {
+                    replies.push(std::mem::take(&mut current));
+                }
+                known = here.or(known);
+                current.push_str(line);
+                current.push('\n');
+            }
+            replies.extend(known.map(|_| current));
+        }
+        replies.truncate(REPLIES_MAX);
+        replies
+    }
+
+    /// The paragraph with a status, or all words.
+    fn reason(&self) -> String {
+        let with_status = self.paragraphs.iter().find(|text| find_status(text).is_some());
+        with_status.cloned().unwrap_or_else(|| self.paragraphs.concat())
+    }
+
+    /// A status part that stands in the text: its first line and all lines after it.
+    pub(super) fn status_lines(&self) -> Option<String> {
+        let text = self.paragraphs.join("\n");
+        let is_field = |line: &str| {
+            ["reporting-mta:", "final-recipient:", "original-recipient:", "action:"]
+                .iter()
+                .any(|name| line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)))
+        };
+        let lines: Vec<_> = text.lines().skip_while(|line| !is_field(line)).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+}
+
+fn judge_words(words: &str) -> FailedReply {
+    judge(reply_of(words, None), ReportAction::Failed)
+}
+
+/// Whether a line repeats what the sender wrote.
+fn is_of_sender(line: &str) -> bool {
+    line.starts_with('>') || line.to_lowercase().contains("subject")
 }
 
 /// In lower case, with single spaces.
