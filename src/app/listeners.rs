@@ -28,6 +28,18 @@ pub struct Listeners {
     pub public: Vec<TcpListener>,
 }
 
+/// The servers of the listeners.
+pub struct Servers<'a> {
+    /// Takes mail of clients.
+    pub submission: &'a Arc<Server>,
+    /// Takes reports of other servers.
+    pub inbound: &'a Arc<Server>,
+    /// The control plane.
+    pub api: &'a Arc<Api>,
+    /// Metrics.
+    pub metrics: &'a Arc<Metrics>,
+}
+
 impl Listeners {
     /// Binds the listeners that the configuration names.
     pub async fn bind(config: &Config) -> Result<Self, StartError> {
@@ -42,10 +54,13 @@ impl Listeners {
     }
 
     /// Starts a task for each listener.
-    pub fn serve(self, tasks: &mut TaskGroup, server: &Arc<Server>, api: &Arc<Api>, metrics: &Arc<Metrics>) {
-        for (listeners, security) in
-            [(self.submission, Security::Starttls), (self.submissions, Security::Implicit)]
-        {
+    pub fn serve(self, tasks: &mut TaskGroup, servers: &Servers<'_>) {
+        let Servers { submission, inbound, api, metrics } = *servers;
+        for (listeners, server, security) in [
+            (self.submission, submission, Security::Starttls),
+            (self.submissions, submission, Security::Implicit),
+            (self.inbound, inbound, Security::Starttls),
+        ] {
             for listener in listeners {
                 tasks.spawn("SMTP listener", server.clone().serve(listener, security, tasks.stop.clone()));
             }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::listeners::Listeners;
+use self::listeners::{Listeners, Servers};
 use self::task_group::TaskGroup;
 
 use crate::api::{self, Api};
@@ -165,6 +165,7 @@ impl<'a> SharedServices<'a> {
             public_url: config.public.base().map(str::to_owned),
         };
         let bans = auth_limiter::AuthLimiterSettings {
+            failures: "failed logins",
             failures_max: config.smtp.login_failures_max,
             window: config.smtp.login_failures_window,
             ban: config.smtp.login_ban,
@@ -200,13 +201,22 @@ impl<'a> SharedServices<'a> {
     }
 
     fn build_server(&self) -> Arc<Server> {
-        let dependencies = server::ServerDependencies {
+        let dependencies = server::SubmissionDependencies {
             submission: self.submission.clone(),
             tls: self.certificate.shared(),
             bans: self.bans.clone(),
             clock: self.clock.clone(),
         };
-        Arc::new(Server::new(self.config.hostname.clone(), &self.config.smtp, dependencies))
+        Arc::new(Server::submission(self.config.hostname.clone(), &self.config.smtp, dependencies))
+    }
+
+    fn build_inbound(&self) -> Arc<Server> {
+        let dependencies = server::InboundDependencies {
+            returns: self.returns.clone(),
+            tls: self.certificate.shared(),
+            clock: self.clock.clone(),
+        };
+        Arc::new(Server::inbound(self.config, dependencies))
     }
 
     fn build_relay(&self) -> Result<Relay, RelayError> {
@@ -328,7 +338,7 @@ impl Running {
         let shared = SharedServices::open(config, clock, rng).await?;
         let listeners = Listeners::bind(config).await?;
         let relay = shared.build_relay()?;
-        let (server, api) = (shared.build_server(), shared.build_api());
+        let (server, inbound, api) = (shared.build_server(), shared.build_inbound(), shared.build_api());
         let metrics = shared.build_metrics(&server, &api);
         let (webhooks, reporter) = (shared.build_webhook_dispatcher()?, shared.build_tls_reporter()?);
         let mut running = Self {
@@ -347,7 +357,8 @@ impl Running {
             deadline: config.shutdown_deadline,
         };
         let tasks = &mut running.acceptance;
-        listeners.serve(tasks, &server, &api, &metrics);
+        listeners
+            .serve(tasks, &Servers { submission: &server, inbound: &inbound, api: &api, metrics: &metrics });
         tasks.spawn("request counter", api.clone().count_requests(tasks.stop.clone()));
         shared.spawn_maintenance(tasks);
         if let Some(reporter) = reporter {
@@ -361,6 +372,7 @@ impl Running {
             submission = ?running.submission_addresses,
             submissions = ?running.submissions_addresses,
             api = ?running.api_addresses,
+            inbound = ?running.inbound_addresses,
             "started"
         );
         Ok(running)

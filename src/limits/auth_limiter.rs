@@ -26,6 +26,8 @@ const DELAY_MAX: Duration = Duration::from_secs(8);
 /// Settings of the limiter.
 #[derive(Debug, Clone)]
 pub struct AuthLimiterSettings {
+    /// What counts as a failure, for the log.
+    pub failures: &'static str,
     /// Failures within the window before a ban.
     pub failures_max: u32,
     /// The window, counted from the first failure.
@@ -223,7 +225,7 @@ impl AuthLimiter {
             && record.banned_until.is_none();
         if is_new_ban {
             record.banned_until = Some(after(now, self.settings.ban));
-            tracing::warn!(%subject, failures = record.failures, "banned for failed logins");
+            tracing::warn!(%subject, failures = record.failures, "banned for {}", self.settings.failures);
         }
         (record, is_new_ban)
     }
@@ -311,6 +313,7 @@ mod tests {
 
     fn limiter(failures_max: u32) -> AuthLimiter {
         let settings = AuthLimiterSettings {
+            failures: "failed logins",
             failures_max,
             window: WINDOW,
             ban: BAN,

@@ -22,6 +22,14 @@ impl ReturnsService {
     /// # Errors
     /// The refusal.
     pub async fn accept(&self, mailbox: Mailbox, mail: ReturnedMail) -> Result<ReportId, Refusal> {
+        let recorded = self.record(mailbox, mail).await;
+        if let Err(refusal) = &recorded {
+            self.counters.count_refusal(refusal.code);
+        }
+        recorded
+    }
+
+    async fn record(&self, mailbox: Mailbox, mail: ReturnedMail) -> Result<ReportId, Refusal> {
         if matches!(mailbox, Mailbox::Probe) {
             return Err(Refusal::new(
                 RefusalCode::MailboxUnknown,

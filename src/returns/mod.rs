@@ -30,6 +30,13 @@ use crate::telemetry::FLOOD;
 
 pub use self::counters::ReturnCounts;
 
+/// Octets kept of a report, which often returns a whole message.
+const DSN_OCTETS_KEPT: u64 = 512 * 1024;
+/// Octets kept of a complaint.
+const COMPLAINT_OCTETS_KEPT: u64 = 8 * 1024 * 1024;
+/// Octets kept of mail for people.
+const LETTER_OCTETS_KEPT: u64 = 1024 * 1024;
+
 /// Settings of what comes back.
 #[derive(Debug, Clone)]
 pub struct ReturnsSettings {
@@ -91,6 +98,19 @@ pub struct AdmittedToken {
     pub target: ReportTarget,
 }
 
+impl Mailbox {
+    /// How much of a message is kept. The parts of a DSN that matter come first; the signature of a complaint covers all
+    /// of it, and people want to read the whole message.
+    pub fn keep_octets_max(&self) -> u64 {
+        match self {
+            Self::Target(token) if token.kind != TokenKind::Feedback => DSN_OCTETS_KEPT,
+            Self::Target(_) | Self::Feedback => COMPLAINT_OCTETS_KEPT,
+            Self::Postmaster => LETTER_OCTETS_KEPT,
+            Self::Probe => 0,
+        }
+    }
+}
+
 impl AdmittedToken {
     /// Whether several recipients have the token, so that whom a report is about is not proved.
     pub fn is_shared(&self) -> bool {
@@ -103,6 +123,11 @@ impl ReturnsService {
     pub fn new(dependencies: ReturnsDependencies, settings: ReturnsSettings) -> Self {
         let ReturnsDependencies { store, queue, resolver, clock } = dependencies;
         Self { store, queue, resolver, clock, settings, counters: ReturnCounters::default() }
+    }
+
+    /// Counts a refusal that the protocol decided.
+    pub fn count_refusal(&self, code: RefusalCode) {
+        self.counters.count_refusal(code);
     }
 
     /// Reports and refusals since the start.

@@ -187,9 +187,10 @@ impl Connection {
     async fn answer(&mut self, question: Question) -> Verdict {
         match question {
             Question::StartData { octets_declared } => {
+                let kept = self.services.keep_octets_max();
                 let expected = octets_declared.unwrap_or(BODY_OCTETS_EXPECTED).min(BODY_OCTETS_EXPECTED_MAX);
-                if self.reserve_memory(expected) {
-                    Verdict::Granted
+                if self.reserve_memory(kept.map_or(expected, |kept| expected.min(kept))) {
+                    kept.map_or(Verdict::Granted, Verdict::GrantedKeeping)
                 } else {
                     Verdict::Refused(refusal_replies::reply(&refusal_replies::overloaded(), None))
                 }
@@ -256,7 +257,7 @@ impl Connection {
             }
             () = self.stop.cancelled(), if !in_body => Ok(Received::Stopping),
             () = self.evicted.cancelled() => {
-                tracing::warn!(target: FLOOD, "closed the oldest connection without a login: smtp.connections_max");
+                tracing::warn!(target: FLOOD, "closed the oldest connection without a login: {}.connections_max", self.server.table());
                 Ok(Received::Evicted)
             }
             () = sleep_until(deadline) => Ok(ended),
@@ -266,7 +267,7 @@ impl Connection {
     /// Until when to wait for octets, and the result if none arrive.
     fn read_deadline(&self, now: Instant, receiving: bool) -> (Instant, Received) {
         let idle = (now + self.server.idle_timeout).min(self.session_deadline);
-        if !self.is_logged_in() && self.login_deadline < idle {
+        if !self.services.is_admitted() && self.login_deadline < idle {
             return (self.login_deadline, Received::NoLogin);
         }
         let slow = self.server.min_rate.time_left(&self.transfer).map(|left| now + left);
@@ -276,17 +277,13 @@ impl Connection {
         }
     }
 
-    fn is_logged_in(&self) -> bool {
-        self.services.tenant_id().is_some()
-    }
-
     async fn flush(&mut self) -> io::Result<()> {
         if self.output.is_empty() {
             return Ok(());
         }
         let idle = Instant::now() + self.server.idle_timeout;
         // The time of the last reply to a client that has not logged in comes after its deadline.
-        let limit = if self.is_logged_in() { idle } else { idle.min(self.login_deadline + LINGER) };
+        let limit = if self.services.is_admitted() { idle } else { idle.min(self.login_deadline + LINGER) };
         timeout_at(limit, self.stream.write(&self.output)).await??;
         self.output.clear();
         if self.output.capacity() > OUTPUT_OCTETS_MAX {

@@ -1,11 +1,14 @@
-//! Submission over SMTP: sockets around [`crate::smtp::Session`]. This module passes octets to the session and
-//! questions of the session to `submission`. `smtp` interprets commands, and `policy` decides what mail is accepted.
+//! Submission over SMTP, and the listener for reports of other servers: sockets around [`crate::smtp::Session`]. This
+//! module passes octets to the session, and questions of the session to `submission` or `returns`. `smtp` interprets
+//! commands.
 
 mod connection;
+mod inbound_session;
 mod min_rate;
 mod refusal_replies;
 mod session_services;
 mod stream;
+mod submission_session;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -24,13 +27,14 @@ use self::min_rate::MinRate;
 use self::session_services::Peer;
 use crate::accept_loop;
 use crate::clock::Clock;
-use crate::config;
-use crate::limits::auth_limiter::AuthLimiter;
+use crate::config::{self, Config};
+use crate::limits::auth_limiter::{AuthLimiter, AuthLimiterSettings};
 use crate::limits::connection_limiter::{ConnectionLimiter, ConnectionSlot, LimitReached, Limits};
 use crate::limits::memory_budget::MemoryBudget;
 use crate::mail::DomainName;
+use crate::returns::ReturnsService;
 use crate::smtp::server::replies;
-use crate::smtp::{self, BareNewline, DataLimits, Reply, proxy};
+use crate::smtp::{self, BareNewline, DataLimits, Profile, Reply, proxy};
 use crate::submission::SubmissionService;
 use crate::telemetry::FLOOD;
 use crate::tls::SharedServerConfig;
@@ -45,6 +49,19 @@ const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the last reply may take to a client whose slot another connection has taken.
 const EVICTION_GRACE: Duration = Duration::from_secs(1);
 
+/// A report may contain a message of the largest size, and this much besides.
+const REPORT_OCTETS_MORE: u64 = 2 * 1024 * 1024;
+/// How long another server may take until it names a recipient that is accepted.
+const RECIPIENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long another server may stay connected.
+const INBOUND_SESSION_TIMEOUT: Duration = Duration::from_secs(600);
+/// Errors in a session of another server.
+const INBOUND_ERRORS_MAX: u32 = 5;
+/// Refused recipients, in a session and from a network within the window, before the network is banned.
+const REFUSED_RECIPIENTS_MAX: u32 = 20;
+const REFUSED_RECIPIENTS_WINDOW: Duration = Duration::from_secs(600);
+const REFUSED_RECIPIENTS_BAN: Duration = Duration::from_secs(900);
+
 /// When the connections of a listener use TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Security {
@@ -54,13 +71,20 @@ pub enum Security {
     Implicit,
 }
 
-/// The state shared by all listeners.
+/// Who decides the questions of the sessions.
+#[derive(Clone)]
+enum Backend {
+    Submission(Arc<SubmissionService>),
+    Inbound(Arc<ReturnsService>),
+}
+
+/// The state shared by all listeners of one purpose.
 pub struct Server {
     session: Arc<smtp::SessionSettings>,
     idle_timeout: Duration,
     login_timeout: Duration,
     session_timeout: Duration,
-    submission: Arc<SubmissionService>,
+    backend: Backend,
     tls: SharedServerConfig,
     bans: Arc<AuthLimiter>,
     clock: Clock,
@@ -74,12 +98,12 @@ pub struct Server {
 /// Why a connection is rejected.
 struct Rejection {
     /// For the log.
-    reason: &'static str,
+    reason: String,
     reply: Reply,
 }
 
-/// The services that the server uses.
-pub struct ServerDependencies {
+/// The services of submission.
+pub struct SubmissionDependencies {
     /// Accepts mail.
     pub submission: Arc<SubmissionService>,
     /// The certificate.
@@ -90,16 +114,26 @@ pub struct ServerDependencies {
     pub clock: Clock,
 }
 
+/// The services that take reports.
+pub struct InboundDependencies {
+    /// Records reports.
+    pub returns: Arc<ReturnsService>,
+    /// The certificate.
+    pub tls: SharedServerConfig,
+    /// The wall clock.
+    pub clock: Clock,
+}
+
 impl Server {
-    /// A server with this host name and these limits.
-    pub fn new(hostname: DomainName, limits: &config::Smtp, services: ServerDependencies) -> Self {
-        let ServerDependencies { submission, tls, bans, clock } = services;
+    /// A server for submission with this host name and these limits.
+    pub fn submission(hostname: DomainName, limits: &config::Smtp, services: SubmissionDependencies) -> Self {
+        let SubmissionDependencies { submission, tls, bans, clock } = services;
         Self {
-            session: Arc::new(session_settings(hostname, limits)),
+            session: Arc::new(submission_settings(hostname, limits)),
             idle_timeout: limits.idle_timeout,
             login_timeout: limits.login_timeout,
             session_timeout: limits.session_timeout,
-            submission,
+            backend: Backend::Submission(submission),
             tls,
             bans,
             clock,
@@ -112,6 +146,46 @@ impl Server {
                 per_tenant_max: limits.connections_per_tenant_max,
             }),
             memory: MemoryBudget::new(limits.inbound_buffer_max.0),
+        }
+    }
+
+    /// A server for reports of other servers. Its bans are its own, so they cannot lock out a tenant.
+    pub fn inbound(config: &Config, services: InboundDependencies) -> Self {
+        let InboundDependencies { returns, tls, clock } = services;
+        let Config { smtp, inbound, .. } = config;
+        let bans = AuthLimiterSettings {
+            failures: "refused recipients of reports",
+            failures_max: REFUSED_RECIPIENTS_MAX,
+            window: REFUSED_RECIPIENTS_WINDOW,
+            ban: REFUSED_RECIPIENTS_BAN,
+            exempt: Vec::new(),
+        };
+        Self {
+            session: Arc::new(inbound_settings(config.hostname.clone(), smtp)),
+            idle_timeout: smtp.idle_timeout,
+            login_timeout: RECIPIENT_TIMEOUT,
+            session_timeout: INBOUND_SESSION_TIMEOUT,
+            backend: Backend::Inbound(returns),
+            tls,
+            bans: Arc::new(AuthLimiter::new(bans)),
+            clock,
+            min_rate: MinRate { rate_min: smtp.data_rate_min.0, grace: smtp.data_rate_grace },
+            proxies: smtp.proxy_protocol_from.clone(),
+            scram_plus: false,
+            connection_limiter: ConnectionLimiter::new(Limits {
+                total_max: inbound.connections_max,
+                per_address_max: inbound.connections_per_address_max,
+                per_tenant_max: usize::MAX,
+            }),
+            memory: MemoryBudget::new(inbound.buffer_max.0),
+        }
+    }
+
+    /// The table of the configuration with the limits.
+    fn table(&self) -> &'static str {
+        match self.backend {
+            Backend::Submission(_) => "smtp",
+            Backend::Inbound(_) => "inbound",
         }
     }
 
@@ -144,9 +218,10 @@ impl Server {
                 Ok(()) => return Some(slot),
                 Err(refusal) => refusal,
             },
-            Err(LimitReached) => {
-                Rejection { reason: "smtp.connections_max", reply: replies::too_many_connections_421() }
-            }
+            Err(LimitReached) => Rejection {
+                reason: format!("{}.connections_max", self.table()),
+                reply: replies::too_many_connections_421(),
+            },
         };
         self.reject(stream, peer.ip(), &refusal, security);
         None
@@ -155,10 +230,14 @@ impl Server {
     /// Checks bans and connection limits of a client address.
     fn admit_client(&self, slot: &mut ConnectionSlot, client: IpAddr) -> Result<(), Rejection> {
         if let Some(until) = self.bans.banned_until(client, self.clock.now()) {
-            return Err(Rejection { reason: "the address is banned", reply: replies::banned_421(until) });
+            let reply = match self.backend {
+                Backend::Submission(_) => replies::banned_421(until),
+                Backend::Inbound(_) => replies::banned_network_421(until),
+            };
+            return Err(Rejection { reason: "the address is banned".to_owned(), reply });
         }
         slot.set_address(client).map_err(|LimitReached| Rejection {
-            reason: "smtp.connections_per_address_max",
+            reason: format!("{}.connections_per_address_max", self.table()),
             reply: replies::too_many_from_address_421(),
         })
     }
@@ -235,8 +314,9 @@ async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<IpAddr>>
     }
 }
 
-fn session_settings(hostname: DomainName, limits: &config::Smtp) -> smtp::SessionSettings {
+fn submission_settings(hostname: DomainName, limits: &config::Smtp) -> smtp::SessionSettings {
     smtp::SessionSettings {
+        profile: Profile::Submission,
         hostname,
         data: DataLimits {
             message_octets_max: limits.message_size_max.0,
@@ -245,9 +325,30 @@ fn session_settings(hostname: DomainName, limits: &config::Smtp) -> smtp::Sessio
                 config::BareNewline::Normalize => BareNewline::Normalize,
                 config::BareNewline::Reject => BareNewline::Reject,
             },
+            keep_octets_max: None,
         },
         recipients_max: limits.recipients_max,
+        refused_recipients_max: limits.recipients_max.saturating_mul(2),
         errors_max: limits.errors_max,
+        commands_without_message_max: limits.commands_without_message_max,
+        starttls: true,
+    }
+}
+
+fn inbound_settings(hostname: DomainName, limits: &config::Smtp) -> smtp::SessionSettings {
+    smtp::SessionSettings {
+        profile: Profile::Inbound,
+        hostname,
+        data: DataLimits {
+            message_octets_max: limits.message_size_max.0.saturating_add(REPORT_OCTETS_MORE),
+            line_octets_max: CONTENT_LINE_OCTETS_MAX,
+            // Old servers send bare newlines. Nothing is passed on, so nothing can be smuggled onwards.
+            bare_newline: BareNewline::Normalize,
+            keep_octets_max: None,
+        },
+        recipients_max: 1,
+        refused_recipients_max: REFUSED_RECIPIENTS_MAX as usize,
+        errors_max: INBOUND_ERRORS_MAX,
         commands_without_message_max: limits.commands_without_message_max,
         starttls: true,
     }

@@ -26,6 +26,8 @@ pub struct DataLimits {
     pub line_octets_max: usize,
     /// The treatment of a bare CR or LF.
     pub bare_newline: BareNewline,
+    /// Octets that are kept; the rest of the message is checked and discarded. `None`: all.
+    pub keep_octets_max: Option<u64>,
 }
 
 /// Why the content is refused. Of several reasons, the first in this order is reported.
@@ -134,13 +136,18 @@ impl Decoder {
         self.message.capacity()
     }
 
+    /// Whether only the beginning of the message was kept.
+    pub fn is_truncated(&self) -> bool {
+        self.octets > self.message.len() as u64
+    }
+
     /// Frees the message; from now on only the end of the content is searched for.
     pub fn discard(&mut self) {
         self.message = Vec::new();
         self.limits.message_octets_max = 0;
     }
 
-    /// The message, after the end was found.
+    /// The message, or the beginning of it that is kept, after the end was found.
     pub fn finish(self) -> Result<Vec<u8>, ContentError> {
         match self.error() {
             None => Ok(self.message),
@@ -256,10 +263,24 @@ impl Decoder {
     fn store(&mut self, run: &[u8]) {
         self.octets = self.octets.saturating_add(run.len() as u64);
         if self.error().is_none() {
-            self.message.extend_from_slice(run);
+            self.keep(run);
         } else if self.message.capacity() > 0 {
             self.message = Vec::new();
         }
+    }
+
+    fn keep(&mut self, run: &[u8]) {
+        let Some(octets_max) = self.limits.keep_octets_max else {
+            return self.message.extend_from_slice(run);
+        };
+        let octets_max = usize::try_from(octets_max).unwrap_or(usize::MAX);
+        let octets_left = octets_max.saturating_sub(self.message.len());
+        let kept = &run[..run.len().min(octets_left)];
+        // The next doubling would exceed the limit.
+        if self.message.spare_capacity_mut().len() < kept.len() && self.message.capacity() > octets_max / 2 {
+            self.message.reserve_exact(octets_left);
+        }
+        self.message.extend_from_slice(kept);
     }
 }
 
@@ -268,8 +289,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LIMITS: DataLimits =
-        DataLimits { message_octets_max: 1000, line_octets_max: 100, bare_newline: BareNewline::Normalize };
+    const LIMITS: DataLimits = DataLimits {
+        message_octets_max: 1000,
+        line_octets_max: 100,
+        bare_newline: BareNewline::Normalize,
+        keep_octets_max: None,
+    };
 
     /// The message or its error, and the octets after the end; `None` while the end is missing.
     type Outcome = Option<(Result<Vec<u8>, ContentError>, Vec<u8>)>;
@@ -454,8 +479,31 @@ mod tests {
             message_octets_max in 0u64..80,
         ) {
             let bare_newline = if reject { BareNewline::Reject } else { BareNewline::Normalize };
-            let limits = DataLimits { message_octets_max, line_octets_max: 45, bare_newline };
+            let limits = DataLimits { message_octets_max, line_octets_max: 45, bare_newline, ..LIMITS };
             prop_assert_eq!(decode(limits, &[&wire]), model(limits, &wire));
+        }
+
+        #[test]
+        fn the_beginning_is_kept_and_the_rest_is_checked(wire in wires(), keep in 0usize..80, at in 0usize..200) {
+            let whole = decode(LIMITS, &[&wire]);
+            let mut decoder =
+                Decoder::new(DataLimits { keep_octets_max: Some(keep as u64), ..LIMITS }, Framing::Dots, 0);
+            let (front, back) = wire.split_at(at.min(wire.len()));
+            let mut is_complete = matches!(decoder.decode(front), DataProgress::Complete { .. });
+            is_complete = is_complete || matches!(decoder.decode(back), DataProgress::Complete { .. });
+            prop_assert!(decoder.memory_octets() <= keep.max(8));
+            prop_assert_eq!(is_complete, whole.is_some());
+            if let Some((whole, _)) = whole {
+                let is_truncated = decoder.is_truncated();
+                let kept = decoder.finish();
+                match whole {
+                    Ok(whole) => {
+                        prop_assert_eq!(kept, Ok(whole[..whole.len().min(keep)].to_vec()));
+                        prop_assert_eq!(is_truncated, whole.len() > keep);
+                    }
+                    Err(error) => prop_assert_eq!(kept, Err(error)),
+                }
+            }
         }
 
         #[test]

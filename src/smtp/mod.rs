@@ -1,6 +1,6 @@
 //! The SMTP protocol without I/O, clock and tokio, for both roles.
 //!
-//! The server role, for submission (RFC 6409):
+//! The server role, for submission (RFC 6409) and for reports of other servers:
 //! * [`LineReader`]: finds command lines (RFC 5321 §2.3.8).
 //! * `command`: verbs and arguments, as in the ABNF of RFC 5321 §4.1; `parameters`: the parameters of MAIL and RCPT.
 //! * `sasl`: AUTH PLAIN, LOGIN and SCRAM-SHA-256 (RFC 4954).
@@ -29,4 +29,4 @@ pub use data::{BareNewline, ContentError, DataLimits, DataProgress, Decoder, Fra
 pub use line::{LINE_OCTETS_MAX, LineError, LineReader};
 pub use reply::Reply;
 pub use sasl::{ChannelBinding, Credentials, Parameters as ScramParameters, Proof as ScramProof};
-pub use server::{Input, Next, Question, Session, SessionSettings, Step, Verdict};
+pub use server::{Input, Next, Profile, Question, Session, SessionSettings, Step, Verdict};

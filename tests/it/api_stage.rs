@@ -110,6 +110,7 @@ impl ApiStage {
             store: store.clone(),
             webhooks: local_webhooks(),
             bans: Arc::new(AuthLimiter::new(auth_limiter::AuthLimiterSettings {
+                failures: "failed logins",
                 failures_max: 1,
                 window: HOUR,
                 ban: HOUR,

@@ -16,7 +16,7 @@ use pillarbox::model::{
     DkimAlgorithm, DkimKeyState, Environment, KeySecret, MessageId, Scope, SuppressionReason, TenantId,
     Verification,
 };
-use pillarbox::server::{Security, Server, ServerDependencies};
+use pillarbox::server::{Security, Server, SubmissionDependencies};
 use pillarbox::store::{
     Directory, NewDkimKey, NewDomain, NewKey, NewSuppression, NewTenant, SqliteOptions, Store,
 };
@@ -76,13 +76,14 @@ impl SubmissionStage {
         let tls = Arc::new(ArcSwap::new(identity.server_config()));
         let intake = Arc::new(SubmissionService::new(store.clone(), settings, clock.clone()));
         let bans = Arc::new(AuthLimiter::new(auth_limiter::AuthLimiterSettings {
+            failures: "failed logins",
             failures_max: limits.login_failures_max,
             window: limits.login_failures_window,
             ban: limits.login_ban,
             exempt: limits.login_ban_exempt.clone(),
         }));
-        let services = ServerDependencies { submission: intake, tls, bans, clock };
-        let server = Arc::new(Server::new(hostname, &limits, services));
+        let services = SubmissionDependencies { submission: intake, tls, bans, clock };
+        let server = Arc::new(Server::submission(hostname, &limits, services));
         let stop = CancellationToken::new();
         let mut serving = JoinSet::new();
         let mut addresses = Vec::new();

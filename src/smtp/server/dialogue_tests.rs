@@ -32,6 +32,7 @@ fn variables() -> Variables<'static> {
 fn run(dialogue: &Dialogue, one_by_one: bool) {
     let mut settings = settings();
     settings.recipients_max = 5;
+    settings.refused_recipients_max = 10;
     settings.commands_without_message_max = 100;
     settings.data.message_octets_max = 100 * 1024;
     settings.data.line_octets_max = 64 * 1024;

@@ -1,8 +1,9 @@
 //! The EHLO response (RFC 5321 §4.1.1.1), and the `with` keyword of `Received`.
 
-use super::settings::SessionSettings;
-use crate::mail::{SignedDuration, Timestamp};
-use crate::smtp::parameters::FUTURE_RELEASE_MAX_S;
+use super::settings::{Profile, SessionSettings};
+use crate::mail::{RcptParameters, SignedDuration, Timestamp};
+use crate::smtp::command_error::CommandError;
+use crate::smtp::parameters::{FUTURE_RELEASE_MAX_S, MailOptions};
 use crate::smtp::sasl::{self, ChannelBinding};
 
 /// The state of the session that decides which extensions are offered.
@@ -16,7 +17,6 @@ pub struct SessionState<'a> {
 
 /// The lines of the EHLO response.
 pub fn ehlo_lines(settings: &SessionSettings, state: &SessionState<'_>) -> Vec<String> {
-    let &SessionState { tls, authenticated, channel, now } = state;
     let mut lines = vec![
         settings.hostname.to_string(),
         // RFC 2920.
@@ -27,16 +27,30 @@ pub fn ehlo_lines(settings: &SessionSettings, state: &SessionState<'_>) -> Vec<S
         "8BITMIME".into(),
         // RFC 6531.
         "SMTPUTF8".into(),
-        // RFC 3461.
-        "DSN".into(),
         // RFC 3030.
         "CHUNKING".into(),
-        "BINARYMIME".into(),
         // RFC 9422.
         format!("LIMITS RCPTMAX={}", settings.recipients_max),
         // RFC 2034.
         "ENHANCEDSTATUSCODES".into(),
     ];
+    if settings.profile == Profile::Submission {
+        add_submission_lines(&mut lines, state);
+    }
+    // RFC 3207 §4.2: not under TLS.
+    if !state.tls && settings.starttls {
+        lines.push("STARTTLS".into());
+    }
+    lines
+}
+
+/// Extensions of submission. A report is not relayed, so it has no use for them.
+fn add_submission_lines(lines: &mut Vec<String>, state: &SessionState<'_>) {
+    let &SessionState { tls, authenticated, channel, now } = state;
+    // RFC 3461.
+    lines.push("DSN".into());
+    // RFC 3030.
+    lines.push("BINARYMIME".into());
     // RFC 4865 §4: with the longest interval and the latest time.
     if let Some(latest) =
         now.and_then(|now| now.checked_add(SignedDuration::from_secs(FUTURE_RELEASE_MAX_S.into())).ok())
@@ -47,15 +61,28 @@ pub fn ehlo_lines(settings: &SessionSettings, state: &SessionState<'_>) -> Vec<S
     if tls {
         lines.push("REQUIRETLS".into());
     }
-    // RFC 3207 §4.2: not under TLS.
-    if !tls && settings.starttls {
-        lines.push("STARTTLS".into());
-    }
     // RFC 4954 §4, §6: only under TLS, and once per session.
     if tls && !authenticated {
         lines.push(format!("AUTH {}", sasl::mechanisms(channel)));
     }
-    lines
+}
+
+/// Refuses parameters of MAIL that [`Profile::Inbound`] does not offer (RFC 5321 §4.1.1.11).
+pub fn check_inbound_mail(options: &MailOptions) -> Result<(), CommandError> {
+    let parameters = &options.parameters;
+    let is_offered = !options.binary
+        && !parameters.require_tls
+        && options.future_release.is_none()
+        && parameters.return_content.is_none()
+        && parameters.envelope_id.is_none();
+    let known = "MAIL supports SIZE, BODY=7BIT, BODY=8BITMIME and SMTPUTF8";
+    if is_offered { Ok(()) } else { Err(CommandError::Parameter(known)) }
+}
+
+/// Refuses the parameters of RCPT, all of which belong to RFC 3461.
+pub fn check_inbound_rcpt(parameters: &RcptParameters) -> Result<(), CommandError> {
+    let has_none = parameters.notify.is_none() && parameters.original_recipient.is_none();
+    if has_none { Ok(()) } else { Err(CommandError::Parameter("RCPT supports none")) }
 }
 
 /// The `with` keyword of `Received` (RFC 3848, RFC 6531 §4.3).

@@ -65,7 +65,8 @@ impl MailTransaction {
     /// The size of the buffer to reserve. A client may declare any SIZE, so it is limited.
     pub fn octets_expected(&self, limits: &DataLimits) -> usize {
         let hint = self.options.octets.map_or(OCTETS_EXPECTED, |octets| octets.min(OCTETS_EXPECTED_MAX));
-        usize::try_from(hint.min(limits.message_octets_max)).unwrap_or(0)
+        let stored_max = limits.keep_octets_max.unwrap_or(u64::MAX).min(limits.message_octets_max);
+        usize::try_from(hint.min(stored_max)).unwrap_or(0)
     }
 }
 

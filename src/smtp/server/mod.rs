@@ -1,4 +1,4 @@
-//! The server role of SMTP, for submission (RFC 6409): the session, its EHLO response and its replies.
+//! The server role of SMTP, for submission (RFC 6409) and for reports of other servers: the session, its EHLO response and its replies.
 
 #[cfg(test)]
 mod dialogue_tests;
@@ -13,4 +13,4 @@ mod settings;
 mod testing;
 
 pub use session::{Input, Next, Question, Session, Step, Verdict};
-pub use settings::SessionSettings;
+pub use settings::{Profile, SessionSettings};

@@ -2,7 +2,7 @@
 //! 3463 and RFC 5248 the enhanced ones. `server/refusal_replies.rs` writes the replies to refusals by policy.
 
 use crate::mail::{AddressError, DomainName, EnhancedStatus, Timestamp};
-use crate::model::MessageId;
+use crate::model::{MessageId, ReportId};
 use crate::smtp::Reply;
 use crate::smtp::command_error::CommandError;
 use crate::smtp::line::LineError;
@@ -23,6 +23,8 @@ replies! {
     bye_221 = 221 2 . 0 . 0 "Bye";
     /// HELP.
     help_214 = 214 2 . 0 . 0 "EHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP QUIT; log in with a key id and its secret";
+    /// HELP for other servers.
+    inbound_help_214 = 214 2 . 0 . 0 "EHLO STARTTLS MAIL RCPT DATA BDAT RSET NOOP QUIT; for reports about mail of this server; to submit mail, use port 587 or 465";
     /// STARTTLS.
     ready_for_tls_220 = 220 2 . 0 . 0 "Ready to start TLS";
     /// AUTH.
@@ -39,11 +41,13 @@ replies! {
     idle_421 = 421 4 . 4 . 2 "Idle for too long, closing";
     /// The client did not log in for `login_timeout`.
     no_login_421 = 421 4 . 4 . 2 "No login in time, closing; connect again and log in at once";
+    /// The client named no recipient that is accepted, for the same time.
+    no_recipient_421 = 421 4 . 4 . 2 "No recipient in time, closing";
     /// The server is shutting down (RFC 5321 §3.8).
     shutting_down_421 = 421 4 . 3 . 2 "Shutting down, try again later";
-    /// `smtp.connections_max` is reached, for a new connection or for the oldest one without a login.
+    /// `smtp.connections_max` or `inbound.connections_max` is reached, for a new connection or for the oldest one without a login.
     too_many_connections_421 = 421 4 . 3 . 2 "Too many connections, try again later";
-    /// `smtp.connections_per_address_max` is reached.
+    /// `connections_per_address_max` of `smtp` or `inbound` is reached.
     too_many_from_address_421 = 421 4 . 7 . 0 "Too many connections from your address; close some or try again later";
     /// `smtp.errors_max` is exceeded.
     too_many_errors_421 = 421 4 . 7 . 0 "Too many errors, closing";
@@ -122,6 +126,12 @@ pub fn banned_421(until: Timestamp) -> Reply {
     Reply::new(421, Some(EnhancedStatus::new(4, 7, 0)), &text)
 }
 
+/// The network of the client is banned after too many refused recipients.
+pub fn banned_network_421(until: Timestamp) -> Reply {
+    let text = format!("Too many unknown recipients from your network; nothing is accepted until {until:.0}");
+    Reply::new(421, Some(EnhancedStatus::new(4, 7, 0)), &text)
+}
+
 /// The greeting. RFC 5321 §4.2: the host name comes first. RFC 2034 §4: no enhanced code.
 pub fn greeting_220(hostname: &DomainName) -> Reply {
     Reply::new(220, None, &format!("{hostname} ESMTP Pillarbox"))
@@ -150,6 +160,11 @@ pub fn chunk_received_250(octets: u64) -> Reply {
 /// The message is stored durably.
 pub fn queued_250(id: MessageId) -> Reply {
     Reply::new(250, Some(EnhancedStatus::new(2, 0, 0)), &format!("Ok: queued as {id}"))
+}
+
+/// The message is recorded durably, with everything that follows from it.
+pub fn recorded_250(id: ReportId) -> Reply {
+    Reply::new(250, Some(EnhancedStatus::new(2, 0, 0)), &format!("Ok: recorded as {id}"))
 }
 
 /// The arguments do not match the syntax of the command.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use self::data_phase::{Receiving, ReceivingChunk};
 pub use self::step::{Input, Next, Question, Step, Verdict};
 use super::mail_transaction::{self, MailTransaction};
-use super::settings::SessionSettings;
+use super::settings::{Profile, SessionSettings};
 use super::{extension, replies};
 use crate::mail::{Address, Host, LocalPart, Recipient, Timestamp};
 use crate::model::{Refusal, Stage};
@@ -137,7 +137,7 @@ impl Session {
             }
             (_, Input::ShuttingDown) => Step::reply(replies::shutting_down_421(), Next::Close),
             (_, Input::Idle) => Step::reply(replies::idle_421(), Next::Close),
-            (_, Input::NoLogin) => Step::reply(replies::no_login_421(), Next::Close),
+            (_, Input::NoLogin) => Step::reply(self.no_login_reply(), Next::Close),
             (_, Input::Evicted) => Step::reply(replies::too_many_connections_421(), Next::Close),
             (_, Input::TooSlow) => Step::reply(replies::too_slow_421(), Next::Close),
             (Phase::Connected, Input::Start) => {
@@ -196,7 +196,7 @@ impl Session {
     /// command is not a protocol error, but many of them without a message are address probing (RFC 5321 §7.8).
     fn reject(&mut self, transaction: Box<MailTransaction>, reply: Reply) -> Step {
         self.rejected_since_message += 1;
-        let within_limit = self.rejected_since_message <= self.settings.recipients_max.saturating_mul(2);
+        let within_limit = self.rejected_since_message <= self.settings.refused_recipients_max;
         self.ready(Some(transaction), if within_limit { reply } else { replies::too_many_refused_421() })
     }
 
@@ -246,9 +246,23 @@ impl Session {
             // RFC 5321 §4.1.1.5: RSET ends the transaction and keeps EHLO.
             (Verb::Rset, _) => self.ready(None, replies::ok_250()),
             (Verb::Noop, transaction) => self.ready(transaction, replies::ok_250()),
-            (Verb::Help, transaction) => self.ready(transaction, replies::help_214()),
+            (Verb::Help, transaction) => self.ready(transaction, self.help_reply()),
             (Verb::Vrfy, transaction) => self.ready(transaction, replies::cannot_verify_252()),
             (Verb::Quit, _) => Step::reply(replies::bye_221(), Next::Close),
+        }
+    }
+
+    fn help_reply(&self) -> Reply {
+        match self.settings.profile {
+            Profile::Submission => replies::help_214(),
+            Profile::Inbound => replies::inbound_help_214(),
+        }
+    }
+
+    fn no_login_reply(&self) -> Reply {
+        match self.settings.profile {
+            Profile::Submission => replies::no_login_421(),
+            Profile::Inbound => replies::no_recipient_421(),
         }
     }
 
@@ -309,6 +323,9 @@ impl Session {
 
     fn mail(&mut self, arguments: &str) -> Step {
         let mail = command::parse_mail(arguments).and_then(|mut mail| {
+            if self.settings.profile == Profile::Inbound {
+                extension::check_inbound_mail(&mail.options)?;
+            }
             let release = mail.options.future_release.zip(self.now);
             mail.options.parameters.hold_for_s = release.and_then(|(release, _)| release.seconds());
             mail.options.parameters.release_at =
@@ -332,7 +349,13 @@ impl Session {
     }
 
     fn rcpt(&mut self, transaction: Box<MailTransaction>, arguments: &str) -> Step {
-        let (address, parameters) = match command::parse_rcpt(arguments) {
+        let rcpt = command::parse_rcpt(arguments).and_then(|(path, parameters)| {
+            if self.settings.profile == Profile::Inbound {
+                extension::check_inbound_rcpt(&parameters)?;
+            }
+            Ok((path, parameters))
+        });
+        let (address, parameters) = match rcpt {
             Ok((ForwardPath::Mailbox(address), parameters)) => (address, parameters),
             Ok((ForwardPath::Postmaster, parameters)) => match LocalPart::parse("postmaster") {
                 Ok(local) => (Address::new(local, Host::Domain(self.settings.hostname.clone())), parameters),
@@ -391,6 +414,13 @@ impl Session {
         }
     }
 
+    /// Replies to an accepted message.
+    fn complete(&mut self, reply: Reply) -> Step {
+        self.commands_without_message = 0;
+        self.rejected_since_message = 0;
+        self.ready(None, reply)
+    }
+
     fn handle_granted(&mut self, pending: Pending, verdict: Verdict) -> Step {
         match (pending, verdict) {
             (Pending::Authenticate, _) => {
@@ -408,13 +438,12 @@ impl Session {
                 transaction.add(recipient);
                 self.ready(Some(transaction), replies::recipient_ok_250())
             }
-            (Pending::StartData(transaction), _) => self.start_data(transaction),
-            (Pending::StartChunks(transaction, chunk), _) => self.start_chunks(transaction, chunk),
-            (Pending::Accept, Verdict::Queued(id)) => {
-                self.commands_without_message = 0;
-                self.rejected_since_message = 0;
-                self.ready(None, replies::queued_250(id))
+            (Pending::StartData(transaction), verdict) => self.start_data(transaction, kept_by(&verdict)),
+            (Pending::StartChunks(transaction, chunk), verdict) => {
+                self.start_chunks(transaction, chunk, kept_by(&verdict))
             }
+            (Pending::Accept, Verdict::Queued(id)) => self.complete(replies::queued_250(id)),
+            (Pending::Accept, Verdict::Recorded(id)) => self.complete(replies::recorded_250(id)),
             // These questions need their own kind of verdict: without an id the message was not stored, without a
             // signature the proof was not verified.
             (Pending::Accept | Pending::User(_) | Pending::Proof, _) => {
@@ -422,6 +451,14 @@ impl Session {
             }
             (Pending::Refuse(transaction), _) => self.ready(transaction, replies::local_error_451()),
         }
+    }
+}
+
+/// How much of a message is kept; `None` is all of it.
+fn kept_by(verdict: &Verdict) -> Option<u64> {
+    match verdict {
+        Verdict::GrantedKeeping(octets) => Some(*octets),
+        _ => None,
     }
 }
 

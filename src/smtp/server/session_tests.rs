@@ -140,7 +140,7 @@ fn the_ehlo_response_changes_with_tls_and_login() {
     assert_eq!(
         plain,
         "250-mx.pillarbox.example\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
-         250-DSN\r\n250-CHUNKING\r\n250-BINARYMIME\r\n250-LIMITS RCPTMAX=3\r\n250-ENHANCEDSTATUSCODES\r\n250-FUTURERELEASE 2592000 1970-01-31T00:00:00Z\r\n250 STARTTLS\r\n"
+         250-CHUNKING\r\n250-LIMITS RCPTMAX=3\r\n250-ENHANCEDSTATUSCODES\r\n250-DSN\r\n250-BINARYMIME\r\n250-FUTURERELEASE 2592000 1970-01-31T00:00:00Z\r\n250 STARTTLS\r\n"
     );
     it.say("STARTTLS\r\n");
     let secured = it.say("EHLO c.example\r\n");
@@ -296,7 +296,10 @@ fn recipients_over_the_limit_are_refused_and_the_others_get_the_message() {
 
 #[test]
 fn too_many_errors_close_the_session_and_refused_recipients_are_not_errors() {
-    let mut it = Conversation::new(crate::smtp::SessionSettings { recipients_max: 60, ..settings() }, true);
+    let mut it = Conversation::new(
+        crate::smtp::SessionSettings { recipients_max: 60, refused_recipients_max: 120, ..settings() },
+        true,
+    );
     it.say(LOGIN);
     it.say(MAIL);
     for _ in 0..50 {
@@ -317,7 +320,7 @@ fn too_many_errors_close_the_session_and_refused_recipients_are_not_errors() {
 #[test]
 fn too_many_rejected_recipients_without_a_message_close_the_session() {
     const REFUSED: &str = "RCPT TO:<suppressed@d.example>\r\n";
-    // `recipients_max` is three, so six rejected recipients are allowed.
+    // Six rejected recipients are allowed.
     for rejected in [
         REFUSED,
         "RCPT TO:<nobody>\r\n",

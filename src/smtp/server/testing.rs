@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::session::{Input, Next, Question, Session, Step, Verdict};
-use super::settings::SessionSettings;
+use super::settings::{Profile, SessionSettings};
 use crate::mail::{DomainName, EnhancedStatus, Envelope, Timestamp};
 use crate::model::{MessageId, RefusalCode};
 use crate::smtp::{BareNewline, DataLimits, LineReader, Reply, ScramParameters};
@@ -30,13 +30,16 @@ pub struct Conversation {
 
 pub fn settings() -> SessionSettings {
     SessionSettings {
+        profile: Profile::Submission,
         hostname: DomainName::parse("mx.pillarbox.example").unwrap(),
         data: DataLimits {
             message_octets_max: 1000,
             line_octets_max: 200,
             bare_newline: BareNewline::Normalize,
+            keep_octets_max: None,
         },
         recipients_max: 3,
+        refused_recipients_max: 6,
         errors_max: 10,
         commands_without_message_max: 30,
         starttls: true,
@@ -185,7 +188,7 @@ impl Conversation {
             Question::StartData { octets_declared: Some(777) } => refuse(451, 3, 2, "[overloaded] No"),
             Question::Accept { message, .. } if message.starts_with(b"Stop") => refuse(421, 3, 2, "Stopping"),
             Question::Accept { message, .. } if message.starts_with(b"Refuse") => refuse(550, 7, 1, "No"),
-            Question::Accept { envelope, message, protocol } => {
+            Question::Accept { envelope, message, protocol, .. } => {
                 self.accepted.push((*envelope, message.to_vec(), protocol));
                 Verdict::Queued(MessageId::generate(Timestamp::UNIX_EPOCH))
             }

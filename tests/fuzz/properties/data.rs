@@ -10,6 +10,7 @@ pub fn data(octets: &[u8]) {
         message_octets_max: if choice & 2 == 0 { 2000 } else { 100_000 },
         line_octets_max: 1000,
         bare_newline: if choice & 1 == 0 { BareNewline::Normalize } else { BareNewline::Reject },
+        keep_octets_max: None,
     };
     let found = decode(limits, &pieces);
     assert_eq!(found, decode(limits, &[content]));
@@ -76,6 +77,7 @@ fn reads_back(message: &[u8]) {
         message_octets_max: u64::MAX,
         line_octets_max: usize::MAX,
         bare_newline: BareNewline::Reject,
+        keep_octets_max: None,
     };
     assert_eq!(decode(limits, &[&at_once]), Some((at_once.len(), Ok(message.to_vec()))));
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::super::mail::{DomainName, EnhancedStatus};
 use super::super::model::MessageId;
 use super::super::smtp::{
-    BareNewline, DataLimits, Input, LineReader, Next, Question, Reply, ScramParameters, Session,
+    BareNewline, DataLimits, Input, LineReader, Next, Profile, Question, Reply, ScramParameters, Session,
     SessionSettings, Step, Verdict,
 };
 use super::command::check_reply;
@@ -62,9 +62,16 @@ pub fn logged_in(lines: &[&[u8]]) -> Session {
 
 fn settings(bare_newline: BareNewline) -> SessionSettings {
     SessionSettings {
+        profile: Profile::Submission,
         hostname: DomainName::parse("mx.pillarbox.example").expect("a name"),
-        data: DataLimits { message_octets_max: 1000, line_octets_max: 200, bare_newline },
+        data: DataLimits {
+            message_octets_max: 1000,
+            line_octets_max: 200,
+            bare_newline,
+            keep_octets_max: None,
+        },
         recipients_max: 3,
+        refused_recipients_max: 6,
         errors_max: 10,
         commands_without_message_max: 100,
         starttls: true,

@@ -1,6 +1,6 @@
 //! The order of commands (RFC 5321 §4.1.4).
 
-use super::Session;
+use super::{Profile, Session};
 use crate::smtp::Reply;
 use crate::smtp::command::Verb;
 use crate::smtp::server::mail_transaction::MailTransaction;
@@ -15,7 +15,9 @@ impl Session {
         transaction: Option<&MailTransaction>,
     ) -> Option<Reply> {
         let has_arguments = !arguments.is_empty();
+        let is_submission = self.settings.profile == Profile::Submission;
         match verb {
+            Verb::Auth if !is_submission => Some(replies::not_offered_502()),
             // RFC 5321 §4.1.4: allowed at any time.
             Verb::Quit | Verb::Rset if has_arguments => Some(replies::no_argument_501()),
             Verb::Ehlo | Verb::Helo if !has_arguments => Some(replies::name_missing_501()),
@@ -35,8 +37,10 @@ impl Session {
             Verb::Auth if !self.tls => Some(replies::encryption_required_538()),
             Verb::Auth if self.authenticated => Some(replies::already_authenticated_503()),
             // RFC 6409 §4.3, RFC 8314 §3.3.
-            Verb::Mail if !self.tls => Some(replies::tls_required_530()),
-            Verb::Mail if !self.authenticated => Some(replies::authentication_required_530()),
+            Verb::Mail if is_submission && !self.tls => Some(replies::tls_required_530()),
+            Verb::Mail if is_submission && !self.authenticated => {
+                Some(replies::authentication_required_530())
+            }
 
             Verb::Rcpt | Verb::Data | Verb::Bdat if transaction.is_none() => Some(replies::mail_first_503()),
             Verb::Data if has_arguments => Some(replies::no_argument_501()),

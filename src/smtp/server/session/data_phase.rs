@@ -52,9 +52,9 @@ impl ReceivingChunk {
 
 impl Session {
     /// Replies 354 and starts to receive content.
-    pub(super) fn start_data(&mut self, transaction: Box<MailTransaction>) -> Step {
-        let octets_expected = transaction.octets_expected(&self.settings.data);
-        let decoder = Decoder::new(self.settings.data, Framing::Dots, octets_expected);
+    pub(super) fn start_data(&mut self, transaction: Box<MailTransaction>, keep: Option<u64>) -> Step {
+        let limits = DataLimits { keep_octets_max: keep, ..self.settings.data };
+        let decoder = Decoder::new(limits, Framing::Dots, transaction.octets_expected(&limits));
         self.phase = Phase::Data(Box::new(Receiving { transaction, decoder, refused: None }));
         Step::reply(replies::start_input_354(), Next::ReadBody)
     }
@@ -115,10 +115,15 @@ impl Session {
     }
 
     /// Starts to receive the first chunk.
-    pub(super) fn start_chunks(&mut self, mut transaction: Box<MailTransaction>, chunk: Chunk) -> Step {
+    pub(super) fn start_chunks(
+        &mut self,
+        mut transaction: Box<MailTransaction>,
+        chunk: Chunk,
+        keep: Option<u64>,
+    ) -> Step {
         transaction.options.octets.get_or_insert(chunk.octets);
-        let octets_expected = transaction.octets_expected(&self.settings.data);
-        let limits = limits_for(&transaction, self.settings.data);
+        let limits = DataLimits { keep_octets_max: keep, ..limits_for(&transaction, self.settings.data) };
+        let octets_expected = transaction.octets_expected(&limits);
         transaction.content = Some(Decoder::new(limits, Framing::Chunks, octets_expected));
         self.read_chunk(chunk, ChunkHandling::Append(transaction))
     }
@@ -179,6 +184,7 @@ impl Session {
 
     /// Asks the caller to accept a complete message, or refuses its content.
     fn accept(&mut self, transaction: Box<MailTransaction>, decoder: Decoder) -> Step {
+        let is_truncated = decoder.is_truncated();
         let message = match decoder.finish() {
             Ok(message) => message.into(),
             Err(error) => return self.refuse_content(&transaction, error),
@@ -187,7 +193,8 @@ impl Session {
         let extended = self.greeting.as_ref().is_some_and(|greeting| greeting.extended);
         let protocol =
             extension::transmission_type(extended, envelope.smtputf8, self.tls, self.authenticated);
-        self.ask(Pending::Accept, Question::Accept { envelope: Box::new(envelope), message, protocol })
+        let envelope = Box::new(envelope);
+        self.ask(Pending::Accept, Question::Accept { envelope, message, is_truncated, protocol })
     }
 
     fn refuse_content(&mut self, transaction: &MailTransaction, error: ContentError) -> Step {

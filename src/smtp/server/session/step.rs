@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::mail::{Address, Envelope, ReversePath};
-use crate::model::{MessageId, Refusal, Stage};
+use crate::model::{MessageId, Refusal, ReportId, Stage};
 use crate::smtp::Reply;
 use crate::smtp::line::LineError;
 use crate::smtp::sasl::{Credentials, Parameters, Proof};
@@ -27,7 +27,7 @@ pub enum Input<'a> {
     TlsDone,
     /// The client sent nothing for the idle timeout.
     Idle,
-    /// The client did not log in within the login timeout.
+    /// The client did not log in, or name a recipient that is accepted, within the login timeout.
     NoLogin,
     /// Another connection needs the slot of this one, whose client has not logged in.
     Evicted,
@@ -96,6 +96,8 @@ pub enum Question {
         envelope: Box<Envelope>,
         /// Content with CRLF line ends, without NUL, bare CR or bare LF.
         message: Bytes,
+        /// Whether `message` is only the beginning, because of [`Verdict::GrantedKeeping`].
+        is_truncated: bool,
         /// The `with` keyword for `Received`, such as `ESMTPSA`.
         protocol: &'static str,
     },
@@ -113,8 +115,12 @@ pub enum Question {
 pub enum Verdict {
     /// Yes.
     Granted,
+    /// Yes, but keep only so many octets at the beginning of the message: an answer to [`Question::StartData`].
+    GrantedKeeping(u64),
     /// Yes; the message is stored under this id.
     Queued(MessageId),
+    /// Yes; the message is recorded as this report.
+    Recorded(ReportId),
     /// The SCRAM parameters of the user.
     Scram(Parameters),
     /// Yes; the server signature for the client.
