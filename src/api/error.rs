@@ -317,6 +317,8 @@ impl From<Conflict> for ApiError {
             Conflict::TooManyGenerations => {
                 (RefusalCode::LimitReached, "wait until an old generation ends, or rotate with `at_once`")
             }
+            Conflict::NoMessage => (RefusalCode::ReportAddressExpired, "send no more reports about it"),
+            Conflict::TooManyReports => (RefusalCode::TooManyReports, "try again tomorrow"),
             Conflict::WebhookBacklog => (
                 RefusalCode::LimitReached,
                 "make the endpoint accept the pending deliveries; list them with GET /v1/webhooks/{id}/deliveries?status=pending",

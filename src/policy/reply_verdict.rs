@@ -2,10 +2,19 @@
 
 use super::bounce_classifier::classify;
 use super::retry_schedule::RetryPace;
-use crate::mail::EnhancedStatus;
+use crate::mail::{EnhancedStatus, SignedDuration, Timestamp};
 use crate::model::BounceClass;
 use crate::smtp::Reply;
 use crate::smtp::client::Phase;
+
+/// A mailbox that is not in use may be used again.
+const INACTIVE_SUPPRESSED_FOR: SignedDuration = SignedDuration::from_hours(90 * 24);
+
+/// When the suppression of an address that is gone ends, if it does.
+pub fn suppressed_until(class: BounceClass, now: Timestamp) -> Option<Timestamp> {
+    let is_inactive = class == BounceClass::RecipientInactive;
+    is_inactive.then(|| now.checked_add(INACTIVE_SUPPRESSED_FOR).unwrap_or(Timestamp::MAX))
+}
 
 /// The result for one recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use super::recipient_result::RecipientResult;
 use crate::dsn::recipient::crosses_delay;
 use crate::mail::{EnhancedStatus, Timestamp};
 use crate::model::{AttemptId, BounceClass, DeliveryState, SuppressionReason};
-use crate::policy::reply_verdict::Verdict;
+use crate::policy::reply_verdict::{Verdict, suppressed_until};
 use crate::policy::retry_schedule::{Failure, UNROUTABLE_FOR_MAX};
 use crate::store::{Attempt, AttemptRecord, Batch, Delivery, NewSuppression};
 
@@ -71,6 +71,7 @@ impl CompletedAttempt<'_> {
             matches!(result.verdict, Verdict::Bounced { suppress: true, .. }).then(|| NewSuppression {
                 evidence: Some(reply.clone()),
                 message_id: Some(message.id),
+                expires_at: result.verdict.class().and_then(|class| suppressed_until(class, self.now)),
                 ..NewSuppression::of_all_mail(
                     Some(message.tenant_id),
                     message.environment,

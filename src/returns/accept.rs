@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::decision::{Decision, Facts, decide};
+use super::decision::{Decision, Facts, decide, reply_text};
 use super::{Mailbox, ReturnsService, attribution, storage_refusal};
 use crate::feedback::{self, Complaint, FeedbackContent, ReturnedMail};
 use crate::mail::ReversePath;
@@ -117,7 +117,7 @@ impl ReturnsService {
             bounce_class: failed.map(|failed| failed.class),
             feedback_type: complaint.map(|complaint| complaint.feedback_type),
             recipient: group.and_then(|group| group.final_recipient.as_ref()).map(ToString::to_string),
-            reply: failed.map(|failed| failed.reply.lines.join(" ")),
+            reply: failed.map(|failed| reply_text(&failed.reply)),
             reporter: reporter(facts, complaint),
             times: 1,
             has_raw: true,

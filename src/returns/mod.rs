@@ -25,7 +25,7 @@ use crate::dns::Resolver;
 use crate::mail::{DomainName, TokenKind};
 use crate::model::{Refusal, RefusalCode};
 use crate::queue::QueueManager;
-use crate::store::{ReportTarget, Store, StoreError};
+use crate::store::{Conflict, ReportTarget, Store, StoreError};
 use crate::telemetry::FLOOD;
 
 pub use self::counters::ReturnCounts;
@@ -137,6 +137,12 @@ impl ReturnsService {
 }
 
 fn storage_refusal(error: StoreError) -> Refusal {
+    // Since RCPT, the message was deleted or other sessions were faster.
+    match &error {
+        StoreError::Conflict(Conflict::NoMessage) => return recipient::address_expired(),
+        StoreError::Conflict(Conflict::TooManyReports) => return recipient::too_many_today(),
+        _ => {}
+    }
     tracing::error!(target: FLOOD, "the store failed: {error}");
     match error {
         StoreError::DiskFull => Refusal::new(

@@ -99,13 +99,17 @@ fn admit_count(target: &ReportTarget) -> Result<(), Refusal> {
         ));
     }
     if target.reports_of_day >= REPORTS_OF_DAY_MAX {
-        return Err(Refusal::new(
-            RefusalCode::TooManyReports,
-            "too many reports came about this message today",
-            "try again tomorrow",
-        ));
+        return Err(too_many_today());
     }
     Ok(())
+}
+
+pub(super) fn too_many_today() -> Refusal {
+    Refusal::new(
+        RefusalCode::TooManyReports,
+        "too many reports came about this message today",
+        "try again tomorrow",
+    )
 }
 
 fn address_unknown() -> Refusal {
@@ -116,7 +120,7 @@ fn address_unknown() -> Refusal {
     )
 }
 
-fn address_expired() -> Refusal {
+pub(super) fn address_expired() -> Refusal {
     Refusal::new(
         RefusalCode::ReportAddressExpired,
         "reports about this message are not accepted any more",

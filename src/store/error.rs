@@ -1,6 +1,8 @@
 //! Errors of the store.
 
-use super::{CONFIRMATION_MAILS_PER_DAY_MAX, DKIM_KEYS_MAX, Limited, PAUSES_MAX};
+use super::{
+    CONFIRMATION_MAILS_PER_DAY_MAX, DKIM_KEYS_MAX, Limited, PAUSES_MAX, REPORTS_OF_DAY_MAX, REPORTS_TOTAL_MAX,
+};
 use crate::model::MessageId;
 
 /// Why a call of the store failed.
@@ -76,6 +78,14 @@ pub enum Conflict {
     /// Too many generations of report addresses are accepted.
     #[error("limit reached: 31 accepted generations of report addresses")]
     TooManyGenerations,
+    /// The message that a report is about was deleted.
+    #[error("the message does not exist any more")]
+    NoMessage,
+    /// The number of reports about a delivery is at its limit.
+    #[error(
+        "limit reached: {REPORTS_OF_DAY_MAX} reports about a delivery in a day, {REPORTS_TOTAL_MAX} in all"
+    )]
+    TooManyReports,
     /// The number of pending deliveries of the webhook is at its limit.
     #[error("limit reached: too many deliveries are pending for this webhook")]
     WebhookBacklog,

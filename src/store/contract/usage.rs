@@ -32,7 +32,9 @@ async fn recount(bed: &TestBed<impl Harness>, tenant: TenantId, environment: Env
         for event in bed.store.message_events(summary.message.id, None, 1000).await.unwrap().items {
             match event.kind {
                 EventKind::MessageDelivered => counts.delivered += 1,
+                EventKind::MessageBounced if event.data["late"] == true => counts.bounced_late += 1,
                 EventKind::MessageBounced | EventKind::MessageExpired => counts.bounced += 1,
+                EventKind::MessageUnsubscribed => counts.unsubscribed += 1,
                 EventKind::MessageComplained => counts.complained += 1,
                 EventKind::MessageSuppressed => counts.suppressed += 1,
                 _ => {}
@@ -134,7 +136,9 @@ pub(super) async fn what_was_used_is_what_the_journal_tells<H: Harness>() {
         sent: 15,
         delivered: 9,
         bounced: 6,
+        bounced_late: 0,
         complained: 3,
+        unsubscribed: 0,
         suppressed: 4,
         rejected: 2,
         api_requests: 0,

@@ -50,8 +50,12 @@ usage_counts! {
     delivered,
     /// Recipients with a permanent failure or an expired message.
     bounced,
+    /// Delivered recipients whose failure was reported later.
+    bounced_late,
     /// Recipients that complained.
     complained,
+    /// Recipients that left a list.
+    unsubscribed,
     /// Recipients that were skipped or rejected because they are suppressed.
     suppressed,
     /// Other rejected submissions.

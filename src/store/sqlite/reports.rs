@@ -1,25 +1,26 @@
 //! What comes back about messages.
 
+mod record;
+
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use self::record::ReportJob;
 use super::directory::suppressions;
-use super::events::Subject;
 use super::keyset::List;
 use super::report_keys::{self, ReportKeys};
-use super::sql_types::{count, json, sql_limit, time, to_json, us};
-use super::unit_of_work::Tx;
+use super::sql_types::{count, json, sql_limit, time, us};
 use super::{SqliteStore, delivery_rows, directory, message_rows};
 use crate::mail::{Address, DomainName, Timestamp, TokenKeys, TokenScope, TokenSubject};
 use crate::model::{
     BounceClass, DeliveryId, DeliveryState, DomainStatus, Environment, LimitPeriod, LinkKeys, ListName,
-    MessageId, ReportId, SuppressionReason, TenantId,
+    MessageId, ReportId, TenantId,
 };
 use crate::store::is_in_scope;
 use crate::store::{
-    NewReport, NewSuppression, Page, PageRequest, RecordedReport, Report, ReportFilter, ReportTarget,
-    Reports, Result, Suppression, TokenGeneration, Unsubscription,
+    NewReport, Page, PageRequest, RecordedReport, Report, ReportFilter, ReportTarget, Reports, Result,
+    Suppression, TokenGeneration, Unsubscription,
 };
 
 impl Reports for SqliteStore {
@@ -53,30 +54,15 @@ impl Reports for SqliteStore {
         self.read(move |connection| is_return_host(connection, &host, &label)).await
     }
 
-    async fn record_report(&self, new: NewReport) -> Result<RecordedReport> {
-        let written = self.write(move |tx| {
-            insert(tx, &new)?;
-            Ok(RecordedReport { id: new.report.id, effect: new.report.effect, is_new: true })
-        });
-        written.await
+    async fn record_report(&self, mut new: NewReport) -> Result<RecordedReport> {
+        self.refuse_unless_serving()?;
+        self.free_space.check()?;
+        let dsn = self.prepare_dsn(new.dsn.take()).await?;
+        self.write_with(ReportJob { new, dsn }, ReportJob::write, ReportJob::conclude).await
     }
 
-    async fn unsubscribe(&self, request: Unsubscription) -> Result<bool> {
-        self.write(move |tx| {
-            let new = NewSuppression {
-                mail: request.mail.clone(),
-                message_id: request.message_id,
-                ..NewSuppression::of_all_mail(
-                    Some(request.tenant_id),
-                    request.environment,
-                    request.address.clone(),
-                    SuppressionReason::Unsubscribe,
-                )
-            };
-            suppressions::suppress(tx, &new, Subject::default(), request.at)?;
-            Ok(true)
-        })
-        .await
+    async fn unsubscribe(&self, wish: Unsubscription) -> Result<bool> {
+        self.write(move |tx| record::unsubscribe(tx, &wish, None)).await
     }
 
     async fn list_suppression_of(
@@ -184,7 +170,7 @@ fn find_target(
             if deliveries.len() == 1 { deliveries.pop() } else { None }
         }
     };
-    let name = match &delivery {
+    let name = match delivery.as_ref().or(only_recipient.as_ref()) {
         Some(delivery) => delivery.id.to_string(),
         None => message_id.to_string(),
     };
@@ -228,35 +214,4 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Report> {
         created_at: time(row, "created_us")?,
         last_at: time(row, "last_us")?,
     })
-}
-
-fn insert(tx: &Tx<'_>, new: &NewReport) -> Result<()> {
-    let sql = "INSERT INTO report (id, tenant_id, environment, message_id, delivery_id, kind, rule, effect, action, status,
-                                   bounce_class, feedback_type, recipient, reply, reporter, digest, times, created_us, last_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, 1, ?17, ?17)";
-    let report = &new.report;
-    tx.prepare_cached(sql)?.execute(params![
-        report.id,
-        report.tenant_id,
-        report.environment,
-        report.message_id,
-        report.delivery_id,
-        report.kind,
-        report.rule,
-        report.effect,
-        report.action,
-        report.status,
-        report.bounce_class,
-        report.feedback_type,
-        report.recipient,
-        report.reply,
-        to_json(&report.reporter)?,
-        new.digest.as_slice(),
-        us(new.at),
-    ])?;
-    if !new.raw.is_empty() {
-        let sql = "INSERT INTO report_raw (report_id, octets) VALUES (?1, ?2)";
-        tx.prepare_cached(sql)?.execute(params![report.id, new.raw])?;
-    }
-    Ok(())
 }

@@ -2,8 +2,8 @@
 
 mod damage;
 pub(super) mod due_rows;
-mod enqueue;
-mod record;
+pub(super) mod enqueue;
+pub(super) mod record;
 pub(super) mod submission_key;
 
 use std::sync::Arc;
@@ -136,13 +136,7 @@ impl Spool for SqliteStore {
 
     async fn record(&self, batch: RecordBatch) -> Result<()> {
         self.refuse_unless_serving()?;
-        let report = match batch.report {
-            Some(report) => {
-                let is_inline = !self.bodies.is_large(&report.content);
-                Some(self.prepare(report, is_inline).await?)
-            }
-            None => None,
-        };
+        let report = self.prepare_dsn(batch.report).await?;
         let outcome = RecordJob { feed: Arc::clone(&self.feed), records: batch.records, report };
         self.writer.run(outcome, RecordJob::write, RecordJob::conclude).await
     }
@@ -191,6 +185,13 @@ impl SqliteStore {
         if !self.writer.leave(set_apart) {
             tracing::warn!("damaged deliveries were not set apart: too many writes are pending");
         }
+    }
+
+    /// Prepares a DSN that is enqueued with what it reports.
+    pub(super) async fn prepare_dsn(&self, dsn: Option<NewMessage>) -> Result<Option<EnqueueJob>> {
+        let Some(dsn) = dsn else { return Ok(None) };
+        let is_inline = !self.bodies.is_large(&dsn.content);
+        self.prepare(dsn, is_inline).await.map(Some)
     }
 
     /// Writes a body that does not go into the database to its file, and reserves memory, so that the message can be

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
 use super::{row_limits, tenants};
-use crate::mail::Timestamp;
+use crate::mail::{Address, Timestamp};
 use crate::model::{
     Environment, EventKind, ListName, SuppressedMail, SuppressionId, SuppressionReason, TenantId,
 };
@@ -25,6 +25,9 @@ struct SuppressionData<'a> {
     suppression_id: SuppressionId,
     address: &'a str,
     reason: SuppressionReason,
+    /// Which mail, unless all is suppressed.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    list: &'a str,
 }
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Suppression> {
@@ -59,7 +62,8 @@ pub(super) fn create(tx: &Tx<'_>, news: &[NewSuppression], now: Timestamp) -> Re
     news.iter().map(|new| suppress(tx, new, Subject::default(), now)).collect()
 }
 
-/// Suppresses an address. Only a new suppression appends an event, which refers to the delivery in `cause`, if any.
+/// Suppresses an address. Only a new suppression appends an event, which refers to the delivery in `cause`, if any. What a
+/// server replied or reported does not shorten a suppression in force.
 pub(in crate::store::sqlite) fn suppress(
     tx: &Tx<'_>,
     new: &NewSuppression,
@@ -69,6 +73,9 @@ pub(in crate::store::sqlite) fn suppress(
     let address = new.address.folded();
     let before = find_by_address(tx, (new.tenant_id, new.environment), &address, &new.mail)?;
     let was_in_force = before.as_ref().is_some_and(|old| is_in_force(old, now));
+    if let Some(old) = before.as_ref().filter(|old| was_in_force && outlives(old, new)) {
+        return Ok(old.clone());
+    }
     let suppression = Suppression {
         id: before.as_ref().map_or_else(|| SuppressionId::generate(now), |old| old.id),
         tenant_id: new.tenant_id,
@@ -119,8 +126,15 @@ fn append_event(
 ) -> Result<()> {
     let environment = Some(suppression.environment);
     let subject = Subject { tenant_id: suppression.tenant_id, environment, ..cause };
-    let Suppression { id, address, reason, .. } = suppression;
-    tx.append(kind, subject, &SuppressionData { suppression_id: *id, address, reason: *reason }, now)
+    let Suppression { id, address, reason, mail, .. } = suppression;
+    let data = SuppressionData { suppression_id: *id, address, reason: *reason, list: mail.as_str() };
+    tx.append(kind, subject, &data, now)
+}
+
+/// Whether a suppression ends after the one that would replace it, which nobody asked for.
+fn outlives(old: &Suppression, new: &NewSuppression) -> bool {
+    let is_automatic = new.report_id.is_some() || new.reason == SuppressionReason::Bounce;
+    is_automatic && new.expires_at.is_some_and(|end| old.expires_at.is_none_or(|old_end| old_end > end))
 }
 
 fn is_in_force(suppression: &Suppression, now: Timestamp) -> bool {
@@ -179,6 +193,17 @@ pub(in crate::store::sqlite) fn that_stops_list(
         }
     }
     Ok(None)
+}
+
+/// Whether this mail to an address is suppressed without an end.
+pub(in crate::store::sqlite) fn is_suppressed_for_ever(
+    connection: &Connection,
+    (tenant, environment): (TenantId, Environment),
+    address: &Address,
+    mail: &SuppressedMail,
+) -> Result<bool> {
+    let found = find_by_address(connection, (Some(tenant), environment), &address.folded(), mail)?;
+    Ok(found.is_some_and(|suppression| suppression.expires_at.is_none()))
 }
 
 pub(super) fn list(

@@ -19,7 +19,7 @@ use crate::store::{
 };
 
 /// A message to enqueue. If it is dropped before its commit, its body file is deleted.
-pub(super) struct EnqueueJob {
+pub(in crate::store::sqlite) struct EnqueueJob {
     feed: Arc<SpoolFeed>,
     new: Arc<NewMessage>,
     /// The body file, if the content is not in the database.
@@ -90,7 +90,7 @@ impl EnqueueJob {
 
     /// Returns the id of the message. If its submission key was used before, writes nothing and returns the id of that
     /// message.
-    pub(super) fn write(&self, tx: &Tx<'_>) -> Result<MessageId> {
+    pub(in crate::store::sqlite) fn write(&self, tx: &Tx<'_>) -> Result<MessageId> {
         let NewMessage { message, content, submission_key, .. } = &*self.new;
         if let Some(key) = submission_key
             && let Some(earlier) = submission_key::take(tx, key, message)?
@@ -135,7 +135,7 @@ impl EnqueueJob {
     }
 
     /// After the synced commit: hands the message over for delivery, if it was written.
-    pub(super) fn conclude(self, written: MessageId) -> MessageId {
+    pub(in crate::store::sqlite) fn conclude(self, written: MessageId) -> MessageId {
         let Self { feed, new, file, memory, .. } = self;
         let message = &new.message;
         if written != message.id {
@@ -151,7 +151,7 @@ impl EnqueueJob {
         written
     }
 
-    pub(super) fn message_id(&self) -> MessageId {
+    pub(in crate::store::sqlite) fn message_id(&self) -> MessageId {
         self.new.message.id
     }
 }

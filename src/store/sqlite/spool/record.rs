@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 
 use super::enqueue::EnqueueJob;
-use crate::model::{AttemptId, BounceClass, DeliveryState, EventKind, MessageKind};
+use crate::model::{AttemptId, BounceClass, DeliveryState, EventKind, MessageKind, ReportId};
 use crate::store::memory::DeliveryResult;
 use crate::store::sqlite::directory::suppress;
 use crate::store::sqlite::events::Subject;
@@ -14,7 +14,7 @@ use crate::store::sqlite::sql_types::{shorten, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{Attempt, AttemptRecord, RecordedDelivery, Result, SpoolChange, SpoolFeed, UsageCounts};
 
-const REPLY_OCTETS_MAX: usize = 1024;
+pub(in crate::store::sqlite) const REPLY_OCTETS_MAX: usize = 1024;
 
 /// Results of attempts, to be written.
 pub(super) struct RecordJob {
@@ -24,22 +24,27 @@ pub(super) struct RecordJob {
 }
 
 /// The data of the event of a delivery.
-#[derive(Serialize)]
-struct DeliveryData<'a> {
-    recipient: &'a str,
+#[derive(Default, Serialize)]
+pub(in crate::store::sqlite) struct DeliveryData<'a> {
+    pub(in crate::store::sqlite) recipient: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    host: Option<&'a str>,
+    pub(in crate::store::sqlite) host: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<u16>,
+    pub(in crate::store::sqlite) code: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    enhanced: Option<String>,
-    reply: &'a str,
+    pub(in crate::store::sqlite) enhanced: Option<String>,
+    pub(in crate::store::sqlite) reply: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    bounce_class: Option<BounceClass>,
-    attempts: u32,
+    pub(in crate::store::sqlite) bounce_class: Option<BounceClass>,
+    pub(in crate::store::sqlite) attempts: u32,
     /// Whether the delay is reported to the sender.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    delayed: bool,
+    pub(in crate::store::sqlite) delayed: bool,
+    /// Whether the delivery had succeeded, and the failure was reported later.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(in crate::store::sqlite) late: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::store::sqlite) report_id: Option<ReportId>,
 }
 
 /// The last written transcript and its attempt.
@@ -121,6 +126,7 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
         bounce_class: record.bounce_class,
         attempts,
         delayed: record.delayed,
+        ..DeliveryData::default()
     };
     write_events(tx, record, &data)?;
     tx.usage.note_result(DeliveryResult {
