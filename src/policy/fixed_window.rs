@@ -80,13 +80,8 @@ impl<K: Eq + Hash> FixedWindow<K> {
     }
 
     /// The number of keys with usage, also if their window is over.
-    pub fn len(&self) -> usize {
+    pub fn key_count(&self) -> usize {
         self.used.len()
-    }
-
-    /// Whether no key has usage.
-    pub fn is_empty(&self) -> bool {
-        self.used.is_empty()
     }
 
     /// Whether any usage of a key is known in this window.

@@ -48,7 +48,7 @@ impl UnknownKeyLimiter {
     /// Counts an unknown key. The caller holds the permit of its look-up.
     pub fn record_failure(&self, client: IpAddr, now: Timestamp) {
         let (mut failures, network) = (self.lock(), network_of(client));
-        if failures.len() >= NETWORKS_MAX && !failures.contains(&network, now) {
+        if failures.key_count() >= NETWORKS_MAX && !failures.contains(&network, now) {
             *failures = FixedWindow::new(LimitPeriod::Minute);
         }
         failures.take(network, 1, now);
@@ -104,6 +104,6 @@ mod tests {
         for number in 0..=NETWORKS_MAX as u32 {
             limiter.record_failure(client(number), now);
         }
-        assert!(limiter.lock().len() <= NETWORKS_MAX);
+        assert!(limiter.lock().key_count() <= NETWORKS_MAX);
     }
 }
