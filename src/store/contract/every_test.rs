@@ -105,6 +105,7 @@ macro_rules! run_on {
                     a_tenant_is_warned_of_a_limit_once_in_a_period_whoever_restarts,
                     usage_of_all_tenants_is_summed_by_tenant_key_domain_and_day,
                     the_days_of_a_deleted_tenant_are_kept_for_its_last_bill,
+                    usage_by_key_of_a_day_has_so_many_rows_and_the_rest_goes_under_no_key,
                 }
             }
         }

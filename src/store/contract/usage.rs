@@ -397,3 +397,35 @@ pub(super) async fn the_days_of_a_deleted_tenant_are_kept_for_its_last_bill<H: H
     assert_eq!(listed(UsageGroup::Day).await, both[1..], "the days of a tenant stay with it");
     assert_eq!(listed(UsageGroup::Key).await, []);
 }
+
+pub(super) async fn usage_by_key_of_a_day_has_so_many_rows_and_the_rest_goes_under_no_key<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let a = bed.tenant("a").await.id;
+    let at = now();
+    let keys: Vec<_> = (0..5_003).map(|_| KeyId::generate(now())).collect();
+    let count = async |keys: &[KeyId]| {
+        let by = |key| UsedBy { tenant_id: a, key_id: Some(key), environment: Environment::Live, at };
+        bed.store.count_requests(keys.iter().map(|&key| (by(key), 1)).collect()).await.unwrap();
+    };
+    count(&keys[..5_000]).await;
+    count(&keys[5_000..]).await;
+    // A key with a row keeps it.
+    count(&keys[..1]).await;
+    let filter = UsageFilter {
+        tenant_id: Some(a),
+        from: Timestamp::UNIX_EPOCH,
+        to: later(48 * 3600),
+        environment: Environment::Live,
+        only: None,
+        group: UsageGroup::Key,
+        after: None,
+        limit: 10_000,
+    };
+    let found = bed.store.usage_sums(filter).await.unwrap().items;
+    let of = |group: &str| {
+        let sum = found.iter().find(|sum| sum.group == group);
+        sum.map(|sum| sum.counts.api_requests)
+    };
+    assert_eq!(found.len(), 5_001);
+    assert_eq!((of(""), of(&keys[0].to_string()), of(&keys[5_001].to_string())), (Some(3), Some(2), None));
+}

@@ -15,7 +15,7 @@ pub(super) use commit_counters::CommitCounters;
 pub(super) use directory_versions::{DirectoryChange, DirectoryChanges, DirectoryVersions};
 pub(super) use event_clock::EventClock;
 pub use spool_feed::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange, SpoolFeed};
-pub(super) use usage_accumulator::{DeliveryResult, UsageAccumulator, UsageSums};
+pub(super) use usage_accumulator::{DeliveryResult, UsageAccumulator, UsagePartRow, UsageSums};
 pub(super) use webhook_due_index::WebhookDueIndex;
 pub(super) use webhook_subscriptions::{SubscriptionAction, WebhookSubscriptions};
 

@@ -1,6 +1,8 @@
 //! Usage of tenants, counted in the transaction that causes it. Jobs only collect amounts; they are summed before the
 //! commit, so that many messages of one tenant change its rows once.
 
+use std::sync::LazyLock;
+
 use rusqlite::{Connection, Row, ToSql, params};
 
 use super::SqliteStore;
@@ -11,12 +13,20 @@ use super::sql_types::{count, sql_limit, time, us};
 use super::unit_of_work::Tx;
 use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::{EventKind, MessageId, TenantId, UsageGroup, UsageInterval};
-use crate::store::memory::UsageSums;
+use crate::store::memory::{UsagePartRow, UsageSums};
 use crate::store::{
     AppliedBrake, BrakeReading, DELETED_USAGE_LIFETIME, Ledger, LimitLevel, LimitWarning, Page, Result,
     StoreError, USAGE_HOURS_LIFETIME, USAGE_PARTS_LIFETIME, Usage, UsageCounts, UsageCursor, UsageFilter,
     UsageSum, UsedBy,
 };
+
+/// Maximum of rows of usage by key and domain of a tenant and day: a tenant can create any number of keys.
+const PARTS_OF_DAY_MAX: usize = 5_000;
+
+static ADD_TO_INTERVAL: LazyLock<String> =
+    LazyLock::new(|| upsert("usage", &["tenant_id", "span", "start_us", "environment"]));
+static ADD_TO_PART: LazyLock<String> =
+    LazyLock::new(|| upsert("usage_part", &["tenant_id", "start_us", "environment", "key_id", "domain"]));
 
 /// Adds counts to a row of the table with these key columns. The tenant may have been deleted in this transaction.
 fn upsert(table: &str, keys: &[&str]) -> String {
@@ -63,21 +73,37 @@ impl Tx<'_> {
     /// Writes the collected usage.
     pub(super) fn write_usage(&self) -> Result<()> {
         let UsageSums { intervals, parts } = self.usage.take_sums();
-        let sql = upsert("usage", &["tenant_id", "span", "start_us", "environment"]);
-        let mut add = self.prepare_cached(&sql)?;
+        let mut add = self.prepare_cached(&ADD_TO_INTERVAL)?;
         for ((tenant, interval, start, environment), counts) in intervals {
             let counts = counts.values().map(|count| count as i64);
             add.execute(&*row_of(params![tenant, interval, us(start), environment], &counts))?;
         }
-        let sql = upsert("usage_part", &["tenant_id", "start_us", "environment", "key_id", "domain"]);
-        let mut add = self.prepare_cached(&sql)?;
-        for ((tenant, day, environment, key, domain), counts) in parts {
+        let mut add = self.prepare_cached(&ADD_TO_PART)?;
+        for (part, counts) in parts {
             let counts = counts.values().map(|count| count as i64);
-            let key = key.map_or_else(String::new, |key| key.to_string());
-            let domain = domain.map_or_else(String::new, |domain| domain.to_string());
+            let (key, domain) = self.part_within_limit(&part)?;
+            let (tenant, day, environment, ..) = part;
             add.execute(&*row_of(params![tenant, us(day), environment, key, domain], &counts))?;
         }
         Ok(())
+    }
+}
+
+impl Tx<'_> {
+    /// The key and the domain of the row for a part. The rest of a day with too many rows has neither.
+    fn part_within_limit(&self, part: &UsagePartRow) -> Result<(String, String)> {
+        let (tenant, day, environment, key, domain) = part;
+        let key = key.map_or_else(String::new, |key| key.to_string());
+        let domain = domain.as_ref().map_or_else(String::new, DomainName::to_string);
+        let sql = "SELECT 1 FROM usage_part WHERE tenant_id = ?1 AND start_us = ?2 AND environment = ?3
+                   AND key_id = ?4 AND domain = ?5";
+        if self.prepare_cached(sql)?.exists(params![tenant, us(*day), environment, key, domain])? {
+            return Ok((key, domain));
+        }
+        let sql = "SELECT 1 FROM usage_part WHERE tenant_id = ?1 AND start_us = ?2 LIMIT 1 OFFSET ?3";
+        let is_full =
+            self.prepare_cached(sql)?.exists(params![tenant, us(*day), sql_limit(PARTS_OF_DAY_MAX - 1)])?;
+        Ok(if is_full { Default::default() } else { (key, domain) })
     }
 }
 
