@@ -56,6 +56,7 @@ macro_rules! run_on {
                     what_waits_for_an_earlier_event_is_not_due_before_it,
                     a_webhook_that_fails_for_days_is_disabled_and_one_success_begins_anew,
                     a_webhook_that_does_not_keep_up_is_disabled_before_it_fills_the_disk,
+                    waiting_events_of_a_tenant_take_so_much_and_a_webhook_that_keeps_up_stays,
                     what_a_transaction_took_back_is_not_told,
                     what_was_told_is_forgotten_after_its_retention_and_goes_with_its_webhook,
                     a_page_of_events_looks_at_so_many_and_says_where_to_go_on,

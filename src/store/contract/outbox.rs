@@ -224,6 +224,52 @@ pub(super) async fn a_webhook_that_does_not_keep_up_is_disabled_before_it_fills_
     assert_eq!(copies().await.len(), 21);
 }
 
+pub(super) async fn waiting_events_of_a_tenant_take_so_much_and_a_webhook_that_keeps_up_stays<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let create = async || bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
+    let (slow, quick) = (create().await, create().await);
+    let of_platform = bed.store.create_webhook(new_webhook(None), now()).await.unwrap().id;
+    let happen = async || {
+        let data = serde_json::json!({ "text": "x".repeat(8 * 1024) });
+        let (kind, tenant_id) = (EventKind::DomainVerified, Some(tenant));
+        let event = NewEvent { kind, tenant_id, environment: None, data, at: now() };
+        bed.store.append(event).await.unwrap();
+        for delivery in waiting(&bed, quick).await {
+            let delivered = outcome(&delivery, now(), WebhookVerdict::Delivered);
+            bed.store.record_webhook(delivered).await.unwrap();
+        }
+    };
+    let copies = async |webhook| {
+        bed.store.list_webhook_deliveries(webhook, None, page(100)).await.unwrap().items.len()
+    };
+    let mut events = 0;
+    while disabled_reason(&bed, slow).await.is_none() && events < 20 {
+        happen().await;
+        events += 1;
+    }
+    assert_eq!(disabled_reason(&bed, slow).await, Some(DisabledReason::BacklogFull));
+    assert_eq!((events, copies(slow).await), (9, 8), "8 of 8.5 KiB are more than 64 KiB");
+    assert_eq!(disabled_reason(&bed, quick).await, None);
+    // What waits for the disabled one still takes space, so another one gets its own part only.
+    let another = create().await;
+    for _ in 0..2 {
+        happen().await;
+    }
+    assert_eq!(disabled_reason(&bed, another).await, Some(DisabledReason::BacklogFull));
+    assert_eq!(copies(another).await, 1);
+    let enable = async |webhook| {
+        let patch = WebhookPatch { status: Some(WebhookStatus::Enabled), ..WebhookPatch::default() };
+        bed.store.update_webhook(webhook, patch, now()).await.unwrap();
+        happen().await;
+        disabled_reason(&bed, webhook).await
+    };
+    assert_eq!(enable(another).await, Some(DisabledReason::BacklogFull));
+    assert!(bed.store.delete_webhook(slow).await.unwrap());
+    assert_eq!(enable(another).await, None);
+    assert_eq!(disabled_reason(&bed, of_platform).await, None);
+}
+
 pub(super) async fn what_a_transaction_took_back_is_not_told<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
@@ -244,10 +290,20 @@ pub(super) async fn what_was_told_is_forgotten_after_its_retention_and_goes_with
     let copies = waiting(&bed, webhook).await.remove(0);
     let policy = RetentionPolicy { body_days: 30, transcript_days: 30, row_days: 30, webhook_days: 7 };
     let days = |days: i64| now() + SignedDuration::from_hours(24 * days);
-    assert_eq!(bed.store.prune(policy, days(6), 10).await.unwrap().webhook_deliveries, 0);
-    assert_eq!(bed.store.prune(policy, days(8), 10).await.unwrap().webhook_deliveries, 1);
+    let pruned = async |at| bed.store.prune(policy, at, 10).await.unwrap().webhook_deliveries;
+    assert_eq!(pruned(days(8)).await, 0, "it is pending");
+    bed.store.record_webhook(outcome(&copies, now(), WebhookVerdict::Delivered)).await.unwrap();
+    assert_eq!(pruned(days(6)).await, 0);
+    bed.store.replay_webhook_delivery(copies.id, days(8)).await.unwrap();
+    assert_eq!(pruned(days(8)).await, 0, "it is pending again");
+    bed.store.record_webhook(outcome(&copies, now(), WebhookVerdict::Delivered)).await.unwrap();
+    assert_eq!(pruned(days(8)).await, 1);
     assert!(bed.store.webhook_delivery(copies.id).await.unwrap().is_none());
     suppress(&bed, tenant, "y@one.example").await;
+    let patch = WebhookPatch { status: Some(WebhookStatus::Disabled), ..WebhookPatch::default() };
+    bed.store.update_webhook(webhook, patch, now()).await.unwrap();
+    assert_eq!((pruned(days(6)).await, pruned(days(8)).await), (0, 1), "nobody attempts it");
+    assert_eq!(bed.store.webhook_backlog().await.unwrap(), 0);
     assert!(bed.store.delete_webhook(webhook).await.unwrap());
     assert!(!bed.store.delete_webhook(webhook).await.unwrap());
     assert_eq!(bed.store.webhook(None, webhook).await.unwrap().map(|w| w.id), None);

@@ -17,7 +17,7 @@ pub(super) use event_clock::EventClock;
 pub use spool_feed::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange, SpoolFeed};
 pub(super) use usage_accumulator::{DeliveryResult, UsageAccumulator, UsagePartRow, UsageSums};
 pub(super) use webhook_due_index::WebhookDueIndex;
-pub(super) use webhook_subscriptions::{SubscriptionAction, WebhookSubscriptions};
+pub(super) use webhook_subscriptions::WebhookSubscriptions;
 
 /// Ignores poisoning: no holder of these locks can leave its value half changed.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -8,9 +8,8 @@ use crate::model::{Environment, EventKind, TenantId, WebhookId};
 use crate::store::Webhook;
 
 /// Only the thread that commits uses it.
+#[derive(Default)]
 pub(in crate::store) struct WebhookSubscriptions {
-    /// Maximum of pending deliveries of one webhook.
-    pending_max: u64,
     /// `None` until it is read from the database.
     known: RefCell<Option<Known>>,
     /// Webhooks with new deliveries in the transaction, and their earliest due time.
@@ -28,35 +27,18 @@ struct Subscription {
     /// Empty for all.
     kinds: Vec<EventKind>,
     environments: Vec<Environment>,
-    pending: u64,
-}
-
-/// What to do for a webhook that subscribes to an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::store) enum SubscriptionAction {
-    /// Write a delivery.
-    Enqueue,
-    /// Disable the webhook: its pending deliveries are at the limit.
-    Disable,
 }
 
 impl WebhookSubscriptions {
-    /// Nothing is known yet.
-    pub(in crate::store) fn new(pending_max: u64) -> Self {
-        Self { pending_max, known: RefCell::default(), touched: RefCell::default() }
-    }
-
     /// Whether [`WebhookSubscriptions::load`] must be called first.
     pub(in crate::store) fn is_unknown(&self) -> bool {
         self.known.borrow().is_none()
     }
 
-    /// Sets all enabled webhooks, with the number of pending deliveries of each.
-    pub(in crate::store) fn load(&self, webhooks: impl IntoIterator<Item = (Webhook, u64)>) {
+    /// Sets all enabled webhooks.
+    pub(in crate::store) fn load(&self, webhooks: Vec<Webhook>) {
         let mut known = Known::default();
-        for (webhook, pending) in webhooks {
-            known.add(&webhook, pending);
-        }
+        webhooks.iter().for_each(|webhook| known.add(webhook));
         *self.known.borrow_mut() = Some(known);
     }
 
@@ -76,31 +58,6 @@ impl WebhookSubscriptions {
         touched.entry(id).and_modify(|known| *known = at_us.min(*known)).or_insert(at_us);
     }
 
-    /// Counts a delivery that is no longer pending.
-    pub(in crate::store) fn count_finished(&self, id: WebhookId) {
-        self.count(id, |pending| pending.saturating_sub(1));
-    }
-
-    /// Counts a new pending delivery.
-    pub(in crate::store) fn count_pending(&self, id: WebhookId) {
-        self.count(id, |pending| pending.saturating_add(1));
-    }
-
-    fn count(&self, id: WebhookId, change: impl Fn(u64) -> u64) {
-        if let Some(known) = self.known.borrow_mut().as_mut()
-            && let Some(subscription) = known.subscriptions.get_mut(&id)
-        {
-            subscription.pending = change(subscription.pending);
-        }
-    }
-
-    /// Whether the pending deliveries of a webhook are at the limit.
-    pub(in crate::store) fn is_full(&self, id: WebhookId) -> bool {
-        let known = self.known.borrow();
-        let subscription = known.as_ref().and_then(|known| known.subscriptions.get(&id));
-        subscription.is_some_and(|subscription| subscription.pending >= self.pending_max)
-    }
-
     /// Removes a webhook that was disabled or deleted.
     pub(in crate::store) fn remove(&self, id: WebhookId) {
         if let Some(known) = self.known.borrow_mut().as_mut() {
@@ -109,10 +66,10 @@ impl WebhookSubscriptions {
     }
 
     /// Adds or updates an enabled webhook, if the cache is loaded.
-    pub(in crate::store) fn put(&self, webhook: &Webhook, pending: u64) {
+    pub(in crate::store) fn put(&self, webhook: &Webhook) {
         if let Some(known) = self.known.borrow_mut().as_mut() {
             known.remove(webhook.id);
-            known.add(webhook, pending);
+            known.add(webhook);
         }
     }
 
@@ -122,25 +79,17 @@ impl WebhookSubscriptions {
         kind: EventKind,
         tenant: Option<TenantId>,
         environment: Option<Environment>,
-    ) -> Vec<(WebhookId, SubscriptionAction)> {
+    ) -> Vec<WebhookId> {
         let known = self.known.borrow();
         let Some(known) = known.as_ref().filter(|known| !known.subscriptions.is_empty()) else {
             return Vec::new();
         };
         let of_platform = known.by_tenant.get(&None).into_iter().flatten();
         let of_tenant = tenant.and_then(|_| known.by_tenant.get(&tenant)).into_iter().flatten();
-        let mut wanting = Vec::new();
-        for id in of_tenant.chain(of_platform) {
-            let Some(subscription) = known.subscriptions.get(id) else { continue };
-            if subscription.wants(kind, environment) {
-                let is_full = subscription.pending >= self.pending_max;
-                wanting.push((
-                    *id,
-                    if is_full { SubscriptionAction::Disable } else { SubscriptionAction::Enqueue },
-                ));
-            }
-        }
-        wanting
+        let is_wanting = |id: &&WebhookId| {
+            known.subscriptions.get(id).is_some_and(|subscription| subscription.wants(kind, environment))
+        };
+        of_tenant.chain(of_platform).filter(is_wanting).copied().collect()
     }
 }
 
@@ -152,12 +101,9 @@ impl Subscription {
 }
 
 impl Known {
-    fn add(&mut self, webhook: &Webhook, pending: u64) {
-        let subscription = Subscription {
-            kinds: webhook.kinds.clone(),
-            environments: webhook.environments.clone(),
-            pending,
-        };
+    fn add(&mut self, webhook: &Webhook) {
+        let subscription =
+            Subscription { kinds: webhook.kinds.clone(), environments: webhook.environments.clone() };
         self.subscriptions.insert(webhook.id, subscription);
         self.by_tenant.entry(webhook.tenant_id).or_default().push(webhook.id);
     }

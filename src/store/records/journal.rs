@@ -280,7 +280,7 @@ pub struct RetentionPolicy {
     pub transcript_days: u32,
     /// Messages, deliveries, attempts, events and rejections; a value of the tenant takes precedence.
     pub row_days: u32,
-    /// Finished webhook deliveries.
+    /// Webhook deliveries, after their event. Pending ones are deleted only if their webhook is disabled.
     pub webhook_days: u32,
 }
 

@@ -26,6 +26,8 @@ pub struct Bounds {
     pub body_directories_examined_max: usize,
     /// Pending deliveries of one webhook; one more disables it, so that an unreachable endpoint cannot fill the disk.
     pub webhook_pending_max: u64,
+    /// What the pending deliveries to all webhooks of a tenant may take. Each webhook may always take its part of it.
+    pub webhook_octets_max: u64,
     /// Suppressions of a tenant in an environment.
     pub suppressions_max: usize,
 }
@@ -41,6 +43,7 @@ impl Default for Bounds {
             retention_rows_examined_max: 20_000,
             body_directories_examined_max: 20,
             webhook_pending_max: 200_000,
+            webhook_octets_max: 256 * 1024 * 1024,
             suppressions_max: Limited::SUPPRESSIONS_MAX,
         }
     }

@@ -91,7 +91,7 @@ fn start(options: &SqliteOptions, opened: Opened) -> Result<SqliteStore, Box<dyn
     let state = WriterState {
         clock,
         sealer: Arc::clone(&sealer),
-        subscriptions: WebhookSubscriptions::new(options.bounds.webhook_pending_max),
+        subscriptions: WebhookSubscriptions::default(),
         bounds: options.bounds,
     };
     Ok(SqliteStore::new(OpenDatabase {

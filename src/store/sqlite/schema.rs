@@ -45,6 +45,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0036_reports.sql"),
     include_str!("migrations/0037_ended_pauses.sql"),
     include_str!("migrations/0038_test_messages.sql"),
+    include_str!("migrations/0039_webhook_backlog.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

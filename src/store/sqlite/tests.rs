@@ -77,6 +77,7 @@ const BOUNDS: Bounds = Bounds {
     retention_rows_examined_max: 20,
     body_directories_examined_max: 8,
     webhook_pending_max: 20,
+    webhook_octets_max: 64 * 1024,
     suppressions_max: SUPPRESSIONS_MAX,
 };
 
@@ -314,6 +315,13 @@ const WITHOUT_LATER_MIGRATIONS: &str = concat!(
     ALTER TABLE pause ADD COLUMN is_lifted INTEGER NOT NULL DEFAULT 0;
     DROP INDEX test_message_by_tenant;
     DROP INDEX test_message_by_id;
+    DROP TRIGGER webhook_added;
+    DROP TRIGGER webhook_delivery_added;
+    DROP TRIGGER webhook_delivery_finished;
+    DROP TRIGGER webhook_delivery_replayed;
+    DROP TRIGGER webhook_delivery_removed;
+    DROP TABLE webhook_backlog;
+    ALTER TABLE webhook_delivery DROP COLUMN octets;
     DROP INDEX tenant_by_external_ref;
     ALTER TABLE key DROP COLUMN restricted_to_domains;
     DROP INDEX domain_by_name;

@@ -11,6 +11,7 @@ use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{AttemptId, EventId, MessageId, RequestId, TenantId, WebhookDeliveryId};
 use crate::store::sqlite::blob_store::{self, BodyFiles};
 use crate::store::sqlite::keyset::ulid_at;
+use crate::store::sqlite::outbox::deliveries::IS_REMOVABLE;
 use crate::store::sqlite::sql_types::{sql_limit, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::sqlite::usage;
@@ -103,8 +104,8 @@ pub(super) fn find_due(
     collect(connection, sql, params![None::<TenantId>, event_end], limit, &mut due.events)?;
     collect(connection, OF_DELETED_TENANTS, params![event_end], limit, &mut due.events)?;
     let end = first_id(WebhookDeliveryId::PREFIX, days_before(now, policy.webhook_days));
-    let sql = "SELECT id FROM webhook_delivery WHERE id < ?1 ORDER BY id LIMIT ?2";
-    collect(connection, sql, params![end], limit, &mut due.webhook_deliveries)?;
+    let sql = format!("SELECT id FROM webhook_delivery d WHERE id < ?1 AND {IS_REMOVABLE} ORDER BY id LIMIT ?2");
+    collect(connection, &sql, params![end], limit, &mut due.webhook_deliveries)?;
     let most = [
         due.bodies.len(),
         due.messages.len(),

@@ -4,18 +4,17 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{subscriptions, webhooks};
+use super::{backlog, webhooks};
 use crate::mail::Timestamp;
 use crate::model::{
     DisabledReason, EventId, EventKind, MessageId, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
 };
-use crate::store::memory::SubscriptionAction;
 use crate::store::sqlite::events::{AppendedEvent, Subject, read_event};
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{count, json_if_any, shorten, sql_limit, time_if_any, to_json, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
-    Page, PageRequest, Result, StoreError, Webhook, WebhookAttempt, WebhookDelivery, WebhookOutcome,
+    Page, PageRequest, Result, Webhook, WebhookAttempt, WebhookDelivery, WebhookOutcome,
     WebhookVerdict, WebhookWork, WebhooksInFlight,
 };
 
@@ -37,26 +36,24 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<WebhookDelivery> {
     })
 }
 
-/// Pending deliveries, counted with a partial index.
+/// Pending deliveries.
 pub(super) fn count_open(connection: &Connection) -> Result<u64> {
-    let sql = "SELECT count(*) FROM webhook_delivery WHERE next_attempt_us IS NOT NULL";
+    let sql = "SELECT coalesce(sum(deliveries), 0) FROM webhook_backlog";
     Ok(connection.prepare_cached(sql)?.query_row([], |row| count(row, 0))?)
 }
 
 impl Tx<'_> {
     /// Writes a delivery for each webhook that subscribes to the event.
     pub(in crate::store::sqlite) fn enqueue_for_webhooks(&self, event: &AppendedEvent<'_>) -> Result<()> {
-        self.know_subscriptions()?;
-        for (id, action) in
-            self.subscriptions.wanting(event.kind, event.subject.tenant_id, event.subject.environment)
-        {
-            match action {
-                SubscriptionAction::Enqueue => {
-                    insert(self, id, event)?;
-                }
-                SubscriptionAction::Disable => {
-                    webhooks::disable(self, id, DisabledReason::BacklogFull, event.at)?;
-                }
+        if self.subscriptions.is_unknown() {
+            self.subscriptions.load(webhooks::enabled(self)?);
+        }
+        let Subject { tenant_id, environment, .. } = event.subject;
+        for id in self.subscriptions.wanting(event.kind, tenant_id, environment) {
+            if backlog::is_full(self, id)? {
+                webhooks::disable(self, id, DisabledReason::BacklogFull, event.at)?;
+            } else {
+                insert(self, id, event)?;
             }
         }
         Ok(())
@@ -106,7 +103,6 @@ pub(super) fn insert(
         due_us,
         environment,
     ])?;
-    tx.subscriptions.count_pending(webhook);
     tx.subscriptions.touch(webhook, due_us);
     Ok(id)
 }
@@ -134,7 +130,7 @@ pub(super) fn insert_test(tx: &Tx<'_>, webhook: &Webhook, now: Timestamp) -> Res
     let subject = webhooks::subject_of(webhook);
     let id = EventId::from(tx.clock.next(now));
     let event = AppendedEvent { id, kind: EventKind::WebhookTest, subject, data: "{}", at: now };
-    subscriptions::require_room(tx, webhook.id)?;
+    backlog::require_capacity(tx, webhook.id)?;
     let id = insert(tx, webhook.id, &event)?;
     find(tx, id)
 }
@@ -160,13 +156,10 @@ pub(super) fn list(
 pub(super) fn replay(tx: &Tx<'_>, id: WebhookDeliveryId, now: Timestamp) -> Result<Option<WebhookDelivery>> {
     let Some(before) = find(tx, id)? else { return Ok(None) };
     if before.next_attempt_at.is_none() {
-        subscriptions::require_room(tx, before.webhook_id)?;
+        backlog::require_capacity(tx, before.webhook_id)?;
     }
     let sql = "UPDATE webhook_delivery SET state = ?2, attempts = 0, next_attempt_us = ?3 WHERE id = ?1";
     tx.prepare_cached(sql)?.execute(params![id, WebhookDeliveryState::Pending, us(now)])?;
-    if before.next_attempt_at.is_none() {
-        tx.subscriptions.count_pending(before.webhook_id);
-    }
     tx.subscriptions.touch(before.webhook_id, us(now));
     find(tx, id)
 }
@@ -226,14 +219,11 @@ pub(super) fn record(tx: &Tx<'_>, outcome: &WebhookOutcome) -> Result<()> {
         .query_row(params![delivery_id, state, next, to_json(&shown)?], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let Some((message, attempts)) = tried else { return Ok(()) };
-    match next {
-        Some(at_us) => {
-            if let Some(message) = message.filter(|_| attempts < TRIES_IN_ORDER) {
-                put_off_successors(tx, outcome, message, at_us)?;
-            }
-            tx.subscriptions.touch(*webhook_id, at_us);
+    if let Some(at_us) = next {
+        if let Some(message) = message.filter(|_| attempts < TRIES_IN_ORDER) {
+            put_off_successors(tx, outcome, message, at_us)?;
         }
-        None => tx.subscriptions.count_finished(*webhook_id),
+        tx.subscriptions.touch(*webhook_id, at_us);
     }
     let is_arrived = *verdict == WebhookVerdict::Delivered;
     let since = webhooks::note_health(tx, *webhook_id, (!is_arrived).then_some(attempt.at))?;
@@ -251,19 +241,17 @@ fn put_off_successors(tx: &Tx<'_>, outcome: &WebhookOutcome, message: MessageId,
     Ok(())
 }
 
+/// Selects deliveries that retention may delete: the server attempts the pending ones of an enabled webhook, also after a
+/// replay.
+pub(in crate::store::sqlite) const IS_REMOVABLE: &str = "(d.next_attempt_us IS NULL OR EXISTS
+    (SELECT 1 FROM webhook w WHERE w.id = d.webhook_id AND w.status = 'disabled'))";
+
 /// Deletes deliveries whose retention has ended.
 pub(in crate::store::sqlite) fn remove(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {
-    let sql = "DELETE FROM webhook_delivery WHERE id = ?1 RETURNING webhook_id, next_attempt_us IS NOT NULL";
-    let mut delete = tx.prepare_cached(sql)?;
+    let mut delete = tx.prepare_cached(&format!("DELETE FROM webhook_delivery AS d WHERE id = ?1 AND {IS_REMOVABLE}"))?;
     let mut removed = 0;
     for id in ids {
-        let row = delete.query_row([id], |row| Ok((row.get(0)?, row.get(1)?))).optional();
-        if let Some((webhook, was_pending)) = row.map_err(StoreError::from)? {
-            removed += 1;
-            if was_pending {
-                tx.subscriptions.count_finished(webhook);
-            }
-        }
+        removed += delete.execute([id])? as u64;
     }
     Ok(removed)
 }

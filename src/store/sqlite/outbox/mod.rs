@@ -1,7 +1,7 @@
 //! Webhooks and their deliveries.
 
+mod backlog;
 pub(super) mod deliveries;
-mod subscriptions;
 mod webhooks;
 
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use crate::store::sqlite::directory::{require_tenant, row_limits};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
-use crate::store::sqlite::sql_types::{count, json, sql_limit, time, time_if_any, to_json, us};
+use crate::store::sqlite::sql_types::{json, sql_limit, time, time_if_any, to_json, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     Limited, NewWebhook, Page, PageRequest, Result, Webhook, WebhookFilter, WebhookPatch, WebhookSecret,
@@ -61,7 +61,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewWebhook, now: Timestamp) -> Result<We
         us(now),
         to_json(&webhook.environments)?,
     ])?;
-    remember(tx, &webhook)?;
+    tx.subscriptions.put(&webhook);
     Ok(webhook)
 }
 
@@ -127,7 +127,7 @@ pub(super) fn update(
     write(tx, &webhook)?;
     match webhook.status {
         WebhookStatus::Enabled => {
-            remember(tx, &webhook)?;
+            tx.subscriptions.put(&webhook);
             tx.subscriptions.touch(id, us(now));
         }
         WebhookStatus::Disabled => tx.subscriptions.remove(id),
@@ -255,19 +255,6 @@ pub(super) fn go_on_with_removal(tx: &Tx<'_>, id: WebhookId, limit: usize) -> Re
     Ok(is_last)
 }
 
-/// A webhook is enabled, with these kinds. What the writer does not know yet it will read with this one.
-fn remember(tx: &Tx<'_>, webhook: &Webhook) -> Result<()> {
-    if !tx.subscriptions.is_unknown() {
-        tx.subscriptions.put(webhook, count_pending(tx, webhook.id)?);
-    }
-    Ok(())
-}
-
-/// Its deliveries that wait.
-pub(super) fn count_pending(connection: &Connection, id: WebhookId) -> Result<u64> {
-    let sql = "SELECT count(*) FROM webhook_delivery WHERE webhook_id = ?1 AND next_attempt_us IS NOT NULL";
-    Ok(connection.prepare_cached(sql)?.query_row(params![id], |row| count(row, 0))?)
-}
 
 #[cfg(test)]
 mod tests {
