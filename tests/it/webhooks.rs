@@ -329,14 +329,17 @@ async fn for_a_day_after_a_rotation_both_secrets_sign() {
     let request = &receiver.wait_for(1).await[0];
     let both = format!("{} {}", signature(&secret, request), signature(&hook.secret, request));
     assert_eq!(request.header("webhook-signature"), both);
-    stage.api.clock.advance(Duration::from_secs(24 * 3600));
+    stage.api.clock.advance(Duration::from_secs(12 * 3600));
+    let third = text(&stage.api.post(&acme.key, &path, Value::Null).await.expect(200), "/secret");
     stage.suppress(acme.id, "b@x.example").await;
     let request = &receiver.wait_for(2).await[1];
-    assert_eq!(
-        request.header("webhook-signature"),
-        signature(&secret, request),
-        "the old secret does not sign any more"
-    );
+    let all = [&third, &secret, &hook.secret].map(|secret| signature(secret, request)).join(" ");
+    assert_eq!(request.header("webhook-signature"), all, "the day of the first one has not ended");
+    stage.api.clock.advance(Duration::from_secs(12 * 3600));
+    stage.suppress(acme.id, "c@x.example").await;
+    let request = &receiver.wait_for(3).await[2];
+    let both = format!("{} {}", signature(&third, request), signature(&secret, request));
+    assert_eq!(request.header("webhook-signature"), both, "the first one does not sign any more");
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ pub struct Webhook {
     pub disabled_reason: Option<DisabledReason>,
     /// Since when all attempts have failed; `None` after a success.
     pub failing_since: Option<Timestamp>,
-    /// Until when the previous secret also signs.
+    /// Until when the secret before the last rotation also signs.
     pub previous_secret_until: Option<Timestamp>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
@@ -125,7 +125,7 @@ pub struct WebhookWork {
 #[derive(Debug, Clone)]
 pub struct ServedWebhook {
     pub webhook: Webhook,
-    /// The current secret, then the previous one while it still signs.
+    /// The current secret, then the earlier ones that still sign.
     pub secrets: Vec<WebhookSecret>,
     pub work: WebhookWork,
 }

@@ -46,6 +46,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0037_ended_pauses.sql"),
     include_str!("migrations/0038_test_messages.sql"),
     include_str!("migrations/0039_webhook_backlog.sql"),
+    include_str!("migrations/0040_webhook_secrets.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

@@ -322,6 +322,8 @@ const WITHOUT_LATER_MIGRATIONS: &str = concat!(
     DROP TRIGGER webhook_delivery_removed;
     DROP TABLE webhook_backlog;
     ALTER TABLE webhook_delivery DROP COLUMN octets;
+    DROP TABLE webhook_secret;
+    ALTER TABLE webhook ADD COLUMN previous_secret BLOB;
     DROP INDEX tenant_by_external_ref;
     ALTER TABLE key DROP COLUMN restricted_to_domains;
     DROP INDEX domain_by_name;

@@ -24,7 +24,8 @@ store_trait! {
             patch: WebhookPatch,
             now: Timestamp,
         ) -> Result<Option<Webhook>>;
-        /// Replaces the secret. The previous one also signs until `previous_until`.
+        /// Replaces the secret. The previous one also signs until `previous_until`, and earlier ones until the end that their
+        /// replacement set; at most ten.
         async fn rotate_webhook_secret(
             &self,
             id: WebhookId,

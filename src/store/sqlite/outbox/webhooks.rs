@@ -15,6 +15,8 @@ use crate::store::{
 };
 
 const SECRET_COLUMN: &str = "webhook.secret";
+/// Maximum of earlier secrets that also sign.
+const EARLIER_SECRETS_MAX: u32 = 10;
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Webhook> {
     Ok(Webhook {
@@ -203,31 +205,34 @@ pub(super) fn rotate(
     previous_until: Timestamp,
     now: Timestamp,
 ) -> Result<Option<Webhook>> {
-    let sql =
-        "UPDATE webhook SET previous_secret = secret, previous_until_us = ?2, secret = ?3, updated_us = ?4
-               WHERE id = ?1";
+    let sql = "INSERT INTO webhook_secret (webhook_id, secret, expires_us) SELECT id, secret, ?2 FROM webhook WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![id, us(previous_until)])?;
+    let sql = "DELETE FROM webhook_secret WHERE webhook_id = ?1 AND (expires_us <= ?2 OR id NOT IN
+                   (SELECT id FROM webhook_secret WHERE webhook_id = ?1 ORDER BY id DESC LIMIT ?3))";
+    tx.prepare_cached(sql)?.execute(params![id, us(now), EARLIER_SECRETS_MAX])?;
+    let sql = "UPDATE webhook SET previous_until_us = ?2, secret = ?3, updated_us = ?4 WHERE id = ?1";
     let row = params![id, us(previous_until), seal(tx.sealer, id, secret)?, us(now)];
     tx.prepare_cached(sql)?.execute(row)?;
     find(tx, id)
 }
 
-/// The current secret, and the previous one while it still signs.
+/// The current secret, then the earlier ones that still sign, the latest first.
 pub(super) fn secrets(
     connection: &Connection,
     sealer: &Sealer,
     id: WebhookId,
     now: Timestamp,
 ) -> Result<Vec<WebhookSecret>> {
-    let sql =
-        "SELECT secret, CASE WHEN previous_until_us > ?2 THEN previous_secret END FROM webhook WHERE id = ?1";
-    let sealed: (Vec<u8>, Option<Vec<u8>>) = connection
-        .prepare_cached(sql)?
-        .query_row(params![id, us(now)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let current = "SELECT secret FROM webhook WHERE id = ?1";
+    let current: Vec<u8> = connection.prepare_cached(current)?.query_row([id], |row| row.get(0))?;
+    let sql = "SELECT secret FROM webhook_secret WHERE webhook_id = ?1 AND expires_us > ?2 ORDER BY id DESC";
+    let mut statement = connection.prepare_cached(sql)?;
+    let earlier = statement.query_map(params![id, us(now)], |row| row.get(0))?;
     let row = id.to_string();
-    let open = |sealed: Vec<u8>| {
-        sealer.open(SealedColumn { column: SECRET_COLUMN, row: &row }, &sealed).map(WebhookSecret)
+    let open = |sealed: rusqlite::Result<Vec<u8>>| {
+        sealer.open(SealedColumn { column: SECRET_COLUMN, row: &row }, &sealed?).map(WebhookSecret)
     };
-    [Some(sealed.0), sealed.1].into_iter().flatten().map(open).collect()
+    [Ok(current)].into_iter().chain(earlier).map(open).collect()
 }
 
 fn seal(sealer: &Sealer, id: WebhookId, secret: &WebhookSecret) -> Result<Vec<u8>> {
