@@ -68,7 +68,7 @@ pub struct Create {
     reason: Option<SuppressionReason>,
     /// Evidence, at most 1024 characters.
     evidence: Option<String>,
-    /// Expiry; `null` for none.
+    /// Expiry, after which it is deleted; `null` for none.
     expires_at: Option<Timestamp>,
 }
 

@@ -38,6 +38,7 @@ fn log(pruned: &Pruned) {
         events = pruned.events,
         rejections = pruned.rejections,
         webhook_deliveries = pruned.webhook_deliveries,
+        suppressions = pruned.suppressions,
         submission_keys = pruned.submission_keys,
         usage_rows = pruned.usage_rows,
         idempotent_responses = pruned.idempotent_responses,

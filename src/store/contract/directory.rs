@@ -880,3 +880,41 @@ pub(super) async fn a_domain_has_so_many_dkim_keys_of_which_one_waits_for_its_fi
     assert!(add(domain, 1).await.unwrap().is_none(), "deleted meanwhile");
     assert!(ensure("s1").await.unwrap().is_none());
 }
+
+pub(super) async fn an_expired_suppression_is_deleted_and_counts_no_more<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let (soon, never) = (Some(later(60)), None);
+    let new = |text: &str, expires_at| NewSuppression { expires_at, ..new_suppression(Some(tenant), text) };
+    let most = SUPPRESSIONS_MAX;
+    let expiring = (1..most).map(|number| new(&format!("x{number}@one.example"), soon));
+    bed.store.suppress_all(expiring.collect(), now()).await.unwrap();
+    // One of them gets no end.
+    bed.store.suppress(new("x1@one.example", never), now()).await.unwrap();
+    bed.store.suppress(new("stays@one.example", never), now()).await.unwrap();
+    assert!(bed.store.suppress(new("more@one.example", never), now()).await.is_err(), "at the limit");
+    let policy = RetentionPolicy { body_days: 9, transcript_days: 9, row_days: 9, webhook_days: 9 };
+    let prune = async |at| bed.store.prune(policy, at, most).await.unwrap().suppressions;
+    assert_eq!(prune(later(30)).await, 0);
+    assert_eq!(prune(later(90)).await, most as u64 - 2);
+    let filter = SuppressionFilter { tenant_id: Some(tenant), ..SuppressionFilter::default() };
+    let left = bed.store.list_suppressions(filter, page(10)).await.unwrap().items;
+    let left: Vec<_> = left.iter().map(|suppression| suppression.address.as_str()).collect();
+    assert_eq!(left, ["stays@one.example", "x1@one.example"]);
+    bed.store.suppress(new("more@one.example", never), now()).await.unwrap();
+}
+
+pub(super) async fn the_events_of_many_keys_that_expire_at_once_are_appended_in_several_commits<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let expires_at = Some(now() + SignedDuration::from_hours(24 * 20));
+    for _ in 0..201 {
+        let new = new_key(Some(tenant), &KeySecret::generate(Environment::Live));
+        bed.store.create_key(NewKey { expires_at, ..new }, now()).await.unwrap();
+    }
+    let before = bed.store.counts().commits;
+    let at = now() + SignedDuration::from_hours(24 * 7);
+    assert_eq!(bed.store.append_key_expiries(at).await.unwrap(), 201);
+    assert_eq!(bed.store.counts().commits - before, 3);
+    assert_eq!(bed.store.append_key_expiries(at).await.unwrap(), 0);
+}

@@ -33,6 +33,8 @@ macro_rules! run_on {
                     what_is_refused_has_changed_nothing_before,
                     a_change_advances_the_versions_that_it_concerns_and_no_others,
                     a_domain_has_so_many_dkim_keys_of_which_one_waits_for_its_first_record,
+                    an_expired_suppression_is_deleted_and_counts_no_more,
+                    the_events_of_many_keys_that_expire_at_once_are_appended_in_several_commits,
                 }
                 journal {
                     the_journal_is_read_on_from_any_position_also_after_a_restart,

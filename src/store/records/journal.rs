@@ -326,6 +326,7 @@ pub struct Pruned {
     pub events: u64,
     pub rejections: u64,
     pub webhook_deliveries: u64,
+    pub suppressions: u64,
     pub submission_keys: u64,
     pub usage_rows: u64,
     pub idempotent_responses: u64,

@@ -32,6 +32,8 @@ use crate::store::{
     TemplateFilter, TemplatePatch, TemplateSummary, Tenant, TenantCounts, TenantFilter, TenantPatch,
 };
 
+/// Maximum of expiring keys that one job appends events of, so that others can commit in between.
+const NOTICES_AT_ONCE_MAX: usize = 100;
 /// Maximum of DKIM keys that one job deletes.
 const REMOVED_AT_ONCE_MAX: usize = 50;
 
@@ -331,7 +333,14 @@ impl Directory for SqliteStore {
     }
 
     async fn append_key_expiries(&self, now: Timestamp) -> Result<u64> {
-        self.write(move |tx| keys::append_expiries(tx, now)).await
+        let mut events = 0;
+        loop {
+            let job = self.write(move |tx| keys::append_expiries(tx, now, NOTICES_AT_ONCE_MAX)).await?;
+            events += job.events;
+            if !job.truncated {
+                return Ok(events);
+            }
+        }
     }
 
     async fn revoke_key(&self, id: KeyId, now: Timestamp) -> Result<bool> {

@@ -184,6 +184,7 @@ impl SqliteStore {
             pruned.truncated |= removed >= rows_max as u64;
         }
         pruned.webhook_deliveries = self.remove_in_jobs(&due.webhook_deliveries, outbox::remove).await?;
+        pruned.suppressions = self.remove_in_jobs(&due.suppressions, retention::remove_suppressions).await?;
         pruned.submission_keys = self.write(move |tx| submission_key::delete_expired(tx, now, limit)).await?;
         pruned.idempotent_responses =
             self.write(move |tx| idempotent_responses::delete_expired(tx, now, limit)).await?;

@@ -47,6 +47,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0038_test_messages.sql"),
     include_str!("migrations/0039_webhook_backlog.sql"),
     include_str!("migrations/0040_webhook_secrets.sql"),
+    include_str!("migrations/0041_suppression_expiry.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

@@ -324,6 +324,7 @@ const WITHOUT_LATER_MIGRATIONS: &str = concat!(
     ALTER TABLE webhook_delivery DROP COLUMN octets;
     DROP TABLE webhook_secret;
     ALTER TABLE webhook ADD COLUMN previous_secret BLOB;
+    DROP INDEX suppression_by_expiry;
     DROP INDEX tenant_by_external_ref;
     ALTER TABLE key DROP COLUMN restricted_to_domains;
     DROP INDEX domain_by_name;
@@ -903,6 +904,7 @@ async fn the_hot_queries_use_their_indexes() {
         (spool::COUNT_OPEN, "delivery_due"),
         (events::OF_MESSAGE, "event_of_message"),
         (retention::OF_DELETED_TENANTS, "event_of_deleted_tenant"),
+        (retention::EXPIRED_SUPPRESSIONS, "suppression_by_expiry"),
         (directory::keys::DUE_NOTICES, "key_notice_due"),
         (directory::suppressions::OF_TENANT, "suppression_of_tenant"),
         (directory::suppressions::OF_PLATFORM, "suppression_of_"),

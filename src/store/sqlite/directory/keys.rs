@@ -8,7 +8,7 @@ use crate::model::{DomainId, EventKind, KeyId, KeyStatus, TenantId};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::secret_encryption::SealedColumn;
-use crate::store::sqlite::sql_types::{json, time, time_if_any, to_json, us};
+use crate::store::sqlite::sql_types::{json, sql_limit, time, time_if_any, to_json, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     Conflict, Key, KeyFilter, KeyPatch, Limited, NewKey, Page, PageRequest, Result, StoreError, is_in_scope,
@@ -214,22 +214,30 @@ const SET_NOTICE: &str = "UPDATE key SET next_notice_us = ?2 WHERE id = ?1";
 
 /// Keys whose event is due, found with a partial index.
 pub(in crate::store::sqlite) const DUE_NOTICES: &str =
-    "SELECT id FROM key WHERE next_notice_us <= ?1 ORDER BY next_notice_us";
+    "SELECT id FROM key WHERE next_notice_us <= ?1 ORDER BY next_notice_us LIMIT ?2";
 
-/// Appends the events of keys that expire soon. An event that was due while the server was down is appended late, two of a
-/// key as one.
-pub(super) fn append_expiries(tx: &Tx<'_>, now: Timestamp) -> Result<u64> {
+/// What one job did for keys that expire soon.
+pub(super) struct ExpiriesAppended {
+    pub(super) events: u64,
+    /// More keys may be due.
+    pub(super) truncated: bool,
+}
+
+/// Appends the events of at most `limit` keys that expire soon. An event that was due while the server was down is appended
+/// late, two of a key as one.
+pub(super) fn append_expiries(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<ExpiriesAppended> {
     let mut statement = tx.prepare_cached(DUE_NOTICES)?;
-    let ids = statement.query_map([us(now)], |row| row.get(0))?;
+    let ids = statement.query_map(params![us(now), sql_limit(limit)], |row| row.get(0))?;
     let ids: Vec<KeyId> = ids.collect::<rusqlite::Result<_>>()?;
-    let mut appended = 0;
+    let truncated = ids.len() == limit;
+    let mut events = 0;
     for id in ids {
         let Some(key) = find(tx, id)? else { continue };
         if key.status(now) == KeyStatus::Active {
             append_event(tx, EventKind::KeyExpiring, &key, now)?;
-            appended += 1;
+            events += 1;
         }
         tx.prepare_cached(SET_NOTICE)?.execute(params![id, next_notice_us(&key, now)])?;
     }
-    Ok(appended)
+    Ok(ExpiriesAppended { events, truncated })
 }

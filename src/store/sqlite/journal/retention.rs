@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, ToSql, params};
 
 use super::index;
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::{AttemptId, EventId, MessageId, RequestId, TenantId, WebhookDeliveryId};
+use crate::model::{AttemptId, EventId, MessageId, RequestId, SuppressionId, TenantId, WebhookDeliveryId};
 use crate::store::sqlite::blob_store::{self, BodyFiles};
 use crate::store::sqlite::keyset::ulid_at;
 use crate::store::sqlite::outbox::deliveries::IS_REMOVABLE;
@@ -51,6 +51,8 @@ pub(super) struct Due {
     /// Tenants with usage past its retention, and whether they were deleted.
     pub(super) usage: Vec<(TenantId, bool)>,
     pub(super) webhook_deliveries: Vec<String>,
+    /// Expired suppressions, and when they expired.
+    pub(super) suppressions: Vec<(SuppressionId, i64)>,
     /// There may be more.
     pub(super) truncated: bool,
 }
@@ -106,6 +108,7 @@ pub(super) fn find_due(
     let end = first_id(WebhookDeliveryId::PREFIX, days_before(now, policy.webhook_days));
     let sql = format!("SELECT id FROM webhook_delivery d WHERE id < ?1 AND {IS_REMOVABLE} ORDER BY id LIMIT ?2");
     collect(connection, &sql, params![end], limit, &mut due.webhook_deliveries)?;
+    due.suppressions = expired_suppressions(connection, now, limit)?;
     let most = [
         due.bodies.len(),
         due.messages.len(),
@@ -114,6 +117,7 @@ pub(super) fn find_due(
         due.rejections.len(),
         due.usage.len(),
         due.webhook_deliveries.len(),
+        due.suppressions.len(),
     ];
     due.truncated = most.contains(&limit) || !progress.bodies.is_empty() || !progress.messages.is_empty();
     Ok(due)
@@ -122,6 +126,20 @@ pub(super) fn find_due(
 /// Old events of deletions: their tenants have no retention.
 pub(in crate::store::sqlite) const OF_DELETED_TENANTS: &str =
     "SELECT id FROM event WHERE kind = 'tenant.deleted' AND id < ?1 LIMIT ?2";
+
+pub(in crate::store::sqlite) const EXPIRED_SUPPRESSIONS: &str =
+    "SELECT id, expires_us FROM suppression WHERE expires_us <= ?1 LIMIT ?2";
+
+fn expired_suppressions(
+    connection: &Connection,
+    now: Timestamp,
+    limit: usize,
+) -> Result<Vec<(SuppressionId, i64)>> {
+    let mut statement = connection.prepare_cached(EXPIRED_SUPPRESSIONS)?;
+    let rows =
+        statement.query_map(params![us(now), sql_limit(limit)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
 
 /// Counts strays in the next directories; returns the total after the last one.
 pub(super) fn count_strays(
@@ -286,6 +304,16 @@ pub(super) fn remove_events(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {
 
 pub(super) fn remove_rejections(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {
     remove_each(tx, "DELETE FROM rejection WHERE id = ?1", ids)
+}
+
+/// Deletes expired suppressions, unless they have another end meanwhile. They stopped no mail any more, so there is no event.
+pub(super) fn remove_suppressions(tx: &Tx<'_>, expired: &[(SuppressionId, i64)]) -> Result<u64> {
+    let mut delete = tx.prepare_cached("DELETE FROM suppression WHERE id = ?1 AND expires_us = ?2")?;
+    let mut removed = 0;
+    for (id, expires_us) in expired {
+        removed += delete.execute(params![id, expires_us])? as u64;
+    }
+    Ok(removed)
 }
 
 fn remove_each(tx: &Tx<'_>, sql: &str, ids: &[impl ToSql]) -> Result<u64> {
