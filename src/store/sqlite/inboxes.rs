@@ -130,7 +130,7 @@ fn insert(tx: &Tx<'_>, new: &NewInbox, folded: &str, now: Timestamp) -> Result<I
 
 /// Codes are short, so their digest depends on the master key, and on the inbox.
 fn digest(tx: &Tx<'_>, id: InboxId, code: &str) -> Vec<u8> {
-    tx.sealer.digest(format!("inbox code {id} {code}").as_bytes())
+    tx.sealer.digest("inbox code", &format!("{id} {code}"))
 }
 
 fn confirm(
@@ -169,4 +169,29 @@ fn take(tx: &Tx<'_>, tenant: TenantId, column: &str, max: u32, now: Timestamp) -
     let sql =
         format!("UPDATE trial_usage SET {column} = {column} + 1 WHERE tenant_id = ?1 AND {column} < ?2");
     Ok(tx.prepare_cached(&sql)?.execute(params![tenant, max])? > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ScramVerifier;
+    use crate::store::contract::{address, now};
+    use crate::store::sqlite::tests::Bed;
+    use crate::store::{Directory, Inboxes};
+
+    #[tokio::test]
+    async fn no_login_name_shows_a_part_of_the_digest_of_a_code() {
+        let bed = Bed::new().await;
+        let tenant_id = bed.tenant("a").await.id;
+        let new = NewInbox { tenant_id, address: address("x@one.example"), code: "1234".into() };
+        let id = bed.store.add_inbox(new, now()).await.unwrap().id;
+        let read = move |connection: &Connection| {
+            let sql = "SELECT code_digest FROM inbox WHERE id = ?1";
+            Ok(connection.query_row(sql, [id], |row| row.get::<_, Vec<u8>>(0))?)
+        };
+        let digest = bed.engine().read(read).await.unwrap();
+        let of_digest = ScramVerifier::fake(digest[..16].try_into().unwrap());
+        let shown = bed.store.scram_credential(&format!("inbox code {id} 1234"), now()).await.unwrap();
+        assert!(!shown.verifier.shares_parameters(&of_digest), "the salt is half of the digest");
+    }
 }

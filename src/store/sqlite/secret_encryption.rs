@@ -60,9 +60,10 @@ impl Sealer {
             .map_err(|_| StoreError::Failed("the master key cannot be used".into()))
     }
 
-    /// A MAC of a text: 32 octets that cannot be predicted without the master key.
-    pub(super) fn digest(&self, text: &[u8]) -> Vec<u8> {
-        hmac::sign(&self.digest_key, text).as_ref().to_vec()
+    /// A MAC of a text: 32 octets that cannot be predicted without the master key. Texts of different purposes, of which none
+    /// may begin like another, never have the same.
+    pub(super) fn digest(&self, purpose: &'static str, text: &str) -> Vec<u8> {
+        hmac::sign(&self.digest_key, format!("{purpose} {text}").as_bytes()).as_ref().to_vec()
     }
 
     /// A key for another purpose, which `info` names.

@@ -68,7 +68,7 @@ pub(super) fn scram_credential(
     now: Timestamp,
 ) -> Result<ScramCredential> {
     let mut salt = [0; 16];
-    salt.copy_from_slice(&sealer.digest(username.as_bytes())[..16]);
+    salt.copy_from_slice(&sealer.digest("scram decoy", username)[..16]);
     let decoy = ScramCredential { verifier: ScramVerifier::fake(salt), secrets: Vec::new(), key_id: None };
     let Some((id, Some(sealed), digest)) = present_secret(connection, username, now)? else {
         return Ok(decoy);
