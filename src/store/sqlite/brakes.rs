@@ -1,6 +1,8 @@
 //! The usage that brakes compare, and when they were last applied.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use std::sync::LazyLock;
+
+use rusqlite::{Connection, params};
 
 use super::events::Subject;
 use super::sql_types::{json, us};
@@ -10,12 +12,14 @@ use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{Brakes, Environment, EventKind, LimitPeriod, TenantId};
 use crate::store::{AppliedBrake, BrakeReading, Result, TenantSettings, UsageCounts};
 
+/// Found with a partial index that has the same condition. A quotation mark inside a value is escaped, so no other text in
+/// the JSON can match.
+pub(super) const WITH_BRAKES: &str = r#"SELECT id, settings FROM tenant INDEXED BY tenant_with_brakes
+    WHERE status = 'active' AND instr(settings, '"brakes":{') > 0 ORDER BY id"#;
+
 /// The active tenants with brakes, and their usage.
 pub(super) fn read(connection: &Connection, now: Timestamp) -> Result<Vec<BrakeReading>> {
-    // A quotation mark inside a value is escaped, so no other text in the JSON can match.
-    let sql = "SELECT id, settings FROM tenant
-               WHERE status = 'active' AND settings LIKE '%\"brakes\":{%' ORDER BY id";
-    let mut statement = connection.prepare_cached(sql)?;
+    let mut statement = connection.prepare_cached(WITH_BRAKES)?;
     let rows = statement.query_map([], |row| {
         let settings: TenantSettings = json(row, "settings")?;
         Ok((row.get::<_, TenantId>("id")?, settings.brakes))
@@ -30,22 +34,22 @@ pub(super) fn read(connection: &Connection, now: Timestamp) -> Result<Vec<BrakeR
     Ok(readings)
 }
 
+static SUMS: LazyLock<String> = LazyLock::new(|| {
+    let sums = UsageCounts::NAMES.iter().map(|count| format!("coalesce(sum({count}), 0) AS {count}"));
+    let sums = sums.collect::<Vec<_>>().join(", ");
+    format!(
+        "SELECT {sums} FROM usage
+         WHERE tenant_id = ?1 AND span = 'hour' AND environment = 'live' AND start_us >= ?2
+           AND start_us > coalesce((SELECT applied_us FROM brake WHERE tenant_id = ?1), 0)"
+    )
+});
+
 /// Live usage in the window, which ends with the current hour. The hour in which the brakes were last applied, and those
 /// before it, do not count again.
 fn counts(connection: &Connection, tenant: TenantId, brakes: &Brakes, now: Timestamp) -> Result<UsageCounts> {
-    let applied = "SELECT applied_us FROM brake WHERE tenant_id = ?1";
-    let applied_us: Option<i64> =
-        connection.prepare_cached(applied)?.query_row([tenant], |row| row.get(0)).optional()?;
     let before = SignedDuration::from_hours(i64::from(brakes.window.hours()) - 1);
     let from = LimitPeriod::Hour.start_of(now.checked_sub(before).unwrap_or(Timestamp::MIN));
-    let sums = UsageCounts::NAMES.iter().map(|count| format!("coalesce(sum({count}), 0) AS {count}"));
-    let sums = sums.collect::<Vec<_>>().join(", ");
-    let sql = format!(
-        "SELECT {sums} FROM usage
-         WHERE tenant_id = ?1 AND span = 'hour' AND environment = 'live' AND start_us >= ?2 AND start_us > ?3"
-    );
-    let row = params![tenant, us(from), applied_us.unwrap_or(i64::MIN)];
-    Ok(connection.prepare_cached(&sql)?.query_row(row, read_counts)?)
+    Ok(connection.prepare_cached(&SUMS)?.query_row(params![tenant, us(from)], read_counts)?)
 }
 
 /// Writes the event, unless the tenant was deleted.

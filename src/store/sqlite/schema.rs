@@ -48,6 +48,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0039_webhook_backlog.sql"),
     include_str!("migrations/0040_webhook_secrets.sql"),
     include_str!("migrations/0041_suppression_expiry.sql"),
+    include_str!("migrations/0042_small_scans.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

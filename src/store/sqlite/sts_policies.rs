@@ -28,10 +28,14 @@ impl StsPolicies for SqliteStore {
             let row = params![new.domain.as_str(), new.policy_id, new.policy, fetched_us, expires_us];
             tx.prepare_cached(sql)?.execute(row)?;
             tx.prepare_cached("DELETE FROM sts_policy WHERE expires_us <= ?1")?.execute([fetched_us])?;
-            let sql = "DELETE FROM sts_policy WHERE domain IN
-                           (SELECT domain FROM sts_policy ORDER BY expires_us DESC, domain LIMIT ?1 OFFSET ?2)";
-            let max = sql_limit(STS_POLICIES_MAX);
-            tx.prepare_cached(sql)?.execute(params![max, max])?;
+            let count: i64 =
+                tx.prepare_cached("SELECT count(*) FROM sts_policy")?.query_row([], |row| row.get(0))?;
+            let excess = count - sql_limit(STS_POLICIES_MAX);
+            if excess > 0 {
+                let sql = "DELETE FROM sts_policy WHERE domain IN
+                               (SELECT domain FROM sts_policy ORDER BY expires_us, domain DESC LIMIT ?1)";
+                tx.prepare_cached(sql)?.execute([excess])?;
+            }
             Ok(())
         })
         .await
@@ -62,4 +66,30 @@ fn record(row: &Row<'_>) -> rusqlite::Result<StsRecord> {
         fetched_at: time(row, "fetched_us")?,
         expires_at: time(row, "expires_us")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::contract::{later, name, now};
+    use crate::store::sqlite::tests::Bed;
+    use crate::store::sqlite::unit_of_work::Tx;
+
+    #[tokio::test]
+    async fn of_too_many_policies_the_one_that_expires_first_goes() {
+        let bed = Bed::new().await;
+        let fill = |tx: &Tx<'_>| {
+            let sql = "WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < ?1)
+                       INSERT INTO sts_policy (domain, policy_id, policy, fetched_us, expires_us)
+                       SELECT 'd' || number || '.test', '1', '', 0, ?2 + number FROM numbers";
+            Ok(tx.execute(sql, params![sql_limit(STS_POLICIES_MAX), us(later(1000))])?)
+        };
+        bed.engine().write(fill).await.unwrap();
+        let (domain, expires_at) = (name("new.test"), later(2000));
+        let new = StsRecord { domain, policy_id: "1".into(), policy: "".into(), fetched_at: now(), expires_at };
+        bed.store.store_sts_policy(new).await.unwrap();
+        let is_there = async |domain| bed.store.sts_policy(&name(domain), now()).await.unwrap().is_some();
+        assert_eq!((is_there("d1.test").await, is_there("d2.test").await), (false, true));
+        assert!(is_there("new.test").await);
+    }
 }

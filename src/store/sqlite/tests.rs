@@ -325,6 +325,8 @@ const WITHOUT_LATER_MIGRATIONS: &str = concat!(
     DROP TABLE webhook_secret;
     ALTER TABLE webhook ADD COLUMN previous_secret BLOB;
     DROP INDEX suppression_by_expiry;
+    DROP INDEX tenant_with_brakes;
+    DROP INDEX sts_policy_by_expiry;
     DROP INDEX tenant_by_external_ref;
     ALTER TABLE key DROP COLUMN restricted_to_domains;
     DROP INDEX domain_by_name;
@@ -904,6 +906,7 @@ async fn the_hot_queries_use_their_indexes() {
         (spool::COUNT_OPEN, "delivery_due"),
         (events::OF_MESSAGE, "event_of_message"),
         (retention::OF_DELETED_TENANTS, "event_of_deleted_tenant"),
+        (brakes::WITH_BRAKES, "tenant_with_brakes"),
         (retention::EXPIRED_SUPPRESSIONS, "suppression_by_expiry"),
         (directory::keys::DUE_NOTICES, "key_notice_due"),
         (directory::suppressions::OF_TENANT, "suppression_of_tenant"),
