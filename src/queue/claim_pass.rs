@@ -237,7 +237,7 @@ impl<'a> ClaimPass<'a> {
         if self.claimed.is_empty() {
             return Ok(());
         }
-        let rows = self.manager.store().take(self.claimed.clone()).await?;
+        let rows = self.manager.store().take(self.claimed.clone(), self.now).await?;
         let mut gone: Vec<DeliveryId> = mem::take(&mut self.claimed);
         let mut table = self.manager.lock();
         let mut batches = Batches::default();

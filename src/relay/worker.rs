@@ -240,7 +240,8 @@ impl Worker {
         };
         // An open delivery without a stored content is damage, unless the message was deleted meanwhile; then the record of
         // the attempt finds no row.
-        let content = self.context.store.content(batch.message.id).await?;
+        let now = self.context.clock.now();
+        let content = self.context.store.content(batch.message.id, now).await?;
         let missing = || StoreError::Damaged { message: batch.message.id, fault: "it is missing".into() };
         let content = content.ok_or_else(missing)?;
         Ok(Loading::Done(Loaded { content, _memory: memory }))
@@ -433,7 +434,8 @@ impl Worker {
         let (read, _memory) = match content {
             None => {
                 let memory = self.memory_for(message).await;
-                (self.context.store.content(message.id).await.ok().flatten(), memory)
+                let content = self.context.store.content(message.id, self.context.clock.now()).await;
+                (content.ok().flatten(), memory)
             }
             Some(_) => (None, None),
         };

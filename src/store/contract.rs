@@ -118,7 +118,7 @@ impl<H: Harness> TestBed<H> {
             rows.filter(|at| claimed.insert(*at)).map(|at| at.id).collect()
         };
         let mut batches: Vec<Batch> = Vec::new();
-        for (message, delivery) in self.store.take(due).await.unwrap() {
+        for (message, delivery) in self.store.take(due, at).await.unwrap() {
             let destination = delivery.recipient.host().clone();
             let of_message =
                 |batch: &&mut Batch| batch.message.id == message.id && batch.destination == destination;

@@ -2,6 +2,7 @@
 //! store.
 
 use pillarbox::config::BareNewline;
+use pillarbox::mail::Timestamp;
 use pillarbox::store::Spool;
 
 use crate::client::Client;
@@ -30,7 +31,8 @@ async fn submit(stage: &SubmissionStage, octets: &[u8], parameters: &str) -> Res
     if reply.code != 250 {
         return Err(reply.text());
     }
-    let stored = stage.store.content(SubmissionStage::id_in(&reply.text())).await.unwrap().unwrap();
+    let stored =
+        stage.store.content(SubmissionStage::id_in(&reply.text()), Timestamp::now()).await.unwrap().unwrap();
     Ok(stored.submitted.to_vec())
 }
 

@@ -1,6 +1,7 @@
 //! The header fields of a message: which are refused, removed or added, and what is relayed.
 
 use pillarbox::config::DuplicateHeaders;
+use pillarbox::mail::Timestamp;
 use pillarbox::store::Spool;
 
 use crate::client::Client;
@@ -47,7 +48,8 @@ async fn a_field_that_may_occur_once_is_refused_twice_unless_the_operator_allows
 
         let said = submit(&mut lax, &twice).await;
         assert!(said.starts_with("250 "), "{name}: {said}");
-        let stored = lenient.store.content(SubmissionStage::id_in(&said)).await.unwrap().unwrap();
+        let stored =
+            lenient.store.content(SubmissionStage::id_in(&said), Timestamp::now()).await.unwrap().unwrap();
         assert!(stored.submitted.starts_with(twice.as_bytes()), "{name} is relayed as it came");
     }
     let said = submit(&mut lax, "From: <app@own.example>\r\n").await;
@@ -73,14 +75,15 @@ async fn an_empty_date_or_message_id_is_replaced() {
     ] {
         let said = submit(&mut client, &format!("X-Before: 1\r\n{field}X-After: 2\r\n")).await;
         let id = SubmissionStage::id_in(&said);
-        let content = stage.store.content(id).await.unwrap().unwrap();
+        let content = stage.store.content(id, Timestamp::now()).await.unwrap().unwrap();
         assert!(content.submitted.starts_with(b"X-Before: 1\r\nX-After: 2\r\nFrom: "), "{field:?}");
         let prefix = String::from_utf8(content.prefix.to_vec()).unwrap();
         assert_eq!(prefix.matches(&format!("\r\n{name}: ")).count(), 1, "{field:?}: {prefix}");
     }
     // The empty field counts as absent beside another.
     let said = submit(&mut client, "Message-ID:\r\nMessage-ID: <1@own.example>\r\n").await;
-    let content = stage.store.content(SubmissionStage::id_in(&said)).await.unwrap().unwrap();
+    let content =
+        stage.store.content(SubmissionStage::id_in(&said), Timestamp::now()).await.unwrap().unwrap();
     assert!(content.submitted.starts_with(b"Message-ID: <1@own.example>\r\nFrom: "), "{said}");
     assert!(!String::from_utf8_lossy(&content.prefix).contains("\r\nMessage-ID: "));
 }
@@ -99,6 +102,7 @@ async fn a_form_feed_or_vertical_tab_is_refused_in_the_header_and_kept_in_the_bo
     }
     let message = b"From: <app@own.example>\r\n\r\npage\x0cbreak\x0b\r\n";
     let reply = client.send("app@own.example", &["b@other.example"], message).await.expect_code(250);
-    let content = stage.store.content(SubmissionStage::id_in(&reply.text())).await.unwrap().unwrap();
+    let content =
+        stage.store.content(SubmissionStage::id_in(&reply.text()), Timestamp::now()).await.unwrap().unwrap();
     assert_eq!(content.submitted, message[..]);
 }

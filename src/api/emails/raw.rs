@@ -27,7 +27,7 @@ pub async fn get(call: RequestContext) -> Result<ApiResponse> {
         return Err(confirmation());
     }
     let id = message.id;
-    match call.store().stored_content(id).await? {
+    match call.store().stored_content(id, call.now).await? {
         Some(StoredContent::Row { octets }) => whole(&call, id, octets).await,
         Some(StoredContent::File { octets }) if call.is_head => {
             Ok(ApiResponse::message_stream(Body::empty(), octets))
@@ -52,7 +52,7 @@ async fn whole(call: &RequestContext, id: MessageId, octets: u64) -> Result<ApiR
     if !reservation.grow_to(2 * octets) {
         return Err(memory_exhausted());
     }
-    let content = call.store().content(id).await?.ok_or_else(content_removed)?;
+    let content = call.store().content(id, call.now).await?.ok_or_else(content_removed)?;
     ApiResponse::message(content.to_vec()).reserve(reservation)
 }
 
@@ -63,7 +63,7 @@ async fn begin(call: &RequestContext, id: MessageId, octets: u64) -> Result<ApiR
     if !reservation.grow_to(STREAM_OCTETS.min(octets)) {
         return Err(memory_exhausted());
     }
-    let content = call.store().open_content(id).await?;
+    let content = call.store().open_content(id, call.now).await?;
     let ContentFile { file, octets } = content.ok_or_else(content_removed)?;
     Ok(ApiResponse::message_stream(read(file, octets, reservation, permit), octets))
 }

@@ -31,7 +31,7 @@ pub(super) async fn a_message_claimed_from_the_database_is_the_one_that_was_acce
     let batch = &claimed.batches[0];
     assert_eq!(format!("{:?}", batch.message), format!("{:?}", new.message));
     assert!(batch.content.is_none());
-    assert_eq!(bed.store.content(new.message.id).await.unwrap().as_ref(), Some(&new.content));
+    assert_eq!(bed.store.content(new.message.id, now()).await.unwrap().as_ref(), Some(&new.content));
     let mut recipients: Vec<_> =
         claimed.batches.iter().map(|batch| batch.deliveries[0].recipient.to_string()).collect();
     recipients.sort();
@@ -52,7 +52,7 @@ pub(super) async fn what_was_unfinished_before_a_crash_is_due_after_it<H: Harnes
     let mut expected: Vec<_> = [&claimed, &waiting].iter().map(|new| new.recipients[0].0).collect();
     expected.sort();
     assert_eq!(ids(&found.batches), expected);
-    assert_eq!(bed.store.content(done.message.id).await.unwrap(), Some(done.content));
+    assert_eq!(bed.store.content(done.message.id, now()).await.unwrap(), Some(done.content));
 }
 
 pub(super) async fn a_deferred_delivery_is_due_again_at_its_time_and_not_before<H: Harness>() {
@@ -258,7 +258,7 @@ pub(super) async fn a_report_is_a_message_of_the_tenant_written_with_the_records
         let claimed = bed.claim(later(0)).await.batches;
         assert_eq!(ids(&claimed), [report.recipients[0].0]);
         assert_eq!(claimed[0].message.reverse_path, ReversePath::Null);
-        assert_eq!(bed.store.content(report.message.id).await.unwrap(), Some(report.content));
+        assert_eq!(bed.store.content(report.message.id, now()).await.unwrap(), Some(report.content));
     }
 }
 

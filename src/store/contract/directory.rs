@@ -904,7 +904,9 @@ pub(super) async fn an_expired_suppression_is_deleted_and_counts_no_more<H: Harn
     bed.store.suppress(new("more@one.example", never), now()).await.unwrap();
 }
 
-pub(super) async fn the_events_of_many_keys_that_expire_at_once_are_appended_in_several_commits<H: Harness>() {
+pub(super) async fn the_events_of_many_keys_that_expire_at_once_are_appended_in_several_commits<
+    H: Harness,
+>() {
     let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let expires_at = Some(now() + SignedDuration::from_hours(24 * 20));

@@ -323,7 +323,7 @@ pub(super) async fn retention_counts_from_the_last_delivery_and_spares_what_is_o
     let policy = RetentionPolicy { body_days: 1, transcript_days: 10, row_days: 10, webhook_days: 7 };
     let day = |days: i64| later(days * 24 * 3600 + 60);
     let prune = async |at| bed.store.prune(policy, at, 100).await.unwrap();
-    let has_body = async |new: &NewMessage| bed.store.content(new.message.id).await.unwrap().is_some();
+    let has_body = async |new: &NewMessage| bed.store.content(new.message.id, now()).await.unwrap().is_some();
 
     assert_eq!(prune(now()).await, Pruned::default());
     let first = prune(day(1)).await;
@@ -360,7 +360,7 @@ pub(super) async fn bodies_of_a_tenant_go_when_it_wants_and_before_its_rows<H: H
     for (days, left) in [(1, 2), (2, 2), (3, 1), (8, 1), (9, 0)] {
         bed.store.prune(policy, later(days * 24 * 3600 + 60), 100).await.unwrap();
         for (place, id) in messages.iter().enumerate() {
-            let has_body = bed.store.content(*id).await.unwrap().is_some();
+            let has_body = bed.store.content(*id, now()).await.unwrap().is_some();
             assert_eq!(has_body, place >= 3 - left, "message {place} after {days} days");
             assert!(bed.store.message(None, *id).await.unwrap().is_some());
         }

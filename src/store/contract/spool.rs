@@ -52,7 +52,7 @@ pub(super) async fn what_is_finished_or_gone_is_not_taken<H: Harness>() {
     let id = |new: &NewMessage| new.recipients[0].0;
     bed.store.cancel(done.message.id, vec![id(&done)], now()).await.unwrap();
     let asked = vec![id(&done), DeliveryId::generate(now()), id(&open)];
-    let taken = bed.store.take(asked).await.unwrap();
+    let taken = bed.store.take(asked, now()).await.unwrap();
     assert_eq!(taken.iter().map(|(_, delivery)| delivery.id).collect::<Vec<_>>(), [id(&open)]);
     assert_eq!(taken[0].0.id, open.message.id);
 }

@@ -78,18 +78,18 @@ impl Spool for SqliteStore {
             Ok((pages.collect::<Result<_>>()?, damaged))
         });
         let (pages, damaged) = read.await?;
-        self.set_apart(damaged);
+        self.set_apart(damaged, now);
         Ok(pages)
     }
 
-    async fn take(&self, ids: Vec<DeliveryId>) -> Result<Vec<(Arc<Message>, Delivery)>> {
+    async fn take(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<(Arc<Message>, Delivery)>> {
         self.refuse_unless_serving()?;
         let read = self.read(move |connection| {
             let mut damaged = Vec::new();
             Ok((due_rows::take(connection, &ids, &mut damaged)?, damaged))
         });
         let (taken, damaged) = read.await?;
-        self.set_apart(damaged);
+        self.set_apart(damaged, now);
         Ok(taken)
     }
 
@@ -102,14 +102,14 @@ impl Spool for SqliteStore {
         Ok(due)
     }
 
-    async fn content(&self, id: MessageId) -> Result<Option<Content>> {
+    async fn content(&self, id: MessageId, now: Timestamp) -> Result<Option<Content>> {
         let files = Arc::clone(&self.bodies);
         let read = self.read(move |connection| blob_store::read(connection, &files, id)).await;
-        self.report_damage(&read);
+        self.report_damage(&read, now);
         read
     }
 
-    async fn stored_content(&self, id: MessageId) -> Result<Option<StoredContent>> {
+    async fn stored_content(&self, id: MessageId, now: Timestamp) -> Result<Option<StoredContent>> {
         let files = Arc::clone(&self.bodies);
         let found = self.read(move |connection| match blob_store::find(connection, id)? {
             None => Ok(None),
@@ -117,11 +117,11 @@ impl Spool for SqliteStore {
             Some(BodyLocation::File { .. }) => Ok(Some(StoredContent::File { octets: files.octets(id)? })),
         });
         let found = found.await;
-        self.report_damage(&found);
+        self.report_damage(&found, now);
         found
     }
 
-    async fn open_content(&self, id: MessageId) -> Result<Option<ContentFile>> {
+    async fn open_content(&self, id: MessageId, now: Timestamp) -> Result<Option<ContentFile>> {
         let Some(BodyLocation::File { checksum }) =
             self.read(move |connection| blob_store::find(connection, id)).await?
         else {
@@ -130,7 +130,7 @@ impl Spool for SqliteStore {
         let files = Arc::clone(&self.bodies);
         let opened = tokio::task::spawn_blocking(move || files.open(id, checksum)).await;
         let opened = opened.map_err(|error| StoreError::Failed(error.to_string()))?;
-        self.report_damage(&opened);
+        self.report_damage(&opened, now);
         opened.map(Some)
     }
 
@@ -160,18 +160,18 @@ impl SqliteStore {
     }
 
     /// Logs damaged content at each read, and appends the tenant's event at the first one.
-    fn report_damage<T>(&self, read: &Result<T>) {
+    fn report_damage<T>(&self, read: &Result<T>, now: Timestamp) {
         let Err(StoreError::Damaged { message: message_id, fault }) = read else { return };
         let message_id = *message_id;
         tracing::error!(%message_id, fault, "the content of a message is damaged and is not sent: restore it from a backup, or cancel the message");
         let fault = fault.clone();
-        if !self.writer.leave(move |tx| damage::append_event(tx, message_id, &fault, Timestamp::now())) {
+        if !self.writer.leave(move |tx| damage::append_event(tx, message_id, &fault, now)) {
             tracing::warn!(%message_id, "the event of the damage was not recorded: too many writes are pending");
         }
     }
 
     /// Moves deliveries whose rows cannot be read out of the way of all others.
-    fn set_apart(&self, damaged: Vec<DamagedDelivery>) {
+    fn set_apart(&self, damaged: Vec<DamagedDelivery>, now: Timestamp) {
         if damaged.is_empty() {
             return;
         }
@@ -179,9 +179,8 @@ impl SqliteStore {
             let delivery = String::from_utf8_lossy(id);
             tracing::error!(%delivery, fault, "the row of a delivery or of its message is damaged: it is not attempted until it is repaired and its queue is flushed");
         }
-        let set_apart = move |tx: &Tx<'_>| {
-            damaged.iter().try_for_each(|delivery| damage::set_apart(tx, delivery, Timestamp::now()))
-        };
+        let set_apart =
+            move |tx: &Tx<'_>| damaged.iter().try_for_each(|delivery| damage::set_apart(tx, delivery, now));
         if !self.writer.leave(set_apart) {
             tracing::warn!("damaged deliveries were not set apart: too many writes are pending");
         }

@@ -86,7 +86,8 @@ mod tests {
         };
         bed.engine().write(fill).await.unwrap();
         let (domain, expires_at) = (name("new.test"), later(2000));
-        let new = StsRecord { domain, policy_id: "1".into(), policy: "".into(), fetched_at: now(), expires_at };
+        let new =
+            StsRecord { domain, policy_id: "1".into(), policy: "".into(), fetched_at: now(), expires_at };
         bed.store.store_sts_policy(new).await.unwrap();
         let is_there = async |domain| bed.store.sts_policy(&name(domain), now()).await.unwrap().is_some();
         assert_eq!((is_there("d1.test").await, is_there("d2.test").await), (false, true));

@@ -77,7 +77,7 @@ const BOUNDS: Bounds = Bounds {
     retention_rows_examined_max: 20,
     body_directories_examined_max: 8,
     webhook_pending_max: 20,
-    webhook_octets_max: 64 * 1024,
+    webhook_octets_max: 40 * 1024,
     suppressions_max: SUPPRESSIONS_MAX,
 };
 
@@ -105,7 +105,7 @@ async fn a_batch_writes_few_octets_into_the_database_and_the_rest_to_files() {
     let inline = all - files;
     assert!((1 << 20..=2 << 20).contains(&inline), "{inline} of {all} octets are in the database");
     for (id, content) in ids.iter().zip(contents) {
-        assert_eq!(bed.store.content(*id).await.unwrap().unwrap().to_vec(), content);
+        assert_eq!(bed.store.content(*id, now()).await.unwrap().unwrap().to_vec(), content);
     }
     assert_eq!(bed.store.enqueue_all(Vec::new()).await.unwrap(), []);
 }
@@ -658,14 +658,14 @@ async fn a_large_body_lives_in_a_file_that_goes_with_its_message() {
     assert!(files[0].ends_with(format!("{}.eml", large.message.id)));
     assert_eq!(std::fs::read(&files[0]).unwrap(), large.content.to_vec());
     let bed = bed.restart().await;
-    assert_eq!(bed.store.content(large.message.id).await.unwrap().as_ref(), Some(&large.content));
+    assert_eq!(bed.store.content(large.message.id, now()).await.unwrap().as_ref(), Some(&large.content));
     let batches = bed.claim(later(0)).await.batches;
     let done = outcomes(&batches, DeliveryState::Delivered);
     bed.store.record(done).await.unwrap();
     let policy = RetentionPolicy { body_days: 0, transcript_days: 9, row_days: 9, webhook_days: 7 };
     assert_eq!(bed.store.prune(policy, later(60), 100).await.unwrap().bodies, 2);
     assert!(!files[0].exists());
-    assert!(bed.store.content(large.message.id).await.unwrap().is_none());
+    assert!(bed.store.content(large.message.id, now()).await.unwrap().is_none());
 }
 
 /// Large bodies that no row refers to, as old as if a crash had cut their submissions off hours ago.
@@ -700,7 +700,7 @@ async fn a_file_without_a_row_is_counted_and_kept_a_few_shelves_at_a_time() {
     assert!(rounds > 1, "one round looks at some of the shelves");
     assert_eq!(bed.store.counts().stray_files, 40);
     assert_eq!(files_below(&bed.path().join("bodies")).len(), files.len());
-    assert_eq!(bed.store.content(known.message.id).await.unwrap(), Some(known.content));
+    assert_eq!(bed.store.content(known.message.id, now()).await.unwrap(), Some(known.content));
 }
 
 /// Yesterday's database beside today's files: they are the only copies of what was accepted since.
@@ -722,7 +722,7 @@ async fn files_that_are_newer_than_a_restored_database_are_kept_until_it_knows_t
         Bed::of(harness, store)
     };
     let bed = restore(bed, &older);
-    assert!(bed.store.content(message.message.id).await.unwrap().is_none());
+    assert!(bed.store.content(message.message.id, now()).await.unwrap().is_none());
     for file in files_below(&bed.path().join("bodies")) {
         let file = File::options().write(true).open(file).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(2 * 3600)).unwrap();
@@ -730,7 +730,7 @@ async fn files_that_are_newer_than_a_restored_database_are_kept_until_it_knows_t
     bed.store.prune(KEEP, now(), 100).await.unwrap();
     bed.store.close().await;
     let bed = restore(bed, &newer);
-    assert_eq!(bed.store.content(message.message.id).await.unwrap(), Some(message.content));
+    assert_eq!(bed.store.content(message.message.id, now()).await.unwrap(), Some(message.content));
 }
 
 #[tokio::test]
@@ -829,20 +829,21 @@ async fn content_that_was_cut_or_altered_is_an_event_and_is_not_handed_out() {
             }
         };
         std::fs::create_dir_all(bed.path().join("bodies")).unwrap();
+        let found_at = now();
         for (octets, words) in [(cut, "octets instead of"), (&altered, "checksum")] {
             put(octets);
-            let read = bed.store.content(id).await;
+            let read = bed.store.content(id, found_at).await;
             let Err(StoreError::Damaged { message, fault }) = &read else { panic!("{read:?}") };
             assert!(*message == id && fault.contains(words), "{fault}");
         }
         put(&whole);
-        assert_eq!(bed.store.content(id).await.unwrap(), Some(message.content.clone()));
+        assert_eq!(bed.store.content(id, now()).await.unwrap(), Some(message.content.clone()));
         bed.store.checkpoint().await.unwrap();
         let events = bed.store.message_events(id, None, 100).await.unwrap();
         let events: Vec<_> =
             events.items.iter().filter(|event| event.kind == EventKind::MessageContentDamaged).collect();
         assert_eq!(events.len(), 1, "every attempt finds the damage, and one event reports it");
-        assert_eq!(events[0].tenant_id, Some(tenant));
+        assert_eq!((events[0].tenant_id, events[0].created_at), (Some(tenant), found_at));
     }
 }
 
@@ -852,7 +853,7 @@ async fn a_body_file_that_is_missing_is_damage_and_not_an_empty_answer() {
     let tenant = bed.tenant("a").await.id;
     let message = bed.enqueue(tenant, &["x@one.example"]).await;
     std::fs::remove_file(&files_below(&bed.path().join("bodies"))[0]).unwrap();
-    let read = bed.store.content(message.message.id).await;
+    let read = bed.store.content(message.message.id, now()).await;
     assert!(matches!(&read, Err(StoreError::Damaged { fault, .. }) if fault.contains("missing")), "{read:?}");
 }
 
@@ -864,7 +865,7 @@ async fn a_body_from_before_there_were_checksums_is_read() {
     let message = bed.enqueue(tenant, &["x@one.example"]).await;
     let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
     database.execute("UPDATE body SET octets = NULL, crc32 = NULL", []).unwrap();
-    assert_eq!(bed.store.content(message.message.id).await.unwrap(), Some(message.content));
+    assert_eq!(bed.store.content(message.message.id, now()).await.unwrap(), Some(message.content));
 }
 
 #[tokio::test]

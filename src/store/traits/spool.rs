@@ -35,18 +35,18 @@ store_trait! {
         /// A page of due deliveries for each range, in the order of the ranges.
         async fn due_pages(&self, ranges: Vec<DueRange>, now: Timestamp) -> Result<Vec<DuePage>>;
         /// The open deliveries among these with their messages, in the order of the ids.
-        async fn take(&self, ids: Vec<DeliveryId>) -> Result<Vec<(Arc<Message>, Delivery)>>;
+        async fn take(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<(Arc<Message>, Delivery)>>;
         /// Moves the next attempt of deliveries to the end of the pause of their destination, if that pause still exists.
         /// Returns the tenants with a delivery that was not moved: it is still due.
         async fn postpone_paused(&self, rows: Vec<PausedRow>) -> Result<Vec<TenantId>>;
         /// The content of a message; `None` if it was deleted. Content that differs from what was accepted appends an event and
         /// fails with [`StoreError::Damaged`](crate::store::StoreError::Damaged), until the operator restores it.
-        async fn content(&self, id: MessageId) -> Result<Option<Content>>;
+        async fn content(&self, id: MessageId, now: Timestamp) -> Result<Option<Content>>;
         /// Where the content of a message is stored, and its size; reads no content. `None` if it was deleted.
-        async fn stored_content(&self, id: MessageId) -> Result<Option<StoredContent>>;
+        async fn stored_content(&self, id: MessageId, now: Timestamp) -> Result<Option<StoredContent>>;
         /// Opens the file of a message, for a caller that reads it in pieces, and verifies its content as [`Self::content`]
         /// does. `None` if it was deleted or has no file.
-        async fn open_content(&self, id: MessageId) -> Result<Option<ContentFile>>;
+        async fn open_content(&self, id: MessageId, now: Timestamp) -> Result<Option<ContentFile>>;
         /// Writes the results of attempts with their events, suppressions and the report in one transaction. Ignores deliveries
         /// that were deleted.
         async fn record(&self, records: RecordBatch) -> Result<()>;

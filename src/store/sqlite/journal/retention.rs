@@ -106,7 +106,8 @@ pub(super) fn find_due(
     collect(connection, sql, params![None::<TenantId>, event_end], limit, &mut due.events)?;
     collect(connection, OF_DELETED_TENANTS, params![event_end], limit, &mut due.events)?;
     let end = first_id(WebhookDeliveryId::PREFIX, days_before(now, policy.webhook_days));
-    let sql = format!("SELECT id FROM webhook_delivery d WHERE id < ?1 AND {IS_REMOVABLE} ORDER BY id LIMIT ?2");
+    let sql =
+        format!("SELECT id FROM webhook_delivery d WHERE id < ?1 AND {IS_REMOVABLE} ORDER BY id LIMIT ?2");
     collect(connection, &sql, params![end], limit, &mut due.webhook_deliveries)?;
     due.suppressions = expired_suppressions(connection, now, limit)?;
     let most = [

@@ -14,8 +14,8 @@ use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{count, json_if_any, shorten, sql_limit, time_if_any, to_json, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
-    Page, PageRequest, Result, Webhook, WebhookAttempt, WebhookDelivery, WebhookOutcome,
-    WebhookVerdict, WebhookWork, WebhooksInFlight,
+    Page, PageRequest, Result, Webhook, WebhookAttempt, WebhookDelivery, WebhookOutcome, WebhookVerdict,
+    WebhookWork, WebhooksInFlight,
 };
 
 /// Maximum of stored octets of a response or error.
@@ -248,7 +248,8 @@ pub(in crate::store::sqlite) const IS_REMOVABLE: &str = "(d.next_attempt_us IS N
 
 /// Deletes deliveries whose retention has ended.
 pub(in crate::store::sqlite) fn remove(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {
-    let mut delete = tx.prepare_cached(&format!("DELETE FROM webhook_delivery AS d WHERE id = ?1 AND {IS_REMOVABLE}"))?;
+    let mut delete =
+        tx.prepare_cached(&format!("DELETE FROM webhook_delivery AS d WHERE id = ?1 AND {IS_REMOVABLE}"))?;
     let mut removed = 0;
     for id in ids {
         removed += delete.execute([id])? as u64;

@@ -260,7 +260,6 @@ pub(super) fn go_on_with_removal(tx: &Tx<'_>, id: WebhookId, limit: usize) -> Re
     Ok(is_last)
 }
 
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
