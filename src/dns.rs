@@ -116,6 +116,19 @@ impl Resolver {
         }
     }
 
+    /// The hosts of the MX records of a name, aliases followed, without final dots. Unlike [`Self::mail_hosts`], a name without
+    /// MX records has none.
+    ///
+    /// # Errors
+    /// [`DnsError`].
+    pub async fn mail_exchanges(&self, name: &str) -> Result<Vec<String>, DnsError> {
+        let records = self.lookup(name, RecordType::MX, |data| match data {
+            RData::MX(mx) => Some(host_text(&mx.exchange)),
+            _ => None,
+        });
+        records.await
+    }
+
     /// The addresses of a host, IPv4 first: receivers are stricter on IPv6, and many senders have no route. An IP
     /// address as text is returned as is.
     ///

@@ -25,7 +25,7 @@ use crate::limits::auth_limiter::{self, AuthLimiter};
 use crate::maintenance::{brakes, key_expiry, retention, search_indexer};
 use crate::metrics::Metrics;
 use crate::queue::QueueManager;
-use crate::relay::{Recording, Relay, RelayError};
+use crate::relay::{self, Recording, Relay, RelayError};
 use crate::returns::{ReturnsDependencies, ReturnsService, ReturnsSettings};
 use crate::rng::Rng;
 use crate::server::{self, Server};
@@ -35,9 +35,7 @@ use crate::store::{
 use crate::submission::{self, SubmissionService};
 use crate::tls::{Certificate, TlsError};
 use crate::tls_report::{self, Reporter, TlsReportError};
-use crate::unsubscribe::UnsubscribeService;
-use crate::verification::{self, VerificationSettings, Verifier};
-use crate::web::PublicWeb;
+use crate::verification::{self, ProbeCache, ReturnPathSettings, VerificationSettings, Verifier};
 use crate::webhook::{self, WebhookDependencies, WebhookDispatcher};
 
 /// The part of the shutdown deadline, at most half of it, that is reserved for recording results and closing the store.
@@ -177,8 +175,10 @@ impl<'a> SharedServices<'a> {
             store: store.clone(),
             resolver: resolver.clone(),
             settings: VerificationSettings::new(&config.domains, &config.hostname)
-                .sending_from(&config.relay),
+                .sending_from(&config.relay)
+                .returning_to(ReturnPathSettings::of(config)),
             clock: clock.clone(),
+            probes: ProbeCache::default(),
         };
         let queue = Arc::new(QueueManager::new(store.clone(), &config.relay, clock.clone(), rng.clone()));
         let returns = ReturnsDependencies {
@@ -223,7 +223,8 @@ impl<'a> SharedServices<'a> {
 
     fn build_relay(&self) -> Result<Relay, RelayError> {
         let Config { relay, hostname, tls_report, .. } = self.config;
-        let relay = Relay::new(relay, hostname, self.queue.clone(), self.resolver.clone())?;
+        let relay = Relay::new(relay, hostname, self.queue.clone(), self.resolver.clone())?
+            .with_return_paths(relay::ReturnPathSettings::of(self.config));
         Ok(if tls_report.enabled { relay.counting_tls() } else { relay })
     }
 
@@ -248,13 +249,7 @@ impl<'a> SharedServices<'a> {
         }))
     }
 
-    fn build_public_web(&self) -> Arc<PublicWeb> {
-        let unsubscribe = UnsubscribeService::new(self.store.clone(), self.clock.clone());
-        let public = &self.config.public;
-        PublicWeb::new(unsubscribe, public.clone(), public.tls.then(|| self.certificate.shared()))
-    }
-
-    fn build_metrics(&self, server: &Server, api: &Api, web: &PublicWeb) -> Arc<Metrics> {
+    fn build_metrics(&self, server: &Server, api: &Api) -> Arc<Metrics> {
         Arc::new(Metrics {
             store: self.store.clone(),
             queue: self.queue.clone(),
@@ -262,7 +257,6 @@ impl<'a> SharedServices<'a> {
             bans: self.bans.clone(),
             smtp: server.connections(),
             api: api.connections(),
-            public: web.connections(),
             certificate: self.certificate.clone(),
         })
     }
@@ -348,8 +342,7 @@ impl Running {
         let listeners = Listeners::bind(config).await?;
         let relay = shared.build_relay()?;
         let (server, inbound, api) = (shared.build_server(), shared.build_inbound(), shared.build_api());
-        let web = shared.build_public_web();
-        let metrics = shared.build_metrics(&server, &api, &web);
+        let metrics = shared.build_metrics(&server, &api);
         let (webhooks, reporter) = (shared.build_webhook_dispatcher()?, shared.build_tls_reporter()?);
         let mut running = Self {
             submission_addresses: listeners::addresses(&listeners.submission),
@@ -367,9 +360,8 @@ impl Running {
             deadline: config.shutdown_deadline,
         };
         let tasks = &mut running.acceptance;
-        let servers =
-            Servers { submission: &server, inbound: &inbound, api: &api, metrics: &metrics, web: &web };
-        listeners.serve(tasks, &servers);
+        listeners
+            .serve(tasks, &Servers { submission: &server, inbound: &inbound, api: &api, metrics: &metrics });
         tasks.spawn("request counter", api.clone().count_requests(tasks.stop.clone()));
         shared.spawn_maintenance(tasks);
         if let Some(reporter) = reporter {

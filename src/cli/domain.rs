@@ -83,6 +83,19 @@ enum Command {
         #[command(flatten)]
         output: RecordOutput,
     },
+    /// Sets the reverse path that mail of a domain leaves with
+    ReturnPath {
+        /// Its name or id
+        domain: String,
+        /// auto (the domain's return host, once its record works), platform, off, or default (as the configuration says)
+        #[arg(long)]
+        mode: Option<String>,
+        /// The return host, a name under the domain; default: the label of the configuration
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+        #[command(flatten)]
+        output: RecordOutput,
+    },
     /// Deletes a domain: the tenant can no longer send from it
     Delete {
         /// Its name or id
@@ -129,6 +142,18 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
             client
                 .print(&keys, |keys| if output.zone { key_lines(keys) } else { new_keys_text(keys, &domain) })
         }
+        Command::ReturnPath { domain, mode, host, output } => {
+            let value = |text: String| if text == "default" { Value::Null } else { text.into() };
+            let mut return_path = json!({});
+            for (field, given) in [("mode", mode), ("host", host)] {
+                if let Some(given) = given {
+                    return_path[field] = value(given);
+                }
+            }
+            let path = path(&client, &domain).await?;
+            let changed = client.patch(&path, &json!({ "return_path": return_path })).await?;
+            output.print(&client, changed).await
+        }
         Command::Verify { domain } => verify(&client, &domain).await,
         Command::Delete { domain, yes } => delete(&client, &domain, yes).await,
     })
@@ -171,6 +196,10 @@ pub(super) fn domain_text(domain: &Value) -> String {
         let [status, kind, name, value] =
             ["status", "type", "name", "value"].map(|field| text(record, field));
         table.add([purpose, status, kind, name, value]);
+        for other in record["alternatives"].as_array().into_iter().flatten() {
+            let [kind, value] = ["type", "value"].map(|field| text(other, field));
+            table.add(["  instead".to_owned(), String::new(), kind, String::new(), value]);
+        }
     }
     object_text(domain, LEADING) + &table_below(&table)
 }
@@ -181,6 +210,9 @@ fn records(domain: &Value) -> impl Iterator<Item = &Value> {
 
 /// A record as a line of a zone file (RFC 1035 §5.1). A long value becomes several strings, which resolvers join.
 fn zone_line(record: &Value) -> String {
+    if record["type"] == "CNAME" {
+        return format!("{}. 3600 IN CNAME {}.\n", text(record, "name"), text(record, "value"));
+    }
     let value = text(record, "value").replace('\\', "\\\\").replace('"', "\\\"");
     let strings: Vec<_> = value.as_bytes().chunks(STRING_OCTETS_MAX).map(String::from_utf8_lossy).collect();
     format!("{}. 3600 IN {} \"{}\"\n", text(record, "name"), text(record, "type"), strings.join("\" \""))
@@ -196,7 +228,11 @@ async fn verify(client: &ApiClient, domain: &str) -> anyhow::Result<()> {
             let [purpose, status, name] = ["purpose", "status", "name"].map(|field| text(record, field));
             table.add([purpose, status, name, texts(record, "found")]);
         }
-        let conclusion = if is_verified { format!("{name} is verified\n") } else { String::new() };
+        let hints = records(domain).filter_map(|record| record["hint"].as_str());
+        let mut conclusion: String = hints.map(|hint| format!("return path: {hint}\n")).collect();
+        if is_verified {
+            conclusion += &format!("{name} is verified\n");
+        }
         table.render() + &conclusion
     })?;
     if is_verified {

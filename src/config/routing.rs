@@ -27,6 +27,9 @@ pub struct PlatformSmartHost {
     pub user: Option<String>,
     /// The file with the password.
     pub password_file: Option<PathBuf>,
+    /// Whether mail to the host may have a reverse path of this server.
+    #[serde(default)]
+    pub return_path: bool,
 }
 
 impl PlatformSmartHost {
@@ -41,6 +44,7 @@ impl PlatformSmartHost {
             dkim: DkimPolicy::All,
             source_pool: None,
             ehlo_name: None,
+            return_path: self.return_path,
         }
     }
 }
@@ -68,6 +72,9 @@ pub struct Route {
     pub source_pool: Option<String>,
     /// The EHLO name; it has priority over the source's.
     pub ehlo_name: Option<DomainName>,
+    /// Whether mail to `hosts` may have a reverse path of this server. Mail to the MX always may.
+    #[serde(default)]
+    pub return_path: bool,
 }
 
 impl Route {

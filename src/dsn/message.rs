@@ -87,6 +87,8 @@ impl DsnMessage<'_> {
             "Undelivered mail returned to sender"
         } else if self.recipients.iter().any(|recipient| matches!(recipient.action, DsnAction::Delayed(_))) {
             "Delivery of your mail is delayed"
+        } else if !self.recipients.iter().any(|recipient| recipient.action == DsnAction::Relayed) {
+            "Your mail was delivered"
         } else {
             "Mail was relayed to a server without delivery reports"
         }
@@ -166,6 +168,10 @@ impl DsnMessage<'_> {
                     "Your message was relayed to a server that sends no delivery reports. Whether it reached the \
                      recipient is not known here. {said}\r\n"
                 ),
+                DsnAction::Delivered => write!(text, "Your message was delivered. {said}\r\n"),
+                DsnAction::Expanded => {
+                    write!(text, "Your message was sent on to the addresses behind this one. {said}\r\n")
+                }
             };
         }
         text

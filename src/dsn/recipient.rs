@@ -1,7 +1,7 @@
 //! The part of a DSN about one recipient, and whether the sender asked for it (RFC 3461 §4.1, §5.2).
 
 use crate::mail::{Address, EnhancedStatus, OriginalRecipient, SignedDuration, Timestamp};
-use crate::model::DeliveryState;
+use crate::model::{DeliveryState, ReportAction};
 use crate::store::{AttemptRecord, Delivery, Message};
 
 /// The age of a message at which its delay is reported.
@@ -38,6 +38,10 @@ pub enum DsnAction {
     Delayed(Timestamp),
     /// A server accepted it that does not support DSNs.
     Relayed,
+    /// Another server reports that it is in the mailbox.
+    Delivered,
+    /// Another server reports that it sent it on to several addresses.
+    Expanded,
 }
 
 impl DsnAction {
@@ -47,6 +51,8 @@ impl DsnAction {
             Self::Failed { .. } => "failed",
             Self::Delayed(_) => "delayed",
             Self::Relayed => "relayed",
+            Self::Delivered => "delivered",
+            Self::Expanded => "expanded",
         }
     }
 }
@@ -89,6 +95,47 @@ impl DsnRecipient {
     }
 }
 
+/// What another server reported about a delivery.
+#[derive(Debug)]
+pub struct ForeignStatus {
+    /// The action.
+    pub action: ReportAction,
+    /// The status code, if there is one.
+    pub status: Option<EnhancedStatus>,
+    /// The server that said the diagnostic.
+    pub host: Option<String>,
+    /// The words of that server.
+    pub diagnostic: String,
+}
+
+/// RFC 3463 §3.5: the lifetime ended, at another server.
+const LIFETIME_ENDED: EnhancedStatus = EnhancedStatus::new(4, 4, 7);
+
+impl DsnRecipient {
+    /// The report for the sender after another server reported; `None` if the sender wants no such report.
+    pub fn for_foreign_status(delivery: &Delivery, foreign: ForeignStatus) -> Option<Self> {
+        let wants = delivery.parameters.notify_or_default();
+        let action = match foreign.action {
+            ReportAction::Failed if wants.failure => {
+                DsnAction::Failed { expired: foreign.status == Some(LIFETIME_ENDED) }
+            }
+            ReportAction::Relayed if wants.success => DsnAction::Relayed,
+            ReportAction::Delivered if wants.success => DsnAction::Delivered,
+            ReportAction::Expanded if wants.success => DsnAction::Expanded,
+            _ => return None,
+        };
+        Some(Self {
+            recipient: delivery.recipient.clone(),
+            original: delivery.parameters.original_recipient.clone(),
+            action,
+            status: status_of(action, foreign.status),
+            host: foreign.host,
+            diagnostic: foreign.diagnostic,
+            last_attempt_at: None,
+        })
+    }
+}
+
 /// Whether an attempt that ended at this time is the first to end after the time at which a delay is reported.
 pub fn crosses_delay(message: &Message, delivery: &Delivery, ended_at: Timestamp) -> bool {
     let report_at = message.begins_at().checked_add(DELAY_REPORTED_AFTER).unwrap_or(Timestamp::MAX);
@@ -99,10 +146,10 @@ pub fn crosses_delay(message: &Message, delivery: &Delivery, ended_at: Timestamp
 fn status_of(action: DsnAction, replied: Option<EnhancedStatus>) -> EnhancedStatus {
     let (class, otherwise) = match action {
         // §3.5: delivery time expired. The last failure is in the diagnostic.
-        DsnAction::Failed { expired: true } => return EnhancedStatus::new(4, 4, 7),
+        DsnAction::Failed { expired: true } => return LIFETIME_ENDED,
         DsnAction::Failed { expired: false } => (5, EnhancedStatus::new(5, 0, 0)),
         DsnAction::Delayed(_) => (4, EnhancedStatus::new(4, 0, 0)),
-        DsnAction::Relayed => (2, EnhancedStatus::new(2, 0, 0)),
+        DsnAction::Relayed | DsnAction::Delivered | DsnAction::Expanded => (2, EnhancedStatus::new(2, 0, 0)),
     };
     replied.filter(|status| status.class == class).unwrap_or(otherwise)
 }

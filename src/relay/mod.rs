@@ -28,6 +28,7 @@ mod pool;
 mod recipient_result;
 mod result_record;
 mod result_writer;
+mod return_path;
 mod route;
 mod sandbox;
 mod smart_host_backoff;
@@ -61,10 +62,13 @@ use crate::queue::QueueManager;
 use crate::rng::Rng;
 use crate::store::Store;
 use crate::tls::TlsError;
+
+pub use self::return_path::ReturnPathSettings;
 use dialer::Dialer;
 use outbound::OutboundConnections;
 use pool::ConnectionPool;
 use result_writer::ResultWriter;
+use return_path::ReturnPaths;
 use route::Router;
 use smart_host_login::SmartHostLogins;
 use source::Sources;
@@ -134,6 +138,7 @@ struct RelayContext {
     targets: TargetFinder,
     outbound: OutboundConnections,
     tls_policies: TlsPolicies,
+    return_paths: ReturnPaths,
     /// The sessions counted for TLS reports, if they are enabled.
     tls_results: Option<Arc<TlsSessionCounts>>,
     logins: SmartHostLogins,
@@ -188,6 +193,7 @@ impl Relay {
             settings,
             tls_policies: TlsPolicies::new(config, &queue, &resolver)?,
             tls_results: None,
+            return_paths: ReturnPaths::new(store.clone(), None, clock.clone()),
             targets: TargetFinder {
                 resolver,
                 router: router.clone(),
@@ -214,6 +220,13 @@ impl Relay {
     /// Enables the count of TLS sessions for TLS reports.
     pub fn counting_tls(mut self) -> Self {
         self.context.tls_results = Some(Arc::new(TlsSessionCounts::new(self.context.clock.clone())));
+        self
+    }
+
+    /// Sends mail under the return hosts of its domains. Without settings, mail keeps its reverse paths.
+    pub fn with_return_paths(mut self, settings: Option<ReturnPathSettings>) -> Self {
+        let (store, clock) = (self.context.store.clone(), self.context.clock.clone());
+        self.context.return_paths = ReturnPaths::new(store, settings, clock);
         self
     }
 

@@ -35,6 +35,8 @@ pub struct Route {
     pub ehlo_name: Option<String>,
     /// Whether the hosts may be in a private network: true only for hosts of the configuration.
     pub trusted: bool,
+    /// Whether mail to the hosts may have a reverse path of this server.
+    pub return_path: bool,
 }
 
 /// A route of the configuration and its destinations.
@@ -218,6 +220,14 @@ impl Router {
         }
     }
 
+    /// Whether mail to a next hop may have a reverse path of this server. Many smart hosts accept only senders that they know.
+    pub fn uses_return_path(&self, next_hop: &NextHop) -> bool {
+        match next_hop {
+            NextHop::Sandbox(_) | NextHop::TenantSmartHost(..) => false,
+            NextHop::Mx(_, id) | NextHop::Hosts(id) => self.configured[id.0].route.return_path,
+        }
+    }
+
     /// The connection settings of a next hop, with the password.
     ///
     /// # Errors
@@ -246,6 +256,7 @@ impl Router {
             dkim: smart_host.dkim,
             ehlo_name: None,
             trusted: false,
+            return_path: false,
         }))
     }
 }
@@ -271,6 +282,7 @@ impl Route {
             dkim: DkimPolicy::All,
             ehlo_name: None,
             trusted: false,
+            return_path: true,
         }
     }
 }
@@ -292,6 +304,7 @@ fn read_route(route: &config::Route) -> Result<Route, RelayError> {
         dkim: route.dkim,
         ehlo_name: route.ehlo_name.as_ref().map(ToString::to_string),
         trusted: !route.hosts.is_empty(),
+        return_path: route.hosts.is_empty() || route.return_path,
     })
 }
 

@@ -178,7 +178,13 @@ impl Worker {
         };
         let content = filter_signatures(&content, self.context.router.dkim_policy(&queue_key.next_hop));
         let (started_at, started) = (self.context.clock.now(), self.context.clock.instant());
-        let attempted = Attempt::new(&self.context, queue_key, &claim.batch, &content).run(connection).await;
+        let return_host = match self.context.router.uses_return_path(&queue_key.next_hop) {
+            true => self.context.return_paths.choose(&claim.batch.message).await,
+            false => None,
+        };
+        let attempt =
+            Attempt::new(&self.context, queue_key, &claim.batch, &content).returning_to(return_host);
+        let attempted = attempt.run(connection).await;
         match self.backoff_after(&queue_key.next_hop, &claim.batch, &attempted.login).await {
             // A refused login is no feedback about the site.
             Some(backoff) => self.back_off(claim, &backoff).await,

@@ -45,9 +45,9 @@ impl ReturnsService {
         let facts =
             Facts { token: token.as_ref(), feedback: &feedback, mail: &mail, signer: signer.as_ref(), now };
         let decision = decide(&facts);
-        let dsn = match (&token, &decision.group) {
-            (Some(token), Some(group)) => self.reissue(token, group).await,
-            _ => None,
+        let dsn = match &token {
+            Some(token) => self.reissue(token, &feedback, &decision).await,
+            None => None,
         };
         let new = NewReport {
             report: self.describe(&facts, &decision),

@@ -5,6 +5,7 @@ use crate::model::{DomainStatus, Verification};
 use crate::store::{DkimKey, Domain, DomainCheck, RecordCheck, RecordStatus};
 
 use super::records::{DnsRecord, Purpose, check_texts, primary_keys};
+use super::return_path::ReturnHostLookup;
 
 /// Maximum of characters stored of the texts found for one record.
 const FOUND_CHARS_MAX: usize = 4096;
@@ -18,6 +19,8 @@ pub struct RecordLookup {
     pub texts: Option<Vec<String>>,
     /// Whether it is an SPF policy that permits the sources of the server.
     pub permits_sources: bool,
+    /// The records of a return host; `None` if it is none, or the lookup failed.
+    pub return_host: Option<ReturnHostLookup>,
 }
 
 /// Whether the domain is proved to belong to the tenant.
@@ -69,9 +72,14 @@ pub fn evaluate(
 /// The result for one record, and whether its lookup succeeded.
 fn check_record(domain: &Domain, lookup: &RecordLookup) -> (RecordCheck, bool) {
     let name = &lookup.record.name;
-    match &lookup.texts {
-        Some(texts) => {
-            let (status, found) = check_texts(&lookup.record, texts, lookup.permits_sources);
+    let compared = match (lookup.record.purpose, &lookup.texts) {
+        (Purpose::ReturnPath, _) => {
+            lookup.return_host.as_ref().map(|records| (records.status, records.found.clone()))
+        }
+        (_, texts) => texts.as_ref().map(|texts| check_texts(&lookup.record, texts, lookup.permits_sources)),
+    };
+    match compared {
+        Some((status, found)) => {
             (RecordCheck { name: name.clone(), status, found: truncate_texts(found) }, true)
         }
         None => {
@@ -145,9 +153,10 @@ fn truncate_texts(found: Vec<String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
     use crate::mail::DomainName;
     use crate::model::{DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId, TenantId};
-    use crate::verification::expected_records;
+    use crate::verification::{VerificationSettings, expected_records};
 
     const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
@@ -186,6 +195,11 @@ mod tests {
         }
     }
 
+    fn settings() -> VerificationSettings {
+        let domains = config::Domains::default();
+        VerificationSettings::new(&domains, &DomainName::parse("mx.example").unwrap())
+    }
+
     /// `good` are valid records, `unknown` failed lookups; all others are missing.
     fn run(
         domain: &Domain,
@@ -194,7 +208,7 @@ mod tests {
         unknown: &[&str],
         now: Timestamp,
     ) -> DomainCheck {
-        let records = expected_records(domain, keys, &DomainName::parse("mx.example").unwrap());
+        let records = expected_records(domain, keys, &settings());
         let lookups: Vec<_> = records
             .into_iter()
             .map(|record| {
@@ -206,7 +220,7 @@ mod tests {
                 } else {
                     Some(vec![])
                 };
-                RecordLookup { record, texts, permits_sources: false }
+                RecordLookup { record, texts, permits_sources: false, return_host: None }
             })
             .collect();
         evaluate(domain, keys, &lookups, now, HOUR * 72)
@@ -263,7 +277,7 @@ mod tests {
             key("ed", DkimAlgorithm::Ed25519, DkimKeyState::Pending),
         ];
         let pending = domain(DomainStatus::Pending, None);
-        let records = expected_records(&pending, &keys, &DomainName::parse("mx.example").unwrap());
+        let records = expected_records(&pending, &keys, &settings());
         let required: Vec<_> = records.iter().filter(|r| r.required).map(|r| r.name.as_str()).collect();
         assert_eq!(required, ["_pillarbox.example.com", "rsa._domainkey.example.com"]);
         assert_eq!(run(&pending, &keys, &["_pillarbox", "rsa"], &[], at(1)).status, DomainStatus::Verified);
@@ -281,7 +295,7 @@ mod tests {
         let check = run(&verified, &keys, &["_pillarbox", "old"], &[], at(500));
         assert_eq!((check.status, check.failing_since), (DomainStatus::Verified, None));
         assert_eq!(check.dkim_seen, [keys[0].id]);
-        let records = expected_records(&verified, &keys, &DomainName::parse("mx.example").unwrap());
+        let records = expected_records(&verified, &keys, &settings());
         let required: Vec<_> = records.iter().filter(|r| r.required).map(|r| r.name.as_str()).collect();
         assert_eq!(required, ["_pillarbox.example.com", "old._domainkey.example.com"]);
     }

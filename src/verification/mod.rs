@@ -1,11 +1,14 @@
 //! Verification of sending domains: the DNS records that a domain should have, their look-up, and the resulting status.
 //!
-//! `records` defines and compares records, `decision` derives the status; both are pure. This file checks one domain,
-//! `recheck` all domains regularly. Imports `mail`, `dkim`, `dns`, `store` and the configuration.
+//! `records` defines and compares records, `decision` derives the status; both are pure. `return_path` checks the record of
+//! the return host, and `probe` whether mail to it arrives here. This file checks one domain, `recheck` all domains
+//! regularly. Imports `mail`, `model`, `dkim`, `dns`, `store` and the configuration.
 
 mod decision;
+mod probe;
 mod recheck;
 mod records;
+mod return_path;
 mod spf;
 
 use std::sync::Arc;
@@ -16,12 +19,15 @@ use tokio::task::JoinSet;
 use crate::clock::Clock;
 use crate::config;
 use crate::dns::{DnsError, Resolver};
-use crate::mail::{DomainName, SignedDuration};
-use crate::store::{self, Directory, Domain, Store};
+use crate::mail::{DomainName, SignedDuration, TokenKind, TokenScope, TokenSubject};
+use crate::model::ReturnPathStatus;
+use crate::store::{self, Directory, Domain, RecordStatus, Reports, Store};
 
 pub use decision::{RecordLookup, evaluate};
+pub use probe::ProbeCache;
 pub use recheck::recheck_loop;
-pub use records::{DnsRecord, Purpose, dkim_record_name, expected_records};
+pub use records::{DnsRecord, Purpose, RecordAlternative, RecordType, dkim_record_name, expected_records};
+pub use return_path::{ReturnHostLookup, ReturnPathSettings, return_path_hint};
 pub use spf::SpfSources;
 
 /// Settings of verification.
@@ -35,6 +41,10 @@ pub struct VerificationSettings {
     pub spf_include: DomainName,
     /// The addresses that SPF records must permit.
     pub sources: SpfSources,
+    /// Where mail to return hosts must lead; `None` if the server receives no reports.
+    pub return_path: Option<ReturnPathSettings>,
+    /// The host name of the server.
+    pub hostname: DomainName,
 }
 
 impl VerificationSettings {
@@ -46,12 +56,19 @@ impl VerificationSettings {
                 .unwrap_or(SignedDuration::MAX),
             spf_include: domains.spf_include.clone().unwrap_or_else(|| hostname.clone()),
             sources: SpfSources::of_system(hostname),
+            return_path: None,
+            hostname: hostname.clone(),
         }
     }
 
     /// Adds the source addresses of the relay.
     pub fn sending_from(self, relay: &config::Relay) -> Self {
         Self { sources: self.sources.and_of(relay), ..self }
+    }
+
+    /// Adds the return hosts.
+    pub fn returning_to(self, return_path: Option<ReturnPathSettings>) -> Self {
+        Self { return_path, ..self }
     }
 }
 
@@ -65,6 +82,8 @@ pub struct Verifier {
     pub settings: VerificationSettings,
     /// The clock that decides which checks are due.
     pub clock: Clock,
+    /// The results of the last probes.
+    pub probes: ProbeCache,
 }
 
 impl Verifier {
@@ -74,20 +93,46 @@ impl Verifier {
     /// # Errors
     /// The errors of the store. A failed lookup is no error and changes no status.
     pub async fn check(&self, domain: &Domain) -> store::Result<Option<Domain>> {
-        let Self { store, resolver, settings, clock } = self;
+        let Self { store, resolver, settings, clock, probes: _ } = self;
         let keys = store.dkim_keys(domain.id).await?;
-        let expected = expected_records(domain, &keys, &settings.spf_include);
-        let mut results = look_up(&resolver.without_cache(), expected).await;
+        let expected = expected_records(domain, &keys, settings);
+        let mut results = look_up(settings, &resolver.without_cache(), expected).await;
         for lookup in results.iter_mut().filter(|lookup| lookup.record.purpose == Purpose::Spf) {
             evaluate_spf(&domain.name, settings, &resolver.without_cache(), lookup).await;
         }
-        let check = evaluate(domain, &keys, &results, clock.now(), settings.verification_grace);
+        let mut check = evaluate(domain, &keys, &results, clock.now(), settings.verification_grace);
+        check.return_path = self.check_return_path(domain, &results).await;
         let (from, to) = (domain.status, check.status);
         let updated = store.record_domain_check(domain.id, check).await?;
         if from != to {
             tracing::info!(domain = %domain.name, %from, %to, "domain status changed");
         }
         Ok(updated)
+    }
+
+    /// The status of the return host; `None` if the DNS does not answer.
+    async fn check_return_path(&self, domain: &Domain, lookups: &[RecordLookup]) -> Option<ReturnPathStatus> {
+        let lookup = lookups.iter().find(|lookup| lookup.record.purpose == Purpose::ReturnPath);
+        let (Some(settings), Some(lookup)) = (&self.settings.return_path, lookup) else {
+            return Some(ReturnPathStatus::Pending);
+        };
+        let ReturnHostLookup { status, exchange, .. } = lookup.return_host.as_ref()?;
+        let exchange = match (status, exchange) {
+            (RecordStatus::Ok, Some(exchange)) => exchange,
+            (RecordStatus::Missing, _) => return Some(ReturnPathStatus::Missing),
+            _ => return Some(ReturnPathStatus::Mismatch),
+        };
+        let subject = TokenSubject { scope: TokenScope::Probe, id: domain.id.into() };
+        let token = self.store.token_keys().issue(TokenKind::Bounce, subject)?;
+        let probe = probe::Probe {
+            resolver: &self.resolver.without_cache(),
+            exchange,
+            port: settings.port,
+            hostname: &self.settings.hostname,
+            recipient: format!("{token}@{}", lookup.record.name),
+        };
+        let is_reached = self.probes.is_reached(&probe, &self.clock).await;
+        Some(if is_reached { ReturnPathStatus::Active } else { ReturnPathStatus::Unreachable })
     }
 }
 
@@ -113,11 +158,18 @@ async fn evaluate_spf(
 }
 
 /// Looks up all records of a domain concurrently; there are few.
-async fn look_up(resolver: &Resolver, expected: Vec<DnsRecord>) -> Vec<RecordLookup> {
+async fn look_up(
+    settings: &VerificationSettings,
+    resolver: &Resolver,
+    expected: Vec<DnsRecord>,
+) -> Vec<RecordLookup> {
     let mut lookups = JoinSet::new();
     for (index, record) in expected.into_iter().enumerate() {
-        let resolver = resolver.clone();
+        let (resolver, settings) = (resolver.clone(), settings.clone());
         lookups.spawn(async move {
+            if record.purpose == Purpose::ReturnPath {
+                return (index, look_up_return_host(&settings, &resolver, record).await);
+            }
             let texts = match resolver.texts(&record.name).await {
                 Ok(texts) => Some(texts),
                 Err(DnsError::NoSuchDomain | DnsError::NoRecords) => Some(Vec::new()),
@@ -126,10 +178,22 @@ async fn look_up(resolver: &Resolver, expected: Vec<DnsRecord>) -> Vec<RecordLoo
                     None
                 }
             };
-            (index, RecordLookup { record, texts, permits_sources: false })
+            (index, RecordLookup { record, texts, permits_sources: false, return_host: None })
         });
     }
     let mut results = lookups.join_all().await;
     results.sort_by_key(|(index, _)| *index);
     results.into_iter().map(|(_, lookup)| lookup).collect()
+}
+
+async fn look_up_return_host(
+    settings: &VerificationSettings,
+    resolver: &Resolver,
+    record: DnsRecord,
+) -> RecordLookup {
+    let return_host = match &settings.return_path {
+        Some(return_path) => return_path.look_up(&record.name, &settings.spf_include, resolver).await,
+        None => None,
+    };
+    RecordLookup { record, texts: None, permits_sources: false, return_host }
 }

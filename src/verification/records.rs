@@ -7,7 +7,7 @@ use crate::mail::DomainName;
 use crate::model::{DkimKeyId, DkimKeyState};
 use crate::store::{DkimKey, Domain, RecordCheck, RecordStatus};
 
-use super::spf;
+use super::{VerificationSettings, spf};
 
 /// The purpose of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, schemars::JsonSchema)]
@@ -22,17 +22,44 @@ pub enum Purpose {
     Spf,
     /// Tells receivers how to treat mail that fails authentication (RFC 9989).
     Dmarc,
+    /// Leads reports about mail of the domain to this server.
+    ReturnPath,
 }
 
-/// A TXT record that a domain should have.
+/// The type of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum RecordType {
+    /// TXT.
+    Txt,
+    /// CNAME.
+    Cname,
+    /// MX: preference and host.
+    Mx,
+}
+
+/// A record of another type at the same name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordAlternative {
+    /// The type.
+    pub kind: RecordType,
+    /// The value.
+    pub value: String,
+}
+
+/// A record that a domain should have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsRecord {
     /// The purpose.
     pub purpose: Purpose,
+    /// The type.
+    pub kind: RecordType,
     /// The owner name, without a final dot.
     pub name: String,
     /// The recommended value; other values may be valid too.
     pub value: String,
+    /// Records that together stand in place of this one.
+    pub alternatives: Vec<RecordAlternative>,
     /// Whether verification needs this record.
     pub required: bool,
     /// The DKIM key of the record.
@@ -46,6 +73,7 @@ impl fmt::Display for Purpose {
             Self::Dkim => "dkim",
             Self::Spf => "spf",
             Self::Dmarc => "dmarc",
+            Self::ReturnPath => "return_path",
         })
     }
 }
@@ -55,14 +83,19 @@ pub fn dkim_record_name(selector: &str, domain: &DomainName) -> String {
     format!("{selector}._domainkey.{domain}")
 }
 
-/// All records of a domain, in the order in which people enter them. Names are unique. `spf_include` is the domain
-/// that the SPF record should include.
-pub fn expected_records(domain: &Domain, keys: &[DkimKey], spf_include: &DomainName) -> Vec<DnsRecord> {
-    let name = &domain.name;
+/// All records of a domain, in the order in which people enter them. Names are unique.
+pub fn expected_records(
+    domain: &Domain,
+    keys: &[DkimKey],
+    settings: &VerificationSettings,
+) -> Vec<DnsRecord> {
+    let (name, spf_include) = (&domain.name, &settings.spf_include);
     let plain = |purpose, name: String, value: String, required| DnsRecord {
         purpose,
+        kind: RecordType::Txt,
         name,
         value,
+        alternatives: Vec::new(),
         required,
         dkim_key: None,
     };
@@ -76,14 +109,18 @@ pub fn expected_records(domain: &Domain, keys: &[DkimKey], spf_include: &DomainN
     let mut keys: Vec<_> = keys.iter().collect();
     keys.sort_by_key(|key| (key.created_at, key.algorithm));
     records.extend(keys.into_iter().map(|key| DnsRecord {
-        purpose: Purpose::Dkim,
-        name: dkim_record_name(&key.selector, name),
-        value: dkim::public_record(key.algorithm, &key.public_key),
-        required: required.contains(&key.id),
         dkim_key: Some(key.id),
+        ..plain(
+            Purpose::Dkim,
+            dkim_record_name(&key.selector, name),
+            dkim::public_record(key.algorithm, &key.public_key),
+            required.contains(&key.id),
+        )
     }));
     records.push(plain(Purpose::Spf, name.to_string(), spf_value(domain, spf_include), false));
     records.push(plain(Purpose::Dmarc, format!("_dmarc.{name}"), "v=DMARC1; p=none".into(), false));
+    let return_path = settings.return_path.as_ref();
+    records.extend(return_path.and_then(|return_path| return_path.expected(domain, spf_include)));
     records
 }
 
@@ -138,6 +175,8 @@ pub(super) fn check_texts(
             // RFC 7208 §4.5: two policies are an error.
             (status_of(policies.len() == 1 && permits_sources, &policies), policies)
         }
+        // Its records have another type.
+        Purpose::ReturnPath => (RecordStatus::Pending, Vec::new()),
         Purpose::Dmarc => {
             let policies = of_version(texts, "v=dmarc1");
             (status_of(policies.len() == 1, &policies), policies)
@@ -145,7 +184,7 @@ pub(super) fn check_texts(
     }
 }
 
-fn status_of(matches: bool, found: &[String]) -> RecordStatus {
+pub(super) fn status_of(matches: bool, found: &[String]) -> RecordStatus {
     match (matches, found) {
         (true, _) => RecordStatus::Ok,
         (false, []) => RecordStatus::Missing,
@@ -198,7 +237,15 @@ mod tests {
     use super::*;
 
     fn record(purpose: Purpose, value: &str) -> DnsRecord {
-        DnsRecord { purpose, name: "n".into(), value: value.into(), required: true, dkim_key: None }
+        DnsRecord {
+            purpose,
+            kind: RecordType::Txt,
+            name: "n".into(),
+            value: value.into(),
+            alternatives: Vec::new(),
+            required: true,
+            dkim_key: None,
+        }
     }
 
     fn status(purpose: Purpose, value: &str, texts: &[&str]) -> RecordStatus {

@@ -19,12 +19,12 @@ FOREIGN = "foreign.example"
 SHAPES = {
     "tenant": """id object name slug external_ref metadata settings rate_limit smtp source_pool retention_days
         body_retention_days weight status created_at updated_at""",
-    "domain": """id object tenant_id name status status_reason status_hint verification subdomains dns_records last_checked_at failing_since
-        verified_at created_at""",
+    "domain": """id object tenant_id name status status_reason status_hint verification subdomains return_path dns_records
+        last_checked_at failing_since verified_at created_at""",
     "key": """id object name tenant_id status environment scopes allowed_domain_ids restricted_to_domains allowed_cidrs
         expires_at created_at last_used_at revoked_at rotated_at previous_secret_until last_four""",
     "email": """id object kind tenant_id key_id environment status from to recipient_count header_from subject message_id
-        size list dkim_domain tags metadata created_at send_at expires_at""",
+        size dkim_domain tags metadata created_at send_at expires_at""",
     "webhook": """id object url tenant_id events environments status disabled_reason failing_since previous_secret_until
         created_at updated_at""",
     "event": """id object type tenant_id environment external_ref message_id delivery_id recipient tags metadata data
@@ -34,7 +34,7 @@ SHAPES = {
         emails_suppressed emails_rejected email_test api_requests""",
     "list": "object data has_more next_cursor",
 }
-RECORD = "purpose type name value status found required dkim_key_state"
+RECORD = "purpose type name value alternatives status found hint required dkim_key_state"
 DELIVERY = "id object recipient status attempts next_attempt_at last_reply bounce_class updated_at"
 ACCEPTED = "id object status send_at suppressed"
 REMOVAL = "id object deleted dry_run counts"

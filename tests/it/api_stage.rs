@@ -88,6 +88,7 @@ impl ApiStage {
             settings: VerificationSettings::new(&domains, &DomainName::parse("mail.host.example").unwrap())
                 .sending_from(&relay),
             clock: clock.clone(),
+            probes: Default::default(),
         });
         let submission_settings = pillarbox::submission::SubmissionSettings {
             hostname: DomainName::parse("mail.host.example").unwrap(),

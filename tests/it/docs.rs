@@ -215,6 +215,7 @@ fn options() -> BTreeSet<String> {
 
 /// Names of other programs, files and hosts that have the form of ours.
 const FOREIGN_NAMES: &[&str] = &[
+    "bounces.acme.com",
     "proxy_timeout",
     "sendmail_path",
     "php.ini",
@@ -241,7 +242,7 @@ async fn every_option_and_every_field_that_the_documents_name_exists() {
         known.contains(name)
             || is_metric(name)
             || name.split_once('.').is_some_and(|(object, field)| {
-                ["settings", "rate_limit"].contains(&object)
+                ["settings", "rate_limit", "return_path"].contains(&object)
                     && known.contains(object)
                     && known.contains(field)
             })

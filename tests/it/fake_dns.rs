@@ -93,6 +93,17 @@ impl FakeDns {
         self.replace(owner, RecordType::TXT, vec![RData::TXT(TXT::from_bytes(strings))]);
     }
 
+    /// Several TXT records of at most 255 octets each.
+    pub fn texts(&self, owner: &str, values: &[&str]) {
+        let data = values.iter().map(|value| RData::TXT(TXT::from_bytes(vec![value.as_bytes()])));
+        self.replace(owner, RecordType::TXT, data.collect());
+    }
+
+    /// Removes all records of a name.
+    pub fn remove(&self, owner: &str) {
+        self.zone.lock().unwrap().records.remove(&key(owner));
+    }
+
     /// TLSA records for a port of a host: usage, selector, matching type and data.
     pub fn tlsa(&self, port: u16, host: &str, records: &[(u8, u8, u8, Vec<u8>)]) {
         let data = records.iter().map(|(usage, selector, matching, data)| {

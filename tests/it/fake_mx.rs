@@ -125,6 +125,11 @@ impl FakeMx {
         Self::listen(SocketAddr::new(own_address(), other.address.port()), Offer::default()).await
     }
 
+    /// Starts a server at this port and its own address.
+    pub async fn with_at(port: u16, offer: Offer) -> Self {
+        Self::listen(SocketAddr::new(own_address(), port), offer).await
+    }
+
     /// Starts a server at this address; port 0 means a free one.
     pub async fn at(address: SocketAddr) -> Self {
         Self::listen(address, Offer::default()).await

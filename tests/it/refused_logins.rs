@@ -116,6 +116,7 @@ async fn a_refused_platform_login_stops_the_mail_of_all_tenants_and_does_not_dis
             tls: Some(TlsMode::Starttls),
             user: Some("relay-user".into()),
             password_file: Some(password.path().to_owned()),
+            return_path: false,
         });
     })
     .await;

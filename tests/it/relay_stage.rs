@@ -46,6 +46,7 @@ impl RelayStage {
                 tls: Some(TlsMode::Opportunistic),
                 user: None,
                 password_file: None,
+                return_path: false,
             }),
             ..config::Relay::default()
         };

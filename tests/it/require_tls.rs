@@ -136,6 +136,7 @@ async fn a_message_that_waives_tls_is_sent_without_tls_unless_a_route_forbids_it
             dkim: DkimPolicy::All,
             source_pool: None,
             ehlo_name: None,
+            return_path: false,
         }];
         server.restart(|_| ()).await;
         let waiving = [b"TLS-Required: No\r\n", &message(&account, "waived")[..]].concat();

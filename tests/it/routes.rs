@@ -23,6 +23,7 @@ fn route(destinations: &[&str], hosts: &[(&str, u16)]) -> Route {
         dkim: DkimPolicy::All,
         source_pool: None,
         ehlo_name: None,
+        return_path: false,
     }
 }
 

@@ -13,7 +13,14 @@ use crate::server::{TestServer, message};
 
 fn platform_host(mx: &FakeMx, tls: TlsMode) -> PlatformSmartHost {
     let (host, port) = ("smart.test".to_owned(), mx.address.port());
-    PlatformSmartHost { host, port: Some(port), tls: Some(tls), user: None, password_file: None }
+    PlatformSmartHost {
+        host,
+        port: Some(port),
+        tls: Some(tls),
+        user: None,
+        password_file: None,
+        return_path: false,
+    }
 }
 
 fn offer(identity: &Identity, account: (&'static str, &'static str)) -> Offer {

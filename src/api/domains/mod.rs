@@ -10,12 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::mail::{DomainName, Timestamp};
 use crate::model::{
-    DkimAlgorithm, DkimKeyState, DomainId, DomainStatus, RefusalCode, Scope, TenantId, Verification,
+    DkimAlgorithm, DkimKeyState, DomainId, DomainStatus, RefusalCode, ReturnPathMode, ReturnPathStatus,
+    Scope, TenantId, Verification,
 };
 use crate::store::{Directory, DkimKey, Domain, DomainFilter, DomainPatch, NewDomain, RecordStatus};
-use crate::verification::{DnsRecord, Purpose, expected_records};
+use crate::verification::{
+    DnsRecord, Purpose, RecordType, VerificationSettings, expected_records, return_path_hint,
+};
 
-use super::json::{self, Checks};
+use super::json::{self, Checks, nullable};
 use super::{
     Access, ApiError, ApiResponse, Deleted, List, ListedOwner, Operation, RequestContext, Resource, Result,
 };
@@ -109,6 +112,21 @@ pub struct Update {
     verification: Option<Verification>,
     /// Whether senders may use subdomains.
     subdomains: Option<bool>,
+    /// The reverse path of the domain's mail.
+    return_path: Option<ReturnPathUpdate>,
+}
+
+/// Changes to the reverse path of a domain's mail. Absent fields stay unchanged.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReturnPathUpdate {
+    /// `auto`: the return host of the domain, once its record works. `platform`: the return host of the platform. `off`: the
+    /// sender's own. `null`: as the configuration says.
+    #[serde(default, deserialize_with = "nullable")]
+    mode: Option<Option<ReturnPathMode>>,
+    /// The return host, a name under the domain. `null`: the label of the configuration under the domain.
+    #[serde(default, deserialize_with = "nullable")]
+    host: Option<Option<String>>,
 }
 
 /// An empty body.
@@ -140,6 +158,8 @@ pub struct DomainView {
     verification: Verification,
     /// Whether senders may use subdomains.
     subdomains: bool,
+    /// The reverse path of the domain's mail.
+    return_path: ReturnPathView,
     /// DNS records to publish, with the result of the last check.
     dns_records: Vec<RecordView>,
     /// Time of the last DNS check.
@@ -152,32 +172,62 @@ pub struct DomainView {
     created_at: Timestamp,
 }
 
+/// The reverse path of a domain's mail.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ReturnPath")]
+pub struct ReturnPathView {
+    /// The mode of the domain; `null`: as the configuration says.
+    mode: Option<ReturnPathMode>,
+    /// The return host that the domain has or can have; `null` if the server receives no reports.
+    host: Option<DomainName>,
+    /// `active`: mail leaves with an address at `host`, and reports come to this server. Else why not: the record is `pending`
+    /// (not checked), `missing` or a `mismatch`, or its mail host is `unreachable`.
+    status: ReturnPathStatus,
+}
+
 /// A DNS record that a domain should have.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "DnsRecord")]
 pub struct RecordView {
     /// Purpose of the record.
     purpose: Purpose,
-    /// Always `TXT`.
+    /// Type of the record.
     #[serde(rename = "type")]
-    kind: &'static str,
+    kind: RecordType,
     /// The owner name, without a final dot.
     name: String,
     /// Recommended value; other values can also pass the check. After a check, an SPF record extends the one that was found.
     value: String,
+    /// Records at the same name that together stand in place of this one.
+    alternatives: Vec<AlternativeView>,
     /// Result of the comparison.
     status: RecordStatus,
     /// Values found by the last DNS check.
     found: Vec<String>,
+    /// What to do about the result; `null` if nothing more is known.
+    hint: Option<&'static str>,
     /// Whether verification requires this record.
     required: bool,
     /// State of the key of a DKIM record. Keep the record of a retiring key.
     dkim_key_state: Option<DkimKeyState>,
 }
 
+/// A DNS record in place of another one.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DnsRecordAlternative")]
+pub struct AlternativeView {
+    /// Type of the record.
+    #[serde(rename = "type")]
+    kind: RecordType,
+    /// Recommended value.
+    value: String,
+}
+
 impl DomainView {
-    fn new(domain: Domain, keys: &[DkimKey], spf_include: &DomainName) -> Self {
-        let records = expected_records(&domain, keys, spf_include);
+    fn new(domain: Domain, keys: &[DkimKey], settings: &VerificationSettings) -> Self {
+        let records = expected_records(&domain, keys, settings);
+        let return_path = settings.return_path.as_ref();
+        let host = return_path.and_then(|return_path| domain.return_host(&return_path.defaults.label));
         let dns_records = records.into_iter().map(|record| RecordView::new(record, &domain, keys)).collect();
         Self {
             id: domain.id,
@@ -189,6 +239,11 @@ impl DomainView {
             status_hint: domain.status.hint(),
             verification: domain.verification,
             subdomains: domain.subdomains,
+            return_path: ReturnPathView {
+                mode: domain.return_path.mode,
+                host,
+                status: domain.return_path.status,
+            },
             dns_records,
             last_checked_at: domain.last_check.map(|check| check.checked_at),
             failing_since: domain.failing_since,
@@ -202,9 +257,17 @@ impl RecordView {
     fn new(record: DnsRecord, domain: &Domain, keys: &[DkimKey]) -> Self {
         let checked = domain.last_check.iter().flat_map(|check| &check.records);
         let result = checked.into_iter().find(|result| result.name == record.name);
+        let hint = result
+            .filter(|_| record.purpose == Purpose::ReturnPath)
+            .and_then(|result| return_path_hint(result.status, &result.found, domain.return_path.status));
+        let alternatives = record.alternatives.into_iter();
         Self {
+            hint,
+            alternatives: alternatives
+                .map(|other| AlternativeView { kind: other.kind, value: other.value })
+                .collect(),
             purpose: record.purpose,
-            kind: "TXT",
+            kind: record.kind,
             name: record.name,
             value: record.value,
             status: result.map_or(RecordStatus::Pending, |result| result.status),
@@ -217,7 +280,7 @@ impl RecordView {
 
 async fn view(call: &RequestContext, domain: Domain) -> Result<DomainView> {
     let keys = call.store().dkim_keys(domain.id).await?;
-    Ok(DomainView::new(domain, &keys, &call.api.verification.settings.spf_include))
+    Ok(DomainView::new(domain, &keys, &call.api.verification.settings))
 }
 
 async fn find(call: &RequestContext) -> Result<Domain> {
@@ -279,10 +342,10 @@ pub(super) fn view_of_new(
     new: Option<&NewDomain>,
 ) -> impl Fn(&Domain) -> DomainView + Send + Sync + 'static {
     let dkim_keys = new.map(|new| new.dkim_keys.clone()).unwrap_or_default();
-    let (spf_include, now) = (call.api.verification.settings.spf_include.clone(), call.now);
+    let (settings, now) = (call.api.verification.settings.clone(), call.now);
     move |domain| {
         let keys = dkim_keys.iter().map(|key| DkimKey::new(key, domain.id, now)).collect::<Vec<_>>();
-        DomainView::new(domain.clone(), &keys, &spf_include)
+        DomainView::new(domain.clone(), &keys, &settings)
     }
 }
 
@@ -332,6 +395,19 @@ fn read_name(text: &str, path: &str) -> Result<DomainName> {
     name.ok_or_else(|| ApiError::internal("a valid domain name was not parsed"))
 }
 
+/// Reads the name of a return host, which is under its domain so that SPF aligns with From (RFC 9989).
+fn read_return_host(text: &str, domain: &DomainName) -> Result<DomainName> {
+    const PATH: &str = "return_path.host";
+    let mut checks = Checks::default();
+    let name = checks.read(DomainName::parse(text), PATH);
+    if let Some(name) = &name {
+        let is_under = name.is_at_or_under(domain) && name != domain;
+        checks.require(is_under, PATH, "invalid", "this must be a name under the domain");
+    }
+    checks.finish()?;
+    name.ok_or_else(|| ApiError::internal("a valid domain name was not parsed"))
+}
+
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let ListedOwner { tenant_id, of_platform } = call.listed_owner().await?;
     let request = call.query.page::<DomainId>();
@@ -346,8 +422,8 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let page = call.store().list_domains(filter, request.clone()).await?;
     let ids = page.items.iter().map(|domain| domain.id).collect();
     let mut keys = call.store().dkim_keys_of(ids).await?.into_iter();
-    let spf_include = &call.api.verification.settings.spf_include;
-    let view = |domain| DomainView::new(domain, &keys.next().unwrap_or_default(), spf_include);
+    let settings = &call.api.verification.settings;
+    let view = |domain| DomainView::new(domain, &keys.next().unwrap_or_default(), settings);
     ApiResponse::ok(&List::page(page, &request, |domain| domain.id.to_string(), view))
 }
 
@@ -362,10 +438,18 @@ async fn update(call: RequestContext) -> Result<ApiResponse> {
     if body.verification.is_some_and(|wanted| wanted != domain.verification) && !call.caller.is_platform() {
         return Err(ApiError::platform_only("changing how a domain is verified"));
     }
+    let (return_path_mode, return_path_host) = match body.return_path {
+        Some(ReturnPathUpdate { mode, host }) => {
+            let host = host.map(|host| host.map(|host| read_return_host(&host, &domain.name)).transpose());
+            (mode, host.transpose()?)
+        }
+        None => (None, None),
+    };
     let patch = DomainPatch {
         verification: body.verification,
         subdomains: body.subdomains,
-        ..DomainPatch::default()
+        return_path_mode,
+        return_path_host,
     };
     let updated = call.store().update_domain(domain.id, patch, call.now).await?;
     ApiResponse::ok(&view(&call, updated.ok_or_else(|| ApiError::not_found("domain"))?).await?)

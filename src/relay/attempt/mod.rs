@@ -10,23 +10,24 @@ use std::time::Duration;
 
 pub use self::result::AttemptResult;
 use super::RelayContext;
-use super::connection::Connection;
+use super::connection::{Connection, SendResult};
 use super::delivery_error::DeliveryError;
 use super::peer::Peer;
 use super::recipient_result::RecipientResult;
+use super::return_path::{PlannedTransaction, is_shared};
 use super::smart_host_login::LoginResult;
 use super::target_hosts::TargetError;
 use super::tls::policy::{TlsNeed, TlsRules, waives_tls};
 use super::transcript::Transcript;
 use crate::clock::Deadline;
 use crate::config::Timeouts;
-use crate::mail::{BodyType, Content, EnhancedStatus, Host};
+use crate::mail::{BodyType, Content, DomainName, EnhancedStatus, Host};
 use crate::model::{BounceClass, TlsFailure, TlsPolicyType};
 use crate::policy::reply_verdict::Verdict;
 use crate::policy::tls::{DomainFacts, NO_TLS, NOT_TRUSTED, ReportedPolicy, StsLookup, TlsRefusal};
 use crate::queue::{NextHop, QueueKey};
 use crate::smtp::client::{Phase, Request, Target};
-use crate::store::{Batch, Delivery};
+use crate::store::Batch;
 
 /// Maximum of addresses that are dialled in one attempt.
 const ADDRESSES_MAX: usize = 5;
@@ -36,14 +37,19 @@ const SESSIONS_MAX: usize = 2;
 const LIMITED_SESSIONS_MAX: usize = 10;
 /// The minimum rate at which a server reads a message: connections are scarce.
 const OCTETS_PER_SECOND_MIN: u64 = 16 * 1024;
+/// The most by which further transactions extend the deadline.
+const FURTHER_TRANSACTIONS_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// The deadline of an attempt that begins now, for all hosts and recipients together. Each step of one dialogue may use
 /// its full timeout once (RFC 5321 §4.5.3.2; 24 minutes by default), and a large message extends the deadline. Without
-/// it, a server that replies to each of a hundred recipients just in time would occupy a connection for hours.
-fn attempt_deadline(timeouts: &Timeouts, message_octets: u64) -> Deadline {
+/// it, a server that replies to each of a hundred recipients just in time would occupy a connection for hours. Each
+/// transaction after the first extends it.
+fn attempt_deadline(timeouts: &Timeouts, message_octets: u64, transactions: u32) -> Deadline {
     let Timeouts { connect, greeting, starttls, command, data, .. } = timeouts;
     let dialogue = *connect + *greeting + *starttls + 3 * *command + *data;
-    Deadline::after(dialogue + Duration::from_secs(message_octets / OCTETS_PER_SECOND_MIN))
+    let transfer = Duration::from_secs(message_octets / OCTETS_PER_SECOND_MIN);
+    let further = (3 * *command + *data / 4 + transfer).saturating_mul(transactions.saturating_sub(1));
+    Deadline::after(dialogue + transfer + further.min(FURTHER_TRANSACTIONS_MAX))
 }
 
 /// One attempt.
@@ -52,6 +58,8 @@ pub struct Attempt<'a> {
     queue: &'a QueueKey,
     batch: &'a Batch,
     content: &'a Content,
+    /// The host of the reverse path, if that is not the sender's.
+    return_host: Option<DomainName>,
     /// Whether the header has `TLS-Required: No` and the envelope has no REQUIRETLS, which overrides it (RFC 8689
     /// §4.1).
     waives_tls: bool,
@@ -60,6 +68,8 @@ pub struct Attempt<'a> {
     sessions: usize,
     /// How many of the sessions ended by the server's limit for one session.
     limited_sessions: usize,
+    /// How many of the sessions ended by this server's limit of messages over one connection.
+    full_sessions: usize,
     login: LoginResult,
     /// Whether a host failed for another reason than a lack of TLS.
     has_other_failure: bool,
@@ -82,7 +92,8 @@ enum ConnectionFate {
     Kept,
     /// The server had closed it while it was idle. It does not count as a session.
     ClosedWhileIdle,
-    /// The server accepts no more in this session, and accepted something before: a new connection may get on.
+    /// The server accepts no more in this session, and accepted something before, or the connection carried as many messages
+    /// as it may: a new connection may get on.
     UsedUp,
 }
 
@@ -99,15 +110,29 @@ impl<'a> Attempt<'a> {
             queue,
             batch,
             content,
+            return_host: None,
             waives_tls: !batch.message.parameters.require_tls && waives_tls(content),
             results: vec![None; batch.deliveries.len()],
             transcript: Transcript::default(),
             sessions: 0,
             limited_sessions: 0,
+            full_sessions: 0,
             login: LoginResult::NotAttempted,
             has_other_failure: false,
-            deadline: attempt_deadline(&context.outbound.dialer.timeouts, content.len() as u64),
+            deadline: attempt_deadline(&context.outbound.dialer.timeouts, content.len() as u64, 1),
         }
+    }
+
+    /// With reverse paths at this host.
+    pub fn returning_to(mut self, host: Option<DomainName>) -> Self {
+        let octets = self.content.len() as u64;
+        if host.is_some() && !is_shared(self.batch, octets) {
+            let transactions = u32::try_from(self.results.len()).unwrap_or(u32::MAX);
+            let timeouts = &self.context.outbound.dialer.timeouts;
+            self.deadline = attempt_deadline(timeouts, octets, transactions);
+        }
+        self.return_host = host;
+        self
     }
 
     /// Sends the message over the idle connection, then to host after host.
@@ -281,7 +306,7 @@ impl<'a> Attempt<'a> {
     }
 
     fn may_begin_session(&self) -> bool {
-        self.sessions - self.limited_sessions < SESSIONS_MAX
+        self.sessions - self.limited_sessions - self.full_sessions < SESSIONS_MAX
     }
 
     fn record_target_error(&mut self, error: TargetError) {
@@ -309,17 +334,66 @@ impl<'a> Attempt<'a> {
         self.record(&RecipientResult::from_error(error, peer));
     }
 
-    /// Sends the message to the recipients without a conclusive result.
+    /// Sends the message to the recipients without a conclusive result, in as many transactions as their reverse paths need.
     async fn send(&mut self, connection: &mut Connection, was_idle: bool) -> ConnectionFate {
-        let open: Vec<usize> = (0..self.results.len()).filter(|&n| is_open(&self.results[n])).collect();
-        let target = |delivery: &'a Delivery| Target {
-            address: &delivery.recipient,
-            parameters: &delivery.parameters,
-        };
-        let recipients: Vec<Target<'_>> = open.iter().map(|&n| target(&self.batch.deliveries[n])).collect();
+        let open = (0..self.results.len()).filter(|&n| is_open(&self.results[n])).collect();
+        let octets = self.content.len() as u64;
+        let transactions =
+            self.context.return_paths.plan(self.batch, open, self.return_host.as_ref(), octets);
+        connection.set_deadline(self.deadline);
+        let mut was_of_use = connection.messages > 0;
+        let mut transactions = transactions.into_iter();
+        let mut is_first = true;
+        for transaction in transactions.by_ref() {
+            if !is_first && self.is_full(connection) {
+                self.full_sessions += 1;
+                return ConnectionFate::UsedUp;
+            }
+            let sent = self.transact(connection, &transaction).await;
+            if is_first && was_idle && !sent.server_replied && !connection.is_usable() {
+                self.transcript.remark("the connection was closed while it was idle");
+                return ConnectionFate::ClosedWhileIdle;
+            }
+            self.sessions += usize::from(is_first);
+            is_first = false;
+            let error = sent.error.clone();
+            if let Some(error) = &error {
+                self.transcript.remark(&error.text);
+            }
+            let mut is_limited = false;
+            for result in self.record_sent(&transaction, sent, &connection.peer) {
+                was_of_use |= result.verdict == Verdict::Delivered;
+                is_limited |= result.is_session_limit();
+            }
+            if was_of_use && is_limited && self.limited_sessions < LIMITED_SESSIONS_MAX {
+                self.limited_sessions += 1;
+                self.transcript
+                    .remark("the server accepts no more in this session: again, over a new connection");
+                return ConnectionFate::UsedUp;
+            }
+            if let Some(stop) = self.reason_to_stop(connection, error) {
+                let rest: Vec<usize> = transactions.flat_map(|unsent| unsent.recipients).collect();
+                let result = RecipientResult::from_error(&stop, &connection.peer);
+                self.record_for(rest.into_iter(), &result);
+                break;
+            }
+        }
+        ConnectionFate::Kept
+    }
+
+    async fn transact(
+        &mut self,
+        connection: &mut Connection,
+        transaction: &PlannedTransaction,
+    ) -> SendResult {
+        let PlannedTransaction { reverse_path, recipients } = transaction;
+        let deliveries = recipients.iter().map(|&at| &self.batch.deliveries[at]);
+        let recipients: Vec<Target<'_>> = deliveries
+            .map(|delivery| Target { address: &delivery.recipient, parameters: &delivery.parameters })
+            .collect();
         let message = &self.batch.message;
         let request = Request {
-            reverse_path: &message.reverse_path,
+            reverse_path,
             parameters: &message.parameters,
             recipients: &recipients,
             size_octets: self.content.len() as u64,
@@ -327,49 +401,62 @@ impl<'a> Attempt<'a> {
             utf8_header: message.smtputf8 && self.content.has_utf8_header(),
             reset: false,
         };
-        connection.set_deadline(self.deadline);
-        let sent = connection.send(&request, self.content, &mut self.transcript).await;
-        if was_idle && !sent.server_replied && !connection.is_usable() {
-            self.transcript.remark("the connection was closed while it was idle");
-            return ConnectionFate::ClosedWhileIdle;
-        }
-        self.sessions += 1;
-        if let Some(error) = &sent.error {
-            self.transcript.remark(&error.text);
-        }
-        let only_recipient = open.len() == 1;
-        let (mut was_of_use, mut is_limited) = (connection.messages > 1, false);
-        for (index, outcome) in open.into_iter().zip(sent.outcomes) {
-            let peer = &connection.peer;
-            let result = match (outcome, &sent.error) {
-                (Some(outcome), _) => RecipientResult::from_outcome(outcome, only_recipient, peer),
-                (None, Some(error)) => RecipientResult {
-                    // The server may have accepted the message, so another host could deliver a duplicate.
-                    conclusive: sent.in_doubt,
-                    ..RecipientResult::from_error(error, peer)
-                },
-                (None, None) => {
-                    RecipientResult::from_error(&DeliveryError::new(Phase::Content, "no reply"), peer)
-                }
-            };
-            was_of_use |= result.verdict == Verdict::Delivered;
-            is_limited |= result.is_session_limit();
-            self.results[index] = Some(result);
-        }
-        if was_of_use && is_limited && self.limited_sessions < LIMITED_SESSIONS_MAX {
-            self.limited_sessions += 1;
-            self.transcript
-                .remark("the server accepts no more in this session: again, over a new connection");
-            return ConnectionFate::UsedUp;
-        }
-        ConnectionFate::Kept
+        connection.send(&request, self.content, &mut self.transcript).await
     }
 
-    /// Sets the result of the recipients whose result may still improve. A lost connection does not replace a reply.
+    /// Sets the results of one transaction, and returns them.
+    fn record_sent(
+        &mut self,
+        transaction: &PlannedTransaction,
+        sent: SendResult,
+        peer: &Arc<Peer>,
+    ) -> Vec<RecipientResult> {
+        let only_recipient = transaction.recipients.len() == 1;
+        let result_of = |outcome| match (outcome, &sent.error) {
+            (Some(outcome), _) => RecipientResult::from_outcome(outcome, only_recipient, peer),
+            (None, Some(error)) => RecipientResult {
+                // The server may have accepted the message, so another host could deliver a duplicate.
+                conclusive: sent.in_doubt,
+                ..RecipientResult::from_error(error, peer)
+            },
+            (None, None) => {
+                RecipientResult::from_error(&DeliveryError::new(Phase::Content, "no reply"), peer)
+            }
+        };
+        let results: Vec<_> = sent.outcomes.into_iter().map(result_of).collect();
+        for (&at, result) in transaction.recipients.iter().zip(&results) {
+            self.results[at] = Some(result.clone());
+        }
+        results
+    }
+
+    /// Why no further transaction is begun over the connection. What was accepted must be recorded, or it is delivered again.
+    fn reason_to_stop(&self, connection: &Connection, error: Option<DeliveryError>) -> Option<DeliveryError> {
+        let stopping = "this server stops; it tries again when it runs";
+        if self.context.tasks.stop.is_cancelled() {
+            return Some(DeliveryError::new(Phase::Mail, stopping).with_class(BounceClass::Temporary));
+        }
+        let closed =
+            || DeliveryError::new(Phase::Mail, "the server ended the connection after another recipient");
+        error.or_else(|| (!connection.is_usable()).then(closed))
+    }
+
+    /// Whether the connection carried as many messages as it may.
+    fn is_full(&self, connection: &Connection) -> bool {
+        connection.messages >= self.context.queue.messages_per_connection_max(self.queue)
+    }
+
+    /// Sets the result of the recipients whose result may still improve.
     fn record(&mut self, result: &RecipientResult) {
-        for slot in self.results.iter_mut().filter(|slot| is_open(slot)) {
+        self.record_for(0..self.results.len(), result);
+    }
+
+    /// As [`Self::record`], for some recipients. A lost connection does not replace a reply.
+    fn record_for(&mut self, recipients: impl Iterator<Item = usize>, result: &RecipientResult) {
+        for at in recipients {
+            let slot = &mut self.results[at];
             let has_reply = slot.as_ref().is_some_and(|old| old.code.is_some());
-            if !has_reply || result.code.is_some() {
+            if is_open(slot) && (!has_reply || result.code.is_some()) {
                 *slot = Some(result.clone());
             }
         }

@@ -1,0 +1,102 @@
+//! A probe of a return host: whether port 25 of its mail host leads to this server. A dialogue as of a server that sends a
+//! report, up to RCPT: the recipient has a token that only this server accepts.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+
+use crate::clock::{Clock, Instant};
+use crate::dns::Resolver;
+use crate::mail::DomainName;
+
+/// The time for the whole dialogue.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a host that was reached counts as reached: most domains have the same.
+const REACHED_FOR: Duration = Duration::from_secs(60);
+/// How long a host that was not reached is not tried again.
+const UNREACHED_FOR: Duration = Duration::from_secs(5);
+/// Longest reply that is read, in octets.
+const REPLY_OCTETS_MAX: u64 = 16 * 1024;
+
+/// The results of probes by host.
+#[derive(Debug, Default)]
+pub struct ProbeCache {
+    /// Locked during a probe, so that many domains with one host cause one probe. The hosts are those of the configuration.
+    results: Mutex<HashMap<DomainName, (Instant, bool)>>,
+}
+
+/// What to dial, and what to say.
+pub(super) struct Probe<'a> {
+    pub(super) resolver: &'a Resolver,
+    /// The mail host: a name of this server in the configuration.
+    pub(super) exchange: &'a DomainName,
+    pub(super) port: u16,
+    /// The EHLO name.
+    pub(super) hostname: &'a DomainName,
+    /// An address that only this server accepts.
+    pub(super) recipient: String,
+}
+
+impl ProbeCache {
+    /// Whether this server is reached at the host.
+    pub(super) async fn is_reached(&self, probe: &Probe<'_>, clock: &Clock) -> bool {
+        let mut results = self.results.lock().await;
+        if let Some((since, reached)) = results.get(probe.exchange) {
+            let lifetime = if *reached { REACHED_FOR } else { UNREACHED_FOR };
+            if clock.elapsed_since(*since) < lifetime {
+                return *reached;
+            }
+        }
+        let reached = match tokio::time::timeout(TIMEOUT, probe.run()).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::info!(host = %probe.exchange, %error, "the probe of a return host failed");
+                false
+            }
+            Err(_) => {
+                tracing::info!(host = %probe.exchange, "the probe of a return host timed out");
+                false
+            }
+        };
+        results.insert(probe.exchange.clone(), (clock.instant(), reached));
+        reached
+    }
+}
+
+impl Probe<'_> {
+    /// Succeeds if the host accepts the recipient.
+    async fn run(&self) -> std::io::Result<()> {
+        let addresses = self.resolver.addresses(self.exchange.as_str()).await;
+        let addresses = addresses.map_err(|error| std::io::Error::other(error.to_string()))?;
+        let addresses: Vec<_> = addresses.iter().map(|ip| SocketAddr::new(*ip, self.port)).collect();
+        let mut stream = BufReader::new(TcpStream::connect(addresses.as_slice()).await?);
+        expect(&mut stream, "220").await?;
+        let rcpt = format!("RCPT TO:<{}>", self.recipient);
+        for command in [&format!("EHLO {}", self.hostname), "MAIL FROM:<>", &rcpt] {
+            stream.write_all(format!("{command}\r\n").as_bytes()).await?;
+            expect(&mut stream, "250").await?;
+        }
+        // The answer is known, so what follows is a courtesy.
+        stream.write_all(b"RSET\r\nQUIT\r\n").await
+    }
+}
+
+/// Reads a reply with this code.
+async fn expect(stream: &mut BufReader<TcpStream>, code: &str) -> std::io::Result<()> {
+    let mut limited = stream.take(REPLY_OCTETS_MAX);
+    loop {
+        let mut line = Vec::new();
+        limited.read_until(b'\n', &mut line).await?;
+        let line = String::from_utf8_lossy(&line);
+        if !line.starts_with(code) {
+            return Err(std::io::Error::other(format!("the host replied: {}", line.trim_end())));
+        }
+        if line.as_bytes().get(code.len()) != Some(&b'-') {
+            return Ok(());
+        }
+    }
+}
