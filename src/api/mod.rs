@@ -29,6 +29,7 @@ mod operation;
 mod page;
 mod queue;
 mod rejections;
+mod reports;
 mod request_context;
 mod request_handler;
 mod response;
@@ -39,6 +40,7 @@ mod suppressions;
 mod tasks;
 mod templates;
 mod tenants;
+mod tokens;
 mod usage;
 mod webhooks;
 
@@ -94,10 +96,12 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         inboxes::resource(),
         usage::resource(),
         rejections::resource(),
+        reports::resource(),
         events::resource(),
         webhooks::resource(),
         queue::resource(),
         bans::resource(),
+        tokens::resource(),
         health::resource(),
     ]
 });

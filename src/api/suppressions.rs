@@ -7,9 +7,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mail::{Address, Timestamp};
-use crate::model::{Environment, Scope, SuppressionId, SuppressionReason, TenantId};
+use crate::model::{
+    Environment, MessageId, ReportId, Scope, SuppressedMail, SuppressionId, SuppressionReason, TenantId,
+};
 use crate::store::{Directory, NewSuppression, Suppression, SuppressionFilter};
 
+use super::schema::Schemas;
 use super::{
     Access, ApiError, ApiResponse, Deleted, FieldError, List, ListedOwner, Operation, RequestContext,
     Resource, Result,
@@ -17,6 +20,7 @@ use super::{
 
 const EVIDENCE_CHARS_MAX: usize = 1024;
 const BATCH_MAX: usize = 1000;
+const LIST_PATTERN: &str = r"^(\*|[a-z0-9._-]{1,64})$";
 
 /// The operations of suppressions.
 pub fn resource() -> Resource {
@@ -31,11 +35,12 @@ pub fn resource() -> Resource {
                 .environment_filter()
                 .query::<Address>("address", "Only the object with this address.")
                 .query::<SuppressionReason>("reason", "Only suppressions with this reason.")
+                .query_as("list", "Only suppressions of mail of this list; `*` for those of every list.", list_schema)
                 .pages::<SuppressionId, SuppressionView>("Suppressions."),
             Operation::post("/v1/suppressions", "suppress", create)
                 .describe(
                     "Suppress an address",
-                    "If the address is suppressed already, the request replaces its reason.",
+                    "If the address is suppressed already for the same mail, the request replaces its reason.",
                 )
                 .takes::<Create>()
                 .creates::<SuppressionView>("The suppression."),
@@ -64,6 +69,9 @@ pub struct Create {
     tenant_id: Option<TenantId>,
     /// `live` or `test`: the mail that it stops. Default: that of the key.
     environment: Option<Environment>,
+    /// Stops only mail of this list; `*` for mail of every list. `null` or absent means all mail.
+    #[schemars(schema_with = "optional_list_schema")]
+    list: Option<String>,
     /// The reason. Default: `manual`.
     reason: Option<SuppressionReason>,
     /// Evidence, at most 1024 characters.
@@ -96,10 +104,19 @@ pub struct SuppressionView {
     environment: Environment,
     /// The address.
     address: String,
+    /// The list whose mail it stops; `*` for mail of every list, `null` for all mail.
+    list: Option<String>,
     /// The reason.
     reason: SuppressionReason,
     /// Evidence, at most 1024 characters.
     evidence: Option<String>,
+    /// The report that caused it; it may be removed already.
+    report_id: Option<ReportId>,
+    /// The message that caused it; it may be removed already.
+    message_id: Option<MessageId>,
+    /// Whether it is uncertain, because many addresses of the same site that took mail before were refused at the same time.
+    /// It ends soon.
+    provisional: bool,
     /// Start time.
     created_at: Timestamp,
     /// Expiry; `null` for none.
@@ -114,12 +131,33 @@ impl From<Suppression> for SuppressionView {
             tenant_id: suppression.tenant_id,
             environment: suppression.environment,
             address: suppression.address,
+            list: Some(suppression.mail.to_string()).filter(|list| !list.is_empty()),
             reason: suppression.reason,
             evidence: suppression.evidence,
+            report_id: suppression.report_id,
+            message_id: suppression.message_id,
+            provisional: suppression.provisional,
             created_at: suppression.created_at,
             expires_at: suppression.expires_at,
         }
     }
+}
+
+/// `*`, or the name of a list.
+fn read_list(text: &str) -> std::result::Result<SuppressedMail, String> {
+    match text.parse() {
+        Ok(SuppressedMail::All) => Err("give the name of a list, or `*`".to_owned()),
+        Ok(mail) => Ok(mail),
+        Err(error) => Err(format!("{error}; `*` is every list")),
+    }
+}
+
+fn list_schema(_: &mut Schemas) -> schemars::Schema {
+    schemars::json_schema!({ "type": "string", "pattern": LIST_PATTERN, "examples": ["news"] })
+}
+
+fn optional_list_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": ["string", "null"], "pattern": LIST_PATTERN, "examples": ["news"] })
 }
 
 /// Validates a suppression. `prefix` is its path in the body.
@@ -128,6 +166,11 @@ fn find_faults(body: &Create, prefix: &str, now: Timestamp) -> Vec<FieldError> {
     if body.evidence.as_ref().is_some_and(|text| text.chars().count() > EVIDENCE_CHARS_MAX) {
         let message = format!("limit exceeded: {EVIDENCE_CHARS_MAX} characters");
         faults.push(FieldError::new(format!("{prefix}evidence"), "too_long", message));
+    }
+    if let Some(list) = &body.list
+        && let Err(fault) = read_list(list)
+    {
+        faults.push(FieldError::new(format!("{prefix}list"), "invalid", fault));
     }
     if body.expires_at.is_some_and(|at| at <= now) {
         faults.push(FieldError::new(format!("{prefix}expires_at"), "invalid", "this must be in the future"));
@@ -138,7 +181,10 @@ fn find_faults(body: &Create, prefix: &str, now: Timestamp) -> Vec<FieldError> {
 fn prepare(call: &RequestContext, body: Create, owner: Option<TenantId>) -> Result<NewSuppression> {
     let environment = call.environment_of_new(body.environment)?;
     let reason = body.reason.unwrap_or(SuppressionReason::Manual);
+    let list = body.list.as_deref().map(read_list).transpose();
+    let mail = list.map_err(|fault| ApiError::field("list", "invalid", fault))?;
     Ok(NewSuppression {
+        mail: mail.unwrap_or_default(),
         evidence: body.evidence,
         expires_at: body.expires_at,
         ..NewSuppression::of_all_mail(owner, environment, body.address, reason)
@@ -200,13 +246,14 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let request = call.query.page::<SuppressionId>();
     let address = call.query.value_with_plus("address", Address::parse).map(|address| address.folded());
     let environment = call.listed_environment();
+    let mail = call.query.value_by("list", read_list);
     let filter = SuppressionFilter {
         tenant_id,
         of_platform,
         environment,
         address,
         reason: call.query.value("reason"),
-        mail: None,
+        mail,
     };
     call.query.finish()?;
     let page = call.store().list_suppressions(filter, request.clone()).await?;

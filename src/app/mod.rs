@@ -303,6 +303,7 @@ impl<'a> SharedServices<'a> {
             transcript_days: retention.transcript_days,
             row_days: retention.message_days,
             webhook_days: retention.webhook_days,
+            report_days: retention.report_days,
         };
         let (store, stop) = (self.store, tasks.stop.clone());
         tasks.spawn("search indexer", search_indexer::run(store.clone(), self.clock.clone(), stop.clone()));

@@ -295,6 +295,10 @@ fn entry_text(entry: &Value) -> String {
             let details = format!("{recipient} at {host}{address}, {tls}: {}{reply}{reason}", code.concat());
             ("attempt".to_owned(), details)
         }
+        Some("report") => {
+            let (kind, effect) = (text(entry, "kind"), text(entry, "effect"));
+            ("report".to_owned(), format!("{recipient} {kind}, effect: {effect}").trim_start().to_owned())
+        }
         _ => (text(entry, "type"), recipient.to_owned()),
     };
     printable(format!("{at}  {kind:<20}  {details}").trim_end()) + "\n"

@@ -17,6 +17,7 @@ mod queue;
 mod quickstart;
 mod rejection;
 mod report;
+mod rotate_tokens;
 mod serve;
 mod shutdown_watchdog;
 mod suppression;
@@ -82,8 +83,10 @@ enum Command {
     Template(template::Arguments),
     /// Lists submissions that the server refused
     Rejection(rejection::Arguments),
-    /// Shows how a bounce or complaint that came back is read
+    /// Lists and shows what other servers sent back: bounces, complaints, automatic replies
     Report(report::Arguments),
+    /// Makes new keys for the addresses that reports come to and for unsubscribe links
+    RotateTokens(rotate_tokens::Arguments),
     /// Shows the queue and why mail waits; pauses, resumes and flushes it or parts of it
     Queue(queue::Arguments),
     /// Shows what all tenants used in a month, by tenant, key, domain or day
@@ -122,6 +125,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Template(arguments) => template::run(arguments),
         Command::Rejection(arguments) => rejection::run(arguments),
         Command::Report(arguments) => report::run(arguments),
+        Command::RotateTokens(arguments) => rotate_tokens::run(arguments),
         Command::Queue(arguments) => queue::run(arguments),
         Command::Usage(arguments) => usage::run(arguments),
         Command::Webhook(arguments) => webhook::run(arguments),

@@ -32,6 +32,9 @@ enum Command {
         /// Only suppressions with this reason: bounce, complaint, unsubscribe or manual
         #[arg(long)]
         reason: Option<String>,
+        /// Only suppressions of mail of this list; * for those of every list
+        #[arg(long)]
+        list: Option<String>,
     },
     /// Suppresses an address for a tenant; with a platform key and without --tenant, for everybody
     Add {
@@ -39,6 +42,9 @@ enum Command {
         address: String,
         #[command(flatten)]
         owner: OwnerArguments,
+        /// Stops only mail of this list; * for mail of every list
+        #[arg(long)]
+        list: Option<String>,
         /// The reason: bounce, complaint, unsubscribe or manual
         #[arg(long, default_value = "manual")]
         reason: String,
@@ -68,14 +74,15 @@ enum Command {
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { server, command } = arguments;
     server.run(async |client| match command {
-        Command::List { page, owner, reason } => {
+        Command::List { page, owner, reason, list } => {
             let mut query = owner.query(&client).await?;
             query.extend(reason.map(|reason| ("reason", reason)));
-            list(&client, &page, query).await
+            query.extend(list.map(|list| ("list", list)));
+            print_page(&client, &page, query).await
         }
-        Command::Add { address, owner, reason, evidence, expires_in } => {
+        Command::Add { address, owner, list, reason, evidence, expires_in } => {
             let mut body = json!({
-                "address": address, "reason": reason, "evidence": evidence,
+                "address": address, "list": list, "reason": reason, "evidence": evidence,
                 "expires_at": expires_in.map(expiry).transpose()?,
             });
             for (name, value) in owner.query(&client).await? {
@@ -95,18 +102,19 @@ async fn find(client: &ApiClient, address: &str, owner: &OwnerArguments) -> anyh
     fetch_all(client, PATH, query).await
 }
 
-async fn list(client: &ApiClient, page: &PageArguments, query: Query) -> anyhow::Result<()> {
+async fn print_page(client: &ApiClient, page: &PageArguments, query: Query) -> anyhow::Result<()> {
     page.print(client, PATH, query, table(), row).await
 }
 
-fn table() -> Table<7> {
-    Table::new(["ADDRESS", "ENVIRONMENT", "REASON", "CREATED", "EXPIRES", "ID", "TENANT"])
+fn table() -> Table<8> {
+    Table::new(["ADDRESS", "ENVIRONMENT", "LIST", "REASON", "CREATED", "EXPIRES", "ID", "TENANT"])
 }
 
-fn row(suppression: &Value) -> [String; 7] {
+fn row(suppression: &Value) -> [String; 8] {
     [
         text(suppression, "address"),
         text(suppression, "environment"),
+        if suppression["list"].is_null() { "all mail".to_owned() } else { text(suppression, "list") },
         text(suppression, "reason"),
         when(suppression, "created_at"),
         when(suppression, "expires_at"),

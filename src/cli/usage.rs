@@ -39,8 +39,18 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 async fn print(client: &ApiClient, query: Query, group: &str) -> anyhow::Result<()> {
-    let table =
-        Table::new(["TENANT", "OF", "SENT", "DELIVERED", "BOUNCED", "COMPLAINED", "REJECTED", "TEST"]);
+    let table = Table::new([
+        "TENANT",
+        "OF",
+        "SENT",
+        "DELIVERED",
+        "BOUNCED",
+        "LATER",
+        "COMPLAINED",
+        "UNSUBSCRIBED",
+        "REJECTED",
+        "TEST",
+    ]);
     let part = match group {
         "key" => "key_id",
         "domain" => "domain",
@@ -56,7 +66,9 @@ async fn print(client: &ApiClient, query: Query, group: &str) -> anyhow::Result<
             text(usage, "emails_sent"),
             text(usage, "emails_delivered"),
             text(usage, "emails_bounced"),
+            text(usage, "emails_bounced_late"),
             text(usage, "emails_complained"),
+            text(usage, "emails_unsubscribed"),
             text(usage, "emails_rejected"),
             text(usage, "email_test"),
         ]

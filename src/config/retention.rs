@@ -16,17 +16,23 @@ pub struct Retention {
     pub message_days: u32,
     /// Webhook deliveries, counted from the event.
     pub webhook_days: u32,
+    /// The text of reports of other servers; a report itself is kept with its message.
+    pub report_days: u32,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { body_days: 3, transcript_days: 7, message_days: 30, webhook_days: 7 }
+        Self { body_days: 3, transcript_days: 7, message_days: 30, webhook_days: 7, report_days: 14 }
     }
 }
 
 impl Retention {
     pub(super) fn find_invalid(&self) -> Option<InvalidOption> {
-        require_at_least_one(&[("retention.message_days", self.message_days.into())]).or_else(|| {
+        let at_least_one = [
+            ("retention.message_days", self.message_days.into()),
+            ("retention.report_days", self.report_days.into()),
+        ];
+        require_at_least_one(&at_least_one).or_else(|| {
             // A webhook delivery is retried for more than three days.
             let is_short = self.webhook_days < 4;
             is_short.then(|| {

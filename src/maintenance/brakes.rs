@@ -32,8 +32,9 @@ async fn check_all(store: &Store, now: Timestamp) -> Result<()> {
     for reading in store.brake_readings(now).await? {
         let counts = reading.counts;
         let finished = FinishedRecipients {
-            delivered: counts.delivered,
-            bounced: counts.bounced,
+            // What bounced later was counted as delivered.
+            delivered: counts.delivered.saturating_sub(counts.bounced_late),
+            bounced: counts.bounced + counts.bounced_late,
             complained: counts.complained,
         };
         if let Some(rate) = exceeded(&reading.brakes, finished) {

@@ -42,6 +42,7 @@ fn log(pruned: &Pruned) {
         submission_keys = pruned.submission_keys,
         usage_rows = pruned.usage_rows,
         idempotent_responses = pruned.idempotent_responses,
+        reports = pruned.reports,
         "removed expired data"
     );
 }

@@ -294,3 +294,7 @@ fn body(octets: &[u8]) -> &[u8] {
     let end = octets.windows(4).position(|four| four == b"\r\n\r\n");
     end.map_or(octets, |end| &octets[end..])
 }
+
+#[cfg(test)]
+#[path = "decision_tests.rs"]
+mod tests;

@@ -7,6 +7,7 @@ mod every_test;
 mod directory;
 mod journal;
 mod outbox;
+mod reports;
 mod search;
 mod sending;
 mod spool;

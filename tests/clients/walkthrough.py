@@ -30,8 +30,8 @@ SHAPES = {
     "event": """id object type tenant_id environment external_ref message_id delivery_id recipient tags metadata data
         created_at""",
     "rejection": "id object tenant_id key_id environment stage code message client_address created_at",
-    "usage": """object tenant_id period environment emails_sent emails_delivered emails_bounced emails_complained
-        emails_suppressed emails_rejected email_test api_requests""",
+    "usage": """object tenant_id period environment emails_sent emails_delivered emails_bounced
+        emails_bounced_late emails_complained emails_unsubscribed emails_suppressed emails_rejected email_test api_requests""",
     "list": "object data has_more next_cursor",
 }
 RECORD = "purpose type name value alternatives status found hint required dkim_key_state"

@@ -24,6 +24,7 @@ struct Belongings {
     webhook: String,
     webhook_delivery: String,
     rejection: String,
+    report: String,
 }
 
 impl Belongings {
@@ -48,6 +49,7 @@ impl Belongings {
         let email = stage.enqueue(tenant.id).await.to_string();
         let told = stage.get(&tenant.key, &format!("/v1/webhooks/{webhook}/deliveries")).await.expect(200);
         let webhook_delivery = text(&told, "/data/0/id");
+        let report = stage.record_report(tenant.id, &email).await.to_string();
         stage.post(&tenant.key, "/v1/emails", email_from("a@foreign.example")).await.expect(403);
         let rejection = until("the refusal is noted", async || {
             let noted = stage.get(&tenant.key, "/v1/rejections").await.expect(200);
@@ -65,13 +67,14 @@ impl Belongings {
             webhook,
             webhook_delivery,
             rejection,
+            report,
         }
     }
 
     /// The objects that appear in a list of their kind.
-    fn listed(&self) -> [&String; 8] {
-        let Self { domain, key, suppression, inbox, template, email, webhook, rejection, .. } = self;
-        [domain, key, suppression, inbox, template, email, webhook, rejection]
+    fn listed(&self) -> [&String; 9] {
+        let Self { domain, key, suppression, inbox, template, email, webhook, rejection, report, .. } = self;
+        [domain, key, suppression, inbox, template, email, webhook, rejection, report]
     }
 
     /// The path of a route with the ids of these objects.
@@ -82,6 +85,7 @@ impl Belongings {
             Some("keys" | "api-keys") => &self.key,
             Some("suppressions") => &self.suppression,
             Some("inboxes") => &self.inbox,
+            Some("reports") => &self.report,
             Some("templates") => &self.template,
             Some("webhooks") if route.path.contains("deliveries/{id}") => &self.webhook_delivery,
             Some("webhooks") => &self.webhook,
@@ -294,6 +298,7 @@ async fn an_object_of_another_tenant_looks_like_one_that_does_not_exist() {
         webhook: "whk_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
         webhook_delivery: "whd_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
         rejection: "req_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
+        report: pillarbox::model::ReportId::generate(Timestamp::now()).to_string(),
     };
     let before = own.look(&stage).await;
     let mut compared = 0;
@@ -384,7 +389,7 @@ fn separated() -> HashSet<&'static str> {
     let changed = operations().filter(|(_, operation)| {
         operation.method != Method::GET && operation.method != Method::POST && operation.admits_test_keys()
     });
-    changed.map(|(route, _)| segment(route)).chain(["emails", "rejections", "events"]).collect()
+    changed.map(|(route, _)| segment(route)).chain(["emails", "rejections", "reports", "events"]).collect()
 }
 
 fn segment(route: &Route) -> &'static str {

@@ -13,13 +13,14 @@ use pillarbox::limits::auth_limiter::{self, AuthLimiter};
 use pillarbox::limits::memory_budget::MemoryBudget;
 use pillarbox::mail::{Address, BodyType, Content, DomainName, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::{
-    DeliveryId, DkimAlgorithm, DkimKeyState, Environment, KeySecret, MessageId, MessageKind, Scope, TenantId,
-    Verification,
+    DeliveryId, DkimAlgorithm, DkimKeyState, Environment, KeySecret, MessageId, MessageKind, ReportEffect,
+    ReportId, ReportKind, Scope, TenantId, Verification,
 };
 use pillarbox::queue::QueueManager;
 use pillarbox::rng::Rng;
 use pillarbox::store::{
-    Directory, Message, NewDkimKey, NewDomain, NewKey, NewMessage, Spool, SqliteOptions, Store,
+    Consequence, Directory, Message, NewDkimKey, NewDomain, NewKey, NewMessage, NewReport, Report, Reporter,
+    Reports, Spool, SqliteOptions, Store,
 };
 use pillarbox::submission::SubmissionService;
 use pillarbox::tls::SharedServerConfig;
@@ -244,6 +245,36 @@ impl ApiStage {
     /// Enqueues a message with one recipient.
     pub async fn enqueue(&self, tenant_id: TenantId) -> MessageId {
         self.enqueue_body(tenant_id, Bytes::from_static(b"body\r\n")).await
+    }
+
+    /// Records an automatic reply to a message.
+    pub async fn record_report(&self, tenant_id: TenantId, email: &str) -> ReportId {
+        let now = Timestamp::now();
+        let report = Report {
+            id: ReportId::generate(now),
+            tenant_id: Some(tenant_id),
+            environment: Some(Environment::Live),
+            message_id: Some(email.parse().unwrap()),
+            delivery_id: None,
+            kind: ReportKind::AutoReply,
+            rule: "auto_submitted".into(),
+            effect: ReportEffect::None,
+            action: None,
+            status: None,
+            bounce_class: None,
+            feedback_type: None,
+            recipient: None,
+            reply: None,
+            reporter: Reporter::default(),
+            times: 1,
+            has_raw: true,
+            created_at: now,
+            last_at: now,
+        };
+        let raw = b"Subject: away\r\n\r\n".to_vec();
+        let consequence = Consequence::None;
+        let new = NewReport { report, digest: [1; 32], raw, consequence, dsn: None, at: now };
+        self.store.record_report(new).await.unwrap().id
     }
 
     /// Enqueues a message with one recipient and this body.

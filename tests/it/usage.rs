@@ -36,7 +36,11 @@ async fn recount(server: &TestServer, account: &Account) -> Counts {
         for entry in timeline["data"].as_array().unwrap() {
             match entry["type"].as_str().unwrap_or_default() {
                 "message.delivered" => add(&mut counts, "emails_delivered", 1),
+                "message.bounced" if entry["data"]["late"] == true => {
+                    add(&mut counts, "emails_bounced_late", 1);
+                }
                 "message.bounced" | "message.expired" => add(&mut counts, "emails_bounced", 1),
+                "message.unsubscribed" => add(&mut counts, "emails_unsubscribed", 1),
                 "message.suppressed" => add(&mut counts, "emails_suppressed", 1),
                 "message.complained" => add(&mut counts, "emails_complained", 1),
                 _ => {}
@@ -60,7 +64,9 @@ fn counted(usage: &Value) -> Counts {
         "emails_sent",
         "emails_delivered",
         "emails_bounced",
+        "emails_bounced_late",
         "emails_complained",
+        "emails_unsubscribed",
         "emails_suppressed",
         "emails_rejected",
         "email_test",
@@ -172,8 +178,8 @@ async fn requests_are_counted_for_the_tenant_that_makes_them() {
     let month = Timestamp::now().strftime("%Y-%m").to_string();
     let expected = json!({
         "object": "usage", "tenant_id": own.id, "period": month, "environment": "live",
-        "emails_sent": 0, "emails_delivered": 0, "emails_bounced": 0, "emails_complained": 0,
-        "emails_suppressed": 0, "emails_rejected": 0, "email_test": 0, "api_requests": 4,
+        "emails_sent": 0, "emails_delivered": 0, "emails_bounced": 0, "emails_bounced_late": 0,
+        "emails_complained": 0, "emails_unsubscribed": 0, "emails_suppressed": 0, "emails_rejected": 0, "email_test": 0, "api_requests": 4,
     });
     assert_eq!(answer, expected);
     let of_other = stage.get(&stage.platform, &format!("/v1/tenants/{}/usage", other.id)).await.expect(200);
@@ -325,10 +331,10 @@ async fn the_usage_of_all_tenants_comes_in_one_response_as_json_or_csv_and_a_ten
     assert_eq!(
         lines[0],
         "tenant_id,tenant_slug,tenant_name,external_ref,is_deleted,period,environment,emails_sent,emails_delivered,\
-         emails_bounced,emails_complained,emails_suppressed,emails_rejected,email_test,api_requests"
+         emails_bounced,emails_bounced_late,emails_complained,emails_unsubscribed,emails_suppressed,emails_rejected,email_test,api_requests"
     );
     let begin = format!("{},own,\"'=A1, \"\"Acme\"\"\",C-7,false,", own.id);
-    assert!(lines[1].starts_with(&begin) && lines[1].contains(",live,2,0,0,0,0,0,0,"), "{text}");
+    assert!(lines[1].starts_with(&begin) && lines[1].contains(",live,2,0,0,0,0,0,0,0,0,"), "{text}");
     assert_eq!(lines[2..], [""]);
     let asked =
         request_with(stage.address, "GET", "/v1/usage", Some(&own.key), None, &[("Accept", "text/csv")])

@@ -73,9 +73,9 @@ pub fn resource() -> Resource {
                 .summary("Get a message with its deliveries")
                 .returns::<EmailView>("The message."),
             Operation::get("/v1/emails/{id}/timeline", "get_timeline", timeline::get)
-                .describe("Get the timeline of a message", "Events and attempts, oldest first: at most 1000 entries and 2 MiB of transcripts. If `has_more` is true, filter by `delivery_id` to see more.")
+                .describe("Get the timeline of a message", "Events and attempts, and reports from which nothing followed, oldest first: at most 1000 entries and 2 MiB of transcripts. If `has_more` is true, filter by `delivery_id` to see more.")
                 .query::<DeliveryId>("delivery_id", "Only entries of this delivery.")
-                .returns::<List<timeline::Entry>>("Events and attempts."),
+                .returns::<List<timeline::Entry>>("Events, attempts and reports."),
             Operation::get("/v1/emails/{id}/raw", "get_raw", raw::get)
                 .describe("Get the raw message", "Available while the content is retained.")
                 .returns_octets("message/rfc822", "The message in RFC 5322 format."),

@@ -1,4 +1,4 @@
-//! Timeline of a message: its events and attempts in chronological order.
+//! Timeline of a message: its events and attempts, and the reports without an event, in chronological order.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,13 +8,16 @@ use serde::Serialize;
 
 use crate::api::{ApiError, ApiResponse, List, RequestContext, Result};
 use crate::mail::{Address, Timestamp};
-use crate::model::{AttemptId, BounceClass, DeliveryId, DeliveryState, EventId, EventKind};
-use crate::store::{Attempt, Event, Journal, Page};
+use crate::model::{
+    AttemptId, BounceClass, DeliveryId, DeliveryState, EventId, EventKind, MessageId, ReportEffect, ReportId,
+    ReportKind,
+};
+use crate::store::{Attempt, Event, Journal, Page, Report, Reports};
 
 /// Maximum entries. `has_more` reports that there are more.
 const ENTRIES_MAX: usize = 1000;
 
-/// An entry. `object` shows whether it is an event or an attempt.
+/// An entry. `object` shows whether it is an event, an attempt or a report.
 #[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(rename = "TimelineEntry")]
@@ -23,6 +26,8 @@ pub enum Entry {
     Event(EventEntry),
     /// A delivery attempt.
     Attempt(AttemptEntry),
+    /// A report from which nothing followed. Other reports have events.
+    Report(ReportEntry),
 }
 
 /// An event of a message.
@@ -88,12 +93,34 @@ pub struct AttemptEntry {
     reason: String,
 }
 
+/// A report of another server from which nothing followed, like an automatic reply.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TimelineReport")]
+pub struct ReportEntry {
+    /// The report.
+    id: ReportId,
+    /// Always `report`.
+    #[schemars(extend("const" = "report"))]
+    object: &'static str,
+    /// Time of the first one.
+    at: Timestamp,
+    /// The delivery it is about.
+    delivery_id: Option<DeliveryId>,
+    /// The recipient.
+    recipient: Option<Address>,
+    /// What it is.
+    kind: ReportKind,
+    /// Why nothing followed.
+    effect: ReportEffect,
+}
+
 impl Entry {
     /// The sort key. At the same time, an attempt precedes the event that reports its result.
     fn sort_key(&self) -> (Timestamp, u8) {
         match self {
             Self::Attempt(attempt) => (attempt.at, 0),
             Self::Event(event) => (event.at, 1),
+            Self::Report(report) => (report.at, 2),
         }
     }
 }
@@ -109,8 +136,25 @@ pub async fn get(mut call: RequestContext) -> Result<ApiResponse> {
     let recipients = deliveries.into_iter().map(|delivery| (delivery.id, delivery.recipient)).collect();
     let events = call.store().message_events(message.id, wanted, ENTRIES_MAX).await?;
     let attempts = call.store().attempts(message.id, wanted, ENTRIES_MAX).await?;
-    let (entries, has_more) = merge(events, attempts, &recipients);
+    let reports = reports(&call, message.id, wanted).await?;
+    let (entries, has_more) = merge(events, attempts, reports, &recipients);
     ApiResponse::ok(&List::without_cursor(entries, has_more))
+}
+
+/// The reports that have no event.
+async fn reports(
+    call: &RequestContext,
+    message: MessageId,
+    wanted: Option<DeliveryId>,
+) -> Result<Page<Report>> {
+    let mut items = call.store().reports_of(message, ENTRIES_MAX + 1).await?;
+    let has_more = items.len() > ENTRIES_MAX;
+    items.truncate(ENTRIES_MAX);
+    items.retain(|report| {
+        let is_wanted = wanted.is_none() || report.delivery_id.is_none() || report.delivery_id == wanted;
+        is_wanted && matches!(report.effect, ReportEffect::None | ReportEffect::Unverified)
+    });
+    Ok(Page { items, has_more })
 }
 
 /// The first entries of the timeline, and whether there are more. If the store cut the events or the attempts, entries
@@ -118,13 +162,15 @@ pub async fn get(mut call: RequestContext) -> Result<ApiResponse> {
 fn merge(
     events: Page<Event>,
     attempts: Page<Attempt>,
+    reports: Page<Report>,
     recipients: &HashMap<DeliveryId, Address>,
 ) -> (Vec<Entry>, bool) {
-    let truncated = events.has_more || attempts.has_more;
+    let truncated = events.has_more || attempts.has_more || reports.has_more;
     let last_event = events.items.last().filter(|_| events.has_more).map(|event| (event.created_at, 1));
     let last_attempt =
         attempts.items.last().filter(|_| attempts.has_more).map(|attempt| (attempt.started_at, 0));
-    let end = [last_event, last_attempt].into_iter().flatten().min();
+    let last_report = reports.items.last().filter(|_| reports.has_more).map(|report| (report.created_at, 2));
+    let end = [last_event, last_attempt, last_report].into_iter().flatten().min();
     let events = events.items.into_iter().map(|event| {
         Entry::Event(EventEntry {
             id: event.id,
@@ -157,7 +203,18 @@ fn merge(
             reason: attempt.reason,
         })
     });
-    let mut entries: Vec<_> = events.chain(attempts).collect();
+    let reports = reports.items.into_iter().map(|report| {
+        Entry::Report(ReportEntry {
+            id: report.id,
+            object: "report",
+            at: report.created_at,
+            delivery_id: report.delivery_id,
+            recipient: report.delivery_id.and_then(|id| recipients.get(&id).cloned()),
+            kind: report.kind,
+            effect: report.effect,
+        })
+    });
+    let mut entries: Vec<_> = events.chain(attempts).chain(reports).collect();
     entries.sort_by_key(Entry::sort_key);
     entries.retain(|entry| end.is_none_or(|end| entry.sort_key() <= end));
     let has_more = truncated || entries.len() > ENTRIES_MAX;
@@ -168,7 +225,6 @@ fn merge(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::MessageId;
 
     #[test]
     fn events_and_attempts_are_in_chronological_order() {
@@ -213,8 +269,12 @@ mod tests {
             ];
             let attempts = vec![attempt(2, DeliveryState::Deferred), attempt(5, DeliveryState::Delivered)];
             let events = Page { items: events, has_more: events_cut };
-            let (entries, has_more) =
-                merge(events, Page { items: attempts, has_more: attempts_cut }, &recipients);
+            let (entries, has_more) = merge(
+                events,
+                Page { items: attempts, has_more: attempts_cut },
+                Page { items: Vec::new(), has_more: false },
+                &recipients,
+            );
             let shown = entries.iter().map(|entry| {
                 let value = serde_json::to_value(entry).unwrap();
                 let kind = value.get("type").or(value.get("outcome")).unwrap().as_str().unwrap().to_owned();

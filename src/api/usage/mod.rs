@@ -123,8 +123,12 @@ pub struct Counts {
     emails_delivered: u64,
     /// Recipients that bounced or expired.
     emails_bounced: u64,
+    /// Delivered recipients whose failure was reported later; `emails_delivered` counts them too.
+    emails_bounced_late: u64,
     /// Recipients that reported the message as spam.
     emails_complained: u64,
+    /// Recipients that left a list.
+    emails_unsubscribed: u64,
     /// Recipients that were skipped or refused because they are suppressed.
     emails_suppressed: u64,
     /// Refused submissions that `/v1/rejections` lists, except those for suppressed recipients.
@@ -137,11 +141,13 @@ pub struct Counts {
 
 impl Counts {
     /// The names of the fields, in order.
-    const NAMES: [&'static str; 8] = [
+    const NAMES: [&'static str; 10] = [
         "emails_sent",
         "emails_delivered",
         "emails_bounced",
+        "emails_bounced_late",
         "emails_complained",
+        "emails_unsubscribed",
         "emails_suppressed",
         "emails_rejected",
         "email_test",
@@ -154,7 +160,9 @@ impl Counts {
             emails_sent: counts.sent,
             emails_delivered: counts.delivered,
             emails_bounced: counts.bounced,
+            emails_bounced_late: counts.bounced_late,
             emails_complained: counts.complained,
+            emails_unsubscribed: counts.unsubscribed,
             emails_suppressed: counts.suppressed,
             emails_rejected: counts.rejected,
             email_test: test_sent,

@@ -65,6 +65,20 @@ macro_rules! run_on {
                     pages_of_events_skip_nothing_and_show_no_id_of_another_tenant,
                     events_are_found_by_the_microsecond_they_happened_at,
                 }
+                reports {
+                    a_late_failure_bounces_the_delivery_once_with_event_suppression_and_usage,
+                    a_report_that_comes_again_is_counted_and_changes_nothing,
+                    a_failure_that_is_reported_before_and_after_the_success_bounces_the_delivery,
+                    a_failure_of_a_delivery_that_is_not_delivered_is_an_event_and_suppresses,
+                    a_report_without_proof_of_its_recipient_changes_no_state,
+                    a_recipient_complains_once,
+                    a_recipient_leaves_a_list_once_also_when_the_message_is_gone,
+                    a_day_has_16_reports_of_a_delivery_and_all_days_64,
+                    a_report_goes_with_its_message_and_its_text_before,
+                    reports_are_listed_by_owner_environment_message_kind_and_effect,
+                    an_automatic_suppression_shortens_none_and_one_of_a_list_stops_that_list_only,
+                    earlier_generations_of_keys_end_after_sixty_days_or_at_once,
+                }
                 sts_policies {
                     a_policy_survives_a_restart_and_ends_when_it_expires,
                     the_policies_that_were_fetched_longest_ago_come_first,

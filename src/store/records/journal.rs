@@ -282,6 +282,8 @@ pub struct RetentionPolicy {
     pub row_days: u32,
     /// Webhook deliveries, after their event. Pending ones are deleted only if their webhook is disabled.
     pub webhook_days: u32,
+    /// The text of reports, and reports that belong to no message.
+    pub report_days: u32,
 }
 
 /// Counts since the store was opened.
@@ -330,6 +332,8 @@ pub struct Pruned {
     pub submission_keys: u64,
     pub usage_rows: u64,
     pub idempotent_responses: u64,
+    /// Reports that belong to no message, and texts of others.
+    pub reports: u64,
     /// There may be more to delete.
     pub truncated: bool,
 }

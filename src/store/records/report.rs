@@ -44,7 +44,9 @@ pub struct Report {
 /// Who sent a report. Stored as JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reporter {
+    /// Its address.
     pub ip: Option<IpAddr>,
+    /// The name that it gave in EHLO.
     pub helo: Option<String>,
     /// `d=` of a valid signature that is aligned with From.
     pub dkim: Option<DomainName>,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::store::Limited;
+use crate::store::{Limited, UNATTRIBUTED_REPORTS_MAX};
 
 /// Bounds of the work of one step and of the rows of one owner. The default is what a server uses; tests reach smaller
 /// ones sooner.
@@ -30,6 +30,8 @@ pub struct Bounds {
     pub webhook_octets_max: u64,
     /// Suppressions of a tenant in an environment.
     pub suppressions_max: usize,
+    /// Reports that belong to no message; the next one replaces the oldest.
+    pub unattributed_reports_max: usize,
 }
 
 impl Default for Bounds {
@@ -45,6 +47,7 @@ impl Default for Bounds {
             webhook_pending_max: 200_000,
             webhook_octets_max: 256 * 1024 * 1024,
             suppressions_max: Limited::SUPPRESSIONS_MAX,
+            unattributed_reports_max: UNATTRIBUTED_REPORTS_MAX,
         }
     }
 }

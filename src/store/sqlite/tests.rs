@@ -79,6 +79,7 @@ const BOUNDS: Bounds = Bounds {
     webhook_pending_max: 20,
     webhook_octets_max: 40 * 1024,
     suppressions_max: SUPPRESSIONS_MAX,
+    unattributed_reports_max: 3,
 };
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
@@ -662,7 +663,8 @@ async fn a_large_body_lives_in_a_file_that_goes_with_its_message() {
     let batches = bed.claim(later(0)).await.batches;
     let done = outcomes(&batches, DeliveryState::Delivered);
     bed.store.record(done).await.unwrap();
-    let policy = RetentionPolicy { body_days: 0, transcript_days: 9, row_days: 9, webhook_days: 7 };
+    let policy =
+        RetentionPolicy { body_days: 0, transcript_days: 9, row_days: 9, webhook_days: 7, report_days: 14 };
     assert_eq!(bed.store.prune(policy, later(60), 100).await.unwrap().bodies, 2);
     assert!(!files[0].exists());
     assert!(bed.store.content(large.message.id, now()).await.unwrap().is_none());
@@ -683,7 +685,7 @@ fn leave_strays(bed: &Bed, tenant: TenantId, count: usize) -> Vec<PathBuf> {
 }
 
 const KEEP: RetentionPolicy =
-    RetentionPolicy { body_days: 9, transcript_days: 9, row_days: 9, webhook_days: 7 };
+    RetentionPolicy { body_days: 9, transcript_days: 9, row_days: 9, webhook_days: 7, report_days: 14 };
 
 #[tokio::test]
 async fn a_file_without_a_row_is_counted_and_kept_a_few_shelves_at_a_time() {
@@ -972,6 +974,11 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
         "INSERT INTO inbox VALUES ('inb_1', ?1, 'i@one.example', 'i@one.example', NULL, NULL, 0, NULL, 0)";
     database.execute(inbox, [&id]).unwrap();
     database.execute("INSERT INTO trial_usage VALUES (?1, 0, 0, 0)", [&id]).unwrap();
+    let report = "INSERT INTO report (id, tenant_id, message_id, kind, rule, effect, reporter, digest, times, created_us, last_us)
+                  VALUES ('rpt_1', ?1, ?2, 'other', 'other', 'none', '{}', x'00', 1, 0, 0)";
+    database.execute(report, [&id, &message]).unwrap();
+    database.execute("INSERT INTO report_count VALUES ('dlv_1', ?1, 0, 1, 1)", [&message]).unwrap();
+    database.execute("UPDATE suppression SET message_id = ?1", [&message]).unwrap();
     let seen = || {
         let of_tenant = rows_with(&database, "tenant_id", &id);
         let of_message = rows_with(&database, "message_id", &message);
@@ -999,7 +1006,8 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let stays = bed.store.list_events(of_tenant, PageRequest::default()).await.unwrap().items;
     let stays: Vec<_> = stays.iter().map(|event| event.kind).collect();
     assert_eq!(stays, [EventKind::TenantDeleted]);
-    let policy = RetentionPolicy { body_days: 1, transcript_days: 1, row_days: 1, webhook_days: 1 };
+    let policy =
+        RetentionPolicy { body_days: 1, transcript_days: 1, row_days: 1, webhook_days: 1, report_days: 14 };
     bed.store.prune(policy, later(92 * 24 * 3600), 100).await.unwrap();
     assert!(seen().iter().all(|(_, rows)| *rows == 0), "{:?}", seen());
     assert_eq!(searched(), [0; 3]);
@@ -1093,4 +1101,44 @@ async fn a_tenant_with_much_goes_in_steps_and_is_suspended_while_it_goes() {
     counts += step.counts;
     assert_eq!(counts, before);
     assert_eq!(bed.store.remove_tenant(tenant, now()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn reports_that_belong_to_no_message_are_limited_and_the_oldest_goes() {
+    use crate::store::Reports;
+    let bed = TestBed::<SqliteHarness>::new().await;
+    let mut ids = Vec::new();
+    for digest in 0..5 {
+        let at = now();
+        let report = crate::store::Report {
+            id: crate::model::ReportId::generate(at),
+            tenant_id: None,
+            environment: None,
+            message_id: None,
+            delivery_id: None,
+            kind: crate::model::ReportKind::Other,
+            rule: "other".to_owned(),
+            effect: crate::model::ReportEffect::Unattributed,
+            action: None,
+            status: None,
+            bounce_class: None,
+            feedback_type: None,
+            recipient: None,
+            reply: None,
+            reporter: Default::default(),
+            times: 1,
+            has_raw: true,
+            created_at: at,
+            last_at: at,
+        };
+        let consequence = crate::store::Consequence::None;
+        let raw = b"text".to_vec();
+        let new = crate::store::NewReport { report, digest: [digest; 32], raw, consequence, dsn: None, at };
+        ids.push(bed.store.record_report(new).await.unwrap().id);
+    }
+    let page = PageRequest { limit: 100, ..PageRequest::default() };
+    let left = bed.store.list_reports(Default::default(), page).await.unwrap().items;
+    let left: Vec<_> = left.iter().rev().map(|report| report.id).collect();
+    assert_eq!(left, ids[2..]);
+    assert!(bed.store.report_raw(None, ids[0]).await.unwrap().is_none());
 }

@@ -113,6 +113,7 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let own = "tenant_id = ?1";
     let events = remove("event", "id", "tenant_id = ?1 AND message_id IS NULL")?;
     remove("rejection", "id", own)?;
+    remove("report", "id", own)?;
     remove("pause", "(tenant_id, destination)", own)?;
     remove("ended_pause", "(tenant_id, destination, until_us)", own)?;
     // The days stay for the last bill; retention deletes them.

@@ -8,7 +8,9 @@ use rusqlite::{Connection, OptionalExtension, ToSql, params};
 
 use super::index;
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::{AttemptId, EventId, MessageId, RequestId, SuppressionId, TenantId, WebhookDeliveryId};
+use crate::model::{
+    AttemptId, EventId, MessageId, ReportId, RequestId, SuppressionId, TenantId, WebhookDeliveryId,
+};
 use crate::store::sqlite::blob_store::{self, BodyFiles};
 use crate::store::sqlite::keyset::ulid_at;
 use crate::store::sqlite::outbox::deliveries::IS_REMOVABLE;
@@ -53,6 +55,10 @@ pub(super) struct Due {
     pub(super) webhook_deliveries: Vec<String>,
     /// Expired suppressions, and when they expired.
     pub(super) suppressions: Vec<(SuppressionId, i64)>,
+    /// Reports whose text is past its retention.
+    pub(super) report_texts: Vec<String>,
+    /// Reports that belong to no message.
+    pub(super) reports: Vec<String>,
     /// There may be more.
     pub(super) truncated: bool,
 }
@@ -110,6 +116,11 @@ pub(super) fn find_due(
         format!("SELECT id FROM webhook_delivery d WHERE id < ?1 AND {IS_REMOVABLE} ORDER BY id LIMIT ?2");
     collect(connection, &sql, params![end], limit, &mut due.webhook_deliveries)?;
     due.suppressions = expired_suppressions(connection, now, limit)?;
+    let end = first_id(ReportId::PREFIX, days_before(now, policy.report_days));
+    let sql = "SELECT report_id FROM report_raw WHERE report_id < ?1 ORDER BY report_id LIMIT ?2";
+    collect(connection, sql, params![end], limit, &mut due.report_texts)?;
+    let sql = "SELECT id FROM report WHERE tenant_id IS NULL AND id < ?1 ORDER BY id LIMIT ?2";
+    collect(connection, sql, params![end], limit, &mut due.reports)?;
     let most = [
         due.bodies.len(),
         due.messages.len(),
@@ -119,6 +130,8 @@ pub(super) fn find_due(
         due.usage.len(),
         due.webhook_deliveries.len(),
         due.suppressions.len(),
+        due.report_texts.len(),
+        due.reports.len(),
     ];
     due.truncated = most.contains(&limit) || !progress.bodies.is_empty() || !progress.messages.is_empty();
     Ok(due)
@@ -317,6 +330,14 @@ pub(super) fn remove_suppressions(tx: &Tx<'_>, expired: &[(SuppressionId, i64)])
     Ok(removed)
 }
 
+pub(super) fn remove_report_texts(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {
+    remove_each(tx, "DELETE FROM report_raw WHERE report_id = ?1", ids)
+}
+
+pub(super) fn remove_reports(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {
+    remove_each(tx, "DELETE FROM report WHERE id = ?1", ids)
+}
+
 fn remove_each(tx: &Tx<'_>, sql: &str, ids: &[impl ToSql]) -> Result<u64> {
     let mut delete = tx.prepare_cached(sql)?;
     let mut removed = 0;
@@ -358,6 +379,8 @@ pub(in crate::store::sqlite) fn remove_message(tx: &Tx<'_>, id: MessageId) -> Re
     };
     index::remove(tx, id)?;
     remove("attempt")?;
+    remove("report_count")?;
+    remove("report")?;
     blob_store::release(tx, id)?;
     let (deliveries, events) = (remove("delivery")?, remove("event")?);
     let messages = tx.prepare_cached("DELETE FROM message WHERE id = ?1")?.execute([id])? as u64;

@@ -12,7 +12,7 @@ use crate::store::sqlite::directory::suppressions;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::spool::enqueue::EnqueueJob;
 use crate::store::sqlite::spool::record::{DeliveryData, REPLY_OCTETS_MAX};
-use crate::store::sqlite::sql_types::{shorten, to_json, us};
+use crate::store::sqlite::sql_types::{shorten, sql_limit, to_json, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     Conflict, Consequence, NewReport, NewSuppression, REPORTS_OF_DAY_MAX, REPORTS_TOTAL_MAX, RecordedReport,
@@ -95,6 +95,9 @@ impl ReportJob {
             None => {
                 let effect = self.follow(tx)?;
                 insert(tx, &self.new, effect)?;
+                if report.tenant_id.is_none() {
+                    remove_oldest_unattributed(tx)?;
+                }
                 let is_news = effect == ReportEffect::Bounced || self.is_of_success(effect);
                 (RecordedReport { id: report.id, effect, is_new: true }, is_news)
             }
@@ -363,5 +366,13 @@ fn insert(tx: &Tx<'_>, new: &NewReport, effect: ReportEffect) -> Result<()> {
         let sql = "INSERT INTO report_raw (report_id, octets) VALUES (?1, ?2)";
         tx.prepare_cached(sql)?.execute(params![report.id, new.raw])?;
     }
+    Ok(())
+}
+
+/// Anybody can send reports that belong to no message, so their number is limited.
+fn remove_oldest_unattributed(tx: &Tx<'_>) -> Result<()> {
+    let sql = "DELETE FROM report WHERE id IN
+                   (SELECT id FROM report WHERE tenant_id IS NULL ORDER BY id DESC LIMIT 1 OFFSET ?1)";
+    tx.prepare_cached(sql)?.execute([sql_limit(tx.bounds.unattributed_reports_max)])?;
     Ok(())
 }

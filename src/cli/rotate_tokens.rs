@@ -1,0 +1,28 @@
+//! `pillarbox rotate-tokens`: new keys for the addresses that reports come to and for unsubscribe links.
+
+use serde_json::json;
+
+use super::api_client::ServerArguments;
+use super::output::text;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    server: ServerArguments,
+    /// Refuses the earlier generations now: reports about mail that was sent before are lost, and its unsubscribe links do
+    /// not work
+    #[arg(long)]
+    at_once: bool,
+}
+
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments { server, at_once } = arguments;
+    server.run(async |client| {
+        let rotated = client.post("/v1/tokens/rotate", &json!({ "at_once": at_once })).await?;
+        client.print(&rotated, |rotated| {
+            let generation = text(rotated, "generation");
+            let earlier = if at_once { "are refused" } else { "work for 60 days more" };
+            format!("generation {generation} is in use; addresses and links of earlier ones {earlier}\n")
+        })
+    })
+}
