@@ -11,6 +11,9 @@ pub(super) enum Mark {
     Automatic(&'static str),
 }
 
+/// A wish to unsubscribe by mail has it.
+pub(super) const APPLE_UNSUBSCRIBE: &str = "X-Apple-Unsubscribe";
+
 /// Fields that programs add to automatic replies.
 const REPLY_FIELDS: [(&str, &str); 9] = [
     ("X-Autoreply", "x-autoreply"),
@@ -82,6 +85,10 @@ const CHALLENGE_SUBJECTS: &[&str] = &[
 
 /// What marks the header. `subject` is decoded.
 pub(super) fn mark_of(header: &Fields<'_>, subject: &str) -> Option<Mark> {
+    // Apple Mail marks what a person's press of a button sends.
+    if header.has(APPLE_UNSUBSCRIBE) {
+        return None;
+    }
     let field = REPLY_FIELDS.iter().find(|(name, _)| header.has(name)).map(|(_, rule)| *rule);
     let precedence = header.all("Precedence").any(|value| value.eq_ignore_ascii_case("auto_reply"));
     let subject = subject.to_lowercase();
@@ -119,6 +126,7 @@ mod tests {
             ("A: b", "R\u{c9}PONSE automatique\u{a0}: hi", Some(Mark::Reply("subject"))),
             ("A: b", "Please confirm your message", Some(Mark::Reply("challenge"))),
             ("A: b", "Re: your offer", None),
+            ("Auto-Submitted: auto-replied\r\nX-Apple-Unsubscribe: true", "unsubscribe", None),
         ] {
             assert_eq!(mark_of(&Fields::of_header(header.as_bytes()), subject), mark, "{header} {subject}");
         }

@@ -3,7 +3,7 @@
 use crate::mail::{Address, EnhancedStatus};
 use crate::model::{BounceClass, ReportAction};
 
-use super::diagnostic::{find_code, find_status, judge, reply_of};
+use super::diagnostic::{find_code, find_status, judge, judge_of_client, reply_of};
 use super::fields::{Fields, lines};
 use super::prose::OwnWords;
 use super::{DeliveryStatus, RecipientGroup};
@@ -42,30 +42,31 @@ pub(super) fn read(text: &str) -> DeliveryStatus {
 fn begins_group(current: &Fields<'_>, line: &[u8], after_blank: bool) -> bool {
     let mut next = Fields::default();
     next.add(line);
-    let tells_result = current.has("Action") || current.has("Status");
     let begins_recipient = RECIPIENTS.iter().any(|name| next.has(name));
+    let tells_result = || current.has("Action") || current.has("Status");
     let repeats = |name: &&str| next.has(name) && current.has(name);
-    (after_blank && tells_result && begins_recipient)
+    (after_blank && begins_recipient && tells_result())
         || RECIPIENTS.iter().chain(&["Action", "Status"]).any(repeats)
 }
 
 impl DeliveryStatus {
-    /// Takes the reason of failures from the words for people where the part has none.
+    /// Takes what the part leaves open from the words for people: the reason, and whether the client was refused.
     pub(super) fn complete(&mut self, words: &OwnWords) {
         let is_only_one = self.groups.len() == 1;
-        for group in &mut self.groups {
+        for group in self.groups.iter_mut().filter(|group| group.action == ReportAction::Failed) {
             let has_words = group.reply.reply.lines.iter().any(|line| !line.is_empty());
-            if has_words
-                || group.action != ReportAction::Failed
-                || group.reply.class != BounceClass::Unclassified
-            {
-                continue;
-            }
             let recipient = group.final_recipient.as_ref().filter(|_| !is_only_one);
-            if is_only_one || recipient.is_some() {
+            if !has_words
+                && group.reply.class == BounceClass::Unclassified
+                && (is_only_one || recipient.is_some())
+            {
                 let reply = reply_of(&words.about(recipient), group.reply.reply.enhanced);
                 group.reply = judge(reply, group.action);
             }
+            if is_only_one && words.is_about_client() {
+                group.reply = judge_of_client(group.reply.clone());
+            }
+            group.reply.suppress &= !(is_only_one && words.is_about_quota());
         }
     }
 
@@ -248,7 +249,7 @@ mod tests {
             ),
             ("Status: 5.6.0", "failed 5.6.0 content false"),
             ("Status: 4.2.0", "delayed 4.2.0 temporary false"),
-            ("Status: 2.0.0", "delivered 2.0.0 protocol false"),
+            ("Status: 2.0.0", "delivered 2.0.0 unclassified false"),
             ("Action: relayed", "relayed - unclassified false"),
         ] {
             assert_eq!(groups(&format!("{fields}\n")), [format!("- {expected}")], "{fields}");

@@ -76,18 +76,52 @@ fn printable(mut reply: Reply) -> Reply {
     reply
 }
 
+/// What servers write about a refusal before any recipient was named (Exim, Postfix, qmail, sendmail).
+const BEFORE_RECIPIENT: &[&str] = &[
+    "after initial connection",
+    "after ehlo",
+    "after helo",
+    "after mail from",
+    "after pipelined mail from",
+    "refused to talk to me",
+    "in reply to ehlo command",
+    "in reply to helo command",
+    "in reply to mail from command",
+    "in reply to initial server greeting",
+    "my name was rejected",
+    "does not like sender",
+];
+
+/// Whether words in lower case tell of a refusal of the client or the sender.
+pub(super) fn is_about_client(words: &str) -> bool {
+    BEFORE_RECIPIENT.iter().any(|stage| words.contains(stage))
+}
+
+/// What a refusal of the client means: nothing about the recipient.
+pub(super) fn judge_of_client(mut judged: FailedReply) -> FailedReply {
+    let is_unclear = judged.class == BounceClass::Unclassified || judged.class.is_address_gone();
+    if is_unclear {
+        judged.class = BounceClass::Policy;
+    }
+    judged.suppress = false;
+    judged
+}
+
 /// What a reply means. A failure is classified as a refusal in a dialogue, except that a temporary reply, which somebody
 /// repeated until he gave up, does not suppress.
 pub(super) fn judge(reply: Reply, action: ReportAction) -> FailedReply {
     if action != ReportAction::Failed {
-        let class = classify(Phase::Rcpt, &reply);
+        let is_delay = action == ReportAction::Delayed;
+        let class = if is_delay { classify(Phase::Rcpt, &reply) } else { BounceClass::Unclassified };
         return FailedReply { reply: printable(reply), class, suppress: false };
     }
+    let about_client = is_about_client(&reply.lines.join(" ").to_lowercase());
     let is_permanent = reply.code >= 500 && reply.enhanced.is_none_or(|status| status.class == 5);
     let verdict = verdict_on_own_refusal(&reply);
     let suppress = is_permanent && matches!(verdict, Verdict::Bounced { suppress: true, .. });
     let class = verdict.class().unwrap_or(BounceClass::Unclassified);
-    FailedReply { reply: printable(reply), class, suppress }
+    let judged = FailedReply { reply: printable(reply), class, suppress };
+    if about_client { judge_of_client(judged) } else { judged }
 }
 
 #[cfg(test)]

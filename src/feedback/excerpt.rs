@@ -4,6 +4,9 @@ use super::fields::body_start;
 use super::mime_parts::{Message, Part};
 use super::prose::returned_message;
 
+/// Octets of a text in which a returned message is looked for.
+const TEXT_OCTETS_MAX: usize = 64 * 1024;
+
 /// The beginning of a report up to the body of the returned message, at most `octets_max`.
 pub fn excerpt(octets: &[u8], octets_max: usize) -> &[u8] {
     let message = Message::split(octets);
@@ -21,7 +24,8 @@ fn returned_header(part: &Part<'_>) -> usize {
 
 /// The end of the header of a message that is returned within a text.
 fn end_of_returned_header(part: &Part<'_>) -> Option<usize> {
-    let returned = returned_message(part.body)?;
+    let text = &part.body[..part.body.len().min(TEXT_OCTETS_MAX)];
+    let returned = returned_message(text)?;
     Some(part.start + returned.header + body_start(&part.body[returned.header..]))
 }
 

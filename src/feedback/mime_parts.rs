@@ -100,13 +100,14 @@ impl Part<'_> {
         let body = &self.body[..self.body.len().min(PART_OCTETS_MAX)];
         let decoded = match &*self.encoding {
             "base64" => base64_decode(body),
-            "quoted-printable" => quoted_printable_decode(body),
+            "quoted-printable" if line_end(body) == b'\n' => quoted_printable_decode(body),
+            "quoted-printable" => quoted_printable_decode(&with_line_feeds(body)),
             _ => None,
         };
         decoded.map_or(Cow::Borrowed(body), Cow::Owned)
     }
 
-    /// The beginning of its text.
+    /// The beginning of its text, with CRLF or LF as line ends.
     pub(super) fn text(&self) -> String {
         let content = self.content();
         // ISO-2022-JP has seven bits and is seen without its name, also in status parts.
@@ -117,8 +118,14 @@ impl Part<'_> {
             Some(decode) if is_japanese || !content.is_ascii() => decode(&content),
             _ => String::from_utf8_lossy(&content).into_owned(),
         };
-        if self.kind == "text/html" { html_to_text(&text) } else { text }
+        let text = if self.kind == "text/html" { html_to_text(&text) } else { text };
+        if text.contains('\n') { text } else { text.replace('\r', "\n") }
     }
+}
+
+/// A text with CR as line end, with LF instead.
+fn with_line_feeds(text: &[u8]) -> Vec<u8> {
+    text.iter().map(|&octet| if octet == b'\r' { b'\n' } else { octet }).collect()
 }
 
 /// Content-Type and Content-Transfer-Encoding.
@@ -158,15 +165,16 @@ fn collect<'a>(entity: &'a [u8], start: usize, depth: usize, parts: &mut Vec<Par
     let kind = Kind::of(&Fields::of_header(entity));
     let body_at = body_start(entity);
     let (body, body_at) = (&entity[body_at..], start + body_at);
-    if let (Some(boundary), true, true) =
-        (&kind.boundary, kind.name.starts_with("multipart/"), depth < DEPTH_MAX)
-    {
-        for (child, at) in children(body, boundary.as_bytes()) {
-            collect(child, body_at + at, depth + 1, parts);
-            if parts.len() >= PARTS_MAX {
-                return;
-            }
+    let boundary = kind.boundary.filter(|_| kind.name.starts_with("multipart/") && depth < DEPTH_MAX);
+    let before = parts.len();
+    for (child, at) in boundary.iter().flat_map(|boundary| children(body, boundary.as_bytes())) {
+        collect(child, body_at + at, depth + 1, parts);
+        if parts.len() >= PARTS_MAX {
+            return;
         }
+    }
+    // A multipart without its boundary is a text.
+    if parts.len() > before {
         return;
     }
     parts.push(Part {

@@ -205,8 +205,7 @@ fn complaint_in(message: &Message<'_>, subject: &str, returned: &mut ReturnedHea
     let (mut complaint, rule) = match part {
         Some(part) => (complaint::read(&part.content()), "arf"),
         None if is_hotmail_complaint(message, subject) => (of_type(FeedbackType::Abuse), "hotmail"),
-        // Apple Mail marks it as an automatic reply.
-        None if message.header.has("X-Apple-Unsubscribe") => {
+        None if message.header.has(automatic::APPLE_UNSUBSCRIBE) => {
             (of_type(FeedbackType::OptOut), "apple-unsubscribe")
         }
         None => return None,
@@ -253,7 +252,8 @@ fn prose_in(message: &Message<'_>, words: &OwnWords, sender: &ReversePath) -> Fo
         return None;
     }
     let status = words.status_lines().map(|text| delivery_status::read(&text));
-    if let Some(status) = status.filter(|status| !status.groups.is_empty()) {
+    if let Some(mut status) = status.filter(|status| !status.groups.is_empty()) {
+        status.complete(words);
         return Some((FeedbackContent::Dsn(status), "rfc3464-in-text"));
     }
     let rule = words.rule(&message.header)?;

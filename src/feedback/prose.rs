@@ -4,11 +4,11 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use crate::mail::Address;
-use crate::model::ReportAction;
+use crate::mail::{Address, EnhancedStatus};
+use crate::model::{BounceClass, ReportAction};
 
 use super::FailedReply;
-use super::diagnostic::{find_code, find_status, judge, reply_of};
+use super::diagnostic::{find_code, find_status, is_about_client, judge, reply_of};
 use super::fields::{Fields, line_end};
 
 /// Replies that are compared.
@@ -19,7 +19,8 @@ const REPLIES_MAX: usize = 32;
 #[serde(deny_unknown_fields)]
 struct Openers {
     delayed: Vec<String>,
-    returned: Vec<String>,
+    ruled: Vec<String>,
+    announced: Vec<String>,
     opener: Vec<Opener>,
 }
 
@@ -48,13 +49,17 @@ static OPENERS: LazyLock<Openers> = LazyLock::new(|| {
 pub(super) struct OwnWords {
     /// Without quoted lines, the commands of a transcript, and the subject, which is the sender's.
     paragraphs: Vec<String>,
-    /// In lower case, with single spaces.
+    /// With the announcement of the returned message, in lower case, with single spaces.
     searchable: String,
+    /// As they stand.
+    text: String,
 }
 
 impl OwnWords {
     pub(super) fn of(text: &str) -> Self {
-        let own = returned_message(text.as_bytes()).map_or(text, |returned| &text[..returned.marker]);
+        let returned = returned_message(text.as_bytes());
+        let (own, announcement) =
+            returned.map_or((text, ""), |at| (&text[..at.marker], &text[at.marker..at.header]));
         let mut paragraphs = vec![String::new()];
         for line in own.lines().map(str::trim).filter(|line| !is_of_sender(line)) {
             match paragraphs.last_mut() {
@@ -66,8 +71,8 @@ impl OwnWords {
                 None => {}
             }
         }
-        let searchable = searchable(&paragraphs);
-        Self { paragraphs, searchable }
+        let searchable = searchable(paragraphs.iter().map(String::as_str).chain([announcement]));
+        Self { paragraphs, searchable, text: own.to_owned() }
     }
 
     /// The rule of the server that begins so.
@@ -90,61 +95,88 @@ impl OwnWords {
     /// it is not certain which one is about the recipient.
     pub(super) fn failure(&self) -> FailedReply {
         let replies = self.replies();
-        let first = replies.first().cloned().unwrap_or_else(|| self.reason());
+        let first = replies.first().cloned().unwrap_or_else(|| self.paragraphs.concat());
         let is_certain = replies.iter().all(|words| judge_words(words).suppress);
         let mut failure = judge_words(&first);
         failure.suppress &= is_certain;
         failure
     }
 
+    /// Whether they say that the mailbox is full.
+    pub(super) fn is_about_quota(&self) -> bool {
+        let is_full = judge_words(&self.paragraphs.concat()).class == BounceClass::MailboxFull;
+        is_full || self.searchable.contains("not enough disk space")
+    }
+
+    /// Whether the server refused the client, not the recipient.
+    pub(super) fn is_about_client(&self) -> bool {
+        is_about_client(&self.searchable)
+    }
+
     /// What is said about one recipient: all if it is the only one, else the lines that name it.
     pub(super) fn about(&self, recipient: Option<&Address>) -> String {
         let Some(recipient) = recipient else {
-            return self.replies().into_iter().next().unwrap_or_else(|| self.reason());
+            return self.replies().into_iter().next().unwrap_or_else(|| self.paragraphs.concat());
         };
         let recipient = recipient.to_string().to_lowercase();
         let lines = self.paragraphs.iter().flat_map(|text| text.lines());
         lines.filter(|line| line.to_lowercase().contains(&recipient)).collect::<Vec<_>>().join("\n")
     }
 
-    /// The replies with a code: each with the lines after it, and the first of a paragraph with those before it.
+    /// The texts with a code or a status: each with the lines after it, and the first of a paragraph with those before it.
     fn replies(&self) -> Vec<String> {
         let mut replies = Vec::new();
         for paragraph in &self.paragraphs {
-            let mut known = None;
+            let mut known = Numbers::default();
             let mut current = String::new();
             for line in paragraph.lines() {
-                let here =
-                    find_code(line).map(|(_, code)| (code, find_status(line).map(|(_, status)| status)));
-                if here.is_some() && known.is_some() && here != known {
+                let here = Numbers::of(line);
+                if here.contradicts(&known) {
                     replies.push(std::mem::take(&mut current));
+                    known = Numbers::default();
                 }
-                known = here.or(known);
+                known = Numbers { code: here.code.or(known.code), status: here.status.or(known.status) };
                 current.push_str(line);
                 current.push('\n');
             }
-            replies.extend(known.map(|_| current));
+            if known != Numbers::default() {
+                replies.push(current);
+            }
         }
         replies.truncate(REPLIES_MAX);
         replies
     }
 
-    /// The paragraph with a status, or all words.
-    fn reason(&self) -> String {
-        let with_status = self.paragraphs.iter().find(|text| find_status(text).is_some());
-        with_status.cloned().unwrap_or_else(|| self.paragraphs.concat())
-    }
-
     /// A status part that stands in the text: its first line and all lines after it.
     pub(super) fn status_lines(&self) -> Option<String> {
-        let text = self.paragraphs.join("\n");
-        let is_field = |line: &str| {
+        let is_field = |line: &&str| {
             ["reporting-mta:", "final-recipient:", "original-recipient:", "action:"]
                 .iter()
                 .any(|name| line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)))
         };
-        let lines: Vec<_> = text.lines().skip_while(|line| !is_field(line)).collect();
+        let lines: Vec<_> = self.text.lines().skip_while(|line| !is_field(line)).collect();
         (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+}
+
+/// The numbers of a reply.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Numbers {
+    code: Option<u16>,
+    status: Option<EnhancedStatus>,
+}
+
+impl Numbers {
+    fn of(line: &str) -> Self {
+        Self {
+            code: find_code(line).map(|(_, code)| code),
+            status: find_status(line).map(|(_, status)| status),
+        }
+    }
+
+    fn contradicts(&self, other: &Self) -> bool {
+        let other_code = self.code.zip(other.code).is_some_and(|(one, other)| one != other);
+        other_code || self.status.zip(other.status).is_some_and(|(one, other)| one != other)
     }
 }
 
@@ -158,8 +190,8 @@ fn is_of_sender(line: &str) -> bool {
 }
 
 /// In lower case, with single spaces.
-fn searchable(paragraphs: &[String]) -> String {
-    let words: Vec<_> = paragraphs.iter().flat_map(|text| text.split_whitespace()).collect();
+fn searchable<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let words: Vec<_> = texts.into_iter().flat_map(str::split_whitespace).collect();
     words.join(" ").to_lowercase()
 }
 
@@ -202,16 +234,15 @@ fn is_field_of_transport(line: &[u8]) -> bool {
 /// Whether a line says that the returned message follows.
 fn announces(line: &[u8]) -> bool {
     let line = line.trim_ascii();
-    let is_short = (1..200).contains(&line.len());
-    let is_rule = line.starts_with(b"--")
-        || line.starts_with(b"==")
-        || line.starts_with(b"**")
-        || line.starts_with(b"__");
-    if !is_short || !(is_rule || line.ends_with(b":") || line.ends_with(b".")) {
+    let is_ruled = [&b"--"[..], b"==", b"**", b"__", b"|-"].iter().any(|rule| line.starts_with(rule));
+    let is_sentence = line.ends_with(b":") || line.ends_with(b".");
+    if line.len() > 200 || !(is_ruled || is_sentence) {
         return false;
     }
     let words = String::from_utf8_lossy(line).to_lowercase();
-    OPENERS.returned.iter().any(|announcement| words.contains(announcement))
+    let has =
+        |announcements: &[String]| announcements.iter().any(|announcement| words.contains(announcement));
+    (is_ruled && has(&OPENERS.ruled)) || (is_sentence && has(&OPENERS.announced))
 }
 
 #[cfg(test)]
@@ -223,9 +254,9 @@ mod tests {
         let openers: Openers = toml::from_str(include_str!("../../config/openers.toml")).unwrap();
         assert!(openers.opener.len() > 10);
         let words = openers.opener.iter().flat_map(|opener| &opener.words);
-        for words in words.chain(&openers.delayed).chain(&openers.returned) {
-            assert_eq!(searchable(&[words.clone()]), *words);
-            assert!(words.len() > 8, "{words}");
+        for words in words.chain(&openers.delayed).chain(&openers.ruled).chain(&openers.announced) {
+            assert_eq!(searchable([words.as_str()]), *words);
+            assert!(words.len() > 5, "{words}");
         }
     }
 }

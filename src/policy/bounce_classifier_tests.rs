@@ -763,6 +763,82 @@ const SERVERS: &[Said] = &[
     (Rcpt, "250 what", Later, Protocol),
 ];
 
+/// Words of reports, with the code and the status that the reader gives them.
+const REPORTS: &[Said] = &[
+    (
+        Rcpt,
+        "550 5.4.1 <b@b.example>: Recipient address rejected: Access denied [BL2NAM02FT061.eop-nam02.prod.protection.outlook.com]",
+        Gone,
+        RecipientUnknown,
+    ),
+    (
+        Rcpt,
+        "550 5.7.1 <b@b.example>: Recipient address rejected: User b@b.example temporary locked. Please try again later!",
+        No,
+        RecipientInactive,
+    ),
+    (Rcpt, "550 User mailbox exceeds allowed size: b@b.example", No, MailboxFull),
+    (Rcpt, "550 The number of messages in recipient's mailbox exceeded the local limit.", No, MailboxFull),
+    (Rcpt, "550 could not be delivered because the user's mailfolder is full.", No, MailboxFull),
+    (
+        Rcpt,
+        "550 Message rejected. Not enough storage space in user's mailbox to accept message.",
+        No,
+        MailboxFull,
+    ),
+    (Rcpt, "550 has been returned because the recipient is over disk quota", No, MailboxFull),
+    (Rcpt, "550 This person's account is exceeding their quota.", No, MailboxFull),
+    (Rcpt, "552 5.2.0 Quota violation for b@b.example", Later, MailboxFull),
+    (Rcpt, "501 no access from mail server [192.0.2.1] which is an open relay.", No, Reputation),
+    (Mail, "550 SC-004 Unfortunately, messages from 192.0.2.1 weren't sent.", No, Reputation),
+    (Greeting, "421 ME Service refuse. Veuillez essayer plus tard. OFR_999 [999]", Later, Reputation),
+    (Rcpt, "501 Connected to 192.0.2.1 but my name was rejected. Invalid domain name", No, Policy),
+    (
+        Rcpt,
+        "550 5.7.1 <mx.a.example[192.0.2.1]>: Client host rejected: may not be mail exchanger",
+        No,
+        Policy,
+    ),
+    (Greeting, "554 mx.b.example ESMTP not accepting connections", Later, Policy),
+    (Rcpt, "554 INVALID IP FOR SENDING MAIL OF DOMAIN a.example", No, Policy),
+    (Rcpt, "550 5.1.0 <a@a.example> sender rejected. Refer to Error Codes section", No, Policy),
+    (Message, "550 Your email to group b@b.example was rejected due to spam classification.", No, Content),
+    (Rcpt, "550 vdelivermail: account is locked email bounced", Gone, RecipientInactive),
+    (
+        Rcpt,
+        "525 5.7.13 <b@b.example>: Recipient address rejected: User account disabled",
+        No,
+        RecipientInactive,
+    ),
+    (Rcpt, "525 5.7.13 Disabled recipient address", No, RecipientInactive),
+    (
+        Rcpt,
+        "550 5.5.0 Le compte du destinataire est bloque. The recipient account is blocked.",
+        Gone,
+        RecipientInactive,
+    ),
+    (Rcpt, "550 User bob (b@b.example) not listed in Domino Directory", Gone, RecipientUnknown),
+    (Rcpt, "550 User bob not listed in public Name & Address Book", Gone, RecipientUnknown),
+    (
+        Rcpt,
+        "550 Your message wasn't delivered because the address couldn't be found.",
+        Gone,
+        RecipientUnknown,
+    ),
+    (Rcpt, "550 Invalid final delivery userid: b@b.example", Gone, RecipientUnknown),
+    (Rcpt, "550 <b@b.example>... User not exist", Gone, RecipientUnknown),
+    (Rcpt, "550 Error: No valid recipients for this MM", Gone, RecipientUnknown),
+];
+
+#[test]
+fn japanese_words_of_domino_have_a_class() {
+    for text in ["ディレクトリのリストにありません", "bob は Domino ディレクトリには見つかりません"]
+    {
+        let reply = Reply { code: 550, enhanced: None, lines: vec![text.to_owned()] };
+        assert_eq!(classify(Rcpt, &reply), RecipientUnknown, "{text}");
+    }
+}
+
 fn reply(text: &str) -> Reply {
     let mut reader = ReplyReader::new();
     // A text that ends within a reply of several lines.
@@ -777,7 +853,7 @@ fn reply(text: &str) -> Reply {
 #[test]
 fn real_replies_have_a_class_and_only_unknown_addresses_are_suppressed() {
     let mut wrong = Vec::new();
-    let all = [GMAIL, MICROSOFT, YAHOO, OTHER_PROVIDERS, FILTERS, SERVERS].concat();
+    let all = [GMAIL, MICROSOFT, YAHOO, OTHER_PROVIDERS, FILTERS, SERVERS, REPORTS].concat();
     for (phase, text, end, class) in &all {
         let verdict = verdict_on_reply(*phase, &reply(text), true);
         let found = match verdict {

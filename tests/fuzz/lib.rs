@@ -8,6 +8,16 @@ pub mod model;
 #[path = "../../src/smtp/mod.rs"]
 pub mod smtp;
 
+/// What `feedback` needs of it.
+#[path = "../../src/policy"]
+pub mod policy {
+    pub mod bounce_classifier;
+    pub mod reply_verdict;
+    pub mod retry_schedule;
+}
+#[path = "../../src/feedback/mod.rs"]
+pub mod feedback;
+
 #[path = "../../src/api/templates/language/mod.rs"]
 pub mod template_language;
 

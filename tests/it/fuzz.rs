@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use pillarbox::api::template_language;
-use pillarbox::{mail, model, smtp};
+use pillarbox::{feedback, mail, model, smtp};
 
 #[path = "../fuzz/properties/mod.rs"]
 mod properties;
@@ -50,7 +50,10 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
 
 /// The words of a dictionary for libFuzzer.
 fn dictionary(target: &str) -> Vec<Vec<u8>> {
-    let file = if target == "template" { "template.dict" } else { "smtp.dict" };
+    let file = match target {
+        "template" | "feedback" => format!("{target}.dict"),
+        _ => "smtp.dict".to_owned(),
+    };
     let text = std::fs::read_to_string(folder().join(file)).unwrap();
     text.lines().map(|line| unescape(line.trim_matches('"'))).collect()
 }
@@ -150,4 +153,4 @@ macro_rules! each {
     };
 }
 
-each!(line, data, command, address, reply, session, proxy, headers, template);
+each!(line, data, command, address, reply, session, proxy, headers, template, feedback);

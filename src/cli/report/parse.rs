@@ -18,6 +18,10 @@ pub(in crate::cli) struct Arguments {
     /// Messages as they arrived, one in each file; - is the standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
+    /// The reverse path with which the messages came, or <>. Prose is believed from <> and mailer daemons only.
+    /// Default: the Return-Path field of each message, or <> without one
+    #[arg(long, value_name = "ADDRESS")]
+    sender: Option<String>,
     /// Print one line of JSON for each file
     #[arg(long)]
     json: bool,
@@ -40,6 +44,8 @@ struct View<'a> {
 #[derive(Debug, Serialize)]
 struct Group {
     recipient: Option<String>,
+    /// Behind an alias it is the address that the message was sent to; it proves nothing.
+    original_recipient: Option<String>,
     action: ReportAction,
     code: u16,
     status: Option<String>,
@@ -65,9 +71,10 @@ struct ReturnedView {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let sender = arguments.sender.as_deref().map(parse_path).transpose()?;
     for file in &arguments.files {
         let octets = read_octets(file)?;
-        let feedback = feedback::read(&octets, &sender_of(&octets));
+        let feedback = feedback::read(&octets, &sender.clone().unwrap_or_else(|| sender_of(&octets)));
         let view = View::new(file, &feedback);
         let text = if arguments.json { serde_json::to_string(&view)? + "\n" } else { view.to_text() };
         print(&text)?;
@@ -85,6 +92,15 @@ fn read_octets(file: &str) -> anyhow::Result<Vec<u8>> {
     };
     read.with_context(|| format!("cannot read {file}"))?;
     Ok(octets)
+}
+
+fn parse_path(text: &str) -> anyhow::Result<ReversePath> {
+    match text {
+        "<>" | "" => Ok(ReversePath::Null),
+        address => {
+            Ok(ReversePath::Mailbox(Address::parse(address).with_context(|| format!("--sender {address}"))?))
+        }
+    }
 }
 
 /// The reverse path that the last server wrote into the file (RFC 5321 §4.4). Without it, the empty one.
@@ -145,12 +161,14 @@ impl<'a> View<'a> {
 
 impl Group {
     fn of_recipient(group: &RecipientGroup) -> Self {
-        Self::new(group.final_recipient.as_ref(), group.action, &group.reply)
+        let original_recipient = group.original_recipient.as_ref().map(ToString::to_string);
+        Self { original_recipient, ..Self::new(group.final_recipient.as_ref(), group.action, &group.reply) }
     }
 
     fn new(recipient: Option<&Address>, action: ReportAction, judged: &FailedReply) -> Self {
         Self {
             recipient: recipient.map(ToString::to_string),
+            original_recipient: None,
             action,
             code: judged.reply.code,
             status: judged.reply.enhanced.map(|status| status.to_string()),

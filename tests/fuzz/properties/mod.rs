@@ -1,9 +1,10 @@
 //! Properties of the parsers, each as a function that panics if the input violates the property. The parent module provides
-//! `mail`, `smtp` and `template_language`: the fuzz crate compiles their sources, the integration tests use the library.
+//! `mail`, `smtp`, `feedback` and `template_language`: the fuzz crate compiles their sources, the integration tests use the library.
 
 mod address;
 mod command;
 mod data;
+mod feedback;
 mod headers;
 mod line;
 mod proxy;
@@ -14,6 +15,7 @@ mod template;
 pub use address::address;
 pub use command::command;
 pub use data::data;
+pub use feedback::feedback;
 pub use headers::headers;
 pub use line::line;
 pub use proxy::proxy;
