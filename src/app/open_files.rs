@@ -5,7 +5,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
 
-/// Files for the log, listeners, DNS, bodies and downloads of messages.
+/// Files for the log, listeners, DNS, bodies, downloads of messages, and the connections with which the server itself reads
+/// its database.
 const RESERVED: usize = 384;
 /// Files of one database connection: the database, its log and the index of the log.
 const FILES_PER_READER: usize = 3;
@@ -38,7 +39,7 @@ pub fn raise() -> u64 {
 /// The configuration with limits that fit, and what was lowered. SMTP connections are lowered first; the others when they
 /// would need more than half.
 pub fn fit(config: &Config, limit: u64) -> Result<(Config, Option<String>), OpenFilesError> {
-    let reserved = RESERVED + FILES_PER_READER * config.store.read_connections as usize;
+    let reserved = reserved(config);
     let available = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(reserved);
     if available < CONNECTIONS_MIN {
         return Err(OpenFilesError { limit, needed: reserved + CONNECTIONS_MIN });
@@ -69,6 +70,13 @@ pub fn fit(config: &Config, limit: u64) -> Result<(Config, Option<String>), Open
             "the limit of open files is {limit}, so {lowered}; raise it with LimitNOFILE in the unit, or with ulimit -n"
         )),
     ))
+}
+
+/// Files of what is not lowered.
+fn reserved(config: &Config) -> usize {
+    let inbound = if config.inbound.is_enabled() { config.inbound.connections_max } else { 0 };
+    let public = if config.public.listen.is_empty() { 0 } else { config.public.connections_max };
+    RESERVED + FILES_PER_READER * config.store.read_connections as usize + inbound + public
 }
 
 fn describe(config: &Config, fitted: &Config) -> String {
@@ -104,13 +112,13 @@ mod tests {
     fn limits_that_fit_stay_and_others_are_lowered_with_smtp_first() {
         assert_eq!(limits(65_536), ([12_000, 1000, 500, 256], None));
         let (found, lowered) = limits(4096);
-        assert_eq!(found, [4096 - 396 - 1756, 1000, 500, 256]);
+        assert_eq!(found, [4096 - 408 - 1756, 1000, 500, 256]);
         let lowered = lowered.unwrap();
-        assert!(lowered.contains("is 4096, so smtp.connections_max is 1944 instead of 12000;"), "{lowered}");
+        assert!(lowered.contains("is 4096, so smtp.connections_max is 1932 instead of 12000;"), "{lowered}");
         let (found, lowered) = limits(1024);
-        assert_eq!(found, [314, 178, 89, 45]);
-        assert!(lowered.unwrap().contains("relay.connections_max is 89 instead of 500"));
-        assert!(found.iter().sum::<usize>() + 396 <= 1024);
+        assert_eq!(found, [308, 175, 87, 44]);
+        assert!(lowered.unwrap().contains("relay.connections_max is 87 instead of 500"));
+        assert!(found.iter().sum::<usize>() + 408 <= 1024);
         assert!(limits(u64::MAX).1.is_none());
     }
 
@@ -119,7 +127,7 @@ mod tests {
         let mut config = Config::default();
         (config.smtp.connections_max, config.api.connections_max) = (10, 100);
         config.relay.connections_max = 400;
-        let (fitted, lowered) = fit(&config, 396 + 500).unwrap();
+        let (fitted, lowered) = fit(&config, 408 + 500).unwrap();
         assert_eq!(fitted.smtp.connections_max, 10);
         assert_eq!((fitted.api.connections_max, fitted.relay.connections_max), (64, 259));
         assert!(lowered.is_some());
@@ -127,7 +135,7 @@ mod tests {
 
     #[test]
     fn too_few_files_are_an_error_with_the_number_that_is_needed() {
-        let error = fit(&Config::default(), 396 + 63).unwrap_err().to_string();
-        assert!(error.contains("is 459, and at least 460 are needed"), "{error}");
+        let error = fit(&Config::default(), 408 + 63).unwrap_err().to_string();
+        assert!(error.contains("is 471, and at least 472 are needed"), "{error}");
     }
 }
