@@ -32,5 +32,7 @@ pub mod submission;
 pub mod telemetry;
 pub mod tls;
 pub mod tls_report;
+pub mod unsubscribe;
 pub mod verification;
+pub mod web;
 pub mod webhook;

@@ -58,6 +58,8 @@ pub struct Metrics {
     pub smtp: Arc<ConnectionLimiter>,
     /// API connections.
     pub api: Arc<ConnectionLimiter>,
+    /// Connections of the public pages.
+    pub public: Arc<ConnectionLimiter>,
     /// The certificate of the listeners.
     pub certificate: Arc<Certificate>,
 }
@@ -226,8 +228,12 @@ impl Metrics {
         let ConnectionCounts { connections: outbound, backoffs } = self.queue.connection_counts();
         let help = "Sites and smart hosts that get no connection until their back-off ends";
         gauge(registry, "site_backoffs", help, to_gauge(backoffs as u64));
-        let connections =
-            [("smtp", self.smtp.open_count()), ("api", self.api.open_count()), ("outbound", outbound)];
+        let connections = [
+            ("smtp", self.smtp.open_count()),
+            ("api", self.api.open_count()),
+            ("public", self.public.open_count()),
+            ("outbound", outbound),
+        ];
         let connections =
             connections.map(|(direction, count)| ([("direction", direction.to_owned())], count as u64));
         gauges(registry, "connections", "Open connections, by direction", connections);

@@ -11,6 +11,7 @@ use crate::api::Api;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::server::{Security, Server};
+use crate::web::PublicWeb;
 
 /// All bound listeners.
 pub struct Listeners {
@@ -38,6 +39,8 @@ pub struct Servers<'a> {
     pub api: &'a Arc<Api>,
     /// Metrics.
     pub metrics: &'a Arc<Metrics>,
+    /// The public pages.
+    pub web: &'a Arc<PublicWeb>,
 }
 
 impl Listeners {
@@ -55,7 +58,7 @@ impl Listeners {
 
     /// Starts a task for each listener.
     pub fn serve(self, tasks: &mut TaskGroup, servers: &Servers<'_>) {
-        let Servers { submission, inbound, api, metrics } = *servers;
+        let Servers { submission, inbound, api, metrics, web } = *servers;
         for (listeners, server, security) in [
             (self.submission, submission, Security::Starttls),
             (self.submissions, submission, Security::Implicit),
@@ -70,6 +73,9 @@ impl Listeners {
         }
         for listener in self.metrics {
             tasks.spawn("metrics listener", metrics.clone().serve(listener, tasks.stop.clone()));
+        }
+        for listener in self.public {
+            tasks.spawn("listener of the public pages", web.clone().serve(listener, tasks.stop.clone()));
         }
     }
 }

@@ -35,7 +35,9 @@ use crate::store::{
 use crate::submission::{self, SubmissionService};
 use crate::tls::{Certificate, TlsError};
 use crate::tls_report::{self, Reporter, TlsReportError};
+use crate::unsubscribe::UnsubscribeService;
 use crate::verification::{self, ProbeCache, ReturnPathSettings, VerificationSettings, Verifier};
+use crate::web::PublicWeb;
 use crate::webhook::{self, WebhookDependencies, WebhookDispatcher};
 
 /// The part of the shutdown deadline, at most half of it, that is reserved for recording results and closing the store.
@@ -249,7 +251,13 @@ impl<'a> SharedServices<'a> {
         }))
     }
 
-    fn build_metrics(&self, server: &Server, api: &Api) -> Arc<Metrics> {
+    fn build_public_web(&self) -> Arc<PublicWeb> {
+        let unsubscribe = UnsubscribeService::new(self.store.clone(), self.clock.clone());
+        let public = &self.config.public;
+        PublicWeb::new(unsubscribe, public.clone(), public.tls.then(|| self.certificate.shared()))
+    }
+
+    fn build_metrics(&self, server: &Server, api: &Api, web: &PublicWeb) -> Arc<Metrics> {
         Arc::new(Metrics {
             store: self.store.clone(),
             queue: self.queue.clone(),
@@ -257,6 +265,7 @@ impl<'a> SharedServices<'a> {
             bans: self.bans.clone(),
             smtp: server.connections(),
             api: api.connections(),
+            public: web.connections(),
             certificate: self.certificate.clone(),
         })
     }
@@ -343,7 +352,8 @@ impl Running {
         let listeners = Listeners::bind(config).await?;
         let relay = shared.build_relay()?;
         let (server, inbound, api) = (shared.build_server(), shared.build_inbound(), shared.build_api());
-        let metrics = shared.build_metrics(&server, &api);
+        let web = shared.build_public_web();
+        let metrics = shared.build_metrics(&server, &api, &web);
         let (webhooks, reporter) = (shared.build_webhook_dispatcher()?, shared.build_tls_reporter()?);
         let mut running = Self {
             submission_addresses: listeners::addresses(&listeners.submission),
@@ -361,8 +371,9 @@ impl Running {
             deadline: config.shutdown_deadline,
         };
         let tasks = &mut running.acceptance;
-        listeners
-            .serve(tasks, &Servers { submission: &server, inbound: &inbound, api: &api, metrics: &metrics });
+        let servers =
+            Servers { submission: &server, inbound: &inbound, api: &api, metrics: &metrics, web: &web };
+        listeners.serve(tasks, &servers);
         tasks.spawn("request counter", api.clone().count_requests(tasks.stop.clone()));
         shared.spawn_maintenance(tasks);
         if let Some(reporter) = reporter {

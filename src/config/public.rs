@@ -8,6 +8,9 @@ use url::Url;
 
 use super::error::{InvalidOption, require_at_least_one};
 
+/// A link must fit into a line of a header field (RFC 5322 §2.1.1).
+const URL_OCTETS_MAX: usize = 255;
+
 /// `[public]`: the pages that recipients open from their mail.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -39,15 +42,19 @@ impl Public {
 
     pub(super) fn find_invalid(&self) -> Option<InvalidOption> {
         let is_web = |url: &Url| {
-            matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none()
+            matches!(url.scheme(), "http" | "https")
+                && url.query().is_none()
+                && url.fragment().is_none()
+                && url.as_str().len() <= URL_OCTETS_MAX
         };
         match &self.url {
             None if !self.listen.is_empty() => {
                 Some(InvalidOption::new("public.url", "must be set, because links in messages need it"))
             }
-            Some(url) if !is_web(url) => {
-                Some(InvalidOption::new("public.url", "must be like https://mail.example.com"))
-            }
+            Some(url) if !is_web(url) => Some(InvalidOption::new(
+                "public.url",
+                "must be like https://mail.example.com, with at most 255 octets",
+            )),
             _ => require_at_least_one(&[("public.connections_max", self.connections_max as u64)]),
         }
     }

@@ -41,7 +41,7 @@ pub struct SealLinkError;
 
 /// The keys of the accepted generations.
 pub struct LinkKeys {
-    /// The newest last.
+    /// With the last octet of the number of the generation; the newest last.
     keys: Vec<(u8, RandomizedNonceKey)>,
 }
 
@@ -55,7 +55,7 @@ impl LinkKeys {
     ) -> Result<Self, SealLinkError> {
         let open = |(generation, key): (u32, &[u8; LINK_KEY_OCTETS])| {
             let key = RandomizedNonceKey::new(&AES_256_GCM, key).map_err(|_| SealLinkError)?;
-            Ok(((generation % 32) as u8, key))
+            Ok(((generation % 256) as u8, key))
         };
         Ok(Self { keys: keys.into_iter().map(open).collect::<Result<_, _>>()? })
     }
@@ -79,12 +79,15 @@ impl LinkKeys {
         }
         let octets = URL_SAFE_NO_PAD.decode(sealed).ok()?;
         let ([VERSION, generation], rest) = octets.split_first_chunk::<2>()? else { return None };
-        let (_, key) = self.keys.iter().find(|(known, _)| known == generation)?;
         let (nonce, text) = rest.split_at_checked(NONCE_LEN)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let mut text = text.to_vec();
-        let plain = key.open_in_place(nonce, Aad::from(AAD), &mut text).ok()?;
-        UnsubscribeLink::from_octets(plain)
+        let nonce: [u8; NONCE_LEN] = nonce.try_into().ok()?;
+        let named = self.keys.iter().filter(|(known, _)| known == generation);
+        named.map(|(_, key)| key).find_map(|key| {
+            let mut text = text.to_vec();
+            let nonce = Nonce::assume_unique_for_key(nonce);
+            let plain = key.open_in_place(nonce, Aad::from(AAD), &mut text).ok()?;
+            UnsubscribeLink::from_octets(plain)
+        })
     }
 }
 

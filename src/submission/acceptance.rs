@@ -7,13 +7,16 @@ use tracing::Instrument;
 
 use super::directory_cache::KeyAndTenant;
 use super::header_rewrite::{self, ReceivedField};
+use super::list_message::{LinkSender, ListRecipient, OVERSIGNED_FIELDS};
 use super::send_limit::{ConfirmedQuota, QuotaRequest, QuotaReservation};
 use super::submission_key::submission_key;
 use super::{Submission, SubmissionService, SubmissionSettings, Submitter, storage_refusal};
 use super::{feedback_fields, list_message};
 use crate::clock::Instant;
 use crate::mail::{Content, DomainName, MailParameters, Timestamp};
-use crate::model::{DeliveryId, Environment, MessageId, MessageKind, Refusal, RefusalCode, Scope, TenantId};
+use crate::model::{
+    DeliveryId, Environment, ListName, MessageId, MessageKind, Refusal, RefusalCode, Scope, TenantId,
+};
 use crate::policy::admission::{SendingDomain, refuse_from_count};
 use crate::store::{Message, NewMessage, Spool, Store, StoreError, SubmissionKey, Tenant};
 
@@ -34,6 +37,8 @@ pub struct CheckedSubmission {
     pub(super) kind: MessageKind,
     /// Whether it counts against the limit of trial mail.
     pub(super) is_trial: bool,
+    /// The list that it belongs to.
+    pub(super) list: Option<ListName>,
 }
 
 /// A message that is counted against the send limit and signed, but not stored.
@@ -82,6 +87,16 @@ pub(super) struct MessageTerms {
     pub(super) now: Timestamp,
 }
 
+/// A message before it is signed.
+struct Unsigned {
+    /// The `Received` field, which no signature covers.
+    received: String,
+    /// The message.
+    content: Content,
+    /// Fields that nobody may add later.
+    oversigned: &'static [&'static str],
+}
+
 impl SubmissionService {
     /// Checks the header, and whether the submitter may send for every author and sender in it.
     pub async fn check(&self, mut submission: Submission) -> Result<CheckedSubmission, Refusal> {
@@ -99,12 +114,16 @@ impl SubmissionService {
         if submission.submitter.scope == Scope::SmtpSend && settings.apply_to_smtp {
             header.apply_defaults(&submission.message, settings, submission.envelope.smtputf8);
         }
+        let list = header.list.take().or_else(|| submission.extras.list.take());
+        if let Some(list) = &list {
+            self.admit_list(&submission, &header, &domain, list).await?;
+        }
         let submission_key = submission_key(&submission, &header);
         if is_trial {
             self.admit_trial(&current.1, &mut submission.envelope.recipients).await?;
         }
         let kind = MessageKind::Message;
-        Ok(CheckedSubmission { submission, current, submission_key, header, domain, kind, is_trial })
+        Ok(CheckedSubmission { submission, current, submission_key, header, domain, kind, is_trial, list })
     }
 
     /// Checks and stores. After `Ok` the message is on disk, possibly from an earlier submission.
@@ -132,7 +151,7 @@ impl SubmissionService {
     pub async fn prepare(&self, checked: CheckedSubmission) -> Result<PreparedSubmission<'_>, Refusal> {
         let now = self.clock.now();
         let (submitter, received_at) = (checked.submission.submitter.clone(), checked.submission.received_at);
-        let id = MessageId::generate(now);
+        let id = checked.submission.extras.id.unwrap_or_else(|| MessageId::generate(now));
         let span = tracing::info_span!(
             "message", msg = %id, tenant = %submitter.tenant.slug, key = %submitter.key.id
         );
@@ -183,7 +202,7 @@ impl SubmissionService {
         checked: CheckedSubmission,
         terms: MessageTerms,
     ) -> Result<NewMessage, Refusal> {
-        let CheckedSubmission { submission, submission_key, header, domain, kind, .. } = checked;
+        let CheckedSubmission { submission, submission_key, header, domain, kind, list, .. } = checked;
         let MessageTerms { id, expires_at, now } = terms;
         let Submission { submitter, envelope, message, trace, extras, received_at: _ } = submission;
         let received = ReceivedField {
@@ -199,13 +218,22 @@ impl SubmissionService {
         let with_id = |to| (DeliveryId::generate(now), to);
         let recipients: Vec<_> = envelope.recipients.into_iter().map(with_id).collect();
         let mut added = header.missing_fields(id, now);
-        added.push_str(&list_message::fields());
+        if let (Some(list), [(delivery, recipient)]) = (&list, &recipients[..]) {
+            let recipient = ListRecipient { address: &recipient.address, delivery: *delivery };
+            let sender = LinkSender::new(&submitter, id);
+            added.push_str(&self.list_fields(sender, list, recipient, &domain)?);
+            added.push_str(&list_message::list_id(list, &header, &domain.name));
+        }
         added.push_str(&feedback_fields::fields());
         let summary = header.summarize(&added, &message);
         let unsigned = Content { prefix: added.into(), submitted: header.rewrite(message) };
         let sender_domain = domain.name.clone();
-        let (content, dkim_domain) =
-            self.sign(submitter.tenant.id, domain, received.field(), unsigned).await?;
+        let unsigned = Unsigned {
+            received: received.field(),
+            content: unsigned,
+            oversigned: if list.is_some() { OVERSIGNED_FIELDS } else { &[] },
+        };
+        let (content, dkim_domain) = self.sign(submitter.tenant.id, domain, unsigned).await?;
         Ok(NewMessage {
             message: Message {
                 id,
@@ -224,7 +252,7 @@ impl SubmissionService {
                 header_message_id: summary.message_id,
                 dkim_domain,
                 sender_domain: Some(sender_domain),
-                list: None,
+                list,
                 created_at: now,
                 expires_at,
             },
@@ -300,9 +328,9 @@ impl SubmissionService {
         &self,
         tenant: TenantId,
         domain: SendingDomain,
-        received: String,
-        unsigned: Content,
+        unsigned: Unsigned,
     ) -> Result<(Content, Option<DomainName>), Refusal> {
+        let Unsigned { received, content: unsigned, oversigned } = unsigned;
         let fail = |error: &dyn std::fmt::Display| {
             tracing::error!(%error, domain = %domain.name, "cannot sign");
             signing_refusal(&domain.name)
@@ -311,7 +339,7 @@ impl SubmissionService {
         let to_sign = unsigned.clone();
         let _permit = self.signing.acquire(Some(tenant)).await.map_err(|error| fail(&error))?;
         let signatures = tokio::task::spawn_blocking(move || {
-            signers.iter().map(|signer| signer.sign(&to_sign)).collect::<Result<Vec<_>, _>>()
+            signers.iter().map(|signer| signer.sign(&to_sign, oversigned)).collect::<Result<Vec<_>, _>>()
         })
         .await
         .map_err(|error| fail(&error))?
@@ -329,7 +357,7 @@ fn log_duplicate(tenant: &Tenant, earlier: MessageId) -> MessageId {
     earlier
 }
 
-fn signing_refusal(domain: &DomainName) -> Refusal {
+pub(super) fn signing_refusal(domain: &DomainName) -> Refusal {
     Refusal::new(
         RefusalCode::Internal,
         format!("the message cannot be signed for {domain}"),

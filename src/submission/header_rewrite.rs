@@ -12,7 +12,7 @@ use crate::mail::{
     Address, DomainName, Field, HeaderBlock, HeaderError, MailboxListError, Timestamp, UnquotedName,
     folded_field, parse_mailbox_list, quote_display_name, write_display_name,
 };
-use crate::model::{MessageId, Refusal, RefusalCode};
+use crate::model::{ListName, ListNameError, MessageId, Refusal, RefusalCode};
 use crate::policy::admission::{refuse_from, refuse_from_count};
 use crate::store::TenantSettings;
 
@@ -25,7 +25,7 @@ const SENDER_FIELDS: &[&str] = &["Sender", "Resent-From", "Resent-Sender"];
 /// Each address needs a lookup.
 const SENDERS_MAX: usize = 50;
 /// Bcc must not reach recipients (RFC 5322 §3.6.3); only the final server adds Return-Path (RFC 5321 §4.4).
-const REMOVED_FIELDS: &[&str] = &["Bcc", "Resent-Bcc", "Return-Path", IDEMPOTENCY_KEY];
+const REMOVED_FIELDS: &[&str] = &["Bcc", "Resent-Bcc", "Return-Path", IDEMPOTENCY_KEY, LIST];
 /// The fields that a message needs besides From (RFC 5322 §3.6); the server adds them.
 const REQUIRED_FIELDS: &[&str] = &["Date", "Message-ID"];
 /// RFC 5322 §3.6: fields that occur at most once, besides From, which has a check of its own, and Bcc, which is removed.
@@ -34,6 +34,8 @@ const SINGLE_FIELDS: &[&str] =
     &["Subject", "To", "Cc", "Date", "Message-ID", "Reply-To", "Sender", "In-Reply-To", "References"];
 /// Identifies a submission; removed before delivery.
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+/// Names the list that the message belongs to; removed before delivery.
+const LIST: &str = "X-Pillarbox-List";
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
 /// Changes of a message, in order: the span of a field, and the text in its place.
@@ -51,6 +53,8 @@ pub struct CheckedHeader {
     pub senders: Vec<Address>,
     /// The value of Idempotency-Key.
     pub idempotency_key: Option<String>,
+    /// The list that the message belongs to.
+    pub list: Option<ListName>,
     /// Reply-To, if the tenant's is to be added.
     reply_to: Option<Address>,
 }
@@ -74,10 +78,11 @@ pub fn check(message: &[u8]) -> Result<CheckedHeader, Refusal> {
     let from = read_mailboxes(field, message, &mut edits).map_err(|error| refuse_from("From", error))?;
     let senders = read_senders(&block, message, &mut edits)?;
     let idempotency_key = read_idempotency_key(&block, message)?;
+    let list = read_list(&block, message)?;
     let removed = block.fields.extract_if(.., |field| is_removed(field, message));
     edits.extend(removed.map(|field| (field.span, String::new())));
     edits.sort_unstable_by_key(|(span, _)| span.start);
-    Ok(CheckedHeader { block, edits, from, senders, idempotency_key, reply_to: None })
+    Ok(CheckedHeader { block, edits, from, senders, idempotency_key, list, reply_to: None })
 }
 
 /// Whether recipients must not see the field, or whether it is an empty `Date` or `Message-ID`, which counts as absent.
@@ -143,6 +148,23 @@ fn read_idempotency_key(block: &HeaderBlock, message: &[u8]) -> Result<Option<St
     }
 }
 
+fn read_list(block: &HeaderBlock, message: &[u8]) -> Result<Option<ListName>, Refusal> {
+    let fields: Vec<_> = block.named(LIST).collect();
+    let value = match fields[..] {
+        [] => return Ok(None),
+        [field] => message[field.value.clone()].trim_ascii(),
+        _ => &[],
+    };
+    let name = std::str::from_utf8(value).ok().and_then(|name| name.parse().ok());
+    name.map(Some).ok_or_else(|| {
+        Refusal::new(
+            RefusalCode::HeaderMalformed,
+            format!("the {LIST} field is not one valid name: {ListNameError}"),
+            "send the field once, like X-Pillarbox-List: news",
+        )
+    })
+}
+
 fn refuse_header(error: HeaderError) -> Refusal {
     let hint = match error {
         HeaderError::FormFeed { .. } => "use spaces, or encode the text (RFC 2047)",
@@ -171,6 +193,11 @@ impl CheckedHeader {
             }
         }
         Ok(())
+    }
+
+    /// Whether the message has a field of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.block.named(name).next().is_some()
     }
 
     /// Takes the display name and Reply-To of the tenant where the message has none. A message that the client has signed

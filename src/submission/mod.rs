@@ -1,6 +1,6 @@
 //! Accepts mail: authenticates the submitter, checks sender, recipients and header, then rewrites the header, signs
 //! and stores the message in one transaction. Used by SMTP and the HTTP API. Imports `mail`, `model`, `policy`, `dkim`,
-//! `store`, `limits` and `histogram`.
+//! `store`, `limits`, `histogram` and `unsubscribe`.
 
 mod acceptance;
 mod authentication;
@@ -33,7 +33,9 @@ use crate::config;
 use crate::histogram::{Histogram, HistogramReading, UP_TO_SECONDS};
 use crate::limits::tenant_semaphore::TenantSemaphore;
 use crate::mail::{Address, DomainName, Envelope, Host, Recipient, ReversePath, Timestamp};
-use crate::model::{Environment, Refusal, RefusalCode, RequestId, Scope, SecretDigest, Stage};
+use crate::model::{
+    Environment, ListName, MessageId, Refusal, RefusalCode, RequestId, Scope, SecretDigest, Stage,
+};
 use crate::policy::admission::{
     Sender, SendingDomain, SuppressionFacts, admit_from, admit_recipient, admit_sender, admit_tenant,
 };
@@ -46,6 +48,7 @@ use crate::telemetry::FLOOD;
 
 pub use self::acceptance::{CheckedSubmission, PreparedSubmission};
 pub use self::authentication::{AuthenticationError, strip_login_domain};
+pub use self::list_message::{LinkSender, refuse_several_recipients};
 pub use self::trial::SANDBOX_LABEL;
 
 /// Settings of submission.
@@ -139,6 +142,10 @@ pub struct SubmissionExtras {
     /// Identifies the submission; `None` if the Idempotency-Key field of the message does. The name begins with the
     /// protocol, so that names of different protocols never collide.
     pub submission_key: Option<SubmissionKey>,
+    /// The list that the message belongs to; `None` if the X-Pillarbox-List field of the message names it.
+    pub list: Option<ListName>,
+    /// The id of the message, if its content has it already.
+    pub id: Option<MessageId>,
 }
 
 /// How a message was submitted, for `Received` (RFC 5321 §4.4).

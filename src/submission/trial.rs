@@ -101,6 +101,7 @@ impl SubmissionService {
             domain,
             kind: MessageKind::Confirmation,
             is_trial: false,
+            list: None,
         };
         let expires_at = now.checked_add(INBOX_CODE_LIFETIME).unwrap_or(Timestamp::MAX);
         let terms = MessageTerms { id: MessageId::generate(now), expires_at, now };

@@ -14,8 +14,17 @@ const IMPURE: &[&str] =
     &["tokio::", "std::net::Tcp", "std::net::Udp", "std::fs", "rusqlite", "Timestamp::now", "Instant::now"];
 
 /// The modules that decide by time: they get a `Clock` and an `Rng`.
-const BY_THE_CLOCK: [&str; 8] =
-    ["queue", "relay", "submission", "webhook", "verification", "maintenance", "tls_report", "returns"];
+const BY_THE_CLOCK: [&str; 9] = [
+    "queue",
+    "relay",
+    "submission",
+    "webhook",
+    "verification",
+    "maintenance",
+    "tls_report",
+    "returns",
+    "unsubscribe",
+];
 
 /// How code gets time and randomness by itself, with imports written out.
 const OWN_TIME: &[&str] = &[

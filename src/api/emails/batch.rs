@@ -11,18 +11,21 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::compose::MimeMessage;
-use super::draft::{Draft, EmailRequest, Terms};
+use super::draft::{Draft, EmailRequest, RECIPIENT_REQUIRED, Terms, UnsubscribeRequest};
 use crate::api::body;
 use crate::api::json::{self, Checks};
 use crate::api::templates::{self, Renderer, stack};
 use crate::api::{ApiError, FieldError, RequestContext, Result};
 use crate::limits::memory_budget::MemoryReservation;
 use crate::mail::{Address, Timestamp};
-use crate::model::{Refusal, RefusalCode, TemplateId};
+use crate::model::{ListName, MessageId, Refusal, RefusalCode, TemplateId};
 use crate::store::{Annotations, Directory, Template, Tenant};
+use crate::submission::{LinkSender, SubmissionService, Submitter, refuse_several_recipients};
 
 /// A body up to this size is parsed on the async thread: a handover to a blocking thread would take longer.
 const READ_AT_ONCE_OCTETS_MAX: usize = 64 * 1024;
+/// The template variable with the unsubscribe link.
+const URL_VARIABLE: &str = "unsubscribe_url";
 
 /// A composed message with its envelope.
 #[derive(Debug)]
@@ -41,6 +44,8 @@ pub struct Composed {
     pub release_at: Option<Timestamp>,
     /// Time after which delivery must not be attempted.
     pub expires_at: Option<Timestamp>,
+    /// The list that it belongs to, and the id that its unsubscribe link has.
+    pub list: Option<(ListName, MessageId)>,
 }
 
 /// Parses the body and releases it, because its messages take as much memory, and the reservation counts them once. Also
@@ -57,7 +62,7 @@ pub async fn read<T: DeserializeOwned + JsonSchema + Send + 'static>(
 /// Composes the messages of a request. An error is about the first invalid message.
 pub async fn compose(
     call: &mut RequestContext,
-    tenant: Arc<Tenant>,
+    submitter: Arc<Submitter>,
     emails: Vec<EmailRequest>,
     is_batch: bool,
 ) -> Result<Vec<Composed>> {
@@ -66,16 +71,17 @@ pub async fn compose(
     let reservation = std::mem::replace(&mut call.reservation, empty);
     let mut budget =
         ComposeBudget { reservation, octets: 0, octets_max: api.settings.send_body_max.as_u64() };
-    let templates = find_templates(call, &tenant, &emails, is_batch, &mut budget).await?;
+    let templates = find_templates(call, &submitter.tenant, &emails, is_batch, &mut budget).await?;
     let now = call.now;
     let work = move || {
         let terms = Terms {
-            defaults: &tenant.settings,
+            defaults: &submitter.tenant.settings,
             limits: &api.sending,
             lifetime_max: api.message_lifetime_max,
             now,
         };
-        let compose = || compose_all(emails, &templates, &terms, &mut budget);
+        let links = Links { submission: &api.submission, submitter: &submitter, now };
+        let compose = || compose_all(emails, &templates, (&terms, &links), &mut budget);
         let composed = match templates.is_empty() {
             true => compose(),
             false => stack::run(compose).map_err(ApiError::internal)?,
@@ -114,7 +120,7 @@ async fn find_templates(
 fn compose_all(
     emails: Vec<EmailRequest>,
     templates: &HashMap<TemplateId, Template>,
-    terms: &Terms<'_>,
+    (terms, links): (&Terms<'_>, &Links<'_>),
     budget: &mut ComposeBudget,
 ) -> std::result::Result<Vec<Composed>, (usize, ApiError)> {
     let engine = LazyCell::default();
@@ -122,7 +128,7 @@ fn compose_all(
     let mut composed = Vec::with_capacity(emails.len());
     for (place, email) in emails.into_iter().enumerate() {
         let template = email.template_id.and_then(|id| templates.get(&id));
-        let one = compose_one(email, template, &mut renderer, terms);
+        let one = compose_one(email, template, &mut renderer, (terms, links));
         let one = one.and_then(|one| budget.add(one.message.len()).map(|()| one));
         composed.push(one.map_err(|error| (place, error))?);
     }
@@ -133,24 +139,74 @@ fn compose_one<'e>(
     mut email: EmailRequest,
     template: Option<&'e Template>,
     renderer: &mut Renderer<'e>,
-    terms: &Terms<'_>,
+    (terms, links): (&Terms<'_>, &Links<'_>),
 ) -> Result<Composed> {
+    let named = links.of(&mut email)?;
     if let Some(template) = template {
         let has_body = email.text.is_some() || email.html.is_some();
         let mut checks = Checks::default();
         checks.require(!has_body, "template_id", "invalid", "give either template_id, or text and html");
         templates::check_data(&email.template_data, "template_data", &mut checks);
         checks.finish()?;
-        let data = std::mem::take(&mut email.template_data);
+        let mut data = std::mem::take(&mut email.template_data);
+        if let Some(named) = &named {
+            named.add_url(&mut data)?;
+        }
         email.fill(renderer.render(template, data)?);
     }
     let draft = email.resolve(terms).map_err(ApiError::invalid)?;
     let Draft { mime, sender, recipients, annotations, release_at, expires_at } = draft;
     let MimeMessage { from, to, cc, reply_to, .. } = &mime;
-    let named = from.iter().chain(to).chain(cc).chain(reply_to).map(|mailbox| &mailbox.address);
-    let smtputf8 = named.chain(&recipients).any(Address::needs_smtputf8);
+    let mailboxes = from.iter().chain(to).chain(cc).chain(reply_to).map(|mailbox| &mailbox.address);
+    let smtputf8 = mailboxes.chain(&recipients).any(Address::needs_smtputf8);
     let message = mime.compose().into();
-    Ok(Composed { message, smtputf8, sender, recipients, annotations, release_at, expires_at })
+    let list = named.map(|named| (named.list, named.id));
+    Ok(Composed { message, smtputf8, sender, recipients, annotations, release_at, expires_at, list })
+}
+
+/// Makes the unsubscribe links of the messages of a request.
+struct Links<'a> {
+    submission: &'a SubmissionService,
+    submitter: &'a Submitter,
+    now: Timestamp,
+}
+
+/// The list that a message belongs to. A template may show the link, which contains the id of the message, so the id is made
+/// before the message.
+struct NamedList {
+    list: ListName,
+    id: MessageId,
+    url: String,
+}
+
+impl Links<'_> {
+    /// The list that the message names, with the link for its only recipient.
+    fn of(&self, email: &mut EmailRequest) -> Result<Option<NamedList>> {
+        let Some(UnsubscribeRequest { list }) = email.unsubscribe.take() else { return Ok(None) };
+        let recipients = email.recipients();
+        let recipient = match &recipients[..] {
+            [] => return Err(ApiError::field("to", "required", RECIPIENT_REQUIRED)),
+            [recipient] => recipient,
+            several => return Err(refuse_several_recipients(several.len()).into()),
+        };
+        let id = MessageId::generate(self.now);
+        let url = self.submission.unsubscribe_url(LinkSender::new(self.submitter, id), &list, recipient)?;
+        Ok(Some(NamedList { list, id, url }))
+    }
+}
+
+impl NamedList {
+    /// Gives the link to the template.
+    fn add_url(&self, data: &mut templates::Data) -> Result<()> {
+        match data.insert(URL_VARIABLE.to_owned(), self.url.clone().into()) {
+            None => Ok(()),
+            Some(_) => Err(ApiError::field(
+                &format!("template_data.{URL_VARIABLE}"),
+                "reserved",
+                "the server sets this variable in a message with `unsubscribe`",
+            )),
+        }
+    }
 }
 
 /// Adds the index of the message in the batch to an error.

@@ -18,9 +18,10 @@ use crate::api::FieldError;
 use crate::api::json::Checks;
 use crate::api::templates::{Data, Rendered};
 use crate::mail::{Address, SignedDuration, Timestamp, is_message_id};
-use crate::model::{RefusalCode, TemplateId, TenantId};
+use crate::model::{ListName, RefusalCode, TemplateId, TenantId};
 use crate::store::{Annotations, Metadata, TenantSettings};
 
+pub const RECIPIENT_REQUIRED: &str = "a message needs at least one recipient in to, cc or bcc";
 const FROM_REQUIRED: &str = "give the sender here, or set settings.from of the tenant";
 const SUBJECT_CHARS_MAX: usize = 998;
 const HEADERS_MAX: usize = 50;
@@ -52,6 +53,7 @@ const RESERVED_HEADERS: &[&str] = &[
     "Return-Path",
     "Subject",
     "To",
+    "X-Pillarbox-List",
 ];
 
 /// A message to send. At least one of `text`, `html` and `template_id` is required.
@@ -101,9 +103,21 @@ pub struct EmailRequest {
     pub template_data: Data,
     /// Scheduled time of delivery; at most 30 days ahead.
     pub send_at: Option<Timestamp>,
+    /// The list that the message belongs to, which its recipient can leave with one click. Such a message has one recipient.
+    pub unsubscribe: Option<UnsubscribeRequest>,
     /// Expiry of delivery: after `send_at`, by at most `relay.message_lifetime_max`. Default: the lifetime that the tenant
     /// sets with `message_lifetime_hours`, or else that of the server.
     pub expires_at: Option<Timestamp>,
+}
+
+/// How the recipient leaves the list of a message. The server adds `List-Unsubscribe`, `List-Unsubscribe-Post` and `List-Id`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "EmailUnsubscribe")]
+pub struct UnsubscribeRequest {
+    /// The name of the list: 1 to 64 of a-z, 0-9, dot, underscore and hyphen. Mail of other lists, and mail without a list,
+    /// goes on.
+    pub list: ListName,
 }
 
 /// An attachment.
@@ -203,11 +217,21 @@ impl EmailRequest {
         Ok(Draft { mime, sender, recipients, annotations, release_at, expires_at })
     }
 
+    /// The addresses of `to`, `cc` and `bcc`, with repetitions.
+    fn all_recipients(&self) -> impl Iterator<Item = &Mailbox> + Clone {
+        self.to.0.iter().chain(&self.cc.0).chain(&self.bcc.0)
+    }
+
+    /// The recipients, without duplicates.
+    pub fn recipients(&self) -> Vec<Address> {
+        distinct(self.all_recipients())
+    }
+
     fn read_recipients(&self, recipients_max: usize, checks: &mut Checks) -> Vec<Address> {
         checks.length(self.reply_to.0.len(), "reply_to", REPLY_TO_MAX, "addresses");
-        let recipients = self.to.0.iter().chain(&self.cc.0).chain(&self.bcc.0);
+        let recipients = self.all_recipients();
         let has_any = recipients.clone().next().is_some();
-        checks.require(has_any, "to", "required", "a message needs at least one recipient in to, cc or bcc");
+        checks.require(has_any, "to", "required", RECIPIENT_REQUIRED);
         // Repetitions count: the fields have them too.
         checks.require(
             recipients.clone().count() <= recipients_max,

@@ -20,7 +20,8 @@ use serde_json::{Map, Value};
 
 use crate::mail::{Address, AddressError, DomainName, ReversePath, Timestamp};
 use crate::model::{
-    BounceClass, DeliveryId, DeliveryState, Environment, KeyId, MessageId, MessageKind, Scope, TenantId,
+    BounceClass, DeliveryId, DeliveryState, Environment, KeyId, ListName, MessageId, MessageKind, Scope,
+    TenantId,
 };
 use crate::store::{Delivery, Journal, Message, MessageFilter, MessageSummary, Metadata};
 
@@ -126,6 +127,8 @@ pub struct EmailView {
     message_id: Option<String>,
     /// Size in octets as accepted.
     size: u64,
+    /// The list that it belongs to, which its recipient can leave.
+    list: Option<ListName>,
     /// The domain that signs it.
     dkim_domain: Option<DomainName>,
     /// Tags, for `GET /v1/emails?tag=`.
@@ -187,6 +190,7 @@ impl EmailView {
             subject: message.subject,
             message_id: message.header_message_id,
             size: message.size,
+            list: message.list,
             dkim_domain: message.dkim_domain,
             tags: message.annotations.tags,
             metadata: message.annotations.metadata,

@@ -141,7 +141,7 @@ async fn send_all(
         client_address: call.origin.client,
         scope: Scope::EmailsSend,
     });
-    let composed = batch::compose(call, Arc::clone(&submitter.tenant), emails, is_batch).await?;
+    let composed = batch::compose(call, Arc::clone(&submitter), emails, is_batch).await?;
     let recipients = composed.iter().map(|one| one.recipients.len()).sum();
     let sending = Sending { call, submitter, digest, recipients, received_at };
     let mut ready: Vec<Ready> = Vec::with_capacity(composed.len());
@@ -164,8 +164,9 @@ async fn send_all(
 impl Sending<'_> {
     /// Runs the checks of MAIL, RCPT and DATA in this order. `earlier` recipients of the same request precede this message.
     async fn admit(&self, composed: Composed, place: Option<usize>, earlier: usize) -> Result<Ready> {
-        let Composed { message, smtputf8, sender, recipients, annotations, release_at, expires_at } =
+        let Composed { message, smtputf8, sender, recipients, annotations, release_at, expires_at, list } =
             composed;
+        let (list, id) = list.unzip();
         let (submission, submitter) = (&self.call.api.submission, &self.submitter);
         let submission_key = self.submission_key(place);
         let duplicate = match &submission_key {
@@ -198,7 +199,13 @@ impl Sending<'_> {
             envelope,
             message,
             trace: Trace { helo: "api".into(), protocol: "HTTP", tls: None },
-            extras: SubmissionExtras { annotations, suppressed: suppressed.clone(), submission_key },
+            extras: SubmissionExtras {
+                annotations,
+                suppressed: suppressed.clone(),
+                submission_key,
+                list,
+                id,
+            },
             received_at: self.received_at,
         });
         let checked = checked.await.map_err(|refusal| self.reject(Stage::Data, refusal))?;

@@ -141,4 +141,6 @@ pub struct TokenGeneration {
     pub since: Timestamp,
     /// From when on its tokens are refused, if that is known.
     pub refused_at: Option<Timestamp>,
+    /// From when on its unsubscribe links are refused, which only a rotation at once does.
+    pub links_refused_at: Option<Timestamp>,
 }

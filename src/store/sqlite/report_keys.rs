@@ -24,12 +24,18 @@ pub(super) struct ReportKeys {
 impl ReportKeys {
     /// Derives the keys of the generations that are not refused at `now`.
     pub(super) fn derive(sealer: &Sealer, generations: &[TokenGeneration], now: Timestamp) -> Result<Self> {
-        let accepted = generations.iter().filter(|one| one.refused_at.is_none_or(|at| at > now));
+        let is_accepted = |refused_at: Option<Timestamp>| refused_at.is_none_or(|at| at > now);
         let (mut tokens, mut links) = (Vec::new(), Vec::new());
-        for TokenGeneration { generation, since, .. } in accepted {
+        for TokenGeneration { generation, since, refused_at, links_refused_at } in generations {
             let number = generation.to_le_bytes();
-            tokens.push(TokenKey::new(*generation, *since, &*sealer.derive(&[b"report token ", &number])?));
-            links.push((*generation, sealer.derive(&[b"unsubscribe ", &number])?));
+            if is_accepted(*refused_at) {
+                let key = sealer.derive(&[b"report token ", &number])?;
+                tokens.push(TokenKey::new(*generation, *since, &key));
+            }
+            // Recipients open links years later.
+            if is_accepted(*links_refused_at) {
+                links.push((*generation, sealer.derive(&[b"unsubscribe ", &number])?));
+            }
         }
         let links = LinkKeys::new(links.iter().map(|(generation, key)| (*generation, &**key)));
         let links = links.map_err(|error| StoreError::Failed(error.to_string()))?;
@@ -57,12 +63,13 @@ pub(super) fn rotate(tx: &Tx<'_>, at_once: bool, now: Timestamp) -> Result<Token
         return Err(StoreError::Conflict(Conflict::TooManyGenerations));
     }
     let refused_at = if at_once { now } else { now.checked_add(TOKEN_OVERLAP).unwrap_or(Timestamp::MAX) };
-    let sql = "UPDATE token_generation SET refused_us = min(coalesce(refused_us, ?1), ?1)";
-    tx.prepare_cached(sql)?.execute([us(refused_at)])?;
+    let sql = "UPDATE token_generation SET refused_us = min(coalesce(refused_us, ?1), ?1),
+                   links_refused_us = coalesce(links_refused_us, ?2)";
+    tx.prepare_cached(sql)?.execute(params![us(refused_at), at_once.then(|| us(now))])?;
     let generation = known.last().map_or(1, |last| last.generation + 1);
     let sql = "INSERT INTO token_generation (generation, since_us) VALUES (?1, ?2)";
     tx.prepare_cached(sql)?.execute(params![generation, us(now)])?;
-    Ok(TokenGeneration { generation, since: now, refused_at: None })
+    Ok(TokenGeneration { generation, since: now, refused_at: None, links_refused_at: None })
 }
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<TokenGeneration> {
@@ -70,5 +77,6 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<TokenGeneration> {
         generation: row.get("generation")?,
         since: time(row, "since_us")?,
         refused_at: time_if_any(row, "refused_us")?,
+        links_refused_at: time_if_any(row, "links_refused_us")?,
     })
 }

@@ -4,7 +4,8 @@
 CREATE TABLE token_generation (
     generation  INTEGER PRIMARY KEY,        -- 1, 2, …; its digit in a token is the number modulo 32
     since_us    BIGINT NOT NULL,
-    refused_us  BIGINT                      -- from when on its tokens are refused; null: not known yet
+    refused_us  BIGINT,                     -- from when on its tokens are refused; null: not known yet
+    links_refused_us BIGINT                 -- from when on its links are refused; only a rotation at once does that
 );
 INSERT INTO token_generation (generation, since_us) VALUES (1, 0);
 

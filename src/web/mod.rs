@@ -1,0 +1,67 @@
+//! The public web pages, which recipients open from their mail: only unsubscribe links. They have a listener of their own,
+//! because the API is private.
+//!
+//! * `server` accepts connections,
+//! * `handler` answers requests; `form` reads the body of a POST, `page` renders the response,
+//! * `client_address` finds the client behind a proxy, `rate_limit` counts its requests.
+//!
+//! Imports `mail`, `model`, `unsubscribe`, `limits`, `accept_loop`, and the errors of `store`.
+
+mod client_address;
+mod form;
+mod handler;
+mod page;
+mod rate_limit;
+mod server;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use self::rate_limit::RateLimiter;
+use crate::config::Public;
+use crate::limits::connection_limiter::{ConnectionLimiter, ConnectionSlot, LimitReached, Limits};
+use crate::tls::SharedServerConfig;
+use crate::unsubscribe::UnsubscribeService;
+
+/// One client that is no trusted proxy has at most this share of the connections.
+const ADDRESS_SHARE: usize = 4;
+
+/// Serves the public pages.
+pub struct PublicWeb {
+    unsubscribe: UnsubscribeService,
+    settings: Public,
+    tls: Option<SharedServerConfig>,
+    connections: Arc<ConnectionLimiter>,
+    requests: RateLimiter,
+}
+
+impl PublicWeb {
+    /// Without connections. `tls` is the certificate, if the listeners use TLS.
+    pub fn new(
+        unsubscribe: UnsubscribeService,
+        settings: Public,
+        tls: Option<SharedServerConfig>,
+    ) -> Arc<Self> {
+        let limits = Limits {
+            total_max: settings.connections_max,
+            per_address_max: settings.connections_max.div_ceil(ADDRESS_SHARE),
+            per_tenant_max: usize::MAX,
+        };
+        let connections = ConnectionLimiter::new(limits);
+        Arc::new(Self { unsubscribe, settings, tls, connections, requests: RateLimiter::default() })
+    }
+
+    /// The open connections.
+    pub fn connections(&self) -> Arc<ConnectionLimiter> {
+        self.connections.clone()
+    }
+
+    /// Reserves a slot for a connection. A proxy has the connections of many clients.
+    fn admit(&self, peer: IpAddr) -> Result<ConnectionSlot, LimitReached> {
+        let mut slot = self.connections.admit()?;
+        if !client_address::is_trusted(&self.settings.trusted_proxies, peer) {
+            slot.set_address(peer)?;
+        }
+        Ok(slot)
+    }
+}
