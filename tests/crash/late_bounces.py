@@ -142,7 +142,7 @@ def report_until_killed(server, port, key, ledger, deliveries, chance):
     while len(ledger.acknowledged) == before and any(thread.is_alive() for thread in threads):
         assert time.monotonic() < deadline, "no report is accepted"
         time.sleep(0.001)
-    time.sleep(chance.uniform(0, 0.1))
+    time.sleep(chance.uniform(0, 0.4))
     server.kill()
     for thread in threads:
         thread.join()
