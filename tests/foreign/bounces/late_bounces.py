@@ -18,6 +18,7 @@ from name_server import NameServer  # noqa: E402
 from server import PATIENCE_SECONDS, Server, free_ports  # noqa: E402
 
 FOREIGN = pathlib.Path(os.environ["FOREIGN"])
+EXIM_BINARY = FOREIGN / "usr/sbin/exim4"
 DOMAIN = "acme.example"
 RETURN_HOST = f"bounces.{DOMAIN}"
 GREYLISTED_SECONDS = 3
@@ -39,6 +40,7 @@ smtp_tls_security_level = may
 
 EXIM_CONF = """
 primary_hostname = exim.test
+exim_path = {binary}
 local_interfaces = {address}
 daemon_smtp_ports = {port}
 spool_directory = {folder}/spool
@@ -82,7 +84,6 @@ class PostfixAt(mx.Postfix):
                 ACCEPTING.format(
                     domain=domain, restrictions=restrictions or "permit", inbound=INBOUND, port=port
                 )
-                + f"inet_interfaces = {address}\n"
             )
 
     def master_cf(self):
@@ -104,12 +105,12 @@ class Exim:
             path.chmod(0o755)
             os.chown(path, owner.pw_uid, owner.pw_gid)
         self.conf = folder / "exim.conf"
-        self.conf.write_text(EXIM_CONF.format(address=EXIM, port=port, inbound=INBOUND, folder=folder))
+        self.conf.write_text(EXIM_CONF.format(address=EXIM, port=port, inbound=INBOUND, folder=folder, binary=EXIM_BINARY))
         self.process = None
 
     def start(self):
         with open(self.folder / "said", "w") as said:
-            command = [FOREIGN / "usr/sbin/exim4", "-C", self.conf, "-bdf", "-q30s"]
+            command = [EXIM_BINARY, "-C", self.conf, "-bdf", "-q30s"]
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
 
     def stop(self):
@@ -134,7 +135,7 @@ class Postgrey:
         self.process = None
 
     def start(self):
-        command = ["perl", FOREIGN / "usr/sbin/postgrey", f"--inet=127.0.0.1:{self.port}", f"--dbdir={self.folder}"]
+        command = ["perl", "-T", FOREIGN / "usr/sbin/postgrey", f"--inet=127.0.0.1:{self.port}", f"--dbdir={self.folder}"]
         command += [f"--delay={GREYLISTED_SECONDS}", "--user=postfix", "--group=postfix", "--auto-whitelist-clients=0"]
         for kind in ("clients", "recipients"):
             (self.folder / kind).write_text("")
@@ -266,7 +267,9 @@ def main():
             if not faults:
                 print("ok      postgrey delays the first message only")
         except RuntimeError:
-            print(*(host.log() for host in mail_hosts), server.log_tail(), sep="\n", file=sys.stderr)
+            print(*(service.log() for service in mail_hosts), sep="\n", file=sys.stderr)
+            if server.process is not None:
+                print(server.log_tail(), file=sys.stderr)
             raise
         finally:
             for service in reversed(services):
