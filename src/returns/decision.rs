@@ -275,9 +275,12 @@ fn digest(
     digest.finalize().into()
 }
 
-/// Code, status and text, in one line.
+/// Code, status and text, in one line. The words of a report often have code and status already.
 pub(super) fn reply_text(reply: &Reply) -> String {
     let text = reply.lines.join(" ");
+    if text.starts_with(&reply.code.to_string()) {
+        return text;
+    }
     match reply.enhanced {
         Some(status) => format!("{} {status} {text}", reply.code),
         None => format!("{} {text}", reply.code),

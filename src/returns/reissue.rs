@@ -1,14 +1,13 @@
 //! Writes a DSN to the reverse path that the tenant gave, because reports come to ours. It has the facts of the report and the
 //! words of the remote server, and nothing else of what came back.
 
-use super::decision::Decision;
+use super::decision::{Decision, reply_text};
 use super::{AdmittedToken, ReturnsService};
 use crate::dsn::message::DsnMessage;
 use crate::dsn::recipient::{DsnRecipient, ForeignStatus};
 use crate::feedback::{FailedReply, Feedback, FeedbackContent, RecipientGroup};
 use crate::mail::{Address, DomainName};
 use crate::model::{DeliveryReports, MessageKind, ReportAction, ReportEffect, ReturnPathStatus};
-use crate::smtp::Reply;
 use crate::store::{Consequence, Directory, Message, NewMessage, Spool, StoreError};
 
 /// The content of larger messages is not read for a DSN.
@@ -83,10 +82,7 @@ fn describe(feedback: &Feedback, decision: &Decision) -> Option<ForeignStatus> {
 }
 
 fn status_of(action: ReportAction, failed: &FailedReply, host: Option<&str>) -> ForeignStatus {
-    let Reply { code, enhanced, lines } = &failed.reply;
-    let status = enhanced.map(|status| format!(" {status}")).unwrap_or_default();
     // A name only: the text is not ours.
     let host = host.and_then(|host| DomainName::parse(host).ok()).map(|host| host.to_string());
-    let diagnostic = format!("{code}{status} {}", lines.join(" "));
-    ForeignStatus { action, status: *enhanced, host, diagnostic }
+    ForeignStatus { action, status: failed.reply.enhanced, host, diagnostic: reply_text(&failed.reply) }
 }

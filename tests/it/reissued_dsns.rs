@@ -21,9 +21,13 @@ async fn stage() -> InboundStage {
 
 /// Delivers a message with these envelope parameters to bob.
 async fn deliver(stage: &InboundStage, path: &str, mail: &str, rcpt: &str) -> Delivered {
+    deliver_to(stage, "bob@b.test", path, (mail, rcpt)).await
+}
+
+async fn deliver_to(stage: &InboundStage, to: &str, path: &str, (mail, rcpt): (&str, &str)) -> Delivered {
     let mut client = stage.server.log_in(&stage.account).await;
     client.command(&format!("MAIL FROM:<{path}> BODY=8BITMIME{mail}")).await.expect_code(250);
-    client.command(&format!("RCPT TO:<bob@b.test>{rcpt}")).await.expect_code(250);
+    client.command(&format!("RCPT TO:<{to}>{rcpt}")).await.expect_code(250);
     let id = message_id(&client.data(&message(&stage.account, "hello")).await.expect_code(250));
     let email = stage.server.wait_for_status(&id, &["delivered"]).await;
     let delivery = &email["deliveries"][0];
@@ -77,28 +81,28 @@ async fn a_late_bounce_reaches_the_senders_own_path_as_a_dsn_of_ours() {
 #[tokio::test]
 async fn no_dsn_goes_to_who_wants_none_or_to_a_return_host_or_about_another_address() {
     let stage = stage().await;
-    let never = deliver(&stage, "never@own.test", "", " NOTIFY=NEVER").await;
-    send_back(&stage, &never, &dsn(GONE)).await;
-    let success = deliver(&stage, "success@own.test", "", " NOTIFY=SUCCESS").await;
-    send_back(&stage, &success, &dsn(GONE)).await;
-    let indirect = deliver(&stage, "indirect@own.test", "", "").await;
-    let other = [("other@c.test", "failed", "5.1.1", "550 5.1.1 gone")];
-    send_back(&stage, &indirect, &dsn(&other)).await;
-    let delayed = deliver(&stage, "delayed@own.test", "", "").await;
-    let later = [("bob@b.test", "delayed", "4.4.1", "451 4.4.1 later")];
-    send_back(&stage, &delayed, &dsn(&later)).await;
+    // Each failure suppresses its recipient, so each case has one of its own.
+    let fail = async |case: &str, path: &str, rcpt: &str, (action, status): (&str, &str), named: &str| {
+        let delivered = deliver_to(&stage, &format!("{case}@b.test"), path, ("", rcpt)).await;
+        let words = format!("550 {status} words");
+        send_back(&stage, &delivered, &dsn(&[(named, action, status, &words)])).await;
+    };
+    let gone = ("failed", "5.1.1");
+    fail("never", "never@own.test", " NOTIFY=NEVER", gone, "never@b.test").await;
+    fail("success", "success@own.test", " NOTIFY=SUCCESS", gone, "success@b.test").await;
+    fail("indirect", "indirect@own.test", "", gone, "other@c.test").await;
+    fail("delayed", "delayed@own.test", "", ("delayed", "4.4.1"), "delayed@b.test").await;
 
     stage.dns.alias(RETURN_HOST, PLATFORM_HOST);
     let domain = format!("/v1/domains/{}/verify", stage.account.domain_id);
-    assert_eq!(stage.server.control.ok("POST", &domain, json!({})).await["return_path"]["status"], "active");
-    let looping = deliver(&stage, "loop@bounces.own.test", "", "").await;
-    send_back(&stage, &looping, &dsn(GONE)).await;
+    let checked = stage.server.control.ok("POST", &domain, json!({})).await;
+    assert_eq!(checked["return_path"]["status"], "active");
+    fail("loop", "loop@bounces.own.test", "", gone, "loop@b.test").await;
 
     let tenant = format!("/v1/tenants/{}", stage.account.tenant_id);
     let events = json!({"settings": {"delivery_reports": "event"}});
     stage.server.control.ok("PATCH", &tenant, events).await;
-    let evented = deliver(&stage, "event@own.test", "", "").await;
-    send_back(&stage, &evented, &dsn(GONE)).await;
+    fail("event", "event@own.test", "", gone, "event@b.test").await;
     pass_by(&stage).await;
     let page = stage
         .server
