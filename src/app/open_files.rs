@@ -45,14 +45,11 @@ pub fn fit(config: &Config, limit: u64) -> Result<(Config, Option<String>), Open
         return Err(OpenFilesError { limit, needed: reserved + CONNECTIONS_MIN });
     }
     let mut fitted = config.clone();
-    let mut others = vec![
+    let others = [
         &mut fitted.api.connections_max,
         &mut fitted.relay.connections_max,
         &mut fitted.webhooks.requests_max,
     ];
-    if !fitted.public.listen.is_empty() {
-        others.push(&mut fitted.public.connections_max);
-    }
     let smtp = &mut fitted.smtp.connections_max;
     let wanted = others.iter().fold(0, |sum: usize, max| sum.saturating_add(**max));
     if wanted.saturating_add(*smtp) <= available {
@@ -87,7 +84,6 @@ fn describe(config: &Config, fitted: &Config) -> String {
         ("smtp.connections_max", config.smtp.connections_max, fitted.smtp.connections_max),
         ("api.connections_max", config.api.connections_max, fitted.api.connections_max),
         ("relay.connections_max", config.relay.connections_max, fitted.relay.connections_max),
-        ("public.connections_max", config.public.connections_max, fitted.public.connections_max),
         ("webhooks.requests_max", config.webhooks.requests_max, fitted.webhooks.requests_max),
     ];
     let changed = pairs.iter().filter(|(_, before, after)| before != after);
