@@ -160,10 +160,10 @@ async fn the_field_that_names_the_list_occurs_once_with_one_name() {
         client.send(&from, &["bob@b.test"], &message).await.expect_saying(554, "[header_malformed]");
     }
     let error = send_over_http(&stage, json!({"unsubscribe": {"list": "News"}})).await;
-    let error = error.expect_error(422, "validation_error");
+    let error = error.expect_error(422, "validation_failed");
     assert!(error.to_string().contains("unsubscribe.list"), "{error}");
     let error = send_over_http(&stage, json!({"headers": {"x-pillarbox-list": "news"}})).await;
-    error.expect_error(422, "validation_error");
+    error.expect_error(422, "validation_failed");
 }
 
 #[tokio::test]
@@ -254,7 +254,7 @@ async fn a_template_shows_the_link_of_its_message_and_may_use_the_name_itself_wi
     send(filled(own.clone())).await.expect(202);
     let mut both = own;
     both["unsubscribe"] = of_list["unsubscribe"].clone();
-    let error = send(filled(both)).await.expect_error(422, "validation_error");
+    let error = send(filled(both)).await.expect_error(422, "validation_failed");
     assert!(error.to_string().contains("template_data.unsubscribe_url"), "{error}");
     send(filled(json!({}))).await.expect_error(422, "template_failed");
 }
