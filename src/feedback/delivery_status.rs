@@ -227,7 +227,12 @@ mod tests {
             let second = GONE.replace("a@", "c@");
             assert_eq!(groups(&text), [GONE, &second], "{text}");
         }
-        assert_eq!(groups(&one("a").repeat(1000)).len(), GROUPS_MAX);
+        assert_eq!(groups(&one("a").repeat(1000)).len(), 32);
+        let only_second =
+            format!("Final-Recipient: rfc822; a@b.example\nAction: failed\nStatus: 5.1.1\n\n{}", one("c"));
+        let originals: Vec<_> =
+            read(&only_second).groups.iter().map(|group| group.original_recipient.is_some()).collect();
+        assert_eq!(originals, [false, true]);
     }
 
     #[test]

@@ -281,15 +281,29 @@ mod tests {
     }
 
     #[test]
+    fn japanese_is_read_without_its_name() {
+        // The word for mail in ISO-2022-JP.
+        let text = "A: b\r\n\r\n\u{1b}$B%a!<%k\u{1b}(B";
+        assert_eq!(kinds(text), ["text/plain \u{30e1}\u{30fc}\u{30eb}"]);
+    }
+
+    #[test]
+    fn the_text_of_the_server_ends_before_the_returned_message() {
+        let text = "Content-Type: multipart/mixed; boundary=a\r\n\r\n--a\r\n\r\nown\r\n--a\r\nContent-Type: message/rfc822\r\n\r\n\
+            A: b\r\n--a\r\n\r\nof the sender\r\n--a--\r\n";
+        assert_eq!(Message::split(text.as_bytes()).own_text().trim(), "own");
+    }
+
+    #[test]
     fn the_number_and_the_depth_of_parts_are_limited() {
         let many =
             format!("Content-Type: multipart/mixed; boundary=a\r\n\r\n{}", "--a\r\n\r\nx\r\n".repeat(10_000));
-        assert_eq!(kinds(&many).len(), PARTS_MAX);
+        assert_eq!(kinds(&many).len(), 64);
         let nested: String = (0..1000)
             .map(|level| format!("Content-Type: multipart/mixed; boundary=b{level}\r\n\r\n--b{level}\r\n"))
             .collect();
         let found = Message::split(nested.as_bytes());
-        assert_eq!(found.parts.iter().map(|part| part.depth).collect::<Vec<_>>(), [DEPTH_MAX]);
+        assert_eq!(found.parts.iter().map(|part| part.depth).collect::<Vec<_>>(), [5]);
         let pieces: String = (0..200_000).map(|n| format!(" x*{n}=y;")).collect();
         let continued = format!("Content-Type: multipart/mixed;{pieces} boundary=a\r\n\r\n--a\r\n\r\nx\r\n");
         assert_eq!(Message::split(continued.as_bytes()).parts.len(), 1);
