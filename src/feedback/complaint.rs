@@ -37,7 +37,7 @@ impl Complaint {
     /// Adds the recipients that a report or a returned header names.
     pub(super) fn add_recipients(&mut self, fields: &Fields<'_>) {
         for value in RECIPIENTS.into_iter().flat_map(|name| fields.all(name)) {
-            let found = value.split(',').filter_map(|text| read_address(text));
+            let found = value.split(',').filter_map(read_address);
             for address in found {
                 if self.original_recipients.len() < RECIPIENTS_MAX
                     && !self.original_recipients.contains(&address)

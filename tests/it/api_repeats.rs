@@ -89,6 +89,7 @@ fn rows(stage: &ApiStage) -> Vec<String> {
         "* FROM webhook_delivery",
         "* FROM template",
         "* FROM suppression",
+        "* FROM token_generation",
     ] {
         let mut select = database.prepare(&format!("SELECT {columns}")).unwrap();
         let width = select.column_count();
@@ -121,6 +122,7 @@ async fn a_change_and_its_stored_response_are_written_together_or_not_at_all() {
         ("add_dkim_key", format!("/v1/domains/{domain}/dkim"), json!({"selector": "s", "private_key": pem})),
         ("create_key", "/v1/keys".into(), json!({"name": "new", "scopes": ["smtp:send"]})),
         ("rotate_key", format!("/v1/keys/{}/rotate", text(&key, "/id")), Value::Null),
+        ("rotate_tokens", "/v1/tokens/rotate".into(), json!({"at_once": false})),
         ("create_template", "/v1/templates".into(), json!({"name": "new", "subject": "s", "text": "t"})),
         ("suppress", "/v1/suppressions".into(), json!({"address": "a@x.example"})),
         (
@@ -138,7 +140,8 @@ async fn a_change_and_its_stored_response_are_written_together_or_not_at_all() {
         ),
     ];
     for (name, path, body) in &requests {
-        let key = if *name == "create_tenant" { &stage.platform } else { &tenant.key };
+        let key =
+            if ["create_tenant", "rotate_tokens"].contains(name) { &stage.platform } else { &tenant.key };
         let database = stage.database();
         let fault = "CREATE TRIGGER fault BEFORE INSERT ON idempotent_response BEGIN SELECT RAISE(ABORT, 'fault'); END";
         database.execute_batch(fault).unwrap();

@@ -220,7 +220,7 @@ async fn the_limit_of_open_files_is_raised_and_what_does_not_fit_it_is_lowered_a
     assert_eq!(line.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["1000", "1000"], "{line}");
     server.end("TERM").await;
     let mut server = Serving::start_with_open_files(300, 300, &arguments);
-    server.wait_for_line("at least 460 are needed").await;
+    server.wait_for_line("at least 472 are needed").await;
     assert_eq!(server.wait_for_status().await, Some(1));
 }
 

@@ -81,12 +81,12 @@ pub async fn compose(
             now,
         };
         let links = Links { submission: &api.submission, submitter: &submitter, now };
-        let compose = || compose_all(emails, &templates, (&terms, &links), &mut budget);
+        let composer = Composer { terms, links, templates: &templates, is_batch };
+        let compose = || composer.compose_all(emails, &mut budget);
         let composed = match templates.is_empty() {
-            true => compose(),
-            false => stack::run(compose).map_err(ApiError::internal)?,
+            true => compose()?,
+            false => stack::run(compose).map_err(ApiError::internal)??,
         };
-        let composed = composed.map_err(|(place, error)| locate(error, is_batch.then_some(place)))?;
         Ok((composed, budget.reservation))
     };
     let (composed, reservation) = call.work(work).await?;
@@ -117,51 +117,57 @@ async fn find_templates(
     Ok(found)
 }
 
-fn compose_all(
-    emails: Vec<EmailRequest>,
-    templates: &HashMap<TemplateId, Template>,
-    (terms, links): (&Terms<'_>, &Links<'_>),
-    budget: &mut ComposeBudget,
-) -> std::result::Result<Vec<Composed>, (usize, ApiError)> {
-    let engine = LazyCell::default();
-    let mut renderer = Renderer::new(&engine);
-    let mut composed = Vec::with_capacity(emails.len());
-    for (place, email) in emails.into_iter().enumerate() {
-        let template = email.template_id.and_then(|id| templates.get(&id));
-        let one = compose_one(email, template, &mut renderer, (terms, links));
-        let one = one.and_then(|one| budget.add(one.message.len()).map(|()| one));
-        composed.push(one.map_err(|error| (place, error))?);
-    }
-    Ok(composed)
+/// What the messages of a request have in common.
+struct Composer<'a> {
+    terms: Terms<'a>,
+    links: Links<'a>,
+    templates: &'a HashMap<TemplateId, Template>,
+    /// Whether errors say which message they are about.
+    is_batch: bool,
 }
 
-fn compose_one<'e>(
-    mut email: EmailRequest,
-    template: Option<&'e Template>,
-    renderer: &mut Renderer<'e>,
-    (terms, links): (&Terms<'_>, &Links<'_>),
-) -> Result<Composed> {
-    let named = links.of(&mut email)?;
-    if let Some(template) = template {
-        let has_body = email.text.is_some() || email.html.is_some();
-        let mut checks = Checks::default();
-        checks.require(!has_body, "template_id", "invalid", "give either template_id, or text and html");
-        templates::check_data(&email.template_data, "template_data", &mut checks);
-        checks.finish()?;
-        let mut data = std::mem::take(&mut email.template_data);
-        if let Some(named) = &named {
-            named.add_url(&mut data)?;
+impl<'a> Composer<'a> {
+    fn compose_all(&self, emails: Vec<EmailRequest>, budget: &mut ComposeBudget) -> Result<Vec<Composed>> {
+        let engine = LazyCell::default();
+        let mut renderer = Renderer::new(&engine);
+        let mut composed = Vec::with_capacity(emails.len());
+        for (place, email) in emails.into_iter().enumerate() {
+            let template = email.template_id.and_then(|id| self.templates.get(&id));
+            let one = self.compose_one(email, template, &mut renderer);
+            let one = one.and_then(|one| budget.add(one.message.len()).map(|()| one));
+            composed.push(one.map_err(|error| locate(error, self.is_batch.then_some(place)))?);
         }
-        email.fill(renderer.render(template, data)?);
+        Ok(composed)
     }
-    let draft = email.resolve(terms).map_err(ApiError::invalid)?;
-    let Draft { mime, sender, recipients, annotations, release_at, expires_at } = draft;
-    let MimeMessage { from, to, cc, reply_to, .. } = &mime;
-    let mailboxes = from.iter().chain(to).chain(cc).chain(reply_to).map(|mailbox| &mailbox.address);
-    let smtputf8 = mailboxes.chain(&recipients).any(Address::needs_smtputf8);
-    let message = mime.compose().into();
-    let list = named.map(|named| (named.list, named.id));
-    Ok(Composed { message, smtputf8, sender, recipients, annotations, release_at, expires_at, list })
+
+    fn compose_one<'e>(
+        &self,
+        mut email: EmailRequest,
+        template: Option<&'e Template>,
+        renderer: &mut Renderer<'e>,
+    ) -> Result<Composed> {
+        let named = self.links.of(&mut email)?;
+        if let Some(template) = template {
+            let has_body = email.text.is_some() || email.html.is_some();
+            let mut checks = Checks::default();
+            checks.require(!has_body, "template_id", "invalid", "give either template_id, or text and html");
+            templates::check_data(&email.template_data, "template_data", &mut checks);
+            checks.finish()?;
+            let mut data = std::mem::take(&mut email.template_data);
+            if let Some(named) = &named {
+                named.add_url(&mut data)?;
+            }
+            email.fill(renderer.render(template, data)?);
+        }
+        let draft = email.resolve(&self.terms).map_err(ApiError::invalid)?;
+        let Draft { mime, sender, recipients, annotations, release_at, expires_at } = draft;
+        let MimeMessage { from, to, cc, reply_to, .. } = &mime;
+        let mailboxes = from.iter().chain(to).chain(cc).chain(reply_to).map(|mailbox| &mailbox.address);
+        let smtputf8 = mailboxes.chain(&recipients).any(Address::needs_smtputf8);
+        let message = mime.compose().into();
+        let list = named.map(|named| (named.list, named.id));
+        Ok(Composed { message, smtputf8, sender, recipients, annotations, release_at, expires_at, list })
+    }
 }
 
 /// Makes the unsubscribe links of the messages of a request.
@@ -201,7 +207,7 @@ impl NamedList {
         match data.insert(URL_VARIABLE.to_owned(), self.url.clone().into()) {
             None => Ok(()),
             Some(_) => Err(ApiError::field(
-                &format!("template_data.{URL_VARIABLE}"),
+                format!("template_data.{URL_VARIABLE}"),
                 "reserved",
                 "the server sets this variable in a message with `unsubscribe`",
             )),

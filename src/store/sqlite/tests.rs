@@ -1009,7 +1009,9 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let policy =
         RetentionPolicy { body_days: 1, transcript_days: 1, row_days: 1, webhook_days: 1, report_days: 14 };
     bed.store.prune(policy, later(92 * 24 * 3600), 100).await.unwrap();
-    assert!(seen().iter().all(|(_, rows)| *rows == 0), "{:?}", seen());
+    // The webhook of the platform is enabled, so what waits for it stays.
+    let left: Vec<_> = seen().into_iter().filter(|(_, rows)| *rows > 0).collect();
+    assert_eq!(left, [("webhook_delivery".to_owned(), 1)]);
     assert_eq!(searched(), [0; 3]);
     assert_eq!(files_below(&bed.path().join("bodies")), [] as [PathBuf; 0]);
 }
