@@ -42,6 +42,10 @@ const SIGNED_FIELDS: &[&str] = &[
     "List-Post",
     "List-Owner",
     "List-Archive",
+    // RFC 9477 §3.1.4: a complaint is proved by these.
+    "CFBL-Address",
+    "CFBL-Feedback-ID",
+    "Feedback-ID",
 ];
 
 /// RFC 8301 §3.2: verifiers may ignore smaller keys.

@@ -1,8 +1,9 @@
-//! DNS lookups for mail: MX hosts, addresses, TXT records, aliases and SPF, based on hickory.
+//! DNS lookups for mail: MX hosts, addresses, TXT records, aliases, SPF and DKIM keys, based on hickory.
 //!
 //! Names are looked up as absolute names, so that the search list of the machine does not apply. [`SecureResolver`]
 //! also validates DNSSEC. Imports `mail` and `rng`.
 
+mod dkim;
 mod proof;
 mod secure;
 mod spf;
@@ -23,6 +24,7 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use crate::mail::DomainName;
 use crate::rng::Rng;
 
+pub use dkim::SignatureCheck;
 pub use secure::{SecureResolver, Signed};
 
 /// Maximum number of MX hosts used for one domain.

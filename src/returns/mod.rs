@@ -19,6 +19,8 @@ mod signature;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use self::counters::ReturnCounters;
 use crate::clock::Clock;
 use crate::dns::Resolver;
@@ -73,6 +75,8 @@ pub struct ReturnsService {
     resolver: Resolver,
     clock: Clock,
     settings: ReturnsSettings,
+    /// One permit for each message whose signature is being verified.
+    verifying: Semaphore,
     counters: ReturnCounters,
 }
 
@@ -122,7 +126,8 @@ impl ReturnsService {
     /// A service without messages.
     pub fn new(dependencies: ReturnsDependencies, settings: ReturnsSettings) -> Self {
         let ReturnsDependencies { store, queue, resolver, clock } = dependencies;
-        Self { store, queue, resolver, clock, settings, counters: ReturnCounters::default() }
+        let verifying = Semaphore::new(signature::VERIFIED_AT_ONCE_MAX);
+        Self { store, queue, resolver, clock, settings, verifying, counters: ReturnCounters::default() }
     }
 
     /// Counts a refusal that the protocol decided.

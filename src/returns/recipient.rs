@@ -78,13 +78,13 @@ impl ReturnsService {
     }
 }
 
-fn is_recent(subject: TokenSubject, now: Timestamp) -> bool {
+pub(super) fn is_recent(subject: TokenSubject, now: Timestamp) -> bool {
     // The time of an id does not depend on its kind.
     let age = now.duration_since(DeliveryId::from(subject.id).created_at());
     age <= AGE_MAX
 }
 
-fn admit_age(target: &ReportTarget, now: Timestamp) -> Result<(), Refusal> {
+pub(super) fn admit_age(target: &ReportTarget, now: Timestamp) -> Result<(), Refusal> {
     let changed_at =
         target.delivery.as_ref().map_or(target.message.created_at, |delivery| delivery.updated_at);
     if now.duration_since(changed_at) <= UNCHANGED_MAX { Ok(()) } else { Err(address_expired()) }

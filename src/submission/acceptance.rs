@@ -6,12 +6,12 @@ use std::sync::Arc;
 use tracing::Instrument;
 
 use super::directory_cache::KeyAndTenant;
+use super::feedback_fields::feedback_subject;
 use super::header_rewrite::{self, ReceivedField};
-use super::list_message::{LinkSender, ListRecipient, OVERSIGNED_FIELDS};
+use super::list_message::{self, LinkSender, ListRecipient, OVERSIGNED_FIELDS};
 use super::send_limit::{ConfirmedQuota, QuotaRequest, QuotaReservation};
 use super::submission_key::submission_key;
 use super::{Submission, SubmissionService, SubmissionSettings, Submitter, storage_refusal};
-use super::{feedback_fields, list_message};
 use crate::clock::Instant;
 use crate::mail::{Content, DomainName, MailParameters, Timestamp};
 use crate::model::{
@@ -224,7 +224,9 @@ impl SubmissionService {
             added.push_str(&self.list_fields(sender, list, recipient, &domain)?);
             added.push_str(&list_message::list_id(list, &header, &domain.name));
         }
-        added.push_str(&feedback_fields::fields());
+        if kind == MessageKind::Message {
+            added.push_str(&self.feedback_fields(&header, feedback_subject(id, &recipients), &domain));
+        }
         let summary = header.summarize(&added, &message);
         let unsigned = Content { prefix: added.into(), submitted: header.rewrite(message) };
         let sender_domain = domain.name.clone();
