@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::listeners::{Listeners, Servers};
@@ -44,6 +45,8 @@ use crate::webhook::{self, WebhookDependencies, WebhookDispatcher};
 const CLOSING_TIME: Duration = Duration::from_secs(3);
 /// The part of this time that is reserved for recording results.
 const RECORDING_TIME: Duration = Duration::from_secs(2);
+/// Messages of the sandbox that wait for their reader.
+const SANDBOX_RETURNS_MAX: usize = 1024;
 
 /// Why the server did not start. Each error names the option, the file or the address, and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -350,7 +353,8 @@ impl Running {
         let config = &config;
         let shared = SharedServices::open(config, clock, rng).await?;
         let listeners = Listeners::bind(config).await?;
-        let relay = shared.build_relay()?;
+        let (sandbox_returns, returned) = mpsc::channel(SANDBOX_RETURNS_MAX);
+        let relay = shared.build_relay()?.with_sandbox_returns(sandbox_returns);
         let (server, inbound, api) = (shared.build_server(), shared.build_inbound(), shared.build_api());
         let web = shared.build_public_web();
         let metrics = shared.build_metrics(&server, &api, &web);
@@ -375,11 +379,13 @@ impl Running {
             Servers { submission: &server, inbound: &inbound, api: &api, metrics: &metrics, web: &web };
         listeners.serve(tasks, &servers);
         tasks.spawn("request counter", api.clone().count_requests(tasks.stop.clone()));
+        let returns = shared.returns.clone();
         shared.spawn_maintenance(tasks);
         if let Some(reporter) = reporter {
             tasks.spawn("TLS reporter", reporter.run(tasks.stop.clone()));
         }
         let tasks = &mut running.delivery;
+        tasks.spawn("returns of the sandbox", returns.run_sandbox(returned, tasks.stop.clone()));
         tasks.spawn("relay", relay.run(tasks.stop.clone()));
         tasks.spawn("webhooks", webhooks.run(tasks.stop.clone()));
         tracing::info!(

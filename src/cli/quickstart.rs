@@ -1,4 +1,4 @@
-//! `pillarbox quickstart`: a demo server on loopback, and a first message through it.
+//! `pillarbox quickstart`: a demo server on loopback, and the first messages through it.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::durable_file;
 use crate::mail::Timestamp;
 use crate::model::{Environment, EventKind, KeyId, KeySecret, MessageId, TenantId};
-use crate::store::{Delivery, Directory, Event, Journal, KeyFilter, NewKey, NewTenant, Store};
+use crate::store::{Directory, Event, Journal, KeyFilter, NewKey, NewTenant, Store};
 use crate::telemetry;
 
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,7 @@ const DEMO_SLUG: &str = "demo";
 const SUBMISSION_PORT: u16 = 2587;
 const SUBMISSIONS_PORT: u16 = 2465;
 const API_PORT: u16 = 8587;
-const FIRST_MESSAGE_DEADLINE: Duration = Duration::from_secs(20);
+const MESSAGE_DEADLINE: Duration = Duration::from_secs(20);
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let path = prepare_dir(&arguments.dir, arguments.port_offset.unwrap_or_default())?;
@@ -123,13 +123,19 @@ impl Demo {
         Ok(Some(Self { platform_secret, key_id, secret }))
     }
 
-    /// Prints the credentials and sends the first message.
+    /// Prints the credentials, and sends one message that is delivered and one that comes back.
     async fn present(&self, running: &Running, config: &Config) -> anyhow::Result<()> {
         let endpoints = Endpoints::of(running, config)?;
         println!("{}", self.instructions(&endpoints));
         println!("The first message, sent by {} over SMTP:\n", endpoints.sender);
-        self.send_first(&endpoints).await.context("the server did not accept the first message")?;
-        print_timeline(running.store(), FIRST_MESSAGE_DEADLINE).await
+        let send = async |local, subject| {
+            self.send(&endpoints, local, subject).await.with_context(|| format!("{subject} was not accepted"))
+        };
+        send("newcomer", "The first message").await?;
+        print_timeline(running.store(), EventKind::MessageDelivered).await?;
+        println!("\nA bounce that comes back after the delivery, as the address requests:\n");
+        send("late-bounce", "The second message").await?;
+        print_timeline(running.store(), EventKind::MessageBounced).await
     }
 
     /// Credentials, addresses and commands to paste.
@@ -175,11 +181,11 @@ impl Demo {
     }
 
     /// Sends with lettre, as an independent client does.
-    async fn send_first(&self, endpoints: &Endpoints) -> anyhow::Result<()> {
+    async fn send(&self, endpoints: &Endpoints, local: &str, subject: &str) -> anyhow::Result<()> {
         let message = Message::builder()
             .from(endpoints.sender.parse()?)
-            .to("newcomer@example.com".parse()?)
-            .subject("The first message")
+            .to(format!("{local}@example.com").parse()?)
+            .subject(subject)
             .header(ContentType::TEXT_PLAIN)
             .body(String::from("It works.\n"))?;
         let ca = Certificate::from_pem(&std::fs::read(&endpoints.ca)?)?;
@@ -251,26 +257,23 @@ impl Endpoints {
     }
 }
 
-/// More events than the first message has.
+/// More events than a message here has.
 const EVENTS_MAX: usize = 100;
 
-/// Waits until the first message is final, and prints its events.
-async fn print_timeline(store: &Store, deadline: Duration) -> anyhow::Result<()> {
+/// Waits until the newest message has an event of this kind, and prints its events.
+async fn print_timeline(store: &Store, last: EventKind) -> anyhow::Result<()> {
     let page = store.list_messages(Default::default(), newest()).await?;
-    let first = page.items.into_iter().next().context("the first message is not in the store")?;
-    let message = first.message;
-    let deliveries = tokio::time::timeout(deadline, wait_until_final(store, message.id))
+    let message = page.items.into_iter().next().context("the message is not in the store")?.message;
+    let events = tokio::time::timeout(MESSAGE_DEADLINE, wait_for_event(store, message.id, last))
         .await
-        .context("the first message was not delivered in time; see the log")??;
+        .with_context(|| format!("{last} did not happen in time; see the log"))??;
     let accepted = message.created_at;
     println!("  {:>7}  accepted   {} ({} octets), on disk before the 250", "0 ms", message.id, message.size);
     if let Some(domain) = &message.dkim_domain {
         println!("  {:>7}  signed     DKIM, d={domain}", "");
     }
-    for event in store.message_events(message.id, None, EVENTS_MAX).await?.items {
-        if event.kind != EventKind::MessageAccepted {
-            println!("  {:>7}  {}", elapsed(accepted, &event), event_text(&event, &deliveries));
-        }
+    for event in events.iter().filter(|event| event.kind != EventKind::MessageAccepted) {
+        println!("  {:>7}  {}", elapsed(accepted, event), event_text(event));
     }
     Ok(())
 }
@@ -279,13 +282,13 @@ fn newest() -> crate::store::PageRequest {
     crate::store::PageRequest { limit: 1, ..Default::default() }
 }
 
-async fn wait_until_final(store: &Store, id: MessageId) -> anyhow::Result<Vec<Delivery>> {
+async fn wait_for_event(store: &Store, id: MessageId, kind: EventKind) -> anyhow::Result<Vec<Event>> {
     let mut interval = tokio::time::interval(Duration::from_millis(10));
     loop {
         interval.tick().await;
-        let deliveries = store.deliveries(id).await?;
-        if deliveries.iter().all(|delivery| !delivery.state.is_open()) {
-            return Ok(deliveries);
+        let events = store.message_events(id, None, EVENTS_MAX).await?.items;
+        if events.iter().any(|event| event.kind == kind) {
+            return Ok(events);
         }
     }
 }
@@ -294,12 +297,10 @@ fn elapsed(start: Timestamp, event: &Event) -> String {
     format!("{} ms", event.created_at.duration_since(start).as_millis())
 }
 
-fn event_text(event: &Event, deliveries: &[Delivery]) -> String {
+fn event_text(event: &Event) -> String {
     let what = event.kind.as_str().trim_start_matches("message.");
-    let delivery = deliveries.iter().find(|delivery| Some(delivery.id) == event.delivery_id);
-    let to = delivery.map(|delivery| format!("to {} in the sandbox", delivery.recipient)).unwrap_or_default();
-    let reply = delivery.and_then(|delivery| delivery.last_reply.clone()).unwrap_or_default();
-    format!("{what:<9}  {to}: {reply}")
+    let data = |name: &str| event.data[name].as_str().unwrap_or_default();
+    format!("{what:<9}  to {} in the sandbox: {}", data("recipient"), data("reply"))
 }
 
 fn print_restart(endpoints: &Endpoints, data_dir: &Path) {

@@ -212,7 +212,6 @@ mod tests {
             attempt: None,
             reply: "452 4.2.2 mailbox full".into(),
             suppress: None,
-            complained: false,
             delayed: crosses_delay(&message, &delivery, at),
             at,
         };

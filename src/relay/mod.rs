@@ -9,9 +9,9 @@
 //! * `smart_host_login` and `smart_host_backoff` defer mail for a smart host that refuses the account,
 //! * `tls` decides which TLS a host must offer, and verifies it,
 //! * `result_record` decides the new state from a result, `result_writer` stores it, `dsn` reports it to the sender,
-//! * `sandbox` simulates delivery in the test environment.
+//! * `sandbox` simulates delivery in the test environment, `sandbox_reports` what comes back later.
 //!
-//! Imports `mail`, `model`, `smtp`, `policy`, `dkim`, `dns`, `tls`, `limits`, `http_client`, `egress_guard`, `store`, `queue` and
+//! Imports `mail`, `model`, `smtp`, `policy`, `feedback`, `dkim`, `dns`, `tls`, `limits`, `http_client`, `egress_guard`, `store`, `queue` and
 //! the configuration.
 
 mod agents;
@@ -31,6 +31,7 @@ mod result_writer;
 mod return_path;
 mod route;
 mod sandbox;
+mod sandbox_reports;
 mod smart_host_backoff;
 mod smart_host_login;
 mod smtp_stream;
@@ -56,6 +57,7 @@ use self::catch_up::CatchUp;
 use crate::clock::Clock;
 use crate::config;
 use crate::dns::{DnsError, Resolver};
+use crate::feedback::ReturnedMail;
 use crate::limits::tenant_semaphore::TenantSemaphore;
 use crate::mail::DomainName;
 use crate::queue::QueueManager;
@@ -143,6 +145,8 @@ struct RelayContext {
     tls_results: Option<Arc<TlsSessionCounts>>,
     logins: SmartHostLogins,
     catch_up: CatchUp,
+    /// Takes what the sandbox sends back, if somebody reads it.
+    sandbox_returns: Option<mpsc::Sender<ReturnedMail>>,
     /// One permit for each KiB of a message read back from the spool.
     loaded: TenantSemaphore,
     tasks: Tasks,
@@ -208,6 +212,7 @@ impl Relay {
             },
             logins: SmartHostLogins::new(router.clone(), queue.clone()),
             catch_up: CatchUp::new(clock.clone()),
+            sandbox_returns: None,
             router,
             store,
             queue,
@@ -227,6 +232,12 @@ impl Relay {
     pub fn with_return_paths(mut self, settings: Option<ReturnPathSettings>) -> Self {
         let (store, clock) = (self.context.store.clone(), self.context.clock.clone());
         self.context.return_paths = ReturnPaths::new(store, settings, clock);
+        self
+    }
+
+    /// Sends what comes back in the sandbox.
+    pub fn with_sandbox_returns(mut self, returns: mpsc::Sender<ReturnedMail>) -> Self {
+        self.context.sandbox_returns = Some(returns);
         self
     }
 

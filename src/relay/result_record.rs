@@ -109,7 +109,6 @@ impl CompletedAttempt<'_> {
             attempt: Some(attempt),
             reply,
             suppress,
-            complained: false,
             delayed: state == DeliveryState::Deferred && crosses_delay(message, delivery, self.now),
             at: self.now,
         }
@@ -185,7 +184,6 @@ impl UnattemptedBatch<'_> {
             attempt: None,
             reply: truncate(reply),
             suppress: None,
-            complained: false,
             delayed: false,
             at: self.now,
         }

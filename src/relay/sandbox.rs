@@ -7,10 +7,9 @@ use super::peer::Peer;
 use super::recipient_result::RecipientResult;
 use super::transcript::Transcript;
 use crate::mail::{Address, EnhancedStatus, Timestamp};
-use crate::model::{Environment, SuppressionReason};
 use crate::smtp::Reply;
 use crate::smtp::client::{Outcome, Phase};
-use crate::store::{AttemptRecord, Batch, Delivery, NewSuppression};
+use crate::store::{AttemptRecord, Batch, Delivery};
 
 /// The delay of `slow`.
 pub const SLOW_DELAY: Duration = Duration::from_secs(5);
@@ -28,6 +27,10 @@ pub enum SandboxScenario {
     Defer(u32),
     /// `complaint`: delivered, then a complaint.
     Complaint,
+    /// `late-bounce`, `late-bounce+5.2.2`: delivered, then a delivery status notification with this status.
+    LateBounce(EnhancedStatus),
+    /// `autoreply`: delivered, then an automatic reply.
+    AutoReply,
     /// `suppressed`: refused as if it were on a suppression list.
     Suppressed,
     /// `slow`: delivered after [`SLOW_DELAY`].
@@ -43,11 +46,9 @@ impl SandboxScenario {
             None => (local.as_str(), None),
         };
         match (word, tag) {
-            ("bounce", None) => Self::Bounce(EnhancedStatus::new(5, 1, 1)),
-            ("bounce", Some(status)) => match status.parse::<EnhancedStatus>() {
-                Ok(status) if status.class != 2 => Self::Bounce(status),
-                _ => Self::Deliver,
-            },
+            ("bounce", status) => failure(status).map_or(Self::Deliver, Self::Bounce),
+            ("late-bounce", status) => failure(status).map_or(Self::Deliver, Self::LateBounce),
+            ("autoreply", None) => Self::AutoReply,
             ("defer", Some(times)) => times.parse().map_or(Self::Deliver, Self::Defer),
             ("complaint", None) => Self::Complaint,
             ("suppressed", None) => Self::Suppressed,
@@ -63,7 +64,12 @@ impl SandboxScenario {
                 let text = format!("deferral {} of {times}, as the address requests", attempts + 1);
                 (Phase::Rcpt, 451, EnhancedStatus::new(4, 7, 1), text)
             }
-            Self::Deliver | Self::Complaint | Self::Slow | Self::Defer(_) => {
+            Self::Deliver
+            | Self::Complaint
+            | Self::LateBounce(_)
+            | Self::AutoReply
+            | Self::Slow
+            | Self::Defer(_) => {
                 (Phase::Content, 250, EnhancedStatus::new(2, 0, 0), "accepted by the sandbox".to_owned())
             }
             Self::Bounce(status) => {
@@ -78,7 +84,7 @@ impl SandboxScenario {
         Outcome { phase, reply: Reply { code, enhanced: Some(enhanced), lines: vec![text] } }
     }
 
-    /// Adds to the record the short retry delay and the complaint.
+    /// Adds to the record the short retry delay.
     pub fn adjust(self, record: &mut AttemptRecord, delivery: &Delivery, now: Timestamp) {
         if let Some(next) = &mut record.next_attempt_at
             && matches!(self, Self::Defer(_))
@@ -91,19 +97,13 @@ impl SandboxScenario {
                 );
             }
         }
-        if self == Self::Complaint {
-            record.complained = true;
-            record.suppress = Some(NewSuppression {
-                evidence: Some("a complaint of the sandbox".into()),
-                ..NewSuppression::of_all_mail(
-                    Some(record.tenant_id),
-                    Environment::Test,
-                    delivery.recipient.clone(),
-                    SuppressionReason::Complaint,
-                )
-            });
-        }
     }
+}
+
+/// The status that an address names, 5.1.1 if it names none. `None` if it names no failure.
+fn failure(status: Option<&str>) -> Option<EnhancedStatus> {
+    let status = status.map_or(Ok(EnhancedStatus::new(5, 1, 1)), str::parse);
+    status.ok().filter(|status: &EnhancedStatus| status.class != 2)
 }
 
 /// The result for one recipient.
@@ -165,6 +165,9 @@ mod tests {
             ("defer", 0, "delivered", "250 2.0.0"),
             ("complaint", 0, "delivered", "250 2.0.0"),
             ("complaint+x", 0, "delivered", "250 2.0.0"),
+            ("late-bounce", 0, "delivered", "250 2.0.0"),
+            ("late-bounce+5.2.2", 0, "delivered", "250 2.0.0"),
+            ("autoreply", 0, "delivered", "250 2.0.0"),
             ("suppressed", 0, "bounced", "550 5.7.1"),
             ("slow", 0, "delivered", "250 2.0.0"),
         ] {
@@ -176,5 +179,11 @@ mod tests {
             (scenario("complaint"), scenario("slow"), scenario("slow+1")),
             (SandboxScenario::Complaint, SandboxScenario::Slow, SandboxScenario::Deliver)
         );
+        let full = SandboxScenario::LateBounce(EnhancedStatus::new(5, 2, 2));
+        assert_eq!(
+            (scenario("late-bounce+5.2.2"), scenario("Autoreply")),
+            (full, SandboxScenario::AutoReply)
+        );
+        assert_eq!(scenario("late-bounce+2.0.0"), SandboxScenario::Deliver);
     }
 }

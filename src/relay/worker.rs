@@ -14,12 +14,14 @@ use super::peer::Peer;
 use super::recipient_result::{RecipientResult, UNROUTABLE};
 use super::result_record::{CompletedAttempt, RetryConditions, UnattemptedBatch};
 use super::sandbox::{self, SandboxScenario};
+use super::sandbox_reports;
 use super::smart_host_backoff::SmartHostBackoff;
 use super::smart_host_login::LoginResult;
 use crate::clock::Instant;
 use crate::dkim::filter_signatures;
 use crate::dsn::message::DsnMessage;
 use crate::dsn::recipient::DsnRecipient;
+use crate::feedback::ReturnedMail;
 use crate::limits::tenant_semaphore::TenantPermit;
 use crate::mail::{Content, ReversePath, Timestamp};
 use crate::model::{BounceClass, DeliveryReports};
@@ -28,7 +30,7 @@ use crate::queue::{Claim, NextHop, QueueKey, Slot};
 use crate::rng::Rng;
 use crate::smtp::client::Phase;
 use crate::store::{
-    self, Batch, Delivery, Directory, Journal, Message, NewMessage, RecordBatch, Spool, StoreError,
+    self, Batch, Delivery, Directory, Journal, Message, NewMessage, RecordBatch, Reports, Spool, StoreError,
 };
 
 /// How many earlier attempts of a delivery are read to find the first one that the DNS prevented. A delivery has no more
@@ -400,7 +402,24 @@ impl Worker {
             outcomes.add(&claim.batch.message, delivery, record, false);
         }
         let content = claim.batch.content.clone();
+        let returned = self.returned_by_sandbox(&claim.batch);
         self.send_to_writer(claim, content.as_ref(), outcomes).await;
+        for mail in returned {
+            if let Some(returns) = &self.context.sandbox_returns {
+                // The reader ends with the server.
+                let _ = returns.send(mail).await;
+            }
+        }
+    }
+
+    fn returned_by_sandbox(&self, batch: &Batch) -> Vec<ReturnedMail> {
+        let keys = self.context.store.token_keys();
+        let host = &self.context.settings.hostname;
+        let returned = batch.deliveries.iter().filter_map(|delivery| {
+            let scenario = SandboxScenario::of(&delivery.recipient);
+            sandbox_reports::returned_mail(scenario, delivery, &keys, host)
+        });
+        returned.collect()
     }
 
     /// Composes the DSN, if one is due, and passes it and the records to the result writer.

@@ -309,7 +309,6 @@ pub(crate) fn outcome(tenant: TenantId, delivery: &Delivery, state: DeliveryStat
         attempt: Some(attempt(delivery, state)),
         reply: "250 2.0.0 fine".to_owned(),
         suppress: None,
-        complained: false,
         delayed: false,
         at,
     }

@@ -76,20 +76,22 @@ def run(name, script):
 
 
 def check_mail(printed):
-    """Waits until the sandbox has delivered all messages. Returns the failures."""
+    """Waits until the sandbox has delivered all messages, and returned one. Returns the failures."""
     secret = re.search(r"pb_live_\w+", printed).group()
     api = re.search(r"API +(http://\S+)", printed).group(1)
     request = urllib.request.Request(f"{api}/v1/emails", headers={"Authorization": f"Bearer {secret}"})
     deadline = time.monotonic() + PATIENCE_SECONDS
+    bounced = {"The second message"}
     wanted = {"The first message", "Hello from swaks", "Hello from curl", "Hello from Python"}
     while True:
         with urllib.request.urlopen(request) as answer:
             emails = json.load(answer)["data"]
         delivered = {email["subject"] for email in emails if email["status"] == "delivered"}
-        if wanted <= delivered:
+        returned = {email["subject"] for email in emails if email["status"] == "bounced"}
+        if wanted <= delivered and bounced <= returned:
             return []
         if time.monotonic() > deadline:
-            return [f"not delivered: {wanted - delivered}"]
+            return [f"not delivered: {wanted - delivered}, not returned: {bounced - returned}"]
         time.sleep(0.05)
 
 

@@ -283,7 +283,6 @@ async fn a_timeline_of_long_dialogues_is_truncated_and_says_so() {
             attempt: Some(attempt),
             reply: "later".into(),
             suppress: None,
-            complained: false,
             delayed: false,
             at: now,
         }

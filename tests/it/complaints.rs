@@ -83,7 +83,10 @@ async fn a_signed_complaint_to_the_token_in_the_message_is_recorded_and_suppress
     assert_eq!(event["type"], "message.complained");
     assert_eq!(event["data"]["feedback_type"], "abuse");
     let [suppression] = &suppressions(&stage).await[..] else { panic!("one suppression") };
-    assert_eq!((&suppression["address"], &suppression["reason"]), (&"bob@b.test".into(), &"complaint".into()));
+    assert_eq!(
+        (&suppression["address"], &suppression["reason"]),
+        (&"bob@b.test".into(), &"complaint".into())
+    );
 }
 
 #[tokio::test]
@@ -158,8 +161,7 @@ async fn the_message_id_attributes_the_complaint_of_a_trusted_reporter() {
     let header = header_at_receiver(&stage);
     let id = field(&header, "Message-ID").unwrap();
     let returned = format!("Message-ID: {id}");
-    let complaint =
-        sign(&stage, "arf.mail.yahoo.com", &arf_from("arf.mail.yahoo.com", "abuse", &returned));
+    let complaint = sign(&stage, "arf.mail.yahoo.com", &arf_from("arf.mail.yahoo.com", "abuse", &returned));
     let report = crate::wait::until("the message is in the search index", async || {
         stage.send_back("feedback@x.test", FEEDBACK_LOOP, &complaint).await.expect_code(250);
         let report = reports(&stage).await.swap_remove(0);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::api_stage::ApiStage;
 use crate::http::request;
 use crate::server::{Account, TestServer, message, one_destination, text};
+use crate::wait::until;
 
 /// A test key of the tenant of an account.
 async fn tester(server: &TestServer, account: &Account) -> Account {
@@ -41,7 +42,10 @@ async fn what_the_sandbox_suppresses_stops_test_mail_only_and_a_live_suppression
     let id = server.submit(&tester, &["complaint@b.test"], &message(&account, "complained")).await;
     server.wait_for_status(&id, &["delivered"]).await;
     let in_test = vec![pair("complaint@b.test", "test"), pair("bounce@b.test", "test")];
-    assert_eq!(suppressions(&server, &tester.secret, "").await, in_test);
+    until("the complaint comes back", async || {
+        (suppressions(&server, &tester.secret, "").await == in_test).then_some(())
+    })
+    .await;
     assert_eq!(suppressions(&server, &account.secret, "").await, []);
     assert_eq!(suppressions(&server, &account.secret, "?environment=test").await, in_test);
     assert_eq!(suppressions(&server, &server.control.secret, "").await, in_test);

@@ -25,9 +25,16 @@ async fn quickstart_shows_the_delivery_of_a_first_message_and_keeps_everything()
     let arguments = ["quickstart", "--dir", directory.path().to_str().unwrap()];
     let mut first = Serving::start(&arguments);
     first.wait_for_line("Ctrl-C stops it").await;
-    for part in
-        ["platform key", "swaks --server", "smtplib", "curl --ssl-reqd", "accepted", "signed", "delivered"]
-    {
+    for part in [
+        "platform key",
+        "swaks --server",
+        "smtplib",
+        "curl --ssl-reqd",
+        "accepted",
+        "signed",
+        "delivered",
+        "bounced",
+    ] {
         assert!(first.said.contains(part), "`{part}` in:\n{}", first.said);
     }
     let word_after = |part: &str| {
@@ -37,7 +44,8 @@ async fn quickstart_shows_the_delivery_of_a_first_message_and_keeps_everything()
     let (platform, api) = (word_after("platform key"), word_after("http://"));
     let address = api.split('/').next().unwrap().parse().unwrap();
     let emails = request(address, "GET", "/v1/emails", Some(&platform), None::<&Value>).await.expect(200);
-    assert_eq!(emails["data"][0]["status"], "delivered", "{emails}");
+    let statuses = [&emails["data"][1]["status"], &emails["data"][0]["status"]];
+    assert_eq!(statuses, ["delivered", "bounced"], "{emails}");
     first.end("INT").await;
 
     let mut second = Serving::start(&arguments);

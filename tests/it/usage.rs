@@ -140,7 +140,11 @@ async fn the_usage_of_mixed_traffic_is_what_the_journal_tells() {
     ]);
     assert_eq!(recount(&server, &account).await, expected);
     assert_eq!(counted(&usage), expected);
-    let of_test = server.control.get(&format!("{path}?environment=test")).await;
+    let of_test = until("the complaint came back", async || {
+        let of_test = server.control.get(&format!("{path}?environment=test")).await;
+        (of_test["emails_complained"] == 1).then_some(of_test)
+    })
+    .await;
     let expected = [
         ("emails_sent", 2),
         ("emails_delivered", 1),

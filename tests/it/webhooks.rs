@@ -212,7 +212,6 @@ async fn a_failed_event_is_retried_with_its_id_and_later_events_of_the_message_w
         attempt: None,
         reply: "250 ok".into(),
         suppress: None,
-        complained: false,
         bounce_class: None,
         delayed: false,
         at: Timestamp::now(),

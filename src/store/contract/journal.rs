@@ -127,21 +127,17 @@ pub(super) async fn the_journal_and_the_states_agree<H: Harness>() {
     assert_eq!(bed.store.count_open().await.unwrap(), open);
 }
 
-pub(super) async fn an_event_tells_what_the_reply_was_and_a_complaint_follows_its_delivery<H: Harness>() {
+pub(super) async fn an_event_tells_what_the_reply_was<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let new = bed.enqueue(tenant, &["x@one.example"]).await;
     let batches = bed.claim(later(0)).await.batches;
-    let mut records = outcomes(&batches, DeliveryState::Delivered);
-    records.records[0].complained = true;
+    let records = outcomes(&batches, DeliveryState::Delivered);
     let attempt = records.records[0].attempt.clone().unwrap();
     bed.store.record(records).await.unwrap();
     let events = bed.store.message_events(new.message.id, None, 1000).await.unwrap().items;
     let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
-    assert_eq!(
-        kinds,
-        [EventKind::MessageAccepted, EventKind::MessageDelivered, EventKind::MessageComplained]
-    );
+    assert_eq!(kinds, [EventKind::MessageAccepted, EventKind::MessageDelivered]);
     let expected = serde_json::json!({
         "recipient": "x@one.example", "host": "mx.example.net", "code": 250, "enhanced": "2.0.0",
         "reply": "250 2.0.0 fine", "attempts": 1,

@@ -1,7 +1,11 @@
 //! What tenants used: never more or less than the journal tells, and apart from one another.
 
 use super::*;
-use crate::model::{EventKind, LimitPeriod, RefusalCode, RequestId, Stage, UsageGroup};
+use crate::model::{
+    EventKind, FeedbackType, LimitPeriod, RefusalCode, ReportEffect, ReportId, ReportKind, RequestId, Stage,
+    UsageGroup,
+};
+use crate::store::{Consequence, NewReport, Report, Reporter, Reports};
 
 /// The last hundred years.
 async fn usage(bed: &TestBed<impl Harness>, tenant: TenantId, interval: UsageInterval) -> Vec<Usage> {
@@ -95,12 +99,46 @@ fn outcome_of(batch: &Batch) -> RecordBatch {
             _ => DeliveryState::Delivered,
         };
         record.next_attempt_at = record.state.is_open().then(|| record.at + SignedDuration::from_secs(60));
-        record.complained = recipient.starts_with("complained@");
         if record.state == DeliveryState::Bounced && batch.message.kind == MessageKind::Message {
             records.report = Some(new_report(record.tenant_id, "bounced@a.example"));
         }
     }
     records
+}
+
+/// The recipients `complained` of a delivered batch complain.
+async fn complain(bed: &TestBed<impl Harness>, batch: &Batch) {
+    let message = &batch.message;
+    for delivery in &batch.deliveries {
+        if !delivery.recipient.to_string().starts_with("complained@") {
+            continue;
+        }
+        let at = now();
+        let report = Report {
+            id: ReportId::generate(at),
+            tenant_id: Some(message.tenant_id),
+            environment: Some(message.environment),
+            message_id: Some(message.id),
+            delivery_id: Some(delivery.id),
+            kind: ReportKind::Complaint,
+            rule: "arf".to_owned(),
+            effect: ReportEffect::Complained,
+            action: None,
+            status: None,
+            bounce_class: None,
+            feedback_type: Some(FeedbackType::Abuse),
+            recipient: None,
+            reply: None,
+            reporter: Reporter::default(),
+            times: 1,
+            has_raw: true,
+            created_at: at,
+            last_at: at,
+        };
+        let consequence = Consequence::Complaint { suppress: None, list: None };
+        let new = NewReport { report, digest: [0; 32], raw: Vec::new(), consequence, dsn: None, at };
+        bed.store.record_report(new).await.unwrap();
+    }
 }
 
 pub(super) async fn what_was_used_is_what_the_journal_tells<H: Harness>() {
@@ -125,6 +163,7 @@ pub(super) async fn what_was_used_is_what_the_journal_tells<H: Harness>() {
     for round in 0..4 {
         for batch in bed.claim(later(3600 * round)).await.batches {
             bed.store.record(outcome_of(&batch)).await.unwrap();
+            complain(&bed, &batch).await;
         }
     }
     assert_eq!(bed.store.count_open().await.unwrap(), 0);
@@ -320,6 +359,7 @@ pub(super) async fn usage_of_all_tenants_is_summed_by_tenant_key_domain_and_day<
     bed.store.count_requests(vec![(by, 7)]).await.unwrap();
     for batch in bed.claim(later(0)).await.batches {
         bed.store.record(outcome_of(&batch)).await.unwrap();
+        complain(&bed, &batch).await;
     }
 
     let counts = |sent, delivered, bounced, complained, rejected, api_requests| UsageCounts {

@@ -262,8 +262,6 @@ pub struct AttemptRecord {
     pub reply: String,
     /// A suppression to create for the recipient.
     pub suppress: Option<NewSuppression>,
-    /// The recipient complained (sandbox): appends an event after that of the delivery.
-    pub complained: bool,
     /// The first deferral after the time from which delays are reported.
     pub delayed: bool,
     pub at: Timestamp,

@@ -150,7 +150,6 @@ async fn deliver(store: &Arc<Store>) {
                     attempt: None,
                     reply: "250 2.0.0 fine".into(),
                     suppress: None,
-                    complained: false,
                     delayed: false,
                     at: Timestamp::now(),
                 });

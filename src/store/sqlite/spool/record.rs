@@ -163,9 +163,6 @@ fn write_events(tx: &Tx<'_>, record: &AttemptRecord, data: &DeliveryData<'_>) ->
     if let Some(kind) = kind_of(record.state).filter(|_| has_news) {
         tx.append(kind, subject, data, record.at)?;
     }
-    if record.complained {
-        tx.append(EventKind::MessageComplained, subject, data, record.at)?;
-    }
     if let Some(new) = &record.suppress {
         suppress(tx, new, subject, record.at)?;
     }
