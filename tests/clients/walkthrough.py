@@ -29,6 +29,8 @@ SHAPES = {
         created_at updated_at""",
     "event": """id object type tenant_id environment external_ref message_id delivery_id recipient tags metadata data
         created_at""",
+    "report": """id object tenant_id environment message_id delivery_id kind effect action status bounce_class feedback_type
+        recipient reply reporter rule times has_raw created_at last_received_at""",
     "rejection": "id object tenant_id key_id environment stage code message client_address created_at",
     "usage": """object tenant_id period environment emails_sent emails_delivered emails_bounced
         emails_bounced_late emails_complained emails_unsubscribed emails_suppressed emails_rejected email_test api_requests""",
@@ -208,6 +210,18 @@ def hear(hook, tenant, receiver):
         assert (event["recipient"], event["tenant_id"]) == (recipient, tenant["id"]), event
 
 
+def come_back(platform, admin, tenant):
+    wanted = {"name": "test", "tenant_id": tenant["id"], "environment": "test", "scopes": ["emails:send", "emails:read"]}
+    secret = platform.http(admin, "POST", "/v1/keys", wanted, 201)["secret"]
+    message = mail(f"shop@{DOMAIN}", "late-bounce@remote.example")
+    path = f"/v1/emails/{platform.http(secret, 'POST', '/v1/emails', message, 202)['id']}"
+    until("the sandbox returns a bounce", lambda: platform.get(secret, path, ["deliveries"])["status"] == "bounced")
+    [report] = platform.get(secret, f"/v1/reports?message_id={path.split('/')[-1]}")["data"]
+    check_shape(report, SHAPES["report"])
+    assert (report["kind"], report["effect"], report["status"]) == ("dsn", "bounced", "5.1.1"), report
+    step("a bounce of the sandbox comes back after the delivery, with its report")
+
+
 def refuse_foreign(platform, key):
     sender = f"shop@{FOREIGN}"
     error = platform.http(key["secret"], "POST", "/v1/emails", mail(sender, "good@remote.example"), 403)
@@ -248,7 +262,7 @@ def remove(platform, admin, key, tenant, domain):
     would = platform.http(admin, "DELETE", f"{path}?dry_run=true")
     check_shape(would, REMOVAL)
     counted = {name: would["counts"][name] for name in ("domains", "keys", "webhooks", "messages")}
-    assert counted == {"domains": 1, "keys": 1, "webhooks": 1, "messages": 3} and not would["deleted"], would
+    assert counted == {"domains": 1, "keys": 2, "webhooks": 1, "messages": 4} and not would["deleted"], would
     removed = platform.http(admin, "DELETE", path)
     check_shape(removed, REMOVAL)
     assert removed["deleted"], removed
@@ -271,6 +285,7 @@ def walk(server, names, sink):
     send(platform, key, sink)
     hear(hook, tenant, receiver)
     refuse_foreign(platform, key)
+    come_back(platform, admin, tenant)
     check_usage(platform, key, tenant)
     suspend_and_resume(platform, admin, key, tenant, sink)
     remove(platform, admin, key, tenant, domain)
