@@ -184,11 +184,6 @@ fn refuse_duplicate(name: &str, count: usize) -> Refusal {
 }
 
 impl CheckedHeader {
-    /// Whether the message has a field of this name.
-    pub fn has(&self, name: &str) -> bool {
-        self.block.named(name).next().is_some()
-    }
-
     /// Refuses several fields of one name where RFC 5322 §3.6 allows one.
     pub fn refuse_duplicates(&self) -> Result<(), Refusal> {
         for name in SINGLE_FIELDS {
