@@ -1,6 +1,6 @@
 //! Metrics in the Prometheus text format, on a separate listener without authentication. Values are collected from
 //! other modules at each scrape. No label contains a tenant, domain or address, so the number of series is bounded.
-//! Imports `mail`, `store`, `submission`, `limits`, `queue`, `accept_loop`, `histogram` and `tls`.
+//! Imports `mail`, `store`, `submission`, `limits`, `queue`, `returns`, `accept_loop`, `histogram` and `tls`.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -34,6 +34,7 @@ use crate::limits::auth_limiter::AuthLimiter;
 use crate::limits::connection_limiter::ConnectionLimiter;
 use crate::model::BounceClass;
 use crate::queue::{ConnectionCounts, QueueManager};
+use crate::returns::ReturnsService;
 use crate::store::{Journal, Outbox, QueueOverview, QueueRequest, Store, StoreCounts, StoreError};
 use crate::submission::SubmissionService;
 use crate::tls::Certificate;
@@ -56,6 +57,10 @@ pub struct Metrics {
     pub bans: Arc<AuthLimiter>,
     /// SMTP connections.
     pub smtp: Arc<ConnectionLimiter>,
+    /// Connections of other servers.
+    pub inbound: Arc<ConnectionLimiter>,
+    /// Reports.
+    pub returns: Arc<ReturnsService>,
     /// API connections.
     pub api: Arc<ConnectionLimiter>,
     /// Connections of the public pages.
@@ -155,6 +160,7 @@ impl Metrics {
         gauges(&mut registry, "pillarbox_build_info", "The running version", [([version], 1)]);
         let pillarbox = registry.sub_registry_with_prefix("pillarbox");
         self.add_mail(pillarbox, snapshot);
+        self.add_reports(pillarbox);
         add_store(pillarbox, &snapshot.counts);
         self.add_queue(pillarbox, &snapshot.queue);
         self.add_logins(pillarbox);
@@ -199,6 +205,18 @@ impl Metrics {
         registry.register("delivery_seconds", help, Histograms(ends.collect()));
     }
 
+    /// Adds the metrics of what comes back.
+    fn add_reports(&self, registry: &mut Registry) {
+        let counts = self.returns.counts();
+        let reports = counts.reports.iter().map(|((kind, effect), count)| {
+            ([("kind", kind.to_string()), ("effect", effect.to_string())], *count)
+        });
+        counters(registry, "reports", "Reports of other servers, by kind and effect", reports);
+        let refusals = counts.refusals.iter().map(|(code, count)| ([("code", (*code).to_owned())], *count));
+        let help = "Refused recipients and messages of other servers, by code";
+        counters(registry, "report_refusals", help, refusals);
+    }
+
     fn add_logins(&self, registry: &mut Registry) {
         let failures = Counter::<u64>::default();
         failures.inc_by(self.bans.failures());
@@ -230,6 +248,7 @@ impl Metrics {
         gauge(registry, "site_backoffs", help, to_gauge(backoffs as u64));
         let connections = [
             ("smtp", self.smtp.open_count()),
+            ("inbound", self.inbound.open_count()),
             ("api", self.api.open_count()),
             ("public", self.public.open_count()),
             ("outbound", outbound),

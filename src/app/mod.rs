@@ -27,15 +27,15 @@ use crate::maintenance::{brakes, key_expiry, retention, search_indexer};
 use crate::metrics::Metrics;
 use crate::queue::QueueManager;
 use crate::relay::{self, Recording, Relay, RelayError};
-use crate::returns::{ReturnsDependencies, ReturnsService, ReturnsSettings};
+use crate::returns::{Forwarder, ReturnsDependencies, ReturnsService, ReturnsSettings};
 use crate::rng::Rng;
 use crate::server::{self, Server};
 use crate::store::{
     Access, Bounds, Directory, OpenError, RetentionPolicy, SqliteOptions, Store, StoreError, StoreOptions,
 };
-use crate::submission::{self, SubmissionService};
+use crate::submission::{self, KeyFileError, SubmissionService};
 use crate::tls::{Certificate, TlsError};
-use crate::tls_report::{self, Reporter, TlsReportError};
+use crate::tls_report::{self, Reporter};
 use crate::unsubscribe::UnsubscribeService;
 use crate::verification::{self, ProbeCache, ReturnPathSettings, VerificationSettings, Verifier};
 use crate::web::PublicWeb;
@@ -80,7 +80,10 @@ pub enum StartError {
     Webhooks(TlsError),
     /// TLS reports cannot be sent.
     #[error("tls_report.mail: {0}")]
-    TlsReport(#[from] TlsReportError),
+    TlsReport(KeyFileError),
+    /// Mail for people cannot be forwarded.
+    #[error("inbound.forward: {0}")]
+    Forward(KeyFileError),
     /// The limit of open files is too low.
     #[error(transparent)]
     OpenFiles(#[from] open_files::OpenFilesError),
@@ -113,6 +116,7 @@ pub struct Running {
     pub public_addresses: Vec<SocketAddr>,
     store: Arc<Store>,
     queue: Arc<QueueManager>,
+    returns: Arc<ReturnsService>,
     certificate: Arc<Certificate>,
     acceptance: TaskGroup,
     delivery: TaskGroup,
@@ -186,17 +190,21 @@ impl<'a> SharedServices<'a> {
             probes: ProbeCache::default(),
         };
         let queue = Arc::new(QueueManager::new(store.clone(), &config.relay, clock.clone(), rng.clone()));
+        let submission = Arc::new(SubmissionService::new(store.clone(), settings, clock.clone()));
+        let forward = config.inbound.forward.as_ref().filter(|_| config.inbound.is_enabled());
+        let forwarder = forward.map(|forward| Forwarder::new(forward, submission.clone())).transpose();
         let returns = ReturnsDependencies {
             store: store.clone(),
             queue: queue.clone(),
             resolver: resolver.clone(),
             clock: clock.clone(),
+            forwarder: forwarder.map_err(StartError::Forward)?,
         };
         Ok(Self {
             config,
             certificate,
             resolver,
-            submission: Arc::new(SubmissionService::new(store.clone(), settings, clock.clone())),
+            submission,
             bans: Arc::new(AuthLimiter::new(bans)),
             verifier: Arc::new(verifier),
             returns: Arc::new(ReturnsService::new(returns, returns_settings(config))),
@@ -260,13 +268,15 @@ impl<'a> SharedServices<'a> {
         PublicWeb::new(unsubscribe, public.clone(), public.tls.then(|| self.certificate.shared()))
     }
 
-    fn build_metrics(&self, server: &Server, api: &Api, web: &PublicWeb) -> Arc<Metrics> {
+    fn build_metrics(&self, server: &Server, inbound: &Server, api: &Api, web: &PublicWeb) -> Arc<Metrics> {
         Arc::new(Metrics {
             store: self.store.clone(),
             queue: self.queue.clone(),
             submission: self.submission.clone(),
             bans: self.bans.clone(),
             smtp: server.connections(),
+            inbound: inbound.connections(),
+            returns: self.returns.clone(),
             api: api.connections(),
             public: web.connections(),
             certificate: self.certificate.clone(),
@@ -304,7 +314,7 @@ impl<'a> SharedServices<'a> {
             rng: self.rng.clone(),
             hostname: config.hostname.clone(),
         };
-        Ok(Some(Reporter::new(config.tls_report.clone(), dependencies)?))
+        Reporter::new(config.tls_report.clone(), dependencies).map(Some).map_err(StartError::TlsReport)
     }
 
     /// Starts the tasks that maintain the store, the domains and the certificate.
@@ -357,7 +367,7 @@ impl Running {
         let relay = shared.build_relay()?.with_sandbox_returns(sandbox_returns);
         let (server, inbound, api) = (shared.build_server(), shared.build_inbound(), shared.build_api());
         let web = shared.build_public_web();
-        let metrics = shared.build_metrics(&server, &api, &web);
+        let metrics = shared.build_metrics(&server, &inbound, &api, &web);
         let (webhooks, reporter) = (shared.build_webhook_dispatcher()?, shared.build_tls_reporter()?);
         let mut running = Self {
             submission_addresses: listeners::addresses(&listeners.submission),
@@ -368,6 +378,7 @@ impl Running {
             public_addresses: listeners::addresses(&listeners.public),
             store: shared.store.clone(),
             queue: shared.queue.clone(),
+            returns: shared.returns.clone(),
             certificate: shared.certificate.clone(),
             acceptance: TaskGroup::new("acceptance of mail"),
             delivery: TaskGroup::new("delivery of mail"),
@@ -407,6 +418,11 @@ impl Running {
     /// The queue manager, for code in the same process.
     pub fn queue(&self) -> &Arc<QueueManager> {
         &self.queue
+    }
+
+    /// What takes reports, for code in the same process.
+    pub fn returns(&self) -> &Arc<ReturnsService> {
+        &self.returns
     }
 
     /// Reloads the certificate from its files. After an error the old certificate stays in use.

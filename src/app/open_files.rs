@@ -134,6 +134,25 @@ mod tests {
     }
 
     #[test]
+    fn connections_of_other_servers_and_of_the_pages_count_if_there_are_listeners() {
+        let mut config = Config::default();
+        let address = "127.0.0.1:25".parse().unwrap();
+        (config.inbound.listen, config.public.listen) = (vec![address], vec![address]);
+        (config.inbound.connections_max, config.public.connections_max) = (300, 300);
+        let (fitted, lowered) = fit(&config, 1024).unwrap();
+        let sum = [
+            fitted.smtp.connections_max,
+            fitted.api.connections_max,
+            fitted.relay.connections_max,
+            fitted.webhooks.requests_max,
+            fitted.inbound.connections_max,
+            fitted.public.connections_max,
+        ];
+        assert!(sum.iter().sum::<usize>() + 408 <= 1024, "{sum:?}");
+        assert!(lowered.unwrap().contains("inbound.connections_max is "));
+    }
+
+    #[test]
     fn too_few_files_are_an_error_with_the_number_that_is_needed() {
         let error = fit(&Config::default(), 408 + 63).unwrap_err().to_string();
         assert!(error.contains("is 471, and at least 472 are needed"), "{error}");

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::mail::Timestamp;
 use crate::store::check_master_key;
 use crate::tls::{Certificate, trusted_roots};
-use crate::{relay, tls_report};
+use crate::{relay, returns, tls_report};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -31,6 +31,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     trusted_roots(config.webhooks.ca_file.as_deref()).with_context(|| format!("{name}: webhooks.ca_file"))?;
     relay::check(&config.relay).with_context(|| format!("{name}: relay"))?;
     tls_report::check(&config.tls_report).with_context(|| format!("{name}: tls_report.mail"))?;
+    config
+        .inbound
+        .forward
+        .as_ref()
+        .map(returns::check_forward)
+        .transpose()
+        .with_context(|| format!("{name}: inbound.forward"))?;
     println!("{name} is valid: hostname {}, data in {}", config.hostname, config.data_dir.display());
     if !config.hostname.is_fully_qualified() {
         println!(

@@ -299,4 +299,60 @@ mod tests {
         assert_eq!(only_new.verify(&issue(&old, before)), Err(TokenError::Refused));
         assert_eq!(only_new.verify(&issue(&only_new, before)), Ok(()));
     }
+
+    /// A small random number generator, so that a failure can be repeated.
+    struct Chance(u64);
+
+    impl Chance {
+        fn below(&mut self, limit: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 % limit as u64) as usize
+        }
+
+        /// Changes one to four digits, or exchanges, removes, adds or moves some.
+        fn mutate(&mut self, text: &str) -> String {
+            let mut octets = text.as_bytes().to_vec();
+            for _ in 0..=self.below(4) {
+                let (at, other) = (self.below(octets.len()), self.below(octets.len()));
+                match self.below(16) {
+                    0 => octets.swap(at, other),
+                    1 => drop(octets.remove(at)),
+                    2 => octets.insert(at, DIGITS[self.below(DIGITS.len())]),
+                    3 => octets.rotate_left(at),
+                    4 => octets[at] = 0x21 + self.below(0x5e) as u8,
+                    _ => octets[at] = DIGITS[self.below(DIGITS.len())],
+                }
+            }
+            String::from_utf8(octets).unwrap()
+        }
+    }
+
+    /// A million of them in a release build.
+    #[test]
+    fn no_random_mutation_of_a_token_proves_anything() {
+        let mutations = if cfg!(debug_assertions) { 50_000 } else { 1_000_000 };
+        let keys = keys(&[(1, 0), (2, 1_700_000_000), (33, 1_800_000_000)]);
+        let mut chance = Chance(0x9E37_79B9_7F4A_7C15);
+        let (mut tried, mut well_formed) = (0, 0);
+        while tried < mutations {
+            let kind = TokenKind::ALL[chance.below(TokenKind::ALL.len())];
+            let seconds = 1_600_000_000 + chance.below(400_000_000) as u64;
+            let token = keys.issue(kind, subject(seconds, chance.below(usize::MAX) as u128)).unwrap();
+            let text = token.to_string();
+            for _ in 0..100 {
+                let mutated = chance.mutate(&text);
+                if mutated.eq_ignore_ascii_case(&text) {
+                    continue;
+                }
+                tried += 1;
+                if let Some(mutated) = Token::parse(&mutated) {
+                    well_formed += 1;
+                    assert!(keys.verify(&mutated).is_err(), "{mutated} of {text}");
+                }
+            }
+        }
+        assert!(well_formed > mutations / 3, "only {well_formed} of {tried} had the form of a token");
+    }
 }

@@ -10,7 +10,7 @@ use super::decision::{Decision, Facts, decide, reply_text};
 use super::{Mailbox, ReturnsService, attribution, storage_refusal};
 use crate::feedback::{self, Complaint, FeedbackContent, ReturnedMail};
 use crate::mail::ReversePath;
-use crate::model::{Refusal, RefusalCode, ReportId};
+use crate::model::{Refusal, RefusalCode, ReportEffect, ReportId};
 use crate::store::{NewReport, REPORT_RAW_OCTETS_MAX, Report, Reporter, Reports};
 
 /// How long the sandbox waits until a delivery is recorded.
@@ -37,6 +37,8 @@ impl ReturnsService {
                 "it is for probes of this server",
             ));
         }
+        let is_letter = matches!(mailbox, Mailbox::Postmaster);
+        let is_of_loop = matches!(mailbox, Mailbox::Feedback);
         let feedback = feedback::read(&mail.octets, &mail.sender);
         let signer = self.check_signature(&feedback, &mail).await?;
         let token = attribution::attribute(self, mailbox, &feedback, signer.as_ref()).await;
@@ -45,6 +47,7 @@ impl ReturnsService {
         let facts =
             Facts { token: token.as_ref(), feedback: &feedback, mail: &mail, signer: signer.as_ref(), now };
         let decision = decide(&facts);
+        let is_for_people = is_letter || is_of_loop && decision.effect == ReportEffect::Unattributed;
         let dsn = match &token {
             Some(token) => self.reissue(token, &feedback, &decision).await,
             None => None,
@@ -60,6 +63,9 @@ impl ReturnsService {
         let recorded = self.store.record_report(new).await.map_err(storage_refusal)?;
         self.counters.count_report(decision.kind, recorded.effect);
         tracing::info!(report = %recorded.id, kind = %decision.kind, effect = %recorded.effect, "report recorded");
+        if let Some(forwarder) = self.forwarder.as_ref().filter(|_| is_for_people) {
+            forwarder.forward(&mail, recorded.id, now).await;
+        }
         Ok(recorded.id)
     }
 

@@ -12,6 +12,8 @@ pub struct ReturnCounts {
     pub reports: BTreeMap<(ReportKind, ReportEffect), u64>,
     /// Refused recipients and messages, by the text of the code.
     pub refusals: BTreeMap<&'static str, u64>,
+    /// Proved addresses whose delivery or message was read from the store.
+    pub lookups: u64,
 }
 
 /// The counters.
@@ -27,6 +29,10 @@ impl ReturnCounters {
     pub(super) fn count_refusal(&self, code: RefusalCode) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.refusals.entry(code.as_str()).or_default() += 1;
+    }
+
+    pub(super) fn count_lookup(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).lookups += 1;
     }
 
     pub(super) fn read(&self) -> ReturnCounts {

@@ -1,6 +1,7 @@
 //! What comes back on port 25: whom it is about, and what follows.
 //!
 //! * `recipient` decides at RCPT: an address with a valid token, postmaster, or a registered feedback loop,
+//! * `forward` sends mail for people on to the operator,
 //! * `accept` takes a message that came back and records everything that follows from it,
 //! * `attribution` finds the delivery that a complaint is about, `signature` verifies its sender,
 //! * `decision` derives what follows; it is pure,
@@ -12,6 +13,7 @@ mod accept;
 mod attribution;
 mod counters;
 mod decision;
+mod forward;
 mod recipient;
 mod reissue;
 mod signature;
@@ -24,6 +26,7 @@ use tokio::sync::Semaphore;
 use self::counters::ReturnCounters;
 use crate::clock::Clock;
 use crate::dns::Resolver;
+use crate::limits::versioned_cache::VersionedCache;
 use crate::mail::{DomainName, TokenKind};
 use crate::model::{Refusal, RefusalCode};
 use crate::queue::QueueManager;
@@ -31,6 +34,7 @@ use crate::store::{Conflict, ReportTarget, Store, StoreError};
 use crate::telemetry::FLOOD;
 
 pub use self::counters::ReturnCounts;
+pub use self::forward::{Forwarder, check as check_forward};
 
 /// Octets kept of a report, which often returns a whole message.
 const DSN_OCTETS_KEPT: u64 = 512 * 1024;
@@ -38,6 +42,10 @@ const DSN_OCTETS_KEPT: u64 = 512 * 1024;
 const COMPLAINT_OCTETS_KEPT: u64 = 8 * 1024 * 1024;
 /// Octets kept of mail for people.
 const LETTER_OCTETS_KEPT: u64 = 1024 * 1024;
+
+/// How long the server remembers whether a host is ours.
+const HOSTS_CACHED_FOR: Duration = Duration::from_secs(60);
+const HOSTS_CACHED_MAX: usize = 10_000;
 
 /// Settings of what comes back.
 #[derive(Debug, Clone)]
@@ -66,6 +74,8 @@ pub struct ReturnsDependencies {
     pub resolver: Resolver,
     /// The clock.
     pub clock: Clock,
+    /// Forwards mail for people, if the operator wants it.
+    pub forwarder: Option<Forwarder>,
 }
 
 /// Takes what comes back.
@@ -74,9 +84,12 @@ pub struct ReturnsService {
     queue: Arc<QueueManager>,
     resolver: Resolver,
     clock: Clock,
+    forwarder: Option<Forwarder>,
     settings: ReturnsSettings,
     /// One permit for each message whose signature is being verified.
     verifying: Semaphore,
+    /// Whether hosts that strangers were sent to are ours.
+    hosts: VersionedCache<DomainName, bool>,
     counters: ReturnCounters,
 }
 
@@ -125,9 +138,19 @@ impl AdmittedToken {
 impl ReturnsService {
     /// A service without messages.
     pub fn new(dependencies: ReturnsDependencies, settings: ReturnsSettings) -> Self {
-        let ReturnsDependencies { store, queue, resolver, clock } = dependencies;
-        let verifying = Semaphore::new(signature::VERIFIED_AT_ONCE_MAX);
-        Self { store, queue, resolver, clock, settings, verifying, counters: ReturnCounters::default() }
+        let ReturnsDependencies { store, queue, resolver, clock, forwarder } = dependencies;
+        let hosts = VersionedCache::new(clock.clone(), HOSTS_CACHED_FOR, HOSTS_CACHED_MAX);
+        Self {
+            store,
+            queue,
+            resolver,
+            clock,
+            forwarder,
+            settings,
+            verifying: Semaphore::new(signature::VERIFIED_AT_ONCE_MAX),
+            hosts,
+            counters: ReturnCounters::default(),
+        }
     }
 
     /// Counts a refusal that the protocol decided.

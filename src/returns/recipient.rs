@@ -4,7 +4,7 @@
 use super::{AdmittedToken, Mailbox, ReturnsService, storage_refusal};
 use crate::mail::{Address, DomainName, SignedDuration, Timestamp, Token, TokenScope, TokenSubject};
 use crate::model::{DeliveryId, Refusal, RefusalCode};
-use crate::store::{REPORTS_OF_DAY_MAX, REPORTS_TOTAL_MAX, ReportTarget, Reports};
+use crate::store::{self, Directory, REPORTS_OF_DAY_MAX, REPORTS_TOTAL_MAX, ReportTarget, Reports};
 
 /// RFC 5321 §4.5.1 and RFC 2142 §4: mailboxes of people.
 const PEOPLE: [&str; 2] = ["postmaster", "abuse"];
@@ -51,6 +51,7 @@ impl ReturnsService {
         if !is_recent(token.subject, now) {
             return Err(address_expired());
         }
+        self.counters.count_lookup();
         let target = self.store.report_target(token.subject, now).await.map_err(storage_refusal)?;
         let target = target.ok_or_else(address_expired)?;
         self.admit_host(&target, host)?;
@@ -72,9 +73,15 @@ impl ReturnsService {
     }
 
     async fn refuse_stranger(&self, host: &DomainName, is_platform: bool) -> Result<Refusal, Refusal> {
-        let is_ours = is_platform
-            || self.store.is_return_host(host, &self.settings.label).await.map_err(storage_refusal)?;
+        let is_ours = is_platform || self.is_return_host(host).await.map_err(storage_refusal)?;
         Ok(if is_ours { mailbox_unknown() } else { relay_denied() })
+    }
+
+    async fn is_return_host(&self, host: &DomainName) -> store::Result<bool> {
+        let load = self.store.is_return_host(host, &self.settings.label);
+        self.hosts
+            .get(host.clone(), self.store.directory_version(), |_| self.store.version_of_name(host), load)
+            .await
     }
 }
 

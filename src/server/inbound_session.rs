@@ -96,7 +96,9 @@ impl InboundSession {
     async fn admit_recipient(&mut self, address: &Address) -> Verdict {
         match self.returns.admit_recipient(address).await {
             Ok(mailbox) => {
-                if self.peer.slot.set_logged_in().is_err() {
+                // Anyone can write to postmaster, so that keeps no slot.
+                let is_proved = matches!(mailbox, Mailbox::Target(_));
+                if is_proved && self.peer.slot.set_logged_in().is_err() {
                     return Verdict::Refused(replies::too_many_connections_421());
                 }
                 self.is_admitted = true;

@@ -8,6 +8,7 @@ mod directory_cache;
 mod feedback_fields;
 mod header_rewrite;
 mod list_message;
+mod local_submission;
 mod rejection_counters;
 mod rejection_log_limit;
 mod send_limit;
@@ -49,6 +50,7 @@ use crate::telemetry::FLOOD;
 pub use self::acceptance::{CheckedSubmission, PreparedSubmission};
 pub use self::authentication::{AuthenticationError, strip_login_domain};
 pub use self::list_message::{LinkSender, refuse_several_recipients};
+pub use self::local_submission::{KeyFileError, LocalSender, LocalSubmitter, read_key_file};
 pub use self::trial::SANDBOX_LABEL;
 
 /// Settings of submission.

@@ -10,7 +10,6 @@ mod report;
 mod schedule;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +27,7 @@ use crate::http_client::{Client, Limits, OverflowPolicy, Request};
 use crate::mail::{Address, Date, DomainName, Timestamp};
 use crate::rng::Rng;
 use crate::store::{Store, StsPolicies, TlsResults};
-use crate::submission::SubmissionService;
+use crate::submission::{KeyFileError, SubmissionService, read_key_file};
 use mailer::ReportMailer;
 use record::Receiver;
 use report::{MEDIA_TYPE, Report};
@@ -46,25 +45,13 @@ const RECEIVERS_MAX: usize = 4;
 const POST_LIMITS: Limits =
     Limits { timeout: Duration::from_secs(30), body_octets_max: 4096, overflow: OverflowPolicy::Truncate };
 
-/// Why the reporter cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsReportError {
-    /// The tenant's key cannot be read.
-    #[error("key_file {path}: {source}")]
-    KeyFile {
-        /// The file.
-        path: PathBuf,
-        /// The error of the operating system.
-        source: std::io::Error,
-    },
-}
-
 /// Checks that the files named in the configuration are readable.
 ///
 /// # Errors
-/// [`TlsReportError::KeyFile`].
-pub fn check(config: &config::TlsReport) -> Result<(), TlsReportError> {
-    config.mail.as_ref().filter(|_| config.enabled).map(mailer::read_key).transpose().map(drop)
+/// [`KeyFileError`].
+pub fn check(config: &config::TlsReport) -> Result<(), KeyFileError> {
+    let mail = config.mail.as_ref().filter(|_| config.enabled);
+    mail.map(|mail| read_key_file(&mail.key_file)).transpose().map(drop)
 }
 
 /// The services that the reporter uses.
@@ -115,8 +102,8 @@ impl Reporter {
     /// Reads the key of the tenant that mails reports.
     ///
     /// # Errors
-    /// [`TlsReportError::KeyFile`].
-    pub fn new(config: config::TlsReport, services: TlsReportDependencies) -> Result<Self, TlsReportError> {
+    /// [`KeyFileError`].
+    pub fn new(config: config::TlsReport, services: TlsReportDependencies) -> Result<Self, KeyFileError> {
         let mailer = match &config.mail {
             Some(mail) => Some(ReportMailer::new(mail, services.submission.clone())?),
             None => None,

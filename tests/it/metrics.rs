@@ -4,9 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_json::json;
 
+use crate::client::Client;
 use crate::fake_dns::FakeDns;
 use crate::http::{Answer, request};
-use crate::server::{TestServer, message, one_destination_with};
+use crate::server::{HOSTNAME, TestServer, message, one_destination_with};
 use crate::wait::until;
 
 async fn scrape(server: &TestServer) -> Answer {
@@ -23,6 +24,7 @@ fn value(text: &str, series: &str) -> Option<u64> {
 async fn what_happens_to_mail_is_counted_and_told_without_naming_anybody() {
     let (_dns, _mx, server) = one_destination_with(|config| {
         config.api.metrics_listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+        config.inbound.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
     })
     .await;
     let account = server.create_account("acme.test").await;
@@ -34,6 +36,12 @@ async fn what_happens_to_mail_is_counted_and_told_without_naming_anybody() {
     let mut client = server.log_in(&account).await;
     let refused = client.command("MAIL FROM:<alice@foreign.test>").await;
     refused.expect_saying(550, "[domain_not_allowed_for_key]");
+    let mut other = Client::connect(server.running().inbound_addresses[0], HOSTNAME).await;
+    other.ehlo().await.expect_code(250);
+    other.command("MAIL FROM:<>").await.expect_code(250);
+    other.command("RCPT TO:<stranger@relay.test>").await.expect_code(550);
+    other.command("RCPT TO:<postmaster>").await.expect_code(250);
+    other.data(b"Subject: hello\r\n\r\n").await.expect_code(250);
     let told = until("all of it is counted", async || {
         let answer = scrape(&server).await;
         let text = String::from_utf8(answer.body.clone()).unwrap();
@@ -52,6 +60,10 @@ async fn what_happens_to_mail_is_counted_and_told_without_naming_anybody() {
     assert_eq!(is("pillarbox_events_total{type=\"message.bounced\"}"), 0);
     assert_eq!(is("pillarbox_refusals_total{code=\"domain_not_allowed_for_key\"}"), 1);
     assert_eq!(is("pillarbox_connections{direction=\"smtp\"}"), 1);
+    assert_eq!(is("pillarbox_connections{direction=\"inbound\"}"), 1);
+    assert_eq!(is("pillarbox_report_refusals_total{code=\"mailbox_unknown\"}"), 1);
+    let reports = text.lines().filter(|line| line.starts_with("pillarbox_reports_total{kind="));
+    assert_eq!(reports.filter(|line| line.ends_with("} 1")).count(), 1, "{text}");
     assert_eq!(is("pillarbox_webhook_backlog"), 0);
     assert_eq!(is("pillarbox_store_commits_total{result=\"failed\"}"), 0);
     assert!(is("pillarbox_store_commits_total{result=\"committed\"}") > 0);

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::session::{Input, Session};
-use super::testing::{Conversation, settings};
+use super::settings::{Profile, SessionSettings};
+use super::testing::{Conversation, KEPT_OCTETS, inbound_settings, settings};
 use crate::smtp::{LINE_OCTETS_MAX, LineError, Reply, Verb};
 
 const LOGIN: &str = "EHLO client.example\r\nAUTH PLAIN AHVzZXIAcGFzcw==\r\n";
@@ -543,6 +544,7 @@ fn traffic() -> impl Strategy<Value = String> {
         "AUTH LOGIN\r\n",
         "dXNlcg==\r\n",
         "cGFzcw==\r\n",
+        "MAIL FROM:<>\r\n",
         "MAIL FROM:<> SIZE=5000\r\n",
         "RCPT TO:<suppressed@d.example>\r\n",
         "DATA\r\n",
@@ -575,12 +577,17 @@ fn traffic() -> impl Strategy<Value = String> {
         .prop_map(|(login, tokens)| if login { LOGIN.to_owned() } else { String::new() } + &tokens.concat())
 }
 
-fn run(tls: bool, pieces: &[&[u8]]) -> Conversation {
-    let mut it = Conversation::new(settings(), tls);
+fn run(profile: Profile, tls: bool, pieces: &[&[u8]]) -> Conversation {
+    let settings = if profile == Profile::Inbound { inbound_settings() } else { settings() };
+    let mut it = Conversation::new(settings, tls);
     for piece in pieces {
         it.feed(piece);
     }
     it
+}
+
+fn profiles() -> impl Strategy<Value = Profile> {
+    prop::sample::select(vec![Profile::Submission, Profile::Inbound])
 }
 
 proptest! {
@@ -590,6 +597,7 @@ proptest! {
     #[test]
     fn any_split_of_the_same_octets_gives_the_same_replies_and_messages(
         text in traffic(),
+        profile in profiles(),
         splits in prop::collection::vec(0usize..2000, 0..8),
     ) {
         let bytes = text.as_bytes();
@@ -599,11 +607,12 @@ proptest! {
         let mut from = 0;
         let pieces: Vec<&[u8]> = at.iter().map(|&to| { let piece = &bytes[from..to]; from = to; piece }).collect();
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
-        let whole = run(true, &[bytes]);
-        for other in [run(true, &pieces), run(true, &single)] {
+        let whole = run(profile, true, &[bytes]);
+        for other in [run(profile, true, &pieces), run(profile, true, &single)] {
             prop_assert_eq!(other.codes(), whole.codes());
             prop_assert_eq!(&other.refused, &whole.refused);
             prop_assert_eq!(&other.accepted, &whole.accepted);
+            prop_assert_eq!(other.truncated, whole.truncated);
         }
     }
 
@@ -635,8 +644,8 @@ proptest! {
     }
 
     #[test]
-    fn octets_before_a_handshake_are_never_executed_after_it(text in traffic()) {
-        let mut it = Conversation::new(settings(), false);
+    fn octets_before_a_handshake_are_never_executed_after_it(text in traffic(), profile in profiles()) {
+        let mut it = run(profile, false, &[]);
         it.say("EHLO c.example\r\n");
         it.say(&format!("STARTTLS\r\n{text}"));
         prop_assert_eq!(it.codes(), [220, 250, 220]);
@@ -644,16 +653,17 @@ proptest! {
     }
 
     #[test]
-    fn no_octets_make_the_session_panic(text in traffic(), noise in prop::collection::vec(any::<u8>(), 0..200), tls in any::<bool>()) {
+    fn no_octets_make_the_session_panic(text in traffic(), noise in prop::collection::vec(any::<u8>(), 0..200), tls in any::<bool>(), profile in profiles()) {
         let at = text.len() / 2;
         let bytes = [&text.as_bytes()[..at], &noise, &text.as_bytes()[at..]].concat();
-        let it = run(tls, &[&bytes]);
+        let it = run(profile, tls, &[&bytes]);
         prop_assert!(it.output.is_ascii());
     }
 
     #[test]
-    fn no_order_of_inputs_makes_the_session_panic(inputs in prop::collection::vec(0..10, 0..30)) {
-        let mut session = Session::new(std::sync::Arc::new(settings()), true);
+    fn no_order_of_inputs_makes_the_session_panic(inputs in prop::collection::vec(0..12, 0..30), profile in profiles()) {
+        let settings = SessionSettings { profile, ..settings() };
+        let mut session = Session::new(std::sync::Arc::new(settings), true);
         for input in inputs {
             session.step(match input {
                 0 => Input::Start,
@@ -665,6 +675,8 @@ proptest! {
                 6 => Input::TlsDone,
                 7 => Input::BodyRefused(super::replies::local_error_451()),
                 8 => Input::Line(b"BDAT 9"),
+                9 => Input::Line(b"MAIL FROM:<>"),
+                10 => Input::Answer(crate::smtp::Verdict::GrantedKeeping(1)),
                 _ => Input::ShuttingDown,
             });
         }
@@ -686,4 +698,40 @@ fn commands_count_until_a_message_is_accepted() {
     assert!(!it.closed && said.ends_with("250 2.0.0 Ok\r\n"), "{said}");
     assert_eq!(it.say("VRFY b\r\n"), "421 4.7.0 Too many commands without a message, closing\r\n");
     assert!(it.closed);
+}
+
+/// A session with another server, after EHLO and RCPT.
+fn receiving() -> Conversation {
+    let mut it = Conversation::new(inbound_settings(), false);
+    it.say("EHLO mx.example\r\nMAIL FROM:<>\r\nRCPT TO:<bounce@b.example>\r\n");
+    assert_eq!(it.codes(), [220, 250, 250, 250]);
+    it
+}
+
+#[test]
+fn the_beginning_of_a_report_is_kept_and_all_of_it_is_read() {
+    let text = format!("Subject: x\r\n\r\n{}\r\n", "y".repeat(150));
+    let mut it = receiving();
+    let said = it.say(&format!("DATA\r\n{text}.\r\nNOOP\r\n"));
+    assert!(said.contains("recorded as rpt_") && said.ends_with("250 2.0.0 Ok\r\n"), "{said}");
+    assert_eq!(it.accepted[0].1, &text.as_bytes()[..KEPT_OCTETS as usize]);
+    let mut it = receiving();
+    let (front, back) = text.split_at(70);
+    it.say(&format!("BDAT 70\r\n{front}BDAT {} LAST\r\n{back}", back.len()));
+    assert_eq!((it.accepted[0].1.len(), it.truncated), (KEPT_OCTETS as usize, 1));
+    assert!(it.session().body_memory_octets() == 0);
+    let mut it = receiving();
+    let said = it.say("DATA\r\nSubject: short\r\n\r\n.\r\n");
+    assert!(said.contains("recorded as rpt_") && it.truncated == 0, "{said}");
+    let mut it = receiving();
+    let long = format!("{}\r\n", "y".repeat(98)).repeat(11);
+    let said = it.say(&format!("DATA\r\n{long}.\r\n"));
+    assert!(said.contains("552 5.3.4") && it.accepted.is_empty(), "{said}");
+}
+
+#[test]
+fn a_server_without_a_recipient_in_time_is_told_so() {
+    let mut it = Conversation::new(inbound_settings(), false);
+    it.input(Input::NoLogin);
+    assert!(String::from_utf8_lossy(&it.output).contains("421 4.4.2 No recipient in time"));
 }

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::session::{Input, Next, Question, Session, Step, Verdict};
 use super::settings::{Profile, SessionSettings};
 use crate::mail::{DomainName, EnhancedStatus, Envelope, Timestamp};
-use crate::model::{MessageId, RefusalCode};
+use crate::model::{MessageId, RefusalCode, ReportId};
 use crate::smtp::{BareNewline, DataLimits, LineReader, Reply, ScramParameters};
 
 /// Drives a session, as the connection in `server` does.
@@ -25,7 +25,10 @@ pub struct Conversation {
     pub accepted: Vec<(Envelope, Vec<u8>, &'static str)>,
     /// Codes of refusals decided by the protocol.
     pub refused: Vec<&'static str>,
+    /// How many of them were cut.
+    pub truncated: usize,
     pub closed: bool,
+    profile: Profile,
 }
 
 pub fn settings() -> SessionSettings {
@@ -46,9 +49,24 @@ pub fn settings() -> SessionSettings {
     }
 }
 
+/// Octets that are kept of a report.
+pub const KEPT_OCTETS: u64 = 64;
+
+/// The settings of sessions with other servers.
+pub fn inbound_settings() -> SessionSettings {
+    SessionSettings {
+        profile: Profile::Inbound,
+        recipients_max: 1,
+        refused_recipients_max: 20,
+        errors_max: 5,
+        ..settings()
+    }
+}
+
 impl Conversation {
     pub fn new(settings: SessionSettings, tls: bool) -> Self {
         let mut new = Self {
+            profile: settings.profile,
             session: Session::new(Arc::new(settings), tls),
             lines: LineReader::default(),
             input: Vec::new(),
@@ -57,6 +75,7 @@ impl Conversation {
             replies: Vec::new(),
             accepted: Vec::new(),
             refused: Vec::new(),
+            truncated: 0,
             closed: false,
         };
         new.session.set_time(Timestamp::UNIX_EPOCH);
@@ -185,11 +204,26 @@ impl Conversation {
             Question::AdmitRecipient { address, .. } if address.to_string().starts_with("suppressed@") => {
                 refuse(550, 7, 1, "[recipient_suppressed] No")
             }
+            Question::AdmitRecipient { address, .. } if address.to_string().starts_with("stranger@") => {
+                refuse(550, 1, 1, "[mailbox_unknown] No")
+            }
+            Question::AdmitRecipient { address, .. }
+                if address.to_string().ends_with("@elsewhere.example") =>
+            {
+                refuse(550, 7, 1, "[relay_denied] No")
+            }
             Question::StartData { octets_declared: Some(777) } => refuse(451, 3, 2, "[overloaded] No"),
             Question::Accept { message, .. } if message.starts_with(b"Stop") => refuse(421, 3, 2, "Stopping"),
             Question::Accept { message, .. } if message.starts_with(b"Refuse") => refuse(550, 7, 1, "No"),
-            Question::Accept { envelope, message, protocol, .. } => {
+            Question::StartData { .. } if self.profile == Profile::Inbound => {
+                Verdict::GrantedKeeping(KEPT_OCTETS)
+            }
+            Question::Accept { envelope, message, protocol, is_truncated } => {
                 self.accepted.push((*envelope, message.to_vec(), protocol));
+                self.truncated += usize::from(is_truncated);
+                if self.profile == Profile::Inbound {
+                    return Verdict::Recorded(ReportId::generate(Timestamp::UNIX_EPOCH));
+                }
                 Verdict::Queued(MessageId::generate(Timestamp::UNIX_EPOCH))
             }
             Question::AdmitRecipient { address, smtputf8, .. } if address.needs_smtputf8() && !smtputf8 => {

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::super::mail::{DomainName, EnhancedStatus};
-use super::super::model::MessageId;
+use super::super::model::{MessageId, ReportId};
 use super::super::smtp::{
     BareNewline, DataLimits, Input, LineReader, Next, Profile, Question, Reply, ScramParameters, Session,
     SessionSettings, Step, Verdict,
@@ -31,9 +31,10 @@ struct Heard {
 
 fn hold(choice: u8, pieces: &[&[u8]]) -> Heard {
     let (tls, login) = (choice & 1 == 0, choice & 2 == 0);
+    let profile = if choice & 8 == 0 { Profile::Submission } else { Profile::Inbound };
     let bare_newline = if choice & 4 == 0 { BareNewline::Normalize } else { BareNewline::Reject };
     let mut heard = Heard::default();
-    let mut connection = Connection::new(tls, bare_newline);
+    let mut connection = Connection::new(profile, tls, bare_newline);
     if tls && login {
         connection.receive(LOGIN, &mut heard);
     }
@@ -47,12 +48,13 @@ fn hold(choice: u8, pieces: &[&[u8]]) -> Heard {
     heard
 }
 
+const REPORT: &str = "rpt_00000000000000000000000000";
 const MESSAGE: &str = "msg_00000000000000000000000000";
 const LOGIN: &[u8] = b"EHLO client.example\r\nAUTH PLAIN AHVzZXIAcGFzcw==\r\n";
 
 /// An authenticated session that has read these lines.
 pub fn logged_in(lines: &[&[u8]]) -> Session {
-    let mut connection = Connection::new(true, BareNewline::Normalize);
+    let mut connection = Connection::new(Profile::Submission, true, BareNewline::Normalize);
     connection.receive(LOGIN, &mut Heard::default());
     for line in lines {
         connection.receive(&[line, &b"\r\n"[..]].concat(), &mut Heard::default());
@@ -60,9 +62,9 @@ pub fn logged_in(lines: &[&[u8]]) -> Session {
     connection.session
 }
 
-fn settings(bare_newline: BareNewline) -> SessionSettings {
+fn settings(profile: Profile, bare_newline: BareNewline) -> SessionSettings {
     SessionSettings {
-        profile: Profile::Submission,
+        profile,
         hostname: DomainName::parse("mx.pillarbox.example").expect("a name"),
         data: DataLimits {
             message_octets_max: 1000,
@@ -70,7 +72,7 @@ fn settings(bare_newline: BareNewline) -> SessionSettings {
             bare_newline,
             keep_octets_max: None,
         },
-        recipients_max: 3,
+        recipients_max: if profile == Profile::Submission { 3 } else { 1 },
         refused_recipients_max: 6,
         errors_max: 10,
         commands_without_message_max: 100,
@@ -79,6 +81,7 @@ fn settings(bare_newline: BareNewline) -> SessionSettings {
 }
 
 struct Connection {
+    profile: Profile,
     session: Session,
     lines: LineReader,
     received: Vec<u8>,
@@ -86,10 +89,10 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(tls: bool, bare_newline: BareNewline) -> Self {
-        let mut session = Session::new(Arc::new(settings(bare_newline)), tls);
+    fn new(profile: Profile, tls: bool, bare_newline: BareNewline) -> Self {
+        let mut session = Session::new(Arc::new(settings(profile, bare_newline)), tls);
         let step = session.step(Input::Start);
-        Self { session, lines: LineReader::default(), received: Vec::new(), next: step.next }
+        Self { profile, session, lines: LineReader::default(), received: Vec::new(), next: step.next }
     }
 
     fn receive(&mut self, octets: &[u8], heard: &mut Heard) {
@@ -132,7 +135,10 @@ impl Connection {
                 self.note(step, heard);
             }
             Next::Ask(question) => {
-                let verdict = answer(question, heard);
+                let verdict = match self.profile {
+                    Profile::Submission => answer(question, heard),
+                    Profile::Inbound => answer_server(question, heard),
+                };
                 self.take(Input::Answer(verdict), heard);
             }
             Next::UpgradeTls => {
@@ -163,6 +169,33 @@ impl Connection {
         }
         heard.closed |= matches!(step.next, Next::Close);
         self.next = step.next;
+    }
+}
+
+/// Octets that are kept of a report.
+const KEPT_OCTETS: u64 = 100;
+
+/// The answers to another server: it never logs in, and its message has one recipient.
+fn answer_server(question: Question, heard: &mut Heard) -> Verdict {
+    match question {
+        Question::Authenticate(_) | Question::FindUser(_) | Question::CheckProof(_) => {
+            unreachable!("a server that sends reports cannot log in")
+        }
+        Question::StartData { .. } => Verdict::GrantedKeeping(KEPT_OCTETS),
+        Question::Accept { envelope, message, is_truncated, .. } => {
+            let octets = message.len() as u64;
+            assert!(octets <= KEPT_OCTETS && (octets == KEPT_OCTETS || !is_truncated));
+            assert_eq!(envelope.recipients.len(), 1);
+            let parameters = &envelope.parameters;
+            assert!(
+                !parameters.require_tls
+                    && parameters.release_at.is_none()
+                    && parameters.envelope_id.is_none()
+            );
+            heard.accepted.push((format!("{envelope:?}"), message.to_vec()));
+            Verdict::Recorded(REPORT.parse::<ReportId>().expect("an id"))
+        }
+        question => answer(question, heard),
     }
 }
 
