@@ -42,7 +42,7 @@ const PAGES: &[Page] = pages! {
     "api": "The API", "paths, lists, changes, repeated requests";
     "errors": "Errors", "every code with its SMTP reply, HTTP status and remedy";
     "events": "Events and webhooks", "event types, the live stream, signed webhooks";
-    "bounces": "Bounces", "classes of failure, suppressions, delivery reports";
+    "bounces": "Bounces, complaints and unsubscribes", "classes of failure, suppressions, reports of other servers, delivery reports";
     "usage": "Usage and limits", "usage counts, rate limits, send limits";
     "dns": "DNS", "records of the server and of sending domains, DKIM rotation";
     "delivery": "Delivery", "TLS, routes and smart hosts, limits of receiving sites, retries";
