@@ -1,6 +1,7 @@
 -- What a delivery takes: the copied event, and about as much for the rest of its row.
 ALTER TABLE webhook_delivery ADD COLUMN octets BIGINT GENERATED ALWAYS AS
-    (512 + octet_length(data) + coalesce(octet_length(tags), 0) + coalesce(octet_length(metadata), 0)) VIRTUAL;
+    (512 + length(CAST(data AS BLOB)) + coalesce(length(CAST(tags AS BLOB)), 0)
+        + coalesce(length(CAST(metadata AS BLOB)), 0)) VIRTUAL;
 
 -- The pending deliveries of each webhook, counted by triggers.
 CREATE TABLE webhook_backlog (
