@@ -42,7 +42,7 @@ impl ReturnsService {
         let keys = self.store.token_keys();
         let is_usable = |token: &&crate::mail::Token| {
             matches!(token.kind, TokenKind::Feedback | TokenKind::Bounce)
-                && keys.verify(token).is_ok()
+                && keys.verify(token, now).is_ok()
                 && recipient::is_recent(token.subject, now)
         };
         for token in feedback.returned.tokens.iter().filter(is_usable) {

@@ -11,7 +11,8 @@ use crate::feedback::{
 };
 use crate::mail::{DomainName, ReversePath, Timestamp, TokenKind};
 use crate::model::{
-    MessageKind, ReportAction, ReportEffect, ReportKind, SuppressedMail, SuppressionReason, UnsubscribeVia,
+    FeedbackType, MessageKind, ReportAction, ReportEffect, ReportKind, SuppressedMail, SuppressionReason,
+    UnsubscribeVia,
 };
 use crate::policy::reply_verdict::suppressed_until;
 use crate::smtp::Reply;
@@ -79,17 +80,24 @@ fn kind_of(facts: &Facts<'_>) -> ReportKind {
     match facts.feedback.content {
         FeedbackContent::Dsn(_) => ReportKind::Dsn,
         FeedbackContent::Prose(_) => ReportKind::Prose,
+        _ if is_wish_to_unsubscribe(facts) => ReportKind::Unsubscribe,
         FeedbackContent::Complaint(_) => ReportKind::Complaint,
         FeedbackContent::AutoReply => ReportKind::AutoReply,
         FeedbackContent::Receipt => ReportKind::Receipt,
-        FeedbackContent::Other if is_wish_to_unsubscribe(facts) => ReportKind::Unsubscribe,
         FeedbackContent::Other => ReportKind::Other,
     }
 }
 
-/// Any mail to the address is a wish, but a bounce or an automatic reply is none.
+/// Any mail to the address is a wish, but a bounce or an automatic reply is none. The mail that Apple's programs write for
+/// their users is read as a complaint of type `opt-out`.
 fn is_wish_to_unsubscribe(facts: &Facts<'_>) -> bool {
-    facts.token.is_some_and(|token| token.kind == TokenKind::Unsubscribe)
+    let is_by_a_person = match &facts.feedback.content {
+        FeedbackContent::Other => true,
+        FeedbackContent::Complaint(complaint) => complaint.feedback_type == FeedbackType::OptOut,
+        _ => false,
+    };
+    is_by_a_person
+        && facts.token.is_some_and(|token| token.kind == TokenKind::Unsubscribe)
         && facts.mail.sender != ReversePath::Null
         && !facts.feedback.is_automatic
 }
@@ -119,9 +127,7 @@ fn follow(
             Some(recipient) => fail(facts, token, recipient, failed),
             None => event(ReportEffect::Shared),
         },
-        (FeedbackContent::Other, TokenKind::Unsubscribe) if is_wish_to_unsubscribe(facts) => {
-            unsubscribe(facts, token, recipient)
-        }
+        (_, TokenKind::Unsubscribe) if is_wish_to_unsubscribe(facts) => unsubscribe(facts, token, recipient),
         _ => nothing(),
     }
 }

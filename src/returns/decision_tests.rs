@@ -236,6 +236,7 @@ fn an_address_takes_only_what_it_is_for() {
     let bounce = || dsn(vec![group(Some(OURS), ReportAction::Failed, "550 5.1.1 no such user")]);
     let prose = || FeedbackContent::Prose(failed("550 5.1.1 no such user"));
     let complaint = || FeedbackContent::Complaint(Complaint::default());
+    let opt_out = Complaint { feedback_type: FeedbackType::OptOut, ..Complaint::default() };
     for (kind, content, effect) in [
         (TokenKind::Bounce, bounce(), ReportEffect::Bounced),
         (TokenKind::Bounce, prose(), ReportEffect::Bounced),
@@ -250,6 +251,8 @@ fn an_address_takes_only_what_it_is_for() {
         (TokenKind::Bounce, FeedbackContent::Receipt, ReportEffect::None),
         (TokenKind::Bounce, FeedbackContent::Other, ReportEffect::None),
         (TokenKind::Unsubscribe, FeedbackContent::Other, ReportEffect::Unsubscribed),
+        // What Apple's mail programs write.
+        (TokenKind::Unsubscribe, FeedbackContent::Complaint(opt_out), ReportEffect::Unsubscribed),
         (TokenKind::Unsubscribe, FeedbackContent::AutoReply, ReportEffect::None),
     ] {
         let text = format!("{kind:?} {content:?}");

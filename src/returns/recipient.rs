@@ -44,7 +44,7 @@ impl ReturnsService {
 
     async fn admit_token(&self, token: &Token, host: &DomainName) -> Result<Mailbox, Refusal> {
         let now = self.clock.now();
-        self.store.token_keys().verify(token).map_err(|_| address_unknown())?;
+        self.store.token_keys().verify(token, now).map_err(|_| address_unknown())?;
         if token.subject.scope == TokenScope::Probe {
             return Ok(Mailbox::Probe);
         }
