@@ -77,6 +77,7 @@ pub enum TokenError {
 pub struct TokenKey {
     generation: u8,
     since: Timestamp,
+    refused_at: Option<Timestamp>,
     key: hmac::Key,
 }
 
@@ -164,7 +165,13 @@ impl TokenKey {
     /// The key of a generation, of which the last five bits stand in its tokens.
     pub fn new(generation: u32, since: Timestamp, key: &[u8; TOKEN_KEY_OCTETS]) -> Self {
         let generation = (generation % 32) as u8;
-        Self { generation, since, key: hmac::Key::new(hmac::HMAC_SHA256, key) }
+        Self { generation, since, refused_at: None, key: hmac::Key::new(hmac::HMAC_SHA256, key) }
+    }
+
+    /// The key, whose tokens are refused from this time on.
+    #[must_use]
+    pub fn refused_at(self, time: Option<Timestamp>) -> Self {
+        Self { refused_at: time, ..self }
     }
 }
 
@@ -188,8 +195,11 @@ impl TokenKeys {
     ///
     /// # Errors
     /// [`TokenError`].
-    pub fn verify(&self, token: &Token) -> Result<(), TokenError> {
-        let known = self.keys.iter().find(|key| key.generation == token.generation);
+    pub fn verify(&self, token: &Token, now: Timestamp) -> Result<(), TokenError> {
+        let is_accepted = |key: &&TokenKey| {
+            key.generation == token.generation && key.refused_at.is_none_or(|refused_at| now < refused_at)
+        };
+        let known = self.keys.iter().find(is_accepted);
         let key = known.ok_or(TokenError::Refused)?;
         let mac = mac_of(&key.key, token.kind, token.subject, token.generation);
         let is_right: bool = mac.to_be_bytes().ct_eq(&token.mac.to_be_bytes()).into();
@@ -240,6 +250,11 @@ fn value_of(digit: u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::SignedDuration;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
 
     fn keys(generations: &[(u32, i64)]) -> TokenKeys {
         let key = |&(generation, since): &(u32, i64)| {
@@ -263,7 +278,7 @@ mod tests {
                 assert_eq!(Token::parse(&written), Some(token), "{written}");
             }
             assert_eq!(Token::parse_bare(kind, &token.bare()), Some(token));
-            assert_eq!(keys.verify(&token), Ok(()));
+            assert_eq!(keys.verify(&token, now()), Ok(()));
         }
     }
 
@@ -277,12 +292,12 @@ mod tests {
                     continue;
                 }
                 let changed = format!("{}{other}{}", &text[..at], &text[at + 1..]);
-                let accepted = Token::parse(&changed).is_some_and(|token| keys.verify(&token).is_ok());
+                let accepted = Token::parse(&changed).is_some_and(|token| keys.verify(&token, now()).is_ok());
                 assert!(!accepted, "{changed}");
             }
         }
         let other_kind = text.replacen("bounce", "fbl", 1);
-        assert_eq!(keys.verify(&Token::parse(&other_kind).unwrap()), Err(TokenError::Forged));
+        assert_eq!(keys.verify(&Token::parse(&other_kind).unwrap(), now()), Err(TokenError::Forged));
         for wrong in ["", "bounce", "bounce+", "bounce+d1", &format!("{text}0"), &text[1..]] {
             assert_eq!(Token::parse(wrong), None, "{wrong}");
         }
@@ -296,8 +311,12 @@ mod tests {
         assert_eq!(issue(&old, before), issue(&both, before));
         assert_ne!(issue(&old, after), issue(&both, after));
         let only_new = keys(&[(2, 100)]);
-        assert_eq!(only_new.verify(&issue(&old, before)), Err(TokenError::Refused));
-        assert_eq!(only_new.verify(&issue(&only_new, before)), Ok(()));
+        assert_eq!(only_new.verify(&issue(&old, before), now()), Err(TokenError::Refused));
+        assert_eq!(only_new.verify(&issue(&only_new, before), now()), Ok(()));
+        let ends = |at| TokenKeys::new(vec![TokenKey::new(1, now(), &[1; 32]).refused_at(Some(at))]);
+        let (second, token) = (SignedDuration::from_secs(1), issue(&old, before));
+        assert_eq!(ends(now() + second).verify(&token, now()), Ok(()));
+        assert_eq!(ends(now()).verify(&token, now()), Err(TokenError::Refused));
     }
 
     /// A small random number generator, so that a failure can be repeated.
@@ -349,7 +368,7 @@ mod tests {
                 tried += 1;
                 if let Some(mutated) = Token::parse(&mutated) {
                     well_formed += 1;
-                    assert!(keys.verify(&mutated).is_err(), "{mutated} of {text}");
+                    assert!(keys.verify(&mutated, now()).is_err(), "{mutated} of {text}");
                 }
             }
         }

@@ -401,8 +401,6 @@ enumerations! {
         SmartHostResumed = "smart_host.resumed",
         /// A key or an address was banned after failed logins.
         LoginBanned = "login.banned",
-        /// Many known addresses of a site were refused.
-        SiteBouncesSuspicious = "site.bounces_suspicious",
         /// A webhook was disabled.
         WebhookDisabled = "webhook.disabled",
         /// A test event of a webhook; not in the journal and not subscribable.

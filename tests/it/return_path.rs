@@ -1,7 +1,7 @@
 //! The reverse path that mail leaves with: one transaction and one token for each recipient.
 
 use pillarbox::config::{Config, Route};
-use pillarbox::mail::{Token, TokenScope};
+use pillarbox::mail::{Timestamp, Token, TokenScope};
 use pillarbox::model::{DeliveryId, MessageId};
 use pillarbox::store::Reports;
 use serde_json::json;
@@ -32,7 +32,7 @@ fn token_at(stage: &InboundStage, path: &str, host: &str) -> Token {
     let (local, found) = path.split_once('@').unwrap();
     assert_eq!(found, host, "{path}");
     let token = Token::parse(local).unwrap_or_else(|| panic!("no token in {path}"));
-    assert_eq!(stage.server.running().store().token_keys().verify(&token), Ok(()));
+    assert_eq!(stage.server.running().store().token_keys().verify(&token, Timestamp::now()), Ok(()));
     token
 }
 

@@ -107,7 +107,7 @@ async fn a_message_with_a_list_gets_a_link_and_an_address_that_its_signature_cov
     let (local, host) = mailbox.split_once('@').unwrap();
     let token = Token::parse(local).unwrap();
     assert_eq!((token.kind, host), (TokenKind::Unsubscribe, PLATFORM_HOST));
-    stage.server.running().store().token_keys().verify(&token).unwrap();
+    stage.server.running().store().token_keys().verify(&token, Timestamp::now()).unwrap();
     let email = stage.server.control.get(&format!("/v1/emails/{id}")).await;
     assert_eq!(email["list"], "news");
 

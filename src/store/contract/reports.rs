@@ -422,10 +422,13 @@ pub(super) async fn earlier_generations_of_keys_end_after_sixty_days_or_at_once<
     let known = bed.store.token_generations().await.unwrap();
     assert_eq!(known[1].refused_at, Some(at + crate::store::TOKEN_OVERLAP));
     bed = bed.restart().await;
-    assert!(bed.store.token_keys().verify(&first).is_ok(), "it is accepted for sixty days");
+    let end = at + crate::store::TOKEN_OVERLAP;
+    let before_end = end - SignedDuration::from_secs(1);
+    assert!(bed.store.token_keys().verify(&first, before_end).is_ok(), "it is accepted for sixty days");
+    assert!(bed.store.token_keys().verify(&first, end).is_err(), "also without a restart");
     bed.store.rotate_tokens(true, Timestamp::now()).await.unwrap();
-    assert!(bed.store.token_keys().verify(&first).is_err());
+    assert!(bed.store.token_keys().verify(&first, at).is_err());
     bed = bed.restart().await;
-    assert!(bed.store.token_keys().verify(&first).is_err());
+    assert!(bed.store.token_keys().verify(&first, at).is_err());
     assert_eq!(bed.store.token_generations().await.unwrap().len(), 3);
 }

@@ -21,6 +21,7 @@ use super::writer::{CommitHooks, Writer, WriterState};
 use super::{OpenDatabase, SqliteOptions, SqliteStore};
 use super::{events, outbox, report_keys};
 use crate::durable_file::{create_directory, inherit_owner, remove_unfinished, sync_directory};
+use crate::mail::Timestamp;
 use crate::store::free_space::FreeSpace;
 use crate::store::memory::{CommitCounters, DirectoryVersions, WebhookDueIndex, WebhookSubscriptions};
 use crate::store::{Access, OpenError, SpoolFeed};
@@ -73,7 +74,7 @@ struct Opened {
 fn start(options: &SqliteOptions, opened: Opened) -> Result<SqliteStore, Box<dyn Error>> {
     let Opened { connection, sealer, bodies, lock } = opened;
     let data_dir = &options.data_dir;
-    let report_keys = report_keys::read(&connection, &sealer)?;
+    let report_keys = report_keys::read(&connection, &sealer, Timestamp::now())?;
     let clock = events::open_clock(&connection)?;
     let feed = SpoolFeed::new(options.hot_queue_bytes_max, options.access == Access::Serve);
     due_rows::begin_feed(&connection, &feed)?;

@@ -23,14 +23,14 @@ pub(super) struct ReportKeys {
 
 impl ReportKeys {
     /// Derives the keys of the generations that are not refused at `now`.
-    pub(super) fn derive(sealer: &Sealer, generations: &[TokenGeneration], now: Timestamp) -> Result<Self> {
+    fn derive(sealer: &Sealer, generations: &[TokenGeneration], now: Timestamp) -> Result<Self> {
         let is_accepted = |refused_at: Option<Timestamp>| refused_at.is_none_or(|at| at > now);
         let (mut tokens, mut links) = (Vec::new(), Vec::new());
         for TokenGeneration { generation, since, refused_at, links_refused_at } in generations {
             let number = generation.to_le_bytes();
             if is_accepted(*refused_at) {
                 let key = sealer.derive(&[b"report token ", &number])?;
-                tokens.push(TokenKey::new(*generation, *since, &key));
+                tokens.push(TokenKey::new(*generation, *since, &key).refused_at(*refused_at));
             }
             // Recipients open links years later.
             if is_accepted(*links_refused_at) {
@@ -43,9 +43,9 @@ impl ReportKeys {
     }
 }
 
-/// Derives the keys of the generations that are accepted now.
-pub(super) fn read(connection: &Connection, sealer: &Sealer) -> Result<ReportKeys> {
-    ReportKeys::derive(sealer, &generations(connection)?, Timestamp::now())
+/// Derives the keys of the generations that are not refused at `now`.
+pub(super) fn read(connection: &Connection, sealer: &Sealer, now: Timestamp) -> Result<ReportKeys> {
+    ReportKeys::derive(sealer, &generations(connection)?, now)
 }
 
 /// All generations, the oldest first.

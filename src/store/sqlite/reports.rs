@@ -2,6 +2,7 @@
 
 mod record;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -11,11 +12,11 @@ use super::directory::suppressions;
 use super::keyset::List;
 use super::report_keys::{self, ReportKeys};
 use super::sql_types::{count, json, sql_limit, time, us};
+use super::unit_of_work::Tx;
 use super::{SqliteStore, delivery_rows, directory, message_rows};
-use crate::mail::{Address, DomainName, Timestamp, TokenKeys, TokenScope, TokenSubject};
+use crate::mail::{DomainName, Timestamp, TokenKeys, TokenScope, TokenSubject};
 use crate::model::{
-    BounceClass, DeliveryId, DeliveryState, DomainStatus, Environment, LimitPeriod, LinkKeys, ListName,
-    MessageId, ReportId, TenantId,
+    DeliveryId, DomainStatus, Environment, LimitPeriod, LinkKeys, ListName, MessageId, ReportId, TenantId,
 };
 use crate::store::is_in_scope;
 use crate::store::{
@@ -39,10 +40,20 @@ impl Reports for SqliteStore {
     }
 
     async fn rotate_tokens(&self, at_once: bool, now: Timestamp) -> Result<TokenGeneration> {
-        let rotated = self.write(move |tx| report_keys::rotate(tx, at_once, now)).await?;
-        let generations = self.read(report_keys::generations).await?;
-        self.report_keys.store(Arc::new(ReportKeys::derive(&self.sealer, &generations, now)?));
-        Ok(rotated)
+        let (sealer, database) = (Arc::clone(&self.sealer), Arc::clone(&self.database));
+        let rotate = move |keys: &RefCell<Option<ReportKeys>>, tx: &Tx<'_>| {
+            let rotated = report_keys::rotate(tx, at_once, now)?;
+            keys.replace(Some(report_keys::read(tx, &sealer, now)?));
+            Ok(rotated)
+        };
+        // In the order of the commits, so that no older keys replace newer ones.
+        let publish = move |keys: RefCell<Option<ReportKeys>>, rotated| {
+            if let Some(keys) = keys.into_inner() {
+                database.report_keys.store(Arc::new(keys));
+            }
+            rotated
+        };
+        self.write_with(RefCell::new(None), rotate, publish).await
     }
 
     async fn report_target(&self, subject: TokenSubject, now: Timestamp) -> Result<Option<ReportTarget>> {
@@ -108,17 +119,6 @@ impl Reports for SqliteStore {
             Ok(rows.collect::<rusqlite::Result<_>>()?)
         })
         .await
-    }
-
-    async fn finished_deliveries_to(
-        &self,
-        tenant: TenantId,
-        environment: Environment,
-        address: &Address,
-        limit: usize,
-    ) -> Result<Vec<(DeliveryState, Option<BounceClass>, Timestamp)>> {
-        let _ = (tenant, environment, address, limit);
-        Ok(Vec::new())
     }
 }
 

@@ -1,9 +1,7 @@
 use std::sync::Arc;
 
-use crate::mail::{Address, DomainName, Timestamp, TokenKeys, TokenSubject};
-use crate::model::{
-    BounceClass, DeliveryState, Environment, LinkKeys, ListName, MessageId, ReportId, TenantId,
-};
+use crate::mail::{DomainName, Timestamp, TokenKeys, TokenSubject};
+use crate::model::{Environment, LinkKeys, ListName, MessageId, ReportId, TenantId};
 use crate::store::engine::store_trait;
 use crate::store::{
     NewReport, Page, PageRequest, RecordedReport, Report, ReportFilter, ReportTarget, Result, Suppression,
@@ -47,13 +45,5 @@ store_trait! {
         async fn report_raw(&self, scope: Option<TenantId>, id: ReportId) -> Result<Option<Vec<u8>>>;
         /// Reports about a message, the oldest first.
         async fn reports_of(&self, message: MessageId, limit: usize) -> Result<Vec<Report>>;
-        /// The last finished deliveries of a tenant to an address, the newest first: state, class, end.
-        async fn finished_deliveries_to(
-            &self,
-            tenant: TenantId,
-            environment: Environment,
-            address: &Address,
-            limit: usize,
-        ) -> Result<Vec<(DeliveryState, Option<BounceClass>, Timestamp)>>;
     }
 }
