@@ -246,7 +246,7 @@ fn auto_reply(mark: Option<Mark>, is_certain: bool) -> Found {
     }
 }
 
-/// A failure that is told in the text: with the fields of a status part, or in the words of a known server.
+/// Finds a failure in the text of a message: as the fields of a status part, or in the words of a known server.
 fn prose_in(message: &Message<'_>, words: &OwnWords, sender: &ReversePath) -> Found {
     if !is_mailer_daemon(sender) {
         return None;

@@ -152,7 +152,7 @@ impl fmt::Display for Token {
 }
 
 impl fmt::Debug for Token {
-    /// Without the MAC: whoever has it can report.
+    /// Leaves out the MAC, which is the secret part: with it, anybody can send reports.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token")
             .field("kind", &self.kind)

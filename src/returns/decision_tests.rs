@@ -94,7 +94,7 @@ fn failed(text: &str) -> FailedReply {
 fn group(recipient: Option<&str>, action: ReportAction, reply: &str) -> RecipientGroup {
     RecipientGroup {
         final_recipient: recipient.map(address),
-        // Behind an alias it is ours, whoever failed.
+        // If the recipient is an alias, this field names the alias, whichever address behind it failed.
         original_recipient: Some(address(OURS)),
         action,
         reply: failed(reply),
@@ -142,7 +142,7 @@ fn suppression(decision: &Decision) -> Option<NewSuppression> {
 }
 
 fn effect_of(decision: &Decision) -> ReportEffect {
-    // What the store does and what is told agree.
+    // The effect that the row shows must be that of the consequence.
     let of_consequence = match decision.consequence {
         Consequence::None => None,
         Consequence::Event(effect) => Some(effect),
