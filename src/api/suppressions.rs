@@ -114,9 +114,6 @@ pub struct SuppressionView {
     report_id: Option<ReportId>,
     /// The message that caused it; it may be removed already.
     message_id: Option<MessageId>,
-    /// Whether it is uncertain, because many addresses of the same site that took mail before were refused at the same time.
-    /// It ends soon.
-    provisional: bool,
     /// Start time.
     created_at: Timestamp,
     /// Expiry; `null` for none.
@@ -136,7 +133,6 @@ impl From<Suppression> for SuppressionView {
             evidence: suppression.evidence,
             report_id: suppression.report_id,
             message_id: suppression.message_id,
-            provisional: suppression.provisional,
             created_at: suppression.created_at,
             expires_at: suppression.expires_at,
         }

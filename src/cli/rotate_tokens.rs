@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::api_client::ServerArguments;
-use super::output::text;
+use super::output::{confirm, text};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -13,10 +13,16 @@ pub(super) struct Arguments {
     /// not work
     #[arg(long)]
     at_once: bool,
+    /// Refuses them without asking
+    #[arg(long)]
+    yes: bool,
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let Arguments { server, at_once } = arguments;
+    let Arguments { server, at_once, yes } = arguments;
+    if at_once && !yes {
+        confirm("Refuse all earlier report addresses and unsubscribe links")?;
+    }
     server.run(async |client| {
         let rotated = client.post("/v1/tokens/rotate", &json!({ "at_once": at_once })).await?;
         client.print(&rotated, |rotated| {

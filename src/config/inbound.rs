@@ -89,10 +89,15 @@ impl Inbound {
         if !self.feedback.iter().all(|name| LocalPart::parse(name).is_ok() && !name.contains('+')) {
             return Some(InvalidOption::new("inbound.feedback", "must be local parts without a plus sign"));
         }
+        if self.buffer_max < ByteSize::mib(8) {
+            return Some(InvalidOption::new(
+                "inbound.buffer_max",
+                "must be at least 8 MiB, the size of a kept complaint",
+            ));
+        }
         require_at_least_one(&[
             ("inbound.connections_max", self.connections_max as u64),
             ("inbound.connections_per_address_max", self.connections_per_address_max as u64),
-            ("inbound.buffer_max", self.buffer_max.0),
         ])
     }
 }

@@ -42,7 +42,10 @@ impl Public {
 
     pub(super) fn find_invalid(&self) -> Option<InvalidOption> {
         let is_web = |url: &Url| {
-            matches!(url.scheme(), "http" | "https")
+            // RFC 8058 §3.1 demands https.
+            (url.scheme() == "https" || url.scheme() == "http" && url.host_str() == Some("localhost"))
+                && url.username().is_empty()
+                && url.password().is_none()
                 && url.query().is_none()
                 && url.fragment().is_none()
                 && url.as_str().len() <= URL_OCTETS_MAX
@@ -53,7 +56,7 @@ impl Public {
             }
             Some(url) if !is_web(url) => Some(InvalidOption::new(
                 "public.url",
-                "must be like https://mail.example.com, with at most 255 octets",
+                "must be like https://mail.example.com, without a user name and a query, with at most 255 octets; http is for localhost only",
             )),
             _ => require_at_least_one(&[("public.connections_max", self.connections_max as u64)]),
         }

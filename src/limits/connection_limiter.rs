@@ -133,10 +133,13 @@ impl ConnectionSlot {
         if self.evicted.is_cancelled() { Err(LimitReached) } else { Ok(()) }
     }
 
-    /// Counts the connection for a tenant, whose client has logged in.
+    /// Counts the connection for a tenant, whose client has logged in or reports about its mail.
     pub fn set_tenant(&mut self, tenant: TenantId) -> Result<(), LimitReached> {
         let mut open = self.limiter.lock();
         self.keep(&mut open)?;
+        if self.tenant == Some(tenant) {
+            return Ok(());
+        }
         add(&mut open.by_tenant, tenant, self.limiter.limits.per_tenant_max)?;
         if let Some(earlier) = self.tenant.replace(tenant) {
             remove(&mut open.by_tenant, earlier);

@@ -12,7 +12,7 @@ use crate::mail::Address;
 
 const VERSION: u8 = 1;
 const AAD: &[u8] = b"pillarbox.unsubscribe.1";
-/// Version, environment, tenant and message, and the length of the name of the list.
+/// Environment, tenant, message, and the length of the name of the list.
 const FIXED_OCTETS: usize = 1 + 16 + 16 + 1;
 /// Characters of the longest link that is read.
 const CHARS_MAX: usize = 1024;

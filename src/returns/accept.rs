@@ -40,7 +40,7 @@ impl ReturnsService {
         let is_letter = matches!(mailbox, Mailbox::Postmaster);
         let is_of_loop = matches!(mailbox, Mailbox::Feedback);
         let feedback = feedback::read(&mail.octets, &mail.sender);
-        let signer = self.check_signature(&feedback, &mail).await?;
+        let signer = self.check_signature(&feedback, &mail, mailbox.tenant_id()).await?;
         let token = attribution::attribute(self, mailbox, &feedback, signer.as_ref()).await;
         let token = token.map_err(storage_refusal)?;
         let now = self.clock.now();

@@ -21,14 +21,13 @@ mod signature;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use self::counters::ReturnCounters;
 use crate::clock::Clock;
 use crate::dns::Resolver;
+use crate::limits::tenant_semaphore::TenantSemaphore;
 use crate::limits::versioned_cache::VersionedCache;
 use crate::mail::{DomainName, TokenKind};
-use crate::model::{Refusal, RefusalCode};
+use crate::model::{Refusal, RefusalCode, TenantId};
 use crate::queue::QueueManager;
 use crate::store::{Conflict, ReportTarget, Store, StoreError};
 use crate::telemetry::FLOOD;
@@ -87,7 +86,7 @@ pub struct ReturnsService {
     forwarder: Option<Forwarder>,
     settings: ReturnsSettings,
     /// One permit for each message whose signature is being verified.
-    verifying: Semaphore,
+    verifying: TenantSemaphore,
     /// Whether hosts that strangers were sent to are ours.
     hosts: VersionedCache<DomainName, bool>,
     counters: ReturnCounters,
@@ -128,6 +127,16 @@ impl Mailbox {
     }
 }
 
+impl Mailbox {
+    /// The tenant of the message that a report is about; `None` without a token.
+    pub fn tenant_id(&self) -> Option<TenantId> {
+        match self {
+            Self::Target(token) => Some(token.target.message.tenant_id),
+            Self::Feedback | Self::Postmaster | Self::Probe => None,
+        }
+    }
+}
+
 impl AdmittedToken {
     /// Whether several recipients have the token, so that whom a report is about is not proved.
     pub fn is_shared(&self) -> bool {
@@ -147,7 +156,10 @@ impl ReturnsService {
             clock,
             forwarder,
             settings,
-            verifying: Semaphore::new(signature::VERIFIED_AT_ONCE_MAX),
+            verifying: TenantSemaphore::new(
+                signature::VERIFIED_AT_ONCE_MAX,
+                signature::VERIFIED_OF_TENANT_MAX,
+            ),
             hosts,
             counters: ReturnCounters::default(),
         }

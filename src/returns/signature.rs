@@ -4,10 +4,12 @@ use super::ReturnsService;
 use crate::dns::SignatureCheck;
 use crate::feedback::{Feedback, FeedbackContent, ReturnedMail};
 use crate::mail::DomainName;
-use crate::model::{Refusal, RefusalCode};
+use crate::model::{Refusal, RefusalCode, TenantId};
 
 /// Messages of up to 8 MiB whose signatures are verified at one time: the hash takes 20 ms.
-pub(super) const VERIFIED_AT_ONCE_MAX: usize = 4;
+pub(super) const VERIFIED_AT_ONCE_MAX: u32 = 4;
+/// How many of them may be about one tenant, or about none. A look-up of a key takes up to 5 s.
+pub(super) const VERIFIED_OF_TENANT_MAX: u32 = 2;
 
 impl ReturnsService {
     /// The domain of a valid signature that is aligned with From, if the message is a complaint. That of the sandbox needs
@@ -16,6 +18,7 @@ impl ReturnsService {
         &self,
         feedback: &Feedback,
         mail: &ReturnedMail,
+        tenant: Option<TenantId>,
     ) -> Result<Option<DomainName>, Refusal> {
         if !matches!(feedback.content, FeedbackContent::Complaint(_)) {
             return Ok(None);
@@ -26,7 +29,7 @@ impl ReturnsService {
         let Some(from) = feedback.from_domain.as_ref().filter(|_| !mail.is_truncated) else {
             return Ok(None);
         };
-        let _permit = self.verifying.acquire().await;
+        let _permit = self.verifying.acquire(tenant).await;
         match self.resolver.verify_signature(&mail.octets, from).await {
             SignatureCheck::Aligned(domain) => Ok(Some(domain)),
             SignatureCheck::NotAligned => Ok(None),

@@ -9,7 +9,7 @@ use super::{Server, refusal_replies};
 use crate::feedback::{ReturnPeer, ReturnedMail};
 use crate::limits::auth_limiter::AuthDecision;
 use crate::mail::{Address, Envelope};
-use crate::model::{Refusal, Stage};
+use crate::model::{Refusal, RefusalCode, Stage, TenantId};
 use crate::returns::{Mailbox, ReturnsService};
 use crate::smtp::server::replies;
 use crate::smtp::{Question, Reply, Verdict};
@@ -21,7 +21,7 @@ pub struct InboundSession {
     returns: Arc<ReturnsService>,
     peer: Peer,
     stop: CancellationToken,
-    /// Where the recipient of the present transaction leads.
+    /// The mailbox of the recipient of this transaction.
     mailbox: Option<Mailbox>,
     /// Whether a recipient was accepted.
     is_admitted: bool,
@@ -40,6 +40,11 @@ impl InboundSession {
     /// Whether a recipient was accepted in this session.
     pub fn is_admitted(&self) -> bool {
         self.is_admitted
+    }
+
+    /// The tenant of the message that the next report is about; `None` if the recipient has no token.
+    pub fn tenant_id(&self) -> Option<TenantId> {
+        self.mailbox.as_ref().and_then(Mailbox::tenant_id)
     }
 
     /// How much of the next message is kept.
@@ -77,11 +82,11 @@ impl InboundSession {
                 self.returns.count_refusal(refusal.code);
                 Verdict::Refused(log_refused(stage, &refusal))
             }
-            Question::StartData { .. } => Verdict::GrantedKeeping(self.keep_octets_max()),
-            // The session does not ask these: it has no AUTH.
-            Question::Authenticate(_) | Question::FindUser(_) | Question::CheckProof(_) => {
-                Verdict::Refused(replies::local_error_451())
-            }
+            // The connection answers `StartData`, and the session has no AUTH.
+            Question::StartData { .. }
+            | Question::Authenticate(_)
+            | Question::FindUser(_)
+            | Question::CheckProof(_) => Verdict::Refused(replies::local_error_451()),
         }
     }
 
@@ -96,9 +101,10 @@ impl InboundSession {
     async fn admit_recipient(&mut self, address: &Address) -> Verdict {
         match self.returns.admit_recipient(address).await {
             Ok(mailbox) => {
-                // Anyone can write to postmaster, so that keeps no slot.
-                let is_proved = matches!(mailbox, Mailbox::Target(_));
-                if is_proved && self.peer.slot.set_logged_in().is_err() {
+                // Anyone can write to postmaster or to a feedback loop, so these keep no slot.
+                if let Some(tenant) = mailbox.tenant_id()
+                    && self.peer.slot.set_tenant(tenant).is_err()
+                {
                     return Verdict::Refused(replies::too_many_connections_421());
                 }
                 self.is_admitted = true;
@@ -107,7 +113,11 @@ impl InboundSession {
             }
             Err(refusal) => {
                 let reply = log_refused(Stage::Rcpt, &refusal);
-                Verdict::Refused(if reply.code < 500 { reply } else { self.punish(address, reply).await })
+                // These are refused only after the token was verified, so they are no guesses.
+                let is_proved =
+                    matches!(refusal.code, RefusalCode::ReportAddressExpired | RefusalCode::ReportsExhausted);
+                let is_guess = reply.code >= 500 && !is_proved;
+                Verdict::Refused(if is_guess { self.punish(address, reply).await } else { reply })
             }
         }
     }

@@ -158,7 +158,7 @@ impl Server {
             failures_max: REFUSED_RECIPIENTS_MAX,
             window: REFUSED_RECIPIENTS_WINDOW,
             ban: REFUSED_RECIPIENTS_BAN,
-            exempt: Vec::new(),
+            exempt: smtp.login_ban_exempt.clone(),
         };
         Self {
             session: Arc::new(inbound_settings(config.hostname.clone(), smtp)),
@@ -175,7 +175,8 @@ impl Server {
             connection_limiter: ConnectionLimiter::new(Limits {
                 total_max: inbound.connections_max,
                 per_address_max: inbound.connections_per_address_max,
-                per_tenant_max: usize::MAX,
+                // Each recipient of a message has a token, so those of one tenant must leave slots free.
+                per_tenant_max: inbound.connections_max.div_ceil(4),
             }),
             memory: MemoryBudget::new(inbound.buffer_max.0),
         }

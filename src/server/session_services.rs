@@ -54,11 +54,11 @@ impl SessionServices {
         }
     }
 
-    /// The authenticated tenant.
+    /// The authenticated tenant, or the tenant of the message that the next report is about.
     pub fn tenant_id(&self) -> Option<TenantId> {
         match self {
             Self::Submission(session) => session.tenant_id(),
-            Self::Inbound(_) => None,
+            Self::Inbound(session) => session.tenant_id(),
         }
     }
 

@@ -1,14 +1,11 @@
 //! The header fields by which complaints find their message (CFBL, RFC 9477).
 
 use super::SubmissionService;
-use super::header_rewrite::CheckedHeader;
+use super::header_rewrite::{CheckedHeader, FEEDBACK_ADDRESS, FEEDBACK_ID};
 use crate::mail::{Recipient, TokenKind, TokenScope, TokenSubject};
 use crate::model::{DeliveryId, MessageId};
 use crate::policy::admission::SendingDomain;
 use crate::store::Reports;
-
-const ADDRESS: &str = "CFBL-Address";
-const FEEDBACK_ID: &str = "CFBL-Feedback-ID";
 
 impl SubmissionService {
     /// The fields to add. The id is enough for a registered feedback loop. The address needs a return host, which is under
@@ -19,7 +16,7 @@ impl SubmissionService {
         subject: TokenSubject,
         domain: &SendingDomain,
     ) -> String {
-        if self.settings.inbound_host.is_none() || header.has(ADDRESS) || header.has(FEEDBACK_ID) {
+        if self.settings.inbound_host.is_none() || header.has(FEEDBACK_ADDRESS) || header.has(FEEDBACK_ID) {
             return String::new();
         }
         let Some(token) = self.store.token_keys().issue(TokenKind::Feedback, subject) else {
@@ -27,7 +24,7 @@ impl SubmissionService {
         };
         let id = format!("{FEEDBACK_ID}: {}\r\n", token.bare());
         match &domain.return_host {
-            Some(host) => format!("{ADDRESS}: {token}@{host}; report=arf\r\n{id}"),
+            Some(host) => format!("{FEEDBACK_ADDRESS}: {token}@{host}; report=arf\r\n{id}"),
             None => id,
         }
     }

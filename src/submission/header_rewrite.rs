@@ -9,12 +9,17 @@ use mail_parser::MessageParser;
 
 use super::Trace;
 use crate::mail::{
-    Address, DomainName, Field, HeaderBlock, HeaderError, MailboxListError, Timestamp, UnquotedName,
-    folded_field, parse_mailbox_list, quote_display_name, write_display_name,
+    Address, DomainName, Field, HeaderBlock, HeaderError, MailboxListError, Timestamp, Token, TokenKind,
+    UnquotedName, folded_field, parse_mailbox_list, quote_display_name, write_display_name,
 };
 use crate::model::{ListName, ListNameError, MessageId, Refusal, RefusalCode};
 use crate::policy::admission::{refuse_from, refuse_from_count};
 use crate::store::TenantSettings;
+
+/// Where complaints about a message are sent (RFC 9477).
+pub(super) const FEEDBACK_ADDRESS: &str = "CFBL-Address";
+/// What identifies a message in complaints (RFC 9477).
+pub(super) const FEEDBACK_ID: &str = "CFBL-Feedback-ID";
 
 /// Downstream parsers are slow on huge headers, some quadratically.
 const HEADER_OCTETS_MAX: usize = 256 * 1024;
@@ -85,11 +90,25 @@ pub fn check(message: &[u8]) -> Result<CheckedHeader, Refusal> {
     Ok(CheckedHeader { block, edits, from, senders, idempotency_key, list, reply_to: None })
 }
 
-/// Whether recipients must not see the field, or whether it is an empty `Date` or `Message-ID`, which counts as absent.
+/// Whether recipients must not see the field, whether it is an empty `Date` or `Message-ID`, which counts as absent, or whether
+/// it has a token of another message.
 fn is_removed(field: &Field, message: &[u8]) -> bool {
     let is_one_of = |names: &[&str]| names.iter().any(|name| field.name.eq_ignore_ascii_case(name));
     let is_empty = || message[field.value.clone()].iter().all(|octet| b" \t\r\n<>".contains(octet));
-    is_one_of(REMOVED_FIELDS) || (is_one_of(REQUIRED_FIELDS) && is_empty())
+    is_one_of(REMOVED_FIELDS)
+        || (is_one_of(REQUIRED_FIELDS) && is_empty())
+        || has_token_of_another_message(field, message)
+}
+
+/// Whether a server like this one added the field to another message: a complaint about this message is not about that one.
+fn has_token_of_another_message(field: &Field, message: &[u8]) -> bool {
+    let value = std::str::from_utf8(message[field.value.clone()].trim_ascii()).unwrap_or_default();
+    if field.name.eq_ignore_ascii_case(FEEDBACK_ID) {
+        return Token::parse_bare(TokenKind::Feedback, value).is_some();
+    }
+    let local = value.trim_start_matches('<').split_once('@').map(|(local, _)| local);
+    field.name.eq_ignore_ascii_case(FEEDBACK_ADDRESS)
+        && local.is_some_and(|local| Token::parse(local).is_some())
 }
 
 /// The addresses of a field. A display name that must be quoted is quoted in the message.
@@ -371,6 +390,21 @@ mod tests {
     }
 
     /// Decoded whole, each of these takes more than half a minute.
+    #[test]
+    fn a_field_with_the_token_of_another_message_is_removed_and_the_address_of_the_sender_stays() {
+        let token = format!("d1{}", "0".repeat(46));
+        let header = format!(
+            "From: a@b.example\r\nCFBL-Feedback-ID: {token}\r\nCFBL-Address: fbl+{token}@c.example; report=arf\r\n"
+        );
+        let message = format!("{header}\r\nbody\r\n");
+        let checked = check(message.as_bytes()).unwrap();
+        assert!(!checked.has(FEEDBACK_ID) && !checked.has(FEEDBACK_ADDRESS));
+        assert_eq!(checked.rewrite(message.into()), "From: a@b.example\r\n\r\nbody\r\n");
+        let own = "From: a@b.example\r\nCFBL-Address: fbl@b.example\r\nCFBL-Feedback-ID: 17\r\n\r\n";
+        let checked = check(own.as_bytes()).unwrap();
+        assert!(checked.has(FEEDBACK_ID) && checked.has(FEEDBACK_ADDRESS));
+    }
+
     #[test]
     fn encoded_words_without_an_end_are_decoded_up_to_a_limit() {
         for unit in ["=?aa?q?_", "=?aa?q?x ", "=?aa?q?x\r\n "] {

@@ -44,9 +44,9 @@ impl PublicWeb {
         let response = match link {
             None if path == ROBOTS_PATH && is_read => Ok(page::robots()),
             None => Ok(page::notice(Notice::NotFound)),
+            Some(link) if is_post => self.unsubscribe(slot, link, request).await,
             Some(_) if slot.set_logged_in().is_err() => Ok(page::notice(Notice::TooManyRequests)),
             Some(link) if is_read => self.ask(&link).await,
-            Some(link) if is_post => self.unsubscribe(link, request).await,
             Some(_) => Ok(page::notice(Notice::MethodNotAllowed)),
         };
         response.unwrap_or_else(|error| {
@@ -63,9 +63,10 @@ impl PublicWeb {
     }
 
     fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        let forwarded: Vec<&str> =
-            headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
-        client_address::find(&self.settings.trusted_proxies, peer, forwarded.into_iter())
+        // The proxy may append to a value of the client, which can have any octets.
+        let values = headers.get_all(FORWARDED_FOR).iter();
+        let forwarded: Vec<_> = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+        client_address::find(&self.settings.trusted_proxies, peer, forwarded.iter().map(AsRef::as_ref))
     }
 
     async fn ask(&self, link: &UnsubscribeLink) -> Result<Response<Full<Bytes>>, StoreError> {
@@ -77,6 +78,7 @@ impl PublicWeb {
 
     async fn unsubscribe(
         &self,
+        slot: &ConnectionSlot,
         link: UnsubscribeLink,
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, StoreError> {
@@ -86,17 +88,22 @@ impl PublicWeb {
             Err(error) if error.is::<LengthLimitError>() => return Ok(page::notice(Notice::TooLarge)),
             Err(_) => return Ok(page::notice(Notice::BadRequest)),
         };
+        // Not earlier, so that nobody keeps a slot by sending the body slowly.
+        if slot.set_logged_in().is_err() {
+            return Ok(page::notice(Notice::TooManyRequests));
+        }
         let content_type = content_type.as_ref().map(|value| value.to_str().unwrap_or("invalid"));
         let Some(Form { is_from_page, every_list }) = form::read(content_type, &body) else {
             return Ok(page::notice(Notice::BadRequest));
         };
         let via = if is_from_page { UnsubscribeVia::Page } else { UnsubscribeVia::Link };
+        // Before the change: after a failure nothing is changed.
+        let sender = self.unsubscribe.sender_name(&link).await?;
         self.unsubscribe.leave(link.clone(), every_list, via).await?;
         let state = if every_list { State::LeftEvery } else { State::Left };
-        // It is written: without the name, the page says less.
-        Ok(match self.unsubscribe.sender_name(&link).await {
-            Ok(Some(sender)) => page::of_link(state, &link, &sender),
-            _ => page::notice(Notice::SenderGone),
+        Ok(match sender {
+            Some(sender) => page::of_link(state, &link, &sender),
+            None => page::notice(Notice::SenderGone),
         })
     }
 }

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use pillarbox::dkim::{Signer, generate, public_record};
 use pillarbox::mail::{Content, DomainName, Timestamp, Token, TokenKind};
 use pillarbox::model::{DkimAlgorithm, DomainStatus, ReportEffect, ReturnPathStatus};
-use pillarbox::store::{Directory, DomainCheck, PageRequest, Report, ReportFilter, Reports};
+use pillarbox::store::{
+    Directory, DomainCheck, PageRequest, RecordCheck, RecordStatus, Report, ReportFilter, Reports,
+};
 use serde_json::Value;
 
 use crate::inbound_stage::{DOMAIN, Delivered, InboundStage, PLATFORM_HOST, RETURN_HOST, arf};
@@ -240,7 +242,7 @@ async fn the_fields_are_signed_and_the_address_is_on_the_return_host_of_the_doma
         checked_at: Timestamp::now(),
         status: DomainStatus::Verified,
         failing_since: None,
-        records: Vec::new(),
+        records: vec![RecordCheck { name: RETURN_HOST.into(), status: RecordStatus::Ok, found: Vec::new() }],
         dkim_seen: Vec::new(),
         dkim_unseen: Vec::new(),
         return_path: Some(ReturnPathStatus::Active),
@@ -278,4 +280,14 @@ async fn a_message_keeps_its_own_feedback_fields_and_a_server_without_a_listener
     let sent = client.send(&format!("alice@{DOMAIN}"), &["bob@b.test"], &message(&stage.account, "hi")).await;
     stage.server.wait_for_status(&message_id(&sent.expect_code(250)), &["delivered"]).await;
     assert!(!header_at_receiver(&stage).contains("CFBL"));
+}
+
+#[tokio::test]
+async fn a_complaint_longer_than_what_is_kept_of_a_bounce_is_kept_whole_because_its_signature_covers_it() {
+    let stage = InboundStage::start().await;
+    let address = stage.address_of(TokenKind::Feedback, &deliver_one(&stage).await);
+    let padding = [&[b'x'; 76][..], b"\r\n"].concat().repeat(8 * 1024);
+    let complaint = sign(&stage, "b.test", &[&arf("abuse", "Subject: hello")[..], &padding].concat());
+    stage.send_back("feedback@b.test", &address, &complaint).await.expect_code(250);
+    assert_eq!(reports(&stage).await[0].effect, ReportEffect::Complained);
 }

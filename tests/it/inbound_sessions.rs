@@ -16,7 +16,6 @@ use tokio_rustls::TlsConnector;
 use crate::client::{Client, Reply};
 use crate::dialogue::{Variables, load_all};
 use crate::dialogue_player::{parts, play};
-use crate::http::request;
 use crate::identity::trust_pem;
 use crate::inbound_stage::{Delivered, InboundStage, PLATFORM_HOST, arf, dsn};
 use crate::server::{HOSTNAME, message};
@@ -190,25 +189,6 @@ async fn a_report_with_a_returned_message_of_25_mb_is_taken_with_512_kib_of_memo
 }
 
 #[tokio::test]
-async fn a_complaint_is_kept_whole_up_to_8_mib_because_its_signature_covers_it() {
-    let stage = InboundStage::start().await;
-    let delivered = stage.deliver(&["bob@b.test"]).await.remove(0);
-    let (bounce, complaint) =
-        (stage.address_of(TokenKind::Bounce, &delivered), stage.address_of(TokenKind::Feedback, &delivered));
-    let mut octets = arf("abuse", "Subject: hello");
-    octets.resize(600 * 1024, b'x');
-    for (index, end) in octets.iter_mut().enumerate() {
-        if index > 10_000 && index % 80 == 0 {
-            *end = b'\n';
-        }
-    }
-    octets.extend_from_slice(b"\r\n");
-    for address in [bounce, complaint, format!("fbl@{PLATFORM_HOST}")] {
-        stage.send_back("feedback@b.test", &address, &octets).await.expect_saying(250, "recorded as");
-    }
-}
-
-#[tokio::test]
 async fn mail_for_people_is_accepted_in_any_case_with_and_without_a_host() {
     let stage = InboundStage::start().await;
     let mut client = stage.connect().await;
@@ -355,24 +335,6 @@ async fn at_most_100_messages_for_people_are_forwarded_in_a_day() {
     client.data(b"Subject: tomorrow\r\n\r\n").await.expect_code(250);
     let all = stage.mx.wait_for(101).await;
     assert_eq!(all.len(), 101);
-}
-
-#[tokio::test]
-async fn reports_and_refusals_are_counted_in_the_metrics() {
-    let stage = InboundStage::start_with(|config| {
-        config.api.metrics_listen = vec!["127.0.0.1:0".parse().unwrap()];
-    })
-    .await;
-    let (_, address) = deliver_one(&stage).await;
-    stage.send_back("", &address, &failed("bob@b.test")).await.expect_code(250);
-    let forged = format!("bounce+d1{}@{PLATFORM_HOST}", "0".repeat(46));
-    let mut client = stage.connect().await;
-    impatient(&stage, mail_and_rcpt(&mut client, &forged)).await.expect_code(550);
-    let address = stage.server.running().metrics_addresses[0];
-    let answer = request(address, "GET", "/metrics", None, None).await;
-    let text = String::from_utf8(answer.body).unwrap();
-    assert!(text.contains("pillarbox_report_refusals_total{code=\"report_address_unknown\"} 1"), "{text}");
-    assert!(text.contains("pillarbox_reports_total{") && text.contains("direction=\"inbound\"} 1"), "{text}");
 }
 
 #[tokio::test]

@@ -35,7 +35,6 @@ mod api_keys;
 mod api_queue;
 mod api_repeats;
 mod bad_input;
-mod bounce_breaker;
 mod chunking;
 mod commands;
 mod complaints;

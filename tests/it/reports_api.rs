@@ -98,7 +98,7 @@ async fn a_suppression_of_a_list_is_made_listed_and_stops_no_other_mail() {
     let own = of_account(&stage, &stage.account);
     let of_list = json!({"address": "bob@b.test", "list": "news", "reason": "unsubscribe"});
     let made = own.ok("POST", "/v1/suppressions", of_list).await;
-    assert_eq!((&made["list"], &made["provisional"]), (&"news".into(), &false.into()), "{made}");
+    assert_eq!(made["list"], "news", "{made}");
     let every = json!({"address": "bob@b.test", "list": "*"});
     let every = own.ok("POST", "/v1/suppressions", every).await;
     assert_ne!(every["id"], made["id"], "each list has its own");

@@ -13,7 +13,9 @@ use crate::model::{
     DkimAlgorithm, DkimKeyState, DomainId, DomainStatus, RefusalCode, ReturnPathMode, ReturnPathStatus,
     Scope, TenantId, Verification,
 };
-use crate::store::{Directory, DkimKey, Domain, DomainFilter, DomainPatch, NewDomain, RecordStatus};
+use crate::store::{
+    Directory, DkimKey, Domain, DomainFilter, DomainPatch, NewDomain, RETURN_HOST_OCTETS_MAX, RecordStatus,
+};
 use crate::verification::{
     DnsRecord, Purpose, RecordType, VerificationSettings, expected_records, return_path_hint,
 };
@@ -403,6 +405,9 @@ fn read_return_host(text: &str, domain: &DomainName) -> Result<DomainName> {
     if let Some(name) = &name {
         let is_under = name.is_at_or_under(domain) && name != domain;
         checks.require(is_under, PATH, "invalid", "this must be a name under the domain");
+        checks.length(name.as_str().len(), PATH, RETURN_HOST_OCTETS_MAX, "octets");
+        let is_host = !name.as_str().contains('_');
+        checks.require(is_host, PATH, "invalid", "the name of a mail host has no underscores");
     }
     checks.finish()?;
     name.ok_or_else(|| ApiError::internal("a valid domain name was not parsed"))

@@ -59,7 +59,7 @@ struct FilterArguments {
     #[arg(long)]
     effect: Option<String>,
     /// Only reports that belong to no message; needs a platform key
-    #[arg(long, conflicts_with_all = ["tenant", "message"])]
+    #[arg(long, conflicts_with_all = ["tenant", "message", "environment"])]
     unattributed: bool,
 }
 

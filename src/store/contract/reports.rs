@@ -403,6 +403,19 @@ pub(super) async fn an_automatic_suppression_shortens_none_and_one_of_a_list_sto
     assert!(all.is_none(), "other mail is not stopped");
     bed.store.suppress(of_list(SuppressedMail::EveryList), now()).await.unwrap();
     assert!(stops("offers").await);
+    let other = bed.tenant("other").await.id;
+    let stops_other = async || {
+        let (live, at) = (Environment::Live, now());
+        bed.store
+            .list_suppression_of(other, live, "eve@one.example", &list("news"), at)
+            .await
+            .unwrap()
+            .is_some()
+    };
+    assert!(!stops_other().await, "the suppressions of another tenant");
+    let of_all = NewSuppression { tenant_id: None, ..of_list(SuppressedMail::List(list("news"))) };
+    bed.store.suppress(of_all, now()).await.unwrap();
+    assert!(stops_other().await, "that of all tenants");
     let filter = SuppressionFilter {
         tenant_id: Some(tenant),
         mail: Some(SuppressedMail::EveryList),

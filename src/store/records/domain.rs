@@ -32,6 +32,9 @@ pub struct Domain {
     pub created_at: Timestamp,
 }
 
+/// RFC 5321 §4.5.3.1.3: a path has 256 octets with its brackets, of which a token takes up to 55 and an `@` follows it.
+pub const RETURN_HOST_OCTETS_MAX: usize = 198;
+
 /// The reverse path of a domain's mail.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DomainReturnPath {
@@ -47,15 +50,20 @@ impl Domain {
     /// The return host that the domain has or should have; `None` if its name has no room for the label.
     pub fn return_host(&self, label: &str) -> Option<DomainName> {
         let default = || DomainName::parse(&format!("{label}.{}", self.name)).ok();
-        self.return_path.host.clone().or_else(default)
+        let host = self.return_path.host.clone().or_else(default);
+        host.filter(|host| host.as_str().len() <= RETURN_HOST_OCTETS_MAX)
     }
 
     /// The return host to which mail arrives here. `mode` and `label` are those of the configuration.
     pub fn active_return_host(&self, mode: ReturnPathMode, label: &str) -> Option<DomainName> {
+        // Another label may have been configured since the check.
+        let is_checked = |host: &DomainName| {
+            self.last_check.iter().flat_map(|check| &check.records).any(|record| record.name == host.as_str())
+        };
         let is_active = self.return_path.mode.unwrap_or(mode) == ReturnPathMode::Auto
             && self.return_path.status == ReturnPathStatus::Active
             && self.status == DomainStatus::Verified;
-        if is_active { self.return_host(label) } else { None }
+        self.return_host(label).filter(|host| is_active && is_checked(host))
     }
 }
 

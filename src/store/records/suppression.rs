@@ -24,8 +24,6 @@ pub struct Suppression {
     pub report_id: Option<ReportId>,
     /// The message that caused it.
     pub message_id: Option<MessageId>,
-    /// Made while many known addresses of a site were refused; it ends soon.
-    pub provisional: bool,
     pub created_at: Timestamp,
     pub expires_at: Option<Timestamp>,
 }
@@ -41,7 +39,6 @@ pub struct NewSuppression {
     pub evidence: Option<String>,
     pub report_id: Option<ReportId>,
     pub message_id: Option<MessageId>,
-    pub provisional: bool,
     pub expires_at: Option<Timestamp>,
 }
 
@@ -62,7 +59,6 @@ impl NewSuppression {
             evidence: None,
             report_id: None,
             message_id: None,
-            provisional: false,
             expires_at: None,
         }
     }

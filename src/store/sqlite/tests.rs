@@ -361,7 +361,6 @@ const WITHOUT_LATER_MIGRATIONS: &str = concat!(
     ALTER TABLE suppression DROP COLUMN list;
     ALTER TABLE suppression DROP COLUMN report_id;
     ALTER TABLE suppression DROP COLUMN message_id;
-    ALTER TABLE suppression DROP COLUMN provisional;
     ALTER TABLE suppression DROP COLUMN environment;",
     include_str!("migrations/0019_suppression_count.sql"),
     "

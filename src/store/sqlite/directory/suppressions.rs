@@ -41,7 +41,6 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Suppression> {
         evidence: row.get("evidence")?,
         report_id: row.get("report_id")?,
         message_id: row.get("message_id")?,
-        provisional: row.get("provisional")?,
         created_at: time(row, "created_us")?,
         expires_at: time_if_any(row, "expires_us")?,
     })
@@ -86,17 +85,15 @@ pub(in crate::store::sqlite) fn suppress(
         evidence: new.evidence.clone(),
         report_id: new.report_id,
         message_id: new.message_id,
-        provisional: new.provisional,
         created_at: before.map_or(now, |old| old.created_at),
         expires_at: new.expires_at,
     };
     let sql = "INSERT INTO suppression (id, tenant_id, address, reason, evidence, created_us, expires_us, environment, list,
-                                        report_id, message_id, provisional)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+                                        report_id, message_id)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
                ON CONFLICT (id) DO UPDATE SET
                    reason = excluded.reason, evidence = excluded.evidence, expires_us = excluded.expires_us,
-                   report_id = excluded.report_id, message_id = excluded.message_id,
-                   provisional = excluded.provisional";
+                   report_id = excluded.report_id, message_id = excluded.message_id";
     tx.prepare_cached(sql)?.execute(params![
         suppression.id,
         suppression.tenant_id,
@@ -109,7 +106,6 @@ pub(in crate::store::sqlite) fn suppress(
         suppression.mail,
         suppression.report_id,
         suppression.message_id,
-        suppression.provisional,
     ])?;
     if !was_in_force {
         append_event(tx, EventKind::SuppressionCreated, &suppression, cause, now)?;
@@ -178,7 +174,7 @@ pub(super) fn that_stops(
     Ok(None)
 }
 
-/// The suppression that stops mail of a list: of every list of the tenant, or of this one.
+/// The suppression that stops mail of a list: of every list or of this one, for the tenant or for all tenants.
 pub(in crate::store::sqlite) fn that_stops_list(
     connection: &Connection,
     (tenant, environment): (TenantId, Environment),
@@ -187,9 +183,11 @@ pub(in crate::store::sqlite) fn that_stops_list(
     now: Timestamp,
 ) -> Result<Option<Suppression>> {
     for mail in [SuppressedMail::EveryList, SuppressedMail::List(list.clone())] {
-        let found = find_by_address(connection, (Some(tenant), environment), folded, &mail)?;
-        if let Some(suppression) = found.filter(|suppression| is_in_force(suppression, now)) {
-            return Ok(Some(suppression));
+        for scope in [Some(tenant), None] {
+            let found = find_by_address(connection, (scope, environment), folded, &mail)?;
+            if let Some(suppression) = found.filter(|suppression| is_in_force(suppression, now)) {
+                return Ok(Some(suppression));
+            }
         }
     }
     Ok(None)

@@ -1,1 +1,0 @@
-//! Suppressions while a site refuses known addresses.
