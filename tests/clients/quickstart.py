@@ -76,7 +76,7 @@ def run(name, script):
 
 
 def check_mail(printed):
-    """Waits until the sandbox has delivered all messages, and returned one. Returns the failures."""
+    """Waits until the sandbox has delivered all messages and one has bounced. Returns the failures."""
     secret = re.search(r"pb_live_\w+", printed).group()
     api = re.search(r"API +(http://\S+)", printed).group(1)
     request = urllib.request.Request(f"{api}/v1/emails", headers={"Authorization": f"Bearer {secret}"})

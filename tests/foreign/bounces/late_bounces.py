@@ -213,7 +213,7 @@ def bounced(server, message_id):
 
 def check_greylisting(server, account):
     first = submit(server, account, "bob@grey.test")
-    until("postgrey deferred it", lambda: status_of(server, first)["status"] == "deferred")
+    until("postgrey deferred it", lambda: "greylist" in (status_of(server, first)["last_reply"] or "").lower())
 
     def retried():
         try:
@@ -225,7 +225,6 @@ def check_greylisting(server, account):
         until("an attempt ended", lambda: status_of(server, first)["status"] in ("deferred", "delivered"))
         return status_of(server, first)["status"] == "delivered"
 
-    time.sleep(GREYLISTED_SECONDS)
     until("the same sender passes after the delay", retried)
     second = submit(server, account, "bob@grey.test")
     delivery = until("a second message", lambda: settled(server, second))
@@ -271,7 +270,7 @@ def main():
             failures += faults
             if not faults:
                 print("ok      postgrey delays the first message only")
-        except RuntimeError:
+        except Exception:
             print(*(service.log() for service in mail_hosts), sep="\n", file=sys.stderr)
             if server.process is not None:
                 print(server.log_tail(), file=sys.stderr)

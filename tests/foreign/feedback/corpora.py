@@ -136,6 +136,9 @@ def judge_sisimai(corpora):
     for folder in ("bsd", "dos", "mac"):
         print(f"sisimai, {folder}")
         views = read(sorted((corpora / "set-of-emails/maildir" / folder).glob("*.eml")))
+        # A message without an expectation is right if it is read at all. The messages are newer than the expectations.
+        known = sum(bool(expected.get(name)) for name in views)
+        check("messages with an expectation", known, len(views), 93 if folder == "bsd" else 86)
         kinds, classes = collections.Counter(), collections.defaultdict(list)
         for name, view in views.items():
             family, rows = name.rpartition("-")[0], expected.get(name, [])
@@ -145,7 +148,10 @@ def judge_sisimai(corpora):
             if name in NO_REPORTS or view["rule"] == "delay":
                 continue
             if view["kind"] == "prose" and len(rows) > 1:
-                rows = [row for row in rows if groups[0]["bounce_class"] in CLASSES.get(row[2], ())][:1] or rows[:1]
+                # One class for several recipients: it is right for one of them at most, but none may be suppressed wrongly.
+                if groups[0]["suppress"] and any(row[2] in ALIVE for row in rows):
+                    failures.append(f"{name}: suppressed, although a recipient in it is alive")
+                continue
             for row in rows:
                 group = group_of(row, groups)
                 if group and len(groups) > 1:
@@ -171,9 +177,7 @@ def judge_sisimai(corpora):
 
 
 judge_flufl(pathlib.Path(sys.argv[1]))
-if sys.argv[2]:
+if len(sys.argv) > 2:
     judge_sisimai(pathlib.Path(sys.argv[2]))
-else:
-    print("sisimai: skipped, PILLARBOX_CORPORA is not set")
 if failures:
     sys.exit("failed: " + "; ".join(failures))

@@ -65,7 +65,7 @@ def check_signatures(content, records):
         assert len(results) >= 1 and all(results), f"{verify.__name__}: {results}"
         for field in ADDED:
             results = verify(field + content, records)
-            assert not any(results), f"{verify.__name__} accepts a second {field}: {results}"
+            assert results and not any(results), f"{verify.__name__} accepts a second {field}: {results}"
 
 
 def ways_of(content):
