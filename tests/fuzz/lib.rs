@@ -8,7 +8,7 @@ pub mod model;
 #[path = "../../src/smtp/mod.rs"]
 pub mod smtp;
 
-/// What `feedback` needs of it.
+/// The modules that `feedback` uses.
 #[path = "../../src/policy"]
 pub mod policy {
     pub mod bounce_classifier;

@@ -40,10 +40,13 @@ fn folder() -> PathBuf {
 }
 
 fn seeds(target: &str) -> Vec<Vec<u8>> {
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder().join("seeds").join(target))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let seeds = match target {
+        // The fixtures of the reader.
+        "feedback" => folder().join("../it/report_reader"),
+        _ => folder().join("seeds").join(target),
+    };
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(seeds).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
 }
