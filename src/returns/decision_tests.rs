@@ -1,4 +1,4 @@
-//! What follows from which report: the table of the contract.
+//! Which report has which effect.
 
 use std::sync::Arc;
 

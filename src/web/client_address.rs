@@ -49,5 +49,6 @@ mod tests {
         assert_eq!(client("10.0.0.1", &["[2001:db8::7]:4000"]), "2001:db8::7");
         assert_eq!(client("10.0.0.1", &["198.51.100.7:4000"]), "198.51.100.7");
         assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
+        assert!(is_trusted(&proxies, "::ffff:10.0.0.1".parse().unwrap()));
     }
 }

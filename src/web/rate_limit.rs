@@ -76,6 +76,11 @@ mod tests {
         assert!(limiter.take(RequestKind::Visit, client("2001:db8:0:1::1"), at(59)));
         assert!(limiter.take(RequestKind::Unsubscribe, client("2001:db8::1"), at(59)));
         assert!(limiter.take(RequestKind::Visit, client("2001:db8::1"), at(60)));
+        for _ in 0..600 {
+            assert!(limiter.take(RequestKind::Unsubscribe, client("2001:db8:0:2::1"), at(60)));
+        }
+        assert!(limiter.take(RequestKind::Visit, client("2001:db8:0:2::1"), at(60)));
+        assert!(!limiter.take(RequestKind::Unsubscribe, client("2001:db8:0:2::1"), at(60)));
     }
 
     #[test]
