@@ -30,8 +30,8 @@ use crate::mail::{
 };
 use crate::model::{
     AttemptId, BounceClass, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState, Environment,
-    EventId, EventKind, KeyId, KeySecret, MessageId, MessageKind, Scope, SuppressionId, TenantId,
-    TenantStatus, TlsFailure, TlsPolicyType, UsageInterval, Verification, WebhookId,
+    EventId, EventKind, KeyId, KeySecret, MessageId, MessageKind, ReportEffect, ReportId, ReportKind, Scope,
+    SuppressionId, TenantId, TenantStatus, TlsFailure, TlsPolicyType, UsageInterval, Verification, WebhookId,
 };
 
 pub(crate) use super::sqlite::tests::SqliteHarness;
@@ -266,6 +266,40 @@ pub(crate) fn new_report(tenant: TenantId, to: &str) -> NewMessage {
     new.message.key_id = None;
     new.message.reverse_path = ReversePath::Null;
     new
+}
+
+/// What came back about a message, or about none; what it says depends on `digest` only.
+pub(crate) fn returned(
+    kind: ReportKind,
+    about: Option<(&Message, Option<DeliveryId>)>,
+    digest: u8,
+    consequence: Consequence,
+) -> NewReport {
+    let at = now();
+    let message = about.map(|(message, _)| message);
+    let report = Report {
+        id: ReportId::generate(at),
+        tenant_id: message.map(|message| message.tenant_id),
+        environment: message.map(|message| message.environment),
+        message_id: message.map(|message| message.id),
+        delivery_id: about.and_then(|(_, delivery)| delivery),
+        kind,
+        rule: kind.to_string(),
+        effect: ReportEffect::None,
+        action: None,
+        status: None,
+        bounce_class: None,
+        feedback_type: None,
+        recipient: None,
+        reply: None,
+        reporter: Reporter::default(),
+        times: 1,
+        has_raw: true,
+        created_at: at,
+        last_at: at,
+    };
+    let raw = b"Subject: failed\r\n".to_vec();
+    NewReport { report, digest: [digest; 32], raw, consequence, dsn: None, at }
 }
 
 pub(crate) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> Attempt {

@@ -3,8 +3,8 @@
 use super::*;
 use crate::mail::{TokenKind, TokenScope, TokenSubject};
 use crate::model::{
-    FeedbackType, ListName, ReportAction, ReportEffect, ReportId, ReportKind, SuppressedMail,
-    SuppressionReason, UnsubscribeVia,
+    FeedbackType, ListName, ReportAction, ReportEffect, ReportKind, SuppressedMail, SuppressionReason,
+    UnsubscribeVia,
 };
 
 const RECIPIENT: &str = "Bob@one.example";
@@ -23,37 +23,17 @@ async fn delivered(bed: &TestBed<impl Harness>, tenant: TenantId, recipients: &[
 
 /// A report about the delivery with this number; what it says depends on `digest` only.
 fn report(new: &NewMessage, delivery: Option<usize>, digest: u8, consequence: Consequence) -> NewReport {
-    let at = now();
-    let message = &new.message;
+    let delivery = delivery.map(|number| new.recipients[number].0);
+    let returned = returned(ReportKind::Dsn, Some((&new.message, delivery)), digest, consequence);
     let report = Report {
-        id: ReportId::generate(at),
-        tenant_id: Some(message.tenant_id),
-        environment: Some(message.environment),
-        message_id: Some(message.id),
-        delivery_id: delivery.map(|number| new.recipients[number].0),
-        kind: ReportKind::Dsn,
-        rule: "rfc3464".to_owned(),
-        effect: ReportEffect::None,
         action: Some(ReportAction::Failed),
         status: Some(EnhancedStatus::new(5, 1, 1)),
         bounce_class: Some(BounceClass::RecipientUnknown),
-        feedback_type: None,
         recipient: Some("named@elsewhere.example".to_owned()),
         reply: Some("550 5.1.1 nobody".to_owned()),
-        reporter: Reporter::default(),
-        times: 1,
-        has_raw: true,
-        created_at: at,
-        last_at: at,
+        ..returned.report
     };
-    NewReport {
-        report,
-        digest: [digest; 32],
-        raw: b"Subject: failed\r\n".to_vec(),
-        consequence,
-        dsn: None,
-        at,
-    }
+    NewReport { report, ..returned }
 }
 
 fn suppression(tenant: TenantId, reason: SuppressionReason) -> NewSuppression {

@@ -1,11 +1,8 @@
 //! What tenants used: never more or less than the journal tells, and apart from one another.
 
 use super::*;
-use crate::model::{
-    EventKind, FeedbackType, LimitPeriod, RefusalCode, ReportEffect, ReportId, ReportKind, RequestId, Stage,
-    UsageGroup,
-};
-use crate::store::{Consequence, NewReport, Report, Reporter, Reports};
+use crate::model::{EventKind, LimitPeriod, RefusalCode, ReportKind, RequestId, Stage, UsageGroup};
+use crate::store::{Consequence, Reports};
 
 /// The last hundred years.
 async fn usage(bed: &TestBed<impl Harness>, tenant: TenantId, interval: UsageInterval) -> Vec<Usage> {
@@ -113,30 +110,8 @@ async fn complain(bed: &TestBed<impl Harness>, batch: &Batch) {
         if !delivery.recipient.to_string().starts_with("complained@") {
             continue;
         }
-        let at = now();
-        let report = Report {
-            id: ReportId::generate(at),
-            tenant_id: Some(message.tenant_id),
-            environment: Some(message.environment),
-            message_id: Some(message.id),
-            delivery_id: Some(delivery.id),
-            kind: ReportKind::Complaint,
-            rule: "arf".to_owned(),
-            effect: ReportEffect::Complained,
-            action: None,
-            status: None,
-            bounce_class: None,
-            feedback_type: Some(FeedbackType::Abuse),
-            recipient: None,
-            reply: None,
-            reporter: Reporter::default(),
-            times: 1,
-            has_raw: true,
-            created_at: at,
-            last_at: at,
-        };
-        let consequence = Consequence::Complaint { suppress: None, list: None };
-        let new = NewReport { report, digest: [0; 32], raw: Vec::new(), consequence, dsn: None, at };
+        let complaint = Consequence::Complaint { suppress: None, list: None };
+        let new = returned(ReportKind::Complaint, Some((message, Some(delivery.id))), 0, complaint);
         bed.store.record_report(new).await.unwrap();
     }
 }

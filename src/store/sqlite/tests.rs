@@ -11,16 +11,16 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::mail::ReversePath;
 use crate::model::{
-    DeliveryState, DkimKeyState, Environment, EventKind, KeySecret, MessageKind, RefusalCode, RequestId,
-    Stage, TenantId, TenantStatus, Verification,
+    DeliveryState, DkimKeyState, Environment, EventKind, KeySecret, MessageKind, RefusalCode, ReportKind,
+    RequestId, Stage, TenantId, TenantStatus, Verification,
 };
 use crate::store::contract::{
     Harness, SUPPRESSIONS_MAX, TestBed, address, ids, later, new_dkim_key, new_domain, new_key, new_message,
-    new_report, new_suppression, new_template, new_tenant, new_webhook, now, outcomes,
+    new_report, new_suppression, new_template, new_tenant, new_webhook, now, outcomes, returned,
 };
 use crate::store::{
-    Conflict, Directory, EventFilter, IdempotentResponse, Journal, MessageFilter, NewEvent, NewMessage,
-    NewSmartHost, Outbox, PageRequest, Rejection, RetentionPolicy, Spool, Store, SubmissionKey,
+    Conflict, Consequence, Directory, EventFilter, IdempotentResponse, Journal, MessageFilter, NewEvent,
+    NewMessage, NewSmartHost, Outbox, PageRequest, Rejection, RetentionPolicy, Spool, Store, SubmissionKey,
 };
 
 /// A data directory of its own.
@@ -1110,31 +1110,7 @@ async fn reports_that_belong_to_no_message_are_limited_and_the_oldest_goes() {
     let bed = TestBed::<SqliteHarness>::new().await;
     let mut ids = Vec::new();
     for digest in 0..5 {
-        let at = now();
-        let report = crate::store::Report {
-            id: crate::model::ReportId::generate(at),
-            tenant_id: None,
-            environment: None,
-            message_id: None,
-            delivery_id: None,
-            kind: crate::model::ReportKind::Other,
-            rule: "other".to_owned(),
-            effect: crate::model::ReportEffect::Unattributed,
-            action: None,
-            status: None,
-            bounce_class: None,
-            feedback_type: None,
-            recipient: None,
-            reply: None,
-            reporter: Default::default(),
-            times: 1,
-            has_raw: true,
-            created_at: at,
-            last_at: at,
-        };
-        let consequence = crate::store::Consequence::None;
-        let raw = b"text".to_vec();
-        let new = crate::store::NewReport { report, digest: [digest; 32], raw, consequence, dsn: None, at };
+        let new = returned(ReportKind::Other, None, digest, Consequence::None);
         ids.push(bed.store.record_report(new).await.unwrap().id);
     }
     let page = PageRequest { limit: 100, ..PageRequest::default() };
