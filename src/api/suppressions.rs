@@ -118,6 +118,9 @@ pub struct SuppressionView {
     created_at: Timestamp,
     /// Expiry; `null` for none.
     expires_at: Option<Timestamp>,
+    /// Whether it lasts 48 hours only, because the receiving site reports many addresses as gone that took mail a short time
+    /// ago.
+    provisional: bool,
 }
 
 impl From<Suppression> for SuppressionView {
@@ -135,6 +138,7 @@ impl From<Suppression> for SuppressionView {
             message_id: suppression.message_id,
             created_at: suppression.created_at,
             expires_at: suppression.expires_at,
+            provisional: suppression.provisional,
         }
     }
 }

@@ -115,7 +115,10 @@ fn row(suppression: &Value) -> [String; 8] {
         text(suppression, "address"),
         text(suppression, "environment"),
         if suppression["list"].is_null() { "all mail".to_owned() } else { text(suppression, "list") },
-        text(suppression, "reason"),
+        match text(suppression, "reason") {
+            reason if suppression["provisional"] == true => format!("{reason} (provisional)"),
+            reason => reason,
+        },
         when(suppression, "created_at"),
         when(suppression, "expires_at"),
         text(suppression, "id"),

@@ -16,6 +16,7 @@ mod refusal;
 mod report;
 mod scope;
 mod scram;
+mod soft_bounces;
 mod state;
 mod unsubscribe_link;
 mod weight;
@@ -36,6 +37,7 @@ pub use report::{
     FeedbackType, ReportAction, ReportEffect, ReportKind, ReturnPathMode, ReturnPathStatus, UnsubscribeVia,
 };
 pub use scram::{ScramProof, ScramVerifier};
+pub use soft_bounces::SoftBounces;
 pub use state::{
     BounceClass, BrakeAction, BrakeMetric, DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm,
     DkimKeyState, DkimPolicy, DomainStatus, Environment, EventKind, KeyStatus, LimitPeriod, MessageKind,

@@ -377,6 +377,8 @@ enumerations! {
         KeyRevoked = "key.revoked",
         /// An address was suppressed.
         SuppressionCreated = "suppression.created",
+        /// A suppression became provisional.
+        SuppressionUpdated = "suppression.updated",
         /// A suppression was removed.
         SuppressionDeleted = "suppression.deleted",
         /// A tenant was created.
@@ -395,6 +397,8 @@ enumerations! {
         SendLimitExceeded = "send_limit.exceeded",
         /// The bounces or complaints of a tenant exceed a rate of its brakes.
         BrakeApplied = "brake.applied",
+        /// A site says of many addresses that they are gone which took mail a short time ago.
+        SiteBouncesSuspicious = "site.bounces_suspicious",
         /// A smart host rejected our login; its mail waits.
         SmartHostLoginFailed = "smart_host.login_failed",
         /// The smart host accepts our login again, or was changed: its mail continues.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use tokio::sync::Notify;
 
+use super::bounce_breaker::BounceBreaker;
 use super::claim::{Claim, GivenBack, Releaser};
 use super::claim_pass::{ClaimLimits, ClaimPass, Claimed};
 use super::claim_table::{ClaimTable, LEFT_TO_DUE, Wakes};
@@ -36,6 +37,7 @@ pub struct QueueManager {
     pub(super) freed: mpsc::Sender<(QueueKey, TenantId)>,
     pub(super) lookups: SiteResolution,
     sites: Sites,
+    pub(super) breaker: BounceBreaker,
     wait_reasons: WaitRegistry,
     /// Signals that a waiting claim may get a slot.
     pub(super) scheduler_wakeup: Notify,
@@ -117,6 +119,7 @@ impl QueueManager {
             freed,
             lookups: SiteResolution::new(),
             sites,
+            breaker: BounceBreaker::default(),
             wait_reasons: WaitRegistry::default(),
             scheduler_wakeup: Notify::new(),
             work: Notify::new(),

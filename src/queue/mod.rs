@@ -7,9 +7,11 @@
 //!   queues without capacity,
 //! * `claim_table` tracks claims and decides in which order tenants' mail is claimed; `pauses` has what must not be handed
 //!   out (suspended tenants, paused parts of the queue), `due_index` when each tenant has due mail,
+//! * `bounce_breaker` finds sites with a bad day, `soft_bounces` addresses that no delivery reaches,
 //! * `snapshot` shows the sites, counts and `wait_reasons` to the API and metrics.
 
 mod batches;
+mod bounce_breaker;
 mod claim;
 mod claim_filter;
 mod claim_pass;
@@ -24,10 +26,12 @@ mod scheduler;
 mod site;
 mod site_resolution;
 mod snapshot;
+mod soft_bounces;
 #[cfg(test)]
 mod tests;
 pub mod wait_reasons;
 
+pub use bounce_breaker::SiteResults;
 pub use claim::{Claim, Slot};
 pub use claim_pass::{Admits, ClaimLimits, Claimed};
 pub use dispatch::ConnectionCounts;
@@ -36,3 +40,4 @@ pub use queue_key::{MxRoute, NextHop, QueueKey, RouteDecision, RouteId, Routed, 
 pub use scheduler::DeliveryAgents;
 pub use site::{Site, Sites};
 pub use snapshot::QueueSnapshot;
+pub use soft_bounces::EndingDelivery;

@@ -20,6 +20,16 @@ pub struct QueueKey {
     pub sources: Option<SourcePoolId>,
 }
 
+impl QueueKey {
+    /// The site, unless the hosts are those of a route or a tenant.
+    pub fn site(&self) -> Option<&Arc<Site>> {
+        match &self.next_hop {
+            NextHop::Mx(site, _) => Some(site),
+            NextHop::Sandbox(_) | NextHop::Hosts(_) | NextHop::TenantSmartHost(..) => None,
+        }
+    }
+}
+
 /// Where the mail of a queue goes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum NextHop {

@@ -8,6 +8,8 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use crate::clock::{Clock, Instant};
 use crate::config;
 use crate::mail::{DomainName, Host};
@@ -40,6 +42,24 @@ enum Identity {
     Hosts(Vec<String>),
     /// A destination whose hosts are unknown.
     Destination(Host),
+}
+
+impl Site {
+    /// A text that no other site has, for the database.
+    pub fn key(&self) -> String {
+        let (kind, parts) = match &self.identity {
+            Identity::Rule(name) => ("rule", vec![name.clone()]),
+            Identity::Hosts(hosts) => ("hosts", hosts.clone()),
+            Identity::Destination(destination) => ("destination", vec![destination.to_string()]),
+        };
+        let mut digest = Sha256::new_with_prefix(kind);
+        for part in &parts {
+            // A separator that is in no name, whatever the DNS answers.
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+        digest.finalize().iter().take(16).map(|octet| format!("{octet:02x}")).collect()
+    }
 }
 
 impl PartialEq for Site {
@@ -281,6 +301,9 @@ mod tests {
         assert_eq!(crossed[0], of("c.example", &["mx2.b.example", "mx1.a.example"]));
         assert_ne!(of("mx.example", &[]), of("d.example", &["mx.example"]));
         assert_ne!(of("google", &[]), of("gmail.com", &["gmail-smtp-in.l.google.com"]));
+        assert_ne!(crossed[0].key(), crossed[1].key());
+        assert_eq!(crossed[0].key(), of("c.example", &["mx2.b.example", "mx1.a.example"]).key());
+        assert_ne!(of("google", &[]).key(), of("gmail.com", &["gmail-smtp-in.l.google.com"]).key());
     }
 
     #[test]

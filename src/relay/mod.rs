@@ -9,7 +9,8 @@
 //! * `smart_host_login` and `smart_host_backoff` defer mail for a smart host that refuses the account,
 //! * `tls` decides which TLS a host must offer, and verifies it,
 //! * `result_record` decides the new state from a result, `result_writer` stores it, `dsn` reports it to the sender,
-//! * `sandbox` simulates delivery in the test environment, `sandbox_reports` what comes back later.
+//! * `unreached` passes on what results say about sites and addresses,
+//! * `sandbox` simulates delivery in the test environment, `sandbox_delivery` runs it, `sandbox_reports` what comes back later.
 //!
 //! Imports `mail`, `model`, `smtp`, `policy`, `feedback`, `dkim`, `dns`, `tls`, `limits`, `http_client`, `egress_guard`, `store`, `queue` and
 //! the configuration.
@@ -31,6 +32,7 @@ mod result_writer;
 mod return_path;
 mod route;
 mod sandbox;
+mod sandbox_delivery;
 mod sandbox_reports;
 mod smart_host_backoff;
 mod smart_host_login;
@@ -42,6 +44,7 @@ mod target_hosts;
 mod tasks;
 mod tls;
 mod transcript;
+mod unreached;
 mod worker;
 
 use std::path::PathBuf;

@@ -13,24 +13,22 @@ use super::outcomes::Outcomes;
 use super::peer::Peer;
 use super::recipient_result::{RecipientResult, UNROUTABLE};
 use super::result_record::{CompletedAttempt, RetryConditions, UnattemptedBatch};
-use super::sandbox::{self, SandboxScenario};
-use super::sandbox_reports;
 use super::smart_host_backoff::SmartHostBackoff;
 use super::smart_host_login::LoginResult;
+use super::unreached::site_results;
 use crate::clock::Instant;
 use crate::dkim::filter_signatures;
 use crate::dsn::message::DsnMessage;
 use crate::dsn::recipient::DsnRecipient;
-use crate::feedback::ReturnedMail;
 use crate::limits::tenant_semaphore::TenantPermit;
 use crate::mail::{Content, ReversePath, Timestamp};
 use crate::model::{BounceClass, DeliveryReports};
 use crate::policy::retry_schedule::UNROUTABLE_FOR_MAX;
-use crate::queue::{Claim, NextHop, QueueKey, Slot};
+use crate::queue::{Claim, NextHop, QueueKey, Site, Slot};
 use crate::rng::Rng;
 use crate::smtp::client::Phase;
 use crate::store::{
-    self, Batch, Delivery, Directory, Journal, Message, NewMessage, RecordBatch, Reports, Spool, StoreError,
+    self, Batch, Delivery, Directory, Journal, Message, NewMessage, RecordBatch, Spool, StoreError,
 };
 
 /// How many earlier attempts of a delivery are read to find the first one that the DNS prevented. A delivery has no more
@@ -137,9 +135,17 @@ enum Loading {
     Stopped,
 }
 
-struct Worker {
-    context: Arc<RelayContext>,
+pub(super) struct Worker {
+    pub(super) context: Arc<RelayContext>,
     recordings: mpsc::Sender<RecordBatch>,
+}
+
+/// When and where an attempt began.
+struct AttemptStart<'a> {
+    at: Timestamp,
+    instant: Instant,
+    /// The site whose replies are the results; `None` if a smart host gives them.
+    site: Option<&'a Arc<Site>>,
 }
 
 impl Worker {
@@ -179,7 +185,11 @@ impl Worker {
             }
         };
         let content = filter_signatures(&content, self.context.router.dkim_policy(&queue_key.next_hop));
-        let (started_at, started) = (self.context.clock.now(), self.context.clock.instant());
+        let start = AttemptStart {
+            at: self.context.clock.now(),
+            instant: self.context.clock.instant(),
+            site: queue_key.site(),
+        };
         let return_host = match self.context.router.uses_return_path(&queue_key.next_hop) {
             true => self.context.return_paths.choose(&claim.batch.message).await,
             false => None,
@@ -191,9 +201,13 @@ impl Worker {
             // A refused login is no feedback about the site.
             Some(backoff) => self.back_off(claim, &backoff).await,
             None => {
-                self.record_results(claim, Some(&content), &attempted, started_at, started).await;
+                let results = site_results(&claim.batch, &attempted.results);
+                self.record_results(claim, Some(&content), &attempted, &start).await;
                 if let Some(feedback) = attempted.site_feedback() {
-                    self.context.queue.apply_feedback(queue_key, &feedback, started);
+                    self.context.queue.apply_feedback(queue_key, &feedback, start.instant);
+                }
+                if let Some(site) = start.site {
+                    self.context.queue.note_results(site, results).await;
                 }
                 if attempted.login == LoginResult::Accepted {
                     self.end_backoff(&queue_key.next_hop);
@@ -267,22 +281,24 @@ impl Worker {
         claim: Claim,
         content: Option<&Content>,
         attempted: &AttemptResult,
-        started_at: Timestamp,
-        started: Instant,
+        start: &AttemptStart<'_>,
     ) {
         let completed = CompletedAttempt {
             batch: &claim.batch,
-            started_at,
+            started_at: start.at,
             now: self.context.clock.now(),
-            duration_ms: u64::try_from(self.context.clock.elapsed_since(started).as_millis())
+            duration_ms: u64::try_from(self.context.clock.elapsed_since(start.instant).as_millis())
                 .unwrap_or(u64::MAX),
             transcript: &attempted.transcript,
         };
         let mut outcomes = Outcomes::default();
         for (delivery, result) in claim.batch.deliveries.iter().zip(&attempted.results) {
-            let give_up_at = self.give_up_at(delivery, result, started_at).await;
+            let give_up_at = self.give_up_at(delivery, result, start.at).await;
             let retry = RetryConditions { jitter: jitter(&self.context.rng), give_up_at };
-            let record = completed.record(delivery, result, retry);
+            let mut record = completed.record(delivery, result, retry);
+            if let Some(suppression) = &mut record.suppress {
+                suppression.site = start.site.map(|site| site.key());
+            }
             outcomes.add(&claim.batch.message, delivery, record, result.peer.offers_dsn);
         }
         self.send_to_writer(claim, content, outcomes).await;
@@ -335,7 +351,8 @@ impl Worker {
             sessions: 0,
         };
         let clock = &self.context.clock;
-        self.record_results(claim, None, &attempted, clock.now(), clock.instant()).await;
+        let start = AttemptStart { at: clock.now(), instant: clock.instant(), site: None };
+        self.record_results(claim, None, &attempted, &start).await;
     }
 
     /// Defers a batch until the back-off of its account ends, without counting an attempt. A batch whose lifetime ended
@@ -362,69 +379,10 @@ impl Worker {
         self.send_to_writer(claim, None, outcomes).await;
     }
 
-    /// Simulates delivery in the test environment.
-    async fn deliver_in_sandbox(&self, mut claim: Claim) {
-        let slow_claim =
-            claim.split_off(|delivery| SandboxScenario::of(&delivery.recipient) == SandboxScenario::Slow);
-        let started_at = self.context.clock.now();
-        self.record_sandbox_results(claim, started_at).await;
-        if slow_claim.batch.deliveries.is_empty() {
-            return;
-        }
-        tokio::select! {
-            () = self.context.clock.sleep(sandbox::SLOW_DELAY) => self.record_sandbox_results(slow_claim, started_at).await,
-            // Dropping the claim releases it.
-            () = self.context.tasks.stop.cancelled() => {}
-        }
-    }
-
-    async fn record_sandbox_results(&self, claim: Claim, started_at: Timestamp) {
-        if claim.batch.deliveries.is_empty() {
-            return;
-        }
-        let now = self.context.clock.now();
-        let mut outcomes = Outcomes::default();
-        for delivery in &claim.batch.deliveries {
-            let scenario = SandboxScenario::of(&delivery.recipient);
-            let transcript =
-                sandbox::dialogue(&claim.batch, delivery, &scenario.outcome(delivery.attempts)).into();
-            let duration_ms = u64::try_from(now.duration_since(started_at).as_millis()).unwrap_or(0);
-            let completed = CompletedAttempt {
-                batch: &claim.batch,
-                started_at,
-                now,
-                duration_ms,
-                transcript: &transcript,
-            };
-            let retry = RetryConditions { jitter: jitter(&self.context.rng), give_up_at: None };
-            let mut record = completed.record(delivery, &sandbox::result_of(scenario, delivery), retry);
-            scenario.adjust(&mut record, delivery, now);
-            outcomes.add(&claim.batch.message, delivery, record, false);
-        }
-        let content = claim.batch.content.clone();
-        let returned = self.returned_by_sandbox(&claim.batch);
-        self.send_to_writer(claim, content.as_ref(), outcomes).await;
-        for mail in returned {
-            if let Some(returns) = &self.context.sandbox_returns {
-                // The reader ends with the server.
-                let _ = returns.send(mail).await;
-            }
-        }
-    }
-
-    fn returned_by_sandbox(&self, batch: &Batch) -> Vec<ReturnedMail> {
-        let keys = self.context.store.token_keys();
-        let host = &self.context.settings.hostname;
-        let returned = batch.deliveries.iter().filter_map(|delivery| {
-            let scenario = SandboxScenario::of(&delivery.recipient);
-            sandbox_reports::returned_mail(scenario, delivery, &keys, host)
-        });
-        returned.collect()
-    }
-
     /// Composes the DSN, if one is due, and passes it and the records to the result writer.
-    async fn send_to_writer(&self, claim: Claim, content: Option<&Content>, outcomes: Outcomes) {
-        let Outcomes { records, dsn_recipients } = outcomes;
+    pub(super) async fn send_to_writer(&self, claim: Claim, content: Option<&Content>, outcomes: Outcomes) {
+        let Outcomes { mut records, dsn_recipients } = outcomes;
+        self.suppress_unreached(&claim.batch, &mut records).await;
         let dsn = match dsn_recipients.as_slice() {
             [] => None,
             dsn_recipients if self.sends_dsns(&claim.batch.message).await => {
@@ -491,6 +449,6 @@ fn is_paused(context: &RelayContext, claim: &Claim) -> bool {
 }
 
 /// A random number from -1 to 1.
-fn jitter(rng: &Rng) -> f64 {
+pub(super) fn jitter(rng: &Rng) -> f64 {
     rng.random::<f64>() * 2.0 - 1.0
 }

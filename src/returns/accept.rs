@@ -46,7 +46,11 @@ impl ReturnsService {
         let now = self.clock.now();
         let facts =
             Facts { token: token.as_ref(), feedback: &feedback, mail: &mail, signer: signer.as_ref(), now };
-        let decision = decide(&facts);
+        let mut decision = decide(&facts);
+        let site = match &token {
+            Some(token) => self.complete_failure(token, &feedback, &mut decision, now).await,
+            None => None,
+        };
         let is_for_people = is_letter || is_of_loop && decision.effect == ReportEffect::Unattributed;
         let dsn = match &token {
             Some(token) => self.reissue(token, &feedback, &decision).await,
@@ -62,6 +66,9 @@ impl ReturnsService {
         };
         let recorded = self.store.record_report(new).await.map_err(storage_refusal)?;
         self.counters.count_report(decision.kind, recorded.effect);
+        if let (Some((site, results)), true) = (site, recorded.is_new) {
+            self.queue.note_results(&site, results).await;
+        }
         tracing::info!(report = %recorded.id, kind = %decision.kind, effect = %recorded.effect, "report recorded");
         if let Some(forwarder) = self.forwarder.as_ref().filter(|_| is_for_people) {
             forwarder.forward(&mail, recorded.id, now).await;

@@ -5,6 +5,7 @@
 //! * `accept` takes a message that came back and records everything that follows from it,
 //! * `attribution` finds the delivery that a complaint is about, `signature` verifies its sender,
 //! * `decision` derives what follows; it is pure,
+//! * `failure` adds what depends on the site and on earlier deliveries,
 //! * `reissue` writes the DSN to the tenant's own reverse path.
 //!
 //! Imports `mail`, `model`, `smtp`, `policy`, `feedback`, `dns`, `dsn`, `store`, `limits`, `queue` and `submission`.
@@ -13,6 +14,7 @@ mod accept;
 mod attribution;
 mod counters;
 mod decision;
+mod failure;
 mod forward;
 mod recipient;
 mod reissue;

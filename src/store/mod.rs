@@ -52,6 +52,8 @@ pub const IDEMPOTENT_RESPONSE_LIFETIME: SignedDuration = SignedDuration::from_ho
 pub const PAUSES_MAX: u64 = 1000;
 /// How long the keys of report addresses are accepted after the next rotation.
 pub const TOKEN_OVERLAP: SignedDuration = SignedDuration::from_hours(60 * 24);
+/// How long an address is suppressed that a suspicious site said is gone.
+pub const PROVISIONAL_SUPPRESSION_LIFETIME: SignedDuration = SignedDuration::from_hours(48);
 /// Reports that are recorded about one delivery or message in a day (UTC).
 pub const REPORTS_OF_DAY_MAX: u64 = 16;
 /// Reports that are recorded about one delivery or message.

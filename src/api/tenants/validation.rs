@@ -7,7 +7,7 @@ use super::views::{Create, RampBody, RateLimitPatch, SettingsPatch, Update};
 use crate::api::json::Checks;
 use crate::api::{Result, domains};
 use crate::mail::Timestamp;
-use crate::model::Brakes;
+use crate::model::{Brakes, SoftBounces};
 use crate::store::{NewTenant, Ramp, RateLimit, Tenant, TenantPatch, TenantSettings};
 
 const NAME_CHARS_MAX: usize = 200;
@@ -131,6 +131,7 @@ impl SettingsPatch {
                 .map_or(old.delivery_reports, |reports| reports.unwrap_or_default()),
             message_lifetime_hours: self.message_lifetime_hours.unwrap_or(old.message_lifetime_hours),
             brakes: self.brakes.map_or(old.brakes, |body| body.map(Brakes::from)),
+            soft_bounces: self.soft_bounces.unwrap_or(old.soft_bounces),
         }
     }
 }
@@ -208,6 +209,17 @@ fn check_settings(settings: &TenantSettings, message_lifetime_hours_max: u32, ch
     let message = format!("this must be from 1 to {message_lifetime_hours_max}");
     checks.require(in_range, "settings.message_lifetime_hours", "invalid", &message);
     settings.brakes.iter().for_each(|brakes| check_brakes(brakes, checks));
+    settings.soft_bounces.iter().for_each(|soft_bounces| check_soft_bounces(*soft_bounces, checks));
+}
+
+fn check_soft_bounces(soft_bounces: SoftBounces, checks: &mut Checks) {
+    for (field, value, range) in [
+        ("settings.soft_bounces.messages", soft_bounces.messages, SoftBounces::MESSAGES),
+        ("settings.soft_bounces.days", soft_bounces.days, SoftBounces::DAYS),
+    ] {
+        let message = format!("this must be from {} to {}", range.start(), range.end());
+        checks.require(range.contains(&value), field, "invalid", &message);
+    }
 }
 
 fn check_brakes(brakes: &Brakes, checks: &mut Checks) {

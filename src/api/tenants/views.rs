@@ -9,8 +9,8 @@ use crate::api::domains::DomainView;
 use crate::api::json::nullable;
 use crate::mail::{Address, Timestamp};
 use crate::model::{
-    BrakeAction, BrakeWindow, Brakes, DeliveryReports, DestinationPattern, DkimPolicy, Ratio, TenantId,
-    TenantStatus, TlsMode, Weight,
+    BrakeAction, BrakeWindow, Brakes, DeliveryReports, DestinationPattern, DkimPolicy, Ratio, SoftBounces,
+    TenantId, TenantStatus, TlsMode, Weight,
 };
 use crate::store::{RateLimit, SmartHost, Tenant, TenantCounts, TenantSettings};
 
@@ -112,6 +112,9 @@ pub struct SettingsPatch {
     /// platform key can change it.
     #[serde(default, deserialize_with = "nullable")]
     pub(super) brakes: Option<Option<BrakesBody>>,
+    /// When an address is suppressed that no delivery reaches, replaced as a whole; `null` for never.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) soft_bounces: Option<Option<SoftBounces>>,
 }
 
 /// Limits of the bounces and complaints of a tenant, and what happens above them. At least one rate is required.

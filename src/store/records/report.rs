@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::{Delivery, Message, NewMessage, NewSuppression};
 use crate::mail::{Address, DomainName, EnhancedStatus, Timestamp};
 use crate::model::{
-    BounceClass, DeliveryId, DeliveryReports, Environment, FeedbackType, ListName, MessageId, ReportAction,
-    ReportEffect, ReportId, ReportKind, SuppressedMail, TenantId, UnsubscribeVia,
+    BounceClass, DeliveryId, DeliveryReports, DeliveryState, Environment, FeedbackType, ListName, MessageId,
+    ReportAction, ReportEffect, ReportId, ReportKind, SuppressedMail, TenantId, UnsubscribeVia,
 };
 
 /// What came back about a message.
@@ -131,6 +131,28 @@ pub struct Unsubscription {
     /// The message, which may be deleted already.
     pub message_id: Option<MessageId>,
     pub at: Timestamp,
+}
+
+/// The deliveries of a tenant to an address.
+#[derive(Debug, Clone)]
+pub struct RecipientHistory {
+    pub tenant_id: TenantId,
+    pub environment: Environment,
+    /// As written: the local part has the same case.
+    pub recipient: Address,
+    /// Only those of earlier messages than this one.
+    pub before: Option<MessageId>,
+    pub limit: usize,
+}
+
+/// The end of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FinishedDelivery {
+    pub message_id: MessageId,
+    pub state: DeliveryState,
+    pub bounce_class: Option<BounceClass>,
+    pub attempts: u32,
+    pub ended_at: Timestamp,
 }
 
 /// A generation of the keys of report addresses and unsubscribe links.

@@ -26,6 +26,8 @@ pub struct Suppression {
     pub message_id: Option<MessageId>,
     pub created_at: Timestamp,
     pub expires_at: Option<Timestamp>,
+    /// Whether it ends soon because the site that said that the address is gone is suspicious.
+    pub provisional: bool,
 }
 
 /// A suppression to create.
@@ -40,6 +42,8 @@ pub struct NewSuppression {
     pub report_id: Option<ReportId>,
     pub message_id: Option<MessageId>,
     pub expires_at: Option<Timestamp>,
+    /// The site that said that the address is gone. While it is suspicious, the suppression is provisional.
+    pub site: Option<String>,
 }
 
 impl NewSuppression {
@@ -60,6 +64,7 @@ impl NewSuppression {
             report_id: None,
             message_id: None,
             expires_at: None,
+            site: None,
         }
     }
 }
@@ -75,4 +80,22 @@ pub struct SuppressionFilter {
     pub address: Option<String>,
     pub reason: Option<SuppressionReason>,
     pub mail: Option<SuppressedMail>,
+}
+
+/// A site that says of many addresses that they are gone which took mail a short time ago.
+#[derive(Debug, Clone)]
+pub struct SuspiciousSite {
+    /// See [`NewSuppression::site`].
+    pub site: String,
+    /// Its name, for people.
+    pub name: String,
+    /// Such addresses.
+    pub gone: u64,
+    /// Results of deliveries at the site in the same time.
+    pub results: u64,
+    /// Suppressions that it caused since then become provisional.
+    pub since: Timestamp,
+    /// Until when its suppressions are provisional.
+    pub until: Timestamp,
+    pub at: Timestamp,
 }

@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 
 use crate::mail::{Address, Host, Timestamp};
 use crate::model::{
-    Brakes, DeliveryReports, DestinationPattern, DkimPolicy, Environment, LimitPeriod, Ratio, TenantId,
-    TenantStatus, TlsMode, Weight,
+    Brakes, DeliveryReports, DestinationPattern, DkimPolicy, Environment, LimitPeriod, Ratio, SoftBounces,
+    TenantId, TenantStatus, TlsMode, Weight,
 };
 
 /// The slug of the tenant that a platform key sends for unless it names another.
@@ -61,6 +61,8 @@ pub struct TenantSettings {
     pub message_lifetime_hours: Option<u32>,
     /// What stops its mail when too much of it bounces or is complained about; nothing if absent.
     pub brakes: Option<Brakes>,
+    /// When an address is suppressed that no delivery reaches; never if absent.
+    pub soft_bounces: Option<SoftBounces>,
 }
 
 impl Default for TenantSettings {
@@ -73,6 +75,7 @@ impl Default for TenantSettings {
             delivery_reports: DeliveryReports::default(),
             message_lifetime_hours: None,
             brakes: None,
+            soft_bounces: None,
         }
     }
 }

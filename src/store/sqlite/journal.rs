@@ -2,6 +2,7 @@
 
 pub(super) mod idempotent_responses;
 pub(super) mod index;
+pub(super) mod recipient_history;
 mod rejections;
 pub(super) mod retention;
 mod search;

@@ -26,6 +26,7 @@ mod slices;
 mod spool;
 mod sql_types;
 mod sts_policies;
+mod suspicious_sites;
 #[cfg(test)]
 pub(super) mod tests;
 mod time_limit;

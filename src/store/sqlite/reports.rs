@@ -9,19 +9,20 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use self::record::ReportJob;
 use super::directory::suppressions;
+use super::journal::recipient_history;
 use super::keyset::List;
 use super::report_keys::{self, ReportKeys};
 use super::sql_types::{count, json, sql_limit, time, us};
 use super::unit_of_work::Tx;
-use super::{SqliteStore, delivery_rows, directory, message_rows};
+use super::{SqliteStore, delivery_rows, directory, message_rows, suspicious_sites};
 use crate::mail::{DomainName, Timestamp, TokenKeys, TokenScope, TokenSubject};
 use crate::model::{
     DeliveryId, DomainStatus, Environment, LimitPeriod, LinkKeys, ListName, MessageId, ReportId, TenantId,
 };
 use crate::store::is_in_scope;
 use crate::store::{
-    NewReport, Page, PageRequest, RecordedReport, Report, ReportFilter, ReportTarget, Reports, Result,
-    Suppression, TokenGeneration, Unsubscription,
+    FinishedDelivery, NewReport, Page, PageRequest, RecipientHistory, RecordedReport, Report, ReportFilter,
+    ReportTarget, Reports, Requester, Result, Suppression, SuspiciousSite, TokenGeneration, Unsubscription,
 };
 
 impl Reports for SqliteStore {
@@ -74,6 +75,22 @@ impl Reports for SqliteStore {
 
     async fn unsubscribe(&self, wish: Unsubscription) -> Result<bool> {
         self.write(move |tx| record::unsubscribe(tx, &wish, None)).await
+    }
+
+    async fn finished_deliveries_to(&self, history: RecipientHistory) -> Result<Vec<FinishedDelivery>> {
+        let of_tenant = self.for_requester(Requester::Tenant(history.tenant_id));
+        of_tenant.read(move |connection| recipient_history::read(connection, &history)).await
+    }
+
+    async fn suspect_site(&self, suspicious: SuspiciousSite) -> Result<()> {
+        let (first, rest) = (suspicious.clone(), suspicious);
+        let mut changed = self.write(move |tx| suspicious_sites::suspect(tx, &first)).await?;
+        // In small jobs, so that other commits do not wait for a long one.
+        while changed == suspicious_sites::JOB_ROWS_MAX {
+            let site = rest.clone();
+            changed = self.write(move |tx| suspicious_sites::limit_suppressions(tx, &site)).await?;
+        }
+        Ok(())
     }
 
     async fn list_suppression_of(

@@ -49,6 +49,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0040_webhook_secrets.sql"),
     include_str!("migrations/0041_suppression_expiry.sql"),
     include_str!("migrations/0042_small_scans.sql"),
+    include_str!("migrations/0043_provisional_suppressions.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

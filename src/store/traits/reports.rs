@@ -4,8 +4,8 @@ use crate::mail::{DomainName, Timestamp, TokenKeys, TokenSubject};
 use crate::model::{Environment, LinkKeys, ListName, MessageId, ReportId, TenantId};
 use crate::store::engine::store_trait;
 use crate::store::{
-    NewReport, Page, PageRequest, RecordedReport, Report, ReportFilter, ReportTarget, Result, Suppression,
-    TokenGeneration, Unsubscription,
+    FinishedDelivery, NewReport, Page, PageRequest, RecipientHistory, RecordedReport, Report, ReportFilter,
+    ReportTarget, Result, Suppression, SuspiciousSite, TokenGeneration, Unsubscription,
 };
 
 store_trait! {
@@ -28,6 +28,12 @@ store_trait! {
         async fn record_report(&self, new: NewReport) -> Result<RecordedReport>;
         /// Suppresses an address for a list and appends the event, unless the address has left it. True if it is new.
         async fn unsubscribe(&self, wish: Unsubscription) -> Result<bool>;
+        /// The last finished deliveries to an address, from the search index: the newest message first. Fails with
+        /// [`StoreError::TooSlow`](crate::store::StoreError::TooSlow) if the index has to be read for too long.
+        async fn finished_deliveries_to(&self, history: RecipientHistory) -> Result<Vec<FinishedDelivery>>;
+        /// Suppressions that the site caused since `since`, and that it causes until `until`, are provisional. Appends the event
+        /// of the platform, unless the site was suspicious already.
+        async fn suspect_site(&self, suspicious: SuspiciousSite) -> Result<()>;
         /// The suppression that stops mail of a list: of every list or of this one. Expired ones are ignored.
         async fn list_suppression_of(
             &self,

@@ -14,9 +14,11 @@ use crate::model::{
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{time, time_if_any, us};
+use crate::store::sqlite::suspicious_sites;
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
-    Limited, NewSuppression, Page, PageRequest, Result, Suppression, SuppressionFilter, is_in_scope,
+    Limited, NewSuppression, PROVISIONAL_SUPPRESSION_LIFETIME, Page, PageRequest, Result, Suppression,
+    SuppressionFilter, is_in_scope,
 };
 
 /// The data of events of suppressions.
@@ -28,6 +30,11 @@ struct SuppressionData<'a> {
     /// Which mail, unless all is suppressed.
     #[serde(skip_serializing_if = "str::is_empty")]
     list: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    provisional: bool,
+    /// Its end, if it is provisional.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Timestamp>,
 }
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Suppression> {
@@ -43,6 +50,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Suppression> {
         message_id: row.get("message_id")?,
         created_at: time(row, "created_us")?,
         expires_at: time_if_any(row, "expires_us")?,
+        provisional: row.get("provisional")?,
     })
 }
 
@@ -72,9 +80,13 @@ pub(in crate::store::sqlite) fn suppress(
     let address = new.address.folded();
     let before = find_by_address(tx, (new.tenant_id, new.environment), &address, &new.mail)?;
     let was_in_force = before.as_ref().is_some_and(|old| is_in_force(old, now));
-    if let Some(old) = before.as_ref().filter(|old| was_in_force && outlives(old, new)) {
+    let provisional_end = provisional_end(tx, new, now)?;
+    let expires_at = provisional_end.into_iter().chain(new.expires_at).min();
+    if let Some(old) = before.as_ref().filter(|old| was_in_force && is_kept(old, new, expires_at)) {
         return Ok(old.clone());
     }
+    // A site that turns out to be suspicious limits what it caused, and not what was in force before.
+    let keeps_site = was_in_force && new.reason == SuppressionReason::Bounce;
     let suppression = Suppression {
         id: before.as_ref().map_or_else(|| SuppressionId::generate(now), |old| old.id),
         tenant_id: new.tenant_id,
@@ -86,14 +98,18 @@ pub(in crate::store::sqlite) fn suppress(
         report_id: new.report_id,
         message_id: new.message_id,
         created_at: before.map_or(now, |old| old.created_at),
-        expires_at: new.expires_at,
+        expires_at,
+        provisional: provisional_end.is_some(),
     };
     let sql = "INSERT INTO suppression (id, tenant_id, address, reason, evidence, created_us, expires_us, environment, list,
-                                        report_id, message_id)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+                                        report_id, message_id, provisional, site, refused_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
                ON CONFLICT (id) DO UPDATE SET
                    reason = excluded.reason, evidence = excluded.evidence, expires_us = excluded.expires_us,
-                   report_id = excluded.report_id, message_id = excluded.message_id";
+                   report_id = excluded.report_id, message_id = excluded.message_id,
+                   provisional = excluded.provisional,
+                   site = CASE WHEN ?15 THEN site ELSE excluded.site END,
+                   refused_us = CASE WHEN ?15 THEN refused_us ELSE excluded.refused_us END";
     tx.prepare_cached(sql)?.execute(params![
         suppression.id,
         suppression.tenant_id,
@@ -106,6 +122,10 @@ pub(in crate::store::sqlite) fn suppress(
         suppression.mail,
         suppression.report_id,
         suppression.message_id,
+        suppression.provisional,
+        new.site,
+        new.site.as_ref().map(|_| us(now)),
+        keeps_site,
     ])?;
     if !was_in_force {
         append_event(tx, EventKind::SuppressionCreated, &suppression, cause, now)?;
@@ -122,15 +142,48 @@ fn append_event(
 ) -> Result<()> {
     let environment = Some(suppression.environment);
     let subject = Subject { tenant_id: suppression.tenant_id, environment, ..cause };
-    let Suppression { id, address, reason, mail, .. } = suppression;
-    let data = SuppressionData { suppression_id: *id, address, reason: *reason, list: mail.as_str() };
+    let Suppression { id, address, reason, mail, provisional, .. } = suppression;
+    let data = SuppressionData {
+        suppression_id: *id,
+        address,
+        reason: *reason,
+        list: mail.as_str(),
+        provisional: *provisional,
+        expires_at: suppression.expires_at.filter(|_| *provisional),
+    };
     tx.append(kind, subject, &data, now)
 }
 
-/// Whether a suppression ends after the one that would replace it, which nobody asked for.
-fn outlives(old: &Suppression, new: &NewSuppression) -> bool {
-    let is_automatic = new.report_id.is_some() || new.reason == SuppressionReason::Bounce;
-    is_automatic && new.expires_at.is_some_and(|end| old.expires_at.is_none_or(|old_end| old_end > end))
+/// The end that a suppression has because the site that caused it is suspicious.
+fn provisional_end(tx: &Tx<'_>, new: &NewSuppression, now: Timestamp) -> Result<Option<Timestamp>> {
+    Ok(match &new.site {
+        Some(site) if suspicious_sites::is_suspicious(tx, site, now)? => {
+            Some(now.checked_add(PROVISIONAL_SUPPRESSION_LIFETIME).unwrap_or(Timestamp::MAX))
+        }
+        _ => None,
+    })
+}
+
+/// Whether a suppression in force stays as it is, because nobody asked for the new one: it ends later, or it is provisional
+/// and another reply of the same bad day came later.
+fn is_kept(old: &Suppression, new: &NewSuppression, expires_at: Option<Timestamp>) -> bool {
+    let is_bounce = new.reason == SuppressionReason::Bounce;
+    let outlives = || expires_at.is_some_and(|end| old.expires_at.is_none_or(|old_end| old_end > end));
+    (is_bounce && old.provisional) || ((is_bounce || new.report_id.is_some()) && outlives())
+}
+
+/// Makes a suppression end after a lifetime since the site caused it, and appends the event.
+pub(in crate::store::sqlite) fn make_provisional(
+    tx: &Tx<'_>,
+    id: &str,
+    lifetime_us: i64,
+    now: Timestamp,
+) -> Result<()> {
+    let sql = "UPDATE suppression SET provisional = 1,
+                      expires_us = min(coalesce(expires_us, refused_us + ?2), refused_us + ?2)
+               WHERE id = ?1 RETURNING *";
+    let changed = tx.prepare_cached(sql)?.query_row(params![id, lifetime_us], read_row)?;
+    append_event(tx, EventKind::SuppressionUpdated, &changed, Subject::default(), now)
 }
 
 fn is_in_force(suppression: &Suppression, now: Timestamp) -> bool {
