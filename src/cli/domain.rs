@@ -90,7 +90,7 @@ enum Command {
         /// auto (the domain's return host, once its record works), platform, off, or default (as the configuration says)
         #[arg(long)]
         mode: Option<String>,
-        /// The return host, a name under the domain; default: the label of the configuration
+        /// The return host, a name under the domain, or default (the label of the configuration under the domain)
         #[arg(long, value_name = "NAME")]
         host: Option<String>,
         #[command(flatten)]

@@ -9,7 +9,7 @@ const OCTETS_MAX: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ListName(Box<str>);
 
-/// The text is no name of a list.
+/// The text is not a valid name of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the name of a list has 1 to {OCTETS_MAX} of the characters a-z, 0-9, dot, underscore and hyphen")]
 pub struct ListNameError;

@@ -7,7 +7,7 @@ enumerations! {
     ReportKind("report kind") {
         /// A delivery status notification (RFC 3464).
         Dsn = "dsn",
-        /// A failure told in prose.
+        /// A failure described in prose.
         Prose = "prose",
         /// A complaint (RFC 5965).
         Complaint = "complaint",
@@ -99,7 +99,7 @@ enumerations! {
 
     /// Whether the return host of a domain works.
     ReturnPathStatus("return path status", default Pending) {
-        /// Not checked yet.
+        /// Not checked, or the mode is not `auto`.
         Pending = "pending",
         /// Its records lead to this server, which accepts mail.
         Active = "active",

@@ -49,7 +49,7 @@ const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the last reply may take to a client whose slot another connection has taken.
 const EVICTION_GRACE: Duration = Duration::from_secs(1);
 
-/// A report may contain a message of the largest size, and this much besides.
+/// How much larger than `smtp.message_size_max` a report may be: it may return a whole message.
 const REPORT_OCTETS_MORE: u64 = 2 * 1024 * 1024;
 /// How long another server may take until it names a recipient that is accepted.
 const RECIPIENT_TIMEOUT: Duration = Duration::from_secs(60);

@@ -1,6 +1,6 @@
 //! One-click unsubscribe (RFC 2369, RFC 8058): `fields` writes the link and the header fields of a message that names a
-//! list, `visit` is what follows when its recipient opens the link. A link carries all that it needs,
-//! encrypted, so it works when every row of its message is deleted. Imports `mail`, `model` and `store`.
+//! list, `visit` opens links and records who leaves. A link carries all that it needs, encrypted, so it works when every
+//! row of its message is deleted. Imports `mail`, `model` and `store`.
 
 mod fields;
 mod visit;

@@ -31,7 +31,7 @@ impl UnsubscribeService {
         Ok(self.store.tenant(link.tenant_id).await?.map(|tenant| tenant.name))
     }
 
-    /// The recipient leaves the list of the link, or every list of its sender. Once is as good as often.
+    /// The recipient leaves the list of the link, or every list of its sender. Repetitions change nothing.
     ///
     /// # Errors
     /// The store failed, and nothing has changed.

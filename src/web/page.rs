@@ -136,7 +136,7 @@ pub(super) fn notice(notice: Notice) -> Response<Full<Bytes>> {
     response
 }
 
-/// No robot has business here.
+/// Robots must not index links.
 pub(super) fn robots() -> Response<Full<Bytes>> {
     respond(StatusCode::OK, "text/plain; charset=utf-8", ROBOTS.into())
 }

@@ -183,7 +183,7 @@ pub struct ReturnPathView {
     /// The return host that the domain has or can have; `null` if the server receives no reports.
     host: Option<DomainName>,
     /// `active`: mail leaves with an address at `host`, and reports come to this server. Else why not: the record is `pending`
-    /// (not checked), `missing` or a `mismatch`, or its mail host is `unreachable`.
+    /// (not checked, or the mode is not `auto`), `missing` or a `mismatch`, or its mail host is `unreachable`.
     status: ReturnPathStatus,
 }
 
@@ -214,7 +214,7 @@ pub struct RecordView {
     dkim_key_state: Option<DkimKeyState>,
 }
 
-/// A DNS record in place of another one.
+/// One of the DNS records that together stand in place of another one.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "DnsRecordAlternative")]
 pub struct AlternativeView {

@@ -41,7 +41,7 @@ replies! {
     idle_421 = 421 4 . 4 . 2 "Idle for too long, closing";
     /// The client did not log in for `login_timeout`.
     no_login_421 = 421 4 . 4 . 2 "No login in time, closing; connect again and log in at once";
-    /// The client named no recipient that is accepted, for the same time.
+    /// The client named no accepted recipient within a minute.
     no_recipient_421 = 421 4 . 4 . 2 "No recipient in time, closing";
     /// The server is shutting down (RFC 5321 §3.8).
     shutting_down_421 = 421 4 . 3 . 2 "Shutting down, try again later";
@@ -49,7 +49,7 @@ replies! {
     too_many_connections_421 = 421 4 . 3 . 2 "Too many connections, try again later";
     /// `connections_per_address_max` of `smtp` or `inbound` is reached.
     too_many_from_address_421 = 421 4 . 7 . 0 "Too many connections from your address; close some or try again later";
-    /// `smtp.errors_max` is exceeded.
+    /// The session has made too many errors.
     too_many_errors_421 = 421 4 . 7 . 0 "Too many errors, closing";
     /// `smtp.connections_per_tenant_max` is reached.
     too_many_of_tenant_421 = 421 4 . 7 . 0 "Too many connections for your account; close some or try again later";
@@ -128,7 +128,10 @@ pub fn banned_421(until: Timestamp) -> Reply {
 
 /// The network of the client is banned after too many refused recipients.
 pub fn banned_network_421(until: Timestamp) -> Reply {
-    let text = format!("Too many unknown recipients from your network; nothing is accepted until {until:.0}");
+    let text = format!(
+        "Too many unknown recipients from your network; nothing is accepted until {until:.0}; send reports only to the \
+         address that the message came from"
+    );
     Reply::new(421, Some(EnhancedStatus::new(4, 7, 0)), &text)
 }
 
