@@ -24,8 +24,8 @@ pub(super) fn site_results(batch: &Batch, results: &[RecipientResult]) -> SiteRe
 impl Worker {
     /// Suppresses recipients that were not reached as often and as long as their tenant wants.
     pub(super) async fn suppress_unreached(&self, batch: &Batch, records: &mut [AttemptRecord]) {
-        for record in records.iter_mut().filter(|record| !record.state.is_open() && record.suppress.is_none())
-        {
+        let failed = |record: &&mut AttemptRecord| !record.state.is_open() && record.bounce_class.is_some();
+        for record in records.iter_mut().filter(failed).filter(|record| record.suppress.is_none()) {
             let delivery = batch.deliveries.iter().find(|delivery| delivery.id == record.delivery_id);
             let Some(delivery) = delivery else { continue };
             let ending = EndingDelivery {
