@@ -18,7 +18,7 @@ pub fn resource() -> Resource {
         Operation::post("/v1/tokens/rotate", "rotate_tokens", rotate)
             .describe(
                 "Open the next generation of keys",
-                "Addresses and links that were made with the earlier generations work for 60 days more; with `at_once`, not any longer.",
+                "Addresses that were made with the earlier generations work for 60 days more, unsubscribe links for ever; with `at_once`, neither works any longer.",
             )
             .may_take::<Rotate>()
             .returns::<GenerationView>("The new generation."),
@@ -46,7 +46,7 @@ pub struct GenerationView {
     generation: u32,
     /// Since when it is used; `null` for the first one.
     created_at: Option<Timestamp>,
-    /// Until when its addresses and links are accepted; `null` for the newest one.
+    /// Until when its addresses are accepted; `null` for the newest one.
     accepted_until: Option<Timestamp>,
 }
 

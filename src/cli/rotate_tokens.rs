@@ -27,8 +27,11 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         let rotated = client.post("/v1/tokens/rotate", &json!({ "at_once": at_once })).await?;
         client.print(&rotated, |rotated| {
             let generation = text(rotated, "generation");
-            let earlier = if at_once { "are refused" } else { "work for 60 days more" };
-            format!("generation {generation} is in use; addresses and links of earlier ones {earlier}\n")
+            let earlier = match at_once {
+                true => "addresses and links of earlier ones are refused",
+                false => "addresses of earlier ones work for 60 days more, links for ever",
+            };
+            format!("generation {generation} is in use; {earlier}\n")
         })
     })
 }

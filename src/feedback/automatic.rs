@@ -42,7 +42,6 @@ const REPLY_SUBJECTS: &[&str] = &[
     "autoreply",
     "autoresponse",
     "autosvar",
-    "autosvar:",
     "away from my mail",
     "out of office",
     "out of the office",
@@ -74,7 +73,6 @@ const REPLY_SUBJECTS: &[&str] = &[
 const CHALLENGE_SUBJECTS: &[&str] = &[
     "please confirm your message",
     "confirm your email to",
-    "your email requires verification",
     "requires verification",
     "spam arrest",
     "boxtrapper",
@@ -104,13 +102,26 @@ pub(super) fn mark_of(header: &Fields<'_>, subject: &str) -> Option<Mark> {
         let word = submitted.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).next()?;
         (!word.is_empty() && word != "no").then_some("auto-submitted")
     };
-    let suppressed = || header.has("X-Auto-Response-Suppress").then_some("x-auto-response-suppress");
-    reply.map(Mark::Reply).or_else(|| automatic().or_else(suppressed).map(Mark::Automatic))
+    // X-Auto-Response-Suppress is no mark: it asks for no automatic reply, and mail of people has it too.
+    reply.map(Mark::Reply).or_else(|| automatic().map(Mark::Automatic))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_words_of_a_subject_can_decide() {
+        let is_among = |words: &str, list: &[&str], has: fn(&str, &str) -> bool| {
+            list.iter().any(|other| *other != words && has(words, other))
+        };
+        for words in REPLY_SUBJECTS {
+            assert!(!is_among(words, REPLY_SUBJECTS, |words, other| words.starts_with(other)), "{words}");
+        }
+        for words in CHALLENGE_SUBJECTS {
+            assert!(!is_among(words, CHALLENGE_SUBJECTS, |words, other| words.contains(other)), "{words}");
+        }
+    }
 
     #[test]
     fn each_mark_counts_and_people_have_none() {
@@ -121,7 +132,7 @@ mod tests {
             ("X-Autoreply: yes", "hi", Some(Mark::Reply("x-autoreply"))),
             ("Precedence: Auto_Reply", "hi", Some(Mark::Reply("precedence"))),
             ("Precedence: bulk", "hi", None),
-            ("X-Auto-Response-Suppress: All", "hi", Some(Mark::Automatic("x-auto-response-suppress"))),
+            ("X-Auto-Response-Suppress: All", "hi", None),
             ("A: b", "Out of Office: hi", Some(Mark::Reply("subject"))),
             ("A: b", "R\u{c9}PONSE automatique\u{a0}: hi", Some(Mark::Reply("subject"))),
             ("A: b", "Please confirm your message", Some(Mark::Reply("challenge"))),

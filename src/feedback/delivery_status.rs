@@ -60,7 +60,7 @@ impl DeliveryStatus {
                 && group.reply.class == BounceClass::Unclassified
                 && (is_only_one || recipient.is_some())
             {
-                let reply = reply_of(&words.about(recipient), group.reply.reply.enhanced);
+                let reply = reply_of(&words.about(recipient), group.reply.reply.enhanced, group.action);
                 group.reply = judge(reply, group.action);
             }
             if is_only_one && words.is_about_client() {
@@ -91,7 +91,7 @@ fn group_of(fields: &Fields<'_>) -> Option<RecipientGroup> {
         final_recipient: recipient("Final-Recipient"),
         original_recipient: recipient("Original-Recipient"),
         action,
-        reply: judge(reply_of(words, status), action),
+        reply: judge(reply_of(words, status, action), action),
         remote_mta: fields.get("Remote-MTA").map(|value| without_type(&value).1.to_owned()),
     })
 }
@@ -263,6 +263,16 @@ mod tests {
             ["", "\n\n", "Final-Recipient: rfc822; a@b.example\n", "Action: \n", "Reporting-MTA: dns; mx\n"]
         {
             assert_eq!(groups(nothing), <[String; 0]>::default(), "{nothing}");
+        }
+    }
+
+    #[test]
+    fn the_code_of_a_reply_without_one_fits_the_action() {
+        for (action, code) in
+            [("failed", 550), ("delayed", 450), ("delivered", 250), ("relayed", 250), ("expanded", 250)]
+        {
+            let status = read(&format!("Action: {action}\nDiagnostic-Code: x-other; some words\n"));
+            assert_eq!(status.groups[0].reply.reply.code, code, "{action}");
         }
     }
 

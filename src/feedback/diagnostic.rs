@@ -45,16 +45,18 @@ pub(super) fn find_status(text: &str) -> Option<(usize, EnhancedStatus)> {
     })
 }
 
-/// The reply in the words of a server, completed by the status that the report gives beside them.
-pub(super) fn reply_of(text: &str, status: Option<EnhancedStatus>) -> Reply {
+/// The reply in the words of a server about an action, completed by the status that the report gives beside them.
+pub(super) fn reply_of(text: &str, status: Option<EnhancedStatus>, action: ReportAction) -> Reply {
     let text = &text[..text.floor_char_boundary(REPLY_OCTETS_MAX)];
     let code = find_code(text).map(|(_, code)| code);
     let said = find_status(text).map(|(_, status)| status);
     let is_exact = |status: &EnhancedStatus| (status.subject, status.detail) != (0, 0);
     let enhanced = said.filter(is_exact).or(status.filter(is_exact)).or(said).or(status);
-    let code = code.unwrap_or(match enhanced.map(|status| status.class) {
-        Some(2) => 250,
-        Some(4) => 450,
+    let code = code.unwrap_or(match (enhanced.map(|status| status.class), action) {
+        (Some(2), _) | (None, ReportAction::Delivered | ReportAction::Relayed | ReportAction::Expanded) => {
+            250
+        }
+        (Some(4), _) | (None, ReportAction::Delayed) => 450,
         _ => 550,
     });
     Reply { code, enhanced, lines: lines_of(text) }
@@ -107,8 +109,8 @@ pub(super) fn judge_of_client(mut judged: FailedReply) -> FailedReply {
     judged
 }
 
-/// What a reply means. A failure is classified as a refusal in a dialogue, except that a temporary reply, which somebody
-/// repeated until he gave up, does not suppress.
+/// What a reply means. A failure is classified as a refusal in a dialogue, except that a temporary reply does not suppress:
+/// the other server only stopped retrying.
 pub(super) fn judge(reply: Reply, action: ReportAction) -> FailedReply {
     if action != ReportAction::Failed {
         let is_delay = action == ReportAction::Delayed;
@@ -159,7 +161,8 @@ mod tests {
             ("", Some("4.4.7"), "450 4.4.7"),
             ("no such user", None, "550"),
         ] {
-            let reply = reply_of(text, status.map(|status| status.parse().unwrap()));
+            let status = status.map(|status| status.parse().unwrap());
+            let reply = reply_of(text, status, ReportAction::Failed);
             let status = reply.enhanced.map(|status| format!(" {status}")).unwrap_or_default();
             assert_eq!(format!("{}{status}", reply.code), expected, "{text} {status:?}");
         }

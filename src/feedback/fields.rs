@@ -55,7 +55,7 @@ impl<'a> Fields<'a> {
     pub(super) fn of_header(entity: &'a [u8]) -> Self {
         let header = &entity[..body_start(entity).min(HEADER_OCTETS_MAX)];
         let mut fields = Self::default();
-        // Mail files begin with "From " and an envelope.
+        // The line "From " at the beginning of an mbox file is no field, and is left out.
         lines(header).for_each(|line| fields.add(line));
         fields
     }

@@ -181,7 +181,7 @@ impl Numbers {
 }
 
 fn judge_words(words: &str) -> FailedReply {
-    judge(reply_of(words, None), ReportAction::Failed)
+    judge(reply_of(words, None, ReportAction::Failed), ReportAction::Failed)
 }
 
 /// Whether a line repeats what the sender wrote.
@@ -257,6 +257,13 @@ mod tests {
         for words in words.chain(&openers.delayed).chain(&openers.ruled).chain(&openers.announced) {
             assert_eq!(searchable([words.as_str()]), *words);
             assert!(words.len() > 5, "{words}");
+        }
+        for list in [&openers.delayed, &openers.ruled, &openers.announced] {
+            for words in list {
+                let others = list.iter().filter(|other| *other != words);
+                let decides = others.clone().all(|other| !words.contains(other.as_str()));
+                assert!(decides, "{words} contains another entry of its list");
+            }
         }
     }
 }

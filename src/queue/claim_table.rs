@@ -12,7 +12,7 @@ use super::due_index::DueIndex;
 use super::hot_queue::HotQueue;
 use super::pauses::Pauses;
 use crate::mail::{Host, Timestamp};
-use crate::model::{DeliveryId, QueueFilter, TenantId, Weight};
+use crate::model::{DeliveryId, Environment, QueueFilter, TenantId, Weight};
 use crate::policy::deficit_round_robin::DeficitRoundRobin;
 use crate::store::{
     AcceptedMessage, Batch, DueCursor, DueRow, HotQueuePermit, OPEN_ENDED_PAUSE_US, PausedRow, SpoolChange,
@@ -132,12 +132,11 @@ impl ClaimTable {
     fn accept(&mut self, accepted: AcceptedMessage) -> Wakes {
         let AcceptedMessage { new, memory } = accepted;
         let (tenant, now_us) = (new.message.tenant_id, new.message.created_at.as_microsecond());
+        let of = (tenant, new.message.environment);
         let memory = Arc::new(memory);
         let mut wakes = Wakes { fresh: true, work: false };
         for mut batch in batches_of(&new) {
-            if self.pauses.is_tenant_paused(tenant, now_us)
-                || self.pauses.end_of(tenant, &batch.destination, now_us).is_some()
-            {
+            if self.pauses.hold(of, &batch.destination, now_us) {
                 wakes.work |= self.advance(tenant, now_us);
                 continue;
             }
@@ -159,7 +158,7 @@ impl ClaimTable {
     fn suspend(&mut self, tenant: TenantId) {
         self.pauses.suspend(tenant);
         self.due.remove(tenant);
-        self.withdraw(tenant, None);
+        self.withdraw(tenant, |_, _| true);
     }
 
     fn pause(&mut self, part: &QueueFilter, until_us: i64) {
@@ -167,32 +166,28 @@ impl ClaimTable {
         match (part.tenant_id, &part.destination) {
             (Some(tenant), None) => {
                 self.due.remove(tenant);
-                self.withdraw(tenant, None);
+                self.withdraw(tenant, |environment, _| environment == Environment::Live);
                 self.advance(tenant, until_us);
             }
             (tenant, Some(host)) => {
                 let tenants = tenant.map_or_else(|| self.hot.tenants_with(host), |tenant| vec![tenant]);
                 for tenant in tenants {
-                    self.withdraw(tenant, Some(host));
+                    self.withdraw(tenant, |environment, of| environment == Environment::Live && of == host);
                     self.advance(tenant, i64::MIN);
                 }
             }
             (None, None) => {
                 for tenant in self.hot.tenants() {
-                    self.withdraw(tenant, None);
+                    self.withdraw(tenant, |environment, _| environment == Environment::Live);
                     self.advance(tenant, i64::MIN);
                 }
             }
         }
     }
 
-    /// Removes mail of a tenant from the hot queue, all or that for a destination; it is in the database too.
-    fn withdraw(&mut self, tenant: TenantId, destination: Option<&Host>) {
-        let withdrawn = match destination {
-            Some(host) => self.hot.remove_destination(tenant, host),
-            None => self.hot.remove(tenant),
-        };
-        for id in withdrawn {
+    /// Removes mail of a tenant from the hot queue; it is in the database too.
+    fn withdraw(&mut self, tenant: TenantId, is_meant: impl Fn(Environment, &Host) -> bool) {
+        for id in self.hot.remove(tenant, is_meant) {
             self.end_claim(id);
         }
     }
@@ -367,20 +362,19 @@ impl ClaimTable {
     pub(super) fn end_pass(&mut self, now_us: i64) -> Option<i64> {
         self.ended_in_pass = None;
         let ready = (!self.hot.is_empty()).then_some(now_us);
-        let next = [ready, self.due.next()].into_iter().flatten().min();
-        let next = match self.pauses.end_of_everything(now_us) {
+        let due = match self.pauses.end_of_everything(now_us) {
             Some(OPEN_ENDED_PAUSE_US) => None,
-            Some(until_us) => next.map(|at| at.max(until_us)),
-            None => next,
+            Some(until_us) => self.due.next().map(|at| at.max(until_us)),
+            None => self.due.next(),
         };
+        let next = [ready, due].into_iter().flatten().min();
         self.has_leftovers = next.is_some_and(|at| at <= now_us);
         next
     }
 
-    /// Whether a tenant's mail for a destination is paused, or the tenant suspended.
-    pub(super) fn is_paused(&self, tenant: TenantId, host: &Host, now: Timestamp) -> bool {
-        let now_us = now.as_microsecond();
-        self.pauses.end_of(tenant, host, now_us).is_some() || self.pauses.is_tenant_paused(tenant, now_us)
+    /// Whether mail for a destination is paused, or its tenant suspended.
+    pub(super) fn is_paused(&self, of: (TenantId, Environment), host: &Host, now: Timestamp) -> bool {
+        self.pauses.hold(of, host, now.as_microsecond())
     }
 
     /// Number of claimed deliveries, including those in the hot queue.

@@ -60,17 +60,14 @@ impl HotQueue {
         taken
     }
 
-    /// Removes all mail of a tenant; returns its deliveries.
-    pub(super) fn remove(&mut self, tenant: TenantId) -> Vec<DeliveryId> {
-        let Some(queues) = self.tenants.remove(&tenant) else { return Vec::new() };
-        let batches = queues.queues.into_values().flatten();
-        batches.flat_map(|batch| batch.deliveries).map(|delivery| delivery.id).collect()
-    }
-
-    /// Removes mail of a tenant for a destination; returns its deliveries.
-    pub(super) fn remove_destination(&mut self, tenant: TenantId, host: &Host) -> Vec<DeliveryId> {
+    /// Removes the queues of a tenant that are meant; returns their deliveries.
+    pub(super) fn remove(
+        &mut self,
+        tenant: TenantId,
+        is_meant: impl Fn(Environment, &Host) -> bool,
+    ) -> Vec<DeliveryId> {
         let Some(queues) = self.tenants.get_mut(&tenant) else { return Vec::new() };
-        let removed = queues.remove(host);
+        let removed = queues.remove(is_meant);
         if queues.queues.is_empty() {
             self.tenants.remove(&tenant);
         }
@@ -105,10 +102,10 @@ impl HotQueue {
 }
 
 impl TenantQueues {
-    fn remove(&mut self, host: &Host) -> Vec<Batch> {
-        self.rotation.retain(|(_, other)| other != host);
-        let environments = Environment::ALL.iter().copied();
-        environments.filter_map(|of| self.queues.remove(&(of, host.clone()))).flatten().collect()
+    fn remove(&mut self, is_meant: impl Fn(Environment, &Host) -> bool) -> Vec<Batch> {
+        self.rotation.retain(|(environment, host)| !is_meant(*environment, host));
+        let removed = self.queues.extract_if(|(environment, host), _| is_meant(*environment, host));
+        removed.flat_map(|(_, batches)| batches).collect()
     }
 
     fn remove_deliveries(&mut self, host: &Host, ids: &HashSet<DeliveryId>) -> Vec<DeliveryId> {

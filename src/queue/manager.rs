@@ -18,7 +18,7 @@ use super::wait_reasons::WaitRegistry;
 use crate::clock::Clock;
 use crate::config;
 use crate::mail::{Host, Timestamp};
-use crate::model::{DeliveryId, MessageId, TenantId};
+use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::rng::Rng;
 use crate::store::{
     Batch, Queue, QueueOverview, QueueRequest, Result, RetryCancelResult, Spool, SpoolFeed, Store, StoreError,
@@ -258,9 +258,9 @@ impl QueueManager {
         self.lock().is_handed_out(id)
     }
 
-    /// Whether a tenant's mail for a destination is paused, or the tenant suspended.
-    pub fn is_paused(&self, tenant: TenantId, destination: &Host, now: Timestamp) -> bool {
-        self.lock().is_paused(tenant, destination, now)
+    /// Whether claimed mail for a destination is paused, or its tenant suspended. Test mail is not paused.
+    pub fn is_paused(&self, of: (TenantId, Environment), destination: &Host, now: Timestamp) -> bool {
+        self.lock().is_paused(of, destination, now)
     }
 
     /// The numbers of unfinished and claimed deliveries.

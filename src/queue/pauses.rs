@@ -2,12 +2,15 @@
 //!
 //! Claims skip tenants that are paused or suspended. Mail for a paused destination is among the tenant's other due rows, so
 //! the pass that finds it moves it to the end of the pause, or to [`OPEN_ENDED_PAUSE_US`]. While all mail is paused, there are
-//! no passes.
+//! no passes over due rows.
+//!
+//! Pauses hold live mail. Test mail that waits in the hot queue is delivered to the sandbox all the same, because it reaches
+//! nobody; its rows do not show their environment, so the others wait.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::mail::Host;
-use crate::model::{QueueFilter, TenantId};
+use crate::model::{Environment, QueueFilter, TenantId};
 use crate::store::OPEN_ENDED_PAUSE_US;
 
 #[derive(Default)]
@@ -100,8 +103,23 @@ impl Pauses {
         }
     }
 
-    /// Whether no mail of the tenant may be handed out.
-    pub(super) fn is_tenant_paused(&self, tenant: TenantId, now: i64) -> bool {
+    /// Whether mail in memory is held.
+    pub(super) fn hold(
+        &self,
+        (tenant, environment): (TenantId, Environment),
+        destination: &Host,
+        now: i64,
+    ) -> bool {
+        match environment {
+            Environment::Live => {
+                self.is_tenant_paused(tenant, now) || self.end_of(tenant, destination, now).is_some()
+            }
+            Environment::Test => self.suspended.contains(&tenant),
+        }
+    }
+
+    /// Whether no live mail of the tenant may be handed out.
+    fn is_tenant_paused(&self, tenant: TenantId, now: i64) -> bool {
         self.end_of_everything(now).is_some() || self.earliest_of(tenant).is_none_or(|begin| begin > now)
     }
 

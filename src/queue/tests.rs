@@ -63,6 +63,7 @@ macro_rules! run_on {
                     a_paused_destination_is_held_for_everybody_and_resumes,
                     a_pause_of_one_tenants_mail_for_a_destination_holds_nothing_else,
                     a_pause_of_all_mail_holds_everybody_and_ends_by_hand_or_by_itself,
+                    a_pause_holds_no_test_mail_but_a_suspension_does,
                     what_its_tenant_holds_counts_as_paused,
                     a_pause_ends_by_itself_when_its_time_has_come,
                     a_later_pause_of_the_same_part_replaces_the_one_before,

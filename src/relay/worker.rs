@@ -445,7 +445,9 @@ fn has_expired(batch: &Batch, now: Timestamp) -> bool {
 
 /// Whether an operator has paused the mail since it was claimed.
 fn is_paused(context: &RelayContext, claim: &Claim) -> bool {
-    context.queue.is_paused(claim.batch.message.tenant_id, &claim.batch.destination, context.clock.now())
+    let message = &claim.batch.message;
+    let of = (message.tenant_id, message.environment);
+    context.queue.is_paused(of, &claim.batch.destination, context.clock.now())
 }
 
 /// A random number from -1 to 1.

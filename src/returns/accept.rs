@@ -11,7 +11,7 @@ use super::{Mailbox, ReturnsService, attribution, storage_refusal};
 use crate::feedback::{self, Complaint, FeedbackContent, ReturnedMail};
 use crate::mail::ReversePath;
 use crate::model::{Refusal, RefusalCode, ReportEffect, ReportId};
-use crate::store::{NewReport, REPORT_RAW_OCTETS_MAX, Report, Reporter, Reports};
+use crate::store::{NewReport, REPORT_RAW_OCTETS_MAX, Report, ReportTarget, Reporter, Reports};
 
 /// How long the sandbox waits until a delivery is recorded.
 const SANDBOX_RETRY: Duration = Duration::from_millis(100);
@@ -84,7 +84,7 @@ impl ReturnsService {
     ) {
         while let Some(Some(mail)) = stop.run_until_cancelled(mail.recv()).await {
             let mailbox = loop {
-                match self.admit_recipient(&mail.recipient).await {
+                match self.find_mailbox(&mail.recipient).await {
                     // The delivery is being recorded.
                     Err(refusal) if refusal.code == RefusalCode::ReportEarly => {
                         if stop.run_until_cancelled(self.clock.sleep(SANDBOX_RETRY)).await.is_none() {
@@ -106,7 +106,7 @@ impl ReturnsService {
 
     fn describe(&self, facts: &Facts<'_>, decision: &Decision) -> Report {
         let target = facts.token.map(|token| &token.target);
-        let delivery = target.and_then(|target| target.delivery.as_ref().or(target.only_recipient.as_ref()));
+        let delivery = target.and_then(ReportTarget::recipient);
         let group = decision.group.as_ref();
         let failed = match &facts.feedback.content {
             FeedbackContent::Prose(failed) => Some(failed),
@@ -130,7 +130,7 @@ impl ReturnsService {
             bounce_class: failed.map(|failed| failed.class),
             feedback_type: complaint.map(|complaint| complaint.feedback_type),
             recipient: group.and_then(|group| group.final_recipient.as_ref()).map(ToString::to_string),
-            reply: failed.map(|failed| reply_text(&failed.reply)),
+            reply: failed.map(|failed| reply_text(&failed.reply)).filter(|text| !text.is_empty()),
             reporter: reporter(facts, complaint),
             times: 1,
             has_raw: true,

@@ -3,13 +3,15 @@
 //!
 //! The token says whom a report is about; the report says only what happened. Another address in it is never suppressed.
 
+use std::collections::BTreeSet;
+
 use sha2::{Digest, Sha256};
 
 use super::AdmittedToken;
 use crate::feedback::{
     Complaint, DeliveryStatus, FailedReply, Feedback, FeedbackContent, RecipientGroup, ReturnedMail,
 };
-use crate::mail::{DomainName, ReversePath, Timestamp, TokenKind};
+use crate::mail::{Address, DomainName, ReversePath, Timestamp, TokenKind};
 use crate::model::{
     FeedbackType, MessageKind, ReportAction, ReportEffect, ReportKind, SuppressedMail, SuppressionReason,
     UnsubscribeVia,
@@ -107,7 +109,7 @@ fn follow(
     token: &AdmittedToken,
     group: Option<&RecipientGroup>,
 ) -> (Consequence, ReportEffect) {
-    let recipient = recipient_of(token);
+    let recipient = token.target.recipient();
     match (&facts.feedback.content, token.kind) {
         (FeedbackContent::Complaint(complaint), TokenKind::Bounce | TokenKind::Feedback) => {
             complain(facts, token, recipient, complaint)
@@ -132,11 +134,6 @@ fn follow(
     }
 }
 
-/// The recipient whom the token proves; `None` if several have it.
-fn recipient_of(token: &AdmittedToken) -> Option<&Delivery> {
-    token.target.delivery.as_ref().or(token.target.only_recipient.as_ref())
-}
-
 fn groups<'a>(facts: &Facts<'a>) -> &'a [RecipientGroup] {
     match &facts.feedback.content {
         FeedbackContent::Dsn(DeliveryStatus { groups, .. }) => groups,
@@ -144,11 +141,11 @@ fn groups<'a>(facts: &Facts<'a>) -> &'a [RecipientGroup] {
     }
 }
 
-/// The group that names the recipient. Without one, the first failure: the report is about another address, or it names
-/// none.
+/// The group that names the recipient. Without one, the first failure: the report is about another address, names none, or
+/// came to a shared token, of whose recipients only this one is reported.
 fn group_about_recipient<'a>(facts: &Facts<'a>) -> Option<&'a RecipientGroup> {
     let groups = groups(facts);
-    let own = facts.token.and_then(recipient_of).and_then(|recipient| {
+    let own = facts.token.and_then(|token| token.target.recipient()).and_then(|recipient| {
         let is_own = |group: &&RecipientGroup| names(group, recipient);
         // A copy that arrived disproves the failure of another copy.
         let has_arrived =
@@ -182,7 +179,7 @@ fn fail(
     failed: &FailedReply,
 ) -> (Consequence, ReportEffect) {
     let FailedReply { class, suppress, .. } = *failed;
-    let suppress = (suppress && class.is_address_gone()).then(|| NewSuppression {
+    let suppress = suppress.then(|| NewSuppression {
         evidence: Some(evidence(facts, &reply_text(&failed.reply))),
         expires_at: suppressed_until(class, facts.now),
         ..new_suppression(token, recipient, SuppressionReason::Bounce)
@@ -209,7 +206,7 @@ fn complain(
         evidence: Some(evidence(facts, &format!("complaint ({kind}), signed by {signer}"))),
         ..new_suppression(token, recipient, SuppressionReason::Complaint)
     };
-    (Consequence::Complaint { suppress: Some(suppress), list }, ReportEffect::Complained)
+    (Consequence::Complaint { suppress, list }, ReportEffect::Complained)
 }
 
 fn unsubscribe(
@@ -239,11 +236,11 @@ fn new_suppression(token: &AdmittedToken, recipient: &Delivery, reason: Suppress
 
 /// It outlives the report.
 fn evidence(facts: &Facts<'_>, what: &str) -> String {
-    let status = match &facts.feedback.content {
+    let mta = match &facts.feedback.content {
         FeedbackContent::Dsn(status) => status.reporting_mta.as_deref(),
         _ => None,
     };
-    let from = status.or(facts.mail.peer.as_ref().map(|peer| peer.helo.as_str()));
+    let from = mta.or(facts.mail.peer.as_ref().map(|peer| peer.helo.as_str()));
     let text = match from {
         Some(from) => format!("reported by {from}: {what}"),
         None => what.to_owned(),
@@ -273,7 +270,12 @@ fn digest(
             add_reply(&mut add, group.map(|group| &group.reply));
         }
         FeedbackContent::Prose(failed) => add_reply(&mut add, Some(failed)),
-        FeedbackContent::Complaint(Complaint { feedback_type, .. }) => add(feedback_type.as_str()),
+        FeedbackContent::Complaint(Complaint { feedback_type, original_recipients, .. }) => {
+            add(feedback_type.as_str());
+            // Several recipients may have the token.
+            let recipients: BTreeSet<_> = original_recipients.iter().map(Address::folded).collect();
+            recipients.iter().for_each(|recipient| add(recipient));
+        }
         FeedbackContent::AutoReply | FeedbackContent::Receipt | FeedbackContent::Other => {
             digest.update(body(&facts.mail.octets));
         }
@@ -281,9 +283,13 @@ fn digest(
     digest.finalize().into()
 }
 
-/// Code, status and text, in one line. The words of a report often have code and status already.
+/// Code, status and text, in one line. The words of a report often have code and status already. Without words there is only
+/// the status: no server gave the code.
 pub(super) fn reply_text(reply: &Reply) -> String {
     let text = reply.lines.join(" ");
+    if text.is_empty() {
+        return reply.enhanced.map(|status| status.to_string()).unwrap_or_default();
+    }
     if text.starts_with(&reply.code.to_string()) {
         return text;
     }

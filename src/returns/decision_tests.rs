@@ -136,7 +136,8 @@ fn decide_about(token: &AdmittedToken, content: FeedbackContent) -> Decision {
 /// The suppression that a failure makes.
 fn suppression(decision: &Decision) -> Option<NewSuppression> {
     match &decision.consequence {
-        Consequence::Failure { suppress } | Consequence::Complaint { suppress, .. } => suppress.clone(),
+        Consequence::Failure { suppress } => suppress.clone(),
+        Consequence::Complaint { suppress, .. } => Some(suppress.clone()),
         _ => None,
     }
 }
@@ -301,4 +302,45 @@ fn the_digest_is_of_what_a_report_says() {
     let auto = digest("Message-ID: <1>\r\n\r\naway", FeedbackContent::AutoReply);
     assert_eq!(digest("Message-ID: <2>\r\n\r\naway", FeedbackContent::AutoReply), auto);
     assert_ne!(digest("Message-ID: <1>\r\n\r\nback", FeedbackContent::AutoReply), auto);
+}
+
+#[test]
+fn a_reply_without_words_has_no_code_that_no_server_gave() {
+    let text = |status: Option<&str>, words: &str| {
+        let enhanced = status.map(|status| status.parse().unwrap());
+        reply_text(&Reply { code: 550, enhanced, lines: vec![words.to_owned()] })
+    };
+    assert_eq!(text(None, ""), "");
+    assert_eq!(text(Some("5.1.1"), ""), "5.1.1");
+    assert_eq!(text(Some("5.1.1"), "nobody"), "550 5.1.1 nobody");
+    assert_eq!(text(None, "nobody"), "550 nobody");
+    assert_eq!(text(Some("5.1.1"), "550 5.1.1 nobody"), "550 5.1.1 nobody");
+}
+
+/// Without their recipients, the second one would count as a repetition of the first.
+#[test]
+fn complaints_of_different_recipients_of_a_shared_token_do_not_say_the_same() {
+    let digest = |recipients: &[&str]| {
+        let complaint = Complaint {
+            feedback_type: FeedbackType::Abuse,
+            original_recipients: recipients.iter().copied().map(address).collect(),
+            ..Complaint::default()
+        };
+        decide_about(&shared(TokenKind::Feedback), FeedbackContent::Complaint(complaint)).digest
+    };
+    assert_eq!(digest(&["a@b.test", "c@b.test"]), digest(&["C@b.test", "a@b.test"]));
+    assert_ne!(digest(&["a@b.test"]), digest(&["c@b.test"]));
+    assert_ne!(digest(&["a@b.test"]), digest(&[]));
+}
+
+/// Mail may be held for 30 days before its first attempt.
+#[test]
+fn reports_about_the_only_recipient_are_taken_until_45_days_after_its_last_change() {
+    let day = SignedDuration::from_hours(24);
+    let mut only = target(MessageKind::Message, None);
+    only.only_recipient = only.delivery.take();
+    only.only_recipient.as_mut().unwrap().updated_at = now() + 30 * day;
+    let is_taken = |days| super::super::recipient::admit_age(&only, now() + days * day).is_ok();
+    assert!(is_taken(50) && is_taken(75));
+    assert!(!is_taken(76));
 }

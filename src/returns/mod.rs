@@ -89,7 +89,7 @@ pub struct ReturnsService {
     settings: ReturnsSettings,
     /// One permit for each message whose signature is being verified.
     verifying: TenantSemaphore,
-    /// Whether hosts that strangers were sent to are ours.
+    /// Whether the host of an address without a token is a return host.
     hosts: VersionedCache<DomainName, bool>,
     counters: ReturnCounters,
 }
@@ -101,7 +101,7 @@ pub enum Mailbox {
     Target(Box<AdmittedToken>),
     /// A registered feedback loop of the platform.
     Feedback,
-    /// People.
+    /// People: postmaster and abuse.
     Postmaster,
     /// A probe of our own verification, which sends no message.
     Probe,
@@ -142,12 +142,12 @@ impl Mailbox {
 impl AdmittedToken {
     /// Whether several recipients have the token, so that whom a report is about is not proved.
     pub fn is_shared(&self) -> bool {
-        self.target.delivery.is_none() && self.target.only_recipient.is_none()
+        self.target.recipient().is_none()
     }
 }
 
 impl ReturnsService {
-    /// A service without messages.
+    /// Creates the service.
     pub fn new(dependencies: ReturnsDependencies, settings: ReturnsSettings) -> Self {
         let ReturnsDependencies { store, queue, resolver, clock, forwarder } = dependencies;
         let hosts = VersionedCache::new(clock.clone(), HOSTS_CACHED_FOR, HOSTS_CACHED_MAX);

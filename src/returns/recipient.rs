@@ -26,10 +26,11 @@ impl ReturnsService {
         admitted
     }
 
-    async fn find_mailbox(&self, address: &Address) -> Result<Mailbox, Refusal> {
+    /// As [`Self::admit_recipient`], without counting the refusal.
+    pub(super) async fn find_mailbox(&self, address: &Address) -> Result<Mailbox, Refusal> {
         let local = address.local().as_str().to_ascii_lowercase();
         let Some(host) = address.domain() else { return Err(relay_denied()) };
-        let is_platform = *host == self.settings.host || *host == self.settings.hostname;
+        let is_platform = self.is_platform_host(host);
         if is_platform && PEOPLE.contains(&local.as_str()) {
             return Ok(Mailbox::Postmaster);
         }
@@ -38,7 +39,7 @@ impl ReturnsService {
         }
         match Token::parse(&local) {
             Some(token) => self.admit_token(&token, host).await,
-            None => Err(self.refuse_stranger(host, is_platform).await?),
+            None => Err(self.refusal_of_stranger(host).await),
         }
     }
 
@@ -67,14 +68,24 @@ impl ReturnsService {
 
     /// Sendmail and old qmail replace an alias in MAIL by its target, so a report may come to the platform's host.
     fn admit_host(&self, target: &ReportTarget, host: &DomainName) -> Result<(), Refusal> {
-        let is_platform = *host == self.settings.host || *host == self.settings.hostname;
         let is_own = target.message.dkim_domain.as_ref().is_some_and(|domain| host.is_at_or_under(domain));
-        if is_platform || is_own { Ok(()) } else { Err(address_unknown()) }
+        if self.is_platform_host(host) || is_own { Ok(()) } else { Err(address_unknown()) }
     }
 
-    async fn refuse_stranger(&self, host: &DomainName, is_platform: bool) -> Result<Refusal, Refusal> {
-        let is_ours = is_platform || self.is_return_host(host).await.map_err(storage_refusal)?;
-        Ok(if is_ours { mailbox_unknown() } else { relay_denied() })
+    fn is_platform_host(&self, host: &DomainName) -> bool {
+        *host == self.settings.host || *host == self.settings.hostname
+    }
+
+    /// Why an address without a token is refused.
+    async fn refusal_of_stranger(&self, host: &DomainName) -> Refusal {
+        if self.is_platform_host(host) {
+            return mailbox_unknown();
+        }
+        match self.is_return_host(host).await {
+            Ok(true) => mailbox_unknown(),
+            Ok(false) => relay_denied(),
+            Err(error) => storage_refusal(error),
+        }
     }
 
     async fn is_return_host(&self, host: &DomainName) -> store::Result<bool> {
@@ -92,8 +103,7 @@ pub(super) fn is_recent(subject: TokenSubject, now: Timestamp) -> bool {
 }
 
 pub(super) fn admit_age(target: &ReportTarget, now: Timestamp) -> Result<(), Refusal> {
-    let changed_at =
-        target.delivery.as_ref().map_or(target.message.created_at, |delivery| delivery.updated_at);
+    let changed_at = target.recipient().map_or(target.message.created_at, |delivery| delivery.updated_at);
     if now.duration_since(changed_at) <= UNCHANGED_MAX { Ok(()) } else { Err(address_expired()) }
 }
 

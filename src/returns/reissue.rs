@@ -25,7 +25,7 @@ impl ReturnsService {
         let target = &token.target;
         let message = &target.message;
         // A shared token does not prove whom the report is about.
-        let delivery = target.delivery.as_ref().or(target.only_recipient.as_ref())?;
+        let delivery = target.recipient()?;
         if target.delivery_reports != DeliveryReports::Mail || message.kind != MessageKind::Message {
             return None;
         }
@@ -84,5 +84,9 @@ fn describe(feedback: &Feedback, decision: &Decision) -> Option<ForeignStatus> {
 fn status_of(action: ReportAction, failed: &FailedReply, host: Option<&str>) -> ForeignStatus {
     // A name only: the text is not ours.
     let host = host.and_then(|host| DomainName::parse(host).ok()).map(|host| host.to_string());
-    ForeignStatus { action, status: failed.reply.enhanced, host, diagnostic: reply_text(&failed.reply) }
+    let diagnostic = match reply_text(&failed.reply) {
+        text if text.is_empty() => "the other server gave no reply".to_owned(),
+        text => text,
+    };
+    ForeignStatus { action, status: failed.reply.enhanced, host, diagnostic }
 }

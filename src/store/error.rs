@@ -76,7 +76,9 @@ pub enum Conflict {
     #[error("limit reached: {PAUSES_MAX} pauses")]
     TooManyPauses,
     /// Too many generations of report addresses are accepted.
-    #[error("limit reached: 31 accepted generations of report addresses")]
+    #[error(
+        "limit reached: 31 accepted generations of report addresses; wait until one expires, or rotate at once"
+    )]
     TooManyGenerations,
     /// The message that a report is about was deleted.
     #[error("the message does not exist any more")]

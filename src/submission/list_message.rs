@@ -9,7 +9,7 @@ use crate::model::{
     UnsubscribeLink,
 };
 use crate::policy::admission::SendingDomain;
-use crate::store::{Reports, Suppression};
+use crate::store::{Directory, Reports, Suppression};
 use crate::unsubscribe::{link_url, list_id_field, unsubscribe_fields};
 
 /// The fields that a message with a list must not have, because the server adds them.

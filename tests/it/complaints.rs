@@ -5,12 +5,13 @@ use pillarbox::dkim::{Signer, generate, public_record};
 use pillarbox::mail::{Content, DomainName, Timestamp, Token, TokenKind};
 use pillarbox::model::{DkimAlgorithm, DomainStatus, ReportEffect, ReturnPathStatus};
 use pillarbox::store::{
-    Directory, DomainCheck, PageRequest, RecordCheck, RecordStatus, Report, ReportFilter, Reports,
+    Directory, DomainCheck, Journal, MessageFilter, PageRequest, RecordCheck, RecordStatus, Report,
+    ReportFilter, Reports,
 };
 use serde_json::Value;
 
 use crate::inbound_stage::{DOMAIN, Delivered, InboundStage, PLATFORM_HOST, RETURN_HOST, arf};
-use crate::server::{message, message_id};
+use crate::server::{Account, message, message_id, text};
 
 const FEEDBACK_LOOP: &str = "fbl@bounce.relay.test";
 
@@ -146,8 +147,11 @@ async fn a_registered_loop_finds_the_message_by_token_and_only_if_trusted_by_id(
     // Mail to the first recipient is suppressed now.
     let by_id = stage.deliver(&["carol@b.test"]).await.pop().unwrap();
     let received = format!("Received: by relay.test with ESMTPSA\r\n id {};\r\n now", by_id.message);
-    let untrusted = send("b.test", &received).await;
-    assert_eq!((untrusted.effect, untrusted.message_id), (ReportEffect::Unattributed, None));
+    // People have mailboxes of the last three domains.
+    for domain in ["b.test", "yahoo.com", "hotmail.com", "outlook.com"] {
+        let untrusted = send(domain, &received).await;
+        assert_eq!((untrusted.effect, untrusted.message_id), (ReportEffect::Unattributed, None), "{domain}");
+    }
     let trusted = send(yahoo, &received).await;
     assert_eq!(trusted.effect, ReportEffect::Complained);
     assert_eq!(trusted.message_id.unwrap().to_string(), by_id.message);
@@ -171,6 +175,34 @@ async fn the_message_id_attributes_the_complaint_of_a_trusted_reporter() {
         (report.effect == ReportEffect::Complained).then_some(report)
     })
     .await;
+    assert_eq!(report.message_id.unwrap().to_string(), delivered.message);
+}
+
+#[tokio::test]
+async fn a_test_message_with_the_same_message_id_hides_no_live_one_from_a_complaint() {
+    let stage = InboundStage::start().await;
+    let body = serde_json::json!({
+        "name": "tester", "tenant_id": stage.account.tenant_id, "environment": "test", "scopes": ["smtp:send"],
+    });
+    let key = stage.server.control.ok("POST", "/v1/keys", body).await;
+    let tester = Account { user: text(&key["id"]), secret: text(&key["secret"]), ..stage.account.clone() };
+    stage.server.submit(&tester, &["bob@b.test"], &message(&tester, "hello")).await;
+    let delivered = deliver_one(&stage).await;
+    let header = header_at_receiver(&stage);
+    let returned = format!("Message-ID: {}", field(&header, "Message-ID").unwrap());
+    let header_message_id = field(&header, "Message-ID").map(|id| id.trim_matches(['<', '>']).to_owned());
+    crate::wait::until("both messages are in the search index", async || {
+        let filter =
+            MessageFilter { header_message_id: header_message_id.clone(), ..MessageFilter::default() };
+        let page = PageRequest { limit: 3, ..PageRequest::default() };
+        let found = stage.server.running().store().list_messages(filter, page).await.unwrap().items;
+        (found.len() == 2).then_some(())
+    })
+    .await;
+    let complaint = sign(&stage, "arf.mail.yahoo.com", &arf_from("arf.mail.yahoo.com", "abuse", &returned));
+    stage.send_back("feedback@x.test", FEEDBACK_LOOP, &complaint).await.expect_code(250);
+    let report = reports(&stage).await.swap_remove(0);
+    assert_eq!(report.effect, ReportEffect::Complained);
     assert_eq!(report.message_id.unwrap().to_string(), delivered.message);
 }
 

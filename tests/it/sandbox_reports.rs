@@ -72,6 +72,9 @@ async fn the_sandbox_sends_back_bounces_complaints_and_automatic_replies() {
     assert_eq!((report.kind, report.effect), (ReportKind::AutoReply, ReportEffect::None));
     assert_eq!(kinds_of(&stage, &id).await, accepted);
 
+    // It waits for deliveries that are being recorded, but nobody was refused.
+    assert!(stage.server.running().returns().counts().refusals.is_empty());
+
     let suppressed = suppressions(&stage, &tester.secret).await;
     let suppressed: Vec<_> =
         suppressed.iter().map(|one| (text(&one["address"]), text(&one["reason"]))).collect();

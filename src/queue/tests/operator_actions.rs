@@ -50,7 +50,7 @@ pub(super) async fn a_paused_destination_is_held_for_everybody_and_resumes<H: Ha
         // Set aside: no later look finds it due.
         let again = bed.claim(later(10)).await;
         assert!(again.batches.is_empty() && again.next_due_at.is_none(), "{again:?}");
-        assert!(bed.queue.is_paused(one.id, &host("paused.example"), now()));
+        assert!(bed.queue.is_paused((one.id, Environment::Live), &host("paused.example"), now()));
         assert_eq!(bed.store.pauses(now()).await.unwrap(), [pause]);
 
         assert!(!bed.store.resume(to("free.example"), now()).await.unwrap());
@@ -58,7 +58,7 @@ pub(super) async fn a_paused_destination_is_held_for_everybody_and_resumes<H: Ha
         assert!(!bed.store.resume(to("paused.example"), now()).await.unwrap());
         assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&before), first_id(&during)]);
         assert!(bed.store.pauses(now()).await.unwrap().is_empty());
-        assert!(!bed.queue.is_paused(one.id, &host("paused.example"), now()));
+        assert!(!bed.queue.is_paused((one.id, Environment::Live), &host("paused.example"), now()));
     }
 }
 
@@ -83,7 +83,7 @@ pub(super) async fn a_pause_of_all_mail_holds_everybody_and_ends_by_hand_or_by_i
         let during = bed.enqueue(other.id, &["y@b.example"]).await;
         let held = bed.claim(later(10)).await;
         assert!(held.batches.is_empty() && held.next_due_at.is_none(), "{held:?}");
-        assert!(bed.queue.is_paused(one.id, &host("a.example"), now()));
+        assert!(bed.queue.is_paused((one.id, Environment::Live), &host("a.example"), now()));
         let counts = overview(&bed, everything.clone(), later(1)).await.totals;
         assert_eq!((counts.open, counts.paused), (2, 2));
 
@@ -105,6 +105,36 @@ pub(super) async fn a_pause_of_all_mail_holds_everybody_and_ends_by_hand_or_by_i
         assert!(held.batches.is_empty());
         assert_eq!(held.next_due_at, Some(until));
         assert_eq!(ids(&bed.claim(until).await.batches), [first_id(&third)]);
+    }
+}
+
+pub(super) async fn a_pause_holds_no_test_mail_but_a_suspension_does<H: Harness>() {
+    let parts: [fn(TenantId) -> QueueFilter; 3] =
+        [|_| QueueFilter::default(), QueueFilter::tenant, |_| to("a.example")];
+    for part in parts {
+        let bed = Bed::<H>::new().await;
+        let tenant = bed.tenant("one").await;
+        let enqueue = async || {
+            bed.enqueue(tenant.id, &["x@a.example"]).await;
+            let mut new = new_message(tenant.id, &["x@a.example"], "test");
+            new.message.environment = Environment::Test;
+            bed.store.enqueue(new.clone()).await.unwrap();
+            first_id(&new)
+        };
+        let before = enqueue().await;
+        bed.store.pause(pause_of(part(tenant.id), None)).await.unwrap();
+        let during = enqueue().await;
+        assert_eq!(ids(&bed.claim(later(0)).await.batches), [before, during]);
+        let of_test = (tenant.id, Environment::Test);
+        assert!(!bed.queue.is_paused(of_test, &host("a.example"), now()));
+        let again = bed.claim(later(10)).await;
+        assert!(again.batches.is_empty() && again.next_due_at.is_none(), "{again:?}");
+
+        let suspended = TenantPatch { status: Some(TenantStatus::Suspended), ..TenantPatch::default() };
+        bed.store.update_tenant(tenant.id, suspended, now()).await.unwrap();
+        enqueue().await;
+        assert!(bed.claim(later(10)).await.batches.is_empty());
+        assert!(bed.queue.is_paused(of_test, &host("a.example"), now()));
     }
 }
 

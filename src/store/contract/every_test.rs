@@ -73,6 +73,7 @@ macro_rules! run_on {
                     a_report_without_proof_of_its_recipient_changes_no_state,
                     a_recipient_complains_once,
                     a_recipient_leaves_a_list_once_also_when_the_message_is_gone,
+                    a_recipient_who_unsubscribes_again_by_mail_leaves_a_list_that_he_joined_again,
                     a_day_has_16_reports_of_a_delivery_and_all_days_64,
                     a_report_goes_with_its_message_and_its_text_before,
                     reports_are_listed_by_owner_environment_message_kind_and_effect,

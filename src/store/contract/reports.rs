@@ -205,8 +205,7 @@ pub(super) async fn a_recipient_complains_once<H: Harness>() {
         ..suppression(tenant, SuppressionReason::Complaint)
     };
     for digest in [1, 2] {
-        let consequence =
-            Consequence::Complaint { suppress: Some(suppress.clone()), list: Some(list("news")) };
+        let consequence = Consequence::Complaint { suppress: suppress.clone(), list: Some(list("news")) };
         let mut complaint = report(&new, Some(0), digest, consequence);
         complaint.report.feedback_type = Some(FeedbackType::Abuse);
         assert_eq!(bed.store.record_report(complaint).await.unwrap().effect, ReportEffect::Complained);
@@ -237,7 +236,8 @@ pub(super) async fn a_recipient_leaves_a_list_once_also_when_the_message_is_gone
     assert!(bed.store.unsubscribe(wish("news", new.message.id)).await.unwrap());
     assert!(!bed.store.unsubscribe(wish("news", new.message.id)).await.unwrap());
     let by_mail = report(&new, Some(0), 1, Consequence::Unsubscribe(wish("offers", new.message.id)));
-    assert_eq!(bed.store.record_report(by_mail).await.unwrap().effect, ReportEffect::Unsubscribed);
+    let recorded = bed.store.record_report(by_mail).await.unwrap();
+    assert_eq!((recorded.effect, recorded.is_new), (ReportEffect::Unsubscribed, true));
     let of_message = events(&bed, &new).await;
     let told = of_message.iter().filter(|(kind, _)| *kind == EventKind::MessageUnsubscribed);
     let told: Vec<_> = told.map(|(_, data)| (data["list"].as_str(), data["report_id"].is_string())).collect();
@@ -254,6 +254,40 @@ pub(super) async fn a_recipient_leaves_a_list_once_also_when_the_message_is_gone
     assert_eq!(used(&bed, tenant).await.unsubscribed, 3);
     let nobody = Unsubscription { tenant_id: TenantId::generate(now()), ..wish("news", gone) };
     assert!(!bed.store.unsubscribe(nobody).await.unwrap(), "links outlive their tenant");
+}
+
+/// Mails that unsubscribe are often equal.
+pub(super) async fn a_recipient_who_unsubscribes_again_by_mail_leaves_a_list_that_he_joined_again<
+    H: Harness,
+>() {
+    let bed = TestBed::<H>::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let new = delivered(&bed, tenant, &[RECIPIENT]).await;
+    let by_mail = async || {
+        let wish = Unsubscription {
+            tenant_id: tenant,
+            environment: Environment::Live,
+            address: address(RECIPIENT),
+            mail: SuppressedMail::List(list("news")),
+            via: UnsubscribeVia::Mail,
+            message_id: Some(new.message.id),
+            at: now(),
+        };
+        bed.store.record_report(report(&new, Some(0), 1, Consequence::Unsubscribe(wish))).await.unwrap()
+    };
+    let first = by_mail().await;
+    let suppression = suppressed(&bed, tenant).await.remove(0);
+    assert!(bed.store.lift_suppression(None, suppression.id, now()).await.unwrap());
+    for _ in 0..2 {
+        let again = by_mail().await;
+        assert_eq!((again.id, again.effect, again.is_new), (first.id, ReportEffect::Unsubscribed, false));
+        let suppressed = suppressed(&bed, tenant).await;
+        assert_eq!((suppressed.len(), suppressed[0].report_id), (1, Some(first.id)));
+    }
+    assert_eq!(used(&bed, tenant).await.unsubscribed, 2);
+    let events = events(&bed, &new).await;
+    let left = events.iter().filter(|(kind, _)| *kind == EventKind::MessageUnsubscribed);
+    assert!(left.map(|(_, data)| &data["report_id"]).eq([&first.id.to_string(), &first.id.to_string()]));
 }
 
 pub(super) async fn a_day_has_16_reports_of_a_delivery_and_all_days_64<H: Harness>() {
@@ -356,12 +390,19 @@ pub(super) async fn an_automatic_suppression_shortens_none_and_one_of_a_list_sto
     let manual = new_suppression(Some(tenant), RECIPIENT);
     let first = bed.store.suppress(manual.clone(), now()).await.unwrap();
     let bounce = NewSuppression { expires_at: soon, ..suppression(tenant, SuppressionReason::Bounce) };
-    let kept = bed.store.suppress(bounce.clone(), now()).await.unwrap();
+    let new = delivered(&bed, tenant, &["other@one.example"]).await;
+    let failed = Consequence::Failure { suppress: Some(bounce.clone()) };
+    bed.store.record_report(report(&new, Some(0), 1, failed)).await.unwrap();
+    let kept = suppressed(&bed, tenant).await.remove(0);
     assert_eq!((kept.id, kept.reason, kept.expires_at), (first.id, SuppressionReason::Manual, None));
-    let asked = NewSuppression { expires_at: soon, ..manual };
-    assert_eq!(bed.store.suppress(asked, now()).await.unwrap().expires_at, soon, "a person may");
-    let longer = suppression(tenant, SuppressionReason::Bounce);
-    assert_eq!(bed.store.suppress(longer, now()).await.unwrap().expires_at, None);
+    for asked in [NewSuppression { expires_at: soon, ..manual.clone() }, bounce] {
+        bed.store.suppress(manual.clone(), now()).await.unwrap();
+        let found = bed.store.suppress(asked.clone(), now()).await.unwrap();
+        assert_eq!((found.reason, found.expires_at), (asked.reason, soon), "a person may");
+    }
+    let longer = Consequence::Failure { suppress: Some(suppression(tenant, SuppressionReason::Bounce)) };
+    bed.store.record_report(report(&new, Some(0), 2, longer)).await.unwrap();
+    assert_eq!(suppressed(&bed, tenant).await.remove(0).expires_at, None);
 
     let of_list = |mail| NewSuppression {
         mail,

@@ -1,7 +1,9 @@
 //! What tenants used: never more or less than the journal tells, and apart from one another.
 
 use super::*;
-use crate::model::{EventKind, LimitPeriod, RefusalCode, ReportKind, RequestId, Stage, UsageGroup};
+use crate::model::{
+    EventKind, LimitPeriod, RefusalCode, ReportKind, RequestId, Stage, SuppressionReason, UsageGroup,
+};
 use crate::store::{Consequence, Reports};
 
 /// The last hundred years.
@@ -110,7 +112,13 @@ async fn complain(bed: &TestBed<impl Harness>, batch: &Batch) {
         if !delivery.recipient.to_string().starts_with("complained@") {
             continue;
         }
-        let complaint = Consequence::Complaint { suppress: None, list: None };
+        let suppress = NewSuppression::of_all_mail(
+            Some(message.tenant_id),
+            message.environment,
+            delivery.recipient.clone(),
+            SuppressionReason::Complaint,
+        );
+        let complaint = Consequence::Complaint { suppress, list: None };
         let new = returned(ReportKind::Complaint, Some((message, Some(delivery.id))), 0, complaint);
         bed.store.record_report(new).await.unwrap();
     }

@@ -65,7 +65,8 @@ pub struct NewReport {
     /// Header, texts and status parts; without the returned body.
     pub raw: Vec<u8>,
     pub consequence: Consequence,
-    /// For the tenant's own reverse path; written only if the delivery changes or the report is of success.
+    /// For the tenant's own reverse path; written only if the delivery becomes bounced, or if a success is
+    /// reported for the first time.
     pub dsn: Option<NewMessage>,
     pub at: Timestamp,
 }
@@ -80,8 +81,8 @@ pub enum Consequence {
     /// A failure of exactly this delivery. `delivered` becomes `bounced`; another state gets `message.reported`. The suppression is
     /// made in both cases.
     Failure { suppress: Option<NewSuppression> },
-    /// A complaint about exactly this delivery, or about the message if `delivery_id` is absent.
-    Complaint { suppress: Option<NewSuppression>, list: Option<ListName> },
+    /// A complaint about exactly this delivery.
+    Complaint { suppress: NewSuppression, list: Option<ListName> },
     /// A wish to unsubscribe by mail.
     Unsubscribe(Unsubscription),
 }
@@ -106,6 +107,13 @@ pub struct ReportTarget {
     pub reports_of_day: u64,
     pub reports_total: u64,
     pub delivery_reports: DeliveryReports,
+}
+
+impl ReportTarget {
+    /// The recipient whom the token proves; `None` if several have it.
+    pub fn recipient(&self) -> Option<&Delivery> {
+        self.delivery.as_ref().or(self.only_recipient.as_ref())
+    }
 }
 
 /// Selects reports.

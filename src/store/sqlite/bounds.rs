@@ -1,4 +1,4 @@
-//! How much work one step of the store does.
+//! Bounds of the work of a step of the store and of stored rows.
 
 use std::time::Duration;
 

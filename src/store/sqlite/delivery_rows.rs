@@ -38,6 +38,14 @@ pub(super) fn of_message(connection: &Connection, message: MessageId) -> Result<
     Ok(deliveries.collect::<rusqlite::Result<_>>()?)
 }
 
+/// The only delivery of a message; `None` if it has several.
+pub(super) fn only_of(connection: &Connection, message: MessageId) -> Result<Option<Delivery>> {
+    let mut statement = connection.prepare_cached("SELECT * FROM delivery WHERE message_id = ?1 LIMIT 2")?;
+    let mut deliveries = statement.query_map([message], read_row)?;
+    let (first, second) = (deliveries.next().transpose()?, deliveries.next());
+    Ok(first.filter(|_| second.is_none()))
+}
+
 /// The recipients of a message in order, at most `limit`.
 pub(super) fn recipients(connection: &Connection, message: MessageId, limit: usize) -> Result<Vec<Address>> {
     let sql = "SELECT recipient FROM delivery WHERE message_id = ?1 ORDER BY position LIMIT ?2";

@@ -15,6 +15,7 @@ pub(super) use self::tenants::{note_all_resumed, note_resumed, require as requir
 
 use std::sync::Arc;
 
+use rusqlite::Connection;
 use zeroize::Zeroizing;
 
 use super::SqliteStore;
@@ -22,8 +23,8 @@ use super::journal::index;
 use super::unit_of_work::Tx;
 use crate::mail::{DomainName, Timestamp};
 use crate::model::{
-    DkimKeyId, DomainId, Environment, KeyId, QueueFilter, SecretDigest, SuppressionId, TemplateId, TenantId,
-    TenantStatus,
+    DkimKeyId, DomainId, Environment, KeyId, ListName, QueueFilter, SecretDigest, SuppressionId, TemplateId,
+    TenantId, TenantStatus,
 };
 use crate::store::{
     Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, NewDkimKey,
@@ -373,6 +374,21 @@ impl Directory for SqliteStore {
         let folded = folded.to_owned();
         let sender = (tenant, environment);
         self.read(move |connection| suppressions::that_stops(connection, sender, &folded, now)).await
+    }
+
+    async fn list_suppression_of(
+        &self,
+        tenant: TenantId,
+        environment: Environment,
+        folded: &str,
+        list: &ListName,
+        now: Timestamp,
+    ) -> Result<Option<Suppression>> {
+        let (folded, list, sender) = (folded.to_owned(), list.clone(), (tenant, environment));
+        let find = move |connection: &Connection| {
+            suppressions::that_stops_list(connection, sender, &folded, &list, now)
+        };
+        self.read(find).await
     }
 
     async fn suppressions_of(

@@ -74,7 +74,7 @@ pub struct SqliteOptions {
     pub hot_queue_bytes_max: u64,
     /// Whether this process serves the spool.
     pub access: Access,
-    /// Bounds of the work of one step.
+    /// Bounds of the work of a step and of stored rows.
     pub bounds: Bounds,
 }
 

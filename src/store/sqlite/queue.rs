@@ -8,6 +8,7 @@ mod stats;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use self::pauses::EndedPause;
 pub(super) use self::stats::StatsCache;
 
 use super::{SqliteStore, Tx};
@@ -33,28 +34,28 @@ impl Queue for SqliteStore {
         let feed = Arc::clone(&self.feed);
         let until_us = pauses::end_us(&pause);
         let (of_job, part) = (pause.clone(), pause.part.clone());
-        let after = move |shortened_us: Option<i64>| {
+        let after = move |shortened: Option<EndedPause>| {
             feed.send(SpoolChange::Paused { part, until_us });
-            shortened_us
+            shortened
         };
-        let shortened_us = self.write_then(move |tx| pauses::write(tx, &of_job), after).await?;
+        let shortened = self.write_then(move |tx| pauses::write(tx, &of_job), after).await?;
         // Deliveries that were moved to a later end are due now, so that they are moved to the new one.
-        if let Some(former_us) = shortened_us {
-            self.end_pause(pause.part.clone(), former_us, pause.since).await?;
+        if let Some(former) = shortened {
+            self.end_pause(former, pause.since).await?;
         }
         Ok(pause)
     }
 
     async fn resume(&self, part: QueueFilter, now: Timestamp) -> Result<bool> {
         let feed = Arc::clone(&self.feed);
-        let (of_job, lifted) = (part.clone(), part.clone());
-        let after = move |paused_until_us: Option<i64>| {
-            feed.send(SpoolChange::PauseLifted { part: lifted, at: now });
-            paused_until_us
+        let of_job = part.clone();
+        let after = move |lifted: Option<EndedPause>| {
+            feed.send(SpoolChange::PauseLifted { part, at: now });
+            lifted
         };
         let lifted = self.write_then(move |tx| pauses::lift(tx, &of_job, now), after).await?;
-        let Some(paused_until_us) = lifted else { return Ok(false) };
-        self.end_pause(part, paused_until_us, now).await?;
+        let Some(lifted) = lifted else { return Ok(false) };
+        self.end_pause(lifted, now).await?;
         Ok(true)
     }
 
@@ -63,8 +64,8 @@ impl Queue for SqliteStore {
     }
 
     async fn expire_pauses(&self, now: Timestamp) -> Result<()> {
-        for (part, former_us) in self.read(pauses::read_ended).await? {
-            self.end_pause(part, former_us, now).await?;
+        for ended in self.read(pauses::read_ended).await? {
+            self.end_pause(ended, now).await?;
         }
         self.write(move |tx| pauses::delete_expired(tx, now)).await
     }
@@ -115,9 +116,9 @@ impl Queue for SqliteStore {
 
 impl SqliteStore {
     /// Makes the deliveries due that a pause had moved to its former end, then forgets that end.
-    async fn end_pause(&self, part: QueueFilter, former_us: i64, now: Timestamp) -> Result<()> {
-        self.make_paused_due(&part, former_us, now).await?;
-        self.write(move |tx| pauses::delete_ended(tx, &part, former_us)).await
+    async fn end_pause(&self, ended: EndedPause, now: Timestamp) -> Result<()> {
+        self.make_paused_due(&ended.part, ended.until_us, now).await?;
+        self.write(move |tx| pauses::delete_ended(tx, &ended)).await
     }
 
     /// Makes the deliveries due that a pause had moved to this end.

@@ -96,11 +96,9 @@ impl Readers {
             }
         };
         self.run_with(permits, move |connection| {
-            let _limits = (
-                (requester != Requester::Server).then(|| TimeLimit::lower_priority_after(priority_time)),
-                matches!(requester, Requester::Tenant(_))
-                    .then(|| TimeLimit::end_after(TENANT_QUERY_TIME_MAX)),
-            );
+            let lower_priority_after = (requester != Requester::Server).then_some(priority_time);
+            let end_after = matches!(requester, Requester::Tenant(_)).then_some(TENANT_QUERY_TIME_MAX);
+            let _limit = TimeLimit::begin(lower_priority_after, end_after);
             query(connection)
         })
         .await
@@ -318,6 +316,25 @@ mod tests {
             |connection: &Connection| Ok(connection.query_row(finite, [], |row| row.get::<_, i64>(0))?);
         for _ in 0..2 {
             assert_eq!(fixture.readers.run(Requester::Server, query).await.unwrap(), 500_000);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_limits_of_a_query_end_with_it() {
+        let fixture = Fixture::new(2);
+        let tenant = tenants(1)[0];
+        let priority = || rustix::process::getpriority_process(None).unwrap();
+        let normal = priority();
+        let finite = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 200000) SELECT count(*) FROM n";
+        // Threads are used again once they are idle.
+        for _ in 0..5 {
+            fixture.readers.run_slow(tenant, |_| Ok(())).await.unwrap();
+            let query = move |connection: &Connection| {
+                connection.query_row(finite, [], |row| row.get::<_, i64>(0))?;
+                Ok(priority())
+            };
+            let priority_of_server = fixture.readers.run(Requester::Server, query).await.unwrap();
+            assert_eq!(priority_of_server, normal);
         }
     }
 

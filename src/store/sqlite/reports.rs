@@ -1,6 +1,6 @@
 //! What comes back about messages.
 
-mod record;
+pub(super) mod record;
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -8,7 +8,6 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use self::record::ReportJob;
-use super::directory::suppressions;
 use super::journal::recipient_history;
 use super::keyset::List;
 use super::report_keys::{self, ReportKeys};
@@ -16,13 +15,11 @@ use super::sql_types::{count, json, sql_limit, time, us};
 use super::unit_of_work::Tx;
 use super::{SqliteStore, delivery_rows, directory, message_rows, suspicious_sites};
 use crate::mail::{DomainName, Timestamp, TokenKeys, TokenScope, TokenSubject};
-use crate::model::{
-    DeliveryId, DomainStatus, Environment, LimitPeriod, LinkKeys, ListName, MessageId, ReportId, TenantId,
-};
+use crate::model::{DeliveryId, DomainStatus, LimitPeriod, LinkKeys, MessageId, ReportId, TenantId};
 use crate::store::is_in_scope;
 use crate::store::{
     FinishedDelivery, NewReport, Page, PageRequest, RecipientHistory, RecordedReport, Report, ReportFilter,
-    ReportTarget, Reports, Requester, Result, Suppression, SuspiciousSite, TokenGeneration, Unsubscription,
+    ReportTarget, Reports, Requester, Result, SuspiciousSite, TokenGeneration, Unsubscription,
 };
 
 impl Reports for SqliteStore {
@@ -93,21 +90,6 @@ impl Reports for SqliteStore {
         Ok(())
     }
 
-    async fn list_suppression_of(
-        &self,
-        tenant: TenantId,
-        environment: Environment,
-        folded: &str,
-        list: &ListName,
-        now: Timestamp,
-    ) -> Result<Option<Suppression>> {
-        let (folded, list) = (folded.to_owned(), list.clone());
-        let find = move |connection: &Connection| {
-            suppressions::that_stops_list(connection, (tenant, environment), &folded, &list, now)
-        };
-        self.read(find).await
-    }
-
     async fn list_reports(&self, filter: ReportFilter, page: PageRequest) -> Result<Page<Report>> {
         self.read_slow(move |connection| list(connection, &filter, &page)).await
     }
@@ -157,12 +139,12 @@ fn find(connection: &Connection, scope: Option<TenantId>, id: ReportId) -> Resul
     Ok(found.filter(|report| is_in_scope(scope, report.tenant_id)))
 }
 
-/// Whether a verified domain has this return host: its own, or the label under its name.
+pub(super) const WITH_RETURN_HOST: &str = "SELECT 1 FROM domain WHERE status = ?1
+     AND (return_path_host = ?2 OR (return_path_host IS NULL AND name = ?3)) LIMIT 1";
+
 fn is_return_host(connection: &Connection, host: &DomainName, label: &str) -> Result<bool> {
     let parent = host.as_str().strip_prefix(label).and_then(|rest| rest.strip_prefix('.'));
-    let sql = "SELECT 1 FROM domain WHERE status = ?1
-               AND (return_path_host = ?2 OR (return_path_host IS NULL AND name = ?3)) LIMIT 1";
-    let mut statement = connection.prepare_cached(sql)?;
+    let mut statement = connection.prepare_cached(WITH_RETURN_HOST)?;
     Ok(statement.exists(params![DomainStatus::Verified, host, parent])?)
 }
 
@@ -182,10 +164,7 @@ fn find_target(
     let Some(message) = message_rows::find(connection, message_id)? else { return Ok(None) };
     let only_recipient = match &delivery {
         Some(_) => None,
-        None => {
-            let mut deliveries = delivery_rows::of_message(connection, message_id)?;
-            if deliveries.len() == 1 { deliveries.pop() } else { None }
-        }
+        None => delivery_rows::only_of(connection, message_id)?,
     };
     let name = match delivery.as_ref().or(only_recipient.as_ref()) {
         Some(delivery) => delivery.id.to_string(),

@@ -9,18 +9,19 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::mail::ReversePath;
+use crate::mail::{ReversePath, Timestamp};
 use crate::model::{
-    DeliveryState, DkimKeyState, Environment, EventKind, KeySecret, MessageKind, RefusalCode, ReportKind,
-    RequestId, Stage, TenantId, TenantStatus, Verification,
+    DeliveryState, DkimKeyState, Environment, EventKind, KeySecret, MessageKind, RefusalCode, ReportId,
+    ReportKind, RequestId, Stage, TenantId, TenantStatus, Verification,
 };
 use crate::store::contract::{
     Harness, SUPPRESSIONS_MAX, TestBed, address, ids, later, new_dkim_key, new_domain, new_key, new_message,
     new_report, new_suppression, new_template, new_tenant, new_webhook, now, outcomes, returned,
 };
 use crate::store::{
-    Conflict, Consequence, Directory, EventFilter, IdempotentResponse, Journal, MessageFilter, NewEvent,
-    NewMessage, NewSmartHost, Outbox, PageRequest, Rejection, RetentionPolicy, Spool, Store, SubmissionKey,
+    Conflict, Consequence, Directory, EventFilter, IdempotentResponse, Journal, Ledger, MessageFilter,
+    NewEvent, NewMessage, NewSmartHost, Outbox, PageRequest, Rejection, Reports, RetentionPolicy, Spool,
+    Store, SubmissionKey,
 };
 
 /// A data directory of its own.
@@ -312,7 +313,12 @@ async fn a_database_of_a_newer_program_is_refused_untouched() {
 
 /// Takes back what the migrations after 21 added. A new migration adds its inverse.
 const WITHOUT_LATER_MIGRATIONS: &str = concat!(
-    "DROP TABLE suspicious_site;
+    "DROP TRIGGER unattributed_report_added;
+    DROP TRIGGER unattributed_report_removed;
+    DROP TABLE unattributed_report_count;
+    DROP INDEX domain_by_return_host;
+    ALTER TABLE webhook ADD COLUMN previous_until_us BIGINT;
+    DROP TABLE suspicious_site;
     DROP INDEX suppression_at_site;
     ALTER TABLE suppression DROP COLUMN provisional;
     ALTER TABLE suppression DROP COLUMN site;
@@ -561,6 +567,138 @@ async fn the_events_of_an_older_database_get_their_environments_and_its_webhooks
     assert_eq!(events(&bed).await, before);
     let webhook = bed.store.webhook(None, webhook).await.unwrap().unwrap();
     assert_eq!(webhook.environments, [Environment::Live, Environment::Test]);
+}
+
+/// Makes version 21 of the database with `change`, and opens it with this program.
+async fn upgraded(bed: Bed, change: &str) -> Bed {
+    bed.store.close().await;
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
+    database.execute_batch(WITHOUT_LATER_MIGRATIONS).unwrap();
+    database.execute_batch(change).unwrap();
+    database.pragma_update(None, "user_version", 21).unwrap();
+    bed.restart().await
+}
+
+#[tokio::test]
+async fn the_keys_of_an_older_database_stay_restricted_and_forget_domains_that_are_gone() {
+    let bed = Bed::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let domain = new_domain(Some(tenant), "example.com", Verification::Manual);
+    let domain = bed.store.create_domain(domain, now()).await.unwrap().id;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let key = new_key(Some(tenant), &KeySecret::generate(Environment::Live));
+        ids.push(bed.store.create_key(key, now()).await.unwrap().id);
+    }
+    let gone = crate::model::DomainId::generate(now());
+    let change = format!(
+        r#"UPDATE key SET allowed_domain_ids = '["{domain}", "{gone}"]' WHERE id = '{}';
+           UPDATE key SET allowed_domain_ids = '["{gone}"]' WHERE id = '{}';"#,
+        ids[0], ids[1]
+    );
+    let bed = upgraded(bed, &change).await;
+    for (id, restricted, allowed) in
+        [(ids[0], true, vec![domain]), (ids[1], true, vec![]), (ids[2], false, vec![])]
+    {
+        let key = bed.store.key(None, id).await.unwrap().unwrap();
+        assert_eq!((key.restricted_to_domains, key.allowed_domain_ids), (restricted, allowed));
+    }
+}
+
+#[tokio::test]
+async fn the_external_refs_of_an_older_database_stay_and_are_found_by_an_index() {
+    let bed = Bed::new().await;
+    let ids = [bed.tenant("a").await.id, bed.tenant("b").await.id];
+    // Earlier versions accepted a value twice.
+    let bed = upgraded(bed, "UPDATE tenant SET external_ref = 'crm-1';").await;
+    for id in ids {
+        assert_eq!(bed.store.tenant(id).await.unwrap().unwrap().external_ref.as_deref(), Some("crm-1"));
+    }
+    let third = crate::store::NewTenant { external_ref: Some("crm-1".into()), ..new_tenant("c") };
+    let refused = bed.store.create_tenant(third, now()).await;
+    assert!(matches!(refused, Err(StoreError::Conflict(Conflict::ExternalRef))), "{refused:?}");
+    let sql = "SELECT 1 FROM tenant WHERE external_ref = ?1";
+    let plan = bed.engine().read(move |connection| Ok(plan_of(connection, sql))).await.unwrap();
+    assert!(plan.contains("tenant_by_external_ref"), "{plan}");
+}
+
+#[tokio::test]
+async fn the_rejections_of_an_older_database_have_the_present_code() {
+    let bed = Bed::new().await;
+    let tenant = bed.tenant("a").await.id;
+    for code in
+        [RefusalCode::RecipientInvalid, RefusalCode::RecipientInvalid, RefusalCode::RecipientSuppressed]
+    {
+        bed.store.reject(Rejection {
+            id: RequestId::generate(now()),
+            tenant_id: tenant,
+            key_id: None,
+            environment: Environment::Live,
+            stage: Stage::Mail,
+            code,
+            message: "no".to_owned(),
+            client_address: None,
+            created_at: now(),
+        });
+    }
+    let change = "
+        UPDATE rejection SET code = 'sender_domain_not_owned' WHERE id = (SELECT min(id) FROM rejection);
+        UPDATE rejection SET code = 'from_domain_not_owned' WHERE code = 'recipient_invalid';";
+    let bed = upgraded(bed, change).await;
+    let page = PageRequest { limit: 10, ..PageRequest::default() };
+    let found = bed.store.list_rejections(Default::default(), page).await.unwrap().items;
+    let codes: Vec<_> = found.iter().rev().map(|rejection| rejection.code).collect();
+    let renamed = RefusalCode::DomainNotAllowedForKey;
+    assert_eq!(codes, [renamed, renamed, RefusalCode::RecipientSuppressed]);
+}
+
+#[tokio::test]
+async fn the_usage_of_an_older_database_stays_and_outlives_its_tenant() {
+    let bed = Bed::new().await;
+    let tenant = bed.tenant("a").await.id;
+    bed.enqueue(tenant, &["x@one.example", "y@one.example"]).await;
+    let batches = bed.claim(later(0)).await.batches;
+    bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
+    let usage = async |bed: &Bed| {
+        let days = crate::model::UsageInterval::Day;
+        bed.store.usage(tenant, days, Timestamp::UNIX_EPOCH, later(7 * 24 * 3600)).await.unwrap()
+    };
+    let before = usage(&bed).await;
+    assert_eq!((before[0].counts.sent, before[0].counts.delivered), (2, 2));
+    // As version 11 made it: its rows went with the tenant.
+    let table = include_str!("migrations/0011_usage.sql").split_inclusive(';').next().unwrap();
+    let change = format!(
+        "ALTER TABLE usage RENAME TO other; {table} INSERT INTO usage SELECT * FROM other; DROP TABLE other;"
+    );
+    let bed = upgraded(bed, &change).await;
+    assert_eq!(usage(&bed).await, before);
+    bed.store.remove_tenant(tenant, now()).await.unwrap().unwrap();
+    assert_eq!(usage(&bed).await, before);
+}
+
+#[tokio::test]
+async fn the_keys_of_an_older_database_have_an_event_14_days_before_they_expire() {
+    let bed = Bed::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let mut ids = Vec::new();
+    let end = later(30 * 24 * 3600);
+    for expires_at in [Some(end), Some(end), None] {
+        let new = new_key(Some(tenant), &KeySecret::generate(Environment::Live));
+        let new = crate::store::NewKey { expires_at, ..new };
+        ids.push(bed.store.create_key(new, now()).await.unwrap().id);
+    }
+    assert!(bed.store.revoke_key(ids[1], now()).await.unwrap());
+    let bed = upgraded(bed, "").await;
+    let mut notices = Vec::new();
+    for id in ids {
+        let sql = "SELECT next_notice_us FROM key WHERE id = ?1";
+        let read = move |connection: &Connection| {
+            Ok(connection.query_row(sql, [id], |row| row.get::<_, Option<i64>>(0))?)
+        };
+        notices.push(bed.engine().read(read).await.unwrap());
+    }
+    let two_weeks_before = end - crate::mail::SignedDuration::from_hours(14 * 24);
+    assert_eq!(notices, [Some(two_weeks_before.as_microsecond()), None, None]);
 }
 
 #[tokio::test]
@@ -919,6 +1057,8 @@ async fn the_hot_queries_use_their_indexes() {
         (directory::suppressions::OF_TENANT, "suppression_of_tenant"),
         (directory::suppressions::OF_PLATFORM, "suppression_of_"),
         (directory::row_limits::MORE_SUPPRESSIONS, "SEARCH suppression_count USING PRIMARY KEY"),
+        (reports::WITH_RETURN_HOST, "domain_by_return_host"),
+        (reports::record::OLDEST_UNATTRIBUTED, "report_row_unattributed"),
         (outbox::deliveries::LAST_WAITING, "webhook_delivery_in_order"),
         (outbox::deliveries::PUT_OFF, "webhook_delivery_in_order"),
         (journal::recipient_history::FINISHED_TO, "delivery_of_message"),
@@ -1111,18 +1251,56 @@ async fn a_tenant_with_much_goes_in_steps_and_is_suspended_while_it_goes() {
     assert_eq!(bed.store.remove_tenant(tenant, now()).await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn reports_that_belong_to_no_message_are_limited_and_the_oldest_goes() {
-    use crate::store::Reports;
-    let bed = TestBed::<SqliteHarness>::new().await;
-    let mut ids = Vec::new();
-    for digest in 0..5 {
-        let new = returned(ReportKind::Other, None, digest, Consequence::None);
-        ids.push(bed.store.record_report(new).await.unwrap().id);
-    }
+async fn reports_left(bed: &Bed) -> Vec<ReportId> {
     let page = PageRequest { limit: 100, ..PageRequest::default() };
     let left = bed.store.list_reports(Default::default(), page).await.unwrap().items;
-    let left: Vec<_> = left.iter().rev().map(|report| report.id).collect();
-    assert_eq!(left, ids[2..]);
+    left.iter().rev().map(|report| report.id).collect()
+}
+
+#[tokio::test]
+async fn reports_that_belong_to_no_message_are_limited_and_the_oldest_goes() {
+    let bed = Bed::new().await;
+    let mut ids = Vec::new();
+    for digest in 0..5 {
+        ids.push(
+            bed.store
+                .record_report(returned(ReportKind::Other, None, digest, Consequence::None))
+                .await
+                .unwrap()
+                .id,
+        );
+    }
+    assert_eq!(reports_left(&bed).await, ids[2..]);
     assert!(bed.store.report_raw(None, ids[0]).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn reports_of_an_older_database_that_belong_to_no_message_are_counted() {
+    let bed = Bed::new().await;
+    let mut ids = Vec::new();
+    for digest in 0..3 {
+        ids.push(
+            bed.store
+                .record_report(returned(ReportKind::Other, None, digest, Consequence::None))
+                .await
+                .unwrap()
+                .id,
+        );
+    }
+    bed.store.close().await;
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
+    let older = "
+        DROP TRIGGER unattributed_report_added;
+        DROP TRIGGER unattributed_report_removed;
+        DROP TABLE unattributed_report_count;
+        DROP INDEX domain_by_return_host;
+        ALTER TABLE webhook ADD COLUMN previous_until_us BIGINT;
+        ALTER TABLE ended_pause DROP COLUMN round;
+        PRAGMA user_version = 43;";
+    database.execute_batch(older).unwrap();
+    let bed = bed.restart().await;
+    ids.push(
+        bed.store.record_report(returned(ReportKind::Other, None, 3, Consequence::None)).await.unwrap().id,
+    );
+    assert_eq!(reports_left(&bed).await, ids[1..]);
 }

@@ -56,23 +56,22 @@ pub(super) struct TimeLimit {
 
 impl TimeLimit {
     /// Ends statements once this thread has taken so much more processor time.
-    pub(super) fn end_after(limit: Duration) -> Self {
-        let end = processor_time() + limit;
-        Self::narrow(|outer| Limits {
-            end_at: Some(outer.end_at.map_or(end, |earlier| earlier.min(end))),
-            ..outer
-        })
+    pub(super) fn end_after(time: Duration) -> Self {
+        Self::begin(None, Some(time))
     }
 
-    /// Lowers the priority of the thread once it has taken so much more processor time.
-    pub(super) fn lower_priority_after(time: Duration) -> Self {
-        let at = processor_time() + time;
-        Self::narrow(|outer| Limits { lower_priority_at: Some(at), ..outer })
-    }
-
-    fn narrow(limits: impl FnOnce(Limits) -> Limits) -> Self {
+    /// Lowers the priority of the thread and ends its statements, each once the thread has taken so much more processor
+    /// time. One value has both limits, so that they end together.
+    pub(super) fn begin(lower_priority_after: Option<Duration>, end_after: Option<Duration>) -> Self {
         let outer = LIMITS.get();
-        LIMITS.set(limits(outer));
+        let now = processor_time();
+        let earliest = |new: Option<Duration>, outer: Option<Duration>| {
+            [new.map(|time| now + time), outer].into_iter().flatten().min()
+        };
+        LIMITS.set(Limits {
+            lower_priority_at: earliest(lower_priority_after, outer.lower_priority_at),
+            end_at: earliest(end_after, outer.end_at),
+        });
         Self { outer, _not_send: PhantomData }
     }
 }

@@ -87,9 +87,7 @@ impl Tx<'_> {
         }
         Ok(())
     }
-}
 
-impl Tx<'_> {
     /// The key and the domain of the row for a part. The rest of a day with too many rows has neither.
     fn part_within_limit(&self, part: &UsagePartRow) -> Result<(String, String)> {
         let (tenant, day, environment, key, domain) = part;

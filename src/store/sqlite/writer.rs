@@ -290,15 +290,18 @@ impl WriterLoop {
             self.hooks.counters.note_failure();
             self.roll_back();
         }
-        // Impossible with savepoints.
-        let half_done = CommitError::Failed("a job failed after a change, despite savepoints".into());
+        let half_done;
         let committed = match &tried {
             Ok(()) => {
                 self.run_hooks();
                 Ok(())
             }
             Err(Fault::Lost(error)) => Err(error),
-            Err(Fault::HalfDone) => Err(&half_done),
+            // Impossible with savepoints.
+            Err(Fault::HalfDone) => {
+                half_done = CommitError::Failed("a job failed after a change, despite savepoints".into());
+                Err(&half_done)
+            }
         };
         for job in jobs.drain(..) {
             job.finish(committed);

@@ -2,7 +2,7 @@ use zeroize::Zeroizing;
 
 use crate::mail::{DomainName, Timestamp};
 use crate::model::{
-    DkimKeyId, DomainId, Environment, KeyId, SecretDigest, SuppressionId, TemplateId, TenantId,
+    DkimKeyId, DomainId, Environment, KeyId, ListName, SecretDigest, SuppressionId, TemplateId, TenantId,
 };
 use crate::store::engine::store_trait;
 use crate::store::{
@@ -166,7 +166,16 @@ store_trait! {
             folded: &str,
             now: Timestamp,
         ) -> Result<Option<Suppression>>;
-        /// The same for several addresses of one message, in their order.
+        /// The suppression that stops mail of a list: of every list or of this one. Expired ones are ignored.
+        async fn list_suppression_of(
+            &self,
+            tenant: TenantId,
+            environment: Environment,
+            folded: &str,
+            list: &ListName,
+            now: Timestamp,
+        ) -> Result<Option<Suppression>>;
+        /// As [`Directory::suppression_of`], for several addresses of one message, in their order.
         async fn suppressions_of(
             &self,
             tenant: TenantId,

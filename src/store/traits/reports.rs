@@ -1,11 +1,11 @@
 use std::sync::Arc;
 
 use crate::mail::{DomainName, Timestamp, TokenKeys, TokenSubject};
-use crate::model::{Environment, LinkKeys, ListName, MessageId, ReportId, TenantId};
+use crate::model::{LinkKeys, MessageId, ReportId, TenantId};
 use crate::store::engine::store_trait;
 use crate::store::{
     FinishedDelivery, NewReport, Page, PageRequest, RecipientHistory, RecordedReport, Report, ReportFilter,
-    ReportTarget, Result, Suppression, SuspiciousSite, TokenGeneration, Unsubscription,
+    ReportTarget, Result, SuspiciousSite, TokenGeneration, Unsubscription,
 };
 
 store_trait! {
@@ -18,11 +18,13 @@ store_trait! {
         /// The generations of both, the newest first.
         async fn token_generations(&self) -> Result<Vec<TokenGeneration>>;
         /// Opens the next generation. Earlier ones are refused after [`TOKEN_OVERLAP`](crate::store::TOKEN_OVERLAP), or at once.
-        /// Fails with [`Conflict::TooManyGenerations`](crate::store::Conflict::TooManyGenerations) while 31 earlier ones are accepted.
+        /// Fails with [`Conflict::TooManyGenerations`](crate::store::Conflict::TooManyGenerations) while 31 earlier ones are accepted:
+        /// then wait until one expires, or rotate at once.
         async fn rotate_tokens(&self, at_once: bool, now: Timestamp) -> Result<TokenGeneration>;
         /// The delivery or message that a verified token names; `None` if its row is gone.
         async fn report_target(&self, subject: TokenSubject, now: Timestamp) -> Result<Option<ReportTarget>>;
-        /// Whether a verified domain with return paths has this return host (its own, or `label` under its name).
+        /// Whether a verified domain has this return host: its own, or `label` under its name. Also with mode `off`, because
+        /// reports about earlier mail still come.
         async fn is_return_host(&self, host: &DomainName, label: &str) -> Result<bool>;
         /// Records a report with everything that follows from it, in one transaction.
         async fn record_report(&self, new: NewReport) -> Result<RecordedReport>;
@@ -34,15 +36,6 @@ store_trait! {
         /// Suppressions that the site caused since `since`, and that it causes until `until`, are provisional. Appends the event
         /// of the platform, unless the site was suspicious already.
         async fn suspect_site(&self, suspicious: SuspiciousSite) -> Result<()>;
-        /// The suppression that stops mail of a list: of every list or of this one. Expired ones are ignored.
-        async fn list_suppression_of(
-            &self,
-            tenant: TenantId,
-            environment: Environment,
-            folded: &str,
-            list: &ListName,
-            now: Timestamp,
-        ) -> Result<Option<Suppression>>;
         /// A page of reports, newest first.
         async fn list_reports(&self, filter: ReportFilter, page: PageRequest) -> Result<Page<Report>>;
         /// One report.

@@ -1,5 +1,4 @@
-//! Suppressed addresses: one row for an address, tenant and environment, and one for an address and environment of all
-//! tenants.
+//! Suppressed addresses: one row for an address, owner (a tenant or the platform), environment and list.
 
 use std::collections::HashMap;
 
@@ -82,7 +81,10 @@ pub(in crate::store::sqlite) fn suppress(
     let was_in_force = before.as_ref().is_some_and(|old| is_in_force(old, now));
     let provisional_end = provisional_end(tx, new, now)?;
     let expires_at = provisional_end.into_iter().chain(new.expires_at).min();
-    if let Some(old) = before.as_ref().filter(|old| was_in_force && is_kept(old, new, expires_at)) {
+    // Nobody asked for what follows from a message.
+    let is_automatic = cause.message_id.is_some();
+    let is_kept = |old: &&Suppression| was_in_force && is_automatic && is_kept(old, new, expires_at);
+    if let Some(old) = before.as_ref().filter(is_kept) {
         return Ok(old.clone());
     }
     // A site that turns out to be suspicious limits what it caused, and not what was in force before.
@@ -169,7 +171,7 @@ fn provisional_end(tx: &Tx<'_>, new: &NewSuppression, now: Timestamp) -> Result<
 fn is_kept(old: &Suppression, new: &NewSuppression, expires_at: Option<Timestamp>) -> bool {
     let is_bounce = new.reason == SuppressionReason::Bounce;
     let outlives = || expires_at.is_some_and(|end| old.expires_at.is_none_or(|old_end| old_end > end));
-    (is_bounce && old.provisional) || ((is_bounce || new.report_id.is_some()) && outlives())
+    (is_bounce && old.provisional) || outlives()
 }
 
 /// Makes a suppression end after a lifetime since the site caused it, and appends the event.
@@ -214,30 +216,36 @@ fn find_by_address(
 
 pub(super) fn that_stops(
     connection: &Connection,
-    (tenant, environment): (TenantId, Environment),
+    sender: (TenantId, Environment),
     folded: &str,
     now: Timestamp,
 ) -> Result<Option<Suppression>> {
-    for scope in [Some(tenant), None] {
-        let found = find_by_address(connection, (scope, environment), folded, &SuppressedMail::All)?;
-        if let Some(suppression) = found.filter(|suppression| is_in_force(suppression, now)) {
-            return Ok(Some(suppression));
-        }
-    }
-    Ok(None)
+    first_in_force(connection, sender, folded, &[SuppressedMail::All], now)
 }
 
 /// The suppression that stops mail of a list: of every list or of this one, for the tenant or for all tenants.
-pub(in crate::store::sqlite) fn that_stops_list(
+pub(super) fn that_stops_list(
     connection: &Connection,
-    (tenant, environment): (TenantId, Environment),
+    sender: (TenantId, Environment),
     folded: &str,
     list: &ListName,
     now: Timestamp,
 ) -> Result<Option<Suppression>> {
-    for mail in [SuppressedMail::EveryList, SuppressedMail::List(list.clone())] {
-        for scope in [Some(tenant), None] {
-            let found = find_by_address(connection, (scope, environment), folded, &mail)?;
+    let mails = [SuppressedMail::EveryList, SuppressedMail::List(list.clone())];
+    first_in_force(connection, sender, folded, &mails, now)
+}
+
+/// The first suppression in force of any of these mails, for the tenant or for all tenants.
+fn first_in_force(
+    connection: &Connection,
+    (tenant, environment): (TenantId, Environment),
+    folded: &str,
+    mails: &[SuppressedMail],
+    now: Timestamp,
+) -> Result<Option<Suppression>> {
+    for mail in mails {
+        for owner in [Some(tenant), None] {
+            let found = find_by_address(connection, (owner, environment), folded, mail)?;
             if let Some(suppression) = found.filter(|suppression| is_in_force(suppression, now)) {
                 return Ok(Some(suppression));
             }

@@ -4,8 +4,8 @@
 CREATE TABLE token_generation (
     generation  INTEGER PRIMARY KEY,        -- 1, 2, …; its digit in a token is the number modulo 32
     since_us    BIGINT NOT NULL,
-    refused_us  BIGINT,                     -- from when on its tokens are refused; null: not known yet
-    links_refused_us BIGINT                 -- from when on its links are refused; only a rotation at once does that
+    refused_us  BIGINT,                     -- its tokens are refused from this time; null for the newest generation
+    links_refused_us BIGINT                 -- its links are refused from this time; set only by a rotation with `at_once`
 );
 INSERT INTO token_generation (generation, since_us) VALUES (1, 0);
 
@@ -35,7 +35,7 @@ CREATE INDEX report_row_of_message ON report (message_id, id) WHERE message_id I
 CREATE INDEX report_row_by_tenant ON report (tenant_id, id);
 CREATE INDEX report_row_unattributed ON report (id) WHERE tenant_id IS NULL;
 
--- Shorter retention than its report.
+-- The text of a report. It is deleted earlier than the report.
 CREATE TABLE report_raw (
     report_id  TEXT PRIMARY KEY REFERENCES report (id) ON DELETE CASCADE,
     octets     BLOB NOT NULL

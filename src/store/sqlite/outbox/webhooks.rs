@@ -18,6 +18,9 @@ const SECRET_COLUMN: &str = "webhook.secret";
 /// Maximum of earlier secrets that also sign.
 const EARLIER_SECRETS_MAX: u32 = 10;
 
+const COLUMNS: &str =
+    "*, (SELECT max(expires_us) FROM webhook_secret WHERE webhook_id = webhook.id) AS previous_until_us";
+
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Webhook> {
     Ok(Webhook {
         id: row.get("id")?,
@@ -68,12 +71,13 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewWebhook, now: Timestamp) -> Result<We
 }
 
 pub(super) fn find(connection: &Connection, id: WebhookId) -> Result<Option<Webhook>> {
-    let mut statement = connection.prepare_cached("SELECT * FROM webhook WHERE id = ?1")?;
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM webhook WHERE id = ?1"))?;
     Ok(statement.query_row([id], read_row).optional()?)
 }
 
 pub(super) fn enabled(connection: &Connection) -> Result<Vec<Webhook>> {
-    let mut statement = connection.prepare_cached("SELECT * FROM webhook WHERE status = ?1")?;
+    let sql = format!("SELECT {COLUMNS} FROM webhook WHERE status = ?1");
+    let mut statement = connection.prepare_cached(&sql)?;
     let found = statement.query_map([WebhookStatus::Enabled], read_row)?;
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
@@ -83,7 +87,7 @@ pub(super) fn list(
     filter: &WebhookFilter,
     page: &PageRequest,
 ) -> Result<Page<Webhook>> {
-    let mut list = List::of("webhook", WebhookId::PREFIX);
+    let mut list = List::of("webhook", WebhookId::PREFIX).columns(COLUMNS);
     list.only_owned_by(filter.tenant_id, filter.of_platform)?;
     list.only_if("status = ?", &filter.status)?;
     list.only_if("url = ?", &filter.url)?;
@@ -210,9 +214,8 @@ pub(super) fn rotate(
     let sql = "DELETE FROM webhook_secret WHERE webhook_id = ?1 AND (expires_us <= ?2 OR id NOT IN
                    (SELECT id FROM webhook_secret WHERE webhook_id = ?1 ORDER BY id DESC LIMIT ?3))";
     tx.prepare_cached(sql)?.execute(params![id, us(now), EARLIER_SECRETS_MAX])?;
-    let sql = "UPDATE webhook SET previous_until_us = ?2, secret = ?3, updated_us = ?4 WHERE id = ?1";
-    let row = params![id, us(previous_until), seal(tx.sealer, id, secret)?, us(now)];
-    tx.prepare_cached(sql)?.execute(row)?;
+    let sql = "UPDATE webhook SET secret = ?2, updated_us = ?3 WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![id, seal(tx.sealer, id, secret)?, us(now)])?;
     find(tx, id)
 }
 

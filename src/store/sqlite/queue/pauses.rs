@@ -14,6 +14,15 @@ use crate::store::sqlite::directory::{note_all_resumed, note_resumed, require_te
 use crate::store::sqlite::sql_types::{count, time, us};
 use crate::store::{Conflict, OPEN_ENDED_PAUSE_US, PAUSES_MAX, Pause, PausedRow, Result, StoreError};
 
+/// A former end of a pause, until the deliveries that were moved there are due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct EndedPause {
+    pub(super) part: QueueFilter,
+    pub(super) until_us: i64,
+    /// How often a pause with this end ended before the deliveries were due. Only the last round forgets it.
+    round: i64,
+}
+
 /// Retention of a pause that ended at its time: deliveries that expired during the pause get one attempt.
 const EXPIRED_RETENTION: SignedDuration = SignedDuration::from_hours(7 * 24);
 
@@ -41,7 +50,7 @@ fn read_part(row: &rusqlite::Row<'_>) -> rusqlite::Result<QueueFilter> {
 }
 
 /// Returns the end that the pause of the same part had before, if that was later.
-pub(super) fn write(tx: &Tx<'_>, pause: &Pause) -> Result<Option<i64>> {
+pub(super) fn write(tx: &Tx<'_>, pause: &Pause) -> Result<Option<EndedPause>> {
     require_tenant(tx, pause.part.tenant_id)?;
     let (tenant, destination) = key(&pause.part);
     let before_us: Option<i64> = tx
@@ -60,18 +69,17 @@ pub(super) fn write(tx: &Tx<'_>, pause: &Pause) -> Result<Option<i64>> {
     let row = params![tenant, destination, pause.reason, us(pause.since), end_us(pause)];
     tx.prepare_cached(sql)?.execute(row)?;
     let shortened_us = before_us.filter(|&before_us| before_us > end_us(pause));
-    shortened_us.map_or(Ok(()), |until_us| insert_ended(tx, &pause.part, until_us))?;
-    Ok(shortened_us)
+    shortened_us.map(|until_us| note_ended(tx, &pause.part, until_us)).transpose()
 }
 
 /// Deliveries that were moved to this end of a pause are to be made due.
-fn insert_ended(tx: &Tx<'_>, part: &QueueFilter, until_us: i64) -> Result<()> {
+fn note_ended(tx: &Tx<'_>, part: &QueueFilter, until_us: i64) -> Result<EndedPause> {
     let (tenant, destination) = key(part);
-    tx.prepare_cached(
-        "INSERT OR IGNORE INTO ended_pause (tenant_id, destination, until_us) VALUES (?1, ?2, ?3)",
-    )?
-    .execute(params![tenant, destination, until_us])?;
-    Ok(())
+    let sql = "INSERT INTO ended_pause (tenant_id, destination, until_us, round) VALUES (?1, ?2, ?3, 1)
+               ON CONFLICT (tenant_id, destination, until_us) DO UPDATE SET round = round + 1 RETURNING round";
+    let row = params![tenant, destination, until_us];
+    let round = tx.prepare_cached(sql)?.query_row(row, |row| row.get(0))?;
+    Ok(EndedPause { part: part.clone(), until_us, round })
 }
 
 /// The tenants whose mail is paused or who are suspended. Their mail stays due in its rows.
@@ -102,7 +110,7 @@ impl HeldTenants {
 }
 
 /// Deletes a pause. Returns the end that it had; `None` if there is no such pause.
-pub(super) fn lift(tx: &Tx<'_>, part: &QueueFilter, now: Timestamp) -> Result<Option<i64>> {
+pub(super) fn lift(tx: &Tx<'_>, part: &QueueFilter, now: Timestamp) -> Result<Option<EndedPause>> {
     let sql =
         "DELETE FROM pause WHERE tenant_id = ?1 AND destination = ?2 AND until_us > ?3 RETURNING until_us";
     let (tenant, destination) = key(part);
@@ -111,20 +119,21 @@ pub(super) fn lift(tx: &Tx<'_>, part: &QueueFilter, now: Timestamp) -> Result<Op
         .query_row(params![tenant, destination, us(now)], |row| row.get(0))
         .optional()?;
     let Some(until_us) = lifted_us else { return Ok(None) };
-    insert_ended(tx, part, until_us)?;
+    let ended = note_ended(tx, part, until_us)?;
     match (part.tenant_id, &part.destination) {
         (Some(tenant), None) => note_resumed(tx, tenant, now)?,
         (None, None) => note_all_resumed(tx, now)?,
         (_, Some(_)) => {}
     }
-    Ok(Some(until_us))
+    Ok(Some(ended))
 }
 
-/// All deliveries that were moved to this end are due.
-pub(super) fn delete_ended(tx: &Tx<'_>, part: &QueueFilter, until_us: i64) -> Result<()> {
-    let (tenant, destination) = key(part);
-    tx.prepare_cached("DELETE FROM ended_pause WHERE tenant_id = ?1 AND destination = ?2 AND until_us = ?3")?
-        .execute(params![tenant, destination, until_us])?;
+/// All deliveries that were moved to this end are due, unless such a pause ended again meanwhile.
+pub(super) fn delete_ended(tx: &Tx<'_>, ended: &EndedPause) -> Result<()> {
+    let (tenant, destination) = key(&ended.part);
+    let sql = "DELETE FROM ended_pause
+               WHERE tenant_id = ?1 AND destination = ?2 AND until_us = ?3 AND round = ?4";
+    tx.prepare_cached(sql)?.execute(params![tenant, destination, ended.until_us, ended.round])?;
     Ok(())
 }
 
@@ -163,18 +172,18 @@ pub(super) fn read(connection: &Connection, now: Timestamp) -> Result<Vec<Pause>
 pub(in crate::store::sqlite) fn read_ends(
     connection: &Connection,
 ) -> rusqlite::Result<Vec<(QueueFilter, i64)>> {
-    query_ends(connection, "SELECT * FROM pause")
+    let mut statement = connection.prepare("SELECT * FROM pause")?;
+    let ends = statement.query_map([], |row| Ok((read_part(row)?, row.get("until_us")?)))?;
+    ends.collect()
 }
 
 /// Ends of earlier pauses whose deliveries may not be due yet.
-pub(super) fn read_ended(connection: &Connection) -> Result<Vec<(QueueFilter, i64)>> {
-    Ok(query_ends(connection, "SELECT * FROM ended_pause")?)
-}
-
-fn query_ends(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<(QueueFilter, i64)>> {
-    let mut statement = connection.prepare(sql)?;
-    let ends = statement.query_map([], |row| Ok((read_part(row)?, row.get("until_us")?)))?;
-    ends.collect()
+pub(super) fn read_ended(connection: &Connection) -> Result<Vec<EndedPause>> {
+    let mut statement = connection.prepare("SELECT * FROM ended_pause")?;
+    let ended = statement.query_map([], |row| {
+        Ok(EndedPause { part: read_part(row)?, until_us: row.get("until_us")?, round: row.get("round")? })
+    })?;
+    Ok(ended.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Moves the next attempt of deliveries to the end of their pause, if neither has changed. A pause first gets its
@@ -236,6 +245,24 @@ mod tests {
         let range = DueRange { tenant_id, after: None, until: None, rows_max: 10 };
         assert_eq!(bed.store.due_pages(vec![range], now()).await.unwrap().remove(0).rows.len(), 1);
         assert_eq!(bed.engine().read(read_ended).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_pause_is_not_forgotten_while_the_next_one_with_the_same_end_still_ends() {
+        let bed = Bed::without_hand_over().await;
+        let part = QueueFilter::destination(address("x@one.example").host().clone());
+        let pause = Pause { part: part.clone(), reason: None, since: now(), until: None };
+        let mut rounds = Vec::new();
+        for _ in 0..2 {
+            bed.store.pause(pause.clone()).await.unwrap();
+            let part = part.clone();
+            let lifted = bed.engine().write(move |tx| lift(tx, &part, now())).await.unwrap();
+            rounds.push(lifted.unwrap());
+        }
+        for (round, left) in rounds.into_iter().zip([1, 0]) {
+            bed.engine().write(move |tx| delete_ended(tx, &round)).await.unwrap();
+            assert_eq!(bed.engine().read(read_ended).await.unwrap().len(), left);
+        }
     }
 
     #[tokio::test]

@@ -58,7 +58,7 @@ struct ReportedData<'a> {
 /// The data of the event of a complaint.
 #[derive(Serialize)]
 struct ComplainedData<'a> {
-    recipient: Option<&'a str>,
+    recipient: String,
     feedback_type: Option<FeedbackType>,
     #[serde(skip_serializing_if = "Option::is_none")]
     list: Option<&'a ListName>,
@@ -140,16 +140,29 @@ impl ReportJob {
         Ok(statement.query_row(row, |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
     }
 
-    /// Counts a repetition. Nothing follows from it, unless the delivery succeeded after the first report: then the message
-    /// was sent again, and failed again. Returns whether the delivery is bounced now.
+    /// Counts a repetition. A failure follows only if the delivery succeeded after the first report: then the message was
+    /// sent again, and failed again. A wish to unsubscribe always holds, because the tenant may have lifted the suppression.
+    /// Returns whether the delivery is bounced now.
     fn repeat(&self, tx: &Tx<'_>, id: ReportId) -> Result<bool> {
         let sql = "UPDATE report SET times = times + 1, last_us = ?2 WHERE id = ?1";
         tx.prepare_cached(sql)?.execute(params![id, us(self.new.at)])?;
-        let Consequence::Failure { suppress } = &self.new.consequence else { return Ok(false) };
+        match &self.new.consequence {
+            Consequence::Failure { suppress } => self.repeat_failure(tx, suppress.as_ref(), id),
+            Consequence::Unsubscribe(wish) => {
+                let report = Report { id, ..self.new.report.clone() };
+                unsubscribe(tx, wish, Some(&report))?;
+                Ok(false)
+            }
+            // A complaint counts once.
+            Consequence::None | Consequence::Event(_) | Consequence::Complaint { .. } => Ok(false),
+        }
+    }
+
+    fn repeat_failure(&self, tx: &Tx<'_>, suppress: Option<&NewSuppression>, id: ReportId) -> Result<bool> {
         if !self.bounce(tx, id)? {
             return Ok(false);
         }
-        self.suppress(tx, suppress.as_ref(), id)?;
+        suppress.map_or(Ok(()), |new| self.suppress(tx, new, id))?;
         let sql = "UPDATE report SET effect = ?2 WHERE id = ?1";
         tx.prepare_cached(sql)?.execute(params![id, ReportEffect::Bounced])?;
         Ok(true)
@@ -166,12 +179,12 @@ impl ReportJob {
                     true => ReportEffect::Bounced,
                     false => self.append_reported(tx, ReportEffect::Reported)?,
                 };
-                self.suppress(tx, suppress.as_ref(), id)?;
+                suppress.as_ref().map_or(Ok(()), |new| self.suppress(tx, new, id))?;
                 Ok(effect)
             }
             Consequence::Complaint { suppress, list } => {
                 self.complain(tx, list.as_ref())?;
-                self.suppress(tx, suppress.as_ref(), id)?;
+                self.suppress(tx, suppress, id)?;
                 Ok(ReportEffect::Complained)
             }
             Consequence::Unsubscribe(wish) => {
@@ -238,29 +251,17 @@ impl ReportJob {
     /// A recipient complains once about a delivery; usage counts the event.
     fn complain(&self, tx: &Tx<'_>, list: Option<&ListName>) -> Result<()> {
         let report = &self.new.report;
-        let recipient: Option<String> = match report.delivery_id {
-            Some(delivery) => {
-                let sql = "UPDATE delivery SET complained_us = ?2
-                           WHERE id = ?1 AND complained_us IS NULL RETURNING recipient";
-                let row = params![delivery, us(self.new.at)];
-                match tx.prepare_cached(sql)?.query_row(row, |row| row.get(0)).optional()? {
-                    Some(recipient) => Some(recipient),
-                    None => return Ok(()),
-                }
-            }
-            None => report.recipient.clone(),
-        };
-        let data = ComplainedData {
-            recipient: recipient.as_deref(),
-            feedback_type: report.feedback_type,
-            list,
-            report_id: report.id,
-        };
+        let sql = "UPDATE delivery SET complained_us = ?2
+                   WHERE id = ?1 AND complained_us IS NULL RETURNING recipient";
+        let row = params![report.delivery_id, us(self.new.at)];
+        let complained = tx.prepare_cached(sql)?.query_row(row, |row| row.get(0)).optional()?;
+        let Some(recipient) = complained else { return Ok(()) };
+        let data =
+            ComplainedData { recipient, feedback_type: report.feedback_type, list, report_id: report.id };
         tx.append(EventKind::MessageComplained, self.subject(), &data, self.new.at)
     }
 
-    fn suppress(&self, tx: &Tx<'_>, new: Option<&NewSuppression>, id: ReportId) -> Result<()> {
-        let Some(new) = new else { return Ok(()) };
+    fn suppress(&self, tx: &Tx<'_>, new: &NewSuppression, id: ReportId) -> Result<()> {
         let message_id = self.new.report.message_id;
         let new = NewSuppression { report_id: Some(id), message_id, ..new.clone() };
         suppressions::suppress(tx, &new, self.subject(), self.new.at)?;
@@ -277,7 +278,8 @@ impl ReportJob {
     }
 }
 
-/// Suppresses an address for a list and appends the event. False if it has left the list, or if its tenant is gone.
+/// Suppresses an address for a list and appends the event. False if the address had left the list before, or if
+/// the tenant is gone.
 pub(super) fn unsubscribe(tx: &Tx<'_>, wish: &Unsubscription, report: Option<&Report>) -> Result<bool> {
     let Unsubscription { tenant_id, environment, ref address, ref mail, via, message_id, at } = *wish;
     let is_known = tx.prepare_cached("SELECT 1 FROM tenant WHERE id = ?1")?.exists([tenant_id])?;
@@ -369,10 +371,15 @@ fn insert(tx: &Tx<'_>, new: &NewReport, effect: ReportEffect) -> Result<()> {
     Ok(())
 }
 
-/// Anybody can send reports that belong to no message, so their number is limited.
+pub(in crate::store::sqlite) const OLDEST_UNATTRIBUTED: &str =
+    "SELECT id FROM report WHERE tenant_id IS NULL ORDER BY id LIMIT 1";
+
+/// Anybody can send reports that belong to no message, so their number is limited. Triggers count them.
 fn remove_oldest_unattributed(tx: &Tx<'_>) -> Result<()> {
-    let sql = "DELETE FROM report WHERE id IN
-                   (SELECT id FROM report WHERE tenant_id IS NULL ORDER BY id DESC LIMIT 1 OFFSET ?1)";
-    tx.prepare_cached(sql)?.execute([sql_limit(tx.bounds.unattributed_reports_max)])?;
+    let sql = format!(
+        "DELETE FROM report WHERE id = ({OLDEST_UNATTRIBUTED})
+             AND (SELECT reports FROM unattributed_report_count) > ?1"
+    );
+    tx.prepare_cached(&sql)?.execute([sql_limit(tx.bounds.unattributed_reports_max)])?;
     Ok(())
 }
