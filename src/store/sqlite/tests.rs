@@ -1058,7 +1058,7 @@ async fn the_hot_queries_use_their_indexes() {
         (directory::suppressions::OF_PLATFORM, "suppression_of_"),
         (directory::row_limits::MORE_SUPPRESSIONS, "SEARCH suppression_count USING PRIMARY KEY"),
         (reports::WITH_RETURN_HOST, "domain_by_return_host"),
-        (reports::record::OLDEST_UNATTRIBUTED, "report_row_unattributed"),
+        (reports::record::OLDEST_UNATTRIBUTED, "SEARCH report USING COVERING INDEX report_row_"),
         (outbox::deliveries::LAST_WAITING, "webhook_delivery_in_order"),
         (outbox::deliveries::PUT_OFF, "webhook_delivery_in_order"),
         (journal::recipient_history::FINISHED_TO, "delivery_of_message"),
