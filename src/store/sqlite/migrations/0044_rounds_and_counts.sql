@@ -4,7 +4,7 @@ CREATE INDEX domain_by_return_host ON domain (return_path_host) WHERE return_pat
 -- The rows of earlier secrets have it.
 ALTER TABLE webhook DROP COLUMN previous_until_us;
 
--- How often a pause with this end ended before its deliveries were due.
+-- Grows each time that a pause with this end ends before its deliveries are due.
 ALTER TABLE ended_pause ADD COLUMN round BIGINT NOT NULL DEFAULT 1;
 
 -- The number of reports that belong to no message, counted by triggers: anybody can send them.

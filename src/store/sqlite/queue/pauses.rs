@@ -19,7 +19,8 @@ use crate::store::{Conflict, OPEN_ENDED_PAUSE_US, PAUSES_MAX, Pause, PausedRow, 
 pub(super) struct EndedPause {
     pub(super) part: QueueFilter,
     pub(super) until_us: i64,
-    /// How often a pause with this end ended before the deliveries were due. Only the last round forgets it.
+    /// Begins with the time of the first end of a pause with this end, and grows with each further one. Only the last round
+    /// forgets it.
     round: i64,
 }
 
@@ -69,15 +70,16 @@ pub(super) fn write(tx: &Tx<'_>, pause: &Pause) -> Result<Option<EndedPause>> {
     let row = params![tenant, destination, pause.reason, us(pause.since), end_us(pause)];
     tx.prepare_cached(sql)?.execute(row)?;
     let shortened_us = before_us.filter(|&before_us| before_us > end_us(pause));
-    shortened_us.map(|until_us| note_ended(tx, &pause.part, until_us)).transpose()
+    shortened_us.map(|until_us| note_ended(tx, &pause.part, until_us, pause.since)).transpose()
 }
 
 /// Deliveries that were moved to this end of a pause are to be made due.
-fn note_ended(tx: &Tx<'_>, part: &QueueFilter, until_us: i64) -> Result<EndedPause> {
+fn note_ended(tx: &Tx<'_>, part: &QueueFilter, until_us: i64, at: Timestamp) -> Result<EndedPause> {
     let (tenant, destination) = key(part);
-    let sql = "INSERT INTO ended_pause (tenant_id, destination, until_us, round) VALUES (?1, ?2, ?3, 1)
-               ON CONFLICT (tenant_id, destination, until_us) DO UPDATE SET round = round + 1 RETURNING round";
-    let row = params![tenant, destination, until_us];
+    let sql = "INSERT INTO ended_pause (tenant_id, destination, until_us, round) VALUES (?1, ?2, ?3, ?4)
+               ON CONFLICT (tenant_id, destination, until_us) DO UPDATE SET round = max(round + 1, excluded.round)
+               RETURNING round";
+    let row = params![tenant, destination, until_us, us(at)];
     let round = tx.prepare_cached(sql)?.query_row(row, |row| row.get(0))?;
     Ok(EndedPause { part: part.clone(), until_us, round })
 }
@@ -119,7 +121,7 @@ pub(super) fn lift(tx: &Tx<'_>, part: &QueueFilter, now: Timestamp) -> Result<Op
         .query_row(params![tenant, destination, us(now)], |row| row.get(0))
         .optional()?;
     let Some(until_us) = lifted_us else { return Ok(None) };
-    let ended = note_ended(tx, part, until_us)?;
+    let ended = note_ended(tx, part, until_us, now)?;
     match (part.tenant_id, &part.destination) {
         (Some(tenant), None) => note_resumed(tx, tenant, now)?,
         (None, None) => note_all_resumed(tx, now)?,
