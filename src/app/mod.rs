@@ -265,7 +265,12 @@ impl<'a> SharedServices<'a> {
     fn build_public_web(&self) -> Arc<PublicWeb> {
         let unsubscribe = UnsubscribeService::new(self.store.clone(), self.clock.clone());
         let public = &self.config.public;
-        PublicWeb::new(unsubscribe, public.clone(), public.tls.then(|| self.certificate.shared()))
+        PublicWeb::new(
+            unsubscribe,
+            public.clone(),
+            public.tls.then(|| self.certificate.shared()),
+            self.clock.clone(),
+        )
     }
 
     fn build_metrics(&self, server: &Server, inbound: &Server, api: &Api, web: &PublicWeb) -> Arc<Metrics> {
@@ -405,6 +410,7 @@ impl Running {
             submissions = ?running.submissions_addresses,
             api = ?running.api_addresses,
             inbound = ?running.inbound_addresses,
+            public = ?running.public_addresses,
             "started"
         );
         Ok(running)

@@ -101,6 +101,9 @@ struct Filter {
     /// Only messages that this key sent: key_…
     #[arg(long, value_name = "ID")]
     key: Option<String>,
+    /// Only messages of this list
+    #[arg(long, value_name = "NAME")]
+    list: Option<String>,
     /// Only messages with this Message-ID
     #[arg(long)]
     message_id: Option<String>,
@@ -198,6 +201,7 @@ impl Filter {
             ("tag", self.tag),
             ("recipient_domain", self.recipient_domain),
             ("key_id", self.key),
+            ("list", self.list),
             ("message_id", self.message_id),
             ("environment", self.environment),
             ("kind", self.kind),

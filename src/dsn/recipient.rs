@@ -78,7 +78,10 @@ impl DsnRecipient {
             _ => return None,
         };
         let attempt = record.attempt.as_ref();
-        let replied = attempt.and_then(|attempt| attempt.enhanced);
+        let replied = match attempt {
+            Some(attempt) => attempt.enhanced,
+            None => record.is_suppressed().then_some(SUPPRESSED),
+        };
         Some(Self {
             recipient: delivery.recipient.clone(),
             original: delivery.parameters.original_recipient.clone(),
@@ -94,6 +97,9 @@ impl DsnRecipient {
         })
     }
 }
+
+/// RFC 3463 §3.8: the status with which the server refuses a suppressed recipient.
+const SUPPRESSED: EnhancedStatus = EnhancedStatus::new(5, 7, 1);
 
 /// What another server reported about a delivery.
 #[derive(Debug)]
@@ -224,9 +230,10 @@ mod tests {
     fn the_sender_gets_the_requested_reports_and_by_default_those_of_failure() {
         use DeliveryState::{Bounced, Deferred, Delivered, Expired};
         let expected = |action: &str, status: &str| Some((action.to_owned(), status.to_owned()));
-        assert_eq!(reported(None, Bounced, false), expected("failed", "5.0.0"));
+        // A delivery that bounced without an attempt has a suppressed recipient.
+        assert_eq!(reported(None, Bounced, false), expected("failed", "5.7.1"));
         assert_eq!(reported(None, Expired, false), expected("failed", "4.4.7"));
-        assert_eq!(reported(Some("FAILURE"), Bounced, true), expected("failed", "5.0.0"));
+        assert_eq!(reported(Some("FAILURE"), Bounced, true), expected("failed", "5.7.1"));
         for state in [Bounced, Expired, Delivered, Deferred] {
             assert_eq!(reported(Some("NEVER"), state, false), None);
         }

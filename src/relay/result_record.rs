@@ -157,6 +157,11 @@ impl UnattemptedBatch<'_> {
         }
     }
 
+    /// The record of a delivery whose recipient was suppressed after the message was accepted.
+    pub fn record_suppressed(&self, delivery: &Delivery, refusal: &str) -> AttemptRecord {
+        self.record(delivery, DeliveryState::Bounced, BounceClass::Policy, refusal)
+    }
+
     /// The record of a delivery whose lifetime ended before the attempt.
     pub fn record_expired(&self, delivery: &Delivery) -> AttemptRecord {
         // The class of the last failure is more specific than `expired`.

@@ -1,5 +1,7 @@
 //! A worker has a slot and delivers batch after batch over one connection, as long as its destination queue has work.
 
+mod suppressed;
+
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -153,7 +155,7 @@ impl Worker {
     async fn deliver(
         &self,
         queue_key: &QueueKey,
-        mut claim: Claim,
+        claim: Claim,
         connection: Option<Connection>,
     ) -> Option<Connection> {
         // While the claim waited, its tenant may have been suspended or have changed its smart host. Dropping the claim
@@ -165,6 +167,7 @@ impl Worker {
             self.expire(claim).await;
             return connection;
         }
+        let Some(mut claim) = self.end_suppressed(claim).await else { return connection };
         if let Some(backoff) =
             self.context.logins.backoff_of(&queue_key.next_hop, &claim.batch, self.context.clock.now()).await
         {

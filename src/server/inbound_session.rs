@@ -101,6 +101,10 @@ impl InboundSession {
     async fn admit_recipient(&mut self, address: &Address) -> Verdict {
         match self.returns.admit_recipient(address).await {
             Ok(mailbox) => {
+                let is_letter = matches!(mailbox, Mailbox::Feedback | Mailbox::Postmaster);
+                if is_letter && !self.server.letters.take(self.peer.client, self.server.clock.now()) {
+                    return self.refuse_letter();
+                }
                 // Anyone can write to postmaster or to a feedback loop, so these keep no slot.
                 if let Some(tenant) = mailbox.tenant_id()
                     && self.peer.slot.set_tenant(tenant).is_err()
@@ -120,6 +124,17 @@ impl InboundSession {
                 Verdict::Refused(if is_guess { self.punish(address, reply).await } else { reply })
             }
         }
+    }
+
+    /// Each letter is a commit, and nothing proves its sender, so a network may send only some.
+    fn refuse_letter(&self) -> Verdict {
+        let refusal = Refusal::new(
+            RefusalCode::TooManyReports,
+            "too many messages came from your network to addresses without a token",
+            "try again in a minute",
+        );
+        self.returns.count_refusal(refusal.code);
+        Verdict::Refused(log_refused(Stage::Rcpt, &refusal))
     }
 
     /// Counts a recipient that is refused for good, and delays the reply: such recipients are guesses.

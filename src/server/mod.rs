@@ -31,6 +31,7 @@ use crate::config::{self, Config};
 use crate::limits::auth_limiter::{AuthLimiter, AuthLimiterSettings};
 use crate::limits::connection_limiter::{ConnectionLimiter, ConnectionSlot, LimitReached, Limits};
 use crate::limits::memory_budget::MemoryBudget;
+use crate::limits::network_limiter::NetworkLimiter;
 use crate::mail::DomainName;
 use crate::returns::ReturnsService;
 use crate::smtp::server::replies;
@@ -61,6 +62,8 @@ const INBOUND_ERRORS_MAX: u32 = 5;
 const REFUSED_RECIPIENTS_MAX: u32 = 20;
 const REFUSED_RECIPIENTS_WINDOW: Duration = Duration::from_secs(600);
 const REFUSED_RECIPIENTS_BAN: Duration = Duration::from_secs(900);
+/// Messages of a network in a minute to addresses that anybody may write to: postmaster, abuse and feedback loops.
+const LETTERS_PER_MINUTE_MAX: u32 = 60;
 
 /// When the connections of a listener use TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +90,8 @@ pub struct Server {
     backend: Backend,
     tls: SharedServerConfig,
     bans: Arc<AuthLimiter>,
+    /// Counts reports to addresses without a token.
+    letters: NetworkLimiter,
     clock: Clock,
     connection_limiter: Arc<ConnectionLimiter>,
     memory: Arc<MemoryBudget>,
@@ -136,6 +141,7 @@ impl Server {
             backend: Backend::Submission(submission),
             tls,
             bans,
+            letters: NetworkLimiter::new(LETTERS_PER_MINUTE_MAX),
             clock,
             min_rate: MinRate { rate_min: limits.data_rate_min.0, grace: limits.data_rate_grace },
             proxies: limits.proxy_protocol_from.clone(),
@@ -168,6 +174,7 @@ impl Server {
             backend: Backend::Inbound(returns),
             tls,
             bans: Arc::new(AuthLimiter::new(bans)),
+            letters: NetworkLimiter::new(LETTERS_PER_MINUTE_MAX),
             clock,
             min_rate: MinRate { rate_min: smtp.data_rate_min.0, grace: smtp.data_rate_grace },
             proxies: smtp.proxy_protocol_from.clone(),

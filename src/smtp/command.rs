@@ -2,7 +2,7 @@
 //! other functions parse the arguments.
 
 use super::command_error::CommandError;
-use super::parameters::{self, MailOptions};
+use super::parameters::{self, MailOptions, OfferedParameters};
 use crate::mail::{Address, Host, RcptParameters, ReversePath};
 
 /// A verb that the server implements.
@@ -111,7 +111,7 @@ pub struct MailArguments {
 }
 
 /// Parses the arguments of MAIL.
-pub fn parse_mail(arguments: &str) -> Result<MailArguments, CommandError> {
+pub fn parse_mail(arguments: &str, offered: &OfferedParameters) -> Result<MailArguments, CommandError> {
     const SYNTAX: CommandError = CommandError::Argument("MAIL FROM:<address>");
     let (path, parameters) = split_path(arguments, "FROM:", SYNTAX)?;
     let path = match path {
@@ -119,7 +119,7 @@ pub fn parse_mail(arguments: &str) -> Result<MailArguments, CommandError> {
         Path::Bracketed(text) => ReversePath::Mailbox(parse_mailbox(text)?),
         Path::Bare(text) => ReversePath::Mailbox(Address::parse(text).map_err(CommandError::Address)?),
     };
-    Ok(MailArguments { path, options: parameters::parse_mail_options(parameters)? })
+    Ok(MailArguments { path, options: parameters::parse_mail_options(parameters, offered)? })
 }
 
 /// The path of RCPT (RFC 5321 §4.1.1.3).
@@ -132,9 +132,12 @@ pub enum ForwardPath {
 }
 
 /// Parses the arguments of RCPT.
-pub fn parse_rcpt(arguments: &str) -> Result<(ForwardPath, RcptParameters), CommandError> {
+pub fn parse_rcpt(
+    arguments: &str,
+    offered: &OfferedParameters,
+) -> Result<(ForwardPath, RcptParameters), CommandError> {
     let (path, parameters) = split_path(arguments, "TO:", CommandError::Argument("RCPT TO:<address>"))?;
-    let parameters = parameters::parse_rcpt_parameters(parameters)?;
+    let parameters = parameters::parse_rcpt_parameters(parameters, offered)?;
     let (Path::Bracketed(text) | Path::Bare(text)) = path;
     if text.eq_ignore_ascii_case("postmaster") {
         return Ok((ForwardPath::Postmaster, parameters));
@@ -254,10 +257,11 @@ fn drop_route(text: &str) -> Result<&str, CommandError> {
 mod tests {
     use super::*;
     use crate::mail::AddressError;
+    use crate::smtp::parameters::SUBMISSION;
     use proptest::prelude::*;
 
     fn sender(arguments: &str) -> String {
-        parse_mail(arguments).unwrap().path.to_string()
+        parse_mail(arguments, &SUBMISSION).unwrap().path.to_string()
     }
 
     #[test]
@@ -329,18 +333,18 @@ mod tests {
             "FROM :<a@b.c>",
             "é",
         ] {
-            assert!(parse_mail(bad).is_err(), "{bad:?}");
+            assert!(parse_mail(bad, &SUBMISSION).is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn forward_paths_are_mailboxes_or_the_postmaster() {
-        let path = |arguments: &str| parse_rcpt(arguments).map(|(path, _)| path);
+        let path = |arguments: &str| parse_rcpt(arguments, &SUBMISSION).map(|(path, _)| path);
         assert_eq!(path("TO:<PostMaster> NOTIFY=NEVER"), Ok(ForwardPath::Postmaster));
         let mailbox = Address::parse("a@b.example").unwrap();
         assert_eq!(path("to: a@b.example"), Ok(ForwardPath::Mailbox(mailbox)));
-        assert_eq!(parse_rcpt("TO:<>"), Err(CommandError::Address(AddressError::Shape)));
-        assert_eq!(parse_rcpt("TO:<a>"), Err(CommandError::Address(AddressError::Shape)));
+        assert_eq!(parse_rcpt("TO:<>", &SUBMISSION), Err(CommandError::Address(AddressError::Shape)));
+        assert_eq!(parse_rcpt("TO:<a>", &SUBMISSION), Err(CommandError::Address(AddressError::Shape)));
     }
 
     #[test]
@@ -356,13 +360,13 @@ mod tests {
         #[test]
         fn no_line_makes_the_parser_panic(line in "((?i)(mail from:|rcpt to:|auth |ehlo |bdat ))?\\PC{0,60}") {
             if let Ok((_, arguments)) = split(line.as_bytes()) {
-                let _ = (parse_mail(arguments), parse_rcpt(arguments), parse_auth(arguments), parse_bdat(arguments));
+                let _ = (parse_mail(arguments, &SUBMISSION), parse_rcpt(arguments, &SUBMISSION), parse_auth(arguments), parse_bdat(arguments));
             }
         }
 
         #[test]
         fn the_path_of_a_parsed_mail_command_parses_to_the_same_path(text in "[@<>\",:\\[\\]a. \\\\]{0,24}") {
-            if let Ok(mail) = parse_mail(&format!("FROM:<{text}>")) {
+            if let Ok(mail) = parse_mail(&format!("FROM:<{text}>"), &SUBMISSION) {
                 prop_assert_eq!(ReversePath::parse(&mail.path.to_string()), Ok(mail.path));
             }
         }

@@ -277,7 +277,9 @@ impl Decoder {
         let octets_left = octets_max.saturating_sub(self.message.len());
         let kept = &run[..run.len().min(octets_left)];
         // The next doubling would exceed the limit.
-        if self.message.spare_capacity_mut().len() < kept.len() && self.message.capacity() > octets_max / 2 {
+        if self.message.capacity() - self.message.len() < kept.len()
+            && self.message.capacity() > octets_max / 2
+        {
             self.message.reserve_exact(octets_left);
         }
         self.message.extend_from_slice(kept);

@@ -5,13 +5,44 @@ use crate::mail::{BodyType, MailParameters, RcptParameters, SignedDuration, Time
 
 /// RFC 4954 §5: maximum octets of the `AUTH` value.
 const AUTH_OCTETS_MAX: usize = 500;
-const MAIL_KNOWN: &str =
-    "MAIL supports SIZE, BODY, SMTPUTF8, AUTH, RET, ENVID, REQUIRETLS, HOLDFOR and HOLDUNTIL";
-const MAIL_FORMS: &str = "SIZE=octets, BODY=type, SMTPUTF8, AUTH=mailbox, RET=FULL or HDRS, ENVID=xtext, \
-                          REQUIRETLS, HOLDFOR=seconds, HOLDUNTIL=time";
 /// RFC 4865 §4: the longest time that FUTURERELEASE offers.
 pub const FUTURE_RELEASE_MAX_S: u32 = 30 * 24 * 60 * 60;
-const RCPT_KNOWN: &str = "RCPT supports NOTIFY and ORCPT";
+
+/// The parameters that a server offers (RFC 5321 §4.1.1.11), and the hints for others.
+#[derive(Debug)]
+pub struct OfferedParameters {
+    mail: &'static [&'static str],
+    mail_hint: &'static str,
+    mail_forms: &'static str,
+    /// Whether `BODY=BINARYMIME` is offered.
+    binary: bool,
+    body_hint: &'static str,
+    rcpt: &'static [&'static str],
+    rcpt_hint: &'static str,
+}
+
+/// Submission.
+pub const SUBMISSION: OfferedParameters = OfferedParameters {
+    mail: &["SIZE", "BODY", "SMTPUTF8", "AUTH", "RET", "ENVID", "REQUIRETLS", "HOLDFOR", "HOLDUNTIL"],
+    mail_hint: "MAIL supports SIZE, BODY, SMTPUTF8, AUTH, RET, ENVID, REQUIRETLS, HOLDFOR and HOLDUNTIL",
+    mail_forms: "SIZE=octets, BODY=type, SMTPUTF8, AUTH=mailbox, RET=FULL or HDRS, ENVID=xtext, REQUIRETLS, \
+                 HOLDFOR=seconds, HOLDUNTIL=time",
+    binary: true,
+    body_hint: "BODY supports 7BIT, 8BITMIME or BINARYMIME",
+    rcpt: &["NOTIFY", "ORCPT"],
+    rcpt_hint: "RCPT supports NOTIFY and ORCPT",
+};
+
+/// Reports of other servers, which are not relayed.
+pub const INBOUND: OfferedParameters = OfferedParameters {
+    mail: &["SIZE", "BODY", "SMTPUTF8"],
+    mail_hint: "MAIL supports SIZE, BODY and SMTPUTF8",
+    mail_forms: "SIZE=octets, BODY=type, SMTPUTF8",
+    binary: false,
+    body_hint: "BODY supports 7BIT or 8BITMIME",
+    rcpt: &[],
+    rcpt_hint: "RCPT supports no parameters",
+};
 
 /// The parameters of MAIL.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -67,16 +98,23 @@ impl FutureRelease {
 }
 
 /// Parses the parameters of MAIL.
-pub fn parse_mail_options(text: &str) -> Result<MailOptions, CommandError> {
+pub fn parse_mail_options(text: &str, offered: &OfferedParameters) -> Result<MailOptions, CommandError> {
     let mut options = MailOptions::default();
-    for_each(text, |keyword, value| options.set(keyword, value))?;
+    for_each(text, |keyword, value| match offered.mail.contains(&keyword) {
+        true => options.set(keyword, value, offered),
+        false => Err(CommandError::Parameter(offered.mail_hint)),
+    })?;
     Ok(options)
 }
 
 /// Parses the parameters of RCPT.
-pub fn parse_rcpt_parameters(text: &str) -> Result<RcptParameters, CommandError> {
+pub fn parse_rcpt_parameters(
+    text: &str,
+    offered: &OfferedParameters,
+) -> Result<RcptParameters, CommandError> {
     let mut parameters = RcptParameters::default();
     for_each(text, |keyword, value| match (keyword, value) {
+        _ if !offered.rcpt.contains(&keyword) => Err(CommandError::Parameter(offered.rcpt_hint)),
         ("NOTIFY", Some(value)) => {
             let error = CommandError::Argument(
                 "NOTIFY=NEVER, or a comma-separated list of SUCCESS, FAILURE and DELAY",
@@ -89,8 +127,7 @@ pub fn parse_rcpt_parameters(text: &str) -> Result<RcptParameters, CommandError>
             parameters.original_recipient = Some(value.parse().map_err(|_| error)?);
             Ok(())
         }
-        ("NOTIFY" | "ORCPT", None) => Err(CommandError::Argument("NOTIFY=list, ORCPT=type;xtext")),
-        _ => Err(CommandError::Parameter(RCPT_KNOWN)),
+        _ => Err(CommandError::Argument("NOTIFY=list, ORCPT=type;xtext")),
     })?;
     Ok(parameters)
 }
@@ -116,10 +153,15 @@ fn for_each(
 }
 
 impl MailOptions {
-    fn set(&mut self, keyword: &str, value: Option<&str>) -> Result<(), CommandError> {
+    fn set(
+        &mut self,
+        keyword: &str,
+        value: Option<&str>,
+        offered: &OfferedParameters,
+    ) -> Result<(), CommandError> {
         match (keyword, value) {
             ("SIZE", Some(digits)) => self.octets = Some(parse_size(digits)?),
-            ("BODY", Some(kind)) => (self.body, self.binary) = parse_body(kind)?,
+            ("BODY", Some(kind)) => (self.body, self.binary) = parse_body(kind, offered)?,
             ("SMTPUTF8", None) => self.smtputf8 = true,
             ("AUTH", Some(value)) => check_auth(value)?,
             ("RET", Some(value)) => {
@@ -138,12 +180,7 @@ impl MailOptions {
             }
             ("HOLDFOR", Some(seconds)) => self.future_release = Some(parse_interval(seconds)?),
             ("HOLDUNTIL", Some(time)) => self.future_release = Some(parse_time(time)?),
-            (
-                "SIZE" | "BODY" | "SMTPUTF8" | "AUTH" | "RET" | "ENVID" | "REQUIRETLS" | "HOLDFOR"
-                | "HOLDUNTIL",
-                _,
-            ) => return Err(CommandError::Argument(MAIL_FORMS)),
-            _ => return Err(CommandError::Parameter(MAIL_KNOWN)),
+            _ => return Err(CommandError::Argument(offered.mail_forms)),
         }
         Ok(())
     }
@@ -157,12 +194,12 @@ fn parse_size(digits: &str) -> Result<u64, CommandError> {
     Ok(digits.parse().unwrap_or(u64::MAX))
 }
 
-fn parse_body(kind: &str) -> Result<(BodyType, bool), CommandError> {
+fn parse_body(kind: &str, offered: &OfferedParameters) -> Result<(BodyType, bool), CommandError> {
     match kind.to_ascii_uppercase().as_str() {
         "7BIT" => Ok((BodyType::SevenBit, false)),
         "8BITMIME" => Ok((BodyType::EightBitMime, false)),
-        "BINARYMIME" => Ok((BodyType::EightBitMime, true)),
-        _ => Err(CommandError::Parameter("BODY supports 7BIT, 8BITMIME or BINARYMIME")),
+        "BINARYMIME" if offered.binary => Ok((BodyType::EightBitMime, true)),
+        _ => Err(CommandError::Parameter(offered.body_hint)),
     }
 }
 
@@ -193,6 +230,14 @@ fn check_auth(value: &str) -> Result<(), CommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse_mail_options(text: &str) -> Result<MailOptions, CommandError> {
+        super::parse_mail_options(text, &SUBMISSION)
+    }
+
+    fn parse_rcpt_parameters(text: &str) -> Result<RcptParameters, CommandError> {
+        super::parse_rcpt_parameters(text, &SUBMISSION)
+    }
 
     fn is_argument_error<T: std::fmt::Debug>(parsed: Result<T, CommandError>) -> bool {
         matches!(parsed, Err(CommandError::Argument(_)))

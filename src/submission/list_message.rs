@@ -69,12 +69,12 @@ fn refuse_unavailable(reason: String, hint: &str) -> Refusal {
 fn refuse_unsubscribed(recipient: &Address, list: &ListName, found: &Suppression) -> Refusal {
     let day = found.created_at.strftime("%Y-%m-%d");
     let which = match found.mail {
-        SuppressedMail::EveryList => "any list".to_owned(),
+        SuppressedMail::EveryList => "all lists".to_owned(),
         _ => format!("the list {list}"),
     };
     Refusal::new(
         RefusalCode::RecipientUnsubscribed,
-        format!("{recipient} gets no mail of {which} since {day} (reason: {})", found.reason),
+        format!("{recipient} has been excluded from {which} since {day} (reason: {})", found.reason),
         "send no mail of this list to the address; remove the suppression only if the recipient asks for this mail",
     )
 }

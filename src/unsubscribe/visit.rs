@@ -49,9 +49,4 @@ impl UnsubscribeService {
         tracing::info!(tenant = %tenant_id, %environment, %via, is_new, "unsubscribed");
         Ok(())
     }
-
-    /// The clock by which recipients leave.
-    pub fn clock(&self) -> &Clock {
-        &self.clock
-    }
 }

@@ -11,7 +11,6 @@ use hyper::{Method, Request, Response};
 
 use super::form::{self, Form};
 use super::page::{self, Notice, State};
-use super::rate_limit::RequestKind;
 use super::{PublicWeb, client_address};
 use crate::limits::connection_limiter::ConnectionSlot;
 use crate::model::{UnsubscribeLink, UnsubscribeVia};
@@ -35,9 +34,8 @@ impl PublicWeb {
         let path = self.path_of(&request);
         let link = path.strip_prefix(LINK_PATH).and_then(|sealed| self.unsubscribe.open(sealed));
         let is_post = request.method() == Method::POST;
-        let kind = if is_post && link.is_some() { RequestKind::Unsubscribe } else { RequestKind::Visit };
-        let now = self.unsubscribe.clock().now();
-        if !self.requests.take(kind, self.client(peer, request.headers()), now) {
+        let limiter = if is_post && link.is_some() { &self.unsubscribes } else { &self.visits };
+        if !limiter.take(self.client(peer, request.headers()), self.clock.now()) {
             return page::notice(Notice::TooManyRequests);
         }
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);

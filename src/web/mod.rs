@@ -3,7 +3,7 @@
 //!
 //! * `server` accepts connections,
 //! * `handler` answers requests; `form` reads the body of a POST, `page` renders the response,
-//! * `client_address` finds the client behind a proxy, `rate_limit` counts its requests.
+//! * `client_address` finds the client behind a proxy.
 //!
 //! Imports `mail`, `model`, `unsubscribe`, `limits`, `accept_loop`, and the errors of `store`.
 
@@ -11,20 +11,24 @@ mod client_address;
 mod form;
 mod handler;
 mod page;
-mod rate_limit;
 mod server;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use self::rate_limit::RateLimiter;
+use crate::clock::Clock;
 use crate::config::Public;
 use crate::limits::connection_limiter::{ConnectionLimiter, ConnectionSlot, LimitReached, Limits};
+use crate::limits::network_limiter::NetworkLimiter;
 use crate::tls::SharedServerConfig;
 use crate::unsubscribe::UnsubscribeService;
 
 /// One client that is no trusted proxy has at most this share of the connections.
 const ADDRESS_SHARE: usize = 4;
+/// Pages that a network may open in a minute, and requests without a valid link.
+const VISITS_PER_MINUTE_MAX: u32 = 30;
+/// How often a network may unsubscribe in a minute. A few hosts of a mail provider do so for all of its users.
+const UNSUBSCRIBES_PER_MINUTE_MAX: u32 = 600;
 
 /// Serves the public pages.
 pub struct PublicWeb {
@@ -32,7 +36,9 @@ pub struct PublicWeb {
     settings: Public,
     tls: Option<SharedServerConfig>,
     connections: Arc<ConnectionLimiter>,
-    requests: RateLimiter,
+    clock: Clock,
+    visits: NetworkLimiter,
+    unsubscribes: NetworkLimiter,
 }
 
 impl PublicWeb {
@@ -41,6 +47,7 @@ impl PublicWeb {
         unsubscribe: UnsubscribeService,
         settings: Public,
         tls: Option<SharedServerConfig>,
+        clock: Clock,
     ) -> Arc<Self> {
         let limits = Limits {
             total_max: settings.connections_max,
@@ -48,7 +55,15 @@ impl PublicWeb {
             per_tenant_max: usize::MAX,
         };
         let connections = ConnectionLimiter::new(limits);
-        Arc::new(Self { unsubscribe, settings, tls, connections, requests: RateLimiter::default() })
+        Arc::new(Self {
+            unsubscribe,
+            settings,
+            tls,
+            connections,
+            clock,
+            visits: NetworkLimiter::new(VISITS_PER_MINUTE_MAX),
+            unsubscribes: NetworkLimiter::new(UNSUBSCRIBES_PER_MINUTE_MAX),
+        })
     }
 
     /// The open connections.

@@ -8,10 +8,11 @@ use pillarbox::store::{
     Directory, DomainCheck, Journal, MessageFilter, PageRequest, RecordCheck, RecordStatus, Report,
     ReportFilter, Reports,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::inbound_stage::{DOMAIN, Delivered, InboundStage, PLATFORM_HOST, RETURN_HOST, arf};
 use crate::server::{Account, message, message_id, text};
+use crate::unsubscribe::{self, list_message, send_over_http};
 
 const FEEDBACK_LOOP: &str = "fbl@bounce.relay.test";
 
@@ -253,6 +254,45 @@ async fn several_recipients_have_one_token_and_only_a_trusted_reporter_can_tell_
     let carol = deliveries.iter().find(|delivery| delivery.recipient == "carol@b.test").unwrap();
     assert_eq!(report.delivery_id.unwrap().to_string(), carol.delivery);
     assert_eq!(suppressions(&stage).await[0]["address"], "carol@b.test");
+}
+
+#[tokio::test]
+async fn a_complaint_about_list_mail_stops_the_lists_of_its_sender_and_a_password_reset_still_arrives() {
+    let stage = unsubscribe::start().await;
+    let (account, from) = (&stage.account, format!("alice@{DOMAIN}"));
+    let news = list_message(account, "news", "news");
+    let id = stage.server.submit(account, &["bob@b.test"], &news).await;
+    stage.server.wait_for_status(&id, &["delivered"]).await;
+    let token = field(&header_at_receiver(&stage), "CFBL-Feedback-ID").unwrap().to_owned();
+    let complaint = sign(&stage, "b.test", &arf("abuse", "Subject: news"));
+    let address = format!("fbl+{token}@{PLATFORM_HOST}");
+    stage.send_back("feedback@b.test", &address, &complaint).await.expect_saying(250, "recorded as");
+
+    let path = format!("/v1/reports?message_id={id}&effect=complained");
+    let reports = stage.server.control.get(&path).await;
+    let [report] = &reports["data"].as_array().unwrap()[..] else { panic!("one report: {reports}") };
+    assert_eq!(report["kind"], "complaint");
+    let [suppression] = &suppressions(&stage).await[..] else { panic!("one suppression") };
+    for (name, expected) in
+        [("address", "bob@b.test"), ("list", "*"), ("reason", "complaint"), ("message_id", &id)]
+    {
+        assert_eq!(suppression[name], expected, "{suppression}");
+    }
+    assert_eq!(suppression["report_id"], report["id"]);
+    let [event] = &events_back(&stage, &id).await[..] else { panic!("one event") };
+    assert_eq!((&event["type"], &event["data"]["list"]), (&"message.complained".into(), &"news".into()));
+
+    let mut client = stage.server.log_in(account).await;
+    for list in ["news", "offers"] {
+        let octets = list_message(account, list, list);
+        let reply = client.send(&from, &["bob@b.test"], &octets).await;
+        reply.expect_saying(550, "5.7.1 [recipient_unsubscribed]");
+        let refused = send_over_http(&stage, json!({"unsubscribe": {"list": list}})).await;
+        refused.expect_error(422, "recipient_unsubscribed");
+    }
+    let reset = client.send(&from, &["bob@b.test"], &message(account, "Your code")).await;
+    stage.server.wait_for_status(&message_id(&reset.expect_code(250)), &["delivered"]).await;
+    assert_eq!(field(&header_at_receiver(&stage), "Subject"), Some("Your code"));
 }
 
 /// RFC 6376 §3.4.4: relaxed canonicalization ignores empty lines at the end, also those that become empty.

@@ -91,8 +91,10 @@ async fn a_session_offers_what_a_report_needs_and_neither_login_nor_relaying() {
     client.command("AUTH PLAIN AGEAYg==").await.expect_code(502);
     client.command("VRFY postmaster").await.expect_code(252);
     client.command("EXPN all").await.expect_code(502);
-    client.command("MAIL FROM:<> RET=HDRS").await.expect_saying(555, "MAIL supports");
-    client.command("MAIL FROM:<> BODY=BINARYMIME").await.expect_code(555);
+    let refused = client.command("MAIL FROM:<> AUTH=<>").await;
+    refused.expect_saying(555, "MAIL supports SIZE, BODY and SMTPUTF8");
+    let refused = client.command("MAIL FROM:<> BODY=BINARYMIME").await;
+    refused.expect_saying(555, "BODY supports 7BIT or 8BITMIME");
     let mut client = stage.connect().await.starttls(trust_pem(&stage.server.certificate_pem())).await;
     let offer = client.ehlo().await.expect_code(250).text();
     assert!(
@@ -100,7 +102,10 @@ async fn a_session_offers_what_a_report_needs_and_neither_login_nor_relaying() {
         "{offer}"
     );
     client.command("MAIL FROM:<>").await.expect_code(250);
-    client.command("RCPT TO:<postmaster> NOTIFY=NEVER").await.expect_saying(555, "RCPT supports");
+    client
+        .command("RCPT TO:<postmaster> NOTIFY=NEVER")
+        .await
+        .expect_saying(555, "RCPT supports no parameters");
     client.command("RCPT TO:<postmaster>").await.expect_code(250);
 }
 
@@ -323,10 +328,13 @@ async fn mail_for_people_is_forwarded_as_a_new_message_with_the_original_attache
 #[tokio::test]
 async fn at_most_100_messages_for_people_are_forwarded_in_a_day() {
     let stage = forwarding().await;
-    let mut client = stage.connect().await;
-    for _ in 0..105 {
-        mail_and_rcpt(&mut client, "postmaster").await.expect_code(250);
-        client.data(b"Subject: again\r\n\r\n").await.expect_saying(250, "recorded as");
+    for _ in 0..3 {
+        let mut client = stage.connect().await;
+        for _ in 0..35 {
+            mail_and_rcpt(&mut client, "postmaster").await.expect_code(250);
+            client.data(b"Subject: again\r\n\r\n").await.expect_saying(250, "recorded as");
+        }
+        stage.server.clock.advance(Duration::from_secs(60));
     }
     stage.mx.wait_for(100).await;
     stage.server.clock.advance(Duration::from_secs(24 * 3600));
@@ -335,6 +343,34 @@ async fn at_most_100_messages_for_people_are_forwarded_in_a_day() {
     client.data(b"Subject: tomorrow\r\n\r\n").await.expect_code(250);
     let all = stage.mx.wait_for(101).await;
     assert_eq!(all.len(), 101);
+}
+
+#[tokio::test]
+async fn a_network_sends_60_messages_a_minute_to_addresses_without_a_token_and_reports_with_one_do_not_count()
+{
+    let stage = InboundStage::start().await;
+    let (_, address) = deliver_one(&stage).await;
+    let mut client = stage.connect().await;
+    let feedback = format!("fbl@{PLATFORM_HOST}");
+    let anybody = ["postmaster", "abuse@relay.test", &feedback];
+    // The test may begin at the end of a minute, so that the first messages are of another one.
+    let mut refused = None;
+    for number in 0..=120 {
+        let reply = mail_and_rcpt(&mut client, anybody[number % 3]).await;
+        if reply.code != 250 {
+            refused = Some((number, reply));
+            break;
+        }
+        client.data(b"Subject: again\r\n\r\n").await.expect_code(250);
+    }
+    let (accepted, refused) = refused.expect("a limit");
+    assert!(accepted >= 60, "{accepted}");
+    refused.expect_saying(450, "4.7.1 [too_many_reports]");
+    mail_and_rcpt(&mut client, &address).await.expect_code(250);
+    client.data(&failed("bob@b.test")).await.expect_saying(250, "recorded as");
+    stage.server.clock.advance(Duration::from_secs(60));
+    let mut client = stage.connect().await;
+    mail_and_rcpt(&mut client, "postmaster").await.expect_code(250);
 }
 
 #[tokio::test]

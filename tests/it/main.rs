@@ -93,6 +93,7 @@ mod start_errors;
 mod stop;
 mod storage_faults;
 mod submission;
+mod suppressed_later;
 mod templates;
 mod tenants;
 mod tls;

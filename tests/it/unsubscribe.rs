@@ -11,6 +11,7 @@ use crate::dkim::{publish, verify};
 use crate::http::{Answer, request};
 use crate::inbound_stage::{DOMAIN, InboundStage, PLATFORM_HOST};
 use crate::server::{Account, message, message_id, text};
+use crate::wait;
 
 pub const PUBLIC_URL: &str = "https://mail.relay.test";
 
@@ -63,7 +64,7 @@ pub fn open(stage: &InboundStage, url: &str) -> UnsubscribeLink {
     stage.server.running().store().link_keys().open(sealed).unwrap()
 }
 
-async fn send_over_http(stage: &InboundStage, changes: Value) -> Answer {
+pub async fn send_over_http(stage: &InboundStage, changes: Value) -> Answer {
     let from = format!("alice@{DOMAIN}");
     let mut email = json!({"from": from, "to": ["bob@b.test"], "subject": "s", "text": "t"});
     for (name, value) in changes.as_object().unwrap() {
@@ -192,6 +193,21 @@ async fn a_message_that_cannot_be_left_is_refused_with_the_same_code_over_smtp_a
     let reply = client.send(&from, &["bob@b.test"], &list_message(&closed.account, "news", "closed")).await;
     reply.expect_saying(554, "[unsubscribe_unavailable]");
     send_over_http(&closed, json!({"unsubscribe": news})).await.expect_error(422, "unsubscribe_unavailable");
+
+    // Refusals of both protocols are recorded.
+    for (stage, code, expected) in [
+        (&stage, "unsubscribe_needs_one_recipient", 3),
+        (&stage, "unsubscribe_conflict", 4),
+        (&closed, "unsubscribe_unavailable", 2),
+    ] {
+        let path = format!("/v1/rejections?tenant_id={}", stage.account.tenant_id);
+        wait::until(code, async || {
+            let page = stage.server.control.get(&path).await;
+            let rejections = page["data"].as_array().unwrap().iter();
+            (rejections.filter(|rejection| rejection["code"] == code).count() == expected).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

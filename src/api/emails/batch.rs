@@ -18,7 +18,7 @@ use crate::api::templates::{self, Renderer, stack};
 use crate::api::{ApiError, FieldError, RequestContext, Result};
 use crate::limits::memory_budget::MemoryReservation;
 use crate::mail::{Address, Timestamp};
-use crate::model::{ListName, MessageId, Refusal, RefusalCode, TemplateId};
+use crate::model::{ListName, MessageId, Refusal, RefusalCode, RequestId, Stage, TemplateId};
 use crate::store::{Annotations, Directory, Template, Tenant};
 use crate::submission::{LinkSender, SubmissionService, Submitter, refuse_several_recipients};
 
@@ -72,7 +72,7 @@ pub async fn compose(
     let mut budget =
         ComposeBudget { reservation, octets: 0, octets_max: api.settings.send_body_max.as_u64() };
     let templates = find_templates(call, &submitter.tenant, &emails, is_batch, &mut budget).await?;
-    let now = call.now;
+    let (now, request_id) = (call.now, call.request_id);
     let work = move || {
         let terms = Terms {
             defaults: &submitter.tenant.settings,
@@ -80,7 +80,7 @@ pub async fn compose(
             lifetime_max: api.message_lifetime_max,
             now,
         };
-        let links = Links { submission: &api.submission, submitter: &submitter, now };
+        let links = Links { submission: &api.submission, submitter: &submitter, now, request_id };
         let composer = Composer { terms, links, templates: &templates, is_batch };
         let compose = || composer.compose_all(emails, &mut budget);
         let composed = match templates.is_empty() {
@@ -175,6 +175,7 @@ struct Links<'a> {
     submission: &'a SubmissionService,
     submitter: &'a Submitter,
     now: Timestamp,
+    request_id: RequestId,
 }
 
 /// The list that a message belongs to. A template may show the link, which contains the id of the message, so the id is made
@@ -193,11 +194,20 @@ impl Links<'_> {
         let recipient = match &recipients[..] {
             [] => return Err(ApiError::field("to", "required", RECIPIENT_REQUIRED)),
             [recipient] => recipient,
-            several => return Err(refuse_several_recipients(several.len()).into()),
+            several => return Err(self.reject(refuse_several_recipients(several.len()))),
         };
         let id = MessageId::generate(self.now);
-        let url = self.submission.unsubscribe_url(LinkSender::new(self.submitter, id), &list, recipient)?;
-        Ok(Some(NamedList { list, id, url }))
+        let url = self.submission.unsubscribe_url(LinkSender::new(self.submitter, id), &list, recipient);
+        Ok(Some(NamedList { list, id, url: url.map_err(|refusal| self.reject(refusal))? }))
+    }
+
+    /// Records a refusal, as the later checks record theirs.
+    fn reject(&self, refusal: Refusal) -> ApiError {
+        let error = ApiError::from(refusal);
+        if error.status().is_client_error() {
+            self.submission.record_rejection(self.request_id, self.submitter, Stage::Data, &error.refusal);
+        }
+        error
     }
 }
 

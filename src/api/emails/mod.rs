@@ -50,6 +50,7 @@ pub fn resource() -> Resource {
                 .query::<String>("subject", "Only messages whose subject contains all these words. The last word may be a prefix of at least two letters.")
                 .query::<String>("tag", "Only messages with this tag.")
                 .query::<KeyId>("key_id", "Only messages that this key sent.")
+                .query::<ListName>("list", "Only messages of this list.")
                 .query_map("metadata", "Only messages whose metadata has these members: `metadata[order]=4711`. The value is that of a string, number or boolean. At most 10 keys.")
                 .query::<String>("message_id", "Only messages with this Message-ID.")
                 .query::<MessageKind>("kind", "Only messages of this kind; without it `message`. `report` lists the delivery status notifications that the server generated, `confirmation` the mails that ask for the confirmation of an inbox.")
@@ -252,6 +253,7 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
         tag: query.text("tag").map(str::to_owned),
         header_message_id: query.value_with_plus("message_id", read_message_id),
         key_id: query.value("key_id"),
+        list: query.value("list"),
         metadata: query.map("metadata"),
     };
     query.finish()?;

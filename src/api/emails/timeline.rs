@@ -9,8 +9,7 @@ use serde::Serialize;
 use crate::api::{ApiError, ApiResponse, List, RequestContext, Result};
 use crate::mail::{Address, Timestamp};
 use crate::model::{
-    AttemptId, BounceClass, DeliveryId, DeliveryState, EventId, EventKind, MessageId, ReportEffect, ReportId,
-    ReportKind,
+    AttemptId, BounceClass, DeliveryId, DeliveryState, EventId, EventKind, ReportEffect, ReportId, ReportKind,
 };
 use crate::store::{Attempt, Event, Journal, Page, Report, Reports};
 
@@ -136,25 +135,9 @@ pub async fn get(mut call: RequestContext) -> Result<ApiResponse> {
     let recipients = deliveries.into_iter().map(|delivery| (delivery.id, delivery.recipient)).collect();
     let events = call.store().message_events(message.id, wanted, ENTRIES_MAX).await?;
     let attempts = call.store().attempts(message.id, wanted, ENTRIES_MAX).await?;
-    let reports = reports(&call, message.id, wanted).await?;
+    let reports = call.store().reports_without_event(message.id, wanted, ENTRIES_MAX).await?;
     let (entries, has_more) = merge(events, attempts, reports, &recipients);
     ApiResponse::ok(&List::without_cursor(entries, has_more))
-}
-
-/// The reports that have no event.
-async fn reports(
-    call: &RequestContext,
-    message: MessageId,
-    wanted: Option<DeliveryId>,
-) -> Result<Page<Report>> {
-    let mut items = call.store().reports_of(message, ENTRIES_MAX + 1).await?;
-    let has_more = items.len() > ENTRIES_MAX;
-    items.truncate(ENTRIES_MAX);
-    items.retain(|report| {
-        let is_wanted = wanted.is_none() || report.delivery_id.is_none() || report.delivery_id == wanted;
-        is_wanted && matches!(report.effect, ReportEffect::None | ReportEffect::Unverified)
-    });
-    Ok(Page { items, has_more })
 }
 
 /// The first entries of the timeline, and whether there are more. If the store cut the events or the attempts, entries
@@ -225,6 +208,7 @@ fn merge(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::MessageId;
 
     #[test]
     fn events_and_attempts_are_in_chronological_order() {

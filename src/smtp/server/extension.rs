@@ -1,9 +1,8 @@
 //! The EHLO response (RFC 5321 §4.1.1.1), and the `with` keyword of `Received`.
 
 use super::settings::{Profile, SessionSettings};
-use crate::mail::{RcptParameters, SignedDuration, Timestamp};
-use crate::smtp::command_error::CommandError;
-use crate::smtp::parameters::{FUTURE_RELEASE_MAX_S, MailOptions};
+use crate::mail::{SignedDuration, Timestamp};
+use crate::smtp::parameters::{self, FUTURE_RELEASE_MAX_S, OfferedParameters};
 use crate::smtp::sasl::{self, ChannelBinding};
 
 /// The state of the session that decides which extensions are offered.
@@ -67,22 +66,12 @@ fn add_submission_lines(lines: &mut Vec<String>, state: &SessionState<'_>) {
     }
 }
 
-/// Refuses parameters of MAIL that [`Profile::Inbound`] does not offer (RFC 5321 §4.1.1.11).
-pub fn check_inbound_mail(options: &MailOptions) -> Result<(), CommandError> {
-    let parameters = &options.parameters;
-    let is_offered = !options.binary
-        && !parameters.require_tls
-        && options.future_release.is_none()
-        && parameters.return_content.is_none()
-        && parameters.envelope_id.is_none();
-    let known = "MAIL supports SIZE, BODY=7BIT, BODY=8BITMIME and SMTPUTF8";
-    if is_offered { Ok(()) } else { Err(CommandError::Parameter(known)) }
-}
-
-/// Refuses the parameters of RCPT, all of which belong to RFC 3461.
-pub fn check_inbound_rcpt(parameters: &RcptParameters) -> Result<(), CommandError> {
-    let has_none = parameters.notify.is_none() && parameters.original_recipient.is_none();
-    if has_none { Ok(()) } else { Err(CommandError::Parameter("RCPT supports none")) }
+/// The parameters of MAIL and RCPT that a session accepts: those of the offered extensions (RFC 5321 §4.1.1.11).
+pub fn offered_parameters(profile: Profile) -> &'static OfferedParameters {
+    match profile {
+        Profile::Submission => &parameters::SUBMISSION,
+        Profile::Inbound => &parameters::INBOUND,
+    }
 }
 
 /// The `with` keyword of `Received` (RFC 3848, RFC 6531 §4.3).

@@ -322,10 +322,8 @@ impl Session {
     }
 
     fn mail(&mut self, arguments: &str) -> Step {
-        let mail = command::parse_mail(arguments).and_then(|mut mail| {
-            if self.settings.profile == Profile::Inbound {
-                extension::check_inbound_mail(&mail.options)?;
-            }
+        let offered = extension::offered_parameters(self.settings.profile);
+        let mail = command::parse_mail(arguments, offered).and_then(|mut mail| {
             let release = mail.options.future_release.zip(self.now);
             mail.options.parameters.hold_for_s = release.and_then(|(release, _)| release.seconds());
             mail.options.parameters.release_at =
@@ -349,13 +347,8 @@ impl Session {
     }
 
     fn rcpt(&mut self, transaction: Box<MailTransaction>, arguments: &str) -> Step {
-        let rcpt = command::parse_rcpt(arguments).and_then(|(path, parameters)| {
-            if self.settings.profile == Profile::Inbound {
-                extension::check_inbound_rcpt(&parameters)?;
-            }
-            Ok((path, parameters))
-        });
-        let (address, parameters) = match rcpt {
+        let offered = extension::offered_parameters(self.settings.profile);
+        let (address, parameters) = match command::parse_rcpt(arguments, offered) {
             Ok((ForwardPath::Mailbox(address), parameters)) => (address, parameters),
             Ok((ForwardPath::Postmaster, parameters)) => match LocalPart::parse("postmaster") {
                 Ok(local) => (Address::new(local, Host::Domain(self.settings.hostname.clone())), parameters),

@@ -193,7 +193,13 @@ pub(super) async fn a_report_without_proof_of_its_recipient_changes_no_state<H: 
     let nothing = report(&new, Some(0), 3, Consequence::None);
     let quiet = bed.store.record_report(nothing).await.unwrap();
     assert_eq!(quiet.effect, ReportEffect::None);
-    assert_eq!(bed.store.reports_of(new.message.id, 10).await.unwrap().len(), 3);
+    bed.store.record_report(report(&new, Some(1), 4, Consequence::None)).await.unwrap();
+    // Reports with an event and those of other deliveries count for no limit.
+    let of_delivery = new.recipients[0].0;
+    let found = bed.store.reports_without_event(new.message.id, Some(of_delivery), 1).await.unwrap();
+    assert_eq!((found.items.len(), found.items[0].id, found.has_more), (1, quiet.id, false));
+    let found = bed.store.reports_without_event(new.message.id, None, 1).await.unwrap();
+    assert_eq!((found.items.len(), found.has_more), (1, true));
 }
 
 pub(super) async fn a_recipient_complains_once<H: Harness>() {

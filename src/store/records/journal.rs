@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 use crate::histogram::HistogramReading;
 use crate::mail::{Address, DomainName, ReversePath, Timestamp};
 use crate::model::{
-    BounceClass, DeliveryId, DeliveryState, Environment, EventId, EventKind, KeyId, MessageId, MessageKind,
-    RefusalCode, RequestId, Stage, TenantId,
+    BounceClass, DeliveryId, DeliveryState, Environment, EventId, EventKind, KeyId, ListName, MessageId,
+    MessageKind, RefusalCode, RequestId, Stage, TenantId,
 };
 
 use super::{Annotations, Message, Metadata};
@@ -190,6 +190,8 @@ pub struct MessageFilter {
     pub subject: Option<SubjectWords>,
     /// The key that submitted it.
     pub key_id: Option<KeyId>,
+    /// The list that it belongs to.
+    pub list: Option<ListName>,
     /// Members of [`super::Annotations::metadata`] with their values ([`super::Metadata::scalars`]); all must match.
     pub metadata: Vec<(String, String)>,
 }

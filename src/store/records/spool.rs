@@ -256,7 +256,7 @@ pub struct AttemptRecord {
     pub bounce_class: Option<BounceClass>,
     /// Set exactly if the state is open.
     pub next_attempt_at: Option<Timestamp>,
-    /// `None` if the message expired without another attempt, or during a back-off.
+    /// `None` if the message expired without another attempt, during a back-off, or if the recipient is suppressed.
     pub attempt: Option<Attempt>,
     /// The last reply of the delivery.
     pub reply: String,
@@ -265,6 +265,13 @@ pub struct AttemptRecord {
     /// The first deferral after the time from which delays are reported.
     pub delayed: bool,
     pub at: Timestamp,
+}
+
+impl AttemptRecord {
+    /// Whether the delivery ended because its recipient was suppressed after the message was accepted.
+    pub fn is_suppressed(&self) -> bool {
+        self.state == DeliveryState::Bounced && self.attempt.is_none()
+    }
 }
 
 /// One attempt of one delivery.

@@ -88,6 +88,10 @@ impl Directory for SqliteStore {
         self.directory_versions.of_name(name)
     }
 
+    fn may_have_suppressed_since(&self, tenant: TenantId, accepted_at: Timestamp) -> bool {
+        self.suppression_times.may_concern(tenant, accepted_at)
+    }
+
     async fn create_tenant(&self, new: NewTenant, now: Timestamp) -> Result<Tenant> {
         self.write(move |tx| tenants::create(tx, &new, now)).await
     }

@@ -11,7 +11,7 @@ use super::message_rows;
 use super::slices::{ReadSlice, SliceEnd, Sliced};
 use super::sql_types::{json, sql_limit, time, to_json, us};
 use super::unit_of_work::Tx;
-use crate::mail::Timestamp;
+use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{DeliveryId, Environment, EventId, EventKind, MessageId, TenantId, WebhookDeliveryId};
 use crate::store::memory::EventClock;
 use crate::store::{
@@ -35,6 +35,13 @@ pub(super) fn open_clock(connection: &Connection) -> rusqlite::Result<EventClock
 /// The position after all committed events.
 pub(super) fn end_of_journal(clock: &EventClock) -> JournalCursor {
     JournalCursor::from_bits(clock.last())
+}
+
+/// A time after all committed events.
+pub(super) fn time_behind(clock: &EventClock) -> Timestamp {
+    // Ids have milliseconds.
+    let last = EventId::from(Ulid::from(clock.last())).created_at();
+    last.checked_add(SignedDuration::from_millis(1)).unwrap_or(Timestamp::MAX)
 }
 
 /// The tenant, environment, message and delivery of an event. Without an environment, it is about an object that both

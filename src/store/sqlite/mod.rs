@@ -53,7 +53,7 @@ use self::readers::Readers;
 pub use self::secret_encryption::check_master_key;
 use self::unit_of_work::Tx;
 use self::writer::Writer;
-use super::memory::{CommitCounters, DirectoryVersions, WebhookDueIndex, lock};
+use super::memory::{CommitCounters, DirectoryVersions, SuppressionTimes, WebhookDueIndex, lock};
 use super::{Access, JournalCursor, OpenError, Requester, ResponseRecorder, Result, SpoolFeed, StoreError};
 use crate::store::free_space::FreeSpace;
 
@@ -137,6 +137,8 @@ pub struct OpenDatabase {
     webhooks_due: Arc<WebhookDueIndex>,
     /// See [`super::Directory::directory_version`].
     directory_versions: DirectoryVersions,
+    /// See [`super::Directory::may_have_suppressed_since`].
+    suppression_times: SuppressionTimes,
     /// The lock of the data directory while this process serves it.
     lock: Mutex<Option<File>>,
 }

@@ -23,7 +23,9 @@ use super::{events, outbox, report_keys};
 use crate::durable_file::{create_directory, inherit_owner, remove_unfinished, sync_directory};
 use crate::mail::Timestamp;
 use crate::store::free_space::FreeSpace;
-use crate::store::memory::{CommitCounters, DirectoryVersions, WebhookDueIndex, WebhookSubscriptions};
+use crate::store::memory::{
+    CommitCounters, DirectoryVersions, SuppressionTimes, WebhookDueIndex, WebhookSubscriptions,
+};
 use crate::store::{Access, OpenError, SpoolFeed};
 
 pub(super) const DATABASE_FILE: &str = "pillarbox.db";
@@ -82,6 +84,7 @@ fn start(options: &SqliteOptions, opened: Opened) -> Result<SqliteStore, Box<dyn
     let webhooks_due = Arc::new(WebhookDueIndex::new(outbox::deliveries::first_due(&connection)?));
     let counters = Arc::new(CommitCounters::new());
     let directory_versions = DirectoryVersions::default();
+    let suppression_times = SuppressionTimes::new(events::time_behind(&clock).max(Timestamp::now()));
     let hooks = CommitHooks {
         last_event: sender,
         webhooks_due: Arc::clone(&webhooks_due),
@@ -93,6 +96,7 @@ fn start(options: &SqliteOptions, opened: Opened) -> Result<SqliteStore, Box<dyn
         clock,
         sealer: Arc::clone(&sealer),
         subscriptions: WebhookSubscriptions::default(),
+        suppression_times: suppression_times.clone(),
         bounds: options.bounds,
     };
     Ok(SqliteStore::new(OpenDatabase {
@@ -113,6 +117,7 @@ fn start(options: &SqliteOptions, opened: Opened) -> Result<SqliteStore, Box<dyn
         last_event,
         webhooks_due,
         directory_versions,
+        suppression_times,
         lock: Mutex::new(lock),
     }))
 }

@@ -15,7 +15,9 @@ use super::sql_types::{count, json, sql_limit, time, us};
 use super::unit_of_work::Tx;
 use super::{SqliteStore, delivery_rows, directory, message_rows, suspicious_sites};
 use crate::mail::{DomainName, Timestamp, TokenKeys, TokenScope, TokenSubject};
-use crate::model::{DeliveryId, DomainStatus, LimitPeriod, LinkKeys, MessageId, ReportId, TenantId};
+use crate::model::{
+    DeliveryId, DomainStatus, LimitPeriod, LinkKeys, MessageId, ReportEffect, ReportId, TenantId,
+};
 use crate::store::is_in_scope;
 use crate::store::{
     FinishedDelivery, NewReport, Page, PageRequest, RecipientHistory, RecordedReport, Report, ReportFilter,
@@ -110,14 +112,13 @@ impl Reports for SqliteStore {
         .await
     }
 
-    async fn reports_of(&self, message: MessageId, limit: usize) -> Result<Vec<Report>> {
-        self.read_slow(move |connection| {
-            let sql = format!("SELECT {COLUMNS} FROM report WHERE message_id = ?1 ORDER BY id LIMIT ?2");
-            let mut statement = connection.prepare_cached(&sql)?;
-            let rows = statement.query_map(params![message, sql_limit(limit)], read_row)?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
-        })
-        .await
+    async fn reports_without_event(
+        &self,
+        message: MessageId,
+        delivery: Option<DeliveryId>,
+        limit: usize,
+    ) -> Result<Page<Report>> {
+        self.read_slow(move |connection| without_event(connection, message, delivery, limit)).await
     }
 }
 
@@ -131,6 +132,25 @@ fn list(connection: &Connection, filter: &ReportFilter, page: &PageRequest) -> R
     list.only_if("kind = ?", &filter.kind)?;
     list.only_if("effect = ?", &filter.effect)?;
     list.read(connection, page, read_row)
+}
+
+fn without_event(
+    connection: &Connection,
+    message: MessageId,
+    delivery: Option<DeliveryId>,
+    limit: usize,
+) -> Result<Page<Report>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM report WHERE message_id = ?1
+         AND (?2 IS NULL OR delivery_id IS NULL OR delivery_id = ?2) AND effect IN (?3, ?4) ORDER BY id LIMIT ?5"
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let [nothing, unverified] = [ReportEffect::None, ReportEffect::Unverified];
+    let row = params![message, delivery, nothing, unverified, sql_limit(limit + 1)];
+    let mut items: Vec<Report> = statement.query_map(row, read_row)?.collect::<rusqlite::Result<_>>()?;
+    let has_more = items.len() > limit;
+    items.truncate(limit);
+    Ok(Page { items, has_more })
 }
 
 fn find(connection: &Connection, scope: Option<TenantId>, id: ReportId) -> Result<Option<Report>> {

@@ -9,7 +9,7 @@ use super::secret_encryption::Sealer;
 use crate::mail::DomainName;
 use crate::model::TenantId;
 use crate::store::memory::{
-    DirectoryChange, DirectoryChanges, EventClock, UsageAccumulator, WebhookSubscriptions,
+    DirectoryChange, DirectoryChanges, EventClock, SuppressionTimes, UsageAccumulator, WebhookSubscriptions,
 };
 
 /// One transaction of the writer.
@@ -25,6 +25,8 @@ pub(super) struct Tx<'a> {
     pub(super) directory_changes: DirectoryChanges,
     /// Subscriptions of webhooks.
     pub(super) subscriptions: &'a WebhookSubscriptions,
+    /// When addresses were suppressed.
+    pub(super) suppression_times: &'a SuppressionTimes,
     pub(super) bounds: &'a Bounds,
 }
 

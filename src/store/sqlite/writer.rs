@@ -15,7 +15,8 @@ use super::events;
 use super::secret_encryption::Sealer;
 use super::unit_of_work::Tx;
 use crate::store::memory::{
-    CommitCounters, DirectoryVersions, EventClock, WebhookDueIndex, WebhookSubscriptions, lock,
+    CommitCounters, DirectoryVersions, EventClock, SuppressionTimes, WebhookDueIndex, WebhookSubscriptions,
+    lock,
 };
 use crate::store::{JournalCursor, Result, StoreError};
 
@@ -242,6 +243,7 @@ pub(super) struct WriterState {
     pub(super) clock: EventClock,
     pub(super) sealer: Arc<Sealer>,
     pub(super) subscriptions: WebhookSubscriptions,
+    pub(super) suppression_times: SuppressionTimes,
     pub(super) bounds: Bounds,
 }
 
@@ -310,10 +312,19 @@ impl WriterLoop {
 
     fn transact(&self, jobs: &mut [Box<dyn Job>], savepoints: Savepoints) -> std::result::Result<(), Fault> {
         let Self { connection, state, .. } = self;
-        let WriterState { clock, sealer, subscriptions, bounds } = state;
+        let WriterState { clock, sealer, subscriptions, suppression_times, bounds } = state;
         let began = Instant::now();
         let (usage, directory_changes) = Default::default();
-        let tx = Tx { connection, clock, sealer, subscriptions, bounds, usage, directory_changes };
+        let tx = Tx {
+            connection,
+            clock,
+            sealer,
+            subscriptions,
+            suppression_times,
+            bounds,
+            usage,
+            directory_changes,
+        };
         self.execute("BEGIN IMMEDIATE")?;
         for job in jobs {
             let (counted, changed) = (tx.usage.mark(), tx.directory_changes.len());

@@ -23,6 +23,9 @@ store_trait! {
         fn version_of_owner(&self, owner: Option<TenantId>) -> u64;
         /// The version after the last change of who has verified the domain or one above it.
         fn version_of_name(&self, name: &DomainName) -> u64;
+        /// Whether an address may have been suppressed since a message of the tenant was accepted, for the tenant or for all.
+        /// If not, nobody has to be asked about its recipients.
+        fn may_have_suppressed_since(&self, tenant: TenantId, accepted_at: Timestamp) -> bool;
 
         /// Creates a tenant. Fails with [`Conflict::Slug`](crate::store::Conflict::Slug), [`Conflict::ExternalRef`](crate::store::Conflict::ExternalRef).
         async fn create_tenant(&self, new: NewTenant, now: Timestamp) -> Result<Tenant>;

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use crate::mail::{DomainName, Timestamp, TokenKeys, TokenSubject};
-use crate::model::{LinkKeys, MessageId, ReportId, TenantId};
+use crate::model::{DeliveryId, LinkKeys, MessageId, ReportId, TenantId};
 use crate::store::engine::store_trait;
 use crate::store::{
     FinishedDelivery, NewReport, Page, PageRequest, RecipientHistory, RecordedReport, Report, ReportFilter,
@@ -42,7 +42,13 @@ store_trait! {
         async fn report(&self, scope: Option<TenantId>, id: ReportId) -> Result<Option<Report>>;
         /// The text of a report; `None` after its retention.
         async fn report_raw(&self, scope: Option<TenantId>, id: ReportId) -> Result<Option<Vec<u8>>>;
-        /// Reports about a message, the oldest first.
-        async fn reports_of(&self, message: MessageId, limit: usize) -> Result<Vec<Report>>;
+        /// Reports about a message from which nothing followed, so that they have no event, the oldest first. With
+        /// `delivery`, those of that delivery, and those of no delivery in particular.
+        async fn reports_without_event(
+            &self,
+            message: MessageId,
+            delivery: Option<DeliveryId>,
+            limit: usize,
+        ) -> Result<Page<Report>>;
     }
 }

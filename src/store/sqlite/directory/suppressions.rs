@@ -76,6 +76,7 @@ pub(in crate::store::sqlite) fn suppress(
     cause: Subject,
     now: Timestamp,
 ) -> Result<Suppression> {
+    tx.suppression_times.note(new.tenant_id, now);
     let address = new.address.folded();
     let before = find_by_address(tx, (new.tenant_id, new.environment), &address, &new.mail)?;
     let was_in_force = before.as_ref().is_some_and(|old| is_in_force(old, now));

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use ulid::Ulid;
 
 use crate::mail::{Address, DomainName, ReversePath};
-use crate::model::{Environment, EventKind, KeyId, MessageId, TenantId};
+use crate::model::{Environment, EventKind, KeyId, ListName, MessageId, TenantId};
 use crate::store::sqlite::sql_types::sql_limit;
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::sqlite::{delivery_rows, events, message_rows};
@@ -151,6 +151,7 @@ fn facets_of(message: &Message, recipients: &[Address]) -> Vec<String> {
     let domains: BTreeSet<_> = recipients.iter().filter_map(Address::domain).collect();
     facets.extend(domains.into_iter().map(recipient_domain_facet));
     facets.extend(message.key_id.map(key_facet));
+    facets.extend(message.list.as_ref().map(list_facet));
     facets.extend(message.annotations.metadata.scalars().iter().map(metadata_facet));
     facets.extend(message.header_message_id.as_deref().map(header_id_facet));
     facets.extend(message.annotations.tags.iter().map(|tag| tag_facet(tag)));
@@ -181,6 +182,10 @@ fn key_facet(key: KeyId) -> String {
     facet("key", &key.to_string())
 }
 
+fn list_facet(list: &ListName) -> String {
+    facet("list", list.as_str())
+}
+
 fn metadata_facet((key, value): &(String, String)) -> String {
     facet("metadata", &format!("{key}\0{value}"))
 }
@@ -206,6 +211,7 @@ pub(super) fn expression(filter: &MessageFilter) -> Option<String> {
     terms.extend(filter.to.iter().map(recipient_facet));
     terms.extend(filter.recipient_domain.iter().map(recipient_domain_facet));
     terms.extend(filter.key_id.map(key_facet));
+    terms.extend(filter.list.as_ref().map(list_facet));
     terms.extend(filter.metadata.iter().map(metadata_facet));
     terms.extend(filter.header_message_id.as_deref().map(header_id_facet));
     terms.extend(filter.tag.as_deref().map(tag_facet));

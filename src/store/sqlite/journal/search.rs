@@ -352,13 +352,23 @@ impl Search<'_> {
         fn is_wanted<T: PartialEq>(wanted: &Option<T>, value: &T) -> bool {
             wanted.as_ref().is_none_or(|wanted| wanted == value)
         }
-        let MessageFilter { tenant_id, environment, from, tag, header_message_id, key_id, metadata, .. } =
-            self.filter;
+        let MessageFilter {
+            tenant_id,
+            environment,
+            from,
+            tag,
+            header_message_id,
+            key_id,
+            list,
+            metadata,
+            ..
+        } = self.filter;
         self.filter.kind == message.kind
             && is_wanted(tenant_id, &message.tenant_id)
             && is_wanted(environment, &message.environment)
             && is_wanted(from, &message.reverse_path)
             && (key_id.is_none() || *key_id == message.key_id)
+            && (list.is_none() || *list == message.list)
             && (metadata.is_empty() || has_all(&message.annotations.metadata.scalars(), metadata))
             && tag.as_ref().is_none_or(|tag| message.annotations.tags.contains(tag))
             && (header_message_id.is_none() || *header_message_id == message.header_message_id)
@@ -397,6 +407,7 @@ mod tests {
             (MessageFilter { to: Some(address("x@one.example")), ..all() }, "VIRTUAL TABLE INDEX"),
             (MessageFilter { header_message_id: Some("1@x".into()), ..all() }, "VIRTUAL TABLE INDEX"),
             (MessageFilter { key_id: Some(KeyId::generate(now())), ..all() }, "VIRTUAL TABLE INDEX"),
+            (MessageFilter { list: "news".parse().ok(), ..all() }, "VIRTUAL TABLE INDEX"),
             (MessageFilter { metadata: vec![("a".into(), "b".into())], ..all() }, "VIRTUAL TABLE INDEX"),
             (
                 MessageFilter { recipient_domain: DomainName::parse("one.example").ok(), ..all() },
@@ -429,6 +440,7 @@ mod tests {
             let mut new = new_message(tenants[number / 2 % 2], &[recipient], "body");
             if number % 3 == 0 {
                 new.message.annotations.tags.push("third".into());
+                new.message.list = Some(["news", "offers"][number % 2].parse().unwrap());
             }
             bed.store.enqueue(new).await.unwrap();
         }
@@ -437,6 +449,7 @@ mod tests {
         for filter in [
             MessageFilter { to: Some(address("x@one.example")), ..all() },
             MessageFilter { subject: Some("hello".parse().unwrap()), tenant_id: Some(tenants[0]), ..all() },
+            MessageFilter { list: "news".parse().ok(), ..all() },
             MessageFilter { subject: Some("absent".parse().unwrap()), ..all() },
             MessageFilter { tag: Some("third".into()), ..all() },
         ] {

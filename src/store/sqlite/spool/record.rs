@@ -144,9 +144,12 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
 
 fn counts_of(record: &AttemptRecord) -> UsageCounts {
     let is_bounced = matches!(record.state, DeliveryState::Bounced | DeliveryState::Expired);
+    // No server refused it, so brakes must not count it.
+    let is_suppressed = record.is_suppressed();
     UsageCounts {
         delivered: (record.state == DeliveryState::Delivered).into(),
-        bounced: is_bounced.into(),
+        bounced: (is_bounced && !is_suppressed).into(),
+        suppressed: is_suppressed.into(),
         ..UsageCounts::default()
     }
 }
