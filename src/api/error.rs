@@ -440,6 +440,7 @@ mod tests {
             (Conflict::SubmissionKey, 409, "idempotency_key_reused"),
             (Conflict::ConfirmationMails, 409, "limit_reached"),
             (Conflict::TooManyDkimKeys, 409, "limit_reached"),
+            (Conflict::TooManyGenerations, 409, "limit_reached"),
             (Conflict::NoTenant, 422, "validation_failed"),
         ] {
             let error = ApiError::from(StoreError::Conflict(conflict));

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::mail::{Address, Timestamp};
 use crate::model::{
-    Environment, MessageId, ReportId, Scope, SuppressedMail, SuppressionId, SuppressionReason, TenantId,
+    Environment, ListName, MessageId, ReportId, Scope, SuppressedMail, SuppressionId, SuppressionReason,
+    TenantId,
 };
 use crate::store::{Directory, NewSuppression, Suppression, SuppressionFilter};
 
@@ -20,7 +21,6 @@ use super::{
 
 const EVIDENCE_CHARS_MAX: usize = 1024;
 const BATCH_MAX: usize = 1000;
-const LIST_PATTERN: &str = r"^(\*|[a-z0-9._-]{1,64})$";
 
 /// The operations of suppressions.
 pub fn resource() -> Resource {
@@ -152,12 +152,17 @@ fn read_list(text: &str) -> std::result::Result<SuppressedMail, String> {
     }
 }
 
+/// The name of a list, or `*`.
+fn list_pattern() -> String {
+    format!(r"^(\*|{})$", ListName::PATTERN)
+}
+
 fn list_schema(_: &mut Schemas) -> schemars::Schema {
-    schemars::json_schema!({ "type": "string", "pattern": LIST_PATTERN, "examples": ["news"] })
+    schemars::json_schema!({ "type": "string", "pattern": list_pattern(), "examples": ["news"] })
 }
 
 fn optional_list_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({ "type": ["string", "null"], "pattern": LIST_PATTERN, "examples": ["news"] })
+    schemars::json_schema!({ "type": ["string", "null"], "pattern": list_pattern(), "examples": ["news"] })
 }
 
 /// Validates a suppression. `prefix` is its path in the body.

@@ -88,7 +88,7 @@ enum Command {
         /// Its name or id
         domain: String,
         /// auto (the domain's return host, once its record works), platform, off, or default (as the configuration says)
-        #[arg(long)]
+        #[arg(long, required_unless_present = "host")]
         mode: Option<String>,
         /// The return host, a name under the domain, or default (the label of the configuration under the domain)
         #[arg(long, value_name = "NAME")]
@@ -198,7 +198,7 @@ pub(super) fn domain_text(domain: &Value) -> String {
         table.add([purpose, status, kind, name, value]);
         for other in record["alternatives"].as_array().into_iter().flatten() {
             let [kind, value] = ["type", "value"].map(|field| text(other, field));
-            table.add(["  instead".to_owned(), String::new(), kind, String::new(), value]);
+            table.add(["  or together".to_owned(), String::new(), kind, String::new(), value]);
         }
     }
     object_text(domain, LEADING) + &table_below(&table)

@@ -15,6 +15,9 @@ pub struct ListName(Box<str>);
 pub struct ListNameError;
 
 impl ListName {
+    /// A regular expression of all names.
+    pub const PATTERN: &str = "[a-z0-9._-]{1,64}";
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -60,7 +63,7 @@ impl schemars::JsonSchema for ListName {
         schemars::json_schema!({
             "type": "string",
             "description": "The name of a list that recipients can leave.",
-            "pattern": "^[a-z0-9._-]{1,64}$",
+            "pattern": format!("^{}$", Self::PATTERN),
             "examples": ["news"],
         })
     }

@@ -207,6 +207,14 @@ async fn a_domain_may_have_another_return_host_under_its_name() {
     let checked = verify(&stage).await;
     assert_eq!(checked["return_path"], json!({"mode": null, "host": "rp.own.test", "status": "active"}));
     assert!(path_of_next_message(&stage).await.ends_with("@rp.own.test"));
+    // Another tenant has verified a name above the wanted one.
+    stage.server.create_account(&format!("news.{DOMAIN}")).await;
+    let body = json!({"return_path": {"host": format!("rp.news.{DOMAIN}")}});
+    let control = &stage.server.control;
+    let answer = request(control.address, "PATCH", &path, Some(&control.secret), Some(&body)).await;
+    let error = answer.expect_error(422, "validation_failed").to_string();
+    assert!(error.contains("return_path.host") && error.contains("another tenant"), "{error}");
+
     let reset = json!({"return_path": {"host": null}});
     let changed = stage.server.control.ok("PATCH", &path, reset).await;
     assert_eq!(changed["return_path"], json!({"mode": null, "host": RETURN_HOST, "status": "pending"}));

@@ -413,6 +413,18 @@ fn read_return_host(text: &str, domain: &DomainName) -> Result<DomainName> {
     name.ok_or_else(|| ApiError::internal("a valid domain name was not parsed"))
 }
 
+/// Refuses a return host under a name that another tenant has verified.
+async fn check_return_host(call: &RequestContext, domain: &Domain, host: Option<&DomainName>) -> Result<()> {
+    let (Some(tenant_id), Some(host)) = (domain.tenant_id, host) else { return Ok(()) };
+    let covering = call.store().domains_covering(tenant_id, host).await?;
+    let nearest = covering.iter().find(|covering| covering.status == DomainStatus::Verified);
+    if nearest.is_some_and(|nearest| nearest.tenant_id != Some(tenant_id)) {
+        let message = "another tenant has verified this name or one above it";
+        return Err(ApiError::field("return_path.host", "invalid", message));
+    }
+    Ok(())
+}
+
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let ListedOwner { tenant_id, of_platform } = call.listed_owner().await?;
     let request = call.query.page::<DomainId>();
@@ -446,7 +458,9 @@ async fn update(call: RequestContext) -> Result<ApiResponse> {
     let (return_path_mode, return_path_host) = match body.return_path {
         Some(ReturnPathUpdate { mode, host }) => {
             let host = host.map(|host| host.map(|host| read_return_host(&host, &domain.name)).transpose());
-            (mode, host.transpose()?)
+            let host = host.transpose()?;
+            check_return_host(&call, &domain, host.as_ref().and_then(Option::as_ref)).await?;
+            (mode, host)
         }
         None => (None, None),
     };

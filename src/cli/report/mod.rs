@@ -13,7 +13,7 @@ use super::table::Table;
 
 const PATH: &str = "/v1/reports";
 /// The fields of a report that are shown first.
-const LEADING: &[&str] = &["id", "kind", "effect", "recipient", "reply"];
+const LEADING: &[&str] = &["id", "kind", "effect", "tenant", "recipient", "reply"];
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -68,6 +68,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::List { server, filter } => server.run(async |client| list(&client, filter).await),
         Command::Show { server, id } => server.run(async |client| {
             let report = client.get(&object_path("report", "rpt_", PATH, &id)?, &Query::new()).await?;
+            let report = client.with_slugs(report).await;
             client.print(&report, |report| object_text(report, LEADING))
         }),
         Command::Parse(arguments) => parse::run(&arguments),
