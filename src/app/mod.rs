@@ -26,7 +26,7 @@ use crate::limits::auth_limiter::{self, AuthLimiter};
 use crate::maintenance::{brakes, key_expiry, retention, search_indexer};
 use crate::metrics::Metrics;
 use crate::queue::QueueManager;
-use crate::relay::{self, Recording, Relay, RelayError};
+use crate::relay::{Recording, Relay, RelayError};
 use crate::returns::{Forwarder, ReturnsDependencies, ReturnsService, ReturnsSettings};
 use crate::rng::Rng;
 use crate::server::{self, Server};
@@ -37,7 +37,7 @@ use crate::submission::{self, KeyFileError, SubmissionService};
 use crate::tls::{Certificate, TlsError};
 use crate::tls_report::{self, Reporter};
 use crate::unsubscribe::UnsubscribeService;
-use crate::verification::{self, ProbeCache, ReturnPathSettings, VerificationSettings, Verifier};
+use crate::verification::{self, ProbeCache, ReturnHostChecks, VerificationSettings, Verifier};
 use crate::web::PublicWeb;
 use crate::webhook::{self, WebhookDependencies, WebhookDispatcher};
 
@@ -185,7 +185,7 @@ impl<'a> SharedServices<'a> {
             resolver: resolver.clone(),
             settings: VerificationSettings::new(&config.domains, &config.hostname)
                 .sending_from(&config.relay)
-                .returning_to(ReturnPathSettings::of(config)),
+                .returning_to(ReturnHostChecks::of(config)),
             clock: clock.clone(),
             probes: ProbeCache::default(),
         };
@@ -237,7 +237,7 @@ impl<'a> SharedServices<'a> {
     fn build_relay(&self) -> Result<Relay, RelayError> {
         let Config { relay, hostname, tls_report, .. } = self.config;
         let relay = Relay::new(relay, hostname, self.queue.clone(), self.resolver.clone())?
-            .with_return_paths(relay::ReturnPathSettings::of(self.config));
+            .with_return_paths(self.config.return_hosts());
         Ok(if tls_report.enabled { relay.counting_tls() } else { relay })
     }
 

@@ -39,7 +39,7 @@ pub use log::{Log, LogFormat, LogLevel, LogLevelError};
 pub use public::Public;
 pub use relay::{DestinationTls, Dnssec, MtaSts, Relay, Timeouts};
 pub use retention::Retention;
-pub use return_path::ReturnPath;
+pub use return_path::{ReturnHosts, ReturnPath};
 pub use routing::{Endpoint, NamedHost, NamedHostError, PlatformSmartHost, Pool, Route, Source};
 pub use shaping::SiteRule;
 pub use smtp::{BareNewline, DuplicateHeaders, Smtp};
@@ -142,6 +142,14 @@ impl Config {
                 Err(ConfigError::Value { path: path.to_owned(), key, message: message.into_owned() })
             }
         }
+    }
+
+    /// The return hosts; `None` without a listener for reports.
+    pub fn return_hosts(&self) -> Option<ReturnHosts> {
+        self.inbound.is_enabled().then(|| ReturnHosts {
+            defaults: self.return_path.clone(),
+            host: self.inbound.host(&self.hostname),
+        })
     }
 
     fn find_invalid(&self) -> Option<InvalidOption> {

@@ -16,6 +16,15 @@ pub struct ReturnPath {
     pub label: String,
 }
 
+/// The return hosts of a server that receives reports.
+#[derive(Debug, Clone)]
+pub struct ReturnHosts {
+    /// The mode of domains that have none of their own, and the label of return hosts.
+    pub defaults: ReturnPath,
+    /// The platform's return host.
+    pub host: DomainName,
+}
+
 impl Default for ReturnPath {
     fn default() -> Self {
         Self { mode: ReturnPathMode::Auto, label: "bounces".into() }

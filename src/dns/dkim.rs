@@ -31,25 +31,30 @@ pub enum SignatureCheck {
 
 impl Resolver {
     /// Looks for a valid signature of the domain in From, or of a domain above or under it. Signatures of other domains
-    /// are not looked up. One that covers a part of the body proves nothing.
+    /// are not looked up. Signatures with `l=` are ignored: mail-auth is strict.
     pub async fn verify_signature(&self, message: &[u8], from: &DomainName) -> SignatureCheck {
         let Some(message) = keep_aligned(message, from) else { return SignatureCheck::NotAligned };
-        let verified = timeout(VERIFY_TIMEOUT, self.verify_with_blank_lines(&message)).await;
+        let verified = timeout(VERIFY_TIMEOUT, self.verify_with_blank_lines(&message, from)).await;
         verified.unwrap_or(SignatureCheck::Temporary)
     }
 
     /// Relaxed canonicalization turns a last line of white space into an empty line. RFC 6376 §3.4.4 ignores all empty
     /// lines at the end, but mail-auth 0.13 hashes them: such a message is verified again without these lines.
-    async fn verify_with_blank_lines(&self, message: &[u8]) -> SignatureCheck {
-        let checked = self.verify(message, |_| true).await;
+    async fn verify_with_blank_lines(&self, message: &[u8], from: &DomainName) -> SignatureCheck {
+        let checked = self.verify(message, from, |_| true).await;
         let trimmed = without_blank_lines(message);
         if checked != SignatureCheck::NotAligned || trimmed.len() == message.len() {
             return checked;
         }
-        self.verify(trimmed, |body| body == Canonicalization::Relaxed).await
+        self.verify(trimmed, from, |body| body == Canonicalization::Relaxed).await
     }
 
-    async fn verify(&self, message: &[u8], is_usable: impl Fn(Canonicalization) -> bool) -> SignatureCheck {
+    async fn verify(
+        &self,
+        message: &[u8],
+        from: &DomainName,
+        is_usable: impl Fn(Canonicalization) -> bool,
+    ) -> SignatureCheck {
         let Some(message) = AuthenticatedMessage::parse(message) else { return SignatureCheck::NotAligned };
         let outputs = MessageAuthenticator(self.current.clone()).verify_dkim(&message).await;
         let mut checked = SignatureCheck::NotAligned;
@@ -60,7 +65,10 @@ impl Resolver {
             // RFC 6376 §5.4: From must be signed.
             let covers_from = signature.h.iter().any(|name| name.eq_ignore_ascii_case("From"));
             match (output.result(), DomainName::parse(&signature.d)) {
-                (DkimResult::Pass, Ok(domain)) if covers_from => return SignatureCheck::Aligned(domain),
+                // `keep_aligned` may have read the field differently from mail-auth.
+                (DkimResult::Pass, Ok(domain)) if covers_from && is_aligned(&domain, from) => {
+                    return SignatureCheck::Aligned(domain);
+                }
                 (DkimResult::TempError(_), _) => checked = SignatureCheck::Temporary,
                 _ => {}
             }
@@ -102,8 +110,8 @@ fn domain_of(tags: &[u8]) -> Option<DomainName> {
     DomainName::parse(domain.trim()).ok()
 }
 
-/// One of the domains is at or under the other, and both have more than one label. Whoever controls a domain under that of
-/// From gains nothing: the domain that signed is named, not that of From.
+/// One of the domains is at or under the other, and both have more than one label. A subdomain may sign for
+/// From: the result names the domain that signed, and trust is in that name.
 fn is_aligned(signing: &DomainName, from: &DomainName) -> bool {
     let is_related = signing.is_at_or_under(from) || from.is_at_or_under(signing);
     is_related && [signing, from].iter().all(|domain| domain.as_str().contains('.'))
@@ -112,7 +120,7 @@ fn is_aligned(signing: &DomainName, from: &DomainName) -> bool {
 /// The message without the lines of white space at its end.
 fn without_blank_lines(message: &[u8]) -> &[u8] {
     let body = memmem::find(message, b"\r\n\r\n").map_or(message.len(), |at| at + 4);
-    let is_text = |octet: &u8| !octet.is_ascii_whitespace();
+    let is_text = |octet: &u8| !matches!(octet, b' ' | b'\t' | b'\r' | b'\n');
     let text_end = message[body..].iter().rposition(is_text).map_or(body, |at| body + at + 1);
     let line_end = message[text_end..].windows(2).position(|two| two == b"\r\n");
     match line_end {
@@ -169,6 +177,8 @@ mod tests {
             ("A: b\r\n\r\n \r\n\r\n", "A: b\r\n\r\n"),
             ("A: b\r\n\r\ntext", "A: b\r\n\r\ntext"),
             ("A: b\r\n", "A: b\r\n"),
+            // RFC 6376 §3.4.4: a form feed is text.
+            ("A: b\r\n\r\ntext\r\n\x0c\r\n", "A: b\r\n\r\ntext\r\n\x0c\r\n"),
         ] {
             assert_eq!(without_blank_lines(message.as_bytes()), trimmed.as_bytes(), "{message:?}");
         }

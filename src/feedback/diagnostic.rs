@@ -1,6 +1,6 @@
 //! The reply of a server within other words.
 
-use crate::mail::EnhancedStatus;
+use crate::mail::{EnhancedStatus, without_macs};
 use crate::model::{BounceClass, ReportAction};
 use crate::policy::bounce_classifier::classify;
 use crate::policy::reply_verdict::{Verdict, verdict_on_own_refusal};
@@ -62,10 +62,13 @@ pub(super) fn reply_of(text: &str, status: Option<EnhancedStatus>, action: Repor
     Reply { code, enhanced, lines: lines_of(text) }
 }
 
-/// The lines that are not empty; at least one.
+/// The lines that are not empty, without MACs of our tokens, which servers quote; at least one.
 fn lines_of(text: &str) -> Vec<String> {
-    let lines: Vec<_> =
-        text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<_> = text
+        .lines()
+        .map(|line| without_macs(line.trim()).into_owned())
+        .filter(|line| !line.is_empty())
+        .collect();
     if lines.is_empty() { vec![String::new()] } else { lines }
 }
 

@@ -33,5 +33,6 @@ pub use timestamp::{Timestamp, TimestampError};
 pub use tlsa::Tlsa;
 pub use token::{
     TOKEN_KEY_OCTETS, Token, TokenError, TokenKey, TokenKeys, TokenKind, TokenScope, TokenSubject,
+    without_macs,
 };
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

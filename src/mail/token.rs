@@ -4,6 +4,7 @@
 //! Digits are Crockford's base32, written in lower case and read in either case. Nothing else is forgiven, so an address
 //! has one spelling. The caller decides how old an id may be.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use aws_lc_rs::hmac;
@@ -17,6 +18,10 @@ const DIGIT_BITS: u32 = 5;
 const ID_DIGITS: usize = 26;
 const MAC_DIGITS: usize = 20;
 const MAC_BITS: u32 = 100;
+/// Digits of a token without its kind: scope, generation, id, MAC.
+const BARE_DIGITS: usize = 2 + ID_DIGITS + MAC_DIGITS;
+/// Stands for a MAC.
+const MASK: &str = "****";
 /// Octets of a key.
 pub const TOKEN_KEY_OCTETS: usize = 32;
 
@@ -143,6 +148,31 @@ impl Token {
         encode(self.mac, MAC_DIGITS, &mut text);
         text
     }
+}
+
+/// The text with the MAC of each token masked. Other servers quote our addresses, and whoever reads their replies must not be
+/// able to send reports.
+pub fn without_macs(text: &str) -> Cow<'_, str> {
+    let octets = text.as_bytes();
+    let (mut masked, mut copied, mut start) = (String::new(), 0, 0);
+    while start < octets.len() {
+        let word = octets[start..].iter().take_while(|octet| octet.is_ascii_alphanumeric()).count();
+        let end = start + word;
+        // The word may begin before the token, as in `=2B` of an encoded address.
+        if word >= BARE_DIGITS
+            && Token::parse_bare(TokenKind::Bounce, &text[end - BARE_DIGITS..end]).is_some()
+        {
+            masked.push_str(&text[copied..end - MAC_DIGITS]);
+            masked.push_str(MASK);
+            copied = end;
+        }
+        start = end + 1;
+    }
+    if copied == 0 {
+        return text.into();
+    }
+    masked.push_str(&text[copied..]);
+    masked.into()
 }
 
 impl fmt::Display for Token {
@@ -373,5 +403,27 @@ mod tests {
             }
         }
         assert!(well_formed > mutations / 3, "only {well_formed} of {tried} had the form of a token");
+    }
+
+    #[test]
+    fn the_mac_is_masked_in_every_form_in_which_servers_quote_an_address() {
+        let keys = keys(&[(1, 1_600_000_000)]);
+        let token = keys.issue(TokenKind::Bounce, subject(1_700_000_000, 7)).unwrap();
+        let (bare, known) = (token.bare(), &token.bare()[..BARE_DIGITS - MAC_DIGITS]);
+        for (before, after) in [
+            ("550 5.1.8 <bounce+", "@bounces.acme.com>: Sender address rejected: é"),
+            ("é fbl=2B", ""),
+            ("", " unsubscribes"),
+        ] {
+            for written in [bare.clone(), bare.to_uppercase()] {
+                let masked = without_macs(&format!("{before}{written}{after}")).to_string();
+                assert!(masked.eq_ignore_ascii_case(&format!("{before}{known}****{after}")), "{masked}");
+            }
+        }
+        let twice = without_macs(&format!("{bare} {bare}")).to_string();
+        assert_eq!(twice, format!("{known}**** {known}****"));
+        for text in ["", "é", "250 2.0.0 ok", &bare[1..], "bounce+d1"] {
+            assert!(matches!(without_macs(text), Cow::Borrowed(same) if same == text), "{text}");
+        }
     }
 }

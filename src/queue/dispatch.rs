@@ -142,7 +142,8 @@ impl Dispatcher {
         Some(next)
     }
 
-    fn begin_message(&mut self, queue_key: &QueueKey, now: Instant) {
+    /// Counts a transaction.
+    pub fn begin_message(&mut self, queue_key: &QueueKey, now: Instant) {
         if let Some(limiter) = self.limiters.get_mut(queue_key) {
             limiter.begin_message(now);
         }

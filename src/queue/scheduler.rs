@@ -106,6 +106,11 @@ impl QueueManager {
         Some(claim)
     }
 
+    /// Counts a transaction in addition to the first one of a claim. The claims after it wait accordingly.
+    pub fn begin_message(&self, queue_key: &QueueKey) {
+        self.dispatcher().begin_message(queue_key, self.clock().instant());
+    }
+
     /// Counts a new connection.
     pub fn begin_connection(&self, queue_key: &QueueKey) {
         self.dispatcher().begin_connection(queue_key, self.clock().instant());

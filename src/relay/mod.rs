@@ -68,7 +68,6 @@ use crate::rng::Rng;
 use crate::store::Store;
 use crate::tls::TlsError;
 
-pub use self::return_path::ReturnPathSettings;
 use dialer::Dialer;
 use outbound::OutboundConnections;
 use pool::ConnectionPool;
@@ -231,10 +230,10 @@ impl Relay {
         self
     }
 
-    /// Sends mail under the return hosts of its domains. Without settings, mail keeps its reverse paths.
-    pub fn with_return_paths(mut self, settings: Option<ReturnPathSettings>) -> Self {
+    /// Sends mail under the return hosts of its domains. Without them, mail keeps its reverse paths.
+    pub fn with_return_paths(mut self, hosts: Option<config::ReturnHosts>) -> Self {
         let (store, clock) = (self.context.store.clone(), self.context.clock.clone());
-        self.context.return_paths = ReturnPaths::new(store, settings, clock);
+        self.context.return_paths = ReturnPaths::new(store, hosts, clock);
         self
     }
 

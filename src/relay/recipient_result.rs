@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::delivery_error::DeliveryError;
 use super::peer::Peer;
-use crate::mail::EnhancedStatus;
+use crate::mail::{EnhancedStatus, without_macs};
 use crate::policy::reply_verdict::{
     Verdict, is_session_limit, verdict_on_own_refusal, verdict_on_reply, verdict_on_transport_error,
 };
@@ -35,7 +35,7 @@ pub struct RecipientResult {
 }
 
 impl RecipientResult {
-    /// The result of a reply. `only_recipient`: whether the message had no other recipient.
+    /// The result of a reply. `only_recipient`: whether the transaction had no other recipient.
     pub fn from_outcome(outcome: Outcome, only_recipient: bool, peer: &Arc<Peer>) -> Self {
         let verdict = verdict_on_reply(outcome.phase, &outcome.reply, only_recipient);
         Self::from_reply(verdict, &outcome.reply, peer)
@@ -46,7 +46,7 @@ impl RecipientResult {
             verdict,
             code: Some(reply.code),
             enhanced: reply.enhanced,
-            text: reply.lines.join(" "),
+            text: without_macs(&reply.lines.join(" ")).into_owned(),
             peer: peer.clone(),
             conclusive: !matches!(verdict, Verdict::Deferred { .. }),
             lacks_tls: false,
@@ -110,5 +110,27 @@ impl RecipientResult {
             (Some(code), None) => code.to_string(),
             (None, _) => String::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::{Timestamp, TokenKey, TokenKeys, TokenKind, TokenScope, TokenSubject};
+    use crate::model::DeliveryId;
+    use crate::smtp::client::Phase;
+
+    #[test]
+    fn a_reply_that_quotes_the_reverse_path_is_recorded_without_its_mac() {
+        let keys = TokenKeys::new(vec![TokenKey::new(1, Timestamp::UNIX_EPOCH, &[7; 32])]);
+        let id = DeliveryId::generate(Timestamp::from_second(1_800_000_000).unwrap()).into();
+        let subject = TokenSubject { scope: TokenScope::Delivery, id };
+        let token = keys.issue(TokenKind::Bounce, subject).unwrap().to_string();
+        let text = format!("<{token}@bounces.acme.com>: Sender address rejected");
+        let reply = Reply { code: 450, enhanced: None, lines: vec![text.clone()] };
+        let result =
+            RecipientResult::from_outcome(Outcome { phase: Phase::Rcpt, reply }, true, &Arc::default());
+        let mac = &token[token.len() - 20..];
+        assert_eq!(result.to_reply_text(), format!("450 {}", text.replace(mac, "****")));
     }
 }

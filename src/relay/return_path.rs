@@ -1,12 +1,12 @@
 //! The reverse path of transactions. Mail leaves under the return host of the domain that signs it, with a token that proves
-//! which delivery a report is about. The host is chosen when a transaction begins: a message that waited must not leave under
+//! which delivery a report is about. The host is chosen when an attempt begins: a message that waited must not leave under
 //! a host whose record was removed meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::config;
+use crate::config::{self, ReturnHosts};
 use crate::limits::versioned_cache::VersionedCache;
 use crate::mail::{Address, DomainName, ReversePath, TokenKind, TokenScope, TokenSubject};
 use crate::model::{DomainStatus, Environment, MessageKind, ReturnPathMode, TenantId};
@@ -18,20 +18,11 @@ const DOMAINS_MAX: usize = 10_000;
 /// A message goes to all recipients in one transaction if separate ones would transfer more octets.
 const SEPARATE_OCTETS_MAX: u64 = 4 * 1024 * 1024;
 
-/// Settings of reverse paths. Only for a server that receives reports.
-#[derive(Debug, Clone)]
-pub struct ReturnPathSettings {
-    /// The mode of domains that have none of their own, and the label of return hosts.
-    pub defaults: config::ReturnPath,
-    /// The platform's return host.
-    pub host: DomainName,
-}
-
 /// Chooses reverse paths.
 pub struct ReturnPaths {
     store: Arc<Store>,
     /// `None` if the server receives no reports.
-    settings: Option<ReturnPathSettings>,
+    settings: Option<ReturnHosts>,
     hosts: VersionedCache<(TenantId, DomainName), Option<DomainName>>,
 }
 
@@ -43,28 +34,9 @@ pub struct PlannedTransaction {
     pub recipients: Vec<usize>,
 }
 
-impl ReturnPathSettings {
-    /// The settings of a configuration; `None` without a listener for reports.
-    pub fn of(config: &config::Config) -> Option<Self> {
-        config.inbound.is_enabled().then(|| Self {
-            defaults: config.return_path.clone(),
-            host: config.inbound.host(&config.hostname),
-        })
-    }
-
-    fn host_of(&self, domain: &Domain) -> Option<DomainName> {
-        let config::ReturnPath { mode, label } = &self.defaults;
-        match domain.return_path.mode.unwrap_or(*mode) {
-            ReturnPathMode::Off => None,
-            ReturnPathMode::Auto => domain.active_return_host(*mode, label),
-            ReturnPathMode::Platform => (domain.status == DomainStatus::Verified).then(|| self.host.clone()),
-        }
-    }
-}
-
 impl ReturnPaths {
     /// Without settings, messages keep their reverse paths.
-    pub fn new(store: Arc<Store>, settings: Option<ReturnPathSettings>, clock: Clock) -> Self {
+    pub fn new(store: Arc<Store>, settings: Option<ReturnHosts>, clock: Clock) -> Self {
         Self { store, settings, hosts: VersionedCache::new(clock, LIFETIME, DOMAINS_MAX) }
     }
 
@@ -80,7 +52,7 @@ impl ReturnPaths {
         let load = async {
             let domains = self.store.domains_covering(tenant, name).await?;
             let own = domains.iter().find(|found| found.tenant_id == Some(tenant) && found.name == *name);
-            Ok(own.and_then(|domain| settings.host_of(domain)))
+            Ok(own.and_then(|domain| return_host_of(domain, settings)))
         };
         let last_change = |_: &_| self.store.version_of_owner(Some(tenant));
         let version = self.store.directory_version();
@@ -123,6 +95,15 @@ impl ReturnPaths {
     fn path(&self, host: &DomainName, subject: TokenSubject) -> Option<ReversePath> {
         let token = self.store.token_keys().issue(TokenKind::Bounce, subject)?;
         Address::parse(&format!("{token}@{host}")).ok().map(ReversePath::Mailbox)
+    }
+}
+
+fn return_host_of(domain: &Domain, hosts: &ReturnHosts) -> Option<DomainName> {
+    let config::ReturnPath { mode, label } = &hosts.defaults;
+    match domain.return_path.mode.unwrap_or(*mode) {
+        ReturnPathMode::Off => None,
+        ReturnPathMode::Auto => domain.active_return_host(*mode, label),
+        ReturnPathMode::Platform => (domain.status == DomainStatus::Verified).then(|| hosts.host.clone()),
     }
 }
 

@@ -52,12 +52,13 @@ impl Worker {
         }
         let content = claim.batch.content.clone();
         let returned = self.returned_by_sandbox(&claim.batch);
-        self.send_to_writer(claim, content.as_ref(), outcomes).await;
+        if !self.send_to_writer(claim, content.as_ref(), outcomes).await {
+            return;
+        }
+        let Some(returns) = &self.context.sandbox_returns else { return };
         for mail in returned {
-            if let Some(returns) = &self.context.sandbox_returns {
-                // The reader ends with the server.
-                let _ = returns.send(mail).await;
-            }
+            // The reader ends with the server, and what waits is lost.
+            let _ = returns.send(mail).await;
         }
     }
 

@@ -23,13 +23,12 @@ pub fn returned_mail(
     let subject = TokenSubject { scope: TokenScope::Delivery, id: delivery.id.into() };
     let token = keys.issue(kind, subject)?;
     let recipient = Address::parse(&format!("{token}@{host}")).ok()?;
-    let (sender, text) = match scenario {
-        SandboxScenario::LateBounce(status) => {
-            (ReversePath::Null, late_bounce(&recipient, &delivery.recipient, status, host))
-        }
-        SandboxScenario::Complaint => (ReversePath::Null, complaint(&recipient, host, &token.bare())),
-        _ => (ReversePath::Null, automatic_reply(&recipient, &delivery.recipient)),
+    let text = match scenario {
+        SandboxScenario::LateBounce(status) => late_bounce(&recipient, &delivery.recipient, status, host),
+        SandboxScenario::Complaint => complaint(&recipient, host, &token.bare()),
+        _ => automatic_reply(&recipient, &delivery.recipient),
     };
+    let sender = ReversePath::Null;
     Some(ReturnedMail { recipient, sender, octets: text.into(), is_truncated: false, peer: None })
 }
 

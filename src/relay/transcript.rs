@@ -1,5 +1,6 @@
 //! The transcript of one attempt.
 
+use crate::mail::without_macs;
 use crate::smtp::Reply;
 use crate::smtp::client::Phase;
 use crate::store::Attempt;
@@ -73,6 +74,7 @@ impl Transcript {
     }
 
     fn push(&mut self, mark: &str, line: &str) {
+        let line = without_macs(line);
         self.text.push_str(mark);
         self.text.push_str(&line[..line.floor_char_boundary(LINE_OCTETS_MAX)]);
         self.text.push('\n');

@@ -4,18 +4,26 @@ use super::recipient_result::RecipientResult;
 use super::worker::Worker;
 use crate::policy::reply_verdict::Verdict;
 use crate::queue::{EndingDelivery, SiteResults};
-use crate::store::{AttemptRecord, Batch};
+use crate::store::{AttemptRecord, Batch, Delivery};
 
 /// The final results of a batch for its site.
-pub(super) fn site_results(batch: &Batch, results: &[RecipientResult]) -> SiteResults {
-    let is_final = |result: &&RecipientResult| !matches!(result.verdict, Verdict::Deferred { .. });
-    let gone = batch.deliveries.iter().zip(results).filter(|(_, result)| {
+pub(super) fn site_results(batch: &Batch, results: &[Option<RecipientResult>]) -> SiteResults {
+    let is_final =
+        |(_, result): &(&Delivery, &RecipientResult)| !matches!(result.verdict, Verdict::Deferred { .. });
+    let results = || {
+        batch
+            .deliveries
+            .iter()
+            .zip(results)
+            .filter_map(|(delivery, result)| Some((delivery, result.as_ref()?)))
+    };
+    let gone = results().filter(|(_, result)| {
         // A refusal of this server, such as for a null MX, comes from no host.
         result.peer.address.is_some() && matches!(result.verdict, Verdict::Bounced { suppress: true, .. })
     });
     SiteResults {
         tenant_id: batch.message.tenant_id,
-        count: results.iter().filter(is_final).count() as u64,
+        count: results().filter(is_final).count() as u64,
         gone: gone.map(|(delivery, _)| delivery.recipient.clone()).collect(),
         before: None,
     }

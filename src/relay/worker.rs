@@ -281,11 +281,16 @@ impl Worker {
 
     async fn record_results(
         &self,
-        claim: Claim,
+        mut claim: Claim,
         content: Option<&Content>,
         attempted: &AttemptResult,
         start: &AttemptStart<'_>,
     ) {
+        let results = claim.batch.deliveries.iter().zip(&attempted.results);
+        let unattempted: Vec<_> =
+            results.filter(|(_, result)| result.is_none()).map(|(delivery, _)| delivery.id).collect();
+        // Dropping the claim of the others releases them.
+        drop(claim.split_off(|delivery| unattempted.contains(&delivery.id)));
         let completed = CompletedAttempt {
             batch: &claim.batch,
             started_at: start.at,
@@ -295,7 +300,7 @@ impl Worker {
             transcript: &attempted.transcript,
         };
         let mut outcomes = Outcomes::default();
-        for (delivery, result) in claim.batch.deliveries.iter().zip(&attempted.results) {
+        for (delivery, result) in claim.batch.deliveries.iter().zip(attempted.results.iter().flatten()) {
             let give_up_at = self.give_up_at(delivery, result, start.at).await;
             let retry = RetryConditions { jitter: jitter(&self.context.rng), give_up_at };
             let mut record = completed.record(delivery, result, retry);
@@ -345,7 +350,7 @@ impl Worker {
             _ => "the spool cannot be read",
         };
         let error = DeliveryError::new(Phase::Connect, text).with_class(BounceClass::Temporary);
-        let results = vec![RecipientResult::from_error(&error, &peer); claim.batch.deliveries.len()];
+        let results = vec![Some(RecipientResult::from_error(&error, &peer)); claim.batch.deliveries.len()];
         let attempted = AttemptResult {
             results,
             transcript: "".into(),
@@ -382,8 +387,14 @@ impl Worker {
         self.send_to_writer(claim, None, outcomes).await;
     }
 
-    /// Composes the DSN, if one is due, and passes it and the records to the result writer.
-    pub(super) async fn send_to_writer(&self, claim: Claim, content: Option<&Content>, outcomes: Outcomes) {
+    /// Composes the DSN, if one is due, and passes it and the records to the result writer. Returns whether that took them: if it
+    /// has ended, the claim is released and the mail is delivered again.
+    pub(super) async fn send_to_writer(
+        &self,
+        claim: Claim,
+        content: Option<&Content>,
+        outcomes: Outcomes,
+    ) -> bool {
         let Outcomes { mut records, dsn_recipients } = outcomes;
         self.suppress_unreached(&claim.batch, &mut records).await;
         let dsn = match dsn_recipients.as_slice() {
@@ -393,10 +404,11 @@ impl Worker {
             }
             _ => None,
         };
-        // If the result writer has ended, the claim is dropped and the mail is delivered again.
-        if self.recordings.send(RecordBatch { records, report: dsn }).await.is_ok() {
+        let was_taken = self.recordings.send(RecordBatch { records, report: dsn }).await.is_ok();
+        if was_taken {
             claim.settle();
         }
+        was_taken
     }
 
     /// Whether the sender gets DSNs by mail.

@@ -55,6 +55,7 @@ pub fn evaluate(
         dkim_seen: Vec::new(),
         dkim_unseen: Vec::new(),
         return_path: None,
+        return_path_of: domain.return_path.clone(),
     };
     for (lookup, (result, is_known)) in lookups.iter().zip(&checked) {
         let Some(id) = lookup.record.dkim_key else { continue };

@@ -20,14 +20,14 @@ use crate::clock::Clock;
 use crate::config;
 use crate::dns::{DnsError, Resolver};
 use crate::mail::{DomainName, SignedDuration, TokenKind, TokenScope, TokenSubject};
-use crate::model::ReturnPathStatus;
+use crate::model::{ReturnPathStatus, Verification};
 use crate::store::{self, Directory, Domain, RecordStatus, Reports, Store};
 
 pub use decision::{RecordLookup, evaluate};
 pub use probe::ProbeCache;
 pub use recheck::recheck_loop;
 pub use records::{DnsRecord, Purpose, RecordAlternative, RecordType, dkim_record_name, expected_records};
-pub use return_path::{ReturnHostLookup, ReturnPathSettings, return_path_hint};
+pub use return_path::{ReturnHostChecks, ReturnHostLookup, return_path_hint};
 pub use spf::SpfSources;
 
 /// Settings of verification.
@@ -42,7 +42,7 @@ pub struct VerificationSettings {
     /// The addresses that SPF records must permit.
     pub sources: SpfSources,
     /// Where mail to return hosts must lead; `None` if the server receives no reports.
-    pub return_path: Option<ReturnPathSettings>,
+    pub return_path: Option<ReturnHostChecks>,
     /// The host name of the server.
     pub hostname: DomainName,
 }
@@ -67,9 +67,18 @@ impl VerificationSettings {
     }
 
     /// Adds the return hosts.
-    pub fn returning_to(self, return_path: Option<ReturnPathSettings>) -> Self {
+    pub fn returning_to(self, return_path: Option<ReturnHostChecks>) -> Self {
         Self { return_path, ..self }
     }
+}
+
+/// Why a domain is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckReason {
+    /// Somebody asked for it. For a manually verified domain, that confirms that its DKIM keys are published.
+    Request,
+    /// The check interval has passed.
+    Interval,
 }
 
 /// Checks domains.
@@ -92,7 +101,7 @@ impl Verifier {
     ///
     /// # Errors
     /// The errors of the store. A failed lookup is no error and changes no status.
-    pub async fn check(&self, domain: &Domain) -> store::Result<Option<Domain>> {
+    pub async fn check(&self, domain: &Domain, reason: CheckReason) -> store::Result<Option<Domain>> {
         let Self { store, resolver, settings, clock, probes: _ } = self;
         let keys = store.dkim_keys(domain.id).await?;
         let expected = expected_records(domain, &keys, settings);
@@ -101,6 +110,9 @@ impl Verifier {
             evaluate_spf(&domain.name, settings, &resolver.without_cache(), lookup).await;
         }
         let mut check = evaluate(domain, &keys, &results, clock.now(), settings.verification_grace);
+        if domain.verification == Verification::Manual && reason == CheckReason::Interval {
+            check.dkim_seen.clear();
+        }
         check.return_path = self.check_return_path(domain, &results).await;
         let (from, to) = (domain.status, check.status);
         let updated = store.record_domain_check(domain.id, check).await?;
@@ -110,7 +122,7 @@ impl Verifier {
         Ok(updated)
     }
 
-    /// The status of the return host; `None` if the DNS does not answer.
+    /// The status of the return host; `None` if the check did not find out.
     async fn check_return_path(&self, domain: &Domain, lookups: &[RecordLookup]) -> Option<ReturnPathStatus> {
         let lookup = lookups.iter().find(|lookup| lookup.record.purpose == Purpose::ReturnPath);
         let (Some(settings), Some(lookup)) = (&self.settings.return_path, lookup) else {
@@ -131,7 +143,7 @@ impl Verifier {
             hostname: &self.settings.hostname,
             recipient: format!("{token}@{}", lookup.record.name),
         };
-        let is_reached = self.probes.is_reached(&probe, &self.clock).await;
+        let is_reached = self.probes.is_reached(&probe, &self.clock).await?;
         Some(if is_reached { ReturnPathStatus::Active } else { ReturnPathStatus::Unreachable })
     }
 }

@@ -13,7 +13,7 @@ use crate::mail::{SignedDuration, Timestamp};
 use crate::model::TenantId;
 use crate::store::{self, Directory};
 
-use super::Verifier;
+use super::{CheckReason, Verifier};
 
 /// Tenants checked at the same time.
 const TENANTS_MAX: usize = 8;
@@ -94,7 +94,7 @@ impl Recheck {
         let mut checks = JoinSet::new();
         for domain in self.verifier.store.domains_to_check(tenant, before, BATCH_DOMAINS).await? {
             let verifier = self.verifier.clone();
-            checks.spawn(async move { verifier.check(&domain).await });
+            checks.spawn(async move { verifier.check(&domain, CheckReason::Interval).await });
         }
         let mut checked = 0;
         let mut has_failed = false;

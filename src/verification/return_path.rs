@@ -1,6 +1,8 @@
 //! The return host of a domain: the record that leads mail to it here. What counts is the effect of the records, not their
 //! types: its MX names this server, and its SPF policy is ours.
 
+use std::net::IpAddr;
+
 use crate::config;
 use crate::dns::{DnsError, Resolver};
 use crate::mail::DomainName;
@@ -12,11 +14,9 @@ use super::spf;
 
 /// Where mail to return hosts must lead. Only for a server that receives reports.
 #[derive(Debug, Clone)]
-pub struct ReturnPathSettings {
-    /// The mode of domains that have none of their own, and the label of return hosts.
-    pub defaults: config::ReturnPath,
-    /// The platform's return host.
-    pub host: DomainName,
+pub struct ReturnHostChecks {
+    /// The return hosts.
+    pub hosts: config::ReturnHosts,
     /// The names of this server in MX records.
     pub mx_hosts: Vec<DomainName>,
     /// The port of mail hosts.
@@ -41,17 +41,16 @@ struct Records {
     /// The SPF policies.
     policies: Vec<String>,
     /// Looked up only without MX records.
-    addresses: Vec<String>,
+    addresses: Vec<IpAddr>,
     /// The SPF policies of the platform's return host.
     own_policies: Vec<String>,
 }
 
-impl ReturnPathSettings {
+impl ReturnHostChecks {
     /// The settings of a configuration; `None` without a listener for reports.
     pub fn of(config: &config::Config) -> Option<Self> {
-        config.inbound.is_enabled().then(|| Self {
-            defaults: config.return_path.clone(),
-            host: config.inbound.host(&config.hostname),
+        Some(Self {
+            hosts: config.return_hosts()?,
             mx_hosts: config.inbound.mx_hosts(&config.hostname),
             port: config.relay.port,
         })
@@ -59,8 +58,8 @@ impl ReturnPathSettings {
 
     /// The record of a domain's return host; `None` if its mail uses no return host of its own.
     pub(super) fn expected(&self, domain: &Domain, spf_include: &DomainName) -> Option<DnsRecord> {
-        let mode = domain.return_path.mode.unwrap_or(self.defaults.mode);
-        let host = domain.return_host(&self.defaults.label).filter(|_| mode == ReturnPathMode::Auto)?;
+        let mode = domain.return_path.mode.unwrap_or(self.hosts.defaults.mode);
+        let host = domain.return_host(&self.hosts.defaults.label).filter(|_| mode == ReturnPathMode::Auto)?;
         let exchange = self.mx_hosts.first()?;
         let alternatives = [
             (RecordType::Mx, format!("10 {exchange}")),
@@ -70,7 +69,7 @@ impl ReturnPathSettings {
             purpose: Purpose::ReturnPath,
             kind: RecordType::Cname,
             name: host.as_str().to_owned(),
-            value: self.host.as_str().to_owned(),
+            value: self.hosts.host.as_str().to_owned(),
             alternatives: alternatives.map(|(kind, value)| RecordAlternative { kind, value }).to_vec(),
             required: false,
             dkim_key: None,
@@ -87,7 +86,7 @@ impl ReturnPathSettings {
         let (exchanges, texts, own_texts) = tokio::join!(
             resolver.mail_exchanges(host),
             resolver.texts(host),
-            resolver.texts(self.host.as_str())
+            resolver.texts(self.hosts.host.as_str())
         );
         let exchanges = known(exchanges)?;
         let addresses = match exchanges.as_slice() {
@@ -97,7 +96,7 @@ impl ReturnPathSettings {
         let records = Records {
             exchanges,
             policies: spf_policies(&known(texts)?),
-            addresses: addresses.iter().map(ToString::to_string).collect(),
+            addresses,
             own_policies: spf_policies(&known(own_texts)?),
         };
         Some(self.compare(&records, spf_include))
@@ -114,14 +113,14 @@ impl ReturnPathSettings {
         };
         let exchanges = records.exchanges.iter().map(|host| format!("MX {host}"));
         let policies = records.policies.iter().map(|policy| format!("TXT {policy}"));
-        let addresses = records.addresses.iter().map(|address| format!("{ADDRESS}{address}"));
+        let addresses = records.addresses.iter().map(|address| {
+            let kind = if address.is_ipv6() { "AAAA" } else { "A" };
+            format!("{kind} {address}")
+        });
         let found: Vec<_> = exchanges.chain(policies).chain(addresses).collect();
         ReturnHostLookup { status: status_of(exchange.is_some() && permits, &found), found, exchange }
     }
 }
-
-/// How an address that was found begins.
-const ADDRESS: &str = "A ";
 
 /// What to do about the records of a return host.
 pub fn return_path_hint(
@@ -131,7 +130,7 @@ pub fn return_path_hint(
 ) -> Option<&'static str> {
     let has = |kind: &str| found.iter().any(|text| text.starts_with(kind));
     match (record, status) {
-        (RecordStatus::Mismatch, _) if !has("MX ") && has(ADDRESS) => Some(
+        (RecordStatus::Mismatch, _) if !has("MX ") && (has("A ") || has("AAAA ")) => Some(
             "the name has an address and no MX: if the DNS provider proxies it, set the record to DNS only",
         ),
         (RecordStatus::Mismatch, _) if !has("MX ") => {
@@ -164,9 +163,11 @@ mod tests {
     use super::*;
 
     fn status(exchanges: &[&str], policies: &[&str], addresses: &[&str]) -> RecordStatus {
-        let settings = ReturnPathSettings {
-            defaults: config::ReturnPath::default(),
-            host: DomainName::parse("bounce.mail.example").unwrap(),
+        let settings = ReturnHostChecks {
+            hosts: config::ReturnHosts {
+                defaults: config::ReturnPath::default(),
+                host: DomainName::parse("bounce.mail.example").unwrap(),
+            },
             mx_hosts: vec![DomainName::parse("mail.example").unwrap()],
             port: 25,
         };
@@ -174,7 +175,7 @@ mod tests {
         let records = Records {
             exchanges: strings(exchanges),
             policies: strings(policies),
-            addresses: strings(addresses),
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
             own_policies: vec!["v=spf1 ip4:192.0.2.1 -all".into()],
         };
         settings.compare(&records, &DomainName::parse("spf.example").unwrap()).status

@@ -318,6 +318,7 @@ async fn the_fields_are_signed_and_the_address_is_on_the_return_host_of_the_doma
         dkim_seen: Vec::new(),
         dkim_unseen: Vec::new(),
         return_path: Some(ReturnPathStatus::Active),
+        return_path_of: Default::default(),
     };
     stage.server.running().store().record_domain_check(domain, check).await.unwrap();
     let delivered = deliver_one(&stage).await;

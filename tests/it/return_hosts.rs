@@ -232,3 +232,68 @@ async fn a_server_without_a_listener_for_reports_asks_for_no_return_host() {
     assert!(records.iter().all(|record| record["purpose"] != "return_path"));
     assert_eq!(path_of_next_message(&stage).await, format!("alice@{DOMAIN}"));
 }
+
+#[tokio::test]
+async fn a_busy_mail_host_and_trouble_of_its_dns_leave_a_return_host_active() {
+    let stage = InboundStage::start().await;
+    let probed = FakeMx::beside(&stage.mx).await;
+    stage.dns.addresses(HOSTNAME, &[probed.address.ip()]);
+    stage.dns.alias(RETURN_HOST, PLATFORM_HOST);
+    assert_eq!(verify(&stage).await["return_path"]["status"], "active");
+    for (phase, reply) in
+        [(Phase::Greeting, "421 4.3.2 too many connections"), (Phase::Rcpt, "451 4.3.0 later")]
+    {
+        stage.server.clock.advance(PROBED_AGAIN);
+        let before = probed.connections().len();
+        probed.script(phase, "", 1, Fault::Reply(reply));
+        assert_eq!(verify(&stage).await["return_path"]["status"], "active", "{reply}");
+        assert_eq!(probed.connections().len(), before + 1, "{reply}");
+    }
+    stage.server.clock.advance(PROBED_AGAIN);
+    stage.dns.fail(HOSTNAME);
+    assert_eq!(verify(&stage).await["return_path"]["status"], "active");
+    assert_eq!(kinds_of_events(&stage).await, ["domain.return_path_active"]);
+}
+
+#[tokio::test]
+async fn a_return_host_that_is_set_during_a_check_waits_for_its_own_check() {
+    let stage = InboundStage::start().await;
+    let probed = FakeMx::beside(&stage.mx).await;
+    stage.dns.addresses(HOSTNAME, &[probed.address.ip()]);
+    stage.dns.alias(RETURN_HOST, PLATFORM_HOST);
+    let gate = probed.wait_at(Phase::Rcpt);
+    let path = format!("/v1/domains/{}", stage.account.domain_id);
+    let change = async {
+        crate::wait::until("the probe asks", async || {
+            probed.commands().iter().any(|line| line.starts_with("RCPT")).then_some(())
+        })
+        .await;
+        let other = json!({"return_path": {"host": "rp.own.test"}});
+        stage.server.control.ok("PATCH", &path, other).await;
+        gate.cancel();
+    };
+    let (checked, ()) = tokio::join!(verify(&stage), change);
+    assert_eq!(checked["return_path"], json!({"mode": null, "host": "rp.own.test", "status": "pending"}));
+    assert_eq!(kinds_of_events(&stage).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_hourly_check_finds_the_return_host_of_a_manual_domain_and_confirms_no_key() {
+    let stage = InboundStage::start().await;
+    stage.dns.alias(RETURN_HOST, PLATFORM_HOST);
+    let path = format!("/v1/domains/{}", stage.account.domain_id);
+    let rotated = stage.server.control.ok("POST", &format!("{path}/dkim/rotate"), json!({})).await;
+    let domain = crate::wait::until("the return path is active", async || {
+        stage.server.clock.advance(Duration::from_secs(3700));
+        let domain = stage.server.control.get(&path).await;
+        (domain["return_path"]["status"] == "active").then_some(domain)
+    })
+    .await;
+    let states = |domain: &Value| -> Vec<String> {
+        let records = domain["dns_records"].as_array().unwrap().iter();
+        records.filter(|record| record["purpose"] == "dkim").map(|one| text(&one["dkim_key_state"])).collect()
+    };
+    assert!(states(&domain).contains(&"pending".to_owned()), "{rotated} {domain}");
+    let confirmed = verify(&stage).await;
+    assert!(!states(&confirmed).contains(&"pending".to_owned()), "{confirmed}");
+}

@@ -1,6 +1,8 @@
 //! The reverse path that mail leaves with: one transaction and one token for each recipient.
 
-use pillarbox::config::{Config, Route};
+use std::time::Duration;
+
+use pillarbox::config::{Config, Route, SiteRule};
 use pillarbox::mail::{Timestamp, Token, TokenScope};
 use pillarbox::model::{DeliveryId, MessageId};
 use pillarbox::store::Reports;
@@ -224,4 +226,98 @@ async fn a_connection_that_ends_between_recipients_delivers_to_each_once() {
     let mut reached: Vec<_> = stage.mx.transactions().into_iter().flat_map(|one| one.recipients).collect();
     reached.sort();
     assert_eq!(reached, recipients);
+}
+
+#[tokio::test]
+async fn a_server_that_defers_is_dialled_again_only_for_recipients_that_it_has_not_answered() {
+    let (stage, _probed) = stage_with(|config| config.relay.messages_per_connection_max = 2).await;
+    stage.mx.script(Phase::Rcpt, "", usize::MAX, Fault::Reply("451 4.7.1 later"));
+    let recipients = ["a@b.test", "b@b.test", "c@b.test", "d@b.test", "e@b.test"];
+    let id = stage.server.submit(&stage.account, &recipients, &message(&stage.account, "x")).await;
+    let email = stage.server.wait_for_status(&id, &["deferred"]).await;
+    assert!(email["deliveries"].as_array().unwrap().iter().all(|one| one["attempts"] == 1), "{email}");
+    let mut asked = stage.mx.commands();
+    asked.retain(|line| line.starts_with("RCPT"));
+    let each = |name: &&str| asked.iter().filter(|line| line.contains(*name)).count() == 1;
+    assert!(asked.len() == 5 && recipients.iter().all(|name| each(&name)), "{asked:?}");
+    assert_eq!(stage.mx.connections().len(), 3);
+}
+
+#[tokio::test]
+async fn a_server_that_takes_one_message_per_connection_gets_all_in_one_attempt() {
+    let (stage, _probed) = stage().await;
+    let recipients: Vec<String> = (0..12).map(|n| format!("r{n}@b.test")).collect();
+    let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+    for fault in [
+        Fault::ReplyAndClose("250 2.0.0 taken"),
+        Fault::ReplyAndClose("250 2.0.0 taken\r\n421 4.3.2 closing"),
+    ] {
+        let (messages, connections) = (stage.mx.transactions().len(), stage.mx.connections().len());
+        stage.mx.script(Phase::Dot, "", recipients.len(), fault);
+        let id = stage.server.submit(&stage.account, &recipients, &message(&stage.account, "x")).await;
+        let email = stage.server.wait_for_status(&id, &["delivered"]).await;
+        assert!(email["deliveries"].as_array().unwrap().iter().all(|one| one["attempts"] == 1), "{email}");
+        assert_eq!(stage.mx.transactions().len() - messages, recipients.len());
+        assert_eq!(stage.mx.connections().len() - connections, recipients.len());
+    }
+}
+
+#[tokio::test]
+async fn recipients_that_a_stop_left_out_have_no_attempt() {
+    let (mut stage, _probed) = stage().await;
+    let gate = stage.mx.wait_at(Phase::Dot);
+    let recipients = ["a@b.test", "b@b.test", "c@b.test"];
+    let id = stage.server.submit(&stage.account, &recipients, &message(&stage.account, "x")).await;
+    until("the first message is sent", async || {
+        stage.mx.commands().iter().any(|line| line == "DATA").then_some(())
+    })
+    .await;
+    let mx = &stage.mx;
+    tokio::join!(stage.server.stop(), async { gate.cancel() });
+    assert_eq!(mx.transactions().len(), 1);
+    stage.server.restart(|_| ()).await;
+    let email = stage.server.wait_for_status(&id, &["delivered"]).await;
+    assert!(email["deliveries"].as_array().unwrap().iter().all(|one| one["attempts"] == 1), "{email}");
+    let mut reached: Vec<_> = mx.transactions().into_iter().flat_map(|one| one.recipients).collect();
+    reached.sort();
+    assert_eq!(reached, recipients);
+}
+
+#[tokio::test]
+async fn the_rate_of_a_site_counts_each_transaction() {
+    let (stage, _probed) = stage_with(|config| {
+        config.relay.shaping = vec![SiteRule {
+            name: "b".into(),
+            mx: vec!["mx.b.test".into()],
+            domains: Vec::new(),
+            separate_sites: false,
+            connections_max: None,
+            messages_per_connection_max: None,
+            messages_per_minute: Some(1),
+            connections_per_minute: None,
+        }];
+    })
+    .await;
+    let other = FakeMx::beside(&stage.mx).await;
+    stage.dns.mx("c.test", &[(10, "mx.c.test")]);
+    stage.dns.addresses("mx.c.test", &[other.address.ip()]);
+    stage.deliver(&["a@b.test", "b@b.test", "c@b.test"]).await;
+    let id = stage.server.submit(&stage.account, &["d@b.test"], &message(&stage.account, "x")).await;
+    stage.server.clock.advance(Duration::from_secs(90));
+    stage.deliver(&["x@c.test"]).await;
+    assert_eq!(stage.mx.transactions().len(), 3, "three minutes are used up");
+    stage.server.clock.advance(Duration::from_secs(90));
+    stage.server.wait_for_status(&id, &["delivered"]).await;
+}
+
+#[tokio::test]
+async fn the_transcript_masks_the_mac_of_the_reverse_path() {
+    let (stage, _probed) = stage().await;
+    let delivered = stage.deliver(&["bob@b.test"]).await;
+    let path = format!("/v1/emails/{}/timeline", delivered[0].message);
+    let timeline = stage.server.control.get(&path).await.to_string();
+    let reverse_path = stage.mx.transactions()[0].reverse_path.clone();
+    let (token, _) = reverse_path.split_once('@').unwrap();
+    assert!(timeline.contains(&format!("MAIL FROM:<{}****@{RETURN_HOST}>", &token[..token.len() - 20])));
+    assert!(!timeline.contains(token), "{timeline}");
 }

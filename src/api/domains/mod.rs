@@ -17,7 +17,7 @@ use crate::store::{
     Directory, DkimKey, Domain, DomainFilter, DomainPatch, NewDomain, RETURN_HOST_OCTETS_MAX, RecordStatus,
 };
 use crate::verification::{
-    DnsRecord, Purpose, RecordType, VerificationSettings, expected_records, return_path_hint,
+    CheckReason, DnsRecord, Purpose, RecordType, VerificationSettings, expected_records, return_path_hint,
 };
 
 use super::json::{self, Checks, nullable};
@@ -229,7 +229,7 @@ impl DomainView {
     fn new(domain: Domain, keys: &[DkimKey], settings: &VerificationSettings) -> Self {
         let records = expected_records(&domain, keys, settings);
         let return_path = settings.return_path.as_ref();
-        let host = return_path.and_then(|return_path| domain.return_host(&return_path.defaults.label));
+        let host = return_path.and_then(|return_path| domain.return_host(&return_path.hosts.defaults.label));
         let dns_records = records.into_iter().map(|record| RecordView::new(record, &domain, keys)).collect();
         Self {
             id: domain.id,
@@ -488,7 +488,7 @@ async fn verify(call: RequestContext) -> Result<ApiResponse> {
         json::parse::<Empty>(&call.body)?;
     }
     let _permit = call.api.lookups.acquire(call.scope()).await.map_err(ApiError::internal)?;
-    let checked = call.api.verification.check(&domain).await?;
+    let checked = call.api.verification.check(&domain, CheckReason::Request).await?;
     let domain = checked.ok_or_else(|| ApiError::not_found("domain"))?;
     ApiResponse::ok(&view(&call, domain).await?)
 }

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{ADDRESSES_MAX, Attempt, ConnectionFate, DialState};
+use super::session::ConnectionFate;
+use super::{ADDRESSES_MAX, Attempt, DialState};
 use crate::config::Endpoint;
 use crate::model::{BounceClass, TlsFailure, TlsMinimum, TlsMode};
 use crate::policy::tls::{HostPolicy, Requirement};

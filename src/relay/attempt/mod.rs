@@ -3,47 +3,47 @@
 
 mod host;
 mod result;
+mod session;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::result::AttemptResult;
+use self::session::ConnectionFate;
 use super::RelayContext;
-use super::connection::{Connection, SendResult};
-use super::delivery_error::DeliveryError;
+use super::connection::Connection;
+use super::delivery_error::{ATTEMPT_TIMED_OUT, DeliveryError};
 use super::peer::Peer;
 use super::recipient_result::RecipientResult;
-use super::return_path::{PlannedTransaction, is_shared};
+use super::return_path::is_shared;
 use super::smart_host_login::LoginResult;
 use super::target_hosts::TargetError;
 use super::tls::policy::{TlsNeed, TlsRules, waives_tls};
 use super::transcript::Transcript;
 use crate::clock::Deadline;
 use crate::config::Timeouts;
-use crate::mail::{BodyType, Content, DomainName, EnhancedStatus, Host};
+use crate::mail::{Content, DomainName, EnhancedStatus, Host};
 use crate::model::{BounceClass, TlsFailure, TlsPolicyType};
 use crate::policy::reply_verdict::Verdict;
 use crate::policy::tls::{DomainFacts, NO_TLS, NOT_TRUSTED, ReportedPolicy, StsLookup, TlsRefusal};
 use crate::queue::{NextHop, QueueKey};
-use crate::smtp::client::{Phase, Request, Target};
+use crate::smtp::client::Phase;
 use crate::store::Batch;
 
 /// Maximum of addresses that are dialled in one attempt.
 const ADDRESSES_MAX: usize = 5;
 /// Maximum of servers that get the message in one attempt. If two hosts defer it, a third is unlikely to accept it.
 const SESSIONS_MAX: usize = 2;
-/// Maximum of sessions in one attempt that the server ended by its limit and that are not counted above.
-const LIMITED_SESSIONS_MAX: usize = 10;
 /// The minimum rate at which a server reads a message: connections are scarce.
 const OCTETS_PER_SECOND_MIN: u64 = 16 * 1024;
 /// The most by which further transactions extend the deadline.
 const FURTHER_TRANSACTIONS_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// The deadline of an attempt that begins now, for all hosts and recipients together. Each step of one dialogue may use
-/// its full timeout once (RFC 5321 §4.5.3.2; 24 minutes by default), and a large message extends the deadline. Without
-/// it, a server that replies to each of a hundred recipients just in time would occupy a connection for hours. Each
-/// transaction after the first extends it.
+/// its full timeout once (RFC 5321 §4.5.3.2; 24 minutes by default), and a large message extends the deadline, as does
+/// each transaction after the first. Without it, a server that replies to each of a hundred recipients just in time
+/// would occupy a connection for hours.
 fn attempt_deadline(timeouts: &Timeouts, message_octets: u64, transactions: u32) -> Deadline {
     let Timeouts { connect, greeting, starttls, command, data, .. } = timeouts;
     let dialogue = *connect + *greeting + *starttls + 3 * *command + *data;
@@ -66,10 +66,11 @@ pub struct Attempt<'a> {
     results: Vec<Option<RecipientResult>>,
     transcript: Transcript,
     sessions: usize,
-    /// How many of the sessions ended by the server's limit for one session.
-    limited_sessions: usize,
-    /// How many of the sessions ended by this server's limit of messages over one connection.
-    full_sessions: usize,
+    /// How many of the sessions ended by a limit of the server or of this one, so that another connection to the same
+    /// server continued them.
+    continued_sessions: usize,
+    /// Transactions that the servers were offered.
+    transactions: u32,
     login: LoginResult,
     /// Whether a host failed for another reason than a lack of TLS.
     has_other_failure: bool,
@@ -84,17 +85,6 @@ struct DialState {
     last: Option<Connection>,
     /// How many addresses were dialled.
     dialled: usize,
-}
-
-/// What the next step with a connection is after a message was sent over it.
-enum ConnectionFate {
-    /// It is kept, if it is usable.
-    Kept,
-    /// The server had closed it while it was idle. It does not count as a session.
-    ClosedWhileIdle,
-    /// The server accepts no more in this session, and accepted something before, or the connection carried as many messages
-    /// as it may: a new connection may get on.
-    UsedUp,
 }
 
 impl<'a> Attempt<'a> {
@@ -115,8 +105,8 @@ impl<'a> Attempt<'a> {
             results: vec![None; batch.deliveries.len()],
             transcript: Transcript::default(),
             sessions: 0,
-            limited_sessions: 0,
-            full_sessions: 0,
+            continued_sessions: 0,
+            transactions: 0,
             login: LoginResult::NotAttempted,
             has_other_failure: false,
             deadline: attempt_deadline(&context.outbound.dialer.timeouts, content.len() as u64, 1),
@@ -165,13 +155,18 @@ impl<'a> Attempt<'a> {
         if self.requires_tls() && !self.has_other_failure {
             self.fail_require_tls();
         }
-        let not_reached = DeliveryError::new(Phase::Connect, "no host could be reached");
-        let no_peer = Arc::new(Peer::default());
-        let results = self.results.into_iter();
-        let results = results
-            .map(|result| result.unwrap_or_else(|| RecipientResult::from_error(&not_reached, &no_peer)));
+        if !self.is_cut_short() {
+            let has_time = !self.deadline.has_passed();
+            let text = if has_time { "no host could be reached" } else { ATTEMPT_TIMED_OUT };
+            let error = DeliveryError::new(Phase::Connect, text);
+            let result = RecipientResult::from_error(&error, &Arc::default());
+            self.results
+                .iter_mut()
+                .filter(|slot| slot.is_none())
+                .for_each(|slot| *slot = Some(result.clone()));
+        }
         AttemptResult {
-            results: results.collect(),
+            results: self.results,
             transcript: self.transcript.into_text().into(),
             login: self.login,
             connection: reusable.filter(Connection::is_usable),
@@ -306,7 +301,12 @@ impl<'a> Attempt<'a> {
     }
 
     fn may_begin_session(&self) -> bool {
-        self.sessions - self.limited_sessions - self.full_sessions < SESSIONS_MAX
+        !self.is_cut_short() && self.sessions - self.continued_sessions < SESSIONS_MAX
+    }
+
+    /// Whether this server stops after the first session has begun. Recipients without a result are then not attempted.
+    fn is_cut_short(&self) -> bool {
+        self.sessions > 0 && self.context.tasks.stop.is_cancelled()
     }
 
     fn record_target_error(&mut self, error: TargetError) {
@@ -334,118 +334,6 @@ impl<'a> Attempt<'a> {
         self.record(&RecipientResult::from_error(error, peer));
     }
 
-    /// Sends the message to the recipients without a conclusive result, in as many transactions as their reverse paths need.
-    async fn send(&mut self, connection: &mut Connection, was_idle: bool) -> ConnectionFate {
-        let open = (0..self.results.len()).filter(|&n| is_open(&self.results[n])).collect();
-        let octets = self.content.len() as u64;
-        let transactions =
-            self.context.return_paths.plan(self.batch, open, self.return_host.as_ref(), octets);
-        connection.set_deadline(self.deadline);
-        let mut was_of_use = connection.messages > 0;
-        let mut transactions = transactions.into_iter();
-        let mut is_first = true;
-        for transaction in transactions.by_ref() {
-            if !is_first && self.is_full(connection) {
-                self.full_sessions += 1;
-                return ConnectionFate::UsedUp;
-            }
-            let sent = self.transact(connection, &transaction).await;
-            if is_first && was_idle && !sent.server_replied && !connection.is_usable() {
-                self.transcript.remark("the connection was closed while it was idle");
-                return ConnectionFate::ClosedWhileIdle;
-            }
-            self.sessions += usize::from(is_first);
-            is_first = false;
-            let error = sent.error.clone();
-            if let Some(error) = &error {
-                self.transcript.remark(&error.text);
-            }
-            let mut is_limited = false;
-            for result in self.record_sent(&transaction, sent, &connection.peer) {
-                was_of_use |= result.verdict == Verdict::Delivered;
-                is_limited |= result.is_session_limit();
-            }
-            if was_of_use && is_limited && self.limited_sessions < LIMITED_SESSIONS_MAX {
-                self.limited_sessions += 1;
-                self.transcript
-                    .remark("the server accepts no more in this session: again, over a new connection");
-                return ConnectionFate::UsedUp;
-            }
-            if let Some(stop) = self.reason_to_stop(connection, error) {
-                let rest: Vec<usize> = transactions.flat_map(|unsent| unsent.recipients).collect();
-                let result = RecipientResult::from_error(&stop, &connection.peer);
-                self.record_for(rest.into_iter(), &result);
-                break;
-            }
-        }
-        ConnectionFate::Kept
-    }
-
-    async fn transact(
-        &mut self,
-        connection: &mut Connection,
-        transaction: &PlannedTransaction,
-    ) -> SendResult {
-        let PlannedTransaction { reverse_path, recipients } = transaction;
-        let deliveries = recipients.iter().map(|&at| &self.batch.deliveries[at]);
-        let recipients: Vec<Target<'_>> = deliveries
-            .map(|delivery| Target { address: &delivery.recipient, parameters: &delivery.parameters })
-            .collect();
-        let message = &self.batch.message;
-        let request = Request {
-            reverse_path,
-            parameters: &message.parameters,
-            recipients: &recipients,
-            size_octets: self.content.len() as u64,
-            eight_bit: message.body == BodyType::EightBitMime || !is_ascii(self.content),
-            utf8_header: message.smtputf8 && self.content.has_utf8_header(),
-            reset: false,
-        };
-        connection.send(&request, self.content, &mut self.transcript).await
-    }
-
-    /// Sets the results of one transaction, and returns them.
-    fn record_sent(
-        &mut self,
-        transaction: &PlannedTransaction,
-        sent: SendResult,
-        peer: &Arc<Peer>,
-    ) -> Vec<RecipientResult> {
-        let only_recipient = transaction.recipients.len() == 1;
-        let result_of = |outcome| match (outcome, &sent.error) {
-            (Some(outcome), _) => RecipientResult::from_outcome(outcome, only_recipient, peer),
-            (None, Some(error)) => RecipientResult {
-                // The server may have accepted the message, so another host could deliver a duplicate.
-                conclusive: sent.in_doubt,
-                ..RecipientResult::from_error(error, peer)
-            },
-            (None, None) => {
-                RecipientResult::from_error(&DeliveryError::new(Phase::Content, "no reply"), peer)
-            }
-        };
-        let results: Vec<_> = sent.outcomes.into_iter().map(result_of).collect();
-        for (&at, result) in transaction.recipients.iter().zip(&results) {
-            self.results[at] = Some(result.clone());
-        }
-        results
-    }
-
-    /// Why no further transaction is begun over the connection. What was accepted must be recorded, or it is delivered again.
-    fn reason_to_stop(&self, connection: &Connection, error: Option<DeliveryError>) -> Option<DeliveryError> {
-        let stopping = "this server stops; it tries again when it runs";
-        if self.context.tasks.stop.is_cancelled() {
-            return Some(DeliveryError::new(Phase::Mail, stopping).with_class(BounceClass::Temporary));
-        }
-        let closed =
-            || DeliveryError::new(Phase::Mail, "the server ended the connection after another recipient");
-        error.or_else(|| (!connection.is_usable()).then(closed))
-    }
-
-    /// Whether the connection carried as many messages as it may.
-    fn is_full(&self, connection: &Connection) -> bool {
-        connection.messages >= self.context.queue.messages_per_connection_max(self.queue)
-    }
-
     /// Sets the result of the recipients whose result may still improve.
     fn record(&mut self, result: &RecipientResult) {
         self.record_for(0..self.results.len(), result);
@@ -455,12 +343,16 @@ impl<'a> Attempt<'a> {
     fn record_for(&mut self, recipients: impl Iterator<Item = usize>, result: &RecipientResult) {
         for at in recipients {
             let slot = &mut self.results[at];
-            let has_reply = slot.as_ref().is_some_and(|old| old.code.is_some());
-            if is_open(slot) && (!has_reply || result.code.is_some()) {
+            if is_open(slot) && (!has_reply(slot) || result.code.is_some()) {
                 *slot = Some(result.clone());
             }
         }
     }
+}
+
+/// Whether a server replied.
+fn has_reply(result: &Option<RecipientResult>) -> bool {
+    result.as_ref().is_some_and(|result| result.code.is_some())
 }
 
 /// Whether another host could improve the result.
@@ -468,8 +360,4 @@ fn is_open(result: &Option<RecipientResult>) -> bool {
     result
         .as_ref()
         .is_none_or(|result| !result.conclusive && matches!(result.verdict, Verdict::Deferred { .. }))
-}
-
-fn is_ascii(content: &Content) -> bool {
-    content.submitted.is_ascii() && content.prefix.is_ascii()
 }

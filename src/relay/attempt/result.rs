@@ -9,8 +9,8 @@ use crate::relay::smart_host_login::LoginResult;
 
 /// The result of one attempt.
 pub struct AttemptResult {
-    /// One for each delivery of the batch.
-    pub results: Vec<RecipientResult>,
+    /// One for each delivery of the batch; `None` if it was not attempted because this server stops.
+    pub results: Vec<Option<RecipientResult>>,
     /// The dialogue.
     pub transcript: Arc<str>,
     /// The result of the login.
@@ -24,7 +24,8 @@ pub struct AttemptResult {
 impl AttemptResult {
     /// The feedback about the site: the best one of all recipients. `None` if no server was dialled.
     pub fn site_feedback(&self) -> Option<SiteFeedback> {
-        self.results.iter().filter_map(|result| self.feedback_of(result)).min_by_key(SiteFeedback::severity)
+        let results = self.results.iter().flatten();
+        results.filter_map(|result| self.feedback_of(result)).min_by_key(SiteFeedback::severity)
     }
 
     fn feedback_of(&self, result: &RecipientResult) -> Option<SiteFeedback> {

@@ -15,7 +15,7 @@ macro_rules! run_on {
                     a_pending_claim_blocks_nobody_and_the_first_to_prove_it_wins,
                     the_platform_can_vouch_for_a_domain_and_checks_do_not_undo_that,
                     a_check_that_finds_nothing_new_leaves_the_version_of_the_directory,
-                    only_domains_proved_by_dns_are_checked_again_the_longest_unchecked_first,
+                    domains_are_checked_again_the_longest_unchecked_first,
                     the_domains_that_cover_a_sender_are_found_on_whole_labels_the_closest_first,
                     a_dkim_key_signs_once_its_record_is_seen_and_the_one_before_it_retires,
                     a_replaced_dkim_key_goes_when_nothing_that_it_signed_waits_any_more,

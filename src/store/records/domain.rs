@@ -104,6 +104,9 @@ pub struct DomainCheck {
     /// Whether the return host works; `None` if the check did not find out.
     #[serde(default)]
     pub return_path: Option<ReturnPathStatus>,
+    /// The return path that was checked, which may have been changed during the check.
+    #[serde(skip)]
+    pub return_path_of: DomainReturnPath,
 }
 
 /// The result for one required record.

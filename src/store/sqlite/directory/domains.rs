@@ -350,7 +350,10 @@ pub(super) fn record_check(tx: &Tx<'_>, id: DomainId, check: &DomainCheck) -> Re
 /// Sets the status of the return host, with its event. Returns whether it changed.
 fn record_return_path(tx: &Tx<'_>, domain: &mut Domain, check: &DomainCheck) -> Result<bool> {
     let before = domain.return_path.status;
-    let after = check.return_path.unwrap_or(before);
+    let DomainReturnPath { mode, host, status: _ } = &check.return_path_of;
+    // It may have been changed during the check.
+    let is_current = (&domain.return_path.mode, &domain.return_path.host) == (mode, host);
+    let after = check.return_path.filter(|_| is_current).unwrap_or(before);
     domain.return_path.status = after;
     let event = match (before, after) {
         (ReturnPathStatus::Active, ReturnPathStatus::Active | ReturnPathStatus::Pending) => None,
@@ -362,14 +365,13 @@ fn record_return_path(tx: &Tx<'_>, domain: &mut Domain, check: &DomainCheck) -> 
     Ok(after != before)
 }
 
-/// Selects domains with DNS verification, and domains whose return host was checked before.
-const IS_TO_CHECK: &str = "(verification = ?1 OR return_path_status <> 'pending') AND status <> ?2
-     AND (checked_us IS NULL OR checked_us < ?3)";
+/// Selects domains that may send, also those that the platform verified: their return hosts are checked.
+const IS_TO_CHECK: &str = "status <> ?1 AND (checked_us IS NULL OR checked_us < ?2)";
 
 pub(super) fn tenants_to_check(connection: &Connection, before: Timestamp) -> Result<Vec<TenantId>> {
     let sql = format!("SELECT DISTINCT tenant_id FROM domain WHERE tenant_id IS NOT NULL AND {IS_TO_CHECK}");
     let mut statement = connection.prepare_cached(&sql)?;
-    let row = params![Verification::Dns, DomainStatus::Taken, us(before)];
+    let row = params![DomainStatus::Taken, us(before)];
     let tenants = statement.query_map(row, |row| row.get(0))?;
     Ok(tenants.collect::<rusqlite::Result<_>>()?)
 }
@@ -381,10 +383,10 @@ pub(super) fn to_check(
     limit: usize,
 ) -> Result<Vec<Domain>> {
     let sql = format!(
-        "SELECT * FROM domain WHERE tenant_id = ?4 AND {IS_TO_CHECK} ORDER BY checked_us, id LIMIT ?5"
+        "SELECT * FROM domain WHERE tenant_id = ?3 AND {IS_TO_CHECK} ORDER BY checked_us, id LIMIT ?4"
     );
     let mut statement = connection.prepare_cached(&sql)?;
-    let row = params![Verification::Dns, DomainStatus::Taken, us(before), tenant, sql_limit(limit)];
+    let row = params![DomainStatus::Taken, us(before), tenant, sql_limit(limit)];
     let domains = statement.query_map(row, read_row)?;
     Ok(domains.collect::<rusqlite::Result<_>>()?)
 }
