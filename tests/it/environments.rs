@@ -10,16 +10,6 @@ use crate::http::request;
 use crate::server::{Account, TestServer, message, one_destination, text};
 use crate::wait::until;
 
-/// A test key of the tenant of an account.
-async fn tester(server: &TestServer, account: &Account) -> Account {
-    let wanted = json!({
-        "name": "test", "tenant_id": account.tenant_id, "environment": "test",
-        "scopes": ["smtp:send", "emails:send", "emails:read", "suppressions:manage"],
-    });
-    let key = server.control.ok("POST", "/v1/keys", wanted).await;
-    Account { user: text(&key["id"]), secret: text(&key["secret"]), ..account.clone() }
-}
-
 /// The addresses and environments of the suppressions that a key lists.
 async fn suppressions(server: &TestServer, key: &str, query: &str) -> Vec<(String, String)> {
     let path = format!("/v1/suppressions{query}");
@@ -36,7 +26,7 @@ fn pair(address: &str, environment: &str) -> (String, String) {
 async fn what_the_sandbox_suppresses_stops_test_mail_only_and_a_live_suppression_live_mail_only() {
     let (_dns, _mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
-    let tester = tester(&server, &account).await;
+    let tester = server.test_account(&account).await;
     let id = server.submit(&tester, &["bounce@b.test"], &message(&account, "bounced")).await;
     server.wait_for_status(&id, &["bounced"]).await;
     let id = server.submit(&tester, &["complaint@b.test"], &message(&account, "complained")).await;
@@ -72,7 +62,7 @@ async fn what_the_sandbox_suppresses_stops_test_mail_only_and_a_live_suppression
 async fn a_test_key_suppresses_for_test_mail_and_neither_sees_nor_lifts_a_live_suppression() {
     let (_dns, _mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
-    let tester = tester(&server, &account).await;
+    let tester = server.test_account(&account).await;
     let call = async |account: &Account, method: &str, path: &str, body: Value| {
         let body = (!body.is_null()).then_some(&body);
         request(server.control.address, method, path, Some(&account.secret), body).await
@@ -105,7 +95,7 @@ async fn a_test_key_suppresses_for_test_mail_and_neither_sees_nor_lifts_a_live_s
 async fn lists_show_a_key_of_a_tenant_its_environment_and_the_platform_both() {
     let (_dns, _mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
-    let tester = tester(&server, &account).await;
+    let tester = server.test_account(&account).await;
     let live = server.submit(&account, &["bob@b.test"], &message(&account, "live")).await;
     let test = server.submit(&tester, &["bob@b.test", "defer+9@b.test"], &message(&account, "test")).await;
     server.log_in(&account).await.command("MAIL FROM:<a@foreign.test>").await.expect_code(550);

@@ -1,11 +1,13 @@
 //! A server that receives reports, and one message that was delivered.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use pillarbox::config::Config;
 use pillarbox::mail::{TokenKind, TokenScope, TokenSubject};
 use pillarbox::model::DeliveryId;
-use pillarbox::store::Reports;
+use pillarbox::store::{PageRequest, Report, ReportFilter, Reports};
 use serde_json::Value;
-use std::net::SocketAddr;
 
 use crate::client::{Client, Reply};
 use crate::fake_dns::FakeDns;
@@ -90,6 +92,38 @@ impl InboundStage {
         if admitted.code != 250 { admitted } else { client.data(octets).await }
     }
 
+    /// Delivers a message to bob. Returns it, and the address that bounces come to.
+    pub async fn deliver_one(&self) -> (Delivered, String) {
+        let delivered = self.deliver(&["bob@b.test"]).await.remove(0);
+        let address = self.address_of(TokenKind::Bounce, &delivered);
+        (delivered, address)
+    }
+
+    /// Moves the clock on until a reply comes that the server delays.
+    pub async fn impatient<T>(&self, reply: impl Future<Output = T>) -> T {
+        let hurry = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                self.server.clock.advance(Duration::from_millis(500));
+            }
+        };
+        tokio::select! {
+            reply = reply => reply,
+            () = hurry => unreachable!(),
+        }
+    }
+
+    /// The reports of all tenants and of none, the newest first.
+    pub async fn all_reports(&self) -> Vec<Report> {
+        let page = PageRequest { limit: 100, ..PageRequest::default() };
+        self.server.running().store().list_reports(ReportFilter::default(), page).await.unwrap().items
+    }
+
+    /// How many messages were recorded; repetitions share a report.
+    pub async fn times_recorded(&self) -> u64 {
+        self.all_reports().await.iter().map(|report| report.times).sum()
+    }
+
     /// The events of a message, the oldest first.
     pub async fn events_of(&self, message: &str) -> Vec<Value> {
         let page = self.server.control.get(&format!("/v1/events?message_id={message}")).await;
@@ -115,6 +149,11 @@ pub fn dsn(groups: &[(&str, &str, &str, &str)]) -> Vec<u8> {
          --=b\r\nContent-Type: text/rfc822-headers\r\n\r\nSubject: hello\r\n\r\n--=b--\r\n"
     )
     .into_bytes()
+}
+
+/// A failure of bob's mailbox.
+pub fn bounce() -> Vec<u8> {
+    dsn(&[("bob@b.test", "failed", "5.1.1", "550 5.1.1 no such user")])
 }
 
 /// A complaint with this type about a message with this header.

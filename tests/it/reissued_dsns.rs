@@ -86,6 +86,10 @@ async fn no_dsn_goes_to_who_wants_none_or_to_a_return_host_or_about_another_addr
         let delivered = deliver_to(&stage, &format!("{case}@b.test"), path, ("", rcpt)).await;
         let words = format!("550 {status} words");
         send_back(&stage, &delivered, &dsn(&[(named, action, status, &words)])).await;
+        let has_failed = action == "failed" && named == delivered.recipient;
+        let expected = if has_failed { "bounced" } else { "delivered" };
+        let email = stage.server.control.get(&format!("/v1/emails/{}", delivered.message)).await;
+        assert_eq!(email["status"], expected, "{case}");
     };
     let gone = ("failed", "5.1.1");
     fail("never", "never@own.test", " NOTIFY=NEVER", gone, "never@b.test").await;

@@ -2,45 +2,18 @@
 
 use std::time::Duration;
 
-use pillarbox::clock::Clock;
 use pillarbox::mail::{TokenKind, TokenScope, TokenSubject};
 use pillarbox::model::{DeliveryId, MessageId};
-use pillarbox::store::{PageRequest, Report, ReportFilter, Reports};
+use pillarbox::store::Reports;
 
 use crate::client::Reply;
-use crate::inbound_stage::{Delivered, InboundStage, PLATFORM_HOST, RETURN_HOST, dsn};
+use crate::inbound_stage::{InboundStage, PLATFORM_HOST, RETURN_HOST, bounce};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-async fn deliver_one(stage: &InboundStage) -> (Delivered, String) {
-    let delivered = stage.deliver(&["bob@b.test"]).await.remove(0);
-    let address = stage.address_of(TokenKind::Bounce, &delivered);
-    (delivered, address)
-}
-
-fn failed() -> Vec<u8> {
-    dsn(&[("bob@b.test", "failed", "5.1.1", "550 5.1.1 no such user")])
-}
-
 /// Sends a failure back, and moves the clock on if the reply is delayed.
 async fn send_back(stage: &InboundStage, recipient: &str) -> Reply {
-    let octets = failed();
-    tokio::select! {
-        reply = stage.send_back("", recipient, &octets) => reply,
-        () = hurry(&stage.server.clock) => unreachable!(),
-    }
-}
-
-async fn hurry(clock: &Clock) {
-    loop {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        clock.advance(Duration::from_millis(500));
-    }
-}
-
-async fn reports(stage: &InboundStage) -> Vec<Report> {
-    let page = PageRequest { limit: 100, ..PageRequest::default() };
-    stage.server.running().store().list_reports(ReportFilter::default(), page).await.unwrap().items
+    stage.impatient(stage.send_back("", recipient, &bounce())).await
 }
 
 fn lookups(stage: &InboundStage) -> u64 {
@@ -50,7 +23,7 @@ fn lookups(stage: &InboundStage) -> u64 {
 #[tokio::test]
 async fn an_address_works_in_upper_case_and_at_each_host_of_the_message() {
     let stage = InboundStage::start().await;
-    let (delivered, address) = deliver_one(&stage).await;
+    let (delivered, address) = stage.deliver_one().await;
     let local = address.split_once('@').unwrap().0;
     for recipient in [
         address.clone(),
@@ -61,7 +34,7 @@ async fn an_address_works_in_upper_case_and_at_each_host_of_the_message() {
     ] {
         send_back(&stage, &recipient).await.expect_saying(250, "recorded as");
     }
-    let found = reports(&stage).await;
+    let found = stage.all_reports().await;
     assert!(!found.is_empty());
     for report in found {
         assert_eq!(report.delivery_id.map(|id| id.to_string()), Some(delivered.delivery.clone()));
@@ -71,7 +44,7 @@ async fn an_address_works_in_upper_case_and_at_each_host_of_the_message() {
 #[tokio::test]
 async fn a_changed_address_is_refused_before_any_row_is_read() {
     let stage = InboundStage::start().await;
-    let (_, address) = deliver_one(&stage).await;
+    let (_, address) = stage.deliver_one().await;
     let (local, _) = address.split_once('@').unwrap();
     let other_digit = |digit: char| if digit == '7' { '8' } else { '7' };
     let changed_at = |at: usize| {
@@ -97,20 +70,20 @@ async fn a_changed_address_is_refused_before_any_row_is_read() {
     }
     assert_eq!(lookups(&stage), 0);
     send_back(&stage, &address).await.expect_code(250);
-    assert_eq!((lookups(&stage), reports(&stage).await.len()), (1, 1));
+    assert_eq!((lookups(&stage), stage.all_reports().await.len()), (1, 1));
 }
 
 #[tokio::test]
 async fn an_address_of_one_tenant_is_refused_at_the_host_of_another() {
     let stage = InboundStage::start().await;
     stage.server.create_account("other.test").await;
-    let (_, address) = deliver_one(&stage).await;
+    let (_, address) = stage.deliver_one().await;
     let local = address.split_once('@').unwrap().0;
     for host in ["bounces.other.test", "other.test", "elsewhere.test"] {
         let reply = send_back(&stage, &format!("{local}@{host}")).await;
         reply.expect_saying(550, "5.1.1 [report_address_unknown]");
     }
-    assert!(reports(&stage).await.is_empty());
+    assert!(stage.all_reports().await.is_empty());
 }
 
 #[tokio::test]
@@ -126,7 +99,7 @@ async fn a_complaint_address_takes_no_bounces_under_another_name() {
 #[tokio::test]
 async fn an_address_ends_45_days_after_the_last_change_of_its_delivery() {
     let stage = InboundStage::start_with(|config| config.retention.message_days = 90).await;
-    let (_, address) = deliver_one(&stage).await;
+    let (_, address) = stage.deliver_one().await;
     stage.server.clock.advance(44 * DAY);
     send_back(&stage, &address).await.expect_code(250);
     // The report suppressed the first recipient.
@@ -151,7 +124,7 @@ async fn an_address_of_a_message_that_is_gone_or_never_was_is_expired() {
         reply.expect_saying(550, "5.1.1 [report_address_expired]");
     }
     assert_eq!(lookups(&stage), 2);
-    let (_, address) = deliver_one(&stage).await;
+    let (_, address) = stage.deliver_one().await;
     stage.server.clock.advance(121 * DAY);
     send_back(&stage, &address).await.expect_saying(550, "5.1.1 [report_address_expired]");
     assert_eq!(lookups(&stage), 2, "an old id is refused unread");
@@ -160,7 +133,7 @@ async fn an_address_of_a_message_that_is_gone_or_never_was_is_expired() {
 #[tokio::test]
 async fn a_captured_address_is_refused_after_a_rotation_at_once() {
     let stage = InboundStage::start().await;
-    let (_, address) = deliver_one(&stage).await;
+    let (_, address) = stage.deliver_one().await;
     let store = stage.server.running().store().clone();
     store.rotate_tokens(false, stage.server.clock.now()).await.unwrap();
     send_back(&stage, &address).await.expect_code(250);
@@ -179,19 +152,19 @@ async fn a_probe_address_is_accepted_and_takes_no_message() {
     let mut client = stage.connect().await;
     client.command("MAIL FROM:<>").await.expect_code(250);
     client.command(&format!("RCPT TO:<{token}@{RETURN_HOST}>")).await.expect_code(250);
-    assert!(reports(&stage).await.is_empty());
+    assert!(stage.all_reports().await.is_empty());
 }
 
 #[tokio::test]
 async fn a_delivery_has_16_reports_a_day_and_64_in_all() {
     let stage = InboundStage::start_with(|config| config.retention.message_days = 90).await;
-    let (_, address) = deliver_one(&stage).await;
+    let (_, address) = stage.deliver_one().await;
     for day in 0..4 {
         for number in 0..16 {
-            let reply = stage.send_back("", &address, &failed()).await;
+            let reply = stage.send_back("", &address, &bounce()).await;
             assert_eq!(reply.code, 250, "{day} {number}: {reply:?}");
         }
-        let reply = stage.send_back("", &address, &failed()).await;
+        let reply = stage.send_back("", &address, &bounce()).await;
         match day {
             3 => reply.expect_saying(550, "5.7.1 [too_many_reports]"),
             _ => reply.expect_saying(450, "4.7.1 [too_many_reports]"),

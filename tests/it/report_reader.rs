@@ -236,7 +236,7 @@ fn the_command_line_takes_the_sender_and_tells_people_what_follows() {
     assert!(String::from_utf8(missing.stderr).unwrap().contains("cannot read missing.eml"));
 }
 
-/// Row 34 of the limits: the reader looks at a bounded part of each, so none takes long.
+/// The reader looks at a bounded part of each report.
 #[test]
 fn hostile_reports_are_read_within_the_limits() {
     let multipart = "Content-Type: multipart/report; boundary=b\r\n";

@@ -180,11 +180,7 @@ async fn a_route_to_named_hosts_has_our_reverse_path_only_if_it_says_so() {
 #[tokio::test]
 async fn mail_of_the_sandbox_keeps_its_path() {
     let (stage, _probed) = stage().await;
-    let key = json!({"name": "test", "tenant_id": stage.account.tenant_id, "environment": "test", "scopes": ["smtp:send"]});
-    let key = stage.server.control.ok("POST", "/v1/keys", key).await;
-    let mut account = stage.account.clone();
-    account.user = key["id"].as_str().unwrap().into();
-    account.secret = key["secret"].as_str().unwrap().into();
+    let account = stage.server.test_account(&stage.account).await;
     let id = stage.server.submit(&account, &["delivered@b.test"], &message(&account, "x")).await;
     stage.server.wait_for_status(&id, &["delivered"]).await;
     let attempts = stage.server.control.get(&format!("/v1/emails/{id}/timeline")).await.to_string();

@@ -9,16 +9,6 @@ use crate::inbound_stage::InboundStage;
 use crate::server::{Account, message, text};
 use crate::wait::until;
 
-/// A test key of the tenant of the stage.
-async fn tester(stage: &InboundStage) -> Account {
-    let body = serde_json::json!({
-        "name": "tester", "tenant_id": stage.account.tenant_id, "environment": "test",
-        "scopes": ["smtp:send", "emails:send", "emails:read", "suppressions:manage"],
-    });
-    let key = stage.server.control.ok("POST", "/v1/keys", body).await;
-    Account { user: text(&key["id"]), secret: text(&key["secret"]), ..stage.account.clone() }
-}
-
 /// Sends to an address of the sandbox, and waits for what comes back.
 async fn report_of(stage: &InboundStage, tester: &Account, local: &str) -> (String, Report) {
     let recipient = format!("{local}@b.test");
@@ -47,7 +37,7 @@ async fn suppressions(stage: &InboundStage, key: &str) -> Vec<Value> {
 #[tokio::test]
 async fn the_sandbox_sends_back_bounces_complaints_and_automatic_replies() {
     let stage = InboundStage::start().await;
-    let tester = tester(&stage).await;
+    let tester = stage.server.test_account(&stage.account).await;
     let accepted = ["message.accepted", "message.delivered"];
 
     let (id, report) = report_of(&stage, &tester, "late-bounce").await;
@@ -86,7 +76,7 @@ async fn the_sandbox_sends_back_bounces_complaints_and_automatic_replies() {
 #[tokio::test]
 async fn the_sandbox_needs_no_listener_for_reports() {
     let stage = InboundStage::start_with(|config| config.inbound.listen.clear()).await;
-    let tester = tester(&stage).await;
+    let tester = stage.server.test_account(&stage.account).await;
     let (_, report) = report_of(&stage, &tester, "complaint").await;
     assert_eq!(report.effect, ReportEffect::Complained);
 }

@@ -122,6 +122,16 @@ impl TestServer {
         }
     }
 
+    /// A test key of the tenant of an account.
+    pub async fn test_account(&self, account: &Account) -> Account {
+        let wanted = json!({
+            "name": "test", "tenant_id": account.tenant_id, "environment": "test",
+            "scopes": ["smtp:send", "emails:send", "emails:read", "suppressions:manage"],
+        });
+        let key = self.control.ok("POST", "/v1/keys", wanted).await;
+        Account { user: text(&key["id"]), secret: text(&key["secret"]), ..account.clone() }
+    }
+
     /// A connection that is authenticated and ready for MAIL.
     pub async fn log_in(&self, account: &Account) -> Client {
         let mut client = Client::connect(self.submission(), HOSTNAME).await;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::dkim::{publish, verify};
 use crate::http::{Answer, request};
-use crate::inbound_stage::{DOMAIN, InboundStage, PLATFORM_HOST};
+use crate::inbound_stage::{DOMAIN, InboundStage, PLATFORM_HOST, arf};
 use crate::server::{Account, message, message_id, text};
 use crate::wait;
 
@@ -291,10 +291,14 @@ async fn a_mail_to_the_address_unsubscribes_whoever_sends_it_but_a_bounce_and_an
     let wish =
         |more: &str| format!("From: else@c.test\r\nSubject: unsubscribe\r\n{more}\r\n\r\n").into_bytes();
     stage.send_back("", &mailbox, &wish("X-A: b")).await.expect_code(250);
-    stage.send_back("bob@b.test", &mailbox, &wish("Auto-Submitted: auto-replied")).await.expect_code(250);
+    let automatic = "Auto-Submitted: auto-generated";
+    let opt_out = [format!("{automatic}\r\n").as_bytes(), &arf("opt-out", "Subject: a")].concat();
+    for automatic in [wish(automatic), opt_out] {
+        stage.send_back("bob@b.test", &mailbox, &automatic).await.expect_code(250);
+    }
     assert_eq!(unsubscribed().await, [Value::Null; 0]);
-    for _ in 0..2 {
-        stage.send_back("else@c.test", &mailbox, &wish("X-A: b")).await.expect_code(250);
+    for more in ["X-A: b", "X-A: b\r\n\r\nPlease."] {
+        stage.send_back("else@c.test", &mailbox, &wish(more)).await.expect_code(250);
     }
     let events = unsubscribed().await;
     assert_eq!(events.len(), 1, "{events:?}");
