@@ -5,12 +5,11 @@ use pillarbox::dkim::{Signer, generate, public_record};
 use pillarbox::mail::{Content, DomainName, Timestamp, Token, TokenKind};
 use pillarbox::model::{DkimAlgorithm, DomainStatus, ReportEffect, ReturnPathStatus};
 use pillarbox::store::{
-    Directory, DomainCheck, Journal, MessageFilter, PageRequest, RecordCheck, RecordStatus, Report,
-    ReportFilter, Reports,
+    Directory, DomainCheck, Journal, MessageFilter, PageRequest, RecordCheck, RecordStatus,
 };
 use serde_json::{Value, json};
 
-use crate::inbound_stage::{DOMAIN, Delivered, InboundStage, PLATFORM_HOST, RETURN_HOST, arf};
+use crate::inbound_stage::{DOMAIN, InboundStage, PLATFORM_HOST, RETURN_HOST, arf};
 use crate::server::{Account, message, message_id, text};
 use crate::unsubscribe::{self, list_message, send_over_http};
 
@@ -186,7 +185,7 @@ async fn a_test_message_with_the_same_message_id_hides_no_live_one_from_a_compla
     let key = stage.server.control.ok("POST", "/v1/keys", body).await;
     let tester = Account { user: text(&key["id"]), secret: text(&key["secret"]), ..stage.account.clone() };
     stage.server.submit(&tester, &["bob@b.test"], &message(&tester, "hello")).await;
-    let delivered = deliver_one(&stage).await;
+    let delivered = stage.deliver_one().await.0;
     let header = header_at_receiver(&stage);
     let returned = format!("Message-ID: {}", field(&header, "Message-ID").unwrap());
     let header_message_id = field(&header, "Message-ID").map(|id| id.trim_matches(['<', '>']).to_owned());
@@ -200,7 +199,7 @@ async fn a_test_message_with_the_same_message_id_hides_no_live_one_from_a_compla
     .await;
     let complaint = sign(&stage, "arf.mail.yahoo.com", &arf_from("arf.mail.yahoo.com", "abuse", &returned));
     stage.send_back("feedback@x.test", FEEDBACK_LOOP, &complaint).await.expect_code(250);
-    let report = reports(&stage).await.swap_remove(0);
+    let report = stage.all_reports().await.swap_remove(0);
     assert_eq!(report.effect, ReportEffect::Complained);
     assert_eq!(report.message_id.unwrap().to_string(), delivered.message);
 }

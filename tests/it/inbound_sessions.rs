@@ -321,7 +321,7 @@ async fn at_most_100_messages_for_people_are_forwarded_in_a_day() {
 async fn a_network_sends_60_messages_a_minute_to_addresses_without_a_token_and_reports_with_one_do_not_count()
 {
     let stage = InboundStage::start().await;
-    let (_, address) = deliver_one(&stage).await;
+    let (_, address) = stage.deliver_one().await;
     let mut client = stage.connect().await;
     let feedback = format!("fbl@{PLATFORM_HOST}");
     let anybody = ["postmaster", "abuse@relay.test", &feedback];
@@ -339,7 +339,7 @@ async fn a_network_sends_60_messages_a_minute_to_addresses_without_a_token_and_r
     assert!(accepted >= 60, "{accepted}");
     refused.expect_saying(450, "4.7.1 [too_many_reports]");
     mail_and_rcpt(&mut client, &address).await.expect_code(250);
-    client.data(&failed("bob@b.test")).await.expect_saying(250, "recorded as");
+    client.data(&bounce()).await.expect_saying(250, "recorded as");
     stage.server.clock.advance(Duration::from_secs(60));
     let mut client = stage.connect().await;
     mail_and_rcpt(&mut client, "postmaster").await.expect_code(250);
