@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::model::{Environment, Scope, TenantId, TenantStatus};
+use crate::model::{Brand, Environment, Scope, TenantId, TenantStatus};
 use crate::store::{Key, Tenant};
 
 use super::keys::KeyView;
@@ -48,6 +48,8 @@ struct OwnTenant {
     external_ref: Option<String>,
     /// `active` or `suspended`.
     status: TenantStatus,
+    /// How its pages look; `null` for the look of the platform.
+    brand: Option<Brand>,
 }
 
 /// Limits of the caller; `null` for no limit.
@@ -89,6 +91,7 @@ impl From<&Tenant> for OwnTenant {
             slug: tenant.slug.clone(),
             external_ref: tenant.external_ref.clone(),
             status: tenant.status,
+            brand: tenant.settings.brand.clone(),
         }
     }
 }

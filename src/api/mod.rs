@@ -5,16 +5,19 @@
 //! and log, authentication, limits). `request_context` then reads it with `body` and `page`, and `request_handler` calls
 //! the handler. `error` and `response` build the response.
 
+mod audit;
 mod bans;
 mod body;
 mod content;
 mod docs;
+mod doctor;
 mod domains;
 mod emails;
 mod error;
 mod etag;
 mod events;
 mod health;
+mod in_process;
 mod inboxes;
 mod json;
 mod json_faults;
@@ -36,6 +39,8 @@ mod response;
 mod router;
 mod schema;
 mod server;
+mod sessions;
+mod stats;
 mod suppressions;
 mod tasks;
 mod templates;
@@ -47,17 +52,19 @@ mod webhooks;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use axum::Router;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config;
+use crate::doctor::Doctor;
 use crate::limits::auth_limiter::AuthLimiter;
 use crate::limits::connection_limiter::{self, ConnectionLimiter};
 use crate::limits::memory_budget::MemoryBudget;
 use crate::limits::tenant_semaphore::TenantSemaphore;
 use crate::limits::versioned_cache::VersionedCache;
-use crate::mail::Timestamp;
+use crate::mail::{SignedDuration, Timestamp};
 use crate::model::SecretDigest;
 use crate::queue::QueueManager;
 use crate::store::Store;
@@ -77,10 +84,15 @@ use self::page::List;
 use self::request_context::{ListedOwner, RequestContext};
 use self::response::{ApiResponse, Deleted};
 use self::server::ApiTls;
+use self::sessions::SessionLinks;
 
 pub use self::emails::SendLimits;
+pub use self::in_process::{Answer, Ask, InProcess, SessionRights, SignedIn};
 pub use self::keys::KeyView;
 pub use self::operation::{Access, Operation, Route};
+pub use self::request_context::Origin;
+pub use self::router::no_such_path;
+pub use self::sessions::Link;
 pub use self::templates::language as template_language;
 
 /// The resources, in the order of the document.
@@ -90,11 +102,13 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         domains::resource(),
         keys::resource(),
         me::resource(),
+        sessions::resource(),
         emails::resource(),
         templates::resource(),
         suppressions::resource(),
         inboxes::resource(),
         usage::resource(),
+        stats::resource(),
         rejections::resource(),
         reports::resource(),
         events::resource(),
@@ -102,6 +116,8 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         queue::resource(),
         bans::resource(),
         tokens::resource(),
+        audit::resource(),
+        doctor::resource(),
         health::resource(),
     ]
 });
@@ -163,6 +179,10 @@ pub struct ApiDependencies {
     pub queue: Arc<QueueManager>,
     /// The TLS configuration, if the listener uses TLS.
     pub tls: Option<SharedServerConfig>,
+    /// Checks the server.
+    pub doctor: Arc<Doctor>,
+    /// The longest session of the pages.
+    pub session_max: Duration,
 }
 
 /// The control plane.
@@ -197,6 +217,9 @@ pub struct Api {
     lookups: TenantSemaphore,
     /// Concurrent composition of messages and rendering of templates, at most one per core.
     composing: TenantSemaphore,
+    doctor: Arc<Doctor>,
+    session_max: SignedDuration,
+    links: SessionLinks,
 }
 
 impl Api {
@@ -242,6 +265,9 @@ impl Api {
             key_generations: TenantSemaphore::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
             lookups: TenantSemaphore::new(LOOKUPS_MAX, LOOKUPS_PER_TENANT_MAX),
             composing: TenantSemaphore::new(cores, cores).with_contended_max((cores / 2).max(1)),
+            doctor: parts.doctor,
+            session_max: SignedDuration::try_from(parts.session_max).unwrap_or(SignedDuration::MAX),
+            links: SessionLinks::default(),
         }
     }
 
@@ -260,10 +286,15 @@ impl Api {
         self.clock.now()
     }
 
-    /// Serves a listener until `stop`. Returns when its last request is complete or aborted. Several listeners share the
+    /// Serves a listener, and the pages if there are any, until `stop`. Returns when its last request is complete or aborted. Several listeners share the
     /// connection limit.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
-        server::serve(self, listener, stop).await;
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        pages: Option<Router>,
+        stop: CancellationToken,
+    ) {
+        server::serve(self, listener, pages, stop).await;
     }
 
     /// Stores the request counts of tenants every few seconds and on shutdown.

@@ -64,6 +64,8 @@ pub struct Operation {
     pub(super) may_run_again: bool,
     /// Fields of the object that change by use. `If-Match` ignores them.
     pub(super) changed_by_use: &'static [&'static str],
+    /// Fields of its response that are secret.
+    pub(super) concealed: &'static [&'static str],
     /// Its main path.
     pub(super) path: &'static str,
     pub(super) handler: Handler,
@@ -243,6 +245,7 @@ impl Operation {
             is_safe: false,
             may_run_again: false,
             changed_by_use: &[],
+            concealed: &[],
             text: "",
             parameters: Vec::new(),
             maps: Vec::new(),
@@ -275,6 +278,11 @@ impl Operation {
     /// Whether it returns pages of a list.
     pub fn is_list(&self) -> bool {
         self.takes_parameter("before")
+    }
+
+    /// Whether it becomes an entry of the audit log: it changes something and sends no mail.
+    pub fn is_audited(&self) -> bool {
+        self.method != Method::GET && !self.is_safe && !self.is_sending
     }
 
     /// Whether it takes an `Idempotency-Key`.
@@ -412,6 +420,11 @@ impl Operation {
     /// Lists the fields of the object that change by use.
     pub(super) fn changed_by_use(self, fields: &'static [&'static str]) -> Self {
         Self { changed_by_use: fields, ..self }
+    }
+
+    /// Names the fields of the response that the audit log conceals, besides those that are secret everywhere.
+    pub(super) fn conceals(self, fields: &'static [&'static str]) -> Self {
+        Self { concealed: fields, ..self }
     }
 
     /// Sets the upper limit of the response to a change: `times_body` times the request body, plus `octets`.

@@ -16,9 +16,12 @@ use crate::limits::connection_limiter::ConnectionSlot;
 use crate::limits::memory_budget::MemoryReservation;
 use crate::mail::Timestamp;
 use crate::model::{Environment, RequestId, TenantId};
-use crate::store::{Conflict, DEFAULT_TENANT, Directory, IdempotentRequest, ResponseRecorder, Store, Tenant};
+use crate::store::{
+    AuditTrail, Conflict, DEFAULT_TENANT, Directory, IdempotentRequest, ResponseRecorder, Store, Tenant,
+};
 
 use super::error::{ApiError, Result};
+use super::in_process::SignedIn;
 use super::layers::auth::Caller;
 use super::layers::idempotency;
 use super::layers::trace::Arrival;
@@ -26,7 +29,7 @@ use super::operation::{Handler, Operation, Target};
 use super::page::Query;
 use super::response::ApiResponse;
 use super::tasks::Tasks;
-use super::{Api, body, json};
+use super::{Api, audit, body, json};
 
 /// The memory budget counts request heads above this size.
 const UNRESERVED_HEAD_OCTETS_MAX: usize = 2 * 1024;
@@ -52,6 +55,8 @@ pub struct RequestContext {
     pub target: Target,
     /// The caller.
     pub caller: Caller,
+    /// Who is signed in, by the digest of the secret.
+    pub signed_in: SignedIn,
     /// Its connection.
     pub origin: Origin,
     /// Whether the method is HEAD, so that the response has no content.
@@ -93,6 +98,7 @@ impl FromRequest<Arc<Api>> for RequestContext {
         let (tenant_id, id) = path_ids(&mut head).await;
         let target: Target = take_extension(&mut head)?;
         let caller: Caller = take_extension(&mut head)?;
+        let signed_in: SignedIn = take_extension(&mut head)?;
         let Arrival { request_id, now } = take_extension(&mut head)?;
         let operation = target.operation;
         let is_known = |name: &str| operation.takes_parameter(name);
@@ -122,6 +128,7 @@ impl FromRequest<Arc<Api>> for RequestContext {
             store: api.store.for_requester(caller.scope().into()),
             target,
             caller,
+            signed_in,
             origin: take_extension(&mut head)?,
             is_head: head.method == Method::HEAD,
             headers: head.headers,
@@ -188,8 +195,26 @@ impl Api {
 }
 
 impl RequestContext {
-    /// Calls the handler of the operation.
+    /// Calls the handler of the operation. A change becomes an entry of the audit log.
     pub async fn handle(self) -> Result<ApiResponse> {
+        match self.target.operation.is_audited() {
+            true => audit::run(self).await,
+            false => self.perform().await,
+        }
+    }
+
+    /// Its changes store an entry of the audit log.
+    pub fn auditing(self, trail: Arc<AuditTrail>) -> Self {
+        Self { store: self.store.auditing(trail), ..self }
+    }
+
+    /// Whether the key belongs to the platform, also if its session is that of a tenant.
+    pub fn is_of_platform_key(&self) -> bool {
+        self.caller.is_platform() || self.caller.by_platform
+    }
+
+    /// Calls the handler of the operation, without an entry of the audit log.
+    pub(super) async fn perform(self) -> Result<ApiResponse> {
         let operation = self.target.operation;
         match &operation.handler {
             Handler::Private(handler) => handler.handle(self).await,
@@ -204,6 +229,7 @@ impl RequestContext {
             store: self.store.clone(),
             target: Target { operation, ..self.target },
             caller: self.caller.clone(),
+            signed_in: self.signed_in.clone(),
             origin: self.origin.clone(),
             is_head: false,
             headers: HeaderMap::new(),

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, on};
 use axum::{Extension, Router};
 use hyper::{Method, Uri};
@@ -17,6 +18,11 @@ use super::{Api, ROUTES, request_handler};
 
 /// Builds the router of all operations.
 pub fn build(api: &Arc<Api>) -> Router {
+    build_with(api, None)
+}
+
+/// The same with the pages, to which compression and CORS do not apply.
+pub fn build_with(api: &Arc<Api>, pages: Option<Router>) -> Router {
     let mut router = Router::new();
     for route in ROUTES.iter() {
         let serve = |methods: MethodRouter<Arc<Api>>, operation| methods.merge(serve(api, route, operation));
@@ -28,7 +34,11 @@ pub fn build(api: &Arc<Api>) -> Router {
     if !api.settings.cors_origins.is_empty() {
         router = router.layer(from_fn_with_state(api.clone(), cors::layer));
     }
-    router.layer(from_fn_with_state(api.clone(), trace::layer)).with_state(api.clone())
+    let mut router = router.with_state(api.clone());
+    if let Some(pages) = pages {
+        router = router.merge(pages);
+    }
+    router.layer(from_fn_with_state(api.clone(), trace::layer))
 }
 
 /// The URI without `/api` in front of `/v1/`, which means the same; `None` if it has none.
@@ -49,6 +59,11 @@ fn serve(api: &Arc<Api>, route: &'static Route, operation: &'static Operation) -
             .layer::<_, Infallible>(from_fn_with_state(api.clone(), auth::layer))
             .layer(Extension(Target { route, operation })),
     }
+}
+
+/// The response to a path that does not exist. A layer writes it.
+pub fn no_such_path() -> Response {
+    refuse_path().into_response()
 }
 
 fn refuse_path() -> ApiError {

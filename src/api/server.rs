@@ -61,9 +61,9 @@ const UNREAD_BYTES_MAX: u32 = 256 * 1024;
 /// Octets of one stream that wait to be sent.
 const UNSENT_BYTES_MAX: usize = 64 * 1024;
 
-/// Accepts connections until `stop`. Returns when all running requests have ended.
-pub async fn serve(api: Arc<Api>, listener: TcpListener, stop: CancellationToken) {
-    let router = router::build(&api);
+/// Serves the API and the pages. Accepts connections until `stop`. Returns when all running requests have ended.
+pub async fn serve(api: Arc<Api>, listener: TcpListener, pages: Option<Router>, stop: CancellationToken) {
+    let router = router::build_with(&api, pages);
     let tasks = Tasks::new(stop.clone());
     let mut builder = Builder::new(tasks.clone());
     configure(&mut builder);

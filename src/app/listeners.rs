@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::Router;
 use tokio::net::TcpListener;
 
 use super::StartError;
@@ -37,6 +38,8 @@ pub struct Servers<'a> {
     pub inbound: &'a Arc<Server>,
     /// The control plane.
     pub api: &'a Arc<Api>,
+    /// The pages for people, on the listeners of the control plane.
+    pub pages: &'a Option<Router>,
     /// Metrics.
     pub metrics: &'a Arc<Metrics>,
     /// The public pages.
@@ -58,7 +61,7 @@ impl Listeners {
 
     /// Starts a task for each listener.
     pub fn serve(self, tasks: &mut TaskGroup, servers: &Servers<'_>) {
-        let Servers { submission, inbound, api, metrics, web } = *servers;
+        let Servers { submission, inbound, api, pages, metrics, web } = *servers;
         for (listeners, server, security) in [
             (self.submission, submission, Security::Starttls),
             (self.submissions, submission, Security::Implicit),
@@ -69,7 +72,7 @@ impl Listeners {
             }
         }
         for listener in self.api {
-            tasks.spawn("API listener", api.clone().serve(listener, tasks.stop.clone()));
+            tasks.spawn("API listener", api.clone().serve(listener, pages.clone(), tasks.stop.clone()));
         }
         for listener in self.metrics {
             tasks.spawn("metrics listener", metrics.clone().serve(listener, tasks.stop.clone()));

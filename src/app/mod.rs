@@ -17,10 +17,11 @@ use tokio::time::Instant;
 use self::listeners::{Listeners, Servers};
 use self::task_group::TaskGroup;
 
-use crate::api::{self, Api};
+use crate::api::{self, Api, InProcess};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::dns::{DnsError, Resolver};
+use crate::doctor::{Doctor, DoctorDependencies};
 use crate::http_client::Client;
 use crate::limits::auth_limiter::{self, AuthLimiter};
 use crate::maintenance::{brakes, key_expiry, retention, search_indexer};
@@ -36,6 +37,7 @@ use crate::store::{
 use crate::submission::{self, KeyFileError, SubmissionService};
 use crate::tls::{Certificate, TlsError};
 use crate::tls_report::{self, Reporter};
+use crate::ui::{Ui, UiDependencies};
 use crate::unsubscribe::UnsubscribeService;
 use crate::verification::{self, ProbeCache, ReturnHostChecks, VerificationSettings, Verifier};
 use crate::web::PublicWeb;
@@ -114,6 +116,7 @@ pub struct Running {
     pub inbound_addresses: Vec<SocketAddr>,
     /// The listeners of the public pages.
     pub public_addresses: Vec<SocketAddr>,
+    api: Arc<Api>,
     store: Arc<Store>,
     queue: Arc<QueueManager>,
     returns: Arc<ReturnsService>,
@@ -152,6 +155,7 @@ struct SharedServices<'a> {
     submission: Arc<SubmissionService>,
     bans: Arc<AuthLimiter>,
     verifier: Arc<Verifier>,
+    doctor: Arc<Doctor>,
     returns: Arc<ReturnsService>,
 }
 
@@ -200,13 +204,24 @@ impl<'a> SharedServices<'a> {
             clock: clock.clone(),
             forwarder: forwarder.map_err(StartError::Forward)?,
         };
+        let verifier = Arc::new(verifier);
+        let doctor = Doctor::new(DoctorDependencies {
+            config: Arc::new(config.clone()),
+            store: store.clone(),
+            queue: queue.clone(),
+            resolver: resolver.clone(),
+            certificate: certificate.clone(),
+            verifier: verifier.clone(),
+            clock: clock.clone(),
+        });
         Ok(Self {
             config,
             certificate,
+            doctor: Arc::new(doctor),
             resolver,
             submission,
             bans: Arc::new(AuthLimiter::new(bans)),
-            verifier: Arc::new(verifier),
+            verifier,
             returns: Arc::new(ReturnsService::new(returns, returns_settings(config))),
             queue,
             store,
@@ -259,7 +274,27 @@ impl<'a> SharedServices<'a> {
             source_pools: config.relay.pools.iter().map(|pool| pool.name.clone()).collect(),
             queue: self.queue.clone(),
             tls: config.api.tls.then(|| self.certificate.shared()),
+            doctor: self.doctor.clone(),
+            session_max: config.ui.session_max,
         }))
+    }
+
+    /// `None` if `ui.enabled` is false.
+    fn build_pages(&self, api: &Arc<Api>, listeners: &Listeners) -> Option<axum::Router> {
+        let config = self.config;
+        config.ui.enabled.then(|| {
+            let ui = Ui::new(UiDependencies {
+                settings: config.ui.clone(),
+                public_url: config.api.public_url.clone(),
+                is_tls: config.api.tls,
+                api: InProcess::new(api),
+                bans: self.bans.clone(),
+                hostname: config.hostname.clone(),
+                submission: listeners::addresses(&listeners.submission),
+                submissions: listeners::addresses(&listeners.submissions),
+            });
+            ui.router()
+        })
     }
 
     fn build_public_web(&self) -> Arc<PublicWeb> {
@@ -331,6 +366,7 @@ impl<'a> SharedServices<'a> {
             row_days: retention.message_days,
             webhook_days: retention.webhook_days,
             report_days: retention.report_days,
+            audit_days: retention.audit_days,
         };
         let (store, stop) = (self.store, tasks.stop.clone());
         tasks.spawn("search indexer", search_indexer::run(store.clone(), self.clock.clone(), stop.clone()));
@@ -371,6 +407,7 @@ impl Running {
         let (sandbox_returns, returned) = mpsc::channel(SANDBOX_RETURNS_MAX);
         let relay = shared.build_relay()?.with_sandbox_returns(sandbox_returns);
         let (server, inbound, api) = (shared.build_server(), shared.build_inbound(), shared.build_api());
+        let pages = shared.build_pages(&api, &listeners);
         let web = shared.build_public_web();
         let metrics = shared.build_metrics(&server, &inbound, &api, &web);
         let (webhooks, reporter) = (shared.build_webhook_dispatcher()?, shared.build_tls_reporter()?);
@@ -381,6 +418,7 @@ impl Running {
             metrics_addresses: listeners::addresses(&listeners.metrics),
             inbound_addresses: listeners::addresses(&listeners.inbound),
             public_addresses: listeners::addresses(&listeners.public),
+            api: api.clone(),
             store: shared.store.clone(),
             queue: shared.queue.clone(),
             returns: shared.returns.clone(),
@@ -391,8 +429,14 @@ impl Running {
             deadline: config.shutdown_deadline,
         };
         let tasks = &mut running.acceptance;
-        let servers =
-            Servers { submission: &server, inbound: &inbound, api: &api, metrics: &metrics, web: &web };
+        let servers = Servers {
+            submission: &server,
+            inbound: &inbound,
+            api: &api,
+            pages: &pages,
+            metrics: &metrics,
+            web: &web,
+        };
         listeners.serve(tasks, &servers);
         tasks.spawn("request counter", api.clone().count_requests(tasks.stop.clone()));
         let returns = shared.returns.clone();
@@ -414,6 +458,11 @@ impl Running {
             "started"
         );
         Ok(running)
+    }
+
+    /// The control plane, for code in the same process.
+    pub fn api(&self) -> &Arc<Api> {
+        &self.api
     }
 
     /// The store of the server, for code in the same process.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::Deserialize;
+use url::Url;
 
 use super::duration;
 use super::error::{InvalidOption, require_at_least_one, require_positive_durations};
@@ -31,6 +32,8 @@ pub struct Api {
     pub metrics_listen: Vec<SocketAddr>,
     /// Whether the API uses TLS, with the server's certificate.
     pub tls: bool,
+    /// The address of the API and of the pages in browsers, behind a reverse proxy. It may have a path.
+    pub public_url: Option<Url>,
     /// The largest request body.
     pub body_max: ByteSize,
     /// The largest request body of endpoints that send mail.
@@ -63,6 +66,7 @@ impl Default for Api {
             listen: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8587)],
             metrics_listen: Vec::new(),
             tls: false,
+            public_url: None,
             body_max: ByteSize::mib(1),
             send_body_max: ByteSize::mib(40),
             inbound_buffer_max: ByteSize::mib(256),
@@ -95,6 +99,12 @@ impl Api {
                 "must be origins as browsers send them, like https://console.example.com",
             ));
         }
+        if self.public_url.as_ref().is_some_and(|url| !is_web_address(url)) {
+            return Some(InvalidOption::new(
+                "api.public_url",
+                "must be like https://mail.example.com or https://example.com/mail, without a user name and a query",
+            ));
+        }
         // A larger body could never be received.
         if self.inbound_buffer_max < self.body_max.max(self.send_body_max) {
             return Some(InvalidOption::new(
@@ -115,6 +125,15 @@ impl Api {
             ])
         })
     }
+}
+
+fn is_web_address(url: &Url) -> bool {
+    ["http", "https"].contains(&url.scheme())
+        && url.host_str().is_some()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none()
 }
 
 /// The serialization of an origin in browsers (RFC 6454 §6.1).

@@ -5,6 +5,7 @@
 //! referenced by path.
 
 mod api;
+mod doctor;
 mod domains;
 mod duration;
 mod error;
@@ -22,6 +23,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod tls_report;
+mod ui;
 mod webhooks;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +33,7 @@ use serde::Deserialize;
 
 use crate::mail::DomainName;
 pub use api::{Api, Tls};
+pub use doctor::Doctor;
 pub use domains::Domains;
 pub use error::ConfigError;
 use error::{InvalidOption, require_positive_durations};
@@ -45,6 +48,7 @@ pub use shaping::SiteRule;
 pub use smtp::{BareNewline, DuplicateHeaders, Smtp};
 pub use store::Store;
 pub use tls_report::{TlsReport, TlsReportMail};
+pub use ui::Ui;
 pub use webhooks::Webhooks;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -70,6 +74,10 @@ pub struct Config {
     pub tls: Tls,
     /// The control API.
     pub api: Api,
+    /// The pages for people.
+    pub ui: Ui,
+    /// What the doctor looks at.
+    pub doctor: Doctor,
     /// Verification of sending domains.
     pub domains: Domains,
     /// Delivery.
@@ -101,6 +109,8 @@ impl Default for Config {
             smtp: Smtp::default(),
             tls: Tls::default(),
             api: Api::default(),
+            ui: Ui::default(),
+            doctor: Doctor::default(),
             domains: Domains::default(),
             relay: Relay::default(),
             inbound: Inbound::default(),
@@ -157,6 +167,8 @@ impl Config {
             .or_else(|| self.smtp.find_invalid())
             .or_else(|| self.tls.find_invalid())
             .or_else(|| self.api.find_invalid())
+            .or_else(|| self.ui.find_invalid())
+            .or_else(|| self.doctor.find_invalid())
             .or_else(|| self.domains.find_invalid())
             .or_else(|| self.relay.find_invalid())
             .or_else(|| self.inbound.find_invalid())

@@ -18,11 +18,20 @@ pub struct Retention {
     pub webhook_days: u32,
     /// The text of reports of other servers; a report itself is kept with its message.
     pub report_days: u32,
+    /// Entries of the audit log, also those of deleted tenants.
+    pub audit_days: u32,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { body_days: 3, transcript_days: 7, message_days: 30, webhook_days: 7, report_days: 14 }
+        Self {
+            body_days: 3,
+            transcript_days: 7,
+            message_days: 30,
+            webhook_days: 7,
+            report_days: 14,
+            audit_days: 400,
+        }
     }
 }
 
@@ -31,6 +40,7 @@ impl Retention {
         let at_least_one = [
             ("retention.message_days", self.message_days.into()),
             ("retention.report_days", self.report_days.into()),
+            ("retention.audit_days", self.audit_days.into()),
         ];
         require_at_least_one(&at_least_one).or_else(|| {
             // A webhook delivery is retried for more than three days.

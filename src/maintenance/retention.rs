@@ -37,6 +37,7 @@ fn log(pruned: &Pruned) {
         messages = pruned.messages,
         events = pruned.events,
         rejections = pruned.rejections,
+        audit_entries = pruned.audit_entries,
         webhook_deliveries = pruned.webhook_deliveries,
         suppressions = pruned.suppressions,
         submission_keys = pruned.submission_keys,

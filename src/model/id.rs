@@ -117,6 +117,8 @@ macro_rules! ids {
 }
 
 ids! {
+    /// An entry of the audit log.
+    AuditId = "aud_";
     /// A tenant of the platform.
     TenantId = "tnt_";
     /// A sending domain of one tenant.

@@ -3,6 +3,7 @@
 //! Pure values: no I/O, no clock. Imports `mail`.
 
 mod brakes;
+mod brand;
 mod credential;
 mod destination_pattern;
 mod domain_status;
@@ -22,12 +23,13 @@ mod unsubscribe_link;
 mod weight;
 
 pub use brakes::{BrakeWindow, Brakes};
+pub use brand::{Brand, Color, ColorError};
 pub use credential::{KeySecret, KeySecretError, SecretDigest, StoredSecret};
 pub use destination_pattern::DestinationPattern;
 pub use enumeration::UnknownValue;
 pub use id::{
-    AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, InboxId, KeyId, MessageId, ReportId,
-    RequestId, SuppressionId, TemplateId, TenantId, WebhookDeliveryId, WebhookId,
+    AttemptId, AuditId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, InboxId, KeyId, MessageId,
+    ReportId, RequestId, SuppressionId, TemplateId, TenantId, WebhookDeliveryId, WebhookId,
 };
 pub use list_name::{ListName, ListNameError, SuppressedMail};
 pub use queue_filter::QueueFilter;
@@ -39,10 +41,11 @@ pub use report::{
 pub use scram::{ScramProof, ScramVerifier};
 pub use soft_bounces::SoftBounces;
 pub use state::{
-    BounceClass, BrakeAction, BrakeMetric, DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm,
-    DkimKeyState, DkimPolicy, DomainStatus, Environment, EventKind, KeyStatus, LimitPeriod, MessageKind,
-    Scope, Stage, SuppressionReason, TenantStatus, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType,
-    UsageGroup, UsageInterval, Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
+    AuditActor, BounceClass, BrakeAction, BrakeMetric, DeliveryReports, DeliveryState, DisabledReason,
+    DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus, Environment, EventKind, FindingStatus, KeyStatus,
+    LimitPeriod, MessageKind, Scope, Stage, StatsInterval, SuppressionReason, TenantStatus, TlsFailure,
+    TlsMinimum, TlsMode, TlsPolicyType, UsageGroup, UsageInterval, Verification, WaitReason,
+    WebhookDeliveryState, WebhookStatus,
 };
 pub use unsubscribe_link::{LINK_KEY_OCTETS, LinkKeys, SealLinkError, UnsubscribeLink};
 pub use weight::{Weight, WeightError};

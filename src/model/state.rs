@@ -67,6 +67,40 @@ enumerations! {
         TenantRead = "tenant:read",
         /// Read and change the tenant itself.
         TenantManage = "tenant:manage",
+        /// Read the audit log.
+        AuditRead = "audit:read",
+    }
+
+    /// Who made a change.
+    AuditActor("actor") {
+        /// Somebody with a key, over the API; the pages and the command line are clients of it.
+        Key = "key",
+        /// Somebody with access to the data directory, on the machine itself.
+        Local = "local",
+    }
+
+    /// The length of each interval of statistics.
+    StatsInterval("interval of statistics") {
+        /// A minute; of the last 24 hours at most.
+        Minute = "minute",
+        /// An hour.
+        Hour = "hour",
+        /// A day (UTC).
+        Day = "day",
+    }
+
+    /// What a check of the doctor says, in the order of severity.
+    FindingStatus("status of a finding") {
+        /// Nothing was looked at.
+        Skipped = "skipped",
+        /// It is right.
+        Ok = "ok",
+        /// Worth knowing.
+        Info = "info",
+        /// It will not work for long, or not everywhere.
+        Warning = "warning",
+        /// It does not work.
+        Error = "error",
     }
 
     /// Whether a key can be used.

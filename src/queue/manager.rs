@@ -11,6 +11,7 @@ use super::claim::{Claim, GivenBack, Releaser};
 use super::claim_pass::{ClaimLimits, ClaimPass, Claimed};
 use super::claim_table::{ClaimTable, LEFT_TO_DUE, Wakes};
 use super::dispatch::Dispatcher;
+use super::failure_reasons::FailureReasons;
 use super::queue_key::QueueKey;
 use super::site::Sites;
 use super::site_resolution::SiteResolution;
@@ -39,6 +40,7 @@ pub struct QueueManager {
     sites: Sites,
     pub(super) breaker: BounceBreaker,
     wait_reasons: WaitRegistry,
+    failures: FailureReasons,
     /// Signals that a waiting claim may get a slot.
     pub(super) scheduler_wakeup: Notify,
     work: Notify,
@@ -121,6 +123,7 @@ impl QueueManager {
             sites,
             breaker: BounceBreaker::default(),
             wait_reasons: WaitRegistry::default(),
+            failures: FailureReasons::default(),
             scheduler_wakeup: Notify::new(),
             work: Notify::new(),
             fresh: Notify::new(),
@@ -131,6 +134,11 @@ impl QueueManager {
     /// The store of the queue.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// Why deliveries failed lately.
+    pub fn failure_reasons(&self) -> &FailureReasons {
+        &self.failures
     }
 
     /// The clock by which mail is due.

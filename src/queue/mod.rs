@@ -8,6 +8,7 @@
 //! * `claim_table` tracks claims and decides in which order tenants' mail is claimed; `pauses` has what must not be handed
 //!   out (suspended tenants, paused parts of the queue), `due_index` when each tenant has due mail,
 //! * `bounce_breaker` finds sites with a bad day, `soft_bounces` addresses that no delivery reaches,
+//! * `failure_reasons` counts why deliveries failed lately,
 //! * `snapshot` shows the sites, counts and `wait_reasons` to the API and metrics.
 
 mod batches;
@@ -18,6 +19,7 @@ mod claim_pass;
 mod claim_table;
 mod dispatch;
 mod due_index;
+mod failure_reasons;
 mod hot_queue;
 mod manager;
 mod pauses;
@@ -35,9 +37,10 @@ pub use bounce_breaker::SiteResults;
 pub use claim::{Claim, Slot};
 pub use claim_pass::{Admits, ClaimLimits, Claimed};
 pub use dispatch::ConnectionCounts;
+pub use failure_reasons::{FailureKey, FailureReason, FailureReasons};
 pub use manager::{QueueDepth, QueueManager};
 pub use queue_key::{MxRoute, NextHop, QueueKey, RouteDecision, RouteId, Routed, SourcePoolId};
 pub use scheduler::DeliveryAgents;
 pub use site::{Site, Sites};
-pub use snapshot::QueueSnapshot;
+pub use snapshot::{QueueSnapshot, name_of as queue_name};
 pub use soft_bounces::EndingDelivery;

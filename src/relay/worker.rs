@@ -24,13 +24,13 @@ use crate::dsn::message::DsnMessage;
 use crate::dsn::recipient::DsnRecipient;
 use crate::limits::tenant_semaphore::TenantPermit;
 use crate::mail::{Content, ReversePath, Timestamp};
-use crate::model::{BounceClass, DeliveryReports};
+use crate::model::{BounceClass, DeliveryReports, DeliveryState, Environment, MessageKind};
 use crate::policy::retry_schedule::UNROUTABLE_FOR_MAX;
-use crate::queue::{Claim, NextHop, QueueKey, Site, Slot};
+use crate::queue::{Claim, FailureKey, NextHop, QueueKey, Site, Slot, queue_name};
 use crate::rng::Rng;
 use crate::smtp::client::Phase;
 use crate::store::{
-    self, Batch, Delivery, Directory, Journal, Message, NewMessage, RecordBatch, Spool, StoreError,
+    self, AttemptRecord, Batch, Delivery, Directory, Journal, Message, NewMessage, RecordBatch, Spool, StoreError,
 };
 
 /// How many earlier attempts of a delivery are read to find the first one that the DNS prevented. A delivery has no more
@@ -44,7 +44,8 @@ pub async fn run(
     mut slot: Slot,
     mut claim: Claim,
 ) {
-    let worker = Worker { context: context.clone(), recordings };
+    let site = queue_name(&slot.queue_key);
+    let worker = Worker { context: context.clone(), recordings, site };
     let mut connection = find_idle(&context, &slot.queue_key, &claim.batch);
     loop {
         let span = delivery_span(&claim.batch);
@@ -140,6 +141,8 @@ enum Loading {
 pub(super) struct Worker {
     pub(super) context: Arc<RelayContext>,
     recordings: mpsc::Sender<RecordBatch>,
+    /// The site of its slot, or the host of a smart host.
+    site: String,
 }
 
 /// When and where an attempt began.
@@ -397,6 +400,7 @@ impl Worker {
     ) -> bool {
         let Outcomes { mut records, dsn_recipients } = outcomes;
         self.suppress_unreached(&claim.batch, &mut records).await;
+        self.note_failures(&records);
         let dsn = match dsn_recipients.as_slice() {
             [] => None,
             dsn_recipients if self.sends_dsns(&claim.batch.message).await => {
@@ -409,6 +413,23 @@ impl Worker {
             claim.settle();
         }
         was_taken
+    }
+
+    /// Counts the deliveries of live mail that did not succeed.
+    fn note_failures(&self, records: &[AttemptRecord]) {
+        for record in records {
+            let is_failure = match record.state {
+                DeliveryState::Deferred => record.attempt.is_some(),
+                state => matches!(state, DeliveryState::Bounced | DeliveryState::Expired),
+            };
+            let is_counted = record.kind == MessageKind::Message && record.environment == Environment::Live;
+            if is_failure && is_counted {
+                let site = self.site.clone();
+                let key = FailureKey { site, class: record.bounce_class, outcome: record.state };
+                let failures = self.context.queue.failure_reasons();
+                failures.note(record.tenant_id, key, &record.reply, record.at);
+            }
+        }
     }
 
     /// Whether the sender gets DSNs by mail.

@@ -1,7 +1,9 @@
 //! The engine that stores the data, and how a call reaches it.
 
+use std::sync::Arc;
+
 use super::sqlite::SqliteStore;
-use super::{OpenError, Requester, ResponseRecorder, StoreOptions};
+use super::{AuditTrail, OpenError, Requester, ResponseRecorder, StoreOptions};
 
 /// The store, whichever engine stores the data. It implements all traits; each method is one `match` without allocation.
 /// A clone is another handle of the same store.
@@ -30,6 +32,13 @@ impl Store {
     pub fn recording(&self, recorder: ResponseRecorder) -> Self {
         match self {
             Self::Sqlite(engine) => Self::Sqlite(engine.recording(recorder)),
+        }
+    }
+
+    /// A handle whose changes also store an entry of the audit log, in their transactions.
+    pub fn auditing(&self, trail: Arc<AuditTrail>) -> Self {
+        match self {
+            Self::Sqlite(engine) => Self::Sqlite(engine.auditing(trail)),
         }
     }
 

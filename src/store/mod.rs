@@ -1,5 +1,6 @@
-//! Persistence: the only module with SQL. Callers use ten traits and plain structs.
+//! Persistence: the only module with SQL. Callers use eleven traits and plain structs.
 //!
+//! * [`Audit`]: what people changed.
 //! * [`Directory`]: tenants, domains, keys, suppressions and templates.
 //! * [`Inboxes`]: addresses for trial mail, and its counts.
 //! * [`Spool`]: messages and deliveries: enqueue, read what is due, record results.
@@ -40,7 +41,7 @@ use requester::is_in_scope;
 pub use response_recorder::{IdempotentRequest, ResponseRecorder};
 pub use sqlite::{Bounds, SqliteOptions, SqliteStore, check_master_key};
 pub use traits::{
-    Directory, Inboxes, Journal, Ledger, Outbox, Queue, Reports, Spool, StsPolicies, TlsResults,
+    Audit, Directory, Inboxes, Journal, Ledger, Outbox, Queue, Reports, Spool, StsPolicies, TlsResults,
 };
 
 /// Lifetime of a [`SubmissionKey`].

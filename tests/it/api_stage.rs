@@ -4,11 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pillarbox::api::{Api, ApiDependencies, SendLimits};
+use pillarbox::api::{Api, ApiDependencies, InProcess, SendLimits};
 use pillarbox::clock::Clock;
-use pillarbox::config;
+use pillarbox::config::{self, Config};
 use pillarbox::dkim;
 use pillarbox::dns::Resolver;
+use pillarbox::doctor::{Doctor, DoctorDependencies};
 use pillarbox::limits::auth_limiter::{self, AuthLimiter};
 use pillarbox::limits::memory_budget::MemoryBudget;
 use pillarbox::mail::{Address, BodyType, Content, DomainName, ReversePath, SignedDuration, Timestamp};
@@ -23,7 +24,8 @@ use pillarbox::store::{
     Reports, Spool, SqliteOptions, Store,
 };
 use pillarbox::submission::SubmissionService;
-use pillarbox::tls::SharedServerConfig;
+use pillarbox::tls::{Certificate, SharedServerConfig};
+use pillarbox::ui::{Ui, UiDependencies};
 use pillarbox::verification::{self, VerificationSettings, Verifier};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -83,6 +85,7 @@ impl ApiStage {
         let resolver = Resolver::new(&[dns.address], rng).unwrap();
         let (mut settings, mut domains) = (config::Api::default(), config::Domains::default());
         adjust(&mut settings, &mut domains);
+        let api_public_url = settings.public_url.clone();
         let verifier = Arc::new(Verifier {
             store: store.clone(),
             resolver: resolver.clone(),
@@ -102,6 +105,24 @@ impl ApiStage {
             return_path: Default::default(),
             public_url: None,
         };
+        let hostname = DomainName::parse("mail.host.example").unwrap();
+        let bans = Arc::new(AuthLimiter::new(auth_limiter::AuthLimiterSettings {
+            failures: "failed logins",
+            failures_max: 1,
+            window: HOUR,
+            ban: HOUR,
+            exempt: Vec::new(),
+        }));
+        let doctor = Doctor::new(DoctorDependencies {
+            config: Arc::new(Config { hostname: hostname.clone(), relay, ..Config::default() }),
+            store: store.clone(),
+            queue: queue.clone(),
+            resolver: resolver.clone(),
+            certificate: Arc::new(Certificate::load_or_generate(data_dir.path(), &hostname).unwrap()),
+            verifier: verifier.clone(),
+            clock: clock.clone(),
+        });
+        let is_tls = tls.is_some();
         let api = Api::new(ApiDependencies {
             settings,
             message_lifetime_max: 240 * HOUR,
@@ -111,16 +132,12 @@ impl ApiStage {
             submission: Arc::new(SubmissionService::new(store.clone(), submission_settings, clock.clone())),
             store: store.clone(),
             webhooks: local_webhooks(),
-            bans: Arc::new(AuthLimiter::new(auth_limiter::AuthLimiterSettings {
-                failures: "failed logins",
-                failures_max: 1,
-                window: HOUR,
-                ban: HOUR,
-                exempt: Vec::new(),
-            })),
+            bans: bans.clone(),
             source_pools: vec!["bulk".into()],
             queue: queue.clone(),
             tls,
+            doctor: Arc::new(doctor),
+            session_max: 12 * HOUR,
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -128,7 +145,17 @@ impl ApiStage {
         let memory = api.memory();
         let api = Arc::new(api);
         let counting = api.clone().count_requests(stop.clone());
-        let serving = api.serve(listener, stop.clone());
+        let ui = Ui::new(UiDependencies {
+            settings: config::Ui::default(),
+            public_url: api_public_url,
+            is_tls,
+            api: InProcess::new(&api),
+            bans,
+            hostname,
+            submission: Vec::new(),
+            submissions: Vec::new(),
+        });
+        let serving = api.serve(listener, Some(ui.router()), stop.clone());
         let serving = tokio::spawn(async { tokio::join!(serving, counting).0 });
         let platform = make_key(&store, None, &[], |_| {}).await;
         Self {

@@ -15,10 +15,8 @@ use crate::mail::Timestamp;
 use crate::model::{DomainId, Environment, KeyId, KeySecret, KeyStatus, RefusalCode, Scope, TenantId};
 use crate::store::{Directory, Key, KeyFilter, KeyPatch, NewKey, Store};
 
-use rights::{
-    Rights, ScopeName, check_domains, check_rights, check_within, deduplicate, is_bound_by, list_scopes,
-    read_networks, read_scopes,
-};
+use rights::{Rights, check_domains, check_rights, check_within, deduplicate, is_bound_by, read_networks};
+pub use rights::{ScopeName, list_scopes, read_scopes};
 pub use views::{KeyView, NewKeyView};
 
 const NAME_CHARS_MAX: usize = 200;

@@ -19,7 +19,7 @@ const RESTRICTIONS_MAX: usize = 100;
 /// The name of a scope in a request.
 #[derive(Deserialize)]
 #[serde(transparent)]
-pub(super) struct ScopeName(String);
+pub struct ScopeName(String);
 
 impl JsonSchema for ScopeName {
     fn schema_name() -> Cow<'static, str> {
@@ -60,7 +60,7 @@ pub(super) fn deduplicate<T: PartialEq>(items: Vec<T>) -> Vec<T> {
 }
 
 /// Reads scopes. Each unknown one is an error of its own; the known ones then do not count as the only ones.
-pub(super) fn read_scopes(names: &[ScopeName], checks: &mut Checks) -> Option<Vec<Scope>> {
+pub fn read_scopes(names: &[ScopeName], checks: &mut Checks) -> Option<Vec<Scope>> {
     checks.length(names.len(), "scopes", RESTRICTIONS_MAX, "scopes");
     let mut scopes = Vec::new();
     let mut are_known = true;
@@ -75,7 +75,7 @@ pub(super) fn read_scopes(names: &[ScopeName], checks: &mut Checks) -> Option<Ve
 }
 
 /// Lists the known scopes in the hint of an error about an unknown one.
-pub(super) fn list_scopes(mut error: ApiError) -> ApiError {
+pub fn list_scopes(mut error: ApiError) -> ApiError {
     if error.fields.iter().any(|field| field.path.starts_with("scopes[")) {
         let aliases = Scope::ALIASES.iter().map(|(alias, _)| *alias);
         let known: Vec<&str> = Scope::ALL.iter().map(|scope| scope.as_str()).chain(aliases).collect();

@@ -12,11 +12,12 @@ use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::{Environment, KeyId, KeySecret, RefusalCode, Scope, TenantId, TenantStatus};
+use crate::model::{Environment, KeyId, KeySecret, RefusalCode, Scope, SecretDigest, TenantId, TenantStatus};
 use crate::store::{Directory, Key, Tenant};
 
 use super::rate_limit;
 use super::trace::Arrival;
+use crate::api::in_process::{SessionRights, SignedIn};
 use crate::api::operation::Target;
 use crate::api::request_context::Origin;
 use crate::api::{Api, ApiError, Result};
@@ -30,11 +31,13 @@ pub struct Caller {
     pub key: Arc<Key>,
     /// The owner of the key; `None` is the platform.
     pub tenant: Option<Arc<Tenant>>,
+    /// The key belongs to the platform, although the session is that of a tenant.
+    pub by_platform: bool,
 }
 
 impl From<(Key, Option<Tenant>)> for Caller {
     fn from((key, tenant): (Key, Option<Tenant>)) -> Self {
-        Self { key: Arc::new(key), tenant: tenant.map(Arc::new) }
+        Self { key: Arc::new(key), tenant: tenant.map(Arc::new), by_platform: false }
     }
 }
 
@@ -97,7 +100,11 @@ pub async fn layer(
     next: Next,
 ) -> Result<Response> {
     let access = target.operation.access();
-    let caller = api.authenticate(request.headers(), access, origin.client, arrival.now).await?;
+    let signed_in = match request.extensions_mut().remove::<SignedIn>() {
+        Some(signed_in) => signed_in,
+        None => SignedIn { digest: read_secret(request.headers())?.digest(), rights: None },
+    };
+    let caller = api.authenticate(&signed_in, access, origin.client, arrival.now).await?;
     if !caller.sees(Environment::Live) && !target.operation.admits_test_keys() {
         return Err(ApiError::live_only("this"));
     }
@@ -105,6 +112,7 @@ pub async fn layer(
     let _is_kept = origin.slot.set_logged_in();
     let identity = Identity { key: caller.key.id, tenant: caller.key.tenant_id };
     request.extensions_mut().insert(caller.clone());
+    request.extensions_mut().insert(signed_in);
     let mut response = rate_limit::run(&api, &caller, arrival.now, request, next).await;
     response.extensions_mut().insert(identity);
     Ok(response)
@@ -112,8 +120,7 @@ pub async fn layer(
 
 impl Api {
     /// The current key with this secret, and its tenant. Unknown keys are not cached: guesses would evict valid keys.
-    async fn find_key(&self, secret: &KeySecret, client: IpAddr, now: Timestamp) -> Result<Option<Caller>> {
-        let digest = secret.digest();
+    async fn find_key(&self, digest: SecretDigest, client: IpAddr, now: Timestamp) -> Result<Option<Caller>> {
         let load = async {
             let _permit = match self.keys.contains(&digest) {
                 true => None,
@@ -137,18 +144,40 @@ impl Api {
 
     async fn authenticate(
         &self,
-        headers: &HeaderMap,
+        signed_in: &SignedIn,
         access: Access,
         client: IpAddr,
         now: Timestamp,
     ) -> Result<Caller> {
-        let secret = read_secret(headers)?;
-        let found = self.find_key(&secret, client, now).await?;
+        let found = self.find_key(signed_in.digest, client, now).await?;
+        let found = match (found, &signed_in.rights) {
+            (Some(caller), Some(rights)) => self.narrow(caller, rights, now).await?,
+            (found, _) => found,
+        };
         let caller = admit(found, access, client, now)?;
         if self.last_used_throttle.is_due(caller.key.id, now) {
             self.store.touch_key(caller.key.id, now);
         }
         Ok(caller)
+    }
+
+    /// The caller with the rights of its session. The key must be valid by itself.
+    async fn narrow(&self, caller: Caller, rights: &SessionRights, now: Timestamp) -> Result<Option<Caller>> {
+        let by_platform = caller.is_platform();
+        check_validity(&caller.key, now)?;
+        let own = caller.tenant.as_ref().filter(|own| own.id == rights.tenant_id);
+        let tenant = match own {
+            Some(own) => Some(Arc::clone(own)),
+            None if by_platform => self.store.tenant(rights.tenant_id).await?.map(Arc::new),
+            None => None,
+        };
+        let Some(tenant) = tenant else { return Ok(None) };
+        // Rights that the key has lost since then are lost for the session too.
+        let may = |scope: &Scope| by_platform || caller.key.has_scope(*scope);
+        let scopes = rights.scopes.iter().copied().filter(may).collect();
+        let key =
+            Key { tenant_id: Some(tenant.id), scopes, allowed_cidrs: Vec::new(), ..Key::clone(&caller.key) };
+        Ok(Some(Caller { key: Arc::new(key), tenant: Some(tenant), by_platform }))
     }
 }
 
@@ -187,7 +216,7 @@ pub fn admit(found: Option<Caller>, access: Access, client: IpAddr, now: Timesta
             "check that the key belongs to this server and that its tenant still exists, or create a new key",
         )
     })?;
-    let Caller { key, tenant } = &caller;
+    let Caller { key, tenant, .. } = &caller;
     check_validity(key, now)?;
     check_address(key, client)?;
     if tenant.as_ref().is_some_and(|tenant| tenant.status == TenantStatus::Suspended) {

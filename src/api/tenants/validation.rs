@@ -11,6 +11,7 @@ use crate::model::{Brakes, SoftBounces};
 use crate::store::{NewTenant, Ramp, RateLimit, Tenant, TenantPatch, TenantSettings};
 
 const NAME_CHARS_MAX: usize = 200;
+const BRAND_CHARS_MAX: usize = 60;
 const SLUG_CHARS_MAX: usize = 63;
 const EXTERNAL_REF_CHARS_MAX: usize = 255;
 const RETENTION_DAYS_MAX: u32 = 3650;
@@ -132,6 +133,7 @@ impl SettingsPatch {
             message_lifetime_hours: self.message_lifetime_hours.unwrap_or(old.message_lifetime_hours),
             brakes: self.brakes.map_or(old.brakes, |body| body.map(Brakes::from)),
             soft_bounces: self.soft_bounces.unwrap_or(old.soft_bounces),
+            brand: self.brand.unwrap_or_else(|| old.brand.clone()),
         }
     }
 }
@@ -209,6 +211,9 @@ fn check_settings(settings: &TenantSettings, message_lifetime_hours_max: u32, ch
     let message = format!("this must be from 1 to {message_lifetime_hours_max}");
     checks.require(in_range, "settings.message_lifetime_hours", "invalid", &message);
     settings.brakes.iter().for_each(|brakes| check_brakes(brakes, checks));
+    if let Some(name) = settings.brand.as_ref().and_then(|brand| brand.name.as_deref()) {
+        checks.line(name, "settings.brand.name", BRAND_CHARS_MAX);
+    }
     settings.soft_bounces.iter().for_each(|soft_bounces| check_soft_bounces(*soft_bounces, checks));
 }
 

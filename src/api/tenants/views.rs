@@ -9,7 +9,7 @@ use crate::api::domains::DomainView;
 use crate::api::json::nullable;
 use crate::mail::{Address, Timestamp};
 use crate::model::{
-    BrakeAction, BrakeWindow, Brakes, DeliveryReports, DestinationPattern, DkimPolicy, Ratio, SoftBounces,
+    BrakeAction, BrakeWindow, Brakes, Brand, DeliveryReports, DestinationPattern, DkimPolicy, Ratio, SoftBounces,
     TenantId, TenantStatus, TlsMode, Weight,
 };
 use crate::store::{RateLimit, SmartHost, Tenant, TenantCounts, TenantSettings};
@@ -115,6 +115,9 @@ pub struct SettingsPatch {
     /// When an address is suppressed that no delivery reaches, replaced as a whole; `null` for never.
     #[serde(default, deserialize_with = "nullable")]
     pub(super) soft_bounces: Option<Option<SoftBounces>>,
+    /// How the pages of the tenant look, replaced as a whole; `null` for the look of the platform.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) brand: Option<Option<Brand>>,
 }
 
 /// Limits of the bounces and complaints of a tenant, and what happens above them. At least one rate is required.

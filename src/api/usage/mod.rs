@@ -296,7 +296,7 @@ fn month_schema(_: &mut Schemas) -> Schema {
     schemars::json_schema!({ "type": "string", "pattern": "^[0-9]{4}-(0[1-9]|1[0-2])$" })
 }
 
-fn read_date_or_time(text: &str) -> std::result::Result<Timestamp, &'static str> {
+pub(super) fn read_date_or_time(text: &str) -> std::result::Result<Timestamp, &'static str> {
     let expected =
         "this must be a date like 2026-01-31, or a time in RFC 3339 format, like 2026-01-31T12:00:00Z";
     match text.len() {

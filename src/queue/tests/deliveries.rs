@@ -195,6 +195,7 @@ pub(super) async fn a_submission_under_the_same_key_is_stored_once_for_a_day<H: 
         row_days: 30,
         webhook_days: 7,
         report_days: 14,
+        audit_days: 400,
     };
     let at = first.message.created_at + SignedDuration::from_hours(26);
     assert_eq!(bed.store.prune(policy, at, 100).await.unwrap().submission_keys, 2);

@@ -296,6 +296,7 @@ pub(super) async fn what_was_told_is_forgotten_after_its_retention_and_goes_with
         row_days: 30,
         webhook_days: 7,
         report_days: 14,
+        audit_days: 400,
     };
     let days = |days: i64| now() + SignedDuration::from_hours(24 * days);
     let pruned = async |at| bed.store.prune(policy, at, 10).await.unwrap().webhook_deliveries;

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::minute_series::UsageByMinute;
 use crate::mail::{DomainName, Timestamp};
 use crate::model::{BounceClass, DeliveryState, Environment, EventKind, KeyId, TenantId, UsageInterval};
 use crate::store::{UsageCounts, UsedBy};
@@ -30,6 +31,8 @@ pub(in crate::store) struct UsageAccumulator {
     events: RefCell<Vec<EventKind>>,
     /// What came of the deliveries that they recorded.
     results: RefCell<Vec<DeliveryResult>>,
+    /// The usage that was taken, by minute.
+    minutes: RefCell<UsageByMinute>,
 }
 
 /// What came of one delivery, for the metrics.
@@ -60,6 +63,7 @@ impl UsageAccumulator {
     /// Takes the usage, summed for each row, so that many messages of one tenant change a row once.
     pub(in crate::store) fn take_sums(&self) -> UsageSums {
         let mut sums = UsageSums::default();
+        let mut minutes: BTreeMap<(TenantId, Environment, i64), UsageCounts> = BTreeMap::new();
         for (by, domain, counts) in self.used.take() {
             for interval in [UsageInterval::Hour, UsageInterval::Day] {
                 let row = (by.tenant_id, interval, interval.start_of(by.at), by.environment);
@@ -68,8 +72,24 @@ impl UsageAccumulator {
             let day = UsageInterval::Day.start_of(by.at);
             let row = (by.tenant_id, day, by.environment, by.key_id, domain);
             *sums.parts.entry(row).or_default() += counts;
+            // Minutes have no API requests.
+            let mail = UsageCounts { api_requests: 0, ..counts };
+            if mail != UsageCounts::default() {
+                let minute = (by.tenant_id, by.environment, by.at.as_second().div_euclid(60));
+                *minutes.entry(minute).or_default() += mail;
+            }
         }
+        let minutes = minutes.into_iter().map(|((tenant, environment, minute), counts)| {
+            let start = Timestamp::from_second(minute * 60).unwrap_or(Timestamp::MIN);
+            (tenant, environment, start, counts)
+        });
+        self.minutes.replace(minutes.collect());
         sums
+    }
+
+    /// Takes the usage of the last sums, by minute.
+    pub(in crate::store) fn take_minutes(&self) -> UsageByMinute {
+        self.minutes.take()
     }
 
     /// The current state.

@@ -286,6 +286,8 @@ pub struct RetentionPolicy {
     pub webhook_days: u32,
     /// The text of reports, and reports that belong to no message.
     pub report_days: u32,
+    /// Entries of the audit log.
+    pub audit_days: u32,
 }
 
 /// Counts since the store was opened.
@@ -329,6 +331,7 @@ pub struct Pruned {
     pub messages: u64,
     pub events: u64,
     pub rejections: u64,
+    pub audit_entries: u64,
     pub webhook_deliveries: u64,
     pub suppressions: u64,
     pub submission_keys: u64,

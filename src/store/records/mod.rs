@@ -1,5 +1,6 @@
 //! Arguments and results of the store: plain structs.
 
+mod audit;
 mod dkim_key;
 mod domain;
 mod inbox;
@@ -19,6 +20,7 @@ mod webhook;
 
 use crate::mail::Timestamp;
 
+pub use audit::*;
 pub use dkim_key::*;
 pub use domain::*;
 pub use inbox::*;

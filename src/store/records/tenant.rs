@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::mail::{Address, Host, Timestamp};
 use crate::model::{
-    Brakes, DeliveryReports, DestinationPattern, DkimPolicy, Environment, LimitPeriod, Ratio, SoftBounces,
+    Brakes, Brand, DeliveryReports, DestinationPattern, DkimPolicy, Environment, LimitPeriod, Ratio, SoftBounces,
     TenantId, TenantStatus, TlsMode, Weight,
 };
 
@@ -63,6 +63,8 @@ pub struct TenantSettings {
     pub brakes: Option<Brakes>,
     /// When an address is suppressed that no delivery reaches; never if absent.
     pub soft_bounces: Option<SoftBounces>,
+    /// How its pages look; like those of the platform if absent.
+    pub brand: Option<Brand>,
 }
 
 impl Default for TenantSettings {
@@ -76,6 +78,7 @@ impl Default for TenantSettings {
             message_lifetime_hours: None,
             brakes: None,
             soft_bounces: None,
+            brand: None,
         }
     }
 }

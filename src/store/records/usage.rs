@@ -48,8 +48,12 @@ usage_counts! {
     sent,
     /// Recipients whose server accepted the message.
     delivered,
+    /// Attempts that are repeated later.
+    deferred,
     /// Recipients with a permanent failure or an expired message.
     bounced,
+    /// Those of `bounced` for whom the time ran out.
+    expired,
     /// Delivered recipients whose failure was reported later.
     bounced_late,
     /// Recipients that complained.

@@ -177,6 +177,8 @@ impl SqliteStore {
         self.remove_released_files().await?;
         pruned.events += self.remove_in_jobs(&due.events, retention::remove_events).await?;
         pruned.rejections = self.remove_in_jobs(&due.rejections, retention::remove_rejections).await?;
+        pruned.audit_entries =
+            self.remove_in_jobs(&due.audit_entries, retention::remove_audit_entries).await?;
         for (tenant, is_deleted) in due.usage {
             let rows_max = retention::JOB_ROWS_MAX;
             let work = move |tx: &Tx<'_>| usage::remove_expired(tx, tenant, is_deleted, now, rows_max);

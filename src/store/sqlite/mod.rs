@@ -1,5 +1,6 @@
 //! The SQLite engine: one writer thread, which commits all waiting jobs in one transaction, and a pool of readers.
 
+mod audit;
 mod blob_store;
 mod bounds;
 mod brakes;
@@ -53,8 +54,10 @@ use self::readers::Readers;
 pub use self::secret_encryption::check_master_key;
 use self::unit_of_work::Tx;
 use self::writer::Writer;
-use super::memory::{CommitCounters, DirectoryVersions, SuppressionTimes, WebhookDueIndex, lock};
-use super::{Access, JournalCursor, OpenError, Requester, ResponseRecorder, Result, SpoolFeed, StoreError};
+use super::memory::{CommitCounters, DirectoryVersions, MinuteSeries, SuppressionTimes, WebhookDueIndex, lock};
+use super::{
+    Access, AuditTrail, JournalCursor, OpenError, Requester, ResponseRecorder, Result, SpoolFeed, StoreError,
+};
 use crate::store::free_space::FreeSpace;
 
 /// How a data directory is opened.
@@ -102,7 +105,12 @@ pub struct SqliteStore {
     requester: Requester,
     /// Renders the response that changes through this handle store with them.
     recorder: Option<Arc<ResponseRecorder>>,
+    /// The entry of the audit log that changes through this handle store with them.
+    trail: Option<Arc<AuditTrail>>,
 }
+
+/// What a change stores besides, in its transaction.
+type Recorded = (Option<Arc<ResponseRecorder>>, Option<Arc<AuditTrail>>);
 
 impl Deref for SqliteStore {
     type Target = OpenDatabase;
@@ -139,6 +147,8 @@ pub struct OpenDatabase {
     directory_versions: DirectoryVersions,
     /// See [`super::Directory::may_have_suppressed_since`].
     suppression_times: SuppressionTimes,
+    /// See [`super::Ledger::usage_by_minute`].
+    minutes: Arc<MinuteSeries>,
     /// The lock of the data directory while this process serves it.
     lock: Mutex<Option<File>>,
 }
@@ -152,12 +162,17 @@ impl SqliteStore {
     }
 
     fn new(database: OpenDatabase) -> Self {
-        Self { database: Arc::new(database), requester: Requester::Server, recorder: None }
+        Self { database: Arc::new(database), requester: Requester::Server, recorder: None, trail: None }
     }
 
     /// See [`super::Store::recording`].
     pub fn recording(&self, recorder: ResponseRecorder) -> Self {
         Self { recorder: Some(Arc::new(recorder)), ..self.clone() }
+    }
+
+    /// See [`super::Store::auditing`].
+    pub fn auditing(&self, trail: Arc<AuditTrail>) -> Self {
+        Self { trail: Some(trail), ..self.clone() }
     }
 
     /// See [`super::Store::for_requester`].
@@ -167,7 +182,12 @@ impl SqliteStore {
 
     /// A handle of the server itself, for work that others wait for.
     fn of_server(&self) -> Self {
-        Self { database: Arc::clone(&self.database), requester: Requester::Server, recorder: None }
+        Self {
+            database: Arc::clone(&self.database),
+            requester: Requester::Server,
+            recorder: None,
+            trail: None,
+        }
     }
 
     /// Writes pending changes, moves the log into the database and closes.
@@ -202,7 +222,8 @@ impl SqliteStore {
         self.write_with((), move |(), tx| work(tx), |(), value| after(value)).await
     }
 
-    /// Runs a job on the writer as [`Writer::run`] does. Its transaction also stores the response to the request.
+    /// Runs a job on the writer as [`Writer::run`] does. Its transaction also stores the response to the
+    /// request and the entry of the audit log, if it changed something.
     async fn write_with<S, T, U, W, A>(&self, state: S, work: W, after: A) -> Result<U>
     where
         S: Send + 'static,
@@ -211,21 +232,35 @@ impl SqliteStore {
         W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
         A: FnOnce(S, T) -> U + Send + 'static,
     {
-        let Some(recorder) = self.recorder.clone() else {
+        let (recorder, trail) = (self.recorder.clone(), self.trail.clone());
+        if recorder.is_none() && trail.is_none() {
             return self.writer.run(state, work, after).await;
-        };
-        let work = move |(state, recorder): &(S, Arc<ResponseRecorder>), tx: &Tx<'_>| {
+        }
+        let request = (recorder, trail);
+        let work = move |(state, (recorder, trail)): &(S, Recorded), tx: &Tx<'_>| {
+            let changes_before = tx.total_changes();
             let result = work(state, tx)?;
-            let is_stored = idempotent_responses::record(tx, recorder, &result)?;
-            Ok((result, is_stored))
+            let is_changed = tx.total_changes() != changes_before;
+            let is_stored = match recorder {
+                Some(recorder) => idempotent_responses::record(tx, recorder, &result)?,
+                None => false,
+            };
+            if let Some(trail) = trail.as_ref().filter(|_| is_changed) {
+                audit::write(tx, trail.entry())?;
+            }
+            Ok((result, is_stored, is_changed))
         };
-        let after = move |(state, recorder): (S, Arc<ResponseRecorder>), (result, is_stored): (T, bool)| {
-            if is_stored {
+        let after = move |(state, (recorder, trail)): (S, Recorded),
+                          (result, is_stored, is_changed): (T, bool, bool)| {
+            if let Some(recorder) = recorder.filter(|_| is_stored) {
                 recorder.note_stored();
+            }
+            if let Some(trail) = trail.filter(|_| is_changed) {
+                trail.note_written();
             }
             after(state, result)
         };
-        self.writer.run((state, recorder), work, after).await
+        self.writer.run((state, request), work, after).await
     }
 
     /// Runs a query on a reader.

@@ -24,7 +24,7 @@ use crate::durable_file::{create_directory, inherit_owner, remove_unfinished, sy
 use crate::mail::Timestamp;
 use crate::store::free_space::FreeSpace;
 use crate::store::memory::{
-    CommitCounters, DirectoryVersions, SuppressionTimes, WebhookDueIndex, WebhookSubscriptions,
+    CommitCounters, DirectoryVersions, MinuteSeries, SuppressionTimes, WebhookDueIndex, WebhookSubscriptions,
 };
 use crate::store::{Access, OpenError, SpoolFeed};
 
@@ -85,11 +85,13 @@ fn start(options: &SqliteOptions, opened: Opened) -> Result<SqliteStore, Box<dyn
     let counters = Arc::new(CommitCounters::new());
     let directory_versions = DirectoryVersions::default();
     let suppression_times = SuppressionTimes::new(events::time_behind(&clock).max(Timestamp::now()));
+    let minutes = Arc::new(MinuteSeries::new(Timestamp::now()));
     let hooks = CommitHooks {
         last_event: sender,
         webhooks_due: Arc::clone(&webhooks_due),
         counters: Arc::clone(&counters),
         directory_versions: directory_versions.clone(),
+        minutes: Arc::clone(&minutes),
     };
     let readers = Readers::open(&data_dir.join(DATABASE_FILE), options.read_connections.max(1))?;
     let state = WriterState {
@@ -118,6 +120,7 @@ fn start(options: &SqliteOptions, opened: Opened) -> Result<SqliteStore, Box<dyn
         webhooks_due,
         directory_versions,
         suppression_times,
+        minutes,
         lock: Mutex::new(lock),
     }))
 }

@@ -51,6 +51,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0042_small_scans.sql"),
     include_str!("migrations/0043_provisional_suppressions.sql"),
     include_str!("migrations/0044_rounds_and_counts.sql"),
+    include_str!("migrations/0045_pages.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

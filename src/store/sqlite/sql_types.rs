@@ -10,9 +10,9 @@ use crate::mail::{
     ReturnContent, ReversePath, Timestamp,
 };
 use crate::model::{
-    AttemptId, BounceClass, DeliveryId, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyId,
-    DkimKeyState, DomainId, DomainStatus, Environment, EventId, EventKind, FeedbackType, InboxId, KeyId,
-    LimitPeriod, ListName, MessageId, MessageKind, RefusalCode, ReportAction, ReportEffect, ReportId,
+    AttemptId, AuditActor, AuditId, BounceClass, DeliveryId, DeliveryState, DisabledReason, DkimAlgorithm,
+    DkimKeyId, DkimKeyState, DomainId, DomainStatus, Environment, EventId, EventKind, FeedbackType, InboxId,
+    KeyId, LimitPeriod, ListName, MessageId, MessageKind, RefusalCode, ReportAction, ReportEffect, ReportId,
     ReportKind, RequestId, ReturnPathMode, ReturnPathStatus, SecretDigest, Stage, SuppressedMail,
     SuppressionId, SuppressionReason, TemplateId, TenantId, TenantStatus, TlsFailure, TlsPolicyType,
     UsageInterval, Verification, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus, Weight,
@@ -82,6 +82,7 @@ macro_rules! stored_as_name {
 
 stored_as_text!(
     JournalCursor,
+    AuditId,
     TenantId,
     DomainId,
     KeyId,
@@ -104,6 +105,7 @@ stored_as_text!(
     Notify,
 );
 stored_as_name!(
+    AuditActor,
     TlsFailure,
     TlsPolicyType,
     DomainName,

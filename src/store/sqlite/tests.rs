@@ -313,7 +313,12 @@ async fn a_database_of_a_newer_program_is_refused_untouched() {
 
 /// Takes back what the migrations after 21 added. A new migration adds its inverse.
 const WITHOUT_LATER_MIGRATIONS: &str = concat!(
-    "DROP TRIGGER unattributed_report_added;
+    "DROP TABLE audit;
+    DROP INDEX usage_by_start;
+    ALTER TABLE usage DROP COLUMN deferred;
+    ALTER TABLE usage DROP COLUMN expired;
+    ALTER TABLE attempt DROP COLUMN source;
+    DROP TRIGGER unattributed_report_added;
     DROP TRIGGER unattributed_report_removed;
     DROP TABLE unattributed_report_count;
     DROP INDEX domain_by_return_host;
@@ -805,8 +810,14 @@ async fn a_large_body_lives_in_a_file_that_goes_with_its_message() {
     let batches = bed.claim(later(0)).await.batches;
     let done = outcomes(&batches, DeliveryState::Delivered);
     bed.store.record(done).await.unwrap();
-    let policy =
-        RetentionPolicy { body_days: 0, transcript_days: 9, row_days: 9, webhook_days: 7, report_days: 14 };
+    let policy = RetentionPolicy {
+        body_days: 0,
+        transcript_days: 9,
+        row_days: 9,
+        webhook_days: 7,
+        report_days: 14,
+        audit_days: 400,
+    };
     assert_eq!(bed.store.prune(policy, later(60), 100).await.unwrap().bodies, 2);
     assert!(!files[0].exists());
     assert!(bed.store.content(large.message.id, now()).await.unwrap().is_none());
@@ -826,8 +837,14 @@ fn leave_strays(bed: &Bed, tenant: TenantId, count: usize) -> Vec<PathBuf> {
     files
 }
 
-const KEEP: RetentionPolicy =
-    RetentionPolicy { body_days: 9, transcript_days: 9, row_days: 9, webhook_days: 7, report_days: 14 };
+const KEEP: RetentionPolicy = RetentionPolicy {
+    body_days: 9,
+    transcript_days: 9,
+    row_days: 9,
+    webhook_days: 7,
+    report_days: 14,
+    audit_days: 400,
+};
 
 #[tokio::test]
 async fn a_file_without_a_row_is_counted_and_kept_a_few_shelves_at_a_time() {
@@ -1152,8 +1169,14 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let stays = bed.store.list_events(of_tenant, PageRequest::default()).await.unwrap().items;
     let stays: Vec<_> = stays.iter().map(|event| event.kind).collect();
     assert_eq!(stays, [EventKind::TenantDeleted]);
-    let policy =
-        RetentionPolicy { body_days: 1, transcript_days: 1, row_days: 1, webhook_days: 1, report_days: 14 };
+    let policy = RetentionPolicy {
+        body_days: 1,
+        transcript_days: 1,
+        row_days: 1,
+        webhook_days: 1,
+        report_days: 14,
+        audit_days: 400,
+    };
     bed.store.prune(policy, later(92 * 24 * 3600), 100).await.unwrap();
     // The webhook of the platform is enabled, so what waits for it stays.
     let left: Vec<_> = seen().into_iter().filter(|(_, rows)| *rows > 0).collect();

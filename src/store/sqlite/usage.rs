@@ -1,6 +1,7 @@
 //! Usage of tenants, counted in the transaction that causes it. Jobs only collect amounts; they are summed before the
 //! commit, so that many messages of one tenant change its rows once.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use rusqlite::{Connection, Row, ToSql, params};
@@ -12,7 +13,7 @@ use super::keyset::read_rows;
 use super::sql_types::{count, sql_limit, time, us};
 use super::unit_of_work::Tx;
 use crate::mail::{DomainName, SignedDuration, Timestamp};
-use crate::model::{EventKind, MessageId, TenantId, UsageGroup, UsageInterval};
+use crate::model::{Environment, EventKind, MessageId, TenantId, UsageGroup, UsageInterval};
 use crate::store::memory::{UsagePartRow, UsageSums};
 use crate::store::{
     AppliedBrake, BrakeReading, DELETED_USAGE_LIFETIME, Ledger, LimitLevel, LimitWarning, Page, Result,
@@ -122,6 +123,35 @@ impl Ledger for SqliteStore {
             rows.collect::<rusqlite::Result<_>>().map_err(StoreError::from)
         })
         .await
+    }
+
+    async fn usage_of_all(
+        &self,
+        interval: UsageInterval,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<Usage>> {
+        self.read_slow(move |connection| {
+            let sums = UsageCounts::NAMES.iter().map(|name| format!("sum({name}) AS {name}"));
+            let sums = sums.collect::<Vec<_>>().join(", ");
+            let sql = format!(
+                "SELECT start_us, environment, {sums} FROM usage WHERE span = ?1 AND start_us >= ?2 AND start_us < ?3
+                 GROUP BY start_us, environment ORDER BY start_us, environment"
+            );
+            let mut statement = connection.prepare_cached(&sql)?;
+            let rows = statement.query_map(params![interval, us(from), us(to)], read_row)?;
+            rows.collect::<rusqlite::Result<_>>().map_err(StoreError::from)
+        })
+        .await
+    }
+
+    fn usage_by_minute(
+        &self,
+        tenant: Option<TenantId>,
+        environment: Environment,
+        during: Range<Timestamp>,
+    ) -> (Vec<(Timestamp, UsageCounts)>, Timestamp) {
+        self.minutes.read(tenant, environment, during)
     }
 
     async fn usage_sums(&self, filter: UsageFilter) -> Result<Page<UsageSum>> {

@@ -15,8 +15,8 @@ use super::events;
 use super::secret_encryption::Sealer;
 use super::unit_of_work::Tx;
 use crate::store::memory::{
-    CommitCounters, DirectoryVersions, EventClock, SuppressionTimes, WebhookDueIndex, WebhookSubscriptions,
-    lock,
+    CommitCounters, DirectoryVersions, EventClock, MinuteSeries, SuppressionTimes, WebhookDueIndex,
+    WebhookSubscriptions, lock,
 };
 use crate::store::{JournalCursor, Result, StoreError};
 
@@ -257,6 +257,8 @@ pub(super) struct CommitHooks {
     pub(super) counters: Arc<CommitCounters>,
     /// The versions of the directory.
     pub(super) directory_versions: DirectoryVersions,
+    /// Usage by minute.
+    pub(super) minutes: Arc<MinuteSeries>,
 }
 
 impl WriterLoop {
@@ -342,6 +344,7 @@ impl WriterLoop {
         let (events, results) = (tx.usage.take_events(), tx.usage.take_results());
         self.hooks.counters.note_commit(&events, &results, began.elapsed());
         self.hooks.directory_versions.note(tx.directory_changes.take());
+        self.hooks.minutes.add(&tx.usage.take_minutes());
         Ok(())
     }
 

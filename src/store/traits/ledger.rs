@@ -1,8 +1,10 @@
+use std::ops::Range;
+
 use crate::mail::Timestamp;
-use crate::model::{TenantId, UsageInterval};
+use crate::model::{Environment, TenantId, UsageInterval};
 use crate::store::engine::store_trait;
 use crate::store::{
-    AppliedBrake, BrakeReading, LimitWarning, Page, Result, Usage, UsageFilter, UsageSum, UsedBy,
+    AppliedBrake, BrakeReading, LimitWarning, Page, Result, Usage, UsageCounts, UsageFilter, UsageSum, UsedBy,
 };
 
 store_trait! {
@@ -17,6 +19,16 @@ store_trait! {
             from: Timestamp,
             to: Timestamp,
         ) -> Result<Vec<Usage>>;
+        /// Usage of all tenants together in the hours or days that begin at `from` or later and before `to`, in order.
+        async fn usage_of_all(&self, interval: UsageInterval, from: Timestamp, to: Timestamp) -> Result<Vec<Usage>>;
+        /// Usage in the minutes of `during`, all within the last 24 hours: of a tenant or of all, in order and without
+        /// minutes that have none; and since when it is complete. It is in memory.
+        fn usage_by_minute(
+            &self,
+            tenant: Option<TenantId>,
+            environment: Environment,
+            during: Range<Timestamp>,
+        ) -> (Vec<(Timestamp, UsageCounts)>, Timestamp);
         /// Sums of usage of all tenants, also of those that were deleted lately: those with usage, ordered by tenant and group.
         async fn usage_sums(&self, filter: UsageFilter) -> Result<Page<UsageSum>>;
         /// Adds API requests; those of a deleted tenant are dropped.

@@ -1,5 +1,6 @@
 //! The interface of a store, one trait for each role. Each engine implements all of them.
 
+mod audit;
 mod directory;
 mod inboxes;
 mod journal;
@@ -11,6 +12,7 @@ mod spool;
 mod sts_policies;
 mod tls_results;
 
+pub use audit::Audit;
 pub use directory::Directory;
 pub use inboxes::Inboxes;
 pub use journal::Journal;

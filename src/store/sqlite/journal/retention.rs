@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, ToSql, params};
 use super::index;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{
-    AttemptId, EventId, MessageId, ReportId, RequestId, SuppressionId, TenantId, WebhookDeliveryId,
+    AttemptId, AuditId, EventId, MessageId, ReportId, RequestId, SuppressionId, TenantId, WebhookDeliveryId,
 };
 use crate::store::sqlite::blob_store::{self, BodyFiles};
 use crate::store::sqlite::keyset::ulid_at;
@@ -50,6 +50,7 @@ pub(super) struct Due {
     pub(super) transcripts: Vec<AttemptId>,
     pub(super) events: Vec<String>,
     pub(super) rejections: Vec<String>,
+    pub(super) audit_entries: Vec<String>,
     /// Tenants with usage past its retention, and whether they were deleted.
     pub(super) usage: Vec<(TenantId, bool)>,
     pub(super) webhook_deliveries: Vec<String>,
@@ -115,6 +116,9 @@ pub(super) fn find_due(
     let sql =
         format!("SELECT id FROM webhook_delivery d WHERE id < ?1 AND {IS_REMOVABLE} ORDER BY id LIMIT ?2");
     collect(connection, &sql, params![end], limit, &mut due.webhook_deliveries)?;
+    let end = first_id(AuditId::PREFIX, days_before(now, policy.audit_days));
+    let sql = "SELECT id FROM audit WHERE id < ?1 LIMIT ?2";
+    collect(connection, sql, params![end], limit, &mut due.audit_entries)?;
     due.suppressions = expired_suppressions(connection, now, limit)?;
     let end = first_id(ReportId::PREFIX, days_before(now, policy.report_days));
     let sql = "SELECT report_id FROM report_raw WHERE report_id < ?1 ORDER BY report_id LIMIT ?2";
@@ -127,6 +131,7 @@ pub(super) fn find_due(
         due.transcripts.len(),
         due.events.len(),
         due.rejections.len(),
+        due.audit_entries.len(),
         due.usage.len(),
         due.webhook_deliveries.len(),
         due.suppressions.len(),
@@ -314,6 +319,10 @@ pub(super) fn remove_bodies(tx: &Tx<'_>, ids: &[MessageId]) -> Result<u64> {
 
 pub(super) fn remove_events(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {
     remove_each(tx, "DELETE FROM event WHERE id = ?1", ids)
+}
+
+pub(super) fn remove_audit_entries(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {
+    remove_each(tx, "DELETE FROM audit WHERE id = ?1", ids)
 }
 
 pub(super) fn remove_rejections(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {

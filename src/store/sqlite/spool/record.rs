@@ -148,7 +148,9 @@ fn counts_of(record: &AttemptRecord) -> UsageCounts {
     let is_suppressed = record.is_suppressed();
     UsageCounts {
         delivered: (record.state == DeliveryState::Delivered).into(),
+        deferred: (record.state == DeliveryState::Deferred && record.attempt.is_some()).into(),
         bounced: (is_bounced && !is_suppressed).into(),
+        expired: (record.state == DeliveryState::Expired).into(),
         suppressed: is_suppressed.into(),
         ..UsageCounts::default()
     }

@@ -1,0 +1,152 @@
+//! Why deliveries failed lately: counts by site, class and outcome, with the last reply. In memory.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use crate::mail::Timestamp;
+use crate::model::{BounceClass, DeliveryState, TenantId};
+
+/// Counts of one key in five minutes each; the last hour.
+const BUCKETS: usize = 12;
+const BUCKET_SECONDS: i64 = 5 * 60;
+/// Keys of the platform.
+const KEYS_MAX: usize = 1000;
+/// Keys of one tenant.
+const KEYS_OF_TENANT_MAX: usize = 32;
+const TENANTS_MAX: usize = 2000;
+const REPLY_OCTETS_MAX: usize = 300;
+
+/// What deliveries failed with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FailureKey {
+    /// The site, or the host of a smart host.
+    pub site: String,
+    /// The class of the reply.
+    pub class: Option<BounceClass>,
+    /// Deferred, bounced or expired.
+    pub outcome: DeliveryState,
+}
+
+/// How often it happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailureReason {
+    /// What.
+    pub key: FailureKey,
+    /// Deliveries in the window.
+    pub count: u64,
+    /// The last reply, shortened.
+    pub last_reply: String,
+    /// When.
+    pub last_at: Timestamp,
+}
+
+#[derive(Debug)]
+struct Record {
+    buckets: [(i64, u32); BUCKETS],
+    last_reply: String,
+    last_at: Timestamp,
+}
+
+type Records = HashMap<FailureKey, Record>;
+
+/// The failures of the last hour.
+#[derive(Debug, Default)]
+pub struct FailureReasons(Mutex<(Records, HashMap<TenantId, Records>)>);
+
+impl FailureReasons {
+    /// Counts a delivery that did not succeed.
+    pub fn note(&self, tenant: TenantId, key: FailureKey, reply: &str, now: Timestamp) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of_all, of_tenants) = &mut *all;
+        note(of_all, KEYS_MAX, key.clone(), reply, now);
+        if of_tenants.len() >= TENANTS_MAX && !of_tenants.contains_key(&tenant) {
+            let latest = |records: &Records| records.values().map(|record| record.last_at).max();
+            if let Some(oldest) =
+                of_tenants.iter().min_by_key(|(_, records)| latest(records)).map(|(id, _)| *id)
+            {
+                of_tenants.remove(&oldest);
+            }
+        }
+        note(of_tenants.entry(tenant).or_default(), KEYS_OF_TENANT_MAX, key, reply, now);
+    }
+
+    /// The failures of the last minutes, at most 60; the most frequent first.
+    pub fn read(&self, tenant: Option<TenantId>, minutes: u32, now: Timestamp) -> Vec<FailureReason> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let none = Records::new();
+        let records = tenant.map_or(&all.0, |tenant| all.1.get(&tenant).unwrap_or(&none));
+        let first = now.as_second().div_euclid(BUCKET_SECONDS) - i64::from(minutes.div_ceil(5)) + 1;
+        let reason = |(key, record): (&FailureKey, &Record)| {
+            let counted = record.buckets.iter().filter(|(number, _)| *number >= first);
+            let count = counted.map(|(_, count)| u64::from(*count)).sum();
+            let (last_reply, last_at) = (record.last_reply.clone(), record.last_at);
+            (count > 0).then(|| FailureReason { key: key.clone(), count, last_reply, last_at })
+        };
+        let mut reasons: Vec<_> = records.iter().filter_map(reason).collect();
+        reasons.sort_by(|a, b| (b.count, &a.key).cmp(&(a.count, &b.key)));
+        reasons
+    }
+}
+
+fn note(records: &mut Records, max: usize, key: FailureKey, reply: &str, now: Timestamp) {
+    if records.len() >= max && !records.contains_key(&key) {
+        let oldest = records.iter().min_by_key(|(_, record)| record.last_at).map(|(key, _)| key.clone());
+        if let Some(oldest) = oldest {
+            records.remove(&oldest);
+        }
+    }
+    let number = now.as_second().div_euclid(BUCKET_SECONDS);
+    let fresh = || Record { buckets: [(i64::MIN, 0); BUCKETS], last_reply: String::new(), last_at: now };
+    let record = records.entry(key).or_insert_with(fresh);
+    let bucket = &mut record.buckets[number.rem_euclid(BUCKETS as i64) as usize];
+    if bucket.0 != number {
+        *bucket = (number, 0);
+    }
+    bucket.1 = bucket.1.saturating_add(1);
+    record.last_reply = reply[..reply.floor_char_boundary(REPLY_OCTETS_MAX)].to_owned();
+    record.last_at = now;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_counted_by_key_and_tenant_and_end_after_an_hour() {
+        let reasons = FailureReasons::default();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let key = |site: &str| FailureKey {
+            site: site.into(),
+            class: Some(BounceClass::Network),
+            outcome: DeliveryState::Deferred,
+        };
+        let (a, b) = (TenantId::generate(at(1)), TenantId::generate(at(2)));
+        reasons.note(a, key("x"), "421 one", at(10_000));
+        reasons.note(b, key("x"), "421 two", at(10_400));
+        let read = |tenant, minutes, now| {
+            let found = reasons.read(tenant, minutes, at(now));
+            found.into_iter().map(|one| (one.count, one.last_reply)).collect::<Vec<_>>()
+        };
+        assert_eq!(read(None, 60, 10_450), [(2, "421 two".to_owned())]);
+        assert_eq!(read(None, 5, 10_450), [(1, "421 two".to_owned())]);
+        assert_eq!(read(Some(a), 60, 10_450), [(1, "421 one".to_owned())]);
+        assert_eq!(read(None, 60, 14_000), [(0, String::new()); 0]);
+    }
+
+    #[test]
+    fn a_tenant_cannot_displace_the_failures_of_another() {
+        let reasons = FailureReasons::default();
+        let now = Timestamp::from_second(1000).unwrap();
+        let key = |number: usize| FailureKey {
+            site: format!("s{number}"),
+            class: None,
+            outcome: DeliveryState::Bounced,
+        };
+        let (a, b) = (TenantId::generate(now), TenantId::generate(now));
+        reasons.note(a, key(0), "550 no", now);
+        (1..2 * KEYS_MAX).for_each(|number| reasons.note(b, key(number), "550 no", now));
+        assert_eq!(reasons.read(Some(a), 60, now).len(), 1);
+        assert_eq!(reasons.read(Some(b), 60, now).len(), KEYS_OF_TENANT_MAX);
+        assert_eq!(reasons.read(None, 60, now).len(), KEYS_MAX);
+    }
+}

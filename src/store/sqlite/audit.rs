@@ -1,0 +1,98 @@
+//! The audit log.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::SqliteStore;
+use super::keyset::List;
+use super::sql_types::{json_if_any, parsed_if_any, time, to_json, us};
+use super::unit_of_work::Tx;
+use crate::model::{AuditId, TenantId};
+use crate::store::traits::Audit;
+use crate::store::{AUDIT_ENTRIES_MAX, AuditEntry, AuditFilter, Page, PageRequest, Result, is_in_scope};
+
+/// Stores an entry, or completes the one with its id; what the completion does not know stays.
+pub(super) fn write(tx: &Tx<'_>, entry: &AuditEntry) -> Result<()> {
+    let sql = "SELECT coalesce(max(number), 0) + 1 FROM audit WHERE tenant_id IS ?1";
+    let number: i64 = tx.prepare_cached(sql)?.query_row(params![entry.tenant_id], |row| row.get(0))?;
+    let sql = "INSERT INTO audit (id, tenant_id, number, actor, key_id, actor_name, by_platform, client_address,
+                                  request_id, operation, object, object_id, before, after, error, created_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+               ON CONFLICT (id) DO UPDATE SET tenant_id = coalesce(excluded.tenant_id, tenant_id),
+                   number = CASE WHEN tenant_id IS excluded.tenant_id OR excluded.tenant_id IS NULL THEN number ELSE excluded.number END,
+                   object = coalesce(excluded.object, object), object_id = coalesce(excluded.object_id, object_id),
+                   before = coalesce(excluded.before, before), after = coalesce(excluded.after, after),
+                   error = coalesce(excluded.error, error)";
+    tx.prepare_cached(sql)?.execute(params![
+        entry.id,
+        entry.tenant_id,
+        number,
+        entry.actor,
+        entry.key_id,
+        entry.actor_name,
+        entry.by_platform,
+        entry.client_address.map(|address| address.to_string()),
+        entry.request_id,
+        entry.operation,
+        entry.object,
+        entry.object_id,
+        entry.before.as_ref().map(to_json).transpose()?,
+        entry.after.as_ref().map(to_json).transpose()?,
+        entry.error,
+        us(entry.created_at),
+    ])?;
+    if entry.tenant_id.is_some() {
+        let sql = "DELETE FROM audit WHERE tenant_id = ?1 AND number <= ?2";
+        tx.prepare_cached(sql)?.execute(params![entry.tenant_id, number - AUDIT_ENTRIES_MAX])?;
+    }
+    Ok(())
+}
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<AuditEntry> {
+    Ok(AuditEntry {
+        id: row.get("id")?,
+        tenant_id: row.get("tenant_id")?,
+        actor: row.get("actor")?,
+        key_id: row.get("key_id")?,
+        actor_name: row.get("actor_name")?,
+        by_platform: row.get("by_platform")?,
+        client_address: parsed_if_any(row, "client_address")?,
+        request_id: row.get("request_id")?,
+        operation: row.get("operation")?,
+        object: row.get("object")?,
+        object_id: row.get("object_id")?,
+        before: json_if_any(row, "before")?,
+        after: json_if_any(row, "after")?,
+        error: row.get("error")?,
+        created_at: time(row, "created_us")?,
+    })
+}
+
+fn list(connection: &Connection, filter: &AuditFilter, page: &PageRequest) -> Result<Page<AuditEntry>> {
+    let mut list = List::of("audit", AuditId::PREFIX);
+    list.only_owned_by(filter.tenant_id, filter.of_platform)?;
+    list.only_if("key_id = ?", &filter.key_id)?;
+    list.only_if("operation = ?", &filter.operation)?;
+    list.only_if("object = ?", &filter.object)?;
+    list.only_if("object_id = ?", &filter.object_id)?;
+    list.read(connection, page, read_row)
+}
+
+impl Audit for SqliteStore {
+    async fn complete_audit(&self, entry: AuditEntry) -> Result<()> {
+        self.write(move |tx| write(tx, &entry)).await
+    }
+
+    async fn list_audit(&self, filter: AuditFilter, page: PageRequest) -> Result<Page<AuditEntry>> {
+        self.read_slow(move |connection| list(connection, &filter, &page)).await
+    }
+
+    async fn audit_entry(&self, scope: Option<TenantId>, id: AuditId) -> Result<Option<AuditEntry>> {
+        let found = self
+            .read(move |connection| {
+                let sql = "SELECT * FROM audit WHERE id = ?1";
+                Ok(connection.prepare_cached(sql)?.query_row([id], read_row).optional()?)
+            })
+            .await?;
+        Ok(found.filter(|entry| is_in_scope(scope, entry.tenant_id)))
+    }
+}

@@ -1,0 +1,231 @@
+//! What is around every page: head, navigation, note; and the pages without a session. The markup is that of the design.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use hyper::StatusCode;
+use maud::{DOCTYPE, Markup, html};
+
+use super::components::{self, visible};
+use super::request::PageRequest;
+use super::route::{Audience, PAGES};
+use super::session::Me;
+use super::view::{Problem, View};
+use super::{Ui, assets, headers};
+
+/// What the frame of a page needs of its request.
+pub struct Framing {
+    path: &'static str,
+    /// The page with its query, to come back to.
+    back: String,
+    note: Option<String>,
+    me: Arc<Me>,
+    theme: Option<&'static str>,
+    token: Markup,
+}
+
+impl Framing {
+    /// Of a request.
+    pub fn of(request: &PageRequest) -> Self {
+        Self {
+            path: request.page.path,
+            back: request.address.clone(),
+            note: request.note.clone(),
+            me: Arc::clone(&request.session.me),
+            theme: request.session.theme,
+            token: request.token(),
+        }
+    }
+}
+
+/// The head of a document.
+struct Head<'a> {
+    title: &'a str,
+    theme: Option<&'static str>,
+    is_branded: bool,
+}
+
+/// The answer of a page.
+pub fn respond(ui: &Ui, framing: &Framing, view: View) -> Response {
+    match view {
+        View::Page { title, body } => {
+            headers::page(ui, StatusCode::OK, whole(ui, &title, framing, &body).into_string())
+        }
+        View::File { media_type, name, octets } => headers::file(ui, media_type, &name, octets),
+        View::Style(css) => headers::style(ui, css),
+        View::Foreign(html) => headers::foreign(ui, html),
+        View::Passed(response) => headers::passed(ui, response),
+        View::Redirect { to, .. } => headers::redirect(&to),
+    }
+}
+
+/// A page that is refused, in its frame if somebody is signed in.
+pub fn problem(ui: &Ui, framing: Option<&Framing>, problem: &Problem) -> Response {
+    let body = html! {
+        header.head { div { h1 { (visible(&problem.message)) } } }
+        (components::problem(problem))
+        div.row { a.button href=(format!("{}/ui/", ui.prefix())) { "Overview" } }
+    };
+    let page = match framing {
+        Some(framing) => whole(ui, &problem.message, framing, &body),
+        None => plain(ui, &problem.message, &body),
+    };
+    headers::page(ui, problem.status, page.into_string())
+}
+
+fn whole(ui: &Ui, title: &str, framing: &Framing, body: &Markup) -> Markup {
+    let href = |path: &str| format!("{}{path}", ui.prefix());
+    let is_branded = is_branded(&framing.me);
+    document(
+        ui,
+        &Head { title, theme: framing.theme, is_branded },
+        &html! {
+            body.app {
+                a.skip href="#main" { "Skip to content" }
+                header.top {
+                    (brand(ui, Some(&framing.me)))
+                    button.button.menu popovertarget="nav" { "Menu" }
+                }
+                nav.side id="nav" popover aria-label="Pages" {
+                    (navigation(ui, framing))
+                    (who(framing, &href("/ui/settings")))
+                }
+                main id="main" {
+                    @if let Some(note) = &framing.note { (components::note(note)) }
+                    (body)
+                }
+            }
+        },
+    )
+}
+
+fn navigation(ui: &Ui, framing: &Framing) -> Markup {
+    let is_platform = framing.me.tenant.is_none();
+    let section = section_of(framing.path);
+    let is_shown = |audience: Audience| audience == Audience::Everybody || is_platform;
+    let named = || {
+        let pages = PAGES.iter().filter(|page| is_shown(page.audience));
+        pages.filter_map(|page| page.navigation.map(|(group, name)| (group, name, page.path)))
+    };
+    let mut groups: Vec<&str> = Vec::new();
+    named().for_each(|(group, ..)| {
+        if !groups.contains(&group) {
+            groups.push(group);
+        }
+    });
+    html! {
+        @for group in groups {
+            @if !group.is_empty() { h2 { (group) } }
+            ul {
+                @for (_, name, path) in named().filter(|(of, ..)| *of == group) {
+                    li { a href=(format!("{}{path}", ui.prefix())) aria-current=[(path == section).then_some("page")] { (name) } }
+                }
+            }
+        }
+    }
+}
+
+fn who(framing: &Framing, settings: &str) -> Markup {
+    let me = &framing.me;
+    let owner = me.tenant.as_ref().map_or("platform", |tenant| tenant.slug.as_str());
+    let other = if framing.theme == Some("dark") { "light" } else { "dark" };
+    html! {
+        div.who {
+            strong { (visible(owner)) }
+            (visible(&me.key.name)) ", " (me.environment)
+            div.row {
+                form method="post" action=(settings) {
+                    (framing.token) input type="hidden" name="back" value=(framing.back);
+                    input type="hidden" name="theme" value=(other);
+                    button.linkish name="do" value="theme" { (if other == "dark" { "Dark" } else { "Light" }) }
+                }
+                form method="post" action=(settings) { (framing.token) button.linkish name="do" value="sign_out" { "Sign out" } }
+            }
+        }
+    }
+}
+
+/// The page of the navigation that a path belongs to.
+fn section_of(path: &str) -> &str {
+    let of_navigation = PAGES.iter().filter(|page| page.navigation.is_some() && page.path != "/ui/");
+    let above = of_navigation.filter(|page| path.starts_with(page.path)).map(|page| page.path);
+    above.max_by_key(|path| path.len()).unwrap_or("/ui/")
+}
+
+fn is_branded(me: &Me) -> bool {
+    me.tenant.as_ref().is_some_and(|tenant| tenant.brand.is_some())
+}
+
+fn brand(ui: &Ui, me: Option<&Me>) -> Markup {
+    let brand = me.and_then(|me| me.tenant.as_ref()).and_then(|tenant| tenant.brand.as_ref());
+    let name = brand.and_then(|brand| brand.name.as_deref()).unwrap_or("Pillarbox");
+    html! {
+        a.brand href=(format!("{}/ui/", ui.prefix())) {
+            svg.mark viewBox="0 0 26 26" aria-hidden="true" {
+                path d="M5 26V9a8 8 0 0 1 16 0v17z" {}
+                path.slot d="M8.5 10h9v2.2h-9z" {}
+            }
+            span { (visible(name)) small { (ui.hostname) } }
+        }
+    }
+}
+
+fn document(ui: &Ui, head: &Head<'_>, body: &Markup) -> Markup {
+    let href = |path: &str| format!("{}{path}", ui.prefix());
+    html! {
+        (DOCTYPE)
+        html lang="en" data-theme=[head.theme] {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (visible(head.title)) " · Pillarbox" }
+                link rel="stylesheet" href=(href(assets::STYLE.path()));
+                @if head.is_branded { link rel="stylesheet" href=(href("/ui/brand.css")); }
+                link rel="icon" href=(href(assets::ICON.path()));
+                script src=(href(assets::SCRIPT.path())) defer {}
+            }
+            (body)
+        }
+    }
+}
+
+/// A page without navigation.
+fn plain(ui: &Ui, title: &str, content: &Markup) -> Markup {
+    let body = html! { body.plain { main.stack id="main" { (brand(ui, None)) (content) } } };
+    document(ui, &Head { title, theme: None, is_branded: false }, &body)
+}
+
+/// The page that asks for a key. The script posts the token of a link.
+pub fn sign_in(ui: &Ui, next: &str, problem: Option<&Problem>) -> Response {
+    let action = format!("{}/ui/sign-in", ui.prefix());
+    let content = html! {
+        section.panel.pad.stack {
+            h1 { "Sign in" }
+            @if let Some(problem) = problem { (components::problem(problem)) }
+            form.stack id="sign-in" method="post" action=(action) {
+                input type="hidden" name="next" value=(next);
+                input type="hidden" name="link" value="";
+                div.field {
+                    label for="key" { "Key" }
+                    input id="key" name="key" type="password" placeholder="pb_live_…" autocomplete="off" spellcheck="false" aria-describedby="key-hint" autofocus;
+                    p.hint id="key-hint" { "A platform key, or a key of a tenant. It is checked and not kept." }
+                }
+                button.button.primary { "Sign in" }
+            }
+        }
+    };
+    let status = problem.map_or(StatusCode::OK, |problem| problem.status);
+    headers::page(ui, status, plain(ui, "Sign in", &content).into_string())
+}
+
+/// A page that opens itself again, so that the browser sends its cookie.
+pub fn again(ui: &Ui) -> Response {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head { meta charset="utf-8"; meta http-equiv="refresh" content="0"; title { "Pillarbox" } }
+            body { p { "One moment…" } }
+        }
+    };
+    headers::page(ui, StatusCode::OK, page.into_string())
+}

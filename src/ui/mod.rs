@@ -1,0 +1,112 @@
+//! The pages at `/ui`: what the API shows, for people. They are clients of the API inside of the process
+//! ([`InProcess`](crate::api::InProcess)), so the API decides who may see and do what.
+//!
+//! * `route` has every page and serves it, `request` asks the API for it, `view` is what it answers,
+//! * `session` remembers who is signed in, `sign_in` begins sessions, `guard` keeps other sites out,
+//! * `frame` is around every page, `components` are in them, `format` writes values,
+//! * `pages` has one file for each page, `assets` the script and the style.
+
+mod assets;
+pub mod components;
+pub mod format;
+mod frame;
+mod guard;
+mod headers;
+mod pages;
+pub mod request;
+mod route;
+mod session;
+mod sign_in;
+pub mod view;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use url::Url;
+
+use crate::api::InProcess;
+use crate::config;
+use crate::limits::auth_limiter::AuthLimiter;
+use crate::mail::DomainName;
+
+use self::session::{SessionHandle, Sessions};
+
+pub use self::route::{Audience, PAGES, Page};
+
+/// What the pages need.
+pub struct UiDependencies {
+    /// `[ui]` of the configuration.
+    pub settings: config::Ui,
+    /// `api.public_url` of the configuration.
+    pub public_url: Option<Url>,
+    /// Whether the listener of the API uses TLS.
+    pub is_tls: bool,
+    /// The API.
+    pub api: InProcess,
+    /// Counts failed sign-ins.
+    pub bans: Arc<AuthLimiter>,
+    /// The host name, for settings of mail clients.
+    pub hostname: DomainName,
+    /// The listeners of submission with STARTTLS.
+    pub submission: Vec<SocketAddr>,
+    /// The listeners of submission with implicit TLS.
+    pub submissions: Vec<SocketAddr>,
+}
+
+/// The pages.
+pub struct Ui {
+    public_url: Option<Url>,
+    is_tls: bool,
+    api: InProcess,
+    bans: Arc<AuthLimiter>,
+    sessions: Sessions,
+    /// The host name, for settings of mail clients.
+    pub hostname: DomainName,
+    /// The listeners of submission with STARTTLS.
+    pub submission: Vec<SocketAddr>,
+    /// The listeners of submission with implicit TLS.
+    pub submissions: Vec<SocketAddr>,
+}
+
+impl Ui {
+    /// The pages, with nobody signed in.
+    pub fn new(parts: UiDependencies) -> Arc<Self> {
+        let sessions = Sessions::new(&parts.settings);
+        Arc::new(Self {
+            public_url: parts.public_url,
+            is_tls: parts.is_tls,
+            api: parts.api,
+            bans: parts.bans,
+            sessions,
+            hostname: parts.hostname,
+            submission: parts.submission,
+            submissions: parts.submissions,
+        })
+    }
+
+    /// The routes, for the listener of the API.
+    pub fn router(self: &Arc<Self>) -> Router {
+        route::router(self)
+    }
+
+    /// Ends a session.
+    fn sign_out(&self, session: &SessionHandle) {
+        self.sessions.end(session);
+    }
+
+    /// Sets the theme of a session; `None` for that of the system.
+    fn choose_theme(&self, session: &SessionHandle, theme: Option<&'static str>) {
+        self.sessions.set_theme(session, theme);
+    }
+
+    /// The path before `/ui` if a reverse proxy adds one.
+    fn prefix(&self) -> &str {
+        self.public_url.as_ref().map_or("", |url| url.path().trim_end_matches('/'))
+    }
+
+    /// Whether browsers reach the pages over TLS.
+    fn is_secure(&self) -> bool {
+        self.public_url.as_ref().map_or(self.is_tls, |url| url.scheme() == "https")
+    }
+}

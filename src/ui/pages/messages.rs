@@ -1,0 +1,13 @@
+//! The page of messages, which is not there yet.
+
+use super::not_there_yet;
+use crate::ui::request::PageRequest;
+use crate::ui::view::Outcome;
+
+pub async fn list(_request: PageRequest) -> Outcome {
+    not_there_yet("Messages")
+}
+
+pub async fn live(_request: PageRequest) -> Outcome {
+    not_there_yet("Live")
+}

@@ -1,0 +1,33 @@
+//! One file for each page.
+
+pub mod audit;
+pub mod bans;
+pub mod doctor;
+pub mod domains;
+pub mod events;
+pub mod keys;
+pub mod message;
+pub mod messages;
+pub mod overview;
+pub mod queue;
+pub mod rejections;
+pub mod reports;
+pub mod sandbox;
+pub mod settings;
+pub mod suppressions;
+pub mod templates;
+pub mod tenants;
+pub mod webhooks;
+
+use maud::html;
+
+use super::view::{Outcome, View};
+
+/// A page that is not there yet.
+fn not_there_yet(title: &'static str) -> Outcome {
+    let body = html! {
+        header.head { div { h1 { (title) } } }
+        section.panel { div.empty { p { "This page is not there yet. The API has what it will show: see /docs." } } }
+    };
+    View::page(title, body)
+}

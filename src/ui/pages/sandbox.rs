@@ -1,0 +1,9 @@
+//! The page of sandbox, which is not there yet.
+
+use super::not_there_yet;
+use crate::ui::request::PageRequest;
+use crate::ui::view::Outcome;
+
+pub async fn show(_request: PageRequest) -> Outcome {
+    not_there_yet("Sandbox")
+}

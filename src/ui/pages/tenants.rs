@@ -1,0 +1,21 @@
+//! The page of tenants, which is not there yet.
+
+use super::not_there_yet;
+use crate::ui::request::PageRequest;
+use crate::ui::view::Outcome;
+
+pub async fn list(_request: PageRequest) -> Outcome {
+    not_there_yet("Tenants")
+}
+
+pub async fn create(_request: PageRequest) -> Outcome {
+    not_there_yet("Tenants")
+}
+
+pub async fn show(_request: PageRequest) -> Outcome {
+    not_there_yet("Tenant")
+}
+
+pub async fn act(_request: PageRequest) -> Outcome {
+    not_there_yet("Tenant")
+}

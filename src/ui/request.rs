@@ -1,0 +1,190 @@
+#![allow(missing_docs)]
+//! A request for a page, and how it asks the API.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use hyper::{Method, StatusCode};
+use maud::{Markup, html};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::Ui;
+use super::route::Page;
+use super::session::{Me, SessionHandle};
+use super::view::Problem;
+use crate::api::{Answer, Ask, Origin};
+use crate::mail::Timestamp;
+use crate::model::Scope;
+
+/// Characters of a value in a query: all but letters, digits and these.
+const VALUE: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'@').remove(b':');
+
+/// A request of somebody who is signed in.
+pub struct PageRequest {
+    pub ui: Arc<Ui>,
+    pub page: &'static Page,
+    pub session: SessionHandle,
+    pub origin: Origin,
+    /// `{id}` of the path; empty if there is none.
+    pub id: String,
+    /// `{part}` of the path; empty if there is none.
+    pub part: String,
+    /// Path and query, for a link that comes back.
+    pub address: String,
+    /// The query, in order.
+    pub query: Vec<(String, String)>,
+    /// The fields of a POST, in order, without the token.
+    pub form: Vec<(String, String)>,
+    /// The note of the last change.
+    pub note: Option<String>,
+    pub now: Timestamp,
+}
+
+impl PageRequest {
+    /// Who is signed in.
+    pub fn me(&self) -> &Me {
+        &self.session.me
+    }
+
+    /// Whether the session is that of the platform.
+    pub fn is_platform(&self) -> bool {
+        self.me().tenant.is_none()
+    }
+
+    /// Whether to show something that needs this scope. The API decides again.
+    pub fn may(&self, scope: Scope) -> bool {
+        self.is_platform() || self.me().scopes.iter().any(|own| own.includes(scope))
+    }
+
+    /// A link to a page: a path that begins with `/ui`.
+    pub fn href(&self, path: &str) -> String {
+        format!("{}{path}", self.ui.prefix())
+    }
+
+    /// A parameter of the query, if it is not empty.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        find(&self.query, name)
+    }
+
+    /// A field of the form, if it is not empty.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        find(&self.form, name)
+    }
+
+    /// The hidden field that every form has.
+    pub fn token(&self) -> Markup {
+        html! { input type="hidden" name="token" value=(&*self.session.csrf); }
+    }
+
+    /// The path of this page with these parameters, leaving out empty ones.
+    pub fn with_query(&self, path: &str, parameters: &[(&str, &str)]) -> String {
+        target(path, parameters.iter().copied())
+    }
+
+    /// Those parameters of the query that the API's operation takes, with others.
+    pub fn api_target(&self, path: &str, passed: &[&str], fixed: &[(&str, &str)]) -> String {
+        let of_query = self.query.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let of_query = of_query.filter(|(name, _)| passed.contains(name) || name.starts_with("metadata["));
+        target(path, of_query.chain(fixed.iter().copied()))
+    }
+
+    /// An object or a list of the API.
+    pub async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, Problem> {
+        read(self.ask(Method::GET, target, None).await)
+    }
+
+    /// The same; `None` if this session may not see it or it does not exist.
+    pub async fn get_if_any<T: DeserializeOwned>(&self, target: &str) -> Result<Option<T>, Problem> {
+        match self.get(target).await {
+            Ok(found) => Ok(Some(found)),
+            Err(problem) if [StatusCode::NOT_FOUND, StatusCode::FORBIDDEN].contains(&problem.status) => {
+                Ok(None)
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+
+    /// A change.
+    pub async fn post<T: DeserializeOwned>(&self, target: &str, body: &Value) -> Result<T, Problem> {
+        read(self.ask(Method::POST, target, Some(body)).await)
+    }
+
+    /// A change of an object.
+    pub async fn patch<T: DeserializeOwned>(&self, target: &str, body: &Value) -> Result<T, Problem> {
+        read(self.ask(Method::PATCH, target, Some(body)).await)
+    }
+
+    /// A deletion.
+    pub async fn delete<T: DeserializeOwned>(&self, target: &str) -> Result<T, Problem> {
+        read(self.ask(Method::DELETE, target, None).await)
+    }
+
+    /// A response as it is, for files and streams.
+    pub async fn open(&self, target: &str, accept: Option<&'static str>) -> Response {
+        let ask = Ask {
+            method: Method::GET,
+            target,
+            body: None,
+            accept,
+            signed_in: &self.session.signed_in,
+            origin: &self.origin,
+        };
+        self.ui.api.open(ask).await
+    }
+
+    async fn ask(&self, method: Method, target: &str, body: Option<&Value>) -> Answer {
+        let ask = Ask {
+            method,
+            target,
+            body,
+            accept: None,
+            signed_in: &self.session.signed_in,
+            origin: &self.origin,
+        };
+        self.ui.api.ask(ask).await
+    }
+}
+
+fn read<T: DeserializeOwned>(answer: Answer) -> Result<T, Problem> {
+    if !answer.status.is_success() {
+        return Err(Problem::of(answer.status, &answer.body));
+    }
+    serde_json::from_slice(&answer.body).map_err(|error| {
+        tracing::error!(%error, "a page does not know the form of an answer");
+        Problem::new(
+            StatusCode::BAD_GATEWAY,
+            "internal_error",
+            "the answer cannot be read",
+            "look into the log",
+        )
+    })
+}
+
+fn find<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let found = pairs.iter().find(|(other, _)| other == name);
+    found.map(|(_, value)| value.trim()).filter(|value| !value.is_empty())
+}
+
+/// Path and query; a part of a path must be encoded by [`segment`].
+pub fn target<'a>(path: &str, parameters: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut target = path.to_owned();
+    for (name, value) in parameters.filter(|(_, value)| !value.is_empty()) {
+        target.push(if target.contains('?') { '&' } else { '?' });
+        target.extend(utf8_percent_encode(name, VALUE));
+        target.push('=');
+        target.extend(utf8_percent_encode(value, VALUE));
+    }
+    target
+}
+
+/// A value as one segment of a path.
+pub fn segment(value: &str) -> String {
+    utf8_percent_encode(value, NON_ALPHANUMERIC)
+        .to_string()
+        .replace("%5F", "_")
+        .replace("%2D", "-")
+        .replace("%2E", ".")
+}

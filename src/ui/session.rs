@@ -1,0 +1,186 @@
+//! Who is signed in. Sessions are in memory, so a restart signs everybody out; they have the digest of the secret of a key,
+//! never the secret.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::api::SignedIn;
+use crate::config;
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::{Environment, LimitPeriod, Scope};
+use crate::policy::fixed_window::FixedWindow;
+
+const SESSIONS_MAX: usize = 1000;
+const SESSIONS_OF_KEY_MAX: usize = 20;
+/// Pages of a session in a minute. A page that refreshes itself every two seconds takes 30.
+const PAGES_PER_MINUTE: u64 = 240;
+
+/// Who is signed in, as `GET /v1/me` says it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Me {
+    pub key: MeKey,
+    pub tenant: Option<MeTenant>,
+    pub environment: Environment,
+    pub scopes: Vec<Scope>,
+}
+
+/// The key of a session.
+#[derive(Debug, Clone, Deserialize)]
+pub struct MeKey {
+    pub id: String,
+    pub name: String,
+}
+
+/// The tenant of a session.
+#[derive(Debug, Clone, Deserialize)]
+pub struct MeTenant {
+    pub id: String,
+    pub name: String,
+    pub slug: String,
+    #[serde(default)]
+    pub brand: Option<Brand>,
+}
+
+/// How the pages of a tenant look.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Brand {
+    pub name: Option<String>,
+    pub color: Option<String>,
+}
+
+/// A session while a request uses it.
+#[derive(Debug, Clone)]
+pub struct SessionHandle {
+    /// The digest of its id, which names it on the page of sessions.
+    pub digest: [u8; 32],
+    pub signed_in: SignedIn,
+    pub me: Arc<Me>,
+    /// The token of its forms.
+    pub csrf: Arc<str>,
+    pub created_at: Timestamp,
+    pub expires_at: Timestamp,
+    /// `light` or `dark`, if the person chose one.
+    pub theme: Option<&'static str>,
+}
+
+struct Session {
+    handle: SessionHandle,
+    last_seen: Timestamp,
+    note: Option<String>,
+}
+
+/// All sessions.
+pub struct Sessions {
+    idle: SignedDuration,
+    longest: SignedDuration,
+    all: Mutex<HashMap<[u8; 32], Session>>,
+    pages: Mutex<FixedWindow<[u8; 32]>>,
+}
+
+/// A random text of 256 bits.
+pub fn random_token() -> String {
+    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+}
+
+impl Sessions {
+    /// Nobody is signed in.
+    pub fn new(settings: &config::Ui) -> Self {
+        let time = |duration| SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
+        Self {
+            idle: time(settings.session_idle),
+            longest: time(settings.session_max),
+            all: Mutex::default(),
+            pages: Mutex::new(FixedWindow::new(LimitPeriod::Minute)),
+        }
+    }
+
+    /// Begins a session and returns its id, for the cookie. The oldest ones end above the limits.
+    pub fn begin(&self, signed_in: SignedIn, me: Me, until: Option<Timestamp>, now: Timestamp) -> String {
+        let id = random_token();
+        let longest = now.checked_add(self.longest).unwrap_or(Timestamp::MAX);
+        let handle = SessionHandle {
+            digest: Sha256::digest(&id).into(),
+            signed_in,
+            me: Arc::new(me),
+            csrf: random_token().into(),
+            created_at: now,
+            expires_at: until.map_or(longest, |until| until.min(longest)),
+            theme: None,
+        };
+        let mut all = self.lock();
+        self.drop_ended(&mut all, now);
+        let key = handle.signed_in.digest;
+        drop_oldest(&mut all, SESSIONS_OF_KEY_MAX, |other| other.handle.signed_in.digest == key);
+        drop_oldest(&mut all, SESSIONS_MAX, |_| true);
+        all.insert(handle.digest, Session { handle, last_seen: now, note: None });
+        id
+    }
+
+    /// The session of an id, which is now in use.
+    pub fn find(&self, id: &str, now: Timestamp) -> Option<SessionHandle> {
+        let digest: [u8; 32] = Sha256::digest(id).into();
+        let mut all = self.lock();
+        self.drop_ended(&mut all, now);
+        let session = all.get_mut(&digest)?;
+        session.last_seen = now;
+        Some(session.handle.clone())
+    }
+
+    /// Counts a page. False if the session has shown too many in this minute.
+    pub fn take_page(&self, session: &SessionHandle, now: Timestamp) -> bool {
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_left = pages.status(&session.digest, PAGES_PER_MINUTE, now).remaining() > 0;
+        if is_left {
+            pages.take(session.digest, 1, now);
+        }
+        is_left
+    }
+
+    /// Sets the theme.
+    pub fn set_theme(&self, session: &SessionHandle, theme: Option<&'static str>) {
+        if let Some(session) = self.lock().get_mut(&session.digest) {
+            session.handle.theme = theme;
+        }
+    }
+
+    /// Ends a session.
+    pub fn end(&self, session: &SessionHandle) {
+        self.lock().remove(&session.digest);
+    }
+
+    /// Sets the note that the next page shows.
+    pub fn set_note(&self, session: &SessionHandle, note: Option<String>) {
+        if let Some(session) = self.lock().get_mut(&session.digest) {
+            session.note = note;
+        }
+    }
+
+    /// The note of the last change, once.
+    pub fn take_note(&self, session: &SessionHandle) -> Option<String> {
+        self.lock().get_mut(&session.digest)?.note.take()
+    }
+
+    fn drop_ended(&self, all: &mut HashMap<[u8; 32], Session>, now: Timestamp) {
+        all.retain(|_, session| {
+            session.handle.expires_at > now && now.duration_since(session.last_seen) < self.idle
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Session>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes room for one more session among those that match.
+fn drop_oldest(all: &mut HashMap<[u8; 32], Session>, max: usize, matches: impl Fn(&Session) -> bool) {
+    while all.values().filter(|session| matches(session)).count() >= max {
+        let oldest = all.values().filter(|session| matches(session)).min_by_key(|session| session.last_seen);
+        let Some(digest) = oldest.map(|session| session.handle.digest) else { return };
+        all.remove(&digest);
+    }
+}

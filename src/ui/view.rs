@@ -1,0 +1,123 @@
+//! What a page answers.
+
+use axum::response::Response;
+use hyper::StatusCode;
+use maud::Markup;
+use serde::Deserialize;
+
+/// The answer of a page, or why there is none.
+pub type Outcome = Result<View, Problem>;
+
+/// The answer of a page.
+pub enum View {
+    /// A page in its frame.
+    Page {
+        /// The title of the window.
+        title: String,
+        /// The content of `<main>`.
+        body: Markup,
+    },
+    /// Another page, after a change. The note is shown there once.
+    Redirect {
+        /// A path that begins with `/ui`.
+        to: String,
+        /// What happened.
+        note: Option<String>,
+    },
+    /// A file to download.
+    File {
+        /// Its media type.
+        media_type: &'static str,
+        /// Its name.
+        name: String,
+        /// Its content.
+        octets: Vec<u8>,
+    },
+    /// A style sheet.
+    Style(String),
+    /// HTML of a message, for a frame without rights.
+    Foreign(String),
+    /// Another response of the API, with the headers of the pages: a stream, or a file of any size.
+    Passed(Response),
+}
+
+impl View {
+    /// A page.
+    pub fn page(title: impl Into<String>, body: Markup) -> Outcome {
+        Ok(Self::Page { title: title.into(), body })
+    }
+
+    /// Another page, with a note.
+    pub fn redirect(to: impl Into<String>, note: impl Into<String>) -> Outcome {
+        Ok(Self::Redirect { to: to.into(), note: Some(note.into()) })
+    }
+}
+
+/// Why a page or a change is refused, as the API says it.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// The stable code.
+    pub code: String,
+    /// The reason.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+    /// The request in the log.
+    pub request_id: Option<String>,
+    /// Invalid fields, with their paths.
+    pub fields: Vec<ProblemField>,
+}
+
+/// An invalid field.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ProblemField {
+    /// Its path.
+    #[serde(alias = "field")]
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem of the pages themselves.
+    pub fn new(status: StatusCode, code: &str, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            status,
+            code: code.to_owned(),
+            message: message.into(),
+            hint: hint.into(),
+            request_id: None,
+            fields: Vec::new(),
+        }
+    }
+
+    /// There is no such page, or it is not for this session.
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "there is no such page", "go on with the overview")
+    }
+
+    /// Of the body of an error of the API.
+    pub fn of(status: StatusCode, body: &[u8]) -> Self {
+        #[derive(Deserialize)]
+        struct Envelope {
+            error: Body,
+        }
+        #[derive(Deserialize)]
+        struct Body {
+            code: String,
+            message: String,
+            hint: String,
+            request_id: Option<String>,
+            #[serde(default)]
+            errors: Vec<ProblemField>,
+        }
+        match serde_json::from_slice::<Envelope>(body) {
+            Ok(Envelope { error: Body { code, message, hint, request_id, errors } }) => {
+                Self { status, code, message, hint, request_id, fields: errors }
+            }
+            Err(_) => Self::new(status, "internal_error", "the answer cannot be read", "look into the log"),
+        }
+    }
+}
