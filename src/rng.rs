@@ -1,8 +1,9 @@
 //! The random number generator as a value. Jitter and choices come from an [`Rng`], so that a seed repeats them.
 //! Secrets and ids always come from the generator of the system.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rand::distr::{Distribution, StandardUniform};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -43,7 +44,7 @@ impl Rng {
         match &self.seeded {
             None => draw(&mut rand::rng()),
             // A panic does not make a generator unusable.
-            Some(seeded) => draw(&mut *seeded.lock().unwrap_or_else(PoisonError::into_inner)),
+            Some(seeded) => draw(&mut *seeded.lock()),
         }
     }
 }

@@ -3,9 +3,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -156,7 +157,7 @@ impl Certificate {
     pub fn reload(&self) -> Result<(), TlsError> {
         let Loaded { config, expires_at } = load(&self.certificate, &self.private_key)?;
         self.shared.store(Arc::new(config));
-        *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner) = expires_at;
+        *self.expires_at.lock() = expires_at;
         Ok(())
     }
 
@@ -190,7 +191,7 @@ impl Certificate {
 
     /// When the certificate in use expires, if that can be read in it.
     pub fn expires_at(&self) -> Option<Timestamp> {
-        *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.expires_at.lock()
     }
 
     /// A value that changes when a file does: their times of modification and sizes.

@@ -1,11 +1,12 @@
 //! Links that sign a person in to the pages. A platform makes one for its customer and redirects them; each works once.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::header::HOST;
+use parking_lot::{Mutex, MutexGuard};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -116,7 +117,7 @@ impl SessionLinks {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Link>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

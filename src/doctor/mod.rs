@@ -4,7 +4,9 @@
 mod checks;
 mod finding;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -69,12 +71,12 @@ impl Doctor {
             self.parts.clock.now(),
             0,
         ));
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&fresh));
+        *self.last.lock() = Some(Arc::clone(&fresh));
         fresh
     }
 
     /// The last diagnosis, for metrics and the overview.
     pub fn last(&self) -> Option<Arc<Diagnosis>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.last.lock().clone()
     }
 }

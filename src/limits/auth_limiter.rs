@@ -7,10 +7,10 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::mail::Timestamp;
 use crate::model::KeyId;
@@ -259,7 +259,7 @@ impl AuthLimiter {
 
     /// Each change is a single insertion or removal, so a poisoned lock is still consistent.
     fn lock(&self) -> MutexGuard<'_, HashMap<BanSubject, Record>> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+        self.records.lock()
     }
 }
 

@@ -2,10 +2,11 @@
 //! leaves free, so one tenant alone gets at most half and another tenant always finds memory. Imports `model`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::model::TenantId;
 
@@ -55,7 +56,7 @@ impl MemoryBudget {
     }
 
     fn reserved(&self) -> MutexGuard<'_, Reserved> {
-        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reserved.lock()
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 
 use ipnet::IpNet;
+use parking_lot::Mutex;
 
 use super::auth_limiter::network_of;
 use crate::mail::Timestamp;
@@ -35,7 +35,7 @@ impl NetworkLimiter {
     /// would shut out everybody else.
     pub fn take(&self, client: IpAddr, now: Timestamp) -> bool {
         let number = now.as_second().div_euclid(60);
-        let mut minute = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut minute = self.current.lock();
         if minute.number != number {
             *minute = Minute { number, counts: HashMap::new() };
         }
@@ -72,6 +72,6 @@ mod tests {
         for bits in 0..NETWORKS_MAX as u32 + 100 {
             limiter.take(IpAddr::from(bits.to_be_bytes()), Timestamp::UNIX_EPOCH);
         }
-        assert_eq!(limiter.current.lock().unwrap().counts.len(), NETWORKS_MAX);
+        assert_eq!(limiter.current.lock().counts.len(), NETWORKS_MAX);
     }
 }

@@ -2,9 +2,10 @@
 //! many as its limit compete with those of other tenants. Imports `model`.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use crate::model::TenantId;
@@ -118,7 +119,7 @@ impl TenantSemaphore {
             return 1;
         }
         let now = Instant::now();
-        let mut contention = self.contention.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut contention = self.contention.lock();
         match contention.last.replace(tenant) {
             Some(last) if last != tenant => contention.until = Some(now + CONTENTION_WINDOW),
             Some(_) | None => {}
@@ -129,12 +130,12 @@ impl TenantSemaphore {
     /// How many requests of a tenant have or wait for a permit.
     #[cfg(test)]
     pub fn requests_of(&self, tenant: Option<TenantId>) -> usize {
-        let by_tenant = self.by_tenant.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_tenant = self.by_tenant.lock();
         by_tenant.get(&tenant).map_or(0, Weak::strong_count)
     }
 
     fn of(&self, tenant: Option<TenantId>) -> Arc<Semaphore> {
-        let mut by_tenant = self.by_tenant.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_tenant = self.by_tenant.lock();
         if let Some(found) = by_tenant.get(&tenant).and_then(Weak::upgrade) {
             return found;
         }
@@ -190,7 +191,7 @@ mod tests {
 
     impl Drop for Held<'_> {
         fn drop(&mut self) {
-            *self.weights.lock().unwrap().get_mut(&self.tenant).unwrap() -= self.weight;
+            *self.weights.lock().get_mut(&self.tenant).unwrap() -= self.weight;
         }
     }
 
@@ -212,9 +213,9 @@ mod tests {
                     let request = async move {
                         let _permit = permits.acquire_weighted(tenant, weight).await.unwrap();
                         let weight = weight.min(u64::from(per_tenant_max));
-                        *weights.lock().unwrap().entry(tenant).or_default() += weight;
+                        *weights.lock().entry(tenant).or_default() += weight;
                         let held = Held { weights: &weights, tenant, weight };
-                        let by_tenant: Vec<u64> = weights.lock().unwrap().values().copied().collect();
+                        let by_tenant: Vec<u64> = weights.lock().values().copied().collect();
                         assert!(by_tenant.iter().all(|&own| own <= u64::from(per_tenant_max)), "{by_tenant:?}");
                         assert!(by_tenant.iter().sum::<u64>() <= u64::from(total_max), "{by_tenant:?}");
                         yield_now().await;
@@ -302,6 +303,6 @@ mod tests {
         for tenant in tenants(0..100) {
             drop(permits.acquire(tenant).await.unwrap());
         }
-        assert!(permits.by_tenant.lock().unwrap().len() <= 1);
+        assert!(permits.by_tenant.lock().len() <= 1);
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock::{Clock, Instant};
 
@@ -61,7 +62,7 @@ impl<K: Eq + Hash, V: Clone> VersionedCache<K, V> {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Entry<V>>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock()
     }
 
     fn find(&self, key: &K, last_change: impl Fn(&V) -> u64) -> Option<V> {
@@ -113,7 +114,7 @@ mod tests {
         let recent = VersionedCache::new(Clock::system(), Duration::from_secs(3600), 2);
         for key in 0..10 {
             let _ = recent.get(key, 1, |_| 1, async move { Ok::<_, ()>(key) }).await;
-            assert!(recent.entries.lock().unwrap().len() <= 2);
+            assert!(recent.entries.lock().len() <= 2);
         }
     }
 }

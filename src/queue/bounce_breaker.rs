@@ -5,7 +5,9 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::manager::QueueManager;
 use super::site::Site;
@@ -59,7 +61,7 @@ impl BounceBreaker {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<Site>, SiteBounces>> {
-        self.sites.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sites.lock()
     }
 }
 

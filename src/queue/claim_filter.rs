@@ -2,7 +2,9 @@
 //! with few deliveries waiting there.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::claim_pass::Admits;
 use super::manager::QueueManager;
@@ -51,7 +53,7 @@ impl<A: DeliveryAgents> Admits for ClaimFilter<A> {
         // The claim table handles suspended tenants. A tenant that is not cached may have a route of its own: then its
         // destination queue decides once it is known.
         let Some((queue_key, unplaced)) = self.queue_key_of(tenant, destination) else { return true };
-        let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut admitted = self.admitted.lock();
         let key = (queue_key, tenant);
         let of_queue = admitted.by_queue.get(&key.0).copied().unwrap_or(0);
         let of_tenant = admitted.by_tenant.get(&key).copied().unwrap_or(0);

@@ -1,7 +1,8 @@
 //! Why deliveries failed lately: counts by site, class and outcome, with the last reply. In memory.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::mail::Timestamp;
 use crate::model::{BounceClass, DeliveryState, TenantId};
@@ -56,7 +57,7 @@ pub struct FailureReasons(Mutex<(Records, HashMap<TenantId, Records>)>);
 impl FailureReasons {
     /// Counts a delivery that did not succeed.
     pub fn note(&self, tenant: TenantId, key: FailureKey, reply: &str, now: Timestamp) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         let (of_all, of_tenants) = &mut *all;
         note(of_all, KEYS_MAX, key.clone(), reply, now);
         if of_tenants.len() >= TENANTS_MAX && !of_tenants.contains_key(&tenant) {
@@ -72,7 +73,7 @@ impl FailureReasons {
 
     /// The failures of the last minutes, at most 60; the most frequent first.
     pub fn read(&self, tenant: Option<TenantId>, minutes: u32, now: Timestamp) -> Vec<FailureReason> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.0.lock();
         let none = Records::new();
         let records = tenant.map_or(&all.0, |tenant| all.1.get(&tenant).unwrap_or(&none));
         let first = now.as_second().div_euclid(BUCKET_SECONDS) - i64::from(minutes.div_ceil(5)) + 1;

@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::bounce_breaker::BounceBreaker;
@@ -164,7 +165,7 @@ impl QueueManager {
     /// Locks the dispatcher and returns freed slots to it.
     pub(crate) fn dispatcher(&self) -> Dispatching<'_> {
         // Ignores poisoning, because each change is one step.
-        let mut dispatch = self.dispatch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut dispatch = self.dispatch.lock();
         while let Ok((queue_key, holder)) = dispatch.freed.try_recv() {
             dispatch.dispatcher.free(&queue_key, &holder);
         }
@@ -178,7 +179,7 @@ impl QueueManager {
     /// Locks the claim table and applies committed changes and returned claims.
     pub(super) fn lock(&self) -> Table<'_> {
         // Ignores poisoning: no holder can leave the table half changed.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let mut wakes = Wakes::default();
         for change in self.feed.take() {
             let more = state.table.apply(change);

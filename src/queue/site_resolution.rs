@@ -2,8 +2,9 @@
 //! Fair between tenants: one that sends to many domains with slow name servers leaves look-ups for others.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
@@ -55,7 +56,7 @@ impl SiteResolution {
     }
 
     fn lock(&self) -> MutexGuard<'_, FairQueue<TenantId, DomainName, UnresolvedClaim>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -4,7 +4,8 @@
 //! A record is about a part of the queue. It ends at its time or when it is removed. Records are in memory only.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::mail::Timestamp;
 use crate::model::{QueueFilter, TenantId, WaitReason};
@@ -62,7 +63,7 @@ impl WaitRegistry {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<(QueueFilter, WaitReason), WaitRecord>> {
         // Each change is one step of the map.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -1,8 +1,9 @@
 //! After a start or a jump of the clock, mail may have reached the end of its lifetime without a chance of an attempt. For
 //! some time such mail is attempted before it expires.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::clock::{Clock, Instant};
 use crate::mail::{SignedDuration, Timestamp};
@@ -38,7 +39,7 @@ impl CatchUp {
     /// Whether mail whose lifetime has ended is still attempted.
     pub fn is_active(&self) -> bool {
         let (wall, monotonic) = (self.clock.now(), self.clock.instant());
-        self.observed.lock().unwrap_or_else(PoisonError::into_inner).look(wall, monotonic)
+        self.observed.lock().look(wall, monotonic)
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::connection::Connection;
 use crate::clock::{Clock, Instant};
@@ -96,7 +97,7 @@ impl<K: Clone + Eq + Hash, C> ConnectionPool<K, C> {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Vec<Idle<C>>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock()
     }
 }
 

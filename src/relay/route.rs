@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use super::RelayError;
@@ -162,13 +163,13 @@ impl Router {
     }
 
     fn cached(&self, tenant: TenantId) -> Option<TenantEntry> {
-        let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let tenants = self.tenants.lock();
         let entry = tenants.get(&tenant)?;
         (self.store.version_of_owner(Some(tenant)) <= entry.directory_version).then(|| entry.clone())
     }
 
     fn cache(&self, tenant: TenantId, entry: TenantEntry) -> TenantEntry {
-        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tenants = self.tenants.lock();
         if tenants.len() >= TENANTS_MAX {
             tenants.clear();
         }

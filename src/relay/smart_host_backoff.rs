@@ -4,7 +4,8 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{QueueFilter, TenantId};
@@ -147,7 +148,7 @@ impl SmartHostBackoffs {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SmartHostAccount, BackoffState>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

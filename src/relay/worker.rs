@@ -30,7 +30,8 @@ use crate::queue::{Claim, FailureKey, NextHop, QueueKey, Site, Slot, queue_name}
 use crate::rng::Rng;
 use crate::smtp::client::Phase;
 use crate::store::{
-    self, AttemptRecord, Batch, Delivery, Directory, Journal, Message, NewMessage, RecordBatch, Spool, StoreError,
+    self, AttemptRecord, Batch, Delivery, Directory, Journal, Message, NewMessage, RecordBatch, Spool,
+    StoreError,
 };
 
 /// How many earlier attempts of a delivery are read to find the first one that the DNS prevented. A delivery has no more

@@ -1,7 +1,8 @@
 //! Counts what came back since the start.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::model::{RefusalCode, ReportEffect, ReportKind};
 
@@ -22,20 +23,20 @@ pub(super) struct ReturnCounters(Mutex<ReturnCounts>);
 
 impl ReturnCounters {
     pub(super) fn count_report(&self, kind: ReportKind, effect: ReportEffect) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.0.lock();
         *counts.reports.entry((kind, effect)).or_default() += 1;
     }
 
     pub(super) fn count_refusal(&self, code: RefusalCode) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.0.lock();
         *counts.refusals.entry(code.as_str()).or_default() += 1;
     }
 
     pub(super) fn count_lookup(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).lookups += 1;
+        self.0.lock().lookups += 1;
     }
 
     pub(super) fn read(&self) -> ReturnCounts {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 }

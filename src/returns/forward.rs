@@ -2,10 +2,11 @@
 //! with the original attached, so that it passes DMARC.
 
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use parking_lot::Mutex;
 
 use crate::config::InboundForward;
 use crate::feedback::ReturnedMail;
@@ -70,7 +71,7 @@ impl Forwarder {
     /// Counts a message. Returns false if it is one too many on this day.
     fn count(&self, now: Timestamp) -> bool {
         let day = now.as_second().div_euclid(24 * 3600);
-        let mut forwarded = self.forwarded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut forwarded = self.forwarded.lock();
         if forwarded.day != day {
             *forwarded = Forwarded { day, count: 0 };
         }

@@ -17,10 +17,11 @@ mod usage;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use super::*;
@@ -114,7 +115,7 @@ impl<H: Harness> TestBed<H> {
         let active = tenants.iter().filter(|tenant| tenant.status == TenantStatus::Active);
         let pages = self.store.due_pages(active.map(range).collect(), at).await.unwrap();
         let due: Vec<_> = {
-            let mut claimed = self.claimed.lock().unwrap();
+            let mut claimed = self.claimed.lock();
             let rows = pages.into_iter().flat_map(|page| page.rows).map(|row| row.at);
             rows.filter(|at| claimed.insert(*at)).map(|at| at.id).collect()
         };

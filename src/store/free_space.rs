@@ -2,10 +2,10 @@
 //! minimum. While it is short, the store accepts no message (`Spool::enqueue`).
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::store::memory::lock;
+use parking_lot::Mutex;
+
 use crate::store::{Result, StoreError};
 
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ impl FreeSpace {
     }
 
     fn is_short(&self) -> bool {
-        let mut last = lock(&self.last);
+        let mut last = self.last.lock();
         match *last {
             Some((at, is_short)) if at.elapsed() < SAMPLE_INTERVAL => is_short,
             _ => {

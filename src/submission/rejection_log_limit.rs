@@ -1,11 +1,10 @@
 //! Limits how many rejections of one tenant are recorded, separately for live and test mail. A misconfigured client repeats
 //! the same rejection endlessly, which must not fill the disk or load the store.
 
-use std::sync::{Mutex, PoisonError};
-
 use crate::mail::Timestamp;
 use crate::model::{Environment, LimitPeriod, TenantId};
 use crate::policy::fixed_window::FixedWindow;
+use parking_lot::Mutex;
 
 /// Rejections recorded per tenant, environment and minute.
 const REJECTIONS_PER_MINUTE_MAX: u64 = 60;
@@ -23,7 +22,7 @@ impl RejectionLogLimit {
     /// Whether another rejection may be recorded; counts it if so.
     pub fn take(&self, tenant: TenantId, environment: Environment, now: Timestamp) -> bool {
         let account = (tenant, environment);
-        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.0.lock();
         let is_within_limit = window.status(&account, REJECTIONS_PER_MINUTE_MAX, now).remaining() > 0;
         if is_within_limit {
             window.take(account, 1, now);

@@ -6,7 +6,9 @@
 //! store.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::mail::Timestamp;
 use crate::model::{Environment, LimitPeriod, Refusal, RefusalCode, TenantId, UsageInterval};
@@ -211,7 +213,7 @@ impl SendLimits {
     }
 
     fn lock(&self) -> MutexGuard<'_, LimitUsage> {
-        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+        self.usage.lock()
     }
 }
 

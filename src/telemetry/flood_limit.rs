@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
@@ -36,7 +37,7 @@ impl FloodLimit {
 
     /// Writes the counts of the interval, and begins the next one.
     fn end_interval(&self) {
-        let ended = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let ended = std::mem::take(&mut *self.0.lock());
         for (message, count) in ended.into_iter().filter(|(_, count)| *count > 0) {
             tracing::warn!(count, "more of these in the last minute: {message}");
         }
@@ -50,7 +51,7 @@ impl<S: Subscriber> Layer<S> for FloodLimit {
         }
         let mut message = Message::default();
         event.record(&mut message);
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.0.lock();
         if let Some(count) = counts.get_mut(&message.0) {
             *count += 1;
             return false;
@@ -89,7 +90,7 @@ mod tests {
         fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
             let mut message = Message::default();
             event.record(&mut message);
-            self.0.lock().unwrap().push(message.0);
+            self.0.lock().push(message.0);
         }
     }
 
@@ -97,7 +98,7 @@ mod tests {
     fn a_flood_is_one_line_and_a_count_in_each_interval() {
         let (written, limit) = (Written::default(), FloodLimit::default());
         let subscriber = tracing_subscriber::registry().with(written.clone()).with(limit.clone());
-        let take = || std::mem::take(&mut *written.0.lock().unwrap());
+        let take = || std::mem::take(&mut *written.0.lock());
         tracing::subscriber::with_default(subscriber, || {
             for peer in 0..1000 {
                 tracing::warn!(target: TARGET, peer, "rejected: {}", "full");

@@ -2,10 +2,11 @@
 //! never the secret.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -133,7 +134,7 @@ impl Sessions {
 
     /// Counts a page. False if the session has shown too many in this minute.
     pub fn take_page(&self, session: &SessionHandle, now: Timestamp) -> bool {
-        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pages = self.pages.lock();
         let is_left = pages.status(&session.digest, PAGES_PER_MINUTE, now).remaining() > 0;
         if is_left {
             pages.take(session.digest, 1, now);
@@ -172,7 +173,7 @@ impl Sessions {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Session>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock()
     }
 }
 

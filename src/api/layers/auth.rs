@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -10,6 +10,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
+use parking_lot::Mutex;
 
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{Environment, KeyId, KeySecret, RefusalCode, Scope, SecretDigest, TenantId, TenantStatus};
@@ -282,7 +283,7 @@ impl LastUsedThrottle {
 
     /// Whether `last_used_at` must be written now.
     pub fn is_due(&self, key: KeyId, now: Timestamp) -> bool {
-        let mut map = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut map = self.0.lock();
         if map.get(&key).is_some_and(|at| now.duration_since(*at) < Self::INTERVAL) {
             return false;
         }
@@ -427,6 +428,6 @@ mod tests {
             let key = KeyId::generate(now());
             assert!(touched.is_due(key, now()) && !touched.is_due(key, now()), "also when the map is full");
         }
-        assert!(touched.0.lock().unwrap().len() <= LastUsedThrottle::KEYS_MAX);
+        assert!(touched.0.lock().len() <= LastUsedThrottle::KEYS_MAX);
     }
 }

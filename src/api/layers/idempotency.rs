@@ -5,9 +5,9 @@
 
 use std::collections::HashSet;
 use std::num::NonZeroU32;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hyper::{HeaderMap, StatusCode};
+use parking_lot::{Mutex, MutexGuard};
 use sha2::{Digest, Sha256};
 
 use crate::mail::Timestamp;
@@ -56,7 +56,7 @@ impl InProgress {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<(KeyId, String)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -93,7 +93,7 @@ impl StoredResponses {
     }
 
     fn lock(&self) -> MutexGuard<'_, FixedWindow<TenantId>> {
-        self.octets.lock().unwrap_or_else(PoisonError::into_inner)
+        self.octets.lock()
     }
 }
 

@@ -2,10 +2,11 @@
 //! change applies only to the version that the client knows.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use hyper::header::{IF_MATCH, IF_NONE_MATCH};
 use hyper::{HeaderMap, Method};
+use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::api::etag::ETag;
@@ -19,7 +20,7 @@ pub struct ObjectLocks(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
 impl ObjectLocks {
     async fn lock(&self, id: &str) -> OwnedMutexGuard<()> {
         let of_one = {
-            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = self.0.lock();
             let known = all.get(id).and_then(Weak::upgrade);
             known.unwrap_or_else(|| {
                 all.retain(|_, of_one| of_one.strong_count() > 0);
@@ -96,6 +97,6 @@ mod tests {
         drop(first);
         drop(second.await);
         drop(changes.lock("c").await);
-        assert_eq!(changes.0.lock().unwrap().len(), 1);
+        assert_eq!(changes.0.lock().len(), 1);
     }
 }

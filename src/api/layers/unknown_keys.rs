@@ -3,9 +3,9 @@
 //! guesses through a reverse proxy do not lock out the programs behind it.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::api::{ApiError, Result};
@@ -55,7 +55,7 @@ impl UnknownKeyLimiter {
     }
 
     fn lock(&self) -> MutexGuard<'_, FixedWindow<IpNet>> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+        self.failures.lock()
     }
 }
 

@@ -9,8 +9,8 @@ use crate::api::domains::DomainView;
 use crate::api::json::nullable;
 use crate::mail::{Address, Timestamp};
 use crate::model::{
-    BrakeAction, BrakeWindow, Brakes, Brand, DeliveryReports, DestinationPattern, DkimPolicy, Ratio, SoftBounces,
-    TenantId, TenantStatus, TlsMode, Weight,
+    BrakeAction, BrakeWindow, Brakes, Brand, DeliveryReports, DestinationPattern, DkimPolicy, Ratio,
+    SoftBounces, TenantId, TenantStatus, TlsMode, Weight,
 };
 use crate::store::{RateLimit, SmartHost, Tenant, TenantCounts, TenantSettings};
 

@@ -268,7 +268,7 @@ pub(super) async fn what_cannot_be_recorded_is_not_due_until_it_is_released<H: H
 async fn run_crowd<H: Harness>(hand_over_octets: u64, messages: usize, seed: u64) {
     let bed = Bed::<H>::with_hot_queue(hand_over_octets).await;
     let tenants = [bed.tenant("a").await.id, bed.tenant("b").await.id];
-    let out = Arc::new(std::sync::Mutex::new(HashMap::<DeliveryId, &'static str>::new()));
+    let out = Arc::new(parking_lot::Mutex::new(HashMap::<DeliveryId, &'static str>::new()));
     let mut producers = tokio::task::JoinSet::new();
     for producer in 0..4 {
         let store = Arc::clone(&bed.store);
@@ -285,14 +285,14 @@ async fn run_crowd<H: Harness>(hand_over_octets: u64, messages: usize, seed: u64
     let mut recorders = tokio::task::JoinSet::new();
     let done = |out: &HashMap<_, _>| out.values().filter(|state| **state == "done").count();
     let mut random = seed | 1;
-    while done(&out.lock().unwrap()) < total {
+    while done(&out.lock()) < total {
         let limits =
             ClaimLimits { deliveries_max: 17, per_tenant_max: 40, admits: Arc::new(|_: &Host| true) };
         let (due, fresh) =
             tokio::join!(bed.queue.claim_due(later(600), &limits), async { bed.queue.claim_fresh(&limits) });
         for batch in due.unwrap().batches.into_iter().chain(fresh) {
             for delivery in &batch.deliveries {
-                let before = out.lock().unwrap().insert(delivery.id, "out");
+                let before = out.lock().insert(delivery.id, "out");
                 assert!(matches!(before, None | Some("free")), "{:?} was {before:?}", delivery.id);
             }
             random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -305,7 +305,7 @@ async fn run_crowd<H: Harness>(hand_over_octets: u64, messages: usize, seed: u64
                 };
                 let word = if state.is_open() || choice == 1 { "free" } else { "done" };
                 for delivery in &batch.deliveries {
-                    out.lock().unwrap().insert(delivery.id, word);
+                    out.lock().insert(delivery.id, word);
                 }
                 match choice {
                     1 => queue.release(ids(&[batch])),

@@ -36,7 +36,12 @@ async fn recount(bed: &TestBed<impl Harness>, tenant: TenantId, environment: Env
             match event.kind {
                 EventKind::MessageDelivered => counts.delivered += 1,
                 EventKind::MessageBounced if event.data["late"] == true => counts.bounced_late += 1,
-                EventKind::MessageBounced | EventKind::MessageExpired => counts.bounced += 1,
+                EventKind::MessageDeferred => counts.deferred += 1,
+                EventKind::MessageBounced => counts.bounced += 1,
+                EventKind::MessageExpired => {
+                    counts.bounced += 1;
+                    counts.expired += 1;
+                }
                 EventKind::MessageUnsubscribed => counts.unsubscribed += 1,
                 EventKind::MessageComplained => counts.complained += 1,
                 EventKind::MessageSuppressed => counts.suppressed += 1,
@@ -157,7 +162,9 @@ pub(super) async fn what_was_used_is_what_the_journal_tells<H: Harness>() {
     let expected = UsageCounts {
         sent: 15,
         delivered: 9,
+        deferred: 3,
         bounced: 6,
+        expired: 3,
         bounced_late: 0,
         complained: 3,
         unsubscribed: 0,

@@ -2,7 +2,9 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
 
 use crate::mail::DomainName;
 use crate::model::TenantId;
@@ -52,7 +54,7 @@ impl DirectoryVersions {
     }
 
     fn read<T>(&self, read: impl FnOnce(&Versions) -> T) -> T {
-        read(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        read(&self.0.read())
     }
 
     /// Counts committed changes. Called before their callers return, so that a caller that knows of a change sees the new
@@ -61,7 +63,7 @@ impl DirectoryVersions {
         if changes.is_empty() {
             return;
         }
-        let versions = &mut *self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let versions = &mut *self.0.write();
         for change in changes {
             versions.count += 1;
             let count = versions.count;

@@ -3,7 +3,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::mail::Timestamp;
 use crate::model::{Environment, TenantId};
@@ -51,7 +52,7 @@ impl MinuteSeries {
 
     /// Adds the usage of a commit.
     pub(in crate::store) fn add(&self, used: &[(TenantId, Environment, Timestamp, UsageCounts)]) {
-        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut series = self.series.lock();
         for &(tenant, environment, at, counts) in used {
             series.add(tenant, environment, number_of(at), counts);
         }
@@ -64,7 +65,7 @@ impl MinuteSeries {
         environment: Environment,
         during: Range<Timestamp>,
     ) -> (Vec<(Timestamp, UsageCounts)>, Timestamp) {
-        let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let series = self.series.lock();
         let of_minute = |minute: &Minute| match tenant {
             None => Some(minute.all[environment as usize]),
             Some(tenant) => minute.of_tenants.get(&(tenant, environment)).copied(),

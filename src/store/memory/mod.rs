@@ -11,8 +11,6 @@ mod usage_accumulator;
 mod webhook_due_index;
 mod webhook_subscriptions;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 pub(super) use commit_counters::CommitCounters;
 pub(super) use directory_versions::{DirectoryChange, DirectoryChanges, DirectoryVersions};
 pub(super) use event_clock::EventClock;
@@ -22,8 +20,3 @@ pub(super) use suppression_times::SuppressionTimes;
 pub(super) use usage_accumulator::{DeliveryResult, UsageAccumulator, UsagePartRow, UsageSums};
 pub(super) use webhook_due_index::WebhookDueIndex;
 pub(super) use webhook_subscriptions::WebhookSubscriptions;
-
-/// Ignores poisoning: no holder of these locks can leave its value half changed.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

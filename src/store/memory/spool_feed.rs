@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 use std::mem;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::lock;
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, QueueFilter, TenantId};
 use crate::store::NewMessage;
@@ -132,7 +132,7 @@ impl SpoolFeed {
 
     /// Takes all changes since the last call, in the order of the commits.
     pub fn take(&self) -> Vec<SpoolChange> {
-        let Pending { mut changes, due } = mem::take(&mut *lock(&self.pending));
+        let Pending { mut changes, due } = mem::take(&mut *self.pending.lock());
         changes.extend(due.into_iter().map(|(tenant_id, at)| SpoolChange::Due { tenant_id, at }));
         changes
     }
@@ -152,7 +152,7 @@ impl SpoolFeed {
         if !self.is_read {
             return;
         }
-        let mut pending = lock(&self.pending);
+        let mut pending = self.pending.lock();
         match change {
             SpoolChange::Due { tenant_id, at } => {
                 let earliest = pending.due.entry(tenant_id).or_insert(at);

@@ -2,9 +2,10 @@
 //! needs no query before it sends it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::lock;
+use parking_lot::Mutex;
+
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::TenantId;
 
@@ -34,7 +35,7 @@ impl SuppressionTimes {
     /// suppression that is not noted.
     pub(in crate::store) fn note(&self, owner: Option<TenantId>, at: Timestamp) {
         let until = at.checked_add(CHECKED_BEFORE_MAX).unwrap_or(Timestamp::MAX);
-        let mut times = lock(&self.0);
+        let mut times = self.0.lock();
         let noted = times.owners.entry(owner).or_insert(until);
         *noted = until.max(*noted);
         if times.owners.len() > OWNERS_MAX {
@@ -44,7 +45,7 @@ impl SuppressionTimes {
     }
 
     pub(in crate::store) fn may_concern(&self, tenant: TenantId, accepted_at: Timestamp) -> bool {
-        let times = lock(&self.0);
+        let times = self.0.lock();
         let of = |owner| times.owners.get(&owner).is_some_and(|until| accepted_at <= *until);
         accepted_at <= times.everyone || of(Some(tenant)) || of(None)
     }
@@ -77,7 +78,7 @@ mod tests {
         for _ in 0..OWNERS_MAX + 10 {
             times.note(Some(TenantId::generate(at)), at);
         }
-        assert!(lock(&times.0).owners.len() <= OWNERS_MAX);
+        assert!(times.0.lock().owners.len() <= OWNERS_MAX);
         assert!(times.may_concern(first, at));
     }
 }

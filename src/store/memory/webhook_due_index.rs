@@ -1,11 +1,10 @@
 //! The next due time of each webhook. After a restart it is read from the database.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::lock;
 use crate::model::WebhookId;
 
 /// At most one entry for each webhook with pending deliveries.
@@ -26,7 +25,7 @@ impl WebhookDueIndex {
         if noted.peek().is_none() {
             return;
         }
-        let mut due = lock(&self.due_us);
+        let mut due = self.due_us.lock();
         for (id, at_us) in noted {
             due.entry(id).and_modify(|known| *known = at_us.min(*known)).or_insert(at_us);
         }
@@ -35,7 +34,7 @@ impl WebhookDueIndex {
 
     /// Removes and returns the due webhooks, with the next due time.
     pub(in crate::store) fn take_due(&self, now_us: i64) -> (Vec<WebhookId>, Option<i64>) {
-        let mut due = lock(&self.due_us);
+        let mut due = self.due_us.lock();
         let taken = due.extract_if(|_, at_us| *at_us <= now_us).map(|(id, _)| id).collect();
         (taken, due.values().min().copied())
     }

@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 
 use crate::mail::{Address, Host, Timestamp};
 use crate::model::{
-    Brakes, Brand, DeliveryReports, DestinationPattern, DkimPolicy, Environment, LimitPeriod, Ratio, SoftBounces,
-    TenantId, TenantStatus, TlsMode, Weight,
+    Brakes, Brand, DeliveryReports, DestinationPattern, DkimPolicy, Environment, LimitPeriod, Ratio,
+    SoftBounces, TenantId, TenantStatus, TlsMode, Weight,
 };
 
 /// The slug of the tenant that a platform key sends for unless it names another.

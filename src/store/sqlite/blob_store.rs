@@ -5,10 +5,11 @@ use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{ErrorKind, Seek};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::checksum::Checksum;
@@ -17,7 +18,6 @@ use super::unit_of_work::Tx;
 use crate::durable_file;
 use crate::mail::Content;
 use crate::model::MessageId;
-use crate::store::memory::lock;
 use crate::store::{ContentFile, Result, StoreError};
 
 /// A younger file without a row may belong to a message that is being committed.
@@ -74,7 +74,7 @@ impl BodyFiles {
     /// Creates and syncs the directory of a file. An existing directory may not be synced: another thread may be creating it,
     /// or an earlier process may have crashed.
     fn prepare_shelf(&self, shelf: &Path) -> Result<()> {
-        let mut synced = lock(&self.synced_shelves);
+        let mut synced = self.synced_shelves.lock();
         if !synced.contains(shelf) || !shelf.is_dir() {
             durable_file::create_directory(shelf, 0o700)?;
             durable_file::sync_directory(&self.directory)?;

@@ -17,7 +17,6 @@ use super::spool::submission_key;
 use super::{SqliteStore, Tx, blob_store, delivery_rows, events, message_rows, outbox, usage};
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, EventId, KeyId, MessageId, TenantId};
-use crate::store::memory::lock;
 use crate::store::{
     Attempt, Delivery, Event, EventFilter, EventPage, IdempotentResponse, Journal, JournalCursor,
     JournalEntry, Message, MessageFilter, MessagePage, NewEvent, PAGE_OBJECTS_MAX, Page, PageRequest, Pruned,
@@ -160,7 +159,7 @@ impl Journal for SqliteStore {
 
 impl SqliteStore {
     async fn prune_expired(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned> {
-        let mut progress = lock(&self.retention).clone();
+        let mut progress = self.retention.lock().clone();
         let rows_examined_max = self.bounds.retention_rows_examined_max;
         let step = retention::PruneStep { policy, now, limit, rows_examined_max };
         let find = move |connection: &Connection| {
@@ -168,7 +167,7 @@ impl SqliteStore {
             Ok((due, progress))
         };
         let (due, progress) = self.read_slow(find).await?;
-        *lock(&self.retention) = progress;
+        *self.retention.lock() = progress;
         let mut pruned = Pruned { truncated: due.truncated, ..Pruned::default() };
         pruned.bodies = self.remove_in_jobs(&due.bodies, retention::remove_bodies).await?;
         pruned.transcripts = self.remove_in_jobs(&due.transcripts, retention::remove_transcripts).await?;
@@ -235,7 +234,7 @@ impl SqliteStore {
 
     async fn look_for_strays(&self) -> Result<()> {
         let files = Arc::clone(&self.bodies);
-        let mut progress = lock(&self.retention).clone();
+        let mut progress = self.retention.lock().clone();
         let directories_max = self.bounds.body_directories_examined_max;
         let (found, progress) = self
             .read_slow(move |connection| {
@@ -243,7 +242,7 @@ impl SqliteStore {
                 Ok((found, progress))
             })
             .await?;
-        *lock(&self.retention) = progress;
+        *self.retention.lock() = progress;
         let Some(retention::Strays { files, octets }) = found else { return Ok(()) };
         self.counters.note_stray_files(files);
         if files > 0 {

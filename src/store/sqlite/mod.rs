@@ -36,10 +36,11 @@ mod unit_of_work;
 mod usage;
 mod writer;
 
+use parking_lot::Mutex;
 use std::fs::File;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rusqlite::Connection;
@@ -54,7 +55,7 @@ use self::readers::Readers;
 pub use self::secret_encryption::check_master_key;
 use self::unit_of_work::Tx;
 use self::writer::Writer;
-use super::memory::{CommitCounters, DirectoryVersions, MinuteSeries, SuppressionTimes, WebhookDueIndex, lock};
+use super::memory::{CommitCounters, DirectoryVersions, MinuteSeries, SuppressionTimes, WebhookDueIndex};
 use super::{
     Access, AuditTrail, JournalCursor, OpenError, Requester, ResponseRecorder, Result, SpoolFeed, StoreError,
 };
@@ -198,7 +199,7 @@ impl SqliteStore {
         self.readers.close();
         self.writer.close().await;
         // Unlocked explicitly, because a child process before its exec may have a copy of the descriptor.
-        if let Some(file) = lock(&self.lock).take()
+        if let Some(file) = self.lock.lock().take()
             && let Err(error) = file.unlock()
         {
             tracing::warn!(%error, "the data directory was not unlocked");

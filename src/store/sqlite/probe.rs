@@ -1,15 +1,15 @@
 //! Tests whether mail can be accepted: the steps of an acceptance without a message.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rusqlite::params;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep_until};
 
 use super::SqliteStore;
 use super::unit_of_work::Tx;
-use crate::store::memory::lock;
 use crate::store::{Result, StoreError};
 
 /// Callers within this time after the start of a test get its result, so that callers cannot load the disk.
@@ -45,7 +45,7 @@ impl Probe {
     /// A permit for a test that starts now, or the result of a recent test.
     async fn begin(&self) -> std::result::Result<(Permit, Instant), Result<()>> {
         let permit = Arc::clone(&self.permit).lock_owned().await;
-        let last = lock(&self.last).clone();
+        let last = self.last.lock().clone();
         if let Some(Test { began, outcome }) = last
             && began.elapsed() < self.interval
         {
@@ -55,12 +55,12 @@ impl Probe {
             }
         }
         let began = Instant::now();
-        *lock(&self.last) = Some(Test { began, outcome: None });
+        *self.last.lock() = Some(Test { began, outcome: None });
         Ok((permit, began))
     }
 
     fn end(&self, began: Instant, outcome: &Result<()>) {
-        if let Some(last) = lock(&self.last).as_mut().filter(|last| last.began == began) {
+        if let Some(last) = self.last.lock().as_mut().filter(|last| last.began == began) {
             last.outcome = Some(outcome.clone());
         }
     }

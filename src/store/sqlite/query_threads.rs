@@ -4,7 +4,9 @@
 
 use std::cell::Cell;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+use std::sync::{Arc, Weak, mpsc};
+
+use parking_lot::Mutex;
 
 use crate::store::{Result, StoreError};
 
@@ -57,7 +59,7 @@ impl QueryThreads {
 }
 
 fn pop(idle: &IdleThreads) -> Option<mpsc::Sender<Job>> {
-    idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    idle.lock().pop()
 }
 
 /// Runs jobs until the priority was lowered or the store is gone.
@@ -70,7 +72,7 @@ fn serve(first: Job, idle: &Weak<IdleThreads>) {
         }
         let (sender, next) = mpsc::channel();
         let Some(threads) = idle.upgrade() else { return };
-        threads.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        threads.lock().push(sender);
         drop(threads);
         let Ok(next) = next.recv() else { return };
         job = next;
@@ -108,7 +110,7 @@ mod tests {
         };
         let ran = threads.run(query).await.unwrap();
         let idle = async {
-            while Arc::weak_count(&threads.idle) > threads.idle.lock().unwrap().len() {
+            while Arc::weak_count(&threads.idle) > threads.idle.lock().len() {
                 tokio::task::yield_now().await;
             }
         };

@@ -153,8 +153,9 @@ impl Readers {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex, mpsc};
+    use std::sync::{Arc, mpsc};
 
+    use parking_lot::Mutex;
     use tokio::task::{JoinHandle, yield_now};
 
     use super::*;
@@ -191,7 +192,7 @@ mod tests {
             let (readers, running) = (self.readers.clone(), running.clone());
             let task = tokio::spawn(async move {
                 let query = move |_: &Connection| {
-                    *running.lock().unwrap() += 1;
+                    *running.lock() += 1;
                     Ok(ended.recv().is_ok())
                 };
                 readers.run_slow(requester, query).await
@@ -203,7 +204,7 @@ mod tests {
 
     async fn wait_for(running: &Arc<Mutex<usize>>, count: usize) {
         let counted = async {
-            while *running.lock().unwrap() < count {
+            while *running.lock() < count {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
@@ -292,7 +293,7 @@ mod tests {
             }
             assert_eq!(quick.unwrap().unwrap(), 7, "{requester:?}");
         }
-        assert_eq!(*running.lock().unwrap(), 1);
+        assert_eq!(*running.lock(), 1);
         long.iter().for_each(|query| query.end.send(()).unwrap());
         for query in long {
             assert!(query.task.await.unwrap().unwrap());

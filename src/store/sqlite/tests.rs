@@ -765,12 +765,12 @@ async fn a_job_that_fails_half_done_is_undone_alone() {
     let tenant = bed.tenant("a").await.id;
     // The writer is held until all jobs wait, so that one transaction has them all.
     let (release, blocked) = std::sync::mpsc::channel::<()>();
-    let blocked = std::sync::Mutex::new(blocked);
+    let blocked = parking_lot::Mutex::new(blocked);
     let store = Arc::clone(&bed.store);
     // Done again, it does not wait again: the other end is gone then.
     let holder = tokio::spawn(async move {
         let Store::Sqlite(engine) = &*store;
-        engine.write(move |_| Ok(lock(&blocked).recv().is_err())).await
+        engine.write(move |_| Ok(blocked.lock().recv().is_err())).await
     });
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..9 {

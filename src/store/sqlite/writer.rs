@@ -3,10 +3,11 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -16,7 +17,7 @@ use super::secret_encryption::Sealer;
 use super::unit_of_work::Tx;
 use crate::store::memory::{
     CommitCounters, DirectoryVersions, EventClock, MinuteSeries, SuppressionTimes, WebhookDueIndex,
-    WebhookSubscriptions, lock,
+    WebhookSubscriptions,
 };
 use crate::store::{JournalCursor, Result, StoreError};
 
@@ -80,7 +81,7 @@ impl Writer {
     }
 
     async fn send(&self, command: WriterCommand) -> Result<()> {
-        let sender = lock(&self.queue).clone().ok_or(StoreError::Closed)?;
+        let sender = self.queue.lock().clone().ok_or(StoreError::Closed)?;
         sender.send(command).await.map_err(|_| StoreError::Closed)
     }
 
@@ -89,13 +90,13 @@ impl Writer {
         let work = move |(): &(), tx: &Tx<'_>| work(tx);
         let job = Work { state: (), work, after: |(), ()| (), outcome: None, answer: None };
         let command = WriterCommand::Write(Box::new(job));
-        lock(&self.queue).as_ref().is_some_and(|sender| sender.try_send(command).is_ok())
+        self.queue.lock().as_ref().is_some_and(|sender| sender.try_send(command).is_ok())
     }
 
     /// Accepts no more jobs and waits for those that were accepted.
     pub(super) async fn close(&self) {
-        lock(&self.queue).take();
-        let thread = lock(&self.thread).take();
+        self.queue.lock().take();
+        let thread = self.thread.lock().take();
         if let Some(thread) = thread
             && !matches!(tokio::task::spawn_blocking(move || thread.join()).await, Ok(Ok(())))
         {
@@ -107,8 +108,8 @@ impl Writer {
 impl Drop for Writer {
     /// Waits for the thread, because the data directory must not be opened again while it writes.
     fn drop(&mut self) {
-        lock(&self.queue).take();
-        if let Some(thread) = lock(&self.thread).take() {
+        self.queue.lock().take();
+        if let Some(thread) = self.thread.lock().take() {
             let _ = thread.join();
         }
     }

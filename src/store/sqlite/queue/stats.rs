@@ -2,16 +2,16 @@
 //! so that requests cost at most a tenth of one reader's time.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rusqlite::{Connection, params};
 use ulid::Ulid;
 
 use super::pauses::HeldTenants;
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, QueueFilter, TenantId};
-use crate::store::memory::lock;
 use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::sql_types::us;
 use crate::store::{
@@ -62,14 +62,14 @@ struct CachedStats {
 
 impl StatsCache {
     fn find(&self, part: &QueueFilter) -> Option<Arc<QueueStats>> {
-        let mut cached = lock(&self.cached);
+        let mut cached = self.cached.lock();
         let now = Instant::now();
         cached.retain(|entry| entry.good_until > now);
         cached.iter().find(|entry| entry.part == *part).map(|entry| Arc::clone(&entry.stats))
     }
 
     fn insert(&self, part: QueueFilter, stats: Arc<QueueStats>, took: Duration) {
-        let mut cached = lock(&self.cached);
+        let mut cached = self.cached.lock();
         if cached.len() >= CACHED_MAX {
             cached.remove(0);
         }
