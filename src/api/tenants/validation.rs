@@ -7,7 +7,7 @@ use super::views::{Create, RampBody, RateLimitPatch, SettingsPatch, Update};
 use crate::api::json::Checks;
 use crate::api::{Result, domains};
 use crate::mail::Timestamp;
-use crate::model::{Brakes, SoftBounces};
+use crate::model::{Brakes, Brand, SoftBounces};
 use crate::store::{NewTenant, Ramp, RateLimit, Tenant, TenantPatch, TenantSettings};
 
 const NAME_CHARS_MAX: usize = 200;
@@ -133,7 +133,7 @@ impl SettingsPatch {
             message_lifetime_hours: self.message_lifetime_hours.unwrap_or(old.message_lifetime_hours),
             brakes: self.brakes.map_or(old.brakes, |body| body.map(Brakes::from)),
             soft_bounces: self.soft_bounces.unwrap_or(old.soft_bounces),
-            brand: self.brand.unwrap_or_else(|| old.brand.clone()),
+            brand: self.brand.map_or_else(|| old.brand.clone(), |body| body.map(Brand::from)),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::api::domains::DomainView;
 use crate::api::json::nullable;
 use crate::mail::{Address, Timestamp};
 use crate::model::{
-    BrakeAction, BrakeWindow, Brakes, Brand, DeliveryReports, DestinationPattern, DkimPolicy, Ratio,
+    BrakeAction, BrakeWindow, Brakes, Brand, Color, DeliveryReports, DestinationPattern, DkimPolicy, Ratio,
     SoftBounces, TenantId, TenantStatus, TlsMode, Weight,
 };
 use crate::store::{RateLimit, SmartHost, Tenant, TenantCounts, TenantSettings};
@@ -117,7 +117,24 @@ pub struct SettingsPatch {
     pub(super) soft_bounces: Option<Option<SoftBounces>>,
     /// How the pages of the tenant look, replaced as a whole; `null` for the look of the platform.
     #[serde(default, deserialize_with = "nullable")]
-    pub(super) brand: Option<Option<Brand>>,
+    pub(super) brand: Option<Option<BrandBody>>,
+}
+
+/// How the pages of a tenant look.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "BrandUpdate")]
+pub struct BrandBody {
+    /// The name in place of Pillarbox: one line of at most 60 characters.
+    pub(super) name: Option<String>,
+    /// The accent colour, like `#0b57a4`.
+    pub(super) color: Option<Color>,
+}
+
+impl From<BrandBody> for Brand {
+    fn from(BrandBody { name, color }: BrandBody) -> Self {
+        Self { name, color }
+    }
 }
 
 /// Limits of the bounces and complaints of a tenant, and what happens above them. At least one rate is required.
