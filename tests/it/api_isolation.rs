@@ -143,6 +143,7 @@ fn body(route: &Route, operation: &Operation, owner: Option<TenantId>) -> Value 
         ("POST", "confirm") => return json!({"code": "0000-0000"}),
         ("POST", "templates") => json!({"name": "new", "subject": "s", "text": "t"}),
         ("POST", "emails") => email(),
+        ("POST", "sessions") => json!({}),
         ("POST", "batch") if route.path == "/v1/emails/batch" => json!({"emails": [email()]}),
         ("POST", "batch") => {
             return json!({"suppressions": [{"address": "new@x.example", "tenant_id": owner}]});
@@ -452,8 +453,9 @@ async fn a_test_key_asks_for_no_live_object_and_makes_none() {
             stage.get(key, &path).await.expect_error(403, "live_key_required");
             lists += 1;
         }
-        // A message has the environment of its key.
-        if is_post_of_new(route, operation) && !operation.is_sending && operation.admits_test_keys() {
+        // A message and a session have the environment of their key.
+        let has_environment = !operation.is_sending && operation.name != "create_session";
+        if is_post_of_new(route, operation) && has_environment && operation.admits_test_keys() {
             let mut body = body(route, operation, Some(own.tenant.id));
             match (body.get("suppressions"), segment(route)) {
                 (Some(_), _) => body["suppressions"][0]["environment"] = json!("live"),

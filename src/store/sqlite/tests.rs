@@ -1142,6 +1142,9 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     database.execute(report, [&id, &message]).unwrap();
     database.execute("INSERT INTO report_count VALUES ('dlv_1', ?1, 0, 1, 1)", [&message]).unwrap();
     database.execute("UPDATE suppression SET message_id = ?1", [&message]).unwrap();
+    let change = "INSERT INTO audit (id, tenant_id, number, actor, by_platform, operation, created_us)
+                  VALUES ('aud_1', ?1, 1, 'key', 0, 'update_tenant', 0)";
+    database.execute(change, [&id]).unwrap();
     let seen = || {
         let of_tenant = rows_with(&database, "tenant_id", &id);
         let of_message = rows_with(&database, "message_id", &message);
@@ -1161,9 +1164,9 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
         assert!(rows > 0, "this test has to put a row of the tenant into {table}");
     }
     bed.store.remove_tenant(tenant, now()).await.unwrap().unwrap();
-    // The event of the deletion, its copy for the webhook of the platform, and the days for the last bill.
+    // The audit log, the event of the deletion, its copy for the webhook of the platform, and the days for the last bill.
     let left: Vec<_> = seen().into_iter().filter(|(_, rows)| *rows > 0).collect();
-    let stays = ["event", "usage", "usage_part", "webhook_delivery"];
+    let stays = ["audit", "event", "usage", "usage_part", "webhook_delivery"];
     assert_eq!(left, stays.map(|table| (table.to_owned(), 1)));
     let of_tenant = EventFilter { tenant_id: Some(tenant), ..EventFilter::default() };
     let stays = bed.store.list_events(of_tenant, PageRequest::default()).await.unwrap().items;
