@@ -32,6 +32,7 @@ mod api_forms;
 mod api_gone;
 mod api_isolation;
 mod api_keys;
+mod api_objects;
 mod api_queue;
 mod api_repeats;
 mod bad_days;
