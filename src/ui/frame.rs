@@ -6,12 +6,13 @@ use axum::response::Response;
 use hyper::StatusCode;
 use maud::{DOCTYPE, Markup, html};
 
-use super::components::{self, visible};
+use super::components::{self, foreign, visible};
 use super::request::PageRequest;
-use super::route::{Audience, PAGES};
+use super::route::{Audience, PAGES, Page};
 use super::session::Me;
 use super::view::{Problem, View};
-use super::{Ui, assets, headers};
+use super::{Ui, assets, guard, headers};
+use crate::model::Scope;
 
 /// What the frame of a page needs of its request.
 pub struct Framing {
@@ -55,7 +56,8 @@ pub fn respond(ui: &Ui, framing: &Framing, view: View) -> Response {
         View::Style(css) => headers::style(ui, css),
         View::Foreign(html) => headers::foreign(ui, html),
         View::Passed(response) => headers::passed(ui, response),
-        View::Redirect { to, .. } => headers::redirect(&to),
+        View::Redirect { to, .. } => headers::redirect(&format!("{}{to}", ui.prefix())),
+        View::SignedOut => guard::signed_out(ui),
     }
 }
 
@@ -102,9 +104,14 @@ fn whole(ui: &Ui, title: &str, framing: &Framing, body: &Markup) -> Markup {
 fn navigation(ui: &Ui, framing: &Framing) -> Markup {
     let is_platform = framing.me.tenant.is_none();
     let section = section_of(framing.path);
-    let is_shown = |audience: Audience| audience == Audience::Everybody || is_platform;
+    let scopes = &framing.me.scopes;
+    // What the session may not see is absent. The API decides again.
+    let is_shown = |page: &Page| {
+        let is_allowed = |scope: Scope| scopes.iter().any(|own| own.includes(scope));
+        is_platform || (page.audience == Audience::Everybody && scope_of(page.path).is_none_or(is_allowed))
+    };
     let named = || {
-        let pages = PAGES.iter().filter(|page| is_shown(page.audience));
+        let pages = PAGES.iter().filter(|page| is_shown(page));
         pages.filter_map(|page| page.navigation.map(|(group, name)| (group, name, page.path)))
     };
     let mut groups: Vec<&str> = Vec::new();
@@ -127,12 +134,13 @@ fn navigation(ui: &Ui, framing: &Framing) -> Markup {
 
 fn who(framing: &Framing, settings: &str) -> Markup {
     let me = &framing.me;
+    let kind = if me.tenant.is_none() { "Platform key" } else { "Key" };
     let owner = me.tenant.as_ref().map_or("platform", |tenant| tenant.slug.as_str());
     let other = if framing.theme == Some("dark") { "light" } else { "dark" };
     html! {
         div.who {
             strong { (visible(owner)) }
-            (visible(&me.key.name)) ", " (me.environment)
+            (kind) " " (foreign(&me.key.name)) ", " (me.environment)
             div.row {
                 form method="post" action=(settings) {
                     (framing.token) input type="hidden" name="back" value=(framing.back);
@@ -142,6 +150,22 @@ fn who(framing: &Framing, settings: &str) -> Markup {
                 form method="post" action=(settings) { (framing.token) button.linkish name="do" value="sign_out" { "Sign out" } }
             }
         }
+    }
+}
+
+/// What a session of a tenant must be allowed to do to see a page of the navigation.
+fn scope_of(path: &str) -> Option<Scope> {
+    match path {
+        "/ui/messages" | "/ui/sandbox" | "/ui/reports" | "/ui/rejections" | "/ui/events" => {
+            Some(Scope::EmailsRead)
+        }
+        "/ui/domains" => Some(Scope::DomainsRead),
+        "/ui/keys" => Some(Scope::KeysRead),
+        "/ui/templates" => Some(Scope::TemplatesRead),
+        "/ui/webhooks" => Some(Scope::WebhooksRead),
+        "/ui/suppressions" => Some(Scope::SuppressionsRead),
+        "/ui/audit" => Some(Scope::AuditRead),
+        _ => None,
     }
 }
 
@@ -213,6 +237,7 @@ pub fn sign_in(ui: &Ui, next: &str, problem: Option<&Problem>) -> Response {
                 button.button.primary { "Sign in" }
             }
         }
+        p.soft.small { "No key at hand? On the server, " code { "pillarbox ui" } " prints a link that works once." }
     };
     let status = problem.map_or(StatusCode::OK, |problem| problem.status);
     headers::page(ui, status, plain(ui, "Sign in", &content).into_string())

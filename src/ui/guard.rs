@@ -105,6 +105,13 @@ pub fn set_cookie(ui: &Ui, response: &mut Response, id: Option<&str>) {
     }
 }
 
+/// The sign-in page after a session; the browser forgets the cookie.
+pub fn signed_out(ui: &Ui) -> Response {
+    let mut response = headers::redirect(&format!("{}/ui/sign-in", ui.prefix()));
+    set_cookie(ui, &mut response, None);
+    response
+}
+
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }

@@ -23,14 +23,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use parking_lot::Mutex;
 use url::Url;
 
 use crate::api::InProcess;
 use crate::config;
 use crate::limits::auth_limiter::AuthLimiter;
-use crate::mail::DomainName;
+use crate::mail::{DomainName, Timestamp};
 
-use self::session::{SessionHandle, Sessions};
+use self::request::Tenants;
+use self::session::Sessions;
 
 pub use self::route::{Audience, PAGES, Page};
 
@@ -61,6 +63,8 @@ pub struct Ui {
     api: InProcess,
     bans: Arc<AuthLimiter>,
     sessions: Sessions,
+    /// The names of tenants, and the time when they were read.
+    tenants: Mutex<Option<(Timestamp, Arc<Tenants>)>>,
     /// The host name, for settings of mail clients.
     pub hostname: DomainName,
     /// The listeners of submission with STARTTLS.
@@ -79,6 +83,7 @@ impl Ui {
             api: parts.api,
             bans: parts.bans,
             sessions,
+            tenants: Mutex::default(),
             hostname: parts.hostname,
             submission: parts.submission,
             submissions: parts.submissions,
@@ -90,14 +95,14 @@ impl Ui {
         route::router(self)
     }
 
-    /// Ends a session.
-    fn sign_out(&self, session: &SessionHandle) {
-        self.sessions.end(session);
+    /// The names of tenants, if they were read after a moment.
+    fn tenants_since(&self, earliest: Timestamp) -> Option<Arc<Tenants>> {
+        let known = self.tenants.lock();
+        known.as_ref().filter(|(at, _)| *at > earliest).map(|(_, tenants)| Arc::clone(tenants))
     }
 
-    /// Sets the theme of a session; `None` for that of the system.
-    fn choose_theme(&self, session: &SessionHandle, theme: Option<&'static str>) {
-        self.sessions.set_theme(session, theme);
+    fn remember_tenants(&self, tenants: &Arc<Tenants>, now: Timestamp) {
+        *self.tenants.lock() = Some((now, Arc::clone(tenants)));
     }
 
     /// The path before `/ui` if a reverse proxy adds one.

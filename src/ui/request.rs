@@ -1,26 +1,63 @@
 #![allow(missing_docs)]
 //! A request for a page, and how it asks the API.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::response::Response;
 use hyper::{Method, StatusCode};
 use maud::{Markup, html};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use super::Ui;
 use super::route::Page;
 use super::session::{Me, SessionHandle};
 use super::view::Problem;
 use crate::api::{Answer, Ask, Origin};
-use crate::mail::Timestamp;
+use crate::mail::{SignedDuration, Timestamp};
 use crate::model::Scope;
 
 /// Characters of a value in a query: all but letters, digits and these.
 const VALUE: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'@').remove(b':');
+
+/// Requests of one page to the API at the same time. A page with many parts must not take the permits of other readers.
+const ASKS_MAX: usize = 4;
+/// The age of the names of tenants on the pages of the platform.
+const TENANTS_AGE_MAX: SignedDuration = SignedDuration::from_mins(1);
+
+/// A list of the API.
+#[derive(Deserialize)]
+pub struct Listed<T> {
+    /// Its objects.
+    pub data: Vec<T>,
+    /// Where the next page begins; `None` at the end.
+    pub next_cursor: Option<String>,
+}
+
+/// The names of the newest tenants, for the pages of the platform.
+#[derive(Debug, Default)]
+pub struct Tenants {
+    /// Id and slug, sorted by slug.
+    pub all: Vec<(String, String)>,
+    slugs: HashMap<String, String>,
+}
+
+impl Tenants {
+    /// The slug of a tenant; of others than the newest hundred, the id.
+    pub fn slug<'a>(&'a self, id: &'a str) -> &'a str {
+        self.slugs.get(id).map_or(id, String::as_str)
+    }
+}
+
+/// Limits how many requests of a page ask the API at the same time.
+pub fn asks() -> Semaphore {
+    Semaphore::new(ASKS_MAX)
+}
 
 /// A request of somebody who is signed in.
 pub struct PageRequest {
@@ -41,6 +78,8 @@ pub struct PageRequest {
     /// The note of the last change.
     pub note: Option<String>,
     pub now: Timestamp,
+    /// Permits of requests to the API; [`asks`].
+    pub asks: Semaphore,
 }
 
 impl PageRequest {
@@ -122,6 +161,29 @@ impl PageRequest {
         read(self.ask(Method::DELETE, target, None).await)
     }
 
+    /// The names of tenants; none if the session is that of a tenant, or if they cannot be read now.
+    pub async fn tenants(&self) -> Arc<Tenants> {
+        if !self.is_platform() {
+            return Arc::default();
+        }
+        if let Some(known) = self.ui.tenants_since(self.now - TENANTS_AGE_MAX) {
+            return known;
+        }
+        #[derive(Deserialize)]
+        struct Tenant {
+            id: String,
+            slug: String,
+        }
+        let Ok(found) = self.get::<Listed<Tenant>>("/v1/tenants?limit=100").await else {
+            return Arc::default();
+        };
+        let mut all: Vec<_> = found.data.into_iter().map(|tenant| (tenant.id, tenant.slug)).collect();
+        all.sort_by(|one, other| one.1.cmp(&other.1));
+        let tenants = Arc::new(Tenants { slugs: all.iter().cloned().collect(), all });
+        self.ui.remember_tenants(&tenants, self.now);
+        tenants
+    }
+
     /// A response as it is, for files and streams.
     pub async fn open(&self, target: &str, accept: Option<&'static str>) -> Response {
         let ask = Ask {
@@ -136,6 +198,8 @@ impl PageRequest {
     }
 
     async fn ask(&self, method: Method, target: &str, body: Option<&Value>) -> Answer {
+        // The semaphore is never closed.
+        let _permit = self.asks.acquire().await;
         let ask = Ask {
             method,
             target,

@@ -16,7 +16,7 @@ use hyper::{Method, StatusCode};
 use super::pages;
 use super::request::PageRequest;
 use super::view::{Outcome, Problem, View};
-use super::{Ui, assets, frame, guard, headers, sign_in};
+use super::{Ui, assets, frame, guard, headers, request, sign_in};
 use crate::api::Origin;
 
 /// Octets of a form.
@@ -181,6 +181,9 @@ async fn serve(ui: Arc<Ui>, page: &'static Page, request: Request) -> Response {
         Ok(session) => session,
         Err(response) => return response,
     };
+    let Some(session) = sign_in::renew(&ui, &origin, session).await else {
+        return guard::signed_out(&ui);
+    };
     let (id, part) = path_of(&mut head).await;
     let note = if head.method == Method::GET { ui.sessions.take_note(&session) } else { None };
     let request = PageRequest {
@@ -195,18 +198,20 @@ async fn serve(ui: Arc<Ui>, page: &'static Page, request: Request) -> Response {
         form: Vec::new(),
         note,
         now: ui.api.now(),
+        asks: request::asks(),
     };
     let framing = frame::Framing::of(&request);
     match answer(request, &head, body).await {
-        Ok(View::Redirect { to, note }) => {
-            ui.sessions.set_note(&session, note);
-            headers::redirect(&format!("{}{to}", ui.prefix()))
+        Ok(view) => {
+            if let View::Redirect { note, .. } = &view {
+                ui.sessions.set_note(&session, note.clone());
+            }
+            frame::respond(&ui, &framing, view)
         }
-        Ok(view) => frame::respond(&ui, &framing, view),
         Err(problem) if problem.status == StatusCode::UNAUTHORIZED => {
             // The key was revoked or has expired.
             ui.sessions.end(&session);
-            headers::redirect(&format!("{}/ui/sign-in", ui.prefix()))
+            guard::signed_out(&ui)
         }
         Err(problem) => frame::problem(&ui, Some(&framing), &problem),
     }

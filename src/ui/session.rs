@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::api::SignedIn;
 use crate::config;
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::{Environment, LimitPeriod, Scope};
+use crate::model::{Environment, LimitPeriod, Scope, SecretDigest, TenantId};
 use crate::policy::fixed_window::FixedWindow;
 
 const SESSIONS_MAX: usize = 1000;
@@ -61,12 +61,22 @@ pub struct SessionHandle {
     pub digest: [u8; 32],
     pub signed_in: SignedIn,
     pub me: Arc<Me>,
+    /// The time when the API said so.
+    pub me_read_at: Timestamp,
     /// The token of its forms.
     pub csrf: Arc<str>,
     pub created_at: Timestamp,
     pub expires_at: Timestamp,
     /// `light` or `dark`, if the person chose one.
     pub theme: Option<&'static str>,
+}
+
+impl SessionHandle {
+    /// Whose session it is. The links of a platform key are counted for each tenant, so that its customers do not sign
+    /// out one another.
+    fn owner(&self) -> (SecretDigest, Option<TenantId>) {
+        (self.signed_in.digest, self.signed_in.rights.as_ref().map(|rights| rights.tenant_id))
+    }
 }
 
 struct Session {
@@ -108,6 +118,7 @@ impl Sessions {
             digest: Sha256::digest(&id).into(),
             signed_in,
             me: Arc::new(me),
+            me_read_at: now,
             csrf: random_token().into(),
             created_at: now,
             expires_at: until.map_or(longest, |until| until.min(longest)),
@@ -115,8 +126,8 @@ impl Sessions {
         };
         let mut all = self.lock();
         self.drop_ended(&mut all, now);
-        let key = handle.signed_in.digest;
-        drop_oldest(&mut all, SESSIONS_OF_KEY_MAX, |other| other.handle.signed_in.digest == key);
+        let owner = handle.owner();
+        drop_oldest(&mut all, SESSIONS_OF_KEY_MAX, |other| other.handle.owner() == owner);
         drop_oldest(&mut all, SESSIONS_MAX, |_| true);
         all.insert(handle.digest, Session { handle, last_seen: now, note: None });
         id
@@ -149,9 +160,38 @@ impl Sessions {
         }
     }
 
+    /// Renews who is signed in.
+    pub fn set_me(&self, session: &SessionHandle, me: Arc<Me>, now: Timestamp) {
+        if let Some(session) = self.lock().get_mut(&session.digest) {
+            session.handle.me = me;
+            session.handle.me_read_at = now;
+        }
+    }
+
     /// Ends a session.
     pub fn end(&self, session: &SessionHandle) {
         self.lock().remove(&session.digest);
+    }
+
+    /// Ends all sessions of the key of this one.
+    pub fn end_all_of_key(&self, session: &SessionHandle) {
+        let key = session.signed_in.digest;
+        self.lock().retain(|_, other| other.handle.signed_in.digest != key);
+    }
+
+    /// The sessions that this one may see, the newest first, with the time of their last page. A session of a link sees
+    /// itself only, because others of the key may be of other people.
+    pub fn of_key(&self, session: &SessionHandle, now: Timestamp) -> Vec<(SessionHandle, Timestamp)> {
+        let mut all = self.lock();
+        self.drop_ended(&mut all, now);
+        let is_shown = |other: &SessionHandle| match session.signed_in.rights {
+            Some(_) => other.digest == session.digest,
+            None => other.signed_in.digest == session.signed_in.digest,
+        };
+        let shown = all.values().filter(|other| is_shown(&other.handle));
+        let mut found: Vec<_> = shown.map(|other| (other.handle.clone(), other.last_seen)).collect();
+        found.sort_by_key(|(handle, _)| std::cmp::Reverse(handle.created_at));
+        found
     }
 
     /// Sets the note that the next page shows.

@@ -11,15 +11,17 @@ use axum::routing::any;
 use hyper::header::ACCEPT;
 use hyper::{Method, StatusCode};
 
-use super::session::Me;
+use super::session::{Me, SessionHandle};
 use super::view::Problem;
 use super::{Ui, frame, guard, headers};
 use crate::api::{Ask, Origin, SignedIn, no_such_path};
 use crate::limits::auth_limiter::AuthDecision;
-use crate::mail::Timestamp;
+use crate::mail::{SignedDuration, Timestamp};
 use crate::model::KeySecret;
 
 const FORM_OCTETS_MAX: usize = 8 * 1024;
+/// The age of what the API said about a session.
+const ME_AGE_MAX: SignedDuration = SignedDuration::from_mins(1);
 
 /// Adds `/`, `/ui` and `/ui/sign-in`.
 pub fn add_routes(router: Router, ui: &Arc<Ui>) -> Router {
@@ -149,6 +151,27 @@ async fn with_link(ui: &Ui, origin: &Origin, token: &str) -> Result<(String, Str
     };
     let me = me_of(ui, origin, &link.signed_in).await?;
     Ok((ui.sessions.begin(link.signed_in, me, Some(link.session_expires_at), now), link.path))
+}
+
+/// The session with who is signed in as the API says it now, asked again each minute. `None` if the key is no longer valid.
+pub async fn renew(ui: &Ui, origin: &Origin, session: SessionHandle) -> Option<SessionHandle> {
+    let now = ui.api.now();
+    if now.duration_since(session.me_read_at) < ME_AGE_MAX {
+        return Some(session);
+    }
+    match me_of(ui, origin, &session.signed_in).await {
+        Ok(me) => {
+            let me = Arc::new(me);
+            ui.sessions.set_me(&session, Arc::clone(&me), now);
+            Some(SessionHandle { me, me_read_at: now, ..session })
+        }
+        Err(problem) if problem.status == StatusCode::UNAUTHORIZED => {
+            ui.sessions.end(&session);
+            None
+        }
+        // The pages say themselves that the API does not answer now.
+        Err(_) => Some(session),
+    }
 }
 
 /// Who it is, by the API; the key may be revoked, expired, or not allowed from here.

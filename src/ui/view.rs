@@ -24,6 +24,8 @@ pub enum View {
         /// What happened.
         note: Option<String>,
     },
+    /// The sign-in page, after a session ended.
+    SignedOut,
     /// A file to download.
     File {
         /// Its media type.

@@ -9,7 +9,6 @@ use schemars::Schema;
 use crate::model::{EventId, EventKind, MessageId, RefusalCode, Scope};
 use crate::store::{EventFilter, EventView, Journal, JournalCursor};
 
-use super::layers::auth;
 use super::page;
 use super::schema::Schemas;
 use super::{
@@ -76,8 +75,9 @@ async fn follow(mut call: RequestContext, filter: EventFilter) -> Result<ApiResp
     }
     let after = last_event_id(&call).await?;
     let credential = Credential {
-        digest: auth::read_secret(&call.headers)?.digest(),
-        owner: call.scope(),
+        // A session of the platform for a tenant ends with the key of the platform.
+        owner: call.scope().filter(|_| !call.caller.by_platform),
+        signed_in: call.signed_in.clone(),
         access: call.target.operation.access(),
         client: call.origin.client,
     };

@@ -16,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::tail::{EventsAfter, Reader, Tail};
 use crate::api::content::PIECE_OCTETS;
-use crate::api::layers::auth::{self, Access, Caller};
+use crate::api::in_process::SignedIn;
+use crate::api::layers::auth::{self, Access};
 use crate::clock::{Clock, Instant, Interval};
 use crate::limits::tenant_semaphore::TenantPermit;
-use crate::model::{SecretDigest, TenantId};
+use crate::model::TenantId;
 use crate::store::{Directory, EventFilter, Journal, JournalCursor, JournalEntry};
 
 /// Interval of heartbeats, so that proxies do not close an idle stream.
@@ -35,7 +36,7 @@ const RETRY_MS: u64 = 2000;
 
 /// The credential of a stream. The stream ends when it becomes invalid.
 pub struct Credential {
-    pub digest: SecretDigest,
+    pub signed_in: SignedIn,
     /// The owner of the key.
     pub owner: Option<TenantId>,
     pub access: Access,
@@ -176,7 +177,7 @@ impl Follower {
     /// Fails if the key has lost access. A tenant still receives the event of its own suspension: the stream sends it if it
     /// was committed before the check.
     async fn check_key(&mut self) -> Result<(), &'static str> {
-        let Credential { digest, owner, access, client } = self.credential;
+        let Credential { ref signed_in, owner, access, client } = self.credential;
         let is_unchanged = |checked| self.reader.store.version_of_owner(owner) <= checked;
         if self.checked_version.is_some_and(is_unchanged)
             && self.clock.elapsed_since(self.checked_at) < KEY_CHECK_INTERVAL
@@ -185,10 +186,10 @@ impl Follower {
         }
         self.checked_version = Some(self.reader.store.directory_version());
         self.checked_at = self.clock.instant();
-        let found = self.reader.store.key_by_digest(digest).await;
-        let found = found.map_err(|_| "the key cannot be checked now; connect again")?;
-        match auth::admit(found.map(Caller::from), access, client, self.clock.now()) {
+        let found = auth::read_caller(&self.reader.store, signed_in, self.clock.now()).await;
+        match found.and_then(|found| auth::admit(found, access, client, self.clock.now())) {
             Ok(_) => Ok(()),
+            Err(error) if error.cause.is_some() => Err("the key cannot be checked now; connect again"),
             Err(_) => Err("this key is no longer allowed to read events"),
         }
     }

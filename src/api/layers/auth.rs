@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{Environment, KeyId, KeySecret, RefusalCode, Scope, SecretDigest, TenantId, TenantStatus};
-use crate::store::{Directory, Key, Tenant};
+use crate::store::{Directory, Key, Store, Tenant};
 
 use super::rate_limit;
 use super::trace::Arrival;
@@ -152,7 +152,7 @@ impl Api {
     ) -> Result<Caller> {
         let found = self.find_key(signed_in.digest, client, now).await?;
         let found = match (found, &signed_in.rights) {
-            (Some(caller), Some(rights)) => self.narrow(caller, rights, now).await?,
+            (Some(caller), Some(rights)) => narrow(&self.store, caller, rights, now).await?,
             (found, _) => found,
         };
         let caller = admit(found, access, client, now)?;
@@ -161,25 +161,39 @@ impl Api {
         }
         Ok(caller)
     }
+}
 
-    /// The caller with the rights of its session. The key must be valid by itself.
-    async fn narrow(&self, caller: Caller, rights: &SessionRights, now: Timestamp) -> Result<Option<Caller>> {
-        let by_platform = caller.is_platform();
-        check_validity(&caller.key, now)?;
-        let own = caller.tenant.as_ref().filter(|own| own.id == rights.tenant_id);
-        let tenant = match own {
-            Some(own) => Some(Arc::clone(own)),
-            None if by_platform => self.store.tenant(rights.tenant_id).await?.map(Arc::new),
-            None => None,
-        };
-        let Some(tenant) = tenant else { return Ok(None) };
-        // Rights that the key has lost since then are lost for the session too.
-        let may = |scope: &Scope| by_platform || caller.key.has_scope(*scope);
-        let scopes = rights.scopes.iter().copied().filter(may).collect();
-        let key =
-            Key { tenant_id: Some(tenant.id), scopes, allowed_cidrs: Vec::new(), ..Key::clone(&caller.key) };
-        Ok(Some(Caller { key: Arc::new(key), tenant: Some(tenant), by_platform }))
+/// The caller of a request that was signed in before, as the store has it now.
+pub async fn read_caller(store: &Store, signed_in: &SignedIn, now: Timestamp) -> Result<Option<Caller>> {
+    let found = store.key_by_digest(signed_in.digest).await?.map(Caller::from);
+    match (found, &signed_in.rights) {
+        (Some(caller), Some(rights)) => narrow(store, caller, rights, now).await,
+        (found, _) => Ok(found),
     }
+}
+
+/// The caller with the rights of its session. The key must be valid by itself.
+async fn narrow(
+    store: &Store,
+    caller: Caller,
+    rights: &SessionRights,
+    now: Timestamp,
+) -> Result<Option<Caller>> {
+    let by_platform = caller.is_platform();
+    check_validity(&caller.key, now)?;
+    let own = caller.tenant.as_ref().filter(|own| own.id == rights.tenant_id);
+    let tenant = match own {
+        Some(own) => Some(Arc::clone(own)),
+        None if by_platform => store.tenant(rights.tenant_id).await?.map(Arc::new),
+        None => None,
+    };
+    let Some(tenant) = tenant else { return Ok(None) };
+    // Rights that the key has lost since then are lost for the session too.
+    let may = |scope: &Scope| by_platform || caller.key.has_scope(*scope);
+    let scopes = rights.scopes.iter().copied().filter(may).collect();
+    let key =
+        Key { tenant_id: Some(tenant.id), scopes, allowed_cidrs: Vec::new(), ..Key::clone(&caller.key) };
+    Ok(Some(Caller { key: Arc::new(key), tenant: Some(tenant), by_platform }))
 }
 
 /// The key secret in the Authorization header.

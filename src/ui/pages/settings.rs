@@ -1,39 +1,164 @@
-//! The session: signing out, the theme, and the colours of the tenant.
+//! The session: its key, the other sessions of the key, signing out, the theme, and the colours of the tenant.
 
 use hyper::StatusCode;
-use maud::html;
+use maud::{Markup, html};
+use serde::Deserialize;
 
+use crate::mail::Timestamp;
 use crate::model::Color;
-use crate::ui::components;
+use crate::ui::components::{self, Column, foreign};
+use crate::ui::format;
 use crate::ui::request::PageRequest;
+use crate::ui::session::SessionHandle;
 use crate::ui::view::{Outcome, Problem, View};
 
+/// The page of this file.
+const PAGE: &str = "/ui/settings";
+
+#[derive(Deserialize)]
+struct Me {
+    key: Key,
+    scopes: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Key {
+    id: String,
+    last_four: String,
+    last_used_at: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
+}
+
 pub async fn show(request: PageRequest) -> Outcome {
-    let me = request.me();
+    let me: Me = request.get("/v1/me").await?;
+    let out = |action: &str, word: &str| {
+        components::form(&request, PAGE, &html! { button.button name="do" value=(action) { (word) } })
+    };
+    let is_of_link = request.session.signed_in.rights.is_some();
+    let actions = html! {
+        (out("sign_out", "Sign out"))
+        @if !is_of_link { (out("sign_out_everywhere", "Sign out everywhere")) }
+    };
     let body = html! {
-        header.head { div { h1 { "Session" } } }
-        section.panel {
-            div.pad {
-                p { "You are signed in with the key " strong { (components::visible(&me.key.name)) } "." }
-                (components::form(&request, "/ui/settings", &html! {
-                    button.button name="do" value="sign_out" { "Sign out" }
-                }))
-            }
+        (components::head(None, "Sessions", &actions))
+        div.split {
+            section.panel { header { h2 { "Key" } } div.pad { (key(&request, &me)) } }
+            section.panel { header { h2 { "Appearance" } } div.pad { (appearance(&request)) } }
+        }
+        (sessions(&request))
+    };
+    View::page("Sessions", body)
+}
+
+fn key(request: &PageRequest, me: &Me) -> Markup {
+    let of = request.me();
+    let owner = of.tenant.as_ref().map_or("the platform", |tenant| tenant.slug.as_str());
+    let time =
+        |at: Option<Timestamp>| html! { @if let Some(at) = at { (format::time(at)) } @else { "never" } };
+    components::pairs(&[
+        ("Name", foreign(&of.key.name)),
+        ("Id", components::copied(&me.key.id)),
+        ("Secret", html! { "ends with " code { (components::visible(&me.key.last_four)) } }),
+        ("Of", html! { (foreign(owner)) ", " (of.environment) }),
+        (
+            "May",
+            html! {
+                @if request.is_platform() { "everything" }
+                @else { @for scope in &me.scopes { span.tag { (components::visible(scope)) } " " } }
+            },
+        ),
+        ("Last used", time(me.key.last_used_at)),
+        ("Expires", time(me.key.expires_at)),
+    ])
+}
+
+fn appearance(request: &PageRequest) -> Markup {
+    let chosen = request.session.theme.unwrap_or("system");
+    let theme = |value: &str, word: &str| {
+        html! {
+            button type="submit" name="theme" value=(value) aria-pressed=(if chosen == value { "true" } else { "false" }) { (word) }
         }
     };
-    View::page("Session", body)
+    components::form(
+        request,
+        PAGE,
+        &html! {
+            input type="hidden" name="do" value="theme";
+            input type="hidden" name="back" value=(PAGE);
+            div.seg role="group" aria-label="Theme" { (theme("system", "As the system")) (theme("light", "Light")) (theme("dark", "Dark")) }
+        },
+    )
+}
+
+fn sessions(request: &PageRequest) -> Markup {
+    let columns = [
+        Column("Began", "lead", None),
+        Column("Last page", "", Some("Last page")),
+        Column("Ends at the latest", "", Some("Ends")),
+        Column("Rights", "", Some("Rights")),
+        Column("", "acts", None),
+    ];
+    let sessions = request.ui.sessions.of_key(&request.session, request.now);
+    let rows: Vec<_> =
+        sessions.iter().map(|(session, last_page)| row(request, session, *last_page)).collect();
+    html! {
+        section.panel {
+            header { h2 { "Sessions of this key" } }
+            (components::table(&columns, &rows))
+            footer.soft.small { "Revoking the key ends all of them within a second. A restart of the server ends them too." }
+        }
+    }
+}
+
+fn row(request: &PageRequest, session: &SessionHandle, last_page: Timestamp) -> Vec<Markup> {
+    let is_this = session.digest == request.session.digest;
+    let tenants = session.signed_in.rights.as_ref();
+    vec![
+        html! { span { (format::time(session.created_at)) @if is_this { " " span.soft { "this one" } } } },
+        html! { (format::relative(last_page, request.now)) },
+        format::time(session.expires_at),
+        html! { @match tenants { Some(_) => "of a link", None => "of the key" } },
+        html! {
+            @if !is_this {
+                (components::form(request, PAGE, &html! {
+                    input type="hidden" name="session" value=(name_of(session));
+                    button.button.small name="do" value="end" { "End" }
+                }))
+            }
+        },
+    ]
+}
+
+/// The digest of the id names a session; the id itself is in the cookie only.
+fn name_of(session: &SessionHandle) -> String {
+    session.digest.iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
 pub async fn act(request: PageRequest) -> Outcome {
+    let (sessions, own) = (&request.ui.sessions, &request.session);
     match request.field("do") {
         Some("sign_out") => {
-            request.ui.sign_out(&request.session);
-            Ok(View::Redirect { to: "/ui/sign-in".into(), note: None })
+            sessions.end(own);
+            Ok(View::SignedOut)
+        }
+        // Other sessions of the key of a link may be those of other people.
+        Some("sign_out_everywhere") if own.signed_in.rights.is_none() => {
+            sessions.end_all_of_key(own);
+            Ok(View::SignedOut)
+        }
+        Some("end") => {
+            let name = request.field("session").unwrap_or_default();
+            let shown = sessions.of_key(own, request.now);
+            let found = shown.iter().find(|(session, _)| name_of(session) == name);
+            found.into_iter().for_each(|(session, _)| sessions.end(session));
+            let note =
+                if found.is_some() { "The session has ended." } else { "The session had ended before." };
+            View::redirect(PAGE, note)
         }
         Some("theme") => {
             let chosen = request.field("theme");
             let theme = ["dark", "light"].into_iter().find(|theme| Some(*theme) == chosen);
-            request.ui.choose_theme(&request.session, theme);
+            sessions.set_theme(own, theme);
             let back = request.field("back").filter(|back| is_page(back)).unwrap_or("/ui/");
             Ok(View::Redirect { to: back.into(), note: None })
         }
