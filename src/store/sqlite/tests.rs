@@ -1126,7 +1126,7 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let notes = "INSERT INTO submission_key VALUES (?1, 'live', 'n', x'00', ?2, 0)";
     database.execute(notes, [&id, &message]).unwrap();
     database.execute("INSERT INTO pause VALUES (?1, '', NULL, 0, 0)", [&id]).unwrap();
-    database.execute("INSERT INTO ended_pause VALUES (?1, '', 0)", [&id]).unwrap();
+    database.execute("INSERT INTO ended_pause VALUES (?1, '', 0, 1)", [&id]).unwrap();
     let refusal =
         "INSERT INTO rejection VALUES ('req_1', ?1, NULL, 'mail', 'internal_error', '', NULL, 0, 'live')";
     database.execute(refusal, [&id]).unwrap();
