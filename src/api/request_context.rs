@@ -49,7 +49,7 @@ pub struct Origin {
 pub struct RequestContext {
     /// The API and its dependencies.
     pub api: Arc<Api>,
-    /// The store, which answers in the turns of the caller.
+    /// The store, whose queries share the connections fairly with those of other callers.
     store: Store,
     /// The matched operation.
     pub target: Target,

@@ -131,7 +131,7 @@ impl Sites {
         let site = Arc::new(self.rules.site_of(domain, &hosts));
         let mut known = self.known();
         if known.len() >= DOMAINS_MAX {
-            make_room(&mut known, now);
+            evict(&mut known, now);
         }
         known.insert(domain.clone(), Known { site: site.clone(), hosts, until: now + known_for });
         site
@@ -179,7 +179,7 @@ impl Sites {
 }
 
 /// Removes expired entries. If that leaves more than half of the maximum, also removes the half that expires first.
-fn make_room(known: &mut HashMap<DomainName, Known>, now: Instant) {
+fn evict(known: &mut HashMap<DomainName, Known>, now: Instant) {
     known.retain(|_, known| now < known.until);
     if known.len() >= DOMAINS_MAX / 2 {
         let mut ends: Vec<Instant> = known.values().map(|known| known.until).collect();
@@ -344,7 +344,7 @@ mod tests {
                 let until = now + Duration::from_secs(1 + n as u64);
                 known.insert(domain(&format!("d{n}.example")), Known { site, hosts: Vec::new(), until });
             }
-            make_room(&mut known, now);
+            evict(&mut known, now);
             assert!(known.len() <= DOMAINS_MAX / 2);
             assert!(known.contains_key(&domain(&format!("d{}.example", DOMAINS_MAX - 1))));
         }

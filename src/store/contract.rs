@@ -5,13 +5,17 @@
 mod every_test;
 
 mod directory;
+mod domains;
 mod journal;
+mod keys;
 mod outbox;
 mod reports;
 mod search;
 mod sending;
 mod spool;
 mod sts_policies;
+mod suppressions;
+mod tenants;
 mod tls_results;
 mod usage;
 

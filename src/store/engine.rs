@@ -21,7 +21,8 @@ impl Store {
         }
     }
 
-    /// A handle whose queries are answered in the turns of `requester`. Other handles are those of the server itself.
+    /// A handle whose queries are those of `requester`, which shares the connections fairly with others. Other handles are
+    /// those of the server itself.
     pub fn for_requester(&self, requester: Requester) -> Self {
         match self {
             Self::Sqlite(engine) => Self::Sqlite(engine.for_requester(requester)),

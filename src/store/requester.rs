@@ -2,7 +2,7 @@
 
 use crate::model::TenantId;
 
-/// Whose question a query answers. Queries for tenants and the platform are answered in turns.
+/// Whose question a query answers. Tenants and the platform share the connections fairly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Requester {
     /// The server itself: acceptance, delivery, maintenance.

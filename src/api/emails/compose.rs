@@ -100,7 +100,7 @@ fn encode_text(text: String) -> Body {
         ContentTransferEncoding::QuotedPrintable | ContentTransferEncoding::Base64 => {
             encode_octets(octets, encoding)
         }
-        as_it_is => Body::dangerous_pre_encoded(octets, as_it_is),
+        unchanged => Body::dangerous_pre_encoded(octets, unchanged),
     }
 }
 

@@ -177,16 +177,16 @@ impl Sending<'_> {
             }
             None => None,
         };
-        let is_counted = duplicate.is_some();
+        let is_duplicate = duplicate.is_some();
         let reverse_path = ReversePath::Mailbox(sender);
-        let admitted = submission.admit_sender(submitter, &reverse_path, is_counted).await;
+        let admitted = submission.admit_sender(submitter, &reverse_path, is_duplicate).await;
         admitted.map_err(|refusal| self.reject(Stage::Mail, refusal))?;
-        let earlier = (!is_counted).then_some(earlier);
+        let earlier = (!is_duplicate).then_some(earlier);
         let admitted = submission.admit_recipients(submitter, recipients, earlier).await;
         let admitted = admitted.map_err(|refusal| self.reject(Stage::Rcpt, refusal))?;
         let AdmittedRecipients { open: recipients, suppressed } = admitted;
         self.check_size(&message)?;
-        let counted = if is_counted { 0 } else { recipients.len() };
+        let counted = if is_duplicate { 0 } else { recipients.len() };
         let envelope = Envelope {
             reverse_path,
             recipients,

@@ -278,20 +278,20 @@ impl WaitContext {
         let tenant = self.tenants.get(&group.tenant_id);
         if tenant.is_some_and(|tenant| tenant.status == TenantStatus::Suspended) {
             let detail = "the platform suspended the tenant".to_owned();
-            waits.push(WaitView::of(WaitReason::TenantSuspended).because(Some(detail)));
+            waits.push(WaitView::of(WaitReason::TenantSuspended).detail(Some(detail)));
         }
         for pause in self.pauses.iter().filter(|pause| covers(&pause.part)) {
-            waits.push(WaitView::of(WaitReason::Paused).until(pause.until).because(pause.reason.clone()));
+            waits.push(WaitView::of(WaitReason::Paused).until(pause.until).detail(pause.reason.clone()));
         }
         for (_, record) in self.records.iter().filter(|(part, _)| covers(part)) {
             let detail = Some(record.detail.clone());
-            waits.push(WaitView::of(record.reason).until(record.until).because(detail));
+            waits.push(WaitView::of(record.reason).until(record.until).detail(detail));
         }
         waits.extend(reasons_of_state(group));
         if waits.is_empty() {
             // A pause has just ended, or the deliveries changed during the count.
             let detail = Some("deferred deliveries are being made due".to_owned());
-            waits.push(WaitView::of(WaitReason::Due).count(group.counts.open).because(detail));
+            waits.push(WaitView::of(WaitReason::Due).count(group.counts.open).detail(detail));
         }
         waits
     }
@@ -307,18 +307,17 @@ fn reasons_of_state(group: &QueueGroup) -> Vec<WaitView> {
     if due > 0 {
         waits.push(WaitView::of(WaitReason::Due).count(due));
     }
-    let because = &group.deferral_causes;
+    let causes = &group.deferral_causes;
     // The count of one cause is known only if all deferred deliveries have that cause.
     let count = |other: bool| (deferred > 0 && !other).then_some(deferred);
-    if because.deferred {
-        let wait = WaitView::of(WaitReason::Deferred)
-            .until(group.deferred_until)
-            .because(because.last_reply.clone());
-        waits.push(WaitView { count: count(because.scheduled), ..wait });
+    if causes.deferred {
+        let wait =
+            WaitView::of(WaitReason::Deferred).until(group.deferred_until).detail(causes.last_reply.clone());
+        waits.push(WaitView { count: count(causes.scheduled), ..wait });
     }
-    if because.scheduled {
+    if causes.scheduled {
         let wait = WaitView::of(WaitReason::Scheduled).until(group.deferred_until);
-        waits.push(WaitView { count: count(because.deferred), ..wait });
+        waits.push(WaitView { count: count(causes.deferred), ..wait });
     }
     waits
 }
@@ -336,7 +335,7 @@ impl WaitView {
         Self { until, ..self }
     }
 
-    fn because(self, detail: Option<String>) -> Self {
+    fn detail(self, detail: Option<String>) -> Self {
         Self { detail, ..self }
     }
 }

@@ -5,13 +5,16 @@ macro_rules! run_on {
         mod $engine {
             engine_tests! {
                 $Harness;
-                directory {
+                tenants {
                     a_tenant_is_read_back_as_it_was_written_and_changed,
                     a_smart_host_password_is_kept_replaced_and_cleared,
                     a_slug_is_used_once,
                     the_default_tenant_is_made_once_unless_its_slug_is_in_use,
                     lists_go_from_new_to_old_and_page_both_ways,
                     removing_a_tenant_counts_first_and_leaves_the_others,
+                    a_change_of_status_has_its_event_and_a_patch_without_one_none,
+                }
+                domains {
                     a_pending_claim_blocks_nobody_and_the_first_to_prove_it_wins,
                     the_platform_can_vouch_for_a_domain_and_checks_do_not_undo_that,
                     a_check_that_finds_nothing_new_leaves_the_version_of_the_directory,
@@ -19,21 +22,26 @@ macro_rules! run_on {
                     the_domains_that_cover_a_sender_are_found_on_whole_labels_the_closest_first,
                     a_dkim_key_signs_once_its_record_is_seen_and_the_one_before_it_retires,
                     a_replaced_dkim_key_goes_when_nothing_that_it_signed_waits_any_more,
+                    a_domain_has_so_many_dkim_keys_of_which_one_waits_for_its_first_record,
+                }
+                keys {
                     a_key_is_found_by_its_secret_and_can_be_revoked_once,
-                    a_tenants_own_suppression_goes_before_the_platforms_and_an_expired_one_stops_nothing,
-                    a_suppression_stops_mail_of_its_environment_only,
-                    a_foreign_object_is_as_absent_as_one_that_never_was,
-                    many_addresses_are_suppressed_together_or_not_at_all,
-                    a_tenant_has_so_many_objects_and_no_more,
-                    an_address_that_is_suppressed_again_counts_once,
                     a_key_has_an_event_14_and_3_days_before_its_expiry_each_once,
                     of_a_tenant_with_all_its_keys_the_oldest_revoked_one_makes_room,
                     a_deleted_domain_leaves_its_keys_which_stay_restricted,
-                    a_change_of_status_has_its_event_and_a_patch_without_one_none,
+                }
+                suppressions {
+                    a_tenants_own_suppression_goes_before_the_platforms_and_an_expired_one_stops_nothing,
+                    a_suppression_stops_mail_of_its_environment_only,
+                    many_addresses_are_suppressed_together_or_not_at_all,
+                    an_address_that_is_suppressed_again_counts_once,
+                    an_expired_suppression_is_deleted_and_counts_no_more,
+                }
+                directory {
+                    a_foreign_object_is_as_absent_as_one_that_never_was,
+                    a_tenant_has_so_many_objects_and_no_more,
                     what_is_refused_has_changed_nothing_before,
                     a_change_advances_the_versions_that_it_concerns_and_no_others,
-                    a_domain_has_so_many_dkim_keys_of_which_one_waits_for_its_first_record,
-                    an_expired_suppression_is_deleted_and_counts_no_more,
                     the_events_of_many_keys_that_expire_at_once_are_appended_in_several_commits,
                 }
                 journal {

@@ -32,12 +32,12 @@ pub(super) struct BodyFiles {
     directory: PathBuf,
     inline_octets_max: u64,
     /// The directories that this process has synced.
-    synced_shelves: Mutex<HashSet<PathBuf>>,
+    synced_directories: Mutex<HashSet<PathBuf>>,
 }
 
 impl BodyFiles {
     pub(super) fn new(data_dir: &Path, inline_octets_max: u64) -> Self {
-        Self { directory: data_dir.join("bodies"), inline_octets_max, synced_shelves: Mutex::default() }
+        Self { directory: data_dir.join("bodies"), inline_octets_max, synced_directories: Mutex::default() }
     }
 
     /// Whether a body is stored in a file.
@@ -52,8 +52,8 @@ impl BodyFiles {
     fn path_of(&self, id: MessageId) -> PathBuf {
         let name = id.to_string();
         // The end of an id is random, which spreads the files.
-        let shelf = &name[name.len() - 2..];
-        self.directory.join(shelf).join(format!("{name}.eml"))
+        let directory = &name[name.len() - 2..];
+        self.directory.join(directory).join(format!("{name}.eml"))
     }
 
     /// Writes the file of a body.
@@ -65,7 +65,7 @@ impl BodyFiles {
     /// Writes and syncs a body before a row refers to it.
     fn write_file(&self, id: MessageId, content: &Content) -> Result<()> {
         let path = self.path_of(id);
-        self.prepare_shelf(path.parent().unwrap_or(&self.directory))?;
+        self.prepare_directory(path.parent().unwrap_or(&self.directory))?;
         // An existing file belongs to another submission.
         durable_file::create(&path, 0o600, &[&content.prefix, &content.submitted])?;
         Ok(())
@@ -73,20 +73,20 @@ impl BodyFiles {
 
     /// Creates and syncs the directory of a file. An existing directory may not be synced: another thread may be creating it,
     /// or an earlier process may have crashed.
-    fn prepare_shelf(&self, shelf: &Path) -> Result<()> {
-        let mut synced = self.synced_shelves.lock();
-        if !synced.contains(shelf) || !shelf.is_dir() {
-            durable_file::create_directory(shelf, 0o700)?;
+    fn prepare_directory(&self, directory: &Path) -> Result<()> {
+        let mut synced = self.synced_directories.lock();
+        if !synced.contains(directory) || !directory.is_dir() {
+            durable_file::create_directory(directory, 0o700)?;
             durable_file::sync_directory(&self.directory)?;
             durable_file::sync_directory(self.directory.parent().unwrap_or(&self.directory))?;
-            synced.insert(shelf.to_owned());
+            synced.insert(directory.to_owned());
         }
         Ok(())
     }
 
     /// Writes a file as for a large body, and deletes it.
     pub(super) fn test(&self) -> Result<()> {
-        self.prepare_shelf(&self.directory)?;
+        self.prepare_directory(&self.directory)?;
         let path = self.directory.join(TEST_FILE);
         durable_file::replace(&path, 0o600, &[0; TEST_OCTETS])?;
         std::fs::remove_file(&path)?;
@@ -127,11 +127,11 @@ impl BodyFiles {
 
     /// Deletes the files of messages; returns those whose deletion is synced.
     pub(super) fn remove(&self, ids: &[MessageId]) -> Vec<MessageId> {
-        let (mut removed, mut shelves) = (Vec::new(), BTreeSet::new());
+        let (mut removed, mut directories) = (Vec::new(), BTreeSet::new());
         for &id in ids {
             let path = self.path_of(id);
             match std::fs::remove_file(&path) {
-                Ok(()) => shelves.extend(path.parent().map(Path::to_owned)),
+                Ok(()) => directories.extend(path.parent().map(Path::to_owned)),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "the file of a body cannot be removed");
@@ -140,35 +140,35 @@ impl BodyFiles {
             }
             removed.push(id);
         }
-        for shelf in shelves {
-            if let Err(error) = durable_file::sync_directory(&shelf) {
-                tracing::warn!(path = %shelf.display(), %error, "the removal of body files cannot be synced");
-                removed.retain(|id| self.path_of(*id).parent() != Some(&*shelf));
+        for directory in directories {
+            if let Err(error) = durable_file::sync_directory(&directory) {
+                tracing::warn!(path = %directory.display(), %error, "the removal of body files cannot be synced");
+                removed.retain(|id| self.path_of(*id).parent() != Some(&*directory));
             }
         }
         removed
     }
 
     /// The names of the body directories; the empty name is the top directory.
-    pub(super) fn shelves(&self) -> Result<Vec<String>> {
+    pub(super) fn directories(&self) -> Result<Vec<String>> {
         let entries = match std::fs::read_dir(&self.directory) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error.into()),
         };
-        let mut shelves = vec![String::new()];
+        let mut directories = vec![String::new()];
         for entry in entries {
             // Our names are UTF-8.
-            shelves.extend(entry?.file_name().into_string());
+            directories.extend(entry?.file_name().into_string());
         }
-        Ok(shelves)
+        Ok(directories)
     }
 
     /// The files in a body directory, with their sizes, that are too old to wait for the commit of their row. Deletes old
     /// unfinished files.
-    pub(super) fn old_files(&self, shelf: &str) -> Result<Vec<(MessageId, u64)>> {
+    pub(super) fn old_files(&self, directory: &str) -> Result<Vec<(MessageId, u64)>> {
         let mut old = Vec::new();
-        let files = match std::fs::read_dir(self.directory.join(shelf)) {
+        let files = match std::fs::read_dir(self.directory.join(directory)) {
             Ok(files) => files,
             // Ignores files that are not ours.
             Err(error) if matches!(error.kind(), ErrorKind::NotADirectory | ErrorKind::NotFound) => {
@@ -367,8 +367,9 @@ mod tests {
         for stray in ["0", "note.txt", "zz"] {
             std::fs::write(dir.path().join("bodies").join(stray), "left by an operator").unwrap();
         }
-        let shelves = files.shelves().unwrap();
-        let old: Vec<_> = shelves.iter().flat_map(|shelf| files.old_files(shelf).unwrap()).collect();
+        let directories = files.directories().unwrap();
+        let old: Vec<_> =
+            directories.iter().flat_map(|directory| files.old_files(directory).unwrap()).collect();
         assert_eq!(old, [(id, 2)]);
     }
 
@@ -376,11 +377,11 @@ mod tests {
     fn what_a_writer_left_unfinished_is_removed_once_it_is_old() {
         let dir = tempfile::tempdir().unwrap();
         let files = BodyFiles::new(dir.path(), 0);
-        let shelf = dir.path().join("bodies/zz");
-        std::fs::create_dir_all(&shelf).unwrap();
+        let directory = dir.path().join("bodies/zz");
+        std::fs::create_dir_all(&directory).unwrap();
         let [young, old, other] =
             [".new-0000000000000001-msg_1.eml", ".new-0000000000000002-msg_2.eml", "note"]
-                .map(|name| shelf.join(name));
+                .map(|name| directory.join(name));
         for path in [&young, &old, &other] {
             std::fs::write(path, "half").unwrap();
         }

@@ -50,8 +50,8 @@ impl SqliteStore {
         self.write_then(move |tx| removal::begin(tx, id), after).await
     }
 
-    pub(super) async fn go_on_with_removal(&self, id: TenantId) -> Result<removal::Step> {
-        self.write(move |tx| removal::go_on(tx, id)).await
+    pub(super) async fn continue_removal(&self, id: TenantId) -> Result<removal::Step> {
+        self.write(move |tx| removal::continue_removal(tx, id)).await
     }
 
     async fn finish_removal(&self, id: TenantId, now: Timestamp) -> Result<removal::Step> {
@@ -177,7 +177,7 @@ impl Directory for SqliteStore {
         let mut counts = TenantCounts::default();
         let mut is_empty = false;
         while !is_empty {
-            let step = self.go_on_with_removal(id).await?;
+            let step = self.continue_removal(id).await?;
             counts += step.counts;
             is_empty = step.is_last;
             self.remove_released_files().await?;
@@ -276,10 +276,10 @@ impl Directory for SqliteStore {
     }
 
     async fn delete_retired_dkim_keys(&self, before: Timestamp) -> Result<u64> {
-        let served = self.read_slow(move |connection| dkim_keys::served(connection, before)).await?;
+        let unused = self.read_slow(move |connection| dkim_keys::unused_retired(connection, before)).await?;
         let mut removed = 0;
         // Small jobs, so that other commits do not wait for a long deletion.
-        for ids in served.chunks(REMOVED_AT_ONCE_MAX) {
+        for ids in unused.chunks(REMOVED_AT_ONCE_MAX) {
             let ids = ids.to_vec();
             removed += self.write(move |tx| dkim_keys::remove_served(tx, &ids)).await?;
         }

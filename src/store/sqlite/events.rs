@@ -236,7 +236,7 @@ fn edge_between(last: EventId, next: EventId) -> Option<EventId> {
 }
 
 /// The position after an event. Ids of events are in the order of commits, so positions are derived from them.
-pub(super) fn cursor_behind(event: EventId) -> JournalCursor {
+pub(super) fn cursor_after(event: EventId) -> JournalCursor {
     JournalCursor::from_bits(Ulid::from(event).into())
 }
 
@@ -259,7 +259,7 @@ pub(super) fn after(
     let rows = statement.query(params![last_before(after), sql_limit(limit.saturating_add(1))])?;
     read_rows(rows, limit, |row| {
         let event = read_row(row)?;
-        Ok(JournalEntry { cursor: cursor_behind(event.id), event })
+        Ok(JournalEntry { cursor: cursor_after(event.id), event })
     })
 }
 

@@ -95,12 +95,12 @@ impl Journal for SqliteStore {
         let before = Some(events::last_before(after).to_string());
         let page = PageRequest { limit: PAGE_OBJECTS_MAX, before, ..PageRequest::default() };
         let EventPage { items, next } = self.list_events(filter, page).await?;
-        let entry = |event: Event| JournalEntry { cursor: events::cursor_behind(event.id), event };
-        Ok((items.into_iter().rev().map(entry).collect(), next.map(events::cursor_behind)))
+        let entry = |event: Event| JournalEntry { cursor: events::cursor_after(event.id), event };
+        Ok((items.into_iter().rev().map(entry).collect(), next.map(events::cursor_after)))
     }
 
     async fn cursor_of(&self, event: EventId) -> Result<JournalCursor> {
-        Ok(events::cursor_behind(event))
+        Ok(events::cursor_after(event))
     }
 
     fn watch_events(&self) -> watch::Receiver<JournalCursor> {

@@ -1,4 +1,4 @@
-//! Queries that examine many rows are read in slices, between which other requesters get their turns.
+//! Queries that examine many rows are read in slices, between which other requesters get connections.
 
 use std::time::Instant;
 

@@ -32,7 +32,7 @@ pub(super) const COUNT_OPEN: &str = "SELECT count(*) FROM delivery WHERE next_at
 const INLINE_OCTETS_OF_JOB_MAX: u64 = 2 * 1024 * 1024;
 
 /// Maximum of deliveries that one job moves, so that others can commit in between.
-const PARK_ROWS_MAX: usize = 500;
+const POSTPONED_ROWS_MAX: usize = 500;
 
 impl Spool for SqliteStore {
     fn feed(&self) -> Arc<SpoolFeed> {
@@ -78,7 +78,7 @@ impl Spool for SqliteStore {
             Ok((pages.collect::<Result<_>>()?, damaged))
         });
         let (pages, damaged) = read.await?;
-        self.set_apart(damaged, now);
+        self.quarantine(damaged, now);
         Ok(pages)
     }
 
@@ -89,13 +89,13 @@ impl Spool for SqliteStore {
             Ok((due_rows::take(connection, &ids, &mut damaged)?, damaged))
         });
         let (taken, damaged) = read.await?;
-        self.set_apart(damaged, now);
+        self.quarantine(damaged, now);
         Ok(taken)
     }
 
     async fn postpone_paused(&self, rows: Vec<PausedRow>) -> Result<Vec<TenantId>> {
         let mut due = Vec::new();
-        for step in rows.chunks(PARK_ROWS_MAX) {
+        for step in rows.chunks(POSTPONED_ROWS_MAX) {
             let step = step.to_vec();
             due.extend(self.write(move |tx| super::queue::pauses::postpone_paused(tx, &step)).await?);
         }
@@ -171,7 +171,7 @@ impl SqliteStore {
     }
 
     /// Moves deliveries whose rows cannot be read out of the way of all others.
-    fn set_apart(&self, damaged: Vec<DamagedDelivery>, now: Timestamp) {
+    fn quarantine(&self, damaged: Vec<DamagedDelivery>, now: Timestamp) {
         if damaged.is_empty() {
             return;
         }
@@ -179,10 +179,10 @@ impl SqliteStore {
             let delivery = String::from_utf8_lossy(id);
             tracing::error!(%delivery, fault, "the row of a delivery or of its message is damaged: it is not attempted until it is repaired and its queue is flushed");
         }
-        let set_apart =
-            move |tx: &Tx<'_>| damaged.iter().try_for_each(|delivery| damage::set_apart(tx, delivery, now));
-        if !self.writer.leave(set_apart) {
-            tracing::warn!("damaged deliveries were not set apart: too many writes are pending");
+        let quarantine =
+            move |tx: &Tx<'_>| damaged.iter().try_for_each(|delivery| damage::quarantine(tx, delivery, now));
+        if !self.writer.leave(quarantine) {
+            tracing::warn!("damaged deliveries were not quarantined: too many writes are pending");
         }
     }
 

@@ -147,14 +147,14 @@ fn set_state(tx: &Tx<'_>, key: &DkimKey, state: DkimKeyState, now: Timestamp) ->
 }
 
 /// Keys that were retired before a time and that signed no queued message.
-pub(super) fn served(connection: &Connection, before: Timestamp) -> Result<Vec<DkimKeyId>> {
+pub(super) fn unused_retired(connection: &Connection, before: Timestamp) -> Result<Vec<DkimKeyId>> {
     let sql =
         "SELECT k.id, k.retiring_since_us, d.tenant_id FROM dkim_key k JOIN domain d ON d.id = k.domain_id
                WHERE k.retiring_since_us < ?1";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([us(before)])?;
     let mut oldest_waiting = HashMap::new();
-    let mut served = Vec::new();
+    let mut unused_retired = Vec::new();
     while let Some(row) = rows.next()? {
         // The sandbox domain signs only mail that is never sent.
         let oldest = match row.get::<_, Option<TenantId>>("tenant_id")? {
@@ -166,10 +166,10 @@ pub(super) fn served(connection: &Connection, before: Timestamp) -> Result<Vec<D
         };
         let last_signed = time(row, "retiring_since_us")? + SIGNING_TIME_MAX;
         if oldest.is_none_or(|oldest: DeliveryId| oldest.created_at() > last_signed) {
-            served.push(row.get("id")?);
+            unused_retired.push(row.get("id")?);
         }
     }
-    Ok(served)
+    Ok(unused_retired)
 }
 
 fn oldest_open_delivery(connection: &Connection, tenant: TenantId) -> Result<Option<DeliveryId>> {

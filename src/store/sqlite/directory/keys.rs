@@ -43,7 +43,7 @@ pub(super) fn read_row(row: &Row<'_>) -> rusqlite::Result<Key> {
 
 pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
     tenants::require(tx, new.tenant_id)?;
-    make_room(tx, new.tenant_id)?;
+    free_slot(tx, new.tenant_id)?;
     let key = Key {
         id: KeyId::generate(now),
         tenant_id: new.tenant_id,
@@ -105,7 +105,7 @@ pub(super) fn append_event(tx: &Tx<'_>, kind: EventKind, key: &Key, at: Timestam
 }
 
 /// Deletes the oldest revoked key at the limit, which regular rotation of keys reaches.
-fn make_room(tx: &Tx<'_>, tenant: Option<TenantId>) -> Result<()> {
+fn free_slot(tx: &Tx<'_>, tenant: Option<TenantId>) -> Result<()> {
     let required = row_limits::require(tx, Limited::Keys, tenant, 1);
     if let Err(StoreError::Conflict(Conflict::LimitReached(_))) = &required {
         let sql =

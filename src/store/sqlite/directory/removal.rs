@@ -60,7 +60,7 @@ pub(super) fn begin(tx: &Tx<'_>, id: TenantId) -> Result<bool> {
 }
 
 /// Deletes some of the remaining rows.
-pub(super) fn go_on(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
+pub(super) fn continue_removal(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let step = remove_messages(tx, id)?;
     if step.counts.messages > 0 {
         return Ok(step);
@@ -70,7 +70,7 @@ pub(super) fn go_on(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
 
 /// Deletes rows that were added meanwhile, and the tenant if none remain.
 pub(super) fn finish(tx: &Tx<'_>, id: TenantId, now: Timestamp) -> Result<Step> {
-    let step = go_on(tx, id)?;
+    let step = continue_removal(tx, id)?;
     if step.is_last {
         usage::note_deleted_tenant(tx, id)?;
         tenants::delete(tx, id, now)?;

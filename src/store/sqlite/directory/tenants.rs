@@ -88,9 +88,9 @@ pub(super) fn ensure_default(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
-fn refuse_slug_in_use(tx: &Tx<'_>, slug: &str, but_for: Option<TenantId>) -> Result<()> {
+fn refuse_slug_in_use(tx: &Tx<'_>, slug: &str, except: Option<TenantId>) -> Result<()> {
     match find_by_slug(tx, slug)? {
-        Some(other) if Some(other.id) != but_for => Err(StoreError::Conflict(Conflict::Slug)),
+        Some(other) if Some(other.id) != except => Err(StoreError::Conflict(Conflict::Slug)),
         _ => Ok(()),
     }
 }
@@ -98,10 +98,10 @@ fn refuse_slug_in_use(tx: &Tx<'_>, slug: &str, but_for: Option<TenantId>) -> Res
 fn refuse_external_ref_in_use(
     tx: &Tx<'_>,
     external_ref: Option<&str>,
-    but_for: Option<TenantId>,
+    except: Option<TenantId>,
 ) -> Result<()> {
     let sql = "SELECT 1 FROM tenant WHERE external_ref = ?1 AND id IS NOT ?2";
-    match tx.prepare_cached(sql)?.exists(params![external_ref, but_for])? {
+    match tx.prepare_cached(sql)?.exists(params![external_ref, except])? {
         true => Err(StoreError::Conflict(Conflict::ExternalRef)),
         false => Ok(()),
     }

@@ -71,7 +71,7 @@ pub(super) fn read_news(connection: &Connection) -> Result<Option<News>> {
     // The index writes segments in the order of places.
     messages.sort_unstable_by_key(|entry| entry.id);
     let truncated = count == ROUND_EVENTS_MAX || facets_count >= ROUND_FACETS_MAX;
-    Ok(last.map(|event| News { cursor: events::cursor_behind(event), messages, truncated }))
+    Ok(last.map(|event| News { cursor: events::cursor_after(event), messages, truncated }))
 }
 
 pub(super) fn write(tx: &Tx<'_>, news: &News) -> Result<()> {

@@ -28,7 +28,7 @@ pub(in crate::store::sqlite) struct PruneProgress {
     bodies: String,
     messages: HashMap<TenantId, String>,
     /// The next body directory.
-    shelf: String,
+    directory: String,
     /// Strays in the directories before it.
     strays: Strays,
 }
@@ -167,11 +167,11 @@ pub(super) fn count_strays(
     progress: &mut PruneProgress,
     directories_max: usize,
 ) -> Result<Option<Strays>> {
-    let mut shelves = files.shelves()?;
-    shelves.sort_unstable();
-    let mut rest = shelves.into_iter().skip_while(|shelf| *shelf < progress.shelf);
-    for shelf in rest.by_ref().take(directories_max) {
-        for (id, octets) in files.old_files(&shelf)? {
+    let mut directories = files.directories()?;
+    directories.sort_unstable();
+    let mut rest = directories.into_iter().skip_while(|directory| *directory < progress.directory);
+    for directory in rest.by_ref().take(directories_max) {
+        for (id, octets) in files.old_files(&directory)? {
             if !blob_store::is_known(connection, id)? {
                 progress.strays.files += 1;
                 progress.strays.octets += octets;
@@ -180,7 +180,7 @@ pub(super) fn count_strays(
     }
     let next = rest.next();
     let found = next.is_none().then(|| mem::take(&mut progress.strays));
-    progress.shelf = next.unwrap_or_default();
+    progress.directory = next.unwrap_or_default();
     Ok(found)
 }
 

@@ -136,9 +136,9 @@ struct Search<'a> {
 impl Search<'_> {
     /// The condition with few candidates, else the most selective one.
     fn source(&self) -> Result<Source> {
-        let troubles = match self.in_trouble() {
+        let rare_state = match self.rare_state() {
             Some(source) if self.has_few(&source.sql, &source.parameters)? => return Ok(source),
-            troubles => troubles,
+            rare_state => rare_state,
         };
         if self.filter.kind != MessageKind::Message {
             return Ok(self.generated());
@@ -151,7 +151,7 @@ impl Search<'_> {
         if let Some(source) = self.indexed()? {
             return Ok(source);
         }
-        Ok(troubles.unwrap_or_else(|| self.messages()))
+        Ok(rare_state.unwrap_or_else(|| self.messages()))
     }
 
     /// A state that at least one delivery of each found message has.
@@ -211,7 +211,7 @@ impl Search<'_> {
     }
 
     /// Deliveries in a rare state: nearly all are queued or delivered.
-    fn in_trouble(&self) -> Option<Source> {
+    fn rare_state(&self) -> Option<Source> {
         let state = self.required_state()?;
         if matches!(state, DeliveryState::Queued | DeliveryState::Delivered) {
             return None;

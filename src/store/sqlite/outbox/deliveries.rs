@@ -112,7 +112,8 @@ pub(in crate::store::sqlite) const LAST_WAITING: &str =
     "SELECT attempts, next_attempt_us FROM webhook_delivery
     WHERE webhook_id = ?1 AND message_id = ?2 AND next_attempt_us IS NOT NULL ORDER BY id DESC LIMIT 1";
 /// Postpones the deliveries that wait for an event.
-pub(in crate::store::sqlite) const PUT_OFF: &str = "UPDATE webhook_delivery SET next_attempt_us = ?4
+pub(in crate::store::sqlite) const POSTPONE_SUCCESSORS: &str =
+    "UPDATE webhook_delivery SET next_attempt_us = ?4
     WHERE webhook_id = ?1 AND message_id = ?2 AND id > ?3 AND next_attempt_us < ?4";
 
 /// The due time of the event that a new one of the message has to wait for. Waiting deliveries are never due before it, or
@@ -221,7 +222,7 @@ pub(super) fn record(tx: &Tx<'_>, outcome: &WebhookOutcome) -> Result<()> {
     let Some((message, attempts)) = tried else { return Ok(()) };
     if let Some(at_us) = next {
         if let Some(message) = message.filter(|_| attempts < TRIES_IN_ORDER) {
-            put_off_successors(tx, outcome, message, at_us)?;
+            postpone_successors(tx, outcome, message, at_us)?;
         }
         tx.subscriptions.touch(*webhook_id, at_us);
     }
@@ -236,8 +237,13 @@ pub(super) fn record(tx: &Tx<'_>, outcome: &WebhookOutcome) -> Result<()> {
 }
 
 /// Deliveries that wait for an event are not due before it.
-fn put_off_successors(tx: &Tx<'_>, outcome: &WebhookOutcome, message: MessageId, at_us: i64) -> Result<()> {
-    tx.prepare_cached(PUT_OFF)?.execute(params![outcome.webhook_id, message, outcome.delivery_id, at_us])?;
+fn postpone_successors(tx: &Tx<'_>, outcome: &WebhookOutcome, message: MessageId, at_us: i64) -> Result<()> {
+    tx.prepare_cached(POSTPONE_SUCCESSORS)?.execute(params![
+        outcome.webhook_id,
+        message,
+        outcome.delivery_id,
+        at_us
+    ])?;
     Ok(())
 }
 

@@ -61,7 +61,7 @@ impl Outbox for SqliteStore {
         if !self.write(move |tx| webhooks::begin_removal(tx, id)).await? {
             return Ok(false);
         }
-        while !self.write(move |tx| webhooks::go_on_with_removal(tx, id, STEP_ROWS_MAX)).await? {}
+        while !self.write(move |tx| webhooks::continue_removal(tx, id, STEP_ROWS_MAX)).await? {}
         Ok(true)
     }
 

@@ -251,7 +251,7 @@ pub(super) fn begin_removal(tx: &Tx<'_>, id: WebhookId) -> Result<bool> {
 }
 
 /// Deletes at most `limit` deliveries, and the webhook after the last one. True if it was deleted.
-pub(super) fn go_on_with_removal(tx: &Tx<'_>, id: WebhookId, limit: usize) -> Result<bool> {
+pub(super) fn continue_removal(tx: &Tx<'_>, id: WebhookId, limit: usize) -> Result<bool> {
     let sql = "DELETE FROM webhook_delivery WHERE id IN
                    (SELECT id FROM webhook_delivery WHERE webhook_id = ?1 ORDER BY id LIMIT ?2)";
     let is_last = tx.prepare_cached(sql)?.execute(params![id, sql_limit(limit)])? < limit;
@@ -282,7 +282,7 @@ mod tests {
         assert!(bed.engine().write(move |tx| begin_removal(tx, id)).await.unwrap());
         let patch = WebhookPatch { status: Some(WebhookStatus::Enabled), ..WebhookPatch::default() };
         bed.store.update_webhook(id, patch, now()).await.unwrap().unwrap();
-        while !bed.engine().write(move |tx| go_on_with_removal(tx, id, 1)).await.unwrap() {}
+        while !bed.engine().write(move |tx| continue_removal(tx, id, 1)).await.unwrap() {}
         // A delivery for a deleted webhook would fail the transaction.
         let runs = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&runs);

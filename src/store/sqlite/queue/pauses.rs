@@ -85,25 +85,25 @@ fn note_ended(tx: &Tx<'_>, part: &QueueFilter, until_us: i64, at: Timestamp) -> 
 }
 
 /// The tenants whose mail is paused or who are suspended. Their mail stays due in its rows.
-pub(super) struct HeldTenants {
+pub(super) struct PausedTenants {
     everybody: bool,
     tenants: HashSet<TenantId>,
 }
 
-impl HeldTenants {
+impl PausedTenants {
     pub(super) fn read(connection: &Connection, now: Timestamp) -> Result<Self> {
         let sql = "SELECT id FROM tenant WHERE status = ?1";
         let mut statement = connection.prepare_cached(sql)?;
         let suspended = statement.query_map([TenantStatus::Suspended], |row| row.get(0))?;
-        let mut held = Self { everybody: false, tenants: suspended.collect::<rusqlite::Result<_>>()? };
+        let mut paused = Self { everybody: false, tenants: suspended.collect::<rusqlite::Result<_>>()? };
         for pause in read(connection, now)? {
             match (pause.part.tenant_id, pause.part.destination) {
-                (None, None) => held.everybody = true,
-                (Some(tenant), None) => drop(held.tenants.insert(tenant)),
+                (None, None) => paused.everybody = true,
+                (Some(tenant), None) => drop(paused.tenants.insert(tenant)),
                 (_, Some(_)) => {}
             }
         }
-        Ok(held)
+        Ok(paused)
     }
 
     pub(super) fn has(&self, tenant: TenantId) -> bool {

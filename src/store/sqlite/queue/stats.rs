@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, params};
 use ulid::Ulid;
 
-use super::pauses::HeldTenants;
+use super::pauses::PausedTenants;
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, QueueFilter, TenantId};
 use crate::store::sqlite::SqliteStore;
@@ -104,7 +104,7 @@ impl SqliteStore {
 /// A count in progress.
 struct Counting<'a> {
     in_flight: &'a HashSet<DeliveryId>,
-    held: HeldTenants,
+    paused: PausedTenants,
     now_us: i64,
     totals: QueueCounts,
     groups: Vec<Group>,
@@ -134,7 +134,7 @@ fn count(
     let mut rows = statement.query(params![part.tenant_id, part.destination])?;
     let mut counting = Counting {
         in_flight,
-        held: HeldTenants::read(connection, now)?,
+        paused: PausedTenants::read(connection, now)?,
         now_us: us(now),
         totals: QueueCounts::default(),
         groups: Vec::new(),
@@ -200,7 +200,7 @@ impl Counting<'_> {
             OPEN_ENDED_PAUSE_US => one.paused = 1,
             next if next > self.now_us => one.deferred = 1,
             _ if self.has(entry)? => one.in_flight = 1,
-            _ if self.held.has(tenant) => one.paused = 1,
+            _ if self.paused.has(tenant) => one.paused = 1,
             _ => one.due = 1,
         }
         self.totals += one;

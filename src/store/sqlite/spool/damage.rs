@@ -30,7 +30,7 @@ impl DamagedDelivery {
 const SET_APART_UNTIL_US: i64 = OPEN_ENDED_PAUSE_US - 1;
 
 /// Moves the next attempt of a damaged delivery so far away that no scan finds it, and appends an event.
-pub(super) fn set_apart(tx: &Tx<'_>, damaged: &DamagedDelivery, at: Timestamp) -> Result<()> {
+pub(super) fn quarantine(tx: &Tx<'_>, damaged: &DamagedDelivery, at: Timestamp) -> Result<()> {
     let sql = "UPDATE delivery SET next_attempt_us = ?2
                WHERE id = CAST(?1 AS TEXT) AND next_attempt_us < ?2";
     if tx.prepare_cached(sql)?.execute(params![damaged.id, SET_APART_UNTIL_US])? == 0 {

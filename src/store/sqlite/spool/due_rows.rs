@@ -44,7 +44,7 @@ pub(super) fn page(
             Err(error) => damaged.push(DamagedDelivery::new(raw_text(row, 1)?, error)?),
         }
     }
-    // A page without a readable row ends the scan. The next one finds the damaged rows set apart.
+    // A page without a readable row ends the scan. By the next one, the damaged rows are quarantined.
     let is_last = count < range.rows_max || rows.is_empty();
     let next_due_us = match is_last {
         true if damaged.len() > damaged_before => Some(us(now)),

@@ -48,7 +48,7 @@ pub(in crate::store::sqlite) struct DeliveryData<'a> {
 }
 
 /// The last written transcript and its attempt.
-struct Carrier<'a> {
+struct StoredTranscript<'a> {
     attempt_id: AttemptId,
     transcript: &'a Arc<str>,
 }
@@ -57,9 +57,9 @@ impl RecordJob {
     /// Returns whether any of the deliveries still existed.
     pub(super) fn write(&self, tx: &Tx<'_>) -> Result<bool> {
         let mut any_was_open = false;
-        let mut carrier = None;
+        let mut stored = None;
         for record in &self.records {
-            any_was_open |= write_one(tx, record, &mut carrier)?;
+            any_was_open |= write_one(tx, record, &mut stored)?;
         }
         // The tenant may have been deleted.
         if let Some(report) = self.report.as_ref().filter(|_| any_was_open) {
@@ -89,7 +89,11 @@ fn next_attempt_us(record: &AttemptRecord) -> Option<i64> {
 }
 
 /// False if the delivery was deleted or is already finished.
-fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Carrier<'a>>) -> Result<bool> {
+fn write_one<'a>(
+    tx: &Tx<'_>,
+    record: &'a AttemptRecord,
+    stored: &mut Option<StoredTranscript<'a>>,
+) -> Result<bool> {
     let reply = shorten(&record.reply, REPLY_OCTETS_MAX);
     // An open delivery that was not attempted has not changed: reports of delays and of the last attempt read this time.
     let is_change = record.attempt.is_some() || !record.state.is_open();
@@ -111,7 +115,7 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
         tx.prepare_cached(sql)?.query_row(row, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let Some((recipient, attempts)) = changed else { return Ok(false) };
     if let Some(attempt) = &record.attempt {
-        insert_attempt(tx, attempt, carrier)?;
+        insert_attempt(tx, attempt, stored)?;
     }
     if record.kind != MessageKind::Message {
         return Ok(true);
@@ -185,9 +189,13 @@ fn kind_of(state: DeliveryState) -> Option<EventKind> {
     }
 }
 
-fn insert_attempt<'a>(tx: &Tx<'_>, attempt: &'a Attempt, carrier: &mut Option<Carrier<'a>>) -> Result<()> {
-    let shared = carrier.as_ref().filter(|carrier| Arc::ptr_eq(carrier.transcript, &attempt.transcript));
-    let transcript_of = shared.map(|carrier| carrier.attempt_id);
+fn insert_attempt<'a>(
+    tx: &Tx<'_>,
+    attempt: &'a Attempt,
+    stored: &mut Option<StoredTranscript<'a>>,
+) -> Result<()> {
+    let shared = stored.as_ref().filter(|stored| Arc::ptr_eq(stored.transcript, &attempt.transcript));
+    let transcript_of = shared.map(|stored| stored.attempt_id);
     let transcript = match transcript_of {
         Some(_) => "",
         None => shorten(&attempt.transcript, Attempt::TRANSCRIPT_OCTETS_MAX),
@@ -216,7 +224,7 @@ fn insert_attempt<'a>(tx: &Tx<'_>, attempt: &'a Attempt, carrier: &mut Option<Ca
         attempt.tls_policy.as_deref().map(|policy| shorten(policy, REPLY_OCTETS_MAX)),
     ])?;
     if transcript_of.is_none() {
-        *carrier = Some(Carrier { attempt_id: attempt.id, transcript: &attempt.transcript });
+        *stored = Some(StoredTranscript { attempt_id: attempt.id, transcript: &attempt.transcript });
     }
     Ok(())
 }
