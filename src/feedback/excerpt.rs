@@ -1,6 +1,7 @@
 //! The part of a report that is stored.
 
-use super::fields::body_start;
+use crate::mail::body_start;
+
 use super::mime_parts::{Message, Part};
 use super::prose::returned_message;
 

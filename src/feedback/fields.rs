@@ -1,6 +1,6 @@
 //! Header fields and fields of status parts, read as they really come: any line end, invalid lines, no empty line.
 
-use crate::mail::DomainName;
+use crate::mail::{DomainName, body_start, line_end, trim_line_end};
 
 /// Octets of a header that are looked at.
 const HEADER_OCTETS_MAX: usize = 64 * 1024;
@@ -11,29 +11,6 @@ const FIELD_OCTETS_MAX: usize = 8 * 1024;
 pub(super) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     let end = line_end(text);
     text.split_inclusive(move |&octet| octet == end).map(trim_line_end)
-}
-
-/// The octet that ends a line of the text.
-pub(super) fn line_end(text: &[u8]) -> u8 {
-    if memchr::memchr(b'\n', text).is_some() { b'\n' } else { b'\r' }
-}
-
-fn trim_line_end(line: &[u8]) -> &[u8] {
-    let end = line.iter().rposition(|octet| !matches!(octet, b'\r' | b'\n')).map_or(0, |at| at + 1);
-    &line[..end]
-}
-
-/// The first octet after the header: after the empty line, or the end.
-pub(super) fn body_start(entity: &[u8]) -> usize {
-    let end = line_end(entity);
-    let mut at = 0;
-    for line in entity.split_inclusive(|&octet| octet == end) {
-        at += line.len();
-        if trim_line_end(line).is_empty() {
-            return at;
-        }
-    }
-    entity.len()
 }
 
 /// The fields of a header or of a status part, in order. Lines that belong to no field are left out.

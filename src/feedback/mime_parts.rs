@@ -10,7 +10,9 @@ use mail_parser::parsers::MessageStream;
 use mail_parser::{ContentType, HeaderValue};
 use memchr::memmem;
 
-use super::fields::{Fields, body_start, line_end};
+use crate::mail::{body_start, line_end, parts_of};
+
+use super::fields::Fields;
 
 /// Parts that are looked at.
 const PARTS_MAX: usize = 64;
@@ -167,7 +169,7 @@ fn collect<'a>(entity: &'a [u8], start: usize, depth: usize, parts: &mut Vec<Par
     let (body, body_at) = (&entity[body_at..], start + body_at);
     let boundary = kind.boundary.filter(|_| kind.name.starts_with("multipart/") && depth < DEPTH_MAX);
     let before = parts.len();
-    for (child, at) in boundary.iter().flat_map(|boundary| children(body, boundary.as_bytes())) {
+    for (child, at) in boundary.iter().flat_map(|boundary| parts_of(body, boundary.as_bytes())) {
         collect(child, body_at + at, depth + 1, parts);
         if parts.len() >= PARTS_MAX {
             return;
@@ -185,36 +187,6 @@ fn collect<'a>(entity: &'a [u8], start: usize, depth: usize, parts: &mut Vec<Par
         encoding: kind.encoding,
         charset: kind.charset,
     });
-}
-
-/// The entities between the delimiters, with their positions. A missing last delimiter is the end of the text.
-fn children<'a>(body: &'a [u8], boundary: &[u8]) -> impl Iterator<Item = (&'a [u8], usize)> {
-    let end = line_end(body);
-    let mut at = 0;
-    let mut child = None;
-    let mut lines = body.split_inclusive(move |&octet| octet == end);
-    let mut is_over = false;
-    std::iter::from_fn(move || {
-        while !is_over {
-            let Some(line) = lines.next() else {
-                is_over = true;
-                return child.take().map(|from: usize| (&body[from..], from));
-            };
-            let line_at = at;
-            at += line.len();
-            let rest = line.strip_prefix(b"--").and_then(|rest| rest.strip_prefix(boundary));
-            let Some(rest) = rest.map(<[u8]>::trim_ascii) else { continue };
-            if rest != b"" && rest != b"--" {
-                continue;
-            }
-            is_over = rest == b"--";
-            let before = child.replace(at);
-            if let Some(from) = before {
-                return Some((&body[from..line_at], from));
-            }
-        }
-        None
-    })
 }
 
 #[cfg(test)]

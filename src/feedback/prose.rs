@@ -4,12 +4,12 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use crate::mail::{Address, EnhancedStatus};
+use crate::mail::{Address, EnhancedStatus, line_end};
 use crate::model::{BounceClass, ReportAction};
 
 use super::FailedReply;
 use super::diagnostic::{find_code, find_status, is_about_client, judge, reply_of};
-use super::fields::{Fields, line_end};
+use super::fields::Fields;
 
 /// Replies that are compared.
 const REPLIES_MAX: usize = 32;

@@ -5,6 +5,7 @@
 mod address;
 mod content;
 mod domain;
+mod entity;
 mod envelope;
 mod field_writer;
 mod header;
@@ -19,6 +20,7 @@ mod xtext;
 pub use address::{Address, AddressError, Host, LocalPart, fold_address};
 pub use content::Content;
 pub use domain::{DomainError, DomainName};
+pub use entity::{body_start, line_end, parts_of, trim_line_end};
 pub use envelope::{
     BodyType, Envelope, MailParameters, Notify, ParameterError, RcptParameters, Recipient, ReturnContent,
     ReversePath,
