@@ -9,20 +9,23 @@ use crate::mail::Timestamp;
 use crate::model::{Environment, KeyId, RefusalCode, RequestId, Scope, Stage, TenantId};
 use crate::store::{Journal, Rejection, RejectionFilter};
 
-use super::{Access, ApiResponse, List, Operation, RequestContext, Resource, Result};
+use super::{Access, ApiError, ApiResponse, List, Operation, RequestContext, Resource, Result};
 
 /// The operations of rejections.
 pub fn resource() -> Resource {
     let text = "Submissions that the server refused, over SMTP or HTTP.";
-    Resource::new("Rejections", text, Access::Scope(Scope::EmailsRead)).operations([Operation::get(
-        "/v1/rejections",
-        "list_rejections",
-        list,
-    )
-    .summary("List refused submissions")
-    .tenant_filter()
-    .environment_filter()
-    .pages::<RequestId, RejectionView>("Rejections.")])
+    Resource::new("Rejections", text, Access::Scope(Scope::EmailsRead))
+        .id::<RequestId>("The reference of the refusal: the id of the request, or the one in the SMTP reply.")
+        .operations([
+            Operation::get("/v1/rejections", "list_rejections", list)
+                .summary("List refused submissions")
+                .tenant_filter()
+                .environment_filter()
+                .pages::<RequestId, RejectionView>("Rejections."),
+            Operation::get("/v1/rejections/{id}", "get_rejection", get)
+                .summary("Get a refused submission by its reference")
+                .returns::<RejectionView>("The rejection."),
+        ])
 }
 
 /// A refused submission.
@@ -77,4 +80,10 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     call.query.finish()?;
     let page = call.store().list_rejections(filter, request.clone()).await?;
     ApiResponse::ok(&List::page(page, &request, |rejection| rejection.id.to_string(), RejectionView::from))
+}
+
+async fn get(call: RequestContext) -> Result<ApiResponse> {
+    let found = call.store().rejection(call.scope(), call.id("rejection")?).await?;
+    let found = found.filter(|rejection| call.caller.sees(rejection.environment));
+    ApiResponse::ok(&RejectionView::from(found.ok_or_else(|| ApiError::not_found("rejection"))?))
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::spool::submission_key;
 use super::{SqliteStore, Tx, blob_store, delivery_rows, events, message_rows, outbox, usage};
 use crate::mail::Timestamp;
-use crate::model::{DeliveryId, EventId, KeyId, MessageId, TenantId};
+use crate::model::{DeliveryId, EventId, KeyId, MessageId, RequestId, TenantId};
 use crate::store::{
     Attempt, Delivery, Event, EventFilter, EventPage, IdempotentResponse, Journal, JournalCursor,
     JournalEntry, Message, MessageFilter, MessagePage, NewEvent, PAGE_OBJECTS_MAX, Page, PageRequest, Pruned,
@@ -119,6 +119,10 @@ impl Journal for SqliteStore {
 
     async fn list_rejections(&self, filter: RejectionFilter, page: PageRequest) -> Result<Page<Rejection>> {
         self.read_slow(move |connection| rejections::list(connection, filter, &page)).await
+    }
+
+    async fn rejection(&self, scope: Option<TenantId>, id: RequestId) -> Result<Option<Rejection>> {
+        self.read(move |connection| rejections::find(connection, scope, id)).await
     }
 
     async fn idempotent_response(

@@ -1,7 +1,7 @@
 use tokio::sync::watch;
 
 use crate::mail::Timestamp;
-use crate::model::{DeliveryId, EventId, KeyId, MessageId, TenantId};
+use crate::model::{DeliveryId, EventId, KeyId, MessageId, RequestId, TenantId};
 use crate::store::engine::store_trait;
 use crate::store::{
     Attempt, Delivery, Event, EventFilter, EventPage, IdempotentResponse, JournalCursor, JournalEntry,
@@ -63,6 +63,8 @@ store_trait! {
             filter: RejectionFilter,
             page: PageRequest,
         ) -> Result<Page<Rejection>>;
+        /// A refused submission; `None` if it belongs to another tenant.
+        async fn rejection(&self, scope: Option<TenantId>, id: RequestId) -> Result<Option<Rejection>>;
         /// The response to a request with this `Idempotency-Key` within [`IDEMPOTENT_RESPONSE_LIFETIME`](crate::store::IDEMPOTENT_RESPONSE_LIFETIME).
         async fn idempotent_response(
             &self,

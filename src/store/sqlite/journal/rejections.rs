@@ -1,9 +1,9 @@
 //! Refused submissions.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
-use crate::model::{EventKind, RefusalCode, RequestId, Stage};
+use crate::model::{EventKind, RefusalCode, RequestId, Stage, TenantId};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{parsed_if_any, shorten, time, us};
@@ -73,17 +73,29 @@ pub(super) fn list(
     let mut list = List::of("rejection", RequestId::PREFIX);
     list.only_if("tenant_id = ?", &filter.tenant_id)?;
     list.only_if("environment = ?", &filter.environment)?;
-    list.read(connection, page, |row| {
-        Ok(Rejection {
-            id: row.get("id")?,
-            tenant_id: row.get("tenant_id")?,
-            key_id: row.get("key_id")?,
-            environment: row.get("environment")?,
-            stage: row.get("stage")?,
-            code: row.get("code")?,
-            message: row.get("message")?,
-            client_address: parsed_if_any(row, "client_address")?,
-            created_at: time(row, "created_us")?,
-        })
+    list.read(connection, page, read_row)
+}
+
+pub(super) fn find(
+    connection: &Connection,
+    scope: Option<TenantId>,
+    id: RequestId,
+) -> Result<Option<Rejection>> {
+    let sql = "SELECT * FROM rejection WHERE id = ?1 AND (?2 IS NULL OR tenant_id = ?2)";
+    let mut statement = connection.prepare_cached(sql)?;
+    Ok(statement.query_row(params![id, scope], read_row).optional()?)
+}
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<Rejection> {
+    Ok(Rejection {
+        id: row.get("id")?,
+        tenant_id: row.get("tenant_id")?,
+        key_id: row.get("key_id")?,
+        environment: row.get("environment")?,
+        stage: row.get("stage")?,
+        code: row.get("code")?,
+        message: row.get("message")?,
+        client_address: parsed_if_any(row, "client_address")?,
+        created_at: time(row, "created_us")?,
     })
 }
