@@ -1,15 +1,14 @@
 //! Why deliveries failed lately: counts by site, class and outcome, with the last reply. In memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use parking_lot::Mutex;
 
 use crate::mail::Timestamp;
 use crate::model::{BounceClass, DeliveryState, TenantId};
 
-/// Counts of one key in five minutes each; the last hour.
-const BUCKETS: usize = 12;
-const BUCKET_SECONDS: i64 = 5 * 60;
+/// Minutes that are kept, besides the present one.
+const MINUTES_MAX: u32 = 60;
 /// Keys of the platform.
 const KEYS_MAX: usize = 1000;
 /// Keys of one tenant.
@@ -43,7 +42,8 @@ pub struct FailureReason {
 
 #[derive(Debug)]
 struct Record {
-    buckets: [(i64, u32); BUCKETS],
+    /// The minutes with failures and their counts, in order.
+    minutes: VecDeque<(u32, u32)>,
     last_reply: String,
     last_at: Timestamp,
 }
@@ -76,9 +76,9 @@ impl FailureReasons {
         let all = self.0.lock();
         let none = Records::new();
         let records = tenant.map_or(&all.0, |tenant| all.1.get(&tenant).unwrap_or(&none));
-        let first = now.as_second().div_euclid(BUCKET_SECONDS) - i64::from(minutes.div_ceil(5)) + 1;
+        let first = minute_of(now).saturating_sub(minutes);
         let reason = |(key, record): (&FailureKey, &Record)| {
-            let counted = record.buckets.iter().filter(|(number, _)| *number >= first);
+            let counted = record.minutes.iter().filter(|(minute, _)| *minute >= first);
             let count = counted.map(|(_, count)| u64::from(*count)).sum();
             let (last_reply, last_at) = (record.last_reply.clone(), record.last_at);
             (count > 0).then(|| FailureReason { key: key.clone(), count, last_reply, last_at })
@@ -96,16 +96,23 @@ fn note(records: &mut Records, max: usize, key: FailureKey, reply: &str, now: Ti
             records.remove(&oldest);
         }
     }
-    let number = now.as_second().div_euclid(BUCKET_SECONDS);
-    let fresh = || Record { buckets: [(i64::MIN, 0); BUCKETS], last_reply: String::new(), last_at: now };
+    let minute = minute_of(now);
+    let fresh = || Record { minutes: VecDeque::new(), last_reply: String::new(), last_at: now };
     let record = records.entry(key).or_insert_with(fresh);
-    let bucket = &mut record.buckets[number.rem_euclid(BUCKETS as i64) as usize];
-    if bucket.0 != number {
-        *bucket = (number, 0);
+    match record.minutes.back_mut() {
+        // A result may be recorded a little after one of a later minute.
+        Some((last, count)) if *last >= minute => *count = count.saturating_add(1),
+        _ => record.minutes.push_back((minute, 1)),
     }
-    bucket.1 = bucket.1.saturating_add(1);
+    while record.minutes.front().is_some_and(|(oldest, _)| minute.saturating_sub(*oldest) > MINUTES_MAX) {
+        record.minutes.pop_front();
+    }
     record.last_reply = reply[..reply.floor_char_boundary(REPLY_OCTETS_MAX)].to_owned();
     record.last_at = now;
+}
+
+fn minute_of(time: Timestamp) -> u32 {
+    u32::try_from(time.as_second() / 60).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -130,8 +137,10 @@ mod tests {
         };
         assert_eq!(read(None, 60, 10_450), [(2, "421 two".to_owned())]);
         assert_eq!(read(None, 5, 10_450), [(1, "421 two".to_owned())]);
+        assert_eq!(read(None, 5, 10_659), [(1, "421 two".to_owned())]);
+        assert_eq!(read(None, 5, 10_740), [(0, String::new()); 0]);
         assert_eq!(read(Some(a), 60, 10_450), [(1, "421 one".to_owned())]);
-        assert_eq!(read(None, 60, 14_000), [(0, String::new()); 0]);
+        assert_eq!(read(None, 60, 14_040), [(0, String::new()); 0]);
     }
 
     #[test]
