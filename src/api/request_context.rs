@@ -71,6 +71,8 @@ pub struct RequestContext {
     pub tenant_id: Option<String>,
     /// `{id}` of the path.
     pub id: Option<String>,
+    /// `{part}` of the path.
+    pub part: Option<String>,
     /// The query parameters, limited to those of the operation.
     pub query: Query,
     /// The body; empty if the method has none.
@@ -95,7 +97,7 @@ impl FromRequest<Arc<Api>> for RequestContext {
     /// Reads query, headers and body, in this order.
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self> {
         let (mut head, body) = request.into_parts();
-        let (tenant_id, id) = path_ids(&mut head).await;
+        let PathIds { tenant_id, id, part } = path_ids(&mut head).await;
         let target: Target = take_extension(&mut head)?;
         let caller: Caller = take_extension(&mut head)?;
         let signed_in: SignedIn = take_extension(&mut head)?;
@@ -136,6 +138,7 @@ impl FromRequest<Arc<Api>> for RequestContext {
             idempotent,
             tenant_id,
             id,
+            part,
             query,
             body,
             reservation,
@@ -159,15 +162,22 @@ fn confine_to_environment(query: &mut Query, operation: &Operation, caller: &Cal
     }
 }
 
-/// `{tenant_id}` and `{id}` of the path.
-async fn path_ids(head: &mut Parts) -> (Option<String>, Option<String>) {
+/// The segments of the path that are parameters.
+struct PathIds {
+    tenant_id: Option<String>,
+    id: Option<String>,
+    part: Option<String>,
+}
+
+async fn path_ids(head: &mut Parts) -> PathIds {
     let Ok(parameters) = RawPathParams::from_request_parts(head, &()).await else {
         // A segment is not UTF-8. An empty id gives 404; without an id, the request would be about all tenants.
-        return (Some(String::new()), Some(String::new()));
+        let empty = Some(String::new());
+        return PathIds { tenant_id: empty.clone(), id: empty.clone(), part: empty };
     };
     let find =
         |wanted| parameters.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.to_owned());
-    (find("tenant_id"), find("id"))
+    PathIds { tenant_id: find("tenant_id"), id: find("id"), part: find("part") }
 }
 
 fn take_extension<T: Clone + Send + Sync + 'static>(head: &mut Parts) -> Result<T> {
@@ -237,6 +247,7 @@ impl RequestContext {
             idempotent: None,
             tenant_id: self.tenant_id.clone(),
             id: self.id.clone(),
+            part: self.part.clone(),
             query: Query::default(),
             body: Bytes::new(),
             reservation: self.api.memory.reserve(self.scope()),

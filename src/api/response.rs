@@ -7,8 +7,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue, LINK,
-    RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
+    HeaderValue, LINK, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -25,9 +25,14 @@ use super::etag::ETag;
 /// most 64 MiB.
 pub const UNRESERVED_OCTETS_MAX: usize = 2 * 1024;
 const MESSAGE: &str = "message/rfc822";
+/// For files, which a browser saves and never shows.
+const FILE: &str = "application/octet-stream";
 const CSV: &str = "text/csv; charset=utf-8; header=present";
 /// For HTML pages: they have an inline style sheet and load nothing.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// For files of the senders of messages, should a browser show one nevertheless.
+const FILE_POLICY: &str = "sandbox; default-src 'none'; frame-ancestors 'none'";
 
 /// A response before its headers are written.
 pub struct ApiResponse {
@@ -96,6 +101,11 @@ impl ApiResponse {
     /// 200 with the bytes of a message, streamed.
     pub fn message_stream(body: Body, octets: u64) -> Self {
         Self::new(StatusCode::OK, MESSAGE, Content::Stream { body, octets: Some(octets) })
+    }
+
+    /// 200 with a file.
+    pub fn file(octets: Vec<u8>) -> Self {
+        Self::new(StatusCode::OK, FILE, Content::Made(octets))
     }
 
     /// 200 with CSV, and the target of the link to the next page.
@@ -243,6 +253,10 @@ impl IntoResponse for ApiResponse {
         headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
         if content_type == HTML {
             headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+        }
+        if content_type == FILE {
+            headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
+            headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(FILE_POLICY));
         }
         if let Some(allow) = allow.and_then(|methods| HeaderValue::from_str(&methods).ok()) {
             headers.insert(ALLOW, allow);

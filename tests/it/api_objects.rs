@@ -88,13 +88,18 @@ impl Belongings {
             Some("suppressions") => &self.suppression,
             Some("inboxes") => &self.inbox,
             Some("reports") => &self.report,
+            Some("rejections") => &self.rejection,
             Some("audit") => &self.audit_entry,
             Some("templates") => &self.template,
             Some("webhooks") if route.path.contains("deliveries/{id}") => &self.webhook_delivery,
             Some("webhooks") => &self.webhook,
             _ => &self.email,
         };
-        route.path.replace("{tenant_id}", &self.tenant.id.to_string()).replace("{id}", id)
+        route
+            .path
+            .replace("{tenant_id}", &self.tenant.id.to_string())
+            .replace("{id}", id)
+            .replace("{part}", "0")
     }
 
     /// The objects as the platform sees them.

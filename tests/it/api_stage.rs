@@ -306,6 +306,11 @@ impl ApiStage {
 
     /// Enqueues a message with one recipient and this body.
     pub async fn enqueue_body(&self, tenant_id: TenantId, body: Bytes) -> MessageId {
+        self.enqueue_content(tenant_id, [&b"C: d\r\n\r\n"[..], &body].concat()).await
+    }
+
+    /// Enqueues a message with one recipient, with this header and body.
+    pub async fn enqueue_content(&self, tenant_id: TenantId, submitted: Vec<u8>) -> MessageId {
         let now = Timestamp::now();
         let recipient = Address::parse("to@remote.example").unwrap();
         let message = Message {
@@ -330,10 +335,7 @@ impl ApiStage {
             expires_at: now + SignedDuration::from_hours(1),
         };
         let id = message.id;
-        let content = Content {
-            prefix: Bytes::from_static(b"A: b\r\n"),
-            submitted: [&b"C: d\r\n\r\n"[..], &body].concat().into(),
-        };
+        let content = Content { prefix: Bytes::from_static(b"A: b\r\n"), submitted: submitted.into() };
         let recipients = vec![(DeliveryId::generate(now), recipient.into())];
         self.store
             .enqueue(NewMessage {

@@ -1,12 +1,13 @@
 //! Messages. `send` accepts them: `draft` validates a message, `compose` builds the MIME message with the
 //! fields that `header_field` writes, and `batch` composes all
-//! messages of a request. `timeline` and `raw` show a message. `retry_cancel` retries or cancels its deliveries.
+//! messages of a request. `timeline`, `raw` and `parts` show a message. `retry_cancel` retries or cancels its deliveries.
 
 mod batch;
 mod compose;
 mod draft;
 mod header_field;
 mod mailbox;
+mod parts;
 mod raw;
 mod retry_cancel;
 mod send;
@@ -81,6 +82,12 @@ pub fn resource() -> Resource {
             Operation::get("/v1/emails/{id}/raw", "get_raw", raw::get)
                 .describe("Get the raw message", "Available while the content is retained.")
                 .returns_octets("message/rfc822", "The message in RFC 5322 format."),
+            Operation::get("/v1/emails/{id}/parts", "list_parts", parts::list)
+                .describe("Get the parts of a message", "Header fields, plain text, HTML and attachments, decoded, while the content is retained. A message of more than 5 MiB can only be read as a whole.")
+                .returns::<parts::PartsView>("The parts."),
+            Operation::get("/v1/emails/{id}/parts/{part}", "get_part", parts::get)
+                .describe("Get the content of a part", "Without its transfer encoding. Browsers save it and do not show it.")
+                .returns_octets("application/octet-stream", "The content."),
             Operation::post("/v1/emails/{id}/retry", "retry_email", retry_cancel::retry)
                 .describe("Retry a message now", "Makes deferred deliveries due now. Scheduled deliveries stay scheduled.")
                 .needs(Access::Scope(Scope::EmailsSend))

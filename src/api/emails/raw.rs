@@ -38,7 +38,7 @@ pub async fn get(call: RequestContext) -> Result<ApiResponse> {
 }
 
 /// The code in the message is for the owner of the address only.
-fn confirmation() -> ApiError {
+pub(super) fn confirmation() -> ApiError {
     ApiError::new(
         RefusalCode::NotFound,
         "a confirmation mail cannot be read",
@@ -101,7 +101,7 @@ impl FileStream {
     }
 }
 
-fn content_removed() -> ApiError {
+pub(super) fn content_removed() -> ApiError {
     ApiError::new(
         RefusalCode::NotFound,
         "the content of this message has been removed",

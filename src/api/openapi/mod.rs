@@ -132,13 +132,18 @@ fn build_operation(
 fn parameters(route: &Route, operation: &Operation, schemas: &mut Schemas) -> Vec<Value> {
     const TENANT: Parameter =
         Parameter { name: "tenant_id", text: "The tenant.", schema: Schemas::request::<TenantId> };
+    const PART: Parameter = Parameter {
+        name: "part",
+        text: "The number of the part, as in `parts`.",
+        schema: Schemas::request::<u32>,
+    };
     const IDEMPOTENCY_KEY: Parameter = Parameter {
         name: "Idempotency-Key",
         text: "Identifies the request. The server does not execute a repetition with the same key; it returns the stored response.",
         schema: idempotency_key,
     };
     let is_in_path = |name: &str| route.path.contains(&format!("{{{name}}}"));
-    let ids = [Some(TENANT), operation.id].into_iter().flatten().filter(|id| is_in_path(id.name));
+    let ids = [Some(TENANT), operation.id, Some(PART)].into_iter().flatten().filter(|id| is_in_path(id.name));
     // An alias with `{tenant_id}` in its path has no query parameter `tenant_id`.
     let queries = operation.parameters.iter().copied().filter(|one| !is_in_path(one.name));
     // OpenAPI 3.1 §4.8.12.3: `deepObject` is `name[key]=value`.
