@@ -52,6 +52,9 @@ pub fn respond(ui: &Ui, framing: &Framing, view: View) -> Response {
         View::Page { title, body } => {
             headers::page(ui, StatusCode::OK, whole(ui, &title, framing, &body).into_string())
         }
+        View::Refused { status, title, body } => {
+            headers::page(ui, status, whole(ui, &title, framing, &body).into_string())
+        }
         View::File { media_type, name, octets } => headers::file(ui, media_type, &name, octets),
         View::Style(css) => headers::style(ui, css),
         View::Foreign(html) => headers::foreign(ui, html),

@@ -66,6 +66,8 @@ mod metrics;
 mod misbehaviour;
 mod mta_sts;
 mod outcomes;
+mod page_actions;
+mod page_visitor;
 mod parts;
 mod proxy;
 mod queue;
