@@ -7,6 +7,7 @@
 //! * `pages` has one file for each page, `assets` the script and the style.
 
 mod assets;
+pub mod chart;
 pub mod components;
 pub mod form;
 pub mod format;
@@ -21,6 +22,7 @@ mod session;
 mod sign_in;
 pub mod snippets;
 mod tenant_names;
+pub mod timeline;
 pub mod view;
 
 use std::net::SocketAddr;

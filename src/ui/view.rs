@@ -5,6 +5,9 @@ use hyper::StatusCode;
 use maud::Markup;
 use serde::Deserialize;
 
+/// Octets of an error of the API.
+const ERROR_OCTETS_MAX: usize = 256 * 1024;
+
 /// The answer of a page, or why there is none.
 pub type Outcome = Result<View, Problem>;
 
@@ -136,6 +139,13 @@ impl Problem {
         [StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY, StatusCode::CONFLICT]
             .contains(&self.status)
             || (self.status == StatusCode::FORBIDDEN && self.code != "form_expired")
+    }
+
+    /// Of a response of the API that is an error.
+    pub async fn read(response: Response) -> Self {
+        let (head, body) = response.into_parts();
+        let octets = axum::body::to_bytes(body, ERROR_OCTETS_MAX).await.unwrap_or_default();
+        Self::of(head.status, &octets)
     }
 
     /// Of the body of an error of the API.

@@ -9,7 +9,7 @@ use maud::{Markup, html};
 use super::view::Problem;
 
 pub use self::forms::{Choice, area, checks, confirm, form, input, search, select};
-pub use self::lists::{Chips, Column, Filters, more, pages, table};
+pub use self::lists::{Chips, Column, Filters, more, pages, table, table_with_ids};
 pub use self::text::{foreign, visible};
 
 /// What a change did.
