@@ -36,6 +36,21 @@ pub fn problem(problem: &Problem) -> Markup {
     }
 }
 
+/// The same as the content of a page of its own.
+pub fn refusal(problem: &Problem) -> Markup {
+    html! {
+        p { (visible(&problem.message)) }
+        p.soft { (visible(&problem.hint)) }
+        @if !problem.fields.is_empty() {
+            ul { @for field in &problem.fields { li { code { (visible(&field.path)) } ": " (visible(&field.message)) } } }
+        }
+        dl.kv {
+            dt { "Code" } dd { code { (visible(&problem.code)) } ", HTTP " (problem.status.as_u16()) }
+            @if let Some(id) = &problem.request_id { dt { "Request" } dd { (copied(id)) } }
+        }
+    }
+}
+
 /// An empty list: why it is empty, and the command that adds something.
 pub fn empty(text: &str, command: Option<&str>) -> Markup {
     html! { div.empty { p { (text) } @if let Some(command) = command { (copied(command)) } } }

@@ -37,7 +37,6 @@ struct Email {
     list: Option<String>,
     tags: Vec<String>,
     metadata: Map<String, Value>,
-    created_at: Timestamp,
     expires_at: Timestamp,
     #[serde(flatten)]
     life: timeline::Email,
@@ -63,7 +62,8 @@ pub async fn show(request: PageRequest) -> Outcome {
     };
     let tenants = request.tenants().await;
     let title = name_of(email.subject.as_deref());
-    let line = html! { (components::status(&email.status)) " accepted " (format::time(email.created_at)) };
+    let line =
+        html! { (components::status(&email.status)) " accepted " (format::time(email.life.created_at)) };
     let body = html! {
         (components::head_with((&request.href(messages::PAGE), "Messages"), &title, &line, &actions(&request, &email)))
         section.panel data-part="recipients" { (recipients(&request, &email.life.deliveries)) }

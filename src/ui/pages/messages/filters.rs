@@ -26,7 +26,7 @@ const PASSED: [&str; 14] = [
     "before",
 ];
 /// The second group of fields.
-const MORE: [&str; 11] = [
+const MORE: [&str; 12] = [
     "subject",
     "tag",
     "message_id",
@@ -38,6 +38,7 @@ const MORE: [&str; 11] = [
     "kind",
     "until",
     "recipient_domain",
+    "environment",
 ];
 const STATUSES: [(&str, &str); 7] = [
     ("", "any"),
@@ -124,7 +125,6 @@ pub fn form(request: &PageRequest, tenants: &Tenants) -> Markup {
         @if request.is_platform() { (components::select("Tenant", "tenant_id", chosen("tenant_id"), &of_tenants)) }
         (search(request, "From", "from", "sender"))
         (search(request, "Since", "since", "24h or 2026-11-28"))
-        (environment(request))
     };
     let more = html! {
         (search(request, "Subject", "subject", ""))
@@ -137,6 +137,7 @@ pub fn form(request: &PageRequest, tenants: &Tenants) -> Markup {
         (search(request, "Metadata field", "metadata_name", "order"))
         (search(request, "Metadata value", "metadata_value", "4711"))
         (search(request, "Until", "until", "2026-11-29"))
+        (environment(request))
         (components::select("Kind", "kind", chosen("kind"), &[("", "message"), ("report", "report"), ("confirmation", "confirmation")]))
     };
     Filters { page: PAGE, fields, more, more_names: &MORE }.show(request)
