@@ -425,6 +425,13 @@ async fn reports_of_an_older_database_that_belong_to_no_message_are_counted() {
     bed.store.close().await;
     let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
     let older = "
+        DROP TABLE audit;
+        DROP INDEX usage_by_start;
+        ALTER TABLE usage DROP COLUMN deferred;
+        ALTER TABLE usage DROP COLUMN expired;
+        ALTER TABLE usage_part DROP COLUMN deferred;
+        ALTER TABLE usage_part DROP COLUMN expired;
+        ALTER TABLE attempt DROP COLUMN source;
         DROP TRIGGER unattributed_report_added;
         DROP TRIGGER unattributed_report_removed;
         DROP TABLE unattributed_report_count;
