@@ -14,6 +14,9 @@ use mail_auth::common::headers::{HeaderWriter, Writable, Writer};
 use mail_auth::dkim::{Canonicalization, DkimSigner};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 use zeroize::Zeroizing;
 
 use crate::mail::{Content, DomainName, Field, HeaderBlock};
@@ -115,6 +118,16 @@ pub fn public_record(algorithm: DkimAlgorithm, public_key: &str) -> String {
         DkimAlgorithm::Ed25519 => "ed25519",
     };
     format!("v=DKIM1; k={kind}; p={public_key}")
+}
+
+/// The length of an RSA key by the value of `p=` in its record, in bits; `None` if it is none.
+pub fn rsa_bits(public_key: &str) -> Option<usize> {
+    let der = STANDARD.decode(public_key).ok()?;
+    let (_, info) = SubjectPublicKeyInfo::from_der(&der).ok()?;
+    match info.parsed().ok()? {
+        PublicKey::RSA(key) => Some(key.key_size()),
+        _ => None,
+    }
 }
 
 fn describe_rsa(pair: &RsaKeyPair) -> Result<KeyPair, SignError> {

@@ -5,6 +5,7 @@
 
 mod dkim;
 mod proof;
+mod reverse;
 mod secure;
 mod spf;
 
@@ -25,7 +26,9 @@ use crate::mail::DomainName;
 use crate::rng::Rng;
 
 pub use dkim::SignatureCheck;
+pub use reverse::reverse_name;
 pub use secure::{SecureResolver, Signed};
+pub use spf::SpfCost;
 
 /// Maximum number of MX hosts used for one domain.
 const MX_HOSTS_MAX: usize = 20;

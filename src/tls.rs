@@ -1,6 +1,8 @@
 //! The server's certificate: loads it, generates a self-signed one if none exists, and reloads it. Also the certificate
 //! authorities that verify other servers.
 
+mod inspection;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use webpki::EndEntityCert;
 
 use crate::durable_file;
 use crate::mail::{DomainName, Timestamp};
+
+pub use self::inspection::{Inspection, inspect};
 
 /// The TLS configuration of the listeners. They read it at each handshake, so that a reload takes effect.
 pub type SharedServerConfig = Arc<ArcSwap<ServerConfig>>;

@@ -374,6 +374,7 @@ impl<'a> SharedServices<'a> {
         tasks.spawn("key expiry", key_expiry::run(store.clone(), self.clock.clone(), stop.clone()));
         tasks.spawn("retention", retention::run(store, retention, self.clock, stop.clone()));
         tasks.spawn("domain check", verification::recheck_loop(self.verifier, stop.clone()));
+        tasks.spawn("doctor", self.doctor.run(stop.clone()));
         tasks.spawn("certificate watch", certificate_watch::run(self.certificate, stop));
     }
 }

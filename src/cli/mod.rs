@@ -4,6 +4,7 @@ mod api_client;
 mod ban;
 mod check_config;
 mod colour;
+mod doctor;
 mod domain;
 mod event;
 mod inbox;
@@ -30,6 +31,7 @@ mod usage;
 mod webhook;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -64,6 +66,8 @@ enum Command {
     Serve(serve::Arguments),
     /// Checks a configuration file and reports the first error
     CheckConfig(check_config::Arguments),
+    /// Shows what is wrong with the server or a sending domain, and what to do
+    Doctor(doctor::Arguments),
     /// Lists, creates, changes, suspends and deletes tenants
     Tenant(tenant::Arguments),
     /// Lists, adds, verifies and deletes sending domains; shows their DNS records; replaces their DKIM keys
@@ -114,9 +118,10 @@ struct ConfigFile {
     config: PathBuf,
 }
 
-/// Runs the command.
-pub fn run(arguments: Arguments) -> anyhow::Result<()> {
-    match arguments.command {
+/// Runs the command. The exit status of the doctor tells what it found.
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let done = match arguments.command {
+        Command::Doctor(arguments) => return doctor::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
         Command::Tenant(arguments) => tenant::run(arguments),
@@ -137,12 +142,19 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Ban(arguments) => ban::run(arguments),
         Command::Ui(arguments) => ui::run(arguments),
         Command::Quickstart(arguments) => quickstart::run(&arguments),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
-/// The exit status of an error: 2 if the arguments are invalid or the server was not reached, else 1.
+/// The exit status of an error: 2 if the arguments are invalid or the server was not reached, else 1. The doctor has its own.
 pub fn exit_status(error: &anyhow::Error) -> u8 {
-    if error.is::<api_client::NoDecision>() { 2 } else { 1 }
+    if error.is::<doctor::NotRun>() {
+        doctor::NotRun::STATUS
+    } else if error.is::<api_client::NoDecision>() {
+        2
+    } else {
+        1
+    }
 }
 
 /// The end of a duration that starts now.

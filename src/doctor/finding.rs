@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::catalogue;
 use crate::mail::Timestamp;
 use crate::model::FindingStatus;
 
@@ -108,6 +109,7 @@ impl Finding {
         subject: impl Into<String>,
         text: impl Into<String>,
     ) -> Self {
+        debug_assert!(catalogue::find(id).is_some(), "{id} is not in the catalogue");
         Self {
             id: id.into(),
             status,
@@ -144,6 +146,13 @@ impl Fix {
 }
 
 impl Diagnosis {
+    /// Only the findings of these checks.
+    pub fn only(self, ids: &[String]) -> Self {
+        let findings: Vec<Finding> =
+            self.findings.into_iter().filter(|finding| ids.iter().any(|id| *id == finding.id)).collect();
+        Self { status: worst(&findings), findings, ..self }
+    }
+
     /// Of a run. `Ok` only if something was seen.
     pub fn new(
         subject: impl Into<String>,
@@ -158,8 +167,12 @@ impl Diagnosis {
             version: env!("CARGO_PKG_VERSION").into(),
             at,
             duration_ms,
-            status: findings.iter().map(|finding| finding.status).max().unwrap_or(FindingStatus::Skipped),
+            status: worst(&findings),
             findings,
         }
     }
+}
+
+fn worst(findings: &[Finding]) -> FindingStatus {
+    findings.iter().map(|finding| finding.status).max().unwrap_or(FindingStatus::Skipped)
 }

@@ -1,26 +1,44 @@
-//! Looks at what mail needs to leave and to arrive. `checks` decide on facts, without I/O. A check is OK only on a fact that
-//! was seen. Whatever a fix says makes the check right.
+//! Looks at what mail needs to leave and to arrive. `facts` gathers what there is, `checks` decide on facts, without I/O;
+//! `catalogue` explains each check, and `text` shows findings to people. A check is OK only on a fact that was seen. Whatever
+//! a fix says makes the check right.
 
+mod catalogue;
 mod checks;
+mod facts;
 mod finding;
+mod text;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::dns::Resolver;
-use crate::mail::SignedDuration;
+use crate::dns::{DnsError, Resolver};
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::{EventKind, FindingStatus};
 use crate::queue::QueueManager;
-use crate::store::Store;
+use crate::rng::Rng;
+use crate::store::{self, Domain, Journal, NewEvent, Store};
 use crate::tls::Certificate;
 use crate::verification::Verifier;
 
+use self::facts::{Gatherer, Lookups};
+
+pub use self::catalogue::{CHECKS, Check, Subject, find as find_check};
 pub use self::finding::{Diagnosis, Finding, Fix, FixRecord};
+pub use self::text::{explain, render, summarize};
 
 /// How old a diagnosis of the server may be before a request runs it again.
 const LIFETIME: SignedDuration = SignedDuration::from_hours(1);
+/// Time between two runs of the scheduler.
+const INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// The first run waits until the listeners serve.
+const FIRST_RUN_AFTER: Duration = Duration::from_secs(60);
 
 /// What the doctor looks at in a running server.
 pub struct DoctorDependencies {
@@ -62,21 +80,134 @@ impl Doctor {
         let is_usable = |last: &Arc<Diagnosis>| {
             if refresh { last.at >= asked_at } else { asked_at.duration_since(last.at) < LIFETIME }
         };
-        if let Some(last) = last.filter(is_usable) {
+        if let Some(last) = last.clone().filter(is_usable) {
             return last;
         }
-        let fresh = Arc::new(Diagnosis::new(
-            self.parts.config.hostname.to_string(),
-            vec![checks::hostname(&self.parts.config.hostname)],
-            self.parts.clock.now(),
-            0,
-        ));
+        let now = self.parts.clock.now();
+        let start = Instant::now();
+        let findings = checks::server(&self.gatherer(now).gather().await);
+        let fresh = Arc::new(diagnosis(self.parts.config.hostname.to_string(), findings, now, start));
+        if let Some(last) = last {
+            self.note_changes(&last, &fresh).await;
+        }
         *self.last.lock() = Some(Arc::clone(&fresh));
         fresh
+    }
+
+    /// The records of a domain, now.
+    ///
+    /// # Errors
+    /// The errors of the store.
+    pub async fn diagnose_domain(&self, domain: &Domain) -> store::Result<Diagnosis> {
+        let now = self.parts.clock.now();
+        let start = Instant::now();
+        let settings = &self.parts.verifier.settings;
+        let facts = facts::gather_domain(&self.gatherer(now), domain, &self.parts.store, settings).await?;
+        Ok(diagnosis(domain.name.to_string(), checks::domain(&facts), now, start))
     }
 
     /// The last diagnosis, for metrics and the overview.
     pub fn last(&self) -> Option<Arc<Diagnosis>> {
         self.last.lock().clone()
     }
+
+    /// Looks at the server every hour until `stop`.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let first = tokio::time::Instant::now() + FIRST_RUN_AFTER;
+        let mut runs = tokio::time::interval_at(first, INTERVAL);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = runs.tick() => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                found = self.diagnose(true) => log(&found),
+            }
+        }
+    }
+
+    fn gatherer(&self, now: Timestamp) -> Gatherer<'_> {
+        Gatherer { config: &self.parts.config, file: None, lookups: Lookups::new(&self.parts.resolver), now }
+    }
+
+    /// An event for each check whose status has changed.
+    async fn note_changes(&self, before: &Diagnosis, after: &Diagnosis) {
+        for change in changes(before, after) {
+            let Change { check, from, to, finding } = change;
+            let event = NewEvent {
+                kind: EventKind::DoctorChanged,
+                tenant_id: None,
+                environment: None,
+                data: json!({
+                    "check": check,
+                    "subject": finding.subject,
+                    "from": from,
+                    "to": to,
+                    "text": finding.text,
+                }),
+                at: after.at,
+            };
+            if let Err(error) = self.parts.store.append(event).await {
+                tracing::warn!(%error, check, "cannot append the event of a check");
+            }
+        }
+    }
+}
+
+/// A check whose status has changed.
+struct Change<'a> {
+    check: &'a str,
+    from: FindingStatus,
+    to: FindingStatus,
+    /// The worst finding of the check now.
+    finding: &'a Finding,
+}
+
+/// A look that failed, or that could be taken again, says nothing about what it looked at.
+fn changes<'a>(before: &Diagnosis, after: &'a Diagnosis) -> Vec<Change<'a>> {
+    let old = worst_of_each(before);
+    let changed = worst_of_each(after).into_iter().filter_map(|(check, finding)| {
+        let (from, to) = (old.get(check)?.status, finding.status);
+        let is_known = from != FindingStatus::Skipped && to != FindingStatus::Skipped;
+        (from != to && is_known).then_some(Change { check, from, to, finding })
+    });
+    changed.collect()
+}
+
+/// The findings of a diagnosis are sorted, the worst first.
+fn worst_of_each(diagnosis: &Diagnosis) -> BTreeMap<&str, &Finding> {
+    let mut worst = BTreeMap::new();
+    for finding in &diagnosis.findings {
+        worst.entry(finding.id.as_ref()).or_insert(finding);
+    }
+    worst
+}
+
+fn log(diagnosis: &Diagnosis) {
+    for finding in diagnosis.findings.iter().filter(|finding| finding.status >= FindingStatus::Warning) {
+        tracing::warn!(check = %finding.id, subject = finding.subject, status = %finding.status, "{}", finding.text);
+    }
+}
+
+fn diagnosis(subject: String, findings: Vec<Finding>, at: Timestamp, start: Instant) -> Diagnosis {
+    let duration_ms = start.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
+    Diagnosis::new(subject, findings, at, duration_ms)
+}
+
+/// Looks at a server that does not run, or whose API cannot be reached. `file` is the name of the configuration's file.
+///
+/// # Errors
+/// No resolver can be made.
+pub async fn diagnose_locally(config: &Config, file: String, now: Timestamp) -> Result<Diagnosis, DnsError> {
+    let start = Instant::now();
+    let resolver = Resolver::new(&config.relay.name_servers, Rng::system())?;
+    let gatherer = Gatherer { config, file: Some(file), lookups: Lookups::new(&resolver), now };
+    let findings = checks::server(&gatherer.gather().await);
+    Ok(diagnosis(config.hostname.to_string(), findings, now, start))
+}
+
+/// The diagnosis of a configuration that cannot be read.
+pub fn diagnose_invalid_config(file: &str, error: &str, now: Timestamp) -> Diagnosis {
+    Diagnosis::new(file, checks::invalid_config(file, error), now, 0)
 }

@@ -439,6 +439,8 @@ enumerations! {
         SmartHostResumed = "smart_host.resumed",
         /// A key or an address was banned after failed logins.
         LoginBanned = "login.banned",
+        /// A check of the doctor has another status than before.
+        DoctorChanged = "doctor.changed",
         /// A webhook was disabled.
         WebhookDisabled = "webhook.disabled",
         /// A test event of a webhook; not in the journal and not subscribable.

@@ -26,9 +26,12 @@ use crate::store::{self, Directory, Domain, RecordStatus, Reports, Store};
 pub use decision::{RecordLookup, evaluate};
 pub use probe::ProbeCache;
 pub use recheck::recheck_loop;
-pub use records::{DnsRecord, Purpose, RecordAlternative, RecordType, dkim_record_name, expected_records};
+pub use records::{
+    DnsRecord, Purpose, RecordAlternative, RecordType, dkim_record_name, dmarc_policies, expected_records,
+    spf_policies,
+};
 pub use return_path::{ReturnHostChecks, ReturnHostLookup, return_path_hint};
-pub use spf::SpfSources;
+pub use spf::{SpfSources, merged as merged_spf, refers_to as spf_refers_to};
 
 /// Settings of verification.
 #[derive(Debug, Clone)]

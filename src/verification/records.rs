@@ -178,7 +178,7 @@ pub(super) fn check_texts(
         // Its records have another type.
         Purpose::ReturnPath => (RecordStatus::Pending, Vec::new()),
         Purpose::Dmarc => {
-            let policies = of_version(texts, "v=dmarc1");
+            let policies = dmarc_policies(texts);
             (status_of(policies.len() == 1, &policies), policies)
         }
     }
@@ -193,8 +193,13 @@ pub(super) fn status_of(matches: bool, found: &[String]) -> RecordStatus {
 }
 
 /// The SPF policies among the TXT records of a domain.
-pub(super) fn spf_policies(texts: &[String]) -> Vec<String> {
+pub fn spf_policies(texts: &[String]) -> Vec<String> {
     of_version(texts, "v=spf1")
+}
+
+/// The DMARC policies among the TXT records at `_dmarc`.
+pub fn dmarc_policies(texts: &[String]) -> Vec<String> {
+    of_version(texts, "v=dmarc1")
 }
 
 fn of_version(texts: &[String], version: &str) -> Vec<String> {

@@ -77,7 +77,7 @@ fn is_public(address: &IpAddr) -> bool {
 
 /// Whether a policy permits all addresses that the record of the host permits. Without evaluation, so only what the policy
 /// itself says counts.
-pub(super) fn refers_to(policy: &str, host: &str) -> bool {
+pub fn refers_to(policy: &str, host: &str) -> bool {
     let policy = policy.to_ascii_lowercase();
     let mut redirects = false;
     for term in policy.split_ascii_whitespace().skip(1) {
@@ -99,7 +99,7 @@ pub(super) fn refers_to(policy: &str, host: &str) -> bool {
 }
 
 /// The policy to publish in place of the policies that are there: there must be one only (§3.2).
-pub(super) fn merged(found: &[String], host: &DomainName) -> String {
+pub fn merged(found: &[String], host: &DomainName) -> String {
     let own = format!("include:{host}");
     if found.is_empty() {
         return format!("v=spf1 {own} ~all");

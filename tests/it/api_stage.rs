@@ -114,7 +114,12 @@ impl ApiStage {
             exempt: Vec::new(),
         }));
         let doctor = Doctor::new(DoctorDependencies {
-            config: Arc::new(Config { hostname: hostname.clone(), relay, ..Config::default() }),
+            config: Arc::new(Config {
+                hostname: hostname.clone(),
+                data_dir: data_dir.path().to_owned(),
+                relay,
+                ..Config::default()
+            }),
             store: store.clone(),
             queue: queue.clone(),
             resolver: resolver.clone(),

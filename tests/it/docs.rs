@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 use pillarbox::api::ROUTES;
 use pillarbox::cli::Arguments;
 use pillarbox::config::Config;
+use pillarbox::doctor::CHECKS;
 use pillarbox::model::{BounceClass, EventKind, RefusalCode, Scope};
 use serde_json::Value;
 
@@ -121,13 +122,15 @@ fn the_table_of_the_api_has_every_operation_and_no_other() {
 }
 
 #[test]
-fn the_tables_have_every_type_of_event_class_scope_and_refusal_and_no_other() {
+fn the_tables_have_every_type_of_event_class_scope_check_and_refusal_and_no_other() {
     let known: Vec<_> = EventKind::ALL.iter().map(|kind| kind.as_str()).collect();
     assert_eq!(names_under(&page("events"), "## Event types"), known);
     let known: Vec<_> = BounceClass::ALL.iter().map(|class| class.as_str()).collect();
     assert_eq!(names_under(&page("bounces"), "## Classes"), known);
     let known: Vec<_> = Scope::ALL.iter().map(|scope| scope.as_str()).collect();
     assert_eq!(names_under(&page("api"), "## Scopes"), known);
+    let known: Vec<_> = CHECKS.iter().map(|check| check.id).collect();
+    assert_eq!(names_under(&page("doctor"), "## Checks"), known);
     let known: BTreeSet<_> = RefusalCode::ALL.iter().map(|code| code.as_str().to_owned()).collect();
     let rows = rows(&page("errors"));
     let documented: BTreeSet<_> = rows.iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
@@ -239,6 +242,7 @@ async fn every_option_and_every_field_that_the_documents_name_exists() {
     let mut known = options();
     collect_names(&document, &mut known);
     known.extend(EventKind::ALL.iter().map(|kind| kind.to_string()));
+    known.extend(CHECKS.iter().map(|check| check.id.to_owned()));
     let listed = [FOREIGN_NAMES, OWN_FILES, EVENT_FIELDS, TEMPLATE_VALUES].concat();
     known.extend(listed.into_iter().map(str::to_owned));
     // `tests/it/metrics.rs` compares the metrics.

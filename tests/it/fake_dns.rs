@@ -11,7 +11,7 @@ use hickory_server::Server;
 use hickory_server::net::runtime::Time;
 use hickory_server::proto::op::{Metadata, ResponseCode};
 use hickory_server::proto::rr::rdata::tlsa::{CertUsage, Matching, Selector};
-use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, SOA, TLSA, TXT};
+use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, PTR, SOA, TLSA, TXT};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
@@ -85,6 +85,11 @@ impl FakeDns {
         };
         self.replace(host, RecordType::A, v4.iter().map(data).collect());
         self.replace(host, RecordType::AAAA, v6.iter().map(data).collect());
+    }
+
+    /// The PTR record of a name.
+    pub fn pointer(&self, owner: &str, target: &str) {
+        self.replace(owner, RecordType::PTR, vec![RData::PTR(PTR(name(target)))]);
     }
 
     /// A TXT record, split into strings of at most 255 octets.

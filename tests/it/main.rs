@@ -48,6 +48,7 @@ mod default_tenant;
 mod delivery;
 mod dkim;
 mod docs;
+mod doctor;
 mod dsn;
 mod environments;
 mod events;

@@ -8,6 +8,7 @@ mod selector;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::doctor::Diagnosis;
 use crate::mail::{DomainName, Timestamp};
 use crate::model::{
     DkimAlgorithm, DkimKeyState, DomainId, DomainStatus, RefusalCode, ReturnPathMode, ReturnPathStatus,
@@ -69,6 +70,9 @@ pub fn resource() -> Resource {
                 .may_run_again()
                 .returns::<DomainView>("The domain with the result.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
+            Operation::get("/v1/domains/{id}/doctor", "diagnose_domain", diagnose)
+                .describe("Check what the DNS has for a domain", "Looks the records up now. Each finding says what was found and what to do. Changes nothing.")
+                .returns::<Diagnosis>("The findings, the worst first."),
             Operation::get("/v1/domains/{id}/dkim", "list_dkim_keys", dkim::list)
                 .summary("List the DKIM keys of a domain")
                 .returns::<List<DkimKeyView>>("The keys of the domain."),
@@ -491,6 +495,12 @@ async fn verify(call: RequestContext) -> Result<ApiResponse> {
     let checked = call.api.verification.check(&domain, CheckReason::Request).await?;
     let domain = checked.ok_or_else(|| ApiError::not_found("domain"))?;
     ApiResponse::ok(&view(&call, domain).await?)
+}
+
+async fn diagnose(call: RequestContext) -> Result<ApiResponse> {
+    let domain = find(&call).await?;
+    let _permit = call.api.lookups.acquire(call.scope()).await.map_err(ApiError::internal)?;
+    ApiResponse::ok(&call.api.doctor.diagnose_domain(&domain).await?)
 }
 
 #[cfg(test)]

@@ -1,0 +1,81 @@
+//! Every check: its id, what it is about, what it means, and what happens if it is wrong.
+
+/// One check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Check {
+    /// The stable id.
+    pub id: &'static str,
+    /// What it is about.
+    pub subject: Subject,
+    /// What it looks at.
+    pub meaning: &'static str,
+    /// What happens if it is wrong.
+    pub consequence: &'static str,
+}
+
+/// What a check is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// The server: `GET /v1/doctor`.
+    Server,
+    /// A sending domain: `GET /v1/domains/{id}/doctor`.
+    Domain,
+}
+
+macro_rules! checks {
+    ($($subject:ident { $($id:literal: $meaning:literal, $consequence:literal;)* })*) => {
+        /// Every check, in the order of the documentation.
+        pub const CHECKS: &[Check] = &[$($(Check {
+            id: $id,
+            subject: Subject::$subject,
+            meaning: $meaning,
+            consequence: $consequence,
+        },)*)*];
+    };
+}
+
+checks! {
+    Server {
+        "config.valid": "The configuration file can be read, and every option has an allowed value.", "The server does not start.";
+        "config.hostname": "The host name is fully qualified and not localhost.", "Receivers distrust a server that greets with such a name.";
+        "config.api_exposed": "The API is encrypted, or reachable on this machine only.", "Keys and mail can be read on the way.";
+        "config.ports": "The ports of the listeners are free for this user.", "The server does not start.";
+        "name.resolves": "The host name leads to the addresses of this server.", "Mail clients do not find the server, and receivers distrust it.";
+        "name.ehlo": "Each name in EHLO leads to the address that greets with it.", "Receivers refuse or delay mail (RFC 5321 §4.1.4).";
+        "name.ptr": "Each source address has a reverse name that leads back to it and is not one of a pool.", "Large receivers refuse the mail.";
+        "net.public_address": "The address that others see is the one in the configuration.", "Names and SPF are checked for the wrong address.";
+        "spf.host": "The SPF record of the host name permits each source address.", "Bounces and reports of this server fail SPF.";
+        "spf.include": "The SPF record that tenants include permits each source address, with few look-ups.", "Mail of every tenant fails SPF.";
+        "tls.chain": "The certificate leads to an authority that systems trust, and its key fits.", "Mail clients refuse the connection.";
+        "tls.name": "The certificate is for the host name.", "Mail clients refuse the connection.";
+        "tls.expires": "The certificate is valid for a third of its life at least.", "Mail clients refuse the connection once it has ended.";
+        "disk.free": "The data directory has free space.", "Mail is refused under the minimum.";
+        "disk.fsync": "Synced writes are fast.", "Each 250 waits for one.";
+        "disk.kind": "The data directory is on a local, lasting file system.", "Accepted mail can be lost.";
+        "key.mode": "Only its owner can read the master key.", "Other users of the machine can read all secrets.";
+        "key.opens": "The master key opens the secrets of the database.", "Mail is not signed.";
+        "key.beside_data": "The master key is not in the data directory.", "A copy of the directory has the secrets and their key.";
+        "limit.files": "The process may open as many files as the limits of connections need.", "Connections are refused early.";
+    }
+    Domain {
+        "domain.ownership": "The domain has the record that shows who owns it.", "The domain stays or becomes unverified.";
+        "dkim.record": "The DNS has the public half of each key that signs.", "Receivers see broken signatures.";
+        "dkim.size": "Keys are long enough.", "Receivers ignore signatures of short keys (RFC 8301).";
+        "dkim.duplicate": "Each selector has one record.", "Receivers may take the wrong one (RFC 6376 §3.6.2.2).";
+        "spf.one": "The domain has one SPF record.", "With several, receivers use none (RFC 7208 §4.5).";
+        "spf.passes": "The record permits each source address.", "Mail fails SPF where it is aligned.";
+        "spf.lookups": "The record needs at most 10 look-ups, 2 of them void.", "Receivers use none of it (RFC 7208 §4.6.4).";
+        "spf.plus_all": "The record does not permit the whole Internet.", "Anybody can send as the domain.";
+        "dmarc.one": "The domain has one DMARC record.", "Large receivers refuse bulk mail without one; several count as none.";
+        "dmarc.policy": "What the policy asks receivers to do.", "With p=none, forged mail is delivered.";
+        "dmarc.aligned": "DKIM or the reverse path is aligned with the domain.", "Mail fails DMARC.";
+        "dmarc.rua": "Other domains that get its reports agree to it.", "Receivers send no reports there.";
+        "mx.replies": "Mail can come back to the reverse path.", "Bounces are lost, and receivers distrust the sender.";
+        "domain.taken_above": "No other tenant has verified the domain or one above it.", "The same name cannot be verified twice. Under the domain of another tenant, only a verified domain can send.";
+    }
+}
+
+/// The check with an id.
+pub fn find(id: &str) -> Option<&'static Check> {
+    CHECKS.iter().find(|check| check.id == id)
+}

@@ -1,0 +1,121 @@
+//! The checks: each decides on facts, without I/O. A check without its fact is skipped and says why.
+
+mod config;
+mod domain;
+mod machine;
+mod name;
+mod spf;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Display;
+use std::net::IpAddr;
+
+use super::catalogue::{CHECKS, Subject};
+use super::facts::{DomainFacts, Facts, Seen, Times};
+use super::{Finding, Fix};
+
+type ServerCheck = fn(&Facts) -> Vec<Finding>;
+type DomainCheck = fn(&DomainFacts) -> Vec<Finding>;
+
+/// Each check of the server, and the looks that its facts come from.
+const SERVER_CHECKS: &[(ServerCheck, fn(&Times) -> u64)] = &[
+    (config::valid, |_| 0),
+    (config::hostname, |_| 0),
+    (config::api_exposed, |_| 0),
+    (config::ports, |times| times.ports),
+    (name::resolves, |times| times.names),
+    (name::ehlo, |times| times.names),
+    (name::ptr, |times| times.names),
+    (name::public_address, |_| 0),
+    (spf::host, |times| times.spf),
+    (spf::include, |times| times.spf),
+    (tls::chain, |times| times.certificate),
+    (tls::name, |times| times.certificate),
+    (tls::expires, |times| times.certificate),
+    (machine::free, |times| times.machine),
+    (machine::fsync, |times| times.machine),
+    (machine::kind, |times| times.machine),
+    (machine::key_mode, |times| times.machine),
+    (machine::key_opens, |times| times.machine),
+    (machine::key_beside_data, |_| 0),
+    (machine::files, |_| 0),
+];
+
+const DOMAIN_CHECKS: &[DomainCheck] = &[
+    domain::ownership,
+    domain::dkim_record,
+    domain::dkim_size,
+    domain::dkim_duplicate,
+    domain::spf_one,
+    domain::spf_passes,
+    domain::spf_lookups,
+    domain::spf_plus_all,
+    domain::dmarc_one,
+    domain::dmarc_policy,
+    domain::dmarc_aligned,
+    domain::dmarc_rua,
+    domain::mx_replies,
+    domain::taken_above,
+];
+
+/// All checks of the server.
+pub fn server(facts: &Facts) -> Vec<Finding> {
+    let timed = |(check, time): &(ServerCheck, fn(&Times) -> u64)| {
+        let duration_ms = time(&facts.times);
+        check(facts).into_iter().map(move |finding| Finding { duration_ms, ..finding })
+    };
+    SERVER_CHECKS.iter().flat_map(timed).collect()
+}
+
+/// All checks of a domain.
+pub fn domain(facts: &DomainFacts) -> Vec<Finding> {
+    let timed = |finding: Finding| Finding { duration_ms: facts.duration_ms, ..finding };
+    DOMAIN_CHECKS.iter().flat_map(|check| check(facts)).map(timed).collect()
+}
+
+/// A server whose configuration cannot be read: nothing else can be looked at.
+pub fn invalid_config(file: &str, error: &str) -> Vec<Finding> {
+    let others = CHECKS.iter().filter(|check| check.subject == Subject::Server && check.id != config::VALID);
+    let others = others.map(|check| Finding::skipped(check.id, "", "the configuration is not valid"));
+    std::iter::once(config::invalid(file, error)).chain(others).collect()
+}
+
+/// The value of a fact, or the finding that nobody saw it. `Nothing` gives `None`.
+fn look<'a, T>(
+    id: &'static str,
+    subject: &impl Display,
+    fact: &'a Seen<T>,
+) -> Result<Option<&'a T>, Finding> {
+    fact.get().map_err(|reason| {
+        let subject = subject.to_string();
+        let text = match (fact, subject.is_empty()) {
+            (Seen::Failed(_), false) => format!("{subject} {reason}"),
+            _ => reason,
+        };
+        Finding::skipped(id, subject, text)
+    })
+}
+
+/// The one finding of a check that ends early.
+fn one(result: Result<Finding, Finding>) -> Vec<Finding> {
+    vec![result.unwrap_or_else(|skipped| skipped)]
+}
+
+/// Like `a, b and c`.
+fn listed(items: &[impl ToString]) -> String {
+    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+    match items.as_slice() {
+        [] => String::new(),
+        [one] => one.clone(),
+        [most @ .., last] => format!("{} and {last}", most.join(", ")),
+    }
+}
+
+/// The record that makes a name lead to an address.
+fn address_record(name: impl Display, address: IpAddr) -> Fix {
+    let kind = if address.is_ipv6() { "AAAA" } else { "A" };
+    Fix::record(kind, name.to_string(), address.to_string())
+}

@@ -1,0 +1,634 @@
+//! Every check with facts that are wrong, right and not seen. What it then says is kept in `src/doctor/golden`, a file for each
+//! check; `UPDATE_GOLDEN=1` writes them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::super::facts::{
+    ConfigFacts, DkimFacts, DomainFacts, Facts, MachineFacts, MailExchange, PortFacts, PortState, Seen,
+    SourceFacts, SpfFacts, Times, TlsFacts,
+};
+use super::super::text::finding_lines;
+use super::super::{Diagnosis, Finding, render, summarize};
+use super::{CHECKS, Subject};
+use crate::mail::{DomainName, Timestamp};
+use crate::model::FindingStatus;
+use crate::tls::Inspection;
+
+const OWN: &str = "192.0.2.7";
+const GIB: u64 = 1 << 30;
+
+fn name(text: &str) -> DomainName {
+    DomainName::parse(text).unwrap()
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn spf(records: &[&str]) -> Seen<SpfFacts> {
+    let records = records.iter().map(|&record| record.to_owned()).collect();
+    Seen::Value(SpfFacts { records, refused: Vec::new(), lookups: 2, void_lookups: 0 })
+}
+
+/// A server of which everything is right.
+fn server() -> Facts {
+    let inspection = Inspection {
+        names: vec!["mail.example.com".into()],
+        is_for_hostname: true,
+        not_before: at("2026-01-01T00:00:00Z"),
+        not_after: at("2026-04-01T00:00:00Z"),
+        chain_fault: None,
+    };
+    Facts {
+        at: at("2026-02-01T00:00:00Z"),
+        times: Times::default(),
+        hostname: name("mail.example.com"),
+        config: ConfigFacts {
+            file: Some("pillarbox.toml".into()),
+            api_listen: vec!["127.0.0.1:8587".parse().unwrap()],
+            is_api_tls: false,
+            is_public_url_https: false,
+            ports: Seen::Value(vec![port(PortState::Free)]),
+        },
+        own_addresses: Seen::Value(vec![address(OWN)]),
+        hostname_addresses: Seen::Value(vec![address(OWN)]),
+        sources: vec![SourceFacts {
+            address: address(OWN),
+            ehlo: name("out.example.com"),
+            ehlo_addresses: Seen::Value(vec![address(OWN)]),
+            reverse: Seen::Value(vec![("out.example.com".into(), Seen::Value(vec![address(OWN)]))]),
+        }],
+        host_spf: spf(&["v=spf1 ip4:192.0.2.7 -all"]),
+        included_spf: Some((name("spf.example.com"), spf(&["v=spf1 ip4:192.0.2.7 -all"]))),
+        tls: TlsFacts {
+            file: "/etc/pillarbox/tls.crt".into(),
+            is_self_signed: false,
+            certificate: Seen::Value(inspection),
+        },
+        machine: MachineFacts {
+            data_dir: "/var/lib/pillarbox".into(),
+            space: Seen::Value((50 * GIB, 100 * GIB)),
+            free_min: GIB,
+            sync: Seen::Value((Duration::from_micros(800), Duration::from_millis(3))),
+            file_system: Seen::Value("local"),
+            master_key: "/etc/pillarbox/master.key".into(),
+            master_key_mode: Seen::Value(0o600),
+            master_key_opens: Seen::Value(()),
+            is_master_key_beside_data: false,
+            files: Seen::Value(65_536),
+            files_needed: 14_268,
+        },
+    }
+}
+
+fn port(state: PortState) -> PortFacts {
+    PortFacts { option: "smtp.submission", address: "0.0.0.0:587".parse().unwrap(), state }
+}
+
+/// A domain of which everything is right.
+fn domain() -> DomainFacts {
+    let record = "v=DKIM1; k=rsa; p=MIIB";
+    DomainFacts {
+        name: name("acme.com"),
+        duration_ms: 0,
+        ownership: (
+            "_pillarbox.acme.com".into(),
+            "pillarbox-verify=abc".into(),
+            texts(&["pillarbox-verify=abc"]),
+        ),
+        is_manual: false,
+        keys: vec![DkimFacts {
+            selector: "pb1".into(),
+            record_name: "pb1._domainkey.acme.com".into(),
+            record: record.into(),
+            rsa_bits: Some(2048),
+            is_signing: true,
+            found: texts(&[record]),
+            verifies: Seen::Value(true),
+        }],
+        spf: spf(&["v=spf1 include:mail.example.com -all"]),
+        own_addresses: Seen::Value(vec![address(OWN)]),
+        spf_include: name("mail.example.com"),
+        includes_us: true,
+        spf_wanted: "v=spf1 include:mail.example.com -all".into(),
+        dmarc: Seen::Value((name("acme.com"), vec!["v=DMARC1; p=reject".into()])),
+        report_consents: vec![(name("reports.example"), Seen::Value(true))],
+        reverse_path: name("acme.com"),
+        mail_exchanges: Seen::Value(MailExchange::Hosts(vec!["mx.acme.com".into()])),
+        taken_above: None,
+    }
+}
+
+fn texts(all: &[&str]) -> Seen<Vec<String>> {
+    Seen::Value(all.iter().map(|&text| text.to_owned()).collect())
+}
+
+const UNKNOWN: &str = "the address that the Internet sees is not known";
+
+fn failed<T>() -> Seen<T> {
+    Seen::Failed("DNS lookup failed: timeout".into())
+}
+
+/// Makes one thing of a server wrong.
+type OfServer = fn(&mut Facts);
+/// Makes one thing of a domain wrong.
+type OfDomain = fn(&mut DomainFacts);
+
+/// For each check of the server: what is wrong, and what was not seen.
+fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
+    vec![
+        ("config.hostname", vec![|facts| facts.hostname = name("localhost")], None),
+        (
+            "config.api_exposed",
+            vec![|facts| facts.config.api_listen = vec!["0.0.0.0:8587".parse().unwrap()], |facts| {
+                facts.config.api_listen = vec!["0.0.0.0:8587".parse().unwrap()];
+                facts.config.is_public_url_https = true;
+            }],
+            None,
+        ),
+        (
+            "config.ports",
+            vec![
+                |facts| facts.config.ports = Seen::Value(vec![port(PortState::Taken)]),
+                |facts| facts.config.ports = Seen::Value(vec![port(PortState::Forbidden)]),
+                |facts| {
+                    facts.config.ports =
+                        Seen::Value(vec![port(PortState::Unusable("no such address".into()))])
+                },
+            ],
+            Some(|facts| facts.config.ports = Seen::NotAsked("the running server has its ports")),
+        ),
+        (
+            "name.resolves",
+            vec![
+                |facts| facts.hostname_addresses = Seen::Nothing,
+                // Behind a translator of addresses.
+                |facts| facts.hostname_addresses = Seen::Value(vec![address("10.0.0.7")]),
+                |facts| facts.own_addresses = Seen::Value(vec![address(OWN), address("2a00:1450::7")]),
+            ],
+            Some(|facts| facts.hostname_addresses = failed()),
+        ),
+        (
+            "name.ehlo",
+            vec![|facts| facts.sources[0].ehlo_addresses = Seen::Nothing],
+            Some(|facts| facts.sources[0].ehlo = facts.hostname.clone()),
+        ),
+        (
+            "name.ptr",
+            vec![
+                |facts| facts.sources[0].reverse = Seen::Nothing,
+                |facts| facts.sources[0].reverse = reverse(&["other.example"], "192.0.2.8"),
+                |facts| facts.sources[0].reverse = reverse(&["a.example", "b.example"], OWN),
+                |facts| facts.sources[0].reverse = reverse(&["dyn-192-0-2-7.isp.example"], OWN),
+                |facts| facts.sources[0].reverse = reverse(&["mail.other.example"], OWN),
+            ],
+            Some(|facts| facts.sources[0].reverse = failed()),
+        ),
+        ("net.public_address", vec![|facts| facts.own_addresses = Seen::NotAsked(UNKNOWN)], None),
+        (
+            "spf.host",
+            vec![
+                |facts| facts.host_spf = Seen::Nothing,
+                |facts| facts.host_spf = spf(&["v=spf1 -all", "v=spf1 mx -all"]),
+                |facts| refuse(&mut facts.host_spf),
+            ],
+            Some(|facts| facts.host_spf = failed()),
+        ),
+        (
+            "spf.include",
+            vec![|facts| cost(&mut facts.included_spf.as_mut().unwrap().1, 10, 0), |facts| {
+                cost(&mut facts.included_spf.as_mut().unwrap().1, 5, 3)
+            }],
+            Some(|facts| facts.included_spf = None),
+        ),
+        (
+            "tls.chain",
+            vec![
+                |facts| facts.tls.is_self_signed = true,
+                |facts| certificate(facts).chain_fault = Some("no authority has issued it".into()),
+                |facts| {
+                    facts.tls.certificate =
+                        Seen::Failed("/etc/pillarbox/tls.crt: not a certificate in PEM".into())
+                },
+            ],
+            Some(|facts| {
+                facts.tls.certificate = Seen::NotAsked("the server makes a certificate at its first start")
+            }),
+        ),
+        (
+            "tls.name",
+            vec![|facts| {
+                certificate(facts).is_for_hostname = false;
+                certificate(facts).names = vec!["www.example.com".into(), "example.com".into()];
+            }],
+            Some(|facts| facts.tls.certificate = Seen::Failed("not readable".into())),
+        ),
+        (
+            "tls.expires",
+            vec![
+                |facts| facts.at = at("2026-05-01T00:00:00Z"),
+                |facts| facts.at = at("2026-03-30T00:00:00Z"),
+                |facts| facts.at = at("2026-03-31T12:00:00Z"),
+                |facts| facts.at = at("2026-03-22T00:00:00Z"),
+                |facts| facts.at = at("2025-12-01T00:00:00Z"),
+            ],
+            Some(|facts| facts.tls.certificate = Seen::Failed("not readable".into())),
+        ),
+        (
+            "disk.free",
+            vec![|facts| facts.machine.space = Seen::Value((GIB / 2, 100 * GIB)), |facts| {
+                facts.machine.space = Seen::Value((8 * GIB, 100 * GIB))
+            }],
+            Some(|facts| facts.machine.space = Seen::Failed("Permission denied".into())),
+        ),
+        (
+            "disk.fsync",
+            vec![|facts| {
+                facts.machine.sync = Seen::Value((Duration::from_millis(40), Duration::from_millis(90)))
+            }],
+            Some(|facts| facts.machine.sync = Seen::NotAsked("the data directory does not exist yet")),
+        ),
+        (
+            "disk.kind",
+            vec![|facts| facts.machine.file_system = Seen::Value("tmpfs"), |facts| {
+                facts.machine.file_system = Seen::Value("nfs")
+            }],
+            Some(|facts| facts.machine.file_system = Seen::Failed("Permission denied".into())),
+        ),
+        (
+            "key.mode",
+            vec![|facts| facts.machine.master_key_mode = Seen::Value(0o644)],
+            Some(|facts| facts.machine.master_key_mode = Seen::NotAsked("the master key does not exist yet")),
+        ),
+        (
+            "key.opens",
+            vec![|facts| {
+                facts.machine.master_key_opens = Seen::Failed("master key: the file is missing".into())
+            }],
+            Some(|facts| {
+                facts.machine.master_key_opens = Seen::NotAsked("the master key does not exist yet")
+            }),
+        ),
+        ("key.beside_data", vec![|facts| facts.machine.is_master_key_beside_data = true], None),
+        (
+            "limit.files",
+            vec![|facts| facts.machine.files = Seen::Value(1024)],
+            Some(|facts| facts.machine.files = Seen::Failed("no limit can be read".into())),
+        ),
+    ]
+}
+
+fn reverse(names: &[&str], leads_to: &str) -> Seen<Vec<(String, Seen<Vec<IpAddr>>)>> {
+    let lead = |&name: &&str| (name.to_owned(), Seen::Value(vec![address(leads_to)]));
+    Seen::Value(names.iter().map(lead).collect())
+}
+
+fn refuse(spf: &mut Seen<SpfFacts>) {
+    let Seen::Value(spf) = spf else { panic!("no SPF") };
+    spf.records = vec!["v=spf1 mx ~all".into()];
+    spf.refused = vec![address(OWN)];
+}
+
+fn cost(spf: &mut Seen<SpfFacts>, lookups: u32, void_lookups: u32) {
+    let Seen::Value(spf) = spf else { panic!("no SPF") };
+    (spf.lookups, spf.void_lookups) = (lookups, void_lookups);
+}
+
+fn certificate(facts: &mut Facts) -> &mut Inspection {
+    let Seen::Value(certificate) = &mut facts.tls.certificate else { panic!("no certificate") };
+    certificate
+}
+
+/// For each check of a domain: what is wrong, and what was not seen.
+fn domain_cases() -> Vec<(&'static str, Vec<OfDomain>, Option<OfDomain>)> {
+    vec![
+        (
+            "domain.ownership",
+            vec![|facts| facts.ownership.2 = Seen::Nothing, |facts| {
+                facts.ownership.2 = texts(&["pillarbox-verify=xyz"])
+            }],
+            Some(|facts| facts.ownership.2 = failed()),
+        ),
+        (
+            "dkim.record",
+            vec![
+                |facts| facts.keys[0].found = Seen::Nothing,
+                |facts| facts.keys[0].verifies = Seen::Value(false),
+                |facts| {
+                    let pending =
+                        DkimFacts { is_signing: false, found: Seen::Nothing, ..facts.keys[0].clone() };
+                    facts.keys.push(pending);
+                },
+            ],
+            Some(|facts| facts.keys[0].found = failed()),
+        ),
+        (
+            "dkim.size",
+            vec![|facts| facts.keys[0].rsa_bits = Some(768), |facts| facts.keys[0].rsa_bits = Some(1024)],
+            Some(|facts| facts.keys.clear()),
+        ),
+        (
+            "dkim.duplicate",
+            vec![|facts| facts.keys[0].found = texts(&["v=DKIM1; k=rsa; p=MIIB", "v=DKIM1; p=MIIC"])],
+            Some(|facts| facts.keys[0].found = Seen::Nothing),
+        ),
+        (
+            "spf.one",
+            vec![|facts| facts.spf = Seen::Nothing, |facts| {
+                facts.spf = spf(&["v=spf1 mx ~all", "v=spf1 -all"])
+            }],
+            Some(|facts| facts.spf = failed()),
+        ),
+        (
+            "spf.passes",
+            vec![
+                |facts| {
+                    facts.includes_us = false;
+                    refuse(&mut facts.spf);
+                },
+                |facts| {
+                    facts.includes_us = false;
+                    facts.own_addresses = Seen::NotAsked(UNKNOWN);
+                },
+            ],
+            Some(|facts| facts.spf = Seen::Nothing),
+        ),
+        (
+            "spf.lookups",
+            vec![|facts| cost(&mut facts.spf, 11, 0), |facts| cost(&mut facts.spf, 4, 3)],
+            Some(|facts| facts.spf = Seen::Nothing),
+        ),
+        (
+            "spf.plus_all",
+            vec![|facts| facts.spf = spf(&["v=spf1 mx +all"])],
+            Some(|facts| facts.spf = Seen::Nothing),
+        ),
+        (
+            "dmarc.one",
+            vec![|facts| facts.dmarc = Seen::Nothing, |facts| {
+                facts.dmarc = dmarc(&["v=DMARC1; p=reject", "v=DMARC1; p=none"])
+            }],
+            Some(|facts| facts.dmarc = failed()),
+        ),
+        (
+            "dmarc.policy",
+            vec![|facts| facts.dmarc = dmarc(&["v=DMARC1; p=none"])],
+            Some(|facts| facts.dmarc = Seen::Nothing),
+        ),
+        (
+            "dmarc.aligned",
+            vec![
+                |facts| {
+                    facts.keys[0].verifies = Seen::Value(false);
+                    facts.reverse_path = name("bounces.example");
+                },
+                |facts| {
+                    facts.keys[0].verifies = Seen::Value(false);
+                    refuse(&mut facts.spf);
+                },
+                |facts| {
+                    facts.keys.clear();
+                    facts.spf = Seen::Nothing;
+                },
+            ],
+            Some(|facts| {
+                facts.keys[0].found = failed();
+                facts.keys[0].verifies = Seen::NotAsked("there is no record to verify a signature with");
+            }),
+        ),
+        (
+            "dmarc.rua",
+            vec![|facts| facts.report_consents[0].1 = Seen::Value(false)],
+            Some(|facts| facts.report_consents[0].1 = failed()),
+        ),
+        (
+            "mx.replies",
+            vec![|facts| facts.mail_exchanges = Seen::Value(MailExchange::NullMx), |facts| {
+                facts.mail_exchanges = Seen::Nothing
+            }],
+            Some(|facts| facts.mail_exchanges = failed()),
+        ),
+        (
+            "domain.taken_above",
+            vec![|facts| facts.taken_above = Some(name("acme.com")), |facts| {
+                facts.taken_above = Some(name("com.example"))
+            }],
+            None,
+        ),
+    ]
+}
+
+fn dmarc(records: &[&str]) -> Seen<(DomainName, Vec<String>)> {
+    Seen::Value((name("acme.com"), records.iter().map(|&record| record.to_owned()).collect()))
+}
+
+fn changed<T>(mut facts: T, change: fn(&mut T)) -> T {
+    change(&mut facts);
+    facts
+}
+
+/// What the cases of a check found: wrong ones, the right one, and the one that was not seen.
+struct Outcome {
+    id: &'static str,
+    wrong: Vec<Vec<Finding>>,
+    right: Vec<Finding>,
+    skipped: Option<Vec<Finding>>,
+}
+
+fn outcomes() -> Vec<Outcome> {
+    let of = |id: &'static str, findings: Vec<Finding>| -> Vec<Finding> {
+        findings.into_iter().filter(|finding| finding.id == id).collect()
+    };
+    let look_at_server = |id, facts: &Facts| of(id, super::server(facts));
+    let look_at_domain = |id, facts: &DomainFacts| of(id, super::domain(facts));
+    let mut all: Vec<Outcome> = vec![Outcome {
+        id: "config.valid",
+        wrong: vec![of(
+            "config.valid",
+            super::invalid_config("pillarbox.toml", "pillarbox.toml: no such file"),
+        )],
+        right: look_at_server("config.valid", &server()),
+        skipped: None,
+    }];
+    all.extend(server_cases().into_iter().map(|(id, wrong, skipped)| Outcome {
+        id,
+        wrong: wrong.into_iter().map(|change| look_at_server(id, &changed(server(), change))).collect(),
+        right: look_at_server(id, &server()),
+        skipped: skipped.map(|change| look_at_server(id, &changed(server(), change))),
+    }));
+    all.extend(domain_cases().into_iter().map(|(id, wrong, skipped)| Outcome {
+        id,
+        wrong: wrong.into_iter().map(|change| look_at_domain(id, &changed(domain(), change))).collect(),
+        right: look_at_domain(id, &domain()),
+        skipped: skipped.map(|change| look_at_domain(id, &changed(domain(), change))),
+    }));
+    all
+}
+
+fn worst(findings: &[Finding]) -> FindingStatus {
+    findings.iter().map(|finding| finding.status).max().unwrap()
+}
+
+#[test]
+fn every_check_has_a_case_that_fails_and_one_that_is_right() {
+    let outcomes = outcomes();
+    let ids: Vec<&str> = outcomes.iter().map(|outcome| outcome.id).collect();
+    let known: Vec<&str> = CHECKS.iter().map(|check| check.id).collect();
+    assert_eq!(ids, known);
+    for Outcome { id, wrong, right, skipped } in &outcomes {
+        assert_eq!(worst(right), FindingStatus::Ok, "{id}: {right:?}");
+        assert!(worst(&wrong[0]) >= FindingStatus::Info, "{id}");
+        for finding in wrong.iter().flatten().filter(|finding| finding.status >= FindingStatus::Warning) {
+            let fix = finding.fix.as_ref().unwrap_or_else(|| panic!("{id} has no fix: {finding:?}"));
+            assert!(!fix.text.is_empty(), "{id}");
+        }
+        for findings in wrong {
+            assert!(worst(findings) >= FindingStatus::Info, "{id}: {findings:?}");
+        }
+        for finding in skipped.iter().flatten() {
+            assert_eq!(finding.status, FindingStatus::Skipped, "{id}: {finding:?}");
+        }
+    }
+}
+
+#[test]
+fn each_check_says_what_its_file_has() {
+    for Outcome { id, wrong, right, skipped } in outcomes() {
+        let mut text = String::new();
+        let titled = wrong.into_iter().map(|found| ("wrong", found));
+        for (title, findings) in
+            titled.chain([("right", right)]).chain(skipped.map(|found| ("skipped", found)))
+        {
+            text += &format!("# {title}\n");
+            for finding in &findings {
+                text += &finding_lines(finding);
+                text += &format!("{}\n", serde_json::to_string(finding).unwrap());
+            }
+        }
+        compare(&format!("{id}.txt"), &text);
+    }
+}
+
+#[test]
+fn the_whole_output_is_sorted_by_what_needs_something() {
+    let mut facts = server();
+    facts.sources[0].reverse = Seen::Nothing;
+    facts.at = at("2026-03-22T00:00:00Z");
+    facts.sources[0].ehlo = facts.hostname.clone();
+    let found = Diagnosis::new("mail.example.com", super::server(&facts), facts.at, 2345);
+    compare("whole.txt", &format!("{}{}{}", render(&found, false), render(&found, true), summarize(&found)));
+    let right = Diagnosis::new("mail.example.com", super::server(&server()), facts.at, 40);
+    compare("right.txt", &format!("{}{}", render(&right, false), summarize(&right)));
+}
+
+/// Compares with a file, or writes it. The version of the program is left out.
+fn compare(file: &str, text: &str) {
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/doctor/golden").join(file);
+    let text = text.replace(concat!("Pillarbox ", env!("CARGO_PKG_VERSION")), "Pillarbox VERSION");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert_eq!(text, kept, "{file}; UPDATE_GOLDEN=1 writes it");
+}
+
+#[test]
+fn nothing_is_ok_that_was_not_seen() {
+    const NOT_SEEN: &str = "nobody looked";
+    let mut facts = server();
+    facts.config.ports = Seen::NotAsked(NOT_SEEN);
+    facts.own_addresses = Seen::NotAsked(NOT_SEEN);
+    facts.hostname_addresses = Seen::NotAsked(NOT_SEEN);
+    facts.sources.clear();
+    facts.host_spf = Seen::NotAsked(NOT_SEEN);
+    facts.included_spf = Some((name("spf.example.com"), Seen::NotAsked(NOT_SEEN)));
+    facts.tls.certificate = Seen::NotAsked(NOT_SEEN);
+    facts.machine = MachineFacts {
+        space: Seen::NotAsked(NOT_SEEN),
+        sync: Seen::NotAsked(NOT_SEEN),
+        file_system: Seen::NotAsked(NOT_SEEN),
+        master_key_mode: Seen::NotAsked(NOT_SEEN),
+        master_key_opens: Seen::NotAsked(NOT_SEEN),
+        files: Seen::NotAsked(NOT_SEEN),
+        ..facts.machine
+    };
+    // These look at the configuration only.
+    let of_config = ["config.valid", "config.hostname", "config.api_exposed", "key.beside_data"];
+    let found = super::server(&facts);
+    for finding in found.iter().filter(|finding| !of_config.contains(&finding.id.as_ref())) {
+        assert_ne!(finding.status, FindingStatus::Ok, "{finding:?}");
+    }
+    let mut facts = domain();
+    facts.ownership.2 = Seen::NotAsked(NOT_SEEN);
+    (facts.keys[0].found, facts.keys[0].verifies) = (Seen::NotAsked(NOT_SEEN), Seen::NotAsked(NOT_SEEN));
+    (facts.spf, facts.dmarc) = (Seen::NotAsked(NOT_SEEN), Seen::NotAsked(NOT_SEEN));
+    (facts.report_consents[0].1, facts.mail_exchanges) = (Seen::NotAsked(NOT_SEEN), Seen::NotAsked(NOT_SEEN));
+    // The size of a key and the owners of domains are our own data.
+    for finding in super::domain(&facts) {
+        let is_own = ["dkim.size", "domain.taken_above"].contains(&finding.id.as_ref());
+        assert!(is_own || finding.status != FindingStatus::Ok, "{finding:?}");
+    }
+}
+
+#[test]
+fn a_hostile_reverse_name_is_one_line() {
+    let mut facts = server();
+    facts.sources[0].reverse = reverse(&["a\u{1b}[2J\nOK       all is well"], "192.0.2.8");
+    let found = Diagnosis::new("mail.example.com", super::server(&facts), facts.at, 0);
+    let text = render(&found, false);
+    let line = text.lines().find(|line| line.contains("name.ptr")).unwrap();
+    assert!(line.ends_with("a [2J OK       all is well"), "{line}");
+    assert!(!text.contains('\u{1b}'));
+}
+
+/// The servers that people really have.
+#[test]
+fn a_translator_of_addresses_a_split_name_and_ipv6_without_a_reverse_name_are_found() {
+    let both = || Seen::Value(vec![address(OWN), address("2a00:1450::7")]);
+    let statuses = |facts: &Facts| -> BTreeMap<String, FindingStatus> {
+        let mut statuses = BTreeMap::new();
+        for finding in super::server(facts) {
+            let worst = statuses.entry(finding.id.into_owned()).or_insert(finding.status);
+            *worst = finding.status.max(*worst);
+        }
+        statuses
+    };
+    // The name server of the office answers with the private address.
+    let split =
+        changed(server(), |facts| facts.hostname_addresses = Seen::Value(vec![address("192.168.1.7")]));
+    assert_eq!(statuses(&split)["name.resolves"], FindingStatus::Error);
+    // With both addresses in the DNS, the one of IPv6 has no reverse name.
+    let mut v6 = server();
+    (v6.own_addresses, v6.hostname_addresses) = (both(), both());
+    let mut source = v6.sources[0].clone();
+    (source.address, source.reverse) = (address("2a00:1450::7"), Seen::Nothing);
+    v6.sources.push(source);
+    let found = statuses(&v6);
+    assert_eq!((found["name.resolves"], found["name.ptr"]), (FindingStatus::Ok, FindingStatus::Error));
+    // Behind a translator of addresses nothing about names is OK before the public address is known.
+    let unknown = changed(server(), |facts| facts.own_addresses = Seen::NotAsked(UNKNOWN));
+    let found = statuses(&unknown);
+    for id in ["name.resolves", "name.ehlo", "name.ptr", "spf.host", "spf.include"] {
+        assert_eq!(found[id], FindingStatus::Skipped, "{id}");
+    }
+    assert_eq!(found["net.public_address"], FindingStatus::Warning);
+}
+
+#[test]
+fn the_checks_of_a_domain_and_of_the_server_are_apart() {
+    let of = |subject: Subject| {
+        CHECKS.iter().filter(|check| check.subject == subject).map(|check| check.id).collect::<Vec<_>>()
+    };
+    let ids = |findings: Vec<Finding>| {
+        findings.into_iter().map(|finding| finding.id.into_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(super::server(&server())), of(Subject::Server));
+    assert_eq!(ids(super::domain(&domain())), of(Subject::Domain));
+}

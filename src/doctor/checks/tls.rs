@@ -1,0 +1,132 @@
+//! The certificate.
+
+use super::super::facts::{Facts, Seen};
+use super::super::{Finding, Fix};
+use super::{listed, look};
+use crate::mail::{SignedDuration, Timestamp};
+use crate::tls::Inspection;
+
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+/// A certificate that ends sooner is an error.
+const LEFT_MIN: SignedDuration = SignedDuration::from_hours(3 * 24);
+/// Names of a certificate that are shown.
+const NAMES_SHOWN: usize = 3;
+
+pub fn chain(facts: &Facts) -> Vec<Finding> {
+    const ID: &str = "tls.chain";
+    let tls = &facts.tls;
+    let file = tls.file.as_str();
+    if tls.is_self_signed {
+        let fix = Fix::command(
+            "get a certificate of an authority, as certbot does, and name its files",
+            "[tls]\ncertificate = \"/etc/pillarbox/tls.crt\"\nprivate_key = \"/etc/pillarbox/tls.key\"",
+        );
+        return vec![Finding::warning(
+            ID,
+            file,
+            "the certificate is self-signed; mail clients refuse it",
+            fix,
+        )];
+    }
+    let finding = match &tls.certificate {
+        Seen::Value(Inspection { chain_fault: None, .. }) => {
+            Finding::ok(ID, file, format!("{file} leads to an authority that systems trust"))
+        }
+        Seen::Value(Inspection { chain_fault: Some(fault), .. }) => {
+            let fix = Fix::text(format!(
+                "put the certificate and then each intermediate certificate of its authority into {file}"
+            ));
+            Finding::error(ID, file, format!("{file} is not trusted: {fault}"), fix)
+        }
+        Seen::Failed(reason) => {
+            let fix = Fix::text(
+                "set tls.certificate and tls.private_key to the files of one certificate, readable by this user",
+            );
+            Finding::error(ID, file, reason.as_str(), fix)
+        }
+        Seen::Nothing => Finding::skipped(ID, file, "there is no certificate"),
+        Seen::NotAsked(reason) => Finding::skipped(ID, file, *reason),
+    };
+    vec![finding]
+}
+
+/// What a check says about a certificate that can be read; `tls.chain` says why it cannot.
+fn of_certificate(id: &'static str, facts: &Facts, check: impl Fn(&Inspection) -> Finding) -> Vec<Finding> {
+    let finding = match look(id, &facts.tls.file, &facts.tls.certificate) {
+        Ok(Some(found)) => check(found),
+        Ok(None) => Finding::skipped(id, facts.tls.file.as_str(), "there is no certificate"),
+        Err(skipped) => skipped,
+    };
+    vec![finding]
+}
+
+pub fn name(facts: &Facts) -> Vec<Finding> {
+    const ID: &str = "tls.name";
+    let hostname = &facts.hostname;
+    of_certificate(ID, facts, |found| {
+        if found.is_for_hostname {
+            return Finding::ok(ID, hostname.as_str(), format!("the certificate is for {hostname}"));
+        }
+        let shown = &found.names[..found.names.len().min(NAMES_SHOWN)];
+        let names = if shown.is_empty() { "no name".to_owned() } else { listed(shown) };
+        let fix = match facts.tls.is_self_signed {
+            true => Fix::command(
+                "remove the self-signed certificate and restart; the server makes one for its name",
+                format!("rm {}", facts.tls.file),
+            ),
+            false => {
+                Fix::text(format!("get a certificate for {hostname}, or set hostname to a name of this one"))
+            }
+        };
+        Finding::error(
+            ID,
+            hostname.as_str(),
+            format!("the certificate is for {names}, and not for {hostname}"),
+            fix,
+        )
+        .with(found.names.clone(), hostname.as_str())
+    })
+}
+
+pub fn expires(facts: &Facts) -> Vec<Finding> {
+    const ID: &str = "tls.expires";
+    of_certificate(ID, facts, |found| check_life(ID, facts, found))
+}
+
+fn check_life(id: &'static str, facts: &Facts, found: &Inspection) -> Finding {
+    let Inspection { not_before, not_after, .. } = found;
+    let file = facts.tls.file.as_str();
+    let fix = || match facts.tls.is_self_signed {
+        true => Fix::command(
+            "remove the self-signed certificate and restart; the server makes another",
+            format!("rm {file}"),
+        ),
+        false => Fix::text(format!("renew {file}; the server notices the new one by itself")),
+    };
+    let left = not_after.duration_since(facts.at);
+    let life = not_after.duration_since(*not_before);
+    let (date, days) = (date(*not_after), left.as_hours() / 24);
+    let in_days = if days == 1 { "in 1 day".to_owned() } else { format!("in {days} days") };
+    if *not_before > facts.at {
+        let text = format!("the certificate is not valid before {}", self::date(*not_before));
+        Finding::error(
+            id,
+            file,
+            text,
+            Fix::text("set the clock of this machine, or use a certificate that is valid now"),
+        )
+    } else if left <= SignedDuration::ZERO {
+        Finding::error(id, file, format!("the certificate ended on {date}"), fix())
+    } else if left < LEFT_MIN {
+        let when = if left < DAY { "within a day".to_owned() } else { in_days };
+        Finding::error(id, file, format!("the certificate ends {when} ({date})"), fix())
+    } else if left.as_secs() < life.as_secs() / 3 {
+        Finding::warning(id, file, format!("the certificate ends {in_days} ({date})"), fix())
+    } else {
+        Finding::ok(id, file, format!("the certificate is valid until {date}"))
+    }
+}
+
+fn date(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d").to_string()
+}

@@ -1,0 +1,343 @@
+//! What the doctor has seen. Each fact says whether it was seen, so that no check is right without it. The files of this
+//! module gather them: none of them fails, and none waits longer than its deadline.
+
+mod domain;
+mod machine;
+mod name;
+mod ports;
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+use crate::config::Config;
+use crate::dns::{DnsError, Resolver};
+use crate::mail::{DomainName, Timestamp};
+use crate::tls::Inspection;
+
+pub use domain::gather as gather_domain;
+
+/// The time for one fact.
+const FACT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Look-ups at once.
+const LOOKUPS_MAX: usize = 16;
+
+/// A fact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen<T> {
+    /// It is this.
+    Value(T),
+    /// There is none: the DNS says that there is no such record.
+    Nothing,
+    /// The look failed.
+    Failed(String),
+    /// Nobody looked, and why.
+    NotAsked(&'static str),
+}
+
+/// All facts about a server.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    pub at: Timestamp,
+    pub times: Times,
+    pub hostname: DomainName,
+    pub config: ConfigFacts,
+    /// The addresses that the Internet sees.
+    pub own_addresses: Seen<Vec<IpAddr>>,
+    pub hostname_addresses: Seen<Vec<IpAddr>>,
+    pub sources: Vec<SourceFacts>,
+    pub host_spf: Seen<SpfFacts>,
+    /// `None` if tenants include the host name.
+    pub included_spf: Option<(DomainName, Seen<SpfFacts>)>,
+    pub tls: TlsFacts,
+    pub machine: MachineFacts,
+}
+
+/// How long the looks took, in milliseconds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Times {
+    pub names: u64,
+    pub spf: u64,
+    pub certificate: u64,
+    pub machine: u64,
+    pub ports: u64,
+}
+
+/// The configuration.
+#[derive(Debug, Clone)]
+pub struct ConfigFacts {
+    /// The file; `None` for a running server.
+    pub file: Option<String>,
+    pub api_listen: Vec<SocketAddr>,
+    pub is_api_tls: bool,
+    pub is_public_url_https: bool,
+    pub ports: Seen<Vec<PortFacts>>,
+}
+
+/// An address of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortFacts {
+    pub option: &'static str,
+    pub address: SocketAddr,
+    pub state: PortState,
+}
+
+/// Whether the server can listen there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortState {
+    Free,
+    /// A running Pillarbox has it.
+    Ours,
+    /// Another program has it.
+    Taken,
+    /// This user may not listen there.
+    Forbidden,
+    /// It cannot be bound for another reason.
+    Unusable(String),
+}
+
+/// An address that mail leaves from.
+#[derive(Debug, Clone)]
+pub struct SourceFacts {
+    pub address: IpAddr,
+    pub ehlo: DomainName,
+    pub ehlo_addresses: Seen<Vec<IpAddr>>,
+    /// Its reverse names, each with the addresses that it leads to.
+    pub reverse: Seen<Vec<(String, Seen<Vec<IpAddr>>)>>,
+}
+
+/// An SPF record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpfFacts {
+    pub records: Vec<String>,
+    /// The own addresses that it does not permit.
+    pub refused: Vec<IpAddr>,
+    pub lookups: u32,
+    pub void_lookups: u32,
+}
+
+/// The certificate.
+#[derive(Debug, Clone)]
+pub struct TlsFacts {
+    pub file: String,
+    /// Whether the server makes its own, because the configuration names none.
+    pub is_self_signed: bool,
+    pub certificate: Seen<Inspection>,
+}
+
+/// The machine.
+#[derive(Debug, Clone)]
+pub struct MachineFacts {
+    pub data_dir: String,
+    /// Free and whole octets of its file system.
+    pub space: Seen<(u64, u64)>,
+    /// The octets that must be free for mail to be accepted.
+    pub free_min: u64,
+    /// p50 and p99 of synced writes.
+    pub sync: Seen<(Duration, Duration)>,
+    pub file_system: Seen<&'static str>,
+    pub master_key: String,
+    pub master_key_mode: Seen<u32>,
+    pub master_key_opens: Seen<()>,
+    pub is_master_key_beside_data: bool,
+    /// The hard limit of open files.
+    pub files: Seen<u64>,
+    pub files_needed: u64,
+}
+
+/// The facts about a sending domain.
+#[derive(Debug, Clone)]
+pub struct DomainFacts {
+    pub name: DomainName,
+    /// How long the looks took, in milliseconds.
+    pub duration_ms: u64,
+    /// The name and the value of its record, and what is there.
+    pub ownership: (String, String, Seen<Vec<String>>),
+    /// Whether the platform verified it, so that the record does not decide.
+    pub is_manual: bool,
+    pub keys: Vec<DkimFacts>,
+    pub spf: Seen<SpfFacts>,
+    /// The addresses that mail leaves from, as far as they are known.
+    pub own_addresses: Seen<Vec<IpAddr>>,
+    /// The name that its record should include.
+    pub spf_include: DomainName,
+    /// Whether the record itself includes this name.
+    pub includes_us: bool,
+    /// The record to publish: the found ones with our include.
+    pub spf_wanted: String,
+    /// The domain whose DMARC records apply, and the records.
+    pub dmarc: Seen<(DomainName, Vec<String>)>,
+    /// The domains in `rua`, and whether each agreed to get the reports.
+    pub report_consents: Vec<(DomainName, Seen<bool>)>,
+    pub reverse_path: DomainName,
+    pub mail_exchanges: Seen<MailExchange>,
+    /// A verified domain above, of another tenant.
+    pub taken_above: Option<DomainName>,
+}
+
+/// Where mail to a domain goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MailExchange {
+    /// To these hosts.
+    Hosts(Vec<String>),
+    /// Nowhere: a null MX (RFC 7505).
+    NullMx,
+    /// Here: it is a return host that was seen to lead to this server.
+    Here,
+}
+
+/// A DKIM key.
+#[derive(Debug, Clone)]
+pub struct DkimFacts {
+    pub selector: String,
+    pub record_name: String,
+    pub record: String,
+    /// The length of an RSA key; `None` for Ed25519.
+    pub rsa_bits: Option<usize>,
+    pub is_signing: bool,
+    pub found: Seen<Vec<String>>,
+    /// Whether an own signature is valid with the found record.
+    pub verifies: Seen<bool>,
+}
+
+impl<T> Seen<T> {
+    /// The value, or `None` for nothing.
+    ///
+    /// # Errors
+    /// Why nothing was seen.
+    pub fn get(&self) -> Result<Option<&T>, String> {
+        match self {
+            Self::Value(value) => Ok(Some(value)),
+            Self::Nothing => Ok(None),
+            Self::Failed(reason) => Err(format!("could not be looked at: {reason}")),
+            Self::NotAsked(reason) => Err((*reason).to_owned()),
+        }
+    }
+
+    /// The value, if it was seen.
+    pub fn value(&self) -> Option<&T> {
+        if let Self::Value(value) = self { Some(value) } else { None }
+    }
+
+    /// The same without a value; a value has become nothing.
+    fn absent<U>(self) -> Seen<U> {
+        match self {
+            Self::Value(_) | Self::Nothing => Seen::Nothing,
+            Self::Failed(reason) => Seen::Failed(reason),
+            Self::NotAsked(reason) => Seen::NotAsked(reason),
+        }
+    }
+}
+
+/// What the gatherers look with.
+pub struct Gatherer<'a> {
+    pub config: &'a Config,
+    /// The file of the configuration, if there is no running server.
+    pub file: Option<String>,
+    pub lookups: Lookups,
+    pub now: Timestamp,
+}
+
+impl Gatherer<'_> {
+    /// All facts about the server, concurrently.
+    pub async fn gather(&self) -> Facts {
+        let hostname = &self.config.hostname;
+        let own_addresses = name::own_addresses(self.config);
+        let include = self.config.domains.spf_include.as_ref().filter(|include| *include != hostname);
+        let (names, spf, machine, tls, ports) = tokio::join!(
+            timed(async {
+                tokio::join!(
+                    self.lookups.addresses(hostname.as_str()),
+                    name::sources(self.config, &own_addresses, &self.lookups)
+                )
+            }),
+            timed(async {
+                tokio::join!(name::spf(hostname, hostname, &own_addresses, &self.lookups), async {
+                    let include = include?;
+                    let spf = name::spf(include, hostname, &own_addresses, &self.lookups).await;
+                    Some((include.clone(), spf))
+                })
+            }),
+            timed(machine::gather(self.config)),
+            timed(machine::certificate(self.config, self.now)),
+            timed(ports::gather(self.config, self.file.is_some())),
+        );
+        let ((hostname_addresses, sources), (host_spf, included_spf)) = (names.0, spf.0);
+        let times =
+            Times { names: names.1, spf: spf.1, machine: machine.1, certificate: tls.1, ports: ports.1 };
+        Facts {
+            at: self.now,
+            times,
+            hostname: hostname.clone(),
+            config: ConfigFacts {
+                file: self.file.clone(),
+                api_listen: self.config.api.listen.clone(),
+                is_api_tls: self.config.api.tls,
+                is_public_url_https: self
+                    .config
+                    .api
+                    .public_url
+                    .as_ref()
+                    .is_some_and(|url| url.scheme() == "https"),
+                ports: ports.0,
+            },
+            own_addresses,
+            hostname_addresses,
+            sources,
+            host_spf,
+            included_spf,
+            tls: tls.0,
+            machine: machine.0,
+        }
+    }
+}
+
+/// Look-ups in the DNS, past the cache, a few at once.
+pub struct Lookups {
+    pub resolver: Resolver,
+    permits: Semaphore,
+}
+
+impl Lookups {
+    pub fn new(resolver: &Resolver) -> Self {
+        Self { resolver: resolver.without_cache(), permits: Semaphore::new(LOOKUPS_MAX) }
+    }
+
+    async fn addresses(&self, name: &str) -> Seen<Vec<IpAddr>> {
+        self.ask(self.resolver.addresses(name)).await
+    }
+
+    async fn texts(&self, name: &str) -> Seen<Vec<String>> {
+        self.ask(self.resolver.texts(name)).await
+    }
+
+    async fn ask<T>(&self, lookup: impl Future<Output = Result<T, DnsError>>) -> Seen<T> {
+        let Ok(_permit) = self.permits.acquire().await else {
+            return Seen::NotAsked("the doctor has ended");
+        };
+        match tokio::time::timeout(FACT_TIMEOUT, lookup).await {
+            Ok(Ok(found)) => Seen::Value(found),
+            Ok(Err(DnsError::NoSuchDomain | DnsError::NoRecords)) => Seen::Nothing,
+            Ok(Err(error @ DnsError::Temporary(_))) => Seen::Failed(error.to_string()),
+            Err(_) => Seen::Failed("the DNS did not answer in time".to_owned()),
+        }
+    }
+}
+
+/// A result, and how long it took in milliseconds.
+async fn timed<T>(look: impl Future<Output = T>) -> (T, u64) {
+    let start = Instant::now();
+    let found = look.await;
+    (found, start.elapsed().as_millis().try_into().unwrap_or(u64::MAX))
+}
+
+/// Runs blocking work within the time for a fact.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Seen<T> + Send + 'static) -> Seen<T> {
+    match tokio::time::timeout(FACT_TIMEOUT, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(seen)) => seen,
+        Ok(Err(error)) => Seen::Failed(error.to_string()),
+        Err(_) => Seen::Failed("it took more than 5 seconds".to_owned()),
+    }
+}

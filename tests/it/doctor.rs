@@ -1,0 +1,234 @@
+//! The doctor of a running server, and `pillarbox doctor`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use pillarbox::config::Config;
+use pillarbox::doctor::{CHECKS, Diagnosis, Finding, FixRecord, Subject, diagnose_locally};
+use pillarbox::mail::Timestamp;
+use pillarbox::model::{FindingStatus, Scope};
+use serde_json::json;
+
+use crate::api_stage::ApiStage;
+use crate::fake_dns::FakeDns;
+use crate::program;
+use crate::wait::PATIENCE;
+
+async fn ask(stage: &ApiStage, key: &str, target: &str) -> Diagnosis {
+    serde_json::from_value(stage.get(key, target).await.expect(200)).unwrap()
+}
+
+fn is_wrong(finding: &Finding) -> bool {
+    finding.status >= FindingStatus::Warning
+}
+
+fn status_of(diagnosis: &Diagnosis, id: &str) -> FindingStatus {
+    let of_check = diagnosis.findings.iter().filter(|finding| finding.id == id);
+    of_check.map(|finding| finding.status).max().unwrap_or_else(|| panic!("no {id}"))
+}
+
+/// Publishes what a fix says, in place of what is there.
+fn publish(dns: &FakeDns, record: &FixRecord) {
+    let FixRecord { name, kind, value } = record;
+    match kind.as_ref() {
+        "TXT" => dns.text(name, value),
+        "A" | "AAAA" => dns.addresses(name, &[value.parse().unwrap()]),
+        "PTR" => dns.pointer(name, value),
+        other => panic!("{other}"),
+    }
+}
+
+/// Does what the fixes say until nothing is left, three times at most.
+async fn follow_fixes(stage: &ApiStage, key: &str, target: &str, is_followed: impl Fn(&Finding) -> bool) {
+    for _ in 0..3 {
+        let found = ask(stage, key, target).await;
+        let wrong: Vec<_> = found.findings.iter().filter(|one| is_wrong(one) && is_followed(one)).collect();
+        if wrong.is_empty() {
+            return;
+        }
+        for finding in wrong {
+            let record = finding.fix.as_ref().and_then(|fix| fix.record.as_ref());
+            publish(&stage.dns, record.unwrap_or_else(|| panic!("{finding:?}")));
+        }
+    }
+    let left = ask(stage, key, target).await.findings;
+    let left: Vec<_> = left.into_iter().filter(|one| is_wrong(one) && is_followed(one)).collect();
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+#[tokio::test]
+async fn what_a_fix_says_makes_the_check_right() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("Acme").await;
+    let made = stage.post(&tenant.key, "/v1/domains", json!({"name": "acme.test"})).await.expect(201);
+    let domain = format!("/v1/domains/{}/doctor", made["id"].as_str().unwrap());
+    let server = "/v1/doctor?refresh=true";
+    let is_of_dns = |one: &Finding| one.id.starts_with("name.") || one.id.starts_with("spf.");
+    let before = ask(&stage, &stage.platform, server).await;
+    for id in ["name.resolves", "name.ptr", "spf.host"] {
+        assert_eq!(status_of(&before, id), FindingStatus::Error, "{id}");
+    }
+    follow_fixes(&stage, &stage.platform, server, is_of_dns).await;
+    // Bounces need a mail host, whose name no fix can know.
+    let before = ask(&stage, &tenant.key, &domain).await;
+    assert_eq!(status_of(&before, "mx.replies"), FindingStatus::Error);
+    stage.dns.mx("acme.test", &[(10, "mx.acme.test")]);
+    stage.dns.texts("acme.test", &["v=spf1 a +all", "v=spf1 mx -all", "site=1"]);
+    stage.dns.text("_dmarc.acme.test", "v=DMARC1; p=none; rua=mailto:dmarc@reports.test");
+    follow_fixes(&stage, &tenant.key, &domain, |_| true).await;
+    for (key, target, subject) in
+        [(&stage.platform, server, Subject::Server), (&tenant.key, domain.as_str(), Subject::Domain)]
+    {
+        let after = ask(&stage, key, target).await;
+        for check in CHECKS.iter().filter(|check| check.subject == subject) {
+            let _ = status_of(&after, check.id);
+        }
+    }
+    // What the doctor calls right verifies the domain.
+    let path = format!("/v1/domains/{}/verify", made["id"].as_str().unwrap());
+    let verified = stage.post(&tenant.key, &path, json!(null)).await.expect(200);
+    assert_eq!(verified["status"], "verified", "{verified}");
+    assert!(
+        verified["dns_records"].as_array().unwrap().iter().all(|record| record["status"] == "ok"),
+        "{verified}"
+    );
+    // A record with another key.
+    let key = &made["dns_records"][1];
+    stage.dns.text(key["name"].as_str().unwrap(), "v=DKIM1; k=rsa; p=MIIBIjAN");
+    assert_eq!(status_of(&ask(&stage, &tenant.key, &domain).await, "dkim.record"), FindingStatus::Error);
+    follow_fixes(&stage, &tenant.key, &domain, |_| true).await;
+}
+
+#[tokio::test]
+async fn an_spf_record_with_eleven_look_ups_is_counted() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("Acme").await;
+    let made = stage.post(&tenant.key, "/v1/domains", json!({"name": "acme.test"})).await.expect(201);
+    let domain = format!("/v1/domains/{}/doctor", made["id"].as_str().unwrap());
+    let hosts: Vec<String> = (0..10).map(|n| format!("a:h{n}.test")).collect();
+    for n in 0..10 {
+        stage.dns.addresses(&format!("h{n}.test"), &["192.0.2.99".parse().unwrap()]);
+    }
+    stage.dns.text("spf.test", &format!("v=spf1 {} -all", hosts.join(" ")));
+    stage.dns.text("acme.test", "v=spf1 include:spf.test -all");
+    let found = ask(&stage, &tenant.key, &domain).await;
+    assert_eq!(status_of(&found, "spf.lookups"), FindingStatus::Error);
+    stage.dns.text("spf.test", &format!("v=spf1 {} -all", hosts[1..].join(" ")));
+    let found = ask(&stage, &tenant.key, &domain).await;
+    assert_eq!(status_of(&found, "spf.lookups"), FindingStatus::Ok);
+}
+
+#[tokio::test]
+async fn a_tenant_sees_the_doctor_of_its_own_domains() {
+    let stage = ApiStage::start().await;
+    let (owner, other) = (stage.tenant("Acme").await, stage.tenant("Other").await);
+    let made = stage.post(&owner.key, "/v1/domains", json!({"name": "acme.test"})).await.expect(201);
+    let target = format!("/v1/domains/{}/doctor", made["id"].as_str().unwrap());
+    let found = ask(&stage, &owner.key, &target).await;
+    assert_eq!(found.subject, "acme.test");
+    assert_eq!(status_of(&found, "domain.ownership"), FindingStatus::Error);
+    stage.get(&other.key, &target).await.expect_error(404, "not_found");
+    let sender = stage.key(owner.id, &[Scope::EmailsSend], |_| {}).await;
+    stage.get(&sender, &target).await.expect_error(403, "insufficient_scope");
+    stage.get(&owner.key, "/v1/doctor").await.expect_error(403, "platform_key_required");
+}
+
+#[tokio::test]
+async fn a_change_of_a_status_is_an_event() {
+    let stage = ApiStage::start().await;
+    let target = "/v1/doctor?refresh=true";
+    let before = ask(&stage, &stage.platform, target).await;
+    assert_eq!(status_of(&before, "spf.host"), FindingStatus::Error);
+    ask(&stage, &stage.platform, target).await;
+    let events = async || {
+        let list = stage.get(&stage.platform, "/v1/events?type=doctor.changed").await.expect(200);
+        list["data"].as_array().unwrap().clone()
+    };
+    assert!(events().await.is_empty());
+    stage.dns.text("mail.host.example", "v=spf1 ip4:192.0.2.7 -all");
+    ask(&stage, &stage.platform, target).await;
+    let events = events().await;
+    assert_eq!(events.len(), 1, "{events:?}");
+    let data = &events[0]["data"];
+    assert_eq!([&data["check"], &data["from"], &data["to"]], ["spf.host", "error", "ok"], "{data}");
+    assert_eq!(events[0]["tenant_id"], json!(null));
+}
+
+#[tokio::test]
+async fn a_diagnosis_is_kept_for_an_hour_unless_it_is_to_be_refreshed() {
+    let stage = ApiStage::start().await;
+    let first = ask(&stage, &stage.platform, "/v1/doctor").await;
+    stage.clock.advance(Duration::from_secs(60));
+    assert_eq!(ask(&stage, &stage.platform, "/v1/doctor").await.at, first.at);
+    assert_ne!(ask(&stage, &stage.platform, "/v1/doctor?refresh=true").await.at, first.at);
+    stage.clock.advance(Duration::from_secs(3600));
+    let later = ask(&stage, &stage.platform, "/v1/doctor").await;
+    assert!(later.at > first.at);
+}
+
+#[tokio::test]
+async fn without_a_network_it_ends_and_each_error_has_a_fix() {
+    let dns = FakeDns::start().await;
+    dns.silence("example.com");
+    dns.silence("arpa");
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!(
+        "hostname = \"mail.example.com\"\ndata_dir = {:?}\n[relay]\nname_servers = [\"{}\"]\nsource_address = \"192.0.2.7\"\n",
+        dir.path(),
+        dns.address
+    );
+    let config = Config::parse(&text, Path::new("pillarbox.toml")).unwrap();
+    let looked = diagnose_locally(&config, "pillarbox.toml".into(), Timestamp::now());
+    let found = tokio::time::timeout(PATIENCE, looked).await.expect("it ends").unwrap();
+    for id in ["name.resolves", "name.ptr", "spf.host"] {
+        assert_eq!(status_of(&found, id), FindingStatus::Skipped, "{id}");
+    }
+    assert!(found.findings.iter().filter(|one| is_wrong(one)).all(|one| one.fix.is_some()), "{found:?}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "it left files");
+}
+
+#[tokio::test]
+async fn the_command_prints_lines_json_one_line_and_explanations_with_the_exit_status_of_plugins() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pillarbox.toml");
+    let file = file.to_str().unwrap();
+    let write = |text: &str| std::fs::write(file, text).unwrap();
+    let run = async |arguments: &[&str]| program::status_of(arguments, &[]).await;
+    let base = format!("data_dir = {:?}\n", dir.path());
+    write(&format!("hostname = \"mail.example.com\"\n{base}[relay]\nname_servers = [\"127.0.0.1:9\"]\n"));
+    let local = ["doctor", "--local", "--config", file];
+    let only = |more: &[&'static str]| [local.as_slice(), more].concat();
+
+    let (status, text) = run(&only(&["--only", "config.hostname", "--all"])).await;
+    assert_eq!(status, Some(0), "{text}");
+    assert!(
+        text.contains("OK       config.hostname the host name mail.example.com is fully qualified\n"),
+        "{text}"
+    );
+    let (status, text) = run(&only(&["--only", "config.hostname", "--quiet"])).await;
+    assert_eq!((status, text.as_str()), (Some(0), "PILLARBOX OK - 1 check\n"));
+    let (status, text) = run(&only(&["--only", "tls.chain", "--quiet"])).await;
+    assert_eq!((status, text.as_str()), (Some(1), "PILLARBOX WARNING - 1 warning: tls.chain\n"));
+    let (status, text) = run(&only(&["--only", "tls.chain,config.hostname", "--json"])).await;
+    let found: Diagnosis = serde_json::from_str(&text).unwrap();
+    assert_eq!((status, found.findings.len(), found.status), (Some(1), 2, FindingStatus::Warning));
+    let (status, text) = run(&only(&["--only", "tls.name"])).await;
+    assert_eq!(status, Some(3), "{text}");
+    let (status, text) = run(&only(&["--only", "tls.nose"])).await;
+    assert!(
+        status == Some(3) && text.contains("tls.nose is not a check; the checks are config.valid,"),
+        "{text}"
+    );
+
+    write("hostnam = \"x\"\n");
+    let (status, text) = run(&only(&["--quiet"])).await;
+    assert_eq!((status, text.as_str()), (Some(2), "PILLARBOX CRITICAL - 1 error: config.valid\n"));
+
+    let (status, text) = run(&["doctor", "--explain", "name.ptr"]).await;
+    assert!(status == Some(0) && text.contains("Large receivers refuse the mail."), "{text}");
+    let unreached = [("PILLARBOX_URL", "http://127.0.0.1:9"), ("PILLARBOX_KEY", "x")];
+    let (status, text) = program::status_of(&["doctor"], &unreached).await;
+    assert!(status == Some(3) && text.contains("cannot reach http://127.0.0.1:9"), "{text}");
+    let (status, text) = program::status_of(&["doctor", "--quiet"], &unreached).await;
+    assert!(status == Some(3) && text.starts_with("PILLARBOX UNKNOWN - cannot reach"), "{text}");
+}
