@@ -21,7 +21,7 @@ use crate::config::Timeouts;
 use crate::model::TlsFailure;
 use crate::policy::tls::{NOT_TRUSTED, ReportedPolicy};
 use crate::rng::Rng;
-use crate::smtp::client::{Capabilities, Handshake, HandshakeOptions, Login, Phase, StartTls, Step};
+use crate::smtp::client::{Handshake, HandshakeOptions, Login, Phase, StartTls, Step};
 
 /// The parameters of a connection to a host.
 #[derive(Debug, Clone)]
@@ -47,9 +47,10 @@ pub struct ConnectPlan {
 }
 
 impl ConnectPlan {
-    /// The host before the first reply.
-    pub fn peer(&self, address: Option<IpAddr>) -> Arc<Peer> {
-        Arc::new(Peer { tls_policy: Some(self.tls_policy.clone()), ..Peer::at(&self.host, address) })
+    /// The host before the first reply, and the own address if there was a connection.
+    pub fn peer(&self, address: Option<IpAddr>, source: Option<IpAddr>) -> Arc<Peer> {
+        let tls_policy = Some(self.tls_policy.clone());
+        Arc::new(Peer { source, tls_policy, ..Peer::at(&self.host, address) })
     }
 }
 
@@ -61,6 +62,13 @@ pub struct TcpConnected {
     pub stream: TcpStream,
     /// The permit for the connection; released when the connection closes.
     pub permit: OwnedSemaphorePermit,
+}
+
+impl TcpConnected {
+    /// The own address.
+    pub fn source(&self) -> Option<IpAddr> {
+        self.stream.local_addr().ok().map(|own| own.ip())
+    }
 }
 
 /// Opens connections.
@@ -87,9 +95,11 @@ impl Dialer {
     pub async fn open(
         &self,
         plan: &ConnectPlan,
-        TcpConnected { address, stream, permit }: TcpConnected,
+        connected: TcpConnected,
         transcript: &mut Transcript,
     ) -> Result<Connection, DeliveryError> {
+        let source = connected.source();
+        let TcpConnected { address, stream, permit } = connected;
         transcript.remark(&format!("connected to {} [{address}]", plan.host));
         let (mut tls, mut channel) = (None, None);
         let socket = if plan.implicit_tls {
@@ -146,7 +156,9 @@ impl Dialer {
                 }
                 Step::Ready(capabilities) => {
                     let trust = tls.is_some().then(|| plan.trust.clone());
-                    let peer = peer_of(plan, address, tls, &capabilities);
+                    let (tls_policy, offers_dsn) = (Some(plan.tls_policy.clone()), capabilities.dsn);
+                    let at = Peer::at(&plan.host, Some(address.ip()));
+                    let peer = Peer { source, tls, tls_policy, offers_dsn, ..at };
                     let opened = Opened { peer, address, stream, capabilities, trust, permit };
                     return Ok(Connection::new(opened));
                 }
@@ -204,18 +216,4 @@ fn describe_tls(stream: &TlsStream<TcpStream>, transcript: &mut Transcript) -> S
     let description = client::describe(stream);
     transcript.remark(&format!("TLS: {description}"));
     description
-}
-
-fn peer_of(
-    plan: &ConnectPlan,
-    address: SocketAddr,
-    tls: Option<String>,
-    capabilities: &Capabilities,
-) -> Peer {
-    Peer {
-        tls,
-        tls_policy: Some(plan.tls_policy.clone()),
-        offers_dsn: capabilities.dsn,
-        ..Peer::at(&plan.host, Some(address.ip()))
-    }
 }

@@ -9,6 +9,8 @@ pub struct Peer {
     pub host: String,
     /// The address that was dialled.
     pub address: Option<IpAddr>,
+    /// The own address of the connection.
+    pub source: Option<IpAddr>,
     /// TLS version and cipher suite, such as `TLSv1.3 TLS13_AES_256_GCM_SHA384`; `None` without TLS.
     pub tls: Option<String>,
     /// The TLS policy that applied, and why.

@@ -87,6 +87,7 @@ impl CompletedAttempt<'_> {
             duration_ms: self.duration_ms,
             host: result.peer.host.clone(),
             address: result.peer.address,
+            source: result.peer.source,
             tls: result.peer.tls.clone(),
             tls_policy: result.peer.tls_policy.clone(),
             code: result.code,

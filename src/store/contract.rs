@@ -318,6 +318,7 @@ pub(crate) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> Attempt {
         host: "mx.example.net".to_owned(),
         address: Some(IpAddr::from([192, 0, 2, 1])),
         tls: Some("TLSv1.3 TLS13_AES_256_GCM_SHA384".to_owned()),
+        source: Some("192.0.2.7".parse().unwrap()),
         tls_policy: Some("dane: validated".to_owned()),
         code: Some(250),
         enhanced: Some(EnhancedStatus::new(2, 0, 0)),

@@ -264,6 +264,7 @@ async fn a_timeline_of_long_dialogues_is_truncated_and_says_so() {
             host: "mx".into(),
             address: None,
             tls: None,
+            source: None,
             tls_policy: None,
             code: None,
             enhanced: None,

@@ -70,6 +70,8 @@ pub struct AttemptEntry {
     host: String,
     /// Its address; `null` if none was reached.
     address: Option<IpAddr>,
+    /// The address of this server that the host saw; `null` without a connection.
+    source: Option<IpAddr>,
     /// TLS version and cipher suite; `null` without TLS.
     tls: Option<String>,
     /// TLS policy that applied to the host, and its source.
@@ -174,6 +176,7 @@ fn merge(
             recipient: recipients.get(&attempt.delivery_id).cloned(),
             host: attempt.host,
             address: attempt.address,
+            source: attempt.source,
             tls: attempt.tls,
             tls_policy: attempt.tls_policy,
             reply_code: attempt.code,
@@ -235,6 +238,7 @@ mod tests {
             host: "mx.example".into(),
             address: None,
             tls: None,
+            source: None,
             tls_policy: None,
             code: Some(250),
             enhanced: "2.0.0".parse().ok(),

@@ -108,7 +108,7 @@ impl Attempt<'_> {
             Ok(result) => result,
             Err(_) => {
                 let error = DeliveryError::new(Phase::Connect, ATTEMPT_TIMED_OUT);
-                self.record_error(&error, &plan.peer(None));
+                self.record_error(&error, &plan.peer(None, None));
                 return None;
             }
         };
@@ -123,14 +123,14 @@ impl Attempt<'_> {
         failed.sort_by_key(|(_, error)| !is_local_network_error(error));
         for (address, error) in failed {
             let text = format!("cannot connect to {} [{address}]: {error}", plan.host);
-            let peer = plan.peer((!is_local_network_error(&error)).then(|| address.ip()));
+            let peer = plan.peer((!is_local_network_error(&error)).then(|| address.ip()), None);
             self.record_error(&DeliveryError::new(Phase::Connect, text), &peer);
         }
         connected.map(|(address, stream)| TcpConnected { address, stream, permit })
     }
 
     async fn open(&mut self, plan: &ConnectPlan, connected: TcpConnected) -> Option<Connection> {
-        let address = connected.address;
+        let (address, source) = (connected.address, connected.source());
         let error = match self.open_once(plan, connected).await {
             Ok(connection) => return Some(connection),
             Err(error) => error,
@@ -147,7 +147,7 @@ impl Attempt<'_> {
             // A reply to the message takes priority over the refusal of the account by another host.
             self.transcript.remark(&error.text);
         } else {
-            self.record_error(&error, &plan.peer(Some(address.ip())));
+            self.record_error(&error, &plan.peer(Some(address.ip()), source));
         }
         None
     }

@@ -171,6 +171,14 @@ pub enum StoredContent {
     File { octets: u64 },
 }
 
+impl StoredContent {
+    /// Its size.
+    pub fn octets(&self) -> u64 {
+        let (Self::Row { octets } | Self::File { octets }) = self;
+        *octets
+    }
+}
+
 /// The open file of a message. It stays readable while it is open, even if retention deletes it.
 #[derive(Debug)]
 pub struct ContentFile {
@@ -285,6 +293,8 @@ pub struct Attempt {
     /// The MX or smart host, `sandbox`, or empty if none was reached.
     pub host: String,
     pub address: Option<IpAddr>,
+    /// The own address that the host saw; `None` if there was no connection.
+    pub source: Option<IpAddr>,
     /// Like `TLSv1.3 TLS13_AES_256_GCM_SHA384`; `None` in clear.
     pub tls: Option<String>,
     /// The TLS policy of the host and its source; `None` if no host was dialled.

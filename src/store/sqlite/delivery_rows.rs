@@ -75,8 +75,8 @@ pub(super) fn attempts(
     limit: usize,
 ) -> Result<Page<Attempt>> {
     let sql = "SELECT attempt.id, attempt.message_id, attempt.delivery_id, attempt.started_us, attempt.duration_ms,
-                      attempt.host, attempt.address, attempt.tls, attempt.tls_policy, attempt.code, attempt.enhanced,
-                      attempt.text, attempt.outcome, attempt.bounce_class, attempt.reason,
+                      attempt.host, attempt.address, attempt.source, attempt.tls, attempt.tls_policy, attempt.code,
+                      attempt.enhanced, attempt.text, attempt.outcome, attempt.bounce_class, attempt.reason,
                       coalesce(shared.transcript, attempt.transcript) AS said
                FROM attempt LEFT JOIN attempt shared ON shared.id = attempt.transcript_of
                WHERE attempt.message_id = ?1 AND (?2 IS NULL OR attempt.delivery_id = ?2)
@@ -92,6 +92,7 @@ pub(super) fn attempts(
             duration_ms: count(row, "duration_ms")?,
             host: row.get("host")?,
             address: parsed_if_any(row, "address")?,
+            source: parsed_if_any(row, "source")?,
             tls: row.get("tls")?,
             tls_policy: row.get("tls_policy")?,
             code: row.get("code")?,

@@ -202,8 +202,8 @@ fn insert_attempt<'a>(
     };
     let sql = "INSERT INTO attempt (id, message_id, delivery_id, started_us, duration_ms, host, address, tls,
                                     code, enhanced, text, transcript, outcome, reason, bounce_class, transcript_of,
-                                    tls_policy)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
+                                    tls_policy, source)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
     tx.prepare_cached(sql)?.execute(params![
         attempt.id,
         attempt.message_id,
@@ -222,6 +222,7 @@ fn insert_attempt<'a>(
         attempt.bounce_class,
         transcript_of,
         attempt.tls_policy.as_deref().map(|policy| shorten(policy, REPLY_OCTETS_MAX)),
+        attempt.source.map(|address| address.to_string()),
     ])?;
     if transcript_of.is_none() {
         *stored = Some(StoredTranscript { attempt_id: attempt.id, transcript: &attempt.transcript });
