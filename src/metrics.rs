@@ -1,8 +1,8 @@
 //! Metrics in the Prometheus text format, on a separate listener without authentication. Values are collected from
 //! other modules at each scrape. No label contains a tenant, domain or address, so the number of series is bounded.
-//! Imports `mail`, `store`, `submission`, `limits`, `queue`, `returns`, `accept_loop`, `histogram` and `tls`.
+//! Imports `mail`, `store`, `submission`, `limits`, `queue`, `returns`, `accept_loop`, `histogram`, `doctor` and `tls`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::fmt::{self, Display};
 use std::sync::Arc;
@@ -29,13 +29,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept_loop;
+use crate::doctor::Doctor;
 use crate::histogram::HistogramReading;
 use crate::limits::auth_limiter::AuthLimiter;
 use crate::limits::connection_limiter::ConnectionLimiter;
-use crate::model::BounceClass;
+use crate::model::{BounceClass, FindingStatus};
 use crate::queue::{ConnectionCounts, QueueManager};
 use crate::returns::ReturnsService;
-use crate::store::{Journal, Outbox, QueueOverview, QueueRequest, Store, StoreCounts, StoreError};
+use crate::store::{Journal, Outbox, Queue, QueueOverview, QueueRequest, Store, StoreCounts, StoreError};
 use crate::submission::SubmissionService;
 use crate::tls::Certificate;
 
@@ -67,12 +68,15 @@ pub struct Metrics {
     pub public: Arc<ConnectionLimiter>,
     /// The certificate of the listeners.
     pub certificate: Arc<Certificate>,
+    /// What is wrong with the server.
+    pub doctor: Arc<Doctor>,
 }
 
 /// The values read from the store for one scrape.
 struct Snapshot {
     counts: StoreCounts,
     queue: QueueOverview,
+    pauses: u64,
     webhook_backlog: u64,
 }
 
@@ -149,9 +153,11 @@ impl Metrics {
 
     async fn collect(&self) -> Result<Snapshot, StoreError> {
         let request = QueueRequest { limit: 1, ..QueueRequest::default() };
-        let queue = self.queue.overview(request, self.queue.clock().now()).await?;
+        let now = self.queue.clock().now();
+        let queue = self.queue.overview(request, now).await?;
+        let pauses = self.store.pauses(now).await?.len() as u64;
         let webhook_backlog = self.store.webhook_backlog().await?;
-        Ok(Snapshot { counts: self.store.counts(), queue, webhook_backlog })
+        Ok(Snapshot { counts: self.store.counts(), queue, pauses, webhook_backlog })
     }
 
     fn render(&self, snapshot: &Snapshot) -> String {
@@ -163,6 +169,8 @@ impl Metrics {
         self.add_reports(pillarbox);
         add_store(pillarbox, &snapshot.counts);
         self.add_queue(pillarbox, &snapshot.queue);
+        gauge(pillarbox, "pauses", "Pauses of parts of the queue", to_gauge(snapshot.pauses));
+        self.add_findings(pillarbox);
         self.add_logins(pillarbox);
         gauge(pillarbox, "webhook_backlog", "Webhook deliveries pending", to_gauge(snapshot.webhook_backlog));
         if let Some(expires_at) = self.certificate.expires_at() {
@@ -215,6 +223,18 @@ impl Metrics {
         let refusals = counts.refusals.iter().map(|(code, count)| ([("code", (*code).to_owned())], *count));
         let help = "Refused recipients and messages of other servers, by code";
         counters(registry, "report_refusals", help, refusals);
+    }
+
+    /// Adds what the last run of the doctor found.
+    fn add_findings(&self, registry: &mut Registry) {
+        let mut found: BTreeMap<(String, FindingStatus), u64> = BTreeMap::new();
+        for finding in self.doctor.last().iter().flat_map(|last| &last.findings) {
+            *found.entry((finding.id.to_string(), finding.status)).or_default() += 1;
+        }
+        let found = found.into_iter();
+        let found =
+            found.map(|((check, status), count)| ([("check", check), ("status", status.to_string())], count));
+        gauges(registry, "doctor", "Findings of the last run of the doctor, by check and status", found);
     }
 
     fn add_logins(&self, registry: &mut Registry) {
@@ -320,15 +340,15 @@ fn counters<const N: usize>(
     registry.register(name, help, family);
 }
 
-fn gauges(
+fn gauges<const N: usize>(
     registry: &mut Registry,
     name: &str,
     help: &str,
-    values: impl IntoIterator<Item = ([Label; 1], u64)>,
+    values: impl IntoIterator<Item = ([Label; N], u64)>,
 ) {
-    let family = Family::<[Label; 1], Gauge>::default();
-    for (label, value) in values {
-        family.get_or_create(&label).set(to_gauge(value));
+    let family = Family::<[Label; N], Gauge>::default();
+    for (labels, value) in values {
+        family.get_or_create(&labels).set(to_gauge(value));
     }
     registry.register(name, help, family);
 }

@@ -320,6 +320,7 @@ impl<'a> SharedServices<'a> {
             api: api.connections(),
             public: web.connections(),
             certificate: self.certificate.clone(),
+            doctor: self.doctor.clone(),
         })
     }
 

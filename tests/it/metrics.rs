@@ -32,6 +32,8 @@ async fn what_happens_to_mail_is_counted_and_told_without_naming_anybody() {
     server.wait_for_status(&id, &["delivered"]).await;
     let held = json!({"tenant_id": account.tenant_id});
     server.control.ok("POST", "/v1/queue/pause", held).await;
+    let diagnosis = server.control.get("/v1/doctor").await;
+    let found = diagnosis["findings"].as_array().unwrap().len() as u64;
     server.submit(&account, &["bob@b.test", "carol@b.test"], &message(&account, "two")).await;
     let mut client = server.log_in(&account).await;
     let refused = client.command("MAIL FROM:<alice@foreign.test>").await;
@@ -76,6 +78,11 @@ async fn what_happens_to_mail_is_counted_and_told_without_naming_anybody() {
     assert_eq!(is("pillarbox_delivery_seconds_bucket{le=\"+Inf\",outcome=\"delivered\"}"), 1);
     assert_eq!(is("pillarbox_delivery_seconds_count{outcome=\"bounced\"}"), 0);
     assert_eq!(is("pillarbox_site_backoffs"), 0);
+    assert_eq!(is("pillarbox_pauses"), 1);
+    assert_eq!(is("pillarbox_doctor{check=\"config.hostname\",status=\"ok\"}"), 1);
+    let findings = text.lines().filter_map(|line| line.strip_prefix("pillarbox_doctor{check=\""));
+    let findings = findings.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap());
+    assert_eq!(findings.sum::<u64>(), found, "{diagnosis} {text}");
     assert!(is("pillarbox_certificate_expiry_seconds") > 86_400);
     assert!(is("process_resident_memory_bytes") > 1_000_000);
     assert_eq!(is(&format!("pillarbox_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"))), 1);
