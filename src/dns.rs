@@ -3,6 +3,7 @@
 //! Names are looked up as absolute names, so that the search list of the machine does not apply. [`SecureResolver`]
 //! also validates DNSSEC. Imports `mail` and `rng`.
 
+mod authentication;
 mod dkim;
 mod proof;
 mod reverse;
@@ -25,6 +26,10 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use crate::mail::DomainName;
 use crate::rng::Rng;
 
+pub use authentication::{
+    Authentication, AuthenticationResult, Departure, DmarcIdentifier, DmarcPolicy, DmarcReport,
+    SignatureReport, SpfReport,
+};
 pub use dkim::SignatureCheck;
 pub use reverse::reverse_name;
 pub use secure::{SecureResolver, Signed};

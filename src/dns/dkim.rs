@@ -112,13 +112,13 @@ fn domain_of(tags: &[u8]) -> Option<DomainName> {
 
 /// One of the domains is at or under the other, and both have more than one label. A subdomain may sign for
 /// From: the result names the domain that signed, and trust is in that name.
-fn is_aligned(signing: &DomainName, from: &DomainName) -> bool {
+pub(super) fn is_aligned(signing: &DomainName, from: &DomainName) -> bool {
     let is_related = signing.is_at_or_under(from) || from.is_at_or_under(signing);
     is_related && [signing, from].iter().all(|domain| domain.as_str().contains('.'))
 }
 
 /// The message without the lines of white space at its end.
-fn without_blank_lines(message: &[u8]) -> &[u8] {
+pub(super) fn without_blank_lines(message: &[u8]) -> &[u8] {
     let body = memmem::find(message, b"\r\n\r\n").map_or(message.len(), |at| at + 4);
     let is_text = |octet: &u8| !matches!(octet, b' ' | b'\t' | b'\r' | b'\n');
     let text_end = message[body..].iter().rposition(is_text).map_or(body, |at| body + at + 1);

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod api_stage;
-mod browser;
 mod client;
 mod control;
 mod dialogue;
@@ -36,6 +35,7 @@ mod api_keys;
 mod api_objects;
 mod api_queue;
 mod api_repeats;
+mod authentication;
 mod bad_days;
 mod bad_input;
 mod chunking;
@@ -68,10 +68,6 @@ mod metrics;
 mod misbehaviour;
 mod mta_sts;
 mod outcomes;
-mod page_actions;
-mod page_isolation;
-mod page_visitor;
-mod pages;
 mod parts;
 mod proxy;
 mod queue;
@@ -94,7 +90,6 @@ mod sandbox_reports;
 mod scram;
 mod send_limits;
 mod sending;
-mod sessions;
 mod smart_host;
 mod soft_bounces;
 mod stage;

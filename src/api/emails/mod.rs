@@ -1,7 +1,8 @@
 //! Messages. `send` accepts them: `draft` validates a message, `compose` builds the MIME message with the
 //! fields that `header_field` writes, and `batch` composes all
-//! messages of a request. `timeline`, `raw` and `parts` show a message. `retry_cancel` retries or cancels its deliveries.
+//! messages of a request. `timeline`, `raw`, `parts` and `authentication` show a message. `retry_cancel` retries or cancels its deliveries.
 
+mod authentication;
 mod batch;
 mod compose;
 mod draft;
@@ -88,6 +89,9 @@ pub fn resource() -> Resource {
             Operation::get("/v1/emails/{id}/parts/{part}", "get_part", parts::get)
                 .describe("Get the content of a part", "Without its transfer encoding. Browsers save it and do not show it.")
                 .returns_octets("application/octet-stream", "The content."),
+            Operation::get("/v1/emails/{id}/authentication", "check_authentication", authentication::check)
+                .describe("Check the authentication of a message", "Verifies its DKIM signatures against the DNS now, and evaluates SPF of the address that it left from and DMARC of the domain in From.")
+                .returns::<authentication::AuthenticationView>("The results."),
             Operation::post("/v1/emails/{id}/retry", "retry_email", retry_cancel::retry)
                 .describe("Retry a message now", "Makes deferred deliveries due now. Scheduled deliveries stay scheduled.")
                 .needs(Access::Scope(Scope::EmailsSend))

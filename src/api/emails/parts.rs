@@ -10,12 +10,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use std::borrow::Cow;
 
-use crate::api::body::memory_exhausted;
 use crate::api::{ApiError, ApiResponse, RequestContext, Result};
 use crate::limits::memory_budget::MemoryReservation;
 use crate::mail::{HeaderBlock, body_start, parts_of};
-use crate::model::{MessageId, MessageKind, RefusalCode};
-use crate::store::{Spool, StoredContent};
+use crate::model::{MessageId, RefusalCode};
 
 use super::raw;
 
@@ -109,11 +107,10 @@ struct Part<'a> {
 
 /// `GET /v1/emails/{id}/parts`
 pub async fn list(call: RequestContext) -> Result<ApiResponse> {
-    let (message, octets, mut reservation) = read(&call).await?;
+    let (message, octets, reservation) = read(&call).await?;
     let view = call.work(move || Ok(view(message, &octets))).await?;
-    let response = ApiResponse::ok(&view)?;
-    reservation.shrink_to(0);
-    Ok(response)
+    drop(reservation);
+    ApiResponse::ok(&view)
 }
 
 /// `GET /v1/emails/{id}/parts/{part}`
@@ -130,20 +127,12 @@ pub async fn get(call: RequestContext) -> Result<ApiResponse> {
 /// The message, and memory for it, for its decoded parts and for the response.
 async fn read(call: &RequestContext) -> Result<(MessageId, Vec<u8>, MemoryReservation)> {
     let message = super::find(call).await?;
-    if message.kind == MessageKind::Confirmation {
-        return Err(raw::confirmation());
-    }
-    let stored = call.store().stored_content(message.id, call.now).await?.ok_or_else(raw::content_removed)?;
-    let (StoredContent::Row { octets } | StoredContent::File { octets }) = stored;
+    let octets = raw::find_content(call, &message).await?.octets();
     if octets > MESSAGE_OCTETS_MAX {
         return Err(too_large());
     }
-    let mut reservation = call.reservation.beside();
-    if !reservation.grow_to(3 * octets) {
-        return Err(memory_exhausted());
-    }
-    let content = call.store().content(message.id, call.now).await?.ok_or_else(raw::content_removed)?;
-    Ok((message.id, content.to_vec(), reservation))
+    let (octets, reservation) = raw::load(call, message.id, octets, 3).await?;
+    Ok((message.id, octets, reservation))
 }
 
 fn too_large() -> ApiError {

@@ -16,44 +16,56 @@ use crate::api::{ApiError, ApiResponse, RequestContext, Result};
 use crate::limits::memory_budget::MemoryReservation;
 use crate::limits::tenant_semaphore::TenantPermit;
 use crate::model::{MessageId, MessageKind, RefusalCode};
-use crate::store::{ContentFile, Spool, StoredContent};
+use crate::store::{ContentFile, Message, Spool, StoredContent};
 
 /// Maximum memory of a stream: two pieces that wait to be sent, the piece being read, and the buffer of the file.
 const STREAM_OCTETS: u64 = 4 * PIECE_OCTETS as u64;
 
 pub async fn get(call: RequestContext) -> Result<ApiResponse> {
     let message = super::find(&call).await?;
-    if message.kind == MessageKind::Confirmation {
-        return Err(confirmation());
-    }
-    let id = message.id;
-    match call.store().stored_content(id, call.now).await? {
-        Some(StoredContent::Row { octets }) => whole(&call, id, octets).await,
-        Some(StoredContent::File { octets }) if call.is_head => {
+    match find_content(&call, &message).await? {
+        // The content exists twice: as the store returns it, and as one piece.
+        StoredContent::Row { octets } => {
+            let (octets, reservation) = load(&call, message.id, octets, 2).await?;
+            ApiResponse::message(octets).reserve(reservation)
+        }
+        StoredContent::File { octets } if call.is_head => {
             Ok(ApiResponse::message_stream(Body::empty(), octets))
         }
-        Some(StoredContent::File { octets }) => begin(&call, id, octets).await,
-        None => Err(content_removed()),
+        StoredContent::File { octets } => begin(&call, message.id, octets).await,
     }
 }
 
+/// Reads the whole content of a message of this size, with a reservation for this many times as much.
+pub async fn load(
+    call: &RequestContext,
+    id: MessageId,
+    octets: u64,
+    times: u64,
+) -> Result<(Vec<u8>, MemoryReservation)> {
+    let mut reservation = call.reservation.beside();
+    if !reservation.grow_to(times * octets) {
+        return Err(memory_exhausted());
+    }
+    let content = call.store().content(id, call.now).await?.ok_or_else(content_removed)?;
+    Ok((content.to_vec(), reservation))
+}
+
+/// Where the content of a message is that may be shown.
+pub async fn find_content(call: &RequestContext, message: &Message) -> Result<StoredContent> {
+    if message.kind == MessageKind::Confirmation {
+        return Err(confirmation());
+    }
+    call.store().stored_content(message.id, call.now).await?.ok_or_else(content_removed)
+}
+
 /// The code in the message is for the owner of the address only.
-pub(super) fn confirmation() -> ApiError {
+fn confirmation() -> ApiError {
     ApiError::new(
         RefusalCode::NotFound,
         "a confirmation mail cannot be read",
         "ask the owner of the address for the code",
     )
-}
-
-async fn whole(call: &RequestContext, id: MessageId, octets: u64) -> Result<ApiResponse> {
-    // The content exists twice: as the store returns it, and as one piece.
-    let mut reservation = call.reservation.beside();
-    if !reservation.grow_to(2 * octets) {
-        return Err(memory_exhausted());
-    }
-    let content = call.store().content(id, call.now).await?.ok_or_else(content_removed)?;
-    ApiResponse::message(content.to_vec()).reserve(reservation)
 }
 
 /// Acquires the permit and the memory before it opens the file, because opening reads the whole file to verify it.
@@ -101,7 +113,7 @@ impl FileStream {
     }
 }
 
-pub(super) fn content_removed() -> ApiError {
+fn content_removed() -> ApiError {
     ApiError::new(
         RefusalCode::NotFound,
         "the content of this message has been removed",

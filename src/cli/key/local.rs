@@ -90,7 +90,6 @@ pub(super) async fn create(
     if new.tenant.is_none() && !new.scopes.is_empty() {
         bail!("only keys of a tenant have scopes; name the tenant with --tenant");
     }
-    new.snippet.check(None)?;
     let access = if init { Access::Initialize } else { Access::Manage };
     let store = directory.open(access).await?;
     let tenant_id = find_tenant(&store, new.tenant.as_deref()).await?;
@@ -107,8 +106,7 @@ pub(super) async fn create(
     let mut created = view_with_slug(&store, created, output).await?;
     store.close().await;
     created["secret"] = secret.expose().into();
-    let snippet = new.snippet.fill(&created, None)?;
-    print_new(output, created, snippet)
+    print_new(output, &created)
 }
 
 /// Lists keys.
