@@ -74,6 +74,5 @@ async fn lift(call: RequestContext) -> Result<ApiResponse> {
     if !call.api.bans.lift(subject, call.now) {
         return Err(ApiError::not_found("ban"));
     }
-    tracing::info!(%subject, by = %call.caller.key.id, "ban lifted");
     ApiResponse::deleted("ban", subject)
 }

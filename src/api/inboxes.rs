@@ -176,10 +176,7 @@ async fn confirm(call: RequestContext) -> Result<ApiResponse> {
     let Confirm { code } = call.json()?;
     let confirmed = call.store().confirm_inbox(call.scope(), id, read_code(&code), call.now).await?;
     match confirmed.ok_or_else(missing)? {
-        InboxConfirmation::Confirmed(inbox) => {
-            tracing::info!(inbox = %inbox.id, tenant = %inbox.tenant_id, "inbox confirmed");
-            ApiResponse::ok(&InboxView::from(inbox))
-        }
+        InboxConfirmation::Confirmed(inbox) => ApiResponse::ok(&InboxView::from(inbox)),
         InboxConfirmation::WrongCode { attempts_left } => {
             let message = format!("this is not the code of the last mail; {attempts_left} attempts are left");
             Err(ApiError::field("code", "invalid", message))

@@ -71,7 +71,5 @@ async fn rotate(call: RequestContext) -> Result<ApiResponse> {
     let Rotate { at_once } = if call.body.is_empty() { Rotate::default() } else { call.json()? };
     let respond = |rotated: &TokenGeneration| ApiResponse::ok(&GenerationView::from(*rotated));
     let rotate = async |store: crate::store::Store| Ok(store.rotate_tokens(at_once, call.now).await?);
-    let response = call.change(respond, rotate).await?;
-    tracing::info!(at_once, by = %call.caller.key.id, "tokens rotated");
-    Ok(response)
+    call.change(respond, rotate).await
 }

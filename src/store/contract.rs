@@ -4,6 +4,7 @@
 #[macro_use]
 mod every_test;
 
+mod audit;
 mod directory;
 mod domains;
 mod journal;
@@ -52,6 +53,9 @@ pub(crate) fn new_webhook(tenant_id: Option<TenantId>) -> NewWebhook {
 
 /// The limit of suppressions of a tenant in the stores that a harness opens.
 pub(crate) const SUPPRESSIONS_MAX: usize = 1000;
+
+/// The limit of entries of the audit log about a tenant in the stores that a harness opens.
+pub(crate) const AUDIT_ENTRIES_MAX: i64 = 20;
 
 /// The place of a store: a directory or a database. It outlives the stores that are opened in it.
 pub(crate) trait Harness: Sized + 'static {

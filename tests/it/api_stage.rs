@@ -45,6 +45,7 @@ pub struct ApiStage {
     pub dns: FakeDns,
     pub resolver: Resolver,
     pub verifier: Arc<Verifier>,
+    pub bans: Arc<AuthLimiter>,
     /// The secret of a platform key.
     pub platform: String,
     /// The memory budget for request bodies and responses.
@@ -155,7 +156,7 @@ impl ApiStage {
             public_url: api_public_url,
             is_tls,
             api: InProcess::new(&api),
-            bans,
+            bans: bans.clone(),
             hostname,
             submission: Vec::new(),
             submissions: Vec::new(),
@@ -171,6 +172,7 @@ impl ApiStage {
             dns,
             resolver,
             verifier,
+            bans,
             platform,
             memory,
             stop,

@@ -35,6 +35,7 @@ mod api_keys;
 mod api_objects;
 mod api_queue;
 mod api_repeats;
+mod audit;
 mod authentication;
 mod bad_days;
 mod bad_input;

@@ -7,7 +7,6 @@ mod view;
 
 use std::sync::Arc;
 
-use hyper::Method;
 use serde_json::Value;
 
 use crate::model::{AuditActor, AuditId};
@@ -59,7 +58,7 @@ fn describe(call: &RequestContext, before: Option<Value>) -> AuditEntry {
         request_id: Some(call.request_id),
         operation: target.operation.name.to_owned(),
         object: of_before("object"),
-        object_id: call.id.clone().or(call.tenant_id.clone()),
+        object_id: call.id.clone().or(before.as_ref().and(call.tenant_id.clone())),
         before,
         after: None,
         error: None,
@@ -84,9 +83,9 @@ fn complete(trail: &AuditTrail, operation: &Operation, result: &Result<ApiRespon
         return None;
     }
     let of_after = |field: &str| after.as_ref().and_then(|value| value[field].as_str()).map(str::to_owned);
-    // A deletion answers with the id only; the object was there before.
-    entry.object = of_after("object").or(entry.object);
-    entry.object_id = of_after("id").or(entry.object_id);
+    // The response may be about something else than the object in the path, such as its new DKIM key.
+    entry.object = entry.object.or(of_after("object").filter(|object| object != "list"));
+    entry.object_id = entry.object_id.or(of_after("id"));
     if entry.tenant_id.is_none() {
         let id = match entry.object.as_deref() {
             Some("tenant") => of_after("id"),
@@ -94,7 +93,7 @@ fn complete(trail: &AuditTrail, operation: &Operation, result: &Result<ApiRespon
         };
         entry.tenant_id = id.and_then(|id| id.parse().ok());
     }
-    entry.after = after.filter(|_| operation.method != Method::DELETE || entry.before.is_none());
+    entry.after = after.filter(|after| after["deleted"] != true || entry.before.is_none());
     Some(entry)
 }
 
@@ -102,6 +101,7 @@ fn log(entry: &AuditEntry) {
     tracing::info!(
         operation = entry.operation,
         object = entry.object_id,
+        destination = entry.after.as_ref().and_then(|after| after["destination"].as_str()),
         tenant = entry.tenant_id.map(tracing::field::display),
         by = entry.key_id.map(tracing::field::display),
         client = entry.client_address.map(tracing::field::display),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::store::AUDIT_OBJECT_OCTETS_MAX;
 
 /// Fields that contain secrets, wherever they are.
-const SECRETS: [&str; 5] = ["secret", "password", "private_key", "token", "authorization"];
+const SECRETS: [&str; 6] = ["secret", "password", "pass", "private_key", "token", "authorization"];
 /// Octets of a text; a template may have megabytes.
 const TEXT_OCTETS_MAX: usize = 1024;
 const ITEMS_MAX: usize = 50;
@@ -43,5 +43,33 @@ fn shorten(value: Value, concealed: &[&str]) -> Value {
             json!(format!("{}… ({} octets)", &text[..end], text.len()))
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_concealed_at_any_depth_and_the_rest_stays() {
+        let object = json!({"secret": "s", "list": [{"password": "p", "url": "u", "token": null, "secret": true}], "name": "n"});
+        let expected = json!({"secret": "concealed", "list": [{"password": "concealed", "url": "concealed", "token": null, "secret": true}], "name": "n"});
+        assert_eq!(redact(object, &["url"]), expected);
+    }
+
+    #[test]
+    fn what_is_long_is_shortened() {
+        let text = "é".repeat(2000);
+        let short = redact(json!({"text": text, "items": vec![1; 80]}), &[]);
+        assert_eq!(
+            short["text"].as_str().map(|text| text.ends_with("é… (4000 octets)")),
+            Some(true),
+            "{short}"
+        );
+        assert_eq!(short["items"].as_array().map(Vec::len), Some(ITEMS_MAX));
+        let fields = (0..40).map(|number| (number.to_string(), json!("x".repeat(1000))));
+        let mut long = Value::Object(fields.collect());
+        long["id"] = json!("dom_1");
+        assert_eq!(redact(long, &[]), json!({"id": "dom_1", "truncated": true}));
     }
 }

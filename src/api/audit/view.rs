@@ -111,6 +111,7 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
         tenant_id,
         of_platform,
         key_id: call.query.value("key_id"),
+        of_own_keys: !call.caller.is_platform(),
         operation: call.query.value("operation"),
         object: call.query.value("type"),
         object_id: call.query.value("object_id"),

@@ -94,7 +94,6 @@ pub async fn retry(call: RequestContext) -> Result<ApiResponse> {
 pub async fn cancel(call: RequestContext) -> Result<ApiResponse> {
     let target = Target::find(&call).await?;
     let RetryCancelResult { changed, in_flight } = call.api.queue.cancel(target.id, call.now).await?;
-    tracing::info!(msg = %target.id, deliveries = changed.len(), by = %call.caller.key.id, "cancelled");
     ApiResponse::ok(&CancellationView {
         id: target.id,
         object: "email_cancellation",

@@ -153,12 +153,7 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
     let respond = move |key: &Key| {
         ApiResponse::created(&NewKeyView { key: KeyView::new(key.clone(), now), secret: secret.expose() })
     };
-    let create = async |store: Store| {
-        let key = store.create_key(new, call.now).await?;
-        tracing::info!(key = %key.id, by = %caller.id, "API key created");
-        Ok(key)
-    };
-    call.change(respond, create).await
+    call.change(respond, async |store: Store| Ok(store.create_key(new, now).await?)).await
 }
 
 async fn list(mut call: RequestContext) -> Result<ApiResponse> {
@@ -225,7 +220,6 @@ async fn revoke(call: RequestContext) -> Result<ApiResponse> {
     if !call.store().revoke_key(key.id, call.now).await? {
         return Err(ApiError::not_found("key"));
     }
-    tracing::info!(key = %key.id, by = %call.caller.key.id, "API key revoked");
     let revoked_at = key.revoked_at.or(Some(call.now));
     ApiResponse::ok(&KeyView::new(Key { revoked_at, ..key }, call.now))
 }

@@ -54,11 +54,5 @@ pub(super) async fn rotate(call: RequestContext) -> Result<ApiResponse> {
         let key = rotated.clone().ok_or_else(|| ApiError::not_found("key"))?;
         ApiResponse::ok(&NewKeyView { key: KeyView::new(key, now), secret: secret.expose() })
     };
-    let caller = call.caller.key.id;
-    let rotate = async |store: Store| {
-        let rotated = store.rotate_key(key.id, rotation, now).await?;
-        tracing::info!(key = %key.id, by = %caller, expires_in, "API key rotated");
-        Ok(rotated)
-    };
-    call.change(respond, rotate).await
+    call.change(respond, async |store: Store| Ok(store.rotate_key(key.id, rotation, now).await?)).await
 }

@@ -204,6 +204,10 @@ pub struct FlushView {
     /// Always `queue_flush`.
     #[schemars(extend("const" = "queue_flush"))]
     object: &'static str,
+    /// Tenant; `null` means all tenants.
+    tenant_id: Option<TenantId>,
+    /// Destination; `null` means all destinations.
+    destination: Option<String>,
     /// Deferred deliveries that are due now.
     flushed: u64,
 }
@@ -397,20 +401,6 @@ async fn read_part(call: &RequestContext) -> Result<QueueFilter> {
     Ok(QueueFilter { tenant_id: call.owner(body.tenant_id).await?, destination })
 }
 
-/// Logs what the operator did with a part of the queue; without tenant and destination, with all of it.
-fn log_change(
-    call: &RequestContext,
-    part: &QueueFilter,
-    until: Option<Timestamp>,
-    flushed: Option<u64>,
-    message: &'static str,
-) {
-    use tracing::field::display;
-    let (tenant_id, destination) = (part.tenant_id.map(display), part.destination.as_ref().map(display));
-    let until = until.map(display);
-    tracing::info!(tenant_id, destination, until, flushed, by = %call.caller.key.id, "{message}");
-}
-
 async fn pause(call: RequestContext) -> Result<ApiResponse> {
     let body: PauseRequest = if call.body.is_empty() { PauseRequest::default() } else { call.json()? };
     let mut checks = Checks::default();
@@ -423,9 +413,7 @@ async fn pause(call: RequestContext) -> Result<ApiResponse> {
     checks.finish()?;
     let part = QueueFilter { tenant_id: body.tenant_id, destination };
     let pause = Pause { part, reason: body.reason, since: call.now, until: body.until };
-    let pause = call.store().pause(pause).await?;
-    log_change(&call, &pause.part, pause.until, None, "queue paused");
-    ApiResponse::ok(&PauseView::from(pause))
+    ApiResponse::ok(&PauseView::from(call.store().pause(pause).await?))
 }
 
 /// `POST /v1/queue/resume`: ends the pause of exactly this part.
@@ -438,7 +426,6 @@ async fn resume(call: RequestContext) -> Result<ApiResponse> {
             "GET /v1/queue lists the pauses; to resume a suspended tenant, set its status to active",
         ));
     }
-    log_change(&call, &part, None, None, "queue resumed");
     ApiResponse::ok(&ResumeView {
         object: "pause",
         tenant_id: part.tenant_id,
@@ -451,6 +438,10 @@ async fn flush(call: RequestContext) -> Result<ApiResponse> {
     let part = read_part(&call).await?;
     let flushed = call.store().flush(part.clone(), call.now).await?;
     call.api.queue.end_backoffs(&part);
-    log_change(&call, &part, None, Some(flushed), "queue flushed");
-    ApiResponse::ok(&FlushView { object: "queue_flush", flushed })
+    ApiResponse::ok(&FlushView {
+        object: "queue_flush",
+        tenant_id: part.tenant_id,
+        destination: part.destination.as_ref().map(Host::to_string),
+        flushed,
+    })
 }

@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::mail::Timestamp;
-use crate::model::{RefusalCode, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus};
+use crate::model::{
+    RefusalCode, TenantId, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus,
+};
 use crate::store::{Event, EventView, Outbox, Webhook, WebhookAttempt, WebhookDelivery};
 
 use crate::api::{ApiError, ApiResponse, List, RequestContext, Result};
@@ -20,6 +22,8 @@ pub struct DeliveryView {
     object: &'static str,
     /// The webhook.
     webhook_id: WebhookId,
+    /// Tenant of the webhook; `null` if it gets the events of all tenants.
+    tenant_id: Option<TenantId>,
     /// `pending`, `delivered` or `failed`.
     status: WebhookDeliveryState,
     /// Attempts since the creation or the last replay.
@@ -51,12 +55,13 @@ pub struct AttemptView {
     error: Option<String>,
 }
 
-impl From<WebhookDelivery> for DeliveryView {
-    fn from(delivery: WebhookDelivery) -> Self {
+impl DeliveryView {
+    fn new(delivery: WebhookDelivery, tenant_id: Option<TenantId>) -> Self {
         Self {
             id: delivery.id,
             object: "webhook_delivery",
             webhook_id: delivery.webhook_id,
+            tenant_id,
             status: delivery.state,
             attempts: delivery.attempts,
             next_attempt_at: delivery.next_attempt_at,
@@ -80,7 +85,12 @@ pub async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let state = call.query.value::<WebhookDeliveryState>("status");
     call.query.finish()?;
     let page = call.store().list_webhook_deliveries(webhook.id, state, request.clone()).await?;
-    ApiResponse::ok(&List::page(page, &request, |delivery| delivery.id.to_string(), DeliveryView::from))
+    ApiResponse::ok(&List::page(
+        page,
+        &request,
+        |delivery| delivery.id.to_string(),
+        |delivery| DeliveryView::new(delivery, webhook.tenant_id),
+    ))
 }
 
 /// The delivery in the path and its webhook, if the caller may see the webhook.
@@ -93,17 +103,17 @@ async fn find(call: &RequestContext) -> Result<(WebhookDelivery, Webhook)> {
 }
 
 pub async fn get(call: RequestContext) -> Result<ApiResponse> {
-    let (delivery, _) = find(&call).await?;
-    ApiResponse::ok(&DeliveryView::from(delivery))
+    let (delivery, webhook) = find(&call).await?;
+    ApiResponse::ok(&DeliveryView::new(delivery, webhook.tenant_id))
 }
 
 /// `POST /v1/webhooks/deliveries/{id}/replay`: sends the same id, so that the receiver can detect a duplicate.
 pub async fn replay(call: RequestContext) -> Result<ApiResponse> {
     let (delivery, webhook) = find(&call).await?;
     require_enabled(&webhook)?;
-    let respond = |replayed: &Option<WebhookDelivery>| {
+    let respond = move |replayed: &Option<WebhookDelivery>| {
         let replayed = replayed.clone().ok_or_else(|| ApiError::not_found("webhook delivery"))?;
-        ApiResponse::accepted(&DeliveryView::from(replayed))
+        ApiResponse::accepted(&DeliveryView::new(replayed, webhook.tenant_id))
     };
     call.change(respond, async |store| Ok(store.replay_webhook_delivery(delivery.id, call.now).await?)).await
 }
@@ -112,9 +122,9 @@ pub async fn replay(call: RequestContext) -> Result<ApiResponse> {
 pub async fn test(call: RequestContext) -> Result<ApiResponse> {
     let webhook = super::find(&call).await?;
     require_enabled(&webhook)?;
-    let respond = |delivery: &Option<WebhookDelivery>| {
+    let respond = move |delivery: &Option<WebhookDelivery>| {
         let delivery = delivery.clone().ok_or_else(|| ApiError::not_found("webhook"))?;
-        ApiResponse::accepted(&DeliveryView::from(delivery))
+        ApiResponse::accepted(&DeliveryView::new(delivery, webhook.tenant_id))
     };
     call.change(respond, async |store| Ok(store.test_webhook(webhook.id, call.now).await?)).await
 }

@@ -5,6 +5,14 @@ macro_rules! run_on {
         mod $engine {
             engine_tests! {
                 $Harness;
+                audit {
+                    an_entry_is_stored_with_its_change_and_completed_afterwards,
+                    a_crash_after_the_change_leaves_its_entry,
+                    what_changes_nothing_or_is_refused_leaves_no_entry,
+                    of_a_tenant_with_all_its_entries_the_oldest_makes_room,
+                    entries_are_found_by_owner_key_operation_and_object,
+                    entries_end_after_their_retention,
+                }
                 tenants {
                     a_tenant_is_read_back_as_it_was_written_and_changed,
                     a_smart_host_password_is_kept_replaced_and_cleared,

@@ -76,6 +76,8 @@ pub struct AuditFilter {
     /// Only those about no tenant.
     pub of_platform: bool,
     pub key_id: Option<KeyId>,
+    /// `key_id` selects keys of the tenant only: it does not learn which key of the platform made a change.
+    pub of_own_keys: bool,
     pub operation: Option<String>,
     pub object: Option<String>,
     pub object_id: Option<String>,

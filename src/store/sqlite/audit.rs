@@ -8,7 +8,7 @@ use super::sql_types::{json_if_any, parsed_if_any, time, to_json, us};
 use super::unit_of_work::Tx;
 use crate::model::{AuditId, TenantId};
 use crate::store::traits::Audit;
-use crate::store::{AUDIT_ENTRIES_MAX, AuditEntry, AuditFilter, Page, PageRequest, Result, is_in_scope};
+use crate::store::{AuditEntry, AuditFilter, Page, PageRequest, Result, is_in_scope};
 
 /// Stores an entry, or completes the one with its id; what the completion does not know stays.
 pub(super) fn write(tx: &Tx<'_>, entry: &AuditEntry) -> Result<()> {
@@ -42,7 +42,7 @@ pub(super) fn write(tx: &Tx<'_>, entry: &AuditEntry) -> Result<()> {
     ])?;
     if entry.tenant_id.is_some() {
         let sql = "DELETE FROM audit WHERE tenant_id = ?1 AND number <= ?2";
-        tx.prepare_cached(sql)?.execute(params![entry.tenant_id, number - AUDIT_ENTRIES_MAX])?;
+        tx.prepare_cached(sql)?.execute(params![entry.tenant_id, number - tx.bounds.audit_entries_max])?;
     }
     Ok(())
 }
@@ -70,7 +70,8 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<AuditEntry> {
 fn list(connection: &Connection, filter: &AuditFilter, page: &PageRequest) -> Result<Page<AuditEntry>> {
     let mut list = List::of("audit", AuditId::PREFIX);
     list.only_owned_by(filter.tenant_id, filter.of_platform)?;
-    list.only_if("key_id = ?", &filter.key_id)?;
+    let of_key = if filter.of_own_keys { "key_id = ? AND NOT by_platform" } else { "key_id = ?" };
+    list.only_if(of_key, &filter.key_id)?;
     list.only_if("operation = ?", &filter.operation)?;
     list.only_if("object = ?", &filter.object)?;
     list.only_if("object_id = ?", &filter.object_id)?;

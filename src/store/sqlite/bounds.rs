@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::store::{Limited, UNATTRIBUTED_REPORTS_MAX};
+use crate::store::{AUDIT_ENTRIES_MAX, Limited, UNATTRIBUTED_REPORTS_MAX};
 
 /// Bounds of the work of one step and of the rows of one owner. The default is what a server uses; tests reach smaller
 /// ones sooner.
@@ -32,6 +32,8 @@ pub struct Bounds {
     pub suppressions_max: usize,
     /// Reports that belong to no message; the next one replaces the oldest.
     pub unattributed_reports_max: usize,
+    /// Entries of the audit log about a tenant; the next one replaces the oldest.
+    pub audit_entries_max: i64,
 }
 
 impl Default for Bounds {
@@ -48,6 +50,7 @@ impl Default for Bounds {
             webhook_octets_max: 256 * 1024 * 1024,
             suppressions_max: Limited::SUPPRESSIONS_MAX,
             unattributed_reports_max: UNATTRIBUTED_REPORTS_MAX,
+            audit_entries_max: AUDIT_ENTRIES_MAX,
         }
     }
 }

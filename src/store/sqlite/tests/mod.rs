@@ -21,8 +21,9 @@ use crate::model::{
     ReportKind, RequestId, Stage, TenantId, TenantStatus, Verification,
 };
 use crate::store::contract::{
-    Harness, SUPPRESSIONS_MAX, TestBed, address, ids, later, new_dkim_key, new_domain, new_key, new_message,
-    new_report, new_suppression, new_template, new_tenant, new_webhook, now, outcomes, returned,
+    AUDIT_ENTRIES_MAX, Harness, SUPPRESSIONS_MAX, TestBed, address, ids, later, new_dkim_key, new_domain,
+    new_key, new_message, new_report, new_suppression, new_template, new_tenant, new_webhook, now, outcomes,
+    returned,
 };
 use crate::store::{
     Conflict, Consequence, Directory, EventFilter, IdempotentResponse, Journal, Ledger, MessageFilter,
@@ -87,6 +88,7 @@ const BOUNDS: Bounds = Bounds {
     webhook_octets_max: 40 * 1024,
     suppressions_max: SUPPRESSIONS_MAX,
     unattributed_reports_max: 3,
+    audit_entries_max: AUDIT_ENTRIES_MAX,
 };
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
