@@ -149,6 +149,11 @@ pub(super) const METADATA: &str = "metadata";
 pub(super) type Query = Vec<(&'static str, String)>;
 
 impl ApiClient {
+    /// The host of the API, on which the submission server usually is too.
+    pub(super) fn host(&self) -> Option<String> {
+        self.base.host_str().map(str::to_owned)
+    }
+
     /// Prints a response as JSON, or as the text that `to_text` makes of it.
     pub(super) fn print(
         &self,

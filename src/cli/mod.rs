@@ -26,6 +26,7 @@ mod table;
 mod tail;
 mod template;
 mod tenant;
+mod ui;
 mod usage;
 mod webhook;
 
@@ -103,6 +104,8 @@ enum Command {
     Tail(tail::Arguments),
     /// Lists and lifts bans from SMTP logins
     Ban(ban::Arguments),
+    /// Prints a link that opens the pages signed in, and opens the browser
+    Ui(ui::Arguments),
     /// Starts a demo server on loopback with a tenant, and sends a first message through it
     Quickstart(quickstart::Arguments),
 }
@@ -137,6 +140,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Event(arguments) => event::run(arguments),
         Command::Tail(arguments) => tail::run(arguments),
         Command::Ban(arguments) => ban::run(arguments),
+        Command::Ui(arguments) => ui::run(arguments),
         Command::Quickstart(arguments) => quickstart::run(&arguments),
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -52,6 +52,9 @@ pub fn respond(ui: &Ui, framing: &Framing, view: View) -> Response {
         View::Page { title, body } => {
             headers::page(ui, StatusCode::OK, whole(ui, &title, framing, &body).into_string())
         }
+        View::Refused { status, title, body } => {
+            headers::page(ui, status, whole(ui, &title, framing, &body).into_string())
+        }
         View::File { media_type, name, octets } => headers::file(ui, media_type, &name, octets),
         View::Style(css) => headers::style(ui, css),
         View::Foreign(html) => headers::foreign(ui, html),
@@ -63,14 +66,35 @@ pub fn respond(ui: &Ui, framing: &Framing, view: View) -> Response {
 
 /// A page that is refused, in its frame if somebody is signed in.
 pub fn problem(ui: &Ui, framing: Option<&Framing>, problem: &Problem) -> Response {
+    let href = |path: &str| format!("{}{path}", ui.prefix());
+    let title = match problem.status.as_u16() {
+        403 => "Not allowed",
+        404 => "Not found",
+        429 => "Too many requests",
+        500.. => "This did not work",
+        _ => "Refused",
+    };
+    let section = framing.map_or("/ui/", |framing| section_of(framing.path));
+    let name = PAGES.iter().find(|page| page.path == section).and_then(|page| page.navigation);
+    let name = name.map_or("Overview", |(_, name)| name);
     let body = html! {
-        header.head { div { h1 { (visible(&problem.message)) } } }
-        (components::problem(problem))
-        div.row { a.button href=(format!("{}/ui/", ui.prefix())) { "Overview" } }
+        header.head {
+            div {
+                @if framing.is_some() { p.crumbs { a href=(href(section)) { (name) } } }
+                h1 { (title) }
+            }
+        }
+        section.panel.pad.stack.measure {
+            (components::refusal(problem))
+            div.row {
+                a.button.primary href=(href(section)) { (name) }
+                a.button href=(href(&format!("/docs/errors#{}", problem.code))) { "What the code means" }
+            }
+        }
     };
     let page = match framing {
-        Some(framing) => whole(ui, &problem.message, framing, &body),
-        None => plain(ui, &problem.message, &body),
+        Some(framing) => whole(ui, title, framing, &body),
+        None => plain(ui, title, &body),
     };
     headers::page(ui, problem.status, page.into_string())
 }

@@ -44,7 +44,9 @@ pub fn find_session(ui: &Ui, head: &Parts) -> Result<SessionHandle, Response> {
 /// Whether this origin made the browser send the request.
 pub fn check_origin(ui: &Ui, head: &Parts) -> Result<(), Problem> {
     let by_fetch = header(&head.headers, "sec-fetch-site").map(|site| site == "same-origin");
+    // Under `Referrer-Policy: no-referrer`, a browser names the origin of a form as `null`; then it is as if it were absent.
     let origin = head.headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
+    let origin = origin.filter(|origin| *origin != "null");
     let by_origin = origin.map(|origin| own_origin(ui, &head.headers).as_deref() == Some(origin));
     // Each that is there must be right, and one must be there.
     let is_own = [by_fetch, by_origin].into_iter().flatten().all(|right| right)

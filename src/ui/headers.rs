@@ -2,11 +2,11 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use hyper::StatusCode;
 use hyper::header::{
     CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
     LOCATION, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
 };
+use hyper::{HeaderMap, StatusCode};
 
 use super::Ui;
 
@@ -53,9 +53,15 @@ pub fn passed(ui: &Ui, response: Response) -> Response {
     let mut passed = with_type(ui, media_type, FILE_POLICY, body);
     *passed.status_mut() = head.status;
     if !is_stream {
-        disposition(&mut passed, "message.eml");
+        disposition(&mut passed, name_of(&head.headers).unwrap_or("message.eml"));
     }
     passed
+}
+
+/// The name of a file as the API gives it.
+fn name_of(headers: &HeaderMap) -> Option<&str> {
+    let text = headers.get(CONTENT_DISPOSITION)?.to_str().ok()?;
+    text.split_once("filename=\"")?.1.split('"').next()
 }
 
 /// The style of a tenant.

@@ -3,20 +3,26 @@
 //!
 //! * `route` has every page and serves it, `request` asks the API for it, `view` is what it answers,
 //! * `session` remembers who is signed in, `sign_in` begins sessions, `guard` keeps other sites out,
-//! * `frame` is around every page, `components` are in them, `format` writes values,
+//! * `frame` is around every page, `components` are in them, `form` keeps what was typed, `format` writes values,
 //! * `pages` has one file for each page, `assets` the script and the style.
 
 mod assets;
+pub mod chart;
 pub mod components;
+pub mod form;
 pub mod format;
 mod frame;
 mod guard;
 mod headers;
+pub mod list;
 mod pages;
 pub mod request;
 mod route;
 mod session;
 mod sign_in;
+pub mod snippets;
+mod tenant_names;
+pub mod timeline;
 pub mod view;
 
 use std::net::SocketAddr;

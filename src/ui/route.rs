@@ -201,7 +201,12 @@ async fn serve(ui: Arc<Ui>, page: &'static Page, request: Request) -> Response {
         asks: request::asks(),
     };
     let framing = frame::Framing::of(&request);
-    match answer(request, &head, body).await {
+    let answer = match answer(request, &head, body).await {
+        // An error of the API is a page, and no file with its text.
+        Ok(View::Passed(response)) if !response.status().is_success() => Err(Problem::read(response).await),
+        answer => answer,
+    };
+    match answer {
         Ok(view) => {
             if let View::Redirect { note, .. } = &view {
                 ui.sessions.set_note(&session, note.clone());

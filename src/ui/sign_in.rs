@@ -1,6 +1,7 @@
 //! Signing in: with a pasted key, or with a link of `POST /v1/sessions`, whose token stands behind `#`, so that it is in no
 //! log; the script posts it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -74,7 +75,9 @@ async fn serve(ui: &Arc<Ui>, request: Request) -> Response {
     if head.method != Method::POST {
         return frame::sign_in(ui, &next, None);
     }
-    if let Err(problem) = guard::check_origin(ui, &head).and_then(|()| check_confidential(ui, &origin)) {
+    if let Err(problem) =
+        guard::check_origin(ui, &head).and_then(|()| check_confidential(ui.is_secure(), origin.client))
+    {
         return frame::sign_in(ui, &next, Some(&problem));
     }
     let Ok(octets) = body::to_bytes(body, FORM_OCTETS_MAX).await else {
@@ -100,8 +103,8 @@ async fn serve(ui: &Arc<Ui>, request: Request) -> Response {
 }
 
 /// A key must not be sent in clear over a network.
-fn check_confidential(ui: &Ui, origin: &Origin) -> Result<(), Problem> {
-    if ui.is_secure() || origin.client.to_canonical().is_loopback() {
+fn check_confidential(is_secure: bool, client: IpAddr) -> Result<(), Problem> {
+    if is_secure || client.to_canonical().is_loopback() {
         return Ok(());
     }
     Err(Problem::new(
@@ -211,7 +214,8 @@ async fn fail(ui: &Ui, origin: &Origin, name: &str, now: Timestamp) {
         Some(_) => std::time::Duration::from_millis(500),
         None => match ui.bans.record_failure(origin.client, name, now).decision {
             AuthDecision::Delay(delay) => delay,
-            AuthDecision::Ban(_) => std::time::Duration::from_secs(8),
+            // The next key is refused before it is looked at.
+            AuthDecision::Ban(_) => return,
         },
     };
     tokio::time::sleep(delay).await;
@@ -226,4 +230,26 @@ fn own_path(path: &str) -> &str {
 
 fn field<'a>(pairs: &'a [(String, String)], name: &str) -> &'a str {
     pairs.iter().find(|(other, _)| other == name).map_or("", |(_, value)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signing_in_over_clear_http_from_elsewhere_is_refused() {
+        let check = |is_secure, client: &str| check_confidential(is_secure, client.parse().unwrap());
+        let refused = check(false, "192.0.2.1").unwrap_err();
+        assert_eq!((refused.status.as_u16(), refused.code.as_str()), (403, "tls_required"));
+        assert!(
+            refused.hint.contains("api.tls") && refused.hint.contains("api.public_url"),
+            "{}",
+            refused.hint
+        );
+        assert!(check(false, "2001:db8::1").is_err());
+        for client in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(check(false, client).is_ok(), "{client}");
+        }
+        assert!(check(true, "192.0.2.1").is_ok());
+    }
 }

@@ -5,6 +5,9 @@ use hyper::StatusCode;
 use maud::Markup;
 use serde::Deserialize;
 
+/// Octets of an error of the API.
+const ERROR_OCTETS_MAX: usize = 256 * 1024;
+
 /// The answer of a page, or why there is none.
 pub type Outcome = Result<View, Problem>;
 
@@ -12,6 +15,15 @@ pub type Outcome = Result<View, Problem>;
 pub enum View {
     /// A page in its frame.
     Page {
+        /// The title of the window.
+        title: String,
+        /// The content of `<main>`.
+        body: Markup,
+    },
+    /// A page with a form that was refused, with the status of the refusal.
+    Refused {
+        /// The status.
+        status: StatusCode,
         /// The title of the window.
         title: String,
         /// The content of `<main>`.
@@ -47,6 +59,15 @@ impl View {
     /// A page.
     pub fn page(title: impl Into<String>, body: Markup) -> Outcome {
         Ok(Self::Page { title: title.into(), body })
+    }
+
+    /// The page of a form again, if a problem refused it.
+    pub fn form(title: impl Into<String>, problem: Option<&Problem>, body: Markup) -> Outcome {
+        let title = title.into();
+        Ok(match problem {
+            Some(problem) => Self::Refused { status: problem.status, title, body },
+            None => Self::Page { title, body },
+        })
     }
 
     /// Another page, with a note.
@@ -98,6 +119,33 @@ impl Problem {
     /// There is no such page, or it is not for this session.
     pub fn not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", "there is no such page", "go on with the overview")
+    }
+
+    /// A form without a known action.
+    pub fn no_action() -> Self {
+        let hint = "open the page again, then repeat the change";
+        Self::new(StatusCode::BAD_REQUEST, "invalid", "the form names no action", hint)
+    }
+
+    /// A deletion whose name was not typed.
+    pub fn not_confirmed(name: &str) -> Self {
+        let message = format!("nothing was deleted: the name that was typed is not {name}");
+        let hint = format!("type {name} in the field, then delete again");
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "not_confirmed", message, hint)
+    }
+
+    /// Whether other values in the form can mend it, so that the form is shown again.
+    pub fn is_of_form(&self) -> bool {
+        [StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY, StatusCode::CONFLICT]
+            .contains(&self.status)
+            || (self.status == StatusCode::FORBIDDEN && self.code != "form_expired")
+    }
+
+    /// Of a response of the API that is an error.
+    pub async fn read(response: Response) -> Self {
+        let (head, body) = response.into_parts();
+        let octets = axum::body::to_bytes(body, ERROR_OCTETS_MAX).await.unwrap_or_default();
+        Self::of(head.status, &octets)
     }
 
     /// Of the body of an error of the API.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod api_stage;
+mod browser;
 mod client;
 mod control;
 mod dialogue;
@@ -69,6 +70,10 @@ mod metrics;
 mod misbehaviour;
 mod mta_sts;
 mod outcomes;
+mod page_actions;
+mod page_isolation;
+mod page_visitor;
+mod pages;
 mod parts;
 mod proxy;
 mod queue;
@@ -91,6 +96,7 @@ mod sandbox_reports;
 mod scram;
 mod send_limits;
 mod sending;
+mod sessions;
 mod smart_host;
 mod soft_bounces;
 mod stage;

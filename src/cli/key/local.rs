@@ -90,6 +90,7 @@ pub(super) async fn create(
     if new.tenant.is_none() && !new.scopes.is_empty() {
         bail!("only keys of a tenant have scopes; name the tenant with --tenant");
     }
+    new.snippet.check(None)?;
     let access = if init { Access::Initialize } else { Access::Manage };
     let store = directory.open(access).await?;
     let tenant_id = find_tenant(&store, new.tenant.as_deref()).await?;
@@ -106,7 +107,8 @@ pub(super) async fn create(
     let mut created = view_with_slug(&store, created, output).await?;
     store.close().await;
     created["secret"] = secret.expose().into();
-    print_new(output, &created)
+    let snippet = new.snippet.fill(&created, None)?;
+    print_new(output, created, snippet)
 }
 
 /// Lists keys.

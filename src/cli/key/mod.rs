@@ -1,6 +1,7 @@
 //! `pillarbox key`: credentials, through a running server or (`local`) directly in the data directory.
 
 mod local;
+mod snippet;
 
 use anyhow::bail;
 use clap::Subcommand;
@@ -17,6 +18,7 @@ use super::table::Table;
 use crate::mail::SignedDuration;
 use crate::model::{Environment, KeyStatus, Scope};
 use local::DataDirArguments;
+use snippet::SnippetArguments;
 
 /// The fields of a key that are shown first.
 const LEADING: &[&str] = &["id", "name", "tenant", "tenant_id", "environment", "scopes"];
@@ -101,6 +103,8 @@ struct NewKeyArguments {
     /// How long the key is valid, for example 72h; unlimited by default
     #[arg(long, value_name = "DURATION")]
     expires_in: Option<SignedDuration>,
+    #[command(flatten)]
+    snippet: SnippetArguments,
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -131,7 +135,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
                 body["expires_in"] = duration.as_secs().into();
             }
             let key = client.post(&format!("{}/rotate", path(&id)?), &body).await?;
-            print_new(client.output, &key)
+            print_new(client.output, key, None)
         }),
         Command::Revoke { id, .. } => server.run(async |client| {
             let key = client.delete(&path(&id)?, &Query::new()).await?;
@@ -145,6 +149,8 @@ fn path(id: &str) -> anyhow::Result<String> {
 }
 
 async fn create(client: &ApiClient, new: NewKeyArguments, domains: &[String]) -> anyhow::Result<()> {
+    let host = client.host();
+    new.snippet.check(host.as_deref())?;
     let mut body = json!({"name": new.name, "environment": new.environment});
     if let Some(tenant) = &new.tenant {
         body["tenant_id"] = client.tenant_id(tenant).await?.into();
@@ -167,7 +173,8 @@ async fn create(client: &ApiClient, new: NewKeyArguments, domains: &[String]) ->
         body["expires_at"] = json!(expiry(duration)?);
     }
     let key = client.with_slugs(client.post("/v1/keys", &body).await?).await;
-    print_new(client.output, &key)
+    let snippet = new.snippet.fill(&key, host.as_deref())?;
+    print_new(client.output, key, snippet)
 }
 
 /// The scopes that these names stand for.
@@ -184,12 +191,15 @@ fn read_scopes(names: &[String]) -> anyhow::Result<Vec<Scope>> {
     Ok(scopes)
 }
 
-/// As text, prints the secret alone on the standard output, so that a script can read it.
-fn print_new(output: OutputFormat, key: &Value) -> anyhow::Result<()> {
+/// As text, prints the secret alone on the standard output, so that a script can read it, or the settings with the secret.
+fn print_new(output: OutputFormat, mut key: Value, snippet: Option<String>) -> anyhow::Result<()> {
     if output == OutputFormat::Text {
-        eprintln!("{} ({}). The secret is shown only once:", text(key, "id"), owner(key));
+        eprintln!("{} ({}). The secret is shown only once:", text(&key, "id"), owner(&key));
     }
-    output.print(key, |key| text(key, "secret") + "\n")
+    if let Some(snippet) = &snippet {
+        key["snippet"] = snippet.as_str().into();
+    }
+    output.print(&key, |key| snippet.unwrap_or_else(|| text(key, "secret") + "\n"))
 }
 
 fn table() -> Table<7> {

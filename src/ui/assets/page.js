@@ -90,6 +90,12 @@
     arm();
   }
 
+  // A part that waits for something looks again by itself until the server leaves out data-refresh, its seconds.
+  const waiting = document.querySelector("[data-refresh]");
+  const wait = waiting && setInterval(() => {
+    if (document.querySelector("[data-refresh]")) refresh(); else clearInterval(wait);
+  }, Number(waiting.dataset.refresh) * 1000);
+
   // Live: one stream a tab, closed while hidden. An event only asks for the parts again, at most once a second.
   const live = document.querySelector("[data-live]");
   const toggle = document.querySelector("[data-live-switch]");

@@ -74,6 +74,17 @@ pub struct Column(pub &'static str, pub &'static str, pub Option<&'static str>);
 
 /// A table that becomes cards on a phone. `rows` has a cell for each column.
 pub fn table(columns: &[Column], rows: &[Vec<Markup>]) -> Markup {
+    let rows: Vec<_> = rows.iter().map(|cells| (None, cells.as_slice())).collect();
+    table_of(columns, &rows)
+}
+
+/// The same with an id for each row, so that the script shows which ones are new.
+pub fn table_with_ids(columns: &[Column], rows: &[(&str, Vec<Markup>)]) -> Markup {
+    let rows: Vec<_> = rows.iter().map(|(id, cells)| (Some(*id), cells.as_slice())).collect();
+    table_of(columns, &rows)
+}
+
+fn table_of(columns: &[Column], rows: &[(Option<&str>, &[Markup])]) -> Markup {
     html! {
         table.cards {
             thead {
@@ -86,9 +97,9 @@ pub fn table(columns: &[Column], rows: &[Vec<Markup>]) -> Markup {
                 }
             }
             tbody {
-                @for row in rows {
-                    tr {
-                        @for (Column(_, class, label), cell) in columns.iter().zip(row) {
+                @for (id, cells) in rows {
+                    tr id=[id] {
+                        @for (Column(_, class, label), cell) in columns.iter().zip(*cells) {
                             td class=[(!class.is_empty()).then_some(class)] data-label=[label.filter(|_| !cell.0.is_empty())] { (cell) }
                         }
                     }

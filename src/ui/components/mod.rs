@@ -9,7 +9,7 @@ use maud::{Markup, html};
 use super::view::Problem;
 
 pub use self::forms::{Choice, area, checks, confirm, form, input, search, select};
-pub use self::lists::{Chips, Column, Filters, more, pages, table};
+pub use self::lists::{Chips, Column, Filters, more, pages, table, table_with_ids};
 pub use self::text::{foreign, visible};
 
 /// What a change did.
@@ -32,6 +32,21 @@ pub fn problem(problem: &Problem) -> Markup {
                     @if let Some(id) = &problem.request_id { " " code { (visible(id)) } }
                 }
             }
+        }
+    }
+}
+
+/// The same as the content of a page of its own.
+pub fn refusal(problem: &Problem) -> Markup {
+    html! {
+        p { (visible(&problem.message)) }
+        p.soft { (visible(&problem.hint)) }
+        @if !problem.fields.is_empty() {
+            ul { @for field in &problem.fields { li { code { (visible(&field.path)) } ": " (visible(&field.message)) } } }
+        }
+        dl.kv {
+            dt { "Code" } dd { code { (visible(&problem.code)) } ", HTTP " (problem.status.as_u16()) }
+            @if let Some(id) = &problem.request_id { dt { "Request" } dd { (copied(id)) } }
         }
     }
 }

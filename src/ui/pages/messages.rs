@@ -1,13 +1,217 @@
-//! The page of messages, which is not there yet.
+//! The list of messages: every filter of the API in the address, live, and as CSV.
 
-use super::not_there_yet;
-use crate::ui::request::PageRequest;
-use crate::ui::view::Outcome;
+mod filters;
 
-pub async fn list(_request: PageRequest) -> Outcome {
-    not_there_yet("Messages")
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use self::filters::Search;
+use crate::mail::Timestamp;
+use crate::model::Scope;
+use crate::ui::components::{self, Column, foreign};
+use crate::ui::format;
+use crate::ui::request::{Listed, PageRequest, Tenants, segment};
+use crate::ui::view::{Outcome, View};
+
+pub const PAGE: &str = "/ui/messages";
+/// Events after which the list is no longer the same.
+const KINDS: &str = "message.accepted message.delivered message.deferred message.bounced message.expired \
+                     message.cancelled message.complained message.suppressed";
+/// Characters of a subject.
+const SUBJECT_MAX: usize = 300;
+
+/// A message of the list.
+#[derive(Deserialize)]
+struct Email {
+    id: String,
+    tenant_id: String,
+    status: String,
+    from: Option<String>,
+    header_from: Option<String>,
+    to: Vec<String>,
+    recipient_count: u64,
+    subject: Option<String>,
+    message_id: Option<String>,
+    size: u64,
+    tags: Vec<String>,
+    created_at: Timestamp,
 }
 
-pub async fn live(_request: PageRequest) -> Outcome {
-    not_there_yet("Live")
+pub async fn list(request: PageRequest) -> Outcome {
+    let search = Search::of(&request);
+    let wants_csv = request.parameter("format") == Some("csv");
+    let found: Result<Listed<Email>, _> = request.get(&search.target()).await;
+    let tenants = request.tenants().await;
+    let found = match found {
+        Ok(found) if wants_csv => return Ok(csv(&found.data)),
+        // A filter that the API does not understand: the form stays, with what is wrong.
+        Err(problem) if problem.status.as_u16() == 400 && !wants_csv => Err(problem),
+        found => Ok(found?),
+    };
+    let body = html! {
+        (components::head(None, "Messages", &actions(&request)))
+        (filters::form(&request, &tenants))
+        (filters::chips(&request))
+        @match &found {
+            Ok(found) => (results(&request, found, &tenants)),
+            Err(problem) => (components::problem(problem)),
+        }
+    };
+    View::page("Messages", body)
+}
+
+fn actions(request: &PageRequest) -> Markup {
+    let parameters = request.query.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let parameters: Vec<_> = parameters.chain([("format", "csv")]).collect();
+    html! {
+        @if request.parameter("after").is_none() {
+            button.button.js-only type="button" aria-pressed="false" data-live-switch { "Live" }
+        }
+        a.button href=(request.href(&request.with_query(PAGE, &parameters))) { "CSV of this page" }
+    }
+}
+
+fn results(request: &PageRequest, found: &Listed<Email>, tenants: &Tenants) -> Markup {
+    let is_first = request.parameter("after").is_none();
+    let live = request.href(&request.api_target("/ui/messages/live", &["tenant_id", "environment"], &[]));
+    let is_filtered = request.query.iter().any(|(name, value)| !value.is_empty() && name != "after");
+    html! {
+        section.panel aria-label="Messages" data-part=[is_first.then_some("list")] data-live=[is_first.then_some(live)] data-kinds=(KINDS) {
+            @if found.data.is_empty() && found.next_cursor.is_none() {
+                (nothing(request, is_filtered || !is_first))
+            } @else {
+                (table(request, &found.data, tenants))
+                (components::pages(request, &summary(found), found.next_cursor.as_deref()))
+            }
+        }
+    }
+}
+
+fn summary(found: &Listed<Email>) -> String {
+    let shown = format::counted(found.data.len() as u64, "message", "messages");
+    match (&found.next_cursor, found.data.len()) {
+        (Some(_), 0..50) => format!("{shown}; the search goes on with older ones"),
+        _ => format!("{shown}, newest first"),
+    }
+}
+
+fn nothing(request: &PageRequest, is_filtered: bool) -> Markup {
+    html! {
+        div.empty {
+            @if is_filtered {
+                h2 { "Nothing matches" }
+                p { "No message has all of this." }
+                div.row { a.button href=(request.href(PAGE)) { "All messages" } }
+            } @else {
+                (first_message(request))
+            }
+        }
+    }
+}
+
+/// What to do for the first message.
+pub fn first_message(request: &PageRequest) -> Markup {
+    html! {
+        h2 { "No message yet" }
+        p { "Send the first one with a key. This page shows it, with everything that happens to it." }
+        (components::block(&sample(request)))
+        @if request.may(Scope::KeysManage) {
+            div.row { a.button.primary href=(request.href("/ui/keys")) { "Create a key" } }
+        }
+    }
+}
+
+fn sample(request: &PageRequest) -> String {
+    let port = request.ui.submission.first().map_or(587, std::net::SocketAddr::port);
+    format!(
+        "swaks --server {}:{port} --tls --auth PLAIN \\\n  --auth-user key_… --auth-password pb_live_… \\\n  --from you@your-domain.example --to someone@example.org",
+        request.ui.hostname
+    )
+}
+
+fn table(request: &PageRequest, emails: &[Email], tenants: &Tenants) -> Markup {
+    let last = if request.is_platform() { "Tenant, tags" } else { "Tags" };
+    let columns = [
+        Column("Time", "time", None),
+        Column("Status", "fit state", None),
+        Column("From, to", "grow", None),
+        Column("Subject", "grow lead", None),
+        Column(last, "", None),
+    ];
+    let rows: Vec<_> = emails.iter().map(|email| (email.id.as_str(), row(request, email, tenants))).collect();
+    components::table_with_ids(&columns, &rows)
+}
+
+fn row(request: &PageRequest, email: &Email, tenants: &Tenants) -> Vec<Markup> {
+    let from = email.header_from.as_deref().or(email.from.as_deref()).unwrap_or("<>");
+    let to = email.to.first().map_or("", String::as_str);
+    let more = email.recipient_count.saturating_sub(1);
+    let subject = name_of(email.subject.as_deref());
+    vec![
+        format::moment(email.created_at, request.now),
+        components::status(&email.status),
+        html! {
+            span title=(from) { (foreign(from)) }
+            span.sub title=(to) { "to " (foreign(to)) @if more > 0 { span.soft { " +" (more) } } }
+        },
+        html! { a href=(request.href(&format!("{PAGE}/{}", segment(&email.id)))) { (foreign(&subject)) } },
+        html! {
+            @if request.is_platform() { (components::slug(tenants.slug(&email.tenant_id))) }
+            @if !email.tags.is_empty() { (tags(request, &email.tags)) }
+        },
+    ]
+}
+
+/// At most three tags, each a link to the messages with it.
+fn tags(request: &PageRequest, tags: &[String]) -> Markup {
+    let href = |tag: &str| request.href(&request.with_query(PAGE, &[("tag", tag)]));
+    html! {
+        span.tags {
+            @for tag in tags.iter().take(3) { (components::tag(&href(tag), tag)) }
+            @if tags.len() > 3 { span.tag { "+" (tags.len() - 3) } }
+        }
+    }
+}
+
+/// The page as a file. A cell that a spreadsheet would take for a formula begins with an apostrophe.
+fn csv(emails: &[Email]) -> View {
+    let cell = |text: &str| match text.chars().next() {
+        Some('=' | '+' | '-' | '@' | '\t' | '\r') => format!("'{text}"),
+        _ => text.to_owned(),
+    };
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let head = ["time", "id", "status", "from", "to", "recipients", "subject", "message_id", "size", "tags"];
+    let rows = emails.iter().map(|email| {
+        [
+            email.created_at.to_string(),
+            email.id.clone(),
+            email.status.clone(),
+            cell(email.from.as_deref().unwrap_or_default()),
+            cell(&email.to.join(" ")),
+            email.recipient_count.to_string(),
+            cell(email.subject.as_deref().unwrap_or_default()),
+            cell(email.message_id.as_deref().unwrap_or_default()),
+            email.size.to_string(),
+            cell(&email.tags.join(" ")),
+        ]
+    });
+    // Writing to memory does not fail.
+    let _ = writer.write_record(head);
+    rows.for_each(|row| {
+        let _ = writer.write_record(row);
+    });
+    let octets = writer.into_inner().unwrap_or_default();
+    View::File { media_type: "text/csv; charset=utf-8", name: "messages.csv".to_owned(), octets }
+}
+
+/// The live stream of events. The script only learns from it that the list has changed.
+pub async fn live(request: PageRequest) -> Outcome {
+    let target = request.api_target("/v1/events", &["tenant_id", "environment"], &[]);
+    Ok(View::Passed(request.open(&target, Some("text/event-stream")).await))
+}
+
+/// What a message is called.
+pub fn name_of(subject: Option<&str>) -> String {
+    let subject: String = subject.unwrap_or_default().chars().take(SUBJECT_MAX).collect();
+    if subject.trim().is_empty() { "(no subject)".to_owned() } else { subject }
 }

@@ -3,8 +3,10 @@
 pub mod audit;
 pub mod bans;
 pub mod doctor;
+mod domain_records;
 pub mod domains;
 pub mod events;
+mod key_settings;
 pub mod keys;
 pub mod message;
 pub mod messages;
@@ -16,6 +18,7 @@ pub mod sandbox;
 pub mod settings;
 pub mod suppressions;
 pub mod templates;
+mod tenant_forms;
 pub mod tenants;
 pub mod webhooks;
 

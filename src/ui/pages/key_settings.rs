@@ -1,0 +1,85 @@
+//! The settings of mail clients for a key, ready to paste.
+
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::keys::Key;
+use crate::model::Environment;
+use crate::ui::components::{block, copied, pairs};
+use crate::ui::list::Listed;
+use crate::ui::request::PageRequest;
+use crate::ui::snippets::{self, Account};
+use crate::ui::view::Problem;
+
+/// Stands for a secret that only its holder knows.
+const PLACEHOLDER: &str = "SECRET_OF_THE_KEY";
+const SUBMISSION_PORT: u16 = 587;
+
+#[derive(Deserialize)]
+struct Domain {
+    id: String,
+    name: String,
+}
+
+/// Host, port, user and password, and the settings of each client. Without a secret, a placeholder stands for it.
+pub async fn show(request: &PageRequest, key: &Key, secret: Option<&str>) -> Result<Markup, Problem> {
+    let sender = sender(request, key).await?;
+    let ui = &request.ui;
+    let host = ui.hostname.as_str();
+    let port = ui.submission.first().map_or(SUBMISSION_PORT, |address| address.port());
+    let tls_port = ui.submissions.first().map(|address| address.port());
+    let account =
+        Account { host, port, user: &key.id, secret: secret.unwrap_or(PLACEHOLDER), sender: &sender };
+    let mut settings = vec![
+        ("Host", copied(host)),
+        ("Port", html! { (copied(&port.to_string())) span.sub { "with STARTTLS" } }),
+    ];
+    settings.extend(tls_port.map(|port| {
+        ("Port", html! { (copied(&port.to_string())) span.sub { "with TLS from the first octet" } })
+    }));
+    settings.push(("User name", copied(&key.id)));
+    settings.push((
+        "Password",
+        match secret {
+            Some(secret) => copied(secret),
+            None => html! { "the secret of the key, which was shown when it was made" },
+        },
+    ));
+    settings.push(("From", copied(&sender)));
+    Ok(html! {
+        section.panel { header { h2 { "SMTP settings" } } div.pad { (pairs(&settings)) } }
+        section.panel {
+            header { h2 { "Ready to paste" } span.soft.small { "the same from " code { "pillarbox key create --snippet NAME" } } }
+            div.pad {
+                div.snippets {
+                    @for snippet in snippets::all(&account) {
+                        details.snippet name="snippet" open[snippet.name == "python"] {
+                            summary { (snippet.title) }
+                            p.soft.small { "In " (snippet.place) }
+                            (block(&snippet.text))
+                        }
+                    }
+                }
+            }
+        }
+    })
+}
+
+/// An address that the key may send from: of its first verified domain, or of the sandbox domain for a test key.
+async fn sender(request: &PageRequest, key: &Key) -> Result<String, Problem> {
+    let own = [
+        ("status", "verified"),
+        ("limit", "50"),
+        ("tenant_id", key.tenant_id.as_deref().unwrap_or_default()),
+    ];
+    let target = request.with_query("/v1/domains", &own[..if request.is_platform() { 3 } else { 2 }]);
+    let domains = request.get_if_any::<Listed<Domain>>(&target).await?;
+    let domains = domains.map(|listed| listed.data).unwrap_or_default();
+    let is_allowed =
+        |domain: &&Domain| !key.restricted_to_domains || key.allowed_domain_ids.contains(&domain.id);
+    Ok(match domains.iter().find(is_allowed) {
+        Some(domain) => format!("hello@{}", domain.name),
+        None if key.environment == Environment::Test => format!("hello@sandbox.{}", request.ui.hostname),
+        None => "hello@your-domain.example".to_owned(),
+    })
+}

@@ -1,0 +1,137 @@
+//! Somebody who is signed in to the pages: follows links and sends the forms that the pages have.
+
+use std::net::SocketAddr;
+
+use crate::api_stage::ApiStage;
+use crate::http::{Answer, exchange};
+
+/// A session of a key.
+pub struct Visitor {
+    address: SocketAddr,
+    cookie: String,
+}
+
+/// A page that was read.
+pub struct Page {
+    pub status: u16,
+    pub text: String,
+    pub location: Option<String>,
+}
+
+impl Visitor {
+    /// Signs in with the secret of a key.
+    pub async fn sign_in(stage: &ApiStage, key: &str) -> Self {
+        let mut visitor = Self { address: stage.address, cookie: String::new() };
+        let answer = visitor.send("POST", "/ui/sign-in", Some(&encode(&[("key", key)]))).await;
+        assert_eq!(answer.status, 303, "{answer}");
+        let cookie = answer.header("set-cookie").expect("a cookie");
+        visitor.cookie = cookie.split(';').next().unwrap().to_owned();
+        visitor
+    }
+
+    /// A page.
+    pub async fn get(&self, path: &str) -> Page {
+        Page::of(self.send("GET", path, None).await)
+    }
+
+    /// A page that must be there.
+    #[track_caller]
+    pub fn expect(page: Page) -> Page {
+        assert_eq!(page.status, 200, "{}", page.text);
+        page
+    }
+
+    /// Sends the form of a page that has a button with this value of `do`, with the hidden fields that are in it, and
+    /// these values.
+    pub async fn submit(&self, page: &Page, action: &str, typed: &[(&str, &str)]) -> Page {
+        let form = page.form(action);
+        let mut fields = vec![("do".to_owned(), action.to_owned())];
+        fields.extend(
+            hidden_fields(form).into_iter().filter(|(name, _)| typed.iter().all(|(typed, _)| typed != name)),
+        );
+        fields.extend(typed.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let to = attribute(form, "action");
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        Page::of(self.send("POST", &to, Some(&encode(&fields))).await)
+    }
+
+    /// The page that a form leads to.
+    pub async fn follow(&self, page: &Page) -> Page {
+        assert_eq!(page.status, 303, "{}", page.text);
+        self.get(page.location.as_deref().unwrap()).await
+    }
+
+    async fn send(&self, method: &str, path: &str, form: Option<&str>) -> Answer {
+        let mut text = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nCookie: {}\r\n",
+            self.address, self.cookie
+        );
+        if let Some(form) = form {
+            text += &format!(
+                "Origin: http://{}\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n",
+                self.address,
+                form.len()
+            );
+        }
+        exchange(self.address, (text + "\r\n" + form.unwrap_or_default()).as_bytes()).await
+    }
+}
+
+impl Page {
+    fn of(answer: Answer) -> Self {
+        let location = answer.header("location").map(str::to_owned);
+        let text = String::from_utf8(answer.body).unwrap();
+        Self { status: answer.status, text, location }
+    }
+
+    /// Panics unless the page has the text.
+    #[track_caller]
+    pub fn has(&self, text: &str) {
+        assert!(self.text.contains(text), "{text} is missing in {}", self.text);
+    }
+
+    /// Panics if the page has the text.
+    #[track_caller]
+    pub fn lacks(&self, text: &str) {
+        assert!(!self.text.contains(text), "{text} is in {}", self.text);
+    }
+
+    #[track_caller]
+    fn form(&self, action: &str) -> &str {
+        let button = format!("name=\"do\" value=\"{action}\"");
+        let found = self.forms().find(|form| form.contains(&button));
+        found.unwrap_or_else(|| panic!("no form does {action} in {}", self.text))
+    }
+
+    fn forms(&self) -> impl Iterator<Item = &str> {
+        self.text.split("<form").skip(1).filter_map(|rest| rest.split("</form>").next())
+    }
+
+    /// The first link of the page that begins so.
+    #[track_caller]
+    pub fn link(&self, beginning: &str) -> String {
+        let found = self.text.split("href=\"").skip(1).find(|rest| rest.starts_with(beginning));
+        let found = found.unwrap_or_else(|| panic!("no link begins with {beginning} in {}", self.text));
+        unescape(found.split('"').next().unwrap())
+    }
+}
+
+fn hidden_fields(form: &str) -> Vec<(String, String)> {
+    let inputs = form.split("<input").skip(1).filter_map(|rest| rest.split('>').next());
+    let hidden = inputs.filter(|input| input.contains("type=\"hidden\""));
+    hidden.map(|input| (attribute(input, "name"), attribute(input, "value"))).collect()
+}
+
+fn attribute(tag: &str, name: &str) -> String {
+    let begin = format!("{name}=\"");
+    let value = tag.split(&begin).nth(1).and_then(|rest| rest.split('"').next());
+    unescape(value.unwrap_or_else(|| panic!("no {name} in {tag}")))
+}
+
+pub fn unescape(text: &str) -> String {
+    text.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+}
+
+fn encode(fields: &[(&str, &str)]) -> String {
+    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()
+}
