@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{self, Body, Bytes};
-use hyper::header::{ACCEPT, CONTENT_TYPE};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use serde_json::Value;
 use tower::ServiceExt;
@@ -95,7 +95,8 @@ impl InProcess {
     /// The response as it is, for streams and files.
     pub async fn open(&self, ask: Ask<'_>) -> axum::response::Response {
         let Ask { method, target, body, accept, signed_in, origin } = ask;
-        let mut request = Request::builder().method(method).uri(target);
+        // A sign-in link begins with the host; the pages use what follows it.
+        let mut request = Request::builder().method(method).uri(target).header(HOST, "localhost");
         if let Some(accept) = accept {
             request = request.header(ACCEPT, accept);
         }

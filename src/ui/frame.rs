@@ -114,7 +114,7 @@ fn whole(ui: &Ui, title: &str, framing: &Framing, body: &Markup) -> Markup {
                 }
                 nav.side id="nav" popover aria-label="Pages" {
                     (navigation(ui, framing))
-                    (who(framing, &href("/ui/settings")))
+                    (who(framing, &href))
                 }
                 main id="main" {
                     @if let Some(note) = &framing.note { (components::note(note)) }
@@ -156,14 +156,22 @@ fn navigation(ui: &Ui, framing: &Framing) -> Markup {
     }
 }
 
-fn who(framing: &Framing, settings: &str) -> Markup {
+fn who(framing: &Framing, href: &impl Fn(&str) -> String) -> Markup {
     let me = &framing.me;
-    let kind = if me.tenant.is_none() { "Platform key" } else { "Key" };
-    let owner = me.tenant.as_ref().map_or("platform", |tenant| tenant.slug.as_str());
+    let settings = href("/ui/settings");
+    let (kind, owner) = match &me.tenant {
+        None => ("Platform key", html! { "platform" }),
+        // A tenant has one page of its own, which is not in the navigation.
+        Some(tenant) if me.scopes.iter().any(|scope| scope.includes(Scope::TenantRead)) => (
+            "Key",
+            html! { a href=(href(&format!("/ui/tenants/{}", tenant.id))) { (visible(&tenant.slug)) } },
+        ),
+        Some(tenant) => ("Key", html! { (visible(&tenant.slug)) }),
+    };
     let other = if framing.theme == Some("dark") { "light" } else { "dark" };
     html! {
         div.who {
-            strong { (visible(owner)) }
+            strong { (owner) }
             (kind) " " (foreign(&me.key.name)) ", " (me.environment)
             div.row {
                 form method="post" action=(settings) {

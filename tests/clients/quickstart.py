@@ -1,6 +1,7 @@
 """Runs the commands that `pillarbox quickstart` prints; they must work as printed."""
 
 import json
+import os
 import pathlib
 import re
 import signal
@@ -25,6 +26,7 @@ def main():
             printed = read_until(process, "Ctrl-C stops it")
             recipes = split_recipes(printed)
             failures = [failure for name, script in recipes.items() if (failure := run(name, script))]
+            failures += run_snippets(printed)
             failures += check_mail(printed)
         finally:
             process.send_signal(signal.SIGINT)
@@ -75,6 +77,32 @@ def run(name, script):
     return None
 
 
+def run_snippets(printed):
+    """Runs the settings of three clients that `key create --snippet` prints with a new secret. Returns the failures."""
+    platform = re.search(r"pb_live_\w+", printed).group()
+    api = re.search(r"API +(http://\S+)", printed).group(1)
+    certificate = re.search(r"^ +certificate +(\S+)", printed, re.M).group(1)
+    port = re.search(r"^ +submission +localhost:(\d+)", printed, re.M).group(1)
+    sender = re.search(r"^ +sender +(\S+)", printed, re.M).group(1)
+    trusted = {"CURL_CA_BUNDLE": certificate, "SSL_CERT_FILE": certificate}
+    failures = []
+    for client, interpreter in [("curl", "sh"), ("swaks", "sh"), ("python", "python3")]:
+        create = [BINARY, "key", "create", "--name", client, "--tenant", "demo", "--environment", "test"]
+        create += ["--scope", "smtp:send", "--snippet", client, "--smtp-server", f"localhost:{port}", "--from", sender]
+        environment = os.environ | {"PILLARBOX_URL": api, "PILLARBOX_KEY": platform}
+        made = subprocess.run(create, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+        script = made.stdout.replace("Subject: Hello", f"Subject: Snippet {client}").replace('"Hello"', f'"Snippet {client}"')
+        sent = subprocess.run(
+            [interpreter, "-"], input=script, env=os.environ | trusted,
+            capture_output=True, text=True, timeout=PATIENCE_SECONDS,
+        )
+        is_sent = made.returncode == 0 and script and sent.returncode == 0
+        print(f"{'ok' if is_sent else 'FAILED':7} snippet of {client}")
+        if not is_sent:
+            failures.append(f"snippet of {client}: {(made.stderr + sent.stdout + sent.stderr)[-2000:]}")
+    return failures
+
+
 def check_mail(printed):
     """Waits until the sandbox has delivered all messages and one has bounced. Returns the failures."""
     secret = re.search(r"pb_live_\w+", printed).group()
@@ -83,6 +111,7 @@ def check_mail(printed):
     deadline = time.monotonic() + PATIENCE_SECONDS
     bounced = {"The second message"}
     wanted = {"The first message", "Hello from swaks", "Hello from curl", "Hello from Python"}
+    wanted |= {f"Snippet {client}" for client in ("curl", "swaks", "python")}
     while True:
         with urllib.request.urlopen(request) as answer:
             emails = json.load(answer)["data"]

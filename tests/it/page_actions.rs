@@ -1,8 +1,10 @@
 //! What people do on the pages, through the forms that the pages have. The API shows the effect, and the audit log who did it.
 
+use pillarbox::model::{Environment, Scope};
 use pillarbox::ui::snippets::{self, Account};
 use serde_json::json;
 
+use crate::api_objects::Belongings;
 use crate::api_stage::{ApiStage, text};
 use crate::page_visitor::{Visitor, unescape};
 
@@ -208,4 +210,331 @@ fn every_snippet_names_host_port_and_key() {
         std::fs::write(golden, &written).unwrap();
     }
     assert_eq!(written, std::fs::read_to_string(golden).unwrap());
+}
+
+#[tokio::test]
+async fn a_tenant_is_created_changed_and_deleted_only_with_its_slug() {
+    let stage = ApiStage::start().await;
+    let visitor = Visitor::sign_in(&stage, &stage.platform).await;
+    let form = Visitor::expect(visitor.get("/ui/tenants?new=tenant").await);
+    let refused = visitor.submit(&form, "create", &[("name", "Acme"), ("slug", "Not A Slug")]).await;
+    assert_eq!(refused.status, 422);
+    refused.has("value=\"Not A Slug\"");
+    refused.has("id=\"tenant-slug-error\"");
+    let typed =
+        [("name", "Acme"), ("slug", "acme"), ("domain", "own.example"), ("rate_limit.emails_per_day", "500")];
+    let page = visitor.follow(&visitor.submit(&form, "create", &typed).await).await;
+    page.has("Created: Acme.");
+    let tenant = stage.get(&stage.platform, "/v1/tenants?slug=acme").await.expect(200)["data"][0].clone();
+    assert_eq!(tenant["rate_limit"]["emails_per_day"], 500);
+    let path = format!("/v1/tenants/{}", text(&tenant, "/id"));
+    let read = async || stage.get(&stage.platform, &path).await.expect(200);
+
+    let here = format!("/ui/tenants/{}", text(&tenant, "/id"));
+    let save = async |action: &str, typed: &[(&str, &str)]| {
+        visitor.submit(&Visitor::expect(visitor.get(&here).await), action, typed).await
+    };
+    let refused =
+        save("save_limits", &[("rate_limit.emails_per_day", "many"), ("rate_limit.emails_per_hour", "70")])
+            .await;
+    assert_eq!(refused.status, 422);
+    refused.has("value=\"many\"");
+    refused.has("value=\"70\"");
+    assert_eq!(save("save_limits", &[("rate_limit.emails_per_hour", "70")]).await.status, 303);
+    assert_eq!(read().await["rate_limit"]["emails_per_hour"], 70);
+    assert_eq!(read().await["rate_limit"]["emails_per_day"], json!(null), "an empty field is no limit");
+    let mail = [
+        ("name", "Acme Ltd"),
+        ("settings.from_name", "Shop"),
+        ("settings.apply_to_smtp", "false"),
+        ("settings.delivery_reports", "event"),
+    ];
+    assert_eq!(save("save_mail", &mail).await.status, 303);
+    let settings = read().await["settings"].clone();
+    assert_eq!((&settings["from_name"], &settings["apply_to_smtp"]), (&json!("Shop"), &json!(false)));
+    assert_eq!(
+        save("save_brand", &[("settings.brand.name", "Acme Mail"), ("settings.brand.color", "#0b57a4")])
+            .await
+            .status,
+        303
+    );
+    assert_eq!(read().await["settings"]["brand"], json!({"name": "Acme Mail", "color": "#0b57a4"}));
+    assert_eq!(save("save_brand", &[]).await.status, 303);
+    assert_eq!(read().await["settings"]["brand"], json!(null));
+    let smart_host = [
+        ("smtp.host", "smtp.example.net"),
+        ("smtp.tls", "starttls"),
+        ("smtp.user", "u"),
+        ("smtp.pass", "hidden word"),
+        ("smtp.dkim", "all"),
+    ];
+    assert_eq!(save("save_smart_host", &smart_host).await.status, 303);
+    let page = visitor.get(&here).await;
+    page.has("value=\"smtp.example.net\"");
+    page.lacks("hidden word");
+    assert_eq!(read().await["smtp"]["user"], "u");
+    assert_eq!(save("save_smart_host", &[]).await.status, 303);
+    assert_eq!(read().await["smtp"], json!(null));
+    assert_eq!(
+        save("save_platform", &[("slug", "acme"), ("weight", "7"), ("external_ref", "4711")]).await.status,
+        303
+    );
+    assert_eq!((&read().await["weight"], &read().await["external_ref"]), (&json!(7), &json!("4711")));
+
+    assert_eq!(save("suspend", &[]).await.status, 303);
+    assert_eq!(read().await["status"], "suspended");
+    assert_eq!(save("activate", &[]).await.status, 303);
+    assert_eq!(read().await["status"], "active");
+
+    let asked = Visitor::expect(save("ask_delete", &[]).await);
+    asked.has("<dt>domains</dt><dd>1</dd>");
+    let kept = visitor.submit(&asked, "delete", &[("confirm", "acme-2")]).await;
+    assert_eq!(kept.status, 422);
+    kept.has("nothing was deleted");
+    read().await;
+    let deleted = visitor.submit(&asked, "delete", &[("confirm", "acme")]).await;
+    visitor.follow(&deleted).await.has("Deleted: Acme Ltd.");
+    assert_eq!(stage.get(&stage.platform, &path).await.status, 404);
+    let done = operations(&stage).await;
+    for operation in ["create_tenant", "update_tenant", "delete_tenant"] {
+        assert!(done.iter().any(|one| one == operation), "{operation} in {done:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_platform_opens_the_pages_of_a_tenant_and_a_tenant_changes_its_own_settings_only() {
+    let stage = ApiStage::start().await;
+    let acme = stage.tenant("acme").await;
+    let here = format!("/ui/tenants/{}", acme.id);
+    let platform = Visitor::sign_in(&stage, &stage.platform).await;
+    let opened = platform.submit(&platform.get(&here).await, "open", &[]).await;
+    let location = opened.location.unwrap();
+    assert!(location.starts_with("/ui/sign-in#"), "{location}");
+    let as_tenant = Visitor::open_link(&stage, &location).await;
+    assert_eq!(as_tenant.get("/ui/queue").await.status, 404);
+    as_tenant.get("/ui/keys").await.lacks("value=\"tenant_id\"");
+
+    let tenant = Visitor::sign_in(&stage, &acme.key).await;
+    let page = Visitor::expect(tenant.get(&here).await);
+    for action in ["save_limits", "save_platform", "save_smart_host", "suspend", "ask_delete", "open"] {
+        page.lacks(&format!("value=\"{action}\""));
+    }
+    let saved = tenant
+        .submit(&page, "save_mail", &[("name", "Acme Ltd"), ("settings.delivery_reports", "mail")])
+        .await;
+    assert_eq!(saved.status, 303);
+    // The form of the platform, sent by hand: the API decides.
+    let refused =
+        tenant.submit(&page, "save_mail", &[("do", "save_limits"), ("rate_limit.emails_per_day", "7")]).await;
+    assert_eq!(refused.status, 403, "{}", refused.text);
+    let now = stage.get(&stage.platform, &format!("/v1/tenants/{}", acme.id)).await.expect(200);
+    assert_eq!((&now["name"], &now["rate_limit"]["emails_per_day"]), (&json!("Acme Ltd"), &json!(null)));
+}
+
+#[tokio::test]
+async fn a_webhook_is_tested_and_a_delivery_replayed() {
+    let stage = ApiStage::start().await;
+    let acme = stage.tenant("acme").await;
+    let visitor = Visitor::sign_in(&stage, &acme.key).await;
+    let form = Visitor::expect(visitor.get("/ui/webhooks?new=webhook").await);
+    let refused = visitor.submit(&form, "create", &[("url", "ftp://acme.example")]).await;
+    assert_eq!(refused.status, 422);
+    refused.has("value=\"ftp://acme.example\"");
+    let made = Visitor::expect(
+        visitor
+            .submit(&form, "create", &[("url", "https://acme.example/hooks"), ("events", "message.bounced")])
+            .await,
+    );
+    made.has("whsec_");
+    let webhook = stage.get(&acme.key, "/v1/webhooks").await.expect(200)["data"][0].clone();
+    assert_eq!(webhook["events"], json!(["message.bounced"]));
+    let here = made.link("/ui/webhooks/whk_");
+    let page = Visitor::expect(visitor.get(&here).await);
+    page.lacks("whsec_");
+    let tested = visitor.submit(&page, "test", &[]).await;
+    let page = visitor.follow(&tested).await;
+    page.has("A test event is on its way.");
+    page.has("webhook.test");
+    let delivery = Visitor::expect(visitor.get(&page.link("/ui/webhooks/deliveries/")).await);
+    delivery.has("webhook.test");
+    let replayed = visitor.submit(&delivery, "replay", &[]).await;
+    visitor.follow(&replayed).await.has("It is posted again");
+    assert_eq!(visitor.submit(&page, "save", &[("url", "https://acme.example/other")]).await.status, 303);
+    let rotated = Visitor::expect(visitor.submit(&page, "rotate", &[]).await);
+    rotated.has("whsec_");
+    let path = format!("/v1/webhooks/{}", text(&webhook, "/id"));
+    let read = async || stage.get(&acme.key, &path).await.expect(200);
+    assert_eq!(
+        (&read().await["url"], &read().await["events"]),
+        (&json!("https://acme.example/other"), &json!([]))
+    );
+    assert_eq!(visitor.submit(&page, "disable", &[]).await.status, 303);
+    assert_eq!(read().await["status"], "disabled");
+    let page = visitor.get(&here).await;
+    let refused = visitor.submit(&delivery, "replay", &[]).await;
+    assert_eq!(refused.status, 409);
+    refused.has("the webhook is disabled");
+    assert_eq!(visitor.submit(&page, "enable", &[]).await.status, 303);
+    assert_eq!(read().await["status"], "enabled");
+    assert_eq!(visitor.submit(&page, "delete", &[]).await.status, 303);
+    assert_eq!(stage.get(&acme.key, &path).await.status, 404);
+    let done = operations(&stage).await;
+    for operation in [
+        "create_webhook",
+        "test_webhook",
+        "replay_webhook_delivery",
+        "rotate_webhook_secret",
+        "update_webhook",
+        "delete_webhook",
+    ] {
+        assert!(done.iter().any(|one| one == operation), "{operation} in {done:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_suppression_shows_its_evidence_and_is_lifted() {
+    let stage = ApiStage::start().await;
+    let acme = stage.tenant("acme").await;
+    let visitor = Visitor::sign_in(&stage, &acme.key).await;
+    let list = Visitor::expect(visitor.get("/ui/suppressions").await);
+    list.has("Nobody is suppressed");
+    let refused =
+        visitor.submit(&list, "create", &[("address", "nobody"), ("evidence", "asked by phone")]).await;
+    assert_eq!(refused.status, 422, "{}", refused.text);
+    refused.has("value=\"asked by phone\"");
+    let made = visitor
+        .submit(
+            &list,
+            "create",
+            &[("address", "old@x.example"), ("evidence", "550 5.1.1 <gone>"), ("list", "news")],
+        )
+        .await;
+    let list = visitor.follow(&made).await;
+    list.has("Suppressed: old@x.example.");
+    list.has("550 5.1.1 &lt;gone&gt;");
+    list.has("list news");
+    let found = visitor.get("/ui/suppressions?address=other@x.example").await;
+    found.has("Nothing matches");
+    let page = Visitor::expect(visitor.get(&list.link("/ui/suppressions/sup_")).await);
+    page.has("550 5.1.1 &lt;gone&gt;");
+    let lifted = visitor.submit(&page, "lift", &[]).await;
+    visitor.follow(&lifted).await.has("Lifted: old@x.example.");
+    assert_eq!(stage.get(&acme.key, "/v1/suppressions").await.expect(200)["data"], json!([]));
+    assert_eq!(operations(&stage).await[..2], ["lift_suppression", "suppress"]);
+}
+
+#[tokio::test]
+async fn a_template_is_previewed_in_a_frame_without_rights() {
+    let stage = ApiStage::start().await;
+    let acme = stage.tenant("acme").await;
+    let visitor = Visitor::sign_in(&stage, &acme.key).await;
+    let form = Visitor::expect(visitor.get("/ui/templates?new=template").await);
+    let typed = [
+        ("name", "welcome"),
+        ("subject", "Hi {{ name }}"),
+        ("text", "Hello\r\n{{ name }}"),
+        ("html", "<script>alert(1)</script><p>{{ name }}</p>"),
+    ];
+    let refused = visitor
+        .submit(&form, "create", &[("name", "welcome"), ("subject", "{{ name"), ("text", "kept")])
+        .await;
+    assert_eq!(refused.status, 422);
+    refused.has("kept</textarea>");
+    refused.has("id=\"template-subject-error\"");
+    let made = visitor.submit(&form, "create", &typed).await;
+    let page = visitor.follow(&made).await;
+    page.has("Created: welcome.");
+    let here = made.location.clone().unwrap();
+    let rendered = Visitor::expect(visitor.get(&format!("{here}?data=%7B%22name%22%3A%22A%26B%22%7D")).await);
+    rendered.has("Hi A&amp;B");
+    rendered.has("<iframe sandbox=\"\" src=\"/ui/templates/");
+    rendered.lacks("<script>alert");
+    let frame = visitor.get(&rendered.link_of_frame()).await;
+    assert!(frame.header("content-security-policy").unwrap().starts_with("sandbox; default-src 'none'"));
+    frame.has("<p>A&amp;B</p>");
+    let broken = visitor.get(&format!("{here}?data=nonsense")).await;
+    broken.has("the data is no JSON object");
+
+    let saved = visitor
+        .submit(&page, "save", &[("name", "welcome"), ("subject", "Ho"), ("text", "only text"), ("html", "")])
+        .await;
+    assert_eq!(saved.status, 303);
+    let template = stage.get(&acme.key, &here.replace("/ui/", "/v1/")).await.expect(200);
+    assert_eq!((&template["subject"], &template["html"]), (&json!("Ho"), &json!(null)));
+    assert_eq!(visitor.submit(&page, "delete", &[]).await.status, 303);
+    assert_eq!(operations(&stage).await[..3], ["delete_template", "update_template", "create_template"]);
+}
+
+#[tokio::test]
+async fn a_ban_is_lifted() {
+    let stage = ApiStage::start().await;
+    let visitor = Visitor::sign_in(&stage, &stage.platform).await;
+    visitor.get("/ui/bans").await.has("Nobody is banned");
+    for user in ["anna", "berta", "clara"] {
+        stage.bans.record_failure("192.0.2.9".parse().unwrap(), user, stage.clock.now());
+    }
+    let page = Visitor::expect(visitor.get("/ui/bans").await);
+    let listed = stage.get(&stage.platform, "/v1/bans").await.expect(200)["data"].as_array().unwrap().len();
+    assert!(listed > 0);
+    page.has("failed login");
+    let lifted = visitor.submit(&page, "lift", &[]).await;
+    visitor.follow(&lifted).await.has("Lifted: ");
+    assert_eq!(
+        stage.get(&stage.platform, "/v1/bans").await.expect(200)["data"].as_array().unwrap().len(),
+        listed - 1
+    );
+    assert_eq!(operations(&stage).await[0], "lift_ban");
+}
+
+#[tokio::test]
+async fn what_happened_is_found_by_filters_and_by_the_reference_of_a_refusal() {
+    let stage = ApiStage::start().await;
+    let belongings = Belongings::make(&stage, "acme").await;
+    let visitor = Visitor::sign_in(&stage, &belongings.tenant.key).await;
+    let found = visitor.get(&format!("/ui/rejections?reference={}", belongings.rejection)).await;
+    let page = visitor.follow(&found).await;
+    assert_eq!(page.status, 200, "{}", page.text);
+    page.has(&belongings.rejection);
+    page.has("/docs/errors#");
+    visitor.get("/ui/rejections").await.has(&belongings.rejection);
+
+    let report =
+        Visitor::expect(visitor.get(&visitor.get("/ui/reports").await.link("/ui/reports/rpt_")).await);
+    report.has("auto reply");
+    report.has(&belongings.email);
+    let raw = visitor.get(&report.link(&format!("/ui/reports/{}?format=raw", belongings.report))).await;
+    assert!(raw.header("content-disposition").unwrap().starts_with("attachment"));
+    raw.has("Subject: away");
+
+    let events = Visitor::expect(visitor.get("/ui/events?type=message.accepted").await);
+    events.has(&format!("/ui/messages/{}", belongings.email));
+    events.lacks("<code>domain.created</code>");
+    visitor.get("/ui/events").await.has("<code>domain.created</code>");
+}
+
+#[tokio::test]
+async fn the_sandbox_inbox_shows_mail_of_test_keys_and_reads_it() {
+    let stage = ApiStage::start().await;
+    stage.add_sandbox_domain().await;
+    let acme = stage.tenant("acme").await;
+    let test_key = stage.key(acme.id, Scope::ALL, |key| key.environment = Environment::Test).await;
+    let visitor = Visitor::sign_in(&stage, &acme.key).await;
+    visitor.get("/ui/sandbox").await.has("No test message yet");
+    let message = json!({
+        "from": "hello@sandbox.mail.host.example", "to": ["you@x.example"], "subject": "Trial <1>",
+        "text": "plain words", "html": "<b>rich words</b>",
+    });
+    stage.post(&test_key, "/v1/emails", message).await.expect(202);
+    let inbox = Visitor::expect(visitor.get("/ui/sandbox").await);
+    inbox.has("Trial &lt;1&gt;");
+    let read = Visitor::expect(visitor.get(&inbox.link("/ui/sandbox?message=")).await);
+    read.has("<iframe class=\"tablet\" sandbox=\"\"");
+    let text =
+        Visitor::expect(visitor.get(&format!("{}&part=text", inbox.link("/ui/sandbox?message="))).await);
+    text.has("plain words");
+    text.lacks("rich words");
+    let phone = visitor.get(&format!("{}&width=phone", inbox.link("/ui/sandbox?message="))).await;
+    phone.has("<iframe class=\"phone\"");
+    let headers = visitor.get(&format!("{}&part=headers", inbox.link("/ui/sandbox?message="))).await;
+    headers.has("DKIM-Signature");
 }

@@ -1,37 +1,37 @@
 //! Somebody who is signed in to the pages: follows links and sends the forms that the pages have.
 
-use std::net::SocketAddr;
-
 use crate::api_stage::ApiStage;
-use crate::http::{Answer, exchange};
+use crate::browser::Browser;
+use crate::http::Answer;
 
 /// A session of a key.
-pub struct Visitor {
-    address: SocketAddr,
-    cookie: String,
-}
+pub struct Visitor(Browser);
 
 /// A page that was read.
 pub struct Page {
     pub status: u16,
     pub text: String,
     pub location: Option<String>,
+    answer: Answer,
 }
 
 impl Visitor {
     /// Signs in with the secret of a key.
     pub async fn sign_in(stage: &ApiStage, key: &str) -> Self {
-        let mut visitor = Self { address: stage.address, cookie: String::new() };
-        let answer = visitor.send("POST", "/ui/sign-in", Some(&encode(&[("key", key)]))).await;
+        Self(Browser::signed_in(stage.address, key).await)
+    }
+
+    /// Opens a sign-in link.
+    pub async fn open_link(stage: &ApiStage, url: &str) -> Self {
+        let mut browser = Browser::at(stage.address);
+        let answer = browser.open_link(url).await;
         assert_eq!(answer.status, 303, "{answer}");
-        let cookie = answer.header("set-cookie").expect("a cookie");
-        visitor.cookie = cookie.split(';').next().unwrap().to_owned();
-        visitor
+        Self(browser)
     }
 
     /// A page.
     pub async fn get(&self, path: &str) -> Page {
-        Page::of(self.send("GET", path, None).await)
+        Page::of(self.0.get(path).await)
     }
 
     /// A page that must be there.
@@ -52,7 +52,7 @@ impl Visitor {
         fields.extend(typed.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let to = attribute(form, "action");
         let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        Page::of(self.send("POST", &to, Some(&encode(&fields))).await)
+        Page::of(self.0.post_as_is(&to, &fields).await)
     }
 
     /// The page that a form leads to.
@@ -60,28 +60,18 @@ impl Visitor {
         assert_eq!(page.status, 303, "{}", page.text);
         self.get(page.location.as_deref().unwrap()).await
     }
-
-    async fn send(&self, method: &str, path: &str, form: Option<&str>) -> Answer {
-        let mut text = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nCookie: {}\r\n",
-            self.address, self.cookie
-        );
-        if let Some(form) = form {
-            text += &format!(
-                "Origin: http://{}\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n",
-                self.address,
-                form.len()
-            );
-        }
-        exchange(self.address, (text + "\r\n" + form.unwrap_or_default()).as_bytes()).await
-    }
 }
 
 impl Page {
     fn of(answer: Answer) -> Self {
         let location = answer.header("location").map(str::to_owned);
-        let text = String::from_utf8(answer.body).unwrap();
-        Self { status: answer.status, text, location }
+        let text = String::from_utf8(answer.body.clone()).unwrap();
+        Self { status: answer.status, text, location, answer }
+    }
+
+    /// A header of its answer.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.answer.header(name)
     }
 
     /// Panics unless the page has the text.
@@ -116,6 +106,14 @@ impl Page {
     }
 }
 
+impl Page {
+    /// The address of its frame.
+    #[track_caller]
+    pub fn link_of_frame(&self) -> String {
+        attribute(self.text.split("<iframe").nth(1).expect("a frame"), "src")
+    }
+}
+
 fn hidden_fields(form: &str) -> Vec<(String, String)> {
     let inputs = form.split("<input").skip(1).filter_map(|rest| rest.split('>').next());
     let hidden = inputs.filter(|input| input.contains("type=\"hidden\""));
@@ -130,8 +128,4 @@ fn attribute(tag: &str, name: &str) -> String {
 
 pub fn unescape(text: &str) -> String {
     text.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-}
-
-fn encode(fields: &[(&str, &str)]) -> String {
-    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()
 }

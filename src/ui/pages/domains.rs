@@ -217,7 +217,12 @@ async fn show_page(request: &PageRequest, problem: Option<&Problem>) -> Outcome 
         (components::head_with((&request.href(PATH), "Domains"), &domain.name, &line, &actions(request, &domain)))
         @if let Some(problem) = problem { (components::problem(problem)) }
         @if let Some(reason) = &domain.status_reason {
-            div.note.bad { div { strong { (visible(reason)) } @if let Some(hint) = &domain.status_hint { " " (visible(hint)) } } }
+            div.note.warn[domain.status == "pending"].bad[domain.status != "pending"] {
+                div {
+                    p.strong { (sentence(reason)) }
+                    @if let Some(hint) = &domain.status_hint { p { (sentence(hint)) } }
+                }
+            }
         }
         section.panel data-part="records" {
             (domain_records::show(request, &domain.name, &domain.dns_records))
@@ -237,6 +242,13 @@ async fn show_page(request: &PageRequest, problem: Option<&Problem>) -> Outcome 
         (settings(request, &domain, &tenants))
     };
     View::form(domain.name.clone(), problem, body)
+}
+
+/// A text of the API as a sentence of its own.
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", chars.as_str())
 }
 
 /// Until when the page looks again, at most five minutes from now.

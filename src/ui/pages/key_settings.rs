@@ -55,8 +55,7 @@ pub async fn show(request: &PageRequest, key: &Key, secret: Option<&str>) -> Res
                     @for snippet in snippets::all(&account) {
                         details.snippet name="snippet" open[snippet.name == "python"] {
                             summary { (snippet.title) }
-                            p.soft.small { "In " (snippet.place) }
-                            (block(&snippet.text))
+                            div.field { p.hint { "For " (snippet.place) } (block(&snippet.text)) }
                         }
                     }
                 }

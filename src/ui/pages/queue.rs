@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::mail::Timestamp;
+use crate::ui::chart;
 use crate::ui::components::{self, Column, Number, foreign, visible};
 use crate::ui::form::{Field, Form};
 use crate::ui::format;
@@ -183,13 +184,17 @@ fn groups(request: &PageRequest, queue: &Queue, tenants: &TenantNames) -> Markup
         Column("Oldest", "fit", Some("Oldest")),
         Column("", "acts", None),
     ];
+    let largest = queue.data.iter().map(|group| group.open).max().unwrap_or_default();
     let row = |group: &Group| {
         let slug = group.tenant_slug.as_deref().unwrap_or(&group.tenant_id);
         vec![
             destination(request, group),
             html! { a href=(request.href(&format!("/ui/tenants/{}", group.tenant_id))) { (components::slug(slug)) } },
             html! { @for wait in &group.reasons { (why(wait, request.now)) } },
-            html! { (format::count(group.open)) },
+            html! {
+                (format::count(group.open))
+                (chart::meter(group.open, largest, "accent", &format!("{} deliveries", group.open)))
+            },
             relative(group.oldest_at, request.now),
             actions(request, queue, group, tenants),
         ]
@@ -287,7 +292,7 @@ fn pauses(request: &PageRequest, pauses: &[Pause], tenants: &TenantNames) -> Mar
         Column("Paused", "lead", None),
         Column("Why", "grow", Some("Why")),
         Column("Since", "fit", Some("Since")),
-        Column("Until", "fit", Some("Until")),
+        Column("Ends", "fit", Some("Ends")),
         Column("", "acts", None),
     ];
     let row = |pause: &Pause| {
@@ -296,7 +301,7 @@ fn pauses(request: &PageRequest, pauses: &[Pause], tenants: &TenantNames) -> Mar
             html! { span.strong { (foreign(&part.name(tenants))) } },
             html! { @if let Some(reason) = &pause.reason { span title=(reason) { (foreign(reason)) } } },
             relative(pause.since, request.now),
-            pause.until.map_or_else(|| html! { "resumed" }, format::time),
+            pause.until.map_or_else(|| html! { "until resumed" }, format::time),
             resume_button(request, &part),
         ]
     };

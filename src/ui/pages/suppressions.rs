@@ -46,7 +46,7 @@ impl Suppression {
 
     fn until(&self, now: Timestamp) -> Markup {
         html! {
-            @match self.expires_at { Some(at) => (relative(at, now)), None => span.soft { "lifted" } }
+            @match self.expires_at { Some(at) => (relative(at, now)), None => span.soft { "no end" } }
             @if self.provisional { span.sub { "provisional" } }
         }
     }

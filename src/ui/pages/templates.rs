@@ -67,7 +67,7 @@ pub async fn list(request: PageRequest) -> Outcome {
             (list::empty(&request, PATH, &html! {
                 h2 { "No template yet" }
                 p { "A template has a subject and bodies with variables. A message names it and gives the data." }
-                (components::block("pillarbox template create welcome --subject 'Welcome, {{ name }}' --text welcome.txt"))
+                (components::block("pillarbox template create welcome --subject 'Welcome, {{ name }}' --text-file welcome.txt"))
                 div.row { (create) }
             }))
         } @else {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::tenant_forms::{Group, groups};
 use crate::mail::Timestamp;
 use crate::model::{Scope, TenantStatus};
+use crate::ui::chart::{self, Axis, Series as Bars};
 use crate::ui::components::{self, Column, Filters, Number, copied, foreign, visible};
 use crate::ui::form::{Field, Form};
 use crate::ui::format;
@@ -45,6 +46,7 @@ struct Series {
 
 #[derive(Deserialize)]
 struct Day {
+    date: Timestamp,
     emails_sent: u64,
     emails_delivered: u64,
     emails_bounced: u64,
@@ -265,7 +267,31 @@ fn usage(series: &Series) -> Markup {
             number("Delivered", delivered, format::share(delivered, sent)),
             number("Bounced or expired", bounced, format::share(bounced, sent)),
         ]))
+        section.panel.pad { (chart_of(&series.data, sent)) }
     }
+}
+
+fn chart_of(days: &[Day], sent: u64) -> Markup {
+    let labels: Vec<String> = days.iter().map(|day| day.date.strftime("%-d %b").to_string()).collect();
+    let values = |count: fn(&Day) -> u64| days.iter().map(|day| count(day) as f64).collect::<Vec<_>>();
+    let (delivered, bounced) = (values(|day| day.emails_delivered), values(|day| day.emails_bounced));
+    let text = format!("{} days. {} recipients in all.", days.len(), format::count(sent));
+    let axis = Axis {
+        id: "usage",
+        title: "Delivered by day",
+        text: &text,
+        labels: &labels,
+        every: 5,
+        unit: "",
+        limit: None,
+    };
+    chart::bars(
+        &axis,
+        &[
+            Bars { name: "delivered", color: "ok", values: &delivered },
+            Bars { name: "bounced or expired", color: "bad", values: &bounced },
+        ],
+    )
 }
 
 pub async fn act(request: PageRequest) -> Outcome {

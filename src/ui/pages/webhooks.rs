@@ -129,8 +129,8 @@ fn table(request: &PageRequest, webhooks: &[Webhook], tenants: &TenantNames) -> 
 fn state(webhook: &Webhook, now: Timestamp) -> Markup {
     html! {
         @match (&webhook.disabled_reason, webhook.failing_since) {
-            (Some(reason), _) => { (components::status(&webhook.status)) span.sub { (visible(&reason.replace('_', " "))) } },
-            (None, Some(since)) => { (components::status("failing")) span.sub { (relative(since, now)) } },
+            (Some(reason), _) => { (components::status(&webhook.status)) " " span.soft { (visible(&reason.replace('_', " "))) } },
+            (None, Some(since)) => { (components::status("failing")) " " span.soft { "for " (format::duration_s(now.duration_since(since).as_secs())) } },
             (None, None) => (components::status(&webhook.status)),
         }
     }
@@ -275,10 +275,14 @@ fn actions(request: &PageRequest, webhook: &Webhook) -> Markup {
         } @else {
             (button("enable", "Enable"))
         }
-        (components::confirm(
-            request, &here, "New secret…", "The old secret also signs for 24 hours.",
-            &html! { button.button.primary name="do" value="rotate" { "Make a new secret" } },
-        ))
+        details.confirm {
+            summary.button { "New secret…" }
+            form method="post" action=(request.href(&here)) {
+                (request.token())
+                p { "The old secret also signs for 24 hours." }
+                button.button.primary name="do" value="rotate" { "Make a new secret" }
+            }
+        }
         (components::confirm(
             request, &here, "Delete…", "What waits to be posted is dropped.",
             &html! { button.button.danger.sure name="do" value="delete" { "Delete the webhook" } },

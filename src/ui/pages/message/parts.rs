@@ -68,7 +68,7 @@ pub async fn show(request: &PageRequest, tab: &str, path: &str) -> Result<Markup
 fn text(parts: &Parts) -> Markup {
     match &parts.text {
         Some(text) => {
-            html! { section.panel.pad { div.block { pre.wrap tabindex="0" { (visible(text)) } button.button.small.js-only type="button" data-copy { "Copy" } } } }
+            html! { section.panel.pad { div.block { pre.wrap tabindex="0" { (visible(&text.replace("\r\n", "\n"))) } button.button.small.js-only type="button" data-copy { "Copy" } } } }
         }
         None => html! { section.panel { (components::empty("This message has no text.", None)) } },
     }
