@@ -273,6 +273,22 @@ fn configuration(name_servers: &[SocketAddr]) -> (ResolverConfig, ResolverOpts) 
     }
 }
 
+/// The name servers that a resolver with these uses: the system's if empty.
+pub fn name_servers(configured: &[SocketAddr]) -> Vec<SocketAddr> {
+    let (config, _) = configuration(configured);
+    let servers = config.name_servers().iter().map(|server| {
+        let port = server.connections.first().map_or(53, |connection| connection.port);
+        SocketAddr::new(server.ip, port)
+    });
+    let mut distinct = Vec::new();
+    for server in servers {
+        if !distinct.contains(&server) {
+            distinct.push(server);
+        }
+    }
+    distinct
+}
+
 fn default_options() -> ResolverOpts {
     let mut options = ResolverOpts::default();
     apply_options(&mut options);

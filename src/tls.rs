@@ -2,6 +2,7 @@
 //! authorities that verify other servers.
 
 mod inspection;
+mod pinned;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,13 +12,14 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use webpki::EndEntityCert;
 
 use crate::durable_file;
 use crate::mail::{DomainName, Timestamp};
 
 pub use self::inspection::{Inspection, inspect};
+pub use self::pinned::pinned_client;
 
 /// The TLS configuration of the listeners. They read it at each handshake, so that a reload takes effect.
 pub type SharedServerConfig = Arc<ArcSwap<ServerConfig>>;
@@ -163,34 +165,6 @@ impl Certificate {
         self.shared.store(Arc::new(config));
         *self.expires_at.lock() = expires_at;
         Ok(())
-    }
-
-    /// Why clients will not trust the certificate in its file, as far as that can be seen here.
-    ///
-    /// # Errors
-    /// [`TlsError`] if the file cannot be read.
-    pub fn find_doubts(&self, hostname: &DomainName, now: Timestamp) -> Result<Vec<String>, TlsError> {
-        let path = self.certificate.display();
-        let Ok(leaf) = CertificateDer::from_pem_slice(&read(&self.certificate)?) else {
-            return Ok(Vec::new());
-        };
-        let mut doubts = Vec::new();
-        if let Ok((_, parsed)) = x509_parser::parse_x509_certificate(&leaf) {
-            let validity = parsed.validity();
-            if validity.not_after.timestamp() <= now.as_second() {
-                doubts.push(format!("{path} expired at {}", validity.not_after));
-            } else if validity.not_before.timestamp() > now.as_second() {
-                doubts.push(format!("{path} is not valid before {}", validity.not_before));
-            }
-        }
-        let is_for = |name: ServerName<'_>| {
-            EndEntityCert::try_from(&leaf)
-                .is_ok_and(|leaf| leaf.verify_is_valid_for_subject_name(&name).is_ok())
-        };
-        if !ServerName::try_from(hostname.as_str()).is_ok_and(is_for) {
-            doubts.push(format!("{path} is not for the hostname {hostname}"));
-        }
-        Ok(doubts)
     }
 
     /// When the certificate in use expires, if that can be read in it.
@@ -417,27 +391,6 @@ mod tests {
         let error = certificate.reload().unwrap_err().to_string();
         assert!(error.contains("self-signed.crt") && error.contains("no certificate"), "{error}");
         assert!(Arc::ptr_eq(&before, &certificate.shared().load_full()));
-    }
-
-    #[test]
-    fn doubts_name_an_expired_certificate_and_one_for_another_host() {
-        let (dir, certificate) = made();
-        let [right, other] =
-            ["mail.example.com", "other.example"].map(|name| DomainName::parse(name).unwrap());
-        let doubts = |hostname, now| certificate.find_doubts(hostname, now).unwrap();
-        assert_eq!(doubts(&right, Timestamp::now()), Vec::<String>::new());
-        let foreign = doubts(&other, Timestamp::now());
-        assert!(
-            foreign.len() == 1 && foreign[0].ends_with("is not for the hostname other.example"),
-            "{foreign:?}"
-        );
-        let (expired, expired_key) = expired();
-        std::fs::write(certificate.path(), expired).unwrap();
-        std::fs::write(dir.path().join("self-signed.key"), expired_key).unwrap();
-        let late = doubts(&right, Timestamp::now());
-        assert!(late.len() == 1 && late[0].contains("self-signed.crt expired at "), "{late:?}");
-        let early = doubts(&right, Timestamp::UNIX_EPOCH);
-        assert!(early.len() == 1 && early[0].contains("is not valid before "), "{early:?}");
     }
 
     #[test]

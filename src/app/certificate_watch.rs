@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::mail::Timestamp;
-use crate::tls::{Certificate, TlsError};
+use crate::tls::{self, Certificate, TlsError};
 
 /// How often the certificate's files are checked for changes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
@@ -15,10 +15,13 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// Loads the configured certificate, or the self-signed one in the data directory.
 pub fn load(config: &Config) -> Result<Certificate, TlsError> {
     match (&config.tls.certificate, &config.tls.private_key) {
-        (Some(certificate), Some(private_key)) => {
-            let certificate = Certificate::load(certificate, private_key)?;
-            for doubt in certificate.find_doubts(&config.hostname, Timestamp::now())? {
-                tracing::warn!("{doubt}, so mail clients refuse it");
+        (Some(path), Some(private_key)) => {
+            let certificate = Certificate::load(path, private_key)?;
+            let now = Timestamp::now();
+            // A certificate that cannot be looked into may work all the same.
+            let found = tls::inspect(path, private_key, &config.hostname, now);
+            for fault in found.iter().flat_map(|found| found.find_faults(&config.hostname, now)) {
+                tracing::warn!("{} {fault}, so mail clients refuse it", path.display());
             }
             Ok(certificate)
         }

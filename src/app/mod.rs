@@ -21,7 +21,7 @@ use crate::api::{self, Api, InProcess};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::dns::{DnsError, Resolver};
-use crate::doctor::{Doctor, DoctorDependencies};
+use crate::doctor::{Doctor, DoctorDependencies, Listening};
 use crate::http_client::Client;
 use crate::limits::auth_limiter::{self, AuthLimiter};
 use crate::maintenance::{brakes, key_expiry, retention, search_indexer};
@@ -406,6 +406,10 @@ impl Running {
         let config = &config;
         let shared = SharedServices::open(config, clock, rng).await?;
         let listeners = Listeners::bind(config).await?;
+        shared.doctor.listens_at(Listening {
+            submission: listeners::addresses(&listeners.submission),
+            submissions: listeners::addresses(&listeners.submissions),
+        });
         let (sandbox_returns, returned) = mpsc::channel(SANDBOX_RETURNS_MAX);
         let relay = shared.build_relay()?.with_sandbox_returns(sandbox_returns);
         let (server, inbound, api) = (shared.build_server(), shared.build_inbound(), shared.build_api());

@@ -1,13 +1,14 @@
 //! `pillarbox check-config`.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use super::ConfigFile;
+use super::output::utc;
 use crate::app::open_files;
 use crate::config::Config;
 use crate::mail::Timestamp;
 use crate::store::check_master_key;
-use crate::tls::{Certificate, trusted_roots};
+use crate::tls::{self, trusted_roots};
 use crate::{relay, returns, tls_report};
 
 #[derive(Debug, clap::Args)]
@@ -20,12 +21,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let path = &arguments.file.config;
     let config = Config::load(path)?;
     let name = path.display();
-    let doubts = match (&config.tls.certificate, &config.tls.private_key) {
-        (Some(certificate), Some(private_key)) => Certificate::load(certificate, private_key)
-            .and_then(|certificate| certificate.find_doubts(&config.hostname, Timestamp::now()))
-            .with_context(|| format!("{name}: tls"))?,
-        _ => Vec::new(),
-    };
+    let certificate = check_certificate(&config).with_context(|| format!("{name}: tls"))?;
     check_master_key(config.master_key_file.as_deref(), &config.data_dir)
         .with_context(|| format!("{name}: master_key_file"))?;
     trusted_roots(config.webhooks.ca_file.as_deref()).with_context(|| format!("{name}: webhooks.ca_file"))?;
@@ -49,8 +45,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(lowered) = lowered {
         println!("warning: in this shell, {lowered}");
     }
-    for doubt in doubts {
-        println!("warning: tls.certificate: {doubt}, so mail clients refuse it");
+    if let Some(ending) = certificate {
+        println!("warning: tls.certificate: {ending}");
     }
     if config.tls.certificate.is_none() {
         println!(
@@ -58,4 +54,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// That clients accept the certificate that the configuration names. Returns what will end that soon.
+fn check_certificate(config: &Config) -> anyhow::Result<Option<String>> {
+    let (Some(certificate), Some(private_key)) = (&config.tls.certificate, &config.tls.private_key) else {
+        return Ok(None);
+    };
+    let now = Timestamp::now();
+    let found = tls::inspect(certificate, private_key, &config.hostname, now)?;
+    let file = certificate.display();
+    if let Some(fault) = found.find_faults(&config.hostname, now).first() {
+        bail!("{file} {fault}, so mail clients refuse it");
+    }
+    Ok(found.ends_soon(now).then(|| format!("{file} ends at {}; renew it", utc(found.not_after))))
 }

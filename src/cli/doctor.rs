@@ -11,7 +11,7 @@ use super::output::{OutputFormat, print, printable_lines};
 use super::serve::runtime;
 use crate::config::Config;
 use crate::doctor::{self, CHECKS, Diagnosis};
-use crate::mail::Timestamp;
+use crate::mail::{DomainName, Timestamp};
 use crate::model::FindingStatus;
 
 /// The exit status of a doctor that could not look, as plugins of Nagios have it.
@@ -31,6 +31,9 @@ pub(super) struct Arguments {
     /// The configuration file for --local [default: /etc/pillarbox/pillarbox.toml]
     #[arg(long, short, value_name = "FILE", requires = "local")]
     config: Option<PathBuf>,
+    /// Connects to port 25 of a mail host of this domain, with --local
+    #[arg(long, value_name = "DOMAIN", requires = "local")]
+    egress_domain: Option<DomainName>,
     /// Looks again now instead of showing what was seen within the last hour
     #[arg(long, conflicts_with = "local")]
     refresh: bool,
@@ -97,7 +100,12 @@ fn look_here(arguments: &Arguments) -> anyhow::Result<Diagnosis> {
     let path = arguments.config.clone().unwrap_or_else(|| CONFIG_FILE_DEFAULT.into());
     let (file, now) = (path.display().to_string(), Timestamp::now());
     match Config::load(&path) {
-        Ok(config) => Ok(runtime()?.block_on(doctor::diagnose_locally(&config, file, now))?),
+        Ok(config) => Ok(runtime()?.block_on(doctor::diagnose_locally(
+            &config,
+            file,
+            arguments.egress_domain.clone(),
+            now,
+        ))?),
         Err(error) => Ok(doctor::diagnose_invalid_config(&file, &error.to_string(), now)),
     }
 }

@@ -106,9 +106,7 @@ impl SecureResolver {
         if next_probe.is_some_and(|at| Instant::now() < at) {
             return false;
         }
-        let root = Name::root();
-        let probe = tokio::time::timeout(PROBE_TIMEOUT, self.query(&root, RecordType::SOA));
-        if let Ok(Ok(Answer { data: Data::Records(_), is_signed: true })) = probe.await {
+        if self.returns_signatures().await {
             self.has_dnssec.store(true, Ordering::Relaxed);
             tracing::info!("the name servers support DNSSEC: DANE is active");
             return true;
@@ -120,6 +118,13 @@ impl SecureResolver {
         }
         *next_probe = Some(Instant::now() + PROBE_INTERVAL);
         false
+    }
+
+    /// Whether the name servers return the signatures of the root now, and they are valid.
+    pub async fn returns_signatures(&self) -> bool {
+        let root = Name::root();
+        let probe = tokio::time::timeout(PROBE_TIMEOUT, self.query(&root, RecordType::SOA));
+        matches!(probe.await, Ok(Ok(Answer { data: Data::Records(_), is_signed: true })))
     }
 
     /// The mail hosts of a domain, unordered. A signed domain without MX is its own mail host (RFC 5321 §5.1); its

@@ -9,7 +9,7 @@ mod finding;
 mod text;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dns::{DnsError, Resolver};
-use crate::mail::{SignedDuration, Timestamp};
+use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::{EventKind, FindingStatus};
 use crate::queue::QueueManager;
 use crate::rng::Rng;
@@ -27,9 +27,10 @@ use crate::store::{self, Domain, Journal, NewEvent, Store};
 use crate::tls::Certificate;
 use crate::verification::Verifier;
 
-use self::facts::{Gatherer, Lookups};
+use self::facts::{Gatherer, Lookups, Server};
 
 pub use self::catalogue::{CHECKS, Check, Subject, find as find_check};
+pub use self::facts::Listening;
 pub use self::finding::{Diagnosis, Finding, Fix, FixRecord};
 pub use self::text::{explain, render, summarize};
 
@@ -61,6 +62,7 @@ pub struct DoctorDependencies {
 /// The doctor of a running server.
 pub struct Doctor {
     parts: DoctorDependencies,
+    listening: OnceLock<Listening>,
     last: Mutex<Option<Arc<Diagnosis>>>,
     /// One run at a time.
     running: tokio::sync::Mutex<()>,
@@ -69,7 +71,18 @@ pub struct Doctor {
 impl Doctor {
     /// Nothing has been looked at yet.
     pub fn new(parts: DoctorDependencies) -> Self {
-        Self { parts, last: Mutex::default(), running: tokio::sync::Mutex::default() }
+        Self {
+            parts,
+            listening: OnceLock::new(),
+            last: Mutex::default(),
+            running: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The listeners to look at, once they are bound.
+    pub fn listens_at(&self, listening: Listening) {
+        // A server binds its listeners once.
+        let _ = self.listening.set(listening);
     }
 
     /// The last diagnosis, if it is not too old, or a new one. Requests that come during a run share its result.
@@ -128,7 +141,16 @@ impl Doctor {
     }
 
     fn gatherer(&self, now: Timestamp) -> Gatherer<'_> {
-        Gatherer { config: &self.parts.config, file: None, lookups: Lookups::new(&self.parts.resolver), now }
+        let DoctorDependencies { config, store, queue, resolver, .. } = &self.parts;
+        Gatherer {
+            config,
+            file: None,
+            lookups: Lookups::new(resolver),
+            egress_domain: None,
+            server: Some(Server { store, queue }),
+            listening: self.listening.get(),
+            now,
+        }
     }
 
     /// An event for each check whose status has changed.
@@ -199,10 +221,23 @@ fn diagnosis(subject: String, findings: Vec<Finding>, at: Timestamp, start: Inst
 ///
 /// # Errors
 /// No resolver can be made.
-pub async fn diagnose_locally(config: &Config, file: String, now: Timestamp) -> Result<Diagnosis, DnsError> {
+pub async fn diagnose_locally(
+    config: &Config,
+    file: String,
+    egress_domain: Option<DomainName>,
+    now: Timestamp,
+) -> Result<Diagnosis, DnsError> {
     let start = Instant::now();
     let resolver = Resolver::new(&config.relay.name_servers, Rng::system())?;
-    let gatherer = Gatherer { config, file: Some(file), lookups: Lookups::new(&resolver), now };
+    let gatherer = Gatherer {
+        config,
+        file: Some(file),
+        lookups: Lookups::new(&resolver),
+        egress_domain,
+        server: None,
+        listening: None,
+        now,
+    };
     let findings = checks::server(&gatherer.gather().await);
     Ok(diagnosis(config.hostname.to_string(), findings, now, start))
 }

@@ -62,6 +62,32 @@ pub fn inspect(
     })
 }
 
+impl Inspection {
+    /// Why clients refuse it now, as predicates; an untrusted issuer aside.
+    pub fn find_faults(&self, hostname: &DomainName, now: Timestamp) -> Vec<String> {
+        let mut faults = Vec::new();
+        if self.not_after <= now {
+            faults.push(format!("expired at {}", utc(self.not_after)));
+        } else if self.not_before > now {
+            faults.push(format!("is not valid before {}", utc(self.not_before)));
+        }
+        if !self.is_for_hostname {
+            faults.push(format!("is not for the hostname {hostname}"));
+        }
+        faults
+    }
+
+    /// Whether less than a third of its life is left.
+    pub fn ends_soon(&self, now: Timestamp) -> bool {
+        let life = self.not_after.duration_since(self.not_before);
+        self.not_after.duration_since(now).as_secs() < life.as_secs() / 3
+    }
+}
+
+fn utc(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
 fn names_of(certificate: &x509_parser::certificate::X509Certificate<'_>) -> Vec<String> {
     let names = certificate.subject_alternative_name().ok().flatten();
     let names = names.iter().flat_map(|extension| &extension.value.general_names);
@@ -97,4 +123,32 @@ fn find_chain_fault(
         ),
         Err(error) => Some(error.to_string()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_name_an_expired_certificate_and_one_for_another_host() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let hostname = DomainName::parse("mail.example.com").unwrap();
+        let found = |is_for_hostname| Inspection {
+            names: Vec::new(),
+            is_for_hostname,
+            not_before: at("2026-01-01T00:00:00Z"),
+            not_after: at("2026-04-01T00:00:00Z"),
+            chain_fault: None,
+        };
+        for (is_for_hostname, now, expected) in [
+            (true, "2026-02-01T00:00:00Z", &[][..]),
+            (false, "2026-02-01T00:00:00Z", &["is not for the hostname mail.example.com"]),
+            (true, "2026-04-01T00:00:00Z", &["expired at 2026-04-01 00:00:00Z"]),
+            (true, "2025-12-31T00:00:00Z", &["is not valid before 2026-01-01 00:00:00Z"]),
+        ] {
+            assert_eq!(found(is_for_hostname).find_faults(&hostname, at(now)), expected, "{now}");
+        }
+        assert!(!found(true).ends_soon(at("2026-03-01T00:00:00Z")));
+        assert!(found(true).ends_soon(at("2026-03-03T00:00:00Z")));
+    }
 }

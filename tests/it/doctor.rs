@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use clap::CommandFactory;
+use pillarbox::cli::Arguments;
 use pillarbox::config::Config;
 use pillarbox::doctor::{CHECKS, Diagnosis, Finding, FixRecord, Subject, diagnose_locally};
 use pillarbox::mail::Timestamp;
@@ -178,7 +180,7 @@ async fn without_a_network_it_ends_and_each_error_has_a_fix() {
         dns.address
     );
     let config = Config::parse(&text, Path::new("pillarbox.toml")).unwrap();
-    let looked = diagnose_locally(&config, "pillarbox.toml".into(), Timestamp::now());
+    let looked = diagnose_locally(&config, "pillarbox.toml".into(), None, Timestamp::now());
     let found = tokio::time::timeout(PATIENCE, looked).await.expect("it ends").unwrap();
     for id in ["name.resolves", "name.ptr", "spf.host"] {
         assert_eq!(status_of(&found, id), FindingStatus::Skipped, "{id}");
@@ -231,4 +233,73 @@ async fn the_command_prints_lines_json_one_line_and_explanations_with_the_exit_s
     assert!(status == Some(3) && text.contains("cannot reach http://127.0.0.1:9"), "{text}");
     let (status, text) = program::status_of(&["doctor", "--quiet"], &unreached).await;
     assert!(status == Some(3) && text.starts_with("PILLARBOX UNKNOWN - cannot reach"), "{text}");
+}
+
+#[tokio::test]
+async fn a_running_server_shakes_hands_with_itself_and_looks_at_its_state() {
+    let (dns, _mx, server) = crate::server::one_destination().await;
+    let _dns = dns;
+    let found = server.control.ok("GET", "/v1/doctor?refresh=true", json!(null)).await;
+    let found: Diagnosis = serde_json::from_value(found).unwrap();
+    for id in [
+        "tls.starttls",
+        "tls.implicit",
+        "tls.no_auth_in_clear",
+        "dns.answers",
+        "queue.age",
+        "queue.site_held",
+        "webhook.failing",
+        "domain.failing",
+        "smart_host.refused",
+        "key.opens",
+    ] {
+        assert_eq!(status_of(&found, id), FindingStatus::Ok, "{id}: {:#?}", found.findings);
+    }
+    // Nobody is asked unasked, and the fake DNS of this test signs nothing.
+    assert_eq!(status_of(&found, "net.port25"), FindingStatus::Skipped);
+    assert_eq!(status_of(&found, "dns.dnssec"), FindingStatus::Warning);
+}
+
+#[tokio::test]
+async fn a_mail_host_of_the_domain_that_is_named_is_greeted() {
+    let (dns, _mx, server) = crate::server::one_destination_with(|config| {
+        config.doctor.egress_domain = Some("b.test".parse().unwrap());
+    })
+    .await;
+    let ask = async || {
+        let found = server.control.ok("GET", "/v1/doctor?refresh=true", json!(null)).await;
+        serde_json::from_value::<Diagnosis>(found).unwrap()
+    };
+    let found = ask().await;
+    assert_eq!(status_of(&found, "net.port25"), FindingStatus::Ok, "{:#?}", found.findings);
+    dns.addresses("mx.b.test", &["10.0.0.7".parse().unwrap()]);
+    assert_eq!(status_of(&ask().await, "net.port25"), FindingStatus::Skipped);
+}
+
+/// The findings in the files of the checks.
+fn kept_findings() -> Vec<Finding> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/doctor/golden");
+    let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let texts: Vec<String> = files.map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let lines = texts.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with('{'));
+    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn every_command_and_every_option_of_a_fix_exists() {
+    let mut seen = 0;
+    for finding in kept_findings() {
+        let Some(command) = finding.fix.and_then(|fix| fix.command) else { continue };
+        if command.starts_with("pillarbox ") {
+            let words = shlex::split(&command).unwrap();
+            let refused = Arguments::command().try_get_matches_from(words).err();
+            assert!(refused.is_none(), "{}: {command}: {refused:?}", finding.id);
+            seen += 1;
+        } else if command.contains(" = ") && !command.contains("sport") {
+            Config::parse(&command, Path::new("pillarbox.toml"))
+                .unwrap_or_else(|error| panic!("{}: {error}", finding.id));
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "{seen}");
 }

@@ -186,24 +186,47 @@ async fn check_config_accepts_the_sample_and_reports_faults() {
 }
 
 #[tokio::test]
-async fn check_config_warns_of_a_foreign_certificate_and_finds_a_lost_master_key() {
+async fn check_config_refuses_a_certificate_that_clients_refuse_and_finds_a_lost_master_key() {
     let setting = Setting::new();
-    let foreign = Identity::new(&["other.example"]);
     let (certificate, key) = (setting.path("tls.crt"), setting.path("tls.key"));
-    std::fs::write(&certificate, &foreign.certificate_pem).unwrap();
-    std::fs::write(&key, &foreign.private_key_pem).unwrap();
+    let install = |certificate_pem: &str, private_key_pem: &str| {
+        std::fs::write(&certificate, certificate_pem).unwrap();
+        std::fs::write(&key, private_key_pem).unwrap();
+    };
     let file =
         setting.configure("", &format!("[tls]\ncertificate = {certificate:?}\nprivate_key = {key:?}\n{API}"));
     let arguments = ["check-config", "--config", file.to_str().unwrap()];
+    let foreign = Identity::new(&["other.example"]);
+    install(&foreign.certificate_pem, &foreign.private_key_pem);
+    let (success, said) = run(&arguments).await;
+    assert!(!success, "{said}");
+    expect_all(&said, &["tls: ", "tls.crt is not for the hostname", "mail clients refuse it"]);
+    let expired = certificate_until(2001);
+    install(&expired.0, &expired.1);
+    let (success, said) = run(&arguments).await;
+    assert!(!success, "{said}");
+    expect_all(&said, &["tls: ", "tls.crt expired at 2001-01-01", "mail clients refuse it"]);
+    // From 1975 to 2030: less than a third is left.
+    let ending = certificate_until(2030);
+    install(&ending.0, &ending.1);
     let (success, said) = run(&arguments).await;
     assert!(success, "{said}");
-    expect_all(&said, &["warning: tls.certificate", "tls.crt is not for the hostname"]);
+    expect_all(&said, &["warning: tls.certificate", "tls.crt ends at 2030-01-01", "renew it"]);
     assert!(!setting.path("data").exists());
     start(&setting).await.end("TERM").await;
     std::fs::remove_file(setting.path("data").join("master.key")).unwrap();
     let (success, said) = run(&arguments).await;
     assert!(!success, "{said}");
     expect_all(&said, &["master_key_file", "master.key", "restore it"]);
+}
+
+/// A certificate for the host name from 1975 on, and its key.
+fn certificate_until(year: i32) -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::new([HOSTNAME.into()]).unwrap();
+    parameters.not_before = rcgen::date_time_ymd(1975, 1, 1);
+    parameters.not_after = rcgen::date_time_ymd(year, 1, 1);
+    (parameters.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
 #[tokio::test]

@@ -4,7 +4,9 @@ mod config;
 mod domain;
 mod machine;
 mod name;
+mod network;
 mod spf;
+mod state;
 mod tls;
 
 #[cfg(test)]
@@ -16,6 +18,7 @@ use std::net::IpAddr;
 use super::catalogue::{CHECKS, Subject};
 use super::facts::{DomainFacts, Facts, Seen, Times};
 use super::{Finding, Fix};
+use crate::mail::DomainName;
 
 type ServerCheck = fn(&Facts) -> Vec<Finding>;
 type DomainCheck = fn(&DomainFacts) -> Vec<Finding>;
@@ -29,12 +32,20 @@ const SERVER_CHECKS: &[(ServerCheck, fn(&Times) -> u64)] = &[
     (name::resolves, |times| times.names),
     (name::ehlo, |times| times.names),
     (name::ptr, |times| times.names),
-    (name::public_address, |_| 0),
+    (network::port25, |times| times.egress),
+    (network::public_address, |times| times.egress),
+    (network::ipv6, |times| times.names),
+    (network::answers, |times| times.name_servers),
+    (network::dnssec, |times| times.name_servers),
+    (network::public_resolver, |_| 0),
     (spf::host, |times| times.spf),
     (spf::include, |times| times.spf),
     (tls::chain, |times| times.certificate),
     (tls::name, |times| times.certificate),
     (tls::expires, |times| times.certificate),
+    (tls::starttls, |times| times.handshakes),
+    (tls::implicit, |times| times.handshakes),
+    (tls::no_auth_in_clear, |times| times.handshakes),
     (machine::free, |times| times.machine),
     (machine::fsync, |times| times.machine),
     (machine::kind, |times| times.machine),
@@ -42,6 +53,11 @@ const SERVER_CHECKS: &[(ServerCheck, fn(&Times) -> u64)] = &[
     (machine::key_opens, |times| times.machine),
     (machine::key_beside_data, |_| 0),
     (machine::files, |_| 0),
+    (state::queue_age, |times| times.state),
+    (state::site_held, |times| times.state),
+    (state::webhooks, |times| times.state),
+    (state::domains, |times| times.state),
+    (state::smart_hosts, |times| times.state),
 ];
 
 const DOMAIN_CHECKS: &[DomainCheck] = &[
@@ -97,6 +113,15 @@ fn look<'a, T>(
         };
         Finding::skipped(id, subject, text)
     })
+}
+
+/// The finding about a name that no receiver can look up: `config.hostname` says what to do.
+fn require_qualified(id: &'static str, name: &DomainName) -> Result<(), Finding> {
+    if name.is_fully_qualified() {
+        return Ok(());
+    }
+    let text = format!("{name} is not fully qualified, so nobody can look it up; see config.hostname");
+    Err(Finding::skipped(id, name.as_str(), text))
 }
 
 /// The one finding of a check that ends early.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::super::facts::{Facts, Seen, SourceFacts};
 use super::super::{Finding, Fix};
-use super::{address_record, listed, look};
+use super::{address_record, listed, look, require_qualified};
 use crate::dns::reverse_name;
 
 /// Words in the names that providers give to addresses of homes and of pools.
@@ -26,6 +26,9 @@ const POOL_WORDS: &[&str] = &[
 pub fn resolves(facts: &Facts) -> Vec<Finding> {
     const ID: &str = "name.resolves";
     let name = &facts.hostname;
+    if let Err(skipped) = require_qualified(ID, name) {
+        return vec![skipped];
+    }
     let own = match look(ID, name, &facts.own_addresses) {
         Ok(own) => own.map(Vec::as_slice).unwrap_or_default(),
         Err(skipped) => return vec![skipped],
@@ -93,6 +96,9 @@ pub fn ptr(facts: &Facts) -> Vec<Finding> {
 fn check_reverse(source: &SourceFacts) -> Finding {
     const ID: &str = "name.ptr";
     let SourceFacts { address, ehlo, reverse, .. } = source;
+    if let Err(skipped) = require_qualified(ID, ehlo) {
+        return skipped;
+    }
     let names = match look(ID, address, reverse) {
         Ok(names) => names.map(Vec::as_slice).unwrap_or_default(),
         Err(skipped) => return skipped,
@@ -109,6 +115,11 @@ fn check_reverse(source: &SourceFacts) -> Finding {
         |text: String| Finding::warning(ID, subject.as_str(), text, fix()).with(found.clone(), ehlo.as_str());
     let [(name, leads_to)] = names else {
         return match names {
+            [] if address.is_ipv6() => Finding::skipped(
+                ID,
+                subject.as_str(),
+                format!("{address} has no reverse name, which net.ipv6 looks at"),
+            ),
             [] => error(format!("{address} has no reverse name; large receivers refuse it")),
             _ => warning(format!("{address} has {} reverse names: {}", names.len(), listed(&found))),
         };
@@ -150,23 +161,6 @@ fn is_of_pool(name: &str, address: IpAddr) -> bool {
     let has_word = labels.iter().flat_map(|label| label.split(|c: char| !c.is_ascii_alphabetic()));
     let has_digits = labels.iter().any(|label| label.contains(|c: char| c.is_ascii_digit()));
     has_octets || (has_digits && has_word.into_iter().any(|word| POOL_WORDS.contains(&word)))
-}
-
-pub fn public_address(facts: &Facts) -> Vec<Finding> {
-    const ID: &str = "net.public_address";
-    let finding = match &facts.own_addresses {
-        Seen::Value(own) => Finding::ok(ID, "", format!("mail leaves from {}", listed(own))),
-        _ => Finding::warning(
-            ID,
-            "",
-            "the address that the Internet sees is not known, so names and SPF cannot be checked",
-            Fix::command(
-                "write the public address of this server into the configuration",
-                "[doctor]\npublic_addresses = [\"192.0.2.7\"]",
-            ),
-        ),
-    };
-    vec![finding]
 }
 
 #[cfg(test)]

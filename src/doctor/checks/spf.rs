@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::super::facts::{Facts, Seen, SpfFacts};
 use super::super::{Finding, Fix};
-use super::look;
+use super::{look, require_qualified};
 use crate::mail::DomainName;
 
 /// RFC 7208 §4.6.4.
@@ -32,6 +32,9 @@ fn check(
     facts: &Facts,
     lookups_max: u32,
 ) -> Finding {
+    if let Err(skipped) = require_qualified(id, name) {
+        return skipped;
+    }
     let own = match look(id, name, &facts.own_addresses) {
         Ok(own) => own.map(Vec::as_slice).unwrap_or_default(),
         Err(skipped) => return skipped,

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::facts::{
-    ConfigFacts, DkimFacts, DomainFacts, Facts, MachineFacts, MailExchange, PortFacts, PortState, Seen,
-    SourceFacts, SpfFacts, Times, TlsFacts,
+    ConfigFacts, DkimFacts, DnsFacts, DomainFacts, EgressFacts, Facts, Failing, Handshake, HandshakeFacts,
+    HeldSite, MachineFacts, MailExchange, PortFacts, PortState, ResolverFacts, Seen, SourceFacts, SpfFacts,
+    StateFacts, Times, TlsFacts,
 };
 use super::super::text::finding_lines;
 use super::super::{Diagnosis, Finding, render, summarize};
@@ -67,11 +68,25 @@ fn server() -> Facts {
         }],
         host_spf: spf(&["v=spf1 ip4:192.0.2.7 -all"]),
         included_spf: Some((name("spf.example.com"), spf(&["v=spf1 ip4:192.0.2.7 -all"]))),
+        egress: Seen::Value(EgressFacts {
+            host: "mx.example.org".into(),
+            result: Ok((
+                "220 mx.example.org ESMTP".into(),
+                "250-mx.example.org at your service, [192.0.2.7]".into(),
+            )),
+            seen: Some(address(OWN)),
+        }),
+        dns: DnsFacts {
+            resolvers: vec![resolver("127.0.0.1:53", Seen::Value(Duration::from_millis(12)))],
+            is_dnssec_used: true,
+            is_dnssec_passed: Seen::Value(true),
+        },
         tls: TlsFacts {
             file: "/etc/pillarbox/tls.crt".into(),
             is_self_signed: false,
             certificate: Seen::Value(inspection),
         },
+        handshakes: HandshakeFacts { starttls: handshake(Ok(false)), implicit: handshake(Ok(false)) },
         machine: MachineFacts {
             data_dir: "/var/lib/pillarbox".into(),
             space: Seen::Value((50 * GIB, 100 * GIB)),
@@ -85,8 +100,39 @@ fn server() -> Facts {
             files: Seen::Value(65_536),
             files_needed: 14_268,
         },
+        state: StateFacts {
+            oldest_due: Seen::Nothing,
+            held_sites: Seen::Value(Vec::new()),
+            failing_webhooks: Seen::Value(Vec::new()),
+            failing_domains: Seen::Value(Vec::new()),
+            refused_smart_hosts: Seen::Value(Vec::new()),
+        },
     }
 }
+
+fn handshake(result: Result<bool, String>) -> Seen<Vec<Handshake>> {
+    Seen::Value(vec![Handshake { address: "127.0.0.1:587".parse().unwrap(), result }])
+}
+
+fn resolver(address: &str, answered_in: Seen<Duration>) -> ResolverFacts {
+    ResolverFacts { address: address.parse().unwrap(), answered_in }
+}
+
+fn failing(names: &[&str], reason: &str) -> Seen<Vec<Failing>> {
+    let of =
+        |name: &&str| Failing { name: (*name).to_owned(), id: (*name).to_owned(), reason: reason.to_owned() };
+    Seen::Value(names.iter().map(of).collect())
+}
+
+/// The names of an address, each with the addresses that it leads to.
+type Reverse = Seen<Vec<(String, Seen<Vec<IpAddr>>)>>;
+
+fn v6(facts: &mut Facts, reverse: Reverse) {
+    facts.sources[0].address = address("2a00:1450::7");
+    facts.sources[0].reverse = reverse;
+}
+
+const SERVER_NOT_ASKED: &str = "the running server was not asked";
 
 fn port(state: PortState) -> PortFacts {
     PortFacts { option: "smtp.submission", address: "0.0.0.0:587".parse().unwrap(), state }
@@ -191,7 +237,49 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
             ],
             Some(|facts| facts.sources[0].reverse = failed()),
         ),
-        ("net.public_address", vec![|facts| facts.own_addresses = Seen::NotAsked(UNKNOWN)], None),
+        (
+            "net.port25",
+            vec![
+                |facts| egress(facts).result = Err("the connection timed out".into()),
+                |facts| egress(facts).result = Ok(("554 no service for you".into(), String::new())),
+                |facts| egress(facts).result = Ok(("220 mx.example.org".into(), "550 who are you".into())),
+            ],
+            Some(|facts| facts.egress = Seen::NotAsked("no domain to connect to: set doctor.egress_domain")),
+        ),
+        (
+            "net.public_address",
+            vec![
+                |facts| {
+                    facts.own_addresses = Seen::NotAsked(UNKNOWN);
+                    facts.egress = Seen::NotAsked("nobody looked");
+                },
+                |facts| facts.own_addresses = Seen::NotAsked(UNKNOWN),
+                |facts| egress(facts).seen = Some(address("192.0.2.99")),
+            ],
+            None,
+        ),
+        ("net.ipv6", vec![|facts| v6(facts, Seen::Nothing)], Some(|facts| v6(facts, failed()))),
+        (
+            "dns.answers",
+            vec![|facts| facts.dns.resolvers = vec![resolver("192.0.2.53:53", failed())], |facts| {
+                facts.dns.resolvers = vec![resolver("192.0.2.53:53", Seen::Value(Duration::from_millis(800)))]
+            }],
+            Some(|facts| facts.dns.resolvers.clear()),
+        ),
+        (
+            "dns.dnssec",
+            vec![|facts| facts.dns.is_dnssec_passed = Seen::Value(false), |facts| {
+                facts.dns.is_dnssec_used = false
+            }],
+            Some(|facts| facts.dns.is_dnssec_passed = failed()),
+        ),
+        (
+            "dns.public_resolver",
+            vec![|facts| {
+                facts.dns.resolvers = vec![resolver("8.8.8.8:53", Seen::Value(Duration::from_millis(8)))]
+            }],
+            Some(|facts| facts.dns.resolvers.clear()),
+        ),
         (
             "spf.host",
             vec![
@@ -242,6 +330,23 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
             Some(|facts| facts.tls.certificate = Seen::Failed("not readable".into())),
         ),
         (
+            "tls.starttls",
+            vec![|facts| {
+                facts.handshakes.starttls = handshake(Err("received fatal alert: HandshakeFailure".into()))
+            }],
+            Some(|facts| facts.handshakes.starttls = Seen::Value(Vec::new())),
+        ),
+        (
+            "tls.implicit",
+            vec![|facts| facts.handshakes.implicit = handshake(Err("Connection refused".into()))],
+            Some(|facts| facts.handshakes.implicit = Seen::NotAsked(SERVER_NOT_ASKED)),
+        ),
+        (
+            "tls.no_auth_in_clear",
+            vec![|facts| facts.handshakes.starttls = handshake(Ok(true))],
+            Some(|facts| facts.handshakes.starttls = handshake(Err("Connection refused".into()))),
+        ),
+        (
             "disk.free",
             vec![|facts| facts.machine.space = Seen::Value((GIB / 2, 100 * GIB)), |facts| {
                 facts.machine.space = Seen::Value((8 * GIB, 100 * GIB))
@@ -282,10 +387,65 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
             vec![|facts| facts.machine.files = Seen::Value(1024)],
             Some(|facts| facts.machine.files = Seen::Failed("no limit can be read".into())),
         ),
+        (
+            "queue.age",
+            vec![|facts| {
+                facts.state.oldest_due =
+                    Seen::Value((at("2026-01-31T22:00:00Z"), "450 4.2.1 try later".into()));
+            }],
+            Some(|facts| facts.state.oldest_due = Seen::NotAsked(SERVER_NOT_ASKED)),
+        ),
+        (
+            "queue.site_held",
+            vec![|facts| {
+                let until = at("2026-02-01T01:00:00Z");
+                facts.state.held_sites = Seen::Value(vec![HeldSite {
+                    name: "mx.example.org".into(),
+                    domain: Some("example.org".into()),
+                    until,
+                    reply: "421 busy".into(),
+                }]);
+            }],
+            Some(|facts| facts.state.held_sites = Seen::NotAsked(SERVER_NOT_ASKED)),
+        ),
+        (
+            "webhook.failing",
+            vec![
+                |facts| {
+                    facts.state.failing_webhooks =
+                        failing(&["https://acme.com/hooks"], "has failed since noon")
+                },
+                |facts| {
+                    let all = ["a", "b", "c", "d", "e", "f", "g"];
+                    facts.state.failing_webhooks = failing(&all, "has failed since noon");
+                },
+            ],
+            Some(|facts| facts.state.failing_webhooks = Seen::NotAsked(SERVER_NOT_ASKED)),
+        ),
+        (
+            "domain.failing",
+            vec![|facts| {
+                facts.state.failing_domains = failing(&["acme.com"], "has wrong records since noon")
+            }],
+            Some(|facts| facts.state.failing_domains = Seen::NotAsked(SERVER_NOT_ASKED)),
+        ),
+        (
+            "smart_host.refused",
+            vec![|facts| {
+                facts.state.refused_smart_hosts =
+                    failing(&["tnt_1"], "has a smart host that refuses the login: 535 5.7.8 wrong password")
+            }],
+            Some(|facts| facts.state.refused_smart_hosts = Seen::NotAsked(SERVER_NOT_ASKED)),
+        ),
     ]
 }
 
-fn reverse(names: &[&str], leads_to: &str) -> Seen<Vec<(String, Seen<Vec<IpAddr>>)>> {
+fn egress(facts: &mut Facts) -> &mut EgressFacts {
+    let Seen::Value(egress) = &mut facts.egress else { panic!("no mail host") };
+    egress
+}
+
+fn reverse(names: &[&str], leads_to: &str) -> Reverse {
     let lead = |&name: &&str| (name.to_owned(), Seen::Value(vec![address(leads_to)]));
     Seen::Value(names.iter().map(lead).collect())
 }
@@ -549,6 +709,18 @@ fn nothing_is_ok_that_was_not_seen() {
     facts.sources.clear();
     facts.host_spf = Seen::NotAsked(NOT_SEEN);
     facts.included_spf = Some((name("spf.example.com"), Seen::NotAsked(NOT_SEEN)));
+    facts.handshakes =
+        HandshakeFacts { starttls: Seen::NotAsked(NOT_SEEN), implicit: Seen::NotAsked(NOT_SEEN) };
+    facts.egress = Seen::NotAsked(NOT_SEEN);
+    facts.dns.resolvers.clear();
+    facts.dns.is_dnssec_passed = Seen::NotAsked(NOT_SEEN);
+    facts.state = StateFacts {
+        oldest_due: Seen::NotAsked(NOT_SEEN),
+        held_sites: Seen::NotAsked(NOT_SEEN),
+        failing_webhooks: Seen::NotAsked(NOT_SEEN),
+        failing_domains: Seen::NotAsked(NOT_SEEN),
+        refused_smart_hosts: Seen::NotAsked(NOT_SEEN),
+    };
     facts.tls.certificate = Seen::NotAsked(NOT_SEEN);
     facts.machine = MachineFacts {
         space: Seen::NotAsked(NOT_SEEN),
@@ -611,14 +783,28 @@ fn a_translator_of_addresses_a_split_name_and_ipv6_without_a_reverse_name_are_fo
     (source.address, source.reverse) = (address("2a00:1450::7"), Seen::Nothing);
     v6.sources.push(source);
     let found = statuses(&v6);
-    assert_eq!((found["name.resolves"], found["name.ptr"]), (FindingStatus::Ok, FindingStatus::Error));
+    assert_eq!((found["name.resolves"], found["net.ipv6"]), (FindingStatus::Ok, FindingStatus::Warning));
     // Behind a translator of addresses nothing about names is OK before the public address is known.
-    let unknown = changed(server(), |facts| facts.own_addresses = Seen::NotAsked(UNKNOWN));
+    let unknown = changed(server(), |facts| {
+        facts.own_addresses = Seen::NotAsked(UNKNOWN);
+        facts.egress = Seen::NotAsked("nobody looked");
+    });
     let found = statuses(&unknown);
     for id in ["name.resolves", "name.ehlo", "name.ptr", "spf.host", "spf.include"] {
         assert_eq!(found[id], FindingStatus::Skipped, "{id}");
     }
     assert_eq!(found["net.public_address"], FindingStatus::Warning);
+}
+
+#[test]
+fn a_name_that_nobody_can_look_up_gets_no_records() {
+    let mut facts = changed(server(), |facts| facts.hostname = name("localhost"));
+    facts.sources[0].ehlo = name("localhost");
+    facts.included_spf = None;
+    let found = super::server(&facts);
+    let wrong: Vec<&str> =
+        found.iter().filter(|one| one.status >= FindingStatus::Warning).map(|one| one.id.as_ref()).collect();
+    assert_eq!(wrong, ["config.hostname"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The certificate.
 
-use super::super::facts::{Facts, Seen};
+use super::super::facts::{Facts, Handshake, Seen};
 use super::super::{Finding, Fix};
 use super::{listed, look};
 use crate::mail::{SignedDuration, Timestamp};
@@ -104,7 +104,6 @@ fn check_life(id: &'static str, facts: &Facts, found: &Inspection) -> Finding {
         false => Fix::text(format!("renew {file}; the server notices the new one by itself")),
     };
     let left = not_after.duration_since(facts.at);
-    let life = not_after.duration_since(*not_before);
     let (date, days) = (date(*not_after), left.as_hours() / 24);
     let in_days = if days == 1 { "in 1 day".to_owned() } else { format!("in {days} days") };
     if *not_before > facts.at {
@@ -120,11 +119,63 @@ fn check_life(id: &'static str, facts: &Facts, found: &Inspection) -> Finding {
     } else if left < LEFT_MIN {
         let when = if left < DAY { "within a day".to_owned() } else { in_days };
         Finding::error(id, file, format!("the certificate ends {when} ({date})"), fix())
-    } else if left.as_secs() < life.as_secs() / 3 {
+    } else if found.ends_soon(facts.at) {
         Finding::warning(id, file, format!("the certificate ends {in_days} ({date})"), fix())
     } else {
         Finding::ok(id, file, format!("the certificate is valid until {date}"))
     }
+}
+
+pub fn starttls(facts: &Facts) -> Vec<Finding> {
+    of_listeners("tls.starttls", &facts.handshakes.starttls, "submission with STARTTLS")
+}
+
+pub fn implicit(facts: &Facts) -> Vec<Finding> {
+    of_listeners("tls.implicit", &facts.handshakes.implicit, "submission with implicit TLS")
+}
+
+fn of_listeners(id: &'static str, handshakes: &Seen<Vec<Handshake>>, kind: &str) -> Vec<Finding> {
+    let handshakes = match look(id, &"", handshakes) {
+        Ok(handshakes) => handshakes.map(Vec::as_slice).unwrap_or_default(),
+        Err(skipped) => return vec![skipped],
+    };
+    let of_one = |Handshake { address, result }: &Handshake| match result {
+        Ok(_) => Finding::ok(id, address.to_string(), format!("{address} completes the handshake")),
+        Err(reason) => {
+            let fix = Fix::text(
+                "look into the log of the server; after a change of its certificate, send it SIGHUP",
+            );
+            Finding::error(
+                id,
+                address.to_string(),
+                format!("{address} does not complete the handshake: {reason}"),
+                fix,
+            )
+        }
+    };
+    match handshakes {
+        [] => vec![Finding::skipped(id, "", format!("there is no listener of {kind}"))],
+        all => all.iter().map(of_one).collect(),
+    }
+}
+
+pub fn no_auth_in_clear(facts: &Facts) -> Vec<Finding> {
+    const ID: &str = "tls.no_auth_in_clear";
+    let handshakes = match look(ID, &"", &facts.handshakes.starttls) {
+        Ok(handshakes) => handshakes.map(Vec::as_slice).unwrap_or_default(),
+        Err(skipped) => return vec![skipped],
+    };
+    let open = handshakes.iter().find(|one| one.result == Ok(true));
+    vec![match open {
+        Some(Handshake { address, .. }) => {
+            let fix = Fix::text("report this as a fault of Pillarbox");
+            Finding::error(ID, address.to_string(), format!("{address} offers AUTH without encryption"), fix)
+        }
+        None if handshakes.iter().any(|one| one.result.is_ok()) => {
+            Finding::ok(ID, "", "AUTH is offered after encryption only")
+        }
+        None => Finding::skipped(ID, "", "no listener with STARTTLS answered"),
+    }]
 }
 
 fn date(at: Timestamp) -> String {

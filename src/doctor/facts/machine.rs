@@ -129,13 +129,17 @@ fn files_needed(config: &Config) -> u64 {
     all.into_iter().fold(OTHER_FILES, |sum, max| sum.saturating_add(max as u64))
 }
 
+/// The files of the certificate and of its key.
+pub fn certificate_files(config: &Config) -> (PathBuf, PathBuf) {
+    let configured = config.tls.certificate.clone().zip(config.tls.private_key.clone());
+    configured
+        .unwrap_or_else(|| (config.data_dir.join("self-signed.crt"), config.data_dir.join("self-signed.key")))
+}
+
 /// The certificate in its files.
 pub async fn certificate(config: &Config, now: Timestamp) -> TlsFacts {
-    let configured = config.tls.certificate.clone().zip(config.tls.private_key.clone());
-    let is_self_signed = configured.is_none();
-    let (file, key) = configured.unwrap_or_else(|| {
-        (config.data_dir.join("self-signed.crt"), config.data_dir.join("self-signed.key"))
-    });
+    let is_self_signed = config.tls.certificate.is_none();
+    let (file, key) = certificate_files(config);
     let name = file.display().to_string();
     let hostname = config.hostname.clone();
     let certificate = blocking(move || {

@@ -1,10 +1,14 @@
 //! What the doctor has seen. Each fact says whether it was seen, so that no check is right without it. The files of this
 //! module gather them: none of them fails, and none waits longer than its deadline.
 
+mod dialogue;
 mod domain;
+mod listeners;
 mod machine;
 mod name;
+mod network;
 mod ports;
+mod state;
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +22,8 @@ use crate::mail::{DomainName, Timestamp};
 use crate::tls::Inspection;
 
 pub use domain::gather as gather_domain;
+pub use listeners::Listening;
+pub use state::Server;
 
 /// The time for one fact.
 const FACT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,8 +57,12 @@ pub struct Facts {
     pub host_spf: Seen<SpfFacts>,
     /// `None` if tenants include the host name.
     pub included_spf: Option<(DomainName, Seen<SpfFacts>)>,
+    pub egress: Seen<EgressFacts>,
+    pub dns: DnsFacts,
     pub tls: TlsFacts,
+    pub handshakes: HandshakeFacts,
     pub machine: MachineFacts,
+    pub state: StateFacts,
 }
 
 /// How long the looks took, in milliseconds.
@@ -60,9 +70,13 @@ pub struct Facts {
 pub struct Times {
     pub names: u64,
     pub spf: u64,
+    pub egress: u64,
+    pub name_servers: u64,
     pub certificate: u64,
+    pub handshakes: u64,
     pub machine: u64,
     pub ports: u64,
+    pub state: u64,
 }
 
 /// The configuration.
@@ -118,6 +132,73 @@ pub struct SpfFacts {
     pub void_lookups: u32,
 }
 
+/// A mail host that was connected to.
+#[derive(Debug, Clone)]
+pub struct EgressFacts {
+    pub host: String,
+    /// The greeting and the reply to EHLO, which is empty if the greeting refuses; or why there is none.
+    pub result: Result<(String, String), String>,
+    /// The address that its reply names.
+    pub seen: Option<IpAddr>,
+}
+
+/// The name servers.
+#[derive(Debug, Clone)]
+pub struct DnsFacts {
+    pub resolvers: Vec<ResolverFacts>,
+    pub is_dnssec_used: bool,
+    pub is_dnssec_passed: Seen<bool>,
+}
+
+/// A name server.
+#[derive(Debug, Clone)]
+pub struct ResolverFacts {
+    pub address: SocketAddr,
+    pub answered_in: Seen<Duration>,
+}
+
+/// The state of a running server.
+#[derive(Debug, Clone)]
+pub struct StateFacts {
+    /// When the oldest due delivery was due, and the last reply to such.
+    pub oldest_due: Seen<(Timestamp, String)>,
+    pub held_sites: Seen<Vec<HeldSite>>,
+    pub failing_webhooks: Seen<Vec<Failing>>,
+    pub failing_domains: Seen<Vec<Failing>>,
+    pub refused_smart_hosts: Seen<Vec<Failing>>,
+}
+
+/// A site in back-off.
+#[derive(Debug, Clone)]
+pub struct HeldSite {
+    pub name: String,
+    /// A domain whose mail goes there.
+    pub domain: Option<String>,
+    pub until: Timestamp,
+    pub reply: String,
+}
+
+/// An object that fails.
+#[derive(Debug, Clone)]
+pub struct Failing {
+    pub name: String,
+    pub id: String,
+    /// A predicate: `has failed since …`.
+    pub reason: String,
+}
+
+impl StateFacts {
+    fn not_asked(reason: &'static str) -> Self {
+        Self {
+            oldest_due: Seen::NotAsked(reason),
+            held_sites: Seen::NotAsked(reason),
+            failing_webhooks: Seen::NotAsked(reason),
+            failing_domains: Seen::NotAsked(reason),
+            refused_smart_hosts: Seen::NotAsked(reason),
+        }
+    }
+}
+
 /// The certificate.
 #[derive(Debug, Clone)]
 pub struct TlsFacts {
@@ -125,6 +206,21 @@ pub struct TlsFacts {
     /// Whether the server makes its own, because the configuration names none.
     pub is_self_signed: bool,
     pub certificate: Seen<Inspection>,
+}
+
+/// The listeners of the running server.
+#[derive(Debug, Clone)]
+pub struct HandshakeFacts {
+    pub starttls: Seen<Vec<Handshake>>,
+    pub implicit: Seen<Vec<Handshake>>,
+}
+
+/// A handshake with a listener.
+#[derive(Debug, Clone)]
+pub struct Handshake {
+    pub address: SocketAddr,
+    /// Whether AUTH was offered in clear, or why there was no handshake.
+    pub result: Result<bool, String>,
 }
 
 /// The machine.
@@ -237,6 +333,12 @@ pub struct Gatherer<'a> {
     /// The file of the configuration, if there is no running server.
     pub file: Option<String>,
     pub lookups: Lookups,
+    /// The domain whose mail host to connect to, in place of that of the configuration.
+    pub egress_domain: Option<DomainName>,
+    /// The running server.
+    pub server: Option<Server<'a>>,
+    /// Its listeners.
+    pub listening: Option<&'a Listening>,
     pub now: Timestamp,
 }
 
@@ -246,7 +348,8 @@ impl Gatherer<'_> {
         let hostname = &self.config.hostname;
         let own_addresses = name::own_addresses(self.config);
         let include = self.config.domains.spf_include.as_ref().filter(|include| *include != hostname);
-        let (names, spf, machine, tls, ports) = tokio::join!(
+        let (certificate, _) = machine::certificate_files(self.config);
+        let (names, spf, egress, dns, machine, tls, handshakes, ports, state) = tokio::join!(
             timed(async {
                 tokio::join!(
                     self.lookups.addresses(hostname.as_str()),
@@ -260,13 +363,26 @@ impl Gatherer<'_> {
                     Some((include.clone(), spf))
                 })
             }),
+            timed(network::egress(self)),
+            timed(network::name_server_facts(self)),
             timed(machine::gather(self.config)),
             timed(machine::certificate(self.config, self.now)),
+            timed(listeners::gather(self.config, self.listening, &certificate)),
             timed(ports::gather(self.config, self.file.is_some())),
+            timed(state::gather(self.server.as_ref(), self.now)),
         );
         let ((hostname_addresses, sources), (host_spf, included_spf)) = (names.0, spf.0);
-        let times =
-            Times { names: names.1, spf: spf.1, machine: machine.1, certificate: tls.1, ports: ports.1 };
+        let times = Times {
+            names: names.1,
+            spf: spf.1,
+            egress: egress.1,
+            name_servers: dns.1,
+            machine: machine.1,
+            certificate: tls.1,
+            handshakes: handshakes.1,
+            ports: ports.1,
+            state: state.1,
+        };
         Facts {
             at: self.now,
             times,
@@ -288,8 +404,12 @@ impl Gatherer<'_> {
             sources,
             host_spf,
             included_spf,
+            egress: egress.0,
+            dns: dns.0,
             tls: tls.0,
+            handshakes: handshakes.0,
             machine: machine.0,
+            state: state.0,
         }
     }
 }

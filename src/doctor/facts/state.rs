@@ -1,0 +1,133 @@
+//! The state of a running server: what waits, and what fails.
+
+use super::{Failing, HeldSite, Seen, StateFacts};
+use crate::mail::Timestamp;
+use crate::model::{DisabledReason, DomainStatus, QueueFilter, WaitReason, WebhookStatus};
+use crate::queue::QueueManager;
+use crate::store::{
+    Directory, DomainFilter, Outbox, PageRequest, QueueRequest, Store, Webhook, WebhookFilter,
+};
+
+/// The server that is asked.
+pub struct Server<'a> {
+    pub store: &'a Store,
+    pub queue: &'a QueueManager,
+}
+
+const NO_SERVER: &str = "the running server was not asked";
+/// Parts of the queue that are looked at, the largest first.
+const GROUPS: usize = 100;
+/// Pages of webhooks and of domains that are read.
+const PAGES_MAX: usize = 20;
+
+fn minute(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+/// Nobody asks a server that does not run.
+pub async fn gather(server: Option<&Server<'_>>, now: Timestamp) -> StateFacts {
+    let Some(Server { store, queue }) = server else { return StateFacts::not_asked(NO_SERVER) };
+    let (oldest_due, failing_webhooks, failing_domains) =
+        tokio::join!(oldest_due(queue, now), failing_webhooks(store), failing_domains(store));
+    let sites = queue.snapshot(now).sites.into_iter();
+    let held = sites.filter_map(|site| {
+        let domain = site.domains.into_iter().next();
+        let reply = site.reason.unwrap_or_default();
+        Some(HeldSite { name: site.name, domain, until: site.backoff_until?, reply })
+    });
+    let refused = queue.wait_reasons().records(now).into_iter();
+    let refused = refused.filter(|(_, record)| record.reason == WaitReason::SmartHostAuthFailed);
+    let name_of = |part: &QueueFilter| match (&part.tenant_id, &part.destination) {
+        (Some(tenant), _) => tenant.to_string(),
+        (None, Some(destination)) => destination.to_string(),
+        (None, None) => "the platform".to_owned(),
+    };
+    let mut refused_smart_hosts: Vec<Failing> = refused
+        .map(|(part, record)| {
+            let reason = format!("has a smart host that refuses the login: {}", record.detail);
+            Failing { name: name_of(&part), id: name_of(&part), reason }
+        })
+        .collect();
+    refused_smart_hosts.sort_by(|one, other| one.name.cmp(&other.name));
+    refused_smart_hosts.dedup_by(|one, other| one.name == other.name);
+    StateFacts {
+        oldest_due,
+        held_sites: Seen::Value(held.collect()),
+        failing_webhooks,
+        failing_domains,
+        refused_smart_hosts: Seen::Value(refused_smart_hosts),
+    }
+}
+
+/// When the oldest due delivery was due, and the last reply to such.
+async fn oldest_due(queue: &QueueManager, now: Timestamp) -> Seen<(Timestamp, String)> {
+    let request = QueueRequest { part: QueueFilter::default(), limit: GROUPS, after: None };
+    let overview = match queue.overview(request, now).await {
+        Ok(overview) => overview,
+        Err(error) => return Seen::Failed(error.to_string()),
+    };
+    let due = overview.groups.into_iter().filter(|group| group.counts.due > 0);
+    let oldest = due.filter_map(|group| Some((group.next_due_at?, group))).min_by_key(|(at, _)| *at);
+    match oldest {
+        Some((at, group)) => {
+            let reply = group.deferral_causes.last_reply.unwrap_or_else(|| group.destination.to_string());
+            Seen::Value((at, reply))
+        }
+        None => Seen::Nothing,
+    }
+}
+
+async fn failing_webhooks(store: &Store) -> Seen<Vec<Failing>> {
+    let mut failing = Vec::new();
+    let mut request = first_page();
+    for _ in 0..PAGES_MAX {
+        let page = match store.list_webhooks(WebhookFilter::default(), request).await {
+            Ok(page) => page,
+            Err(error) => return Seen::Failed(error.to_string()),
+        };
+        request = PageRequest { after: page.items.last().map(|last| last.id.to_string()), ..first_page() };
+        failing.extend(page.items.into_iter().filter_map(fault_of));
+        if !page.has_more {
+            break;
+        }
+    }
+    Seen::Value(failing)
+}
+
+fn first_page() -> PageRequest {
+    PageRequest { limit: 100, ..PageRequest::default() }
+}
+
+/// Why a webhook gets no events; `None` if it gets them, or if a user has disabled it.
+fn fault_of(webhook: Webhook) -> Option<Failing> {
+    let reason = match (webhook.status, webhook.disabled_reason, webhook.failing_since) {
+        (WebhookStatus::Disabled, Some(reason), _) if reason != DisabledReason::Manual => {
+            format!("was disabled: {reason}")
+        }
+        (WebhookStatus::Enabled, _, Some(since)) => format!("has failed since {}", minute(since)),
+        _ => return None,
+    };
+    Some(Failing { name: webhook.url, id: webhook.id.to_string(), reason })
+}
+
+async fn failing_domains(store: &Store) -> Seen<Vec<Failing>> {
+    let filter = DomainFilter { status: Some(DomainStatus::Failing), ..DomainFilter::default() };
+    let (mut failing, mut request) = (Vec::new(), first_page());
+    for _ in 0..PAGES_MAX {
+        let page = match store.list_domains(filter.clone(), request).await {
+            Ok(page) => page,
+            Err(error) => return Seen::Failed(error.to_string()),
+        };
+        request = PageRequest { after: page.items.last().map(|last| last.id.to_string()), ..first_page() };
+        failing.extend(page.items.into_iter().map(|domain| {
+            let since =
+                domain.failing_since.map(|since| format!(" since {}", minute(since))).unwrap_or_default();
+            let reason = format!("has wrong records{since}");
+            Failing { name: domain.name.to_string(), id: domain.id.to_string(), reason }
+        }));
+        if !page.has_more {
+            break;
+        }
+    }
+    Seen::Value(failing)
+}
