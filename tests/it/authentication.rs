@@ -4,11 +4,12 @@ use serde_json::{Value, json};
 
 use crate::dkim::{publish, setting};
 use crate::fake_dns::FakeDns;
+use crate::fake_mx::FakeMx;
 use crate::http::request;
 use crate::server::{Account, TestServer, message, text};
 
 /// A delivered message of a domain whose records are published, and the address that it left from.
-async fn delivered(dns: &FakeDns, server: &TestServer, account: &Account) -> (String, String) {
+async fn delivered(dns: &FakeDns, mx: &FakeMx, server: &TestServer, account: &Account) -> (String, String) {
     let domain = server.control.get(&format!("/v1/domains/{}", account.domain_id)).await;
     publish(dns, &domain, &[]);
     dns.text("_dmarc.acme.test", "v=DMARC1; p=reject");
@@ -17,6 +18,8 @@ async fn delivered(dns: &FakeDns, server: &TestServer, account: &Account) -> (St
     let timeline = server.control.get(&format!("/v1/emails/{id}/timeline")).await;
     let attempts = timeline["data"].as_array().unwrap().iter().filter(|entry| entry["object"] == "attempt");
     let source = attempts.map(|attempt| text(&attempt["source"])).next().unwrap();
+    let seen = mx.connections()[0].source.unwrap();
+    assert_eq!(source, seen.to_string(), "the address that the receiver saw");
     (id, source)
 }
 
@@ -34,8 +37,8 @@ fn key_names(found: &Value) -> Vec<String> {
 
 #[tokio::test]
 async fn each_signature_is_verified_against_dns_now() {
-    let (dns, _mx, server, account) = setting().await;
-    let (id, _) = delivered(&dns, &server, &account).await;
+    let (dns, mx, server, account) = setting().await;
+    let (id, _) = delivered(&dns, &mx, &server, &account).await;
     let found = check(&server, &id).await;
     assert_eq!((&found["object"], &found["message_id"]), (&json!("authentication"), &json!(id)));
     assert_eq!(found["from_domain"], "acme.test");
@@ -72,13 +75,13 @@ async fn each_signature_is_verified_against_dns_now() {
 
 #[tokio::test]
 async fn spf_is_that_of_the_address_the_message_left_from() {
-    let (dns, _mx, server, account) = setting().await;
+    let (dns, mx, server, account) = setting().await;
     let part = json!({"tenant_id": account.tenant_id});
     server.control.ok("POST", "/v1/queue/pause", part.clone()).await;
     let waiting = server.submit(&account, &["bob@b.test"], &message(&account, "waiting")).await;
     assert_eq!(check(&server, &waiting).await["spf"], Value::Null);
     server.control.ok("POST", "/v1/queue/resume", part).await;
-    let (id, source) = delivered(&dns, &server, &account).await;
+    let (id, source) = delivered(&dns, &mx, &server, &account).await;
     for (record, result, reason) in [
         (
             format!("v=spf1 ip4:{source} -all"),
@@ -106,8 +109,8 @@ async fn spf_is_that_of_the_address_the_message_left_from() {
 
 #[tokio::test]
 async fn dmarc_says_which_of_both_is_aligned() {
-    let (dns, _mx, server, account) = setting().await;
-    let (id, source) = delivered(&dns, &server, &account).await;
+    let (dns, mx, server, account) = setting().await;
+    let (id, source) = delivered(&dns, &mx, &server, &account).await;
     dns.text("acme.test", "v=spf1 -all");
     let found = check(&server, &id).await;
     let dmarc = |result: &str, policy: Value, by: Value, reason: &str| json!({"result": result, "policy": policy, "by": by, "reason": reason});
@@ -133,8 +136,8 @@ async fn dmarc_says_which_of_both_is_aligned() {
 
 #[tokio::test]
 async fn the_authentication_of_a_message_is_for_its_tenant_only() {
-    let (dns, _mx, server, account) = setting().await;
-    let (id, _) = delivered(&dns, &server, &account).await;
+    let (dns, mx, server, account) = setting().await;
+    let (id, _) = delivered(&dns, &mx, &server, &account).await;
     let other = server.create_account("other.test").await;
     let path = format!("/v1/emails/{id}/authentication");
     let ask = async |secret: &str| request(server.control.address, "GET", &path, Some(secret), None).await;
