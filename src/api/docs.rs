@@ -43,6 +43,7 @@ const PAGES: &[Page] = pages! {
     "errors": "Errors", "every code with its SMTP reply, HTTP status and remedy";
     "events": "Events and webhooks", "event types, the live stream, signed webhooks";
     "bounces": "Bounces, complaints and unsubscribes", "classes of failure, suppressions, reports of other servers, delivery reports";
+    "pages": "Pages", "signing in, links for customers, what the pages protect";
     "usage": "Usage and limits", "usage counts, rate limits, send limits";
     "dns": "DNS", "records of the server and of sending domains, DKIM rotation";
     "doctor": "The doctor", "checks of the server and of domains, each with what to do";

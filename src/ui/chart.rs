@@ -79,7 +79,9 @@ pub fn lines(axis: &Axis<'_>, series: &[Series<'_>]) -> Markup {
         };
         format!("M{}", (0..axis.labels.len()).map(point).collect::<Vec<_>>().join("L"))
     };
-    let shapes = html! { @for one in series { path class={ "l k-" (one.color) } d=(path(one)) {} } };
+    let shapes = html! {
+        @for one in series.iter().filter(|_| !axis.labels.is_empty()) { path class={ "l k-" (one.color) } d=(path(one)) {} }
+    };
     figure(axis, series, top, &shapes, true)
 }
 
@@ -87,7 +89,7 @@ pub fn lines(axis: &Axis<'_>, series: &[Series<'_>]) -> Markup {
 pub fn spark(values: &[f64]) -> Markup {
     let top = values.iter().copied().fold(1.0, f64::max);
     let step = 100.0 / values.len().saturating_sub(1).max(1) as f64;
-    let points = values.iter().enumerate();
+    let points = values.iter().map(|value| if value.is_finite() { value.max(0.0) } else { 0.0 }).enumerate();
     let points: Vec<String> = points
         .map(|(place, value)| format!("{:.0} {:.1}", place as f64 * step, 22.0 - value * 20.0 / top))
         .collect();
@@ -246,5 +248,53 @@ mod tests {
             "{chart}"
         );
         assert!(chart.contains("<td class=\"num\">3</td>") && !chart.contains("style="), "{chart}");
+    }
+
+    /// The charts of the golden files: name, values.
+    fn examples() -> Vec<(&'static str, Vec<f64>)> {
+        let mut spike = vec![0.0; 24];
+        spike[20] = 1446.0;
+        vec![
+            ("none", Vec::new()),
+            ("one", vec![3.0]),
+            ("sixty_equal", vec![5.0; 60]),
+            ("spike", spike),
+            ("all_zero", vec![0.0; 24]),
+            ("largest", vec![u64::MAX as f64, 1.0, f64::NAN, -1.0]),
+        ]
+    }
+
+    #[test]
+    fn charts_are_drawn_as_before() {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ui/chart_golden");
+        for (name, values) in examples() {
+            let labels: Vec<String> = (0..values.len()).map(|place| format!("{place:02}:00")).collect();
+            let axis = Axis {
+                id: "c",
+                title: "Mail",
+                text: "By hour.",
+                labels: &labels,
+                every: labels.len().div_ceil(6),
+                unit: "",
+                limit: None,
+            };
+            let series = [Series { name: "delivered", color: "ok", values: &values }];
+            let rate = Axis { id: "r", title: "Rate", unit: " %", limit: Some(5.0), ..axis };
+            let rates: Vec<f64> = values.iter().map(|value| value / 1000.0).collect();
+            let rates = [Series { name: "bounced", color: "accent", values: &rates }];
+            let drawn = [bars(&axis, &series), lines(&rate, &rates), spark(&values)].map(Markup::into_string);
+            // One element a line, for whoever compares.
+            let drawn = drawn.join("\n").replace("><", ">\n<") + "\n";
+            assert!(!drawn.contains("NaN") && !drawn.contains("inf") && !drawn.contains("style="), "{drawn}");
+            let file = directory.join(format!("{name}.svg"));
+            if std::env::var_os("UPDATE_GOLDEN").is_some() {
+                std::fs::write(&file, &drawn).unwrap();
+            }
+            assert_eq!(
+                drawn,
+                std::fs::read_to_string(&file).unwrap(),
+                "{name}; UPDATE_GOLDEN=1 writes it anew"
+            );
+        }
     }
 }

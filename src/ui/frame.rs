@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use maud::{DOCTYPE, Markup, html};
 
 use super::components::{self, foreign, visible};
-use super::request::PageRequest;
+use super::request::{PageRequest, segment};
 use super::route::{Audience, PAGES, Page};
 use super::session::Me;
 use super::view::{Problem, View};
@@ -144,10 +144,15 @@ fn navigation(ui: &Ui, framing: &Framing) -> Markup {
             groups.push(group);
         }
     });
+    let own =
+        framing.me.tenant.as_ref().filter(|_| scopes.iter().any(|own| own.includes(Scope::TenantManage)));
     html! {
         @for group in groups {
-            @if !group.is_empty() { h2 { (group) } }
+            @if !group.is_empty() { h2 { (if group == "Server" && !is_platform { "Account" } else { group }) } }
             ul {
+                @if let Some(tenant) = own.filter(|_| group == "Server") {
+                    li { a href=(format!("{}/ui/tenants/{}", ui.prefix(), segment(&tenant.id))) aria-current=[framing.path.starts_with("/ui/tenants/").then_some("page")] { "Settings" } }
+                }
                 @for (_, name, path) in named().filter(|(of, ..)| *of == group) {
                     li { a href=(format!("{}{path}", ui.prefix())) aria-current=[(path == section).then_some("page")] { (name) } }
                 }
@@ -234,7 +239,7 @@ fn document(ui: &Ui, head: &Head<'_>, body: &Markup) -> Markup {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (visible(head.title)) " · Pillarbox" }
+                title { (components::plain(head.title)) " · Pillarbox" }
                 link rel="stylesheet" href=(href(assets::STYLE.path()));
                 @if head.is_branded { link rel="stylesheet" href=(href("/ui/brand.css")); }
                 link rel="icon" href=(href(assets::ICON.path()));

@@ -59,7 +59,11 @@ pub struct Attempt {
     pub tls: Option<String>,
     /// The policy for TLS and its ground.
     pub tls_policy: Option<String>,
-    /// The reply or the local error.
+    /// The code of the reply.
+    pub reply_code: Option<u16>,
+    /// The enhanced code of the reply.
+    pub enhanced_code: Option<String>,
+    /// The text of the reply, or the local error.
     pub reply: String,
     /// The dialogue.
     pub transcript: String,
@@ -186,7 +190,9 @@ mod tests_support {
             source: None,
             tls: None,
             tls_policy: None,
-            reply: "250 ok".into(),
+            reply_code: Some(250),
+            enhanced_code: None,
+            reply: "ok".into(),
             transcript: String::new(),
             duration_ms: 10,
             outcome: outcome.to_owned(),

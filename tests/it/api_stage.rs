@@ -318,9 +318,19 @@ impl ApiStage {
 
     /// Enqueues a message with one recipient, with this header and body.
     pub async fn enqueue_content(&self, tenant_id: TenantId, submitted: Vec<u8>) -> MessageId {
+        self.enqueue_with(tenant_id, submitted, |_| {}).await
+    }
+
+    /// Enqueues a message that is different from the usual one, also one that the API would refuse.
+    pub async fn enqueue_with(
+        &self,
+        tenant_id: TenantId,
+        submitted: Vec<u8>,
+        adjust: impl FnOnce(&mut Message),
+    ) -> MessageId {
         let now = Timestamp::now();
         let recipient = Address::parse("to@remote.example").unwrap();
-        let message = Message {
+        let mut message = Message {
             id: MessageId::generate(now),
             tenant_id,
             key_id: None,
@@ -341,6 +351,7 @@ impl ApiStage {
             created_at: now,
             expires_at: now + SignedDuration::from_hours(1),
         };
+        adjust(&mut message);
         let id = message.id;
         let content = Content { prefix: Bytes::from_static(b"A: b\r\n"), submitted: submitted.into() };
         let recipients = vec![(DeliveryId::generate(now), recipient.into())];

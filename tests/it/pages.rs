@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::Path;
 
-use pillarbox::model::Scope;
+use pillarbox::mail::Timestamp;
+use pillarbox::model::{AttemptId, DeliveryState, Environment, MessageId, MessageKind, Scope, TenantId};
+use pillarbox::store::{Attempt, AttemptRecord, Journal, Metadata, RecordBatch, Spool};
 
 use crate::api_objects::Belongings;
 use crate::api_stage::ApiStage;
@@ -21,8 +23,8 @@ const STYLE_SENT_MAX: usize = 8 * 1024;
 /// A session shows fewer pages than this in a minute.
 const PAGES_OF_SESSION: usize = 150;
 
-/// Pages whose object here has nothing to show: a message without HTML and attachments.
-const NOTHING_TO_SHOW: [&str; 2] = ["/ui/messages/{id}/preview", "/ui/messages/{id}/parts/{part}"];
+/// Its object here has nothing to show: a message without HTML.
+const NOTHING_TO_SHOW: &str = "/ui/messages/{id}/preview";
 
 /// Pages of one session after another, so that none shows too many.
 struct Reader {
@@ -64,7 +66,7 @@ async fn every_page_renders_empty_with_one_and_with_many() {
         for page in pages() {
             let target = target_of(page, &own);
             let answer = platform.get(&target).await;
-            let expected = if NOTHING_TO_SHOW.contains(&page.path) { 404 } else { 200 };
+            let expected = if page.path == NOTHING_TO_SHOW { 404 } else { 200 };
             assert_eq!(answer.status, expected, "{target}: {answer}");
             assert!(answer.body.len() <= PAGE_MAX, "{target}: {} octets", answer.body.len());
             let answer = tenant.get(&target).await;
@@ -122,7 +124,8 @@ async fn every_page_has_the_policy_and_no_inline_script_or_style() {
     for page in pages() {
         let answer = browser.get(&target_of(page, &own)).await;
         let is_page = answer.header("content-type").is_some_and(|text| text.starts_with("text/html"));
-        if !is_page {
+        // The frame of a message or a template has a policy of its own.
+        if !is_page || page.path.ends_with("/preview") {
             continue;
         }
         for (name, value) in [
@@ -264,5 +267,171 @@ async fn the_list_of_messages_learns_from_a_stream_that_it_has_changed() {
         let seen = stream.until(&email).await;
         assert!(seen.contains("event: message.accepted"), "{seen}");
         assert!(!seen.contains(&other.tenant.id.to_string()), "{seen}");
+    }
+}
+
+/// An attempt that was deferred, with this reply in every place where a server says something.
+async fn record_attempts(
+    stage: &ApiStage,
+    tenant: TenantId,
+    id: MessageId,
+    reply: &str,
+    transcript: &str,
+    count: i64,
+) {
+    let delivery_id = stage.store.deliveries(id).await.unwrap()[0].id;
+    let now = stage.clock.now();
+    let records = (0..count).map(|number| AttemptRecord {
+        message_id: id,
+        kind: MessageKind::Message,
+        tenant_id: tenant,
+        environment: Environment::Live,
+        delivery_id,
+        state: DeliveryState::Deferred,
+        bounce_class: None,
+        next_attempt_at: Some(now),
+        attempt: Some(Attempt {
+            id: AttemptId::generate(now),
+            message_id: id,
+            delivery_id,
+            started_at: Timestamp::from_microsecond(1_700_000_000_000_000 + number).unwrap(),
+            duration_ms: 1,
+            host: reply.into(),
+            address: None,
+            source: None,
+            tls: Some(reply.into()),
+            tls_policy: Some(reply.into()),
+            code: None,
+            enhanced: None,
+            text: reply.into(),
+            transcript: format!("{transcript}{number}").into(),
+            outcome: DeliveryState::Deferred,
+            bounce_class: None,
+            reason: reply.into(),
+        }),
+        reply: reply.into(),
+        suppress: None,
+        delayed: false,
+        at: now,
+    });
+    stage.store.record(RecordBatch { records: records.collect(), report: None }).await.unwrap();
+}
+
+/// 40 texts that would do something if a page took them for markup.
+fn payloads() -> Vec<String> {
+    let texts: Vec<String> = serde_json::from_str(include_str!("../page/payloads.json")).unwrap();
+    assert_eq!(texts.len(), 40);
+    texts.into_iter().map(|text| if text == "A*1048576" { "A".repeat(1 << 20) } else { text }).collect()
+}
+
+/// Whether a character hides itself or turns the direction of text.
+fn is_hidden(c: char) -> bool {
+    (c.is_control() && c != '\n' && c != '\t')
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[tokio::test]
+async fn hostile_text_is_text_on_every_page() {
+    let stage = ApiStage::start().await;
+    let own = stage.tenant("own").await;
+    let mut reader = Reader::new(&stage, &own.key).await;
+    for payload in payloads() {
+        let short: String = payload.chars().take(2000).collect();
+        let metadata = serde_json::json!({ short.clone(): short.clone() });
+        let id = stage
+            .enqueue_with(own.id, format!("X-Header: {short}\r\n\r\n{short}\r\n").into_bytes(), |message| {
+                message.subject = Some(payload.clone());
+                message.header_from = Some(short.clone());
+                message.header_message_id = Some(short.clone());
+                message.annotations.tags = vec![payload.chars().take(50).collect()];
+                message.annotations.metadata = Metadata::of(metadata.as_object().unwrap());
+            })
+            .await;
+        record_attempts(&stage, own.id, id, &short, &format!("< 451 {short}\n> {short}\n* {short}"), 1).await;
+        let page = format!("/ui/messages/{id}");
+        for target in [
+            "/ui/messages".to_owned(),
+            page.clone(),
+            format!("{page}?tab=headers"),
+            format!("{page}?tab=text"),
+        ] {
+            let answer = reader.get(&target).await;
+            assert_eq!(answer.status, 200, "{payload:.100}: {answer}");
+            let text = String::from_utf8(answer.body).unwrap();
+            assert!(text.len() <= PAGE_MAX, "{target} of {payload:.20}: {} octets", text.len());
+            let is_markup = payload.contains('<') || payload.contains("\">");
+            assert!(!(is_markup && text.contains(&payload)), "{payload} in {target}: {text}");
+            assert_eq!(text.chars().find(|c| is_hidden(*c)), None, "{payload:.100} in {target}");
+            if payload.contains('\u{202e}') && !target.contains("tab=") {
+                assert!(text.contains("<span class=\"cp\">U+202E</span>"), "{text}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_message_with_many_attempts_and_recipients_is_a_page_of_its_budget() {
+    let stage = ApiStage::start().await;
+    let own = stage.tenant("own").await;
+    let id = stage.enqueue(own.id).await;
+    record_attempts(&stage, own.id, id, "421 later", &"< 421 later\n".repeat(100), 400).await;
+    let browser = Browser::signed_in(stage.address, &own.key).await;
+    let page = browser.page(&format!("/ui/messages/{id}")).await;
+    assert!(page.len() <= PAGE_MAX, "{} octets", page.len());
+    assert!(page.contains("more entries") && page.contains("3 to 398"), "{page}");
+}
+
+#[tokio::test]
+async fn html_of_a_message_is_in_a_frame_without_rights() {
+    let stage = ApiStage::start().await;
+    let own = stage.tenant("own").await;
+    stage.add_domain(own.id, "sender.example").await;
+    let html = "<h1>Hi</h1><script>alert(1)</script><img src=\"cid:logo@x\"><img src=\"https://evil.example/p.gif\">\
+                <a href=\"https://shop.example/?a=1&amp;b=2\">shop</a>";
+    let email = serde_json::json!({
+        "from": "a@sender.example", "to": ["b@x.example"], "subject": "s", "text": "t", "html": html,
+        "attachments": [
+            {"filename": "logo.png", "content": "aGVsbG8=", "content_type": "image/png", "content_id": "logo@x"},
+            {"filename": "../../x.html", "content": "PGgxPg==", "content_type": "text/html"},
+        ],
+    });
+    let sent = stage.post(&own.key, "/v1/emails", email).await.expect(202);
+    let page = format!("/ui/messages/{}", crate::api_stage::text(&sent, "/id"));
+    let browser = Browser::signed_in(stage.address, &own.key).await;
+
+    let tab = browser.page(&format!("{page}?tab=preview")).await;
+    assert!(tab.contains(&format!("<iframe sandbox=\"\" src=\"{page}/preview\"")), "{tab}");
+    assert!(!tab.contains("<h1>Hi</h1>") && tab.contains("https://shop.example/?a=1&amp;b=2"), "{tab}");
+
+    let answer = browser.get(&format!("{page}/preview")).await;
+    assert_eq!(answer.status, 200, "{answer}");
+    assert_eq!(
+        answer.header("content-security-policy"),
+        Some(
+            "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; frame-ancestors 'self'"
+        )
+    );
+    let shown = String::from_utf8(answer.body.clone()).unwrap();
+    assert!(shown.contains("<img src=\"data:image/png;base64,aGVsbG8=\">"), "{shown}");
+    assert!(answer.header("set-cookie").is_none());
+
+    let list = browser.page(&format!("{page}?tab=attachments")).await;
+    let parts: Vec<_> =
+        attributes(&list, "href").into_iter().filter(|href| href.contains("/parts/")).collect();
+    assert!(parts.len() >= 2, "{parts:?}");
+    for part in parts.iter().chain([&format!("{page}/raw").as_str()]) {
+        let file = browser.get(part).await;
+        assert_eq!(file.status, 200, "{file}");
+        assert_eq!(file.header("content-type"), Some("application/octet-stream"), "{part}");
+        let disposition = file.header("content-disposition").unwrap();
+        assert!(
+            disposition.starts_with("attachment; filename=\"") && !disposition.contains('/'),
+            "{disposition}"
+        );
+        assert_eq!(
+            file.header("content-security-policy"),
+            Some("sandbox; default-src 'none'; form-action 'none'; frame-ancestors 'none'")
+        );
+        assert_eq!(file.header("x-content-type-options"), Some("nosniff"));
     }
 }

@@ -10,7 +10,7 @@ use super::view::Problem;
 
 pub use self::forms::{Choice, area, checks, confirm, form, input, search, select};
 pub use self::lists::{Chips, Column, Filters, more, pages, table, table_with_ids};
-pub use self::text::{foreign, visible};
+pub use self::text::{foreign, plain, visible};
 
 /// What a change did.
 pub fn note(text: &str) -> Markup {
@@ -39,8 +39,8 @@ pub fn problem(problem: &Problem) -> Markup {
 /// The same as the content of a page of its own.
 pub fn refusal(problem: &Problem) -> Markup {
     html! {
-        p { (visible(&problem.message)) }
-        p.soft { (visible(&problem.hint)) }
+        p { (visible(&sentence(&problem.message))) }
+        p.soft { (visible(&sentence(&problem.hint))) }
         @if !problem.fields.is_empty() {
             ul { @for field in &problem.fields { li { code { (visible(&field.path)) } ": " (visible(&field.message)) } } }
         }
@@ -49,6 +49,14 @@ pub fn refusal(problem: &Problem) -> Markup {
             @if let Some(id) = &problem.request_id { dt { "Request" } dd { (copied(id)) } }
         }
     }
+}
+
+/// A text of the API as a sentence of its own.
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let first: String = chars.next().map(|first| first.to_uppercase().collect()).unwrap_or_default();
+    let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
+    format!("{first}{}{end}", chars.as_str())
 }
 
 /// An empty list: why it is empty, and the command that adds something.
@@ -213,5 +221,5 @@ pub fn tag(href: &str, text: &str) -> Markup {
 
 /// A name that is cut if it is long.
 pub fn slug(text: &str) -> Markup {
-    html! { span.slug title=(text) { (visible(text)) } }
+    html! { span.slug title=(plain(text)) { (visible(text)) } }
 }

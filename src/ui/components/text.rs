@@ -33,6 +33,18 @@ impl Render for Visible<'_> {
     }
 }
 
+/// The same as plain text, for attributes and titles, which cannot have elements.
+pub fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_hidden(c) {
+            true => plain.push_str(&format!("U+{:04X}", u32::from(c))),
+            false => plain.push(c),
+        }
+    }
+    plain
+}
+
 /// A text of somebody else in a line of ours: its direction does not change the rest of the line.
 pub fn foreign(text: &str) -> Markup {
     html! { bdi { (visible(text)) } }
@@ -49,5 +61,6 @@ mod tests {
         assert_eq!(shown("exe\u{202e}gpj"), "exe<span class=\"cp\">U+202E</span>gpj");
         assert_eq!(shown("\0\r\n\t"), "<span class=\"cp\">U+0000</span><span class=\"cp\">U+000D</span>\n\t");
         assert_eq!(shown("パスワード"), "パスワード");
+        assert_eq!(plain("a\u{202e}\"<"), "aU+202E\"<");
     }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use self::filters::Search;
 use crate::mail::Timestamp;
 use crate::model::Scope;
-use crate::ui::components::{self, Column, foreign};
+use crate::ui::components::{self, Column, foreign, plain};
 use crate::ui::format;
 use crate::ui::request::{Listed, PageRequest, Tenants, segment};
 use crate::ui::view::{Outcome, View};
@@ -17,8 +17,8 @@ pub const PAGE: &str = "/ui/messages";
 /// Events after which the list is no longer the same.
 const KINDS: &str = "message.accepted message.delivered message.deferred message.bounced message.expired \
                      message.cancelled message.complained message.suppressed";
-/// Characters of a subject.
-const SUBJECT_MAX: usize = 300;
+/// Characters of a subject, and of an address with its name.
+const TEXT_MAX: usize = 200;
 
 /// A message of the list.
 #[derive(Deserialize)]
@@ -45,7 +45,7 @@ pub async fn list(request: PageRequest) -> Outcome {
     let found = match found {
         Ok(found) if wants_csv => return Ok(csv(&found.data)),
         // A filter that the API does not understand: the form stays, with what is wrong.
-        Err(problem) if problem.status.as_u16() == 400 && !wants_csv => Err(problem),
+        Err(problem) if [400, 422].contains(&problem.status.as_u16()) && !wants_csv => Err(problem),
         found => Ok(found?),
     };
     let body = html! {
@@ -110,7 +110,7 @@ fn nothing(request: &PageRequest, is_filtered: bool) -> Markup {
 }
 
 /// What to do for the first message.
-pub fn first_message(request: &PageRequest) -> Markup {
+fn first_message(request: &PageRequest) -> Markup {
     html! {
         h2 { "No message yet" }
         p { "Send the first one with a key. This page shows it, with everything that happens to it." }
@@ -121,7 +121,8 @@ pub fn first_message(request: &PageRequest) -> Markup {
     }
 }
 
-fn sample(request: &PageRequest) -> String {
+/// A command that sends a message.
+pub fn sample(request: &PageRequest) -> String {
     let port = request.ui.submission.first().map_or(587, std::net::SocketAddr::port);
     format!(
         "swaks --server {}:{port} --tls --auth PLAIN \\\n  --auth-user key_… --auth-password pb_live_… \\\n  --from you@your-domain.example --to someone@example.org",
@@ -143,16 +144,16 @@ fn table(request: &PageRequest, emails: &[Email], tenants: &Tenants) -> Markup {
 }
 
 fn row(request: &PageRequest, email: &Email, tenants: &Tenants) -> Vec<Markup> {
-    let from = email.header_from.as_deref().or(email.from.as_deref()).unwrap_or("<>");
-    let to = email.to.first().map_or("", String::as_str);
+    let from = cut(email.header_from.as_deref().or(email.from.as_deref()).unwrap_or("<>"));
+    let to = cut(email.to.first().map_or("", String::as_str));
     let more = email.recipient_count.saturating_sub(1);
     let subject = name_of(email.subject.as_deref());
     vec![
         format::moment(email.created_at, request.now),
         components::status(&email.status),
         html! {
-            span title=(from) { (foreign(from)) }
-            span.sub title=(to) { "to " (foreign(to)) @if more > 0 { span.soft { " +" (more) } } }
+            span title=(plain(&from)) { (foreign(&from)) }
+            span.sub title=(plain(&to)) { "to " (foreign(&to)) @if more > 0 { span.soft { " +" (more) } } }
         },
         html! { a href=(request.href(&format!("{PAGE}/{}", segment(&email.id)))) { (foreign(&subject)) } },
         html! {
@@ -212,6 +213,14 @@ pub async fn live(request: PageRequest) -> Outcome {
 
 /// What a message is called.
 pub fn name_of(subject: Option<&str>) -> String {
-    let subject: String = subject.unwrap_or_default().chars().take(SUBJECT_MAX).collect();
+    let subject = cut(subject.unwrap_or_default());
     if subject.trim().is_empty() { "(no subject)".to_owned() } else { subject }
+}
+
+/// The beginning of a text that may be very long.
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(TEXT_MAX) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
 }

@@ -9,8 +9,8 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::messages;
-use crate::mail::Timestamp;
-use crate::model::{FindingStatus, Scope};
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::{Environment, FindingStatus, Scope};
 use crate::ui::components::{self, Column, Tab, foreign, visible};
 use crate::ui::format;
 use crate::ui::request::{Listed, PageRequest, Tenants};
@@ -50,6 +50,16 @@ impl Period {
             Self::Day => "24 hours",
             Self::Month => "30 days",
         }
+    }
+
+    /// From when on the intervals count: 60 minutes, 24 hours or 30 days with the present one.
+    fn from(self, now: Timestamp) -> Timestamp {
+        let seconds = match self {
+            Self::Hour => 59 * 60,
+            Self::Day => 23 * 3600,
+            Self::Month => 29 * 86_400,
+        };
+        now.checked_sub(SignedDuration::from_secs(seconds)).unwrap_or(now)
     }
 
     /// The interval of the API.
@@ -133,10 +143,11 @@ type Part<T> = Result<T, Problem>;
 
 pub async fn show(request: PageRequest) -> Outcome {
     let period = Period::of(&request);
-    let of_tenant = |path: &str, fixed: &[(&str, &str)]| request.api_target(path, &["tenant_id"], fixed);
+    let from = period.from(request.now).to_string();
+    let interval = [("interval", period.interval()), ("from", from.as_str())];
     let (stats, reasons) = (
-        of_tenant("/v1/stats", &[("interval", period.interval())]),
-        of_tenant("/v1/stats/reasons", &[("window", "1h")]),
+        request.api_target("/v1/stats", &["tenant_id", "environment"], &interval),
+        request.api_target("/v1/stats/reasons", &["tenant_id"], &[("window", "1h")]),
     );
     let stats = request.get::<Stats>(&stats);
     let reasons = request.get::<Listed<Reason>>(&reasons);
@@ -186,20 +197,28 @@ async fn doctor(request: &PageRequest) -> Option<Diagnosis> {
 
 fn controls(request: &PageRequest, period: Period, tenants: &Tenants) -> Markup {
     let chosen = request.parameter("tenant_id").unwrap_or_default();
+    let environment = request.parameter("environment").unwrap_or_default();
     let tab = |one: Period| {
-        let query = [("period", one.name()), ("tenant_id", chosen)];
+        let query = [("period", one.name()), ("tenant_id", chosen), ("environment", environment)];
         let href = request.href(&request.with_query(PAGE, &query));
         Tab { href, name: one.words(), count: None, is_current: one == period }
     };
     html! {
         (components::choices("Period", &Period::ALL.map(tab)))
-        @if !tenants.all.is_empty() {
+        @if request.me().environment == Environment::Live {
             form.row method="get" action=(request.href(PAGE)) {
                 input type="hidden" name="period" value=(period.name());
-                label.sr for="f-tenant" { "Tenant" }
-                select id="f-tenant" name="tenant_id" {
-                    option value="" { "All tenants" }
-                    @for (id, slug) in &tenants.all { option value=(id) selected[id == chosen] { (visible(slug)) } }
+                @if !tenants.all.is_empty() {
+                    label.sr for="f-tenant" { "Tenant" }
+                    select id="f-tenant" name="tenant_id" {
+                        option value="" { "All tenants" }
+                        @for (id, slug) in &tenants.all { option value=(id) selected[id == chosen] { (visible(slug)) } }
+                    }
+                }
+                label.sr for="f-environment" { "Environment" }
+                select id="f-environment" name="environment" {
+                    option value="" { "live mail" }
+                    option value="test" selected[environment == "test"] { "test mail" }
                 }
                 button.button { "Show" }
             }
@@ -242,7 +261,7 @@ fn numbers_and_charts(
                 && queue.is_none_or(|queue| queue.open == 0) =>
         {
             html! {
-                section.panel data-part="numbers" { div.empty { (messages::first_message(request)) } }
+                section.panel data-part="numbers" { div.empty { (nothing(request, period)) } }
                 section.panel.pad data-part="charts" { (figures::volume(period, stats)) }
             }
         }
@@ -255,6 +274,21 @@ fn numbers_and_charts(
             }
         },
         Err(problem) => html! { section data-part="numbers" { (components::problem(problem)) } },
+    }
+}
+
+/// No mail in the period.
+fn nothing(request: &PageRequest, period: Period) -> Markup {
+    let is_test =
+        request.parameter("environment") == Some("test") || request.me().environment == Environment::Test;
+    html! {
+        h2 { "No " (if is_test { "test" } else { "live" }) " mail in the last " (period.words()) }
+        @if is_test {
+            p { "Send some with a test key: it stays here and reaches nobody." }
+        } @else {
+            p { "Mail of test keys is in the " a href=(request.href("/ui/sandbox")) { "sandbox inbox" } ". Live mail is sent with a live key:" }
+        }
+        (components::block(&messages::sample(request)))
     }
 }
 
@@ -278,7 +312,7 @@ fn why(request: &PageRequest, reasons: &Part<Listed<Reason>>) -> Markup {
         vec![
             html! { (visible(reason.bounce_class.as_deref().unwrap_or("other"))) },
             html! { a href=(href) { (foreign(&reason.site)) } },
-            html! { code title=(reason.last_reply) { (foreign(&reason.last_reply)) } },
+            html! { code title=(components::plain(&reason.last_reply)) { (foreign(&reason.last_reply)) } },
             components::status(&reason.outcome),
             html! { (format::count(reason.count)) },
         ]
@@ -319,10 +353,9 @@ fn server(request: &PageRequest, doctor: Option<&Diagnosis>) -> Markup {
                         a href=(request.href("/ui/doctor")) {
                             @if doctor.is_none() { "the checks run now" }
                             @else if errors + warnings == 0 { "all is well" }
-                            @else {
-                                span class=[(errors > 0).then_some("is-bad")] { (format::counted(errors, "error", "errors")) }
-                                ", " (format::counted(warnings, "warning", "warnings"))
-                            }
+                            @if errors > 0 { span.is-bad { (format::counted(errors, "error", "errors")) } }
+                            @if errors > 0 && warnings > 0 { ", " }
+                            @if warnings > 0 { (format::counted(warnings, "warning", "warnings")) }
                         }
                         @if let Some(found) = doctor { ", " (format::relative(found.at, request.now)) }
                     }

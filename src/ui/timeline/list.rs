@@ -13,9 +13,14 @@ use crate::ui::format;
 use crate::ui::request::{PageRequest, segment};
 
 /// Entries in the list.
-const ENTRIES_MAX: usize = 120;
-/// Octets of dialogues in the list.
-const DIALOGUES_MAX: usize = 48 * 1024;
+const ENTRIES_MAX: usize = 50;
+/// Octets and lines of the dialogues in the list, after which no other one begins.
+const DIALOGUES_MAX: usize = 12 * 1024;
+const LINES_MAX: usize = 200;
+/// Lines of one dialogue.
+const LINES_OF_DIALOGUE_MAX: usize = 300;
+/// A bar shows how long an attempt took if the longest one took at least so long.
+const BAR_FROM_MS: u64 = 100;
 /// Deliveries whose next attempt is named.
 const NEXT_MAX: usize = 20;
 
@@ -46,7 +51,7 @@ pub fn list(request: &PageRequest, email: &Email, entries: &[Entry]) -> Markup {
     let longest_ms = attempts(entries).map(|attempt| attempt.duration_ms).max().unwrap_or(0).max(1);
     let writer = Writer { request, longest_ms, numbers, first_with };
     let told = told_by_attempts(entries);
-    let (mut place, mut octets, mut left_out) = (0, 0, 0);
+    let (mut place, mut octets, mut lines, mut left_out) = (0, 0, 0, 0);
     let mut items = Vec::new();
     for entry in entries {
         let item = match entry {
@@ -54,10 +59,12 @@ pub fn list(request: &PageRequest, email: &Email, entries: &[Entry]) -> Markup {
             Entry::Event(event) => Some(writer.event(event)),
             Entry::Report(report) => Some(writer.report(report)),
             Entry::Attempt(attempt) => {
-                let of = place;
-                place += 1;
+                let has_room = octets <= DIALOGUES_MAX && lines <= LINES_MAX;
+                let item = writer.attempt(attempt, place, has_room);
                 octets += attempt.transcript.len();
-                Some(writer.attempt(attempt, of, octets <= DIALOGUES_MAX))
+                lines += attempt.transcript.lines().count();
+                place += 1;
+                Some(item)
             }
         };
         match item {
@@ -152,13 +159,14 @@ impl Writer<'_> {
         };
         let words = html! { (word) (foreign(recipient)) @if number > 1 || attempt.outcome == "deferred" { ", attempt " (number) } };
         let rest = html! {
-            @if !attempt.reply.is_empty() { p { code.reply { (foreign(&attempt.reply)) } } }
+            @let reply = reply(attempt);
+            @if !reply.is_empty() { p { code.reply { (foreign(&reply)) } } }
             dl.kv {
                 dt { "Host" } dd { (host(attempt)) }
                 dt { "TLS" } dd { (tls(attempt)) }
                 dt { "Took" } dd { (format::duration_ms(attempt.duration_ms)) (self.meter(attempt)) }
                 @if let Some(class) = &attempt.bounce_class { dt { "Class" } dd { (visible(class)) } }
-                @if !attempt.reason.is_empty() { dt { "Then" } dd { (visible(&attempt.reason)) } }
+                @if !attempt.reason.is_empty() && attempt.outcome != "delivered" { dt { "Then" } dd { (visible(&attempt.reason)) } }
             }
             (self.dialogue(attempt, place, has_room))
         };
@@ -166,6 +174,9 @@ impl Writer<'_> {
     }
 
     fn meter(&self, attempt: &Attempt) -> Markup {
+        if self.longest_ms < BAR_FROM_MS {
+            return html! {};
+        }
         let share = attempt.duration_ms * 100 / self.longest_ms;
         let text = if share >= 100 {
             "the longest attempt".into()
@@ -188,7 +199,8 @@ impl Writer<'_> {
                 details id={ "dialogue-" (place) } {
                     summary { "Dialogue, " (format::counted(lines, "line", "lines")) }
                     ol.dialogue tabindex="0" aria-label="SMTP dialogue; C is Pillarbox, S the other server" {
-                        @for line in attempt.transcript.lines() { (line_of_dialogue(line)) }
+                        @for line in attempt.transcript.lines().take(LINES_OF_DIALOGUE_MAX) { (line_of_dialogue(line)) }
+                        @if lines > LINES_OF_DIALOGUE_MAX as u64 { (line_of_dialogue("* the other lines are left out")) }
                     }
                 }
             } @else {
@@ -251,6 +263,13 @@ fn words_of(kind: &str, is_late: bool) -> (&'static str, &str) {
         "suppression.deleted" => ("", "No longer suppressed:"),
         other => ("", other),
     }
+}
+
+/// The reply with its codes.
+fn reply(attempt: &Attempt) -> String {
+    let code = attempt.reply_code.map(|code| format!("{code} ")).unwrap_or_default();
+    let enhanced = attempt.enhanced_code.as_ref().map(|code| format!("{code} ")).unwrap_or_default();
+    format!("{code}{enhanced}{}", attempt.reply)
 }
 
 fn host(attempt: &Attempt) -> Markup {

@@ -11,8 +11,10 @@ use crate::ui::view::{Outcome, Problem, View};
 
 use super::{page_of, preview};
 
+/// Octets of the text on the page.
+const TEXT_OCTETS_MAX: usize = 48 * 1024;
 /// Octets of the source on the page.
-const SOURCE_OCTETS_MAX: usize = 64 * 1024;
+const SOURCE_OCTETS_MAX: usize = 48 * 1024;
 
 /// `GET /v1/emails/{id}/parts`.
 #[derive(Deserialize)]
@@ -60,13 +62,17 @@ pub async fn show(request: &PageRequest, tab: &str, path: &str) -> Result<Markup
         _ => return Err(Problem::not_found()),
     };
     Ok(html! {
-        @if parts.truncated { div.note.warn { div { "This message is long: only its beginning is shown. The raw message has all of it." } } }
+        @if parts.truncated || parts.text.as_ref().is_some_and(|text| tab == "text" && text.len() > TEXT_OCTETS_MAX) { div.note.warn { div { "This message is long: only its beginning is shown. The raw message has all of it." } } }
         (content)
     })
 }
 
 fn text(parts: &Parts) -> Markup {
-    match &parts.text {
+    let shown = parts
+        .text
+        .as_deref()
+        .map(|text| text.get(..text.floor_char_boundary(TEXT_OCTETS_MAX)).unwrap_or(text));
+    match shown {
         Some(text) => {
             html! { section.panel.pad { div.block { pre.wrap tabindex="0" { (visible(&text.replace("\r\n", "\n"))) } button.button.small.js-only type="button" data-copy { "Copy" } } } }
         }
@@ -156,8 +162,8 @@ struct Authentication {
 
 #[derive(Deserialize)]
 struct Signature {
-    domain: String,
-    selector: String,
+    domain: Option<String>,
+    selector: Option<String>,
     algorithm: Option<String>,
     result: String,
     aligned: bool,
@@ -196,7 +202,8 @@ fn authentication(found: &Authentication) -> Markup {
         .iter()
         .map(|one| {
             let algorithm = one.algorithm.as_deref().unwrap_or_default();
-            let of = html! { code { "d=" (visible(&one.domain)) " s=" (visible(&one.selector)) " " (visible(algorithm)) } };
+            let tag = |value: &Option<String>| value.clone().unwrap_or_else(|| "?".into());
+            let of = html! { code { "d=" (visible(&tag(&one.domain))) " s=" (visible(&tag(&one.selector))) " " (visible(algorithm)) } };
             vec![html! { "DKIM" }, components::status(&one.result), of, aligned(one.aligned), why(&one.reason)]
         })
         .collect();
