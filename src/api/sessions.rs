@@ -137,11 +137,11 @@ fn digest(token: &str) -> [u8; 32] {
 }
 
 impl Api {
-    /// A link that signs in a key of this process, for `quickstart`.
-    pub fn sign_in_link(&self, digest: SecretDigest, base: &str) -> String {
+    /// A link that signs in a key and opens a page, for `quickstart`.
+    pub fn sign_in_link(&self, digest: SecretDigest, path: &str, base: &str) -> String {
         let now = self.now();
         let until = now.checked_add(self.session_max).unwrap_or(Timestamp::MAX);
-        let token = self.links.add(SignedIn { digest, rights: None }, "/ui/".into(), until, now);
+        let token = self.links.add(SignedIn { digest, rights: None }, path.to_owned(), until, now);
         format!("{base}/ui/sign-in#{token}")
     }
 

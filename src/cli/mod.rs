@@ -1,6 +1,7 @@
 //! The command line: one file for each command.
 
 mod api_client;
+mod audit;
 mod ban;
 mod check_config;
 mod colour;
@@ -10,6 +11,7 @@ mod event;
 mod inbox;
 mod input;
 mod key;
+mod local_change;
 mod message;
 mod name_lookup;
 mod output;
@@ -100,6 +102,8 @@ enum Command {
     Webhook(webhook::Arguments),
     /// Lists events of the past
     Event(event::Arguments),
+    /// Lists and shows what people changed
+    Audit(audit::Arguments),
     /// Prints events as they happen, until Ctrl-C
     Tail(tail::Arguments),
     /// Lists and lifts bans from SMTP logins
@@ -138,6 +142,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Usage(arguments) => usage::run(arguments),
         Command::Webhook(arguments) => webhook::run(arguments),
         Command::Event(arguments) => event::run(arguments),
+        Command::Audit(arguments) => audit::run(arguments),
         Command::Tail(arguments) => tail::run(arguments),
         Command::Ban(arguments) => ban::run(arguments),
         Command::Ui(arguments) => ui::run(arguments),

@@ -10,14 +10,17 @@ use lettre::message::header::ContentType;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use serde_json::json;
 
+use super::local_change::LocalChange;
 use super::serve::{Reload, Signals, run_server, serve};
+use crate::api::KeyView;
 use crate::app::Running;
 use crate::config::Config;
 use crate::durable_file;
 use crate::mail::Timestamp;
-use crate::model::{Environment, EventKind, KeyId, KeySecret, MessageId, TenantId};
-use crate::store::{Directory, Event, Journal, KeyFilter, NewKey, NewTenant, Store};
+use crate::model::{Environment, EventKind, KeyId, KeySecret, KeyStatus, MessageId, TenantId};
+use crate::store::{Directory, Event, Journal, KeyFilter, NewKey, NewTenant, PageRequest, Store, Tenant};
 use crate::telemetry;
 
 #[derive(Debug, clap::Args)]
@@ -32,6 +35,9 @@ pub(super) struct Arguments {
 
 const CONFIG_FILE: &str = "pillarbox.toml";
 const DEMO_SLUG: &str = "demo";
+const KEY_NAME: &str = "quickstart";
+/// Platform keys among which that of the first start is looked for.
+const KEYS_MAX: usize = 100;
 const SUBMISSION_PORT: u16 = 2587;
 const SUBMISSIONS_PORT: u16 = 2465;
 const API_PORT: u16 = 8587;
@@ -50,7 +56,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     run_server(async {
         let signals = Signals::listen()?;
         let running = Running::start(&config).await.with_context(|| path.display().to_string())?;
-        match Demo::create(running.store()).await? {
+        let demo = Demo::create(running.store()).await?;
+        print_sign_in_link(&running).await?;
+        match demo {
             Some(demo) => demo.present(&running, &config).await?,
             None => print_restart(&Endpoints::of(&running, &config)?, &config.data_dir),
         }
@@ -116,7 +124,7 @@ impl Demo {
             Some(tenant) if has_key(store, tenant.id).await? => return Ok(None),
             // An earlier start was interrupted.
             Some(tenant) => tenant,
-            None => store.create_tenant(NewTenant::named("Demo", DEMO_SLUG), Timestamp::now()).await?,
+            None => create_tenant(store).await?,
         };
         let (platform_secret, _) = create_key(store, None, Environment::Live).await?;
         let (secret, key_id) = create_key(store, Some(tenant.id), Environment::Test).await?;
@@ -202,9 +210,35 @@ impl Demo {
     }
 }
 
+async fn create_tenant(store: &Store) -> anyhow::Result<Tenant> {
+    let change = LocalChange::begin(store, "create_tenant", KEY_NAME.into(), None);
+    let tenant = change.store.create_tenant(NewTenant::named("Demo", DEMO_SLUG), Timestamp::now()).await?;
+    let Tenant { id, name, slug, .. } = &tenant;
+    change.end(&json!({"object": "tenant", "id": id, "name": name, "slug": slug})).await?;
+    Ok(tenant)
+}
+
 async fn has_key(store: &Store, tenant: TenantId) -> anyhow::Result<bool> {
     let filter = KeyFilter { tenant_id: Some(tenant), ..KeyFilter::default() };
     Ok(!store.list_keys(filter, newest()).await?.items.is_empty())
+}
+
+/// Prints a link that signs in with the platform key of the first start, if that still works.
+async fn print_sign_in_link(running: &Running) -> anyhow::Result<()> {
+    let now = Timestamp::now();
+    let filter =
+        KeyFilter { of_platform: true, status: Some((KeyStatus::Active, now)), ..KeyFilter::default() };
+    let page = PageRequest { limit: KEYS_MAX, ..PageRequest::default() };
+    let keys = running.store().list_keys(filter, page).await?.items;
+    let key = keys.into_iter().find(|key| key.name == KEY_NAME);
+    if let (Some(key), Some(api)) = (key, running.api_addresses.first())
+        && let Some(present) =
+            running.store().scram_credential(&key.id.to_string(), now).await?.secrets.first()
+    {
+        let link = running.api().sign_in_link(present.digest, "/ui/messages", &format!("http://{api}"));
+        println!("Open {link}\nThe link works once, for five minutes. Then sign in with the platform key.\n");
+    }
+    Ok(())
 }
 
 async fn create_key(
@@ -213,9 +247,13 @@ async fn create_key(
     environment: Environment,
 ) -> anyhow::Result<(KeySecret, KeyId)> {
     let secret = KeySecret::generate(environment);
-    let new = NewKey::unrestricted(tenant_id, "quickstart", environment, &secret);
-    let key = store.create_key(new, Timestamp::now()).await?;
-    Ok((secret, key.id))
+    let new = NewKey::unrestricted(tenant_id, KEY_NAME, environment, &secret);
+    let change = LocalChange::begin(store, "create_key", KEY_NAME.into(), None);
+    let now = Timestamp::now();
+    let key = change.store.create_key(new, now).await?;
+    let id = key.id;
+    change.end(&serde_json::to_value(KeyView::new(key, now))?).await?;
+    Ok((secret, id))
 }
 
 /// The addresses of the server and what a client needs besides.
@@ -278,8 +316,8 @@ async fn print_timeline(store: &Store, last: EventKind) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn newest() -> crate::store::PageRequest {
-    crate::store::PageRequest { limit: 1, ..Default::default() }
+fn newest() -> PageRequest {
+    PageRequest { limit: 1, ..Default::default() }
 }
 
 async fn wait_for_event(store: &Store, id: MessageId, kind: EventKind) -> anyhow::Result<Vec<Event>> {

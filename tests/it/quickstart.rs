@@ -1,10 +1,11 @@
 //! `pillarbox quickstart`: the first run creates and shows everything, the second keeps it.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::http::request;
+use crate::http::{exchange, request};
 use crate::program::{Serving, run};
 
 /// The configuration that quickstart would write, with free ports.
@@ -18,6 +19,48 @@ fn configure(directory: &Path) {
     std::fs::write(directory.join("pillarbox.toml"), text).unwrap();
 }
 
+/// The link of the first line after what is logged.
+fn sign_in_link(said: &str) -> String {
+    let link = said.lines().find(|line| !line.contains(" WARN ")).and_then(|line| line.strip_prefix("Open "));
+    link.unwrap_or_else(|| panic!("no link in the first line:\n{said}")).to_owned()
+}
+
+/// What the script of the page does: posts the token of the link.
+async fn assert_signs_in(link: &str) {
+    let (page, token) = link.split_once('#').unwrap();
+    let (origin, _) = page.split_once("/ui/").unwrap();
+    let address = origin.strip_prefix("http://").unwrap();
+    let head = format!(
+        "POST /ui/sign-in HTTP/1.1\r\nHost: {address}\r\nOrigin: {origin}\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    );
+    let body = format!("link={token}");
+    let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    let answer = exchange(address.parse().unwrap(), request.as_bytes()).await;
+    assert_eq!((answer.status, answer.header("location")), (303, Some("/ui/messages")), "{answer}");
+    assert!(answer.header("set-cookie").unwrap().starts_with("pillarbox="), "{answer}");
+}
+
+/// Changes in the data directory are entries of the audit log, as those over the API are.
+async fn assert_local_changes(address: SocketAddr, platform: &str, data: &Path) {
+    let data = data.to_str().unwrap();
+    let (success, made) = run(&["key", "create", "--data-dir", data, "--name", "ops", "--json"]).await;
+    assert!(success, "{made}");
+    let id = made.split('"').find(|word| word.starts_with("key_")).unwrap();
+    assert!(run(&["key", "revoke", id, "--data-dir", data]).await.0);
+    let list = request(address, "GET", "/v1/audit", Some(platform), None::<&Value>).await.expect(200);
+    let entries = list["data"].as_array().unwrap();
+    let operations: Vec<_> = entries.iter().map(|entry| entry["operation"].as_str().unwrap()).collect();
+    assert_eq!(operations, ["revoke_key", "create_key", "create_key", "create_key", "create_tenant"]);
+    assert!(entries.iter().all(|entry| entry["actor"]["type"] == "local"), "{list}");
+    assert_eq!(
+        (&entries[4]["actor"]["name"], &entries[4]["after"]["slug"]),
+        (&"quickstart".into(), &"demo".into())
+    );
+    assert_eq!((&entries[0]["object_id"], &entries[1]["object_id"]), (&id.into(), &id.into()));
+    assert!(entries[0]["before"]["revoked_at"].is_null() && !entries[0]["after"]["revoked_at"].is_null());
+    assert!(!list.to_string().contains("pb_live_"), "{list}");
+}
+
 #[tokio::test]
 async fn quickstart_shows_the_delivery_of_a_first_message_and_keeps_everything() {
     let directory = tempfile::tempdir().unwrap();
@@ -25,6 +68,7 @@ async fn quickstart_shows_the_delivery_of_a_first_message_and_keeps_everything()
     let arguments = ["quickstart", "--dir", directory.path().to_str().unwrap()];
     let mut first = Serving::start(&arguments);
     first.wait_for_line("Ctrl-C stops it").await;
+    let link = sign_in_link(&first.said);
     for part in [
         "platform key",
         "swaks --server",
@@ -46,11 +90,14 @@ async fn quickstart_shows_the_delivery_of_a_first_message_and_keeps_everything()
     let emails = request(address, "GET", "/v1/emails", Some(&platform), None::<&Value>).await.expect(200);
     let statuses = [&emails["data"][1]["status"], &emails["data"][0]["status"]];
     assert_eq!(statuses, ["delivered", "bounced"], "{emails}");
+    assert_signs_in(&link).await;
+    assert_local_changes(address, &platform, &directory.path().join("data")).await;
     first.end("INT").await;
 
     let mut second = Serving::start(&arguments);
     second.wait_for_line("Ctrl-C stops it").await;
     assert!(!second.said.contains("pb_"), "secrets are shown once:\n{}", second.said);
+    assert_signs_in(&sign_in_link(&second.said)).await;
     for part in ["hello@sandbox.localhost", "STARTTLS", "/docs", "self-signed.crt", "key create --data-dir"] {
         assert!(second.said.contains(part), "`{part}` in:\n{}", second.said);
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
+use super::super::local_change::{LocalChange, user};
 use super::super::output::OutputFormat;
 use super::super::pagination::{PageArguments, list_text};
 use super::super::{CONFIG_FILE_DEFAULT, expiry};
@@ -103,7 +104,9 @@ pub(super) async fn create(
     if !new.scopes.is_empty() {
         key.scopes = read_scopes(&new.scopes)?;
     }
-    let created = store.create_key(key, Timestamp::now()).await?;
+    let change = LocalChange::begin(&store, "create_key", user(), None);
+    let created = change.store.create_key(key, Timestamp::now()).await?;
+    change.end(&view(created.clone())?).await?;
     let mut created = view_with_slug(&store, created, output).await?;
     store.close().await;
     created["secret"] = secret.expose().into();
@@ -143,10 +146,14 @@ pub(super) async fn revoke(
 ) -> anyhow::Result<()> {
     let key: KeyId = id.parse().with_context(|| format!("{id} is not the id of a key"))?;
     let store = directory.open(Access::Manage).await?;
-    store.revoke_key(key, Timestamp::now()).await?;
-    let revoked = store.key(None, key).await?;
+    let find = async || {
+        let found = store.key(None, key).await?;
+        view(found.with_context(|| format!("there is no key {id}; `pillarbox key list` shows all keys"))?)
+    };
+    let change = LocalChange::begin(&store, "revoke_key", user(), Some(find().await?));
+    change.store.revoke_key(key, Timestamp::now()).await?;
+    let revoked = find().await?;
+    change.end(&revoked).await?;
     store.close().await;
-    let revoked =
-        revoked.with_context(|| format!("there is no key {id}; `pillarbox key list` shows all keys"))?;
-    output.print(&view(revoked)?, |_| format!("{id} is revoked\n"))
+    output.print(&revoked, |_| format!("{id} is revoked\n"))
 }

@@ -1,0 +1,63 @@
+// Cookies, storage, links that work once, forms of other sites, signing out.
+
+import { createServer } from "node:http";
+import { open, report, signIn, startBrowser, startServer } from "./stage.mjs";
+
+const problems = [];
+let checks = 0;
+const check = (holds, text) => {
+  checks += 1;
+  if (!holds) problems.push(text);
+};
+
+const server = await startServer();
+const browser = await startBrowser(problems);
+try {
+  const link = await server.link();
+  const context = await open(browser, server.base, problems);
+  const page = await signIn(context, link);
+  const cookies = await context.cookies();
+  check(cookies.length === 1, `${cookies.length} cookies`);
+  const [{ name, httpOnly, sameSite, path }] = cookies;
+  check(name === "pillarbox" && httpOnly && sameSite === "Strict" && path === "/", `the cookie: ${name} ${httpOnly} ${sameSite} ${path}`);
+  check((await page.evaluate(() => document.cookie)) === "", "the script sees the cookie");
+  check(!page.url().includes("#"), `the token stays in ${page.url()}`);
+  const stored = await page.evaluate(() => localStorage.length);
+  check(stored === 0, `${stored} values are stored`);
+
+  const second = await browser.newContext();
+  const late = await second.newPage();
+  await late.goto(link);
+  await late.waitForSelector("[role=alert]");
+  check(late.url().includes("sign-in") && (await second.cookies()).length === 0, "a link works twice");
+  await second.close();
+
+  // A page of another site posts a form; SameSite keeps the cookie out, and the server refuses the origin.
+  const foreign = createServer((_, answer) => {
+    answer.setHeader("Content-Type", "text/html");
+    answer.end(`<form method="post" action="${server.base}/ui/keys"><input name="name" value="stolen"><input name="scopes" value="smtp:send"></form><script>document.forms[0].submit()</script>`);
+  }).listen(0, "127.0.0.1");
+  await new Promise((resolve) => foreign.on("listening", resolve));
+  const other = await context.browser().newContext();
+  await other.addCookies(cookies);
+  const attacker = await other.newPage();
+  await attacker.goto(`http://127.0.0.1:${foreign.address().port}/`);
+  await attacker.waitForURL(`${server.base}/**`);
+  const keys = JSON.stringify((await server.call("GET", "/v1/keys?limit=100")).body);
+  check(!keys.includes("stolen"), "a form of another site made a key");
+  await other.close();
+  foreign.close();
+
+  await page.goto(`${server.base}/ui/settings`);
+  await page.locator("button[value=sign_out], form button:has-text('Sign out')").first().click();
+  await page.waitForURL("**/ui/sign-in**");
+  const again = await open(browser, server.base, problems);
+  await again.addCookies(cookies);
+  const after = await again.newPage();
+  await after.goto(`${server.base}/ui/messages`);
+  check(after.url().includes("sign-in"), "the cookie works after signing out");
+} finally {
+  await browser.close();
+  await server.stop();
+}
+report("sessions", checks, problems);
