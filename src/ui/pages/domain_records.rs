@@ -46,7 +46,8 @@ impl Record {
         self.name.split("._domainkey.").next().unwrap_or(&self.name)
     }
 
-    fn is_right(&self) -> bool {
+    /// Whether the last check found it.
+    pub fn is_right(&self) -> bool {
         self.status == "ok"
     }
 

@@ -1,5 +1,7 @@
 //! Sending domains: their DNS records to copy, what was found, and their DKIM keys.
 
+use std::time::Duration;
+
 use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -19,6 +21,8 @@ const PATH: &str = "/ui/domains";
 /// How long the page of a domain looks again by itself after somebody asked for a check.
 const LOOKS_FOR_S: i64 = 300;
 const LOOKS_EVERY_S: i64 = 10;
+/// How long the page waits for the doctor, who asks other name servers.
+const DOCTOR_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A domain, as far as the pages show it.
 #[derive(Deserialize)]
@@ -188,8 +192,8 @@ pub async fn show(request: PageRequest) -> Outcome {
 
 async fn show_page(request: &PageRequest, problem: Option<&Problem>) -> Outcome {
     let path = format!("/v1/domains/{}", segment(&request.id));
-    let looks = looks_until(request).is_some();
     let mut domain: Domain = request.get(&path).await?;
+    let looks = looks_until(request).is_some() && domain.dns_records.iter().any(|record| !record.is_right());
     let is_old =
         domain.last_checked_at.is_none_or(|at| request.now.duration_since(at).as_secs() >= LOOKS_EVERY_S - 2);
     if looks && is_old && request.may(Scope::DomainsManage) && domain.tenant_id.is_some() {
@@ -203,11 +207,12 @@ async fn show_page(request: &PageRequest, problem: Option<&Problem>) -> Outcome 
     let (tenants, keys, diagnosis) = futures_util::join!(
         TenantNames::read(request),
         request.get_if_any::<Listed<DkimKey>>(&dkim_path),
-        request.get_if_any::<Diagnosis>(&doctor_path),
+        tokio::time::timeout(DOCTOR_PATIENCE, request.get_if_any::<Diagnosis>(&doctor_path)),
     );
     let keys = keys?.map(|listed| listed.data).unwrap_or_default();
-    // The page is useful without the doctor, who asks other name servers.
-    let findings = diagnosis.ok().flatten().map(|diagnosis| diagnosis.findings).unwrap_or_default();
+    // The page is useful without the doctor.
+    let diagnosis = diagnosis.ok().and_then(|answer| answer.ok().flatten());
+    let findings = diagnosis.map(|diagnosis| diagnosis.findings).unwrap_or_default();
     let line = html! {
         (components::status(&domain.status))
         @if let Some(since) = domain.failing_since { " since " (format::time(since)) }

@@ -408,7 +408,7 @@ pub async fn delivery(request: PageRequest) -> Outcome {
         (components::head_with((&crumb, "Webhook"), delivery.kind(), &line, &replay_button(&request, &delivery, false)))
         div.split {
             section.panel {
-                header { h2 { "Event" } span.soft.small { "what the request has" } }
+                header { h2 { "Event" } }
                 div.pad { (block(&event)) }
             }
             section.panel {
