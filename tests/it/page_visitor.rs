@@ -45,7 +45,10 @@ impl Visitor {
     /// these values.
     pub async fn submit(&self, page: &Page, action: &str, typed: &[(&str, &str)]) -> Page {
         let form = page.form(action);
-        let mut fields = vec![("do".to_owned(), action.to_owned())];
+        let mut fields = Vec::new();
+        if typed.iter().all(|(name, _)| *name != "do") {
+            fields.push(("do".to_owned(), action.to_owned()));
+        }
         fields.extend(
             hidden_fields(form).into_iter().filter(|(name, _)| typed.iter().all(|(typed, _)| typed != name)),
         );
