@@ -24,6 +24,9 @@ const LOOKS_EVERY_S: i64 = 10;
 /// How long the page waits for the doctor, who asks other name servers.
 const DOCTOR_PATIENCE: Duration = Duration::from_secs(3);
 
+/// Characters of what to do about a finding.
+const FIX_CHARS_MAX: usize = 120;
+
 /// A domain, as far as the pages show it.
 #[derive(Deserialize)]
 struct Domain {
@@ -249,6 +252,14 @@ async fn show_page(request: &PageRequest, problem: Option<&Problem>) -> Outcome 
     View::form(domain.name.clone(), problem, body)
 }
 
+/// The beginning of what to do: the record with the whole value stands above.
+fn beginning(text: &str) -> String {
+    match text.char_indices().nth(FIX_CHARS_MAX) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
 /// A text of the API as a sentence of its own.
 fn sentence(text: &str) -> String {
     let mut chars = text.chars();
@@ -300,7 +311,7 @@ fn wrong(request: &PageRequest, findings: &[Finding]) -> Markup {
                         a href=(request.href(&format!("/docs/doctor#{}", finding.id))) { code { (visible(&finding.id)) } }
                         div {
                             p.strong { (visible(&finding.text)) }
-                            @if let Some(fix) = &finding.fix { p.soft { (visible(&fix.text)) } }
+                            @if let Some(fix) = &finding.fix { p.soft { (visible(&beginning(&fix.text))) } }
                         }
                     }
                 }
