@@ -61,12 +61,18 @@ pub async fn run(request: PageRequest) -> Outcome {
 
 fn summary(findings: &[Finding]) -> Markup {
     let count = |word: &str| findings.iter().filter(|finding| finding.status == word).count();
-    let words = [("error", "is-bad"), ("warning", "is-warn"), ("info", ""), ("skipped", ""), ("ok", "")];
-    let shown: Vec<_> = words.into_iter().filter(|(word, _)| count(word) > 0).collect();
+    let words = [
+        ("error", "is-bad", ["error", "errors"]),
+        ("warning", "is-warn", ["warning", "warnings"]),
+        ("info", "", ["note", "notes"]),
+        ("skipped", "", ["skipped", "skipped"]),
+        ("ok", "", ["right", "right"]),
+    ];
+    let shown: Vec<_> = words.into_iter().filter(|(word, ..)| count(word) > 0).collect();
     html! {
-        @for (index, (word, class)) in shown.into_iter().enumerate() {
+        @for (index, (word, class, names)) in shown.into_iter().enumerate() {
             @if index > 0 { ", " }
-            span class=[(!class.is_empty()).then_some(class)] { (count(word)) " " (word) }
+            span class=[(!class.is_empty()).then_some(class)] { (count(word)) " " (names[usize::from(count(word) != 1)]) }
         }
     }
 }
@@ -80,8 +86,8 @@ fn findings(request: &PageRequest, findings: &[Finding]) -> Markup {
         @if wrong.is_empty() { p.pad { "Nothing is wrong." } }
         ul.findings { @for finding in wrong.into_iter().chain(skipped) { (show_finding(request, finding)) } }
         @if !right.is_empty() {
-            details.pad {
-                summary { (right.len()) @if right.len() == 1 { " check is right" } @else { " checks are right" } }
+            details {
+                summary.pad { (right.len()) @if right.len() == 1 { " check is right" } @else { " checks are right" } }
                 ul.findings { @for finding in right { (show_finding(request, finding)) } }
             }
         }
@@ -90,12 +96,13 @@ fn findings(request: &PageRequest, findings: &[Finding]) -> Markup {
 
 fn show_finding(request: &PageRequest, finding: &Finding) -> Markup {
     let Finding { id, status: word, text, fix } = finding;
+    let is_wrong = !["ok", "skipped"].contains(&word.as_str());
     html! {
         li {
             span { (status(word)) }
             a href=(request.href(&format!("/docs/doctor#{id}"))) { code { (visible(id)) } }
             div {
-                p.strong { (foreign(text)) }
+                p class=[is_wrong.then_some("strong")] { (foreign(text)) }
                 @if let Some(fix) = fix {
                     p.soft { (foreign(&fix.text)) }
                     @if let Some(record) = &fix.record { (block(&record.value)) }
