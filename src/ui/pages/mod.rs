@@ -21,16 +21,3 @@ pub mod templates;
 mod tenant_forms;
 pub mod tenants;
 pub mod webhooks;
-
-use maud::html;
-
-use super::view::{Outcome, View};
-
-/// A page that is not there yet.
-fn not_there_yet(title: &'static str) -> Outcome {
-    let body = html! {
-        header.head { div { h1 { (title) } } }
-        section.panel { div.empty { p { "This page is not there yet. The API has what it will show: see /docs." } } }
-    };
-    View::page(title, body)
-}
