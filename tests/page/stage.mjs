@@ -107,7 +107,7 @@ export async function open(browser, base, problems, options = {}) {
 function watch(page, base, problems) {
   const note = (text) => problems.push(`${page.url()}: ${text}`);
   // HTML of mail is in a frame that may do nothing; the browser says what it refused there.
-  const isRefusal = (text) => /^Blocked |Content Security Policy|^policy: /.test(text);
+  const isRefusal = (text) => /^(Blocked|Refused) |Content Security Policy|^policy: /.test(text);
   const isOfMail = (message) => /\/preview\b/.test(message.location().url + page.url()) && isRefusal(message.text());
   page.on("console", (message) => {
     if (["error", "warning"].includes(message.type()) && !isOfMail(message)) note(`console: ${message.text()}`);
