@@ -18,7 +18,7 @@ const PATH: &str = "/ui/audit";
 /// Changed fields of an entry in its row.
 const CHANGES_MAX: usize = 4;
 /// Fields that tell nothing about a change.
-const LEFT_OUT: [&str; 4] = ["object", "id", "tenant_id", "updated_at"];
+const LEFT_OUT: [&str; 5] = ["object", "id", "tenant_id", "created_at", "updated_at"];
 /// Types of objects and their pages.
 const PAGES: [(&str, &str); 8] = [
     ("domain", "/ui/domains"),
@@ -210,11 +210,12 @@ impl Entry {
     }
 }
 
-/// The fields of an object with the path of each; those without a value are left out.
+/// The fields of an object with the path of each; those without a value and lists of objects are left out.
 fn flat(object: Option<&Value>) -> BTreeMap<String, String> {
     fn add(fields: &mut BTreeMap<String, String>, name: &str, value: &Value) {
         let text = match value {
             Value::Null => return,
+            Value::Array(items) if items.iter().any(Value::is_object) => return,
             Value::Object(members) => {
                 for (member, value) in members {
                     let path = if name.is_empty() { member.clone() } else { format!("{name}.{member}") };
