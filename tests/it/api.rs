@@ -40,7 +40,7 @@ async fn a_tenant_is_created_changed_and_listed() {
     assert_eq!(changed["metadata"], json!({"seats": 3, "region": "eu"}));
     let settings = json!({
         "from": null, "from_name": "Acme", "reply_to": null, "apply_to_smtp": true, "delivery_reports": "mail",
-        "message_lifetime_hours": null, "brakes": null, "soft_bounces": null,
+        "message_lifetime_hours": null, "brakes": null, "soft_bounces": null, "brand": null,
     });
     assert_eq!(changed["settings"], settings);
     let limits = json!({
