@@ -138,9 +138,9 @@ mod tests {
         assert_eq!(read(None, 60, 10_450), [(2, "421 two".to_owned())]);
         assert_eq!(read(None, 5, 10_450), [(1, "421 two".to_owned())]);
         assert_eq!(read(None, 5, 10_659), [(1, "421 two".to_owned())]);
-        assert_eq!(read(None, 5, 10_740), [(0, String::new()); 0]);
+        assert_eq!(read(None, 5, 10_740), Vec::<(u64, String)>::new());
         assert_eq!(read(Some(a), 60, 10_450), [(1, "421 one".to_owned())]);
-        assert_eq!(read(None, 60, 14_040), [(0, String::new()); 0]);
+        assert_eq!(read(None, 60, 14_040), Vec::<(u64, String)>::new());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::view::Problem;
 use super::{Ui, frame, headers};
 
 /// The session of a request, or the answer without one: the sign-in page.
-pub fn find_session(ui: &Ui, head: &Parts) -> Result<SessionHandle, Response> {
+pub fn find_session(ui: &Ui, head: &Parts) -> Result<SessionHandle, Box<Response>> {
     let now = ui.api.now();
     if let Some(session) = cookie(ui, &head.headers).and_then(|id| ui.sessions.find(&id, now)) {
         if !ui.sessions.take_page(&session, now) {
@@ -20,25 +20,22 @@ pub fn find_session(ui: &Ui, head: &Parts) -> Result<SessionHandle, Response> {
                 "wait a minute; close other windows that refresh themselves",
             );
             let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message, hint);
-            return Err(frame::problem(ui, None, &problem));
+            return Err(Box::new(frame::problem(ui, None, &problem)));
         }
         return Ok(session);
     }
     if head.method != Method::GET && head.method != Method::HEAD {
         let (message, hint) = ("nobody is signed in", "sign in, then repeat the change");
-        return Err(frame::problem(
-            ui,
-            None,
-            &Problem::new(StatusCode::FORBIDDEN, "signed_out", message, hint),
-        ));
+        let problem = Problem::new(StatusCode::FORBIDDEN, "signed_out", message, hint);
+        return Err(Box::new(frame::problem(ui, None, &problem)));
     }
     // Strict cookies do not come with a link of another site: the page asks again by itself.
     if header(&head.headers, "sec-fetch-site") == Some("cross-site") {
-        return Err(frame::again(ui));
+        return Err(Box::new(frame::again(ui)));
     }
     let address = head.uri.path_and_query().map_or("/ui/", |address| address.as_str());
     let next: String = url::form_urlencoded::byte_serialize(address.as_bytes()).collect();
-    Err(headers::redirect(&format!("{}/ui/sign-in?next={next}", ui.prefix())))
+    Err(Box::new(headers::redirect(&format!("{}/ui/sign-in?next={next}", ui.prefix()))))
 }
 
 /// Whether this origin made the browser send the request.

@@ -179,7 +179,7 @@ async fn serve(ui: Arc<Ui>, page: &'static Page, request: Request) -> Response {
     };
     let session = match guard::find_session(&ui, &head) {
         Ok(session) => session,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let Some(session) = sign_in::renew(&ui, &origin, session).await else {
         return guard::signed_out(&ui);

@@ -18,7 +18,7 @@ pub enum Entry {
     /// Something that happened to the message.
     Event(Event),
     /// An attempt to deliver it to one recipient.
-    Attempt(Attempt),
+    Attempt(Box<Attempt>),
     /// A report of another server that changed nothing.
     Report(Report),
 }
@@ -141,7 +141,7 @@ impl Delivery {
 /// The attempts of a timeline.
 fn attempts(entries: &[Entry]) -> impl Iterator<Item = &Attempt> {
     entries.iter().filter_map(|entry| match entry {
-        Entry::Attempt(attempt) => Some(attempt),
+        Entry::Attempt(attempt) => Some(attempt.as_ref()),
         _ => None,
     })
 }
@@ -181,7 +181,7 @@ mod tests_support {
     }
 
     pub fn attempt(number: usize, time: &str, outcome: &str) -> Entry {
-        Entry::Attempt(Attempt {
+        Entry::Attempt(Box::new(Attempt {
             at: at(time),
             delivery_id: format!("dlv_{number}"),
             recipient: Some(format!("r{number}@example.org")),
@@ -198,7 +198,7 @@ mod tests_support {
             outcome: outcome.to_owned(),
             bounce_class: None,
             reason: String::new(),
-        })
+        }))
     }
 
     pub fn event(number: usize, kind: &str, data: Value) -> Entry {

@@ -88,7 +88,7 @@ pub struct Problem {
     /// What to do.
     pub hint: String,
     /// The request in the log.
-    pub request_id: Option<String>,
+    pub request_id: Option<Box<str>>,
     /// Invalid fields, with their paths.
     pub fields: Vec<ProblemField>,
 }
@@ -159,7 +159,7 @@ impl Problem {
             code: String,
             message: String,
             hint: String,
-            request_id: Option<String>,
+            request_id: Option<Box<str>>,
             #[serde(default)]
             errors: Vec<ProblemField>,
         }

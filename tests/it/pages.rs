@@ -40,7 +40,7 @@ impl Reader {
 
     async fn get(&mut self, target: &str) -> crate::http::Answer {
         self.shown += 1;
-        if self.shown % PAGES_OF_SESSION == 0 {
+        if self.shown.is_multiple_of(PAGES_OF_SESSION) {
             self.browser = Browser::signed_in(self.browser.address, &self.key).await;
         }
         self.browser.get(target).await

@@ -235,7 +235,7 @@ async fn a_server_that_defers_is_dialled_again_only_for_recipients_that_it_has_n
     let mut asked = stage.mx.commands();
     asked.retain(|line| line.starts_with("RCPT"));
     let each = |name: &&str| asked.iter().filter(|line| line.contains(*name)).count() == 1;
-    assert!(asked.len() == 5 && recipients.iter().all(|name| each(&name)), "{asked:?}");
+    assert!(asked.len() == 5 && recipients.iter().all(each), "{asked:?}");
     assert_eq!(stage.mx.connections().len(), 3);
 }
 

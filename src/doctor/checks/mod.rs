@@ -22,9 +22,11 @@ use crate::mail::DomainName;
 
 type ServerCheck = fn(&Facts) -> Vec<Finding>;
 type DomainCheck = fn(&DomainFacts) -> Vec<Finding>;
+/// The time of the looks that the facts of a check come from, in milliseconds.
+type LookTime = fn(&Times) -> u64;
 
 /// Each check of the server, and the looks that its facts come from.
-const SERVER_CHECKS: &[(ServerCheck, fn(&Times) -> u64)] = &[
+const SERVER_CHECKS: &[(ServerCheck, LookTime)] = &[
     (config::valid, |_| 0),
     (config::hostname, |_| 0),
     (config::api_exposed, |_| 0),
@@ -100,6 +102,7 @@ pub fn invalid_config(file: &str, error: &str) -> Vec<Finding> {
 }
 
 /// The value of a fact, or the finding that nobody saw it. `Nothing` gives `None`.
+#[expect(clippy::result_large_err, reason = "the finding is the answer of the check")]
 fn look<'a, T>(
     id: &'static str,
     subject: &impl Display,
@@ -116,6 +119,7 @@ fn look<'a, T>(
 }
 
 /// The finding about a name that no receiver can look up: `config.hostname` says what to do.
+#[expect(clippy::result_large_err, reason = "the finding is the answer of the check")]
 fn require_qualified(id: &'static str, name: &DomainName) -> Result<(), Finding> {
     if name.is_fully_qualified() {
         return Ok(());

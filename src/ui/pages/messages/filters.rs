@@ -188,6 +188,6 @@ mod tests {
         assert_eq!(moment("yesterday", now), "yesterday");
         assert_eq!(moment("2d", now), "2026-11-27T12:00:00.000000Z");
         assert_eq!(moment("1h 30m", now), "2026-11-29T10:30:00.000000Z");
-        assert_eq!(moment("9999999h", now), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(moment("9999999h", now), "0886-02-11T21:00:00.000000Z");
     }
 }
