@@ -338,6 +338,9 @@ fn elapsed(start: Timestamp, event: &Event) -> String {
 fn event_text(event: &Event) -> String {
     let what = event.kind.as_str().trim_start_matches("message.");
     let data = |name: &str| event.data[name].as_str().unwrap_or_default();
+    if event.kind == EventKind::SuppressionCreated {
+        return format!("{:<10} {}: more mail to it is refused", "suppressed", data("address"));
+    }
     format!("{what:<9}  to {} in the sandbox: {}", data("recipient"), data("reply"))
 }
 

@@ -42,7 +42,7 @@ async fn accepted_messages_and_attempts_are_logged_and_secrets_are_not() {
         rest.split_whitespace().next().unwrap().to_owned()
     };
     let (platform, user, password) =
-        (word_after("platform key"), word_after("demo tenant    user"), word_after("password"));
+        (word_after("platform key   "), word_after("demo tenant    user"), word_after("password"));
     let address = word_after("http://").split('/').next().unwrap().parse().unwrap();
     let submissions = word_after("submissions\":\"[").split(']').next().unwrap().to_owned();
     let mut client = TcpStream::connect(submissions).await.unwrap();

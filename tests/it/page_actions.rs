@@ -373,7 +373,7 @@ async fn a_webhook_is_tested_and_a_delivery_replayed() {
     let page = visitor.get(&here).await;
     let refused = visitor.submit(&delivery, "replay", &[]).await;
     assert_eq!(refused.status, 409);
-    refused.has("the webhook is disabled");
+    refused.has("The webhook is disabled");
     assert_eq!(visitor.submit(&page, "enable", &[]).await.status, 303);
     assert_eq!(read().await["status"], "enabled");
     assert_eq!(visitor.submit(&page, "delete", &[]).await.status, 303);

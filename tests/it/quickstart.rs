@@ -85,7 +85,7 @@ async fn quickstart_shows_the_delivery_of_a_first_message_and_keeps_everything()
         let (_, rest) = first.said.split_once(part).unwrap();
         rest.split_whitespace().next().unwrap().to_owned()
     };
-    let (platform, api) = (word_after("platform key"), word_after("http://"));
+    let (platform, api) = (word_after("platform key   "), word_after("http://"));
     let address = api.split('/').next().unwrap().parse().unwrap();
     let emails = request(address, "GET", "/v1/emails", Some(&platform), None::<&Value>).await.expect(200);
     let statuses = [&emails["data"][1]["status"], &emails["data"][0]["status"]];

@@ -387,7 +387,7 @@ async fn no_secret_is_in_the_log_a_url_or_a_page() {
     let word_after = |text: &str, part: &str| {
         text.split_once(part).unwrap().1.split_whitespace().next().unwrap().to_owned()
     };
-    let platform = word_after(&server.said, "platform key");
+    let platform = word_after(&server.said, "platform key   ");
     let address = word_after(&server.said, "http://").split('/').next().unwrap().parse().unwrap();
     let started = server.said.len();
     let mut browser = Browser::signed_in(address, &platform).await;

@@ -54,7 +54,7 @@ async fn a_shutdown_does_not_wait_for_a_blocked_thread_and_loses_nothing() {
     configure(directory.path(), "");
     let mut server = Serving::start(&["quickstart", "--dir", directory.path().to_str().unwrap()]);
     server.wait_for_line("Ctrl-C stops it").await;
-    let platform = word_after(&server.said, "platform key");
+    let platform = word_after(&server.said, "platform key   ");
     let api = word_after(&server.said, "http://").split('/').next().unwrap().parse().unwrap();
     let emails = get(api, "/v1/emails", &platform).await.expect(200);
     let id = emails["data"][0]["id"].as_str().unwrap();
