@@ -32,6 +32,9 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogLevel(String);
 
+/// The directive of a library whose warnings tell an operator nothing.
+const QUIET_LIBRARY: &str = "hickory_net::dnssec=error";
+
 /// A directive is not valid.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -50,9 +53,16 @@ impl LogLevel {
         let own = levels.iter().map(|level| format!("pillarbox={level}"));
         let of_libraries = levels.iter().filter_map(|level| level.parse::<LevelFilter>().ok());
         let of_libraries = of_libraries.map(|level| level.min(LevelFilter::WARN).to_string());
+        // It warns of each answer without a signature, which most of them have not.
+        let quiet = levels
+            .iter()
+            .filter_map(|level| level.parse::<LevelFilter>().ok())
+            .any(|level| level > LevelFilter::ERROR);
+        let quiet = quiet.then_some(QUIET_LIBRARY);
         // Of two directives with the same target, the last is valid.
         let targets = targets.into_iter().map(str::to_owned);
-        let directives: Vec<String> = of_libraries.chain(own).chain(targets).collect();
+        let directives: Vec<String> =
+            of_libraries.chain(quiet.map(str::to_owned)).chain(own).chain(targets).collect();
         EnvFilter::builder().parse_lossy(directives.join(","))
     }
 }
