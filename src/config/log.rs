@@ -121,12 +121,15 @@ mod tests {
     #[test]
     fn a_level_is_for_our_own_lines_and_libraries_write_warnings_at_most() {
         for (text, filter) in [
-            ("trace", "pillarbox=trace,warn"),
+            ("trace", "hickory_net::dnssec=error,pillarbox=trace,warn"),
             ("error", "pillarbox=error,error"),
             ("OFF", "pillarbox=off,off"),
-            ("info,debug", "pillarbox=debug,warn"),
-            ("pillarbox=warn,info", "pillarbox=warn,warn"),
-            ("debug,hickory_proto=trace", "hickory_proto=trace,pillarbox=debug,warn"),
+            ("info,debug", "hickory_net::dnssec=error,pillarbox=debug,warn"),
+            ("pillarbox=warn,info", "hickory_net::dnssec=error,pillarbox=warn,warn"),
+            (
+                "debug,hickory_proto=trace",
+                "hickory_net::dnssec=error,hickory_proto=trace,pillarbox=debug,warn",
+            ),
             ("pillarbox::relay=debug", "pillarbox::relay=debug"),
         ] {
             assert_eq!(text.parse::<LogLevel>().unwrap().filter().to_string(), filter, "{text}");
