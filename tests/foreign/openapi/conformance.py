@@ -20,7 +20,7 @@ EXAMPLES = "8"
 SEED = "1"
 SCOPES = [
     "smtp:send", "emails:send", "emails:read", "domains:manage", "keys:manage", "webhooks:manage",
-    "suppressions:manage", "templates:manage", "usage:read", "tenant:manage",
+    "suppressions:manage", "templates:manage", "usage:read", "tenant:manage", "audit:read",
 ]  # fmt: skip
 
 
@@ -48,6 +48,7 @@ class Objects:
         except Refused:
             pass  # makes a rejection to list
         self.report = self.make_report(server, letter)
+        self.change = server.call("GET", f"/v1/audit?tenant_id={self.tenant}&limit=1")["data"][0]["id"]
 
     def make_key(self, server, name):
         return server.call("POST", "/v1/keys", {"name": name, "tenant_id": self.tenant, "scopes": SCOPES})
@@ -77,6 +78,7 @@ class Objects:
         ids = {
             "domains": self.domain, "keys": self.key, "api-keys": self.key, "suppressions": self.suppression,
             "templates": self.template, "webhooks": self.webhook, "emails": self.email, "reports": self.report,
+            "audit": self.change,
         }  # fmt: skip
         return ids.get(kind)
 
