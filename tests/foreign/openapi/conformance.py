@@ -41,6 +41,7 @@ class Objects:
         self.template = make("/v1/templates", {"name": domain, "subject": "s", "text": "{{ name }}"})
         self.webhook = make("/v1/webhooks", {"url": "https://else.example/hook"})
         self.delivery = make(f"/v1/webhooks/{self.webhook}/test", {})
+        self.inbox = make("/v1/inboxes", {"address": f"trial@{domain}"})
         letter = {"from": f"a@{domain}", "to": ["b@else.example"], "subject": "s", "text": "t", "tags": ["x"]}
         self.email = make("/v1/emails", letter)
         try:
@@ -78,7 +79,7 @@ class Objects:
         ids = {
             "domains": self.domain, "keys": self.key, "api-keys": self.key, "suppressions": self.suppression,
             "templates": self.template, "webhooks": self.webhook, "emails": self.email, "reports": self.report,
-            "audit": self.change,
+            "audit": self.change, "inboxes": self.inbox,
         }  # fmt: skip
         return ids.get(kind)
 
