@@ -32,7 +32,7 @@ impl Resolver {
         let mut names = VecDeque::from([domain.to_string()]);
         while let Some(name) = names.pop_front() {
             let texts = self.texts(&name).await;
-            if name != domain.as_str() && is_void(&texts)? {
+            if is_void(&texts)? && name != domain.as_str() {
                 cost.void_lookups += 1;
                 continue;
             }

@@ -150,7 +150,7 @@ impl Token {
     }
 }
 
-/// The text with the MAC of each token masked. Other servers quote our addresses, and whoever reads their replies must not be
+/// The text with the MAC of each token masked. Other servers quote our addresses, and a reader of their replies must not be
 /// able to send reports.
 pub fn without_macs(text: &str) -> Cow<'_, str> {
     let octets = text.as_bytes();

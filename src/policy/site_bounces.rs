@@ -12,10 +12,10 @@ const WINDOW: SignedDuration = SignedDuration::from_hours(1);
 /// Results are counted by parts of the window.
 const BUCKET_SECONDS: i64 = 300;
 /// Living addresses that must be reported as gone.
-const GONE_MIN: u64 = 20;
+pub const GONE_MIN: u64 = 20;
 /// One in so many results must be such an address.
 const RESULTS_PER_GONE_MAX: u64 = 10;
-/// Addresses of a site that are told apart; more are counted without comparison.
+/// Maximum number of addresses of a site that are counted once each. Further ones are counted each time.
 const DISTINCT_MAX: usize = 1_000;
 /// How long a site stays suspicious after it was last found to be.
 const SUSPICIOUS_FOR: SignedDuration = SignedDuration::from_hours(1);

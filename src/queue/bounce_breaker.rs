@@ -13,7 +13,7 @@ use super::manager::QueueManager;
 use super::site::Site;
 use crate::mail::{Address, Timestamp};
 use crate::model::{DeliveryState, Environment, MessageId, TenantId};
-use crate::policy::site_bounces::{SiteBounces, Suspicion, TOOK_MAIL_WITHIN};
+use crate::policy::site_bounces::{GONE_MIN, SiteBounces, Suspicion, TOOK_MAIL_WITHIN};
 use crate::store::{RecipientHistory, Reports, Result, SuspiciousSite};
 use crate::telemetry::FLOOD;
 
@@ -69,13 +69,17 @@ impl QueueManager {
     /// Counts results, and makes the suppressions of a site provisional that turns out to be suspicious. To be called after the
     /// results are recorded or on their way: the store also limits suppressions that it writes later.
     pub async fn note_results(&self, site: &Arc<Site>, results: SiteResults) {
+        if results.count == 0 {
+            return;
+        }
         let now = self.clock().now();
         let breaker = &self.breaker;
         breaker.with(site, now, |bounces| bounces.note_results(results.count, now));
         if results.gone.is_empty() {
             return;
         }
-        for address in &results.gone {
+        // So many make a site suspicious; more look-ups would hold the connection for nothing.
+        for address in results.gone.iter().take(GONE_MIN as usize) {
             match self.took_mail(&results, address, now).await {
                 Ok(true) => {
                     let hash = breaker.hasher.hash_one(address.folded());

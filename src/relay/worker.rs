@@ -46,7 +46,7 @@ pub async fn run(
     mut claim: Claim,
 ) {
     let site = queue_name(&slot.queue_key);
-    let worker = Worker { context: context.clone(), recordings, site };
+    let mut worker = Worker { context: context.clone(), recordings, site };
     let mut connection = find_idle(&context, &slot.queue_key, &claim.batch);
     loop {
         let span = delivery_span(&claim.batch);
@@ -70,6 +70,7 @@ pub async fn run(
                 context.queue.wake();
                 let Some((next_slot, next)) = context.queue.next_claim() else { return };
                 slot = next_slot;
+                worker.site = queue_name(&slot.queue_key);
                 connection = find_idle(&context, &slot.queue_key, &next.batch);
                 next
             }

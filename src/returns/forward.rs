@@ -82,8 +82,12 @@ impl Forwarder {
 
 /// No field is taken from the original, which may contain anything.
 fn compose(mail: &ReturnedMail, report: ReportId, from: &Address, to: &Address) -> Vec<u8> {
-    let octets = &mail.octets[..mail.octets.len().min(ATTACHED_OCTETS_MAX)];
+    let mut octets = &mail.octets[..mail.octets.len().min(ATTACHED_OCTETS_MAX)];
     let is_cut = mail.is_truncated || octets.len() < mail.octets.len();
+    if is_cut {
+        // Whole lines: an end between CR and LF would leave a bare CR (RFC 5321 §2.3.8).
+        octets = &octets[..memchr::memrchr(b'\n', octets).map_or(0, |at| at + 1)];
+    }
     let boundary = format!("forward-{report}");
     let local = mail.recipient.local().as_str().to_ascii_lowercase();
     let mut head = format!(
@@ -157,6 +161,15 @@ mod tests {
         let utf8 = composed("Subject: grüße\r\n\r\n".as_bytes(), true);
         assert!(
             utf8.matches("Content-Transfer-Encoding: 8bit").count() == 2 && utf8.contains("as it was kept")
+        );
+    }
+
+    #[test]
+    fn a_cut_original_ends_with_a_whole_line() {
+        let message = composed(b"Subject: hello\r\n\r\nhow are you\r", true);
+        assert!(
+            message.contains("Subject: hello\r\n\r\n\r\n--") && !message.contains("\r\r\n"),
+            "{message:?}"
         );
     }
 

@@ -283,7 +283,7 @@ mod tests {
             let rates: Vec<f64> = values.iter().map(|value| value / 1000.0).collect();
             let rates = [Series { name: "bounced", color: "accent", values: &rates }];
             let drawn = [bars(&axis, &series), lines(&rate, &rates), spark(&values)].map(Markup::into_string);
-            // One element a line, for whoever compares.
+            // One element a line, so that a comparison of goldens shows what changed.
             let drawn = drawn.join("\n").replace("><", ">\n<") + "\n";
             assert!(!drawn.contains("NaN") && !drawn.contains("inf") && !drawn.contains("style="), "{drawn}");
             let file = directory.join(format!("{name}.svg"));

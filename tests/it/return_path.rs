@@ -240,6 +240,33 @@ async fn a_server_that_defers_is_dialled_again_only_for_recipients_that_it_has_n
 }
 
 #[tokio::test]
+async fn a_second_server_gets_all_recipients_although_the_first_deferred_them_and_the_limit_is_small() {
+    let (stage, _probed) = stage_with(|config| config.relay.messages_per_connection_max = 2).await;
+    let second = FakeMx::beside(&stage.mx).await;
+    stage.dns.mx("b.test", &[(10, "mx.b.test"), (20, "mx2.b.test")]);
+    stage.dns.addresses("mx2.b.test", &[second.address.ip()]);
+    stage.mx.script(Phase::Rcpt, "", usize::MAX, Fault::Reply("451 4.3.0 later"));
+    let recipients = ["a@b.test", "b@b.test", "c@b.test", "d@b.test", "e@b.test"];
+    let id = stage.server.submit(&stage.account, &recipients, &message(&stage.account, "x")).await;
+    let email = stage.server.wait_for_status(&id, &["delivered"]).await;
+    assert!(email["deliveries"].as_array().unwrap().iter().all(|one| one["attempts"] == 1), "{email}");
+    assert_eq!((second.transactions().len(), second.connections().len()), (5, 3));
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_less_mail_is_not_dialled_again_for_the_rest() {
+    let (stage, _probed) = stage().await;
+    let throttled = Fault::ReplyAndClose("421 4.7.28 unusual rate of mail from your address");
+    stage.mx.script(Phase::Rcpt, "b@b.test", 1, throttled);
+    let recipients = ["a@b.test", "b@b.test", "c@b.test"];
+    let id = stage.server.submit(&stage.account, &recipients, &message(&stage.account, "x")).await;
+    let email = stage.server.wait_for_status(&id, &["delivered", "deferred"]).await;
+    let statuses = email["deliveries"].as_array().unwrap().iter().map(|one| one["status"].clone());
+    assert_eq!(statuses.collect::<Vec<_>>(), ["delivered", "deferred", "deferred"], "{email}");
+    assert_eq!(stage.mx.connections().len(), 1);
+}
+
+#[tokio::test]
 async fn a_server_that_takes_one_message_per_connection_gets_all_in_one_attempt() {
     let (stage, _probed) = stage().await;
     let recipients: Vec<String> = (0..12).map(|n| format!("r{n}@b.test")).collect();

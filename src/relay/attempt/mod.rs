@@ -69,6 +69,8 @@ pub struct Attempt<'a> {
     /// How many of the sessions ended by a limit of the server or of this one, so that another connection to the same
     /// server continued them.
     continued_sessions: usize,
+    /// Where the last of them was.
+    continued_at: Option<SocketAddr>,
     /// Transactions that the servers were offered.
     transactions: u32,
     login: LoginResult,
@@ -106,6 +108,7 @@ impl<'a> Attempt<'a> {
             transcript: Transcript::default(),
             sessions: 0,
             continued_sessions: 0,
+            continued_at: None,
             transactions: 0,
             login: LoginResult::NotAttempted,
             has_other_failure: false,

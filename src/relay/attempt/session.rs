@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Attempt, has_reply, is_open};
+use super::{Attempt, is_open};
 use crate::mail::{BodyType, Content};
+use crate::model::BounceClass;
 use crate::policy::reply_verdict::Verdict;
 use crate::relay::connection::{Connection, SendResult};
 use crate::relay::delivery_error::DeliveryError;
@@ -28,15 +29,16 @@ impl Attempt<'_> {
         connection.set_deadline(self.deadline);
         let was_of_use = connection.messages > 0;
         let mut has_delivered = false;
-        let mut transactions = self.plan(&connection.peer).into_iter();
+        let mut transactions = self.plan(connection).into_iter();
         let mut is_first = true;
         for transaction in transactions.by_ref() {
             if !is_first && self.is_full(connection) {
                 // A server that deferred all others already is not dialled again for them.
-                if transaction.recipients.iter().all(|&at| has_reply(&self.results[at])) {
+                if transaction.recipients.iter().all(|&at| self.was_answered_by(&connection.peer, at)) {
                     break;
                 }
                 self.continued_sessions += 1;
+                self.continued_at = Some(connection.address);
                 return ConnectionFate::UsedUp;
             }
             let sent = self.transact(connection, &transaction).await;
@@ -52,16 +54,19 @@ impl Attempt<'_> {
                 self.transcript.remark(&error.text);
             }
             let was_interrupted = sent.error.is_some() && sent.server_replied;
-            let mut is_limited = false;
+            let (mut is_limited, mut is_throttled) = (false, false);
             for result in self.record_sent(&transaction, sent, &connection.peer) {
                 has_delivered |= result.verdict == Verdict::Delivered;
                 is_limited |= result.is_session_limit();
+                is_throttled |= is_throttling(&result);
             }
             is_limited &= was_of_use || has_delivered;
             // Some servers take one message over a connection and close it, with 421 or without a word.
-            is_limited |= !is_usable && !was_interrupted && has_delivered;
+            // One that asks for less mail is left alone.
+            is_limited |= !is_usable && !was_interrupted && has_delivered && !is_throttled;
             if is_limited && self.may_continue_at(&connection.peer) {
                 self.continued_sessions += 1;
+                self.continued_at = Some(connection.address);
                 self.transcript
                     .remark("the server accepts no more in this session: again, over a new connection");
                 return ConnectionFate::UsedUp;
@@ -78,12 +83,23 @@ impl Attempt<'_> {
         ConnectionFate::Kept
     }
 
-    /// The transactions of a session with a server, those to recipients without any reply first.
-    fn plan(&self, peer: &Peer) -> Vec<PlannedTransaction> {
-        let mut open: Vec<usize> = self.open_at(peer).collect();
-        open.sort_by_key(|&at| has_reply(&self.results[at]));
+    /// The transactions of a session with a server, those to recipients without a reply of this server first.
+    fn plan(&self, connection: &Connection) -> Vec<PlannedTransaction> {
+        let peer = &connection.peer;
+        let is_continued = self.continued_at == Some(connection.address);
+        let mut open: Vec<usize> = match is_continued {
+            true => self.open_at(peer).collect(),
+            false => (0..self.results.len()).filter(|&at| is_open(&self.results[at])).collect(),
+        };
+        open.sort_by_key(|&at| self.was_answered_by(peer, at));
         let octets = self.content.len() as u64;
         self.context.return_paths.plan(self.batch, open, self.return_host.as_ref(), octets)
+    }
+
+    /// Whether the last reply for a recipient came from this server.
+    fn was_answered_by(&self, peer: &Peer, at: usize) -> bool {
+        let result = self.results[at].as_ref();
+        result.is_some_and(|result| result.code.is_some() && result.peer.address == peer.address)
     }
 
     /// The recipients without a conclusive result that this server did not defer in this attempt, except by the end of a
@@ -169,6 +185,11 @@ impl Attempt<'_> {
     fn is_full(&self, connection: &Connection) -> bool {
         connection.messages >= self.context.queue.messages_per_connection_max(self.queue)
     }
+}
+
+/// Whether the server wants less mail, not another session.
+fn is_throttling(result: &RecipientResult) -> bool {
+    matches!(result.verdict.class(), Some(BounceClass::RateLimited | BounceClass::Reputation))
 }
 
 fn is_ascii(content: &Content) -> bool {

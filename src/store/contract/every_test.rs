@@ -44,6 +44,8 @@ macro_rules! run_on {
                     many_addresses_are_suppressed_together_or_not_at_all,
                     an_address_that_is_suppressed_again_counts_once,
                     an_expired_suppression_is_deleted_and_counts_no_more,
+                    what_a_person_suppresses_stays_although_its_site_becomes_suspicious,
+                    a_suppression_concerns_all_mail_that_was_accepted_before_its_commit,
                 }
                 directory {
                     a_foreign_object_is_as_absent_as_one_that_never_was,

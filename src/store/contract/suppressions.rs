@@ -123,3 +123,42 @@ pub(super) async fn an_expired_suppression_is_deleted_and_counts_no_more<H: Harn
     assert_eq!(left, ["stays@one.example", "x1@one.example"]);
     bed.store.suppress(new("more@one.example", never), now()).await.unwrap();
 }
+
+pub(super) async fn what_a_person_suppresses_stays_although_its_site_becomes_suspicious<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let bounce = |site: Option<&str>| NewSuppression {
+        reason: SuppressionReason::Bounce,
+        site: site.map(str::to_owned),
+        ..new_suppression(Some(tenant), "x@one.example")
+    };
+    bed.store.suppress(bounce(Some("site")), now()).await.unwrap();
+    let asked = bed.store.suppress(bounce(None), now()).await.unwrap();
+    let suspicious = SuspiciousSite {
+        site: "site".to_owned(),
+        name: "one.example".to_owned(),
+        gone: 20,
+        results: 20,
+        since: now() - SignedDuration::from_hours(1),
+        until: later(3600),
+        at: now(),
+    };
+    bed.store.suspect_site(suspicious).await.unwrap();
+    let found = bed.store.suppression(None, asked.id).await.unwrap().unwrap();
+    assert_eq!((found.provisional, found.expires_at), (false, None));
+}
+
+pub(super) async fn a_suppression_concerns_all_mail_that_was_accepted_before_its_commit<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let (tenant, other) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let accepted = later(2 * 3600);
+    let mut new = new_message(tenant, &["x@one.example"], "body");
+    new.message.id = MessageId::generate(accepted);
+    new.message.created_at = accepted;
+    bed.store.enqueue(new).await.unwrap();
+    let may = |tenant| bed.store.may_have_suppressed_since(tenant, accepted);
+    assert!(!may(tenant), "nothing was suppressed");
+    // The job waited for so long, or the clock went back.
+    bed.store.suppress(new_suppression(Some(tenant), "x@one.example"), now()).await.unwrap();
+    assert!(may(tenant) && !may(other));
+}

@@ -135,7 +135,7 @@ pub struct OpenDatabase {
     free_space: FreeSpace,
     sealer: Arc<secret_encryption::Sealer>,
     /// The keys of report addresses and unsubscribe links.
-    report_keys: ArcSwap<report_keys::ReportKeys>,
+    report_keys: Arc<ArcSwap<report_keys::ReportKeys>>,
     access: Access,
     bounds: Bounds,
     /// See [`super::Journal::counts`].

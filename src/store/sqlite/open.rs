@@ -114,7 +114,7 @@ fn start(options: &SqliteOptions, opened: Opened) -> Result<SqliteStore, Box<dyn
         bodies: Arc::new(bodies),
         free_space: FreeSpace::new(data_dir, options.free_disk_bytes_min),
         sealer,
-        report_keys: ArcSwap::from_pointee(report_keys),
+        report_keys: Arc::new(ArcSwap::from_pointee(report_keys)),
         access: options.access,
         bounds: options.bounds,
         last_event,

@@ -40,16 +40,17 @@ impl Reports for SqliteStore {
     }
 
     async fn rotate_tokens(&self, at_once: bool, now: Timestamp) -> Result<TokenGeneration> {
-        let (sealer, database) = (Arc::clone(&self.sealer), Arc::clone(&self.database));
+        // Not the database: a job must not keep the writer alive that runs it.
+        let current = Arc::clone(&self.report_keys);
         let rotate = move |keys: &RefCell<Option<ReportKeys>>, tx: &Tx<'_>| {
             let rotated = report_keys::rotate(tx, at_once, now)?;
-            keys.replace(Some(report_keys::read(tx, &sealer, now)?));
+            keys.replace(Some(report_keys::read(tx, tx.sealer, now)?));
             Ok(rotated)
         };
         // In the order of the commits, so that no older keys replace newer ones.
         let publish = move |keys: RefCell<Option<ReportKeys>>, rotated| {
             if let Some(keys) = keys.into_inner() {
-                database.report_keys.store(Arc::new(keys));
+                current.store(Arc::new(keys));
             }
             rotated
         };

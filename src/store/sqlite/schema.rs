@@ -92,3 +92,23 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), MigrationError>
         transaction.commit()?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    use super::MIGRATIONS;
+
+    /// The migrations that databases of users have.
+    const RELEASED: usize = 45;
+    /// Of their statements.
+    const DIGEST: &str = "926aff4005042646033dbdbc530c16b81b2cbf9c826b99097db580cf1c48160d";
+
+    #[test]
+    fn the_statements_of_released_migrations_never_change() {
+        let without_comments = |line: &str| line.split("--").next().unwrap_or_default().trim().to_owned();
+        let statements: String = MIGRATIONS[..RELEASED].concat().lines().map(without_comments).collect();
+        let digest: String = Sha256::digest(statements).iter().map(|octet| format!("{octet:02x}")).collect();
+        assert_eq!(digest, DIGEST, "released statements never change: a new one is a migration of its own");
+    }
+}

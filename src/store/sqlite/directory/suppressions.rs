@@ -10,7 +10,7 @@ use crate::mail::{Address, Timestamp};
 use crate::model::{
     Environment, EventKind, ListName, SuppressedMail, SuppressionId, SuppressionReason, TenantId,
 };
-use crate::store::sqlite::events::Subject;
+use crate::store::sqlite::events::{self, Subject};
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{time, time_if_any, us};
 use crate::store::sqlite::suspicious_sites;
@@ -76,7 +76,8 @@ pub(in crate::store::sqlite) fn suppress(
     cause: Subject,
     now: Timestamp,
 ) -> Result<Suppression> {
-    tx.suppression_times.note(new.tenant_id, now);
+    // Not before any committed message: the clock may have gone back, or the job may have waited.
+    tx.suppression_times.note(new.tenant_id, now.max(events::time_behind(tx.clock)));
     let address = new.address.folded();
     let before = find_by_address(tx, (new.tenant_id, new.environment), &address, &new.mail)?;
     let was_in_force = before.as_ref().is_some_and(|old| is_in_force(old, now));
@@ -89,7 +90,7 @@ pub(in crate::store::sqlite) fn suppress(
         return Ok(old.clone());
     }
     // A site that turns out to be suspicious limits what it caused, and not what was in force before.
-    let keeps_site = was_in_force && new.reason == SuppressionReason::Bounce;
+    let keeps_site = was_in_force && is_automatic && new.reason == SuppressionReason::Bounce;
     let suppression = Suppression {
         id: before.as_ref().map_or_else(|| SuppressionId::generate(now), |old| old.id),
         tenant_id: new.tenant_id,

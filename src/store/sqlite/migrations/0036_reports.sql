@@ -55,6 +55,7 @@ CREATE INDEX report_count_of_message ON report_count (message_id);
 ALTER TABLE suppression ADD COLUMN list TEXT NOT NULL DEFAULT '';
 ALTER TABLE suppression ADD COLUMN report_id TEXT;
 ALTER TABLE suppression ADD COLUMN message_id TEXT;
+ALTER TABLE suppression ADD COLUMN provisional INTEGER NOT NULL DEFAULT 0;
 DROP INDEX suppression_of_tenant;
 DROP INDEX suppression_of_platform;
 CREATE UNIQUE INDEX suppression_of_tenant ON suppression (address, tenant_id, environment, list);

@@ -30,5 +30,10 @@ ALTER TABLE usage_part ADD COLUMN deferred BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE usage_part ADD COLUMN expired BIGINT NOT NULL DEFAULT 0;
 CREATE INDEX usage_by_start ON usage (span, start_us);
 
+-- The search index also has lists: if there are any, it is filled anew from the journal.
+INSERT INTO message_search (message_search) SELECT 'delete-all' WHERE EXISTS (SELECT 1 FROM message WHERE list IS NOT NULL);
+DELETE FROM search_place WHERE EXISTS (SELECT 1 FROM message WHERE list IS NOT NULL);
+DELETE FROM search_progress WHERE EXISTS (SELECT 1 FROM message WHERE list IS NOT NULL);
+
 -- The own address that an attempt was made from, for SPF and the timeline.
 ALTER TABLE attempt ADD COLUMN source TEXT;
