@@ -42,7 +42,7 @@ impl<'a> Form<'a> {
     /// The value of a field: the typed one if the form was refused.
     pub fn value<'v>(&'v self, name: &str, present: &'v str) -> &'v str {
         match self.problem {
-            Some(_) => self.request.field(name).unwrap_or_default(),
+            Some(_) => self.request.typed(name).unwrap_or_default(),
             None => present,
         }
     }

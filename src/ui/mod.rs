@@ -8,7 +8,7 @@
 
 mod assets;
 pub mod chart;
-pub mod components;
+mod components;
 pub mod form;
 pub mod format;
 mod frame;
@@ -41,6 +41,9 @@ use self::request::Tenants;
 use self::session::Sessions;
 
 pub use self::route::{Audience, PAGES, Page};
+
+/// The port of submission (RFC 6409 §3.1), if the configuration has no listener for it.
+const SUBMISSION_PORT: u16 = 587;
 
 /// What the pages need.
 pub struct UiDependencies {
@@ -109,6 +112,11 @@ impl Ui {
 
     fn remember_tenants(&self, tenants: &Arc<Tenants>, now: Timestamp) {
         *self.tenants.lock() = Some((now, Arc::clone(tenants)));
+    }
+
+    /// The port of submission with STARTTLS, for settings of mail clients.
+    pub fn submission_port(&self) -> u16 {
+        self.submission.first().map_or(SUBMISSION_PORT, SocketAddr::port)
     }
 
     /// The path before `/ui` if a reverse proxy adds one.

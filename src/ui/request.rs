@@ -42,7 +42,7 @@ pub struct Listed<T> {
 /// The names of the newest tenants, for the pages of the platform.
 #[derive(Debug, Default)]
 pub struct Tenants {
-    /// Id and slug, sorted by slug.
+    /// Id and slug, sorted by slug, to choose one. A session of a tenant has no choice.
     pub all: Vec<(String, String)>,
     slugs: HashMap<String, String>,
 }
@@ -113,6 +113,12 @@ impl PageRequest {
         find(&self.form, name)
     }
 
+    /// A field as it was typed, with its spaces, if it is not empty.
+    pub fn typed(&self, name: &str) -> Option<&str> {
+        let found = self.form.iter().find(|(other, _)| other == name);
+        found.map(|(_, value)| value.as_str()).filter(|value| !value.trim().is_empty())
+    }
+
     /// The hidden field that every form has.
     pub fn token(&self) -> Markup {
         html! { input type="hidden" name="token" value=(&*self.session.csrf); }
@@ -161,10 +167,11 @@ impl PageRequest {
         read(self.ask(Method::DELETE, target, None).await)
     }
 
-    /// The names of tenants; none if the session is that of a tenant, or if they cannot be read now.
+    /// The names of tenants: its own for a session of a tenant; none if they cannot be read now.
     pub async fn tenants(&self) -> Arc<Tenants> {
-        if !self.is_platform() {
-            return Arc::default();
+        if let Some(own) = &self.me().tenant {
+            let slugs = HashMap::from([(own.id.clone(), own.slug.clone())]);
+            return Arc::new(Tenants { all: Vec::new(), slugs });
         }
         if let Some(known) = self.ui.tenants_since(self.now - TENANTS_AGE_MAX) {
             return known;

@@ -1,5 +1,8 @@
 //! Settings of mail clients, ready to paste, with host, port, user and secret of a key.
 
+use super::Ui;
+use crate::model::Environment;
+
 /// The account that the settings are for.
 #[derive(Debug, Clone)]
 pub struct Account<'a> {
@@ -61,16 +64,7 @@ pub fn all(account: &Account<'_>) -> Vec<Snippet> {
              \x20 --mail-from {sender} --mail-rcpt someone@example.com --upload-file -\n"
             ),
         ),
-        snippet(
-            "swaks",
-            "swaks",
-            "a shell",
-            format!(
-                "swaks --server {host}:{port} --tls --tls-verify --auth PLAIN \\\n\
-             \x20 --auth-user {user} --auth-password '{secret}' \\\n\
-             \x20 --from {sender} --to someone@example.com --header 'Subject: Hello'\n"
-            ),
-        ),
+        snippet("swaks", "swaks", "a shell", swaks(account)),
         snippet(
             "python",
             "Python",
@@ -194,26 +188,23 @@ pub fn all(account: &Account<'_>) -> Vec<Snippet> {
     ]
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn swaks(account: &Account<'_>) -> String {
+    let Account { host, port, user, secret, sender } = account;
+    format!(
+        "swaks --server {host}:{port} --tls --tls-verify --auth PLAIN \\\n\
+         \x20 --auth-user {user} --auth-password '{secret}' \\\n\
+         \x20 --from {sender} --to someone@example.com --header 'Subject: Hello'\n"
+    )
+}
 
-    #[test]
-    fn every_snippet_has_host_port_user_and_secret_and_a_name() {
-        let account = Account {
-            host: "mail.example.com",
-            port: 587,
-            user: "key_01",
-            secret: "pb_live_x",
-            sender: "shop@acme.example",
+impl Ui {
+    /// A command that sends a message with a key of an environment.
+    pub fn sample(&self, environment: Environment) -> String {
+        let host = self.hostname.as_str();
+        let (secret, sender) = match environment {
+            Environment::Live => ("pb_live_…", "hello@your-domain.example".to_owned()),
+            Environment::Test => ("pb_test_…", format!("hello@sandbox.{host}")),
         };
-        let snippets = all(&account);
-        assert_eq!(snippets.iter().map(|snippet| snippet.name).collect::<Vec<_>>(), NAMES);
-        for Snippet { name, text, .. } in snippets {
-            for part in ["mail.example.com", "587", "key_01", "pb_live_x"] {
-                assert!(text.contains(part), "{name}: {part}");
-            }
-            assert!(text.ends_with('\n'), "{name}");
-        }
+        swaks(&Account { host, port: self.submission_port(), user: "key_…", secret, sender: &sender })
     }
 }

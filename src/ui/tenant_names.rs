@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::components::{slug, visible};
 use super::request::{PageRequest, Tenants, segment};
 
-/// Tenants by id. A session of a tenant has none, because all that it sees is its own.
+/// Tenants by id. A session of a tenant has its own only.
 pub struct TenantNames(Arc<Tenants>);
 
 impl TenantNames {

@@ -41,8 +41,8 @@ impl Visitor {
         page
     }
 
-    /// Sends the form of a page that has a button with this value of `do`, with the hidden fields that are in it, and
-    /// these values.
+    /// Sends the form of a page that has a button with this value of `do`, as a browser does: with everything that is
+    /// in it, but for fields that are named here.
     pub async fn submit(&self, page: &Page, action: &str, typed: &[(&str, &str)]) -> Page {
         let form = page.form(action);
         let mut fields = Vec::new();
@@ -50,7 +50,7 @@ impl Visitor {
             fields.push(("do".to_owned(), action.to_owned()));
         }
         fields.extend(
-            hidden_fields(form).into_iter().filter(|(name, _)| typed.iter().all(|(typed, _)| typed != name)),
+            fields_of(form).into_iter().filter(|(name, _)| typed.iter().all(|(typed, _)| typed != name)),
         );
         fields.extend(typed.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let to = attribute(form, "action");
@@ -117,14 +117,34 @@ impl Page {
     }
 }
 
-fn hidden_fields(form: &str) -> Vec<(String, String)> {
-    let inputs = form.split("<input").skip(1).filter_map(|rest| rest.split('>').next());
-    let hidden = inputs.filter(|input| input.contains("type=\"hidden\""));
-    hidden.map(|input| (attribute(input, "name"), attribute(input, "value"))).collect()
+/// Inputs, ticked boxes, texts, and the chosen option of each choice, which is the first one if the page chooses none.
+fn fields_of(form: &str) -> Vec<(String, String)> {
+    let mut fields = Vec::new();
+    for rest in form.match_indices('<').map(|(at, _)| &form[at..]) {
+        let tag = rest.split('>').next().unwrap();
+        let inside = |end: &str| rest[tag.len() + 1..].split(end).next().unwrap();
+        let value = match tag.split(' ').next().unwrap() {
+            "<input" if tag.contains("type=\"checkbox\"") && !tag.ends_with(" checked") => continue,
+            "<input" => attribute(tag, "value"),
+            "<textarea" => {
+                let text = inside("</textarea>");
+                let text = unescape(text.strip_prefix('\n').unwrap_or(text));
+                text.replace("\r\n", "\n").replace('\n', "\r\n")
+            }
+            "<select" => {
+                let options: Vec<_> = inside("</select>").split("<option").skip(1).collect();
+                let is_chosen = |option: &&&str| option.split('>').next().unwrap().ends_with(" selected");
+                attribute(options.iter().find(is_chosen).unwrap_or(&options[0]), "value")
+            }
+            _ => continue,
+        };
+        fields.push((attribute(tag, "name"), value));
+    }
+    fields
 }
 
 fn attribute(tag: &str, name: &str) -> String {
-    let begin = format!("{name}=\"");
+    let begin = format!(" {name}=\"");
     let value = tag.split(&begin).nth(1).and_then(|rest| rest.split('"').next());
     unescape(value.unwrap_or_else(|| panic!("no {name} in {tag}")))
 }

@@ -197,6 +197,11 @@ async fn a_link_of_a_platform_key_sees_its_tenant_only() {
     let sessions = browser.page("/ui/settings").await;
     assert!(!sessions.contains("name=\"session\""), "{sessions}");
     assert!(!sessions.contains("sign_out_everywhere"));
+    // Nor the key itself.
+    let key = stage.get(&stage.platform, "/v1/me").await.expect(200)["key"].clone();
+    for part in ["/id", "/name"].map(|part| text(&key, part)) {
+        assert!(!sessions.contains(&part), "{part} in {sessions}");
+    }
     let answer = browser.post("/ui/settings", &[("do", "sign_out_everywhere")]).await;
     assert_eq!(answer.status, 400, "{answer}");
     assert!(is_signed_in(&platform).await);

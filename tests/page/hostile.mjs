@@ -9,6 +9,7 @@ const all = JSON.parse(readFileSync(new URL("payloads.json", import.meta.url)));
 const payloads = all.map((text) => (text === "A*1048576" ? "A".repeat(1_048_576) : text));
 const problems = [];
 let checks = 0;
+let shown = 0;
 
 async function plant(server, tenant, text) {
   const make = async (path, body, key) => {
@@ -33,9 +34,10 @@ async function plant(server, tenant, text) {
 }
 
 async function visit(page, base, path) {
-  await page.goto(base + path);
-  await page.waitForTimeout(30);
+  const answer = await page.goto(base + path);
   checks += 1;
+  // A message may have no HTML to show.
+  if (answer.status() !== 200 && !path.endsWith("/preview")) problems.push(`${path}: ${answer.status()}`);
   const where = new URL(page.url());
   if (where.origin !== base) problems.push(`${path} leads to ${where}`);
 }
@@ -51,12 +53,13 @@ async function show(page, base, text, made) {
   };
   for (const [kind, paths] of Object.entries(pages)) {
     if (made[kind] === undefined) continue;
+    shown += 1;
     for (const path of short ? paths.slice(0, 2) : paths) await visit(page, base, path);
     if (kind === "key") {
-      const shown = await page.locator("main").innerText();
+      const read = await page.locator("main").innerText();
       const plain = (one) => one.replace(/\s+/g, " ").trim();
       const isPlain = !/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2066-\u2069]/.test(text);
-      if (isPlain && !plain(shown).includes(plain(text).slice(0, 60))) problems.push(`${page.url()} does not show ${text.slice(0, 60)}`);
+      if (isPlain && !plain(read).includes(plain(text).slice(0, 60))) problems.push(`${page.url()} does not show ${text.slice(0, 60)}`);
     }
   }
 }
@@ -66,8 +69,9 @@ async function prove(browser, base) {
   const context = await open(browser, base, found);
   const page = await context.newPage();
   await page.route(`${base}/raw`, (route) => route.fulfill({ contentType: "text/html", body: `<p>${payloads[1].slice(2)}` }));
+  const dialog = page.waitForEvent("dialog").catch(() => {});
   await page.goto(`${base}/raw`);
-  await page.waitForTimeout(200);
+  await dialog;
   if (!found.some((one) => one.includes("dialog"))) problems.push("the test does not see a text that is shown raw");
   await context.close();
 }
@@ -92,6 +96,7 @@ try {
   for (const list of ["", "messages", "keys", "tenants", "templates", "suppressions", "events", "audit", "sandbox", "rejections"]) {
     await visit(page, server.base, `/ui/${list}`);
   }
+  if (shown < 100) problems.push(`only ${shown} objects took a text`);
 } finally {
   await browser.close();
   await server.stop();

@@ -16,18 +16,23 @@ const check = (holds, text) => {
 
 async function fill(server) {
   const tenant = (await server.call("GET", "/v1/tenants?slug=demo")).body.data[0].id;
-  const make = (path, body) => server.call("POST", path, { tenant_id: tenant, ...body });
+  const call = async (path, body, key) => {
+    const { status } = await server.call("POST", path, body, key);
+    check(status < 300, `${path} answers ${status}`);
+  };
+  const make = (path, body) => call(path, { tenant_id: tenant, ...body });
   await make("/v1/domains", { name: "shop.example" });
   await make("/v1/webhooks", { url: "https://hooks.example/mail", events: ["message.bounced"] });
   await make("/v1/suppressions", { address: "gone@remote.example", evidence: "550 5.1.1 no such user" });
   await make("/v1/templates", { name: "welcome", subject: "Hello {{ name }}", text: "Dear {{ name }}", html: "<p>Dear {{ name }}</p>" });
-  const send = (to, subject) => server.call("POST", "/v1/emails", {
+  const send = (to, subject) => call("/v1/emails", {
     from: "hello@sandbox.localhost", to: [to], subject, text: "It works.", html: "<h1>It works.</h1><img src='https://remote.example/p.gif'>",
   }, server.demo);
   await send("someone@example.com", "An order");
   await send("bounce@example.com", "One that bounces");
   await send("defer+2@example.com", "One that waits");
-  await server.call("POST", "/v1/emails", { from: "x@foreign.example", to: ["a@b.example"], text: "x" }, server.demo);
+  const refused = await server.call("POST", "/v1/emails", { from: "x@foreign.example", to: ["a@b.example"], text: "x" }, server.demo);
+  check(refused.status >= 400, `a foreign sender is accepted: ${refused.status}`);
 }
 
 // The pages of the navigation, and the first object that each list links to.
@@ -41,6 +46,10 @@ async function findPages(page, base) {
     const named = (await links("main a[href*='/ui/']")).filter((one) => /\/[a-z]+_[0-9A-Za-z]{20,}$/.test(one));
     const kind = (one) => one.replace(/_[0-9A-Za-z]+$/, "");
     named.filter((one) => !objects.has(kind(one))).forEach((one) => objects.set(kind(one), one));
+  }
+  const kinds = [...objects.keys()].map((one) => one.split("/").at(-1));
+  for (const kind of ["msg", "dom", "key", "tpl", "whk", "sup", "req", "tnt", "aud"]) {
+    check(kinds.includes(kind), `no list links to an object ${kind}_…`);
   }
   return [...lists, ...objects.values()];
 }

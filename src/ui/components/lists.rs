@@ -58,7 +58,7 @@ impl Chips<'_> {
                     span.soft { "Shown:" }
                     @for (name, word) in set {
                         a.chip href=(without(name)) {
-                            span { (word) " " (foreign(request.parameter(name).unwrap_or_default())) }
+                            span { (visible(word)) " " (foreign(request.parameter(name).unwrap_or_default())) }
                             span aria-hidden="true" { "×" } span.sr { "remove" }
                         }
                     }
@@ -107,11 +107,6 @@ fn table_of(columns: &[Column], rows: &[(Option<&str>, &[Markup])]) -> Markup {
             }
         }
     }
-}
-
-/// A link to the next page of a list.
-pub fn more(href: &str) -> Markup {
-    html! { a.more href=(href) rel="next" { "Older" } }
 }
 
 /// The foot of a list: what is shown, and the way to the newest and to older entries. `next` is the cursor of the API.

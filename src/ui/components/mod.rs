@@ -8,8 +8,8 @@ use maud::{Markup, html};
 
 use super::view::Problem;
 
-pub use self::forms::{Choice, area, checks, confirm, form, input, search, select};
-pub use self::lists::{Chips, Column, Filters, more, pages, table, table_with_ids};
+pub use self::forms::{confirm, form, search, select};
+pub use self::lists::{Chips, Column, Filters, pages, table, table_with_ids};
 pub use self::text::{foreign, plain, visible};
 
 /// What a change did.
@@ -52,7 +52,7 @@ pub fn refusal(problem: &Problem) -> Markup {
 }
 
 /// A text of the API as a sentence of its own.
-fn sentence(text: &str) -> String {
+pub fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     let first: String = chars.next().map(|first| first.to_uppercase().collect()).unwrap_or_default();
     let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };

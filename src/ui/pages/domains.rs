@@ -227,8 +227,8 @@ async fn show_page(request: &PageRequest, problem: Option<&Problem>) -> Outcome 
         @if let Some(reason) = &domain.status_reason {
             div.note.warn[domain.status == "pending"].bad[domain.status != "pending"] {
                 div {
-                    p.strong { (sentence(reason)) }
-                    @if let Some(hint) = &domain.status_hint { p { (sentence(hint)) } }
+                    p.strong { (components::sentence(reason)) }
+                    @if let Some(hint) = &domain.status_hint { p { (components::sentence(hint)) } }
                 }
             }
         }
@@ -247,7 +247,7 @@ async fn show_page(request: &PageRequest, problem: Option<&Problem>) -> Outcome 
             (dkim_keys(&keys, request.now))
             (rotation(request, &domain))
         }
-        (settings(request, &domain, &tenants))
+        (settings(request, &domain, &tenants, problem.filter(|_| request.field("do") == Some("save"))))
     };
     View::form(domain.name.clone(), problem, body)
 }
@@ -258,13 +258,6 @@ fn beginning(text: &str) -> String {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text.to_owned(),
     }
-}
-
-/// A text of the API as a sentence of its own.
-fn sentence(text: &str) -> String {
-    let mut chars = text.chars();
-    let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
-    format!("{first}{}.", chars.as_str())
 }
 
 /// Until when the page looks again, at most five minutes from now.
@@ -360,7 +353,12 @@ fn rotation(request: &PageRequest, domain: &Domain) -> Markup {
     components::panel("Rotate the DKIM keys", None, &body)
 }
 
-fn settings(request: &PageRequest, domain: &Domain, tenants: &TenantNames) -> Markup {
+fn settings(
+    request: &PageRequest,
+    domain: &Domain,
+    tenants: &TenantNames,
+    problem: Option<&Problem>,
+) -> Markup {
     let mut facts = vec![
         ("Id", copied(&domain.id)),
         (
@@ -388,7 +386,7 @@ fn settings(request: &PageRequest, domain: &Domain, tenants: &TenantNames) -> Ma
     let modes = std::iter::once(("", "as the server says"))
         .chain(ReturnPathMode::ALL.iter().map(|mode| (mode.as_str(), mode.as_str())));
     let modes: Vec<_> = modes.collect();
-    let form = Form::new(request, "settings", None);
+    let form = Form::new(request, "settings", problem);
     let body = html! {
         div.pad.stack {
             (components::pairs(&facts))

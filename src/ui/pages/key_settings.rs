@@ -9,11 +9,9 @@ use crate::ui::components::{block, copied, pairs};
 use crate::ui::list::Listed;
 use crate::ui::request::PageRequest;
 use crate::ui::snippets::{self, Account};
-use crate::ui::view::Problem;
 
 /// Stands for a secret that only its holder knows.
 const PLACEHOLDER: &str = "SECRET_OF_THE_KEY";
-const SUBMISSION_PORT: u16 = 587;
 
 #[derive(Deserialize)]
 struct Domain {
@@ -22,11 +20,11 @@ struct Domain {
 }
 
 /// Host, port, user and password, and the settings of each client. Without a secret, a placeholder stands for it.
-pub async fn show(request: &PageRequest, key: &Key, secret: Option<&str>) -> Result<Markup, Problem> {
-    let sender = sender(request, key).await?;
+pub async fn show(request: &PageRequest, key: &Key, secret: Option<&str>) -> Markup {
+    let sender = sender(request, key).await;
     let ui = &request.ui;
     let host = ui.hostname.as_str();
-    let port = ui.submission.first().map_or(SUBMISSION_PORT, |address| address.port());
+    let port = ui.submission_port();
     let tls_port = ui.submissions.first().map(|address| address.port());
     let account =
         Account { host, port, user: &key.id, secret: secret.unwrap_or(PLACEHOLDER), sender: &sender };
@@ -46,7 +44,7 @@ pub async fn show(request: &PageRequest, key: &Key, secret: Option<&str>) -> Res
         },
     ));
     settings.push(("From", copied(&sender)));
-    Ok(html! {
+    html! {
         section.panel { header { h2 { "SMTP settings" } } div.pad { (pairs(&settings)) } }
         section.panel {
             header { h2 { "Ready to paste" } span.soft.small { "the same from " code { "pillarbox key create --snippet NAME" } } }
@@ -61,11 +59,12 @@ pub async fn show(request: &PageRequest, key: &Key, secret: Option<&str>) -> Res
                 }
             }
         }
-    })
+    }
 }
 
-/// An address that the key may send from: of its first verified domain, or of the sandbox domain for a test key.
-async fn sender(request: &PageRequest, key: &Key) -> Result<String, Problem> {
+/// An address that the key may send from: of its first verified domain, or of the sandbox domain for a test key. A failure must
+/// not hide a secret that is shown once: its rotation may just have ended this session.
+async fn sender(request: &PageRequest, key: &Key) -> String {
     let own = [
         ("status", "verified"),
         ("limit", "50"),
@@ -73,13 +72,12 @@ async fn sender(request: &PageRequest, key: &Key) -> Result<String, Problem> {
         ("tenant_id", key.tenant_id.as_deref().unwrap_or("null")),
     ];
     let target = request.with_query("/v1/domains", &own[..if request.is_platform() { 3 } else { 2 }]);
-    let domains = request.get_if_any::<Listed<Domain>>(&target).await?;
-    let domains = domains.map(|listed| listed.data).unwrap_or_default();
+    let domains = request.get::<Listed<Domain>>(&target).await.map(|listed| listed.data).unwrap_or_default();
     let is_allowed =
         |domain: &&Domain| !key.restricted_to_domains || key.allowed_domain_ids.contains(&domain.id);
-    Ok(match domains.iter().find(is_allowed) {
+    match domains.iter().find(is_allowed) {
         Some(domain) => format!("hello@{}", domain.name),
         None if key.environment == Environment::Test => format!("hello@sandbox.{}", request.ui.hostname),
         None => "hello@your-domain.example".to_owned(),
-    })
+    }
 }

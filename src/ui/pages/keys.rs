@@ -1,5 +1,6 @@
 //! Keys: who may use the API and SMTP. A secret is in the answer to the form that made it, and on no other page.
 
+use hyper::StatusCode;
 use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::json;
@@ -13,9 +14,11 @@ use crate::ui::format;
 use crate::ui::list::{self, Listed, relative};
 use crate::ui::request::{PageRequest, segment};
 use crate::ui::tenant_names::TenantNames;
-use crate::ui::view::{Outcome, Problem, View};
+use crate::ui::view::{Outcome, Problem, ProblemField, View};
 
 const PATH: &str = "/ui/keys";
+/// The owner of a key that may do everything. Nobody makes one without choosing it.
+const PLATFORM: &str = "platform";
 
 /// A key, as far as the pages show it.
 #[derive(Deserialize)]
@@ -57,7 +60,10 @@ pub async fn list(request: PageRequest) -> Outcome {
     }
     let tenants = TenantNames::read(&request).await;
     let keys = Listed::<Key>::read(&request, "/v1/keys", &["tenant_id", "environment", "status"]).await?;
-    let create = html! { a.button.primary href=(request.href("/ui/keys?new=key")) { "Create a key" } };
+    let owner = request.parameter("tenant_id").unwrap_or_default();
+    let new = request.href(&request.with_query(PATH, &[("new", "key"), ("tenant_id", owner)]));
+    let create =
+        html! { @if request.may(Scope::KeysManage) { a.button.primary href=(new) { "Create a key" } } };
     let statuses: Vec<_> = KeyStatus::ALL.iter().map(|status| status.as_str()).collect();
     let filters = Filters {
         page: PATH,
@@ -177,6 +183,12 @@ async fn new_form(request: &PageRequest, problem: Option<&Problem>) -> Outcome {
         Environment::Live => &[("live", "live"), ("test", "test")],
         Environment::Test => &[("test", "test")],
     };
+    let mut owners = tenants.options(("", "choose…"));
+    owners.insert(1, (PLATFORM, "the platform"));
+    // A tenant beyond the first hundred is chosen by a link.
+    if owners.iter().all(|(owner, _)| *owner != chosen) {
+        owners.push((chosen, chosen));
+    }
     let names: Vec<_> = domains.iter().map(|domain| (domain.id.as_str(), domain.name.as_str())).collect();
     let body = html! {
         (components::head(Some((&request.href(PATH), "Keys")), "Create a key", &Markup::default()))
@@ -188,11 +200,11 @@ async fn new_form(request: &PageRequest, problem: Option<&Problem>) -> Outcome {
                 @if request.is_platform() {
                     (form.select(
                         Field { label: "Owner", name: "tenant_id", value: chosen, hint: "A key of the platform may do everything.", ..Field::default() },
-                        &tenants.options(("", "the platform")),
+                        &owners,
                     ))
                 }
                 (form.select(
-                    Field { label: "Environment", name: "environment", hint: "Mail of a test key goes to the sandbox inbox only.", ..Field::default() },
+                    Field { label: "Environment", name: "environment", value: request.parameter("environment").unwrap_or_default(), hint: "Mail of a test key goes to the sandbox inbox only.", ..Field::default() },
                     environments,
                 ))
                 (form.input(Field { label: "Ends (UTC)", name: "expires_at", kind: "datetime-local", hint: "Empty: never.", ..Field::default() }))
@@ -210,7 +222,7 @@ async fn new_form(request: &PageRequest, problem: Option<&Problem>) -> Outcome {
 
 /// The domains that a key may be bound to: those of its owner, once that is known.
 async fn domains_of(request: &PageRequest, tenant_id: &str) -> Result<Vec<Domain>, Problem> {
-    if request.is_platform() && tenant_id.is_empty() {
+    if request.is_platform() && ["", PLATFORM].contains(&tenant_id) {
         return Ok(Vec::new());
     }
     let target = request.with_query("/v1/domains", &[("limit", "100"), ("tenant_id", tenant_id)]);
@@ -219,14 +231,18 @@ async fn domains_of(request: &PageRequest, tenant_id: &str) -> Result<Vec<Domain
 }
 
 pub async fn create(request: PageRequest) -> Outcome {
+    let owner = request.field("tenant_id").filter(|owner| *owner != PLATFORM);
+    if request.is_platform() && request.field("tenant_id").is_none() {
+        return new_form(&request, Some(&no_owner())).await;
+    }
     let mut body = json!({
         "name": request.field("name").unwrap_or_default(),
-        "tenant_id": request.text_or_null("tenant_id"),
+        "tenant_id": owner,
         "environment": request.text_or_null("environment"),
         "expires_at": request.time_or_null("expires_at"),
     });
     // The platform itself has no scopes.
-    if !request.is_platform() || request.field("tenant_id").is_some() {
+    if !request.is_platform() || owner.is_some() {
         body["scopes"] = json!(request.ticked("scopes"));
     }
     let (networks, domains) = (request.words("allowed_cidrs"), request.ticked("allowed_domain_ids"));
@@ -243,6 +259,14 @@ pub async fn create(request: PageRequest) -> Outcome {
     }
 }
 
+fn no_owner() -> Problem {
+    let (message, hint) =
+        ("the key has no owner", "choose its tenant, or the platform for a key that may do everything");
+    let field = ProblemField { path: "tenant_id".to_owned(), message: "an owner must be chosen".to_owned() };
+    let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message, hint);
+    Problem { fields: vec![field], ..problem }
+}
+
 /// The only page with the secret: the answer to the form, which no address leads to again.
 async fn show_secret(request: &PageRequest, new: &NewKey, what: &str) -> Outcome {
     let NewKey { key, secret } = new;
@@ -251,7 +275,7 @@ async fn show_secret(request: &PageRequest, new: &NewKey, what: &str) -> Outcome
         (components::head(Some((&request.href(PATH), "Keys")), &title, &Markup::default()))
         (components::secret("Copy it now; the server keeps only a digest of it.", secret))
         @if let Some(until) = key.previous_secret_until { p { "The earlier secret works until " (format::time(until)) "." } }
-        (key_settings::show(request, key, Some(secret)).await?)
+        (key_settings::show(request, key, Some(secret)).await)
         div.row {
             a.button href=(link(request, key)) { "The key" }
             a.button href=(request.href(&request.with_query("/ui/messages", &[("key_id", &key.id)]))) { "Its messages" }
@@ -294,7 +318,7 @@ pub async fn show(request: PageRequest) -> Outcome {
             div.note.warn { div { "Two secrets work: the earlier one ends at " (format::time(until)) "." } }
         }
         section.panel { header { h2 { "The key" } } div.pad { (components::pairs(&facts)) } }
-        @if key.status == "active" { (key_settings::show(&request, &key, None).await?) }
+        @if key.status == "active" { (key_settings::show(&request, &key, None).await) }
     };
     View::page(key.name.clone(), body)
 }

@@ -3,7 +3,6 @@
 mod parts;
 mod preview;
 
-use hyper::StatusCode;
 use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -223,10 +222,7 @@ pub async fn act(request: PageRequest) -> Outcome {
     let verb = match asked {
         Some("retry") => "retry",
         Some("cancel") => "cancel",
-        _ => {
-            let hint = "open the page again, then repeat the change";
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid", "the form names no action", hint));
-        }
+        _ => return Err(Problem::no_action()),
     };
     let changed: Changed = request.post(&format!("{path}/{verb}"), &json!({})).await?;
     let deliveries = |number: usize| format::counted(number as u64, "delivery", "deliveries");

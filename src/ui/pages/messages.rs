@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use self::filters::Search;
 use crate::mail::Timestamp;
-use crate::model::Scope;
+use crate::model::{Environment, Scope};
 use crate::ui::components::{self, Column, foreign, plain};
 use crate::ui::format;
 use crate::ui::request::{Listed, PageRequest, Tenants, segment};
@@ -114,20 +114,11 @@ fn first_message(request: &PageRequest) -> Markup {
     html! {
         h2 { "No message yet" }
         p { "Send the first one with a key. This page shows it, with everything that happens to it." }
-        (components::block(&sample(request)))
+        (components::block(&request.ui.sample(Environment::Live)))
         @if request.may(Scope::KeysManage) {
             div.row { a.button.primary href=(request.href("/ui/keys")) { "Create a key" } }
         }
     }
-}
-
-/// A command that sends a message.
-pub fn sample(request: &PageRequest) -> String {
-    let port = request.ui.submission.first().map_or(587, std::net::SocketAddr::port);
-    format!(
-        "swaks --server {}:{port} --tls --auth PLAIN \\\n  --auth-user key_… --auth-password pb_live_… \\\n  --from you@your-domain.example --to someone@example.org",
-        request.ui.hostname
-    )
 }
 
 fn table(request: &PageRequest, emails: &[Email], tenants: &Tenants) -> Markup {

@@ -288,7 +288,7 @@ fn nothing(request: &PageRequest, period: Period) -> Markup {
         } @else {
             p { "Mail of test keys is in the " a href=(request.href("/ui/sandbox")) { "sandbox inbox" } ". Live mail is sent with a live key:" }
         }
-        (components::block(&messages::sample(request)))
+        (components::block(&request.ui.sample(if is_test { Environment::Test } else { Environment::Live })))
     }
 }
 
@@ -307,7 +307,8 @@ fn why(request: &PageRequest, reasons: &Part<Listed<Reason>>) -> Markup {
         Column("Deliveries", "num", Some("Deliveries")),
     ];
     let row = |reason: &Reason| {
-        let filter = [("delivery_status", reason.outcome.as_str()), ("since", "1h")];
+        let tenant = request.parameter("tenant_id").unwrap_or_default();
+        let filter = [("delivery_status", reason.outcome.as_str()), ("tenant_id", tenant)];
         let href = request.href(&request.with_query(messages::PAGE, &filter));
         vec![
             html! { (visible(reason.bounce_class.as_deref().unwrap_or("other"))) },

@@ -374,14 +374,14 @@ async fn ask_flush(request: &PageRequest) -> Outcome {
     let body = html! {
         (head(request, &title))
         section.panel.pad.stack.measure {
-            p { "This makes " strong { (deliveries(queue.deferred)) } " due now: " (foreign(&name)) "." }
+            p { "This makes the deferred ones of " strong { (deliveries(queue.deferred)) } " due now: " (foreign(&name)) ". Scheduled mail keeps its time." }
             @if let Some(detail) = backoff {
                 p.soft { "The site backs off after " code { (foreign(detail)) } ". A try too soon can make it last longer." }
             }
             (components::form(request, PATH, &html! {
                 (part.fields())
                 div.row {
-                    button.button.primary name="do" value="flush" { "Flush " (deliveries(queue.deferred)) }
+                    button.button.primary name="do" value="flush" { "Flush" }
                     a.button href=(request.href(PATH)) { "Back" }
                 }
             }))

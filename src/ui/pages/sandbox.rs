@@ -4,6 +4,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use crate::mail::Timestamp;
+use crate::model::Environment;
 use crate::ui::components::{self, Tab, foreign, visible};
 use crate::ui::format;
 use crate::ui::list::Listed;
@@ -108,14 +109,9 @@ fn head(request: &PageRequest, keys: &[Key], has_mail: bool) -> Markup {
 }
 
 fn nothing(request: &PageRequest) -> Markup {
-    let port = request.ui.submission.first().map_or(587, std::net::SocketAddr::port);
-    let host = &request.ui.hostname;
-    let command = format!(
-        "swaks --server {host}:{port} --tls --auth PLAIN --auth-user key_… --auth-password pb_test_… \\\n  \
-         --from hello@sandbox.{host} --to someone@example.org --header 'Subject: Hello'"
-    );
+    let command = request.ui.sample(Environment::Test);
     let text = "Send one with a test key. It is accepted, checked and signed like any other, and ends here.";
-    let create = html! { a.button.primary href=(request.href("/ui/keys?new=key")) { "Create a test key" } };
+    let create = html! { a.button.primary href=(request.href("/ui/keys?new=key&environment=test")) { "Create a test key" } };
     components::empty_panel("No test message yet", text, Some(&command), &create)
 }
 

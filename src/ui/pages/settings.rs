@@ -1,6 +1,5 @@
 //! The session: its key, the other sessions of the key, signing out, the theme, and the colours of the tenant.
 
-use hyper::StatusCode;
 use maud::{Markup, html};
 use serde::Deserialize;
 
@@ -42,7 +41,7 @@ pub async fn show(request: PageRequest) -> Outcome {
     let body = html! {
         (components::head(None, "Sessions", &actions))
         div.split {
-            section.panel { header { h2 { "Key" } } div.pad { (key(&request, &me)) } }
+            @if !is_of_link { section.panel { header { h2 { "Key" } } div.pad { (key(&request, &me)) } } }
             section.panel { header { h2 { "Appearance" } } div.pad { (appearance(&request)) } }
         }
         (sessions(&request))
@@ -112,12 +111,12 @@ fn sessions(request: &PageRequest) -> Markup {
 
 fn row(request: &PageRequest, session: &SessionHandle, last_page: Timestamp) -> Vec<Markup> {
     let is_this = session.digest == request.session.digest;
-    let tenants = session.signed_in.rights.as_ref();
+    let rights = session.signed_in.rights.as_ref();
     vec![
         html! { span { (format::time(session.created_at)) @if is_this { " " span.soft { "this one" } } } },
         html! { (format::relative(last_page, request.now)) },
         format::time(session.expires_at),
-        html! { @match tenants { Some(_) => "of a link", None => "of the key" } },
+        html! { @match rights { Some(_) => "of a link", None => "of the key" } },
         html! {
             @if !is_this {
                 (components::form(request, PAGE, &html! {
@@ -162,10 +161,7 @@ pub async fn act(request: PageRequest) -> Outcome {
             let back = request.field("back").filter(|back| is_page(back)).unwrap_or("/ui/");
             Ok(View::Redirect { to: back.into(), note: None })
         }
-        _ => {
-            let hint = "open the page again, then repeat the change";
-            Err(Problem::new(StatusCode::BAD_REQUEST, "invalid", "the form names no action", hint))
-        }
+        _ => Err(Problem::no_action()),
     }
 }
 

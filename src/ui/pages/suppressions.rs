@@ -81,6 +81,7 @@ async fn list_page(request: &PageRequest, problem: Option<&Problem>) -> Outcome 
             ("reason", "reason"),
             ("list", "list"),
             ("environment", "environment"),
+            ("tenant_id", "tenant"),
         ],
     };
     let body = html! {

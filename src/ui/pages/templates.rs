@@ -134,7 +134,7 @@ async fn new_form(request: &PageRequest, problem: Option<&Problem>) -> Outcome {
 
 /// The parts of a template as they were typed. A browser sends CR LF; an empty body is none.
 fn typed(request: &PageRequest) -> Value {
-    let body = |name| request.field(name).map(|text| text.replace("\r\n", "\n"));
+    let body = |name| request.typed(name).map(|text| text.replace("\r\n", "\n"));
     json!({
         "name": request.field("name").unwrap_or_default(),
         "subject": request.field("subject").unwrap_or_default(),

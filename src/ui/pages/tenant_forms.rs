@@ -86,7 +86,12 @@ pub fn groups() -> Vec<Group> {
             entries: vec![
                 Entry("slug", "Slug", Required, ""),
                 Entry("external_ref", "External reference", Text, ""),
-                Entry("weight", "Weight", Number, "Its share when tenants compete, 1 to 100."),
+                Entry(
+                    "weight",
+                    "Weight",
+                    Number,
+                    "Its share when tenants compete, 1 to 100. Empty: as before.",
+                ),
                 Entry("source_pool", "Source pool", Text, ""),
                 Entry("retention_days", "Days to keep messages", Number, ""),
                 Entry("body_retention_days", "Days to keep content", Number, ""),
@@ -108,8 +113,8 @@ pub fn groups() -> Vec<Group> {
             title: "Smart host",
             is_of_platform: true,
             entries: vec![
-                Entry("smtp.host", "Host", Text, "Empty: mail goes to the MX."),
-                Entry("smtp.port", "Port", Number, ""),
+                Entry("smtp.host", "Host", Text, "Empty: the smart host and its password are removed."),
+                Entry("smtp.port", "Port", Number, "Empty: as before."),
                 Entry("smtp.tls", "TLS", Choice(tls), ""),
                 Entry("smtp.user", "User", Text, ""),
                 Entry("smtp.pass", "Password", Secret, "Empty: as before."),

@@ -233,11 +233,9 @@ fn actions(request: &PageRequest, tenant: &Tenant, here: &str) -> Markup {
     if !request.is_platform() {
         return Markup::default();
     }
-    let button = |action: &str, word: &str| {
-        components::form(request, here, &html! { button.button name="do" value=(action) { (word) } })
-    };
     html! {
-        (button("open", "Open as tenant"))
+        // The script opens the link.
+        (components::form(request, here, &html! { button.button.js-only name="do" value="open" { "Open as tenant" } }))
         @if tenant.status == "active" {
             (components::confirm(
                 request, here, "Suspend…",
@@ -245,7 +243,7 @@ fn actions(request: &PageRequest, tenant: &Tenant, here: &str) -> Markup {
                 &html! { button.button.danger.sure name="do" value="suspend" { "Suspend the tenant" } },
             ))
         } @else {
-            (button("activate", "Activate"))
+            (components::form(request, here, &html! { button.button name="do" value="activate" { "Activate" } }))
         }
         (components::form(request, here, &html! { button.button.danger name="do" value="ask_delete" { "Delete…" } }))
     }

@@ -125,6 +125,7 @@ pub fn form(request: &PageRequest, tenants: &Tenants) -> Markup {
         @if request.is_platform() { (components::select("Tenant", "tenant_id", chosen("tenant_id"), &of_tenants)) }
         (search(request, "From", "from", "sender"))
         (search(request, "Since", "since", "24h or 2026-11-28"))
+        (hidden(request))
     };
     let more = html! {
         (search(request, "Subject", "subject", ""))
@@ -141,6 +142,20 @@ pub fn form(request: &PageRequest, tenants: &Tenants) -> Markup {
         (components::select("Kind", "kind", chosen("kind"), &[("", "message"), ("report", "report"), ("confirmation", "confirmation")]))
     };
     Filters { page: PAGE, fields, more, more_names: &MORE }.show(request)
+}
+
+/// The filters of a link that have no field of their own.
+fn hidden(request: &PageRequest) -> Markup {
+    let is_kept = |name: &str| match name {
+        "created_after" => request.parameter("since").is_none(),
+        "created_before" => request.parameter("until").is_none(),
+        name => name.starts_with("metadata["),
+    };
+    html! {
+        @for (name, value) in request.query.iter().filter(|(name, _)| is_kept(name)) {
+            input type="hidden" name=(name) value=(value);
+        }
+    }
 }
 
 fn environment(request: &PageRequest) -> Markup {
@@ -172,6 +187,9 @@ pub fn chips(request: &PageRequest) -> Markup {
         ("metadata_value", "value"),
         ("kind", "kind"),
     ];
+    let metadata = request.query.iter().filter(|(name, _)| name.starts_with("metadata["));
+    let metadata = metadata.map(|(name, _)| (name.as_str(), name.as_str()));
+    let names: Vec<_> = names.into_iter().chain(metadata).collect();
     Chips { page: PAGE, all: "All messages", names: &names }.show(request)
 }
 
