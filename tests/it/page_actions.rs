@@ -224,6 +224,9 @@ async fn a_domain_shows_its_records_and_is_verified_now() {
     let path = format!("/v1/domains/{}", text(&domain, "/id"));
     let keys = stage.get(&acme.key, &format!("{path}/dkim")).await.expect(200);
     assert_eq!(keys["data"].as_array().unwrap().len(), 2);
+    let refused = visitor.submit(&page, "save", &[("mode", "nonsense"), ("subdomains", "false")]).await;
+    assert!([400, 422].contains(&refused.status), "{}", refused.text);
+    refused.has("<option value=\"false\" selected>");
     let saved = visitor.submit(&page, "save", &[("mode", "off"), ("subdomains", "false")]).await;
     visitor.follow(&saved).await.has("Saved.");
     let changed = stage.get(&acme.key, &path).await.expect(200);

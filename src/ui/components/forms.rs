@@ -2,7 +2,6 @@
 
 use maud::{Markup, html};
 
-use super::visible;
 use crate::ui::request::PageRequest;
 
 /// A form with the token of the session; `action` is a path of the pages.
@@ -10,13 +9,30 @@ pub fn form(request: &PageRequest, action: &str, fields: &Markup) -> Markup {
     html! { form method="post" action=(request.href(action)) { (request.token()) (fields) } }
 }
 
-/// A button that asks before it changes something: the form opens under it, also without the script. `fields` ends with a
-/// button.
-pub fn confirm(request: &PageRequest, action: &str, label: &str, question: &str, fields: &Markup) -> Markup {
+/// A question before a change: a form that opens under a button, also without the script.
+#[derive(Default)]
+pub struct Question<'a> {
+    /// The page that the form is sent to.
+    pub action: &'a str,
+    /// The word on the button that opens it.
+    pub label: &'a str,
+    /// Classes of that button, such as `danger` and `small`.
+    pub class: &'a str,
+    /// What is asked.
+    pub text: Markup,
+}
+
+/// The button and the form. `fields` ends with a button that answers the question.
+pub fn confirm(request: &PageRequest, question: &Question<'_>, fields: &Markup) -> Markup {
+    let Question { action, label, class, text } = question;
     html! {
         details.confirm {
-            summary.button.danger { (label) }
-            form method="post" action=(request.href(action)) { (request.token()) p { (visible(question)) } (fields) }
+            summary class=(format!("button {class}").trim_end()) { (label) }
+            form method="post" action=(request.href(action)) {
+                (request.token())
+                @if !text.0.is_empty() { p { (text) } }
+                (fields)
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 
 use super::view::Problem;
 
-pub use self::forms::{confirm, form, search, select};
+pub use self::forms::{Question, confirm, form, search, select};
 pub use self::lists::{Chips, Column, Filters, pages, table, table_with_ids};
 pub use self::text::{foreign, plain, visible};
 

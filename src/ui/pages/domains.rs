@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::domain_records::{self, Record};
 use crate::mail::Timestamp;
 use crate::model::{DomainStatus, ReturnPathMode, Scope};
-use crate::ui::components::{self, Column, Filters, copied, foreign, visible};
+use crate::ui::components::{self, Column, Filters, Question, copied, foreign, visible};
+use crate::ui::findings::{Diagnosis, Finding};
 use crate::ui::form::{Field, Form};
 use crate::ui::format;
 use crate::ui::list::{self, Listed, relative};
@@ -60,24 +61,6 @@ struct DkimKey {
     state: String,
     retiring_since: Option<Timestamp>,
     created_at: Timestamp,
-}
-
-#[derive(Deserialize)]
-struct Diagnosis {
-    findings: Vec<Finding>,
-}
-
-#[derive(Deserialize)]
-struct Finding {
-    id: String,
-    status: String,
-    text: String,
-    fix: Option<Fix>,
-}
-
-#[derive(Deserialize)]
-struct Fix {
-    text: String,
 }
 
 pub async fn list(request: PageRequest) -> Outcome {
@@ -277,19 +260,16 @@ fn actions(request: &PageRequest, domain: &Domain) -> Markup {
     html! {
         (components::form(request, &action, &html! { button.button.primary name="do" value="verify" { "Verify now" } }))
         (components::confirm(
-            request, &action, "Delete…",
-            "Nobody can send from the domain any more. What waits is refused when it is tried.",
+            request,
+            &Question {
+                action: &action, label: "Delete…", class: "danger",
+                text: html! { "Nobody can send from the domain any more. What waits is refused when it is tried." },
+            },
             &html! {
                 (form.input(Field { label: "Type the name of the domain", name: "confirm", ..Field::default() }))
                 button.button.danger.sure name="do" value="delete" { "Delete the domain" }
             },
         ))
-    }
-}
-
-impl Finding {
-    fn is_wrong(&self) -> bool {
-        ["warning", "error"].contains(&self.status.as_str())
     }
 }
 
@@ -299,14 +279,7 @@ fn wrong(request: &PageRequest, findings: &[Finding]) -> Markup {
             header { h2 { "What is wrong" } }
             ul.findings {
                 @for finding in findings.iter().filter(|finding| finding.is_wrong()) {
-                    li {
-                        span { (components::status(&finding.status)) }
-                        a href=(request.href(&format!("/docs/doctor#{}", finding.id))) { code { (visible(&finding.id)) } }
-                        div {
-                            p.strong { (visible(&finding.text)) }
-                            @if let Some(fix) = &finding.fix { p.soft { (visible(&beginning(&fix.text))) } }
-                        }
-                    }
+                    (finding.show(request, &html! { @if let Some(fix) = &finding.fix { p.soft { (foreign(&beginning(&fix.text))) } } }))
                 }
             }
         }

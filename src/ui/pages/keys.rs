@@ -8,7 +8,7 @@ use serde_json::json;
 use super::key_settings;
 use crate::mail::Timestamp;
 use crate::model::{Environment, KeyStatus, Scope};
-use crate::ui::components::{self, Column, Filters, copied, visible};
+use crate::ui::components::{self, Column, Filters, Question, copied, visible};
 use crate::ui::form::{Field, Form};
 use crate::ui::format;
 use crate::ui::list::{self, Listed, relative};
@@ -128,8 +128,12 @@ fn table(request: &PageRequest, keys: &[Key], tenants: &TenantNames) -> Markup {
     components::table(&columns, &keys.iter().map(row).collect::<Vec<_>>())
 }
 
+fn page_of(key: &Key) -> String {
+    format!("{PATH}/{}", segment(&key.id))
+}
+
 fn link(request: &PageRequest, key: &Key) -> String {
-    request.href(&format!("{PATH}/{}", segment(&key.id)))
+    request.href(&page_of(key))
 }
 
 /// A key that ends within two weeks says so.
@@ -158,16 +162,14 @@ fn revoke_button(request: &PageRequest, key: &Key, label: &str, is_small: bool) 
     if key.status != "active" || key.id == request.me().key.id || !request.may(Scope::KeysManage) {
         return Markup::default();
     }
-    html! {
-        details.confirm {
-            summary.button.danger.small[is_small] { (label) }
-            form method="post" action=(link(request, key)) {
-                (request.token())
-                p { "Whatever uses " strong { (components::foreign(&key.name)) } " can no longer log in, from within a second. This cannot be undone." }
-                button.button.danger.sure name="do" value="revoke" { "Revoke the key" }
-            }
-        }
-    }
+    let question = Question {
+        action: &page_of(key),
+        label,
+        class: if is_small { "danger small" } else { "danger" },
+        text: html! { "Whatever uses " strong { (components::foreign(&key.name)) } " can no longer log in, from within a second. This cannot be undone." },
+    };
+    let revoke = html! { button.button.danger.sure name="do" value="revoke" { "Revoke the key" } };
+    components::confirm(request, &question, &revoke)
 }
 
 /// The form of a new key, again with what was typed if it was refused.
@@ -341,17 +343,17 @@ fn rotate_button(request: &PageRequest, key: &Key) -> Markup {
     }
     let options = [("86400", "24 hours"), ("3600", "1 hour"), ("604800", "7 days"), ("0", "not at all")];
     let form = Form::new(request, "rotate", None);
-    html! {
-        details.confirm {
-            summary.button { "New secret…" }
-            form method="post" action=(link(request, key)) {
-                (request.token())
-                p { "The key gets a new secret, shown once." }
-                (form.select(Field { label: "The old one works on for", name: "expires_in", ..Field::default() }, &options))
-                button.button.primary name="do" value="rotate" { "Make a new secret" }
-            }
-        }
-    }
+    let question = Question {
+        action: &page_of(key),
+        label: "New secret…",
+        text: html! { "The key gets a new secret, shown once." },
+        ..Question::default()
+    };
+    let rotate = html! {
+        (form.select(Field { label: "The old one works on for", name: "expires_in", ..Field::default() }, &options))
+        button.button.primary name="do" value="rotate" { "Make a new secret" }
+    };
+    components::confirm(request, &question, &rotate)
 }
 
 pub async fn act(request: PageRequest) -> Outcome {

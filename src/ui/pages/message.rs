@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::messages::{self, name_of};
 use crate::mail::Timestamp;
 use crate::model::Scope;
-use crate::ui::components::{self, Column, Tab, copied, foreign, visible};
+use crate::ui::components::{self, Column, Question, Tab, copied, foreign, visible};
 use crate::ui::format;
 use crate::ui::request::{PageRequest, segment};
 use crate::ui::timeline::{self, Delivery, Entry};
@@ -82,10 +82,15 @@ fn actions(request: &PageRequest, email: &Email) -> Markup {
     let page = page_of(request);
     let waiting = format::counted(open, "delivery", "deliveries");
     let still = if open == 1 { "waits" } else { "wait" };
-    let question = format!("{waiting} still {still}. What is cancelled is not sent; this cannot be undone.");
+    let question = Question {
+        action: &page,
+        label: "Cancel…",
+        class: "danger",
+        text: html! { (waiting) " still " (still) ". What is cancelled is not sent; this cannot be undone." },
+    };
     html! {
         (components::form(request, &page, &html! { button.button name="do" value="retry" { "Retry now" } }))
-        (components::confirm(request, &page, "Cancel…", &question, &html! {
+        (components::confirm(request, &question, &html! {
             button.button.danger.sure name="do" value="cancel" { "Cancel " (waiting) }
         }))
     }

@@ -12,6 +12,7 @@ use super::messages;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{Environment, FindingStatus, Scope};
 use crate::ui::components::{self, Column, Tab, foreign, visible};
+use crate::ui::findings::Diagnosis;
 use crate::ui::format;
 use crate::ui::request::{Listed, PageRequest, Tenants};
 use crate::ui::view::{Outcome, Problem, View};
@@ -113,20 +114,6 @@ struct Queue {
 #[derive(Deserialize)]
 struct Group {
     oldest_at: Timestamp,
-}
-
-/// `GET /v1/doctor`.
-#[derive(Deserialize)]
-struct Diagnosis {
-    at: Timestamp,
-    findings: Vec<Finding>,
-}
-
-#[derive(Deserialize)]
-struct Finding {
-    id: String,
-    status: FindingStatus,
-    text: String,
 }
 
 /// A reason of `GET /v1/stats/reasons`.

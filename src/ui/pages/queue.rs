@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::mail::Timestamp;
 use crate::ui::chart;
-use crate::ui::components::{self, Column, Number, foreign, visible};
+use crate::ui::components::{self, Column, Number, Question, foreign, visible};
 use crate::ui::form::{Field, Form};
 use crate::ui::format;
 use crate::ui::list::{Listed, relative};
@@ -246,19 +246,20 @@ fn actions(request: &PageRequest, queue: &Queue, group: &Group, tenants: &Tenant
     if is_paused {
         return resume_button(request, &part);
     }
-    html! {
-        details.confirm {
-            summary.button.small { "Act…" }
-            form method="post" action=(request.href(PATH)) {
-                (request.token()) (part.fields())
-                p { (format::count(group.open)) " deliveries: " (foreign(&part.name(tenants))) }
-                div.row {
-                    button.button.small name="do" value="ask_flush" { "Flush…" }
-                    button.button.small name="do" value="ask_pause" { "Pause…" }
-                }
-            }
+    let question = Question {
+        action: PATH,
+        label: "Act…",
+        class: "small",
+        text: html! { (format::count(group.open)) " deliveries: " (foreign(&part.name(tenants))) },
+    };
+    let acts = html! {
+        (part.fields())
+        div.row {
+            button.button.small name="do" value="ask_flush" { "Flush…" }
+            button.button.small name="do" value="ask_pause" { "Pause…" }
         }
-    }
+    };
+    components::confirm(request, &question, &acts)
 }
 
 fn resume_button(request: &PageRequest, part: &Part<'_>) -> Markup {
@@ -271,20 +272,16 @@ fn resume_button(request: &PageRequest, part: &Part<'_>) -> Markup {
 
 fn choose_part(request: &PageRequest, tenants: &TenantNames) -> Markup {
     let form = Form::new(request, "part", None);
-    html! {
-        details.confirm {
-            summary.button { "Pause or flush…" }
-            form method="post" action=(request.href(PATH)) {
-                (request.token())
-                (form.select(Field { label: "Of tenant", name: "tenant_id", ..Field::default() }, &tenants.options(("", "all tenants"))))
-                (form.input(Field { label: "To destination", name: "destination", placeholder: "all", ..Field::default() }))
-                div.row {
-                    button.button name="do" value="ask_pause" { "Pause…" }
-                    button.button name="do" value="ask_flush" { "Flush…" }
-                }
-            }
+    let question = Question { action: PATH, label: "Pause or flush…", ..Question::default() };
+    let part = html! {
+        (form.select(Field { label: "Of tenant", name: "tenant_id", ..Field::default() }, &tenants.options(("", "all tenants"))))
+        (form.input(Field { label: "To destination", name: "destination", placeholder: "all", ..Field::default() }))
+        div.row {
+            button.button name="do" value="ask_pause" { "Pause…" }
+            button.button name="do" value="ask_flush" { "Flush…" }
         }
-    }
+    };
+    components::confirm(request, &question, &part)
 }
 
 fn pauses(request: &PageRequest, pauses: &[Pause], tenants: &TenantNames) -> Markup {
@@ -374,7 +371,7 @@ async fn ask_flush(request: &PageRequest) -> Outcome {
     let body = html! {
         (head(request, &title))
         section.panel.pad.stack.measure {
-            p { "This makes the deferred ones of " strong { (deliveries(queue.deferred)) } " due now: " (foreign(&name)) ". Scheduled mail keeps its time." }
+            p { "Deferred mail becomes due now: " (foreign(&name)) ", at most " strong { (deliveries(queue.deferred)) } ". Scheduled mail keeps its time." }
             @if let Some(detail) = backoff {
                 p.soft { "The site backs off after " code { (foreign(detail)) } ". A try too soon can make it last longer." }
             }

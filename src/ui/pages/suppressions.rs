@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::mail::Timestamp;
 use crate::model::{Environment, Scope, SuppressionReason};
-use crate::ui::components::{self, Chips, Column, Filters, copied, foreign, visible};
+use crate::ui::components::{self, Chips, Column, Filters, Question, copied, foreign, visible};
 use crate::ui::form::{Field, Form};
 use crate::ui::format;
 use crate::ui::list::{self, Listed, relative};
@@ -180,16 +180,14 @@ fn lift_button(request: &PageRequest, suppression: &Suppression, is_small: bool)
     {
         return Markup::default();
     }
-    html! {
-        details.confirm {
-            summary.button.small[is_small] { "Lift…" }
-            form method="post" action=(request.href(&format!("{PATH}/{}", segment(&suppression.id)))) {
-                (request.token())
-                p { "Mail to " strong { (foreign(&suppression.address)) } " is accepted again. If the mailbox does not exist, the receiver counts it against you." }
-                button.button.danger.sure name="do" value="lift" { "Lift the suppression" }
-            }
-        }
-    }
+    let question = Question {
+        action: &format!("{PATH}/{}", segment(&suppression.id)),
+        label: "Lift…",
+        class: if is_small { "small" } else { "" },
+        text: html! { "Mail to " strong { (foreign(&suppression.address)) } " is accepted again. If the mailbox does not exist, the receiver counts it against you." },
+    };
+    let lift = html! { button.button.danger.sure name="do" value="lift" { "Lift the suppression" } };
+    components::confirm(request, &question, &lift)
 }
 
 pub async fn create(request: PageRequest) -> Outcome {

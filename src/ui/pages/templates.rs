@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::mail::Timestamp;
 use crate::model::Scope;
-use crate::ui::components::{self, Column, Filters, copied, foreign, visible};
+use crate::ui::components::{self, Column, Filters, Question, copied, foreign, visible};
 use crate::ui::form::{Field, Form};
 use crate::ui::list::{self, Listed, relative};
 use crate::ui::request::{PageRequest, segment};
@@ -173,7 +173,8 @@ async fn show_page(request: &PageRequest, problem: Option<&Problem>) -> Outcome 
     let delete = html! {
         @if request.may(Scope::TemplatesManage) {
             (components::confirm(
-                request, &here, "Delete…", "Messages that name it are refused from then on.",
+                request,
+                &Question { action: &here, label: "Delete…", class: "danger", text: html! { "Messages that name it are refused from then on." } },
                 &html! { button.button.danger.sure name="do" value="delete" { "Delete the template" } },
             ))
         }

@@ -8,7 +8,7 @@ use super::tenant_forms::{Group, groups};
 use crate::mail::Timestamp;
 use crate::model::{Scope, TenantStatus};
 use crate::ui::chart::{self, Axis, Series as Bars};
-use crate::ui::components::{self, Column, Filters, Number, copied, foreign, visible};
+use crate::ui::components::{self, Column, Filters, Number, Question, copied, foreign, visible};
 use crate::ui::form::{Field, Form};
 use crate::ui::format;
 use crate::ui::list::{self, Listed, relative};
@@ -238,8 +238,11 @@ fn actions(request: &PageRequest, tenant: &Tenant, here: &str) -> Markup {
         (components::form(request, here, &html! { button.button.js-only name="do" value="open" { "Open as tenant" } }))
         @if tenant.status == "active" {
             (components::confirm(
-                request, here, "Suspend…",
-                "Its keys are refused from within a second, over HTTP and SMTP, and its mail waits.",
+                request,
+                &Question {
+                    action: here, label: "Suspend…", class: "danger",
+                    text: html! { "Its keys are refused from within a second, over HTTP and SMTP, and its mail waits." },
+                },
                 &html! { button.button.danger.sure name="do" value="suspend" { "Suspend the tenant" } },
             ))
         } @else {

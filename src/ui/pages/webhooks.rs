@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::mail::Timestamp;
 use crate::model::{EventKind, Scope, WebhookDeliveryState, WebhookStatus};
-use crate::ui::components::{self, Column, Filters, block, copied, foreign, visible};
+use crate::ui::components::{self, Column, Filters, Question, block, copied, foreign, visible};
 use crate::ui::form::{Field, Form};
 use crate::ui::format;
 use crate::ui::list::{self, Listed, relative};
@@ -275,16 +275,14 @@ fn actions(request: &PageRequest, webhook: &Webhook) -> Markup {
         } @else {
             (button("enable", "Enable"))
         }
-        details.confirm {
-            summary.button { "New secret…" }
-            form method="post" action=(request.href(&here)) {
-                (request.token())
-                p { "The old secret also signs for 24 hours." }
-                button.button.primary name="do" value="rotate" { "Make a new secret" }
-            }
-        }
         (components::confirm(
-            request, &here, "Delete…", "What waits to be posted is dropped.",
+            request,
+            &Question { action: &here, label: "New secret…", class: "", text: html! { "The old secret also signs for 24 hours." } },
+            &html! { button.button.primary name="do" value="rotate" { "Make a new secret" } },
+        ))
+        (components::confirm(
+            request,
+            &Question { action: &here, label: "Delete…", class: "danger", text: html! { "What waits to be posted is dropped." } },
             &html! { button.button.danger.sure name="do" value="delete" { "Delete the webhook" } },
         ))
     }
