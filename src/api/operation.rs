@@ -87,6 +87,8 @@ pub struct Operation {
     test_keys: TestKeyAccess,
     /// Upper limit of the response to a change: a multiple of the request body, plus a number of octets.
     response_octets: (u64, u64),
+    /// Whether a GET waits for servers elsewhere. It takes none of the permits to build a response, which others wait for.
+    pub(super) waits_for_others: bool,
 }
 
 /// What test keys may do with the objects of a resource.
@@ -258,6 +260,7 @@ impl Operation {
             access: None,
             test_keys: TestKeyAccess::Read,
             response_octets: (0, 0),
+            waits_for_others: false,
         }
     }
 
@@ -405,6 +408,11 @@ impl Operation {
     /// Sends messages.
     pub(super) fn sends(self) -> Self {
         Self { is_sending: true, ..self }
+    }
+
+    /// Marks a GET that waits for servers elsewhere. Its response is small.
+    pub(super) fn waits_for_others(self) -> Self {
+        Self { waits_for_others: true, ..self }
     }
 
     /// Marks a POST that changes nothing.

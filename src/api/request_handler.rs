@@ -55,11 +55,12 @@ async fn run(call: RequestContext) -> Response {
     response
 }
 
-/// Reserves memory for the response before the handler runs, because a completed change cannot be refused. A GET also
-/// waits for a permit to build its response.
+/// Reserves memory for the response before the handler runs, because a completed change cannot be refused. A GET that
+/// does not wait for others also waits for a permit to build its response.
 async fn reserve_response(call: &RequestContext) -> Result<(Option<TenantPermit>, MemoryReservation)> {
     let operation = call.target.operation;
     let (permit, octets) = match operation.method == Method::GET {
+        true if operation.waits_for_others => (None, RESPONSE_OCTETS_EXPECTED),
         true => {
             let permit = call.api.response_builds.acquire(call.scope()).await.map_err(ApiError::internal)?;
             (Some(permit), RESPONSE_OCTETS_EXPECTED)

@@ -160,7 +160,13 @@ struct SharedServices<'a> {
 }
 
 impl<'a> SharedServices<'a> {
-    async fn open(config: &'a Config, clock: Clock, rng: Rng) -> Result<Self, StartError> {
+    /// `files_needed`: before the limits were lowered.
+    async fn open(
+        config: &'a Config,
+        files_needed: usize,
+        clock: Clock,
+        rng: Rng,
+    ) -> Result<Self, StartError> {
         let store = Arc::new(Store::open(StoreOptions::new(config, Access::Serve)).await?);
         let certificate = Arc::new(certificate_watch::load(config)?);
         let resolver = Resolver::new(&config.relay.name_servers, rng.clone())?;
@@ -184,11 +190,12 @@ impl<'a> SharedServices<'a> {
             ban: config.smtp.login_ban,
             exempt: config.smtp.login_ban_exempt.clone(),
         };
+        let shared_config = Arc::new(config.clone());
         let verifier = Verifier {
             store: store.clone(),
             resolver: resolver.clone(),
             settings: VerificationSettings::new(&config.domains, &config.hostname)
-                .sending_from(&config.relay)
+                .sending_from(Arc::clone(&shared_config))
                 .returning_to(ReturnHostChecks::of(config)),
             clock: clock.clone(),
             probes: ProbeCache::default(),
@@ -206,11 +213,11 @@ impl<'a> SharedServices<'a> {
         };
         let verifier = Arc::new(verifier);
         let doctor = Doctor::new(DoctorDependencies {
-            config: Arc::new(config.clone()),
+            config: shared_config,
+            files_needed,
             store: store.clone(),
             queue: queue.clone(),
             resolver: resolver.clone(),
-            certificate: certificate.clone(),
             verifier: verifier.clone(),
             clock: clock.clone(),
         });
@@ -399,12 +406,13 @@ impl Running {
 
     /// Starts the server with another clock and other randomness, for tests.
     pub async fn start_with(config: &Config, clock: Clock, rng: Rng) -> Result<Self, StartError> {
+        let files_needed = config.open_files();
         let (config, lowered) = open_files::fit(config, open_files::raise())?;
         if let Some(lowered) = lowered {
             tracing::warn!("{lowered}");
         }
         let config = &config;
-        let shared = SharedServices::open(config, clock, rng).await?;
+        let shared = SharedServices::open(config, files_needed, clock, rng).await?;
         let listeners = Listeners::bind(config).await?;
         shared.doctor.listens_at(Listening {
             submission: listeners::addresses(&listeners.submission),

@@ -5,11 +5,6 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
 
-/// Files for the log, listeners, DNS, bodies, downloads of messages, and the connections with which the server itself reads
-/// its database.
-const RESERVED: usize = 384;
-/// Files of one database connection: the database, its log and the index of the log.
-const FILES_PER_READER: usize = 3;
 /// The fewest connections, of all kinds together, with which a server is useful.
 const CONNECTIONS_MIN: usize = 64;
 /// The default of `fs.nr_open`, which bounds a limit that is not set.
@@ -39,7 +34,7 @@ pub fn raise() -> u64 {
 /// The configuration with limits that fit, and what was lowered. SMTP connections are lowered first; the others when they
 /// would need more than half.
 pub fn fit(config: &Config, limit: u64) -> Result<(Config, Option<String>), OpenFilesError> {
-    let reserved = reserved(config);
+    let reserved = config.reserved_files();
     let available = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(reserved);
     if available < CONNECTIONS_MIN {
         return Err(OpenFilesError { limit, needed: reserved + CONNECTIONS_MIN });
@@ -70,13 +65,6 @@ pub fn fit(config: &Config, limit: u64) -> Result<(Config, Option<String>), Open
             "the limit of open files is {limit}, so {lowered}; raise it with LimitNOFILE in the unit, or with ulimit -n"
         )),
     ))
-}
-
-/// Files of what is not lowered.
-fn reserved(config: &Config) -> usize {
-    let inbound = if config.inbound.is_enabled() { config.inbound.connections_max } else { 0 };
-    let public = if config.public.listen.is_empty() { 0 } else { config.public.connections_max };
-    RESERVED + FILES_PER_READER * config.store.read_connections as usize + inbound + public
 }
 
 fn describe(config: &Config, fitted: &Config) -> String {
@@ -143,6 +131,15 @@ mod tests {
         assert_eq!(fitted.smtp.connections_max, 8192 - 408 - 1756 - 600);
         (config.inbound.listen, config.public.listen) = (vec![], vec![]);
         assert_eq!(fit(&config, 8192).unwrap().0.smtp.connections_max, 8192 - 408 - 1756);
+    }
+
+    #[test]
+    fn with_the_open_files_that_a_configuration_needs_nothing_is_lowered() {
+        let mut config = Config::default();
+        config.store.read_connections = 60;
+        let needed = config.open_files();
+        assert!(fit(&config, needed as u64).unwrap().1.is_none());
+        assert!(fit(&config, needed as u64 - 1).unwrap().1.is_some());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::api_client::{ApiClient, Query, ServerArguments};
 use super::output::{OutputFormat, print, printable_lines};
 use super::serve::runtime;
 use crate::config::Config;
-use crate::doctor::{self, CHECKS, Diagnosis};
+use crate::doctor::{self, CHECKS, Diagnosis, Extra};
 use crate::mail::{DomainName, Timestamp};
 use crate::model::FindingStatus;
 
@@ -40,6 +40,15 @@ pub(super) struct Arguments {
     /// Looks at the records of this sending domain (its id or name) instead of the server
     #[arg(long, value_name = "DOMAIN", conflicts_with_all = ["local", "refresh"])]
     domain: Option<String>,
+    /// Asks 2 public block lists on the Internet about the addresses of the server, or those of doctor.dnsbls
+    #[arg(long, conflicts_with_all = ["domain"])]
+    dnsbl: bool,
+    /// Reads the whole database to find damage
+    #[arg(long, conflicts_with_all = ["domain"])]
+    deep: bool,
+    /// Submits a message to the sandbox of the running server, with a test key for a minute
+    #[arg(long, conflicts_with_all = ["local", "domain"])]
+    send: bool,
     /// Shows these checks only
     #[arg(long, value_name = "ID,…", value_delimiter = ',')]
     only: Vec<String>,
@@ -104,6 +113,7 @@ fn look_here(arguments: &Arguments) -> anyhow::Result<Diagnosis> {
             &config,
             file,
             arguments.egress_domain.clone(),
+            Extra { blocklists: arguments.dnsbl, deep: arguments.deep, send: false },
             now,
         ))?),
         Err(error) => Ok(doctor::diagnose_invalid_config(&file, &error.to_string(), now)),
@@ -125,7 +135,11 @@ async fn ask(arguments: &Arguments, client: &ApiClient) -> anyhow::Result<Diagno
             let id = client.domain_id(domain).await?;
             client.get(&format!("/v1/domains/{id}/doctor"), &Query::new()).await?
         }
-        None => client.get("/v1/doctor", &vec![("refresh", arguments.refresh.to_string())]).await?,
+        None => {
+            let Arguments { refresh, dnsbl, deep, send, .. } = arguments;
+            let asked = [("refresh", refresh), ("dnsbl", dnsbl), ("deep", deep), ("send", send)];
+            client.get("/v1/doctor", &asked.map(|(name, asked)| (name, asked.to_string())).to_vec()).await?
+        }
     };
     serde_json::from_value(response).context("the server gave no diagnosis")
 }

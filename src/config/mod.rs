@@ -12,6 +12,8 @@ mod error;
 mod inbound;
 mod listeners;
 mod log;
+mod memory;
+mod open_files;
 mod public;
 mod relay;
 mod retention;

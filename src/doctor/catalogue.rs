@@ -46,29 +46,34 @@ checks! {
         "net.port25": "Mail hosts can be reached on port 25.", "No mail leaves.";
         "net.public_address": "The address that others see is the one in the configuration.", "Names and SPF are checked for the wrong address.";
         "net.ipv6": "IPv6 sources have reverse names.", "Receivers refuse mail over IPv6 sooner than over IPv4.";
+        "net.dnsbl": "No DNS block list has a source address.", "Receivers that use the list refuse the mail.";
         "dns.answers": "Each name server answers, and quickly.", "Mail waits for look-ups.";
         "dns.dnssec": "The name servers pass DNSSEC signatures.", "DANE is not used, so TLS to such hosts is not verified.";
-        "dns.public_resolver": "The name servers are not public resolvers.", "Block lists refuse them, and their DNSSEC result must be trusted.";
+        "dns.public_resolver": "The name servers are not public resolvers.", "Block lists refuse their questions.";
         "spf.host": "The SPF record of the host name permits each source address.", "Bounces and reports of this server fail SPF.";
         "spf.include": "The SPF record that tenants include permits each source address, with few look-ups.", "Mail of every tenant fails SPF.";
         "tls.chain": "The certificate leads to an authority that systems trust, and its key fits.", "Mail clients refuse the connection.";
         "tls.name": "The certificate is for the host name.", "Mail clients refuse the connection.";
-        "tls.expires": "The certificate is valid for a third of its life at least.", "Mail clients refuse the connection once it has ended.";
+        "tls.expires": "At least a third of the life of the certificate is left.", "Mail clients refuse the connection once it has ended.";
         "tls.starttls": "The submission listener completes STARTTLS.", "Mail clients cannot submit.";
         "tls.implicit": "The submissions listener completes a TLS handshake.", "Mail clients cannot submit.";
         "tls.no_auth_in_clear": "No login is offered before encryption.", "Passwords can be read on the way.";
+        "self.submission": "The server accepts a message over SMTP, and its signature is valid with the record in the DNS.", "Mail cannot be submitted, or fails DKIM.";
         "disk.free": "The data directory has free space.", "Mail is refused under the minimum.";
         "disk.fsync": "Synced writes are fast.", "Each 250 waits for one.";
         "disk.kind": "The data directory is on a local, lasting file system.", "Accepted mail can be lost.";
         "key.mode": "Only its owner can read the master key.", "Other users of the machine can read all secrets.";
-        "key.opens": "The master key opens the secrets of the database.", "Mail is not signed.";
+        "key.opens": "The master key can be read and has the right form.", "Mail is not signed.";
         "key.beside_data": "The master key is not in the data directory.", "A copy of the directory has the secrets and their key.";
         "limit.files": "The process may open as many files as the limits of connections need.", "Connections are refused early.";
+        "limit.memory": "The process may use as much memory as its buffers may fill.", "The system ends the server when they are full.";
+        "clock.synced": "The clock is synchronized.", "Signatures, certificates, retries and logs have the wrong time.";
         "queue.age": "No delivery is due for long, in the hundred largest parts of the queue.", "Mail is late.";
         "queue.site_held": "No site is in back-off for long.", "Mail to the site is late.";
         "webhook.failing": "Webhooks accept their events.", "Programs miss events; the webhook is disabled after five days.";
         "domain.failing": "Verified domains keep their records.", "Their mail is refused after the grace period.";
         "smart_host.refused": "Smart hosts accept their logins.", "Mail through them waits.";
+        "store.quick_check": "The database is whole.", "Mail and settings are lost.";
     }
     Domain {
         "domain.ownership": "The domain has the record that shows who owns it.", "The domain stays or becomes unverified.";

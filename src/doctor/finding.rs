@@ -9,6 +9,13 @@ use super::catalogue;
 use crate::mail::Timestamp;
 use crate::model::FindingStatus;
 
+/// Characters that are kept of what may be the words of another server: in a text, in a fix, and of what was found.
+const TEXT_CHARS_MAX: usize = 400;
+const FIX_CHARS_MAX: usize = 2000;
+const FOUND_CHARS_MAX: usize = 2000;
+/// Records of what was found that are kept.
+const FOUND_MAX: usize = 20;
+
 /// What one check found about one subject.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
@@ -35,7 +42,7 @@ pub struct Finding {
 pub struct Fix {
     /// One sentence in the imperative.
     pub text: String,
-    /// The DNS record to publish in place of the one that is wrong.
+    /// The DNS record to publish, in place of the one that is wrong or, if the text says so, beside others.
     pub record: Option<FixRecord>,
     /// The command to run, or the line of the configuration.
     pub command: Option<String>,
@@ -90,16 +97,17 @@ impl Finding {
 
     /// It works, but not for long or not everywhere.
     pub fn warning(id: &'static str, subject: impl Into<String>, text: impl Into<String>, fix: Fix) -> Self {
-        Self { fix: Some(fix), ..Self::new(id, FindingStatus::Warning, subject, text) }
+        Self { fix: Some(fix.on_one_line()), ..Self::new(id, FindingStatus::Warning, subject, text) }
     }
 
     /// It does not work.
     pub fn error(id: &'static str, subject: impl Into<String>, text: impl Into<String>, fix: Fix) -> Self {
-        Self { fix: Some(fix), ..Self::new(id, FindingStatus::Error, subject, text) }
+        Self { fix: Some(fix.on_one_line()), ..Self::new(id, FindingStatus::Error, subject, text) }
     }
 
     /// With what was found and what would be right.
     pub fn with(self, found: Vec<String>, expected: impl Into<String>) -> Self {
+        let found = found.iter().take(FOUND_MAX).map(|found| one_line(found, FOUND_CHARS_MAX)).collect();
         Self { found, expected: Some(expected.into()), ..self }
     }
 
@@ -113,8 +121,8 @@ impl Finding {
         Self {
             id: id.into(),
             status,
-            subject: subject.into(),
-            text: text.into(),
+            subject: one_line(&subject.into(), TEXT_CHARS_MAX),
+            text: one_line(&text.into(), TEXT_CHARS_MAX),
             found: Vec::new(),
             expected: None,
             fix: None,
@@ -137,6 +145,10 @@ impl Fix {
             record: Some(record),
             command: None,
         }
+    }
+
+    fn on_one_line(self) -> Self {
+        Self { text: one_line(&self.text, FIX_CHARS_MAX), ..self }
     }
 
     /// A command to run, or a line of the configuration.
@@ -171,6 +183,19 @@ impl Diagnosis {
             findings,
         }
     }
+}
+
+/// A text of bounded length without characters that end lines, control terminals or turn the direction of text.
+fn one_line(text: &str, chars_max: usize) -> String {
+    let is_shown = |c: char| {
+        !c.is_control()
+            && !matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut line: String = text.chars().take(chars_max).map(|c| if is_shown(c) { c } else { ' ' }).collect();
+    if text.chars().nth(chars_max).is_some() {
+        line.push('…');
+    }
+    line
 }
 
 fn worst(findings: &[Finding]) -> FindingStatus {

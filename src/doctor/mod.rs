@@ -1,6 +1,6 @@
 //! Looks at what mail needs to leave and to arrive. `facts` gathers what there is, `checks` decide on facts, without I/O;
-//! `catalogue` explains each check, and `text` shows findings to people. A check is OK only on a fact that was seen. Whatever
-//! a fix says makes the check right.
+//! `catalogue` explains each check, and `text` shows findings to people. A check is OK only on a fact that was seen.
+//! Following a fix makes its check OK.
 
 mod catalogue;
 mod checks;
@@ -24,7 +24,6 @@ use crate::model::{EventKind, FindingStatus};
 use crate::queue::QueueManager;
 use crate::rng::Rng;
 use crate::store::{self, Domain, Journal, NewEvent, Store};
-use crate::tls::Certificate;
 use crate::verification::Verifier;
 
 use self::facts::{Gatherer, Lookups, Server};
@@ -41,18 +40,29 @@ const INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// The first run waits until the listeners serve.
 const FIRST_RUN_AFTER: Duration = Duration::from_secs(60);
 
+/// Looks that are taken only if somebody asks for them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extra {
+    /// Asks public block lists about the addresses of the server, if the configuration names none.
+    pub blocklists: bool,
+    /// Reads the whole database.
+    pub deep: bool,
+    /// Submits a message to the sandbox.
+    pub send: bool,
+}
+
 /// What the doctor looks at in a running server.
 pub struct DoctorDependencies {
     /// The whole configuration.
     pub config: Arc<Config>,
+    /// The open files that its limits need, before they were lowered.
+    pub files_needed: usize,
     /// The queue, the webhooks, the domains.
     pub store: Arc<Store>,
     /// Why mail waits.
     pub queue: Arc<QueueManager>,
     /// The name servers of the relay.
     pub resolver: Resolver,
-    /// The certificate in use.
-    pub certificate: Arc<Certificate>,
     /// The records of domains.
     pub verifier: Arc<Verifier>,
     /// The clock.
@@ -66,6 +76,8 @@ pub struct Doctor {
     last: Mutex<Option<Arc<Diagnosis>>>,
     /// One run at a time.
     running: tokio::sync::Mutex<()>,
+    /// Ends runs when the server stops.
+    ended: CancellationToken,
 }
 
 impl Doctor {
@@ -76,6 +88,7 @@ impl Doctor {
             listening: OnceLock::new(),
             last: Mutex::default(),
             running: tokio::sync::Mutex::default(),
+            ended: CancellationToken::new(),
         }
     }
 
@@ -85,20 +98,30 @@ impl Doctor {
         let _ = self.listening.set(listening);
     }
 
-    /// The last diagnosis, if it is not too old, or a new one. Requests that come during a run share its result.
-    pub async fn diagnose(&self, refresh: bool) -> Arc<Diagnosis> {
+    /// The last diagnosis, if it is not too old, or a new one; `None` if the server stops. A run goes on if its request goes
+    /// away, and requests that come during a run share its result.
+    pub async fn diagnose(self: &Arc<Self>, refresh: bool, extra: Extra) -> Option<Arc<Diagnosis>> {
+        let doctor = Arc::clone(self);
+        let ended = self.ended.clone();
+        let run = async move { doctor.look(refresh, extra).await };
+        tokio::spawn(ended.run_until_cancelled_owned(run)).await.ok().flatten()
+    }
+
+    async fn look(&self, refresh: bool, extra: Extra) -> Arc<Diagnosis> {
         let asked_at = self.parts.clock.now();
         let _running = self.running.lock().await;
         let last = self.last();
-        let is_usable = |last: &Arc<Diagnosis>| {
-            if refresh { last.at >= asked_at } else { asked_at.duration_since(last.at) < LIFETIME }
+        let is_usable = |last: &Arc<Diagnosis>| match refresh {
+            _ if extra != Extra::default() => false,
+            true => last.at >= asked_at,
+            false => asked_at.duration_since(last.at) < LIFETIME,
         };
         if let Some(last) = last.clone().filter(is_usable) {
             return last;
         }
         let now = self.parts.clock.now();
         let start = Instant::now();
-        let findings = checks::server(&self.gatherer(now).gather().await);
+        let findings = checks::server(&self.gatherer(now, extra).gather().await);
         let fresh = Arc::new(diagnosis(self.parts.config.hostname.to_string(), findings, now, start));
         if let Some(last) = last {
             self.note_changes(&last, &fresh).await;
@@ -115,7 +138,9 @@ impl Doctor {
         let now = self.parts.clock.now();
         let start = Instant::now();
         let settings = &self.parts.verifier.settings;
-        let facts = facts::gather_domain(&self.gatherer(now), domain, &self.parts.store, settings).await?;
+        let facts =
+            facts::gather_domain(&self.gatherer(now, Extra::default()), domain, &self.parts.store, settings)
+                .await?;
         Ok(diagnosis(domain.name.to_string(), checks::domain(&facts), now, start))
     }
 
@@ -126,6 +151,7 @@ impl Doctor {
 
     /// Looks at the server every hour until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let _ended = self.ended.clone().drop_guard();
         let first = tokio::time::Instant::now() + FIRST_RUN_AFTER;
         let mut runs = tokio::time::interval_at(first, INTERVAL);
         loop {
@@ -135,19 +161,25 @@ impl Doctor {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                found = self.diagnose(true) => log(&found),
+                found = self.diagnose(true, Extra::default()) => {
+                    if let Some(found) = found {
+                        log(&found);
+                    }
+                }
             }
         }
     }
 
-    fn gatherer(&self, now: Timestamp) -> Gatherer<'_> {
+    fn gatherer(&self, now: Timestamp, extra: Extra) -> Gatherer<'_> {
         let DoctorDependencies { config, store, queue, resolver, .. } = &self.parts;
         Gatherer {
             config,
             file: None,
             lookups: Lookups::new(resolver),
             egress_domain: None,
+            extra,
             server: Some(Server { store, queue }),
+            files_needed: self.parts.files_needed,
             listening: self.listening.get(),
             now,
         }
@@ -225,6 +257,7 @@ pub async fn diagnose_locally(
     config: &Config,
     file: String,
     egress_domain: Option<DomainName>,
+    extra: Extra,
     now: Timestamp,
 ) -> Result<Diagnosis, DnsError> {
     let start = Instant::now();
@@ -234,8 +267,10 @@ pub async fn diagnose_locally(
         file: Some(file),
         lookups: Lookups::new(&resolver),
         egress_domain,
+        extra,
         server: None,
         listening: None,
+        files_needed: config.open_files(),
         now,
     };
     let findings = checks::server(&gatherer.gather().await);

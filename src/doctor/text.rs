@@ -8,8 +8,6 @@ use crate::model::FindingStatus;
 /// The columns of status and id.
 const STATUS_WIDTH: usize = 9;
 const ID_WIDTH: usize = 14;
-/// Characters that are shown of a text, which may end with what another server said.
-const TEXT_CHARS_MAX: usize = 400;
 
 /// All findings that need something, the worst first; with `all`, also those that are right.
 pub fn render(diagnosis: &Diagnosis, all: bool) -> String {
@@ -46,22 +44,12 @@ pub fn finding_lines(finding: &Finding) -> String {
 
 fn write_finding(text: &mut String, finding: &Finding, width: usize) {
     let status = finding.status.to_string().to_ascii_uppercase();
-    let _ = writeln!(text, "{status:STATUS_WIDTH$}{:width$}{}", finding.id, cut(&finding.text));
+    let _ = writeln!(text, "{status:STATUS_WIDTH$}{:width$}{}", finding.id, finding.text);
     let Some(fix) = &finding.fix else { return };
     let _ = writeln!(text, "{:STATUS_WIDTH$}{:width$}{}", "", "do", fix.text);
     for line in fix.command.iter().flat_map(|command| command.lines()) {
         let _ = writeln!(text, "{:STATUS_WIDTH$}{:width$}  {line}", "", "");
     }
-}
-
-/// One line, of bounded length.
-fn cut(text: &str) -> String {
-    let mut line: String =
-        text.chars().take(TEXT_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.chars().nth(TEXT_CHARS_MAX).is_some() {
-        line.push('…');
-    }
-    line
 }
 
 fn last_line(findings: &[Finding]) -> String {
@@ -91,15 +79,20 @@ fn counted(count: usize, name: &str) -> String {
     format!("{count} {name}{}", if count == 1 { "" } else { "s" })
 }
 
-/// One line as plugins of Nagios have it.
-pub fn summarize(diagnosis: &Diagnosis) -> String {
-    let findings = &diagnosis.findings;
-    let state = match diagnosis.status {
+/// The word of plugins of Nagios for a status.
+fn state_word(status: FindingStatus) -> &'static str {
+    match status {
         FindingStatus::Error => "CRITICAL",
         FindingStatus::Warning => "WARNING",
         FindingStatus::Info | FindingStatus::Ok => "OK",
         FindingStatus::Skipped => "UNKNOWN",
-    };
+    }
+}
+
+/// One line as plugins of Nagios have it.
+pub fn summarize(diagnosis: &Diagnosis) -> String {
+    let findings = &diagnosis.findings;
+    let state = state_word(diagnosis.status);
     let rest = match counts(findings) {
         Some(counts) => {
             let wrong = findings.iter().filter(|finding| finding.status >= FindingStatus::Warning);

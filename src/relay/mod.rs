@@ -81,7 +81,9 @@ use tasks::Tasks;
 use tls::policy::TlsPolicies;
 use tls::results::TlsSessionCounts;
 
-/// Maximum of messages read back from the spool that are in memory at one time, in KiB.
+/// Maximum of messages read back from the spool that are in memory at one time, in octets.
+pub const LOADED_OCTETS_MAX: u64 = LOADED_KIB_MAX as u64 * 1024;
+/// The same in KiB.
 const LOADED_KIB_MAX: u32 = 256 * 1024;
 /// The maximum of one tenant.
 const LOADED_KIB_PER_TENANT_MAX: u32 = LOADED_KIB_MAX / 4;

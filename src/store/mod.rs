@@ -39,7 +39,7 @@ pub use records::*;
 pub use requester::Requester;
 use requester::is_in_scope;
 pub use response_recorder::{IdempotentRequest, ResponseRecorder};
-pub use sqlite::{Bounds, SqliteOptions, SqliteStore, check_master_key};
+pub use sqlite::{Bounds, SqliteOptions, SqliteStore, check_master_key, quick_check};
 pub use traits::{
     Audit, Directory, Inboxes, Journal, Ledger, Outbox, Queue, Reports, Spool, StsPolicies, TlsResults,
 };

@@ -1,14 +1,16 @@
 //! Verification of sending domains: the DNS records that a domain should have, their look-up, and the resulting status.
 //!
 //! `records` defines and compares records, `decision` derives the status; both are pure. `return_path` checks the record of
-//! the return host, and `probe` whether mail to it arrives here. This file checks one domain, `recheck` all domains
-//! regularly. Imports `mail`, `model`, `dkim`, `dns`, `store` and the configuration.
+//! the return host, and `probe` whether mail to it arrives here. `sources` has the addresses that records must permit. This
+//! file checks one domain, `recheck` all domains regularly. Imports `mail`, `model`, `dkim`, `dns`, `egress_guard`, `store`
+//! and the configuration.
 
 mod decision;
 mod probe;
 mod recheck;
 mod records;
 mod return_path;
+mod sources;
 mod spf;
 
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::clock::Clock;
-use crate::config;
+use crate::config::{self, Config};
 use crate::dns::{DnsError, Resolver};
 use crate::mail::{DomainName, SignedDuration, TokenKind, TokenScope, TokenSubject};
 use crate::model::{ReturnPathStatus, Verification};
@@ -31,6 +33,10 @@ pub use records::{
     spf_policies,
 };
 pub use return_path::{ReturnHostChecks, ReturnHostLookup, return_path_hint};
+pub use sources::{
+    Sender, addresses_of, configured_sources, is_chosen_by_system, is_public, public_sources,
+    uses_smart_hosts_only,
+};
 pub use spf::{SpfSources, merged as merged_spf, refers_to as spf_refers_to};
 
 /// Settings of verification.
@@ -64,9 +70,9 @@ impl VerificationSettings {
         }
     }
 
-    /// Adds the source addresses of the relay.
-    pub fn sending_from(self, relay: &config::Relay) -> Self {
-        Self { sources: self.sources.and_of(relay), ..self }
+    /// Adds the addresses that the server sends from.
+    pub fn sending_from(self, config: Arc<Config>) -> Self {
+        Self { sources: self.sources.and_of(config), ..self }
     }
 
     /// Adds the return hosts.
@@ -109,8 +115,10 @@ impl Verifier {
         let keys = store.dkim_keys(domain.id).await?;
         let expected = expected_records(domain, &keys, settings);
         let mut results = look_up(settings, &resolver.without_cache(), expected).await;
+        let (pool, fresh) = (source_pool_of(domain, store).await?, resolver.without_cache());
         for lookup in results.iter_mut().filter(|lookup| lookup.record.purpose == Purpose::Spf) {
-            evaluate_spf(&domain.name, settings, &resolver.without_cache(), lookup).await;
+            let permitted = settings.sources.are_permitted_by(&domain.name, pool.as_deref(), &fresh);
+            evaluate_spf(&domain.name, settings, permitted, lookup).await;
         }
         let mut check = evaluate(domain, &keys, &results, clock.now(), settings.verification_grace);
         if domain.verification == Verification::Manual && reason == CheckReason::Interval {
@@ -151,16 +159,25 @@ impl Verifier {
     }
 }
 
-/// Evaluates the SPF policy for the sources of the server, if there is one policy.
+/// The source pool of the tenant of a domain, if it has one of its own.
+///
+/// # Errors
+/// The errors of the store.
+pub async fn source_pool_of(domain: &Domain, store: &Store) -> store::Result<Option<String>> {
+    let Some(tenant) = domain.tenant_id else { return Ok(None) };
+    Ok(store.tenant(tenant).await?.and_then(|tenant| tenant.source_pool))
+}
+
+/// Decides about the SPF policy by the evaluation for the sources of the server, if there is one policy.
 async fn evaluate_spf(
     domain: &DomainName,
     settings: &VerificationSettings,
-    resolver: &Resolver,
+    permitted: impl Future<Output = Result<Option<bool>, DnsError>>,
     lookup: &mut RecordLookup,
 ) {
     let policies = lookup.texts.as_deref().map(records::spf_policies).unwrap_or_default();
     let [policy] = policies.as_slice() else { return };
-    match settings.sources.are_permitted_by(domain, resolver).await {
+    match permitted.await {
         Ok(permitted) => {
             lookup.permits_sources =
                 permitted.unwrap_or_else(|| spf::refers_to(policy, settings.spf_include.as_str()));

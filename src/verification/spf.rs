@@ -1,16 +1,18 @@
 //! SPF policies (RFC 7208): whether one permits this server, and how it has to be changed for that.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use crate::config;
+use super::sources::{Sender, is_public, public_sources};
+use crate::config::Config;
 use crate::dns::{DnsError, Resolver};
 use crate::mail::DomainName;
 
 /// The addresses from which the server sends.
 #[derive(Debug, Clone)]
 pub struct SpfSources {
-    /// The public addresses in the configuration. Empty if the system chooses the address.
-    configured: Vec<IpAddr>,
+    /// `None`: the system chooses the address.
+    config: Option<Arc<Config>>,
     /// The host name of the server.
     hostname: DomainName,
 }
@@ -18,21 +20,15 @@ pub struct SpfSources {
 impl SpfSources {
     /// Of a server whose system chooses the addresses.
     pub fn of_system(hostname: &DomainName) -> Self {
-        Self { configured: Vec::new(), hostname: hostname.clone() }
+        Self { config: None, hostname: hostname.clone() }
     }
 
     /// Adds the addresses of a configuration.
-    pub fn and_of(mut self, relay: &config::Relay) -> Self {
-        let of_pools = relay.sources.iter().flat_map(|source| {
-            let config::Source { ipv4, ipv6, .. } = source;
-            [ipv4.map(IpAddr::V4), ipv6.map(IpAddr::V6)]
-        });
-        let all = of_pools.chain([relay.source_address]).flatten();
-        self.configured.extend(all.filter(is_public));
-        self
+    pub fn and_of(self, config: Arc<Config>) -> Self {
+        Self { config: Some(config), ..self }
     }
 
-    /// Whether the SPF record of a domain permits every source. `None` if that depends on an address that this server
+    /// Whether the SPF record of a domain permits every source of its tenant, whose source pool this is. `None` if that depends on an address that this server
     /// does not know.
     ///
     /// # Errors
@@ -40,10 +36,12 @@ impl SpfSources {
     pub(super) async fn are_permitted_by(
         &self,
         domain: &DomainName,
+        pool: Option<&str>,
         resolver: &Resolver,
     ) -> Result<Option<bool>, DnsError> {
-        if !self.configured.is_empty() {
-            return self.all_permitted(&self.configured, domain, resolver).await.map(Some);
+        let configured = self.config.as_ref().map(|config| public_sources(config, Sender::Tenant(pool)));
+        if let Some(configured) = configured.filter(|configured| !configured.is_empty()) {
+            return self.all_permitted(&configured, domain, resolver).await.map(Some);
         }
         // Most servers send from the address of their name, but not those behind a translator of addresses.
         let own = resolver.addresses(self.hostname.as_str()).await.unwrap_or_default();
@@ -64,14 +62,6 @@ impl SpfSources {
             }
         }
         Ok(true)
-    }
-}
-
-/// Whether receivers can see mail from this address.
-fn is_public(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => !(v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified()),
-        IpAddr::V6(v6) => v6.segments()[0] & 0xe000 == 0x2000,
     }
 }
 

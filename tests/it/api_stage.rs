@@ -24,7 +24,7 @@ use pillarbox::store::{
     Reports, Spool, SqliteOptions, Store,
 };
 use pillarbox::submission::SubmissionService;
-use pillarbox::tls::{Certificate, SharedServerConfig};
+use pillarbox::tls::SharedServerConfig;
 use pillarbox::ui::{Ui, UiDependencies};
 use pillarbox::verification::{self, VerificationSettings, Verifier};
 use serde_json::{Value, json};
@@ -80,18 +80,25 @@ impl ApiStage {
         let store = Arc::new(Store::open(SqliteOptions::at(data_dir.path())).await.unwrap());
         let (clock, rng) = (Clock::adjustable(), Rng::system());
         let source_address = Some("192.0.2.7".parse().unwrap());
-        let relay = config::Relay { source_address, ..config::Relay::default() };
-        let queue = Arc::new(QueueManager::new(store.clone(), &relay, clock.clone(), rng.clone()));
         let dns = FakeDns::start().await;
+        let name_servers = vec![dns.address];
+        let relay = config::Relay { source_address, name_servers, ..config::Relay::default() };
+        let queue = Arc::new(QueueManager::new(store.clone(), &relay, clock.clone(), rng.clone()));
         let resolver = Resolver::new(&[dns.address], rng).unwrap();
         let (mut settings, mut domains) = (config::Api::default(), config::Domains::default());
         adjust(&mut settings, &mut domains);
         let api_public_url = settings.public_url.clone();
+        let hostname = DomainName::parse("mail.host.example").unwrap();
+        let config = Arc::new(Config {
+            hostname: hostname.clone(),
+            data_dir: data_dir.path().to_owned(),
+            relay,
+            ..Config::default()
+        });
         let verifier = Arc::new(Verifier {
             store: store.clone(),
             resolver: resolver.clone(),
-            settings: VerificationSettings::new(&domains, &DomainName::parse("mail.host.example").unwrap())
-                .sending_from(&relay),
+            settings: VerificationSettings::new(&domains, &hostname).sending_from(config.clone()),
             clock: clock.clone(),
             probes: Default::default(),
         });
@@ -106,7 +113,6 @@ impl ApiStage {
             return_path: Default::default(),
             public_url: None,
         };
-        let hostname = DomainName::parse("mail.host.example").unwrap();
         let bans = Arc::new(AuthLimiter::new(auth_limiter::AuthLimiterSettings {
             failures: "failed logins",
             failures_max: 1,
@@ -115,16 +121,11 @@ impl ApiStage {
             exempt: Vec::new(),
         }));
         let doctor = Doctor::new(DoctorDependencies {
-            config: Arc::new(Config {
-                hostname: hostname.clone(),
-                data_dir: data_dir.path().to_owned(),
-                relay,
-                ..Config::default()
-            }),
+            files_needed: config.open_files(),
+            config,
             store: store.clone(),
             queue: queue.clone(),
             resolver: resolver.clone(),
-            certificate: Arc::new(Certificate::load_or_generate(data_dir.path(), &hostname).unwrap()),
             verifier: verifier.clone(),
             clock: clock.clone(),
         });

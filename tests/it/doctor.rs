@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::CommandFactory;
 use pillarbox::cli::Arguments;
 use pillarbox::config::Config;
-use pillarbox::doctor::{CHECKS, Diagnosis, Finding, FixRecord, Subject, diagnose_locally};
+use pillarbox::doctor::{CHECKS, Diagnosis, Extra, Finding, FixRecord, Subject, diagnose_locally};
 use pillarbox::mail::Timestamp;
 use pillarbox::model::{FindingStatus, Scope};
 use serde_json::json;
@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::api_stage::ApiStage;
 use crate::fake_dns::FakeDns;
 use crate::program;
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, until};
 
 async fn ask(stage: &ApiStage, key: &str, target: &str) -> Diagnosis {
     serde_json::from_value(stage.get(key, target).await.expect(200)).unwrap()
@@ -29,12 +29,12 @@ fn status_of(diagnosis: &Diagnosis, id: &str) -> FindingStatus {
     of_check.map(|finding| finding.status).max().unwrap_or_else(|| panic!("no {id}"))
 }
 
-/// Publishes what a fix says, in place of what is there.
+/// Publishes what a fix says: addresses beside those that are there, all else in place of it.
 fn publish(dns: &FakeDns, record: &FixRecord) {
     let FixRecord { name, kind, value } = record;
     match kind.as_ref() {
         "TXT" => dns.text(name, value),
-        "A" | "AAAA" => dns.addresses(name, &[value.parse().unwrap()]),
+        "A" | "AAAA" => dns.add_address(name, value.parse().unwrap()),
         "PTR" => dns.pointer(name, value),
         other => panic!("{other}"),
     }
@@ -75,6 +75,7 @@ async fn what_a_fix_says_makes_the_check_right() {
     let before = ask(&stage, &tenant.key, &domain).await;
     assert_eq!(status_of(&before, "mx.replies"), FindingStatus::Error);
     stage.dns.mx("acme.test", &[(10, "mx.acme.test")]);
+    stage.dns.addresses("mx.acme.test", &["192.0.2.25".parse().unwrap()]);
     stage.dns.texts("acme.test", &["v=spf1 a +all", "v=spf1 mx -all", "site=1"]);
     stage.dns.text("_dmarc.acme.test", "v=DMARC1; p=none; rua=mailto:dmarc@reports.test");
     follow_fixes(&stage, &tenant.key, &domain, |_| true).await;
@@ -99,6 +100,79 @@ async fn what_a_fix_says_makes_the_check_right() {
     stage.dns.text(key["name"].as_str().unwrap(), "v=DKIM1; k=rsa; p=MIIBIjAN");
     assert_eq!(status_of(&ask(&stage, &tenant.key, &domain).await, "dkim.record"), FindingStatus::Error);
     follow_fixes(&stage, &tenant.key, &domain, |_| true).await;
+}
+
+#[tokio::test]
+async fn the_records_of_two_addresses_stand_side_by_side() {
+    let dns = FakeDns::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!(
+        "hostname = \"mail.example.com\"\ndata_dir = {:?}\n[relay]\nname_servers = [\"{}\"]\n\
+         source_address = \"192.0.2.7\"\n[doctor]\npublic_addresses = [\"192.0.2.8\"]\n",
+        dir.path(),
+        dns.address
+    );
+    let config = Config::parse(&text, Path::new("pillarbox.toml")).unwrap();
+    let look = async || {
+        let looked =
+            diagnose_locally(&config, "pillarbox.toml".into(), None, Extra::default(), Timestamp::now());
+        let found = looked.await.unwrap().findings.into_iter();
+        found.filter(|one| is_wrong(one) && one.id.starts_with("name.")).collect::<Vec<_>>()
+    };
+    for _ in 0..2 {
+        for finding in look().await {
+            publish(&dns, finding.fix.as_ref().and_then(|fix| fix.record.as_ref()).expect("a record"));
+        }
+    }
+    let left = look().await;
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+#[tokio::test]
+async fn a_finding_about_a_webhook_hides_its_url() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("Acme").await;
+    let hook = json!({"url": "https://hooks.example/secret-token"});
+    let made = stage.post(&tenant.key, "/v1/webhooks", hook).await.expect(201);
+    stage.database().execute("UPDATE webhook SET failing_since_us = 1", []).unwrap();
+    let found = ask(&stage, &stage.platform, "/v1/doctor?refresh=true").await;
+    assert_eq!(status_of(&found, "webhook.failing"), FindingStatus::Warning);
+    let text = serde_json::to_string(&found).unwrap();
+    assert!(text.contains(made["id"].as_str().unwrap()) && !text.contains("secret-token"), "{text}");
+}
+
+#[tokio::test]
+async fn a_run_goes_on_if_its_request_goes_away() {
+    let stage = ApiStage::start().await;
+    stage.dns.silence("mail.host.example");
+    let asked = tokio::spawn({
+        let (address, key) = (stage.address, stage.platform.clone());
+        async move { crate::http::request(address, "GET", "/v1/doctor", Some(&key), None).await }
+    });
+    until("the run asks the DNS", async || (stage.dns.queries("mail.host.example") > 0).then_some(())).await;
+    let started = stage.clock.now();
+    asked.abort();
+    assert!(asked.await.unwrap_err().is_cancelled());
+    stage.clock.advance(Duration::from_secs(60));
+    assert!(ask(&stage, &stage.platform, "/v1/doctor").await.at <= started, "it ran again");
+}
+
+#[tokio::test]
+async fn lists_do_not_wait_for_the_slow_dns_of_a_domain() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("Acme").await;
+    let made = stage.post(&tenant.key, "/v1/domains", json!({"name": "acme.test"})).await.expect(201);
+    stage.dns.silence("acme.test");
+    let target = format!("/v1/domains/{}/doctor", made["id"].as_str().unwrap());
+    let slow = futures_util::future::select_all((0..8).map(|_| Box::pin(ask(&stage, &tenant.key, &target))));
+    let list = async {
+        until("they ask the DNS", async || (stage.dns.queries("_dmarc.acme.test") > 0).then_some(())).await;
+        stage.get(&tenant.key, "/v1/domains").await.expect(200);
+    };
+    tokio::select! {
+        _ = slow => panic!("the list waits for the DNS"),
+        () = list => {}
+    }
 }
 
 #[tokio::test]
@@ -180,7 +254,7 @@ async fn without_a_network_it_ends_and_each_error_has_a_fix() {
         dns.address
     );
     let config = Config::parse(&text, Path::new("pillarbox.toml")).unwrap();
-    let looked = diagnose_locally(&config, "pillarbox.toml".into(), None, Timestamp::now());
+    let looked = diagnose_locally(&config, "pillarbox.toml".into(), None, Extra::default(), Timestamp::now());
     let found = tokio::time::timeout(PATIENCE, looked).await.expect("it ends").unwrap();
     for id in ["name.resolves", "name.ptr", "spf.host"] {
         assert_eq!(status_of(&found, id), FindingStatus::Skipped, "{id}");
@@ -274,6 +348,78 @@ async fn a_mail_host_of_the_domain_that_is_named_is_greeted() {
     assert_eq!(status_of(&found, "net.port25"), FindingStatus::Ok, "{:#?}", found.findings);
     dns.addresses("mx.b.test", &["10.0.0.7".parse().unwrap()]);
     assert_eq!(status_of(&ask().await, "net.port25"), FindingStatus::Skipped);
+}
+
+#[tokio::test]
+async fn a_block_list_is_asked_only_if_somebody_wants_it_and_counts_only_if_it_works() {
+    let dns = FakeDns::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let look = async |lists: &str| {
+        let text = format!(
+            "hostname = \"mail.example.com\"\ndata_dir = {:?}\n[relay]\nname_servers = [\"{}\"]\n\
+             source_address = \"192.0.2.7\"\n[doctor]\ndnsbls = [{lists}]\n",
+            dir.path(),
+            dns.address
+        );
+        let config = Config::parse(&text, Path::new("pillarbox.toml")).unwrap();
+        let looked = diagnose_locally(&config, "f".into(), None, Extra::default(), Timestamp::now()).await;
+        let found = looked.unwrap().findings.into_iter().find(|one| one.id == "net.dnsbl").unwrap();
+        (found.status, found.text)
+    };
+    let code = |name: &str, code: &str| dns.addresses(name, &[code.parse().unwrap()]);
+    code("2.0.0.127.list.test", "127.0.0.2");
+    code("7.2.0.192.list.test", "127.0.0.4");
+    dns.text("7.2.0.192.list.test", "see https://list.test/");
+    assert_eq!(look("").await.0, FindingStatus::Skipped);
+    assert_eq!(dns.queries("7.2.0.192.list.test"), 0, "asked unasked");
+    const ASKED: &str = "\"list.test\"";
+    let (status, text) = look(ASKED).await;
+    assert_eq!(
+        (status, text.as_str()),
+        (FindingStatus::Warning, "192.0.2.7 is on list.test: see https://list.test/")
+    );
+    // What the fix asks for.
+    dns.remove("7.2.0.192.list.test");
+    assert_eq!(look(ASKED).await.0, FindingStatus::Ok);
+    // A list that lists everything, one that ended, and one that does not serve the name servers.
+    code("1.0.0.127.list.test", "127.0.0.2");
+    assert_eq!(look(ASKED).await.0, FindingStatus::Skipped);
+    dns.remove("1.0.0.127.list.test");
+    dns.remove("2.0.0.127.list.test");
+    assert_eq!(look(ASKED).await.0, FindingStatus::Skipped);
+    code("2.0.0.127.list.test", "127.255.255.254");
+    let (status, text) = look(ASKED).await;
+    assert!(status == FindingStatus::Skipped && text.contains("does not answer"), "{text}");
+}
+
+#[tokio::test]
+async fn a_message_is_submitted_and_the_database_read_only_if_somebody_asks() {
+    let (dns, mx, server) = crate::server::one_destination().await;
+    let look = async |query: &str| -> Diagnosis {
+        let found = server.control.ok("GET", &format!("/v1/doctor?{query}"), json!(null)).await;
+        serde_json::from_value(found).unwrap()
+    };
+    let found = look("refresh=true").await;
+    assert_eq!(status_of(&found, "self.submission"), FindingStatus::Skipped);
+    assert_eq!(status_of(&found, "store.quick_check"), FindingStatus::Skipped);
+    let found = look("deep=true&send=true").await;
+    assert_eq!(status_of(&found, "store.quick_check"), FindingStatus::Ok);
+    // No domain is verified.
+    assert_eq!(status_of(&found, "self.submission"), FindingStatus::Skipped);
+    let account = server.create_account("acme.test").await;
+    assert_eq!(status_of(&look("send=true").await, "self.submission"), FindingStatus::Error);
+    let domain = server.control.get(&format!("/v1/domains/{}", account.domain_id)).await;
+    for record in domain["dns_records"].as_array().unwrap() {
+        dns.text(record["name"].as_str().unwrap(), record["value"].as_str().unwrap());
+    }
+    let found = look("send=true").await;
+    assert_eq!(status_of(&found, "self.submission"), FindingStatus::Ok, "{:#?}", found.findings);
+    // Its key is gone, and the message ended in the sandbox.
+    let keys = server.control.get(&format!("/v1/keys?tenant_id={}", account.tenant_id)).await;
+    let of_doctor = keys["data"].as_array().unwrap().iter().filter(|key| key["name"] == "doctor");
+    let states: Vec<_> = of_doctor.map(|key| key["status"].as_str().unwrap()).collect();
+    assert_eq!(states, ["revoked", "revoked"]);
+    assert!(mx.transactions().is_empty());
 }
 
 /// The findings in the files of the checks.

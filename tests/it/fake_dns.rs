@@ -87,6 +87,15 @@ impl FakeDns {
         self.replace(host, RecordType::AAAA, v6.iter().map(data).collect());
     }
 
+    /// One more address of a host.
+    pub fn add_address(&self, host: &str, address: IpAddr) {
+        let data = match address {
+            IpAddr::V4(address) => RData::A(A(address)),
+            IpAddr::V6(address) => RData::AAAA(AAAA(address)),
+        };
+        self.zone.lock().unwrap().records.entry(key(host)).or_default().push(data);
+    }
+
     /// The PTR record of a name.
     pub fn pointer(&self, owner: &str, target: &str) {
         self.replace(owner, RecordType::PTR, vec![RData::PTR(PTR(name(target)))]);

@@ -38,11 +38,11 @@ pub struct AuthenticationView {
 /// `GET /v1/emails/{id}/authentication`
 pub async fn check(call: RequestContext) -> Result<ApiResponse> {
     let message = super::find(&call).await?;
+    let _permit = call.api.lookups.acquire(call.scope()).await.map_err(ApiError::internal)?;
     let octets = raw::find_content(&call, &message).await?.octets();
     let (octets, reservation) = raw::load(&call, message.id, octets, 2).await?;
     let attempts = call.store().attempts(message.id, None, ATTEMPTS_MAX).await?;
     let departure = departure_of(&message, attempts.items);
-    let _permit = call.api.lookups.acquire(call.scope()).await.map_err(ApiError::internal)?;
     // A key that was published a minute ago must be seen.
     let resolver = call.api.verification.resolver.without_cache();
     let found = resolver.authenticate(&octets, departure.as_ref()).await;

@@ -83,16 +83,16 @@ fn find_unusable(id: &'static str, port: &PortFacts) -> Option<Finding> {
     let (text, fix) = match state {
         PortState::Free | PortState::Ours => return None,
         PortState::Taken => (
-            format!("{option}: another program has {address}"),
+            format!("{option}: another program, or a running Pillarbox, has {address}"),
             Fix::command(
-                format!("stop the program that has the port, which this shows, or change {option}"),
+                format!("see which program has the port; if it is another one, stop it or change {option}"),
                 format!("ss -ltnp 'sport = :{}'", address.port()),
             ),
         ),
         PortState::Forbidden => (
             format!("{option}: this user may not listen on {address}"),
             Fix::command(
-                "grant CAP_NET_BIND_SERVICE, as the systemd unit does; then nothing is wrong",
+                "run this as the user of the server, with the capability that the systemd unit grants",
                 "AmbientCapabilities=CAP_NET_BIND_SERVICE",
             ),
         ),

@@ -2,8 +2,10 @@
 
 use super::super::facts::{DkimFacts, DomainFacts, MailExchange, Seen, SpfFacts};
 use super::super::{Finding, Fix};
-use super::spf::{LOOKUPS_MAX, VOID_LOOKUPS_MAX};
+use super::spf::{LOOKUPS_MAX, VOID_LOOKUPS_MAX, replacing_all};
 use super::{listed, look, one};
+use crate::mail::DomainName;
+use crate::model::DkimAlgorithm;
 
 /// RFC 8301 §3.2.
 const RSA_BITS_MIN: usize = 1024;
@@ -85,8 +87,11 @@ pub fn dkim_size(facts: &DomainFacts) -> Vec<Finding> {
     const ID: &str = "dkim.size";
     of_keys(ID, facts, |key| {
         let (selector, subject) = (&key.selector, key.record_name.as_str());
-        let Some(bits) = key.rsa_bits else {
+        if key.algorithm == DkimAlgorithm::Ed25519 {
             return Finding::ok(ID, subject, format!("{selector} is an Ed25519 key, which has one size"));
+        }
+        let Some(bits) = key.rsa_bits else {
+            return Finding::skipped(ID, subject, format!("the length of the key {selector} cannot be read"));
         };
         let fix = || Fix::command("replace the key", format!("pillarbox domain rotate-dkim {}", facts.name));
         let text = format!("the key {selector} has {bits} bits; 2048 are usual");
@@ -137,7 +142,7 @@ pub fn spf_one(facts: &DomainFacts) -> Vec<Finding> {
             1 => Finding::ok(ID, name.as_str(), format!("{name} has one SPF record")),
             several => {
                 let text = format!("{name} has {several} SPF records; receivers use none");
-                Finding::error(ID, name.as_str(), text, spf_fix(facts)).with(records, wanted)
+                Finding::error(ID, name.as_str(), text, replacing_all(spf_fix(facts))).with(records, wanted)
             }
         }
     }))
@@ -240,8 +245,9 @@ pub fn dmarc_one(facts: &DomainFacts) -> Vec<Finding> {
         }
         Some((of, records)) => {
             let first = records[0].as_str();
+            let remove = format!("remove all DMARC records of _dmarc.{of} but {first}");
             let fix = Fix {
-                text: format!("remove all DMARC records of _dmarc.{of} but {first}"),
+                text: if of == name { remove } else { format!("ask the owner of {of} to {remove}") },
                 ..Fix::record("TXT", format!("_dmarc.{of}"), first)
             };
             let text = format!("_dmarc.{of} has {} DMARC records; receivers use none", records.len());
@@ -251,11 +257,15 @@ pub fn dmarc_one(facts: &DomainFacts) -> Vec<Finding> {
 }
 
 /// What a check says about the one DMARC record; `dmarc.one` says that there are more or none.
-fn of_dmarc(id: &'static str, facts: &DomainFacts, check: impl Fn(&str) -> Vec<Finding>) -> Vec<Finding> {
+fn of_dmarc(
+    id: &'static str,
+    facts: &DomainFacts,
+    check: impl Fn(&DomainName, &str) -> Vec<Finding>,
+) -> Vec<Finding> {
     let name = &facts.name;
     let skipped = |text: &str| vec![Finding::skipped(id, name.as_str(), text)];
     match look(id, name, &facts.dmarc) {
-        Ok(Some((_, records))) if records.len() == 1 => check(&records[0]),
+        Ok(Some((of, records))) if records.len() == 1 => check(of, &records[0]),
         Ok(Some(_)) => skipped("there are several DMARC records, which dmarc.one looks at"),
         Ok(None) => skipped("there is no DMARC record, which dmarc.one looks at"),
         Err(finding) => vec![finding],
@@ -265,12 +275,18 @@ fn of_dmarc(id: &'static str, facts: &DomainFacts, check: impl Fn(&str) -> Vec<F
 pub fn dmarc_policy(facts: &DomainFacts) -> Vec<Finding> {
     const ID: &str = "dmarc.policy";
     let name = facts.name.as_str();
-    of_dmarc(ID, facts, |record| {
+    of_dmarc(ID, facts, |of, record| {
         let tags = record.split(';').filter_map(|tag| tag.split_once('='));
-        let policy = tags.filter(|(tag, _)| tag.trim() == "p").map(|(_, value)| value.trim()).next();
-        vec![match policy {
-            Some("quarantine" | "reject") => {
-                Finding::ok(ID, name, format!("the DMARC policy is {}", policy.unwrap_or_default()))
+        let value_of = |wanted: &str| {
+            let found = tags.clone().find(|(tag, _)| tag.trim().eq_ignore_ascii_case(wanted));
+            found.map(|(_, value)| value.trim().to_ascii_lowercase())
+        };
+        // The record of a domain above has another policy for the domains below it (RFC 9989 §4.7).
+        let of_subdomains = if *of == facts.name { None } else { value_of("sp") };
+        let policy = of_subdomains.or_else(|| value_of("p"));
+        vec![match policy.as_deref() {
+            Some(policy @ ("quarantine" | "reject")) => {
+                Finding::ok(ID, name, format!("the DMARC policy is {policy}"))
             }
             _ => Finding::info(
                 ID,
@@ -327,11 +343,11 @@ pub fn dmarc_rua(facts: &DomainFacts) -> Vec<Finding> {
     const ID: &str = "dmarc.rua";
     let name = facts.name.as_str();
     let of = facts.dmarc.value().map_or(&facts.name, |(of, _)| of);
-    of_dmarc(ID, facts, |_| {
+    of_dmarc(ID, facts, |_, _| {
         if facts.report_consents.is_empty() {
             return vec![Finding::ok(ID, name, "reports go to no other domain")];
         }
-        let of_other = |(other, consent): &(crate::mail::DomainName, Seen<bool>)| {
+        let of_other = |(other, consent): &(DomainName, Seen<bool>)| {
             one(look(ID, other, consent).map(|consent| match consent {
                 Some(true) => Finding::ok(ID, other.as_str(), format!("{other} agrees to get the reports about {of}")),
                 _ => {
@@ -352,7 +368,10 @@ pub fn mx_replies(facts: &DomainFacts) -> Vec<Finding> {
     const ID: &str = "mx.replies";
     let path = facts.reverse_path.as_str();
     one(look(ID, &path, &facts.mail_exchanges).map(|exchange| {
-        let fix = || Fix::text(format!("set an MX record of {path} to a host that takes its mail, or use a return host of the platform"));
+        let fix = || Fix::text(match facts.reverse_path.is_at_or_under(&facts.name) {
+            true => format!("set an MX record of {path} to a host that takes its mail, or use a return host of the platform"),
+            false => format!("ask the operator of this server for an MX record of {path}"),
+        });
         match exchange {
             Some(MailExchange::Here) => Finding::ok(ID, path, format!("bounces to {path} come to this server")),
             Some(MailExchange::Hosts(hosts)) => {
@@ -363,7 +382,7 @@ pub fn mx_replies(facts: &DomainFacts) -> Vec<Finding> {
                 Finding::error(ID, path, format!("bounces cannot come back: {path} has a null MX"), fix())
             }
             None => {
-                Finding::error(ID, path, format!("bounces cannot come back: {path} has neither MX nor address"), fix())
+                Finding::error(ID, path, format!("bounces cannot come back: {path} has no mail host with an address"), fix())
             }
         }
     }))
@@ -383,10 +402,11 @@ pub fn taken_above(facts: &DomainFacts) -> Vec<Finding> {
                 Fix::text(format!("let the owner of {name} delete it, or ask the operator of this server"));
             Finding::error(ID, name.as_str(), format!("another tenant has verified {name}"), fix)
         }
-        Some(above) => Finding::info(
+        // Who the other tenants are is not for this one.
+        Some(_) => Finding::info(
             ID,
             name.as_str(),
-            format!("another tenant has verified {above}; {name} is yours once it is verified"),
+            format!("another tenant has verified a domain above {name}, which is yours once it is verified"),
         ),
     }]
 }

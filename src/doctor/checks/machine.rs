@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::facts::{Facts, Seen};
+use super::super::facts::{Facts, KeyMode, Seen};
 use super::super::{Finding, Fix};
 use super::{look, one};
 
@@ -72,24 +72,40 @@ pub fn kind(facts: &Facts) -> Vec<Finding> {
 pub fn key_mode(facts: &Facts) -> Vec<Finding> {
     const ID: &str = "key.mode";
     let file = facts.machine.master_key.as_str();
-    of(ID, file, &facts.machine.master_key_mode, |mode| {
-        if mode & 0o077 == 0 {
+    of(ID, file, &facts.machine.master_key_mode, |key| {
+        if !is_open(key) {
             return Finding::ok(ID, file, format!("only its owner can read {file}"));
         }
-        let fix = Fix::command("let only its owner read it", format!("chmod 600 {file}"));
-        Finding::error(ID, file, format!("other users can access {file} (mode {mode:03o})"), fix)
+        let fix = match key.is_of_root {
+            true => {
+                Fix::command("let only root and the group of the server read it", format!("chmod 640 {file}"))
+            }
+            false => Fix::command("let only its owner read it", format!("chmod 600 {file}")),
+        };
+        Finding::error(ID, file, format!("other users can access {file} (mode {:03o})", key.mode), fix)
     })
+}
+
+/// Whether other users can access it.
+fn is_open(key: &KeyMode) -> bool {
+    key.mode & 0o077 != 0
 }
 
 pub fn key_opens(facts: &Facts) -> Vec<Finding> {
     const ID: &str = "key.opens";
     let file = facts.machine.master_key.as_str();
+    if facts.machine.master_key_mode.value().is_some_and(is_open) {
+        let text = format!("other users can access {file}, which key.mode looks at");
+        return vec![Finding::skipped(ID, file, text)];
+    }
     if let Seen::Failed(reason) = &facts.machine.master_key_opens {
         let fix =
             Fix::text(format!("restore {file} from where you keep it, readable by the user of the server"));
         return vec![Finding::error(ID, file, reason.as_str(), fix)];
     }
-    of(ID, file, &facts.machine.master_key_opens, |()| Finding::ok(ID, file, format!("{file} can be used")))
+    of(ID, file, &facts.machine.master_key_opens, |()| {
+        Finding::ok(ID, file, format!("{file} has the form of a master key"))
+    })
 }
 
 pub fn key_beside_data(facts: &Facts) -> Vec<Finding> {
@@ -125,6 +141,36 @@ pub fn files(facts: &Facts) -> Vec<Finding> {
         );
         let text = format!("{limit} open files are allowed, and the limits of connections need {needed}");
         Finding::warning(ID, "", text, fix)
+    })
+}
+
+pub fn memory(facts: &Facts) -> Vec<Finding> {
+    const ID: &str = "limit.memory";
+    let needed = facts.machine.memory_needed;
+    of(ID, "", &facts.machine.memory, |&limit| {
+        let (shown, filled) = (size(limit), size(needed));
+        if limit >= needed {
+            return Finding::ok(ID, "", format!("all buffers may fill {filled} of {shown} of memory"));
+        }
+        let fix = Fix::text(format!(
+            "give the server {filled} of memory and some more, or lower smtp.inbound_buffer_max and api.inbound_buffer_max"
+        ));
+        let text = format!("the server may use {shown} of memory, and its buffers may fill {filled}");
+        Finding::warning(ID, "", text, fix)
+    })
+}
+
+pub fn clock(facts: &Facts) -> Vec<Finding> {
+    const ID: &str = "clock.synced";
+    of(ID, "", &facts.machine.is_clock_synchronized, |is_synchronized| {
+        if *is_synchronized {
+            return Finding::ok(ID, "", "systemd-timesyncd has synchronized the clock");
+        }
+        let fix = Fix::command(
+            "let systemd-timesyncd reach its time servers, on UDP port 123; this shows what it does",
+            "timedatectl timesync-status",
+        );
+        Finding::warning(ID, "", "systemd-timesyncd has not synchronized the clock since it started", fix)
     })
 }
 

@@ -1,5 +1,6 @@
 //! The checks: each decides on facts, without I/O. A check without its fact is skipped and says why.
 
+mod blocklists;
 mod config;
 mod domain;
 mod machine;
@@ -7,6 +8,7 @@ mod name;
 mod network;
 mod spf;
 mod state;
+mod submission;
 mod tls;
 
 #[cfg(test)]
@@ -18,6 +20,7 @@ use std::net::IpAddr;
 use super::catalogue::{CHECKS, Subject};
 use super::facts::{DomainFacts, Facts, Seen, Times};
 use super::{Finding, Fix};
+use crate::dns::reverse_name;
 use crate::mail::DomainName;
 
 type ServerCheck = fn(&Facts) -> Vec<Finding>;
@@ -37,6 +40,7 @@ const SERVER_CHECKS: &[(ServerCheck, LookTime)] = &[
     (network::port25, |times| times.egress),
     (network::public_address, |times| times.egress),
     (network::ipv6, |times| times.names),
+    (blocklists::dnsbl, |times| times.blocklists),
     (network::answers, |times| times.name_servers),
     (network::dnssec, |times| times.name_servers),
     (network::public_resolver, |_| 0),
@@ -48,6 +52,7 @@ const SERVER_CHECKS: &[(ServerCheck, LookTime)] = &[
     (tls::starttls, |times| times.handshakes),
     (tls::implicit, |times| times.handshakes),
     (tls::no_auth_in_clear, |times| times.handshakes),
+    (submission::submission, |times| times.submission),
     (machine::free, |times| times.machine),
     (machine::fsync, |times| times.machine),
     (machine::kind, |times| times.machine),
@@ -55,11 +60,14 @@ const SERVER_CHECKS: &[(ServerCheck, LookTime)] = &[
     (machine::key_opens, |times| times.machine),
     (machine::key_beside_data, |_| 0),
     (machine::files, |_| 0),
+    (machine::memory, |_| 0),
+    (machine::clock, |_| 0),
     (state::queue_age, |times| times.state),
     (state::site_held, |times| times.state),
     (state::webhooks, |times| times.state),
     (state::domains, |times| times.state),
     (state::smart_hosts, |times| times.state),
+    (state::database, |times| times.database),
 ];
 
 const DOMAIN_CHECKS: &[DomainCheck] = &[
@@ -143,8 +151,17 @@ fn listed(items: &[impl ToString]) -> String {
     }
 }
 
-/// The record that makes a name lead to an address.
+/// The record that makes a name lead to an address, beside others that may be right.
 fn address_record(name: impl Display, address: IpAddr) -> Fix {
     let kind = if address.is_ipv6() { "AAAA" } else { "A" };
-    Fix::record(kind, name.to_string(), address.to_string())
+    let text = format!("add {kind} {name} with {address}; keep its other addresses that are right");
+    Fix { text, ..Fix::record(kind, name.to_string(), address.to_string()) }
+}
+
+/// The reverse name of an address, which is its provider's to set.
+fn reverse_record(address: IpAddr, name: &DomainName) -> Fix {
+    Fix {
+        text: format!("ask the provider of the address to set its reverse name to {name}"),
+        ..Fix::record("PTR", reverse_name(address), name.as_str())
+    }
 }

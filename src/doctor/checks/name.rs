@@ -4,8 +4,7 @@ use std::net::IpAddr;
 
 use super::super::facts::{Facts, Seen, SourceFacts};
 use super::super::{Finding, Fix};
-use super::{address_record, listed, look, require_qualified};
-use crate::dns::reverse_name;
+use super::{address_record, listed, look, require_qualified, reverse_record};
 
 /// Words in the names that providers give to addresses of homes and of pools.
 const POOL_WORDS: &[&str] = &[
@@ -29,17 +28,24 @@ pub fn resolves(facts: &Facts) -> Vec<Finding> {
     if let Err(skipped) = require_qualified(ID, name) {
         return vec![skipped];
     }
-    let own = match look(ID, name, &facts.own_addresses) {
-        Ok(own) => own.map(Vec::as_slice).unwrap_or_default(),
-        Err(skipped) => return vec![skipped],
-    };
+    if let Err(skipped) = look(ID, name, &facts.own_addresses) {
+        return vec![skipped];
+    }
     let found = match look(ID, name, &facts.hostname_addresses) {
         Ok(found) => found.map(Vec::as_slice).unwrap_or_default(),
         Err(skipped) => return vec![skipped],
     };
+    // `name.ehlo` looks at those that greet with another name.
+    let greeting = facts.sources.iter().filter(|source| source.ehlo == *name);
+    let own: Vec<IpAddr> = greeting.map(|source| source.address).collect();
     let missing: Vec<IpAddr> = own.iter().copied().filter(|address| !found.contains(address)).collect();
+    if found.is_empty() && own.is_empty() {
+        let fix = Fix::text(format!("add an A or AAAA record of {name} with the address of this server"));
+        let text = format!("{name} has no address in the DNS");
+        return vec![Finding::error(ID, name.as_str(), text, fix)];
+    }
     if missing.is_empty() {
-        return vec![Finding::ok(ID, name.as_str(), format!("{name} leads to {}", listed(own)))];
+        return vec![Finding::ok(ID, name.as_str(), format!("{name} leads to {}", listed(found)))];
     }
     let found_texts: Vec<String> = found.iter().map(ToString::to_string).collect();
     // One finding for each record, so that each has its fix.
@@ -48,7 +54,7 @@ pub fn resolves(facts: &Facts) -> Vec<Finding> {
         let finding = if found.is_empty() {
             Finding::error(ID, name.as_str(), format!("{name} has no address in the DNS"), fix)
         } else if missing.len() == own.len() {
-            let text = format!("{name} leads to {}, but mail leaves from {}", listed(found), listed(own));
+            let text = format!("{name} leads to {}, but mail leaves from {}", listed(found), listed(&own));
             Finding::error(ID, name.as_str(), text, fix)
         } else {
             Finding::warning(ID, name.as_str(), format!("{name} does not lead to {address}"), fix)
@@ -105,10 +111,7 @@ fn check_reverse(source: &SourceFacts) -> Finding {
     };
     let found: Vec<String> = names.iter().map(|(name, _)| name.clone()).collect();
     let subject = address.to_string();
-    let fix = || Fix {
-        text: format!("ask whoever gave you the address to set its reverse name: {ehlo}"),
-        ..Fix::record("PTR", reverse_name(*address), ehlo.as_str())
-    };
+    let fix = || reverse_record(*address, ehlo);
     let error =
         |text: String| Finding::error(ID, subject.as_str(), text, fix()).with(found.clone(), ehlo.as_str());
     let warning =
@@ -133,6 +136,11 @@ fn check_reverse(source: &SourceFacts) -> Finding {
             );
         }
         Seen::Value(addresses) if addresses.contains(address) => {}
+        _ if name.eq_ignore_ascii_case(ehlo.as_str()) => {
+            let text = format!("{name}, the reverse name of {address}, does not lead back");
+            let fix = address_record(ehlo, *address);
+            return Finding::error(ID, subject.as_str(), text, fix).with(Vec::new(), address.to_string());
+        }
         _ => return error(format!("{address} has a reverse name that does not lead back: {name}")),
     }
     if name.eq_ignore_ascii_case(ehlo.as_str()) {

@@ -3,10 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::super::facts::{EgressFacts, Facts, ResolverFacts, Seen, SourceFacts};
+use super::super::facts::{EgressFacts, Facts, ResolverFacts, SMART_HOST, Seen, SourceFacts};
 use super::super::{Finding, Fix};
-use super::{listed, look, one, require_qualified};
-use crate::dns::reverse_name;
+use super::{listed, look, one, require_qualified, reverse_record};
 
 /// A name server that is slower delays every delivery.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
@@ -86,10 +85,7 @@ pub fn public_resolver(facts: &Facts) -> Vec<Finding> {
         _ if facts.dns.resolvers.is_empty() => Finding::skipped(ID, "", "there is no name server"),
         [] => Finding::ok(ID, "", "no name server is a public resolver"),
         [first, ..] => {
-            let text = format!(
-                "{} is a public resolver: block lists refuse it, and DANE must trust it",
-                listed(&public)
-            );
+            let text = format!("{} is a public resolver: block lists refuse its questions", listed(&public));
             Finding::info(ID, first.to_string(), text)
         }
     }]
@@ -136,6 +132,9 @@ pub fn public_address(facts: &Facts) -> Vec<Finding> {
         )
     };
     vec![match (own, seen) {
+        ([], None) if facts.own_addresses == Seen::NotAsked(SMART_HOST) => {
+            Finding::skipped(ID, "", SMART_HOST)
+        }
         ([], None) => Finding::warning(
             ID,
             "",
@@ -153,7 +152,13 @@ pub fn public_address(facts: &Facts) -> Vec<Finding> {
         (own, Some(seen)) => {
             Finding::ok(ID, seen.to_string(), format!("the Internet sees {seen}, one of {}", listed(own)))
         }
-        (own, None) => Finding::ok(ID, "", format!("mail leaves from {}", listed(own))),
+        (own, None) => {
+            let text = format!(
+                "no other server has said which address it sees; the configuration has {}",
+                listed(own)
+            );
+            Finding::skipped(ID, "", text)
+        }
     }]
 }
 
@@ -175,12 +180,8 @@ pub fn ipv6(facts: &Facts) -> Vec<Finding> {
         match look(ID, address, reverse) {
             Ok(Some(_)) => Finding::ok(ID, subject, format!("{address} has a reverse name")),
             Ok(None) => {
-                let fix = Fix {
-                    text: format!(
-                        "ask whoever gave you the address to set its reverse name: {ehlo}; or send over IPv4 only"
-                    ),
-                    ..Fix::record("PTR", reverse_name(*address), ehlo.as_str())
-                };
+                let fix = reverse_record(*address, ehlo);
+                let fix = Fix { text: format!("{}, or send over IPv4 only", fix.text), ..fix };
                 let text =
                     format!("{address} has no reverse name; receivers refuse that sooner than over IPv4");
                 Finding::warning(ID, subject, text, fix).with(Vec::new(), ehlo.as_str())

@@ -6,10 +6,20 @@ use super::super::facts::{Facts, Seen, SpfFacts};
 use super::super::{Finding, Fix};
 use super::{look, require_qualified};
 use crate::mail::DomainName;
+use crate::verification::merged_spf;
 
 /// RFC 7208 §4.6.4.
 pub const LOOKUPS_MAX: u32 = 10;
 pub const VOID_LOOKUPS_MAX: u32 = 2;
+
+/// The fix for several records, of which one may be left (RFC 7208 §3.2).
+pub fn replacing_all(fix: Fix) -> Fix {
+    let text = fix
+        .record
+        .as_ref()
+        .map(|record| format!("replace all SPF records of {} by one: {}", record.name, record.value));
+    Fix { text: text.unwrap_or_default(), ..fix }
+}
 
 pub fn host(facts: &Facts) -> Vec<Finding> {
     vec![check("spf.host", &facts.hostname, &facts.host_spf, facts, LOOKUPS_MAX)]
@@ -43,11 +53,19 @@ fn check(
         Ok(spf) => spf,
         Err(skipped) => return skipped,
     };
-    let wanted = permitting(spf, own, lookups_max);
+    let is_too_costly = |spf: &SpfFacts| spf.lookups > lookups_max || spf.void_lookups > VOID_LOOKUPS_MAX;
+    let wanted = permitting(name, spf, own, is_too_costly);
     let error = |text: String| {
         let found = spf.map(|spf| spf.records.clone()).unwrap_or_default();
-        Finding::error(id, name.as_str(), text, Fix::record("TXT", name.as_str(), wanted.as_str()))
-            .with(found, wanted.as_str())
+        let fix = Fix::record("TXT", name.as_str(), wanted.as_str());
+        let fix = match spf {
+            Some(spf) if spf.records.len() > 1 => replacing_all(fix),
+            Some(spf) if is_too_costly(spf) => {
+                Fix { text: format!("{}, and add what else sends as {name}", fix.text), ..fix }
+            }
+            _ => fix,
+        };
+        Finding::error(id, name.as_str(), text, fix).with(found, wanted.as_str())
     };
     let Some(SpfFacts { records, refused, lookups, void_lookups }) = spf else {
         return error(format!("{name} has no SPF record, so mail of this server itself fails SPF"));
@@ -71,30 +89,44 @@ fn check(
     }
 }
 
-/// A record that permits the addresses: the one that is there with the addresses before all else, or a new one if it is of
-/// no use.
-fn permitting(spf: Option<&SpfFacts>, own: &[IpAddr], lookups_max: u32) -> String {
+/// A record that permits the addresses: those that are there, merged into one, with the addresses before all else. Of a
+/// record with too many look-ups, what needs none is kept, and what else sends fails softly.
+fn permitting(
+    name: &DomainName,
+    spf: Option<&SpfFacts>,
+    own: &[IpAddr],
+    is_too_costly: impl Fn(&SpfFacts) -> bool,
+) -> String {
     let addresses = own.iter().map(|address| match address {
         IpAddr::V4(v4) => format!("ip4:{v4}"),
         IpAddr::V6(v6) => format!("ip6:{v6}"),
     });
     let mut terms: Vec<String> = addresses.collect();
-    match spf {
-        Some(SpfFacts { records, lookups, void_lookups, .. })
-            if records.len() == 1 && *lookups <= lookups_max && *void_lookups <= VOID_LOOKUPS_MAX =>
-        {
-            let kept = records[0].split_ascii_whitespace().skip(1).filter(|term| is_known(term));
-            let kept: Vec<String> = kept.map(str::to_owned).filter(|term| !terms.contains(term)).collect();
-            terms.extend(kept);
-        }
-        _ => terms.push("-all".to_owned()),
+    let Some(spf) = spf else { return format!("v=spf1 {} -all", terms.join(" ")) };
+    let merged = merged_spf(&spf.records, name);
+    let is_costly = is_too_costly(spf);
+    // A record that includes its own name has no result (RFC 7208 §5.2).
+    let itself = format!("include:{name}");
+    let is_kept = |term: &&str| {
+        let needs_no_lookup = ["ip4:", "ip6:"].iter().any(|kind| bare(term).starts_with(kind));
+        is_known(term) && *term != itself && (!is_costly || needs_no_lookup)
+    };
+    let kept = merged.split(' ').skip(1).filter(is_kept).map(str::to_owned);
+    let kept: Vec<String> = kept.filter(|term| !terms.contains(term)).collect();
+    terms.extend(kept);
+    if is_costly {
+        terms.push("~all".to_owned());
     }
     format!("v=spf1 {}", terms.join(" "))
 }
 
+fn bare(term: &str) -> String {
+    term.trim_start_matches(['+', '-', '~', '?']).to_ascii_lowercase()
+}
+
 /// Whether a term has a name of RFC 7208: another mechanism makes the whole record invalid (§4.6).
 fn is_known(term: &str) -> bool {
-    let bare = term.trim_start_matches(['+', '-', '~', '?']).to_ascii_lowercase();
+    let bare = bare(term);
     let name = bare.split([':', '/']).next().unwrap_or_default();
     let mechanisms = ["all", "include", "a", "mx", "ptr", "ip4", "ip6", "exists"];
     mechanisms.contains(&name) || bare.contains('=')

@@ -21,7 +21,7 @@ pub fn queue_age(facts: &Facts) -> Vec<Finding> {
             Some((late, reply)) => {
                 let fix = Fix::command("see why mail waits", "pillarbox queue list");
                 let text =
-                    format!("the oldest delivery is due since {} minutes: {reply}", late.as_secs() / 60);
+                    format!("the oldest delivery has been due for {} minutes: {reply}", late.as_secs() / 60);
                 Finding::warning(ID, "", text, fix)
             }
         }
@@ -84,6 +84,20 @@ pub fn smart_hosts(facts: &Facts) -> Vec<Finding> {
     };
     let seen = &facts.state.refused_smart_hosts;
     of_seen(ID, seen, "no smart host refuses its login", "smart hosts refuse their logins", mend)
+}
+
+pub fn database(facts: &Facts) -> Vec<Finding> {
+    const ID: &str = "store.quick_check";
+    one(look(ID, &"", &facts.database_faults).map(|faults| match faults.and_then(|faults| faults.split_first()) {
+        None => Finding::ok(ID, "", "the database is whole"),
+        Some((first, others)) => {
+            let fix = Fix::text(
+                "stop the server, keep a copy of the data directory, and restore the database from its last backup",
+            );
+            let more = if others.is_empty() { String::new() } else { format!(" and {} more faults", others.len()) };
+            Finding::error(ID, "", format!("the database is damaged{more}: {first}"), fix)
+        }
+    }))
 }
 
 fn of_seen(

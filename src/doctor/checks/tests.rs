@@ -2,23 +2,24 @@
 //! check; `UPDATE_GOLDEN=1` writes them.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::facts::{
-    ConfigFacts, DkimFacts, DnsFacts, DomainFacts, EgressFacts, Facts, Failing, Handshake, HandshakeFacts,
-    HeldSite, MachineFacts, MailExchange, PortFacts, PortState, ResolverFacts, Seen, SourceFacts, SpfFacts,
-    StateFacts, Times, TlsFacts,
+    Blocklist, BlocklistFacts, ConfigFacts, DkimFacts, DnsFacts, DomainFacts, EgressFacts, Facts, Failing,
+    Handshake, HandshakeFacts, HeldSite, KeyMode, MachineFacts, MailExchange, PortFacts, PortState,
+    ResolverFacts, SMART_HOST, Seen, SourceFacts, SpfFacts, StateFacts, SubmissionFacts, Times, TlsFacts,
 };
 use super::super::text::finding_lines;
 use super::super::{Diagnosis, Finding, render, summarize};
 use super::{CHECKS, Subject};
 use crate::mail::{DomainName, Timestamp};
-use crate::model::FindingStatus;
+use crate::model::{DkimAlgorithm, FindingStatus};
 use crate::tls::Inspection;
 
 const OWN: &str = "192.0.2.7";
+const OWN_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 const GIB: u64 = 1 << 30;
 
 fn name(text: &str) -> DomainName {
@@ -76,6 +77,7 @@ fn server() -> Facts {
             )),
             seen: Some(address(OWN)),
         }),
+        blocklists: on_list(Seen::Value(Blocklist::Answers { asked: vec![OWN_V4], listed: Vec::new() })),
         dns: DnsFacts {
             resolvers: vec![resolver("127.0.0.1:53", Seen::Value(Duration::from_millis(12)))],
             is_dnssec_used: true,
@@ -87,6 +89,7 @@ fn server() -> Facts {
             certificate: Seen::Value(inspection),
         },
         handshakes: HandshakeFacts { starttls: handshake(Ok(false)), implicit: handshake(Ok(false)) },
+        submission: submitted(Ok(Seen::Value(true))),
         machine: MachineFacts {
             data_dir: "/var/lib/pillarbox".into(),
             space: Seen::Value((50 * GIB, 100 * GIB)),
@@ -94,11 +97,14 @@ fn server() -> Facts {
             sync: Seen::Value((Duration::from_micros(800), Duration::from_millis(3))),
             file_system: Seen::Value("local"),
             master_key: "/etc/pillarbox/master.key".into(),
-            master_key_mode: Seen::Value(0o600),
+            master_key_mode: key_mode(0o600, false),
             master_key_opens: Seen::Value(()),
             is_master_key_beside_data: false,
             files: Seen::Value(65_536),
             files_needed: 14_268,
+            memory: Seen::Value(4 * GIB),
+            memory_needed: GIB,
+            is_clock_synchronized: Seen::Value(true),
         },
         state: StateFacts {
             oldest_due: Seen::Nothing,
@@ -107,7 +113,31 @@ fn server() -> Facts {
             failing_domains: Seen::Value(Vec::new()),
             refused_smart_hosts: Seen::Value(Vec::new()),
         },
+        database_faults: Seen::Value(Vec::new()),
     }
+}
+
+fn on_list(answer: Seen<Blocklist>) -> Seen<Vec<BlocklistFacts>> {
+    Seen::Value(vec![BlocklistFacts { list: name("list.example"), answer }])
+}
+
+fn submitted(result: Result<Seen<bool>, String>) -> Seen<SubmissionFacts> {
+    Seen::Value(SubmissionFacts { domain: name("acme.com"), result })
+}
+
+fn key_mode(mode: u32, is_of_root: bool) -> Seen<KeyMode> {
+    Seen::Value(KeyMode { mode, is_of_root })
+}
+
+/// Its sources greet with the host name.
+fn greet_as_host(facts: &mut Facts) {
+    let hostname = facts.hostname.clone();
+    facts.sources.iter_mut().for_each(|source| source.ehlo = hostname.clone());
+}
+
+/// Its certificate is a copy that systemd has made.
+fn copy_certificate(facts: &mut Facts) {
+    facts.tls.file = "/run/credentials/pillarbox.service/tls.crt".into();
 }
 
 fn handshake(result: Result<bool, String>) -> Seen<Vec<Handshake>> {
@@ -122,6 +152,15 @@ fn failing(names: &[&str], reason: &str) -> Seen<Vec<Failing>> {
     let of =
         |name: &&str| Failing { name: (*name).to_owned(), id: (*name).to_owned(), reason: reason.to_owned() };
     Seen::Value(names.iter().map(of).collect())
+}
+
+fn failing_webhooks(ids: &[&str]) -> Seen<Vec<Failing>> {
+    let of = |id: &&str| Failing {
+        name: format!("webhook {id}"),
+        id: (*id).to_owned(),
+        reason: "has failed since noon".to_owned(),
+    };
+    Seen::Value(ids.iter().map(of).collect())
 }
 
 /// The names of an address, each with the addresses that it leads to.
@@ -154,6 +193,7 @@ fn domain() -> DomainFacts {
             selector: "pb1".into(),
             record_name: "pb1._domainkey.acme.com".into(),
             record: record.into(),
+            algorithm: DkimAlgorithm::Rsa,
             rsa_bits: Some(2048),
             is_signing: true,
             found: texts(&[record]),
@@ -214,10 +254,23 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
         (
             "name.resolves",
             vec![
-                |facts| facts.hostname_addresses = Seen::Nothing,
+                |facts| {
+                    greet_as_host(facts);
+                    facts.hostname_addresses = Seen::Nothing;
+                },
                 // Behind a translator of addresses.
-                |facts| facts.hostname_addresses = Seen::Value(vec![address("10.0.0.7")]),
-                |facts| facts.own_addresses = Seen::Value(vec![address(OWN), address("2a00:1450::7")]),
+                |facts| {
+                    greet_as_host(facts);
+                    facts.hostname_addresses = Seen::Value(vec![address("10.0.0.7")]);
+                },
+                |facts| {
+                    facts.own_addresses = Seen::Value(vec![address(OWN), address("2a00:1450::7")]);
+                    facts
+                        .sources
+                        .push(SourceFacts { address: address("2a00:1450::7"), ..facts.sources[0].clone() });
+                    greet_as_host(facts);
+                },
+                |facts| facts.hostname_addresses = Seen::Nothing,
             ],
             Some(|facts| facts.hostname_addresses = failed()),
         ),
@@ -231,6 +284,7 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
             vec![
                 |facts| facts.sources[0].reverse = Seen::Nothing,
                 |facts| facts.sources[0].reverse = reverse(&["other.example"], "192.0.2.8"),
+                |facts| facts.sources[0].reverse = reverse(&["out.example.com"], "192.0.2.8"),
                 |facts| facts.sources[0].reverse = reverse(&["a.example", "b.example"], OWN),
                 |facts| facts.sources[0].reverse = reverse(&["dyn-192-0-2-7.isp.example"], OWN),
                 |facts| facts.sources[0].reverse = reverse(&["mail.other.example"], OWN),
@@ -256,9 +310,22 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
                 |facts| facts.own_addresses = Seen::NotAsked(UNKNOWN),
                 |facts| egress(facts).seen = Some(address("192.0.2.99")),
             ],
-            None,
+            Some(|facts| egress(facts).seen = None),
         ),
         ("net.ipv6", vec![|facts| v6(facts, Seen::Nothing)], Some(|facts| v6(facts, failed()))),
+        (
+            "net.dnsbl",
+            vec![|facts| {
+                let listed = vec![(OWN_V4, "see https://list.example/".to_owned())];
+                facts.blocklists = on_list(Seen::Value(Blocklist::Answers { asked: vec![OWN_V4], listed }));
+            }],
+            Some(|facts| {
+                let broken = Blocklist::Broken("it has an address that no list has");
+                let lists = [Seen::Value(Blocklist::Refuses), Seen::Value(broken), failed(), Seen::Nothing];
+                let fact = |answer| BlocklistFacts { list: name("list.example"), answer };
+                facts.blocklists = Seen::Value(lists.into_iter().map(fact).collect());
+            }),
+        ),
         (
             "dns.answers",
             vec![|facts| facts.dns.resolvers = vec![resolver("192.0.2.53:53", failed())], |facts| {
@@ -286,6 +353,10 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
                 |facts| facts.host_spf = Seen::Nothing,
                 |facts| facts.host_spf = spf(&["v=spf1 -all", "v=spf1 mx -all"]),
                 |facts| refuse(&mut facts.host_spf),
+                |facts| {
+                    facts.host_spf = spf(&["v=spf1 ip4:192.0.2.0/28 include:other.example -all"]);
+                    cost(&mut facts.host_spf, 11, 0);
+                },
             ],
             Some(|facts| facts.host_spf = failed()),
         ),
@@ -304,6 +375,10 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
                 |facts| {
                     facts.tls.certificate =
                         Seen::Failed("/etc/pillarbox/tls.crt: not a certificate in PEM".into())
+                },
+                |facts| {
+                    copy_certificate(facts);
+                    certificate(facts).chain_fault = Some("no authority has issued it".into());
                 },
             ],
             Some(|facts| {
@@ -326,14 +401,26 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
                 |facts| facts.at = at("2026-03-31T12:00:00Z"),
                 |facts| facts.at = at("2026-03-22T00:00:00Z"),
                 |facts| facts.at = at("2025-12-01T00:00:00Z"),
+                |facts| {
+                    copy_certificate(facts);
+                    facts.at = at("2026-03-22T00:00:00Z");
+                },
             ],
             Some(|facts| facts.tls.certificate = Seen::Failed("not readable".into())),
         ),
         (
             "tls.starttls",
-            vec![|facts| {
-                facts.handshakes.starttls = handshake(Err("received fatal alert: HandshakeFailure".into()))
-            }],
+            vec![
+                |facts| {
+                    facts.handshakes.starttls =
+                        handshake(Err("received fatal alert: HandshakeFailure".into()))
+                },
+                |facts| {
+                    copy_certificate(facts);
+                    facts.handshakes.starttls =
+                        handshake(Err("received fatal alert: HandshakeFailure".into()));
+                },
+            ],
             Some(|facts| facts.handshakes.starttls = Seen::Value(Vec::new())),
         ),
         (
@@ -345,6 +432,14 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
             "tls.no_auth_in_clear",
             vec![|facts| facts.handshakes.starttls = handshake(Ok(true))],
             Some(|facts| facts.handshakes.starttls = handshake(Err("Connection refused".into()))),
+        ),
+        (
+            "self.submission",
+            vec![
+                |facts| facts.submission = submitted(Err("535 5.7.8 [login_refused] no such key".into())),
+                |facts| facts.submission = submitted(Ok(Seen::Value(false))),
+            ],
+            Some(|facts| facts.submission = submitted(Ok(failed()))),
         ),
         (
             "disk.free",
@@ -369,7 +464,9 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
         ),
         (
             "key.mode",
-            vec![|facts| facts.machine.master_key_mode = Seen::Value(0o644)],
+            vec![|facts| facts.machine.master_key_mode = key_mode(0o644, false), |facts| {
+                facts.machine.master_key_mode = key_mode(0o604, true)
+            }],
             Some(|facts| facts.machine.master_key_mode = Seen::NotAsked("the master key does not exist yet")),
         ),
         (
@@ -386,6 +483,18 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
             "limit.files",
             vec![|facts| facts.machine.files = Seen::Value(1024)],
             Some(|facts| facts.machine.files = Seen::Failed("no limit can be read".into())),
+        ),
+        (
+            "limit.memory",
+            vec![|facts| facts.machine.memory = Seen::Value(GIB / 2)],
+            Some(|facts| facts.machine.memory = Seen::Failed("Permission denied".into())),
+        ),
+        (
+            "clock.synced",
+            vec![|facts| facts.machine.is_clock_synchronized = Seen::Value(false)],
+            Some(|facts| {
+                facts.machine.is_clock_synchronized = Seen::NotAsked("systemd-timesyncd does not run")
+            }),
         ),
         (
             "queue.age",
@@ -410,16 +519,9 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
         ),
         (
             "webhook.failing",
-            vec![
-                |facts| {
-                    facts.state.failing_webhooks =
-                        failing(&["https://acme.com/hooks"], "has failed since noon")
-                },
-                |facts| {
-                    let all = ["a", "b", "c", "d", "e", "f", "g"];
-                    facts.state.failing_webhooks = failing(&all, "has failed since noon");
-                },
-            ],
+            vec![|facts| facts.state.failing_webhooks = failing_webhooks(&["whk_1"]), |facts| {
+                facts.state.failing_webhooks = failing_webhooks(&["a", "b", "c", "d", "e", "f", "g"])
+            }],
             Some(|facts| facts.state.failing_webhooks = Seen::NotAsked(SERVER_NOT_ASKED)),
         ),
         (
@@ -436,6 +538,20 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
                     failing(&["tnt_1"], "has a smart host that refuses the login: 535 5.7.8 wrong password")
             }],
             Some(|facts| facts.state.refused_smart_hosts = Seen::NotAsked(SERVER_NOT_ASKED)),
+        ),
+        (
+            "store.quick_check",
+            vec![
+                |facts| {
+                    facts.database_faults = texts(&["Tree 5 page 6: btreeInitPage() returns error code 11"])
+                },
+                |facts| {
+                    facts.database_faults = texts(&["row 7 missing from index", "row 8 missing from index"])
+                },
+            ],
+            Some(|facts| {
+                facts.database_faults = Seen::NotAsked("not asked for; --deep reads the whole database")
+            }),
         ),
     ]
 }
@@ -492,7 +608,7 @@ fn domain_cases() -> Vec<(&'static str, Vec<OfDomain>, Option<OfDomain>)> {
         (
             "dkim.size",
             vec![|facts| facts.keys[0].rsa_bits = Some(768), |facts| facts.keys[0].rsa_bits = Some(1024)],
-            Some(|facts| facts.keys.clear()),
+            Some(|facts| facts.keys[0].rsa_bits = None),
         ),
         (
             "dkim.duplicate",
@@ -532,14 +648,22 @@ fn domain_cases() -> Vec<(&'static str, Vec<OfDomain>, Option<OfDomain>)> {
         ),
         (
             "dmarc.one",
-            vec![|facts| facts.dmarc = Seen::Nothing, |facts| {
-                facts.dmarc = dmarc(&["v=DMARC1; p=reject", "v=DMARC1; p=none"])
-            }],
+            vec![
+                |facts| facts.dmarc = Seen::Nothing,
+                |facts| facts.dmarc = dmarc(&["v=DMARC1; p=reject", "v=DMARC1; p=none"]),
+                |facts| {
+                    facts.dmarc = dmarc(&["v=DMARC1; p=reject", "v=DMARC1; p=none"]);
+                    facts.name = name("news.acme.com");
+                },
+            ],
             Some(|facts| facts.dmarc = failed()),
         ),
         (
             "dmarc.policy",
-            vec![|facts| facts.dmarc = dmarc(&["v=DMARC1; p=none"])],
+            vec![|facts| facts.dmarc = dmarc(&["v=DMARC1; p=none"]), |facts| {
+                facts.dmarc = dmarc(&["v=DMARC1; p=reject; sp=none"]);
+                facts.name = name("news.acme.com");
+            }],
             Some(|facts| facts.dmarc = Seen::Nothing),
         ),
         (
@@ -570,9 +694,14 @@ fn domain_cases() -> Vec<(&'static str, Vec<OfDomain>, Option<OfDomain>)> {
         ),
         (
             "mx.replies",
-            vec![|facts| facts.mail_exchanges = Seen::Value(MailExchange::NullMx), |facts| {
-                facts.mail_exchanges = Seen::Nothing
-            }],
+            vec![
+                |facts| facts.mail_exchanges = Seen::Value(MailExchange::NullMx),
+                |facts| facts.mail_exchanges = Seen::Nothing,
+                |facts| {
+                    facts.mail_exchanges = Seen::Nothing;
+                    facts.reverse_path = name("bounces.host.example");
+                },
+            ],
             Some(|facts| facts.mail_exchanges = failed()),
         ),
         (
@@ -712,6 +841,9 @@ fn nothing_is_ok_that_was_not_seen() {
     facts.handshakes =
         HandshakeFacts { starttls: Seen::NotAsked(NOT_SEEN), implicit: Seen::NotAsked(NOT_SEEN) };
     facts.egress = Seen::NotAsked(NOT_SEEN);
+    facts.blocklists = Seen::NotAsked(NOT_SEEN);
+    facts.submission = Seen::NotAsked(NOT_SEEN);
+    facts.database_faults = Seen::NotAsked(NOT_SEEN);
     facts.dns.resolvers.clear();
     facts.dns.is_dnssec_passed = Seen::NotAsked(NOT_SEEN);
     facts.state = StateFacts {
@@ -729,6 +861,8 @@ fn nothing_is_ok_that_was_not_seen() {
         master_key_mode: Seen::NotAsked(NOT_SEEN),
         master_key_opens: Seen::NotAsked(NOT_SEEN),
         files: Seen::NotAsked(NOT_SEEN),
+        memory: Seen::NotAsked(NOT_SEEN),
+        is_clock_synchronized: Seen::NotAsked(NOT_SEEN),
         ..facts.machine
     };
     // These look at the configuration only.
@@ -760,6 +894,34 @@ fn a_hostile_reverse_name_is_one_line() {
     assert!(!text.contains('\u{1b}'));
 }
 
+#[test]
+fn hostile_records_banners_and_replies_stay_short_and_on_one_line() {
+    let hostile = format!("x\u{1b}[2J\u{202e}\r\nOK       all is well\u{2028}{}", "A".repeat(100_000));
+    let mut server = server();
+    server.sources[0].reverse = reverse(&[&hostile, "b.example"], OWN);
+    egress(&mut server).result = Ok((format!("554 {hostile}"), String::new()));
+    let listed = vec![(OWN_V4, hostile.clone())];
+    server.blocklists = on_list(Seen::Value(Blocklist::Answers { asked: vec![OWN_V4], listed }));
+    server.submission = submitted(Err(hostile.clone()));
+    server.host_spf = spf(&[&format!("v=spf1 {hostile}"), "v=spf1 -all"]);
+    let mut domain = domain();
+    domain.dmarc = Seen::Value((name("acme.com"), vec![hostile.clone(); 100]));
+    domain.ownership.2 = Seen::Value(vec![hostile.clone(); 100]);
+    domain.mail_exchanges = Seen::Value(MailExchange::Hosts(vec![hostile]));
+    let findings: Vec<Finding> = [super::server(&server), super::domain(&domain)].concat();
+    let is_safe = |text: &str, max: usize| {
+        text.chars().count() <= max && !text.contains(['\r', '\n', '\u{1b}', '\u{202e}', '\u{2028}'])
+    };
+    for finding in &findings {
+        assert!(is_safe(&finding.text, 401), "{finding:?}");
+        assert!(finding.found.len() <= 20 && finding.found.iter().all(|found| is_safe(found, 2001)));
+        assert!(finding.fix.iter().all(|fix| is_safe(&fix.text, 2001)), "{finding:?}");
+    }
+    let shown = Diagnosis::new("mail.example.com", findings, server.at, 0);
+    let lines = render(&shown, true);
+    assert!(!lines.lines().any(|line| line.starts_with("OK       all is well")), "{lines}");
+}
+
 /// The servers that people really have.
 #[test]
 fn a_translator_of_addresses_a_split_name_and_ipv6_without_a_reverse_name_are_found() {
@@ -773,8 +935,10 @@ fn a_translator_of_addresses_a_split_name_and_ipv6_without_a_reverse_name_are_fo
         statuses
     };
     // The name server of the office answers with the private address.
-    let split =
-        changed(server(), |facts| facts.hostname_addresses = Seen::Value(vec![address("192.168.1.7")]));
+    let split = changed(server(), |facts| {
+        greet_as_host(facts);
+        facts.hostname_addresses = Seen::Value(vec![address("192.168.1.7")]);
+    });
     assert_eq!(statuses(&split)["name.resolves"], FindingStatus::Error);
     // With both addresses in the DNS, the one of IPv6 has no reverse name.
     let mut v6 = server();
@@ -794,6 +958,77 @@ fn a_translator_of_addresses_a_split_name_and_ipv6_without_a_reverse_name_are_fo
         assert_eq!(found[id], FindingStatus::Skipped, "{id}");
     }
     assert_eq!(found["net.public_address"], FindingStatus::Warning);
+}
+
+/// What the check of an id says, with the text of its fix.
+fn said(findings: Vec<Finding>, id: &str) -> Vec<(FindingStatus, String)> {
+    let of_check = findings.into_iter().filter(|finding| finding.id == id);
+    of_check.map(|finding| (finding.status, finding.fix.map(|fix| fix.text).unwrap_or_default())).collect()
+}
+
+#[test]
+fn a_source_that_greets_with_another_name_needs_no_record_of_the_host_name() {
+    let elsewhere =
+        changed(server(), |facts| facts.hostname_addresses = Seen::Value(vec![address("192.0.2.80")]));
+    assert_eq!(said(super::server(&elsewhere), "name.resolves")[0].0, FindingStatus::Ok);
+    // A record that is missing stands beside the others.
+    let greeting = changed(elsewhere, greet_as_host);
+    let found = said(super::server(&greeting), "name.resolves");
+    let fix = "add A mail.example.com with 192.0.2.7; keep its other addresses that are right";
+    assert_eq!(found, [(FindingStatus::Error, fix.to_owned())]);
+}
+
+#[test]
+fn several_spf_records_become_one_that_permits_what_they_permitted() {
+    let mut facts = server();
+    facts.host_spf = spf(&["v=spf1 include:other.example -all", "v=spf1 mx include:mail.example.com ~all"]);
+    let (_, fix) = &said(super::server(&facts), "spf.host")[0];
+    assert_eq!(
+        fix,
+        "replace all SPF records of mail.example.com by one: v=spf1 ip4:192.0.2.7 include:other.example mx -all"
+    );
+    let mut facts = domain();
+    facts.spf = spf(&["v=spf1 mx ~all", "v=spf1 -all"]);
+    let (_, fix) = &said(super::domain(&facts), "spf.one")[0];
+    assert!(fix.starts_with("replace all SPF records of acme.com by one: v=spf1"), "{fix}");
+}
+
+#[test]
+fn nothing_is_wrong_about_addresses_if_mail_leaves_through_a_smart_host() {
+    let mut facts = server();
+    facts.own_addresses = Seen::NotAsked(SMART_HOST);
+    facts.egress = Seen::NotAsked("mail leaves through a smart host");
+    facts.sources.clear();
+    (facts.host_spf, facts.hostname_addresses) = (Seen::Nothing, Seen::Nothing);
+    let found = super::server(&facts);
+    for id in ["name.resolves", "name.ptr", "net.port25", "net.public_address", "net.ipv6", "spf.host"] {
+        assert_eq!(said(found.clone(), id), [(FindingStatus::Skipped, String::new())], "{id}");
+    }
+}
+
+#[test]
+fn the_key_file_is_not_called_lost_because_of_its_mode() {
+    let mut facts = server();
+    facts.machine.master_key_mode = key_mode(0o604, true);
+    facts.machine.master_key_opens = Seen::Failed("users other than its owner can access the file".into());
+    let found = super::server(&facts);
+    assert_eq!(said(found.clone(), "key.opens")[0].0, FindingStatus::Skipped);
+    let fix = found.into_iter().find(|finding| finding.id == "key.mode").unwrap().fix.unwrap();
+    // The server may read a key of root by its group only.
+    assert_eq!(fix.command.as_deref(), Some("chmod 640 /etc/pillarbox/master.key"));
+}
+
+#[test]
+fn the_policy_of_subdomains_and_capital_letters_are_read() {
+    let policy = |of: &str, record: &str| {
+        let mut facts = domain();
+        facts.dmarc = Seen::Value((name(of), vec![record.to_owned()]));
+        said(super::domain(&facts), "dmarc.policy")[0].0
+    };
+    assert_eq!(policy("acme.com", "v=DMARC1; p=Reject; sp=none"), FindingStatus::Ok);
+    assert_eq!(policy("com", "v=DMARC1; p=reject; sp=none"), FindingStatus::Info);
+    assert_eq!(policy("com", "v=DMARC1; p=reject"), FindingStatus::Ok);
+    assert_eq!(policy("com", "v=DMARC1; p=none; sp=quarantine"), FindingStatus::Ok);
 }
 
 #[test]

@@ -11,6 +11,19 @@ const DAY: SignedDuration = SignedDuration::from_hours(24);
 const LEFT_MIN: SignedDuration = SignedDuration::from_hours(3 * 24);
 /// Names of a certificate that are shown.
 const NAMES_SHOWN: usize = 3;
+/// What systemd copies when it starts a service; the copies do not change until it starts the service again.
+const CREDENTIALS: &str = "/run/credentials/";
+
+/// What to do with the file of a certificate, or with the one that systemd copies it from.
+fn file_fix(file: &str, what: &str) -> Fix {
+    match file.starts_with(CREDENTIALS) {
+        true => Fix::command(
+            format!("{what} the file that systemd copies to {file}, and restart the server"),
+            "systemctl restart pillarbox",
+        ),
+        false => Fix::text(format!("{what} {file}; the server reads it again within half a minute")),
+    }
+}
 
 pub fn chain(facts: &Facts) -> Vec<Finding> {
     const ID: &str = "tls.chain";
@@ -33,9 +46,8 @@ pub fn chain(facts: &Facts) -> Vec<Finding> {
             Finding::ok(ID, file, format!("{file} leads to an authority that systems trust"))
         }
         Seen::Value(Inspection { chain_fault: Some(fault), .. }) => {
-            let fix = Fix::text(format!(
-                "put the certificate and then each intermediate certificate of its authority into {file}"
-            ));
+            let what = "put the certificate and then each intermediate certificate of its authority into";
+            let fix = file_fix(file, what);
             Finding::error(ID, file, format!("{file} is not trusted: {fault}"), fix)
         }
         Seen::Failed(reason) => {
@@ -101,7 +113,7 @@ fn check_life(id: &'static str, facts: &Facts, found: &Inspection) -> Finding {
             "remove the self-signed certificate and restart; the server makes another",
             format!("rm {file}"),
         ),
-        false => Fix::text(format!("renew {file}; the server notices the new one by itself")),
+        false => file_fix(file, "renew"),
     };
     let left = not_after.duration_since(facts.at);
     let (date, days) = (date(*not_after), left.as_hours() / 24);
@@ -127,14 +139,14 @@ fn check_life(id: &'static str, facts: &Facts, found: &Inspection) -> Finding {
 }
 
 pub fn starttls(facts: &Facts) -> Vec<Finding> {
-    of_listeners("tls.starttls", &facts.handshakes.starttls, "submission with STARTTLS")
+    of_listeners("tls.starttls", &facts.tls.file, &facts.handshakes.starttls, "submission with STARTTLS")
 }
 
 pub fn implicit(facts: &Facts) -> Vec<Finding> {
-    of_listeners("tls.implicit", &facts.handshakes.implicit, "submission with implicit TLS")
+    of_listeners("tls.implicit", &facts.tls.file, &facts.handshakes.implicit, "submission with implicit TLS")
 }
 
-fn of_listeners(id: &'static str, handshakes: &Seen<Vec<Handshake>>, kind: &str) -> Vec<Finding> {
+fn of_listeners(id: &'static str, file: &str, handshakes: &Seen<Vec<Handshake>>, kind: &str) -> Vec<Finding> {
     let handshakes = match look(id, &"", handshakes) {
         Ok(handshakes) => handshakes.map(Vec::as_slice).unwrap_or_default(),
         Err(skipped) => return vec![skipped],
@@ -142,9 +154,12 @@ fn of_listeners(id: &'static str, handshakes: &Seen<Vec<Handshake>>, kind: &str)
     let of_one = |Handshake { address, result }: &Handshake| match result {
         Ok(_) => Finding::ok(id, address.to_string(), format!("{address} completes the handshake")),
         Err(reason) => {
-            let fix = Fix::text(
-                "look into the log of the server; after a change of its certificate, send it SIGHUP",
-            );
+            let fix = Fix::text(match file.starts_with(CREDENTIALS) {
+                true => "see the log of the server; a changed certificate is in use after a restart",
+                false => {
+                    "see the log of the server; a changed certificate is in use within half a minute, or at once after SIGHUP"
+                }
+            });
             Finding::error(
                 id,
                 address.to_string(),

@@ -6,16 +6,20 @@ use futures_util::future::join_all;
 
 use super::{DkimFacts, DomainFacts, Gatherer, Lookups, MailExchange, Seen, name};
 use crate::dkim::{Signer, rsa_bits};
-use crate::dns::{MailHosts, SignatureCheck};
+use crate::dns::MailHosts;
 use crate::mail::{Content, DomainName};
 use crate::model::{DkimAlgorithm, DkimKeyState, DomainStatus, ReturnPathMode, Verification};
 use crate::store::{self, Directory, DkimKey, Domain, Store};
 use crate::verification::{
-    DnsRecord, Purpose, VerificationSettings, dmarc_policies, expected_records, merged_spf, spf_refers_to,
+    DnsRecord, Purpose, Sender, VerificationSettings, dmarc_policies, expected_records, merged_spf,
+    source_pool_of, spf_refers_to,
 };
 
 /// Other domains in `rua` that are asked whether they agree.
 const REPORT_DOMAINS_MAX: usize = 10;
+const SIBLING: &str = "no consent is needed if one organization owns both domains";
+/// Mail hosts whose addresses are looked up.
+const MAIL_HOSTS_MAX: usize = 5;
 /// RFC 9989 §4.10: the walk up the tree of names ends after eight queries.
 const DMARC_WALK_MAX: usize = 8;
 
@@ -35,7 +39,8 @@ pub async fn gather(
     // The record of a retiring key may be removed once no queued mail has its signature.
     keys.retain(|key| key.state != DkimKeyState::Retiring);
     let expected = expected_records(domain, &keys, settings);
-    let own = name::own_addresses(config);
+    let pool = source_pool_of(domain, store).await?;
+    let own = name::own_addresses(config, Sender::Tenant(pool.as_deref()));
     let ownership = find_record(&expected, |record| record.purpose == Purpose::Ownership);
     let (reverse_path, leads_here) = reverse_path_of(gatherer, domain);
     let (found_ownership, dkim, spf, dmarc, mail_exchanges) = tokio::join!(
@@ -99,6 +104,7 @@ async fn dkim_facts(
         selector: key.selector.clone(),
         record_name,
         record,
+        algorithm: key.algorithm,
         rsa_bits: match key.algorithm {
             DkimAlgorithm::Rsa => rsa_bits(&key.public_key),
             DkimAlgorithm::Ed25519 => None,
@@ -122,11 +128,7 @@ async fn verify_sample(domain: &Domain, key: &DkimKey, private_key: &[u8], looku
         Ok(signature) => format!("{signature}{message}"),
         Err(error) => return Seen::Failed(error.to_string()),
     };
-    match lookups.resolver.verify_signature(message.as_bytes(), name).await {
-        SignatureCheck::Aligned(_) => Seen::Value(true),
-        SignatureCheck::NotAligned => Seen::Value(false),
-        SignatureCheck::Temporary => Seen::Failed("the DNS did not answer in time".to_owned()),
-    }
+    lookups.verifies(message.as_bytes(), name).await
 }
 
 /// The DMARC policies of the domain, or of the nearest domain above that has some.
@@ -166,9 +168,18 @@ async fn report_consents(
             Seen::Nothing => Seen::Value(false),
             other => other.absent(),
         };
-        (other, consent)
+        // Within one organization nobody needs to agree, and only the DNS of both knows where one ends.
+        let needs_none = consent == Seen::Value(false) && may_be_related(domain, &other);
+        (other, if needs_none { Seen::NotAsked(SIBLING) } else { consent })
     });
     join_all(asked).await
+}
+
+/// Whether both are under one name of two labels or more, so that one organization may own both.
+fn may_be_related(one: &DomainName, other: &DomainName) -> bool {
+    let last_two =
+        |name: &DomainName| name.as_str().rsplit('.').take(2).map(str::to_owned).collect::<Vec<_>>();
+    last_two(one) == last_two(other)
 }
 
 /// The domains of the addresses in `rua`.
@@ -203,14 +214,16 @@ async fn mail_exchanges(name: &DomainName, leads_here: bool, lookups: &Lookups) 
     }
     match lookups.ask(lookups.resolver.mail_hosts(name)).await {
         Seen::Value(MailHosts::NullMx) => Seen::Value(MailExchange::NullMx),
-        Seen::Value(MailHosts::Hosts(hosts)) if hosts == [name.as_str()] => {
-            // Without an MX record the address of the name counts (RFC 5321 §5.1).
-            match lookups.addresses(name.as_str()).await {
-                Seen::Value(_) => Seen::Value(MailExchange::Hosts(hosts)),
-                other => other.absent(),
+        // Without an MX record the name itself is the host (RFC 5321 §5.1).
+        Seen::Value(MailHosts::Hosts(hosts)) => {
+            let asked = hosts.iter().take(MAIL_HOSTS_MAX).map(|host| lookups.addresses(host));
+            let found = join_all(asked).await;
+            if found.iter().any(|found| found.value().is_some()) {
+                return Seen::Value(MailExchange::Hosts(hosts));
             }
+            let failed = found.into_iter().find(|found| *found != Seen::Nothing);
+            failed.map_or(Seen::Nothing, Seen::absent)
         }
-        Seen::Value(MailHosts::Hosts(hosts)) => Seen::Value(MailExchange::Hosts(hosts)),
         other => other.absent(),
     }
 }
@@ -238,6 +251,15 @@ mod tests {
         ] {
             assert_eq!(read(policy), expected, "{policy}");
         }
+    }
+
+    #[test]
+    fn domains_with_the_same_last_two_labels_may_be_of_one_organization() {
+        let related = |one: &str, other: &str| {
+            may_be_related(&DomainName::parse(one).unwrap(), &DomainName::parse(other).unwrap())
+        };
+        assert!(related("a.acme.example", "b.c.acme.example"));
+        assert!(!related("a.acme.example", "a.other.example"));
     }
 
     #[test]

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::dialogue::read_reply;
-use super::{FACT_TIMEOUT, Handshake, HandshakeFacts, Seen};
+use super::{FACT_TIMEOUT, Handshake, HandshakeFacts, NO_SERVER, Seen, blocking};
 use crate::config::Config;
 use crate::mail::DomainName;
 use crate::tls::pinned_client;
@@ -26,24 +27,19 @@ pub struct Listening {
     pub submissions: Vec<SocketAddr>,
 }
 
-const NO_SERVER: &str = "the running server was not asked";
-const PROXIED: &str = "the listeners expect the PROXY protocol from this machine";
+pub const PROXIED: &str = "the listeners expect the PROXY protocol from this machine";
 
 /// Connects to each listener. `certificate` is the file of the running server.
 pub async fn gather(config: &Config, listening: Option<&Listening>, certificate: &Path) -> HandshakeFacts {
     let not_asked =
         |reason| HandshakeFacts { starttls: Seen::NotAsked(reason), implicit: Seen::NotAsked(reason) };
     let Some(Listening { submission, submissions }) = listening else { return not_asked(NO_SERVER) };
-    let from = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    if config.smtp.proxy_protocol_from.iter().any(|network| network.contains(&from)) {
+    if submission.iter().chain(submissions).any(|address| is_proxied(config, address)) {
         return not_asked(PROXIED);
     }
-    let connector = match pinned_client(certificate) {
-        Ok(client) => TlsConnector::from(Arc::new(client)),
-        Err(error) => {
-            let reason = error.to_string();
-            return HandshakeFacts { starttls: Seen::Failed(reason.clone()), implicit: Seen::Failed(reason) };
-        }
+    let connector = match connector(certificate).await {
+        Seen::Value(connector) => connector,
+        other => return HandshakeFacts { starttls: other.clone().absent(), implicit: other.absent() },
     };
     let hostname = &config.hostname;
     let (starttls, implicit) = tokio::join!(
@@ -51,6 +47,23 @@ pub async fn gather(config: &Config, listening: Option<&Listening>, certificate:
         join_all(submissions.iter().map(|address| dial(*address, hostname, &connector, false)))
     );
     HandshakeFacts { starttls: Seen::Value(starttls), implicit: Seen::Value(implicit) }
+}
+
+/// Whether a listener expects the PROXY protocol from this machine. To an own address the system connects from the same
+/// address.
+pub fn is_proxied(config: &Config, address: &SocketAddr) -> bool {
+    let from = reachable(*address).ip();
+    config.smtp.proxy_protocol_from.iter().any(|network| network.contains(&from))
+}
+
+/// Trusts the certificate of the running server only.
+pub async fn connector(certificate: &Path) -> Seen<TlsConnector> {
+    let file = certificate.to_owned();
+    blocking(move || match pinned_client(&file) {
+        Ok(client) => Seen::Value(Arc::new(client).into()),
+        Err(error) => Seen::Failed(error.to_string()),
+    })
+    .await
 }
 
 async fn dial(
@@ -74,6 +87,19 @@ async fn shake_hands(
     connector: &TlsConnector,
     is_starttls: bool,
 ) -> io::Result<bool> {
+    let (mut stream, offers_auth) = secure(address, hostname, connector, is_starttls).await?;
+    // What follows is a courtesy.
+    let _ = stream.write_all(b"QUIT\r\n").await;
+    Ok(offers_auth)
+}
+
+/// Connects with TLS. Returns also whether AUTH was offered in clear.
+pub async fn secure(
+    address: SocketAddr,
+    hostname: &DomainName,
+    connector: &TlsConnector,
+    is_starttls: bool,
+) -> io::Result<(TlsStream<TcpStream>, bool)> {
     let name = ServerName::try_from(hostname.to_string()).map_err(io::Error::other)?;
     let mut stream = BufReader::new(TcpStream::connect(reachable(address)).await?);
     let mut offers_auth = false;
@@ -86,13 +112,11 @@ async fn shake_hands(
         stream.write_all(b"STARTTLS\r\n").await?;
         expect(&mut stream, "220").await?;
     }
-    let mut stream = connector.connect(name, stream.into_inner()).await?;
-    // What follows is a courtesy.
-    let _ = stream.write_all(b"QUIT\r\n").await;
-    Ok(offers_auth)
+    Ok((connector.connect(name, stream.into_inner()).await?, offers_auth))
 }
 
-async fn expect(stream: &mut BufReader<TcpStream>, code: &str) -> io::Result<Vec<String>> {
+/// Reads a reply, which must have this code.
+pub async fn expect(stream: &mut BufReader<impl AsyncRead + Unpin>, code: &str) -> io::Result<Vec<String>> {
     let lines = read_reply(stream).await?;
     match lines.first().filter(|line| !line.starts_with(code)) {
         Some(refusal) => Err(io::Error::other(refusal.clone())),

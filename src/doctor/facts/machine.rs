@@ -8,36 +8,40 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit};
 
-use super::{MachineFacts, Seen, TlsFacts, blocking};
+use super::{KeyMode, MachineFacts, Seen, TlsFacts, blocking, system};
 use crate::config::Config;
 use crate::mail::Timestamp;
+use crate::relay::LOADED_OCTETS_MAX;
 use crate::store::check_master_key;
 use crate::tls;
 
 /// Synced writes that are timed, and their octets.
 const WRITES: usize = 20;
 const WRITE_OCTETS: usize = 4096;
-/// Files besides connections: the database, listeners, DNS, bodies.
-const OTHER_FILES: u64 = 512;
 const NO_DIRECTORY: &str = "the data directory does not exist yet";
+const UNKNOWN_KIND: &str = "the kind of the file system is not known";
 const NO_KEY: &str = "the master key does not exist yet; the server makes it at its first start";
 
-pub async fn gather(config: &Config) -> MachineFacts {
+pub async fn gather(config: &Config, files_needed: usize) -> MachineFacts {
     let data_dir = config.data_dir.clone();
-    let is_there = data_dir.is_dir();
-    let (space_dir, sync_dir, kind_dir) = (existing(&data_dir), data_dir.clone(), existing(&data_dir));
+    let (space_dir, sync_dir, kind_dir) = (data_dir.clone(), data_dir.clone(), data_dir.clone());
     let key = config.master_key_file.clone().unwrap_or_else(|| data_dir.join("master.key"));
     let (named, mode_key, key_dir) = (config.master_key_file.clone(), key.clone(), data_dir.clone());
-    let (space, sync, file_system, master_key_mode, master_key_opens) = tokio::join!(
-        blocking(move || read(space_of(&space_dir))),
-        blocking(move || if is_there { read(time_writes(&sync_dir)) } else { Seen::NotAsked(NO_DIRECTORY) }),
-        blocking(move || read(file_system_of(&kind_dir))),
+    let (space, sync, file_system, master_key_mode, master_key_opens, memory, clock) = tokio::join!(
+        blocking(move || read(space_of(existing(&space_dir)))),
+        blocking(move || match sync_dir.is_dir() {
+            true => read(time_writes(&sync_dir)),
+            false => Seen::NotAsked(NO_DIRECTORY),
+        }),
+        blocking(move || file_system_of(existing(&kind_dir))),
         blocking(move || mode_of(&mode_key)),
         blocking(move || match check_master_key(named.as_deref(), &key_dir) {
-            Ok(()) if is_there => Seen::Value(()),
+            Ok(()) if key_dir.is_dir() => Seen::Value(()),
             Ok(()) => Seen::NotAsked(NO_KEY),
             Err(error) => Seen::Failed(error.to_string()),
         }),
+        blocking(system::memory),
+        blocking(|| system::clock(Path::new(system::TIMESYNCD))),
     );
     MachineFacts {
         data_dir: data_dir.display().to_string(),
@@ -50,7 +54,10 @@ pub async fn gather(config: &Config) -> MachineFacts {
         master_key_mode,
         master_key_opens,
         files: Seen::Value(getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)),
-        files_needed: files_needed(config),
+        files_needed: files_needed.try_into().unwrap_or(u64::MAX),
+        memory,
+        memory_needed: config.buffer_octets().saturating_add(LOADED_OCTETS_MAX),
+        is_clock_synchronized: clock,
     }
 }
 
@@ -59,8 +66,8 @@ fn read<T>(result: io::Result<T>) -> Seen<T> {
 }
 
 /// The nearest directory that exists: the server makes the data directory there.
-fn existing(data_dir: &Path) -> PathBuf {
-    data_dir.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/")).to_owned()
+fn existing(data_dir: &Path) -> &Path {
+    data_dir.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"))
 }
 
 fn space_of(directory: &Path) -> io::Result<(u64, u64)> {
@@ -68,32 +75,37 @@ fn space_of(directory: &Path) -> io::Result<(u64, u64)> {
     Ok((found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize)))
 }
 
-/// p50 and p99 of the times of synced writes to a file, which is removed.
+/// p50 and p99 of the times of synced writes to a file, which is removed first, so that nothing leaves it behind.
 fn time_writes(directory: &Path) -> io::Result<(Duration, Duration)> {
     let path = directory.join(format!("doctor-{}.tmp", std::process::id()));
-    let timed = (|| {
-        let mut file: File = OpenOptions::new().write(true).create_new(true).open(&path)?;
-        let mut times = Vec::with_capacity(WRITES);
-        for _ in 0..WRITES {
-            let start = Instant::now();
-            file.write_all(&[0; WRITE_OCTETS])?;
-            file.sync_data()?;
-            times.push(start.elapsed());
-        }
-        times.sort();
-        Ok((times[WRITES / 2], times[WRITES - 1]))
-    })();
+    let mut file: File = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
     match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => timed,
+        // Another run of this process has removed it.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut times = Vec::with_capacity(WRITES);
+    for _ in 0..WRITES {
+        let start = Instant::now();
+        file.write_all(&[0; WRITE_OCTETS])?;
+        file.sync_data()?;
+        times.push(start.elapsed());
+    }
+    times.sort();
+    Ok((times[WRITES / 2], times[WRITES - 1]))
+}
+
+/// The name of the kind of file system, as far as it decides something; `local` for those of disks.
+fn file_system_of(directory: &Path) -> Seen<&'static str> {
+    match rustix::fs::statfs(directory) {
+        Ok(found) => kind_of(found.f_type as u32).map_or(Seen::NotAsked(UNKNOWN_KIND), Seen::Value),
+        Err(error) => Seen::Failed(io::Error::from(error).to_string()),
     }
 }
 
-/// The name of the kind of file system, as far as it decides something; `local` for all others.
-fn file_system_of(directory: &Path) -> io::Result<&'static str> {
-    let found = rustix::fs::statfs(directory)?;
-    // statfs(2).
-    Ok(match found.f_type as u32 {
+/// By the number in statfs(2).
+fn kind_of(number: u32) -> Option<&'static str> {
+    Some(match number {
         0x0102_1994 => "tmpfs",
         0x8584_58f6 => "ramfs",
         0x794c_7630 => "overlayfs",
@@ -101,32 +113,26 @@ fn file_system_of(directory: &Path) -> io::Result<&'static str> {
         0xff53_4d42 | 0xfe53_4d42 => "cifs",
         0x0102_1997 => "9p",
         0x6573_5546 => "fuse",
-        _ => "local",
+        0x00c3_6400 => "ceph",
+        0x0bd0_0bd0 => "lustre",
+        0x4750_4653 => "gpfs",
+        0x5346_414f => "afs",
+        // ext2 to ext4, xfs, btrfs, zfs, f2fs, bcachefs.
+        0xef53 | 0x5846_5342 | 0x9123_683e | 0x2fc1_2fc1 | 0xf2f5_2010 | 0xca45_1a4e => "local",
+        _ => return None,
     })
 }
 
-fn mode_of(key: &Path) -> Seen<u32> {
+fn mode_of(key: &Path) -> Seen<KeyMode> {
     match std::fs::metadata(key) {
         // The group may read it if root owns it: credentials of the service manager have such a mode.
-        Ok(found) if found.uid() == 0 => Seen::Value(found.mode() & 0o777 & !0o040),
-        Ok(found) => Seen::Value(found.mode() & 0o777),
+        Ok(found) if found.uid() == 0 => {
+            Seen::Value(KeyMode { mode: found.mode() & 0o777 & !0o040, is_of_root: true })
+        }
+        Ok(found) => Seen::Value(KeyMode { mode: found.mode() & 0o777, is_of_root: false }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Seen::NotAsked(NO_KEY),
         Err(error) => Seen::Failed(error.to_string()),
     }
-}
-
-fn files_needed(config: &Config) -> u64 {
-    let inbound = if config.inbound.is_enabled() { config.inbound.connections_max } else { 0 };
-    let public = if config.public.listen.is_empty() { 0 } else { config.public.connections_max };
-    let all = [
-        config.smtp.connections_max,
-        config.api.connections_max,
-        config.relay.connections_max,
-        config.webhooks.requests_max,
-        inbound,
-        public,
-    ];
-    all.into_iter().fold(OTHER_FILES, |sum, max| sum.saturating_add(max as u64))
 }
 
 /// The files of the certificate and of its key.
@@ -163,6 +169,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (p50, p99) = time_writes(dir.path()).unwrap();
         assert!(p50 <= p99);
+        // A run that was killed may have left its file.
+        std::fs::write(dir.path().join(format!("doctor-{}.tmp", std::process::id())), "left").unwrap();
+        time_writes(dir.path()).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         assert!(time_writes(&dir.path().join("absent")).is_err());
     }
@@ -172,5 +181,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(existing(&dir.path().join("a/b")), dir.path());
         assert!(space_of(dir.path()).unwrap().1 > 0);
+    }
+
+    #[test]
+    fn a_file_system_is_local_only_if_it_is_known_as_such() {
+        // statfs(2) of ext4, Ceph, and one that nobody has.
+        assert_eq!(kind_of(0xef53), Some("local"));
+        assert_eq!(kind_of(0x00c3_6400), Some("ceph"));
+        assert_eq!(kind_of(0x1234_5678), None);
     }
 }

@@ -1,34 +1,36 @@
 //! What the doctor has seen. Each fact says whether it was seen, so that no check is right without it. The files of this
-//! module gather them: none of them fails, and none waits longer than its deadline.
+//! module gather them: none of them fails, and each look has a deadline.
 
+mod blocklists;
 mod dialogue;
 mod domain;
+mod gatherer;
 mod listeners;
+mod lookups;
 mod machine;
 mod name;
 mod network;
 mod ports;
 mod state;
+mod submission;
+mod system;
 
-use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
-use crate::config::Config;
-use crate::dns::{DnsError, Resolver};
 use crate::mail::{DomainName, Timestamp};
+use crate::model::DkimAlgorithm;
 use crate::tls::Inspection;
 
 pub use domain::gather as gather_domain;
+pub use gatherer::Gatherer;
 pub use listeners::Listening;
+pub use lookups::Lookups;
+use lookups::{FACT_TIMEOUT, blocking, unlimited};
+pub use name::SMART_HOST;
 pub use state::Server;
 
-/// The time for one fact.
-const FACT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Look-ups at once.
-const LOOKUPS_MAX: usize = 16;
+const NO_SERVER: &str = "the running server was not asked";
 
 /// A fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,11 +60,15 @@ pub struct Facts {
     /// `None` if tenants include the host name.
     pub included_spf: Option<(DomainName, Seen<SpfFacts>)>,
     pub egress: Seen<EgressFacts>,
+    pub blocklists: Seen<Vec<BlocklistFacts>>,
     pub dns: DnsFacts,
     pub tls: TlsFacts,
     pub handshakes: HandshakeFacts,
+    pub submission: Seen<SubmissionFacts>,
     pub machine: MachineFacts,
     pub state: StateFacts,
+    /// What is wrong with the database.
+    pub database_faults: Seen<Vec<String>>,
 }
 
 /// How long the looks took, in milliseconds.
@@ -71,12 +77,15 @@ pub struct Times {
     pub names: u64,
     pub spf: u64,
     pub egress: u64,
+    pub blocklists: u64,
     pub name_servers: u64,
     pub certificate: u64,
     pub handshakes: u64,
+    pub submission: u64,
     pub machine: u64,
     pub ports: u64,
     pub state: u64,
+    pub database: u64,
 }
 
 /// The configuration.
@@ -104,7 +113,7 @@ pub enum PortState {
     Free,
     /// A running Pillarbox has it.
     Ours,
-    /// Another program has it.
+    /// Another program has it, or a running Pillarbox that does not greet in clear.
     Taken,
     /// This user may not listen there.
     Forbidden,
@@ -140,6 +149,24 @@ pub struct EgressFacts {
     pub result: Result<(String, String), String>,
     /// The address that its reply names.
     pub seen: Option<IpAddr>,
+}
+
+/// A DNS block list.
+#[derive(Debug, Clone)]
+pub struct BlocklistFacts {
+    pub list: DomainName,
+    pub answer: Seen<Blocklist>,
+}
+
+/// What a DNS block list says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blocklist {
+    /// It works, and has some of the addresses, each with what the list says about it.
+    Answers { asked: Vec<Ipv4Addr>, listed: Vec<(Ipv4Addr, String)> },
+    /// Its own test entries are wrong, and which.
+    Broken(&'static str),
+    /// It does not answer the name servers of this server.
+    Refuses,
 }
 
 /// The name servers.
@@ -223,6 +250,15 @@ pub struct Handshake {
     pub result: Result<bool, String>,
 }
 
+/// A message that was submitted to the own server.
+#[derive(Debug, Clone)]
+pub struct SubmissionFacts {
+    /// The domain in From.
+    pub domain: DomainName,
+    /// Whether its signature is valid with the record in the DNS, or why it was not accepted.
+    pub result: Result<Seen<bool>, String>,
+}
+
 /// The machine.
 #[derive(Debug, Clone)]
 pub struct MachineFacts {
@@ -235,12 +271,25 @@ pub struct MachineFacts {
     pub sync: Seen<(Duration, Duration)>,
     pub file_system: Seen<&'static str>,
     pub master_key: String,
-    pub master_key_mode: Seen<u32>,
+    pub master_key_mode: Seen<KeyMode>,
     pub master_key_opens: Seen<()>,
     pub is_master_key_beside_data: bool,
     /// The hard limit of open files.
     pub files: Seen<u64>,
     pub files_needed: u64,
+    /// The octets of memory that the process may use, and those that its buffers may fill.
+    pub memory: Seen<u64>,
+    pub memory_needed: u64,
+    pub is_clock_synchronized: Seen<bool>,
+}
+
+/// The permissions of the file with the master key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyMode {
+    /// Without the bits that are allowed.
+    pub mode: u32,
+    /// Whether root owns it, so that the server may read it by its group.
+    pub is_of_root: bool,
 }
 
 /// The facts about a sending domain.
@@ -290,7 +339,8 @@ pub struct DkimFacts {
     pub selector: String,
     pub record_name: String,
     pub record: String,
-    /// The length of an RSA key; `None` for Ed25519.
+    pub algorithm: DkimAlgorithm,
+    /// The length of an RSA key, if it can be read.
     pub rsa_bits: Option<usize>,
     pub is_signing: bool,
     pub found: Seen<Vec<String>>,
@@ -324,140 +374,5 @@ impl<T> Seen<T> {
             Self::Failed(reason) => Seen::Failed(reason),
             Self::NotAsked(reason) => Seen::NotAsked(reason),
         }
-    }
-}
-
-/// What the gatherers look with.
-pub struct Gatherer<'a> {
-    pub config: &'a Config,
-    /// The file of the configuration, if there is no running server.
-    pub file: Option<String>,
-    pub lookups: Lookups,
-    /// The domain whose mail host to connect to, in place of that of the configuration.
-    pub egress_domain: Option<DomainName>,
-    /// The running server.
-    pub server: Option<Server<'a>>,
-    /// Its listeners.
-    pub listening: Option<&'a Listening>,
-    pub now: Timestamp,
-}
-
-impl Gatherer<'_> {
-    /// All facts about the server, concurrently.
-    pub async fn gather(&self) -> Facts {
-        let hostname = &self.config.hostname;
-        let own_addresses = name::own_addresses(self.config);
-        let include = self.config.domains.spf_include.as_ref().filter(|include| *include != hostname);
-        let (certificate, _) = machine::certificate_files(self.config);
-        let (names, spf, egress, dns, machine, tls, handshakes, ports, state) = tokio::join!(
-            timed(async {
-                tokio::join!(
-                    self.lookups.addresses(hostname.as_str()),
-                    name::sources(self.config, &own_addresses, &self.lookups)
-                )
-            }),
-            timed(async {
-                tokio::join!(name::spf(hostname, hostname, &own_addresses, &self.lookups), async {
-                    let include = include?;
-                    let spf = name::spf(include, hostname, &own_addresses, &self.lookups).await;
-                    Some((include.clone(), spf))
-                })
-            }),
-            timed(network::egress(self)),
-            timed(network::name_server_facts(self)),
-            timed(machine::gather(self.config)),
-            timed(machine::certificate(self.config, self.now)),
-            timed(listeners::gather(self.config, self.listening, &certificate)),
-            timed(ports::gather(self.config, self.file.is_some())),
-            timed(state::gather(self.server.as_ref(), self.now)),
-        );
-        let ((hostname_addresses, sources), (host_spf, included_spf)) = (names.0, spf.0);
-        let times = Times {
-            names: names.1,
-            spf: spf.1,
-            egress: egress.1,
-            name_servers: dns.1,
-            machine: machine.1,
-            certificate: tls.1,
-            handshakes: handshakes.1,
-            ports: ports.1,
-            state: state.1,
-        };
-        Facts {
-            at: self.now,
-            times,
-            hostname: hostname.clone(),
-            config: ConfigFacts {
-                file: self.file.clone(),
-                api_listen: self.config.api.listen.clone(),
-                is_api_tls: self.config.api.tls,
-                is_public_url_https: self
-                    .config
-                    .api
-                    .public_url
-                    .as_ref()
-                    .is_some_and(|url| url.scheme() == "https"),
-                ports: ports.0,
-            },
-            own_addresses,
-            hostname_addresses,
-            sources,
-            host_spf,
-            included_spf,
-            egress: egress.0,
-            dns: dns.0,
-            tls: tls.0,
-            handshakes: handshakes.0,
-            machine: machine.0,
-            state: state.0,
-        }
-    }
-}
-
-/// Look-ups in the DNS, past the cache, a few at once.
-pub struct Lookups {
-    pub resolver: Resolver,
-    permits: Semaphore,
-}
-
-impl Lookups {
-    pub fn new(resolver: &Resolver) -> Self {
-        Self { resolver: resolver.without_cache(), permits: Semaphore::new(LOOKUPS_MAX) }
-    }
-
-    async fn addresses(&self, name: &str) -> Seen<Vec<IpAddr>> {
-        self.ask(self.resolver.addresses(name)).await
-    }
-
-    async fn texts(&self, name: &str) -> Seen<Vec<String>> {
-        self.ask(self.resolver.texts(name)).await
-    }
-
-    async fn ask<T>(&self, lookup: impl Future<Output = Result<T, DnsError>>) -> Seen<T> {
-        let Ok(_permit) = self.permits.acquire().await else {
-            return Seen::NotAsked("the doctor has ended");
-        };
-        match tokio::time::timeout(FACT_TIMEOUT, lookup).await {
-            Ok(Ok(found)) => Seen::Value(found),
-            Ok(Err(DnsError::NoSuchDomain | DnsError::NoRecords)) => Seen::Nothing,
-            Ok(Err(error @ DnsError::Temporary(_))) => Seen::Failed(error.to_string()),
-            Err(_) => Seen::Failed("the DNS did not answer in time".to_owned()),
-        }
-    }
-}
-
-/// A result, and how long it took in milliseconds.
-async fn timed<T>(look: impl Future<Output = T>) -> (T, u64) {
-    let start = Instant::now();
-    let found = look.await;
-    (found, start.elapsed().as_millis().try_into().unwrap_or(u64::MAX))
-}
-
-/// Runs blocking work within the time for a fact.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Seen<T> + Send + 'static) -> Seen<T> {
-    match tokio::time::timeout(FACT_TIMEOUT, tokio::task::spawn_blocking(work)).await {
-        Ok(Ok(seen)) => seen,
-        Ok(Err(error)) => Seen::Failed(error.to_string()),
-        Err(_) => Seen::Failed("it took more than 5 seconds".to_owned()),
     }
 }

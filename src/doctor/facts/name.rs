@@ -5,10 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use futures_util::future::join_all;
 
 use super::{Lookups, Seen, SourceFacts, SpfFacts};
-use crate::config::{Config, Source};
-use crate::egress_guard;
+use crate::config::Config;
 use crate::mail::DomainName;
-use crate::verification::spf_policies;
+use crate::verification::{
+    Sender, addresses_of, is_chosen_by_system, is_public, public_sources, spf_policies, uses_smart_hosts_only,
+};
 
 /// Sources and their reverse names that are looked at.
 const SOURCES_MAX: usize = 64;
@@ -19,13 +20,31 @@ const ELSEWHERE: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 25),
 ];
 const UNKNOWN: &str = "the address that the Internet sees is not known";
+/// Receivers see the addresses of the smart host.
+pub const SMART_HOST: &str = "mail leaves through a smart host, whose address is not known";
 
 /// The addresses that the Internet sees: those of the configuration, or those that the routes choose.
-pub fn own_addresses(config: &Config) -> Seen<Vec<IpAddr>> {
-    let mut own: Vec<IpAddr> = config.doctor.public_addresses.clone();
-    own.extend(configured(config).into_iter().filter(is_public));
-    if own.is_empty() || is_chosen_by_system(config) {
-        let chosen = ELSEWHERE.into_iter().filter_map(local_address_towards);
+pub fn own_addresses(config: &Config, sender: Sender<'_>) -> Seen<Vec<IpAddr>> {
+    own_addresses_by(config, sender, local_address_towards)
+}
+
+/// `route` says which address a packet to another one would have.
+fn own_addresses_by(
+    config: &Config,
+    sender: Sender<'_>,
+    route: impl Fn(SocketAddr) -> Option<IpAddr>,
+) -> Seen<Vec<IpAddr>> {
+    let smart_hosts_only = uses_smart_hosts_only(config);
+    let mut own = public_sources(config, sender);
+    if own.is_empty() && smart_hosts_only {
+        return Seen::NotAsked(SMART_HOST);
+    }
+    if !smart_hosts_only && (own.is_empty() || is_chosen_by_system(config, sender)) {
+        // A translator of addresses translates one family; the other may be native.
+        let translated = &config.doctor.public_addresses;
+        let is_translated =
+            |target: &SocketAddr| translated.iter().any(|own| own.is_ipv4() == target.is_ipv4());
+        let chosen = ELSEWHERE.into_iter().filter(|target| !is_translated(target)).filter_map(route);
         own.extend(chosen.filter(is_public));
     }
     let mut distinct: Vec<IpAddr> = Vec::new();
@@ -36,28 +55,6 @@ pub fn own_addresses(config: &Config) -> Seen<Vec<IpAddr>> {
     }
     distinct.truncate(SOURCES_MAX);
     if distinct.is_empty() { Seen::NotAsked(UNKNOWN) } else { Seen::Value(distinct) }
-}
-
-fn configured(config: &Config) -> Vec<IpAddr> {
-    let of_sources = config.relay.sources.iter().flat_map(addresses_of);
-    of_sources.chain(config.relay.source_address).collect()
-}
-
-fn addresses_of(source: &Source) -> impl Iterator<Item = IpAddr> + use<> {
-    [source.ipv4.map(IpAddr::V4), source.ipv6.map(IpAddr::V6)].into_iter().flatten()
-}
-
-/// Whether some mail leaves from the address that the route chooses, and no translator of addresses is configured.
-fn is_chosen_by_system(config: &Config) -> bool {
-    let has_address = match &config.relay.source_pool {
-        Some(_) => config.relay.sources.iter().all(|source| addresses_of(source).next().is_some()),
-        None => config.relay.source_address.is_some(),
-    };
-    !has_address && config.doctor.public_addresses.is_empty()
-}
-
-fn is_public(address: &IpAddr) -> bool {
-    egress_guard::is_permitted(*address, &[])
 }
 
 /// The address that a packet there would have. Sends nothing.
@@ -114,9 +111,11 @@ pub async fn spf(
         Seen::Value(cost) => cost,
         other => return other.absent(),
     };
+    let own = own.value().map(Vec::as_slice).unwrap_or_default();
+    let asked = own.iter().map(|address| lookups.ask(lookups.resolver.spf_permits(name, *address, ehlo)));
     let mut refused = Vec::new();
-    for address in own.value().into_iter().flatten() {
-        match lookups.ask(lookups.resolver.spf_permits(name, *address, ehlo)).await {
+    for (address, permitted) in own.iter().zip(join_all(asked).await) {
+        match permitted {
             Seen::Value(true) => {}
             Seen::Value(false) | Seen::Nothing => refused.push(*address),
             Seen::Failed(reason) => return Seen::Failed(reason),
@@ -130,15 +129,21 @@ pub async fn spf(
 mod tests {
     use super::*;
 
-    fn own(text: &str) -> Seen<Vec<IpAddr>> {
-        own_addresses(&Config::parse(text, std::path::Path::new("test.toml")).unwrap())
+    /// On a machine whose route of IPv4 has a private address, and whose route of IPv6 has this one.
+    fn own(text: &str, v6: Option<&str>) -> Seen<Vec<IpAddr>> {
+        let config = Config::parse(text, std::path::Path::new("test.toml")).unwrap();
+        own_addresses_by(&config, Sender::Any, |target| match target.is_ipv4() {
+            true => Some("10.0.0.7".parse().unwrap()),
+            false => v6.map(|address| address.parse().unwrap()),
+        })
+    }
+
+    fn seen(addresses: &[&str]) -> Seen<Vec<IpAddr>> {
+        Seen::Value(addresses.iter().map(|address| address.parse().unwrap()).collect())
     }
 
     #[test]
     fn own_addresses_are_those_of_the_configuration_behind_a_translator_too() {
-        let seen = |addresses: &[&str]| {
-            Seen::Value(addresses.iter().map(|address| address.parse().unwrap()).collect::<Vec<IpAddr>>())
-        };
         for (text, expected) in [
             ("[relay]\nsource_address = \"192.0.2.7\"", seen(&["192.0.2.7"])),
             (
@@ -147,7 +152,36 @@ mod tests {
             ),
             ("[doctor]\npublic_addresses = [\"192.0.2.9\", \"192.0.2.9\"]", seen(&["192.0.2.9"])),
         ] {
-            assert_eq!(own(text), expected, "{text}");
+            assert_eq!(own(text, None), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn beside_a_translated_ipv4_address_the_route_chooses_that_of_ipv6() {
+        const V6: &str = "2a00:1450::7";
+        for (text, expected) in [
+            ("", &[V6][..]),
+            ("[doctor]\npublic_addresses = [\"192.0.2.9\"]", &["192.0.2.9", V6]),
+            (
+                "[doctor]\npublic_addresses = [\"192.0.2.9\", \"2a00:1450::9\"]",
+                &["192.0.2.9", "2a00:1450::9"],
+            ),
+            ("[relay]\nsource_address = \"192.0.2.7\"", &["192.0.2.7"]),
+        ] {
+            assert_eq!(own(text, Some(V6)), seen(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_own_address_is_that_of_a_smart_host_unless_the_configuration_names_it() {
+        const SMART: &str = "[relay.smart_host]\nhost = \"smtp.example.net\"\n";
+        let named = format!("{SMART}[doctor]\npublic_addresses = [\"192.0.2.9\"]");
+        let direct = format!("{SMART}[[relay.routes]]\ndestinations = [\"example.org\"]");
+        const ROUTE: &str = "[[relay.routes]]\ndestinations = [\"*\"]\nhosts = [\"smtp.example.net\"]";
+        let v6 = Some("2a00:1450::7");
+        assert_eq!(own(SMART, v6), Seen::NotAsked(SMART_HOST));
+        assert_eq!(own(ROUTE, v6), Seen::NotAsked(SMART_HOST));
+        assert_eq!(own(&named, v6), seen(&["192.0.2.9"]));
+        assert_eq!(own(&direct, v6), seen(&["2a00:1450::7"]));
     }
 }

@@ -1,11 +1,13 @@
 //! The state of a running server: what waits, and what fails.
 
-use super::{Failing, HeldSite, Seen, StateFacts};
+use std::time::Duration;
+
+use super::{Failing, Gatherer, HeldSite, NO_SERVER, Seen, StateFacts, unlimited};
 use crate::mail::Timestamp;
 use crate::model::{DisabledReason, DomainStatus, QueueFilter, WaitReason, WebhookStatus};
 use crate::queue::QueueManager;
 use crate::store::{
-    Directory, DomainFilter, Outbox, PageRequest, QueueRequest, Store, Webhook, WebhookFilter,
+    Directory, DomainFilter, Outbox, PageRequest, QueueRequest, Store, Webhook, WebhookFilter, quick_check,
 };
 
 /// The server that is asked.
@@ -14,11 +16,24 @@ pub struct Server<'a> {
     pub queue: &'a QueueManager,
 }
 
-const NO_SERVER: &str = "the running server was not asked";
 /// Parts of the queue that are looked at, the largest first.
 const GROUPS: usize = 100;
 /// Pages of webhooks and of domains that are read.
 const PAGES_MAX: usize = 20;
+const PAGE_ITEMS: usize = 100;
+
+const NOT_DEEP: &str = "not asked for; --deep reads the whole database";
+/// The time to read the whole database.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What is wrong with the database.
+pub async fn database(gatherer: &Gatherer<'_>) -> Seen<Vec<String>> {
+    if !gatherer.extra.deep {
+        return Seen::NotAsked(NOT_DEEP);
+    }
+    let data_dir = gatherer.config.data_dir.clone();
+    unlimited(move || quick_check(&data_dir, DATABASE_TIMEOUT).map_or_else(Seen::Failed, Seen::Value)).await
+}
 
 fn minute(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M UTC").to_string()
@@ -88,14 +103,17 @@ async fn failing_webhooks(store: &Store) -> Seen<Vec<Failing>> {
         request = PageRequest { after: page.items.last().map(|last| last.id.to_string()), ..first_page() };
         failing.extend(page.items.into_iter().filter_map(fault_of));
         if !page.has_more {
-            break;
+            return Seen::Value(failing);
         }
     }
-    Seen::Value(failing)
+    match failing.is_empty() {
+        true => Seen::Failed(format!("there are more than {} webhooks", PAGES_MAX * PAGE_ITEMS)),
+        false => Seen::Value(failing),
+    }
 }
 
 fn first_page() -> PageRequest {
-    PageRequest { limit: 100, ..PageRequest::default() }
+    PageRequest { limit: PAGE_ITEMS, ..PageRequest::default() }
 }
 
 /// Why a webhook gets no events; `None` if it gets them, or if a user has disabled it.
@@ -107,7 +125,9 @@ fn fault_of(webhook: Webhook) -> Option<Failing> {
         (WebhookStatus::Enabled, _, Some(since)) => format!("has failed since {}", minute(since)),
         _ => return None,
     };
-    Some(Failing { name: webhook.url, id: webhook.id.to_string(), reason })
+    // The URL may be the secret of the endpoint, and findings are logged.
+    let id = webhook.id.to_string();
+    Some(Failing { name: format!("webhook {id}"), id, reason })
 }
 
 async fn failing_domains(store: &Store) -> Seen<Vec<Failing>> {

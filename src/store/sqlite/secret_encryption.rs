@@ -181,11 +181,11 @@ impl MasterKeyFile {
     fn check_mode(&self) -> std::result::Result<(), OpenError> {
         let file = std::fs::metadata(&self.path).map_err(|error| self.fault(error))?;
         // The group may read it: credentials of the service manager have such a mode.
-        let forbidden = if file.uid() == 0 { 0o037 } else { 0o077 };
+        let (forbidden, allowed) = if file.uid() == 0 { (0o037, 640) } else { (0o077, 600) };
         if file.mode() & forbidden != 0 {
             let mode = file.mode() & 0o777;
             return Err(self.fault(format!(
-                "users other than its owner can access the file (mode {mode:03o}): chmod 600"
+                "users other than its owner can access the file (mode {mode:03o}): chmod {allowed}"
             )));
         }
         Ok(())
