@@ -9,6 +9,7 @@ mod audit;
 mod bans;
 mod body;
 mod content;
+mod destinations;
 mod docs;
 mod doctor;
 mod domains;
@@ -118,6 +119,7 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         tokens::resource(),
         audit::resource(),
         doctor::resource(),
+        destinations::resource(),
         health::resource(),
     ]
 });

@@ -420,6 +420,7 @@ impl Running {
         });
         let (sandbox_returns, returned) = mpsc::channel(SANDBOX_RETURNS_MAX);
         let relay = shared.build_relay()?.with_sandbox_returns(sandbox_returns);
+        shared.doctor.plans_with(relay.planner());
         let (server, inbound, api) = (shared.build_server(), shared.build_inbound(), shared.build_api());
         let pages = shared.build_pages(&api, &listeners);
         let web = shared.build_public_web();

@@ -10,7 +10,7 @@ use super::api_client::{ApiClient, Query, ServerArguments};
 use super::output::{OutputFormat, print, printable_lines};
 use super::serve::runtime;
 use crate::config::Config;
-use crate::doctor::{self, CHECKS, Diagnosis, Extra};
+use crate::doctor::{self, CHECKS, Destination, Diagnosis, Extra};
 use crate::mail::{DomainName, Timestamp};
 use crate::model::FindingStatus;
 
@@ -40,14 +40,23 @@ pub(super) struct Arguments {
     /// Looks at the records of this sending domain (its id or name) instead of the server
     #[arg(long, value_name = "DOMAIN", conflicts_with_all = ["local", "refresh"])]
     domain: Option<String>,
+    /// Shows how mail to this domain would be sent, instead of the checks
+    #[arg(long, value_name = "DOMAIN", conflicts_with_all = ["local", "refresh", "domain", "only", "all"])]
+    to: Option<DomainName>,
+    /// The tenant that sends (its id or slug), with --to [default: one without settings of its own]
+    #[arg(long, value_name = "TENANT", requires = "to")]
+    tenant: Option<String>,
+    /// Connects to each host, up to where a message would begin, with --to
+    #[arg(long, requires = "to")]
+    probe: bool,
     /// Asks 2 public block lists on the Internet about the addresses of the server, or those of doctor.dnsbls
-    #[arg(long, conflicts_with_all = ["domain"])]
+    #[arg(long, conflicts_with_all = ["domain", "to"])]
     dnsbl: bool,
     /// Reads the whole database to find damage
-    #[arg(long, conflicts_with_all = ["domain"])]
+    #[arg(long, conflicts_with_all = ["domain", "to"])]
     deep: bool,
     /// Submits a message to the sandbox of the running server, with a test key for a minute
-    #[arg(long, conflicts_with_all = ["local", "domain"])]
+    #[arg(long, conflicts_with_all = ["local", "domain", "to"])]
     send: bool,
     /// Shows these checks only
     #[arg(long, value_name = "ID,…", value_delimiter = ',')]
@@ -91,6 +100,9 @@ fn examine(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     if let Some(id) = arguments.only.iter().find(|id| doctor::find_check(id).is_none()) {
         bail!(unknown_check(id));
+    }
+    if let Some(domain) = &arguments.to {
+        return examine_destination(arguments, domain);
     }
     let mut diagnosis = if arguments.local { look_here(arguments)? } else { ask_server(arguments)? };
     if !arguments.only.is_empty() {
@@ -142,6 +154,30 @@ async fn ask(arguments: &Arguments, client: &ApiClient) -> anyhow::Result<Diagno
         }
     };
     serde_json::from_value(response).context("the server gave no diagnosis")
+}
+
+/// Shows how mail to a domain would be sent.
+fn examine_destination(arguments: &Arguments, domain: &DomainName) -> anyhow::Result<ExitCode> {
+    let mut found = None;
+    arguments.server.run(async |client: ApiClient| {
+        let mut query = vec![("probe", arguments.probe.to_string())];
+        if let Some(tenant) = &arguments.tenant {
+            query.push(("tenant_id", client.tenant_id(tenant).await?));
+        }
+        found = Some(client.get(&format!("/v1/destinations/{domain}"), &query).await?);
+        Ok(())
+    })?;
+    let destination = found.map(serde_json::from_value::<Destination>).transpose();
+    let destination = destination.ok().flatten().context("the server explained nothing")?;
+    let status = doctor::destination_status(&destination);
+    match arguments.server.output() {
+        _ if arguments.quiet => {
+            print(&format!("PILLARBOX {} - mail to {domain}\n", doctor::state_word(status)))?
+        }
+        OutputFormat::Json => print(&format!("{}\n", serde_json::to_string_pretty(&destination)?))?,
+        OutputFormat::Text => print(&printable_lines(&doctor::render_destination(&destination)))?,
+    }
+    Ok(exit_code(status))
 }
 
 fn show(arguments: &Arguments, diagnosis: &Diagnosis) -> anyhow::Result<()> {

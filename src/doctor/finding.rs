@@ -186,7 +186,7 @@ impl Diagnosis {
 }
 
 /// A text of bounded length without characters that end lines, control terminals or turn the direction of text.
-fn one_line(text: &str, chars_max: usize) -> String {
+pub fn one_line(text: &str, chars_max: usize) -> String {
     let is_shown = |c: char| {
         !c.is_control()
             && !matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -1,9 +1,10 @@
 //! Looks at what mail needs to leave and to arrive. `facts` gathers what there is, `checks` decide on facts, without I/O;
-//! `catalogue` explains each check, and `text` shows findings to people. A check is OK only on a fact that was seen.
+//! `catalogue` explains each check, and `text` shows findings to people. `destination` shows how mail to a domain would be sent. A check is OK only on a fact that was seen.
 //! Following a fix makes its check OK.
 
 mod catalogue;
 mod checks;
+mod destination;
 mod facts;
 mod finding;
 mod text;
@@ -22,6 +23,7 @@ use crate::dns::{DnsError, Resolver};
 use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::{EventKind, FindingStatus};
 use crate::queue::QueueManager;
+use crate::relay::Planner;
 use crate::rng::Rng;
 use crate::store::{self, Domain, Journal, NewEvent, Store};
 use crate::verification::Verifier;
@@ -29,9 +31,11 @@ use crate::verification::Verifier;
 use self::facts::{Gatherer, Lookups, Server};
 
 pub use self::catalogue::{CHECKS, Check, Subject, find as find_check};
+pub use self::destination::{destination_status, render_destination};
 pub use self::facts::Listening;
 pub use self::finding::{Diagnosis, Finding, Fix, FixRecord};
-pub use self::text::{explain, render, summarize};
+pub use self::text::{explain, render, state_word, summarize};
+pub use crate::relay::Destination;
 
 /// How old a diagnosis of the server may be before a request runs it again.
 const LIFETIME: SignedDuration = SignedDuration::from_hours(1);
@@ -73,6 +77,7 @@ pub struct DoctorDependencies {
 pub struct Doctor {
     parts: DoctorDependencies,
     listening: OnceLock<Listening>,
+    planner: OnceLock<Planner>,
     last: Mutex<Option<Arc<Diagnosis>>>,
     /// One run at a time.
     running: tokio::sync::Mutex<()>,
@@ -86,6 +91,7 @@ impl Doctor {
         Self {
             parts,
             listening: OnceLock::new(),
+            planner: OnceLock::new(),
             last: Mutex::default(),
             running: tokio::sync::Mutex::default(),
             ended: CancellationToken::new(),
@@ -96,6 +102,17 @@ impl Doctor {
     pub fn listens_at(&self, listening: Listening) {
         // A server binds its listeners once.
         let _ = self.listening.set(listening);
+    }
+
+    /// What explains destinations, once the relay is built.
+    pub fn plans_with(&self, planner: Planner) {
+        // A server builds its relay once.
+        let _ = self.planner.set(planner);
+    }
+
+    /// Explains how mail to a domain would be sent; `None` before the relay is built.
+    pub fn planner(&self) -> Option<&Planner> {
+        self.planner.get()
     }
 
     /// The last diagnosis, if it is not too old, or a new one; `None` if the server stops. A run goes on if its request goes

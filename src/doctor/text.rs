@@ -80,7 +80,7 @@ fn counted(count: usize, name: &str) -> String {
 }
 
 /// The word of plugins of Nagios for a status.
-fn state_word(status: FindingStatus) -> &'static str {
+pub fn state_word(status: FindingStatus) -> &'static str {
     match status {
         FindingStatus::Error => "CRITICAL",
         FindingStatus::Warning => "WARNING",

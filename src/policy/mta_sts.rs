@@ -48,6 +48,11 @@ pub enum StsPolicyError {
 }
 
 impl StsPolicy {
+    /// The names of mail hosts, where `*.` matches one label.
+    pub fn mx(&self) -> &[String] {
+        &self.mx
+    }
+
     /// Parses a policy file.
     pub fn parse(text: &str) -> Result<Self, StsPolicyError> {
         let (mut version, mut mode, mut max_age, mut mx) = (None, None, None, Vec::new());

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::{RelayContext, worker};
-use crate::dns::MailHosts;
 use crate::mail::{DomainName, Host};
 use crate::model::TenantId;
 use crate::queue::{Claim, DeliveryAgents, RouteDecision, Routed, Slot};
@@ -28,11 +27,7 @@ impl DeliveryAgents for Agents {
     }
 
     async fn mail_hosts(&self, domain: &DomainName) -> Option<Vec<String>> {
-        match self.context.targets.resolver.mail_hosts(domain).await {
-            Ok(MailHosts::Hosts(hosts)) => Some(hosts),
-            Ok(MailHosts::NullMx) => Some(Vec::new()),
-            Err(_) => None,
-        }
+        self.context.targets.known_hosts(domain).await
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {

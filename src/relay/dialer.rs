@@ -47,6 +47,14 @@ pub struct ConnectPlan {
 }
 
 impl ConnectPlan {
+    /// The plan after a failed handshake of opportunistic TLS: first with any certificate, then without TLS.
+    pub fn weaker(&self) -> Self {
+        match self.trust {
+            Trust::Any => Self { starttls: StartTls::Never, reported: None, ..self.clone() },
+            Trust::Verified | Trust::Dane(_) => Self { trust: Trust::Any, reported: None, ..self.clone() },
+        }
+    }
+
     /// The host before the first reply, and the own address if there was a connection.
     pub fn peer(&self, address: Option<IpAddr>, source: Option<IpAddr>) -> Arc<Peer> {
         let tls_policy = Some(self.tls_policy.clone());

@@ -9,6 +9,7 @@
 //! * `smart_host_login` and `smart_host_backoff` defer mail for a smart host that refuses the account,
 //! * `tls` decides which TLS a host must offer, and verifies it,
 //! * `result_record` decides the new state from a result, `result_writer` stores it, `dsn` reports it to the sender,
+//! * `planner` explains how mail to a domain would be sent,
 //! * `unreached` passes on what results say about sites and addresses,
 //! * `sandbox` simulates delivery in the test environment, `sandbox_delivery` runs it, `sandbox_reports` what comes back later.
 //!
@@ -25,6 +26,7 @@ mod happy_eyeballs;
 mod outbound;
 mod outcomes;
 mod peer;
+mod planner;
 mod pool;
 mod recipient_result;
 mod result_record;
@@ -70,6 +72,7 @@ use crate::tls::TlsError;
 
 use dialer::Dialer;
 use outbound::OutboundConnections;
+pub use planner::{Destination, HostPlan, Planner, Probe, SitePlan, StsPlan};
 use pool::ConnectionPool;
 use result_writer::ResultWriter;
 use return_path::ReturnPaths;
@@ -141,9 +144,9 @@ struct RelayContext {
     store: Arc<Store>,
     queue: Arc<QueueManager>,
     router: Arc<Router>,
-    targets: TargetFinder,
+    targets: Arc<TargetFinder>,
     outbound: OutboundConnections,
-    tls_policies: TlsPolicies,
+    tls_policies: Arc<TlsPolicies>,
     return_paths: ReturnPaths,
     /// The sessions counted for TLS reports, if they are enabled.
     tls_results: Option<Arc<TlsSessionCounts>>,
@@ -199,18 +202,18 @@ impl Relay {
             clock: clock.clone(),
             rng,
             settings,
-            tls_policies: TlsPolicies::new(config, &queue, &resolver)?,
+            tls_policies: Arc::new(TlsPolicies::new(config, &queue, &resolver)?),
             tls_results: None,
             return_paths: ReturnPaths::new(store.clone(), None, clock.clone()),
-            targets: TargetFinder {
+            targets: Arc::new(TargetFinder {
                 resolver,
                 router: router.clone(),
                 port: config.port,
                 allowed_private_networks: config.allowed_private_networks.clone(),
-            },
+            }),
             outbound: OutboundConnections {
                 sources,
-                dialer,
+                dialer: Arc::new(dialer),
                 pool: ConnectionPool::new(config.idle_connection_timeout, clock.clone()),
                 permits: Arc::new(Semaphore::new(config.connections_max)),
             },
@@ -243,6 +246,11 @@ impl Relay {
     pub fn with_sandbox_returns(mut self, returns: mpsc::Sender<ReturnedMail>) -> Self {
         self.context.sandbox_returns = Some(returns);
         self
+    }
+
+    /// Explains how mail would be sent, with the parts of this relay.
+    pub fn planner(&self) -> Planner {
+        Planner::new(&self.context)
     }
 
     /// The recording of results. Wait for it after [`Relay::run`] has ended or was dropped.

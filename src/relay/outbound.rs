@@ -14,7 +14,7 @@ pub struct OutboundConnections {
     /// The source addresses.
     pub sources: Arc<Sources>,
     /// Opens connections.
-    pub dialer: Dialer,
+    pub dialer: Arc<Dialer>,
     /// Keeps idle connections.
     pub pool: ConnectionPool,
     /// One for each open connection.

@@ -103,18 +103,38 @@ impl Router {
     /// The store's.
     pub async fn route_batch(&self, batch: &Batch) -> Result<Option<Routed>, StoreError> {
         let tenant = batch.message.tenant_id;
-        // Read before the tenant, so that a concurrent change invalidates the entry.
-        let version = self.store.directory_version();
-        let entry = match self.cached(tenant) {
-            Some(entry) => entry,
-            None => match self.store.tenant(tenant).await? {
-                Some(found) => self.cache(tenant, self.entry_of(found, version)),
-                None => return Ok(None),
-            },
-        };
+        let Some(entry) = self.find_entry(tenant).await? else { return Ok(None) };
         Ok(self
             .decide(tenant, &batch.destination, batch.message.environment, &entry)
             .map(|decision| Routed { decision, weight: entry.weight }))
+    }
+
+    /// The routing decision for a tenant's live mail; `None` if the tenant is deleted or suspended.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn route(
+        &self,
+        tenant: TenantId,
+        destination: &Host,
+    ) -> Result<Option<RouteDecision>, StoreError> {
+        let Some(entry) = self.find_entry(tenant).await? else { return Ok(None) };
+        Ok(self.decide(tenant, destination, Environment::Live, &entry))
+    }
+
+    /// The routing decision for a tenant without a smart host and a source pool.
+    pub fn route_of_platform(&self, destination: &Host) -> RouteDecision {
+        self.decide_by_configuration(destination, self.sources.pool(None))
+    }
+
+    async fn find_entry(&self, tenant: TenantId) -> Result<Option<TenantEntry>, StoreError> {
+        // Read before the tenant, so that a concurrent change invalidates the entry.
+        let version = self.store.directory_version();
+        if let Some(entry) = self.cached(tenant) {
+            return Ok(Some(entry));
+        }
+        let found = self.store.tenant(tenant).await?;
+        Ok(found.map(|found| self.cache(tenant, self.entry_of(found, version))))
     }
 
     /// The routing decision for a tenant's live mail, if the tenant is cached.
@@ -141,14 +161,38 @@ impl Router {
             let next_hop = NextHop::TenantSmartHost(tenant, smart_host.clone());
             return Some(RouteDecision::Known(QueueKey { next_hop, sources: *sources }));
         }
+        Some(self.decide_by_configuration(destination, *sources))
+    }
+
+    fn decide_by_configuration(&self, destination: &Host, sources: Option<SourcePoolId>) -> RouteDecision {
         let id = self.route_to(destination);
         let ConfiguredRoute { sources: own, route, .. } = &self.configured[id.0];
-        let sources = own.or(*sources);
-        Some(if route.hosts.is_empty() {
+        let sources = own.or(sources);
+        if route.hosts.is_empty() {
             RouteDecision::Mx(MxRoute { route: id, sources })
         } else {
             RouteDecision::Known(QueueKey { next_hop: NextHop::Hosts(id), sources })
-        })
+        }
+    }
+
+    /// The kind of a next hop, and why mail goes there.
+    pub fn describe(&self, next_hop: &NextHop) -> (&'static str, String) {
+        let id = match next_hop {
+            NextHop::Sandbox(_) => return ("sandbox", "it is mail of the test environment".to_owned()),
+            NextHop::TenantSmartHost(..) => {
+                return ("smart_host", "the smart host of the tenant takes mail for the domain".to_owned());
+            }
+            NextHop::Mx(_, id) | NextHop::Hosts(id) => id,
+        };
+        let is_last = id.0 + 1 == self.configured.len();
+        match (is_last, self.configured[id.0].route.hosts.is_empty()) {
+            (true, true) => ("mx", "no route and no smart host takes mail for the domain".to_owned()),
+            (true, false) => {
+                ("smart_host", "the smart host of the configuration takes all other mail".to_owned())
+            }
+            (false, true) => ("mx", format!("{id} leads mail for the domain to its MX records")),
+            (false, false) => ("route", format!("{id} takes mail for the domain")),
+        }
     }
 
     fn entry_of(&self, tenant: Tenant, directory_version: u64) -> TenantEntry {

@@ -77,6 +77,15 @@ impl Sources {
         name.map_or(Some(self.default), |name| self.names.get(name).copied())
     }
 
+    /// The addresses of a pool; empty if the system chooses.
+    pub fn addresses(&self, pool: SourcePoolId) -> Vec<IpAddr> {
+        let sources = self.pools.get(pool.0).into_iter().flatten();
+        sources
+            .flat_map(|source| [source.ipv4.map(IpAddr::V4), source.ipv6.map(IpAddr::V6)])
+            .flatten()
+            .collect()
+    }
+
     /// A random source, by weight, among those that reach any of the targets.
     pub fn choose(&self, pool: SourcePoolId, targets: &[SocketAddr]) -> Option<Arc<Source>> {
         let reaches_any = |source: &&Arc<Source>| targets.iter().any(|target| source.reaches(target.ip()));

@@ -127,6 +127,15 @@ impl TargetFinder {
         }
     }
 
+    /// The mail hosts of a domain, none for a null MX; `None` if the look-up failed.
+    pub async fn known_hosts(&self, domain: &DomainName) -> Option<Vec<String>> {
+        match self.resolver.mail_hosts(domain).await {
+            Ok(MailHosts::Hosts(hosts)) => Some(hosts),
+            Ok(MailHosts::NullMx) => Some(Vec::new()),
+            Err(_) => None,
+        }
+    }
+
     async fn mail_hosts(&self, domain: &DomainName) -> Result<Vec<String>, TargetError> {
         match self.resolver.mail_hosts(domain).await {
             Ok(MailHosts::Hosts(hosts)) => Ok(hosts),

@@ -74,8 +74,8 @@ async fn a_key_needs_the_scope_of_the_operation_and_no_other() {
     assert_eq!(own.look(&stage).await, before);
 }
 
-/// Operations without an effect here: no part of the queue is paused, and nobody is banned.
-const WITHOUT_OBJECT: &[&str] = &["resume_queue", "lift_ban"];
+/// Operations without an effect here: no part of the queue is paused, nobody is banned, and no relay explains destinations.
+const WITHOUT_OBJECT: &[&str] = &["resume_queue", "lift_ban", "examine_destination"];
 
 #[tokio::test]
 async fn the_platform_and_the_owner_may_call_every_operation_meant_for_them() {
@@ -232,8 +232,9 @@ async fn deleting_a_tenant_deletes_everything_that_belongs_to_it() {
     assert_eq!((&removed["deleted"], &removed["counts"]), (&json!(true), &counted["counts"]), "{removed}");
     stage.get(&own.tenant.key, &path).await.expect_error(401, "invalid_api_key");
     let with_id = operations().filter(|(route, _)| route.path.contains('{'));
-    // Entries of the audit log stay.
-    for (route, operation) in with_id.filter(|(route, _)| segment(route) != "audit") {
+    // Entries of the audit log stay, and destinations belong to nobody.
+    let belongs = |route: &Route| !["audit", "destinations"].contains(&segment(route));
+    for (route, operation) in with_id.filter(|(route, _)| belongs(route)) {
         let body = body(route, operation, None);
         let answer = stage.call(&stage.platform, operation.method.as_str(), &own.path(route), body).await;
         answer.expect_error(404, "not_found");

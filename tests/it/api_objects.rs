@@ -90,6 +90,7 @@ impl Belongings {
             Some("reports") => &self.report,
             Some("rejections") => &self.rejection,
             Some("audit") => &self.audit_entry,
+            Some("destinations") => "x.example",
             Some("templates") => &self.template,
             Some("webhooks") if route.path.contains("deliveries/{id}") => &self.webhook_delivery,
             Some("webhooks") => &self.webhook,

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use clap::CommandFactory;
 use pillarbox::cli::Arguments;
-use pillarbox::config::Config;
+use pillarbox::config::{Config, DestinationTls};
 use pillarbox::doctor::{CHECKS, Diagnosis, Extra, Finding, FixRecord, Subject, diagnose_locally};
 use pillarbox::mail::Timestamp;
-use pillarbox::model::{FindingStatus, Scope};
+use pillarbox::model::{FindingStatus, Scope, TlsMinimum};
 use serde_json::json;
 
 use crate::api_stage::ApiStage;
 use crate::fake_dns::FakeDns;
 use crate::program;
+use crate::server::message;
 use crate::wait::{PATIENCE, until};
 
 async fn ask(stage: &ApiStage, key: &str, target: &str) -> Diagnosis {
@@ -302,6 +303,8 @@ async fn the_command_prints_lines_json_one_line_and_explanations_with_the_exit_s
 
     let (status, text) = run(&["doctor", "--explain", "name.ptr"]).await;
     assert!(status == Some(0) && text.contains("Large receivers refuse the mail."), "{text}");
+    let (status, text) = run(&["doctor", "--probe"]).await;
+    assert!(status == Some(2) && text.contains("--to <DOMAIN>"), "{text}");
     let unreached = [("PILLARBOX_URL", "http://127.0.0.1:9"), ("PILLARBOX_KEY", "x")];
     let (status, text) = program::status_of(&["doctor"], &unreached).await;
     assert!(status == Some(3) && text.contains("cannot reach http://127.0.0.1:9"), "{text}");
@@ -420,6 +423,59 @@ async fn a_message_is_submitted_and_the_database_read_only_if_somebody_asks() {
     let states: Vec<_> = of_doctor.map(|key| key["status"].as_str().unwrap()).collect();
     assert_eq!(states, ["revoked", "revoked"]);
     assert!(mx.transactions().is_empty());
+}
+
+#[tokio::test]
+async fn the_explanation_of_a_destination_agrees_with_the_delivery() {
+    let (dns, mx, server) = crate::server::one_destination_with(|config| {
+        let domain = "strict.test".parse().unwrap();
+        config.relay.tls_minimum = vec![DestinationTls { domain, minimum: TlsMinimum::Verified }];
+    })
+    .await;
+    dns.mx("strict.test", &[(10, "mx.b.test")]);
+    dns.null_mx("null.test");
+    dns.mx("private.test", &[(10, "mx.private.test")]);
+    dns.addresses("mx.private.test", &["10.0.0.7".parse().unwrap()]);
+    let explain = async |domain: &str, query: &str| {
+        server.control.get(&format!("/v1/destinations/{domain}?{query}")).await
+    };
+    let account = server.create_account("acme.test").await;
+    let deliver = async |recipient: &str| {
+        let id = server.submit(&account, &[recipient], &message(&account, recipient)).await;
+        let email = server.wait_for_status(&id, &["delivered", "bounced", "deferred"]).await;
+        email["deliveries"][0].clone()
+    };
+    // To the MX, in clear, because the host offers no TLS.
+    let plan = explain("b.test", "probe=true").await;
+    assert_eq!((&plan["route"], &plan["site"]["name"]), (&json!("mx"), &json!("mx.b.test")), "{plan}");
+    let host = &plan["hosts"][0];
+    assert_eq!((&host["host"], &host["tls"]), (&json!("mx.b.test"), &json!("none")), "{plan}");
+    assert_eq!((&host["probe"]["ready"], &host["probe"]["tls"]), (&json!(true), &json!(null)), "{plan}");
+    assert!(mx.transactions().is_empty() && !mx.commands().iter().any(|one| one.starts_with("MAIL")));
+    assert_eq!(deliver("a@b.test").await["status"], "delivered");
+    // Nowhere, and not to a private address.
+    for domain in ["null.test", "private.test"] {
+        let plan = explain(domain, "").await;
+        let error = match domain {
+            "null.test" => &plan["error"],
+            _ => &plan["hosts"][0]["error"],
+        };
+        let reply = deliver(&format!("a@{domain}")).await["last_reply"].as_str().unwrap().to_owned();
+        assert!(reply.contains(error.as_str().unwrap()), "{error} is not in {reply}");
+    }
+    // Not without TLS.
+    let plan = explain("strict.test", "probe=true").await;
+    let host = &plan["hosts"][0];
+    assert_eq!((&host["tls"], &host["probe"]["ready"]), (&json!("verified"), &json!(false)), "{plan}");
+    let error = host["probe"]["error"].as_str().unwrap();
+    let reply = deliver("a@strict.test").await["last_reply"].as_str().unwrap().to_owned();
+    assert!(reply.contains(error), "{error} is not in {reply}");
+    // Through the smart host of a tenant.
+    let smart_host = json!({"smtp": {"host": "mx.b.test", "port": mx.address.port(), "tls": "none"}});
+    server.control.ok("PATCH", &format!("/v1/tenants/{}", account.tenant_id), smart_host).await;
+    let plan = explain("b.test", &format!("probe=true&tenant_id={}", account.tenant_id)).await;
+    assert_eq!((&plan["route"], &plan["site"]), (&json!("smart_host"), &json!(null)), "{plan}");
+    assert_eq!(explain("b.test", "").await["route"], "mx");
 }
 
 /// The findings in the files of the checks.

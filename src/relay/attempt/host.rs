@@ -8,6 +8,7 @@ use super::{ADDRESSES_MAX, Attempt, DialState};
 use crate::config::Endpoint;
 use crate::model::{BounceClass, TlsFailure, TlsMinimum, TlsMode};
 use crate::policy::tls::{HostPolicy, Requirement};
+use crate::queue::SourcePoolId;
 use crate::relay::connection::Connection;
 use crate::relay::delivery_error::{ATTEMPT_TIMED_OUT, DeliveryError};
 use crate::relay::dialer::{ConnectPlan, TcpConnected};
@@ -16,8 +17,8 @@ use crate::relay::peer::Peer;
 use crate::relay::recipient_result::RecipientResult;
 use crate::relay::route::Route;
 use crate::relay::smart_host_login::LoginResult;
-use crate::relay::source::Source;
-use crate::relay::target_hosts::{TargetError, TargetHosts};
+use crate::relay::source::{Source, Sources};
+use crate::relay::target_hosts::{TargetError, TargetFinder, TargetHosts};
 use crate::relay::tls::client::Trust;
 use crate::smtp::client::{Phase, StartTls};
 
@@ -25,42 +26,59 @@ const PASSWORD_NEEDS_TLS: &str =
     "the password of a smart host is sent over verified TLS only: set its tls to starttls or implicit";
 
 /// The connection plan and the addresses of one host.
-pub(super) struct HostAttempt {
-    plan: ConnectPlan,
+pub struct HostAttempt {
+    /// How to connect.
+    pub plan: ConnectPlan,
     /// The addresses that were not dialled yet, in the order of dialling.
-    addresses: Vec<SocketAddr>,
+    pub addresses: Vec<SocketAddr>,
     /// How many of them may still be dialled.
     quota: usize,
 }
 
-impl Attempt<'_> {
+/// What connections to the hosts of one destination are planned with.
+pub struct HostPreparation<'a> {
+    /// Finds addresses.
+    pub finder: &'a TargetFinder,
+    /// The source addresses.
+    pub sources: &'a Sources,
+    /// The pool of them; as in [`crate::queue::QueueKey`].
+    pub pool: Option<SourcePoolId>,
+    /// The hosts.
+    pub targets: &'a TargetHosts,
+}
+
+impl HostPreparation<'_> {
     /// Plans the connection to a host and looks up its addresses.
-    pub(super) async fn prepare(
+    ///
+    /// # Errors
+    /// No source reaches the host, it has no address that may be dialled, or its password would be sent in clear.
+    pub async fn prepare(
         &self,
-        targets: &TargetHosts,
         endpoint: &Endpoint,
         policy: &HostPolicy,
     ) -> Result<HostAttempt, TargetError> {
-        let Some(pool) = self.queue.sources else {
+        let Some(pool) = self.pool else {
             let text = "the tenant's source_pool is not one of relay.pools in the configuration";
             return Err(TargetError::Temporary(BounceClass::Temporary, text.into()));
         };
-        let host = &endpoint.host;
-        let mut addresses = self.context.targets.addresses_of(targets, endpoint).await?;
-        let source = self.context.outbound.sources.choose(pool, &addresses).ok_or_else(|| {
+        let (host, route) = (&endpoint.host, &self.targets.route);
+        let mut addresses = self.finder.addresses_of(self.targets, endpoint).await?;
+        let source = self.sources.choose(pool, &addresses).ok_or_else(|| {
             let text = format!("{host} has no address in the family of the source address");
             TargetError::Temporary(BounceClass::Network, text)
         })?;
         addresses.retain(|address| source.reaches(address.ip()));
         let is_local = addresses.iter().all(|address| address.ip().is_loopback());
-        let plan = plan(host, &targets.route, policy, source);
-        let is_local_plain = targets.route.tls == TlsMode::None && is_local;
+        let plan = plan(host, route, policy, source);
+        let is_local_plain = route.tls == TlsMode::None && is_local;
         if plan.login.is_some() && plan.trust == Trust::Any && !is_local_plain {
             return Err(TargetError::Temporary(BounceClass::Tls, PASSWORD_NEEDS_TLS.to_owned()));
         }
         Ok(HostAttempt { plan, addresses, quota: 0 })
     }
+}
 
+impl Attempt<'_> {
     /// Dials the addresses of one host within its quota, until a session leaves no result that another host could
     /// improve.
     pub(super) async fn try_host(
@@ -156,12 +174,12 @@ impl Attempt<'_> {
     fn weaken(&mut self, plan: &ConnectPlan, error: &DeliveryError) -> ConnectPlan {
         if plan.trust == Trust::Any {
             self.transcript.remark("again, without TLS");
-            return ConnectPlan { starttls: StartTls::Never, reported: None, ..plan.clone() };
+        } else {
+            tracing::info!(host = %plan.host, reason = %error.text,
+                "the host does not meet the MTA-STS policy of the domain, which is in testing mode");
+            self.transcript.remark("again, with any certificate: the MTA-STS policy is in testing mode");
         }
-        tracing::info!(host = %plan.host, reason = %error.text,
-            "the host does not meet the MTA-STS policy of the domain, which is in testing mode");
-        self.transcript.remark("again, with any certificate: the MTA-STS policy is in testing mode");
-        ConnectPlan { trust: Trust::Any, reported: None, ..plan.clone() }
+        plan.weaker()
     }
 
     async fn open_once(

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::host::{HostAttempt, HostPreparation};
 pub use self::result::AttemptResult;
 use self::session::ConnectionFate;
 use super::RelayContext;
@@ -261,6 +262,12 @@ impl<'a> Attempt<'a> {
         };
         self.count_policy_failure(&rules);
         let mut state = DialState { used, last, dialled: 0 };
+        let preparation = HostPreparation {
+            finder: &self.context.targets,
+            sources: &self.context.outbound.sources,
+            pool: self.queue.sources,
+            targets: &targets,
+        };
         let mut unroutable = 0;
         for (index, endpoint) in targets.hosts.iter().enumerate() {
             if state.dialled == ADDRESSES_MAX || !self.may_dial() {
@@ -276,7 +283,7 @@ impl<'a> Attempt<'a> {
                 }
                 Err(_) => break,
             };
-            match self.prepare(&targets, endpoint, &policy).await {
+            match preparation.prepare(endpoint, &policy).await {
                 Ok(host) => {
                     let hosts_after = targets.hosts.len() - index - 1;
                     self.try_host(host, hosts_after, &mut state).await;

@@ -79,7 +79,7 @@ class Objects:
         ids = {
             "domains": self.domain, "keys": self.key, "api-keys": self.key, "suppressions": self.suppression,
             "templates": self.template, "webhooks": self.webhook, "emails": self.email, "reports": self.report,
-            "audit": self.change, "inboxes": self.inbox,
+            "audit": self.change, "inboxes": self.inbox, "destinations": "else.example",
         }  # fmt: skip
         return ids.get(kind)
 
