@@ -10,6 +10,7 @@ use hyper::{HeaderMap, Method, Request, StatusCode};
 use serde_json::Value;
 use tower::ServiceExt;
 
+use crate::limits::auth_limiter::Ban;
 use crate::mail::Timestamp;
 use crate::model::{Scope, SecretDigest, TenantId};
 
@@ -30,6 +31,19 @@ pub struct SignedIn {
     pub digest: SecretDigest,
     /// Fewer rights than those of the key.
     pub rights: Option<Arc<SessionRights>>,
+}
+
+impl SignedIn {
+    /// Whose sessions, links and requests are counted together. Those of a platform key are counted for each tenant, so
+    /// that its customers do not take them from one another.
+    pub fn owner(&self) -> (SecretDigest, Option<TenantId>) {
+        (self.digest, self.tenant_of_link())
+    }
+
+    /// The tenant of a link; `None` if a key signed in by itself, or the link is one of the platform.
+    pub fn tenant_of_link(&self) -> Option<TenantId> {
+        self.rights.as_ref().map(|rights| rights.tenant_id)
+    }
 }
 
 /// The rights of a session that are fewer than those of its key. The networks of the key bind who made the link, not who
@@ -92,10 +106,30 @@ impl InProcess {
         self.api.links.take(token, self.api.now())
     }
 
+    /// Gives a link back that could not be used now.
+    pub fn return_link(&self, token: &str, link: Link) {
+        self.api.links.put_back(token, link);
+    }
+
+    /// Ends all links of a key that nobody has opened.
+    pub fn drop_links(&self, signed_in: &SignedIn) {
+        self.api.links.drop_all_of_key(signed_in.digest);
+    }
+
+    /// The tenant whose pages a link opens, while nobody has opened it. `None` inside is the platform.
+    pub fn tenant_of_link(&self, token: &str) -> Option<Option<TenantId>> {
+        self.api.links.tenant(token, self.api.now())
+    }
+
+    /// Records the event of a ban, as for logins over SMTP.
+    pub async fn record_ban(&self, ban: &Ban) {
+        self.api.submission.record_ban(ban).await;
+    }
+
     /// The response as it is, for streams and files.
     pub async fn open(&self, ask: Ask<'_>) -> axum::response::Response {
         let Ask { method, target, body, accept, signed_in, origin } = ask;
-        // A sign-in link begins with the host; the pages use what follows it.
+        // `POST /v1/sessions` needs a host; the pages use only the path of its link.
         let mut request = Request::builder().method(method).uri(target).header(HOST, "localhost");
         if let Some(accept) = accept {
             request = request.header(ACCEPT, accept);

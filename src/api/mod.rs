@@ -93,7 +93,7 @@ pub use self::keys::KeyView;
 pub use self::operation::{Access, Operation, Route};
 pub use self::request_context::Origin;
 pub use self::router::no_such_path;
-pub use self::sessions::Link;
+pub use self::sessions::{Link, random_token};
 pub use self::templates::language as template_language;
 
 /// The resources, in the order of the document.
@@ -183,8 +183,8 @@ pub struct ApiDependencies {
     pub tls: Option<SharedServerConfig>,
     /// Checks the server.
     pub doctor: Arc<Doctor>,
-    /// The longest session of the pages.
-    pub session_max: Duration,
+    /// `[ui]` of the configuration.
+    pub ui: config::Ui,
 }
 
 /// The control plane.
@@ -221,6 +221,7 @@ pub struct Api {
     composing: TenantSemaphore,
     doctor: Arc<Doctor>,
     session_max: SignedDuration,
+    has_pages: bool,
     links: SessionLinks,
 }
 
@@ -268,7 +269,8 @@ impl Api {
             lookups: TenantSemaphore::new(LOOKUPS_MAX, LOOKUPS_PER_TENANT_MAX),
             composing: TenantSemaphore::new(cores, cores).with_contended_max((cores / 2).max(1)),
             doctor: parts.doctor,
-            session_max: SignedDuration::try_from(parts.session_max).unwrap_or(SignedDuration::MAX),
+            session_max: SignedDuration::try_from(parts.ui.session_max).unwrap_or(SignedDuration::MAX),
+            has_pages: parts.ui.enabled,
             links: SessionLinks::default(),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::body::Incoming;
-use hyper::header::CONTENT_LENGTH;
+use hyper::header::{CONTENT_LENGTH, HOST, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -172,6 +172,7 @@ impl Connection {
         let service = service_fn(move |mut request: Request<Incoming>| {
             let (router, activity) = (router.clone(), seen.clone());
             request.extensions_mut().insert(origin.clone());
+            name_host(&mut request);
             if let Some(uri) = router::without_prefix(request.uri()) {
                 *request.uri_mut() = uri;
             }
@@ -206,6 +207,15 @@ impl Connection {
         if let Err(error) = ended {
             tracing::debug!(%client, error, "API connection ended early");
         }
+    }
+}
+
+/// HTTP/2 names the host in `:authority`, HTTP/1.1 in `Host` (RFC 9113 §8.3.1). The handlers read `Host`. In a request with
+/// both, the authority counts (RFC 9112 §3.2.2).
+fn name_host(request: &mut Request<Incoming>) {
+    let authority = request.uri().authority().map(|authority| HeaderValue::from_str(authority.as_str()));
+    if let Some(Ok(authority)) = authority {
+        request.headers_mut().insert(HOST, authority);
     }
 }
 

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::limits::eviction::{drop_oldest, drop_oldest_of_largest_owner};
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{RefusalCode, Scope, SecretDigest, TenantId};
 
@@ -23,9 +24,9 @@ use super::{Access, Api, ApiError, ApiResponse, Operation, RequestContext, Resou
 const LINK_LIFETIME: SignedDuration = SignedDuration::from_mins(5);
 /// The longest lifetime of a session, in seconds.
 const SESSION_SECONDS_MAX: u32 = 12 * 60 * 60;
-/// Links that were not opened; beyond it, the oldest are dropped.
+/// Links that were not opened; beyond it, the oldest of the tenant with most links is dropped.
 const LINKS_MAX: usize = 1000;
-/// Links of one key that were not opened.
+/// Links of one key that were not opened, for each tenant.
 const LINKS_OF_KEY_MAX: usize = 50;
 const PATH_OCTETS_MAX: usize = 1024;
 
@@ -34,7 +35,7 @@ pub fn resource() -> Resource {
     let text = "Links that sign a person in to the pages at `/ui`.";
     Resource::new("Sessions", text, Access::Key).separates_environments().operations([
         Operation::post("/v1/sessions", "create_session", create)
-            .describe("Create a sign-in link", "Send the person to `url` within five minutes; it works once. The session sees what the calling key sees, or less: a platform key may name one tenant, and `scopes` leaves out rights. The secret of the key is not part of the link. Networks of the key (`allowed_cidrs`) bind this request and not the session. Revoking the key ends the session within a second.")
+            .describe("Create a sign-in link", "Send the person to `url` within five minutes; it works once. The session sees what the calling key sees, or less: a platform key may name one tenant, and `scopes` leaves out rights. The secret of the key is not part of the link. Networks of the key (`allowed_cidrs`) bind this request, and the session only if it is that of the platform. Revoking the key ends the session within a second.")
             .may_take::<Create>()
             .may_run_again()
             .conceals(&["url"])
@@ -100,13 +101,15 @@ impl SessionLinks {
         session_expires_at: Timestamp,
         now: Timestamp,
     ) -> String {
-        let token = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
+        let token = random_token();
         let expires_at = now.checked_add(LINK_LIFETIME).unwrap_or(Timestamp::MAX);
         let link = Link { signed_in, path, session_expires_at, expires_at, made_at: now };
         let mut links = self.lock();
         links.retain(|_, link| link.expires_at > now);
-        drop_oldest(&mut links, LINKS_OF_KEY_MAX, |other| other.signed_in.digest == link.signed_in.digest);
-        drop_oldest(&mut links, LINKS_MAX, |_| true);
+        let (owner, age) = (link.signed_in.owner(), |link: &Link| link.made_at);
+        drop_oldest(&mut links, LINKS_OF_KEY_MAX, age, |other| other.signed_in.owner() == owner);
+        let tenant = |link: &Link| link.signed_in.tenant_of_link();
+        drop_oldest_of_largest_owner(&mut links, LINKS_MAX, age, tenant);
         links.insert(digest(&token), link);
         token
     }
@@ -116,20 +119,31 @@ impl SessionLinks {
         self.lock().remove(&digest(token)).filter(|link| link.expires_at > now)
     }
 
+    /// Puts a link back that could not be used now.
+    pub fn put_back(&self, token: &str, link: Link) {
+        self.lock().insert(digest(token), link);
+    }
+
+    /// Removes all links of a key.
+    pub fn drop_all_of_key(&self, key: SecretDigest) {
+        self.lock().retain(|_, link| link.signed_in.digest != key);
+    }
+
+    /// The tenant of the link of a token, which stays.
+    pub fn tenant(&self, token: &str, now: Timestamp) -> Option<Option<TenantId>> {
+        let links = self.lock();
+        let link = links.get(&digest(token)).filter(|link| link.expires_at > now)?;
+        Some(link.signed_in.tenant_of_link())
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Link>> {
         self.0.lock()
     }
 }
 
-/// Makes room for one more link among those that match.
-fn drop_oldest(links: &mut HashMap<[u8; 32], Link>, max: usize, matches: impl Fn(&Link) -> bool) {
-    while links.values().filter(|link| matches(link)).count() >= max {
-        let of_all = links.iter().filter(|(_, link)| matches(link));
-        let Some(oldest) = of_all.min_by_key(|(_, link)| link.made_at).map(|(digest, _)| *digest) else {
-            return;
-        };
-        links.remove(&oldest);
-    }
+/// The secret of a link or a session: 256 random bits.
+pub fn random_token() -> String {
+    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
 }
 
 fn digest(token: &str) -> [u8; 32] {
@@ -157,6 +171,10 @@ impl Api {
 }
 
 async fn create(call: RequestContext) -> Result<ApiResponse> {
+    if !call.api.has_pages {
+        let hint = "let the operator set ui.enabled = true";
+        return Err(ApiError::new(RefusalCode::NotFound, "this server has no pages to sign in to", hint));
+    }
     let body: Create = if call.body.is_empty() { Create::default() } else { call.json()? };
     let tenant_id = call.owner(body.tenant_id).await?;
     let key = &call.caller.key;
@@ -165,8 +183,7 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
     let path = body.path.unwrap_or_else(|| "/ui/".to_owned());
     let is_page = path.starts_with("/ui/")
         && path.len() <= PATH_OCTETS_MAX
-        && path.is_ascii()
-        && !path.contains(['\\', '#']);
+        && path.bytes().all(|octet| octet.is_ascii_graphic() && !br"\#".contains(&octet));
     checks.require(is_page, "path", "invalid", "this must be a path that begins with /ui/");
     let seconds = body.expires_in.unwrap_or(u32::MAX);
     let is_allowed = body.expires_in.is_none_or(|s| (1..=SESSION_SECONDS_MAX).contains(&s));
@@ -203,4 +220,51 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
         expires_at: call.now.checked_add(LINK_LIFETIME).unwrap_or(Timestamp::MAX),
         session_expires_at,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Environment, KeySecret};
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn tenant() -> TenantId {
+        TenantId::generate(NOW)
+    }
+
+    fn key() -> SecretDigest {
+        KeySecret::generate(Environment::Live).digest()
+    }
+
+    fn add(links: &SessionLinks, digest: SecretDigest, tenant_id: Option<TenantId>) -> String {
+        let rights = tenant_id.map(|tenant_id| Arc::new(SessionRights { tenant_id, scopes: Vec::new() }));
+        // The others are older.
+        let now = NOW + SignedDuration::from_millis(links.lock().len() as i64);
+        links.add(SignedIn { digest, rights }, "/ui/".into(), NOW, now)
+    }
+
+    #[test]
+    fn the_links_of_one_tenant_of_a_platform_key_do_not_remove_those_of_another() {
+        let (links, key, busy) = (SessionLinks::default(), key(), tenant());
+        let other = add(&links, key, Some(tenant()));
+        let first = add(&links, key, Some(busy));
+        (0..LINKS_OF_KEY_MAX).for_each(|_| drop(add(&links, key, Some(busy))));
+        assert!(links.take(&other, NOW).is_some());
+        assert_eq!(links.lock().len(), LINKS_OF_KEY_MAX, "{first} or another one of the tenant was dropped");
+    }
+
+    #[test]
+    fn the_links_of_all_keys_of_a_tenant_do_not_remove_those_of_others() {
+        let (links, busy) = (SessionLinks::default(), tenant());
+        let others = [add(&links, key(), None), add(&links, key(), Some(tenant()))];
+        for _ in 0..LINKS_MAX / LINKS_OF_KEY_MAX + 1 {
+            let key = key();
+            (0..LINKS_OF_KEY_MAX).for_each(|_| drop(add(&links, key, Some(busy))));
+        }
+        assert_eq!(links.lock().len(), LINKS_MAX);
+        for other in others {
+            assert!(links.take(&other, NOW).is_some());
+        }
+    }
 }

@@ -282,7 +282,7 @@ impl<'a> SharedServices<'a> {
             queue: self.queue.clone(),
             tls: config.api.tls.then(|| self.certificate.shared()),
             doctor: self.doctor.clone(),
-            session_max: config.ui.session_max,
+            ui: config.ui.clone(),
         }))
     }
 

@@ -57,7 +57,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let signals = Signals::listen()?;
         let running = Running::start(&config).await.with_context(|| path.display().to_string())?;
         let demo = Demo::create(running.store()).await?;
-        print_sign_in_link(&running).await?;
+        if config.ui.enabled {
+            print_sign_in_link(&running).await?;
+        }
         match demo {
             Some(demo) => demo.present(&running, &config).await?,
             None => print_restart(&Endpoints::of(&running, &config)?, &config.data_dir),

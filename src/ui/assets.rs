@@ -1,7 +1,7 @@
 //! The script, the style and the icon. Their paths contain their digest, so a browser keeps them until they change.
 
 use std::io::Write;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use axum::Router;
 use axum::body::Body;
@@ -17,7 +17,7 @@ use hyper::header::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{Ui, headers};
+use super::headers;
 
 /// A file of the pages.
 pub struct Asset {
@@ -96,7 +96,7 @@ fn path(name: &str, plain: &[u8]) -> String {
 }
 
 /// Adds the assets. They need no session.
-pub fn add_routes(mut router: Router, _ui: &Arc<Ui>) -> Router {
+pub fn add_routes(mut router: Router) -> Router {
     for asset in [&SCRIPT, &STYLE, &ICON] {
         router =
             router.route(asset.path(), get(move |request: Request| async move { asset.respond(&request) }));

@@ -280,6 +280,23 @@ pub fn sign_in(ui: &Ui, next: &str, problem: Option<&Problem>) -> Response {
     headers::page(ui, status, plain(ui, "Sign in", &content).into_string())
 }
 
+/// The question before a link signs somebody in who is signed in already.
+pub fn confirm_link(ui: &Ui, token: &str) -> Response {
+    let href = |path: &str| format!("{}{path}", ui.prefix());
+    let content = html! {
+        section.panel.pad.stack {
+            h1 { "Sign in as somebody else" }
+            p { "You are signed in. This link leads to the pages of somebody else: what you type there goes to them. Go on only if you expect that." }
+            form.row method="post" action=(href("/ui/sign-in")) {
+                input type="hidden" name="link" value=(token);
+                button.button.primary name="confirm" value="1" { "Sign in with the link" }
+                a.button href=(href("/ui/")) { "Stay" }
+            }
+        }
+    };
+    headers::page(ui, StatusCode::OK, plain(ui, "Sign in as somebody else", &content).into_string())
+}
+
 /// A page that opens itself again, so that the browser sends its cookie.
 pub fn again(ui: &Ui) -> Response {
     let page = html! {

@@ -8,12 +8,12 @@ use subtle::ConstantTimeEq;
 
 use super::session::SessionHandle;
 use super::view::Problem;
-use super::{Ui, frame, headers};
+use super::{Ui, frame, headers, request};
 
 /// The session of a request, or the answer without one: the sign-in page.
 pub fn find_session(ui: &Ui, head: &Parts) -> Result<SessionHandle, Box<Response>> {
     let now = ui.api.now();
-    if let Some(session) = cookie(ui, &head.headers).and_then(|id| ui.sessions.find(&id, now)) {
+    if let Some(session) = current(ui, head) {
         if !ui.sessions.take_page(&session, now) {
             let (message, hint) = (
                 "too many pages in this minute",
@@ -38,14 +38,20 @@ pub fn find_session(ui: &Ui, head: &Parts) -> Result<SessionHandle, Box<Response
     Err(Box::new(headers::redirect(&format!("{}/ui/sign-in?next={next}", ui.prefix()))))
 }
 
+/// The session of the cookie.
+pub fn current(ui: &Ui, head: &Parts) -> Option<SessionHandle> {
+    cookie(ui, &head.headers).and_then(|id| ui.sessions.find(&id, ui.api.now()))
+}
+
 /// Whether this origin made the browser send the request.
 pub fn check_origin(ui: &Ui, head: &Parts) -> Result<(), Problem> {
     let by_fetch = header(&head.headers, "sec-fetch-site").map(|site| site == "same-origin");
-    // Under `Referrer-Policy: no-referrer`, a browser names the origin of a form as `null`; then it is as if it were absent.
+    // Because of `Referrer-Policy: no-referrer`, browsers send `Origin: null` with our forms, which proves nothing;
+    // `Sec-Fetch-Site` decides then.
     let origin = head.headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
     let origin = origin.filter(|origin| *origin != "null");
     let by_origin = origin.map(|origin| own_origin(ui, &head.headers).as_deref() == Some(origin));
-    // Each that is there must be right, and one must be there.
+    // Every header that is present must match, and at least one must be present.
     let is_own = [by_fetch, by_origin].into_iter().flatten().all(|right| right)
         && (by_fetch.is_some() || by_origin.is_some());
     if is_own {
@@ -58,7 +64,7 @@ pub fn check_origin(ui: &Ui, head: &Parts) -> Result<(), Problem> {
 
 /// Whether the form has the token of the session.
 pub fn check_token(form: &[(String, String)], session: &SessionHandle) -> Result<(), Problem> {
-    let token = form.iter().find(|(name, _)| name == "token").map_or("", |(_, value)| value.as_str());
+    let token = request::find(form, "token").unwrap_or_default();
     if token.as_bytes().ct_eq(session.csrf.as_bytes()).into() {
         return Ok(());
     }
@@ -71,7 +77,7 @@ pub fn check_token(form: &[(String, String)], session: &SessionHandle) -> Result
 }
 
 /// The origin as the browser knows it.
-fn own_origin(ui: &Ui, headers: &HeaderMap) -> Option<String> {
+pub fn own_origin(ui: &Ui, headers: &HeaderMap) -> Option<String> {
     if let Some(url) = &ui.public_url {
         return Some(url.origin().ascii_serialization());
     }

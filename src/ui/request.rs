@@ -1,9 +1,10 @@
-#![allow(missing_docs)]
 //! A request for a page, and how it asks the API.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::body::{self, Body};
 use axum::response::Response;
 use hyper::{Method, StatusCode};
 use maud::{Markup, html};
@@ -25,6 +26,8 @@ use crate::model::Scope;
 const VALUE: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'@').remove(b':');
 
+/// Time for a form to arrive.
+pub const FORM_TIMEOUT: Duration = Duration::from_secs(30);
 /// Requests of one page to the API at the same time. A page with many parts must not take the permits of other readers.
 const ASKS_MAX: usize = 4;
 /// The age of the names of tenants on the pages of the platform.
@@ -59,7 +62,29 @@ pub fn asks() -> Semaphore {
     Semaphore::new(ASKS_MAX)
 }
 
+/// The fields of a form.
+pub async fn read_form(
+    body: Body,
+    octets_max: usize,
+    time: Duration,
+) -> Result<Vec<(String, String)>, Problem> {
+    match tokio::time::timeout(time, body::to_bytes(body, octets_max)).await {
+        Ok(Ok(octets)) => Ok(pairs(&octets)),
+        _ => {
+            let hint = format!("send at most {} KiB within {} seconds", octets_max / 1024, time.as_secs());
+            let message = "the form is too large or too slow";
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", message, hint))
+        }
+    }
+}
+
+/// The pairs of a form or a query, at most 200.
+pub fn pairs(text: &[u8]) -> Vec<(String, String)> {
+    url::form_urlencoded::parse(text).into_owned().take(200).collect()
+}
+
 /// A request of somebody who is signed in.
+#[allow(missing_docs)]
 pub struct PageRequest {
     pub ui: Arc<Ui>,
     pub page: &'static Page,
@@ -234,7 +259,8 @@ fn read<T: DeserializeOwned>(answer: Answer) -> Result<T, Problem> {
     })
 }
 
-fn find<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
+/// The value of a name, if it is not empty.
+pub fn find<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
     let found = pairs.iter().find(|(other, _)| other == name);
     found.map(|(_, value)| value.trim()).filter(|value| !value.is_empty())
 }
@@ -258,4 +284,17 @@ pub fn segment(value: &str) -> String {
         .replace("%5F", "_")
         .replace("%2D", "-")
         .replace("%2E", ".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_form_that_does_not_arrive_is_refused_in_time() {
+        let body = Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        let read = read_form(body, 1024, Duration::from_millis(1));
+        let refused = tokio::time::timeout(Duration::from_secs(10), read).await.unwrap().unwrap_err();
+        assert_eq!((refused.status.as_u16(), refused.code.as_str()), (413, "payload_too_large"));
+    }
 }

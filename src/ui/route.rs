@@ -3,10 +3,9 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
-use axum::body::{self, Body};
+use axum::body::Body;
 use axum::extract::{FromRequestParts, RawPathParams, Request};
 use axum::response::Response;
 use axum::routing::any;
@@ -14,14 +13,13 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 
 use super::pages;
-use super::request::PageRequest;
+use super::request::{FORM_TIMEOUT, PageRequest};
 use super::view::{Outcome, Problem, View};
 use super::{Ui, assets, frame, guard, headers, request, sign_in};
 use crate::api::Origin;
 
 /// Octets of a form.
 const FORM_OCTETS_MAX: usize = 64 * 1024;
-const FORM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The function of a page.
 pub type Serve = fn(PageRequest) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
@@ -168,7 +166,7 @@ pub fn router(ui: &Arc<Ui>) -> Router {
             async move { frame::problem(&ui, None, &Problem::not_found()) }
         }
     };
-    sign_in::add_routes(assets::add_routes(router, ui), ui).route("/ui/{*path}", any(unknown))
+    sign_in::add_routes(assets::add_routes(router), ui).route("/ui/{*path}", any(unknown))
 }
 
 async fn serve(ui: Arc<Ui>, page: &'static Page, request: Request) -> Response {
@@ -194,7 +192,7 @@ async fn serve(ui: Arc<Ui>, page: &'static Page, request: Request) -> Response {
         id,
         part,
         address: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
-        query: pairs(head.uri.query().unwrap_or_default().as_bytes()),
+        query: request::pairs(head.uri.query().unwrap_or_default().as_bytes()),
         form: Vec::new(),
         note,
         now: ui.api.now(),
@@ -234,8 +232,8 @@ async fn answer(mut request: PageRequest, head: &Parts, body: Body) -> Outcome {
             post(request).await
         }
         _ => {
-            let message = "this page does not take that";
-            let hint = "go on with the overview";
+            let message = format!("this page does not accept {}", head.method);
+            let hint = "open the page with GET";
             Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message, hint))
         }
     }
@@ -248,23 +246,10 @@ async fn path_of(head: &mut Parts) -> (String, String) {
 }
 
 /// The fields of a form of this session.
-async fn read_form(
-    request: &PageRequest,
-    head: &Parts,
-    body: Body,
-) -> Result<Vec<(String, String)>, Problem> {
-    guard::check_origin(&request.ui, head)?;
-    let read = tokio::time::timeout(FORM_TIMEOUT, body::to_bytes(body, FORM_OCTETS_MAX)).await;
-    let Ok(Ok(octets)) = read else {
-        let (message, hint) = ("the form is too large or too slow", "send at most 64 KiB within 30 seconds");
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", message, hint));
-    };
-    let mut form = pairs(&octets);
-    guard::check_token(&form, &request.session)?;
+async fn read_form(asked: &PageRequest, head: &Parts, body: Body) -> Result<Vec<(String, String)>, Problem> {
+    guard::check_origin(&asked.ui, head)?;
+    let mut form = request::read_form(body, FORM_OCTETS_MAX, FORM_TIMEOUT).await?;
+    guard::check_token(&form, &asked.session)?;
     form.retain(|(name, _)| name != "token");
     Ok(form)
-}
-
-fn pairs(text: &[u8]) -> Vec<(String, String)> {
-    url::form_urlencoded::parse(text).into_owned().take(200).collect()
 }

@@ -3,17 +3,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::{Mutex, MutexGuard};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::api::SignedIn;
+use crate::api::{SignedIn, random_token};
 use crate::config;
+use crate::limits::eviction::{drop_oldest, drop_oldest_of_largest_owner};
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::{Environment, LimitPeriod, Scope, SecretDigest, TenantId};
+use crate::model::{Environment, LimitPeriod, Scope};
 use crate::policy::fixed_window::FixedWindow;
 
 const SESSIONS_MAX: usize = 1000;
@@ -69,18 +70,14 @@ pub struct SessionHandle {
     pub expires_at: Timestamp,
     /// `light` or `dark`, if the person chose one.
     pub theme: Option<&'static str>,
-}
-
-impl SessionHandle {
-    /// Whose session it is. The links of a platform key are counted for each tenant, so that its customers do not sign
-    /// out one another.
-    fn owner(&self) -> (SecretDigest, Option<TenantId>) {
-        (self.signed_in.digest, self.signed_in.rights.as_ref().map(|rights| rights.tenant_id))
-    }
+    /// Cancelled when the session ends.
+    pub ended: CancellationToken,
 }
 
 struct Session {
     handle: SessionHandle,
+    /// Cancels [`SessionHandle::ended`] when the session is removed.
+    _end: DropGuard,
     last_seen: Timestamp,
     note: Option<String>,
 }
@@ -91,11 +88,6 @@ pub struct Sessions {
     longest: SignedDuration,
     all: Mutex<HashMap<[u8; 32], Session>>,
     pages: Mutex<FixedWindow<[u8; 32]>>,
-}
-
-/// A random text of 256 bits.
-pub fn random_token() -> String {
-    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
 }
 
 impl Sessions {
@@ -110,9 +102,10 @@ impl Sessions {
         }
     }
 
-    /// Begins a session and returns its id, for the cookie. The oldest ones end above the limits.
+    /// Begins a session and returns its id, for the cookie. Above the limits, the oldest ones of the key or of the tenant
+    /// with most sessions end.
     pub fn begin(&self, signed_in: SignedIn, me: Me, until: Option<Timestamp>, now: Timestamp) -> String {
-        let id = random_token();
+        let (id, ended) = (random_token(), CancellationToken::new());
         let longest = now.checked_add(self.longest).unwrap_or(Timestamp::MAX);
         let handle = SessionHandle {
             digest: Sha256::digest(&id).into(),
@@ -123,13 +116,15 @@ impl Sessions {
             created_at: now,
             expires_at: until.map_or(longest, |until| until.min(longest)),
             theme: None,
+            ended: ended.clone(),
         };
         let mut all = self.lock();
         self.drop_ended(&mut all, now);
-        let owner = handle.owner();
-        drop_oldest(&mut all, SESSIONS_OF_KEY_MAX, |other| other.handle.owner() == owner);
-        drop_oldest(&mut all, SESSIONS_MAX, |_| true);
-        all.insert(handle.digest, Session { handle, last_seen: now, note: None });
+        let (owner, age) = (handle.signed_in.owner(), |session: &Session| session.last_seen);
+        drop_oldest(&mut all, SESSIONS_OF_KEY_MAX, age, |other| other.handle.signed_in.owner() == owner);
+        let tenant = |session: &Session| session.handle.me.tenant.as_ref().map(|tenant| tenant.id.clone());
+        drop_oldest_of_largest_owner(&mut all, SESSIONS_MAX, age, tenant);
+        all.insert(handle.digest, Session { handle, _end: ended.drop_guard(), last_seen: now, note: None });
         id
     }
 
@@ -171,6 +166,13 @@ impl Sessions {
     /// Ends a session.
     pub fn end(&self, session: &SessionHandle) {
         self.lock().remove(&session.digest);
+    }
+
+    /// Completes when a session has ended. Looks for idle sessions at this interval, because nobody may open a page meanwhile.
+    pub async fn until_end(&self, session: &SessionHandle, interval: Duration, now: impl Fn() -> Timestamp) {
+        while tokio::time::timeout(interval, session.ended.cancelled()).await.is_err() {
+            self.drop_ended(&mut self.lock(), now());
+        }
     }
 
     /// Ends all sessions of the key of this one.
@@ -217,11 +219,48 @@ impl Sessions {
     }
 }
 
-/// Makes room for one more session among those that match.
-fn drop_oldest(all: &mut HashMap<[u8; 32], Session>, max: usize, matches: impl Fn(&Session) -> bool) {
-    while all.values().filter(|session| matches(session)).count() >= max {
-        let oldest = all.values().filter(|session| matches(session)).min_by_key(|session| session.last_seen);
-        let Some(digest) = oldest.map(|session| session.handle.digest) else { return };
-        all.remove(&digest);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::KeySecret;
+
+    fn me(tenant: Option<&str>) -> Me {
+        let name = |id: &str| MeTenant { id: id.into(), name: id.into(), slug: id.into(), brand: None };
+        Me {
+            key: MeKey { id: "key".into(), name: "key".into() },
+            tenant: tenant.map(name),
+            environment: Environment::Live,
+            scopes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_sessions_of_all_keys_of_a_tenant_do_not_end_those_of_others() {
+        let now = Timestamp::UNIX_EPOCH;
+        let sessions = Sessions::new(&config::Ui::default());
+        let key = || SignedIn { digest: KeySecret::generate(Environment::Live).digest(), rights: None };
+        let others = [None, Some("calm")].map(|tenant| sessions.begin(key(), me(tenant), None, now));
+        let later = now + SignedDuration::from_secs(1);
+        for _ in 0..SESSIONS_MAX / SESSIONS_OF_KEY_MAX + 1 {
+            let key = key();
+            for _ in 0..SESSIONS_OF_KEY_MAX {
+                sessions.begin(key.clone(), me(Some("busy")), None, later);
+            }
+        }
+        assert_eq!(sessions.lock().len(), SESSIONS_MAX);
+        for other in others {
+            assert!(sessions.find(&other, later).is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_with_an_idle_session_although_nobody_opens_a_page() {
+        let begun = Timestamp::UNIX_EPOCH;
+        let sessions = Sessions::new(&config::Ui::default());
+        let key = SignedIn { digest: KeySecret::generate(Environment::Live).digest(), rights: None };
+        let id = sessions.begin(key, me(None), None, begun);
+        let session = sessions.find(&id, begun).unwrap();
+        let end = sessions.until_end(&session, Duration::from_millis(1), || begun + sessions.idle);
+        assert!(tokio::time::timeout(Duration::from_secs(10), end).await.is_ok());
     }
 }

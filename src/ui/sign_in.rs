@@ -3,24 +3,30 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::body;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::any;
 use hyper::header::ACCEPT;
+use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
+use url::{Host, Url};
 
+use super::request::{find, pairs};
 use super::session::{Me, SessionHandle};
 use super::view::Problem;
-use super::{Ui, frame, guard, headers};
+use super::{Ui, frame, guard, headers, request};
 use crate::api::{Ask, Origin, SignedIn, no_such_path};
 use crate::limits::auth_limiter::AuthDecision;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::KeySecret;
 
 const FORM_OCTETS_MAX: usize = 8 * 1024;
+/// The delay after a failure behind a proxy, where all clients have one address.
+const PROXIED_DELAY: Duration = Duration::from_millis(500);
 /// The age of what the API said about a session.
 const ME_AGE_MAX: SignedDuration = SignedDuration::from_mins(1);
 
@@ -69,31 +75,32 @@ async fn serve(ui: &Arc<Ui>, request: Request) -> Response {
     let Some(origin) = head.extensions.get::<Origin>().cloned() else {
         return headers::bare(StatusCode::INTERNAL_SERVER_ERROR);
     };
-    let query: Vec<(String, String)> =
-        url::form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
-    let next = field(&query, "next").to_owned();
+    let query = pairs(head.uri.query().unwrap_or_default().as_bytes());
+    let next = find(&query, "next").unwrap_or_default().to_owned();
     if head.method != Method::POST {
         return frame::sign_in(ui, &next, None);
     }
-    if let Err(problem) =
-        guard::check_origin(ui, &head).and_then(|()| check_confidential(ui.is_secure(), origin.client))
-    {
-        return frame::sign_in(ui, &next, Some(&problem));
-    }
-    let Ok(octets) = body::to_bytes(body, FORM_OCTETS_MAX).await else {
-        return headers::bare(StatusCode::PAYLOAD_TOO_LARGE);
+    let form = match read_form(ui, &origin, &head, body).await {
+        Ok(form) => form,
+        Err(problem) => return frame::sign_in(ui, &next, Some(&problem)),
     };
-    let form: Vec<(String, String)> = url::form_urlencoded::parse(&octets).into_owned().collect();
-    let next = match field(&form, "next") {
-        "" => next,
-        next => next.to_owned(),
-    };
-    let begun = match field(&form, "link") {
-        "" => with_key(ui, &origin, field(&form, "key")).await.map(|id| (id, next.clone())),
-        token => with_link(ui, &origin, token).await,
+    let next = find(&form, "next").map_or(next, str::to_owned);
+    let begun = match find(&form, "link") {
+        None => {
+            let key = find(&form, "key").unwrap_or_default();
+            with_key(ui, &origin, key).await.map(|id| (id, next.clone()))
+        }
+        Some(token) if find(&form, "confirm").is_none() && is_of_another_tenant(ui, &head, token) => {
+            return frame::confirm_link(ui, token);
+        }
+        Some(token) => with_link(ui, &origin, token).await,
     };
     match begun {
         Ok((id, path)) => {
+            // Its cookie is replaced, so nobody could end it.
+            if let Some(replaced) = guard::current(ui, &head) {
+                ui.sessions.end(&replaced);
+            }
             let mut response = headers::redirect(&format!("{}{}", ui.prefix(), own_path(&path)));
             guard::set_cookie(ui, &mut response, Some(&id));
             response
@@ -102,14 +109,44 @@ async fn serve(ui: &Arc<Ui>, request: Request) -> Response {
     }
 }
 
-/// A key must not be sent in clear over a network.
-fn check_confidential(is_secure: bool, client: IpAddr) -> Result<(), Problem> {
-    if is_secure || client.to_canonical().is_loopback() {
+async fn read_form(
+    ui: &Ui,
+    origin: &Origin,
+    head: &Parts,
+    body: Body,
+) -> Result<Vec<(String, String)>, Problem> {
+    guard::check_origin(ui, head)?;
+    let address = guard::own_origin(ui, &head.headers);
+    check_confidential(ui.is_secure(), origin.client, address.as_deref())?;
+    request::read_form(body, FORM_OCTETS_MAX, request::FORM_TIMEOUT).await
+}
+
+/// Whether a link leads somebody who is signed in to the pages of another tenant. A link of a stranger must not do that
+/// without a question: the person would type secrets into the pages of the stranger.
+fn is_of_another_tenant(ui: &Ui, head: &Parts, token: &str) -> bool {
+    let tenant = ui.api.tenant_of_link(token).map(|tenant| tenant.map(|id| id.to_string()));
+    match (guard::current(ui, head), tenant) {
+        (Some(session), Some(tenant)) => session.me.tenant.as_ref().map(|own| &own.id) != tenant.as_ref(),
+        _ => false,
+    }
+}
+
+/// A key must not be sent in clear over a network. A proxy on this machine is a loopback client of everybody, so the address
+/// in the browser must be a loopback one, too.
+fn check_confidential(is_secure: bool, client: IpAddr, address: Option<&str>) -> Result<(), Problem> {
+    let is_local = |url: Url| match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => IpAddr::from(ip).to_canonical().is_loopback(),
+        None => false,
+    };
+    let names_this_machine = address.and_then(|address| Url::parse(address).ok()).is_some_and(is_local);
+    if is_secure || (client.to_canonical().is_loopback() && names_this_machine) {
         return Ok(());
     }
     Err(Problem::new(
         StatusCode::FORBIDDEN,
-        "tls_required",
+        "sign_in_not_encrypted",
         "this connection is not encrypted, so a key would be readable on the way",
         "set api.tls = true, or api.public_url = \"https://…\" behind a proxy with TLS; on the machine itself, use http://127.0.0.1",
     ))
@@ -118,8 +155,8 @@ fn check_confidential(is_secure: bool, client: IpAddr) -> Result<(), Problem> {
 async fn with_key(ui: &Ui, origin: &Origin, text: &str) -> Result<String, Problem> {
     let now = ui.api.now();
     check_ban(ui, origin, now)?;
-    let Ok(secret) = KeySecret::parse(text.trim()) else {
-        fail(ui, origin, "malformed", now).await;
+    let Ok(secret) = KeySecret::parse(text) else {
+        fail(ui, origin, "malformed key", "", now).await;
         return Err(Problem::new(
             StatusCode::UNAUTHORIZED,
             "invalid_api_key",
@@ -129,11 +166,17 @@ async fn with_key(ui: &Ui, origin: &Origin, text: &str) -> Result<String, Proble
     };
     let signed_in = SignedIn { digest: secret.digest(), rights: None };
     match me_of(ui, origin, &signed_in).await {
-        Ok(me) => Ok(ui.sessions.begin(signed_in, me, None, now)),
+        Ok(me) => {
+            // Behind a proxy, failures are not counted.
+            if let (None, Ok(id)) = (&ui.public_url, me.key.id.parse()) {
+                ui.bans.record_success(origin.client, id);
+            }
+            Ok(ui.sessions.begin(signed_in, me, None, now))
+        }
         Err(problem) => {
             if problem.status == StatusCode::UNAUTHORIZED {
-                // The name is no user name; it only tells several wrong keys from one that is tried again.
-                fail(ui, origin, &format!("{:x?}", secret.digest().as_bytes()), now).await;
+                let digest = format!("{:x?}", secret.digest().as_bytes());
+                fail(ui, origin, &problem.code, &digest, now).await;
             }
             Err(problem)
         }
@@ -144,7 +187,7 @@ async fn with_link(ui: &Ui, origin: &Origin, token: &str) -> Result<(String, Str
     let now = ui.api.now();
     check_ban(ui, origin, now)?;
     let Some(link) = ui.api.open_link(token) else {
-        fail(ui, origin, "link", now).await;
+        fail(ui, origin, "used link", "link", now).await;
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
             "link_used",
@@ -152,7 +195,16 @@ async fn with_link(ui: &Ui, origin: &Origin, token: &str) -> Result<(String, Str
             "ask for a new link, or paste a key",
         ));
     };
-    let me = me_of(ui, origin, &link.signed_in).await?;
+    let me = match me_of(ui, origin, &link.signed_in).await {
+        // The link is good; the server or a rate limit refuses it for now.
+        Err(problem)
+            if problem.status.is_server_error() || problem.status == StatusCode::TOO_MANY_REQUESTS =>
+        {
+            ui.api.return_link(token, link);
+            return Err(problem);
+        }
+        me => me?,
+    };
     Ok((ui.sessions.begin(link.signed_in, me, Some(link.session_expires_at), now), link.path))
 }
 
@@ -214,27 +266,28 @@ fn check_ban(ui: &Ui, origin: &Origin, now: Timestamp) -> Result<(), Problem> {
     ))
 }
 
-async fn fail(ui: &Ui, origin: &Origin, name: &str, now: Timestamp) {
-    let delay = match ui.public_url {
-        Some(_) => std::time::Duration::from_millis(500),
-        None => match ui.bans.record_failure(origin.client, name, now).decision {
-            AuthDecision::Delay(delay) => delay,
-            // The next key is refused before it is looked at.
-            AuthDecision::Ban(_) => return,
-        },
-    };
-    tokio::time::sleep(delay).await;
+/// Counts a failure and delays the answer. The name tells several wrong keys from one that is tried again; it is not logged.
+async fn fail(ui: &Ui, origin: &Origin, reason: &str, name: &str, now: Timestamp) {
+    tracing::warn!(client = %origin.client, reason, "sign-in failed");
+    if ui.public_url.is_some() {
+        return tokio::time::sleep(PROXIED_DELAY).await;
+    }
+    let failure = ui.bans.record_failure(origin.client, name, now);
+    for ban in &failure.new_bans {
+        ui.api.record_ban(ban).await;
+    }
+    match failure.decision {
+        AuthDecision::Delay(delay) => tokio::time::sleep(delay).await,
+        // The next key is refused before it is looked at.
+        AuthDecision::Ban(_) => {}
+    }
 }
 
 /// A path of the pages; anything else leads to the overview.
-fn own_path(path: &str) -> &str {
-    let is_own =
-        path.starts_with("/ui/") && !path.contains(['\\', '\r', '\n']) && !path.starts_with("/ui/sign-in");
+pub fn own_path(path: &str) -> &str {
+    let is_plain = path.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'\\');
+    let is_own = is_plain && path.starts_with("/ui/") && !path.starts_with("/ui/sign-in");
     if is_own { path } else { "/ui/" }
-}
-
-fn field<'a>(pairs: &'a [(String, String)], name: &str) -> &'a str {
-    pairs.iter().find(|(other, _)| other == name).map_or("", |(_, value)| value)
 }
 
 #[cfg(test)]
@@ -243,9 +296,11 @@ mod tests {
 
     #[test]
     fn signing_in_over_clear_http_from_elsewhere_is_refused() {
-        let check = |is_secure, client: &str| check_confidential(is_secure, client.parse().unwrap());
+        let check = |is_secure, client: &str| {
+            check_confidential(is_secure, client.parse().unwrap(), Some("http://127.0.0.1:8587"))
+        };
         let refused = check(false, "192.0.2.1").unwrap_err();
-        assert_eq!((refused.status.as_u16(), refused.code.as_str()), (403, "tls_required"));
+        assert_eq!((refused.status.as_u16(), refused.code.as_str()), (403, "sign_in_not_encrypted"));
         assert!(
             refused.hint.contains("api.tls") && refused.hint.contains("api.public_url"),
             "{}",
@@ -256,5 +311,22 @@ mod tests {
             assert!(check(false, client).is_ok(), "{client}");
         }
         assert!(check(true, "192.0.2.1").is_ok());
+    }
+
+    #[test]
+    fn a_proxy_without_tls_on_the_same_machine_does_not_make_clients_local() {
+        let check = |address: &str| {
+            check_confidential(false, "127.0.0.1".parse().unwrap(), Some(address)).map_err(|p| p.code)
+        };
+        for address in ["http://mail.example.com", "http://192.0.2.1", "http://[2001:db8::1]:8587", "http://"]
+        {
+            assert_eq!(check(address), Err("sign_in_not_encrypted".into()), "{address}");
+        }
+        for address in
+            ["http://localhost:8587", "http://127.0.0.2", "http://[::1]:8587", "http://[::ffff:127.0.0.1]"]
+        {
+            assert_eq!(check(address), Ok(()), "{address}");
+        }
+        assert!(check_confidential(false, "127.0.0.1".parse().unwrap(), None).is_err());
     }
 }

@@ -136,9 +136,8 @@ impl Problem {
 
     /// Whether other values in the form can mend it, so that the form is shown again.
     pub fn is_of_form(&self) -> bool {
-        [StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY, StatusCode::CONFLICT]
-            .contains(&self.status)
-            || (self.status == StatusCode::FORBIDDEN && self.code != "form_expired")
+        use StatusCode as S;
+        [S::BAD_REQUEST, S::FORBIDDEN, S::CONFLICT, S::UNPROCESSABLE_ENTITY].contains(&self.status)
     }
 
     /// Of a response of the API that is an error.

@@ -4,8 +4,6 @@
 //! * `server` accepts connections,
 //! * `handler` answers requests; `form` reads the body of a POST, `page` renders the response,
 //! * `client_address` finds the client behind a proxy.
-//!
-//! Imports `mail`, `model`, `unsubscribe`, `limits`, `accept_loop`, and the errors of `store`.
 
 mod client_address;
 mod form;

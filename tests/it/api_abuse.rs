@@ -26,7 +26,7 @@ async fn a_stream_over_the_limit_is_refused_and_the_others_continue() {
     let stage = ApiStage::start().await;
     let mut client = Http2::connect(stage.address).await;
     for number in 0..33 {
-        client.begin_post(2 * number + 1, &stage.platform).await;
+        client.begin_post(2 * number + 1, "/v1/tenants", &stage.platform).await;
     }
     assert_eq!(client.error_in(RST_STREAM).await, (65, REFUSED_STREAM));
     client.send(DATA, 0x1, 1, b"").await;
@@ -64,7 +64,7 @@ async fn streams_that_are_opened_and_reset_immediately_end_the_connection() {
     let stage = ApiStage::start().await;
     let mut client = Http2::connect(stage.address).await;
     for number in 0..2000 {
-        client.begin_post(2 * number + 1, &stage.platform).await;
+        client.begin_post(2 * number + 1, "/v1/tenants", &stage.platform).await;
         client.send(RST_STREAM, 0, 2 * number + 1, &8_u32.to_be_bytes()).await;
     }
     assert_eq!(client.error_in(GOAWAY).await, (0, ENHANCE_YOUR_CALM));

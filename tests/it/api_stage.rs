@@ -144,7 +144,7 @@ impl ApiStage {
             queue: queue.clone(),
             tls,
             doctor: Arc::new(doctor),
-            session_max: 12 * HOUR,
+            ui: config::Ui::default(),
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -24,7 +24,7 @@ pub struct Browser {
 impl Browser {
     /// Nobody is signed in.
     pub fn at(address: SocketAddr) -> Self {
-        Self { address, cookie: None, origin: "http://api".into() }
+        Self { address, cookie: None, origin: "http://localhost".into() }
     }
 
     /// Signs in with a key.
@@ -95,8 +95,9 @@ impl Browser {
         headers: &[(&str, &str)],
         fields: Option<&[(&str, &str)]>,
     ) -> Answer {
-        let mut text =
-            format!("{method} {target} HTTP/1.1\r\nHost: api\r\nConnection: close\r\nAccept: text/html\r\n");
+        let mut text = format!(
+            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAccept: text/html\r\n"
+        );
         if let Some(cookie) = &self.cookie {
             text += &format!("Cookie: {cookie}\r\n");
         }
@@ -127,7 +128,7 @@ impl Browser {
     pub async fn follow(&self, target: &str) -> Stream {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let cookie = self.cookie.as_deref().unwrap_or_default();
-        let head = format!("GET {target} HTTP/1.1\r\nHost: api\r\nCookie: {cookie}\r\n\r\n");
+        let head = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut stream = Stream { stream, text: String::new() };
         stream.until("events follow").await;
@@ -136,6 +137,12 @@ impl Browser {
 }
 
 impl Stream {
+    /// Waits for the end of the stream: the last chunk (RFC 9112 §7.1).
+    pub async fn until_end(&mut self) {
+        // Heartbeats come until then.
+        timeout(PATIENCE, self.until("\r\n0\r\n\r\n")).await.expect("the end of the stream in time");
+    }
+
     /// Everything that came, once this text is in it.
     pub async fn until(&mut self, part: &str) -> &str {
         while !self.text.contains(part) {

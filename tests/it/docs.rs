@@ -131,7 +131,8 @@ fn the_tables_have_every_type_of_event_class_scope_check_and_refusal_and_no_othe
     assert_eq!(names_under(&page("api"), "## Scopes"), known);
     let known: Vec<_> = CHECKS.iter().map(|check| check.id).collect();
     assert_eq!(names_under(&page("doctor"), "## Checks"), known);
-    let known: BTreeSet<_> = RefusalCode::ALL.iter().map(|code| code.as_str().to_owned()).collect();
+    let known = RefusalCode::ALL.iter().map(|code| code.as_str().to_owned());
+    let known: BTreeSet<_> = known.chain(crate::pages::codes()).collect();
     let rows = rows(&page("errors"));
     let documented: BTreeSet<_> = rows.iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
     assert_eq!(documented, known);
@@ -243,6 +244,7 @@ async fn every_option_and_every_field_that_the_documents_name_exists() {
     collect_names(&document, &mut known);
     known.extend(EventKind::ALL.iter().map(|kind| kind.to_string()));
     known.extend(CHECKS.iter().map(|check| check.id.to_owned()));
+    known.extend(crate::pages::codes());
     let listed = [FOREIGN_NAMES, OWN_FILES, EVENT_FIELDS, TEMPLATE_VALUES].concat();
     known.extend(listed.into_iter().map(str::to_owned));
     // `tests/it/metrics.rs` compares the metrics.

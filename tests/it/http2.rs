@@ -45,10 +45,10 @@ impl Http2 {
     }
 
     /// The HEADERS frame of a request with a body (RFC 7541: POST, http, then literals).
-    pub async fn begin_post(&mut self, stream: u32, key: &str) {
+    pub async fn begin_post(&mut self, stream: u32, path: &str, key: &str) {
         let fields = [
             vec![0x83, 0x86],
-            literal(":path", "/v1/tenants"),
+            literal(":path", path),
             literal(":authority", "a"),
             literal("authorization", &format!("Bearer {key}")),
         ];

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pillarbox::mail::Timestamp;
 use pillarbox::model::{AttemptId, DeliveryState, Environment, MessageId, MessageKind, Scope, TenantId};
@@ -216,21 +216,37 @@ async fn assets_are_within_their_budget_and_are_kept_by_browsers() {
     }
 }
 
-#[test]
-fn no_markup_is_made_without_escaping() {
-    fn walk(directory: &Path, found: &mut Vec<String>) {
+/// The files of the pages with their texts.
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ui")];
+    let mut found = Vec::new();
+    while let Some(directory) = directories.pop() {
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() {
-                walk(&path, found);
-            } else if std::fs::read_to_string(&path).is_ok_and(|text| text.contains("PreEscaped")) {
-                found.push(path.display().to_string());
+            match path.is_dir() {
+                true => directories.push(path),
+                false => found.extend(std::fs::read_to_string(&path).map(|text| (path, text))),
             }
         }
     }
-    let mut found = Vec::new();
-    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ui"), &mut found);
-    assert_eq!(found, [""; 0]);
+    found
+}
+
+/// The codes of problems that the pages find themselves.
+pub fn codes() -> BTreeSet<String> {
+    let mut codes = BTreeSet::new();
+    for (_, text) in sources() {
+        let text: String = text.split_whitespace().collect();
+        let of_problems = text.split("::new(StatusCode::").skip(1).filter_map(|call| call.split('"').nth(1));
+        codes.extend(of_problems.map(str::to_owned));
+    }
+    codes
+}
+
+#[test]
+fn no_markup_is_made_without_escaping() {
+    let unsafe_files = sources().into_iter().filter(|(_, text)| text.contains("PreEscaped"));
+    assert_eq!(unsafe_files.map(|(path, _)| path).collect::<Vec<_>>(), [""; 0].map(PathBuf::from));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Who is signed in to the pages: keys and links, cookies, forms of other sites, and the end of a session.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use pillarbox::model::{Environment, KeyId, KeySecret, Scope};
@@ -9,7 +10,9 @@ use crate::api_objects::{Belongings, body, operations};
 use crate::api_stage::{ApiStage, text};
 use crate::browser::{Browser, code_of};
 use crate::http::{exchange, request_with};
+use crate::http2::{self, Http2};
 use crate::program::Serving;
+use crate::wait::until;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -58,7 +61,8 @@ async fn the_id_changes_at_sign_in() {
     assert_ne!(first.cookie, browser.cookie);
     let planted = Browser { cookie: Some("pillarbox=planted".into()), ..Browser::at(stage.address) };
     assert!(!is_signed_in(&planted).await);
-    assert!(is_signed_in(&first).await && is_signed_in(&browser).await);
+    assert!(is_signed_in(&browser).await);
+    assert!(!is_signed_in(&first).await, "nobody has the cookie that was replaced");
 }
 
 #[tokio::test]
@@ -96,12 +100,12 @@ async fn a_form_of_another_origin_changes_nothing() {
         &[("Origin", "http://evil.example")],
         &[("Origin", "null")],
         &[("Origin", "null"), ("Sec-Fetch-Site", "cross-site")],
-        &[("Origin", "https://api")],
-        &[("Origin", "http://api"), ("Sec-Fetch-Site", "cross-site")],
-        &[("Origin", "http://api"), ("Sec-Fetch-Site", "same-site")],
+        &[("Origin", "https://localhost")],
+        &[("Origin", "http://localhost"), ("Sec-Fetch-Site", "cross-site")],
+        &[("Origin", "http://localhost"), ("Sec-Fetch-Site", "same-site")],
         &[("Origin", "http://evil.example"), ("Sec-Fetch-Site", "same-origin")],
         &[("Sec-Fetch-Site", "none")],
-        &[("Referer", "http://api/ui/")],
+        &[("Referer", "http://localhost/ui/")],
     ] {
         let answer = browser.send("POST", &target, headers, Some(&form)).await;
         assert_eq!(
@@ -118,7 +122,7 @@ async fn a_form_of_another_origin_changes_nothing() {
     assert_eq!(email["status"], "queued");
     // A form of a page with `Referrer-Policy: no-referrer` has the origin `null`.
     for headers in [
-        &[("Origin", "http://api")][..],
+        &[("Origin", "http://localhost")][..],
         &[("Sec-Fetch-Site", "same-origin")],
         &[("Origin", "null"), ("Sec-Fetch-Site", "same-origin")],
     ] {
@@ -153,6 +157,10 @@ async fn a_link_works_once_and_for_five_minutes() {
     let stage = ApiStage::start().await;
     let url = link(&stage, &stage.platform, json!({"path": "/ui/messages?status=deferred"})).await;
     assert!(url.starts_with("http://api/ui/sign-in#"), "{url}");
+    for path in ["/ui/\u{1b}", "/ui/\\", "/ui/a b", "//a"] {
+        let refused = stage.post(&stage.platform, "/v1/sessions", json!({ "path": path })).await;
+        refused.expect_error(422, "validation_failed");
+    }
     let mut browser = Browser::at(stage.address);
     let answer = browser.open_link(&url).await;
     assert_eq!((answer.status, answer.header("location")), (303, Some("/ui/messages?status=deferred")));
@@ -315,8 +323,11 @@ async fn somebody_signs_out_here_elsewhere_and_everywhere() {
     assert!(is_signed_in(&one).await && !is_signed_in(&three).await);
 
     let four = Browser::signed_in(stage.address, &stage.platform).await;
+    let unopened = link(&stage, &stage.platform, json!({})).await;
     one.post("/ui/settings", &[("do", "sign_out_everywhere")]).await;
     assert!(!is_signed_in(&one).await && !is_signed_in(&four).await);
+    let answer = Browser::at(stage.address).open_link(&unopened).await;
+    assert_eq!((answer.status, code_of(&answer).as_str()), (403, "link_used"), "{answer}");
 }
 
 #[tokio::test]
@@ -335,6 +346,17 @@ async fn wrong_keys_are_banned_and_not_behind_a_proxy() {
     let answer = browser.sign_in(&[("key", &stage.platform)]).await;
     assert_eq!((answer.status, code_of(&answer).as_str()), (429, "rate_limited"), "{answer}");
     assert!(browser.cookie.is_none());
+    let events = stage.get(&stage.platform, "/v1/events?type=login.banned").await.expect(200);
+    assert_eq!(events["data"][0]["data"]["network"], "127.0.0.1/32", "{events}");
+
+    // A right key shows that the wrong ones were mistakes.
+    let stage = ApiStage::start().await;
+    for _ in 0..2 {
+        for _ in 0..2 {
+            assert_eq!(Browser::at(stage.address).sign_in(&[("key", &wrong())]).await.status, 401);
+        }
+        assert_eq!(Browser::at(stage.address).sign_in(&[("key", &stage.platform)]).await.status, 303);
+    }
 
     let stage = ApiStage::with(|api, _| api.public_url = "https://mail.example".parse().ok()).await;
     let mut browser = Browser { origin: "https://mail.example".into(), ..Browser::at(stage.address) };
@@ -342,6 +364,84 @@ async fn wrong_keys_are_banned_and_not_behind_a_proxy() {
         assert_eq!(browser.sign_in(&[("key", &wrong())]).await.status, 401);
     }
     assert_eq!(browser.sign_in(&[("key", &stage.platform)]).await.status, 303);
+}
+
+#[tokio::test]
+async fn a_link_to_another_tenant_asks_who_is_signed_in() {
+    let stage = ApiStage::start().await;
+    let (own, other) = (stage.tenant("own").await, stage.tenant("other").await);
+    let mut browser = Browser::signed_in(stage.address, &own.key).await;
+    let own_cookie = browser.cookie.clone();
+    let url = link(&stage, &other.key, json!({"path": "/ui/keys"})).await;
+    let answer = browser.open_link(&url).await;
+    assert_eq!((answer.status, answer.header("set-cookie")), (200, None), "{answer}");
+    assert!(String::from_utf8_lossy(&answer.body).contains("name=\"confirm\""), "{answer}");
+    assert!(is_signed_in(&browser).await && browser.cookie == own_cookie);
+
+    // The link still works, and for somebody who expects it.
+    let token = url.split_once('#').unwrap().1;
+    let answer = browser.sign_in(&[("link", token), ("confirm", "1")]).await;
+    assert_eq!((answer.status, answer.header("location")), (303, Some("/ui/keys")), "{answer}");
+    assert!(!is_signed_in(&Browser { cookie: own_cookie, ..Browser::at(stage.address) }).await);
+    // A link to the pages of the same tenant needs no question.
+    let answer =
+        browser.open_link(&link(&stage, &stage.platform, json!({"tenant_id": other.id})).await).await;
+    assert_eq!(answer.status, 303, "{answer}");
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_session_that_opened_it() {
+    let stage = ApiStage::start().await;
+    let browser = Browser::signed_in(stage.address, &stage.platform).await;
+    let mut stream = browser.follow("/ui/messages/live").await;
+    browser.post("/ui/settings", &[("do", "sign_out")]).await;
+    stream.until_end().await;
+}
+
+#[tokio::test]
+async fn the_customers_of_one_platform_key_have_a_rate_limit_each() {
+    let stage = ApiStage::with(|api, _| api.key_requests_per_minute = 20).await;
+    let [busy, calm] = [stage.tenant("busy").await.id, stage.tenant("calm").await.id];
+    let link_to = async |tenant_id| link(&stage, &stage.platform, json!({ "tenant_id": tenant_id })).await;
+    let (mut of_busy, mut of_calm) = (Browser::at(stage.address), Browser::at(stage.address));
+    of_busy.open_link(&link_to(busy).await).await;
+    of_calm.open_link(&link_to(calm).await).await;
+    let mut pages = 0;
+    while of_busy.get("/ui/messages").await.status == 200 {
+        pages += 1;
+        assert!(pages < 30, "the key has no limit");
+    }
+    assert_eq!(of_busy.get("/ui/messages").await.status, 429);
+    assert_eq!(of_calm.get("/ui/messages").await.status, 200);
+
+    // A link that the limit refuses works a minute later.
+    let url = link_to(busy).await;
+    let mut late = Browser::at(stage.address);
+    let answer = late.open_link(&url).await;
+    assert_eq!((answer.status, code_of(&answer).as_str()), (429, "rate_limited"), "{answer}");
+    stage.clock.advance(MINUTE);
+    assert_eq!(late.open_link(&url).await.status, 303);
+}
+
+#[tokio::test]
+async fn over_http_2_a_link_begins_with_the_authority() {
+    let stage = ApiStage::start().await;
+    let mut client = Http2::connect(stage.address).await;
+    client.begin_post(1, "/v1/sessions", &stage.platform).await;
+    client.send(http2::DATA, 0x1, 1, b"{}").await;
+    let answered = until("the response", async || {
+        let frame = client.frame().await.expect("the connection lives");
+        (frame.kind == http2::DATA).then(|| String::from_utf8(frame.payload).unwrap())
+    });
+    let body = answered.await;
+    assert!(body.contains("\"http://a/ui/sign-in#"), "{body}");
+}
+
+#[tokio::test]
+async fn a_sign_in_form_of_any_size_is_refused_on_its_page() {
+    let stage = ApiStage::start().await;
+    let answer = Browser::at(stage.address).sign_in(&[("key", &"x".repeat(9000))]).await;
+    assert_eq!((answer.status, code_of(&answer).as_str()), (413, "payload_too_large"), "{answer}");
 }
 
 #[tokio::test]
@@ -368,6 +468,8 @@ async fn signing_in_leads_back_to_pages_only() {
         ("https://evil.example/ui/", "/ui/"),
         ("/ui/\\evil.example", "/ui/"),
         ("/ui/sign-in", "/ui/"),
+        ("/ui/\u{1b}", "/ui/"),
+        ("/ui/messages?q=ä", "/ui/"),
         ("/v1/me", "/ui/"),
         ("", "/ui/"),
     ] {
@@ -377,13 +479,13 @@ async fn signing_in_leads_back_to_pages_only() {
     }
 }
 
-#[tokio::test]
-async fn no_secret_is_in_the_log_a_url_or_a_page() {
+/// A running `quickstart` with these settings besides, its address, its platform key, and its folder.
+async fn quickstart(settings: &str) -> (Serving, SocketAddr, String, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let config = format!(
         "hostname = \"localhost\"\ndata_dir = \"{}\"\n[log]\nlevel = \"trace\"\nformat = \"json\"\n[smtp]\n\
          submission = [\"127.0.0.1:0\"]\nsubmissions = [\"127.0.0.1:0\"]\n[api]\nlisten = [\"127.0.0.1:0\"]\n\
-         [store]\nfree_disk_min = \"1MiB\"\n",
+         [store]\nfree_disk_min = \"1MiB\"\n{settings}",
         directory.path().join("data").display()
     );
     std::fs::write(directory.path().join("pillarbox.toml"), config).unwrap();
@@ -394,6 +496,21 @@ async fn no_secret_is_in_the_log_a_url_or_a_page() {
     };
     let platform = word_after(&server.said, "platform key   ");
     let address = word_after(&server.said, "http://").split('/').next().unwrap().parse().unwrap();
+    (server, address, platform, directory)
+}
+
+#[tokio::test]
+async fn a_server_without_pages_makes_no_links() {
+    let (server, address, platform, _directory) = quickstart("[ui]\nenabled = false\n").await;
+    let refused =
+        crate::http::request(address, "POST", "/v1/sessions", Some(&platform), Some(&json!({}))).await;
+    refused.expect_error(404, "not_found");
+    server.end("TERM").await;
+}
+
+#[tokio::test]
+async fn no_secret_is_in_the_log_a_url_or_a_page() {
+    let (mut server, address, platform, _directory) = quickstart("").await;
     let started = server.said.len();
     let mut browser = Browser::signed_in(address, &platform).await;
     let url = {
@@ -446,7 +563,7 @@ async fn behind_a_proxy_links_cookies_and_origins_follow_the_public_url() {
     let answer = browser.post_as_is("/ui/settings", &fields).await;
     assert_eq!((answer.status, answer.header("location")), (303, Some("/pillar/ui/messages")), "{answer}");
     assert!(browser.page("/ui/messages").await.contains("data-theme=\"dark\""));
-    let of_listener = Browser { origin: "http://api".into(), ..browser.clone() };
+    let of_listener = Browser { origin: "http://localhost".into(), ..browser.clone() };
     assert_eq!(of_listener.post_as_is("/ui/settings", &fields).await.status, 403);
     let nobody = Browser::at(stage.address).get("/ui/messages").await;
     assert_eq!(nobody.header("location"), Some("/pillar/ui/sign-in?next=%2Fui%2Fmessages"));

@@ -32,7 +32,7 @@ pub struct Caller {
     pub key: Arc<Key>,
     /// The owner of the key; `None` is the platform.
     pub tenant: Option<Arc<Tenant>>,
-    /// The key belongs to the platform, although the session is that of a tenant.
+    /// Whether the key belongs to the platform while the session is limited to a tenant.
     pub by_platform: bool,
 }
 

@@ -50,7 +50,8 @@ struct Counts {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum RateLimitSubject {
-    Key(KeyId),
+    /// A key; the sessions of a platform key count for each tenant.
+    Key(KeyId, TenantId),
     /// Tests of a tenant take no request from its live mail.
     Tenant(TenantId, Environment),
 }
@@ -72,7 +73,7 @@ impl RequestLimiter {
         let of_tenant_max = tenant.rate_limit.requests_per_minute.map_or(self.of_tenant_max, u64::from);
         let limits = [
             (RateLimitSubject::Tenant(tenant.id, caller.key.environment), of_tenant_max),
-            (RateLimitSubject::Key(caller.key.id), self.of_key_max),
+            (RateLimitSubject::Key(caller.key.id, tenant.id), self.of_key_max),
         ];
         let limits = limits.into_iter().filter(|(_, limit)| *limit > 0);
         let mut counts = self.lock();
@@ -149,7 +150,7 @@ fn refuse(who: RateLimitSubject, status: QuotaStatus, now: Timestamp) -> ApiErro
     let QuotaStatus { limit, resets_at, .. } = status;
     let (whose, raised_by) = match who {
         RateLimitSubject::Tenant(..) => ("the tenant", "rate_limit.requests_per_minute of the tenant"),
-        RateLimitSubject::Key(_) => ("the API key", "api.key_requests_per_minute"),
+        RateLimitSubject::Key(..) => ("the API key", "api.key_requests_per_minute"),
     };
     let mut error = ApiError::new(
         RefusalCode::RateLimited,

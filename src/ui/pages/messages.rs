@@ -2,6 +2,11 @@
 
 mod filters;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use futures_util::StreamExt;
 use maud::{Markup, html};
 use serde::Deserialize;
 
@@ -19,6 +24,8 @@ const KINDS: &str = "message.accepted message.delivered message.deferred message
                      message.cancelled message.complained message.suppressed";
 /// Characters of a subject, and of an address with its name.
 const TEXT_MAX: usize = 200;
+/// How often the live stream looks whether its session is idle.
+const SESSION_CHECK: Duration = Duration::from_secs(60);
 
 /// A message of the list.
 #[derive(Deserialize)]
@@ -196,10 +203,13 @@ fn csv(emails: &[Email]) -> View {
     View::File { media_type: "text/csv; charset=utf-8", name: "messages.csv".to_owned(), octets }
 }
 
-/// The live stream of events. The script only learns from it that the list has changed.
+/// The live stream of events, which ends with the session. The script only learns from it that the list has changed.
 pub async fn live(request: PageRequest) -> Outcome {
     let target = request.api_target("/v1/events", &["tenant_id", "environment"], &[]);
-    Ok(View::Passed(request.open(&target, Some("text/event-stream")).await))
+    let response = request.open(&target, Some("text/event-stream")).await;
+    let (ui, session) = (Arc::clone(&request.ui), request.session.clone());
+    let end = Box::pin(async move { ui.sessions.until_end(&session, SESSION_CHECK, || ui.api.now()).await });
+    Ok(View::Passed(response.map(|body| Body::from_stream(body.into_data_stream().take_until(end)))))
 }
 
 /// What a message is called.

@@ -9,6 +9,7 @@ use crate::ui::components::{self, Column, foreign};
 use crate::ui::format;
 use crate::ui::request::PageRequest;
 use crate::ui::session::SessionHandle;
+use crate::ui::sign_in::own_path;
 use crate::ui::view::{Outcome, Problem, View};
 
 /// The page of this file.
@@ -143,6 +144,7 @@ pub async fn act(request: PageRequest) -> Outcome {
         // Other sessions of the key of a link may be those of other people.
         Some("sign_out_everywhere") if own.signed_in.rights.is_none() => {
             sessions.end_all_of_key(own);
+            request.ui.api.drop_links(&own.signed_in);
             Ok(View::SignedOut)
         }
         Some("end") => {
@@ -158,16 +160,11 @@ pub async fn act(request: PageRequest) -> Outcome {
             let chosen = request.field("theme");
             let theme = ["dark", "light"].into_iter().find(|theme| Some(*theme) == chosen);
             sessions.set_theme(own, theme);
-            let back = request.field("back").filter(|back| is_page(back)).unwrap_or("/ui/");
+            let back = own_path(request.field("back").unwrap_or_default());
             Ok(View::Redirect { to: back.into(), note: None })
         }
         _ => Err(Problem::no_action()),
     }
-}
-
-/// Whether it is a path of the pages.
-fn is_page(path: &str) -> bool {
-    path.starts_with("/ui/") && !path.contains(['\\', '\r', '\n'])
 }
 
 /// The colours of the tenant, as variables of the style.
