@@ -34,6 +34,21 @@ try {
   check(late.url().includes("sign-in") && (await second.cookies()).length === 0, "a link works twice");
   await second.close();
 
+  // A link to a tenant asks whoever is signed in, and replaces the session.
+  const third = await open(browser, server.base, problems);
+  const operator = await signIn(third, await server.link());
+  const [replaced] = await third.cookies();
+  const tenant = (await server.call("GET", "/v1/tenants?slug=demo")).body.data[0].id;
+  await operator.goto(await server.link({ tenant_id: tenant }));
+  const confirm = operator.locator("button[name=confirm]");
+  await confirm.waitFor();
+  check((await third.cookies())[0].value === replaced.value, "a link replaces a session without a question");
+  await confirm.click();
+  await operator.waitForURL((url) => !url.pathname.includes("sign-in"));
+  check((await third.cookies())[0].value !== replaced.value, "the link does not sign in");
+  check((await operator.locator("#nav .who").innerText()).includes("demo"), "the pages are not those of the tenant");
+  await third.close();
+
   // A page of another origin posts a form. The other port is the same site, so the cookie comes, here even with its token:
   // the server refuses the origin.
   await page.goto(`${server.base}/ui/settings`);

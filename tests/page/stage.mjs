@@ -106,9 +106,13 @@ export async function open(browser, base, problems, options = {}) {
 
 function watch(page, base, problems) {
   const note = (text) => problems.push(`${page.url()}: ${text}`);
-  // HTML of mail is in a frame that may do nothing; the browser says what it refused there.
-  const isRefusal = (text) => /^(Blocked|Refused) |Content Security Policy|^policy: /.test(text);
-  const isOfMail = (message) => /\/preview\b/.test(message.location().url + page.url()) && isRefusal(message.text());
+  // HTML of mail is in a frame that may do nothing; the browser says what it refused there. Our own pages have no sandbox.
+  const isOfMail = (message) => {
+    const { url } = message.location();
+    if (url === "about:srcdoc") return /^Blocked .* frame is sandboxed /.test(message.text());
+    const isPreview = url.startsWith(`${base}/`) && new URL(url).pathname.endsWith("/preview");
+    return isPreview && /^(Blocked|Refused) |Content Security Policy/.test(message.text());
+  };
   page.on("console", (message) => {
     if (["error", "warning"].includes(message.type()) && !isOfMail(message)) note(`console: ${message.text()}`);
   });
