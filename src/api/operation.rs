@@ -59,6 +59,8 @@ pub struct Operation {
     pub is_sending: bool,
     /// Whether a POST changes nothing. It then ignores `Idempotency-Key`.
     pub(super) is_safe: bool,
+    /// Whether its change is a line of the log and no entry of the audit log.
+    pub(super) logs_only: bool,
     /// Whether a POST has the same effect if it runs again. Other POSTs store their response in the transaction of their
     /// change ([`RequestContext::change`]).
     pub(super) may_run_again: bool,
@@ -245,6 +247,7 @@ impl Operation {
             summary: "",
             is_sending: false,
             is_safe: false,
+            logs_only: false,
             may_run_again: false,
             changed_by_use: &[],
             concealed: &[],
@@ -283,7 +286,7 @@ impl Operation {
         self.takes_parameter("before")
     }
 
-    /// Whether it becomes an entry of the audit log: it changes something and sends no mail.
+    /// Whether it passes through [`super::audit`]: it changes something and sends no mail.
     pub fn is_audited(&self) -> bool {
         self.method != Method::GET && !self.is_safe && !self.is_sending
     }
@@ -418,6 +421,11 @@ impl Operation {
     /// Marks a POST that changes nothing.
     pub(super) fn changes_nothing(self) -> Self {
         Self { is_safe: true, ..self }
+    }
+
+    /// Marks a change that every key may make without end. It must not push entries of others out of the audit log.
+    pub(super) fn logs_only(self) -> Self {
+        Self { logs_only: true, ..self }
     }
 
     /// Marks a POST that has the same effect if it runs again.

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::limits::connection_limiter::ConnectionSlot;
 use crate::limits::memory_budget::MemoryReservation;
+use crate::limits::tenant_semaphore::TenantPermit;
 use crate::mail::Timestamp;
 use crate::model::{Environment, RequestId, TenantId};
 use crate::store::{
@@ -253,6 +254,11 @@ impl RequestContext {
             reservation: self.api.memory.reserve(self.scope()),
             now: self.now,
         }
+    }
+
+    /// Waits for a permit to build a response in memory.
+    pub async fn response_build(&self) -> Result<TenantPermit> {
+        self.api.response_builds.acquire(self.scope()).await.map_err(ApiError::internal)
     }
 
     /// The store.

@@ -8,7 +8,7 @@ use crate::limits::memory_budget::MemoryReservation;
 use crate::limits::tenant_semaphore::TenantPermit;
 
 use super::body;
-use super::error::{ApiError, Result};
+use super::error::Result;
 use super::layers::{idempotency, preconditions, rate_limit};
 use super::request_context::RequestContext;
 
@@ -61,10 +61,7 @@ async fn reserve_response(call: &RequestContext) -> Result<(Option<TenantPermit>
     let operation = call.target.operation;
     let (permit, octets) = match operation.method == Method::GET {
         true if operation.waits_for_others => (None, RESPONSE_OCTETS_EXPECTED),
-        true => {
-            let permit = call.api.response_builds.acquire(call.scope()).await.map_err(ApiError::internal)?;
-            (Some(permit), RESPONSE_OCTETS_EXPECTED)
-        }
+        true => (Some(call.response_build().await?), RESPONSE_OCTETS_EXPECTED),
         false => (None, operation.response_octets_max(call.reservation.octets())),
     };
     let mut reservation = call.reservation.beside();

@@ -38,6 +38,7 @@ pub fn resource() -> Resource {
             .describe("Create a sign-in link", "Send the person to `url` within five minutes; it works once. The session sees what the calling key sees, or less: a platform key may name one tenant, and `scopes` leaves out rights. The secret of the key is not part of the link. Networks of the key (`allowed_cidrs`) bind this request, and the session only if it is that of the platform. Revoking the key ends the session within a second.")
             .may_take::<Create>()
             .may_run_again()
+            .logs_only()
             .conceals(&["url"])
             .creates::<SessionView>("The link."),
     ])

@@ -164,7 +164,7 @@ async fn series(mut call: RequestContext) -> Result<ApiResponse> {
     if first >= to.as_second() {
         return Err(ApiError::field("to", "invalid", "this must be later than from"));
     }
-    if (to.as_second() - first) / step > most {
+    if (to.as_second() - first + step - 1) / step > most {
         return Err(ApiError::field(
             "from",
             "invalid",

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::api_client::{Query, ServerArguments};
-use super::name_lookup::tenant_of;
+use super::name_lookup::{object_path, tenant_of};
 use super::output::{object_text, text, when};
 use super::pagination::{PageArguments, SinceArgument};
 use super::table::Table;
@@ -39,6 +39,9 @@ enum Command {
         /// Only changes by this operation, for example update_domain
         #[arg(long)]
         operation: Option<String>,
+        /// Only changes with the key with this id
+        #[arg(long, value_name = "ID")]
+        key: Option<String>,
     },
     /// Shows a change: who made it, and the object before and afterwards
     Show {
@@ -50,16 +53,16 @@ enum Command {
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { server, command } = arguments;
     server.run(async |client| match command {
-        Command::List { page, since, tenant, kind, object, operation } => {
+        Command::List { page, since, tenant, kind, object, operation, key } => {
             let mut query = client.tenant_parameter(tenant.as_deref()).await?;
             query.extend(since.parameter()?);
-            let filters = [("type", kind), ("object_id", object), ("operation", operation)];
+            let filters = [("type", kind), ("object_id", object), ("operation", operation), ("key_id", key)];
             query.extend(filters.into_iter().filter_map(|(name, value)| Some((name, value?))));
             let table = Table::new(["CHANGED", "TENANT", "WHO", "OPERATION", "OBJECT", "ID"]);
             page.print(&client, PATH, query, table, row).await
         }
         Command::Show { id } => {
-            let entry = client.get(&format!("{PATH}/{id}"), &Query::new()).await?;
+            let entry = client.get(&object_path("audit entry", "aud_", PATH, &id)?, &Query::new()).await?;
             client.print(&entry, |entry| {
                 object_text(entry, &["created_at", "operation", "object_type", "object_id"])
             })

@@ -113,7 +113,8 @@ pub struct SignatureReport {
 pub struct SpfReport {
     /// The domain of the reverse path, or the EHLO name if that is the null reverse path.
     domain: String,
-    /// The address that the message left from.
+    /// The address that the message left from. Behind a router that translates addresses, and through a smart host, receivers
+    /// see another one.
     address: IpAddr,
     /// Whether the record permits the address.
     result: AuthenticationResult,

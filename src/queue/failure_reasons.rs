@@ -49,10 +49,12 @@ struct Record {
 }
 
 type Records = HashMap<FailureKey, Record>;
+/// Those of each tenant, with the time of its last failure.
+type RecordsByTenant = HashMap<TenantId, (Timestamp, Records)>;
 
-/// The failures of the last hour.
+/// The failures of the last hour: of all tenants together, and of each.
 #[derive(Debug, Default)]
-pub struct FailureReasons(Mutex<(Records, HashMap<TenantId, Records>)>);
+pub struct FailureReasons(Mutex<(Records, RecordsByTenant)>);
 
 impl FailureReasons {
     /// Counts a delivery that did not succeed.
@@ -61,21 +63,22 @@ impl FailureReasons {
         let (of_all, of_tenants) = &mut *all;
         note(of_all, KEYS_MAX, key.clone(), reply, now);
         if of_tenants.len() >= TENANTS_MAX && !of_tenants.contains_key(&tenant) {
-            let latest = |records: &Records| records.values().map(|record| record.last_at).max();
-            if let Some(oldest) =
-                of_tenants.iter().min_by_key(|(_, records)| latest(records)).map(|(id, _)| *id)
-            {
+            let oldest = of_tenants.iter().min_by_key(|(_, (last_at, _))| *last_at).map(|(id, _)| *id);
+            if let Some(oldest) = oldest {
                 of_tenants.remove(&oldest);
             }
         }
-        note(of_tenants.entry(tenant).or_default(), KEYS_OF_TENANT_MAX, key, reply, now);
+        let (last_at, records) = of_tenants.entry(tenant).or_insert_with(|| (now, Records::new()));
+        *last_at = now;
+        note(records, KEYS_OF_TENANT_MAX, key, reply, now);
     }
 
     /// The failures of the last minutes, at most 60; the most frequent first.
     pub fn read(&self, tenant: Option<TenantId>, minutes: u32, now: Timestamp) -> Vec<FailureReason> {
         let all = self.0.lock();
         let none = Records::new();
-        let records = tenant.map_or(&all.0, |tenant| all.1.get(&tenant).unwrap_or(&none));
+        let of_tenant = |tenant| all.1.get(&tenant).map_or(&none, |(_, records)| records);
+        let records = tenant.map_or(&all.0, of_tenant);
         let first = minute_of(now).saturating_sub(minutes);
         let reason = |(key, record): (&FailureKey, &Record)| {
             let counted = record.minutes.iter().filter(|(minute, _)| *minute >= first);
@@ -158,5 +161,21 @@ mod tests {
         assert_eq!(reasons.read(Some(a), 60, now).len(), 1);
         assert_eq!(reasons.read(Some(b), 60, now).len(), KEYS_OF_TENANT_MAX);
         assert_eq!(reasons.read(None, 60, now).len(), KEYS_MAX);
+    }
+
+    #[test]
+    fn beyond_the_maximum_the_tenant_that_has_had_no_failure_for_the_longest_time_gives_way() {
+        let reasons = FailureReasons::default();
+        let at = |second: usize| Timestamp::from_second(10_000 + second as i64).unwrap();
+        let note = |tenant, second| {
+            let key = FailureKey { site: "x".into(), class: None, outcome: DeliveryState::Bounced };
+            reasons.note(tenant, key, "550 no", at(second));
+        };
+        let tenants: Vec<_> = (0..=TENANTS_MAX).map(|second| TenantId::generate(at(second))).collect();
+        (0..TENANTS_MAX).for_each(|number| note(tenants[number], number));
+        note(tenants[0], TENANTS_MAX);
+        note(tenants[TENANTS_MAX], TENANTS_MAX);
+        let is_known = |number: usize| !reasons.read(Some(tenants[number]), 60, at(TENANTS_MAX)).is_empty();
+        assert_eq!([0, 1, 2, TENANTS_MAX].map(is_known), [true, false, true, true]);
     }
 }

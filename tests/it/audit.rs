@@ -17,6 +17,8 @@ use crate::http::{Answer, request_with};
 
 /// Changes without an entry: mail is in the message log, and rendering a template changes nothing.
 const WITHOUT_ENTRY: &[&str] = &["send_email", "send_emails", "render_template"];
+/// Changes that every key may make without end: a line of the log and no entry, which would push out those of others.
+const LOGGED_ONLY: &[&str] = &["create_session", "retry_email"];
 /// Its code is in a mail. A wrong one counts as an attempt, so the refusal is an entry too.
 const REFUSED: &str = "confirm_inbox";
 const BANNED: &str = "192.0.2.50";
@@ -174,7 +176,12 @@ async fn every_operation_that_changes_something_is_one_entry_and_one_line_of_the
                 assert!(entries.is_empty() && lines.is_empty(), "{what}\n{lines:?}");
                 continue;
             }
-            assert_eq!((entries.len(), lines.len()), (1, 1), "{what}\n{lines:?}");
+            let is_entry = !LOGGED_ONLY.contains(&operation.name);
+            assert_eq!((entries.len(), lines.len()), (usize::from(is_entry), 1), "{what}\n{lines:?}");
+            if !is_entry {
+                assert_eq!(lines[0]["operation"], operation.name, "{what}");
+                continue;
+            }
             let (entry, line) = (&entries[0], &lines[0]);
             assert_eq!(entry["operation"], operation.name, "{what}");
             let actor = json!([entry["actor"]["type"], entry["actor"]["platform"], entry["actor"]["name"]]);
@@ -372,4 +379,28 @@ async fn a_repeated_request_is_one_entry() {
     let list = stage.get(&own.key, "/v1/audit?type=key").await.expect(200);
     assert_eq!(list["data"].as_array().unwrap().len(), 1, "{list}");
     assert_eq!(list["data"][0]["after"]["secret"], "concealed");
+}
+
+#[tokio::test]
+async fn the_id_of_an_object_is_as_it_is_stored_however_it_was_typed() {
+    let stage = ApiStage::start().await;
+    let own = Belongings::make(&stage, "own").await;
+    let (kind, id) = own.webhook.split_once('_').unwrap();
+    let path = format!("/v1/webhooks/{kind}_{}", id.to_lowercase());
+    assert!(!path.contains(&own.webhook), "{path}");
+    stage.delete(&own.tenant.key, &path).await.expect(200);
+    let path = format!("/v1/audit?object_id={}&operation=delete_webhook", own.webhook);
+    let list = stage.get(&own.tenant.key, &path).await.expect(200);
+    assert_eq!(list["data"].as_array().unwrap().len(), 1, "{list}");
+}
+
+#[tokio::test]
+async fn a_tenant_does_not_read_the_reason_of_a_pause_by_the_platform() {
+    let stage = ApiStage::start().await;
+    let own = stage.tenant("own").await;
+    let pause = json!({"tenant_id": own.id, "reason": "waits for our lawyer"});
+    stage.post(&stage.platform, "/v1/queue/pause", pause).await.expect(200);
+    let list = stage.get(&own.key, "/v1/audit?operation=pause_queue").await.expect(200);
+    assert_eq!(list["data"][0]["after"]["tenant_id"], json!(own.id), "{list}");
+    assert!(!list.to_string().contains("lawyer"), "{list}");
 }

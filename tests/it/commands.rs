@@ -345,6 +345,19 @@ async fn a_list_continues_after_the_cursor_of_the_page_before() {
 }
 
 #[tokio::test]
+async fn the_audit_log_shows_the_changes_with_a_key() {
+    let stage = Stage::start().await;
+    let platform = stage.platform();
+    platform.ok("tenant create Acme").await;
+    let made = platform.json("key create --name shop --tenant acme").await;
+    let tenant = Terminal { url: platform.url.clone(), key: made["secret"].as_str().unwrap().to_owned() };
+    tenant.ok("domain add acme.test").await;
+    let of_key = platform.ok(&format!("audit list --key {}", made["id"].as_str().unwrap())).await;
+    assert!(of_key.contains("create_domain") && !of_key.contains("create_tenant"), "{of_key}");
+    assert!(platform.ok("audit list").await.contains("create_tenant"));
+}
+
+#[tokio::test]
 async fn the_exit_status_tells_a_refusal_from_an_unreached_server() {
     let stage = Stage::start().await;
     let platform = stage.platform();
@@ -358,6 +371,7 @@ async fn the_exit_status_tells_a_refusal_from_an_unreached_server() {
         "template show tpl_x/../../keys",
         "inbox remove inb_x/../../keys/key_x",
         "suppression remove sup_x?y",
+        "audit show ../keys",
         "ban lift ../keys/key_x",
     ] {
         let refused = platform.ends(2, elsewhere).await;

@@ -1,6 +1,7 @@
 //! The doctor of a running server, and `pillarbox doctor`.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::CommandFactory;
@@ -10,6 +11,7 @@ use pillarbox::doctor::{CHECKS, Diagnosis, Extra, Finding, FixRecord, Subject, d
 use pillarbox::mail::Timestamp;
 use pillarbox::model::{FindingStatus, Scope, TlsMinimum};
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use crate::api_stage::ApiStage;
 use crate::fake_dns::FakeDns;
@@ -504,4 +506,22 @@ fn every_command_and_every_option_of_a_fix_exists() {
         }
     }
     assert!(seen > 10, "{seen}");
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_a_silent_name_server_hold_up_no_others() {
+    let stage = Arc::new(ApiStage::start().await);
+    let tenant = stage.tenant("Acme").await;
+    let made = stage.post(&tenant.key, "/v1/domains", json!({"name": "acme.test"})).await.expect(201);
+    let path = format!("/v1/domains/{}", made["id"].as_str().unwrap());
+    stage.dns.silence("acme.test");
+    let mut waiting = JoinSet::new();
+    for _ in 0..32 {
+        let (stage, key, target) = (stage.clone(), tenant.key.clone(), format!("{path}/doctor"));
+        waiting.spawn(async move { stage.get(&key, &target).await.status });
+    }
+    until("the name server is asked", async || (stage.dns.queries("acme.test") > 0).then_some(())).await;
+    stage.get(&tenant.key, &path).await.expect(200);
+    let ended = std::iter::from_fn(|| waiting.try_join_next()).count();
+    assert!(ended < 16, "{ended} of 32 ended before");
 }

@@ -134,7 +134,7 @@ async fn a_message_over_five_mebibytes_is_given_whole_only() {
     assert_eq!((text(&found, "/text").len(), &found["truncated"]), (512 << 10, &json!(true)));
     assert_eq!(stage.get(&own.key, &format!("{path}/0")).await.body.len(), (5 << 20) - 8);
     let id = stage.enqueue_content(own.id, of_octets((5 << 20) + 1)).await;
-    for path in ["parts", "parts/0"] {
+    for path in ["parts", "parts/0", "authentication"] {
         let path = format!("/v1/emails/{id}/{path}");
         let error = stage.get(&own.key, &path).await.expect_error(413, "message_too_large");
         assert_eq!(error["hint"], "get it whole with GET /v1/emails/{id}/raw");

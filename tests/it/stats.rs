@@ -176,6 +176,7 @@ async fn too_many_intervals_are_refused() {
         ("interval=minute&from=2026-01-01&to=2026-01-02T00:01:00Z", "from"),
         ("interval=hour&from=2026-01-01&to=2026-03-02T01:00:00Z", "from"),
         ("interval=day&from=2024-01-01&to=2025-01-02", "from"),
+        ("interval=minute&from=2026-01-01&to=2026-01-02T00:00:01Z", "from"),
         ("interval=day&from=2026-01-02&to=2026-01-01", "to"),
         ("interval=week", "interval"),
         ("from=yesterday", "from"),

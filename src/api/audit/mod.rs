@@ -1,5 +1,6 @@
 //! The audit log. Every operation that changes something passes here on its way to its handler, so a new one cannot be
-//! forgotten: who asked, the object before, and the object afterwards become one line of the log and one entry. The
+//! forgotten: who asked, the object before, and the object afterwards become one line of the log and one entry. What every
+//! key may do without end, such as retries, is a line only: it must not push out the entries of others. The
 //! transaction of the change stores the entry ([`Store::auditing`](crate::store::Store::auditing)), and the response completes it.
 
 mod redaction;
@@ -30,6 +31,9 @@ pub async fn run(call: RequestContext) -> Result<ApiResponse> {
     let result = call.auditing(Arc::clone(&trail)).perform().await;
     let Some(entry) = complete(&trail, operation, &result) else { return result };
     log(&entry);
+    if operation.logs_only {
+        return result;
+    }
     if let Err(error) = store.complete_audit(entry).await {
         // The change is done, so it is not refused; its transaction has the entry without the response.
         tracing::error!(%request_id, %error, "an entry of the audit log was not completed");
@@ -58,7 +62,8 @@ fn describe(call: &RequestContext, before: Option<Value>) -> AuditEntry {
         request_id: Some(call.request_id),
         operation: target.operation.name.to_owned(),
         object: of_before("object"),
-        object_id: call.id.clone().or(before.as_ref().and(call.tenant_id.clone())),
+        // An id is read in any case; the object has it as it is stored.
+        object_id: of_before("id").or_else(|| call.id.clone()),
         before,
         after: None,
         error: None,
@@ -83,7 +88,7 @@ fn complete(trail: &AuditTrail, operation: &Operation, result: &Result<ApiRespon
         return None;
     }
     let of_after = |field: &str| after.as_ref().and_then(|value| value[field].as_str()).map(str::to_owned);
-    // The response may be about something else than the object in the path, such as its new DKIM key.
+    // The response may be about another object than the path: a new DKIM key, for example.
     entry.object = entry.object.or(of_after("object").filter(|object| object != "list"));
     entry.object_id = entry.object_id.or(of_after("id"));
     if entry.tenant_id.is_none() {
@@ -114,6 +119,8 @@ fn log(entry: &AuditEntry) {
 /// The object that the request is about, as GET shows it.
 async fn read_object(call: &RequestContext) -> Option<Value> {
     let get = object_of(call.target.route)?;
+    // The whole object is in memory until it is shortened.
+    let _permit = call.response_build().await.ok()?;
     let response = call.as_get(get).perform().await.ok()?;
     let object = serde_json::from_slice(response.body()?).ok()?;
     Some(redact(object, get.concealed))

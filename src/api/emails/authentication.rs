@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use tokio::runtime::Handle;
 
 use crate::api::{ApiError, ApiResponse, RequestContext, Result};
 use crate::dns::{Departure, DmarcReport, SignatureReport, SpfReport};
@@ -9,7 +10,7 @@ use crate::mail::Timestamp;
 use crate::model::{DeliveryState, MessageId};
 use crate::store::{Attempt, Journal, Message};
 
-use super::raw;
+use super::{parts, raw};
 
 /// Attempts among which one with a connection is looked for.
 const ATTEMPTS_MAX: usize = 1000;
@@ -40,13 +41,23 @@ pub async fn check(call: RequestContext) -> Result<ApiResponse> {
     let message = super::find(&call).await?;
     let _permit = call.api.lookups.acquire(call.scope()).await.map_err(ApiError::internal)?;
     let octets = raw::find_content(&call, &message).await?.octets();
+    if octets > parts::MESSAGE_OCTETS_MAX {
+        return Err(parts::too_large());
+    }
+    // The permit comes first: whoever waits for it holds no memory.
+    let permit = call.api.lookups.acquire(call.scope()).await.map_err(ApiError::internal)?;
     let (octets, reservation) = raw::load(&call, message.id, octets, 2).await?;
     let attempts = call.store().attempts(message.id, None, ATTEMPTS_MAX).await?;
     let departure = departure_of(&message, attempts.items);
     // A key that was published a minute ago must be seen.
     let resolver = call.api.verification.resolver.without_cache();
-    let found = resolver.authenticate(&octets, departure.as_ref()).await;
-    drop(reservation);
+    let runtime = Handle::current();
+    // mail-auth hashes the message between its look-ups, which would block a thread of the runtime.
+    let checked = tokio::task::spawn_blocking(move || {
+        let _held = (permit, reservation);
+        runtime.block_on(resolver.authenticate(&octets, departure.as_ref()))
+    });
+    let found = checked.await.map_err(ApiError::internal)?;
     ApiResponse::ok(&AuthenticationView {
         object: "authentication",
         message_id: message.id,

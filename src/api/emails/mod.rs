@@ -90,13 +90,14 @@ pub fn resource() -> Resource {
                 .describe("Get the content of a part", "Without its transfer encoding. Browsers save it and do not show it.")
                 .returns_octets("application/octet-stream", "The content."),
             Operation::get("/v1/emails/{id}/authentication", "check_authentication", authentication::check)
-                .describe("Check the authentication of a message", "Verifies its DKIM signatures against the DNS now, and evaluates SPF of the address that it left from and DMARC of the domain in From.")
+                .describe("Check the authentication of a message", "Verifies its DKIM signatures against the DNS now, and evaluates SPF of the address that it left from and DMARC of the domain in From. A message of more than 5 MiB is not checked.")
                 .waits_for_others()
                 .returns::<authentication::AuthenticationView>("The results."),
             Operation::post("/v1/emails/{id}/retry", "retry_email", retry_cancel::retry)
                 .describe("Retry a message now", "Makes deferred deliveries due now. Scheduled deliveries stay scheduled.")
                 .needs(Access::Scope(Scope::EmailsSend))
                 .may_run_again()
+                .logs_only()
                 .returns::<RetryView>("The deliveries that are due now."),
             Operation::post("/v1/emails/{id}/cancel", "cancel_email", retry_cancel::cancel)
                 .describe("Cancel a message", "Cancels deliveries without an attempt in progress.")

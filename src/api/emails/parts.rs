@@ -17,8 +17,8 @@ use crate::model::{MessageId, RefusalCode};
 
 use super::raw;
 
-/// Octets of a message whose parts are shown.
-const MESSAGE_OCTETS_MAX: u64 = 5 * 1024 * 1024;
+/// Octets of a message that is read as a whole.
+pub const MESSAGE_OCTETS_MAX: u64 = 5 * 1024 * 1024;
 /// Parts that are shown.
 const PARTS_MAX: usize = 200;
 /// Multiparts within each other.
@@ -50,7 +50,7 @@ pub struct PartsView {
     text: Option<String>,
     /// The first HTML text, at most 512 KiB. It comes from the sender of the message: show it in a sandbox only.
     html: Option<String>,
-    /// Whether header fields, a text or parts were left out.
+    /// Whether header fields or a text were left out, or there are 200 parts.
     truncated: bool,
     /// All parts that contain no other parts, at most 200.
     parts: Vec<PartView>,
@@ -135,7 +135,7 @@ async fn read(call: &RequestContext) -> Result<(MessageId, Vec<u8>, MemoryReserv
     Ok((message.id, octets, reservation))
 }
 
-fn too_large() -> ApiError {
+pub fn too_large() -> ApiError {
     ApiError::new(
         RefusalCode::MessageTooLarge,
         "this message is larger than 5 MiB",

@@ -51,6 +51,7 @@ pub async fn run(call: RequestContext) -> Result<ApiResponse> {
         None => None,
     };
     if [IF_MATCH, IF_NONE_MATCH].iter().any(|name| headers.contains_key(name)) {
+        let _permit = call.response_build().await?;
         let present = call.as_get(get).handle().await?;
         check(&headers, &tag_of(&present, get), false)?;
     }

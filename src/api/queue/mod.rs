@@ -42,6 +42,8 @@ pub fn resource() -> Resource {
                 .describe("Pause delivery", "Pauses the mail of a tenant, for a destination, or both; without fields, all mail. The server still accepts mail and queues it.")
                 .may_take::<PauseRequest>()
                 .may_run_again()
+                // The tenant sees the entry, and the reason is that of the operator.
+                .conceals(&["reason"])
                 .returns::<PauseView>("The pause."),
             Operation::post("/v1/queue/resume", "resume_queue", resume)
                 .describe("Resume delivery", "Ends the pause with exactly this tenant and destination; without fields, the pause of all mail. Other pauses stay.")

@@ -29,6 +29,8 @@ struct Minute {
 struct Series {
     minutes: VecDeque<Minute>,
     entries: usize,
+    /// The first minute that has the counts of all tenants together.
+    since: i64,
     /// The first minute that has the counts of every tenant.
     complete_since: i64,
 }
@@ -46,7 +48,8 @@ fn number_of(at: Timestamp) -> i64 {
 impl MinuteSeries {
     /// Nothing was counted before `since`.
     pub(in crate::store) fn new(since: Timestamp) -> Self {
-        let series = Series { complete_since: number_of(since), ..Series::default() };
+        let number = number_of(since);
+        let series = Series { since: number, complete_since: number, ..Series::default() };
         Self { since, series: Mutex::new(series) }
     }
 
@@ -73,8 +76,9 @@ impl MinuteSeries {
         let start = |minute: &Minute| Timestamp::from_second(minute.number * 60).unwrap_or(Timestamp::MIN);
         let minutes = series.minutes.iter().filter(|minute| during.contains(&start(minute)));
         let counts = minutes.filter_map(|minute| Some((start(minute), of_minute(minute)?))).collect();
-        let complete = Timestamp::from_second(series.complete_since * 60).unwrap_or(Timestamp::MIN);
-        (counts, if tenant.is_some() { complete.max(self.since) } else { self.since })
+        let first = if tenant.is_some() { series.complete_since } else { series.since };
+        let first = Timestamp::from_second(first * 60).unwrap_or(Timestamp::MIN);
+        (counts, first.max(self.since))
     }
 }
 
@@ -101,6 +105,8 @@ impl Series {
         while self.minutes.front().is_some_and(|oldest| newest - oldest.number >= MINUTES_MAX as i64) {
             if let Some(oldest) = self.minutes.pop_front() {
                 self.entries -= oldest.of_tenants.len();
+                self.since = self.since.max(oldest.number + 1);
+                self.complete_since = self.complete_since.max(self.since);
             }
         }
         let mut place = 0;
@@ -139,7 +145,9 @@ mod tests {
         series.add(&[(a, Environment::Live, at(60 + 24 * 3600), sent(7))]);
         let rest = series.read(Some(a), Environment::Live, at(0)..at(200_000)).0;
         assert_eq!(rest, [(at(120), sent(1)), (at(60 + 24 * 3600), sent(7))]);
-        assert_eq!(series.read(None, Environment::Live, at(0)..at(9)).1, at(0));
+        for tenant in [None, Some(a)] {
+            assert_eq!(series.read(tenant, Environment::Live, at(0)..at(9)).1, at(120));
+        }
     }
 
     #[test]

@@ -8,9 +8,9 @@ use crate::mail::Timestamp;
 use crate::model::{AuditActor, AuditId, KeyId, RequestId, TenantId};
 
 /// Maximum of entries about a tenant; beyond it, the oldest are deleted. Those of the platform are bounded by time only.
-pub const AUDIT_ENTRIES_MAX: i64 = 100_000;
+pub const AUDIT_ENTRIES_MAX: i64 = 50_000;
 /// Maximum of octets of an object before or after a change.
-pub const AUDIT_OBJECT_OCTETS_MAX: usize = 16 * 1024;
+pub const AUDIT_OBJECT_OCTETS_MAX: usize = 8 * 1024;
 
 /// A change that somebody made. Entries are kept when their tenant is deleted.
 #[derive(Debug, Clone)]
