@@ -12,6 +12,9 @@ use super::error::{InvalidOption, require_at_least_one, require_positive_duratio
 
 /// Upper bound of `recipients_max`: a recipient is a row in the transaction that stores its message.
 const RECIPIENTS_MAX: usize = 10_000;
+/// Upper bound of `session_timeout`. The relay checks recipients again that were suppressed up to an hour before the acceptance
+/// of their message: see `store::memory::suppression_times`.
+const SESSION_TIMEOUT_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// `[smtp]`: submission over SMTP.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -64,7 +67,7 @@ pub struct Smtp {
     /// How long a client may send nothing.
     #[serde(with = "duration")]
     pub idle_timeout: Duration,
-    /// The longest duration of a session.
+    /// The longest duration of a session; at most 1 h.
     #[serde(with = "duration")]
     pub session_timeout: Duration,
     /// The treatment of a bare CR or LF in a message.
@@ -155,6 +158,11 @@ impl Smtp {
             // A client sends EHLO, STARTTLS, EHLO, AUTH and MAIL before any message.
             if self.commands_without_message_max < 10 {
                 return Some(InvalidOption::new("smtp.commands_without_message_max", "must be at least 10"));
+            }
+            if self.session_timeout > SESSION_TIMEOUT_MAX {
+                let message =
+                    "must be at most 1h: the recipients of a message are checked before its transfer";
+                return Some(InvalidOption::new("smtp.session_timeout", message));
             }
             if self.recipients_max > RECIPIENTS_MAX {
                 return Some(InvalidOption::new("smtp.recipients_max", "must be at most 10000"));

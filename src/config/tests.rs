@@ -116,6 +116,7 @@ fn an_unusable_value_is_reported_with_its_key() {
         ("smtp", "idle_timeout = \"0s\"", "smtp.idle_timeout", "longer"),
         ("smtp", "login_timeout = \"0s\"", "smtp.login_timeout", "longer"),
         ("smtp", "session_timeout = \"0s\"", "smtp.session_timeout", "longer"),
+        ("smtp", "session_timeout = \"61m\"", "smtp.session_timeout", "at most 1h"),
         ("api", "request_timeout = \"0s\"", "api.request_timeout", "longer"),
         ("api", "body_max = 0", "api.body_max", "at least 1"),
         ("api", "send_body_max = 0", "api.send_body_max", "at least 1"),
@@ -145,7 +146,7 @@ fn an_unusable_value_is_reported_with_its_key() {
         assert!(error.contains(&format!("{key}: ")) && error.contains(part), "{section} {line}: {error}");
     }
     let right = "[webhooks]\nplain_http_hosts = [\"hooks.example\", \"[::1]\", \"127.0.0.1\"]\n\
-                 [tls_report]\ndelay_max = \"144h\"\n[api]\ninbound_buffer_max = \"40 MiB\"\n";
+                 [tls_report]\ndelay_max = \"144h\"\n[smtp]\nsession_timeout = \"1h\"\n[api]\ninbound_buffer_max = \"40 MiB\"\n";
     assert!(parse(right).is_ok(), "{:?}", parse(right));
 }
 

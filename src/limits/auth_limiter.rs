@@ -257,7 +257,7 @@ impl AuthLimiter {
         }
     }
 
-    /// Each change is a single insertion or removal, so a poisoned lock is still consistent.
+    /// Each change is a single insertion or removal, so a panic leaves nothing half changed.
     fn lock(&self) -> MutexGuard<'_, HashMap<BanSubject, Record>> {
         self.records.lock()
     }

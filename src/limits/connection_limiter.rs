@@ -96,7 +96,7 @@ impl ConnectionLimiter {
         self.lock().total
     }
 
-    /// No panic leaves the counts inconsistent, so a poisoned lock is still usable.
+    /// No panic leaves the counts inconsistent.
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock()
     }

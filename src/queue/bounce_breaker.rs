@@ -7,11 +7,11 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use super::manager::QueueManager;
 use super::site::Site;
-use crate::mail::{Address, Timestamp};
+use crate::mail::{Address, SignedDuration, Timestamp};
 use crate::model::{DeliveryState, Environment, MessageId, TenantId};
 use crate::policy::site_bounces::{GONE_MIN, SiteBounces, Suspicion, TOOK_MAIL_WITHIN};
 use crate::store::{RecipientHistory, Reports, Result, SuspiciousSite};
@@ -19,6 +19,8 @@ use crate::telemetry::FLOOD;
 
 /// Maximum of sites with counts. Above it, idle sites are forgotten and others are not counted.
 const SITES_MAX: usize = 10_000;
+/// Time between two searches for idle sites. A search looks at all of them, while the others wait for the lock.
+const SWEEP_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
 /// The last deliveries to an address among which one must have succeeded.
 const EXAMINED_MAX: usize = 50;
 
@@ -38,8 +40,15 @@ pub struct SiteResults {
 /// The counts of sites.
 #[derive(Default)]
 pub(super) struct BounceBreaker {
-    sites: Mutex<HashMap<Arc<Site>, SiteBounces>>,
+    counts: Mutex<Counts>,
     hasher: RandomState,
+}
+
+#[derive(Default)]
+struct Counts {
+    of_sites: HashMap<Arc<Site>, SiteBounces>,
+    /// When idle sites were last searched for.
+    swept_at: Option<Timestamp>,
 }
 
 impl BounceBreaker {
@@ -50,18 +59,18 @@ impl BounceBreaker {
         now: Timestamp,
         change: impl FnOnce(&mut SiteBounces) -> T,
     ) -> Option<T> {
-        let mut sites = self.lock();
-        if !sites.contains_key(site) && sites.len() >= SITES_MAX {
-            sites.retain(|_, bounces| !bounces.is_idle(now));
-            if sites.len() >= SITES_MAX {
+        let mut counts = self.counts.lock();
+        let Counts { of_sites, swept_at } = &mut *counts;
+        if !of_sites.contains_key(site) && of_sites.len() >= SITES_MAX {
+            if swept_at.is_none_or(|at| now.duration_since(at) >= SWEEP_INTERVAL) {
+                *swept_at = Some(now);
+                of_sites.retain(|_, bounces| !bounces.is_idle(now));
+            }
+            if of_sites.len() >= SITES_MAX {
                 return None;
             }
         }
-        Some(change(sites.entry(Arc::clone(site)).or_default()))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<Site>, SiteBounces>> {
-        self.sites.lock()
+        Some(change(of_sites.entry(Arc::clone(site)).or_default()))
     }
 }
 
@@ -122,5 +131,33 @@ impl QueueManager {
         let (key, name) = (site.key(), site.name.clone());
         let suspicious = SuspiciousSite { site: key, name, gone, results, since, until, at };
         self.store().suspect_site(suspicious).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config;
+    use crate::mail::{DomainName, Host};
+    use crate::queue::site::Sites;
+
+    #[test]
+    fn above_the_maximum_idle_sites_are_searched_for_every_five_minutes() {
+        let sites = Sites::new(&config::Relay::default(), Clock::system());
+        let site = |number: usize| {
+            sites.provisional(&Host::Domain(DomainName::parse(&format!("{number}.test")).unwrap()))
+        };
+        let at = |minutes| Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes);
+        let breaker = BounceBreaker::default();
+        let count = |number, minutes| {
+            breaker.with(&site(number), at(minutes), |bounces| bounces.note_results(1, at(minutes))).is_some()
+        };
+        assert!((0..SITES_MAX).all(|number| count(number, 0)));
+        assert!(!count(SITES_MAX, 58), "all sites have results of the last hour");
+        assert!(count(0, 58));
+        assert!(!count(SITES_MAX, 62), "the next search is due in a minute");
+        assert!(count(SITES_MAX, 63));
+        assert_eq!(breaker.counts.lock().of_sites.len(), 2);
     }
 }

@@ -164,7 +164,7 @@ impl QueueManager {
 
     /// Locks the dispatcher and returns freed slots to it.
     pub(crate) fn dispatcher(&self) -> Dispatching<'_> {
-        // Ignores poisoning, because each change is one step.
+        // Each change is one step, so a panic leaves nothing half changed.
         let mut dispatch = self.dispatch.lock();
         while let Ok((queue_key, holder)) = dispatch.freed.try_recv() {
             dispatch.dispatcher.free(&queue_key, &holder);
@@ -178,7 +178,7 @@ impl QueueManager {
 
     /// Locks the claim table and applies committed changes and returned claims.
     pub(super) fn lock(&self) -> Table<'_> {
-        // Ignores poisoning: no holder can leave the table half changed.
+        // No holder can leave the table half changed.
         let mut state = self.state.lock();
         let mut wakes = Wakes::default();
         for change in self.feed.take() {

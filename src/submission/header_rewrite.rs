@@ -389,7 +389,6 @@ mod tests {
         assert_eq!(rewritten, "From: a@b.c\r\nTo: b@c.d\r\n\r\nBcc: body\r\n");
     }
 
-    /// Decoded whole, each of these takes more than half a minute.
     #[test]
     fn a_field_with_the_token_of_another_message_is_removed_and_the_address_of_the_sender_stays() {
         let token = format!("d1{}", "0".repeat(46));
@@ -405,6 +404,7 @@ mod tests {
         assert!(checked.has(FEEDBACK_ID) && checked.has(FEEDBACK_ADDRESS));
     }
 
+    /// Decoded whole, each of these takes more than half a minute.
     #[test]
     fn encoded_words_without_an_end_are_decoded_up_to_a_limit() {
         for unit in ["=?aa?q?_", "=?aa?q?x ", "=?aa?q?x\r\n "] {

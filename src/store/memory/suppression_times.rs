@@ -11,7 +11,8 @@ use crate::model::TenantId;
 
 /// Maximum of owners with a time of their own. Beyond it, all share one.
 const OWNERS_MAX: usize = 10_000;
-/// A message may be accepted so long after its recipients were checked: its content arrives in between.
+/// The longest time between the check of a recipient at RCPT and the acceptance of the message. `config` limits
+/// `smtp.session_timeout` to it.
 const CHECKED_BEFORE_MAX: SignedDuration = SignedDuration::from_hours(1);
 
 /// See [`Directory::may_have_suppressed_since`](crate::store::Directory::may_have_suppressed_since). Clones share the times.
