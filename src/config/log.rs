@@ -51,18 +51,17 @@ impl LogLevel {
         let (levels, targets): (Vec<&str>, _) =
             self.0.split(',').partition(|directive| directive.parse::<LevelFilter>().is_ok());
         let own = levels.iter().map(|level| format!("pillarbox={level}"));
-        let of_libraries = levels.iter().filter_map(|level| level.parse::<LevelFilter>().ok());
-        let of_libraries = of_libraries.map(|level| level.min(LevelFilter::WARN).to_string());
-        // It warns of each answer without a signature, which most of them have not.
-        let quiet = levels
-            .iter()
-            .filter_map(|level| level.parse::<LevelFilter>().ok())
-            .any(|level| level > LevelFilter::ERROR);
-        let quiet = quiet.then_some(QUIET_LIBRARY);
+        // Of several levels, the last is valid.
+        let of_libraries = levels.last().and_then(|level| level.parse::<LevelFilter>().ok());
+        let of_libraries = of_libraries.map(|level| level.min(LevelFilter::WARN));
+        // It warns of each answer without a signature, which most of them lack.
+        let quiet =
+            of_libraries.filter(|level| *level == LevelFilter::WARN).map(|_| QUIET_LIBRARY.to_owned());
+        let of_libraries = of_libraries.map(|level| level.to_string());
         // Of two directives with the same target, the last is valid.
         let targets = targets.into_iter().map(str::to_owned);
         let directives: Vec<String> =
-            of_libraries.chain(quiet.map(str::to_owned)).chain(own).chain(targets).collect();
+            of_libraries.into_iter().chain(quiet).chain(own).chain(targets).collect();
         EnvFilter::builder().parse_lossy(directives.join(","))
     }
 }
@@ -124,6 +123,7 @@ mod tests {
             ("trace", "hickory_net::dnssec=error,pillarbox=trace,warn"),
             ("error", "pillarbox=error,error"),
             ("OFF", "pillarbox=off,off"),
+            ("debug,off", "pillarbox=off,off"),
             ("info,debug", "hickory_net::dnssec=error,pillarbox=debug,warn"),
             ("pillarbox=warn,info", "hickory_net::dnssec=error,pillarbox=warn,warn"),
             (

@@ -74,6 +74,14 @@ impl FeedbackContent {
             Self::Other => ReportKind::Other,
         }
     }
+
+    /// The failure in prose, or that of a group of a DSN.
+    pub fn failure<'a>(&'a self, group: Option<&'a RecipientGroup>) -> Option<&'a FailedReply> {
+        match self {
+            Self::Prose(failed) => Some(failed),
+            _ => group.map(|group| &group.reply),
+        }
+    }
 }
 
 /// The machine-readable part of a delivery status notification.

@@ -14,7 +14,9 @@ use crate::config;
 use crate::mail::{Host, ReversePath, SignedDuration, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, Environment, QueueFilter, TenantId};
 use crate::rng::Rng;
-use crate::store::contract::{Harness, TestBed, ids, later, new_message, new_suppression, now, outcomes};
+use crate::store::contract::{
+    Harness, KEEP, TestBed, ids, later, new_message, new_suppression, now, outcomes,
+};
 use crate::store::*;
 
 macro_rules! run_on {

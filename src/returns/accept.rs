@@ -108,10 +108,7 @@ impl ReturnsService {
         let target = facts.token.map(|token| &token.target);
         let delivery = target.and_then(ReportTarget::recipient);
         let group = decision.group.as_ref();
-        let failed = match &facts.feedback.content {
-            FeedbackContent::Prose(failed) => Some(failed),
-            _ => group.map(|group| &group.reply),
-        };
+        let failed = facts.feedback.content.failure(group);
         let complaint = match &facts.feedback.content {
             FeedbackContent::Complaint(complaint) => Some(complaint),
             _ => None,

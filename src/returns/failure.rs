@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::decision::{Decision, reply_text};
 use super::{AdmittedToken, ReturnsService};
 use crate::dns::MailHosts;
-use crate::feedback::{Feedback, FeedbackContent};
+use crate::feedback::Feedback;
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryState, Environment};
 use crate::queue::{EndingDelivery, Site, SiteResults};
@@ -25,13 +25,9 @@ impl ReturnsService {
             return None;
         };
         let message = &token.target.message;
-        let recipient = token.target.delivery.as_ref().or(token.target.only_recipient.as_ref())?;
+        let recipient = token.target.recipient()?;
         let Some(suppression) = suppress else {
-            let failed = match &feedback.content {
-                FeedbackContent::Prose(failed) => Some(failed),
-                _ => group.as_ref().map(|group| &group.reply),
-            };
-            *suppress = match failed {
+            *suppress = match feedback.content.failure(group.as_ref()) {
                 Some(failed) if recipient.state == DeliveryState::Delivered => {
                     let ending = EndingDelivery {
                         message,

@@ -127,9 +127,7 @@ impl Mailbox {
             Self::Probe => 0,
         }
     }
-}
 
-impl Mailbox {
     /// The tenant of the message that a report is about; `None` without a token.
     pub fn tenant_id(&self) -> Option<TenantId> {
         match self {

@@ -57,6 +57,16 @@ pub(crate) const SUPPRESSIONS_MAX: usize = 1000;
 /// The limit of entries of the audit log about a tenant in the stores that a harness opens.
 pub(crate) const AUDIT_ENTRIES_MAX: i64 = 20;
 
+/// Keeps everything for 400 days. A test changes the periods that it is about.
+pub(crate) const KEEP: RetentionPolicy = RetentionPolicy {
+    body_days: 400,
+    transcript_days: 400,
+    row_days: 400,
+    webhook_days: 400,
+    report_days: 400,
+    audit_days: 400,
+};
+
 /// The place of a store: a directory or a database. It outlives the stores that are opened in it.
 pub(crate) trait Harness: Sized + 'static {
     /// An empty place.

@@ -189,16 +189,8 @@ pub(super) async fn a_submission_under_the_same_key_is_stored_once_for_a_day<H: 
     a_day_later.message.created_at = first.message.created_at + SignedDuration::from_hours(25);
     assert_eq!(bed.store.enqueue(a_day_later.clone()).await.unwrap(), a_day_later.message.id);
     assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth { open: 4, claimed: 4 });
-    let policy = RetentionPolicy {
-        body_days: 30,
-        transcript_days: 30,
-        row_days: 30,
-        webhook_days: 7,
-        report_days: 14,
-        audit_days: 400,
-    };
     let at = first.message.created_at + SignedDuration::from_hours(26);
-    assert_eq!(bed.store.prune(policy, at, 100).await.unwrap().submission_keys, 2);
+    assert_eq!(bed.store.prune(KEEP, at, 100).await.unwrap().submission_keys, 2);
     bed.store.remove_tenant(tenant.id, now()).await.unwrap();
 }
 

@@ -129,14 +129,7 @@ pub(super) async fn entries_are_found_by_owner_key_operation_and_object<H: Harne
 pub(super) async fn entries_end_after_their_retention<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
-    let policy = RetentionPolicy {
-        body_days: 1,
-        transcript_days: 1,
-        row_days: 1,
-        webhook_days: 1,
-        report_days: 1,
-        audit_days: 10,
-    };
+    let policy = RetentionPolicy { audit_days: 10, ..KEEP };
     let changed = entry(Some(tenant), "update_tenant");
     bed.store.complete_audit(changed.clone()).await.unwrap();
     bed.store.complete_audit(entry(None, "create_tenant")).await.unwrap();

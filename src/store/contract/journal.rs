@@ -316,14 +316,7 @@ pub(super) async fn retention_counts_from_the_last_delivery_and_spares_what_is_o
     let mut batches = bed.claim(later(0)).await.batches;
     batches.retain(|batch| batch.message.id != open.message.id);
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
-    let policy = RetentionPolicy {
-        body_days: 1,
-        transcript_days: 10,
-        row_days: 10,
-        webhook_days: 7,
-        report_days: 14,
-        audit_days: 400,
-    };
+    let policy = RetentionPolicy { body_days: 1, row_days: 10, ..KEEP };
     let day = |days: i64| later(days * 24 * 3600 + 60);
     let prune = async |at| bed.store.prune(policy, at, 100).await.unwrap();
     let has_body = async |new: &NewMessage| bed.store.content(new.message.id, now()).await.unwrap().is_some();
@@ -359,14 +352,7 @@ pub(super) async fn bodies_of_a_tenant_go_when_it_wants_and_before_its_rows<H: H
     }
     let batches = bed.claim(later(0)).await.batches;
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
-    let policy = RetentionPolicy {
-        body_days: 3,
-        transcript_days: 10,
-        row_days: 10,
-        webhook_days: 7,
-        report_days: 14,
-        audit_days: 400,
-    };
+    let policy = RetentionPolicy { body_days: 3, ..KEEP };
     for (days, left) in [(1, 2), (2, 2), (3, 1), (8, 1), (9, 0)] {
         bed.store.prune(policy, later(days * 24 * 3600 + 60), 100).await.unwrap();
         for (place, id) in messages.iter().enumerate() {
@@ -387,14 +373,7 @@ pub(super) async fn what_is_to_go_is_found_behind_a_long_queue_that_is_older<H: 
     let mut batches = bed.claim(later(0)).await.batches;
     batches.retain(|batch| batch.message.id == last);
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
-    let policy = RetentionPolicy {
-        body_days: 1,
-        transcript_days: 1,
-        row_days: 1,
-        webhook_days: 7,
-        report_days: 14,
-        audit_days: 400,
-    };
+    let policy = RetentionPolicy { body_days: 1, transcript_days: 1, row_days: 1, ..KEEP };
     let mut removed = Vec::new();
     for _ in 0..6 {
         let pruned = bed.store.prune(policy, later(2 * 24 * 3600), 100).await.unwrap();
@@ -412,14 +391,7 @@ pub(super) async fn pruning_takes_no_more_than_its_limit<H: Harness>() {
     }
     let batches = bed.claim(later(0)).await.batches;
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
-    let policy = RetentionPolicy {
-        body_days: 0,
-        transcript_days: 0,
-        row_days: 0,
-        webhook_days: 7,
-        report_days: 14,
-        audit_days: 400,
-    };
+    let policy = RetentionPolicy { body_days: 0, transcript_days: 0, row_days: 0, ..KEEP };
     for (expected, truncated) in [(15, true), (5, false), (0, false)] {
         let pruned = bed.store.prune(policy, later(60), 15).await.unwrap();
         assert_eq!((pruned.messages, pruned.truncated), (expected, truncated));
@@ -449,14 +421,7 @@ pub(super) async fn recipients_of_one_try_share_its_transcript_which_goes_before
     let of_one = bed.store.attempts(new.message.id, Some(delivery.id), 10).await.unwrap().items;
     assert_eq!((of_one.len(), &*of_one[0].transcript), (1, "> MAIL FROM:<>"));
 
-    let policy = RetentionPolicy {
-        body_days: 30,
-        transcript_days: 2,
-        row_days: 30,
-        webhook_days: 7,
-        report_days: 14,
-        audit_days: 400,
-    };
+    let policy = RetentionPolicy { transcript_days: 2, ..KEEP };
     let prune = async |days: i64, limit| {
         bed.store.prune(policy, later(days * 24 * 3600 + 60), limit).await.unwrap().transcripts
     };

@@ -331,14 +331,7 @@ pub(super) async fn a_report_goes_with_its_message_and_its_text_before<H: Harnes
     let of_nobody = &mut stray.report;
     (of_nobody.tenant_id, of_nobody.environment, of_nobody.message_id) = (None, None, None);
     let stray = bed.store.record_report(stray).await.unwrap().id;
-    let policy = RetentionPolicy {
-        body_days: 1,
-        transcript_days: 1,
-        row_days: 30,
-        webhook_days: 7,
-        report_days: 14,
-        audit_days: 400,
-    };
+    let policy = RetentionPolicy { row_days: 30, report_days: 14, ..KEEP };
     let prune = async |days: i64| bed.store.prune(policy, later(days * 24 * 3600), 100).await.unwrap();
     assert_eq!(prune(13).await.reports, 0);
     assert_eq!(bed.store.report_raw(None, id).await.unwrap().unwrap(), b"Subject: failed\r\n");

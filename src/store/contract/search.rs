@@ -446,14 +446,7 @@ pub(super) async fn what_was_not_followed_yet_is_found_after_a_restart_and_what_
     assert_eq!(walk(&bed, &words("all"), 10, false).await, [second, first]);
     let batches = bed.claim(later(0)).await.batches;
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
-    let policy = RetentionPolicy {
-        body_days: 0,
-        transcript_days: 0,
-        row_days: 0,
-        webhook_days: 7,
-        report_days: 14,
-        audit_days: 400,
-    };
+    let policy = RetentionPolicy { body_days: 0, transcript_days: 0, row_days: 0, ..KEEP };
     assert_eq!(bed.store.prune(policy, later(60), 1).await.unwrap().messages, 1);
     assert_eq!(walk(&bed, &words("all"), 10, false).await, [second]);
     assert!(bed.store.remove_tenant(tenant, now()).await.unwrap().is_some());

@@ -51,15 +51,7 @@ pub(super) async fn an_answer_is_kept_for_a_day_and_the_first_one_stays<H: Harne
     // As if it had never been, even before the janitor has come by.
     bed.store.store_idempotent_response(key, "n", answer("third"), after(day + 1)).await.unwrap();
     assert_eq!(bed.store.idempotent_response(key, "n", after(day + 2)).await.unwrap(), Some(answer("third")));
-    let policy = RetentionPolicy {
-        body_days: 3,
-        transcript_days: 7,
-        row_days: 30,
-        webhook_days: 7,
-        report_days: 14,
-        audit_days: 400,
-    };
-    assert_eq!(bed.store.prune(policy, after(3 * day), 10).await.unwrap().idempotent_responses, 1);
+    assert_eq!(bed.store.prune(KEEP, after(3 * day), 10).await.unwrap().idempotent_responses, 1);
 }
 
 pub(super) async fn the_notes_of_a_message_are_read_back_and_its_tags_find_it<H: Harness>() {

@@ -106,15 +106,7 @@ pub(super) async fn an_expired_suppression_is_deleted_and_counts_no_more<H: Harn
     bed.store.suppress(new("x1@one.example", never), now()).await.unwrap();
     bed.store.suppress(new("stays@one.example", never), now()).await.unwrap();
     assert!(bed.store.suppress(new("more@one.example", never), now()).await.is_err(), "at the limit");
-    let policy = RetentionPolicy {
-        body_days: 9,
-        transcript_days: 9,
-        row_days: 9,
-        webhook_days: 9,
-        report_days: 9,
-        audit_days: 400,
-    };
-    let prune = async |at| bed.store.prune(policy, at, most).await.unwrap().suppressions;
+    let prune = async |at| bed.store.prune(KEEP, at, most).await.unwrap().suppressions;
     assert_eq!(prune(later(30)).await, 0);
     assert_eq!(prune(later(90)).await, most as u64 - 2);
     let filter = SuppressionFilter { tenant_id: Some(tenant), ..SuppressionFilter::default() };

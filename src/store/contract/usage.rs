@@ -249,17 +249,9 @@ pub(super) async fn hours_go_after_ninety_days_and_days_stay<H: Harness>() {
         (UsedBy { tenant_id: tenant, key_id: None, environment: Environment::Live, at }, 1)
     });
     bed.store.count_requests(hours.collect()).await.unwrap();
-    let policy = RetentionPolicy {
-        body_days: 1,
-        transcript_days: 1,
-        row_days: 1,
-        webhook_days: 1,
-        report_days: 14,
-        audit_days: 400,
-    };
     let prune = async |days: i64| {
         let at = start + SignedDuration::from_hours(24 * days + 23);
-        bed.store.prune(policy, at, 100).await.unwrap().usage_rows
+        bed.store.prune(KEEP, at, 100).await.unwrap().usage_rows
     };
     assert_eq!(prune(90).await, 0, "the first day is ninety days old and kept");
     assert_eq!(prune(91).await, 24, "a whole day goes");
@@ -422,14 +414,7 @@ pub(super) async fn the_days_of_a_deleted_tenant_are_kept_for_its_last_bill<H: H
     let by = UsedBy { tenant_id: gone, key_id: None, environment: Environment::Live, at: now() };
     bed.store.count_requests(vec![(by, 1)]).await.unwrap();
     assert_eq!(listed(UsageGroup::Tenant).await, both);
-    let policy = RetentionPolicy {
-        body_days: 1,
-        transcript_days: 1,
-        row_days: 1,
-        webhook_days: 1,
-        report_days: 14,
-        audit_days: 400,
-    };
+    let policy = RetentionPolicy { row_days: 1, ..KEEP };
     let prune = async |days: i64| bed.store.prune(policy, later(days * 24 * 3600), 100).await.unwrap();
     prune(89).await;
     assert_eq!(listed(UsageGroup::Tenant).await, both);

@@ -38,14 +38,7 @@ async fn a_large_body_lives_in_a_file_that_goes_with_its_message() {
     let batches = bed.claim(later(0)).await.batches;
     let done = outcomes(&batches, DeliveryState::Delivered);
     bed.store.record(done).await.unwrap();
-    let policy = RetentionPolicy {
-        body_days: 0,
-        transcript_days: 9,
-        row_days: 9,
-        webhook_days: 7,
-        report_days: 14,
-        audit_days: 400,
-    };
+    let policy = RetentionPolicy { body_days: 0, ..KEEP };
     assert_eq!(bed.store.prune(policy, later(60), 100).await.unwrap().bodies, 2);
     assert!(!files[0].exists());
     assert!(bed.store.content(large.message.id, now()).await.unwrap().is_none());
@@ -64,15 +57,6 @@ fn leave_strays(bed: &Bed, tenant: TenantId, count: usize) -> Vec<PathBuf> {
     }
     files
 }
-
-const KEEP: RetentionPolicy = RetentionPolicy {
-    body_days: 9,
-    transcript_days: 9,
-    row_days: 9,
-    webhook_days: 7,
-    report_days: 14,
-    audit_days: 400,
-};
 
 #[tokio::test]
 async fn a_file_without_a_row_is_counted_and_kept_a_few_directories_at_a_time() {

@@ -18,25 +18,40 @@ async fn a_database_of_a_newer_program_is_refused_untouched() {
 async fn upgraded(bed: Bed, change: &str) -> Bed {
     bed.store.close().await;
     let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
-    database.execute_batch(WITHOUT_LATER_MIGRATIONS).unwrap();
+    database.execute_batch(&without_migrations_after(21)).unwrap();
     database.execute_batch(change).unwrap();
     database.pragma_update(None, "user_version", 21).unwrap();
     bed.restart().await
 }
 
-/// Takes back what the migrations after 21 added. A new migration adds its inverse.
-const WITHOUT_LATER_MIGRATIONS: &str = concat!(
-    "DROP TABLE audit;
+/// The statements that take migrations back, the newest first, each with the version before them. A new migration adds its
+/// inverse.
+const INVERSES: &[(u32, &str)] = &[(44, INVERSE_OF_45), (43, INVERSE_OF_44), (21, INVERSE_OF_22_TO_43)];
+
+/// The statements that take back what the migrations after `version` added.
+fn without_migrations_after(version: u32) -> String {
+    INVERSES.iter().filter(|(before, _)| *before >= version).map(|(_, statements)| *statements).collect()
+}
+
+const INVERSE_OF_45: &str = "
+    DROP TABLE audit;
     DROP INDEX usage_by_start;
     ALTER TABLE usage DROP COLUMN deferred;
     ALTER TABLE usage DROP COLUMN expired;
-    ALTER TABLE attempt DROP COLUMN source;
+    ALTER TABLE usage_part DROP COLUMN deferred;
+    ALTER TABLE usage_part DROP COLUMN expired;
+    ALTER TABLE attempt DROP COLUMN source;";
+
+const INVERSE_OF_44: &str = "
     DROP TRIGGER unattributed_report_added;
     DROP TRIGGER unattributed_report_removed;
     DROP TABLE unattributed_report_count;
     DROP INDEX domain_by_return_host;
     ALTER TABLE webhook ADD COLUMN previous_until_us BIGINT;
-    DROP TABLE suspicious_site;
+    ALTER TABLE ended_pause DROP COLUMN round;";
+
+const INVERSE_OF_22_TO_43: &str = concat!(
+    "DROP TABLE suspicious_site;
     DROP INDEX suppression_at_site;
     ALTER TABLE suppression DROP COLUMN provisional;
     ALTER TABLE suppression DROP COLUMN site;
@@ -116,7 +131,7 @@ async fn the_search_of_an_older_database_is_filled_anew() {
     bed.store.index_messages().await.unwrap();
     bed.store.close().await;
     let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
-    database.execute_batch(WITHOUT_LATER_MIGRATIONS).unwrap();
+    database.execute_batch(&without_migrations_after(21)).unwrap();
     // As version 15 left it: it had indexes instead of words for recipients and Message-IDs.
     let older = "
         CREATE INDEX message_by_header_id ON message (header_message_id) WHERE header_message_id IS NOT NULL;
@@ -171,7 +186,7 @@ async fn the_reports_of_an_older_database_are_marked() {
     }
     bed.store.close().await;
     let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
-    database.execute_batch(WITHOUT_LATER_MIGRATIONS).unwrap();
+    database.execute_batch(&without_migrations_after(21)).unwrap();
     database.pragma_update(None, "user_version", 21).unwrap();
     let bed = bed.restart().await;
     let found = async |kind| {
@@ -193,7 +208,7 @@ async fn the_suppressions_of_an_older_database_are_counted() {
     bed.store.suppress_all((1..most).map(suppression).collect(), now()).await.unwrap();
     bed.store.close().await;
     let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
-    database.execute_batch(WITHOUT_LATER_MIGRATIONS).unwrap();
+    database.execute_batch(&without_migrations_after(21)).unwrap();
     let older = "
         DROP TRIGGER suppression_added;
         DROP TRIGGER suppression_removed;
@@ -228,7 +243,7 @@ async fn the_suppressions_of_an_older_database_are_folded_and_the_longest_of_equ
             .execute("UPDATE suppression SET address = ?2 WHERE id = ?1", rusqlite::params![id, address])
             .unwrap();
     }
-    database.execute_batch(WITHOUT_LATER_MIGRATIONS).unwrap();
+    database.execute_batch(&without_migrations_after(21)).unwrap();
     database.pragma_update(None, "user_version", 20).unwrap();
     let bed = bed.restart().await;
     let stops = async |text: &str| {
@@ -279,7 +294,7 @@ async fn the_events_of_an_older_database_get_their_environments_and_its_webhooks
     assert_eq!(before.len(), 6 + 3);
     bed.store.close().await;
     let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
-    database.execute_batch(WITHOUT_LATER_MIGRATIONS).unwrap();
+    database.execute_batch(&without_migrations_after(21)).unwrap();
     database.pragma_update(None, "user_version", 21).unwrap();
     let bed = bed.restart().await;
     assert_eq!(events(&bed).await, before);
@@ -424,22 +439,8 @@ async fn reports_of_an_older_database_that_belong_to_no_message_are_counted() {
     }
     bed.store.close().await;
     let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
-    let older = "
-        DROP TABLE audit;
-        DROP INDEX usage_by_start;
-        ALTER TABLE usage DROP COLUMN deferred;
-        ALTER TABLE usage DROP COLUMN expired;
-        ALTER TABLE usage_part DROP COLUMN deferred;
-        ALTER TABLE usage_part DROP COLUMN expired;
-        ALTER TABLE attempt DROP COLUMN source;
-        DROP TRIGGER unattributed_report_added;
-        DROP TRIGGER unattributed_report_removed;
-        DROP TABLE unattributed_report_count;
-        DROP INDEX domain_by_return_host;
-        ALTER TABLE webhook ADD COLUMN previous_until_us BIGINT;
-        ALTER TABLE ended_pause DROP COLUMN round;
-        PRAGMA user_version = 43;";
-    database.execute_batch(older).unwrap();
+    database.execute_batch(&without_migrations_after(43)).unwrap();
+    database.pragma_update(None, "user_version", 43).unwrap();
     let bed = bed.restart().await;
     ids.push(
         bed.store.record_report(returned(ReportKind::Other, None, 3, Consequence::None)).await.unwrap().id,

@@ -21,9 +21,9 @@ use crate::model::{
     ReportKind, RequestId, Stage, TenantId, TenantStatus, Verification,
 };
 use crate::store::contract::{
-    AUDIT_ENTRIES_MAX, Harness, SUPPRESSIONS_MAX, TestBed, address, ids, later, new_dkim_key, new_domain,
-    new_key, new_message, new_report, new_suppression, new_template, new_tenant, new_webhook, now, outcomes,
-    returned,
+    AUDIT_ENTRIES_MAX, Harness, KEEP, SUPPRESSIONS_MAX, TestBed, address, ids, later, new_dkim_key,
+    new_domain, new_key, new_message, new_report, new_suppression, new_template, new_tenant, new_webhook,
+    now, outcomes, returned,
 };
 use crate::store::{
     Conflict, Consequence, Directory, EventFilter, IdempotentResponse, Journal, Ledger, MessageFilter,
@@ -132,8 +132,9 @@ async fn the_hot_queries_use_their_indexes() {
         (reports::record::OLDEST_UNATTRIBUTED, "SEARCH report USING COVERING INDEX report_row_"),
         (outbox::deliveries::LAST_WAITING, "webhook_delivery_in_order"),
         (outbox::deliveries::POSTPONE_SUCCESSORS, "webhook_delivery_in_order"),
-        (journal::recipient_history::FINISHED_TO, "delivery_of_message"),
-        (suspicious_sites::SINCE, "suppression_at_site"),
+        // The index is read from its newest place on, and the rows follow.
+        (journal::recipient_history::FINISHED_TO, "M2<; SEARCH p USING INTEGER PRIMARY KEY"),
+        (suspicious_sites::SINCE, "suppression_at_site (site=? AND refused_us>?)"),
     ] {
         let plan = bed.engine().read(move |connection| Ok(plan_of(connection, sql))).await.unwrap();
         assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");

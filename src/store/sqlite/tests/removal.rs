@@ -88,14 +88,7 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let stays = bed.store.list_events(of_tenant, PageRequest::default()).await.unwrap().items;
     let stays: Vec<_> = stays.iter().map(|event| event.kind).collect();
     assert_eq!(stays, [EventKind::TenantDeleted]);
-    let policy = RetentionPolicy {
-        body_days: 1,
-        transcript_days: 1,
-        row_days: 1,
-        webhook_days: 1,
-        report_days: 14,
-        audit_days: 400,
-    };
+    let policy = RetentionPolicy { body_days: 1, transcript_days: 1, row_days: 1, webhook_days: 1, ..KEEP };
     bed.store.prune(policy, later(92 * 24 * 3600), 100).await.unwrap();
     // The audit log is kept longer. The webhook of the platform is enabled, so what waits for it stays.
     let left: Vec<_> = seen().into_iter().filter(|(_, rows)| *rows > 0).collect();
