@@ -8,6 +8,7 @@ mod credential;
 mod destination_pattern;
 mod domain_status;
 mod enumeration;
+mod event_kind;
 mod id;
 mod list_name;
 mod period;
@@ -27,6 +28,7 @@ pub use brand::{Brand, Color, ColorError};
 pub use credential::{KeySecret, KeySecretError, SecretDigest, StoredSecret};
 pub use destination_pattern::DestinationPattern;
 pub use enumeration::UnknownValue;
+pub use event_kind::EventKind;
 pub use id::{
     AttemptId, AuditId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, InboxId, KeyId, MessageId,
     ReportId, RequestId, SuppressionId, TemplateId, TenantId, WebhookDeliveryId, WebhookId,
@@ -42,7 +44,7 @@ pub use scram::{ScramProof, ScramVerifier};
 pub use soft_bounces::SoftBounces;
 pub use state::{
     AuditActor, BounceClass, BrakeAction, BrakeMetric, DeliveryReports, DeliveryState, DisabledReason,
-    DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus, Environment, EventKind, FindingStatus, KeyStatus,
+    DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus, Environment, FindingStatus, KeyStatus,
     LimitPeriod, MessageKind, Scope, Stage, StatsInterval, SuppressionReason, TenantStatus, TlsFailure,
     TlsMinimum, TlsMode, TlsPolicyType, UsageGroup, UsageInterval, Verification, WaitReason,
     WebhookDeliveryState, WebhookStatus,

@@ -13,7 +13,7 @@ use crate::store::{
 
 use self::validation::with_suffix;
 use self::views::{Create, NewTenantView, Removal, TenantView, Update};
-use super::domains;
+use super::domains::{self, view::view_of_new};
 use super::{Access, ApiError, ApiResponse, List, Operation, RequestContext, Resource, Result};
 
 /// Slugs that are tried for a new tenant. The last one has a random suffix.
@@ -61,7 +61,7 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
         Some(name) => Some(domains::first_domain(&call, &name, "domain").await?),
         None => None,
     };
-    let view = domains::view_of_new(&call, domain.as_ref());
+    let view = view_of_new(&call, domain.as_ref());
     let respond = move |(tenant, domain): &(Tenant, Option<Domain>)| {
         let domain = domain.as_ref().map(&view);
         ApiResponse::created(&NewTenantView { tenant: tenant.clone().into(), domain })

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::smart_host::SmartHostBody;
-use crate::api::domains::DomainView;
+use crate::api::domains::view::DomainView;
 use crate::api::json::nullable;
 use crate::mail::{Address, Timestamp};
 use crate::model::{

@@ -1,0 +1,291 @@
+//! The services that the listeners and the tasks share, and the components that are built from them.
+
+use std::sync::Arc;
+
+use super::listeners::{self, Listeners};
+use super::task_group::TaskGroup;
+use super::{StartError, certificate_watch, sandbox_domain};
+use crate::api::{self, Api, InProcess};
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::dns::Resolver;
+use crate::doctor::{Doctor, DoctorDependencies};
+use crate::http_client::Client;
+use crate::limits::auth_limiter::{self, AuthLimiter};
+use crate::maintenance::{brakes, key_expiry, retention, search_indexer};
+use crate::metrics::Metrics;
+use crate::queue::QueueManager;
+use crate::relay::{Relay, RelayError};
+use crate::returns::{Forwarder, ReturnsDependencies, ReturnsService, ReturnsSettings};
+use crate::rng::Rng;
+use crate::server::{self, Server};
+use crate::store::{Access, Directory, RetentionPolicy, Store, StoreOptions};
+use crate::submission::{self, SubmissionService};
+use crate::tls::Certificate;
+use crate::tls_report::{self, Reporter};
+use crate::ui::{Ui, UiDependencies};
+use crate::unsubscribe::UnsubscribeService;
+use crate::verification::{self, ProbeCache, ReturnHostChecks, VerificationSettings, Verifier};
+use crate::web::PublicWeb;
+use crate::webhook::{self, WebhookDependencies, WebhookDispatcher};
+
+/// The shared parts from which the components of the server are built.
+pub struct SharedServices<'a> {
+    config: &'a Config,
+    clock: Clock,
+    rng: Rng,
+    pub store: Arc<Store>,
+    pub queue: Arc<QueueManager>,
+    pub certificate: Arc<Certificate>,
+    resolver: Resolver,
+    submission: Arc<SubmissionService>,
+    bans: Arc<AuthLimiter>,
+    verifier: Arc<Verifier>,
+    pub doctor: Arc<Doctor>,
+    pub returns: Arc<ReturnsService>,
+}
+
+impl<'a> SharedServices<'a> {
+    /// `files_needed`: before the limits were lowered.
+    pub async fn open(
+        config: &'a Config,
+        files_needed: usize,
+        clock: Clock,
+        rng: Rng,
+    ) -> Result<Self, StartError> {
+        let store = Arc::new(Store::open(StoreOptions::new(config, Access::Serve)).await?);
+        let certificate = Arc::new(certificate_watch::load(config)?);
+        let resolver = Resolver::new(&config.relay.name_servers, rng.clone())?;
+        sandbox_domain::ensure(&store, &config.hostname, &clock).await?;
+        store.ensure_default_tenant(clock.now()).await.map_err(StartError::DefaultTenant)?;
+        let settings = submission::SubmissionSettings {
+            hostname: config.hostname.clone(),
+            message_lifetime: config.relay.message_lifetime,
+            message_lifetime_max: config.relay.message_lifetime_max,
+            allow_null_sender: config.smtp.allow_null_sender,
+            allow_duplicate_headers: config.smtp.duplicate_headers == config::DuplicateHeaders::Allow,
+            received_includes_client_address: config.smtp.received_includes_client_address,
+            return_path: config.return_path.clone(),
+            inbound_host: config.inbound.is_enabled().then(|| config.inbound.host(&config.hostname)),
+            public_url: config.public.base().map(str::to_owned),
+        };
+        let bans = auth_limiter::AuthLimiterSettings {
+            failures: "failed logins",
+            failures_max: config.smtp.login_failures_max,
+            window: config.smtp.login_failures_window,
+            ban: config.smtp.login_ban,
+            exempt: config.smtp.login_ban_exempt.clone(),
+        };
+        let shared_config = Arc::new(config.clone());
+        let verifier = Verifier {
+            store: store.clone(),
+            resolver: resolver.clone(),
+            settings: VerificationSettings::new(&config.domains, &config.hostname)
+                .sending_from(Arc::clone(&shared_config))
+                .returning_to(ReturnHostChecks::of(config)),
+            clock: clock.clone(),
+            probes: ProbeCache::default(),
+        };
+        let queue = Arc::new(QueueManager::new(store.clone(), &config.relay, clock.clone(), rng.clone()));
+        let submission = Arc::new(SubmissionService::new(store.clone(), settings, clock.clone()));
+        let forward = config.inbound.forward.as_ref().filter(|_| config.inbound.is_enabled());
+        let forwarder = forward.map(|forward| Forwarder::new(forward, submission.clone())).transpose();
+        let returns = ReturnsDependencies {
+            store: store.clone(),
+            queue: queue.clone(),
+            resolver: resolver.clone(),
+            clock: clock.clone(),
+            forwarder: forwarder.map_err(StartError::Forward)?,
+        };
+        let verifier = Arc::new(verifier);
+        let doctor = Doctor::new(DoctorDependencies {
+            config: shared_config,
+            files_needed,
+            store: store.clone(),
+            queue: queue.clone(),
+            resolver: resolver.clone(),
+            verifier: verifier.clone(),
+            clock: clock.clone(),
+        });
+        Ok(Self {
+            config,
+            certificate,
+            doctor: Arc::new(doctor),
+            resolver,
+            submission,
+            bans: Arc::new(AuthLimiter::new(bans)),
+            verifier,
+            returns: Arc::new(ReturnsService::new(returns, returns_settings(config))),
+            queue,
+            store,
+            clock,
+            rng,
+        })
+    }
+
+    pub fn build_server(&self) -> Arc<Server> {
+        let dependencies = server::SubmissionDependencies {
+            submission: self.submission.clone(),
+            tls: self.certificate.shared(),
+            bans: self.bans.clone(),
+            clock: self.clock.clone(),
+        };
+        Arc::new(Server::submission(self.config.hostname.clone(), &self.config.smtp, dependencies))
+    }
+
+    pub fn build_inbound(&self) -> Arc<Server> {
+        let dependencies = server::InboundDependencies {
+            returns: self.returns.clone(),
+            tls: self.certificate.shared(),
+            clock: self.clock.clone(),
+        };
+        Arc::new(Server::inbound(self.config, dependencies))
+    }
+
+    pub fn build_relay(&self) -> Result<Relay, RelayError> {
+        let Config { relay, hostname, tls_report, .. } = self.config;
+        let relay = Relay::new(relay, hostname, self.queue.clone(), self.resolver.clone())?
+            .with_return_paths(self.config.return_hosts());
+        Ok(if tls_report.enabled { relay.counting_tls() } else { relay })
+    }
+
+    pub fn build_api(&self) -> Arc<Api> {
+        let config = self.config;
+        Arc::new(Api::new(api::ApiDependencies {
+            settings: config.api.clone(),
+            message_lifetime_max: config.relay.message_lifetime_max,
+            verification: self.verifier.clone(),
+            clock: self.clock.clone(),
+            sending: api::SendLimits {
+                recipients_max: config.smtp.recipients_max,
+                message_octets_max: config.smtp.message_size_max.as_u64(),
+            },
+            webhooks: config.webhooks.clone(),
+            store: self.store.clone(),
+            submission: self.submission.clone(),
+            bans: self.bans.clone(),
+            source_pools: config.relay.pools.iter().map(|pool| pool.name.clone()).collect(),
+            queue: self.queue.clone(),
+            tls: config.api.tls.then(|| self.certificate.shared()),
+            doctor: self.doctor.clone(),
+            ui: config.ui.clone(),
+        }))
+    }
+
+    /// `None` if `ui.enabled` is false.
+    pub fn build_pages(&self, api: &Arc<Api>, listeners: &Listeners) -> Option<axum::Router> {
+        let config = self.config;
+        config.ui.enabled.then(|| {
+            let ui = Ui::new(UiDependencies {
+                settings: config.ui.clone(),
+                public_url: config.api.public_url.clone(),
+                is_tls: config.api.tls,
+                api: InProcess::new(api),
+                bans: self.bans.clone(),
+                hostname: config.hostname.clone(),
+                submission: listeners::addresses(&listeners.submission),
+                submissions: listeners::addresses(&listeners.submissions),
+            });
+            ui.router()
+        })
+    }
+
+    pub fn build_public_web(&self) -> Arc<PublicWeb> {
+        let unsubscribe = UnsubscribeService::new(self.store.clone(), self.clock.clone());
+        let public = &self.config.public;
+        PublicWeb::new(
+            unsubscribe,
+            public.clone(),
+            public.tls.then(|| self.certificate.shared()),
+            self.clock.clone(),
+        )
+    }
+
+    pub fn build_metrics(
+        &self,
+        server: &Server,
+        inbound: &Server,
+        api: &Api,
+        web: &PublicWeb,
+    ) -> Arc<Metrics> {
+        Arc::new(Metrics {
+            store: self.store.clone(),
+            queue: self.queue.clone(),
+            submission: self.submission.clone(),
+            bans: self.bans.clone(),
+            smtp: server.connections(),
+            inbound: inbound.connections(),
+            returns: self.returns.clone(),
+            api: api.connections(),
+            public: web.connections(),
+            certificate: self.certificate.clone(),
+            doctor: self.doctor.clone(),
+        })
+    }
+
+    pub fn build_webhook_dispatcher(&self) -> Result<WebhookDispatcher, StartError> {
+        let settings =
+            webhook::WebhookSettings { config: self.config.webhooks.clone(), retries: webhook::RETRIES };
+        let networks = &self.config.webhooks.allowed_private_networks;
+        let client = Client::new(self.resolver.clone(), self.config.webhooks.ca_file.as_deref(), networks);
+        let dependencies = WebhookDependencies {
+            store: self.store.clone(),
+            client: client.map_err(StartError::Webhooks)?,
+            clock: self.clock.clone(),
+            rng: self.rng.clone(),
+        };
+        Ok(WebhookDispatcher::new(dependencies, settings))
+    }
+
+    /// `None` if `tls_report.enabled` is false.
+    pub fn build_tls_reporter(&self) -> Result<Option<Reporter>, StartError> {
+        let config = self.config;
+        if !config.tls_report.enabled {
+            return Ok(None);
+        }
+        let config::Relay { ca_file, allowed_private_networks, .. } = &config.relay;
+        let client = Client::new(self.resolver.clone(), ca_file.as_deref(), allowed_private_networks);
+        let dependencies = tls_report::TlsReportDependencies {
+            store: self.store.clone(),
+            resolver: self.resolver.clone(),
+            client: client.map_err(RelayError::CaFile)?,
+            submission: self.submission.clone(),
+            clock: self.clock.clone(),
+            rng: self.rng.clone(),
+            hostname: config.hostname.clone(),
+        };
+        Reporter::new(config.tls_report.clone(), dependencies).map(Some).map_err(StartError::TlsReport)
+    }
+
+    /// Starts the tasks that maintain the store, the domains and the certificate.
+    pub fn spawn_maintenance(self, tasks: &mut TaskGroup) {
+        let retention = &self.config.retention;
+        let retention = RetentionPolicy {
+            body_days: retention.body_days,
+            transcript_days: retention.transcript_days,
+            row_days: retention.message_days,
+            webhook_days: retention.webhook_days,
+            report_days: retention.report_days,
+            audit_days: retention.audit_days,
+        };
+        let (store, stop) = (self.store, tasks.stop.clone());
+        tasks.spawn("search indexer", search_indexer::run(store.clone(), self.clock.clone(), stop.clone()));
+        tasks.spawn("brakes", brakes::run(store.clone(), self.clock.clone(), stop.clone()));
+        tasks.spawn("key expiry", key_expiry::run(store.clone(), self.clock.clone(), stop.clone()));
+        tasks.spawn("retention", retention::run(store, retention, self.clock, stop.clone()));
+        tasks.spawn("domain check", verification::recheck_loop(self.verifier, stop.clone()));
+        tasks.spawn("doctor", self.doctor.run(stop.clone()));
+        tasks.spawn("certificate watch", certificate_watch::run(self.certificate, stop));
+    }
+}
+
+fn returns_settings(config: &Config) -> ReturnsSettings {
+    ReturnsSettings {
+        hostname: config.hostname.clone(),
+        host: config.inbound.host(&config.hostname),
+        label: config.return_path.label.clone(),
+        feedback_names: config.inbound.feedback.iter().map(|name| name.to_ascii_lowercase()).collect(),
+        trusted_reporters: config.inbound.trusted_reporters.clone(),
+        dsn_lifetime: config.relay.message_lifetime,
+    }
+}
