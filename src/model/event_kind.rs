@@ -95,4 +95,9 @@ impl EventKind {
     pub fn is_subscribable(self) -> bool {
         self != Self::WebhookTest
     }
+
+    /// Whether events of this type can name a message. A refused submission has none.
+    pub fn names_message(self) -> bool {
+        self != Self::MessageRejected && self.as_str().starts_with("message.")
+    }
 }

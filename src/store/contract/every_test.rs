@@ -81,6 +81,7 @@ macro_rules! run_on {
                     what_was_told_is_forgotten_after_its_retention_and_goes_with_its_webhook,
                     a_page_of_events_looks_at_so_many_and_says_where_to_go_on,
                     pages_of_events_skip_nothing_and_show_no_id_of_another_tenant,
+                    events_of_a_type_without_message_are_found_behind_any_number_of_others,
                     events_are_found_by_the_microsecond_they_happened_at,
                 }
                 reports {

@@ -370,6 +370,23 @@ async fn pages_of_events(
     }
 }
 
+pub(super) async fn events_of_a_type_without_message_are_found_behind_any_number_of_others<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let tenant = bed.tenant("a").await.id;
+    suppress(&bed, tenant, "x@one.example").await;
+    for _ in 0..120 {
+        bed.enqueue(tenant, &["y@one.example"]).await;
+    }
+    let filter = EventFilter { kind: Some(EventKind::SuppressionCreated), ..EventFilter::default() };
+    for tenant_id in [None, Some(tenant)] {
+        for upwards in [false, true] {
+            let filter = EventFilter { tenant_id, ..filter.clone() };
+            let pages = pages_of_events(&bed, &filter, 10, upwards).await;
+            assert_eq!(pages.iter().map(|(events, _)| events.len()).collect::<Vec<_>>(), [1]);
+        }
+    }
+}
+
 pub(super) async fn pages_of_events_skip_nothing_and_show_no_id_of_another_tenant<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let (busy, quiet) = (bed.tenant("a").await.id, bed.tenant("b").await.id);

@@ -67,6 +67,7 @@ impl Tx<'_> {
             "INSERT INTO event (id, kind, tenant_id, message_id, delivery_id, data, created_us, environment)
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
         let Subject { tenant_id, environment, message_id, delivery_id } = subject;
+        debug_assert!(message_id.is_none() || kind.names_message(), "{kind} names a message");
         let id = EventId::from(self.clock.next(at));
         let data = to_json(data)?;
         let row = params![id, kind, tenant_id, message_id, delivery_id, data, us(at), environment];
@@ -134,6 +135,10 @@ pub(super) fn read_event(row: &Row<'_>, id: &str) -> rusqlite::Result<Event> {
     })
 }
 
+/// Without the index, these few would be looked for among all events of messages.
+const OF_TYPE_WITHOUT_MESSAGE: &str =
+    "event INDEXED BY event_without_message_by_type WHERE message_id IS NULL AND kind = ?5 AND ?3 IS NULL";
+
 /// A page of events, newest first, that is being read.
 pub(super) struct EventSearch {
     filter: EventFilter,
@@ -176,13 +181,17 @@ impl Sliced for EventSearch {
         let EventFilter { tenant_id, of_platform, environment, kind, message_id } = &self.filter;
         let owner =
             if *of_platform { Some(String::new()) } else { tenant_id.map(|tenant| tenant.to_string()) };
-        let of_message = if message_id.is_some() { "message_id = ?3" } else { "?3 IS NULL" };
+        let rows = match (message_id, kind) {
+            (Some(_), _) => "event WHERE message_id = ?3",
+            (None, Some(kind)) if !kind.names_message() => OF_TYPE_WITHOUT_MESSAGE,
+            (None, _) => "event WHERE ?3 IS NULL",
+        };
         let sql = format!(
             "SELECT event.*, {} FROM (
                 SELECT event.*, (?4 IS NULL OR coalesce(tenant_id, '') = ?4) AND (?5 IS NULL OR kind = ?5)
                     AND (?8 IS NULL OR environment IS NULL OR environment = ?8)
                     AND (?6 IS NULL OR created_us >= ?6) AND (?7 IS NULL OR created_us < ?7) AS is_meant
-                FROM event WHERE id > ?1 AND id < ?2 AND {of_message}) AS event
+                FROM {rows} AND id > ?1 AND id < ?2) AS event
              ORDER BY id {}",
             context_columns!("is_meant"),
             range.order()

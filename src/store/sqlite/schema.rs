@@ -52,6 +52,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0043_provisional_suppressions.sql"),
     include_str!("migrations/0044_rounds_and_counts.sql"),
     include_str!("migrations/0045_pages.sql"),
+    include_str!("migrations/0046_events_by_type.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

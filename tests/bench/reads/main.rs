@@ -18,15 +18,18 @@ use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, MessageKin
 use pillarbox::store::{
     Annotations, Directory, Journal, Message, NewKey, NewMessage, NewTenant, Spool, SqliteOptions, Store,
 };
+use rustix::process::setpriority_process;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 const CALM_TENANTS: usize = 4;
 const CALM_PER_S: u64 = 10;
 const BUSY_CONNECTIONS: usize = 16;
+const BUSY_NICE: i32 = 10;
 const SUBMITTERS: usize = 256;
 const ROUND: Duration = Duration::from_secs(15);
 const WORDS: &str = "about after again among before being below between could every";
@@ -209,12 +212,12 @@ async fn measure(server: &Server, keys: &[String]) -> (f64, f64, usize) {
 }
 
 /// Asks a question on many connections until `stop`.
-fn ask(server: &Server, path: &str, key: &str, stop: &CancellationToken) -> Arc<AtomicU64> {
+fn ask(busy: &Handle, server: &Server, path: &str, key: &str, stop: &CancellationToken) -> Arc<AtomicU64> {
     let count = Arc::new(AtomicU64::new(0));
     for _ in 0..BUSY_CONNECTIONS {
         let (api, path, key, stop, count) =
             (server.api, path.to_owned(), key.to_owned(), stop.clone(), count.clone());
-        tokio::spawn(async move {
+        busy.spawn(async move {
             let mut stream = TcpStream::connect(api).await.unwrap();
             while !stop.is_cancelled() {
                 let status = get(&mut stream, &path, &key).await;
@@ -227,7 +230,7 @@ fn ask(server: &Server, path: &str, key: &str, stop: &CancellationToken) -> Arc<
     count
 }
 
-async fn run(dir: PathBuf, program: PathBuf, count: usize) {
+async fn run(dir: PathBuf, program: PathBuf, count: usize, busy_clients: Handle) {
     let data_dir = dir.join("data");
     let keys = fill(&data_dir, count).await;
     let server = Server::start(&program, &dir, &data_dir).await;
@@ -236,7 +239,7 @@ async fn run(dir: PathBuf, program: PathBuf, count: usize) {
     for (what, path) in questions() {
         let (quiet_p50, quiet_p99, _) = measure(&server, calm).await;
         let stop = CancellationToken::new();
-        let asked = ask(&server, &path, busy, &stop);
+        let asked = ask(&busy_clients, &server, &path, busy, &stop);
         tokio::time::sleep(Duration::from_secs(1)).await;
         let (p50, p99, failed) = measure(&server, calm).await;
         stop.cancel();
@@ -256,6 +259,9 @@ fn main() {
     let count = arguments.get(2).map_or(100_000, |count| count.parse().expect("a number"));
     std::fs::create_dir(&dir).expect("a directory that does not exist yet");
     let dir = dir.canonicalize().unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(run(dir, program, count));
+    let runtime = Builder::new_multi_thread().enable_all().build().unwrap();
+    // The clients of the busy tenant have a lower priority, because in reality they run on other machines.
+    let lower_priority = || setpriority_process(None, BUSY_NICE).unwrap();
+    let busy = Builder::new_multi_thread().enable_all().on_thread_start(lower_priority).build().unwrap();
+    runtime.block_on(run(dir, program, count, busy.handle().clone()));
 }

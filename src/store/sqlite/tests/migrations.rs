@@ -26,7 +26,12 @@ async fn upgraded(bed: Bed, change: &str) -> Bed {
 
 /// The statements that take migrations back, the newest first, each with the version before them. A new migration adds its
 /// inverse.
-const INVERSES: &[(u32, &str)] = &[(44, INVERSE_OF_45), (43, INVERSE_OF_44), (21, INVERSE_OF_22_TO_43)];
+const INVERSES: &[(u32, &str)] = &[
+    (45, "DROP INDEX event_without_message_by_type;"),
+    (44, INVERSE_OF_45),
+    (43, INVERSE_OF_44),
+    (21, INVERSE_OF_22_TO_43),
+];
 
 /// The statements that take back what the migrations after `version` added.
 fn without_migrations_after(version: u32) -> String {
