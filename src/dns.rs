@@ -9,6 +9,7 @@ mod proof;
 mod reverse;
 mod secure;
 mod spf;
+mod zone_servers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -88,6 +89,15 @@ impl Resolver {
     /// [`DnsError::Temporary`] if no resolver can be created.
     pub fn new(name_servers: &[SocketAddr], rng: Rng) -> Result<Self, DnsError> {
         let (config, options) = configuration(name_servers);
+        Self::with(&config, &options, CACHED_ANSWERS, rng)
+    }
+
+    fn with(
+        config: &ResolverConfig,
+        options: &ResolverOpts,
+        cached_answers: u64,
+        rng: Rng,
+    ) -> Result<Self, DnsError> {
         let build = |cache_entries: u64, edns: bool| {
             let mut builder =
                 TokioResolver::builder_with_config(config.clone(), TokioRuntimeProvider::default());
@@ -97,7 +107,7 @@ impl Resolver {
             builder.build().map_err(|error| DnsError::Temporary(error.to_string()))
         };
         Ok(Self {
-            current: build(CACHED_ANSWERS, true)?,
+            current: build(cached_answers, true)?,
             uncached: build(0, true)?,
             without_edns: build(0, false)?,
             rng,

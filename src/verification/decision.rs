@@ -81,12 +81,17 @@ fn check_record(domain: &Domain, lookup: &RecordLookup) -> (RecordCheck, bool) {
     };
     match compared {
         Some((status, found)) => {
-            (RecordCheck { name: name.clone(), status, found: truncate_texts(found) }, true)
+            let found = truncate_texts(found);
+            (RecordCheck { name: name.clone(), status, found, is_published: false }, true)
         }
         None => {
             let earlier = domain.last_check.iter().flat_map(|check| &check.records).find(|r| r.name == *name);
-            let unknown =
-                || RecordCheck { name: name.clone(), status: RecordStatus::Pending, found: Vec::new() };
+            let unknown = || RecordCheck {
+                name: name.clone(),
+                status: RecordStatus::Pending,
+                found: Vec::new(),
+                is_published: false,
+            };
             (earlier.cloned().unwrap_or_else(unknown), false)
         }
     }

@@ -1,12 +1,13 @@
 //! Verification of sending domains: the DNS records that a domain should have, their look-up, and the resulting status.
 //!
 //! `records` defines and compares records, `decision` derives the status; both are pure. `return_path` checks the record of
-//! the return host, and `probe` whether mail to it arrives here. `sources` has the addresses that records must permit. This
-//! file checks one domain, `recheck` all domains regularly. Imports `mail`, `model`, `dkim`, `dns`, `egress_guard`, `store`
-//! and the configuration.
+//! the return host, and `probe` whether mail to it arrives here. `sources` has the addresses that records must permit, and
+//! `published` asks the name servers of a domain. This file checks one domain, `recheck` all domains regularly. Imports
+//! `mail`, `model`, `dkim`, `dns`, `egress_guard`, `store` and the configuration.
 
 mod decision;
 mod probe;
+mod published;
 mod recheck;
 mod records;
 mod return_path;
@@ -27,6 +28,7 @@ use crate::store::{self, Directory, Domain, RecordStatus, Reports, Store};
 
 pub use decision::{RecordLookup, evaluate};
 pub use probe::ProbeCache;
+pub use published::ZoneServers;
 pub use recheck::recheck_loop;
 pub use records::{
     DnsRecord, Purpose, RecordAlternative, RecordType, dkim_record_name, dmarc_policies, expected_records,
@@ -54,6 +56,8 @@ pub struct VerificationSettings {
     pub return_path: Option<ReturnHostChecks>,
     /// The host name of the server.
     pub hostname: DomainName,
+    /// How the name servers of domains are asked.
+    pub zone_servers: ZoneServers,
 }
 
 impl VerificationSettings {
@@ -67,12 +71,15 @@ impl VerificationSettings {
             sources: SpfSources::of_system(hostname),
             return_path: None,
             hostname: hostname.clone(),
+            zone_servers: ZoneServers::default(),
         }
     }
 
-    /// Adds the addresses that the server sends from.
+    /// Adds the addresses that the server sends from, and the private networks that it may connect to.
     pub fn sending_from(self, config: Arc<Config>) -> Self {
-        Self { sources: self.sources.and_of(config), ..self }
+        let allowed_private_networks = config.relay.allowed_private_networks.clone();
+        let zone_servers = ZoneServers { allowed_private_networks, ..self.zone_servers };
+        Self { sources: self.sources.and_of(config), zone_servers, ..self }
     }
 
     /// Adds the return hosts.
@@ -123,6 +130,11 @@ impl Verifier {
         let mut check = evaluate(domain, &keys, &results, clock.now(), settings.verification_grace);
         if domain.verification == Verification::Manual && reason == CheckReason::Interval {
             check.dkim_seen.clear();
+        }
+        if reason == CheckReason::Request {
+            // Somebody waits for a record to appear.
+            let resolver = resolver.without_cache();
+            settings.zone_servers.mark_published(&resolver, &results, &mut check.records).await;
         }
         check.return_path = self.check_return_path(domain, &results).await;
         let (from, to) = (domain.status, check.status);

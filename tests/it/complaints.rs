@@ -311,7 +311,12 @@ async fn the_fields_are_signed_and_the_address_is_on_the_return_host_of_the_doma
         checked_at: Timestamp::now(),
         status: DomainStatus::Verified,
         failing_since: None,
-        records: vec![RecordCheck { name: RETURN_HOST.into(), status: RecordStatus::Ok, found: Vec::new() }],
+        records: vec![RecordCheck {
+            name: RETURN_HOST.into(),
+            status: RecordStatus::Ok,
+            found: Vec::new(),
+            is_published: false,
+        }],
         dkim_seen: Vec::new(),
         dkim_unseen: Vec::new(),
         return_path: Some(ReturnPathStatus::Active),

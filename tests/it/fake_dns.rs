@@ -11,7 +11,7 @@ use hickory_server::Server;
 use hickory_server::net::runtime::Time;
 use hickory_server::proto::op::{Metadata, ResponseCode};
 use hickory_server::proto::rr::rdata::tlsa::{CertUsage, Matching, Selector};
-use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, PTR, SOA, TLSA, TXT};
+use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, PTR, SOA, TLSA, TXT};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
@@ -94,6 +94,12 @@ impl FakeDns {
             IpAddr::V6(address) => RData::AAAA(AAAA(address)),
         };
         self.zone.lock().unwrap().records.entry(key(host)).or_default().push(data);
+    }
+
+    /// The name servers of a zone.
+    pub fn name_servers(&self, zone: &str, hosts: &[&str]) {
+        let data = hosts.iter().map(|host| RData::NS(NS(name(host))));
+        self.replace(zone, RecordType::NS, data.collect());
     }
 
     /// The PTR record of a name.

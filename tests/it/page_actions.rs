@@ -1,11 +1,16 @@
 //! What people do on the pages, through the forms that the pages have. The API shows the effect, and the audit log who did it.
 
+use pillarbox::config;
+use pillarbox::mail::DomainName;
 use pillarbox::model::{Environment, Scope};
+use pillarbox::store::Directory;
 use pillarbox::ui::snippets::{self, Account};
+use pillarbox::verification::{CheckReason, VerificationSettings, Verifier, ZoneServers};
 use serde_json::json;
 
 use crate::api_objects::Belongings;
 use crate::api_stage::{ApiStage, text};
+use crate::fake_dns::FakeDns;
 use crate::page_visitor::{Visitor, unescape};
 
 /// The operations of the audit log, the newest first.
@@ -242,6 +247,60 @@ async fn a_domain_shows_its_records_and_is_verified_now() {
     for operation in ["create_domain", "rotate_dkim_keys", "update_domain", "delete_domain"] {
         assert!(done.iter().any(|one| one == operation), "{operation} in {done:?}");
     }
+}
+
+#[tokio::test]
+async fn a_record_that_only_the_name_servers_of_the_domain_have_says_so() {
+    let stage = ApiStage::start().await;
+    let acme = stage.tenant("acme").await;
+    let made = stage.post(&acme.key, "/v1/domains", json!({"name": "own.example"})).await.expect(201);
+    let record = made["dns_records"][0].clone();
+    let name = text(&record, "/name");
+    let own_servers = FakeDns::start().await;
+    own_servers.text(&name, &text(&record, "/value"));
+    stage.dns.name_servers("own.example", &["ns1.own.example"]);
+    stage.dns.addresses("ns1.own.example", &["127.0.0.1".parse().unwrap()]);
+
+    let check = async |networks: &[&str], reason| {
+        let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
+        let hostname = DomainName::parse("mail.host.example").unwrap();
+        let settings = VerificationSettings {
+            zone_servers: ZoneServers {
+                port: own_servers.address.port(),
+                allowed_private_networks: networks,
+            },
+            ..VerificationSettings::new(&config::Domains::default(), &hostname)
+        };
+        let verifier = Verifier {
+            store: stage.store.clone(),
+            resolver: stage.resolver.clone(),
+            settings,
+            clock: stage.clock.clone(),
+            probes: Default::default(),
+        };
+        let domain = stage.store.domain(None, text(&made, "/id").parse().unwrap()).await.unwrap().unwrap();
+        verifier.check(&domain, reason).await.unwrap();
+        let path = format!("/v1/domains/{}", text(&made, "/id"));
+        stage.get(&acme.key, &path).await.expect(200)["dns_records"].clone()
+    };
+    // The address is a private one.
+    let records = check(&[], CheckReason::Request).await;
+    assert_eq!((&records[0]["status"], &records[0]["hint"]), (&json!("missing"), &json!(null)));
+    // Nobody waits.
+    let records = check(&["127.0.0.0/8"], CheckReason::Interval).await;
+    assert_eq!(records[0]["hint"], json!(null));
+    assert_eq!(own_servers.queries(&name), 0);
+    let records = check(&["127.0.0.0/8"], CheckReason::Request).await;
+    assert_eq!(records[0]["status"], "missing");
+    assert!(text(&records[0], "/hint").contains("have it already"), "{records}");
+    assert_eq!((&records[1]["status"], &records[1]["hint"]), (&json!("missing"), &json!(null)));
+    let visitor = Visitor::sign_in(&stage, &acme.key).await;
+    let page = Visitor::expect(visitor.get(&format!("/ui/domains/{}", text(&made, "/id"))).await);
+    page.has("the name servers of the domain have it already");
+    // Resolvers have it now.
+    stage.dns.text(&name, &text(&record, "/value"));
+    let records = check(&["127.0.0.0/8"], CheckReason::Request).await;
+    assert_eq!((&records[0]["status"], &records[0]["hint"]), (&json!("ok"), &json!(null)));
 }
 
 #[tokio::test]

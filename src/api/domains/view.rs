@@ -13,6 +13,8 @@ use crate::verification::{
     DnsRecord, Purpose, RecordType, VerificationSettings, expected_records, return_path_hint,
 };
 
+const PUBLISHED_HINT: &str = "the name servers of the domain have it already; resolvers still remember the earlier answer, so check again later";
+
 /// A sending domain.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Domain")]
@@ -135,9 +137,13 @@ impl RecordView {
     fn new(record: DnsRecord, domain: &Domain, keys: &[DkimKey]) -> Self {
         let checked = domain.last_check.iter().flat_map(|check| &check.records);
         let result = checked.into_iter().find(|result| result.name == record.name);
-        let hint = result
-            .filter(|_| record.purpose == Purpose::ReturnPath)
-            .and_then(|result| return_path_hint(result.status, &result.found, domain.return_path.status));
+        let hint = match result {
+            Some(result) if result.is_published => Some(PUBLISHED_HINT),
+            Some(result) if record.purpose == Purpose::ReturnPath => {
+                return_path_hint(result.status, &result.found, domain.return_path.status)
+            }
+            _ => None,
+        };
         let alternatives = record.alternatives.into_iter();
         Self {
             hint,

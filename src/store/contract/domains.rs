@@ -12,6 +12,7 @@ fn check(status: DomainStatus) -> DomainCheck {
             name: "_pillarbox.example.com".to_owned(),
             status: RecordStatus::Ok,
             found: vec!["token".to_owned()],
+            is_published: false,
         }],
         dkim_seen: Vec::new(),
         dkim_unseen: Vec::new(),

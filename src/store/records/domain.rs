@@ -117,6 +117,9 @@ pub struct RecordCheck {
     pub status: RecordStatus,
     /// The records found, truncated to 4096 characters in all.
     pub found: Vec<String>,
+    /// Whether the name servers of the domain have it as required, though resolvers do not give it yet.
+    #[serde(default)]
+    pub is_published: bool,
 }
 
 /// Whether a record is as required.
