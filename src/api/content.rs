@@ -19,6 +19,8 @@ pub const PIECE_OCTETS: usize = 64 * 1024;
 pub const JSON: &str = "application/json";
 /// The media type of pages.
 pub const HTML: &str = "text/html; charset=utf-8";
+/// The media type of the style sheet of pages.
+pub const CSS: &str = "text/css; charset=utf-8";
 
 /// Static content, built once, plain and in gzip.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use minijinja::{Environment, HtmlEscape, context};
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd, html};
 use serde::Serialize;
 
-use super::content::{HTML, StaticContent};
+use super::content::{CSS, HTML, StaticContent};
 use super::{ApiError, ApiResponse, Result};
 use crate::model::RefusalCode;
 
@@ -59,15 +59,13 @@ const PAGES: &[Page] = pages! {
 
 const SAMPLE_CONFIG: &str = include_str!("../../config/pillarbox.toml");
 const TEMPLATE: &str = include_str!("../docs/page.html");
-/// The style sheet of the guide and of the API reference.
-const STYLE: &str = include_str!("../docs/style.css");
+/// The style sheet of the pages for people, which the guide and the API reference have, too.
+const STYLE: &str = include_str!("../ui/assets/page.css");
+const STYLE_NAME: &str = "page.css";
 
 static RENDERED: LazyLock<Result<Vec<StaticContent>>> = LazyLock::new(|| PAGES.iter().map(render).collect());
-
-/// The style sheet for a `<style>` element.
-pub fn style() -> Html {
-    Html::from_safe_string(STYLE.to_owned())
-}
+static STYLE_SHEET: LazyLock<Result<StaticContent>> =
+    LazyLock::new(|| StaticContent::new(CSS, STYLE.to_owned()));
 
 /// The pages in the order of the index.
 pub fn index() -> &'static [Page] {
@@ -79,8 +77,11 @@ pub async fn page(name: std::result::Result<Path<String>, PathRejection>) -> Res
     find(&name).map(ApiResponse::fixed)
 }
 
-/// The page with this name.
+/// The page with this name, or the style sheet.
 pub fn find(name: &str) -> Result<&'static StaticContent> {
+    if name == STYLE_NAME {
+        return STYLE_SHEET.as_ref().map_err(Clone::clone);
+    }
     let rendered = RENDERED.as_ref().map_err(Clone::clone)?;
     let found = PAGES.iter().zip(rendered).find(|(page, _)| page.name == name);
     let (_, html) = found.ok_or_else(|| {
@@ -94,17 +95,25 @@ fn render(page: &Page) -> Result<StaticContent> {
         "config" => format!("{}\n{}", page.markdown, describe_options()),
         _ => page.markdown.to_owned(),
     };
+    StaticContent::new(HTML, frame(Some(page), page.title, to_html(&markdown))?)
+}
+
+/// The content of a page of the guide, or of the API reference at `/docs`, with what is around it. All paths are relative,
+/// because a reverse proxy may add a prefix.
+pub fn frame(page: Option<&Page>, title: &str, content: String) -> Result<String> {
     let mut environment = Environment::new();
     // minijinja escapes data in templates whose name ends in `.html`.
     environment.add_template("page.html", TEMPLATE).map_err(ApiError::internal)?;
     let template = environment.get_template("page.html").map_err(ApiError::internal)?;
     let html = template.render(context! {
-        page => page,
+        title => title,
+        current => page.map(|page| page.name),
         pages => PAGES,
-        style => style(),
-        content => Html::from_safe_string(to_html(&markdown)),
+        index => Html::from_safe_string(if page.is_some() { "../docs" } else { "docs" }.to_owned()),
+        folder => Html::from_safe_string(if page.is_some() { "" } else { "docs/" }.to_owned()),
+        content => Html::from_safe_string(content),
     });
-    StaticContent::new(HTML, html.map_err(ApiError::internal)?)
+    html.map_err(ApiError::internal)
 }
 
 /// The sample configuration as Markdown, with a heading for each of its tables.
@@ -154,7 +163,8 @@ fn to_html(markdown: &str) -> String {
     }
     let mut text = String::new();
     html::push_html(&mut text, events.into_iter());
-    text
+    // What may be wider than the window is scrolled with the keyboard, too. Text is escaped, so these are elements.
+    text.replace("<pre>", "<pre tabindex=\"0\">").replace("<table>", "<table tabindex=\"0\">")
 }
 
 fn heading_text(events: &[Event<'_>]) -> String {
@@ -186,6 +196,7 @@ mod tests {
         assert!(html.contains("<h2 id=\"the-sand-box\">"), "{html}");
         assert!(html.contains("<code id=\"x&lt;y\">x&lt;y</code> <code>z</code>"), "{html}");
         assert!(html.contains("<a href=\"errors#c\">"), "{html}");
+        assert!(html.contains("<table tabindex=\"0\">"), "{html}");
     }
 
     #[test]

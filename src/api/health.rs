@@ -35,7 +35,7 @@ pub fn resource() -> Resource {
                 .summary("This document as an HTML page")
                 .returns_octets("text/html", "The API reference."),
             Operation::public("/docs/{id}", "docs_page", docs::page)
-                .describe("Page of the guide", "`GET /docs` lists the pages.")
+                .describe("Page of the guide", "`GET /docs` lists the pages. `page.css` is their style sheet.")
                 .id::<String>("The name of the page, such as `errors`.")
                 .returns_octets("text/html", "The page."),
         ])

@@ -344,18 +344,25 @@ async fn every_page_is_served_without_a_key_and_every_link_has_a_target() {
     let get = async |path: &str| {
         let answer = request(stage.address, "GET", path, None, None).await;
         assert_eq!(answer.status, 200, "{path}: {answer}");
-        let is_strict = answer
-            .header("content-security-policy")
-            .is_some_and(|policy| policy.contains("default-src 'none'"));
-        assert!(is_strict || path == "/openapi.json", "{path}");
+        let policy = answer.header("content-security-policy").unwrap_or_default();
+        let is_strict =
+            policy.contains("default-src 'none'; style-src 'self';") && !policy.contains("unsafe");
+        assert!(
+            is_strict || !answer.header("content-type").unwrap().starts_with("text/html"),
+            "{path}: {policy}"
+        );
         String::from_utf8(answer.body).unwrap()
     };
     let mut served = BTreeMap::from([("/openapi.json".to_owned(), get("/openapi.json").await)]);
     served.insert("/docs".into(), get("/docs").await);
+    let style = get("/docs/page.css").await;
+    assert_eq!(style, read("src/ui/assets/page.css"), "the guide looks as the pages do");
+    served.insert("/docs/page.css".into(), style);
     for name in pages().keys() {
         let path = format!("/docs/{name}");
         let html = get(&path).await;
-        assert!(!html.contains("<script"), "{path}");
+        assert!(!html.contains("<script") && !html.contains("<style"), "{path}");
+        assert!(html.contains("<link rel=\"stylesheet\" href=\"page.css\">"), "{path}");
         served.insert(path, html);
     }
     let index = attributes(&served["/docs"], "href");

@@ -31,11 +31,11 @@ async function fill(server) {
   await send("someone@example.com", "An order");
   await send("bounce@example.com", "One that bounces");
   await send("defer+2@example.com", "One that waits");
-  const refused = await server.call("POST", "/v1/emails", { from: "x@foreign.example", to: ["a@b.example"], text: "x" }, server.demo);
-  check(refused.status >= 400, `a foreign sender is accepted: ${refused.status}`);
+  const refused = await server.call("POST", "/v1/emails", { from: "x@foreign.example", to: ["a@b.example"], subject: "x", text: "x" }, server.demo);
+  check(refused.status === 403, `a foreign sender gets ${refused.status}: ${JSON.stringify(refused.body)}`);
 }
 
-// The pages of the navigation, and the first object that each list links to.
+// The pages of the navigation, the first object that each list links to, and two pages of the guide.
 async function findPages(page, base) {
   const links = (selector) => page.$$eval(selector, (all) => all.map((one) => new URL(one.href).pathname));
   await page.goto(`${base}/ui/`);
@@ -51,10 +51,10 @@ async function findPages(page, base) {
   for (const kind of ["msg", "dom", "key", "tpl", "whk", "sup", "req", "tnt", "aud"]) {
     check(kinds.includes(kind), `no list links to an object ${kind}_…`);
   }
-  return [...lists, ...objects.values()];
+  return [...lists, ...objects.values(), "/docs", "/docs/errors"];
 }
 
-const name = (path) => path.replace(/^\/ui\/?/, "").replace(/_[0-9A-Za-z]{20,}/, "").replaceAll("/", "-") || "overview";
+const name = (path) => path.replace(/^\/(ui\/?)?/, "").replace(/_[0-9A-Za-z]{20,}/, "").replaceAll("/", "-") || "overview";
 
 async function firstMessage(browser, server) {
   const isLink = /^Open http:\S+\/ui\/sign-in#\S+$/.test(server.firstLine);
@@ -83,6 +83,11 @@ async function look(browser, server, paths, theme, width) {
     check(answer.status() === 200, `${what}: ${answer.status()}`);
     const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     check(overflow <= 0, `${what}: wider than the window by ${overflow}`);
+    const covered = await page.evaluate(() => [...document.querySelectorAll("[data-copy]")].filter((button) => {
+      const [one, other] = [button, button.parentElement.querySelector("code, pre")].map((part) => part.getBoundingClientRect());
+      return button.checkVisibility() && one.left < other.right && other.left < one.right && one.top < other.bottom && other.top < one.bottom;
+    }).length);
+    check(covered === 0, `${what}: ${covered} buttons cover what they copy`);
     await page.screenshot({ path: join(process.env.PAGE_DIR, `${name(path)}-${theme}-${width}.png`), fullPage: true });
     await examiner.goto(server.base + path);
     await examiner.evaluate(axe);

@@ -1,4 +1,4 @@
-//! The API reference: the OpenAPI document as a single HTML page without scripts and external resources.
+//! The API reference: the OpenAPI document as a single HTML page without scripts.
 
 use minijinja::value::Value as Html;
 use minijinja::{Environment, HtmlEscape, context};
@@ -21,13 +21,12 @@ pub fn render(document: &Value) -> Result<String> {
     let page = environment.get_template("manual.html").map_err(ApiError::internal)?;
     let parts: Vec<Value> = RESOURCES.iter().map(|resource| part(document, resource)).collect();
     let html = page.render(context! {
-        style => docs::style(),
         info => document["info"],
         guide => docs::index(),
         parts => parts,
         schemas => schemas(document),
     });
-    html.map_err(ApiError::internal)
+    docs::frame(None, "API reference", html.map_err(ApiError::internal)?)
 }
 
 fn each(list: &Value) -> impl Iterator<Item = &Value> {
@@ -206,17 +205,19 @@ mod tests {
     }
 
     #[test]
-    fn the_page_loads_nothing_and_its_links_lead_somewhere() {
+    fn the_page_loads_its_style_only_and_its_links_lead_somewhere() {
         let page = page();
-        for loading in ["<script", "<img", "<link", "@import", "url(", "src=\"", "http://", "https://"] {
+        for loading in ["<script", "<img", "<style", "@import", "url(", "src=\"", "http://", "https://"] {
             let inside = page.matches(loading).count();
             assert_eq!(inside, 0, "{loading}");
         }
+        assert_eq!(page.matches("<link").count(), 1);
+        assert!(page.contains("<link rel=\"stylesheet\" href=\"docs/page.css\">"));
         for link in page.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
             let is_there = match (link.strip_prefix('#'), link.strip_prefix("docs/")) {
                 (Some(id), _) => page.contains(&format!("id=\"{id}\"")),
                 (_, Some(name)) => docs::find(name).is_ok(),
-                _ => link == "openapi.json",
+                _ => ["docs", "openapi.json"].contains(&link),
             };
             assert!(is_there, "{link}");
         }
