@@ -165,10 +165,7 @@ impl PageRequest {
 
     /// A number; a text that is none goes to the API, which says what is wrong with it.
     pub fn number_or_null(&self, name: &str) -> Value {
-        let read = |text: &str| match text.parse::<u64>() {
-            Ok(number) => number.into(),
-            Err(_) => text.into(),
-        };
+        let read = |text: &str| text.parse().map_or_else(|_| text.into(), Value::Number);
         self.field(name).map_or(Value::Null, read)
     }
 

@@ -420,7 +420,42 @@ async fn a_tenant_is_created_changed_and_deleted_only_with_its_slug() {
     page.lacks("hidden word");
     let smtp = read().await["smtp"].clone();
     assert_eq!(smtp["user"], "u");
-    for action in ["save_smart_host", "save_mail", "save_brand", "save_limits", "save_platform"] {
+    let brakes = [
+        ("settings.brakes.bounce_rate", "0.05"),
+        ("settings.brakes.complaint_rate", "0.003"),
+        ("settings.brakes.window", "48h"),
+        ("settings.brakes.action", "notify"),
+    ];
+    assert_eq!(save("save_brakes", &brakes).await.status, 303);
+    let expected = json!({
+        "bounce_rate": 0.05, "complaint_rate": 0.003, "window": "48h", "min_recipients": 100, "action": "notify",
+    });
+    assert_eq!(read().await["settings"]["brakes"], expected);
+    let refused = save("save_brakes", &[("settings.brakes.bounce_rate", "much")]).await;
+    assert!([400, 422].contains(&refused.status), "{}", refused.text);
+    refused.has("id=\"save_brakes-settings.brakes.bounce_rate-error\"");
+    refused.has("value=\"much\"");
+    let ramp = [
+        ("rate_limit.ramp.start", "50"),
+        ("rate_limit.ramp.factor", "1.5"),
+        ("rate_limit.ramp.until", "10000"),
+    ];
+    assert_eq!(save("save_ramp", &ramp[..]).await.status, 303);
+    let made = read().await["rate_limit"]["ramp"].clone();
+    assert_eq!((&made["start"], &made["factor"], &made["until"]), (&json!(50), &json!(1.5), &json!(10000)));
+    let soft = [("settings.soft_bounces.messages", "5"), ("settings.soft_bounces.days", "7")];
+    assert_eq!(save("save_soft_bounces", &soft[..]).await.status, 303);
+    assert_eq!(read().await["settings"]["soft_bounces"], json!({"messages": 5, "days": 7}));
+    for action in [
+        "save_smart_host",
+        "save_mail",
+        "save_brand",
+        "save_limits",
+        "save_platform",
+        "save_brakes",
+        "save_ramp",
+        "save_soft_bounces",
+    ] {
         let before = read().await;
         assert_eq!(save(action, &[]).await.status, 303);
         let (mut before, mut after) = (before, read().await);
@@ -428,6 +463,17 @@ async fn a_tenant_is_created_changed_and_deleted_only_with_its_slug() {
             tenant["updated_at"] = json!(null);
         }
         assert_eq!(after, before, "{action} without a change");
+    }
+    let empty =
+        |fields: &[(&'static str, &str)]| fields.iter().map(|(name, _)| (*name, "")).collect::<Vec<_>>();
+    for (action, fields) in
+        [("save_brakes", &brakes[..2]), ("save_ramp", &ramp[..]), ("save_soft_bounces", &soft[..])]
+    {
+        assert_eq!(save(action, &empty(fields)).await.status, 303);
+    }
+    let tenant = read().await;
+    for removed in ["/settings/brakes", "/rate_limit/ramp", "/settings/soft_bounces"] {
+        assert_eq!(tenant.pointer(removed), Some(&json!(null)), "{removed}");
     }
     assert_eq!(save("save_smart_host", &[("smtp.host", "")]).await.status, 303);
     assert_eq!(read().await["smtp"], json!(null));
@@ -472,7 +518,16 @@ async fn the_platform_opens_the_pages_of_a_tenant_and_a_tenant_changes_its_own_s
 
     let tenant = Visitor::sign_in(&stage, &acme.key).await;
     let page = Visitor::expect(tenant.get(&here).await);
-    for action in ["save_limits", "save_platform", "save_smart_host", "suspend", "ask_delete", "open"] {
+    for action in [
+        "save_limits",
+        "save_platform",
+        "save_smart_host",
+        "save_brakes",
+        "save_ramp",
+        "suspend",
+        "ask_delete",
+        "open",
+    ] {
         page.lacks(&format!("value=\"{action}\""));
     }
     let saved = tenant

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use serde_json::{Value, json};
 
-use crate::model::{DeliveryReports, DkimPolicy, TlsMode};
+use crate::model::{BrakeAction, DeliveryReports, DkimPolicy, TlsMode};
 use crate::ui::components;
 use crate::ui::form::{Field, Form};
 use crate::ui::request::PageRequest;
@@ -16,6 +16,8 @@ enum Kind {
     /// A text; empty is `null`.
     Text,
     Number,
+    /// A number with decimals.
+    Decimal,
     /// `true` or `false`.
     Switch,
     /// One of these values.
@@ -36,11 +38,18 @@ pub struct Group {
     title: &'static str,
     /// Whether only the platform may change them.
     is_of_platform: bool,
+    /// What is removed as a whole if all of these fields are empty.
+    whole: Option<(&'static str, &'static [&'static str])>,
     entries: Vec<Entry>,
 }
 
 /// Every form.
 pub fn groups() -> Vec<Group> {
+    let (mail, limits) = (groups_of_mail(), groups_of_limits());
+    mail.into_iter().chain(limits).collect()
+}
+
+fn groups_of_mail() -> Vec<Group> {
     use Kind::{Choice, Number, Required, Secret, Switch, Text, Words};
     let reports = DeliveryReports::ALL.iter().map(|value| value.as_str()).collect();
     let tls = TlsMode::ALL.iter().map(|value| value.as_str()).collect();
@@ -50,6 +59,7 @@ pub fn groups() -> Vec<Group> {
             action: "save_mail",
             title: "Mail",
             is_of_platform: false,
+            whole: None,
             entries: vec![
                 Entry("name", "Name", Required, ""),
                 Entry("settings.from", "Sender of mail over HTTP", Text, "Used if a message names none."),
@@ -74,6 +84,7 @@ pub fn groups() -> Vec<Group> {
             action: "save_brand",
             title: "Look of its pages",
             is_of_platform: false,
+            whole: Some(("settings.brand", &["settings.brand.name", "settings.brand.color"])),
             entries: vec![
                 Entry("settings.brand.name", "Name in place of Pillarbox", Text, ""),
                 Entry("settings.brand.color", "Colour", Text, "Like #0b57a4."),
@@ -83,6 +94,7 @@ pub fn groups() -> Vec<Group> {
             action: "save_platform",
             title: "Administration",
             is_of_platform: true,
+            whole: None,
             entries: vec![
                 Entry("slug", "Slug", Required, ""),
                 Entry("external_ref", "External reference", Text, ""),
@@ -98,20 +110,10 @@ pub fn groups() -> Vec<Group> {
             ],
         },
         Group {
-            action: "save_limits",
-            title: "Limits",
-            is_of_platform: true,
-            entries: vec![
-                Entry("rate_limit.emails_per_minute", "Recipients a minute", Number, ""),
-                Entry("rate_limit.emails_per_hour", "Recipients an hour", Number, ""),
-                Entry("rate_limit.emails_per_day", "Recipients a day", Number, ""),
-                Entry("rate_limit.requests_per_minute", "API requests a minute", Number, "Empty: no limit."),
-            ],
-        },
-        Group {
             action: "save_smart_host",
             title: "Smart host",
             is_of_platform: true,
+            whole: Some(("smtp", &["smtp.host"])),
             entries: vec![
                 Entry("smtp.host", "Host", Text, "Empty: the smart host and its password are removed."),
                 Entry("smtp.port", "Port", Number, "Empty: as before."),
@@ -120,6 +122,93 @@ pub fn groups() -> Vec<Group> {
                 Entry("smtp.pass", "Password", Secret, "Empty: as before."),
                 Entry("smtp.destinations", "For these domains", Words, "Empty: for all."),
                 Entry("smtp.dkim", "Signatures added here", Choice(dkim), ""),
+            ],
+        },
+    ]
+}
+
+fn groups_of_limits() -> Vec<Group> {
+    use Kind::{Choice, Decimal, Number, Text};
+    let brakes = BrakeAction::ALL.iter().map(|value| value.as_str()).collect();
+    vec![
+        Group {
+            action: "save_soft_bounces",
+            title: "Addresses that nothing reaches",
+            is_of_platform: false,
+            whole: Some((
+                "settings.soft_bounces",
+                &["settings.soft_bounces.messages", "settings.soft_bounces.days"],
+            )),
+            entries: vec![
+                Entry(
+                    "settings.soft_bounces.messages",
+                    "Suppress after messages",
+                    Number,
+                    "That fail one after another, 2 to 50. Both empty: never.",
+                ),
+                Entry("settings.soft_bounces.days", "Over days", Number, "Since the first of them, 1 to 90."),
+            ],
+        },
+        Group {
+            action: "save_brakes",
+            title: "Brakes",
+            is_of_platform: true,
+            whole: Some((
+                "settings.brakes",
+                &["settings.brakes.bounce_rate", "settings.brakes.complaint_rate"],
+            )),
+            entries: vec![
+                Entry(
+                    "settings.brakes.bounce_rate",
+                    "Largest share of bounces",
+                    Decimal,
+                    "Such as 0.05. Both shares empty: no brakes.",
+                ),
+                Entry("settings.brakes.complaint_rate", "Of complaints", Decimal, "Such as 0.003."),
+                Entry("settings.brakes.window", "Over", Text, "1h to 720h. Empty: 24h."),
+                Entry(
+                    "settings.brakes.min_recipients",
+                    "From recipients on",
+                    Number,
+                    "Fewer have no share. Empty: 100.",
+                ),
+                Entry(
+                    "settings.brakes.action",
+                    "Above a share",
+                    Choice(brakes),
+                    "Pause its queue with an event, or the event only.",
+                ),
+            ],
+        },
+        Group {
+            action: "save_limits",
+            title: "Limits",
+            is_of_platform: true,
+            whole: None,
+            entries: vec![
+                Entry("rate_limit.emails_per_minute", "Recipients a minute", Number, ""),
+                Entry("rate_limit.emails_per_hour", "Recipients an hour", Number, ""),
+                Entry("rate_limit.emails_per_day", "Recipients a day", Number, ""),
+                Entry("rate_limit.requests_per_minute", "API requests a minute", Number, "Empty: no limit."),
+            ],
+        },
+        Group {
+            action: "save_ramp",
+            title: "Warm-up",
+            is_of_platform: true,
+            whole: Some((
+                "rate_limit.ramp",
+                &["rate_limit.ramp.start", "rate_limit.ramp.factor", "rate_limit.ramp.until"],
+            )),
+            entries: vec![
+                Entry(
+                    "rate_limit.ramp.start",
+                    "Recipients on the first day",
+                    Number,
+                    "All empty: no warm-up.",
+                ),
+                Entry("rate_limit.ramp.factor", "Times each day", Decimal, "Such as 1.5, at most 10."),
+                Entry("rate_limit.ramp.until", "Ends at recipients a day", Number, ""),
             ],
         },
     ]
@@ -153,23 +242,19 @@ impl Group {
 
     /// The body of the change.
     pub fn body(&self, request: &PageRequest) -> Value {
-        // Without a host there is no smart host, and without name and colour no brand.
-        let is_removed = |names: &[&str]| names.iter().all(|name| request.field(name).is_none());
-        match self.action {
-            "save_smart_host" if is_removed(&["smtp.host"]) => json!({ "smtp": null }),
-            "save_brand" if is_removed(&["settings.brand.name", "settings.brand.color"]) => {
-                json!({ "settings": { "brand": null } })
-            }
-            _ => {
-                let mut body = json!({});
-                for entry in &self.entries {
-                    if let Some(value) = entry.value(request) {
-                        set(&mut body, entry.0, value);
-                    }
-                }
-                body
+        let mut body = json!({});
+        if let Some((path, names)) = self.whole
+            && names.iter().all(|name| request.field(name).is_none())
+        {
+            set(&mut body, path, Value::Null);
+            return body;
+        }
+        for entry in &self.entries {
+            if let Some(value) = entry.value(request) {
+                set(&mut body, entry.0, value);
             }
         }
+        body
     }
 }
 
@@ -191,7 +276,7 @@ impl Entry {
             Kind::Switch => form.select(field, &[("true", "yes"), ("false", "no")]),
             Kind::Secret => form.input(Field { kind: "password", value: "", ..field }),
             Kind::Number => form.input(Field { kind: "number", ..field }),
-            Kind::Required | Kind::Text | Kind::Words => form.input(field),
+            Kind::Required | Kind::Text | Kind::Decimal | Kind::Words => form.input(field),
         }
     }
 
@@ -205,7 +290,7 @@ impl Entry {
             Kind::Number if ["smtp.port", "weight"].contains(name) && request.field(name).is_none() => {
                 return None;
             }
-            Kind::Number => request.number_or_null(name),
+            Kind::Number | Kind::Decimal => request.number_or_null(name),
             Kind::Switch => (request.field(name) == Some("true")).into(),
             Kind::Choice(_) | Kind::Secret => request.field(name)?.into(),
             Kind::Words => json!(request.words(name)),
