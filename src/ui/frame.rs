@@ -7,6 +7,7 @@ use hyper::StatusCode;
 use maud::{DOCTYPE, Markup, html};
 
 use super::components::{self, foreign, visible};
+use super::counts::Counts;
 use super::request::{PageRequest, segment};
 use super::route::{Audience, PAGES, Page};
 use super::session::Me;
@@ -23,6 +24,8 @@ pub struct Framing {
     me: Arc<Me>,
     theme: Option<&'static str>,
     token: Markup,
+    /// What the navigation counts.
+    pub counts: Counts,
 }
 
 impl Framing {
@@ -35,6 +38,7 @@ impl Framing {
             me: Arc::clone(&request.session.me),
             theme: request.session.theme,
             token: request.token(),
+            counts: request.session.counts.clone(),
         }
     }
 }
@@ -129,13 +133,8 @@ fn navigation(ui: &Ui, framing: &Framing) -> Markup {
     let is_platform = framing.me.tenant.is_none();
     let section = section_of(framing.path);
     let scopes = &framing.me.scopes;
-    // What the session may not see is absent. The API decides again.
-    let is_shown = |page: &Page| {
-        let is_allowed = |scope: Scope| scopes.iter().any(|own| own.includes(scope));
-        is_platform || (page.audience == Audience::Everybody && scope_of(page.path).is_none_or(is_allowed))
-    };
     let named = || {
-        let pages = PAGES.iter().filter(|page| is_shown(page));
+        let pages = PAGES.iter().filter(|page| is_shown(&framing.me, page));
         pages.filter_map(|page| page.navigation.map(|(group, name)| (group, name, page.path)))
     };
     let mut groups: Vec<&str> = Vec::new();
@@ -154,11 +153,23 @@ fn navigation(ui: &Ui, framing: &Framing) -> Markup {
                     li { a href=(format!("{}/ui/tenants/{}", ui.prefix(), segment(&tenant.id))) aria-current=[framing.path.starts_with("/ui/tenants/").then_some("page")] { "Settings" } }
                 }
                 @for (_, name, path) in named().filter(|(of, ..)| *of == group) {
-                    li { a href=(format!("{}{path}", ui.prefix())) aria-current=[(path == section).then_some("page")] { (name) } }
+                    li { a href=(format!("{}{path}", ui.prefix())) aria-current=[(path == section).then_some("page")] { (name) (framing.counts.of(path)) } }
                 }
             }
         }
     }
+}
+
+/// Whether the navigation of a session has a page.
+pub fn has(me: &Me, path: &str) -> bool {
+    PAGES.iter().any(|page| page.path == path && is_shown(me, page))
+}
+
+/// What the session may not see is absent. The API decides again.
+fn is_shown(me: &Me, page: &Page) -> bool {
+    let is_allowed = |scope: Scope| me.scopes.iter().any(|own| own.includes(scope));
+    me.tenant.is_none()
+        || (page.audience == Audience::Everybody && scope_of(page.path).is_none_or(is_allowed))
 }
 
 fn who(framing: &Framing, href: &impl Fn(&str) -> String) -> Markup {

@@ -3,13 +3,15 @@
 //!
 //! * `route` has every page and serves it, `request` asks the API for it, `view` is what it answers,
 //! * `session` remembers who is signed in, `sign_in` begins sessions, `guard` keeps other sites out,
-//! * `frame` is around every page, `components` are in them, `form` keeps what was typed, `findings` are those of the doctor,
-//!   `format` writes values,
+//! * `frame` is around every page, `counts` are in its navigation, `components` are in pages, `form` keeps what was typed,
+//!   `bulk` changes the ticked rows of a list, `findings` are those of the doctor, `format` writes values,
 //! * `pages` has one file for each page, `assets` the script and the style.
 
 mod assets;
+mod bulk;
 pub mod chart;
 mod components;
+mod counts;
 mod findings;
 pub mod form;
 pub mod format;

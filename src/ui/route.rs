@@ -12,6 +12,7 @@ use axum::routing::any;
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 
+use super::counts::{self, Counts};
 use super::pages;
 use super::request::{FORM_TIMEOUT, PageRequest};
 use super::view::{Outcome, Problem, View};
@@ -71,7 +72,13 @@ macro_rules! page {
 /// Every page, in the order of the navigation.
 pub static PAGES: &[Page] = &[
     page!("/ui/", Some(("", "Overview")), Everybody, pages::overview::show),
-    page!("/ui/messages", Some(("", "Messages")), Everybody, pages::messages::list),
+    page!(
+        "/ui/messages",
+        Some(("", "Messages")),
+        Everybody,
+        pages::messages::list,
+        pages::messages::acts::selected
+    ),
     page!("/ui/messages/live", None, Everybody, pages::messages::live),
     page!("/ui/messages/{id}", None, Everybody, pages::message::show, pages::message::act),
     page!("/ui/messages/{id}/preview", None, Everybody, pages::message::preview),
@@ -126,7 +133,7 @@ pub static PAGES: &[Page] = &[
         Some(("Sending", "Suppressions")),
         Everybody,
         pages::suppressions::list,
-        pages::suppressions::create
+        pages::suppressions::change
     ),
     page!("/ui/suppressions/{id}", None, Everybody, pages::suppressions::show, pages::suppressions::act),
     page!("/ui/reports", Some(("What happened", "Reports")), Everybody, pages::reports::list),
@@ -188,7 +195,7 @@ async fn serve(ui: Arc<Ui>, page: &'static Page, request: Request) -> Response {
         ui: Arc::clone(&ui),
         page,
         session: session.clone(),
-        origin,
+        origin: origin.clone(),
         id,
         part,
         address: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
@@ -198,7 +205,7 @@ async fn serve(ui: Arc<Ui>, page: &'static Page, request: Request) -> Response {
         now: ui.api.now(),
         asks: request::asks(),
     };
-    let framing = frame::Framing::of(&request);
+    let mut framing = frame::Framing::of(&request);
     let answer = match answer(request, &head, body).await {
         // An error of the API is a page, and no file with its text.
         Ok(View::Passed(response)) if !response.status().is_success() => Err(Problem::read(response).await),
@@ -206,8 +213,16 @@ async fn serve(ui: Arc<Ui>, page: &'static Page, request: Request) -> Response {
     };
     match answer {
         Ok(view) => {
-            if let View::Redirect { note, .. } = &view {
-                ui.sessions.set_note(&session, note.clone());
+            match &view {
+                View::Redirect { note, .. } => {
+                    ui.sessions.set_note(&session, note.clone());
+                    // Something has changed.
+                    ui.sessions.set_counts(&session, Counts::default());
+                }
+                View::Page { .. } | View::Refused { .. } => {
+                    framing.counts = counts::renew(&ui, &origin, &session).await;
+                }
+                _ => {}
             }
             frame::respond(&ui, &framing, view)
         }

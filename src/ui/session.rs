@@ -10,6 +10,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::counts::Counts;
 use crate::api::{SignedIn, random_token};
 use crate::config;
 use crate::limits::eviction::{drop_oldest, drop_oldest_of_largest_owner};
@@ -72,6 +73,8 @@ pub struct SessionHandle {
     pub theme: Option<&'static str>,
     /// Cancelled when the session ends.
     pub ended: CancellationToken,
+    /// The counts in its navigation.
+    pub counts: Counts,
 }
 
 struct Session {
@@ -117,6 +120,7 @@ impl Sessions {
             expires_at: until.map_or(longest, |until| until.min(longest)),
             theme: None,
             ended: ended.clone(),
+            counts: Counts::default(),
         };
         let mut all = self.lock();
         self.drop_ended(&mut all, now);
@@ -152,6 +156,13 @@ impl Sessions {
     pub fn set_theme(&self, session: &SessionHandle, theme: Option<&'static str>) {
         if let Some(session) = self.lock().get_mut(&session.digest) {
             session.handle.theme = theme;
+        }
+    }
+
+    /// Sets the counts in the navigation.
+    pub fn set_counts(&self, session: &SessionHandle, counts: Counts) {
+        if let Some(session) = self.lock().get_mut(&session.digest) {
+            session.handle.counts = counts;
         }
     }
 

@@ -637,6 +637,84 @@ async fn a_suppression_shows_its_evidence_and_is_lifted() {
 }
 
 #[tokio::test]
+async fn the_selected_messages_are_tried_again_or_cancelled() {
+    let stage = ApiStage::start().await;
+    let acme = stage.tenant("acme").await;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(stage.enqueue(acme.id).await.to_string());
+    }
+    let visitor = Visitor::sign_in(&stage, &acme.key).await;
+    let list = Visitor::expect(visitor.get("/ui/messages?status=queued&to=remote.example").await);
+    for id in &ids {
+        list.has(&format!("form=\"bulk\" name=\"ticked\" value=\"{id}\""));
+    }
+    assert_eq!(visitor.submit(&list, "cancel", &[]).await.status, 422, "nothing is selected");
+    let ticked: Vec<_> = ids[..2].iter().map(|id| ("ticked", id.as_str())).collect();
+    let retried = visitor.submit(&list, "retry", &ticked).await;
+    assert_eq!(retried.location.as_deref(), Some("/ui/messages?status=queued&to=remote.example"));
+    visitor.follow(&retried).await.has("Tried again now:");
+    let cancelled = visitor.submit(&list, "cancel", &ticked).await;
+    visitor.follow(&cancelled).await.has("Cancelled: 2\u{a0}deliveries.");
+    let status = async |id: &str| {
+        text(&stage.get(&acme.key, &format!("/v1/emails/{id}")).await.expect(200), "/status")
+    };
+    let mut states = Vec::new();
+    for id in &ids {
+        states.push(status(id).await);
+    }
+    assert_eq!(states, ["cancelled", "cancelled", "queued", "queued"]);
+
+    // One is finished meanwhile; the other one is done.
+    let ticked: Vec<_> = ids[1..3].iter().map(|id| ("ticked", id.as_str())).collect();
+    let partly = visitor.follow(&visitor.submit(&list, "cancel", &ticked).await).await;
+    partly.has("Cancelled: 1\u{a0}delivery. Refused: 1. All deliveries of this message are finished.");
+    let refused = visitor.submit(&list, "cancel", &ticked).await;
+    assert_eq!(refused.status, 409);
+    refused.has("All deliveries of this message are finished.");
+    // Only what waits can be selected.
+    let list = visitor.get("/ui/messages").await;
+    assert_eq!(list.text.matches("name=\"ticked\"").count(), 1);
+    list.has(&format!("value=\"{}\"", ids[3]));
+    assert_eq!(operations(&stage).await[..2], ["cancel_email", "cancel_email"]);
+
+    let reader = stage.key(acme.id, &[Scope::EmailsRead], |_| {}).await;
+    let reader = Visitor::sign_in(&stage, &reader).await;
+    reader.get("/ui/messages").await.lacks("name=\"ticked\"");
+}
+
+#[tokio::test]
+async fn the_selected_suppressions_are_lifted() {
+    let stage = ApiStage::start().await;
+    let acme = stage.tenant("acme").await;
+    let suppress = async |key: &str, body: serde_json::Value| {
+        text(&stage.post(key, "/v1/suppressions", body).await.expect(201), "/id")
+    };
+    let first = suppress(&acme.key, json!({"address": "one@x.example"})).await;
+    let second = suppress(&acme.key, json!({"address": "two@x.example"})).await;
+    let kept = suppress(&acme.key, json!({"address": "three@x.example"})).await;
+    let of_all = suppress(&stage.platform, json!({"address": "all@x.example"})).await;
+    let visitor = Visitor::sign_in(&stage, &acme.key).await;
+    let list = Visitor::expect(visitor.get("/ui/suppressions?reason=manual").await);
+    let boxed = |id: &str| format!("name=\"ticked\" value=\"{id}\"");
+    for id in [&first, &second, &kept] {
+        list.has(&boxed(id));
+    }
+    let lifted =
+        visitor.submit(&list, "lift", &[("ticked", first.as_str()), ("ticked", second.as_str())]).await;
+    assert_eq!(lifted.location.as_deref(), Some("/ui/suppressions?reason=manual"));
+    let list = visitor.follow(&lifted).await;
+    list.has("Lifted: 2\u{a0}suppressions.");
+    list.has("three@x.example");
+    list.lacks("two@x.example");
+    assert_eq!(operations(&stage).await[..2], ["lift_suppression", "lift_suppression"]);
+    let partly =
+        visitor.submit(&list, "lift", &[("ticked", of_all.as_str()), ("ticked", kept.as_str())]).await;
+    visitor.follow(&partly).await.has("Lifted: 1\u{a0}suppression. Refused: 1.");
+    stage.get(&stage.platform, &format!("/v1/suppressions/{of_all}")).await.expect(200);
+}
+
+#[tokio::test]
 async fn a_template_is_previewed_in_a_frame_without_rights() {
     let stage = ApiStage::start().await;
     let acme = stage.tenant("acme").await;

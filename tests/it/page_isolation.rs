@@ -138,6 +138,16 @@ async fn no_form_changes_an_object_of_another_tenant() {
         }
     }
     assert!(sent > 25, "{sent}");
+    // The selected rows of a list.
+    for (list, action, id) in [
+        ("/ui/messages", "retry", &other.email),
+        ("/ui/messages", "cancel", &other.email),
+        ("/ui/suppressions", "lift", &other.suppression),
+    ] {
+        let fields = [("token", token.as_str()), ("do", action), ("ticked", id)];
+        let answer = browser.post_as_is(list, &fields).await;
+        assert_eq!(answer.status, 404, "{list} {action}: {answer}");
+    }
     assert_eq!(other.look(&stage).await, before);
 }
 

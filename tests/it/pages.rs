@@ -262,9 +262,79 @@ async fn the_page_of_messages_is_a_file_for_spreadsheets_without_formulas() {
     let answer = browser.get("/ui/messages?format=csv").await;
     assert_eq!(answer.header("content-disposition"), Some("attachment; filename=\"messages.csv\""));
     let text = String::from_utf8(answer.body).unwrap();
-    assert!(text.starts_with("time,id,status,from,to,recipients,subject,message_id,size,tags\n"), "{text}");
+    let head = "time,id,status,from,to,recipients,subject,message_id,size,tags,last_reply\n";
+    assert!(text.starts_with(head), "{text}");
     assert!(text.contains("\"'=HYPERLINK(\"\"//evil.example\"\")\""), "{text}");
     assert_eq!(text.lines().count(), 3);
+}
+
+#[tokio::test]
+async fn the_list_of_messages_shows_the_last_reply() {
+    let stage = ApiStage::start().await;
+    let own = stage.tenant("own").await;
+    let id = stage.enqueue(own.id).await;
+    record_attempts(&stage, own.id, id, "451 4.7.1 <later>", "< 451", 2).await;
+    let list = stage.get(&own.key, "/v1/emails").await.expect(200);
+    let one = stage.get(&own.key, &format!("/v1/emails/{id}")).await.expect(200);
+    for email in [&list["data"][0], &one] {
+        assert_eq!(email["last_reply"], "451 4.7.1 <later>", "{email}");
+    }
+    let browser = Browser::signed_in(stage.address, &own.key).await;
+    let page = browser.page("/ui/messages").await;
+    assert!(page.contains("<bdi>451 4.7.1 &lt;later&gt;</bdi>"), "{page}");
+    let file = browser.get("/ui/messages?format=csv").await.body;
+    assert!(String::from_utf8(file).unwrap().ends_with(",451 4.7.1 <later>\n"));
+}
+
+#[tokio::test]
+async fn the_navigation_counts_what_waits_and_what_fails() {
+    let stage = ApiStage::with(|_, domains| domains.verification_grace = std::time::Duration::ZERO).await;
+    let (own, other) = (stage.tenant("own").await, stage.tenant("other").await);
+    for tenant in [own.id, own.id, other.id] {
+        stage.enqueue(tenant).await;
+    }
+    let verify = format!("{}/verify", stage.publish_domain(&own.key, "own.example").await);
+    stage.post(&own.key, &verify, serde_json::json!({})).await.expect(200);
+    stage.dns.text("_pillarbox.own.example", "pillarbox-verify=other");
+    let failing = stage.post(&own.key, &verify, serde_json::json!({})).await.expect(200);
+    assert_eq!(failing["status"], "failing", "{failing}");
+    let webhook = serde_json::json!({"url": "https://own.example/"});
+    let webhook = stage.post(&own.key, "/v1/webhooks", webhook).await.expect(201);
+    let webhook = format!("/v1/webhooks/{}", crate::api_stage::text(&webhook, "/id"));
+    stage.patch(&own.key, &webhook, serde_json::json!({"status": "disabled"})).await.expect(200);
+    // The checks have run, so that no page waits for them.
+    stage.get(&stage.platform, "/v1/doctor").await.expect(200);
+
+    let counts = async |browser: &Browser| {
+        let page = browser.page("/ui/messages").await;
+        let navigation = page.split("<nav class=\"side\"").nth(1).unwrap().split("</nav>").next().unwrap();
+        let links = navigation.split("<a href=\"/ui/").skip(1).map(|rest| rest.split("</a>").next().unwrap());
+        let counted =
+            links.filter_map(|link| Some((link.split('"').next()?, link.split("<span class=\"").nth(1)?)));
+        let counted = counted
+            .map(|(page, count)| format!("{page} {}", count.replace("\">", " ").replace("</span>", "")));
+        counted.collect::<Vec<_>>()
+    };
+    let platform = Browser::signed_in(stage.address, &stage.platform).await;
+    let seen = counts(&platform).await;
+    assert_eq!(
+        seen[..3],
+        ["queue count 3", "domains count is-bad 1 failing", "webhooks count is-warn 1 disabled"]
+    );
+    assert!(seen[3].starts_with("doctor count is-"), "{seen:?}");
+    let of_own = Browser::signed_in(stage.address, &own.key).await;
+    assert_eq!(counts(&of_own).await, seen[1..3]);
+    let of_other = Browser::signed_in(stage.address, &other.key).await;
+    assert_eq!(counts(&of_other).await, [""; 0]);
+
+    // What is kept is read again after a change, and after half a minute.
+    stage.patch(&own.key, &webhook, serde_json::json!({"status": "enabled"})).await.expect(200);
+    assert_eq!(counts(&of_own).await, seen[1..3]);
+    of_own.post("/ui/settings", &[("do", "theme"), ("theme", "dark")]).await;
+    assert_eq!(counts(&of_own).await, seen[1..2]);
+    stage.clock.advance(std::time::Duration::from_secs(31));
+    assert_eq!(counts(&platform).await[..2], ["queue count 3", "domains count is-bad 1 failing"]);
+    assert!(!counts(&platform).await.iter().any(|count| count.starts_with("webhooks")));
 }
 
 #[tokio::test]

@@ -127,6 +127,8 @@ pub struct EmailView {
     environment: Environment,
     /// Combined status of all deliveries: an open status while a delivery is open, then the worst final status.
     status: DeliveryState,
+    /// The `last_reply` of the delivery with this status that changed last; `null` if there is none.
+    last_reply: Option<String>,
     /// Reverse path; `null` is the null reverse path.
     from: Option<Address>,
     /// Recipients. A list shows only the first recipients of a message.
@@ -188,7 +190,7 @@ pub struct DeliveryView {
 
 impl EmailView {
     fn new(summary: MessageSummary) -> Self {
-        let MessageSummary { message, recipients, recipient_count, states } = summary;
+        let MessageSummary { message, recipients, recipient_count, states, last_reply } = summary;
         Self {
             id: message.id,
             object: "email",
@@ -197,6 +199,7 @@ impl EmailView {
             kind: message.kind,
             environment: message.environment,
             status: DeliveryState::combine(&states),
+            last_reply,
             from: message.reverse_path.mailbox().cloned(),
             to: recipients,
             recipient_count,
@@ -278,11 +281,17 @@ async fn list(mut call: RequestContext) -> Result<ApiResponse> {
 async fn get(call: RequestContext) -> Result<ApiResponse> {
     let message = find(&call).await?;
     let deliveries = call.store().deliveries(message.id).await?;
+    let states: Vec<_> = deliveries.iter().map(|delivery| delivery.state).collect();
+    let status = DeliveryState::combine(&states);
+    // The first one, if several changed at the same time.
+    let replied = |delivery: &&Delivery| delivery.state == status && delivery.last_reply.is_some();
+    let last = deliveries.iter().rev().filter(replied).max_by_key(|delivery| delivery.updated_at);
     let view = EmailView::new(MessageSummary {
         message,
         recipients: deliveries.iter().map(|delivery| delivery.recipient.clone()).collect(),
         recipient_count: deliveries.len() as u64,
-        states: deliveries.iter().map(|delivery| delivery.state).collect(),
+        states,
+        last_reply: last.and_then(|delivery| delivery.last_reply.clone()),
     });
     let deliveries = deliveries.into_iter().map(DeliveryView::from).collect();
     ApiResponse::ok(&EmailView { deliveries: Some(deliveries), ..view })

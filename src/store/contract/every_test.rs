@@ -59,6 +59,7 @@ macro_rules! run_on {
                     the_events_of_a_tenant_are_read_on_from_any_position,
                     the_journal_and_the_states_agree,
                     an_event_tells_what_the_reply_was,
+                    a_message_in_a_list_has_the_last_reply_to_a_delivery_of_its_status,
                     of_a_long_story_as_much_is_read_as_was_asked_for,
                     messages_are_found_by_what_people_know_of_them,
                     a_report_is_listed_apart_and_raises_no_event_counts_nowhere_and_suppresses_nobody,

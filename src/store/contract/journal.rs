@@ -148,6 +148,32 @@ pub(super) async fn an_event_tells_what_the_reply_was<H: Harness>() {
     assert_eq!(format!("{attempts:?}"), format!("{:?}", [attempt]));
 }
 
+pub(super) async fn a_message_in_a_list_has_the_last_reply_to_a_delivery_of_its_status<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let tenant = bed.tenant("a").await.id;
+    bed.enqueue(tenant, &["x@one.example", "y@one.example", "z@one.example"]).await;
+    let listed =
+        async || bed.store.list_messages(MessageFilter::default(), page(1)).await.unwrap().items.remove(0);
+    assert_eq!(listed().await.last_reply, None);
+    let mut records = outcomes(&bed.claim(later(0)).await.batches, DeliveryState::Deferred);
+    for (record, (state, reply, seconds)) in records.records.iter_mut().zip([
+        (DeliveryState::Delivered, "250 fine", 3),
+        (DeliveryState::Deferred, "451 later", 2),
+        (DeliveryState::Deferred, "451 earlier", 1),
+    ]) {
+        record.state = state;
+        record.next_attempt_at = record.next_attempt_at.filter(|_| state.is_open());
+        record.reply = reply.to_owned();
+        record.at = later(seconds);
+    }
+    bed.store.record(records).await.unwrap();
+    assert_eq!(listed().await.last_reply.as_deref(), Some("451 later"));
+    let mut records = outcomes(&bed.claim(later(3600)).await.batches, DeliveryState::Delivered);
+    records.records.iter_mut().for_each(|record| record.at = later(3600));
+    bed.store.record(records).await.unwrap();
+    assert_eq!(listed().await.last_reply.as_deref(), Some("250 2.0.0 fine"));
+}
+
 pub(super) async fn of_a_long_story_as_much_is_read_as_was_asked_for<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;

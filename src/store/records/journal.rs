@@ -249,6 +249,8 @@ pub struct MessageSummary {
     pub recipient_count: u64,
     /// The distinct states of the deliveries.
     pub states: Vec<DeliveryState>,
+    /// The last reply to a delivery that has the combined state.
+    pub last_reply: Option<String>,
 }
 
 impl MessageSummary {

@@ -62,6 +62,19 @@ pub(super) fn states(connection: &Connection, message: MessageId) -> Result<Vec<
     Ok(states.collect::<rusqlite::Result<_>>()?)
 }
 
+/// The last reply to a delivery of a message in this state.
+pub(super) fn last_reply(
+    connection: &Connection,
+    message: MessageId,
+    state: DeliveryState,
+) -> Result<Option<String>> {
+    let sql =
+        "SELECT last_reply FROM delivery WHERE message_id = ?1 AND state = ?2 AND last_reply IS NOT NULL
+               ORDER BY updated_us DESC, position LIMIT 1";
+    let mut statement = connection.prepare_cached(sql)?;
+    Ok(statement.query_row(params![message, state], |row| row.get(0)).optional()?)
+}
+
 /// The status of a message.
 pub(super) fn status(connection: &Connection, message: MessageId) -> Result<DeliveryState> {
     let states: Vec<_> = states(connection, message)?.into_iter().map(|(state, _)| state).collect();

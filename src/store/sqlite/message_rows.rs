@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::delivery_rows;
 use super::sql_types::{count, json_if_any, time, time_if_any};
 use crate::mail::MailParameters;
-use crate::model::{MessageId, MessageKind};
+use crate::model::{DeliveryState, MessageId, MessageKind};
 use crate::store::{Annotations, Message, MessageSummary, Metadata, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
@@ -60,11 +60,13 @@ pub(super) fn kind(connection: &Connection, id: MessageId) -> rusqlite::Result<O
 /// A message with the states of its deliveries.
 pub(super) fn summary(connection: &Connection, message: Message) -> Result<MessageSummary> {
     let recipients = delivery_rows::recipients(connection, message.id, MessageSummary::RECIPIENTS_MAX)?;
-    let states = delivery_rows::states(connection, message.id)?;
+    let counted = delivery_rows::states(connection, message.id)?;
+    let states: Vec<_> = counted.iter().map(|(state, _)| *state).collect();
     Ok(MessageSummary {
+        last_reply: delivery_rows::last_reply(connection, message.id, DeliveryState::combine(&states))?,
         message,
         recipients,
-        recipient_count: states.iter().map(|(_, count)| count).sum(),
-        states: states.into_iter().map(|(state, _)| state).collect(),
+        recipient_count: counted.iter().map(|(_, count)| count).sum(),
+        states,
     })
 }

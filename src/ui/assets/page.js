@@ -128,7 +128,7 @@
   document.addEventListener("change", event => {
     const box = event.target;
     if (!box.matches("[data-tick-all]")) return;
-    all("tbody input[type=checkbox]", box.closest("table")).forEach(other => { other.checked = box.checked; });
+    all("tbody input[type=checkbox]", box.closest("section")).forEach(other => { other.checked = box.checked; });
   });
   document.addEventListener("keydown", event => {
     const typing = event.target.matches("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey;

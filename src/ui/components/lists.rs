@@ -91,7 +91,9 @@ fn table_of(columns: &[Column], rows: &[(Option<&str>, &[Markup])]) -> Markup {
                 tr {
                     @for Column(heading, class, _) in columns {
                         th scope="col" class=[class.starts_with("num").then_some("num")] {
-                            @if heading.is_empty() { span.sr { "Actions" } } @else { (heading) }
+                            @if heading.is_empty() { span.sr { "Actions" } }
+                            @else if *class == "tick" { span.sr { (heading) } }
+                            @else { (heading) }
                         }
                     }
                 }

@@ -5,8 +5,9 @@ mod preview;
 
 use maud::{Markup, html};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::messages::acts::Act;
 use super::messages::{self, name_of};
 use crate::mail::Timestamp;
 use crate::model::Scope;
@@ -39,16 +40,6 @@ struct Email {
     expires_at: Timestamp,
     #[serde(flatten)]
     life: timeline::Email,
-}
-
-/// What a change of the deliveries did.
-#[derive(Deserialize)]
-struct Changed {
-    #[serde(default)]
-    retried: Vec<Value>,
-    #[serde(default)]
-    cancelled: Vec<Value>,
-    in_flight: Vec<Value>,
 }
 
 pub async fn show(request: PageRequest) -> Outcome {
@@ -222,21 +213,6 @@ struct Timeline {
 }
 
 pub async fn act(request: PageRequest) -> Outcome {
-    let path = format!("/v1/emails/{}", segment(&request.id));
-    let asked = request.field("do");
-    let verb = match asked {
-        Some("retry") => "retry",
-        Some("cancel") => "cancel",
-        _ => return Err(Problem::no_action()),
-    };
-    let changed: Changed = request.post(&format!("{path}/{verb}"), &json!({})).await?;
-    let deliveries = |number: usize| format::counted(number as u64, "delivery", "deliveries");
-    let mut note = match verb {
-        "retry" => format!("Tried again now: {}.", deliveries(changed.retried.len())),
-        _ => format!("Cancelled: {}.", deliveries(changed.cancelled.len())),
-    };
-    if !changed.in_flight.is_empty() {
-        note.push_str(&format!(" An attempt is in progress for {}.", deliveries(changed.in_flight.len())));
-    }
+    let note = Act::of(&request)?.one(&request).await?;
     View::redirect(page_of(&request), note)
 }

@@ -1,5 +1,6 @@
 //! The list of messages: every filter of the API in the address, live, and as CSV.
 
+pub mod acts;
 mod filters;
 
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use serde::Deserialize;
 
 use self::filters::Search;
 use crate::mail::Timestamp;
-use crate::model::{Environment, Scope};
+use crate::model::{DeliveryState, Environment, Scope};
+use crate::ui::bulk;
 use crate::ui::components::{self, Column, foreign, plain};
 use crate::ui::format;
 use crate::ui::request::{Listed, PageRequest, Tenants, segment};
@@ -32,7 +34,8 @@ const SESSION_CHECK: Duration = Duration::from_secs(60);
 struct Email {
     id: String,
     tenant_id: String,
-    status: String,
+    status: DeliveryState,
+    last_reply: Option<String>,
     from: Option<String>,
     header_from: Option<String>,
     to: Vec<String>,
@@ -130,15 +133,29 @@ fn first_message(request: &PageRequest) -> Markup {
 
 fn table(request: &PageRequest, emails: &[Email], tenants: &Tenants) -> Markup {
     let last = if request.is_platform() { "Tenant, tags" } else { "Tags" };
-    let columns = [
+    let mut columns = vec![
         Column("Time", "time", None),
         Column("Status", "fit state", None),
         Column("From, to", "grow", None),
-        Column("Subject", "grow lead", None),
+        Column("Subject, last reply", "grow lead", None),
         Column(last, "", None),
     ];
-    let rows: Vec<_> = emails.iter().map(|email| (email.id.as_str(), row(request, email, tenants))).collect();
-    components::table_with_ids(&columns, &rows)
+    let mut rows: Vec<_> =
+        emails.iter().map(|email| (email.id.as_str(), row(request, email, tenants))).collect();
+    // Only what waits can be tried again or cancelled.
+    let is_open = |email: &Email| email.status.is_open() && request.may(Scope::EmailsSend);
+    let has_boxes = emails.iter().any(is_open);
+    if has_boxes {
+        columns.insert(0, Column("Selected", "tick", None));
+        for ((_, cells), email) in rows.iter_mut().zip(emails) {
+            let name = name_of(email.subject.as_deref());
+            cells.insert(0, html! { @if is_open(email) { (bulk::tick(&email.id, &name)) } });
+        }
+    }
+    html! {
+        @if has_boxes { (bulk::bar(request, &acts::buttons())) }
+        (components::table_with_ids(&columns, &rows))
+    }
 }
 
 fn row(request: &PageRequest, email: &Email, tenants: &Tenants) -> Vec<Markup> {
@@ -146,14 +163,18 @@ fn row(request: &PageRequest, email: &Email, tenants: &Tenants) -> Vec<Markup> {
     let to = cut(email.to.first().map_or("", String::as_str));
     let more = email.recipient_count.saturating_sub(1);
     let subject = name_of(email.subject.as_deref());
+    let reply = email.last_reply.as_deref().map(cut);
     vec![
         format::moment(email.created_at, request.now),
-        components::status(&email.status),
+        components::status(email.status.as_str()),
         html! {
             span title=(plain(&from)) { (foreign(&from)) }
             span.sub title=(plain(&to)) { "to " (foreign(&to)) @if more > 0 { span.soft { " +" (more) } } }
         },
-        html! { a href=(request.href(&format!("{PAGE}/{}", segment(&email.id)))) { (foreign(&subject)) } },
+        html! {
+            a href=(request.href(&format!("{PAGE}/{}", segment(&email.id)))) { (foreign(&subject)) }
+            @if let Some(reply) = reply { span.sub.mono title=(plain(&reply)) { (foreign(&reply)) } }
+        },
         html! {
             @if request.is_platform() { (components::slug(tenants.slug(&email.tenant_id))) }
             @if !email.tags.is_empty() { (tags(request, &email.tags)) }
@@ -179,12 +200,24 @@ fn csv(emails: &[Email]) -> View {
         _ => text.to_owned(),
     };
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let head = ["time", "id", "status", "from", "to", "recipients", "subject", "message_id", "size", "tags"];
+    let head = [
+        "time",
+        "id",
+        "status",
+        "from",
+        "to",
+        "recipients",
+        "subject",
+        "message_id",
+        "size",
+        "tags",
+        "last_reply",
+    ];
     let rows = emails.iter().map(|email| {
         [
             email.created_at.to_string(),
             email.id.clone(),
-            email.status.clone(),
+            email.status.to_string(),
             cell(email.from.as_deref().unwrap_or_default()),
             cell(&email.to.join(" ")),
             email.recipient_count.to_string(),
@@ -192,6 +225,7 @@ fn csv(emails: &[Email]) -> View {
             cell(email.message_id.as_deref().unwrap_or_default()),
             email.size.to_string(),
             cell(&email.tags.join(" ")),
+            cell(email.last_reply.as_deref().unwrap_or_default()),
         ]
     });
     // Writing to memory does not fail.

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::mail::Timestamp;
 use crate::model::{Environment, Scope, SuppressionReason};
+use crate::ui::bulk::{self, Answers};
 use crate::ui::components::{self, Chips, Column, Filters, Question, copied, foreign, visible};
 use crate::ui::form::{Field, Form};
 use crate::ui::format;
@@ -33,6 +34,11 @@ struct Suppression {
 }
 
 impl Suppression {
+    /// Only the platform lifts what holds for all tenants.
+    fn may_be_lifted(&self, request: &PageRequest) -> bool {
+        request.may(Scope::SuppressionsManage) && (request.is_platform() || self.tenant_id.is_some())
+    }
+
     fn stops(&self) -> Markup {
         html! {
             @match self.list.as_deref() {
@@ -140,6 +146,10 @@ fn table(request: &PageRequest, suppressions: &[Suppression], tenants: &TenantNa
     if request.is_platform() {
         columns.insert(1, Column("Mail of", "", Some("Mail of")));
     }
+    let has_boxes = suppressions.iter().any(|suppression| suppression.may_be_lifted(request));
+    if has_boxes {
+        columns.insert(0, Column("Selected", "tick", None));
+    }
     let row = |suppression: &Suppression| {
         let mut cells = vec![
             html! { a href=(request.href(&format!("{PATH}/{}", segment(&suppression.id)))) { (foreign(&suppression.address)) } },
@@ -157,9 +167,16 @@ fn table(request: &PageRequest, suppressions: &[Suppression], tenants: &TenantNa
                 owner.map_or_else(|| html! { span.soft { "all" } }, |id| tenants.link(request, Some(id))),
             );
         }
+        if has_boxes {
+            let tick = html! { @if suppression.may_be_lifted(request) { (bulk::tick(&suppression.id, &suppression.address)) } };
+            cells.insert(0, tick);
+        }
         cells
     };
-    components::table(&columns, &suppressions.iter().map(row).collect::<Vec<_>>())
+    html! {
+        @if has_boxes { (bulk::bar(request, &lift_selected_button())) }
+        (components::table(&columns, &suppressions.iter().map(row).collect::<Vec<_>>()))
+    }
 }
 
 /// The report and the message that caused it.
@@ -175,9 +192,7 @@ fn sources(request: &PageRequest, suppression: &Suppression) -> Markup {
 }
 
 fn lift_button(request: &PageRequest, suppression: &Suppression, is_small: bool) -> Markup {
-    // Only the platform lifts what holds for all tenants.
-    if !request.may(Scope::SuppressionsManage) || (!request.is_platform() && suppression.tenant_id.is_none())
-    {
+    if !suppression.may_be_lifted(request) {
         return Markup::default();
     }
     let question = Question {
@@ -190,7 +205,36 @@ fn lift_button(request: &PageRequest, suppression: &Suppression, is_small: bool)
     components::confirm(request, &question, &lift)
 }
 
-pub async fn create(request: PageRequest) -> Outcome {
+fn lift_selected_button() -> Markup {
+    html! {
+        details.confirm {
+            summary.button.small { "Lift…" }
+            div.stack {
+                p { "Mail to the selected addresses is accepted again. If a mailbox does not exist, the receiver counts it against you." }
+                button.button.danger.sure name="do" value="lift" { "Lift the selected" }
+            }
+        }
+    }
+}
+
+pub async fn change(request: PageRequest) -> Outcome {
+    match request.field("do") {
+        Some("create") => create(&request).await,
+        Some("lift") => lift_selected(&request).await,
+        _ => Err(Problem::no_action()),
+    }
+}
+
+async fn lift_selected(request: &PageRequest) -> Outcome {
+    let (mut answers, mut lifted) = (Answers::default(), 0);
+    for id in bulk::ticked(request)? {
+        let path = format!("/v1/suppressions/{}", segment(id));
+        lifted += answers.add(request.delete::<Value>(&path).await).map_or(0, |_| 1);
+    }
+    answers.finish(request, format!("Lifted: {}.", format::counted(lifted, "suppression", "suppressions")))
+}
+
+async fn create(request: &PageRequest) -> Outcome {
     let mut body = json!({ "address": request.field("address").unwrap_or_default() });
     for name in ["tenant_id", "list", "evidence"] {
         if let Some(value) = request.field(name) {
@@ -199,7 +243,7 @@ pub async fn create(request: PageRequest) -> Outcome {
     }
     match request.post::<Suppression>("/v1/suppressions", &body).await {
         Ok(made) => View::redirect(PATH, format!("Suppressed: {}.", made.address)),
-        Err(problem) if problem.is_of_form() => list_page(&request, Some(&problem)).await,
+        Err(problem) if problem.is_of_form() => list_page(request, Some(&problem)).await,
         Err(problem) => Err(problem),
     }
 }

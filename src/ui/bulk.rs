@@ -1,0 +1,75 @@
+//! One change of several objects of a list: those whose boxes are ticked. The API decides about each.
+
+use maud::{Markup, html};
+
+use super::components::{self, visible};
+use super::request::PageRequest;
+use super::view::{Outcome, Problem, View};
+
+/// The id of the form. A box names it, because its row may have forms of its own.
+const FORM: &str = "bulk";
+/// The name of the boxes.
+const FIELD: &str = "ticked";
+
+/// The box of a row; `name` is read to people who do not see the row.
+pub fn tick(id: &str, name: &str) -> Markup {
+    html! { label.check { input type="checkbox" form=(FORM) name=(FIELD) value=(id); span.sr { "Select " (visible(name)) } } }
+}
+
+/// The form above the rows. It comes back to the same part of the list.
+pub fn bar(request: &PageRequest, acts: &Markup) -> Markup {
+    html! {
+        form.bulk id=(FORM) method="post" action=(request.href(&request.address)) {
+            (request.token())
+            label.check.js-only { input type="checkbox" data-tick-all; "All" }
+            span.soft { "With the selected:" }
+            (acts)
+        }
+    }
+}
+
+/// The ids of the ticked rows.
+pub fn ticked(request: &PageRequest) -> Result<Vec<&str>, Problem> {
+    let ticked = request.ticked(FIELD);
+    if ticked.is_empty() {
+        let (message, hint) = ("nothing is selected", "tick rows of the list, then do it again");
+        return Err(Problem::new(hyper::StatusCode::UNPROCESSABLE_ENTITY, "invalid", message, hint));
+    }
+    Ok(ticked)
+}
+
+/// What the API answered to the changes.
+#[derive(Default)]
+pub struct Answers {
+    done: usize,
+    refused: Vec<Problem>,
+}
+
+impl Answers {
+    /// Counts an answer, and returns what was done.
+    pub fn add<T>(&mut self, answer: Result<T, Problem>) -> Option<T> {
+        match answer {
+            Ok(done) => {
+                self.done += 1;
+                Some(done)
+            }
+            Err(problem) => {
+                self.refused.push(problem);
+                None
+            }
+        }
+    }
+
+    /// Back to the list, with what was done and why some of it was not. If nothing was done, the first reason is the answer.
+    pub fn finish(self, request: &PageRequest, text: String) -> Outcome {
+        let note = match self.refused.first() {
+            None => text,
+            Some(problem) if self.done == 0 => return Err(problem.clone()),
+            Some(problem) => {
+                let reason = components::sentence(&problem.message);
+                format!("{text} Refused: {}. {reason}", self.refused.len())
+            }
+        };
+        View::redirect(request.address.clone(), note)
+    }
+}
