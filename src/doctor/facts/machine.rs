@@ -75,15 +75,14 @@ fn space_of(directory: &Path) -> io::Result<(u64, u64)> {
     Ok((found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize)))
 }
 
-/// p50 and p99 of the times of synced writes to a file, which is removed first, so that nothing leaves it behind.
+/// p50 and p99 of the times of synced writes to a file, which is removed before the writes, so that nothing leaves it
+/// behind. Root may do this in a directory of another user, so no link there is followed.
 fn time_writes(directory: &Path) -> io::Result<(Duration, Duration)> {
     let path = directory.join(format!("doctor-{}.tmp", std::process::id()));
-    let mut file: File = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
-    match std::fs::remove_file(&path) {
-        // Another run of this process has removed it.
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    // A run that was killed may have left its file.
+    remove(&path)?;
+    let mut file: File = OpenOptions::new().write(true).create_new(true).open(&path)?;
+    remove(&path)?;
     let mut times = Vec::with_capacity(WRITES);
     for _ in 0..WRITES {
         let start = Instant::now();
@@ -93,6 +92,13 @@ fn time_writes(directory: &Path) -> io::Result<(Duration, Duration)> {
     }
     times.sort();
     Ok((times[WRITES / 2], times[WRITES - 1]))
+}
+
+fn remove(file: &Path) -> io::Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The name of the kind of file system, as far as it decides something; `local` for those of disks.
@@ -169,10 +175,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (p50, p99) = time_writes(dir.path()).unwrap();
         assert!(p50 <= p99);
-        // A run that was killed may have left its file.
-        std::fs::write(dir.path().join(format!("doctor-{}.tmp", std::process::id())), "left").unwrap();
+        // A run that was killed may have left its file, and somebody else a link.
+        let path = dir.path().join(format!("doctor-{}.tmp", std::process::id()));
+        std::fs::write(&path, "left").unwrap();
         time_writes(dir.path()).unwrap();
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let target = dir.path().join("target");
+        std::fs::write(&target, "kept").unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        time_writes(dir.path()).unwrap();
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "kept");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(time_writes(&dir.path().join("absent")).is_err());
     }
 
