@@ -1,5 +1,6 @@
 //! Whether receivers find a message authentic: checked against the DNS as it is now.
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::dkim::{publish, setting};
@@ -143,4 +144,15 @@ async fn the_authentication_of_a_message_is_for_its_tenant_only() {
     let ask = async |secret: &str| request(server.control.address, "GET", &path, Some(secret), None).await;
     ask(&other.secret).await.expect_error(404, "not_found");
     assert_eq!(ask(&account.secret).await.expect(200)["dkim"], check(&server, &id).await["dkim"]);
+}
+
+#[tokio::test]
+async fn eight_checks_of_one_tenant_at_once_all_end() {
+    let (dns, mx, server, account) = setting().await;
+    let (id, _) = delivered(&dns, &mx, &server, &account).await;
+    let path = format!("/v1/emails/{id}/authentication");
+    let ask = || request(server.control.address, "GET", &path, Some(&account.secret), None);
+    for answer in join_all((0..8).map(|_| ask())).await {
+        assert_eq!(answer.expect(200)["dmarc"]["result"], "pass");
+    }
 }

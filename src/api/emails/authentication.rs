@@ -39,7 +39,6 @@ pub struct AuthenticationView {
 /// `GET /v1/emails/{id}/authentication`
 pub async fn check(call: RequestContext) -> Result<ApiResponse> {
     let message = super::find(&call).await?;
-    let _permit = call.api.lookups.acquire(call.scope()).await.map_err(ApiError::internal)?;
     let octets = raw::find_content(&call, &message).await?.octets();
     if octets > parts::MESSAGE_OCTETS_MAX {
         return Err(parts::too_large());
