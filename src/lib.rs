@@ -4,6 +4,7 @@
 pub mod accept_loop;
 pub mod api;
 pub mod app;
+pub mod archive;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -1,10 +1,11 @@
 //! Metrics in the Prometheus text format, on a separate listener without authentication. Values are collected from
 //! other modules at each scrape. No label contains a tenant, domain or address, so the number of series is bounded.
-//! Imports `mail`, `store`, `submission`, `limits`, `queue`, `returns`, `accept_loop`, `histogram`, `doctor` and `tls`.
+//! Imports `mail`, `store`, `archive`, `submission`, `limits`, `queue`, `returns`, `accept_loop`, `histogram`, `doctor` and `tls`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::fmt::{self, Display};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept_loop;
+use crate::archive::LastBackup;
 use crate::doctor::Doctor;
 use crate::histogram::HistogramReading;
 use crate::limits::auth_limiter::AuthLimiter;
@@ -70,6 +72,8 @@ pub struct Metrics {
     pub certificate: Arc<Certificate>,
     /// What is wrong with the server.
     pub doctor: Arc<Doctor>,
+    /// The data directory, where the last backup is noted.
+    pub data_dir: PathBuf,
 }
 
 /// The values read from the store for one scrape.
@@ -78,6 +82,8 @@ struct Snapshot {
     queue: QueueOverview,
     pauses: u64,
     webhook_backlog: u64,
+    /// `None` if there was none, or if the note cannot be read.
+    last_backup: Option<LastBackup>,
 }
 
 type Label = (&'static str, String);
@@ -157,7 +163,10 @@ impl Metrics {
         let queue = self.queue.overview(request, now).await?;
         let pauses = self.store.pauses(now).await?.len() as u64;
         let webhook_backlog = self.store.webhook_backlog().await?;
-        Ok(Snapshot { counts: self.store.counts(), queue, pauses, webhook_backlog })
+        let data_dir = self.data_dir.clone();
+        let read = tokio::task::spawn_blocking(move || LastBackup::read(&data_dir)).await;
+        let last_backup = read.ok().and_then(Result::ok).flatten();
+        Ok(Snapshot { counts: self.store.counts(), queue, pauses, webhook_backlog, last_backup })
     }
 
     fn render(&self, snapshot: &Snapshot) -> String {
@@ -181,6 +190,10 @@ impl Metrics {
                 "Time until the certificate of the listeners expires",
                 left_s,
             );
+        }
+        if let Some(last) = &snapshot.last_backup {
+            let age_s = last.age(self.queue.clock().now()).as_secs();
+            gauge(pillarbox, "backup_age_seconds", "Time since the last backup", age_s);
         }
         if let Some(octets) = resident_memory_octets() {
             gauge(&mut registry, "process_resident_memory_bytes", "Memory in use", to_gauge(octets));

@@ -51,7 +51,8 @@ const PAGES: &[Page] = pages! {
     "delivery": "Delivery", "TLS, routes and smart hosts, limits of receiving sites, retries";
     "config": "Configuration", "every option with its default";
     "cli": "The command line", "commands, exit status, examples";
-    "operations": "Operations", "installation, certificates, the queue, backup, stop and restart";
+    "operations": "Operations", "installation, certificates, the queue, stop and restart";
+    "backup": "Backup and restore", "backups beside the server, checks, restored deliveries";
     "proxy": "Proxies", "load balancers for SMTP, reverse proxies for the API";
     "metrics": "Metrics", "metrics for Prometheus";
     "performance": "Performance", "measurements";

@@ -6,6 +6,7 @@
 //! the handler. `error` and `response` build the response.
 
 mod audit;
+mod backup;
 mod bans;
 mod body;
 mod content;
@@ -50,6 +51,7 @@ mod tokens;
 mod usage;
 mod webhooks;
 
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -120,6 +122,7 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         audit::resource(),
         doctor::resource(),
         destinations::resource(),
+        backup::resource(),
         health::resource(),
     ]
 });
@@ -185,6 +188,8 @@ pub struct ApiDependencies {
     pub doctor: Arc<Doctor>,
     /// `[ui]` of the configuration.
     pub ui: config::Ui,
+    /// The data directory, where the last backup is noted.
+    pub data_dir: PathBuf,
 }
 
 /// The control plane.
@@ -223,6 +228,7 @@ pub struct Api {
     session_max: SignedDuration,
     has_pages: bool,
     links: SessionLinks,
+    data_dir: PathBuf,
 }
 
 impl Api {
@@ -272,6 +278,7 @@ impl Api {
             session_max: SignedDuration::try_from(parts.ui.session_max).unwrap_or(SignedDuration::MAX),
             has_pages: parts.ui.enabled,
             links: SessionLinks::default(),
+            data_dir: parts.data_dir,
         }
     }
 

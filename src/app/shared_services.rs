@@ -169,6 +169,7 @@ impl<'a> SharedServices<'a> {
             tls: config.api.tls.then(|| self.certificate.shared()),
             doctor: self.doctor.clone(),
             ui: config.ui.clone(),
+            data_dir: config.data_dir.clone(),
         }))
     }
 
@@ -220,6 +221,7 @@ impl<'a> SharedServices<'a> {
             public: web.connections(),
             certificate: self.certificate.clone(),
             doctor: self.doctor.clone(),
+            data_dir: self.config.data_dir.clone(),
         })
     }
 

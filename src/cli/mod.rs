@@ -2,6 +2,7 @@
 
 mod api_client;
 mod audit;
+mod backup;
 mod ban;
 mod check_config;
 mod colour;
@@ -106,6 +107,10 @@ enum Command {
     Audit(audit::Arguments),
     /// Prints events as they happen, until Ctrl-C
     Tail(tail::Arguments),
+    /// Makes, checks and restores backups of the data directory
+    ///
+    /// Works on the machine of the server, beside it, and needs no key.
+    Backup(backup::Arguments),
     /// Lists and lifts bans from SMTP logins
     Ban(ban::Arguments),
     /// Prints a link that opens the pages signed in, and opens the browser
@@ -122,10 +127,11 @@ struct ConfigFile {
     config: PathBuf,
 }
 
-/// Runs the command. The exit status of the doctor tells what it found.
+/// Runs the command. The exit status of the doctor and of a check of a backup tells what it found.
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let done = match arguments.command {
         Command::Doctor(arguments) => return doctor::run(&arguments),
+        Command::Backup(arguments) => return backup::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
         Command::Tenant(arguments) => tenant::run(arguments),

@@ -71,8 +71,11 @@ enum Command {
         #[command(flatten)]
         filter: FilterArguments,
         /// Ends the pause of all mail; pauses of tenants and destinations stay
-        #[arg(long, conflicts_with_all = ["tenant", "destination"])]
+        #[arg(long, conflicts_with_all = ["tenant", "destination", "restored"])]
         all: bool,
+        /// Releases what waits because the server was restored from a backup; it may be delivered a second time
+        #[arg(long)]
+        restored: bool,
     },
     /// Retries deferred mail now
     Flush {
@@ -89,7 +92,8 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
             filter.require_part(all, "name the mail to pause: --tenant, --destination or both, or --all")?;
             pause(&client, &filter, reason, duration).await
         }
-        Command::Resume { filter, all } => {
+        Command::Resume { filter, restored: true, .. } => release(&client, &filter).await,
+        Command::Resume { filter, all, restored: false } => {
             filter.require_part(
                 all,
                 "name the pause as for `queue pause`: --tenant, --destination or both, or --all",
@@ -163,6 +167,16 @@ async fn resume(client: &ApiClient, filter: &FilterArguments) -> anyhow::Result<
     })
 }
 
+async fn release(client: &ApiClient, filter: &FilterArguments) -> anyhow::Result<()> {
+    let mut body = filter.body(client).await?;
+    body.insert("restored".to_owned(), json!(true));
+    let released = client.post("/v1/queue/resume", &body.into()).await?;
+    client.print(&released, |released| {
+        let count = released["released"].as_u64().unwrap_or(0);
+        counted(count, "restored delivery is released\n", "restored deliveries are released\n")
+    })
+}
+
 async fn flush(client: &ApiClient, filter: &FilterArguments) -> anyhow::Result<()> {
     let flushed = client.post("/v1/queue/flush", &filter.body(client).await?.into()).await?;
     client.print(&flushed, |flushed| {
@@ -189,6 +203,12 @@ fn queue_text(queue: &Value, now: Timestamp) -> String {
         ]);
     }
     let mut shown = String::new();
+    if let Some(taken_at) = time(&queue["restoration"]["taken_at"]) {
+        shown += &format!(
+            "restored from the backup of {}: what was open then waits until `pillarbox queue resume --restored`\n",
+            utc(taken_at)
+        );
+    }
     for pause in list("pauses") {
         shown += &pause_text(&pause, now);
     }

@@ -74,6 +74,7 @@ checks! {
         "domain.failing": "Verified domains keep their records.", "Their mail is refused after the grace period.";
         "smart_host.refused": "Smart hosts accept their logins.", "Mail through them waits.";
         "store.quick_check": "The database is whole.", "Mail and settings are lost.";
+        "backup.age": "There is a backup that is not older than doctor.backup_age_max.", "What was accepted since is lost with the disk.";
     }
     Domain {
         "domain.ownership": "The domain has the record that shows who owns it.", "The domain stays or becomes unverified.";

@@ -83,6 +83,8 @@ enumerations! {
         LoginBanned = "login.banned",
         /// A check of the doctor has another status than before.
         DoctorChanged = "doctor.changed",
+        /// The database was restored from a backup.
+        StoreRestored = "store.restored",
         /// A webhook was disabled.
         WebhookDisabled = "webhook.disabled",
         /// A test event of a webhook; not in the journal and not subscribable.

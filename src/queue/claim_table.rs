@@ -195,7 +195,7 @@ impl ClaimTable {
     /// Records that a tenant may have due rows from `at` on. True if that is earlier than all known times.
     pub(super) fn advance(&mut self, tenant: TenantId, at: i64) -> bool {
         let begin = self.pauses.earliest_of(tenant);
-        begin.is_some_and(|begin| at != OPEN_ENDED_PAUSE_US && self.due.advance(tenant, at.max(begin)))
+        begin.is_some_and(|begin| at < OPEN_ENDED_PAUSE_US && self.due.advance(tenant, at.max(begin)))
     }
 
     fn is_taken(&self, id: DeliveryId) -> bool {

@@ -39,7 +39,11 @@ pub use records::*;
 pub use requester::Requester;
 use requester::is_in_scope;
 pub use response_recorder::{IdempotentRequest, ResponseRecorder};
-pub use sqlite::{Bounds, SqliteOptions, SqliteStore, check_master_key, quick_check};
+pub use sqlite::{
+    BackupError, Bounds, CopiedDatabase, CopyPace, DatabaseReport, NewLife, PreparedDatabase, SqliteOptions,
+    SqliteStore, body_path, check_database, check_master_key, copy_database, hold_bodies, lock_data_dir,
+    master_key_fingerprint, prepare_restored, quick_check,
+};
 pub use traits::{
     Audit, Directory, Inboxes, Journal, Ledger, Outbox, Queue, Reports, Spool, StsPolicies, TlsResults,
 };

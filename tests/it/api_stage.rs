@@ -145,6 +145,7 @@ impl ApiStage {
             tls,
             doctor: Arc::new(doctor),
             ui: config::Ui::default(),
+            data_dir: data_dir.path().to_owned(),
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -229,7 +229,7 @@ const FOREIGN_NAMES: &[&str] = &[
     "acme.com",
 ];
 /// Our files that the repository does not have.
-const OWN_FILES: &[&str] = &["master.key"];
+const OWN_FILES: &[&str] = &["master.key", "manifest.json", "pillarbox.db"];
 /// Fields of the data of events, which the OpenAPI document does not list.
 const EVENT_FIELDS: &[&str] = &["reported_recipient"];
 /// Values that templates may use.

@@ -3,7 +3,7 @@
 use pillarbox::config;
 use pillarbox::mail::DomainName;
 use pillarbox::model::{Environment, Scope};
-use pillarbox::store::Directory;
+use pillarbox::store::{Directory, RESTORED_US};
 use pillarbox::ui::snippets::{self, Account};
 use pillarbox::verification::{CheckReason, VerificationSettings, Verifier, ZoneServers};
 use serde_json::json;
@@ -61,6 +61,27 @@ async fn a_site_is_paused_and_resumed_from_its_group_after_a_confirmation_that_c
     let flushed = visitor.submit(&asked, "flush", &[]).await;
     visitor.follow(&flushed).await.has("Flushed remote.example of acme");
     assert_eq!(operations(&stage).await[0], "flush_queue");
+}
+
+#[tokio::test]
+async fn deliveries_of_a_restored_backup_are_released_from_the_queue() {
+    let stage = ApiStage::start().await;
+    let acme = stage.tenant("acme").await;
+    stage.enqueue(acme.id).await;
+    let restored = format!(
+        "UPDATE delivery SET next_attempt_us = {RESTORED_US};
+         INSERT INTO restoration (id, taken_us, restored_us, deliveries) VALUES (1, 1, 2, 1);"
+    );
+    stage.database().execute_batch(&restored).unwrap();
+    let visitor = Visitor::sign_in(&stage, &stage.platform).await;
+    let queue = visitor.get("/ui/queue").await;
+    queue.has("Restored from a backup");
+    queue.has("restored from the backup of 1970-01-01");
+    let released = visitor.submit(&queue, "release", &[]).await;
+    let queue = visitor.follow(&released).await;
+    queue.has("Released 1 delivery.");
+    queue.lacks("Restored from a backup");
+    assert_eq!(operations(&stage).await[0], "resume_queue");
 }
 
 #[tokio::test]

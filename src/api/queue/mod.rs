@@ -13,7 +13,8 @@ use crate::mail::{Host, Timestamp};
 use crate::model::{QueueFilter, RefusalCode, TenantId, TenantStatus, WaitReason};
 use crate::queue::wait_reasons::WaitRecord;
 use crate::store::{
-    Directory, GroupPlace, Pause, Queue, QueueCounts, QueueGroup, QueueOverview, QueueRequest, Tenant,
+    Directory, GroupPlace, Pause, Queue, QueueCounts, QueueGroup, QueueOverview, QueueRequest, ReleaseMode,
+    Restoration, Tenant,
 };
 
 use super::json::Checks;
@@ -46,8 +47,8 @@ pub fn resource() -> Resource {
                 .conceals(&["reason"])
                 .returns::<PauseView>("The pause."),
             Operation::post("/v1/queue/resume", "resume_queue", resume)
-                .describe("Resume delivery", "Ends the pause with exactly this tenant and destination; without fields, the pause of all mail. Other pauses stay.")
-                .may_take::<QueuePart>()
+                .describe("Resume delivery", "Ends the pause with exactly this tenant and destination; without fields, the pause of all mail. Other pauses stay. With `restored`, releases deliveries of a restored backup instead.")
+                .may_take::<ResumeRequest>()
                 .may_run_again()
                 .returns::<ResumeView>("The pause that ended."),
             Operation::post("/v1/queue/flush", "flush_queue", flush)
@@ -67,6 +68,21 @@ pub struct QueuePart {
     tenant_id: Option<TenantId>,
     /// Only mail for this domain, or for this address literal.
     destination: Option<String>,
+}
+
+/// Selects a pause, or deliveries of a restored backup.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "QueueResumption")]
+pub struct ResumeRequest {
+    /// Only this tenant's mail.
+    tenant_id: Option<TenantId>,
+    /// Only mail for this domain, or for this address literal.
+    destination: Option<String>,
+    /// Whether to release deliveries that wait because the server was restored from a backup. They may have been sent since the
+    /// backup, so recipients may get them a second time.
+    #[serde(default)]
+    restored: bool,
 }
 
 /// A pause to create. Without a tenant and a destination, it pauses all mail.
@@ -98,6 +114,8 @@ pub struct QueueView {
     totals: CountsView,
     /// Current pauses.
     pauses: Vec<PauseView>,
+    /// The backup that the server was restored from, while its deliveries wait.
+    restoration: Option<RestorationView>,
     /// Number of groups. A group is the mail of one tenant for one destination.
     group_count: u64,
     /// Whether groups are omitted because there are too many. The totals include all deliveries.
@@ -120,7 +138,7 @@ pub struct CountsView {
     in_flight: u64,
     /// Due, and waiting for an attempt.
     due: u64,
-    /// Waiting for the end of a pause, or of the suspension of its tenant.
+    /// Waiting for the end of a pause or of the suspension of its tenant, or for the release after a restore.
     paused: u64,
     /// Due later: waiting for a retry, or scheduled. `reasons` shows which.
     deferred: u64,
@@ -143,6 +161,18 @@ pub struct PauseView {
     since: Timestamp,
     /// Automatic end; `null` if the pause lasts until resumed.
     until: Option<Timestamp>,
+}
+
+/// A restored backup whose deliveries wait.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Restoration")]
+pub struct RestorationView {
+    /// The time of its contents: mail that was accepted later is not in the database.
+    taken_at: Timestamp,
+    /// When it was restored.
+    restored_at: Timestamp,
+    /// Deliveries that were open at its time.
+    deliveries: u64,
 }
 
 /// A tenant's mail for one destination.
@@ -197,6 +227,8 @@ pub struct ResumeView {
     destination: Option<String>,
     /// Always true.
     resumed: bool,
+    /// Deliveries of a restored backup that were released; `null` without `restored`.
+    released: Option<u64>,
 }
 
 /// Result of a flush.
@@ -234,6 +266,13 @@ impl From<Pause> for PauseView {
     }
 }
 
+impl From<Restoration> for RestorationView {
+    fn from(restored: Restoration) -> Self {
+        let Restoration { taken_at, restored_at, deliveries } = restored;
+        Self { taken_at, restored_at, deliveries }
+    }
+}
+
 /// A cursor: the place of a group in the list, by number of open deliveries, tenant and destination.
 struct Cursor(GroupPlace);
 
@@ -260,6 +299,7 @@ impl FromStr for Cursor {
 struct WaitContext {
     tenants: HashMap<TenantId, Tenant>,
     pauses: Vec<Pause>,
+    restoration: Option<Restoration>,
     records: Vec<(QueueFilter, WaitRecord)>,
 }
 
@@ -274,7 +314,8 @@ impl WaitContext {
             }
         }
         let pauses = call.store().pauses(call.now).await?;
-        Ok(Self { tenants, pauses, records: call.api.queue.snapshot(call.now).reasons })
+        let restoration = call.store().restoration().await?;
+        Ok(Self { tenants, pauses, restoration, records: call.api.queue.snapshot(call.now).reasons })
     }
 
     /// The reasons why a group waits, the most restrictive first.
@@ -288,6 +329,11 @@ impl WaitContext {
         }
         for pause in self.pauses.iter().filter(|pause| covers(&pause.part)) {
             waits.push(WaitView::of(WaitReason::Paused).until(pause.until).detail(pause.reason.clone()));
+        }
+        if let Some(restored) = self.restoration.filter(|_| group.counts.paused > 0) {
+            let detail =
+                format!("restored from the backup of {}", restored.taken_at.strftime("%Y-%m-%d %H:%M UTC"));
+            waits.push(WaitView::of(WaitReason::Paused).detail(Some(detail)));
         }
         for (_, record) in self.records.iter().filter(|(part, _)| covers(part)) {
             let detail = Some(record.detail.clone());
@@ -387,6 +433,7 @@ fn view(overview: QueueOverview, context: WaitContext) -> QueueView {
         has_more: overview.has_more,
         next_cursor: last.map(|place| Cursor(place).to_string()),
         pauses: context.pauses.into_iter().map(PauseView::from).collect(),
+        restoration: context.restoration.map(RestorationView::from),
     }
 }
 
@@ -396,11 +443,15 @@ fn read_destination(text: Option<&str>, checks: &mut Checks) -> Option<Host> {
 
 /// The part of the queue that the body selects.
 async fn read_part(call: &RequestContext) -> Result<QueueFilter> {
-    let body: QueuePart = if call.body.is_empty() { QueuePart::default() } else { call.json()? };
+    let body = if call.body.is_empty() { QueuePart::default() } else { call.json()? };
+    check_part(call, body).await
+}
+
+async fn check_part(call: &RequestContext, part: QueuePart) -> Result<QueueFilter> {
     let mut checks = Checks::default();
-    let destination = read_destination(body.destination.as_deref(), &mut checks);
+    let destination = read_destination(part.destination.as_deref(), &mut checks);
     checks.finish()?;
-    Ok(QueueFilter { tenant_id: call.owner(body.tenant_id).await?, destination })
+    Ok(QueueFilter { tenant_id: call.owner(part.tenant_id).await?, destination })
 }
 
 async fn pause(call: RequestContext) -> Result<ApiResponse> {
@@ -418,22 +469,46 @@ async fn pause(call: RequestContext) -> Result<ApiResponse> {
     ApiResponse::ok(&PauseView::from(call.store().pause(pause).await?))
 }
 
-/// `POST /v1/queue/resume`: ends the pause of exactly this part.
+/// `POST /v1/queue/resume`: ends the pause of exactly this part, or releases what a restored backup has of it.
 async fn resume(call: RequestContext) -> Result<ApiResponse> {
-    let part = read_part(&call).await?;
-    if !call.store().resume(part.clone(), call.now).await? {
-        return Err(ApiError::new(
-            RefusalCode::NotFound,
-            "no pause has exactly this tenant_id and destination",
-            "GET /v1/queue lists the pauses; to resume a suspended tenant, set its status to active",
-        ));
-    }
+    let body: ResumeRequest = if call.body.is_empty() { ResumeRequest::default() } else { call.json()? };
+    let ResumeRequest { tenant_id, destination, restored } = body;
+    let part = check_part(&call, QueuePart { tenant_id, destination }).await?;
+    let released = if restored {
+        Some(release_restored(&call, part.clone()).await?)
+    } else {
+        end_pause(&call, part.clone()).await?;
+        None
+    };
     ApiResponse::ok(&ResumeView {
         object: "pause",
         tenant_id: part.tenant_id,
         destination: part.destination.as_ref().map(Host::to_string),
         resumed: true,
+        released,
     })
+}
+
+async fn end_pause(call: &RequestContext, part: QueueFilter) -> Result<()> {
+    if call.store().resume(part, call.now).await? {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        RefusalCode::NotFound,
+        "no pause has exactly this tenant_id and destination",
+        "GET /v1/queue lists the pauses; to resume a suspended tenant, set its status to active",
+    ))
+}
+
+async fn release_restored(call: &RequestContext, part: QueueFilter) -> Result<u64> {
+    if call.store().restoration().await?.is_none() {
+        return Err(ApiError::new(
+            RefusalCode::NotFound,
+            "no delivery of a restored backup waits",
+            "GET /v1/queue shows what waits, and why",
+        ));
+    }
+    Ok(call.store().release_restored(part, ReleaseMode::Send, call.now).await?)
 }
 
 async fn flush(call: RequestContext) -> Result<ApiResponse> {

@@ -1,5 +1,6 @@
 //! The checks: each decides on facts, without I/O. A check without its fact is skipped and says why.
 
+mod backup;
 mod blocklists;
 mod config;
 mod domain;
@@ -68,6 +69,7 @@ const SERVER_CHECKS: &[(ServerCheck, LookTime)] = &[
     (state::domains, |times| times.state),
     (state::smart_hosts, |times| times.state),
     (state::database, |times| times.database),
+    (backup::age, |times| times.state),
 ];
 
 const DOMAIN_CHECKS: &[DomainCheck] = &[

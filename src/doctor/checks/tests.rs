@@ -14,7 +14,7 @@ use super::super::facts::{
 use super::super::text::finding_lines;
 use super::super::{Diagnosis, Finding, render, summarize};
 use super::{CHECKS, Subject};
-use crate::mail::{DomainName, Timestamp};
+use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::{DkimAlgorithm, FindingStatus};
 use crate::tls::Inspection;
 
@@ -112,6 +112,8 @@ fn server() -> Facts {
             failing_webhooks: Seen::Value(Vec::new()),
             failing_domains: Seen::Value(Vec::new()),
             refused_smart_hosts: Seen::Value(Vec::new()),
+            last_backup: Seen::Value(at("2026-01-31T21:00:00Z")),
+            backup_age_max: SignedDuration::from_hours(168),
         },
         database_faults: Seen::Value(Vec::new()),
     }
@@ -553,6 +555,13 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
                 facts.database_faults = Seen::NotAsked("not asked for; --deep reads the whole database")
             }),
         ),
+        (
+            "backup.age",
+            vec![|facts| facts.state.last_backup = Seen::Nothing, |facts| {
+                facts.state.last_backup = Seen::Value(at("2026-01-20T00:00:00Z"));
+            }],
+            Some(|facts| facts.state.last_backup = Seen::Failed("Permission denied".to_owned())),
+        ),
     ]
 }
 
@@ -810,6 +819,7 @@ fn the_whole_output_is_sorted_by_what_needs_something() {
     let mut facts = server();
     facts.sources[0].reverse = Seen::Nothing;
     facts.at = at("2026-03-22T00:00:00Z");
+    facts.state.last_backup = Seen::Value(at("2026-03-21T21:00:00Z"));
     facts.sources[0].ehlo = facts.hostname.clone();
     let found = Diagnosis::new("mail.example.com", super::server(&facts), facts.at, 2345);
     compare("whole.txt", &format!("{}{}{}", render(&found, false), render(&found, true), summarize(&found)));
@@ -852,6 +862,8 @@ fn nothing_is_ok_that_was_not_seen() {
         failing_webhooks: Seen::NotAsked(NOT_SEEN),
         failing_domains: Seen::NotAsked(NOT_SEEN),
         refused_smart_hosts: Seen::NotAsked(NOT_SEEN),
+        last_backup: Seen::NotAsked(NOT_SEEN),
+        backup_age_max: SignedDuration::from_hours(168),
     };
     facts.tls.certificate = Seen::NotAsked(NOT_SEEN);
     facts.machine = MachineFacts {

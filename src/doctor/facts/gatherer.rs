@@ -65,7 +65,7 @@ impl Gatherer<'_> {
             timed(listeners::gather(self.config, self.listening, &certificate)),
             timed(submission::gather(self, &certificate)),
             timed(ports::gather(self.config, self.file.is_some())),
-            timed(state::gather(self.server.as_ref(), self.now)),
+            timed(state::gather(self.server.as_ref(), self.config, self.now)),
             timed(state::database(self)),
         );
         let ((hostname_addresses, sources), (host_spf, included_spf)) = (names.0, spf.0);

@@ -18,7 +18,7 @@ mod system;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::mail::{DomainName, Timestamp};
+use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::DkimAlgorithm;
 use crate::tls::Inspection;
 
@@ -193,6 +193,10 @@ pub struct StateFacts {
     pub failing_webhooks: Seen<Vec<Failing>>,
     pub failing_domains: Seen<Vec<Failing>>,
     pub refused_smart_hosts: Seen<Vec<Failing>>,
+    /// The time of its contents.
+    pub last_backup: Seen<Timestamp>,
+    /// How old it may be.
+    pub backup_age_max: SignedDuration,
 }
 
 /// A site in back-off.
@@ -215,8 +219,11 @@ pub struct Failing {
 }
 
 impl StateFacts {
-    fn not_asked(reason: &'static str) -> Self {
+    /// Of a server that does not run.
+    fn not_asked(reason: &'static str, last_backup: Seen<Timestamp>, backup_age_max: SignedDuration) -> Self {
         Self {
+            last_backup,
+            backup_age_max,
             oldest_due: Seen::NotAsked(reason),
             held_sites: Seen::NotAsked(reason),
             failing_webhooks: Seen::NotAsked(reason),

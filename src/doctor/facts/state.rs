@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Failing, Gatherer, HeldSite, NO_SERVER, Seen, StateFacts, unlimited};
-use crate::mail::Timestamp;
+use super::{Failing, Gatherer, HeldSite, NO_SERVER, Seen, StateFacts, blocking, unlimited};
+use crate::archive::LastBackup;
+use crate::config::Config;
+use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{DisabledReason, DomainStatus, QueueFilter, WaitReason, WebhookStatus};
 use crate::queue::QueueManager;
 use crate::store::{
@@ -16,6 +18,9 @@ pub struct Server<'a> {
     pub queue: &'a QueueManager,
 }
 
+/// As the store names it.
+const DATABASE_FILE: &str = "pillarbox.db";
+const NO_DATABASE: &str = "there is no database yet";
 /// Parts of the queue that are looked at, the largest first.
 const GROUPS: usize = 100;
 /// Pages of webhooks and of domains that are read.
@@ -39,9 +44,14 @@ fn minute(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }
 
-/// Nobody asks a server that does not run.
-pub async fn gather(server: Option<&Server<'_>>, now: Timestamp) -> StateFacts {
-    let Some(Server { store, queue }) = server else { return StateFacts::not_asked(NO_SERVER) };
+/// Nobody asks a server that does not run; its data directory is there.
+pub async fn gather(server: Option<&Server<'_>>, config: &Config, now: Timestamp) -> StateFacts {
+    let last_backup = last_backup(config).await;
+    let backup_age_max =
+        SignedDuration::try_from(config.doctor.backup_age_max).unwrap_or(SignedDuration::MAX);
+    let Some(Server { store, queue }) = server else {
+        return StateFacts::not_asked(NO_SERVER, last_backup, backup_age_max);
+    };
     let (oldest_due, failing_webhooks, failing_domains) =
         tokio::join!(oldest_due(queue, now), failing_webhooks(store), failing_domains(store));
     let sites = queue.snapshot(now).sites.into_iter();
@@ -71,7 +81,21 @@ pub async fn gather(server: Option<&Server<'_>>, now: Timestamp) -> StateFacts {
         failing_webhooks,
         failing_domains,
         refused_smart_hosts: Seen::Value(refused_smart_hosts),
+        last_backup,
+        backup_age_max,
     }
+}
+
+/// The time of the last backup.
+async fn last_backup(config: &Config) -> Seen<Timestamp> {
+    let data_dir = config.data_dir.clone();
+    blocking(move || match LastBackup::read(&data_dir) {
+        Ok(Some(last)) => Seen::Value(last.taken_at),
+        Ok(None) if !data_dir.join(DATABASE_FILE).exists() => Seen::NotAsked(NO_DATABASE),
+        Ok(None) => Seen::Nothing,
+        Err(error) => Seen::Failed(error.to_string()),
+    })
+    .await
 }
 
 /// When the oldest due delivery was due, and the last reply to such.

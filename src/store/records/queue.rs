@@ -27,6 +27,25 @@ pub struct QueueRequest {
     pub after: Option<GroupPlace>,
 }
 
+/// The restored backup whose deliveries wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restoration {
+    /// The time of the backup: mail that was accepted later is not in this database.
+    pub taken_at: Timestamp,
+    pub restored_at: Timestamp,
+    /// Deliveries that were open at the time of the backup.
+    pub deliveries: u64,
+}
+
+/// What happens to the deliveries of a restored backup when they are released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseMode {
+    /// They are due: a recipient may get a message a second time.
+    Send,
+    /// They end as expired, with an event and without a report to the sender.
+    Expire,
+}
+
 /// The position of a group: the groups with the most deliveries come first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupPlace {
@@ -67,7 +86,7 @@ pub struct QueueCounts {
     pub in_flight: u64,
     /// Due and not claimed by the relay.
     pub due: u64,
-    /// Waiting for the end of a pause, or of the suspension of its tenant.
+    /// Waiting for the end of a pause or of the suspension of its tenant, or for the release after a restore.
     pub paused: u64,
     /// Waiting for a later attempt: deferred or scheduled.
     pub deferred: u64,

@@ -189,6 +189,10 @@ pub struct ContentFile {
 /// The time of the next attempt during a pause without an end, in microseconds: the latest possible time.
 pub const OPEN_ENDED_PAUSE_US: i64 = 253_402_207_200_000_000;
 
+/// The time of the next attempt of a delivery of a restored backup, until it is released. It is later than the end of every
+/// pause, so that no flush, no retry and no end of a pause makes it due.
+pub const RESTORED_US: i64 = OPEN_ENDED_PAUSE_US + 1;
+
 /// A position in the due deliveries of a tenant: after this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DueCursor {

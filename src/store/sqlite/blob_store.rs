@@ -2,17 +2,18 @@
 //! commits.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::checksum::Checksum;
+use super::open::private_file;
 use super::sql_types::{count, sql_limit};
 use super::unit_of_work::Tx;
 use crate::durable_file;
@@ -23,9 +24,37 @@ use crate::store::{ContentFile, Result, StoreError};
 /// A younger file without a row may belong to a message that is being committed.
 const ROW_DELAY_MAX: Duration = Duration::from_secs(60 * 60);
 
+/// The file that a backup and the deletion of files lock.
+const BODY_LOCK_FILE: &str = "bodies.lock";
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
 /// The file of the write test; larger than file systems store in an inode.
 const TEST_FILE: &str = "write-test";
 const TEST_OCTETS: usize = 16 * 1024;
+
+/// Keeps the server of a data directory from deleting body files, until the returned file is closed. Waits at most `wait` for a
+/// deletion in progress.
+///
+/// # Errors
+/// [`ErrorKind::WouldBlock`] at the end of the wait; any error of the file system.
+pub fn hold_bodies(data_dir: &Path, wait: Duration) -> std::io::Result<File> {
+    let file = private_file(&data_dir.join(BODY_LOCK_FILE))?;
+    let end = Instant::now() + wait;
+    loop {
+        match file.try_lock_shared() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(LOCK_POLL_INTERVAL),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The path of the file of a message, below the data directory.
+pub fn body_path(id: &str) -> String {
+    // The end of an id is random, which spreads the files.
+    let directory = id.get(id.len().saturating_sub(2)..).unwrap_or_default();
+    format!("bodies/{directory}/{id}.eml")
+}
 
 /// The directory of large bodies: `bodies/<last two characters of the id>/<id>.eml`.
 pub(super) struct BodyFiles {
@@ -33,11 +62,18 @@ pub(super) struct BodyFiles {
     inline_octets_max: u64,
     /// The directories that this process has synced.
     synced_directories: Mutex<HashSet<PathBuf>>,
+    /// Locked while files are deleted, so that only a backup can hold the lock file.
+    deletion: Mutex<()>,
 }
 
 impl BodyFiles {
     pub(super) fn new(data_dir: &Path, inline_octets_max: u64) -> Self {
-        Self { directory: data_dir.join("bodies"), inline_octets_max, synced_directories: Mutex::default() }
+        Self {
+            directory: data_dir.join("bodies"),
+            inline_octets_max,
+            synced_directories: Mutex::default(),
+            deletion: Mutex::default(),
+        }
     }
 
     /// Whether a body is stored in a file.
@@ -49,11 +85,12 @@ impl BodyFiles {
         &self.directory
     }
 
+    fn data_dir(&self) -> &Path {
+        self.directory.parent().unwrap_or(&self.directory)
+    }
+
     fn path_of(&self, id: MessageId) -> PathBuf {
-        let name = id.to_string();
-        // The end of an id is random, which spreads the files.
-        let directory = &name[name.len() - 2..];
-        self.directory.join(directory).join(format!("{name}.eml"))
+        self.data_dir().join(body_path(&id.to_string()))
     }
 
     /// Writes the file of a body.
@@ -78,7 +115,7 @@ impl BodyFiles {
         if !synced.contains(directory) || !directory.is_dir() {
             durable_file::create_directory(directory, 0o700)?;
             durable_file::sync_directory(&self.directory)?;
-            durable_file::sync_directory(self.directory.parent().unwrap_or(&self.directory))?;
+            durable_file::sync_directory(self.data_dir())?;
             synced.insert(directory.to_owned());
         }
         Ok(())
@@ -125,8 +162,21 @@ impl BodyFiles {
         Ok(ContentFile { file, octets: found.octets })
     }
 
-    /// Deletes the files of messages; returns those whose deletion is synced.
+    /// Deletes the files of messages; returns those whose deletion is synced. Deletes none while a backup holds them
+    /// ([`hold_bodies`]): they stay released, and a later round deletes them.
     pub(super) fn remove(&self, ids: &[MessageId]) -> Vec<MessageId> {
+        let _deletion = self.deletion.lock();
+        let lock = private_file(&self.data_dir().join(BODY_LOCK_FILE));
+        let held = lock.and_then(|lock| Ok(lock.try_lock().map(|()| lock)?));
+        let _lock = match held {
+            Ok(lock) => Some(lock),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Vec::new(),
+            // A file system without locks has no backups beside the server that need them.
+            Err(error) => {
+                tracing::warn!(%error, "the body files cannot be locked against backups");
+                None
+            }
+        };
         let (mut removed, mut directories) = (Vec::new(), BTreeSet::new());
         for &id in ids {
             let path = self.path_of(id);

@@ -3,8 +3,8 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::keyset::read_rows;
-use super::sql_types::{count, parsed_if_any, sql_limit, time, time_if_any, us};
-use crate::mail::{Address, RcptParameters};
+use super::sql_types::{count, parsed_if_any, sql_limit, time, time_of};
+use crate::mail::{Address, RcptParameters, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, MessageId};
 use crate::store::{Attempt, Delivery, OPEN_ENDED_PAUSE_US, Page, Result};
 
@@ -19,11 +19,17 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
         },
         state: row.get("state")?,
         attempts: row.get("attempts")?,
-        next_attempt_at: time_if_any(row, "next_attempt_us")?.filter(|at| us(*at) != OPEN_ENDED_PAUSE_US),
+        next_attempt_at: next_attempt_at(row)?,
         last_reply: row.get("last_reply")?,
         bounce_class: row.get("bounce_class")?,
         updated_at: time(row, "updated_us")?,
     })
+}
+
+/// `None` also while the delivery waits for a person: then its column is no time.
+fn next_attempt_at(row: &Row<'_>) -> rusqlite::Result<Option<Timestamp>> {
+    let next_us: Option<i64> = row.get("next_attempt_us")?;
+    next_us.filter(|next_us| *next_us < OPEN_ENDED_PAUSE_US).map(time_of).transpose()
 }
 
 pub(super) fn find(connection: &Connection, id: DeliveryId) -> rusqlite::Result<Option<Delivery>> {

@@ -1,6 +1,7 @@
 //! The SQLite engine: one writer thread, which commits all waiting jobs in one transaction, and a pool of readers.
 
 mod audit;
+mod backup;
 mod blob_store;
 mod bounds;
 mod brakes;
@@ -47,14 +48,20 @@ use arc_swap::ArcSwap;
 use rusqlite::Connection;
 use tokio::sync::watch;
 
+pub use self::backup::{
+    BackupError, CopiedDatabase, CopyPace, DatabaseReport, NewLife, PreparedDatabase, check_database,
+    copy_database, prepare_restored,
+};
 use self::blob_store::BodyFiles;
+pub use self::blob_store::{body_path, hold_bodies};
 pub use self::bounds::Bounds;
 use self::journal::{idempotent_responses, retention};
+pub use self::open::lock_data_dir;
 use self::probe::Probe;
 use self::queue::StatsCache;
 pub use self::quick_check::quick_check;
 use self::readers::Readers;
-pub use self::secret_encryption::check_master_key;
+pub use self::secret_encryption::{check_master_key, master_key_fingerprint};
 use self::unit_of_work::Tx;
 use self::writer::Writer;
 use super::memory::{CommitCounters, DirectoryVersions, MinuteSeries, SuppressionTimes, WebhookDueIndex};

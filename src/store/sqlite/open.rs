@@ -37,7 +37,7 @@ const CHECK_TEXT: &[u8] = b"pillarbox";
 // `page_size` and `auto_vacuum` take effect only before the first table. A checkpoint every 500 pages keeps the longest
 // commit short at nearly full speed. `synchronous = FULL`: committed data survives a power cut. `secure_delete = ON`: what
 // is deleted is overwritten, also in pages that become free.
-const WRITER_PRAGMAS: &str = "
+pub(super) const WRITER_PRAGMAS: &str = "
     PRAGMA page_size = 8192;
     PRAGMA auto_vacuum = INCREMENTAL;
     PRAGMA busy_timeout = 5000;
@@ -220,13 +220,24 @@ impl DataDir<'_> {
                     .map_err(sql)?;
             }
         }
+        // Rewritten only if it changes: most commands open an existing database.
+        let note = "UPDATE seal_check SET fingerprint = ?1 WHERE id = 1 AND fingerprint IS NOT ?1";
+        transaction.execute(note, [sealer.fingerprint()]).map_err(sql)?;
         transaction.commit().map_err(sql)?;
         Ok(sealer)
     }
 }
 
+/// Locks a data directory as the process that serves it does, until the file is closed.
+///
+/// # Errors
+/// [`OpenError::InUse`] if a server runs.
+pub fn lock_data_dir(data_dir: &Path) -> Result<File, OpenError> {
+    DataDir(data_dir).take_lock()
+}
+
 /// Opens a file for its owner alone. SQLite gives its log and index the owner of the database.
-fn private_file(path: &Path) -> std::io::Result<File> {
+pub(super) fn private_file(path: &Path) -> std::io::Result<File> {
     let file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     inherit_owner(path)?;

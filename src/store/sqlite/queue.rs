@@ -3,6 +3,7 @@
 mod cancel;
 mod flush;
 pub(super) mod pauses;
+mod restored;
 mod stats;
 
 use std::collections::HashSet;
@@ -12,9 +13,11 @@ use self::pauses::EndedPause;
 pub(super) use self::stats::StatsCache;
 
 use super::{SqliteStore, Tx};
-use crate::mail::Timestamp;
+use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, MessageId, QueueFilter, TenantId};
-use crate::store::{OpenDeliveries, Pause, Queue, QueueOverview, QueueRequest, Result, SpoolChange};
+use crate::store::{
+    OpenDeliveries, Pause, Queue, QueueOverview, QueueRequest, ReleaseMode, Restoration, Result, SpoolChange,
+};
 
 /// Maximum of deliveries that one job changes, so that others can commit in between.
 const STEP_ROWS_MAX: usize = 500;
@@ -68,6 +71,19 @@ impl Queue for SqliteStore {
             self.end_pause(ended, now).await?;
         }
         self.write(move |tx| pauses::delete_expired(tx, now)).await
+    }
+
+    async fn restoration(&self) -> Result<Option<Restoration>> {
+        self.read(restored::read).await
+    }
+
+    async fn release_restored(&self, part: QueueFilter, mode: ReleaseMode, now: Timestamp) -> Result<u64> {
+        let mut released = 0;
+        for tenant in self.tenants_waiting(&part).await? {
+            released += self.release_restored_of(tenant, part.destination.clone(), mode, now).await?;
+        }
+        self.write(restored::end_if_released).await?;
+        Ok(released)
     }
 
     async fn flush(&self, part: QueueFilter, now: Timestamp) -> Result<u64> {
@@ -130,6 +146,25 @@ impl SqliteStore {
             self.feed.send(SpoolChange::Due { tenant_id: tenant, at: now });
         }
         Ok(())
+    }
+
+    /// Releases restored deliveries of a tenant in steps.
+    async fn release_restored_of(
+        &self,
+        tenant: TenantId,
+        destination: Option<Host>,
+        mode: ReleaseMode,
+        now: Timestamp,
+    ) -> Result<u64> {
+        let (mut released, mut behind) = (0, None);
+        loop {
+            let range = restored::Range { tenant, destination: destination.clone(), behind };
+            let ids = self.read_slow(move |connection| range.page(connection, STEP_ROWS_MAX)).await?;
+            let Some(last) = ids.last() else { return Ok(released) };
+            behind = Some(*last);
+            released += self.write(move |tx| restored::release(tx, &ids, mode, now)).await?;
+            self.feed.send(SpoolChange::Due { tenant_id: tenant, at: now });
+        }
     }
 
     async fn tenants_waiting(&self, part: &QueueFilter) -> Result<Vec<TenantId>> {

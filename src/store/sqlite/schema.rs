@@ -53,6 +53,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0044_rounds_and_counts.sql"),
     include_str!("migrations/0045_pages.sql"),
     include_str!("migrations/0046_events_by_type.sql"),
+    include_str!("migrations/0047_backup.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.
@@ -67,6 +68,11 @@ impl From<rusqlite::Error> for MigrationError {
     }
 }
 
+/// The newest version that this program knows.
+pub(super) fn known() -> u32 {
+    u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX)
+}
+
 /// Whether there is nothing to apply; nor is there to a database that is newer.
 pub(super) fn is_current(connection: &Connection) -> rusqlite::Result<bool> {
     let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -79,7 +85,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), MigrationError>
     connection.create_scalar_function("folded_address", 1, flags, |call| {
         Ok(fold_address(&call.get::<String>(0)?))
     })?;
-    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    let known = known();
     loop {
         // Looked at inside the transaction: another process may be migrating too.
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

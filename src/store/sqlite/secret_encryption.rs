@@ -66,6 +66,11 @@ impl Sealer {
         hmac::sign(&self.digest_key, format!("{purpose} {text}").as_bytes()).as_ref().to_vec()
     }
 
+    /// Names the master key without revealing it: the same for the same key.
+    pub(super) fn fingerprint(&self) -> String {
+        self.digest("fingerprint", "master key").iter().take(8).map(|octet| format!("{octet:02x}")).collect()
+    }
+
     /// A key for another purpose, which `info` names.
     pub(super) fn derive(&self, info: &[&[u8]]) -> Result<Zeroizing<[u8; KEY_OCTETS]>> {
         let mut key = Zeroizing::new([0; KEY_OCTETS]);
@@ -207,6 +212,19 @@ pub fn check_master_key(named: Option<&Path>, data_dir: &Path) -> std::result::R
         return Ok(());
     }
     key_file.load(false).map(drop)
+}
+
+/// The fingerprint of the master key in a file, to compare with the one that a backup names.
+///
+/// # Errors
+/// [`OpenError::MasterKey`].
+pub fn master_key_fingerprint(file: &Path) -> std::result::Result<String, OpenError> {
+    Ok(load_master_key(file)?.fingerprint())
+}
+
+/// Reads the master key in a file.
+pub(super) fn load_master_key(file: &Path) -> std::result::Result<Sealer, OpenError> {
+    MasterKeyFile { path: file.to_owned(), named: true }.load(false)
 }
 
 fn to_hex(key: &[u8; KEY_OCTETS]) -> Zeroizing<String> {

@@ -245,7 +245,8 @@ pub(super) fn time_if_any(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Res
     row.get::<_, Option<i64>>(column)?.map(time_of).transpose()
 }
 
-fn time_of(microseconds: i64) -> rusqlite::Result<Timestamp> {
+/// A time in a column.
+pub(super) fn time_of(microseconds: i64) -> rusqlite::Result<Timestamp> {
     Timestamp::from_microsecond(microseconds).map_err(|error| unreadable(error).into())
 }
 

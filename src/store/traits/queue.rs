@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, MessageId, QueueFilter, TenantId};
 use crate::store::engine::store_trait;
-use crate::store::{OpenDeliveries, Pause, QueueOverview, QueueRequest, Result};
+use crate::store::{OpenDeliveries, Pause, QueueOverview, QueueRequest, ReleaseMode, Restoration, Result};
 
 store_trait! {
     /// What operators see and change of waiting mail, as far as it is stored.
@@ -25,6 +25,11 @@ store_trait! {
         async fn pauses(&self, now: Timestamp) -> Result<Vec<Pause>>;
         /// Finishes resumptions that a crash interrupted, and deletes pauses that ended long ago.
         async fn expire_pauses(&self, now: Timestamp) -> Result<()>;
+        /// The restored backup whose deliveries are not released yet.
+        async fn restoration(&self) -> Result<Option<Restoration>>;
+        /// Releases deliveries of a restored backup, in steps between which others commit. Returns their number. The restoration
+        /// ends with the last one.
+        async fn release_restored(&self, part: QueueFilter, mode: ReleaseMode, now: Timestamp) -> Result<u64>;
         /// Makes deferred deliveries due now, in steps between which others commit. Returns their number.
         async fn flush(&self, part: QueueFilter, now: Timestamp) -> Result<u64>;
         /// The unfinished deliveries of a message.

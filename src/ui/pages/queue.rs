@@ -24,6 +24,7 @@ struct Queue {
     paused: u64,
     deferred: u64,
     pauses: Vec<Pause>,
+    restoration: Option<Restoration>,
     group_count: u64,
     data: Vec<Group>,
     next_cursor: Option<String>,
@@ -36,6 +37,12 @@ struct Pause {
     reason: Option<String>,
     since: Timestamp,
     until: Option<Timestamp>,
+}
+
+/// A restored backup whose deliveries wait.
+#[derive(Deserialize)]
+struct Restoration {
+    taken_at: Timestamp,
 }
 
 #[derive(Deserialize)]
@@ -117,6 +124,7 @@ pub async fn show(request: PageRequest) -> Outcome {
                 (components::pages(&request, &shown(&queue), queue.next_cursor.as_deref()))
             }
         }
+        @if let Some(restoration) = &queue.restoration { (restored(&request, restoration)) }
         @if !queue.pauses.is_empty() { (pauses(&request, &queue.pauses, &tenants)) }
         @if !sites.data.is_empty() { (site_table(request.now, &sites.data, &tenants)) }
     };
@@ -306,6 +314,27 @@ fn pauses(request: &PageRequest, pauses: &[Pause], tenants: &TenantNames) -> Mar
     components::panel("Pauses", Some("pauses"), &components::table(&columns, &rows))
 }
 
+/// What waits because the server was restored, and how it is released.
+fn restored(request: &PageRequest, restoration: &Restoration) -> Markup {
+    html! {
+        section.panel.pad.stack {
+            h2 { "Restored from a backup" }
+            p {
+                "What was open at " (format::time(restoration.taken_at))
+                " waits, because it may have been sent since. Then its recipients get it a second time."
+            }
+            details.confirm {
+                summary.button { "Release…" }
+                form method="post" action=(request.href(PATH)) {
+                    (request.token())
+                    p { "All deliveries of the backup that still wait become due." }
+                    button.button name="do" value="release" { "Release" }
+                }
+            }
+        }
+    }
+}
+
 fn site_table(now: Timestamp, sites: &[Site], tenants: &TenantNames) -> Markup {
     let columns = [
         Column("Site", "lead", None),
@@ -343,6 +372,7 @@ pub async fn act(request: PageRequest) -> Outcome {
         Some("flush") => flush(&request).await,
         Some("pause") => pause(&request).await,
         Some("resume") => resume(&request).await,
+        Some("release") => release(&request).await,
         _ => Err(Problem::no_action()),
     }
 }
@@ -452,4 +482,14 @@ async fn resume(request: &PageRequest) -> Outcome {
     let _: Value = request.post("/v1/queue/resume", &part.body()).await?;
     let name = part.name(&TenantNames::read(request).await);
     View::redirect(PATH, format!("Resumed: {name}."))
+}
+
+async fn release(request: &PageRequest) -> Outcome {
+    #[derive(Deserialize)]
+    struct Released {
+        released: u64,
+    }
+    let body = json!({ "restored": true });
+    let Released { released } = request.post("/v1/queue/resume", &body).await?;
+    View::redirect(PATH, format!("Released {}.", deliveries(released)))
 }

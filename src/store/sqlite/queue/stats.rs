@@ -197,7 +197,7 @@ impl Counting<'_> {
     fn add(&mut self, at: Option<usize>, tenant: TenantId, entry: &Entry<'_>) -> Result<()> {
         let mut one = QueueCounts { open: 1, ..QueueCounts::default() };
         match entry.next_us {
-            OPEN_ENDED_PAUSE_US => one.paused = 1,
+            OPEN_ENDED_PAUSE_US.. => one.paused = 1,
             next if next > self.now_us => one.deferred = 1,
             _ if self.has(entry)? => one.in_flight = 1,
             _ if self.paused.has(tenant) => one.paused = 1,
@@ -271,7 +271,7 @@ pub(super) fn page(
 }
 
 fn explain(connection: &Connection, group: &Group) -> Result<QueueGroup> {
-    let time = |at_us: i64| (at_us != OPEN_ENDED_PAUSE_US).then(|| super::pauses::time_of(at_us));
+    let time = |at_us: i64| (at_us < OPEN_ENDED_PAUSE_US).then(|| super::pauses::time_of(at_us));
     Ok(QueueGroup {
         tenant_id: group.tenant_id,
         destination: group.destination.clone(),

@@ -27,6 +27,7 @@ async fn upgraded(bed: Bed, change: &str) -> Bed {
 /// The statements that take migrations back, the newest first, each with the version before them. A new migration adds its
 /// inverse.
 const INVERSES: &[(u32, &str)] = &[
+    (46, INVERSE_OF_47),
     (45, "DROP INDEX event_without_message_by_type;"),
     (44, INVERSE_OF_45),
     (43, INVERSE_OF_44),
@@ -37,6 +38,10 @@ const INVERSES: &[(u32, &str)] = &[
 fn without_migrations_after(version: u32) -> String {
     INVERSES.iter().filter(|(before, _)| *before >= version).map(|(_, statements)| *statements).collect()
 }
+
+const INVERSE_OF_47: &str = "
+    ALTER TABLE seal_check DROP COLUMN fingerprint;
+    DROP TABLE restoration;";
 
 const INVERSE_OF_45: &str = "
     DROP TABLE audit;

@@ -1,0 +1,298 @@
+//! Makes a backup beside a running server. The server is not asked: its database is copied in a transaction, and the files of
+//! bodies never change.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Error, ErrorKind};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::contents::{create_private_directory, read_manifest};
+use super::directory::{BackupPath, PathError, WorkDirectory, is_work_directory, parent_of, rename_new};
+use super::last_backup::LastBackup;
+use super::manifest::{
+    DATABASE_FILE, FILES_FILE, FileDigest, MANIFEST_FILE, Manifest, file_line, parse_file_line,
+};
+use super::output::{ARCHIVE_FILE, Output};
+use crate::durable_file::{create_directory, sync_directory};
+use crate::mail::Timestamp;
+use crate::store::{BackupError, CopiedDatabase, CopyPace, body_path, copy_database, hold_bodies};
+
+/// How long to wait for a deletion of body files in progress.
+const HOLD_WAIT: Duration = Duration::from_secs(30);
+
+/// What to copy, and how.
+#[derive(Debug, Clone)]
+pub struct CreateOptions {
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// Where to.
+    pub target: BackupPath,
+    /// An earlier backup on the same file system: its body files are linked instead of copied.
+    pub since: Option<PathBuf>,
+    /// Octets a second of the database.
+    pub rate: Option<u64>,
+    /// With less free space beside the data directory or the target, the backup is given up.
+    pub free_octets_min: u64,
+    /// The host name of the configuration.
+    pub hostname: String,
+}
+
+/// A backup that was made.
+#[derive(Debug, Clone)]
+pub struct Created {
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// Body files that were linked.
+    pub linked: u64,
+    /// How long the write-ahead log became.
+    pub log_octets: u64,
+    /// Why the server does not learn of it.
+    pub not_noted: Option<String>,
+}
+
+impl Created {
+    /// Its octets.
+    pub fn octets(&self) -> u64 {
+        self.manifest.database.octets + self.manifest.body_octets
+    }
+}
+
+/// Why there is no backup.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The target.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] BackupError),
+    /// A file.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: Error,
+    },
+    /// The log would fill the disk.
+    #[error(
+        "given up: {0} has less free space than store.free_disk_min; the write-ahead log grows during a backup"
+    )]
+    DiskLow(PathBuf),
+}
+
+fn at(path: &Path) -> impl FnOnce(Error) -> CreateError {
+    let path = path.to_owned();
+    move |source| CreateError::File { path, source }
+}
+
+/// Makes a backup. Blocks: it reads and writes files.
+///
+/// # Errors
+/// [`CreateError`]. What was written of it is removed.
+pub fn create(options: &CreateOptions, now: fn() -> Timestamp) -> Result<Created, CreateError> {
+    let CreateOptions { data_dir, target, .. } = options;
+    target.check_new(data_dir)?;
+    let database = data_dir.join(DATABASE_FILE);
+    if !database.is_file() {
+        return Err(BackupError::Absent(database).into());
+    }
+    // From now on the server deletes no body file, so every row of the copy has its file.
+    let held = hold_bodies(data_dir, HOLD_WAIT).map_err(at(data_dir))?;
+    let work = match target {
+        BackupPath::Directory(path) | BackupPath::Tar(path) => {
+            create_directory(parent_of(path), 0o700).map_err(at(path))?;
+            WorkDirectory::beside(path).map_err(at(path))?
+        }
+        BackupPath::Stdout => WorkDirectory::within(data_dir, "backup").map_err(at(data_dir))?,
+    };
+    let (copied, log_octets) = copy_paced(options, work.path(), now)?;
+    let mut output = Output::open(target, work.path(), copied.taken_at).map_err(at(work.path()))?;
+    let copying = Copying { options, copied, earlier: earlier_files(options.since.as_deref())?, linked: 0 };
+    let (manifest, linked) = copying.run(&mut output, work.path())?;
+    drop(held);
+    output.finish().map_err(at(work.path()))?;
+    if *target != BackupPath::Stdout {
+        // One call for all files, because a call for each would also make the commits of the server wait.
+        let synced = File::open(work.path()).and_then(|directory| Ok(rustix::fs::syncfs(directory)?));
+        synced.map_err(at(work.path()))?;
+    }
+    match target {
+        BackupPath::Directory(path) => {
+            work.keep_as(path).and_then(|()| sync_directory(parent_of(path))).map_err(at(path))?;
+        }
+        BackupPath::Tar(path) => {
+            let renamed = rename_new(&work.path().join(ARCHIVE_FILE), path);
+            renamed.and_then(|()| sync_directory(parent_of(path))).map_err(at(path))?;
+        }
+        BackupPath::Stdout => {}
+    }
+    let mut created = Created { manifest, linked, log_octets, not_noted: None };
+    let path = match target {
+        BackupPath::Stdout => "-".to_owned(),
+        BackupPath::Directory(path) | BackupPath::Tar(path) => {
+            path.canonicalize().unwrap_or_else(|_| path.clone()).display().to_string()
+        }
+    };
+    let last = LastBackup { taken_at: created.manifest.taken_at, path, octets: created.octets() };
+    created.not_noted = last.write(data_dir).err().map(|error| error.to_string());
+    Ok(created)
+}
+
+/// Copies the database into the work directory, while there is enough free space. Returns how long the write-ahead log became.
+fn copy_paced(
+    options: &CreateOptions,
+    work: &Path,
+    now: fn() -> Timestamp,
+) -> Result<(CopiedDatabase, u64), CreateError> {
+    let (mut log_octets_max, mut low) = (0, None);
+    let mut may_go_on = |log_octets: u64| {
+        log_octets_max = log_octets.max(log_octets_max);
+        low = find_low(options, work);
+        if low.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let pace = CopyPace { rate: options.rate, may_go_on: &mut may_go_on };
+    let database = options.data_dir.join(DATABASE_FILE);
+    let copied = copy_database(&database, &work.join(DATABASE_FILE), now, pace);
+    match (copied, low) {
+        (Err(BackupError::GivenUp), Some(low)) => Err(CreateError::DiskLow(low)),
+        (copied, _) => Ok((copied?, log_octets_max)),
+    }
+}
+
+/// The directory whose file system has too little free space.
+fn find_low(options: &CreateOptions, work: &Path) -> Option<PathBuf> {
+    let is_low = |path: &&Path| {
+        rustix::fs::statvfs(*path)
+            .is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < options.free_octets_min)
+    };
+    let low = [options.data_dir.as_path(), parent_of(work)].into_iter().find(is_low)?;
+    Some(low.to_owned())
+}
+
+/// The digests of the files of an earlier backup, and where they are.
+type EarlierFiles = Option<(PathBuf, BTreeMap<String, String>)>;
+
+fn earlier_files(since: Option<&Path>) -> Result<EarlierFiles, CreateError> {
+    let Some(since) = since else { return Ok(None) };
+    let list = since.join(FILES_FILE);
+    let text = std::fs::read_to_string(&list).map_err(at(&list))?;
+    let files = text.lines().filter_map(parse_file_line);
+    let files = files.map(|(sha256, path)| (path.to_owned(), sha256.to_owned())).collect();
+    Ok(Some((since.to_owned(), files)))
+}
+
+/// A copied database, whose body files are being copied.
+struct Copying<'a> {
+    options: &'a CreateOptions,
+    copied: CopiedDatabase,
+    earlier: EarlierFiles,
+    linked: u64,
+}
+
+impl Copying<'_> {
+    /// Writes the files, their list and the manifest. Returns the manifest and the number of linked files.
+    fn run(mut self, output: &mut Output, work: &Path) -> Result<(Manifest, u64), CreateError> {
+        let database_path = work.join(DATABASE_FILE);
+        let file = File::open(&database_path).map_err(at(&database_path))?;
+        let database = output.add_database(file).map_err(at(&database_path))?;
+        let mut list = file_line(&database.sha256, DATABASE_FILE);
+        let (mut bodies, mut body_octets, mut missing_bodies) = (0, 0, Vec::new());
+        for id in std::mem::take(&mut self.copied.body_files) {
+            if let Some(low) = find_low(self.options, work) {
+                return Err(CreateError::DiskLow(low));
+            }
+            let path = body_path(&id);
+            match self.add_body(output, &path) {
+                Ok(digest) => {
+                    list += &file_line(&digest.sha256, &path);
+                    (bodies, body_octets) = (bodies + 1, body_octets + digest.octets);
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => missing_bodies.push(id),
+                Err(error) => return Err(at(Path::new(&path))(error)),
+            }
+        }
+        let files = output.add_text(FILES_FILE, list.as_bytes()).map_err(at(work))?;
+        let CopiedDatabase { schema, taken_at, last_event, master_key, rows, open_deliveries, .. } =
+            self.copied;
+        let manifest = Manifest {
+            object: String::new(),
+            format: 0,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            schema,
+            hostname: self.options.hostname.clone(),
+            taken_at,
+            last_event,
+            master_key,
+            rows,
+            open_deliveries,
+            database,
+            files,
+            bodies,
+            body_octets,
+            missing_bodies,
+            sha256: String::new(),
+        }
+        .sealed();
+        // The last file: a backup with a manifest is complete.
+        output.add_text(MANIFEST_FILE, &manifest.to_json()).map_err(at(work))?;
+        Ok((manifest, self.linked))
+    }
+
+    fn add_body(&mut self, output: &mut Output, path: &str) -> std::io::Result<FileDigest> {
+        if let (Output::Directory(work), Some((earlier, files))) = (&output, &self.earlier)
+            && let Some(sha256) = files.get(path)
+            && let Some(linked) = link(&earlier.join(path), &work.join(path))?
+        {
+            self.linked += 1;
+            return Ok(FileDigest { octets: linked, sha256: sha256.clone() });
+        }
+        let file = File::open(self.options.data_dir.join(path))?;
+        output.add(path, file)
+    }
+}
+
+/// Links a file. Returns its octets; `None` if it must be copied instead.
+fn link(from: &Path, to: &Path) -> std::io::Result<Option<u64>> {
+    create_private_directory(parent_of(to))?;
+    match std::fs::hard_link(from, to) {
+        Ok(()) => Ok(Some(to.metadata()?.len())),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The newest complete backup in a directory, if there is one.
+pub fn newest_in(directory: &Path) -> Option<PathBuf> {
+    let backups = backups_in(directory).ok()?;
+    backups.into_iter().max().map(|(_, path)| path)
+}
+
+/// Deletes all but the newest complete backups in a directory.
+///
+/// # Errors
+/// [`CreateError::File`].
+pub fn keep_newest(directory: &Path, count: usize) -> Result<(), CreateError> {
+    let mut backups = backups_in(directory).map_err(at(directory))?;
+    backups.sort_by(|one, other| other.cmp(one));
+    for (_, path) in backups.into_iter().skip(count) {
+        std::fs::remove_dir_all(&path).map_err(at(&path))?;
+    }
+    Ok(())
+}
+
+/// The complete backups in a directory with their times.
+fn backups_in(directory: &Path) -> std::io::Result<Vec<(Timestamp, PathBuf)>> {
+    let mut backups = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir()
+            && !entry.file_name().to_str().is_some_and(is_work_directory)
+            && let Ok(manifest) = read_manifest(&entry.path())
+        {
+            backups.push((manifest.taken_at, entry.path()));
+        }
+    }
+    Ok(backups)
+}

@@ -1,0 +1,19 @@
+//! Backups of the data directory: formats, digests, files. The store copies, checks and changes the database; this module knows
+//! where a backup is and what is in it. It blocks, and has no clock. Imports `mail`, `store` and `durable_file`.
+
+mod contents;
+mod create;
+mod directory;
+mod last_backup;
+mod manifest;
+mod output;
+mod restore;
+mod verify;
+
+pub use contents::read_manifest;
+pub use create::{CreateError, CreateOptions, Created, create, keep_newest, newest_in};
+pub use directory::{BackupPath, PathError, WorkDirectory};
+pub use last_backup::LastBackup;
+pub use manifest::{FileDigest, Manifest, ManifestError};
+pub use restore::{RestoreError, RestoreOptions, RestoreReport, restore};
+pub use verify::{Fault, VerifyReport, verify};

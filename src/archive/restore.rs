@@ -1,0 +1,342 @@
+//! Restores a backup while no server runs.
+//!
+//! Everything is brought to a work directory on the same file system, compared with its digests and prepared there. The last step
+//! gives it its place, by a rename or an exchange, so a crash before that changes nothing.
+
+use std::fs::File;
+use std::io::{Error, ErrorKind};
+use std::os::unix::fs::{MetadataExt, lchown};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use serde::Serialize;
+
+use super::contents::{bring, check, create_private, create_private_directory};
+use super::directory::{WorkDirectory, exchange, is_work_directory, parent_of, rename_new};
+use super::manifest::{DATABASE_FILE, FILES_FILE, MANIFEST_FILE, Manifest};
+use super::verify::Fault;
+use crate::durable_file::{create_directory, inherit_owner, sync_directory};
+use crate::mail::Timestamp;
+use crate::store::{
+    BackupError, NewLife, OpenError, PreparedDatabase, lock_data_dir, master_key_fingerprint,
+    prepare_restored,
+};
+
+/// The directory of body files.
+const BODIES: &str = "bodies";
+
+/// What to restore, and where.
+#[derive(Debug, Clone)]
+pub struct RestoreOptions {
+    /// A directory or a tar file.
+    pub backup: PathBuf,
+    /// A directory without a database, or one to replace.
+    pub data_dir: PathBuf,
+    /// Whether to replace it; then it is renamed to `NAME.before-<time>`.
+    pub replaces: bool,
+    /// The master key, to check that it is the right one.
+    pub master_key: Option<PathBuf>,
+}
+
+/// What was restored, and what is undone.
+#[derive(Debug, Clone, Serialize)]
+pub struct RestoreReport {
+    /// The backup.
+    pub manifest: Manifest,
+    /// Where the replaced directory is.
+    pub moved_to: Option<PathBuf>,
+    /// Deliveries that wait.
+    pub paused: u64,
+    /// Keys that were revoked since, and are revoked again.
+    pub revoked_keys: Vec<String>,
+    /// What the replaced database has and the restored one lacks, in words.
+    pub undone: Vec<String>,
+    /// What was not compared, and why.
+    pub skipped: Vec<String>,
+}
+
+/// Why nothing was restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The directory has a database.
+    #[error(
+        "{0} has a database or bodies; restore into an empty directory, or use --replace, which keeps the old one"
+    )]
+    NotEmpty(PathBuf),
+    /// A server runs.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The directory cannot be renamed.
+    #[error(
+        "{0} is a mount point, so it cannot be replaced; move its files away, then restore into it without --replace"
+    )]
+    MountPoint(PathBuf),
+    /// The backup is damaged.
+    #[error("the backup is damaged: {}: {} ({} faults; pillarbox backup verify lists them)", .0.place, .0.text, .1)]
+    Damaged(Fault, usize),
+    /// The key is another one.
+    #[error(
+        "{file} is not the master key of this backup: its fingerprint is {found}, and the backup needs {wanted}"
+    )]
+    WrongKey {
+        /// The file with the key.
+        file: PathBuf,
+        /// Its fingerprint.
+        found: String,
+        /// That of the backup.
+        wanted: String,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] BackupError),
+    /// A file.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: Error,
+    },
+}
+
+fn at(path: &Path) -> impl Fn(Error) -> RestoreError {
+    let path = path.to_owned();
+    move |source| RestoreError::File { path: path.clone(), source }
+}
+
+/// Restores. Blocks.
+///
+/// # Errors
+/// [`RestoreError`]; then nothing was changed.
+pub fn restore(options: &RestoreOptions, now: Timestamp) -> Result<RestoreReport, RestoreError> {
+    let place = Place::find(options)?;
+    // Until the end: no server starts meanwhile.
+    let _lock = place.exists().then(|| lock_data_dir(&place.data_dir)).transpose()?;
+    let work = place.work_directory().map_err(at(&place.data_dir))?;
+    bring(&options.backup, work.path()).map_err(at(&options.backup))?;
+    let manifest = check_whole(work.path())?;
+    check_key(options, &manifest)?;
+    let database = work.path().join(DATABASE_FILE);
+    let old = place.data_dir.join(DATABASE_FILE);
+    let replaced = (options.replaces && old.is_file()).then_some(old.as_path());
+    let PreparedDatabase { paused, revoked_keys, undone, skipped } =
+        prepare_restored(&database, NewLife { taken_at: manifest.taken_at, replaced, now })?;
+    // A data directory has no list of its files.
+    for name in [FILES_FILE, MANIFEST_FILE] {
+        std::fs::remove_file(work.path().join(name)).map_err(at(work.path()))?;
+    }
+    let moved_to = place.fill(work, now)?;
+    Ok(RestoreReport { manifest, moved_to, paused, revoked_keys, undone, skipped })
+}
+
+/// The manifest of a brought backup that has no fault.
+fn check_whole(directory: &Path) -> Result<Manifest, RestoreError> {
+    let mut faults = Vec::new();
+    let manifest = check(directory, &mut faults);
+    // What was missing already is missing in any case.
+    let missing = manifest.as_ref().map(|manifest| manifest.missing_bodies.clone()).unwrap_or_default();
+    faults.retain(|fault| !missing.contains(&fault.place));
+    match (manifest, faults.first().cloned()) {
+        (Some(manifest), None) => Ok(manifest),
+        (_, Some(first)) => Err(RestoreError::Damaged(first, faults.len())),
+        (None, None) => Err(RestoreError::Damaged(
+            Fault { place: MANIFEST_FILE.into(), text: "it cannot be read".into() },
+            1,
+        )),
+    }
+}
+
+fn check_key(options: &RestoreOptions, manifest: &Manifest) -> Result<(), RestoreError> {
+    let (Some(file), Some(wanted)) = (&options.master_key, &manifest.master_key) else { return Ok(()) };
+    let found = master_key_fingerprint(file)?;
+    if found != *wanted {
+        return Err(RestoreError::WrongKey { file: file.clone(), found, wanted: wanted.clone() });
+    }
+    Ok(())
+}
+
+/// Where the data directory is or will be.
+struct Place {
+    /// Without symbolic links: a service manager links its state directory.
+    data_dir: PathBuf,
+    kind: PlaceKind,
+}
+
+#[derive(PartialEq, Eq)]
+enum PlaceKind {
+    /// It does not exist.
+    New,
+    /// It has no database and no bodies.
+    Empty,
+    /// It is to be replaced.
+    Old,
+}
+
+impl Place {
+    fn find(options: &RestoreOptions) -> Result<Self, RestoreError> {
+        let data_dir = &options.data_dir;
+        if !data_dir.is_dir() {
+            let parent = parent_of(data_dir);
+            create_directory(parent, 0o700).map_err(at(parent))?;
+            return Ok(Self { data_dir: data_dir.clone(), kind: PlaceKind::New });
+        }
+        let data_dir = data_dir.canonicalize().map_err(at(data_dir))?;
+        let kind = if options.replaces {
+            PlaceKind::Old
+        } else if has_data(&data_dir).map_err(at(&data_dir))? {
+            return Err(RestoreError::NotEmpty(data_dir));
+        } else {
+            PlaceKind::Empty
+        };
+        Ok(Self { data_dir, kind })
+    }
+
+    fn exists(&self) -> bool {
+        self.kind != PlaceKind::New
+    }
+
+    /// On the same file system: within a directory that stays, which may be a mount point, else beside it.
+    fn work_directory(&self) -> std::io::Result<WorkDirectory> {
+        match self.kind {
+            PlaceKind::Empty => WorkDirectory::within(&self.data_dir, "restored"),
+            PlaceKind::New | PlaceKind::Old => WorkDirectory::beside(&self.data_dir),
+        }
+    }
+
+    /// Gives the restored files their place. Returns where the replaced directory is.
+    fn fill(&self, work: WorkDirectory, now: Timestamp) -> Result<Option<PathBuf>, RestoreError> {
+        let fault = at(&self.data_dir);
+        if self.kind == PlaceKind::Old {
+            copy_others(&self.data_dir, work.path()).map_err(&fault)?;
+        }
+        let owner = if self.exists() { self.data_dir.as_path() } else { parent_of(&self.data_dir) };
+        give_to_owner_of(owner, work.path()).map_err(&fault)?;
+        File::open(work.path()).and_then(|directory| Ok(rustix::fs::syncfs(directory)?)).map_err(&fault)?;
+        match self.kind {
+            PlaceKind::New => work.keep_as(&self.data_dir).map_err(&fault)?,
+            PlaceKind::Empty => move_into(work.path(), &self.data_dir).map_err(&fault)?,
+            PlaceKind::Old => return self.exchange(work, now).map(Some),
+        }
+        sync_directory(parent_of(&self.data_dir)).map_err(&fault)?;
+        Ok(None)
+    }
+
+    /// Exchanges the directories. Before, the restored one takes the name that the old one will have, so that no crash leaves
+    /// the old one under a name that is removed.
+    fn exchange(&self, work: WorkDirectory, now: Timestamp) -> Result<PathBuf, RestoreError> {
+        let name = self.free_name(now);
+        work.keep_as(&name).map_err(at(&name))?;
+        exchange(&name, &self.data_dir).map_err(|error| {
+            let _ = std::fs::remove_dir_all(&name);
+            match error {
+                Errno::BUSY | Errno::XDEV => RestoreError::MountPoint(self.data_dir.clone()),
+                other => at(&self.data_dir)(other.into()),
+            }
+        })?;
+        sync_directory(parent_of(&name)).map_err(at(&name))?;
+        Ok(name)
+    }
+
+    /// Like `pillarbox.before-2026-11-29T08-00-00Z`.
+    fn free_name(&self, now: Timestamp) -> PathBuf {
+        let name = |suffix: &str| {
+            let mut name = self.data_dir.as_os_str().to_owned();
+            name.push(now.strftime(".before-%Y-%m-%dT%H-%M-%SZ").to_string());
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        let is_free = |name: &PathBuf| name.symlink_metadata().is_err();
+        let mut others = (2..).map(|number: u32| name(&format!("-{number}")));
+        Some(name("")).filter(is_free).or_else(|| others.find(is_free)).unwrap_or_else(|| name(""))
+    }
+}
+
+/// Whether a directory has a database or a body.
+fn has_data(data_dir: &Path) -> std::io::Result<bool> {
+    let has_file = |name: String| data_dir.join(name).symlink_metadata().is_ok();
+    if ["", "-wal", "-shm"].iter().any(|suffix| has_file(format!("{DATABASE_FILE}{suffix}"))) {
+        return Ok(true);
+    }
+    has_any_file(&data_dir.join(BODIES))
+}
+
+fn has_any_file(directory: &Path) -> std::io::Result<bool> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() || has_any_file(&entry.path())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Moves the files into a directory without any. The database comes last: without it, a server does not start beside bodies.
+fn move_into(work: &Path, data_dir: &Path) -> std::io::Result<()> {
+    let (bodies, target) = (work.join(BODIES), data_dir.join(BODIES));
+    if bodies.is_dir() {
+        if target.is_dir() {
+            std::fs::remove_dir_all(&target)?;
+        }
+        rename_new(&bodies, &target)?;
+    }
+    sync_directory(data_dir)?;
+    rename_new(&work.join(DATABASE_FILE), &data_dir.join(DATABASE_FILE))?;
+    sync_directory(data_dir)
+}
+
+/// Copies what a data directory has besides its database and bodies: a master key, certificates, the last backup.
+fn copy_others(old: &Path, new: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(old)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(DATABASE_FILE) || name == BODIES || is_work_directory(&name) {
+            continue;
+        }
+        copy_tree(&entry.path(), &new.join(name))?;
+    }
+    Ok(())
+}
+
+/// Copies files and directories with their modes; nothing else is of use elsewhere.
+fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
+    let metadata = from.symlink_metadata()?;
+    if metadata.is_dir() {
+        create_private_directory(to)?;
+        for entry in std::fs::read_dir(from)? {
+            let entry = entry?;
+            copy_tree(&entry.path(), &to.join(entry.file_name()))?;
+        }
+    } else if metadata.is_file() {
+        drop(create_private(to)?);
+        std::fs::copy(from, to)?;
+    }
+    Ok(())
+}
+
+/// Gives a directory the owner of another one, and all below it.
+fn give_to_owner_of(owner: &Path, directory: &Path) -> std::io::Result<()> {
+    let (wanted, own) = (owner.metadata()?, directory.metadata()?);
+    if wanted.uid() != own.uid() {
+        match lchown(directory, Some(wanted.uid()), Some(wanted.gid())) {
+            // Only root gives files away.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(()),
+            changed => changed?,
+        }
+    }
+    inherit_below(directory)
+}
+
+fn inherit_below(directory: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        inherit_owner(&entry.path())?;
+        if entry.file_type()?.is_dir() {
+            inherit_below(&entry.path())?;
+        }
+    }
+    Ok(())
+}

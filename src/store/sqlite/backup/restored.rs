@@ -1,0 +1,117 @@
+//! Prepares a restored database: what was open waits, what was revoked since stays revoked.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
+use serde::Serialize;
+
+use super::BackupError;
+use super::undone::{self, Undone};
+use crate::mail::Timestamp;
+use crate::model::{EventId, EventKind};
+use crate::store::RESTORED_US;
+use crate::store::sqlite::events;
+use crate::store::sqlite::open::WRITER_PRAGMAS;
+use crate::store::sqlite::schema::{MigrationError, migrate};
+use crate::store::sqlite::sql_types::us;
+
+/// Where a restored database comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct NewLife<'a> {
+    /// The time of the backup.
+    pub taken_at: Timestamp,
+    /// The database that it replaces, which nobody writes.
+    pub replaced: Option<&'a Path>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// What was done, and what the replaced database had.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PreparedDatabase {
+    /// Open deliveries, which wait.
+    pub paused: u64,
+    /// Keys that were revoked since the backup, and are revoked again.
+    pub revoked_keys: Vec<String>,
+    /// What else the replaced database had and this one lacks, in words.
+    pub undone: Vec<String>,
+    /// What was not compared, and why.
+    pub skipped: Vec<String>,
+}
+
+/// The data of the event.
+#[derive(Serialize)]
+struct RestoredData {
+    taken_at: Timestamp,
+    deliveries: u64,
+}
+
+/// Migrates a restored database, makes its open deliveries wait, revokes keys again and appends the event. Needs no master key.
+///
+/// # Errors
+/// [`BackupError`].
+pub fn prepare_restored(database: &Path, life: NewLife<'_>) -> Result<PreparedDatabase, BackupError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(database, flags)?;
+    connection.execute_batch(WRITER_PRAGMAS)?;
+    migrate(&mut connection).map_err(|error| match error {
+        MigrationError::Newer { found, known } => BackupError::Newer { found, known },
+        MigrationError::Failed(error) => error.into(),
+    })?;
+    let mut prepared = PreparedDatabase::default();
+    let undone = match life.replaced.map(|old| undone::compare(&connection, old, life.taken_at)) {
+        None => Undone::default(),
+        Some(Ok(undone)) => undone,
+        Some(Err(error)) => {
+            prepared.skipped.push(format!("the replaced database was not compared: {error}"));
+            Undone::default()
+        }
+    };
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    prepared.paused = pause_all(&transaction, life)?;
+    prepared.revoked_keys = revoke_again(&transaction, &undone)?;
+    prepared.undone = undone.other;
+    append_event(&transaction, life, prepared.paused)?;
+    transaction.commit()?;
+    // One file again, with nothing beside it; the server turns the log on.
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    connection.close().map_err(|(_, error)| error)?;
+    Ok(prepared)
+}
+
+fn pause_all(transaction: &Transaction<'_>, life: NewLife<'_>) -> Result<u64, BackupError> {
+    let sql = "UPDATE delivery SET next_attempt_us = ?1 WHERE next_attempt_us IS NOT NULL";
+    let paused = transaction.execute(sql, [RESTORED_US])?;
+    transaction.execute("DELETE FROM restoration", [])?;
+    if paused > 0 {
+        let sql = "INSERT INTO restoration (id, taken_us, restored_us, deliveries) VALUES (1, ?1, ?2, ?3)";
+        transaction.execute(sql, params![us(life.taken_at), us(life.now), paused as i64])?;
+    }
+    Ok(paused as u64)
+}
+
+fn revoke_again(transaction: &Transaction<'_>, undone: &Undone) -> Result<Vec<String>, BackupError> {
+    let mut update =
+        transaction.prepare("UPDATE key SET revoked_us = ?2 WHERE id = ?1 AND revoked_us IS NULL")?;
+    let mut revoked = Vec::new();
+    for (id, revoked_us) in &undone.revoked_keys {
+        if update.execute(params![id, revoked_us])? > 0 {
+            revoked.push(id.clone());
+        }
+    }
+    Ok(revoked)
+}
+
+/// The event follows all that this database has told.
+fn append_event(
+    transaction: &Transaction<'_>,
+    life: NewLife<'_>,
+    deliveries: u64,
+) -> Result<(), BackupError> {
+    let id = EventId::from(events::open_clock(transaction)?.next(life.now));
+    let data = RestoredData { taken_at: life.taken_at, deliveries };
+    let data = serde_json::to_string(&data).map_err(|error| BackupError::Failed(error.to_string()))?;
+    let sql = "INSERT INTO event (id, kind, data, created_us, environment) VALUES (?1, ?2, ?3, ?4, NULL)";
+    transaction.execute(sql, params![id, EventKind::StoreRestored, data, us(life.now)])?;
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! Compares a restored database with the one that it replaces: what was changed since the backup, and the restored one lacks.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::BackupError;
+use crate::mail::Timestamp;
+use crate::store::sqlite::sql_types::us;
+
+/// Lines of each kind.
+const LINES_MAX: usize = 50;
+
+/// What a restored database lacks.
+#[derive(Debug, Default)]
+pub(super) struct Undone {
+    /// Keys that were revoked since the backup, with the time in microseconds.
+    pub(super) revoked_keys: Vec<(String, i64)>,
+    /// The rest in words: `tenant acme was suspended, and is active again`.
+    pub(super) other: Vec<String>,
+}
+
+/// Queries for changes, each of which is a line of text.
+const CHANGES: &[&str] = &[
+    "SELECT 'tenant ' || old.slug || ' was ' || old.status || ', and is ' || tenant.status || ' again'
+     FROM replaced.tenant old JOIN main.tenant ON tenant.id = old.id WHERE old.status <> tenant.status",
+    "SELECT 'tenant ' || slug || ' was created' FROM replaced.tenant old
+     WHERE NOT EXISTS (SELECT 1 FROM main.tenant WHERE id = old.id)",
+    "SELECT 'tenant ' || slug || ' was deleted, and is there again' FROM main.tenant
+     WHERE NOT EXISTS (SELECT 1 FROM replaced.tenant old WHERE old.id = tenant.id)",
+    "SELECT 'tenant ' || old.slug || ' had other rate limits'
+     FROM replaced.tenant old JOIN main.tenant ON tenant.id = old.id WHERE old.rate_limit <> tenant.rate_limit",
+    "SELECT 'domain ' || name || ' was added' FROM replaced.domain old
+     WHERE NOT EXISTS (SELECT 1 FROM main.domain WHERE id = old.id)",
+    "SELECT 'domain ' || name || ' was deleted, and is there again' FROM main.domain
+     WHERE NOT EXISTS (SELECT 1 FROM replaced.domain old WHERE old.id = domain.id)",
+    "SELECT 'DKIM key ' || old.selector || ' of ' || domain.name || ' was created'
+     FROM replaced.dkim_key old JOIN main.domain ON domain.id = old.domain_id
+     WHERE NOT EXISTS (SELECT 1 FROM main.dkim_key WHERE id = old.id)",
+    "SELECT 'key ' || old.id || ' was created' FROM replaced.key old
+     WHERE NOT EXISTS (SELECT 1 FROM main.key WHERE id = old.id)",
+    "SELECT 'key ' || old.id || ' was rotated, and has its former secret again'
+     FROM replaced.key old JOIN main.key ON key.id = old.id WHERE old.digest <> key.digest",
+    "SELECT 'suppressions of '
+         || coalesce((SELECT slug FROM replaced.tenant WHERE id = old.tenant_id), 'the platform')
+         || ' since then: ' || count(*)
+     FROM replaced.suppression old WHERE NOT EXISTS (SELECT 1 FROM main.suppression WHERE id = old.id)
+     GROUP BY old.tenant_id",
+    "SELECT 'messages since then: ' || count(*) FROM replaced.message old
+     WHERE NOT EXISTS (SELECT 1 FROM main.message WHERE id = old.id) HAVING count(*) > 0",
+];
+
+pub(super) fn compare(restored: &Connection, old: &Path, taken_at: Timestamp) -> Result<Undone, BackupError> {
+    restored.execute("ATTACH DATABASE ?1 AS replaced", [old.to_string_lossy()])?;
+    let undone = read(restored, us(taken_at));
+    restored.execute_batch("DETACH DATABASE replaced")?;
+    Ok(undone?)
+}
+
+fn read(restored: &Connection, taken_us: i64) -> rusqlite::Result<Undone> {
+    let mut undone = Undone::default();
+    let mut statement = restored.prepare("SELECT id, revoked_us FROM replaced.key WHERE revoked_us > ?1")?;
+    let keys = statement.query_map([taken_us], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    undone.revoked_keys = keys.collect::<rusqlite::Result<_>>()?;
+    for sql in CHANGES {
+        let mut statement = restored.prepare(&format!("{sql} ORDER BY 1 LIMIT {LINES_MAX}"))?;
+        for line in statement.query_map([], |row| row.get::<_, String>(0))? {
+            undone.other.push(line?);
+        }
+    }
+    Ok(undone)
+}
