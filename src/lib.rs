@@ -2,6 +2,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod accept_loop;
+pub mod acme;
 pub mod api;
 pub mod app;
 pub mod archive;

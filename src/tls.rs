@@ -94,11 +94,17 @@ pub fn explain_client_error(error: &io::Error) -> String {
 
 /// A certificate with its private key: the files, and the TLS configuration loaded from them.
 pub struct Certificate {
-    certificate: PathBuf,
-    private_key: PathBuf,
+    files: Mutex<Files>,
     shared: SharedServerConfig,
     /// See [`Certificate::expires_at`].
     expires_at: Mutex<Option<Timestamp>>,
+}
+
+/// The files in use. They may be one file.
+#[derive(Clone)]
+struct Files {
+    certificate: PathBuf,
+    private_key: PathBuf,
 }
 
 /// What the two files hold.
@@ -115,8 +121,7 @@ impl Certificate {
     pub fn load(certificate: &Path, private_key: &Path) -> Result<Self, TlsError> {
         let Loaded { config, expires_at } = load(certificate, private_key)?;
         Ok(Self {
-            certificate: certificate.to_owned(),
-            private_key: private_key.to_owned(),
+            files: Mutex::new(Files::new(certificate, private_key)),
             shared: Arc::new(ArcSwap::from_pointee(config)),
             expires_at: Mutex::new(expires_at),
         })
@@ -146,14 +151,14 @@ impl Certificate {
         Self::load(&certificate, &private_key)
     }
 
-    /// The TLS configuration for listeners; [`Certificate::reload`] updates it.
+    /// The TLS configuration for listeners; [`Certificate::reload`] and [`Certificate::adopt`] update it.
     pub fn shared(&self) -> SharedServerConfig {
         self.shared.clone()
     }
 
     /// The certificate file.
-    pub fn path(&self) -> &Path {
-        &self.certificate
+    pub fn path(&self) -> PathBuf {
+        self.files.lock().certificate.clone()
     }
 
     /// Reads the files again. If this fails, the old certificate stays in use.
@@ -161,7 +166,23 @@ impl Certificate {
     /// # Errors
     /// As [`Certificate::load`].
     pub fn reload(&self) -> Result<(), TlsError> {
-        let Loaded { config, expires_at } = load(&self.certificate, &self.private_key)?;
+        let mut files = self.files.lock();
+        let same = files.clone();
+        self.load_into(&mut files, same)
+    }
+
+    /// Uses other files from now on. If they cannot be used, those in use stay.
+    ///
+    /// # Errors
+    /// As [`Certificate::load`].
+    pub fn adopt(&self, certificate: &Path, private_key: &Path) -> Result<(), TlsError> {
+        self.load_into(&mut self.files.lock(), Files::new(certificate, private_key))
+    }
+
+    /// The lock is held meanwhile, so that a slow reading of old files cannot replace newer ones.
+    fn load_into(&self, files: &mut Files, new: Files) -> Result<(), TlsError> {
+        let Loaded { config, expires_at } = load(&new.certificate, &new.private_key)?;
+        *files = new;
         self.shared.store(Arc::new(config));
         *self.expires_at.lock() = expires_at;
         Ok(())
@@ -174,32 +195,61 @@ impl Certificate {
 
     /// A value that changes when a file does: their times of modification and sizes.
     pub fn fingerprint(&self) -> Vec<Option<(std::time::SystemTime, u64)>> {
-        [&self.certificate, &self.private_key]
-            .into_iter()
+        let Files { certificate, private_key } = self.files.lock().clone();
+        [certificate, private_key]
+            .iter()
             .map(|path| std::fs::metadata(path).ok().and_then(|m| Some((m.modified().ok()?, m.len()))))
             .collect()
     }
 }
 
-fn load(certificate: &Path, private_key: &Path) -> Result<Loaded, TlsError> {
-    let content = |path: &Path, message: String| TlsError::Content { path: path.to_owned(), message };
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&read(certificate)?)
-        .collect::<Result<_, _>>()
-        .map_err(|error| content(certificate, format!("not a certificate in PEM: {error}")))?;
-    if chain.is_empty() {
-        return Err(content(certificate, "contains no certificate in PEM".into()));
+impl Files {
+    fn new(certificate: &Path, private_key: &Path) -> Self {
+        Self { certificate: certificate.to_owned(), private_key: private_key.to_owned() }
     }
-    let key = PrivateKeyDer::from_pem_slice(&read(private_key)?)
-        .map_err(|error| content(private_key, format!("not a private key in PEM: {error}")))?;
+}
+
+fn load(certificate: &Path, private_key: &Path) -> Result<Loaded, TlsError> {
+    let chain = parse_chain(certificate, &read(certificate)?)?;
     let expires_at = chain.first().and_then(expiry_of);
+    let config = pair((certificate, chain), (private_key, &read(private_key)?))?;
+    Ok(Loaded { config, expires_at })
+}
+
+/// The certificate and its chain in a PEM text with its private key, if the two go together. `file` is where the text is.
+///
+/// # Errors
+/// [`TlsError::Content`].
+pub fn parse_with_key(file: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain = parse_chain(file, pem)?;
+    pair((file, chain.clone()), (file, pem))?;
+    Ok(chain)
+}
+
+fn parse_chain(file: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let content = |message: String| TlsError::Content { path: file.to_owned(), message };
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| content(format!("not a certificate in PEM: {error}")))?;
+    if chain.is_empty() {
+        return Err(content("contains no certificate in PEM".into()));
+    }
+    Ok(chain)
+}
+
+/// The configuration of a certificate, and the private key in a PEM text, each with its file.
+fn pair(
+    (certificate, chain): (&Path, Vec<CertificateDer<'static>>),
+    (private_key, pem): (&Path, &[u8]),
+) -> Result<ServerConfig, TlsError> {
+    let content = |path: &Path, message: String| TlsError::Content { path: path.to_owned(), message };
+    let key = PrivateKeyDer::from_pem_slice(pem)
+        .map_err(|error| content(private_key, format!("not a private key in PEM: {error}")))?;
     // TLS 1.2 and 1.3 are all that rustls has, as RFC 8996 and RFC 9325 want.
-    let config = ServerConfig::builder_with_provider(provider())
+    ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| {
-            content(certificate, format!("does not go with {}: {error}", private_key.display()))
-        })?;
-    Ok(Loaded { config, expires_at })
+        .map_err(|error| content(certificate, format!("does not go with {}: {error}", private_key.display())))
 }
 
 fn expiry_of(certificate: &CertificateDer<'_>) -> Option<Timestamp> {

@@ -47,6 +47,7 @@ const PAGES: &[Page] = pages! {
     "usage": "Usage and limits", "usage counts, rate limits, send limits";
     "dns": "DNS", "records of the server and of sending domains, DKIM rotation";
     "doctor": "The doctor", "checks of the server and of domains, each with what to do";
+    "acme": "Certificates by ACME", "how the server gets and renews its certificate itself";
     "audit": "The audit log", "what people changed: who, before and after";
     "delivery": "Delivery", "TLS, routes and smart hosts, limits of receiving sites, retries";
     "config": "Configuration", "every option with its default";

@@ -9,6 +9,7 @@ mod audit;
 mod backup;
 mod bans;
 mod body;
+mod certificate;
 mod content;
 mod destinations;
 mod docs;
@@ -59,6 +60,7 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::acme::Acme;
 use crate::clock::Clock;
 use crate::config;
 use crate::doctor::Doctor;
@@ -72,7 +74,7 @@ use crate::model::SecretDigest;
 use crate::queue::QueueManager;
 use crate::store::Store;
 use crate::submission::SubmissionService;
-use crate::tls::SharedServerConfig;
+use crate::tls::{Certificate, SharedServerConfig};
 use crate::verification::Verifier;
 
 use self::error::{ApiError, FieldError, Result};
@@ -123,6 +125,7 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         doctor::resource(),
         destinations::resource(),
         backup::resource(),
+        certificate::resource(),
         health::resource(),
     ]
 });
@@ -190,6 +193,12 @@ pub struct ApiDependencies {
     pub ui: config::Ui,
     /// The data directory, where the last backup is noted.
     pub data_dir: PathBuf,
+    /// The certificate of the listeners.
+    pub certificate: Arc<Certificate>,
+    /// Whether the configuration names it.
+    pub has_certificate_files: bool,
+    /// Renews it, if that is the server's task.
+    pub acme: Option<Arc<Acme>>,
 }
 
 /// The control plane.
@@ -225,6 +234,9 @@ pub struct Api {
     /// Concurrent composition of messages and rendering of templates, at most one per core.
     composing: TenantSemaphore,
     doctor: Arc<Doctor>,
+    certificate: Arc<Certificate>,
+    has_certificate_files: bool,
+    acme: Option<Arc<Acme>>,
     session_max: SignedDuration,
     has_pages: bool,
     links: SessionLinks,
@@ -277,6 +289,9 @@ impl Api {
             doctor: parts.doctor,
             session_max: SignedDuration::try_from(parts.ui.session_max).unwrap_or(SignedDuration::MAX),
             has_pages: parts.ui.enabled,
+            certificate: parts.certificate,
+            has_certificate_files: parts.has_certificate_files,
+            acme: parts.acme,
             links: SessionLinks::default(),
             data_dir: parts.data_dir,
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::acme;
 use crate::config::Config;
 use crate::mail::Timestamp;
 use crate::tls::{self, Certificate, TlsError};
@@ -25,6 +26,7 @@ pub fn load(config: &Config) -> Result<Certificate, TlsError> {
             }
             Ok(certificate)
         }
+        _ if config.acme.enabled => load_acme(config),
         _ => {
             tracing::warn!(
                 "tls.certificate is not set: using a self-signed certificate, which mail clients refuse"
@@ -32,6 +34,19 @@ pub fn load(config: &Config) -> Result<Certificate, TlsError> {
             Certificate::load_or_generate(&config.data_dir, &config.hostname)
         }
     }
+}
+
+/// Loads the certificate that came by ACME. Until there is a usable one, the server has a self-signed one: the next order
+/// replaces a damaged file, so it must not keep the server from starting.
+fn load_acme(config: &Config) -> Result<Certificate, TlsError> {
+    let Some(file) = acme::present_file(config) else {
+        tracing::info!("no certificate by ACME yet: using a self-signed one until the first order succeeds");
+        return Certificate::load_or_generate(&config.data_dir, &config.hostname);
+    };
+    Certificate::load(&file, &file).or_else(|error| {
+        tracing::error!(%error, "the certificate by ACME cannot be used: using a self-signed one until it is ordered anew");
+        Certificate::load_or_generate(&config.data_dir, &config.hostname)
+    })
 }
 
 /// Reloads the certificate when its files have changed, until `stop`.

@@ -69,6 +69,9 @@ pub enum StartError {
     /// The certificate authorities for webhooks cannot be used.
     #[error("webhooks.ca_file {0}")]
     Webhooks(TlsError),
+    /// The certificate authorities for ACME cannot be used.
+    #[error("acme.ca_file {0}")]
+    Acme(TlsError),
     /// TLS reports cannot be sent.
     #[error("tls_report.mail: {0}")]
     TlsReport(KeyFileError),

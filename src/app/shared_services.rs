@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::listeners::{self, Listeners};
 use super::task_group::TaskGroup;
 use super::{StartError, certificate_watch, sandbox_domain};
+use crate::acme::{Acme, AcmeDependencies};
 use crate::api::{self, Api, InProcess};
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -37,6 +38,7 @@ pub struct SharedServices<'a> {
     pub store: Arc<Store>,
     pub queue: Arc<QueueManager>,
     pub certificate: Arc<Certificate>,
+    acme: Option<Arc<Acme>>,
     resolver: Resolver,
     submission: Arc<SubmissionService>,
     bans: Arc<AuthLimiter>,
@@ -98,18 +100,34 @@ impl<'a> SharedServices<'a> {
             forwarder: forwarder.map_err(StartError::Forward)?,
         };
         let verifier = Arc::new(verifier);
+        let acme = config.acme.enabled.then(|| {
+            Acme::new(AcmeDependencies {
+                settings: config.acme.clone(),
+                names: config.acme.names(&config.hostname),
+                data_dir: config.data_dir.clone(),
+                public_url: redirect_target(config),
+                store: store.clone(),
+                certificate: certificate.clone(),
+                resolver: resolver.clone(),
+                clock: clock.clone(),
+                rng: rng.clone(),
+            })
+        });
+        let acme = acme.transpose().map_err(StartError::Acme)?.map(Arc::new);
         let doctor = Doctor::new(DoctorDependencies {
             config: shared_config,
             files_needed,
             store: store.clone(),
             queue: queue.clone(),
             resolver: resolver.clone(),
+            acme: acme.clone(),
             verifier: verifier.clone(),
             clock: clock.clone(),
         });
         Ok(Self {
             config,
             certificate,
+            acme,
             doctor: Arc::new(doctor),
             resolver,
             submission,
@@ -168,6 +186,9 @@ impl<'a> SharedServices<'a> {
             queue: self.queue.clone(),
             tls: config.api.tls.then(|| self.certificate.shared()),
             doctor: self.doctor.clone(),
+            certificate: self.certificate.clone(),
+            has_certificate_files: config.tls.certificate.is_some(),
+            acme: self.acme.clone(),
             ui: config.ui.clone(),
             data_dir: config.data_dir.clone(),
         }))
@@ -277,8 +298,17 @@ impl<'a> SharedServices<'a> {
         tasks.spawn("retention", retention::run(store, retention, self.clock, stop.clone()));
         tasks.spawn("domain check", verification::recheck_loop(self.verifier, stop.clone()));
         tasks.spawn("doctor", self.doctor.run(stop.clone()));
+        if let Some(acme) = self.acme {
+            tasks.spawn("certificate renewal", acme.run(stop.clone()));
+        }
         tasks.spawn("certificate watch", certificate_watch::run(self.certificate, stop));
     }
+}
+
+/// Where people are led that ask the listener for http-01.
+fn redirect_target(config: &Config) -> Option<String> {
+    let url = config.api.public_url.as_ref().or(config.public.url.as_ref())?;
+    (url.scheme() == "https").then(|| url.as_str().trim_end_matches('/').to_owned())
 }
 
 fn returns_settings(config: &Config) -> ReturnsSettings {

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::mail::Timestamp;
 use crate::store::check_master_key;
 use crate::tls::{self, trusted_roots};
-use crate::{relay, returns, tls_report};
+use crate::{acme, relay, returns, tls_report};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -25,6 +25,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     check_master_key(config.master_key_file.as_deref(), &config.data_dir)
         .with_context(|| format!("{name}: master_key_file"))?;
     trusted_roots(config.webhooks.ca_file.as_deref()).with_context(|| format!("{name}: webhooks.ca_file"))?;
+    trusted_roots(config.acme.ca_file.as_deref()).with_context(|| format!("{name}: acme.ca_file"))?;
+    acme::check(&config.acme).with_context(|| name.to_string())?;
     relay::check(&config.relay).with_context(|| format!("{name}: relay"))?;
     tls_report::check(&config.tls_report).with_context(|| format!("{name}: tls_report.mail"))?;
     config
@@ -48,7 +50,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(ending) = certificate {
         println!("warning: tls.certificate: {ending}");
     }
-    if config.tls.certificate.is_none() {
+    if config.tls.certificate.is_none() && !config.acme.enabled {
         println!(
             "note: tls.certificate is not set, so the server uses a self-signed certificate, which mail clients refuse"
         );

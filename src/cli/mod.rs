@@ -4,6 +4,7 @@ mod api_client;
 mod audit;
 mod backup;
 mod ban;
+mod certificate;
 mod check_config;
 mod colour;
 mod doctor;
@@ -113,6 +114,8 @@ enum Command {
     Backup(backup::Arguments),
     /// Lists and lifts bans from SMTP logins
     Ban(ban::Arguments),
+    /// Shows the certificate of the server and how it is renewed; orders a new one
+    Certificate(certificate::Arguments),
     /// Prints a link that opens the pages signed in, and opens the browser
     Ui(ui::Arguments),
     /// Starts a demo server on loopback with a tenant, and sends a first message through it
@@ -151,6 +154,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Audit(arguments) => audit::run(arguments),
         Command::Tail(arguments) => tail::run(arguments),
         Command::Ban(arguments) => ban::run(arguments),
+        Command::Certificate(arguments) => certificate::run(arguments),
         Command::Ui(arguments) => ui::run(arguments),
         Command::Quickstart(arguments) => quickstart::run(&arguments),
     };

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
-use super::Config;
 use super::error::InvalidOption;
+use super::{AcmeChallenge, Config};
 
 pub(super) fn find_invalid(config: &Config) -> Option<InvalidOption> {
-    let options = [
+    let mut options = vec![
         ("smtp.submission", &config.smtp.submission),
         ("smtp.submissions", &config.smtp.submissions),
         ("api.listen", &config.api.listen),
@@ -14,6 +14,9 @@ pub(super) fn find_invalid(config: &Config) -> Option<InvalidOption> {
         ("inbound.listen", &config.inbound.listen),
         ("public.listen", &config.public.listen),
     ];
+    if config.acme.enabled && config.acme.challenge != AcmeChallenge::DnsPersist {
+        options.push(("acme.http_listen", &config.acme.http_listen));
+    }
     let mut seen: Vec<(&'static str, SocketAddr)> = Vec::new();
     for (option, addresses) in options {
         for &address in addresses {

@@ -4,6 +4,7 @@
 //! Every option has a default, so an empty file is valid. Unknown keys are errors. Secrets are in separate files,
 //! referenced by path.
 
+mod acme;
 mod api;
 mod doctor;
 mod domains;
@@ -34,6 +35,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::mail::DomainName;
+pub use acme::{Acme, AcmeChallenge};
 pub use api::{Api, Tls};
 pub use doctor::Doctor;
 pub use domains::Domains;
@@ -74,6 +76,8 @@ pub struct Config {
     pub smtp: Smtp,
     /// The server's certificate.
     pub tls: Tls,
+    /// Certificates from an authority.
+    pub acme: Acme,
     /// The control API.
     pub api: Api,
     /// The pages for people.
@@ -110,6 +114,7 @@ impl Default for Config {
             log: Log::default(),
             smtp: Smtp::default(),
             tls: Tls::default(),
+            acme: Acme::default(),
             api: Api::default(),
             ui: Ui::default(),
             doctor: Doctor::default(),
@@ -168,6 +173,7 @@ impl Config {
         require_positive_durations(&[("shutdown_deadline", self.shutdown_deadline)])
             .or_else(|| self.smtp.find_invalid())
             .or_else(|| self.tls.find_invalid())
+            .or_else(|| self.acme.find_invalid(&self.tls, &self.hostname))
             .or_else(|| self.api.find_invalid())
             .or_else(|| self.ui.find_invalid())
             .or_else(|| self.doctor.find_invalid())

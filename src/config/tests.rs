@@ -61,7 +61,8 @@ fn the_commented_options_of_the_sample_are_valid() {
     let config = parse(&all).unwrap();
     assert!(config.master_key_file.is_some() && config.tls.certificate.is_some());
     assert!(config.relay.smart_host.is_some() && config.relay.source_address.is_some());
-    assert!(config.webhooks.ca_file.is_some());
+    assert!(config.webhooks.ca_file.is_some() && config.acme.ca_file.is_some());
+    assert!(config.acme.contact.is_some() && config.acme.eab_key_file.is_some());
     assert!(config.tls_report.organization.is_some() && config.tls_report.mail.is_some());
     assert!(config.domains.spf_include.is_some() && config.relay.ca_file.is_some());
     assert!(config.relay.trust_anchor_file.is_some() && !config.relay.tls_minimum.is_empty());
@@ -80,6 +81,19 @@ fn an_error_names_file_line_and_key() {
         ("[smtp]\nrecipients_max = 0\n", ["test.toml", "smtp.recipients_max", "at least 1"]),
         ("[smtp]\nrecipients_max = 10001\n", ["test.toml", "smtp.recipients_max", "at most 10000"]),
         ("[tls]\ncertificate = \"a\"\n", ["test.toml", "tls", "set both or neither"]),
+        (
+            "[tls]\ncertificate = \"a\"\nprivate_key = \"b\"\n[acme]\nenabled = true\n",
+            ["test.toml", "acme.enabled", "must be false while tls.certificate"],
+        ),
+        ("hostname = \"mail\"\n[acme]\nenabled = true\n", ["test.toml", "acme.names", "fully qualified"]),
+        (
+            "hostname = \"a.example\"\n[acme]\nenabled = true\n[public]\nlisten = [\"0.0.0.0:80\"]\nurl = \"https://a.example\"\n",
+            ["test.toml", "acme.http_listen", "0.0.0.0:80 of public.listen"],
+        ),
+        ("[acme]\ndirectory = \"http://ca.example/\"\n", ["test.toml", "acme.directory", "https"]),
+        ("[acme]\neab_key_id = \"a\"\n", ["test.toml", "acme.eab_key_file", "acme.eab_key_id"]),
+        ("[acme]\ncontact = \"postmaster\"\n", ["test.toml", "acme.contact", "mail address"]),
+        ("[acme]\nchallenge = \"http-01\"\nhttp_listen = []\n", ["test.toml", "acme.http_listen", "http-01"]),
         ("[[relay.shaping]]\nname = \"x\"\n", ["test.toml", "relay.shaping", "mx or domains"]),
         (
             "[[relay.shaping]]\nname = \"google\"\nconnections_max = 0\n",

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::acme::Acme;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dns::{DnsError, Resolver};
@@ -67,6 +68,8 @@ pub struct DoctorDependencies {
     pub queue: Arc<QueueManager>,
     /// The name servers of the relay.
     pub resolver: Resolver,
+    /// The renewal of the certificate, if that is the server's task.
+    pub acme: Option<Arc<Acme>>,
     /// The records of domains.
     pub verifier: Arc<Verifier>,
     /// The clock.
@@ -188,7 +191,7 @@ impl Doctor {
     }
 
     fn gatherer(&self, now: Timestamp, extra: Extra) -> Gatherer<'_> {
-        let DoctorDependencies { config, store, queue, resolver, .. } = &self.parts;
+        let DoctorDependencies { config, store, queue, resolver, acme, .. } = &self.parts;
         Gatherer {
             config,
             file: None,
@@ -197,6 +200,7 @@ impl Doctor {
             extra,
             server: Some(Server { store, queue }),
             files_needed: self.parts.files_needed,
+            acme: acme.as_deref(),
             listening: self.listening.get(),
             now,
         }
@@ -286,6 +290,7 @@ pub async fn diagnose_locally(
         egress_domain,
         extra,
         server: None,
+        acme: None,
         listening: None,
         files_needed: config.open_files(),
         now,

@@ -83,6 +83,10 @@ enumerations! {
         LoginBanned = "login.banned",
         /// A check of the doctor has another status than before.
         DoctorChanged = "doctor.changed",
+        /// The server has a new certificate by ACME.
+        CertificateRenewed = "certificate.renewed",
+        /// No certificate was issued by ACME; the present one stays in use.
+        CertificateFailing = "certificate.failing",
         /// The database was restored from a backup.
         StoreRestored = "store.restored",
         /// A webhook was disabled.

@@ -4,6 +4,7 @@
 #[macro_use]
 mod every_test;
 
+mod acme_accounts;
 mod audit;
 mod directory;
 mod domains;

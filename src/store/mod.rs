@@ -1,5 +1,6 @@
-//! Persistence: the only module with SQL. Callers use eleven traits and plain structs.
+//! Persistence: the only module with SQL. Callers use twelve traits and plain structs.
 //!
+//! * [`AcmeAccounts`]: accounts at certificate authorities.
 //! * [`Audit`]: what people changed.
 //! * [`Directory`]: tenants, domains, keys, suppressions and templates.
 //! * [`Inboxes`]: addresses for trial mail, and its counts.
@@ -45,7 +46,8 @@ pub use sqlite::{
     master_key_fingerprint, prepare_restored, quick_check,
 };
 pub use traits::{
-    Audit, Directory, Inboxes, Journal, Ledger, Outbox, Queue, Reports, Spool, StsPolicies, TlsResults,
+    AcmeAccounts, Audit, Directory, Inboxes, Journal, Ledger, Outbox, Queue, Reports, Spool, StsPolicies,
+    TlsResults,
 };
 
 /// Lifetime of a [`SubmissionKey`].

@@ -24,7 +24,7 @@ use pillarbox::store::{
     Reports, Spool, SqliteOptions, Store,
 };
 use pillarbox::submission::SubmissionService;
-use pillarbox::tls::SharedServerConfig;
+use pillarbox::tls::{Certificate, SharedServerConfig};
 use pillarbox::ui::{Ui, UiDependencies};
 use pillarbox::verification::{self, VerificationSettings, Verifier};
 use serde_json::{Value, json};
@@ -120,12 +120,14 @@ impl ApiStage {
             ban: HOUR,
             exempt: Vec::new(),
         }));
+        let certificate = Arc::new(Certificate::load_or_generate(data_dir.path(), &hostname).unwrap());
         let doctor = Doctor::new(DoctorDependencies {
             files_needed: config.open_files(),
             config,
             store: store.clone(),
             queue: queue.clone(),
             resolver: resolver.clone(),
+            acme: None,
             verifier: verifier.clone(),
             clock: clock.clone(),
         });
@@ -146,6 +148,9 @@ impl ApiStage {
             doctor: Arc::new(doctor),
             ui: config::Ui::default(),
             data_dir: data_dir.path().to_owned(),
+            certificate,
+            has_certificate_files: false,
+            acme: None,
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();

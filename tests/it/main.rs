@@ -8,6 +8,7 @@ mod client;
 mod control;
 mod dialogue;
 mod dialogue_player;
+mod fake_ca;
 mod fake_dns;
 mod fake_mx;
 mod http;
@@ -25,6 +26,7 @@ mod submission_stage;
 mod wait;
 mod wire;
 
+mod acme;
 mod api;
 mod api_abuse;
 mod api_answers;

@@ -216,8 +216,7 @@ async fn a_backup_of_an_older_schema_without_a_server_moves_to_another_directory
     let open = defer(&server, &mx, &account, "bob@b.test").await;
     server.stop().await;
     let database = rusqlite::Connection::open(server.config.data_dir.join("pillarbox.db")).unwrap();
-    let before =
-        "ALTER TABLE seal_check DROP COLUMN fingerprint; DROP TABLE restoration; PRAGMA user_version = 46;";
+    let before = "ALTER TABLE seal_check DROP COLUMN fingerprint; DROP TABLE restoration; DROP TABLE acme_account; PRAGMA user_version = 46;";
     database.execute_batch(before).unwrap();
     database.close().unwrap();
     let (archive, moved) = (beside(&server, "backup.tar"), beside(&server, "moved"));

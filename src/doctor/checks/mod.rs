@@ -1,5 +1,6 @@
 //! The checks: each decides on facts, without I/O. A check without its fact is skipped and says why.
 
+mod acme;
 mod backup;
 mod blocklists;
 mod config;
@@ -54,6 +55,9 @@ const SERVER_CHECKS: &[(ServerCheck, LookTime)] = &[
     (tls::implicit, |times| times.handshakes),
     (tls::no_auth_in_clear, |times| times.handshakes),
     (submission::submission, |times| times.submission),
+    (acme::order, |_| 0),
+    (acme::record, |_| 0),
+    (acme::port80, |_| 0),
     (machine::free, |times| times.machine),
     (machine::fsync, |times| times.machine),
     (machine::kind, |times| times.machine),

@@ -14,6 +14,7 @@ use super::super::facts::{
 use super::super::text::finding_lines;
 use super::super::{Diagnosis, Finding, render, summarize};
 use super::{CHECKS, Subject};
+use crate::acme::AcmeState;
 use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::{DkimAlgorithm, FindingStatus};
 use crate::tls::Inspection;
@@ -88,6 +89,14 @@ fn server() -> Facts {
             is_self_signed: false,
             certificate: Seen::Value(inspection),
         },
+        acme: Seen::Value(AcmeState {
+            names: vec!["mail.example.com".into()],
+            next_at: Some(at("2026-03-02T00:00:00Z")),
+            records: vec![RECORD.map(str::to_owned).into()],
+            missing_records: Some(Vec::new()),
+            challenge_listener: Some(Ok(())),
+            ..AcmeState::default()
+        }),
         handshakes: HandshakeFacts { starttls: handshake(Ok(false)), implicit: handshake(Ok(false)) },
         submission: submitted(Ok(Seen::Value(true))),
         machine: MachineFacts {
@@ -140,6 +149,17 @@ fn greet_as_host(facts: &mut Facts) {
 /// Its certificate is a copy that systemd has made.
 fn copy_certificate(facts: &mut Facts) {
     facts.tls.file = "/run/credentials/pillarbox.service/tls.crt".into();
+}
+
+/// The name and the value of a record for dns-persist-01.
+const RECORD: [&str; 2] =
+    ["_validation-persist.mail.example.com", "ca.example; accounturi=https://ca.example/acct/1"];
+
+fn acme(facts: &mut Facts) -> &mut AcmeState {
+    match &mut facts.acme {
+        Seen::Value(acme) => acme,
+        _ => panic!("the server of the tests uses ACME"),
+    }
 }
 
 fn handshake(result: Result<bool, String>) -> Seen<Vec<Handshake>> {
@@ -404,6 +424,10 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
                 |facts| facts.at = at("2026-03-22T00:00:00Z"),
                 |facts| facts.at = at("2025-12-01T00:00:00Z"),
                 |facts| {
+                    facts.tls.file = "/var/lib/pillarbox/acme/certificate.pem".into();
+                    facts.at = at("2026-03-30T00:00:00Z");
+                },
+                |facts| {
                     copy_certificate(facts);
                     facts.at = at("2026-03-22T00:00:00Z");
                 },
@@ -442,6 +466,28 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
                 |facts| facts.submission = submitted(Ok(Seen::Value(false))),
             ],
             Some(|facts| facts.submission = submitted(Ok(failed()))),
+        ),
+        (
+            "acme.order",
+            vec![|facts| {
+                acme(facts).error =
+                    Some("the authority refused mail.example.com: connection: timeout".into());
+                acme(facts).failing_since = Some(at("2026-01-31T10:00:00Z"));
+            }],
+            Some(|facts| facts.acme = Seen::Nothing),
+        ),
+        (
+            "acme.record",
+            vec![|facts| acme(facts).missing_records = Some(vec![RECORD[0].into()])],
+            Some(|facts| acme(facts).missing_records = None),
+        ),
+        (
+            "acme.port80",
+            vec![|facts| {
+                let error = "cannot listen on [::]:80: Address already in use (os error 98)";
+                acme(facts).challenge_listener = Some(Err(error.into()));
+            }],
+            Some(|facts| acme(facts).challenge_listener = None),
         ),
         (
             "disk.free",
@@ -866,6 +912,7 @@ fn nothing_is_ok_that_was_not_seen() {
         backup_age_max: SignedDuration::from_hours(168),
     };
     facts.tls.certificate = Seen::NotAsked(NOT_SEEN);
+    facts.acme = Seen::NotAsked(NOT_SEEN);
     facts.machine = MachineFacts {
         space: Seen::NotAsked(NOT_SEEN),
         sync: Seen::NotAsked(NOT_SEEN),

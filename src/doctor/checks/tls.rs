@@ -14,8 +14,17 @@ const NAMES_SHOWN: usize = 3;
 /// What systemd copies when it starts a service; the copies do not change until it starts the service again.
 const CREDENTIALS: &str = "/run/credentials/";
 
+/// The end of the name of the file that the server writes itself.
+const BY_ACME: &str = "/acme/certificate.pem";
+
 /// What to do with the file of a certificate, or with the one that systemd copies it from.
 fn file_fix(file: &str, what: &str) -> Fix {
+    if file.ends_with(BY_ACME) {
+        return Fix::command(
+            "order another certificate; acme.order says why it fails",
+            "pillarbox certificate renew",
+        );
+    }
     match file.starts_with(CREDENTIALS) {
         true => Fix::command(
             format!("{what} the file that systemd copies to {file}, and restart the server"),
@@ -31,8 +40,8 @@ pub fn chain(facts: &Facts) -> Vec<Finding> {
     let file = tls.file.as_str();
     if tls.is_self_signed {
         let fix = Fix::command(
-            "get a certificate of an authority, as certbot does, and name its files",
-            "[tls]\ncertificate = \"/etc/pillarbox/tls.crt\"\nprivate_key = \"/etc/pillarbox/tls.key\"",
+            "let the server get a certificate of an authority, or name the files of one that another program gets",
+            format!("hostname = \"{}\"\n[acme]\nenabled = true", facts.hostname),
         );
         return vec![Finding::warning(
             ID,

@@ -11,6 +11,7 @@ use super::{
     ConfigFacts, Facts, Listening, Lookups, Seen, Server, SourceFacts, SpfFacts, Times, blocklists,
     listeners, machine, name, network, ports, state, submission,
 };
+use crate::acme::{Acme, AcmeState};
 use crate::config::Config;
 use crate::mail::{DomainName, Timestamp};
 use crate::verification::Sender;
@@ -26,6 +27,8 @@ pub struct Gatherer<'a> {
     pub extra: Extra,
     /// The running server.
     pub server: Option<Server<'a>>,
+    /// The renewal of its certificate.
+    pub acme: Option<&'a Acme>,
     /// Its listeners.
     pub listening: Option<&'a Listening>,
     /// The open files that the limits of the configuration need, before they are lowered.
@@ -47,6 +50,14 @@ impl Gatherer<'_> {
             let include = include?;
             Some((include.clone(), name::spf(include, hostname, own, lookups).await))
         })
+    }
+
+    fn acme(&self) -> Seen<AcmeState> {
+        match self.acme {
+            _ if !self.config.acme.enabled => Seen::Nothing,
+            Some(acme) => Seen::Value(acme.state()),
+            None => Seen::NotAsked("the running server was not asked"),
+        }
     }
 
     /// All facts about the server, concurrently.
@@ -108,6 +119,7 @@ impl Gatherer<'_> {
             blocklists: lists.0,
             dns: dns.0,
             tls: tls.0,
+            acme: self.acme(),
             handshakes: handshakes.0,
             submission: submission.0,
             machine: machine.0,

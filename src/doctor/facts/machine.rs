@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, getrlimit};
 
 use super::{KeyMode, MachineFacts, Seen, TlsFacts, blocking, system};
+use crate::acme;
 use crate::config::Config;
 use crate::mail::Timestamp;
 use crate::relay::LOADED_OCTETS_MAX;
@@ -144,13 +145,15 @@ fn mode_of(key: &Path) -> Seen<KeyMode> {
 /// The files of the certificate and of its key.
 pub fn certificate_files(config: &Config) -> (PathBuf, PathBuf) {
     let configured = config.tls.certificate.clone().zip(config.tls.private_key.clone());
+    let by_acme = || acme::present_file(config).map(|file| (file.clone(), file));
     configured
+        .or_else(by_acme)
         .unwrap_or_else(|| (config.data_dir.join("self-signed.crt"), config.data_dir.join("self-signed.key")))
 }
 
 /// The certificate in its files.
 pub async fn certificate(config: &Config, now: Timestamp) -> TlsFacts {
-    let is_self_signed = config.tls.certificate.is_none();
+    let is_self_signed = config.tls.certificate.is_none() && acme::present_file(config).is_none();
     let (file, key) = certificate_files(config);
     let name = file.display().to_string();
     let hostname = config.hostname.clone();

@@ -18,6 +18,7 @@ mod system;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::acme::AcmeState;
 use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::DkimAlgorithm;
 use crate::tls::Inspection;
@@ -63,6 +64,8 @@ pub struct Facts {
     pub blocklists: Seen<Vec<BlocklistFacts>>,
     pub dns: DnsFacts,
     pub tls: TlsFacts,
+    /// `Nothing` if another program gets the certificate.
+    pub acme: Seen<AcmeState>,
     pub handshakes: HandshakeFacts,
     pub submission: Seen<SubmissionFacts>,
     pub machine: MachineFacts,

@@ -5,6 +5,9 @@ macro_rules! run_on {
         mod $engine {
             engine_tests! {
                 $Harness;
+                acme_accounts {
+                    an_account_belongs_to_its_directory_and_is_replaced,
+                }
                 audit {
                     an_entry_is_stored_with_its_change_and_completed_afterwards,
                     a_crash_after_the_change_leaves_its_entry,

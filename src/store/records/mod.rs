@@ -1,5 +1,6 @@
 //! Arguments and results of the store: plain structs.
 
+mod acme_account;
 mod audit;
 mod dkim_key;
 mod domain;
@@ -20,6 +21,7 @@ mod webhook;
 
 use crate::mail::Timestamp;
 
+pub use acme_account::*;
 pub use audit::*;
 pub use dkim_key::*;
 pub use domain::*;

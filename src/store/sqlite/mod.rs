@@ -1,5 +1,6 @@
 //! The SQLite engine: one writer thread, which commits all waiting jobs in one transaction, and a pool of readers.
 
+mod acme_accounts;
 mod audit;
 mod backup;
 mod blob_store;

@@ -54,6 +54,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0045_pages.sql"),
     include_str!("migrations/0046_events_by_type.sql"),
     include_str!("migrations/0047_backup.sql"),
+    include_str!("migrations/0048_acme.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

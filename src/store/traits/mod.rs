@@ -1,5 +1,6 @@
 //! The interface of a store, one trait for each role. Each engine implements all of them.
 
+mod acme_accounts;
 mod audit;
 mod directory;
 mod inboxes;
@@ -12,6 +13,7 @@ mod spool;
 mod sts_policies;
 mod tls_results;
 
+pub use acme_accounts::AcmeAccounts;
 pub use audit::Audit;
 pub use directory::Directory;
 pub use inboxes::Inboxes;

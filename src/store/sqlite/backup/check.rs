@@ -157,6 +157,12 @@ const SEALED: &[Sealed] = &[
         value: "body",
         row: "key_id || '.' || name",
     },
+    Sealed {
+        place: "acme_account.credentials",
+        table: "acme_account",
+        value: "credentials",
+        row: "directory",
+    },
 ];
 
 fn check_secrets(

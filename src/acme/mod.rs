@@ -1,0 +1,365 @@
+//! Certificates from an authority by ACME (RFC 8555): account, orders, challenges, renewal. The listeners get a new certificate
+//! by [`Certificate::adopt`]; whatever fails, the present one stays in use.
+//!
+//! `renewal` decides when. `order` goes from the names to the chain: `challenge_listener` answers http-01, `persist` knows the
+//! record of dns-persist-01. `account` keeps the account in the store, `certificate_file` the result in one file. `transport`
+//! sends the requests of the library over `http_client`. Imports `mail`, `model`, `store`, `dns`, `http_client`, `accept_loop`
+//! and `durable_file`.
+
+mod account;
+mod certificate_file;
+mod challenge_listener;
+mod error;
+mod nonce;
+mod order;
+mod persist;
+mod renewal;
+mod transport;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use instant_acme::{Account, CertificateIdentifier, Error};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, Instant};
+use crate::config;
+use crate::dns::Resolver;
+use crate::mail::{DomainName, SignedDuration, Timestamp};
+use crate::model::EventKind;
+use crate::rng::Rng;
+use crate::store::{Journal, NewEvent, Store};
+use crate::tls::{Certificate, TlsError};
+
+use self::certificate_file::Held;
+use self::persist::PersistRecord;
+use self::renewal::Window;
+use self::transport::Transport;
+
+pub use self::certificate_file::{certificate_file, present_file};
+pub use self::error::AcmeError;
+
+/// The first order waits until the listeners serve; a server that starts again and again does not order each time.
+const FIRST_LOOK_AFTER: Duration = Duration::from_secs(10);
+/// The certificate is looked at this often at least, and the authority is asked when it is to be renewed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(6 * 60 * 60);
+/// The bounds of the time after which the authority wants to be asked again.
+const ASK_MIN: Duration = Duration::from_secs(60 * 60);
+const ASK_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// The pause after an order that succeeded, whatever the life of the certificate is.
+const PAUSE_AFTER_SUCCESS: SignedDuration = SignedDuration::from_hours(1);
+
+/// What the renewal needs.
+pub struct AcmeDependencies {
+    /// `[acme]` of the configuration.
+    pub settings: config::Acme,
+    /// The names of the certificate.
+    pub names: Vec<DomainName>,
+    /// Where the certificate is.
+    pub data_dir: PathBuf,
+    /// Where the listeners for http-01 lead people, without a slash at its end.
+    pub public_url: Option<String>,
+    /// The account, and the events.
+    pub store: Arc<Store>,
+    /// The certificate of the listeners.
+    pub certificate: Arc<Certificate>,
+    /// Looks for the records.
+    pub resolver: Resolver,
+    /// The clock.
+    pub clock: Clock,
+    /// Spreads renewals.
+    pub rng: Rng,
+}
+
+/// What is known about the renewal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AcmeState {
+    /// The directory of the authority.
+    pub directory: String,
+    /// The URL of the account, once it is known.
+    pub account: Option<String>,
+    /// The names of the certificate.
+    pub names: Vec<String>,
+    /// The challenge of the last order that succeeded.
+    pub challenge: Option<&'static str>,
+    /// Whether an order runs.
+    pub is_running: bool,
+    /// When the certificate is renewed, or tried again.
+    pub next_at: Option<Timestamp>,
+    /// When the last order succeeded, since the start.
+    pub renewed_at: Option<Timestamp>,
+    /// Since when orders fail.
+    pub failing_since: Option<Timestamp>,
+    /// Why the last order failed.
+    pub error: Option<String>,
+    /// Names and values of the records for dns-persist-01.
+    pub records: Vec<(String, String)>,
+    /// The names of the records that the DNS lacks, if the last order needed them.
+    pub missing_records: Option<Vec<String>>,
+    /// Whether the listeners for http-01 could be opened; `None` before it was tried.
+    pub challenge_listener: Option<Result<(), String>>,
+}
+
+/// The renewal of the certificate.
+pub struct Acme {
+    parts: AcmeDependencies,
+    transport: Transport,
+    state: Mutex<AcmeState>,
+    wake: Notify,
+    first_look: Instant,
+}
+
+/// What is remembered from one look at the certificate to the next.
+struct Cycle {
+    /// The place in the window of the authority, drawn once for each certificate.
+    place: f64,
+    window: Option<Window>,
+    /// When the authority is asked for the window.
+    ask_at: Timestamp,
+    /// Failures in a row.
+    failures: u32,
+    /// No order before this time.
+    pause_until: Timestamp,
+}
+
+impl Cycle {
+    fn new(rng: &Rng, pause_until: Timestamp) -> Self {
+        Self { place: rng.random(), window: None, ask_at: Timestamp::MIN, failures: 0, pause_until }
+    }
+}
+
+impl Acme {
+    /// Nothing has been ordered yet.
+    ///
+    /// # Errors
+    /// `acme.ca_file` cannot be used.
+    pub fn new(parts: AcmeDependencies) -> Result<Self, TlsError> {
+        let state = AcmeState {
+            directory: parts.settings.directory.to_string(),
+            names: parts.names.iter().map(ToString::to_string).collect(),
+            ..AcmeState::default()
+        };
+        Ok(Self {
+            transport: Transport::new(&parts.settings, &parts.resolver)?,
+            first_look: parts.clock.instant() + FIRST_LOOK_AFTER,
+            parts,
+            state: Mutex::new(state),
+            wake: Notify::new(),
+        })
+    }
+
+    /// What is known now.
+    pub fn state(&self) -> AcmeState {
+        self.state.lock().clone()
+    }
+
+    /// Whether the listeners use a certificate by ACME.
+    pub fn is_in_use(&self) -> bool {
+        self.parts.certificate.path() == certificate_file(&self.parts.data_dir)
+    }
+
+    /// Orders a certificate now, unless an order runs.
+    pub fn renew_now(&self) {
+        let was_running = std::mem::replace(&mut self.state.lock().is_running, true);
+        if !was_running {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Renews the certificate when it is time, until `stop`.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let clock = &self.parts.clock;
+        let mut cycle = Cycle::new(&self.parts.rng, Timestamp::MIN);
+        let mut look_at = self.first_look;
+        loop {
+            let is_asked_for = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.wake.notified() => true,
+                () = clock.sleep_until(look_at) => false,
+            };
+            let Some(pause) = stop.run_until_cancelled(self.look(is_asked_for, &mut cycle)).await else {
+                return;
+            };
+            look_at = clock.instant() + pause;
+        }
+    }
+
+    /// Renews the certificate if it is time. Returns the time until the next look.
+    async fn look(&self, is_asked_for: bool, cycle: &mut Cycle) -> Duration {
+        let present = self.read_present();
+        let next_at = self.renewal_time(present.as_ref(), cycle).await;
+        if !is_asked_for && next_at > self.parts.clock.now() {
+            self.change(|state| state.next_at = Some(next_at));
+            return self.time_until(next_at.min(cycle.ask_at));
+        }
+        self.change(|state| state.is_running = true);
+        let ended = self.renew(present).await;
+        let now = self.parts.clock.now();
+        let next_at = match ended {
+            Ok(()) => {
+                *cycle = Cycle::new(&self.parts.rng, now + PAUSE_AFTER_SUCCESS);
+                self.renewal_time(self.read_present().as_ref(), cycle).await
+            }
+            Err(error) => {
+                cycle.failures += 1;
+                let asked = self.transport.retry_after();
+                let pause = renewal::pause_after(cycle.failures, asked, self.parts.rng.random());
+                cycle.pause_until = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
+                self.note_failure(&error, cycle.pause_until).await;
+                cycle.pause_until
+            }
+        };
+        self.change(|state| (state.is_running, state.next_at) = (false, Some(next_at)));
+        self.time_until(next_at.min(cycle.ask_at))
+    }
+
+    /// The certificate in its file, if it can be used for all names.
+    fn read_present(&self) -> Option<Held> {
+        let read = certificate_file::read(&self.parts.data_dir, &self.parts.names);
+        read.inspect_err(|error| tracing::debug!(%error, "no certificate by ACME")).ok()
+    }
+
+    /// The time until the next look. While the machine sleeps, only the wall clock goes on.
+    fn time_until(&self, next_look: Timestamp) -> Duration {
+        let pause = Duration::try_from(next_look.duration_since(self.parts.clock.now())).unwrap_or_default();
+        pause.clamp(Duration::from_secs(1), LOOK_INTERVAL)
+    }
+
+    /// When the certificate is renewed: at once if there is none, or if an order failed.
+    async fn renewal_time(&self, present: Option<&Held>, cycle: &mut Cycle) -> Timestamp {
+        let now = self.parts.clock.now();
+        if cycle.ask_at <= now {
+            cycle.ask_at = now.saturating_add(LOOK_INTERVAL).unwrap_or(Timestamp::MAX);
+            if let Err(error) = self.ask_window(present, cycle).await {
+                tracing::debug!(%error, "the authority does not say when to renew");
+            }
+        }
+        let due = match present {
+            Some(held) if cycle.failures == 0 => held.life.renew_at(cycle.window, cycle.place),
+            // What failed is tried again, also if somebody asked for it before it was time.
+            _ => Timestamp::MIN,
+        };
+        due.max(cycle.pause_until)
+    }
+
+    /// Asks the authority when it wants the certificate to be renewed (RFC 9773). After an error, its last answer holds.
+    async fn ask_window(&self, present: Option<&Held>, cycle: &mut Cycle) -> Result<(), AcmeError> {
+        let Some(account) = account::restore(&self.parts, &self.transport).await? else { return Ok(()) };
+        self.note_account(&account);
+        let Some(id) = present.and_then(identifier_of) else { return Ok(()) };
+        match account.renewal_info(&id).await {
+            Ok((info, pause)) => {
+                let window = info.suggested_window;
+                cycle.window = Window::new(window.start.unix_timestamp(), window.end.unix_timestamp());
+                let now = self.parts.clock.now();
+                cycle.ask_at = now.saturating_add(pause.clamp(ASK_MIN, ASK_MAX)).unwrap_or(Timestamp::MAX);
+                Ok(())
+            }
+            Err(Error::Unsupported(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Orders a certificate, puts it in place of the present one and tells so.
+    async fn renew(&self, present: Option<Held>) -> Result<(), AcmeError> {
+        self.transport.begin_order();
+        let replaced = present.as_ref().and_then(identifier_of);
+        let account = account::open(&self.parts, &self.transport).await?;
+        self.note_account(&account);
+        let issued = match order::run(self, &account, replaced.clone()).await {
+            Err(error) if error.is_of_unknown_account() => {
+                tracing::warn!(account = account.id(), "the authority does not know the ACME account");
+                let account = account::create(&self.parts, &self.transport).await?;
+                self.note_account(&account);
+                order::run(self, &account, replaced).await?
+            }
+            ended => ended?,
+        };
+        let AcmeDependencies { data_dir, names, certificate, clock, .. } = &self.parts;
+        certificate_file::replace(data_dir, names, &issued.pem, clock.now())?;
+        let file = certificate_file(data_dir);
+        certificate.adopt(&file, &file).map_err(AcmeError::Certificate)?;
+        self.note_success(issued.challenge).await;
+        Ok(())
+    }
+
+    /// The account, and the records as its directory lets expect them. A challenge can correct them.
+    fn note_account(&self, account: &Account) {
+        let issuers = self.transport.identities();
+        let record = |name: &DomainName| PersistRecord::new(name.as_str(), issuers.clone(), account.id());
+        let records = self.parts.names.iter().filter_map(record);
+        let records: Vec<_> = records.map(|record| (record.name.clone(), record.value())).collect();
+        self.change(|state| {
+            let is_new = state.account.as_deref() != Some(account.id());
+            state.account = Some(account.id().to_owned());
+            if is_new {
+                state.records = records;
+            }
+        });
+    }
+
+    async fn note_success(&self, challenge: Option<&'static str>) {
+        let now = self.parts.clock.now();
+        let expires_at = self.parts.certificate.expires_at();
+        self.change(|state| {
+            state.challenge = challenge.or(state.challenge);
+            state.renewed_at = Some(now);
+            (state.failing_since, state.error) = (None, None);
+        });
+        let names = self.state().names;
+        tracing::info!(
+            ?names,
+            challenge,
+            expires_at = expires_at.map(tracing::field::display),
+            "certificate renewed"
+        );
+        let data = json!({"names": names, "challenge": challenge, "expires_at": expires_at});
+        self.append(EventKind::CertificateRenewed, data).await;
+    }
+
+    /// The event is appended once until an order succeeds.
+    async fn note_failure(&self, error: &AcmeError, next_at: Timestamp) {
+        let now = self.parts.clock.now();
+        let error = error.to_string();
+        tracing::error!(%next_at, "no certificate by ACME: {error}; the present one stays in use");
+        let mut is_first = false;
+        self.change(|state| {
+            is_first = state.failing_since.is_none();
+            state.failing_since.get_or_insert(now);
+            state.error = Some(error.clone());
+        });
+        if is_first {
+            let data = json!({"names": self.state().names, "error": error, "next_at": next_at});
+            self.append(EventKind::CertificateFailing, data).await;
+        }
+    }
+
+    async fn append(&self, kind: EventKind, data: Value) {
+        let event = NewEvent { kind, tenant_id: None, environment: None, data, at: self.parts.clock.now() };
+        if let Err(error) = self.parts.store.append(event).await {
+            tracing::warn!(%error, "cannot append the event {kind}");
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut AcmeState)) {
+        change(&mut self.state.lock());
+    }
+}
+
+/// The name of a certificate for its authority (RFC 9773 §4.1); `None` if it does not say which key has signed it.
+fn identifier_of(held: &Held) -> Option<CertificateIdentifier<'static>> {
+    CertificateIdentifier::try_from(&held.leaf).ok().map(|id| id.into_owned())
+}
+
+/// Checks that the key of an external account can be used.
+///
+/// # Errors
+/// [`AcmeError::BindingKey`].
+pub fn check(settings: &config::Acme) -> Result<(), AcmeError> {
+    account::external_account(settings).map(drop)
+}

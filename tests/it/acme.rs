@@ -1,0 +1,408 @@
+//! Certificates by ACME: the server with an authority that looks at its answers.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pillarbox::acme::certificate_file;
+use pillarbox::config::{self, AcmeChallenge};
+use pillarbox::mail::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::ClientConfig;
+
+use crate::client::Client;
+use crate::fake_ca::{FakeCa, quiet_port};
+use crate::fake_dns::FakeDns;
+use crate::identity::trust_pem;
+use crate::program;
+use crate::server::{HOSTNAME, TestServer, database_file};
+use crate::wait::until;
+
+/// Longer than the first look of a server waits.
+const START: Duration = Duration::from_secs(11);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+struct Stage {
+    dns: FakeDns,
+    ca: FakeCa,
+    server: TestServer,
+}
+
+impl Stage {
+    async fn start() -> Self {
+        Self::with(|_, _| ()).await
+    }
+
+    /// A server that has no certificate yet.
+    async fn with(change: impl FnOnce(&FakeCa, &mut config::Acme)) -> Self {
+        let dns = FakeDns::start().await;
+        let ca = FakeCa::start(&dns).await;
+        let mut settings = ca.settings();
+        change(&ca, &mut settings);
+        let server = TestServer::start_with(&dns, 1, |config| config.acme = settings).await;
+        ca.set(|behaviour| behaviour.clock = server.clock.clone());
+        Self { dns, ca, server }
+    }
+
+    /// A server with its first certificate.
+    async fn certified() -> Self {
+        let stage = Self::start().await;
+        stage.server.clock.advance(START);
+        stage.expect_issued(1).await;
+        stage
+    }
+
+    async fn view(&self) -> Value {
+        self.server.control.get("/v1/certificate").await
+    }
+
+    /// Waits until no order runs and the view is so.
+    async fn expect(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        until(what, async || {
+            let view = self.view().await;
+            (view["acme"]["running"] == false && is_so(&view)).then_some(view)
+        })
+        .await
+    }
+
+    /// Waits until the last of so many certificates is in use.
+    async fn expect_issued(&self, count: usize) -> Value {
+        let what = format!("{count} certificates were issued");
+        self.expect(&what, |view| {
+            self.ca.issued() == count && view["source"] == "acme" && view["acme"]["error"].is_null()
+        })
+        .await
+    }
+
+    async fn expect_failure(&self, part: &str) -> Value {
+        self.expect(&format!("an order fails: {part}"), |view| {
+            view["acme"]["error"].as_str().is_some_and(|error| error.contains(part))
+        })
+        .await
+    }
+
+    async fn renew(&self) {
+        self.server.control.ok("POST", "/v1/certificate/renew", Value::Null).await;
+    }
+
+    fn trust(&self) -> Arc<ClientConfig> {
+        trust_pem(&self.ca.root_pem)
+    }
+
+    /// Whether a listener shows a certificate of the authority.
+    async fn shows_issued(&self) -> bool {
+        let mut client = Client::connect(self.server.submission(), HOSTNAME).await;
+        client.ehlo().await;
+        client.try_starttls(self.trust()).await.is_some()
+    }
+
+    fn file(&self) -> PathBuf {
+        certificate_file(&self.server.config.data_dir)
+    }
+
+    async fn events(&self, kind: &str) -> Vec<Value> {
+        let list = self.server.control.get(&format!("/v1/events?type={kind}")).await;
+        list["data"].as_array().unwrap().clone()
+    }
+
+    async fn finding(&self, check: &str) -> Value {
+        let found = self.server.control.get("/v1/doctor?refresh=true").await;
+        found["findings"].as_array().unwrap().iter().find(|one| one["id"] == check).unwrap().clone()
+    }
+}
+
+fn time(view: &Value) -> Timestamp {
+    view.as_str().unwrap_or_else(|| panic!("no time: {view}")).parse().unwrap()
+}
+
+/// Hours from now on the clock of the server until a time.
+fn hours_until(stage: &Stage, view: &Value) -> f64 {
+    time(view).duration_since(stage.server.clock.now()).as_secs_f64() / 3600.0
+}
+
+#[tokio::test]
+async fn the_first_certificate_comes_by_http_01_and_the_listeners_use_it() {
+    let stage = Stage::start().await;
+    let own = trust_pem(&stage.server.certificate_pem());
+    let mut early = Client::connect(stage.server.submission(), HOSTNAME).await;
+    early.ehlo().await;
+    let mut early = early.starttls(own).await;
+    let before = stage.view().await;
+    assert_eq!((&before["source"], &before["acme"]["account"]), (&json!("self_signed"), &Value::Null));
+    assert!(!stage.shows_issued().await);
+
+    stage.server.clock.advance(START);
+    let view = stage.expect_issued(1).await;
+    assert!(stage.shows_issued().await);
+    Client::connect_implicit(stage.server.submissions(), HOSTNAME, stage.trust()).await;
+    early.command("NOOP").await.expect_code(250);
+    let acme = &view["acme"];
+    assert_eq!((&acme["challenge"], &acme["names"]), (&json!("http-01"), &json!([HOSTNAME])));
+    assert!((hours_until(&stage, &view["expires_at"]) - 90.0 * 24.0).abs() < 1.0, "{view}");
+    let audited = stage.server.control.get("/v1/audit?operation=renew_certificate").await;
+    assert_eq!(audited["data"], json!([]), "nobody asked for it");
+    let event = &stage.events("certificate.renewed").await[0];
+    assert_eq!(event["data"]["expires_at"], view["expires_at"], "{event}");
+    assert_eq!(stage.finding("acme.order").await["status"], "ok");
+    assert_eq!(stage.finding("acme.port80").await["status"], "ok");
+    assert_eq!(stage.finding("tls.name").await["status"], "ok");
+
+    let http = stage.server.config.acme.http_listen[0];
+    assert!(TcpStream::connect(http).await.is_err(), "the listener for http-01 is closed after the order");
+}
+
+#[tokio::test]
+async fn keys_and_certificate_are_one_file_for_its_owner_only_and_the_account_is_encrypted() {
+    let stage = Stage::certified().await;
+    let directory = stage.file().parent().unwrap().to_owned();
+    let files: Vec<_> = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files, [stage.file()]);
+    assert_eq!(std::fs::metadata(&files[0]).unwrap().permissions().mode() & 0o777, 0o600);
+    let pem = std::fs::read_to_string(&files[0]).unwrap();
+    assert_eq!(pem.matches("PRIVATE KEY-----\n").count(), 2, "one key");
+    assert_eq!(pem.matches("BEGIN CERTIFICATE").count(), 2, "the chain");
+
+    let database = rusqlite::Connection::open(database_file(&stage.server.config.data_dir)).unwrap();
+    let row = database.query_row("SELECT account_url, credentials FROM acme_account", [], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?))
+    });
+    let (url, credentials) = row.unwrap();
+    assert_eq!(stage.view().await["acme"]["account"], url);
+    let text = String::from_utf8_lossy(&credentials);
+    assert!(!text.contains("key_pkcs8") && !text.contains("MIG"), "{text}");
+}
+
+#[tokio::test]
+async fn the_record_for_dns_persist_is_used_when_it_is_there_and_else_http() {
+    let stage = Stage::with(|ca, _| {
+        ca.set(|behaviour| behaviour.challenges = vec!["dns-01", "dns-persist-01", "http-01"]);
+    })
+    .await;
+    stage.server.clock.advance(START);
+    let view = stage.expect_issued(1).await;
+    assert_eq!(view["acme"]["challenge"], "http-01");
+    let record = &view["acme"]["records"][0];
+    let (name, value) = (record["name"].as_str().unwrap(), record["value"].as_str().unwrap());
+    assert_eq!(name, format!("_validation-persist.{HOSTNAME}"));
+    assert_eq!(stage.finding("acme.record").await["status"], "skipped", "http-01 is enough");
+
+    // The record of another account.
+    stage.dns.text(name, &format!("{value}9"));
+    stage.renew().await;
+    assert_eq!(stage.expect_issued(2).await["acme"]["challenge"], "http-01");
+
+    stage.dns.texts(name, &["v=spf1 -all", value]);
+    stage.renew().await;
+    assert_eq!(stage.expect_issued(3).await["acme"]["challenge"], "dns-persist-01");
+    let audited = stage.server.control.get("/v1/audit?operation=renew_certificate").await;
+    assert_eq!(audited["data"].as_array().unwrap().len(), 2, "{audited}");
+}
+
+#[tokio::test]
+async fn without_its_record_dns_persist_asks_for_nothing_and_says_what_to_publish() {
+    let stage = Stage::with(|ca, settings| {
+        ca.set(|behaviour| behaviour.challenges = vec!["dns-persist-01", "http-01"]);
+        settings.challenge = AcmeChallenge::DnsPersist;
+    })
+    .await;
+    stage.server.clock.advance(START);
+    let view = stage.expect_failure("has no TXT record").await;
+    assert_eq!(stage.ca.asked("/challenge/"), 0, "a challenge that must fail is not begun");
+    let record = &view["acme"]["records"][0];
+    let finding = stage.finding("acme.record").await;
+    assert_eq!((&finding["status"], &finding["fix"]["record"]["name"]), (&json!("error"), &record["name"]));
+    assert_eq!(finding["fix"]["record"]["value"], record["value"]);
+
+    let url = format!("http://{}", stage.server.control.address);
+    let environment =
+        [("PILLARBOX_URL", url.as_str()), ("PILLARBOX_KEY", stage.server.control.secret.as_str())];
+    let (is_ok, text) = program::run_with(&["certificate", "show"], &environment).await;
+    let (name, value) = (record["name"].as_str().unwrap(), record["value"].as_str().unwrap());
+    assert!(is_ok && text.contains(&format!("\nTXT {name} {value}\n")), "{text}");
+
+    stage.dns.text(name, value);
+    let (is_ok, text) = program::run_with(&["certificate", "renew"], &environment).await;
+    assert!(is_ok, "{text}");
+    assert_eq!(stage.expect_issued(1).await["acme"]["challenge"], "dns-persist-01");
+    assert_eq!(stage.finding("acme.record").await["status"], "ok");
+}
+
+#[tokio::test]
+async fn the_window_of_the_authority_decides_when_to_renew() {
+    let stage = Stage::start().await;
+    let at = |days: i64| stage.server.clock.now() + SignedDuration::from_hours(24 * days);
+    let mut windows = [(at(20), at(21)), (at(60), at(61))];
+    stage.ca.set(|behaviour| behaviour.windows = windows.to_vec());
+    stage.server.clock.advance(START);
+    let view = stage.expect_issued(1).await;
+    let days = hours_until(&stage, &view["acme"]["next_at"]) / 24.0;
+    assert!((19.9..21.1).contains(&days), "{days}");
+    stage.server.clock.advance(21 * DAY + HOUR);
+    let view = stage.expect_issued(2).await;
+    let days = hours_until(&stage, &view["acme"]["next_at"]) / 24.0;
+    assert!((38.9..40.1).contains(&days), "{days}");
+    let replaced = stage.ca.last_replaced();
+    assert!(replaced.as_str().is_some_and(|id| id.contains('.')), "RFC 9773 §5: {replaced}");
+
+    // The window moves: the authority is going to revoke the certificate.
+    windows[1] = (at(-2), at(-1));
+    stage.ca.set(|behaviour| behaviour.windows = windows.to_vec());
+    stage.server.clock.advance(7 * HOUR);
+    // It says nothing about the third one.
+    let view = stage.expect_issued(3).await;
+    let days = hours_until(&stage, &view["acme"]["next_at"]) / 24.0;
+    assert!((days - 60.0).abs() < 0.1, "{days}");
+}
+
+#[tokio::test]
+async fn without_a_window_it_is_two_thirds_of_life() {
+    let stage = Stage::with(|ca, _| ca.set(|behaviour| behaviour.life = 30 * DAY)).await;
+    stage.server.clock.advance(START);
+    let view = stage.expect_issued(1).await;
+    let days = hours_until(&stage, &view["acme"]["next_at"]) / 24.0;
+    assert!((days - 20.0).abs() < 0.1, "{days}");
+    stage.server.clock.advance(20 * DAY + MINUTE);
+    stage.expect_issued(2).await;
+    assert_eq!(stage.ca.last_replaced(), Value::Null);
+}
+
+#[tokio::test]
+async fn a_failure_keeps_the_old_certificate_is_told_once_and_tries_become_rare() {
+    let stage = Stage::certified().await;
+    let before = stage.view().await;
+    stage.ca.set(|behaviour| behaviour.problem = Some(("/order", "rejectedIdentifier", None)));
+    stage.renew().await;
+    let view = stage.expect_failure("rejectedIdentifier: not today").await;
+    let hours = hours_until(&stage, &view["acme"]["next_at"]);
+    assert!((0.89..1.11).contains(&hours), "{hours}");
+    assert_eq!((&view["source"], &view["expires_at"]), (&json!("acme"), &before["expires_at"]));
+    assert!(stage.shows_issued().await);
+    let finding = stage.finding("acme.order").await;
+    assert_eq!(finding["status"], "warning");
+    assert!(finding["text"].as_str().unwrap().contains("not today"), "{finding}");
+
+    stage.server.clock.advance(HOUR + 10 * MINUTE);
+    let failed = time(&view["acme"]["next_at"]);
+    let again = stage.expect("it is tried again", |view| time(&view["acme"]["next_at"]) > failed).await;
+    let hours = hours_until(&stage, &again["acme"]["next_at"]);
+    assert!((1.7..2.3).contains(&hours), "{hours}");
+    assert_eq!(again["acme"]["failing_since"], view["acme"]["failing_since"]);
+    let events = stage.events("certificate.failing").await;
+    assert_eq!(events.len(), 1, "{events:?}");
+
+    stage.ca.set(|behaviour| behaviour.problem = Some(("/order", "rateLimited", Some(48 * 3600))));
+    stage.renew().await;
+    let view = stage.expect_failure("rateLimited").await;
+    let hours = hours_until(&stage, &view["acme"]["next_at"]);
+    assert!((47.9..48.1).contains(&hours), "the authority says when: {hours}");
+
+    stage.ca.set(|behaviour| behaviour.problem = None);
+    stage.server.clock.advance(3 * DAY);
+    let view = stage.expect_issued(2).await;
+    assert_eq!(view["acme"]["failing_since"], Value::Null);
+    assert_eq!(stage.finding("acme.order").await["status"], "ok");
+}
+
+#[tokio::test]
+async fn what_the_authority_says_about_a_challenge_is_the_error() {
+    let stage = Stage::start().await;
+    stage.ca.set(|behaviour| behaviour.http_port = quiet_port());
+    stage.server.clock.advance(START);
+    let view = stage.expect_failure("refused relay.test: unauthorized: Connection refused").await;
+    assert_eq!(view["source"], "self_signed");
+    stage.ca.set(|behaviour| behaviour.challenges = vec!["dns-01", "tls-alpn-01"]);
+    stage.renew().await;
+    stage
+        .expect_failure("relay.test: the authority offers dns-01, tls-alpn-01, and acme.challenge is auto")
+        .await;
+    stage.ca.set(|behaviour| behaviour.is_down = true);
+    stage.renew().await;
+    stage.expect_failure("answered 503").await;
+}
+
+#[tokio::test]
+async fn a_refused_nonce_is_no_failure() {
+    // The library gives up after three.
+    let stage = Stage::with(|ca, _| ca.set(|behaviour| behaviour.refused_nonces = 4)).await;
+    stage.server.clock.advance(START);
+    stage.expect_issued(1).await;
+    assert_eq!((stage.ca.accounts(), stage.events("certificate.failing").await.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_restart_uses_the_account_and_orders_nothing_new() {
+    let mut stage = Stage::certified().await;
+    let asked = stage.ca.asked("/directory");
+    stage.server.restart(|_| ()).await;
+    assert!(stage.shows_issued().await);
+    stage.server.clock.advance(START);
+    let view = stage.expect("the account is known", |view| !view["acme"]["account"].is_null()).await;
+    assert!((hours_until(&stage, &view["acme"]["next_at"]) / 24.0 - 60.0).abs() < 0.1, "{view}");
+    assert!(stage.ca.asked("/directory") > asked);
+    assert_eq!((stage.ca.accounts(), stage.ca.issued()), (1, 1));
+    // It is the same account, unless the authority does not know it any more.
+    stage.renew().await;
+    stage.expect_issued(2).await;
+    assert_eq!(stage.ca.accounts(), 1);
+    stage.ca.forget_accounts();
+    stage.renew().await;
+    stage.expect_issued(3).await;
+    assert_eq!(stage.ca.accounts(), 2);
+}
+
+#[tokio::test]
+async fn a_damaged_certificate_file_is_replaced_and_another_name_is_ordered() {
+    let mut stage = Stage::certified().await;
+    let file = stage.file();
+    let good = std::fs::read(&file).unwrap();
+    stage.server.restart(|_| std::fs::write(&file, &good[..good.len() / 2]).unwrap()).await;
+    assert!(!stage.shows_issued().await, "it starts with the self-signed one");
+    stage.server.clock.advance(START);
+    stage.expect_issued(2).await;
+    assert!(stage.shows_issued().await);
+
+    let names = [HOSTNAME, "mail.relay.test"].map(|name| name.parse().unwrap());
+    stage.server.config.acme.names = names.to_vec();
+    stage.server.restart(|_| ()).await;
+    assert!(stage.shows_issued().await, "the one for fewer names is better than none");
+    stage.server.clock.advance(START);
+    stage.expect_issued(3).await;
+    let named = Client::connect(stage.server.submission(), "mail.relay.test");
+    let mut client = named.await;
+    client.ehlo().await;
+    assert!(client.try_starttls(stage.trust()).await.is_some());
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named_by_the_doctor() {
+    let stage = Stage::start().await;
+    let http = stage.server.config.acme.http_listen[0];
+    let other = std::net::TcpListener::bind(http).unwrap();
+    stage.server.clock.advance(START);
+    stage.expect_failure(&format!("cannot listen on {http}")).await;
+    assert_eq!(stage.ca.asked("/challenge/"), 0, "a challenge that must fail is not begun");
+    let finding = stage.finding("acme.port80").await;
+    assert_eq!(finding["status"], "error", "{finding}");
+    assert!(finding["text"].as_str().unwrap().contains(&http.to_string()), "{finding}");
+    drop(other);
+    stage.renew().await;
+    stage.expect_issued(1).await;
+    assert_eq!(stage.finding("acme.port80").await["status"], "ok");
+}
+
+#[tokio::test]
+async fn without_acme_there_is_nothing_to_renew() {
+    let dns = FakeDns::start().await;
+    let server = TestServer::start(&dns, 1).await;
+    let view = server.control.get("/v1/certificate").await;
+    assert_eq!((&view["source"], &view["acme"]), (&json!("self_signed"), &Value::Null));
+    let control = &server.control;
+    let renew =
+        crate::http::request(control.address, "POST", "/v1/certificate/renew", Some(&control.secret), None);
+    renew.await.expect_error(422, "validation_failed");
+    assert!(!certificate_file(&server.config.data_dir).exists());
+}

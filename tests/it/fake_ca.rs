@@ -1,0 +1,531 @@
+//! A certificate authority over HTTPS: ACME (RFC 8555) with http-01 and dns-persist-01, and renewal windows (RFC 9773). It really
+//! verifies signatures, nonces and challenges.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use pillarbox::clock::Clock;
+use pillarbox::config;
+use pillarbox::dns::Resolver;
+use pillarbox::mail::Timestamp;
+use pillarbox::rng::Rng;
+use rcgen::{
+    BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData,
+    SignatureAlgorithm, date_time_ymd,
+};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
+
+use crate::fake_dns::FakeDns;
+use crate::http::read_answer;
+use crate::identity::Identity;
+
+const HOST: &str = "ca.test";
+const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+
+pub struct FakeCa {
+    pub directory: String,
+    /// The certificate that its certificates lead to.
+    pub root_pem: String,
+    trusted: NamedTempFile,
+    desk: Arc<Desk>,
+    _serving: JoinSet<()>,
+}
+
+/// How it behaves. A test changes it at any time.
+pub struct Behaviour {
+    /// The challenges that it offers.
+    pub challenges: Vec<&'static str>,
+    /// Where it looks for http-01, in place of port 80.
+    pub http_port: u16,
+    /// The time of its certificates.
+    pub clock: Clock,
+    pub life: Duration,
+    /// When it wants its certificates to be renewed, the first one first.
+    pub windows: Vec<(Timestamp, Timestamp)>,
+    /// How many nonces it refuses before it accepts one.
+    pub refused_nonces: usize,
+    /// The beginning of the paths where it refuses requests, the type of the problem, and `Retry-After`.
+    pub problem: Option<(&'static str, &'static str, Option<u64>)>,
+    pub is_down: bool,
+}
+
+/// What it has done.
+#[derive(Default)]
+struct Book {
+    nonces: HashSet<String>,
+    refused_in_a_row: usize,
+    made: u64,
+    /// Public keys as points of the curve; `None` for a forgotten one.
+    accounts: Vec<Option<Vec<u8>>>,
+    orders: Vec<Order>,
+    issued: usize,
+    /// The paths of all requests.
+    asked: Vec<String>,
+}
+
+struct Order {
+    account: usize,
+    names: Vec<Authorization>,
+    replaces: Value,
+    chain: Option<String>,
+}
+
+struct Authorization {
+    name: String,
+    token: String,
+    status: &'static str,
+    error: Option<Value>,
+}
+
+struct Desk {
+    base: String,
+    behaviour: Mutex<Behaviour>,
+    book: Mutex<Book>,
+    issuer: Issuer<'static, KeyPair>,
+    root_pem: String,
+    resolver: Resolver,
+}
+
+/// A public key of somebody else.
+struct Point(Vec<u8>);
+
+impl PublicKeyData for Point {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+struct Reply {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: String,
+}
+
+impl Reply {
+    fn json(status: u16, body: &Value) -> Self {
+        Self { status, headers: Vec::new(), body: body.to_string() }
+    }
+
+    fn problem(kind: &str, detail: &str) -> Self {
+        let body = json!({"type": format!("urn:ietf:params:acme:error:{kind}"), "detail": detail});
+        Self::json(if kind == "rateLimited" { 429 } else { 400 }, &body)
+    }
+
+    fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.headers.push((name, value.to_string()));
+        self
+    }
+}
+
+impl FakeCa {
+    /// Its name is in this DNS, where it also looks for records.
+    pub async fn start(dns: &FakeDns) -> Self {
+        dns.addresses(HOST, &[Ipv4Addr::LOCALHOST.into()]);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let base = format!("https://{HOST}:{}", listener.local_addr().unwrap().port());
+        let identity = Identity::new(&[HOST]);
+        let key = KeyPair::generate().unwrap();
+        let mut root = CertificateParams::new(Vec::new()).unwrap();
+        root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root_pem = root.self_signed(&key).unwrap().pem();
+        let behaviour = Behaviour {
+            challenges: vec!["http-01", "dns-01", "tls-alpn-01"],
+            http_port: 80,
+            clock: Clock::system(),
+            life: 90 * DAY,
+            windows: Vec::new(),
+            refused_nonces: 0,
+            problem: None,
+            is_down: false,
+        };
+        let desk = Arc::new(Desk {
+            base: base.clone(),
+            behaviour: Mutex::new(behaviour),
+            book: Mutex::default(),
+            issuer: Issuer::new(root, key),
+            root_pem: root_pem.clone(),
+            resolver: Resolver::new(&[dns.address], Rng::system()).unwrap().without_cache(),
+        });
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(listener, TlsAcceptor::from(identity.server_config()), desk.clone()));
+        Self {
+            directory: format!("{base}/directory"),
+            root_pem,
+            trusted: identity.certificate_file(),
+            desk,
+            _serving: serving,
+        }
+    }
+
+    /// The settings of a server that uses this authority, with a listener for http-01 where it looks.
+    pub fn settings(&self) -> config::Acme {
+        let http = SocketAddr::from((Ipv4Addr::LOCALHOST, quiet_port()));
+        self.set(|behaviour| behaviour.http_port = http.port());
+        config::Acme {
+            enabled: true,
+            directory: self.directory.parse().unwrap(),
+            http_listen: vec![http],
+            ca_file: Some(self.trusted.path().to_owned()),
+            ..config::Acme::default()
+        }
+    }
+
+    pub fn set(&self, change: impl FnOnce(&mut Behaviour)) {
+        change(&mut self.desk.behaviour.lock().unwrap());
+    }
+
+    /// The number of certificates that it has issued.
+    pub fn issued(&self) -> usize {
+        self.desk.book.lock().unwrap().issued
+    }
+
+    /// The number of accounts that were made.
+    pub fn accounts(&self) -> usize {
+        self.desk.book.lock().unwrap().accounts.len()
+    }
+
+    /// The number of requests whose path begins so.
+    pub fn asked(&self, path: &str) -> usize {
+        self.desk.book.lock().unwrap().asked.iter().filter(|asked| asked.starts_with(path)).count()
+    }
+
+    /// The certificate that the last order said to replace.
+    pub fn last_replaced(&self) -> Value {
+        self.desk.book.lock().unwrap().orders.last().unwrap().replaces.clone()
+    }
+
+    pub fn forget_accounts(&self) {
+        self.desk.book.lock().unwrap().accounts.iter_mut().for_each(|account| *account = None);
+    }
+}
+
+/// A port on which nobody listens, and that the system gives to nobody who asks for any.
+pub fn quiet_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    let ports = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    let is_free = |port: &u16| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    ports.take(10_000).find(is_free).expect("a free port")
+}
+
+async fn serve(listener: TcpListener, tls: TlsAcceptor, desk: Arc<Desk>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (tls, desk) = (tls.clone(), desk.clone());
+        connections.spawn(async move {
+            let Ok(stream) = tls.accept(stream).await else { return };
+            let service = service_fn(async |request: Request<Incoming>| {
+                let reply = desk.respond(request).await;
+                let mut response = Response::builder().status(reply.status);
+                for (name, value) in reply.headers {
+                    response = response.header(name, value);
+                }
+                Ok::<_, Infallible>(response.body(Full::new(Bytes::from(reply.body))).unwrap())
+            });
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+impl Desk {
+    async fn respond(&self, request: Request<Incoming>) -> Reply {
+        let (head, body) = request.into_parts();
+        let path = head.uri.path().to_owned();
+        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        self.book.lock().unwrap().asked.push(path.clone());
+        if self.behaviour.lock().unwrap().is_down {
+            return Reply { status: 503, headers: Vec::new(), body: "under maintenance".into() };
+        }
+        let reply = match (head.method.clone(), path.as_str()) {
+            (Method::GET, "/directory") => self.directory(),
+            (Method::GET, path) if path.starts_with("/renewal/") => self.renewal(path),
+            (Method::HEAD, "/nonce") => Reply::json(200, &Value::Null),
+            (Method::POST, _) => self.post(&path, &body).await,
+            _ => Reply::problem("malformed", "no such resource"),
+        };
+        match head.method {
+            Method::GET => reply,
+            _ => reply.with("Replay-Nonce", self.nonce()),
+        }
+    }
+
+    fn directory(&self) -> Reply {
+        let url = |path: &str| format!("{}{path}", self.base);
+        let mut directory = json!({
+            "newNonce": url("/nonce"), "newAccount": url("/account"), "newOrder": url("/order"),
+            "meta": {"caaIdentities": [HOST]},
+        });
+        if !self.behaviour.lock().unwrap().windows.is_empty() {
+            directory["renewalInfo"] = url("/renewal").into();
+        }
+        Reply::json(200, &directory)
+    }
+
+    /// RFC 9773 §4.1: the path ends with the serial number.
+    fn renewal(&self, path: &str) -> Reply {
+        let serial = BASE64.decode(path.rsplit('.').next().unwrap()).unwrap();
+        let place = usize::from(*serial.last().unwrap()) - 1;
+        let window = self.behaviour.lock().unwrap().windows.get(place).copied();
+        let Some((start, end)) = window else { return Reply::problem("malformed", "no such certificate") };
+        let window = json!({"suggestedWindow": {"start": start, "end": end}});
+        Reply::json(200, &window).with("Retry-After", 6 * 3600)
+    }
+
+    fn nonce(&self) -> String {
+        let mut book = self.book.lock().unwrap();
+        book.made += 1;
+        let nonce = format!("nonce-{}", book.made);
+        book.nonces.insert(nonce.clone());
+        nonce
+    }
+
+    /// Verifies a request, and does what it says.
+    async fn post(&self, path: &str, body: &[u8]) -> Reply {
+        let request: Value = serde_json::from_slice(body).unwrap();
+        let part = |name: &str| request[name].as_str().unwrap().to_owned();
+        let decoded = |name: &str| BASE64.decode(part(name)).unwrap();
+        let protected: Value = serde_json::from_slice(&decoded("protected")).unwrap();
+        if !self.accepts_nonce(protected["nonce"].as_str().unwrap()) {
+            return Reply::problem("badNonce", "the nonce is not valid");
+        }
+        let account = protected["kid"].as_str().and_then(|url| url.rsplit('/').next()?.parse::<usize>().ok());
+        let known = |index: usize| self.book.lock().unwrap().accounts.get(index).cloned().flatten();
+        let key = match account {
+            Some(index) => known(index),
+            None => Some(point_of(&protected["jwk"])),
+        };
+        let Some(key) = key else { return Reply::problem("accountDoesNotExist", "no such account") };
+        let signed = format!("{}.{}", part("protected"), part("payload"));
+        let verified = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &key)
+            .verify(signed.as_bytes(), &decoded("signature"));
+        if verified.is_err() || protected["url"] != format!("{}{path}", self.base) {
+            return Reply::problem("unauthorized", "the signature does not fit");
+        }
+        let problem = self.behaviour.lock().unwrap().problem;
+        if let Some((_, kind, after)) = problem.filter(|(prefix, ..)| path.starts_with(prefix)) {
+            let reply = Reply::problem(kind, "not today");
+            return if let Some(after) = after { reply.with("Retry-After", after) } else { reply };
+        }
+        let payload = serde_json::from_slice(&decoded("payload")).unwrap_or(Value::Null);
+        self.dispatch(path, account.unwrap_or_default(), key, &payload).await
+    }
+
+    fn accepts_nonce(&self, nonce: &str) -> bool {
+        let refused = self.behaviour.lock().unwrap().refused_nonces;
+        let mut book = self.book.lock().unwrap();
+        let is_known = book.nonces.remove(nonce);
+        if book.refused_in_a_row < refused {
+            book.refused_in_a_row += 1;
+            return false;
+        }
+        book.refused_in_a_row = 0;
+        is_known
+    }
+
+    async fn dispatch(&self, path: &str, account: usize, key: Vec<u8>, payload: &Value) -> Reply {
+        let parts: Vec<&str> = path.split('/').skip(1).collect();
+        let number = |at: usize| parts[at].parse::<usize>().unwrap();
+        match parts[..] {
+            ["account"] => {
+                assert_eq!(payload["termsOfServiceAgreed"], true);
+                let mut book = self.book.lock().unwrap();
+                book.accounts.push(Some(key));
+                let location = format!("{}/account/{}", self.base, book.accounts.len() - 1);
+                Reply::json(201, &json!({"status": "valid"})).with("Location", location)
+            }
+            ["order"] => {
+                let index = self.take_order(account, payload);
+                Reply::json(201, &self.order(index)).with("Location", format!("{}/order/{index}", self.base))
+            }
+            ["order", _] => Reply::json(200, &self.order(number(1))),
+            ["authorization", _, _] => Reply::json(200, &self.authorization(number(1), number(2))),
+            ["challenge", kind, _, _] => {
+                let (order, index) = (number(2), number(3));
+                self.validate(kind, order, index, &key).await;
+                let authorization = self.authorization(order, index);
+                let challenges = authorization["challenges"].as_array().unwrap();
+                Reply::json(200, challenges.iter().find(|one| one["type"] == kind).unwrap())
+            }
+            ["finalize", _] => {
+                self.issue(number(1), payload);
+                Reply::json(200, &self.order(number(1)))
+            }
+            ["certificate", _] => {
+                let chain = self.book.lock().unwrap().orders[number(1)].chain.clone().unwrap();
+                Reply { status: 200, headers: Vec::new(), body: chain }
+            }
+            _ => Reply::problem("malformed", "no such resource"),
+        }
+    }
+
+    fn take_order(&self, account: usize, payload: &Value) -> usize {
+        let mut book = self.book.lock().unwrap();
+        let index = book.orders.len();
+        let names = payload["identifiers"].as_array().unwrap().iter().enumerate().map(|(at, name)| {
+            assert_eq!(name["type"], "dns");
+            Authorization {
+                name: name["value"].as_str().unwrap().to_owned(),
+                token: format!("token-{index}-{at}"),
+                status: "pending",
+                error: None,
+            }
+        });
+        let names = names.collect();
+        book.orders.push(Order { account, names, replaces: payload["replaces"].clone(), chain: None });
+        index
+    }
+
+    fn order(&self, index: usize) -> Value {
+        let book = self.book.lock().unwrap();
+        let order = &book.orders[index];
+        let has = |status: &str| order.names.iter().any(|name| name.status == status);
+        let status = match &order.chain {
+            Some(_) => "valid",
+            None if has("invalid") => "invalid",
+            None if has("pending") => "pending",
+            None => "ready",
+        };
+        let authorizations: Vec<_> =
+            (0..order.names.len()).map(|at| format!("{}/authorization/{index}/{at}", self.base)).collect();
+        let mut view = json!({
+            "status": status, "authorizations": authorizations, "finalize": format!("{}/finalize/{index}", self.base),
+        });
+        if status == "valid" {
+            view["certificate"] = format!("{}/certificate/{index}", self.base).into();
+        }
+        if !order.replaces.is_null() {
+            view["replaces"] = order.replaces.clone();
+        }
+        view
+    }
+
+    fn authorization(&self, order: usize, index: usize) -> Value {
+        let offered = self.behaviour.lock().unwrap().challenges.clone();
+        let book = self.book.lock().unwrap();
+        let account = book.orders[order].account;
+        let Authorization { name, token, status, error } = &book.orders[order].names[index];
+        let challenge = |kind: &&str| {
+            let url = format!("{}/challenge/{kind}/{order}/{index}", self.base);
+            let mut view = json!({"type": kind, "url": url, "status": status});
+            if *kind == "dns-persist-01" {
+                view["issuer-domain-names"] = json!([HOST]);
+                view["accounturi"] = format!("{}/account/{account}", self.base).into();
+            } else {
+                view["token"] = json!(token);
+            }
+            if let Some(error) = error {
+                view["error"] = error.clone();
+            }
+            view
+        };
+        let challenges: Vec<Value> = offered.iter().map(challenge).collect();
+        json!({"identifier": {"type": "dns", "value": name}, "status": status, "challenges": challenges})
+    }
+
+    async fn validate(&self, kind: &str, order: usize, index: usize, key: &[u8]) {
+        let (name, token, account) = {
+            let book = self.book.lock().unwrap();
+            let order = &book.orders[order];
+            (order.names[index].name.clone(), order.names[index].token.clone(), order.account)
+        };
+        let port = self.behaviour.lock().unwrap().http_port;
+        let result = match kind {
+            "http-01" => get_answer(port, &name, &token, &thumbprint(key)).await,
+            "dns-persist-01" => {
+                let wanted = format!("{HOST}; accounturi={}/account/{account}", self.base);
+                let texts = self.resolver.texts(&format!("_validation-persist.{name}")).await;
+                match texts.is_ok_and(|texts| texts.contains(&wanted)) {
+                    true => Ok(()),
+                    false => Err("there is no such record".to_owned()),
+                }
+            }
+            _ => Err("it is not tested here".to_owned()),
+        };
+        let mut book = self.book.lock().unwrap();
+        let authorization = &mut book.orders[order].names[index];
+        authorization.status = if result.is_ok() { "valid" } else { "invalid" };
+        authorization.error = result
+            .err()
+            .map(|detail| json!({"type": "urn:ietf:params:acme:error:unauthorized", "detail": detail}));
+    }
+
+    fn issue(&self, index: usize, payload: &Value) {
+        let (clock, life) = {
+            let behaviour = self.behaviour.lock().unwrap();
+            (behaviour.clock.clone(), behaviour.life)
+        };
+        let request = BASE64.decode(payload["csr"].as_str().unwrap()).unwrap();
+        let (_, request) = X509CertificationRequest::from_der(&request).unwrap();
+        let key = request.certification_request_info.subject_pki.subject_public_key.data.to_vec();
+        let mut book = self.book.lock().unwrap();
+        book.issued += 1;
+        let serial = book.issued as u64;
+        let order = &mut book.orders[index];
+        let names: Vec<String> = order.names.iter().map(|name| name.name.clone()).collect();
+        let mut leaf = CertificateParams::new(names).unwrap();
+        let now =
+            date_time_ymd(1970, 1, 1) + Duration::from_secs(clock.now().as_second().try_into().unwrap());
+        // The clocks of others may be behind.
+        leaf.not_before = now - CLOCKS_DIFFER;
+        leaf.not_after = now + life;
+        leaf.serial_number = Some(serial.into());
+        leaf.use_authority_key_identifier_extension = true;
+        let leaf = leaf.signed_by(&Point(key), &self.issuer).unwrap().pem();
+        order.chain = Some(leaf + &self.root_pem);
+    }
+}
+
+/// Asks the listener for http-01 as RFC 8555 §8.3 says.
+async fn get_answer(port: u16, name: &str, token: &str, thumbprint: &str) -> Result<(), String> {
+    let mut stream =
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| error.to_string())?;
+    let request = format!("GET /.well-known/acme-challenge/{token} HTTP/1.1\r\nHost: {name}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+    let answer = read_answer(&mut stream).await;
+    let wanted = format!("{token}.{thumbprint}");
+    match answer.status == 200 && answer.body == wanted.as_bytes() {
+        true => Ok(()),
+        false => Err(format!("{answer} is not {wanted}")),
+    }
+}
+
+/// The point of a key on the curve P-256, uncompressed.
+fn point_of(jwk: &Value) -> Vec<u8> {
+    let coordinate = |name: &str| BASE64.decode(jwk[name].as_str().unwrap()).unwrap();
+    [vec![4], coordinate("x"), coordinate("y")].concat()
+}
+
+/// RFC 7638.
+fn thumbprint(point: &[u8]) -> String {
+    let (x, y) = point[1..].split_at(32);
+    let (x, y) = (BASE64.encode(x), BASE64.encode(y));
+    let canonical = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
+    BASE64.encode(Sha256::digest(canonical))
+}
