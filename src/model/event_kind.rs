@@ -102,8 +102,9 @@ impl EventKind {
         self != Self::WebhookTest
     }
 
-    /// Whether events of this type can name a message. A refused submission has none.
+    /// Whether events of this type can name a message. A refused submission has none; a suppression names what caused it.
     pub fn names_message(self) -> bool {
-        self != Self::MessageRejected && self.as_str().starts_with("message.")
+        let starts_with = |start| self.as_str().starts_with(start);
+        self != Self::MessageRejected && (starts_with("message.") || starts_with("suppression."))
     }
 }
