@@ -35,8 +35,8 @@ const HOSTS_MAX: usize = 10;
 const ADDRESSES_MAX: usize = 3;
 /// The time for the probe of one host.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Connections of probes at one time.
-const PROBES_MAX: usize = 10;
+/// Connections of probes at one time: as many as four requests need, so that none waits for another within its time.
+const PROBES_MAX: usize = 4 * HOSTS_MAX;
 
 /// Explains destinations.
 pub struct Planner {

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::api_stage::ApiStage;
 use crate::fake_dns::FakeDns;
+use crate::fake_mx::{Fault, Phase};
 use crate::program;
 use crate::server::message;
 use crate::wait::{PATIENCE, until};
@@ -478,6 +479,25 @@ async fn the_explanation_of_a_destination_agrees_with_the_delivery() {
     let plan = explain("b.test", &format!("probe=true&tenant_id={}", account.tenant_id)).await;
     assert_eq!((&plan["route"], &plan["site"]), (&json!("smart_host"), &json!(null)), "{plan}");
     assert_eq!(explain("b.test", "").await["route"], "mx");
+}
+
+#[tokio::test]
+async fn probes_of_silent_hosts_hold_up_no_others() {
+    let (dns, mx, server) = crate::server::one_destination().await;
+    let hosts: Vec<String> = (0..10).map(|number| format!("mx{number}.silent.test")).collect();
+    hosts.iter().for_each(|host| dns.addresses(host, &[mx.address.ip()]));
+    dns.mx("silent.test", &hosts.iter().map(|host| (10, host.as_str())).collect::<Vec<_>>());
+    mx.script(Phase::Greeting, "", hosts.len(), Fault::Hang);
+    let silent = server.control.get("/v1/destinations/silent.test?probe=true");
+    let other = async {
+        let all_connected = async || (mx.connections().len() == hosts.len()).then_some(());
+        until("all its hosts are connected to", all_connected).await;
+        server.control.get("/v1/destinations/b.test?probe=true").await
+    };
+    tokio::select! {
+        plan = silent => panic!("its hosts do not answer: {plan}"),
+        plan = other => assert_eq!(plan["hosts"][0]["probe"]["ready"], true, "{plan}"),
+    }
 }
 
 /// The findings in the files of the checks.

@@ -64,6 +64,19 @@ async fn the_next_host_is_tried_if_the_first_does_not_answer() {
 }
 
 #[tokio::test]
+async fn a_server_with_two_names_is_asked_once_in_an_attempt() {
+    let (dns, mx, server) = one_destination().await;
+    dns.mx("b.test", &[(10, "mx.b.test"), (20, "mx2.b.test")]);
+    dns.addresses("mx2.b.test", &[mx.address.ip()]);
+    mx.script(Phase::Rcpt, "", 99, Fault::Reply("451 4.7.1 greylisted"));
+    let account = server.create_account("acme.test").await;
+    let id = server.submit(&account, &["a@b.test", "c@b.test"], &message(&account, "later")).await;
+    server.wait_for_status(&id, &["deferred"]).await;
+    let asked: Vec<_> = mx.commands().into_iter().filter(|line| line.starts_with("RCPT")).collect();
+    assert_eq!((asked.len(), mx.connections().len()), (2, 1), "{asked:?}");
+}
+
+#[tokio::test]
 async fn a_first_host_with_many_dead_addresses_leaves_one_attempt_for_the_next() {
     let dns = FakeDns::start().await;
     let servers = FakeMx::several(vec![Offer::default(); 7]).await;

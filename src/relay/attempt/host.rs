@@ -87,7 +87,7 @@ impl Attempt<'_> {
         hosts_after: usize,
         state: &mut DialState,
     ) {
-        host.addresses.retain(|address| Some(*address) != state.used);
+        host.addresses.retain(|address| !state.tried.contains(address));
         let quota = address_quota(&host.addresses, ADDRESSES_MAX - state.dialled, hosts_after);
         host.quota = quota;
         while host.quota > 0 && !host.addresses.is_empty() && self.may_dial() {
@@ -103,6 +103,7 @@ impl Attempt<'_> {
                 self.context.tasks.spawn(connection.quit());
                 continue;
             }
+            state.tried.push(connection.address);
             match self.send(&mut connection, false).await {
                 ConnectionFate::Kept | ConnectionFate::ClosedWhileIdle => state.last = Some(connection),
                 ConnectionFate::UsedUp => {

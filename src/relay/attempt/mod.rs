@@ -82,8 +82,8 @@ pub struct Attempt<'a> {
 
 /// The addresses and connections of the attempt so far.
 struct DialState {
-    /// The address of the reused connection, which is not dialled again.
-    used: Option<SocketAddr>,
+    /// Where sessions of this attempt were. Another name of such a server does not get it dialled again.
+    tried: Vec<SocketAddr>,
     /// The last connection.
     last: Option<Connection>,
     /// How many addresses were dialled.
@@ -261,7 +261,7 @@ impl<'a> Attempt<'a> {
             rules
         };
         self.count_policy_failure(&rules);
-        let mut state = DialState { used, last, dialled: 0 };
+        let mut state = DialState { tried: used.into_iter().collect(), last, dialled: 0 };
         let preparation = HostPreparation {
             finder: &self.context.targets,
             sources: &self.context.outbound.sources,
