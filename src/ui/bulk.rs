@@ -1,5 +1,6 @@
 //! One change of several objects of a list: those whose boxes are ticked. The API decides about each.
 
+use hyper::StatusCode;
 use maud::{Markup, html};
 
 use super::components::{self, visible};
@@ -33,7 +34,7 @@ pub fn ticked(request: &PageRequest) -> Result<Vec<&str>, Problem> {
     let ticked = request.ticked(FIELD);
     if ticked.is_empty() {
         let (message, hint) = ("nothing is selected", "tick rows of the list, then do it again");
-        return Err(Problem::new(hyper::StatusCode::UNPROCESSABLE_ENTITY, "invalid", message, hint));
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "validation_failed", message, hint));
     }
     Ok(ticked)
 }

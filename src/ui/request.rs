@@ -251,7 +251,7 @@ fn read<T: DeserializeOwned>(answer: Answer) -> Result<T, Problem> {
     serde_json::from_slice(&answer.body).map_err(|error| {
         tracing::error!(%error, "a page does not know the form of an answer");
         Problem::new(
-            StatusCode::BAD_GATEWAY,
+            StatusCode::INTERNAL_SERVER_ERROR,
             "internal_error",
             "the answer cannot be read",
             "look into the log",

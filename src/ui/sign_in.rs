@@ -97,7 +97,7 @@ async fn serve(ui: &Arc<Ui>, request: Request) -> Response {
     };
     match begun {
         Ok((id, path)) => {
-            // Its cookie is replaced, so nobody could end it.
+            // The browser no longer has its cookie, so nobody could sign it out.
             if let Some(replaced) = guard::current(ui, &head) {
                 ui.sessions.end(&replaced);
             }
@@ -131,8 +131,8 @@ fn is_of_another_tenant(ui: &Ui, head: &Parts, token: &str) -> bool {
     }
 }
 
-/// A key must not be sent in clear over a network. A proxy on this machine is a loopback client of everybody, so the address
-/// in the browser must be a loopback one, too.
+/// A key must not be sent in clear over a network. Behind a proxy on this machine, every client has a loopback address, so
+/// the host in the browser must be this machine, too.
 fn check_confidential(is_secure: bool, client: IpAddr, address: Option<&str>) -> Result<(), Problem> {
     let is_local = |url: Url| match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
@@ -156,7 +156,7 @@ async fn with_key(ui: &Ui, origin: &Origin, text: &str) -> Result<String, Proble
     let now = ui.api.now();
     check_ban(ui, origin, now)?;
     let Ok(secret) = KeySecret::parse(text) else {
-        fail(ui, origin, "malformed key", "", now).await;
+        fail(ui, origin, Failure { reason: "malformed key", name: "" }, now).await;
         return Err(Problem::new(
             StatusCode::UNAUTHORIZED,
             "invalid_api_key",
@@ -176,7 +176,7 @@ async fn with_key(ui: &Ui, origin: &Origin, text: &str) -> Result<String, Proble
         Err(problem) => {
             if problem.status == StatusCode::UNAUTHORIZED {
                 let digest = format!("{:x?}", secret.digest().as_bytes());
-                fail(ui, origin, &problem.code, &digest, now).await;
+                fail(ui, origin, Failure { reason: &problem.code, name: &digest }, now).await;
             }
             Err(problem)
         }
@@ -187,7 +187,7 @@ async fn with_link(ui: &Ui, origin: &Origin, token: &str) -> Result<(String, Str
     let now = ui.api.now();
     check_ban(ui, origin, now)?;
     let Some(link) = ui.api.open_link(token) else {
-        fail(ui, origin, "used link", "link", now).await;
+        fail(ui, origin, Failure { reason: "used link", name: "link" }, now).await;
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
             "link_used",
@@ -241,7 +241,7 @@ async fn me_of(ui: &Ui, origin: &Origin, signed_in: &SignedIn) -> Result<Me, Pro
     let mut me: Me = serde_json::from_slice(&answer.body).map_err(|error| {
         tracing::error!(%error, "the pages do not know the form of /v1/me");
         Problem::new(
-            StatusCode::BAD_GATEWAY,
+            StatusCode::INTERNAL_SERVER_ERROR,
             "internal_error",
             "the answer cannot be read",
             "look into the log",
@@ -266,8 +266,15 @@ fn check_ban(ui: &Ui, origin: &Origin, now: Timestamp) -> Result<(), Problem> {
     ))
 }
 
-/// Counts a failure and delays the answer. The name tells several wrong keys from one that is tried again; it is not logged.
-async fn fail(ui: &Ui, origin: &Origin, reason: &str, name: &str, now: Timestamp) {
+/// Why signing in failed.
+struct Failure<'a> {
+    reason: &'a str,
+    /// Tells several wrong keys from one that is tried again. It is not logged.
+    name: &'a str,
+}
+
+/// Counts a failure and delays the answer.
+async fn fail(ui: &Ui, origin: &Origin, Failure { reason, name }: Failure<'_>, now: Timestamp) {
     tracing::warn!(client = %origin.client, reason, "sign-in failed");
     if ui.public_url.is_some() {
         return tokio::time::sleep(PROXIED_DELAY).await;

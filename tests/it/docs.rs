@@ -140,6 +140,21 @@ fn the_tables_have_every_type_of_event_class_scope_check_and_refusal_and_no_othe
 }
 
 #[test]
+fn the_codes_of_pages_have_the_status_that_is_documented() {
+    let rows = rows(&page("errors"));
+    let name_of = |status: &str| {
+        let status = hyper::StatusCode::from_bytes(status.as_bytes()).unwrap();
+        status.canonical_reason().unwrap().to_uppercase().replace(' ', "_")
+    };
+    for (status, code) in crate::pages::problems() {
+        let row =
+            rows.iter().find(|row| row[0] == format!("`{code}`")).unwrap_or_else(|| panic!("no {code}"));
+        // The status is the third cell from the end, also where the replies of SMTP are not in the table.
+        assert_eq!(name_of(&row[row.len() - 3]), status, "{code}");
+    }
+}
+
+#[test]
 fn the_program_accepts_every_command_of_the_documents() {
     let mut seen = 0;
     for (name, text) in documents() {

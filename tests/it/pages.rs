@@ -234,13 +234,20 @@ fn sources() -> Vec<(PathBuf, String)> {
 
 /// The codes of problems that the pages find themselves.
 pub fn codes() -> BTreeSet<String> {
-    let mut codes = BTreeSet::new();
+    problems().into_iter().map(|(_, code)| code).collect()
+}
+
+/// The same, each with the name of its status.
+pub fn problems() -> BTreeSet<(String, String)> {
+    let mut problems = BTreeSet::new();
     for (_, text) in sources() {
         let text: String = text.split_whitespace().collect();
-        let of_problems = text.split("::new(StatusCode::").skip(1).filter_map(|call| call.split('"').nth(1));
-        codes.extend(of_problems.map(str::to_owned));
+        for call in text.split("::new(StatusCode::").skip(1) {
+            let mut parts = call.split([',', '"']);
+            problems.extend(parts.next().map(str::to_owned).zip(parts.nth(1).map(str::to_owned)));
+        }
     }
-    codes
+    problems
 }
 
 #[test]

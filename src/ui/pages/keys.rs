@@ -17,7 +17,7 @@ use crate::ui::tenant_names::TenantNames;
 use crate::ui::view::{Outcome, Problem, ProblemField, View};
 
 const PATH: &str = "/ui/keys";
-/// The owner of a key that may do everything. Nobody makes one without choosing it.
+/// The owner of a key that may do everything. The form has no default for it.
 const PLATFORM: &str = "platform";
 
 /// A key, as far as the pages show it.
@@ -265,7 +265,7 @@ fn no_owner() -> Problem {
     let (message, hint) =
         ("the key has no owner", "choose its tenant, or the platform for a key that may do everything");
     let field = ProblemField { path: "tenant_id".to_owned(), message: "an owner must be chosen".to_owned() };
-    let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message, hint);
+    let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "validation_failed", message, hint);
     Problem { fields: vec![field], ..problem }
 }
 
