@@ -21,7 +21,7 @@ pub fn resource() -> Resource {
             .query::<TenantId>("tenant_id", "The tenant that sends. Default: one without a smart host and a source pool of its own.")
             .query::<bool>("probe", "Whether to connect to each host, up to where a message would begin.")
             .waits_for_others()
-            .returns::<Destination>("The way of the mail."),
+            .returns::<Destination>("The route, the hosts and their TLS."),
     ])
 }
 

@@ -140,9 +140,9 @@ const KEY_CACHE_LIFETIME: Duration = Duration::from_secs(1);
 const CACHED_KEYS_MAX: usize = 10_000;
 /// Concurrent RSA key generations. Each uses a core for a tenth of a second.
 const KEY_GENERATIONS_MAX: u32 = 1;
-/// Concurrent DNS checks of domains on request.
+/// Concurrent requests that wait for the DNS or other servers.
 const LOOKUPS_MAX: u32 = 16;
-/// Concurrent DNS checks per tenant. A DNS server that does not respond delays each check by half a minute.
+/// The same per tenant. A server that does not respond delays each request by up to a minute.
 const LOOKUPS_PER_TENANT_MAX: u32 = 4;
 /// Concurrent event streams.
 const STREAMS_MAX: u32 = 200;

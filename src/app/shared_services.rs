@@ -48,7 +48,7 @@ pub struct SharedServices<'a> {
 }
 
 impl<'a> SharedServices<'a> {
-    /// `files_needed`: before the limits were lowered.
+    /// `files_needed` are the open files that the configuration needs before `open_files` lowers it.
     pub async fn open(
         config: &'a Config,
         files_needed: usize,

@@ -1,4 +1,4 @@
-//! Makes place in bounded maps that many owners fill.
+//! Evicts entries of bounded maps, fairly between their owners.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;

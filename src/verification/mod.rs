@@ -124,8 +124,8 @@ impl Verifier {
         let mut results = look_up(settings, &resolver.without_cache(), expected).await;
         let (pool, fresh) = (source_pool_of(domain, store).await?, resolver.without_cache());
         for lookup in results.iter_mut().filter(|lookup| lookup.record.purpose == Purpose::Spf) {
-            let permitted = settings.sources.are_permitted_by(&domain.name, pool.as_deref(), &fresh);
-            evaluate_spf(&domain.name, settings, permitted, lookup).await;
+            let question = SpfQuestion { domain: &domain.name, pool: pool.as_deref(), resolver: &fresh };
+            evaluate_spf(settings, &question, lookup).await;
         }
         let mut check = evaluate(domain, &keys, &results, clock.now(), settings.verification_grace);
         if domain.verification == Verification::Manual && reason == CheckReason::Interval {
@@ -180,16 +180,24 @@ pub async fn source_pool_of(domain: &Domain, store: &Store) -> store::Result<Opt
     Ok(store.tenant(tenant).await?.and_then(|tenant| tenant.source_pool))
 }
 
+/// Whose SPF policy is evaluated, and for which sources.
+struct SpfQuestion<'a> {
+    domain: &'a DomainName,
+    /// The source pool of the tenant, if it has one of its own.
+    pool: Option<&'a str>,
+    resolver: &'a Resolver,
+}
+
 /// Decides about the SPF policy by the evaluation for the sources of the server, if there is one policy.
 async fn evaluate_spf(
-    domain: &DomainName,
     settings: &VerificationSettings,
-    permitted: impl Future<Output = Result<Option<bool>, DnsError>>,
+    question: &SpfQuestion<'_>,
     lookup: &mut RecordLookup,
 ) {
     let policies = lookup.texts.as_deref().map(records::spf_policies).unwrap_or_default();
     let [policy] = policies.as_slice() else { return };
-    match permitted.await {
+    let SpfQuestion { domain, pool, resolver } = *question;
+    match settings.sources.are_permitted_by(domain, pool, resolver).await {
         Ok(permitted) => {
             lookup.permits_sources =
                 permitted.unwrap_or_else(|| spf::refers_to(policy, settings.spf_include.as_str()));

@@ -28,8 +28,8 @@ impl SpfSources {
         Self { config: Some(config), ..self }
     }
 
-    /// Whether the SPF record of a domain permits every source of its tenant, whose source pool this is. `None` if that depends on an address that this server
-    /// does not know.
+    /// Whether the SPF record of a domain permits every address that mail of its tenant leaves from. `pool` is the source pool
+    /// of the tenant, if it has its own. `None` if that depends on an address that this server does not know.
     ///
     /// # Errors
     /// A look-up failed.

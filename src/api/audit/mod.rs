@@ -1,6 +1,6 @@
 //! The audit log. Every operation that changes something passes here on its way to its handler, so a new one cannot be
-//! forgotten: who asked, the object before, and the object afterwards become one line of the log and one entry. What every
-//! key may do without end, such as retries, is a line only: it must not push out the entries of others. The
+//! forgotten: who asked, the object before, and the object afterwards become one line of the log and one entry. Retries
+//! and sign-in links are only logged: a key can make any number of them, and their entries would push out the others. The
 //! transaction of the change stores the entry ([`Store::auditing`](crate::store::Store::auditing)), and the response completes it.
 
 mod redaction;
@@ -28,7 +28,11 @@ pub async fn run(call: RequestContext) -> Result<ApiResponse> {
     let before = read_object(&call).await;
     let trail = Arc::new(AuditTrail::new(describe(&call, before)));
     let (store, request_id) = (call.store().clone(), call.request_id);
-    let result = call.auditing(Arc::clone(&trail)).perform().await;
+    let call = match operation.logs_only {
+        true => call,
+        false => call.auditing(Arc::clone(&trail)),
+    };
+    let result = call.perform().await;
     let Some(entry) = complete(&trail, operation, &result) else { return result };
     log(&entry);
     if operation.logs_only {
