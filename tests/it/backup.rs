@@ -103,8 +103,8 @@ async fn a_backup_beside_a_server_has_what_was_acknowledged_and_is_whole() {
     assert_eq!((status, &report["faults"]), (Some(0), &json!([])), "{said}");
     assert_eq!(report["deliveries_compared"], 2, "{said}");
     // Nothing else is left beside it.
-    let names = std::fs::read_dir(beside(&server, ".")).unwrap().map(|entry| entry.unwrap().file_name());
-    assert!(names.into_iter().all(|name| name == "data" || name == "backup"));
+    let mut names = std::fs::read_dir(beside(&server, ".")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.all(|name| name == "data" || name == "backup"));
     let (ok, said) = create(&server, &target, &[]).await;
     assert!(!ok && said.contains("exists"), "{said}");
     let (ok, said) = create(&server, &server.config.data_dir.join("backup"), &[]).await;
@@ -273,8 +273,8 @@ async fn start_slow(server: &TestServer, target: &Path, rate: &str) -> Serving {
 }
 
 fn work_directory(parent: &Path) -> Option<PathBuf> {
-    let paths = std::fs::read_dir(parent).unwrap().map(|entry| entry.unwrap().path());
-    paths.into_iter().find(|path| str(path).contains(".partial-"))
+    let mut paths = std::fs::read_dir(parent).unwrap().map(|entry| entry.unwrap().path());
+    paths.find(|path| str(path).contains(".partial-"))
 }
 
 #[tokio::test]

@@ -172,8 +172,8 @@ async fn what_was_changed_since_the_backup_is_named_and_revoked_keys_stay_revoke
     let restored = server.control.get("/v1/events?type=store.restored").await["data"][0].clone();
     assert!(text(&restored["id"]) > text(&last_event["id"]), "{restored}");
     assert_eq!(restored["data"]["deliveries"], 0, "{restored}");
-    let replaced = std::fs::read_dir(beside(&server, ".")).unwrap().map(|entry| entry.unwrap().path());
-    let replaced = replaced.into_iter().find(|path| str(path).contains("data.before-")).unwrap();
+    let mut replaced = std::fs::read_dir(beside(&server, ".")).unwrap().map(|entry| entry.unwrap().path());
+    let replaced = replaced.find(|path| str(path).contains("data.before-")).unwrap();
     assert!(replaced.join("pillarbox.db").is_file());
 }
 

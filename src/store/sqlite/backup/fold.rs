@@ -88,7 +88,7 @@ pub(super) fn check_states(connection: &Connection, report: &mut DatabaseReport)
 fn compare(delivery: &DeliveryRow, events: &[EventRow], report: &mut DatabaseReport) {
     report.folded += 1;
     let of_delivery = |event: &&EventRow| event.delivery_id.as_ref().is_none_or(|id| *id == delivery.id);
-    let folded = events.iter().filter(of_delivery).filter_map(|event| state_after(event.kind)).last();
+    let folded = events.iter().rev().filter(of_delivery).find_map(|event| state_after(event.kind));
     let state = if delivery.state.is_open() { DeliveryState::Queued } else { delivery.state };
     match folded {
         None => report.fault(&delivery.id, "its message has no event message.accepted"),
