@@ -32,7 +32,7 @@ async fn examine(mut call: RequestContext) -> Result<ApiResponse> {
     let domain = DomainName::parse(call.id.as_deref().unwrap_or_default())
         .map_err(|error| ApiError::field("id", "invalid", format!("not a domain: {error}")))?;
     let _permit = call.api.lookups.acquire(call.scope()).await.map_err(ApiError::internal)?;
-    let planner = call.api.doctor.planner().ok_or_else(ApiError::stopping)?;
+    let planner = call.api.doctor.planner().ok_or_else(|| ApiError::internal("no relay is built"))?;
     let explained = tokio::time::timeout(EXAMINE_TIMEOUT, planner.explain(tenant, &domain, probe)).await;
     let destination = explained.map_err(|_| slow(&domain))??;
     ApiResponse::ok(&destination.ok_or_else(|| ApiError::not_found("active tenant"))?)

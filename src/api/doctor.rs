@@ -24,6 +24,7 @@ async fn server(mut call: RequestContext) -> Result<ApiResponse> {
     let refresh = asks("refresh");
     let extra = Extra { blocklists: asks("dnsbl"), deep: asks("deep"), send: asks("send") };
     call.query.finish()?;
-    let diagnosis = call.api.doctor.diagnose(refresh, extra).await.ok_or_else(ApiError::stopping)?;
+    let diagnosis = call.api.doctor.diagnose(refresh, extra).await.map_err(ApiError::internal)?;
+    let diagnosis = diagnosis.ok_or_else(ApiError::stopping)?;
     ApiResponse::ok(diagnosis.as_ref())
 }

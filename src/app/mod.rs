@@ -1,5 +1,7 @@
 //! The composition root: opens the store, loads the certificate, binds the listeners, starts every task and decides the
-//! order in which they stop. No other module starts a task that outlives its caller.
+//! order in which they stop. No other module starts a task that outlives its caller,
+//! but for the doctor, whose runs go on without their request until the doctor stops, and the look-ups of TLS policies of
+//! `relay::Planner`, which end with it.
 
 mod certificate_watch;
 mod listeners;

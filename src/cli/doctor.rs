@@ -167,8 +167,9 @@ fn examine_destination(arguments: &Arguments, domain: &DomainName) -> anyhow::Re
         found = Some(client.get(&format!("/v1/destinations/{domain}"), &query).await?);
         Ok(())
     })?;
-    let destination = found.map(serde_json::from_value::<Destination>).transpose();
-    let destination = destination.ok().flatten().context("the server explained nothing")?;
+    let found = found.context("the server explained nothing")?;
+    let destination: Destination =
+        serde_json::from_value(found).context("the answer of the server cannot be read")?;
     let status = doctor::destination_status(&destination);
     match arguments.server.output() {
         _ if arguments.quiet => {

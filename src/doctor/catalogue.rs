@@ -65,7 +65,7 @@ checks! {
         "disk.free": "The data directory has free space.", "Mail is refused under the minimum.";
         "disk.fsync": "Synced writes are fast.", "Each 250 waits for one.";
         "disk.kind": "The data directory is on a local, lasting file system.", "Accepted mail can be lost.";
-        "key.mode": "Only its owner can read the master key.", "Other users of the machine can read all secrets.";
+        "key.mode": "Only its owner, and the group of the server if root owns it, can read the master key.", "Other users of the machine can read all secrets.";
         "key.opens": "The master key can be read and has the right form.", "Mail is not signed.";
         "key.beside_data": "The master key is not in the data directory.", "A copy of the directory has the secrets and their key.";
         "limit.files": "The process may open as many files as the limits of connections need.", "Connections are refused early.";

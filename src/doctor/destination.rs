@@ -30,9 +30,10 @@ pub fn render_destination(destination: &Destination) -> String {
         destination;
     let mut lines = vec![format!("{domain}   {route}: {route_reason}")];
     let mut add = |name: &str, text: &str| lines.push(format!("{name:NAME_WIDTH$}{text}"));
-    match sources.as_slice() {
-        [] => add("from", "the address that the system chooses"),
-        sources => add("from", &listed(sources)),
+    match sources.as_deref() {
+        None => add("from", "nowhere: the source pool of the tenant is not in the configuration"),
+        Some([]) => add("from", "the address that the system chooses"),
+        Some(sources) => add("from", &listed(sources)),
     }
     if let Some(site) = site {
         add("site", &format!("{}, {} of {} connections", site.name, site.connections, site.connections_max));
@@ -111,7 +112,7 @@ mod tests {
             domain: DomainName::parse("example.org").unwrap(),
             route: "mx".into(),
             route_reason: "no route and no smart host takes mail for the domain".into(),
-            sources: vec!["192.0.2.7".parse().unwrap()],
+            sources: Some(vec!["192.0.2.7".parse().unwrap()]),
             site: Some(SitePlan {
                 name: "mx.example.org".into(),
                 connections_max: 20,
@@ -159,6 +160,17 @@ mod tests {
              TLS refused: mta-sts: mode enforce\n\
              ERROR    [sts_mx_mismatch] not in the policy OK all is well\n"
         );
+    }
+
+    #[test]
+    fn it_says_where_mail_leaves_from() {
+        let first = |sources| {
+            let text = render_destination(&Destination { sources, ..destination(Vec::new()) });
+            text.lines().nth(1).unwrap().to_owned()
+        };
+        assert_eq!(first(Some(Vec::new())), "from     the address that the system chooses");
+        let nowhere = "from     nowhere: the source pool of the tenant is not in the configuration";
+        assert_eq!(first(None), nowhere);
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Finding {
     /// With what was found and what would be right.
     pub fn with(self, found: Vec<String>, expected: impl Into<String>) -> Self {
         let found = found.iter().take(FOUND_MAX).map(|found| one_line(found, FOUND_CHARS_MAX)).collect();
-        Self { found, expected: Some(expected.into()), ..self }
+        Self { found, expected: Some(one_line(&expected.into(), FIX_CHARS_MAX)), ..self }
     }
 
     fn new(
@@ -148,7 +148,9 @@ impl Fix {
     }
 
     fn on_one_line(self) -> Self {
-        Self { text: one_line(&self.text, FIX_CHARS_MAX), ..self }
+        // A record that is not whole must not be published.
+        let is_whole = |record: &FixRecord| one_line(&record.value, FIX_CHARS_MAX) == record.value;
+        Self { text: one_line(&self.text, FIX_CHARS_MAX), record: self.record.filter(is_whole), ..self }
     }
 
     /// A command to run, or a line of the configuration.

@@ -1,6 +1,6 @@
 //! Looks at what mail needs to leave and to arrive. `facts` gathers what there is, `checks` decide on facts, without I/O;
-//! `catalogue` explains each check, and `text` shows findings to people. `destination` shows how mail to a domain would be sent. A check is OK only on a fact that was seen.
-//! Following a fix makes its check OK.
+//! `catalogue` explains each check, and `text` shows findings to people. `destination` shows how mail to a domain would
+//! be sent. A check is OK only on a fact that was seen. Following a fix makes its check OK.
 
 mod catalogue;
 mod checks;
@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::acme::Acme;
 use crate::clock::Clock;
@@ -81,9 +83,10 @@ pub struct Doctor {
     parts: DoctorDependencies,
     listening: OnceLock<Listening>,
     planner: OnceLock<Planner>,
+    /// The result of the last run without extra looks.
     last: Mutex<Option<Arc<Diagnosis>>>,
-    /// One run at a time.
-    running: tokio::sync::Mutex<()>,
+    /// One run at a time. The extra looks and the result of the last one.
+    runs: tokio::sync::Mutex<Option<(Extra, Arc<Diagnosis>)>>,
     /// Ends runs when the server stops.
     ended: CancellationToken,
 }
@@ -96,7 +99,7 @@ impl Doctor {
             listening: OnceLock::new(),
             planner: OnceLock::new(),
             last: Mutex::default(),
-            running: tokio::sync::Mutex::default(),
+            runs: tokio::sync::Mutex::default(),
             ended: CancellationToken::new(),
         }
     }
@@ -119,35 +122,55 @@ impl Doctor {
     }
 
     /// The last diagnosis, if it is not too old, or a new one; `None` if the server stops. A run goes on if its request goes
-    /// away, and requests that come during a run share its result.
-    pub async fn diagnose(self: &Arc<Self>, refresh: bool, extra: Extra) -> Option<Arc<Diagnosis>> {
+    /// away. Requests with the same `extra` that wait for a run share the next one.
+    ///
+    /// # Errors
+    /// The run panicked.
+    pub async fn diagnose(
+        self: &Arc<Self>,
+        refresh: bool,
+        extra: Extra,
+    ) -> Result<Option<Arc<Diagnosis>>, JoinError> {
         let doctor = Arc::clone(self);
         let ended = self.ended.clone();
         let run = async move { doctor.look(refresh, extra).await };
-        tokio::spawn(ended.run_until_cancelled_owned(run)).await.ok().flatten()
+        tokio::spawn(ended.run_until_cancelled_owned(run).in_current_span()).await
     }
 
     async fn look(&self, refresh: bool, extra: Extra) -> Arc<Diagnosis> {
         let asked_at = self.parts.clock.now();
-        let _running = self.running.lock().await;
-        let last = self.last();
-        let is_usable = |last: &Arc<Diagnosis>| match refresh {
-            _ if extra != Extra::default() => false,
-            true => last.at >= asked_at,
-            false => asked_at.duration_since(last.at) < LIFETIME,
-        };
-        if let Some(last) = last.clone().filter(is_usable) {
+        let mut runs = self.runs.lock().await;
+        if let Some((looked, found)) = &*runs
+            && *looked == extra
+            && found.at >= asked_at
+        {
+            return Arc::clone(found);
+        }
+        let is_extra = extra != Extra::default();
+        let is_recent = |last: &Arc<Diagnosis>| asked_at.duration_since(last.at) < LIFETIME;
+        if !refresh
+            && !is_extra
+            && let Some(last) = self.last().filter(is_recent)
+        {
             return last;
         }
+        let fresh = self.run_checks(extra).await;
+        *runs = Some((extra, Arc::clone(&fresh)));
+        // What only one run looked at is for those who asked: the next run could not say whether it is still so.
+        if !is_extra {
+            let before = self.last.lock().replace(Arc::clone(&fresh));
+            if let Some(before) = before {
+                self.note_changes(&before, &fresh).await;
+            }
+        }
+        fresh
+    }
+
+    async fn run_checks(&self, extra: Extra) -> Arc<Diagnosis> {
         let now = self.parts.clock.now();
         let start = Instant::now();
         let findings = checks::server(&self.gatherer(now, extra).gather().await);
-        let fresh = Arc::new(diagnosis(self.parts.config.hostname.to_string(), findings, now, start));
-        if let Some(last) = last {
-            self.note_changes(&last, &fresh).await;
-        }
-        *self.last.lock() = Some(Arc::clone(&fresh));
-        fresh
+        Arc::new(diagnosis(self.parts.config.hostname.to_string(), findings, now, start))
     }
 
     /// The records of a domain, now.
@@ -181,10 +204,9 @@ impl Doctor {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                found = self.diagnose(true, Extra::default()) => {
-                    if let Some(found) = found {
-                        log(&found);
-                    }
+                found = self.diagnose(true, Extra::default()) => match found {
+                    Ok(found) => found.iter().for_each(|found| log(found)),
+                    Err(error) => tracing::error!(%error, "the doctor failed"),
                 }
             }
         }

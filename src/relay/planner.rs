@@ -63,8 +63,9 @@ pub struct Destination {
     pub route: String,
     /// Why.
     pub route_reason: String,
-    /// The addresses that the mail may leave from; empty if the system chooses.
-    pub sources: Vec<IpAddr>,
+    /// The addresses that the mail may leave from; empty if the system chooses, `null` if the source pool of the tenant is
+    /// not in the configuration, so that its mail waits.
+    pub sources: Option<Vec<IpAddr>>,
     /// The hosts as one site, with the limits that apply to it; `null` if the hosts are not those of MX records.
     pub site: Option<SitePlan>,
     /// Whether DNSSEC proves the MX records: `secure`, `insecure`, `off` or `failed`; `null` without MX records.
@@ -114,7 +115,7 @@ pub struct HostPlan {
     pub host: String,
     /// The port.
     pub port: u16,
-    /// Its addresses that may be connected to, in this order.
+    /// Its addresses that may be connected to from one of the sources, which is chosen by weight, in this order.
     pub addresses: Vec<IpAddr>,
     /// The TLS that it must offer: `none`, `tested`, `encrypted`, `verified` or `dane`; `null` if it gets no mail.
     pub tls: Option<String>,
@@ -181,7 +182,7 @@ impl Planner {
             domain: domain.clone(),
             route: kind.to_owned(),
             route_reason: reason,
-            sources: key.sources.map(|pool| self.sources.addresses(pool)).unwrap_or_default(),
+            sources: key.sources.map(|pool| self.sources.addresses(pool)),
             site: self.site_of(&key),
             dnssec: None,
             mta_sts: None,

@@ -74,8 +74,8 @@ async fn a_key_needs_the_scope_of_the_operation_and_no_other() {
     assert_eq!(own.look(&stage).await, before);
 }
 
-/// Operations without an effect here: no part of the queue is paused, nobody is banned, and no relay explains destinations.
-const WITHOUT_OBJECT: &[&str] = &["resume_queue", "lift_ban", "examine_destination"];
+/// Operations without an effect here: no part of the queue is paused, and nobody is banned.
+const WITHOUT_OBJECT: &[&str] = &["resume_queue", "lift_ban"];
 
 #[tokio::test]
 async fn the_platform_and_the_owner_may_call_every_operation_meant_for_them() {

@@ -18,6 +18,7 @@ use pillarbox::model::{
     ReportId, ReportKind, Scope, TenantId, Verification,
 };
 use pillarbox::queue::QueueManager;
+use pillarbox::relay::Relay;
 use pillarbox::rng::Rng;
 use pillarbox::store::{
     Consequence, Directory, Message, NewDkimKey, NewDomain, NewKey, NewMessage, NewReport, Report, Reporter,
@@ -89,6 +90,7 @@ impl ApiStage {
         adjust(&mut settings, &mut domains);
         let api_public_url = settings.public_url.clone();
         let hostname = DomainName::parse("mail.host.example").unwrap();
+        let planner = Relay::new(&relay, &hostname, queue.clone(), resolver.clone()).unwrap().planner();
         let config = Arc::new(Config {
             hostname: hostname.clone(),
             data_dir: data_dir.path().to_owned(),
@@ -131,6 +133,7 @@ impl ApiStage {
             verifier: verifier.clone(),
             clock: clock.clone(),
         });
+        doctor.plans_with(planner);
         let is_tls = tls.is_some();
         let api = Api::new(ApiDependencies {
             settings,

@@ -26,9 +26,7 @@ pub fn dnsbl(facts: &Facts) -> Vec<Finding> {
             Blocklist::Answers { asked, listed } if listed.is_empty() => {
                 vec![Finding::ok(ID, subject, format!("{list} does not list {}", names(asked)))]
             }
-            Blocklist::Answers { listed, .. } => {
-                listed.iter().map(|(address, reason)| on_list(ID, subject, *address, reason)).collect()
-            }
+            Blocklist::Answers { listed, .. } => vec![on_list(ID, subject, listed)],
         }
     };
     match look(ID, &"", &facts.blocklists) {
@@ -37,10 +35,14 @@ pub fn dnsbl(facts: &Facts) -> Vec<Finding> {
     }
 }
 
-fn on_list(id: &'static str, list: &str, address: Ipv4Addr, reason: &str) -> Finding {
+/// One finding for each list. Lists give the same reason for addresses of one network.
+fn on_list(id: &'static str, list: &str, listed: &[(Ipv4Addr, String)]) -> Finding {
     let fix = Fix::text(format!(
         "find and stop the mail that was the cause, then ask for removal on the web page of {list}"
     ));
-    let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-    Finding::warning(id, address.to_string(), format!("{address} is on {list}{why}"), fix)
+    let addresses: Vec<Ipv4Addr> = listed.iter().map(|(address, _)| *address).collect();
+    let verb = if addresses.len() == 1 { "is" } else { "are" };
+    let reason = listed.iter().map(|(_, reason)| reason).find(|reason| !reason.is_empty());
+    let why = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    Finding::warning(id, list, format!("{} {verb} on {list}{why}", names(&addresses)), fix)
 }

@@ -92,7 +92,7 @@ fn find_unusable(id: &'static str, port: &PortFacts) -> Option<Finding> {
         PortState::Forbidden => (
             format!("{option}: this user may not listen on {address}"),
             Fix::command(
-                "run this as the user of the server, with the capability that the systemd unit grants",
+                "start the server with the capability that the systemd unit grants; `doctor --local` cannot see more without it",
                 "AmbientCapabilities=CAP_NET_BIND_SERVICE",
             ),
         ),

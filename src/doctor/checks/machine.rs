@@ -74,7 +74,8 @@ pub fn key_mode(facts: &Facts) -> Vec<Finding> {
     let file = facts.machine.master_key.as_str();
     of(ID, file, &facts.machine.master_key_mode, |key| {
         if !is_open(key) {
-            return Finding::ok(ID, file, format!("only its owner can read {file}"));
+            let reader = if key.is_of_root { "root and the group of the server" } else { "its owner" };
+            return Finding::ok(ID, file, format!("only {reader} can read {file}"));
         }
         let fix = match key.is_of_root {
             true => {
@@ -153,7 +154,7 @@ pub fn memory(facts: &Facts) -> Vec<Finding> {
             return Finding::ok(ID, "", format!("all buffers may fill {filled} of {shown} of memory"));
         }
         let fix = Fix::text(format!(
-            "give the server {filled} of memory and some more, or lower smtp.inbound_buffer_max and api.inbound_buffer_max"
+            "give the server {filled} of memory and some more, or lower smtp.inbound_buffer_max, api.inbound_buffer_max, inbound.buffer_max and relay.hot_queue_bytes_max"
         ));
         let text = format!("the server may use {shown} of memory, and its buffers may fill {filled}");
         Finding::warning(ID, "", text, fix)

@@ -139,7 +139,8 @@ fn check_reverse(source: &SourceFacts) -> Finding {
         _ if name.eq_ignore_ascii_case(ehlo.as_str()) => {
             let text = format!("{name}, the reverse name of {address}, does not lead back");
             let fix = address_record(ehlo, *address);
-            return Finding::error(ID, subject.as_str(), text, fix).with(Vec::new(), address.to_string());
+            let others = leads_to.value().into_iter().flatten().map(ToString::to_string).collect();
+            return Finding::error(ID, subject.as_str(), text, fix).with(others, address.to_string());
         }
         _ => return error(format!("{address} has a reverse name that does not lead back: {name}")),
     }

@@ -14,11 +14,8 @@ pub const VOID_LOOKUPS_MAX: u32 = 2;
 
 /// The fix for several records, of which one may be left (RFC 7208 §3.2).
 pub fn replacing_all(fix: Fix) -> Fix {
-    let text = fix
-        .record
-        .as_ref()
-        .map(|record| format!("replace all SPF records of {} by one: {}", record.name, record.value));
-    Fix { text: text.unwrap_or_default(), ..fix }
+    let Some(record) = &fix.record else { return fix };
+    Fix { text: format!("replace all SPF records of {} by one: {}", record.name, record.value), ..fix }
 }
 
 pub fn host(facts: &Facts) -> Vec<Finding> {

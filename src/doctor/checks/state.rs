@@ -91,11 +91,11 @@ pub fn database(facts: &Facts) -> Vec<Finding> {
     one(look(ID, &"", &facts.database_faults).map(|faults| match faults.and_then(|faults| faults.split_first()) {
         None => Finding::ok(ID, "", "the database is whole"),
         Some((first, others)) => {
+            let count = if others.is_empty() { String::new() } else { format!(" ({} faults)", others.len() + 1) };
             let fix = Fix::text(
                 "stop the server, keep a copy of the data directory, and restore the database from its last backup",
             );
-            let more = if others.is_empty() { String::new() } else { format!(" and {} more faults", others.len()) };
-            Finding::error(ID, "", format!("the database is damaged{more}: {first}"), fix)
+            Finding::error(ID, "", format!("the database is damaged{count}: {first}"), fix)
         }
     }))
 }

@@ -337,10 +337,19 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
         ("net.ipv6", vec![|facts| v6(facts, Seen::Nothing)], Some(|facts| v6(facts, failed()))),
         (
             "net.dnsbl",
-            vec![|facts| {
-                let listed = vec![(OWN_V4, "see https://list.example/".to_owned())];
-                facts.blocklists = on_list(Seen::Value(Blocklist::Answers { asked: vec![OWN_V4], listed }));
-            }],
+            vec![
+                |facts| {
+                    let listed = vec![(OWN_V4, "see https://list.example/".to_owned())];
+                    facts.blocklists =
+                        on_list(Seen::Value(Blocklist::Answers { asked: vec![OWN_V4], listed }));
+                },
+                |facts| {
+                    let both = [OWN_V4, Ipv4Addr::new(192, 0, 2, 8)];
+                    let listed = both.map(|address| (address, "the whole network".to_owned())).to_vec();
+                    facts.blocklists =
+                        on_list(Seen::Value(Blocklist::Answers { asked: both.to_vec(), listed }));
+                },
+            ],
             Some(|facts| {
                 let broken = Blocklist::Broken("it has an address that no list has");
                 let lists = [Seen::Value(Blocklist::Refuses), Seen::Value(broken), failed(), Seen::Nothing];
@@ -962,7 +971,7 @@ fn hostile_records_banners_and_replies_stay_short_and_on_one_line() {
     let listed = vec![(OWN_V4, hostile.clone())];
     server.blocklists = on_list(Seen::Value(Blocklist::Answers { asked: vec![OWN_V4], listed }));
     server.submission = submitted(Err(hostile.clone()));
-    server.host_spf = spf(&[&format!("v=spf1 {hostile}"), "v=spf1 -all"]);
+    server.host_spf = spf(&[&format!("v=spf1 exp={hostile}"), "v=spf1 -all"]);
     let mut domain = domain();
     domain.dmarc = Seen::Value((name("acme.com"), vec![hostile.clone(); 100]));
     domain.ownership.2 = Seen::Value(vec![hostile.clone(); 100]);
@@ -974,7 +983,11 @@ fn hostile_records_banners_and_replies_stay_short_and_on_one_line() {
     for finding in &findings {
         assert!(is_safe(&finding.text, 401), "{finding:?}");
         assert!(finding.found.len() <= 20 && finding.found.iter().all(|found| is_safe(found, 2001)));
-        assert!(finding.fix.iter().all(|fix| is_safe(&fix.text, 2001)), "{finding:?}");
+        assert!(finding.expected.iter().all(|expected| is_safe(expected, 2001)), "{finding:?}");
+        if let Some(fix) = &finding.fix {
+            assert!(is_safe(&fix.text, 2001), "{finding:?}");
+            assert!(fix.record.iter().all(|record| is_safe(&record.value, 2000)), "{finding:?}");
+        }
     }
     let shown = Diagnosis::new("mail.example.com", findings, server.at, 0);
     let lines = render(&shown, true);
@@ -1071,6 +1084,10 @@ fn the_key_file_is_not_called_lost_because_of_its_mode() {
     facts.machine.master_key_mode = key_mode(0o604, true);
     facts.machine.master_key_opens = Seen::Failed("users other than its owner can access the file".into());
     let found = super::server(&facts);
+    let closed = changed(facts, |facts| facts.machine.master_key_mode = key_mode(0o600, true));
+    let text = "only root and the group of the server can read /etc/pillarbox/master.key";
+    let of_mode = super::server(&closed).into_iter().find(|finding| finding.id == "key.mode");
+    assert_eq!(of_mode.unwrap().text, text);
     assert_eq!(said(found.clone(), "key.opens")[0].0, FindingStatus::Skipped);
     let fix = found.into_iter().find(|finding| finding.id == "key.mode").unwrap().fix.unwrap();
     // The server may read a key of root by its group only.

@@ -8,8 +8,8 @@ use futures_util::future::BoxFuture;
 
 use super::super::Extra;
 use super::{
-    ConfigFacts, Facts, Listening, Lookups, Seen, Server, SourceFacts, SpfFacts, Times, blocklists,
-    listeners, machine, name, network, ports, state, submission,
+    ConfigFacts, Facts, Listening, Lookups, PortFacts, Seen, Server, SourceFacts, SpfFacts, Times,
+    blocklists, listeners, machine, name, network, ports, state, submission,
 };
 use crate::acme::{Acme, AcmeState};
 use crate::config::Config;
@@ -62,78 +62,79 @@ impl Gatherer<'_> {
 
     /// All facts about the server, concurrently.
     pub async fn gather(&self) -> Facts {
-        let hostname = &self.config.hostname;
-        let own_addresses = name::own_addresses(self.config, Sender::Any);
-        let (certificate, _) = machine::certificate_files(self.config);
-        let (names, spf, egress, lists, dns, machine, tls, handshakes, submission, ports, state, database) = tokio::join!(
-            timed(self.names(&own_addresses)),
-            timed(self.spf(&own_addresses)),
-            timed(network::egress(self)),
-            timed(blocklists::gather(self, &own_addresses)),
-            timed(network::name_server_facts(self)),
-            timed(machine::gather(self.config, self.files_needed)),
-            timed(machine::certificate(self.config, self.now)),
-            timed(listeners::gather(self.config, self.listening, &certificate)),
-            timed(submission::gather(self, &certificate)),
-            timed(ports::gather(self.config, self.file.is_some())),
-            timed(state::gather(self.server.as_ref(), self.config, self.now)),
-            timed(state::database(self)),
+        let (config, own_addresses) = (self.config, name::own_addresses(self.config, Sender::Any));
+        let (certificate, _) = machine::certificate_files(config);
+        let mut times = Times::default();
+        let (
+            names,
+            spf,
+            egress,
+            blocklists,
+            dns,
+            machine,
+            tls,
+            handshakes,
+            submission,
+            ports,
+            state,
+            database_faults,
+        ) = tokio::join!(
+            timed(&mut times.names, self.names(&own_addresses)),
+            timed(&mut times.spf, self.spf(&own_addresses)),
+            timed(&mut times.egress, network::egress(self)),
+            timed(&mut times.blocklists, blocklists::gather(self, &own_addresses)),
+            timed(&mut times.name_servers, network::name_server_facts(self)),
+            timed(&mut times.machine, machine::gather(config, self.files_needed)),
+            timed(&mut times.certificate, machine::certificate(config, self.now)),
+            timed(&mut times.handshakes, listeners::gather(config, self.listening, &certificate)),
+            timed(&mut times.submission, submission::gather(self, &certificate)),
+            timed(&mut times.ports, ports::gather(config, self.file.is_some())),
+            timed(&mut times.state, state::gather(self.server.as_ref(), config, self.now)),
+            timed(&mut times.database, state::database(self)),
         );
-        let ((hostname_addresses, sources), (host_spf, included_spf)) = (names.0, spf.0);
-        let times = Times {
-            names: names.1,
-            spf: spf.1,
-            egress: egress.1,
-            blocklists: lists.1,
-            name_servers: dns.1,
-            machine: machine.1,
-            certificate: tls.1,
-            handshakes: handshakes.1,
-            submission: submission.1,
-            ports: ports.1,
-            state: state.1,
-            database: database.1,
-        };
+        let ((hostname_addresses, sources), (host_spf, included_spf)) = (names, spf);
         Facts {
             at: self.now,
             times,
-            hostname: hostname.clone(),
-            config: ConfigFacts {
-                file: self.file.clone(),
-                api_listen: self.config.api.listen.clone(),
-                is_api_tls: self.config.api.tls,
-                is_public_url_https: self
-                    .config
-                    .api
-                    .public_url
-                    .as_ref()
-                    .is_some_and(|url| url.scheme() == "https"),
-                ports: ports.0,
-            },
+            hostname: config.hostname.clone(),
+            config: self.config_facts(ports),
             own_addresses,
             hostname_addresses,
             sources,
             host_spf,
             included_spf,
-            egress: egress.0,
-            blocklists: lists.0,
-            dns: dns.0,
-            tls: tls.0,
+            egress,
+            blocklists,
+            dns,
+            tls,
             acme: self.acme(),
-            handshakes: handshakes.0,
-            submission: submission.0,
-            machine: machine.0,
-            state: state.0,
-            database_faults: database.0,
+            handshakes,
+            submission,
+            machine,
+            state,
+            database_faults,
+        }
+    }
+
+    fn config_facts(&self, ports: Seen<Vec<PortFacts>>) -> ConfigFacts {
+        let api = &self.config.api;
+        ConfigFacts {
+            file: self.file.clone(),
+            api_listen: api.listen.clone(),
+            is_api_tls: api.tls,
+            is_public_url_https: api.public_url.as_ref().is_some_and(|url| url.scheme() == "https"),
+            ports,
         }
     }
 }
 
-/// A result, and how long it took in milliseconds. All looks together would not fit on the stack of a thread.
-fn timed<'a, T>(look: impl Future<Output = T> + Send + 'a) -> BoxFuture<'a, (T, u64)> {
+/// The result of a look; `ms` gets how long it took, in milliseconds. All looks together would not fit on the stack of a
+/// thread.
+fn timed<'a, T>(ms: &'a mut u64, look: impl Future<Output = T> + Send + 'a) -> BoxFuture<'a, T> {
     Box::pin(async move {
         let start = Instant::now();
         let found = look.await;
-        (found, start.elapsed().as_millis().try_into().unwrap_or(u64::MAX))
+        *ms = start.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
+        found
     })
 }

@@ -11,12 +11,24 @@ pub const TIMESYNCD: &str = "/run/systemd/timesync";
 const OTHER_CLOCK: &str =
     "systemd-timesyncd does not run, and no other program says whether the clock is synchronized";
 
+const OTHER_LIMIT: &str = "control groups of version 1 limit the memory, and this limit is not known";
+
 /// The octets of memory that this process may use.
 pub fn memory() -> Seen<u64> {
     let system = rustix::system::sysinfo();
     let total = system.totalram.saturating_mul(system.mem_unit.into());
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    Seen::Value(limit_of(Path::new(CONTROL_GROUPS), &groups).map_or(total, |limit| limit.min(total)))
+    memory_in(Path::new(CONTROL_GROUPS), &groups, total)
+}
+
+/// The lines of `/proc/self/cgroup` name the controllers of version 1.
+fn memory_in(root: &Path, groups: &str, total: u64) -> Seen<u64> {
+    let mut controllers =
+        groups.lines().filter_map(|line| line.split(':').nth(1)).flat_map(|all| all.split(','));
+    match controllers.any(|controller| controller == "memory") {
+        true => Seen::NotAsked(OTHER_LIMIT),
+        false => Seen::Value(limit_of(root, groups).map_or(total, |limit| limit.min(total))),
+    }
 }
 
 /// The lowest limit of the control group in `/proc/self/cgroup` and of those above it.
@@ -57,7 +69,15 @@ mod tests {
         set(&group, "1024\n");
         assert_eq!(limit(), Some(1024));
         assert_eq!(limit_of(root.path(), "1:cpu:/x\n"), None);
-        assert!(memory().value().is_some_and(|octets| *octets > 0));
+    }
+
+    #[test]
+    fn the_limit_of_a_control_group_of_version_1_is_not_known() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(memory_in(root.path(), "1:cpu:/x\n0::/memory\n", 4096), Seen::Value(4096));
+        for groups in ["9:memory:/x\n", "4:cpu,memory:/x\n0::/x\n"] {
+            assert_eq!(memory_in(root.path(), groups, 4096), Seen::NotAsked(OTHER_LIMIT));
+        }
     }
 
     #[test]
