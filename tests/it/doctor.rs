@@ -220,7 +220,9 @@ async fn a_change_of_a_status_is_an_event() {
     ask(&stage, &stage.platform, target).await;
     let events = async || {
         let list = stage.get(&stage.platform, "/v1/events?type=doctor.changed").await.expect(200);
-        list["data"].as_array().unwrap().clone()
+        // Checks of the machine, like the time of a write, change with its load.
+        let of_spf = |event: &&serde_json::Value| event["data"]["check"] == "spf.host";
+        list["data"].as_array().unwrap().iter().filter(of_spf).cloned().collect::<Vec<_>>()
     };
     assert!(events().await.is_empty());
     stage.dns.text("mail.host.example", "v=spf1 ip4:192.0.2.7 -all");
