@@ -24,7 +24,7 @@ SHAPES = {
     "key": """id object name tenant_id status environment scopes allowed_domain_ids restricted_to_domains allowed_cidrs
         expires_at created_at last_used_at revoked_at rotated_at previous_secret_until last_four""",
     "email": """id object kind tenant_id key_id environment status from to recipient_count header_from subject message_id
-        size list dkim_domain tags metadata created_at send_at expires_at""",
+        size list dkim_domain last_reply tags metadata created_at send_at expires_at""",
     "webhook": """id object url tenant_id events environments status disabled_reason failing_since previous_secret_until
         created_at updated_at""",
     "event": """id object type tenant_id environment external_ref message_id delivery_id recipient tags metadata data
