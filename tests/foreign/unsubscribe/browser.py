@@ -76,6 +76,13 @@ class Browser:
     def text(self):
         return self.run("return document.body.innerText")
 
+    def wait_for(self, text):
+        """A press returns before the next page is there."""
+        deadline = time.monotonic() + 10
+        while text not in self.text():
+            assert time.monotonic() < deadline, self.text()
+            time.sleep(0.05)
+
     def run(self, script):
         return self.call("POST", "/execute/sync", {"script": script, "args": []})
 
