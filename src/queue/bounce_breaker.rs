@@ -62,7 +62,7 @@ impl BounceBreaker {
         let mut counts = self.counts.lock();
         let Counts { of_sites, swept_at } = &mut *counts;
         if !of_sites.contains_key(site) && of_sites.len() >= SITES_MAX {
-            if swept_at.is_none_or(|at| now.duration_since(at) >= SWEEP_INTERVAL) {
+            if swept_at.is_none_or(|at| now.duration_since(at).abs() >= SWEEP_INTERVAL) {
                 *swept_at = Some(now);
                 of_sites.retain(|_, bounces| !bounces.is_idle(now));
             }
@@ -87,10 +87,15 @@ impl QueueManager {
         if results.gone.is_empty() {
             return;
         }
-        // So many make a site suspicious; more look-ups would hold the connection for nothing.
-        for address in results.gone.iter().take(GONE_MIN as usize) {
+        let mut living = 0;
+        for address in &results.gone {
+            // So many make a site suspicious; more look-ups would hold the connection for nothing.
+            if living == GONE_MIN {
+                break;
+            }
             match self.took_mail(&results, address, now).await {
                 Ok(true) => {
+                    living += 1;
                     let hash = breaker.hasher.hash_one(address.folded());
                     breaker.with(site, now, |bounces| bounces.note_gone(hash, now));
                 }
@@ -159,5 +164,20 @@ mod tests {
         assert!(!count(SITES_MAX, 62), "the next search is due in a minute");
         assert!(count(SITES_MAX, 63));
         assert_eq!(breaker.counts.lock().of_sites.len(), 2);
+    }
+
+    #[test]
+    fn counts_of_a_clock_that_went_back_by_a_day_are_forgotten() {
+        let sites = Sites::new(&config::Relay::default(), Clock::system());
+        let breaker = BounceBreaker::default();
+        let count = |number: usize, hours| {
+            let destination = Host::Domain(DomainName::parse(&format!("{number}.test")).unwrap());
+            let now = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(hours);
+            let site = sites.provisional(&destination);
+            breaker.with(&site, now, |bounces| bounces.note_results(1, now)).is_some()
+        };
+        assert!((0..SITES_MAX).all(|number| count(number, 24)));
+        assert!(!count(SITES_MAX, 24), "all sites have results of the last hour");
+        assert!(count(SITES_MAX, 0));
     }
 }

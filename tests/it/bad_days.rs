@@ -153,6 +153,20 @@ async fn a_bad_list_is_suppressed_without_an_end() {
 }
 
 #[tokio::test]
+async fn strangers_who_are_first_in_a_message_hide_no_living_addresses() {
+    let stage = InboundStage::start().await;
+    let account = &stage.account;
+    let known = recipients("known", 20);
+    stage.deliver_to_each(account, &known).await;
+    let all: Vec<String> = recipients("bad", 25).into_iter().chain(known).collect();
+    stage.mx.script(Phase::Rcpt, "@b.test", all.len(), Fault::Reply(GONE));
+    let to: Vec<&str> = all.iter().map(String::as_str).collect();
+    let id = stage.server.submit(account, &to, &message(account, "again")).await;
+    stage.server.wait_for_status(&id, &["bounced"]).await;
+    stage.expect_provisional(45, 45).await;
+}
+
+#[tokio::test]
 async fn what_took_mail_more_than_a_month_ago_or_is_one_in_many_is_no_bad_day() {
     let stage = InboundStage::start().await;
     let account = &stage.account;
