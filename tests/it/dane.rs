@@ -277,6 +277,8 @@ async fn mail_is_delivered_to_hosts_whose_certificates_match_their_records_and_t
     }
     for ((case, id), host) in cases.iter().zip(&ids).zip(&stage.hosts) {
         let attempt = stage.expect_of(&case.name, id, &case.expected).await;
+        let is_delivered = matches!(case.expected, Delivered(_));
+        stage.server.explains(&format!("{}.test", case.name), &attempt, is_delivered).await;
         let taken = host.transactions();
         match case.expected {
             Delivered(_) => {

@@ -489,6 +489,14 @@ async fn the_explanation_of_a_destination_agrees_with_the_delivery() {
     let plan = explain("b.test", &format!("probe=true&tenant_id={}", account.tenant_id)).await;
     assert_eq!((&plan["route"], &plan["site"]), (&json!("smart_host"), &json!(null)), "{plan}");
     assert_eq!(explain("b.test", "").await["route"], "mx");
+    let url = format!("http://{}", server.control.address);
+    let environment = [("PILLARBOX_URL", url.as_str()), ("PILLARBOX_KEY", server.control.secret.as_str())];
+    let (status, text) =
+        program::status_of(&["doctor", "--to", "b.test", "--probe", "--tenant", "acme-test"], &environment)
+            .await;
+    assert!(status == Some(0) && text.contains("OK       mail could be sent, without TLS\n"), "{text}");
+    let (status, text) = program::status_of(&["doctor", "--to", "null.test", "--quiet"], &environment).await;
+    assert_eq!((status, text.as_str()), (Some(2), "PILLARBOX CRITICAL - mail to null.test\n"));
 }
 
 #[tokio::test]

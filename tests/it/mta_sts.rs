@@ -160,6 +160,7 @@ async fn a_policy_decides_by_mode_hosts_and_certificates() {
         let transcript = attempt["transcript"].as_str().unwrap().to_owned();
         assert_eq!(transcript.contains("policy is in testing mode"), n == 6, "{transcript}");
         let is_clear = attempt["tls"].is_null();
+        stage.server.explains(&format!("d{n}.test"), &attempt, status == "delivered").await;
         stage.check((status, attempt), expected, ground);
         let taken = stage.hosts[n].transactions();
         assert_eq!(taken.len(), usize::from(expected == "delivered"), "{n}");

@@ -157,6 +157,23 @@ impl TestServer {
         })
         .await
     }
+
+    /// Compares the explanation of a destination with one host with an attempt to deliver there.
+    pub async fn explains(&self, domain: &str, attempt: &Value, is_delivered: bool) {
+        let plan = self.control.get(&format!("/v1/destinations/{domain}?probe=true")).await;
+        let host = &plan["hosts"][0];
+        assert_eq!(host["tls_reason"], attempt["tls_policy"], "{plan:#} {attempt:#}");
+        assert_eq!(host["probe"]["ready"] == true, is_delivered, "{plan:#} {attempt:#}");
+        if is_delivered {
+            assert_eq!(host["probe"]["tls"], attempt["tls"], "{plan:#} {attempt:#}");
+        } else {
+            let error = host["error"].as_str().or(host["probe"]["error"].as_str());
+            let error = error.unwrap_or_else(|| panic!("no error in {plan:#}"));
+            // An expired certificate was looked at in another second.
+            let error = error.split(": verification time").next().unwrap_or_default();
+            assert!(text(&attempt["reply"]).contains(error), "{plan:#} {attempt:#}");
+        }
+    }
 }
 
 /// The id in the reply to a message.
