@@ -11,16 +11,25 @@ use serde::Serialize;
 use crate::model::{Refusal, RefusalCode, RequestId};
 use crate::store::{Conflict, StoreError};
 
-/// Error types.
-const TYPES: [&str; 7] = [
-    "authentication_error",
-    "permission_error",
-    "validation_error",
-    "not_found",
-    "conflict",
-    "rate_limited",
-    "internal",
-];
+/// The type of an error. It follows from the status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum ErrorType {
+    /// The key is missing, unknown, expired or revoked.
+    AuthenticationError,
+    /// The key may not do this.
+    PermissionError,
+    /// The request is wrong.
+    ValidationError,
+    /// There is no such object, or the key may not see it.
+    NotFound,
+    /// The state of an object does not allow it.
+    Conflict,
+    /// Too many requests or messages for now.
+    RateLimited,
+    /// The server cannot do it now.
+    Internal,
+}
 
 /// Why a request failed.
 #[derive(Debug, Clone)]
@@ -181,8 +190,7 @@ pub struct Envelope<'a> {
 pub struct ErrorBody<'a> {
     /// The type of the error. It follows from the status.
     #[serde(rename = "type")]
-    #[schemars(extend("enum" = TYPES))]
-    kind: &'static str,
+    kind: ErrorType,
     /// Stable code, for programs.
     #[schemars(with = "RefusalCode")]
     code: &'static str,
@@ -197,19 +205,20 @@ pub struct ErrorBody<'a> {
 }
 
 /// The status and the type that belong to a code.
-fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
+fn classify(code: RefusalCode) -> (StatusCode, ErrorType) {
+    use ErrorType as T;
     use RefusalCode as C;
     match code {
         C::AuthenticationRequired | C::InvalidApiKey | C::ExpiredApiKey | C::RevokedApiKey => {
-            (StatusCode::UNAUTHORIZED, "authentication_error")
+            (StatusCode::UNAUTHORIZED, T::AuthenticationError)
         }
         C::InsufficientScope
         | C::IpNotAllowed
         | C::TenantSuspended
         | C::PlatformKeyRequired
         | C::LiveKeyRequired
-        | C::DomainNotAllowedForKey => (StatusCode::FORBIDDEN, "permission_error"),
-        C::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+        | C::DomainNotAllowedForKey => (StatusCode::FORBIDDEN, T::PermissionError),
+        C::NotFound => (StatusCode::NOT_FOUND, T::NotFound),
         C::DomainTaken
         | C::AlreadyExists
         | C::LimitReached
@@ -218,20 +227,20 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::IdempotencyKeyReused
         | C::IdempotencyInProgress
         | C::MessageFinished
-        | C::WebhookDisabled => (StatusCode::CONFLICT, "conflict"),
-        C::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "conflict"),
+        | C::WebhookDisabled => (StatusCode::CONFLICT, T::Conflict),
+        C::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, T::Conflict),
         C::SendLimitExceeded | C::HourlySendLimitExceeded | C::DailySendLimitExceeded | C::RateLimited => {
-            (StatusCode::TOO_MANY_REQUESTS, "rate_limited")
+            (StatusCode::TOO_MANY_REQUESTS, T::RateLimited)
         }
-        C::InvalidJson => (StatusCode::BAD_REQUEST, "validation_error"),
-        C::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "validation_error"),
-        C::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "validation_error"),
-        C::PayloadTooLarge | C::MessageTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "validation_error"),
-        C::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "validation_error"),
+        C::InvalidJson => (StatusCode::BAD_REQUEST, T::ValidationError),
+        C::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, T::ValidationError),
+        C::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, T::ValidationError),
+        C::PayloadTooLarge | C::MessageTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, T::ValidationError),
+        C::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, T::ValidationError),
         C::StorageUnavailable | C::DiskLow | C::Overloaded | C::ShuttingDown => {
-            (StatusCode::SERVICE_UNAVAILABLE, "internal")
+            (StatusCode::SERVICE_UNAVAILABLE, T::Internal)
         }
-        C::Internal | C::ContentDamaged => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        C::Internal | C::ContentDamaged => (StatusCode::INTERNAL_SERVER_ERROR, T::Internal),
         C::SenderDomainNotVerified
         | C::NullSenderRefused
         | C::RecipientSuppressed
@@ -263,7 +272,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::MailLoop
         | C::TlsRequired
         | C::ValidationFailed
-        | C::UnknownField => (StatusCode::UNPROCESSABLE_ENTITY, "validation_error"),
+        | C::UnknownField => (StatusCode::UNPROCESSABLE_ENTITY, T::ValidationError),
     }
 }
 
@@ -380,16 +389,16 @@ mod tests {
     fn every_code_has_a_type_that_fits_its_status() {
         for &code in RefusalCode::ALL {
             let (status, kind) = classify(code);
-            let expected: &[&str] = match status.as_u16() {
-                401 => &["authentication_error"],
-                403 => &["permission_error"],
-                404 => &["not_found"],
-                409 | 412 => &["conflict"],
-                429 => &["rate_limited"],
-                500..=599 => &["internal"],
-                _ => &["validation_error"],
+            let expected = match status.as_u16() {
+                401 => ErrorType::AuthenticationError,
+                403 => ErrorType::PermissionError,
+                404 => ErrorType::NotFound,
+                409 | 412 => ErrorType::Conflict,
+                429 => ErrorType::RateLimited,
+                500..=599 => ErrorType::Internal,
+                _ => ErrorType::ValidationError,
             };
-            assert!(expected.contains(&kind) && TYPES.contains(&kind), "{code}: {status} {kind}");
+            assert_eq!(kind, expected, "{code}: {status}");
         }
     }
 

@@ -30,6 +30,7 @@ pub fn resource() -> Resource {
                 .returns::<Health>("The server is ready."),
             Operation::public("/openapi.json", "document", openapi::document)
                 .summary("This document")
+                .query::<bool>(openapi::ALIASES, "Whether it has aliases: other paths of an operation, and PUT in place of PATCH. Default: `true`.")
                 .returns::<Document>("The API in OpenAPI 3.1."),
             Operation::public("/docs", "docs", openapi::page)
                 .summary("This document as an HTML page")

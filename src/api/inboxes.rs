@@ -31,7 +31,7 @@ pub fn resource() -> Resource {
                 .pages::<InboxId, InboxView>("Inboxes."),
             Operation::post("/v1/inboxes", "add_inbox", add)
                 .describe("Add an inbox", "Sends a code to the address. The same address again gets a new code, unless it is confirmed. A tenant has at most 5 inboxes and 10 such mails a day.")
-                .takes::<Add>()
+                .takes::<Add>(r#"{"address": "someone@example.org"}"#)
                 .creates::<InboxView>("The inbox.")
                 .may_run_again(),
             Operation::get("/v1/inboxes/{id}", "get_inbox", get)
@@ -39,7 +39,7 @@ pub fn resource() -> Resource {
                 .returns::<InboxView>("The inbox."),
             Operation::post("/v1/inboxes/{id}/confirm", "confirm_inbox", confirm)
                 .describe("Confirm an inbox", "Takes the code that was sent to the address. It is valid for a day, and for five attempts.")
-                .takes::<Confirm>()
+                .takes::<Confirm>(r#"{"code": "7K3M-Q9TX"}"#)
                 .returns::<InboxView>("The confirmed inbox.")
                 .may_run_again()
                 .response_octets(0, 4 * 1024),

@@ -10,6 +10,7 @@ use axum::handler;
 use axum::routing::{self, MethodFilter, MethodRouter};
 use hyper::Method;
 use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 
 use crate::mail::Timestamp;
 use crate::model::{Environment, TenantId};
@@ -18,7 +19,7 @@ use super::error::Result;
 use super::page::{self, List};
 use super::request_context::RequestContext;
 use super::response::ApiResponse;
-use super::schema::{SchemaOf, Schemas};
+use super::schema::{RequestBody, SchemaOf, Schemas};
 use super::{Api, content};
 
 pub use super::layers::auth::Access;
@@ -79,8 +80,7 @@ pub struct Operation {
     pub(super) headers: Vec<Parameter>,
     /// The parameter `{id}`.
     pub(super) id: Option<Parameter>,
-    /// The schema of the request body, and whether a body is required.
-    pub(super) body: Option<(SchemaOf, bool)>,
+    pub(super) body: Option<RequestBody>,
     pub(super) status: u16,
     pub(super) response_text: &'static str,
     /// Response schemas by media type.
@@ -369,9 +369,8 @@ impl Operation {
     /// Like [`Operation::tenant_filter`], for objects that may belong to no tenant.
     pub(super) fn owner_filter(self) -> Self {
         let text = "Only objects of this tenant; `null` for those of the platform.";
-        self.query_as("tenant_id", text, |schemas| {
-            let tenant = schemas.request::<TenantId>();
-            schemars::json_schema!({ "anyOf": [tenant, { "const": "null" }] })
+        self.query_as("tenant_id", text, |_| {
+            schemars::json_schema!({ "type": "string", "pattern": "^(null|tnt_[0-7][0-9A-HJKMNP-TV-Z]{25})$" })
         })
     }
 
@@ -398,14 +397,14 @@ impl Operation {
         self
     }
 
-    /// Requires a body.
-    pub(super) fn takes<T: JsonSchema>(self) -> Self {
-        Self { body: Some((Schemas::request::<T>, true)), ..self }
+    /// Requires a body, such as the example: JSON without apostrophes, which stands between two in commands.
+    pub(super) fn takes<T: JsonSchema + DeserializeOwned>(self, example: &'static str) -> Self {
+        Self { body: Some(RequestBody::new::<T>(true, example)), ..self }
     }
 
-    /// Takes an optional body.
-    pub(super) fn may_take<T: JsonSchema>(self) -> Self {
-        Self { body: Some((Schemas::request::<T>, false)), ..self }
+    /// Takes an optional body, such as the example.
+    pub(super) fn may_take<T: JsonSchema + DeserializeOwned>(self, example: &'static str) -> Self {
+        Self { body: Some(RequestBody::new::<T>(false, example)), ..self }
     }
 
     /// Sends messages.

@@ -3,10 +3,36 @@
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// A function that generates the schema of a type.
 pub type SchemaOf = fn(&mut Schemas) -> Schema;
+
+/// The body of a request.
+#[derive(Clone, Copy)]
+pub struct RequestBody {
+    pub schema: SchemaOf,
+    pub is_required: bool,
+    /// A body in JSON, for the OpenAPI document and for commands in the API reference.
+    pub example: &'static str,
+    /// Parses the example as a handler parses a body.
+    #[cfg(test)]
+    pub parse_example: fn(&'static str) -> super::Result<()>,
+}
+
+impl RequestBody {
+    /// A body that a handler parses as `T`.
+    pub fn new<T: JsonSchema + DeserializeOwned>(is_required: bool, example: &'static str) -> Self {
+        Self {
+            schema: Schemas::request::<T>,
+            is_required,
+            example,
+            #[cfg(test)]
+            parse_example: |example| super::json::parse_all::<T>(&example.into()).map(drop),
+        }
+    }
+}
 
 /// Collects the schemas of request and response bodies by name.
 pub struct Schemas {

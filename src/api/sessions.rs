@@ -36,7 +36,7 @@ pub fn resource() -> Resource {
     Resource::new("Sessions", text, Access::Key).separates_environments().operations([
         Operation::post("/v1/sessions", "create_session", create)
             .describe("Create a sign-in link", "Send the person to `url` within five minutes; it works once. The session sees what the calling key sees, or less: a platform key may name one tenant, and `scopes` leaves out rights. The secret of the key is not part of the link. Networks of the key (`allowed_cidrs`) bind this request, and the session only if it is that of the platform. Revoking the key ends the session within a second.")
-            .may_take::<Create>()
+            .may_take::<Create>(r#"{"tenant_id": "tnt_01JD8XQZ2V7M5N9T3R6W4Y8KAB", "path": "/ui/messages"}"#)
             .may_run_again()
             .logs_only()
             .conceals(&["url"])

@@ -7,7 +7,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::mail::Timestamp;
-use crate::model::{BounceClass, DeliveryState, Environment, Scope, StatsInterval, TenantId, UsageInterval};
+use crate::model::{
+    BounceClass, DeliveryState, Environment, ReasonsWindow, Scope, StatsInterval, TenantId, UsageInterval,
+};
 use crate::store::{Ledger, UsageCounts};
 
 use super::usage::read_date_or_time;
@@ -33,7 +35,7 @@ pub fn resource() -> Resource {
         Operation::get("/v1/stats/reasons", "list_failure_reasons", reasons)
             .needs(Access::Scope(Scope::EmailsRead))
             .describe("List why deliveries failed lately", "Deferrals, bounces and expiries of the last hour by site, class and outcome, in memory; the most frequent first.")
-            .query_as("window", "The time to look back. Default: `1h`.", window_schema)
+            .query::<ReasonsWindow>("window", "The time to look back. Default: `1h`.")
             .tenant_filter()
             .returns::<List<ReasonView>>("The reasons."),
     ])
@@ -133,19 +135,6 @@ pub struct ReasonView {
     last_at: Timestamp,
 }
 
-fn window_schema(_: &mut super::schema::Schemas) -> schemars::Schema {
-    schemars::json_schema!({ "type": "string", "enum": ["5m", "15m", "1h"] })
-}
-
-fn read_window(text: &str) -> std::result::Result<u32, &'static str> {
-    match text {
-        "5m" => Ok(5),
-        "15m" => Ok(15),
-        "1h" => Ok(60),
-        _ => Err("this must be 5m, 15m or 1h"),
-    }
-}
-
 async fn series(mut call: RequestContext) -> Result<ApiResponse> {
     let interval = call.query.value("interval").unwrap_or(StatsInterval::Hour);
     let to = call.query.value_by("to", read_date_or_time).unwrap_or(call.now);
@@ -213,7 +202,11 @@ async fn series(mut call: RequestContext) -> Result<ApiResponse> {
 }
 
 async fn reasons(mut call: RequestContext) -> Result<ApiResponse> {
-    let minutes = call.query.value_by("window", read_window).unwrap_or(60);
+    let minutes = match call.query.value("window").unwrap_or(ReasonsWindow::Hour) {
+        ReasonsWindow::FiveMinutes => 5,
+        ReasonsWindow::QuarterHour => 15,
+        ReasonsWindow::Hour => 60,
+    };
     let tenant_id = call.listed_tenant().await?;
     // Only live mail fails at sites.
     let reasons = match call.caller.sees(Environment::Live) {

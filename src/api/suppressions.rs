@@ -42,11 +42,11 @@ pub fn resource() -> Resource {
                     "Suppress an address",
                     "If the address is suppressed already for the same mail, the request replaces its reason.",
                 )
-                .takes::<Create>()
+                .takes::<Create>(r#"{"address": "someone@example.org", "evidence": "asked by telephone"}"#)
                 .creates::<SuppressionView>("The suppression."),
             Operation::post("/v1/suppressions/batch", "suppress_many", create_batch)
                 .describe("Suppress up to 1000 addresses", "If any item is invalid, the server accepts none.")
-                .takes::<Batch>()
+                .takes::<Batch>(r#"{"suppressions": [{"address": "ann@example.org", "reason": "complaint"}, {"address": "bob@example.org"}]}"#)
                 .creates::<List<SuppressionView>>("The suppressions, in the order of the request.")
                 .response_octets(2, 512 * 1024),
             Operation::get("/v1/suppressions/{id}", "get_suppression", get)

@@ -20,7 +20,7 @@ pub fn resource() -> Resource {
                 "Open the next generation of keys",
                 "Addresses that were made with the earlier generations work for 60 days more, unsubscribe links for ever; with `at_once`, neither works any longer.",
             )
-            .may_take::<Rotate>()
+            .may_take::<Rotate>(r#"{"at_once": false}"#)
             .returns::<GenerationView>("The new generation."),
     ])
 }

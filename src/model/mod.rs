@@ -45,9 +45,9 @@ pub use soft_bounces::SoftBounces;
 pub use state::{
     AuditActor, BounceClass, BrakeAction, BrakeMetric, DeliveryReports, DeliveryState, DisabledReason,
     DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus, Environment, FindingStatus, KeyStatus,
-    LimitPeriod, MessageKind, Scope, Stage, StatsInterval, SuppressionReason, TenantStatus, TlsFailure,
-    TlsMinimum, TlsMode, TlsPolicyType, UsageGroup, UsageInterval, Verification, WaitReason,
-    WebhookDeliveryState, WebhookStatus,
+    LimitPeriod, MessageKind, ReasonsWindow, Scope, Stage, StatsInterval, SuppressionReason, TenantStatus,
+    TlsFailure, TlsMinimum, TlsMode, TlsPolicyType, UsageFormat, UsageGroup, UsageInterval, Verification,
+    WaitReason, WebhookDeliveryState, WebhookStatus,
 };
 pub use unsubscribe_link::{LINK_KEY_OCTETS, LinkKeys, SealLinkError, UnsubscribeLink};
 pub use weight::{Weight, WeightError};

@@ -89,6 +89,24 @@ enumerations! {
         Day = "day",
     }
 
+    /// How far the reasons of failures look back.
+    ReasonsWindow("window") {
+        /// Five minutes.
+        FiveMinutes = "5m",
+        /// A quarter of an hour.
+        QuarterHour = "15m",
+        /// An hour.
+        Hour = "1h",
+    }
+
+    /// The format of a list of usage.
+    UsageFormat("format") {
+        /// JSON.
+        Json = "json",
+        /// Comma-separated values, with a header line.
+        Csv = "csv",
+    }
+
     /// What a check of the doctor says, in the order of severity.
     FindingStatus("status of a finding") {
         /// Nothing was looked at.

@@ -406,6 +406,26 @@ async fn every_page_is_served_without_a_key_and_every_link_has_a_target() {
 }
 
 #[tokio::test]
+async fn the_reference_for_programs_can_be_had_without_aliases() {
+    let stage = ApiStage::start().await;
+    let get = async |path: &str| request(stage.address, "GET", path, None, None).await;
+    let operations = async |path: &str| -> Vec<Value> {
+        let document: Value = serde_json::from_slice(&get(path).await.body).unwrap();
+        let paths = document["paths"].as_object().unwrap().values();
+        paths.flat_map(|methods| methods.as_object().unwrap().values().cloned()).collect()
+    };
+    let is_alias = |operation: &&Value| operation["deprecated"] == true;
+    let (all, main) = (operations("/openapi.json").await, operations("/openapi.json?aliases=false").await);
+    assert_eq!(operations("/openapi.json?aliases=true").await.len(), all.len());
+    let aliases = all.iter().filter(is_alias).count();
+    assert!(aliases > 15, "{aliases}");
+    assert_eq!(main.len(), all.len() - aliases);
+    assert_eq!(main.iter().filter(is_alias).count(), 0);
+    get("/openapi.json?aliases=no").await.expect_error(422, "validation_failed");
+    get("/openapi.json?alias=false").await.expect_error(422, "validation_failed");
+}
+
+#[tokio::test]
 async fn the_page_of_the_configuration_has_every_option() {
     let stage = ApiStage::start().await;
     let answer = request(stage.address, "GET", "/docs/config", None, None).await;

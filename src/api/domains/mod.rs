@@ -47,7 +47,7 @@ pub fn resource() -> Resource {
                 .pages::<DomainId, DomainView>("Domains."),
             Operation::post("/v1/domains", "create_domain", create)
                 .describe("Create a sending domain", "The response contains the DNS records to publish. An unverified domain does not block other tenants, and a verified one blocks only the same name. An address belongs to the closest verified domain at or above it.")
-                .takes::<Create>()
+                .takes::<Create>(r#"{"name": "acme.com"}"#)
                 .creates::<DomainView>("The domain with its records.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
             Operation::get("/v1/domains/{id}", "get_domain", get)
@@ -56,7 +56,7 @@ pub fn resource() -> Resource {
                 .changed_by_use(&["last_checked_at"]),
             Operation::patch("/v1/domains/{id}", "update_domain", update)
                 .summary("Change a domain")
-                .takes::<Update>()
+                .takes::<Update>(r#"{"subdomains": false, "return_path": {"mode": "auto"}}"#)
                 .returns::<DomainView>("The updated domain.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
             Operation::delete("/v1/domains/{id}", "delete_domain", delete)
@@ -64,7 +64,7 @@ pub fn resource() -> Resource {
                 .returns::<Deleted>("Deleted."),
             Operation::post("/v1/domains/{id}/verify", "verify_domain", verify)
                 .describe("Check the DNS records of a domain now", "The server also checks them every hour.")
-                .may_take::<Empty>()
+                .may_take::<Empty>("{}")
                 .may_run_again()
                 .returns::<DomainView>("The domain with the result.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
@@ -77,12 +77,12 @@ pub fn resource() -> Resource {
                 .returns::<List<DkimKeyView>>("The keys of the domain."),
             Operation::post("/v1/domains/{id}/dkim", "add_dkim_key", dkim::add)
                 .describe("Bring your own DKIM key", "The key signs once its DNS record is found.")
-                .takes::<dkim::Add>()
+                .takes::<dkim::Add>(r#"{"selector": "mail2026", "private_key": "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF\n-----END PRIVATE KEY-----\n"}"#)
                 .creates::<DkimKeyView>("The key without its private key.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
             Operation::post("/v1/domains/{id}/dkim/rotate", "rotate_dkim_keys", rotation::rotate)
                 .describe("Replace the DKIM keys of a domain", "New keys sign once their DNS records are found. The old keys then retire; keep their records while queued mail carries their signatures. While new keys wait for their records, another request returns the same keys.")
-                .may_take::<rotation::Rotate>()
+                .may_take::<rotation::Rotate>(r#"{"algorithm": "rsa"}"#)
                 .may_run_again()
                 .creates::<List<DkimKeyView>>("The pending keys with their DNS records.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),

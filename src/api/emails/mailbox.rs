@@ -93,17 +93,13 @@ impl<'de> Deserialize<'de> for Mailbox {
 pub struct Mailboxes(pub Vec<Mailbox>);
 
 impl schemars::JsonSchema for Mailboxes {
-    fn inline_schema() -> bool {
-        true
-    }
-
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Mailboxes".into()
     }
 
     fn json_schema(schemas: &mut schemars::SchemaGenerator) -> schemars::Schema {
         let (one, many) = (schemas.subschema_for::<Mailbox>(), schemas.subschema_for::<Vec<Mailbox>>());
-        schemars::json_schema!({ "anyOf": [one, many] })
+        schemars::json_schema!({ "description": "An address, or a list of addresses.", "anyOf": [one, many] })
     }
 }
 

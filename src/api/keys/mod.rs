@@ -39,7 +39,7 @@ pub fn resource() -> Resource {
                 .pages::<KeyId, KeyView>("Keys."),
             Operation::post("/v1/keys", "create_key", create)
                 .describe("Create a key", "Only this response contains the secret. Omitted restrictions are those of the calling key.")
-                .takes::<Create>()
+                .takes::<Create>(r#"{"name": "web shop", "tenant_id": "tnt_01JD8XQZ2V7M5N9T3R6W4Y8KAB", "scopes": ["smtp:send", "emails:send"]}"#)
                 .creates::<NewKeyView<'static>>("The key with its secret.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
             Operation::get("/v1/keys/{id}", "get_key", get)
@@ -48,7 +48,7 @@ pub fn resource() -> Resource {
                 .changed_by_use(&["last_used_at"]),
             Operation::patch("/v1/keys/{id}", "update_key", update)
                 .summary("Change a key")
-                .takes::<Update>()
+                .takes::<Update>(r#"{"name": "web shop", "allowed_cidrs": ["192.0.2.0/24"], "expires_at": null}"#)
                 .returns::<KeyView>("The updated key.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
             Operation::delete("/v1/keys/{id}", "revoke_key", revoke)
@@ -56,7 +56,7 @@ pub fn resource() -> Resource {
                 .returns::<KeyView>("The revoked key."),
             Operation::post("/v1/keys/{id}/rotate", "rotate_key", rotation::rotate)
                 .describe("Give a key a new secret", "Only this response contains the secret. Both secrets work, over SMTP and HTTP, until the old one expires. A key can rotate itself. A key that is revoked or expired cannot be rotated.")
-                .may_take::<rotation::Rotate>()
+                .may_take::<rotation::Rotate>(r#"{"expires_in": 3600}"#)
                 .returns::<NewKeyView<'static>>("The key with its new secret.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
         ])

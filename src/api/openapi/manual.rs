@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::is_alias;
 use crate::api::error::{ApiError, Result};
+use crate::api::layers::auth::Access;
 use crate::api::operation::{Operation, Resource, Route};
 use crate::api::{RESOURCES, docs};
 
@@ -66,7 +67,7 @@ fn show(resource: &Resource, route: &Route, operation: &Operation, entry: &Value
         "parameters": entry["parameters"],
         "body": entry["requestBody"]["content"]["application/json"]["schema"],
         "responses": responses,
-        "example": example(route, operation, entry),
+        "example": example(route, operation),
     })
 }
 
@@ -78,18 +79,19 @@ fn aliases(resource: &Resource, main: &Route, operation: &Operation) -> Vec<Stri
 }
 
 /// An example command.
-fn example(route: &Route, operation: &Operation, entry: &Value) -> String {
+fn example(route: &Route, operation: &Operation) -> String {
     let mut lines = vec!["curl".to_owned()];
     if operation.method != hyper::Method::GET {
         lines[0].push_str(&format!(" -X {}", operation.method));
     }
     let path = route.path.replace("{tenant_id}", "$TENANT_ID").replace("{id}", "$ID");
     lines[0].push_str(&format!(" \"$PILLARBOX_URL{path}\""));
-    if !each(&entry["security"]).collect::<Vec<_>>().is_empty() {
+    if operation.access() != Access::Public {
         lines.push("-H \"Authorization: Bearer $PILLARBOX_KEY\"".into());
     }
-    if !entry["requestBody"].is_null() {
-        lines.push("-H 'Content-Type: application/json' -d @body.json".into());
+    if let Some(body) = operation.body {
+        lines.push("-H 'Content-Type: application/json'".into());
+        lines.push(format!("-d '{}'", body.example));
     }
     lines.join(" \\\n  ")
 }

@@ -6,6 +6,7 @@ mod manual;
 
 use std::sync::LazyLock;
 
+use axum::extract::RawQuery;
 use hyper::Method;
 use schemars::Schema;
 use serde_json::{Map, Value, json};
@@ -15,21 +16,35 @@ use super::content::{HTML, JSON, StaticContent};
 use super::error::{Envelope, Result};
 use super::layers::auth::Access;
 use super::operation::{Operation, Parameter, Resource, Route};
+use super::page::Query;
 use super::response::ApiResponse;
 use super::schema::Schemas;
 use crate::model::TenantId;
 
 /// The conventions of all operations.
 const CONVENTIONS: &str = include_str!("conventions.md");
+/// The query parameter of the document.
+pub const ALIASES: &str = "aliases";
+/// Marks an operation that duplicates the one with this `operationId`.
+const ALIAS_OF: &str = "x-alias-of";
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(build);
 static DOCUMENT_RESPONSE: LazyLock<Result<StaticContent>> =
     LazyLock::new(|| StaticContent::new(JSON, DOCUMENT.to_string()));
+static MAIN_RESPONSE: LazyLock<Result<StaticContent>> =
+    LazyLock::new(|| StaticContent::new(JSON, without_aliases(&DOCUMENT).to_string()));
 static PAGE_RESPONSE: LazyLock<Result<StaticContent>> =
     LazyLock::new(|| manual::render(&DOCUMENT).and_then(|html| StaticContent::new(HTML, html)));
 
-pub async fn document() -> Result<ApiResponse> {
-    DOCUMENT_RESPONSE.as_ref().map(ApiResponse::fixed).map_err(Clone::clone)
+/// `GET /openapi.json`.
+pub async fn document(RawQuery(query): RawQuery) -> Result<ApiResponse> {
+    let mut query = Query::parse(&query.unwrap_or_default(), |name| name == ALIASES);
+    let response = match query.value(ALIASES).unwrap_or(true) {
+        true => &DOCUMENT_RESPONSE,
+        false => &MAIN_RESPONSE,
+    };
+    query.finish()?;
+    response.as_ref().map(ApiResponse::fixed).map_err(Clone::clone)
 }
 
 pub async fn page() -> Result<ApiResponse> {
@@ -87,6 +102,18 @@ fn build() -> Value {
     })
 }
 
+/// The document with each operation once. Every generator of clients makes a function for each operation.
+fn without_aliases(document: &Value) -> Value {
+    let mut document = document.clone();
+    if let Some(paths) = document["paths"].as_object_mut() {
+        for operations in paths.values_mut().filter_map(Value::as_object_mut) {
+            operations.retain(|_, operation| operation.get(ALIAS_OF).is_none());
+        }
+        paths.retain(|_, operations| operations.as_object().is_some_and(|all| !all.is_empty()));
+    }
+    document
+}
+
 fn build_operation(
     resource: &Resource,
     route: &Route,
@@ -118,11 +145,16 @@ fn build_operation(
             "default": { "$ref": "#/components/responses/Error" },
         },
     });
-    if let Some((schema, is_required)) = operation.body {
+    if is_alias(route, operation) {
+        built["deprecated"] = json!(true);
+        built[ALIAS_OF] = json!(operation.name);
+    }
+    if let Some(body) = operation.body {
+        let example: Value = serde_json::from_str(body.example).unwrap_or_default();
         built["requestBody"] = json!({
             "description": "The request body in JSON.",
-            "required": is_required,
-            "content": { "application/json": { "schema": schema(schemas) } },
+            "required": body.is_required,
+            "content": { "application/json": { "schema": (body.schema)(schemas), "example": example } },
         });
     }
     built

@@ -41,19 +41,19 @@ pub fn resource() -> Resource {
                 .returns::<List<sites::SiteView>>("All sites."),
             Operation::post("/v1/queue/pause", "pause_queue", pause)
                 .describe("Pause delivery", "Pauses the mail of a tenant, for a destination, or both; without fields, all mail. The server still accepts mail and queues it.")
-                .may_take::<PauseRequest>()
+                .may_take::<PauseRequest>(r#"{"destination": "example.org", "reason": "they asked us to wait"}"#)
                 .may_run_again()
                 // The tenant sees the entry, and the reason is that of the operator.
                 .conceals(&["reason"])
                 .returns::<PauseView>("The pause."),
             Operation::post("/v1/queue/resume", "resume_queue", resume)
                 .describe("Resume delivery", "Ends the pause with exactly this tenant and destination; without fields, the pause of all mail. Other pauses stay. With `restored`, releases deliveries of a restored backup instead.")
-                .may_take::<ResumeRequest>()
+                .may_take::<ResumeRequest>(r#"{"destination": "example.org"}"#)
                 .may_run_again()
                 .returns::<ResumeView>("The pause that ended."),
             Operation::post("/v1/queue/flush", "flush_queue", flush)
                 .describe("Flush the queue", "Makes deferred deliveries due now: those of the given tenant and destination, or all.")
-                .may_take::<QueuePart>()
+                .may_take::<QueuePart>(r#"{"destination": "example.org"}"#)
                 .may_run_again()
                 .returns::<FlushView>("How many deliveries are due now."),
         ])

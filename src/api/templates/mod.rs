@@ -37,7 +37,7 @@ pub fn resource() -> Resource {
                 .pages::<TemplateId, TemplateSummary>("Templates."),
             Operation::post("/v1/templates", "create_template", create)
                 .summary("Create a template")
-                .takes::<CreateTemplate>()
+                .takes::<CreateTemplate>(r#"{"name": "order", "subject": "Your order {{ number }}", "text": "Hello {{ name }}, it is on its way."}"#)
                 .creates::<TemplateView>("The template.")
                 .response_octets(1, 16 * 1024),
             Operation::get("/v1/templates/{id}", "get_template", get)
@@ -45,7 +45,7 @@ pub fn resource() -> Resource {
                 .returns::<TemplateView>("The template."),
             Operation::patch("/v1/templates/{id}", "update_template", update)
                 .summary("Change a template")
-                .takes::<UpdateTemplate>()
+                .takes::<UpdateTemplate>(r#"{"subject": "Order {{ number }}", "html": null}"#)
                 .returns::<TemplateView>("The updated template.")
                 // Two bodies of 256 KiB; JSON may escape each octet with six.
                 .response_octets(0, 4096 * 1024),
@@ -54,7 +54,7 @@ pub fn resource() -> Resource {
                 .returns::<Deleted>("Deleted."),
             Operation::post("/v1/templates/{id}/render", "render_template", render)
                 .describe("Render a template", "Renders with the given data. Sends nothing.")
-                .takes::<RenderTemplate>()
+                .takes::<RenderTemplate>(r#"{"data": {"name": "Ann", "number": 4711}}"#)
                 .returns::<Rendered>("Subject and bodies.")
                 .changes_nothing(),
         ])

@@ -33,7 +33,7 @@ pub fn resource() -> Resource {
             Operation::post("/v1/tenants", "create_tenant", create)
                 .describe("Create a tenant", "With `domain`, the server also creates its first sending domain, and the response contains the DNS records to publish.")
                 .needs(Access::Platform)
-                .takes::<Create>()
+                .takes::<Create>(r#"{"name": "Acme", "domain": "acme.com", "rate_limit": {"emails_per_day": 10000}}"#)
                 .creates::<NewTenantView>("The tenant.")
                 .response_octets(1, 16 * 1024 + domains::RESPONSE_OCTETS_MAX),
             Operation::get("/v1/tenants/{tenant_id}", "get_tenant", get)
@@ -41,7 +41,7 @@ pub fn resource() -> Resource {
                 .returns::<TenantView>("The tenant."),
             Operation::patch("/v1/tenants/{tenant_id}", "update_tenant", update)
                 .describe("Change a tenant", "While a tenant is suspended, the server refuses its keys, over HTTP and SMTP, and does not deliver its queued mail. Activating the tenant ends this. A tenant key may change only `name` and `settings` without `brakes`.")
-                .takes::<Update>()
+                .takes::<Update>(r#"{"settings": {"from": "shop@acme.com", "from_name": "Acme Shop"}, "retention_days": 30}"#)
                 .returns::<TenantView>("The updated tenant.")
                 // A smart host has up to 1000 destinations.
                 .response_octets(0, 512 * 1024),

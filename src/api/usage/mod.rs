@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::{Environment, Scope, TenantId, UsageGroup, UsageInterval};
+use crate::model::{Environment, Scope, TenantId, UsageFormat, UsageGroup, UsageInterval};
 use crate::store::{Ledger, USAGE_HOURS_LIFETIME, Usage, UsageCounts};
 
 use super::page::read_time;
@@ -34,7 +34,7 @@ pub fn resource() -> Resource {
             .query_as("period", "The month, such as `2026-01`. Default: the current month.", month_schema)
             .query::<Environment>("environment", "Only usage in this environment. Default: `live`.")
             .query::<UsageGroup>("group_by", "What each entry is about. Default: `tenant`. Usage by key and by domain is kept for 400 days.")
-            .query_as("format", "The format. Default: the one that `Accept` names, or `json`.", sums::format_schema)
+            .query::<UsageFormat>("format", "The format. Default: the one that `Accept` names, or `json`.")
             .query_as("limit", "Entries in the response.", sums::limit_schema)
             .query::<String>("after", "Continues after this cursor: the `next_cursor` of a response.")
             .returns::<List<sums::SumView>>("The usage.")

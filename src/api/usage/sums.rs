@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 
 use crate::mail::Timestamp;
-use crate::model::{Environment, KeyId, TenantId, UsageGroup};
+use crate::model::{Environment, KeyId, TenantId, UsageFormat, UsageGroup};
 use crate::store::{Ledger, UsageCursor, UsageFilter, UsageSum};
 
 use super::super::page::List;
@@ -53,13 +53,6 @@ pub struct SumView {
     counts: Counts,
 }
 
-/// The format of the response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
-    Json,
-    Csv,
-}
-
 /// `GET /v1/usage`.
 pub(super) async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let now = call.now;
@@ -70,7 +63,7 @@ pub(super) async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let group: UsageGroup = query.value("group_by").unwrap_or_default();
     let limit = query.value_by("limit", read_limit).unwrap_or(SUMS_MAX);
     let after = query.value_by("after", read_cursor);
-    let format = query.value_by("format", read_format);
+    let format = query.value("format");
     query.finish()?;
     let next = first.last_of_month().tomorrow().map_err(ApiError::internal)?;
     let (from, to) = (midnight(first)?, midnight(next)?);
@@ -83,8 +76,8 @@ pub(super) async fn list(mut call: RequestContext) -> Result<ApiResponse> {
     let view = |sum| view(sum, group, environment, &period);
     let sums = page.items.into_iter().map(view).collect::<Result<Vec<_>>>()?;
     match format.unwrap_or_else(|| accepted_format(&call)) {
-        Format::Json => ApiResponse::ok(&List::resumed(sums, next)),
-        Format::Csv => {
+        UsageFormat::Json => ApiResponse::ok(&List::resumed(sums, next)),
+        UsageFormat::Csv => {
             Ok(ApiResponse::csv(write_csv(&sums, group)?, next.map(|next| next_path(&call, &next))))
         }
     }
@@ -167,20 +160,12 @@ fn next_path(call: &RequestContext, cursor: &str) -> String {
     format!("/v1/usage?{}", query.append_pair("after", cursor).finish())
 }
 
-fn accepted_format(call: &RequestContext) -> Format {
+fn accepted_format(call: &RequestContext) -> UsageFormat {
     let accepted = call.headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut types = accepted.flat_map(|value| value.split(',')).filter_map(|one| one.split(';').next());
     match types.any(|media| media.trim().eq_ignore_ascii_case("text/csv")) {
-        true => Format::Csv,
-        false => Format::Json,
-    }
-}
-
-fn read_format(text: &str) -> std::result::Result<Format, &'static str> {
-    match text {
-        "json" => Ok(Format::Json),
-        "csv" => Ok(Format::Csv),
-        _ => Err("this must be json or csv"),
+        true => UsageFormat::Csv,
+        false => UsageFormat::Json,
     }
 }
 
@@ -200,8 +185,4 @@ fn read_cursor(text: &str) -> std::result::Result<UsageCursor, &'static str> {
 
 pub(super) fn limit_schema(_: &mut Schemas) -> Schema {
     schemars::json_schema!({ "type": "integer", "minimum": 1, "maximum": SUMS_MAX, "default": SUMS_MAX })
-}
-
-pub(super) fn format_schema(_: &mut Schemas) -> Schema {
-    schemars::json_schema!({ "type": "string", "enum": ["json", "csv"] })
 }

@@ -49,7 +49,7 @@ pub fn resource() -> Resource {
                 .pages::<WebhookId, WebhookView>("Webhooks."),
             Operation::post("/v1/webhooks", "create_webhook", create)
                 .describe("Create a webhook", "Only this response contains the secret.")
-                .takes::<Create>()
+                .takes::<Create>(r#"{"url": "https://acme.com/hooks/mail", "events": ["message.delivered", "message.bounced"]}"#)
                 .creates::<WebhookView>("The webhook with its secret.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
             Operation::get("/v1/webhooks/{id}", "get_webhook", get)
@@ -58,7 +58,7 @@ pub fn resource() -> Resource {
                 .changed_by_use(&["failing_since"]),
             Operation::patch("/v1/webhooks/{id}", "update_webhook", update)
                 .summary("Change a webhook")
-                .takes::<Update>()
+                .takes::<Update>(r#"{"events": [], "status": "enabled"}"#)
                 .returns::<WebhookView>("The updated webhook.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
             Operation::delete("/v1/webhooks/{id}", "delete_webhook", delete)
