@@ -36,12 +36,12 @@ use crate::store::{Journal, NewEvent, Store};
 use crate::tls::{Certificate, TlsError};
 
 use self::certificate_file::Held;
-use self::persist::PersistRecord;
 use self::renewal::Window;
 use self::transport::Transport;
 
 pub use self::certificate_file::{certificate_file, present_file};
 pub use self::error::AcmeError;
+pub use self::persist::PersistRecord;
 
 /// The first order waits until the listeners serve; a server that starts again and again does not order each time.
 const FIRST_LOOK_AFTER: Duration = Duration::from_secs(10);
@@ -98,9 +98,9 @@ pub struct AcmeState {
     pub error: Option<String>,
     /// Names and values of the records for dns-persist-01.
     pub records: Vec<(String, String)>,
-    /// The names of the records that the DNS lacks, if the last order needed them.
-    pub missing_records: Option<Vec<String>>,
-    /// Whether the listeners for http-01 could be opened; `None` before it was tried.
+    /// Those that the last order needed, whether the DNS had them or not.
+    pub needed_records: Vec<PersistRecord>,
+    /// Whether the listeners for http-01 could be opened; `None` if the last order did not try it.
     pub challenge_listener: Option<Result<(), String>>,
 }
 

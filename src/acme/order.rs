@@ -174,7 +174,7 @@ impl Names<'_> {
         for index in 0..order.state().authorizations.len() {
             again!(fetch(order, index).await)?;
         }
-        self.look_for_records(order).await?;
+        self.note_records(order).await?;
         let mut authorizations = order.authorizations();
         while let Some(found) = authorizations.next().await {
             let mut authorization = found?;
@@ -218,24 +218,23 @@ impl Names<'_> {
         Ok(())
     }
 
-    /// Publishes in the state which records dns-persist-01 needs, as the authority says in its challenges. If there is no
-    /// other way, also which are missing.
-    async fn look_for_records(&self, order: &mut Order) -> Result<(), AcmeError> {
+    /// Publishes in the state which records dns-persist-01 needs, as the authority says in its challenges, and those of them
+    /// without which there is no other way.
+    async fn note_records(&self, order: &mut Order) -> Result<(), AcmeError> {
         let wanted = self.acme.parts.settings.challenge;
-        let (mut records, mut missing) = (Vec::new(), Vec::new());
+        let (mut records, mut needed) = (Vec::new(), Vec::new());
         let mut authorizations = order.authorizations();
         while let Some(found) = authorizations.next().await {
             let authorization = found?;
             let Some(record) = self.record_of(&authorization) else { continue };
-            let needs_record = wanted != AcmeChallenge::Http && !self.can_use_http(&authorization);
-            if needs_record && !self.is_published(&record).await {
-                missing.push(record.name.clone());
-            }
             records.push((record.name.clone(), record.value()));
+            if wanted != AcmeChallenge::Http && !self.can_use_http(&authorization) {
+                needed.push(record);
+            }
         }
         self.acme.change(|state| {
-            let is_needed = wanted == AcmeChallenge::DnsPersist && !records.is_empty() || !missing.is_empty();
-            state.missing_records = is_needed.then_some(missing);
+            state.needed_records = needed;
+            state.challenge_listener = None;
             if !records.is_empty() {
                 state.records = records;
             }

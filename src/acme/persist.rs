@@ -11,7 +11,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the record of a name must say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PersistRecord {
+pub struct PersistRecord {
     /// Its name.
     pub name: String,
     /// The names of the authority, of which the record has one. There is at least one.
@@ -21,7 +21,7 @@ pub(super) struct PersistRecord {
 
 impl PersistRecord {
     /// `None` without a name of the authority.
-    pub fn new(domain: &str, issuers: Vec<String>, account_url: &str) -> Option<Self> {
+    pub(super) fn new(domain: &str, issuers: Vec<String>, account_url: &str) -> Option<Self> {
         let name = format!("_validation-persist.{domain}");
         (!issuers.is_empty()).then(|| Self { name, issuers, account_url: account_url.to_owned() })
     }
@@ -33,7 +33,7 @@ impl PersistRecord {
     }
 
     /// Whether the DNS has it.
-    pub async fn is_published(&self, resolver: &Resolver, now: Timestamp) -> bool {
+    pub(super) async fn is_published(&self, resolver: &Resolver, now: Timestamp) -> bool {
         let lookup = tokio::time::timeout(LOOKUP_TIMEOUT, resolver.texts(&self.name));
         match lookup.await {
             Ok(Ok(texts)) => texts.iter().any(|text| self.is_met_by(text, now)),
@@ -46,7 +46,7 @@ impl PersistRecord {
     }
 
     /// Whether a text is such a record: an issue-value (RFC 8659 §4.2) of the authority with the account, still valid.
-    fn is_met_by(&self, text: &str, now: Timestamp) -> bool {
+    pub fn is_met_by(&self, text: &str, now: Timestamp) -> bool {
         let mut parts = text.split(';').map(|part| part.trim_matches([' ', '\t']));
         let issuer = parts.next().unwrap_or_default();
         let is_issuer = |own: &String| same_name(own, issuer);

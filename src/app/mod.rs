@@ -1,7 +1,6 @@
 //! The composition root: opens the store, loads the certificate, binds the listeners, starts every task and decides the
-//! order in which they stop. No other module starts a task that outlives its caller,
-//! but for the doctor, whose runs go on without their request until the doctor stops, and the look-ups of TLS policies of
-//! `relay::Planner`, which end with it.
+//! order in which they stop. Only two other modules start tasks that outlive their caller: `doctor`, whose runs end with the
+//! doctor, and `relay::Planner`, whose look-ups end with it.
 
 mod certificate_watch;
 mod listeners;

@@ -60,36 +60,10 @@ impl<'a> SharedServices<'a> {
         let resolver = Resolver::new(&config.relay.name_servers, rng.clone())?;
         sandbox_domain::ensure(&store, &config.hostname, &clock).await?;
         store.ensure_default_tenant(clock.now()).await.map_err(StartError::DefaultTenant)?;
-        let settings = submission::SubmissionSettings {
-            hostname: config.hostname.clone(),
-            message_lifetime: config.relay.message_lifetime,
-            message_lifetime_max: config.relay.message_lifetime_max,
-            allow_null_sender: config.smtp.allow_null_sender,
-            allow_duplicate_headers: config.smtp.duplicate_headers == config::DuplicateHeaders::Allow,
-            received_includes_client_address: config.smtp.received_includes_client_address,
-            return_path: config.return_path.clone(),
-            inbound_host: config.inbound.is_enabled().then(|| config.inbound.host(&config.hostname)),
-            public_url: config.public.base().map(str::to_owned),
-        };
-        let bans = auth_limiter::AuthLimiterSettings {
-            failures: "failed logins",
-            failures_max: config.smtp.login_failures_max,
-            window: config.smtp.login_failures_window,
-            ban: config.smtp.login_ban,
-            exempt: config.smtp.login_ban_exempt.clone(),
-        };
         let shared_config = Arc::new(config.clone());
-        let verifier = Verifier {
-            store: store.clone(),
-            resolver: resolver.clone(),
-            settings: VerificationSettings::new(&config.domains, &config.hostname)
-                .sending_from(Arc::clone(&shared_config))
-                .returning_to(ReturnHostChecks::of(config)),
-            clock: clock.clone(),
-            probes: ProbeCache::default(),
-        };
         let queue = Arc::new(QueueManager::new(store.clone(), &config.relay, clock.clone(), rng.clone()));
-        let submission = Arc::new(SubmissionService::new(store.clone(), settings, clock.clone()));
+        let submission =
+            Arc::new(SubmissionService::new(store.clone(), submission_settings(config), clock.clone()));
         let forward = config.inbound.forward.as_ref().filter(|_| config.inbound.is_enabled());
         let forwarder = forward.map(|forward| Forwarder::new(forward, submission.clone())).transpose();
         let returns = ReturnsDependencies {
@@ -99,7 +73,7 @@ impl<'a> SharedServices<'a> {
             clock: clock.clone(),
             forwarder: forwarder.map_err(StartError::Forward)?,
         };
-        let verifier = Arc::new(verifier);
+        let verifier = Arc::new(build_verifier(&shared_config, &store, &resolver, &clock));
         let acme = config.acme.enabled.then(|| {
             Acme::new(AcmeDependencies {
                 settings: config.acme.clone(),
@@ -131,7 +105,7 @@ impl<'a> SharedServices<'a> {
             doctor: Arc::new(doctor),
             resolver,
             submission,
-            bans: Arc::new(AuthLimiter::new(bans)),
+            bans: Arc::new(AuthLimiter::new(login_bans(config))),
             verifier,
             returns: Arc::new(ReturnsService::new(returns, returns_settings(config))),
             queue,
@@ -309,6 +283,42 @@ impl<'a> SharedServices<'a> {
 fn redirect_target(config: &Config) -> Option<String> {
     let url = config.api.public_url.as_ref().or(config.public.url.as_ref())?;
     (url.scheme() == "https").then(|| url.as_str().trim_end_matches('/').to_owned())
+}
+
+fn build_verifier(config: &Arc<Config>, store: &Arc<Store>, resolver: &Resolver, clock: &Clock) -> Verifier {
+    Verifier {
+        store: store.clone(),
+        resolver: resolver.clone(),
+        settings: VerificationSettings::new(&config.domains, &config.hostname)
+            .sending_from(config.clone())
+            .returning_to(ReturnHostChecks::of(config)),
+        clock: clock.clone(),
+        probes: ProbeCache::default(),
+    }
+}
+
+fn submission_settings(config: &Config) -> submission::SubmissionSettings {
+    submission::SubmissionSettings {
+        hostname: config.hostname.clone(),
+        message_lifetime: config.relay.message_lifetime,
+        message_lifetime_max: config.relay.message_lifetime_max,
+        allow_null_sender: config.smtp.allow_null_sender,
+        allow_duplicate_headers: config.smtp.duplicate_headers == config::DuplicateHeaders::Allow,
+        received_includes_client_address: config.smtp.received_includes_client_address,
+        return_path: config.return_path.clone(),
+        inbound_host: config.inbound.is_enabled().then(|| config.inbound.host(&config.hostname)),
+        public_url: config.public.base().map(str::to_owned),
+    }
+}
+
+fn login_bans(config: &Config) -> auth_limiter::AuthLimiterSettings {
+    auth_limiter::AuthLimiterSettings {
+        failures: "failed logins",
+        failures_max: config.smtp.login_failures_max,
+        window: config.smtp.login_failures_window,
+        ban: config.smtp.login_ban,
+        exempt: config.smtp.login_ban_exempt.clone(),
+    }
 }
 
 fn returns_settings(config: &Config) -> ReturnsSettings {

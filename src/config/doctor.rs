@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::duration;
-use super::error::{InvalidOption, require_positive_durations};
+use super::error::InvalidOption;
 use crate::mail::DomainName;
 
 /// Block lists that one run asks.
@@ -22,7 +22,7 @@ pub struct Doctor {
     pub public_addresses: Vec<IpAddr>,
     /// DNS block lists that `net.dnsbl` asks.
     pub dnsbls: Vec<DomainName>,
-    /// The last backup may be this old.
+    /// The last backup may be this old; zero if another program makes backups, which the server does not see.
     #[serde(with = "duration")]
     pub backup_age_max: Duration,
 }
@@ -41,8 +41,6 @@ impl Default for Doctor {
 impl Doctor {
     pub(super) fn find_invalid(&self) -> Option<InvalidOption> {
         let is_too_long = self.dnsbls.len() > DNSBLS_MAX;
-        is_too_long
-            .then(|| InvalidOption::new("doctor.dnsbls", "must have at most 10 lists"))
-            .or_else(|| require_positive_durations(&[("doctor.backup_age_max", self.backup_age_max)]))
+        is_too_long.then(|| InvalidOption::new("doctor.dnsbls", "must have at most 10 lists"))
     }
 }

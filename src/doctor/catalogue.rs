@@ -60,8 +60,8 @@ checks! {
         "tls.no_auth_in_clear": "No login is offered before encryption.", "Passwords can be read on the way.";
         "self.submission": "The server accepts a message over SMTP, and its signature is valid with the record in the DNS.", "Mail cannot be submitted, or fails DKIM.";
         "acme.order": "The last order of a certificate succeeded.", "The certificate ends.";
-        "acme.record": "The DNS has the record that proves the names, if orders need it.", "Orders fail.";
-        "acme.port80": "The listener that answers the authority could be opened.", "Orders by http-01 fail.";
+        "acme.record": "The DNS has the records that prove the names, if the last order needed them.", "Orders fail.";
+        "acme.port80": "The listener that answers the authority could be opened at the last order.", "Orders by http-01 fail.";
         "disk.free": "The data directory has free space.", "Mail is refused under the minimum.";
         "disk.fsync": "Synced writes are fast.", "Each 250 waits for one.";
         "disk.kind": "The data directory is on a local, lasting file system.", "Accepted mail can be lost.";

@@ -148,9 +148,16 @@ impl Fix {
     }
 
     fn on_one_line(self) -> Self {
-        // A record that is not whole must not be published.
-        let is_whole = |record: &FixRecord| one_line(&record.value, FIX_CHARS_MAX) == record.value;
-        Self { text: one_line(&self.text, FIX_CHARS_MAX), record: self.record.filter(is_whole), ..self }
+        let is_cut = |record: &&FixRecord| one_line(&record.value, FIX_CHARS_MAX) != record.value;
+        // A record that is not whole must not be published, nor stand in the text.
+        let fix = match self.record.as_ref().filter(is_cut) {
+            Some(FixRecord { kind, name, .. }) => {
+                let text = format!("correct {kind} {name} by hand: it cannot be shown whole");
+                Self { text, record: None, ..self }
+            }
+            None => self,
+        };
+        Self { text: one_line(&fix.text, FIX_CHARS_MAX), ..fix }
     }
 
     /// A command to run, or a line of the configuration.

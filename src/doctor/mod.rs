@@ -58,6 +58,21 @@ pub struct Extra {
     pub send: bool,
 }
 
+impl Extra {
+    fn is_none(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Whether a run with these looks is one that was asked for. A run without any is also [`Doctor::last`], so no other
+    /// stands for it.
+    fn includes(self, asked: Self) -> bool {
+        let has_all = (self.blocklists || !asked.blocklists)
+            && (self.deep || !asked.deep)
+            && (self.send || !asked.send);
+        has_all && (self.is_none() || !asked.is_none())
+    }
+}
+
 /// What the doctor looks at in a running server.
 pub struct DoctorDependencies {
     /// The whole configuration.
@@ -85,8 +100,8 @@ pub struct Doctor {
     planner: OnceLock<Planner>,
     /// The result of the last run without extra looks.
     last: Mutex<Option<Arc<Diagnosis>>>,
-    /// One run at a time. The extra looks and the result of the last one.
-    runs: tokio::sync::Mutex<Option<(Extra, Arc<Diagnosis>)>>,
+    /// One run at a time. The last result of each selection of extra looks: at most eight.
+    runs: tokio::sync::Mutex<Vec<(Extra, Arc<Diagnosis>)>>,
     /// Ends runs when the server stops.
     ended: CancellationToken,
 }
@@ -122,7 +137,7 @@ impl Doctor {
     }
 
     /// The last diagnosis, if it is not too old, or a new one; `None` if the server stops. A run goes on if its request goes
-    /// away. Requests with the same `extra` that wait for a run share the next one.
+    /// away. Requests that wait for a run share the next one that has their `extra`.
     ///
     /// # Errors
     /// The run panicked.
@@ -139,25 +154,21 @@ impl Doctor {
 
     async fn look(&self, refresh: bool, extra: Extra) -> Arc<Diagnosis> {
         let asked_at = self.parts.clock.now();
-        let mut runs = self.runs.lock().await;
-        if let Some((looked, found)) = &*runs
-            && *looked == extra
-            && found.at >= asked_at
-        {
-            return Arc::clone(found);
-        }
-        let is_extra = extra != Extra::default();
         let is_recent = |last: &Arc<Diagnosis>| asked_at.duration_since(last.at) < LIFETIME;
-        if !refresh
-            && !is_extra
-            && let Some(last) = self.last().filter(is_recent)
-        {
+        let recent = || self.last().filter(|last| !refresh && extra.is_none() && is_recent(last));
+        if let Some(last) = recent() {
             return last;
         }
+        let mut runs = self.runs.lock().await;
+        let shared = runs.iter().find(|(looked, found)| looked.includes(extra) && found.at >= asked_at);
+        if let Some(found) = shared.map(|(_, found)| Arc::clone(found)).or_else(recent) {
+            return found;
+        }
         let fresh = self.run_checks(extra).await;
-        *runs = Some((extra, Arc::clone(&fresh)));
-        // What only one run looked at is for those who asked: the next run could not say whether it is still so.
-        if !is_extra {
+        runs.retain(|(looked, _)| *looked != extra);
+        runs.push((extra, Arc::clone(&fresh)));
+        // The next hourly run cannot repeat the extra looks, so their result is only returned, not kept.
+        if extra.is_none() {
             let before = self.last.lock().replace(Arc::clone(&fresh));
             if let Some(before) = before {
                 self.note_changes(&before, &fresh).await;
@@ -324,4 +335,30 @@ pub async fn diagnose_locally(
 /// The diagnosis of a configuration that cannot be read.
 pub fn diagnose_invalid_config(file: &str, error: &str, now: Timestamp) -> Diagnosis {
     Diagnosis::new(file, checks::invalid_config(file, error), now, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_stands_for_one_with_fewer_extra_looks_but_not_for_one_without_any() {
+        let none = Extra::default();
+        let deep = Extra { deep: true, ..none };
+        let lists = Extra { blocklists: true, ..none };
+        let both = Extra { deep: true, ..lists };
+        for (run, asked, expected) in [
+            (none, none, true),
+            (deep, none, false),
+            (none, deep, false),
+            (deep, deep, true),
+            (both, deep, true),
+            (both, lists, true),
+            (deep, both, false),
+            (lists, deep, false),
+            (Extra { send: true, ..none }, deep, false),
+        ] {
+            assert_eq!(run.includes(asked), expected, "{run:?} {asked:?}");
+        }
+    }
 }

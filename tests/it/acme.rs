@@ -216,6 +216,7 @@ async fn without_its_record_dns_persist_asks_for_nothing_and_says_what_to_publis
     let finding = stage.finding("acme.record").await;
     assert_eq!((&finding["status"], &finding["fix"]["record"]["name"]), (&json!("error"), &record["name"]));
     assert_eq!(finding["fix"]["record"]["value"], record["value"]);
+    assert_eq!(stage.finding("tls.chain").await["fix"]["command"], "pillarbox certificate renew");
 
     let url = format!("http://{}", stage.server.control.address);
     let environment =
@@ -225,6 +226,7 @@ async fn without_its_record_dns_persist_asks_for_nothing_and_says_what_to_publis
     assert!(is_ok && text.contains(&format!("\nTXT {name} {value}\n")), "{text}");
 
     stage.dns.text(name, value);
+    assert_eq!(stage.finding("acme.record").await["status"], "ok", "who follows the fix sees it at once");
     let (is_ok, text) = program::run_with(&["certificate", "renew"], &environment).await;
     assert!(is_ok, "{text}");
     assert_eq!(stage.expect_issued(1).await["acme"]["challenge"], "dns-persist-01");
@@ -392,6 +394,23 @@ async fn a_port_that_is_taken_is_named_by_the_doctor() {
     stage.renew().await;
     stage.expect_issued(1).await;
     assert_eq!(stage.finding("acme.port80").await["status"], "ok");
+}
+
+#[tokio::test]
+async fn a_record_in_place_of_a_port_that_is_taken_ends_the_finding() {
+    let stage = Stage::with(|ca, _| {
+        ca.set(|behaviour| behaviour.challenges = vec!["dns-persist-01", "http-01"]);
+    })
+    .await;
+    let _other = std::net::TcpListener::bind(stage.server.config.acme.http_listen[0]).unwrap();
+    stage.server.clock.advance(START);
+    let view = stage.expect_failure("cannot listen on").await;
+    assert_eq!(stage.finding("acme.port80").await["status"], "error");
+    let record = &view["acme"]["records"][0];
+    stage.dns.text(record["name"].as_str().unwrap(), record["value"].as_str().unwrap());
+    stage.renew().await;
+    stage.expect_issued(1).await;
+    assert_eq!(stage.finding("acme.port80").await["status"], "skipped");
 }
 
 #[tokio::test]

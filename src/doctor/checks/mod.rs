@@ -56,7 +56,7 @@ const SERVER_CHECKS: &[(ServerCheck, LookTime)] = &[
     (tls::no_auth_in_clear, |times| times.handshakes),
     (submission::submission, |times| times.submission),
     (acme::order, |_| 0),
-    (acme::record, |_| 0),
+    (acme::record, |times| times.certificate),
     (acme::port80, |_| 0),
     (machine::free, |times| times.machine),
     (machine::fsync, |times| times.machine),

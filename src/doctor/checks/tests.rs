@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::facts::{
-    Blocklist, BlocklistFacts, ConfigFacts, DkimFacts, DnsFacts, DomainFacts, EgressFacts, Facts, Failing,
-    Handshake, HandshakeFacts, HeldSite, KeyMode, MachineFacts, MailExchange, PortFacts, PortState,
-    ResolverFacts, SMART_HOST, Seen, SourceFacts, SpfFacts, StateFacts, SubmissionFacts, Times, TlsFacts,
+    AcmeFacts, AcmeRecordFacts, Blocklist, BlocklistFacts, ConfigFacts, DkimFacts, DnsFacts, DomainFacts,
+    EgressFacts, Facts, Failing, Handshake, HandshakeFacts, HeldSite, KeyMode, MachineFacts, MailExchange,
+    PortFacts, PortState, ResolverFacts, SMART_HOST, Seen, SourceFacts, SpfFacts, StateFacts,
+    SubmissionFacts, Times, TlsFacts,
 };
 use super::super::text::finding_lines;
 use super::super::{Diagnosis, Finding, render, summarize};
@@ -87,15 +88,17 @@ fn server() -> Facts {
         tls: TlsFacts {
             file: "/etc/pillarbox/tls.crt".into(),
             is_self_signed: false,
+            is_by_acme: false,
             certificate: Seen::Value(inspection),
         },
-        acme: Seen::Value(AcmeState {
-            names: vec!["mail.example.com".into()],
-            next_at: Some(at("2026-03-02T00:00:00Z")),
-            records: vec![RECORD.map(str::to_owned).into()],
-            missing_records: Some(Vec::new()),
-            challenge_listener: Some(Ok(())),
-            ..AcmeState::default()
+        acme: Seen::Value(AcmeFacts {
+            state: AcmeState {
+                names: vec!["mail.example.com".into()],
+                next_at: Some(at("2026-03-02T00:00:00Z")),
+                challenge_listener: Some(Ok(())),
+                ..AcmeState::default()
+            },
+            records: vec![needed_record(Seen::Value(true))],
         }),
         handshakes: HandshakeFacts { starttls: handshake(Ok(false)), implicit: handshake(Ok(false)) },
         submission: submitted(Ok(Seen::Value(true))),
@@ -151,11 +154,30 @@ fn copy_certificate(facts: &mut Facts) {
     facts.tls.file = "/run/credentials/pillarbox.service/tls.crt".into();
 }
 
-/// The name and the value of a record for dns-persist-01.
-const RECORD: [&str; 2] =
-    ["_validation-persist.mail.example.com", "ca.example; accounturi=https://ca.example/acct/1"];
+const ACME_FILE: &str = "/var/lib/pillarbox/acme/certificate.pem";
 
-fn acme(facts: &mut Facts) -> &mut AcmeState {
+/// The server gets its certificate itself.
+fn use_acme(facts: &mut Facts) {
+    facts.tls.is_by_acme = true;
+    facts.tls.file = ACME_FILE.into();
+}
+
+/// Its certificate is for other names.
+fn name_others(facts: &mut Facts) {
+    certificate(facts).is_for_hostname = false;
+    certificate(facts).names = vec!["www.example.com".into(), "example.com".into()];
+}
+
+/// A record for dns-persist-01.
+fn needed_record(is_published: Seen<bool>) -> AcmeRecordFacts {
+    AcmeRecordFacts {
+        name: "_validation-persist.mail.example.com".into(),
+        value: "ca.example; accounturi=https://ca.example/acct/1".into(),
+        is_published,
+    }
+}
+
+fn acme(facts: &mut Facts) -> &mut AcmeFacts {
     match &mut facts.acme {
         Seen::Value(acme) => acme,
         _ => panic!("the server of the tests uses ACME"),
@@ -411,6 +433,14 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
                     copy_certificate(facts);
                     certificate(facts).chain_fault = Some("no authority has issued it".into());
                 },
+                |facts| {
+                    use_acme(facts);
+                    facts.tls.is_self_signed = true;
+                },
+                |facts| {
+                    use_acme(facts);
+                    facts.tls.certificate = Seen::Failed(format!("{ACME_FILE}: not a certificate in PEM"));
+                },
             ],
             Some(|facts| {
                 facts.tls.certificate = Seen::NotAsked("the server makes a certificate at its first start")
@@ -418,9 +448,9 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
         ),
         (
             "tls.name",
-            vec![|facts| {
-                certificate(facts).is_for_hostname = false;
-                certificate(facts).names = vec!["www.example.com".into(), "example.com".into()];
+            vec![name_others, |facts| {
+                use_acme(facts);
+                name_others(facts);
             }],
             Some(|facts| facts.tls.certificate = Seen::Failed("not readable".into())),
         ),
@@ -433,7 +463,12 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
                 |facts| facts.at = at("2026-03-22T00:00:00Z"),
                 |facts| facts.at = at("2025-12-01T00:00:00Z"),
                 |facts| {
-                    facts.tls.file = "/var/lib/pillarbox/acme/certificate.pem".into();
+                    use_acme(facts);
+                    facts.at = at("2026-03-30T00:00:00Z");
+                },
+                // Of another program, in a directory that has the same name.
+                |facts| {
+                    facts.tls.file = "/etc/lego/acme/certificate.pem".into();
                     facts.at = at("2026-03-30T00:00:00Z");
                 },
                 |facts| {
@@ -479,24 +514,31 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
         (
             "acme.order",
             vec![|facts| {
-                acme(facts).error =
+                acme(facts).state.error =
                     Some("the authority refused mail.example.com: connection: timeout".into());
-                acme(facts).failing_since = Some(at("2026-01-31T10:00:00Z"));
+                acme(facts).state.failing_since = Some(at("2026-01-31T10:00:00Z"));
             }],
             Some(|facts| facts.acme = Seen::Nothing),
         ),
         (
             "acme.record",
-            vec![|facts| acme(facts).missing_records = Some(vec![RECORD[0].into()])],
-            Some(|facts| acme(facts).missing_records = None),
+            vec![|facts| acme(facts).records[0].is_published = Seen::Value(false), |facts| {
+                let other = needed_record(Seen::Value(false));
+                acme(facts)
+                    .records
+                    .push(AcmeRecordFacts { name: other.name.replace("mail", "smtp"), ..other });
+            }],
+            Some(|facts| {
+                acme(facts).records[0].is_published = failed();
+            }),
         ),
         (
             "acme.port80",
             vec![|facts| {
                 let error = "cannot listen on [::]:80: Address already in use (os error 98)";
-                acme(facts).challenge_listener = Some(Err(error.into()));
+                acme(facts).state.challenge_listener = Some(Err(error.into()));
             }],
-            Some(|facts| acme(facts).challenge_listener = None),
+            Some(|facts| acme(facts).state.challenge_listener = None),
         ),
         (
             "disk.free",
@@ -921,7 +963,8 @@ fn nothing_is_ok_that_was_not_seen() {
         backup_age_max: SignedDuration::from_hours(168),
     };
     facts.tls.certificate = Seen::NotAsked(NOT_SEEN);
-    facts.acme = Seen::NotAsked(NOT_SEEN);
+    // A server that has just started.
+    facts.acme = Seen::Value(AcmeFacts::default());
     facts.machine = MachineFacts {
         space: Seen::NotAsked(NOT_SEEN),
         sync: Seen::NotAsked(NOT_SEEN),
@@ -987,6 +1030,8 @@ fn hostile_records_banners_and_replies_stay_short_and_on_one_line() {
         if let Some(fix) = &finding.fix {
             assert!(is_safe(&fix.text, 2001), "{finding:?}");
             assert!(fix.record.iter().all(|record| is_safe(&record.value, 2000)), "{finding:?}");
+            // What was cut is not for publishing.
+            assert!(!fix.text.ends_with('…'), "{finding:?}");
         }
     }
     let shown = Diagnosis::new("mail.example.com", findings, server.at, 0);

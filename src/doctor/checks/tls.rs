@@ -1,6 +1,6 @@
 //! The certificate.
 
-use super::super::facts::{Facts, Handshake, Seen};
+use super::super::facts::{Facts, Handshake, Seen, TlsFacts};
 use super::super::{Finding, Fix};
 use super::{listed, look};
 use crate::mail::{SignedDuration, Timestamp};
@@ -14,17 +14,16 @@ const NAMES_SHOWN: usize = 3;
 /// What systemd copies when it starts a service; the copies do not change until it starts the service again.
 const CREDENTIALS: &str = "/run/credentials/";
 
-/// The end of the name of the file that the server writes itself.
-const BY_ACME: &str = "/acme/certificate.pem";
+fn order_fix(what: &str) -> Fix {
+    Fix::command(format!("{what}; acme.order says why it fails"), "pillarbox certificate renew")
+}
 
 /// What to do with the file of a certificate, or with the one that systemd copies it from.
-fn file_fix(file: &str, what: &str) -> Fix {
-    if file.ends_with(BY_ACME) {
-        return Fix::command(
-            "order another certificate; acme.order says why it fails",
-            "pillarbox certificate renew",
-        );
+fn file_fix(tls: &TlsFacts, what: &str) -> Fix {
+    if tls.is_by_acme {
+        return order_fix("order another certificate");
     }
+    let file = &tls.file;
     match file.starts_with(CREDENTIALS) {
         true => Fix::command(
             format!("{what} the file that systemd copies to {file}, and restart the server"),
@@ -39,10 +38,13 @@ pub fn chain(facts: &Facts) -> Vec<Finding> {
     let tls = &facts.tls;
     let file = tls.file.as_str();
     if tls.is_self_signed {
-        let fix = Fix::command(
-            "let the server get a certificate of an authority, or name the files of one that another program gets",
-            format!("hostname = \"{}\"\n[acme]\nenabled = true", facts.hostname),
-        );
+        let fix = match tls.is_by_acme {
+            true => order_fix("order a certificate"),
+            false => Fix::command(
+                "let the server get a certificate of an authority, or name the files of one that another program gets",
+                format!("hostname = \"{}\"\n[acme]\nenabled = true", facts.hostname),
+            ),
+        };
         return vec![Finding::warning(
             ID,
             file,
@@ -56,13 +58,16 @@ pub fn chain(facts: &Facts) -> Vec<Finding> {
         }
         Seen::Value(Inspection { chain_fault: Some(fault), .. }) => {
             let what = "put the certificate and then each intermediate certificate of its authority into";
-            let fix = file_fix(file, what);
+            let fix = file_fix(tls, what);
             Finding::error(ID, file, format!("{file} is not trusted: {fault}"), fix)
         }
         Seen::Failed(reason) => {
-            let fix = Fix::text(
-                "set tls.certificate and tls.private_key to the files of one certificate, readable by this user",
-            );
+            let fix = match tls.is_by_acme {
+                true => order_fix("look as a user who may read the file, or order another certificate"),
+                false => Fix::text(
+                    "set tls.certificate and tls.private_key to the files of one certificate, readable by this user",
+                ),
+            };
             Finding::error(ID, file, reason.as_str(), fix)
         }
         Seen::Nothing => Finding::skipped(ID, file, "there is no certificate"),
@@ -90,14 +95,20 @@ pub fn name(facts: &Facts) -> Vec<Finding> {
         }
         let shown = &found.names[..found.names.len().min(NAMES_SHOWN)];
         let names = if shown.is_empty() { "no name".to_owned() } else { listed(shown) };
-        let fix = match facts.tls.is_self_signed {
-            true => Fix::command(
+        let fix = if facts.tls.is_self_signed {
+            Fix::command(
                 "remove the self-signed certificate and restart; the server makes one for its name",
                 format!("rm {}", facts.tls.file),
-            ),
-            false => {
-                Fix::text(format!("get a certificate for {hostname}, or set hostname to a name of this one"))
-            }
+            )
+        } else if facts.tls.is_by_acme {
+            Fix::command(
+                format!(
+                    "add {hostname} to acme.names, if that is set, and restart the server, which then orders a certificate; acme.order says why it fails"
+                ),
+                "systemctl restart pillarbox",
+            )
+        } else {
+            Fix::text(format!("get a certificate for {hostname}, or set hostname to a name of this one"))
         };
         Finding::error(
             ID,
@@ -122,7 +133,7 @@ fn check_life(id: &'static str, facts: &Facts, found: &Inspection) -> Finding {
             "remove the self-signed certificate and restart; the server makes another",
             format!("rm {file}"),
         ),
-        false => file_fix(file, "renew"),
+        false => file_fix(&facts.tls, "renew"),
     };
     let left = not_after.duration_since(facts.at);
     let (date, days) = (date(*not_after), left.as_hours() / 24);

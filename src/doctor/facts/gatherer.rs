@@ -8,10 +8,10 @@ use futures_util::future::BoxFuture;
 
 use super::super::Extra;
 use super::{
-    ConfigFacts, Facts, Listening, Lookups, PortFacts, Seen, Server, SourceFacts, SpfFacts, Times,
-    blocklists, listeners, machine, name, network, ports, state, submission,
+    AcmeFacts, ConfigFacts, Facts, Listening, Lookups, PortFacts, Seen, Server, SourceFacts, SpfFacts, Times,
+    TlsFacts, acme, blocklists, listeners, machine, name, network, ports, state, submission,
 };
-use crate::acme::{Acme, AcmeState};
+use crate::acme::Acme;
 use crate::config::Config;
 use crate::mail::{DomainName, Timestamp};
 use crate::verification::Sender;
@@ -52,12 +52,9 @@ impl Gatherer<'_> {
         })
     }
 
-    fn acme(&self) -> Seen<AcmeState> {
-        match self.acme {
-            _ if !self.config.acme.enabled => Seen::Nothing,
-            Some(acme) => Seen::Value(acme.state()),
-            None => Seen::NotAsked("the running server was not asked"),
-        }
+    /// The certificate and its renewal.
+    async fn certificate(&self) -> (TlsFacts, Seen<AcmeFacts>) {
+        tokio::join!(machine::certificate(self.config, self.now), acme::gather(self))
     }
 
     /// All facts about the server, concurrently.
@@ -66,13 +63,13 @@ impl Gatherer<'_> {
         let (certificate, _) = machine::certificate_files(config);
         let mut times = Times::default();
         let (
-            names,
-            spf,
+            (hostname_addresses, sources),
+            (host_spf, included_spf),
             egress,
             blocklists,
             dns,
             machine,
-            tls,
+            (tls, acme),
             handshakes,
             submission,
             ports,
@@ -85,14 +82,13 @@ impl Gatherer<'_> {
             timed(&mut times.blocklists, blocklists::gather(self, &own_addresses)),
             timed(&mut times.name_servers, network::name_server_facts(self)),
             timed(&mut times.machine, machine::gather(config, self.files_needed)),
-            timed(&mut times.certificate, machine::certificate(config, self.now)),
+            timed(&mut times.certificate, self.certificate()),
             timed(&mut times.handshakes, listeners::gather(config, self.listening, &certificate)),
             timed(&mut times.submission, submission::gather(self, &certificate)),
             timed(&mut times.ports, ports::gather(config, self.file.is_some())),
             timed(&mut times.state, state::gather(self.server.as_ref(), config, self.now)),
             timed(&mut times.database, state::database(self)),
         );
-        let ((hostname_addresses, sources), (host_spf, included_spf)) = (names, spf);
         Facts {
             at: self.now,
             times,
@@ -107,7 +103,7 @@ impl Gatherer<'_> {
             blocklists,
             dns,
             tls,
-            acme: self.acme(),
+            acme,
             handshakes,
             submission,
             machine,

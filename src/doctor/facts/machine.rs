@@ -76,8 +76,8 @@ fn space_of(directory: &Path) -> io::Result<(u64, u64)> {
     Ok((found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize)))
 }
 
-/// p50 and p99 of the times of synced writes to a file, which is removed before the writes, so that nothing leaves it
-/// behind. Root may do this in a directory of another user, so no link there is followed.
+/// p50 and p99 of the times of synced writes to a file. It has no name while it is written, so a killed run leaves
+/// nothing. Root may do this in a directory of another user, so no link there is followed.
 fn time_writes(directory: &Path) -> io::Result<(Duration, Duration)> {
     let path = directory.join(format!("doctor-{}.tmp", std::process::id()));
     // A run that was killed may have left its file.
@@ -166,7 +166,7 @@ pub async fn certificate(config: &Config, now: Timestamp) -> TlsFacts {
             Err(error) => Seen::Failed(error.to_string()),
         }
     });
-    TlsFacts { file: name, is_self_signed, certificate: certificate.await }
+    TlsFacts { file: name, is_self_signed, is_by_acme: config.acme.enabled, certificate: certificate.await }
 }
 
 #[cfg(test)]

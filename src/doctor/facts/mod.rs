@@ -1,6 +1,7 @@
 //! What the doctor has seen. Each fact says whether it was seen, so that no check is right without it. The files of this
 //! module gather them: none of them fails, and each look has a deadline.
 
+mod acme;
 mod blocklists;
 mod dialogue;
 mod domain;
@@ -65,7 +66,7 @@ pub struct Facts {
     pub dns: DnsFacts,
     pub tls: TlsFacts,
     /// `Nothing` if another program gets the certificate.
-    pub acme: Seen<AcmeState>,
+    pub acme: Seen<AcmeFacts>,
     pub handshakes: HandshakeFacts,
     pub submission: Seen<SubmissionFacts>,
     pub machine: MachineFacts,
@@ -242,7 +243,25 @@ pub struct TlsFacts {
     pub file: String,
     /// Whether the server makes its own, because the configuration names none.
     pub is_self_signed: bool,
+    /// Whether the server is to get it from an authority.
+    pub is_by_acme: bool,
     pub certificate: Seen<Inspection>,
+}
+
+/// The renewal of the certificate.
+#[derive(Debug, Clone, Default)]
+pub struct AcmeFacts {
+    pub state: AcmeState,
+    /// What the last order needed.
+    pub records: Vec<AcmeRecordFacts>,
+}
+
+/// A record that proves a name.
+#[derive(Debug, Clone)]
+pub struct AcmeRecordFacts {
+    pub name: String,
+    pub value: String,
+    pub is_published: Seen<bool>,
 }
 
 /// The listeners of the running server.

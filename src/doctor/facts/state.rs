@@ -9,7 +9,8 @@ use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{DisabledReason, DomainStatus, QueueFilter, WaitReason, WebhookStatus};
 use crate::queue::QueueManager;
 use crate::store::{
-    Directory, DomainFilter, Outbox, PageRequest, QueueRequest, Store, Webhook, WebhookFilter, quick_check,
+    DATABASE_FILE, Directory, DomainFilter, Outbox, PageRequest, QueueRequest, Store, Webhook, WebhookFilter,
+    quick_check,
 };
 
 /// The server that is asked.
@@ -18,9 +19,8 @@ pub struct Server<'a> {
     pub queue: &'a QueueManager,
 }
 
-/// As the store names it.
-const DATABASE_FILE: &str = "pillarbox.db";
 const NO_DATABASE: &str = "there is no database yet";
+const NO_BACKUPS: &str = "doctor.backup_age_max is zero";
 /// Parts of the queue that are looked at, the largest first.
 const GROUPS: usize = 100;
 /// Pages of webhooks and of domains that are read.
@@ -46,7 +46,10 @@ fn minute(at: Timestamp) -> String {
 
 /// Nobody asks a server that does not run; its data directory is there.
 pub async fn gather(server: Option<&Server<'_>>, config: &Config, now: Timestamp) -> StateFacts {
-    let last_backup = last_backup(config).await;
+    let last_backup = match config.doctor.backup_age_max.is_zero() {
+        true => Seen::NotAsked(NO_BACKUPS),
+        false => last_backup(config).await,
+    };
     let backup_age_max =
         SignedDuration::try_from(config.doctor.backup_age_max).unwrap_or(SignedDuration::MAX);
     let Some(Server { store, queue }) = server else {

@@ -57,7 +57,7 @@ use self::blob_store::BodyFiles;
 pub use self::blob_store::{body_path, hold_bodies};
 pub use self::bounds::Bounds;
 use self::journal::{idempotent_responses, retention};
-pub use self::open::lock_data_dir;
+pub use self::open::{DATABASE_FILE, lock_data_dir};
 use self::probe::Probe;
 use self::queue::StatsCache;
 pub use self::quick_check::quick_check;

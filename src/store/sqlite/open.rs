@@ -29,7 +29,8 @@ use crate::store::memory::{
 };
 use crate::store::{Access, OpenError, SpoolFeed};
 
-pub(super) const DATABASE_FILE: &str = "pillarbox.db";
+/// The name of the database in the data directory.
+pub const DATABASE_FILE: &str = "pillarbox.db";
 const LOCK_FILE: &str = "lock";
 const CHECK_PLACE: SealedColumn<'_> = SealedColumn { column: "seal_check.sealed", row: "1" };
 const CHECK_TEXT: &[u8] = b"pillarbox";
