@@ -63,7 +63,6 @@ const SAMPLE_CONFIG: &str = include_str!("../../config/pillarbox.toml");
 const TEMPLATE: &str = include_str!("../docs/page.html");
 /// The style sheet of the pages for people, which the guide and the API reference have, too.
 const STYLE: &str = include_str!("../ui/assets/page.css");
-const STYLE_NAME: &str = "page.css";
 
 static RENDERED: LazyLock<Result<Vec<StaticContent>>> = LazyLock::new(|| PAGES.iter().map(render).collect());
 static STYLE_SHEET: LazyLock<Result<StaticContent>> =
@@ -79,11 +78,13 @@ pub async fn page(name: std::result::Result<Path<String>, PathRejection>) -> Res
     find(&name).map(ApiResponse::fixed)
 }
 
-/// The page with this name, or the style sheet.
+/// The style sheet of the pages.
+pub async fn style_sheet() -> Result<ApiResponse> {
+    STYLE_SHEET.as_ref().map(ApiResponse::fixed).map_err(Clone::clone)
+}
+
+/// The page with this name.
 pub fn find(name: &str) -> Result<&'static StaticContent> {
-    if name == STYLE_NAME {
-        return STYLE_SHEET.as_ref().map_err(Clone::clone);
-    }
     let rendered = RENDERED.as_ref().map_err(Clone::clone)?;
     let found = PAGES.iter().zip(rendered).find(|(page, _)| page.name == name);
     let (_, html) = found.ok_or_else(|| {

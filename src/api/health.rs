@@ -36,9 +36,12 @@ pub fn resource() -> Resource {
                 .summary("This document as an HTML page")
                 .returns_octets("text/html", "The API reference."),
             Operation::public("/docs/{id}", "docs_page", docs::page)
-                .describe("Page of the guide", "`GET /docs` lists the pages. `page.css` is their style sheet.")
+                .describe("Page of the guide", "`GET /docs` lists the pages.")
                 .id::<String>("The name of the page, such as `errors`.")
                 .returns_octets("text/html", "The page."),
+            Operation::public("/docs/page.css", "docs_style", docs::style_sheet)
+                .summary("Style sheet of the guide")
+                .returns_octets("text/css", "The style sheet."),
         ])
 }
 

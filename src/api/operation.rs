@@ -422,7 +422,7 @@ impl Operation {
         Self { is_safe: true, ..self }
     }
 
-    /// Marks a change that any key that may send can make without end. It must not push entries of others out of the audit log.
+    /// Marks a change that is only logged: a key can make any number of them, and their entries would push out those of others.
     pub(super) fn logs_only(self) -> Self {
         Self { logs_only: true, ..self }
     }

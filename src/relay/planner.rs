@@ -115,7 +115,8 @@ pub struct HostPlan {
     pub host: String,
     /// The port.
     pub port: u16,
-    /// Its addresses that may be connected to from one of the sources, which is chosen by weight, in this order.
+    /// Its addresses in the order of dialling, as far as one source reaches them. The source is chosen at random, by weight, so
+    /// two answers may differ.
     pub addresses: Vec<IpAddr>,
     /// The TLS that it must offer: `none`, `tested`, `encrypted`, `verified` or `dane`; `null` if it gets no mail.
     pub tls: Option<String>,

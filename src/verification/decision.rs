@@ -92,7 +92,9 @@ fn check_record(domain: &Domain, lookup: &RecordLookup) -> (RecordCheck, bool) {
                 found: Vec::new(),
                 is_published: false,
             };
-            (earlier.cloned().unwrap_or_else(unknown), false)
+            // That the servers of the domain have it already is asked again after each look-up that succeeds.
+            let kept = |earlier: &RecordCheck| RecordCheck { is_published: false, ..earlier.clone() };
+            (earlier.map_or_else(unknown, kept), false)
         }
     }
 }
@@ -327,11 +329,15 @@ mod tests {
     fn a_failed_lookup_keeps_the_earlier_result() {
         let mut verified = domain(DomainStatus::Verified, None);
         let keys = [key("s1", DkimAlgorithm::Rsa, DkimKeyState::Active)];
-        verified.last_check = Some(run(&verified, &keys, &["_pillarbox", "s1"], &[], at(1)));
+        let mut earlier = run(&verified, &keys, &["_pillarbox", "s1"], &[], at(1));
+        earlier.records.iter_mut().for_each(|record| record.is_published = record.status != RecordStatus::Ok);
+        verified.last_check = Some(earlier);
         let check = run(&verified, &keys, &[], &["_pillarbox", "s1", "_dmarc"], at(2));
         let of = |name: &str| check.records.iter().find(|r| r.name.starts_with(name)).unwrap().status;
         assert_eq!(of("_pillarbox"), RecordStatus::Ok);
         assert_eq!(of("example.com"), RecordStatus::Missing);
+        assert_eq!(of("_dmarc"), RecordStatus::Missing);
+        assert!(check.records.iter().all(|record| !record.is_published), "nobody could ask: {check:?}");
     }
 
     #[test]

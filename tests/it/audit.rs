@@ -17,7 +17,7 @@ use crate::http::{Answer, request_with};
 
 /// Changes without an entry: mail is in the message log, rendering a template changes nothing, and the stage does not use ACME.
 const WITHOUT_ENTRY: &[&str] = &["send_email", "send_emails", "render_template", "renew_certificate"];
-/// Changes that any key that may send can make without end: a line of the log and no entry, which would push out those of others.
+/// Changes that are only logged: a key can make any number of them, and their entries would push out those of others.
 const LOGGED_ONLY: &[&str] = &["create_session", "retry_email"];
 /// Its code is in a mail. A wrong one counts as an attempt, so the refusal is an entry too.
 const REFUSED: &str = "confirm_inbox";

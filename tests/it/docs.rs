@@ -373,6 +373,9 @@ async fn every_page_is_served_without_a_key_and_every_link_has_a_target() {
     let style = get("/docs/page.css").await;
     assert_eq!(style, read("src/ui/assets/page.css"), "the guide looks as the pages do");
     served.insert("/docs/page.css".into(), style);
+    let document: Value = serde_json::from_str(&served["/openapi.json"]).unwrap();
+    let documented = &document["paths"]["/docs/page.css"]["get"]["responses"]["200"]["content"];
+    assert!(documented["text/css"].is_object(), "{documented}");
     for name in pages().keys() {
         let path = format!("/docs/{name}");
         let html = get(&path).await;

@@ -50,7 +50,7 @@ pub fn resource() -> Resource {
                 .describe("Resume delivery", "Ends the pause with exactly this tenant and destination; without fields, the pause of all mail. Other pauses stay. With `restored`, releases deliveries of a restored backup instead.")
                 .may_take::<ResumeRequest>(r#"{"destination": "example.org"}"#)
                 .may_run_again()
-                .returns::<ResumeView>("The pause that ended."),
+                .returns::<ResumeView>("The pause that ended, or what was released."),
             Operation::post("/v1/queue/flush", "flush_queue", flush)
                 .describe("Flush the queue", "Makes deferred deliveries due now: those of the given tenant and destination, or all.")
                 .may_take::<QueuePart>(r#"{"destination": "example.org"}"#)
@@ -214,7 +214,7 @@ pub struct WaitView {
     detail: Option<String>,
 }
 
-/// A pause that ended.
+/// A pause that ended, or deliveries of a restored backup that were released.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "QueueResume")]
 pub struct ResumeView {
@@ -227,7 +227,7 @@ pub struct ResumeView {
     destination: Option<String>,
     /// Always true.
     resumed: bool,
-    /// Deliveries of a restored backup that were released; `null` without `restored`.
+    /// Deliveries of a restored backup that were released, 0 if none of this part waits; `null` without `restored`.
     released: Option<u64>,
 }
 
