@@ -22,9 +22,21 @@ pub fn bar(request: &PageRequest, acts: &Markup) -> Markup {
     html! {
         form.bulk id=(FORM) method="post" action=(request.href(&request.address)) {
             (request.token())
+            // Enter in a box presses the first button of the form, even one behind a closed question. This one does nothing.
+            button hidden formmethod="dialog" {}
             label.check.js-only { input type="checkbox" data-tick-all; "All" }
             span.soft { "With the selected:" }
             (acts)
+        }
+    }
+}
+
+/// A question for the bar; `answer` is the button that ends it.
+pub fn question(label: &str, class: &str, text: &str, answer: &Markup) -> Markup {
+    html! {
+        details.confirm {
+            summary class=(format!("button small {class}").trim_end()) { (label) }
+            div.stack { p { (text) } (answer) }
         }
     }
 }
@@ -68,7 +80,8 @@ impl Answers {
             Some(problem) if self.done == 0 => return Err(problem.clone()),
             Some(problem) => {
                 let reason = components::sentence(&problem.message);
-                format!("{text} Refused: {}. {reason}", self.refused.len())
+                let which = if self.refused.len() > 1 { "The first: " } else { "" };
+                format!("{text} Refused: {}. {which}{reason}", self.refused.len())
             }
         };
         View::redirect(request.address.clone(), note)

@@ -34,10 +34,8 @@ async function plant(server, tenant, text) {
 }
 
 async function visit(page, base, path) {
-  const answer = await page.goto(base + path);
+  await page.goto(base + path);
   checks += 1;
-  // A message may have no HTML to show.
-  if (answer.status() !== 200 && !path.endsWith("/preview")) problems.push(`${path}: ${answer.status()}`);
   const where = new URL(page.url());
   if (where.origin !== base) problems.push(`${path} leads to ${where}`);
 }

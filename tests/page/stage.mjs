@@ -92,7 +92,7 @@ export async function startBrowser(problems) {
   });
 }
 
-// A context whose problems are collected: dialogs, errors, requests that leave, and violations of the policy.
+// A context whose problems are collected: pages with an error, dialogs, requests that leave, and violations of the policy.
 export async function open(browser, base, problems, options = {}) {
   const context = await browser.newContext(options);
   context.setDefaultTimeout(20_000);
@@ -123,6 +123,9 @@ function watch(page, base, problems) {
   });
   page.on("response", (response) => {
     if (!response.url().startsWith(`${base}/`) && !/^(data|blob|about):/.test(response.url())) note(`response: ${response.url()}`);
+    // A message may have no HTML to show.
+    const isPage = response.request().isNavigationRequest() && !new URL(response.url()).pathname.endsWith("/preview");
+    if (isPage && response.status() >= 400) note(`${response.url()} answers ${response.status()}`);
   });
   page.on("requestfailed", (request) => {
     const { errorText } = request.failure();

@@ -139,7 +139,8 @@
   });
   // A form is sent once: the second press of a slow network changes nothing.
   document.addEventListener("submit", event => {
-    if (event.target.method !== "post") return;
+    // A button of the method "dialog" sends nothing.
+    if ((event.submitter?.formMethod || event.target.method) !== "post") return;
     if (event.target.dataset.sent) event.preventDefault();
     event.target.dataset.sent = "1";
   });

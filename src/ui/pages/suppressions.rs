@@ -206,15 +206,9 @@ fn lift_button(request: &PageRequest, suppression: &Suppression, is_small: bool)
 }
 
 fn lift_selected_button() -> Markup {
-    html! {
-        details.confirm {
-            summary.button.small { "Lift…" }
-            div.stack {
-                p { "Mail to the selected addresses is accepted again. If a mailbox does not exist, the receiver counts it against you." }
-                button.button.danger.sure name="do" value="lift" { "Lift the selected" }
-            }
-        }
-    }
+    let text = "Mail to the selected addresses is accepted again. If a mailbox does not exist, the receiver counts it against you.";
+    let lift = html! { button.button.danger.sure name="do" value="lift" { "Lift the selected" } };
+    bulk::question("Lift…", "", text, &lift)
 }
 
 pub async fn change(request: PageRequest) -> Outcome {

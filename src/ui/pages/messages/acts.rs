@@ -56,15 +56,11 @@ impl Act {
 
 /// The buttons for the selected messages.
 pub fn buttons() -> Markup {
+    let text = "What is cancelled is not sent; this cannot be undone.";
+    let cancel = html! { button.button.danger.sure name="do" value="cancel" { "Cancel the selected" } };
     html! {
         button.button.small name="do" value="retry" { "Retry now" }
-        details.confirm {
-            summary.button.danger.small { "Cancel…" }
-            div.stack {
-                p { "What is cancelled is not sent; this cannot be undone." }
-                button.button.danger.sure name="do" value="cancel" { "Cancel the selected" }
-            }
-        }
+        (bulk::question("Cancel…", "danger", text, &cancel))
     }
 }
 
