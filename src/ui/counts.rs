@@ -1,6 +1,8 @@
 //! The counts in the navigation: mail that waits, and what needs somebody. A session keeps them for half a minute, or until it
-//! changes something.
+//! changes something. What takes long appears in a later page.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use maud::{Markup, html};
@@ -14,11 +16,11 @@ use super::session::SessionHandle;
 use super::{Ui, frame};
 use crate::api::{Ask, Origin};
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::FindingStatus;
+use crate::model::{DisabledReason, FindingStatus};
 
 /// How old they may be.
 const AGE_MAX: SignedDuration = SignedDuration::from_secs(30);
-/// How long a page waits for each.
+/// How long a page waits for them.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Objects that are counted; more are `20+`.
 const OBJECTS_MAX: usize = 20;
@@ -26,7 +28,9 @@ const OBJECTS_MAX: usize = 20;
 /// What the navigation shows beside the name of a page.
 #[derive(Debug, Clone, Default)]
 pub struct Counts {
-    shown: Vec<(&'static str, Count)>,
+    /// By the path of the page.
+    shown: BTreeMap<&'static str, Count>,
+    /// When they were last read, or began to be.
     read_at: Option<Timestamp>,
 }
 
@@ -39,39 +43,69 @@ struct Count {
 impl Counts {
     /// The count of a page, if it has one.
     pub fn of(&self, path: &str) -> Markup {
-        let found = self.shown.iter().find(|(of, _)| *of == path);
-        html! { @if let Some((_, Count { text, class })) = found { " " span class=(format!("count {class}").trim_end()) { (text) } } }
+        html! { @if let Some(Count { text, class }) = self.shown.get(path) { " " span class=(format!("count {class}").trim_end()) { (text) } } }
     }
 
-    fn is_fresh(&self, now: Timestamp) -> bool {
-        self.read_at.is_some_and(|at| now.duration_since(at) < AGE_MAX)
+    /// The next page reads them again.
+    pub fn expire(&mut self) {
+        self.read_at = None;
+    }
+
+    /// Whether they are too old. Then the caller reads them, and no other page does so meanwhile.
+    fn begin_to_read(&mut self, now: Timestamp) -> bool {
+        let is_due = self.read_at.is_none_or(|at| now.duration_since(at) >= AGE_MAX);
+        if is_due {
+            self.read_at = Some(now);
+        }
+        is_due
+    }
+
+    fn set(&mut self, path: &'static str, count: Option<Count>) {
+        match count {
+            Some(count) => self.shown.insert(path, count),
+            None => self.shown.remove(path),
+        };
     }
 }
 
 /// The counts of a session, read again if they are too old.
-pub async fn renew(ui: &Ui, origin: &Origin, session: &SessionHandle) -> Counts {
+pub async fn renew(ui: &Arc<Ui>, origin: &Origin, session: &SessionHandle) -> Counts {
     let now = ui.api.now();
-    if session.counts.is_fresh(now) {
-        return session.counts.clone();
+    let mut is_due = false;
+    let counts = ui.sessions.change_counts(session, |counts| is_due = counts.begin_to_read(now));
+    if !is_due {
+        return counts;
     }
-    let asked = Asked { ui, origin, session };
-    let (queue, domains, webhooks, doctor) =
-        futures_util::join!(asked.queue(), asked.domains(), asked.webhooks(), asked.doctor());
-    let shown =
-        [("/ui/queue", queue), ("/ui/domains", domains), ("/ui/webhooks", webhooks), ("/ui/doctor", doctor)];
-    let shown = shown.into_iter().filter_map(|(path, count)| Some((path, count?))).collect();
-    let counts = Counts { shown, read_at: Some(now) };
-    ui.sessions.set_counts(session, counts.clone());
-    counts
+    let asked = Asked { ui: Arc::clone(ui), origin: origin.clone(), session: session.clone() };
+    let stop = origin.tasks.stop.clone();
+    let reading = stop.run_until_cancelled_owned(async move { asked.all().await });
+    // It goes on when the page no longer waits, and is no reason to delay a stop.
+    let _ = tokio::time::timeout(PATIENCE, origin.tasks.finish(reading)).await;
+    ui.sessions.change_counts(session, |_| {})
 }
 
-struct Asked<'a> {
-    ui: &'a Ui,
-    origin: &'a Origin,
-    session: &'a SessionHandle,
+struct Asked {
+    ui: Arc<Ui>,
+    origin: Origin,
+    session: SessionHandle,
 }
 
-impl Asked<'_> {
+impl Asked {
+    /// Each is shown as soon as it is known.
+    async fn all(&self) {
+        futures_util::join!(
+            self.show("/ui/queue", self.queue()),
+            self.show("/ui/domains", self.domains()),
+            self.show("/ui/webhooks", self.webhooks()),
+            self.show("/ui/doctor", self.doctor()),
+        );
+    }
+
+    async fn show(&self, path: &'static str, count: impl Future<Output = Option<Count>>) {
+        let count = count.await;
+        self.ui.sessions.change_counts(&self.session, |counts| counts.set(path, count));
+    }
+
     /// All deliveries that wait.
     async fn queue(&self) -> Option<Count> {
         #[derive(Deserialize)]
@@ -83,11 +117,19 @@ impl Asked<'_> {
     }
 
     async fn domains(&self) -> Option<Count> {
-        self.list("/ui/domains", "/v1/domains?status=failing", "failing", "is-bad").await
+        let list: Listed<IgnoredAny> = self.list("/ui/domains", "/v1/domains?status=failing").await?;
+        count_of(&list, "failing", "is-bad")
     }
 
+    /// Those that the server disabled.
     async fn webhooks(&self) -> Option<Count> {
-        self.list("/ui/webhooks", "/v1/webhooks?status=disabled", "disabled", "is-warn").await
+        #[derive(Deserialize)]
+        struct Webhook {
+            disabled_reason: Option<DisabledReason>,
+        }
+        let mut list: Listed<Webhook> = self.list("/ui/webhooks", "/v1/webhooks?status=disabled").await?;
+        list.data.retain(|webhook| webhook.disabled_reason != Some(DisabledReason::Manual));
+        count_of(&list, "disabled", "is-warn")
     }
 
     /// The errors of the last diagnosis, or else its warnings.
@@ -103,14 +145,11 @@ impl Asked<'_> {
         }
     }
 
-    async fn list(&self, page: &str, target: &str, word: &str, class: &'static str) -> Option<Count> {
-        let list: Listed<IgnoredAny> = self.get(page, &format!("{target}&limit={OBJECTS_MAX}")).await?;
-        let more = if list.next_cursor.is_some() { "+" } else { "" };
-        let text = format!("{}{more} {word}", list.data.len());
-        (!list.data.is_empty()).then_some(Count { text, class })
+    async fn list<T: DeserializeOwned>(&self, page: &str, target: &str) -> Option<Listed<T>> {
+        self.get(page, &format!("{target}&limit={OBJECTS_MAX}")).await
     }
 
-    /// What the API says; nothing for a page that the navigation of this session does not have, or if it takes too long.
+    /// What the API says; nothing for a page that the navigation of this session does not have.
     async fn get<T: DeserializeOwned>(&self, page: &str, target: &str) -> Option<T> {
         let Self { ui, origin, session } = self;
         if !frame::has(&session.me, page) {
@@ -124,10 +163,16 @@ impl Asked<'_> {
             signed_in: &session.signed_in,
             origin,
         };
-        let answer = tokio::time::timeout(PATIENCE, ui.api.ask(ask)).await.ok()?;
+        let answer = ui.api.ask(ask).await;
         if !answer.status.is_success() {
             return None;
         }
         serde_json::from_slice(&answer.body).ok()
     }
+}
+
+fn count_of<T>(list: &Listed<T>, word: &str, class: &'static str) -> Option<Count> {
+    let more = if list.next_cursor.is_some() { "+" } else { "" };
+    let text = format!("{}{more} {word}", list.data.len());
+    (!list.data.is_empty()).then_some(Count { text, class })
 }

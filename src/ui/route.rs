@@ -217,7 +217,7 @@ async fn serve(ui: Arc<Ui>, page: &'static Page, request: Request) -> Response {
                 View::Redirect { note, .. } => {
                     ui.sessions.set_note(&session, note.clone());
                     // Something has changed.
-                    ui.sessions.set_counts(&session, Counts::default());
+                    ui.sessions.change_counts(&session, Counts::expire);
                 }
                 View::Page { .. } | View::Refused { .. } => {
                     framing.counts = counts::renew(&ui, &origin, &session).await;

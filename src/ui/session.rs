@@ -159,11 +159,12 @@ impl Sessions {
         }
     }
 
-    /// Sets the counts in the navigation.
-    pub fn set_counts(&self, session: &SessionHandle, counts: Counts) {
-        if let Some(session) = self.lock().get_mut(&session.digest) {
-            session.handle.counts = counts;
-        }
+    /// Changes the counts in the navigation, and returns them.
+    pub fn change_counts(&self, session: &SessionHandle, change: impl FnOnce(&mut Counts)) -> Counts {
+        let mut all = self.lock();
+        let Some(session) = all.get_mut(&session.digest) else { return Counts::default() };
+        change(&mut session.handle.counts);
+        session.handle.counts.clone()
     }
 
     /// Renews who is signed in.

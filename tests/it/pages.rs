@@ -12,6 +12,7 @@ use pillarbox::store::{Attempt, AttemptRecord, Journal, Metadata, RecordBatch, S
 use crate::api_objects::Belongings;
 use crate::api_stage::ApiStage;
 use crate::browser::{Browser, attributes, code_of, pages, target_of};
+use crate::wait::until;
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
                       frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -305,43 +306,70 @@ async fn the_navigation_counts_what_waits_and_what_fails() {
     stage.dns.text("_pillarbox.own.example", "pillarbox-verify=other");
     let failing = stage.post(&own.key, &verify, serde_json::json!({})).await.expect(200);
     assert_eq!(failing["status"], "failing", "{failing}");
-    let webhook = serde_json::json!({"url": "https://own.example/"});
-    let webhook = stage.post(&own.key, "/v1/webhooks", webhook).await.expect(201);
-    let webhook = format!("/v1/webhooks/{}", crate::api_stage::text(&webhook, "/id"));
-    stage.patch(&own.key, &webhook, serde_json::json!({"status": "disabled"})).await.expect(200);
-    // The checks have run, so that no page waits for them.
+    let disable = async || {
+        let webhook = serde_json::json!({"url": "https://own.example/"});
+        let webhook = stage.post(&own.key, "/v1/webhooks", webhook).await.expect(201);
+        let path = format!("/v1/webhooks/{}", crate::api_stage::text(&webhook, "/id"));
+        stage.patch(&own.key, &path, serde_json::json!({"status": "disabled"})).await.expect(200);
+        path
+    };
+    // Nobody is needed for the one that a person disabled.
+    let (webhook, _by_person) = (disable().await, disable().await);
+    let by_server = "UPDATE webhook SET disabled_reason = 'failing' WHERE id = ?1";
+    stage.database().execute(by_server, [webhook.rsplit('/').next()]).unwrap();
+    // The diagnosis is there, so that no page waits for it.
     stage.get(&stage.platform, "/v1/doctor").await.expect(200);
 
-    let counts = async |browser: &Browser| {
-        let page = browser.page("/ui/messages").await;
-        let navigation = page.split("<nav class=\"side\"").nth(1).unwrap().split("</nav>").next().unwrap();
-        let links = navigation.split("<a href=\"/ui/").skip(1).map(|rest| rest.split("</a>").next().unwrap());
-        let counted =
-            links.filter_map(|link| Some((link.split('"').next()?, link.split("<span class=\"").nth(1)?)));
-        let counted = counted
-            .map(|(page, count)| format!("{page} {}", count.replace("\">", " ").replace("</span>", "")));
-        counted.collect::<Vec<_>>()
+    // A page does not wait long for its counts.
+    let wait_for = async |browser: &Browser, expected: &[String]| {
+        let what = format!("the navigation counts {expected:?}");
+        until(&what, async || (counts_of(browser).await == expected).then_some(())).await;
     };
     let platform = Browser::signed_in(stage.address, &stage.platform).await;
-    let seen = counts(&platform).await;
+    let all = async || Some(counts_of(&platform).await).filter(|seen| seen.len() == 4);
+    let seen = until("the navigation has four counts", all).await;
     assert_eq!(
         seen[..3],
         ["queue count 3", "domains count is-bad 1 failing", "webhooks count is-warn 1 disabled"]
     );
     assert!(seen[3].starts_with("doctor count is-"), "{seen:?}");
+    assert_eq!(platform.page("/ui/").await.matches("Webhook of own is disabled").count(), 1);
     let of_own = Browser::signed_in(stage.address, &own.key).await;
-    assert_eq!(counts(&of_own).await, seen[1..3]);
+    wait_for(&of_own, &seen[1..3]).await;
     let of_other = Browser::signed_in(stage.address, &other.key).await;
-    assert_eq!(counts(&of_other).await, [""; 0]);
+    assert_eq!(counts_of(&of_other).await, [""; 0]);
 
     // What is kept is read again after a change, and after half a minute.
     stage.patch(&own.key, &webhook, serde_json::json!({"status": "enabled"})).await.expect(200);
-    assert_eq!(counts(&of_own).await, seen[1..3]);
+    assert_eq!(counts_of(&of_own).await, seen[1..3]);
     of_own.post("/ui/settings", &[("do", "theme"), ("theme", "dark")]).await;
-    assert_eq!(counts(&of_own).await, seen[1..2]);
+    wait_for(&of_own, &seen[1..2]).await;
     stage.clock.advance(std::time::Duration::from_secs(31));
-    assert_eq!(counts(&platform).await[..2], ["queue count 3", "domains count is-bad 1 failing"]);
-    assert!(!counts(&platform).await.iter().any(|count| count.starts_with("webhooks")));
+    wait_for(&platform, &[&seen[..2], &seen[3..]].concat()).await;
+}
+
+#[tokio::test]
+async fn a_count_that_takes_long_is_on_a_later_page() {
+    let stage = ApiStage::start().await;
+    stage.dns.silence("host.example");
+    let browser = Browser::signed_in(stage.address, &stage.platform).await;
+    // This page begins to count. For half a minute, no other does.
+    counts_of(&browser).await;
+    stage.get(&stage.platform, "/v1/doctor").await.expect(200);
+    let of_doctor = async || counts_of(&browser).await.into_iter().find(|count| count.starts_with("doctor"));
+    until("the navigation has the count of the diagnosis", of_doctor).await;
+}
+
+/// The pages of the navigation that have a count, with the classes and the text of the count.
+async fn counts_of(browser: &Browser) -> Vec<String> {
+    let page = browser.page("/ui/messages").await;
+    let navigation = page.split("<nav class=\"side\"").nth(1).unwrap().split("</nav>").next().unwrap();
+    let links = navigation.split("<a href=\"/ui/").skip(1).map(|rest| rest.split("</a>").next().unwrap());
+    let counted =
+        links.filter_map(|link| Some((link.split('"').next()?, link.split("<span class=\"").nth(1)?)));
+    let counted =
+        counted.map(|(page, count)| format!("{page} {}", count.replace("\">", " ").replace("</span>", "")));
+    counted.collect()
 }
 
 #[tokio::test]

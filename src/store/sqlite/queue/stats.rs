@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rusqlite::{Connection, params};
+use tracing::Instrument as _;
 use ulid::Ulid;
 
 use super::pauses::PausedTenants;
@@ -51,7 +52,7 @@ struct Group {
 pub(in crate::store::sqlite) struct StatsCache {
     cached: Mutex<Vec<CachedStats>>,
     /// Locked while counting.
-    counting: tokio::sync::Mutex<()>,
+    counting: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct CachedStats {
@@ -87,16 +88,33 @@ impl SqliteStore {
         if let Some(stats) = self.stats_cache.find(part) {
             return Ok(stats);
         }
-        let _guard = self.stats_cache.counting.lock().await;
+        let guard = Arc::clone(&self.stats_cache.counting).lock_owned().await;
         // Another caller may have counted meanwhile.
         if let Some(stats) = self.stats_cache.find(part) {
             return Ok(stats);
         }
+        let (store, part) = (self.clone(), part.clone());
+        let counted = async move {
+            let stats = store.count(part, in_flight, now).await;
+            drop(guard);
+            stats
+        };
+        // The query goes on when its caller gives up. Its result must not be lost, and no other may begin beside it.
+        let counted = tokio::spawn(counted.in_current_span()).await;
+        counted.unwrap_or_else(|error| Err(StoreError::Failed(error.to_string())))
+    }
+
+    async fn count(
+        &self,
+        part: QueueFilter,
+        in_flight: HashSet<DeliveryId>,
+        now: Timestamp,
+    ) -> Result<Arc<QueueStats>> {
         let asked = part.clone();
         let started = Instant::now();
         let stats = self.read_slow(move |connection| count(connection, &asked, &in_flight, now)).await?;
         let stats = Arc::new(stats);
-        self.stats_cache.insert(part.clone(), Arc::clone(&stats), started.elapsed());
+        self.stats_cache.insert(part, Arc::clone(&stats), started.elapsed());
         Ok(stats)
     }
 }
@@ -303,4 +321,30 @@ fn read_causes(connection: &Connection, samples: &[DeliveryId]) -> Result<Deferr
     let most = replies.into_iter().max_by(|(one, a), (other, b)| a.cmp(b).then_with(|| other.cmp(one)));
     causes.last_reply = most.map(|(reply, _)| reply);
     Ok(causes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future as _;
+    use std::task::{Context, Waker};
+
+    use super::*;
+    use crate::store::contract::now;
+    use crate::store::sqlite::tests::Bed;
+
+    #[tokio::test]
+    async fn a_count_is_cached_although_its_caller_gave_up() {
+        let bed = Bed::new().await;
+        let store = bed.engine();
+        let part = QueueFilter::default();
+        let mut asked = Box::pin(store.queue_stats(&part, HashSet::new(), now()));
+        assert!(asked.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(asked);
+        let is_cached = async {
+            while store.stats_cache.cached.lock().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), is_cached).await.expect("the count is cached");
+    }
 }

@@ -1,11 +1,11 @@
-//! What needs somebody: sites that back off, domains that fail, webhooks that are disabled, limits that are reached.
+//! What needs somebody: sites that back off, domains that fail, webhooks that the server disabled, limits that are reached.
 
 use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::Scope;
+use crate::model::{DisabledReason, Scope};
 use crate::ui::components::{self, Column, foreign};
 use crate::ui::format;
 use crate::ui::request::{Listed, PageRequest, Tenants, segment};
@@ -45,7 +45,7 @@ struct Webhook {
     id: String,
     url: String,
     tenant_id: Option<String>,
-    disabled_reason: Option<String>,
+    disabled_reason: Option<DisabledReason>,
     failing_since: Option<Timestamp>,
 }
 
@@ -73,13 +73,14 @@ pub async fn find(request: &PageRequest) -> Attention {
         limits("send_limit.exceeded"),
         limits("send_limit.approaching"),
     );
-    let (sites, domains, webhooks, exceeded, approaching) = futures_util::join!(
+    let (sites, domains, mut webhooks, exceeded, approaching) = futures_util::join!(
         read::<Site>(request, request.is_platform(), "/v1/queue/sites"),
         read(request, request.may(Scope::DomainsRead), &domains),
-        read(request, request.may(Scope::WebhooksRead), &webhooks),
+        read::<Webhook>(request, request.may(Scope::WebhooksRead), &webhooks),
         read(request, request.may(Scope::EmailsRead), &exceeded),
         read(request, request.may(Scope::EmailsRead), &approaching),
     );
+    webhooks.retain(|webhook| webhook.disabled_reason != Some(DisabledReason::Manual));
     let sites = sites.into_iter().filter(|site| site.backoff_until.is_some()).take(10).collect();
     let limits = exceeded.into_iter().chain(approaching).take(10).collect();
     Attention { sites, domains, webhooks, limits }
@@ -141,7 +142,7 @@ fn of_webhook(request: &PageRequest, webhook: &Webhook, tenants: &Tenants) -> Ve
         since(request, webhook.failing_since),
         html! {
             (foreign(&webhook.url))
-            @if let Some(reason) = &webhook.disabled_reason { span.sub { (foreign(reason)) } }
+            @if let Some(reason) = webhook.disabled_reason { span.sub { (reason.as_str()) } }
         },
     ]
 }
