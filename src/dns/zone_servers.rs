@@ -11,9 +11,9 @@ use super::{DnsError, Resolver, configuration_for, default_options, host_text};
 /// Name servers of a zone whose addresses are looked up, and addresses that are asked.
 const SERVERS_MAX: usize = 4;
 /// Time for one query.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
+const QUERY_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Time for the name servers, their addresses and their answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Resolver {
     /// The TXT records of a name, as the name servers of its zone have them. Only permitted addresses are asked, because the
@@ -41,7 +41,11 @@ impl Resolver {
             servers.truncate(SERVERS_MAX);
             let mut options = default_options();
             options.recursion_desired = false;
-            options.attempts = 1;
+            // Attempts after the first.
+            options.attempts = 0;
+            // The timeout is that of all servers together, so none waits for another. A truncated answer may be lost beside
+            // a silent server; then only a hint is missing.
+            options.num_concurrent_reqs = SERVERS_MAX;
             options.timeout = QUERY_TIMEOUT;
             Self::with(&configuration_for(&servers), &options, 0, self.rng.clone())?.texts(name).await
         };

@@ -131,12 +131,14 @@ impl Verifier {
         if domain.verification == Verification::Manual && reason == CheckReason::Interval {
             check.dkim_seen.clear();
         }
-        if reason == CheckReason::Request {
+        let marked = async {
             // Somebody waits for a record to appear.
-            let resolver = resolver.without_cache();
-            settings.zone_servers.mark_published(&resolver, &results, &mut check.records).await;
-        }
-        check.return_path = self.check_return_path(domain, &results).await;
+            if reason == CheckReason::Request {
+                settings.zone_servers.mark_published(&fresh, &results, &mut check.records).await;
+            }
+        };
+        let (return_path, ()) = futures_util::join!(self.check_return_path(domain, &results), marked);
+        check.return_path = return_path;
         let (from, to) = (domain.status, check.status);
         let updated = store.record_domain_check(domain.id, check).await?;
         if from != to {

@@ -1,5 +1,7 @@
 //! What people do on the pages, through the forms that the pages have. The API shows the effect, and the audit log who did it.
 
+use std::net::{IpAddr, UdpSocket};
+
 use pillarbox::config;
 use pillarbox::mail::DomainName;
 use pillarbox::model::{Environment, Scope};
@@ -279,8 +281,13 @@ async fn a_record_that_only_the_name_servers_of_the_domain_have_says_so() {
     let name = text(&record, "/name");
     let own_servers = FakeDns::start().await;
     own_servers.text(&name, &text(&record, "/value"));
+    own_servers.text("_dmarc.own.example", "v=DMARC1; p=none");
     stage.dns.name_servers("own.example", &["ns1.own.example"]);
-    stage.dns.addresses("ns1.own.example", &["127.0.0.1".parse().unwrap()]);
+    // All but one of its servers are silent.
+    let addresses = [1, 2, 3, 4].map(|last| IpAddr::from([127, 0, 0, last]));
+    let silent = |ip| UdpSocket::bind((ip, own_servers.address.port())).unwrap();
+    let silent = [2, 3, 4].map(|last| silent(addresses[last - 1]));
+    stage.dns.addresses("ns1.own.example", &addresses);
 
     let check = async |networks: &[&str], reason| {
         let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
@@ -315,13 +322,30 @@ async fn a_record_that_only_the_name_servers_of_the_domain_have_says_so() {
     assert_eq!(records[0]["status"], "missing");
     assert!(text(&records[0], "/hint").contains("have it already"), "{records}");
     assert_eq!((&records[1]["status"], &records[1]["hint"]), (&json!("missing"), &json!(null)));
+    let policy = records.as_array().unwrap().iter().find(|record| record["name"] == "_dmarc.own.example");
+    assert!(text(policy.unwrap(), "/hint").contains("have it already"), "{records}");
     let visitor = Visitor::sign_in(&stage, &acme.key).await;
     let page = Visitor::expect(visitor.get(&format!("/ui/domains/{}", text(&made, "/id"))).await);
     page.has("the name servers of the domain have it already");
+    // All are silent. All are asked, once: the DNS library sends a query in at most three packets.
+    stage.dns.addresses("ns1.own.example", &addresses[1..]);
+    silent.each_ref().map(packets);
+    let records = check(&["127.0.0.0/8"], CheckReason::Request).await;
+    assert_eq!(records[0]["hint"], json!(null));
+    let counts = silent.each_ref().map(packets);
+    assert!(counts.iter().all(|count| (1..=3).contains(count)), "{counts:?}");
     // Resolvers have it now.
     stage.dns.text(&name, &text(&record, "/value"));
     let records = check(&["127.0.0.0/8"], CheckReason::Request).await;
     assert_eq!((&records[0]["status"], &records[0]["hint"]), (&json!("ok"), &json!(null)));
+}
+
+/// Takes the packets that came, and counts those about the record of ownership.
+fn packets(server: &UdpSocket) -> usize {
+    server.set_nonblocking(true).unwrap();
+    let mut packet = [0; 512];
+    let all = std::iter::from_fn(|| server.recv(&mut packet).ok().map(|octets| packet[..octets].to_vec()));
+    all.filter(|packet| packet.windows(10).any(|part| part == b"_pillarbox")).count()
 }
 
 #[tokio::test]
