@@ -1,12 +1,14 @@
 //! Who is asking: the cookie of a session, and whether another site made the browser ask.
 
+use std::num::NonZeroU32;
+
 use axum::response::Response;
-use hyper::header::{COOKIE, HOST, HeaderValue, ORIGIN, SET_COOKIE};
+use hyper::header::{COOKIE, HOST, HeaderValue, ORIGIN, RETRY_AFTER, SET_COOKIE};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, StatusCode};
 use subtle::ConstantTimeEq;
 
-use super::session::SessionHandle;
+use super::session::{PAGES_PER_MINUTE, SessionHandle};
 use super::view::Problem;
 use super::{Ui, frame, headers, request};
 
@@ -14,15 +16,10 @@ use super::{Ui, frame, headers, request};
 pub fn find_session(ui: &Ui, head: &Parts) -> Result<SessionHandle, Box<Response>> {
     let now = ui.api.now();
     if let Some(session) = current(ui, head) {
-        if !ui.sessions.take_page(&session, now) {
-            let (message, hint) = (
-                "too many pages in this minute",
-                "wait a minute; close other windows that refresh themselves",
-            );
-            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message, hint);
-            return Err(Box::new(frame::problem(ui, None, &problem)));
-        }
-        return Ok(session);
+        // Windows that refresh themselves send no forms, and the API limits changes. The colours are part of a page.
+        let is_counted = head.method != Method::POST && head.uri.path() != "/ui/brand.css";
+        let taken = if is_counted { ui.sessions.take_page(&session, now) } else { Ok(()) };
+        return taken.map(|()| session).map_err(|seconds| Box::new(too_many_pages(ui, seconds)));
     }
     if head.method != Method::GET && head.method != Method::HEAD {
         let (message, hint) = ("nobody is signed in", "sign in, then repeat the change");
@@ -36,6 +33,15 @@ pub fn find_session(ui: &Ui, head: &Parts) -> Result<SessionHandle, Box<Response
     let address = head.uri.path_and_query().map_or("/ui/", |address| address.as_str());
     let next: String = url::form_urlencoded::byte_serialize(address.as_bytes()).collect();
     Err(Box::new(headers::redirect(&format!("{}/ui/sign-in?next={next}", ui.prefix()))))
+}
+
+fn too_many_pages(ui: &Ui, seconds: NonZeroU32) -> Response {
+    let message = format!("this session has shown {PAGES_PER_MINUTE} pages in this minute");
+    let hint = format!("go on in {seconds} s; close other windows that refresh themselves");
+    let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message, hint);
+    let mut response = frame::problem(ui, None, &problem);
+    response.headers_mut().insert(RETRY_AFTER, seconds.get().into());
+    response
 }
 
 /// The session of the cookie.

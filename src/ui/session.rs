@@ -2,6 +2,7 @@
 //! never the secret.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::policy::fixed_window::FixedWindow;
 const SESSIONS_MAX: usize = 1000;
 const SESSIONS_OF_KEY_MAX: usize = 20;
 /// Pages of a session in a minute. A page that refreshes itself every two seconds takes 30.
-const PAGES_PER_MINUTE: u64 = 240;
+pub const PAGES_PER_MINUTE: u64 = 240;
 
 /// Who is signed in, as `GET /v1/me` says it.
 #[derive(Debug, Clone, Deserialize)]
@@ -142,14 +143,15 @@ impl Sessions {
         Some(session.handle.clone())
     }
 
-    /// Counts a page. False if the session has shown too many in this minute.
-    pub fn take_page(&self, session: &SessionHandle, now: Timestamp) -> bool {
+    /// Counts a page. If the session has shown too many in this minute, the error is the number of seconds until the next.
+    pub fn take_page(&self, session: &SessionHandle, now: Timestamp) -> Result<(), NonZeroU32> {
         let mut pages = self.pages.lock();
-        let is_left = pages.status(&session.digest, PAGES_PER_MINUTE, now).remaining() > 0;
-        if is_left {
-            pages.take(session.digest, 1, now);
+        let status = pages.status(&session.digest, PAGES_PER_MINUTE, now);
+        if status.remaining() == 0 {
+            return Err(status.seconds_to_reset(now));
         }
-        is_left
+        pages.take(session.digest, 1, now);
+        Ok(())
     }
 
     /// Sets the theme.

@@ -424,6 +424,31 @@ async fn the_customers_of_one_platform_key_have_a_rate_limit_each() {
 }
 
 #[tokio::test]
+async fn a_session_that_shows_too_many_pages_may_still_change_something() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let browser = Browser::signed_in(stage.address, &tenant.key).await;
+    let token = browser.token().await;
+    let mut shown = 1;
+    let refused = loop {
+        let answer = browser.get("/ui/settings").await;
+        if answer.status != 200 {
+            break answer;
+        }
+        shown += 1;
+        assert!(shown < 1000, "a session has no limit");
+    };
+    assert_eq!((refused.status, code_of(&refused).as_str()), (429, "rate_limited"), "{refused}");
+    let seconds: u64 = refused.header("retry-after").expect("a time").parse().unwrap();
+    assert!((1..=60).contains(&seconds), "{refused}");
+    assert_eq!(browser.get("/ui/brand.css").await.status, 200);
+    let fields = [("token", token.as_str()), ("do", "theme"), ("theme", "dark")];
+    assert_eq!(browser.post_as_is("/ui/settings", &fields).await.status, 303);
+    stage.clock.advance(Duration::from_secs(seconds));
+    assert_eq!(browser.get("/ui/settings").await.status, 200);
+}
+
+#[tokio::test]
 async fn over_http_2_a_link_begins_with_the_authority() {
     let stage = ApiStage::start().await;
     let mut client = Http2::connect(stage.address).await;
