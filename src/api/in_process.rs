@@ -106,19 +106,14 @@ impl InProcess {
         self.api.links.take(token, self.api.now())
     }
 
-    /// Gives a link back that could not be used now.
-    pub fn return_link(&self, token: &str, link: Link) {
-        self.api.links.put_back(token, link);
-    }
-
     /// Ends all links of a key that nobody has opened.
     pub fn drop_links(&self, signed_in: &SignedIn) {
         self.api.links.drop_all_of_key(signed_in.digest);
     }
 
-    /// The tenant whose pages a link opens, while nobody has opened it. `None` inside is the platform.
-    pub fn tenant_of_link(&self, token: &str) -> Option<Option<TenantId>> {
-        self.api.links.tenant(token, self.api.now())
+    /// A link that nobody has opened.
+    pub fn find_link(&self, token: &str) -> Option<Link> {
+        self.api.links.find(token, self.api.now())
     }
 
     /// Records the event of a ban, as for logins over SMTP.

@@ -120,21 +120,14 @@ impl SessionLinks {
         self.lock().remove(&digest(token)).filter(|link| link.expires_at > now)
     }
 
-    /// Puts a link back that could not be used now.
-    pub fn put_back(&self, token: &str, link: Link) {
-        self.lock().insert(digest(token), link);
-    }
-
     /// Removes all links of a key.
     pub fn drop_all_of_key(&self, key: SecretDigest) {
         self.lock().retain(|_, link| link.signed_in.digest != key);
     }
 
-    /// The tenant of the link of a token, which stays.
-    pub fn tenant(&self, token: &str, now: Timestamp) -> Option<Option<TenantId>> {
-        let links = self.lock();
-        let link = links.get(&digest(token)).filter(|link| link.expires_at > now)?;
-        Some(link.signed_in.tenant_of_link())
+    /// The link of a token, if it has not ended. It stays.
+    pub fn find(&self, token: &str, now: Timestamp) -> Option<Link> {
+        self.lock().get(&digest(token)).filter(|link| link.expires_at > now).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Link>> {

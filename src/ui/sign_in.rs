@@ -124,9 +124,11 @@ async fn read_form(
 /// Whether a link leads somebody who is signed in to the pages of another tenant. A link of a stranger must not do that
 /// without a question: the person would type secrets into the pages of the stranger.
 fn is_of_another_tenant(ui: &Ui, head: &Parts, token: &str) -> bool {
-    let tenant = ui.api.tenant_of_link(token).map(|tenant| tenant.map(|id| id.to_string()));
-    match (guard::current(ui, head), tenant) {
-        (Some(session), Some(tenant)) => session.me.tenant.as_ref().map(|own| &own.id) != tenant.as_ref(),
+    match (guard::current(ui, head), ui.api.find_link(token)) {
+        (Some(session), Some(link)) => {
+            let tenant = link.signed_in.tenant_of_link().map(|id| id.to_string());
+            session.me.tenant.as_ref().map(|own| &own.id) != tenant.as_ref()
+        }
         _ => false,
     }
 }
@@ -186,7 +188,13 @@ async fn with_key(ui: &Ui, origin: &Origin, text: &str) -> Result<String, Proble
 async fn with_link(ui: &Ui, origin: &Origin, token: &str) -> Result<(String, String), Problem> {
     let now = ui.api.now();
     check_ban(ui, origin, now)?;
-    let Some(link) = ui.api.open_link(token) else {
+    let me = match ui.api.find_link(token) {
+        // The link stays while the server or a rate limit refuses it.
+        Some(link) => Some(me_of(ui, origin, &link.signed_in).await?),
+        None => None,
+    };
+    // Meanwhile somebody else may have opened it, or ended all links of its key.
+    let (Some(me), Some(link)) = (me, ui.api.open_link(token)) else {
         fail(ui, origin, Failure { reason: "used link", name: "link" }, now).await;
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
@@ -194,16 +202,6 @@ async fn with_link(ui: &Ui, origin: &Origin, token: &str) -> Result<(String, Str
             "this link was used already, or is older than five minutes",
             "ask for a new link, or paste a key",
         ));
-    };
-    let me = match me_of(ui, origin, &link.signed_in).await {
-        // The link is good; the server or a rate limit refuses it for now.
-        Err(problem)
-            if problem.status.is_server_error() || problem.status == StatusCode::TOO_MANY_REQUESTS =>
-        {
-            ui.api.return_link(token, link);
-            return Err(problem);
-        }
-        me => me?,
     };
     Ok((ui.sessions.begin(link.signed_in, me, Some(link.session_expires_at), now), link.path))
 }
@@ -247,7 +245,7 @@ async fn me_of(ui: &Ui, origin: &Origin, signed_in: &SignedIn) -> Result<Me, Pro
             "look into the log",
         )
     })?;
-    // Whoever opens a link does not hold its key, which may be one of the platform.
+    // The person who opens a link does not have its key, so the pages do not name it. It may be a key of the platform.
     if signed_in.rights.is_some() {
         me.key.name = "of a link".to_owned();
     }
