@@ -323,14 +323,15 @@ fn restored(request: &PageRequest, restoration: &Restoration) -> Markup {
                 "What was open at " (format::time(restoration.taken_at))
                 " waits, because it may have been sent since. Then its recipients get it a second time."
             }
-            details.confirm {
-                summary.button { "Release…" }
-                form method="post" action=(request.href(PATH)) {
-                    (request.token())
-                    p { "All deliveries of the backup that still wait become due." }
-                    button.button name="do" value="release" { "Release" }
-                }
-            }
+            (components::confirm(
+                request,
+                &Question {
+                    action: PATH, label: "Release…",
+                    text: html! { "All deliveries of the backup that still wait become due." },
+                    ..Question::default()
+                },
+                &html! { button.button name="do" value="release" { "Release" } },
+            ))
         }
     }
 }

@@ -36,6 +36,8 @@ pub struct Group {
     /// The value of `do` that saves it.
     pub action: &'static str,
     title: &'static str,
+    /// Whether it is in the left one of two columns.
+    pub is_left: bool,
     /// Whether only the platform may change them.
     is_of_platform: bool,
     /// What is removed as a whole if all of these fields are empty.
@@ -58,6 +60,7 @@ fn groups_of_mail() -> Vec<Group> {
         Group {
             action: "save_mail",
             title: "Mail",
+            is_left: true,
             is_of_platform: false,
             whole: None,
             entries: vec![
@@ -83,6 +86,7 @@ fn groups_of_mail() -> Vec<Group> {
         Group {
             action: "save_brand",
             title: "Look of its pages",
+            is_left: true,
             is_of_platform: false,
             whole: Some(("settings.brand", &["settings.brand.name", "settings.brand.color"])),
             entries: vec![
@@ -93,6 +97,7 @@ fn groups_of_mail() -> Vec<Group> {
         Group {
             action: "save_platform",
             title: "Administration",
+            is_left: false,
             is_of_platform: true,
             whole: None,
             entries: vec![
@@ -112,6 +117,7 @@ fn groups_of_mail() -> Vec<Group> {
         Group {
             action: "save_smart_host",
             title: "Smart host",
+            is_left: false,
             is_of_platform: true,
             whole: Some(("smtp", &["smtp.host"])),
             entries: vec![
@@ -134,6 +140,7 @@ fn groups_of_limits() -> Vec<Group> {
         Group {
             action: "save_soft_bounces",
             title: "Addresses that nothing reaches",
+            is_left: true,
             is_of_platform: false,
             whole: Some((
                 "settings.soft_bounces",
@@ -152,6 +159,7 @@ fn groups_of_limits() -> Vec<Group> {
         Group {
             action: "save_brakes",
             title: "Brakes",
+            is_left: true,
             is_of_platform: true,
             whole: Some((
                 "settings.brakes",
@@ -183,6 +191,7 @@ fn groups_of_limits() -> Vec<Group> {
         Group {
             action: "save_limits",
             title: "Limits",
+            is_left: false,
             is_of_platform: true,
             whole: None,
             entries: vec![
@@ -195,6 +204,7 @@ fn groups_of_limits() -> Vec<Group> {
         Group {
             action: "save_ramp",
             title: "Warm-up",
+            is_left: false,
             is_of_platform: true,
             whole: Some((
                 "rate_limit.ramp",

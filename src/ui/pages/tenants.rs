@@ -203,8 +203,7 @@ async fn show_page(request: &PageRequest, problem: Option<&Problem>) -> Outcome 
 fn halves(request: &PageRequest) -> [Vec<Group>; 2] {
     let (mut left, mut right) = (Vec::new(), Vec::new());
     for group in groups().into_iter().filter(|group| group.is_for(request)) {
-        let is_left = ["save_mail", "save_brand", "save_soft_bounces", "save_brakes"].contains(&group.action);
-        if is_left { left.push(group) } else { right.push(group) }
+        if group.is_left { left.push(group) } else { right.push(group) }
     }
     [left, right]
 }
