@@ -43,7 +43,7 @@ pub async fn check(call: RequestContext) -> Result<ApiResponse> {
     if octets > parts::MESSAGE_OCTETS_MAX {
         return Err(parts::too_large());
     }
-    // The permit comes first: whoever waits for it holds no memory.
+    // The permit comes before the memory, so that a request holds no memory while it waits for a permit.
     let permit = call.api.lookups.acquire(call.scope()).await.map_err(ApiError::internal)?;
     let (octets, reservation) = raw::load(&call, message.id, octets, 2).await?;
     let attempts = call.store().attempts(message.id, None, ATTEMPTS_MAX).await?;

@@ -26,7 +26,7 @@ pub struct Rotate {
     expires_in: Option<u32>,
 }
 
-/// `POST /v1/keys/{id}/rotate`. Whoever gets the secret of a key gets its rights, so the caller must have them.
+/// `POST /v1/keys/{id}/rotate`. The caller gets the new secret and so the rights of the key. It must have these rights itself.
 pub(super) async fn rotate(call: RequestContext) -> Result<ApiResponse> {
     let key = find(&call).await?;
     let body: Rotate = if call.body.is_empty() { Rotate::default() } else { call.json()? };
