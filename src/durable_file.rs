@@ -112,9 +112,20 @@ fn unfinished_path(path: &Path) -> Result<PathBuf> {
     Ok(path.with_file_name(unfinished))
 }
 
-fn rename_without_replacing(from: &Path, to: &Path) -> Result<()> {
+/// Renames a file or directory to a name that must be free.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`] if the name is taken; any error of the file system.
+pub fn rename_without_replacing(from: &Path, to: &Path) -> Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         // Some file systems do not support the flag, such as NFS.
+        // There, a directory has no step that is sure to replace nothing.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if from.is_dir() => {
+            if to.symlink_metadata().is_ok() {
+                return Err(ErrorKind::AlreadyExists.into());
+            }
+            std::fs::rename(from, to)
+        }
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
             std::fs::hard_link(from, to)?;
             std::fs::remove_file(from)
@@ -124,7 +135,7 @@ fn rename_without_replacing(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// The parent directory; `.` for a path of one component.
-fn parent_of(path: &Path) -> &Path {
+pub fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         Some(_) => Path::new("."),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{Error, ErrorKind, Read, Result, Write, sink};
+use std::io::{Error, ErrorKind, Read, Result, Seek, Write, sink};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -95,8 +95,24 @@ pub fn read_manifest(backup: &Path) -> std::result::Result<Manifest, ManifestErr
     Manifest::parse(&octets.ok_or_else(|| ManifestError::Absent(backup.to_owned()))?)
 }
 
+/// Where each header of a tar file, old or new, says what it is.
+const TAR_MAGIC: (usize, &[u8]) = (257, b"ustar");
+
+fn open_tar(backup: &Path) -> Result<tar::Archive<File>> {
+    let mut file = File::open(backup)?;
+    let mut header = [0; TAR_MAGIC.0 + TAR_MAGIC.1.len()];
+    if file.read_exact(&mut header).is_err() || !header.ends_with(TAR_MAGIC.1) {
+        return Err(Error::new(
+            ErrorKind::InvalidData,
+            "it is no tar file; if it is compressed, unpack it first",
+        ));
+    }
+    file.rewind()?;
+    Ok(tar::Archive::new(file))
+}
+
 fn find_in_tar(backup: &Path) -> Result<Option<Vec<u8>>> {
-    let mut archive = tar::Archive::new(File::open(backup)?);
+    let mut archive = open_tar(backup)?;
     for entry in archive.entries_with_seek()? {
         let entry = entry?;
         if entry.path_bytes().as_ref() == MANIFEST_FILE.as_bytes() {
@@ -127,7 +143,7 @@ pub(super) fn bring(backup: &Path, into: &Path) -> Result<()> {
 }
 
 fn unpack(backup: &Path, into: &Path) -> Result<()> {
-    let mut archive = tar::Archive::new(File::open(backup)?);
+    let mut archive = open_tar(backup)?;
     for entry in archive.entries()? {
         let entry = entry?;
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();

@@ -8,14 +8,16 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::contents::{create_private_directory, read_manifest};
-use super::directory::{BackupPath, PathError, WorkDirectory, is_work_directory, parent_of, rename_new};
+use bytesize::ByteSize;
+
+use super::contents::create_private_directory;
+use super::directory::{BackupPath, PathError, WorkDirectory, parent_of, remove_abandoned};
 use super::last_backup::LastBackup;
 use super::manifest::{
     DATABASE_FILE, FILES_FILE, FileDigest, MANIFEST_FILE, Manifest, file_line, parse_file_line,
 };
 use super::output::{ARCHIVE_FILE, Output};
-use crate::durable_file::{create_directory, sync_directory};
+use crate::durable_file::{create_directory, rename_without_replacing, sync_directory};
 use crate::mail::Timestamp;
 use crate::store::{BackupError, CopiedDatabase, CopyPace, body_path, copy_database, hold_bodies};
 
@@ -33,7 +35,8 @@ pub struct CreateOptions {
     pub since: Option<PathBuf>,
     /// Octets a second of the database.
     pub rate: Option<u64>,
-    /// With less free space beside the data directory or the target, the backup is given up.
+    /// With less free space than twice this beside the data directory or the target, the backup is given up: with less than
+    /// this, the server refuses mail.
     pub free_octets_min: u64,
     /// The host name of the configuration.
     pub hostname: String,
@@ -78,9 +81,23 @@ pub enum CreateError {
     },
     /// The log would fill the disk.
     #[error(
-        "given up: {0} has less free space than store.free_disk_min; the write-ahead log grows during a backup"
+        "given up: {0} has less free space than twice store.free_disk_min, and the write-ahead log grows during a backup; with \
+         less than store.free_disk_min, the server refuses mail"
     )]
     DiskLow(PathBuf),
+    /// The copy would fill the disk.
+    #[error(
+        "{path} has {} of free space; with what must stay free, the copy of the database needs {}; name a target elsewhere",
+        ByteSize(*.free).display().iec(), ByteSize(*.needed).display().iec()
+    )]
+    NoSpace {
+        /// The directory.
+        path: PathBuf,
+        /// Its free space.
+        free: u64,
+        /// What must be free before.
+        needed: u64,
+    },
 }
 
 fn at(path: &Path) -> impl FnOnce(Error) -> CreateError {
@@ -108,6 +125,9 @@ pub fn create(options: &CreateOptions, now: fn() -> Timestamp) -> Result<Created
         }
         BackupPath::Stdout => WorkDirectory::within(data_dir, "backup").map_err(at(data_dir))?,
     };
+    // What a backup to the standard output left behind.
+    remove_abandoned(data_dir).map_err(at(data_dir))?;
+    check_space(options, work.path())?;
     let (copied, log_octets) = copy_paced(options, work.path(), now)?;
     let mut output = Output::open(target, work.path(), copied.taken_at).map_err(at(work.path()))?;
     let copying = Copying { options, copied, earlier: earlier_files(options.since.as_deref())?, linked: 0 };
@@ -124,7 +144,7 @@ pub fn create(options: &CreateOptions, now: fn() -> Timestamp) -> Result<Created
             work.keep_as(path).and_then(|()| sync_directory(parent_of(path))).map_err(at(path))?;
         }
         BackupPath::Tar(path) => {
-            let renamed = rename_new(&work.path().join(ARCHIVE_FILE), path);
+            let renamed = rename_without_replacing(&work.path().join(ARCHIVE_FILE), path);
             renamed.and_then(|()| sync_directory(parent_of(path))).map_err(at(path))?;
         }
         BackupPath::Stdout => {}
@@ -136,8 +156,11 @@ pub fn create(options: &CreateOptions, now: fn() -> Timestamp) -> Result<Created
             path.canonicalize().unwrap_or_else(|_| path.clone()).display().to_string()
         }
     };
-    let last = LastBackup { taken_at: created.manifest.taken_at, path, octets: created.octets() };
-    created.not_noted = last.write(data_dir).err().map(|error| error.to_string());
+    // A backup without all bodies is better than none, but it must not look like a success.
+    if created.manifest.missing_bodies.is_empty() {
+        let last = LastBackup { taken_at: created.manifest.taken_at, path, octets: created.octets() };
+        created.not_noted = last.write(data_dir).err().map(|error| error.to_string());
+    }
     Ok(created)
 }
 
@@ -162,14 +185,38 @@ fn copy_paced(
     }
 }
 
+/// What must stay free during a backup.
+fn reserve(options: &CreateOptions) -> u64 {
+    options.free_octets_min.saturating_mul(2)
+}
+
+fn free_octets(path: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(path).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 /// The directory whose file system has too little free space.
 fn find_low(options: &CreateOptions, work: &Path) -> Option<PathBuf> {
-    let is_low = |path: &&Path| {
-        rustix::fs::statvfs(*path)
-            .is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < options.free_octets_min)
-    };
+    let is_low = |path: &&Path| free_octets(path).is_some_and(|free| free < reserve(options));
     let low = [options.data_dir.as_path(), parent_of(work)].into_iter().find(is_low)?;
     Some(low.to_owned())
+}
+
+/// Refuses a copy that would fill the disk. For an archive, the database is copied twice.
+fn check_space(options: &CreateOptions, work: &Path) -> Result<(), CreateError> {
+    if let Some(low) = find_low(options, work) {
+        return Err(CreateError::DiskLow(low));
+    }
+    let database = options.data_dir.join(DATABASE_FILE);
+    let octets = database.metadata().map_err(at(&database))?.len();
+    let copies = if matches!(options.target, BackupPath::Tar(_)) { 2 } else { 1 };
+    let needed = reserve(options).saturating_add(octets.saturating_mul(copies));
+    match free_octets(parent_of(work)) {
+        Some(free) if free < needed => {
+            Err(CreateError::NoSpace { path: parent_of(work).to_owned(), free, needed })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The digests of the files of an earlier backup, and where they are.
@@ -244,6 +291,7 @@ impl Copying<'_> {
     fn add_body(&mut self, output: &mut Output, path: &str) -> std::io::Result<FileDigest> {
         if let (Output::Directory(work), Some((earlier, files))) = (&output, &self.earlier)
             && let Some(sha256) = files.get(path)
+            && is_as_long(&earlier.join(path), &self.options.data_dir.join(path))
             && let Some(linked) = link(&earlier.join(path), &work.join(path))?
         {
             self.linked += 1;
@@ -254,6 +302,17 @@ impl Copying<'_> {
     }
 }
 
+/// Whether a file of an earlier backup is as long as that of the server. If the server has lost its own, the earlier one is the
+/// better one.
+fn is_as_long(earlier: &Path, own: &Path) -> bool {
+    let octets = |path: &Path| path.metadata().map(|metadata| metadata.len());
+    match (octets(earlier), octets(own)) {
+        (Ok(earlier), Ok(own)) => earlier == own,
+        (Ok(_), Err(error)) => error.kind() == ErrorKind::NotFound,
+        (Err(_), _) => false,
+    }
+}
+
 /// Links a file. Returns its octets; `None` if it must be copied instead.
 fn link(from: &Path, to: &Path) -> std::io::Result<Option<u64>> {
     create_private_directory(parent_of(to))?;
@@ -261,38 +320,4 @@ fn link(from: &Path, to: &Path) -> std::io::Result<Option<u64>> {
         Ok(()) => Ok(Some(to.metadata()?.len())),
         Err(_) => Ok(None),
     }
-}
-
-/// The newest complete backup in a directory, if there is one.
-pub fn newest_in(directory: &Path) -> Option<PathBuf> {
-    let backups = backups_in(directory).ok()?;
-    backups.into_iter().max().map(|(_, path)| path)
-}
-
-/// Deletes all but the newest complete backups in a directory.
-///
-/// # Errors
-/// [`CreateError::File`].
-pub fn keep_newest(directory: &Path, count: usize) -> Result<(), CreateError> {
-    let mut backups = backups_in(directory).map_err(at(directory))?;
-    backups.sort_by(|one, other| other.cmp(one));
-    for (_, path) in backups.into_iter().skip(count) {
-        std::fs::remove_dir_all(&path).map_err(at(&path))?;
-    }
-    Ok(())
-}
-
-/// The complete backups in a directory with their times.
-fn backups_in(directory: &Path) -> std::io::Result<Vec<(Timestamp, PathBuf)>> {
-    let mut backups = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir()
-            && !entry.file_name().to_str().is_some_and(is_work_directory)
-            && let Ok(manifest) = read_manifest(&entry.path())
-        {
-            backups.push((manifest.taken_at, entry.path()));
-        }
-    }
-    Ok(backups)
 }

@@ -1,13 +1,16 @@
 //! Where a backup is: a directory, a tar file, or the standard output. What is not complete yet is in a work directory.
 
 use std::fs::{DirBuilder, File};
-use std::io::{Error, Result};
+use std::io::Result;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
+
+pub(super) use crate::durable_file::parent_of;
+use crate::durable_file::rename_without_replacing;
 
 /// Stands between the name of what is being written and [`RANDOM_DIGITS`] hexadecimal digits.
 const MARK: &str = ".partial-";
@@ -55,8 +58,11 @@ impl BackupPath {
         if path.symlink_metadata().is_ok() {
             return Err(PathError::Exists(path.clone()));
         }
-        let is_inside = match (parent_of(path).canonicalize(), data_dir.canonicalize()) {
-            (Ok(parent), Ok(data_dir)) => parent.starts_with(data_dir),
+        // The directories between may be new, too.
+        let mut above = parent_of(path).ancestors();
+        let above = above.find(|above| above.exists()).unwrap_or(Path::new("."));
+        let is_inside = match (above.canonicalize(), data_dir.canonicalize()) {
+            (Ok(above), Ok(data_dir)) => above.starts_with(data_dir),
             _ => false,
         };
         if is_inside { Err(PathError::InDataDir(path.clone())) } else { Ok(()) }
@@ -70,11 +76,6 @@ impl std::fmt::Display for BackupPath {
             Self::Stdout => f.write_str("-"),
         }
     }
-}
-
-/// The directory that a path is in; `.` for a path of one component.
-pub(super) fn parent_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
 }
 
 /// A directory for what is not complete yet, which is removed at the end. Its maker holds it locked; after a crash it is not
@@ -98,8 +99,20 @@ impl WorkDirectory {
     /// Makes it in a directory.
     pub(super) fn within(parent: &Path, name: &str) -> Result<Self> {
         remove_abandoned(parent)?;
-        let path = parent.join(format!("{name}{MARK}{:0RANDOM_DIGITS$x}", rand::random::<u64>()));
+        let path = work_path(parent, name);
         DirBuilder::new().mode(0o700).create(&path)?;
+        Self::hold(path)
+    }
+
+    /// Takes a directory that is to be deleted. What a crash leaves of it is no backup, and is removed later.
+    pub(super) fn take(path: &Path) -> Result<Self> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let work = work_path(parent_of(path), &name);
+        std::fs::rename(path, &work)?;
+        Self::hold(work)
+    }
+
+    fn hold(path: PathBuf) -> Result<Self> {
         let lock = File::open(&path)?;
         // Some file systems cannot lock directories. There, an abandoned one stays.
         let _ = lock.try_lock();
@@ -111,9 +124,14 @@ impl WorkDirectory {
         &self.path
     }
 
+    /// Deletes it now.
+    pub(super) fn delete(self) -> Result<()> {
+        std::fs::remove_dir_all(&self.path)
+    }
+
     /// Gives the directory its final name, which must be free.
     pub(super) fn keep_as(mut self, path: &Path) -> Result<()> {
-        rename_new(&self.path, path)?;
+        rename_without_replacing(&self.path, path)?;
         self.is_kept = true;
         Ok(())
     }
@@ -132,15 +150,8 @@ pub(super) fn exchange(one: &Path, other: &Path) -> std::result::Result<(), Errn
     renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)
 }
 
-/// Renames a file or directory to a name that must be free.
-pub(super) fn rename_new(from: &Path, to: &Path) -> Result<()> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Some file systems do not support the flag, such as NFS.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if to.symlink_metadata().is_err() => {
-            std::fs::rename(from, to)
-        }
-        renamed => renamed.map_err(Error::from),
-    }
+fn work_path(parent: &Path, name: &str) -> PathBuf {
+    parent.join(format!("{name}{MARK}{:0RANDOM_DIGITS$x}", rand::random::<u64>()))
 }
 
 /// Whether this is the name of a work directory.
@@ -150,8 +161,8 @@ pub(super) fn is_work_directory(name: &str) -> bool {
     })
 }
 
-/// Removes the work directories that a crash left.
-fn remove_abandoned(parent: &Path) -> Result<()> {
+/// Removes the work directories that a crash or an interruption left.
+pub(super) fn remove_abandoned(parent: &Path) -> Result<()> {
     for entry in std::fs::read_dir(parent)? {
         let entry = entry?;
         if !entry.file_name().to_str().is_some_and(is_work_directory) || !entry.file_type()?.is_dir() {
@@ -179,6 +190,20 @@ mod tests {
         assert_eq!(BackupPath::of(Path::new("-")), BackupPath::Stdout);
         assert_eq!(BackupPath::of(Path::new("a/b.tar")), BackupPath::Tar("a/b.tar".into()));
         assert_eq!(BackupPath::of(Path::new("a/b")), BackupPath::Directory("a/b".into()));
+    }
+
+    #[test]
+    fn a_directory_that_is_being_deleted_has_the_name_of_a_work_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let backup = dir.path().join("2026-11-29T08-00-00Z");
+        std::fs::create_dir(&backup).unwrap();
+        std::fs::write(backup.join("manifest.json"), "").unwrap();
+        let work = WorkDirectory::take(&backup).unwrap();
+        let name = work.path().file_name().unwrap().to_str().unwrap();
+        assert!(is_work_directory(name) && work.path().join("manifest.json").is_file(), "{name}");
+        assert!(!backup.exists());
+        work.delete().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

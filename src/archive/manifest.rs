@@ -9,6 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::mail::Timestamp;
+pub(super) use crate::store::DATABASE_FILE;
 
 /// The present format.
 const FORMAT: u32 = 1;
@@ -16,8 +17,6 @@ const FORMAT: u32 = 1;
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// The name of the list of files.
 pub const FILES_FILE: &str = "files.sha256";
-/// The name of the database.
-pub const DATABASE_FILE: &str = "pillarbox.db";
 
 /// What a backup contains.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,9 +1,11 @@
 //! Backups of the data directory: formats, digests, files. The store copies, checks and changes the database; this module knows
-//! where a backup is and what is in it. It blocks, and has no clock. Imports `mail`, `store` and `durable_file`.
+//! where a backup is and what is in it. It blocks. The time is given to it; only the age of abandoned work directories is
+//! compared with the clock of the machine, as that of files is. Imports `mail`, `store` and `durable_file`.
 
 mod contents;
 mod create;
 mod directory;
+mod kept;
 mod last_backup;
 mod manifest;
 mod output;
@@ -11,8 +13,9 @@ mod restore;
 mod verify;
 
 pub use contents::read_manifest;
-pub use create::{CreateError, CreateOptions, Created, create, keep_newest, newest_in};
+pub use create::{CreateError, CreateOptions, Created, create};
 pub use directory::{BackupPath, PathError, WorkDirectory};
+pub use kept::{keep_newest, kept_path, newest_in};
 pub use last_backup::LastBackup;
 pub use manifest::{FileDigest, Manifest, ManifestError};
 pub use restore::{RestoreError, RestoreOptions, RestoreReport, restore};

@@ -12,14 +12,14 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::contents::{bring, check, create_private, create_private_directory};
-use super::directory::{WorkDirectory, exchange, is_work_directory, parent_of, rename_new};
+use super::directory::{WorkDirectory, exchange, is_work_directory, parent_of};
 use super::manifest::{DATABASE_FILE, FILES_FILE, MANIFEST_FILE, Manifest};
 use super::verify::Fault;
-use crate::durable_file::{create_directory, inherit_owner, sync_directory};
+use crate::durable_file::{create_directory, inherit_owner, rename_without_replacing, sync_directory};
 use crate::mail::Timestamp;
 use crate::store::{
-    BackupError, NewLife, OpenError, PreparedDatabase, lock_data_dir, master_key_fingerprint,
-    prepare_restored,
+    BackupError, NewLife, OpenError, PreparedDatabase, fingerprint_in_database, has_data, lock_data_dir,
+    master_key_fingerprint, prepare_restored,
 };
 
 /// The directory of body files.
@@ -63,12 +63,16 @@ pub enum RestoreError {
         "{0} has a database or bodies; restore into an empty directory, or use --replace, which keeps the old one"
     )]
     NotEmpty(PathBuf),
+    /// The path is taken.
+    #[error("{0} is no directory; if it is a link, make the directory that it points to")]
+    NoDirectory(PathBuf),
     /// A server runs.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The directory cannot be renamed.
     #[error(
-        "{0} is a mount point, so it cannot be replaced; move its files away, then restore into it without --replace"
+        "{0} cannot be replaced, because it is a mount point or its file system cannot exchange directories; move its files \
+         away, then restore into it without --replace"
     )]
     MountPoint(PathBuf),
     /// The backup is damaged.
@@ -82,6 +86,17 @@ pub enum RestoreError {
         /// The file with the key.
         file: PathBuf,
         /// Its fingerprint.
+        found: String,
+        /// That of the backup.
+        wanted: String,
+    },
+    /// The key is not given, but the replaced database has another one.
+    #[error(
+        "the replaced database has the master key with the fingerprint {found}, and the backup needs {wanted}; name the file \
+         with that key with --master-key"
+    )]
+    OtherKey {
+        /// The fingerprint in the replaced database.
         found: String,
         /// That of the backup.
         wanted: String,
@@ -115,17 +130,18 @@ pub fn restore(options: &RestoreOptions, now: Timestamp) -> Result<RestoreReport
     let work = place.work_directory().map_err(at(&place.data_dir))?;
     bring(&options.backup, work.path()).map_err(at(&options.backup))?;
     let manifest = check_whole(work.path())?;
-    check_key(options, &manifest)?;
     let database = work.path().join(DATABASE_FILE);
     let old = place.data_dir.join(DATABASE_FILE);
     let replaced = (options.replaces && old.is_file()).then_some(old.as_path());
-    let PreparedDatabase { paused, revoked_keys, undone, skipped } =
+    let unchecked = check_key(options.master_key.as_deref(), replaced, &manifest)?;
+    let PreparedDatabase { paused, revoked_keys, undone, mut skipped } =
         prepare_restored(&database, NewLife { taken_at: manifest.taken_at, replaced, now })?;
     // A data directory has no list of its files.
     for name in [FILES_FILE, MANIFEST_FILE] {
         std::fs::remove_file(work.path().join(name)).map_err(at(work.path()))?;
     }
     let moved_to = place.fill(work, now)?;
+    skipped.extend(unchecked);
     Ok(RestoreReport { manifest, moved_to, paused, revoked_keys, undone, skipped })
 }
 
@@ -146,13 +162,28 @@ fn check_whole(directory: &Path) -> Result<Manifest, RestoreError> {
     }
 }
 
-fn check_key(options: &RestoreOptions, manifest: &Manifest) -> Result<(), RestoreError> {
-    let (Some(file), Some(wanted)) = (&options.master_key, &manifest.master_key) else { return Ok(()) };
-    let found = master_key_fingerprint(file)?;
-    if found != *wanted {
-        return Err(RestoreError::WrongKey { file: file.clone(), found, wanted: wanted.clone() });
+/// Compares the master key with that of the backup; without a key, that of the replaced database, as the key may be a credential
+/// that only the service can read. Returns what was not looked at.
+fn check_key(
+    key: Option<&Path>,
+    replaced: Option<&Path>,
+    manifest: &Manifest,
+) -> Result<Option<String>, RestoreError> {
+    let Some(wanted) = manifest.master_key.clone() else { return Ok(None) };
+    if let Some(file) = key {
+        let found = master_key_fingerprint(file)?;
+        let is_right = found == wanted;
+        return if is_right {
+            Ok(None)
+        } else {
+            Err(RestoreError::WrongKey { file: file.to_owned(), found, wanted })
+        };
     }
-    Ok(())
+    match replaced.and_then(fingerprint_in_database) {
+        Some(found) if found == wanted => Ok(None),
+        Some(found) => Err(RestoreError::OtherKey { found, wanted }),
+        None => Ok(Some("the master key, because its file is not here; name it with --master-key".into())),
+    }
 }
 
 /// Where the data directory is or will be.
@@ -176,6 +207,9 @@ impl Place {
     fn find(options: &RestoreOptions) -> Result<Self, RestoreError> {
         let data_dir = &options.data_dir;
         if !data_dir.is_dir() {
+            if data_dir.symlink_metadata().is_ok() {
+                return Err(RestoreError::NoDirectory(data_dir.clone()));
+            }
             let parent = parent_of(data_dir);
             create_directory(parent, 0o700).map_err(at(parent))?;
             return Ok(Self { data_dir: data_dir.clone(), kind: PlaceKind::New });
@@ -221,27 +255,32 @@ impl Place {
         Ok(None)
     }
 
-    /// Exchanges the directories. Before, the restored one takes the name that the old one will have, so that no crash leaves
-    /// the old one under a name that is removed.
+    /// Exchanges the directories. A crash may leave one of them under the name that both have for a moment: nothing removes
+    /// it, and it does not say which it is.
     fn exchange(&self, work: WorkDirectory, now: Timestamp) -> Result<PathBuf, RestoreError> {
-        let name = self.free_name(now);
-        work.keep_as(&name).map_err(at(&name))?;
-        exchange(&name, &self.data_dir).map_err(|error| {
-            let _ = std::fs::remove_dir_all(&name);
+        let (name, between) = (self.free_name(".before-", now), self.free_name(".exchange-", now));
+        work.keep_as(&between).map_err(at(&between))?;
+        exchange(&between, &self.data_dir).map_err(|error| {
+            let _ = std::fs::remove_dir_all(&between);
             match error {
-                Errno::BUSY | Errno::XDEV => RestoreError::MountPoint(self.data_dir.clone()),
+                Errno::BUSY | Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::NOTSUP => {
+                    RestoreError::MountPoint(self.data_dir.clone())
+                }
                 other => at(&self.data_dir)(other.into()),
             }
         })?;
-        sync_directory(parent_of(&name)).map_err(at(&name))?;
+        rename_without_replacing(&between, &name)
+            .and_then(|()| sync_directory(parent_of(&name)))
+            .map_err(at(&between))?;
         Ok(name)
     }
 
     /// Like `pillarbox.before-2026-11-29T08-00-00Z`.
-    fn free_name(&self, now: Timestamp) -> PathBuf {
+    fn free_name(&self, mark: &str, now: Timestamp) -> PathBuf {
         let name = |suffix: &str| {
             let mut name = self.data_dir.as_os_str().to_owned();
-            name.push(now.strftime(".before-%Y-%m-%dT%H-%M-%SZ").to_string());
+            name.push(mark);
+            name.push(now.strftime("%Y-%m-%dT%H-%M-%SZ").to_string());
             name.push(suffix);
             PathBuf::from(name)
         };
@@ -251,29 +290,6 @@ impl Place {
     }
 }
 
-/// Whether a directory has a database or a body.
-fn has_data(data_dir: &Path) -> std::io::Result<bool> {
-    let has_file = |name: String| data_dir.join(name).symlink_metadata().is_ok();
-    if ["", "-wal", "-shm"].iter().any(|suffix| has_file(format!("{DATABASE_FILE}{suffix}"))) {
-        return Ok(true);
-    }
-    has_any_file(&data_dir.join(BODIES))
-}
-
-fn has_any_file(directory: &Path) -> std::io::Result<bool> {
-    let entries = match std::fs::read_dir(directory) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        entries => entries?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        if !entry.file_type()?.is_dir() || has_any_file(&entry.path())? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
 /// Moves the files into a directory without any. The database comes last: without it, a server does not start beside bodies.
 fn move_into(work: &Path, data_dir: &Path) -> std::io::Result<()> {
     let (bodies, target) = (work.join(BODIES), data_dir.join(BODIES));
@@ -281,10 +297,10 @@ fn move_into(work: &Path, data_dir: &Path) -> std::io::Result<()> {
         if target.is_dir() {
             std::fs::remove_dir_all(&target)?;
         }
-        rename_new(&bodies, &target)?;
+        rename_without_replacing(&bodies, &target)?;
     }
     sync_directory(data_dir)?;
-    rename_new(&work.join(DATABASE_FILE), &data_dir.join(DATABASE_FILE))?;
+    rename_without_replacing(&work.join(DATABASE_FILE), &data_dir.join(DATABASE_FILE))?;
     sync_directory(data_dir)
 }
 
@@ -339,4 +355,53 @@ fn inherit_below(directory: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory_with(path: &Path, text: &str) {
+        create_private_directory(path).unwrap();
+        std::fs::write(path.join(DATABASE_FILE), text).unwrap();
+    }
+
+    fn names_in(directory: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn the_directories_are_exchanged_and_the_old_one_has_the_time_in_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { data_dir: dir.path().join("data"), kind: PlaceKind::Old };
+        directory_with(&place.data_dir, "0");
+        let now = "2026-11-29T08:00:00Z".parse().unwrap();
+        for (number, name) in
+            [(1, "data.before-2026-11-29T08-00-00Z"), (2, "data.before-2026-11-29T08-00-00Z-2")]
+        {
+            let work = place.work_directory().unwrap();
+            directory_with(work.path(), &number.to_string());
+            let replaced = place.exchange(work, now).unwrap();
+            assert_eq!(replaced, dir.path().join(name));
+            let read = |directory: &Path| std::fs::read_to_string(directory.join(DATABASE_FILE)).unwrap();
+            assert_eq!(
+                (read(&place.data_dir), read(&replaced)),
+                (number.to_string(), (number - 1).to_string())
+            );
+            assert_eq!(names_in(dir.path()).len(), number + 1);
+        }
+    }
+
+    #[test]
+    fn an_exchange_that_fails_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { data_dir: dir.path().join("data"), kind: PlaceKind::Old };
+        let work = place.work_directory().unwrap();
+        assert!(place.exchange(work, Timestamp::UNIX_EPOCH).is_err());
+        assert_eq!(names_in(dir.path()), Vec::<String>::new());
+    }
 }

@@ -25,6 +25,9 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Makes a backup beside a running server; the master key is not in it
+    ///
+    /// Exit status: 0 if all is in it, 2 if bodies of messages are missing; then no other backup is deleted, and the server does
+    /// not count this one.
     Create(CreateArguments),
     /// Checks a backup: digests, database, bodies, and with the master key every secret
     ///
@@ -46,7 +49,8 @@ struct CreateArguments {
     /// Copies at most so much of the database in a second, for example 20MiB
     #[arg(long, value_name = "SIZE")]
     rate: Option<ByteSize>,
-    /// Makes the backup in a new directory below the target, named by its time; keeps the newest so many, which share body files
+    /// Makes the backup in a new directory below the target, named by its time; keeps the newest so many that were made so for
+    /// this host name, which share body files
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
     keep: Option<u16>,
 }
@@ -89,9 +93,8 @@ fn create(arguments: &CreateArguments) -> anyhow::Result<ExitCode> {
         if !matches!(target, BackupPath::Directory(_)) {
             bail!("--keep needs a directory");
         }
-        let name = Timestamp::now().strftime("%Y-%m-%dT%H-%M-%SZ").to_string();
-        target = BackupPath::Directory(named.join(name));
-        since = since.or_else(|| archive::newest_in(named));
+        target = BackupPath::Directory(archive::kept_path(named, Timestamp::now()));
+        since = since.or_else(|| archive::newest_in(named, &config.hostname.to_string()));
     }
     if since.is_some() && !matches!(target, BackupPath::Directory(_)) {
         bail!("--since needs a directory as the target");
@@ -105,21 +108,25 @@ fn create(arguments: &CreateArguments) -> anyhow::Result<ExitCode> {
         hostname: config.hostname.to_string(),
     };
     let created = archive::create(&options, Timestamp::now)?;
-    if let Some(keep) = keep {
-        archive::keep_newest(named, usize::from(*keep))?;
-    }
+    let is_whole = created.manifest.missing_bodies.is_empty();
     warn(&created);
     let text = describe(&created, &options.target);
     match options.target {
         BackupPath::Stdout => eprint!("{text}"),
         _ => print(&text)?,
     }
-    Ok(ExitCode::SUCCESS)
+    if let (Some(keep), BackupPath::Directory(made), true) = (keep, &options.target, is_whole) {
+        archive::keep_newest(made, usize::from(*keep), &options.hostname)?;
+    }
+    Ok(if is_whole { ExitCode::SUCCESS } else { DAMAGED.into() })
 }
 
 fn warn(created: &Created) {
     for id in &created.manifest.missing_bodies {
         eprintln!("warning: the body of {id} has no file, so it is not in the backup");
+    }
+    if !created.manifest.missing_bodies.is_empty() {
+        eprintln!("warning: the backup is not whole: no other is deleted, and the server counts it as none");
     }
     if let Some(error) = &created.not_noted {
         eprintln!("warning: the server does not learn of the backup: {error}");
@@ -148,6 +155,9 @@ fn describe(created: &Created, target: &BackupPath) -> String {
     }
     printable_lines(&text)
 }
+
+/// The exit status if a backup is not whole.
+const DAMAGED: u8 = 2;
 
 /// A shorter write-ahead log is as on other days.
 const LOG_OCTETS_TOLD: u64 = 64 * 1024 * 1024;

@@ -15,7 +15,7 @@ use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, Environment, QueueFilter, TenantId, Weight};
 use crate::policy::deficit_round_robin::DeficitRoundRobin;
 use crate::store::{
-    AcceptedMessage, Batch, DueCursor, DueRow, HotQueuePermit, OPEN_ENDED_PAUSE_US, PausedRow, SpoolChange,
+    AcceptedMessage, Batch, DueCursor, DueRow, HotQueuePermit, PausedRow, SpoolChange, is_held,
 };
 
 /// If a tenant may have due rows, one part of this many of its limit is not available to fresh mail, which would otherwise
@@ -195,7 +195,7 @@ impl ClaimTable {
     /// Records that a tenant may have due rows from `at` on. True if that is earlier than all known times.
     pub(super) fn advance(&mut self, tenant: TenantId, at: i64) -> bool {
         let begin = self.pauses.earliest_of(tenant);
-        begin.is_some_and(|begin| at < OPEN_ENDED_PAUSE_US && self.due.advance(tenant, at.max(begin)))
+        begin.is_some_and(|begin| !is_held(at) && self.due.advance(tenant, at.max(begin)))
     }
 
     fn is_taken(&self, id: DeliveryId) -> bool {
@@ -363,7 +363,7 @@ impl ClaimTable {
         self.ended_in_pass = None;
         let ready = (!self.hot.is_empty()).then_some(now_us);
         let due = match self.pauses.end_of_everything(now_us) {
-            Some(OPEN_ENDED_PAUSE_US) => None,
+            Some(until_us) if is_held(until_us) => None,
             Some(until_us) => self.due.next().map(|at| at.max(until_us)),
             None => self.due.next(),
         };

@@ -1,8 +1,8 @@
 //! Pauses and suspensions. Times are in microseconds.
 //!
 //! Claims skip tenants that are paused or suspended. Mail for a paused destination is among the tenant's other due rows, so
-//! the pass that finds it moves it to the end of the pause, or to [`OPEN_ENDED_PAUSE_US`]. While all mail is paused, there are
-//! no passes over due rows.
+//! the pass that finds it moves it to the end of the pause, or to [`crate::store::OPEN_ENDED_PAUSE_US`]. While all mail is
+//! paused, there are no passes over due rows.
 //!
 //! Pauses hold live mail. Test mail that waits in the hot queue is delivered to the sandbox all the same, because it reaches
 //! nobody; its rows do not show their environment, so the others wait.
@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::mail::Host;
 use crate::model::{Environment, QueueFilter, TenantId};
-use crate::store::OPEN_ENDED_PAUSE_US;
+use crate::store::is_held;
 
 #[derive(Default)]
 pub(super) struct Pauses {
@@ -45,7 +45,7 @@ impl Pauses {
         self.resumed.insert(tenant, at);
     }
 
-    /// Pauses a part until a time, [`OPEN_ENDED_PAUSE_US`] for a pause without an end.
+    /// Pauses a part until a time, [`crate::store::OPEN_ENDED_PAUSE_US`] for a pause without an end.
     pub(super) fn pause(&mut self, part: &QueueFilter, until: i64) {
         match (&part.destination, part.tenant_id) {
             (Some(host), tenant) => {
@@ -98,7 +98,7 @@ impl Pauses {
             return None;
         }
         match self.tenants.get(&tenant) {
-            Some(&OPEN_ENDED_PAUSE_US) => None,
+            Some(&until_us) if is_held(until_us) => None,
             until => Some(until.copied().unwrap_or(i64::MIN)),
         }
     }

@@ -24,8 +24,11 @@ SMALL_OCTETS, LARGE_OCTETS = 10_000, 400_000
 LARGE_ONE_IN = 50
 BETWEEN_SECONDS = 2
 DRAIN_SECONDS = 120
-# The part of the rate without backups that must be left beside them, asserted by the long run.
-RATE_LEFT_MIN = 0.7
+# The part of the rate without backups that must be left beside them. The backups of the short run take moments, so that its
+# figures vary; it finds a server that stands still.
+RATE_LEFT_MIN, RATE_LEFT_MIN_SHORT = 0.7, 0.2
+# With less accepted/s, the long run shows little.
+LOAD_MIN = 500
 
 
 class Ledger:
@@ -227,6 +230,7 @@ def main(is_short):
                 # The copy begins a moment after its time.
                 delivered = {r for r, at in ledger.received.items() if at <= taken_at + 1}
             due = before - delivered
+            assert due, "mail was open at the time of the backup"
             wait_until("what was acknowledged is delivered", lambda: due <= after.received.keys())
             repeated = len(after.received.keys() & ledger.received.keys())
             second.stop()
@@ -253,9 +257,12 @@ def report(is_short, alone, figures, acknowledged, due, released, repeated):
     print(f"of these open, and then delivered  {due:8}")
     print(f"deliveries released                {released:8}")
     print(f"delivered a second time            {repeated:8}")
-    print("sent before the release                   0")
-    if not is_short and beside < RATE_LEFT_MIN * alone:
-        print(f"less than {100 * RATE_LEFT_MIN:.0f} % of the rate is left beside a backup")
+    if not is_short and alone < LOAD_MIN:
+        print(f"the load was less than {LOAD_MIN} accepted/s")
+        return 1
+    left_min = RATE_LEFT_MIN_SHORT if is_short else RATE_LEFT_MIN
+    if beside < left_min * alone:
+        print(f"less than {100 * left_min:.0f} % of the rate is left beside a backup")
         return 1
     return 0
 

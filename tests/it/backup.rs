@@ -1,7 +1,8 @@
 //! Backups beside a running server: what they contain, and what a check of them finds.
 
+use std::fs::Permissions;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
@@ -16,29 +17,29 @@ use crate::server::{Account, TestServer, message, one_destination, one_destinati
 use crate::wait::until;
 
 /// A path beside the data directory of a server.
-fn beside(server: &TestServer, name: &str) -> PathBuf {
+pub fn beside(server: &TestServer, name: &str) -> PathBuf {
     server.config.data_dir.parent().unwrap().join(name)
 }
 
-fn str(path: &Path) -> &str {
+pub fn str(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
 /// Runs `pillarbox backup create` with more arguments.
-async fn create(server: &TestServer, target: &Path, more: &[&str]) -> (bool, String) {
+pub async fn create(server: &TestServer, target: &Path, more: &[&str]) -> (bool, String) {
     let data_dir = str(&server.config.data_dir);
     program::run(&[&["backup", "create", "--data-dir", data_dir, str(target)], more].concat()).await
 }
 
 /// A backup that is made.
-async fn backup(server: &TestServer, name: &str) -> PathBuf {
+pub async fn backup(server: &TestServer, name: &str) -> PathBuf {
     let target = beside(server, name);
     let (ok, said) = create(server, &target, &[]).await;
     assert!(ok && said.starts_with("backup of "), "{said}");
     target
 }
 
-async fn verify(backup: &Path, more: &[&str]) -> (Option<i32>, String) {
+pub async fn verify(backup: &Path, more: &[&str]) -> (Option<i32>, String) {
     program::status_of(&[&["backup", "verify", str(backup)], more].concat(), &[]).await
 }
 
@@ -47,7 +48,7 @@ fn master_key(server: &TestServer) -> PathBuf {
 }
 
 /// A message with a body in a file of its own.
-fn large(account: &Account, subject: &str) -> Vec<u8> {
+pub fn large(account: &Account, subject: &str) -> Vec<u8> {
     let mut content = message(account, subject);
     content.extend(
         "0123456789012345678901234567890123456789012345678901234567890123456789\r\n".repeat(5000).bytes(),
@@ -55,23 +56,23 @@ fn large(account: &Account, subject: &str) -> Vec<u8> {
     content
 }
 
-fn files_below(directory: &Path) -> Vec<PathBuf> {
+pub fn files_below(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
-fn bodies(directory: &Path) -> Vec<PathBuf> {
+pub fn bodies(directory: &Path) -> Vec<PathBuf> {
     let directory = directory.join("bodies");
     if directory.is_dir() { files_below(&directory) } else { Vec::new() }
 }
 
 /// What a backup says of itself.
-fn manifest(backup: &Path) -> Value {
+pub fn manifest(backup: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(backup.join("manifest.json")).unwrap()).unwrap()
 }
 
 /// A server with an open message and a large one that is delivered.
-async fn with_mail() -> (crate::fake_dns::FakeDns, FakeMx, TestServer, Account) {
+pub async fn with_mail() -> (crate::fake_dns::FakeDns, FakeMx, TestServer, Account) {
     let (dns, mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     let sent = server.submit(&account, &["bob@b.test"], &large(&account, "large")).await;
@@ -109,6 +110,9 @@ async fn a_backup_beside_a_server_has_what_was_acknowledged_and_is_whole() {
     assert!(!ok && said.contains("exists"), "{said}");
     let (ok, said) = create(&server, &server.config.data_dir.join("backup"), &[]).await;
     assert!(!ok && said.contains("a backup belongs elsewhere"), "{said}");
+    let below = server.config.data_dir.join("backups");
+    let (ok, said) = create(&server, &below, &["--keep", "7"]).await;
+    assert!(!ok && said.contains("a backup belongs elsewhere") && !below.exists(), "{said}");
 }
 
 #[tokio::test]
@@ -154,7 +158,7 @@ async fn a_wrong_master_key_is_named() {
     let target = backup(&server, "backup").await;
     let wrong = beside(&server, "wrong.key");
     std::fs::write(&wrong, format!("{}\n", "ab".repeat(32))).unwrap();
-    Command::new("chmod").args(["600", str(&wrong)]).status().unwrap();
+    std::fs::set_permissions(&wrong, Permissions::from_mode(0o600)).unwrap();
     let (status, said) = verify(&target, &["--master-key", str(&wrong)]).await;
     let needed = manifest(&target)["master_key"].as_str().unwrap().to_owned();
     assert!(status == Some(2) && said.contains(&format!("and the backup needs {needed}")), "{said}");
@@ -203,6 +207,21 @@ async fn bodies_that_an_earlier_backup_has_are_linked_and_only_the_newest_backup
     assert_eq!(links(&second), Some(2));
     assert_eq!(verify(&second, &[]).await.0, Some(0));
 
+    // Links do not lead to another file system, so files are copied there.
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    let is_same = elsewhere.path().metadata().unwrap().dev() == second.metadata().unwrap().dev();
+    let other = elsewhere.path().join("backup");
+    let (ok, said) = create(&server, &other, &["--since", str(&second)]).await;
+    assert!(ok && said.contains("linked") == is_same, "{said}");
+    assert_eq!(verify(&other, &[]).await.0, Some(0));
+
+    // An earlier file that was cut off is not taken over.
+    std::fs::File::options().write(true).open(&bodies(&first)[0]).unwrap().set_len(1000).unwrap();
+    let third = beside(&server, "third");
+    let (ok, said) = create(&server, &third, &["--since", str(&first)]).await;
+    assert!(ok && !said.contains("linked"), "{said}");
+    assert_eq!(verify(&third, &[]).await.0, Some(0));
+
     let kept = beside(&server, "kept");
     for round in 0..3 {
         // The name has seconds.
@@ -245,6 +264,13 @@ async fn a_tar_file_and_the_standard_output_have_the_same_contents() {
     std::fs::write(&other, &octets[..octets.len() - 3000]).unwrap();
     let (status, said) = verify(&other, &[]).await;
     assert_eq!(status, Some(2), "an archive that ends early: {said}");
+    let gzip = beside(&server, "today.tar.gz");
+    std::fs::write(&gzip, [b"\x1f\x8b\x08".as_slice(), &octets[..2000]].concat()).unwrap();
+    let (status, said) = verify(&gzip, &[]).await;
+    assert!(
+        status == Some(2) && said.contains("no tar file; if it is compressed, unpack it first"),
+        "{said}"
+    );
     assert!(files_below(&server.config.data_dir).iter().all(|file| !str(file).contains(".partial-")));
 }
 
@@ -272,7 +298,7 @@ async fn start_slow(server: &TestServer, target: &Path, rate: &str) -> Serving {
     process
 }
 
-fn work_directory(parent: &Path) -> Option<PathBuf> {
+pub fn work_directory(parent: &Path) -> Option<PathBuf> {
     let mut paths = std::fs::read_dir(parent).unwrap().map(|entry| entry.unwrap().path());
     paths.find(|path| str(path).contains(".partial-"))
 }
@@ -291,8 +317,12 @@ async fn a_killed_backup_leaves_nothing_that_verifies_and_the_next_one_removes_i
     assert!(status == Some(2) && said.contains("has no manifest.json"), "{said}");
     assert!(!target.exists());
     std::fs::File::open(&left).unwrap().set_modified(SystemTime::now() - Duration::from_secs(600)).unwrap();
+    // Such as one to the standard output left.
+    let other = server.config.data_dir.join("backup.partial-0123456789abcdef");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::File::open(&other).unwrap().set_modified(SystemTime::now() - Duration::from_secs(600)).unwrap();
     backup(&server, "backup").await;
-    assert!(!left.exists());
+    assert!(!left.exists() && !other.exists());
     assert_eq!(verify(&target, &[]).await.0, Some(0));
 }
 
@@ -341,8 +371,21 @@ async fn a_backup_is_given_up_when_the_disk_gets_full() {
         .unwrap();
     let target = beside(&server, "backup");
     let (ok, said) = program::run(&["backup", "create", "--config", str(&config), str(&target)]).await;
-    assert!(!ok && said.contains("has less free space than store.free_disk_min"), "{said}");
+    assert!(!ok && said.contains("has less free space than twice store.free_disk_min"), "{said}");
     assert!(!target.exists() && work_directory(&beside(&server, ".")).is_none());
+}
+
+#[tokio::test]
+async fn a_copy_that_would_fill_the_disk_is_not_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("data");
+    std::fs::create_dir(&data_dir).unwrap();
+    // A file with a hole takes no space.
+    std::fs::File::create(data_dir.join("pillarbox.db")).unwrap().set_len(1 << 43).unwrap();
+    let target = dir.path().join("backup");
+    let (ok, said) = program::run(&["backup", "create", "--data-dir", str(&data_dir), str(&target)]).await;
+    assert!(!ok && said.contains(", the copy of the database needs 8."), "{said}");
+    assert!(!target.exists() && work_directory(dir.path()).is_none());
 }
 
 #[tokio::test]

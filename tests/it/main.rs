@@ -65,6 +65,7 @@ mod https;
 mod idempotency;
 mod inbound_sessions;
 mod inboxes;
+mod kept_backups;
 mod late_bounces;
 mod layers;
 mod lettre;

@@ -330,7 +330,7 @@ impl WaitContext {
         for pause in self.pauses.iter().filter(|pause| covers(&pause.part)) {
             waits.push(WaitView::of(WaitReason::Paused).until(pause.until).detail(pause.reason.clone()));
         }
-        if let Some(restored) = self.restoration.filter(|_| group.counts.paused > 0) {
+        if let Some(restored) = self.restoration.filter(|_| group.restored > 0) {
             let detail =
                 format!("restored from the backup of {}", restored.taken_at.strftime("%Y-%m-%d %H:%M UTC"));
             waits.push(WaitView::of(WaitReason::Paused).detail(Some(detail)));

@@ -110,6 +110,9 @@ fn text(report: &RestoreReport, config: &Config) -> String {
     if let Some(old) = &report.moved_to {
         text += &format!("the replaced directory is {}\n", old.display());
     }
+    for id in &manifest.missing_bodies {
+        text += &format!("its body is missing: {id}\n");
+    }
     text += &counted(report.paused, "delivery waits\n", "deliveries wait\n");
     for key in &report.revoked_keys {
         text += &format!("revoked again: {key}\n");

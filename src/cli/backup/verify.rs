@@ -7,14 +7,11 @@ use anyhow::{Context, ensure};
 
 use super::super::output::{counted, print, printable_lines};
 use super::super::serve::runtime;
-use super::minute;
+use super::{DAMAGED, minute};
 use crate::archive::{self, Fault, RestoreOptions, VerifyReport, WorkDirectory};
 use crate::config::Config;
 use crate::mail::Timestamp;
 use crate::store::{Access, Journal, Spool, Store, StoreOptions};
-
-/// The exit status if something is wrong.
-const DAMAGED: u8 = 2;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {

@@ -108,6 +108,8 @@ pub struct QueueGroup {
     pub tenant_id: TenantId,
     pub destination: Host,
     pub counts: QueueCounts,
+    /// Those of the paused ones that wait for the release after a restore.
+    pub restored: u64,
     /// When the oldest delivery was accepted.
     pub oldest_at: Timestamp,
     /// The earliest due time, which may be past; `None` if all are paused.

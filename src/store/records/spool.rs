@@ -193,6 +193,11 @@ pub const OPEN_ENDED_PAUSE_US: i64 = 253_402_207_200_000_000;
 /// pause, so that no flush, no retry and no end of a pause makes it due.
 pub const RESTORED_US: i64 = OPEN_ENDED_PAUSE_US + 1;
 
+/// Whether a time of the next attempt is none: the delivery waits for a person.
+pub fn is_held(next_us: i64) -> bool {
+    next_us >= OPEN_ENDED_PAUSE_US
+}
+
 /// A position in the due deliveries of a tenant: after this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DueCursor {

@@ -24,6 +24,9 @@ use crate::store::{ContentFile, Result, StoreError};
 /// A younger file without a row may belong to a message that is being committed.
 const ROW_DELAY_MAX: Duration = Duration::from_secs(60 * 60);
 
+/// The directory of bodies in a data directory.
+pub(super) const BODIES_DIRECTORY: &str = "bodies";
+
 /// The file that a backup and the deletion of files lock.
 const BODY_LOCK_FILE: &str = "bodies.lock";
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -62,14 +65,14 @@ pub(super) struct BodyFiles {
     inline_octets_max: u64,
     /// The directories that this process has synced.
     synced_directories: Mutex<HashSet<PathBuf>>,
-    /// Locked while files are deleted, so that only a backup can hold the lock file.
-    deletion: Mutex<()>,
+    /// Locked while files are deleted, so that only a backup can hold the lock file. True once it was logged that one does.
+    deletion: Mutex<bool>,
 }
 
 impl BodyFiles {
     pub(super) fn new(data_dir: &Path, inline_octets_max: u64) -> Self {
         Self {
-            directory: data_dir.join("bodies"),
+            directory: data_dir.join(BODIES_DIRECTORY),
             inline_octets_max,
             synced_directories: Mutex::default(),
             deletion: Mutex::default(),
@@ -165,18 +168,34 @@ impl BodyFiles {
     /// Deletes the files of messages; returns those whose deletion is synced. Deletes none while a backup holds them
     /// ([`hold_bodies`]): they stay released, and a later round deletes them.
     pub(super) fn remove(&self, ids: &[MessageId]) -> Vec<MessageId> {
-        let _deletion = self.deletion.lock();
+        let mut is_logged = self.deletion.lock();
         let lock = private_file(&self.data_dir().join(BODY_LOCK_FILE));
         let held = lock.and_then(|lock| Ok(lock.try_lock().map(|()| lock)?));
         let _lock = match held {
             Ok(lock) => Some(lock),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Vec::new(),
-            // A file system without locks has no backups beside the server that need them.
-            Err(error) => {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if !std::mem::replace(&mut *is_logged, true) {
+                    tracing::info!("the files of deleted bodies stay on the disk until a backup ends");
+                }
+                return Vec::new();
+            }
+            // A file system without locks has no backups beside the server that need them. If there is no space for the file,
+            // no backup has made it.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::Unsupported | ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+                ) =>
+            {
                 tracing::warn!(%error, "the body files cannot be locked against backups");
                 None
             }
+            Err(error) => {
+                tracing::warn!(%error, "no files of bodies are deleted: they cannot be locked against backups");
+                return Vec::new();
+            }
         };
+        *is_logged = false;
         let (mut removed, mut directories) = (Vec::new(), BTreeSet::new());
         for &id in ids {
             let path = self.path_of(id);
@@ -421,6 +440,21 @@ mod tests {
         let old: Vec<_> =
             directories.iter().flat_map(|directory| files.old_files(directory).unwrap()).collect();
         assert_eq!(old, [(id, 2)]);
+    }
+
+    #[test]
+    fn files_that_cannot_be_locked_against_backups_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Arc::new(BodyFiles::new(dir.path(), 0));
+        let id = MessageId::generate(Timestamp::UNIX_EPOCH);
+        files.write(id, &Content { prefix: "a".into(), submitted: "b".into() }).unwrap().keep();
+        let lock = dir.path().join(BODY_LOCK_FILE);
+        std::fs::create_dir(&lock).unwrap();
+        assert_eq!(files.remove(&[id]), []);
+        assert!(files.path_of(id).exists());
+        std::fs::remove_dir(&lock).unwrap();
+        assert_eq!(files.remove(&[id]), [id]);
+        assert!(!files.path_of(id).exists());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::keyset::read_rows;
 use super::sql_types::{count, parsed_if_any, sql_limit, time, time_of};
 use crate::mail::{Address, RcptParameters, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, MessageId};
-use crate::store::{Attempt, Delivery, OPEN_ENDED_PAUSE_US, Page, Result};
+use crate::store::{Attempt, Delivery, Page, Result, is_held};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
     Ok(Delivery {
@@ -29,7 +29,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
 /// `None` also while the delivery waits for a person: then its column is no time.
 fn next_attempt_at(row: &Row<'_>) -> rusqlite::Result<Option<Timestamp>> {
     let next_us: Option<i64> = row.get("next_attempt_us")?;
-    next_us.filter(|next_us| *next_us < OPEN_ENDED_PAUSE_US).map(time_of).transpose()
+    next_us.filter(|next_us| !is_held(*next_us)).map(time_of).transpose()
 }
 
 pub(super) fn find(connection: &Connection, id: DeliveryId) -> rusqlite::Result<Option<Delivery>> {

@@ -4,6 +4,21 @@ use std::fs::{DirEntry, Metadata};
 use std::io::{ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
+use super::blob_store::BODIES_DIRECTORY;
+use super::open::DATABASE_FILE;
+
+/// Whether a data directory has a database, a part of one, or a body.
+///
+/// # Errors
+/// Those of the file system.
+pub fn has_data(data_dir: &Path) -> Result<bool> {
+    let has_file = |name: String| data_dir.join(name).symlink_metadata().is_ok();
+    if ["", "-wal", "-shm"].iter().any(|suffix| has_file(format!("{DATABASE_FILE}{suffix}"))) {
+        return Ok(true);
+    }
+    holds_a_file(&data_dir.join(BODIES_DIRECTORY))
+}
+
 /// The files that only an earlier database can have left.
 pub(super) fn find(database: &Path, master_key: Option<&Path>, bodies: &Path) -> Result<Vec<PathBuf>> {
     let mut log = database.as_os_str().to_owned();

@@ -51,12 +51,13 @@ use tokio::sync::watch;
 
 pub use self::backup::{
     BackupError, CopiedDatabase, CopyPace, DatabaseReport, NewLife, PreparedDatabase, check_database,
-    copy_database, prepare_restored,
+    copy_database, fingerprint_in_database, prepare_restored,
 };
 use self::blob_store::BodyFiles;
 pub use self::blob_store::{body_path, hold_bodies};
 pub use self::bounds::Bounds;
 use self::journal::{idempotent_responses, retention};
+pub use self::leftovers::has_data;
 pub use self::open::{DATABASE_FILE, lock_data_dir};
 use self::probe::Probe;
 use self::queue::StatsCache;

@@ -22,11 +22,14 @@ const STEP_OCTETS: u64 = 4 * 1024 * 1024;
 /// How long a step may wait for a lock.
 const BUSY_WAIT: Duration = Duration::from_millis(50);
 
+/// How often a slow copy asks whether to go on: meanwhile the log grows.
+const ASK_INTERVAL: Duration = Duration::from_millis(250);
+
 /// How fast a copy runs.
 pub struct CopyPace<'a> {
     /// Octets a second; as fast as the disk without.
     pub rate: Option<u64>,
-    /// Asked before each step whether to go on, with the size of the write-ahead log.
+    /// Asked before each step, and often between slow ones, whether to go on, with the size of the write-ahead log.
     pub may_go_on: &'a mut dyn FnMut(u64) -> ControlFlow<()>,
 }
 
@@ -93,7 +96,8 @@ pub fn copy_database(
     Ok(copied)
 }
 
-fn log_of(database: &Path) -> PathBuf {
+/// The write-ahead log of a database.
+pub(super) fn log_of(database: &Path) -> PathBuf {
     let mut log = database.as_os_str().to_owned();
     log.push("-wal");
     log.into()
@@ -111,10 +115,7 @@ fn run(
     let backup = Backup::new(source, copy)?;
     let mut copied_octets = 0;
     loop {
-        let log_octets = std::fs::metadata(log).map_or(0, |metadata| metadata.len());
-        if (pace.may_go_on)(log_octets).is_break() {
-            return Err(BackupError::GivenUp);
-        }
+        ask(log, pace.may_go_on)?;
         match backup.step(step_pages)? {
             StepResult::Done => return Ok(()),
             StepResult::More => copied_octets += STEP_OCTETS,
@@ -122,9 +123,18 @@ fn run(
         }
         if let Some(rate) = pace.rate.filter(|rate| *rate > 0) {
             let due = Duration::from_secs_f64(copied_octets as f64 / rate as f64);
-            std::thread::sleep(due.saturating_sub(began.elapsed()));
+            while let Some(wait) = due.checked_sub(began.elapsed()).filter(|wait| !wait.is_zero()) {
+                std::thread::sleep(wait.min(ASK_INTERVAL));
+                ask(log, pace.may_go_on)?;
+            }
         }
     }
+}
+
+/// Asks whether to go on.
+fn ask(log: &Path, may_go_on: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), BackupError> {
+    let log_octets = std::fs::metadata(log).map_or(0, |metadata| metadata.len());
+    if may_go_on(log_octets).is_break() { Err(BackupError::GivenUp) } else { Ok(()) }
 }
 
 fn describe(copy: &Connection, schema: u32, taken_at: Timestamp) -> Result<CopiedDatabase, BackupError> {
@@ -164,4 +174,29 @@ fn describe(copy: &Connection, schema: u32, taken_at: Timestamp) -> Result<Copie
         open_deliveries: count("delivery WHERE next_attempt_us IS NOT NULL")?,
         body_files,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_copy_asks_between_two_steps_whether_to_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("pillarbox.db");
+        let connection = Connection::open(&database).unwrap();
+        // Of two steps, so a copy that asks before each step asks twice.
+        let sql =
+            "CREATE TABLE filling (octets BLOB); INSERT INTO filling VALUES (zeroblob(6 * 1024 * 1024))";
+        connection.execute_batch(sql).unwrap();
+        connection.close().unwrap();
+        let mut asked = 0;
+        let mut may_go_on = |_: u64| {
+            asked += 1;
+            if asked == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let pace = CopyPace { rate: Some(STEP_OCTETS), may_go_on: &mut may_go_on };
+        let copied = copy_database(&database, &dir.path().join("copy"), Timestamp::now, pace);
+        assert!(matches!(copied, Err(BackupError::GivenUp)), "asked {asked} times");
+    }
 }

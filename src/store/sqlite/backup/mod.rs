@@ -10,6 +10,7 @@ mod undone;
 pub use check::{DatabaseReport, check_database};
 pub use copy::{CopiedDatabase, CopyPace, copy_database};
 pub use restored::{NewLife, PreparedDatabase, prepare_restored};
+pub use undone::fingerprint_in_database;
 
 /// Why a database cannot be copied, checked or prepared.
 #[derive(Debug, thiserror::Error)]

@@ -4,12 +4,14 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 use serde::Serialize;
+use ulid::Ulid;
 
 use super::BackupError;
 use super::undone::{self, Undone};
 use crate::mail::Timestamp;
 use crate::model::{EventId, EventKind};
 use crate::store::RESTORED_US;
+use crate::store::memory::EventClock;
 use crate::store::sqlite::events;
 use crate::store::sqlite::open::WRITER_PRAGMAS;
 use crate::store::sqlite::schema::{MigrationError, migrate};
@@ -51,7 +53,9 @@ struct RestoredData {
 /// # Errors
 /// [`BackupError`].
 pub fn prepare_restored(database: &Path, life: NewLife<'_>) -> Result<PreparedDatabase, BackupError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // The replaced database has a name of the form `file:`.
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let mut connection = Connection::open_with_flags(database, flags)?;
     connection.execute_batch(WRITER_PRAGMAS)?;
     migrate(&mut connection).map_err(|error| match error {
@@ -71,7 +75,7 @@ pub fn prepare_restored(database: &Path, life: NewLife<'_>) -> Result<PreparedDa
     prepared.paused = pause_all(&transaction, life)?;
     prepared.revoked_keys = revoke_again(&transaction, &undone)?;
     prepared.undone = undone.other;
-    append_event(&transaction, life, prepared.paused)?;
+    append_event(&transaction, life, prepared.paused, undone.last_event)?;
     transaction.commit()?;
     // One file again, with nothing beside it; the server turns the log on.
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
@@ -102,13 +106,16 @@ fn revoke_again(transaction: &Transaction<'_>, undone: &Undone) -> Result<Vec<St
     Ok(revoked)
 }
 
-/// The event follows all that this database has told.
+/// The event follows all that this database and the replaced one have told.
 fn append_event(
     transaction: &Transaction<'_>,
     life: NewLife<'_>,
     deliveries: u64,
+    replaced: Option<EventId>,
 ) -> Result<(), BackupError> {
-    let id = EventId::from(events::open_clock(transaction)?.next(life.now));
+    let last = events::open_clock(transaction)?.last();
+    let replaced = replaced.map_or(0, |id| u128::from(Ulid::from(id)));
+    let id = EventId::from(EventClock::behind(last.max(replaced)).next(life.now));
     let data = RestoredData { taken_at: life.taken_at, deliveries };
     let data = serde_json::to_string(&data).map_err(|error| BackupError::Failed(error.to_string()))?;
     let sql = "INSERT INTO event (id, kind, data, created_us, environment) VALUES (?1, ?2, ?3, ?4, NULL)";

@@ -1,11 +1,15 @@
 //! Compares a restored database with the one that it replaces: what was changed since the backup, and the restored one lacks.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rusqlite::Connection;
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use rusqlite::{Connection, OpenFlags};
 
 use super::BackupError;
+use super::copy::log_of;
 use crate::mail::Timestamp;
+use crate::model::EventId;
 use crate::store::sqlite::sql_types::us;
 
 /// Lines of each kind.
@@ -16,6 +20,8 @@ const LINES_MAX: usize = 50;
 pub(super) struct Undone {
     /// Keys that were revoked since the backup, with the time in microseconds.
     pub(super) revoked_keys: Vec<(String, i64)>,
+    /// Its last event.
+    pub(super) last_event: Option<EventId>,
     /// The rest in words: `tenant acme was suspended, and is active again`.
     pub(super) other: Vec<String>,
 }
@@ -50,8 +56,26 @@ const CHANGES: &[&str] = &[
      WHERE NOT EXISTS (SELECT 1 FROM main.message WHERE id = old.id) HAVING count(*) > 0",
 ];
 
+/// The name by which SQLite changes nothing in a database that nobody has open. Otherwise it would write the log of a server that
+/// crashed into the database, the only copy of the newest mail.
+fn read_only_name(database: &Path) -> String {
+    let path = percent_encode(database.as_os_str().as_bytes(), NON_ALPHANUMERIC);
+    let has_log = log_of(database).metadata().is_ok_and(|log| log.len() > 0);
+    // To read a log, it makes an index of the log beside it.
+    format!("file:{path}?{}", if has_log { "mode=ro" } else { "immutable=1" })
+}
+
+/// The fingerprint of the master key of a database that nobody has open, if it has one and can be read.
+pub fn fingerprint_in_database(database: &Path) -> Option<String> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(read_only_name(database), flags).ok()?;
+    connection.query_row("SELECT fingerprint FROM seal_check WHERE id = 1", [], |row| row.get(0)).ok()?
+}
+
+/// The connection must take names of the form `file:`.
 pub(super) fn compare(restored: &Connection, old: &Path, taken_at: Timestamp) -> Result<Undone, BackupError> {
-    restored.execute("ATTACH DATABASE ?1 AS replaced", [old.to_string_lossy()])?;
+    restored.execute("ATTACH DATABASE ?1 AS replaced", [read_only_name(old)])?;
     let undone = read(restored, us(taken_at));
     restored.execute_batch("DETACH DATABASE replaced")?;
     Ok(undone?)
@@ -62,11 +86,15 @@ fn read(restored: &Connection, taken_us: i64) -> rusqlite::Result<Undone> {
     let mut statement = restored.prepare("SELECT id, revoked_us FROM replaced.key WHERE revoked_us > ?1")?;
     let keys = statement.query_map([taken_us], |row| Ok((row.get(0)?, row.get(1)?)))?;
     undone.revoked_keys = keys.collect::<rusqlite::Result<_>>()?;
+    undone.last_event = restored.query_row("SELECT max(id) FROM replaced.event", [], |row| row.get(0))?;
     for sql in CHANGES {
-        let mut statement = restored.prepare(&format!("{sql} ORDER BY 1 LIMIT {LINES_MAX}"))?;
-        for line in statement.query_map([], |row| row.get::<_, String>(0))? {
-            undone.other.push(line?);
+        let mut statement = restored.prepare(&format!("{sql} ORDER BY 1 LIMIT {}", LINES_MAX + 1))?;
+        let lines = statement.query_map([], |row| row.get(0))?;
+        let mut lines: Vec<String> = lines.collect::<rusqlite::Result<_>>()?;
+        if lines.len() > LINES_MAX {
+            lines[LINES_MAX] = "more of this kind".into();
         }
+        undone.other.append(&mut lines);
     }
     Ok(undone)
 }

@@ -12,7 +12,9 @@ use crate::model::{QueueFilter, TenantId, TenantStatus};
 use crate::store::sqlite::Tx;
 use crate::store::sqlite::directory::{note_all_resumed, note_resumed, require_tenant};
 use crate::store::sqlite::sql_types::{count, time, us};
-use crate::store::{Conflict, OPEN_ENDED_PAUSE_US, PAUSES_MAX, Pause, PausedRow, Result, StoreError};
+use crate::store::{
+    Conflict, OPEN_ENDED_PAUSE_US, PAUSES_MAX, Pause, PausedRow, Result, StoreError, is_held,
+};
 
 /// A former end of a pause, until the deliveries that were moved there are due.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,7 +166,7 @@ pub(super) fn read(connection: &Connection, now: Timestamp) -> Result<Vec<Pause>
             part: read_part(row)?,
             reason: row.get("reason")?,
             since: time(row, "since_us")?,
-            until: (until_us != OPEN_ENDED_PAUSE_US).then(|| time_of(until_us)),
+            until: (!is_held(until_us)).then(|| time_of(until_us)),
         })
     })?;
     Ok(pauses.collect::<rusqlite::Result<_>>()?)

@@ -19,7 +19,11 @@ pub(super) fn read(connection: &Connection) -> Result<Option<Restoration>> {
     let found = connection.prepare_cached(sql)?.query_row([], |row| {
         Ok(Restoration { taken_at: time(row, 0)?, restored_at: time(row, 1)?, deliveries: count(row, 2)? })
     });
-    Ok(found.optional()?)
+    match found.optional()? {
+        Some(restoration) if has_waiting(connection)? => Ok(Some(restoration)),
+        // The last delivery of a restoration may have been cancelled, or its tenant deleted.
+        _ => Ok(None),
+    }
 }
 
 /// Restored deliveries of a tenant, all or those for a destination, after a position.
@@ -100,15 +104,22 @@ fn expire(tx: &Tx<'_>, id: DeliveryId, now: Timestamp) -> Result<bool> {
 
 /// Forgets the restoration if no delivery of it waits any more.
 pub(super) fn end_if_released(tx: &Tx<'_>) -> Result<()> {
+    if !has_waiting(tx)? {
+        tx.prepare_cached("DELETE FROM restoration")?.execute([])?;
+    }
+    Ok(())
+}
+
+/// Whether a restored delivery waits.
+fn has_waiting(connection: &Connection) -> Result<bool> {
     let sql = "SELECT 1 FROM delivery WHERE tenant_id = ?1 AND next_attempt_us = ?2";
-    let mut statement = tx.prepare_cached(sql)?;
-    for tenant in due_rows::tenants_waiting(tx)? {
+    let mut statement = connection.prepare_cached(sql)?;
+    for tenant in due_rows::tenants_waiting(connection)? {
         if statement.exists(params![tenant, RESTORED_US])? {
-            return Ok(());
+            return Ok(true);
         }
     }
-    tx.prepare_cached("DELETE FROM restoration")?.execute([])?;
-    Ok(())
+    Ok(false)
 }
 
 #[cfg(test)]

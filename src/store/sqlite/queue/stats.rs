@@ -17,7 +17,7 @@ use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::sql_types::us;
 use crate::store::{
     DeferralCauses, GroupPlace, OPEN_ENDED_PAUSE_US, PAGE_OBJECTS_MAX, QueueCounts, QueueGroup,
-    QueueOverview, QueueRequest, Result, StoreError,
+    QueueOverview, QueueRequest, RESTORED_US, Result, StoreError, is_held,
 };
 
 /// Sampled deliveries of a group, to find out why they wait.
@@ -40,6 +40,7 @@ struct Group {
     tenant_id: TenantId,
     destination: Host,
     counts: QueueCounts,
+    restored: u64,
     oldest_at: Timestamp,
     next_due_us: i64,
     deferred_us: i64,
@@ -204,6 +205,7 @@ impl Counting<'_> {
             tenant_id,
             destination: destination()?,
             counts: QueueCounts::default(),
+            restored: 0,
             oldest_at: Timestamp::MAX,
             next_due_us: first.next_us,
             deferred_us: OPEN_ENDED_PAUSE_US,
@@ -215,7 +217,7 @@ impl Counting<'_> {
     fn add(&mut self, at: Option<usize>, tenant: TenantId, entry: &Entry<'_>) -> Result<()> {
         let mut one = QueueCounts { open: 1, ..QueueCounts::default() };
         match entry.next_us {
-            OPEN_ENDED_PAUSE_US.. => one.paused = 1,
+            next if is_held(next) => one.paused = 1,
             next if next > self.now_us => one.deferred = 1,
             _ if self.has(entry)? => one.in_flight = 1,
             _ if self.paused.has(tenant) => one.paused = 1,
@@ -224,6 +226,7 @@ impl Counting<'_> {
         self.totals += one;
         let Some(group) = at.and_then(|at| self.groups.get_mut(at)) else { return Ok(()) };
         group.counts += one;
+        group.restored += u64::from(entry.next_us == RESTORED_US);
         group.oldest_at = group.oldest_at.min(accepted_at(entry.id));
         if one.deferred == 1 {
             group.deferred_us = group.deferred_us.min(entry.next_us);
@@ -289,11 +292,12 @@ pub(super) fn page(
 }
 
 fn explain(connection: &Connection, group: &Group) -> Result<QueueGroup> {
-    let time = |at_us: i64| (at_us < OPEN_ENDED_PAUSE_US).then(|| super::pauses::time_of(at_us));
+    let time = |at_us: i64| (!is_held(at_us)).then(|| super::pauses::time_of(at_us));
     Ok(QueueGroup {
         tenant_id: group.tenant_id,
         destination: group.destination.clone(),
         counts: group.counts,
+        restored: group.restored,
         oldest_at: group.oldest_at,
         next_due_at: time(group.next_due_us),
         deferred_until: time(group.deferred_us),
