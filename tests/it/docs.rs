@@ -459,3 +459,22 @@ fn links_of_readme_have_a_file_and_a_heading() {
     }
     assert!(seen > 10, "{seen}");
 }
+
+#[test]
+fn the_unit_needs_no_certificate_and_the_drop_in_names_the_options_of_its_files() {
+    let loaded = |file: &str| -> Vec<String> {
+        let lines = read(file);
+        let names = lines.lines().filter_map(|line| line.strip_prefix("LoadCredential="));
+        names.map(|name| name.split(':').next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(loaded("systemd/pillarbox.service"), ["master.key"]);
+    let lines = read("systemd/tls.conf");
+    let options: Vec<&str> = lines.lines().filter_map(|line| line.strip_prefix("#   tls.")).collect();
+    let config = options.iter().map(|option| format!("tls.{option}\n")).collect::<String>();
+    let tls = Config::parse(&config, Path::new("tls.conf")).unwrap().tls;
+    let files = [tls.certificate, tls.private_key].map(|file| file.unwrap().display().to_string());
+    let copies = loaded("systemd/tls.conf").into_iter();
+    let copies: Vec<String> =
+        copies.map(|name| format!("/run/credentials/pillarbox.service/{name}")).collect();
+    assert_eq!(copies, files);
+}
