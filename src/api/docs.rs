@@ -40,6 +40,7 @@ macro_rules! pages {
 const PAGES: &[Page] = pages! {
     "sending": "Sending mail", "over SMTP and HTTP, templates, the sandbox";
     "api": "The API", "paths, lists, changes, repeated requests";
+    "sdk": "Clients in other languages", "types for TypeScript, clients for Python and Go, made from the OpenAPI document";
     "errors": "Errors", "every code with its SMTP reply, HTTP status and remedy";
     "events": "Events and webhooks", "event types, the live stream, signed webhooks";
     "bounces": "Bounces, complaints and unsubscribes", "classes of failure, suppressions, reports of other servers, delivery reports";

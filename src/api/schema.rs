@@ -1,5 +1,7 @@
 //! JSON schemas of bodies and parameters, for the OpenAPI document.
 
+use std::fmt::Write;
+
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema};
@@ -34,6 +36,28 @@ impl RequestBody {
     }
 }
 
+/// Gives an enumeration the form that generators of clients know: a list of values. `JsonSchema` makes choices of
+/// constants, each with a description.
+fn list_values(schema: &mut Schema) {
+    let choices = schema.get("oneOf").and_then(Value::as_array);
+    let values: Vec<_> =
+        choices.into_iter().flatten().filter_map(|choice| choice["const"].as_str()).collect();
+    if values.is_empty() || choices.is_some_and(|choices| choices.len() != values.len()) {
+        return;
+    }
+    let described = choices.into_iter().flatten().zip(&values);
+    let described = described.filter_map(|(choice, value)| Some((value, choice["description"].as_str()?)));
+    let mut text = schema.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
+    for (value, meaning) in described {
+        let _ = write!(text, " `{value}`: {meaning}");
+    }
+    let values: Vec<Value> = values.into_iter().map(Value::from).collect();
+    schema.remove("oneOf");
+    schema.insert("type".into(), "string".into());
+    schema.insert("description".into(), text.trim().into());
+    schema.insert("enum".into(), values.into());
+}
+
 /// Collects the schemas of request and response bodies by name.
 pub struct Schemas {
     /// Schemas of requests: a field with a default may be omitted.
@@ -55,6 +79,7 @@ impl Schemas {
                 schema.remove("default");
             }
         }));
+        let settings = settings.with_transform(RecursiveTransform(list_values));
         let requests = settings.clone().for_deserialize().into_generator();
         Self { requests, responses: settings.for_serialize().into_generator() }
     }

@@ -232,6 +232,38 @@ fn options() -> BTreeSet<String> {
     options
 }
 
+/// The options of the sample that no comment is about. A comment is about the options below it, up to an empty line.
+fn options_without_comment() -> Vec<String> {
+    let (mut table, mut has_comment) = (String::new(), false);
+    let mut without = Vec::new();
+    for line in sample_config().lines() {
+        let bare = line.trim_start_matches("# ");
+        if line.is_empty() {
+            has_comment = false;
+        } else if bare.starts_with('[') && bare.ends_with(']') {
+            bare.trim_matches(['[', ']']).clone_into(&mut table);
+        } else if let Some((key, _)) = bare.split_once(" = ").filter(|(key, _)| !key.contains(' ')) {
+            if !has_comment {
+                without.push(format!("{table}.{key}"));
+            }
+        } else {
+            has_comment = true;
+        }
+    }
+    without
+}
+
+#[test]
+fn every_option_has_a_sentence_in_a_page_or_in_the_sample() {
+    let named: BTreeSet<_> = pages().values().flat_map(|text| inline_code(text)).collect();
+    let unexplained: Vec<_> =
+        options_without_comment().into_iter().filter(|option| !named.contains(option)).collect();
+    assert!(
+        unexplained.is_empty(),
+        "write a comment above them in config/pillarbox.toml, or name them in a page: {unexplained:?}"
+    );
+}
+
 /// Names of other programs, files and hosts that have the form of ours.
 const FOREIGN_NAMES: &[&str] = &[
     "bounces.acme.com",
@@ -338,6 +370,10 @@ fn the_configurations_of_the_documents_are_valid_and_the_bodies_are_json() {
             Config::parse(&config, Path::new(&name)).unwrap_or_else(|error| panic!("{name}: {error}"));
             seen += 1;
         }
+        for line in blocks(&text, "json").iter().flat_map(|block| block.lines()) {
+            serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{name}: {error}: {line}"));
+            seen += 1;
+        }
         for body in blocks(&text, "sh").iter().flat_map(|block| block.split(" -d '").skip(1)) {
             let body = body.split('\'').next().unwrap();
             serde_json::from_str::<Value>(body).unwrap_or_else(|error| panic!("{name}: {error}: {body}"));
@@ -406,6 +442,32 @@ async fn every_page_is_served_without_a_key_and_every_link_has_a_target() {
     assert!(seen > 300, "{seen}");
     let absent = request(stage.address, "GET", "/docs/nowhere", None, None).await;
     absent.expect_error(404, "not_found");
+}
+
+/// Pages that other documents, programs and people refer to by name.
+const LASTING_PAGES: &[&str] = &[
+    "acme", "api", "backup", "bounces", "config", "dns", "doctor", "errors", "events", "metrics", "proxy",
+    "sdk", "sending",
+];
+
+#[tokio::test]
+async fn the_pages_of_the_guide_are_served_under_their_lasting_names() {
+    let stage = ApiStage::start().await;
+    for name in LASTING_PAGES {
+        let answer = request(stage.address, "GET", &format!("/docs/{name}"), None, None).await;
+        assert_eq!(answer.status, 200, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn every_code_has_an_anchor_on_the_page_of_errors() {
+    let stage = ApiStage::start().await;
+    let answer = request(stage.address, "GET", "/docs/errors", None, None).await;
+    let html = String::from_utf8(answer.body).unwrap();
+    let anchors = attributes(&html, "id");
+    for code in RefusalCode::ALL.iter().map(|code| code.as_str().to_owned()).chain(crate::pages::codes()) {
+        assert!(anchors.contains(&code.as_str()), "/docs/errors#{code}");
+    }
 }
 
 #[tokio::test]

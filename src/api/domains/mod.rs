@@ -82,7 +82,7 @@ pub fn resource() -> Resource {
                 .response_octets(0, RESPONSE_OCTETS_MAX),
             Operation::post("/v1/domains/{id}/dkim/rotate", "rotate_dkim_keys", rotation::rotate)
                 .describe("Replace the DKIM keys of a domain", "New keys sign once their DNS records are found. The old keys then retire; keep their records while queued mail carries their signatures. While new keys wait for their records, another request returns the same keys.")
-                .may_take::<rotation::Rotate>(r#"{"algorithm": "rsa"}"#)
+                .may_take::<rotation::Rotate>(r#"{"algorithm": "rsa-sha256"}"#)
                 .may_run_again()
                 .creates::<List<DkimKeyView>>("The pending keys with their DNS records.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),

@@ -53,7 +53,7 @@ pub struct KeyView {
 
 /// A new key. Only this response contains the secret.
 #[derive(Serialize, JsonSchema)]
-#[schemars(rename = "NewKey")]
+#[schemars(rename = "KeyWithSecret")]
 pub struct NewKeyView<'a> {
     /// The key.
     #[serde(flatten)]

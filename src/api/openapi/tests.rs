@@ -132,6 +132,20 @@ fn aliases_name_the_operation_that_they_stand_for_and_can_be_left_out() {
     assert!(without["paths"].as_object().unwrap().values().all(|of| !of.as_object().unwrap().is_empty()));
 }
 
+#[test]
+fn every_enumeration_is_a_list_of_values_and_no_name_is_that_of_a_constructor() {
+    let schemas = DOCUMENT["components"]["schemas"].as_object().unwrap();
+    for (name, schema) in schemas {
+        assert!(schema["oneOf"][0]["const"].is_null(), "{name}: {schema}");
+        // In Go, `NewKey` makes a `Key`.
+        let made = name.strip_prefix("New").unwrap_or_default();
+        assert!(!schemas.contains_key(made), "{name} is the constructor of {made} in clients");
+    }
+    assert_eq!(schemas["InboxStatus"]["enum"], json!(["pending", "confirmed"]));
+    let text = "Whether the owner of an inbox confirmed it. `pending`: Not yet. `confirmed`: Trial mail may be sent to it.";
+    assert_eq!(schemas["InboxStatus"]["description"], text);
+}
+
 /// Whether a schema is a reference, also one that may be null.
 fn is_reference(schema: &Value) -> bool {
     let choices = schema["anyOf"].as_array().map_or(&[][..], Vec::as_slice);
@@ -212,7 +226,7 @@ fn secrets_occur_only_in_requests_or_in_the_response_that_creates_them() {
     for (schema, field) in [("Key", "secret"), ("SmartHost", "pass"), ("DkimKey", "private_key")] {
         assert!(schemas[schema]["properties"][field].is_null(), "{schema}.{field}");
     }
-    assert_eq!(schemas["NewKey"]["properties"]["secret"]["type"], "string");
+    assert_eq!(schemas["KeyWithSecret"]["properties"]["secret"]["type"], "string");
 }
 
 #[test]

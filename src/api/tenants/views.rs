@@ -232,7 +232,7 @@ pub struct TenantView {
 
 /// A new tenant.
 #[derive(Serialize, JsonSchema)]
-#[schemars(rename = "NewTenant")]
+#[schemars(rename = "TenantWithDomain")]
 pub struct NewTenantView {
     /// The tenant.
     #[serde(flatten)]
