@@ -1,5 +1,7 @@
 //! `pillarbox check-config`.
 
+use std::path::Path;
+
 use anyhow::{Context, bail};
 
 use super::ConfigFile;
@@ -10,6 +12,9 @@ use crate::mail::Timestamp;
 use crate::store::check_master_key;
 use crate::tls::{self, trusted_roots};
 use crate::{acme, relay, returns, tls_report};
+
+/// Where systemd puts the files of `LoadCredential`, in a folder for each service that runs.
+const CREDENTIALS: &str = "/run/credentials";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -22,8 +27,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(path)?;
     let name = path.display();
     let certificate = check_certificate(&config).with_context(|| format!("{name}: tls"))?;
-    check_master_key(config.master_key_file.as_deref(), &config.data_dir)
-        .with_context(|| format!("{name}: master_key_file"))?;
+    let key = config.master_key_file.as_deref();
+    if !key.is_some_and(comes_with_the_service) {
+        check_master_key(key, &config.data_dir).with_context(|| format!("{name}: master_key_file"))?;
+    }
     trusted_roots(config.webhooks.ca_file.as_deref()).with_context(|| format!("{name}: webhooks.ca_file"))?;
     trusted_roots(config.acme.ca_file.as_deref()).with_context(|| format!("{name}: acme.ca_file"))?;
     acme::check(&config.acme).with_context(|| name.to_string())?;
@@ -43,6 +50,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             config.hostname
         );
     }
+    for file in [key, config.tls.certificate.as_deref()].into_iter().flatten() {
+        if comes_with_the_service(file) {
+            println!("note: {} is there only while the service runs, so it was not checked", file.display());
+        }
+    }
     let (_, lowered) = open_files::fit(&config, open_files::raise()).with_context(|| format!("{name}"))?;
     if let Some(lowered) = lowered {
         println!("warning: in this shell, {lowered}");
@@ -58,11 +70,19 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether systemd puts the file there when it starts the service, which does not run now.
+fn comes_with_the_service(file: &Path) -> bool {
+    file.starts_with(CREDENTIALS) && file.parent().is_some_and(|folder| !folder.exists())
+}
+
 /// That clients accept the certificate that the configuration names. Returns what will end that soon.
 fn check_certificate(config: &Config) -> anyhow::Result<Option<String>> {
     let (Some(certificate), Some(private_key)) = (&config.tls.certificate, &config.tls.private_key) else {
         return Ok(None);
     };
+    if comes_with_the_service(certificate) {
+        return Ok(None);
+    }
     let now = Timestamp::now();
     let found = tls::inspect(certificate, private_key, &config.hostname, now)?;
     let file = certificate.display();

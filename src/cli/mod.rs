@@ -7,6 +7,7 @@ mod ban;
 mod certificate;
 mod check_config;
 mod colour;
+mod completions;
 mod doctor;
 mod domain;
 mod event;
@@ -14,6 +15,7 @@ mod inbox;
 mod input;
 mod key;
 mod local_change;
+mod man;
 mod message;
 mod name_lookup;
 mod output;
@@ -118,6 +120,11 @@ enum Command {
     Certificate(certificate::Arguments),
     /// Prints a link that opens the pages signed in, and opens the browser
     Ui(ui::Arguments),
+    /// Prints what a shell needs to complete commands
+    Completions(completions::Arguments),
+    /// Writes the manual pages
+    #[command(hide = true)]
+    Man(man::Arguments),
     /// Starts a demo server on loopback with a tenant, and sends a first message through it
     Quickstart(quickstart::Arguments),
 }
@@ -156,6 +163,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Ban(arguments) => ban::run(arguments),
         Command::Certificate(arguments) => certificate::run(arguments),
         Command::Ui(arguments) => ui::run(arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
         Command::Quickstart(arguments) => quickstart::run(&arguments),
     };
     done.map(|()| ExitCode::SUCCESS)

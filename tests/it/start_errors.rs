@@ -220,6 +220,22 @@ async fn check_config_refuses_a_certificate_that_clients_refuse_and_finds_a_lost
     expect_all(&said, &["master_key_file", "master.key", "restore it"]);
 }
 
+/// systemd makes their folder when it starts the service.
+#[tokio::test]
+async fn check_config_leaves_out_the_credentials_of_a_service_that_does_not_run() {
+    let setting = Setting::new();
+    let folder = format!("/run/credentials/absent-{}.service", std::process::id());
+    let file = setting.configure(
+        &format!("master_key_file = \"{folder}/master.key\""),
+        &format!("[tls]\ncertificate = \"{folder}/tls.crt\"\nprivate_key = \"{folder}/tls.key\""),
+    );
+    let (success, said) = run(&["check-config", "--config", file.to_str().unwrap()]).await;
+    assert!(success, "{said}");
+    for name in ["master.key", "tls.crt"] {
+        expect_all(&said, &[&format!("note: {folder}/{name} is there only while the service runs")]);
+    }
+}
+
 /// A certificate for the host name from 1975 on, and its key.
 fn certificate_until(year: i32) -> (String, String) {
     let key = rcgen::KeyPair::generate().unwrap();

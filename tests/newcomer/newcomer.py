@@ -145,7 +145,7 @@ store.free_disk_min = "1MiB"
         [command] = re.findall(r"^ExecStart=(.*)$", unit, re.M)
         with open(self.root / "log", "wb") as log:
             self.server = subprocess.Popen(
-                self.readme.adapt(command).split(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self.readme.adapt(command).split(), env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         self.until("the service is ready", lambda: self.run("curl -sf $PILLARBOX_URL/readyz", may_fail=True))
 
