@@ -25,7 +25,7 @@ pub async fn ensure(store: &Store, hostname: &DomainName, clock: &Clock) -> Resu
         name,
         verification: Verification::Manual,
         subdomains: false,
-        ownership_token: String::new(),
+        ownership_token: format!("{:032x}", rand::random::<u128>()),
         dkim_keys: vec![NewDkimKey {
             selector: "sandbox".into(),
             algorithm: pair.algorithm,

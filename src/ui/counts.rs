@@ -1,4 +1,4 @@
-//! The counts in the navigation: mail that waits, and what needs somebody. A session keeps them for half a minute, or until it
+//! The counts in the navigation: mail that waits, and what needs attention. A session keeps them for half a minute, or until it
 //! changes something. What takes long appears in a later page.
 
 use std::collections::BTreeMap;

@@ -82,6 +82,8 @@ async function look(browser, server, paths, theme, width) {
     await page.goto(server.base + path);
     const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     check(overflow <= 0, `${what}: wider than the window by ${overflow}`);
+    const cut = await page.evaluate(() => [...document.querySelectorAll(".seg")].filter((choice) => choice.scrollWidth > choice.clientWidth).length);
+    check(cut === 0, `${what}: ${cut} choices are cut off`);
     const covered = await page.evaluate(() => [...document.querySelectorAll("[data-copy]")].filter((button) => {
       const [one, other] = [button, button.parentElement.querySelector("code, pre")].map((part) => part.getBoundingClientRect());
       return button.checkVisibility() && one.left < other.right && other.left < one.right && one.top < other.bottom && other.top < one.bottom;

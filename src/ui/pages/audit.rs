@@ -155,8 +155,8 @@ fn difference(changes: impl Iterator<Item = Change>) -> Markup {
             @for (name, before, after) in changes {
                 li {
                     span { (visible(&name)) }
-                    @if let Some(before) = &before { del { (visible(before)) } }
-                    @if let Some(after) = &after { ins { (visible(after)) } }
+                    @if let Some(before) = &before { " " del { (visible(before)) } }
+                    @if let Some(after) = &after { " " ins { (visible(after)) } }
                 }
             }
         }

@@ -100,7 +100,7 @@ fn table(request: &PageRequest, keys: &[Key], tenants: &TenantNames) -> Markup {
     let mut columns = vec![
         Column("Name", "lead", None),
         Column("Status", "fit state", None),
-        Column("May", "", Some("May")),
+        Column("Rights", "", Some("Rights")),
         Column("Environment", "fit", Some("Environment")),
         Column("Last use", "fit", Some("Last use")),
         Column("", "acts", None),

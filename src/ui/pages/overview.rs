@@ -1,4 +1,4 @@
-//! The overview: how much mail, how it goes, why some of it waits, and what needs somebody. Each part may fail alone.
+//! The overview: how much mail, how it goes, why some of it waits, and what needs attention. Each part may fail alone.
 
 mod attention;
 mod figures;
@@ -310,7 +310,7 @@ fn why(request: &PageRequest, reasons: &Part<Listed<Reason>>) -> Markup {
             header { h2 { "Why mail was deferred or bounced" } span.soft.small { "last hour" } }
             @match reasons {
                 Err(problem) => div.pad { (components::problem(problem)) },
-                Ok(found) if found.data.is_empty() => div.pad { p.soft { "Nothing was, in the last hour." } },
+                Ok(found) if found.data.is_empty() => div.pad { p.soft { "No mail was deferred or bounced in the last hour." } },
                 Ok(found) => (components::table(&columns, &found.data.iter().take(10).map(row).collect::<Vec<_>>())),
             }
             @if request.is_platform() { a.more href=(request.href("/ui/queue")) { "The whole queue" } }

@@ -59,9 +59,9 @@ fn key(request: &PageRequest, me: &Me) -> Markup {
         ("Name", foreign(&of.key.name)),
         ("Id", components::copied(&me.key.id)),
         ("Secret", html! { "ends with " code { (components::visible(&me.key.last_four)) } }),
-        ("Of", html! { (foreign(owner)) ", " (of.environment) }),
+        ("Owner", html! { (foreign(owner)) ", " (of.environment) }),
         (
-            "May",
+            "Rights",
             html! {
                 @if request.is_platform() { "everything" }
                 @else { @for scope in &me.scopes { span.tag { (components::visible(scope)) } " " } }

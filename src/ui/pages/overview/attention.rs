@@ -1,4 +1,4 @@
-//! What needs somebody: sites that back off, domains that fail, webhooks that the server disabled, limits that are reached.
+//! What needs attention: sites that back off, domains that fail, webhooks that the server disabled, limits that are reached.
 
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -104,8 +104,8 @@ pub fn panel(request: &PageRequest, found: &Attention, tenants: &Tenants) -> Mar
     let rows: Vec<_> = of_sites.chain(of_domains).chain(of_webhooks).chain(of_limits).collect();
     html! {
         section.panel data-part="attention" {
-            header { h2 { "Needs somebody" } }
-            @if rows.is_empty() { div.pad { p.soft { "Nothing does." } } } @else { (components::table(&columns, &rows)) }
+            header { h2 { "Needs attention" } }
+            @if rows.is_empty() { div.pad { p.soft { "Nothing needs attention." } } } @else { (components::table(&columns, &rows)) }
         }
     }
 }
