@@ -333,7 +333,7 @@ async fn the_navigation_counts_what_waits_and_what_fails() {
         ["queue count 3", "domains count is-bad 1 failing", "webhooks count is-warn 1 disabled"]
     );
     assert!(seen[3].starts_with("doctor count is-"), "{seen:?}");
-    assert_eq!(platform.page("/ui/").await.matches("Webhook of own is disabled").count(), 1);
+    assert_eq!(platform.page("/ui/").await.matches("</bdi> is disabled</a>").count(), 1);
     let of_own = Browser::signed_in(stage.address, &own.key).await;
     wait_for(&of_own, &seen[1..3]).await;
     let of_other = Browser::signed_in(stage.address, &other.key).await;
