@@ -54,6 +54,7 @@ const PAGES: &[Page] = pages! {
     "config": "Configuration", "every option with its default";
     "cli": "The command line", "commands, exit status, examples";
     "operations": "Operations", "installation, certificates, the queue, stop and restart";
+    "upgrade": "Upgrades", "a new version or configuration without an outage";
     "backup": "Backup and restore", "backups beside the server, checks, restored deliveries";
     "proxy": "Proxies", "load balancers for SMTP, reverse proxies for the API";
     "metrics": "Metrics", "metrics for Prometheus";

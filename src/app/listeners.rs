@@ -1,18 +1,23 @@
 //! The TCP listeners of the configuration.
 
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use axum::Router;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::StartError;
+use super::handover::{self, HeldListener};
 use super::task_group::TaskGroup;
 use crate::api::Api;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::server::{Security, Server};
 use crate::web::PublicWeb;
+
+/// Connections that wait in the kernel: those of a busy server while a new process takes over. The system may allow fewer.
+const BACKLOG: u32 = 4096;
 
 /// All bound listeners.
 pub struct Listeners {
@@ -28,6 +33,8 @@ pub struct Listeners {
     pub inbound: Vec<TcpListener>,
     /// The listeners of the public pages.
     pub public: Vec<TcpListener>,
+    /// Another handle of each, for a process that takes over.
+    pub held: Vec<HeldListener>,
 }
 
 /// The servers of the listeners.
@@ -47,15 +54,17 @@ pub struct Servers<'a> {
 }
 
 impl Listeners {
-    /// Binds the listeners that the configuration names.
-    pub async fn bind(config: &Config) -> Result<Self, StartError> {
+    /// Binds the listeners that the configuration names, except those that are taken over. Others of `inherited` are closed.
+    pub fn bind(config: &Config, inherited: Vec<HeldListener>) -> Result<Self, StartError> {
+        let mut binder = Binder { inherited, held: Vec::new() };
         Ok(Self {
-            submission: listen("smtp.submission", &config.smtp.submission).await?,
-            submissions: listen("smtp.submissions", &config.smtp.submissions).await?,
-            api: listen("api.listen", &config.api.listen).await?,
-            metrics: listen("api.metrics_listen", &config.api.metrics_listen).await?,
-            inbound: listen("inbound.listen", &config.inbound.listen).await?,
-            public: listen("public.listen", &config.public.listen).await?,
+            submission: binder.listen("smtp.submission", &config.smtp.submission)?,
+            submissions: binder.listen("smtp.submissions", &config.smtp.submissions)?,
+            api: binder.listen("api.listen", &config.api.listen)?,
+            metrics: binder.listen("api.metrics_listen", &config.api.metrics_listen)?,
+            inbound: binder.listen("inbound.listen", &config.inbound.listen)?,
+            public: binder.listen("public.listen", &config.public.listen)?,
+            held: binder.held,
         })
     }
 
@@ -83,18 +92,46 @@ impl Listeners {
     }
 }
 
-async fn listen(option: &'static str, wanted: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {
-    let mut listeners = Vec::new();
-    for &address in wanted {
-        let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen {
-            option,
-            address,
-            hint: hint_for(&source),
-            source,
-        })?;
-        listeners.push(listener);
+/// Binds or takes over one listener after the other.
+struct Binder {
+    inherited: Vec<HeldListener>,
+    held: Vec<HeldListener>,
+}
+
+impl Binder {
+    fn listen(
+        &mut self,
+        option: &'static str,
+        wanted: &[SocketAddr],
+    ) -> Result<Vec<TcpListener>, StartError> {
+        wanted.iter().map(|&address| self.listen_on(option, address)).collect()
     }
-    Ok(listeners)
+
+    fn listen_on(&mut self, option: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+        let listener = match handover::take(&mut self.inherited, option, address) {
+            Some(socket) => adopt(socket),
+            None => bind(address),
+        };
+        let held = listener.and_then(|listener| Ok((listener.as_fd().try_clone_to_owned()?, listener)));
+        let (socket, listener) =
+            held.map_err(|source| StartError::Listen { option, address, hint: hint_for(&source), source })?;
+        self.held.push(HeldListener { option: option.to_owned(), address, socket });
+        Ok(listener)
+    }
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Connections of an earlier process may still be closing.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn adopt(socket: OwnedFd) -> std::io::Result<TcpListener> {
+    let listener = std::net::TcpListener::from(socket);
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
 }
 
 fn hint_for(error: &std::io::Error) -> &'static str {

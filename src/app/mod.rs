@@ -3,8 +3,10 @@
 //! doctor, and `relay::Planner`, whose look-ups end with it.
 
 mod certificate_watch;
+pub mod handover;
 mod listeners;
 pub mod open_files;
+mod preflight;
 mod sandbox_domain;
 mod shared_services;
 mod task_group;
@@ -16,7 +18,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use self::listeners::{Listeners, Servers};
+use self::handover::HeldListener;
+pub use self::listeners::Listeners;
+use self::listeners::Servers;
+pub use self::preflight::check;
 use self::shared_services::SharedServices;
 use self::task_group::TaskGroup;
 
@@ -37,6 +42,10 @@ use crate::tls::{Certificate, TlsError};
 const CLOSING_TIME: Duration = Duration::from_secs(3);
 /// The part of this time that is reserved for recording results.
 const RECORDING_TIME: Duration = Duration::from_secs(2);
+/// How long a process that takes over waits for the lock of the data directory: that of a process that ended without a word is
+/// free when the system has closed its files.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+const LOCK_RETRY_DELAY: Duration = Duration::from_millis(20);
 /// Messages of the sandbox that wait for their reader.
 const SANDBOX_RETURNS_MAX: usize = 1024;
 
@@ -114,6 +123,7 @@ pub struct Running {
     queue: Arc<QueueManager>,
     returns: Arc<ReturnsService>,
     certificate: Arc<Certificate>,
+    held_listeners: Arc<Vec<HeldListener>>,
     acceptance: TaskGroup,
     delivery: TaskGroup,
     recording: Recording,
@@ -144,14 +154,41 @@ impl Running {
 
     /// Starts the server with another clock and other randomness, for tests.
     pub async fn start_with(config: &Config, clock: Clock, rng: Rng) -> Result<Self, StartError> {
+        Self::start_on(None, config, clock, rng).await
+    }
+
+    /// Starts the server on listeners that it has taken over. The process that had them has closed the store, or ended.
+    pub async fn take_over(listeners: Listeners, config: &Config) -> Result<Self, StartError> {
+        Self::start_on(Some(listeners), config, Clock::system(), Rng::system()).await
+    }
+
+    async fn start_on(
+        listeners: Option<Listeners>,
+        config: &Config,
+        clock: Clock,
+        rng: Rng,
+    ) -> Result<Self, StartError> {
         let files_needed = config.open_files();
         let (config, lowered) = open_files::fit(config, open_files::raise())?;
         if let Some(lowered) = lowered {
             tracing::warn!("{lowered}");
         }
         let config = &config;
-        let shared = SharedServices::open(config, files_needed, clock, rng).await?;
-        let listeners = Listeners::bind(config).await?;
+        let patience = if listeners.is_some() { LOCK_PATIENCE } else { Duration::ZERO };
+        let end = Instant::now() + patience;
+        let shared = loop {
+            // The store is opened first, so a failure leaves nothing behind.
+            match SharedServices::open(config, files_needed, clock.clone(), rng.clone()).await {
+                Err(StartError::Open(OpenError::InUse(_))) if Instant::now() < end => {
+                    tokio::time::sleep(LOCK_RETRY_DELAY).await;
+                }
+                opened => break opened?,
+            }
+        };
+        let mut listeners = match listeners {
+            Some(listeners) => listeners,
+            None => Listeners::bind(config, Vec::new())?,
+        };
         shared.doctor.listens_at(Listening {
             submission: listeners::addresses(&listeners.submission),
             submissions: listeners::addresses(&listeners.submissions),
@@ -176,6 +213,7 @@ impl Running {
             queue: shared.queue.clone(),
             returns: shared.returns.clone(),
             certificate: shared.certificate.clone(),
+            held_listeners: Arc::new(std::mem::take(&mut listeners.held)),
             acceptance: TaskGroup::new("acceptance of mail"),
             delivery: TaskGroup::new("delivery of mail"),
             recording: relay.recording(),
@@ -233,6 +271,12 @@ impl Running {
         &self.returns
     }
 
+    /// The listeners, for a process that takes over. The server must not stop while another handle of them is held, or the
+    /// system goes on taking connections that nobody serves.
+    pub fn held_listeners(&self) -> Arc<Vec<HeldListener>> {
+        Arc::clone(&self.held_listeners)
+    }
+
     /// Reloads the certificate from its files. After an error the old certificate stays in use.
     pub fn reload_certificate(&self) -> Result<(), TlsError> {
         self.certificate.reload()
@@ -254,14 +298,22 @@ impl Running {
     /// shortly before the deadline are dropped, which is as safe as a crash; the results that they have are recorded.
     /// Acceptance and delivery stop at the same time, so that a client that hangs does not use up the time in which
     /// deliveries get their results. Mail that is accepted during the stop stays in the spool.
-    pub async fn stop(mut self) -> Result<(), StopError> {
-        let end = Instant::now() + self.deadline - CLOSING_TIME.min(self.deadline / 2);
+    pub async fn stop(self) -> Result<(), StopError> {
+        let deadline = self.deadline;
+        self.stop_within(deadline).await
+    }
+
+    /// Like [`Self::stop`], with another deadline.
+    pub async fn stop_within(mut self, deadline: Duration) -> Result<(), StopError> {
+        // With these the system would go on taking connections.
+        self.held_listeners = Arc::default();
+        let end = Instant::now() + deadline - CLOSING_TIME.min(deadline / 2);
         let ended = task_group::end_both(&mut self.acceptance, &mut self.delivery, end).await;
         // A lost result means that the message is delivered twice.
         if tokio::time::timeout(RECORDING_TIME, self.recording.end()).await.is_err() {
             tracing::error!("not all results were recorded before the deadline");
         }
         self.store.close().await;
-        ended.map_err(|name| StopError(name, self.deadline))
+        ended.map_err(|name| StopError(name, deadline))
     }
 }

@@ -30,9 +30,11 @@ mod shutdown_watchdog;
 mod suppression;
 mod table;
 mod tail;
+mod take_over;
 mod template;
 mod tenant;
 mod ui;
+mod upgrade;
 mod usage;
 mod webhook;
 
@@ -68,10 +70,14 @@ pub struct Arguments {
 enum Command {
     /// Runs the server until SIGTERM or Ctrl-C
     ///
-    /// SIGHUP reloads the certificate and the log level.
+    /// SIGHUP reloads the certificate and the log level. SIGUSR2 hands over to a new process of the program on disk.
     Serve(serve::Arguments),
     /// Checks a configuration file and reports the first error
     CheckConfig(check_config::Arguments),
+    /// Replaces the running server by the program on disk, without refusing a connection
+    ///
+    /// The new process reads the configuration file, too. If it cannot start, the running server goes on.
+    Upgrade(upgrade::Arguments),
     /// Shows what is wrong with the server or a sending domain, and what to do
     Doctor(doctor::Arguments),
     /// Lists, creates, changes, suspends and deletes tenants
@@ -144,6 +150,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Backup(arguments) => return backup::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
+        Command::Upgrade(arguments) => upgrade::run(&arguments),
         Command::Tenant(arguments) => tenant::run(arguments),
         Command::Domain(arguments) => domain::run(arguments),
         Command::Key(arguments) => key::run(arguments),
@@ -174,11 +181,19 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 pub fn exit_status(error: &anyhow::Error) -> u8 {
     if error.is::<doctor::NotRun>() {
         doctor::NotRun::STATUS
-    } else if error.is::<api_client::NoDecision>() {
+    } else if error.is::<api_client::NoDecision>() || error.is::<upgrade::NotAsked>() {
         2
     } else {
         1
     }
+}
+
+/// The error and its causes. A cause that the text already contains is omitted: many of our errors include their cause.
+pub fn describe(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
+        let gap = if text.is_empty() { "" } else { ": " };
+        if text.contains(&cause) { text } else { format!("{text}{gap}{cause}") }
+    })
 }
 
 /// The end of a duration that starts now.

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
 
 use super::serve::StopSignals;
 
@@ -14,38 +14,39 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Measures the shutdown in a thread and a runtime of its own, which the server cannot block.
 pub(super) struct ShutdownWatchdog {
-    stopping: CancellationToken,
+    stopping: oneshot::Sender<Duration>,
 }
 
 impl ShutdownWatchdog {
     /// Starts to wait for a signal that stops the server.
     pub(super) fn start(deadline: Duration) -> anyhow::Result<Self> {
-        let stopping = CancellationToken::new();
+        let (stopping, stopping_without_signal) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("cannot start the runtime of the shutdown watchdog")?;
         let mut signals = {
             let _context = runtime.enter();
             StopSignals::listen()?
         };
-        let stopping_without_signal = stopping.clone();
         let wait = async move {
-            tokio::select! {
-                () = signals.wait() => {}
-                () = stopping_without_signal.cancelled() => {}
-            }
+            let deadline = tokio::select! {
+                () = signals.wait() => deadline,
+                Ok(deadline) = stopping_without_signal => deadline,
+            };
             tokio::time::sleep(deadline).await;
+            deadline
         };
         let wait = move || -> Infallible {
-            runtime.block_on(wait);
+            let deadline = runtime.block_on(wait);
             end_process(deadline)
         };
         thread::Builder::new().name("watchdog".into()).spawn(wait).context("cannot start a thread")?;
         Ok(Self { stopping })
     }
 
-    /// Starts the deadline: the server stops for another reason than a signal.
-    pub(super) fn begin_shutdown(&self) {
-        self.stopping.cancel();
+    /// Starts a deadline, unless a signal has started one: the server stops for another reason.
+    pub(super) fn begin_shutdown(self, deadline: Duration) {
+        // An error means that the thread has ended the process.
+        let _ = self.stopping.send(deadline);
     }
 }
 

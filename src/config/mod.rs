@@ -70,6 +70,9 @@ pub struct Config {
     /// The longest time that a shutdown takes.
     #[serde(with = "duration")]
     pub shutdown_deadline: Duration,
+    /// The longest time that a new process waits for work in progress of the one that it replaces.
+    #[serde(with = "duration")]
+    pub handover_deadline: Duration,
     /// Logging.
     pub log: Log,
     /// Submission over SMTP.
@@ -111,6 +114,7 @@ impl Default for Config {
             data_dir: PathBuf::from("/var/lib/pillarbox"),
             master_key_file: None,
             shutdown_deadline: Duration::from_secs(40),
+            handover_deadline: Duration::from_secs(20),
             log: Log::default(),
             smtp: Smtp::default(),
             tls: Tls::default(),
@@ -170,22 +174,25 @@ impl Config {
     }
 
     fn find_invalid(&self) -> Option<InvalidOption> {
-        require_positive_durations(&[("shutdown_deadline", self.shutdown_deadline)])
-            .or_else(|| self.smtp.find_invalid())
-            .or_else(|| self.tls.find_invalid())
-            .or_else(|| self.acme.find_invalid(&self.tls, &self.hostname))
-            .or_else(|| self.api.find_invalid())
-            .or_else(|| self.ui.find_invalid())
-            .or_else(|| self.doctor.find_invalid())
-            .or_else(|| self.domains.find_invalid())
-            .or_else(|| self.relay.find_invalid())
-            .or_else(|| self.inbound.find_invalid())
-            .or_else(|| self.return_path.find_invalid())
-            .or_else(|| self.public.find_invalid())
-            .or_else(|| self.webhooks.find_invalid())
-            .or_else(|| self.tls_report.find_invalid())
-            .or_else(|| self.retention.find_invalid())
-            .or_else(|| self.store.find_invalid())
-            .or_else(|| listeners::find_invalid(self))
+        require_positive_durations(&[
+            ("shutdown_deadline", self.shutdown_deadline),
+            ("handover_deadline", self.handover_deadline),
+        ])
+        .or_else(|| self.smtp.find_invalid())
+        .or_else(|| self.tls.find_invalid())
+        .or_else(|| self.acme.find_invalid(&self.tls, &self.hostname))
+        .or_else(|| self.api.find_invalid())
+        .or_else(|| self.ui.find_invalid())
+        .or_else(|| self.doctor.find_invalid())
+        .or_else(|| self.domains.find_invalid())
+        .or_else(|| self.relay.find_invalid())
+        .or_else(|| self.inbound.find_invalid())
+        .or_else(|| self.return_path.find_invalid())
+        .or_else(|| self.public.find_invalid())
+        .or_else(|| self.webhooks.find_invalid())
+        .or_else(|| self.tls_report.find_invalid())
+        .or_else(|| self.retention.find_invalid())
+        .or_else(|| self.store.find_invalid())
+        .or_else(|| listeners::find_invalid(self))
     }
 }

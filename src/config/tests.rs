@@ -110,6 +110,7 @@ fn an_error_names_file_line_and_key() {
         ),
         ("hostname = \"a b\"\n", ["test.toml", "hostname", "letters, digits"]),
         ("shutdown_deadline = \"0s\"\n", ["test.toml", "shutdown_deadline", "longer than 0s"]),
+        ("handover_deadline = \"0s\"\n", ["test.toml", "handover_deadline", "longer than 0s"]),
         ("[smtp]\nmessage_size_max = \"600 MiB\"\n", ["test.toml", "smtp.message_size_max", "512 MiB"]),
         ("[smtp]\ninbound_buffer_max = \"1 MiB\"\n", ["test.toml", "smtp.inbound_buffer_max", "at least"]),
         (

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::min_rate;
@@ -26,6 +26,8 @@ const BODY_READ_OCTETS: usize = 16 * 1024;
 const OUTPUT_OCTETS_MAX: usize = 16 * 1024;
 /// Timeout of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a TLS handshake goes on at a stop, so that the client can be told of it.
+const HANDSHAKE_GRACE: Duration = Duration::from_secs(2);
 /// How long the server waits for the client to read the last reply and close.
 const LINGER: Duration = Duration::from_secs(1);
 /// Memory reserved for a message of undeclared size, and the most reserved for a declared size.
@@ -215,11 +217,16 @@ impl Connection {
         let config = self.server.tls.load_full();
         let limit = Instant::now() + HANDSHAKE_TIMEOUT.min(self.server.idle_timeout);
         let handshake = timeout_at(limit.min(self.login_deadline), self.stream.secure(config));
+        let stop = &self.stop;
+        let stopped = async {
+            stop.cancelled().await;
+            sleep(HANDSHAKE_GRACE).await;
+        };
         let secured = tokio::select! {
             secured = handshake => secured
                 .map_err(|_| ConnectionError::Handshake("timed out".to_owned()))?
                 .map_err(|error| ConnectionError::Handshake(tls::explain_client_error(&error)))?,
-            () = self.stop.cancelled() => return Err(ConnectionError::Handshake("the server stops".to_owned())),
+            () = stopped => return Err(ConnectionError::Handshake("the server stops".to_owned())),
         };
         // Without a channel binding, the session does not offer PLUS.
         self.session.bind_channel(secured.channel.filter(|_| self.server.scram_plus));

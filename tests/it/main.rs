@@ -117,5 +117,6 @@ mod tls;
 mod tls_report;
 mod unsubscribe;
 mod unsubscribe_pages;
+mod upgrade;
 mod usage;
 mod webhooks;

@@ -1,9 +1,12 @@
 //! The real binary as a process: run to its end, or started, signalled and stopped.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -31,14 +34,16 @@ pub async fn run_with(arguments: &[&str], environment: &[(&str, &str)]) -> (bool
 pub async fn status_of(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = program(arguments);
     command.envs(environment.iter().copied());
-    let mut process = Process(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
-    let (stdout, stderr) = (process.0.stdout.take().unwrap(), process.0.stderr.take().unwrap());
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut process = Process { child, leads_group: false };
+    let child = &mut process.child;
+    let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let reading = spawn_blocking(move || {
         let stderr = thread::spawn(move || read_all(stderr));
         [read_all(stdout), stderr.join().unwrap()].concat()
     });
     let said = timeout(PATIENCE, reading).await.expect("it ends by itself").unwrap();
-    (process.0.wait().unwrap().code(), String::from_utf8(said).unwrap())
+    (process.child.wait().unwrap().code(), String::from_utf8(said).unwrap())
 }
 
 fn read_all(mut from: impl Read) -> Vec<u8> {
@@ -48,12 +53,19 @@ fn read_all(mut from: impl Read) -> Vec<u8> {
 }
 
 /// A process that is killed at the end of its test.
-struct Process(Child);
+struct Process {
+    child: Child,
+    /// Those that it has started are killed too.
+    leads_group: bool,
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        if self.leads_group {
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -79,6 +91,16 @@ impl Serving {
         Self::spawn(command)
     }
 
+    /// Starts this file, for a test in which other processes take over. All of them are killed at its end.
+    pub fn start_group(file: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(file);
+        command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG").process_group(0);
+        command.envs(environment.iter().copied());
+        let mut serving = Self::spawn(command);
+        serving.process.leads_group = true;
+        serving
+    }
+
     /// Starts it so that a write beyond the file size limit fails, as on a full disk, instead of raising a signal.
     pub fn start_under_limits(arguments: &[&str]) -> Self {
         let mut command = Command::new("/bin/sh");
@@ -101,7 +123,7 @@ impl Serving {
         let (sender, lines) = mpsc::unbounded_channel();
         read_lines(child.stdout.take().unwrap(), sender.clone());
         read_lines(child.stderr.take().unwrap(), sender);
-        Self { port: 0, said: String::new(), process: Process(child), lines }
+        Self { port: 0, said: String::new(), process: Process { child, leads_group: false }, lines }
     }
 
     /// Waits for a line of output with this text. Returns the line.
@@ -119,7 +141,7 @@ impl Serving {
     }
 
     pub fn id(&self) -> u32 {
-        self.process.0.id()
+        self.process.child.id()
     }
 
     pub fn signal(&self, name: &str) {
@@ -140,7 +162,7 @@ impl Serving {
 
     /// Waits for its exit.
     pub async fn wait_for_status(&mut self) -> Option<i32> {
-        until("it ends", async || self.process.0.try_wait().unwrap()).await.code()
+        until("it ends", async || self.process.child.try_wait().unwrap()).await.code()
     }
 }
 

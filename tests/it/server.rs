@@ -103,23 +103,7 @@ impl TestServer {
     }
 
     pub async fn create_account_in(&self, domain: &str, environment: &str) -> Account {
-        let slug = domain.replace('.', "-");
-        let tenant = self.control.ok("POST", "/v1/tenants", json!({"name": domain, "slug": slug})).await;
-        let wanted = json!({"name": domain, "tenant_id": tenant["id"], "verification": "manual"});
-        let owned = self.control.ok("POST", "/v1/domains", wanted).await;
-        assert_eq!(owned["status"], "verified", "{owned}");
-        let wanted = json!({
-            "name": "it", "tenant_id": tenant["id"], "environment": environment,
-            "scopes": ["smtp:send", "emails:send", "emails:read", "suppressions:manage", "domains:manage"],
-        });
-        let key = self.control.ok("POST", "/v1/keys", wanted).await;
-        Account {
-            tenant_id: text(&tenant["id"]),
-            domain_id: text(&owned["id"]),
-            domain: domain.to_owned(),
-            user: text(&key["id"]),
-            secret: text(&key["secret"]),
-        }
+        create_account(&self.control, domain, environment).await
     }
 
     /// A test key of the tenant of an account.
@@ -173,6 +157,27 @@ impl TestServer {
             let error = error.split(": verification time").next().unwrap_or_default();
             assert!(text(&attempt["reply"]).contains(error), "{plan:#} {attempt:#}");
         }
+    }
+}
+
+/// A tenant with a manually verified domain and a key.
+pub async fn create_account(control: &Control, domain: &str, environment: &str) -> Account {
+    let slug = domain.replace('.', "-");
+    let tenant = control.ok("POST", "/v1/tenants", json!({"name": domain, "slug": slug})).await;
+    let wanted = json!({"name": domain, "tenant_id": tenant["id"], "verification": "manual"});
+    let owned = control.ok("POST", "/v1/domains", wanted).await;
+    assert_eq!(owned["status"], "verified", "{owned}");
+    let wanted = json!({
+        "name": "it", "tenant_id": tenant["id"], "environment": environment,
+        "scopes": ["smtp:send", "emails:send", "emails:read", "suppressions:manage", "domains:manage"],
+    });
+    let key = control.ok("POST", "/v1/keys", wanted).await;
+    Account {
+        tenant_id: text(&tenant["id"]),
+        domain_id: text(&owned["id"]),
+        domain: domain.to_owned(),
+        user: text(&key["id"]),
+        secret: text(&key["secret"]),
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::blob_store::BodyFiles;
 use super::leftovers;
+use super::migration_cost::{PendingMigrations, find_pending};
 use super::readers::Readers;
 use super::schema::{MigrationError, is_current, migrate};
 use super::secret_encryption::{MasterKeyFile, SealedColumn, Sealer};
@@ -194,6 +195,12 @@ impl DataDir<'_> {
             }
             _ => None,
         };
+        if !is_current
+            && let Some(PendingMigrations { from, to, seconds }) =
+                find_pending(connection).map_err(|error| self.fault(error))?
+        {
+            tracing::info!("migrating the database from schema {from} to {to}, about {seconds} s");
+        }
         migrate(connection).map_err(|error| match error {
             MigrationError::Newer { found, known } => OpenError::Newer { found, known },
             MigrationError::Failed(error) => self.fault(error),

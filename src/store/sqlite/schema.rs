@@ -1,12 +1,14 @@
 //! Migrations: numbered files, each applied in a transaction of its own; `user_version` is the last applied.
 
+use std::time::Instant;
+
 use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::mail::fold_address;
 
 /// In order; the first is number 1. A released one never changes.
-const MIGRATIONS: &[&str] = &[
+pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_extensions.sql"),
     include_str!("migrations/0003_scram.sql"),
@@ -87,6 +89,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), MigrationError>
         Ok(fold_address(&call.get::<String>(0)?))
     })?;
     let known = known();
+    let mut is_new = false;
     loop {
         // Looked at inside the transaction: another process may be migrating too.
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -95,9 +98,15 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), MigrationError>
             return Err(MigrationError::Newer { found, known });
         }
         let Some(migration) = MIGRATIONS.get(found as usize) else { return Ok(()) };
+        let begun = Instant::now();
         transaction.execute_batch(migration)?;
         transaction.pragma_update(None, "user_version", found + 1)?;
         transaction.commit()?;
+        is_new |= found == 0;
+        if !is_new {
+            let seconds = begun.elapsed().as_secs_f64();
+            tracing::info!("the database has schema {} now, after {seconds:.1} s", found + 1);
+        }
     }
 }
 
