@@ -306,7 +306,10 @@ async fn a_restore_that_is_killed_before_the_exchange_changes_nothing() {
     server.restart(|_| ()).await;
     server.wait_for_status(&newer, &["deferred"]).await;
     server.stop().await;
-    std::fs::File::open(&left).unwrap().set_modified(SystemTime::now() - Duration::from_secs(600)).unwrap();
+    for directory in [&left, &between] {
+        let directory = std::fs::File::open(directory).unwrap();
+        directory.set_modified(SystemTime::now() - Duration::from_secs(600)).unwrap();
+    }
     let (ok, said) = run(&restore);
     assert!(ok && said.contains("undone: messages since then: 1\n"), "{said}");
     assert!(!left.exists() && replaced_in(&parent).join("pillarbox.db").is_file());
