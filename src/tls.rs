@@ -2,6 +2,7 @@
 //! authorities that verify other servers.
 
 mod inspection;
+mod leaf;
 mod pinned;
 
 use std::io;
@@ -19,6 +20,7 @@ use crate::durable_file;
 use crate::mail::{DomainName, Timestamp};
 
 pub use self::inspection::{Inspection, inspect};
+pub use self::leaf::Leaf;
 pub use self::pinned::pinned_client;
 
 /// The TLS configuration of the listeners. They read it at each handshake, so that a reload takes effect.
@@ -211,7 +213,7 @@ impl Files {
 
 fn load(certificate: &Path, private_key: &Path) -> Result<Loaded, TlsError> {
     let chain = parse_chain(certificate, &read(certificate)?)?;
-    let expires_at = chain.first().and_then(expiry_of);
+    let expires_at = chain.first().and_then(|leaf| Some(Leaf::parse(leaf).ok()?.validity().1));
     let config = pair((certificate, chain), (private_key, &read(private_key)?))?;
     Ok(Loaded { config, expires_at })
 }
@@ -250,11 +252,6 @@ fn pair(
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
         .map_err(|error| content(certificate, format!("does not go with {}: {error}", private_key.display())))
-}
-
-fn expiry_of(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()
 }
 
 /// The crypto provider of all TLS connections.

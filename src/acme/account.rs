@@ -5,10 +5,10 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use instant_acme::{Account, AccountBuilder, AccountCredentials, ExternalAccountKey, NewAccount};
 use zeroize::Zeroizing;
 
-use super::AcmeDependencies;
 use super::error::AcmeError;
 use super::nonce::again;
 use super::transport::Transport;
+use super::{AcmeDependencies, blocking};
 use crate::config;
 use crate::store::{AcmeAccount, AcmeAccounts};
 
@@ -40,7 +40,8 @@ pub(super) async fn create(parts: &AcmeDependencies, transport: &Transport) -> R
     let contact = parts.settings.contact.as_ref().map(|contact| format!("mailto:{contact}"));
     let contact: Vec<&str> = contact.as_deref().into_iter().collect();
     let new = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
-    let binding = external_account(&parts.settings)?;
+    let settings = parts.settings.clone();
+    let binding = blocking(move || external_account(&settings)).await?;
     let directory = parts.settings.directory.to_string();
     let made = again!(builder(transport).create(&new, directory.clone(), binding.as_ref()).await);
     let (account, credentials) = made?;

@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::error::AcmeError;
+use super::error::ListenFault;
 use crate::accept_loop;
 
 const PATH: &str = "/.well-known/acme-challenge/";
@@ -48,7 +48,7 @@ struct Site {
 
 impl ChallengeListener {
     /// Binds each address. Must be called in a runtime.
-    pub async fn open(addresses: &[SocketAddr], public_url: Option<String>) -> Result<Self, AcmeError> {
+    pub async fn open(addresses: &[SocketAddr], public_url: Option<String>) -> Result<Self, ListenFault> {
         let stop = CancellationToken::new();
         let site = Arc::new(Site {
             answers: Mutex::default(),
@@ -58,7 +58,12 @@ impl ChallengeListener {
         let mut listeners = Vec::new();
         for &address in addresses {
             let bound = TcpListener::bind(address).await;
-            listeners.push(bound.map_err(|source| AcmeError::Listen { address, source })?);
+            let fault = |error: std::io::Error| ListenFault {
+                address,
+                kind: error.kind(),
+                reason: error.to_string(),
+            };
+            listeners.push(bound.map_err(fault)?);
         }
         for listener in listeners {
             tokio::spawn(serve(site.clone(), listener, stop.clone()));

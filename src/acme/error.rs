@@ -1,10 +1,12 @@
 //! Why no certificate was issued.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use instant_acme::{Error, Problem};
 
+use super::persist::PersistRecord;
 use crate::store::StoreError;
 use crate::tls::TlsError;
 
@@ -40,24 +42,17 @@ pub enum AcmeError {
         wanted: &'static str,
     },
     /// A listener for http-01 cannot be opened.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// Its address.
-        address: SocketAddr,
-        /// The error of the operating system.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenFault),
     /// A record for dns-persist-01 is not in the DNS.
-    #[error("{name} has no TXT record {value:?}")]
-    Record {
-        /// The name of the record.
-        name: String,
-        /// Its value.
-        value: String,
-    },
+    #[error("{} has no TXT record {:?}", .0.name, .0.value())]
+    Record(PersistRecord),
     /// The authority did not decide.
     #[error("the authority did not decide within five minutes")]
     Timeout,
+    /// The order has no end.
+    #[error("the order did not end within half an hour")]
+    Endless,
     /// The issued certificate cannot be used.
     #[error("the issued certificate cannot be used: {0}")]
     Certificate(TlsError),
@@ -67,7 +62,7 @@ pub enum AcmeError {
         /// The file.
         path: PathBuf,
         /// The error of the operating system.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The key of the external account cannot be used.
     #[error("acme.eab_key_file {path}: {reason}")]
@@ -80,16 +75,30 @@ pub enum AcmeError {
     /// No key could be made.
     #[error("cannot make a key: {0}")]
     Key(rcgen::Error),
+    /// The ACME library has a defect, or this module.
+    #[error("the renewal panicked; the log says where")]
+    Panicked,
     /// The account cannot be read or stored.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
+/// Why a listener for http-01 cannot be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot listen on {address}: {reason}")]
+pub struct ListenFault {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The kind of the error.
+    pub kind: io::ErrorKind,
+    /// What the operating system says.
+    pub reason: String,
+}
+
 impl AcmeError {
     /// What the authority says about a name, or about the order if there is none.
     pub(super) fn refused(problem: &Problem, name: Option<&str>) -> Self {
-        let kind = problem.r#type.as_deref().unwrap_or_default();
-        let kind = kind.strip_prefix(PROBLEM_PREFIX).unwrap_or(kind);
+        let kind = kind_of(problem);
         let parts = problem.subproblems.iter().map(ToString::to_string);
         let texts: Vec<String> = problem.detail.iter().cloned().chain(parts).collect();
         Self::Refused {
@@ -103,6 +112,12 @@ impl AcmeError {
     pub(super) fn is_of_unknown_account(&self) -> bool {
         matches!(self, Self::Refused { kind, .. } if kind == "accountDoesNotExist")
     }
+}
+
+/// The type of a problem, without its prefix; empty if it has none.
+pub(super) fn kind_of(problem: &Problem) -> &str {
+    let kind = problem.r#type.as_deref().unwrap_or_default();
+    kind.strip_prefix(PROBLEM_PREFIX).unwrap_or(kind)
 }
 
 impl From<Error> for AcmeError {

@@ -16,10 +16,14 @@ mod persist;
 mod renewal;
 mod transport;
 
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use instant_acme::{Account, CertificateIdentifier, Error};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -35,15 +39,15 @@ use crate::rng::Rng;
 use crate::store::{Journal, NewEvent, Store};
 use crate::tls::{Certificate, TlsError};
 
-use self::certificate_file::Held;
+use self::certificate_file::{CertificateFile, Held};
 use self::renewal::Window;
 use self::transport::Transport;
 
 pub use self::certificate_file::{certificate_file, present_file};
-pub use self::error::AcmeError;
+pub use self::error::{AcmeError, ListenFault};
 pub use self::persist::PersistRecord;
 
-/// The first order waits until the listeners serve; a server that starts again and again does not order each time.
+/// The first order waits until the listeners serve; a server that fails sooner, again and again, does not order each time.
 const FIRST_LOOK_AFTER: Duration = Duration::from_secs(10);
 /// The certificate is looked at this often at least, and the authority is asked when it is to be renewed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(6 * 60 * 60);
@@ -52,6 +56,8 @@ const ASK_MIN: Duration = Duration::from_secs(60 * 60);
 const ASK_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The pause after an order that succeeded, whatever the life of the certificate is.
 const PAUSE_AFTER_SUCCESS: SignedDuration = SignedDuration::from_hours(1);
+/// The pause between two looks for a record that an order lacked. They cost the authority nothing.
+const RECORD_PAUSE: Duration = Duration::from_secs(10 * 60);
 
 /// What the renewal needs.
 pub struct AcmeDependencies {
@@ -101,16 +107,19 @@ pub struct AcmeState {
     /// Those that the last order needed, whether the DNS had them or not.
     pub needed_records: Vec<PersistRecord>,
     /// Whether the listeners for http-01 could be opened; `None` if the last order did not try it.
-    pub challenge_listener: Option<Result<(), String>>,
+    pub challenge_listener: Option<Result<(), ListenFault>>,
 }
 
 /// The renewal of the certificate.
 pub struct Acme {
     parts: AcmeDependencies,
     transport: Transport,
+    file: CertificateFile,
     state: Mutex<AcmeState>,
     wake: Notify,
     first_look: Instant,
+    /// Whether the last order failed with dns-persist-01: the authority may not see a record that we see.
+    record_failed: AtomicBool,
 }
 
 /// What is remembered from one look at the certificate to the next.
@@ -124,11 +133,23 @@ struct Cycle {
     failures: u32,
     /// No order before this time.
     pause_until: Timestamp,
+    /// The record that the last order lacked.
+    awaited: Option<PersistRecord>,
+    /// Whether the event about the failures was appended.
+    is_reported: bool,
 }
 
 impl Cycle {
     fn new(rng: &Rng, pause_until: Timestamp) -> Self {
-        Self { place: rng.random(), window: None, ask_at: Timestamp::MIN, failures: 0, pause_until }
+        Self {
+            place: rng.random(),
+            window: None,
+            ask_at: Timestamp::MIN,
+            failures: 0,
+            pause_until,
+            awaited: None,
+            is_reported: false,
+        }
     }
 }
 
@@ -143,12 +164,19 @@ impl Acme {
             names: parts.names.iter().map(ToString::to_string).collect(),
             ..AcmeState::default()
         };
+        let file = CertificateFile {
+            path: certificate_file(&parts.data_dir),
+            names: parts.names.clone(),
+            directory: state.directory.clone(),
+        };
         Ok(Self {
-            transport: Transport::new(&parts.settings, &parts.resolver)?,
+            transport: Transport::new(&parts.settings, &parts.resolver, parts.clock.clone())?,
+            file,
             first_look: parts.clock.instant() + FIRST_LOOK_AFTER,
             parts,
             state: Mutex::new(state),
             wake: Notify::new(),
+            record_failed: AtomicBool::new(false),
         })
     }
 
@@ -159,15 +187,13 @@ impl Acme {
 
     /// Whether the listeners use a certificate by ACME.
     pub fn is_in_use(&self) -> bool {
-        self.parts.certificate.path() == certificate_file(&self.parts.data_dir)
+        self.parts.certificate.path() == self.file.path
     }
 
     /// Orders a certificate now, unless an order runs.
     pub fn renew_now(&self) {
-        let was_running = std::mem::replace(&mut self.state.lock().is_running, true);
-        if !was_running {
-            self.wake.notify_one();
-        }
+        self.change(|state| state.is_running = true);
+        self.wake.notify_one();
     }
 
     /// Renews the certificate when it is time, until `stop`.
@@ -176,52 +202,79 @@ impl Acme {
         let mut cycle = Cycle::new(&self.parts.rng, Timestamp::MIN);
         let mut look_at = self.first_look;
         loop {
-            let is_asked_for = tokio::select! {
+            tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = self.wake.notified() => true,
-                () = clock.sleep_until(look_at) => false,
-            };
-            let Some(pause) = stop.run_until_cancelled(self.look(is_asked_for, &mut cycle)).await else {
-                return;
-            };
+                () = self.wake.notified() => {}
+                () = clock.sleep_until(look_at) => {}
+            }
+            let Some(pause) = stop.run_until_cancelled(self.look(&mut cycle)).await else { return };
             look_at = clock.instant() + pause;
         }
     }
 
-    /// Renews the certificate if it is time. Returns the time until the next look.
-    async fn look(&self, is_asked_for: bool, cycle: &mut Cycle) -> Duration {
-        let present = self.read_present();
+    /// Renews the certificate if it is time, or if somebody asks for it. Returns the time until the next look.
+    async fn look(&self, cycle: &mut Cycle) -> Duration {
+        let present = self.read_present().await;
         let next_at = self.renewal_time(present.as_ref(), cycle).await;
-        if !is_asked_for && next_at > self.parts.clock.now() {
+        let is_due = next_at <= self.parts.clock.now();
+        let mut is_asked_for = false;
+        self.change(|state| {
+            // Between two looks, only `renew_now` sets it.
+            is_asked_for = state.is_running;
+            state.is_running |= is_due;
+        });
+        if !is_due && !is_asked_for {
             self.change(|state| state.next_at = Some(next_at));
             return self.time_until(next_at.min(cycle.ask_at));
         }
-        self.change(|state| state.is_running = true);
-        let ended = self.renew(present).await;
-        let now = self.parts.clock.now();
-        let next_at = match ended {
-            Ok(()) => {
-                *cycle = Cycle::new(&self.parts.rng, now + PAUSE_AFTER_SUCCESS);
-                self.renewal_time(self.read_present().as_ref(), cycle).await
+        let renewed = match cycle.awaited.take() {
+            Some(record) if !is_asked_for && !self.is_published(&record).await => {
+                Err(AcmeError::Record(record))
             }
-            Err(error) => {
+            _ => caught(self.renew(present)).await,
+        };
+        if let Err(error) = renewed {
+            return self.end_failed(error, cycle).await;
+        }
+        *cycle = Cycle::new(&self.parts.rng, self.parts.clock.now() + PAUSE_AFTER_SUCCESS);
+        let next_at = self.renewal_time(self.read_present().await.as_ref(), cycle).await;
+        self.end(next_at, cycle)
+    }
+
+    /// Ends a look that failed. Returns the time until the next one.
+    async fn end_failed(&self, error: AcmeError, cycle: &mut Cycle) -> Duration {
+        let pause = match &error {
+            AcmeError::Record(record) => {
+                cycle.awaited = Some(record.clone());
+                cycle.failures = cycle.failures.max(1);
+                RECORD_PAUSE
+            }
+            _ => {
                 cycle.failures += 1;
                 let asked = self.transport.retry_after();
-                let pause = renewal::pause_after(cycle.failures, asked, self.parts.rng.random());
-                cycle.pause_until = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
-                self.note_failure(&error, cycle.pause_until).await;
-                cycle.pause_until
+                renewal::pause_after(cycle.failures, asked, self.parts.rng.random())
             }
         };
+        cycle.pause_until = self.parts.clock.now().saturating_add(pause).unwrap_or(Timestamp::MAX);
+        self.note_failure(&error, cycle).await;
+        self.end(cycle.pause_until, cycle)
+    }
+
+    fn end(&self, next_at: Timestamp, cycle: &Cycle) -> Duration {
         self.change(|state| (state.is_running, state.next_at) = (false, Some(next_at)));
         self.time_until(next_at.min(cycle.ask_at))
     }
 
     /// The certificate in its file, if it can be used for all names.
-    fn read_present(&self) -> Option<Held> {
-        let read = certificate_file::read(&self.parts.data_dir, &self.parts.names);
+    async fn read_present(&self) -> Option<Held> {
+        let file = self.file.clone();
+        let read = tokio::task::spawn_blocking(move || file.read()).await.ok()?;
         read.inspect_err(|error| tracing::debug!(%error, "no certificate by ACME")).ok()
+    }
+
+    async fn is_published(&self, record: &PersistRecord) -> bool {
+        record.is_published(&self.parts.resolver.without_cache(), self.parts.clock.now()).await
     }
 
     /// The time until the next look. While the machine sleeps, only the wall clock goes on.
@@ -235,7 +288,7 @@ impl Acme {
         let now = self.parts.clock.now();
         if cycle.ask_at <= now {
             cycle.ask_at = now.saturating_add(LOOK_INTERVAL).unwrap_or(Timestamp::MAX);
-            if let Err(error) = self.ask_window(present, cycle).await {
+            if let Err(error) = caught(self.ask_window(present, cycle)).await {
                 tracing::debug!(%error, "the authority does not say when to renew");
             }
         }
@@ -280,10 +333,13 @@ impl Acme {
             }
             ended => ended?,
         };
-        let AcmeDependencies { data_dir, names, certificate, clock, .. } = &self.parts;
-        certificate_file::replace(data_dir, names, &issued.pem, clock.now())?;
-        let file = certificate_file(data_dir);
-        certificate.adopt(&file, &file).map_err(AcmeError::Certificate)?;
+        let (file, certificate, now) =
+            (self.file.clone(), self.parts.certificate.clone(), self.parts.clock.now());
+        blocking(move || {
+            file.replace(&issued.pem, now)?;
+            certificate.adopt(&file.path, &file.path).map_err(AcmeError::Certificate)
+        })
+        .await?;
         self.note_success(issued.challenge).await;
         Ok(())
     }
@@ -322,18 +378,22 @@ impl Acme {
         self.append(EventKind::CertificateRenewed, data).await;
     }
 
-    /// The event is appended once until an order succeeds.
-    async fn note_failure(&self, error: &AcmeError, next_at: Timestamp) {
-        let now = self.parts.clock.now();
-        let error = error.to_string();
-        tracing::error!(%next_at, "no certificate by ACME: {error}; the present one stays in use");
-        let mut is_first = false;
+    /// The event is appended once until an order succeeds. A missing record must be missing at two looks: with
+    /// dns-persist-01 alone, nobody can know it before the first order.
+    async fn note_failure(&self, error: &AcmeError, cycle: &mut Cycle) {
+        let (now, next_at) = (self.parts.clock.now(), cycle.pause_until);
+        let (is_record, error) = (matches!(error, AcmeError::Record(_)), error.to_string());
+        let (mut is_first, mut is_known) = (false, false);
         self.change(|state| {
             is_first = state.failing_since.is_none();
             state.failing_since.get_or_insert(now);
-            state.error = Some(error.clone());
+            is_known = state.error.replace(error.clone()).as_ref() == Some(&error);
         });
-        if is_first {
+        if !is_record || !is_known {
+            tracing::error!(%next_at, "no certificate by ACME: {error}; the present one stays in use");
+        }
+        if !cycle.is_reported && !(is_record && is_first) {
+            cycle.is_reported = true;
             let data = json!({"names": self.state().names, "error": error, "next_at": next_at});
             self.append(EventKind::CertificateFailing, data).await;
         }
@@ -349,6 +409,18 @@ impl Acme {
     fn change(&self, change: impl FnOnce(&mut AcmeState)) {
         change(&mut self.state.lock());
     }
+}
+
+/// The library panics on some answers of authorities, and mail does not stop for that.
+async fn caught<T>(work: impl Future<Output = Result<T, AcmeError>>) -> Result<T, AcmeError> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or(Err(AcmeError::Panicked))
+}
+
+/// Does what may wait for the disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, AcmeError> + Send + 'static,
+) -> Result<T, AcmeError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(AcmeError::Panicked))
 }
 
 /// The name of a certificate for its authority (RFC 9773 §4.1); `None` if it does not say which key has signed it.

@@ -2,12 +2,14 @@
 
 use instant_acme::Error;
 
+use super::error::kind_of;
+
 /// How often a call is made. The library makes three requests in each.
 pub(super) const TRIES_MAX: u32 = 10;
 
 /// Whether the authority refused the nonce of a request, and so did nothing (RFC 8555 §6.5).
 pub(super) fn is_refused(error: &Error) -> bool {
-    matches!(error, Error::Api(problem) if problem.r#type.as_deref() == Some("urn:ietf:params:acme:error:badNonce"))
+    matches!(error, Error::Api(problem) if kind_of(problem) == "badNonce")
 }
 
 /// Repeats a call while the authority refuses its nonce. The library gives up at the third refusal, and an order has many

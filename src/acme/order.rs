@@ -1,5 +1,6 @@
 //! One order: from the names to the chain.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use instant_acme::{
@@ -11,12 +12,15 @@ use zeroize::Zeroizing;
 
 use super::Acme;
 use super::challenge_listener::ChallengeListener;
-use super::error::{AcmeError, shown};
+use super::error::{AcmeError, kind_of, shown};
 use super::nonce::again;
 use super::persist::{self, PersistRecord};
+use super::transport::TransportError;
 use crate::config::AcmeChallenge;
 use crate::mail::DomainName;
 
+/// The time of a whole order.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// The time in which the authority decides.
 const DECISION_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// The first pause between two questions, and the longest one.
@@ -61,21 +65,40 @@ pub(super) async fn run(
     account: &Account,
     replaced: Option<CertificateIdentifier<'static>>,
 ) -> Result<Issued, AcmeError> {
+    tokio::select! {
+        ended = complete(acme, account, replaced) => ended,
+        () = acme.parts.clock.sleep(ORDER_TIMEOUT) => Err(AcmeError::Endless),
+    }
+}
+
+async fn complete(
+    acme: &Acme,
+    account: &Account,
+    replaced: Option<CertificateIdentifier<'static>>,
+) -> Result<Issued, AcmeError> {
     let mut order = place(acme, account, replaced).await?;
-    let mut names = Names { acme, account, listener: None, proof: None };
-    names.prove(&mut order).await?;
-    let is_proved = |status: OrderStatus| {
-        matches!(status, OrderStatus::Ready | OrderStatus::Processing | OrderStatus::Valid)
-    };
-    wait_until(acme, &mut order, is_proved).await?;
-    let challenge = names.proof.map(Proof::name);
-    drop(names);
+    let challenge = prove(acme, account, &mut order).await?.map(Proof::name);
     let (key, request) = make_request(&acme.parts.names)?;
     again!(order.finalize_csr(&request).await)?;
     wait_until(acme, &mut order, |status: OrderStatus| status == OrderStatus::Valid).await?;
     let chain = again!(order.certificate().await)?;
     let chain = chain.ok_or_else(|| AcmeError::Authority("the authority has no certificate".into()))?;
     Ok(Issued { pem: Zeroizing::new(format!("{}\n{chain}", key.trim_end())), challenge })
+}
+
+/// Proves the names of the order, which is ready then. Returns how; `None` if the authority still knew.
+async fn prove(acme: &Acme, account: &Account, order: &mut Order) -> Result<Option<Proof>, AcmeError> {
+    let mut names = Names { acme, account, listener: None, proof: None };
+    let is_proved = |status: OrderStatus| {
+        matches!(status, OrderStatus::Ready | OrderStatus::Processing | OrderStatus::Valid)
+    };
+    let mut proved = names.answer(order).await;
+    if proved.is_ok() {
+        proved = wait_until(acme, order, is_proved).await;
+    }
+    let has_record_failed = proved.is_err() && names.proof == Some(Proof::DnsPersist);
+    acme.record_failed.store(has_record_failed, Ordering::Relaxed);
+    proved.map(|()| names.proof)
 }
 
 async fn place(
@@ -97,11 +120,26 @@ async fn place(
     if replaced.is_some() {
         match again!(account.new_order(&new(replaced.clone())).await) {
             Ok(order) => return Ok(order),
-            // RFC 9773 §5: it is a hint, which the authority may not know, or not for this certificate.
-            Err(error) => tracing::debug!(%error, "the order does not say which certificate it replaces"),
+            Err(error) if is_about_replacing(&error) => {
+                tracing::debug!(%error, "the order does not say which certificate it replaces");
+            }
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(again!(account.new_order(&new(None)).await)?)
+}
+
+/// Whether an order failed because of the certificate that it replaces. That is a hint (RFC 9773 §5), which the authority may
+/// not know, or not for this certificate, or not from this account.
+fn is_about_replacing(error: &Error) -> bool {
+    const KINDS: [&str; 4] = ["alreadyReplaced", "malformed", "unauthorized", ""];
+    match error {
+        Error::Api(problem) => KINDS.contains(&kind_of(problem)),
+        // The library refuses an order that does not repeat the hint.
+        Error::Other(error) => !error.is::<TransportError>(),
+        Error::Unsupported(_) => true,
+        _ => false,
+    }
 }
 
 /// The private key in PEM and the request for these names. The key exists nowhere else until the certificate is there.
@@ -126,7 +164,7 @@ async fn wait_until(
     loop {
         let status = again!(order.refresh().await.map(|state| state.status))?;
         if status == OrderStatus::Invalid {
-            return Err(explain(order).await);
+            return Err(explain(acme, order).await);
         }
         if is_reached(status) {
             return Ok(());
@@ -140,19 +178,18 @@ async fn wait_until(
 }
 
 /// Why the authority did not accept an order: what it says about the first challenge that failed.
-async fn explain(order: &mut Order) -> AcmeError {
-    let own = order.state().error.clone();
-    let mut authorizations = order.authorizations();
-    while let Some(Ok(mut authorization)) = authorizations.next().await {
-        if again!(authorization.refresh().await.map(|_| ())).is_err() {
-            continue;
-        }
-        let failed = authorization.challenges.iter().find_map(|challenge| challenge.error.as_ref());
-        if let Some(problem) = failed {
-            return AcmeError::refused(problem, Some(&authorization.identifier().to_string()));
+async fn explain(acme: &Acme, order: &mut Order) -> AcmeError {
+    // The library has forgotten the authorizations when it asked for the order.
+    if fetch_all(acme, order).await.is_ok() {
+        let mut authorizations = order.authorizations();
+        while let Some(Ok(authorization)) = authorizations.next().await {
+            let failed = authorization.challenges.iter().find_map(|challenge| challenge.error.as_ref());
+            if let Some(problem) = failed {
+                return AcmeError::refused(problem, Some(&authorization.identifier().to_string()));
+            }
         }
     }
-    match own {
+    match order.state().error.clone() {
         Some(problem) => AcmeError::refused(&problem, None),
         None => AcmeError::Authority("the authority did not accept the order and does not say why".into()),
     }
@@ -169,11 +206,8 @@ struct Names<'a> {
 
 impl Names<'_> {
     /// Answers a challenge for each name that the authority does not know yet.
-    async fn prove(&mut self, order: &mut Order) -> Result<(), AcmeError> {
-        // The order keeps what was fetched, so a refused nonce costs one request.
-        for index in 0..order.state().authorizations.len() {
-            again!(fetch(order, index).await)?;
-        }
+    async fn answer(&mut self, order: &mut Order) -> Result<(), AcmeError> {
+        fetch_all(self.acme, order).await?;
         self.note_records(order).await?;
         let mut authorizations = order.authorizations();
         while let Some(found) = authorizations.next().await {
@@ -212,7 +246,7 @@ impl Names<'_> {
         let parts = &self.acme.parts;
         let opened = ChallengeListener::open(&parts.settings.http_listen, parts.public_url.clone()).await;
         self.acme.change(|state| {
-            state.challenge_listener = Some(opened.as_ref().map(|_| ()).map_err(ToString::to_string));
+            state.challenge_listener = Some(opened.as_ref().map(|_| ()).map_err(Clone::clone));
         });
         self.listener = Some(opened?);
         Ok(())
@@ -228,7 +262,9 @@ impl Names<'_> {
             let authorization = found?;
             let Some(record) = self.record_of(&authorization) else { continue };
             records.push((record.name.clone(), record.value()));
-            if wanted != AcmeChallenge::Http && !self.can_use_http(&authorization) {
+            // What the authority still knows needs none.
+            let is_open = authorization.status == AuthorizationStatus::Pending;
+            if is_open && wanted != AcmeChallenge::Http && !self.can_use_http(&authorization) {
                 needed.push(record);
             }
         }
@@ -243,17 +279,21 @@ impl Names<'_> {
     }
 
     /// `dns-persist-01` only if its record is there, so that a published half never keeps a certificate from being issued.
+    /// Nor does a record that we see and the authority does not: after it has failed, `http-01` comes first once.
     async fn choose(&self, authorization: &AuthorizationState, name: &str) -> Result<Proof, AcmeError> {
         let wanted = self.acme.parts.settings.challenge;
         let can_use_http = self.can_use_http(authorization);
+        if can_use_http && self.acme.record_failed.load(Ordering::Relaxed) {
+            return Ok(Proof::Http);
+        }
         if wanted != AcmeChallenge::Http
             && let Some(record) = self.record_of(authorization)
         {
-            if self.is_published(&record).await {
+            if self.acme.is_published(&record).await {
                 return Ok(Proof::DnsPersist);
             }
             if !can_use_http {
-                return Err(AcmeError::Record { value: record.value(), name: record.name });
+                return Err(AcmeError::Record(record));
             }
         }
         if can_use_http {
@@ -265,6 +305,9 @@ impl Names<'_> {
             name: name.to_owned(),
             offered: shown(&offered.join(", ")),
             wanted: match wanted {
+                AcmeChallenge::Auto if self.acme.parts.settings.http_listen.is_empty() => {
+                    "auto, without an address in acme.http_listen"
+                }
                 AcmeChallenge::Auto => "auto",
                 AcmeChallenge::Http => Proof::Http.name(),
                 AcmeChallenge::DnsPersist => Proof::DnsPersist.name(),
@@ -273,9 +316,7 @@ impl Names<'_> {
     }
 
     fn can_use_http(&self, authorization: &AuthorizationState) -> bool {
-        let settings = &self.acme.parts.settings;
-        settings.challenge != AcmeChallenge::DnsPersist
-            && !settings.http_listen.is_empty()
+        !self.acme.parts.settings.challenge_listeners().is_empty()
             && authorization.challenges.iter().any(|one| one.r#type == ChallengeType::Http01)
     }
 
@@ -291,11 +332,18 @@ impl Names<'_> {
         let account_url = offered.account_url.as_deref().unwrap_or(self.account.id());
         PersistRecord::new(&authorization.identifier().to_string(), issuers, account_url)
     }
+}
 
-    async fn is_published(&self, record: &PersistRecord) -> bool {
-        let parts = &self.acme.parts;
-        record.is_published(&parts.resolver.without_cache(), parts.clock.now()).await
+/// Fetches the authorizations of the order. It keeps what was fetched, so a refused nonce costs one request.
+async fn fetch_all(acme: &Acme, order: &mut Order) -> Result<(), AcmeError> {
+    let count = order.state().authorizations.len();
+    if count > acme.parts.names.len() {
+        return Err(AcmeError::Authority("the order has more authorizations than names".into()));
     }
+    for index in 0..count {
+        again!(fetch(order, index).await)?;
+    }
+    Ok(())
 }
 
 /// Fetches the authorization at a place of the order.

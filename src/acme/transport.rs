@@ -7,19 +7,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::Method;
-use hyper::header::{HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::header::{HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::{Method, Uri};
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use ipnet::IpNet;
+use jiff::fmt::rfc2822;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
 use super::persist::CHALLENGE_TYPE;
+use crate::clock::Clock;
 use crate::config;
 use crate::dns::Resolver;
 use crate::http_client::{Client, Limits, OverflowPolicy, Request, Response, SendError};
+use crate::mail::Timestamp;
 use crate::tls::TlsError;
 
 const LIMITS: Limits = Limits {
@@ -31,11 +34,15 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("pillarbox/", env!("
 /// Names of the authority that are read, and challenges that are kept.
 const ISSUERS_MAX: usize = 20;
 const OFFERS_MAX: usize = 200;
+/// The longest `Retry-After` that the library gets, and the one in an answer that has none.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// A client for one directory. Clones share what they have read.
 #[derive(Clone)]
 pub(super) struct Transport {
     client: Client,
+    clock: Clock,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -46,8 +53,8 @@ struct Seen {
     identities: Vec<String>,
     /// The challenges of dns-persist-01 by their URLs.
     offers: HashMap<String, PersistChallenge>,
-    /// After how many seconds the last refused request may be repeated.
-    retry_after: Option<u64>,
+    /// After which time the last refused request may be repeated.
+    retry_after: Option<Duration>,
 }
 
 /// A challenge of dns-persist-01.
@@ -66,12 +73,12 @@ pub(super) struct PersistChallenge {
 
 /// An answer that is not one of ACME, or none.
 #[derive(Debug, thiserror::Error)]
-enum TransportError {
+pub(super) enum TransportError {
     #[error("cannot reach {url}: {source}")]
     Unreachable { url: Url, source: SendError },
     #[error("{url} answered {status}{detail}")]
     Failed { url: Url, status: u16, detail: String },
-    #[error("{0} is not an https URL")]
+    #[error("{0:?} is not an https URL")]
     NotHttps(String),
 }
 
@@ -80,10 +87,10 @@ impl Transport {
     ///
     /// # Errors
     /// `acme.ca_file` cannot be used.
-    pub fn new(settings: &config::Acme, resolver: &Resolver) -> Result<Self, TlsError> {
+    pub fn new(settings: &config::Acme, resolver: &Resolver, clock: Clock) -> Result<Self, TlsError> {
         let everywhere = [IpNet::from(ipnet::Ipv4Net::default()), ipnet::Ipv6Net::default().into()];
         let client = Client::new(resolver.clone(), settings.ca_file.as_deref(), &everywhere)?;
-        Ok(Self { client, seen: Arc::default() })
+        Ok(Self { client, clock, seen: Arc::default() })
     }
 
     /// Forgets what belongs to earlier orders.
@@ -105,7 +112,7 @@ impl Transport {
 
     /// How long the authority asks to wait after its last refusal.
     pub fn retry_after(&self) -> Option<Duration> {
-        self.seen.lock().retry_after.map(Duration::from_secs)
+        self.seen.lock().retry_after
     }
 }
 
@@ -114,10 +121,9 @@ impl HttpClient for Transport {
         &self,
         request: hyper::Request<BodyWrapper<Bytes>>,
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
-        let Self { client, seen } = self.clone();
+        let transport = self.clone();
         Box::pin(async move {
-            let response =
-                exchange(&client, request, &seen).await.map_err(|error| Error::Other(error.into()))?;
+            let response = transport.exchange(request).await.map_err(|error| Error::Other(error.into()))?;
             let mut whole = hyper::Response::new(Full::new(response.body));
             *whole.status_mut() = response.status;
             *whole.headers_mut() = response.headers;
@@ -126,42 +132,62 @@ impl HttpClient for Transport {
     }
 }
 
-async fn exchange(
-    client: &Client,
-    request: hyper::Request<BodyWrapper<Bytes>>,
-    seen: &Mutex<Seen>,
-) -> Result<Response, TransportError> {
-    let (mut head, body) = request.into_parts();
-    let text = head.uri.to_string();
-    // RFC 8555 §6.1.
-    let url = Url::parse(&text).ok().filter(|url| url.scheme() == "https");
-    let url = url.ok_or(TransportError::NotHttps(text))?;
-    head.headers.insert(USER_AGENT, AGENT);
-    let Ok(body) = body.collect().await;
-    let is_get = head.method != Method::POST;
-    let request =
-        Request { method: head.method, url: url.clone(), headers: head.headers, body: body.to_bytes() };
-    let response = client
-        .send(request, LIMITS)
-        .await
-        .map_err(|source| TransportError::Unreachable { url: url.clone(), source })?;
-    let content = serde_json::from_slice::<Value>(&response.body).ok();
-    let is_refusal = response.status.is_client_error() || response.status.is_server_error();
-    seen.lock().note(&response, content.as_ref(), is_refusal);
-    // A refused request of a POST has a problem document, which the library reads.
-    if is_refusal && (is_get || !content.as_ref().is_some_and(Value::is_object)) {
-        let detail = content.as_ref().and_then(|content| content["detail"].as_str());
-        let detail = detail.map(|detail| format!(": {detail}")).unwrap_or_default();
-        return Err(TransportError::Failed { url, status: response.status.as_u16(), detail });
+impl Transport {
+    async fn exchange(
+        &self,
+        request: hyper::Request<BodyWrapper<Bytes>>,
+    ) -> Result<Response, TransportError> {
+        let (mut head, body) = request.into_parts();
+        let text = head.uri.to_string();
+        // RFC 8555 §6.1.
+        let url = Url::parse(&text).ok().filter(|url| url.scheme() == "https");
+        let url = url.ok_or(TransportError::NotHttps(text))?;
+        head.headers.insert(USER_AGENT, AGENT);
+        let Ok(body) = body.collect().await;
+        let is_get = head.method != Method::POST;
+        let request =
+            Request { method: head.method, url: url.clone(), headers: head.headers, body: body.to_bytes() };
+        let mut response = self
+            .client
+            .send(request, LIMITS)
+            .await
+            .map_err(|source| TransportError::Unreachable { url: url.clone(), source })?;
+        let content = serde_json::from_slice::<Value>(&response.body).ok();
+        let is_refusal = response.status.is_client_error() || response.status.is_server_error();
+        let asked = asked_pause(&response.headers, self.clock.now());
+        self.seen.lock().note(asked, content.as_ref(), is_refusal);
+        // A refused request of a POST has a problem document, which the library reads.
+        if is_refusal && (is_get || !content.as_ref().is_some_and(Value::is_object)) {
+            let detail = content.as_ref().and_then(|content| content["detail"].as_str());
+            let detail = detail.map(|detail| format!(": {detail}")).unwrap_or_default();
+            return Err(TransportError::Failed { url, status: response.status.as_u16(), detail });
+        }
+        // The library panics on such a URL in the directory.
+        let nonces = content.as_ref().and_then(|content| content["newNonce"].as_str());
+        if let Some(bad) = nonces.filter(|url| url.parse::<Uri>().is_err()) {
+            return Err(TransportError::NotHttps(bad.to_owned()));
+        }
+        // The library adds it to the time, where it may overflow, and ignores a renewal window without it.
+        let pause = asked.unwrap_or(RETRY_AFTER_DEFAULT).min(RETRY_AFTER_MAX);
+        response.headers.insert(RETRY_AFTER, pause.as_secs().into());
+        Ok(response)
     }
-    Ok(response)
+}
+
+/// How long an answer asks to wait: seconds, or a date (RFC 9110 §10.2.3).
+fn asked_pause(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = Timestamp::from_second(rfc2822::parse(text).ok()?.timestamp().as_second()).ok()?;
+    Some(Duration::try_from(date.duration_since(now)).unwrap_or_default())
 }
 
 impl Seen {
-    fn note(&mut self, response: &Response, content: Option<&Value>, is_refusal: bool) {
+    fn note(&mut self, asked: Option<Duration>, content: Option<&Value>, is_refusal: bool) {
         if is_refusal {
-            let after = response.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-            self.retry_after = after.and_then(|after| after.trim().parse().ok());
+            self.retry_after = asked;
         }
         let Some(content) = content else { return };
         if let Some(identities) = content.pointer("/meta/caaIdentities").and_then(Value::as_array) {

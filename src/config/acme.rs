@@ -8,7 +8,7 @@ use url::Url;
 
 use super::Tls;
 use super::error::InvalidOption;
-use crate::mail::DomainName;
+use crate::mail::{Address, DomainName};
 
 const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 /// Names that one certificate may have; authorities allow 100.
@@ -26,7 +26,7 @@ pub struct Acme {
     pub directory: Url,
     /// How the server proves that the names are its own.
     pub challenge: AcmeChallenge,
-    /// Listeners for http-01.
+    /// Listeners for http-01; none if it must not be used.
     pub http_listen: Vec<SocketAddr>,
     /// The names of the certificate; `hostname` if empty.
     pub names: Vec<DomainName>,
@@ -77,6 +77,14 @@ impl Acme {
         if self.names.is_empty() { vec![hostname.clone()] } else { self.names.clone() }
     }
 
+    /// The listeners for http-01 that an order may open.
+    pub fn challenge_listeners(&self) -> &[SocketAddr] {
+        match self.challenge {
+            AcmeChallenge::Auto | AcmeChallenge::Http if self.enabled => &self.http_listen,
+            _ => &[],
+        }
+    }
+
     pub(super) fn find_invalid(&self, tls: &Tls, hostname: &DomainName) -> Option<InvalidOption> {
         let of = |key, message: &'static str| Some(InvalidOption::new(key, message));
         if self.enabled && tls.certificate.is_some() {
@@ -85,17 +93,20 @@ impl Acme {
         if self.enabled && !self.names(hostname).iter().all(DomainName::is_fully_qualified) {
             return of("acme.names", "must be fully qualified names; without them, hostname must be one");
         }
+        if self.enabled && !self.names.is_empty() && !self.names.contains(hostname) {
+            return of(
+                "acme.names",
+                "must have the hostname too, because mail clients refuse a certificate without it",
+            );
+        }
         if self.names.len() > NAMES_MAX {
             return of("acme.names", "must have at most 100 names");
         }
-        if self.directory.scheme() != "https" {
-            return of("acme.directory", "must be an https URL");
+        let has_user = !self.directory.username().is_empty() || self.directory.password().is_some();
+        if self.directory.scheme() != "https" || has_user {
+            return of("acme.directory", "must be an https URL without user and password");
         }
-        if self
-            .contact
-            .as_ref()
-            .is_some_and(|contact| !contact.contains('@') || contact.contains(char::is_whitespace))
-        {
+        if !self.contact.as_deref().is_none_or(is_contact) {
             return of("acme.contact", "must be a mail address");
         }
         if self.eab_key_id.is_some() != self.eab_key_file.is_some() {
@@ -106,4 +117,9 @@ impl Acme {
         }
         None
     }
+}
+
+/// Whether an authority may take it as a contact (RFC 8555 §7.3): a mail address in ASCII at a domain.
+fn is_contact(text: &str) -> bool {
+    Address::parse(text).is_ok_and(|address| !address.needs_smtputf8() && address.domain().is_some())
 }

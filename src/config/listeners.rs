@@ -2,21 +2,19 @@
 
 use std::net::SocketAddr;
 
+use super::Config;
 use super::error::InvalidOption;
-use super::{AcmeChallenge, Config};
 
 pub(super) fn find_invalid(config: &Config) -> Option<InvalidOption> {
-    let mut options = vec![
+    let options: [(&'static str, &[SocketAddr]); 7] = [
         ("smtp.submission", &config.smtp.submission),
         ("smtp.submissions", &config.smtp.submissions),
         ("api.listen", &config.api.listen),
         ("api.metrics_listen", &config.api.metrics_listen),
         ("inbound.listen", &config.inbound.listen),
         ("public.listen", &config.public.listen),
+        ("acme.http_listen", config.acme.challenge_listeners()),
     ];
-    if config.acme.enabled && config.acme.challenge != AcmeChallenge::DnsPersist {
-        options.push(("acme.http_listen", &config.acme.http_listen));
-    }
     let mut seen: Vec<(&'static str, SocketAddr)> = Vec::new();
     for (option, addresses) in options {
         for &address in addresses {

@@ -93,6 +93,15 @@ fn an_error_names_file_line_and_key() {
         ("[acme]\ndirectory = \"http://ca.example/\"\n", ["test.toml", "acme.directory", "https"]),
         ("[acme]\neab_key_id = \"a\"\n", ["test.toml", "acme.eab_key_file", "acme.eab_key_id"]),
         ("[acme]\ncontact = \"postmaster\"\n", ["test.toml", "acme.contact", "mail address"]),
+        ("[acme]\ncontact = \"a@b,c\"\n", ["test.toml", "acme.contact", "mail address"]),
+        (
+            "[acme]\ndirectory = \"https://user@ca.example/\"\n",
+            ["test.toml", "acme.directory", "without user and password"],
+        ),
+        (
+            "hostname = \"a.example\"\n[acme]\nenabled = true\nnames = [\"b.example\"]\n",
+            ["test.toml", "acme.names", "must have the hostname"],
+        ),
         ("[acme]\nchallenge = \"http-01\"\nhttp_listen = []\n", ["test.toml", "acme.http_listen", "http-01"]),
         ("[[relay.shaping]]\nname = \"x\"\n", ["test.toml", "relay.shaping", "mx or domains"]),
         (

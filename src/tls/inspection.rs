@@ -2,12 +2,10 @@
 
 use std::path::Path;
 
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::EndEntityCert;
-use x509_parser::extensions::GeneralName;
 
-use super::{TlsError, load, provider, read, trusted_roots};
+use super::{Leaf, TlsError, load, parse_chain, provider, read, trusted_roots};
 use crate::mail::{DomainName, Timestamp};
 
 /// Names of a certificate that are shown.
@@ -40,25 +38,17 @@ pub fn inspect(
 ) -> Result<Inspection, TlsError> {
     load(certificate, private_key)?;
     let fault = |message: String| TlsError::Content { path: certificate.to_owned(), message };
-    let chain: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(&read(certificate)?)
-        .collect::<Result<_, _>>()
-        .map_err(|error| fault(format!("not a certificate in PEM: {error}")))?;
-    let [leaf, intermediates @ ..] = chain.as_slice() else {
-        return Err(fault("contains no certificate in PEM".into()));
-    };
-    let (_, parsed) =
-        x509_parser::parse_x509_certificate(leaf).map_err(|error| fault(format!("not readable: {error}")))?;
-    let end_entity = EndEntityCert::try_from(leaf).map_err(|error| fault(format!("not usable: {error}")))?;
-    let at = |seconds| Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX);
-    let validity = parsed.validity();
-    let (not_before, not_after) = (at(validity.not_before.timestamp()), at(validity.not_after.timestamp()));
-    let is_for = |name| end_entity.verify_is_valid_for_subject_name(&name).is_ok();
+    let chain = parse_chain(certificate, &read(certificate)?)?;
+    let leaf = Leaf::parse(&chain[0]).map_err(fault)?;
+    let (not_before, not_after) = leaf.validity();
+    // Not `clamp`: the first may be later than the second.
+    let in_its_life = now.max(not_before).min(not_after);
     Ok(Inspection {
-        names: names_of(&parsed),
-        is_for_hostname: ServerName::try_from(hostname.as_str()).is_ok_and(is_for),
+        names: leaf.names(NAMES_MAX),
+        is_for_hostname: leaf.is_for(hostname),
         not_before,
         not_after,
-        chain_fault: find_chain_fault(&end_entity, intermediates, now.clamp(not_before, not_after))?,
+        chain_fault: find_chain_fault(leaf.end_entity(), &chain[1..], in_its_life)?,
     })
 }
 
@@ -86,16 +76,6 @@ impl Inspection {
 
 fn utc(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
-}
-
-fn names_of(certificate: &x509_parser::certificate::X509Certificate<'_>) -> Vec<String> {
-    let names = certificate.subject_alternative_name().ok().flatten();
-    let names = names.iter().flat_map(|extension| &extension.value.general_names);
-    let names = names.filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        _ => None,
-    });
-    names.take(NAMES_MAX).collect()
 }
 
 /// Verifies the chain at a time in the life of the certificate.
@@ -150,5 +130,20 @@ mod tests {
         }
         assert!(!found(true).ends_soon(at("2026-03-01T00:00:00Z")));
         assert!(found(true).ends_soon(at("2026-03-03T00:00:00Z")));
+    }
+
+    #[test]
+    fn a_certificate_that_ends_before_it_begins_is_inspected() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(vec!["mail.example.com".to_owned()]).unwrap();
+        parameters.not_before = rcgen::date_time_ymd(2031, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(2030, 1, 1);
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("certificate.pem");
+        let pem = key.serialize_pem() + &parameters.self_signed(&key).unwrap().pem();
+        std::fs::write(&file, pem).unwrap();
+        let hostname = DomainName::parse("mail.example.com").unwrap();
+        let found = inspect(&file, &file, &hostname, "2030-06-01T00:00:00Z".parse().unwrap()).unwrap();
+        assert!(found.not_after < found.not_before && found.is_for_hostname && found.chain_fault.is_some());
     }
 }

@@ -1,6 +1,7 @@
 """The real binary gets certificates from Pebble: the first one, renewals, with refused nonces and an external account, and
 while the authority is away. See `run`."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -26,7 +27,8 @@ UNVERIFIED = ssl._create_unverified_context()
 
 
 class Authority:
-    """Pebble with its own DNS, which says that every name is this machine."""
+    """Pebble with its own DNS, which says that every name is this machine. A context: it runs inside. Its log is shown if
+    something fails there."""
 
     def __init__(self, folder, needs_binding=False):
         folder.mkdir()
@@ -52,24 +54,37 @@ class Authority:
         }
         file = folder / "pebble.json"
         file.write_text(json.dumps({"pebble": config}))
-        log = open(folder / "log", "wb")
+        dns_only = [f"-{kind}=" for kind in ("http01", "https01", "tlsalpn01")]
+        self.commands = [
+            ["pebble-challtestsrv", "-dns01", self.name_server, "-defaultIPv6", "",
+             "-management", f"127.0.0.1:{commands}", *dns_only],
+            ["pebble", "-config", str(file), "-dnsserver", self.name_server],
+        ]  # fmt: skip
+        self.log = folder / "log"
+        self.processes = []
+
+    def __enter__(self):
         environment = {
             **os.environ,
             "PEBBLE_WFE_NONCEREJECT": str(NONCES_REFUSED_PERCENT),
             "PEBBLE_VA_NOSLEEP": "1",
             "PEBBLE_AUTHZREUSE": "0",
         }
+        try:
+            with open(self.log, "wb") as log:
+                for command in self.commands:
+                    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+                    self.processes.append(process)
+            wait_until("Pebble listens", lambda: all(is_open(port) for port in (self.port, self.management)))
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self
 
-        def start(*command):
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
-
-        dns_only = [f"-{kind}=" for kind in ("http01", "https01", "tlsalpn01")]
-        self.processes = [
-            start("pebble-challtestsrv", "-dns01", self.name_server, "-defaultIPv6", "",
-                  "-management", f"127.0.0.1:{commands}", *dns_only),
-            start("pebble", "-config", str(file), "-dnsserver", self.name_server),
-        ]  # fmt: skip
-        wait_until("Pebble listens", lambda: all(is_open(port) for port in (self.port, self.management)))
+    def __exit__(self, kind, *_):
+        self.stop()
+        if kind is not None:
+            print(self.log.read_text(errors="replace"), file=sys.stderr)
 
     def root(self):
         """The certificate that its certificates lead to. It is new at each start."""
@@ -129,6 +144,14 @@ ca_file = "{authority.ca_file}"
         return next(finding for finding in findings if finding["id"] == check)
 
 
+@contextlib.contextmanager
+def running(server):
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
 def wait_until(what, condition, seconds=PATIENCE_SECONDS):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -181,9 +204,7 @@ def first_certificate(server, authority):
 
 
 def check_renewals(folder):
-    authority = Authority(folder / "pebble")
-    server = AcmeServer(folder / "server", authority)
-    try:
+    with Authority(folder / "pebble") as authority, running(AcmeServer(folder / "server", authority)) as server:
         seconds, session = first_certificate(server, authority)
         root = authority.root()
         seen = [serials(server, root)]
@@ -207,23 +228,19 @@ def check_renewals(folder):
         server.start()
         assert serials(server, root) == seen[-1]
         print("ok      a restart uses the certificate in its file")
-    finally:
-        server.stop()
-        authority.stop()
 
 
 def check_external_account(folder):
-    authority = Authority(folder / "pebble", needs_binding=True)
     key = folder / "eab.key"
     key.write_text(f"{KEY}\n")
-    server = AcmeServer(folder / "server", authority, f'eab_key_id = "{KEY_ID}"\neab_key_file = "{key}"')
-    try:
+    binding = f'eab_key_id = "{KEY_ID}"\neab_key_file = "{key}"'
+    with (
+        Authority(folder / "pebble", needs_binding=True) as authority,
+        running(AcmeServer(folder / "server", authority, binding)) as server,
+    ):
         first_certificate(server, authority)
         serials(server, authority.root())
         print("ok      an account that is bound to one outside of ACME")
-    finally:
-        server.stop()
-        authority.stop()
 
 
 def main():

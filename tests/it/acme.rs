@@ -9,16 +9,19 @@ use pillarbox::acme::certificate_file;
 use pillarbox::config::{self, AcmeChallenge};
 use pillarbox::mail::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::rustls::ClientConfig;
 
 use crate::client::Client;
 use crate::fake_ca::{FakeCa, quiet_port};
 use crate::fake_dns::FakeDns;
+use crate::http::read_answer;
 use crate::identity::trust_pem;
 use crate::program;
 use crate::server::{HOSTNAME, TestServer, database_file};
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
 /// Longer than the first look of a server waits.
 const START: Duration = Duration::from_secs(11);
@@ -234,6 +237,63 @@ async fn without_its_record_dns_persist_asks_for_nothing_and_says_what_to_publis
 }
 
 #[tokio::test]
+async fn a_record_that_is_missing_is_awaited_without_the_authority() {
+    let stage = Stage::with(|ca, settings| {
+        ca.set(|behaviour| behaviour.challenges = vec!["dns-persist-01"]);
+        settings.challenge = AcmeChallenge::DnsPersist;
+    })
+    .await;
+    stage.server.clock.advance(START);
+    let view = stage.expect_failure("has no TXT record").await;
+    let hours = hours_until(&stage, &view["acme"]["next_at"]);
+    assert!(hours < 0.2, "{hours}");
+    assert_eq!(stage.events("certificate.failing").await.len(), 0, "nobody can know the record before");
+    let asked = stage.ca.asked("/");
+    stage.server.clock.advance(11 * MINUTE);
+    let first = time(&view["acme"]["next_at"]);
+    let view = stage.expect("it looks again", |view| time(&view["acme"]["next_at"]) > first).await;
+    assert_eq!((stage.ca.asked("/"), stage.events("certificate.failing").await.len()), (asked, 1));
+
+    let record = &view["acme"]["records"][0];
+    stage.dns.text(record["name"].as_str().unwrap(), record["value"].as_str().unwrap());
+    stage.server.clock.advance(11 * MINUTE);
+    stage.expect_issued(1).await;
+    assert_eq!(stage.events("certificate.renewed").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_record_that_only_the_server_sees_keeps_no_certificate_from_being_issued() {
+    let stage = Stage::with(|ca, _| {
+        ca.set(|behaviour| {
+            behaviour.challenges = vec!["dns-persist-01", "http-01"];
+            (behaviour.sees_no_records, behaviour.looks_before_decision) = (true, 1);
+        });
+    })
+    .await;
+    stage.server.clock.advance(START);
+    let view = stage.expect_issued(1).await;
+    let record = &view["acme"]["records"][0];
+    stage.dns.text(record["name"].as_str().unwrap(), record["value"].as_str().unwrap());
+    stage.renew().await;
+    stage.expect_failure("there is no record here").await;
+    stage.renew().await;
+    assert_eq!(stage.expect_issued(2).await["acme"]["challenge"], "http-01");
+}
+
+#[tokio::test]
+async fn names_that_the_authority_still_knows_need_no_record() {
+    let stage = Stage::with(|ca, settings| {
+        ca.set(|behaviour| (behaviour.challenges, behaviour.knows_names) = (vec!["dns-persist-01"], true));
+        settings.challenge = AcmeChallenge::DnsPersist;
+    })
+    .await;
+    stage.server.clock.advance(START);
+    let view = stage.expect_issued(1).await;
+    assert_eq!((&view["acme"]["challenge"], stage.ca.asked("/challenge/")), (&Value::Null, 0));
+    assert_eq!(stage.finding("acme.record").await["status"], "skipped");
+}
+
+#[tokio::test]
 async fn the_window_of_the_authority_decides_when_to_renew() {
     let stage = Stage::start().await;
     let at = |days: i64| stage.server.clock.now() + SignedDuration::from_hours(24 * days);
@@ -247,12 +307,12 @@ async fn the_window_of_the_authority_decides_when_to_renew() {
     let view = stage.expect_issued(2).await;
     let days = hours_until(&stage, &view["acme"]["next_at"]) / 24.0;
     assert!((38.9..40.1).contains(&days), "{days}");
-    let replaced = stage.ca.last_replaced();
+    let replaced = stage.ca.last_order()["replaces"].clone();
     assert!(replaced.as_str().is_some_and(|id| id.contains('.')), "RFC 9773 §5: {replaced}");
 
-    // The window moves: the authority is going to revoke the certificate.
+    // The window moves: the authority is going to revoke the certificate. It does not say when to ask again.
     windows[1] = (at(-2), at(-1));
-    stage.ca.set(|behaviour| behaviour.windows = windows.to_vec());
+    stage.ca.set(|behaviour| (behaviour.windows, behaviour.window_pause) = (windows.to_vec(), None));
     stage.server.clock.advance(7 * HOUR);
     // It says nothing about the third one.
     let view = stage.expect_issued(3).await;
@@ -262,14 +322,19 @@ async fn the_window_of_the_authority_decides_when_to_renew() {
 
 #[tokio::test]
 async fn without_a_window_it_is_two_thirds_of_life() {
-    let stage = Stage::with(|ca, _| ca.set(|behaviour| behaviour.life = 30 * DAY)).await;
+    let stage = Stage::with(|ca, settings| {
+        ca.set(|behaviour| behaviour.life = 30 * DAY);
+        settings.profile = Some("shortlived".into());
+    })
+    .await;
     stage.server.clock.advance(START);
     let view = stage.expect_issued(1).await;
     let days = hours_until(&stage, &view["acme"]["next_at"]) / 24.0;
     assert!((days - 20.0).abs() < 0.1, "{days}");
     stage.server.clock.advance(20 * DAY + MINUTE);
     stage.expect_issued(2).await;
-    assert_eq!(stage.ca.last_replaced(), Value::Null);
+    assert_eq!(stage.ca.last_order()["profile"], "shortlived");
+    assert_eq!(stage.ca.last_order()["replaces"], Value::Null);
 }
 
 #[tokio::test]
@@ -296,14 +361,22 @@ async fn a_failure_keeps_the_old_certificate_is_told_once_and_tries_become_rare(
     let events = stage.events("certificate.failing").await;
     assert_eq!(events.len(), 1, "{events:?}");
 
-    stage.ca.set(|behaviour| behaviour.problem = Some(("/order", "rateLimited", Some(48 * 3600))));
+    stage.ca.set(|behaviour| behaviour.problem = Some(("/order", "rateLimited", Some("172800"))));
     stage.renew().await;
     let view = stage.expect_failure("rateLimited").await;
     let hours = hours_until(&stage, &view["acme"]["next_at"]);
     assert!((47.9..48.1).contains(&hours), "the authority says when: {hours}");
+    // Or it names a date, here one that is too far away for us.
+    let date = Some("Fri, 31 Dec 2100 23:59:59 GMT");
+    stage.ca.set(|behaviour| behaviour.problem = Some(("/order", "rateLimited", date)));
+    stage.renew().await;
+    let is_far = |view: &Value| hours_until(&stage, &view["acme"]["next_at"]) > 49.0;
+    let view = stage.expect("the pause is that until the date", is_far).await;
+    let hours = hours_until(&stage, &view["acme"]["next_at"]);
+    assert!((167.9..168.1).contains(&hours), "a week at most: {hours}");
 
     stage.ca.set(|behaviour| behaviour.problem = None);
-    stage.server.clock.advance(3 * DAY);
+    stage.server.clock.advance(8 * DAY);
     let view = stage.expect_issued(2).await;
     assert_eq!(view["acme"]["failing_since"], Value::Null);
     assert_eq!(stage.finding("acme.order").await["status"], "ok");
@@ -324,6 +397,125 @@ async fn what_the_authority_says_about_a_challenge_is_the_error() {
     stage.ca.set(|behaviour| behaviour.is_down = true);
     stage.renew().await;
     stage.expect_failure("answered 503").await;
+}
+
+#[tokio::test]
+async fn without_addresses_for_http_01_the_error_says_so() {
+    let stage = Stage::with(|_, settings| settings.http_listen.clear()).await;
+    stage.server.clock.advance(START);
+    stage.expect_failure("and acme.challenge is auto, without an address in acme.http_listen").await;
+}
+
+#[tokio::test]
+async fn a_decision_that_comes_later_has_its_reason_although_nonces_are_refused() {
+    let stage = Stage::with(|ca, _| {
+        ca.set(|behaviour| {
+            (behaviour.http_port, behaviour.looks_before_decision) = (quiet_port(), 1);
+            behaviour.refused_nonces = 4;
+        });
+    })
+    .await;
+    stage.server.clock.advance(START);
+    stage.expect_failure("refused relay.test: unauthorized: Connection refused").await;
+}
+
+#[tokio::test]
+async fn it_waits_for_a_decision_but_not_for_ever() {
+    let stage = Stage::with(|ca, _| ca.set(|behaviour| behaviour.looks_before_decision = 2)).await;
+    stage.server.clock.advance(START);
+    stage.expect_issued(1).await;
+    stage.ca.set(|behaviour| behaviour.looks_before_decision = usize::MAX);
+    stage.renew().await;
+    until("it waits", async || (stage.ca.asked("/order/1") > 0).then_some(())).await;
+    stage.server.clock.advance(6 * MINUTE);
+    stage.expect_failure("did not decide within five minutes").await;
+}
+
+#[tokio::test]
+async fn an_order_has_an_end_and_not_more_authorizations_than_names() {
+    let stage = Stage::with(|ca, _| ca.set(|behaviour| behaviour.more_authorizations = 1)).await;
+    stage.server.clock.advance(START);
+    stage.expect_failure("more authorizations than names").await;
+    assert_eq!(stage.ca.asked("/authorization/"), 0);
+    stage.ca.set(|behaviour| behaviour.more_authorizations = 0);
+    stage.ca.hold(Some("/order"));
+    let ordered = stage.ca.ordered();
+    stage.renew().await;
+    until("it orders", async || (stage.ca.ordered() > ordered).then_some(())).await;
+    stage.server.clock.advance(31 * MINUTE);
+    stage.expect_failure("did not end within half an hour").await;
+}
+
+#[tokio::test]
+async fn an_order_is_repeated_without_the_certificate_that_it_replaces_only_if_that_is_refused() {
+    let stage = Stage::start().await;
+    let at = |days: i64| stage.server.clock.now() + SignedDuration::from_hours(24 * days);
+    let windows = vec![(at(60), at(61)); 3];
+    stage.ca.set(|behaviour| behaviour.windows = windows);
+    stage.server.clock.advance(START);
+    stage.expect_issued(1).await;
+    for (problem, orders) in [("rateLimited", 2), ("alreadyReplaced", 4)] {
+        stage.ca.set(|behaviour| behaviour.replacing_problem = Some(problem));
+        stage.renew().await;
+        stage.expect("the order ends", |_| stage.ca.ordered() == orders).await;
+    }
+    stage.expect_issued(2).await;
+    assert_eq!(stage.ca.last_order()["replaces"], Value::Null);
+}
+
+#[tokio::test]
+async fn an_order_that_is_asked_for_when_one_is_due_is_that_one() {
+    let stage = Stage::start().await;
+    let at = |days: i64| stage.server.clock.now() + SignedDuration::from_hours(24 * days);
+    let windows = vec![(at(20), at(21)), (at(60), at(61))];
+    stage.ca.set(|behaviour| behaviour.windows = windows);
+    stage.server.clock.advance(START);
+    stage.expect_issued(1).await;
+    let asked = stage.ca.asked("/renewal");
+    stage.ca.hold(Some("/renewal"));
+    stage.server.clock.advance(21 * DAY + HOUR);
+    until("it is due", async || (stage.ca.asked("/renewal") > asked).then_some(())).await;
+    stage.renew().await;
+    stage.ca.hold(None);
+    stage.expect_issued(2).await;
+    let asked = stage.ca.asked("/renewal");
+    until("it looks again", async || {
+        stage.server.clock.advance(HOUR);
+        (stage.ca.asked("/renewal") > asked).then_some(())
+    })
+    .await;
+    assert_eq!(stage.ca.issued(), 2);
+}
+
+#[tokio::test]
+async fn a_panic_of_the_library_is_a_failed_order() {
+    // The library takes no URL that is so long.
+    let stage = Stage::with(|_, settings| settings.directory.set_query(Some(&"x".repeat(70_000)))).await;
+    stage.server.clock.advance(START);
+    stage.expect_failure("panicked").await;
+    let mut client = Client::connect(stage.server.submission(), HOSTNAME).await;
+    client.command("NOOP").await.expect_code(250);
+}
+
+#[tokio::test]
+async fn no_answer_of_the_authority_stops_the_server() {
+    const FOREVER: Option<&str> = Some("18446744073709551615");
+    let stage = Stage::start().await;
+    stage.ca.set(|behaviour| behaviour.nonce_url = Some(""));
+    stage.server.clock.advance(START);
+    stage.expect_failure("\"\" is not an https URL").await;
+    let at = |days: i64| stage.server.clock.now() + SignedDuration::from_hours(24 * days);
+    let windows = vec![(at(20), at(21))];
+    stage.ca.set(|behaviour| {
+        (behaviour.nonce_url, behaviour.windows) = (None, windows);
+        (behaviour.order_pause, behaviour.window_pause) = (FOREVER, FOREVER);
+    });
+    stage.renew().await;
+    let view = stage.expect_issued(1).await;
+    let days = hours_until(&stage, &view["acme"]["next_at"]) / 24.0;
+    assert!((19.9..21.1).contains(&days), "the window is known: {days}");
+    let mut client = Client::connect(stage.server.submission(), HOSTNAME).await;
+    client.command("NOOP").await.expect_code(250);
 }
 
 #[tokio::test]
@@ -377,6 +569,53 @@ async fn a_damaged_certificate_file_is_replaced_and_another_name_is_ordered() {
     let mut client = named.await;
     client.ehlo().await;
     assert!(client.try_starttls(stage.trust()).await.is_some());
+}
+
+#[tokio::test]
+async fn another_directory_orders_another_certificate() {
+    let mut stage = Stage::certified().await;
+    let mut other = FakeCa::start(&stage.dns).await;
+    other.set(|behaviour| behaviour.clock = stage.server.clock.clone());
+    let settings = [other.settings(), stage.server.config.acme.clone()];
+    for (settings, count) in settings.into_iter().zip([1, 2]) {
+        std::mem::swap(&mut stage.ca, &mut other);
+        stage.server.config.acme = settings;
+        stage.server.restart(|_| ()).await;
+        assert!(!stage.shows_issued().await, "the other one is better than none");
+        stage.server.clock.advance(START);
+        stage.expect_issued(count).await;
+        assert!(stage.shows_issued().await);
+    }
+}
+
+#[tokio::test]
+async fn the_listener_for_http_01_leads_people_to_the_public_address_and_has_64_connections() {
+    let dns = FakeDns::start().await;
+    let ca = FakeCa::start(&dns).await;
+    let settings = ca.settings();
+    let server = TestServer::start_with(&dns, 1, |config| {
+        config.acme = settings;
+        config.api.public_url = Some("https://mail.relay.test/pb/".parse().unwrap());
+    })
+    .await;
+    ca.set(|behaviour| behaviour.clock = server.clock.clone());
+    ca.hold(Some("/challenge/"));
+    server.clock.advance(START);
+    until("a challenge is begun", async || (ca.asked("/challenge/") > 0).then_some(())).await;
+    let connect = async || TcpStream::connect(server.config.acme.http_listen[0]).await.unwrap();
+    let mut person = connect().await;
+    person.write_all(b"GET /ui?x=1 HTTP/1.1\r\nHost: relay.test\r\n\r\n").await.unwrap();
+    let answer = read_answer(&mut person).await;
+    assert!(answer.status == 308 && answer.head.contains("https://mail.relay.test/pb/ui?x=1"), "{answer}");
+    let mut idle = Vec::new();
+    for _ in 0..64 {
+        idle.push(connect().await);
+    }
+    let mut person = connect().await;
+    let _ = person.write_all(b"GET / HTTP/1.1\r\nHost: relay.test\r\n\r\n").await;
+    let mut answer = Vec::new();
+    let _closed = timeout(PATIENCE, person.read_to_end(&mut answer)).await.expect("it is closed");
+    assert_eq!(String::from_utf8_lossy(&answer), "");
 }
 
 #[tokio::test]

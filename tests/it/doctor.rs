@@ -300,6 +300,17 @@ async fn the_command_prints_lines_json_one_line_and_explanations_with_the_exit_s
         "{text}"
     );
 
+    let web = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = web.local_addr().unwrap();
+    write(&format!(
+        "hostname = \"mail.example.com\"\n{base}[relay]\nname_servers = [\"127.0.0.1:9\"]\n[acme]\nenabled = true\nhttp_listen = [\"{address}\"]\n"
+    ));
+    let (_, text) = run(&only(&["--only", "config.ports"])).await;
+    assert!(
+        text.contains(&format!("acme.http_listen: another program, or a running Pillarbox, has {address}")),
+        "{text}"
+    );
+
     write("hostnam = \"x\"\n");
     let (status, text) = run(&only(&["--quiet"])).await;
     assert_eq!((status, text.as_str()), (Some(2), "PILLARBOX CRITICAL - 1 error: config.valid\n"));

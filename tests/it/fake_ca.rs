@@ -32,6 +32,7 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use x509_parser::certification_request::X509CertificationRequest;
@@ -68,8 +69,24 @@ pub struct Behaviour {
     /// How many nonces it refuses before it accepts one.
     pub refused_nonces: usize,
     /// The beginning of the paths where it refuses requests, the type of the problem, and `Retry-After`.
-    pub problem: Option<(&'static str, &'static str, Option<u64>)>,
+    pub problem: Option<(&'static str, &'static str, Option<&'static str>)>,
     pub is_down: bool,
+    /// The URL for nonces in its directory, in place of its own.
+    pub nonce_url: Option<&'static str>,
+    /// `Retry-After` of its orders.
+    pub order_pause: Option<&'static str>,
+    /// `Retry-After` of its windows.
+    pub window_pause: Option<&'static str>,
+    /// It decides when somebody has looked at the order so often; 0: at once.
+    pub looks_before_decision: usize,
+    /// Whether it still knows that the names are of the account.
+    pub knows_names: bool,
+    /// Whether it does not see records in the DNS.
+    pub sees_no_records: bool,
+    /// How it refuses orders that name the certificate that they replace.
+    pub replacing_problem: Option<&'static str>,
+    /// Authorizations of an order besides those of its names.
+    pub more_authorizations: usize,
 }
 
 /// What it has done.
@@ -89,7 +106,9 @@ struct Book {
 struct Order {
     account: usize,
     names: Vec<Authorization>,
-    replaces: Value,
+    /// What the client has asked for.
+    request: Value,
+    looks: usize,
     chain: Option<String>,
 }
 
@@ -98,11 +117,14 @@ struct Authorization {
     token: String,
     status: &'static str,
     error: Option<Value>,
+    /// The challenge that was begun, with the key of the account.
+    begun: Option<(String, Vec<u8>)>,
 }
 
 struct Desk {
     base: String,
     behaviour: Mutex<Behaviour>,
+    held: watch::Sender<Option<&'static str>>,
     book: Mutex<Book>,
     issuer: Issuer<'static, KeyPair>,
     root_pem: String,
@@ -138,6 +160,10 @@ impl Reply {
         Self::json(if kind == "rateLimited" { 429 } else { 400 }, &body)
     }
 
+    fn asking(self, pause: Option<&str>) -> Self {
+        if let Some(pause) = pause { self.with("Retry-After", pause) } else { self }
+    }
+
     fn with(mut self, name: &'static str, value: impl ToString) -> Self {
         self.headers.push((name, value.to_string()));
         self
@@ -164,10 +190,19 @@ impl FakeCa {
             refused_nonces: 0,
             problem: None,
             is_down: false,
+            nonce_url: None,
+            order_pause: None,
+            window_pause: Some("21600"),
+            looks_before_decision: 0,
+            knows_names: false,
+            sees_no_records: false,
+            replacing_problem: None,
+            more_authorizations: 0,
         };
         let desk = Arc::new(Desk {
             base: base.clone(),
             behaviour: Mutex::new(behaviour),
+            held: watch::Sender::new(None),
             book: Mutex::default(),
             issuer: Issuer::new(root, key),
             root_pem: root_pem.clone(),
@@ -201,6 +236,11 @@ impl FakeCa {
         change(&mut self.desk.behaviour.lock().unwrap());
     }
 
+    /// Holds back the answers of paths that begin so; `None`: of none any more.
+    pub fn hold(&self, path: Option<&'static str>) {
+        self.desk.held.send_replace(path);
+    }
+
     /// The number of certificates that it has issued.
     pub fn issued(&self) -> usize {
         self.desk.book.lock().unwrap().issued
@@ -216,9 +256,14 @@ impl FakeCa {
         self.desk.book.lock().unwrap().asked.iter().filter(|asked| asked.starts_with(path)).count()
     }
 
-    /// The certificate that the last order said to replace.
-    pub fn last_replaced(&self) -> Value {
-        self.desk.book.lock().unwrap().orders.last().unwrap().replaces.clone()
+    /// The number of orders that were asked for.
+    pub fn ordered(&self) -> usize {
+        self.desk.book.lock().unwrap().asked.iter().filter(|asked| *asked == "/order").count()
+    }
+
+    /// What the last order asked for.
+    pub fn last_order(&self) -> Value {
+        self.desk.book.lock().unwrap().orders.last().unwrap().request.clone()
     }
 
     pub fn forget_accounts(&self) {
@@ -228,10 +273,12 @@ impl FakeCa {
 
 /// A port on which nobody listens, and that the system gives to nobody who asks for any.
 pub fn quiet_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(20_000);
-    let ports = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Another run of the tests on this machine begins elsewhere.
+    let first = 20_000 + std::process::id() % 10_000;
+    let ports = std::iter::repeat_with(|| first as u16 + NEXT.fetch_add(1, Ordering::Relaxed));
     let is_free = |port: &u16| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    ports.take(10_000).find(is_free).expect("a free port")
+    ports.take(2_000).find(is_free).expect("a free port")
 }
 
 async fn serve(listener: TcpListener, tls: TlsAcceptor, desk: Arc<Desk>) {
@@ -260,6 +307,8 @@ impl Desk {
         let path = head.uri.path().to_owned();
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         self.book.lock().unwrap().asked.push(path.clone());
+        let mut held = self.held.subscribe();
+        held.wait_for(|held| !held.is_some_and(|held| path.starts_with(held))).await.unwrap();
         if self.behaviour.lock().unwrap().is_down {
             return Reply { status: 503, headers: Vec::new(), body: "under maintenance".into() };
         }
@@ -282,8 +331,12 @@ impl Desk {
             "newNonce": url("/nonce"), "newAccount": url("/account"), "newOrder": url("/order"),
             "meta": {"caaIdentities": [HOST]},
         });
-        if !self.behaviour.lock().unwrap().windows.is_empty() {
+        let behaviour = self.behaviour.lock().unwrap();
+        if !behaviour.windows.is_empty() {
             directory["renewalInfo"] = url("/renewal").into();
+        }
+        if let Some(url) = behaviour.nonce_url {
+            directory["newNonce"] = url.into();
         }
         Reply::json(200, &directory)
     }
@@ -292,10 +345,13 @@ impl Desk {
     fn renewal(&self, path: &str) -> Reply {
         let serial = BASE64.decode(path.rsplit('.').next().unwrap()).unwrap();
         let place = usize::from(*serial.last().unwrap()) - 1;
-        let window = self.behaviour.lock().unwrap().windows.get(place).copied();
+        let (window, pause) = {
+            let behaviour = self.behaviour.lock().unwrap();
+            (behaviour.windows.get(place).copied(), behaviour.window_pause)
+        };
         let Some((start, end)) = window else { return Reply::problem("malformed", "no such certificate") };
         let window = json!({"suggestedWindow": {"start": start, "end": end}});
-        Reply::json(200, &window).with("Retry-After", 6 * 3600)
+        Reply::json(200, &window).asking(pause)
     }
 
     fn nonce(&self) -> String {
@@ -330,8 +386,7 @@ impl Desk {
         }
         let problem = self.behaviour.lock().unwrap().problem;
         if let Some((_, kind, after)) = problem.filter(|(prefix, ..)| path.starts_with(prefix)) {
-            let reply = Reply::problem(kind, "not today");
-            return if let Some(after) = after { reply.with("Retry-After", after) } else { reply };
+            return Reply::problem(kind, "not today").asking(after);
         }
         let payload = serde_json::from_slice(&decoded("payload")).unwrap_or(Value::Null);
         self.dispatch(path, account.unwrap_or_default(), key, &payload).await
@@ -361,14 +416,25 @@ impl Desk {
                 Reply::json(201, &json!({"status": "valid"})).with("Location", location)
             }
             ["order"] => {
+                let problem = self.behaviour.lock().unwrap().replacing_problem;
+                if let Some(kind) = problem.filter(|_| !payload["replaces"].is_null()) {
+                    return Reply::problem(kind, "not that one");
+                }
                 let index = self.take_order(account, payload);
                 Reply::json(201, &self.order(index)).with("Location", format!("{}/order/{index}", self.base))
             }
-            ["order", _] => Reply::json(200, &self.order(number(1))),
+            ["order", _] => {
+                self.decide(number(1)).await;
+                let pause = self.behaviour.lock().unwrap().order_pause;
+                Reply::json(200, &self.order(number(1))).asking(pause)
+            }
             ["authorization", _, _] => Reply::json(200, &self.authorization(number(1), number(2))),
             ["challenge", kind, _, _] => {
                 let (order, index) = (number(2), number(3));
-                self.validate(kind, order, index, &key).await;
+                self.book.lock().unwrap().orders[order].names[index].begun = Some((kind.to_owned(), key));
+                if self.behaviour.lock().unwrap().looks_before_decision == 0 {
+                    self.validate(order, index).await;
+                }
                 let authorization = self.authorization(order, index);
                 let challenges = authorization["challenges"].as_array().unwrap();
                 Reply::json(200, challenges.iter().find(|one| one["type"] == kind).unwrap())
@@ -385,7 +451,20 @@ impl Desk {
         }
     }
 
+    /// Decides about the challenges of an order, if it is time.
+    async fn decide(&self, order: usize) {
+        let (is_time, count) = {
+            let order = &mut self.book.lock().unwrap().orders[order];
+            order.looks += 1;
+            (order.looks >= self.behaviour.lock().unwrap().looks_before_decision, order.names.len())
+        };
+        for index in (0..count).filter(|_| is_time) {
+            self.validate(order, index).await;
+        }
+    }
+
     fn take_order(&self, account: usize, payload: &Value) -> usize {
+        let status = if self.behaviour.lock().unwrap().knows_names { "valid" } else { "pending" };
         let mut book = self.book.lock().unwrap();
         let index = book.orders.len();
         let names = payload["identifiers"].as_array().unwrap().iter().enumerate().map(|(at, name)| {
@@ -393,16 +472,18 @@ impl Desk {
             Authorization {
                 name: name["value"].as_str().unwrap().to_owned(),
                 token: format!("token-{index}-{at}"),
-                status: "pending",
+                status,
                 error: None,
+                begun: None,
             }
         });
         let names = names.collect();
-        book.orders.push(Order { account, names, replaces: payload["replaces"].clone(), chain: None });
+        book.orders.push(Order { account, names, request: payload.clone(), looks: 0, chain: None });
         index
     }
 
     fn order(&self, index: usize) -> Value {
+        let more = self.behaviour.lock().unwrap().more_authorizations;
         let book = self.book.lock().unwrap();
         let order = &book.orders[index];
         let has = |status: &str| order.names.iter().any(|name| name.status == status);
@@ -412,16 +493,18 @@ impl Desk {
             None if has("pending") => "pending",
             None => "ready",
         };
-        let authorizations: Vec<_> =
-            (0..order.names.len()).map(|at| format!("{}/authorization/{index}/{at}", self.base)).collect();
+        let authorizations: Vec<_> = (0..order.names.len() + more)
+            .map(|at| format!("{}/authorization/{index}/{at}", self.base))
+            .collect();
         let mut view = json!({
             "status": status, "authorizations": authorizations, "finalize": format!("{}/finalize/{index}", self.base),
         });
         if status == "valid" {
             view["certificate"] = format!("{}/certificate/{index}", self.base).into();
         }
-        if !order.replaces.is_null() {
-            view["replaces"] = order.replaces.clone();
+        let replaces = &order.request["replaces"];
+        if !replaces.is_null() {
+            view["replaces"] = replaces.clone();
         }
         view
     }
@@ -430,7 +513,7 @@ impl Desk {
         let offered = self.behaviour.lock().unwrap().challenges.clone();
         let book = self.book.lock().unwrap();
         let account = book.orders[order].account;
-        let Authorization { name, token, status, error } = &book.orders[order].names[index];
+        let Authorization { name, token, status, error, .. } = &book.orders[order].names[index];
         let challenge = |kind: &&str| {
             let url = format!("{}/challenge/{kind}/{order}/{index}", self.base);
             let mut view = json!({"type": kind, "url": url, "status": status});
@@ -449,15 +532,21 @@ impl Desk {
         json!({"identifier": {"type": "dns", "value": name}, "status": status, "challenges": challenges})
     }
 
-    async fn validate(&self, kind: &str, order: usize, index: usize, key: &[u8]) {
-        let (name, token, account) = {
-            let book = self.book.lock().unwrap();
-            let order = &book.orders[order];
-            (order.names[index].name.clone(), order.names[index].token.clone(), order.account)
+    /// Decides about the challenge that was begun for a name, if there is one.
+    async fn validate(&self, order: usize, index: usize) {
+        let (name, token, account, begun) = {
+            let order = &mut self.book.lock().unwrap().orders[order];
+            let name = &mut order.names[index];
+            (name.name.clone(), name.token.clone(), order.account, name.begun.take())
         };
-        let port = self.behaviour.lock().unwrap().http_port;
-        let result = match kind {
-            "http-01" => get_answer(port, &name, &token, &thumbprint(key)).await,
+        let Some((kind, key)) = begun else { return };
+        let (port, sees_no_records) = {
+            let behaviour = self.behaviour.lock().unwrap();
+            (behaviour.http_port, behaviour.sees_no_records)
+        };
+        let result = match kind.as_str() {
+            "http-01" => get_answer(port, &name, &token, &thumbprint(&key)).await,
+            "dns-persist-01" if sees_no_records => Err("there is no record here".to_owned()),
             "dns-persist-01" => {
                 let wanted = format!("{HOST}; accounturi={}/account/{account}", self.base);
                 let texts = self.resolver.texts(&format!("_validation-persist.{name}")).await;

@@ -1,8 +1,11 @@
 //! The renewal of the certificate.
 
+use std::io::ErrorKind;
+
 use super::super::facts::{AcmeFacts, AcmeRecordFacts, Facts};
 use super::super::{Finding, Fix};
 use super::look;
+use crate::acme::ListenFault;
 use crate::mail::Timestamp;
 
 const RENEW: &str = "pillarbox certificate renew";
@@ -54,16 +57,25 @@ pub fn port80(facts: &Facts) -> Vec<Finding> {
             Some(Ok(())) => {
                 Finding::ok(ID, "", "at the last order, the listener for http-01 could be opened")
             }
-            Some(Err(error)) => {
-                let fix = Fix::command(
-                    "stop the program that has the port, set acme.http_listen to an address of this machine, or publish the record for dns-persist-01; then order again",
-                    RENEW,
-                );
-                let text = format!("at the last order, the authority got no answer by http-01: {error}");
-                Finding::error(ID, "", text, fix)
+            Some(Err(fault)) => {
+                let text = format!("at the last order, the authority got no answer by http-01: {fault}");
+                Finding::error(ID, "", text, listener_fix(fault))
             }
         }]
     })
+}
+
+fn listener_fix(fault: &ListenFault) -> Fix {
+    let what = match fault.kind {
+        ErrorKind::AddrInUse => {
+            "let the program that has the port pass requests for /.well-known/acme-challenge/ on to another port, and name that in acme.http_listen, or stop it"
+        }
+        ErrorKind::PermissionDenied => {
+            "start the server with the capability that the systemd unit grants, CAP_NET_BIND_SERVICE"
+        }
+        _ => "set acme.http_listen to an address that this machine has; without IPv6, to 0.0.0.0:80",
+    };
+    Fix::command(format!("{what}, or publish the record for dns-persist-01; then order again"), RENEW)
 }
 
 fn of_renewal(id: &'static str, facts: &Facts, check: impl Fn(&AcmeFacts) -> Vec<Finding>) -> Vec<Finding> {

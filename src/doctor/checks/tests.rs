@@ -2,6 +2,7 @@
 //! check; `UPDATE_GOLDEN=1` writes them.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::super::facts::{
 use super::super::text::finding_lines;
 use super::super::{Diagnosis, Finding, render, summarize};
 use super::{CHECKS, Subject};
-use crate::acme::AcmeState;
+use crate::acme::{AcmeState, ListenFault};
 use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::{DkimAlgorithm, FindingStatus};
 use crate::tls::Inspection;
@@ -182,6 +183,11 @@ fn acme(facts: &mut Facts) -> &mut AcmeFacts {
         Seen::Value(acme) => acme,
         _ => panic!("the server of the tests uses ACME"),
     }
+}
+
+fn refuse_port80(facts: &mut Facts, kind: ErrorKind, reason: &str) {
+    let fault = ListenFault { address: "[::]:80".parse().unwrap(), kind, reason: reason.into() };
+    acme(facts).state.challenge_listener = Some(Err(fault));
 }
 
 fn handshake(result: Result<bool, String>) -> Seen<Vec<Handshake>> {
@@ -534,10 +540,14 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
         ),
         (
             "acme.port80",
-            vec![|facts| {
-                let error = "cannot listen on [::]:80: Address already in use (os error 98)";
-                acme(facts).state.challenge_listener = Some(Err(error.into()));
-            }],
+            vec![
+                |facts| refuse_port80(facts, ErrorKind::AddrInUse, "Address already in use (os error 98)"),
+                |facts| refuse_port80(facts, ErrorKind::PermissionDenied, "Permission denied (os error 13)"),
+                |facts| {
+                    let reason = "Address family not supported by protocol (os error 97)";
+                    refuse_port80(facts, ErrorKind::Unsupported, reason);
+                },
+            ],
             Some(|facts| acme(facts).state.challenge_listener = None),
         ),
         (
@@ -1137,6 +1147,21 @@ fn the_key_file_is_not_called_lost_because_of_its_mode() {
     let fix = found.into_iter().find(|finding| finding.id == "key.mode").unwrap().fix.unwrap();
     // The server may read a key of root by its group only.
     assert_eq!(fix.command.as_deref(), Some("chmod 640 /etc/pillarbox/master.key"));
+}
+
+#[test]
+fn a_certificate_that_the_server_is_going_to_renew_is_no_warning() {
+    let mut facts = changed(server(), use_acme);
+    facts.at = at("2026-03-22T00:00:00Z");
+    let status = |facts: &Facts| super::tls::expires(facts)[0].status;
+    acme(&mut facts).state.next_at = Some(at("2026-03-23T00:00:00Z"));
+    assert_eq!(status(&facts), FindingStatus::Ok);
+    acme(&mut facts).state.error = Some("cannot reach the authority".into());
+    assert_eq!(status(&facts), FindingStatus::Warning);
+    acme(&mut facts).state.error = None;
+    facts.at = at("2026-03-30T00:00:00Z");
+    acme(&mut facts).state.next_at = Some(at("2026-03-31T00:00:00Z"));
+    assert_eq!(status(&facts), FindingStatus::Error);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The certificate.
 
-use super::super::facts::{Facts, Handshake, Seen, TlsFacts};
+use super::super::facts::{AcmeFacts, Facts, Handshake, Seen, TlsFacts};
 use super::super::{Finding, Fix};
 use super::{listed, look};
 use crate::mail::{SignedDuration, Timestamp};
@@ -151,11 +151,17 @@ fn check_life(id: &'static str, facts: &Facts, found: &Inspection) -> Finding {
     } else if left < LEFT_MIN {
         let when = if left < DAY { "within a day".to_owned() } else { in_days };
         Finding::error(id, file, format!("the certificate ends {when} ({date})"), fix())
-    } else if found.ends_soon(facts.at) {
+    } else if found.ends_soon(facts.at) && !is_to_be_renewed(facts) {
         Finding::warning(id, file, format!("the certificate ends {in_days} ({date})"), fix())
     } else {
         Finding::ok(id, file, format!("the certificate is valid until {date}"))
     }
+}
+
+/// Whether the server has a time to renew its certificate, which the authority may have chosen.
+fn is_to_be_renewed(facts: &Facts) -> bool {
+    let Seen::Value(AcmeFacts { state, .. }) = &facts.acme else { return false };
+    state.error.is_none() && state.next_at.is_some_and(|at| at > facts.at)
 }
 
 pub fn starttls(facts: &Facts) -> Vec<Finding> {

@@ -10,19 +10,22 @@ use crate::config::Config;
 /// The time for a greeting.
 const GREETING_TIMEOUT: Duration = Duration::from_millis(500);
 const GREETING_OCTETS_MAX: u64 = 1024;
+/// A running server has these ports only while it orders a certificate.
+const CHALLENGE_LISTENERS: &str = "acme.http_listen";
 
 /// Binds each address for a moment.
 pub async fn gather(config: &Config, is_local: bool) -> Seen<Vec<PortFacts>> {
     if !is_local {
         return Seen::NotAsked("the running server has its ports");
     }
-    let listeners = [
+    let listeners: [(&'static str, &[SocketAddr]); 7] = [
         ("smtp.submission", &config.smtp.submission),
         ("smtp.submissions", &config.smtp.submissions),
         ("inbound.listen", &config.inbound.listen),
         ("api.listen", &config.api.listen),
         ("api.metrics_listen", &config.api.metrics_listen),
         ("public.listen", &config.public.listen),
+        (CHALLENGE_LISTENERS, config.acme.challenge_listeners()),
     ];
     let wanted: Vec<(&'static str, SocketAddr)> = listeners
         .into_iter()
@@ -44,7 +47,9 @@ fn look(wanted: &[(&'static str, SocketAddr)], hostname: &str) -> Vec<PortFacts>
     };
     // If one port greets with our name, the server runs and has the others too.
     if found.iter().any(greets) {
-        let taken = found.iter_mut().filter(|port| port.state == PortState::Taken);
+        let taken = found
+            .iter_mut()
+            .filter(|port| port.state == PortState::Taken && port.option != CHALLENGE_LISTENERS);
         taken.for_each(|port| port.state = PortState::Ours);
     }
     found
@@ -88,11 +93,16 @@ mod tests {
                 write!(stream, "220 {name} ESMTP\r\n").unwrap();
             }
         });
-        let wanted = [("smtp.submission", address), ("api.listen", address), ("api.listen", free)];
+        let wanted = [
+            ("smtp.submission", address),
+            ("api.listen", address),
+            ("api.listen", free),
+            (CHALLENGE_LISTENERS, address),
+        ];
         let states =
             || look(&wanted, "mail.example.com").into_iter().map(|port| port.state).collect::<Vec<_>>();
-        assert_eq!(states(), [PortState::Taken, PortState::Taken, PortState::Free]);
-        assert_eq!(states(), [PortState::Ours, PortState::Ours, PortState::Free]);
+        assert_eq!(states(), [PortState::Taken, PortState::Taken, PortState::Free, PortState::Taken]);
+        assert_eq!(states(), [PortState::Ours, PortState::Ours, PortState::Free, PortState::Taken]);
         greeting.join().unwrap();
     }
 }
