@@ -1,20 +1,15 @@
 //! `pillarbox check-config`.
 
-use std::path::Path;
-
 use anyhow::{Context, bail};
 
 use super::ConfigFile;
 use super::output::utc;
 use crate::app::open_files;
-use crate::config::Config;
+use crate::config::{Config, comes_with_the_service};
 use crate::mail::Timestamp;
 use crate::store::check_master_key;
 use crate::tls::{self, trusted_roots};
 use crate::{acme, relay, returns, tls_report};
-
-/// Where systemd puts the files of `LoadCredential`, in a folder for each service that runs.
-const CREDENTIALS: &str = "/run/credentials";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -68,11 +63,6 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// Whether systemd puts the file there when it starts the service, which does not run now.
-fn comes_with_the_service(file: &Path) -> bool {
-    file.starts_with(CREDENTIALS) && file.parent().is_some_and(|folder| !folder.exists())
 }
 
 /// That clients accept the certificate that the configuration names. Returns what will end that soon.

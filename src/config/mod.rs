@@ -6,6 +6,7 @@
 
 mod acme;
 mod api;
+mod credentials;
 mod doctor;
 mod domains;
 mod duration;
@@ -37,6 +38,7 @@ use serde::Deserialize;
 use crate::mail::DomainName;
 pub use acme::{Acme, AcmeChallenge};
 pub use api::{Api, Tls};
+pub use credentials::comes_with_the_service;
 pub use doctor::Doctor;
 pub use domains::Domains;
 pub use error::ConfigError;

@@ -10,7 +10,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::{KeyMode, MachineFacts, Seen, TlsFacts, blocking, system};
 use crate::acme;
-use crate::config::Config;
+use crate::config::{Config, comes_with_the_service};
 use crate::mail::Timestamp;
 use crate::relay::LOADED_OCTETS_MAX;
 use crate::store::check_master_key;
@@ -22,6 +22,8 @@ const WRITE_OCTETS: usize = 4096;
 const NO_DIRECTORY: &str = "the data directory does not exist yet";
 const UNKNOWN_KIND: &str = "the kind of the file system is not known";
 const NO_KEY: &str = "the master key does not exist yet; the server makes it at its first start";
+
+const NO_SERVICE: &str = "systemd puts the master key there when it starts the service";
 
 pub async fn gather(config: &Config, files_needed: usize) -> MachineFacts {
     let data_dir = config.data_dir.clone();
@@ -36,11 +38,7 @@ pub async fn gather(config: &Config, files_needed: usize) -> MachineFacts {
         }),
         blocking(move || file_system_of(existing(&kind_dir))),
         blocking(move || mode_of(&mode_key)),
-        blocking(move || match check_master_key(named.as_deref(), &key_dir) {
-            Ok(()) if key_dir.is_dir() => Seen::Value(()),
-            Ok(()) => Seen::NotAsked(NO_KEY),
-            Err(error) => Seen::Failed(error.to_string()),
-        }),
+        blocking(move || open_key(named.as_deref(), &key_dir)),
         blocking(system::memory),
         blocking(|| system::clock(Path::new(system::TIMESYNCD))),
     );
@@ -59,6 +57,17 @@ pub async fn gather(config: &Config, files_needed: usize) -> MachineFacts {
         memory,
         memory_needed: config.buffer_octets().saturating_add(LOADED_OCTETS_MAX),
         is_clock_synchronized: clock,
+    }
+}
+
+fn open_key(named: Option<&Path>, data_dir: &Path) -> Seen<()> {
+    if named.is_some_and(comes_with_the_service) {
+        return Seen::NotAsked(NO_SERVICE);
+    }
+    match check_master_key(named, data_dir) {
+        Ok(()) if data_dir.is_dir() => Seen::Value(()),
+        Ok(()) => Seen::NotAsked(NO_KEY),
+        Err(error) => Seen::Failed(error.to_string()),
     }
 }
 
@@ -172,6 +181,14 @@ pub async fn certificate(config: &Config, now: Timestamp) -> TlsFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_systemd_has_not_put_there_yet_is_no_fault() {
+        let nowhere = Path::new("/nowhere");
+        let credential = Path::new("/run/credentials/absent.service/master.key");
+        assert_eq!(open_key(Some(credential), nowhere), Seen::NotAsked(NO_SERVICE));
+        assert!(matches!(open_key(Some(&nowhere.join("master.key")), nowhere), Seen::Failed(_)));
+    }
 
     #[test]
     fn timed_writes_leave_nothing() {
