@@ -16,6 +16,9 @@ use crate::archive::{self, BackupPath, CreateOptions, Created};
 use crate::config::Config;
 use crate::mail::Timestamp;
 
+/// Priority of a backup (`nice` of POSIX: 19 is the lowest), so that the server beside it keeps its processor time.
+const BACKUP_NICE: i32 = 19;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -107,6 +110,8 @@ fn create(arguments: &CreateArguments) -> anyhow::Result<ExitCode> {
         free_octets_min: config.store.free_disk_min.as_u64(),
         hostname: config.hostname.to_string(),
     };
+    // The systemd unit forbids the call, because it sets the priority itself.
+    rustix::process::setpriority_process(None, BACKUP_NICE).ok();
     let created = archive::create(&options, Timestamp::now)?;
     let is_whole = created.manifest.missing_bodies.is_empty();
     warn(&created);

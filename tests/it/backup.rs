@@ -310,6 +310,7 @@ async fn a_killed_backup_leaves_nothing_that_verifies_and_the_next_one_removes_i
     fill(&server, &account).await;
     let target = beside(&server, "backup");
     let mut process = start_slow(&server, &target, "1KiB").await;
+    assert_eq!(process.priority(), 19, "the server beside it goes first");
     process.signal("KILL");
     process.wait_for_status().await;
     let left = work_directory(&beside(&server, ".")).unwrap();

@@ -144,6 +144,12 @@ impl Serving {
         self.process.child.id()
     }
 
+    /// `nice` of POSIX.
+    pub fn priority(&self) -> i32 {
+        let pid = i32::try_from(self.id()).ok().and_then(rustix::process::Pid::from_raw);
+        rustix::process::getpriority_process(pid).unwrap()
+    }
+
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status();
         assert!(status.unwrap().success());
