@@ -20,7 +20,7 @@ pub fn resource() -> Resource {
             .describe("Explain how mail to a domain would be sent", "The route and why, source addresses, limits of the site, hosts with their addresses, and the TLS that each must offer, decided by the code that sends mail. No mail is sent.")
             .query::<TenantId>("tenant_id", "The tenant that sends. Default: one without a smart host and a source pool of its own.")
             .query::<bool>("probe", "Whether to connect to each host, up to where a message would begin.")
-            .waits_for_others()
+            .takes_long()
             .returns::<Destination>("The route, the hosts and their TLS."),
     ])
 }

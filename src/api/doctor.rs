@@ -14,7 +14,7 @@ pub fn resource() -> Resource {
             .query::<bool>("dnsbl", "Whether to run them now and ask public block lists too, if `doctor.dnsbls` names none.")
             .query::<bool>("deep", "Whether to run them now and read the whole database too.")
             .query::<bool>("send", "Whether to run them now and submit a message to the sandbox too, with a test key for a minute. Its tenant sees the message, the revoked key and their events, and the message counts in its usage.")
-            .waits_for_others()
+            .takes_long()
             .returns::<Diagnosis>("The findings, the worst first."),
     ])
 }

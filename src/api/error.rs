@@ -215,6 +215,7 @@ fn classify(code: RefusalCode) -> (StatusCode, ErrorType) {
         C::InsufficientScope
         | C::IpNotAllowed
         | C::TenantSuspended
+        | C::TenantArchived
         | C::PlatformKeyRequired
         | C::LiveKeyRequired
         | C::DomainNotAllowedForKey => (StatusCode::FORBIDDEN, T::PermissionError),
@@ -224,6 +225,7 @@ fn classify(code: RefusalCode) -> (StatusCode, ErrorType) {
         | C::LimitReached
         | C::KeyInUse
         | C::KeyNotActive
+        | C::NotDeletableYet
         | C::IdempotencyKeyReused
         | C::IdempotencyInProgress
         | C::MessageFinished
@@ -307,6 +309,9 @@ impl From<Conflict> for ApiError {
                 RefusalCode::KeyNotActive,
                 "create a new key; if this one has expired, you can also set a later expires_at",
             ),
+            Conflict::NotDeletable(_) => {
+                (RefusalCode::NotDeletableYet, "wait until then, or change deletable_at")
+            }
             Conflict::Selector => (RefusalCode::AlreadyExists, "choose another selector"),
             Conflict::TooManyDkimKeys => (
                 RefusalCode::LimitReached,
@@ -446,6 +451,7 @@ mod tests {
             (Conflict::LimitReached(Limited::Keys), 409, "limit_reached"),
             (Conflict::TooManyPauses, 409, "limit_reached"),
             (Conflict::WebhookBacklog, 409, "limit_reached"),
+            (Conflict::NotDeletable(Timestamp::UNIX_EPOCH), 409, "not_deletable_yet"),
             (Conflict::SubmissionKey, 409, "idempotency_key_reused"),
             (Conflict::ConfirmationMails, 409, "limit_reached"),
             (Conflict::TooManyDkimKeys, 409, "limit_reached"),

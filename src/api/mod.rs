@@ -34,6 +34,7 @@ mod openapi;
 mod operation;
 mod page;
 mod queue;
+mod recipients;
 mod rejections;
 mod reports;
 mod request_context;
@@ -111,6 +112,7 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         emails::resource(),
         templates::resource(),
         suppressions::resource(),
+        recipients::resource(),
         inboxes::resource(),
         usage::resource(),
         stats::resource(),
@@ -140,6 +142,10 @@ const KEY_CACHE_LIFETIME: Duration = Duration::from_secs(1);
 const CACHED_KEYS_MAX: usize = 10_000;
 /// Concurrent RSA key generations. Each uses a core for a tenth of a second.
 const KEY_GENERATIONS_MAX: u32 = 1;
+/// Concurrent requests that read every row of the store.
+const SCANS_MAX: u32 = 4;
+/// The same per tenant. The platform counts as a tenant.
+const SCANS_PER_TENANT_MAX: u32 = 1;
 /// Concurrent requests that wait for the DNS or other servers.
 const LOOKUPS_MAX: u32 = 16;
 /// The same per tenant. A server that does not respond delays each request by up to a minute.
@@ -231,6 +237,7 @@ pub struct Api {
     connections: Arc<ConnectionLimiter>,
     key_generations: TenantSemaphore,
     lookups: TenantSemaphore,
+    scans: TenantSemaphore,
     /// Concurrent composition of messages and rendering of templates, at most one per core.
     composing: TenantSemaphore,
     doctor: Arc<Doctor>,
@@ -285,6 +292,7 @@ impl Api {
             connections,
             key_generations: TenantSemaphore::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
             lookups: TenantSemaphore::new(LOOKUPS_MAX, LOOKUPS_PER_TENANT_MAX),
+            scans: TenantSemaphore::new(SCANS_MAX, SCANS_PER_TENANT_MAX),
             composing: TenantSemaphore::new(cores, cores).with_contended_max((cores / 2).max(1)),
             doctor: parts.doctor,
             session_max: SignedDuration::try_from(parts.ui.session_max).unwrap_or(SignedDuration::MAX),

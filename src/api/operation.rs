@@ -69,6 +69,8 @@ pub struct Operation {
     pub(super) changed_by_use: &'static [&'static str],
     /// Fields of its response that are secret.
     pub(super) concealed: &'static [&'static str],
+    /// Whether the audit log has neither the object nor its id, because they name a person.
+    pub(super) hides_object: bool,
     /// Its main path.
     pub(super) path: &'static str,
     pub(super) handler: Handler,
@@ -89,8 +91,9 @@ pub struct Operation {
     test_keys: TestKeyAccess,
     /// Upper limit of the response to a change: a multiple of the request body, plus a number of octets.
     response_octets: (u64, u64),
-    /// Whether a GET waits for servers elsewhere. It takes none of the permits to build a response, which others wait for.
-    pub(super) waits_for_others: bool,
+    /// Whether a GET waits for servers elsewhere, or reads every row. It takes none of the permits to build a response, which
+    /// others wait for.
+    pub(super) takes_long: bool,
 }
 
 /// What test keys may do with the objects of a resource.
@@ -170,7 +173,7 @@ impl Resource {
     /// Adds operations. A PATCH is also added as a PUT.
     pub(super) fn operations<const N: usize>(mut self, operations: [Operation; N]) -> Self {
         for mut operation in operations {
-            let reads = operation.method == Method::GET || operation.is_safe;
+            let reads = operation.reads();
             operation.access.get_or_insert(if reads { self.access.read_only() } else { self.access });
             operation.id.get_or_insert(self.id);
             operation.test_keys = self.test_keys;
@@ -251,6 +254,7 @@ impl Operation {
             may_run_again: false,
             changed_by_use: &[],
             concealed: &[],
+            hides_object: false,
             text: "",
             parameters: Vec::new(),
             maps: Vec::new(),
@@ -263,7 +267,7 @@ impl Operation {
             access: None,
             test_keys: TestKeyAccess::Read,
             response_octets: (0, 0),
-            waits_for_others: false,
+            takes_long: false,
         }
     }
 
@@ -272,10 +276,15 @@ impl Operation {
         self.access.unwrap_or(Access::Platform)
     }
 
+    /// Whether it changes nothing.
+    pub fn reads(&self) -> bool {
+        self.method == Method::GET || self.is_safe
+    }
+
     /// Whether a test key may call it.
     pub fn admits_test_keys(&self) -> bool {
         match self.test_keys {
-            TestKeyAccess::Read => self.method == Method::GET || self.is_safe,
+            TestKeyAccess::Read => self.reads(),
             TestKeyAccess::Change => true,
             TestKeyAccess::Nothing => false,
         }
@@ -288,7 +297,7 @@ impl Operation {
 
     /// Whether it passes through [`super::audit`]: it changes something and sends no mail.
     pub fn is_audited(&self) -> bool {
-        self.method != Method::GET && !self.is_safe && !self.is_sending
+        !self.reads() && !self.is_sending
     }
 
     /// Whether it takes an `Idempotency-Key`.
@@ -412,9 +421,9 @@ impl Operation {
         Self { is_sending: true, ..self }
     }
 
-    /// Marks a GET that waits for servers elsewhere. Its response is small.
-    pub(super) fn waits_for_others(self) -> Self {
-        Self { waits_for_others: true, ..self }
+    /// Marks a GET that waits for servers elsewhere, or reads every row of the store.
+    pub(super) fn takes_long(self) -> Self {
+        Self { takes_long: true, ..self }
     }
 
     /// Marks a POST that changes nothing.
@@ -440,6 +449,11 @@ impl Operation {
     /// Names the fields of the response that the audit log conceals, besides those that are secret everywhere.
     pub(super) fn conceals(self, fields: &'static [&'static str]) -> Self {
         Self { concealed: fields, ..self }
+    }
+
+    /// Keeps the object and its id out of the audit log.
+    pub(super) fn hides_object(self) -> Self {
+        Self { hides_object: true, ..self }
     }
 
     /// Sets the upper limit of the response to a change: `times_body` times the request body, plus `octets`.

@@ -56,11 +56,11 @@ async fn run(call: RequestContext) -> Response {
 }
 
 /// Reserves memory for the response before the handler runs, because a completed change cannot be refused. A GET that
-/// does not wait for others also waits for a permit to build its response.
+/// does not take long also waits for a permit to build its response.
 async fn reserve_response(call: &RequestContext) -> Result<(Option<TenantPermit>, MemoryReservation)> {
     let operation = call.target.operation;
     let (permit, octets) = match operation.method == Method::GET {
-        true if operation.waits_for_others => (None, RESPONSE_OCTETS_EXPECTED),
+        true if operation.takes_long => (None, RESPONSE_OCTETS_EXPECTED),
         true => (Some(call.response_build().await?), RESPONSE_OCTETS_EXPECTED),
         false => (None, operation.response_octets_max(call.reservation.octets())),
     };

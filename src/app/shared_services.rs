@@ -13,7 +13,7 @@ use crate::dns::Resolver;
 use crate::doctor::{Doctor, DoctorDependencies};
 use crate::http_client::Client;
 use crate::limits::auth_limiter::{self, AuthLimiter};
-use crate::maintenance::{brakes, key_expiry, retention, search_indexer};
+use crate::maintenance::{brakes, erasures, key_expiry, retention, search_indexer};
 use crate::metrics::Metrics;
 use crate::queue::QueueManager;
 use crate::relay::{Relay, RelayError};
@@ -268,6 +268,7 @@ impl<'a> SharedServices<'a> {
         let (store, stop) = (self.store, tasks.stop.clone());
         tasks.spawn("search indexer", search_indexer::run(store.clone(), self.clock.clone(), stop.clone()));
         tasks.spawn("brakes", brakes::run(store.clone(), self.clock.clone(), stop.clone()));
+        tasks.spawn("erasures", erasures::run(self.queue.clone(), self.clock.clone(), stop.clone()));
         tasks.spawn("key expiry", key_expiry::run(store.clone(), self.clock.clone(), stop.clone()));
         tasks.spawn("retention", retention::run(store, retention, self.clock, stop.clone()));
         tasks.spawn("domain check", verification::recheck_loop(self.verifier, stop.clone()));

@@ -22,6 +22,7 @@ mod output;
 mod pagination;
 mod queue;
 mod quickstart;
+mod recipient;
 mod rejection;
 mod report;
 mod rotate_tokens;
@@ -80,7 +81,7 @@ enum Command {
     Upgrade(upgrade::Arguments),
     /// Shows what is wrong with the server or a sending domain, and what to do
     Doctor(doctor::Arguments),
-    /// Lists, creates, changes, suspends and deletes tenants
+    /// Lists, creates, changes, suspends, archives and deletes tenants
     Tenant(tenant::Arguments),
     /// Lists, adds, verifies and deletes sending domains; shows their DNS records; replaces their DKIM keys
     Domain(domain::Arguments),
@@ -94,6 +95,8 @@ enum Command {
     Inbox(inbox::Arguments),
     /// Lists, adds, checks and removes suppressed addresses
     Suppression(suppression::Arguments),
+    /// Shows everything about one recipient, and erases it
+    Recipient(recipient::Arguments),
     /// Lists, shows, sends, retries and cancels messages; shows their delivery attempts
     Message(message::Arguments),
     /// Lists, creates, changes, renders and deletes templates
@@ -156,6 +159,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Key(arguments) => key::run(arguments),
         Command::Inbox(arguments) => inbox::run(arguments),
         Command::Suppression(arguments) => suppression::run(arguments),
+        Command::Recipient(arguments) => recipient::run(arguments),
         Command::Message(arguments) => message::run(arguments),
         Command::Template(arguments) => template::run(arguments),
         Command::Rejection(arguments) => rejection::run(arguments),

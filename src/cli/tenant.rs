@@ -10,6 +10,7 @@ use super::input::read_text;
 use super::output::{confirm, object_text, text, when};
 use super::pagination::PageArguments;
 use super::table::Table;
+use crate::mail::{Timestamp, TimestampError};
 
 /// The fields of a tenant that are shown first.
 const LEADING: &[&str] = &["id", "slug", "name", "status", "external_ref"];
@@ -62,10 +63,18 @@ enum Command {
         /// Its slug or id
         tenant: String,
     },
-    /// Resumes a suspended tenant: its keys work and its queued mail is delivered
+    /// Resumes a suspended or archived tenant: its keys work and its queued mail is delivered
     Resume {
         /// Its slug or id
         tenant: String,
+    },
+    /// Archives a tenant: its keys may only read and its queued mail waits
+    Archive {
+        /// Its slug or id
+        tenant: String,
+        /// Refuses to delete the tenant before this day or time, for example 2027-01-01
+        #[arg(long, value_name = "TIME", value_parser = parse_time)]
+        delete_after: Option<Timestamp>,
     },
     /// Deletes a tenant and all its data; this cannot be undone
     Delete {
@@ -123,6 +132,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         Command::Suspend { tenant } => set_status(&client, &tenant, "suspended").await,
         Command::Resume { tenant } => set_status(&client, &tenant, "active").await,
+        Command::Archive { tenant, delete_after } => archive(&client, &tenant, delete_after).await,
         Command::Delete { tenant, dry_run, yes } => delete(&client, &tenant, dry_run, yes).await,
         Command::Usage { tenant, period } => usage(&client, &tenant, period).await,
     })
@@ -206,6 +216,24 @@ async fn set_status(client: &ApiClient, tenant: &str, status: &str) -> anyhow::R
     client.print(&tenant, |tenant| format!("{} is {}\n", text(tenant, "slug"), text(tenant, "status")))
 }
 
+/// A time, or the beginning of a day.
+fn parse_time(text: &str) -> Result<Timestamp, TimestampError> {
+    let is_day = text.len() == "2027-01-01".len();
+    if is_day { format!("{text}T00:00:00Z").parse() } else { text.parse() }
+}
+
+async fn archive(client: &ApiClient, tenant: &str, delete_after: Option<Timestamp>) -> anyhow::Result<()> {
+    let body = json!({"status": "archived", "deletable_at": delete_after});
+    let tenant = client.patch(&path(client, tenant).await?, &body).await?;
+    client.print(&tenant, |tenant| {
+        let slug = text(tenant, "slug");
+        match tenant["deletable_at"].as_str() {
+            Some(at) => format!("{slug} is archived; it may be deleted from {at} on\n"),
+            None => format!("{slug} is archived\n"),
+        }
+    })
+}
+
 async fn delete(client: &ApiClient, tenant: &str, dry_run: bool, yes: bool) -> anyhow::Result<()> {
     let path = path(client, tenant).await?;
     if !dry_run && !yes {
@@ -245,6 +273,15 @@ mod tests {
         assert_eq!(Value::from(body.clone()), json!({"a": {"b": 1, "c": null}, "d": "x=y", "e": "1"}));
         for wrong in ["a", "=1", "d.x=1"] {
             assert!(set(&mut body, wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_day_begins_at_midnight_in_utc() {
+        let midnight = parse_time("2027-01-01T00:00:00Z").unwrap();
+        assert_eq!(parse_time("2027-01-01").unwrap(), midnight);
+        for wrong in ["2027-13-01", "tomorrow", "", "2027-01-01T00"] {
+            assert!(parse_time(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! Pure values: no I/O, no clock, no imports from other modules.
 
 mod address;
+mod address_text;
 mod content;
 mod domain;
 mod entity;
@@ -18,6 +19,7 @@ mod token;
 mod xtext;
 
 pub use address::{Address, AddressError, Host, LocalPart, fold_address};
+pub use address_text::replace_addresses;
 pub use content::Content;
 pub use domain::{DomainError, DomainName};
 pub use entity::{body_start, line_end, parts_of, trim_line_end};

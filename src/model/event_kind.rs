@@ -57,6 +57,8 @@ enumerations! {
         SuppressionUpdated = "suppression.updated",
         /// A suppression was removed.
         SuppressionDeleted = "suppression.deleted",
+        /// The data of a recipient were erased.
+        RecipientErased = "recipient.erased",
         /// A tenant was created.
         TenantCreated = "tenant.created",
         /// A tenant was changed.
@@ -67,6 +69,8 @@ enumerations! {
         TenantSuspended = "tenant.suspended",
         /// A tenant was resumed.
         TenantActivated = "tenant.activated",
+        /// A tenant was archived.
+        TenantArchived = "tenant.archived",
         /// A tenant has used 80 % of a send limit.
         SendLimitApproaching = "send_limit.approaching",
         /// A tenant has used up a send limit.

@@ -149,6 +149,8 @@ ids! {
     RequestId = "req_";
     /// A report that came back about a message.
     ReportId = "rpt_";
+    /// The erasure of a recipient.
+    ErasureId = "ers_";
 }
 
 #[cfg(test)]

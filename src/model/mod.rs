@@ -30,8 +30,8 @@ pub use destination_pattern::DestinationPattern;
 pub use enumeration::UnknownValue;
 pub use event_kind::EventKind;
 pub use id::{
-    AttemptId, AuditId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, InboxId, KeyId, MessageId,
-    ReportId, RequestId, SuppressionId, TemplateId, TenantId, WebhookDeliveryId, WebhookId,
+    AttemptId, AuditId, DeliveryId, DkimKeyId, DomainId, ErasureId, EventId, IdError, InboxId, KeyId,
+    MessageId, ReportId, RequestId, SuppressionId, TemplateId, TenantId, WebhookDeliveryId, WebhookId,
 };
 pub use list_name::{ListName, ListNameError, SuppressedMail};
 pub use queue_filter::QueueFilter;

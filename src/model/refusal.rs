@@ -28,6 +28,8 @@ macro_rules! codes {
 codes! {
     /// The platform has suspended the tenant.
     TenantSuspended = "tenant_suspended";
+    /// The tenant is archived: its keys may only read.
+    TenantArchived = "tenant_archived";
     /// The sender's domain is the tenant's, but is not verified.
     SenderDomainNotVerified = "sender_domain_not_verified";
     /// The sender's domain is not a domain of the tenant, or the key is restricted to other domains.
@@ -122,6 +124,8 @@ codes! {
     RevokedApiKey = "revoked_api_key";
     /// The key is revoked or expired, so it gets no new secret.
     KeyNotActive = "key_not_active";
+    /// The archived tenant may not be deleted before its date.
+    NotDeletableYet = "not_deletable_yet";
     /// The request needs a platform key.
     PlatformKeyRequired = "platform_key_required";
     /// The request needs a live key: it is about live objects, or changes objects that both environments share.

@@ -137,6 +137,8 @@ enumerations! {
         Active = "active",
         /// Its keys are refused and its queued mail waits.
         Suspended = "suspended",
+        /// Its keys may only read and its queued mail waits; the platform may delete it after a date.
+        Archived = "archived",
     }
 
     /// The verification status of a domain.
@@ -227,7 +229,7 @@ enumerations! {
         Scheduled = "scheduled",
         /// Paused by the platform.
         Paused = "paused",
-        /// The tenant is suspended.
+        /// The tenant is suspended or archived.
         TenantSuspended = "tenant_suspended",
         /// The receiving site backs off.
         SiteBackoff = "site_backoff",
@@ -413,6 +415,13 @@ enumerations! {
         StsPolicyInvalid = "sts-policy-invalid",
         /// The certificate of the MTA-STS policy host is invalid.
         StsWebpkiInvalid = "sts-webpki-invalid",
+    }
+}
+
+impl TenantStatus {
+    /// Whether the tenant may send.
+    pub const fn sends(self) -> bool {
+        matches!(self, Self::Active)
     }
 }
 

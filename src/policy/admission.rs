@@ -50,14 +50,19 @@ pub struct SuppressionFacts {
 
 /// Whether the platform lets the tenant submit.
 pub fn admit_status(sender: &Sender<'_>) -> Result<(), Refusal> {
-    if sender.tenant_status == TenantStatus::Suspended {
-        return Err(Refusal::new(
+    match sender.tenant_status {
+        TenantStatus::Active => Ok(()),
+        TenantStatus::Suspended => Err(Refusal::new(
             RefusalCode::TenantSuspended,
             format!("tenant {} is suspended", sender.tenant_slug),
             "ask the operator to resume it; queued mail waits until then",
-        ));
+        )),
+        TenantStatus::Archived => Err(Refusal::new(
+            RefusalCode::TenantArchived,
+            format!("tenant {} is archived", sender.tenant_slug),
+            "ask the operator to activate it; nothing is sent until then",
+        )),
     }
-    Ok(())
 }
 
 /// Whether the tenant's key may submit with this scope.
@@ -418,6 +423,8 @@ mod tests {
         assert_eq!(admit_tenant(&from, Scope::SmtpSend), Ok(()));
         from.tenant_status = TenantStatus::Suspended;
         assert_eq!(admit_tenant(&from, Scope::EmailsSend).unwrap_err().code, RefusalCode::TenantSuspended);
+        from.tenant_status = TenantStatus::Archived;
+        assert_eq!(admit_tenant(&from, Scope::SmtpSend).unwrap_err().code, RefusalCode::TenantArchived);
     }
 
     #[test]

@@ -314,13 +314,20 @@ impl QueueManager {
     pub async fn cancel(self: &Arc<Self>, message: MessageId, now: Timestamp) -> Result<RetryCancelResult> {
         let manager = Arc::clone(self);
         // The cancellation runs to its end even if the caller is dropped.
-        let done = tokio::spawn(async move { manager.cancel_now(message, now).await });
+        let done = tokio::spawn(async move { manager.cancel_some(message, None, now).await });
         done.await.map_err(|error| StoreError::Failed(error.to_string()))?
     }
 
-    async fn cancel_now(&self, message: MessageId, now: Timestamp) -> Result<RetryCancelResult> {
-        let open = self.store.open_deliveries(message).await?;
+    /// Cancels open deliveries of a message, or only those among `wanted`.
+    pub(super) async fn cancel_some(
+        &self,
+        message: MessageId,
+        wanted: Option<&[DeliveryId]>,
+        now: Timestamp,
+    ) -> Result<RetryCancelResult> {
+        let mut open = self.store.open_deliveries(message).await?;
         let Some(tenant) = open.tenant_id else { return Ok(RetryCancelResult::default()) };
+        open.deliveries.retain(|(id, _)| wanted.is_none_or(|wanted| wanted.contains(id)));
         let taken: HashSet<DeliveryId> = self.lock().take_back(tenant, &open.deliveries);
         let ids = open.deliveries.into_iter().map(|(id, _)| id);
         let (claimed, in_flight): (Vec<_>, Vec<_>) = ids.partition(|id| taken.contains(id));

@@ -9,6 +9,7 @@
 //!   out (suspended tenants, paused parts of the queue), `due_index` when each tenant has due mail,
 //! * `bounce_breaker` finds sites with a bad day, `soft_bounces` addresses that no delivery reaches,
 //! * `failure_reasons` counts why deliveries failed lately,
+//! * `erasures` cancels what waits for recipients that are erased,
 //! * `snapshot` shows the sites, counts and `wait_reasons` to the API and metrics.
 
 mod batches;
@@ -19,6 +20,7 @@ mod claim_pass;
 mod claim_table;
 mod dispatch;
 mod due_index;
+mod erasures;
 mod failure_reasons;
 mod hot_queue;
 mod manager;

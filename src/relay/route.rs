@@ -197,7 +197,7 @@ impl Router {
 
     fn entry_of(&self, tenant: Tenant, directory_version: u64) -> TenantEntry {
         let routing = match tenant.status {
-            TenantStatus::Suspended => TenantRouting::Suspended,
+            TenantStatus::Suspended | TenantStatus::Archived => TenantRouting::Suspended,
             TenantStatus::Active => TenantRouting::Active {
                 smart_host: tenant.smart_host.map(Arc::new),
                 sources: self.sources.pool(tenant.source_pool.as_deref()),

@@ -48,6 +48,7 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
     use RefusalCode::*;
     let (code, subject, detail) = match code {
         TenantSuspended
+        | TenantArchived
         | SenderDomainNotVerified
         | DomainNotAllowedForKey
         | InsufficientScope
@@ -103,6 +104,7 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         | LimitReached
         | KeyInUse
         | KeyNotActive
+        | NotDeletableYet
         | MessageFinished
         | PreconditionFailed
         | WebhookDisabled

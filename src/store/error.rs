@@ -3,6 +3,7 @@
 use super::{
     CONFIRMATION_MAILS_PER_DAY_MAX, DKIM_KEYS_MAX, Limited, PAUSES_MAX, REPORTS_OF_DAY_MAX, REPORTS_TOTAL_MAX,
 };
+use crate::mail::Timestamp;
 use crate::model::MessageId;
 
 /// Why a call of the store failed.
@@ -72,6 +73,9 @@ pub enum Conflict {
     /// The tenant of the object does not exist.
     #[error("the tenant does not exist")]
     NoTenant,
+    /// The archived tenant may not be deleted before this time.
+    #[error("the tenant may be deleted from {0} on")]
+    NotDeletable(Timestamp),
     /// The number of pauses is at its limit.
     #[error("limit reached: {PAUSES_MAX} pauses")]
     TooManyPauses,

@@ -1,8 +1,9 @@
-//! Persistence: the only module with SQL. Callers use twelve traits and plain structs.
+//! Persistence: the only module with SQL. Callers use thirteen traits and plain structs.
 //!
 //! * [`AcmeAccounts`]: accounts at certificate authorities.
 //! * [`Audit`]: what people changed.
 //! * [`Directory`]: tenants, domains, keys, suppressions and templates.
+//! * [`Erasures`]: what is stored about one recipient, and its erasure.
 //! * [`Inboxes`]: addresses for trial mail, and its counts.
 //! * [`Spool`]: messages and deliveries: enqueue, read what is due, record results.
 //! * [`Queue`]: counts of waiting mail, pauses, retries and cancellation.
@@ -47,8 +48,8 @@ pub use sqlite::{
     pending_migrations, prepare_restored, quick_check,
 };
 pub use traits::{
-    AcmeAccounts, Audit, Directory, Inboxes, Journal, Ledger, Outbox, Queue, Reports, Spool, StsPolicies,
-    TlsResults,
+    AcmeAccounts, Audit, Directory, Erasures, Inboxes, Journal, Ledger, Outbox, Queue, Reports, Spool,
+    StsPolicies, TlsResults,
 };
 
 /// Lifetime of a [`SubmissionKey`].

@@ -91,6 +91,7 @@ impl Belongings {
             Some("rejections") => &self.rejection,
             Some("audit") => &self.audit_entry,
             Some("destinations") => "x.example",
+            Some("recipients") => "nobody@x.example",
             Some("templates") => &self.template,
             Some("webhooks") if route.path.contains("deliveries/{id}") => &self.webhook_delivery,
             Some("webhooks") => &self.webhook,

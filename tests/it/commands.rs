@@ -143,6 +143,12 @@ async fn suspend_and_delete_describe_their_effect_and_delete_asks_for_confirmati
     stage.server.create_account("acme.test").await;
     assert_eq!(platform.ok("tenant suspend acme-test").await, "acme-test is suspended\n");
     assert!(platform.ok("tenant list").await.contains("suspended"));
+    assert_eq!(
+        platform.ok("tenant archive acme-test --delete-after 2099-01-01").await,
+        "acme-test is archived; it may be deleted from 2099-01-01T00:00:00.000000Z on\n"
+    );
+    assert!(platform.ends(1, "tenant delete acme-test --yes").await.contains("[not_deletable_yet]"));
+    assert!(platform.ends(2, "tenant archive acme-test --delete-after soon").await.contains("RFC 3339"));
     assert_eq!(platform.ok("tenant resume acme-test").await, "acme-test is active\n");
     let would = platform.ok("tenant delete acme-test --dry-run").await;
     assert!(
@@ -159,6 +165,25 @@ async fn suspend_and_delete_describe_their_effect_and_delete_asks_for_confirmati
     assert!(platform.ends(1, "tenant show acme-test").await.contains("there is no tenant acme-test"));
     let left = platform.ok("tenant list").await;
     assert!(left.lines().count() == 2 && left.contains("default"), "{left}");
+}
+
+#[tokio::test]
+async fn a_recipient_is_exported_and_erased() {
+    let stage = Stage::start().await;
+    let platform = stage.platform();
+    let account = stage.server.create_account("acme.test").await;
+    let id = stage.server.submit(&account, &["bob@b.test"], &message(&account, "hello")).await;
+    stage.server.wait_for_status(&id, &["delivered"]).await;
+    assert!(platform.ok("recipient export bob@b.test --tenant acme-test").await.contains(&id));
+    let would = platform.ok("recipient erase bob@b.test --dry-run").await;
+    assert!(would.starts_with("bob@b.test would be erased (") && would.contains("deliveries: 1"), "{would}");
+    assert!(platform.ends(2, "recipient erase bob@b.test").await.contains("--yes"));
+    let done = platform.ok("recipient erase bob@b.test --yes").await;
+    assert!(done.starts_with("bob@b.test is erased ("), "{done}");
+    assert!(platform.ok("recipient export bob@b.test").await.contains("\"deliveries\": []"));
+    assert!(platform.ok("recipient erasures").await.contains("ers_"));
+    let lines = platform.ok("recipient erasures --export").await;
+    assert!(lines.lines().count() == 1 && lines.contains("\"digest\":") && !lines.contains("bob"), "{lines}");
 }
 
 #[tokio::test]

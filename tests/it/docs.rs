@@ -278,7 +278,7 @@ const FOREIGN_NAMES: &[&str] = &[
 /// Our files that the repository does not have.
 const OWN_FILES: &[&str] = &["master.key", "manifest.json", "pillarbox.db"];
 /// Fields of the data of events, which the OpenAPI document does not list.
-const EVENT_FIELDS: &[&str] = &["reported_recipient"];
+const EVENT_FIELDS: &[&str] = &["reported_recipient", "erasure_id"];
 /// Values that templates may use.
 const TEMPLATE_VALUES: &[&str] = &["unsubscribe_url"];
 

@@ -25,7 +25,7 @@ pub async fn run(call: RequestContext) -> Result<ApiResponse> {
     if call.query.text("dry_run") == Some("true") {
         return call.perform().await;
     }
-    let before = read_object(&call).await;
+    let before = if operation.hides_object { None } else { read_object(&call).await };
     let trail = Arc::new(AuditTrail::new(describe(&call, before)));
     let (store, request_id) = (call.store().clone(), call.request_id);
     let call = match operation.logs_only {
@@ -67,7 +67,7 @@ fn describe(call: &RequestContext, before: Option<Value>) -> AuditEntry {
         operation: target.operation.name.to_owned(),
         object: of_before("object"),
         // An id is read in any case; the object has it as it is stored.
-        object_id: of_before("id").or_else(|| call.id.clone()),
+        object_id: of_before("id").or_else(|| call.id.clone().filter(|_| !target.operation.hides_object)),
         before,
         after: None,
         error: None,

@@ -70,7 +70,7 @@ pub fn resource() -> Resource {
                 .response_octets(0, RESPONSE_OCTETS_MAX),
             Operation::get("/v1/domains/{id}/doctor", "diagnose_domain", diagnose)
                 .describe("Check what the DNS has for a domain", "Looks the records up now. Each finding says what was found and what to do. Changes nothing. What the DNS has not said after 20 seconds is skipped.")
-                .waits_for_others()
+                .takes_long()
                 .returns::<Diagnosis>("The findings, the worst first."),
             Operation::get("/v1/domains/{id}/dkim", "list_dkim_keys", dkim::list)
                 .summary("List the DKIM keys of a domain")

@@ -91,7 +91,7 @@ pub fn resource() -> Resource {
                 .returns_octets("application/octet-stream", "The content."),
             Operation::get("/v1/emails/{id}/authentication", "check_authentication", authentication::check)
                 .describe("Check the authentication of a message", "Verifies its DKIM signatures against the DNS now, and evaluates SPF of the address that it left from and DMARC of the domain in From. A message of more than 5 MiB is not checked.")
-                .waits_for_others()
+                .takes_long()
                 .returns::<authentication::AuthenticationView>("The results."),
             Operation::post("/v1/emails/{id}/retry", "retry_email", retry_cancel::retry)
                 .describe("Retry a message now", "Makes deferred deliveries due now. Scheduled deliveries stay scheduled.")

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::tail::{EventsAfter, Reader, Tail};
 use crate::api::content::PIECE_OCTETS;
 use crate::api::in_process::SignedIn;
-use crate::api::layers::auth::{self, Access};
+use crate::api::layers::auth::{self, Access, Asked};
 use crate::clock::{Clock, Instant, Interval};
 use crate::limits::tenant_semaphore::TenantPermit;
 use crate::model::TenantId;
@@ -187,7 +187,8 @@ impl Follower {
         self.checked_version = Some(self.reader.store.directory_version());
         self.checked_at = self.clock.instant();
         let found = auth::read_caller(&self.reader.store, signed_in, self.clock.now()).await;
-        match found.and_then(|found| auth::admit(found, access, client, self.clock.now())) {
+        let asked = Asked { access, reads: true };
+        match found.and_then(|found| auth::admit(found, asked, client, self.clock.now())) {
             Ok(_) => Ok(()),
             Err(error) if error.cause.is_some() => Err("the key cannot be checked now; connect again"),
             Err(_) => Err("this key is no longer allowed to read events"),

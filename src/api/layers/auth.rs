@@ -19,7 +19,7 @@ use crate::store::{Directory, Key, Store, Tenant};
 use super::rate_limit;
 use super::trace::Arrival;
 use crate::api::in_process::{SessionRights, SignedIn};
-use crate::api::operation::Target;
+use crate::api::operation::{Operation, Target};
 use crate::api::request_context::Origin;
 use crate::api::{Api, ApiError, Result};
 
@@ -100,12 +100,12 @@ pub async fn layer(
     mut request: Request,
     next: Next,
 ) -> Result<Response> {
-    let access = target.operation.access();
+    let asked = Asked::of(target.operation);
     let signed_in = match request.extensions_mut().remove::<SignedIn>() {
         Some(signed_in) => signed_in,
         None => SignedIn { digest: read_secret(request.headers())?.digest(), rights: None },
     };
-    let caller = api.authenticate(&signed_in, access, origin.client, arrival.now).await?;
+    let caller = api.authenticate(&signed_in, asked, origin.client, arrival.now).await?;
     if !caller.sees(Environment::Live) && !target.operation.admits_test_keys() {
         return Err(ApiError::live_only("this"));
     }
@@ -146,7 +146,7 @@ impl Api {
     async fn authenticate(
         &self,
         signed_in: &SignedIn,
-        access: Access,
+        asked: Asked,
         client: IpAddr,
         now: Timestamp,
     ) -> Result<Caller> {
@@ -155,7 +155,7 @@ impl Api {
             (Some(caller), Some(rights)) => narrow(&self.store, caller, rights, now).await?,
             (found, _) => found,
         };
-        let caller = admit(found, access, client, now)?;
+        let caller = admit(found, asked, client, now)?;
         if self.last_used_throttle.is_due(caller.key.id, now) {
             self.store.touch_key(caller.key.id, now);
         }
@@ -221,8 +221,24 @@ pub fn read_secret(headers: &HeaderMap) -> Result<KeySecret> {
     }
 }
 
-/// Decides whether a key may call an operation from an address.
-pub fn admit(found: Option<Caller>, access: Access, client: IpAddr, now: Timestamp) -> Result<Caller> {
+/// What is asked of a key.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// Who may do it.
+    pub access: Access,
+    /// Whether it changes nothing.
+    pub reads: bool,
+}
+
+impl Asked {
+    /// What an operation asks.
+    pub fn of(operation: &Operation) -> Self {
+        Self { access: operation.access(), reads: operation.reads() }
+    }
+}
+
+/// Decides whether a key may do what is asked from an address.
+pub fn admit(found: Option<Caller>, asked: Asked, client: IpAddr, now: Timestamp) -> Result<Caller> {
     let is_whole = |caller: &Caller| caller.key.tenant_id == caller.tenant.as_ref().map(|tenant| tenant.id);
     let caller = found.filter(is_whole).ok_or_else(|| {
         ApiError::new(
@@ -234,15 +250,21 @@ pub fn admit(found: Option<Caller>, access: Access, client: IpAddr, now: Timesta
     let Caller { key, tenant, .. } = &caller;
     check_validity(key, now)?;
     check_address(key, client)?;
-    if tenant.as_ref().is_some_and(|tenant| tenant.status == TenantStatus::Suspended) {
-        return Err(ApiError::new(
-            RefusalCode::TenantSuspended,
-            "the tenant of this key is suspended",
-            "ask the operator of the platform to activate the tenant",
-        ));
-    }
-    check_access(key, access)?;
+    tenant.iter().try_for_each(|tenant| check_status(tenant.status, asked.reads))?;
+    check_access(key, asked.access)?;
     Ok(caller)
+}
+
+fn check_status(status: TenantStatus, reads: bool) -> Result<()> {
+    let (code, message) = match status {
+        TenantStatus::Active => return Ok(()),
+        TenantStatus::Archived if reads => return Ok(()),
+        TenantStatus::Suspended => (RefusalCode::TenantSuspended, "the tenant of this key is suspended"),
+        TenantStatus::Archived => {
+            (RefusalCode::TenantArchived, "the tenant of this key is archived, so its keys may only read")
+        }
+    };
+    Err(ApiError::new(code, message, "ask the operator of the platform to activate the tenant"))
 }
 
 fn check_validity(key: &Key, now: Timestamp) -> Result<()> {
@@ -333,6 +355,8 @@ mod tests {
             body_retention_days: None,
             weight: Default::default(),
             status,
+            archived_at: None,
+            deletable_at: None,
             created_at: now(),
             updated_at: now(),
         }
@@ -360,7 +384,8 @@ mod tests {
     }
 
     fn code(found: Option<(Key, Option<Tenant>)>, access: Access, client: &str) -> &'static str {
-        admit(found.map(Caller::from), access, client.parse().unwrap(), now())
+        let asked = Asked { access, reads: false };
+        admit(found.map(Caller::from), asked, client.parse().unwrap(), now())
             .map_or_else(|e| e.refusal.code.as_str(), |_| "ok")
     }
 
@@ -388,6 +413,21 @@ mod tests {
         for (row, (found, access, expected)) in rows.into_iter().enumerate() {
             assert_eq!(code(found, access, "192.0.2.1"), expected, "row {row}");
         }
+    }
+
+    #[test]
+    fn a_key_of_an_archived_tenant_may_only_read() {
+        let archived = tenant(TenantStatus::Archived);
+        let access = Access::Scope(Scope::KeysRead);
+        let with_scope = key(Some(&archived), &[Scope::KeysRead]);
+        let admitted = |key: &Key, reads: bool| {
+            let found = Some(Caller::from((key.clone(), Some(archived.clone()))));
+            admit(found, Asked { access, reads }, "::1".parse().unwrap(), now())
+                .map_or_else(|e| e.refusal.code.as_str(), |_| "ok")
+        };
+        assert_eq!(admitted(&with_scope, true), "ok");
+        assert_eq!(admitted(&with_scope, false), "tenant_archived");
+        assert_eq!(admitted(&key(Some(&archived), &[]), true), "insufficient_scope");
     }
 
     #[test]

@@ -323,9 +323,13 @@ impl WaitContext {
         let covers = |part: &QueueFilter| part.covers(group.tenant_id, &group.destination);
         let mut waits = Vec::new();
         let tenant = self.tenants.get(&group.tenant_id);
-        if tenant.is_some_and(|tenant| tenant.status == TenantStatus::Suspended) {
-            let detail = "the platform suspended the tenant".to_owned();
-            waits.push(WaitView::of(WaitReason::TenantSuspended).detail(Some(detail)));
+        let why = tenant.and_then(|tenant| match tenant.status {
+            TenantStatus::Active => None,
+            TenantStatus::Suspended => Some("the platform suspended the tenant"),
+            TenantStatus::Archived => Some("the tenant is archived"),
+        });
+        if let Some(why) = why {
+            waits.push(WaitView::of(WaitReason::TenantSuspended).detail(Some(why.to_owned())));
         }
         for pause in self.pauses.iter().filter(|pause| covers(&pause.part)) {
             waits.push(WaitView::of(WaitReason::Paused).until(pause.until).detail(pause.reason.clone()));

@@ -7,7 +7,7 @@ use super::views::{Create, RampBody, RateLimitPatch, SettingsPatch, Update};
 use crate::api::json::Checks;
 use crate::api::{Result, domains};
 use crate::mail::Timestamp;
-use crate::model::{Brakes, Brand, SoftBounces};
+use crate::model::{Brakes, Brand, SoftBounces, TenantStatus};
 use crate::store::{NewTenant, Ramp, RateLimit, Tenant, TenantPatch, TenantSettings};
 
 const NAME_CHARS_MAX: usize = 200;
@@ -71,6 +71,7 @@ impl Update {
             ("body_retention_days", self.body_retention_days.is_some()),
             ("weight", self.weight.is_some()),
             ("status", self.status.is_some()),
+            ("deletable_at", self.deletable_at.is_some()),
         ];
         fields.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
     }
@@ -89,6 +90,14 @@ impl Update {
         check_external_ref(self.external_ref.as_ref().and_then(|r| r.as_deref()), &mut checks);
         check_retention("retention_days", self.retention_days.flatten(), &mut checks);
         check_retention("body_retention_days", self.body_retention_days.flatten(), &mut checks);
+        let is_archived = self.status.unwrap_or(tenant.status) == TenantStatus::Archived;
+        let message = "only an archived tenant has a date of its deletion: set status to archived";
+        checks.require(
+            self.deletable_at.flatten().is_none() || is_archived,
+            "deletable_at",
+            "invalid",
+            message,
+        );
         let source_pool = self.source_pool.as_ref().and_then(|pool| pool.as_deref());
         check_source_pool(source_pool, source_pools, &mut checks);
         let metadata = self.metadata.map(|patch| merge_metadata(tenant.metadata.clone(), patch));
@@ -116,6 +125,7 @@ impl Update {
             body_retention_days: self.body_retention_days,
             weight: self.weight,
             status: self.status,
+            deletable_at: self.deletable_at,
         })
     }
 }

@@ -81,8 +81,12 @@ pub struct Update {
     pub(super) body_retention_days: Option<Option<u32>>,
     /// Weight in the fair sharing of capacity between tenants, 1 to 100.
     pub(super) weight: Option<Weight>,
-    /// `suspended`: the server refuses the keys of the tenant and does not deliver its queued mail.
+    /// `suspended`: the server refuses the keys of the tenant and does not deliver its queued mail. `archived`: its keys may
+    /// only read, and its queued mail waits.
     pub(super) status: Option<TenantStatus>,
+    /// From when an archived tenant may be deleted; `null` for at once. Another status clears it.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) deletable_at: Option<Option<Timestamp>>,
 }
 
 /// Settings for all mail of a tenant. Absent fields stay unchanged; `null` restores the default.
@@ -222,8 +226,12 @@ pub struct TenantView {
     body_retention_days: Option<u32>,
     /// Weight in the fair sharing of capacity between tenants, 1 to 100.
     weight: Weight,
-    /// `active` or `suspended`.
+    /// `active`, `suspended` or `archived`.
     status: TenantStatus,
+    /// Since when it is archived; `null` if it is not.
+    archived_at: Option<Timestamp>,
+    /// From when an archived tenant may be deleted; `null` for at once.
+    deletable_at: Option<Timestamp>,
     /// Creation time.
     created_at: Timestamp,
     /// Time of the last change.
@@ -307,6 +315,8 @@ impl From<Tenant> for TenantView {
             body_retention_days: tenant.body_retention_days,
             weight: tenant.weight,
             status: tenant.status,
+            archived_at: tenant.archived_at,
+            deletable_at: tenant.deletable_at,
             created_at: tenant.created_at,
             updated_at: tenant.updated_at,
         }

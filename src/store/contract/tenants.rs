@@ -183,10 +183,11 @@ pub(super) async fn removing_a_tenant_counts_first_and_leaves_the_others<H: Harn
 pub(super) async fn a_change_of_status_has_its_event_and_a_patch_without_one_none<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let id = bed.tenant("a").await.id;
-    for status in [TenantStatus::Suspended, TenantStatus::Suspended, TenantStatus::Active] {
+    use TenantStatus::{Active, Archived, Suspended};
+    for status in [Suspended, Suspended, Active, Archived, Archived] {
         let patch = TenantPatch { status: Some(status), ..TenantPatch::default() };
         assert_eq!(bed.store.update_tenant(id, patch, now()).await.unwrap().unwrap().status, status);
     }
     let counts = bed.store.count_tenant_objects(id).await.unwrap().unwrap();
-    assert_eq!(counts.events, 3, "created, suspended, activated");
+    assert_eq!(counts.events, 4, "created, suspended, activated, archived");
 }

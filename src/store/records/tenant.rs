@@ -39,6 +39,10 @@ pub struct Tenant {
     /// Its share of scarce resources against that of other tenants.
     pub weight: Weight,
     pub status: TenantStatus,
+    /// Since when it is archived.
+    pub archived_at: Option<Timestamp>,
+    /// From when an archived tenant may be deleted; at once if absent.
+    pub deletable_at: Option<Timestamp>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
@@ -230,12 +234,15 @@ pub struct TenantPatch {
     pub body_retention_days: Option<Option<u32>>,
     pub weight: Option<Weight>,
     pub status: Option<TenantStatus>,
+    /// Kept only while the tenant is archived.
+    pub deletable_at: Option<Option<Timestamp>>,
 }
 
 /// Kinds of objects with a limit for each tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limited {
     Domains,
+    Erasures,
     Inboxes,
     Keys,
     /// Each environment has its own.
@@ -251,6 +258,7 @@ impl Limited {
     pub const fn rows_max(self) -> usize {
         match self {
             Self::Domains => 500,
+            Self::Erasures => 100_000,
             Self::Inboxes => 5,
             Self::Keys | Self::Templates => 1000,
             Self::Suppressions(_) => Self::SUPPRESSIONS_MAX,
@@ -261,6 +269,7 @@ impl Limited {
     pub(in crate::store) const fn plural(self) -> &'static str {
         match self {
             Self::Domains => "domains",
+            Self::Erasures => "erasures of recipients",
             Self::Inboxes => "inboxes",
             Self::Keys => "keys",
             Self::Suppressions(Environment::Live) => "live suppressions",

@@ -24,7 +24,7 @@ use super::unit_of_work::Tx;
 use crate::mail::{DomainName, Timestamp};
 use crate::model::{
     DkimKeyId, DomainId, Environment, KeyId, ListName, QueueFilter, SecretDigest, SuppressionId, TemplateId,
-    TenantId, TenantStatus,
+    TenantId,
 };
 use crate::store::{
     Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, NewDkimKey,
@@ -39,7 +39,7 @@ const NOTICES_AT_ONCE_MAX: usize = 100;
 const REMOVED_AT_ONCE_MAX: usize = 50;
 
 impl SqliteStore {
-    pub(super) async fn begin_removal(&self, id: TenantId) -> Result<bool> {
+    pub(super) async fn begin_removal(&self, id: TenantId, now: Timestamp) -> Result<bool> {
         let feed = Arc::clone(&self.feed);
         let after = move |is_there: bool| {
             if is_there {
@@ -47,7 +47,7 @@ impl SqliteStore {
             }
             is_there
         };
-        self.write_then(move |tx| removal::begin(tx, id), after).await
+        self.write_then(move |tx| removal::begin(tx, id, now), after).await
     }
 
     pub(super) async fn continue_removal(&self, id: TenantId) -> Result<removal::Step> {
@@ -66,7 +66,7 @@ impl SqliteStore {
     }
 
     /// Rewrites the search index without deleted messages, in steps between which others commit.
-    async fn rewrite_index(&self) -> Result<()> {
+    pub(super) async fn rewrite_index(&self) -> Result<()> {
         let mut is_first = true;
         while self.write(move |tx| index::rewrite(tx, is_first)).await? {
             is_first = false;
@@ -144,12 +144,10 @@ impl Directory for SqliteStore {
         let feed = Arc::clone(&self.feed);
         let after = move |tenant: Option<Tenant>| {
             match (&tenant, status) {
-                (Some(_), Some(TenantStatus::Suspended)) => {
-                    feed.send(SpoolChange::TenantSuspended(id));
-                }
-                (Some(_), Some(TenantStatus::Active)) => {
+                (Some(_), Some(status)) if status.sends() => {
                     feed.send(SpoolChange::TenantResumed { tenant_id: id, at: now });
                 }
+                (Some(_), Some(_)) => feed.send(SpoolChange::TenantSuspended(id)),
                 _ => {}
             }
             tenant
@@ -171,7 +169,7 @@ impl Directory for SqliteStore {
     }
 
     async fn remove_tenant(&self, id: TenantId, now: Timestamp) -> Result<Option<TenantCounts>> {
-        if !self.begin_removal(id).await? {
+        if !self.begin_removal(id, now).await? {
             return Ok(None);
         }
         let mut counts = TenantCounts::default();

@@ -9,6 +9,7 @@ mod brakes;
 mod checksum;
 mod delivery_rows;
 mod directory;
+mod erasures;
 mod events;
 mod inboxes;
 mod journal;
@@ -143,6 +144,8 @@ pub struct OpenDatabase {
     probe: Probe,
     /// Locked while the search index is updated.
     indexing: tokio::sync::Mutex<()>,
+    /// Locked while recipients are erased.
+    erasing: tokio::sync::Mutex<()>,
     retention: Mutex<retention::PruneProgress>,
     bodies: Arc<BodyFiles>,
     free_space: FreeSpace,

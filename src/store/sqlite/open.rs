@@ -112,6 +112,7 @@ fn start(options: &SqliteOptions, opened: Opened) -> Result<SqliteStore, Box<dyn
         stats_cache: Default::default(),
         probe: Default::default(),
         indexing: Default::default(),
+        erasing: Default::default(),
         retention: Default::default(),
         bodies: Arc::new(bodies),
         free_space: FreeSpace::new(data_dir, options.free_disk_bytes_min),

@@ -57,6 +57,8 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0046_events_by_type.sql"),
     include_str!("migrations/0047_backup.sql"),
     include_str!("migrations/0048_acme.sql"),
+    include_str!("migrations/0049_archived_tenants.sql"),
+    include_str!("migrations/0050_erasures.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

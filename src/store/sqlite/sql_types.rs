@@ -11,11 +11,12 @@ use crate::mail::{
 };
 use crate::model::{
     AttemptId, AuditActor, AuditId, BounceClass, DeliveryId, DeliveryState, DisabledReason, DkimAlgorithm,
-    DkimKeyId, DkimKeyState, DomainId, DomainStatus, Environment, EventId, EventKind, FeedbackType, InboxId,
-    KeyId, LimitPeriod, ListName, MessageId, MessageKind, RefusalCode, ReportAction, ReportEffect, ReportId,
-    ReportKind, RequestId, ReturnPathMode, ReturnPathStatus, SecretDigest, Stage, SuppressedMail,
-    SuppressionId, SuppressionReason, TemplateId, TenantId, TenantStatus, TlsFailure, TlsPolicyType,
-    UsageInterval, Verification, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus, Weight,
+    DkimKeyId, DkimKeyState, DomainId, DomainStatus, Environment, ErasureId, EventId, EventKind,
+    FeedbackType, InboxId, KeyId, LimitPeriod, ListName, MessageId, MessageKind, RefusalCode, ReportAction,
+    ReportEffect, ReportId, ReportKind, RequestId, ReturnPathMode, ReturnPathStatus, SecretDigest, Stage,
+    SuppressedMail, SuppressionId, SuppressionReason, TemplateId, TenantId, TenantStatus, TlsFailure,
+    TlsPolicyType, UsageInterval, Verification, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
+    WebhookStatus, Weight,
 };
 use crate::store::{Conflict, JournalCursor, Result, StoreError};
 
@@ -94,6 +95,7 @@ stored_as_text!(
     SuppressionId,
     InboxId,
     ReportId,
+    ErasureId,
     RequestId,
     TemplateId,
     WebhookId,

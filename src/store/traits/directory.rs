@@ -59,7 +59,8 @@ store_trait! {
         /// Counts the objects of a tenant.
         async fn count_tenant_objects(&self, id: TenantId) -> Result<Option<TenantCounts>>;
         /// Suspends a tenant and deletes it with its objects in steps between which others commit. The event of the deletion
-        /// stays. An interrupted deletion leaves a suspended tenant; call again to finish it.
+        /// stays. An interrupted deletion leaves a suspended tenant; call again to finish it. Fails with
+        /// [`Conflict::NotDeletable`](crate::store::Conflict::NotDeletable).
         async fn remove_tenant(&self, id: TenantId, now: Timestamp) -> Result<Option<TenantCounts>>;
 
         /// Creates a domain with its first DKIM keys. Fails with

@@ -3,6 +3,7 @@
 mod acme_accounts;
 mod audit;
 mod directory;
+mod erasures;
 mod inboxes;
 mod journal;
 mod ledger;
@@ -16,6 +17,7 @@ mod tls_results;
 pub use acme_accounts::AcmeAccounts;
 pub use audit::Audit;
 pub use directory::Directory;
+pub use erasures::Erasures;
 pub use inboxes::Inboxes;
 pub use journal::Journal;
 pub use ledger::Ledger;

@@ -24,6 +24,7 @@ struct Tenant {
     slug: String,
     external_ref: Option<String>,
     status: String,
+    deletable_at: Option<Timestamp>,
     rate_limit: RateLimit,
     created_at: Timestamp,
 }
@@ -175,7 +176,10 @@ async fn show_page(request: &PageRequest, problem: Option<&Problem>) -> Outcome 
         futures_util::join!(request.get::<Value>(&path), request.get_if_any::<Series>(&series_path),);
     let (found, series) = (found?, series?);
     let tenant = Tenant::deserialize(&found).map_err(|_| Problem::not_found())?;
-    let line = html! { (components::status(&tenant.status)) " since " (format::time(tenant.created_at)) };
+    let line = html! {
+        (components::status(&tenant.status)) " since " (format::time(tenant.created_at))
+        @if let Some(at) = tenant.deletable_at { ", may be deleted from " (format::time(at)) " on" }
+    };
     let crumb = if request.is_platform() {
         (request.href(PATH), "Tenants")
     } else {
@@ -247,8 +251,30 @@ fn actions(request: &PageRequest, tenant: &Tenant, here: &str) -> Markup {
         } @else {
             (components::form(request, here, &html! { button.button name="do" value="activate" { "Activate" } }))
         }
+        @if tenant.status != "archived" { (archive_question(request, here)) }
         (components::form(request, here, &html! { button.button.danger name="do" value="ask_delete" { "Delete…" } }))
     }
+}
+
+fn archive_question(request: &PageRequest, here: &str) -> Markup {
+    let form = Form::new(request, "archive", None);
+    let field = Field {
+        label: "May be deleted from (UTC)",
+        name: "deletable_at",
+        kind: "datetime-local",
+        hint: "Empty: at once.",
+        ..Field::default()
+    };
+    components::confirm(
+        request,
+        &Question {
+            action: here,
+            label: "Archive…",
+            class: "",
+            text: html! { "Its keys may only read, and its mail waits. Nothing is deleted." },
+        },
+        &html! { (form.input(field)) button.button.sure name="do" value="archive" { "Archive the tenant" } },
+    )
 }
 
 fn usage(series: &Series) -> Markup {
@@ -309,6 +335,11 @@ pub async fn act(request: PageRequest) -> Outcome {
             let status = if action == "suspend" { "suspended" } else { "active" };
             let _: Value = request.patch(&path, &json!({ "status": status })).await?;
             View::redirect(here, format!("The tenant is {status}."))
+        }
+        "archive" => {
+            let body = json!({ "status": "archived", "deletable_at": request.time_or_null("deletable_at") });
+            let _: Value = request.patch(&path, &body).await?;
+            View::redirect(here, "The tenant is archived.")
         }
         "open" => open_as(&request).await,
         "ask_delete" => ask_delete(&request, None).await,

@@ -80,6 +80,7 @@ class Objects:
             "domains": self.domain, "keys": self.key, "api-keys": self.key, "suppressions": self.suppression,
             "templates": self.template, "webhooks": self.webhook, "emails": self.email, "reports": self.report,
             "audit": self.change, "inboxes": self.inbox, "destinations": "else.example",
+            "recipients": "nobody@else.example",
         }  # fmt: skip
         return ids.get(kind)
 

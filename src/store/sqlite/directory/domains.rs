@@ -368,8 +368,12 @@ fn record_return_path(tx: &Tx<'_>, domain: &mut Domain, check: &DomainCheck) -> 
 /// Selects domains that may send, also those that the platform verified: their return hosts are checked.
 const IS_TO_CHECK: &str = "status <> ?1 AND (checked_us IS NULL OR checked_us < ?2)";
 
+/// The tenants with domains to check. Archived tenants send nothing, so theirs stay as they are.
 pub(super) fn tenants_to_check(connection: &Connection, before: Timestamp) -> Result<Vec<TenantId>> {
-    let sql = format!("SELECT DISTINCT tenant_id FROM domain WHERE tenant_id IS NOT NULL AND {IS_TO_CHECK}");
+    let sql = format!(
+        "SELECT DISTINCT tenant_id FROM domain WHERE tenant_id IS NOT NULL AND {IS_TO_CHECK}
+             AND tenant_id NOT IN (SELECT id FROM tenant WHERE status = 'archived')"
+    );
     let mut statement = connection.prepare_cached(&sql)?;
     let row = params![DomainStatus::Taken, us(before)];
     let tenants = statement.query_map(row, |row| row.get(0))?;

@@ -13,7 +13,7 @@ use crate::store::sqlite::journal::retention::{self, MessageRows};
 use crate::store::sqlite::sql_types;
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::sqlite::usage;
-use crate::store::{Result, TenantCounts};
+use crate::store::{Conflict, Result, StoreError, TenantCounts};
 
 /// Maximum of messages that one step deletes.
 const STEP_MESSAGES_MAX: usize = 200;
@@ -52,9 +52,14 @@ pub(super) fn count(connection: &Connection, id: TenantId) -> Result<Option<Tena
     }))
 }
 
-/// Suspends the tenant without an event, because its events are deleted too. False if it does not exist.
-pub(super) fn begin(tx: &Tx<'_>, id: TenantId) -> Result<bool> {
-    let sql = "UPDATE tenant SET status = ?2 WHERE id = ?1";
+/// Suspends the tenant without an event, because its events are deleted too. False if it does not exist. Fails with
+/// [`Conflict::NotDeletable`] before the date of an archived tenant.
+pub(super) fn begin(tx: &Tx<'_>, id: TenantId, now: Timestamp) -> Result<bool> {
+    let Some(tenant) = tenants::find(tx, id)? else { return Ok(false) };
+    if let Some(at) = tenant.deletable_at.filter(|at| *at > now) {
+        return Err(StoreError::Conflict(Conflict::NotDeletable(at)));
+    }
+    let sql = "UPDATE tenant SET status = ?2, archived_us = NULL, deletable_us = NULL WHERE id = ?1";
     tx.note_change_of_owner(Some(id));
     Ok(tx.prepare_cached(sql)?.execute(params![id, TenantStatus::Suspended])? > 0)
 }

@@ -30,6 +30,7 @@ pub(in crate::store::sqlite) fn require(
 fn has_more(tx: &Tx<'_>, what: Limited, tenant: TenantId, rows: usize) -> Result<bool> {
     let table = match what {
         Limited::Domains => "domain",
+        Limited::Erasures => "erasure",
         Limited::Inboxes => "inbox",
         Limited::Keys => "key",
         Limited::Suppressions(environment) => {

@@ -9,7 +9,7 @@ use crate::model::{EventKind, TenantId, TenantStatus};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
-use crate::store::sqlite::sql_types::{self, json_if_any, time, to_json, us};
+use crate::store::sqlite::sql_types::{self, json_if_any, time, time_if_any, to_json, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     Conflict, DEFAULT_TENANT, NewSmartHost, NewTenant, Page, PageRequest, Result, StoreError, Tenant,
@@ -33,6 +33,8 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Tenant> {
         body_retention_days: row.get("body_retention_days")?,
         weight: row.get("weight")?,
         status: row.get("status")?,
+        archived_at: time_if_any(row, "archived_us")?,
+        deletable_at: time_if_any(row, "deletable_us")?,
         created_at: time(row, "created_us")?,
         updated_at: time(row, "updated_us")?,
     })
@@ -56,6 +58,8 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewTenant, now: Timestamp) -> Result<Ten
         body_retention_days: new.body_retention_days,
         weight: new.weight,
         status: TenantStatus::Active,
+        archived_at: None,
+        deletable_at: None,
         created_at: now,
         updated_at: now,
     };
@@ -111,15 +115,16 @@ fn refuse_external_ref_in_use(
 fn write(tx: &Tx<'_>, tenant: &Tenant) -> Result<()> {
     let sql = "INSERT INTO tenant (id, name, slug, external_ref, metadata, settings, rate_limit, smart_host,
                                    source_pool, retention_days, weight, status, created_us, updated_us,
-                                   body_retention_days)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+                                   body_retention_days, archived_us, deletable_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
                ON CONFLICT (id) DO UPDATE SET
                    name = excluded.name, slug = excluded.slug, external_ref = excluded.external_ref,
                    metadata = excluded.metadata, settings = excluded.settings,
                    rate_limit = excluded.rate_limit, smart_host = excluded.smart_host,
                    source_pool = excluded.source_pool, retention_days = excluded.retention_days,
                    weight = excluded.weight, status = excluded.status,
-                   updated_us = excluded.updated_us, body_retention_days = excluded.body_retention_days";
+                   updated_us = excluded.updated_us, body_retention_days = excluded.body_retention_days,
+                   archived_us = excluded.archived_us, deletable_us = excluded.deletable_us";
     tx.prepare_cached(sql)?.execute(params![
         tenant.id,
         tenant.name,
@@ -136,6 +141,8 @@ fn write(tx: &Tx<'_>, tenant: &Tenant) -> Result<()> {
         us(tenant.created_at),
         us(tenant.updated_at),
         tenant.body_retention_days,
+        tenant.archived_at.map(us),
+        tenant.deletable_at.map(us),
     ])?;
     Ok(())
 }
@@ -207,6 +214,12 @@ pub(super) fn update(
     }
     refuse_external_ref_in_use(tx, patch.external_ref.as_ref().and_then(Option::as_deref), Some(id))?;
     let set_password = apply(&mut tenant, patch.clone());
+    match tenant.status {
+        TenantStatus::Archived => tenant.archived_at = before.archived_at.or(Some(now)),
+        TenantStatus::Active | TenantStatus::Suspended => {
+            (tenant.archived_at, tenant.deletable_at) = (None, None);
+        }
+    }
     let changed = changed_fields(&before, &tenant);
     if changed.is_empty() && tenant.status == before.status {
         return Ok(Some(before));
@@ -221,14 +234,17 @@ pub(super) fn update(
         append_event(tx, EventKind::TenantUpdated, id, &json!({ "changed": changed }), now)?;
     }
     if tenant.status != before.status {
-        if tenant.status == TenantStatus::Active {
+        if tenant.status.sends() {
             note_resumed(tx, id, now)?;
         }
-        let kind = match tenant.status {
-            TenantStatus::Active => EventKind::TenantActivated,
-            TenantStatus::Suspended => EventKind::TenantSuspended,
+        let (kind, data) = match tenant.status {
+            TenantStatus::Active => (EventKind::TenantActivated, json!({})),
+            TenantStatus::Suspended => (EventKind::TenantSuspended, json!({})),
+            TenantStatus::Archived => {
+                (EventKind::TenantArchived, json!({ "deletable_at": tenant.deletable_at }))
+            }
         };
-        append_event(tx, kind, id, &json!({}), now)?;
+        append_event(tx, kind, id, &data, now)?;
     }
     Ok(Some(tenant))
 }
@@ -248,6 +264,8 @@ fn changed_fields(before: &Tenant, after: &Tenant) -> Vec<&'static str> {
         ("retention_days", before.retention_days != after.retention_days),
         ("body_retention_days", before.body_retention_days != after.body_retention_days),
         ("weight", before.weight != after.weight),
+        // A change of the status sets and clears it too.
+        ("deletable_at", before.status == after.status && before.deletable_at != after.deletable_at),
     ];
     fields.into_iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| name).collect()
 }
@@ -295,6 +313,7 @@ fn apply(tenant: &mut Tenant, patch: TenantPatch) -> Option<Option<Zeroizing<Str
     set(&mut tenant.body_retention_days, patch.body_retention_days);
     set(&mut tenant.weight, patch.weight);
     set(&mut tenant.status, patch.status);
+    set(&mut tenant.deletable_at, patch.deletable_at);
     match patch.smart_host? {
         None => {
             tenant.smart_host = None;

@@ -76,22 +76,37 @@ pub(super) fn read_news(connection: &Connection) -> Result<Option<News>> {
 
 pub(super) fn write(tx: &Tx<'_>, news: &News) -> Result<()> {
     let mut is_there = tx.prepare_cached("SELECT 1 FROM message WHERE id = ?1")?;
-    let mut put = tx.prepare_cached("INSERT INTO search_place (place, message_id) VALUES (?1, ?2)")?;
-    let mut index =
-        tx.prepare_cached("INSERT INTO message_search (rowid, facets, subject) VALUES (?1, ?2, ?3)")?;
-    for Entry { id, facets, subject } in &news.messages {
+    for entry in &news.messages {
         // It may have been deleted since it was read.
-        if is_there.exists([id])?
-            && let Some(place) = free_place(tx, *id)?
-        {
-            put.execute(params![place, id])?;
-            index.execute(params![place, facets, subject])?;
+        if is_there.exists([entry.id])? {
+            put(tx, entry)?;
         }
     }
     let sql = "INSERT INTO search_progress (id, cursor) VALUES (1, ?1)
                ON CONFLICT (id) DO UPDATE SET cursor = excluded.cursor";
     tx.prepare_cached(sql)?.execute([news.cursor])?;
     Ok(())
+}
+
+fn put(tx: &Tx<'_>, Entry { id, facets, subject }: &Entry) -> Result<()> {
+    let Some(place) = free_place(tx, *id)? else { return Ok(()) };
+    let sql = "INSERT INTO search_place (place, message_id) VALUES (?1, ?2)";
+    tx.prepare_cached(sql)?.execute(params![place, id])?;
+    let sql = "INSERT INTO message_search (rowid, facets, subject) VALUES (?1, ?2, ?3)";
+    tx.prepare_cached(sql)?.execute(params![place, facets, subject])?;
+    Ok(())
+}
+
+/// Indexes a message anew, because it was changed. One that is not indexed yet is read later.
+pub(in crate::store::sqlite) fn renew(tx: &Tx<'_>, id: MessageId) -> Result<()> {
+    if place_of(tx, id)?.is_none() {
+        return Ok(());
+    }
+    remove(tx, id)?;
+    let Some(message) = message_rows::find(tx, id)? else { return Ok(()) };
+    let recipients = delivery_rows::recipients(tx, id, usize::MAX)?;
+    let facets = facets_of(&message, &recipients).join(" ");
+    put(tx, &Entry { id, facets, subject: message.subject.unwrap_or_default() })
 }
 
 /// Removes a message from the index.

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::mail::{Host, SignedDuration, Timestamp};
-use crate::model::{QueueFilter, TenantId, TenantStatus};
+use crate::model::{QueueFilter, TenantId};
 use crate::store::sqlite::Tx;
 use crate::store::sqlite::directory::{note_all_resumed, note_resumed, require_tenant};
 use crate::store::sqlite::sql_types::{count, time, us};
@@ -86,7 +86,7 @@ fn note_ended(tx: &Tx<'_>, part: &QueueFilter, until_us: i64, at: Timestamp) -> 
     Ok(EndedPause { part: part.clone(), until_us, round })
 }
 
-/// The tenants whose mail is paused or who are suspended. Their mail stays due in its rows.
+/// The tenants whose mail is paused or who do not send. Their mail stays due in its rows.
 pub(super) struct PausedTenants {
     everybody: bool,
     tenants: HashSet<TenantId>,
@@ -94,9 +94,9 @@ pub(super) struct PausedTenants {
 
 impl PausedTenants {
     pub(super) fn read(connection: &Connection, now: Timestamp) -> Result<Self> {
-        let sql = "SELECT id FROM tenant WHERE status = ?1";
+        let sql = "SELECT id FROM tenant WHERE status <> 'active'";
         let mut statement = connection.prepare_cached(sql)?;
-        let suspended = statement.query_map([TenantStatus::Suspended], |row| row.get(0))?;
+        let suspended = statement.query_map([], |row| row.get(0))?;
         let mut paused = Self { everybody: false, tenants: suspended.collect::<rusqlite::Result<_>>()? };
         for pause in read(connection, now)? {
             match (pause.part.tenant_id, pause.part.destination) {

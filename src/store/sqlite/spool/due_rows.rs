@@ -104,17 +104,18 @@ fn take_one(
     Ok(Some((message, delivery)))
 }
 
-/// Initial state of the feed: suspended tenants, pauses, and tenants with open deliveries.
+/// Initial state of the feed: tenants that do not send, pauses, and tenants with open deliveries.
 pub(in crate::store::sqlite) fn begin_feed(
     connection: &Connection,
     feed: &SpoolFeed,
 ) -> rusqlite::Result<()> {
-    let mut tenants = connection
-        .prepare("SELECT id, status, resumed_us FROM tenant WHERE status = ?1 OR resumed_us IS NOT NULL")?;
-    let mut rows = tenants.query([TenantStatus::Suspended])?;
+    let mut tenants = connection.prepare(
+        "SELECT id, status, resumed_us FROM tenant WHERE status <> 'active' OR resumed_us IS NOT NULL",
+    )?;
+    let mut rows = tenants.query([])?;
     while let Some(row) = rows.next()? {
         let tenant_id = row.get(0)?;
-        if row.get::<_, TenantStatus>(1)? == TenantStatus::Suspended {
+        if !row.get::<_, TenantStatus>(1)?.sends() {
             feed.send(SpoolChange::TenantSuspended(tenant_id));
         }
         if let Some(at_us) = row.get(2)? {

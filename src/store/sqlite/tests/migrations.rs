@@ -27,6 +27,8 @@ async fn upgraded(bed: Bed, change: &str) -> Bed {
 /// The statements that take migrations back, the newest first, each with the version before them. A new migration adds its
 /// inverse.
 const INVERSES: &[(u32, &str)] = &[
+    (49, "DROP TABLE erasure;"),
+    (48, "ALTER TABLE tenant DROP COLUMN archived_us; ALTER TABLE tenant DROP COLUMN deletable_us;"),
     (47, "DROP TABLE acme_account;"),
     (46, INVERSE_OF_47),
     (45, "DROP INDEX event_without_message_by_type;"),

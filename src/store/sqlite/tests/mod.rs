@@ -1,6 +1,7 @@
 //! What is SQLite's own: the files, the lock, the master key, the disk.
 
 mod bodies;
+mod erasures;
 mod migrations;
 mod opening;
 mod removal;

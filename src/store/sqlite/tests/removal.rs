@@ -61,6 +61,9 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let change = "INSERT INTO audit (id, tenant_id, number, actor, by_platform, operation, created_us)
                   VALUES ('aud_1', ?1, 1, 'key', 0, 'update_tenant', 0)";
     database.execute(change, [&id]).unwrap();
+    let erasure = "INSERT INTO erasure (id, tenant_id, digest, keeps_suppression, created_us, applied_us)
+                   VALUES ('ers_1', ?1, x'00', 1, 0, 0)";
+    database.execute(erasure, [&id]).unwrap();
     let seen = || {
         let of_tenant = rows_with(&database, "tenant_id", &id);
         let of_message = rows_with(&database, "message_id", &message);
@@ -80,9 +83,9 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
         assert!(rows > 0, "this test has to put a row of the tenant into {table}");
     }
     bed.store.remove_tenant(tenant, now()).await.unwrap().unwrap();
-    // The audit log, the event of the deletion, its copy for the webhook of the platform, and the days for the last bill.
+    // The audit log, erasures for a restore, the event of the deletion, its copy for the webhook of the platform, and the days for the last bill.
     let left: Vec<_> = seen().into_iter().filter(|(_, rows)| *rows > 0).collect();
-    let stays = ["audit", "event", "usage", "usage_part", "webhook_delivery"];
+    let stays = ["audit", "erasure", "event", "usage", "usage_part", "webhook_delivery"];
     assert_eq!(left, stays.map(|table| (table.to_owned(), 1)));
     let of_tenant = EventFilter { tenant_id: Some(tenant), ..EventFilter::default() };
     let stays = bed.store.list_events(of_tenant, PageRequest::default()).await.unwrap().items;
@@ -92,7 +95,7 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     bed.store.prune(policy, later(92 * 24 * 3600), 100).await.unwrap();
     // The audit log is kept longer. The webhook of the platform is enabled, so what waits for it stays.
     let left: Vec<_> = seen().into_iter().filter(|(_, rows)| *rows > 0).collect();
-    assert_eq!(left, ["audit", "webhook_delivery"].map(|table| (table.to_owned(), 1)));
+    assert_eq!(left, ["audit", "erasure", "webhook_delivery"].map(|table| (table.to_owned(), 1)));
     assert_eq!(searched(), [0; 3]);
     assert_eq!(files_below(&bed.path().join("bodies")), [] as [PathBuf; 0]);
 }
@@ -171,7 +174,7 @@ async fn a_tenant_with_much_goes_in_steps_and_is_suspended_while_it_goes() {
     }
     bed.enqueue(other, &["x@one.example"]).await;
     let before = bed.store.count_tenant_objects(tenant).await.unwrap().unwrap();
-    assert!(bed.engine().begin_removal(tenant).await.unwrap());
+    assert!(bed.engine().begin_removal(tenant, now()).await.unwrap());
     let step = bed.engine().continue_removal(tenant).await.unwrap();
     assert!(!step.is_last && (1..5).contains(&step.counts.messages), "{:?}", step.counts);
     // As after a crash in between.

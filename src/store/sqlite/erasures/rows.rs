@@ -1,0 +1,96 @@
+//! Rows that belong to a recipient as a whole, and are deleted: suppressions that are not kept, inboxes, the texts of reports.
+
+use rusqlite::{Connection, Row, params};
+
+use super::targets::{Hits, Targets};
+use super::texts::{Found, PAGE_ROWS};
+use crate::model::TenantId;
+use crate::store::sqlite::sql_types::sql_limit;
+use crate::store::sqlite::unit_of_work::Tx;
+use crate::store::{ErasureCounts, Result};
+
+/// A table of such rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum RowTable {
+    Suppression,
+    Inbox,
+    /// The text of a report, which may be as large as the whole message.
+    ReportText,
+}
+
+impl RowTable {
+    pub(super) const ALL: [Self; 3] = [Self::Suppression, Self::Inbox, Self::ReportText];
+
+    fn select(self) -> &'static str {
+        match self {
+            Self::Suppression => {
+                "SELECT id, tenant_id, address FROM suppression WHERE id > ?1 ORDER BY id LIMIT ?2"
+            }
+            Self::Inbox => "SELECT id, tenant_id, folded FROM inbox WHERE id > ?1 ORDER BY id LIMIT ?2",
+            Self::ReportText => {
+                "SELECT report_id, (SELECT tenant_id FROM report WHERE id = report_id), octets FROM report_raw
+                 WHERE report_id > ?1 ORDER BY report_id LIMIT ?2"
+            }
+        }
+    }
+
+    fn page_rows(self) -> usize {
+        match self {
+            Self::Suppression | Self::Inbox => PAGE_ROWS,
+            Self::ReportText => PAGE_ROWS / 10,
+        }
+    }
+
+    /// Reads on after a row.
+    pub(super) fn page(self, connection: &Connection, after: &str, targets: &Targets) -> Result<Found> {
+        let mut statement = connection.prepare_cached(self.select())?;
+        let mut rows = statement.query(params![after, sql_limit(self.page_rows())])?;
+        let mut found = Found::default();
+        while let Some(row) = rows.next()? {
+            let (id, hits) = (row.get::<_, String>(0)?, self.hits(row, targets)?);
+            found.last = Some(id.clone());
+            if !hits.is_empty() {
+                found.rows.push((id, hits));
+            }
+        }
+        Ok(found)
+    }
+
+    fn hits(self, row: &Row<'_>, targets: &Targets) -> rusqlite::Result<Hits> {
+        let owner: Option<TenantId> = row.get_ref(1)?.as_str().ok().and_then(|text| text.parse().ok());
+        let octets = row.get_ref(2)?.as_bytes().unwrap_or_default();
+        let text = String::from_utf8_lossy(octets);
+        let mut hits = Hits::new();
+        match self {
+            Self::Suppression | Self::Inbox => drop(targets.label_of(&text, owner, &mut hits)),
+            Self::ReportText => drop(targets.replace_text(&text, owner, &mut hits)),
+        }
+        Ok(hits)
+    }
+
+    /// Whether the rows stay: the suppression of an erased address goes on refusing it.
+    pub(super) fn spares(self, hits: &Hits, targets: &Targets) -> bool {
+        self == Self::Suppression && targets.keep_suppression(hits)
+    }
+
+    pub(super) fn delete(self, tx: &Tx<'_>, id: &str) -> Result<()> {
+        // Without an event, which would name the address.
+        let sql = match self {
+            Self::Suppression => "DELETE FROM suppression WHERE id = ?1",
+            Self::Inbox => "DELETE FROM inbox WHERE id = ?1",
+            Self::ReportText => "DELETE FROM report_raw WHERE report_id = ?1",
+        };
+        tx.prepare_cached(sql)?.execute([id])?;
+        Ok(())
+    }
+
+    /// Counts a row.
+    pub(super) fn count(self, counts: &mut ErasureCounts) {
+        match self {
+            Self::Suppression => counts.suppressions += 1,
+            Self::Inbox => counts.other += 1,
+            // It is a part of a report.
+            Self::ReportText => {}
+        }
+    }
+}

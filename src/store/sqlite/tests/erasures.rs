@@ -1,0 +1,153 @@
+//! What is left of an erased recipient.
+
+use super::*;
+use crate::model::ErasureId;
+use crate::store::{Erasures, Metadata, NewErasure, Queue};
+
+const BOB: &str = "bob+x@b.example";
+/// In ORCPT and in URLs.
+const ENCODED: [&str; 2] = ["bob+2bx@b.example", "bob%2bx%40b.example"];
+
+/// Every row that may name a recipient gets one that names Bob.
+const ROWS: &[&str] = &[
+    "UPDATE attempt SET text = '550 <Bob+X@B.Example>: unknown',
+                        transcript = 'RCPT TO:<bob+x@b.example> ORCPT=rfc822;bob+2Bx@b.example'",
+    "UPDATE delivery SET last_reply = '550 bob+x@b.example', original_recipient = 'rfc822;bob+2Bx@b.example'",
+    "INSERT INTO report (id, tenant_id, message_id, kind, rule, effect, recipient, reply, reporter, digest, times, created_us, last_us)
+     SELECT 'rpt_1', id, NULL, 'other', 'other', 'none', 'bob+x@b.example', '550 bob+x@b.example',
+            '{\"from\":\"bob+x@b.example\"}', x'00', 1, 0, 0 FROM tenant WHERE slug = 'a'",
+    "INSERT INTO report_raw VALUES ('rpt_1', CAST('To: bob+x@b.example' AS BLOB))",
+    "INSERT INTO rejection SELECT 'req_1', id, NULL, 'rcpt', 'recipient_suppressed', 'bob+x@b.example is suppressed', NULL, 0, 'live'
+     FROM tenant WHERE slug = 'a'",
+    "INSERT INTO audit (id, tenant_id, number, actor, by_platform, operation, object_id, before, after, created_us)
+     SELECT 'aud_1', id, 1, 'key', 0, 'suppress', '/v1/recipients/bob%2Bx%40b.example', '{\"a\":[\"bob+x@b.example\"]}',
+            '{\"a\":\"bob+x@b.example\"}', 0 FROM tenant WHERE slug = 'a'",
+    "INSERT INTO inbox SELECT 'inb_1', id, 'Bob+x@b.example', 'bob+x@b.example', NULL, NULL, 0, NULL, 0 FROM tenant WHERE slug = 'a'",
+    "UPDATE suppression SET evidence = 'bob+x@b.example asked'",
+    "UPDATE webhook_delivery SET metadata = '{\"user\":\"bob+x@b.example\"}', last_attempt = '{\"text\":\"bob+x@b.example\"}'",
+];
+
+/// The places of the database with a text, in whatever case: `table.column`.
+fn places_with(connection: &Connection, texts: &[&str]) -> Vec<String> {
+    let sql = "SELECT m.name, c.name FROM sqlite_schema m JOIN pragma_table_info(m.name) c
+               WHERE m.type = 'table' ORDER BY m.name, c.cid";
+    let mut columns = connection.prepare(sql).unwrap();
+    let columns = columns.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let has = |(table, column): &(String, String)| {
+        let sql = format!(
+            "SELECT 1 FROM \"{table}\" WHERE instr(lower(CAST(\"{column}\" AS TEXT)), ?1) > 0 LIMIT 1"
+        );
+        texts.iter().any(|text| connection.prepare(&sql).unwrap().exists([text]).unwrap())
+    };
+    let columns = columns.map(std::result::Result::unwrap).filter(has);
+    columns.map(|(table, column)| format!("{table}.{column}")).collect()
+}
+
+async fn filled() -> (Bed, TenantId, Connection) {
+    let bed = Bed::new().await;
+    let tenant = bed.tenant("a").await.id;
+    bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap();
+    let mut shared = new_message(tenant, &[BOB, "carl@b.example"], "shared");
+    shared.message.subject = Some("for bob+x@b.example and you".into());
+    shared.message.annotations.metadata = Metadata::from_json(Some(r#"{"user":"bob+x@b.example"}"#.into()));
+    bed.store.enqueue(shared).await.unwrap();
+    bed.store.enqueue(new_message(tenant, &["Bob+X@b.example"], "dear bob+x@b.example")).await.unwrap();
+    let batches = bed.claim(later(0)).await.batches;
+    bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
+    bed.store.suppress(new_suppression(Some(tenant), BOB), now()).await.unwrap();
+    bed.store.index_messages().await.unwrap();
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
+    for sql in ROWS {
+        assert!(database.execute(sql, []).unwrap() > 0, "{sql}");
+    }
+    (bed, tenant, database)
+}
+
+fn erasure_of(tenant_id: Option<TenantId>, keeps_suppression: bool) -> NewErasure {
+    NewErasure { id: ErasureId::generate(now()), tenant_id, folded: BOB.into(), keeps_suppression }
+}
+
+#[tokio::test]
+async fn an_erased_recipient_is_in_no_column_of_any_table() {
+    let (bed, tenant, database) = filled().await;
+    let texts = [&[BOB][..], &ENCODED].concat();
+    let expected = [
+        "attempt.text",
+        "attempt.transcript",
+        "audit.object_id",
+        "audit.before",
+        "audit.after",
+        "body.submitted",
+        "delivery.recipient",
+        "delivery.last_reply",
+        "delivery.original_recipient",
+        "event.data",
+        "inbox.address",
+        "inbox.folded",
+        "message.subject",
+        "message.metadata",
+        "rejection.message",
+        "report.recipient",
+        "report.reply",
+        "report.reporter",
+        "report_raw.octets",
+        "suppression.address",
+        "suppression.evidence",
+        "webhook_delivery.data",
+        "webhook_delivery.last_attempt",
+        "webhook_delivery.metadata",
+    ];
+    assert_eq!(places_with(&database, &texts), expected);
+
+    let new = erasure_of(Some(tenant), false);
+    let would = bed.store.count_erasure(new.clone()).await.unwrap();
+    bed.store.note_erasure(new.clone(), now()).await.unwrap();
+    assert!(bed.store.deliveries_to_cancel().await.unwrap().is_empty());
+    let at = later(1);
+    assert_eq!(bed.store.apply_erasures(at).await.unwrap(), 1);
+    assert_eq!(places_with(&database, &texts), [] as [String; 0]);
+    let done = bed.store.erasure(new.id).await.unwrap().unwrap();
+    assert_eq!(done.applied_at, Some(at));
+    assert_eq!((done.counts.deliveries, done.counts.messages, done.counts.shared_messages), (2, 1, 1));
+    assert_eq!((done.counts.deliveries, done.counts.messages), (would.deliveries, would.messages));
+    assert_eq!((done.counts.reports, done.counts.rejections, done.counts.suppressions), (1, 1, 1));
+    assert_eq!((would.reports, would.rejections, would.suppressions), (1, 1, 1));
+    // Carl's delivery and the shared message stay.
+    assert_eq!(places_with(&database, &["carl@b.example"]).first().unwrap(), "delivery.recipient");
+    let filter = MessageFilter { to: Some(address("carl@b.example")), ..MessageFilter::default() };
+    let found = bed.store.list_messages(filter, PageRequest::default()).await.unwrap();
+    assert_eq!(found.items.len(), 1);
+    // A second pass has nothing to do.
+    assert_eq!(bed.store.apply_erasures(later(2)).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_erasure_in_another_tenant_changes_nothing() {
+    let (bed, _, database) = filled().await;
+    let other = bed.tenant("b").await.id;
+    let before = places_with(&database, &[BOB]);
+    bed.store.note_erasure(erasure_of(Some(other), false), now()).await.unwrap();
+    bed.store.apply_erasures(now()).await.unwrap();
+    assert_eq!(places_with(&database, &[BOB]), before);
+}
+
+#[tokio::test]
+async fn an_erasure_with_an_open_delivery_stays_incomplete_and_its_suppression_stays() {
+    let bed = Bed::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let open = bed.enqueue(tenant, &[BOB]).await.message.id;
+    bed.store.suppress(new_suppression(Some(tenant), BOB), now()).await.unwrap();
+    let new = erasure_of(None, true);
+    bed.store.note_erasure(new.clone(), now()).await.unwrap();
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
+    database.execute("UPDATE suppression SET evidence = 'bob+x@b.example asked'", []).unwrap();
+    let to_cancel = bed.store.deliveries_to_cancel().await.unwrap();
+    assert_eq!(to_cancel.iter().map(|(message, ids)| (*message, ids.len())).collect::<Vec<_>>(), [(open, 1)]);
+    assert_eq!(bed.store.apply_erasures(later(1)).await.unwrap(), 0);
+    let (message, ids) = to_cancel.into_iter().next().unwrap();
+    bed.store.cancel(message, ids, later(2)).await.unwrap();
+    assert_eq!(bed.store.apply_erasures(later(3)).await.unwrap(), 1);
+    let done = bed.store.erasure(new.id).await.unwrap().unwrap();
+    assert_eq!((done.counts.deliveries, done.counts.cancelled, done.counts.suppressions), (1, 1, 0));
+    assert_eq!(places_with(&database, &[BOB]), ["suppression.address"]);
+}
