@@ -226,6 +226,7 @@ fn classify(code: RefusalCode) -> (StatusCode, ErrorType) {
         | C::KeyInUse
         | C::KeyNotActive
         | C::NotDeletableYet
+        | C::ImportConflict
         | C::IdempotencyKeyReused
         | C::IdempotencyInProgress
         | C::MessageFinished

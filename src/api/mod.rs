@@ -167,6 +167,9 @@ const MESSAGE_STREAMS_MAX: u32 = 256;
 /// Concurrent downloads of messages from files per tenant. The platform counts as a tenant.
 const MESSAGE_STREAMS_PER_TENANT_MAX: u32 = 64;
 
+/// Concurrent exports of tenants. Each holds a page of `store::PAGE_OCTETS_MAX`, or one message, several times.
+const EXPORTS_MAX: u32 = 2;
+
 /// Dependencies of the API.
 pub struct ApiDependencies {
     /// `[api]` of the configuration.
@@ -234,6 +237,7 @@ pub struct Api {
     memory: Arc<MemoryBudget>,
     response_builds: TenantSemaphore,
     message_streams: TenantSemaphore,
+    exports: TenantSemaphore,
     connections: Arc<ConnectionLimiter>,
     key_generations: TenantSemaphore,
     lookups: TenantSemaphore,
@@ -289,6 +293,7 @@ impl Api {
             response_builds: TenantSemaphore::new(RESPONSES_BUILT_MAX, RESPONSES_BUILT_PER_TENANT_MAX)
                 .with_contended_max(RESPONSES_BUILT_PER_TENANT_CONTENDED_MAX),
             message_streams: TenantSemaphore::new(MESSAGE_STREAMS_MAX, MESSAGE_STREAMS_PER_TENANT_MAX),
+            exports: TenantSemaphore::new(EXPORTS_MAX, EXPORTS_MAX),
             connections,
             key_generations: TenantSemaphore::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
             lookups: TenantSemaphore::new(LOOKUPS_MAX, LOOKUPS_PER_TENANT_MAX),

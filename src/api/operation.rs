@@ -58,6 +58,8 @@ pub struct Operation {
     pub name: &'static str,
     /// Whether it sends messages. `api.send_body_max` then limits its body, and its response has the `X-SendLimit` headers.
     pub is_sending: bool,
+    /// Whether `api.send_body_max` limits its body, although it sends nothing.
+    pub(super) is_large: bool,
     /// Whether a POST changes nothing. It then ignores `Idempotency-Key`.
     pub(super) is_safe: bool,
     /// Whether its change is a line of the log and no entry of the audit log.
@@ -249,6 +251,7 @@ impl Operation {
             handler,
             summary: "",
             is_sending: false,
+            is_large: false,
             is_safe: false,
             logs_only: false,
             may_run_again: false,
@@ -409,6 +412,11 @@ impl Operation {
     /// Requires a body, such as the example: JSON without apostrophes, which stands between two in commands.
     pub(super) fn takes<T: JsonSchema + DeserializeOwned>(self, example: &'static str) -> Self {
         Self { body: Some(RequestBody::new::<T>(true, example)), ..self }
+    }
+
+    /// Requires a body that may be large.
+    pub(super) fn takes_large<T: JsonSchema + DeserializeOwned>(self, example: &'static str) -> Self {
+        Self { is_large: true, ..self.takes::<T>(example) }
     }
 
     /// Takes an optional body, such as the example.

@@ -197,7 +197,7 @@ fn octets_of(head: &Parts) -> usize {
 impl Api {
     fn body_limits(&self, operation: &Operation) -> body::Limits {
         let settings = &self.settings;
-        let (option, bytes_max) = match operation.is_sending {
+        let (option, bytes_max) = match operation.is_sending || operation.is_large {
             true => ("api.send_body_max", settings.send_body_max),
             false => ("api.body_max", settings.body_max),
         };

@@ -27,6 +27,8 @@ pub const UNRESERVED_OCTETS_MAX: usize = 2 * 1024;
 const MESSAGE: &str = "message/rfc822";
 /// For files, which a browser saves and never shows.
 const FILE: &str = "application/octet-stream";
+/// Lines of JSON.
+const LINES: &str = "application/x-ndjson";
 const CSV: &str = "text/csv; charset=utf-8; header=present";
 /// For HTML pages: they load their style sheet, whose signs are pictures within it, and nothing else.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -122,6 +124,11 @@ impl ApiResponse {
     /// 200 with a stream of server-sent events.
     pub fn events(body: Body) -> Self {
         Self::new(StatusCode::OK, "text/event-stream", Content::Stream { body, octets: None })
+    }
+
+    /// 200 with lines of JSON, streamed.
+    pub fn lines(body: Body) -> Self {
+        Self::new(StatusCode::OK, LINES, Content::Stream { body, octets: None })
     }
 
     /// A stored response.

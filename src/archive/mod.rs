@@ -1,7 +1,8 @@
-//! Backups of the data directory: formats, digests, files. The store copies, checks and changes the database; this module knows
-//! where a backup is and what is in it. It blocks. The time is given to it; only the age of abandoned work directories is
-//! compared with the clock of the machine, as that of files is. Imports `mail`, `store` and `durable_file`.
+//! Backups of the data directory and bundles of tenants: formats, digests, files. The store copies, checks and changes the
+//! database; this module knows where a backup is and what is in it. It blocks. The time is given to it; only the age of abandoned
+//! work directories is compared with the clock of the machine, as that of files is. Imports `mail`, `store` and `durable_file`.
 
+mod bundle;
 mod contents;
 mod create;
 mod directory;
@@ -12,6 +13,9 @@ mod output;
 mod restore;
 mod verify;
 
+pub use bundle::{
+    Bundle, BundleDigest, BundleError, digest_of, header as bundle_header, read as read_bundle,
+};
 pub use contents::read_manifest;
 pub use create::{CreateError, CreateOptions, Created, create};
 pub use directory::{BackupPath, PathError, WorkDirectory};

@@ -171,6 +171,10 @@ impl ApiClient {
         self.call(Method::POST, path, &Vec::new(), Some(body)).await
     }
 
+    pub(super) async fn post_with(&self, path: &str, query: &Query, body: &Value) -> anyhow::Result<Value> {
+        self.call(Method::POST, path, query, Some(body)).await
+    }
+
     pub(super) async fn patch(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
         self.call(Method::PATCH, path, &Vec::new(), Some(body)).await
     }
@@ -196,6 +200,15 @@ impl ApiClient {
             let id = HeaderValue::from_str(id).map_err(|_| anyhow!("{id:?} is not the id of an event"))?;
             request.headers.insert(HeaderName::from_static("last-event-id"), id);
         }
+        self.open(request).await
+    }
+
+    /// A response that is read as it arrives.
+    pub(super) async fn stream(&self, path: &str, query: &Query) -> anyhow::Result<ResponseStream> {
+        self.open(self.request(Method::GET, path, query, None)).await
+    }
+
+    async fn open(&self, request: Request) -> anyhow::Result<ResponseStream> {
         let opened = self.http.open(request, STREAM_OPEN_TIMEOUT).await;
         let mut stream = opened.with_context(|| format!("cannot reach {}", self.base))?;
         if stream.status.is_success() {

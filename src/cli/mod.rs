@@ -81,7 +81,7 @@ enum Command {
     Upgrade(upgrade::Arguments),
     /// Shows what is wrong with the server or a sending domain, and what to do
     Doctor(doctor::Arguments),
-    /// Lists, creates, changes, suspends, archives and deletes tenants
+    /// Lists, creates, changes, suspends, archives, moves and deletes tenants
     Tenant(tenant::Arguments),
     /// Lists, adds, verifies and deletes sending domains; shows their DNS records; replaces their DKIM keys
     Domain(domain::Arguments),

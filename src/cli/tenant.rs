@@ -1,5 +1,9 @@
 //! `pillarbox tenant`: the customers of the platform.
 
+mod bundle;
+
+use std::path::PathBuf;
+
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
@@ -83,10 +87,23 @@ enum Command {
         /// Only shows what would be deleted
         #[arg(long)]
         dry_run: bool,
+        /// Writes the tenant with its messages to this new file first, as `tenant export --messages` does
+        #[arg(long, value_name = "FILE")]
+        export: Option<PathBuf>,
         /// Deletes without asking
         #[arg(long)]
         yes: bool,
     },
+    /// Prints a tenant as a bundle: everything but usage and secrets, as lines of JSON
+    Export {
+        /// Its slug or id
+        tenant: String,
+        /// Also messages with their deliveries, attempts, events and content; they are not imported
+        #[arg(long)]
+        messages: bool,
+    },
+    /// Imports a bundle of another server; a second time changes nothing
+    Import(bundle::ImportArguments),
     /// Shows the usage of a tenant in a month
     Usage {
         /// Its slug or id
@@ -133,7 +150,13 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Suspend { tenant } => set_status(&client, &tenant, "suspended").await,
         Command::Resume { tenant } => set_status(&client, &tenant, "active").await,
         Command::Archive { tenant, delete_after } => archive(&client, &tenant, delete_after).await,
-        Command::Delete { tenant, dry_run, yes } => delete(&client, &tenant, dry_run, yes).await,
+        Command::Delete { tenant, dry_run, export, yes } => {
+            delete(&client, &tenant, dry_run, export, yes).await
+        }
+        Command::Export { tenant, messages } => {
+            bundle::export(&client, &path(&client, &tenant).await?, messages).await
+        }
+        Command::Import(arguments) => bundle::import(&client, arguments).await,
         Command::Usage { tenant, period } => usage(&client, &tenant, period).await,
     })
 }
@@ -234,8 +257,19 @@ async fn archive(client: &ApiClient, tenant: &str, delete_after: Option<Timestam
     })
 }
 
-async fn delete(client: &ApiClient, tenant: &str, dry_run: bool, yes: bool) -> anyhow::Result<()> {
+async fn delete(
+    client: &ApiClient,
+    tenant: &str,
+    dry_run: bool,
+    export: Option<PathBuf>,
+    yes: bool,
+) -> anyhow::Result<()> {
     let path = path(client, tenant).await?;
+    if let Some(file) = export.filter(|_| !dry_run) {
+        bundle::save(client, &path, &file).await?;
+    } else if !dry_run && !yes {
+        eprintln!("Export it first with: pillarbox tenant export {tenant} --messages > {tenant}.jsonl");
+    }
     if !dry_run && !yes {
         let would = client.delete(&path, &vec![("dry_run", "true".to_owned())]).await?;
         confirm(&format!("Delete {tenant} with all its data ({})", counts_text(&would)))?;

@@ -126,6 +126,8 @@ codes! {
     KeyNotActive = "key_not_active";
     /// The archived tenant may not be deleted before its date.
     NotDeletableYet = "not_deletable_yet";
+    /// Objects of a bundle conflict with what is stored.
+    ImportConflict = "import_conflict";
     /// The request needs a platform key.
     PlatformKeyRequired = "platform_key_required";
     /// The request needs a live key: it is about live objects, or changes objects that both environments share.

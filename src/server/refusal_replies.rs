@@ -105,6 +105,7 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         | KeyInUse
         | KeyNotActive
         | NotDeletableYet
+        | ImportConflict
         | MessageFinished
         | PreconditionFailed
         | WebhookDisabled

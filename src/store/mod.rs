@@ -1,7 +1,8 @@
-//! Persistence: the only module with SQL. Callers use thirteen traits and plain structs.
+//! Persistence: the only module with SQL. Callers use fourteen traits and plain structs.
 //!
 //! * [`AcmeAccounts`]: accounts at certificate authorities.
 //! * [`Audit`]: what people changed.
+//! * [`Bundles`]: one tenant as objects, to move it.
 //! * [`Directory`]: tenants, domains, keys, suppressions and templates.
 //! * [`Erasures`]: what is stored about one recipient, and its erasure.
 //! * [`Inboxes`]: addresses for trial mail, and its counts.
@@ -48,8 +49,8 @@ pub use sqlite::{
     pending_migrations, prepare_restored, quick_check,
 };
 pub use traits::{
-    AcmeAccounts, Audit, Directory, Erasures, Inboxes, Journal, Ledger, Outbox, Queue, Reports, Spool,
-    StsPolicies, TlsResults,
+    AcmeAccounts, Audit, Bundles, Directory, Erasures, Inboxes, Journal, Ledger, Outbox, Queue, Reports,
+    Spool, StsPolicies, TlsResults,
 };
 
 /// Lifetime of a [`SubmissionKey`].

@@ -94,6 +94,7 @@ pub static PAGES: &[Page] = &[
         pages::tenants::create
     ),
     page!("/ui/tenants/{id}", None, Everybody, pages::tenants::show, pages::tenants::act),
+    page!("/ui/tenants/{id}/export", None, Platform, pages::tenants::export),
     page!(
         "/ui/domains",
         Some(("Sending", "Domains")),

@@ -144,6 +144,11 @@ pub fn body(route: &Route, operation: &Operation, owner: Option<TenantId>) -> Va
         ("POST", "webhooks" | "endpoints") => json!({"url": "https://new.example/"}),
         ("POST", "suppressions") => json!({"address": "new@x.example"}),
         ("POST", "inboxes") => json!({"address": "new@x.example"}),
+        // The digest of nothing.
+        ("POST", "import") => {
+            let sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+            return json!({"objects": [], "sha256": sha256});
+        }
         ("POST", "confirm") => return json!({"code": "0000-0000"}),
         ("POST", "templates") => json!({"name": "new", "subject": "s", "text": "t"}),
         ("POST", "emails") => email(),

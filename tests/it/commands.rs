@@ -157,11 +157,21 @@ async fn suspend_and_delete_describe_their_effect_and_delete_asks_for_confirmati
             && would.contains("keys: 1"),
         "{would}"
     );
-    assert!(platform.ends(2, "tenant delete acme-test").await.contains("--yes"));
+    let asked = platform.ends(2, "tenant delete acme-test").await;
+    assert!(asked.contains("--yes") && asked.contains("tenant export acme-test"), "{asked}");
     assert!(platform.ends(2, "domain delete acme.test").await.contains("--yes"));
     assert!(platform.ok("domain list --tenant acme-test").await.contains("acme.test"));
     assert!(platform.ok("domain delete acme.test --yes").await.contains("is deleted"));
-    assert!(platform.ok("tenant delete acme-test --yes").await.contains("is deleted"));
+    let folder = TempDir::new().unwrap();
+    let bundle = folder.path().join("acme.jsonl");
+    let delete = format!("tenant delete acme-test --export {} --yes", bundle.display());
+    assert!(platform.ok(&delete).await.contains("is deleted"));
+    let would = platform.ok(&format!("tenant import {} --dry-run", bundle.display())).await;
+    assert!(would.contains("would be created"), "{would}");
+    let done = platform.ok(&format!("tenant import {} --slug moved", bundle.display())).await;
+    assert!(done.contains(" created"), "{done}");
+    assert!(platform.ok("tenant list").await.contains("moved"));
+    assert!(platform.ok("tenant delete moved --yes").await.contains("is deleted"));
     assert!(platform.ends(1, "tenant show acme-test").await.contains("there is no tenant acme-test"));
     let left = platform.ok("tenant list").await;
     assert!(left.lines().count() == 2 && left.contains("default"), "{left}");

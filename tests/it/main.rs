@@ -44,6 +44,7 @@ mod authentication;
 mod backup;
 mod bad_days;
 mod bad_input;
+mod bundle;
 mod chunking;
 mod commands;
 mod complaints;

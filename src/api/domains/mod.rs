@@ -215,6 +215,19 @@ async fn new_domain(
     })
 }
 
+/// Gives an imported domain without a DKIM key the one that a new domain has.
+pub(super) async fn ensure_dkim_key(call: &RequestContext, id: DomainId) -> Result<()> {
+    let Some(domain) = call.store().domain(None, id).await? else { return Ok(()) };
+    if !call.store().dkim_keys(id).await?.is_empty() {
+        return Ok(());
+    }
+    let state = first_key_state(domain.verification);
+    for key in dkim::generate(call, &[DkimAlgorithm::Rsa], state).await? {
+        call.store().add_dkim_key(id, key, call.now).await?;
+    }
+    Ok(())
+}
+
 /// The platform verifies a domain and its keys manually, so such keys do not wait for their DNS records.
 fn first_key_state(verification: Verification) -> DkimKeyState {
     match verification {

@@ -1,6 +1,7 @@
-//! Tenants: create, read, change, delete. `views` has the request and response bodies. `validation` checks requests, and
-//! `smart_host` checks the smart host in them.
+//! Tenants: create, read, change, delete. `bundle` exports and imports them. `views` has the request and response bodies.
+//! `validation` checks requests, and `smart_host` checks the smart host in them.
 
+mod bundle;
 mod smart_host;
 mod validation;
 mod views;
@@ -45,6 +46,19 @@ pub fn resource() -> Resource {
                 .returns::<TenantView>("The updated tenant.")
                 // A smart host has up to 1000 destinations.
                 .response_octets(0, 512 * 1024),
+            Operation::get("/v1/tenants/{tenant_id}/export", "export_tenant", bundle::export)
+                .describe("Export a tenant", "Its domains, DKIM keys, keys, suppressions, templates, webhooks and inboxes as lines of JSON, to import them elsewhere. The last line has counts and a digest; without it, the export did not end. Keys are digests, so their holders go on logging in, but not with SCRAM. Other secrets are left out.")
+                .needs(Access::Platform)
+                .query::<bool>("messages", "Also messages with their deliveries, attempts, events and content. They cannot be imported.")
+                .returns_octets("application/x-ndjson", "The bundle."),
+            Operation::post("/v1/tenants/import", "import_tenant", bundle::import)
+                .describe("Import a tenant", "Objects of a bundle. Ids stay, so a second import changes nothing. With a conflict, nothing is imported; a dry run lists all of them. Domains get new DKIM keys, and webhooks new secrets, because a bundle has none.")
+                .needs(Access::Platform)
+                .query::<bool>("dry_run", "Say what would be done, without doing it.")
+                .takes_large::<bundle::Import>(r#"{"objects": [{"id": "tnt_01KBX3M5V9Q7R2T4W6Y8Z0A1B2", "name": "Acme", "object": "tenant", "slug": "acme"}], "sha256": "6c89f50e5241186692c4c60d754197ba8541c8ea4a41b513c7f6a5cca1e66fe2"}"#)
+                .may_run_again()
+                .returns::<bundle::ImportView>("What was imported, or would be.")
+                .response_octets(0, 64 * 1024),
             Operation::delete("/v1/tenants/{tenant_id}", "delete_tenant", delete)
                 .describe("Delete a tenant with all its data", "Deletes its domains, keys, messages and events. An archived tenant is not deleted before its `deletable_at`. With `dry_run=true`, the server only counts them.")
                 .needs(Access::Platform)

@@ -198,7 +198,7 @@ fn check_name(name: &str, checks: &mut Checks) {
     checks.require(!name.trim().is_empty() || name.is_empty(), "name", "too_short", "this must not be blank");
 }
 
-fn check_slug(slug: &str, checks: &mut Checks) {
+pub(super) fn check_slug(slug: &str, checks: &mut Checks) {
     let is_right = (1..=SLUG_CHARS_MAX).contains(&slug.len())
         && slug.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     checks.require(is_right, "slug", "invalid", "a slug has 1 to 63 lower-case letters, digits and hyphens");

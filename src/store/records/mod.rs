@@ -2,6 +2,7 @@
 
 mod acme_account;
 mod audit;
+mod bundle;
 mod dkim_key;
 mod domain;
 mod erasure;
@@ -24,6 +25,7 @@ use crate::mail::Timestamp;
 
 pub use acme_account::*;
 pub use audit::*;
+pub use bundle::*;
 pub use dkim_key::*;
 pub use domain::*;
 pub use erasure::*;

@@ -6,6 +6,7 @@ mod backup;
 mod blob_store;
 mod bounds;
 mod brakes;
+mod bundles;
 mod checksum;
 mod delivery_rows;
 mod directory;

@@ -2,6 +2,7 @@
 
 mod acme_accounts;
 mod audit;
+mod bundles;
 mod directory;
 mod erasures;
 mod inboxes;
@@ -16,6 +17,7 @@ mod tls_results;
 
 pub use acme_accounts::AcmeAccounts;
 pub use audit::Audit;
+pub use bundles::Bundles;
 pub use directory::Directory;
 pub use erasures::Erasures;
 pub use inboxes::Inboxes;

@@ -371,6 +371,7 @@ async fn ask_delete(request: &PageRequest, problem: Option<&Problem>) -> Outcome
         (form.problem())
         section.panel.pad.stack.measure {
             p { "This deletes the tenant with all its data. It cannot be undone." }
+            p { a href=(request.href(&format!("{here}/export"))) { "Download it first" } ", with its messages and without secrets." }
             dl.kv {
                 @for (name, count) in &removal.counts {
                     dt { (name) } dd { (format::count(count.as_u64().unwrap_or_default())) }
@@ -387,6 +388,12 @@ async fn ask_delete(request: &PageRequest, problem: Option<&Problem>) -> Outcome
         }
     };
     View::form(title, problem, body)
+}
+
+/// The bundle of a tenant as a file.
+pub async fn export(request: PageRequest) -> Outcome {
+    let (path, _) = paths(&request);
+    Ok(View::Passed(request.open(&format!("{path}/export?messages=true"), None).await))
 }
 
 async fn delete(request: &PageRequest) -> Outcome {

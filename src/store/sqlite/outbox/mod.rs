@@ -2,7 +2,7 @@
 
 mod backlog;
 pub(super) mod deliveries;
-mod webhooks;
+pub(super) mod webhooks;
 
 use std::sync::Arc;
 

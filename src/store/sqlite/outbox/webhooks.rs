@@ -238,7 +238,11 @@ pub(super) fn secrets(
     [Ok(current)].into_iter().chain(earlier).map(open).collect()
 }
 
-fn seal(sealer: &Sealer, id: WebhookId, secret: &WebhookSecret) -> Result<Vec<u8>> {
+pub(in crate::store::sqlite) fn seal(
+    sealer: &Sealer,
+    id: WebhookId,
+    secret: &WebhookSecret,
+) -> Result<Vec<u8>> {
     sealer.seal(SealedColumn { column: SECRET_COLUMN, row: &id.to_string() }, &secret.0)
 }
 
