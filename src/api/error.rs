@@ -226,6 +226,7 @@ fn classify(code: RefusalCode) -> (StatusCode, ErrorType) {
         | C::KeyInUse
         | C::KeyNotActive
         | C::NotDeletableYet
+        | C::ErasurePending
         | C::ImportConflict
         | C::IdempotencyKeyReused
         | C::IdempotencyInProgress
@@ -310,6 +311,7 @@ impl From<Conflict> for ApiError {
                 RefusalCode::KeyNotActive,
                 "create a new key; if this one has expired, you can also set a later expires_at",
             ),
+            Conflict::ErasurePending => (RefusalCode::ErasurePending, "try again in a minute"),
             Conflict::NotDeletable(_) => {
                 (RefusalCode::NotDeletableYet, "wait until then, or change deletable_at")
             }
@@ -452,6 +454,7 @@ mod tests {
             (Conflict::LimitReached(Limited::Keys), 409, "limit_reached"),
             (Conflict::TooManyPauses, 409, "limit_reached"),
             (Conflict::WebhookBacklog, 409, "limit_reached"),
+            (Conflict::ErasurePending, 409, "erasure_pending"),
             (Conflict::NotDeletable(Timestamp::UNIX_EPOCH), 409, "not_deletable_yet"),
             (Conflict::SubmissionKey, 409, "idempotency_key_reused"),
             (Conflict::ConfirmationMails, 409, "limit_reached"),

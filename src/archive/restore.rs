@@ -18,8 +18,8 @@ use super::verify::Fault;
 use crate::durable_file::{create_directory, inherit_owner, rename_without_replacing, sync_directory};
 use crate::mail::Timestamp;
 use crate::store::{
-    BackupError, NewLife, OpenError, PreparedDatabase, fingerprint_in_database, has_data, lock_data_dir,
-    master_key_fingerprint, prepare_restored,
+    BackupError, Erasure, NewLife, OpenError, PreparedDatabase, fingerprint_in_database, has_data,
+    lock_data_dir, master_key_fingerprint, prepare_restored,
 };
 
 /// The directory of body files.
@@ -36,6 +36,8 @@ pub struct RestoreOptions {
     pub replaces: bool,
     /// The master key, to check that it is the right one.
     pub master_key: Option<PathBuf>,
+    /// Erasures of recipients, as `pillarbox recipient erasures --export` prints them.
+    pub erasures: Option<PathBuf>,
 }
 
 /// What was restored, and what is undone.
@@ -49,6 +51,8 @@ pub struct RestoreReport {
     pub paused: u64,
     /// Keys that were revoked since, and are revoked again.
     pub revoked_keys: Vec<String>,
+    /// Erasures of recipients that the server applies again.
+    pub erasures: u64,
     /// What the replaced database has and the restored one lacks, in words.
     pub undone: Vec<String>,
     /// What was not compared, and why.
@@ -124,6 +128,7 @@ fn at(path: &Path) -> impl Fn(Error) -> RestoreError {
 /// # Errors
 /// [`RestoreError`]; then nothing was changed.
 pub fn restore(options: &RestoreOptions, now: Timestamp) -> Result<RestoreReport, RestoreError> {
+    let erased = options.erasures.as_deref().map(read_erasures).transpose()?.unwrap_or_default();
     let place = Place::find(options)?;
     // Until the end: no server starts meanwhile.
     let _lock = place.exists().then(|| lock_data_dir(&place.data_dir)).transpose()?;
@@ -134,15 +139,16 @@ pub fn restore(options: &RestoreOptions, now: Timestamp) -> Result<RestoreReport
     let old = place.data_dir.join(DATABASE_FILE);
     let replaced = (options.replaces && old.is_file()).then_some(old.as_path());
     let unchecked = check_key(options.master_key.as_deref(), replaced, &manifest)?;
-    let PreparedDatabase { paused, revoked_keys, undone, mut skipped } =
-        prepare_restored(&database, NewLife { taken_at: manifest.taken_at, replaced, now })?;
+    let life = NewLife { taken_at: manifest.taken_at, replaced, erasures: &erased, now };
+    let PreparedDatabase { paused, revoked_keys, erasures, undone, mut skipped } =
+        prepare_restored(&database, life)?;
     // A data directory has no list of its files.
     for name in [FILES_FILE, MANIFEST_FILE] {
         std::fs::remove_file(work.path().join(name)).map_err(at(work.path()))?;
     }
     let moved_to = place.fill(work, now)?;
     skipped.extend(unchecked);
-    Ok(RestoreReport { manifest, moved_to, paused, revoked_keys, undone, skipped })
+    Ok(RestoreReport { manifest, moved_to, paused, revoked_keys, erasures, undone, skipped })
 }
 
 /// The manifest of a brought backup that has no fault.
@@ -160,6 +166,13 @@ fn check_whole(directory: &Path) -> Result<Manifest, RestoreError> {
             1,
         )),
     }
+}
+
+/// The erasures in a file, one in a line.
+fn read_erasures(file: &Path) -> Result<Vec<Erasure>, RestoreError> {
+    let text = std::fs::read_to_string(file).map_err(at(file))?;
+    let parse = |line: &str| serde_json::from_str(line).map_err(|error| at(file)(error.into()));
+    text.lines().map(parse).collect()
 }
 
 /// Compares the master key with that of the backup; without a key, that of the replaced database, as the key may be a credential

@@ -126,6 +126,8 @@ codes! {
     KeyNotActive = "key_not_active";
     /// The archived tenant may not be deleted before its date.
     NotDeletableYet = "not_deletable_yet";
+    /// Recipients are being erased, so restored deliveries are not released yet.
+    ErasurePending = "erasure_pending";
     /// Objects of a bundle conflict with what is stored.
     ImportConflict = "import_conflict";
     /// The request needs a platform key.

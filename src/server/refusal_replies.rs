@@ -105,6 +105,7 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         | KeyInUse
         | KeyNotActive
         | NotDeletableYet
+        | ErasurePending
         | ImportConflict
         | MessageFinished
         | PreconditionFailed

@@ -76,6 +76,9 @@ pub enum Conflict {
     /// The archived tenant may not be deleted before this time.
     #[error("the tenant may be deleted from {0} on")]
     NotDeletable(Timestamp),
+    /// An erasure of a recipient is not complete.
+    #[error("recipients are being erased")]
+    ErasurePending,
     /// The number of pauses is at its limit.
     #[error("limit reached: {PAUSES_MAX} pauses")]
     TooManyPauses,

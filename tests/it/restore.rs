@@ -408,7 +408,8 @@ async fn a_backup_of_an_older_schema_without_a_server_moves_to_another_directory
     let open = defer(&server, &mx, &account, "bob@b.test").await;
     server.stop().await;
     let database = rusqlite::Connection::open(server.config.data_dir.join("pillarbox.db")).unwrap();
-    let before = "ALTER TABLE seal_check DROP COLUMN fingerprint; DROP TABLE restoration; DROP TABLE acme_account; PRAGMA user_version = 46;";
+    let before = "ALTER TABLE seal_check DROP COLUMN fingerprint; DROP TABLE restoration; DROP TABLE acme_account; DROP TABLE erasure;
+                  ALTER TABLE tenant DROP COLUMN archived_us; ALTER TABLE tenant DROP COLUMN deletable_us; PRAGMA user_version = 46;";
     database.execute_batch(before).unwrap();
     database.close().unwrap();
     let (archive, moved) = (beside(&server, "backup.tar"), beside(&server, "moved"));
@@ -425,4 +426,65 @@ async fn a_backup_of_an_older_schema_without_a_server_moves_to_another_directory
     server.restart(|_| ()).await;
     server.control.ok("POST", "/v1/queue/resume", json!({"restored": true})).await;
     server.wait_for_status(&open, &["delivered"]).await;
+}
+
+async fn erase(server: &TestServer, address: &str) {
+    let (secret, path) = (server.control.secret.clone(), format!("/v1/recipients/{address}"));
+    request(server.control.address, "DELETE", &path, Some(&secret), None).await.expect(200);
+}
+
+/// Waits until all erasures are complete, and looks at messages to their recipients.
+async fn expect_erased(server: &TestServer, ids: &[&str]) {
+    until("the erasures are complete", async || {
+        let erasures = server.control.get("/v1/erasures").await;
+        let erasures = erasures["data"].as_array().unwrap();
+        (!erasures.is_empty() && erasures.iter().all(|one| one["applied_at"].is_string())).then_some(())
+    })
+    .await;
+    for id in ids {
+        let email = server.control.get(&format!("/v1/emails/{id}")).await;
+        assert!(text(&email["to"][0]).starts_with("erased-"), "{email}");
+    }
+}
+
+#[tokio::test]
+async fn recipients_that_were_erased_since_the_backup_are_erased_again() {
+    let (_dns, mx, mut server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    let sent = server.submit(&account, &["bob@b.test"], &message(&account, "sent")).await;
+    server.wait_for_status(&sent, &["delivered"]).await;
+    let open = defer(&server, &mx, &account, "bob@b.test").await;
+    // Ann was erased before the backup, and got mail again.
+    erase(&server, "ann%40b.test").await;
+    let later = server.submit(&account, &["ann@b.test"], &message(&account, "later")).await;
+    server.wait_for_status(&later, &["delivered"]).await;
+    let target = backup(&server, "copy").await;
+    erase(&server, "bob%40b.test").await;
+    let list = server.control.get("/v1/erasures").await["data"].clone();
+
+    let said = restore(&mut server, &target, &[]).await;
+    assert!(said.contains("1 erasure of a recipient is applied again"), "{said}");
+    expect_erased(&server, &[&sent, &open]).await;
+    let email = server.control.get(&format!("/v1/emails/{open}")).await;
+    assert_eq!(email["status"], "cancelled", "{email}");
+
+    // The old database is lost, and the list was kept.
+    let file = beside(&server, "erasures.jsonl");
+    let lines: String = list.as_array().unwrap().iter().map(|erasure| format!("{erasure}\n")).collect();
+    std::fs::write(&file, lines).unwrap();
+    server
+        .restart(|config| {
+            let data_dir = &config.data_dir;
+            for name in ["pillarbox.db", "pillarbox.db-wal", "pillarbox.db-shm"] {
+                let _ = std::fs::remove_file(data_dir.join(name));
+            }
+            let _ = std::fs::remove_dir_all(data_dir.join("bodies"));
+            let arguments = ["backup", "restore", str(&target), "--data-dir", str(data_dir), "--yes"];
+            let (ok, output) = run(&[&arguments[..], &["--erasures", str(&file)]].concat());
+            assert!(ok && output.contains("1 erasure of a recipient"), "{output}");
+        })
+        .await;
+    expect_erased(&server, &[&sent, &open]).await;
+    let email = server.control.get(&format!("/v1/emails/{later}")).await;
+    assert_eq!(email["to"][0], "ann@b.test", "{email}");
 }

@@ -12,7 +12,7 @@ use crate::archive::{self, Manifest, RestoreOptions, RestoreReport};
 use crate::config::Config;
 use crate::mail::Timestamp;
 use crate::model::QueueFilter;
-use crate::store::{Access, Queue, ReleaseMode, Store, StoreOptions};
+use crate::store::{self, Access, Erasures, Queue, ReleaseMode, Store, StoreOptions};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -26,6 +26,9 @@ pub(super) struct Arguments {
     /// The file with the master key [default: that of the server, if it can be read]
     #[arg(long, value_name = "FILE")]
     master_key: Option<PathBuf>,
+    /// Erasures of recipients to apply again, from `pillarbox recipient erasures --export`
+    #[arg(long, value_name = "FILE")]
+    erasures: Option<PathBuf>,
     /// What happens to open deliveries
     #[arg(long, value_enum, default_value_t = Open::Paused)]
     open: Open,
@@ -72,6 +75,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         data_dir: config.data_dir.clone(),
         replaces: arguments.replace,
         master_key: master_key.clone(),
+        erasures: arguments.erasures.clone(),
     };
     let report = archive::restore(&options, Timestamp::now())?;
     print(&printable_lines(&text(&report, &config)))?;
@@ -117,6 +121,13 @@ fn text(report: &RestoreReport, config: &Config) -> String {
     for key in &report.revoked_keys {
         text += &format!("revoked again: {key}\n");
     }
+    if report.erasures > 0 {
+        text += &counted(
+            report.erasures,
+            "erasure of a recipient is applied again when the server starts\n",
+            "erasures of recipients are applied again when the server starts\n",
+        );
+    }
     for undone in &report.undone {
         text += &format!("undone: {undone}\n");
     }
@@ -137,8 +148,17 @@ fn release(config: Config, mode: ReleaseMode) -> anyhow::Result<u64> {
         let store = Store::open(StoreOptions::new(&config, Access::Serve))
             .await
             .context("the backup is restored, but its deliveries wait")?;
-        let released = store.release_restored(QueueFilter::default(), mode, Timestamp::now()).await;
+        let released = erase_and_release(&store, mode, Timestamp::now()).await;
         store.close().await;
         Ok(released?)
     })
+}
+
+/// No server runs, so nobody has claimed what waits for erased recipients.
+async fn erase_and_release(store: &Store, mode: ReleaseMode, now: Timestamp) -> store::Result<u64> {
+    for (message, ids) in store.deliveries_to_cancel().await? {
+        store.cancel(message, ids, now).await?;
+    }
+    store.apply_erasures(now).await?;
+    store.release_restored(QueueFilter::default(), mode, now).await
 }

@@ -77,6 +77,7 @@ fn drill(backup: &Path, master_key: &Path) -> anyhow::Result<()> {
         data_dir: data_dir.clone(),
         replaces: false,
         master_key: Some(master_key.to_owned()),
+        erasures: None,
     };
     let restored = archive::restore(&options, Timestamp::now())?;
     let config = Config { data_dir, master_key_file: Some(master_key.to_owned()), ..Config::default() };

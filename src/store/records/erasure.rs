@@ -24,7 +24,7 @@ pub struct NewErasure {
 }
 
 /// A recipient that is erased, or being erased. It does not have the address.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Erasure {
     pub id: ErasureId,
     pub tenant_id: Option<TenantId>,

@@ -300,6 +300,11 @@ struct Pending {
     target: Target,
 }
 
+/// Whether an erasure is not complete.
+pub(super) fn is_any_pending(connection: &Connection) -> Result<bool> {
+    Ok(connection.prepare_cached("SELECT 1 FROM erasure WHERE applied_us IS NULL")?.exists([])?)
+}
+
 fn pending(connection: &Connection) -> Result<Vec<Pending>> {
     let sql = "SELECT * FROM erasure WHERE applied_us IS NULL ORDER BY id";
     let mut statement = connection.prepare_cached(sql)?;

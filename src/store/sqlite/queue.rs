@@ -16,7 +16,8 @@ use super::{SqliteStore, Tx};
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, MessageId, QueueFilter, TenantId};
 use crate::store::{
-    OpenDeliveries, Pause, Queue, QueueOverview, QueueRequest, ReleaseMode, Restoration, Result, SpoolChange,
+    Conflict, OpenDeliveries, Pause, Queue, QueueOverview, QueueRequest, ReleaseMode, Restoration, Result,
+    SpoolChange, StoreError,
 };
 
 /// Maximum of deliveries that one job changes, so that others can commit in between.
@@ -78,6 +79,10 @@ impl Queue for SqliteStore {
     }
 
     async fn release_restored(&self, part: QueueFilter, mode: ReleaseMode, now: Timestamp) -> Result<u64> {
+        // What waits for an erased recipient is cancelled first.
+        if self.read(super::erasures::is_any_pending).await? {
+            return Err(StoreError::Conflict(Conflict::ErasurePending));
+        }
         let mut released = 0;
         for tenant in self.tenants_waiting(&part).await? {
             released += self.release_restored_of(tenant, part.destination.clone(), mode, now).await?;

@@ -7,15 +7,15 @@ use serde::Serialize;
 use ulid::Ulid;
 
 use super::BackupError;
-use super::undone::{self, Undone};
+use super::undone::{self, NotedErasure, Undone};
 use crate::mail::Timestamp;
 use crate::model::{EventId, EventKind};
-use crate::store::RESTORED_US;
 use crate::store::memory::EventClock;
 use crate::store::sqlite::events;
 use crate::store::sqlite::open::WRITER_PRAGMAS;
 use crate::store::sqlite::schema::{MigrationError, migrate};
-use crate::store::sqlite::sql_types::us;
+use crate::store::sqlite::sql_types::{count, us};
+use crate::store::{Erasure, RESTORED_US};
 
 /// Where a restored database comes from.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +24,8 @@ pub struct NewLife<'a> {
     pub taken_at: Timestamp,
     /// The database that it replaces, which nobody writes.
     pub replaced: Option<&'a Path>,
+    /// Erasures of recipients that were exported, with the same master key.
+    pub erasures: &'a [Erasure],
     /// The time.
     pub now: Timestamp,
 }
@@ -35,6 +37,8 @@ pub struct PreparedDatabase {
     pub paused: u64,
     /// Keys that were revoked since the backup, and are revoked again.
     pub revoked_keys: Vec<String>,
+    /// Erasures that the server applies again.
+    pub erasures: u64,
     /// What else the replaced database had and this one lacks, in words.
     pub undone: Vec<String>,
     /// What was not compared, and why.
@@ -74,6 +78,7 @@ pub fn prepare_restored(database: &Path, life: NewLife<'_>) -> Result<PreparedDa
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     prepared.paused = pause_all(&transaction, life)?;
     prepared.revoked_keys = revoke_again(&transaction, &undone)?;
+    prepared.erasures = erase_again(&transaction, &undone.erasures, life)?;
     prepared.undone = undone.other;
     append_event(&transaction, life, prepared.paused, undone.last_event)?;
     transaction.commit()?;
@@ -104,6 +109,38 @@ fn revoke_again(transaction: &Transaction<'_>, undone: &Undone) -> Result<Vec<St
         }
     }
     Ok(revoked)
+}
+
+/// Notes erasures that were applied since the backup, or are not applied. The server applies them when it starts. Earlier ones stay
+/// as they are: what came for their recipients afterwards was not erased. Returns the number.
+fn erase_again(
+    transaction: &Transaction<'_>,
+    replaced: &[NotedErasure],
+    life: NewLife<'_>,
+) -> Result<u64, BackupError> {
+    let sql = "INSERT INTO erasure (id, tenant_id, digest, keeps_suppression, created_us) VALUES (?1, ?2, ?3, ?4, ?5)
+               ON CONFLICT (id) DO UPDATE SET applied_us = NULL";
+    let mut note = transaction.prepare(sql)?;
+    for erasure in replaced {
+        let NotedErasure { id, tenant_id, digest, keeps_suppression, created_us } = erasure;
+        note.execute(params![id, tenant_id, digest, keeps_suppression, created_us])?;
+    }
+    let is_undone = |erasure: &&Erasure| erasure.applied_at.is_none_or(|at| at > life.taken_at);
+    for erasure in life.erasures.iter().filter(is_undone) {
+        let Erasure { id, tenant_id, digest, keeps_suppression, requested_at, .. } = erasure;
+        let digest = from_hex(digest).ok_or_else(|| BackupError::Failed(format!("{id} has no digest")))?;
+        note.execute(params![id, tenant_id, digest, keeps_suppression, us(*requested_at)])?;
+    }
+    let pending = "SELECT count(*) FROM erasure WHERE applied_us IS NULL";
+    Ok(transaction.query_row(pending, [], |row| count(row, 0))?)
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let octets = text.as_bytes().chunks(2).map(|pair| {
+        let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?;
+        u8::from_str_radix(pair, 16).ok()
+    });
+    octets.collect()
 }
 
 /// The event follows all that this database and the replaced one have told.

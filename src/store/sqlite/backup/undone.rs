@@ -22,8 +22,20 @@ pub(super) struct Undone {
     pub(super) revoked_keys: Vec<(String, i64)>,
     /// Its last event.
     pub(super) last_event: Option<EventId>,
+    /// Erasures of recipients that were noted or completed since the backup.
+    pub(super) erasures: Vec<NotedErasure>,
     /// The rest in words: `tenant acme was suspended, and is active again`.
     pub(super) other: Vec<String>,
+}
+
+/// An erasure of a recipient as it is stored.
+#[derive(Debug)]
+pub(super) struct NotedErasure {
+    pub(super) id: String,
+    pub(super) tenant_id: Option<String>,
+    pub(super) digest: Vec<u8>,
+    pub(super) keeps_suppression: bool,
+    pub(super) created_us: i64,
 }
 
 /// Queries for changes, each of which is a line of text.
@@ -87,6 +99,7 @@ fn read(restored: &Connection, taken_us: i64) -> rusqlite::Result<Undone> {
     let keys = statement.query_map([taken_us], |row| Ok((row.get(0)?, row.get(1)?)))?;
     undone.revoked_keys = keys.collect::<rusqlite::Result<_>>()?;
     undone.last_event = restored.query_row("SELECT max(id) FROM replaced.event", [], |row| row.get(0))?;
+    undone.erasures = read_erasures(restored, taken_us)?;
     for sql in CHANGES {
         let mut statement = restored.prepare(&format!("{sql} ORDER BY 1 LIMIT {}", LINES_MAX + 1))?;
         let lines = statement.query_map([], |row| row.get(0))?;
@@ -97,4 +110,25 @@ fn read(restored: &Connection, taken_us: i64) -> rusqlite::Result<Undone> {
         undone.other.append(&mut lines);
     }
     Ok(undone)
+}
+
+/// A database of an earlier version has none.
+fn read_erasures(restored: &Connection, taken_us: i64) -> rusqlite::Result<Vec<NotedErasure>> {
+    let has_table = "SELECT 1 FROM replaced.sqlite_master WHERE type = 'table' AND name = 'erasure'";
+    if !restored.prepare(has_table)?.exists([])? {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT id, tenant_id, digest, keeps_suppression, created_us FROM replaced.erasure
+               WHERE applied_us IS NULL OR applied_us > ?1";
+    let mut statement = restored.prepare(sql)?;
+    let erasures = statement.query_map([taken_us], |row| {
+        Ok(NotedErasure {
+            id: row.get(0)?,
+            tenant_id: row.get(1)?,
+            digest: row.get(2)?,
+            keeps_suppression: row.get(3)?,
+            created_us: row.get(4)?,
+        })
+    })?;
+    erasures.collect()
 }
