@@ -101,7 +101,7 @@ mod tests {
         let public = ROUTES.iter().filter(|r| r.operations.iter().any(|o| o.access() == Access::Public));
         assert_eq!(
             public.map(|route| route.path).collect::<Vec<_>>(),
-            ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{id}"]
+            ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{id}", "/docs/page.css"]
         );
     }
 
