@@ -388,3 +388,29 @@ fn explain(result: &DkimResult, signature: Option<&Signature>) -> (Authenticatio
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_evaluated_in_time_is_a_temporary_error() {
+        let resolver = Resolver::new(&["127.0.0.1:9".parse().unwrap()], crate::rng::Rng::system()).unwrap();
+        let message = AuthenticatedMessage::parse(b"From: a@acme.test\r\n\r\nhello\r\n").unwrap();
+        let examination = Examination {
+            authenticator: MessageAuthenticator(resolver.current.clone()),
+            from: author_domain(&message),
+            message: &message,
+            deadline: Instant::now(),
+        };
+        let departure = Departure {
+            address: "192.0.2.7".parse().unwrap(),
+            ehlo_name: "relay.test".into(),
+            domain: Some("acme.test".into()),
+        };
+        let spf = examination.check_address(Some(&departure)).await.unwrap();
+        assert_eq!(spf.result(), SpfResult::TempError);
+        let report = examination.report_address(&spf, &departure).await;
+        assert_eq!((report.result, report.aligned), (AuthenticationResult::TemporaryError, true));
+    }
+}

@@ -36,7 +36,7 @@ pub use records::{
 };
 pub use return_path::{ReturnHostChecks, ReturnHostLookup, return_path_hint};
 pub use sources::{
-    Sender, addresses_of, configured_sources, is_chosen_by_system, is_public, public_sources,
+    Sender, configured_sources, ehlo_name, is_chosen_by_system, is_public, public_sources,
     uses_smart_hosts_only,
 };
 pub use spf::{SpfSources, merged as merged_spf, refers_to as spf_refers_to};

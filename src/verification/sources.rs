@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::config::{Config, Route, Source};
 use crate::egress_guard;
+use crate::mail::DomainName;
 use crate::model::DestinationPattern;
 
 /// Whose mail leaves.
@@ -72,8 +73,15 @@ fn sources_of<'a>(config: &'a Config, sender: Sender<'a>) -> impl Iterator<Item 
 }
 
 /// The addresses of a source.
-pub fn addresses_of(source: &Source) -> impl Iterator<Item = IpAddr> + use<> {
+fn addresses_of(source: &Source) -> impl Iterator<Item = IpAddr> + use<> {
     [source.ipv4.map(IpAddr::V4), source.ipv6.map(IpAddr::V6)].into_iter().flatten()
+}
+
+/// The name in EHLO of a connection from this address.
+pub fn ehlo_name(config: &Config, address: IpAddr) -> &DomainName {
+    let source = config.relay.sources.iter().find(|source| addresses_of(source).any(|own| own == address));
+    let of_source = source.and_then(|source| source.ehlo_name.as_ref());
+    of_source.or(config.relay.ehlo_name.as_ref()).unwrap_or(&config.hostname)
 }
 
 /// Whether receivers can see mail from this address.

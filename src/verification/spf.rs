@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::sources::{Sender, is_public, public_sources};
+use super::sources::{Sender, ehlo_name, is_public, public_sources};
 use crate::config::Config;
 use crate::dns::{DnsError, Resolver};
 use crate::mail::DomainName;
@@ -26,6 +26,11 @@ impl SpfSources {
     /// Adds the addresses of a configuration.
     pub fn and_of(self, config: Arc<Config>) -> Self {
         Self { config: Some(config), ..self }
+    }
+
+    /// The name in EHLO of a connection from this address.
+    pub fn ehlo_name(&self, address: IpAddr) -> &DomainName {
+        self.config.as_ref().map_or(&self.hostname, |config| ehlo_name(config, address))
     }
 
     /// Whether the SPF record of a domain permits every address that mail of its tenant leaves from. `pool` is the source pool

@@ -7,7 +7,7 @@ use crate::dkim::{publish, setting};
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::FakeMx;
 use crate::http::request;
-use crate::server::{Account, TestServer, message, text};
+use crate::server::{Account, TestServer, message, message_id, text};
 
 /// A delivered message of a domain whose records are published, and the address that it left from.
 async fn delivered(dns: &FakeDns, mx: &FakeMx, server: &TestServer, account: &Account) -> (String, String) {
@@ -91,6 +91,11 @@ async fn spf_is_that_of_the_address_the_message_left_from() {
         ),
         ("v=spf1 -all".into(), "fail", format!("the SPF record of acme.test does not permit {source}")),
         (
+            "v=spf1 ~all".into(),
+            "fail",
+            format!("the SPF record of acme.test does not permit {source}, and asks to accept it (~all)"),
+        ),
+        (
             "v=spf1 ?all".into(),
             "fail",
             format!("the SPF record of acme.test says nothing about {source} (?all)"),
@@ -106,6 +111,29 @@ async fn spf_is_that_of_the_address_the_message_left_from() {
     }
     dns.fail("acme.test");
     assert_eq!(check(&server, &id).await["spf"]["result"], "temporary_error");
+}
+
+#[tokio::test]
+async fn spf_of_another_domain_or_of_a_host_name_is_not_aligned() {
+    let (dns, mx, server, account) = setting().await;
+    let (_, source) = delivered(&dns, &mx, &server, &account).await;
+    let wanted = json!({"name": "other.test", "tenant_id": account.tenant_id, "verification": "manual"});
+    server.control.ok("POST", "/v1/domains", wanted).await;
+    dns.text("other.test", &format!("v=spf1 ip4:{source} -all"));
+    dns.text("relay.test", "v=spf1 -all");
+    let mut client = server.log_in(&account).await;
+    for (path, domain, result) in [("alice@other.test", "other.test", "pass"), ("", "relay.test", "fail")] {
+        let reply = client.send(path, &["bob@b.test"], &message(&account, "two")).await.expect_code(250);
+        let id = message_id(&reply);
+        server.wait_for_status(&id, &["delivered"]).await;
+        // With the policy of From, and by the names alone.
+        for policy in ["v=DMARC1; p=reject", "x"] {
+            dns.text("_dmarc.acme.test", policy);
+            let spf = &check(&server, &id).await["spf"];
+            assert_eq!([&spf["domain"], &spf["result"]], [domain, result], "{spf}");
+            assert_eq!(spf["aligned"], false, "{policy}: {spf}");
+        }
+    }
 }
 
 #[tokio::test]

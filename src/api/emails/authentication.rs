@@ -9,6 +9,7 @@ use crate::dns::{Departure, DmarcReport, SignatureReport, SpfReport};
 use crate::mail::Timestamp;
 use crate::model::{DeliveryState, MessageId};
 use crate::store::{Attempt, Journal, Message};
+use crate::verification::SpfSources;
 
 use super::{parts, raw};
 
@@ -47,7 +48,7 @@ pub async fn check(call: RequestContext) -> Result<ApiResponse> {
     let permit = call.api.lookups.acquire(call.scope()).await.map_err(ApiError::internal)?;
     let (octets, reservation) = raw::load(&call, message.id, octets, 2).await?;
     let attempts = call.store().attempts(message.id, None, ATTEMPTS_MAX).await?;
-    let departure = departure_of(&message, attempts.items);
+    let departure = departure_of(&message, attempts.items, &call.api.verification.settings.sources);
     // A key that was published a minute ago must be seen.
     let resolver = call.api.verification.resolver.without_cache();
     let runtime = Handle::current();
@@ -69,10 +70,11 @@ pub async fn check(call: RequestContext) -> Result<ApiResponse> {
 }
 
 /// How the message left last, if possible in an attempt that delivered it.
-fn departure_of(message: &Message, mut attempts: Vec<Attempt>) -> Option<Departure> {
+fn departure_of(message: &Message, mut attempts: Vec<Attempt>, sources: &SpfSources) -> Option<Departure> {
     attempts.retain(|attempt| attempt.source.is_some());
     attempts.sort_by_key(|attempt| (attempt.outcome == DeliveryState::Delivered, attempt.started_at));
     let attempt = attempts.pop()?;
+    let address = attempt.source?;
     let after = |command: &str| {
         let lines = attempt.transcript.lines().rev();
         lines.filter_map(|line| line.strip_prefix("> ")?.strip_prefix(command)).next().map(str::to_owned)
@@ -82,6 +84,8 @@ fn departure_of(message: &Message, mut attempts: Vec<Attempt>) -> Option<Departu
     let path = after("MAIL FROM:<").map(|rest| rest.split('>').next().unwrap_or_default().to_owned());
     let path = path.or(given).unwrap_or_default();
     let domain = path.rsplit_once('@').map(|(_, domain)| domain.to_owned());
-    let ehlo_name = after("EHLO ").or_else(|| after("HELO ")).or_else(|| domain.clone())?;
-    Some(Departure { address: attempt.source?, ehlo_name, domain })
+    // The transcript of a further message over a connection has none.
+    let ehlo_name = after("EHLO ").or_else(|| after("HELO "));
+    let ehlo_name = ehlo_name.unwrap_or_else(|| sources.ehlo_name(address).to_string());
+    Some(Departure { address, ehlo_name, domain })
 }

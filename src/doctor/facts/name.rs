@@ -8,7 +8,7 @@ use super::{Lookups, Seen, SourceFacts, SpfFacts};
 use crate::config::Config;
 use crate::mail::DomainName;
 use crate::verification::{
-    Sender, addresses_of, is_chosen_by_system, is_public, public_sources, spf_policies, uses_smart_hosts_only,
+    Sender, ehlo_name, is_chosen_by_system, is_public, public_sources, spf_policies, uses_smart_hosts_only,
 };
 
 /// Sources and their reverse names that are looked at.
@@ -73,9 +73,7 @@ pub async fn sources(config: &Config, own: &Seen<Vec<IpAddr>>, lookups: &Lookups
 }
 
 async fn source(config: &Config, address: IpAddr, lookups: &Lookups) -> SourceFacts {
-    let named = config.relay.sources.iter().find(|source| addresses_of(source).any(|own| own == address));
-    let ehlo = named.and_then(|source| source.ehlo_name.as_ref()).or(config.relay.ehlo_name.as_ref());
-    let ehlo = ehlo.unwrap_or(&config.hostname).clone();
+    let ehlo = ehlo_name(config, address).clone();
     let (ehlo_addresses, names) =
         tokio::join!(lookups.addresses(ehlo.as_str()), lookups.ask(lookups.resolver.reverse_names(address)));
     let reverse = match names {
