@@ -598,6 +598,28 @@ async fn requests_for_extra_looks_share_a_run_and_leave_the_last_diagnosis() {
 }
 
 #[tokio::test]
+async fn a_damaged_database_is_an_error_of_the_deep_look() {
+    let (_dns, _mx, mut server) = crate::server::one_destination().await;
+    server.stop().await;
+    let look = async |deep: bool| {
+        let extra = Extra { deep, ..Extra::default() };
+        let looked = diagnose_locally(&server.config, "pillarbox.toml".into(), None, extra, Timestamp::now());
+        let found = looked.await.unwrap().findings.into_iter();
+        found.filter(|one| one.id == "store.quick_check").map(|one| (one.status, one.text)).next().unwrap()
+    };
+    assert_eq!(look(true).await.0, FindingStatus::Ok);
+    let file = crate::server::database_file(&server.config.data_dir);
+    let mut octets = std::fs::read(&file).unwrap();
+    let middle = octets.len() / 2;
+    octets[middle..].fill(0xff);
+    std::fs::write(&file, octets).unwrap();
+    let (status, text) = look(true).await;
+    assert_eq!(status, FindingStatus::Error, "{text}");
+    assert!(text.starts_with("the database is damaged"), "{text}");
+    assert_eq!(look(false).await.0, FindingStatus::Skipped);
+}
+
+#[tokio::test]
 async fn mail_of_a_tenant_without_its_source_pool_leaves_from_nowhere() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("Acme").await;

@@ -191,5 +191,8 @@ mod tests {
         ] {
             assert_eq!(is_of_pool(name, address), expected, "{name}");
         }
+        for word in POOL_WORDS {
+            assert!(is_of_pool(&format!("{word}-17.isp.example"), address), "{word}");
+        }
     }
 }

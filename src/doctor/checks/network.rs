@@ -10,7 +10,7 @@ use super::{listed, look, one, require_qualified, reverse_record};
 /// A name server that is slower delays every delivery.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
 /// Resolvers that everybody shares.
-const PUBLIC_RESOLVERS: &[&str] = &[
+pub const PUBLIC_RESOLVERS: &[&str] = &[
     "1.1.1.1",
     "1.0.0.1",
     "8.8.8.8",

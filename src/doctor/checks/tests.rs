@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::super::facts::{
 };
 use super::super::text::finding_lines;
 use super::super::{Diagnosis, Finding, render, summarize};
-use super::{CHECKS, Subject};
+use super::{CHECKS, Subject, network};
 use crate::acme::{AcmeState, ListenFault};
 use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::{DkimAlgorithm, FindingStatus};
@@ -204,6 +204,13 @@ fn failing(names: &[&str], reason: &str) -> Seen<Vec<Failing>> {
     Seen::Value(names.iter().map(of).collect())
 }
 
+/// So many sites, of which no domain is known.
+fn hold(facts: &mut Facts, sites: usize) {
+    let until = at("2026-02-01T01:00:00Z");
+    let site = HeldSite { name: "x.example".into(), domain: None, until, reply: "421 busy".into() };
+    facts.state.held_sites = Seen::Value(vec![site; sites]);
+}
+
 fn failing_webhooks(ids: &[&str]) -> Seen<Vec<Failing>> {
     let of = |id: &&str| Failing {
         name: format!("webhook {id}"),
@@ -257,7 +264,9 @@ fn domain() -> DomainFacts {
         dmarc: Seen::Value((name("acme.com"), vec!["v=DMARC1; p=reject".into()])),
         report_consents: vec![(name("reports.example"), Seen::Value(true))],
         reverse_path: name("acme.com"),
-        mail_exchanges: Seen::Value(MailExchange::Hosts(vec!["mx.acme.com".into()])),
+        mail_exchanges: Seen::Value(MailExchange::Hosts(
+            ["mx.acme.com", "b.example", "c.example", "d.example"].map(str::to_owned).to_vec(),
+        )),
         taken_above: None,
     }
 }
@@ -373,7 +382,7 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
                 },
                 |facts| {
                     let both = [OWN_V4, Ipv4Addr::new(192, 0, 2, 8)];
-                    let listed = both.map(|address| (address, "the whole network".to_owned())).to_vec();
+                    let listed = vec![(both[0], String::new()), (both[1], "the whole network".to_owned())];
                     facts.blocklists =
                         on_list(Seen::Value(Blocklist::Answers { asked: both.to_vec(), listed }));
                 },
@@ -465,6 +474,7 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
             vec![
                 |facts| facts.at = at("2026-05-01T00:00:00Z"),
                 |facts| facts.at = at("2026-03-30T00:00:00Z"),
+                |facts| facts.at = at("2026-03-30T12:00:00Z"),
                 |facts| facts.at = at("2026-03-31T12:00:00Z"),
                 |facts| facts.at = at("2026-03-22T00:00:00Z"),
                 |facts| facts.at = at("2025-12-01T00:00:00Z"),
@@ -615,15 +625,18 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
         ),
         (
             "queue.site_held",
-            vec![|facts| {
-                let until = at("2026-02-01T01:00:00Z");
-                facts.state.held_sites = Seen::Value(vec![HeldSite {
-                    name: "mx.example.org".into(),
-                    domain: Some("example.org".into()),
-                    until,
-                    reply: "421 busy".into(),
-                }]);
-            }],
+            vec![
+                |facts| {
+                    let until = at("2026-02-01T01:00:00Z");
+                    facts.state.held_sites = Seen::Value(vec![HeldSite {
+                        name: "mx.example.org".into(),
+                        domain: Some("example.org".into()),
+                        until,
+                        reply: "421 busy".into(),
+                    }]);
+                },
+                |facts| hold(facts, 7),
+            ],
             Some(|facts| facts.state.held_sites = Seen::NotAsked(SERVER_NOT_ASKED)),
         ),
         (
@@ -1002,6 +1015,210 @@ fn nothing_is_ok_that_was_not_seen() {
         let is_own = ["dkim.size", "domain.taken_above"].contains(&finding.id.as_ref());
         assert!(is_own || finding.status != FindingStatus::Ok, "{finding:?}");
     }
+}
+
+/// The time of a look, and the checks that are about its facts.
+type Looked = (fn(&mut Times) -> &mut u64, &'static [&'static str]);
+
+#[test]
+fn each_finding_has_the_time_of_the_look_that_its_facts_come_from() {
+    let looks: [Looked; 12] = [
+        (|times| &mut times.names, &["name.resolves", "name.ehlo", "name.ptr", "net.ipv6"]),
+        (|times| &mut times.spf, &["spf.host", "spf.include"]),
+        (|times| &mut times.egress, &["net.port25", "net.public_address"]),
+        (|times| &mut times.blocklists, &["net.dnsbl"]),
+        (|times| &mut times.name_servers, &["dns.answers", "dns.dnssec"]),
+        (|times| &mut times.certificate, &["tls.chain", "tls.name", "tls.expires", "acme.record"]),
+        (|times| &mut times.handshakes, &["tls.starttls", "tls.implicit", "tls.no_auth_in_clear"]),
+        (|times| &mut times.submission, &["self.submission"]),
+        (|times| &mut times.machine, &["disk.free", "disk.fsync", "disk.kind", "key.mode", "key.opens"]),
+        (|times| &mut times.ports, &["config.ports"]),
+        (
+            |times| &mut times.state,
+            &[
+                "queue.age",
+                "queue.site_held",
+                "webhook.failing",
+                "domain.failing",
+                "smart_host.refused",
+                "backup.age",
+            ],
+        ),
+        (|times| &mut times.database, &["store.quick_check"]),
+    ];
+    for (time, expected) in looks {
+        let mut facts = server();
+        *time(&mut facts.times) = 7;
+        let timed = super::server(&facts).into_iter().filter(|finding| finding.duration_ms == 7);
+        let ids: Vec<_> = timed.map(|finding| finding.id.into_owned()).collect();
+        assert_eq!(ids, expected);
+    }
+    let facts = DomainFacts { duration_ms: 7, ..domain() };
+    assert!(super::domain(&facts).iter().all(|finding| finding.duration_ms == 7));
+}
+
+#[test]
+fn every_public_resolver_is_known_by_its_address() {
+    for resolver in network::PUBLIC_RESOLVERS {
+        let address = SocketAddr::new(address(resolver), 53);
+        let mut facts = server();
+        facts.dns.resolvers = vec![ResolverFacts { address, answered_in: Seen::Nothing }];
+        let [(status, _)] = said(super::server(&facts), "dns.public_resolver")[..] else {
+            panic!("one finding")
+        };
+        assert_eq!(status, FindingStatus::Info, "{resolver}");
+    }
+}
+
+/// What the files of the checks have not.
+#[test]
+fn each_check_has_its_status_for_what_is_rare() {
+    use FindingStatus::{Error, Ok, Skipped, Warning};
+    fn no_certificate(facts: &mut Facts) {
+        facts.tls.certificate = Seen::Nothing;
+    }
+    fn of_localhost(facts: &mut Facts) {
+        facts.hostname = name("localhost");
+        facts.sources[0].ehlo = name("localhost");
+    }
+    let of_server: [(&str, &[FindingStatus], OfServer); 20] = [
+        ("acme.order", &[Skipped], |facts| acme(facts).state.is_running = true),
+        ("acme.record", &[Skipped], |facts| acme(facts).records.clear()),
+        ("config.ports", &[Ok], |facts| facts.config.ports = Seen::Value(vec![port(PortState::Ours)])),
+        ("disk.free", &[Skipped], |facts| facts.machine.space = Seen::Nothing),
+        ("disk.kind", &[Error], |facts| facts.machine.file_system = Seen::Value("ramfs")),
+        ("disk.kind", &[Error], |facts| facts.machine.file_system = Seen::Value("overlayfs")),
+        ("key.mode", &[Error], |facts| facts.machine.master_key_mode = key_mode(0o640, false)),
+        ("name.ehlo", &[Skipped], greet_as_host),
+        ("name.ptr", &[Skipped], of_localhost),
+        ("name.ptr", &[Skipped], |facts| v6(facts, Seen::Nothing)),
+        ("name.ptr", &[Skipped], |facts| {
+            facts.sources[0].reverse = Seen::Value(vec![("out.example.com".into(), failed())]);
+        }),
+        ("name.resolves", &[Skipped], of_localhost),
+        ("net.ipv6", &[Ok], |facts| v6(facts, reverse(&["out.example.com"], "2a00:1450::7"))),
+        ("net.port25", &[Skipped], |facts| facts.egress = Seen::Nothing),
+        ("queue.site_held", &[Warning; 5], |facts| hold(facts, 5)),
+        ("self.submission", &[Skipped], |facts| facts.submission = Seen::Nothing),
+        ("spf.host", &[Skipped], of_localhost),
+        ("tls.chain", &[Skipped], no_certificate),
+        ("tls.expires", &[Skipped], no_certificate),
+        ("tls.name", &[Skipped], no_certificate),
+    ];
+    let statuses = |found: Vec<Finding>, id: &str| {
+        said(found, id).into_iter().map(|(status, _)| status).collect::<Vec<_>>()
+    };
+    for (row, (id, expected, change)) in of_server.into_iter().enumerate() {
+        let found = super::server(&changed(server(), change));
+        assert_eq!(statuses(found, id), expected, "{id} in row {row}");
+    }
+    let of_domain: [(&str, FindingStatus, OfDomain); 14] = [
+        ("domain.ownership", Skipped, |facts| facts.is_manual = true),
+        ("dkim.record", Skipped, |facts| facts.keys.clear()),
+        ("dkim.size", Skipped, |facts| facts.keys.clear()),
+        ("dkim.duplicate", Skipped, |facts| facts.keys.clear()),
+        ("dkim.record", Skipped, |facts| {
+            facts.keys[0].found = texts(&["v=DKIM1; k=rsa; p=MIIB", "v=DKIM1; p=MIIC"]);
+            facts.keys[0].verifies = Seen::Value(false);
+        }),
+        ("dkim.size", Ok, |facts| {
+            facts.keys[0] =
+                DkimFacts { algorithm: DkimAlgorithm::Ed25519, rsa_bits: None, ..facts.keys[0].clone() };
+        }),
+        ("spf.passes", Skipped, |facts| refuse(&mut facts.spf)),
+        ("spf.passes", Ok, |facts| facts.own_addresses = Seen::NotAsked(UNKNOWN)),
+        ("spf.plus_all", Error, |facts| facts.spf = spf(&["v=spf1 mx ALL"])),
+        ("dmarc.aligned", Ok, |facts| facts.keys[0].verifies = Seen::Value(false)),
+        ("dmarc.aligned", Error, |facts| {
+            facts.keys[0].verifies = Seen::Value(false);
+            facts.own_addresses = Seen::NotAsked(UNKNOWN);
+        }),
+        ("dmarc.aligned", Error, |facts| {
+            facts.keys[0].verifies = Seen::Value(false);
+            facts.spf = spf(&["v=spf1 mx ~all", "v=spf1 -all"]);
+        }),
+        ("dmarc.rua", Ok, |facts| facts.report_consents.clear()),
+        ("mx.replies", Ok, |facts| facts.mail_exchanges = Seen::Value(MailExchange::Here)),
+    ];
+    for (row, (id, expected, change)) in of_domain.into_iter().enumerate() {
+        let found = super::domain(&changed(domain(), change));
+        assert_eq!(statuses(found, id), [expected], "{id} in row {row}");
+    }
+    let mut facts = domain();
+    facts.keys[0].verifies = Seen::Value(false);
+    facts.keys.insert(0, DkimFacts { is_signing: false, record_name: "new".into(), ..facts.keys[0].clone() });
+    refuse(&mut facts.spf);
+    let fix = &said(super::domain(&facts), "dmarc.aligned")[0].1;
+    assert!(fix.starts_with("set TXT pb1._domainkey.acme.com"), "the key that signs: {fix}");
+    let invalid = super::invalid_config("pillarbox.toml", "no such file");
+    assert!(invalid.iter().skip(1).all(|finding| finding.status == Skipped), "{invalid:?}");
+}
+
+#[test]
+fn each_bound_belongs_to_the_side_that_the_documentation_says() {
+    use FindingStatus::{Error, Ok, Warning};
+    fn answer(facts: &mut Facts, ms: u64) {
+        facts.dns.resolvers = vec![resolver("192.0.2.53:53", Seen::Value(Duration::from_millis(ms)))];
+    }
+    fn sync(facts: &mut Facts, ms: u64) {
+        facts.machine.sync = Seen::Value((Duration::from_millis(1), Duration::from_millis(ms)));
+    }
+    fn due(facts: &mut Facts, at: Timestamp) {
+        facts.state.oldest_due = Seen::Value((at, "450 later".into()));
+    }
+    fn held(facts: &mut Facts, until: Timestamp) {
+        let site = HeldSite { name: "x.example".into(), domain: None, until, reply: "421 busy".into() };
+        facts.state.held_sites = Seen::Value(vec![site]);
+    }
+    fn host(facts: &mut Facts, lookups: u32, void_lookups: u32) {
+        cost(&mut facts.host_spf, lookups, void_lookups);
+    }
+    fn include(facts: &mut Facts, lookups: u32) {
+        cost(&mut facts.included_spf.as_mut().unwrap().1, lookups, 0);
+    }
+    let rows: [(&str, FindingStatus, OfServer); 25] = [
+        ("dns.answers", Ok, |facts| answer(facts, 500)),
+        ("dns.answers", Warning, |facts| answer(facts, 501)),
+        ("disk.fsync", Ok, |facts| sync(facts, 50)),
+        ("disk.fsync", Warning, |facts| sync(facts, 51)),
+        ("disk.free", Ok, |facts| facts.machine.space = Seen::Value((10 * GIB, 100 * GIB))),
+        ("disk.free", Warning, |facts| facts.machine.space = Seen::Value((10 * GIB - 1, 100 * GIB))),
+        ("disk.free", Ok, |facts| facts.machine.space = Seen::Value((4 * GIB, 4 * GIB))),
+        ("disk.free", Warning, |facts| facts.machine.space = Seen::Value((4 * GIB - 1, 4 * GIB))),
+        ("disk.free", Warning, |facts| facts.machine.space = Seen::Value((GIB, 4 * GIB))),
+        ("disk.free", Error, |facts| facts.machine.space = Seen::Value((GIB - 1, 4 * GIB))),
+        ("limit.files", Ok, |facts| facts.machine.files = Seen::Value(facts.machine.files_needed)),
+        ("limit.memory", Ok, |facts| facts.machine.memory = Seen::Value(facts.machine.memory_needed)),
+        ("tls.expires", Ok, |facts| facts.at = at("2026-03-02T00:00:00Z")),
+        ("tls.expires", Warning, |facts| facts.at = at("2026-03-02T00:00:01Z")),
+        ("tls.expires", Warning, |facts| facts.at = at("2026-03-29T00:00:00Z")),
+        ("tls.expires", Error, |facts| facts.at = at("2026-03-29T00:00:01Z")),
+        ("queue.age", Ok, |facts| due(facts, at("2026-01-31T23:00:00Z"))),
+        ("queue.age", Warning, |facts| due(facts, at("2026-01-31T22:59:59Z"))),
+        ("queue.site_held", Ok, |facts| held(facts, at("2026-02-01T00:30:00Z"))),
+        ("queue.site_held", Warning, |facts| held(facts, at("2026-02-01T00:30:01Z"))),
+        ("backup.age", Ok, |facts| facts.state.last_backup = Seen::Value(at("2026-01-25T00:00:00Z"))),
+        ("backup.age", Warning, |facts| facts.state.last_backup = Seen::Value(at("2026-01-24T23:59:59Z"))),
+        ("spf.host", Ok, |facts| host(facts, 10, 2)),
+        ("spf.host", Error, |facts| host(facts, 1, 3)),
+        ("spf.include", Ok, |facts| include(facts, 9)),
+    ];
+    for (row, (id, expected, change)) in rows.into_iter().enumerate() {
+        let found = said(super::server(&changed(server(), change)), id);
+        assert_eq!(found[0].0, expected, "{id} in row {row}");
+    }
+    let of_bits = |bits: usize| {
+        let mut facts = domain();
+        facts.keys[0].rsa_bits = Some(bits);
+        said(super::domain(&facts), "dkim.size")[0].0
+    };
+    assert_eq!([1023, 1024, 2047, 2048].map(of_bits), [Error, Warning, Warning, Ok]);
+    let of_cost = |(lookups, void): (u32, u32)| {
+        let mut facts = domain();
+        cost(&mut facts.spf, lookups, void);
+        said(super::domain(&facts), "spf.lookups")[0].0
+    };
+    assert_eq!([(10, 2), (11, 0), (1, 3)].map(of_cost), [Ok, Error, Warning]);
 }
 
 #[test]

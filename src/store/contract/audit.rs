@@ -1,7 +1,7 @@
 //! The audit log: entries stored with their change, completed afterwards, bounded and kept.
 
 use super::*;
-use crate::model::{AuditActor, AuditId};
+use crate::model::{AuditActor, AuditId, RequestId};
 
 fn entry(tenant_id: Option<TenantId>, operation: &str) -> AuditEntry {
     let at = now();
@@ -13,7 +13,7 @@ fn entry(tenant_id: Option<TenantId>, operation: &str) -> AuditEntry {
         actor_name: Some("ops".into()),
         by_platform: false,
         client_address: Some(IpAddr::from([192, 0, 2, 1])),
-        request_id: None,
+        request_id: Some(RequestId::generate(at)),
         operation: operation.into(),
         object: Some("tenant".into()),
         object_id: Some("tnt_1".into()),
@@ -44,13 +44,19 @@ pub(super) async fn an_entry_is_stored_with_its_change_and_completed_afterwards<
         tenant_id: Some(tenant),
         object_id: Some(tenant.to_string()),
         before: None,
+        error: Some("internal".into()),
         after: Some(serde_json::json!({"name": "new"})),
         ..trail.entry().clone()
     };
     bed.store.complete_audit(completed.clone()).await.unwrap();
     let stored = listed(&bed, AuditFilter::default()).await;
     let expected = AuditEntry { before: trail.entry().before.clone(), ..completed };
-    assert_eq!(format!("{stored:?}"), format!("{:?}", [expected]), "what the completion lacks stays");
+    assert_eq!(format!("{stored:?}"), format!("{:?}", [&expected]), "what the completion lacks stays");
+    let bare =
+        AuditEntry { object: None, object_id: None, after: None, error: None, ..trail.entry().clone() };
+    bed.store.complete_audit(bare).await.unwrap();
+    let stored = listed(&bed, AuditFilter::default()).await;
+    assert_eq!(format!("{stored:?}"), format!("{:?}", [&expected]), "and so does what it no longer has");
 }
 
 pub(super) async fn a_crash_after_the_change_leaves_its_entry<H: Harness>() {
@@ -81,9 +87,19 @@ pub(super) async fn of_a_tenant_with_all_its_entries_the_oldest_makes_room<H: Ha
     let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     bed.store.complete_audit(entry(Some(b), "of another")).await.unwrap();
     let numbers = 0..AUDIT_ENTRIES_MAX + 2;
+    let first = entry(Some(a), "first");
+    bed.store.complete_audit(first.clone()).await.unwrap();
     for number in numbers.clone() {
-        bed.store.complete_audit(entry(Some(a), &number.to_string())).await.unwrap();
+        // An entry of the platform becomes one of the tenant when it is completed.
+        let made = entry(None, &number.to_string());
+        for tenant_id in [None, Some(a)] {
+            bed.store.complete_audit(AuditEntry { tenant_id, ..made.clone() }).await.unwrap();
+        }
         bed.store.complete_audit(entry(None, &number.to_string())).await.unwrap();
+        if number == 5 {
+            // It keeps its place.
+            bed.store.complete_audit(first.clone()).await.unwrap();
+        }
     }
     let of_a = listed(&bed, AuditFilter { tenant_id: Some(a), ..AuditFilter::default() }).await;
     let kept: Vec<_> = numbers.clone().rev().take(of_a.len()).map(|number| number.to_string()).collect();

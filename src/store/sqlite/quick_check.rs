@@ -34,33 +34,80 @@ fn find_faults(database: &Path, end: Instant) -> rusqlite::Result<Vec<String>> {
     let connection = Connection::open_with_flags(database, flags)?;
     connection.progress_handler(STEPS, Some(move || Instant::now() > end))?;
     let mut query = connection.prepare(&format!("PRAGMA quick_check({FAULTS_MAX})"))?;
-    let mut lines =
-        query.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
-    lines.retain(|line| line != "ok");
-    Ok(lines)
+    let mut rows = query.query([])?;
+    let mut faults = Vec::new();
+    loop {
+        match rows.next() {
+            Ok(Some(row)) => faults.extend(faults_of(&row.get::<_, String>(0)?)),
+            // Damage that ends the look comes after what was found before it.
+            Err(error) if faults.is_empty() => return Err(error),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    Ok(faults)
+}
+
+/// The faults of a row: the name of the database, and then one in each line.
+fn faults_of(row: &str) -> Vec<String> {
+    let lines = row.lines().filter(|line| *line != "ok" && !line.starts_with("***"));
+    lines.map(str::to_owned).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::os::unix::fs::FileExt;
+
+    use tempfile::TempDir;
 
     use super::*;
 
-    #[test]
-    fn damage_of_a_database_is_found_and_a_whole_one_has_none() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    const PAGE: u64 = 4096;
+
+    /// A data directory with a database of many pages, of which the last are those of an index, and its file.
+    fn database() -> (TempDir, File) {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(DATABASE_FILE);
         let connection = Connection::open(&file).unwrap();
-        connection.execute_batch("CREATE TABLE t (a TEXT UNIQUE)").unwrap();
-        for n in 0..1000 {
-            connection.execute("INSERT INTO t VALUES (?1)", [format!("{n:0100}")]).unwrap();
-        }
-        drop(connection);
-        let check = || quick_check(dir.path(), Duration::from_secs(60));
-        assert_eq!(check(), Ok(Vec::new()));
-        let raw = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
-        raw.write_all_at(&[0xff; 4096], 5 * 4096).unwrap();
-        assert!(!check().unwrap().is_empty());
-        assert!(quick_check(&dir.path().join("absent"), Duration::from_secs(60)).is_err());
+        let statements = "CREATE TABLE t (a TEXT);
+            WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < 50000)
+                INSERT INTO t SELECT printf('%0100d', n) FROM number;
+            CREATE UNIQUE INDEX i ON t (a);";
+        connection.execute_batch(statements).unwrap();
+        (dir, std::fs::OpenOptions::new().write(true).open(&file).unwrap())
+    }
+
+    #[test]
+    fn damage_of_a_database_is_found_and_a_whole_one_has_none() {
+        let (dir, file) = database();
+        let damage = |from: u64, octets: usize| file.write_all_at(&vec![0xff; octets], from).unwrap();
+        let check = || quick_check(dir.path(), MINUTE).unwrap();
+        assert_eq!(check(), Vec::<String>::new());
+        let last = file.metadata().unwrap().len() / PAGE - 1;
+        let name_page = |faults: &[String], number: u64| {
+            let name = format!("page {number}");
+            assert!(faults[0].contains(&name), "{name}: {faults:?}");
+        };
+        damage(last * PAGE, 4096);
+        name_page(&check(), last + 1);
+        // SQLite also reads the rows of a table, and ends there.
+        damage(5 * PAGE, 4096);
+        name_page(&check(), 6);
+        damage((last - 50) * PAGE, 50 * 4096);
+        assert_eq!(check().len(), FAULTS_MAX);
+        // The list of tables, and then the header of the file.
+        damage(100, 100);
+        assert_eq!(check(), ["database disk image is malformed"]);
+        damage(0, 100);
+        assert_eq!(check(), ["file is not a database"]);
+    }
+
+    #[test]
+    fn a_database_that_cannot_be_read_or_not_in_time_is_not_whole() {
+        let (dir, _file) = database();
+        let late = "reading it takes more than 0 seconds".to_owned();
+        assert_eq!(quick_check(dir.path(), Duration::ZERO), Err(late));
+        assert!(quick_check(&dir.path().join("absent"), MINUTE).is_err());
     }
 }
