@@ -447,7 +447,7 @@ async fn every_page_is_served_without_a_key_and_every_link_has_a_target() {
 /// Pages that other documents, programs and people refer to by name.
 const LASTING_PAGES: &[&str] = &[
     "acme", "api", "backup", "bounces", "config", "dns", "doctor", "errors", "events", "metrics", "proxy",
-    "sdk", "sending",
+    "sdk", "sending", "upgrade",
 ];
 
 #[tokio::test]

@@ -67,7 +67,7 @@ class Newcomer:
     def __init__(self, folder, names, sink):
         self.root = pathlib.Path(folder)
         self.names, self.sink = names, sink
-        self.submission, self.submissions, self.api = free_ports(3)
+        self.submission, self.submissions, self.api, self.challenge = free_ports(4)
         self.clone = self.root / "clone"
         self.server = None
         self.readme = Readme()
@@ -89,7 +89,7 @@ class Newcomer:
             self.readme.replace(what, by)
 
     def prepare(self):
-        """The machine before the first command: a clone of the repository, a certificate, and the programs."""
+        """The machine before the first command: a clone of the repository, and the programs."""
         for name in ("programs", "bin", "etc/systemd/system", "credentials"):
             (self.root / name).mkdir(parents=True)
         shutil.copytree(REPOSITORY / "systemd", self.clone / "systemd")
@@ -97,10 +97,6 @@ class Newcomer:
             refusal = f"echo 'README.md must not run this:' {name} \"$@\" >&2; exit 1"
             (self.root / "programs" / name).write_text(f"#!/bin/bash\n{text}\n[ $? = 0 ] || {{ {refusal}; }}\n")
             (self.root / "programs" / name).chmod(0o755)
-        command = [REPOSITORY / "certs/make-dev-certs", "--into", self.root / "certs", HOST]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        shutil.copy(self.root / "certs/server.crt", self.clone / "fullchain.pem")
-        shutil.copy(self.root / "certs/server.key", self.clone / "privkey.pem")
 
     def run(self, command, may_fail=False):
         """Runs a command of README.md. Returns what it printed, first to stdout, then to stderr; None if it may fail and did."""
@@ -120,7 +116,8 @@ class Newcomer:
         [from_source] = [block for block in self.readme.blocks("Install", "sh") if "cargo build" in block]
         self.run(from_source)
         assert (self.root / "enabled").exists(), "README.md does not start the service"
-        # What the newcomer's machine has by itself: free ports, a data directory, name servers, MX hosts on port 25.
+        # What the newcomer's machine has by itself: free ports, a data directory, name servers, MX hosts on port 25. There is no
+        # authority for certificates here.
         with open(self.root / "etc/pillarbox/pillarbox.toml", "a") as config:
             config.write(
                 f"""
@@ -128,6 +125,8 @@ data_dir = "{self.root}/data"
 smtp.submission = ["127.0.0.1:{self.submission}"]
 smtp.submissions = ["127.0.0.1:{self.submissions}"]
 api.listen = ["127.0.0.1:{self.api}"]
+acme.directory = "https://127.0.0.1:9/directory"
+acme.http_listen = ["127.0.0.1:{self.challenge}"]
 relay.name_servers = ["127.0.0.1:{self.names.port}"]
 relay.port = {self.sink.port}
 relay.allowed_private_networks = ["127.0.0.0/8"]
