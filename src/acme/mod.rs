@@ -392,7 +392,7 @@ impl Acme {
         if !is_record || !is_known {
             tracing::error!(%next_at, "no certificate by ACME: {error}; the present one stays in use");
         }
-        if !cycle.is_reported && !(is_record && is_first) {
+        if !(cycle.is_reported || is_record && is_first) {
             cycle.is_reported = true;
             let data = json!({"names": self.state().names, "error": error, "next_at": next_at});
             self.append(EventKind::CertificateFailing, data).await;
