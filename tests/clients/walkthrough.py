@@ -18,7 +18,7 @@ FOREIGN = "foreign.example"
 # The fields of each object type.
 SHAPES = {
     "tenant": """id object name slug external_ref metadata settings rate_limit smtp source_pool retention_days
-        body_retention_days weight status created_at updated_at""",
+        body_retention_days weight status archived_at deletable_at created_at updated_at""",
     "domain": """id object tenant_id name status status_reason status_hint verification subdomains return_path dns_records
         last_checked_at failing_since verified_at created_at""",
     "key": """id object name tenant_id status environment scopes allowed_domain_ids restricted_to_domains allowed_cidrs

@@ -181,4 +181,9 @@ async fn verified_domains_stay_verified_only_on_request() {
     assert_eq!(domains["data"][0]["status"], "verified", "{domains}");
     let email = json!({"from": "a@acme.example", "to": ["b@x.example"], "subject": "s", "text": "t"});
     to.post(&key, "/v1/emails", email).await.expect(202);
+    let to = ApiStage::start().await;
+    import(&to, "", body_of(&objects)).await.expect(200);
+    let domains = to.get(&to.platform, &format!("/v1/domains?tenant_id={}", acme.id)).await.expect(200);
+    let domain = &domains["data"][0];
+    assert_eq!((&domain["status"], &domain["verification"]), (&json!("pending"), &json!("dns")), "{domain}");
 }

@@ -1,8 +1,8 @@
 //! What is left of an erased recipient.
 
 use super::*;
-use crate::model::ErasureId;
-use crate::store::{Erasures, Metadata, NewErasure, Queue};
+use crate::model::{ErasureId, QueueFilter};
+use crate::store::{Conflict, Erasures, Metadata, NewErasure, Queue, ReleaseMode, StoreError};
 
 const BOB: &str = "bob+x@b.example";
 /// In ORCPT and in URLs.
@@ -132,7 +132,7 @@ async fn an_erasure_in_another_tenant_changes_nothing() {
 }
 
 #[tokio::test]
-async fn an_erasure_with_an_open_delivery_stays_incomplete_and_its_suppression_stays() {
+async fn an_erasure_with_an_open_delivery_stays_incomplete_and_holds_a_release() {
     let bed = Bed::new().await;
     let tenant = bed.tenant("a").await.id;
     let open = bed.enqueue(tenant, &[BOB]).await.message.id;
@@ -144,9 +144,13 @@ async fn an_erasure_with_an_open_delivery_stays_incomplete_and_its_suppression_s
     let to_cancel = bed.store.deliveries_to_cancel().await.unwrap();
     assert_eq!(to_cancel.iter().map(|(message, ids)| (*message, ids.len())).collect::<Vec<_>>(), [(open, 1)]);
     assert_eq!(bed.store.apply_erasures(later(1)).await.unwrap(), 0);
+    let release = || bed.store.release_restored(QueueFilter::default(), ReleaseMode::Send, later(1));
+    let pending = release().await;
+    assert!(matches!(pending, Err(StoreError::Conflict(Conflict::ErasurePending))), "{pending:?}");
     let (message, ids) = to_cancel.into_iter().next().unwrap();
     bed.store.cancel(message, ids, later(2)).await.unwrap();
     assert_eq!(bed.store.apply_erasures(later(3)).await.unwrap(), 1);
+    assert_eq!(release().await.unwrap(), 0);
     let done = bed.store.erasure(new.id).await.unwrap().unwrap();
     assert_eq!((done.counts.deliveries, done.counts.cancelled, done.counts.suppressions), (1, 1, 0));
     assert_eq!(places_with(&database, &[BOB]), ["suppression.address"]);
