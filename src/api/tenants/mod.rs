@@ -42,7 +42,7 @@ pub fn resource() -> Resource {
                 .returns::<TenantView>("The tenant."),
             Operation::patch("/v1/tenants/{tenant_id}", "update_tenant", update)
                 .describe("Change a tenant", "While a tenant is suspended, the server refuses its keys, over HTTP and SMTP, and does not deliver its queued mail. Activating the tenant ends this. While a tenant is archived, its keys may read over HTTP and do nothing else, its queued mail waits, and its domains are not checked; `deletable_at` protects it from deletion until then. A tenant key may change only `name` and `settings` without `brakes`.")
-                .takes::<Update>(r#"{"settings": {"from": "shop@acme.com", "from_name": "Acme Shop"}, "retention_days": 30}"#)
+                .takes::<Update>(r#"{"settings": {"from": "shop@acme.com", "from_name": "Acme Shop"}}"#)
                 .returns::<TenantView>("The updated tenant.")
                 // A smart host has up to 1000 destinations.
                 .response_octets(0, 512 * 1024),
