@@ -28,7 +28,7 @@ async fn without_a_valid_key_every_operation_is_refused() {
     let unknown = KeySecret::generate(Environment::Live).expose().to_owned();
     let mistyped = own.tenant.key.to_uppercase();
     let before = own.look(&stage).await;
-    for (count, (route, operation)) in operations().into_iter().enumerate() {
+    for (count, (route, operation)) in operations().enumerate() {
         if count % UNKNOWN_KEYS_PER_MINUTE == UNKNOWN_KEYS_PER_MINUTE - 1 {
             stage.clock.advance(Duration::from_secs(60));
         }
