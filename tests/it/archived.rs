@@ -7,11 +7,9 @@ use serde_json::{Value, json};
 
 use crate::api_objects::{Belongings, body, operations};
 use crate::api_stage::ApiStage;
-use crate::client::Client;
 use crate::fake_mx::{Fault, Phase};
-use crate::identity::trust_pem;
 use crate::page_visitor::Visitor;
-use crate::server::{HOSTNAME, RETRY_DELAY_MAX, message, one_destination};
+use crate::server::{RETRY_DELAY_MAX, message, one_destination};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -55,9 +53,7 @@ async fn the_mail_of_an_archived_tenant_waits_and_goes_on_when_it_is_active_agai
     server.control.ok("PATCH", &tenant, json!({"status": "archived"})).await;
     client.command("MAIL FROM:<alice@acme.test>").await.expect_saying(550, "[tenant_archived]");
     drop(client);
-    let mut client = Client::connect(server.submission(), HOSTNAME).await;
-    client.ehlo().await;
-    let mut client = client.starttls(trust_pem(&server.certificate_pem())).await;
+    let mut client = server.connect().await;
     let refused = client.auth_plain(&account.user, &account.secret).await;
     refused.expect_saying(535, "5.7.8 [tenant_archived] tenant acme-test is archived");
     drop(client);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, getpriority_process, kill_process_group};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -146,8 +146,7 @@ impl Serving {
 
     /// `nice` of POSIX.
     pub fn priority(&self) -> i32 {
-        let pid = i32::try_from(self.id()).ok().and_then(rustix::process::Pid::from_raw);
-        rustix::process::getpriority_process(pid).unwrap()
+        getpriority_process(Some(Pid::from_child(&self.process.child))).unwrap()
     }
 
     pub fn signal(&self, name: &str) {

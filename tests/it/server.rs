@@ -116,11 +116,16 @@ impl TestServer {
         Account { user: text(&key["id"]), secret: text(&key["secret"]), ..account.clone() }
     }
 
-    /// A connection that is authenticated and ready for MAIL.
-    pub async fn log_in(&self, account: &Account) -> Client {
+    /// A connection in TLS, ready for AUTH.
+    pub async fn connect(&self) -> Client {
         let mut client = Client::connect(self.submission(), HOSTNAME).await;
         client.ehlo().await;
-        let mut client = client.starttls(trust_pem(&self.certificate_pem())).await;
+        client.starttls(trust_pem(&self.certificate_pem())).await
+    }
+
+    /// A connection that is authenticated and ready for MAIL.
+    pub async fn log_in(&self, account: &Account) -> Client {
+        let mut client = self.connect().await;
         client.auth_plain(&account.user, &account.secret).await.expect_code(235);
         client
     }

@@ -2,9 +2,7 @@
 
 use serde_json::json;
 
-use crate::client::Client;
 use crate::fake_mx::{FakeMx, Fault, Phase};
-use crate::identity::trust_pem;
 use crate::server::{HOSTNAME, RETRY_DELAY_MAX, message, message_id, one_destination};
 
 #[tokio::test]
@@ -20,9 +18,7 @@ async fn a_suspended_tenant_is_refused_its_queue_is_held_and_resumes() {
     let tenant = format!("/v1/tenants/{}", account.tenant_id);
     server.control.ok("PATCH", &tenant, json!({"status": "suspended"})).await;
     client.command("MAIL FROM:<alice@acme.test>").await.expect_saying(550, "[tenant_suspended]");
-    let mut client = Client::connect(server.submission(), HOSTNAME).await;
-    client.ehlo().await;
-    let mut client = client.starttls(trust_pem(&server.certificate_pem())).await;
+    let mut client = server.connect().await;
     let refused = client.auth_plain(&account.user, &account.secret).await;
     refused.expect_saying(535, "5.7.8 [tenant_suspended] tenant acme-test is suspended");
     server.clock.advance(RETRY_DELAY_MAX);
@@ -117,9 +113,7 @@ async fn a_wrong_password_and_an_unknown_user_get_the_same_reply() {
     let account = server.create_account("acme.test").await;
     let mut replies = Vec::new();
     for user in [account.user.as_str(), "key_01ARZ3NDEKTSV4RRFFQ69G5FAV", "nobody"] {
-        let mut client = Client::connect(server.submission(), HOSTNAME).await;
-        client.ehlo().await;
-        let mut client = client.starttls(trust_pem(&server.certificate_pem())).await;
+        let mut client = server.connect().await;
         replies.push(client.auth_plain(user, "pb_live_wrong").await.expect_code(535));
     }
     assert!(replies.iter().all(|reply| *reply == replies[0]), "{replies:?}");
@@ -132,9 +126,7 @@ async fn the_tenants_slug_is_a_user_name_too_and_a_revoked_key_is_not() {
     let id = std::mem::replace(&mut account.user, "acme-test".into());
     server.log_in(&account).await;
     server.control.ok("DELETE", &format!("/v1/keys/{id}"), json!(null)).await;
-    let mut client = Client::connect(server.submission(), HOSTNAME).await;
-    client.ehlo().await;
-    let mut client = client.starttls(trust_pem(&server.certificate_pem())).await;
+    let mut client = server.connect().await;
     client.auth_plain(&id, &account.secret).await.expect_code(535);
 }
 
@@ -144,9 +136,7 @@ async fn a_login_with_the_right_secret_gets_the_reason_of_its_refusal_and_with_a
     let account = server.create_account("acme.test").await;
     let key = format!("/v1/keys/{}", account.user);
     let log_in = async |user: &str, secret: &str| {
-        let mut client = Client::connect(server.submission(), HOSTNAME).await;
-        client.ehlo().await;
-        let mut client = client.starttls(trust_pem(&server.certificate_pem())).await;
+        let mut client = server.connect().await;
         client.command("MAIL FROM:<app@acme.test>").await.expect_saying(530, "[authentication_required]");
         client.auth_plain(user, secret).await
     };
