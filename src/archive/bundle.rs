@@ -31,10 +31,10 @@ pub enum BundleError {
     )]
     Newer(u64),
     /// The last line is missing: the export did not finish.
-    #[error("the bundle ends early: its last line must have \"object\": \"end\"")]
+    #[error("the bundle ends early: its last line must have \"object\": \"end\"; export it again")]
     NoEnd,
     /// A line was changed, added or removed.
-    #[error("the bundle does not have the digest that its last line names")]
+    #[error("the bundle does not have the digest that its last line names; export it again")]
     Digest,
 }
 

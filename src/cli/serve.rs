@@ -59,7 +59,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// Starts the server. During a migration of the database, systemd waits longer.
 async fn start(config: &Config, listeners: Option<Listeners>) -> anyhow::Result<Running> {
-    // Why it cannot be read, the start says.
+    // If it cannot be read, the start itself reports why.
     let is_migrating = matches!(pending_migrations(&config.data_dir), Ok(Some(_)));
     let starting = async {
         match listeners {

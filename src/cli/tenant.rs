@@ -14,7 +14,7 @@ use super::input::read_text;
 use super::output::{confirm, object_text, text, when};
 use super::pagination::PageArguments;
 use super::table::Table;
-use crate::mail::{Timestamp, TimestampError};
+use crate::mail::Timestamp;
 
 /// The fields of a tenant that are shown first.
 const LEADING: &[&str] = &["id", "slug", "name", "status", "external_ref"];
@@ -240,9 +240,10 @@ async fn set_status(client: &ApiClient, tenant: &str, status: &str) -> anyhow::R
 }
 
 /// A time, or the beginning of a day.
-fn parse_time(text: &str) -> Result<Timestamp, TimestampError> {
+fn parse_time(text: &str) -> Result<Timestamp, &'static str> {
     let is_day = text.len() == "2027-01-01".len();
-    if is_day { format!("{text}T00:00:00Z").parse() } else { text.parse() }
+    let parsed = if is_day { format!("{text}T00:00:00Z").parse::<Timestamp>() } else { text.parse() };
+    parsed.map_err(|_| "this must be a day like 2027-01-01, or a time of RFC 3339 like 2027-01-01T12:00:00Z")
 }
 
 async fn archive(client: &ApiClient, tenant: &str, delete_after: Option<Timestamp>) -> anyhow::Result<()> {

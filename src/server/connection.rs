@@ -26,7 +26,7 @@ const BODY_READ_OCTETS: usize = 16 * 1024;
 const OUTPUT_OCTETS_MAX: usize = 16 * 1024;
 /// Timeout of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a TLS handshake goes on at a stop, so that the client can be told of it.
+/// How long a TLS handshake goes on at a stop, so that the client gets 421.
 const HANDSHAKE_GRACE: Duration = Duration::from_secs(2);
 /// How long the server waits for the client to read the last reply and close.
 const LINGER: Duration = Duration::from_secs(1);

@@ -148,7 +148,8 @@ async fn suspend_and_delete_describe_their_effect_and_delete_asks_for_confirmati
         "acme-test is archived; it may be deleted from 2099-01-01T00:00:00.000000Z on\n"
     );
     assert!(platform.ends(1, "tenant delete acme-test --yes").await.contains("[not_deletable_yet]"));
-    assert!(platform.ends(2, "tenant archive acme-test --delete-after soon").await.contains("RFC 3339"));
+    let refused = platform.ends(2, "tenant archive acme-test --delete-after soon").await;
+    assert!(refused.contains("a day like 2027-01-01, or a time of RFC 3339"), "{refused}");
     assert_eq!(platform.ok("tenant resume acme-test").await, "acme-test is active\n");
     let would = platform.ok("tenant delete acme-test --dry-run").await;
     assert!(

@@ -53,7 +53,7 @@ fn files_with(directory: &Path, needle: &str) -> Vec<String> {
 }
 
 /// Everything that can name Bob: mail in three spellings, alone and with Carl, a bounce that suppresses him, refused mail to him,
-/// an inbox, a webhook that was told, and what a person did about him.
+/// an inbox, a webhook delivery, and what a person did about him.
 async fn fill(server: &TestServer, mx: &FakeMx, account: &Account) -> (String, String) {
     let of_tenant = json!({"tenant_id": account.tenant_id});
     let hook = json!({"url": "https://hooks.example/", "tenant_id": account.tenant_id});

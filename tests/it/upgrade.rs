@@ -174,7 +174,7 @@ async fn a_new_process_takes_the_listeners_over_and_the_old_one_ends() {
     stage.refuses(stage.submission).await;
     let (status, said) = status_of(&["upgrade", "--config", &stage.file()], &[]).await;
     assert_eq!(status, Some(2), "{said}");
-    assert!(said.contains("no server runs with this data directory"), "{said}");
+    assert!(said.contains("no server runs with this data directory; start it"), "{said}");
 }
 
 #[tokio::test]
@@ -286,7 +286,7 @@ async fn a_client_that_begins_tls_at_a_stop_gets_421() {
     stage.server.wait_for_end().await;
 }
 
-/// The service manager, as far as it is told.
+/// The socket at which the service manager gets notifications of the server.
 struct ServiceManager {
     socket: UnixDatagram,
     path: String,

@@ -18,7 +18,7 @@ from sink import Sink  # noqa: E402
 HOST = "mail.example.com"
 # The exit status of the doctor if something does not work.
 DOCTOR_ERROR = 2
-# Programs that are not what they are on the newcomer's machine. The service manager notes what it was told.
+# Stand-ins for programs of the newcomer's machine. `systemctl` notes that the service was enabled.
 PROGRAMS = {
     "sudo": 'exec "$@"',
     "cargo": '[ "$*" = "build --release" ] && install -D "$PILLARBOX" target/release/pillarbox',

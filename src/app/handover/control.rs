@@ -24,12 +24,12 @@ fn socket_path(data_dir: &Path) -> PathBuf {
     data_dir.join(SOCKET)
 }
 
-/// Somebody who asks for an upgrade, and waits.
+/// A request of `pillarbox upgrade`, which waits for the answer.
 #[derive(Debug)]
 pub struct UpgradeRequest {
     /// The connection; it ends with this process.
     stream: UnixStream,
-    /// Although a migration of the database takes long.
+    /// Whether a long migration of the database is agreed to.
     pub accept_pause: bool,
 }
 
@@ -39,7 +39,7 @@ impl UpgradeRequest {
         self.send(&Message::Prepared { version: version.to_owned(), migration_seconds });
     }
 
-    /// Says why nothing happens.
+    /// Says why there is no upgrade.
     pub fn refuse(&self, reason: &str) {
         self.send(&Message::refused(reason));
     }

@@ -39,7 +39,7 @@ pub enum Message {
     },
     /// `pillarbox upgrade` asks the server to start a new process and to hand over to it.
     Upgrade {
-        /// Although a migration of the database takes long.
+        /// Whether a long migration of the database is agreed to.
         accept_pause: bool,
     },
     /// A listener of the old process.
@@ -65,7 +65,7 @@ pub enum Message {
     Stopping,
     /// The store is closed.
     Released,
-    /// It does not happen; the old process goes on.
+    /// There is no upgrade; the old process goes on.
     Refused {
         /// For people.
         reason: String,
@@ -97,8 +97,10 @@ pub enum HandoverError {
     /// The control socket belongs to another user.
     #[error("only root and the user of the server may ask it for an upgrade")]
     NotAllowed,
-    /// Nobody listens at the control socket.
-    #[error("no server runs with this data directory")]
+    /// No process listens at the control socket.
+    #[error(
+        "no server runs with this data directory; start it, or name its configuration file with --config"
+    )]
     NoServer,
 }
 

@@ -36,7 +36,7 @@ struct Attempt {
 pub struct Handover {
     /// The new process.
     pub successor: Successor,
-    /// Who asked; the connection ends with this process.
+    /// Of `pillarbox upgrade`, if no signal asked; its connection ends with this process.
     request: Option<UpgradeRequest>,
 }
 

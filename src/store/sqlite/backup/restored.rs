@@ -143,7 +143,7 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     octets.collect()
 }
 
-/// The event follows all that this database and the replaced one have told.
+/// Appends `store.restored`. Its id is greater than those of all events of this database and of the replaced one.
 fn append_event(
     transaction: &Transaction<'_>,
     life: NewLife<'_>,

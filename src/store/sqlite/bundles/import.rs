@@ -169,7 +169,7 @@ impl Importing<'_> {
                 Ok(if is_used { Conflict("the tenant has another template with this name") } else { Create })
             }
             BundlePart::Webhooks => {
-                // Whoever receives its requests has to get the new secret first.
+                // The owner of its URL must get the new secret first.
                 parsed.set("status", WebhookStatus::Disabled.as_str().to_owned());
                 let id = parsed.id().parse().unwrap_or_else(|_| WebhookId::generate(self.now));
                 let secret = rand::random::<[u8; WEBHOOK_SECRET_OCTETS]>().to_vec();
@@ -276,7 +276,7 @@ impl Importing<'_> {
         Ok(())
     }
 
-    /// What is kept in memory about the tenant is read anew, and the platform is told of a new one.
+    /// Makes the store read again what it keeps in memory about the tenant. Appends `tenant.created` for a new tenant.
     fn note_changes(&self) -> Result<()> {
         self.tx.directory_changes.push(DirectoryChange::Everything);
         self.tx.subscriptions.clear();
