@@ -18,6 +18,9 @@ use crate::mail::Timestamp;
 
 /// Priority of a backup (`nice` of POSIX: 19 is the lowest), so that the server beside it keeps its processor time.
 const BACKUP_NICE: i32 = 19;
+/// A backup that is started with this or a lower priority keeps it. The systemd unit sets one itself, and its filter can kill a
+/// process that asks for another.
+const KEPT_NICE: i32 = 10;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -110,8 +113,7 @@ fn create(arguments: &CreateArguments) -> anyhow::Result<ExitCode> {
         free_octets_min: config.store.free_disk_min.as_u64(),
         hostname: config.hostname.to_string(),
     };
-    // The systemd unit forbids the call, because it sets the priority itself.
-    rustix::process::setpriority_process(None, BACKUP_NICE).ok();
+    lower_priority();
     let created = archive::create(&options, Timestamp::now)?;
     let is_whole = created.manifest.missing_bodies.is_empty();
     warn(&created);
@@ -124,6 +126,13 @@ fn create(arguments: &CreateArguments) -> anyhow::Result<ExitCode> {
         archive::keep_newest(made, usize::from(*keep), &options.hostname)?;
     }
     Ok(if is_whole { ExitCode::SUCCESS } else { DAMAGED.into() })
+}
+
+fn lower_priority() {
+    if rustix::process::getpriority_process(None).is_ok_and(|nice| nice < KEPT_NICE) {
+        // If that is forbidden, the backup only competes with the server.
+        let _ = rustix::process::setpriority_process(None, BACKUP_NICE);
+    }
 }
 
 fn warn(created: &Created) {

@@ -288,19 +288,38 @@ async fn fill(server: &TestServer, account: &Account) {
 async fn start_slow(server: &TestServer, target: &Path, rate: &str) -> Serving {
     let data_dir = str(&server.config.data_dir);
     let process = Serving::start(&["backup", "create", "--data-dir", data_dir, str(target), "--rate", rate]);
-    let parent = target.parent().unwrap().to_owned();
+    wait_for_copy(target).await;
+    process
+}
+
+async fn wait_for_copy(target: &Path) {
+    let parent = target.parent().unwrap();
     until("the copy has begun", async || {
-        let work = work_directory(&parent)?;
+        let work = work_directory(parent)?;
         let copy = std::fs::metadata(work.join("pillarbox.db")).ok()?;
         (copy.len() > 0).then_some(())
     })
     .await;
-    process
 }
 
 pub fn work_directory(parent: &Path) -> Option<PathBuf> {
     let mut paths = std::fs::read_dir(parent).unwrap().map(|entry| entry.unwrap().path());
     paths.find(|path| str(path).contains(".partial-"))
+}
+
+#[tokio::test]
+async fn a_backup_that_has_a_low_priority_asks_for_no_other() {
+    let (_dns, _mx, server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    fill(&server, &account).await;
+    let (data_dir, target) = (str(&server.config.data_dir), beside(&server, "backup"));
+    let file = env!("CARGO_BIN_EXE_pillarbox");
+    let backup = ["backup", "create", "--data-dir", data_dir, str(&target), "--rate", "1KiB"];
+    let command = [["-n", "10", file].as_slice(), backup.as_slice()].concat();
+    let process = Serving::start_group(Path::new("nice"), &command, &[]);
+    wait_for_copy(&target).await;
+    // The filter of the systemd unit can kill a process for that.
+    assert!((10..19).contains(&process.priority()), "{}", process.priority());
 }
 
 #[tokio::test]
