@@ -82,7 +82,7 @@ pub enum CreateError {
     /// The log would fill the disk.
     #[error(
         "given up: {0} has less free space than twice store.free_disk_min, and the write-ahead log grows during a backup; with \
-         less than store.free_disk_min, the server refuses mail"
+         less than store.free_disk_min, the server refuses mail; make space there"
     )]
     DiskLow(PathBuf),
     /// The copy would fill the disk.

@@ -126,7 +126,7 @@ fn at(path: &Path) -> impl Fn(Error) -> RestoreError {
 /// Restores. Blocks.
 ///
 /// # Errors
-/// [`RestoreError`]; then nothing was changed.
+/// [`RestoreError`]; then nothing was changed, unless only the name of the replaced directory could not be set.
 pub fn restore(options: &RestoreOptions, now: Timestamp) -> Result<RestoreReport, RestoreError> {
     let erased = options.erasures.as_deref().map(read_erasures).transpose()?.unwrap_or_default();
     let place = Place::find(options)?;
@@ -171,8 +171,9 @@ fn check_whole(directory: &Path) -> Result<Manifest, RestoreError> {
 /// The erasures in a file, one in a line.
 fn read_erasures(file: &Path) -> Result<Vec<Erasure>, RestoreError> {
     let text = std::fs::read_to_string(file).map_err(at(file))?;
-    let parse = |line: &str| serde_json::from_str(line).map_err(|error| at(file)(error.into()));
-    text.lines().map(parse).collect()
+    // Read as one text, so that an error names the line of the file.
+    let erasures = serde_json::Deserializer::from_str(&text).into_iter::<Erasure>();
+    erasures.collect::<serde_json::Result<_>>().map_err(|error| at(file)(error.into()))
 }
 
 /// Compares the master key with that of the backup; without a key, that of the replaced database, as the key may be a credential
@@ -407,6 +408,17 @@ mod tests {
             );
             assert_eq!(names_in(dir.path()).len(), number + 1);
         }
+    }
+
+    #[test]
+    fn an_error_in_a_file_of_erasures_names_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("erasures.jsonl");
+        std::fs::write(&file, "\n").unwrap();
+        assert!(read_erasures(&file).unwrap().is_empty());
+        std::fs::write(&file, "\n{}\n").unwrap();
+        let error = read_erasures(&file).unwrap_err().to_string();
+        assert!(error.contains("erasures.jsonl") && error.contains(" line 2 "), "{error}");
     }
 
     #[test]

@@ -313,7 +313,7 @@ async fn the_navigation_counts_what_waits_and_what_fails() {
         stage.patch(&own.key, &path, serde_json::json!({"status": "disabled"})).await.expect(200);
         path
     };
-    // Nobody is needed for the one that a person disabled.
+    // A webhook that a person disabled needs no attention.
     let (webhook, _by_person) = (disable().await, disable().await);
     let by_server = "UPDATE webhook SET disabled_reason = 'failing' WHERE id = ?1";
     stage.database().execute(by_server, [webhook.rsplit('/').next()]).unwrap();

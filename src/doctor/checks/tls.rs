@@ -63,7 +63,9 @@ pub fn chain(facts: &Facts) -> Vec<Finding> {
         }
         Seen::Failed(reason) => {
             let fix = match tls.is_by_acme {
-                true => order_fix("look as a user who may read the file, or order another certificate"),
+                true => {
+                    order_fix("run the doctor as a user who may read the file, or order another certificate")
+                }
                 false => Fix::text(
                     "set tls.certificate and tls.private_key to the files of one certificate, readable by this user",
                 ),
