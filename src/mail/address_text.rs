@@ -11,6 +11,8 @@ use super::{Address, decode_xtext};
 const ENCODED_AT: &str = "%40";
 /// RFC 5321 §4.5.3.1.1, each octet encoded.
 const LOCAL_OCTETS_MAX: usize = 3 * 64;
+/// RFC 5321 §4.5.3.1.2, each character of four octets. A longer host is none.
+const HOST_OCTETS_MAX: usize = 4 * 255;
 /// An address begins after one of these, although an address may contain them: `to=bob@b.example`, `'bob@b.example'`.
 const SEPARATORS: &[char] = &['=', '/', '?', '&', '!', '|', '*', '\'', '`', '{', '}'];
 
@@ -69,6 +71,8 @@ fn forms(found: &str) -> Vec<Cow<'_, str>> {
 
 /// The octets of the host at the beginning, without the punctuation of a sentence.
 fn host_octets(text: &str) -> usize {
+    // Otherwise a text of many `@[` would be read to its end for each of them.
+    let text = &text[..text.floor_char_boundary(HOST_OCTETS_MAX)];
     if text.starts_with('[') {
         return text.find(']').map_or(0, |end| end + 1);
     }
@@ -159,5 +163,13 @@ mod tests {
         ] {
             assert_eq!(replace_addresses(text, replace), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_host_is_not_looked_for_further_than_a_host_can_reach() {
+        let literal = |octets: usize| format!("[{}]", "x".repeat(octets));
+        assert_eq!(host_octets(&literal(20)), 22);
+        assert_eq!(host_octets(&literal(HOST_OCTETS_MAX)), 0);
+        assert!(host_octets(&"x".repeat(2 * HOST_OCTETS_MAX)) <= HOST_OCTETS_MAX);
     }
 }
