@@ -98,6 +98,15 @@ pub(super) async fn the_feed_tells_what_was_committed_in_its_order_and_what_hold
         panic!("{changes:?}");
     };
     assert_eq!((accepted.new.message.id, *of), (new.message.id, tenant));
+    for (status, sends) in [(TenantStatus::Active, true), (TenantStatus::Archived, false)] {
+        let patch = TenantPatch { status: Some(status), ..TenantPatch::default() };
+        bed.store.update_tenant(tenant, patch, now()).await.unwrap();
+        match &feed.take()[..] {
+            [SpoolChange::TenantResumed { tenant_id, .. }] if sends => assert_eq!(*tenant_id, tenant),
+            [SpoolChange::TenantSuspended(of)] if !sends => assert_eq!(*of, tenant),
+            changes => panic!("{status:?}: {changes:?}"),
+        }
+    }
     drop((changes, feed));
 
     let bed = bed.restart().await;

@@ -1,5 +1,6 @@
 //! What is left of an erased recipient.
 
+use super::removal::words_left;
 use super::*;
 use crate::model::{ErasureId, QueueFilter};
 use crate::store::{Conflict, Erasures, Metadata, NewErasure, Queue, ReleaseMode, StoreError};
@@ -119,6 +120,30 @@ async fn an_erased_recipient_is_in_no_column_of_any_table() {
     assert_eq!(found.items.len(), 1);
     // A second pass has nothing to do.
     assert_eq!(bed.store.apply_erasures(later(2)).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn words_of_an_erased_message_are_in_no_file_and_not_in_the_search_index() {
+    let bed = Bed::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let mut new = new_message(tenant, &[BOB], "quaggabody");
+    new.message.subject = Some("zebrasubject".into());
+    bed.store.enqueue(new).await.unwrap();
+    // With few others, SQLite would rewrite the index by itself.
+    for _ in 0..60 {
+        bed.enqueue(tenant, &["carl@b.example"]).await;
+    }
+    let batches = bed.claim(later(0)).await.batches;
+    bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
+    while bed.store.index_messages().await.unwrap() {}
+    bed.store.checkpoint().await.unwrap();
+    let words = ["quaggabody", "zebrasubject"];
+    let before = words_left(&bed, &words);
+    assert!(before.contains(&("the index".to_owned(), "zebrasubject")), "{before:?}");
+    bed.store.note_erasure(erasure_of(Some(tenant), true), now()).await.unwrap();
+    assert_eq!(bed.store.apply_erasures(later(1)).await.unwrap(), 1);
+    bed.store.checkpoint().await.unwrap();
+    assert_eq!(words_left(&bed, &words), []);
 }
 
 #[tokio::test]

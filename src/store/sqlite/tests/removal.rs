@@ -101,7 +101,7 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
 }
 
 /// The words that occur in a file, or in the search index, which shortens words that begin alike.
-fn words_left(bed: &Bed, words: &[&'static str]) -> Vec<(String, &'static str)> {
+pub(super) fn words_left(bed: &Bed, words: &[&'static str]) -> Vec<(String, &'static str)> {
     let mut found = Vec::new();
     for path in files_below(bed.path()) {
         let octets = std::fs::read(&path).unwrap();
