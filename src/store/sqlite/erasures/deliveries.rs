@@ -137,10 +137,10 @@ pub(super) fn erase(
     let sql = "DELETE FROM report_raw WHERE report_id IN (SELECT id FROM report WHERE delivery_id = ?1)";
     tx.prepare_cached(sql)?.execute([id])?;
     let is_message_erased = !has_other_recipients(tx, delivery.message_id)?;
-    match is_message_erased {
-        true => erase_content(tx, delivery.message_id)?,
-        false => rewrite_message(tx, delivery.message_id, delivery.tenant_id, targets)?,
+    if is_message_erased {
+        erase_content(tx, delivery.message_id)?;
     }
+    rewrite_message(tx, delivery.message_id, delivery.tenant_id, targets)?;
     index::renew(tx, delivery.message_id)?;
     for place in &hits {
         let one = &mut counts[*place];
@@ -208,17 +208,18 @@ fn has_other_recipients(connection: &Connection, message: MessageId) -> Result<b
     Ok(connection.prepare_cached(sql)?.exists(params![message, LABEL_DOMAIN])?)
 }
 
-/// Replaces what a message to others too says about the recipients in its subject and metadata.
+/// Replaces what a message says about the recipients in its subject, tags and metadata.
 fn rewrite_message(tx: &Tx<'_>, message: MessageId, owner: TenantId, targets: &Targets) -> Result<()> {
-    let sql = "SELECT subject, metadata FROM message WHERE id = ?1";
-    let (subject, metadata): (Option<String>, Option<String>) =
-        tx.prepare_cached(sql)?.query_row([message], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let sql = "SELECT subject, tags, metadata FROM message WHERE id = ?1";
+    let [subject, tags, metadata]: [Option<String>; 3] =
+        tx.prepare_cached(sql)?.query_row([message], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]))?;
     let (owner, mut hits) = (Some(owner), Hits::new());
     let new_subject = subject.as_deref().and_then(|text| targets.replace_text(text, owner, &mut hits));
+    let new_tags = tags.as_deref().and_then(|text| targets.replace_json(text, owner, &mut hits));
     let new_metadata = metadata.as_deref().and_then(|text| targets.replace_json(text, owner, &mut hits));
     if !hits.is_empty() {
-        let sql = "UPDATE message SET subject = ?2, metadata = ?3 WHERE id = ?1";
-        let row = params![message, new_subject.or(subject), new_metadata.or(metadata)];
+        let sql = "UPDATE message SET subject = ?2, tags = ?3, metadata = ?4 WHERE id = ?1";
+        let row = params![message, new_subject.or(subject), new_tags.or(tags), new_metadata.or(metadata)];
         tx.prepare_cached(sql)?.execute(row)?;
     }
     Ok(())

@@ -71,7 +71,7 @@ pub(super) const TABLES: &[TextTable] = &[
     TextTable {
         table: WEBHOOK_DELIVERY,
         owner: OWN,
-        columns: &[("data", Json), ("metadata", Json), ("last_attempt", Json)],
+        columns: &[("data", Json), ("tags", Json), ("metadata", Json), ("last_attempt", Json)],
         count: |counts| &mut counts.other,
     },
 ];

@@ -25,7 +25,7 @@ const ROWS: &[&str] = &[
             '{\"a\":\"bob+x@b.example\"}', 0 FROM tenant WHERE slug = 'a'",
     "INSERT INTO inbox SELECT 'inb_1', id, 'Bob+x@b.example', 'bob+x@b.example', NULL, NULL, 0, NULL, 0 FROM tenant WHERE slug = 'a'",
     "UPDATE suppression SET evidence = 'bob+x@b.example asked'",
-    "UPDATE webhook_delivery SET metadata = '{\"user\":\"bob+x@b.example\"}', last_attempt = '{\"text\":\"bob+x@b.example\"}'",
+    "UPDATE webhook_delivery SET tags = '[\"bob+x@b.example\"]', metadata = '{\"user\":\"bob+x@b.example\"}', last_attempt = '{\"text\":\"bob+x@b.example\"}'",
 ];
 
 /// The places of the database with a text, in whatever case: `table.column`.
@@ -51,8 +51,11 @@ async fn filled() -> (Bed, TenantId, Connection) {
     let mut shared = new_message(tenant, &[BOB, "carl@b.example"], "shared");
     shared.message.subject = Some("for bob+x@b.example and you".into());
     shared.message.annotations.metadata = Metadata::from_json(Some(r#"{"user":"bob+x@b.example"}"#.into()));
+    shared.message.annotations.tags = vec![BOB.into()];
     bed.store.enqueue(shared).await.unwrap();
-    bed.store.enqueue(new_message(tenant, &["Bob+X@b.example"], "dear bob+x@b.example")).await.unwrap();
+    let mut own = new_message(tenant, &["Bob+X@b.example"], "dear bob+x@b.example");
+    own.message.annotations.tags = vec![format!("for {BOB}")];
+    bed.store.enqueue(own).await.unwrap();
     let batches = bed.claim(later(0)).await.batches;
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
     bed.store.suppress(new_suppression(Some(tenant), BOB), now()).await.unwrap();
@@ -86,6 +89,7 @@ async fn an_erased_recipient_is_in_no_column_of_any_table() {
         "inbox.address",
         "inbox.folded",
         "message.subject",
+        "message.tags",
         "message.metadata",
         "rejection.message",
         "report.recipient",
@@ -96,6 +100,7 @@ async fn an_erased_recipient_is_in_no_column_of_any_table() {
         "suppression.evidence",
         "webhook_delivery.data",
         "webhook_delivery.last_attempt",
+        "webhook_delivery.tags",
         "webhook_delivery.metadata",
     ];
     assert_eq!(places_with(&database, &texts), expected);
