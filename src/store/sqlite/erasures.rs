@@ -300,9 +300,11 @@ struct Pending {
     target: Target,
 }
 
-/// Whether an erasure is not complete.
-pub(super) fn is_any_pending(connection: &Connection) -> Result<bool> {
-    Ok(connection.prepare_cached("SELECT 1 FROM erasure WHERE applied_us IS NULL")?.exists([])?)
+/// Whether an erasure is not complete: one that is about a tenant, or any.
+pub(super) fn is_any_pending(connection: &Connection, tenant: Option<TenantId>) -> Result<bool> {
+    let sql = "SELECT 1 FROM erasure WHERE applied_us IS NULL
+               AND (?1 IS NULL OR tenant_id IS NULL OR tenant_id = ?1)";
+    Ok(connection.prepare_cached(sql)?.exists([tenant])?)
 }
 
 fn pending(connection: &Connection) -> Result<Vec<Pending>> {

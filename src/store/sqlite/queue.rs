@@ -80,7 +80,8 @@ impl Queue for SqliteStore {
 
     async fn release_restored(&self, part: QueueFilter, mode: ReleaseMode, now: Timestamp) -> Result<u64> {
         // What waits for an erased recipient is cancelled first.
-        if self.read(super::erasures::is_any_pending).await? {
+        let tenant = part.tenant_id;
+        if self.read(move |connection| super::erasures::is_any_pending(connection, tenant)).await? {
             return Err(StoreError::Conflict(Conflict::ErasurePending));
         }
         let mut released = 0;

@@ -15,8 +15,8 @@ store_trait! {
         async fn note_erasure(&self, new: NewErasure, now: Timestamp) -> Result<Erasure>;
         /// The open deliveries to recipients whose erasure is not complete: they are cancelled first.
         async fn deliveries_to_cancel(&self) -> Result<Vec<(MessageId, Vec<DeliveryId>)>>;
-        /// Applies all erasures that are not complete, in steps between which others commit. Those with an open delivery stay
-        /// incomplete. Returns the number of the others.
+        /// Applies all erasures that are not complete, in steps between which others commit. Those with an open delivery from
+        /// before their request stay incomplete. Returns the number of the others.
         async fn apply_erasures(&self, now: Timestamp) -> Result<usize>;
         /// One erasure.
         async fn erasure(&self, id: ErasureId) -> Result<Option<Erasure>>;

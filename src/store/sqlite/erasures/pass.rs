@@ -9,6 +9,7 @@ use super::notifications;
 use super::rows::RowTable;
 use super::targets::Targets;
 use super::texts::{Found, TABLES, TextTable};
+use crate::mail::Timestamp;
 use crate::model::DeliveryId;
 use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::unit_of_work::Tx;
@@ -25,13 +26,16 @@ pub(super) struct Pass<'a> {
     pub(super) counts: Vec<ErasureCounts>,
     /// The erasures with an open delivery.
     pub(super) open: BTreeSet<usize>,
+    /// When each erasure was requested.
+    requested: Arc<[Timestamp]>,
 }
 
 impl<'a> Pass<'a> {
     pub(super) fn new(store: &'a SqliteStore, pending: &[Pending]) -> Self {
         let targets = store.targets_of(pending);
         let counts = vec![ErasureCounts::default(); targets.len()];
-        Self { store, targets, counts, open: BTreeSet::new() }
+        let requested = pending.iter().map(|erasure| erasure.id.created_at()).collect();
+        Self { store, targets, counts, open: BTreeSet::new(), requested }
     }
 
     pub(super) async fn deliveries(&mut self) -> Result<()> {
@@ -58,13 +62,14 @@ impl<'a> Pass<'a> {
     }
 
     async fn erase_deliveries(&mut self, ids: Vec<DeliveryId>) -> Result<()> {
-        let targets = Arc::clone(&self.targets);
+        let (targets, requested) = (Arc::clone(&self.targets), Arc::clone(&self.requested));
         let work = move |tx: &Tx<'_>| {
             let mut counts = vec![ErasureCounts::default(); targets.len()];
             let mut open = BTreeSet::new();
             for id in &ids {
                 if let Outcome::Open(hits) = deliveries::erase(tx, *id, &targets, &mut counts)? {
-                    open.extend(hits);
+                    // A sender that goes on sending must not keep the erasure from its end.
+                    open.extend(hits.into_iter().filter(|place| id.created_at() <= requested[*place]));
                 }
             }
             Ok((counts, open))

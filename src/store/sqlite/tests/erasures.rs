@@ -185,3 +185,24 @@ async fn an_erasure_with_an_open_delivery_stays_incomplete_and_holds_a_release()
     assert_eq!((done.counts.deliveries, done.counts.cancelled, done.counts.suppressions), (1, 1, 0));
     assert_eq!(places_with(&database, &[BOB]), ["suppression.address"]);
 }
+
+#[tokio::test]
+async fn an_erasure_holds_only_releases_of_its_tenant_and_does_not_wait_for_later_mail() {
+    let bed = Bed::new().await;
+    let (tenant, other) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let open = bed.enqueue(tenant, &[BOB]).await;
+    bed.store.note_erasure(erasure_of(Some(tenant), true), now()).await.unwrap();
+    let later_mail = bed.enqueue(tenant, &[BOB]).await;
+    assert_eq!(bed.store.apply_erasures(later(1)).await.unwrap(), 0);
+    let release = |part| bed.store.release_restored(part, ReleaseMode::Send, later(1));
+    for part in [QueueFilter::default(), QueueFilter::tenant(tenant)] {
+        let pending = release(part).await;
+        assert!(matches!(pending, Err(StoreError::Conflict(Conflict::ErasurePending))), "{pending:?}");
+    }
+    assert_eq!(release(QueueFilter::tenant(other)).await.unwrap(), 0);
+    let ids = open.recipients.iter().map(|(id, _)| *id).collect();
+    bed.store.cancel(open.message.id, ids, later(2)).await.unwrap();
+    assert_eq!(bed.store.apply_erasures(later(3)).await.unwrap(), 1);
+    let left = bed.store.deliveries(later_mail.message.id).await.unwrap();
+    assert_eq!(left[0].recipient, address(BOB), "it is open, and came after the request");
+}
