@@ -29,7 +29,7 @@ use super::keyset::List;
 use super::sql_types::{json, time, time_if_any, to_json, us};
 use super::unit_of_work::Tx;
 use crate::mail::Timestamp;
-use crate::model::{DeliveryId, ErasureId, EventKind, MessageId, TenantId};
+use crate::model::{DeliveryId, ErasureId, EventKind, MessageId, ReportId, TenantId};
 use crate::store::traits::Erasures;
 use crate::store::{
     Erasure, ErasureCounts, Limited, NewErasure, Page, PageRequest, RECIPIENT_ROWS_MAX, RecipientRows,
@@ -56,10 +56,18 @@ impl Erasures for SqliteStore {
         }
         found.deliveries = newest.into();
         for table in TABLES.iter().filter(|table| table.name() == texts::REPORT) {
-            found.reports = parsed(self.all_texts(table, &targets).await?);
+            let mut after = String::new();
+            loop {
+                let Found { rows, last } = self.texts_page(table, after, &targets).await?;
+                found.reports.extend(parsed::<ReportId>(rows));
+                found.truncated |= found.reports.len() > RECIPIENT_ROWS_MAX;
+                found.reports.truncate(RECIPIENT_ROWS_MAX);
+                match last {
+                    Some(last) => after = last,
+                    None => break,
+                }
+            }
         }
-        found.truncated |= found.reports.len() > RECIPIENT_ROWS_MAX;
-        found.reports.truncate(RECIPIENT_ROWS_MAX);
         found.suppressions = parsed(self.all_rows(RowTable::Suppression, &targets).await?);
         found.inboxes = parsed(self.all_rows(RowTable::Inbox, &targets).await?);
         Ok(found)
@@ -88,8 +96,15 @@ impl Erasures for SqliteStore {
         }
         counts.other += self.notifications_about(&targets).await?.len() as u64;
         for table in TABLES {
-            for _ in self.all_texts(table, &targets).await? {
-                table.count(&mut counts);
+            // A page at a time, because a tenant may have millions of events about a recipient.
+            let mut after = String::new();
+            loop {
+                let Found { rows, last } = self.texts_page(table, after, &targets).await?;
+                rows.iter().for_each(|_| table.count(&mut counts));
+                match last {
+                    Some(last) => after = last,
+                    None => break,
+                }
             }
         }
         for table in RowTable::ALL {
@@ -259,22 +274,6 @@ impl SqliteStore {
     async fn rows_page(&self, table: RowTable, after: String, targets: &Arc<Targets>) -> Result<Found> {
         let targets = Arc::clone(targets);
         self.scan(move |connection| table.page(connection, &after, &targets)).await
-    }
-
-    async fn all_texts(
-        &self,
-        table: &'static TextTable,
-        targets: &Arc<Targets>,
-    ) -> Result<Vec<(String, targets::Hits)>> {
-        let (mut all, mut after) = (Vec::new(), String::new());
-        loop {
-            let Found { rows, last } = self.texts_page(table, after, targets).await?;
-            all.extend(rows);
-            match last {
-                Some(last) => after = last,
-                None => return Ok(all),
-            }
-        }
     }
 
     async fn all_rows(
