@@ -152,6 +152,7 @@ async fn what_is_changed_or_unreadable_is_refused() {
         ("tenant", "status", json!("gone")),
         ("tenant", "settings", json!({"unknown": true})),
         ("key", "digest", json!("xyz")),
+        ("key", "digest", json!("00ff")),
         ("key", "scopes", json!(["everything"])),
         ("domain", "name", json!("not a domain")),
         ("suppression", "reason", json!("dislike")),
@@ -186,4 +187,31 @@ async fn verified_domains_stay_verified_only_on_request() {
     let domains = to.get(&to.platform, &format!("/v1/domains?tenant_id={}", acme.id)).await.expect(200);
     let domain = &domains["data"][0];
     assert_eq!((&domain["status"], &domain["verification"]), (&json!("pending"), &json!("dns")), "{domain}");
+}
+
+#[tokio::test]
+async fn an_import_keeps_the_limits_of_a_tenant_and_gives_an_active_one_no_date_of_deletion() {
+    let (from, to) = (ApiStage::start().await, ApiStage::start().await);
+    let own = Belongings::make(&from, "own").await;
+    let mut objects = export(&from, &own.tenant.id.to_string()).await;
+    objects[0]["deletable_at"] = json!("2999-01-01T00:00:00Z");
+    import(&to, "", body_of(&objects)).await.expect(200);
+    let path = format!("/v1/tenants/{}", own.tenant.id);
+    let tenant = to.get(&to.platform, &path).await.expect(200);
+    assert_eq!((&tenant["status"], &tenant["deletable_at"]), (&json!("active"), &Value::Null), "{tenant}");
+
+    let inbox = of_kind(&objects, "inbox").clone();
+    let id = inbox["id"].as_str().unwrap();
+    let more = (0..6).map(|number| {
+        let mut inbox = inbox.clone();
+        inbox["id"] = json!(format!("{}{number}", &id[..id.len() - 1]));
+        inbox["address"] = json!(format!("i{number}@x.example"));
+        inbox["folded"] = inbox["address"].clone();
+        inbox
+    });
+    let many: Vec<Value> = objects[..1].iter().cloned().chain(more).collect();
+    let would = import(&to, "?dry_run=true", body_of(&many)).await.expect(200);
+    let conflicts = would["conflicts"].as_array().unwrap();
+    let is_limit = |conflict: &Value| conflict["reason"] == "the tenant has the maximum number of inboxes";
+    assert!(conflicts.iter().any(is_limit), "{would}");
 }

@@ -28,7 +28,8 @@ pub(super) enum Form {
     Number(fn(i64) -> bool),
     Switch,
     Time,
-    Octets,
+    /// So many.
+    Octets(usize),
     /// Never exported; whether there is one.
     Secret,
 }
@@ -74,7 +75,7 @@ impl Field {
             Form::Number(_) => row.get::<_, Option<i64>>(place)?.into(),
             Form::Switch => row.get::<_, Option<bool>>(place)?.into(),
             Form::Time => json!(time_if_any(row, place)?),
-            Form::Octets => row.get::<_, Option<Vec<u8>>>(place)?.map(|octets| to_hex(&octets)).into(),
+            Form::Octets(_) => row.get::<_, Option<Vec<u8>>>(place)?.map(|octets| to_hex(&octets)).into(),
             Form::Secret => match row.get_ref(place)? {
                 rusqlite::types::ValueRef::Null => Value::Null,
                 _ => excluded(),
@@ -106,9 +107,9 @@ impl Field {
                 let time = value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
                 time.map(|at| us(at).into()).ok_or_else(|| wrong("a time of RFC 3339"))
             }
-            Form::Octets => {
-                let octets = value.as_str().and_then(from_hex);
-                octets.map(Column::from).ok_or_else(|| wrong("hexadecimal digits"))
+            Form::Octets(number) => {
+                let octets = value.as_str().and_then(from_hex).filter(|octets| octets.len() == number);
+                octets.map(Column::from).ok_or_else(|| wrong(&format!("{} hexadecimal digits", 2 * number)))
             }
             Form::Secret => Ok(Column::Null),
         }
@@ -133,7 +134,7 @@ mod tests {
     fn a_value_that_the_store_could_not_read_is_refused() {
         let parse = |form, value| Field::new("f", "f", form).parse(&value);
         assert_eq!(parse(Form::Text(is::<u8>), json!("7")), Ok(Column::from("7".to_owned())));
-        assert_eq!(parse(Form::Octets, json!("00ff")), Ok(Column::from(vec![0, 255])));
+        assert_eq!(parse(Form::Octets(2), json!("00ff")), Ok(Column::from(vec![0, 255])));
         assert_eq!(parse(Form::Time, json!("1970-01-01T00:00:00.000001Z")), Ok(Column::from(1_i64)));
         assert_eq!(parse(Form::Switch, json!(true)), Ok(Column::from(true)));
         assert_eq!(parse(Form::Secret, excluded()), Ok(Column::Null));
@@ -141,8 +142,9 @@ mod tests {
         for (form, value) in [
             (Form::Text(is::<u8>), json!("x")),
             (Form::Text(any_text), json!(1)),
-            (Form::Octets, json!("0")),
-            (Form::Octets, json!("zz")),
+            (Form::Octets(1), json!("0")),
+            (Form::Octets(3), json!("00ff")),
+            (Form::Octets(1), json!("zz")),
             (Form::Time, json!("tomorrow")),
             (Form::Switch, json!("true")),
             (Form::Number(|number| number < 5), json!(7)),

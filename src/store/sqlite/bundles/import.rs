@@ -9,16 +9,17 @@ use super::fields::excluded;
 use super::parts::PartTable;
 use crate::mail::Timestamp;
 use crate::model::{
-    DisabledReason, DomainStatus, EventKind, TenantId, Verification, WebhookId, WebhookStatus,
+    DisabledReason, DomainStatus, EventKind, TenantId, TenantStatus, Verification, WebhookId, WebhookStatus,
 };
 use crate::store::memory::DirectoryChange;
+use crate::store::sqlite::directory::row_limits;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::outbox::webhooks;
 use crate::store::sqlite::sql_types::us;
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
-    BundleObject, BundlePart, IMPORT_CONFLICTS_MAX, ImportConflict, ImportOptions, ImportReport, Key, Result,
-    WebhookSecret,
+    BundleObject, BundlePart, IMPORT_CONFLICTS_MAX, ImportConflict, ImportOptions, ImportReport, Key,
+    Limited, Result, StoreError, WebhookSecret,
 };
 
 const WEBHOOK_SECRET_OCTETS: usize = 32;
@@ -218,6 +219,11 @@ impl Importing<'_> {
             parsed.set("smart_host", Column::Null);
             self.report.excluded += 1;
         }
+        // Only an archived tenant has a date of its deletion; another one could not be deleted before it either.
+        if *parsed.column("status") != Column::from(TenantStatus::Archived.as_str().to_owned()) {
+            parsed.set("archived_at", Column::Null);
+            parsed.set("deletable_at", Column::Null);
+        }
         Ok(Create)
     }
 
@@ -237,6 +243,14 @@ impl Importing<'_> {
 
     fn create(&mut self, parsed: &Parsed<'_>) -> Result<std::result::Result<(), String>> {
         let PartTable { table, part, .. } = parsed.table;
+        if let Some(what) = parsed.limited() {
+            match row_limits::require(self.tx, what, Some(self.tenant), 1) {
+                Err(StoreError::Conflict(_)) => {
+                    return Ok(Err(format!("the tenant has the maximum number of {}", what.plural())));
+                }
+                is_below => is_below?,
+            }
+        }
         let mut columns = parsed.table.columns();
         let mut values = parsed.columns.clone();
         if parsed.table.has_tenant() {
@@ -290,6 +304,22 @@ impl Importing<'_> {
 impl Parsed<'_> {
     fn id(&self) -> &str {
         self.object.get("id").and_then(|id| id.as_str()).unwrap_or_default()
+    }
+
+    /// The limit that it counts against.
+    fn limited(&self) -> Option<Limited> {
+        match self.table.part {
+            BundlePart::Domains => Some(Limited::Domains),
+            BundlePart::Keys => Some(Limited::Keys),
+            BundlePart::Suppressions => {
+                let environment = self.object.get("environment")?.as_str()?.parse().ok()?;
+                Some(Limited::Suppressions(environment))
+            }
+            BundlePart::Templates => Some(Limited::Templates),
+            BundlePart::Webhooks => Some(Limited::Webhooks),
+            BundlePart::Inboxes => Some(Limited::Inboxes),
+            BundlePart::Tenant | BundlePart::DkimKeys | BundlePart::Messages => None,
+        }
     }
 
     fn place(&self, name: &str) -> usize {

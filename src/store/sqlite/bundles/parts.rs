@@ -45,6 +45,8 @@ impl PartTable {
 }
 
 const OWN: &str = "tenant_id = ?1";
+/// Of a [`SecretDigest`](crate::model::SecretDigest).
+const DIGEST_OCTETS: usize = 32;
 
 /// Weights are stored as numbers.
 fn is_weight(number: i64) -> bool {
@@ -130,7 +132,7 @@ pub(super) const PARTS: &[PartTable] = &[
             Field::new("allowed_domain_ids", "allowed_domain_ids", Json(holds::<Vec<DomainId>>)).changing(),
             Field::new("restricted_to_domains", "restricted_to_domains", Switch).changing(),
             Field::new("allowed_cidrs", "allowed_cidrs", Json(holds::<Vec<IpNet>>)).changing(),
-            Field::new("digest", "digest", Octets).changing(),
+            Field::new("digest", "digest", Octets(DIGEST_OCTETS)).changing(),
             Field::new("last_four", "last_four", Text(any_text)).changing(),
             Field::new("created_at", "created_us", Time),
             Field::new("expires_at", "expires_us", Time).changing(),
