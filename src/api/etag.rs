@@ -2,6 +2,7 @@
 //! use, such as `last_used_at`, the ETag starts with a hash without them. `If-None-Match` compares the whole ETag, and
 //! `If-Match` only its first part.
 
+use data_encoding::HEXLOWER;
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue, IF_MATCH};
 use serde_json::{Map, Value};
@@ -63,7 +64,7 @@ pub fn of_gzip(plain: &HeaderValue) -> Option<HeaderValue> {
 }
 
 fn hash(octets: &[u8]) -> String {
-    Sha256::digest(octets)[..HASH_OCTETS].iter().map(|octet| format!("{octet:02x}")).collect()
+    HEXLOWER.encode(&Sha256::digest(octets)[..HASH_OCTETS])
 }
 
 /// The hash without the fields that change by use.

@@ -1,5 +1,6 @@
 //! One recipient: everything that is stored about an address, and its erasure.
 
+use data_encoding::HEXLOWER;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -153,7 +154,7 @@ impl From<Erasure> for ErasureView {
             id: Some(erasure.id),
             object: "erasure",
             tenant_id: erasure.tenant_id,
-            digest: Some(erasure.digest),
+            digest: Some(HEXLOWER.encode(&erasure.digest)),
             keeps_suppression: erasure.keeps_suppression,
             requested_at: erasure.requested_at,
             applied_at: erasure.applied_at,

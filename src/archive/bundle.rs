@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead};
 
+use data_encoding::HEXLOWER;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::manifest::to_hex;
 use crate::mail::Timestamp;
 use crate::store::BundleObject;
 
@@ -73,7 +73,7 @@ impl BundleDigest {
 
     /// The last line.
     pub fn end(self) -> String {
-        let end = json!({"object": "end", "counts": self.counts, "sha256": to_hex(&self.digest.finalize())});
+        let end = json!({"object": "end", "counts": self.counts, "sha256": HEXLOWER.encode(&self.digest.finalize())});
         end.to_string() + "\n"
     }
 }
@@ -82,7 +82,7 @@ impl BundleDigest {
 pub fn digest_of<'a>(objects: impl IntoIterator<Item = &'a Map<String, Value>>) -> String {
     let digest =
         objects.into_iter().fold(Sha256::new(), |digest, object| digest.chain_update(canonical(object)));
-    to_hex(&digest.finalize())
+    HEXLOWER.encode(&digest.finalize())
 }
 
 /// A bundle that was read.
@@ -119,7 +119,7 @@ pub fn read(input: impl BufRead, keeps: impl Fn(&str) -> bool) -> Result<Bundle,
         digest.update("\n");
     }
     let end = end.ok_or(BundleError::NoEnd)?;
-    if end.get("sha256").and_then(Value::as_str) != Some(&to_hex(&digest.finalize())) {
+    if end.get("sha256").and_then(Value::as_str) != Some(&HEXLOWER.encode(&digest.finalize())) {
         return Err(BundleError::Digest);
     }
     Ok(bundle)

@@ -7,11 +7,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use data_encoding::HEXLOWER;
 
 use super::directory::parent_of;
 use super::manifest::{
     DATABASE_FILE, FILES_FILE, FileDigest, MANIFEST_FILE, Manifest, ManifestError, is_relative,
-    parse_file_line, to_hex,
+    parse_file_line,
 };
 use super::verify::Fault;
 
@@ -34,7 +35,7 @@ impl<R> Digesting<R> {
 
     /// Of what was read.
     pub(super) fn finish(self) -> FileDigest {
-        FileDigest { octets: self.octets, sha256: to_hex(self.context.finish().as_ref()) }
+        FileDigest { octets: self.octets, sha256: HEXLOWER.encode(self.context.finish().as_ref()) }
     }
 }
 

@@ -2,10 +2,10 @@
 //! `files.sha256` lists the files as `sha256sum` does, so that they can be checked without this program.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::path::PathBuf;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use crate::mail::Timestamp;
@@ -127,7 +127,7 @@ impl Manifest {
 
     fn digest(&self) -> String {
         let without = Self { sha256: String::new(), ..self.clone() };
-        to_hex(digest(&SHA256, &serde_json::to_vec(&without).unwrap_or_default()).as_ref())
+        HEXLOWER.encode(digest(&SHA256, &serde_json::to_vec(&without).unwrap_or_default()).as_ref())
     }
 }
 
@@ -146,14 +146,6 @@ pub fn parse_file_line(line: &str) -> Option<(&str, &str)> {
 /// Whether a path leads nowhere but into its directory.
 pub fn is_relative(path: &str) -> bool {
     path.split('/').all(|part| !part.is_empty() && !part.starts_with('.') && !part.contains('\\'))
-}
-
-/// Hexadecimal digits.
-pub fn to_hex(octets: &[u8]) -> String {
-    octets.iter().fold(String::with_capacity(2 * octets.len()), |mut text, octet| {
-        let _ = write!(text, "{octet:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

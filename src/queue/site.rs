@@ -8,6 +8,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use parking_lot::{Mutex, MutexGuard};
 use sha2::{Digest, Sha256};
 
@@ -59,7 +60,7 @@ impl Site {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         }
-        digest.finalize().iter().take(16).map(|octet| format!("{octet:02x}")).collect()
+        HEXLOWER.encode(&digest.finalize()[..16])
     }
 }
 

@@ -9,6 +9,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use hyper::StatusCode;
@@ -91,7 +92,7 @@ fn gzip(plain: &[u8]) -> Option<Bytes> {
 }
 
 fn path(name: &str, plain: &[u8]) -> String {
-    let digest: String = Sha256::digest(plain).iter().take(6).map(|octet| format!("{octet:02x}")).collect();
+    let digest = HEXLOWER.encode(&Sha256::digest(plain)[..6]);
     format!("/ui/assets/{digest}/{name}")
 }
 

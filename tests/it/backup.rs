@@ -121,7 +121,7 @@ async fn the_master_key_is_in_no_file_of_a_backup() {
     let target = backup(&server, "backup").await;
     let key = std::fs::read_to_string(master_key(&server)).unwrap();
     let key = key.trim_end();
-    let raw: Vec<u8> = (0..32).map(|at| u8::from_str_radix(&key[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let raw = data_encoding::HEXLOWER.decode(key.as_bytes()).unwrap();
     let files = files_below(&target);
     assert_eq!(files.len(), 4, "{files:?}");
     for file in files {

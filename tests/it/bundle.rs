@@ -1,5 +1,6 @@
 //! A tenant as a bundle: export, and import elsewhere.
 
+use data_encoding::HEXLOWER;
 use pillarbox::model::Scope;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -38,7 +39,7 @@ fn unchunked(body: &[u8]) -> String {
 }
 
 fn sha256(text: &str) -> String {
-    Sha256::digest(text).iter().map(|octet| format!("{octet:02x}")).collect()
+    HEXLOWER.encode(&Sha256::digest(text))
 }
 
 fn body_of(objects: &[Value]) -> Value {

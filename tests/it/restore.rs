@@ -471,7 +471,7 @@ async fn recipients_that_were_erased_since_the_backup_are_erased_again() {
     // The old database is lost, and the list was kept.
     let file = beside(&server, "erasures.jsonl");
     let lines: String = list.as_array().unwrap().iter().map(|erasure| format!("{erasure}\n")).collect();
-    std::fs::write(&file, lines).unwrap();
+    let digest = list[0]["digest"].as_str().unwrap();
     server
         .restart(|config| {
             let data_dir = &config.data_dir;
@@ -480,7 +480,15 @@ async fn recipients_that_were_erased_since_the_backup_are_erased_again() {
             }
             let _ = std::fs::remove_dir_all(data_dir.join("bodies"));
             let arguments = ["backup", "restore", str(&target), "--data-dir", str(data_dir), "--yes"];
-            let (ok, output) = run(&[&arguments[..], &["--erasures", str(&file)]].concat());
+            let restored_with = |lines: &str| {
+                std::fs::write(&file, lines).unwrap();
+                run(&[&arguments[..], &["--erasures", str(&file)]].concat())
+            };
+            for other in [&digest[2..], &format!("{digest}00"), "zz"] {
+                let (ok, output) = restored_with(&lines.replace(digest, other));
+                assert!(!ok && output.contains("digest must be 64 hexadecimal digits at line 1"), "{output}");
+            }
+            let (ok, output) = restored_with(&lines);
             assert!(ok && output.contains("1 erasure of a recipient"), "{output}");
         })
         .await;

@@ -3,7 +3,9 @@
 
 use std::ops::AddAssign;
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use schemars::JsonSchema;
+use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize};
 
 use crate::mail::Timestamp;
@@ -11,6 +13,9 @@ use crate::model::{DeliveryId, ErasureId, InboxId, MessageId, ReportId, Suppress
 
 /// Maximum of deliveries, and of reports, in [`RecipientRows`].
 pub const RECIPIENT_ROWS_MAX: usize = 1000;
+
+/// The octets of the MAC of an address.
+const DIGEST_OCTETS: usize = 32;
 
 /// A recipient to erase.
 #[derive(Debug, Clone)]
@@ -28,14 +33,23 @@ pub struct NewErasure {
 pub struct Erasure {
     pub id: ErasureId,
     pub tenant_id: Option<TenantId>,
-    /// A MAC of the address, in hexadecimal digits.
-    pub digest: String,
+    /// A MAC of the address.
+    #[serde(deserialize_with = "read_digest")]
+    pub digest: Vec<u8>,
     pub keeps_suppression: bool,
     pub requested_at: Timestamp,
     /// `None` until all rows are changed.
     pub applied_at: Option<Timestamp>,
     /// What was changed.
     pub counts: ErasureCounts,
+}
+
+/// Reads the MAC of an address from hexadecimal digits.
+fn read_digest<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<u8>, D::Error> {
+    let digits = String::deserialize(value)?;
+    let octets = HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok();
+    let digest = octets.filter(|octets| octets.len() == DIGEST_OCTETS);
+    digest.ok_or_else(|| Error::custom(format!("digest must be {} hexadecimal digits", 2 * DIGEST_OCTETS)))
 }
 
 /// What an erasure changes, or would change.

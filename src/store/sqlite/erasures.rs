@@ -20,7 +20,7 @@ use self::deliveries::{FoundDeliveries, OpenPlace};
 use self::notifications::FoundNotifications;
 use self::pass::Pass;
 use self::rows::RowTable;
-use self::targets::{Target, Targets, digest, to_hex};
+use self::targets::{Target, Targets, digest};
 use self::texts::{Found, TABLES, TextTable};
 use super::SqliteStore;
 use super::directory::row_limits;
@@ -123,7 +123,7 @@ impl Erasures for SqliteStore {
         let erasure = Erasure {
             id,
             tenant_id,
-            digest: to_hex(&digest),
+            digest: digest.clone(),
             keeps_suppression,
             requested_at: now,
             applied_at: None,
@@ -324,7 +324,7 @@ fn read_erasure(row: &Row<'_>) -> rusqlite::Result<Erasure> {
     Ok(Erasure {
         id: row.get("id")?,
         tenant_id: row.get("tenant_id")?,
-        digest: to_hex(&row.get::<_, Vec<u8>>("digest")?),
+        digest: row.get("digest")?,
         keeps_suppression: row.get("keeps_suppression")?,
         requested_at: time(row, "created_us")?,
         applied_at: time_if_any(row, "applied_us")?,

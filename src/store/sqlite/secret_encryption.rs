@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use aws_lc_rs::hmac;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use zeroize::Zeroizing;
 
 use super::open::DATABASE_FILE;
@@ -68,7 +69,7 @@ impl Sealer {
 
     /// Names the master key without revealing it: the same for the same key.
     pub(super) fn fingerprint(&self) -> String {
-        self.digest("fingerprint", "master key").iter().take(8).map(|octet| format!("{octet:02x}")).collect()
+        HEXLOWER.encode(&self.digest("fingerprint", "master key")[..8])
     }
 
     /// A key for another purpose, which `info` names.
@@ -149,7 +150,7 @@ impl MasterKeyFile {
         self.check_mode()?;
         let text = std::fs::read_to_string(&self.path).map(Zeroizing::new);
         let text = text.map_err(|error| self.fault(error))?;
-        let key = from_hex(text.trim_end())
+        let key = parse_key(text.trim_end())
             .ok_or_else(|| self.fault("expected 64 hexadecimal digits in one line"))?;
         Sealer::new(&key).map_err(|error| self.fault(error))
     }
@@ -177,7 +178,8 @@ impl MasterKeyFile {
     /// Creates the file. Of two processes that start at the same time, both use the key of the first one.
     fn create(&self) -> std::io::Result<()> {
         let key: Zeroizing<[u8; KEY_OCTETS]> = Zeroizing::new(rand::random());
-        match durable_file::create(&self.path, 0o600, &[to_hex(&key).as_bytes()]) {
+        let digits = Zeroizing::new(HEXLOWER.encode(&*key));
+        match durable_file::create(&self.path, 0o600, &[digits.as_bytes(), b"\n"]) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
             created => created,
         }
@@ -227,28 +229,9 @@ pub(super) fn load_master_key(file: &Path) -> std::result::Result<Sealer, OpenEr
     MasterKeyFile { path: file.to_owned(), named: true }.load(false)
 }
 
-fn to_hex(key: &[u8; KEY_OCTETS]) -> Zeroizing<String> {
-    let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or('0');
-    let mut text = Zeroizing::new(String::with_capacity(2 * KEY_OCTETS + 1));
-    for octet in key {
-        text.push(digit(octet >> 4));
-        text.push(digit(octet & 15));
-    }
-    text.push('\n');
-    text
-}
-
-fn from_hex(text: &str) -> Option<Zeroizing<[u8; KEY_OCTETS]>> {
-    let digits = text.as_bytes();
-    if digits.len() != 2 * KEY_OCTETS {
-        return None;
-    }
-    let mut key = Zeroizing::new([0; KEY_OCTETS]);
-    for (octet, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
-        let value = |b: u8| char::from(b).to_digit(16).and_then(|v| u8::try_from(v).ok());
-        *octet = value(pair[0])? << 4 | value(pair[1])?;
-    }
-    Some(key)
+fn parse_key(digits: &str) -> Option<Zeroizing<[u8; KEY_OCTETS]>> {
+    let octets = Zeroizing::new(HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok()?);
+    <[u8; KEY_OCTETS]>::try_from(octets.as_slice()).ok().map(Zeroizing::new)
 }
 
 #[cfg(test)]
@@ -272,13 +255,13 @@ mod tests {
     }
 
     #[test]
-    fn the_hexadecimal_form_survives_and_nothing_else_is_read() {
-        let key = std::array::from_fn(|i| (i * 9) as u8);
-        assert_eq!(*from_hex(to_hex(&key).trim_end()).unwrap(), key);
-        assert!(
-            from_hex("").is_none()
-                && from_hex(&"g".repeat(64)).is_none()
-                && from_hex(&"é".repeat(32)).is_none()
-        );
+    fn a_key_is_64_hexadecimal_digits_and_nothing_else() {
+        let key: [u8; KEY_OCTETS] = std::array::from_fn(|i| (i * 9) as u8);
+        let digits = HEXLOWER.encode(&key);
+        assert_eq!(*parse_key(&digits).unwrap(), key);
+        assert_eq!(*parse_key(&digits.to_uppercase()).unwrap(), key);
+        for other in [String::new(), digits[2..].to_owned(), digits + "00", "g".repeat(64), "é".repeat(32)] {
+            assert!(parse_key(&other).is_none(), "{other}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The session: its key, the other sessions of the key, signing out, the theme, and the colours of the tenant.
 
+use data_encoding::HEXLOWER;
 use maud::{Markup, html};
 use serde::Deserialize;
 
@@ -131,7 +132,7 @@ fn row(request: &PageRequest, session: &SessionHandle, last_page: Timestamp) -> 
 
 /// The digest of the id names a session; the id itself is in the cookie only.
 fn name_of(session: &SessionHandle) -> String {
-    session.digest.iter().map(|octet| format!("{octet:02x}")).collect()
+    HEXLOWER.encode(&session.digest)
 }
 
 pub async fn act(request: PageRequest) -> Outcome {

@@ -128,19 +128,10 @@ fn erase_again(
     let is_undone = |erasure: &&Erasure| erasure.applied_at.is_none_or(|at| at > life.taken_at);
     for erasure in life.erasures.iter().filter(is_undone) {
         let Erasure { id, tenant_id, digest, keeps_suppression, requested_at, .. } = erasure;
-        let digest = from_hex(digest).ok_or_else(|| BackupError::Failed(format!("{id} has no digest")))?;
         note.execute(params![id, tenant_id, digest, keeps_suppression, us(*requested_at)])?;
     }
     let pending = "SELECT count(*) FROM erasure WHERE applied_us IS NULL";
     Ok(transaction.query_row(pending, [], |row| count(row, 0))?)
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let octets = text.as_bytes().chunks(2).map(|pair| {
-        let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?;
-        u8::from_str_radix(pair, 16).ok()
-    });
-    octets.collect()
 }
 
 /// Appends `store.restored`. Its id is greater than those of all events of this database and of the replaced one.

@@ -3,6 +3,7 @@
 
 use std::str::FromStr;
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use rusqlite::Row;
 use rusqlite::types::Value as Column;
 use serde::de::DeserializeOwned;
@@ -75,7 +76,9 @@ impl Field {
             Form::Number(_) => row.get::<_, Option<i64>>(place)?.into(),
             Form::Switch => row.get::<_, Option<bool>>(place)?.into(),
             Form::Time => json!(time_if_any(row, place)?),
-            Form::Octets(_) => row.get::<_, Option<Vec<u8>>>(place)?.map(|octets| to_hex(&octets)).into(),
+            Form::Octets(_) => {
+                row.get::<_, Option<Vec<u8>>>(place)?.map(|octets| HEXLOWER.encode(&octets)).into()
+            }
             Form::Secret => match row.get_ref(place)? {
                 rusqlite::types::ValueRef::Null => Value::Null,
                 _ => excluded(),
@@ -108,22 +111,13 @@ impl Field {
                 time.map(|at| us(at).into()).ok_or_else(|| wrong("a time of RFC 3339"))
             }
             Form::Octets(number) => {
-                let octets = value.as_str().and_then(from_hex).filter(|octets| octets.len() == number);
+                let octets = value.as_str().and_then(|text| HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok());
+                let octets = octets.filter(|octets| octets.len() == number);
                 octets.map(Column::from).ok_or_else(|| wrong(&format!("{} hexadecimal digits", 2 * number)))
             }
             Form::Secret => Ok(Column::Null),
         }
     }
-}
-
-fn to_hex(octets: &[u8]) -> String {
-    octets.iter().map(|octet| format!("{octet:02x}")).collect()
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let pairs = text.as_bytes().chunks(2);
-    let octet = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    pairs.map(|pair| (pair.len() == 2).then(|| octet(pair)).flatten()).collect()
 }
 
 #[cfg(test)]

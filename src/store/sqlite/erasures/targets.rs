@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use serde_json::Value;
 
 use crate::mail::{fold_address, replace_addresses};
@@ -38,10 +39,6 @@ pub(super) fn digest(sealer: &Sealer, folded: &str) -> Vec<u8> {
     sealer.digest(PURPOSE, folded)
 }
 
-pub(super) fn to_hex(octets: &[u8]) -> String {
-    octets.iter().map(|octet| format!("{octet:02x}")).collect()
-}
-
 impl Targets {
     pub(super) fn new(sealer: Arc<Sealer>, all: Vec<Target>) -> Self {
         let mut by_digest: HashMap<_, Vec<_>> = HashMap::new();
@@ -68,7 +65,7 @@ impl Targets {
             |place: &&usize| self.all[**place].tenant_id.is_none_or(|tenant| owner == Some(tenant));
         let meant: Vec<_> = places.iter().filter(is_meant).copied().collect();
         hits.extend(&meant);
-        let digits = to_hex(&digest[..LABEL_OCTETS]);
+        let digits = HEXLOWER.encode(&digest[..LABEL_OCTETS]);
         (!meant.is_empty()).then(|| format!("erased-{digits}@{LABEL_DOMAIN}"))
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use data_encoding::HEXLOWER;
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use ulid::Ulid;
@@ -216,7 +217,7 @@ fn tag_facet(tag: &str) -> String {
 /// A word for a value with any characters: a hash. Searches also compare the value itself.
 fn facet(kind: &str, value: &str) -> String {
     let digest = Sha256::new().chain_update(kind).chain_update([0]).chain_update(value).finalize();
-    digest.iter().take(8).fold(String::from("x"), |word, octet| word + &format!("{octet:02x}"))
+    format!("x{}", HEXLOWER.encode(&digest[..8]))
 }
 
 /// The query of the index, if a filter has a condition for it. Tenant and environment alone are none: every tenant has them,
