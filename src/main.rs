@@ -2,14 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 /// A connection's thread allocates the body of a message and the thread of the store frees it; mimalloc makes that cheap.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match pillarbox::cli::run(pillarbox::cli::Arguments::parse()) {
+    match pillarbox::cli::run(pillarbox::cli::Arguments::read()) {
         Ok(status) => status,
         Err(error) => {
             eprintln!("pillarbox: {}", pillarbox::cli::describe(&error));

@@ -39,12 +39,15 @@ mod upgrade;
 mod usage;
 mod webhook;
 
+use std::any::TypeId;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::builder::NonEmptyStringValueParser;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use self::output::printable_lines;
 use crate::mail::{SignedDuration, Timestamp};
 
 const CONFIG_FILE_DEFAULT: &str = "/etc/pillarbox/pillarbox.toml";
@@ -138,6 +141,26 @@ enum Command {
     Quickstart(quickstart::Arguments),
 }
 
+impl Arguments {
+    /// Those of this process. Ends it if they are invalid.
+    pub fn read() -> Self {
+        let found = refuse_empty(Self::command()).get_matches();
+        Self::from_arg_matches(&found).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// An empty name, id or address is that of a variable of the shell that is not set.
+fn refuse_empty(command: clap::Command) -> clap::Command {
+    let mend = |argument: clap::Arg| {
+        let is_text = argument.get_value_parser().type_id() == TypeId::of::<String>();
+        match argument.is_positional() && is_text {
+            true => argument.value_parser(NonEmptyStringValueParser::new()),
+            false => argument,
+        }
+    };
+    command.mut_args(mend).mut_subcommands(refuse_empty)
+}
+
 /// The configuration file.
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
@@ -192,12 +215,14 @@ pub fn exit_status(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// The error and its causes. A cause that the text already contains is omitted: many of our errors include their cause.
+/// The error and its causes. A cause that the text already contains is omitted: many of our errors include their cause. Some
+/// have a text of another program, so control characters are replaced.
 pub fn describe(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
+    let text = error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
         let gap = if text.is_empty() { "" } else { ": " };
         if text.contains(&cause) { text } else { format!("{text}{gap}{cause}") }
-    })
+    });
+    printable_lines(&text)
 }
 
 /// The end of a duration that starts now.
@@ -209,8 +234,9 @@ fn expiry(duration: SignedDuration) -> anyhow::Result<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use clap::error::ErrorKind;
+
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definitions_of_all_arguments_are_consistent() {
@@ -236,6 +262,34 @@ mod tests {
             command.get_subcommands().for_each(|inner| check(inner, &shared));
         }
         check(&Arguments::command(), &[]);
+    }
+
+    #[test]
+    fn no_command_takes_an_empty_name_id_or_address() {
+        fn check(command: &clap::Command, path: &[&str]) -> usize {
+            let empty = command.get_positionals().map(|_| "");
+            let arguments: Vec<_> = path.iter().copied().chain(empty).collect();
+            let inner =
+                command.get_subcommands().map(|inner| check(inner, &[path, &[inner.get_name()]].concat()));
+            let checked = inner.sum();
+            if arguments.len() == path.len() {
+                return checked;
+            }
+            let refused = refuse_empty(Arguments::command()).try_get_matches_from(&arguments);
+            let kind = refused.expect_err(&arguments.join(" ")).kind();
+            assert!(
+                matches!(kind, ErrorKind::InvalidValue | ErrorKind::ValueValidation),
+                "{arguments:?}: {kind}"
+            );
+            checked + 1
+        }
+        assert!(check(&Arguments::command(), &["pillarbox"]) > 30);
+    }
+
+    #[test]
+    fn an_error_has_no_control_characters_of_another_program() {
+        let error = anyhow::anyhow!("not now\u{1b}[2J").context("no\u{7} upgrade");
+        assert_eq!(describe(&error), "no  upgrade: not now [2J");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 
 use super::ConfigFile;
 use super::serve::runtime;
+use super::table::printable;
 use crate::app;
 use crate::app::handover::{
     self, HandoverError, SUDDEN_PAUSE_SECONDS_MAX, Version, ask_for_upgrade, ask_for_version,
@@ -18,8 +19,9 @@ use crate::store::pending_migrations;
 const PREPARATION_MAX: Duration = Duration::from_secs(150);
 /// Longer than the new process takes to open the store, without a migration.
 const START_MAX: Duration = Duration::from_secs(30);
-/// A migration may take that much longer than estimated.
+/// A migration may take that much longer than estimated, but not longer than a day.
 const MIGRATION_FACTOR: u32 = 20;
+const MIGRATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 #[derive(Debug, clap::Args)]
@@ -63,13 +65,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     upgrade
         .wait_for_end(config.handover_deadline.max(config.shutdown_deadline) + START_MAX)
         .context("the new process does not take over; see the log")?;
-    let patience = START_MAX.saturating_add(migration.saturating_mul(MIGRATION_FACTOR));
+    let patience = START_MAX + migration.saturating_mul(MIGRATION_FACTOR).min(MIGRATION_MAX);
     let new = wait_for_version(data_dir, patience)?;
     println!(
         "handed over to {} (process {}), was {} (process {}), in {:.1} s",
-        new.version,
+        printable(&new.version),
         new.process,
-        old.version,
+        printable(&old.version),
         old.process,
         begun.elapsed().as_secs_f64()
     );
@@ -94,7 +96,7 @@ fn describe_upgrade(config: &Config, old: &Version) -> anyhow::Result<()> {
     runtime()?.block_on(async { app::check(config) })?;
     println!(
         "the server runs {} (process {}); this program is {}",
-        old.version,
+        printable(&old.version),
         old.process,
         handover::VERSION
     );

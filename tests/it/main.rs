@@ -121,5 +121,6 @@ mod tls_report;
 mod unsubscribe;
 mod unsubscribe_pages;
 mod upgrade;
+mod upgrade_command;
 mod usage;
 mod webhooks;

@@ -17,6 +17,8 @@ use super::message::{HandoverError, Message, receive, send};
 const SOCKET: &str = "control";
 /// How long one side waits for an answer that needs no work.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Connections that are answered at the same time. Others wait, at most [`ANSWER_MAX`].
+const CONNECTIONS_MAX: usize = 8;
 /// Delay after an error of accept, such as too many open files.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
@@ -54,7 +56,7 @@ impl UpgradeRequest {
 /// The socket of the server, which holds the lock of the data directory.
 pub struct Control {
     requests: mpsc::Receiver<UpgradeRequest>,
-    /// Accepts connections; ends with this value.
+    /// Accepts and answers connections; ends with this value.
     _accepting: JoinSet<()>,
 }
 
@@ -84,23 +86,29 @@ impl Control {
     }
 }
 
+/// Answers each connection in a task of its own, so that a client that sends nothing does not delay an upgrade.
 async fn accept(listener: UnixListener, requests: mpsc::Sender<UpgradeRequest>) {
+    let mut connections = JoinSet::new();
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => match answer(stream).await {
-                Ok(Some(request)) => {
-                    if requests.send(request).await.is_err() {
-                        return;
-                    }
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok((stream, _)) => drop(connections.spawn(serve(stream, requests.clone()))),
+                Err(error) => {
+                    tracing::error!(%error, "cannot accept connections to the control socket");
+                    tokio::time::sleep(RETRY_DELAY).await;
                 }
-                Ok(None) => {}
-                Err(error) => tracing::debug!(%error, "a connection to the control socket failed"),
             },
-            Err(error) => {
-                tracing::error!(%error, "cannot accept connections to the control socket");
-                tokio::time::sleep(RETRY_DELAY).await;
-            }
+            Some(_) = connections.join_next() => {}
         }
+    }
+}
+
+async fn serve(stream: tokio::net::UnixStream, requests: mpsc::Sender<UpgradeRequest>) {
+    match answer(stream).await {
+        // An error means that the server stops.
+        Ok(Some(request)) => drop(requests.send(request).await),
+        Ok(None) => {}
+        Err(error) => tracing::debug!(%error, "a connection to the control socket failed"),
     }
 }
 
@@ -261,6 +269,15 @@ mod tests {
         request.announce("0.2.0", 7);
         drop(request);
         assert_eq!(asked.await.unwrap().unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn clients_that_send_nothing_delay_nobody() {
+        let directory = tempdir().unwrap();
+        let _control = Control::open(directory.path()).unwrap();
+        let connect = |_| UnixStream::connect(socket_path(directory.path())).unwrap();
+        let _silent: Vec<_> = (1..CONNECTIONS_MAX).map(connect).collect();
+        assert_eq!(ask(directory.path(), ask_for_version).await.unwrap().version, VERSION);
     }
 
     #[test]

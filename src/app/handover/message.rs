@@ -85,8 +85,11 @@ pub enum HandoverError {
     /// The other process has closed its end.
     #[error("the other process has ended")]
     Ended,
+    /// The other process is alive, but sends nothing.
+    #[error("the other process does not answer in time")]
+    Timeout,
     /// The connection.
-    #[error("the other process does not answer: {0}")]
+    #[error("the connection to the other process failed: {0}")]
     Io(std::io::Error),
     /// Not one of our messages.
     #[error("the other process is too different for an upgrade; restart the server instead")]
@@ -108,6 +111,8 @@ impl From<std::io::Error> for HandoverError {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
             ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Self::Ended,
+            // The system has no error of its own for the time limit of a socket (socket(7), SO_RCVTIMEO).
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Self::Timeout,
             _ => Self::Io(error),
         }
     }
@@ -276,5 +281,13 @@ mod tests {
         assert!(matches!(receive(&old), Err(HandoverError::Form)));
         drop(old);
         assert!(matches!(receive(&new), Err(HandoverError::Ended)));
+    }
+
+    #[test]
+    fn silence_is_explained_without_the_error_of_the_system() {
+        let (_old, new) = UnixStream::pair().unwrap();
+        new.set_read_timeout(Some(std::time::Duration::from_millis(1))).unwrap();
+        let error = receive(&new).unwrap_err();
+        assert_eq!(error.to_string(), "the other process does not answer in time");
     }
 }

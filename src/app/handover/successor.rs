@@ -1,6 +1,8 @@
 //! The new process, as the old one sees it.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -11,6 +13,8 @@ use super::message::{HandoverError, Message, receive, send, send_listeners};
 
 /// Longer than the new process takes to read its configuration, also on a busy machine.
 const PREPARATION_MAX: Duration = Duration::from_secs(120);
+/// What the system adds to the name of a running program whose file was replaced or removed (proc_pid_exe(5)).
+const DELETED_SUFFIX: &[u8] = b" (deleted)";
 /// A migration that takes longer must be agreed to.
 pub const SUDDEN_PAUSE_SECONDS_MAX: u64 = 5;
 
@@ -27,7 +31,7 @@ pub struct Program {
 impl Program {
     /// The program that runs in this process, with its configuration file.
     pub fn of_this_process(config: &Path) -> std::io::Result<Self> {
-        Ok(Self { file: std::env::current_exe()?, config: config.to_owned() })
+        Ok(Self { file: without_suffix(std::env::current_exe()?), config: config.to_owned() })
     }
 
     #[cfg(test)]
@@ -128,6 +132,14 @@ impl Successor {
     }
 }
 
+/// The name of a program's file, also if the file was replaced after the start. A file may really be named like that.
+fn without_suffix(file: PathBuf) -> PathBuf {
+    match file.as_os_str().as_bytes().strip_suffix(DELETED_SUFFIX) {
+        Some(name) if !file.exists() => OsStr::from_bytes(name).into(),
+        _ => file,
+    }
+}
+
 /// Ends the process, unless it has ended by itself, and returns its status. It has changed nothing.
 fn end(child: &mut Child) -> String {
     // The status of a process that is ending stays.
@@ -155,6 +167,17 @@ mod tests {
         let refused = require_short_pause(SUDDEN_PAUSE_SECONDS_MAX + 1, false).unwrap_err();
         assert!(refused.contains("about 6 s") && refused.contains("--accept-pause"), "{refused}");
         assert_eq!(require_short_pause(600, true), Ok(()));
+    }
+
+    #[test]
+    fn a_program_that_was_replaced_after_the_start_keeps_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = directory.path().join("pillarbox");
+        let marked = directory.path().join("pillarbox (deleted)");
+        assert_eq!(without_suffix(name.clone()), name);
+        assert_eq!(without_suffix(marked.clone()), name);
+        std::fs::write(&marked, "").unwrap();
+        assert_eq!(without_suffix(marked.clone()), marked);
     }
 
     #[test]
