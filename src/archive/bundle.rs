@@ -19,6 +19,11 @@ pub enum BundleError {
     /// It cannot be read.
     #[error(transparent)]
     Read(#[from] io::Error),
+    /// It is a file of another kind.
+    #[error(
+        "this is not a bundle: line {0} is not text; `pillarbox tenant export` makes bundles, which are lines of JSON"
+    )]
+    NotText(usize),
     /// A line is not an object with a type.
     #[error("line {0} is not an object of a bundle: {1}")]
     Line(usize, String),
@@ -101,7 +106,10 @@ pub struct Bundle {
 pub fn read(input: impl BufRead, keeps: impl Fn(&str) -> bool) -> Result<Bundle, BundleError> {
     let (mut bundle, mut digest, mut end) = (Bundle::default(), Sha256::new(), None);
     for (at, line) in input.lines().enumerate() {
-        let line = line?;
+        let line = line.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => BundleError::NotText(at + 1),
+            _ => error.into(),
+        })?;
         let object = parse_line(&line).map_err(|reason| BundleError::Line(at + 1, reason))?;
         let kind = object.get("object").and_then(Value::as_str).unwrap_or_default();
         match (at, kind) {
@@ -168,6 +176,8 @@ mod tests {
     fn a_bundle_is_read_whole_or_not_at_all() {
         let read_text = |text: &str| read(text.as_bytes(), |kind| kind != "message");
         let fault = |text: &str| read_text(text).unwrap_err().to_string();
+        let binary = read(&b"\x7fELF\x02\xff\n"[..], |_| true).unwrap_err().to_string();
+        assert_eq!(binary, BundleError::NotText(1).to_string());
         let text = bundle();
         let read = read_text(&text).unwrap();
         assert_eq!(

@@ -89,8 +89,11 @@ async fn an_imported_tenant_exports_the_same_bundle_but_for_marked_fields() {
     assert_eq!(of_kind(&again, "domain")["status"], "pending");
     assert_eq!(of_kind(&again, "webhook")["status"], "disabled");
 
-    let repeated = import(&to, "", body_of(&objects)).await.expect(200);
-    assert_eq!(repeated["created"], 0, "{repeated}");
+    let mut renamed = body_of(&objects);
+    renamed["slug"] = json!("other");
+    let repeated = import(&to, "", renamed).await.expect(200);
+    assert_eq!((&repeated["created"], &repeated["slug"]), (&json!(0), &json!("own")), "{repeated}");
+    assert_eq!((&would["slug"], &done["slug"]), (&json!("own"), &json!("own")));
     assert_eq!(export(&to, &id).await, again);
     // The key that its holder has works here.
     let tenant = to.get(&own.tenant.key, &format!("/v1/tenants/{id}")).await.expect(200);

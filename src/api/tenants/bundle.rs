@@ -16,8 +16,8 @@ use crate::archive::{BundleDigest, bundle_header, digest_of};
 use crate::limits::tenant_semaphore::TenantPermit;
 use crate::model::{DomainId, RefusalCode, TenantId};
 use crate::store::{
-    BundleObject, BundlePart, BundleRequest, Bundles, ImportConflict, ImportOptions, ImportReport, Store,
-    StoreError,
+    BundleObject, BundlePart, BundleRequest, Bundles, Directory, ImportConflict, ImportOptions, ImportReport,
+    Store, StoreError,
 };
 
 /// Objects of one request.
@@ -33,7 +33,7 @@ pub struct Import {
     objects: Vec<BundleObject>,
     /// The SHA-256 of the lines, each with sorted keys, without spaces, and with a line feed.
     sha256: String,
-    /// Another slug for the tenant.
+    /// Another slug for the tenant, if it is new.
     slug: Option<String>,
     /// Whether verified domains stay verified. Default: they are `pending` until their records are seen here.
     #[serde(default)]
@@ -49,6 +49,8 @@ pub struct ImportView {
     object: &'static str,
     /// The tenant; `null` if the first object has no id of one.
     tenant_id: Option<TenantId>,
+    /// The slug of the tenant. One that is already there keeps its own.
+    slug: Option<String>,
     /// Whether this was a dry run.
     dry_run: bool,
     /// Objects that are new.
@@ -162,6 +164,7 @@ pub async fn import(mut call: RequestContext) -> Result<ApiResponse> {
     checks.require(is_whole, "sha256", "invalid", "this is not the digest of the objects");
     checks.finish()?;
     let domains = domains_of(&objects);
+    let wanted = slug.as_deref().or(of_bundle).map(str::to_owned);
     let options = ImportOptions { dry_run, slug, trusts_domains: trust_domains };
     let report = call.store().import_bundle(objects, options, call.now).await?;
     if !dry_run && !report.conflicts.is_empty() {
@@ -174,9 +177,14 @@ pub async fn import(mut call: RequestContext) -> Result<ApiResponse> {
         }
     }
     let ImportReport { tenant_id, created, unchanged, excluded, conflicts } = report;
+    let present = match tenant_id {
+        Some(id) => call.store().tenant(id).await?,
+        None => None,
+    };
     ApiResponse::ok(&ImportView {
         object: "import",
         tenant_id,
+        slug: present.map(|tenant| tenant.slug).or(wanted),
         dry_run,
         created,
         unchanged,

@@ -29,7 +29,7 @@ pub(super) struct ImportArguments {
     /// Only says what would be done
     #[arg(long)]
     dry_run: bool,
-    /// Another slug for the tenant
+    /// Another slug for the tenant, if it is new
     #[arg(long)]
     slug: Option<String>,
     /// Leaves verified domains verified; by default they are pending until their records are seen here
@@ -94,7 +94,7 @@ pub(super) async fn import(client: &ApiClient, arguments: ImportArguments) -> an
         .into());
     }
     let report = if dry_run { tried } else { send(client, &bodies, false).await? };
-    client.print(&report, report_text)
+    client.print(&report, |report| report_text(report) + &slug_note(report, slug.as_deref()))
 }
 
 /// A file, or the standard input for `-`.
@@ -129,7 +129,7 @@ fn pieces(objects: Vec<BundleObject>) -> anyhow::Result<Vec<Vec<BundleObject>>> 
 /// Sends all pieces, and sums what they report.
 async fn send(client: &ApiClient, bodies: &[Value], dry_run: bool) -> anyhow::Result<Value> {
     let query: Query = vec![("dry_run", dry_run.to_string())];
-    let mut sum = json!({"object": "import", "tenant_id": null, "dry_run": dry_run});
+    let mut sum = json!({"object": "import", "tenant_id": null, "slug": null, "dry_run": dry_run});
     let (mut counts, mut conflicts) = ([0; 3], Vec::new());
     // What the tenant counts in each piece but the first, which has nothing else.
     let mut of_tenant = [0; 3];
@@ -142,7 +142,9 @@ async fn send(client: &ApiClient, bodies: &[Value], dry_run: bool) -> anyhow::Re
         if number == 0 {
             of_tenant = if dry_run { reported } else { [0, 1, 0] };
         }
-        sum["tenant_id"] = report["tenant_id"].clone();
+        for field in ["tenant_id", "slug"] {
+            sum[field] = report[field].clone();
+        }
         conflicts.extend(report["conflicts"].as_array().cloned().unwrap_or_default());
         if !conflicts.is_empty() {
             break;
@@ -172,6 +174,16 @@ fn report_text(report: &Value) -> String {
         );
     }
     lines
+}
+
+/// That a slug has no effect.
+fn slug_note(report: &Value, wanted: Option<&str>) -> String {
+    match wanted {
+        Some(wanted) if report["slug"] != wanted => {
+            format!("the tenant is already there, and its slug stays {}\n", text(report, "slug"))
+        }
+        _ => String::new(),
+    }
 }
 
 #[cfg(test)]
