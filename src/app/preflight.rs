@@ -1,21 +1,25 @@
-//! What a start needs beside the store: checked before an old process stops for a new one.
+//! What a start needs beside the store: `check-config` checks it, and a new process before the old one stops.
 
 use super::{StartError, open_files};
-use crate::config::Config;
+use crate::config::{Config, comes_with_the_service};
 use crate::dns::Resolver;
 use crate::rng::Rng;
 use crate::store::check_master_key;
 use crate::tls::{Certificate, TlsError, trusted_roots};
 use crate::{relay, returns, tls_report};
 
-/// Checks the limits and the files that a configuration names, without changing anything.
+/// Checks the limits and the files that a configuration names, without changing anything. Leaves out the credentials of a
+/// service that does not run.
 ///
 /// # Errors
 /// [`StartError`], as the start itself would have it.
 pub fn check(config: &Config) -> Result<(), StartError> {
     open_files::fit(config, open_files::raise())?;
     check_certificate(config)?;
-    check_master_key(config.master_key_file.as_deref(), &config.data_dir)?;
+    let key_file = config.master_key_file.as_deref();
+    if !key_file.is_some_and(comes_with_the_service) {
+        check_master_key(key_file, &config.data_dir)?;
+    }
     Resolver::new(&config.relay.name_servers, Rng::system())?;
     relay::check(&config.relay)?;
     let ca_file = config.acme.ca_file.as_deref().filter(|_| config.acme.enabled);
@@ -30,7 +34,9 @@ pub fn check(config: &Config) -> Result<(), StartError> {
 /// A certificate by ACME that cannot be read is ordered anew, and a self-signed one is made.
 fn check_certificate(config: &Config) -> Result<(), TlsError> {
     match (&config.tls.certificate, &config.tls.private_key) {
-        (Some(certificate), Some(private_key)) => Certificate::load(certificate, private_key).map(drop),
+        (Some(certificate), Some(private_key)) if !comes_with_the_service(certificate) => {
+            Certificate::load(certificate, private_key).map(drop)
+        }
         _ => Ok(()),
     }
 }

@@ -4,12 +4,11 @@ use anyhow::{Context, bail};
 
 use super::ConfigFile;
 use super::output::utc;
-use crate::app::open_files;
+use super::serve::runtime;
+use crate::app::{self, open_files};
 use crate::config::{Config, comes_with_the_service};
 use crate::mail::Timestamp;
-use crate::store::check_master_key;
-use crate::tls::{self, trusted_roots};
-use crate::{acme, relay, returns, tls_report};
+use crate::{acme, tls};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -21,23 +20,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let path = &arguments.file.config;
     let config = Config::load(path)?;
     let name = path.display();
+    runtime()?.block_on(async { app::check(&config) }).with_context(|| name.to_string())?;
+    // A server with one of these faults starts, too.
     let certificate = check_certificate(&config).with_context(|| format!("{name}: tls"))?;
-    let key = config.master_key_file.as_deref();
-    if !key.is_some_and(comes_with_the_service) {
-        check_master_key(key, &config.data_dir).with_context(|| format!("{name}: master_key_file"))?;
-    }
-    trusted_roots(config.webhooks.ca_file.as_deref()).with_context(|| format!("{name}: webhooks.ca_file"))?;
-    trusted_roots(config.acme.ca_file.as_deref()).with_context(|| format!("{name}: acme.ca_file"))?;
     acme::check(&config.acme).with_context(|| name.to_string())?;
-    relay::check(&config.relay).with_context(|| format!("{name}: relay"))?;
-    tls_report::check(&config.tls_report).with_context(|| format!("{name}: tls_report.mail"))?;
-    config
-        .inbound
-        .forward
-        .as_ref()
-        .map(returns::check_forward)
-        .transpose()
-        .with_context(|| format!("{name}: inbound.forward"))?;
     println!("{name} is valid: hostname {}, data in {}", config.hostname, config.data_dir.display());
     if !config.hostname.is_fully_qualified() {
         println!(
@@ -45,7 +31,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             config.hostname
         );
     }
-    for file in [key, config.tls.certificate.as_deref()].into_iter().flatten() {
+    for file in [&config.master_key_file, &config.tls.certificate].into_iter().flatten() {
         if comes_with_the_service(file) {
             println!("note: {} is there only while the service runs, so it was not checked", file.display());
         }
