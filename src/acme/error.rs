@@ -44,9 +44,9 @@ pub enum AcmeError {
     /// A listener for http-01 cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenFault),
-    /// A record for dns-persist-01 is not in the DNS.
-    #[error("{} has no TXT record {:?}", .0.name, .0.value())]
-    Record(PersistRecord),
+    /// Records for dns-persist-01 are not in the DNS.
+    #[error("{}", missing_text(.0))]
+    Records(Vec<PersistRecord>),
     /// The authority did not decide.
     #[error("the authority did not decide within five minutes")]
     Timeout,
@@ -112,6 +112,13 @@ impl AcmeError {
     pub(super) fn is_of_unknown_account(&self) -> bool {
         matches!(self, Self::Refused { kind, .. } if kind == "accountDoesNotExist")
     }
+}
+
+/// Each name with the record that it lacks.
+fn missing_text(missing: &[PersistRecord]) -> String {
+    let missing =
+        missing.iter().map(|record| format!("{} has no TXT record {:?}", record.name, record.value()));
+    missing.collect::<Vec<_>>().join("; ")
 }
 
 /// The type of a problem, without its prefix; empty if it has none.

@@ -133,8 +133,8 @@ struct Cycle {
     failures: u32,
     /// No order before this time.
     pause_until: Timestamp,
-    /// The record that the last order lacked.
-    awaited: Option<PersistRecord>,
+    /// The records that the last order lacked.
+    awaited: Vec<PersistRecord>,
     /// Whether the event about the failures was appended.
     is_reported: bool,
 }
@@ -147,7 +147,7 @@ impl Cycle {
             ask_at: Timestamp::MIN,
             failures: 0,
             pause_until,
-            awaited: None,
+            awaited: Vec::new(),
             is_reported: false,
         }
     }
@@ -228,11 +228,11 @@ impl Acme {
             self.change(|state| state.next_at = Some(next_at));
             return self.time_until(next_at.min(cycle.ask_at));
         }
-        let renewed = match cycle.awaited.take() {
-            Some(record) if !is_asked_for && !self.is_published(&record).await => {
-                Err(AcmeError::Record(record))
-            }
-            _ => caught(self.renew(present)).await,
+        let awaited = std::mem::take(&mut cycle.awaited);
+        let missing = if is_asked_for { Vec::new() } else { self.missing(awaited).await };
+        let renewed = match missing.is_empty() {
+            true => caught(self.renew(present)).await,
+            false => Err(AcmeError::Records(missing)),
         };
         if let Err(error) = renewed {
             return self.end_failed(error, cycle).await;
@@ -245,8 +245,8 @@ impl Acme {
     /// Ends a look that failed. Returns the time until the next one.
     async fn end_failed(&self, error: AcmeError, cycle: &mut Cycle) -> Duration {
         let pause = match &error {
-            AcmeError::Record(record) => {
-                cycle.awaited = Some(record.clone());
+            AcmeError::Records(missing) => {
+                cycle.awaited = missing.clone();
                 cycle.failures = cycle.failures.max(1);
                 RECORD_PAUSE
             }
@@ -271,6 +271,17 @@ impl Acme {
         let file = self.file.clone();
         let read = tokio::task::spawn_blocking(move || file.read()).await.ok()?;
         read.inspect_err(|error| tracing::debug!(%error, "no certificate by ACME")).ok()
+    }
+
+    /// Those of the records that the DNS does not have.
+    async fn missing(&self, records: Vec<PersistRecord>) -> Vec<PersistRecord> {
+        let mut missing = Vec::new();
+        for record in records {
+            if !self.is_published(&record).await {
+                missing.push(record);
+            }
+        }
+        missing
     }
 
     async fn is_published(&self, record: &PersistRecord) -> bool {
@@ -382,7 +393,7 @@ impl Acme {
     /// dns-persist-01 alone, nobody can know it before the first order.
     async fn note_failure(&self, error: &AcmeError, cycle: &mut Cycle) {
         let (now, next_at) = (self.parts.clock.now(), cycle.pause_until);
-        let (is_record, error) = (matches!(error, AcmeError::Record(_)), error.to_string());
+        let (is_record, error) = (matches!(error, AcmeError::Records(_)), error.to_string());
         let (mut is_first, mut is_known) = (false, false);
         self.change(|state| {
             is_first = state.failing_since.is_none();

@@ -209,20 +209,12 @@ impl Names<'_> {
     async fn answer(&mut self, order: &mut Order) -> Result<(), AcmeError> {
         fetch_all(self.acme, order).await?;
         self.note_records(order).await?;
+        let proofs = self.choose_all(order).await?;
         let mut authorizations = order.authorizations();
-        while let Some(found) = authorizations.next().await {
-            let mut authorization = found?;
+        for proof in proofs {
+            let Some(found) = authorizations.next().await else { break };
+            let (mut authorization, Some(proof)) = (found?, proof) else { continue };
             let name = authorization.identifier().to_string();
-            match authorization.status {
-                AuthorizationStatus::Valid => continue,
-                AuthorizationStatus::Pending => {}
-                other => {
-                    return Err(AcmeError::Authority(shown(&format!(
-                        "the authorization of {name} is {other:?}"
-                    ))));
-                }
-            }
-            let proof = self.choose(&authorization, &name).await?;
             if proof == Proof::Http {
                 self.open_listener().await?;
             }
@@ -278,6 +270,28 @@ impl Names<'_> {
         Ok(())
     }
 
+    /// The proof of each name; `None` for one that the authority still knows. All names that lack a record are named together.
+    async fn choose_all(&self, order: &mut Order) -> Result<Vec<Option<Proof>>, AcmeError> {
+        let (mut proofs, mut missing) = (Vec::new(), Vec::new());
+        let mut authorizations = order.authorizations();
+        while let Some(found) = authorizations.next().await {
+            let authorization = found?;
+            let name = authorization.identifier().to_string();
+            match authorization.status {
+                AuthorizationStatus::Valid => proofs.push(None),
+                AuthorizationStatus::Pending => match self.choose(&authorization, &name).await {
+                    Err(AcmeError::Records(records)) => missing.extend(records),
+                    chosen => proofs.push(Some(chosen?)),
+                },
+                other => {
+                    let text = format!("the authorization of {name} is {other:?}");
+                    return Err(AcmeError::Authority(shown(&text)));
+                }
+            }
+        }
+        if missing.is_empty() { Ok(proofs) } else { Err(AcmeError::Records(missing)) }
+    }
+
     /// `dns-persist-01` only if its record is there, so that a published half never keeps a certificate from being issued.
     /// Nor does a record that we see and the authority does not: after it has failed, `http-01` comes first once.
     async fn choose(&self, authorization: &AuthorizationState, name: &str) -> Result<Proof, AcmeError> {
@@ -293,7 +307,7 @@ impl Names<'_> {
                 return Ok(Proof::DnsPersist);
             }
             if !can_use_http {
-                return Err(AcmeError::Record(record));
+                return Err(AcmeError::Records(vec![record]));
             }
         }
         if can_use_http {

@@ -262,6 +262,37 @@ async fn a_record_that_is_missing_is_awaited_without_the_authority() {
 }
 
 #[tokio::test]
+async fn all_records_that_are_missing_are_named_until_all_are_there() {
+    let other = "smtp.relay.test";
+    let stage = Stage::with(|ca, settings| {
+        ca.set(|behaviour| behaviour.challenges = vec!["dns-persist-01"]);
+        settings.challenge = AcmeChallenge::DnsPersist;
+        settings.names = [HOSTNAME, other].map(|name| name.parse().unwrap()).into();
+    })
+    .await;
+    stage.server.clock.advance(START);
+    let view = stage.expect_failure("has no TXT record").await;
+    let records = view["acme"]["records"].as_array().unwrap();
+    let error = view["acme"]["error"].as_str().unwrap();
+    for name in [HOSTNAME, other] {
+        assert!(error.contains(&format!("_validation-persist.{name} has no TXT record")), "{error}");
+    }
+    let asked = stage.ca.asked("/");
+    for (place, record) in records.iter().enumerate() {
+        stage.dns.text(record["name"].as_str().unwrap(), record["value"].as_str().unwrap());
+        stage.server.clock.advance(11 * MINUTE);
+        if place == 0 {
+            let left = records[1]["name"].as_str().unwrap();
+            let view = stage.expect("one record is left", |view| view["acme"]["error"] != error).await;
+            let error = view["acme"]["error"].as_str().unwrap();
+            assert!(error.starts_with(left) && !error.contains(';'), "{error}");
+            assert_eq!(stage.ca.asked("/"), asked, "a record that is missing costs the authority nothing");
+        }
+    }
+    stage.expect_issued(1).await;
+}
+
+#[tokio::test]
 async fn a_record_that_only_the_server_sees_keeps_no_certificate_from_being_issued() {
     let stage = Stage::with(|ca, _| {
         ca.set(|behaviour| {
@@ -607,15 +638,22 @@ async fn the_listener_for_http_01_leads_people_to_the_public_address_and_has_64_
     person.write_all(b"GET /ui?x=1 HTTP/1.1\r\nHost: relay.test\r\n\r\n").await.unwrap();
     let answer = read_answer(&mut person).await;
     assert!(answer.status == 308 && answer.head.contains("https://mail.relay.test/pb/ui?x=1"), "{answer}");
+    let until_closed = async |person: &mut TcpStream| {
+        let mut answer = Vec::new();
+        let _closed = timeout(PATIENCE, person.read_to_end(&mut answer)).await.expect("it is closed");
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    assert_eq!(until_closed(&mut person).await, "");
     let mut idle = Vec::new();
     for _ in 0..64 {
         idle.push(connect().await);
     }
     let mut person = connect().await;
-    let _ = person.write_all(b"GET / HTTP/1.1\r\nHost: relay.test\r\n\r\n").await;
-    let mut answer = Vec::new();
-    let _closed = timeout(PATIENCE, person.read_to_end(&mut answer)).await.expect("it is closed");
-    assert_eq!(String::from_utf8_lossy(&answer), "");
+    let request = b"GET / HTTP/1.1\r\nHost: relay.test\r\n\r\n";
+    let _ = person.write_all(request).await;
+    assert_eq!(until_closed(&mut person).await, "", "it is the 65th");
+    idle[63].write_all(request).await.unwrap();
+    assert!(until_closed(&mut idle[63]).await.starts_with("HTTP/1.1 308"), "it is the 64th");
 }
 
 #[tokio::test]
