@@ -12,6 +12,7 @@ mod spf;
 mod zone_servers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -23,6 +24,7 @@ use hickory_resolver::net::{DnsError as AnswerError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::rdata::MX;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use rustls::{ClientConfig, RootCertStore};
 
 use crate::mail::DomainName;
 use crate::rng::Rng;
@@ -98,13 +100,15 @@ impl Resolver {
         cached_answers: u64,
         rng: Rng,
     ) -> Result<Self, DnsError> {
+        let tls = unused_tls()?;
         let build = |cache_entries: u64, edns: bool| {
             let mut builder =
                 TokioResolver::builder_with_config(config.clone(), TokioRuntimeProvider::default());
             *builder.options_mut() = options.clone();
             builder.options_mut().cache_size = cache_entries;
             builder.options_mut().edns0 = edns;
-            builder.build().map_err(|error| DnsError::Temporary(error.to_string()))
+            let built = builder.with_tls_config(tls.clone()).build();
+            built.map_err(|error| DnsError::Temporary(error.to_string()))
         };
         Ok(Self {
             current: build(cached_answers, true)?,
@@ -281,6 +285,14 @@ fn configuration(name_servers: &[SocketAddr]) -> (ResolverConfig, ResolverOpts) 
         [] => system_configuration(),
         servers => (configuration_for(servers), default_options()),
     }
+}
+
+/// Name servers are asked without TLS. hickory wants settings for it, and its own ones need certificate authorities.
+fn unused_tls() -> Result<ClientConfig, DnsError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| DnsError::Temporary(error.to_string()))?;
+    Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
 /// The name servers that a resolver with these uses: the system's if empty.

@@ -20,7 +20,7 @@ use hickory_resolver::{NameServerPool, PoolContext, ResponseCache, TlsConfig, Tt
 use tokio::sync::Mutex;
 
 use super::proof::{Answer, Data, evaluate};
-use super::{DnsError, LOOKUP_TIMEOUT, RECORDS_MAX, configuration, host_text};
+use super::{DnsError, LOOKUP_TIMEOUT, RECORDS_MAX, configuration, host_text, unused_tls};
 use crate::mail::{DomainName, Tlsa};
 
 /// Timeout of the probe whether the name servers return signatures.
@@ -79,7 +79,7 @@ impl SecureResolver {
                 .map_err(|message| DnsError::Temporary(format!("{}: {message}", path.display())))?,
         };
         let (config, options) = configuration(name_servers);
-        let tls = TlsConfig::new().map_err(|error| DnsError::Temporary(error.to_string()))?;
+        let tls = TlsConfig { config: unused_tls()? };
         let (attempts, ttl) = (options.attempts, TtlConfig::from_opts(&options));
         let context = Arc::new(PoolContext::new(options, tls));
         let servers = config.name_servers().to_vec();

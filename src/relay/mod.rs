@@ -105,6 +105,12 @@ pub enum RelayError {
     /// The file with certificate authorities cannot be used.
     #[error("relay.ca_file {0}")]
     CaFile(TlsError),
+    /// Neither the system nor a file has certificate authorities.
+    #[error(
+        "there are no certificate authorities on this system, without which other servers cannot be verified; install \
+         the package ca-certificates, or set relay.ca_file"
+    )]
+    NoAuthorities,
     /// The file with the DNSSEC trust anchors cannot be used.
     #[error("relay.trust_anchor_file: {0}")]
     TrustAnchor(DnsError),

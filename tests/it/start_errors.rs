@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use crate::client::Client;
 use crate::identity::{Identity, trust_pem};
-use crate::program::{Serving, run};
+use crate::program::{Serving, run, run_with};
 use crate::server::{HOSTNAME, database_file};
 use crate::wait::until;
 
@@ -218,6 +218,26 @@ async fn check_config_refuses_a_certificate_that_clients_refuse_and_finds_a_lost
     let (success, said) = run(&arguments).await;
     assert!(!success, "{said}");
     expect_all(&said, &["master_key_file", "master.key", "restore it"]);
+}
+
+#[tokio::test]
+async fn a_system_without_certificate_authorities_is_named_and_the_file_of_the_relay_is_enough() {
+    let setting = Setting::new();
+    let none = [("SSL_CERT_FILE", "/nonexistent")];
+    let check = async |sections: &str| {
+        let file = setting.configure("", sections);
+        run_with(&["check-config", "--config", file.to_str().unwrap()], &none).await
+    };
+    let (success, said) = check("").await;
+    assert!(!success, "{said}");
+    expect_all(
+        &said,
+        &["relay: there are no certificate authorities on this system", "ca-certificates", "relay.ca_file"],
+    );
+    let ca = setting.path("ca.crt");
+    std::fs::write(&ca, Identity::new(&[HOSTNAME]).certificate_pem).unwrap();
+    let (success, said) = check(&format!("[relay]\nca_file = {ca:?}")).await;
+    assert!(success, "{said}");
 }
 
 /// systemd makes their folder when it starts the service.

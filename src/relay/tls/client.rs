@@ -58,13 +58,15 @@ impl ClientTls {
     /// Trusts the system's authorities and those in `ca_file` (PEM).
     ///
     /// # Errors
-    /// [`RelayError::CaFile`], [`RelayError::Tls`].
+    /// [`RelayError::CaFile`], [`RelayError::NoAuthorities`], [`RelayError::Tls`].
     pub fn load(ca_file: Option<&Path>) -> Result<Self, RelayError> {
         let provider = tls::provider();
         let builder = || builder(&provider).map_err(|error| RelayError::Tls(error.to_string()));
-        let verified = builder()?
-            .with_root_certificates(tls::trusted_roots(ca_file).map_err(RelayError::CaFile)?)
-            .with_no_client_auth();
+        let roots = tls::trusted_roots(ca_file).map_err(RelayError::CaFile)?;
+        if roots.is_empty() {
+            return Err(RelayError::NoAuthorities);
+        }
+        let verified = builder()?.with_root_certificates(roots).with_no_client_auth();
         let any = builder()?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AcceptAny(provider.clone())))
