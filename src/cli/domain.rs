@@ -11,6 +11,9 @@ use super::table::Table;
 
 /// The fields of a domain that are shown first.
 const LEADING: &[&str] = &["id", "name", "status", "tenant", "tenant_id", "verification"];
+/// About the records of the sandbox domain.
+const SANDBOX_NOTE: &str = "\nThis is the sandbox domain: test mail never leaves the server and needs no record. Publish these only so that \
+    receivers accept trial mail.\n";
 /// Longest string in a TXT record (RFC 1035 §3.3).
 const STRING_OCTETS_MAX: usize = 255;
 
@@ -201,7 +204,8 @@ pub(super) fn domain_text(domain: &Value) -> String {
             table.add(["  or together".to_owned(), String::new(), kind, String::new(), value]);
         }
     }
-    object_text(domain, LEADING) + &table_below(&table)
+    let note = if domain["tenant_id"].is_null() { SANDBOX_NOTE } else { "" };
+    object_text(domain, LEADING) + &table_below(&table) + note
 }
 
 fn records(domain: &Value) -> impl Iterator<Item = &Value> {

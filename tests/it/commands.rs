@@ -172,10 +172,27 @@ async fn suspend_and_delete_describe_their_effect_and_delete_asks_for_confirmati
     let done = platform.ok(&format!("tenant import {} --slug moved", bundle.display())).await;
     assert!(done.contains(" created"), "{done}");
     assert!(platform.ok("tenant list").await.contains("moved"));
+    let again = platform.ok(&format!("tenant import {} --slug other", bundle.display())).await;
+    assert!(
+        again.contains(": 0 created") && again.contains("already there, and its slug stays moved"),
+        "{again}"
+    );
+    let program = platform.ends(2, &format!("tenant import {}", env!("CARGO_BIN_EXE_pillarbox"))).await;
+    assert!(program.contains("pillarbox: this is not a bundle: line 1 is not text; "), "{program}");
+    assert!(!program.contains("stream"), "{program}");
     assert!(platform.ok("tenant delete moved --yes").await.contains("is deleted"));
     assert!(platform.ends(1, "tenant show acme-test").await.contains("there is no tenant acme-test"));
     let left = platform.ok("tenant list").await;
     assert!(left.lines().count() == 2 && left.contains("default"), "{left}");
+}
+
+#[tokio::test]
+async fn the_sandbox_domain_shows_the_records_that_trial_mail_needs_and_none_that_is_required() {
+    let stage = Stage::start().await;
+    let shown = stage.platform().ok("domain show sandbox.relay.test").await;
+    assert!(shown.contains("dkim (optional)") && shown.contains("spf (optional)"), "{shown}");
+    assert!(!shown.contains("ownership") && !shown.contains("dmarc"), "{shown}");
+    assert!(shown.ends_with("Publish these only so that receivers accept trial mail.\n"), "{shown}");
 }
 
 #[tokio::test]

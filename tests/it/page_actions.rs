@@ -273,6 +273,19 @@ async fn a_domain_shows_its_records_and_is_verified_now() {
 }
 
 #[tokio::test]
+async fn the_sandbox_domain_says_that_it_needs_no_record() {
+    let stage = ApiStage::start().await;
+    stage.add_sandbox_domain().await;
+    let domains = stage.get(&stage.platform, "/v1/domains?name=sandbox.mail.host.example").await.expect(200);
+    let visitor = Visitor::sign_in(&stage, &stage.platform).await;
+    let page = Visitor::expect(visitor.get(&format!("/ui/domains/{}", text(&domains, "/data/0/id"))).await);
+    page.has("test mail never leaves the server and needs no record");
+    page.has("sandbox._domainkey.sandbox.mail.host.example");
+    page.lacks("_pillarbox.sandbox");
+    page.lacks("What is wrong");
+}
+
+#[tokio::test]
 async fn a_record_that_only_the_name_servers_of_the_domain_have_says_so() {
     let stage = ApiStage::start().await;
     let acme = stage.tenant("acme").await;

@@ -77,7 +77,7 @@ pub fn resource() -> Resource {
                 .returns::<List<DkimKeyView>>("The keys of the domain."),
             Operation::post("/v1/domains/{id}/dkim", "add_dkim_key", dkim::add)
                 .describe("Bring your own DKIM key", "The key signs once its DNS record is found.")
-                .takes::<dkim::Add>(r#"{"selector": "mail2026", "private_key": "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF\n-----END PRIVATE KEY-----\n"}"#)
+                .takes::<dkim::Add>(r#"{"selector": "mail2026", "private_key": "-----BEGIN PRIVATE KEY-----\n(your own key in base64)\n-----END PRIVATE KEY-----\n"}"#)
                 .creates::<DkimKeyView>("The key without its private key.")
                 .response_octets(0, RESPONSE_OCTETS_MAX),
             Operation::post("/v1/domains/{id}/dkim/rotate", "rotate_dkim_keys", rotation::rotate)

@@ -40,7 +40,8 @@ pub struct DomainView {
     subdomains: bool,
     /// The reverse path of the domain's mail.
     return_path: ReturnPathView,
-    /// DNS records to publish, with the result of the last check.
+    /// DNS records to publish, with the result of the last check. The sandbox domain needs none; with those that it has, receivers
+    /// accept trial mail.
     dns_records: Vec<RecordView>,
     /// Time of the last DNS check.
     last_checked_at: Option<Timestamp>,

@@ -190,10 +190,18 @@ async fn show_page(request: &PageRequest, problem: Option<&Problem>) -> Outcome 
     }
     let dkim_path = format!("{path}/dkim");
     let doctor_path = format!("{path}/doctor");
+    let is_sandbox = domain.tenant_id.is_none();
+    let diagnose = async {
+        match is_sandbox {
+            // What it lacks is not wrong.
+            true => Ok(None),
+            false => request.get_if_any::<Diagnosis>(&doctor_path).await,
+        }
+    };
     let (tenants, keys, diagnosis) = futures_util::join!(
         TenantNames::read(request),
         request.get_if_any::<Listed<DkimKey>>(&dkim_path),
-        tokio::time::timeout(DOCTOR_PATIENCE, request.get_if_any::<Diagnosis>(&doctor_path)),
+        tokio::time::timeout(DOCTOR_PATIENCE, diagnose),
     );
     let keys = keys?.map(|listed| listed.data).unwrap_or_default();
     // The page is useful without the doctor.
@@ -215,6 +223,7 @@ async fn show_page(request: &PageRequest, problem: Option<&Problem>) -> Outcome 
                 }
             }
         }
+        @if is_sandbox { (about_sandbox(request)) }
         section.panel data-part="records" {
             (domain_records::show(request, &domain.name, &domain.dns_records))
             footer.soft.small data-refresh=[looks.then_some(LOOKS_EVERY_S)] {
@@ -233,6 +242,17 @@ async fn show_page(request: &PageRequest, problem: Option<&Problem>) -> Outcome 
         (settings(request, &domain, &tenants, problem.filter(|_| request.field("do") == Some("save"))))
     };
     View::form(domain.name.clone(), problem, body)
+}
+
+fn about_sandbox(request: &PageRequest) -> Markup {
+    html! {
+        div.note {
+            p {
+                "This is the sandbox domain: test mail never leaves the server and needs no record. Publish these only so that receivers accept "
+                a href=(request.href("/docs/sending#trial-mail")) { "trial mail" } "."
+            }
+        }
+    }
 }
 
 /// The beginning of what to do: the record with the whole value stands above.
