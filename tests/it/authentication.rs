@@ -137,6 +137,34 @@ async fn spf_of_another_domain_or_of_a_host_name_is_not_aligned() {
 }
 
 #[tokio::test]
+async fn the_policy_decides_which_subdomains_of_an_organization_are_aligned() {
+    let (dns, mx, server, account) = setting().await;
+    let (_, source) = delivered(&dns, &mx, &server, &account).await;
+    dns.text("bounces.acme.test", &format!("v=spf1 ip4:{source} -all"));
+    let mut client = server.log_in(&account).await;
+    let text = b"From: Alice <alice@news.acme.test>\r\nSubject: x\r\n\r\nHello.\r\n";
+    let reply = client.send("x@bounces.acme.test", &["bob@b.test"], text).await.expect_code(250);
+    let id = message_id(&reply);
+    server.wait_for_status(&id, &["delivered"]).await;
+    // The signature is of acme.test, the reverse path of bounces.acme.test, and From of news.acme.test.
+    for (policy, dkim, spf, by) in [
+        ("v=DMARC1; p=reject", true, true, json!("dkim")),
+        ("v=DMARC1; p=reject; adkim=s", false, true, json!("spf")),
+        ("v=DMARC1; p=reject; aspf=s", true, false, json!("dkim")),
+        ("v=DMARC1; p=reject; adkim=s; aspf=s", false, false, Value::Null),
+        // Without a policy, a name above or under that of From is related, and another one is not.
+        ("x", true, false, Value::Null),
+    ] {
+        dns.text("_dmarc.acme.test", policy);
+        let found = check(&server, &id).await;
+        assert_eq!(found["dkim"][0]["aligned"], dkim, "{policy}: {found}");
+        assert_eq!(found["spf"]["aligned"], spf, "{policy}: {found}");
+        assert_eq!((&found["dkim"][0]["result"], &found["spf"]["result"]), (&json!("pass"), &json!("pass")));
+        assert_eq!(found["dmarc"]["by"], by, "{policy}: {found}");
+    }
+}
+
+#[tokio::test]
 async fn dmarc_says_which_of_both_is_aligned() {
     let (dns, mx, server, account) = setting().await;
     let (id, source) = delivered(&dns, &mx, &server, &account).await;

@@ -92,13 +92,15 @@ pub(super) async fn of_a_tenant_with_all_its_entries_the_oldest_makes_room<H: Ha
     for number in numbers.clone() {
         // An entry of the platform becomes one of the tenant when it is completed.
         let made = entry(None, &number.to_string());
-        for tenant_id in [None, Some(a)] {
-            bed.store.complete_audit(AuditEntry { tenant_id, ..made.clone() }).await.unwrap();
-        }
+        bed.store.complete_audit(made.clone()).await.unwrap();
+        // The next number of the platform is another one than that of the tenant.
         bed.store.complete_audit(entry(None, &number.to_string())).await.unwrap();
+        bed.store.complete_audit(AuditEntry { tenant_id: Some(a), ..made }).await.unwrap();
         if number == 5 {
-            // It keeps its place.
-            bed.store.complete_audit(first.clone()).await.unwrap();
+            // It keeps its place, also if its completion does not know the tenant.
+            for tenant_id in [Some(a), None] {
+                bed.store.complete_audit(AuditEntry { tenant_id, ..first.clone() }).await.unwrap();
+            }
         }
     }
     let of_a = listed(&bed, AuditFilter { tenant_id: Some(a), ..AuditFilter::default() }).await;
