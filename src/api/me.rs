@@ -46,7 +46,7 @@ struct OwnTenant {
     slug: String,
     /// The reference that the platform gave to it.
     external_ref: Option<String>,
-    /// `active` or `suspended`.
+    /// `active`, `suspended` or `archived`.
     status: TenantStatus,
     /// How its pages look; `null` for the look of the platform.
     brand: Option<Brand>,

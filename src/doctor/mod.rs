@@ -11,7 +11,7 @@ mod text;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::json;
@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::acme::Acme;
-use crate::clock::Clock;
+use crate::clock::{Clock, Instant};
 use crate::config::Config;
 use crate::dns::{DnsError, Resolver};
-use crate::mail::{DomainName, SignedDuration, Timestamp};
+use crate::mail::{DomainName, Timestamp};
 use crate::model::{EventKind, FindingStatus};
 use crate::queue::QueueManager;
 use crate::relay::Planner;
@@ -41,7 +41,7 @@ pub use self::text::{explain, render, state_word, summarize};
 pub use crate::relay::Destination;
 
 /// How old a diagnosis of the server may be before a request runs it again.
-const LIFETIME: SignedDuration = SignedDuration::from_hours(1);
+const LIFETIME: Duration = Duration::from_secs(60 * 60);
 /// Time between two runs of the scheduler.
 const INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// The first run waits until the listeners serve.
@@ -98,12 +98,21 @@ pub struct Doctor {
     parts: DoctorDependencies,
     listening: OnceLock<Listening>,
     planner: OnceLock<Planner>,
-    /// The result of the last run without extra looks.
-    last: Mutex<Option<Arc<Diagnosis>>>,
-    /// One run at a time. The last result of each selection of extra looks: at most eight.
-    runs: tokio::sync::Mutex<Vec<(Extra, Arc<Diagnosis>)>>,
+    /// The last run without extra looks.
+    last: Mutex<Option<Run>>,
+    /// One run at a time. The last one of each selection of extra looks: at most eight.
+    runs: tokio::sync::Mutex<Vec<Run>>,
     /// Ends runs when the server stops.
     ended: CancellationToken,
+}
+
+/// A run that has ended.
+#[derive(Clone)]
+struct Run {
+    extra: Extra,
+    /// When it began. The time in its result is of the wall clock, which may be set back.
+    begun: Instant,
+    found: Arc<Diagnosis>,
 }
 
 impl Doctor {
@@ -153,28 +162,32 @@ impl Doctor {
     }
 
     async fn look(&self, refresh: bool, extra: Extra) -> Arc<Diagnosis> {
-        let asked_at = self.parts.clock.now();
-        let is_recent = |last: &Arc<Diagnosis>| asked_at.duration_since(last.at) < LIFETIME;
-        let recent = || self.last().filter(|last| !refresh && extra.is_none() && is_recent(last));
-        if let Some(last) = recent() {
-            return last;
-        }
-        let mut runs = self.runs.lock().await;
-        let shared = runs.iter().find(|(looked, found)| looked.includes(extra) && found.at >= asked_at);
-        if let Some(found) = shared.map(|(_, found)| Arc::clone(found)).or_else(recent) {
+        let asked_at = self.parts.clock.instant();
+        let is_recent = |last: &Run| asked_at.saturating_duration_since(last.begun) < LIFETIME;
+        let recent = || {
+            let last = self.last.lock().clone().filter(|_| !refresh && extra.is_none());
+            last.filter(is_recent).map(|last| last.found)
+        };
+        if let Some(found) = recent() {
             return found;
         }
-        let fresh = self.run_checks(extra).await;
-        runs.retain(|(looked, _)| *looked != extra);
-        runs.push((extra, Arc::clone(&fresh)));
+        let mut runs = self.runs.lock().await;
+        let shared = runs.iter().find(|run| run.extra.includes(extra) && run.begun >= asked_at);
+        if let Some(found) = shared.map(|run| Arc::clone(&run.found)).or_else(recent) {
+            return found;
+        }
+        let begun = self.parts.clock.instant();
+        let fresh = Run { extra, begun, found: self.run_checks(extra).await };
+        runs.retain(|run| run.extra != extra);
+        runs.push(fresh.clone());
         // The next hourly run cannot repeat the extra looks, so their result is only returned, not kept.
         if extra.is_none() {
-            let before = self.last.lock().replace(Arc::clone(&fresh));
+            let before = self.last.lock().replace(fresh.clone());
             if let Some(before) = before {
-                self.note_changes(&before, &fresh).await;
+                self.note_changes(&before.found, &fresh.found).await;
             }
         }
-        fresh
+        fresh.found
     }
 
     async fn run_checks(&self, extra: Extra) -> Arc<Diagnosis> {
@@ -200,7 +213,7 @@ impl Doctor {
 
     /// The last diagnosis, for metrics and the overview.
     pub fn last(&self) -> Option<Arc<Diagnosis>> {
-        self.last.lock().clone()
+        self.last.lock().as_ref().map(|last| Arc::clone(&last.found))
     }
 
     /// Looks at the server every hour until `stop`.

@@ -121,12 +121,24 @@ fn whole(ui: &Ui, title: &str, framing: &Framing, body: &Markup) -> Markup {
                     (who(framing, &href))
                 }
                 main id="main" {
+                    @if framing.me.is_archived() { (archived_note()) }
                     @if let Some(note) = &framing.note { (components::note(note)) }
                     (body)
                 }
             }
         },
     )
+}
+
+fn archived_note() -> Markup {
+    html! {
+        div.note.warn {
+            div {
+                p.strong { "This tenant is archived." }
+                p { "Everything can be read, and nothing can be sent or changed. The operator of the platform can activate it." }
+            }
+        }
+    }
 }
 
 fn navigation(ui: &Ui, framing: &Framing) -> Markup {

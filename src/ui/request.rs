@@ -1,6 +1,6 @@
 //! A request for a page, and how it asks the API.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::session::{Me, SessionHandle};
 use super::view::Problem;
 use crate::api::{Answer, Ask, Origin};
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::Scope;
+use crate::model::{Scope, TenantStatus};
 
 /// Characters of a value in a query: all but letters, digits and these.
 const VALUE: &AsciiSet =
@@ -48,9 +48,15 @@ pub struct Tenants {
     /// Id and slug, sorted by slug, to choose one. A session of a tenant has no choice.
     pub all: Vec<(String, String)>,
     slugs: HashMap<String, String>,
+    archived: HashSet<String>,
 }
 
 impl Tenants {
+    /// Whether it is one of them and archived.
+    pub fn is_archived(&self, id: &str) -> bool {
+        self.archived.contains(id)
+    }
+
     /// The slug of a tenant; of others than the newest hundred, the id.
     pub fn slug<'a>(&'a self, id: &'a str) -> &'a str {
         self.slugs.get(id).map_or(id, String::as_str)
@@ -196,7 +202,7 @@ impl PageRequest {
     pub async fn tenants(&self) -> Arc<Tenants> {
         if let Some(own) = &self.me().tenant {
             let slugs = HashMap::from([(own.id.clone(), own.slug.clone())]);
-            return Arc::new(Tenants { all: Vec::new(), slugs });
+            return Arc::new(Tenants { slugs, ..Tenants::default() });
         }
         if let Some(known) = self.ui.tenants_since(self.now - TENANTS_AGE_MAX) {
             return known;
@@ -205,13 +211,16 @@ impl PageRequest {
         struct Tenant {
             id: String,
             slug: String,
+            status: TenantStatus,
         }
         let Ok(found) = self.get::<Listed<Tenant>>("/v1/tenants?limit=100").await else {
             return Arc::default();
         };
+        let archived = found.data.iter().filter(|tenant| tenant.status == TenantStatus::Archived);
+        let archived = archived.map(|tenant| tenant.id.clone()).collect();
         let mut all: Vec<_> = found.data.into_iter().map(|tenant| (tenant.id, tenant.slug)).collect();
         all.sort_by(|one, other| one.1.cmp(&other.1));
-        let tenants = Arc::new(Tenants { slugs: all.iter().cloned().collect(), all });
+        let tenants = Arc::new(Tenants { slugs: all.iter().cloned().collect(), all, archived });
         self.ui.remember_tenants(&tenants, self.now);
         tenants
     }

@@ -16,7 +16,7 @@ use crate::api::{SignedIn, random_token};
 use crate::config;
 use crate::limits::eviction::{drop_oldest, drop_oldest_of_largest_owner};
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::{Environment, LimitPeriod, Scope};
+use crate::model::{Environment, LimitPeriod, Scope, TenantStatus};
 use crate::policy::fixed_window::FixedWindow;
 
 const SESSIONS_MAX: usize = 1000;
@@ -46,8 +46,25 @@ pub struct MeTenant {
     pub id: String,
     pub name: String,
     pub slug: String,
+    pub status: TenantStatus,
     #[serde(default)]
     pub brand: Option<Brand>,
+}
+
+impl Me {
+    /// Whether its tenant is archived.
+    pub fn is_archived(&self) -> bool {
+        self.tenant.as_ref().is_some_and(|tenant| tenant.status == TenantStatus::Archived)
+    }
+
+    /// With the scopes that the API lets it use: the keys of an archived tenant may only read.
+    pub fn as_status_allows(mut self) -> Self {
+        if self.is_archived() {
+            self.scopes.retain(|scope| !matches!(scope, Scope::SmtpSend | Scope::EmailsSend));
+            self.scopes.iter_mut().for_each(|scope| *scope = scope.read_only());
+        }
+        self
+    }
 }
 
 /// How the pages of a tenant look.
@@ -239,7 +256,13 @@ mod tests {
     use crate::model::KeySecret;
 
     fn me(tenant: Option<&str>) -> Me {
-        let name = |id: &str| MeTenant { id: id.into(), name: id.into(), slug: id.into(), brand: None };
+        let name = |id: &str| MeTenant {
+            id: id.into(),
+            name: id.into(),
+            slug: id.into(),
+            status: TenantStatus::Active,
+            brand: None,
+        };
         Me {
             key: MeKey { id: "key".into(), name: "key".into() },
             tenant: tenant.map(name),

@@ -249,7 +249,7 @@ async fn me_of(ui: &Ui, origin: &Origin, signed_in: &SignedIn) -> Result<Me, Pro
     if signed_in.rights.is_some() {
         me.key.name = "of a link".to_owned();
     }
-    Ok(me)
+    Ok(me.as_status_allows())
 }
 
 fn check_ban(ui: &Ui, origin: &Origin, now: Timestamp) -> Result<(), Problem> {

@@ -67,6 +67,10 @@ async fn the_mail_of_an_archived_tenant_waits_and_goes_on_when_it_is_active_agai
     let queue = server.control.get(&format!("/v1/queue?tenant_id={}", account.tenant_id)).await;
     let reason = &queue["data"][0]["reasons"][0];
     assert_eq!(reason["detail"], "the tenant is archived", "{queue}");
+    let found = server.control.get("/v1/doctor?refresh=true").await;
+    let mut findings = found["findings"].as_array().unwrap().iter();
+    let age = findings.find(|finding| finding["id"] == "queue.age").unwrap();
+    assert_eq!(age["status"], "ok", "{age}");
 
     server.control.ok("PATCH", &tenant, json!({"status": "active"})).await;
     server.wait_for_status(&held, &["delivered"]).await;
@@ -121,6 +125,28 @@ async fn the_domains_of_an_archived_tenant_are_not_checked() {
 }
 
 #[tokio::test]
+async fn what_failed_when_a_tenant_was_archived_needs_no_attention() {
+    let stage = ApiStage::start().await;
+    let acme = stage.tenant("acme").await;
+    let domain = stage.publish_domain(&acme.key, "acme.example").await;
+    let verify = async || {
+        stage.post(&acme.key, &format!("{domain}/verify"), json!({})).await.expect(200)["status"].clone()
+    };
+    assert_eq!(verify().await, "verified");
+    stage.dns.remove("_pillarbox.acme.example");
+    assert_eq!(verify().await, "verified");
+    stage.clock.advance(4 * DAY);
+    assert_eq!(verify().await, "failing");
+    let visitor = Visitor::sign_in(&stage, &stage.platform).await;
+    let fact = "Domain acme.example fails";
+    Visitor::expect(visitor.get("/ui/").await).has(fact);
+    let path = format!("/v1/tenants/{}", acme.id);
+    stage.patch(&stage.platform, &path, json!({"status": "archived"})).await.expect(200);
+    stage.clock.advance(Duration::from_secs(120));
+    Visitor::expect(visitor.get("/ui/").await).lacks(fact);
+}
+
+#[tokio::test]
 async fn a_page_archives_a_tenant_with_a_date_and_activates_it() {
     let stage = ApiStage::start().await;
     let acme = stage.tenant("acme").await;
@@ -133,11 +159,32 @@ async fn a_page_archives_a_tenant_with_a_date_and_activates_it() {
     page.has("The tenant is archived.");
     page.has("may be deleted from");
     page.lacks("value=\"archive\"");
+    // It would be refused.
+    page.lacks("value=\"ask_delete\"");
     let tenant = stage.get(&stage.platform, &path).await.expect(200);
     assert_eq!(tenant["status"], "archived");
     assert!(tenant["deletable_at"].as_str().unwrap().starts_with("2099-01-01T00:00:00"), "{tenant}");
     // The pages of the tenant are signed in to with its key as before.
     let own = Visitor::sign_in(&stage, &acme.key).await;
-    Visitor::expect(own.get("/ui/messages").await);
+    let note = "This tenant is archived.";
+    let buttons = [
+        ("/ui/domains", "Add a domain"),
+        ("/ui/keys", "Create a key"),
+        ("/ui/templates", "Create a template"),
+        ("/ui/webhooks", "Create a webhook"),
+        ("/ui/suppressions", "Suppress an address"),
+        (here.as_str(), "value=\"save_mail\""),
+    ];
+    for (path, button) in buttons {
+        let page = Visitor::expect(own.get(path).await);
+        page.has(note);
+        page.lacks(button);
+    }
     visitor.follow(&visitor.submit(&page, "activate", &[]).await).await.has("The tenant is active.");
+    stage.clock.advance(Duration::from_secs(120));
+    for (path, button) in buttons {
+        let page = Visitor::expect(own.get(path).await);
+        page.lacks(note);
+        page.has(button);
+    }
 }

@@ -1,16 +1,19 @@
 //! The state of a running server: what waits, and what fails.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{Failing, Gatherer, HeldSite, NO_SERVER, Seen, StateFacts, blocking, unlimited};
 use crate::archive::LastBackup;
 use crate::config::Config;
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::{DisabledReason, DomainStatus, QueueFilter, WaitReason, WebhookStatus};
+use crate::model::{
+    DisabledReason, DomainStatus, QueueFilter, TenantId, TenantStatus, WaitReason, WebhookStatus,
+};
 use crate::queue::QueueManager;
 use crate::store::{
-    DATABASE_FILE, Directory, DomainFilter, Outbox, PageRequest, QueueRequest, Store, Webhook, WebhookFilter,
-    quick_check,
+    DATABASE_FILE, Directory, Domain, DomainFilter, Outbox, PageRequest, QueueRequest, Store, TenantFilter,
+    Webhook, WebhookFilter, quick_check,
 };
 
 /// The server that is asked.
@@ -23,7 +26,7 @@ const NO_DATABASE: &str = "there is no database yet";
 const NO_BACKUPS: &str = "doctor.backup_age_max is zero";
 /// Parts of the queue that are looked at, the largest first.
 const GROUPS: usize = 100;
-/// Pages of webhooks and of domains that are read.
+/// Pages of webhooks, of domains and of archived tenants that are read.
 const PAGES_MAX: usize = 20;
 const PAGE_ITEMS: usize = 100;
 
@@ -55,8 +58,12 @@ pub async fn gather(server: Option<&Server<'_>>, config: &Config, now: Timestamp
     let Some(Server { store, queue }) = server else {
         return StateFacts::not_asked(NO_SERVER, last_backup, backup_age_max);
     };
-    let (oldest_due, failing_webhooks, failing_domains) =
-        tokio::join!(oldest_due(queue, now), failing_webhooks(store), failing_domains(store));
+    let archived = archived_tenants(store).await;
+    let (oldest_due, failing_webhooks, failing_domains) = tokio::join!(
+        oldest_due(queue, &archived, now),
+        failing_webhooks(store),
+        failing_domains(store, &archived)
+    );
     let sites = queue.snapshot(now).sites.into_iter();
     let held = sites.filter_map(|site| {
         let domain = site.domains.into_iter().next();
@@ -101,14 +108,35 @@ async fn last_backup(config: &Config) -> Seen<Timestamp> {
     .await
 }
 
+/// Their mail waits and their domains are not checked until they are active again, so neither is wrong. If they cannot be
+/// read, more is reported.
+async fn archived_tenants(store: &Store) -> HashSet<TenantId> {
+    let filter = TenantFilter { status: Some(TenantStatus::Archived), ..TenantFilter::default() };
+    let (mut archived, mut request) = (HashSet::new(), first_page());
+    for _ in 0..PAGES_MAX {
+        let Ok(page) = store.list_tenants(filter.clone(), request).await else { break };
+        request = PageRequest { after: page.items.last().map(|last| last.id.to_string()), ..first_page() };
+        archived.extend(page.items.into_iter().map(|tenant| tenant.id));
+        if !page.has_more {
+            break;
+        }
+    }
+    archived
+}
+
 /// When the oldest due delivery was due, and the last reply to such.
-async fn oldest_due(queue: &QueueManager, now: Timestamp) -> Seen<(Timestamp, String)> {
+async fn oldest_due(
+    queue: &QueueManager,
+    archived: &HashSet<TenantId>,
+    now: Timestamp,
+) -> Seen<(Timestamp, String)> {
     let request = QueueRequest { part: QueueFilter::default(), limit: GROUPS, after: None };
     let overview = match queue.overview(request, now).await {
         Ok(overview) => overview,
         Err(error) => return Seen::Failed(error.to_string()),
     };
-    let due = overview.groups.into_iter().filter(|group| group.counts.due > 0);
+    let due = overview.groups.into_iter();
+    let due = due.filter(|group| group.counts.due > 0 && !archived.contains(&group.tenant_id));
     let oldest = due.filter_map(|group| Some((group.next_due_at?, group))).min_by_key(|(at, _)| *at);
     match oldest {
         Some((at, group)) => {
@@ -157,7 +185,7 @@ fn fault_of(webhook: Webhook) -> Option<Failing> {
     Some(Failing { name: format!("webhook {id}"), id, reason })
 }
 
-async fn failing_domains(store: &Store) -> Seen<Vec<Failing>> {
+async fn failing_domains(store: &Store, archived: &HashSet<TenantId>) -> Seen<Vec<Failing>> {
     let filter = DomainFilter { status: Some(DomainStatus::Failing), ..DomainFilter::default() };
     let (mut failing, mut request) = (Vec::new(), first_page());
     for _ in 0..PAGES_MAX {
@@ -166,7 +194,8 @@ async fn failing_domains(store: &Store) -> Seen<Vec<Failing>> {
             Err(error) => return Seen::Failed(error.to_string()),
         };
         request = PageRequest { after: page.items.last().map(|last| last.id.to_string()), ..first_page() };
-        failing.extend(page.items.into_iter().map(|domain| {
+        let of_others = |domain: &Domain| domain.tenant_id.is_none_or(|id| !archived.contains(&id));
+        failing.extend(page.items.into_iter().filter(of_others).map(|domain| {
             let since =
                 domain.failing_since.map(|since| format!(" since {}", minute(since))).unwrap_or_default();
             let reason = format!("has wrong records{since}");

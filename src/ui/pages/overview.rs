@@ -146,6 +146,7 @@ pub async fn show(request: PageRequest) -> Outcome {
         doctor(&request),
         attention::find(&request),
     );
+    let attention = attention.without_archived_domains(&tenants);
     // A key that may read no statistics has the other pages.
     if let Err(problem) = &stats
         && problem.status == hyper::StatusCode::UNAUTHORIZED
@@ -271,11 +272,15 @@ fn nothing(request: &PageRequest, period: Period) -> Markup {
     html! {
         h2 { "No " (if is_test { "test" } else { "live" }) " mail in the last " (period.words()) }
         @if is_test {
-            p { "Send some with a test key: it stays here and reaches nobody." }
+            p { "Mail of a test key stays here and reaches nobody." }
         } @else {
-            p { "Mail of test keys is in the " a href=(request.href("/ui/sandbox")) { "sandbox inbox" } ". Live mail is sent with a live key:" }
+            p { "Mail of test keys is in the " a href=(request.href("/ui/sandbox")) { "sandbox inbox" } "." }
         }
-        (components::block(&request.ui.sample(if is_test { Environment::Test } else { Environment::Live })))
+        // An archived tenant sends nothing.
+        @if !request.me().is_archived() {
+            p { (if is_test { "Send some:" } else { "Live mail is sent with a live key:" }) }
+            (components::block(&request.ui.sample(if is_test { Environment::Test } else { Environment::Live })))
+        }
     }
 }
 

@@ -226,7 +226,7 @@ fn destination(request: &PageRequest, group: &Group) -> Markup {
 
 fn why(wait: &Wait, now: Timestamp) -> Markup {
     let (class, word) = match wait.reason.as_str() {
-        "tenant_suspended" => ("badge bad", "tenant suspended"),
+        "tenant_suspended" => ("badge bad", "tenant may not send"),
         "site_backoff" => ("badge warn", "site backs off"),
         "site_throttled" => ("badge warn", "site is busy"),
         "smart_host_auth_failed" => ("badge bad", "smart host refuses the login"),
@@ -397,12 +397,18 @@ async fn ask_flush(request: &PageRequest) -> Outcome {
     let part = part_of(request);
     let (queue, name) = count(request, &part).await?;
     let title = format!("Flush {name}");
-    let waits = queue.data.iter().flat_map(|group| &group.reasons);
-    let backoff = waits.filter(|wait| wait.reason == "site_backoff").find_map(|wait| wait.detail.as_deref());
+    let detail_of = |reason: &str| {
+        let mut waits = queue.data.iter().flat_map(|group| &group.reasons);
+        waits.find(|wait| wait.reason == reason).and_then(|wait| wait.detail.as_deref())
+    };
+    let (backoff, stopped) = (detail_of("site_backoff"), part.tenant_id.and(detail_of("tenant_suspended")));
     let body = html! {
         (head(request, &title))
         section.panel.pad.stack.measure {
             p { "Deferred mail becomes due now: " (foreign(&name)) ", at most " strong { (deliveries(queue.deferred)) } ". Scheduled mail keeps its time." }
+            @if let Some(detail) = stopped {
+                p.soft { (components::sentence(detail)) " It goes on waiting until the tenant is active." }
+            }
             @if let Some(detail) = backoff {
                 p.soft { "The site backs off after " code { (foreign(detail)) } ". A try too soon can make it last longer." }
             }

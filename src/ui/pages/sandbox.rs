@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use crate::mail::Timestamp;
-use crate::model::Environment;
+use crate::model::{Environment, Scope};
 use crate::ui::components::{self, Tab, foreign, visible};
 use crate::ui::format;
 use crate::ui::list::Listed;
@@ -111,8 +111,13 @@ fn head(request: &PageRequest, keys: &[Key], has_mail: bool) -> Markup {
 fn nothing(request: &PageRequest) -> Markup {
     let command = request.ui.sample(Environment::Test);
     let text = "Send one with a test key. It is accepted, checked and signed like any other, and ends here.";
-    let create = html! { a.button.primary href=(request.href("/ui/keys?new=key&environment=test")) { "Create a test key" } };
-    components::empty_panel("No test message yet", text, Some(&command), &create)
+    let create = html! {
+        @if request.may(Scope::KeysManage) {
+            a.button.primary href=(request.href("/ui/keys?new=key&environment=test")) { "Create a test key" }
+        }
+    };
+    let command = Some(command.as_str()).filter(|_| !request.me().is_archived());
+    components::empty_panel("No test message yet", text, command, &create)
 }
 
 /// A page of the inbox with another parameter; others stay.

@@ -24,6 +24,7 @@ struct Tenant {
     slug: String,
     external_ref: Option<String>,
     status: String,
+    archived_at: Option<Timestamp>,
     deletable_at: Option<Timestamp>,
     rate_limit: RateLimit,
     created_at: Timestamp,
@@ -107,7 +108,7 @@ fn table(request: &PageRequest, tenants: &[Tenant], usage: &[Usage]) -> Markup {
         Column("Recipients this month", "num", Some("This month")),
         Column("Limit a day", "num", Some("Limit a day")),
         Column("External reference", "", Some("Reference")),
-        Column("Since", "fit", Some("Since")),
+        Column("Created", "fit", Some("Created")),
     ];
     let sent = |tenant: &Tenant| {
         usage.iter().filter(|one| one.tenant_id == tenant.id).map(|one| one.emails_sent).sum()
@@ -177,7 +178,9 @@ async fn show_page(request: &PageRequest, problem: Option<&Problem>) -> Outcome 
     let (found, series) = (found?, series?);
     let tenant = Tenant::deserialize(&found).map_err(|_| Problem::not_found())?;
     let line = html! {
-        (components::status(&tenant.status)) " since " (format::time(tenant.created_at))
+        (components::status(&tenant.status))
+        @if let Some(at) = tenant.archived_at { " since " (format::time(at)) }
+        ", created " (format::time(tenant.created_at))
         @if let Some(at) = tenant.deletable_at { ", may be deleted from " (format::time(at)) " on" }
     };
     let crumb = if request.is_platform() {
@@ -252,7 +255,10 @@ fn actions(request: &PageRequest, tenant: &Tenant, here: &str) -> Markup {
             (components::form(request, here, &html! { button.button name="do" value="activate" { "Activate" } }))
         }
         @if tenant.status != "archived" { (archive_question(request, here)) }
-        (components::form(request, here, &html! { button.button.danger name="do" value="ask_delete" { "Delete…" } }))
+        // The API refuses to delete it before that.
+        @if tenant.deletable_at.is_none_or(|at| at <= request.now) {
+            (components::form(request, here, &html! { button.button.danger name="do" value="ask_delete" { "Delete…" } }))
+        }
     }
 }
 

@@ -36,6 +36,7 @@ struct Site {
 struct Domain {
     id: String,
     name: String,
+    tenant_id: Option<String>,
     status_reason: Option<String>,
     failing_since: Option<Timestamp>,
 }
@@ -56,6 +57,14 @@ struct Event {
     tenant_id: Option<String>,
     data: Value,
     created_at: Timestamp,
+}
+
+impl Attention {
+    /// Without the domains of archived tenants, which are not checked any more. Their webhooks go on.
+    pub fn without_archived_domains(mut self, tenants: &Tenants) -> Self {
+        self.domains.retain(|domain| !domain.tenant_id.as_deref().is_some_and(|id| tenants.is_archived(id)));
+        self
+    }
 }
 
 /// Asks for everything that this session may see. A part that cannot be read now is left out.
