@@ -55,6 +55,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The master key cannot be read.
+    #[error("master_key_file: {0}")]
+    MasterKey(OpenError),
     /// The certificate cannot be loaded.
     #[error("tls: {0}")]
     Tls(#[from] TlsError),

@@ -18,7 +18,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     check_certificate(config)?;
     let key_file = config.master_key_file.as_deref();
     if !key_file.is_some_and(comes_with_the_service) {
-        check_master_key(key_file, &config.data_dir)?;
+        check_master_key(key_file, &config.data_dir).map_err(StartError::MasterKey)?;
     }
     Resolver::new(&config.relay.name_servers, Rng::system())?;
     relay::check(&config.relay)?;

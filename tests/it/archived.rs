@@ -138,7 +138,7 @@ async fn what_failed_when_a_tenant_was_archived_needs_no_attention() {
     stage.clock.advance(4 * DAY);
     assert_eq!(verify().await, "failing");
     let visitor = Visitor::sign_in(&stage, &stage.platform).await;
-    let fact = "Domain acme.example fails";
+    let fact = "Domain <bdi>acme.example</bdi> fails";
     Visitor::expect(visitor.get("/ui/").await).has(fact);
     let path = format!("/v1/tenants/{}", acme.id);
     stage.patch(&stage.platform, &path, json!({"status": "archived"})).await.expect(200);

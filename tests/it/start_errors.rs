@@ -223,7 +223,7 @@ async fn check_config_refuses_a_certificate_that_clients_refuse_and_finds_a_lost
 #[tokio::test]
 async fn a_system_without_certificate_authorities_is_named_and_the_file_of_the_relay_is_enough() {
     let setting = Setting::new();
-    let none = [("SSL_CERT_FILE", "/nonexistent")];
+    let none = [("SSL_CERT_FILE", "/nonexistent"), ("SSL_CERT_DIR", "/nonexistent")];
     let check = async |sections: &str| {
         let file = setting.configure("", sections);
         run_with(&["check-config", "--config", file.to_str().unwrap()], &none).await

@@ -237,7 +237,7 @@ async fn show_page(request: &PageRequest, problem: Option<&Problem>) -> Outcome 
         @if findings.iter().any(|finding| finding.is_wrong()) { (wrong(request, &findings)) }
         div.split {
             (dkim_keys(&keys, request.now))
-            (rotation(request, &domain))
+            @if request.may(Scope::DomainsManage) && !is_sandbox { (rotation(request, &domain)) }
         }
         (settings(request, &domain, &tenants, problem.filter(|_| request.field("do") == Some("save"))))
     };
@@ -338,9 +338,7 @@ fn rotation(request: &PageRequest, domain: &Domain) -> Markup {
                 li { "Verify. The new keys sign from then on, and the old ones retire." }
                 li { "Leave the old records until the old keys are gone from this list." }
             }
-            @if request.may(Scope::DomainsManage) && domain.tenant_id.is_some() {
-                div.row { (components::form(request, &action, &html! { button.button name="do" value="rotate" { "Make new keys" } })) }
-            }
+            div.row { (components::form(request, &action, &html! { button.button name="do" value="rotate" { "Make new keys" } })) }
         }
     };
     components::panel("Rotate the DKIM keys", None, &body)

@@ -397,18 +397,14 @@ async fn ask_flush(request: &PageRequest) -> Outcome {
     let part = part_of(request);
     let (queue, name) = count(request, &part).await?;
     let title = format!("Flush {name}");
-    let detail_of = |reason: &str| {
-        let mut waits = queue.data.iter().flat_map(|group| &group.reasons);
-        waits.find(|wait| wait.reason == reason).and_then(|wait| wait.detail.as_deref())
-    };
+    let waits: Vec<_> = queue.data.iter().flat_map(|group| &group.reasons).collect();
+    let detail_of = |reason: &str| waits.iter().find(|wait| wait.reason == reason)?.detail.as_deref();
     let (backoff, stopped) = (detail_of("site_backoff"), part.tenant_id.and(detail_of("tenant_suspended")));
     let body = html! {
         (head(request, &title))
         section.panel.pad.stack.measure {
             p { "Deferred mail becomes due now: " (foreign(&name)) ", at most " strong { (deliveries(queue.deferred)) } ". Scheduled mail keeps its time." }
-            @if let Some(detail) = stopped {
-                p.soft { (components::sentence(detail)) " It goes on waiting until the tenant is active." }
-            }
+            @if let Some(detail) = stopped { p.soft { (components::sentence(detail)) " It goes on waiting until the tenant is active." } }
             @if let Some(detail) = backoff {
                 p.soft { "The site backs off after " code { (foreign(detail)) } ". A try too soon can make it last longer." }
             }
