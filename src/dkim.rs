@@ -103,11 +103,16 @@ pub fn import_pem(text: &str) -> Result<KeyPair, SignError> {
         PrivateKeyDer::Pkcs1(der) => {
             describe_rsa(&RsaKeyPair::from_der(der.secret_pkcs1_der()).map_err(|_| SignError::Unsuitable)?)
         }
-        PrivateKeyDer::Pkcs8(der) => match RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()) {
-            Ok(pair) => describe_rsa(&pair),
-            Err(_) => describe_ed25519(Zeroizing::new(der.secret_pkcs8_der().to_vec())),
-        },
+        PrivateKeyDer::Pkcs8(der) => import_pkcs8(der.secret_pkcs8_der()),
         _ => Err(SignError::Unsuitable),
+    }
+}
+
+/// Parses a private key in PKCS#8 DER: RSA or Ed25519.
+pub fn import_pkcs8(der: &[u8]) -> Result<KeyPair, SignError> {
+    match RsaKeyPair::from_pkcs8(der) {
+        Ok(pair) => describe_rsa(&pair),
+        Err(_) => describe_ed25519(Zeroizing::new(der.to_vec())),
     }
 }
 

@@ -51,10 +51,17 @@ pub fn canonical(object: &Map<String, Value>) -> String {
     text
 }
 
-/// The first line.
-pub fn header(slug: &str, version: &str, at: Timestamp) -> Map<String, Value> {
-    let header =
-        json!({"object": "bundle", "format": FORMAT, "slug": slug, "version": version, "exported_at": at});
+/// The first line. `deliveries_in_progress` is `None` while the tenant sends.
+pub fn header(
+    slug: &str,
+    version: &str,
+    at: Timestamp,
+    deliveries_in_progress: Option<u64>,
+) -> Map<String, Value> {
+    let header = json!({
+        "object": "bundle", "format": FORMAT, "slug": slug, "version": version, "exported_at": at,
+        "deliveries_in_progress": deliveries_in_progress,
+    });
     header.as_object().cloned().unwrap_or_default()
 }
 
@@ -93,44 +100,81 @@ pub fn digest_of<'a>(objects: impl IntoIterator<Item = &'a Map<String, Value>>) 
 /// A bundle that was read.
 #[derive(Debug, Default)]
 pub struct Bundle {
+    /// Its first line.
+    pub header: BundleObject,
     /// Its objects, without those that are not kept.
     pub objects: Vec<BundleObject>,
     /// The number of those that are not kept.
     pub left_out: u64,
 }
 
-/// Reads a bundle line by line, keeps the objects whose type `keeps` accepts, and checks the digest.
+/// Reads a bundle object by object, and checks its digest at the end.
+pub struct BundleReader<R> {
+    lines: io::Lines<R>,
+    /// The number of lines so far.
+    at: usize,
+    digest: Sha256,
+    header: BundleObject,
+}
+
+impl<R: BufRead> BundleReader<R> {
+    /// A reader at the first line.
+    pub fn new(input: R) -> Self {
+        Self { lines: input.lines(), at: 0, digest: Sha256::new(), header: BundleObject::new() }
+    }
+
+    /// The next object; `None` at the end of a whole bundle.
+    ///
+    /// # Errors
+    /// [`BundleError`].
+    pub fn next_object(&mut self) -> Result<Option<BundleObject>, BundleError> {
+        loop {
+            self.at += 1;
+            let line = self.lines.next().ok_or(BundleError::NoEnd)?.map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidData => BundleError::NotText(self.at),
+                _ => error.into(),
+            })?;
+            let object = parse_line(&line).map_err(|reason| BundleError::Line(self.at, reason))?;
+            match (self.at, object.get("object").and_then(Value::as_str)) {
+                (1, Some("bundle")) => check_format(&object)?,
+                (1, _) => return Err(BundleError::NoHeader),
+                (_, Some("end")) => return self.end(&object).map(|()| None),
+                _ => {}
+            }
+            self.digest.update(&line);
+            self.digest.update("\n");
+            if self.at > 1 {
+                return Ok(Some(object));
+            }
+            self.header = object;
+        }
+    }
+
+    fn end(&mut self, end: &BundleObject) -> Result<(), BundleError> {
+        if self.lines.next().transpose()?.is_some() {
+            return Err(BundleError::Line(self.at + 1, "it follows the last one".into()));
+        }
+        let digest = HEXLOWER.encode(&std::mem::take(&mut self.digest).finalize());
+        match end.get("sha256").and_then(Value::as_str) == Some(&digest) {
+            true => Ok(()),
+            false => Err(BundleError::Digest),
+        }
+    }
+}
+
+/// Reads a bundle, keeps the objects whose type `keeps` accepts, and checks the digest.
 ///
 /// # Errors
 /// [`BundleError`].
 pub fn read(input: impl BufRead, keeps: impl Fn(&str) -> bool) -> Result<Bundle, BundleError> {
-    let (mut bundle, mut digest, mut end) = (Bundle::default(), Sha256::new(), None);
-    for (at, line) in input.lines().enumerate() {
-        let line = line.map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidData => BundleError::NotText(at + 1),
-            _ => error.into(),
-        })?;
-        let object = parse_line(&line).map_err(|reason| BundleError::Line(at + 1, reason))?;
-        let kind = object.get("object").and_then(Value::as_str).unwrap_or_default();
-        match (at, kind) {
-            _ if end.is_some() => return Err(BundleError::Line(at + 1, "it follows the last one".into())),
-            (0, "bundle") => check_format(&object)?,
-            (0, _) => return Err(BundleError::NoHeader),
-            (_, "end") => {
-                end = Some(object);
-                continue;
-            }
-            (_, kind) if keeps(kind) => bundle.objects.push(object),
-            _ => bundle.left_out += 1,
+    let (mut reader, mut bundle) = (BundleReader::new(input), Bundle::default());
+    while let Some(object) = reader.next_object()? {
+        match keeps(object.get("object").and_then(Value::as_str).unwrap_or_default()) {
+            true => bundle.objects.push(object),
+            false => bundle.left_out += 1,
         }
-        digest.update(line);
-        digest.update("\n");
     }
-    let end = end.ok_or(BundleError::NoEnd)?;
-    if end.get("sha256").and_then(Value::as_str) != Some(&HEXLOWER.encode(&digest.finalize())) {
-        return Err(BundleError::Digest);
-    }
-    Ok(bundle)
+    Ok(Bundle { header: reader.header, ..bundle })
 }
 
 fn parse_line(line: &str) -> Result<BundleObject, String> {
@@ -158,7 +202,7 @@ mod tests {
 
     fn bundle() -> String {
         let mut digest = BundleDigest::default();
-        let mut text = digest.line(&header("acme", "0.1.0", Timestamp::UNIX_EPOCH));
+        let mut text = digest.line(&header("acme", "0.1.0", Timestamp::UNIX_EPOCH, None));
         text += &digest.line(&object(json!({"object": "tenant", "slug": "acme", "name": "Acme"})));
         text += &digest.line(&object(json!({"object": "message", "id": "msg_1"})));
         text + &digest.end()

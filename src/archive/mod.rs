@@ -11,10 +11,11 @@ mod last_backup;
 mod manifest;
 mod output;
 mod restore;
+mod secrets;
 mod verify;
 
 pub use bundle::{
-    Bundle, BundleDigest, BundleError, digest_of, header as bundle_header, read as read_bundle,
+    Bundle, BundleDigest, BundleError, BundleReader, digest_of, header as bundle_header, read as read_bundle,
 };
 pub use contents::read_manifest;
 pub use create::{CreateError, CreateOptions, Created, create};
@@ -23,4 +24,5 @@ pub use kept::{keep_newest, kept_path, newest_in};
 pub use last_backup::LastBackup;
 pub use manifest::{FileDigest, Manifest, ManifestError};
 pub use restore::{RestoreError, RestoreOptions, RestoreReport, restore};
+pub use secrets::{SecretError, SecretIdentity, SecretRecipients, encrypted_secret};
 pub use verify::{Fault, VerifyReport, verify};

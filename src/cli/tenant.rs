@@ -1,6 +1,7 @@
 //! `pillarbox tenant`: the customers of the platform.
 
 mod bundle;
+mod import;
 
 use std::path::PathBuf;
 
@@ -94,16 +95,10 @@ enum Command {
         #[arg(long)]
         yes: bool,
     },
-    /// Prints a tenant as a bundle: everything but usage and secrets, as lines of JSON
-    Export {
-        /// Its slug or id
-        tenant: String,
-        /// Also messages with their deliveries, attempts, events and content; they are not imported
-        #[arg(long)]
-        messages: bool,
-    },
+    /// Prints a tenant as a bundle: everything but usage, as lines of JSON; secrets only with --to
+    Export(bundle::ExportArguments),
     /// Imports a bundle of another server; a second time changes nothing
-    Import(bundle::ImportArguments),
+    Import(import::ImportArguments),
     /// Shows the usage of a tenant in a month
     Usage {
         /// Its slug or id
@@ -153,10 +148,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Delete { tenant, dry_run, export, yes } => {
             delete(&client, &tenant, dry_run, export, yes).await
         }
-        Command::Export { tenant, messages } => {
-            bundle::export(&client, &path(&client, &tenant).await?, messages).await
+        Command::Export(arguments) => {
+            bundle::export(&client, &path(&client, &arguments.tenant).await?, &arguments).await
         }
-        Command::Import(arguments) => bundle::import(&client, arguments).await,
+        Command::Import(arguments) => import::import(&client, arguments).await,
         Command::Usage { tenant, period } => usage(&client, &tenant, period).await,
     })
 }

@@ -395,6 +395,11 @@ impl ClaimTable {
         self.claims.iter().filter(|(_, claim)| claim.is_handed_out).map(|(id, _)| *id).collect()
     }
 
+    /// Number of deliveries of a tenant that the relay has.
+    pub(super) fn handed_out_of(&self, tenant: TenantId) -> usize {
+        self.claims.values().filter(|claim| claim.is_handed_out && claim.tenant == tenant).count()
+    }
+
     /// Whether the relay has a delivery.
     pub(super) fn is_handed_out(&self, id: DeliveryId) -> bool {
         self.claims.get(&id).is_some_and(|claim| claim.is_handed_out)

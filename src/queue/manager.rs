@@ -267,6 +267,11 @@ impl QueueManager {
         self.lock().is_handed_out(id)
     }
 
+    /// The number of deliveries of a tenant that the relay has.
+    pub fn in_flight_of(&self, tenant: TenantId) -> usize {
+        self.lock().handed_out_of(tenant)
+    }
+
     /// Whether claimed mail for a destination is paused, or its tenant suspended. Test mail is not paused.
     pub fn is_paused(&self, of: (TenantId, Environment), destination: &Host, now: Timestamp) -> bool {
         self.lock().is_paused(of, destination, now)

@@ -42,7 +42,7 @@ fn sha256(text: &str) -> String {
     HEXLOWER.encode(&Sha256::digest(text))
 }
 
-fn body_of(objects: &[Value]) -> Value {
+pub fn body_of(objects: &[Value]) -> Value {
     let lines: String = objects.iter().map(|object| format!("{object}\n")).collect();
     json!({"objects": objects, "sha256": sha256(&lines)})
 }
@@ -103,7 +103,7 @@ async fn an_imported_tenant_exports_the_same_bundle_but_for_marked_fields() {
 }
 
 #[tokio::test]
-async fn messages_are_exported_on_request_with_all_that_belongs_to_them_and_not_imported() {
+async fn messages_are_exported_on_request_with_all_that_belongs_to_them_and_open_ones_are_left_out() {
     let (stage, to) = (ApiStage::start().await, ApiStage::start().await);
     let own = Belongings::make(&stage, "own").await;
     let id = own.tenant.id.to_string();
@@ -114,7 +114,50 @@ async fn messages_are_exported_on_request_with_all_that_belongs_to_them_and_not_
     assert_eq!(message["events"][0]["type"], "message.accepted", "{message}");
     assert!(message["content"].as_str().is_some_and(|content| !content.is_empty()), "{message}");
     let would = import(&to, "?dry_run=true", body_of(&objects)).await.expect(200);
-    assert_eq!(would["conflicts"].as_array().map(Vec::len), Some(1), "{would}");
+    assert_eq!((&would["conflicts"], &would["left_open"]), (&json!([]), &json!(1)), "{would}");
+    let mut body = body_of(&objects);
+    body["open"] = json!(true);
+    let refused = import(&to, "", body).await.expect_error(409, "import_conflict");
+    assert!(refused.to_string().contains("suspend it on the other server"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_message_that_could_not_be_read_or_belongs_to_another_tenant_is_refused() {
+    let (from, to) = (ApiStage::start().await, ApiStage::start().await);
+    let own = Belongings::make(&from, "own").await;
+    let objects = export(&from, &format!("{}/export?messages=true", own.tenant.id)).await;
+    let place = objects.iter().position(|object| object["object"] == "message").unwrap();
+    let of_future = |id: &Value| {
+        format!("{}_7ZZZZZZZZZZZZZZZZZZZZZZZZZ", id.as_str().unwrap().split('_').next().unwrap())
+    };
+    let of_future = of_future(&objects[place]["events"][0]["id"]);
+    for (pointer, value) in [
+        ("/kind", json!("confirmation")),
+        ("/from", json!("not an address")),
+        ("/tags", json!([1])),
+        ("/deliveries", json!({})),
+        ("/deliveries", json!([1])),
+        ("/deliveries/0/status", json!("lost")),
+        ("/deliveries/0/recipient", json!("nobody")),
+        ("/deliveries/0/id", json!(objects[place]["id"])),
+        ("/events/0/type", json!("tenant.created")),
+        ("/events/0/id", json!(of_future)),
+        ("/events/0/delivery_id", json!("dlv_01KBX3M5V9Q7R2T4W6Y8Z0A1B2")),
+        ("/content", json!("?")),
+        ("/content_prefix_octets", json!(1_000_000)),
+    ] {
+        let mut wrong = objects.clone();
+        *wrong[place].pointer_mut(pointer).unwrap() = value;
+        let would = import(&to, "?dry_run=true", body_of(&wrong)).await.expect(200);
+        let conflicts = would["conflicts"].as_array().unwrap();
+        assert_eq!(conflicts.len(), 1, "{pointer}: {would}");
+        assert_eq!(conflicts[0]["object"], "message", "{pointer}: {would}");
+    }
+    let other = from.tenant("other").await;
+    let objects_of_other = export(&from, &other.id.to_string()).await;
+    let stolen = [&objects_of_other[..1], &objects[place..=place]].concat();
+    let refused = import(&from, "", body_of(&stolen)).await.expect_error(409, "import_conflict");
+    assert!(refused.to_string().contains("belongs to something else"), "{refused}");
 }
 
 #[tokio::test]

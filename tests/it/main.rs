@@ -74,6 +74,7 @@ mod lettre;
 mod logs;
 mod metrics;
 mod misbehaviour;
+mod moved_tenant;
 mod mta_sts;
 mod outcomes;
 mod page_actions;

@@ -88,7 +88,7 @@ impl Stage {
 }
 
 /// The signature with one secret, computed without the program's own code.
-fn signature(secret: &str, request: &Received) -> String {
+pub fn signature(secret: &str, request: &Received) -> String {
     let key = BASE64_STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
     assert!((24..=64).contains(&key.len()));
     let id_and_time = format!("{}.{}.", request.header("webhook-id"), request.header("webhook-timestamp"));

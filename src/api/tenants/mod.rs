@@ -1,7 +1,9 @@
-//! Tenants: create, read, change, delete. `bundle` exports and imports them. `views` has the request and response bodies.
+//! Tenants: create, read, change, delete. `bundle` exports and imports them, and `imported_secrets` checks the secrets of an
+//! import. `views` has the request and response bodies.
 //! `validation` checks requests, and `smart_host` checks the smart host in them.
 
 mod bundle;
+mod imported_secrets;
 mod smart_host;
 mod validation;
 mod views;
@@ -47,18 +49,19 @@ pub fn resource() -> Resource {
                 // A smart host has up to 1000 destinations.
                 .response_octets(0, 512 * 1024),
             Operation::get("/v1/tenants/{tenant_id}/export", "export_tenant", bundle::export)
-                .describe("Export a tenant", "Its domains, DKIM keys, keys, suppressions, templates, webhooks and inboxes as lines of JSON, to import them elsewhere. The last line has counts and a digest; without it, the export did not end. Keys are digests, so their holders go on logging in, but not with SCRAM. Other secrets are left out.")
+                .describe("Export a tenant", "Its domains, DKIM keys, keys, suppressions, templates, webhooks and inboxes as lines of JSON, to import them elsewhere. The last line has counts and a digest; without it, the export did not end. Keys are digests, so their holders go on logging in, but not with SCRAM. Other secrets are left out, or encrypted with [age](https://age-encryption.org/v1) to the recipients in `to`.")
                 .needs(Access::Platform)
-                .query::<bool>("messages", "Also messages with their deliveries, attempts, events and content. They cannot be imported.")
+                .query::<String>("to", "Public keys of age (`age1…`), at most 16, separated by commas. DKIM private keys, webhook secrets and the password of the smart host are in the bundle as `{\"age\": …}`: base64 of an age file. Without it, they are `{\"excluded\": true}`.")
+                .query::<bool>("messages", "Also messages with their deliveries, attempts, events and content.")
                 .returns_octets("application/x-ndjson", "The bundle."),
             Operation::post("/v1/tenants/import", "import_tenant", bundle::import)
-                .describe("Import a tenant", "Objects of a bundle. Ids stay, so a second import changes nothing. With a conflict, nothing is imported; a dry run lists all of them. Domains get new DKIM keys, and webhooks new secrets, because a bundle has none.")
+                .describe("Import a tenant", "Objects of a bundle. Ids stay, so a second import changes nothing. With a conflict, nothing is imported; a dry run lists all of them. A secret is `{\"plain\": …}`, base64 of its octets: `pillarbox tenant import --identity` decrypts it. Without a secret, a domain gets a new DKIM key, and a webhook a new secret. Send a domain and its DKIM keys in one request. Messages come with their history; those with open deliveries only with `open`. They raise no events here and count nowhere.")
                 .needs(Access::Platform)
                 .query::<bool>("dry_run", "Say what would be done, without doing it.")
                 .takes_large::<bundle::Import>(r#"{"objects": [{"id": "tnt_01KBX3M5V9Q7R2T4W6Y8Z0A1B2", "name": "Acme", "object": "tenant", "slug": "acme"}], "sha256": "6c89f50e5241186692c4c60d754197ba8541c8ea4a41b513c7f6a5cca1e66fe2"}"#)
                 .may_run_again()
                 .returns::<bundle::ImportView>("What was imported, or would be.")
-                .response_octets(0, 64 * 1024),
+                .response_octets(0, 192 * 1024),
             Operation::delete("/v1/tenants/{tenant_id}", "delete_tenant", delete)
                 .describe("Delete a tenant with all its data", "Deletes its domains, keys, messages and events. An archived tenant is not deleted before its `deletable_at`. With `dry_run=true`, the server only counts them.")
                 .needs(Access::Platform)

@@ -66,7 +66,8 @@ pub fn resolve(
     Some(NewSmartHost { smart_host, password })
 }
 
-fn check(wanted: &SmartHost, password: Option<&str>, current: Option<&SmartHost>, checks: &mut Checks) {
+/// Checks a smart host and the password that is given with it.
+pub fn check(wanted: &SmartHost, password: Option<&str>, current: Option<&SmartHost>, checks: &mut Checks) {
     let address = wanted.host.parse::<IpAddr>().ok();
     let is_host = address.is_some() || DomainName::parse(&wanted.host).is_ok();
     checks.require(is_host, "smtp.host", "invalid", "this must be a host name or an IP address");

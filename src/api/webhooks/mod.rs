@@ -24,7 +24,7 @@ use super::{
 use self::deliveries::DeliveryView;
 
 /// Octets of a secret. Standard Webhooks allows 24 to 64.
-const SECRET_OCTETS: usize = 32;
+pub(super) const SECRET_OCTETS: usize = 32;
 /// Prefix that identifies a webhook secret.
 const SECRET_PREFIX: &str = "whsec_";
 /// How long the previous secret also signs.

@@ -1,10 +1,36 @@
 #![allow(missing_docs)]
 //! Bundles: one tenant as JSON objects, to move it to another server.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
 use crate::model::TenantId;
 
 /// An object of a bundle.
-pub type BundleObject = serde_json::Map<String, serde_json::Value>;
+pub type BundleObject = serde_json::Map<String, Value>;
+
+/// The field of an object that has its secret.
+pub fn secret_field(object: &BundleObject) -> Option<&'static str> {
+    match object.get("object")?.as_str()? {
+        "tenant" => Some("smart_host_password"),
+        "dkim_key" => Some("private_key"),
+        "webhook" => Some("secret"),
+        _ => None,
+    }
+}
+
+/// The value of such a field between the store and what encrypts or has decrypted it.
+pub fn plain_value(secret: &[u8]) -> Value {
+    json!({ "plain": BASE64_STANDARD.encode(secret) })
+}
+
+/// The secret in a value of [`plain_value`]. `None` for any other value: the object has no secret, or it is encrypted or
+/// left out.
+pub fn plain_secret(value: &Value) -> Option<Zeroizing<Vec<u8>>> {
+    BASE64_STANDARD.decode(value.get("plain")?.as_str()?).ok().map(Zeroizing::new)
+}
 
 /// Maximum of conflicts in an [`ImportReport`].
 pub const IMPORT_CONFLICTS_MAX: usize = 100;
@@ -20,7 +46,7 @@ pub enum BundlePart {
     Templates,
     Webhooks,
     Inboxes,
-    /// With deliveries, attempts, events and content. They are not imported.
+    /// With deliveries, attempts, events and content.
     Messages,
 }
 
@@ -45,6 +71,8 @@ pub struct BundleRequest {
     pub part: BundlePart,
     /// Only objects after the one with this id.
     pub after: Option<String>,
+    /// Secrets are in the objects as [`plain_value`]; otherwise they are marked as left out.
+    pub has_secrets: bool,
 }
 
 /// How a bundle is imported.
@@ -56,6 +84,8 @@ pub struct ImportOptions {
     pub slug: Option<String>,
     /// Verified domains stay verified.
     pub trusts_domains: bool,
+    /// Messages with open deliveries are not left out. Their tenant must not send at its other server.
+    pub has_open: bool,
 }
 
 /// What an import did, or would do.
@@ -67,8 +97,22 @@ pub struct ImportReport {
     pub unchanged: u64,
     /// Secrets that the bundle does not have.
     pub excluded: u64,
+    /// Messages that are left out because of their open deliveries.
+    pub left_open: u64,
+    /// Open deliveries of imported messages.
+    pub open_deliveries: u64,
+    /// The new objects whose secrets the bundle has.
+    pub secrets: Vec<ImportedSecret>,
     /// With one of them, nothing is imported. At most [`IMPORT_CONFLICTS_MAX`].
     pub conflicts: Vec<ImportConflict>,
+}
+
+/// An object that is stored with the secret in the bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportedSecret {
+    /// Like `dkim_key`.
+    pub object: String,
+    pub id: String,
 }
 
 /// An object that cannot be imported.

@@ -1,36 +1,42 @@
 //! One tenant as a bundle of objects.
 //!
-//! `parts` has the tables and `fields` their columns, which the export reads and `import` writes. `messages` are exported only.
+//! `parts` and `messages` have the tables and `fields` their columns, which the export reads and `import` and `message_import`
+//! write. `import_job` runs an import.
 
 mod fields;
 mod import;
+mod import_job;
+mod message_import;
 mod messages;
 mod parts;
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, params};
-use serde_json::json;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::{Value, json};
 
+use self::import_job::ImportJob;
 use self::parts::PartTable;
 use super::SqliteStore;
 use super::keyset::read_rows;
+use super::secret_encryption::{SealedColumn, Sealer};
 use super::sql_types::sql_limit;
 use crate::mail::Timestamp;
 use crate::store::traits::Bundles;
 use crate::store::{
     BundleObject, BundlePart, BundleRequest, ImportOptions, ImportReport, PAGE_OBJECTS_MAX, Page, Result,
+    plain_value,
 };
 
 impl Bundles for SqliteStore {
     async fn bundle_page(&self, request: BundleRequest) -> Result<Page<BundleObject>> {
-        let files = Arc::clone(&self.bodies);
+        let (files, sealer) = (Arc::clone(&self.bodies), Arc::clone(&self.sealer));
         let query = move |connection: &Connection| match request.part {
             BundlePart::Messages => {
                 let after = request.after.as_deref().unwrap_or_default();
                 messages::page(connection, &files, request.tenant_id, after)
             }
-            _ => page(connection, &request),
+            _ => page(connection, &sealer, &request),
         };
         self.read_slow(query).await
     }
@@ -41,11 +47,19 @@ impl Bundles for SqliteStore {
         options: ImportOptions,
         now: Timestamp,
     ) -> Result<ImportReport> {
-        self.write(move |tx| import::run(tx, &objects, &options, now)).await
+        let files = Arc::clone(&self.bodies);
+        if objects.iter().any(message_import::is_message) {
+            self.free_space.check()?;
+        }
+        let prepare =
+            move |connection: &Connection| ImportJob::prepare(connection, &files, (objects, options), now);
+        let job = self.read_slow(prepare).await?;
+        let feed = Arc::clone(&self.feed);
+        self.write_with(job, ImportJob::run, move |job, imported| job.conclude(imported, &feed)).await
     }
 }
 
-fn page(connection: &Connection, request: &BundleRequest) -> Result<Page<BundleObject>> {
+fn page(connection: &Connection, sealer: &Sealer, request: &BundleRequest) -> Result<Page<BundleObject>> {
     let Some(table) = PartTable::of(request.part) else {
         return Ok(Page { items: Vec::new(), has_more: false });
     };
@@ -58,22 +72,47 @@ fn page(connection: &Connection, request: &BundleRequest) -> Result<Page<BundleO
     let after = request.after.as_deref().unwrap_or_default();
     let mut statement = connection.prepare_cached(&sql)?;
     let rows = statement.query(params![request.tenant_id, after, sql_limit(PAGE_OBJECTS_MAX + 1)])?;
-    read_rows(rows, PAGE_OBJECTS_MAX, |row| {
+    let mut page = read_rows(rows, PAGE_OBJECTS_MAX, |row| {
         let mut object = BundleObject::from_iter([("object".to_owned(), json!(table.object))]);
         for (place, field) in table.fields.iter().enumerate() {
             object.insert(field.name.to_owned(), field.read(row, place)?);
         }
         Ok(object)
-    })
+    })?;
+    if request.has_secrets {
+        page.items.iter_mut().try_for_each(|object| decrypt_secret(connection, sealer, table, object))?;
+    }
+    Ok(page)
+}
+
+/// Puts the secret of an object, if it has one, in place of the mark that it is left out.
+fn decrypt_secret(
+    connection: &Connection,
+    sealer: &Sealer,
+    table: &PartTable,
+    object: &mut BundleObject,
+) -> Result<()> {
+    let (Some((field, column)), Some(id)) = (table.secret(), object.get("id").and_then(Value::as_str)) else {
+        return Ok(());
+    };
+    let sql = format!("SELECT {} FROM {} WHERE id = ?1", field.column, table.table);
+    let sealed = connection.prepare_cached(&sql)?.query_row([id], |row| row.get::<_, Option<Vec<u8>>>(0));
+    if let Some(sealed) = sealed.optional()?.flatten() {
+        let secret = sealer.open(SealedColumn { column, row: id }, &sealed)?;
+        object.insert(field.name.to_owned(), plain_value(&secret));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::messages::{ATTEMPTS, DELIVERIES, EVENTS, MESSAGE};
     use super::parts::PARTS;
     use super::*;
+    use crate::store::secret_field;
     use crate::store::sqlite::schema;
 
-    /// The owner, which is the tenant of the bundle; what follows from use; what refers to messages.
+    /// The owner, which is the tenant of the bundle; what follows from use or from another object; what refers to messages.
     const LEFT_OUT: &[&str] = &[
         "tenant.resumed_us",
         "domain.tenant_id",
@@ -97,7 +136,30 @@ mod tests {
         "inbox.tenant_id",
         "inbox.code_digest",
         "inbox.code_expires_us",
+        "message.tenant_id",
+        "delivery.message_id",
+        "delivery.tenant_id",
+        "delivery.position",
+        "delivery.destination",
+        "delivery.next_attempt_us",
+        "attempt.message_id",
+        "event.message_id",
+        "event.tenant_id",
+        "event.environment",
     ];
+
+    #[test]
+    fn the_secrets_of_the_tables_are_those_that_are_encrypted_in_a_bundle() {
+        for table in PARTS {
+            let object = BundleObject::from_iter([("object".to_owned(), json!(table.object))]);
+            assert_eq!(
+                table.secret().map(|(field, _)| field.name),
+                secret_field(&object),
+                "{}",
+                table.object
+            );
+        }
+    }
 
     #[test]
     fn every_column_is_in_a_bundle_or_left_out_on_purpose() {
@@ -105,11 +167,13 @@ mod tests {
         assert!(schema::migrate(&mut connection).is_ok());
         let mut statement = connection.prepare("SELECT name FROM pragma_table_info(?1)").unwrap();
         let mut columns = 0;
-        for table in PARTS {
-            for column in statement.query_map([table.table], |row| row.get::<_, String>(0)).unwrap() {
+        let of_messages = [DELIVERIES, ATTEMPTS, EVENTS].map(|part| (part.table, part.fields));
+        let tables = PARTS.iter().map(|table| (table.table, table.fields));
+        for (table, fields) in tables.chain(of_messages).chain([("message", MESSAGE)]) {
+            for column in statement.query_map([table], |row| row.get::<_, String>(0)).unwrap() {
                 let column = column.unwrap();
-                let is_in_bundle = table.fields.iter().any(|field| field.column == column);
-                let name = format!("{}.{column}", table.table);
+                let is_in_bundle = fields.iter().any(|field| field.column == column);
+                let name = format!("{table}.{column}");
                 assert_ne!(is_in_bundle, LEFT_OUT.contains(&name.as_str()), "{name}");
                 columns += 1;
             }

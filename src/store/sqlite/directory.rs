@@ -1,6 +1,6 @@
 //! Tenants, domains, keys, suppressions and templates.
 
-mod dkim_keys;
+pub(super) mod dkim_keys;
 mod domains;
 pub(super) mod keys;
 mod removal;

@@ -3,7 +3,7 @@ use crate::store::engine::store_trait;
 use crate::store::{BundleObject, BundleRequest, ImportOptions, ImportReport, Page, Result};
 
 store_trait! {
-    /// One tenant as a bundle of objects, to move it to another server. A bundle has no secret.
+    /// One tenant as a bundle of objects, to move it to another server.
     pub trait Bundles {
         /// The next objects of a part, in the order of their ids.
         async fn bundle_page(&self, request: BundleRequest) -> Result<Page<BundleObject>>;

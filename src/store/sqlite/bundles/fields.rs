@@ -31,8 +31,8 @@ pub(super) enum Form {
     Time,
     /// So many.
     Octets(usize),
-    /// Never exported; whether there is one.
-    Secret,
+    /// Encrypted for this column.
+    Secret(&'static str),
 }
 
 /// What a bundle has in place of a secret.
@@ -79,7 +79,7 @@ impl Field {
             Form::Octets(_) => {
                 row.get::<_, Option<Vec<u8>>>(place)?.map(|octets| HEXLOWER.encode(&octets)).into()
             }
-            Form::Secret => match row.get_ref(place)? {
+            Form::Secret(_) => match row.get_ref(place)? {
                 rusqlite::types::ValueRef::Null => Value::Null,
                 _ => excluded(),
             },
@@ -89,7 +89,7 @@ impl Field {
     /// The column of a public value, or what is wrong with it.
     pub(super) fn parse(&self, value: &Value) -> Result<Column, String> {
         let wrong = |form: &str| format!("{} must be {form}", self.name);
-        if value.is_null() || matches!(self.form, Form::Secret) {
+        if value.is_null() || matches!(self.form, Form::Secret(_)) {
             return Ok(Column::Null);
         }
         match self.form {
@@ -115,7 +115,7 @@ impl Field {
                 let octets = octets.filter(|octets| octets.len() == number);
                 octets.map(Column::from).ok_or_else(|| wrong(&format!("{} hexadecimal digits", 2 * number)))
             }
-            Form::Secret => Ok(Column::Null),
+            Form::Secret(_) => Ok(Column::Null),
         }
     }
 }
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(parse(Form::Octets(2), json!("00ff")), Ok(Column::from(vec![0, 255])));
         assert_eq!(parse(Form::Time, json!("1970-01-01T00:00:00.000001Z")), Ok(Column::from(1_i64)));
         assert_eq!(parse(Form::Switch, json!(true)), Ok(Column::from(true)));
-        assert_eq!(parse(Form::Secret, excluded()), Ok(Column::Null));
+        assert_eq!(parse(Form::Secret("t.f"), excluded()), Ok(Column::Null));
         assert_eq!(parse(Form::Json(holds::<Vec<u8>>), json!([1])), Ok(Column::from("[1]".to_owned())));
         for (form, value) in [
             (Form::Text(is::<u8>), json!("x")),

@@ -5,55 +5,42 @@ use rusqlite::{ErrorCode, OptionalExtension, params, params_from_iter};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::fields::excluded;
+use super::import_job::ImportJob;
+use super::message_import::{MessageDecision, ParsedMessage};
 use super::parts::PartTable;
 use crate::mail::Timestamp;
 use crate::model::{
-    DisabledReason, DomainStatus, EventKind, TenantId, TenantStatus, Verification, WebhookId, WebhookStatus,
+    DisabledReason, DkimKeyState, DomainId, DomainStatus, EventKind, TenantId, TenantStatus, Verification,
+    WebhookId, WebhookStatus,
 };
 use crate::store::memory::DirectoryChange;
-use crate::store::sqlite::directory::row_limits;
+use crate::store::sqlite::directory::{dkim_keys, row_limits};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::outbox::webhooks;
+use crate::store::sqlite::secret_encryption::SealedColumn;
 use crate::store::sqlite::sql_types::us;
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
-    BundleObject, BundlePart, IMPORT_CONFLICTS_MAX, ImportConflict, ImportOptions, ImportReport, Key,
-    Limited, Result, StoreError, WebhookSecret,
+    BundleObject, BundlePart, DKIM_KEYS_MAX, DkimKey, IMPORT_CONFLICTS_MAX, ImportConflict, ImportReport,
+    ImportedSecret, Key, Limited, Result, StoreError, WebhookSecret, plain_secret,
 };
 
 const WEBHOOK_SECRET_OCTETS: usize = 32;
+/// Why a bundle with open deliveries is refused.
+const SENDING_TENANT: &str = "open deliveries are imported only if the tenant was suspended before the export, so that no mail is sent twice: suspend it on the other server, and export it again";
 
-/// Imports all of them; nothing after a conflict, and nothing in a dry run.
-pub(super) fn run(
-    tx: &Tx<'_>,
-    objects: &[BundleObject],
-    options: &ImportOptions,
-    now: Timestamp,
-) -> Result<ImportReport> {
-    tx.execute_batch("SAVEPOINT bundle")?;
-    let imported = import_all(tx, objects, options, now);
-    let is_kept =
-        !options.dry_run && imported.as_ref().is_ok_and(|importing| importing.report.conflicts.is_empty());
-    if !is_kept {
-        tx.execute_batch("ROLLBACK TO bundle")?;
-    }
-    tx.execute_batch("RELEASE bundle")?;
-    let importing = imported?;
-    if is_kept && importing.report.created > 0 {
-        importing.note_changes()?;
-    }
-    Ok(importing.report)
-}
-
-struct Importing<'a> {
+/// An import in progress.
+pub(super) struct Importing<'a> {
     tx: &'a Tx<'a>,
-    options: &'a ImportOptions,
-    now: Timestamp,
+    job: &'a ImportJob,
     tenant: TenantId,
     /// Name and slug, if it is new.
     new_tenant: Option<[Column; 2]>,
-    report: ImportReport,
+    /// The tenant, if it is new and does not send.
+    pub(super) stopped: Option<TenantId>,
+    /// The places of new messages.
+    pub(super) messages: Vec<usize>,
+    pub(super) report: ImportReport,
 }
 
 /// An object with the values of its columns, in the order of the fields of its table.
@@ -74,23 +61,19 @@ enum Decision {
 
 use Decision::{Conflict, Create, LeftOut, Unchanged};
 
-fn import_all<'a>(
-    tx: &'a Tx<'a>,
-    objects: &[BundleObject],
-    options: &'a ImportOptions,
-    now: Timestamp,
-) -> Result<Importing<'a>> {
-    let id = objects.first().and_then(|first| first.get("id")?.as_str()?.parse().ok());
+pub(super) fn import_all<'a>(tx: &'a Tx<'a>, job: &'a ImportJob) -> Result<Importing<'a>> {
+    let id = job.objects.first().and_then(|first| first.get("id")?.as_str()?.parse().ok());
     let mut importing = Importing {
         tx,
-        options,
-        now,
+        job,
         // Without an id, the first object is a conflict.
-        tenant: id.unwrap_or_else(|| TenantId::generate(now)),
+        tenant: id.unwrap_or_else(|| TenantId::generate(job.now)),
         new_tenant: None,
+        stopped: None,
+        messages: Vec::new(),
         report: ImportReport { tenant_id: id, ..ImportReport::default() },
     };
-    for (place, object) in objects.iter().enumerate() {
+    for (place, object) in job.objects.iter().enumerate() {
         if importing.report.conflicts.len() == IMPORT_CONFLICTS_MAX {
             break;
         }
@@ -111,6 +94,12 @@ fn import_all<'a>(
 impl Importing<'_> {
     /// Imports an object. The inner error is the reason of a conflict.
     fn import(&mut self, place: usize, object: &BundleObject) -> Result<std::result::Result<(), String>> {
+        if let Some(message) = self.job.messages.get(&place).filter(|_| place > 0) {
+            return match message {
+                Ok(message) => self.import_message(place, message),
+                Err(reason) => Ok(Err(reason.clone())),
+            };
+        }
         let kind = object.get("object").and_then(|kind| kind.as_str()).unwrap_or_default();
         let Some(table) = PartTable::named(kind) else {
             return Ok(Err("this type of object is unknown here".into()));
@@ -127,6 +116,9 @@ impl Importing<'_> {
             Err(reason) => return Ok(Err(reason)),
         };
         let mut parsed = Parsed { table, object, columns };
+        if table.part == BundlePart::Tenant && self.job.options.has_open && parsed.sends() {
+            return Ok(Err(SENDING_TENANT.to_owned()));
+        }
         match self.decide(&mut parsed)? {
             Create => self.create(&parsed),
             Unchanged => {
@@ -141,6 +133,24 @@ impl Importing<'_> {
         }
     }
 
+    fn import_message(
+        &mut self,
+        place: usize,
+        message: &ParsedMessage,
+    ) -> Result<std::result::Result<(), String>> {
+        match message.import(self.tx, self.tenant, &self.job.options, self.job.now)? {
+            MessageDecision::Created { open_deliveries } => {
+                self.messages.push(place);
+                self.report.created += 1;
+                self.report.open_deliveries += open_deliveries;
+            }
+            MessageDecision::Unchanged => self.report.unchanged += 1,
+            MessageDecision::LeftOut => self.report.left_open += 1,
+            MessageDecision::Conflict(reason) => return Ok(Err(reason)),
+        }
+        Ok(Ok(()))
+    }
+
     fn decide(&mut self, parsed: &mut Parsed<'_>) -> Result<Decision> {
         if let Some(is_same) = self.find(parsed)? {
             return Ok(if is_same { Unchanged } else { Conflict("this id belongs to something else here") });
@@ -148,8 +158,9 @@ impl Importing<'_> {
         match parsed.table.part {
             BundlePart::Tenant => self.decide_tenant(parsed),
             BundlePart::Domains => self.decide_domain(parsed),
-            BundlePart::DkimKeys => Ok(LeftOut),
-            BundlePart::Messages => Ok(Conflict("messages are not imported")),
+            BundlePart::DkimKeys => self.decide_dkim_key(parsed),
+            // They have no table of this kind.
+            BundlePart::Messages => Ok(Unchanged),
             BundlePart::Keys => {
                 let sql = "SELECT 1 FROM key WHERE digest = ?1 UNION ALL SELECT 1 FROM key_secret WHERE digest = ?1";
                 let is_known = self.tx.prepare_cached(sql)?.exists([parsed.column("digest")])?;
@@ -169,16 +180,7 @@ impl Importing<'_> {
                     self.tx.prepare_cached(sql)?.exists(params![self.tenant, parsed.column("name")])?;
                 Ok(if is_used { Conflict("the tenant has another template with this name") } else { Create })
             }
-            BundlePart::Webhooks => {
-                // The owner of its URL must get the new secret first.
-                parsed.set("status", WebhookStatus::Disabled.as_str().to_owned());
-                let id = parsed.id().parse().unwrap_or_else(|_| WebhookId::generate(self.now));
-                let secret = rand::random::<[u8; WEBHOOK_SECRET_OCTETS]>().to_vec();
-                let sealed = webhooks::seal(self.tx.sealer, id, &WebhookSecret(Zeroizing::new(secret)))?;
-                parsed.set("secret", sealed);
-                self.report.excluded += 1;
-                Ok(Create)
-            }
+            BundlePart::Webhooks => self.decide_webhook(parsed),
             BundlePart::Inboxes => {
                 let sql = "SELECT 1 FROM inbox WHERE tenant_id = ?1 AND folded = ?2";
                 let same = params![self.tenant, parsed.column("folded")];
@@ -204,7 +206,7 @@ impl Importing<'_> {
     }
 
     fn decide_tenant(&mut self, parsed: &mut Parsed<'_>) -> Result<Decision> {
-        if let Some(slug) = &self.options.slug {
+        if let Some(slug) = &self.job.options.slug {
             parsed.set("slug", slug.clone());
         }
         let sql = "SELECT 1 FROM tenant WHERE slug = ?1";
@@ -215,7 +217,8 @@ impl Importing<'_> {
         if self.tx.prepare_cached(sql)?.exists([parsed.column("external_ref")])? {
             return Ok(Conflict("another tenant has this external_ref"));
         }
-        if parsed.object.get("smart_host_password") == Some(&excluded()) {
+        let has_password = parsed.object.get("smart_host_password").is_some_and(|value| !value.is_null());
+        if has_password && !self.seal_secret(parsed)? {
             parsed.set("smart_host", Column::Null);
             self.report.excluded += 1;
         }
@@ -233,12 +236,65 @@ impl Importing<'_> {
         if self.tx.prepare_cached(sql)?.exists(taken)? {
             return Ok(Conflict("another tenant has verified this domain"));
         }
-        if !self.options.trusts_domains {
+        if !self.job.options.trusts_domains {
             parsed.set("status", DomainStatus::Pending.as_str().to_owned());
             parsed.set("verification", Verification::Dns.as_str().to_owned());
             parsed.set("verified_at", Column::Null);
         }
         Ok(Create)
+    }
+
+    fn decide_dkim_key(&mut self, parsed: &mut Parsed<'_>) -> Result<Decision> {
+        if !self.seal_secret(parsed)? {
+            return Ok(LeftOut);
+        }
+        let text = |name: &str| parsed.object.get(name).and_then(|value| value.as_str()).unwrap_or_default();
+        let Ok(domain) = text("domain_id").parse::<DomainId>() else {
+            return Ok(Conflict("it has no domain"));
+        };
+        let sql = "SELECT 1 FROM domain WHERE id = ?1 AND tenant_id = ?2";
+        if !self.tx.prepare_cached(sql)?.exists(params![domain, self.tenant])? {
+            return Ok(Conflict("its domain is not a domain of this tenant"));
+        }
+        let others = dkim_keys::of_domain(self.tx, domain)?;
+        if others.len() >= DKIM_KEYS_MAX {
+            return Ok(Conflict("its domain has the maximum number of DKIM keys"));
+        }
+        if others.iter().any(|other| other.selector == text("selector")) {
+            return Ok(Conflict("its domain has another DKIM key with this selector"));
+        }
+        // One key of an algorithm signs at a time; a check of the records may replace it.
+        let signs =
+            |key: &DkimKey| key.state == DkimKeyState::Active && key.algorithm.as_str() == text("algorithm");
+        if text("state") == DkimKeyState::Active.as_str() && others.iter().any(signs) {
+            parsed.set("state", DkimKeyState::Pending.as_str().to_owned());
+        }
+        Ok(Create)
+    }
+
+    fn decide_webhook(&mut self, parsed: &mut Parsed<'_>) -> Result<Decision> {
+        if self.seal_secret(parsed)? {
+            return Ok(Create);
+        }
+        // The owner of its URL must get the new secret first.
+        parsed.set("status", WebhookStatus::Disabled.as_str().to_owned());
+        let id = parsed.id().parse().unwrap_or_else(|_| WebhookId::generate(self.job.now));
+        let secret = rand::random::<[u8; WEBHOOK_SECRET_OCTETS]>().to_vec();
+        let sealed = webhooks::seal(self.tx.sealer, id, &WebhookSecret(Zeroizing::new(secret)))?;
+        parsed.set("secret", sealed);
+        self.report.excluded += 1;
+        Ok(Create)
+    }
+
+    /// Encrypts the secret of an object for this server; false if the bundle does not have it.
+    fn seal_secret(&mut self, parsed: &mut Parsed<'_>) -> Result<bool> {
+        let Some((field, column)) = parsed.table.secret() else { return Ok(false) };
+        let Some(secret) = parsed.object.get(field.name).and_then(plain_secret) else { return Ok(false) };
+        let sealed = self.tx.sealer.seal(SealedColumn { column, row: parsed.id() }, &secret)?;
+        parsed.set(field.name, sealed);
+        let (object, id) = (parsed.table.object.to_owned(), parsed.id().to_owned());
+        self.report.secrets.push(ImportedSecret { object, id });
+        Ok(true)
     }
 
     fn create(&mut self, parsed: &Parsed<'_>) -> Result<std::result::Result<(), String>> {
@@ -253,13 +309,9 @@ impl Importing<'_> {
         }
         let mut columns = parsed.table.columns();
         let mut values = parsed.columns.clone();
-        if parsed.table.has_tenant() {
-            columns += ", tenant_id";
-            values.push(self.tenant.to_string().into());
-        }
-        if *part == BundlePart::Webhooks {
-            columns += ", disabled_reason";
-            values.push(DisabledReason::Manual.as_str().to_owned().into());
+        for (column, value) in self.other_columns(parsed) {
+            columns = format!("{columns}, {column}");
+            values.push(value);
         }
         let places: Vec<_> = (1..=values.len()).map(|place| format!("?{place}")).collect();
         let sql = format!("INSERT INTO {table} ({columns}) VALUES ({})", places.join(", "));
@@ -273,6 +325,7 @@ impl Importing<'_> {
         match part {
             BundlePart::Tenant => {
                 self.new_tenant = Some(["name", "slug"].map(|name| parsed.column(name).clone()));
+                self.stopped = (!parsed.sends()).then_some(self.tenant);
             }
             BundlePart::Keys => self.schedule_expiry_notice(parsed)?,
             _ => {}
@@ -281,29 +334,64 @@ impl Importing<'_> {
         Ok(Ok(()))
     }
 
+    /// The columns that follow from the tenant and the object, and their values.
+    fn other_columns(&self, parsed: &Parsed<'_>) -> Vec<(&'static str, Column)> {
+        let mut others = Vec::new();
+        if parsed.table.has_tenant() {
+            others.push(("tenant_id", self.tenant.to_string().into()));
+        }
+        let is = |name: &str, value: &str| *parsed.column(name) == Column::from(value.to_owned());
+        match parsed.table.part {
+            BundlePart::Webhooks if is("status", WebhookStatus::Disabled.as_str()) => {
+                others.push(("disabled_reason", DisabledReason::Manual.as_str().to_owned().into()));
+            }
+            BundlePart::DkimKeys => {
+                let is_retiring = is("state", DkimKeyState::Retiring.as_str());
+                others.push(("has_signed", (!is("state", DkimKeyState::Pending.as_str())).into()));
+                others.push(("retiring_since_us", is_retiring.then(|| us(self.job.now)).into()));
+            }
+            _ => {}
+        }
+        others
+    }
+
     fn schedule_expiry_notice(&self, parsed: &Parsed<'_>) -> Result<()> {
         let Column::Integer(expires_us) = parsed.column("expires_at") else { return Ok(()) };
         let expires_at = Timestamp::from_microsecond(*expires_us).unwrap_or(Timestamp::MAX);
-        let next = Key::next_expiry_notice(expires_at, self.now).map(us);
+        let next = Key::next_expiry_notice(expires_at, self.job.now).map(us);
         let sql = "UPDATE key SET next_notice_us = ?2 WHERE id = ?1";
         self.tx.prepare_cached(sql)?.execute(params![parsed.id(), next])?;
         Ok(())
     }
 
     /// Makes the store read again what it keeps in memory about the tenant. Appends `tenant.created` for a new tenant.
-    fn note_changes(&self) -> Result<()> {
+    pub(super) fn note_changes(&self) -> Result<()> {
+        if self.report.created == self.messages.len() as u64 {
+            return Ok(());
+        }
         self.tx.directory_changes.push(DirectoryChange::Everything);
         self.tx.subscriptions.clear();
-        self.tx.suppression_times.note(Some(self.tenant), self.now);
+        self.tx.suppression_times.note(Some(self.tenant), self.job.now);
         let Some([Column::Text(name), Column::Text(slug)]) = &self.new_tenant else { return Ok(()) };
         let subject = Subject { tenant_id: Some(self.tenant), ..Subject::default() };
-        self.tx.append(EventKind::TenantCreated, subject, &json!({ "name": name, "slug": slug }), self.now)
+        self.tx.append(
+            EventKind::TenantCreated,
+            subject,
+            &json!({ "name": name, "slug": slug }),
+            self.job.now,
+        )
     }
 }
 
 impl Parsed<'_> {
     fn id(&self) -> &str {
         self.object.get("id").and_then(|id| id.as_str()).unwrap_or_default()
+    }
+
+    /// Whether it is a tenant that delivers mail.
+    fn sends(&self) -> bool {
+        let status = self.object.get("status").and_then(|status| status.as_str()).unwrap_or_default();
+        status.parse().is_ok_and(TenantStatus::sends)
     }
 
     /// The limit that it counts against.

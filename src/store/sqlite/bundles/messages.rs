@@ -1,97 +1,144 @@
-//! The messages of a bundle, each with its deliveries, attempts, events and content. They are exported only: with the rest of an
-//! archive, not to be sent again.
+//! The messages of a bundle, each with its deliveries, attempts, events and content: their fields, and the export.
+
+use std::net::IpAddr;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use rusqlite::{Connection, params};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::fields::Form::{Json, Number, Switch, Text, Time};
-use super::fields::{Field, any_number, any_text};
-use crate::model::{MessageId, TenantId};
+use super::fields::{Field, any_text, holds, is};
+use super::parts::is_count;
+use crate::mail::{
+    Address, DomainName, EnhancedStatus, EnvelopeId, Notify, OriginalRecipient, ReturnContent, ReversePath,
+};
+use crate::model::{
+    AttemptId, BounceClass, DeliveryId, DeliveryState, Environment, EventId, EventKind, KeyId, ListName,
+    MessageId, MessageKind, TenantId,
+};
 use crate::store::sqlite::blob_store::{self, BodyFiles};
 use crate::store::sqlite::sql_types::sql_limit;
 use crate::store::{BundleObject, PAGE_OBJECTS_MAX, PAGE_OCTETS_MAX, Page, Result, StoreError};
 
-const MESSAGE: &[Field] = &[
-    Field::new("id", "id", Text(any_text)),
-    Field::new("key_id", "key_id", Text(any_text)),
-    Field::new("kind", "kind", Text(any_text)),
-    Field::new("environment", "environment", Text(any_text)),
-    Field::new("from", "reverse_path", Text(any_text)),
+/// The first one is the id.
+pub(super) const MESSAGE: &[Field] = &[
+    Field::new("id", "id", Text(is::<MessageId>)),
+    Field::new("key_id", "key_id", Text(is::<KeyId>)),
+    Field::new("kind", "kind", Text(is_exported_kind)),
+    Field::new("environment", "environment", Text(is::<Environment>)),
+    Field::new("from", "reverse_path", Text(is_reverse_path)),
     Field::new("body", "body", Text(any_text)),
     Field::new("smtputf8", "smtputf8", Switch),
     Field::new("require_tls", "require_tls", Switch),
-    Field::new("return_content", "return_content", Text(any_text)),
-    Field::new("envelope_id", "envelope_id", Text(any_text)),
-    Field::new("size", "size", Number(any_number)),
+    Field::new("return_content", "return_content", Text(is::<ReturnContent>)),
+    Field::new("envelope_id", "envelope_id", Text(is::<EnvelopeId>)),
+    Field::new("size", "size", Number(is_natural)),
     Field::new("subject", "subject", Text(any_text)),
     Field::new("header_from", "header_from", Text(any_text)),
     Field::new("message_id", "header_message_id", Text(any_text)),
-    Field::new("dkim_domain", "dkim_domain", Text(any_text)),
-    Field::new("list", "list", Text(any_text)),
-    Field::new("tags", "tags", Json(any_text)),
-    Field::new("metadata", "metadata", Json(any_text)),
+    Field::new("dkim_domain", "dkim_domain", Text(is::<DomainName>)),
+    Field::new("sender_domain", "sender_domain", Text(is::<DomainName>)),
+    Field::new("list", "list", Text(is::<ListName>)),
+    Field::new("tags", "tags", Json(holds::<Vec<String>>)),
+    Field::new("metadata", "metadata", Json(holds::<Map<String, Value>>)),
     Field::new("created_at", "created_us", Time),
     Field::new("send_at", "release_us", Time),
     Field::new("expires_at", "expires_us", Time),
 ];
 
-/// What belongs to a message: the name of the list, the table, its order and its fields.
-const PARTS: &[(&str, &str, &str, &[Field])] = &[
-    (
-        "deliveries",
-        "delivery",
-        "position",
-        &[
-            Field::new("id", "id", Text(any_text)),
-            Field::new("recipient", "recipient", Text(any_text)),
-            Field::new("original_recipient", "original_recipient", Text(any_text)),
-            Field::new("status", "state", Text(any_text)),
-            Field::new("attempts", "attempts", Number(any_number)),
-            Field::new("last_reply", "last_reply", Text(any_text)),
-            Field::new("bounce_class", "bounce_class", Text(any_text)),
-            Field::new("complained_at", "complained_us", Time),
-            Field::new("updated_at", "updated_us", Time),
-        ],
-    ),
-    (
-        "attempts",
-        "attempt",
-        "started_us, id",
-        &[
-            Field::new("id", "id", Text(any_text)),
-            Field::new("delivery_id", "delivery_id", Text(any_text)),
-            Field::new("at", "started_us", Time),
-            Field::new("duration_ms", "duration_ms", Number(any_number)),
-            Field::new("host", "host", Text(any_text)),
-            Field::new("address", "address", Text(any_text)),
-            Field::new("source", "source", Text(any_text)),
-            Field::new("tls", "tls", Text(any_text)),
-            Field::new("tls_policy", "tls_policy", Text(any_text)),
-            Field::new("reply_code", "code", Number(any_number)),
-            Field::new("enhanced_code", "enhanced", Text(any_text)),
-            Field::new("reply", "text", Text(any_text)),
-            Field::new("transcript", "transcript", Text(any_text)),
-            Field::new("transcript_of", "transcript_of", Text(any_text)),
-            Field::new("outcome", "outcome", Text(any_text)),
-            Field::new("bounce_class", "bounce_class", Text(any_text)),
-            Field::new("reason", "reason", Text(any_text)),
-        ],
-    ),
-    (
-        "events",
-        "event",
-        "id",
-        &[
-            Field::new("id", "id", Text(any_text)),
-            Field::new("type", "kind", Text(any_text)),
-            Field::new("delivery_id", "delivery_id", Text(any_text)),
-            Field::new("data", "data", Json(any_text)),
-            Field::new("created_at", "created_us", Time),
-        ],
-    ),
-];
+/// What belongs to a message.
+pub(super) struct MessagePart {
+    /// The name of the list.
+    pub(super) list: &'static str,
+    pub(super) table: &'static str,
+    pub(super) order: &'static str,
+    /// The first one is the id.
+    pub(super) fields: &'static [Field],
+}
+
+pub(super) const DELIVERIES: MessagePart = MessagePart {
+    list: "deliveries",
+    table: "delivery",
+    order: "position",
+    fields: &[
+        Field::new("id", "id", Text(is::<DeliveryId>)),
+        Field::new("recipient", "recipient", Text(is::<Address>)),
+        Field::new("original_recipient", "original_recipient", Text(is::<OriginalRecipient>)),
+        Field::new("notify", "notify", Text(is::<Notify>)),
+        Field::new("status", "state", Text(is::<DeliveryState>)),
+        Field::new("attempts", "attempts", Number(is_count)),
+        Field::new("last_reply", "last_reply", Text(any_text)),
+        Field::new("bounce_class", "bounce_class", Text(is::<BounceClass>)),
+        Field::new("complained_at", "complained_us", Time),
+        Field::new("updated_at", "updated_us", Time),
+    ],
+};
+
+pub(super) const ATTEMPTS: MessagePart = MessagePart {
+    list: "attempts",
+    table: "attempt",
+    order: "started_us, id",
+    fields: &[
+        Field::new("id", "id", Text(is::<AttemptId>)),
+        Field::new("delivery_id", "delivery_id", Text(is::<DeliveryId>)),
+        Field::new("at", "started_us", Time),
+        Field::new("duration_ms", "duration_ms", Number(is_natural)),
+        Field::new("host", "host", Text(any_text)),
+        Field::new("address", "address", Text(is::<IpAddr>)),
+        Field::new("source", "source", Text(is::<IpAddr>)),
+        Field::new("tls", "tls", Text(any_text)),
+        Field::new("tls_policy", "tls_policy", Text(any_text)),
+        Field::new("reply_code", "code", Number(is_reply_code)),
+        Field::new("enhanced_code", "enhanced", Text(is::<EnhancedStatus>)),
+        Field::new("reply", "text", Text(any_text)),
+        Field::new("transcript", "transcript", Text(any_text)),
+        Field::new("transcript_of", "transcript_of", Text(is::<AttemptId>)),
+        Field::new("outcome", "outcome", Text(is::<DeliveryState>)),
+        Field::new("bounce_class", "bounce_class", Text(is::<BounceClass>)),
+        Field::new("reason", "reason", Text(any_text)),
+    ],
+};
+
+pub(super) const EVENTS: MessagePart = MessagePart {
+    list: "events",
+    table: "event",
+    order: "id",
+    fields: &[
+        Field::new("id", "id", Text(is::<EventId>)),
+        Field::new("type", "kind", Text(is_event_of_message)),
+        Field::new("delivery_id", "delivery_id", Text(is::<DeliveryId>)),
+        Field::new("data", "data", Json(is_json)),
+        Field::new("created_at", "created_us", Time),
+    ],
+};
+
+const PARTS: [&MessagePart; 3] = [&DELIVERIES, &ATTEMPTS, &EVENTS];
+
+/// A confirmation mail has a code for the owner of an address.
+fn is_exported_kind(text: &str) -> bool {
+    text.parse().is_ok_and(|kind: MessageKind| kind != MessageKind::Confirmation)
+}
+
+fn is_reverse_path(text: &str) -> bool {
+    ReversePath::parse(text).is_ok()
+}
+
+fn is_event_of_message(text: &str) -> bool {
+    text.parse().is_ok_and(EventKind::names_message)
+}
+
+fn is_json(text: &str) -> bool {
+    holds::<Value>(text)
+}
+
+fn is_natural(number: i64) -> bool {
+    number >= 0
+}
+
+fn is_reply_code(number: i64) -> bool {
+    u16::try_from(number).is_ok()
+}
 
 /// The next messages. A page ends when its contents have as many octets as a page may have; the first one always fits.
 pub(super) fn page(
@@ -100,7 +147,6 @@ pub(super) fn page(
     tenant: TenantId,
     after: &str,
 ) -> Result<Page<BundleObject>> {
-    // A confirmation mail has a code for the owner of an address.
     let sql = "SELECT id, size FROM message WHERE tenant_id = ?1 AND id > ?2 AND kind <> 'confirmation'
                ORDER BY id LIMIT ?3";
     let mut statement = connection.prepare_cached(sql)?;
@@ -124,14 +170,16 @@ fn read(connection: &Connection, files: &BodyFiles, id: MessageId) -> Result<Opt
     let found = objects(connection, "message WHERE id = ?1", MESSAGE, id)?;
     let Some(Value::Object(mut message)) = found.into_iter().next() else { return Ok(None) };
     message.insert("object".to_owned(), json!("message"));
-    for (name, table, order, fields) in PARTS {
+    for MessagePart { list, table, order, fields } in PARTS {
         let of_message = format!("{table} WHERE message_id = ?1 ORDER BY {order}");
-        message.insert((*name).to_owned(), objects(connection, &of_message, fields, id)?.into());
+        message.insert((*list).to_owned(), objects(connection, &of_message, fields, id)?.into());
     }
     let content = match blob_store::read(connection, files, id) {
         Err(StoreError::Damaged { .. }) => None,
         content => content?,
     };
+    let prefix_octets = content.as_ref().map(|content| content.prefix.len());
+    message.insert("content_prefix_octets".to_owned(), json!(prefix_octets));
     let content = content.map(|content| BASE64_STANDARD.encode(content.to_vec()));
     message.insert("content".to_owned(), json!(content));
     Ok(Some(message))

@@ -10,6 +10,9 @@ use crate::model::{
     ReturnPathMode, Scope, SuppressedMail, SuppressionId, SuppressionReason, TemplateId, TenantId,
     TenantStatus, Verification, WebhookId, WebhookStatus, Weight,
 };
+use crate::store::sqlite::directory::dkim_keys::PRIVATE_KEY_COLUMN;
+use crate::store::sqlite::directory::tenants::PASSWORD_COLUMN;
+use crate::store::sqlite::outbox::webhooks::SECRET_COLUMN;
 use crate::store::{BundlePart, RateLimit, SmartHost, TenantSettings};
 
 /// A table whose rows are objects of a bundle.
@@ -38,6 +41,14 @@ impl PartTable {
         PARTS.iter().find(|table| table.object == object)
     }
 
+    /// The field with the secret, and the column that it is encrypted for.
+    pub(super) fn secret(&self) -> Option<(&'static Field, &'static str)> {
+        self.fields.iter().find_map(|field| match field.form {
+            Secret(sealed_for) => Some((field, sealed_for)),
+            _ => None,
+        })
+    }
+
     pub(super) fn columns(&self) -> String {
         let columns: Vec<_> = self.fields.iter().map(|field| field.column).collect();
         columns.join(", ")
@@ -53,7 +64,7 @@ fn is_weight(number: i64) -> bool {
     u32::try_from(number).is_ok_and(|number| Weight::try_from(number).is_ok())
 }
 
-fn is_count(number: i64) -> bool {
+pub(super) fn is_count(number: i64) -> bool {
     u32::try_from(number).is_ok()
 }
 
@@ -73,7 +84,7 @@ pub(super) const PARTS: &[PartTable] = &[
             Field::new("settings", "settings", Json(holds::<TenantSettings>)).changing(),
             Field::new("rate_limit", "rate_limit", Json(holds::<RateLimit>)).changing(),
             Field::new("smart_host", "smart_host", Json(holds::<SmartHost>)).changing(),
-            Field::new("smart_host_password", "smart_host_password", Secret).changing(),
+            Field::new("smart_host_password", "smart_host_password", Secret(PASSWORD_COLUMN)).changing(),
             Field::new("source_pool", "source_pool", Text(any_text)).changing(),
             Field::new("retention_days", "retention_days", Number(is_count)).changing(),
             Field::new("body_retention_days", "body_retention_days", Number(is_count)).changing(),
@@ -115,7 +126,7 @@ pub(super) const PARTS: &[PartTable] = &[
             Field::new("algorithm", "algorithm", Text(is::<DkimAlgorithm>)),
             Field::new("state", "state", Text(is::<DkimKeyState>)).changing(),
             Field::new("public_key", "public_key", Text(any_text)),
-            Field::new("private_key", "private_key", Secret).changing(),
+            Field::new("private_key", "private_key", Secret(PRIVATE_KEY_COLUMN)).changing(),
             Field::new("created_at", "created_us", Time),
         ],
     },
@@ -185,7 +196,7 @@ pub(super) const PARTS: &[PartTable] = &[
             Field::new("kinds", "kinds", Json(holds::<Vec<EventKind>>)).changing(),
             Field::new("environments", "environments", Json(holds::<Vec<Environment>>)).changing(),
             Field::new("status", "status", Text(is::<WebhookStatus>)).changing(),
-            Field::new("secret", "secret", Secret).changing(),
+            Field::new("secret", "secret", Secret(SECRET_COLUMN)).changing(),
             Field::new("created_at", "created_us", Time),
             Field::new("updated_at", "updated_us", Time).changing(),
         ],

@@ -13,7 +13,7 @@ use crate::store::sqlite::sql_types::{time, time_if_any, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{Conflict, DKIM_KEYS_MAX, DkimKey, Domain, NewDkimKey, Result, StoreError};
 
-const PRIVATE_KEY_COLUMN: &str = "dkim_key.private_key";
+pub(in crate::store::sqlite) const PRIVATE_KEY_COLUMN: &str = "dkim_key.private_key";
 /// Maximum between the acceptance time of a message and its signature, and between the DNS check that replaces a key and
 /// the last signature with it.
 const SIGNING_TIME_MAX: SignedDuration = SignedDuration::from_mins(5);
@@ -89,7 +89,7 @@ fn retire_others(tx: &Tx<'_>, key: &DkimKey, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn of_domain(connection: &Connection, domain: DomainId) -> Result<Vec<DkimKey>> {
+pub(in crate::store::sqlite) fn of_domain(connection: &Connection, domain: DomainId) -> Result<Vec<DkimKey>> {
     let mut statement =
         connection.prepare_cached("SELECT * FROM dkim_key WHERE domain_id = ?1 ORDER BY created_us, id")?;
     let keys = statement.query_map([domain], read_row)?;

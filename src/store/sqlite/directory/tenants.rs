@@ -16,7 +16,7 @@ use crate::store::{
     TenantFilter, TenantPatch,
 };
 
-const PASSWORD_COLUMN: &str = "tenant.smart_host_password";
+pub(in crate::store::sqlite) const PASSWORD_COLUMN: &str = "tenant.smart_host_password";
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Tenant> {
     Ok(Tenant {

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 
-use data_encoding::HEXLOWER;
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use ulid::Ulid;
@@ -78,8 +77,8 @@ pub(super) fn read_news(connection: &Connection) -> Result<Option<News>> {
 pub(super) fn write(tx: &Tx<'_>, news: &News) -> Result<()> {
     let mut is_there = tx.prepare_cached("SELECT 1 FROM message WHERE id = ?1")?;
     for entry in &news.messages {
-        // It may have been deleted since it was read.
-        if is_there.exists([entry.id])? {
+        // It may have been deleted since it was read, or be an imported one.
+        if is_there.exists([entry.id])? && place_of(tx, entry.id)?.is_none() {
             put(tx, entry)?;
         }
     }
@@ -104,6 +103,11 @@ pub(in crate::store::sqlite) fn renew(tx: &Tx<'_>, id: MessageId) -> Result<()> 
         return Ok(());
     }
     remove(tx, id)?;
+    add(tx, id)
+}
+
+/// Indexes a message that is not indexed. No round reads the events of an imported one that are older than its position.
+pub(in crate::store::sqlite) fn add(tx: &Tx<'_>, id: MessageId) -> Result<()> {
     let Some(message) = message_rows::find(tx, id)? else { return Ok(()) };
     let recipients = delivery_rows::recipients(tx, id, usize::MAX)?;
     let facets = facets_of(&message, &recipients).join(" ");
@@ -217,7 +221,7 @@ fn tag_facet(tag: &str) -> String {
 /// A word for a value with any characters: a hash. Searches also compare the value itself.
 fn facet(kind: &str, value: &str) -> String {
     let digest = Sha256::new().chain_update(kind).chain_update([0]).chain_update(value).finalize();
-    format!("x{}", HEXLOWER.encode(&digest[..8]))
+    digest.iter().take(8).fold(String::from("x"), |word, octet| word + &format!("{octet:02x}"))
 }
 
 /// The query of the index, if a filter has a condition for it. Tenant and environment alone are none: every tenant has them,

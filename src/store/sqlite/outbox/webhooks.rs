@@ -14,7 +14,7 @@ use crate::store::{
     Limited, NewWebhook, Page, PageRequest, Result, Webhook, WebhookFilter, WebhookPatch, WebhookSecret,
 };
 
-const SECRET_COLUMN: &str = "webhook.secret";
+pub(in crate::store::sqlite) const SECRET_COLUMN: &str = "webhook.secret";
 /// Maximum of earlier secrets that also sign.
 const EARLIER_SECRETS_MAX: u32 = 10;
 
