@@ -17,12 +17,16 @@ use super::manifest::{
     DATABASE_FILE, FILES_FILE, FileDigest, MANIFEST_FILE, Manifest, file_line, parse_file_line,
 };
 use super::output::{ARCHIVE_FILE, Output};
+use super::throttle::{Pace, Throttle};
 use crate::durable_file::{create_directory, rename_without_replacing, sync_directory};
 use crate::mail::Timestamp;
-use crate::store::{BackupError, CopiedDatabase, CopyPace, body_path, copy_database, hold_bodies};
+use crate::store::{BackupError, CopiedDatabase, CopyProgress, body_path, copy_database, hold_bodies};
 
 /// How long to wait for a deletion of body files in progress.
 const HOLD_WAIT: Duration = Duration::from_secs(30);
+
+/// So many octets of body files are synced together.
+const SYNC_OCTETS: u64 = 32 * 1024 * 1024;
 
 /// What to copy, and how.
 #[derive(Debug, Clone)]
@@ -33,8 +37,8 @@ pub struct CreateOptions {
     pub target: BackupPath,
     /// An earlier backup on the same file system: its body files are linked instead of copied.
     pub since: Option<PathBuf>,
-    /// Octets a second of the database.
-    pub rate: Option<u64>,
+    /// How fast.
+    pub pace: Pace,
     /// With less free space than twice this beside the data directory or the target, the backup is given up: with less than
     /// this, the server refuses mail.
     pub free_octets_min: u64,
@@ -128,16 +132,20 @@ pub fn create(options: &CreateOptions, now: fn() -> Timestamp) -> Result<Created
     // What a backup to the standard output left behind.
     remove_abandoned(data_dir).map_err(at(data_dir))?;
     check_space(options, work.path())?;
-    let (copied, log_octets) = copy_paced(options, work.path(), now)?;
+    let mut throttle = Throttle::new(options.pace);
+    let (copied, log_octets) = copy_paced(options, work.path(), now, &mut throttle)?;
     let mut output = Output::open(target, work.path(), copied.taken_at).map_err(at(work.path()))?;
-    let copying = Copying { options, copied, earlier: earlier_files(options.since.as_deref())?, linked: 0 };
+    if (target, options.pace) == (&BackupPath::Stdout, Pace::Resting) {
+        // From now on, its reader sets the pace. To wait for a slow one is no work that needs a rest.
+        throttle = Throttle::new(Pace::Unlimited);
+    }
+    let earlier = earlier_files(options.since.as_deref())?;
+    let copying = Copying { options, copied, earlier, linked: 0, throttle, unsynced: 0 };
     let (manifest, linked) = copying.run(&mut output, work.path())?;
     drop(held);
     output.finish().map_err(at(work.path()))?;
     if *target != BackupPath::Stdout {
-        // One call for all files, because a call for each would also make the commits of the server wait.
-        let synced = File::open(work.path()).and_then(|directory| Ok(rustix::fs::syncfs(directory)?));
-        synced.map_err(at(work.path()))?;
+        sync_file_system(work.path()).map_err(at(work.path()))?;
     }
     match target {
         BackupPath::Directory(path) => {
@@ -169,20 +177,27 @@ fn copy_paced(
     options: &CreateOptions,
     work: &Path,
     now: fn() -> Timestamp,
+    throttle: &mut Throttle,
 ) -> Result<(CopiedDatabase, u64), CreateError> {
     let (mut log_octets_max, mut low) = (0, None);
-    let mut may_go_on = |log_octets: u64| {
-        log_octets_max = log_octets.max(log_octets_max);
-        low = find_low(options, work);
-        if low.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    let mut before_step = |progress: CopyProgress| {
+        log_octets_max = progress.log_octets.max(log_octets_max);
+        throttle.rest(progress.step_octets, || {
+            low = find_low(options, work);
+            if low.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
     };
-    let pace = CopyPace { rate: options.rate, may_go_on: &mut may_go_on };
     let database = options.data_dir.join(DATABASE_FILE);
-    let copied = copy_database(&database, &work.join(DATABASE_FILE), now, pace);
+    let copied = copy_database(&database, &work.join(DATABASE_FILE), now, &mut before_step);
     match (copied, low) {
         (Err(BackupError::GivenUp), Some(low)) => Err(CreateError::DiskLow(low)),
         (copied, _) => Ok((copied?, log_octets_max)),
     }
+}
+
+/// Makes all files durable with one call, because a call for each would make the commits of the server wait.
+fn sync_file_system(directory: &Path) -> std::io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(directory)?)?)
 }
 
 /// What must stay free during a backup.
@@ -237,6 +252,9 @@ struct Copying<'a> {
     copied: CopiedDatabase,
     earlier: EarlierFiles,
     linked: u64,
+    throttle: Throttle,
+    /// Octets of body files since the last sync.
+    unsynced: u64,
 }
 
 impl Copying<'_> {
@@ -244,7 +262,7 @@ impl Copying<'_> {
     fn run(mut self, output: &mut Output, work: &Path) -> Result<(Manifest, u64), CreateError> {
         let database_path = work.join(DATABASE_FILE);
         let file = File::open(&database_path).map_err(at(&database_path))?;
-        let database = output.add_database(file).map_err(at(&database_path))?;
+        let database = output.add_database(file, &mut self.throttle).map_err(at(&database_path))?;
         let mut list = file_line(&database.sha256, DATABASE_FILE);
         let (mut bodies, mut body_octets, mut missing_bodies) = (0, 0, Vec::new());
         for id in std::mem::take(&mut self.copied.body_files) {
@@ -256,6 +274,7 @@ impl Copying<'_> {
                 Ok(digest) => {
                     list += &file_line(&digest.sha256, &path);
                     (bodies, body_octets) = (bodies + 1, body_octets + digest.octets);
+                    self.sync_some(digest.octets, work).map_err(at(work))?;
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => missing_bodies.push(id),
                 Err(error) => return Err(at(Path::new(&path))(error)),
@@ -288,6 +307,16 @@ impl Copying<'_> {
         Ok((manifest, self.linked))
     }
 
+    /// The disk writes some now and then, because all at the end would make the commits of the server wait.
+    fn sync_some(&mut self, octets: u64, work: &Path) -> std::io::Result<()> {
+        self.unsynced += octets;
+        if self.options.target == BackupPath::Stdout || self.unsynced < SYNC_OCTETS {
+            return Ok(());
+        }
+        self.unsynced = 0;
+        sync_file_system(work)
+    }
+
     fn add_body(&mut self, output: &mut Output, path: &str) -> std::io::Result<FileDigest> {
         if let (Output::Directory(work), Some((earlier, files))) = (&output, &self.earlier)
             && let Some(sha256) = files.get(path)
@@ -298,7 +327,7 @@ impl Copying<'_> {
             return Ok(FileDigest { octets: linked, sha256: sha256.clone() });
         }
         let file = File::open(self.options.data_dir.join(path))?;
-        output.add(path, file)
+        output.add(path, file, &mut self.throttle)
     }
 }
 

@@ -12,6 +12,7 @@ mod manifest;
 mod output;
 mod restore;
 mod secrets;
+mod throttle;
 mod verify;
 
 pub use bundle::{
@@ -25,4 +26,5 @@ pub use last_backup::LastBackup;
 pub use manifest::{FileDigest, Manifest, ManifestError};
 pub use restore::{RestoreError, RestoreOptions, RestoreReport, restore};
 pub use secrets::{SecretError, SecretIdentity, SecretRecipients, encrypted_secret};
+pub use throttle::Pace;
 pub use verify::{Fault, VerifyReport, verify};

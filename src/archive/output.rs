@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::contents::{Digesting, copy, create_private};
 use super::directory::BackupPath;
 use super::manifest::{DATABASE_FILE, FileDigest};
+use super::throttle::{Throttle, Throttled};
 use crate::mail::Timestamp;
 
 /// The name of an archive in its work directory.
@@ -31,16 +32,16 @@ impl Output {
     }
 
     /// Adds the copied database.
-    pub(super) fn add_database(&mut self, file: File) -> Result<FileDigest> {
+    pub(super) fn add_database(&mut self, file: File, throttle: &mut Throttle) -> Result<FileDigest> {
         match self {
-            Self::Directory(_) => copy(file, sink()),
-            Self::Tar { .. } => self.add(DATABASE_FILE, file),
+            Self::Directory(_) => copy(Throttled { from: file, throttle }, sink()),
+            Self::Tar { .. } => self.add(DATABASE_FILE, file, throttle),
         }
     }
 
-    pub(super) fn add(&mut self, path: &str, file: File) -> Result<FileDigest> {
+    pub(super) fn add(&mut self, path: &str, file: File, throttle: &mut Throttle) -> Result<FileDigest> {
         let octets = file.metadata()?.len();
-        self.write(path, file, octets)
+        self.write(path, Throttled { from: file, throttle }, octets)
     }
 
     pub(super) fn add_text(&mut self, path: &str, text: &[u8]) -> Result<FileDigest> {

@@ -12,7 +12,7 @@ use clap::Subcommand;
 
 use super::CONFIG_FILE_DEFAULT;
 use super::output::{counted, print, printable_lines};
-use crate::archive::{self, BackupPath, CreateOptions, Created};
+use crate::archive::{self, BackupPath, CreateOptions, Created, Pace};
 use crate::config::Config;
 use crate::mail::Timestamp;
 
@@ -52,7 +52,8 @@ struct CreateArguments {
     /// Links the body files that this earlier backup on the same file system has too
     #[arg(long, value_name = "DIR")]
     since: Option<PathBuf>,
-    /// Copies at most so much of the database in a second, for example 20MiB
+    /// Reads at most so much in a second, for example 20MiB; 0 for as fast as possible. Without it, the backup rests up to twice
+    /// as long as it works
     #[arg(long, value_name = "SIZE")]
     rate: Option<ByteSize>,
     /// Makes the backup in a new directory below the target, named by its time; keeps the newest so many that were made so for
@@ -109,7 +110,7 @@ fn create(arguments: &CreateArguments) -> anyhow::Result<ExitCode> {
         data_dir: config.data_dir,
         target,
         since,
-        rate: rate.map(|rate| rate.as_u64()),
+        pace: Pace::of_rate(rate.map(|rate| rate.as_u64())),
         free_octets_min: config.store.free_disk_min.as_u64(),
         hostname: config.hostname.to_string(),
     };

@@ -43,10 +43,10 @@ pub use requester::Requester;
 use requester::is_in_scope;
 pub use response_recorder::{IdempotentRequest, ResponseRecorder};
 pub use sqlite::{
-    BackupError, Bounds, CopiedDatabase, CopyPace, DATABASE_FILE, DatabaseReport, NewLife, PendingMigrations,
-    PreparedDatabase, SqliteOptions, SqliteStore, body_path, check_database, check_master_key, copy_database,
-    fingerprint_in_database, has_data, hold_bodies, lock_data_dir, master_key_fingerprint,
-    pending_migrations, prepare_restored, quick_check,
+    BackupError, Bounds, CopiedDatabase, CopyProgress, DATABASE_FILE, DatabaseReport, NewLife,
+    PendingMigrations, PreparedDatabase, SqliteOptions, SqliteStore, body_path, check_database,
+    check_master_key, copy_database, fingerprint_in_database, has_data, hold_bodies, lock_data_dir,
+    master_key_fingerprint, pending_migrations, prepare_restored, quick_check,
 };
 pub use traits::{
     AcmeAccounts, Audit, Bundles, Directory, Erasures, Inboxes, Journal, Ledger, Outbox, Queue, Reports,

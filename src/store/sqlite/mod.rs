@@ -53,7 +53,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 pub use self::backup::{
-    BackupError, CopiedDatabase, CopyPace, DatabaseReport, NewLife, PreparedDatabase, check_database,
+    BackupError, CopiedDatabase, CopyProgress, DatabaseReport, NewLife, PreparedDatabase, check_database,
     copy_database, fingerprint_in_database, prepare_restored,
 };
 use self::blob_store::BodyFiles;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
@@ -22,15 +22,13 @@ const STEP_OCTETS: u64 = 4 * 1024 * 1024;
 /// How long a step may wait for a lock.
 const BUSY_WAIT: Duration = Duration::from_millis(50);
 
-/// How often a slow copy asks whether to go on: meanwhile the log grows.
-const ASK_INTERVAL: Duration = Duration::from_millis(250);
-
-/// How fast a copy runs.
-pub struct CopyPace<'a> {
-    /// Octets a second; as fast as the disk without.
-    pub rate: Option<u64>,
-    /// Asked before each step, and often between slow ones, whether to go on, with the size of the write-ahead log.
-    pub may_go_on: &'a mut dyn FnMut(u64) -> ControlFlow<()>,
+/// How far a copy is.
+#[derive(Debug, Clone, Copy)]
+pub struct CopyProgress {
+    /// Octets that the last step copied.
+    pub step_octets: u64,
+    /// The size of the write-ahead log.
+    pub log_octets: u64,
 }
 
 /// What was copied.
@@ -52,7 +50,7 @@ pub struct CopiedDatabase {
     pub body_files: Vec<String>,
 }
 
-/// Copies a database into a new file.
+/// Copies a database into a new file. Asks before each step whether to go on; the caller may rest then.
 ///
 /// # Errors
 /// [`BackupError`].
@@ -60,7 +58,7 @@ pub fn copy_database(
     database: &Path,
     target: &Path,
     now: fn() -> Timestamp,
-    pace: CopyPace<'_>,
+    before_step: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
 ) -> Result<CopiedDatabase, BackupError> {
     if !database.is_file() {
         return Err(BackupError::Absent(database.to_owned()));
@@ -80,7 +78,15 @@ pub fn copy_database(
     // SQLite would create it with the mode of the process.
     private_file(target)?;
     let mut copy = Connection::open(target)?;
-    run(&source, &mut copy, &log_of(database), pace)?;
+    let (written, log) = (File::open(target)?, log_of(database));
+    run(&source, &mut copy, &mut |step_octets| {
+        // The disk writes a little now and then, because a lot at the end would make the commits of the server wait. And a rest
+        // that follows is as long as the disk needs it.
+        written.sync_data()?;
+        let log_octets = std::fs::metadata(&log).map_or(0, |metadata| metadata.len());
+        let progress = CopyProgress { step_octets, log_octets };
+        if before_step(progress).is_break() { Err(BackupError::GivenUp) } else { Ok(()) }
+    })?;
     copy.close().map_err(|(_, error)| error)?;
     // The transaction ends, so that the log can be emptied while the copy is read.
     drop(source);
@@ -103,38 +109,27 @@ pub(super) fn log_of(database: &Path) -> PathBuf {
     log.into()
 }
 
+/// Copies in steps. Before each, it calls a function with the octets of the last one.
 fn run(
     source: &Connection,
     copy: &mut Connection,
-    log: &Path,
-    pace: CopyPace<'_>,
+    before_step: &mut dyn FnMut(u64) -> Result<(), BackupError>,
 ) -> Result<(), BackupError> {
     let page_octets: u32 = source.query_row("PRAGMA page_size", [], |row| row.get(0))?;
     let step_pages = i32::try_from(STEP_OCTETS / u64::from(page_octets.max(512))).unwrap_or(i32::MAX);
-    let began = Instant::now();
     let backup = Backup::new(source, copy)?;
-    let mut copied_octets = 0;
+    let mut step_octets = 0;
     loop {
-        ask(log, pace.may_go_on)?;
-        match backup.step(step_pages)? {
+        before_step(step_octets)?;
+        step_octets = match backup.step(step_pages)? {
             StepResult::Done => return Ok(()),
-            StepResult::More => copied_octets += STEP_OCTETS,
-            _ => std::thread::sleep(BUSY_WAIT),
-        }
-        if let Some(rate) = pace.rate.filter(|rate| *rate > 0) {
-            let due = Duration::from_secs_f64(copied_octets as f64 / rate as f64);
-            while let Some(wait) = due.checked_sub(began.elapsed()).filter(|wait| !wait.is_zero()) {
-                std::thread::sleep(wait.min(ASK_INTERVAL));
-                ask(log, pace.may_go_on)?;
+            StepResult::More => STEP_OCTETS,
+            _ => {
+                std::thread::sleep(BUSY_WAIT);
+                0
             }
-        }
+        };
     }
-}
-
-/// Asks whether to go on.
-fn ask(log: &Path, may_go_on: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), BackupError> {
-    let log_octets = std::fs::metadata(log).map_or(0, |metadata| metadata.len());
-    if may_go_on(log_octets).is_break() { Err(BackupError::GivenUp) } else { Ok(()) }
 }
 
 fn describe(copy: &Connection, schema: u32, taken_at: Timestamp) -> Result<CopiedDatabase, BackupError> {
@@ -181,23 +176,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slow_copy_asks_between_two_steps_whether_to_go_on() {
+    fn a_copy_asks_before_each_step_whether_to_go_on() {
         let dir = tempfile::tempdir().unwrap();
         let database = dir.path().join("pillarbox.db");
         let connection = Connection::open(&database).unwrap();
-        // Of two steps, so a copy that asks before each step asks twice.
+        // Of two steps.
         let sql =
             "CREATE TABLE filling (octets BLOB); INSERT INTO filling VALUES (zeroblob(6 * 1024 * 1024))";
         connection.execute_batch(sql).unwrap();
         connection.close().unwrap();
-        let mut asked = 0;
-        let mut may_go_on = |_: u64| {
-            asked += 1;
-            if asked == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        let mut steps = Vec::new();
+        let mut before_step = |progress: CopyProgress| {
+            steps.push(progress.step_octets);
+            if steps.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        // The pause between them is a minute, so that a slow first step does not take its place.
-        let pace = CopyPace { rate: Some(STEP_OCTETS / 60), may_go_on: &mut may_go_on };
-        let copied = copy_database(&database, &dir.path().join("copy"), Timestamp::now, pace);
-        assert!(matches!(copied, Err(BackupError::GivenUp)), "asked {asked} times");
+        let copied = copy_database(&database, &dir.path().join("copy"), Timestamp::now, &mut before_step);
+        assert!(matches!(copied, Err(BackupError::GivenUp)), "{steps:?}");
+        assert_eq!(steps, [0, STEP_OCTETS]);
     }
 }

@@ -8,7 +8,7 @@ mod restored;
 mod undone;
 
 pub use check::{DatabaseReport, check_database};
-pub use copy::{CopiedDatabase, CopyPace, copy_database};
+pub use copy::{CopiedDatabase, CopyProgress, copy_database};
 pub use restored::{NewLife, PreparedDatabase, prepare_restored};
 pub use undone::fingerprint_in_database;
 
