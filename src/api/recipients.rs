@@ -36,7 +36,7 @@ pub fn resource() -> Resource {
                 .tenant_filter()
                 .returns::<RecipientView>("The data."),
             Operation::delete("/v1/recipients/{id}", "erase_recipient", erase)
-                .describe("Erase a recipient", "Cancels open deliveries to the address, and replaces the address everywhere. Messages to nobody else lose content, subject and metadata; counts stay. The suppression of the address stays unless `forget_suppression` is true, because it goes on refusing mail. The erasure is noted without the address. With `dry_run=true`, the server only counts.")
+                .describe("Erase a recipient", "Cancels open deliveries to the address, and replaces the address everywhere but as the envelope sender of messages. Messages to nobody else lose content, subject and metadata; counts stay. The suppression of the address stays unless `forget_suppression` is true, because it goes on refusing mail. The erasure is noted without the address. With `dry_run=true`, the server only counts.")
                 .hides_object()
                 .tenant_filter()
                 .query::<bool>("dry_run", "Count what would be changed, without changing it.")

@@ -26,7 +26,8 @@ enum Command {
         #[arg(long, value_name = "TENANT")]
         tenant: Option<String>,
     },
-    /// Erases an address: cancels its open deliveries and replaces it everywhere; this cannot be undone
+    /// Erases a recipient: cancels open deliveries to the address and replaces it, except as the envelope sender; this cannot
+    /// be undone
     Erase {
         /// The address
         address: String,

@@ -44,6 +44,7 @@ fn log(pruned: &Pruned) {
         usage_rows = pruned.usage_rows,
         idempotent_responses = pruned.idempotent_responses,
         reports = pruned.reports,
+        erasures = pruned.erasures,
         "removed expired data"
     );
 }

@@ -14,6 +14,8 @@ use crate::model::{DeliveryId, ErasureId, InboxId, MessageId, ReportId, Suppress
 /// Maximum of deliveries, and of reports, in [`RecipientRows`].
 pub const RECIPIENT_ROWS_MAX: usize = 1000;
 
+/// Complete erasures are kept for so many days, so that they can be applied again to a restored backup.
+pub const ERASURE_DAYS: u32 = 730;
 /// The octets of the MAC of an address.
 const DIGEST_OCTETS: usize = 32;
 
@@ -74,7 +76,8 @@ pub struct ErasureCounts {
     pub reports: u64,
     /// Suppressions that were removed.
     pub suppressions: u64,
-    /// Inboxes, entries of the audit log, webhook deliveries, notifications to senders, and notes of suppressions.
+    /// Messages that name the recipient in subject, tags, metadata, `From` or envelope id; inboxes, entries of the audit log,
+    /// webhook deliveries, notifications to senders, and notes of suppressions.
     pub other: u64,
 }
 

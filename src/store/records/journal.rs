@@ -341,6 +341,8 @@ pub struct Pruned {
     pub idempotent_responses: u64,
     /// Reports that belong to no message, and texts of others.
     pub reports: u64,
+    /// Notes of complete erasures.
+    pub erasures: u64,
     /// There may be more to delete.
     pub truncated: bool,
 }

@@ -1,11 +1,13 @@
 //! What is stored about one recipient, and its erasure.
 //!
 //! A row notes each erasure with a MAC of the address, so that it can be applied again to a restored database. To apply it, every
-//! row that may name a recipient is read in one `pass`: `deliveries`, `notifications` and `rows` have what belongs to the recipient,
-//! `texts` what only names it. A pass can be repeated: a row without the address is left as it is, so a crash only delays the rest.
+//! row that may name a recipient is read in one `pass`, in `pages`: `deliveries`, `notifications` and `rows` have what belongs to
+//! the recipient, `texts` what only names it. A pass can be repeated: a row without the address is left as it is, so a crash only
+//! delays the rest.
 
 mod deliveries;
 mod notifications;
+mod pages;
 mod pass;
 mod rows;
 mod targets;
@@ -16,12 +18,13 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use self::deliveries::{FoundDeliveries, OpenPlace};
-use self::notifications::FoundNotifications;
+use self::deliveries::{Deliveries, OpenPlace};
+use self::notifications::Notifications;
+use self::pages::{ErasedTable, NamingRows};
 use self::pass::Pass;
 use self::rows::RowTable;
 use self::targets::{Target, Targets, digest};
-use self::texts::{Found, TABLES, TextTable};
+use self::texts::TABLES;
 use super::SqliteStore;
 use super::directory::row_limits;
 use super::events::Subject;
@@ -38,34 +41,24 @@ use crate::store::{
 
 impl Erasures for SqliteStore {
     async fn recipient_rows(&self, tenant: Option<TenantId>, folded: String) -> Result<RecipientRows> {
-        let targets = self.one_target(tenant, &folded, true);
+        let targets = self.one_target(tenant, &folded, false);
         let mut found = RecipientRows::default();
         let mut newest = VecDeque::new();
-        let mut place = None;
-        loop {
-            let page = self.deliveries_page(place, &targets).await?;
+        let mut pages = self.pages(Deliveries, &targets);
+        while let Some(page) = pages.next().await? {
             for (delivery, _) in page.to {
                 newest.push_front((delivery.message_id, delivery.id));
             }
             found.truncated |= newest.len() > RECIPIENT_ROWS_MAX;
             newest.truncate(RECIPIENT_ROWS_MAX);
-            if page.last.is_none() {
-                break;
-            }
-            place = page.last;
         }
         found.deliveries = newest.into();
-        for table in TABLES.iter().filter(|table| table.name() == texts::REPORT) {
-            let mut after = String::new();
-            loop {
-                let Found { rows, last } = self.texts_page(table, after, &targets).await?;
+        for table in TABLES.iter().copied().filter(|table| table.name() == texts::REPORT) {
+            let mut pages = self.pages(table, &targets);
+            while let Some(rows) = pages.next().await? {
                 found.reports.extend(parsed::<ReportId>(rows));
                 found.truncated |= found.reports.len() > RECIPIENT_ROWS_MAX;
                 found.reports.truncate(RECIPIENT_ROWS_MAX);
-                match last {
-                    Some(last) => after = last,
-                    None => break,
-                }
             }
         }
         found.suppressions = parsed(self.all_rows(RowTable::Suppression, &targets).await?);
@@ -76,43 +69,27 @@ impl Erasures for SqliteStore {
     async fn count_erasure(&self, new: NewErasure) -> Result<ErasureCounts> {
         let targets = self.one_target(new.tenant_id, &new.folded, new.keeps_suppression);
         let mut counts = ErasureCounts::default();
-        let mut place = None;
-        loop {
-            let of_query = Arc::clone(&targets);
+        let mut pages = self.pages(Deliveries, &targets);
+        while let Some(page) = pages.next().await? {
+            let targets = Arc::clone(&targets);
             let query = move |connection: &Connection| {
-                let found = deliveries::page(connection, place, &of_query)?;
                 let mut counts = ErasureCounts::default();
-                for (delivery, _) in &found.to {
-                    deliveries::count(connection, delivery, &of_query, &mut counts)?;
+                for (delivery, _) in &page.to {
+                    deliveries::count(connection, delivery, &targets, &mut counts)?;
                 }
-                Ok((counts, found.last))
+                Ok(counts)
             };
-            let (more, last) = self.scan(query).await?;
-            counts += more;
-            if last.is_none() {
-                break;
-            }
-            place = last;
+            counts += self.scan(query).await?;
         }
-        counts.other += self.notifications_about(&targets).await?.len() as u64;
-        for table in TABLES {
-            // A page at a time, because a tenant may have millions of events about a recipient.
-            let mut after = String::new();
-            loop {
-                let Found { rows, last } = self.texts_page(table, after, &targets).await?;
-                rows.iter().for_each(|_| table.count(&mut counts));
-                match last {
-                    Some(last) => after = last,
-                    None => break,
-                }
-            }
+        let mut pages = self.pages(Notifications::of(self), &targets);
+        while let Some(about) = pages.next().await? {
+            counts.other += about.len() as u64;
+        }
+        for table in TABLES.iter().copied() {
+            self.count_rows(table, &targets, &mut counts).await?;
         }
         for table in RowTable::ALL {
-            for (_, hits) in self.all_rows(table, &targets).await? {
-                if !table.spares(&hits, &targets) {
-                    table.count(&mut counts);
-                }
-            }
+            self.count_rows(table, &targets, &mut counts).await?;
         }
         Ok(counts)
     }
@@ -148,12 +125,15 @@ impl Erasures for SqliteStore {
             return Ok(Vec::new());
         }
         let targets = background.targets_of(&pending);
-        for (message, _) in background.notifications_about(&targets).await? {
-            let waiting = background
-                .read(move |connection| notifications::open_deliveries(connection, message))
-                .await?;
-            if !waiting.is_empty() {
-                open.insert(message, waiting);
+        let mut pages = background.pages(Notifications::of(&background), &targets);
+        while let Some(about) = pages.next().await? {
+            for (message, _) in about {
+                let query =
+                    move |connection: &Connection| notifications::open_deliveries(connection, message);
+                let waiting = background.read(query).await?;
+                if !waiting.is_empty() {
+                    open.insert(message, waiting);
+                }
             }
         }
         let mut place = OpenPlace::default();
@@ -179,29 +159,22 @@ impl Erasures for SqliteStore {
         if pending.is_empty() {
             return Ok(0);
         }
-        let mut pass = Pass::new(&background, &pending);
-        pass.deliveries().await?;
-        pass.notifications().await?;
-        pass.texts().await?;
-        pass.rows().await?;
+        let complete = Pass::new(&background, pending).run().await?;
         background.remove_released_files().await?;
-        background.rewrite_index().await?;
-        let Pass { counts, open, .. } = pass;
-        for (place, (erasure, counts)) in pending.iter().zip(counts).enumerate() {
-            let (id, is_complete) = (erasure.id, !open.contains(&place));
-            background.write(move |tx| note_progress(tx, id, counts, is_complete.then_some(now))).await?;
+        let ids = complete.clone();
+        if background.read(move |connection| has_changes(connection, &ids)).await? {
+            background.rewrite_index().await?;
+        }
+        for id in complete.iter().copied() {
+            background.write(move |tx| self::complete(tx, id, now)).await?;
         }
         // What was overwritten in the database is still in its log.
         background.writer.checkpoint().await?;
-        Ok(pending.len() - open.len())
+        Ok(complete.len())
     }
 
     async fn erasure(&self, id: ErasureId) -> Result<Option<Erasure>> {
-        self.read(move |connection| {
-            let sql = "SELECT * FROM erasure WHERE id = ?1";
-            Ok(connection.prepare_cached(sql)?.query_row([id], read_erasure).optional()?)
-        })
-        .await
+        self.read(move |connection| find(connection, id)).await
     }
 
     async fn list_erasures(&self, page: PageRequest) -> Result<Page<Erasure>> {
@@ -237,59 +210,18 @@ impl SqliteStore {
         Arc::new(Targets::new(Arc::clone(&self.sealer), targets))
     }
 
-    async fn deliveries_page(
+    /// Counts the rows of a table that name a recipient.
+    async fn count_rows<T: ErasedTable + Sync>(
         &self,
-        after: Option<DeliveryId>,
+        table: T,
         targets: &Arc<Targets>,
-    ) -> Result<FoundDeliveries> {
-        let targets = Arc::clone(targets);
-        self.scan(move |connection| deliveries::page(connection, after, &targets)).await
-    }
-
-    async fn notifications_about(&self, targets: &Arc<Targets>) -> Result<Vec<(MessageId, targets::Hits)>> {
-        let (mut all, mut place) = (Vec::new(), None);
-        loop {
-            let (files, targets) = (Arc::clone(&self.bodies), Arc::clone(targets));
-            let query =
-                move |connection: &Connection| notifications::page(connection, &files, place, &targets);
-            let FoundNotifications { about, last } = self.scan(query).await?;
-            all.extend(about);
-            if last.is_none() {
-                return Ok(all);
-            }
-            place = last;
+        counts: &mut ErasureCounts,
+    ) -> Result<()> {
+        let mut pages = self.pages(table.clone(), targets);
+        while let Some(rows) = pages.next().await? {
+            rows.iter().for_each(|_| table.count(counts));
         }
-    }
-
-    async fn texts_page(
-        &self,
-        table: &'static TextTable,
-        after: String,
-        targets: &Arc<Targets>,
-    ) -> Result<Found> {
-        let targets = Arc::clone(targets);
-        self.scan(move |connection| table.page(connection, &after, &targets)).await
-    }
-
-    async fn rows_page(&self, table: RowTable, after: String, targets: &Arc<Targets>) -> Result<Found> {
-        let targets = Arc::clone(targets);
-        self.scan(move |connection| table.page(connection, &after, &targets)).await
-    }
-
-    async fn all_rows(
-        &self,
-        table: RowTable,
-        targets: &Arc<Targets>,
-    ) -> Result<Vec<(String, targets::Hits)>> {
-        let (mut all, mut after) = (Vec::new(), String::new());
-        loop {
-            let Found { rows, last } = self.rows_page(table, after, targets).await?;
-            all.extend(rows);
-            match last {
-                Some(last) => after = last,
-                None => return Ok(all),
-            }
-        }
+        Ok(())
     }
 }
 
@@ -320,6 +252,11 @@ fn pending(connection: &Connection) -> Result<Vec<Pending>> {
     Ok(pending.collect::<rusqlite::Result<_>>()?)
 }
 
+fn find(connection: &Connection, id: ErasureId) -> Result<Option<Erasure>> {
+    let mut statement = connection.prepare_cached("SELECT * FROM erasure WHERE id = ?1")?;
+    Ok(statement.query_row([id], read_erasure).optional()?)
+}
+
 fn read_erasure(row: &Row<'_>) -> rusqlite::Result<Erasure> {
     Ok(Erasure {
         id: row.get("id")?,
@@ -332,29 +269,34 @@ fn read_erasure(row: &Row<'_>) -> rusqlite::Result<Erasure> {
     })
 }
 
-/// Adds what a pass has changed. With a time, the erasure is complete.
-fn note_progress(
-    tx: &Tx<'_>,
-    id: ErasureId,
-    counts: ErasureCounts,
-    applied_at: Option<Timestamp>,
-) -> Result<()> {
-    let sql = "SELECT * FROM erasure WHERE id = ?1";
-    let Erasure { tenant_id, counts: mut all, .. } = tx.prepare_cached(sql)?.query_row([id], read_erasure)?;
-    all += counts;
-    let sql = "UPDATE erasure SET counts = ?2, applied_us = ?3 WHERE id = ?1";
-    tx.prepare_cached(sql)?.execute(params![id, to_json(&all)?, applied_at.map(us)])?;
-    let Some(now) = applied_at else { return Ok(()) };
+/// Adds to what an erasure has changed.
+fn add_counts(tx: &Tx<'_>, id: ErasureId, more: ErasureCounts) -> Result<()> {
+    let mut counts = find(tx, id)?.map(|erasure| erasure.counts).unwrap_or_default();
+    counts += more;
+    let sql = "UPDATE erasure SET counts = ?2 WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![id, to_json(&counts)?])?;
+    Ok(())
+}
+
+/// Whether one of these erasures has changed anything, in this pass or in one that ended early.
+fn has_changes(connection: &Connection, ids: &[ErasureId]) -> Result<bool> {
+    for id in ids {
+        if find(connection, *id)?.is_some_and(|erasure| erasure.counts != ErasureCounts::default()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn complete(tx: &Tx<'_>, id: ErasureId, now: Timestamp) -> Result<()> {
+    let Some(Erasure { tenant_id, counts, .. }) = find(tx, id)? else { return Ok(()) };
+    tx.prepare_cached("UPDATE erasure SET applied_us = ?2 WHERE id = ?1")?.execute(params![id, us(now)])?;
     let subject = Subject { tenant_id, ..Subject::default() };
-    tx.append(
-        EventKind::RecipientErased,
-        subject,
-        &serde_json::json!({ "erasure_id": id, "counts": all }),
-        now,
-    )
+    let data = serde_json::json!({ "erasure_id": id, "counts": counts });
+    tx.append(EventKind::RecipientErased, subject, &data, now)
 }
 
 /// The ids of rows. A damaged one is left out.
-fn parsed<Id: std::str::FromStr>(rows: Vec<(String, targets::Hits)>) -> Vec<Id> {
+fn parsed<Id: std::str::FromStr>(rows: NamingRows) -> Vec<Id> {
     rows.into_iter().filter_map(|(id, _)| id.parse().ok()).collect()
 }

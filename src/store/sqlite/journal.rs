@@ -193,6 +193,7 @@ impl SqliteStore {
         pruned.suppressions = self.remove_in_jobs(&due.suppressions, retention::remove_suppressions).await?;
         pruned.reports = self.remove_in_jobs(&due.report_texts, retention::remove_report_texts).await?;
         pruned.reports += self.remove_in_jobs(&due.reports, retention::remove_reports).await?;
+        pruned.erasures = self.remove_in_jobs(&due.erasures, retention::remove_erasures).await?;
         pruned.submission_keys = self.write(move |tx| submission_key::delete_expired(tx, now, limit)).await?;
         pruned.idempotent_responses =
             self.write(move |tx| idempotent_responses::delete_expired(tx, now, limit)).await?;

@@ -2,8 +2,10 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::pages::Table;
+use super::pass::Counts;
 use super::targets::{Hits, LABEL_DOMAIN, Targets};
-use super::texts::PAGE_ROWS;
+use super::texts::{self, PAGE_ROWS};
 use crate::model::{DeliveryId, DeliveryState, MessageId, TenantId};
 use crate::store::sqlite::blob_store;
 use crate::store::sqlite::journal::index;
@@ -46,32 +48,37 @@ pub(super) struct FoundDeliveries {
     pub(super) to: Vec<(DeliveryRow, Hits)>,
     /// Others, whose reply or original recipient names one.
     pub(super) naming: Vec<DeliveryId>,
-    /// Where to read on; `None` at the end.
-    pub(super) last: Option<DeliveryId>,
 }
 
-/// Reads on after a delivery. A damaged row belongs to nobody, and is left out.
-pub(super) fn page(
-    connection: &Connection,
-    after: Option<DeliveryId>,
-    targets: &Targets,
-) -> Result<FoundDeliveries> {
-    let sql = format!("SELECT {COLUMNS} FROM delivery WHERE id > ?1 ORDER BY id LIMIT ?2");
-    let mut statement = connection.prepare_cached(&sql)?;
-    let after = after.map(|id| id.to_string()).unwrap_or_default();
-    let mut rows = statement.query(params![after, sql_limit(PAGE_ROWS)])?;
-    let mut found = FoundDeliveries::default();
-    while let Some(row) = rows.next()? {
-        found.last = Some(row.get("id")?);
-        let Ok(delivery) = read_row(row) else { continue };
-        let mut hits = Hits::new();
-        if targets.label_of(&delivery.recipient, Some(delivery.tenant_id), &mut hits).is_some() {
-            found.to.push((delivery, hits));
-        } else if delivery.texts(targets, &mut hits).is_some() {
-            found.naming.push(delivery.id);
+/// The table of deliveries. Damaged rows are left out.
+#[derive(Clone)]
+pub(super) struct Deliveries;
+
+impl Table for Deliveries {
+    type Found = FoundDeliveries;
+
+    fn page(
+        &self,
+        connection: &Connection,
+        after: &str,
+        targets: &Targets,
+    ) -> Result<(FoundDeliveries, Option<String>)> {
+        let sql = format!("SELECT {COLUMNS} FROM delivery WHERE id > ?1 ORDER BY id LIMIT ?2");
+        let mut statement = connection.prepare_cached(&sql)?;
+        let mut rows = statement.query(params![after, sql_limit(PAGE_ROWS)])?;
+        let (mut found, mut last) = (FoundDeliveries::default(), None);
+        while let Some(row) = rows.next()? {
+            last = Some(row.get("id")?);
+            let Ok(delivery) = read_row(row) else { continue };
+            let mut hits = Hits::new();
+            if targets.label_of(&delivery.recipient, Some(delivery.tenant_id), &mut hits).is_some() {
+                found.to.push((delivery, hits));
+            } else if delivery.texts(targets, &mut hits).is_some() {
+                found.naming.push(delivery.id);
+            }
         }
+        Ok((found, last))
     }
-    Ok(found)
 }
 
 /// Reads on among the open deliveries, in the order of their index.
@@ -103,30 +110,18 @@ pub(super) fn open_page(
 #[derive(Default)]
 pub(super) struct OpenPlace(String, i64, String);
 
-/// What happens to one delivery.
-pub(super) enum Outcome {
-    /// It is gone, or not to the recipients any more.
-    Nothing,
-    /// It is open, so it stays until it ends.
-    Open(Hits),
-    /// Erased by these erasures.
-    Erased(Hits),
-}
-
-/// Replaces the recipient of a finished delivery. Adds to the counts of each of its erasures.
-pub(super) fn erase(
-    tx: &Tx<'_>,
-    id: DeliveryId,
-    targets: &Targets,
-    counts: &mut [ErasureCounts],
-) -> Result<Outcome> {
-    let Some(delivery) = find(tx, id)? else { return Ok(Outcome::Nothing) };
+/// Replaces the recipient of a delivery, unless it is open. Returns the erasures that wait for its end.
+pub(super) fn erase(tx: &Tx<'_>, id: DeliveryId, targets: &Targets, counts: &mut Counts) -> Result<Hits> {
+    let Some(delivery) = find(tx, id)? else { return Ok(Hits::new()) };
     let mut hits = Hits::new();
     let Some(label) = targets.label_of(&delivery.recipient, Some(delivery.tenant_id), &mut hits) else {
-        return Ok(Outcome::Nothing);
+        return Ok(Hits::new());
     };
     if delivery.is_open {
-        return Ok(Outcome::Open(hits));
+        return Ok(hits);
+    }
+    for place in &hits {
+        count(tx, &delivery, targets, counts.entry(*place).or_default())?;
     }
     let last_reply =
         delivery.texts(targets, &mut Hits::new()).map_or(delivery.last_reply, |(_, reply)| reply);
@@ -136,20 +131,12 @@ pub(super) fn erase(
     tx.prepare_cached(sql)?.execute(params![id, label, LABEL_DOMAIN, last_reply])?;
     let sql = "DELETE FROM report_raw WHERE report_id IN (SELECT id FROM report WHERE delivery_id = ?1)";
     tx.prepare_cached(sql)?.execute([id])?;
-    let is_message_erased = !has_other_recipients(tx, delivery.message_id)?;
-    if is_message_erased {
+    texts::rewrite_message(tx, delivery.message_id, targets, counts)?;
+    if !has_other_recipients(tx, delivery.message_id)? {
         erase_content(tx, delivery.message_id)?;
     }
-    rewrite_message(tx, delivery.message_id, delivery.tenant_id, targets)?;
     index::renew(tx, delivery.message_id)?;
-    for place in &hits {
-        let one = &mut counts[*place];
-        one.deliveries += 1;
-        one.messages += u64::from(is_message_erased);
-        one.shared_messages += u64::from(!is_message_erased);
-        one.cancelled += u64::from(delivery.state == DeliveryState::Cancelled);
-    }
-    Ok(Outcome::Erased(hits))
+    Ok(Hits::new())
 }
 
 /// Replaces what another delivery says about the recipients.
@@ -168,15 +155,7 @@ pub(super) fn count(
     targets: &Targets,
     counts: &mut ErasureCounts,
 ) -> Result<()> {
-    let sql = "SELECT recipient FROM delivery WHERE message_id = ?1";
-    let mut statement = connection.prepare_cached(sql)?;
-    let mut recipients = statement.query([delivery.message_id])?;
-    let mut is_shared = false;
-    while let Some(row) = recipients.next()? {
-        let recipient: String = row.get(0)?;
-        let label = targets.label_of(&recipient, Some(delivery.tenant_id), &mut Hits::new());
-        is_shared |= label.is_none() && !recipient.ends_with(LABEL_DOMAIN);
-    }
+    let is_shared = is_to_others(connection, delivery.message_id, delivery.tenant_id, targets)?;
     counts.deliveries += 1;
     counts.messages += u64::from(!is_shared);
     counts.shared_messages += u64::from(is_shared);
@@ -203,26 +182,30 @@ fn find(connection: &Connection, id: DeliveryId) -> Result<Option<DeliveryRow>> 
     Ok(connection.prepare_cached(&sql)?.query_row([id], read_row).optional()?)
 }
 
+/// Whether a message has a recipient that is not erased.
+pub(super) fn is_to_others(
+    connection: &Connection,
+    message: MessageId,
+    owner: TenantId,
+    targets: &Targets,
+) -> Result<bool> {
+    let mut statement = connection.prepare_cached("SELECT recipient FROM delivery WHERE message_id = ?1")?;
+    let mut recipients = statement.query([message])?;
+    while let Some(row) = recipients.next()? {
+        let recipient: String = row.get(0)?;
+        let is_erased = recipient.ends_with(LABEL_DOMAIN)
+            || targets.label_of(&recipient, Some(owner), &mut Hits::new()).is_some();
+        if !is_erased {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a message has a delivery whose recipient is not replaced yet.
 fn has_other_recipients(connection: &Connection, message: MessageId) -> Result<bool> {
     let sql = "SELECT 1 FROM delivery WHERE message_id = ?1 AND destination <> ?2";
     Ok(connection.prepare_cached(sql)?.exists(params![message, LABEL_DOMAIN])?)
-}
-
-/// Replaces what a message says about the recipients in its subject, tags and metadata.
-fn rewrite_message(tx: &Tx<'_>, message: MessageId, owner: TenantId, targets: &Targets) -> Result<()> {
-    let sql = "SELECT subject, tags, metadata FROM message WHERE id = ?1";
-    let [subject, tags, metadata]: [Option<String>; 3] =
-        tx.prepare_cached(sql)?.query_row([message], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]))?;
-    let (owner, mut hits) = (Some(owner), Hits::new());
-    let new_subject = subject.as_deref().and_then(|text| targets.replace_text(text, owner, &mut hits));
-    let new_tags = tags.as_deref().and_then(|text| targets.replace_json(text, owner, &mut hits));
-    let new_metadata = metadata.as_deref().and_then(|text| targets.replace_json(text, owner, &mut hits));
-    if !hits.is_empty() {
-        let sql = "UPDATE message SET subject = ?2, tags = ?3, metadata = ?4 WHERE id = ?1";
-        let row = params![message, new_subject.or(subject), new_tags.or(tags), new_metadata.or(metadata)];
-        tx.prepare_cached(sql)?.execute(row)?;
-    }
-    Ok(())
 }
 
 /// Removes the content of a message to nobody else, and what was said about it.

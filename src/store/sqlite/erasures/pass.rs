@@ -1,16 +1,16 @@
 //! One pass over everything that may name a recipient, for all erasures that are not complete.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::Pending;
-use super::deliveries::{self, FoundDeliveries, Outcome};
-use super::notifications;
+use super::deliveries::{self, Deliveries, FoundDeliveries};
+use super::notifications::{self, Notifications};
+use super::pages::ErasedTable;
 use super::rows::RowTable;
 use super::targets::Targets;
-use super::texts::{Found, TABLES, TextTable};
-use crate::mail::Timestamp;
-use crate::model::DeliveryId;
+use super::texts::TABLES;
+use super::{Pending, add_counts};
+use crate::model::{DeliveryId, ErasureId};
 use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{ErasureCounts, Result};
@@ -18,143 +18,124 @@ use crate::store::{ErasureCounts, Result};
 /// Maximum of rows that one job changes, so that others can commit in between.
 const JOB_ROWS_MAX: usize = 50;
 
+/// What was changed, by the places of the erasures.
+pub(super) type Counts = BTreeMap<usize, ErasureCounts>;
+
 /// A pass, and what it has found so far.
 pub(super) struct Pass<'a> {
     store: &'a SqliteStore,
+    pending: Arc<[Pending]>,
     targets: Arc<Targets>,
-    /// What each erasure has changed.
-    pub(super) counts: Vec<ErasureCounts>,
     /// The erasures with an open delivery.
-    pub(super) open: BTreeSet<usize>,
-    /// When each erasure was requested.
-    requested: Arc<[Timestamp]>,
+    open: BTreeSet<usize>,
 }
 
 impl<'a> Pass<'a> {
-    pub(super) fn new(store: &'a SqliteStore, pending: &[Pending]) -> Self {
-        let targets = store.targets_of(pending);
-        let counts = vec![ErasureCounts::default(); targets.len()];
-        let requested = pending.iter().map(|erasure| erasure.id.created_at()).collect();
-        Self { store, targets, counts, open: BTreeSet::new(), requested }
+    pub(super) fn new(store: &'a SqliteStore, pending: Vec<Pending>) -> Self {
+        let targets = store.targets_of(&pending);
+        Self { store, pending: pending.into(), targets, open: BTreeSet::new() }
     }
 
-    pub(super) async fn deliveries(&mut self) -> Result<()> {
-        let mut place = None;
-        loop {
-            let FoundDeliveries { to, naming, last } =
-                self.store.deliveries_page(place, &self.targets).await?;
+    /// Changes all rows. Returns the erasures that are complete.
+    pub(super) async fn run(mut self) -> Result<Vec<ErasureId>> {
+        self.deliveries().await?;
+        self.notifications().await?;
+        for table in TABLES.iter().copied() {
+            self.rows_of(table).await?;
+        }
+        for table in RowTable::ALL {
+            self.rows_of(table).await?;
+        }
+        let complete = self.pending.iter().enumerate().filter(|(place, _)| !self.open.contains(place));
+        Ok(complete.map(|(_, erasure)| erasure.id).collect())
+    }
+
+    async fn deliveries(&mut self) -> Result<()> {
+        let mut pages = self.store.pages(Deliveries, &self.targets);
+        while let Some(FoundDeliveries { to, naming }) = pages.next().await? {
             let to: Vec<_> = to.into_iter().map(|(delivery, _)| delivery.id).collect();
             for ids in to.chunks(JOB_ROWS_MAX) {
                 self.erase_deliveries(ids.to_vec()).await?;
             }
             for ids in naming.chunks(JOB_ROWS_MAX) {
-                let (ids, targets) = (ids.to_vec(), Arc::clone(&self.targets));
-                let work = move |tx: &Tx<'_>| {
-                    ids.iter().try_for_each(|id| deliveries::rewrite_texts(tx, *id, &targets))
+                let ids = ids.to_vec();
+                let work = move |tx: &Tx<'_>, targets: &Targets, _: &mut Counts| {
+                    ids.iter().try_for_each(|id| deliveries::rewrite_texts(tx, *id, targets))
                 };
-                self.store.write(work).await?;
+                self.change(work).await?;
             }
-            if last.is_none() {
-                return Ok(());
-            }
-            place = last;
         }
+        Ok(())
     }
 
     async fn erase_deliveries(&mut self, ids: Vec<DeliveryId>) -> Result<()> {
-        let (targets, requested) = (Arc::clone(&self.targets), Arc::clone(&self.requested));
-        let work = move |tx: &Tx<'_>| {
-            let mut counts = vec![ErasureCounts::default(); targets.len()];
+        let pending = Arc::clone(&self.pending);
+        let work = move |tx: &Tx<'_>, targets: &Targets, counts: &mut Counts| {
             let mut open = BTreeSet::new();
             for id in &ids {
-                if let Outcome::Open(hits) = deliveries::erase(tx, *id, &targets, &mut counts)? {
-                    // A sender that goes on sending must not keep the erasure from its end.
-                    open.extend(hits.into_iter().filter(|place| id.created_at() <= requested[*place]));
-                }
+                let hits = deliveries::erase(tx, *id, targets, counts)?;
+                // A sender that goes on sending must not keep the erasure from its end.
+                let is_earlier = |place: &usize| id.created_at() <= pending[*place].id.created_at();
+                open.extend(hits.into_iter().filter(is_earlier));
             }
-            Ok((counts, open))
+            Ok(open)
         };
-        // A round of the search index that has read the old recipients ends before, or reads the new ones.
-        let _guard = self.store.indexing.lock().await;
-        let (counts, open) = self.store.write(work).await?;
-        self.add(counts);
+        let open = self.change(work).await?;
         self.open.extend(open);
         Ok(())
     }
 
-    pub(super) async fn notifications(&mut self) -> Result<()> {
-        for (message, hits) in self.store.notifications_about(&self.targets).await? {
-            let work = move |tx: &Tx<'_>| notifications::erase(tx, message, hits.clone());
-            match self.store.write(work).await? {
-                Outcome::Nothing => {}
-                Outcome::Open(hits) => self.open.extend(hits),
-                Outcome::Erased(hits) => hits.into_iter().for_each(|place| self.counts[place].other += 1),
+    async fn notifications(&mut self) -> Result<()> {
+        let mut pages = self.store.pages(Notifications::of(self.store), &self.targets);
+        while let Some(about) = pages.next().await? {
+            for (message, hits) in about {
+                let work = move |tx: &Tx<'_>, _: &Targets, counts: &mut Counts| {
+                    notifications::erase(tx, message, &hits, counts)
+                };
+                let open = self.change(work).await?;
+                self.open.extend(open);
             }
         }
         Ok(())
     }
 
-    pub(super) async fn texts(&mut self) -> Result<()> {
-        for table in TABLES {
-            let mut after = String::new();
-            loop {
-                let Found { rows, last } = self.store.texts_page(table, after, &self.targets).await?;
-                let ids: Vec<_> = rows.into_iter().map(|(id, _)| id).collect();
-                for ids in ids.chunks(JOB_ROWS_MAX) {
-                    self.rewrite_texts(table, ids.to_vec()).await?;
-                }
-                match last {
-                    Some(last) => after = last,
-                    None => break,
-                }
+    /// Erases the rows of a table that name a recipient.
+    async fn rows_of<T: ErasedTable + Sync>(&self, table: T) -> Result<()> {
+        let mut pages = self.store.pages(table.clone(), &self.targets);
+        while let Some(rows) = pages.next().await? {
+            for rows in rows.chunks(JOB_ROWS_MAX) {
+                let (table, rows) = (table.clone(), rows.to_vec());
+                let work = move |tx: &Tx<'_>, targets: &Targets, counts: &mut Counts| {
+                    for row in &rows {
+                        for place in table.erase(tx, row, targets)? {
+                            table.count(counts.entry(place).or_default());
+                        }
+                    }
+                    Ok(())
+                };
+                self.change(work).await?;
             }
         }
         Ok(())
     }
 
-    async fn rewrite_texts(&mut self, table: &'static TextTable, ids: Vec<String>) -> Result<()> {
-        let targets = Arc::clone(&self.targets);
+    /// Changes rows, and adds what was changed to the counts of the erasures in the same transaction, so that a pass that ends
+    /// early loses none.
+    async fn change<T: Send + 'static>(
+        &self,
+        work: impl Fn(&Tx<'_>, &Targets, &mut Counts) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (pending, targets) = (Arc::clone(&self.pending), Arc::clone(&self.targets));
+        // A round of the search index that has read the old texts ends before, or reads the new ones.
+        let _guard = self.store.indexing.lock().await;
         let work = move |tx: &Tx<'_>| {
-            let mut counts = vec![ErasureCounts::default(); targets.len()];
-            for id in &ids {
-                for place in table.rewrite(tx, id, &targets)? {
-                    table.count(&mut counts[place]);
-                }
+            let mut counts = Counts::new();
+            let done = work(tx, &targets, &mut counts)?;
+            for (place, counts) in counts {
+                add_counts(tx, pending[place].id, counts)?;
             }
-            Ok(counts)
+            Ok(done)
         };
-        let counts = self.store.write(work).await?;
-        self.add(counts);
-        Ok(())
-    }
-
-    pub(super) async fn rows(&mut self) -> Result<()> {
-        for table in RowTable::ALL {
-            let mut after = String::new();
-            loop {
-                let Found { rows, last } = self.store.rows_page(table, after, &self.targets).await?;
-                let doomed: Vec<_> =
-                    rows.into_iter().filter(|(_, hits)| !table.spares(hits, &self.targets)).collect();
-                for chunk in doomed.chunks(JOB_ROWS_MAX) {
-                    let ids: Vec<_> = chunk.iter().map(|(id, _)| id.clone()).collect();
-                    let work = move |tx: &Tx<'_>| ids.iter().try_for_each(|id| table.delete(tx, id));
-                    self.store.write(work).await?;
-                }
-                for place in doomed.iter().flat_map(|(_, hits)| hits) {
-                    table.count(&mut self.counts[*place]);
-                }
-                match last {
-                    Some(last) => after = last,
-                    None => break,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, more: Vec<ErasureCounts>) {
-        for (counts, more) in self.counts.iter_mut().zip(more) {
-            *counts += more;
-        }
+        self.store.write(work).await
     }
 }

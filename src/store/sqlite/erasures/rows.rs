@@ -2,8 +2,9 @@
 
 use rusqlite::{Connection, Row, params};
 
+use super::pages::{ErasedTable, NamingRows, Table};
 use super::targets::{Hits, Targets};
-use super::texts::{Found, PAGE_ROWS};
+use super::texts::PAGE_ROWS;
 use crate::model::TenantId;
 use crate::store::sqlite::sql_types::sql_limit;
 use crate::store::sqlite::unit_of_work::Tx;
@@ -41,21 +42,6 @@ impl RowTable {
         }
     }
 
-    /// Reads on after a row.
-    pub(super) fn page(self, connection: &Connection, after: &str, targets: &Targets) -> Result<Found> {
-        let mut statement = connection.prepare_cached(self.select())?;
-        let mut rows = statement.query(params![after, sql_limit(self.page_rows())])?;
-        let mut found = Found::default();
-        while let Some(row) = rows.next()? {
-            let (id, hits) = (row.get::<_, String>(0)?, self.hits(row, targets)?);
-            found.last = Some(id.clone());
-            if !hits.is_empty() {
-                found.rows.push((id, hits));
-            }
-        }
-        Ok(found)
-    }
-
     fn hits(self, row: &Row<'_>, targets: &Targets) -> rusqlite::Result<Hits> {
         let owner: Option<TenantId> = row.get_ref(1)?.as_str().ok().and_then(|text| text.parse().ok());
         let octets = row.get_ref(2)?.as_bytes().unwrap_or_default();
@@ -68,24 +54,48 @@ impl RowTable {
         Ok(hits)
     }
 
-    /// Whether the rows stay: the suppression of an erased address goes on refusing it.
-    pub(super) fn spares(self, hits: &Hits, targets: &Targets) -> bool {
+    /// Whether a row stays: the suppression of an erased address goes on refusing it.
+    fn spares(self, hits: &Hits, targets: &Targets) -> bool {
         self == Self::Suppression && targets.keep_suppression(hits)
     }
+}
 
-    pub(super) fn delete(self, tx: &Tx<'_>, id: &str) -> Result<()> {
+impl Table for RowTable {
+    type Found = NamingRows;
+
+    fn page(
+        &self,
+        connection: &Connection,
+        after: &str,
+        targets: &Targets,
+    ) -> Result<(NamingRows, Option<String>)> {
+        let mut statement = connection.prepare_cached(self.select())?;
+        let mut rows = statement.query(params![after, sql_limit(self.page_rows())])?;
+        let (mut found, mut last) = (Vec::new(), None);
+        while let Some(row) = rows.next()? {
+            let (id, hits) = (row.get::<_, String>(0)?, self.hits(row, targets)?);
+            last = Some(id.clone());
+            if !hits.is_empty() && !self.spares(&hits, targets) {
+                found.push((id, hits));
+            }
+        }
+        Ok((found, last))
+    }
+}
+
+impl ErasedTable for RowTable {
+    fn erase(&self, tx: &Tx<'_>, (id, hits): &(String, Hits), _: &Targets) -> Result<Hits> {
         // Without an event, which would name the address.
         let sql = match self {
             Self::Suppression => "DELETE FROM suppression WHERE id = ?1",
             Self::Inbox => "DELETE FROM inbox WHERE id = ?1",
             Self::ReportText => "DELETE FROM report_raw WHERE report_id = ?1",
         };
-        tx.prepare_cached(sql)?.execute([id])?;
-        Ok(())
+        let deleted = tx.prepare_cached(sql)?.execute([id])?;
+        Ok(if deleted == 0 { Hits::new() } else { hits.clone() })
     }
 
-    /// Counts a row.
-    pub(super) fn count(self, counts: &mut ErasureCounts) {
+    fn count(&self, counts: &mut ErasureCounts) {
         match self {
             Self::Suppression => counts.suppressions += 1,
             Self::Inbox => counts.other += 1,

@@ -48,10 +48,6 @@ impl Targets {
         Self { sealer, all, by_digest }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.all.len()
-    }
-
     /// Whether all of these erasures keep the suppression.
     pub(super) fn keep_suppression(&self, hits: &Hits) -> bool {
         hits.iter().all(|place| self.all[*place].keeps_suppression)

@@ -3,8 +3,11 @@
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
+use super::pages::{ErasedTable, NamingRows, Table};
+use super::pass::Counts;
 use super::targets::{Hits, Targets};
-use crate::model::TenantId;
+use crate::model::{MessageId, TenantId};
+use crate::store::sqlite::journal::index;
 use crate::store::sqlite::sql_types::sql_limit;
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{ErasureCounts, Result};
@@ -13,6 +16,7 @@ use crate::store::{ErasureCounts, Result};
 pub(super) const PAGE_ROWS: usize = 300;
 
 /// A table with such texts.
+#[derive(Clone, Copy)]
 pub(super) struct TextTable {
     table: &'static str,
     /// The tenant of a row.
@@ -25,9 +29,15 @@ pub(super) struct TextTable {
 enum Form {
     Text,
     Json,
+    /// With another length it could not be read: removed.
+    Removed,
 }
 
-use Form::{Json, Text};
+use Form::{Json, Removed, Text};
+
+/// Its search index follows.
+const MESSAGE: &str = "message";
+const ATTEMPT: &str = "attempt";
 
 /// Its deliveries count against the limit of a webhook in memory.
 const WEBHOOK_DELIVERY: &str = "webhook_delivery";
@@ -37,9 +47,21 @@ const OWN: &str = "tenant_id";
 
 /// All of them. What belongs to a delivery alone is in `deliveries`.
 pub(super) const TABLES: &[TextTable] = &[
+    TextTable {
+        table: MESSAGE,
+        owner: OWN,
+        columns: &[
+            ("subject", Text),
+            ("tags", Json),
+            ("metadata", Json),
+            ("header_from", Text),
+            ("envelope_id", Removed),
+        ],
+        count: |counts| &mut counts.other,
+    },
     TextTable { table: "event", owner: OWN, columns: &[("data", Json)], count: |counts| &mut counts.events },
     TextTable {
-        table: "attempt",
+        table: ATTEMPT,
         owner: "(SELECT tenant_id FROM message WHERE id = attempt.message_id)",
         columns: &[("text", Text), ("transcript", Text)],
         count: |counts| &mut counts.attempts,
@@ -76,36 +98,13 @@ pub(super) const TABLES: &[TextTable] = &[
     },
 ];
 
-/// Rows of a page.
-#[derive(Default)]
-pub(super) struct Found {
-    /// Those that name a recipient, with the erasures.
-    pub(super) rows: Vec<(String, Hits)>,
-    /// The last row of the page; `None` at the end of the table.
-    pub(super) last: Option<String>,
-}
-
 impl TextTable {
     pub(super) fn name(&self) -> &'static str {
         self.table
     }
 
-    /// Reads on after a row.
-    pub(super) fn page(&self, connection: &Connection, after: &str, targets: &Targets) -> Result<Found> {
-        let sql = format!("{} WHERE id > ?1 ORDER BY id LIMIT ?2", self.select());
-        let mut statement = connection.prepare_cached(&sql)?;
-        let mut rows = statement.query(params![after, sql_limit(PAGE_ROWS)])?;
-        let mut found = Found::default();
-        while let Some(row) = rows.next()? {
-            let (id, replaced) = (row.get::<_, String>(0)?, self.replaced(row, targets)?);
-            found.last = Some(id.clone());
-            found.rows.extend(replaced.map(|(_, hits)| (id, hits)));
-        }
-        Ok(found)
-    }
-
     /// Replaces the texts of a row as it is now. Returns the erasures.
-    pub(super) fn rewrite(&self, tx: &Tx<'_>, id: &str, targets: &Targets) -> Result<Hits> {
+    fn rewrite(&self, tx: &Tx<'_>, id: &str, targets: &Targets) -> Result<Hits> {
         let sql = format!("{} WHERE id = ?1", self.select());
         let replaced =
             tx.prepare_cached(&sql)?.query_row([id], |row| self.replaced(row, targets)).optional()?.flatten();
@@ -121,12 +120,10 @@ impl TextTable {
                        WHERE webhook_id = (SELECT webhook_id FROM webhook_delivery WHERE id = ?1)";
             tx.prepare_cached(sql)?.execute(params![id, after - before])?;
         }
+        if let (MESSAGE, Ok(message)) = (self.table, id.parse::<MessageId>()) {
+            index::renew(tx, message)?;
+        }
         Ok(hits)
-    }
-
-    /// Counts a row.
-    pub(super) fn count(&self, counts: &mut ErasureCounts) {
-        *(self.count)(counts) += 1;
     }
 
     fn select(&self) -> String {
@@ -146,9 +143,13 @@ impl TextTable {
             let replaced = match (&value, form) {
                 (Value::Text(text), Text) => targets.replace_text(text, owner, &mut hits),
                 (Value::Text(text), Json) => targets.replace_json(text, owner, &mut hits),
+                (Value::Text(text), Removed) => targets.replace_text(text, owner, &mut hits),
                 _ => None,
             };
-            values.push(replaced.map_or(value, Value::from));
+            values.push(match (replaced, form) {
+                (Some(_), Removed) => Value::Null,
+                (replaced, _) => replaced.map_or(value, Value::from),
+            });
         }
         Ok((!hits.is_empty()).then_some((values, hits)))
     }
@@ -161,4 +162,63 @@ impl TextTable {
         let sql = "SELECT octets FROM webhook_delivery WHERE id = ?1 AND next_attempt_us IS NOT NULL";
         Ok(tx.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()?)
     }
+}
+
+impl Table for TextTable {
+    type Found = NamingRows;
+
+    fn page(
+        &self,
+        connection: &Connection,
+        after: &str,
+        targets: &Targets,
+    ) -> Result<(NamingRows, Option<String>)> {
+        let sql = format!("{} WHERE id > ?1 ORDER BY id LIMIT ?2", self.select());
+        let mut statement = connection.prepare_cached(&sql)?;
+        let mut rows = statement.query(params![after, sql_limit(PAGE_ROWS)])?;
+        let (mut found, mut last) = (Vec::new(), None);
+        while let Some(row) = rows.next()? {
+            let (id, replaced) = (row.get::<_, String>(0)?, self.replaced(row, targets)?);
+            last = Some(id.clone());
+            found.extend(replaced.map(|(_, hits)| (id, hits)));
+        }
+        Ok((found, last))
+    }
+}
+
+impl ErasedTable for TextTable {
+    fn erase(&self, tx: &Tx<'_>, (id, _): &(String, Hits), targets: &Targets) -> Result<Hits> {
+        self.rewrite(tx, id, targets)
+    }
+
+    fn count(&self, counts: &mut ErasureCounts) {
+        *(self.count)(counts) += 1;
+    }
+}
+
+/// Replaces and counts the texts of a message and its attempts, before some of them are removed.
+pub(super) fn rewrite_message(
+    tx: &Tx<'_>,
+    message: MessageId,
+    targets: &Targets,
+    counts: &mut Counts,
+) -> Result<()> {
+    let sql = "SELECT id FROM attempt WHERE message_id = ?1";
+    let attempts = tx
+        .prepare_cached(sql)?
+        .query_map([message], |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<String>>>()?;
+    for table in TABLES {
+        let ids = match table.table {
+            MESSAGE => &[message.to_string()][..],
+            ATTEMPT => &attempts,
+            _ => continue,
+        };
+        for id in ids {
+            for place in table.rewrite(tx, id, targets)? {
+                table.count(counts.entry(place).or_default());
+            }
+        }
+    }
+    Ok(())
 }

@@ -9,7 +9,8 @@ use rusqlite::{Connection, OptionalExtension, ToSql, params};
 use super::index;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{
-    AttemptId, AuditId, EventId, MessageId, ReportId, RequestId, SuppressionId, TenantId, WebhookDeliveryId,
+    AttemptId, AuditId, ErasureId, EventId, MessageId, ReportId, RequestId, SuppressionId, TenantId,
+    WebhookDeliveryId,
 };
 use crate::store::sqlite::blob_store::{self, BodyFiles};
 use crate::store::sqlite::keyset::ulid_at;
@@ -17,7 +18,7 @@ use crate::store::sqlite::outbox::deliveries::IS_REMOVABLE;
 use crate::store::sqlite::sql_types::{sql_limit, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::sqlite::usage;
-use crate::store::{Result, RetentionPolicy};
+use crate::store::{ERASURE_DAYS, Result, RetentionPolicy};
 
 /// Maximum of objects that one job of the writer deletes.
 pub(super) const JOB_ROWS_MAX: usize = 50;
@@ -60,6 +61,8 @@ pub(super) struct Due {
     pub(super) report_texts: Vec<String>,
     /// Reports that belong to no message.
     pub(super) reports: Vec<String>,
+    /// Erasures that were complete long ago.
+    pub(super) erasures: Vec<String>,
     /// There may be more.
     pub(super) truncated: bool,
 }
@@ -125,6 +128,10 @@ pub(super) fn find_due(
     collect(connection, sql, params![end], limit, &mut due.report_texts)?;
     let sql = "SELECT id FROM report WHERE tenant_id IS NULL AND id < ?1 ORDER BY id LIMIT ?2";
     collect(connection, sql, params![end], limit, &mut due.reports)?;
+    let end = days_before(now, ERASURE_DAYS);
+    let sql = "SELECT id FROM erasure WHERE id < ?1 AND applied_us < ?2 ORDER BY id LIMIT ?3";
+    let bounds = params![first_id(ErasureId::PREFIX, end), us(end)];
+    collect(connection, sql, bounds, limit, &mut due.erasures)?;
     let most = [
         due.bodies.len(),
         due.messages.len(),
@@ -137,6 +144,7 @@ pub(super) fn find_due(
         due.suppressions.len(),
         due.report_texts.len(),
         due.reports.len(),
+        due.erasures.len(),
     ];
     due.truncated = most.contains(&limit) || !progress.bodies.is_empty() || !progress.messages.is_empty();
     Ok(due)
@@ -323,6 +331,10 @@ pub(super) fn remove_events(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {
 
 pub(super) fn remove_audit_entries(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {
     remove_each(tx, "DELETE FROM audit WHERE id = ?1", ids)
+}
+
+pub(super) fn remove_erasures(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {
+    remove_each(tx, "DELETE FROM erasure WHERE id = ?1", ids)
 }
 
 pub(super) fn remove_rejections(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {

@@ -13,6 +13,7 @@ const ENCODED: [&str; 2] = ["bob+2bx@b.example", "bob%2bx%40b.example"];
 const ROWS: &[&str] = &[
     "UPDATE attempt SET text = '550 <Bob+X@B.Example>: unknown',
                         transcript = 'RCPT TO:<bob+x@b.example> ORCPT=rfc822;bob+2Bx@b.example'",
+    "UPDATE message SET header_from = 'Bob <bob+x@b.example>', envelope_id = 'bob+2Bx@b.example'",
     "UPDATE delivery SET last_reply = '550 bob+x@b.example', original_recipient = 'rfc822;bob+2Bx@b.example'",
     "INSERT INTO report (id, tenant_id, message_id, kind, rule, effect, recipient, reply, reporter, digest, times, created_us, last_us)
      SELECT 'rpt_1', id, NULL, 'other', 'other', 'none', 'bob+x@b.example', '550 bob+x@b.example',
@@ -56,6 +57,9 @@ async fn filled() -> (Bed, TenantId, Connection) {
     let mut own = new_message(tenant, &["Bob+X@b.example"], "dear bob+x@b.example");
     own.message.annotations.tags = vec![format!("for {BOB}")];
     bed.store.enqueue(own).await.unwrap();
+    let mut to_another = new_message(tenant, &["dora@b.example"], "hello");
+    to_another.message.subject = Some("about bob+x@b.example".into());
+    bed.store.enqueue(to_another).await.unwrap();
     let batches = bed.claim(later(0)).await.batches;
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
     bed.store.suppress(new_suppression(Some(tenant), BOB), now()).await.unwrap();
@@ -89,6 +93,8 @@ async fn an_erased_recipient_is_in_no_column_of_any_table() {
         "inbox.address",
         "inbox.folded",
         "message.subject",
+        "message.header_from",
+        "message.envelope_id",
         "message.tags",
         "message.metadata",
         "rejection.message",
@@ -115,16 +121,94 @@ async fn an_erased_recipient_is_in_no_column_of_any_table() {
     let done = bed.store.erasure(new.id).await.unwrap().unwrap();
     assert_eq!(done.applied_at, Some(at));
     assert_eq!((done.counts.deliveries, done.counts.messages, done.counts.shared_messages), (2, 1, 1));
-    assert_eq!((done.counts.deliveries, done.counts.messages), (would.deliveries, would.messages));
     assert_eq!((done.counts.reports, done.counts.rejections, done.counts.suppressions), (1, 1, 1));
-    assert_eq!((would.reports, would.rejections, would.suppressions), (1, 1, 1));
+    assert_eq!(done.counts, would);
     // Carl's delivery and the shared message stay.
     assert_eq!(places_with(&database, &["carl@b.example"]).first().unwrap(), "delivery.recipient");
     let filter = MessageFilter { to: Some(address("carl@b.example")), ..MessageFilter::default() };
     let found = bed.store.list_messages(filter, PageRequest::default()).await.unwrap();
     assert_eq!(found.items.len(), 1);
+    for (words, count) in [("about erased", 1), ("about bob", 0)] {
+        let filter = MessageFilter { subject: Some(words.parse().unwrap()), ..MessageFilter::default() };
+        let found = bed.store.list_messages(filter, PageRequest::default()).await.unwrap();
+        assert_eq!(found.items.len(), count, "{words}");
+    }
     // A second pass has nothing to do.
     assert_eq!(bed.store.apply_erasures(later(2)).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_dry_run_counts_what_the_erasure_changes() {
+    let bed = Bed::new().await;
+    let tenant = bed.tenant("a").await.id;
+    bed.enqueue(tenant, &[BOB]).await;
+    let mut notification = new_message(tenant, &[BOB], "bob+x@b.example was not reached");
+    notification.message.kind = MessageKind::Report;
+    bed.store.enqueue(notification).await.unwrap();
+    let batches = bed.claim(later(0)).await.batches;
+    bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
+    let sql = "UPDATE attempt SET text = 'accepted', transcript = 'RCPT TO:<bob+x@b.example>'";
+    assert_eq!(database.execute(sql, []).unwrap(), 2);
+    let new = erasure_of(Some(tenant), true);
+    let would = bed.store.count_erasure(new.clone()).await.unwrap();
+    assert_eq!((would.deliveries, would.messages, would.attempts, would.other), (2, 2, 2, 0), "{would:?}");
+    bed.store.note_erasure(new.clone(), now()).await.unwrap();
+    assert_eq!(bed.store.apply_erasures(later(1)).await.unwrap(), 1);
+    assert_eq!(bed.store.erasure(new.id).await.unwrap().unwrap().counts, would);
+}
+
+#[tokio::test]
+async fn the_counts_of_a_pass_that_failed_are_kept() {
+    let (bed, tenant, database) = filled().await;
+    let new = erasure_of(Some(tenant), false);
+    let would = bed.store.count_erasure(new.clone()).await.unwrap();
+    bed.store.note_erasure(new.clone(), now()).await.unwrap();
+    let failing = "CREATE TRIGGER failing BEFORE UPDATE ON rejection BEGIN SELECT RAISE(ABORT, 'no'); END";
+    database.execute_batch(failing).unwrap();
+    assert!(bed.store.apply_erasures(later(1)).await.is_err());
+    let begun = bed.store.erasure(new.id).await.unwrap().unwrap();
+    assert_eq!((begun.applied_at, begun.counts.deliveries, begun.counts.rejections), (None, 2, 0));
+    database.execute_batch("DROP TRIGGER failing").unwrap();
+    assert_eq!(bed.store.apply_erasures(later(2)).await.unwrap(), 1);
+    assert_eq!(bed.store.erasure(new.id).await.unwrap().unwrap().counts, would);
+}
+
+#[tokio::test]
+async fn an_erasure_without_a_hit_leaves_the_search_index_as_it_is() {
+    let bed = Bed::new().await;
+    let tenant = bed.tenant("a").await.id;
+    for _ in 0..3 {
+        bed.enqueue(tenant, &["carl@b.example"]).await;
+        bed.store.index_messages().await.unwrap();
+    }
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
+    let index = || -> String {
+        let sql = "SELECT group_concat(id || ' ' || hex(block)) FROM message_search_data";
+        database.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    let before = index();
+    bed.store.note_erasure(erasure_of(None, false), now()).await.unwrap();
+    assert_eq!(bed.store.apply_erasures(later(1)).await.unwrap(), 1);
+    assert_eq!(index(), before);
+}
+
+#[tokio::test]
+async fn a_complete_erasure_is_kept_for_two_years() {
+    let bed = Bed::new().await;
+    let tenant = bed.tenant("a").await.id;
+    bed.enqueue(tenant, &[BOB]).await;
+    let open = erasure_of(Some(tenant), true);
+    let complete = NewErasure { folded: "carl@b.example".into(), ..erasure_of(Some(tenant), true) };
+    for new in [&open, &complete] {
+        bed.store.note_erasure(new.clone(), now()).await.unwrap();
+    }
+    assert_eq!(bed.store.apply_erasures(later(3600)).await.unwrap(), 1);
+    let prune = async |days: i64| bed.store.prune(KEEP, later(days * 24 * 3600), 100).await.unwrap();
+    assert_eq!(prune(730).await.erasures, 0, "it was complete an hour after the request");
+    assert_eq!(prune(731).await.erasures, 1);
+    let left = bed.store.list_erasures(PageRequest::default()).await.unwrap().items;
+    assert_eq!(left.iter().map(|erasure| erasure.id).collect::<Vec<_>>(), [open.id]);
 }
 
 #[tokio::test]
