@@ -216,6 +216,56 @@ async fn what_is_changed_or_unreadable_is_refused() {
 }
 
 #[tokio::test]
+async fn objects_beyond_the_limits_of_their_operations_are_refused() {
+    let (from, to) = (ApiStage::start().await, ApiStage::start().await);
+    let own = Belongings::make(&from, "own").await;
+    let objects = export(&from, &own.tenant.id.to_string()).await;
+    for (kind, field, value) in [
+        ("tenant", "name", json!("n".repeat(201))),
+        ("tenant", "external_ref", json!("e".repeat(256))),
+        ("tenant", "source_pool", json!("elsewhere")),
+        ("tenant", "retention_days", json!(0)),
+        ("key", "name", json!("two\nlines")),
+        ("key", "allowed_cidrs", json!(vec!["192.0.2.0/24"; 101])),
+        ("template", "name", json!("")),
+        ("template", "subject", json!("{% if %}")),
+        ("template", "html", json!("h".repeat(256 * 1024 + 1))),
+        ("webhook", "url", json!("https://user:secret@hooks.example/")),
+        ("domain", "name", json!(format!("{}.example", ["d".repeat(60).as_str(); 4].join(".")))),
+    ] {
+        let mut wrong = objects.clone();
+        let place = wrong.iter().position(|object| object["object"] == kind).unwrap();
+        wrong[place][field] = value;
+        let refused =
+            import(&to, "?dry_run=true", body_of(&wrong)).await.expect_error(422, "validation_failed");
+        assert_eq!(refused["errors"][0]["path"], format!("objects[{place}].{field}"), "{refused}");
+    }
+    let mut body = body_of(&objects);
+    body["objects"][0]["source_pool"] = json!("bulk");
+    let objects: Vec<Value> = body["objects"].as_array().unwrap().clone();
+    import(&to, "", body_of(&objects)).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_domain_that_is_imported_as_verified_is_taken_for_other_tenants() {
+    let (from, to) = (ApiStage::start().await, ApiStage::start().await);
+    let acme = from.tenant("acme").await;
+    from.add_domain(acme.id, "acme.example").await;
+    let other = to.tenant("other").await;
+    let claim = json!({"name": "acme.example", "tenant_id": other.id});
+    let claim = to.post(&to.platform, "/v1/domains", claim).await.expect(201);
+    let path = format!("/v1/domains/{}", claim["id"].as_str().unwrap());
+    let mut body = body_of(&export(&from, &acme.id.to_string()).await);
+    body["trust_domains"] = json!(true);
+    import(&to, "?dry_run=true", body.clone()).await.expect(200);
+    assert_eq!(to.get(&to.platform, &path).await.expect(200)["status"], "pending");
+    import(&to, "", body).await.expect(200);
+    assert_eq!(to.get(&to.platform, &path).await.expect(200)["status"], "taken");
+    let events = to.get(&to.platform, "/v1/events?type=domain.taken").await.expect(200);
+    assert_eq!(events["data"].as_array().map(Vec::len), Some(1), "{events}");
+}
+
+#[tokio::test]
 async fn verified_domains_stay_verified_only_on_request() {
     let (from, to) = (ApiStage::start().await, ApiStage::start().await);
     let acme = from.tenant("acme").await;

@@ -15,11 +15,12 @@ use crate::mail::Timestamp;
 use crate::model::{DomainId, Environment, KeyId, KeySecret, KeyStatus, RefusalCode, Scope, TenantId};
 use crate::store::{Directory, Key, KeyFilter, KeyPatch, NewKey, Store};
 
+pub(super) use rights::RESTRICTIONS_MAX;
 use rights::{Rights, check_domains, check_rights, check_within, deduplicate, is_bound_by, read_networks};
 pub use rights::{ScopeName, list_scopes, read_scopes};
 pub use views::{KeyView, NewKeyView};
 
-const NAME_CHARS_MAX: usize = 200;
+pub(super) const NAME_CHARS_MAX: usize = 200;
 
 /// Octets of a response with the maximum number of restrictions.
 const RESPONSE_OCTETS_MAX: u64 = 16 * 1024;

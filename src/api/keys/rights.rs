@@ -14,7 +14,7 @@ use crate::model::{DomainId, Environment, RefusalCode, Scope, TenantId};
 use crate::store::{DEFAULT_TENANT, Directory, Key};
 
 /// Maximum of scopes, domains or networks.
-const RESTRICTIONS_MAX: usize = 100;
+pub(in crate::api) const RESTRICTIONS_MAX: usize = 100;
 
 /// The name of a scope in a request.
 #[derive(Deserialize)]

@@ -198,6 +198,24 @@ impl From<store::TemplateSummary> for TemplateSummary {
     }
 }
 
+/// The parts of a template.
+#[derive(Deserialize)]
+pub struct Parts<'a> {
+    name: &'a str,
+    subject: &'a str,
+    text: Option<&'a str>,
+    html: Option<&'a str>,
+}
+
+impl Parts<'_> {
+    /// Compiles the sources, so it runs on a [`stack`].
+    pub fn check(&self, checks: &mut Checks) {
+        checks.line(self.name, "name", NAME_CHARS_MAX);
+        check_sources([Some(self.subject), self.text, self.html], checks);
+        check_bodies(self.text.is_some() || self.html.is_some(), checks);
+    }
+}
+
 /// Checks the size of the data.
 pub fn check_data(data: &Data, path: &str, checks: &mut Checks) {
     let octets = serde_json::to_vec(data).map_or(usize::MAX, |text| text.len());
@@ -222,9 +240,7 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
 fn check_new(body: &CreateTemplate) -> Checks {
     let CreateTemplate { name, subject, text, html, .. } = body;
     let mut checks = Checks::default();
-    checks.line(name, "name", NAME_CHARS_MAX);
-    check_sources([Some(subject), text.as_ref(), html.as_ref()], &mut checks);
-    check_bodies(text.is_some() || html.is_some(), &mut checks);
+    Parts { name, subject, text: text.as_deref(), html: html.as_deref() }.check(&mut checks);
     checks
 }
 
@@ -242,7 +258,7 @@ async fn checked<T: Send + Sync + 'static>(
 }
 
 /// Checks subject, text and HTML, as far as they are given.
-fn check_sources(sources: [Option<&String>; 3], checks: &mut Checks) {
+fn check_sources(sources: [Option<&str>; 3], checks: &mut Checks) {
     let limits = [("subject", SUBJECT_CHARS_MAX), ("text", SOURCE_OCTETS_MAX), ("html", SOURCE_OCTETS_MAX)];
     for (source, (path, octets_max)) in sources.into_iter().zip(limits) {
         let Some(source) = source else { continue };
@@ -285,8 +301,8 @@ fn check_changes(body: &UpdateTemplate, has_text: bool, has_html: bool) -> Check
     let UpdateTemplate { name, subject, text, html } = body;
     let mut checks = Checks::default();
     name.iter().for_each(|name| checks.line(name, "name", NAME_CHARS_MAX));
-    let bodies = [text, html].map(|body| body.as_ref().and_then(Option::as_ref));
-    check_sources([subject.as_ref(), bodies[0], bodies[1]], &mut checks);
+    let bodies = [text, html].map(|body| body.as_ref().and_then(Option::as_deref));
+    check_sources([subject.as_deref(), bodies[0], bodies[1]], &mut checks);
     let has_text = text.as_ref().map_or(has_text, Option::is_some);
     let has_html = html.as_ref().map_or(has_html, Option::is_some);
     check_bodies(has_text || has_html, &mut checks);

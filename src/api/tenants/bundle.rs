@@ -11,9 +11,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinError;
 
+use super::imported_objects::{self, Allowed};
 use super::imported_secrets;
 use super::validation::check_slug;
 use crate::api::json::Checks;
+use crate::api::templates::stack;
 use crate::api::{ApiError, ApiResponse, FieldError, RequestContext, Result, domains};
 use crate::archive::{BundleDigest, SecretError, SecretRecipients, bundle_header, digest_of};
 use crate::limits::tenant_semaphore::TenantPermit;
@@ -235,7 +237,7 @@ pub async fn import(mut call: RequestContext) -> Result<ApiResponse> {
     checks.require(is_whole, "sha256", "invalid", "this is not the digest of the objects");
     checks.finish()?;
     let wanted = slug.as_deref().or(of_bundle).map(str::to_owned);
-    let objects = check_secrets(objects).await?;
+    let objects = checked(&call, objects).await?;
     let domains = domains_of(&objects);
     let options = ImportOptions { dry_run, slug, trusts_domains: trust_domains, has_open: open };
     let report = call.store().import_bundle(objects, options, call.now).await?;
@@ -277,14 +279,20 @@ pub async fn import(mut call: RequestContext) -> Result<ApiResponse> {
     })
 }
 
-/// Checks the secrets of the objects on a blocking thread.
-async fn check_secrets(objects: Vec<BundleObject>) -> Result<Vec<BundleObject>> {
-    let check = move || {
+/// Returns the objects if they and their secrets are as the operations that create them demand.
+async fn checked(call: &RequestContext, objects: Vec<BundleObject>) -> Result<Vec<BundleObject>> {
+    let (api, message_lifetime_hours_max) = (Arc::clone(&call.api), call.message_lifetime_hours_max());
+    let work = move || {
+        let (source_pools, webhooks) = (&api.source_pools[..], &api.webhooks);
+        let allowed = Allowed { message_lifetime_hours_max, source_pools, webhooks };
         let mut checks = Checks::default();
         imported_secrets::check(&objects, &mut checks);
-        checks.finish().map(|()| objects)
+        let mut faults = checks.into_result().err().unwrap_or_default();
+        faults
+            .extend(stack::run(|| imported_objects::faults(&objects, &allowed)).map_err(ApiError::internal)?);
+        if faults.is_empty() { Ok(objects) } else { Err(ApiError::invalid(faults)) }
     };
-    tokio::task::spawn_blocking(check).await.map_err(ApiError::internal)?
+    call.work(work).await
 }
 
 fn domains_of(objects: &[BundleObject]) -> Vec<DomainId> {

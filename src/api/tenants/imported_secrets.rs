@@ -44,7 +44,7 @@ fn check_password(object: &BundleObject, secret: &[u8], path: &str, checks: &mut
         return checks.require(false, path, "invalid", "a password needs a smart_host");
     };
     match std::str::from_utf8(secret) {
-        Ok(password) => smart_host::check(&smart_host, Some(password), None, checks),
+        Ok(password) => smart_host::check_password(&smart_host, Some(password), None, checks),
         Err(_) => checks.require(false, path, "invalid", "this must be UTF-8"),
     }
 }

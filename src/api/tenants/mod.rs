@@ -1,8 +1,9 @@
-//! Tenants: create, read, change, delete. `bundle` exports and imports them, and `imported_secrets` checks the secrets of an
-//! import. `views` has the request and response bodies.
+//! Tenants: create, read, change, delete. `bundle` exports and imports them; `imported_objects` and `imported_secrets` check
+//! what is imported. `views` has the request and response bodies.
 //! `validation` checks requests, and `smart_host` checks the smart host in them.
 
 mod bundle;
+mod imported_objects;
 mod imported_secrets;
 mod smart_host;
 mod validation;
@@ -55,7 +56,7 @@ pub fn resource() -> Resource {
                 .query::<bool>("messages", "Also messages with their deliveries, attempts, events and content.")
                 .returns_octets("application/x-ndjson", "The bundle."),
             Operation::post("/v1/tenants/import", "import_tenant", bundle::import)
-                .describe("Import a tenant", "Objects of a bundle. Ids stay, so a second import changes nothing. With a conflict, nothing is imported; a dry run lists all of them. A secret is `{\"plain\": …}`, base64 of its octets: `pillarbox tenant import --identity` decrypts it. Without a secret, a domain gets a new DKIM key, and a webhook a new secret. Send a domain and its DKIM keys in one request. Messages come with their history; those with open deliveries only with `open`. They raise no events here and count nowhere.")
+                .describe("Import a tenant", "Objects of a bundle. Ids stay, so a second import changes nothing. With a conflict, nothing is imported; a dry run lists all of them. Objects must keep to the limits of the operations that create them. A secret is `{\"plain\": …}`, base64 of its octets: `pillarbox tenant import --identity` decrypts it. Without a secret, a domain gets a new DKIM key, and a webhook a new secret. Send a domain and its DKIM keys in one request. Messages come with their history; those with open deliveries only with `open`. They raise no events here and count nowhere.")
                 .needs(Access::Platform)
                 .query::<bool>("dry_run", "Say what would be done, without doing it.")
                 .takes_large::<bundle::Import>(r#"{"objects": [{"id": "tnt_01KBX3M5V9Q7R2T4W6Y8Z0A1B2", "name": "Acme", "object": "tenant", "slug": "acme"}], "sha256": "6c89f50e5241186692c4c60d754197ba8541c8ea4a41b513c7f6a5cca1e66fe2"}"#)

@@ -62,20 +62,31 @@ pub fn resolve(
         dkim: body.dkim.or(current.map(|c| c.dkim)).unwrap_or_default(),
         password_revision: current.map_or(0, |c| c.password_revision),
     };
-    check(&smart_host, password.as_ref().map(|p| p.as_str()), current, checks);
+    check_limits(&smart_host, "smtp", checks);
+    check_password(&smart_host, password.as_ref().map(|p| p.as_str()), current, checks);
     Some(NewSmartHost { smart_host, password })
 }
 
-/// Checks a smart host and the password that is given with it.
-pub fn check(wanted: &SmartHost, password: Option<&str>, current: Option<&SmartHost>, checks: &mut Checks) {
-    let address = wanted.host.parse::<IpAddr>().ok();
-    let is_host = address.is_some() || DomainName::parse(&wanted.host).is_ok();
-    checks.require(is_host, "smtp.host", "invalid", "this must be a host name or an IP address");
-    checks.require(wanted.port != 0, "smtp.port", "invalid", "this must be from 1 to 65535");
-    checks.length(wanted.destinations.len(), "smtp.destinations", DESTINATIONS_MAX, "entries");
-    if let Some(user) = &wanted.user {
-        checks.line(user, "smtp.user", CREDENTIAL_CHARS_MAX);
+/// Checks what a smart host has without its password, in the field `path`.
+pub(super) fn check_limits(smart_host: &SmartHost, path: &str, checks: &mut Checks) {
+    let SmartHost { host, port, user, destinations, .. } = smart_host;
+    let is_host = host.parse::<IpAddr>().is_ok() || DomainName::parse(host).is_ok();
+    let message = "this must be a host name or an IP address";
+    checks.require(is_host, &format!("{path}.host"), "invalid", message);
+    checks.require(*port != 0, &format!("{path}.port"), "invalid", "this must be from 1 to 65535");
+    checks.length(destinations.len(), &format!("{path}.destinations"), DESTINATIONS_MAX, "entries");
+    if let Some(user) = user {
+        checks.line(user, &format!("{path}.user"), CREDENTIAL_CHARS_MAX);
     }
+}
+
+/// Checks the password that is given with a smart host.
+pub fn check_password(
+    wanted: &SmartHost,
+    password: Option<&str>,
+    current: Option<&SmartHost>,
+    checks: &mut Checks,
+) {
     if let Some(password) = password {
         checks.line(password, "smtp.pass", CREDENTIAL_CHARS_MAX);
         checks.require(wanted.user.is_some(), "smtp.user", "required", "a password needs a user");
@@ -87,7 +98,7 @@ pub fn check(wanted: &SmartHost, password: Option<&str>, current: Option<&SmartH
         let message =
             "give the password: a stored password is kept only while host, port and user stay the same";
         checks.require(password.is_some() || is_kept, "smtp.pass", "required", message);
-        let is_loopback = address.is_some_and(|ip| ip.is_loopback());
+        let is_loopback = wanted.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         let message = "use starttls or implicit: passwords are sent only over verified TLS";
         checks.require(wanted.tls.protects_password(is_loopback), "smtp.tls", "invalid", message);
     }

@@ -1,5 +1,6 @@
 //! Validation of tenants in requests.
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::smart_host;
@@ -8,7 +9,7 @@ use crate::api::json::Checks;
 use crate::api::{Result, domains};
 use crate::mail::Timestamp;
 use crate::model::{Brakes, Brand, SoftBounces, TenantStatus};
-use crate::store::{NewTenant, Ramp, RateLimit, Tenant, TenantPatch, TenantSettings};
+use crate::store::{NewTenant, Ramp, RateLimit, SmartHost, Tenant, TenantPatch, TenantSettings};
 
 const NAME_CHARS_MAX: usize = 200;
 const BRAND_CHARS_MAX: usize = 60;
@@ -52,6 +53,41 @@ impl Create {
             body_retention_days: self.body_retention_days,
             weight: self.weight,
         })
+    }
+}
+
+/// A tenant in a bundle, as far as its limits depend on more than the form of its fields.
+#[derive(Deserialize)]
+pub(super) struct ImportedTenant {
+    name: String,
+    external_ref: Option<String>,
+    metadata: Option<Map<String, Value>>,
+    settings: Option<TenantSettings>,
+    rate_limit: Option<RateLimit>,
+    smart_host: Option<SmartHost>,
+    source_pool: Option<String>,
+    retention_days: Option<u32>,
+    body_retention_days: Option<u32>,
+}
+
+impl ImportedTenant {
+    pub(super) fn check(
+        &self,
+        message_lifetime_hours_max: u32,
+        source_pools: &[String],
+        checks: &mut Checks,
+    ) {
+        check_name(&self.name, checks);
+        check_external_ref(self.external_ref.as_deref(), checks);
+        self.metadata.iter().for_each(|metadata| checks.metadata(metadata));
+        self.settings
+            .iter()
+            .for_each(|settings| check_settings(settings, message_lifetime_hours_max, checks));
+        self.rate_limit.iter().for_each(|rate_limit| check_rate_limit(rate_limit, checks));
+        check_retention("retention_days", self.retention_days, checks);
+        check_retention("body_retention_days", self.body_retention_days, checks);
+        self.smart_host.iter().for_each(|host| smart_host::check_limits(host, "smart_host", checks));
+        check_source_pool(self.source_pool.as_deref(), source_pools, checks);
     }
 }
 

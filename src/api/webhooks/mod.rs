@@ -1,7 +1,7 @@
 //! Webhooks: create, read, change, delete, and rotation of their secrets.
 
 mod deliveries;
-mod endpoint;
+pub(super) mod endpoint;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;

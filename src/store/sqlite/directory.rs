@@ -1,7 +1,7 @@
 //! Tenants, domains, keys, suppressions and templates.
 
 pub(super) mod dkim_keys;
-mod domains;
+pub(super) mod domains;
 pub(super) mod keys;
 mod removal;
 pub(super) mod row_limits;

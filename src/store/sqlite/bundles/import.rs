@@ -14,7 +14,7 @@ use crate::model::{
     WebhookId, WebhookStatus,
 };
 use crate::store::memory::DirectoryChange;
-use crate::store::sqlite::directory::{dkim_keys, row_limits};
+use crate::store::sqlite::directory::{dkim_keys, domains, row_limits};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::outbox::webhooks;
 use crate::store::sqlite::secret_encryption::SealedColumn;
@@ -36,6 +36,7 @@ pub(super) struct Importing<'a> {
     tenant: TenantId,
     /// Name and slug, if it is new.
     new_tenant: Option<[Column; 2]>,
+    new_domains: Vec<DomainId>,
     /// The tenant, if it is new and does not send.
     pub(super) stopped: Option<TenantId>,
     /// The places of new messages.
@@ -69,6 +70,7 @@ pub(super) fn import_all<'a>(tx: &'a Tx<'a>, job: &'a ImportJob) -> Result<Impor
         // Without an id, the first object is a conflict.
         tenant: id.unwrap_or_else(|| TenantId::generate(job.now)),
         new_tenant: None,
+        new_domains: Vec::new(),
         stopped: None,
         messages: Vec::new(),
         report: ImportReport { tenant_id: id, ..ImportReport::default() },
@@ -327,6 +329,7 @@ impl Importing<'_> {
                 self.new_tenant = Some(["name", "slug"].map(|name| parsed.column(name).clone()));
                 self.stopped = (!parsed.sends()).then_some(self.tenant);
             }
+            BundlePart::Domains => self.new_domains.extend(parsed.id().parse::<DomainId>()),
             BundlePart::Keys => self.schedule_expiry_notice(parsed)?,
             _ => {}
         }
@@ -364,22 +367,28 @@ impl Importing<'_> {
         Ok(())
     }
 
-    /// Makes the store read again what it keeps in memory about the tenant. Appends `tenant.created` for a new tenant.
+    /// Makes the store read again what it keeps in memory about the tenant. Appends `tenant.created` for a new tenant, and
+    /// changes the claims of other tenants to its verified domains as a verification does.
     pub(super) fn note_changes(&self) -> Result<()> {
         if self.report.created == self.messages.len() as u64 {
             return Ok(());
         }
+        let now = self.job.now;
         self.tx.directory_changes.push(DirectoryChange::Everything);
         self.tx.subscriptions.clear();
-        self.tx.suppression_times.note(Some(self.tenant), self.job.now);
-        let Some([Column::Text(name), Column::Text(slug)]) = &self.new_tenant else { return Ok(()) };
-        let subject = Subject { tenant_id: Some(self.tenant), ..Subject::default() };
-        self.tx.append(
-            EventKind::TenantCreated,
-            subject,
-            &json!({ "name": name, "slug": slug }),
-            self.job.now,
-        )
+        self.tx.suppression_times.note(Some(self.tenant), now);
+        if let Some([Column::Text(name), Column::Text(slug)]) = &self.new_tenant {
+            let subject = Subject { tenant_id: Some(self.tenant), ..Subject::default() };
+            let data = json!({ "name": name, "slug": slug });
+            self.tx.append(EventKind::TenantCreated, subject, &data, now)?;
+        }
+        for id in &self.new_domains {
+            let domain = domains::find(self.tx, *id)?;
+            if let Some(verified) = domain.filter(|domain| domain.status == DomainStatus::Verified) {
+                domains::take_claims(self.tx, &verified, now)?;
+            }
+        }
+        Ok(())
     }
 }
 

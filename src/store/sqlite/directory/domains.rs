@@ -185,7 +185,7 @@ fn append_event(tx: &Tx<'_>, kind: EventKind, domain: &Domain, at: Timestamp) ->
 }
 
 /// Another tenant's claim to a verified name is `taken`.
-fn take_claims(tx: &Tx<'_>, verified: &Domain, now: Timestamp) -> Result<()> {
+pub(in crate::store::sqlite) fn take_claims(tx: &Tx<'_>, verified: &Domain, now: Timestamp) -> Result<()> {
     let Some(tenant) = verified.tenant_id else { return Ok(()) };
     let sql = "SELECT * FROM domain WHERE name = ?1 AND tenant_id <> ?2 AND status NOT IN (?3, ?4)";
     let mut statement = tx.prepare_cached(sql)?;
@@ -224,7 +224,7 @@ pub(super) fn find_sandbox(connection: &Connection, name: &DomainName) -> Result
     find_by_name(connection, None, name.as_str())
 }
 
-pub(super) fn find(connection: &Connection, id: DomainId) -> Result<Option<Domain>> {
+pub(in crate::store::sqlite) fn find(connection: &Connection, id: DomainId) -> Result<Option<Domain>> {
     let mut statement = connection.prepare_cached("SELECT * FROM domain WHERE id = ?1")?;
     Ok(statement.query_row([id], read_row).optional()?)
 }
