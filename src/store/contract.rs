@@ -11,6 +11,7 @@ mod domains;
 mod journal;
 mod keys;
 mod outbox;
+pub(crate) mod postgres;
 mod reports;
 mod search;
 mod sending;
@@ -41,10 +42,11 @@ use crate::model::{
     SuppressionId, TenantId, TenantStatus, TlsFailure, TlsPolicyType, UsageInterval, Verification, WebhookId,
 };
 
-pub(crate) use super::sqlite::tests::SqliteHarness;
+pub(crate) use super::sql::tests::SqliteHarness;
 pub(crate) use every_test::engine_tests;
 
-run_on!(sqlite, crate::store::sqlite::tests::SqliteHarness);
+run_on!(on_sqlite, crate::store::sql::tests::SqliteHarness);
+run_on!(on_postgres, crate::store::contract::postgres::PostgresHarness);
 
 pub(crate) fn new_webhook(tenant_id: Option<TenantId>) -> NewWebhook {
     let secret = WebhookSecret(Zeroizing::new(vec![7; 32]));
@@ -70,6 +72,10 @@ pub(crate) const KEEP: RetentionPolicy = RetentionPolicy {
 
 /// The place of a store: a directory or a database. It outlives the stores that are opened in it.
 pub(crate) trait Harness: Sized + 'static {
+    /// Whether the engine is installed. If not, its tests are skipped.
+    fn is_available() -> bool {
+        true
+    }
     /// An empty place.
     async fn new() -> Self;
     /// Opens the store there, with a hot queue of so many octets. It is not open elsewhere.

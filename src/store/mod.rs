@@ -21,7 +21,7 @@
 
 #[cfg(test)]
 pub(crate) mod contract;
-mod engine;
+mod database;
 mod error;
 mod free_space;
 mod memory;
@@ -29,12 +29,11 @@ mod options;
 mod records;
 mod requester;
 mod response_recorder;
-mod sqlite;
+mod sql;
 mod traits;
 
 use crate::mail::SignedDuration;
 
-pub use engine::Store;
 pub use error::{Conflict, Result, StoreError};
 pub use memory::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange, SpoolFeed};
 pub use options::{Access, OpenError, StoreOptions};
@@ -42,9 +41,9 @@ pub use records::*;
 pub use requester::Requester;
 use requester::is_in_scope;
 pub use response_recorder::{IdempotentRequest, ResponseRecorder};
-pub use sqlite::{
+pub use sql::{
     BackupError, Bounds, CopiedDatabase, CopyProgress, DATABASE_FILE, DatabaseReport, NewLife,
-    PendingMigrations, PreparedDatabase, SqliteOptions, SqliteStore, body_path, check_database,
+    PendingMigrations, PostgresOptions, PreparedDatabase, SqliteOptions, Store, body_path, check_database,
     check_master_key, copy_database, fingerprint_in_database, has_data, hold_bodies, lock_data_dir,
     master_key_fingerprint, pending_migrations, prepare_restored, quick_check,
 };

@@ -2,13 +2,21 @@
 
 use std::path::PathBuf;
 
-use super::SqliteOptions;
+use super::{PostgresOptions, SqliteOptions};
 
 /// The engine that stores the data, with its options.
 #[derive(Debug, Clone)]
 pub enum StoreOptions {
     /// SQLite in a data directory, for one process.
     Sqlite(SqliteOptions),
+    /// PostgreSQL, for several processes.
+    Postgres(Box<PostgresOptions>),
+}
+
+impl From<PostgresOptions> for StoreOptions {
+    fn from(options: PostgresOptions) -> Self {
+        Self::Postgres(Box::new(options))
+    }
 }
 
 impl From<SqliteOptions> for StoreOptions {
@@ -75,6 +83,9 @@ pub enum OpenError {
         /// The fault.
         message: String,
     },
+    /// The database of a server cannot be used.
+    #[error("cannot open the database of store.url: {0}")]
+    Database(String),
     /// Any other error.
     #[error("cannot open the store in {path} (data_dir): {message}")]
     Failed {

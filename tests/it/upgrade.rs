@@ -330,7 +330,7 @@ async fn a_start_with_a_migration_says_how_long_it_takes_and_asks_the_service_ma
     std::fs::create_dir(directory.path().join("data")).unwrap();
     // As the first version made it.
     let database = rusqlite::Connection::open(directory.path().join("data/pillarbox.db")).unwrap();
-    database.execute_batch(include_str!("../../src/store/sqlite/migrations/0001_initial.sql")).unwrap();
+    database.execute_batch(include_str!("../../src/store/sql/sqlite/migrations/0001_initial.sql")).unwrap();
     database.pragma_update(None, "user_version", 1).unwrap();
     drop(database);
     let mut server =

@@ -94,6 +94,15 @@ pub(super) async fn words_of_a_subject_are_found_without_case_and_accents_and_th
     }
 }
 
+pub(super) async fn a_subject_of_any_length_is_indexed<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let word = with_subject(&bed, tenant, &format!("long {}", "\u{732b}".repeat(1_000))).await;
+    let many: Vec<_> = (0..100_000).map(|number| format!("long{number}")).collect();
+    let words_of = with_subject(&bed, tenant, &format!("long {}", many.join(" "))).await;
+    assert_eq!(walk(&bed, &words("long"), 10, false).await, [words_of, word]);
+}
+
 pub(super) async fn every_combination_finds_what_it_means_in_pages_up_and_down<H: Harness>() {
     let bed = TestBed::<H>::without_hand_over().await;
     let tenants = [bed.tenant("a").await.id, bed.tenant("b").await.id];

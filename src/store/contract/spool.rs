@@ -132,3 +132,19 @@ pub(super) async fn memory_for_accepted_messages_is_bounded_and_comes_back<H: Ha
         assert_eq!(due, 1, "one for the tenant, however much is accepted");
     }
 }
+
+pub(super) async fn what_waits_is_counted_for_all_and_for_a_tenant<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    bed.enqueue(a, &["x@one.example", "y@two.example"]).await;
+    bed.enqueue(b, &["x@one.example"]).await;
+    for (part, groups) in [
+        (QueueFilter::default(), 3),
+        (QueueFilter { tenant_id: Some(a), destination: None }, 2),
+        (QueueFilter::destination(Host::parse("one.example").unwrap()), 2),
+    ] {
+        let request = QueueRequest { part, limit: 10, after: None };
+        let counted = bed.store.overview(request, HashSet::new(), later(0)).await.unwrap();
+        assert_eq!(counted.groups.len(), groups);
+    }
+}

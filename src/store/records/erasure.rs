@@ -14,8 +14,9 @@ use crate::model::{DeliveryId, ErasureId, InboxId, MessageId, ReportId, Suppress
 /// Maximum of deliveries, and of reports, in [`RecipientRows`].
 pub const RECIPIENT_ROWS_MAX: usize = 1000;
 
-/// Complete erasures are kept for so many days, so that they can be applied again to a restored backup.
+/// Complete erasures are kept for this many days, so that they can be applied again to a restored backup.
 pub const ERASURE_DAYS: u32 = 730;
+
 /// The octets of the MAC of an address.
 const DIGEST_OCTETS: usize = 32;
 

@@ -1,5 +1,5 @@
 use crate::mail::Timestamp;
-use crate::store::engine::store_trait;
+use crate::store::traits::store_trait;
 use crate::store::{AcmeAccount, Result};
 
 store_trait! {

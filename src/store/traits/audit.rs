@@ -1,5 +1,5 @@
 use crate::model::{AuditId, TenantId};
-use crate::store::engine::store_trait;
+use crate::store::traits::store_trait;
 use crate::store::{AuditEntry, AuditFilter, Page, PageRequest, Result};
 
 store_trait! {

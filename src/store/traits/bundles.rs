@@ -1,5 +1,5 @@
 use crate::mail::Timestamp;
-use crate::store::engine::store_trait;
+use crate::store::traits::store_trait;
 use crate::store::{BundleObject, BundleRequest, ImportOptions, ImportReport, Page, Result};
 
 store_trait! {

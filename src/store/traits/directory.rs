@@ -4,7 +4,7 @@ use crate::mail::{DomainName, Timestamp};
 use crate::model::{
     DkimKeyId, DomainId, Environment, KeyId, ListName, SecretDigest, SuppressionId, TemplateId, TenantId,
 };
-use crate::store::engine::store_trait;
+use crate::store::traits::store_trait;
 use crate::store::{
     DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, NewDkimKey, NewDomain,
     NewKey, NewSuppression, NewTemplate, NewTenant, Page, PageRequest, Result, ScramCredential,

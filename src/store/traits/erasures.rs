@@ -1,6 +1,6 @@
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, ErasureId, MessageId, TenantId};
-use crate::store::engine::store_trait;
+use crate::store::traits::store_trait;
 use crate::store::{Erasure, ErasureCounts, NewErasure, Page, PageRequest, RecipientRows, Result};
 
 store_trait! {

@@ -1,6 +1,6 @@
 use crate::mail::Timestamp;
 use crate::model::{InboxId, TenantId};
-use crate::store::engine::store_trait;
+use crate::store::traits::store_trait;
 use crate::store::{Inbox, InboxConfirmation, InboxFilter, NewInbox, Page, PageRequest, Result};
 
 store_trait! {

@@ -2,7 +2,7 @@ use tokio::sync::watch;
 
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, EventId, KeyId, MessageId, RequestId, TenantId};
-use crate::store::engine::store_trait;
+use crate::store::traits::store_trait;
 use crate::store::{
     Attempt, Delivery, Event, EventFilter, EventPage, IdempotentResponse, JournalCursor, JournalEntry,
     Message, MessageFilter, MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection, RejectionFilter,

@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use crate::mail::Timestamp;
 use crate::model::{Environment, TenantId, UsageInterval};
-use crate::store::engine::store_trait;
+use crate::store::traits::store_trait;
 use crate::store::{
     AppliedBrake, BrakeReading, LimitWarning, Page, Result, Usage, UsageCounts, UsageFilter, UsageSum, UsedBy,
 };

@@ -1,4 +1,4 @@
-//! The interface of a store, one trait for each role. Each engine implements all of them.
+//! The interface of the store, one trait for each role.
 
 mod acme_accounts;
 mod audit;
@@ -12,6 +12,7 @@ mod outbox;
 mod queue;
 mod reports;
 mod spool;
+mod store_trait;
 mod sts_policies;
 mod tls_results;
 
@@ -27,5 +28,6 @@ pub use outbox::Outbox;
 pub use queue::Queue;
 pub use reports::Reports;
 pub use spool::Spool;
+pub(in crate::store) use store_trait::store_trait;
 pub use sts_policies::StsPolicies;
 pub use tls_results::TlsResults;

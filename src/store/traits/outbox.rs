@@ -1,6 +1,6 @@
 use crate::mail::Timestamp;
 use crate::model::{TenantId, WebhookDeliveryId, WebhookDeliveryState, WebhookId};
-use crate::store::engine::store_trait;
+use crate::store::traits::store_trait;
 use crate::store::{
     NewWebhook, Page, PageRequest, Result, ServedWebhook, Webhook, WebhookDelivery, WebhookFilter,
     WebhookOutcome, WebhookPatch, WebhookSecret, WebhooksInFlight,

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, MessageId, QueueFilter, TenantId};
-use crate::store::engine::store_trait;
+use crate::store::traits::store_trait;
 use crate::store::{OpenDeliveries, Pause, QueueOverview, QueueRequest, ReleaseMode, Restoration, Result};
 
 store_trait! {

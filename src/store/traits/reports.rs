@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use crate::mail::{DomainName, Timestamp, TokenKeys, TokenSubject};
 use crate::model::{DeliveryId, LinkKeys, MessageId, ReportId, TenantId};
-use crate::store::engine::store_trait;
+use crate::store::traits::store_trait;
 use crate::store::{
     FinishedDelivery, NewReport, Page, PageRequest, RecipientHistory, RecordedReport, Report, ReportFilter,
     ReportTarget, Result, SuspiciousSite, TokenGeneration, Unsubscription,

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
-use crate::store::engine::store_trait;
+use crate::store::traits::store_trait;
 use crate::store::{
     ContentFile, Delivery, DuePage, DueRange, Message, NewMessage, PausedRow, RecordBatch, Result, SpoolFeed,
     StoredContent, SubmissionKey,

@@ -1,5 +1,5 @@
 use crate::mail::{DomainName, Timestamp};
-use crate::store::engine::store_trait;
+use crate::store::traits::store_trait;
 use crate::store::{Result, StsRecord};
 
 store_trait! {

@@ -1,5 +1,5 @@
 use crate::mail::{Date, DomainName};
-use crate::store::engine::store_trait;
+use crate::store::traits::store_trait;
 use crate::store::{Result, TlsResult};
 
 store_trait! {

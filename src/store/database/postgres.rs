@@ -1,0 +1,312 @@
+//! A connection to PostgreSQL that is used like one to SQLite: calls block, one thread at a time.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt, join_all, try_join_all};
+use rusqlite::types::ToSql;
+use tokio::runtime::Runtime;
+use tokio::task::yield_now;
+use tokio::time::timeout;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::dialect::for_postgres;
+use super::postgres_server::PostgresServer;
+use super::postgres_values::{OwnedParameter, Parameter};
+use super::time_limit::TimeLimit;
+use super::{DatabaseError, Result, TransactionState};
+
+/// Prepared statements of a session; beyond it all are prepared again. Filters of lists make many.
+const STATEMENTS_MAX: usize = 500;
+/// Turns of the runtime until a task has learned of what has come from the network: one that reads, one that runs the task.
+const DRIVEN_TURNS: u32 = 3;
+/// How long a session may take to begin, and a cancelled statement to end.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to PostgreSQL. Outside of a transaction it begins a new session if the server ended the last one.
+pub(in crate::store) struct PostgresConnection {
+    server: Arc<PostgresServer>,
+    /// Drives the session while a call waits for it.
+    runtime: DrivingRuntime,
+    session: RefCell<Session>,
+    /// Statements that were sent and not answered yet, in order.
+    posted: RefCell<Vec<Posted>>,
+    /// Whether [`Self::post`] waits for no answer.
+    pipelines: Cell<bool>,
+    changes: Cell<u64>,
+    state: Cell<TransactionState>,
+}
+
+/// The answer to a statement: the number of changed rows.
+type Posted = BoxFuture<'static, std::result::Result<u64, tokio_postgres::Error>>;
+
+/// A runtime that may be dropped by a task of another one.
+struct DrivingRuntime(Option<Runtime>);
+
+impl DrivingRuntime {
+    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        match &self.0 {
+            Some(runtime) => runtime.block_on(future),
+            None => unreachable!("it is taken only when it is dropped"),
+        }
+    }
+}
+
+impl DrivingRuntime {
+    fn enter(&self) -> Option<tokio::runtime::EnterGuard<'_>> {
+        self.0.as_ref().map(Runtime::enter)
+    }
+}
+
+impl Drop for DrivingRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+struct Session {
+    client: Arc<Client>,
+    statements: HashMap<String, tokio_postgres::Statement>,
+}
+
+impl PostgresConnection {
+    /// Opens a connection. Blocks.
+    pub(in crate::store) fn open(server: Arc<PostgresServer>) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = DrivingRuntime(Some(runtime.map_err(|error| DatabaseError::Lost(error.to_string()))?));
+        let session = RefCell::new(begin_session(&runtime, &server)?);
+        Ok(Self {
+            server,
+            runtime,
+            session,
+            posted: RefCell::default(),
+            pipelines: Cell::new(false),
+            changes: Cell::new(0),
+            state: Cell::new(TransactionState::None),
+        })
+    }
+
+    pub(super) fn prepare(&self, sql: &str) -> Result<tokio_postgres::Statement> {
+        self.ensure_session()?;
+        if let Some(statement) = self.session.borrow().statements.get(sql) {
+            return Ok(statement.clone());
+        }
+        let client = self.client();
+        let statement = self.note(self.run(&client, client.prepare(&for_postgres(sql))))?;
+        let statements = &mut self.session.borrow_mut().statements;
+        if statements.len() >= STATEMENTS_MAX {
+            statements.clear();
+        }
+        statements.insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
+
+    pub(super) fn execute(
+        &self,
+        statement: &tokio_postgres::Statement,
+        sql: &str,
+        params: &[&dyn ToSql],
+    ) -> Result<usize> {
+        if sql.starts_with("ROLLBACK") {
+            self.forget_posted();
+        }
+        let params = parameters(params)?;
+        let client = self.client();
+        let executed = self.run(&client, client.execute_raw(statement, &params));
+        let changed = self.note(executed)?;
+        self.follow(sql);
+        if sql.starts_with("SELECT") {
+            return Ok(0);
+        }
+        self.changes.set(self.changes.get() + changed);
+        Ok(usize::try_from(changed).unwrap_or(usize::MAX))
+    }
+
+    /// Sends a statement without waiting for its answer. If it fails, so does the commit. Waits unless the connection
+    /// [pipelines](Self::set_pipelining).
+    pub(super) fn post(
+        &self,
+        statement: &tokio_postgres::Statement,
+        sql: &str,
+        params: &[&dyn ToSql],
+    ) -> Result<()> {
+        if !self.pipelines.get() {
+            return self.execute(statement, sql, params).map(drop);
+        }
+        let params =
+            params.iter().map(|value| OwnedParameter::of(*value)).collect::<rusqlite::Result<Vec<_>>>()?;
+        let (client, statement) = (self.client(), statement.clone());
+        let mut answer: Posted = async move { client.execute_raw(&statement, params).await }.boxed();
+        // The first poll sends it.
+        let _entered = self.runtime.enter();
+        match (&mut answer).now_or_never() {
+            Some(answered) => drop(self.note(answered)?),
+            None => self.posted.borrow_mut().push(answer),
+        }
+        self.changes.set(self.changes.get() + 1);
+        self.follow(sql);
+        Ok(())
+    }
+
+    /// Sets whether statements are sent without waiting for the answers of earlier ones.
+    pub(super) fn set_pipelining(&self, pipelines: bool) {
+        self.pipelines.set(pipelines);
+    }
+
+    /// Commits. If a statement of the transaction failed, it is not committed, and its state is
+    /// [`TransactionState::Failed`].
+    pub(super) fn commit(&self) -> Result<()> {
+        if self.state.get() == TransactionState::Failed {
+            // The server would roll it back and report success.
+            return Err(DatabaseError::Aborted);
+        }
+        let committed = self.prepare("COMMIT").and_then(|commit| self.execute(&commit, "COMMIT", &[]));
+        let posted = std::mem::take(&mut *self.posted.borrow_mut());
+        let client = self.client();
+        if let Err(error) = self.run(&client, try_join_all(posted)) {
+            self.state.set(TransactionState::Failed);
+            return Err(DatabaseError::Postgres(error));
+        }
+        committed.map(drop)
+    }
+
+    /// Forgets the answers to posted statements, because the transaction is rolled back.
+    fn forget_posted(&self) {
+        let posted = std::mem::take(&mut *self.posted.borrow_mut());
+        let client = self.client();
+        drop(self.run(&client, join_all(posted).map(Ok)));
+    }
+
+    /// The error of the posted statement that made a later one fail.
+    fn cause_of(&self, error: tokio_postgres::Error) -> tokio_postgres::Error {
+        if error.code() != Some(&SqlState::IN_FAILED_SQL_TRANSACTION) {
+            return error;
+        }
+        let posted = std::mem::take(&mut *self.posted.borrow_mut());
+        let client = self.client();
+        self.run(&client, try_join_all(posted)).err().unwrap_or(error)
+    }
+
+    pub(super) fn query(
+        &self,
+        statement: &tokio_postgres::Statement,
+        sql: &str,
+        params: &[&dyn ToSql],
+    ) -> Result<Vec<tokio_postgres::Row>> {
+        let params = parameters(params)?;
+        let params: Vec<_> =
+            params.iter().map(|value| value as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
+        let client = self.client();
+        let rows = self.run(&client, client.query(statement, &params));
+        let rows = self.note(rows)?;
+        // A statement that changes rows returns them here.
+        if !sql.trim_start().starts_with("SELECT") && !sql.trim_start().starts_with("WITH") {
+            self.changes.set(self.changes.get() + rows.len() as u64);
+        }
+        Ok(rows)
+    }
+
+    pub(super) fn execute_batch(&self, sql: &str) -> Result<()> {
+        self.ensure_session()?;
+        let client = self.client();
+        self.note(self.run(&client, client.batch_execute(sql)))
+    }
+
+    fn client(&self) -> Arc<Client> {
+        Arc::clone(&self.session.borrow().client)
+    }
+
+    pub(super) fn total_changes(&self) -> u64 {
+        self.changes.get()
+    }
+
+    pub(super) fn transaction_state(&self) -> TransactionState {
+        if self.session.borrow().client.is_closed() { TransactionState::None } else { self.state.get() }
+    }
+
+    /// Forgets a transaction that ended with its session.
+    pub(super) fn forget_transaction(&self) {
+        self.posted.borrow_mut().clear();
+        self.state.set(TransactionState::None);
+    }
+
+    /// Begins a new session if the server ended the last one. A transaction ends with its session.
+    fn ensure_session(&self) -> Result<()> {
+        if self.state.get() == TransactionState::None {
+            // The task of the session has not run since the last call, and learns now what has come since.
+            self.runtime.block_on(async {
+                for _ in 0..DRIVEN_TURNS {
+                    yield_now().await;
+                }
+            });
+        }
+        if !self.session.borrow().client.is_closed() {
+            return Ok(());
+        }
+        let state = self.state.get();
+        self.forget_transaction();
+        if state != TransactionState::None {
+            return Err(DatabaseError::Lost("the server ended the session".into()));
+        }
+        self.session.replace(begin_session(&self.runtime, &self.server)?);
+        Ok(())
+    }
+
+    /// Waits for an answer of the server, up to the limit of this thread.
+    fn run<T>(
+        &self,
+        client: &Client,
+        answer: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+    ) -> std::result::Result<T, tokio_postgres::Error> {
+        self.runtime.block_on(async {
+            let mut answer = std::pin::pin!(answer);
+            let Some(mut limit) = TimeLimit::rest() else { return answer.await };
+            loop {
+                if let Ok(answer) = timeout(limit, &mut answer).await {
+                    return answer;
+                }
+                if let Err(error) = timeout(ANSWER_TIMEOUT, self.server.cancel(client)).await {
+                    tracing::debug!(%error, "a statement was not cancelled");
+                }
+                // A request that comes before its statement cancels nothing.
+                limit = ANSWER_TIMEOUT;
+            }
+        })
+    }
+
+    /// An error ends a transaction, as far as PostgreSQL is concerned.
+    fn note<T>(&self, result: std::result::Result<T, tokio_postgres::Error>) -> Result<T> {
+        result.map_err(|error| {
+            let error = self.cause_of(error);
+            if self.state.get() == TransactionState::Usable {
+                self.state.set(TransactionState::Failed);
+            }
+            DatabaseError::Postgres(error)
+        })
+    }
+
+    /// Follows the transaction.
+    fn follow(&self, sql: &str) {
+        if sql.starts_with("BEGIN") || sql.starts_with("ROLLBACK TO") {
+            self.state.set(TransactionState::Usable);
+        } else if sql.starts_with("COMMIT") || sql.starts_with("ROLLBACK") {
+            self.state.set(TransactionState::None);
+        }
+    }
+}
+
+fn begin_session(runtime: &DrivingRuntime, server: &PostgresServer) -> Result<Session> {
+    let client = runtime.block_on(async { timeout(ANSWER_TIMEOUT, server.connect()).await });
+    let client = client.map_err(|_| DatabaseError::Lost("the server did not answer in time".into()))?;
+    Ok(Session { client: Arc::new(client.map_err(DatabaseError::Postgres)?), statements: HashMap::new() })
+}
+
+fn parameters<'a>(params: &'a [&'a dyn ToSql]) -> Result<Vec<Parameter<'a>>> {
+    Ok(params.iter().map(|value| value.to_sql().map(Parameter)).collect::<rusqlite::Result<_>>()?)
+}

@@ -1,0 +1,310 @@
+//! The traits of the store in SQL that both engines read: one writer thread, which commits all waiting jobs in one
+//! transaction, and a pool of readers. What belongs to one engine alone is in `sqlite` and `postgres`.
+
+mod acme_accounts;
+mod audit;
+mod blob_store;
+mod bounds;
+mod brakes;
+mod bundles;
+mod checksum;
+mod delivery_rows;
+mod directory;
+mod erasures;
+mod events;
+mod inboxes;
+mod journal;
+mod keyset;
+mod message_rows;
+mod outbox;
+mod postgres;
+mod probe;
+mod queue;
+mod readers;
+mod report_keys;
+mod reports;
+mod secret_encryption;
+mod slices;
+mod spool;
+mod sql_types;
+mod sqlite;
+mod sts_policies;
+mod suspicious_sites;
+#[cfg(test)]
+pub(super) mod tests;
+mod tls_results;
+mod unit_of_work;
+mod usage;
+mod writer;
+
+use parking_lot::Mutex;
+use std::fs::File;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use self::blob_store::BodyFiles;
+pub use self::blob_store::{body_path, hold_bodies};
+pub use self::bounds::Bounds;
+use self::journal::{idempotent_responses, retention};
+pub use self::postgres::PostgresOptions;
+use self::probe::Probe;
+use self::queue::StatsCache;
+use self::readers::Readers;
+pub use self::secret_encryption::{check_master_key, master_key_fingerprint};
+pub use self::sqlite::backup::{
+    BackupError, CopiedDatabase, CopyProgress, DatabaseReport, NewLife, PreparedDatabase, check_database,
+    copy_database, fingerprint_in_database, prepare_restored,
+};
+pub use self::sqlite::leftovers::has_data;
+pub use self::sqlite::migration_cost::{PendingMigrations, pending_migrations};
+pub use self::sqlite::open::{DATABASE_FILE, lock_data_dir};
+pub use self::sqlite::quick_check::quick_check;
+use self::unit_of_work::Tx;
+use self::writer::Writer;
+use super::memory::{CommitCounters, DirectoryVersions, MinuteSeries, SuppressionTimes, WebhookDueIndex};
+use super::{
+    Access, AuditTrail, JournalCursor, OpenError, Requester, ResponseRecorder, Result, SpoolFeed, StoreError,
+    StoreOptions,
+};
+use crate::store::database::Connection;
+use crate::store::free_space::FreeSpace;
+
+/// How a data directory is opened.
+#[derive(Debug, Clone)]
+pub struct SqliteOptions {
+    /// Created if absent.
+    pub data_dir: PathBuf,
+    /// The file with the key that encrypts secrets. By default `master.key` in the data directory, created if absent.
+    pub master_key_file: Option<PathBuf>,
+    /// Connections for queries.
+    pub read_connections: u32,
+    /// Larger bodies are stored in files of their own.
+    pub inline_body_bytes_max: u64,
+    /// With less free space in the file system, no mail is accepted.
+    pub free_disk_bytes_min: u64,
+    /// Memory for accepted messages until their immediate delivery, with 1 KiB for each recipient.
+    pub hot_queue_bytes_max: u64,
+    /// Whether this process serves the spool.
+    pub access: Access,
+    /// Bounds of the work of a step and of stored rows.
+    pub bounds: Bounds,
+}
+
+impl SqliteOptions {
+    /// A small store that this process serves and that needs no free space.
+    pub fn at(data_dir: &Path) -> Self {
+        Self {
+            data_dir: data_dir.to_owned(),
+            master_key_file: None,
+            read_connections: 2,
+            inline_body_bytes_max: 256 * 1024,
+            free_disk_bytes_min: 0,
+            hot_queue_bytes_max: 1024 * 1024,
+            access: Access::Serve,
+            bounds: Bounds::default(),
+        }
+    }
+}
+
+/// The store, in SQLite or PostgreSQL. It implements all traits. A clone is another handle of the same store.
+#[derive(Clone)]
+pub struct Store {
+    database: Arc<OpenDatabase>,
+    /// Who asks through this handle.
+    requester: Requester,
+    /// Renders the response that changes through this handle store with them.
+    recorder: Option<Arc<ResponseRecorder>>,
+    /// The entry of the audit log that changes through this handle store with them.
+    trail: Option<Arc<AuditTrail>>,
+}
+
+/// What a change stores besides, in its transaction.
+type Recorded = (Option<Arc<ResponseRecorder>>, Option<Arc<AuditTrail>>);
+
+impl Deref for Store {
+    type Target = OpenDatabase;
+    fn deref(&self) -> &OpenDatabase {
+        &self.database
+    }
+}
+
+/// An open database: one writer, several readers.
+pub struct OpenDatabase {
+    writer: Writer,
+    readers: Readers,
+    /// See [`super::Spool::feed`].
+    feed: Arc<SpoolFeed>,
+    stats_cache: StatsCache,
+    probe: Probe,
+    /// Locked while the search index is updated.
+    indexing: tokio::sync::Mutex<()>,
+    /// Locked while recipients are erased.
+    erasing: tokio::sync::Mutex<()>,
+    retention: Mutex<retention::PruneProgress>,
+    bodies: Arc<BodyFiles>,
+    free_space: FreeSpace,
+    sealer: Arc<secret_encryption::Sealer>,
+    /// The keys of report addresses and unsubscribe links.
+    report_keys: Arc<ArcSwap<report_keys::ReportKeys>>,
+    access: Access,
+    bounds: Bounds,
+    /// See [`super::Journal::counts`].
+    counters: Arc<CommitCounters>,
+    /// See [`super::Journal::watch_events`].
+    last_event: watch::Receiver<JournalCursor>,
+    /// The due times of webhooks.
+    webhooks_due: Arc<WebhookDueIndex>,
+    /// See [`super::Directory::directory_version`].
+    directory_versions: DirectoryVersions,
+    /// See [`super::Directory::may_have_suppressed_since`].
+    suppression_times: SuppressionTimes,
+    /// See [`super::Ledger::usage_by_minute`].
+    minutes: Arc<MinuteSeries>,
+    /// The lock of the data directory while this process serves it.
+    lock: Mutex<Option<File>>,
+}
+
+impl Store {
+    /// Opens the store; creates or migrates it if necessary.
+    pub async fn open(options: impl Into<StoreOptions>) -> std::result::Result<Self, OpenError> {
+        let options = options.into();
+        let failed = |error: tokio::task::JoinError| OpenError::Database(error.to_string());
+        let opened = tokio::task::spawn_blocking(|| match options {
+            StoreOptions::Sqlite(options) => sqlite::open::open(options),
+            StoreOptions::Postgres(options) => postgres::open(&options),
+        });
+        opened.await.unwrap_or_else(|error| Err(failed(error)))
+    }
+
+    fn new(database: OpenDatabase) -> Self {
+        Self { database: Arc::new(database), requester: Requester::Server, recorder: None, trail: None }
+    }
+
+    /// A handle whose changes also store the response that `recorder` renders from their result, in their transaction.
+    pub fn recording(&self, recorder: ResponseRecorder) -> Self {
+        Self { recorder: Some(Arc::new(recorder)), ..self.clone() }
+    }
+
+    /// A handle whose changes also store an entry of the audit log, in their transactions.
+    pub fn auditing(&self, trail: Arc<AuditTrail>) -> Self {
+        Self { trail: Some(trail), ..self.clone() }
+    }
+
+    /// A handle whose queries are those of `requester`, which shares the connections fairly with others. Other handles are
+    /// those of the server itself.
+    pub fn for_requester(&self, requester: Requester) -> Self {
+        Self { requester, ..self.clone() }
+    }
+
+    /// A handle of the server itself, for work that others wait for.
+    fn of_server(&self) -> Self {
+        Self {
+            database: Arc::clone(&self.database),
+            requester: Requester::Server,
+            recorder: None,
+            trail: None,
+        }
+    }
+
+    /// Writes pending changes and closes. Later calls fail with [`StoreError::Closed`].
+    pub async fn close(&self) {
+        if let Err(error) = self.writer.checkpoint().await {
+            tracing::warn!(%error, "the write-ahead log was not moved into the database");
+        }
+        self.readers.close();
+        self.writer.close().await;
+        // Unlocked explicitly, because a child process before its exec may have a copy of the descriptor.
+        if let Some(file) = self.lock.lock().take()
+            && let Err(error) = file.unlock()
+        {
+            tracing::warn!(%error, "the data directory was not unlocked");
+        }
+    }
+
+    /// Runs a job on the writer; returns after its commit.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl Fn(&Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.write_then(work, |value| value).await
+    }
+
+    /// Runs a job on the writer, and after its commit `after`, which updates memory before this returns.
+    async fn write_then<T: Send + 'static>(
+        &self,
+        work: impl Fn(&Tx<'_>) -> Result<T> + Send + 'static,
+        after: impl FnOnce(T) -> T + Send + 'static,
+    ) -> Result<T> {
+        self.write_with((), move |(), tx| work(tx), |(), value| after(value)).await
+    }
+
+    /// Runs a job on the writer as [`Writer::run`] does. Its transaction also stores the response to the
+    /// request and the entry of the audit log, if it changed something.
+    async fn write_with<S, T, U, W, A>(&self, state: S, work: W, after: A) -> Result<U>
+    where
+        S: Send + 'static,
+        T: Send + 'static,
+        U: Send + 'static,
+        W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
+        A: FnOnce(S, T) -> U + Send + 'static,
+    {
+        let (recorder, trail) = (self.recorder.clone(), self.trail.clone());
+        if recorder.is_none() && trail.is_none() {
+            return self.writer.run(state, work, after).await;
+        }
+        let request = (recorder, trail);
+        let work = move |(state, (recorder, trail)): &(S, Recorded), tx: &Tx<'_>| {
+            let changes_before = tx.total_changes();
+            let result = work(state, tx)?;
+            let is_changed = tx.total_changes() != changes_before;
+            let is_stored = match recorder {
+                Some(recorder) => idempotent_responses::record(tx, recorder, &result)?,
+                None => false,
+            };
+            if let Some(trail) = trail.as_ref().filter(|_| is_changed) {
+                audit::write(tx, trail.entry())?;
+            }
+            Ok((result, is_stored, is_changed))
+        };
+        let after = move |(state, (recorder, trail)): (S, Recorded),
+                          (result, is_stored, is_changed): (T, bool, bool)| {
+            if let Some(recorder) = recorder.filter(|_| is_stored) {
+                recorder.note_stored();
+            }
+            if let Some(trail) = trail.filter(|_| is_changed) {
+                trail.note_written();
+            }
+            after(state, result)
+        };
+        self.writer.run((state, request), work, after).await
+    }
+
+    /// Runs a query on a reader.
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.readers.run(self.requester, query).await
+    }
+
+    /// Runs a query that may be slow on a reader.
+    async fn read_slow<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.readers.run_slow(self.requester, query).await
+    }
+}
+
+impl From<std::io::Error> for StoreError {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull,
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Webhook deliveries.
+
+use std::collections::HashMap;
+
+use super::{backlog, webhooks};
+use crate::mail::Timestamp;
+use crate::model::{
+    DisabledReason, EventId, EventKind, MessageId, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
+};
+use crate::store::database::{self, Connection, OptionalExtension, Row, params};
+use crate::store::sql::events::{AppendedEvent, Subject, read_event};
+use crate::store::sql::keyset::List;
+use crate::store::sql::sql_types::{count, json_if_any, shorten, sql_limit, time_if_any, to_json, us};
+use crate::store::sql::unit_of_work::Tx;
+use crate::store::{
+    Page, PageRequest, Result, Webhook, WebhookAttempt, WebhookDelivery, WebhookOutcome, WebhookVerdict,
+    WebhookWork, WebhooksInFlight,
+};
+
+/// Maximum of stored octets of a response or error.
+const EVIDENCE_OCTETS_MAX: usize = 1024;
+/// Later events of a message wait for this many attempts of an earlier one: about five minutes. After that, the delay costs
+/// more than the wrong order.
+const TRIES_IN_ORDER: u32 = 3;
+
+fn read_row(row: &Row<'_>) -> database::Result<WebhookDelivery> {
+    Ok(WebhookDelivery {
+        id: row.get("id")?,
+        webhook_id: row.get("webhook_id")?,
+        event: read_event(row, "event_id")?,
+        state: row.get("state")?,
+        attempts: row.get("attempts")?,
+        next_attempt_at: time_if_any(row, "next_attempt_us")?,
+        last_attempt: json_if_any(row, "last_attempt")?,
+    })
+}
+
+/// Pending deliveries.
+pub(super) fn count_open(connection: &Connection) -> Result<u64> {
+    let sql = "SELECT coalesce(sum(deliveries), 0) FROM webhook_backlog";
+    Ok(connection.prepare_cached(sql)?.query_row([], |row| count(row, 0))?)
+}
+
+impl Tx<'_> {
+    /// Writes a delivery for each webhook that subscribes to the event.
+    pub(in crate::store::sql) fn enqueue_for_webhooks(&self, event: &AppendedEvent<'_>) -> Result<()> {
+        if self.subscriptions.is_unknown() {
+            self.subscriptions.load(webhooks::enabled(self)?);
+        }
+        let Subject { tenant_id, environment, .. } = event.subject;
+        for id in self.subscriptions.wanting(event.kind, tenant_id, environment) {
+            if backlog::is_full(self, id)? {
+                webhooks::disable(self, id, DisabledReason::BacklogFull, event.at)?;
+            } else {
+                insert(self, id, event)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The earliest due time of each webhook with pending deliveries.
+pub(in crate::store::sql) fn first_due(connection: &Connection) -> database::Result<HashMap<WebhookId, i64>> {
+    let sql = "SELECT webhook_id, min(next_attempt_us) FROM webhook_delivery
+               WHERE next_attempt_us IS NOT NULL GROUP BY webhook_id";
+    let mut statement = connection.prepare_cached(sql)?;
+    let due = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    due.collect()
+}
+
+/// Adds a delivery of an event, due as soon as its order allows.
+pub(super) fn insert(
+    tx: &Tx<'_>,
+    webhook: WebhookId,
+    event: &AppendedEvent<'_>,
+) -> Result<WebhookDeliveryId> {
+    let id = WebhookDeliveryId::from(tx.clock.next(event.at));
+    let due_us = match event.subject.message_id {
+        Some(message) => us(event.at).max(predecessor_due_us(tx, webhook, message)?.unwrap_or(i64::MIN)),
+        None => us(event.at),
+    };
+    let sql = "INSERT INTO webhook_delivery (id, webhook_id, event_id, kind, tenant_id, message_id, delivery_id, data,
+                                             created_us, state, attempts, next_attempt_us, external_ref, tags,
+                                             metadata, environment)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, ?11,
+                       (SELECT external_ref FROM tenant WHERE id = ?5), (SELECT tags FROM message WHERE id = ?6),
+                       (SELECT metadata FROM message WHERE id = ?6), ?12)";
+    let Subject { tenant_id, environment, message_id, delivery_id } = event.subject;
+    tx.prepare_cached(sql)?.post(params![
+        id,
+        webhook,
+        event.id,
+        event.kind,
+        tenant_id,
+        message_id,
+        delivery_id,
+        event.data,
+        us(event.at),
+        WebhookDeliveryState::Pending,
+        due_us,
+        environment,
+    ])?;
+    tx.subscriptions.touch(webhook, due_us);
+    Ok(id)
+}
+
+/// The last pending event of a message for a webhook.
+pub(in crate::store::sql) const LAST_WAITING: &str = "SELECT attempts, next_attempt_us FROM webhook_delivery
+    WHERE webhook_id = ?1 AND message_id = ?2 AND next_attempt_us IS NOT NULL ORDER BY id DESC LIMIT 1";
+/// Postpones the deliveries that wait for an event.
+pub(in crate::store::sql) const POSTPONE_SUCCESSORS: &str = "UPDATE webhook_delivery SET next_attempt_us = ?4
+    WHERE webhook_id = ?1 AND message_id = ?2 AND id > ?3 AND next_attempt_us < ?4";
+
+/// The due time of the event that a new one of the message has to wait for. Waiting deliveries are never due before it, or
+/// every claim would have to skip them.
+fn predecessor_due_us(tx: &Tx<'_>, webhook: WebhookId, message: MessageId) -> Result<Option<i64>> {
+    let last: Option<(u32, i64)> = tx
+        .prepare_cached(LAST_WAITING)?
+        .query_row(params![webhook, message], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(last.filter(|(attempts, _)| *attempts < TRIES_IN_ORDER).map(|(_, due_us)| due_us))
+}
+
+/// Adds a test delivery.
+pub(super) fn insert_test(tx: &Tx<'_>, webhook: &Webhook, now: Timestamp) -> Result<Option<WebhookDelivery>> {
+    let subject = webhooks::subject_of(webhook);
+    let id = EventId::from(tx.clock.next(now));
+    let event = AppendedEvent { id, kind: EventKind::WebhookTest, subject, data: "{}", at: now };
+    backlog::require_capacity(tx, webhook.id)?;
+    let id = insert(tx, webhook.id, &event)?;
+    find(tx, id)
+}
+
+pub(super) fn find(connection: &Connection, id: WebhookDeliveryId) -> Result<Option<WebhookDelivery>> {
+    let mut statement = connection.prepare_cached("SELECT * FROM webhook_delivery WHERE id = ?1")?;
+    Ok(statement.query_row([id], read_row).optional()?)
+}
+
+pub(super) fn list(
+    connection: &Connection,
+    webhook: WebhookId,
+    state: Option<WebhookDeliveryState>,
+    page: &PageRequest,
+) -> Result<Page<WebhookDelivery>> {
+    let mut list = List::of("webhook_delivery", WebhookDeliveryId::PREFIX);
+    list.only("webhook_id = ?", &webhook)?;
+    list.only_if("state = ?", &state)?;
+    list.read(connection, page, read_row)
+}
+
+/// Makes a delivery due now as if it had not been attempted.
+pub(super) fn replay(tx: &Tx<'_>, id: WebhookDeliveryId, now: Timestamp) -> Result<Option<WebhookDelivery>> {
+    let Some(before) = find(tx, id)? else { return Ok(None) };
+    if before.next_attempt_at.is_none() {
+        backlog::require_capacity(tx, before.webhook_id)?;
+    }
+    let sql = "UPDATE webhook_delivery SET state = ?2, attempts = 0, next_attempt_us = ?3 WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![id, WebhookDeliveryState::Pending, us(now)])?;
+    tx.subscriptions.touch(before.webhook_id, us(now));
+    find(tx, id)
+}
+
+/// Due deliveries that may be sent, without those in flight.
+pub(super) fn claim(
+    connection: &Connection,
+    webhook: WebhookId,
+    in_flight: &WebhooksInFlight,
+    limit: usize,
+    now: Timestamp,
+) -> Result<WebhookWork> {
+    let sql = "SELECT * FROM webhook_delivery d WHERE webhook_id = ?1 AND next_attempt_us <= ?2
+               AND NOT EXISTS (SELECT 1 FROM webhook_delivery earlier
+                               WHERE earlier.webhook_id = ?1 AND earlier.message_id = d.message_id
+                               AND earlier.next_attempt_us IS NOT NULL AND earlier.id < d.id
+                               AND earlier.attempts < ?3)
+               ORDER BY next_attempt_us, id LIMIT ?4";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = sql_limit(limit + in_flight.deliveries.len());
+    let found = statement.query_map(params![webhook, us(now), TRIES_IN_ORDER, rows], read_row)?;
+    let mut work = WebhookWork::default();
+    let mut messages = in_flight.messages.clone();
+    for delivery in found {
+        let delivery = delivery?;
+        let message = delivery.event.message_id;
+        let is_busy = message.is_some_and(|id| messages.contains(&id));
+        if !is_busy && !in_flight.deliveries.contains(&delivery.id) && work.deliveries.len() < limit {
+            messages.extend(message);
+            work.deliveries.push(delivery);
+        }
+    }
+    let sql =
+        "SELECT min(next_attempt_us) FROM webhook_delivery WHERE webhook_id = ?1 AND next_attempt_us > ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    work.next_due_at = statement.query_row(params![webhook, us(now)], |row| time_if_any(row, 0))?;
+    Ok(work)
+}
+
+/// Writes the result of an attempt and its consequence for the webhook.
+pub(super) fn record(tx: &Tx<'_>, outcome: &WebhookOutcome) -> Result<()> {
+    let WebhookOutcome { delivery_id, webhook_id, attempt, verdict, failing_since_max } = outcome;
+    let (state, next) = match verdict {
+        WebhookVerdict::Delivered => (WebhookDeliveryState::Delivered, None),
+        WebhookVerdict::Retry(at) => (WebhookDeliveryState::Pending, Some(us(*at))),
+        WebhookVerdict::GivenUp | WebhookVerdict::Gone => (WebhookDeliveryState::Failed, None),
+    };
+    let sql = "UPDATE webhook_delivery SET state = ?2, attempts = attempts + 1, next_attempt_us = ?3, last_attempt = ?4
+               WHERE id = ?1 AND next_attempt_us IS NOT NULL RETURNING message_id, attempts";
+    let shown = WebhookAttempt {
+        response: shorten(&attempt.response, EVIDENCE_OCTETS_MAX).to_owned(),
+        error: attempt.error.as_deref().map(|text| shorten(text, EVIDENCE_OCTETS_MAX).to_owned()),
+        ..attempt.clone()
+    };
+    let tried: Option<(Option<MessageId>, u32)> = tx
+        .prepare_cached(sql)?
+        .query_row(params![delivery_id, state, next, to_json(&shown)?], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((message, attempts)) = tried else { return Ok(()) };
+    if let Some(at_us) = next {
+        if let Some(message) = message.filter(|_| attempts < TRIES_IN_ORDER) {
+            postpone_successors(tx, outcome, message, at_us)?;
+        }
+        tx.subscriptions.touch(*webhook_id, at_us);
+    }
+    let is_arrived = *verdict == WebhookVerdict::Delivered;
+    let since = webhooks::note_health(tx, *webhook_id, (!is_arrived).then_some(attempt.at))?;
+    if *verdict == WebhookVerdict::Gone {
+        webhooks::disable(tx, *webhook_id, DisabledReason::Gone, attempt.at)?;
+    } else if since.is_some_and(|since| since <= *failing_since_max) {
+        webhooks::disable(tx, *webhook_id, DisabledReason::Failing, attempt.at)?;
+    }
+    Ok(())
+}
+
+/// Deliveries that wait for an event are not due before it.
+fn postpone_successors(tx: &Tx<'_>, outcome: &WebhookOutcome, message: MessageId, at_us: i64) -> Result<()> {
+    tx.prepare_cached(POSTPONE_SUCCESSORS)?.execute(params![
+        outcome.webhook_id,
+        message,
+        outcome.delivery_id,
+        at_us
+    ])?;
+    Ok(())
+}
+
+/// Selects deliveries that retention may delete: the server attempts the pending ones of an enabled webhook, also after a
+/// replay.
+pub(in crate::store::sql) const IS_REMOVABLE: &str = "(d.next_attempt_us IS NULL OR EXISTS
+    (SELECT 1 FROM webhook w WHERE w.id = d.webhook_id AND w.status = 'disabled'))";
+
+/// Deletes deliveries whose retention has ended.
+pub(in crate::store::sql) fn remove(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {
+    let mut delete =
+        tx.prepare_cached(&format!("DELETE FROM webhook_delivery AS d WHERE id = ?1 AND {IS_REMOVABLE}"))?;
+    let mut removed = 0;
+    for id in ids {
+        removed += delete.execute([id])? as u64;
+    }
+    Ok(removed)
+}

@@ -1,0 +1,659 @@
+-- The schema of PostgreSQL. Columns are those of SQLite; texts compare by their octets (COLLATE "C"), as ids and cursors need.
+
+-- Functions that SQLite has.
+CREATE FUNCTION max(BIGINT, BIGINT) RETURNS BIGINT LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+AS 'SELECT CASE WHEN $1 > $2 THEN $1 ELSE $2 END';
+CREATE FUNCTION min(BIGINT, BIGINT) RETURNS BIGINT LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+AS 'SELECT CASE WHEN $1 < $2 THEN $1 ELSE $2 END';
+CREATE FUNCTION instr(TEXT, TEXT) RETURNS INTEGER LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+AS 'SELECT strpos($1, $2)';
+
+CREATE TABLE tenant (
+    id                  TEXT COLLATE "C" PRIMARY KEY,
+    name                TEXT COLLATE "C" NOT NULL,
+    slug                TEXT COLLATE "C" NOT NULL UNIQUE,
+    external_ref        TEXT COLLATE "C",
+    metadata            TEXT COLLATE "C" NOT NULL,
+    settings            TEXT COLLATE "C" NOT NULL,
+    rate_limit          TEXT COLLATE "C" NOT NULL,
+    smart_host          TEXT COLLATE "C",
+    smart_host_password BYTEA,                  -- sealed
+    retention_days      BIGINT,
+    status              TEXT COLLATE "C" NOT NULL,
+    created_us          BIGINT NOT NULL,
+    updated_us          BIGINT NOT NULL,
+    source_pool TEXT COLLATE "C",
+    resumed_us BIGINT,
+    weight BIGINT NOT NULL DEFAULT 10,
+    body_retention_days BIGINT,
+    archived_us BIGINT,
+    deletable_us BIGINT
+);
+
+CREATE TABLE domain (
+    id                TEXT COLLATE "C" PRIMARY KEY,
+    tenant_id         TEXT COLLATE "C" REFERENCES tenant (id),
+    name              TEXT COLLATE "C" NOT NULL,
+    status            TEXT COLLATE "C" NOT NULL,
+    verification      TEXT COLLATE "C" NOT NULL,
+    subdomains        BOOLEAN NOT NULL,
+    ownership_token   TEXT COLLATE "C" NOT NULL,
+    last_check        TEXT COLLATE "C",
+    checked_us        BIGINT,
+    failing_since_us  BIGINT,
+    verified_us       BIGINT,
+    created_us        BIGINT NOT NULL,
+    return_path_mode TEXT COLLATE "C",
+    return_path_host TEXT COLLATE "C",
+    return_path_status TEXT COLLATE "C" NOT NULL DEFAULT 'pending'
+);
+
+CREATE TABLE key (
+    id                  TEXT COLLATE "C" PRIMARY KEY,
+    tenant_id           TEXT COLLATE "C" REFERENCES tenant (id),
+    name                TEXT COLLATE "C" NOT NULL,
+    environment         TEXT COLLATE "C" NOT NULL,
+    scopes              TEXT COLLATE "C" NOT NULL,
+    allowed_domain_ids  TEXT COLLATE "C" NOT NULL,
+    allowed_cidrs       TEXT COLLATE "C" NOT NULL,
+    digest              BYTEA NOT NULL UNIQUE,
+    last_four           TEXT COLLATE "C" NOT NULL,
+    created_us          BIGINT NOT NULL,
+    expires_us          BIGINT,
+    last_used_us        BIGINT,
+    revoked_us          BIGINT,
+    scram BYTEA,
+    restricted_to_domains BOOLEAN NOT NULL DEFAULT FALSE,
+    rotated_us BIGINT,
+    next_notice_us BIGINT
+);
+
+CREATE TABLE message (
+    id                 TEXT COLLATE "C" PRIMARY KEY,
+    tenant_id          TEXT COLLATE "C" NOT NULL REFERENCES tenant (id),
+    key_id             TEXT COLLATE "C",
+    environment        TEXT COLLATE "C" NOT NULL,
+    reverse_path       TEXT COLLATE "C" NOT NULL, -- empty is the null path
+    body               TEXT COLLATE "C" NOT NULL,
+    smtputf8           BOOLEAN NOT NULL,
+    size               BIGINT NOT NULL,
+    subject            TEXT COLLATE "C",
+    header_from        TEXT COLLATE "C",
+    header_message_id  TEXT COLLATE "C",
+    dkim_domain        TEXT COLLATE "C",
+    created_us         BIGINT NOT NULL,
+    expires_us         BIGINT NOT NULL,
+    return_content TEXT COLLATE "C",
+    envelope_id TEXT COLLATE "C",
+    require_tls BOOLEAN NOT NULL DEFAULT FALSE,
+    release_us BIGINT,
+    tags TEXT COLLATE "C",
+    metadata TEXT COLLATE "C",
+    kind TEXT COLLATE "C" NOT NULL DEFAULT 'message',
+    sender_domain TEXT COLLATE "C",
+    list TEXT COLLATE "C"
+);
+
+CREATE TABLE webhook (
+    id                 TEXT COLLATE "C" PRIMARY KEY,
+    tenant_id          TEXT COLLATE "C" REFERENCES tenant (id),
+    url                TEXT COLLATE "C" NOT NULL,
+    kinds              TEXT COLLATE "C" NOT NULL, -- names of events; none for all
+    status             TEXT COLLATE "C" NOT NULL,
+    disabled_reason    TEXT COLLATE "C",        -- set exactly while it is disabled
+    failing_since_us   BIGINT,
+    secret             BYTEA NOT NULL,          -- sealed
+    created_us         BIGINT NOT NULL,
+    updated_us         BIGINT NOT NULL,
+    environments TEXT COLLATE "C" NOT NULL DEFAULT '["live","test"]'
+);
+
+CREATE TABLE report (
+    id             TEXT COLLATE "C" PRIMARY KEY,
+    tenant_id      TEXT COLLATE "C" REFERENCES tenant (id), -- null: nothing proves whom it is about
+    environment    TEXT COLLATE "C",
+    message_id     TEXT COLLATE "C" REFERENCES message (id),
+    delivery_id    TEXT COLLATE "C",
+    kind           TEXT COLLATE "C" NOT NULL,
+    rule           TEXT COLLATE "C" NOT NULL,   -- the rule of the reader that decided the kind
+    effect         TEXT COLLATE "C" NOT NULL,
+    action         TEXT COLLATE "C",
+    status         TEXT COLLATE "C",
+    bounce_class   TEXT COLLATE "C",
+    feedback_type  TEXT COLLATE "C",
+    recipient      TEXT COLLATE "C",            -- as the report names it
+    reply          TEXT COLLATE "C",            -- the words of the remote server
+    reporter       TEXT COLLATE "C" NOT NULL,   -- JSON
+    digest         BYTEA NOT NULL,              -- of what it says, not of its octets
+    times          BIGINT NOT NULL,
+    created_us     BIGINT NOT NULL,             -- `keyset::List` filters by this name
+    last_us        BIGINT NOT NULL
+);
+
+CREATE TABLE acme_account (
+    directory    TEXT COLLATE "C" PRIMARY KEY,
+    account_url  TEXT COLLATE "C" NOT NULL,
+    credentials  BYTEA NOT NULL,                -- encrypted
+    created_us   BIGINT NOT NULL
+);
+
+CREATE TABLE attempt (
+    id           TEXT COLLATE "C" PRIMARY KEY,
+    message_id   TEXT COLLATE "C" NOT NULL REFERENCES message (id),
+    delivery_id  TEXT COLLATE "C" NOT NULL,
+    started_us   BIGINT NOT NULL,
+    duration_ms  BIGINT NOT NULL,
+    host         TEXT COLLATE "C" NOT NULL,
+    address      TEXT COLLATE "C",
+    tls          TEXT COLLATE "C",
+    code         BIGINT,
+    enhanced     TEXT COLLATE "C",
+    text         TEXT COLLATE "C" NOT NULL,
+    transcript   TEXT COLLATE "C" NOT NULL,
+    outcome      TEXT COLLATE "C" NOT NULL,
+    reason       TEXT COLLATE "C" NOT NULL,
+    bounce_class TEXT COLLATE "C",
+    transcript_of TEXT COLLATE "C",
+    tls_policy TEXT COLLATE "C",
+    source TEXT COLLATE "C"
+);
+
+CREATE TABLE audit (
+    id              TEXT COLLATE "C" PRIMARY KEY,
+    tenant_id       TEXT COLLATE "C",           -- null: the platform
+    number          BIGINT NOT NULL,            -- 1, 2, … of this tenant: bounds the entries of each
+    actor           TEXT COLLATE "C" NOT NULL,
+    key_id          TEXT COLLATE "C",
+    actor_name      TEXT COLLATE "C",
+    by_platform     BOOLEAN NOT NULL,
+    client_address  TEXT COLLATE "C",
+    request_id      TEXT COLLATE "C",
+    operation       TEXT COLLATE "C" NOT NULL,
+    object          TEXT COLLATE "C",
+    object_id       TEXT COLLATE "C",
+    before          TEXT COLLATE "C",           -- JSON
+    after           TEXT COLLATE "C",           -- JSON
+    error           TEXT COLLATE "C",
+    created_us      BIGINT NOT NULL
+);
+
+CREATE TABLE body (
+    message_id          TEXT COLLATE "C" PRIMARY KEY REFERENCES message (id),
+    prefix              BYTEA,
+    submitted           BYTEA,
+    file_prefix_octets  BIGINT,
+    octets BIGINT,
+    crc32 BIGINT
+);
+
+CREATE TABLE brake (
+    tenant_id   TEXT COLLATE "C" PRIMARY KEY REFERENCES tenant (id),
+    applied_us  BIGINT NOT NULL
+);
+
+CREATE TABLE default_tenant_ensured (
+    at_us BIGINT NOT NULL
+);
+
+CREATE TABLE deleted_tenant (
+    id            TEXT COLLATE "C" PRIMARY KEY,
+    name          TEXT COLLATE "C" NOT NULL,
+    slug          TEXT COLLATE "C" NOT NULL,
+    external_ref  TEXT COLLATE "C"
+);
+
+CREATE TABLE delivery (
+    id               TEXT COLLATE "C" PRIMARY KEY,
+    message_id       TEXT COLLATE "C" NOT NULL REFERENCES message (id),
+    tenant_id        TEXT COLLATE "C" NOT NULL,
+    position         BIGINT NOT NULL,           -- among the recipients of the message
+    recipient        TEXT COLLATE "C" NOT NULL,
+    destination      TEXT COLLATE "C" NOT NULL,
+    state            TEXT COLLATE "C" NOT NULL,
+    attempts         BIGINT NOT NULL,
+    next_attempt_us  BIGINT,                    -- set exactly while the state is open
+    last_reply       TEXT COLLATE "C",
+    updated_us       BIGINT NOT NULL,
+    notify TEXT COLLATE "C",
+    original_recipient TEXT COLLATE "C",
+    bounce_class TEXT COLLATE "C",
+    complained_us BIGINT
+);
+
+CREATE TABLE dkim_key (
+    id           TEXT COLLATE "C" PRIMARY KEY,
+    domain_id    TEXT COLLATE "C" NOT NULL REFERENCES domain (id),
+    selector     TEXT COLLATE "C" NOT NULL,
+    algorithm    TEXT COLLATE "C" NOT NULL,
+    state        TEXT COLLATE "C" NOT NULL,
+    public_key   TEXT COLLATE "C" NOT NULL,
+    private_key  BYTEA NOT NULL,                -- sealed
+    created_us   BIGINT NOT NULL,
+    has_signed BOOLEAN NOT NULL DEFAULT FALSE,
+    retiring_since_us BIGINT
+);
+
+CREATE TABLE ended_pause (
+    tenant_id    TEXT COLLATE "C" NOT NULL,
+    destination  TEXT COLLATE "C" NOT NULL,
+    until_us     BIGINT NOT NULL,
+    round BIGINT NOT NULL DEFAULT 1,
+    PRIMARY KEY (tenant_id, destination, until_us)
+);
+
+CREATE TABLE erasure (
+    id                 TEXT COLLATE "C" PRIMARY KEY,
+    tenant_id          TEXT COLLATE "C",        -- null: of every tenant
+    digest             BYTEA NOT NULL,          -- MAC of the folded address under the master key
+    keeps_suppression  BOOLEAN NOT NULL,
+    created_us         BIGINT NOT NULL,         -- `keyset::List` filters by this name
+    applied_us         BIGINT,                  -- null until all rows are changed
+    counts             TEXT COLLATE "C" NOT NULL DEFAULT '{}'
+);
+
+CREATE TABLE event (
+    id           TEXT COLLATE "C" PRIMARY KEY,
+    kind         TEXT COLLATE "C" NOT NULL,
+    tenant_id    TEXT COLLATE "C",
+    message_id   TEXT COLLATE "C",
+    delivery_id  TEXT COLLATE "C",
+    data         TEXT COLLATE "C" NOT NULL,
+    created_us   BIGINT NOT NULL,
+    environment TEXT COLLATE "C" DEFAULT 'live'
+);
+
+CREATE TABLE idempotent_response (
+    key_id      TEXT COLLATE "C" NOT NULL REFERENCES key (id) ON DELETE CASCADE,
+    name        TEXT COLLATE "C" NOT NULL,      -- the client's
+    digest      BYTEA NOT NULL,                 -- of method, path and body
+    status      BIGINT NOT NULL,
+    body        BYTEA NOT NULL,                 -- sealed: it may hold a secret that is shown once
+    created_us  BIGINT NOT NULL,
+    PRIMARY KEY (key_id, name)
+);
+
+CREATE TABLE inbox (
+    id               TEXT COLLATE "C" PRIMARY KEY,
+    tenant_id        TEXT COLLATE "C" NOT NULL REFERENCES tenant (id) ON DELETE CASCADE,
+    address          TEXT COLLATE "C" NOT NULL,
+    folded           TEXT COLLATE "C" NOT NULL,
+    code_digest      BYTEA,
+    code_expires_us  BIGINT,
+    attempts         BIGINT NOT NULL DEFAULT 0, -- wrong codes
+    confirmed_us     BIGINT,
+    created_us       BIGINT NOT NULL,
+    UNIQUE (tenant_id, folded)
+);
+
+CREATE TABLE key_secret (
+    digest      BYTEA PRIMARY KEY,
+    key_id      TEXT COLLATE "C" NOT NULL REFERENCES key (id) ON DELETE CASCADE,
+    scram       BYTEA,                          -- encrypted, as in the row of the key
+    expires_us  BIGINT NOT NULL
+);
+
+CREATE TABLE limit_warning (
+    tenant_id    TEXT COLLATE "C" NOT NULL REFERENCES tenant (id),
+    environment  TEXT COLLATE "C" NOT NULL,
+    period       TEXT COLLATE "C" NOT NULL,     -- minute or day, in UTC
+    kind         TEXT COLLATE "C" NOT NULL,     -- of the event
+    resets_us    BIGINT NOT NULL,
+    PRIMARY KEY (tenant_id, environment, period, kind)
+);
+
+CREATE TABLE pause (
+    tenant_id    TEXT COLLATE "C" NOT NULL,
+    destination  TEXT COLLATE "C" NOT NULL,
+    reason       TEXT COLLATE "C",
+    since_us     BIGINT NOT NULL,
+    until_us     BIGINT NOT NULL,
+    PRIMARY KEY (tenant_id, destination)
+);
+
+CREATE TABLE rejection (
+    id              TEXT COLLATE "C" PRIMARY KEY,
+    tenant_id       TEXT COLLATE "C" NOT NULL REFERENCES tenant (id),
+    key_id          TEXT COLLATE "C",
+    stage           TEXT COLLATE "C" NOT NULL,
+    code            TEXT COLLATE "C" NOT NULL,
+    message         TEXT COLLATE "C" NOT NULL,
+    client_address  TEXT COLLATE "C",
+    created_us      BIGINT NOT NULL,
+    environment TEXT COLLATE "C" NOT NULL DEFAULT 'live'
+);
+
+CREATE TABLE report_count (
+    subject     TEXT COLLATE "C" PRIMARY KEY,   -- the id of the delivery or message
+    message_id  TEXT COLLATE "C" NOT NULL REFERENCES message (id),
+    day_us      BIGINT NOT NULL,
+    of_day      BIGINT NOT NULL,
+    total       BIGINT NOT NULL
+);
+
+CREATE TABLE report_raw (
+    report_id  TEXT COLLATE "C" PRIMARY KEY REFERENCES report (id) ON DELETE CASCADE,
+    octets     BYTEA NOT NULL
+);
+
+CREATE TABLE seal_check (
+    id      BIGINT PRIMARY KEY,
+    sealed  BYTEA NOT NULL,
+    fingerprint TEXT COLLATE "C"
+);
+
+CREATE TABLE search_place (
+    place       BIGINT PRIMARY KEY,
+    message_id  TEXT COLLATE "C" NOT NULL
+);
+
+CREATE TABLE search_progress (
+    id     BIGINT PRIMARY KEY,
+    cursor  TEXT COLLATE "C" NOT NULL           -- the last event that was looked at
+);
+
+CREATE TABLE sts_policy (
+    domain      TEXT COLLATE "C" PRIMARY KEY,
+    policy_id   TEXT COLLATE "C" NOT NULL,      -- of the TXT record under which it was fetched
+    policy      TEXT COLLATE "C" NOT NULL,      -- the file
+    fetched_us  BIGINT NOT NULL,
+    expires_us  BIGINT NOT NULL
+);
+
+CREATE TABLE submission_key (
+    tenant_id    TEXT COLLATE "C" NOT NULL REFERENCES tenant (id),
+    environment  TEXT COLLATE "C" NOT NULL,
+    name         TEXT COLLATE "C" NOT NULL,     -- the client's
+    digest       BYTEA NOT NULL,                -- of message and envelope
+    message_id   TEXT COLLATE "C" NOT NULL,
+    created_us   BIGINT NOT NULL,
+    PRIMARY KEY (tenant_id, environment, name)
+);
+
+CREATE TABLE suppression (
+    id          TEXT COLLATE "C" PRIMARY KEY,
+    tenant_id   TEXT COLLATE "C" REFERENCES tenant (id),
+    address     TEXT COLLATE "C" NOT NULL,      -- folded
+    reason      TEXT COLLATE "C" NOT NULL,
+    evidence    TEXT COLLATE "C",
+    created_us  BIGINT NOT NULL,
+    expires_us  BIGINT,
+    environment TEXT COLLATE "C" NOT NULL DEFAULT 'live',
+    list TEXT COLLATE "C" NOT NULL DEFAULT '',
+    report_id TEXT COLLATE "C",
+    message_id TEXT COLLATE "C",
+    provisional BIGINT NOT NULL DEFAULT 0,
+    site TEXT COLLATE "C",
+    refused_us BIGINT
+);
+
+CREATE TABLE suppression_count (
+    tenant_id     TEXT COLLATE "C" NOT NULL REFERENCES tenant (id) ON DELETE CASCADE,
+    environment   TEXT COLLATE "C" NOT NULL,
+    suppressions  BIGINT NOT NULL,
+    PRIMARY KEY (tenant_id, environment)
+);
+
+CREATE TABLE suspicious_site (
+    site      TEXT COLLATE "C" PRIMARY KEY,
+    until_us  BIGINT NOT NULL
+);
+
+CREATE TABLE template (
+    id          TEXT COLLATE "C" PRIMARY KEY,
+    tenant_id   TEXT COLLATE "C" NOT NULL REFERENCES tenant (id),
+    name        TEXT COLLATE "C" NOT NULL,
+    subject     TEXT COLLATE "C" NOT NULL,
+    text        TEXT COLLATE "C",
+    html        TEXT COLLATE "C",
+    created_us  BIGINT NOT NULL,
+    updated_us  BIGINT NOT NULL
+);
+
+CREATE TABLE tls_result (
+    day         TEXT COLLATE "C" NOT NULL,      -- UTC, YYYY-MM-DD
+    domain      TEXT COLLATE "C" NOT NULL,
+    policy_type TEXT COLLATE "C" NOT NULL,
+    mx_host     TEXT COLLATE "C" NOT NULL,      -- empty where it came to no host
+    failure     TEXT COLLATE "C" NOT NULL,      -- empty of sessions that were as they should be
+    sessions    BIGINT NOT NULL,
+    PRIMARY KEY (day, domain, policy_type, mx_host, failure)
+);
+
+CREATE TABLE token_generation (
+    generation  BIGINT PRIMARY KEY,             -- 1, 2, …; its digit in a token is the number modulo 32
+    since_us    BIGINT NOT NULL,
+    refused_us  BIGINT,                         -- its tokens are refused from this time; null for the newest generation
+    links_refused_us BIGINT                     -- its links are refused from this time; set only by a rotation with `at_once`
+);
+
+CREATE TABLE transcript_removal (
+    id     BIGINT PRIMARY KEY,
+    up_to  TEXT COLLATE "C" NOT NULL            -- the last attempt whose transcript was removed
+);
+
+CREATE TABLE trial_usage (
+    tenant_id      TEXT COLLATE "C" PRIMARY KEY REFERENCES tenant (id) ON DELETE CASCADE,
+    day_us         BIGINT NOT NULL,
+    messages       BIGINT NOT NULL,
+    confirmations  BIGINT NOT NULL
+);
+
+CREATE TABLE unattributed_report_count (
+    id       BIGINT PRIMARY KEY CHECK (id = 1),
+    reports  BIGINT NOT NULL
+);
+
+CREATE TABLE usage (
+    tenant_id     TEXT COLLATE "C" NOT NULL,
+    span          TEXT COLLATE "C" NOT NULL,    -- hour or day, in UTC
+    start_us      BIGINT NOT NULL,
+    environment   TEXT COLLATE "C" NOT NULL,
+    sent          BIGINT NOT NULL,              -- recipients, as the four that follow
+    delivered     BIGINT NOT NULL,
+    bounced       BIGINT NOT NULL,
+    complained    BIGINT NOT NULL,
+    suppressed    BIGINT NOT NULL,
+    rejected      BIGINT NOT NULL,              -- refusals
+    api_requests  BIGINT NOT NULL,
+    bounced_late BIGINT NOT NULL DEFAULT 0,
+    unsubscribed BIGINT NOT NULL DEFAULT 0,
+    deferred BIGINT NOT NULL DEFAULT 0,
+    expired BIGINT NOT NULL DEFAULT 0,
+    PRIMARY KEY (tenant_id, span, start_us, environment)
+);
+
+CREATE TABLE usage_part (
+    tenant_id     TEXT COLLATE "C" NOT NULL,
+    start_us      BIGINT NOT NULL,
+    environment   TEXT COLLATE "C" NOT NULL,
+    key_id        TEXT COLLATE "C" NOT NULL,
+    domain        TEXT COLLATE "C" NOT NULL,
+    sent          BIGINT NOT NULL,
+    delivered     BIGINT NOT NULL,
+    bounced       BIGINT NOT NULL,
+    complained    BIGINT NOT NULL,
+    suppressed    BIGINT NOT NULL,
+    rejected      BIGINT NOT NULL,
+    api_requests  BIGINT NOT NULL,
+    bounced_late BIGINT NOT NULL DEFAULT 0,
+    unsubscribed BIGINT NOT NULL DEFAULT 0,
+    deferred BIGINT NOT NULL DEFAULT 0,
+    expired BIGINT NOT NULL DEFAULT 0,
+    PRIMARY KEY (tenant_id, start_us, environment, key_id, domain)
+);
+
+CREATE TABLE webhook_backlog (
+    webhook_id  TEXT COLLATE "C" PRIMARY KEY REFERENCES webhook (id) ON DELETE CASCADE,
+    deliveries  BIGINT NOT NULL,
+    octets      BIGINT NOT NULL
+);
+
+CREATE TABLE webhook_delivery (
+    id               TEXT COLLATE "C" PRIMARY KEY,
+    webhook_id       TEXT COLLATE "C" NOT NULL REFERENCES webhook (id),
+    event_id         TEXT COLLATE "C" NOT NULL,
+    kind             TEXT COLLATE "C" NOT NULL,
+    tenant_id        TEXT COLLATE "C",                  -- whose event it is
+    message_id       TEXT COLLATE "C",
+    delivery_id      TEXT COLLATE "C",
+    data             TEXT COLLATE "C" NOT NULL,
+    created_us       BIGINT NOT NULL,
+    state            TEXT COLLATE "C" NOT NULL,
+    attempts         BIGINT NOT NULL,
+    next_attempt_us  BIGINT,                            -- set exactly while the state is pending
+    last_attempt     TEXT COLLATE "C",
+    external_ref     TEXT COLLATE "C",
+    tags             TEXT COLLATE "C",
+    metadata         TEXT COLLATE "C",
+    environment      TEXT COLLATE "C" DEFAULT 'live',
+    octets           BIGINT GENERATED ALWAYS AS
+        (512 + octet_length(data) + coalesce(octet_length(tags), 0) + coalesce(octet_length(metadata), 0)) STORED
+);
+
+CREATE TABLE webhook_secret (
+    id          BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    webhook_id  TEXT COLLATE "C" NOT NULL REFERENCES webhook (id) ON DELETE CASCADE,
+    secret      BYTEA NOT NULL,                 -- encrypted, as in the row of the webhook
+    expires_us  BIGINT NOT NULL
+);
+
+CREATE TABLE write_test (
+    id      BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    filler  BYTEA NOT NULL
+);
+
+CREATE INDEX attempt_of_message ON attempt (message_id, started_us);
+CREATE INDEX audit_by_number ON audit (tenant_id, number);
+CREATE INDEX audit_by_object ON audit (object_id, id) WHERE object_id IS NOT NULL;
+CREATE INDEX audit_by_tenant ON audit (tenant_id, id);
+CREATE INDEX delivery_due ON delivery (tenant_id, next_attempt_us, id, destination) WHERE next_attempt_us IS NOT NULL;
+CREATE INDEX delivery_in_trouble ON delivery (tenant_id, state, message_id)
+    WHERE state <> 'queued' AND state <> 'delivered';
+CREATE INDEX delivery_in_trouble_anywhere ON delivery (state, message_id)
+    WHERE state <> 'queued' AND state <> 'delivered';
+CREATE INDEX delivery_of_message ON delivery (message_id, position);
+CREATE INDEX dkim_key_retiring ON dkim_key (retiring_since_us) WHERE retiring_since_us IS NOT NULL;
+CREATE UNIQUE INDEX dkim_key_selector ON dkim_key (domain_id, selector);
+CREATE INDEX domain_by_name ON domain (name, status);
+CREATE INDEX domain_by_return_host ON domain (return_path_host) WHERE return_path_host IS NOT NULL;
+CREATE INDEX domain_by_tenant ON domain (tenant_id, id);
+CREATE UNIQUE INDEX domain_of_platform ON domain (name) WHERE tenant_id IS NULL;
+CREATE UNIQUE INDEX domain_of_tenant ON domain (name, tenant_id);
+CREATE INDEX erasure_by_tenant ON erasure (tenant_id, id);
+CREATE INDEX erasure_pending ON erasure (id) WHERE applied_us IS NULL;
+CREATE INDEX event_of_deleted_tenant ON event (id) WHERE kind = 'tenant.deleted';
+CREATE INDEX event_of_message ON event (message_id, id) WHERE message_id IS NOT NULL;
+CREATE INDEX event_without_message ON event (tenant_id, id) WHERE message_id IS NULL;
+CREATE INDEX event_without_message_by_type ON event (kind, id) WHERE message_id IS NULL;
+CREATE INDEX idempotent_response_by_age ON idempotent_response (created_us);
+CREATE INDEX key_by_tenant ON key (tenant_id, id);
+CREATE INDEX key_notice_due ON key (next_notice_us) WHERE next_notice_us IS NOT NULL;
+CREATE INDEX key_secret_of_key ON key_secret (key_id);
+CREATE INDEX message_by_tenant ON message (tenant_id, id);
+CREATE INDEX rejection_by_tenant ON rejection (tenant_id, id);
+CREATE INDEX report_by_id ON message (kind, id) WHERE kind <> 'message';
+CREATE INDEX report_by_tenant ON message (tenant_id, kind, id) WHERE kind <> 'message';
+CREATE INDEX report_count_of_message ON report_count (message_id);
+CREATE INDEX report_row_by_tenant ON report (tenant_id, id);
+CREATE UNIQUE INDEX report_row_of_delivery ON report (delivery_id, digest) WHERE delivery_id IS NOT NULL;
+CREATE INDEX report_row_of_message ON report (message_id, id) WHERE message_id IS NOT NULL;
+CREATE INDEX report_row_unattributed ON report (id) WHERE tenant_id IS NULL;
+CREATE INDEX sts_policy_by_expiry ON sts_policy (expires_us);
+CREATE INDEX submission_key_by_age ON submission_key (created_us);
+CREATE INDEX suppression_at_site ON suppression (site, refused_us) WHERE site IS NOT NULL AND provisional = 0;
+CREATE INDEX suppression_by_expiry ON suppression (expires_us) WHERE expires_us IS NOT NULL;
+CREATE INDEX suppression_by_tenant ON suppression (tenant_id, id);
+CREATE UNIQUE INDEX suppression_of_platform ON suppression (address, environment, list) WHERE tenant_id IS NULL;
+CREATE UNIQUE INDEX suppression_of_tenant ON suppression (address, tenant_id, environment, list);
+CREATE INDEX template_by_tenant ON template (tenant_id, id);
+CREATE UNIQUE INDEX template_of_tenant ON template (tenant_id, name);
+CREATE INDEX tenant_by_external_ref ON tenant (external_ref) WHERE external_ref IS NOT NULL;
+CREATE INDEX tenant_with_brakes ON tenant (id) WHERE status = 'active' AND instr(settings, '"brakes":{') > 0;
+CREATE INDEX test_message_by_id ON message (id) WHERE environment = 'test';
+CREATE INDEX test_message_by_tenant ON message (tenant_id, id) WHERE environment = 'test';
+CREATE INDEX usage_by_start ON usage (span, start_us);
+CREATE INDEX webhook_by_tenant ON webhook (tenant_id, id);
+CREATE INDEX webhook_delivery_by_tenant ON webhook_delivery (tenant_id, id);
+CREATE INDEX webhook_delivery_due ON webhook_delivery (webhook_id, next_attempt_us, id)
+    WHERE next_attempt_us IS NOT NULL;
+CREATE INDEX webhook_delivery_in_order ON webhook_delivery (webhook_id, message_id, id)
+    WHERE next_attempt_us IS NOT NULL;
+CREATE INDEX webhook_delivery_of ON webhook_delivery (webhook_id, id);
+CREATE INDEX webhook_secret_of_webhook ON webhook_secret (webhook_id, id);
+
+-- The full-text index. `rowid` is the place of the message, as in SQLite.
+CREATE TABLE message_search (
+    rowid  BIGINT PRIMARY KEY,
+    doc    TSVECTOR NOT NULL
+);
+CREATE INDEX message_search_doc ON message_search USING gin (doc);
+
+CREATE TABLE released_body (
+    id TEXT COLLATE "C" PRIMARY KEY             -- of the message
+);
+
+CREATE TABLE restoration (
+    id           BIGINT PRIMARY KEY CHECK (id = 1),
+    taken_us     BIGINT NOT NULL,
+    restored_us  BIGINT NOT NULL,
+    deliveries   BIGINT NOT NULL                -- that were open at `taken_us`
+);
+
+INSERT INTO token_generation (generation, since_us) VALUES (1, 0);
+INSERT INTO unattributed_report_count (id, reports) VALUES (1, 0);
+
+CREATE FUNCTION count_suppression() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO suppression_count (tenant_id, environment, suppressions) VALUES (NEW.tenant_id, NEW.environment, 1)
+        ON CONFLICT (tenant_id, environment) DO UPDATE SET suppressions = suppression_count.suppressions + 1;
+    ELSE
+        UPDATE suppression_count SET suppressions = suppressions - 1
+        WHERE tenant_id = OLD.tenant_id AND environment = OLD.environment;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER suppression_added AFTER INSERT ON suppression
+FOR EACH ROW WHEN (NEW.tenant_id IS NOT NULL) EXECUTE FUNCTION count_suppression();
+CREATE TRIGGER suppression_removed AFTER DELETE ON suppression
+FOR EACH ROW WHEN (OLD.tenant_id IS NOT NULL) EXECUTE FUNCTION count_suppression();
+
+CREATE FUNCTION count_unattributed_report() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE unattributed_report_count SET reports = reports + CASE TG_OP WHEN 'INSERT' THEN 1 ELSE -1 END;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER unattributed_report_added AFTER INSERT ON report
+FOR EACH ROW WHEN (NEW.tenant_id IS NULL) EXECUTE FUNCTION count_unattributed_report();
+CREATE TRIGGER unattributed_report_removed AFTER DELETE ON report
+FOR EACH ROW WHEN (OLD.tenant_id IS NULL) EXECUTE FUNCTION count_unattributed_report();
+
+CREATE FUNCTION add_webhook_backlog() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO webhook_backlog (webhook_id, deliveries, octets) VALUES (NEW.id, 0, 0);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER webhook_added AFTER INSERT ON webhook FOR EACH ROW EXECUTE FUNCTION add_webhook_backlog();
+
+CREATE FUNCTION count_webhook_backlog() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    was_waiting BOOLEAN := FALSE;
+    waits BOOLEAN := FALSE;
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        was_waiting := OLD.next_attempt_us IS NOT NULL;
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        waits := NEW.next_attempt_us IS NOT NULL;
+    END IF;
+    IF waits AND NOT was_waiting THEN
+        UPDATE webhook_backlog SET deliveries = deliveries + 1, octets = webhook_backlog.octets + NEW.octets
+        WHERE webhook_id = NEW.webhook_id;
+    ELSIF was_waiting AND NOT waits THEN
+        UPDATE webhook_backlog SET deliveries = deliveries - 1, octets = webhook_backlog.octets - OLD.octets
+        WHERE webhook_id = OLD.webhook_id;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER webhook_delivery_counted AFTER INSERT OR DELETE OR UPDATE OF next_attempt_us ON webhook_delivery
+FOR EACH ROW EXECUTE FUNCTION count_webhook_backlog();

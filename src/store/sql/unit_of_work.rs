@@ -1,0 +1,49 @@
+//! The transaction of the writer's jobs, with the state that they share.
+
+use std::ops::Deref;
+
+use super::bounds::Bounds;
+use super::secret_encryption::Sealer;
+use crate::mail::DomainName;
+use crate::model::TenantId;
+use crate::store::database::Connection;
+use crate::store::memory::{
+    DirectoryChange, DirectoryChanges, EventClock, SuppressionTimes, UsageAccumulator, WebhookSubscriptions,
+};
+
+/// One transaction of the writer.
+pub(super) struct Tx<'a> {
+    pub(super) connection: &'a Connection,
+    /// Generates ids of events.
+    pub(super) clock: &'a EventClock,
+    /// Encrypts secrets.
+    pub(super) sealer: &'a Sealer,
+    /// Usage and events of the jobs.
+    pub(super) usage: UsageAccumulator,
+    /// Changes by the jobs that invalidate caches of the directory.
+    pub(super) directory_changes: DirectoryChanges,
+    /// Subscriptions of webhooks.
+    pub(super) subscriptions: &'a WebhookSubscriptions,
+    /// When addresses were suppressed.
+    pub(super) suppression_times: &'a SuppressionTimes,
+    pub(super) bounds: &'a Bounds,
+}
+
+impl Tx<'_> {
+    /// The settings, keys, domains or DKIM keys of a tenant changed, or those of the platform.
+    pub(super) fn note_change_of_owner(&self, owner: Option<TenantId>) {
+        self.directory_changes.push(DirectoryChange::Owner(owner));
+    }
+
+    /// It changed who has verified this domain, or what that covers.
+    pub(super) fn note_change_of_name(&self, name: &DomainName) {
+        self.directory_changes.push(DirectoryChange::Name(name.clone()));
+    }
+}
+
+impl Deref for Tx<'_> {
+    type Target = Connection;
+    fn deref(&self) -> &Connection {
+        self.connection
+    }
+}

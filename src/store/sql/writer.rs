@@ -1,0 +1,471 @@
+//! The only writer: a thread that commits all waiting jobs in one transaction, so that they share one sync of the disk.
+//! Each job gets its result after the commit, and a failed job does not affect the others.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::bounds::Bounds;
+use super::events;
+use super::secret_encryption::Sealer;
+use super::unit_of_work::Tx;
+use crate::store::database::{self, Connection, DatabaseError, TransactionState};
+use crate::store::memory::{
+    CommitCounters, DirectoryVersions, EventClock, MinuteSeries, SuppressionTimes, WebhookDueIndex,
+    WebhookSubscriptions,
+};
+use crate::store::{JournalCursor, Result, StoreError};
+
+/// Maximum of waiting jobs; further senders wait.
+const QUEUE_JOBS_MAX: usize = 4096;
+/// Maximum of jobs in one transaction.
+const BATCH_JOBS_MAX: usize = 512;
+/// How long a transaction waits for another process; also set when the connection is opened.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum of pages returned to the file system at once.
+const VACUUM_PAGES: u32 = 2000;
+
+/// A command to the writer.
+enum WriterCommand {
+    /// Run a job in a transaction.
+    Write(Box<dyn Job>),
+    /// Checkpoint, which cannot run in a transaction.
+    Checkpoint(oneshot::Sender<Result<()>>),
+}
+
+/// A handle of the writer thread.
+pub(super) struct Writer {
+    queue: Mutex<Option<mpsc::Sender<WriterCommand>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    pub(super) fn start(
+        connection: Connection,
+        state: WriterState,
+        hooks: CommitHooks,
+    ) -> std::io::Result<Self> {
+        let (sender, receiver) = mpsc::channel(QUEUE_JOBS_MAX);
+        let writer = WriterLoop { connection, state, hooks };
+        let thread =
+            std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.serve(receiver))?;
+        Ok(Self { queue: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Runs `work` with `state` in the next transaction; after the commit, `after` computes the result from both. `work` may
+    /// run more than once, after a rollback, so it only borrows.
+    pub(super) async fn run<S, T, U, W, A>(&self, state: S, work: W, after: A) -> Result<U>
+    where
+        S: Send + 'static,
+        T: Send + 'static,
+        U: Send + 'static,
+        W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
+        A: FnOnce(S, T) -> U + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let job = Work { state, work, after, outcome: None, answer: Some(answer) };
+        self.send(WriterCommand::Write(Box::new(job))).await?;
+        answered.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Moves the write-ahead log into the database and returns free pages to the file system.
+    pub(super) async fn checkpoint(&self) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        self.send(WriterCommand::Checkpoint(answer)).await?;
+        answered.await.map_err(|_| StoreError::Closed)?
+    }
+
+    async fn send(&self, command: WriterCommand) -> Result<()> {
+        let sender = self.queue.lock().clone().ok_or(StoreError::Closed)?;
+        sender.send(command).await.map_err(|_| StoreError::Closed)
+    }
+
+    /// Adds a job without waiting for its result. False if too many wait.
+    pub(super) fn leave(&self, work: impl Fn(&Tx<'_>) -> Result<()> + Send + 'static) -> bool {
+        let work = move |(): &(), tx: &Tx<'_>| work(tx);
+        let job = Work { state: (), work, after: |(), ()| (), outcome: None, answer: None };
+        let command = WriterCommand::Write(Box::new(job));
+        self.queue.lock().as_ref().is_some_and(|sender| sender.try_send(command).is_ok())
+    }
+
+    /// Accepts no more jobs and waits for those that were accepted.
+    pub(super) async fn close(&self) {
+        self.queue.lock().take();
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread
+            && !matches!(tokio::task::spawn_blocking(move || thread.join()).await, Ok(Ok(())))
+        {
+            tracing::error!("the writer of the store ended in a panic");
+        }
+    }
+}
+
+impl Drop for Writer {
+    /// Waits for the thread, because the data directory must not be opened again while it writes.
+    fn drop(&mut self) {
+        self.queue.lock().take();
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A job with its types erased.
+trait Job: Send {
+    /// Runs the work; may be called again after a rollback.
+    fn run(&mut self, tx: &Tx<'_>) -> std::result::Result<(), CommitError>;
+    /// Sends the result to the caller, after the commit or the failure.
+    fn finish(self: Box<Self>, committed: std::result::Result<(), &CommitError>);
+}
+
+struct Work<S, T, U, W, A> {
+    state: S,
+    work: W,
+    after: A,
+    outcome: Option<Result<T>>,
+    answer: Option<oneshot::Sender<Result<U>>>,
+}
+
+impl<S, T, U, W, A> Job for Work<S, T, U, W, A>
+where
+    S: Send,
+    T: Send,
+    U: Send,
+    W: Fn(&S, &Tx<'_>) -> Result<T> + Send,
+    A: FnOnce(S, T) -> U + Send,
+{
+    fn run(&mut self, tx: &Tx<'_>) -> std::result::Result<(), CommitError> {
+        // A panic in a job must not end the writer.
+        let outcome = catch_unwind(AssertUnwindSafe(|| (self.work)(&self.state, tx)));
+        let outcome = outcome.unwrap_or_else(|panic| Err(failure_of(&panic)));
+        let ran = outcome.as_ref().map(|_| ()).map_err(CommitError::from);
+        self.outcome = Some(outcome);
+        ran
+    }
+
+    fn finish(self: Box<Self>, committed: std::result::Result<(), &CommitError>) {
+        let Self { state, after, outcome, answer, .. } = *self;
+        let outcome = match (outcome, committed) {
+            (Some(Ok(value)), Ok(())) => {
+                catch_unwind(AssertUnwindSafe(|| after(state, value))).map_err(|panic| failure_of(&panic))
+            }
+            (outcome, committed) => {
+                // Dropping the state may update memory, which must happen before the caller continues.
+                drop(state);
+                Err(match (outcome, committed) {
+                    (Some(Err(error)), _) => error,
+                    (_, Err(error)) => error.as_store_error(),
+                    _ => StoreError::Closed,
+                })
+            }
+        };
+        match (answer, outcome) {
+            (Some(answer), outcome) => drop(answer.send(outcome)),
+            // The target of `telemetry::FLOOD`, which this layer does not import.
+            (None, Err(error)) => {
+                tracing::warn!(target: "pillarbox::flood", "an event was not written: {error}");
+            }
+            (None, Ok(_)) => {}
+        }
+    }
+}
+
+fn failure_of(panic: &Box<dyn Any + Send>) -> StoreError {
+    let message = panic.downcast_ref::<&str>().copied();
+    let message = message.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    StoreError::Failed(format!("a job of the store panicked: {}", message.unwrap_or("no message")))
+}
+
+/// Why a transaction was not committed, for each of its jobs.
+enum CommitError {
+    DiskFull,
+    Failed(String),
+}
+
+impl CommitError {
+    fn as_store_error(&self) -> StoreError {
+        match self {
+            Self::DiskFull => StoreError::DiskFull,
+            Self::Failed(message) => StoreError::Failed(message.clone()),
+        }
+    }
+}
+
+impl From<&StoreError> for CommitError {
+    fn from(error: &StoreError) -> Self {
+        match error {
+            StoreError::DiskFull => Self::DiskFull,
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+impl From<DatabaseError> for CommitError {
+    fn from(error: DatabaseError) -> Self {
+        Self::from(&StoreError::from(error))
+    }
+}
+
+/// Whether jobs can be rolled back one by one.
+#[derive(Clone, Copy)]
+enum Savepoints {
+    None,
+    Each,
+}
+
+/// Why a transaction was not committed.
+enum Fault {
+    /// A job failed after it had changed the database.
+    HalfDone,
+    /// The transaction itself failed.
+    Lost(CommitError),
+}
+
+impl From<CommitError> for Fault {
+    fn from(error: CommitError) -> Self {
+        Self::Lost(error)
+    }
+}
+
+/// The writer thread.
+struct WriterLoop {
+    connection: Connection,
+    state: WriterState,
+    hooks: CommitHooks,
+}
+
+/// What jobs use besides the database; see [`Tx`].
+pub(super) struct WriterState {
+    pub(super) clock: EventClock,
+    pub(super) sealer: Arc<Sealer>,
+    pub(super) subscriptions: WebhookSubscriptions,
+    pub(super) suppression_times: SuppressionTimes,
+    pub(super) bounds: Bounds,
+}
+
+/// State to update after a commit.
+pub(super) struct CommitHooks {
+    /// The end of the journal.
+    pub(super) last_event: watch::Sender<JournalCursor>,
+    /// The due times of webhooks.
+    pub(super) webhooks_due: Arc<WebhookDueIndex>,
+    /// Counts for metrics.
+    pub(super) counters: Arc<CommitCounters>,
+    /// The versions of the directory.
+    pub(super) directory_versions: DirectoryVersions,
+    /// Usage by minute.
+    pub(super) minutes: Arc<MinuteSeries>,
+}
+
+impl WriterLoop {
+    fn serve(self, mut receiver: mpsc::Receiver<WriterCommand>) {
+        let mut commands = Vec::with_capacity(BATCH_JOBS_MAX);
+        let mut jobs = Vec::with_capacity(BATCH_JOBS_MAX);
+        while receiver.blocking_recv_many(&mut commands, BATCH_JOBS_MAX) > 0 {
+            for command in commands.drain(..) {
+                match command {
+                    WriterCommand::Write(job) => jobs.push(job),
+                    WriterCommand::Checkpoint(answer) => {
+                        self.write_all(&mut jobs);
+                        drop(answer.send(self.checkpoint().map_err(StoreError::from)));
+                    }
+                }
+            }
+            self.write_all(&mut jobs);
+        }
+    }
+
+    fn write_all(&self, jobs: &mut Vec<Box<dyn Job>>) {
+        if jobs.is_empty() {
+            return;
+        }
+        // A savepoint copies each page that a job changes, and jobs rarely fail after their first change.
+        let mut tried = self.transact(jobs, Savepoints::None);
+        if let Err(Fault::HalfDone) = tried {
+            self.hooks.counters.note_repetition();
+            self.roll_back();
+            tried = self.transact(jobs, Savepoints::Each);
+        }
+        if tried.is_err() {
+            self.hooks.counters.note_failure();
+            self.roll_back();
+        }
+        let half_done;
+        let committed = match &tried {
+            Ok(()) => {
+                self.run_hooks();
+                Ok(())
+            }
+            Err(Fault::Lost(error)) => Err(error),
+            // Impossible with savepoints.
+            Err(Fault::HalfDone) => {
+                half_done = CommitError::Failed("a job failed after a change, despite savepoints".into());
+                Err(&half_done)
+            }
+        };
+        for job in jobs.drain(..) {
+            job.finish(committed);
+        }
+    }
+
+    fn transact(&self, jobs: &mut [Box<dyn Job>], savepoints: Savepoints) -> std::result::Result<(), Fault> {
+        let Self { connection, state, .. } = self;
+        let WriterState { clock, sealer, subscriptions, suppression_times, bounds } = state;
+        let began = Instant::now();
+        let (usage, directory_changes) = Default::default();
+        let tx = Tx {
+            connection,
+            clock,
+            sealer,
+            subscriptions,
+            suppression_times,
+            bounds,
+            usage,
+            directory_changes,
+        };
+        // With savepoints, each statement fails in its job.
+        self.connection.set_pipelining(matches!(savepoints, Savepoints::None));
+        self.connection.begin().map_err(CommitError::from)?;
+        for job in jobs {
+            let (counted, changed) = (tx.usage.mark(), tx.directory_changes.len());
+            let ran = match savepoints {
+                Savepoints::None => self.run_bare(&tx, job.as_mut())?,
+                Savepoints::Each => self.run_in_savepoint(&tx, job.as_mut())?,
+            };
+            if !ran {
+                tx.usage.truncate(counted);
+                tx.directory_changes.truncate(changed);
+            }
+        }
+        tx.write_usage().map_err(|error| self.fault(savepoints, CommitError::from(&error)))?;
+        self.connection.commit().map_err(|error| self.fault(savepoints, error.into()))?;
+        let (events, results) = (tx.usage.take_events(), tx.usage.take_results());
+        self.hooks.counters.note_commit(&events, &results, began.elapsed());
+        self.hooks.directory_versions.note(tx.directory_changes.take());
+        self.hooks.minutes.add(&tx.usage.take_minutes());
+        Ok(())
+    }
+
+    /// Without savepoints, a statement may fail after its job has ended.
+    fn fault(&self, savepoints: Savepoints, error: CommitError) -> Fault {
+        match (savepoints, self.connection.transaction_state()) {
+            (Savepoints::None, TransactionState::Failed) => Fault::HalfDone,
+            _ => Fault::Lost(error),
+        }
+    }
+
+    /// False if the job failed before it had changed anything.
+    fn run_bare(&self, tx: &Tx<'_>, job: &mut dyn Job) -> std::result::Result<bool, Fault> {
+        let changes_before = self.connection.total_changes();
+        let Err(cause) = job.run(tx) else { return Ok(true) };
+        match self.connection.transaction_state() {
+            TransactionState::None => Err(Fault::Lost(cause)),
+            TransactionState::Failed => Err(Fault::HalfDone),
+            TransactionState::Usable if self.connection.total_changes() != changes_before => {
+                Err(Fault::HalfDone)
+            }
+            TransactionState::Usable => Ok(false),
+        }
+    }
+
+    /// False if the job failed and was rolled back.
+    fn run_in_savepoint(&self, tx: &Tx<'_>, job: &mut dyn Job) -> std::result::Result<bool, Fault> {
+        self.execute("SAVEPOINT job")?;
+        let ran = job.run(tx);
+        let is_done = ran.is_ok();
+        if let Err(cause) = ran {
+            if self.connection.transaction_state() == TransactionState::None {
+                return Err(Fault::Lost(cause));
+            }
+            self.state.subscriptions.clear();
+            self.execute("ROLLBACK TO job")?;
+        }
+        self.execute("RELEASE job")?;
+        Ok(is_done)
+    }
+
+    fn run_hooks(&self) {
+        let last = events::end_of_journal(&self.state.clock);
+        self.hooks.last_event.send_if_modified(|known| std::mem::replace(known, last) != last);
+        self.hooks.webhooks_due.note_all(self.state.subscriptions.take_touched());
+    }
+
+    fn roll_back(&self) {
+        self.state.subscriptions.clear();
+        self.state.subscriptions.take_touched();
+        if let Err(error) = self.connection.roll_back() {
+            tracing::error!(%error, "a transaction could not be rolled back");
+        }
+    }
+
+    fn execute(&self, sql: &str) -> std::result::Result<(), CommitError> {
+        self.connection.prepare_cached(sql)?.execute([])?;
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> database::Result<()> {
+        match &self.connection {
+            Connection::Sqlite(connection) => Ok(checkpoint(connection)?),
+            // The server does so itself.
+            Connection::Postgres(_) => Ok(()),
+        }
+    }
+}
+
+/// Returns free pages to the file system, and moves the log into the database.
+fn checkpoint(connection: &rusqlite::Connection) -> rusqlite::Result<()> {
+    // Each step of the statement frees one page.
+    let mut vacuum = connection.prepare_cached(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
+    let mut freed = vacuum.raw_query();
+    while freed.next()?.is_some() {}
+    drop(freed);
+    drop(vacuum);
+    move_log(connection)
+}
+
+/// Moves the log into the database without waiting for readers, because a slow one must not delay commits: the part of the
+/// log that it still needs stays until the next checkpoint.
+fn move_log(connection: &rusqlite::Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(Duration::ZERO)?;
+    let moved = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    moved
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Whether SQLite wanted to wait.
+    static WAITS: AtomicBool = AtomicBool::new(false);
+
+    fn refuse_to_wait(_times: i32) -> bool {
+        WAITS.store(true, Ordering::Relaxed);
+        false
+    }
+
+    #[test]
+    fn a_checkpoint_does_not_wait_for_a_slow_reader() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || rusqlite::Connection::open(dir.path().join("x.db")).unwrap();
+        let (writer, reader) = (open(), open());
+        writer.pragma_update(None, "journal_mode", "wal").unwrap();
+        writer.execute_batch("CREATE TABLE t (x)").unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM t;").unwrap();
+        writer.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+        writer.busy_handler(Some(refuse_to_wait)).unwrap();
+        writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        assert!(WAITS.swap(false, Ordering::Relaxed), "the reader is in the way of a checkpoint");
+        move_log(&writer).unwrap();
+        assert!(!WAITS.load(Ordering::Relaxed));
+        let timeout: u32 = writer.pragma_query_value(None, "busy_timeout", |row| row.get(0)).unwrap();
+        assert_eq!(Duration::from_millis(timeout.into()), BUSY_TIMEOUT);
+    }
+}
