@@ -43,7 +43,7 @@ pub fn resource() -> Resource {
                 .query::<bool>("forget_suppression", "Remove the suppression of the address too.")
                 .returns::<ErasureView>("The erasure. While a delivery is in progress, it is not complete, and the server tries again every minute."),
             Operation::get("/v1/erasures", "list_erasures", list)
-                .describe("List erasures", "The erasures of recipients, without their addresses.")
+                .describe("List erasures", "The erasures of recipients, without their addresses. The server keeps each for two years after it is complete.")
                 .needs(Access::Platform)
                 .pages::<ErasureId, ErasureView>("Erasures."),
         ])

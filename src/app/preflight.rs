@@ -12,7 +12,7 @@ use crate::{relay, returns, tls_report};
 /// service that does not run.
 ///
 /// # Errors
-/// [`StartError`], as the start itself would have it.
+/// [`StartError`], with the option that is wrong.
 pub fn check(config: &Config) -> Result<(), StartError> {
     open_files::fit(config, open_files::raise())?;
     check_certificate(config)?;

@@ -25,7 +25,7 @@ use crate::store::{BackupError, CopiedDatabase, CopyProgress, body_path, copy_da
 /// How long to wait for a deletion of body files in progress.
 const HOLD_WAIT: Duration = Duration::from_secs(30);
 
-/// So many octets of body files are synced together.
+/// Body files are synced whenever this many octets were copied.
 const SYNC_OCTETS: u64 = 32 * 1024 * 1024;
 
 /// What to copy, and how.
@@ -253,7 +253,7 @@ struct Copying<'a> {
     earlier: EarlierFiles,
     linked: u64,
     throttle: Throttle,
-    /// Octets of body files since the last sync.
+    /// Octets of body files that were copied since the last sync; a linked file needs none.
     unsynced: u64,
 }
 
@@ -274,7 +274,7 @@ impl Copying<'_> {
                 Ok(digest) => {
                     list += &file_line(&digest.sha256, &path);
                     (bodies, body_octets) = (bodies + 1, body_octets + digest.octets);
-                    self.sync_some(digest.octets, work).map_err(at(work))?;
+                    self.sync_copied(work).map_err(at(work))?;
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => missing_bodies.push(id),
                 Err(error) => return Err(at(Path::new(&path))(error)),
@@ -307,9 +307,8 @@ impl Copying<'_> {
         Ok((manifest, self.linked))
     }
 
-    /// The disk writes some now and then, because all at the end would make the commits of the server wait.
-    fn sync_some(&mut self, octets: u64, work: &Path) -> std::io::Result<()> {
-        self.unsynced += octets;
+    /// Syncs after each part, because one long sync at the end would make the commits of the server wait.
+    fn sync_copied(&mut self, work: &Path) -> std::io::Result<()> {
         if self.options.target == BackupPath::Stdout || self.unsynced < SYNC_OCTETS {
             return Ok(());
         }
@@ -327,7 +326,9 @@ impl Copying<'_> {
             return Ok(FileDigest { octets: linked, sha256: sha256.clone() });
         }
         let file = File::open(self.options.data_dir.join(path))?;
-        output.add(path, file, &mut self.throttle)
+        let digest = output.add(path, file, &mut self.throttle)?;
+        self.unsynced += digest.octets;
+        Ok(digest)
     }
 }
 

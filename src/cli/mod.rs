@@ -142,14 +142,14 @@ enum Command {
 }
 
 impl Arguments {
-    /// Those of this process. Ends it if they are invalid.
+    /// Reads the arguments of this process. If they are invalid, prints why and ends the process.
     pub fn read() -> Self {
         let found = refuse_empty(Self::command()).get_matches();
         Self::from_arg_matches(&found).unwrap_or_else(|error| error.exit())
     }
 }
 
-/// An empty name, id or address is that of a variable of the shell that is not set.
+/// Refuses an empty name, id or address: it usually comes from a variable of the shell that is not set.
 fn refuse_empty(command: clap::Command) -> clap::Command {
     let mend = |argument: clap::Arg| {
         let is_text = argument.get_value_parser().type_id() == TypeId::of::<String>();

@@ -280,8 +280,7 @@ impl ClaimTable {
 
     /// The number of further deliveries of a tenant that may be handed out.
     pub(super) fn allowance_of(&self, tenant: TenantId, limits: &ClaimLimits) -> usize {
-        let handed_out = self.handed_out.get(&tenant).copied().unwrap_or(0);
-        limits.per_tenant_max.saturating_sub(handed_out)
+        limits.per_tenant_max.saturating_sub(self.handed_out_of(tenant))
     }
 
     /// Begins a pass: returns the tenants that may have due rows, with the positions of their unfinished scans.
@@ -397,7 +396,7 @@ impl ClaimTable {
 
     /// Number of deliveries of a tenant that the relay has.
     pub(super) fn handed_out_of(&self, tenant: TenantId) -> usize {
-        self.claims.values().filter(|claim| claim.is_handed_out && claim.tenant == tenant).count()
+        self.handed_out.get(&tenant).copied().unwrap_or(0)
     }
 
     /// Whether the relay has a delivery.

@@ -52,7 +52,7 @@ pub struct Tenants {
 }
 
 impl Tenants {
-    /// Whether it is one of them and archived.
+    /// Whether a tenant is archived; false for others than the newest hundred.
     pub fn is_archived(&self, id: &str) -> bool {
         self.archived.contains(id)
     }

@@ -58,7 +58,7 @@ impl Me {
     }
 
     /// With the scopes that the API lets it use: the keys of an archived tenant may only read.
-    pub fn as_status_allows(mut self) -> Self {
+    pub fn with_scopes_of_its_status(mut self) -> Self {
         if self.is_archived() {
             self.scopes.retain(|scope| !matches!(scope, Scope::SmtpSend | Scope::EmailsSend));
             self.scopes.iter_mut().for_each(|scope| *scope = scope.read_only());

@@ -249,7 +249,7 @@ async fn me_of(ui: &Ui, origin: &Origin, signed_in: &SignedIn) -> Result<Me, Pro
     if signed_in.rights.is_some() {
         me.key.name = "of a link".to_owned();
     }
-    Ok(me.as_status_allows())
+    Ok(me.with_scopes_of_its_status())
 }
 
 fn check_ban(ui: &Ui, origin: &Origin, now: Timestamp) -> Result<(), Problem> {

@@ -140,10 +140,17 @@ async fn what_failed_when_a_tenant_was_archived_needs_no_attention() {
     let visitor = Visitor::sign_in(&stage, &stage.platform).await;
     let fact = "Domain <bdi>acme.example</bdi> fails";
     Visitor::expect(visitor.get("/ui/").await).has(fact);
+    let finding = async || {
+        let found = stage.get(&stage.platform, "/v1/doctor?refresh=true").await.expect(200);
+        let findings = found["findings"].as_array().unwrap();
+        findings.iter().find(|finding| finding["id"] == "domain.failing").unwrap()["status"].clone()
+    };
+    assert_ne!(finding().await, "ok");
     let path = format!("/v1/tenants/{}", acme.id);
     stage.patch(&stage.platform, &path, json!({"status": "archived"})).await.expect(200);
     stage.clock.advance(Duration::from_secs(120));
     Visitor::expect(visitor.get("/ui/").await).lacks(fact);
+    assert_eq!(finding().await, "ok");
 }
 
 #[tokio::test]

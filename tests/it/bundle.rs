@@ -130,8 +130,15 @@ async fn a_message_that_could_not_be_read_or_belongs_to_another_tenant_is_refuse
     let of_future = |id: &Value| {
         format!("{}_7ZZZZZZZZZZZZZZZZZZZZZZZZZ", id.as_str().unwrap().split('_').next().unwrap())
     };
-    let of_future = of_future(&objects[place]["events"][0]["id"]);
+    let (message, event) = (&objects[place], &objects[place]["events"][0]);
+    let lower = |id: &Value| json!(id.as_str().unwrap().to_lowercase());
+    let attempt =
+        json!({"id": "att_01KBX3M5V9Q7R2T4W6Y8Z0A1B2", "transcript_of": "att_01KBX3M5V9Q7R2T4W6Y8Z0A1B3"});
     for (pointer, value) in [
+        ("/id", lower(&message["id"])),
+        ("/id", json!(of_future(&message["id"]))),
+        ("/deliveries/0/id", lower(&message["deliveries"][0]["id"])),
+        ("/attempts", json!([attempt])),
         ("/kind", json!("confirmation")),
         ("/from", json!("not an address")),
         ("/tags", json!([1])),
@@ -141,7 +148,7 @@ async fn a_message_that_could_not_be_read_or_belongs_to_another_tenant_is_refuse
         ("/deliveries/0/recipient", json!("nobody")),
         ("/deliveries/0/id", json!(objects[place]["id"])),
         ("/events/0/type", json!("tenant.created")),
-        ("/events/0/id", json!(of_future)),
+        ("/events/0/id", json!(of_future(&event["id"]))),
         ("/events/0/delivery_id", json!("dlv_01KBX3M5V9Q7R2T4W6Y8Z0A1B2")),
         ("/content", json!("?")),
         ("/content_prefix_octets", json!(1_000_000)),
@@ -158,6 +165,18 @@ async fn a_message_that_could_not_be_read_or_belongs_to_another_tenant_is_refuse
     let stolen = [&objects_of_other[..1], &objects[place..=place]].concat();
     let refused = import(&from, "", body_of(&stolen)).await.expect_error(409, "import_conflict");
     assert!(refused.to_string().contains("belongs to something else"), "{refused}");
+}
+
+/// Otherwise the objects would reach the other tenant, because they name it by its id.
+#[tokio::test]
+async fn the_id_of_another_tenant_in_other_letters_is_refused() {
+    let (from, to) = (ApiStage::start().await, ApiStage::start().await);
+    let own = Belongings::make(&from, "own").await;
+    let other = to.tenant("other").await;
+    let mut forged = export(&from, &own.tenant.id.to_string()).await;
+    forged[0]["id"] = json!(other.id.to_string().to_lowercase());
+    let refused = import(&to, "", body_of(&forged)).await.expect_error(409, "import_conflict");
+    assert_eq!(refused["errors"][0]["path"], "objects[0]", "{refused}");
 }
 
 #[tokio::test]
@@ -225,6 +244,7 @@ async fn objects_beyond_the_limits_of_their_operations_are_refused() {
         ("tenant", "external_ref", json!("e".repeat(256))),
         ("tenant", "source_pool", json!("elsewhere")),
         ("tenant", "retention_days", json!(0)),
+        ("dkim_key", "selector", json!("pb1; t=y")),
         ("key", "name", json!("two\nlines")),
         ("key", "allowed_cidrs", json!(vec!["192.0.2.0/24"; 101])),
         ("template", "name", json!("")),

@@ -141,7 +141,7 @@ pub async fn list(call: RequestContext) -> Result<ApiResponse> {
 }
 
 /// RFC 6376 §3.1: a selector consists of labels, separated by dots. Case is insignificant, so only lower case is accepted.
-fn check_selector(selector: &str, checks: &mut Checks) {
+pub(in crate::api) fn check_selector(selector: &str, checks: &mut Checks) {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')

@@ -24,6 +24,7 @@ use super::{
 };
 
 use self::dkim::DkimKeyView;
+pub(super) use self::dkim::check_selector;
 use self::view::{DomainView, view, view_of_new};
 
 /// With the prefix `selector._domainkey.`, a name has at most 253 octets (RFC 1035 §2.3.4).

@@ -119,9 +119,6 @@ pub async fn export(mut call: RequestContext) -> Result<ApiResponse> {
     let recipients = call.query.value::<SecretRecipients>("to");
     call.query.finish()?;
     let tenant = call.path_tenant().await?;
-    if recipients.is_some() {
-        tracing::info!(tenant = %tenant.id, by = %call.caller.key.id, client = %call.origin.client.to_canonical(), request_id = %call.request_id, "a tenant is exported with its secrets");
-    }
     let permit = call.api.exports.try_acquire(call.scope()).map_err(|_| {
         ApiError::new(
             RefusalCode::Overloaded,
@@ -129,6 +126,9 @@ pub async fn export(mut call: RequestContext) -> Result<ApiResponse> {
             "finish the exports in progress, or try again in a few seconds",
         )
     })?;
+    if recipients.is_some() && !call.is_head {
+        tracing::info!(tenant = %tenant.id, by = %call.caller.key.id, client = %call.origin.client.to_canonical(), request_id = %call.request_id, "a tenant is exported with its secrets");
+    }
     let mut digest = BundleDigest::default();
     // While a tenant is suspended, no delivery begins. Those in progress could end after the export of their messages.
     let in_progress = (!tenant.status.sends()).then(|| call.api.queue.in_flight_of(tenant.id) as u64);

@@ -44,6 +44,9 @@ fn check(object: &BundleObject, allowed: &Allowed<'_>, checks: &mut Checks) {
                 domains::check_name(name, "name", checks);
             }
         }
+        Some("dkim_key") => {
+            text("selector").iter().for_each(|selector| domains::check_selector(selector, checks));
+        }
         Some("key") => {
             text("name").iter().for_each(|name| checks.line(name, "name", keys::NAME_CHARS_MAX));
             for field in ["scopes", "allowed_domain_ids", "allowed_cidrs"] {

@@ -17,7 +17,7 @@ use super::message::{HandoverError, Message, receive, send};
 const SOCKET: &str = "control";
 /// How long one side waits for an answer that needs no work.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// Connections that are answered at the same time. Others wait, at most [`ANSWER_MAX`].
+/// Connections that are answered at the same time. Further ones wait until one of these ends.
 const CONNECTIONS_MAX: usize = 8;
 /// Delay after an error of accept, such as too many open files.
 const RETRY_DELAY: Duration = Duration::from_millis(100);

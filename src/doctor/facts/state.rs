@@ -59,11 +59,8 @@ pub async fn gather(server: Option<&Server<'_>>, config: &Config, now: Timestamp
         return StateFacts::not_asked(NO_SERVER, last_backup, backup_age_max);
     };
     let archived = archived_tenants(store).await;
-    let (oldest_due, failing_webhooks, failing_domains) = tokio::join!(
-        oldest_due(queue, &archived, now),
-        failing_webhooks(store),
-        failing_domains(store, &archived)
-    );
+    let (oldest_due, failing_webhooks, failing_domains) =
+        tokio::join!(oldest_due(queue, now), failing_webhooks(store), failing_domains(store, &archived));
     let sites = queue.snapshot(now).sites.into_iter();
     let held = sites.filter_map(|site| {
         let domain = site.domains.into_iter().next();
@@ -108,8 +105,7 @@ async fn last_backup(config: &Config) -> Seen<Timestamp> {
     .await
 }
 
-/// Their mail waits and their domains are not checked until they are active again, so neither is wrong. If they cannot be
-/// read, more is reported.
+/// Archived tenants, whose domains are not checked. If the list cannot be read, domains of archived tenants are reported too.
 async fn archived_tenants(store: &Store) -> HashSet<TenantId> {
     let filter = TenantFilter { status: Some(TenantStatus::Archived), ..TenantFilter::default() };
     let (mut archived, mut request) = (HashSet::new(), first_page());
@@ -125,18 +121,13 @@ async fn archived_tenants(store: &Store) -> HashSet<TenantId> {
 }
 
 /// When the oldest due delivery was due, and the last reply to such.
-async fn oldest_due(
-    queue: &QueueManager,
-    archived: &HashSet<TenantId>,
-    now: Timestamp,
-) -> Seen<(Timestamp, String)> {
+async fn oldest_due(queue: &QueueManager, now: Timestamp) -> Seen<(Timestamp, String)> {
     let request = QueueRequest { part: QueueFilter::default(), limit: GROUPS, after: None };
     let overview = match queue.overview(request, now).await {
         Ok(overview) => overview,
         Err(error) => return Seen::Failed(error.to_string()),
     };
-    let due = overview.groups.into_iter();
-    let due = due.filter(|group| group.counts.due > 0 && !archived.contains(&group.tenant_id));
+    let due = overview.groups.into_iter().filter(|group| group.counts.due > 0);
     let oldest = due.filter_map(|group| Some((group.next_due_at?, group))).min_by_key(|(at, _)| *at);
     match oldest {
         Some((at, group)) => {

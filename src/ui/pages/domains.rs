@@ -193,7 +193,7 @@ async fn show_page(request: &PageRequest, problem: Option<&Problem>) -> Outcome 
     let is_sandbox = domain.tenant_id.is_none();
     let diagnose = async {
         match is_sandbox {
-            // What it lacks is not wrong.
+            // The sandbox domain needs no record, so a missing one is no fault.
             true => Ok(None),
             false => request.get_if_any::<Diagnosis>(&doctor_path).await,
         }

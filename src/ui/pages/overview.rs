@@ -272,13 +272,13 @@ fn nothing(request: &PageRequest, period: Period) -> Markup {
     html! {
         h2 { "No " (if is_test { "test" } else { "live" }) " mail in the last " (period.words()) }
         @if is_test {
-            p { "Mail of a test key stays here and reaches nobody." }
+            p { "Mail of a test key stays on this server; no recipient gets it." }
         } @else {
             p { "Mail of test keys is in the " a href=(request.href("/ui/sandbox")) { "sandbox inbox" } "." }
         }
         // An archived tenant sends nothing.
         @if !request.me().is_archived() {
-            p { (if is_test { "Send some:" } else { "Live mail is sent with a live key:" }) }
+            p { (if is_test { "Send a test message:" } else { "Live mail is sent with a live key:" }) }
             (components::block(&request.ui.sample(if is_test { Environment::Test } else { Environment::Live })))
         }
     }
