@@ -183,6 +183,12 @@ def use_debian_modules(file):
     file.write_text(f"{text}\ngo {GO_VERSION}\n\nreplace {GO_MODULE} => {source}\n")
 
 
+def new_private_key():
+    """A key in the place of the placeholder that the example of a key has."""
+    command = ["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def send_examples(server, document):
     """Sends the example of every request body. It may name what is not there or is there already, but it is a right body."""
     tenant = server.call("GET", "/v1/tenants?slug=acme")["data"][0]["id"]
@@ -205,6 +211,8 @@ def send_examples(server, document):
             example = json.dumps(operation["requestBody"]["content"]["application/json"]["example"])
             # A bundle brings a tenant of its own, and a digest of itself.
             body = json.loads(example if "sha256" in example else re.sub(r"\btnt_\w+", tenant, example))
+            if "your own key" in body.get("private_key", ""):
+                body["private_key"] = new_private_key()
             secret = server.platform_secret if operation["security"] == [{"key": ["platform"]}] else own["secret"]
             try:
                 server.call(method.upper(), target, body, secret)
