@@ -13,6 +13,7 @@ use crate::client::{Client, Reply};
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, own_address};
 use crate::server::{Account, HOSTNAME, TestServer, message, text};
+use crate::wait::until;
 
 /// The sending domain, its return host, and the return host of the platform.
 pub const DOMAIN: &str = "own.test";
@@ -66,7 +67,15 @@ impl InboundStage {
             delivery: text(&delivery["id"]),
             recipient: text(&delivery["recipient"]),
         });
-        delivered.collect()
+        let delivered: Vec<_> = delivered.collect();
+        // The queue manager learns of the commit a little later; until then reports are deferred.
+        until("the queue manager has released the deliveries", async || {
+            let is_held =
+                |one: &Delivered| self.server.running().queue().is_in_flight(one.delivery.parse().unwrap());
+            (!delivered.iter().any(is_held)).then_some(())
+        })
+        .await;
+        delivered
     }
 
     /// The address that reports about a delivery come to, at the platform's host.
