@@ -84,7 +84,7 @@ pub enum OpenError {
         message: String,
     },
     /// The database of a server cannot be used.
-    #[error("cannot open the database of store.url: {0}")]
+    #[error("cannot open the database in PostgreSQL: {0}")]
     Database(String),
     /// Any other error.
     #[error("cannot open the store in {path} (data_dir): {message}")]

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt, join_all, try_join_all};
+use futures_util::future::{BoxFuture, FutureExt, join_all};
 use rusqlite::types::ToSql;
 use tokio::runtime::Runtime;
 use tokio::task::yield_now;
@@ -22,7 +22,8 @@ use super::{DatabaseError, Result, TransactionState};
 
 /// Prepared statements of a session; beyond it all are prepared again. Filters of lists make many.
 const STATEMENTS_MAX: usize = 500;
-/// Turns of the runtime until a task has learned of what has come from the network: one that reads, one that runs the task.
+/// Turns of the runtime after which the task of a session has learned of what has come from the network: at least one for the
+/// reading and one for the task.
 const DRIVEN_TURNS: u32 = 3;
 /// How long a session may take to begin, and a cancelled statement to end.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,7 +36,7 @@ pub(in crate::store) struct PostgresConnection {
     session: RefCell<Session>,
     /// Statements that were sent and not answered yet, in order.
     posted: RefCell<Vec<Posted>>,
-    /// Whether [`Self::post`] waits for no answer.
+    /// Whether [`Self::post`] returns before the answer.
     pipelines: Cell<bool>,
     changes: Cell<u64>,
     state: Cell<TransactionState>,
@@ -54,9 +55,7 @@ impl DrivingRuntime {
             None => unreachable!("it is taken only when it is dropped"),
         }
     }
-}
 
-impl DrivingRuntime {
     fn enter(&self) -> Option<tokio::runtime::EnterGuard<'_>> {
         self.0.as_ref().map(Runtime::enter)
     }
@@ -114,7 +113,8 @@ impl PostgresConnection {
         params: &[&dyn ToSql],
     ) -> Result<usize> {
         if sql.starts_with("ROLLBACK") {
-            self.forget_posted();
+            // Their answers come before that of the rollback.
+            drop(self.first_error_of_posted());
         }
         let params = parameters(params)?;
         let client = self.client();
@@ -167,20 +167,18 @@ impl PostgresConnection {
             return Err(DatabaseError::Aborted);
         }
         let committed = self.prepare("COMMIT").and_then(|commit| self.execute(&commit, "COMMIT", &[]));
-        let posted = std::mem::take(&mut *self.posted.borrow_mut());
-        let client = self.client();
-        if let Err(error) = self.run(&client, try_join_all(posted)) {
+        if let Some(error) = self.first_error_of_posted() {
             self.state.set(TransactionState::Failed);
             return Err(DatabaseError::Postgres(error));
         }
         committed.map(drop)
     }
 
-    /// Forgets the answers to posted statements, because the transaction is rolled back.
-    fn forget_posted(&self) {
+    /// Waits for the answers to all posted statements.
+    fn first_error_of_posted(&self) -> Option<tokio_postgres::Error> {
         let posted = std::mem::take(&mut *self.posted.borrow_mut());
-        let client = self.client();
-        drop(self.run(&client, join_all(posted).map(Ok)));
+        let answers = self.run(&self.client(), join_all(posted).map(Ok)).unwrap_or_default();
+        answers.into_iter().find_map(std::result::Result::err)
     }
 
     /// The error of the posted statement that made a later one fail.
@@ -188,9 +186,7 @@ impl PostgresConnection {
         if error.code() != Some(&SqlState::IN_FAILED_SQL_TRANSACTION) {
             return error;
         }
-        let posted = std::mem::take(&mut *self.posted.borrow_mut());
-        let client = self.client();
-        self.run(&client, try_join_all(posted)).err().unwrap_or(error)
+        self.first_error_of_posted().unwrap_or(error)
     }
 
     pub(super) fn query(

@@ -172,12 +172,15 @@ impl Store {
     /// Opens the store; creates or migrates it if necessary.
     pub async fn open(options: impl Into<StoreOptions>) -> std::result::Result<Self, OpenError> {
         let options = options.into();
-        let failed = |error: tokio::task::JoinError| OpenError::Database(error.to_string());
+        let path = match &options {
+            StoreOptions::Sqlite(options) => options.data_dir.clone(),
+            StoreOptions::Postgres(options) => options.data_dir.clone(),
+        };
         let opened = tokio::task::spawn_blocking(|| match options {
             StoreOptions::Sqlite(options) => sqlite::open::open(options),
             StoreOptions::Postgres(options) => postgres::open(&options),
         });
-        opened.await.unwrap_or_else(|error| Err(failed(error)))
+        opened.await.unwrap_or_else(|error| Err(OpenError::Failed { path, message: error.to_string() }))
     }
 
     fn new(database: OpenDatabase) -> Self {

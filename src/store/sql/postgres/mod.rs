@@ -25,7 +25,7 @@ pub struct PostgresOptions {
     pub config: tokio_postgres::Config,
     /// TLS, with which the certificate of the server is verified; `None` for sockets and loopback.
     pub tls: Option<tokio_rustls::TlsConnector>,
-    /// The directory of the lock and the master key of this process.
+    /// The directory of the master key.
     pub data_dir: PathBuf,
     /// The file with the key that encrypts secrets. By default `master.key` in the data directory, created if absent.
     pub master_key_file: Option<PathBuf>,

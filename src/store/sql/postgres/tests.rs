@@ -47,7 +47,7 @@ async fn a_server_that_is_away_is_named_and_its_password_is_not() {
     assert!(!format!("{options:?}").contains("secret-word"));
     let refused = Store::open(options).await.err().unwrap().to_string();
     assert!(
-        refused.starts_with("cannot open the database of store.url: ") && !refused.contains("secret-word")
+        refused.starts_with("cannot open the database in PostgreSQL: ") && !refused.contains("secret-word")
     );
 }
 
