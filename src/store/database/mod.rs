@@ -5,7 +5,9 @@
 
 mod dialect;
 mod error;
+mod many_rows;
 mod params;
+mod posted_rows;
 mod postgres;
 mod postgres_server;
 mod postgres_tls;
@@ -255,7 +257,10 @@ impl Statement<'_> {
     }
 
     /// Executes it, without waiting for the answer if the connection [pipelines](Connection::set_pipelining): then it fails
-    /// with the commit.
+    /// with the commit. PostgreSQL may execute posted rows of one statement together, and statements in the order of their
+    /// first rows: so rows of one statement in one transaction have different keys, and none depends on another row of the
+    /// same statement, or on one of a statement that is posted first after it. All are executed before anything that is not
+    /// posted.
     pub(in crate::store) fn post(&mut self, params: impl Params) -> Result<()> {
         params.with(|params| match self {
             Self::Sqlite(statement) => Ok(statement.execute(params).map(drop)?),

@@ -15,6 +15,8 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::dialect::for_postgres;
+use super::many_rows::for_many_rows;
+use super::posted_rows::{PostedRows, StatementRows};
 use super::postgres_server::PostgresServer;
 use super::postgres_values::{OwnedParameter, Parameter};
 use super::time_limit::TimeLimit;
@@ -34,6 +36,8 @@ pub(in crate::store) struct PostgresConnection {
     /// Drives the session while a call waits for it.
     runtime: DrivingRuntime,
     session: RefCell<Session>,
+    /// Rows of statements that are not sent yet.
+    rows: RefCell<PostedRows>,
     /// Statements that were sent and not answered yet, in order.
     posted: RefCell<Vec<Posted>>,
     /// Whether [`Self::post`] returns before the answer.
@@ -72,6 +76,8 @@ impl Drop for DrivingRuntime {
 struct Session {
     client: Arc<Client>,
     statements: HashMap<String, tokio_postgres::Statement>,
+    /// Posted statements by the statement for one row; `None` if it has no form for many rows.
+    for_many_rows: HashMap<String, Option<tokio_postgres::Statement>>,
 }
 
 impl PostgresConnection {
@@ -84,6 +90,7 @@ impl PostgresConnection {
             server,
             runtime,
             session,
+            rows: RefCell::default(),
             posted: RefCell::default(),
             pipelines: Cell::new(false),
             changes: Cell::new(0),
@@ -106,6 +113,28 @@ impl PostgresConnection {
         Ok(statement)
     }
 
+    /// The statement for many rows of a posted statement, prepared once for each session.
+    fn prepare_for_many_rows(
+        &self,
+        sql: &str,
+        one: &tokio_postgres::Statement,
+    ) -> Result<Option<tokio_postgres::Statement>> {
+        if let Some(known) = self.session.borrow().for_many_rows.get(sql) {
+            return Ok(known.clone());
+        }
+        let client = self.client();
+        let prepared = match for_many_rows(sql, one.params()) {
+            Some(many) => Some(self.note(self.run(&client, client.prepare(&many)))?),
+            None => None,
+        };
+        let statements = &mut self.session.borrow_mut().for_many_rows;
+        if statements.len() >= STATEMENTS_MAX {
+            statements.clear();
+        }
+        statements.insert(sql.to_owned(), prepared.clone());
+        Ok(prepared)
+    }
+
     pub(super) fn execute(
         &self,
         statement: &tokio_postgres::Statement,
@@ -113,9 +142,11 @@ impl PostgresConnection {
         params: &[&dyn ToSql],
     ) -> Result<usize> {
         if sql.starts_with("ROLLBACK") {
+            self.rows.take();
             // Their answers come before that of the rollback.
             drop(self.first_error_of_posted());
         }
+        self.send_rows()?;
         let params = parameters(params)?;
         let client = self.client();
         let executed = self.run(&client, client.execute_raw(statement, &params));
@@ -128,7 +159,7 @@ impl PostgresConnection {
         Ok(usize::try_from(changed).unwrap_or(usize::MAX))
     }
 
-    /// Sends a statement without waiting for its answer. If it fails, so does the commit. Waits unless the connection
+    /// Executes a statement without waiting for its answer. If it fails, so does the commit. Waits unless the connection
     /// [pipelines](Self::set_pipelining).
     pub(super) fn post(
         &self,
@@ -139,9 +170,43 @@ impl PostgresConnection {
         if !self.pipelines.get() {
             return self.execute(statement, sql, params).map(drop);
         }
-        let params =
+        let row =
             params.iter().map(|value| OwnedParameter::of(*value)).collect::<rusqlite::Result<Vec<_>>>()?;
-        let (client, statement) = (self.client(), statement.clone());
+        if self.prepare_for_many_rows(sql, statement)?.is_some() {
+            if self.rows.borrow().is_full() {
+                self.send_rows()?;
+            }
+            self.rows.borrow_mut().add(sql, row);
+        } else {
+            self.send_rows()?;
+            self.send(statement.clone(), row)?;
+        }
+        self.changes.set(self.changes.get() + 1);
+        self.follow(sql);
+        Ok(())
+    }
+
+    /// Sends the collected rows.
+    fn send_rows(&self) -> Result<()> {
+        let statements = self.rows.borrow_mut().take();
+        for StatementRows { sql, mut rows } in statements {
+            let one = self.prepare(&sql)?;
+            match self.prepare_for_many_rows(&sql, &one)? {
+                Some(many) if rows.len() > 1 => {
+                    self.send(many, StatementRows { sql, rows }.into_columns())?;
+                }
+                _ => rows.drain(..).try_for_each(|row| self.send(one.clone(), row))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a statement.
+    fn send<P>(&self, statement: tokio_postgres::Statement, params: Vec<P>) -> Result<()>
+    where
+        P: tokio_postgres::types::ToSql + Send + Sync + 'static,
+    {
+        let client = self.client();
         let mut answer: Posted = async move { client.execute_raw(&statement, params).await }.boxed();
         // The first poll sends it.
         let _entered = self.runtime.enter();
@@ -149,8 +214,6 @@ impl PostgresConnection {
             Some(answered) => drop(self.note(answered)?),
             None => self.posted.borrow_mut().push(answer),
         }
-        self.changes.set(self.changes.get() + 1);
-        self.follow(sql);
         Ok(())
     }
 
@@ -195,6 +258,7 @@ impl PostgresConnection {
         sql: &str,
         params: &[&dyn ToSql],
     ) -> Result<Vec<tokio_postgres::Row>> {
+        self.send_rows()?;
         let params = parameters(params)?;
         let params: Vec<_> =
             params.iter().map(|value| value as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
@@ -210,6 +274,7 @@ impl PostgresConnection {
 
     pub(super) fn execute_batch(&self, sql: &str) -> Result<()> {
         self.ensure_session()?;
+        self.send_rows()?;
         let client = self.client();
         self.note(self.run(&client, client.batch_execute(sql)))
     }
@@ -228,6 +293,7 @@ impl PostgresConnection {
 
     /// Forgets a transaction that ended with its session.
     pub(super) fn forget_transaction(&self) {
+        self.rows.take();
         self.posted.borrow_mut().clear();
         self.state.set(TransactionState::None);
     }
@@ -300,7 +366,11 @@ impl PostgresConnection {
 fn begin_session(runtime: &DrivingRuntime, server: &PostgresServer) -> Result<Session> {
     let client = runtime.block_on(async { timeout(ANSWER_TIMEOUT, server.connect()).await });
     let client = client.map_err(|_| DatabaseError::Lost("the server did not answer in time".into()))?;
-    Ok(Session { client: Arc::new(client.map_err(DatabaseError::Postgres)?), statements: HashMap::new() })
+    Ok(Session {
+        client: Arc::new(client.map_err(DatabaseError::Postgres)?),
+        statements: HashMap::new(),
+        for_many_rows: HashMap::new(),
+    })
 }
 
 fn parameters<'a>(params: &'a [&'a dyn ToSql]) -> Result<Vec<Parameter<'a>>> {

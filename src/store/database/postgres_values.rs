@@ -30,11 +30,15 @@ impl OwnedParameter {
             _ => return Err(rusqlite::Error::InvalidQuery),
         }))
     }
+
+    pub(super) fn as_ref(&self) -> ValueRef<'_> {
+        ValueRef::from(&self.0)
+    }
 }
 
 impl ToSql for OwnedParameter {
     fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, AnyError> {
-        put(ValueRef::from(&self.0), ty, out)
+        put(self.as_ref(), ty, out)
     }
 
     fn accepts(_ty: &Type) -> bool {

@@ -8,6 +8,7 @@ mod minute_series;
 mod spool_feed;
 mod suppression_times;
 mod usage_accumulator;
+mod usage_parts;
 mod webhook_due_index;
 mod webhook_subscriptions;
 
@@ -18,5 +19,6 @@ pub(super) use minute_series::MinuteSeries;
 pub use spool_feed::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange, SpoolFeed};
 pub(super) use suppression_times::SuppressionTimes;
 pub(super) use usage_accumulator::{DeliveryResult, UsageAccumulator, UsagePartRow, UsageSums};
+pub(super) use usage_parts::UsageParts;
 pub(super) use webhook_due_index::WebhookDueIndex;
 pub(super) use webhook_subscriptions::WebhookSubscriptions;

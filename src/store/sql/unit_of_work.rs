@@ -8,7 +8,8 @@ use crate::mail::DomainName;
 use crate::model::TenantId;
 use crate::store::database::Connection;
 use crate::store::memory::{
-    DirectoryChange, DirectoryChanges, EventClock, SuppressionTimes, UsageAccumulator, WebhookSubscriptions,
+    DirectoryChange, DirectoryChanges, EventClock, SuppressionTimes, UsageAccumulator, UsageParts,
+    WebhookSubscriptions,
 };
 
 /// One transaction of the writer.
@@ -20,6 +21,8 @@ pub(super) struct Tx<'a> {
     pub(super) sealer: &'a Sealer,
     /// Usage and events of the jobs.
     pub(super) usage: UsageAccumulator,
+    /// Rows of usage that exist.
+    pub(super) usage_parts: &'a UsageParts,
     /// Changes by the jobs that invalidate caches of the directory.
     pub(super) directory_changes: DirectoryChanges,
     /// Subscriptions of webhooks.

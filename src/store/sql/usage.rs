@@ -1,6 +1,7 @@
 //! Usage of tenants, counted in the transaction that causes it. Jobs only collect amounts; they are summed before the
 //! commit, so that many messages of one tenant change its rows once.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::LazyLock;
 
@@ -70,39 +71,56 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Writes the collected usage.
-    pub(super) fn write_usage(&self) -> Result<()> {
+    /// Writes the collected usage. Returns rows by key and domain that exist after the commit.
+    pub(super) fn write_usage(&self) -> Result<Vec<UsagePartRow>> {
         let UsageSums { intervals, parts } = self.usage.take_sums();
         let mut add = self.prepare_cached(&ADD_TO_INTERVAL)?;
         for ((tenant, interval, start, environment), counts) in intervals {
             let counts = counts.values().map(|count| count as i64);
             add.post(&*row_of(params![tenant, interval, us(start), environment], &counts))?;
         }
-        let mut add = self.prepare_cached(&ADD_TO_PART)?;
+        let (mut existing, mut sums) = (Vec::new(), BTreeMap::<_, UsageCounts>::new());
         for (part, counts) in parts {
-            let counts = counts.values().map(|count| count as i64);
-            let (key, domain) = self.part_within_limit(&part)?;
             let (tenant, day, environment, ..) = part;
+            let is_known = self.usage_parts.contains(&part);
+            let is_within = is_known || self.is_within_limit(&part)?;
+            // The rest of a day with too many rows has neither key nor domain.
+            let (key, domain) = if is_within { names_of(&part) } else { Default::default() };
+            *sums.entry((tenant, day, environment, key, domain)).or_default() += counts;
+            if !is_known && is_within {
+                existing.push(part);
+            }
+        }
+        let mut add = self.prepare_cached(&ADD_TO_PART)?;
+        for ((tenant, day, environment, key, domain), counts) in sums {
+            let counts = counts.values().map(|count| count as i64);
             add.post(&*row_of(params![tenant, us(day), environment, key, domain], &counts))?;
         }
-        Ok(())
+        Ok(existing)
     }
 
-    /// The key and the domain of the row for a part. The rest of a day with too many rows has neither.
-    fn part_within_limit(&self, part: &UsagePartRow) -> Result<(String, String)> {
-        let (tenant, day, environment, key, domain) = part;
-        let key = key.map_or_else(String::new, |key| key.to_string());
-        let domain = domain.as_ref().map_or_else(String::new, DomainName::to_string);
+    /// Whether the row of a part exists or may be added.
+    fn is_within_limit(&self, part: &UsagePartRow) -> Result<bool> {
+        let (tenant, day, environment, ..) = part;
+        let (key, domain) = names_of(part);
         let sql = "SELECT 1 FROM usage_part WHERE tenant_id = ?1 AND start_us = ?2 AND environment = ?3
                    AND key_id = ?4 AND domain = ?5";
         if self.prepare_cached(sql)?.exists(params![tenant, us(*day), environment, key, domain])? {
-            return Ok((key, domain));
+            return Ok(true);
         }
         let sql = "SELECT 1 FROM usage_part WHERE tenant_id = ?1 AND start_us = ?2 LIMIT 1 OFFSET ?3";
         let is_full =
             self.prepare_cached(sql)?.exists(params![tenant, us(*day), sql_limit(PARTS_OF_DAY_MAX - 1)])?;
-        Ok(if is_full { Default::default() } else { (key, domain) })
+        Ok(!is_full)
     }
+}
+
+/// The key and the domain in the row of a part.
+fn names_of((.., key, domain): &UsagePartRow) -> (String, String) {
+    (
+        key.map_or_else(String::new, |key| key.to_string()),
+        domain.as_ref().map_or_else(String::new, DomainName::to_string),
+    )
 }
 
 impl Ledger for Store {

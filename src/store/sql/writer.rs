@@ -16,8 +16,8 @@ use super::secret_encryption::Sealer;
 use super::unit_of_work::Tx;
 use crate::store::database::{self, Connection, DatabaseError, TransactionState};
 use crate::store::memory::{
-    CommitCounters, DirectoryVersions, EventClock, MinuteSeries, SuppressionTimes, WebhookDueIndex,
-    WebhookSubscriptions,
+    CommitCounters, DirectoryVersions, EventClock, MinuteSeries, SuppressionTimes, UsageParts,
+    WebhookDueIndex, WebhookSubscriptions,
 };
 use crate::store::{JournalCursor, Result, StoreError};
 
@@ -245,6 +245,7 @@ pub(super) struct WriterState {
     pub(super) sealer: Arc<Sealer>,
     pub(super) subscriptions: WebhookSubscriptions,
     pub(super) suppression_times: SuppressionTimes,
+    pub(super) usage_parts: UsageParts,
     pub(super) bounds: Bounds,
 }
 
@@ -315,7 +316,7 @@ impl WriterLoop {
 
     fn transact(&self, jobs: &mut [Box<dyn Job>], savepoints: Savepoints) -> std::result::Result<(), Fault> {
         let Self { connection, state, .. } = self;
-        let WriterState { clock, sealer, subscriptions, suppression_times, bounds } = state;
+        let WriterState { clock, sealer, subscriptions, suppression_times, usage_parts, bounds } = state;
         let began = Instant::now();
         let (usage, directory_changes) = Default::default();
         let tx = Tx {
@@ -326,6 +327,7 @@ impl WriterLoop {
             suppression_times,
             bounds,
             usage,
+            usage_parts,
             directory_changes,
         };
         // With savepoints, each statement fails in its job.
@@ -342,12 +344,13 @@ impl WriterLoop {
                 tx.directory_changes.truncate(changed);
             }
         }
-        tx.write_usage().map_err(|error| self.fault(savepoints, CommitError::from(&error)))?;
+        let parts = tx.write_usage().map_err(|error| self.fault(savepoints, CommitError::from(&error)))?;
         self.connection.commit().map_err(|error| self.fault(savepoints, error.into()))?;
         let (events, results) = (tx.usage.take_events(), tx.usage.take_results());
         self.hooks.counters.note_commit(&events, &results, began.elapsed());
         self.hooks.directory_versions.note(tx.directory_changes.take());
         self.hooks.minutes.add(&tx.usage.take_minutes());
+        usage_parts.note(parts);
         Ok(())
     }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use crate::store::contract::postgres::PostgresHarness;
 use crate::store::contract::{Harness, TestBed, new_message, new_tenant, now};
-use crate::store::database::{self, Connection, PostgresConnection, PostgresServer, TransactionState};
+use crate::store::database::{
+    self, Connection, PostgresConnection, PostgresServer, Row, TransactionState, params,
+};
 use crate::store::{Conflict, Directory, OpenError, Spool, Store, StoreError};
 
 type Bed = TestBed<PostgresHarness>;
@@ -147,13 +149,13 @@ async fn a_transaction_with_a_failed_statement_is_not_committed() {
 }
 
 #[tokio::test]
-async fn the_error_of_a_posted_statement_is_that_of_the_next_one_also_of_one_that_is_not_prepared() {
+async fn the_error_of_a_posted_statement_is_that_of_the_next_query() {
     with_connections(|connection, other| {
         connection.set_pipelining(true);
         connection.begin().unwrap();
         insert(connection, 1).unwrap();
         insert(connection, 1).unwrap();
-        let error = connection.prepare_cached("SELECT x + 1 FROM t").err().expect("the transaction failed");
+        let error = connection.query_row("SELECT x FROM t", [], |_| Ok(())).unwrap_err();
         assert!(error.is_constraint(), "{error}");
         connection.roll_back().unwrap();
         connection.begin().unwrap();
@@ -196,6 +198,95 @@ async fn a_transaction_goes_on_after_an_attempt_that_failed() {
             connection.commit().unwrap();
         }
         assert_eq!(count(other), 4);
+    })
+    .await;
+}
+
+/// A row of the table `v` below.
+type Values = (i64, Option<String>, Option<Vec<u8>>, bool, Option<f64>);
+
+const CREATE_VALUES: &str =
+    "CREATE TABLE v (id BIGINT PRIMARY KEY, text TEXT, octets BYTEA, flag BOOLEAN, number DOUBLE PRECISION)";
+
+fn values(connection: &Connection) -> Vec<Values> {
+    let mut statement = connection.prepare_cached("SELECT * FROM v ORDER BY id").unwrap();
+    let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?));
+    statement.query_map([], read).unwrap().map(Result::unwrap).collect()
+}
+
+#[tokio::test]
+async fn values_of_rows_that_are_sent_together_survive() {
+    with_connections(|connection, other| {
+        connection.execute_batch(CREATE_VALUES).unwrap();
+        let rows: Vec<Values> = vec![
+            (i64::MIN, None, None, false, None),
+            (-7, Some(String::new()), Some(Vec::new()), true, Some(-0.5)),
+            (0, Some("{NULL,\"ü\\ 😀'$1".into()), Some((0..=255).collect()), true, Some(1e300)),
+            (i64::MAX, Some("NULL".into()), None, false, Some(2.0)),
+        ];
+        connection.set_pipelining(true);
+        connection.begin().unwrap();
+        for (id, text, octets, flag, number) in &rows {
+            let sql = "INSERT INTO v (id, text, octets, flag, number) VALUES (?1, ?2, ?3, ?4, ?5)";
+            connection.prepare_cached(sql).unwrap().post(params![id, text, octets, flag, number]).unwrap();
+        }
+        assert_eq!(values(connection), rows, "a later query of the transaction sees them");
+        connection.commit().unwrap();
+        assert_eq!(values(other), rows);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn posted_updates_and_deletions_change_their_rows_only() {
+    with_connections(|connection, other| {
+        connection.set_pipelining(true);
+        connection.begin().unwrap();
+        (1..=6).for_each(|number| insert(connection, number).unwrap());
+        for number in 1..=3_i64 {
+            let sql = "UPDATE t SET x = x + ?2 WHERE x = ?1";
+            connection.prepare_cached(sql).unwrap().post([number, number * 100]).unwrap();
+        }
+        for number in [5_i64, 6] {
+            connection.prepare_cached("DELETE FROM t WHERE x = ?1").unwrap().post([number]).unwrap();
+        }
+        connection.commit().unwrap();
+        let mut statement = other.prepare_cached("SELECT x FROM t ORDER BY x").unwrap();
+        let left: Vec<i64> = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        assert_eq!(left, [4, 101, 202, 303]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rows_are_sent_in_the_order_in_which_their_statements_were_posted_first() {
+    with_connections(|connection, other| {
+        connection.execute_batch("CREATE TABLE u (x BIGINT REFERENCES t (x))").unwrap();
+        connection.set_pipelining(true);
+        connection.begin().unwrap();
+        // More rows than are collected.
+        for number in 1..=2_000_i64 {
+            insert(connection, number).unwrap();
+            connection.prepare_cached("INSERT INTO u (x) VALUES (?1)").unwrap().post([number]).unwrap();
+        }
+        connection.commit().unwrap();
+        assert_eq!(count(other), 2_000);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn collected_rows_are_rolled_back_with_their_transaction() {
+    with_connections(|connection, other| {
+        connection.set_pipelining(true);
+        connection.begin().unwrap();
+        insert(connection, 1).unwrap();
+        connection.roll_back().unwrap();
+        connection.begin().unwrap();
+        insert(connection, 2).unwrap();
+        insert(connection, 3).unwrap();
+        connection.commit().unwrap();
+        assert_eq!(count(other), 2);
     })
     .await;
 }

@@ -107,6 +107,7 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         sealer: Arc::clone(&sealer),
         subscriptions: WebhookSubscriptions::default(),
         suppression_times: suppression_times.clone(),
+        usage_parts: Default::default(),
         bounds: options.bounds,
     };
     Ok(Store::new(OpenDatabase {
