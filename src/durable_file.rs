@@ -68,6 +68,18 @@ pub fn sync_directory(path: &Path) -> Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// What is wrong with the mode of a file with a secret; `None` if only its owner can access it. The group may read a file of
+/// root, because credentials of the service manager have such a mode.
+pub fn find_exposure(secret_file: &Path) -> Result<Option<String>> {
+    let file = std::fs::metadata(secret_file)?;
+    let (forbidden, allowed) = if file.uid() == 0 { (0o037, 640) } else { (0o077, 600) };
+    if file.mode() & forbidden == 0 {
+        return Ok(None);
+    }
+    let mode = file.mode() & 0o777;
+    Ok(Some(format!("users other than its owner can access the file (mode {mode:03o}): chmod {allowed}")))
+}
+
 /// Whether this is the name of a file that is being written.
 pub fn is_unfinished(name: &OsStr) -> bool {
     let rest = name.as_encoded_bytes().strip_prefix(UNFINISHED_PREFIX.as_bytes());

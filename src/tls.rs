@@ -271,17 +271,32 @@ pub fn trusted_roots(ca_file: Option<&Path>) -> Result<RootCertStore, TlsError> 
     }
     roots.add_parsable_certificates(system.certs);
     if let Some(path) = ca_file {
-        let fault = |message: String| TlsError::Content { path: path.to_owned(), message };
-        let before = roots.len();
-        for certificate in CertificateDer::pem_slice_iter(&read(path)?) {
-            let certificate = certificate.map_err(|error| fault(error.to_string()))?;
-            roots.add(certificate).map_err(|error| fault(error.to_string()))?;
-        }
-        if roots.len() == before {
-            return Err(fault("contains no certificate in PEM".into()));
-        }
+        add_roots(&mut roots, path)?;
     }
     Ok(roots)
+}
+
+/// The certificate authorities in a file (PEM), and no others.
+///
+/// # Errors
+/// [`TlsError`] if the file cannot be read or contains no certificate.
+pub fn roots_in(ca_file: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    add_roots(&mut roots, ca_file)?;
+    Ok(roots)
+}
+
+fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
+    let fault = |message: String| TlsError::Content { path: path.to_owned(), message };
+    let before = roots.len();
+    for certificate in CertificateDer::pem_slice_iter(&read(path)?) {
+        let certificate = certificate.map_err(|error| fault(error.to_string()))?;
+        roots.add(certificate).map_err(|error| fault(error.to_string()))?;
+    }
+    if roots.len() == before {
+        return Err(fault("contains no certificate in PEM".into()));
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -56,6 +56,7 @@ const PAGES: &[Page] = pages! {
     "operations": "Operations", "installation, certificates, the queue, stop and restart";
     "upgrade": "Upgrades", "a new version or configuration without an outage";
     "backup": "Backup and restore", "backups beside the server, checks, restored deliveries";
+    "postgresql": "PostgreSQL", "the database on a server of its own: settings, backups, moving there and back";
     "proxy": "Proxies", "load balancers for SMTP, reverse proxies for the API";
     "metrics": "Metrics", "metrics for Prometheus";
     "performance": "Performance", "measurements";

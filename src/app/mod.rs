@@ -9,6 +9,7 @@ pub mod open_files;
 mod preflight;
 mod sandbox_domain;
 mod shared_services;
+mod store_options;
 mod task_group;
 
 use std::net::SocketAddr;
@@ -34,7 +35,7 @@ use crate::queue::QueueManager;
 use crate::relay::{Recording, RelayError};
 use crate::returns::ReturnsService;
 use crate::rng::Rng;
-use crate::store::{Access, Bounds, OpenError, SqliteOptions, Store, StoreError, StoreOptions};
+use crate::store::{OpenError, Store, StoreError};
 use crate::submission::KeyFileError;
 use crate::tls::{Certificate, TlsError};
 
@@ -131,22 +132,6 @@ pub struct Running {
     delivery: TaskGroup,
     recording: Recording,
     deadline: Duration,
-}
-
-impl StoreOptions {
-    /// The options of a configuration.
-    pub fn new(config: &Config, access: Access) -> Self {
-        Self::Sqlite(SqliteOptions {
-            data_dir: config.data_dir.clone(),
-            master_key_file: config.master_key_file.clone(),
-            read_connections: config.store.read_connections,
-            inline_body_bytes_max: config.store.inline_body_max.0,
-            free_disk_bytes_min: config.store.free_disk_min.0,
-            hot_queue_bytes_max: config.relay.hot_queue_bytes_max.0,
-            access,
-            bounds: Bounds::default(),
-        })
-    }
 }
 
 impl Running {

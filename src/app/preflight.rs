@@ -4,7 +4,7 @@ use super::{StartError, open_files};
 use crate::config::{Config, comes_with_the_service};
 use crate::dns::Resolver;
 use crate::rng::Rng;
-use crate::store::check_master_key;
+use crate::store::{Access, StoreOptions, check_master_key};
 use crate::tls::{Certificate, TlsError, trusted_roots};
 use crate::{relay, returns, tls_report};
 
@@ -19,6 +19,10 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     let key_file = config.master_key_file.as_deref();
     if !key_file.is_some_and(comes_with_the_service) {
         check_master_key(key_file, &config.data_dir).map_err(StartError::MasterKey)?;
+    }
+    let has_password = config.store.password_file.as_deref().is_none_or(|file| !comes_with_the_service(file));
+    if has_password {
+        StoreOptions::new(config, Access::Manage)?;
     }
     Resolver::new(&config.relay.name_servers, Rng::system())?;
     relay::check(&config.relay)?;

@@ -55,7 +55,7 @@ impl<'a> SharedServices<'a> {
         clock: Clock,
         rng: Rng,
     ) -> Result<Self, StartError> {
-        let store = Arc::new(Store::open(StoreOptions::new(config, Access::Serve)).await?);
+        let store = Arc::new(Store::open(StoreOptions::new(config, Access::Serve)?).await?);
         let certificate = Arc::new(certificate_watch::load(config)?);
         let resolver = Resolver::new(&config.relay.name_servers, rng.clone())?;
         sandbox_domain::ensure(&store, &config.hostname, &clock).await?;

@@ -74,12 +74,20 @@ struct ServerDirectory {
 }
 
 impl ServerDirectory {
-    fn config(&self) -> anyhow::Result<Config> {
-        match &self.data_dir {
-            Some(data_dir) => Ok(Config { data_dir: data_dir.clone(), ..Config::default() }),
-            None => Config::load(&self.config)
-                .context("name the configuration file with --config, or the data directory with --data-dir"),
+    /// Refuses a server whose data is in PostgreSQL: `tool` says what to use there.
+    fn config(&self, tool: &str) -> anyhow::Result<Config> {
+        let config = match &self.data_dir {
+            Some(data_dir) => Config { data_dir: data_dir.clone(), ..Config::default() },
+            None => Config::load(&self.config).context(
+                "name the configuration file with --config, or the data directory with --data-dir",
+            )?,
+        };
+        if config.store.url.is_some() {
+            bail!(
+                "the data of this server is in PostgreSQL (store.url), and `pillarbox backup` copies data directories; {tool}"
+            );
         }
+        Ok(config)
     }
 }
 
@@ -93,7 +101,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 fn create(arguments: &CreateArguments) -> anyhow::Result<ExitCode> {
     let CreateArguments { target: named, server, since, rate, keep } = arguments;
-    let config = server.config()?;
+    let config = server.config("use pg_basebackup, or pg_dump, and keep a copy of the master key")?;
     let mut since = since.clone();
     let mut target = BackupPath::of(named);
     if keep.is_some() {

@@ -1,5 +1,7 @@
 //! `pillarbox check-config`.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, bail};
 
 use super::ConfigFile;
@@ -8,6 +10,7 @@ use super::serve::runtime;
 use crate::app::{self, open_files};
 use crate::config::{Config, comes_with_the_service};
 use crate::mail::Timestamp;
+use crate::store::{Access, DatabaseStatus, StoreOptions, database_status};
 use crate::{acme, tls};
 
 #[derive(Debug, clap::Args)]
@@ -24,14 +27,15 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // A server with one of these faults starts, too.
     let certificate = check_certificate(&config).with_context(|| format!("{name}: tls"))?;
     acme::check(&config.acme).with_context(|| name.to_string())?;
-    println!("{name} is valid: hostname {}, data in {}", config.hostname, config.data_dir.display());
+    let database = runtime()?.block_on(look_at_database(&config)).with_context(|| name.to_string())?;
+    println!("{name} is valid: hostname {}, data in {}", config.hostname, place(&config, database.as_ref()));
     if !config.hostname.is_fully_qualified() {
         println!(
             "note: the hostname {} is not fully qualified, and receivers distrust such a name; set hostname",
             config.hostname
         );
     }
-    for file in [&config.master_key_file, &config.tls.certificate].into_iter().flatten() {
+    for file in credentials(&config) {
         if comes_with_the_service(file) {
             println!("note: {} is there only while the service runs, so it was not checked", file.display());
         }
@@ -49,6 +53,35 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// The files that may come with the service.
+fn credentials(config: &Config) -> impl Iterator<Item = &PathBuf> {
+    [&config.master_key_file, &config.tls.certificate, &config.store.password_file].into_iter().flatten()
+}
+
+/// The database in PostgreSQL; `None` with SQLite, and if the password is there only while the service runs.
+async fn look_at_database(config: &Config) -> anyhow::Result<Option<DatabaseStatus>> {
+    if config.store.password_file.as_deref().is_some_and(comes_with_the_service) {
+        return Ok(None);
+    }
+    match StoreOptions::new(config, Access::Manage)? {
+        StoreOptions::Sqlite(_) => Ok(None),
+        StoreOptions::Postgres(options) => Ok(Some(database_status(*options).await?)),
+    }
+}
+
+/// Where the data is: a directory, or like `postgres://pillarbox@db:5432/pillarbox (PostgreSQL 15.18, answers within 0.4 ms)`.
+fn place(config: &Config, database: Option<&DatabaseStatus>) -> String {
+    match (database, &config.store.url) {
+        (None, None) => config.data_dir.display().to_string(),
+        (None, Some(_)) => "PostgreSQL".to_owned(),
+        (Some(DatabaseStatus { name, version, round_trip, has_tables, .. }), _) => {
+            let new = if *has_tables { "" } else { ", without tables yet" };
+            let time = round_trip.as_secs_f64() * 1000.0;
+            format!("{name} (PostgreSQL {version}, answers within {time:.1} ms{new})")
+        }
+    }
 }
 
 /// That clients accept the certificate that the configuration names. Returns what will end that soon.

@@ -13,7 +13,7 @@ use super::take_over::take_over;
 use crate::app::handover::{Handover, Predecessor, SERVER_STOPS, Upgrades};
 use crate::app::{Listeners, Running};
 use crate::config::Config;
-use crate::store::pending_migrations;
+use crate::store::{Access, StoreOptions, pending_migrations};
 use crate::telemetry::{self, LogControl};
 
 /// The stack of each runtime thread.
@@ -60,7 +60,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 /// Starts the server. During a migration of the database, systemd waits longer.
 async fn start(config: &Config, listeners: Option<Listeners>) -> anyhow::Result<Running> {
     // If it cannot be read, the start itself reports why.
-    let is_migrating = matches!(pending_migrations(&config.data_dir), Ok(Some(_)));
+    let is_migrating = match StoreOptions::new(config, Access::Manage) {
+        Ok(options) => matches!(pending_migrations(options).await, Ok(Some(_))),
+        Err(_) => false,
+    };
     let starting = async {
         match listeners {
             None => Running::start(config).await,

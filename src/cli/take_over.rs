@@ -8,7 +8,7 @@ use super::serve::StopSignals;
 use crate::app::handover::Predecessor;
 use crate::app::{self, Listeners};
 use crate::config::Config;
-use crate::store::pending_migrations;
+use crate::store::{Access, StoreOptions, pending_migrations};
 
 /// Prepares everything but the store, and waits until the old process has closed it. `None` if a signal ends this process
 /// first.
@@ -17,7 +17,7 @@ pub(super) async fn take_over(
     config: &Config,
     signals: &mut StopSignals,
 ) -> anyhow::Result<Option<Listeners>> {
-    let listeners = match prepare(&mut predecessor, config) {
+    let listeners = match prepare(&mut predecessor, config).await {
         Ok(listeners) => listeners,
         Err(error) => {
             predecessor.refuse(&describe(&error));
@@ -34,14 +34,14 @@ pub(super) async fn take_over(
     }
 }
 
-fn prepare(predecessor: &mut Predecessor, config: &Config) -> anyhow::Result<Listeners> {
+async fn prepare(predecessor: &mut Predecessor, config: &Config) -> anyhow::Result<Listeners> {
     ensure!(
         predecessor.serves(&config.data_dir),
         "data_dir is {} now, so the server must be restarted",
         config.data_dir.display()
     );
     app::check(config)?;
-    let pending = pending_migrations(&config.data_dir)?;
+    let pending = pending_migrations(StoreOptions::new(config, Access::Manage)?).await?;
     let listeners = Listeners::bind(config, predecessor.take_listeners())?;
     predecessor.announce_readiness(pending.map_or(0, |pending| pending.seconds))?;
     Ok(listeners)

@@ -13,7 +13,7 @@ use crate::app::handover::{
     self, HandoverError, SUDDEN_PAUSE_SECONDS_MAX, Version, ask_for_upgrade, ask_for_version,
 };
 use crate::config::Config;
-use crate::store::pending_migrations;
+use crate::store::{Access, StoreOptions, pending_migrations};
 
 /// Longer than the old process waits for the new one to be prepared.
 const PREPARATION_MAX: Duration = Duration::from_secs(150);
@@ -93,14 +93,17 @@ fn wait_for_version(data_dir: &Path, patience: Duration) -> anyhow::Result<Versi
 }
 
 fn describe_upgrade(config: &Config, old: &Version) -> anyhow::Result<()> {
-    runtime()?.block_on(async { app::check(config) })?;
+    let pending = runtime()?.block_on(async {
+        app::check(config)?;
+        anyhow::Ok(pending_migrations(StoreOptions::new(config, Access::Manage)?).await?)
+    })?;
     println!(
         "the server runs {} (process {}); this program is {}",
         printable(&old.version),
         old.process,
         handover::VERSION
     );
-    match pending_migrations(&config.data_dir)? {
+    match pending {
         None => println!("the database needs no migration"),
         Some(pending) => {
             let agree = if pending.seconds > SUDDEN_PAUSE_SECONDS_MAX {

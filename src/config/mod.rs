@@ -7,6 +7,7 @@
 mod acme;
 mod api;
 mod credentials;
+mod database_url;
 mod doctor;
 mod domains;
 mod duration;
@@ -39,6 +40,7 @@ use crate::mail::DomainName;
 pub use acme::{Acme, AcmeChallenge};
 pub use api::{Api, Tls};
 pub use credentials::comes_with_the_service;
+pub use database_url::{DatabaseTarget, DatabaseUrl, DatabaseUrlError};
 pub use doctor::Doctor;
 pub use domains::Domains;
 pub use error::ConfigError;

@@ -65,6 +65,7 @@ fn the_commented_options_of_the_sample_are_valid() {
     assert!(config.acme.contact.is_some() && config.acme.eab_key_file.is_some());
     assert!(config.tls_report.organization.is_some() && config.tls_report.mail.is_some());
     assert!(config.domains.spf_include.is_some() && config.relay.ca_file.is_some());
+    assert!(config.store.url.is_some() && config.store.password_file.is_some());
     assert!(config.relay.trust_anchor_file.is_some() && !config.relay.tls_minimum.is_empty());
 }
 
@@ -117,6 +118,10 @@ fn an_error_names_file_line_and_key() {
             "[smtp]\nsubmission = [\"[::1]:587\"]\n[api]\nlisten = [\"[::1]:587\"]\n",
             ["test.toml", "api.listen", "[::1]:587 of smtp.submission"],
         ),
+        ("[store]\nurl = \"postgres://u:secret@h/d\"\n", ["test.toml", "store.url", "store.password_file"]),
+        ("[store]\npassword_file = \"p\"\n", ["test.toml", "store.password_file", "store.url"]),
+        ("[store]\ntls_ca_file = \"p\"\n", ["test.toml", "store.tls_ca_file", "encrypted"]),
+        ("[store]\nlanes = 17\n", ["test.toml", "store.lanes", "at most 16"]),
         ("hostname = \"a b\"\n", ["test.toml", "hostname", "letters, digits"]),
         ("shutdown_deadline = \"0s\"\n", ["test.toml", "shutdown_deadline", "longer than 0s"]),
         ("handover_deadline = \"0s\"\n", ["test.toml", "handover_deadline", "longer than 0s"]),

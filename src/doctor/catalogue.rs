@@ -76,6 +76,7 @@ checks! {
         "webhook.failing": "Webhooks accept their events.", "Programs miss events; the webhook is disabled after five days.";
         "domain.failing": "Verified domains keep their records.", "Their mail is refused after the grace period.";
         "smart_host.refused": "Smart hosts accept their logins.", "Mail through them waits.";
+        "store.database": "PostgreSQL can be reached, answers quickly, and has the settings that the queue needs.", "No mail is accepted or delivered; or both are slow.";
         "store.quick_check": "The database is whole.", "Mail and settings are lost.";
         "backup.age": "There is a backup that is not older than doctor.backup_age_max.", "What was accepted since is lost with the disk.";
     }

@@ -12,6 +12,7 @@ mod journal;
 mod keys;
 mod outbox;
 pub(crate) mod postgres;
+pub(crate) mod postgres_server;
 mod reports;
 mod search;
 mod sending;

@@ -44,8 +44,8 @@ pub use response_recorder::{IdempotentRequest, ResponseRecorder};
 pub use sql::{
     BackupError, Bounds, CopiedDatabase, CopyProgress, DATABASE_FILE, DatabaseReport, NewLife,
     PendingMigrations, PostgresOptions, PreparedDatabase, SqliteOptions, Store, body_path, check_database,
-    check_master_key, copy_database, fingerprint_in_database, has_data, hold_bodies, lock_data_dir,
-    master_key_fingerprint, pending_migrations, prepare_restored, quick_check,
+    check_master_key, copy_database, database_status, fingerprint_in_database, has_data, hold_bodies,
+    lock_data_dir, master_key_fingerprint, pending_migrations, prepare_restored, quick_check,
 };
 pub use traits::{
     AcmeAccounts, Audit, Bundles, Directory, Erasures, Inboxes, Journal, Ledger, Outbox, Queue, Reports,

@@ -25,6 +25,16 @@ impl From<SqliteOptions> for StoreOptions {
     }
 }
 
+impl StoreOptions {
+    /// The database in PostgreSQL, if it is one.
+    pub fn postgres(&self) -> Option<&PostgresOptions> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(options) => Some(options),
+        }
+    }
+}
+
 /// Who else may have the store open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -81,6 +91,14 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
         /// The fault.
+        message: String,
+    },
+    /// An option cannot be used.
+    #[error("{option}: {message}")]
+    Option {
+        /// The dotted key.
+        option: &'static str,
+        /// What is wrong, and what to do.
         message: String,
     },
     /// The database of a server cannot be used.

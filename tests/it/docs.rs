@@ -274,6 +274,19 @@ const FOREIGN_NAMES: &[&str] = &[
     "privkey.pem",
     "mail.example.com",
     "acme.com",
+    "autovacuum_naptime",
+    "checkpoint_timeout",
+    "default_transaction_read_only",
+    "full_page_writes",
+    "hot_standby_feedback",
+    "max_wal_size",
+    "pg_amcheck",
+    "pg_basebackup",
+    "pg_dump",
+    "pool_mode",
+    "synchronous_commit",
+    "synchronous_standby_names",
+    "wal_compression",
 ];
 /// Our files that the repository does not have.
 const OWN_FILES: &[&str] = &["master.key", "manifest.json", "pillarbox.db"];

@@ -82,6 +82,7 @@ mod page_isolation;
 mod page_visitor;
 mod pages;
 mod parts;
+mod postgres;
 mod proxy;
 mod queue;
 mod quickstart;

@@ -265,7 +265,7 @@ fn config(directory: &Path, dns: &FakeDns, port: u16) -> Config {
 
 /// The first key is created in the data directory, as by `pillarbox key create --init`.
 async fn create_platform_key(config: &Config) -> String {
-    let store = Store::open(StoreOptions::new(config, Access::Initialize)).await.unwrap();
+    let store = Store::open(StoreOptions::new(config, Access::Initialize).unwrap()).await.unwrap();
     let secret = KeySecret::generate(Environment::Live);
     let key = NewKey::unrestricted(None, "it", Environment::Live, &secret);
     store.create_key(key, Timestamp::now()).await.unwrap();

@@ -17,7 +17,7 @@ use crate::wait::until;
 
 /// The counts, as `domain policy host failure sessions`. The server must not be running.
 async fn counted(config: &Config) -> Vec<String> {
-    let store = Store::open(StoreOptions::new(config, Access::Manage)).await.unwrap();
+    let store = Store::open(StoreOptions::new(config, Access::Manage).unwrap()).await.unwrap();
     let mut counted = Vec::new();
     for (day, domain) in store.unreported_tls_days(Date::MAX, None, 100).await.unwrap() {
         for result in store.tls_results(day, &domain).await.unwrap() {

@@ -59,7 +59,9 @@ impl Open {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let config = arguments.server.config()?;
+    let config = arguments.server.config(
+        "restore the backup into another directory with --data-dir, and copy that with: pillarbox store copy",
+    )?;
     let manifest = archive::read_manifest(&arguments.backup)?;
     let master_key = arguments.master_key.clone().or_else(|| master_key_of(&config, &config.data_dir));
     if arguments.open != Open::Paused && master_key.is_none() {
@@ -145,7 +147,7 @@ fn text(report: &RestoreReport, config: &Config) -> String {
 /// Releases the deliveries, as the server would.
 fn release(config: Config, mode: ReleaseMode) -> anyhow::Result<u64> {
     runtime()?.block_on(async {
-        let store = Store::open(StoreOptions::new(&config, Access::Serve))
+        let store = Store::open(StoreOptions::new(&config, Access::Serve)?)
             .await
             .context("the backup is restored, but its deliveries wait")?;
         let released = erase_and_release(&store, mode, Timestamp::now()).await;

@@ -82,7 +82,7 @@ fn drill(backup: &Path, master_key: &Path) -> anyhow::Result<()> {
     let restored = archive::restore(&options, Timestamp::now())?;
     let config = Config { data_dir, master_key_file: Some(master_key.to_owned()), ..Config::default() };
     runtime()?.block_on(async {
-        let store = Store::open(StoreOptions::new(&config, Access::Serve)).await?;
+        let store = Store::open(StoreOptions::new(&config, Access::Serve)?).await?;
         let open = store.count_open().await;
         let probed = store.probe().await;
         store.close().await;

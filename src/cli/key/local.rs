@@ -40,7 +40,7 @@ impl DataDirArguments {
     }
 
     async fn open(&self, access: Access) -> anyhow::Result<Store> {
-        Ok(Store::open(StoreOptions::new(&self.config()?, access)).await?)
+        Ok(Store::open(StoreOptions::new(&self.config()?, access)?).await?)
     }
 
     fn config(&self) -> anyhow::Result<Config> {

@@ -8,6 +8,7 @@ mod domain;
 mod machine;
 mod name;
 mod network;
+mod postgres;
 mod spf;
 mod state;
 mod submission;
@@ -72,6 +73,7 @@ const SERVER_CHECKS: &[(ServerCheck, LookTime)] = &[
     (state::webhooks, |times| times.state),
     (state::domains, |times| times.state),
     (state::smart_hosts, |times| times.state),
+    (postgres::database, |times| times.postgres),
     (state::database, |times| times.database),
     (backup::age, |times| times.state),
 ];

@@ -19,6 +19,7 @@ use super::{CHECKS, Subject, network};
 use crate::acme::{AcmeState, ListenFault};
 use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::{DkimAlgorithm, FindingStatus};
+use crate::store::{DatabaseSettings, DatabaseStatus};
 use crate::tls::Inspection;
 
 const OWN: &str = "192.0.2.7";
@@ -129,7 +130,24 @@ fn server() -> Facts {
             backup_age_max: SignedDuration::from_hours(168),
         },
         database_faults: Seen::Value(Vec::new()),
+        postgres: Seen::Value(DatabaseStatus {
+            name: "postgres://pillarbox@db.example.com:5432/pillarbox".into(),
+            version: "15.18".into(),
+            round_trip: Duration::from_micros(700),
+            has_tables: true,
+            settings: DatabaseSettings {
+                max_wal_octets: 8 * GIB,
+                checkpoint_timeout: Duration::from_secs(900),
+                is_wal_compressed: true,
+                autovacuum_naptime: Duration::from_secs(10),
+            },
+        }),
     }
+}
+
+fn postgres(facts: &mut Facts) -> &mut DatabaseStatus {
+    let Seen::Value(status) = &mut facts.postgres else { panic!("no database") };
+    status
 }
 
 fn on_list(answer: Seen<Blocklist>) -> Seen<Vec<BlocklistFacts>> {
@@ -662,6 +680,25 @@ fn server_cases() -> Vec<(&'static str, Vec<OfServer>, Option<OfServer>)> {
             Some(|facts| facts.state.refused_smart_hosts = Seen::NotAsked(SERVER_NOT_ASKED)),
         ),
         (
+            "store.database",
+            vec![
+                |facts| {
+                    facts.postgres =
+                        Seen::Failed("postgres://u@h:5432/d: error connecting to server: refused".into())
+                },
+                |facts| postgres(facts).round_trip = Duration::from_millis(21),
+                |facts| {
+                    postgres(facts).settings = DatabaseSettings {
+                        max_wal_octets: GIB,
+                        checkpoint_timeout: Duration::from_secs(300),
+                        is_wal_compressed: false,
+                        autovacuum_naptime: Duration::from_secs(60),
+                    }
+                },
+            ],
+            Some(|facts| facts.postgres = Seen::NotAsked("the database is in SQLite, in the data directory")),
+        ),
+        (
             "store.quick_check",
             vec![
                 |facts| {
@@ -974,6 +1011,7 @@ fn nothing_is_ok_that_was_not_seen() {
     facts.blocklists = Seen::NotAsked(NOT_SEEN);
     facts.submission = Seen::NotAsked(NOT_SEEN);
     facts.database_faults = Seen::NotAsked(NOT_SEEN);
+    facts.postgres = Seen::NotAsked(NOT_SEEN);
     facts.dns.resolvers.clear();
     facts.dns.is_dnssec_passed = Seen::NotAsked(NOT_SEEN);
     facts.state = StateFacts {
@@ -1022,7 +1060,7 @@ type Looked = (fn(&mut Times) -> &mut u64, &'static [&'static str]);
 
 #[test]
 fn each_finding_has_the_time_of_the_look_that_its_facts_come_from() {
-    let looks: [Looked; 12] = [
+    let looks: [Looked; 13] = [
         (|times| &mut times.names, &["name.resolves", "name.ehlo", "name.ptr", "net.ipv6"]),
         (|times| &mut times.spf, &["spf.host", "spf.include"]),
         (|times| &mut times.egress, &["net.port25", "net.public_address"]),
@@ -1044,6 +1082,7 @@ fn each_finding_has_the_time_of_the_look_that_its_facts_come_from() {
                 "backup.age",
             ],
         ),
+        (|times| &mut times.postgres, &["store.database"]),
         (|times| &mut times.database, &["store.quick_check"]),
     ];
     for (time, expected) in looks {

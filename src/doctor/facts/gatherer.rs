@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use super::super::Extra;
 use super::{
     AcmeFacts, ConfigFacts, Facts, Listening, Lookups, PortFacts, Seen, Server, SourceFacts, SpfFacts, Times,
-    TlsFacts, acme, blocklists, listeners, machine, name, network, ports, state, submission,
+    TlsFacts, acme, blocklists, listeners, machine, name, network, ports, postgres, state, submission,
 };
 use crate::acme::Acme;
 use crate::config::Config;
@@ -75,6 +75,7 @@ impl Gatherer<'_> {
             ports,
             state,
             database_faults,
+            postgres,
         ) = tokio::join!(
             timed(&mut times.names, self.names(&own_addresses)),
             timed(&mut times.spf, self.spf(&own_addresses)),
@@ -88,6 +89,7 @@ impl Gatherer<'_> {
             timed(&mut times.ports, ports::gather(config, self.file.is_some())),
             timed(&mut times.state, state::gather(self.server.as_ref(), config, self.now)),
             timed(&mut times.database, state::database(self)),
+            timed(&mut times.postgres, postgres::gather(config)),
         );
         Facts {
             at: self.now,
@@ -109,6 +111,7 @@ impl Gatherer<'_> {
             machine,
             state,
             database_faults,
+            postgres,
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit};
 
-use super::{KeyMode, MachineFacts, Seen, TlsFacts, blocking, system};
+use super::{KeyMode, MachineFacts, NOT_IN_SQLITE, Seen, TlsFacts, blocking, system};
 use crate::acme;
 use crate::config::{Config, comes_with_the_service};
 use crate::mail::Timestamp;
@@ -30,13 +30,22 @@ pub async fn gather(config: &Config, files_needed: usize) -> MachineFacts {
     let (space_dir, sync_dir, kind_dir) = (data_dir.clone(), data_dir.clone(), data_dir.clone());
     let key = config.master_key_file.clone().unwrap_or_else(|| data_dir.join("master.key"));
     let (named, mode_key, key_dir) = (config.master_key_file.clone(), key.clone(), data_dir.clone());
+    // With PostgreSQL, no mail is on the disk of this machine.
+    let has_mail = config.store.url.is_none();
     let (space, sync, file_system, master_key_mode, master_key_opens, memory, clock) = tokio::join!(
-        blocking(move || read(space_of(existing(&space_dir)))),
-        blocking(move || match sync_dir.is_dir() {
-            true => read(time_writes(&sync_dir)),
-            false => Seen::NotAsked(NO_DIRECTORY),
+        blocking(move || match has_mail {
+            true => read(space_of(existing(&space_dir))),
+            false => Seen::NotAsked(NOT_IN_SQLITE),
         }),
-        blocking(move || file_system_of(existing(&kind_dir))),
+        blocking(move || match (has_mail, sync_dir.is_dir()) {
+            (false, _) => Seen::NotAsked(NOT_IN_SQLITE),
+            (true, true) => read(time_writes(&sync_dir)),
+            (true, false) => Seen::NotAsked(NO_DIRECTORY),
+        }),
+        blocking(move || match has_mail {
+            true => file_system_of(existing(&kind_dir)),
+            false => Seen::NotAsked(NOT_IN_SQLITE),
+        }),
         blocking(move || mode_of(&mode_key)),
         blocking(move || open_key(named.as_deref(), &key_dir)),
         blocking(system::memory),

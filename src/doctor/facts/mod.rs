@@ -12,6 +12,7 @@ mod machine;
 mod name;
 mod network;
 mod ports;
+mod postgres;
 mod state;
 mod submission;
 mod system;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use crate::acme::AcmeState;
 use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::DkimAlgorithm;
+use crate::store::DatabaseStatus;
 use crate::tls::Inspection;
 
 pub use domain::gather as gather_domain;
@@ -33,6 +35,8 @@ pub use name::SMART_HOST;
 pub use state::Server;
 
 const NO_SERVER: &str = "the running server was not asked";
+/// With PostgreSQL, no mail is in the data directory.
+const NOT_IN_SQLITE: &str = "the database is in PostgreSQL";
 
 /// A fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +77,8 @@ pub struct Facts {
     pub state: StateFacts,
     /// What is wrong with the database.
     pub database_faults: Seen<Vec<String>>,
+    /// The database in PostgreSQL.
+    pub postgres: Seen<DatabaseStatus>,
 }
 
 /// How long the looks took, in milliseconds.
@@ -90,6 +96,7 @@ pub struct Times {
     pub ports: u64,
     pub state: u64,
     pub database: u64,
+    pub postgres: u64,
 }
 
 /// The configuration.

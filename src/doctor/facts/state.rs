@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::{Failing, Gatherer, HeldSite, NO_SERVER, Seen, StateFacts, blocking, unlimited};
+use super::{Failing, Gatherer, HeldSite, NO_SERVER, NOT_IN_SQLITE, Seen, StateFacts, blocking, unlimited};
 use crate::archive::LastBackup;
 use crate::config::Config;
 use crate::mail::{SignedDuration, Timestamp};
@@ -36,6 +36,9 @@ const DATABASE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What is wrong with the database.
 pub async fn database(gatherer: &Gatherer<'_>) -> Seen<Vec<String>> {
+    if gatherer.config.store.url.is_some() {
+        return Seen::NotAsked(NOT_IN_SQLITE);
+    }
     if !gatherer.extra.deep {
         return Seen::NotAsked(NOT_DEEP);
     }
@@ -49,9 +52,10 @@ fn minute(at: Timestamp) -> String {
 
 /// Nobody asks a server that does not run; its data directory is there.
 pub async fn gather(server: Option<&Server<'_>>, config: &Config, now: Timestamp) -> StateFacts {
-    let last_backup = match config.doctor.backup_age_max.is_zero() {
-        true => Seen::NotAsked(NO_BACKUPS),
-        false => last_backup(config).await,
+    let last_backup = match (&config.store.url, config.doctor.backup_age_max.is_zero()) {
+        (Some(_), _) => Seen::NotAsked(NOT_IN_SQLITE),
+        (None, true) => Seen::NotAsked(NO_BACKUPS),
+        (None, false) => last_backup(config).await,
     };
     let backup_age_max =
         SignedDuration::try_from(config.doctor.backup_age_max).unwrap_or(SignedDuration::MAX);

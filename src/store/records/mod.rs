@@ -3,6 +3,7 @@
 mod acme_account;
 mod audit;
 mod bundle;
+mod database;
 mod dkim_key;
 mod domain;
 mod erasure;
@@ -26,6 +27,7 @@ use crate::mail::Timestamp;
 pub use acme_account::*;
 pub use audit::*;
 pub use bundle::*;
+pub use database::{DatabaseSettings, DatabaseStatus};
 pub use dkim_key::*;
 pub use domain::*;
 pub use erasure::*;

@@ -84,6 +84,11 @@ impl BodyFiles {
         content.len() as u64 > self.inline_octets_max
     }
 
+    /// Whether there can be files: with PostgreSQL, all bodies are rows.
+    pub(super) fn is_used(&self) -> bool {
+        self.inline_octets_max < u64::MAX
+    }
+
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -137,6 +142,9 @@ impl BodyFiles {
 
     /// Writes a file as for a large body, and deletes it.
     pub(super) fn test(&self) -> Result<()> {
+        if !self.is_used() {
+            return Ok(());
+        }
         self.prepare_directory(&self.directory)?;
         let path = self.directory.join(TEST_FILE);
         durable_file::replace(&path, 0o600, &[0; TEST_OCTETS])?;

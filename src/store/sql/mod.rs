@@ -50,7 +50,7 @@ use self::blob_store::BodyFiles;
 pub use self::blob_store::{body_path, hold_bodies};
 pub use self::bounds::Bounds;
 use self::journal::{idempotent_responses, retention};
-pub use self::postgres::PostgresOptions;
+pub use self::postgres::{PostgresOptions, database_status};
 use self::probe::Probe;
 use self::queue::StatsCache;
 use self::readers::Readers;
@@ -60,7 +60,7 @@ pub use self::sqlite::backup::{
     copy_database, fingerprint_in_database, prepare_restored,
 };
 pub use self::sqlite::leftovers::has_data;
-pub use self::sqlite::migration_cost::{PendingMigrations, pending_migrations};
+pub use self::sqlite::migration_cost::PendingMigrations;
 pub use self::sqlite::open::{DATABASE_FILE, lock_data_dir};
 pub use self::sqlite::quick_check::quick_check;
 use self::unit_of_work::Tx;
@@ -72,6 +72,24 @@ use super::{
 };
 use crate::store::database::Connection;
 use crate::store::free_space::FreeSpace;
+
+/// What the store needs before it can be opened, which a server may be using. `None` if it needs nothing, or is new.
+///
+/// # Errors
+/// It cannot be read, or is newer than this program.
+pub async fn pending_migrations(
+    options: StoreOptions,
+) -> std::result::Result<Option<PendingMigrations>, OpenError> {
+    match options {
+        StoreOptions::Postgres(options) => postgres::pending_migrations(*options).await,
+        StoreOptions::Sqlite(SqliteOptions { data_dir, .. }) => {
+            let path = data_dir.clone();
+            let looked =
+                tokio::task::spawn_blocking(move || sqlite::migration_cost::pending_migrations(&data_dir));
+            looked.await.unwrap_or_else(|error| Err(OpenError::Failed { path, message: error.to_string() }))
+        }
+    }
+}
 
 /// How a data directory is opened.
 #[derive(Debug, Clone)]

@@ -2,7 +2,6 @@
 //! table, column and row, so that a value that was moved elsewhere cannot be decrypted.
 
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
@@ -187,16 +186,10 @@ impl MasterKeyFile {
     }
 
     fn check_mode(&self) -> std::result::Result<(), OpenError> {
-        let file = std::fs::metadata(&self.path).map_err(|error| self.fault(error))?;
-        // The group may read it: credentials of the service manager have such a mode.
-        let (forbidden, allowed) = if file.uid() == 0 { (0o037, 640) } else { (0o077, 600) };
-        if file.mode() & forbidden != 0 {
-            let mode = file.mode() & 0o777;
-            return Err(self.fault(format!(
-                "users other than its owner can access the file (mode {mode:03o}): chmod {allowed}"
-            )));
+        match durable_file::find_exposure(&self.path).map_err(|error| self.fault(error))? {
+            Some(exposure) => Err(self.fault(exposure)),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

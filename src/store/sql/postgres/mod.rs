@@ -1,6 +1,11 @@
 //! What belongs to PostgreSQL alone: how its database is opened and what schema it has.
 
+mod connect;
+#[cfg(test)]
+mod opening_tests;
 mod schema;
+mod server_check;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -12,11 +17,11 @@ use super::readers::ReaderManager;
 use super::secret_encryption::MasterKeyFile;
 use super::sqlite::open::{Opened, start, unlock};
 use super::{Bounds, SqliteOptions, Store};
-use crate::store::database::{Connection, DatabaseError, PostgresConnection, PostgresServer};
+use crate::durable_file::create_directory;
+use crate::store::database::{Connection, DatabaseError, PostgresServer};
 use crate::store::{Access, OpenError};
-
-/// The oldest version that has all that is used: 13.
-const SERVER_VERSION_MIN: i64 = 130_000;
+pub use status::database_status;
+pub(super) use status::pending_migrations;
 
 /// How a database in PostgreSQL is opened.
 #[derive(Clone)]
@@ -25,6 +30,8 @@ pub struct PostgresOptions {
     pub config: tokio_postgres::Config,
     /// TLS, with which the certificate of the server is verified; `None` for sockets and loopback.
     pub tls: Option<tokio_rustls::TlsConnector>,
+    /// Whether the server may be one that loses or damages data when its machine crashes.
+    pub is_unsafe_allowed: bool,
     /// The directory of the master key.
     pub data_dir: PathBuf,
     /// The file with the key that encrypts secrets. By default `master.key` in the data directory, created if absent.
@@ -49,9 +56,14 @@ impl std::fmt::Debug for PostgresOptions {
 /// Opens the database; migrates it if necessary. Blocks.
 pub(super) fn open(options: &PostgresOptions) -> Result<Store, OpenError> {
     let server = Arc::new(PostgresServer::new(options.config.clone(), options.tls.clone()));
-    let connection = PostgresConnection::open(Arc::clone(&server)).map(Connection::Postgres);
-    let connection = connection.map_err(refused)?;
-    check_server(&connection)?;
+    let connection = connect::connect(&server)?;
+    server_check::require_usable(&connection, options.is_unsafe_allowed)?;
+    require_access(options.access, &server, &connection)?;
+    let failed = |error: std::io::Error| OpenError::Failed {
+        path: options.data_dir.clone(),
+        message: error.to_string(),
+    };
+    create_directory(&options.data_dir, 0o700).map_err(failed)?;
     schema::migrate(&connection)?;
     let key_file = MasterKeyFile::new(options.master_key_file.clone(), &options.data_dir);
     let sealer = unlock(&connection, &key_file, OpenError::Database)?;
@@ -59,6 +71,24 @@ pub(super) fn open(options: &PostgresOptions) -> Result<Store, OpenError> {
     let bodies = BodyFiles::new(&options.data_dir, u64::MAX);
     let opened = Opened { connection, readers: ReaderManager::Postgres(server), sealer, bodies, lock: None };
     start(&options.of_process(), opened).map_err(|error| OpenError::Database(error.to_string()))
+}
+
+/// Refuses to make tables for a command that needs those of a server, and to serve through a pooler of transactions.
+fn require_access(
+    access: Access,
+    server: &Arc<PostgresServer>,
+    connection: &Connection,
+) -> Result<(), OpenError> {
+    match access {
+        Access::Manage if schema::version(connection).map_err(refused)? == 0 => {
+            Err(OpenError::Database(format!(
+                "{} has no tables of Pillarbox; name the right database in store.url, or create them with: pillarbox key create --init",
+                server.name()
+            )))
+        }
+        Access::Manage | Access::Initialize => Ok(()),
+        Access::Serve => server_check::require_own_sessions(connection, &connect::connect(server)?),
+    }
 }
 
 impl PostgresOptions {
@@ -77,27 +107,4 @@ impl PostgresOptions {
 
 pub(super) fn refused(error: DatabaseError) -> OpenError {
     OpenError::Database(error.to_string())
-}
-
-/// Refuses servers that lack what the store relies on.
-fn check_server(connection: &Connection) -> Result<(), OpenError> {
-    let sql = "SELECT CAST(current_setting('server_version_num') AS BIGINT), version(),
-                      current_setting('server_encoding')";
-    let read = connection.query_row(sql, [], |row| {
-        Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
-    });
-    let (number, version, encoding) = read.map_err(refused)?;
-    // Those have the protocol of PostgreSQL, but not its locks and notifications.
-    if !version.starts_with("PostgreSQL") || version.contains("YB") {
-        return Err(OpenError::Database(format!("the server must be PostgreSQL, not {version}")));
-    }
-    if number < SERVER_VERSION_MIN {
-        return Err(OpenError::Database(format!("PostgreSQL 13 or later is necessary, not {version}")));
-    }
-    if encoding != "UTF8" {
-        return Err(OpenError::Database(format!(
-            "the encoding of the database must be UTF8, not {encoding}; create it with ENCODING 'UTF8' TEMPLATE template0"
-        )));
-    }
-    Ok(())
 }

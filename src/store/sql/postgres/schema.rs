@@ -12,12 +12,25 @@ const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_initial.sql")];
 
 const CREATE_VERSION: &str = "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT PRIMARY KEY)";
 
+/// The newest version that this program knows.
+pub(super) fn known() -> u32 {
+    u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX)
+}
+
+/// The version of a database; 0 without tables.
+pub(super) fn version(connection: &Connection) -> database::Result<u32> {
+    if !connection.prepare_cached("SELECT 1 WHERE to_regclass('schema_version') IS NOT NULL")?.exists([])? {
+        return Ok(0);
+    }
+    connection.query_row("SELECT coalesce(max(version), 0) FROM schema_version", [], |row| row.get(0))
+}
+
 /// Applies what is missing.
 ///
 /// # Errors
 /// [`OpenError::Newer`], [`OpenError::Database`].
 pub(super) fn migrate(connection: &Connection) -> Result<(), OpenError> {
-    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    let known = known();
     loop {
         let found = match migrate_once(connection).map_err(refused)? {
             Migrated::All => return Ok(()),

@@ -48,7 +48,9 @@ pub struct PendingMigrations {
 ///
 /// # Errors
 /// It cannot be read, or is newer than this program.
-pub fn pending_migrations(data_dir: &Path) -> Result<Option<PendingMigrations>, OpenError> {
+pub(in crate::store::sql) fn pending_migrations(
+    data_dir: &Path,
+) -> Result<Option<PendingMigrations>, OpenError> {
     let database = data_dir.join(DATABASE_FILE);
     let fault = |message: String| OpenError::Failed { path: data_dir.to_owned(), message };
     if leftovers::is_missing(&database).map_err(|error| fault(error.to_string()))? {
