@@ -377,6 +377,11 @@ impl From<StoreError> for ApiError {
                 "narrow it by a time or by another filter, then try again",
             ),
             StoreError::Closed => Self::stopping(),
+            StoreError::OutcomeUnknown => Self::new(
+                RefusalCode::StorageUnavailable,
+                "the database did not say in time whether the change is stored",
+                "look whether it is before you try again, or repeat the request with the same Idempotency-Key",
+            ),
             StoreError::Failed(_) => Self::new(
                 RefusalCode::StorageUnavailable,
                 "the store is unavailable",

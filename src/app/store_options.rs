@@ -55,6 +55,7 @@ fn postgres_options(
         data_dir: config.data_dir.clone(),
         master_key_file: config.master_key_file.clone(),
         read_connections: config.store.read_connections,
+        lanes: config.store.lanes,
         hot_queue_bytes_max: config.relay.hot_queue_bytes_max.0,
         access,
         bounds: Bounds::default(),

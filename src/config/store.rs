@@ -23,7 +23,7 @@ pub struct Store {
     pub tls_ca_file: Option<PathBuf>,
     /// Whether a server of PostgreSQL may lose or damage data when its machine crashes.
     pub unsafe_database: bool,
-    /// Connections to PostgreSQL that write.
+    /// Connections to PostgreSQL that commit accepted mail and results at the same time.
     pub lanes: u32,
     /// Database connections for reading.
     pub read_connections: u32,

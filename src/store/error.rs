@@ -32,6 +32,9 @@ pub enum StoreError {
     /// The query was ended because it took too long.
     #[error("the query took too long")]
     TooSlow,
+    /// The database did not say in time whether the change is stored. It may be, now or later.
+    #[error("the database did not say in time whether the change is stored")]
+    OutcomeUnknown,
     /// Another error of the engine or the file system. The failed step wrote nothing.
     #[error("{0}")]
     Failed(String),

@@ -47,6 +47,7 @@ pub(crate) fn options(config: tokio_postgres::Config, data_dir: &Path) -> Postgr
         data_dir: data_dir.to_owned(),
         master_key_file: None,
         read_connections: 2,
+        lanes: 2,
         hot_queue_bytes_max: 1024 * 1024,
         access: Access::Serve,
         bounds: BOUNDS,
@@ -56,6 +57,14 @@ pub(crate) fn options(config: tokio_postgres::Config, data_dir: &Path) -> Postgr
 impl PostgresHarness {
     pub(crate) fn options(&self) -> PostgresOptions {
         options(self.server.config(&self.database), self.dir.path())
+    }
+
+    /// A session of its own.
+    pub(crate) async fn connect(&self) -> tokio_postgres::Client {
+        let (client, connection) =
+            self.server.config(&self.database).connect(tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
     }
 
     /// Runs statements in the database, in a session of their own.

@@ -32,6 +32,13 @@ pub(in crate::store) enum DatabaseError {
     /// PostgreSQL commits no transaction in which a statement failed.
     #[error("an earlier statement of the transaction failed")]
     Aborted,
+    /// Whether a transaction was committed is not known: the server did not answer, or warned that it did not wait for its
+    /// standby.
+    #[error("the server did not say whether the transaction was committed")]
+    Unanswered {
+        /// The name of the session, which the client has left.
+        session: String,
+    },
     /// There is no session with the server of the database.
     #[error("no session with the database: {0}")]
     Lost(String),
@@ -71,7 +78,9 @@ impl DatabaseError {
                 error,
                 Error::IntegralValueOutOfRange(..) | Error::InvalidColumnType(..) | Error::Utf8Error(..)
             ),
-            Self::NoRows | Self::Postgres(_) | Self::Aborted | Self::Lost(_) => false,
+            Self::NoRows | Self::Postgres(_) | Self::Aborted | Self::Unanswered { .. } | Self::Lost(_) => {
+                false
+            }
         }
     }
 
@@ -85,13 +94,18 @@ impl DatabaseError {
         }
     }
 
-    /// Whether the row refers to one that does not exist.
+    /// Whether the row refers to one that does not exist. Where a foreign key would cost too much, the statement looks the
+    /// reference up, and finds nothing for a column that must have a value.
     pub(in crate::store) fn is_missing_reference(&self) -> bool {
         match self {
-            Self::Sqlite(error) => error
-                .sqlite_error()
-                .is_some_and(|fault| fault.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY),
-            error => error.has_state(&SqlState::FOREIGN_KEY_VIOLATION),
+            Self::Sqlite(error) => error.sqlite_error().is_some_and(|fault| {
+                use rusqlite::ffi::{SQLITE_CONSTRAINT_FOREIGNKEY, SQLITE_CONSTRAINT_NOTNULL};
+                [SQLITE_CONSTRAINT_FOREIGNKEY, SQLITE_CONSTRAINT_NOTNULL].contains(&fault.extended_code)
+            }),
+            error => {
+                error.has_state(&SqlState::FOREIGN_KEY_VIOLATION)
+                    || error.has_state(&SqlState::NOT_NULL_VIOLATION)
+            }
         }
     }
 
@@ -110,7 +124,7 @@ impl DatabaseError {
         }
     }
 
-    fn has_state(&self, state: &SqlState) -> bool {
+    pub(super) fn has_state(&self, state: &SqlState) -> bool {
         matches!(self, Self::Postgres(error) if error.code() == Some(state))
     }
 }
@@ -120,6 +134,7 @@ impl From<DatabaseError> for StoreError {
         match error {
             error if error.is_full_disk() => Self::DiskFull,
             error if error.is_interruption() => Self::TooSlow,
+            DatabaseError::Unanswered { .. } => Self::OutcomeUnknown,
             error => Self::Failed(error.to_string()),
         }
     }

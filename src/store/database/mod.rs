@@ -17,11 +17,12 @@ mod rows;
 pub(in crate::store) mod time_limit;
 
 use std::ops::Deref;
+use std::time::Duration;
 
 pub(in crate::store) use error::{DatabaseError, OptionalExtension, Result, unreadable};
 pub(in crate::store) use params::{Params, params, params_from_iter};
 pub(in crate::store) use postgres::PostgresConnection;
-pub(in crate::store) use postgres_server::PostgresServer;
+pub(in crate::store) use postgres_server::{PostgresServer, SessionRole};
 pub(in crate::store) use rows::{ColumnIndex, MappedRows, Row, Rows};
 pub(in crate::store) use rusqlite::types::{
     FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRef,
@@ -29,6 +30,15 @@ pub(in crate::store) use rusqlite::types::{
 
 /// The advisory lock of PostgreSQL that transactions hold which write.
 const WRITER_LOCK: i64 = 0x7069_6c6c_6172;
+
+/// What runs at the same time as a transaction that writes, in all processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum WriterLock {
+    /// Others with this lock.
+    Shared,
+    /// None.
+    Exclusive,
+}
 
 /// What [`ToSql::to_sql`] returns.
 pub(in crate::store) type ToSqlResult<'a> = rusqlite::Result<ToSqlOutput<'a>>;
@@ -106,17 +116,21 @@ impl Connection {
         }
     }
 
-    /// Begins a transaction that writes. It is rolled back unless it is committed.
+    /// Begins a transaction that writes and runs alone. It is rolled back unless it is committed.
     pub(in crate::store) fn transaction(&self) -> Result<Transaction<'_>> {
-        self.begin()?;
+        self.begin(WriterLock::Exclusive)?;
         Ok(Transaction { connection: self, is_open: true })
     }
 
-    /// Begins a transaction that writes. Of all transactions that begin so, in all processes, one runs at a time.
-    pub(in crate::store) fn begin(&self) -> Result<()> {
+    /// Begins a transaction that writes. On SQLite, one runs at a time.
+    pub(in crate::store) fn begin(&self, lock: WriterLock) -> Result<()> {
         self.prepare_cached("BEGIN IMMEDIATE")?.post([])?;
         if let Self::Postgres(_) = self {
-            self.prepare_cached("SELECT pg_advisory_xact_lock(?1)")?.post([WRITER_LOCK])?;
+            let sql = match lock {
+                WriterLock::Shared => "SELECT pg_advisory_xact_lock_shared(?1)",
+                WriterLock::Exclusive => "SELECT pg_advisory_xact_lock(?1)",
+            };
+            self.prepare_cached(sql)?.post([WRITER_LOCK])?;
         }
         Ok(())
     }
@@ -167,6 +181,13 @@ impl Connection {
     pub(in crate::store) fn set_pipelining(&self, pipelines: bool) {
         if let Self::Postgres(connection) = self {
             connection.set_pipelining(pipelines);
+        }
+    }
+
+    /// Gives a server up earlier that does not answer a lane; `None` for the usual time.
+    pub(in crate::store) fn limit_answers(&self, limit: Option<Duration>) {
+        if let Self::Postgres(connection) = self {
+            connection.limit_answers(limit);
         }
     }
 

@@ -4,12 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt, join_all};
+use futures_util::future::{BoxFuture, FutureExt, join, join_all};
 use rusqlite::types::ToSql;
 use tokio::runtime::Runtime;
-use tokio::task::yield_now;
+use tokio::task::{AbortHandle, yield_now};
 use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -17,7 +18,7 @@ use tokio_postgres::error::SqlState;
 use super::dialect::for_postgres;
 use super::many_rows::for_many_rows;
 use super::posted_rows::{PostedRows, StatementRows};
-use super::postgres_server::PostgresServer;
+use super::postgres_server::{BegunSession, PostgresServer, SessionRole};
 use super::postgres_values::{OwnedParameter, Parameter};
 use super::time_limit::TimeLimit;
 use super::{DatabaseError, Result, TransactionState};
@@ -29,10 +30,13 @@ const STATEMENTS_MAX: usize = 500;
 const DRIVEN_TURNS: u32 = 3;
 /// How long a session may take to begin, and a cancelled statement to end.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a lane waits for an answer. A server that does not answer is given up with the session.
+const LANE_ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A connection to PostgreSQL. Outside of a transaction it begins a new session if the server ended the last one.
 pub(in crate::store) struct PostgresConnection {
     server: Arc<PostgresServer>,
+    role: SessionRole,
     /// Drives the session while a call waits for it.
     runtime: DrivingRuntime,
     session: RefCell<Session>,
@@ -44,6 +48,8 @@ pub(in crate::store) struct PostgresConnection {
     pipelines: Cell<bool>,
     changes: Cell<u64>,
     state: Cell<TransactionState>,
+    /// How long a lane waits for an answer.
+    answer_timeout: Cell<Duration>,
 }
 
 /// The answer to a statement: the number of changed rows.
@@ -75,19 +81,37 @@ impl Drop for DrivingRuntime {
 
 struct Session {
     client: Arc<Client>,
+    name: String,
+    task: AbortHandle,
+    is_warned: Arc<AtomicBool>,
+    /// Whether the client has given it up.
+    is_left: Cell<bool>,
     statements: HashMap<String, tokio_postgres::Statement>,
     /// Posted statements by the statement for one row; `None` if it has no form for many rows.
     for_many_rows: HashMap<String, Option<tokio_postgres::Statement>>,
 }
 
+impl Session {
+    fn has_ended(&self) -> bool {
+        self.is_left.get() || self.client.is_closed()
+    }
+
+    /// Ends it without waiting for answers.
+    fn leave(&self) {
+        self.is_left.set(true);
+        self.task.abort();
+    }
+}
+
 impl PostgresConnection {
     /// Opens a connection. Blocks.
-    pub(in crate::store) fn open(server: Arc<PostgresServer>) -> Result<Self> {
+    pub(in crate::store) fn open(server: Arc<PostgresServer>, role: SessionRole) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = DrivingRuntime(Some(runtime.map_err(|error| DatabaseError::Lost(error.to_string()))?));
-        let session = RefCell::new(begin_session(&runtime, &server)?);
+        let session = RefCell::new(begin_session(&runtime, &server, role)?);
         Ok(Self {
             server,
+            role,
             runtime,
             session,
             rows: RefCell::default(),
@@ -95,6 +119,7 @@ impl PostgresConnection {
             pipelines: Cell::new(false),
             changes: Cell::new(0),
             state: Cell::new(TransactionState::None),
+            answer_timeout: Cell::new(LANE_ANSWER_TIMEOUT),
         })
     }
 
@@ -211,10 +236,15 @@ impl PostgresConnection {
         // The first poll sends it.
         let _entered = self.runtime.enter();
         match (&mut answer).now_or_never() {
-            Some(answered) => drop(self.note(answered)?),
+            Some(answered) => drop(self.note(answered.map_err(DatabaseError::Postgres))?),
             None => self.posted.borrow_mut().push(answer),
         }
         Ok(())
+    }
+
+    /// Gives a server up earlier that does not answer a lane; `None` for the usual time.
+    pub(super) fn limit_answers(&self, limit: Option<Duration>) {
+        self.answer_timeout.set(limit.map_or(LANE_ANSWER_TIMEOUT, |limit| limit.min(LANE_ANSWER_TIMEOUT)));
     }
 
     /// Sets whether statements are sent without waiting for the answers of earlier ones.
@@ -224,32 +254,61 @@ impl PostgresConnection {
 
     /// Commits. If a statement of the transaction failed, it is not committed, and its state is
     /// [`TransactionState::Failed`].
+    ///
+    /// # Errors
+    /// [`DatabaseError::Unanswered`] if nobody knows whether it was committed.
     pub(super) fn commit(&self) -> Result<()> {
         if self.state.get() == TransactionState::Failed {
             // The server would roll it back and report success.
             return Err(DatabaseError::Aborted);
         }
-        let committed = self.prepare("COMMIT").and_then(|commit| self.execute(&commit, "COMMIT", &[]));
-        if let Some(error) = self.first_error_of_posted() {
-            self.state.set(TransactionState::Failed);
-            return Err(DatabaseError::Postgres(error));
+        let commit = self.prepare("COMMIT")?;
+        self.send_rows()?;
+        self.session.borrow().is_warned.store(false, Ordering::Relaxed);
+        let (client, posted) = (self.client(), self.posted.take());
+        // Answers are taken while later ones come.
+        let answers = self.run(&client, async {
+            let none: [&(dyn tokio_postgres::types::ToSql + Sync); 0] = [];
+            let (committed, posted) = join(client.execute_raw(&commit, none), join_all(posted)).await;
+            Ok((committed, posted))
+        });
+        let failed = match answers {
+            Ok((committed, posted)) => posted
+                .into_iter()
+                .find_map(std::result::Result::err)
+                .map(DatabaseError::Postgres)
+                .or_else(|| committed.err().map(DatabaseError::Postgres)),
+            Err(error) => Some(error),
+        };
+        let session = self.session.borrow();
+        if session.has_ended() || failed.is_none() && session.is_warned.load(Ordering::Relaxed) {
+            session.leave();
+            self.state.set(TransactionState::None);
+            return Err(DatabaseError::Unanswered { session: session.name.clone() });
         }
-        committed.map(drop)
+        match failed {
+            None => self.state.set(TransactionState::None),
+            Some(error) => {
+                self.state.set(TransactionState::Failed);
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Waits for the answers to all posted statements.
-    fn first_error_of_posted(&self) -> Option<tokio_postgres::Error> {
-        let posted = std::mem::take(&mut *self.posted.borrow_mut());
+    fn first_error_of_posted(&self) -> Option<DatabaseError> {
+        let posted = self.posted.take();
         let answers = self.run(&self.client(), join_all(posted).map(Ok)).unwrap_or_default();
-        answers.into_iter().find_map(std::result::Result::err)
+        answers.into_iter().find_map(std::result::Result::err).map(DatabaseError::Postgres)
     }
 
     /// The error of the posted statement that made a later one fail.
-    fn cause_of(&self, error: tokio_postgres::Error) -> tokio_postgres::Error {
-        if error.code() != Some(&SqlState::IN_FAILED_SQL_TRANSACTION) {
-            return error;
+    fn cause_of(&self, error: DatabaseError) -> DatabaseError {
+        match error.has_state(&SqlState::IN_FAILED_SQL_TRANSACTION) {
+            true => self.first_error_of_posted().unwrap_or(error),
+            false => error,
         }
-        self.first_error_of_posted().unwrap_or(error)
     }
 
     pub(super) fn query(
@@ -288,7 +347,7 @@ impl PostgresConnection {
     }
 
     pub(super) fn transaction_state(&self) -> TransactionState {
-        if self.session.borrow().client.is_closed() { TransactionState::None } else { self.state.get() }
+        if self.session.borrow().has_ended() { TransactionState::None } else { self.state.get() }
     }
 
     /// Forgets a transaction that ended with its session.
@@ -308,7 +367,7 @@ impl PostgresConnection {
                 }
             });
         }
-        if !self.session.borrow().client.is_closed() {
+        if !self.session.borrow().has_ended() {
             return Ok(());
         }
         let state = self.state.get();
@@ -316,7 +375,7 @@ impl PostgresConnection {
         if state != TransactionState::None {
             return Err(DatabaseError::Lost("the server ended the session".into()));
         }
-        self.session.replace(begin_session(&self.runtime, &self.server)?);
+        self.session.replace(begin_session(&self.runtime, &self.server, self.role)?);
         Ok(())
     }
 
@@ -325,13 +384,16 @@ impl PostgresConnection {
         &self,
         client: &Client,
         answer: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
-    ) -> std::result::Result<T, tokio_postgres::Error> {
-        self.runtime.block_on(async {
+    ) -> Result<T> {
+        let answered = self.runtime.block_on(async {
             let mut answer = std::pin::pin!(answer);
-            let Some(mut limit) = TimeLimit::rest() else { return answer.await };
+            if let SessionRole::Lane { .. } = self.role {
+                return timeout(self.answer_timeout.get(), answer).await.ok();
+            }
+            let Some(mut limit) = TimeLimit::rest() else { return Some(answer.await) };
             loop {
                 if let Ok(answer) = timeout(limit, &mut answer).await {
-                    return answer;
+                    return Some(answer);
                 }
                 if let Err(error) = timeout(ANSWER_TIMEOUT, self.server.cancel(client)).await {
                     tracing::debug!(%error, "a statement was not cancelled");
@@ -339,17 +401,24 @@ impl PostgresConnection {
                 // A request that comes before its statement cancels nothing.
                 limit = ANSWER_TIMEOUT;
             }
-        })
+        });
+        match answered {
+            Some(answer) => answer.map_err(DatabaseError::Postgres),
+            None => {
+                self.session.borrow().leave();
+                Err(DatabaseError::Lost("the server did not answer in time".into()))
+            }
+        }
     }
 
     /// An error ends a transaction, as far as PostgreSQL is concerned.
-    fn note<T>(&self, result: std::result::Result<T, tokio_postgres::Error>) -> Result<T> {
+    fn note<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| {
             let error = self.cause_of(error);
             if self.state.get() == TransactionState::Usable {
                 self.state.set(TransactionState::Failed);
             }
-            DatabaseError::Postgres(error)
+            error
         })
     }
 
@@ -363,11 +432,16 @@ impl PostgresConnection {
     }
 }
 
-fn begin_session(runtime: &DrivingRuntime, server: &PostgresServer) -> Result<Session> {
-    let client = runtime.block_on(async { timeout(ANSWER_TIMEOUT, server.connect()).await });
-    let client = client.map_err(|_| DatabaseError::Lost("the server did not answer in time".into()))?;
+fn begin_session(runtime: &DrivingRuntime, server: &PostgresServer, role: SessionRole) -> Result<Session> {
+    let begun = runtime.block_on(async { timeout(ANSWER_TIMEOUT, server.connect(role)).await });
+    let begun = begun.map_err(|_| DatabaseError::Lost("the server did not answer in time".into()))?;
+    let BegunSession { client, name, task, is_warned } = begun.map_err(DatabaseError::Postgres)?;
     Ok(Session {
-        client: Arc::new(client.map_err(DatabaseError::Postgres)?),
+        client: Arc::new(client),
+        name,
+        task,
+        is_warned,
+        is_left: Cell::new(false),
         statements: HashMap::new(),
         for_many_rows: HashMap::new(),
     })

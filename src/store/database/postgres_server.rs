@@ -1,9 +1,13 @@
 //! The PostgreSQL server, and how sessions with it begin.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::poll_fn;
+use tokio::task::AbortHandle;
 use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::{Client, Config, Connection, NoTls};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls};
 
 use super::postgres_tls::TlsConnector;
 
@@ -14,6 +18,34 @@ const PORT_DEFAULT: u16 = 5432;
 const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent server is asked after this time whether it is there.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Settings of the sessions of lanes. A commit waits for the disk, and for the standby if there is one. Nothing is cancelled,
+/// because a cancelled wait for the standby looks like a commit. A session that is cut off ends its transaction soon.
+const LANE_SETTINGS: &str = "-c synchronous_commit=on -c statement_timeout=0 -c lock_timeout=0 \
+    -c idle_in_transaction_session_timeout=5000";
+
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum SessionRole {
+    /// Queries.
+    Reader,
+    /// The transactions of a lane of the writer.
+    Lane {
+        /// Different from that of all other lanes.
+        slot: i64,
+    },
+}
+
+/// A session that has begun.
+pub(super) struct BegunSession {
+    pub(super) client: Client,
+    /// The name of the session in `pg_stat_activity`. That of a lane has no other session.
+    pub(super) name: String,
+    /// The task that drives it.
+    pub(super) task: AbortHandle,
+    /// Whether the server sent a warning.
+    pub(super) is_warned: Arc<AtomicBool>,
+}
 
 /// Where the database is and how it is reached.
 pub(in crate::store) struct PostgresServer {
@@ -58,19 +90,27 @@ impl PostgresServer {
     }
 
     /// Begins a session, which a task of the current runtime drives.
-    pub(super) async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
-        match self.tls.clone() {
+    pub(super) async fn connect(&self, role: SessionRole) -> Result<BegunSession, tokio_postgres::Error> {
+        let mut config = self.config.clone();
+        let mut name = APPLICATION_NAME.to_owned();
+        if let SessionRole::Lane { slot } = role {
+            name = format!("{APPLICATION_NAME} lane {:032x}", rand::random::<u128>());
+            let options = config.get_options().unwrap_or_default();
+            config.options(format!("{options} {LANE_SETTINGS} -c pillarbox.slot={slot}"));
+        }
+        config.application_name(&name);
+        let is_warned = Arc::<AtomicBool>::default();
+        let (client, task) = match self.tls.clone() {
             None => {
-                let (client, connection) = self.config.connect(NoTls).await?;
-                drive(connection);
-                Ok(client)
+                let (client, connection) = config.connect(NoTls).await?;
+                (client, drive(connection, Arc::clone(&is_warned)))
             }
             Some(tls) => {
-                let (client, connection) = self.config.connect(tls).await?;
-                drive(connection);
-                Ok(client)
+                let (client, connection) = config.connect(tls).await?;
+                (client, drive(connection, Arc::clone(&is_warned)))
             }
-        }
+        };
+        Ok(BegunSession { client, name, task, is_warned })
     }
 
     /// Asks the server to end the statement of a session.
@@ -86,15 +126,26 @@ impl PostgresServer {
     }
 }
 
-fn drive<S, T>(connection: Connection<S, T>)
+fn drive<S, T>(mut connection: Connection<S, T>, is_warned: Arc<AtomicBool>) -> AbortHandle
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     T: tokio_postgres::tls::TlsStream + Unpin + Send + 'static,
 {
-    tokio::spawn(async move {
-        // The client of the session gets the error too.
-        if let Err(error) = connection.await {
-            tracing::warn!(%error, "a session with PostgreSQL ended");
+    let task = tokio::spawn(async move {
+        while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+            match message {
+                Ok(AsyncMessage::Notice(notice)) if notice.severity() == "WARNING" => {
+                    tracing::warn!("PostgreSQL warns: {}", notice.message());
+                    is_warned.store(true, Ordering::Relaxed);
+                }
+                Ok(_) => {}
+                // The client of the session gets the error too.
+                Err(error) => {
+                    tracing::warn!(%error, "a session with PostgreSQL ended");
+                    return;
+                }
+            }
         }
     });
+    task.abort_handle()
 }

@@ -1,33 +1,31 @@
-//! Ids of events, in the order of commits.
+//! Ids of events.
 
-use std::cell::Cell;
-
+use parking_lot::Mutex;
 use ulid::Ulid;
 
 use crate::mail::Timestamp;
 use crate::model::EventId;
 
-/// Generates strictly growing ids, also within a millisecond and when the system clock goes back. Only the thread that
-/// commits uses it.
-pub(in crate::store) struct EventClock(Cell<u128>);
+/// Generates strictly growing ids, also within a millisecond and when the system clock goes back. The lanes of a process share
+/// it, so the ids of a lane grow too.
+pub(in crate::store) struct EventClock(Mutex<u128>);
 
 impl EventClock {
     /// Continues after an id.
     pub(in crate::store) fn behind(last: u128) -> Self {
-        Self(Cell::new(last))
+        Self(Mutex::new(last))
     }
 
     /// The last generated id.
     pub(in crate::store) fn last(&self) -> u128 {
-        self.0.get()
+        *self.0.lock()
     }
 
     pub(in crate::store) fn next(&self, now: Timestamp) -> Ulid {
         let fresh = u128::from(Ulid::from(EventId::generate(now)));
-        let last = self.0.get();
-        let next = if fresh >> 80 > last >> 80 { fresh } else { last.saturating_add(1) };
-        self.0.set(next);
-        Ulid::from(next)
+        let mut last = self.0.lock();
+        *last = if fresh >> 80 > *last >> 80 { fresh } else { last.saturating_add(1) };
+        Ulid::from(*last)
     }
 }
 

@@ -21,4 +21,4 @@ pub(super) use suppression_times::SuppressionTimes;
 pub(super) use usage_accumulator::{DeliveryResult, UsageAccumulator, UsagePartRow, UsageSums};
 pub(super) use usage_parts::UsageParts;
 pub(super) use webhook_due_index::WebhookDueIndex;
-pub(super) use webhook_subscriptions::WebhookSubscriptions;
+pub(super) use webhook_subscriptions::{TouchedWebhooks, WebhookSubscriptions};

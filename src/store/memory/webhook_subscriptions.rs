@@ -2,18 +2,33 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::mem;
+
+use parking_lot::Mutex;
 
 use crate::model::{Environment, EventKind, TenantId, WebhookId};
 use crate::store::Webhook;
 
-/// Only the thread that commits uses it.
+/// The lanes of the writer share it. Jobs that change webhooks run alone.
 #[derive(Default)]
 pub(in crate::store) struct WebhookSubscriptions {
     /// `None` until it is read from the database.
-    known: RefCell<Option<Known>>,
-    /// Webhooks with new deliveries in the transaction, and their earliest due time.
-    touched: RefCell<HashMap<WebhookId, i64>>,
+    known: Mutex<Option<Known>>,
+}
+
+/// Webhooks with new deliveries in a transaction, and their earliest due time.
+#[derive(Default)]
+pub(in crate::store) struct TouchedWebhooks(RefCell<HashMap<WebhookId, i64>>);
+
+impl TouchedWebhooks {
+    /// Records that a webhook has a delivery due at a time.
+    pub(in crate::store) fn touch(&self, id: WebhookId, at_us: i64) {
+        let mut touched = self.0.borrow_mut();
+        touched.entry(id).and_modify(|known| *known = at_us.min(*known)).or_insert(at_us);
+    }
+
+    pub(in crate::store) fn take(&self) -> HashMap<WebhookId, i64> {
+        self.0.take()
+    }
 }
 
 #[derive(Default)]
@@ -30,66 +45,49 @@ struct Subscription {
 }
 
 impl WebhookSubscriptions {
-    /// Whether [`WebhookSubscriptions::load`] must be called first.
-    pub(in crate::store) fn is_unknown(&self) -> bool {
-        self.known.borrow().is_none()
-    }
-
     /// Sets all enabled webhooks.
     pub(in crate::store) fn load(&self, webhooks: Vec<Webhook>) {
         let mut known = Known::default();
         webhooks.iter().for_each(|webhook| known.add(webhook));
-        *self.known.borrow_mut() = Some(known);
+        *self.known.lock() = Some(known);
     }
 
     /// Clears the cache after a rollback, because the cached changes were not committed.
     pub(in crate::store) fn clear(&self) {
-        *self.known.borrow_mut() = None;
-    }
-
-    /// Takes the webhooks with new deliveries, and their earliest due time.
-    pub(in crate::store) fn take_touched(&self) -> HashMap<WebhookId, i64> {
-        mem::take(&mut self.touched.borrow_mut())
-    }
-
-    /// Records that a webhook has a delivery due at a time.
-    pub(in crate::store) fn touch(&self, id: WebhookId, at_us: i64) {
-        let mut touched = self.touched.borrow_mut();
-        touched.entry(id).and_modify(|known| *known = at_us.min(*known)).or_insert(at_us);
+        *self.known.lock() = None;
     }
 
     /// Removes a webhook that was disabled or deleted.
     pub(in crate::store) fn remove(&self, id: WebhookId) {
-        if let Some(known) = self.known.borrow_mut().as_mut() {
+        if let Some(known) = self.known.lock().as_mut() {
             known.remove(id);
         }
     }
 
     /// Adds or updates an enabled webhook, if the cache is loaded.
     pub(in crate::store) fn put(&self, webhook: &Webhook) {
-        if let Some(known) = self.known.borrow_mut().as_mut() {
+        if let Some(known) = self.known.lock().as_mut() {
             known.remove(webhook.id);
             known.add(webhook);
         }
     }
 
-    /// The webhooks that subscribe to an event; one without an environment is about an object that all share.
+    /// The webhooks that subscribe to an event; one without an environment is about an object that all share. `None` if they
+    /// must be [loaded](Self::load) first.
     pub(in crate::store) fn wanting(
         &self,
         kind: EventKind,
         tenant: Option<TenantId>,
         environment: Option<Environment>,
-    ) -> Vec<WebhookId> {
-        let known = self.known.borrow();
-        let Some(known) = known.as_ref().filter(|known| !known.subscriptions.is_empty()) else {
-            return Vec::new();
-        };
+    ) -> Option<Vec<WebhookId>> {
+        let known = self.known.lock();
+        let known = known.as_ref()?;
         let of_platform = known.by_tenant.get(&None).into_iter().flatten();
         let of_tenant = tenant.and_then(|_| known.by_tenant.get(&tenant)).into_iter().flatten();
         let is_wanting = |id: &&WebhookId| {
             known.subscriptions.get(id).is_some_and(|subscription| subscription.wants(kind, environment))
         };
-        of_tenant.chain(of_platform).filter(is_wanting).copied().collect()
+        Some(of_tenant.chain(of_platform).filter(is_wanting).copied().collect())
     }
 }
 

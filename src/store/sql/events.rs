@@ -69,6 +69,7 @@ impl Tx<'_> {
         let Subject { tenant_id, environment, message_id, delivery_id } = subject;
         debug_assert!(message_id.is_none() || kind.names_message(), "{kind} names a message");
         let id = EventId::from(self.clock.next(at));
+        self.inserted_row.note("event", id);
         let data = to_json(data)?;
         let row = params![id, kind, tenant_id, message_id, delivery_id, data, us(at), environment];
         self.prepare_cached(sql)?.post(row)?;

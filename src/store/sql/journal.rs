@@ -183,6 +183,7 @@ impl Store {
         pruned.rejections = self.remove_in_jobs(&due.rejections, retention::remove_rejections).await?;
         pruned.audit_entries =
             self.remove_in_jobs(&due.audit_entries, retention::remove_audit_entries).await?;
+        self.write(move |tx| usage::fold_slots(tx, now, retention::JOB_ROWS_MAX)).await?;
         for (tenant, is_deleted) in due.usage {
             let rows_max = retention::JOB_ROWS_MAX;
             let work = move |tx: &Tx<'_>| usage::remove_expired(tx, tenant, is_deleted, now, rows_max);

@@ -8,11 +8,13 @@ mod bounds;
 mod brakes;
 mod bundles;
 mod checksum;
+mod commit_outcome;
 mod delivery_rows;
 mod directory;
 mod erasures;
 mod events;
 mod inboxes;
+mod job_queue;
 mod journal;
 mod keyset;
 mod message_rows;
@@ -64,7 +66,7 @@ pub use self::sqlite::migration_cost::PendingMigrations;
 pub use self::sqlite::open::{DATABASE_FILE, lock_data_dir};
 pub use self::sqlite::quick_check::quick_check;
 use self::unit_of_work::Tx;
-use self::writer::Writer;
+use self::writer::{HotJob, Writer};
 use super::memory::{CommitCounters, DirectoryVersions, MinuteSeries, SuppressionTimes, WebhookDueIndex};
 use super::{
     Access, AuditTrail, JournalCursor, OpenError, Requester, ResponseRecorder, Result, SpoolFeed, StoreError,
@@ -302,6 +304,22 @@ impl Store {
             after(state, result)
         };
         self.writer.run((state, request), work, after).await
+    }
+
+    /// Runs a job that only enqueues or records, at the same time as those of other lanes; see [`Writer::run_hot`]. With
+    /// something else to store in its transaction, it runs alone.
+    async fn write_hot<S, T, U, W, A>(&self, hot: HotJob, state: S, work: W, after: A) -> Result<U>
+    where
+        S: Send + 'static,
+        T: Send + 'static,
+        U: Send + 'static,
+        W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
+        A: FnOnce(S, T) -> U + Send + 'static,
+    {
+        if self.recorder.is_some() || self.trail.is_some() {
+            return self.write_with(state, work, after).await;
+        }
+        self.writer.run_hot(hot, state, work, after).await
     }
 
     /// Runs a query on a reader.

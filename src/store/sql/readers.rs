@@ -13,7 +13,7 @@ use crate::limits::tenant_semaphore::{TenantPermit, TenantSemaphore};
 use crate::store::database::query_threads::QueryThreads;
 use crate::store::database::time_limit::{self, TimeLimit};
 use crate::store::database::{
-    self, Connection, DatabaseError, PostgresConnection, PostgresServer, TransactionState,
+    self, Connection, DatabaseError, PostgresConnection, PostgresServer, SessionRole, TransactionState,
 };
 use crate::store::{Requester, Result, StoreError};
 
@@ -55,7 +55,9 @@ impl ManageConnection for ReaderManager {
     fn connect(&self) -> database::Result<Connection> {
         match self {
             Self::Sqlite(manager) => Ok(manager.connect()?.into()),
-            Self::Postgres(server) => Ok(Connection::Postgres(PostgresConnection::open(Arc::clone(server))?)),
+            Self::Postgres(server) => {
+                Ok(Connection::Postgres(PostgresConnection::open(Arc::clone(server), SessionRole::Reader)?))
+            }
         }
     }
 

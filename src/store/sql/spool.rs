@@ -56,7 +56,10 @@ impl Spool for Store {
             self.prepare(new, is_inline)
         });
         let batch = EnqueueBatch { jobs: try_join_all(jobs).await? };
-        self.write_with(batch, EnqueueBatch::write, EnqueueBatch::conclude).await
+        match batch.as_hot_job() {
+            Some(hot) => self.write_hot(hot, batch, EnqueueBatch::write, EnqueueBatch::conclude).await,
+            None => self.write_with(batch, EnqueueBatch::write, EnqueueBatch::conclude).await,
+        }
     }
 
     async fn find_submission(
@@ -138,7 +141,10 @@ impl Spool for Store {
         self.refuse_unless_serving()?;
         let report = self.prepare_dsn(batch.report).await?;
         let outcome = RecordJob { feed: Arc::clone(&self.feed), records: batch.records, report };
-        self.writer.run(outcome, RecordJob::write, RecordJob::conclude).await
+        match outcome.as_hot_job() {
+            Some(hot) => self.writer.run_hot(hot, outcome, RecordJob::write, RecordJob::conclude).await,
+            None => self.writer.run(outcome, RecordJob::write, RecordJob::conclude).await,
+        }
     }
 
     async fn count_open(&self) -> Result<u64> {

@@ -3,18 +3,21 @@
 use std::ops::Deref;
 
 use super::bounds::Bounds;
+use super::commit_outcome::InsertedRow;
 use super::secret_encryption::Sealer;
 use crate::mail::DomainName;
 use crate::model::TenantId;
 use crate::store::database::Connection;
 use crate::store::memory::{
-    DirectoryChange, DirectoryChanges, EventClock, SuppressionTimes, UsageAccumulator, UsageParts,
-    WebhookSubscriptions,
+    DirectoryChange, DirectoryChanges, EventClock, SuppressionTimes, TouchedWebhooks, UsageAccumulator,
+    UsageParts, WebhookSubscriptions,
 };
 
 /// One transaction of the writer.
 pub(super) struct Tx<'a> {
     pub(super) connection: &'a Connection,
+    /// The number of its lane: lanes write usage in rows of their own.
+    pub(super) slot: i64,
     /// Generates ids of events.
     pub(super) clock: &'a EventClock,
     /// Encrypts secrets.
@@ -27,9 +30,13 @@ pub(super) struct Tx<'a> {
     pub(super) directory_changes: DirectoryChanges,
     /// Subscriptions of webhooks.
     pub(super) subscriptions: &'a WebhookSubscriptions,
+    /// Webhooks that get deliveries.
+    pub(super) touched_webhooks: TouchedWebhooks,
     /// When addresses were suppressed.
     pub(super) suppression_times: &'a SuppressionTimes,
     pub(super) bounds: &'a Bounds,
+    /// By which the transaction is found after a commit without an answer.
+    pub(super) inserted_row: InsertedRow,
 }
 
 impl Tx<'_> {

@@ -13,7 +13,7 @@ use super::sql_types::{count, sql_limit, time, us};
 use super::unit_of_work::Tx;
 use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::{Environment, EventKind, MessageId, TenantId, UsageGroup, UsageInterval};
-use crate::store::database::{self, Connection, Row, ToSql, params};
+use crate::store::database::{self, Connection, Engine, Row, ToSql, params};
 use crate::store::memory::{UsagePartRow, UsageSums};
 use crate::store::{
     AppliedBrake, BrakeReading, DELETED_USAGE_LIFETIME, Ledger, LimitLevel, LimitWarning, Page, Result,
@@ -24,31 +24,88 @@ use crate::store::{
 /// Maximum of rows of usage by key and domain of a tenant and day: a tenant can create any number of keys.
 const PARTS_OF_DAY_MAX: usize = 5_000;
 
-static ADD_TO_INTERVAL: LazyLock<String> =
-    LazyLock::new(|| upsert("usage", &["tenant_id", "span", "start_us", "environment"]));
-static ADD_TO_PART: LazyLock<String> =
-    LazyLock::new(|| upsert("usage_part", &["tenant_id", "start_us", "environment", "key_id", "domain"]));
+const INTERVAL_KEY: [&str; 4] = ["tenant_id", "span", "start_us", "environment"];
+const PART_KEY: [&str; 5] = ["tenant_id", "start_us", "environment", "key_id", "domain"];
+
+static ADD_TO_INTERVAL: LazyLock<Upsert> = LazyLock::new(|| Upsert::new("usage", &INTERVAL_KEY));
+static ADD_TO_PART: LazyLock<Upsert> = LazyLock::new(|| Upsert::new("usage_part", &PART_KEY));
+
+/// The table with the rows of `usage` or `usage_part`. On PostgreSQL, each lane has rows of its own, and those names are views
+/// that sum them.
+pub(super) fn table_of(engine: Engine, name: &str) -> String {
+    match engine {
+        Engine::Sqlite => name.to_owned(),
+        Engine::Postgres => format!("{name}_by_slot"),
+    }
+}
+
+/// A statement that adds to the counts of a row.
+struct Upsert {
+    sqlite: String,
+    /// The slot follows the key.
+    postgres: String,
+}
+
+impl Upsert {
+    fn new(name: &str, key: &[&str]) -> Self {
+        let with_slot = [key, &["slot"]].concat();
+        Self { sqlite: upsert(name, key), postgres: upsert(&table_of(Engine::Postgres, name), &with_slot) }
+    }
+
+    fn post(&self, tx: &Tx<'_>, key: &[&dyn ToSql], counts: UsageCounts) -> Result<()> {
+        let counts = counts.values().map(|count| count as i64);
+        let (sql, slot): (_, &[&dyn ToSql]) = match tx.engine() {
+            Engine::Sqlite => (&self.sqlite, &[]),
+            Engine::Postgres => (&self.postgres, &[&tx.slot]),
+        };
+        let counts = counts.iter().map(|count| count as &dyn ToSql);
+        let row: Vec<_> = key.iter().chain(slot).copied().chain(counts).collect();
+        Ok(tx.prepare_cached(sql)?.post(&*row)?)
+    }
+}
 
 /// Adds counts to a row of the table with these key columns. The tenant may have been deleted in this transaction.
 fn upsert(table: &str, keys: &[&str]) -> String {
-    let place = |from: usize, count: usize| {
-        (from..from + count).map(|number| format!("?{number}")).collect::<Vec<_>>().join(", ")
-    };
+    let names = [keys, UsageCounts::NAMES].concat();
+    let values: Vec<_> = (1..=names.len()).map(|number| format!("?{number}")).collect();
     let add = UsageCounts::NAMES.iter().map(|count| format!("{count} = {table}.{count} + excluded.{count}"));
     let add = add.collect::<Vec<_>>().join(", ");
-    let (keys_text, counts) = (keys.join(", "), UsageCounts::NAMES.join(", "));
     format!(
-        "INSERT INTO {table} ({keys_text}, {counts})
-         SELECT {} WHERE EXISTS (SELECT 1 FROM tenant WHERE id = ?{})
-         ON CONFLICT ({keys_text}) DO UPDATE SET {add}",
-        place(1, keys.len() + UsageCounts::NAMES.len()),
-        keys.iter().position(|key| *key == "tenant_id").map_or(1, |at| at + 1),
+        "INSERT INTO {table} ({})
+         SELECT {} WHERE EXISTS (SELECT 1 FROM tenant WHERE id = ?1)
+         ON CONFLICT ({}) DO UPDATE SET {add}",
+        names.join(", "),
+        values.join(", "),
+        keys.join(", "),
     )
 }
 
-/// The values of a statement of [`upsert`].
-fn row_of<'a>(keys: &'a [&'a dyn ToSql], counts: &'a [i64]) -> Vec<&'a dyn ToSql> {
-    keys.iter().copied().chain(counts.iter().map(|count| count as &dyn ToSql)).collect()
+/// The key and the counts of a row in slot 0, from rows of other slots that were deleted.
+fn fold_statement(name: &str, key: &[&str]) -> String {
+    let table = table_of(Engine::Postgres, name);
+    let counts = UsageCounts::NAMES;
+    let sums = counts.iter().map(|count| format!("sum({count})")).collect::<Vec<_>>().join(", ");
+    let add = counts.iter().map(|count| format!("{count} = {table}.{count} + excluded.{count}"));
+    let add = add.collect::<Vec<_>>().join(", ");
+    let (key, counts) = (key.join(", "), counts.join(", "));
+    format!(
+        "WITH folded AS (DELETE FROM {table} WHERE ctid IN
+             (SELECT ctid FROM {table} WHERE slot <> 0 AND start_us < ?1 LIMIT ?2) RETURNING *)
+         INSERT INTO {table} ({key}, slot, {counts}) SELECT {key}, 0, {sums} FROM folded GROUP BY {key}
+         ON CONFLICT ({key}, slot) DO UPDATE SET {add}"
+    )
+}
+
+/// Moves usage of past days into one row for all lanes, from at most `limit` rows of each table.
+pub(super) fn fold_slots(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<()> {
+    if tx.engine() == Engine::Sqlite {
+        return Ok(());
+    }
+    let before = us(UsageInterval::Day.start_of(now));
+    for sql in [fold_statement("usage", &INTERVAL_KEY), fold_statement("usage_part", &PART_KEY)] {
+        tx.prepare_cached(&sql)?.execute(params![before, sql_limit(limit)])?;
+    }
+    Ok(())
 }
 
 impl Tx<'_> {
@@ -74,10 +131,8 @@ impl Tx<'_> {
     /// Writes the collected usage. Returns rows by key and domain that exist after the commit.
     pub(super) fn write_usage(&self) -> Result<Vec<UsagePartRow>> {
         let UsageSums { intervals, parts } = self.usage.take_sums();
-        let mut add = self.prepare_cached(&ADD_TO_INTERVAL)?;
         for ((tenant, interval, start, environment), counts) in intervals {
-            let counts = counts.values().map(|count| count as i64);
-            add.post(&*row_of(params![tenant, interval, us(start), environment], &counts))?;
+            ADD_TO_INTERVAL.post(self, params![tenant, interval, us(start), environment], counts)?;
         }
         let (mut existing, mut sums) = (Vec::new(), BTreeMap::<_, UsageCounts>::new());
         for (part, counts) in parts {
@@ -91,10 +146,8 @@ impl Tx<'_> {
                 existing.push(part);
             }
         }
-        let mut add = self.prepare_cached(&ADD_TO_PART)?;
         for ((tenant, day, environment, key, domain), counts) in sums {
-            let counts = counts.values().map(|count| count as i64);
-            add.post(&*row_of(params![tenant, us(day), environment, key, domain], &counts))?;
+            ADD_TO_PART.post(self, params![tenant, us(day), environment, key, domain], counts)?;
         }
         Ok(existing)
     }
@@ -305,17 +358,32 @@ pub(super) fn deleted_tenants(connection: &Connection) -> Result<Vec<TenantId>> 
     rows.collect::<database::Result<_>>().map_err(StoreError::from)
 }
 
-/// Tables with the rows of a tenant that end, as `FROM` clauses with the time in `?2`.
-fn expired_rows(is_deleted: bool) -> &'static [(&'static str, &'static str, SignedDuration)] {
-    const KEY: &str = "span, start_us, environment";
-    const PART_KEY: &str = "start_us, environment, key_id, domain";
-    const HOURS: &str = "usage WHERE tenant_id = ?1 AND span = 'hour' AND start_us < ?2";
-    const DAYS: &str = "usage WHERE tenant_id = ?1 AND span = 'day' AND start_us < ?2";
-    const PARTS: &str = "usage_part WHERE tenant_id = ?1 AND start_us < ?2";
-    match is_deleted {
-        false => &[(HOURS, KEY, USAGE_HOURS_LIFETIME), (PARTS, PART_KEY, USAGE_PARTS_LIFETIME)],
-        true => &[(DAYS, KEY, DELETED_USAGE_LIFETIME), (PARTS, PART_KEY, DELETED_USAGE_LIFETIME)],
-    }
+/// Rows of a tenant that end.
+struct ExpiredRows {
+    table: &'static str,
+    /// The tenant is `?1`, the time `?2`.
+    condition: &'static str,
+    /// The rest of the key.
+    key: &'static str,
+    lifetime: SignedDuration,
+}
+
+fn expired_rows(is_deleted: bool) -> [ExpiredRows; 2] {
+    const HOURS: &str = "tenant_id = ?1 AND span = 'hour' AND start_us < ?2";
+    const DAYS: &str = "tenant_id = ?1 AND span = 'day' AND start_us < ?2";
+    let (condition, of_intervals, of_parts) = match is_deleted {
+        false => (HOURS, USAGE_HOURS_LIFETIME, USAGE_PARTS_LIFETIME),
+        true => (DAYS, DELETED_USAGE_LIFETIME, DELETED_USAGE_LIFETIME),
+    };
+    [
+        ExpiredRows { table: "usage", condition, key: "span, start_us, environment", lifetime: of_intervals },
+        ExpiredRows {
+            table: "usage_part",
+            condition: "tenant_id = ?1 AND start_us < ?2",
+            key: "start_us, environment, key_id, domain",
+            lifetime: of_parts,
+        },
+    ]
 }
 
 /// Whether a tenant has usage past its retention, or was deleted and has none.
@@ -325,9 +393,9 @@ pub(super) fn has_expired(
     is_deleted: bool,
     now: Timestamp,
 ) -> Result<bool> {
-    for (rows, _, lifetime) in expired_rows(is_deleted) {
-        let sql = format!("SELECT 1 FROM {rows}");
-        if connection.prepare_cached(&sql)?.exists(params![tenant, us(oldest_day(now, *lifetime))])? {
+    for ExpiredRows { table, condition, lifetime, .. } in expired_rows(is_deleted) {
+        let sql = format!("SELECT 1 FROM {} WHERE {condition}", table_of(connection.engine(), table));
+        if connection.prepare_cached(&sql)?.exists(params![tenant, us(oldest_day(now, lifetime))])? {
             return Ok(true);
         }
     }
@@ -350,11 +418,13 @@ pub(super) fn remove_expired(
     limit: usize,
 ) -> Result<u64> {
     let mut removed = 0;
-    for (rows, key, lifetime) in expired_rows(is_deleted) {
+    for ExpiredRows { table, condition, key, lifetime } in expired_rows(is_deleted) {
+        let table = table_of(tx.engine(), table);
         let sql = format!(
-            "DELETE FROM {rows} AND ({key}) IN (SELECT {key} FROM {rows} ORDER BY start_us LIMIT ?3)"
+            "DELETE FROM {table} WHERE {condition}
+                 AND ({key}) IN (SELECT {key} FROM {table} WHERE {condition} ORDER BY start_us LIMIT ?3)"
         );
-        let row = params![tenant, us(oldest_day(now, *lifetime)), sql_limit(limit)];
+        let row = params![tenant, us(oldest_day(now, lifetime)), sql_limit(limit)];
         removed += tx.prepare_cached(&sql)?.execute(row)?;
     }
     if is_deleted && !has_usage(tx, tenant)? {

@@ -1,5 +1,6 @@
-//! The only writer: a thread that commits all waiting jobs in one transaction, so that they share one sync of the disk.
-//! Each job gets its result after the commit, and a failed job does not affect the others.
+//! The writer: lanes, each a thread with a connection that commits all waiting jobs in one transaction, so that they share one
+//! sync of the disk. Each job gets its result after the commit, and a failed job does not affect the others. SQLite has one
+//! lane. On PostgreSQL, several commit hot jobs at once; other jobs run alone, in all processes.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,24 +8,22 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{oneshot, watch};
 
 use super::bounds::Bounds;
+use super::commit_outcome::{CommitOutcome, InsertedRow};
 use super::events;
+use super::job_queue::{JobKind, JobQueue};
 use super::secret_encryption::Sealer;
 use super::unit_of_work::Tx;
-use crate::store::database::{self, Connection, DatabaseError, TransactionState};
+use crate::store::database::{self, Connection, DatabaseError, Engine, TransactionState, WriterLock};
 use crate::store::memory::{
     CommitCounters, DirectoryVersions, EventClock, MinuteSeries, SuppressionTimes, UsageParts,
     WebhookDueIndex, WebhookSubscriptions,
 };
 use crate::store::{JournalCursor, Result, StoreError};
 
-/// Maximum of waiting jobs; further senders wait.
-const QUEUE_JOBS_MAX: usize = 4096;
-/// Maximum of jobs in one transaction.
-const BATCH_JOBS_MAX: usize = 512;
 /// How long a transaction waits for another process; also set when the connection is opened.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum of pages returned to the file system at once.
@@ -38,27 +37,44 @@ enum WriterCommand {
     Checkpoint(oneshot::Sender<Result<()>>),
 }
 
-/// A handle of the writer thread.
+/// What a lane must know about a hot job.
+#[derive(Debug, Default)]
+pub(super) struct HotJob {
+    /// How much it sends to the database.
+    pub(super) octets: usize,
+    /// A row that jobs of other lanes may also write. The jobs of a transaction run in the order of these keys, so that lanes
+    /// never wait for each other in a circle.
+    pub(super) shared_key: Option<String>,
+}
+
+/// A handle of the lanes.
 pub(super) struct Writer {
-    queue: Mutex<Option<mpsc::Sender<WriterCommand>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    queue: Arc<JobQueue<WriterCommand>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Writer {
+    /// Starts a lane for each connection.
     pub(super) fn start(
-        connection: Connection,
+        connections: Vec<Connection>,
         state: WriterState,
         hooks: CommitHooks,
     ) -> std::io::Result<Self> {
-        let (sender, receiver) = mpsc::channel(QUEUE_JOBS_MAX);
-        let writer = WriterLoop { connection, state, hooks };
-        let thread =
-            std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.serve(receiver))?;
-        Ok(Self { queue: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
+        let mixes = connections.iter().all(|connection| connection.engine() == Engine::Sqlite);
+        let queue = Arc::new(JobQueue::new(connections.len(), mixes));
+        let shared = Arc::new(SharedByLanes { state, hooks, turn: RwLock::new(()) });
+        let writer = Self { queue: Arc::clone(&queue), threads: Mutex::default() };
+        for (slot, connection) in (0..).zip(connections) {
+            let lane = Lane { connection, slot, shared: Arc::clone(&shared), queue: Arc::clone(&queue) };
+            let thread =
+                std::thread::Builder::new().name(format!("store-lane-{slot}")).spawn(move || lane.serve())?;
+            writer.threads.lock().push(thread);
+        }
+        Ok(writer)
     }
 
-    /// Runs `work` with `state` in the next transaction; after the commit, `after` computes the result from both. `work` may
-    /// run more than once, after a rollback, so it only borrows.
+    /// Runs `work` with `state` in a transaction that runs alone; after the commit, `after` computes the result from both.
+    /// `work` may run more than once, after a rollback, so it only borrows.
     pub(super) async fn run<S, T, U, W, A>(&self, state: S, work: W, after: A) -> Result<U>
     where
         S: Send + 'static,
@@ -67,49 +83,56 @@ impl Writer {
         W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
         A: FnOnce(S, T) -> U + Send + 'static,
     {
-        let (answer, answered) = oneshot::channel();
-        let job = Work { state, work, after, outcome: None, answer: Some(answer) };
-        self.send(WriterCommand::Write(Box::new(job))).await?;
+        let (job, answered) = Work::new(state, work, after, None);
+        self.queue.send(JobKind::Alone, 0, WriterCommand::Write(job)).await?;
+        answered.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Runs `work` as [`Self::run`] does, but at the same time as hot jobs of other lanes and processes. So it only enqueues or
+    /// records, reads no row that it relies on and another hot job may change, and writes none besides that of its key.
+    pub(super) async fn run_hot<S, T, U, W, A>(&self, hot: HotJob, state: S, work: W, after: A) -> Result<U>
+    where
+        S: Send + 'static,
+        T: Send + 'static,
+        U: Send + 'static,
+        W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
+        A: FnOnce(S, T) -> U + Send + 'static,
+    {
+        let (job, answered) = Work::new(state, work, after, hot.shared_key);
+        self.queue.send(JobKind::Hot, hot.octets, WriterCommand::Write(job)).await?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Moves the write-ahead log into the database and returns free pages to the file system.
     pub(super) async fn checkpoint(&self) -> Result<()> {
         let (answer, answered) = oneshot::channel();
-        self.send(WriterCommand::Checkpoint(answer)).await?;
+        self.queue.send(JobKind::Alone, 0, WriterCommand::Checkpoint(answer)).await?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
-    async fn send(&self, command: WriterCommand) -> Result<()> {
-        let sender = self.queue.lock().clone().ok_or(StoreError::Closed)?;
-        sender.send(command).await.map_err(|_| StoreError::Closed)
-    }
-
-    /// Adds a job without waiting for its result. False if too many wait.
+    /// Adds a job that runs alone, without waiting for its result. False if too many wait.
     pub(super) fn leave(&self, work: impl Fn(&Tx<'_>) -> Result<()> + Send + 'static) -> bool {
         let work = move |(): &(), tx: &Tx<'_>| work(tx);
-        let job = Work { state: (), work, after: |(), ()| (), outcome: None, answer: None };
-        let command = WriterCommand::Write(Box::new(job));
-        self.queue.lock().as_ref().is_some_and(|sender| sender.try_send(command).is_ok())
+        let job = Work { state: (), work, after: |(), ()| (), outcome: None, answer: None, shared_key: None };
+        self.queue.try_send(JobKind::Alone, WriterCommand::Write(Box::new(job))).is_ok()
     }
 
     /// Accepts no more jobs and waits for those that were accepted.
     pub(super) async fn close(&self) {
-        self.queue.lock().take();
-        let thread = self.thread.lock().take();
-        if let Some(thread) = thread
-            && !matches!(tokio::task::spawn_blocking(move || thread.join()).await, Ok(Ok(())))
-        {
-            tracing::error!("the writer of the store ended in a panic");
+        self.queue.close();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            if !matches!(tokio::task::spawn_blocking(move || thread.join()).await, Ok(Ok(()))) {
+                tracing::error!("a lane of the store ended in a panic");
+            }
         }
     }
 }
 
 impl Drop for Writer {
-    /// Waits for the thread, because the data directory must not be opened again while it writes.
+    /// Waits for the threads, because the data directory must not be opened again while they write.
     fn drop(&mut self) {
-        self.queue.lock().take();
-        if let Some(thread) = self.thread.lock().take() {
+        self.queue.close();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
             let _ = thread.join();
         }
     }
@@ -117,6 +140,8 @@ impl Drop for Writer {
 
 /// A job with its types erased.
 trait Job: Send {
+    /// See [`HotJob::shared_key`].
+    fn shared_key(&self) -> Option<&str>;
     /// Runs the work; may be called again after a rollback.
     fn run(&mut self, tx: &Tx<'_>) -> std::result::Result<(), CommitError>;
     /// Sends the result to the caller, after the commit or the failure.
@@ -129,6 +154,25 @@ struct Work<S, T, U, W, A> {
     after: A,
     outcome: Option<Result<T>>,
     answer: Option<oneshot::Sender<Result<U>>>,
+    shared_key: Option<String>,
+}
+
+/// The answer to a job.
+type Answered<U> = oneshot::Receiver<Result<U>>;
+
+impl<S, T, U, W, A> Work<S, T, U, W, A>
+where
+    S: Send + 'static,
+    T: Send + 'static,
+    U: Send + 'static,
+    W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
+    A: FnOnce(S, T) -> U + Send + 'static,
+{
+    fn new(state: S, work: W, after: A, shared_key: Option<String>) -> (Box<dyn Job>, Answered<U>) {
+        let (answer, answered) = oneshot::channel();
+        let job = Self { state, work, after, outcome: None, answer: Some(answer), shared_key };
+        (Box::new(job), answered)
+    }
 }
 
 impl<S, T, U, W, A> Job for Work<S, T, U, W, A>
@@ -139,6 +183,10 @@ where
     W: Fn(&S, &Tx<'_>) -> Result<T> + Send,
     A: FnOnce(S, T) -> U + Send,
 {
+    fn shared_key(&self) -> Option<&str> {
+        self.shared_key.as_deref()
+    }
+
     fn run(&mut self, tx: &Tx<'_>) -> std::result::Result<(), CommitError> {
         // A panic in a job must not end the writer.
         let outcome = catch_unwind(AssertUnwindSafe(|| (self.work)(&self.state, tx)));
@@ -184,6 +232,7 @@ fn failure_of(panic: &Box<dyn Any + Send>) -> StoreError {
 /// Why a transaction was not committed, for each of its jobs.
 enum CommitError {
     DiskFull,
+    OutcomeUnknown,
     Failed(String),
 }
 
@@ -191,6 +240,7 @@ impl CommitError {
     fn as_store_error(&self) -> StoreError {
         match self {
             Self::DiskFull => StoreError::DiskFull,
+            Self::OutcomeUnknown => StoreError::OutcomeUnknown,
             Self::Failed(message) => StoreError::Failed(message.clone()),
         }
     }
@@ -200,6 +250,7 @@ impl From<&StoreError> for CommitError {
     fn from(error: &StoreError) -> Self {
         match error {
             StoreError::DiskFull => Self::DiskFull,
+            StoreError::OutcomeUnknown => Self::OutcomeUnknown,
             other => Self::Failed(other.to_string()),
         }
     }
@@ -220,7 +271,7 @@ enum Savepoints {
 
 /// Why a transaction was not committed.
 enum Fault {
-    /// A job failed after it had changed the database.
+    /// A job failed after it had changed the database, or the server ended the session before the commit.
     HalfDone,
     /// The transaction itself failed.
     Lost(CommitError),
@@ -232,11 +283,27 @@ impl From<CommitError> for Fault {
     }
 }
 
-/// The writer thread.
-struct WriterLoop {
+/// A thread that commits.
+struct Lane {
     connection: Connection,
+    /// The number of the lane in the process.
+    slot: i64,
+    shared: Arc<SharedByLanes>,
+    queue: Arc<JobQueue<WriterCommand>>,
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.queue.end_lane();
+    }
+}
+
+struct SharedByLanes {
     state: WriterState,
     hooks: CommitHooks,
+    /// Locked from before a transaction until its callers have their results: exclusively for jobs that run alone, so that
+    /// what they change in memory is seen in the order of the commits.
+    turn: RwLock<()>,
 }
 
 /// What jobs use besides the database; see [`Tx`].
@@ -263,49 +330,63 @@ pub(super) struct CommitHooks {
     pub(super) minutes: Arc<MinuteSeries>,
 }
 
-impl WriterLoop {
-    fn serve(self, mut receiver: mpsc::Receiver<WriterCommand>) {
-        let mut commands = Vec::with_capacity(BATCH_JOBS_MAX);
-        let mut jobs = Vec::with_capacity(BATCH_JOBS_MAX);
-        while receiver.blocking_recv_many(&mut commands, BATCH_JOBS_MAX) > 0 {
+impl Lane {
+    fn serve(self) {
+        let (mut commands, mut jobs) = (Vec::new(), Vec::new());
+        while let Some(kind) = self.queue.take(&mut commands) {
             for command in commands.drain(..) {
                 match command {
                     WriterCommand::Write(job) => jobs.push(job),
                     WriterCommand::Checkpoint(answer) => {
-                        self.write_all(&mut jobs);
+                        self.write_in_turn(&mut jobs, kind);
                         drop(answer.send(self.checkpoint().map_err(StoreError::from)));
                     }
                 }
             }
-            self.write_all(&mut jobs);
+            self.write_in_turn(&mut jobs, kind);
+            if kind == JobKind::Alone {
+                self.queue.end_alone();
+            }
         }
     }
 
-    fn write_all(&self, jobs: &mut Vec<Box<dyn Job>>) {
+    fn write_in_turn(&self, jobs: &mut Vec<Box<dyn Job>>, kind: JobKind) {
         if jobs.is_empty() {
             return;
         }
+        match kind {
+            JobKind::Hot => {
+                jobs.sort_by(|one, other| one.shared_key().cmp(&other.shared_key()));
+                let _turn = self.shared.turn.read();
+                self.write_all(jobs, WriterLock::Shared);
+            }
+            JobKind::Alone => {
+                let _turn = self.shared.turn.write();
+                self.write_all(jobs, WriterLock::Exclusive);
+            }
+        }
+    }
+
+    fn write_all(&self, jobs: &mut Vec<Box<dyn Job>>, lock: WriterLock) {
+        let hooks = &self.shared.hooks;
         // A savepoint copies each page that a job changes, and jobs rarely fail after their first change.
-        let mut tried = self.transact(jobs, Savepoints::None);
+        let mut tried = self.transact(jobs, lock, Savepoints::None);
         if let Err(Fault::HalfDone) = tried {
-            self.hooks.counters.note_repetition();
+            hooks.counters.note_repetition();
             self.roll_back();
-            tried = self.transact(jobs, Savepoints::Each);
+            tried = self.transact(jobs, lock, Savepoints::Each);
         }
         if tried.is_err() {
-            self.hooks.counters.note_failure();
+            hooks.counters.note_failure();
             self.roll_back();
         }
         let half_done;
         let committed = match &tried {
-            Ok(()) => {
-                self.run_hooks();
-                Ok(())
-            }
+            Ok(()) => Ok(()),
             Err(Fault::Lost(error)) => Err(error),
-            // Impossible with savepoints.
+            // With savepoints, only if the server ended two sessions.
             Err(Fault::HalfDone) => {
-                half_done = CommitError::Failed("a job failed after a change, despite savepoints".into());
+                half_done = CommitError::Failed("the transaction was rolled back".into());
                 Err(&half_done)
             }
         };
@@ -314,27 +395,35 @@ impl WriterLoop {
         }
     }
 
-    fn transact(&self, jobs: &mut [Box<dyn Job>], savepoints: Savepoints) -> std::result::Result<(), Fault> {
-        let Self { connection, state, .. } = self;
+    fn transact(
+        &self,
+        jobs: &mut [Box<dyn Job>],
+        lock: WriterLock,
+        savepoints: Savepoints,
+    ) -> std::result::Result<(), Fault> {
+        let SharedByLanes { state, hooks, .. } = &*self.shared;
         let WriterState { clock, sealer, subscriptions, suppression_times, usage_parts, bounds } = state;
         let began = Instant::now();
-        let (usage, directory_changes) = Default::default();
         let tx = Tx {
-            connection,
+            connection: &self.connection,
+            slot: self.slot,
             clock,
             sealer,
             subscriptions,
+            touched_webhooks: Default::default(),
             suppression_times,
             bounds,
-            usage,
+            usage: Default::default(),
             usage_parts,
-            directory_changes,
+            directory_changes: Default::default(),
+            inserted_row: Default::default(),
         };
         // With savepoints, each statement fails in its job.
         self.connection.set_pipelining(matches!(savepoints, Savepoints::None));
-        self.connection.begin().map_err(CommitError::from)?;
+        self.connection.begin(lock).map_err(CommitError::from)?;
         for job in jobs {
             let (counted, changed) = (tx.usage.mark(), tx.directory_changes.len());
+            let inserted = tx.inserted_row.is_noted();
             let ran = match savepoints {
                 Savepoints::None => self.run_bare(&tx, job.as_mut())?,
                 Savepoints::Each => self.run_in_savepoint(&tx, job.as_mut())?,
@@ -342,23 +431,52 @@ impl WriterLoop {
             if !ran {
                 tx.usage.truncate(counted);
                 tx.directory_changes.truncate(changed);
+                if !inserted {
+                    tx.inserted_row.forget();
+                }
             }
         }
         let parts = tx.write_usage().map_err(|error| self.fault(savepoints, CommitError::from(&error)))?;
-        self.connection.commit().map_err(|error| self.fault(savepoints, error.into()))?;
+        self.commit(&tx.inserted_row, savepoints)?;
         let (events, results) = (tx.usage.take_events(), tx.usage.take_results());
-        self.hooks.counters.note_commit(&events, &results, began.elapsed());
-        self.hooks.directory_versions.note(tx.directory_changes.take());
-        self.hooks.minutes.add(&tx.usage.take_minutes());
+        hooks.counters.note_commit(&events, &results, began.elapsed());
+        hooks.directory_versions.note(tx.directory_changes.take());
+        hooks.minutes.add(&tx.usage.take_minutes());
         usage_parts.note(parts);
+        let last = events::end_of_journal(clock);
+        hooks.last_event.send_if_modified(|known| std::mem::replace(known, last.max(*known)) < last);
+        hooks.webhooks_due.note_all(tx.touched_webhooks.take());
         Ok(())
+    }
+
+    /// Commits. If the server does not say whether it did, asks it afterwards.
+    fn commit(&self, inserted: &InsertedRow, savepoints: Savepoints) -> std::result::Result<(), Fault> {
+        let Err(error) = self.connection.commit() else { return Ok(()) };
+        let DatabaseError::Unanswered { session } = &error else {
+            return Err(self.fault(savepoints, error.into()));
+        };
+        tracing::warn!("PostgreSQL did not answer a commit; asking it on another session");
+        match inserted.find_outcome(&self.connection, session) {
+            CommitOutcome::Committed => Ok(()),
+            CommitOutcome::RolledBack => Err(Fault::HalfDone),
+            CommitOutcome::Unknown => Err(Fault::Lost(CommitError::OutcomeUnknown)),
+        }
     }
 
     /// Without savepoints, a statement may fail after its job has ended.
     fn fault(&self, savepoints: Savepoints, error: CommitError) -> Fault {
         match (savepoints, self.connection.transaction_state()) {
             (Savepoints::None, TransactionState::Failed) => Fault::HalfDone,
+            (Savepoints::None, TransactionState::None) => self.lost(error),
             _ => Fault::Lost(error),
+        }
+    }
+
+    /// A transaction that ended with its session can be repeated in the next one. SQLite ends it after an error of the disk.
+    fn lost(&self, error: CommitError) -> Fault {
+        match self.connection.engine() {
+            Engine::Sqlite => Fault::Lost(error),
+            Engine::Postgres => Fault::HalfDone,
         }
     }
 
@@ -367,7 +485,7 @@ impl WriterLoop {
         let changes_before = self.connection.total_changes();
         let Err(cause) = job.run(tx) else { return Ok(true) };
         match self.connection.transaction_state() {
-            TransactionState::None => Err(Fault::Lost(cause)),
+            TransactionState::None => Err(self.lost(cause)),
             TransactionState::Failed => Err(Fault::HalfDone),
             TransactionState::Usable if self.connection.total_changes() != changes_before => {
                 Err(Fault::HalfDone)
@@ -385,22 +503,15 @@ impl WriterLoop {
             if self.connection.transaction_state() == TransactionState::None {
                 return Err(Fault::Lost(cause));
             }
-            self.state.subscriptions.clear();
+            self.shared.state.subscriptions.clear();
             self.execute("ROLLBACK TO job")?;
         }
         self.execute("RELEASE job")?;
         Ok(is_done)
     }
 
-    fn run_hooks(&self) {
-        let last = events::end_of_journal(&self.state.clock);
-        self.hooks.last_event.send_if_modified(|known| std::mem::replace(known, last) != last);
-        self.hooks.webhooks_due.note_all(self.state.subscriptions.take_touched());
-    }
-
     fn roll_back(&self) {
-        self.state.subscriptions.clear();
-        self.state.subscriptions.take_touched();
+        self.shared.state.subscriptions.clear();
         if let Err(error) = self.connection.roll_back() {
             tracing::error!(%error, "a transaction could not be rolled back");
         }

@@ -121,7 +121,8 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     remove("pause", "(tenant_id, destination)", own)?;
     remove("ended_pause", "(tenant_id, destination, until_us)", own)?;
     // The days stay for the last bill; retention deletes them.
-    remove("usage", "(tenant_id, span, start_us, environment)", "tenant_id = ?1 AND span = 'hour'")?;
+    let hours = usage::table_of(tx.engine(), "usage");
+    remove(&hours, "(tenant_id, span, start_us, environment)", "tenant_id = ?1 AND span = 'hour'")?;
     remove("brake", "tenant_id", own)?;
     remove("limit_warning", "(tenant_id, environment, period, kind)", own)?;
     remove("submission_key", "(tenant_id, environment, name)", own)?;

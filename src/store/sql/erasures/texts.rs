@@ -4,7 +4,9 @@ use super::pages::{ErasedTable, NamingRows, Table};
 use super::pass::Counts;
 use super::targets::{Hits, Targets};
 use crate::model::{MessageId, TenantId};
-use crate::store::database::{self, Connection, OptionalExtension, Row, Value, params, params_from_iter};
+use crate::store::database::{
+    self, Connection, Engine, OptionalExtension, Row, Value, params, params_from_iter,
+};
 use crate::store::sql::journal::index;
 use crate::store::sql::sql_types::sql_limit;
 use crate::store::sql::unit_of_work::Tx;
@@ -153,7 +155,8 @@ impl TextTable {
 
     /// What a pending webhook delivery counts in the backlog of its webhook, which a trigger does not see change.
     fn backlog_octets(&self, tx: &Tx<'_>, id: &str) -> Result<Option<i64>> {
-        if self.table != WEBHOOK_DELIVERY {
+        // Triggers of PostgreSQL count each change.
+        if self.table != WEBHOOK_DELIVERY || tx.engine() == Engine::Postgres {
             return Ok(None);
         }
         let sql = "SELECT octets FROM webhook_delivery WHERE id = ?1 AND next_attempt_us IS NOT NULL";

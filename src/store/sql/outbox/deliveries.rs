@@ -44,11 +44,15 @@ pub(super) fn count_open(connection: &Connection) -> Result<u64> {
 impl Tx<'_> {
     /// Writes a delivery for each webhook that subscribes to the event.
     pub(in crate::store::sql) fn enqueue_for_webhooks(&self, event: &AppendedEvent<'_>) -> Result<()> {
-        if self.subscriptions.is_unknown() {
-            self.subscriptions.load(webhooks::enabled(self)?);
-        }
         let Subject { tenant_id, environment, .. } = event.subject;
-        for id in self.subscriptions.wanting(event.kind, tenant_id, environment) {
+        let subscribed = loop {
+            match self.subscriptions.wanting(event.kind, tenant_id, environment) {
+                Some(webhooks) => break webhooks,
+                // Another lane may forget them before they are used.
+                None => self.subscriptions.load(webhooks::enabled(self)?),
+            }
+        };
+        for id in subscribed {
             if backlog::is_full(self, id)? {
                 webhooks::disable(self, id, DisabledReason::BacklogFull, event.at)?;
             } else {
@@ -82,7 +86,7 @@ pub(super) fn insert(
     let sql = "INSERT INTO webhook_delivery (id, webhook_id, event_id, kind, tenant_id, message_id, delivery_id, data,
                                              created_us, state, attempts, next_attempt_us, external_ref, tags,
                                              metadata, environment)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, ?11,
+               VALUES (?1, (SELECT id FROM webhook WHERE id = ?2), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, ?11,
                        (SELECT external_ref FROM tenant WHERE id = ?5), (SELECT tags FROM message WHERE id = ?6),
                        (SELECT metadata FROM message WHERE id = ?6), ?12)";
     let Subject { tenant_id, environment, message_id, delivery_id } = event.subject;
@@ -100,7 +104,7 @@ pub(super) fn insert(
         due_us,
         environment,
     ])?;
-    tx.subscriptions.touch(webhook, due_us);
+    tx.touched_webhooks.touch(webhook, due_us);
     Ok(id)
 }
 
@@ -156,7 +160,7 @@ pub(super) fn replay(tx: &Tx<'_>, id: WebhookDeliveryId, now: Timestamp) -> Resu
     }
     let sql = "UPDATE webhook_delivery SET state = ?2, attempts = 0, next_attempt_us = ?3 WHERE id = ?1";
     tx.prepare_cached(sql)?.execute(params![id, WebhookDeliveryState::Pending, us(now)])?;
-    tx.subscriptions.touch(before.webhook_id, us(now));
+    tx.touched_webhooks.touch(before.webhook_id, us(now));
     find(tx, id)
 }
 
@@ -219,7 +223,7 @@ pub(super) fn record(tx: &Tx<'_>, outcome: &WebhookOutcome) -> Result<()> {
         if let Some(message) = message.filter(|_| attempts < TRIES_IN_ORDER) {
             postpone_successors(tx, outcome, message, at_us)?;
         }
-        tx.subscriptions.touch(*webhook_id, at_us);
+        tx.touched_webhooks.touch(*webhook_id, at_us);
     }
     let is_arrived = *verdict == WebhookVerdict::Delivered;
     let since = webhooks::note_health(tx, *webhook_id, (!is_arrived).then_some(attempt.at))?;

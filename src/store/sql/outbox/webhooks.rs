@@ -133,7 +133,7 @@ pub(super) fn update(
     match webhook.status {
         WebhookStatus::Enabled => {
             tx.subscriptions.put(&webhook);
-            tx.subscriptions.touch(id, us(now));
+            tx.touched_webhooks.touch(id, us(now));
         }
         WebhookStatus::Disabled => tx.subscriptions.remove(id),
     }
@@ -160,11 +160,15 @@ fn write(tx: &Tx<'_>, webhook: &Webhook) -> Result<()> {
 
 /// Disables a webhook and appends the event for the other webhooks.
 pub(super) fn disable(tx: &Tx<'_>, id: WebhookId, reason: DisabledReason, at: Timestamp) -> Result<()> {
-    let Some(mut webhook) = find(tx, id)? else { return Ok(()) };
-    webhook.status = WebhookStatus::Disabled;
-    webhook.disabled_reason = Some(reason);
-    webhook.updated_at = at;
-    write(tx, &webhook)?;
+    let sql =
+        "UPDATE webhook SET status = ?2, disabled_reason = ?3, updated_us = ?4 WHERE id = ?1 AND status = ?5";
+    let row = params![id, WebhookStatus::Disabled, reason, us(at), WebhookStatus::Enabled];
+    // Another lane may have been faster.
+    if tx.prepare_cached(sql)?.execute(row)? == 0 {
+        tx.subscriptions.remove(id);
+        return Ok(());
+    }
+    let Some(webhook) = find(tx, id)? else { return Ok(()) };
     // Before the event, so that the webhook does not get it.
     tx.subscriptions.remove(id);
     let subject = subject_of(&webhook);

@@ -8,14 +8,14 @@ use rustls::{CertificateError, Error as TlsError};
 use tokio_postgres::error::SqlState;
 
 use crate::store::OpenError;
-use crate::store::database::{Connection, DatabaseError, PostgresConnection, PostgresServer};
+use crate::store::database::{Connection, DatabaseError, PostgresConnection, PostgresServer, SessionRole};
 
 /// Connects to a database. Blocks.
 ///
 /// # Errors
 /// [`OpenError::Database`], with the place and the remedy.
-pub(super) fn connect(server: &Arc<PostgresServer>) -> Result<Connection, OpenError> {
-    let connected = PostgresConnection::open(Arc::clone(server));
+pub(super) fn connect(server: &Arc<PostgresServer>, role: SessionRole) -> Result<Connection, OpenError> {
+    let connected = PostgresConnection::open(Arc::clone(server), role);
     connected.map(Connection::Postgres).map_err(|error| OpenError::Database(explain(&error, server)))
 }
 
@@ -51,7 +51,7 @@ fn remedy_of_state(state: &SqlState, server: &PostgresServer) -> Option<String> 
             "create the user, and permit its connections in pg_hba.conf"
         }
         SqlState::TOO_MANY_CONNECTIONS => {
-            "raise max_connections of PostgreSQL, or lower store.read_connections"
+            "raise max_connections of PostgreSQL, or lower store.read_connections or store.lanes"
         }
         SqlState::INVALID_CATALOG_NAME => return Some(server.creation()),
         _ => return None,

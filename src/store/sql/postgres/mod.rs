@@ -2,6 +2,8 @@
 
 mod connect;
 #[cfg(test)]
+mod lane_tests;
+#[cfg(test)]
 mod opening_tests;
 mod schema;
 mod server_check;
@@ -18,7 +20,7 @@ use super::secret_encryption::MasterKeyFile;
 use super::sqlite::open::{Opened, start, unlock};
 use super::{Bounds, SqliteOptions, Store};
 use crate::durable_file::create_directory;
-use crate::store::database::{Connection, DatabaseError, PostgresServer};
+use crate::store::database::{Connection, DatabaseError, PostgresServer, SessionRole};
 use crate::store::{Access, OpenError};
 pub use status::database_status;
 pub(super) use status::pending_migrations;
@@ -38,6 +40,8 @@ pub struct PostgresOptions {
     pub master_key_file: Option<PathBuf>,
     /// Connections for queries.
     pub read_connections: u32,
+    /// Connections that commit accepted mail and results at the same time; at least one is opened.
+    pub lanes: u32,
     /// Memory for accepted messages until their immediate delivery, with 1 KiB for each recipient.
     pub hot_queue_bytes_max: u64,
     /// Whether this process serves the spool.
@@ -56,7 +60,7 @@ impl std::fmt::Debug for PostgresOptions {
 /// Opens the database; migrates it if necessary. Blocks.
 pub(super) fn open(options: &PostgresOptions) -> Result<Store, OpenError> {
     let server = Arc::new(PostgresServer::new(options.config.clone(), options.tls.clone()));
-    let connection = connect::connect(&server)?;
+    let connection = connect::connect(&server, SessionRole::Reader)?;
     server_check::require_usable(&connection, options.is_unsafe_allowed)?;
     require_access(options.access, &server, &connection)?;
     let failed = |error: std::io::Error| OpenError::Failed {
@@ -69,7 +73,12 @@ pub(super) fn open(options: &PostgresOptions) -> Result<Store, OpenError> {
     let sealer = unlock(&connection, &key_file, OpenError::Database)?;
     // All bodies are rows.
     let bodies = BodyFiles::new(&options.data_dir, u64::MAX);
-    let opened = Opened { connection, readers: ReaderManager::Postgres(server), sealer, bodies, lock: None };
+    let lane = |slot| connect::connect(&server, SessionRole::Lane { slot });
+    let connection = lane(0)?;
+    let lanes = if options.access == Access::Serve { options.lanes.into() } else { 1 };
+    let lanes = (1..lanes).map(lane).collect::<Result<_, _>>()?;
+    let readers = ReaderManager::Postgres(Arc::clone(&server));
+    let opened = Opened { connection, lanes, readers, sealer, bodies, lock: None };
     start(&options.of_process(), opened).map_err(|error| OpenError::Database(error.to_string()))
 }
 
@@ -87,7 +96,9 @@ fn require_access(
             )))
         }
         Access::Manage | Access::Initialize => Ok(()),
-        Access::Serve => server_check::require_own_sessions(connection, &connect::connect(server)?),
+        Access::Serve => {
+            server_check::require_own_sessions(connection, &connect::connect(server, SessionRole::Reader)?)
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use super::server_check::require_own_sessions;
 use crate::store::contract::postgres::{PostgresHarness, options};
 use crate::store::contract::postgres_server::Server;
 use crate::store::contract::{Harness, new_tenant, now};
-use crate::store::database::{Connection, PostgresConnection, PostgresServer};
+use crate::store::database::{Connection, PostgresConnection, PostgresServer, SessionRole};
 use crate::store::{Access, Directory, Journal, PostgresOptions, Store, database_status};
 
 async fn harness() -> Option<PostgresHarness> {
@@ -83,7 +83,9 @@ async fn a_pooler_that_gives_a_session_to_another_connection_is_refused() {
     let Some(harness) = harness().await else { return };
     let server = Arc::new(PostgresServer::new(harness.options().config, None));
     let run = move || {
-        let connect = || Connection::Postgres(PostgresConnection::open(Arc::clone(&server)).unwrap());
+        let connect = || {
+            Connection::Postgres(PostgresConnection::open(Arc::clone(&server), SessionRole::Reader).unwrap())
+        };
         let (one, other) = (connect(), connect());
         require_own_sessions(&one, &other).unwrap();
         // Behind such a pooler, the second connection gets the session of the first one.

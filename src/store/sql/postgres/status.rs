@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{PostgresOptions, connect, refused, schema, server_check};
-use crate::store::database::{self, Connection, PostgresServer};
+use crate::store::database::{self, Connection, PostgresServer, SessionRole};
 use crate::store::{DatabaseSettings, DatabaseStatus, OpenError, PendingMigrations};
 
 /// What there is of the database. Refuses servers that [`crate::store::Store::open`] refuses.
@@ -14,7 +14,7 @@ use crate::store::{DatabaseSettings, DatabaseStatus, OpenError, PendingMigration
 pub async fn database_status(options: PostgresOptions) -> Result<DatabaseStatus, OpenError> {
     let look = move || {
         let server = Arc::new(PostgresServer::new(options.config.clone(), options.tls.clone()));
-        let connection = connect::connect(&server)?;
+        let connection = connect::connect(&server, SessionRole::Reader)?;
         server_check::require_usable(&connection, options.is_unsafe_allowed)?;
         read(&connection, server.name()).map_err(refused)
     };
@@ -30,7 +30,7 @@ pub(in crate::store::sql) async fn pending_migrations(
 ) -> Result<Option<PendingMigrations>, OpenError> {
     let look = move || {
         let server = Arc::new(PostgresServer::new(options.config, options.tls));
-        let found = schema::version(&connect::connect(&server)?).map_err(refused)?;
+        let found = schema::version(&connect::connect(&server, SessionRole::Reader)?).map_err(refused)?;
         let known = schema::known();
         match found {
             found if found > known => Err(OpenError::Newer { found, known }),

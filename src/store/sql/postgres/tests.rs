@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::store::contract::postgres::PostgresHarness;
 use crate::store::contract::{Harness, TestBed, new_message, new_tenant, now};
 use crate::store::database::{
-    self, Connection, PostgresConnection, PostgresServer, Row, TransactionState, params,
+    self, Connection, PostgresConnection, PostgresServer, Row, SessionRole, TransactionState, WriterLock,
+    params,
 };
 use crate::store::{Conflict, Directory, OpenError, Spool, Store, StoreError};
 
@@ -113,7 +114,9 @@ async fn two_processes_see_what_each_other_writes() {
 async fn with_connections(test: impl FnOnce(&Connection, &Connection) + Send + 'static) {
     let Some(harness) = harness().await else { return };
     let server = Arc::new(PostgresServer::new(harness.options().config, None));
-    let connect = move || Connection::Postgres(PostgresConnection::open(Arc::clone(&server)).unwrap());
+    let connect = move || {
+        Connection::Postgres(PostgresConnection::open(Arc::clone(&server), SessionRole::Reader).unwrap())
+    };
     let run = move || {
         let (connection, other) = (connect(), connect());
         connection.execute_batch("CREATE TABLE t (x BIGINT PRIMARY KEY)").unwrap();
@@ -135,7 +138,7 @@ async fn a_transaction_with_a_failed_statement_is_not_committed() {
     with_connections(|connection, other| {
         for pipelines in [false, true] {
             connection.set_pipelining(pipelines);
-            connection.begin().unwrap();
+            connection.begin(WriterLock::Exclusive).unwrap();
             insert(connection, 1).unwrap();
             // The caller goes on, as if the statement had not failed.
             assert!(connection.execute("INSERT INTO t (x) VALUES (1)", []).is_err());
@@ -152,13 +155,13 @@ async fn a_transaction_with_a_failed_statement_is_not_committed() {
 async fn the_error_of_a_posted_statement_is_that_of_the_next_query() {
     with_connections(|connection, other| {
         connection.set_pipelining(true);
-        connection.begin().unwrap();
+        connection.begin(WriterLock::Exclusive).unwrap();
         insert(connection, 1).unwrap();
         insert(connection, 1).unwrap();
         let error = connection.query_row("SELECT x FROM t", [], |_| Ok(())).unwrap_err();
         assert!(error.is_constraint(), "{error}");
         connection.roll_back().unwrap();
-        connection.begin().unwrap();
+        connection.begin(WriterLock::Exclusive).unwrap();
         insert(connection, 1).unwrap();
         connection.commit().unwrap();
         assert_eq!(count(other), 1);
@@ -170,13 +173,13 @@ async fn the_error_of_a_posted_statement_is_that_of_the_next_query() {
 async fn a_transaction_ends_with_its_session_and_the_next_one_has_another() {
     with_connections(|connection, other| {
         connection.set_pipelining(true);
-        connection.begin().unwrap();
+        connection.begin(WriterLock::Exclusive).unwrap();
         insert(connection, 1).unwrap();
         other.query_row(END_SESSIONS, [], |_| Ok(())).unwrap();
         assert!(connection.execute("INSERT INTO t (x) VALUES (2)", []).is_err());
         assert_eq!(connection.transaction_state(), TransactionState::None);
         connection.roll_back().unwrap();
-        connection.begin().unwrap();
+        connection.begin(WriterLock::Exclusive).unwrap();
         insert(connection, 3).unwrap();
         connection.commit().unwrap();
         assert_eq!(count(other), 1);
@@ -189,7 +192,7 @@ async fn a_transaction_goes_on_after_an_attempt_that_failed() {
     with_connections(|connection, other| {
         for (pipelines, number) in [(false, 1), (true, 3)] {
             connection.set_pipelining(pipelines);
-            connection.begin().unwrap();
+            connection.begin(WriterLock::Exclusive).unwrap();
             insert(connection, number).unwrap();
             let twice = || insert(connection, number + 1).and_then(|()| insert(connection, number + 1));
             let error = connection.attempt(twice).unwrap_err();
@@ -225,7 +228,7 @@ async fn values_of_rows_that_are_sent_together_survive() {
             (i64::MAX, Some("NULL".into()), None, false, Some(2.0)),
         ];
         connection.set_pipelining(true);
-        connection.begin().unwrap();
+        connection.begin(WriterLock::Exclusive).unwrap();
         for (id, text, octets, flag, number) in &rows {
             let sql = "INSERT INTO v (id, text, octets, flag, number) VALUES (?1, ?2, ?3, ?4, ?5)";
             connection.prepare_cached(sql).unwrap().post(params![id, text, octets, flag, number]).unwrap();
@@ -241,7 +244,7 @@ async fn values_of_rows_that_are_sent_together_survive() {
 async fn posted_updates_and_deletions_change_their_rows_only() {
     with_connections(|connection, other| {
         connection.set_pipelining(true);
-        connection.begin().unwrap();
+        connection.begin(WriterLock::Exclusive).unwrap();
         (1..=6).for_each(|number| insert(connection, number).unwrap());
         for number in 1..=3_i64 {
             let sql = "UPDATE t SET x = x + ?2 WHERE x = ?1";
@@ -263,7 +266,7 @@ async fn rows_are_sent_in_the_order_in_which_their_statements_were_posted_first(
     with_connections(|connection, other| {
         connection.execute_batch("CREATE TABLE u (x BIGINT REFERENCES t (x))").unwrap();
         connection.set_pipelining(true);
-        connection.begin().unwrap();
+        connection.begin(WriterLock::Exclusive).unwrap();
         // More rows than are collected.
         for number in 1..=2_000_i64 {
             insert(connection, number).unwrap();
@@ -279,10 +282,10 @@ async fn rows_are_sent_in_the_order_in_which_their_statements_were_posted_first(
 async fn collected_rows_are_rolled_back_with_their_transaction() {
     with_connections(|connection, other| {
         connection.set_pipelining(true);
-        connection.begin().unwrap();
+        connection.begin(WriterLock::Exclusive).unwrap();
         insert(connection, 1).unwrap();
         connection.roll_back().unwrap();
-        connection.begin().unwrap();
+        connection.begin(WriterLock::Exclusive).unwrap();
         insert(connection, 2).unwrap();
         insert(connection, 3).unwrap();
         connection.commit().unwrap();

@@ -13,6 +13,7 @@ use crate::store::sql::checksum::Checksum;
 use crate::store::sql::events::Subject;
 use crate::store::sql::sql_types::{tenant_may_be_missing, to_json, us};
 use crate::store::sql::unit_of_work::Tx;
+use crate::store::sql::writer::HotJob;
 use crate::store::{
     AcceptedMessage, Annotations, HotQueuePermit, Message, NewMessage, Result, SpoolChange, SpoolFeed,
     UsageCounts, UsedBy,
@@ -38,10 +39,18 @@ impl EnqueueBatch {
     /// Returns the ids of the messages, see [`EnqueueJob::write`].
     pub(super) fn write(&self, tx: &Tx<'_>) -> Result<Vec<MessageId>> {
         // Before anything is written: a job that fails after a change costs the others of its transaction a repetition.
-        for job in &self.jobs {
+        for job in self.jobs.iter().filter(|_| self.jobs.len() > 1) {
             job.require_free_key(tx)?;
         }
         self.jobs.iter().map(|job| job.write(tx)).collect()
+    }
+
+    /// How its lane runs it; `None` if it must run alone, because it has several submission keys.
+    pub(super) fn as_hot_job(&self) -> Option<HotJob> {
+        let octets = self.jobs.iter().map(EnqueueJob::octets).sum();
+        let mut keys = self.jobs.iter().filter_map(EnqueueJob::shared_key);
+        let shared_key = keys.next();
+        keys.next().is_none().then_some(HotJob { octets, shared_key })
     }
 
     /// After the synced commit.
@@ -78,6 +87,22 @@ impl EnqueueJob {
         let is_scheduled = new.message.begins_at() > new.message.created_at;
         let memory = if is_scheduled { None } else { feed.reserve(&new) };
         Self { feed: Arc::clone(feed), new, file, checksum, memory }
+    }
+
+    pub(super) fn has_key(&self) -> bool {
+        self.new.submission_key.is_some()
+    }
+
+    /// The octets of its content.
+    pub(super) fn octets(&self) -> usize {
+        self.new.content.len()
+    }
+
+    /// Its submission key, for the order of jobs.
+    fn shared_key(&self) -> Option<String> {
+        let NewMessage { message, submission_key, .. } = &*self.new;
+        let key = submission_key.as_ref()?;
+        Some(format!("{} {} {}", message.tenant_id, message.environment, key.name))
     }
 
     /// Fails if the submission key was used for another message.
@@ -161,7 +186,8 @@ fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<
                                     subject, header_from, header_message_id, dkim_domain, created_us, expires_us,
                                     return_content, envelope_id, require_tls, release_us, tags, metadata, kind, sender_domain,
                                     list)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
+               VALUES (?1, (SELECT id FROM tenant WHERE id = ?2), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
+                       ?14, ?15, ?16, ?17, ?18, ?19, ?20,
                        ?21, ?22, ?23)";
     let parameters = &message.parameters;
     let Annotations { tags, metadata } = &message.annotations;
@@ -190,6 +216,7 @@ fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<
         message.sender_domain,
         message.list,
     ];
+    tx.inserted_row.note("message", message.id);
     tx.prepare_cached(sql)?.post(row).map_err(tenant_may_be_missing)?;
     Ok(())
 }

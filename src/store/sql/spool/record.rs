@@ -12,6 +12,7 @@ use crate::store::sql::directory::suppress;
 use crate::store::sql::events::Subject;
 use crate::store::sql::sql_types::{shorten, us};
 use crate::store::sql::unit_of_work::Tx;
+use crate::store::sql::writer::HotJob;
 use crate::store::{Attempt, AttemptRecord, RecordedDelivery, Result, SpoolChange, SpoolFeed, UsageCounts};
 
 pub(in crate::store::sql) const REPLY_OCTETS_MAX: usize = 1024;
@@ -66,6 +67,14 @@ impl RecordJob {
             report.write(tx)?;
         }
         Ok(any_was_open)
+    }
+
+    /// How its lane runs it; `None` if it must run alone, because it suppresses an address or takes a submission key.
+    pub(super) fn as_hot_job(&self) -> Option<HotJob> {
+        let suppresses = self.records.iter().any(|record| record.suppress.is_some());
+        let takes_key = self.report.as_ref().is_some_and(EnqueueJob::has_key);
+        let octets = self.report.as_ref().map_or(0, EnqueueJob::octets);
+        (!suppresses && !takes_key).then_some(HotJob { octets, shared_key: None })
     }
 
     /// After the synced commit.
@@ -204,6 +213,7 @@ fn insert_attempt<'a>(
                                     code, enhanced, text, transcript, outcome, reason, bounce_class, transcript_of,
                                     tls_policy, source)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
+    tx.inserted_row.note("attempt", attempt.id);
     tx.prepare_cached(sql)?.post(params![
         attempt.id,
         attempt.message_id,

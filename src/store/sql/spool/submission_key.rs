@@ -25,16 +25,14 @@ pub(super) fn find(
     }
 }
 
-/// Assigns the key to this message, or returns the message that it is assigned to.
+/// Assigns the key to this message, or returns the message that it is assigned to. If another lane is assigning the key, waits
+/// for its commit.
 pub(super) fn take(tx: &Tx<'_>, key: &SubmissionKey, message: &Message) -> Result<Option<MessageId>> {
-    let earlier = find(tx, (message.tenant_id, message.environment), key, message.created_at)?;
-    if earlier.is_some() {
-        return Ok(earlier);
-    }
     let sql = "INSERT INTO submission_key (tenant_id, environment, name, digest, message_id, created_us)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-               ON CONFLICT (tenant_id, environment, name)
-               DO UPDATE SET digest = ?4, message_id = ?5, created_us = ?6";
+               ON CONFLICT (tenant_id, environment, name) DO UPDATE
+               SET digest = excluded.digest, message_id = excluded.message_id, created_us = excluded.created_us
+               WHERE submission_key.created_us < ?7";
     let row = params![
         message.tenant_id,
         message.environment,
@@ -42,9 +40,12 @@ pub(super) fn take(tx: &Tx<'_>, key: &SubmissionKey, message: &Message) -> Resul
         key.digest,
         message.id,
         us(message.created_at),
+        forgotten_before_us(message.created_at),
     ];
-    tx.prepare_cached(sql)?.execute(row).map_err(tenant_may_be_missing)?;
-    Ok(None)
+    if tx.prepare_cached(sql)?.execute(row).map_err(tenant_may_be_missing)? > 0 {
+        return Ok(None);
+    }
+    find(tx, (message.tenant_id, message.environment), key, message.created_at)
 }
 
 /// Deletes expired keys, at most `limit`.

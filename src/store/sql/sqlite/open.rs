@@ -66,13 +66,16 @@ pub(in crate::store::sql) fn open(options: SqliteOptions) -> Result<Store, OpenE
     let connection = database::Connection::from(connection);
     let sealer = unlock(&connection, &key_file, |error| dir.fault(error))?;
     let readers = ReaderManager::of_sqlite(&dir.database());
-    let opened = Opened { connection, readers, sealer, bodies, lock };
+    let opened = Opened { connection, lanes: Vec::new(), readers, sealer, bodies, lock };
     start(&options, opened).map_err(|error| dir.fault(error))
 }
 
 /// The parts from which the store is made.
 pub(in crate::store) struct Opened {
+    /// The connection of the first lane of the writer.
     pub(in crate::store) connection: database::Connection,
+    /// Those of the other lanes.
+    pub(in crate::store) lanes: Vec<database::Connection>,
     pub(in crate::store) readers: ReaderManager,
     pub(in crate::store) sealer: Sealer,
     pub(in crate::store) bodies: BodyFiles,
@@ -81,7 +84,7 @@ pub(in crate::store) struct Opened {
 
 /// Reads what the store keeps in memory, and starts the readers and the writer.
 pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result<Store, Box<dyn Error>> {
-    let Opened { connection, readers, sealer, bodies, lock } = opened;
+    let Opened { connection, mut lanes, readers, sealer, bodies, lock } = opened;
     let sealer = Arc::new(sealer);
     let data_dir = &options.data_dir;
     let report_keys = report_keys::read(&connection, &sealer, Timestamp::now())?;
@@ -110,9 +113,10 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         usage_parts: Default::default(),
         bounds: options.bounds,
     };
+    lanes.insert(0, connection);
     Ok(Store::new(OpenDatabase {
         counters,
-        writer: Writer::start(connection, state, hooks)?,
+        writer: Writer::start(lanes, state, hooks)?,
         readers,
         feed: Arc::new(feed),
         stats_cache: Default::default(),

@@ -1,4 +1,6 @@
 -- The schema of PostgreSQL. Columns are those of SQLite; texts compare by their octets (COLLATE "C"), as ids and cursors need.
+-- Tables that each message writes to have no foreign keys: their checks would lock the row of the tenant in each
+-- transaction. Statements look up what may be missing.
 
 -- Functions that SQLite has.
 CREATE FUNCTION max(BIGINT, BIGINT) RETURNS BIGINT LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
@@ -70,7 +72,7 @@ CREATE TABLE key (
 
 CREATE TABLE message (
     id                 TEXT COLLATE "C" PRIMARY KEY,
-    tenant_id          TEXT COLLATE "C" NOT NULL REFERENCES tenant (id),
+    tenant_id          TEXT COLLATE "C" NOT NULL,
     key_id             TEXT COLLATE "C",
     environment        TEXT COLLATE "C" NOT NULL,
     reverse_path       TEXT COLLATE "C" NOT NULL, -- empty is the null path
@@ -139,7 +141,7 @@ CREATE TABLE acme_account (
 
 CREATE TABLE attempt (
     id           TEXT COLLATE "C" PRIMARY KEY,
-    message_id   TEXT COLLATE "C" NOT NULL REFERENCES message (id),
+    message_id   TEXT COLLATE "C" NOT NULL,
     delivery_id  TEXT COLLATE "C" NOT NULL,
     started_us   BIGINT NOT NULL,
     duration_ms  BIGINT NOT NULL,
@@ -178,13 +180,15 @@ CREATE TABLE audit (
 );
 
 CREATE TABLE body (
-    message_id          TEXT COLLATE "C" PRIMARY KEY REFERENCES message (id),
+    message_id          TEXT COLLATE "C" PRIMARY KEY,
     prefix              BYTEA,
     submitted           BYTEA,
     file_prefix_octets  BIGINT,
     octets BIGINT,
     crc32 BIGINT
 );
+-- Compression would cost more than everything else.
+ALTER TABLE body ALTER COLUMN prefix SET STORAGE EXTERNAL, ALTER COLUMN submitted SET STORAGE EXTERNAL;
 
 CREATE TABLE brake (
     tenant_id   TEXT COLLATE "C" PRIMARY KEY REFERENCES tenant (id),
@@ -204,7 +208,7 @@ CREATE TABLE deleted_tenant (
 
 CREATE TABLE delivery (
     id               TEXT COLLATE "C" PRIMARY KEY,
-    message_id       TEXT COLLATE "C" NOT NULL REFERENCES message (id),
+    message_id       TEXT COLLATE "C" NOT NULL,
     tenant_id        TEXT COLLATE "C" NOT NULL,
     position         BIGINT NOT NULL,           -- among the recipients of the message
     recipient        TEXT COLLATE "C" NOT NULL,
@@ -218,7 +222,7 @@ CREATE TABLE delivery (
     original_recipient TEXT COLLATE "C",
     bounce_class TEXT COLLATE "C",
     complained_us BIGINT
-);
+) WITH (fillfactor = 50);                       -- results fit on the page, so that no index changes
 
 CREATE TABLE dkim_key (
     id           TEXT COLLATE "C" PRIMARY KEY,
@@ -360,7 +364,7 @@ CREATE TABLE sts_policy (
 );
 
 CREATE TABLE submission_key (
-    tenant_id    TEXT COLLATE "C" NOT NULL REFERENCES tenant (id),
+    tenant_id    TEXT COLLATE "C" NOT NULL,
     environment  TEXT COLLATE "C" NOT NULL,
     name         TEXT COLLATE "C" NOT NULL,     -- the client's
     digest       BYTEA NOT NULL,                -- of message and envelope
@@ -443,11 +447,13 @@ CREATE TABLE unattributed_report_count (
     reports  BIGINT NOT NULL
 );
 
-CREATE TABLE usage (
+-- Each lane of the writer adds to rows of its own, so that none waits for the commit of another.
+CREATE TABLE usage_by_slot (
     tenant_id     TEXT COLLATE "C" NOT NULL,
     span          TEXT COLLATE "C" NOT NULL,    -- hour or day, in UTC
     start_us      BIGINT NOT NULL,
     environment   TEXT COLLATE "C" NOT NULL,
+    slot          BIGINT NOT NULL,
     sent          BIGINT NOT NULL,              -- recipients, as the four that follow
     delivered     BIGINT NOT NULL,
     bounced       BIGINT NOT NULL,
@@ -459,15 +465,31 @@ CREATE TABLE usage (
     unsubscribed BIGINT NOT NULL DEFAULT 0,
     deferred BIGINT NOT NULL DEFAULT 0,
     expired BIGINT NOT NULL DEFAULT 0,
-    PRIMARY KEY (tenant_id, span, start_us, environment)
-);
+    PRIMARY KEY (tenant_id, span, start_us, environment, slot)
+) WITH (fillfactor = 50);
 
-CREATE TABLE usage_part (
+CREATE VIEW usage AS
+SELECT tenant_id, span, start_us, environment,
+       CAST(sum(sent) AS BIGINT) AS sent,
+       CAST(sum(delivered) AS BIGINT) AS delivered,
+       CAST(sum(bounced) AS BIGINT) AS bounced,
+       CAST(sum(complained) AS BIGINT) AS complained,
+       CAST(sum(suppressed) AS BIGINT) AS suppressed,
+       CAST(sum(rejected) AS BIGINT) AS rejected,
+       CAST(sum(api_requests) AS BIGINT) AS api_requests,
+       CAST(sum(bounced_late) AS BIGINT) AS bounced_late,
+       CAST(sum(unsubscribed) AS BIGINT) AS unsubscribed,
+       CAST(sum(deferred) AS BIGINT) AS deferred,
+       CAST(sum(expired) AS BIGINT) AS expired
+FROM usage_by_slot GROUP BY tenant_id, span, start_us, environment;
+
+CREATE TABLE usage_part_by_slot (
     tenant_id     TEXT COLLATE "C" NOT NULL,
     start_us      BIGINT NOT NULL,
     environment   TEXT COLLATE "C" NOT NULL,
     key_id        TEXT COLLATE "C" NOT NULL,
     domain        TEXT COLLATE "C" NOT NULL,
+    slot          BIGINT NOT NULL,
     sent          BIGINT NOT NULL,
     delivered     BIGINT NOT NULL,
     bounced       BIGINT NOT NULL,
@@ -479,18 +501,39 @@ CREATE TABLE usage_part (
     unsubscribed BIGINT NOT NULL DEFAULT 0,
     deferred BIGINT NOT NULL DEFAULT 0,
     expired BIGINT NOT NULL DEFAULT 0,
-    PRIMARY KEY (tenant_id, start_us, environment, key_id, domain)
-);
+    PRIMARY KEY (tenant_id, start_us, environment, key_id, domain, slot)
+) WITH (fillfactor = 50);
 
-CREATE TABLE webhook_backlog (
-    webhook_id  TEXT COLLATE "C" PRIMARY KEY REFERENCES webhook (id) ON DELETE CASCADE,
-    deliveries  BIGINT NOT NULL,
-    octets      BIGINT NOT NULL
-);
+CREATE VIEW usage_part AS
+SELECT tenant_id, start_us, environment, key_id, domain,
+       CAST(sum(sent) AS BIGINT) AS sent,
+       CAST(sum(delivered) AS BIGINT) AS delivered,
+       CAST(sum(bounced) AS BIGINT) AS bounced,
+       CAST(sum(complained) AS BIGINT) AS complained,
+       CAST(sum(suppressed) AS BIGINT) AS suppressed,
+       CAST(sum(rejected) AS BIGINT) AS rejected,
+       CAST(sum(api_requests) AS BIGINT) AS api_requests,
+       CAST(sum(bounced_late) AS BIGINT) AS bounced_late,
+       CAST(sum(unsubscribed) AS BIGINT) AS unsubscribed,
+       CAST(sum(deferred) AS BIGINT) AS deferred,
+       CAST(sum(expired) AS BIGINT) AS expired
+FROM usage_part_by_slot GROUP BY tenant_id, start_us, environment, key_id, domain;
+
+CREATE TABLE webhook_backlog_by_slot (
+    webhook_id  TEXT COLLATE "C" NOT NULL REFERENCES webhook (id) ON DELETE CASCADE,
+    slot        BIGINT NOT NULL,
+    deliveries  BIGINT NOT NULL,                -- of one slot, possibly negative
+    octets      BIGINT NOT NULL,
+    PRIMARY KEY (webhook_id, slot)
+) WITH (fillfactor = 50);
+
+CREATE VIEW webhook_backlog AS
+SELECT webhook_id, CAST(sum(deliveries) AS BIGINT) AS deliveries, CAST(sum(octets) AS BIGINT) AS octets
+FROM webhook_backlog_by_slot GROUP BY webhook_id;
 
 CREATE TABLE webhook_delivery (
     id               TEXT COLLATE "C" PRIMARY KEY,
-    webhook_id       TEXT COLLATE "C" NOT NULL REFERENCES webhook (id),
+    webhook_id       TEXT COLLATE "C" NOT NULL,
     event_id         TEXT COLLATE "C" NOT NULL,
     kind             TEXT COLLATE "C" NOT NULL,
     tenant_id        TEXT COLLATE "C",                  -- whose event it is
@@ -571,7 +614,9 @@ CREATE INDEX tenant_by_external_ref ON tenant (external_ref) WHERE external_ref 
 CREATE INDEX tenant_with_brakes ON tenant (id) WHERE status = 'active' AND instr(settings, '"brakes":{') > 0;
 CREATE INDEX test_message_by_id ON message (id) WHERE environment = 'test';
 CREATE INDEX test_message_by_tenant ON message (tenant_id, id) WHERE environment = 'test';
-CREATE INDEX usage_by_start ON usage (span, start_us);
+CREATE INDEX usage_by_start ON usage_by_slot (span, start_us);
+CREATE INDEX usage_in_slots ON usage_by_slot (start_us) WHERE slot <> 0;
+CREATE INDEX usage_part_in_slots ON usage_part_by_slot (start_us) WHERE slot <> 0;
 CREATE INDEX webhook_by_tenant ON webhook (tenant_id, id);
 CREATE INDEX webhook_delivery_by_tenant ON webhook_delivery (tenant_id, id);
 CREATE INDEX webhook_delivery_due ON webhook_delivery (webhook_id, next_attempt_us, id)
@@ -630,30 +675,50 @@ FOR EACH ROW WHEN (OLD.tenant_id IS NULL) EXECUTE FUNCTION count_unattributed_re
 
 CREATE FUNCTION add_webhook_backlog() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO webhook_backlog (webhook_id, deliveries, octets) VALUES (NEW.id, 0, 0);
+    INSERT INTO webhook_backlog_by_slot (webhook_id, slot, deliveries, octets) VALUES (NEW.id, 0, 0, 0);
     RETURN NULL;
 END $$;
 CREATE TRIGGER webhook_added AFTER INSERT ON webhook FOR EACH ROW EXECUTE FUNCTION add_webhook_backlog();
 
-CREATE FUNCTION count_webhook_backlog() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    was_waiting BOOLEAN := FALSE;
-    waits BOOLEAN := FALSE;
+-- The slot of the lane whose session this is.
+CREATE FUNCTION writer_slot() RETURNS BIGINT LANGUAGE sql STABLE AS $$
+    SELECT CAST(coalesce(nullif(current_setting('pillarbox.slot', TRUE), ''), '0') AS BIGINT)
+$$;
+
+CREATE FUNCTION count_new_webhook_deliveries() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF TG_OP <> 'INSERT' THEN
-        was_waiting := OLD.next_attempt_us IS NOT NULL;
-    END IF;
-    IF TG_OP <> 'DELETE' THEN
-        waits := NEW.next_attempt_us IS NOT NULL;
-    END IF;
-    IF waits AND NOT was_waiting THEN
-        UPDATE webhook_backlog SET deliveries = deliveries + 1, octets = webhook_backlog.octets + NEW.octets
-        WHERE webhook_id = NEW.webhook_id;
-    ELSIF was_waiting AND NOT waits THEN
-        UPDATE webhook_backlog SET deliveries = deliveries - 1, octets = webhook_backlog.octets - OLD.octets
-        WHERE webhook_id = OLD.webhook_id;
-    END IF;
+    INSERT INTO webhook_backlog_by_slot (webhook_id, slot, deliveries, octets)
+    SELECT webhook_id, writer_slot(), sum(deliveries), sum(octets) FROM (SELECT webhook_id, 1 AS deliveries, octets FROM added WHERE next_attempt_us IS NOT NULL) AS waiting
+    GROUP BY webhook_id HAVING sum(deliveries) <> 0 OR sum(octets) <> 0 ORDER BY webhook_id
+    ON CONFLICT (webhook_id, slot) DO UPDATE SET deliveries = webhook_backlog_by_slot.deliveries + excluded.deliveries,
+        octets = webhook_backlog_by_slot.octets + excluded.octets;
     RETURN NULL;
 END $$;
-CREATE TRIGGER webhook_delivery_counted AFTER INSERT OR DELETE OR UPDATE OF next_attempt_us ON webhook_delivery
-FOR EACH ROW EXECUTE FUNCTION count_webhook_backlog();
+CREATE TRIGGER webhook_delivery_insert AFTER INSERT ON webhook_delivery REFERENCING NEW TABLE AS added
+FOR EACH STATEMENT EXECUTE FUNCTION count_new_webhook_deliveries();
+
+CREATE FUNCTION count_changed_webhook_deliveries() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO webhook_backlog_by_slot (webhook_id, slot, deliveries, octets)
+    SELECT webhook_id, writer_slot(), sum(deliveries), sum(octets) FROM (SELECT webhook_id, 1 AS deliveries, octets FROM added WHERE next_attempt_us IS NOT NULL
+        UNION ALL SELECT webhook_id, -1 AS deliveries, -octets AS octets FROM former WHERE next_attempt_us IS NOT NULL) AS waiting
+    GROUP BY webhook_id HAVING sum(deliveries) <> 0 OR sum(octets) <> 0 ORDER BY webhook_id
+    ON CONFLICT (webhook_id, slot) DO UPDATE SET deliveries = webhook_backlog_by_slot.deliveries + excluded.deliveries,
+        octets = webhook_backlog_by_slot.octets + excluded.octets;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER webhook_delivery_update AFTER UPDATE ON webhook_delivery REFERENCING OLD TABLE AS former NEW TABLE AS added
+FOR EACH STATEMENT EXECUTE FUNCTION count_changed_webhook_deliveries();
+
+CREATE FUNCTION count_deleted_webhook_deliveries() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO webhook_backlog_by_slot (webhook_id, slot, deliveries, octets)
+    SELECT webhook_id, writer_slot(), sum(deliveries), sum(octets) FROM (SELECT webhook_id, -1 AS deliveries, -octets AS octets FROM former WHERE next_attempt_us IS NOT NULL) AS waiting
+    GROUP BY webhook_id HAVING sum(deliveries) <> 0 OR sum(octets) <> 0 ORDER BY webhook_id
+    ON CONFLICT (webhook_id, slot) DO UPDATE SET deliveries = webhook_backlog_by_slot.deliveries + excluded.deliveries,
+        octets = webhook_backlog_by_slot.octets + excluded.octets;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER webhook_delivery_delete AFTER DELETE ON webhook_delivery REFERENCING OLD TABLE AS former
+FOR EACH STATEMENT EXECUTE FUNCTION count_deleted_webhook_deliveries();
+
