@@ -1,5 +1,7 @@
 //! Events: list and server-sent event stream.
 
+#[cfg(test)]
+mod order_tests;
 mod stream;
 mod tail;
 
@@ -73,7 +75,9 @@ async fn follow(mut call: RequestContext, filter: EventFilter) -> Result<ApiResp
         let message = "an event stream has no pages; it starts at the newest event, or after Last-Event-ID";
         return Err(ApiError::invalid(vec![FieldError::new(*name, "invalid", message)]));
     }
-    let after = last_event_id(&call).await?;
+    let end = call.store().end_of_journal().await?;
+    // A position behind the end is one of a journal that was replaced by a backup.
+    let after = last_event_id(&call).await?.map(|after| after.min(end));
     let credential = Credential {
         // A session of the platform for a tenant ends with the key of the platform.
         owner: call.scope().filter(|_| !call.caller.by_platform),
@@ -86,6 +90,7 @@ async fn follow(mut call: RequestContext, filter: EventFilter) -> Result<ApiResp
         reader: Reader { store: call.store().clone(), filter },
         tail: call.api.tail.clone(),
         after,
+        end,
         credential,
         permit: call.api.streams.try_acquire(call.scope()).map_err(too_many)?,
         stop: call.origin.tasks.stop,

@@ -51,6 +51,8 @@ pub struct Start {
     pub tail: Arc<Tail>,
     /// Position of the client; `None` for the end of the journal.
     pub after: Option<JournalCursor>,
+    /// The end of the journal.
+    pub end: JournalCursor,
     pub credential: Credential,
     pub permit: TenantPermit,
     pub stop: CancellationToken,
@@ -77,16 +79,15 @@ struct Follower {
 
 /// Starts a stream.
 pub fn open(start: Start) -> Body {
-    let last = start.reader.store.watch_events();
-    let position = start.after.unwrap_or(*last.borrow());
+    let position = start.after.unwrap_or(start.end);
     let follower = Follower {
         // The key may have changed since authentication, so the first step checks it.
         checked_version: None,
-        reader: start.reader,
         tail: start.tail,
         position,
         sent: start.after.unwrap_or(position.rounded_down()),
-        last,
+        last: start.reader.store.watch_events(),
+        reader: start.reader,
         credential: start.credential,
         checked_at: start.clock.instant(),
         last_sent_at: start.clock.instant(),

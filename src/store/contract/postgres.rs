@@ -71,4 +71,13 @@ impl PostgresHarness {
     pub(crate) async fn execute(&self, sql: &str) {
         self.server.execute(&self.database, sql).await;
     }
+
+    /// A session with this name.
+    pub(crate) async fn session(&self, name: &str) -> tokio_postgres::Client {
+        let mut config = self.server.config(&self.database);
+        config.application_name(name);
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
 }

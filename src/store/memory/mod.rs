@@ -4,6 +4,7 @@
 mod commit_counters;
 mod directory_versions;
 mod event_clock;
+mod journal_end;
 mod minute_series;
 mod spool_feed;
 mod suppression_times;
@@ -15,6 +16,7 @@ mod webhook_subscriptions;
 pub(super) use commit_counters::CommitCounters;
 pub(super) use directory_versions::{DirectoryChange, DirectoryChanges, DirectoryVersions};
 pub(super) use event_clock::EventClock;
+pub(super) use journal_end::JournalEnd;
 pub(super) use minute_series::MinuteSeries;
 pub use spool_feed::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange, SpoolFeed};
 pub(super) use suppression_times::SuppressionTimes;

@@ -1,4 +1,5 @@
-//! Appends to the journal and reads it. Ids of events are in the order of commits.
+//! Appends to the journal and reads it by ids, which are in the order of commits if one connection writes, as on SQLite. For
+//! PostgreSQL, see `journal::commit_order`.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -28,11 +29,12 @@ pub(super) fn open_clock(connection: &Connection) -> database::Result<EventClock
     let indexed: Option<JournalCursor> =
         connection.query_row("SELECT max(cursor) FROM search_progress", [], |row| row.get(0))?;
     let last = [event.map(Ulid::from).map(u128::from), copy.map(Ulid::from).map(u128::from)];
-    let last = last.into_iter().chain([indexed.map(JournalCursor::bits)]).flatten().max();
+    let indexed = indexed.filter(|cursor| cursor.commit_position().is_none()).map(JournalCursor::bits);
+    let last = last.into_iter().chain([indexed]).flatten().max();
     Ok(EventClock::behind(last.unwrap_or(0)))
 }
 
-/// The position after all committed events.
+/// The position after all committed events of SQLite.
 pub(super) fn end_of_journal(clock: &EventClock) -> JournalCursor {
     JournalCursor::from_bits(clock.last())
 }
@@ -113,6 +115,7 @@ macro_rules! context_columns {
         )
     };
 }
+pub(super) use context_columns;
 
 /// Reads an event from a row; `id` is the column with its id.
 pub(super) fn read_event(row: &Row<'_>, id: &str) -> database::Result<Event> {
@@ -134,6 +137,11 @@ pub(super) fn read_event(row: &Row<'_>, id: &str) -> database::Result<Event> {
         data,
         created_at: time(row, "created_us")?,
     })
+}
+
+/// The tenant whose events a filter takes; empty for those of the platform.
+pub(super) fn owner(filter: &EventFilter) -> Option<String> {
+    if filter.of_platform { Some(String::new()) } else { filter.tenant_id.map(|tenant| tenant.to_string()) }
 }
 
 /// Without the index, these few would be looked for among all events of messages.
@@ -185,9 +193,8 @@ impl Sliced for EventSearch {
 
     fn read_slice(mut self, connection: &Connection) -> Result<ReadSlice<Self>> {
         let range = Range::of(EventId::PREFIX, &self.rest);
-        let EventFilter { tenant_id, of_platform, environment, kind, message_id } = &self.filter;
-        let owner =
-            if *of_platform { Some(String::new()) } else { tenant_id.map(|tenant| tenant.to_string()) };
+        let EventFilter { environment, kind, message_id, .. } = &self.filter;
+        let owner = owner(&self.filter);
         let rows = match (message_id, kind) {
             (Some(_), _) => "event WHERE message_id = ?3",
             (None, Some(kind)) if !kind.names_message() => OF_TYPE_WITHOUT_MESSAGE,
@@ -254,7 +261,7 @@ fn edge_between(last: EventId, next: EventId) -> Option<EventId> {
     (next_at != made_at).then(|| ulid_at(made_at, rest).into())
 }
 
-/// The position after an event. Ids of events are in the order of commits, so positions are derived from them.
+/// The position after an event on SQLite, where positions are derived from ids.
 pub(super) fn cursor_after(event: EventId) -> JournalCursor {
     JournalCursor::from_bits(Ulid::from(event).into())
 }

@@ -1,5 +1,7 @@
 //! Messages, deliveries, attempts, events and rejections for the API, and their retention.
 
+pub(super) mod commit_order;
+pub(super) mod follow;
 mod full_text;
 pub(super) mod idempotent_responses;
 pub(super) mod index;
@@ -13,11 +15,12 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use self::commit_order::FilteredEvents;
 use super::spool::submission_key;
 use super::{Store, Tx, blob_store, delivery_rows, events, message_rows, outbox, usage};
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, EventId, KeyId, MessageId, RequestId, TenantId};
-use crate::store::database::Connection;
+use crate::store::database::{Connection, Engine};
 use crate::store::{
     Attempt, Delivery, Event, EventFilter, EventPage, IdempotentResponse, Journal, JournalCursor,
     JournalEntry, Message, MessageFilter, MessagePage, NewEvent, PAGE_OBJECTS_MAX, Page, PageRequest, Pruned,
@@ -42,10 +45,12 @@ impl Journal for Store {
         let _guard = self.indexing.lock().await;
         // Others wait for the guard, so this does not wait for the turn of a requester.
         let server = self.of_server();
-        let Some(news) = server.read_slow(index::read_news).await? else { return Ok(false) };
+        let end = server.end_of_journal().await?;
+        let read = move |connection: &Connection| index::read_news(connection, end);
+        let Some(news) = server.read_slow(read).await? else { return Ok(false) };
         let truncated = news.truncated;
-        server.write(move |tx| index::write(tx, &news)).await?;
-        Ok(truncated)
+        let is_written = server.write(move |tx| index::write(tx, &news)).await?;
+        Ok(is_written && truncated)
     }
 
     async fn deliveries(&self, message: MessageId) -> Result<Vec<Delivery>> {
@@ -85,7 +90,12 @@ impl Journal for Store {
     }
 
     async fn events_after(&self, after: JournalCursor, limit: usize) -> Result<Page<JournalEntry>> {
-        self.read_slow(move |connection| events::after(connection, after, limit)).await
+        let end = self.journal_end.position();
+        let query = move |connection: &Connection| match connection.engine() {
+            Engine::Sqlite => events::after(connection, after, limit),
+            Engine::Postgres => commit_order::events_after(connection, after, end, limit),
+        };
+        self.read_slow(query).await
     }
 
     async fn filtered_events_after(
@@ -93,6 +103,10 @@ impl Journal for Store {
         filter: EventFilter,
         after: JournalCursor,
     ) -> Result<(Vec<JournalEntry>, Option<JournalCursor>)> {
+        if self.engine == Engine::Postgres {
+            let end = self.journal_end.position();
+            return self.read_slices(FilteredEvents::new(filter, after, end, self.bounds)).await;
+        }
         let before = Some(events::last_before(after).to_string());
         let page = PageRequest { limit: PAGE_OBJECTS_MAX, before, ..PageRequest::default() };
         let EventPage { items, next } = self.list_events(filter, page).await?;
@@ -101,11 +115,22 @@ impl Journal for Store {
     }
 
     async fn cursor_of(&self, event: EventId) -> Result<JournalCursor> {
-        Ok(events::cursor_after(event))
+        if self.engine == Engine::Sqlite {
+            return Ok(events::cursor_after(event));
+        }
+        let end = self.journal_end.position();
+        self.read(move |connection| commit_order::cursor_after(connection, event, end)).await
+    }
+
+    async fn end_of_journal(&self) -> Result<JournalCursor> {
+        if self.engine == Engine::Postgres {
+            self.journal_end.advance(self.of_server().read(commit_order::end).await?);
+        }
+        Ok(self.journal_end.position())
     }
 
     fn watch_events(&self) -> watch::Receiver<JournalCursor> {
-        self.last_event.clone()
+        self.journal_end.watch()
     }
 
     fn counts(&self) -> StoreCounts {

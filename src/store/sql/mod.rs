@@ -11,6 +11,7 @@ mod checksum;
 mod commit_outcome;
 mod delivery_rows;
 mod directory;
+mod duties;
 mod erasures;
 mod events;
 mod inboxes;
@@ -46,12 +47,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::blob_store::BodyFiles;
 pub use self::blob_store::{body_path, hold_bodies};
 pub use self::bounds::Bounds;
-use self::journal::{idempotent_responses, retention};
+use self::journal::{follow, idempotent_responses, retention};
 pub use self::postgres::{PostgresOptions, database_status};
 use self::probe::Probe;
 use self::queue::StatsCache;
@@ -67,12 +68,13 @@ pub use self::sqlite::open::{DATABASE_FILE, lock_data_dir};
 pub use self::sqlite::quick_check::quick_check;
 use self::unit_of_work::Tx;
 use self::writer::{HotJob, Writer};
-use super::memory::{CommitCounters, DirectoryVersions, MinuteSeries, SuppressionTimes, WebhookDueIndex};
-use super::{
-    Access, AuditTrail, JournalCursor, OpenError, Requester, ResponseRecorder, Result, SpoolFeed, StoreError,
-    StoreOptions,
+use super::memory::{
+    CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, SuppressionTimes, WebhookDueIndex,
 };
-use crate::store::database::Connection;
+use super::{
+    Access, AuditTrail, OpenError, Requester, ResponseRecorder, Result, SpoolFeed, StoreError, StoreOptions,
+};
+use crate::store::database::{Connection, Engine};
 use crate::store::free_space::FreeSpace;
 
 /// What the store needs before it can be opened, which a server may be using. `None` if it needs nothing, or is new.
@@ -154,6 +156,7 @@ impl Deref for Store {
 
 /// An open database: one writer, several readers.
 pub struct OpenDatabase {
+    engine: Engine,
     writer: Writer,
     readers: Readers,
     /// See [`super::Spool::feed`].
@@ -175,7 +178,9 @@ pub struct OpenDatabase {
     /// See [`super::Journal::counts`].
     counters: Arc<CommitCounters>,
     /// See [`super::Journal::watch_events`].
-    last_event: watch::Receiver<JournalCursor>,
+    journal_end: Arc<JournalEnd>,
+    /// The task that keeps it up to date on PostgreSQL.
+    following: Mutex<Option<AbortOnDropHandle<()>>>,
     /// The due times of webhooks.
     webhooks_due: Arc<WebhookDueIndex>,
     /// See [`super::Directory::directory_version`].
@@ -200,11 +205,23 @@ impl Store {
             StoreOptions::Sqlite(options) => sqlite::open::open(options),
             StoreOptions::Postgres(options) => postgres::open(&options),
         });
-        opened.await.unwrap_or_else(|error| Err(OpenError::Failed { path, message: error.to_string() }))
+        let store = opened
+            .await
+            .unwrap_or_else(|error| Err(OpenError::Failed { path, message: error.to_string() }))?;
+        if store.engine == Engine::Postgres && store.access == Access::Serve {
+            let following = tokio::spawn(follow::follow(Arc::downgrade(&store.database)));
+            *store.following.lock() = Some(AbortOnDropHandle::new(following));
+        }
+        Ok(store)
     }
 
     fn new(database: OpenDatabase) -> Self {
-        Self { database: Arc::new(database), requester: Requester::Server, recorder: None, trail: None }
+        Self::of_database(Arc::new(database))
+    }
+
+    /// A handle of the server itself.
+    fn of_database(database: Arc<OpenDatabase>) -> Self {
+        Self { database, requester: Requester::Server, recorder: None, trail: None }
     }
 
     /// A handle whose changes also store the response that `recorder` renders from their result, in their transaction.
@@ -225,12 +242,7 @@ impl Store {
 
     /// A handle of the server itself, for work that others wait for.
     fn of_server(&self) -> Self {
-        Self {
-            database: Arc::clone(&self.database),
-            requester: Requester::Server,
-            recorder: None,
-            trail: None,
-        }
+        Self::of_database(Arc::clone(&self.database))
     }
 
     /// Writes pending changes and closes. Later calls fail with [`StoreError::Closed`].

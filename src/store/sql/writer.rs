@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::bounds::Bounds;
 use super::commit_outcome::{CommitOutcome, InsertedRow};
@@ -19,10 +19,10 @@ use super::secret_encryption::Sealer;
 use super::unit_of_work::Tx;
 use crate::store::database::{self, Connection, DatabaseError, Engine, TransactionState, WriterLock};
 use crate::store::memory::{
-    CommitCounters, DirectoryVersions, EventClock, MinuteSeries, SuppressionTimes, UsageParts,
+    CommitCounters, DirectoryVersions, EventClock, JournalEnd, MinuteSeries, SuppressionTimes, UsageParts,
     WebhookDueIndex, WebhookSubscriptions,
 };
-use crate::store::{JournalCursor, Result, StoreError};
+use crate::store::{Result, StoreError};
 
 /// How long a transaction waits for another process; also set when the connection is opened.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -319,7 +319,7 @@ pub(super) struct WriterState {
 /// State to update after a commit.
 pub(super) struct CommitHooks {
     /// The end of the journal.
-    pub(super) last_event: watch::Sender<JournalCursor>,
+    pub(super) journal_end: Arc<JournalEnd>,
     /// The due times of webhooks.
     pub(super) webhooks_due: Arc<WebhookDueIndex>,
     /// Counts for metrics.
@@ -443,8 +443,11 @@ impl Lane {
         hooks.directory_versions.note(tx.directory_changes.take());
         hooks.minutes.add(&tx.usage.take_minutes());
         usage_parts.note(parts);
-        let last = events::end_of_journal(clock);
-        hooks.last_event.send_if_modified(|known| std::mem::replace(known, last.max(*known)) < last);
+        match self.connection.engine() {
+            Engine::Sqlite => hooks.journal_end.advance(events::end_of_journal(clock)),
+            // Another transaction may be in progress.
+            Engine::Postgres => hooks.journal_end.note_commit(),
+        }
         hooks.webhooks_due.note_all(tx.touched_webhooks.take());
         Ok(())
     }

@@ -51,7 +51,12 @@ store_trait! {
         ) -> Result<(Vec<JournalEntry>, Option<JournalCursor>)>;
         /// The position after an event, for a client that knows only its id. The event may have been deleted.
         async fn cursor_of(&self, event: EventId) -> Result<JournalCursor>;
-        /// The position after the last committed event, kept up to date.
+        /// The position up to which the journal is complete, with what was committed before the call. On an engine with
+        /// several writers, a transaction that is in progress holds it back.
+        async fn end_of_journal(&self) -> Result<JournalCursor>;
+        /// The position up to which the journal is complete, kept up to date. On an engine with several writers it follows
+        /// commits within 200 ms, and stands still while nobody watches. [`Journal::events_after`] and
+        /// [`Journal::filtered_events_after`] read up to here.
         fn watch_events(&self) -> watch::Receiver<JournalCursor>;
         /// Counts since the store was opened.
         fn counts(&self) -> StoreCounts;

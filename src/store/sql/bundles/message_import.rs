@@ -13,7 +13,7 @@ use super::messages::{ATTEMPTS, DELIVERIES, EVENTS, MESSAGE, MessagePart};
 use crate::mail::{Address, Content, Timestamp};
 use crate::model::{DeliveryState, EventId, MessageId, MessageKind, TenantId};
 use crate::store::database::{
-    Connection, DatabaseError, OptionalExtension, Value as Column, params_from_iter,
+    self, Connection, DatabaseError, OptionalExtension, Value as Column, params_from_iter,
 };
 use crate::store::sql::blob_store::{self, BodyFiles, BodyPlacement, FreshFile};
 use crate::store::sql::checksum::Checksum;
@@ -192,11 +192,15 @@ impl ParsedMessage {
         tx.prepare_cached(sql)?.execute([self.id])?;
         let environment = self.column("environment");
         for event in &self.events {
-            let others = vec![
+            let mut others = vec![
                 ("message_id", id.clone()),
                 ("tenant_id", tenant.clone()),
                 ("environment", environment.clone()),
             ];
+            if tx.engine() == database::Engine::Postgres {
+                // It is older than all others.
+                others.push(("transaction_id", Column::Integer(0)));
+            }
             insert_row(tx, "event", EVENTS.fields, event, others)?;
         }
         if *self.column("kind") == Column::from(MessageKind::Message.as_str().to_owned()) {

@@ -9,14 +9,16 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use ulid::Ulid;
 
+use super::commit_order;
 use super::full_text::{self, IndexQuery, SubjectQuery};
 use crate::mail::{Address, DomainName, ReversePath};
 use crate::model::{Environment, EventKind, KeyId, ListName, MessageId, TenantId};
-use crate::store::database::{Connection, DatabaseError, Engine, OptionalExtension, params};
+use crate::store::database::{self, Connection, DatabaseError, Engine, OptionalExtension, params};
+use crate::store::sql::duties::try_begin;
 use crate::store::sql::sql_types::sql_limit;
 use crate::store::sql::unit_of_work::Tx;
 use crate::store::sql::{delivery_rows, events, message_rows};
-use crate::store::{JournalCursor, Message, MessageFilter, Result};
+use crate::store::{Duty, JournalCursor, Message, MessageFilter, Result};
 
 /// Maximum of events in one round, because the job that indexes them delays other commits.
 const ROUND_EVENTS_MAX: usize = 500;
@@ -31,6 +33,8 @@ const PLACE_SHIFT_MAX: i64 = 1 << PLACE_RANDOM_BITS;
 
 /// Messages to index in one round.
 pub(super) struct News {
+    /// The position of the index when they were read.
+    after: Option<JournalCursor>,
     /// The position after the last read event.
     cursor: JournalCursor,
     messages: Vec<Entry>,
@@ -44,23 +48,33 @@ struct Entry {
     subject: String,
 }
 
-pub(super) fn read_news(connection: &Connection) -> Result<Option<News>> {
+/// An event, as far as the index needs it.
+pub(super) struct IndexedEvent {
+    /// The position after it.
+    pub(super) cursor: JournalCursor,
+    pub(super) kind: EventKind,
+    pub(super) message_id: Option<MessageId>,
+}
+
+/// Reads what was accepted after the position of the index, up to the end of the journal.
+pub(super) fn read_news(connection: &Connection, end: JournalCursor) -> Result<Option<News>> {
     let progress = "SELECT cursor FROM search_progress WHERE id = 1";
-    let cursor: Option<JournalCursor> =
+    let after: Option<JournalCursor> =
         connection.prepare_cached(progress)?.query_row([], |row| row.get(0)).optional()?;
-    let sql = "SELECT id, kind, message_id FROM event WHERE id > ?1 ORDER BY id LIMIT ?2";
-    let mut statement = connection.prepare_cached(sql)?;
-    let last_read = cursor.map_or_else(String::new, |cursor| events::last_before(cursor).to_string());
-    let mut rows = statement.query(params![last_read, sql_limit(ROUND_EVENTS_MAX)])?;
-    let (mut last, mut count, mut facets_count) = (None, 0, 0);
+    let begin = after.unwrap_or(JournalCursor::from_bits(0));
+    let events = match connection.engine() {
+        Engine::Sqlite => next_events(connection, begin)?,
+        Engine::Postgres => commit_order::next_to_index(connection, begin, end, ROUND_EVENTS_MAX)?,
+    };
+    let (mut cursor, mut facets_count) = (None, 0);
     let mut messages = Vec::new();
-    while facets_count < ROUND_FACETS_MAX
-        && let Some(row) = rows.next()?
-    {
-        (last, count) = (Some(row.get(0)?), count + 1);
-        let kind: EventKind = row.get(1)?;
-        if kind == EventKind::MessageAccepted
-            && let Some(id) = row.get::<_, Option<MessageId>>(2)?
+    for event in &events {
+        if facets_count >= ROUND_FACETS_MAX {
+            break;
+        }
+        cursor = Some(event.cursor);
+        if event.kind == EventKind::MessageAccepted
+            && let Some(id) = event.message_id
             && let Some(message) = message_rows::find(connection, id)?
         {
             let recipients = delivery_rows::recipients(connection, id, usize::MAX)?;
@@ -72,11 +86,27 @@ pub(super) fn read_news(connection: &Connection) -> Result<Option<News>> {
     }
     // The index writes segments in the order of places.
     messages.sort_unstable_by_key(|entry| entry.id);
-    let truncated = count == ROUND_EVENTS_MAX || facets_count >= ROUND_FACETS_MAX;
-    Ok(last.map(|event| News { cursor: events::cursor_after(event), messages, truncated }))
+    let truncated = events.len() == ROUND_EVENTS_MAX || facets_count >= ROUND_FACETS_MAX;
+    Ok(cursor.map(|cursor| News { after, cursor, messages, truncated }))
 }
 
-pub(super) fn write(tx: &Tx<'_>, news: &News) -> Result<()> {
+/// The next events on SQLite.
+fn next_events(connection: &Connection, after: JournalCursor) -> Result<Vec<IndexedEvent>> {
+    let sql = "SELECT id, kind, message_id FROM event WHERE id > ?1 ORDER BY id LIMIT ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows =
+        statement.query_map(params![events::last_before(after), sql_limit(ROUND_EVENTS_MAX)], |row| {
+            let cursor = events::cursor_after(row.get(0)?);
+            Ok(IndexedEvent { cursor, kind: row.get(1)?, message_id: row.get(2)? })
+        })?;
+    Ok(rows.collect::<database::Result<_>>()?)
+}
+
+/// Indexes messages. False if somebody else has indexed them, or is indexing.
+pub(super) fn write(tx: &Tx<'_>, news: &News) -> Result<bool> {
+    if !try_begin(tx, Duty::SearchIndex)? || !advance(tx, news)? {
+        return Ok(false);
+    }
     let mut is_there = tx.prepare_cached("SELECT 1 FROM message WHERE id = ?1")?;
     for entry in &news.messages {
         // It may have been deleted since it was read, or be an imported one.
@@ -84,10 +114,22 @@ pub(super) fn write(tx: &Tx<'_>, news: &News) -> Result<()> {
             put(tx, entry)?;
         }
     }
-    let sql = "INSERT INTO search_progress (id, cursor) VALUES (1, ?1)
-               ON CONFLICT (id) DO UPDATE SET cursor = excluded.cursor";
-    tx.prepare_cached(sql)?.execute([news.cursor])?;
-    Ok(())
+    Ok(true)
+}
+
+/// Moves the position of the index. False if it is not where it was when the news were read.
+fn advance(tx: &Tx<'_>, news: &News) -> Result<bool> {
+    let moved = match news.after {
+        Some(after) => tx
+            .prepare_cached("UPDATE search_progress SET cursor = ?1 WHERE id = 1 AND cursor = ?2")?
+            .execute([news.cursor, after])?,
+        None => tx
+            .prepare_cached(
+                "INSERT INTO search_progress (id, cursor) VALUES (1, ?1) ON CONFLICT (id) DO NOTHING",
+            )?
+            .execute([news.cursor])?,
+    };
+    Ok(moved == 1)
 }
 
 fn put(tx: &Tx<'_>, Entry { id, facets, subject }: &Entry) -> Result<()> {

@@ -5,6 +5,8 @@ mod connect;
 mod lane_tests;
 #[cfg(test)]
 mod opening_tests;
+#[cfg(test)]
+mod order_tests;
 mod schema;
 mod server_check;
 mod status;
@@ -15,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::blob_store::BodyFiles;
+use super::journal::commit_order;
 use super::readers::ReaderManager;
 use super::secret_encryption::MasterKeyFile;
 use super::sqlite::open::{Opened, start, unlock};
@@ -69,6 +72,8 @@ pub(super) fn open(options: &PostgresOptions) -> Result<Store, OpenError> {
     };
     create_directory(&options.data_dir, 0o700).map_err(failed)?;
     schema::migrate(&connection)?;
+    commit_order::continue_after_restore(&connection)
+        .map_err(|error| OpenError::Database(error.to_string()))?;
     let key_file = MasterKeyFile::new(options.master_key_file.clone(), &options.data_dir);
     let sealer = unlock(&connection, &key_file, OpenError::Database)?;
     // All bodies are rows.

@@ -10,19 +10,20 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::watch;
 
 use super::leftovers;
 use super::migration_cost::{PendingMigrations, find_pending};
 use super::schema::{MigrationError, is_current, migrate};
 use crate::durable_file::{create_directory, inherit_owner, remove_unfinished, sync_directory};
 use crate::mail::Timestamp;
-use crate::store::database::{self, DatabaseError, OptionalExtension};
+use crate::store::database::{self, DatabaseError, Engine, OptionalExtension};
 use crate::store::free_space::FreeSpace;
 use crate::store::memory::{
-    CommitCounters, DirectoryVersions, MinuteSeries, SuppressionTimes, WebhookDueIndex, WebhookSubscriptions,
+    CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, SuppressionTimes, WebhookDueIndex,
+    WebhookSubscriptions,
 };
 use crate::store::sql::blob_store::BodyFiles;
+use crate::store::sql::journal::commit_order;
 use crate::store::sql::readers::{ReaderManager, Readers};
 use crate::store::sql::secret_encryption::{MasterKeyFile, SealedColumn, Sealer};
 use crate::store::sql::spool::due_rows;
@@ -91,14 +92,18 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
     let clock = events::open_clock(&connection)?;
     let feed = SpoolFeed::new(options.hot_queue_bytes_max, options.access == Access::Serve);
     due_rows::begin_feed(&connection, &feed)?;
-    let (sender, last_event) = watch::channel(events::end_of_journal(&clock));
+    let end = match connection.engine() {
+        Engine::Sqlite => events::end_of_journal(&clock),
+        Engine::Postgres => commit_order::end(&connection)?,
+    };
+    let journal_end = Arc::new(JournalEnd::at(end));
     let webhooks_due = Arc::new(WebhookDueIndex::new(outbox::deliveries::first_due(&connection)?));
     let counters = Arc::new(CommitCounters::new());
     let directory_versions = DirectoryVersions::default();
     let suppression_times = SuppressionTimes::new(events::time_behind(&clock).max(Timestamp::now()));
     let minutes = Arc::new(MinuteSeries::new(Timestamp::now()));
     let hooks = CommitHooks {
-        last_event: sender,
+        journal_end: Arc::clone(&journal_end),
         webhooks_due: Arc::clone(&webhooks_due),
         counters: Arc::clone(&counters),
         directory_versions: directory_versions.clone(),
@@ -113,9 +118,11 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         usage_parts: Default::default(),
         bounds: options.bounds,
     };
+    let engine = connection.engine();
     lanes.insert(0, connection);
     Ok(Store::new(OpenDatabase {
         counters,
+        engine,
         writer: Writer::start(lanes, state, hooks)?,
         readers,
         feed: Arc::new(feed),
@@ -130,7 +137,8 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         report_keys: Arc::new(ArcSwap::from_pointee(report_keys)),
         access: options.access,
         bounds: options.bounds,
-        last_event,
+        journal_end,
+        following: Default::default(),
         webhooks_due,
         directory_versions,
         suppression_times,

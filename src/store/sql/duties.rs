@@ -1,0 +1,27 @@
+//! Which node does a job that is done once for all nodes.
+
+use super::Store;
+use super::unit_of_work::Tx;
+use crate::store::database::Engine;
+use crate::store::{Duty, Result};
+
+/// The advisory locks of PostgreSQL for transactions of duties.
+const LOCK_CLASS: i32 = 2;
+
+impl Store {
+    /// Whether this node does a job that one node does for all. On SQLite there is one node.
+    pub fn has_duty(&self, duty: Duty) -> bool {
+        let (count, rank) = (1, 0);
+        duty.rank_among(count) == rank
+    }
+}
+
+/// Begins a step of a duty in a transaction that others may run beside. False if another node is doing one: after a change of
+/// the nodes two may have the duty.
+pub(super) fn try_begin(tx: &Tx<'_>, duty: Duty) -> Result<bool> {
+    if tx.engine() == Engine::Sqlite {
+        return Ok(true);
+    }
+    let sql = "SELECT pg_try_advisory_xact_lock(CAST(?1 AS INTEGER), CAST(?2 AS INTEGER))";
+    Ok(tx.prepare_cached(sql)?.query_row([LOCK_CLASS, duty.number()], |row| row.get(0))?)
+}
