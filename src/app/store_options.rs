@@ -106,7 +106,7 @@ mod tests {
 
     fn refuse(text: &str) -> String {
         let config = Config::parse(text, Path::new("test.toml")).unwrap();
-        StoreOptions::new(&config, Access::Manage).err().expect("it is refused").to_string()
+        StoreOptions::new(&config, Access::Manage).expect_err("it is refused").to_string()
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod report;
 mod rotate_tokens;
 mod serve;
 mod shutdown_watchdog;
+mod store;
 mod suppression;
 mod table;
 mod tail;
@@ -126,6 +127,8 @@ enum Command {
     ///
     /// Works on the machine of the server, beside it, and needs no key.
     Backup(backup::Arguments),
+    /// Copies the data of a server from SQLite to PostgreSQL, or back
+    Store(store::Arguments),
     /// Lists and lifts bans from SMTP logins
     Ban(ban::Arguments),
     /// Shows the certificate of the server and how it is renewed; orders a new one
@@ -194,6 +197,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Event(arguments) => event::run(arguments),
         Command::Audit(arguments) => audit::run(arguments),
         Command::Tail(arguments) => tail::run(arguments),
+        Command::Store(arguments) => store::run(&arguments),
         Command::Ban(arguments) => ban::run(arguments),
         Command::Certificate(arguments) => certificate::run(arguments),
         Command::Ui(arguments) => ui::run(arguments),

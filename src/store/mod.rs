@@ -42,10 +42,11 @@ pub use requester::Requester;
 use requester::is_in_scope;
 pub use response_recorder::{IdempotentRequest, ResponseRecorder};
 pub use sql::{
-    BackupError, Bounds, CopiedDatabase, CopyProgress, DATABASE_FILE, DatabaseReport, NewLife,
-    PendingMigrations, PostgresOptions, PreparedDatabase, SqliteOptions, Store, body_path, check_database,
-    check_master_key, copy_database, database_status, fingerprint_in_database, has_data, hold_bodies,
-    lock_data_dir, master_key_fingerprint, pending_migrations, prepare_restored, quick_check,
+    BackupError, Bounds, CopiedDatabase, CopiedStore, CopyOptions, CopyProgress, CopyStep, DATABASE_FILE,
+    DatabaseReport, NewLife, PendingMigrations, PostgresOptions, PreparedDatabase, SqliteOptions, Store,
+    StoreCopyError, StoreCopyProgress, body_path, check_database, check_master_key, copy_database,
+    copy_store, database_status, fingerprint_in_database, has_data, hold_bodies, lock_data_dir,
+    master_key_fingerprint, pending_migrations, prepare_restored, quick_check,
 };
 pub use traits::{
     AcmeAccounts, Audit, Bundles, Directory, Erasures, Inboxes, Journal, Ledger, Outbox, Queue, Reports,

@@ -93,6 +93,27 @@ pub enum OpenError {
         /// The fault.
         message: String,
     },
+    /// The data was moved by `pillarbox store copy`.
+    #[error(
+        "the data of {place} was moved to {to}: let the configuration name that place; to use this one again as it was then, \
+         drop its table moved_store"
+    )]
+    Moved {
+        /// The store.
+        place: String,
+        /// Where the data is.
+        to: String,
+    },
+    /// A copy by `pillarbox store copy` is not complete.
+    #[error(
+        "{place} has an incomplete copy of {from}: finish it with the same `pillarbox store copy`, or delete it"
+    )]
+    Incomplete {
+        /// The store.
+        place: String,
+        /// The source of the copy.
+        from: String,
+    },
     /// An option cannot be used.
     #[error("{option}: {message}")]
     Option {

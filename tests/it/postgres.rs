@@ -3,6 +3,8 @@
 #[path = "../../src/store/contract/postgres_server.rs"]
 mod postgres_server;
 
+use std::os::unix::fs::PermissionsExt;
+
 use pillarbox::config::Config;
 use tokio_postgres::config::Host;
 
@@ -89,4 +91,46 @@ async fn commands_use_the_database_or_say_what_to_use_there() {
     expect(&["backup", "restore", "--config", file, "--yes", "/nowhere"], false, &["store copy"]).await;
     let doctor = ["doctor", "--local", "--config", file, "--only", "store.database,backup.age", "--all"];
     expect(&doctor, false, &["answers within", "max_wal_size", "the database is in PostgreSQL"]).await;
+}
+
+#[tokio::test]
+async fn a_store_moves_to_postgresql_and_its_old_place_is_closed() {
+    let Some((_postgres, url)) = postgres().await else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (data, key) = (path("data"), path("data/master.key"));
+    let expect = async |arguments: &[&str], is_right: bool, parts: &[&str]| {
+        let (success, said) = run(arguments).await;
+        assert_eq!(success, is_right, "{arguments:?}: {said}");
+        for part in parts {
+            assert!(said.contains(part), "`{part}` is not in:\n{said}");
+        }
+    };
+    expect(&["key", "create", "--init", "--data-dir", &data, "--name", "platform"], true, &["pb_live_"])
+        .await;
+    let copy = ["store", "copy", "--from", &data, "--to", &url];
+    expect(&copy, false, &["fsync is off"]).await;
+    let other_key = path("other.key");
+    std::fs::write(&other_key, "a".repeat(64)).unwrap();
+    std::fs::set_permissions(&other_key, PermissionsExt::from_mode(0o600)).unwrap();
+    let with_other_key = [&copy[..], &["--unsafe-database", "--master-key", &other_key]].concat();
+    expect(&with_other_key, false, &["other.key", "is not the master key"]).await;
+    let copy = [&copy[..], &["--unsafe-database"]].concat();
+    expect(&copy, true, &["both are the same", "fingerprint"]).await;
+    expect(&copy, false, &["was moved to"]).await;
+    expect(&["key", "list", "--data-dir", &data], false, &["was moved to postgres://pillarbox@"]).await;
+    let config = path("pillarbox.toml");
+    let text = format!(
+        "hostname = \"{HOSTNAME}\"\ndata_dir = \"{}\"\nmaster_key_file = \"{key}\"\n[store]\nurl = \"{url}\"\n\
+         unsafe_database = true\n",
+        path("node"),
+    );
+    std::fs::write(&config, text).unwrap();
+    expect(&["key", "list", "--config", &config], true, &["platform"]).await;
+    let other = path("back");
+    let back = ["store", "copy", "--from", &url, "--to", &other, "--unsafe-database", "--keep-source"];
+    expect(&back, true, &["both are the same"]).await;
+    expect(&["key", "list", "--config", &config], true, &["platform"]).await;
+    std::fs::copy(&key, path("back/master.key")).unwrap();
+    expect(&["key", "list", "--data-dir", &other], true, &["platform"]).await;
 }

@@ -114,7 +114,7 @@ pub fn key_beside_data(facts: &Facts) -> Vec<Finding> {
     let machine = &facts.machine;
     let file = machine.master_key.as_str();
     if !machine.is_master_key_beside_data {
-        return vec![Finding::ok(ID, file, "the master key is not in the data directory")];
+        return vec![Finding::ok(ID, file, "the master key is not beside the data")];
     }
     let elsewhere = "/etc/pillarbox/master.key";
     let fix = Fix::command(

@@ -57,7 +57,7 @@ pub async fn gather(config: &Config, files_needed: usize) -> MachineFacts {
         free_min: config.store.free_disk_min.as_u64(),
         sync,
         file_system,
-        is_master_key_beside_data: key.starts_with(&data_dir),
+        is_master_key_beside_data: has_mail && key.starts_with(&data_dir),
         master_key: key.display().to_string(),
         master_key_mode,
         master_key_opens,

@@ -29,7 +29,7 @@ pub(in crate::store) use rusqlite::types::{
 };
 
 /// The advisory lock of PostgreSQL that transactions hold which write.
-const WRITER_LOCK: i64 = 0x7069_6c6c_6172;
+pub(in crate::store) const WRITER_LOCK: i64 = 0x7069_6c6c_6172;
 
 /// What runs at the same time as a transaction that writes, in all processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! What belongs to PostgreSQL alone: how its database is opened and what schema it has.
 
 mod connect;
+mod for_copy;
 #[cfg(test)]
 mod lane_tests;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::blob_store::BodyFiles;
+use super::copy::refuse_marked;
 use super::journal::commit_order;
 use super::readers::ReaderManager;
 use super::secret_encryption::MasterKeyFile;
@@ -25,6 +27,8 @@ use super::{Bounds, SqliteOptions, Store};
 use crate::durable_file::create_directory;
 use crate::store::database::{Connection, DatabaseError, PostgresServer, SessionRole};
 use crate::store::{Access, OpenError};
+pub(super) use for_copy::{complete_copy, find_user, open_for_copy, require_tables};
+pub(super) use schema::migrate;
 pub use status::database_status;
 pub(super) use status::pending_migrations;
 
@@ -65,6 +69,7 @@ pub(super) fn open(options: &PostgresOptions) -> Result<Store, OpenError> {
     let server = Arc::new(PostgresServer::new(options.config.clone(), options.tls.clone()));
     let connection = connect::connect(&server, SessionRole::Reader)?;
     server_check::require_usable(&connection, options.is_unsafe_allowed)?;
+    refuse_marked(&connection, &server.name(), refused)?;
     require_access(options.access, &server, &connection)?;
     let failed = |error: std::io::Error| OpenError::Failed {
         path: options.data_dir.clone(),

@@ -29,7 +29,7 @@ pub(super) fn version(connection: &Connection) -> database::Result<u32> {
 ///
 /// # Errors
 /// [`OpenError::Newer`], [`OpenError::Database`].
-pub(super) fn migrate(connection: &Connection) -> Result<(), OpenError> {
+pub(in crate::store::sql) fn migrate(connection: &Connection) -> Result<(), OpenError> {
     let known = known();
     loop {
         let found = match migrate_once(connection).map_err(refused)? {

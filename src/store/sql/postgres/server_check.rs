@@ -137,7 +137,8 @@ mod tests {
     #[test]
     fn a_server_that_lacks_something_is_refused_with_what_to_do() {
         assert_eq!(usable().find_fault(false), None);
-        let cases: [(fn(&mut ServerFacts), &str); 8] = [
+        type Change = fn(&mut ServerFacts);
+        let cases: [(Change, &str); 8] = [
             (|facts| facts.version = "CockroachDB CCL v25.1".into(), "must be PostgreSQL"),
             (|facts| facts.version = "PostgreSQL 15.2-YB-2025.2".into(), "must be PostgreSQL"),
             (|facts| facts.number = 120_022, "13 or later"),

@@ -52,7 +52,9 @@ async fn run_blocking<T: Send + 'static>(
 
 fn read(connection: &Connection, name: String) -> database::Result<DatabaseStatus> {
     let version: String =
-        connection.query_row("SELECT current_setting('server_version')", [], |row| row.get(0))?;
+        connection.query_row("SELECT split_part(current_setting('server_version'), ' ', 1)", [], |row| {
+            row.get(0)
+        })?;
     let settings = read_settings(connection)?;
     let has_tables = schema::version(connection)? > 0;
     let mut ping = connection.prepare_cached("SELECT 1")?;

@@ -23,6 +23,7 @@ use crate::store::memory::{
     WebhookSubscriptions,
 };
 use crate::store::sql::blob_store::BodyFiles;
+use crate::store::sql::copy::refuse_marked;
 use crate::store::sql::journal::commit_order;
 use crate::store::sql::readers::{ReaderManager, Readers};
 use crate::store::sql::secret_encryption::{MasterKeyFile, SealedColumn, Sealer};
@@ -65,6 +66,7 @@ pub(in crate::store::sql) fn open(options: SqliteOptions) -> Result<Store, OpenE
     dir.migrate(&mut connection, options.access)?;
     sync_directory(dir.0).map_err(|error| dir.fault(error))?;
     let connection = database::Connection::from(connection);
+    refuse_marked(&connection, &dir.0.display().to_string(), |error| dir.fault(error))?;
     let sealer = unlock(&connection, &key_file, |error| dir.fault(error))?;
     let readers = ReaderManager::of_sqlite(&dir.database());
     let opened = Opened { connection, lanes: Vec::new(), readers, sealer, bodies, lock };
@@ -266,6 +268,14 @@ pub fn lock_data_dir(data_dir: &Path) -> Result<File, OpenError> {
     DataDir(data_dir).take_lock()
 }
 
+/// Migrates the database of a data directory whose lock the caller holds.
+pub(in crate::store::sql) fn migrate_dir(
+    data_dir: &Path,
+    connection: &mut Connection,
+) -> Result<(), OpenError> {
+    DataDir(data_dir).migrate(connection, Access::Serve)
+}
+
 /// Opens a file for its owner alone. SQLite gives its log and index the owner of the database.
 pub(in crate::store::sql) fn private_file(path: &Path) -> std::io::Result<File> {
     let file =
@@ -274,7 +284,8 @@ pub(in crate::store::sql) fn private_file(path: &Path) -> std::io::Result<File> 
     Ok(file)
 }
 
-fn connect(database: &Path) -> Result<Connection, Box<dyn Error>> {
+/// Opens a database, or creates it.
+pub(in crate::store::sql) fn connect(database: &Path) -> Result<Connection, Box<dyn Error>> {
     // SQLite creates its log and index with the mode of the database.
     private_file(database)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -48,6 +48,13 @@ impl Harness for SqliteHarness {
     }
 }
 
+impl SqliteHarness {
+    /// The directory, which outlives the store.
+    pub(crate) fn into_dir(self) -> TempDir {
+        self.dir
+    }
+}
+
 pub(super) type Bed = TestBed<SqliteHarness>;
 
 impl Bed {
