@@ -30,7 +30,7 @@ const STATEMENTS_MAX: usize = 500;
 const DRIVEN_TURNS: u32 = 3;
 /// How long a session may take to begin, and a cancelled statement to end.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a lane waits for an answer. A server that does not answer is given up with the session.
+/// How long a connection that writes waits for an answer. A server that does not answer is given up with the session.
 const LANE_ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A connection to PostgreSQL. Outside of a transaction it begins a new session if the server ended the last one.
@@ -48,7 +48,7 @@ pub(in crate::store) struct PostgresConnection {
     pipelines: Cell<bool>,
     changes: Cell<u64>,
     state: Cell<TransactionState>,
-    /// How long a lane waits for an answer.
+    /// How long a connection that writes waits for an answer.
     answer_timeout: Cell<Duration>,
 }
 
@@ -387,7 +387,7 @@ impl PostgresConnection {
     ) -> Result<T> {
         let answered = self.runtime.block_on(async {
             let mut answer = std::pin::pin!(answer);
-            if let SessionRole::Lane { .. } = self.role {
+            if self.role != SessionRole::Reader {
                 return timeout(self.answer_timeout.get(), answer).await.ok();
             }
             let Some(mut limit) = TimeLimit::rest() else { return Some(answer.await) };

@@ -24,6 +24,9 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(10);
 const LANE_SETTINGS: &str = "-c synchronous_commit=on -c statement_timeout=0 -c lock_timeout=0 \
     -c idle_in_transaction_session_timeout=5000";
 
+/// The commit of the message, which comes later in the log, is waited for.
+const PIECES_SETTINGS: &str = "-c synchronous_commit=off";
+
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) enum SessionRole {
@@ -34,6 +37,8 @@ pub(in crate::store) enum SessionRole {
         /// Different from that of all other lanes.
         slot: i64,
     },
+    /// Bodies that a later transaction of a lane refers to.
+    BodyPieces,
 }
 
 /// A session that has begun.
@@ -93,10 +98,17 @@ impl PostgresServer {
     pub(super) async fn connect(&self, role: SessionRole) -> Result<BegunSession, tokio_postgres::Error> {
         let mut config = self.config.clone();
         let mut name = APPLICATION_NAME.to_owned();
-        if let SessionRole::Lane { slot } = role {
-            name = format!("{APPLICATION_NAME} lane {:032x}", rand::random::<u128>());
+        let settings = match role {
+            SessionRole::Reader => String::new(),
+            SessionRole::Lane { slot } => {
+                name = format!("{APPLICATION_NAME} lane {:032x}", rand::random::<u128>());
+                format!("{LANE_SETTINGS} -c pillarbox.slot={slot}")
+            }
+            SessionRole::BodyPieces => PIECES_SETTINGS.to_owned(),
+        };
+        if !settings.is_empty() {
             let options = config.get_options().unwrap_or_default();
-            config.options(format!("{options} {LANE_SETTINGS} -c pillarbox.slot={slot}"));
+            config.options(format!("{options} {settings}"));
         }
         config.application_name(&name);
         let is_warned = Arc::<AtomicBool>::default();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::body_pieces;
 use super::checksum::Checksum;
 use super::sql_types::{count, sql_limit};
 use super::sqlite::open::private_file;
@@ -18,7 +19,7 @@ use super::unit_of_work::Tx;
 use crate::durable_file;
 use crate::mail::Content;
 use crate::model::MessageId;
-use crate::store::database::{self, Connection, OptionalExtension, Row, params};
+use crate::store::database::{self, Connection, Engine, OptionalExtension, Row, params};
 use crate::store::{ContentFile, Result, StoreError};
 
 /// A younger file without a row may belong to a message that is being committed.
@@ -321,13 +322,14 @@ pub(super) enum BodyPlacement {
     Row,
     /// In a file, which is already written.
     File,
+    /// In pieces, which are already written.
+    Pieces,
 }
 
 /// Where a stored body is.
 pub(super) enum BodyLocation {
-    Row {
-        octets: u64,
-    },
+    /// In rows.
+    Row { octets: u64 },
     File {
         /// Absent for bodies that an earlier version wrote.
         checksum: Option<Checksum>,
@@ -344,7 +346,7 @@ pub(super) fn insert(
 ) -> Result<()> {
     let (prefix, submitted, file_prefix_octets) = match place {
         BodyPlacement::Row => (Some(&content.prefix[..]), Some(&content.submitted[..]), None),
-        BodyPlacement::File => (None, None, Some(content.prefix.len() as i64)),
+        BodyPlacement::File | BodyPlacement::Pieces => (None, None, Some(content.prefix.len() as i64)),
     };
     let sql = "INSERT INTO body (message_id, prefix, submitted, file_prefix_octets, octets, crc32)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
@@ -354,12 +356,17 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// Deletes the row of a body and records its file for deletion. No other files are ever deleted.
+/// Deletes the row of a body and its pieces, or records its file for deletion. No other files are ever deleted.
 pub(super) fn release(tx: &Tx<'_>, id: MessageId) -> Result<u64> {
-    let sql = "INSERT INTO released_body (id)
-               SELECT message_id FROM body WHERE message_id = ?1 AND file_prefix_octets IS NOT NULL
-               ON CONFLICT DO NOTHING";
-    tx.prepare_cached(sql)?.execute([id])?;
+    match tx.engine() {
+        Engine::Sqlite => {
+            let sql = "INSERT INTO released_body (id)
+                       SELECT message_id FROM body WHERE message_id = ?1 AND file_prefix_octets IS NOT NULL
+                       ON CONFLICT DO NOTHING";
+            tx.prepare_cached(sql)?.execute([id])?;
+        }
+        Engine::Postgres => body_pieces::delete(tx, id)?,
+    }
     Ok(tx.prepare_cached("DELETE FROM body WHERE message_id = ?1")?.execute([id])? as u64)
 }
 
@@ -406,9 +413,11 @@ pub(super) fn read(connection: &Connection, files: &BodyFiles, id: MessageId) ->
         Ok((inline, file_prefix_octets, read_checksum(row)?))
     });
     let Some((inline, file_prefix_octets, checksum)) = row.optional()? else { return Ok(None) };
+    let prefix_octets = file_prefix_octets.unwrap_or(0) as usize;
     let content = match inline {
         Some(content) => content,
-        None => files.read(id, file_prefix_octets.unwrap_or(0) as usize)?.map_err(damaged)?,
+        None if connection.engine() == Engine::Postgres => body_pieces::read(connection, id, prefix_octets)?,
+        None => files.read(id, prefix_octets)?.map_err(damaged)?,
     };
     match checksum.and_then(|checksum| checksum.fault_of(Checksum::of(&content))) {
         Some(fault) => Err(damaged(fault)),
@@ -426,9 +435,10 @@ fn read_checksum(row: &Row<'_>) -> database::Result<Option<Checksum>> {
 /// Where the content of a message is stored, without reading it.
 pub(super) fn find(connection: &Connection, id: MessageId) -> Result<Option<BodyLocation>> {
     let sql =
-        "SELECT file_prefix_octets IS NULL, coalesce(length(prefix) + length(submitted), 0), octets, crc32
+        "SELECT file_prefix_octets IS NULL, coalesce(length(prefix) + length(submitted), octets, 0), octets, crc32
                FROM body WHERE message_id = ?1";
-    let found = connection.prepare_cached(sql)?.query_row([id], |row| match row.get(0)? {
+    let is_row = connection.engine() == Engine::Postgres;
+    let found = connection.prepare_cached(sql)?.query_row([id], |row| match is_row || row.get(0)? {
         true => Ok(BodyLocation::Row { octets: count(row, 1)? }),
         false => Ok(BodyLocation::File { checksum: read_checksum(row)? }),
     });

@@ -4,6 +4,7 @@
 mod acme_accounts;
 mod audit;
 mod blob_store;
+mod body_pieces;
 mod bounds;
 mod brakes;
 mod bundles;
@@ -52,6 +53,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::blob_store::BodyFiles;
 pub use self::blob_store::{body_path, hold_bodies};
+use self::body_pieces::BodyPieces;
 pub use self::bounds::Bounds;
 pub use self::copy::{CopiedStore, CopyOptions, CopyStep, StoreCopyError, StoreCopyProgress, copy_store};
 use self::journal::{follow, idempotent_responses, retention};
@@ -171,6 +173,8 @@ pub struct OpenDatabase {
     erasing: tokio::sync::Mutex<()>,
     retention: Mutex<retention::PruneProgress>,
     bodies: Arc<BodyFiles>,
+    /// On PostgreSQL, in place of the files.
+    body_pieces: Option<BodyPieces>,
     free_space: FreeSpace,
     sealer: Arc<secret_encryption::Sealer>,
     /// The keys of report addresses and unsubscribe links.

@@ -13,7 +13,8 @@ use futures_util::future::try_join_all;
 use self::damage::DamagedDelivery;
 use self::enqueue::{EnqueueBatch, EnqueueJob, Stored};
 use self::record::RecordJob;
-use super::blob_store::{self, BodyLocation};
+use super::blob_store::{self, BodyLocation, BodyPlacement};
+use super::body_pieces::BodyPieces;
 use super::checksum::Checksum;
 use super::sql_types::count;
 use super::unit_of_work::Tx;
@@ -47,6 +48,7 @@ impl Spool for Store {
     async fn enqueue_all(&self, news: Vec<NewMessage>) -> Result<Vec<MessageId>> {
         self.refuse_unless_serving()?;
         self.free_space.check()?;
+        // Files are written before, so that other jobs do not wait for them.
         let mut inline_octets = 0;
         let jobs = news.into_iter().map(|new| {
             let octets = new.content.len() as u64;
@@ -203,17 +205,32 @@ impl Store {
     /// delivered without reading it.
     async fn prepare(&self, new: NewMessage, is_inline: bool) -> Result<EnqueueJob> {
         let new = Arc::new(new);
-        let stored = if !is_inline {
+        let stored = if let Some(pieces) = &self.body_pieces {
+            self.store_in_rows(pieces, &new).await?
+        } else if !is_inline {
             let (files, new) = (Arc::clone(&self.bodies), Arc::clone(&new));
             let store = move || {
                 let checksum = Checksum::of(&new.content);
-                files.write(new.message.id, &new.content).map(|file| Stored { file: Some(file), checksum })
+                let placement = BodyPlacement::File;
+                let file = files.write(new.message.id, &new.content)?;
+                Ok::<_, StoreError>(Stored { file: Some(file), placement, checksum })
             };
             let stored = tokio::task::spawn_blocking(store).await;
             stored.map_err(|error| StoreError::Failed(error.to_string()))??
         } else {
-            Stored { file: None, checksum: Checksum::of(&new.content) }
+            let placement = BodyPlacement::Row;
+            Stored { file: None, placement, checksum: Checksum::of(&new.content) }
         };
         Ok(EnqueueJob::new(&self.feed, new, stored))
+    }
+
+    /// Writes a large body in pieces.
+    async fn store_in_rows(&self, pieces: &BodyPieces, new: &NewMessage) -> Result<Stored> {
+        let mut placement = BodyPlacement::Row;
+        if BodyPieces::is_large(&new.content) {
+            pieces.write(new.message.id, new.content.clone()).await?;
+            placement = BodyPlacement::Pieces;
+        }
+        Ok(Stored { file: None, placement, checksum: Checksum::of(&new.content) })
     }
 }

@@ -83,7 +83,7 @@ impl Writer {
         W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
         A: FnOnce(S, T) -> U + Send + 'static,
     {
-        let (job, answered) = Work::new(state, work, after, None);
+        let (job, answered) = Work::with_answer(state, work, after, None);
         self.queue.send(JobKind::Alone, 0, WriterCommand::Write(job)).await?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
@@ -98,7 +98,7 @@ impl Writer {
         W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
         A: FnOnce(S, T) -> U + Send + 'static,
     {
-        let (job, answered) = Work::new(state, work, after, hot.shared_key);
+        let (job, answered) = Work::with_answer(state, work, after, hot.shared_key);
         self.queue.send(JobKind::Hot, hot.octets, WriterCommand::Write(job)).await?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
@@ -120,7 +120,8 @@ impl Writer {
     /// Accepts no more jobs and waits for those that were accepted.
     pub(super) async fn close(&self) {
         self.queue.close();
-        for thread in std::mem::take(&mut *self.threads.lock()) {
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
             if !matches!(tokio::task::spawn_blocking(move || thread.join()).await, Ok(Ok(()))) {
                 tracing::error!("a lane of the store ended in a panic");
             }
@@ -168,7 +169,7 @@ where
     W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
     A: FnOnce(S, T) -> U + Send + 'static,
 {
-    fn new(state: S, work: W, after: A, shared_key: Option<String>) -> (Box<dyn Job>, Answered<U>) {
+    fn with_answer(state: S, work: W, after: A, shared_key: Option<String>) -> (Box<dyn Job>, Answered<U>) {
         let (answer, answered) = oneshot::channel();
         let job = Self { state, work, after, outcome: None, answer: Some(answer), shared_key };
         (Box::new(job), answered)

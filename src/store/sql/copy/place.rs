@@ -12,8 +12,10 @@ use super::rows::quoted;
 use super::tables::{Table, names, stored_name};
 use super::{Result, StoreCopyError};
 use crate::durable_file::{create_directory, parent_of, replace, sync_directory};
+use crate::mail::Content;
 use crate::store::database::{self, Connection, DatabaseError, Engine, OptionalExtension, Value};
 use crate::store::sql::blob_store::body_path;
+use crate::store::sql::body_pieces;
 use crate::store::sql::postgres;
 use crate::store::sql::sqlite::leftovers::has_data;
 use crate::store::sql::sqlite::open::{DATABASE_FILE, connect, lock_data_dir, migrate_dir};
@@ -191,13 +193,18 @@ impl StorePlace {
     /// A row of a body with its octets, wherever those are.
     pub(super) fn with_octets(&self, table: &Table, row: Vec<Value>) -> Result<Vec<Value>> {
         let mut body = self.body(table, row)?;
-        let (Kind::DataDir { path, .. }, Some(prefix_octets)) = (&self.kind, body.file_prefix_octets())
-        else {
-            return Ok(body.into_values());
-        };
+        let Some(prefix_octets) = body.file_prefix_octets() else { return Ok(body.into_values()) };
         let id = body.id();
-        let read = read_file(&path.join(body_path(&id)), prefix_octets);
-        match read.map_err(|error| self.fault(format!("the body of {id}: {error}")))? {
+        let read = match &self.kind {
+            Kind::DataDir { path, .. } => read_file(&path.join(body_path(&id)), prefix_octets)
+                .map_err(|error| self.fault(format!("the body of {id}: {error}")))?,
+            Kind::Postgres { .. } => {
+                let pieces = body_pieces::read(&self.connection, &id, prefix_octets);
+                let Content { prefix, submitted } = pieces.map_err(|error| self.failed(error))?;
+                Some([prefix, submitted].map(Vec::from))
+            }
+        };
+        match read {
             Some([prefix, submitted]) => body.set_octets(prefix, submitted),
             None => {
                 self.missing_bodies.lock().insert(id);

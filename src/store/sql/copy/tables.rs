@@ -25,7 +25,8 @@ pub(super) const NOT_COPIED: &[&str] = &[
     // They follow from `delivery`.
     "queue",
     "trouble",
-    // Files of the source.
+    // They are in the rows of the bodies, or in files.
+    "body_piece",
     "released_body",
     // Of the place, and of the processes that serve it.
     "announcement",

@@ -11,8 +11,8 @@ use super::*;
 use crate::model::{DeliveryState, Environment, KeySecret, Verification};
 use crate::store::contract::postgres::PostgresHarness;
 use crate::store::contract::{
-    Harness, TestBed, later, new_domain, new_key, new_message, new_suppression, new_template, new_webhook,
-    now, outcomes,
+    Harness, TestBed, later, new_domain, new_key, new_message, new_suppression, new_template, new_tenant,
+    new_webhook, now, outcomes,
 };
 use crate::store::sql::sqlite::open::DATABASE_FILE;
 use crate::store::sql::tests::{SqliteHarness, options};
@@ -331,4 +331,23 @@ async fn a_database_in_use_is_not_copied() {
     serving.close().await;
     drop(serving);
     copy(options_of_copy()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_body_that_postgresql_has_in_pieces_is_copied() {
+    if !PostgresHarness::is_available() {
+        return;
+    }
+    let (postgres, dir) = (PostgresHarness::new().await, tempfile::tempdir().unwrap());
+    let store = postgres.open(0).await;
+    let tenant = store.create_tenant(new_tenant("a"), now()).await.unwrap().id;
+    let new = new_message(tenant, &["x@one.example"], &"large ".repeat(100_000));
+    let id = store.enqueue(new.clone()).await.unwrap();
+    store.close().await;
+    drop(store);
+    require(&postgres, "(SELECT count(*) FROM body_piece) > 1").await;
+    copy(copy_options(postgres.options(), dir_options(dir.path()))).await.unwrap();
+    copy_master_key(postgres.dir.path(), dir.path());
+    let store = Store::open(options(dir.path())).await.unwrap();
+    assert_eq!(store.content(id, now()).await.unwrap(), Some(new.content));
 }

@@ -9,12 +9,15 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config};
 
-use crate::mail::{SignedDuration, Timestamp};
+use crate::mail::{Content, SignedDuration, Timestamp};
 use crate::model::{MessageId, TenantId, UsageInterval};
 use crate::store::contract::postgres::{PostgresHarness, options};
 use crate::store::contract::postgres_server::Server;
 use crate::store::contract::{Harness, KEEP, TestBed, new_message, new_tenant, now};
-use crate::store::{Directory, Journal, Ledger, PostgresOptions, Spool, Store, SubmissionKey, UsageCounts};
+use crate::store::{
+    Directory, Journal, Ledger, PostgresOptions, Queue, RetentionPolicy, Spool, Store, SubmissionKey,
+    UsageCounts,
+};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -245,4 +248,44 @@ async fn mail_is_accepted_only_once_the_standby_has_it_also_after_a_cancelled_wa
     client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     accepted.await.unwrap();
     assert_eq!(count(&client, "SELECT count(*) FROM message").await, 1);
+}
+
+#[tokio::test]
+async fn a_large_body_is_stored_in_pieces_which_go_with_it_and_orphans_go_later() {
+    let Some(harness) = harness().await else { return };
+    let store = harness.open(0).await;
+    let tenant = store.create_tenant(new_tenant("a"), now()).await.unwrap().id;
+    let client = harness.connect().await;
+    let pieces = "SELECT count(*) FROM body_piece";
+    // The prefix is longer than a piece too.
+    for (prefix, submitted, expected) in
+        [(10, 256 * 1024 - 10, 0), (10, 3 * 256 * 1024, 4), (300 * 1024, 256 * 1024, 3)]
+    {
+        let mut new = new_message(tenant, &["x@example.net"], "");
+        let octets = |count: usize| (0..count).map(|at| (at % 251) as u8).collect::<Vec<_>>();
+        new.content = Content { prefix: octets(prefix).into(), submitted: octets(submitted).into() };
+        let id = store.enqueue(new.clone()).await.unwrap();
+        assert_eq!(count(&client, pieces).await, expected);
+        assert_eq!(store.content(id, now()).await.unwrap().unwrap(), new.content);
+        let stored = store.stored_content(id, now()).await.unwrap().unwrap();
+        assert_eq!(stored.octets(), new.content.len() as u64);
+        store
+            .cancel(
+                id,
+                store.open_deliveries(id).await.unwrap().deliveries.into_iter().map(|(id, _)| id).collect(),
+                now(),
+            )
+            .await
+            .unwrap();
+        let policy = RetentionPolicy { body_days: 1, ..KEEP };
+        store.prune(policy, now() + SignedDuration::from_hours(48), 100).await.unwrap();
+        assert!(store.content(id, now()).await.unwrap().is_none());
+        assert_eq!(count(&client, pieces).await, 0);
+    }
+    let orphan = MessageId::generate(now());
+    client.execute("INSERT INTO body_piece VALUES ($1, 0, '')", &[&orphan.to_string()]).await.unwrap();
+    store.prune(KEEP, now() + SignedDuration::from_mins(50), 100).await.unwrap();
+    assert_eq!(count(&client, pieces).await, 1, "its message may be committed soon");
+    store.prune(KEEP, now() + SignedDuration::from_mins(70), 100).await.unwrap();
+    assert_eq!(count(&client, pieces).await, 0);
 }

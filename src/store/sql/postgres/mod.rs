@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::blob_store::BodyFiles;
+use super::body_pieces::BodyPieces;
 use super::copy::refuse_marked;
 use super::journal::commit_order;
 use super::readers::ReaderManager;
@@ -81,14 +82,15 @@ pub(super) fn open(options: &PostgresOptions) -> Result<Store, OpenError> {
         .map_err(|error| OpenError::Database(error.to_string()))?;
     let key_file = MasterKeyFile::new(options.master_key_file.clone(), &options.data_dir);
     let sealer = unlock(&connection, &key_file, OpenError::Database)?;
-    // All bodies are rows.
+    // No body is in a file.
     let bodies = BodyFiles::new(&options.data_dir, u64::MAX);
     let lane = |slot| connect::connect(&server, SessionRole::Lane { slot });
     let connection = lane(0)?;
     let lanes = if options.access == Access::Serve { options.lanes.into() } else { 1 };
     let lanes = (1..lanes).map(lane).collect::<Result<_, _>>()?;
     let readers = ReaderManager::Postgres(Arc::clone(&server));
-    let opened = Opened { connection, lanes, readers, sealer, bodies, lock: None };
+    let body_pieces = Some(BodyPieces::new(connect::connect(&server, SessionRole::BodyPieces)?));
+    let opened = Opened { connection, lanes, readers, sealer, bodies, body_pieces, lock: None };
     start(&options.of_process(), opened).map_err(|error| OpenError::Database(error.to_string()))
 }
 

@@ -25,6 +25,7 @@ pub(in crate::store::sql) struct EnqueueJob {
     new: Arc<NewMessage>,
     /// The body file, if the content is not in the database.
     file: Option<FreshFile>,
+    placement: BodyPlacement,
     checksum: Checksum,
     /// Reserved memory for the message until it is delivered.
     memory: Option<HotQueuePermit>,
@@ -63,6 +64,7 @@ impl EnqueueBatch {
 pub(super) struct Stored {
     /// The body file of a large message.
     pub(super) file: Option<FreshFile>,
+    pub(super) placement: BodyPlacement,
     pub(super) checksum: Checksum,
 }
 
@@ -82,20 +84,23 @@ struct SuppressedData<'a> {
 
 impl EnqueueJob {
     pub(super) fn new(feed: &Arc<SpoolFeed>, new: Arc<NewMessage>, stored: Stored) -> Self {
-        let Stored { file, checksum } = stored;
+        let Stored { file, placement, checksum } = stored;
         // Scheduled mail (RFC 4865) waits in the database.
         let is_scheduled = new.message.begins_at() > new.message.created_at;
         let memory = if is_scheduled { None } else { feed.reserve(&new) };
-        Self { feed: Arc::clone(feed), new, file, checksum, memory }
+        Self { feed: Arc::clone(feed), new, file, placement, checksum, memory }
     }
 
     pub(super) fn has_key(&self) -> bool {
         self.new.submission_key.is_some()
     }
 
-    /// The octets of its content.
+    /// The octets of its content in the transaction.
     pub(super) fn octets(&self) -> usize {
-        self.new.content.len()
+        match self.placement {
+            BodyPlacement::Row => self.new.content.len(),
+            BodyPlacement::File | BodyPlacement::Pieces => 0,
+        }
     }
 
     /// Its submission key, for the order of jobs.
@@ -124,8 +129,7 @@ impl EnqueueJob {
         }
         let reverse_path = message.reverse_path.to_string();
         insert_message(tx, message, &reverse_path)?;
-        let placement = if self.file.is_some() { BodyPlacement::File } else { BodyPlacement::Row };
-        blob_store::insert(tx, message.id, content, self.checksum, placement)?;
+        blob_store::insert(tx, message.id, content, self.checksum, self.placement)?;
         insert_deliveries(tx, &self.new)?;
         if message.kind == MessageKind::Message {
             self.write_events(tx, &reverse_path)?;

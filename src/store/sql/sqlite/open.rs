@@ -23,6 +23,7 @@ use crate::store::memory::{
     WebhookSubscriptions,
 };
 use crate::store::sql::blob_store::BodyFiles;
+use crate::store::sql::body_pieces::BodyPieces;
 use crate::store::sql::copy::refuse_marked;
 use crate::store::sql::journal::commit_order;
 use crate::store::sql::readers::{ReaderManager, Readers};
@@ -69,7 +70,7 @@ pub(in crate::store::sql) fn open(options: SqliteOptions) -> Result<Store, OpenE
     refuse_marked(&connection, &dir.0.display().to_string(), |error| dir.fault(error))?;
     let sealer = unlock(&connection, &key_file, |error| dir.fault(error))?;
     let readers = ReaderManager::of_sqlite(&dir.database());
-    let opened = Opened { connection, lanes: Vec::new(), readers, sealer, bodies, lock };
+    let opened = Opened { connection, lanes: Vec::new(), readers, sealer, bodies, body_pieces: None, lock };
     start(&options, opened).map_err(|error| dir.fault(error))
 }
 
@@ -82,12 +83,13 @@ pub(in crate::store) struct Opened {
     pub(in crate::store) readers: ReaderManager,
     pub(in crate::store) sealer: Sealer,
     pub(in crate::store) bodies: BodyFiles,
+    pub(in crate::store) body_pieces: Option<BodyPieces>,
     pub(in crate::store) lock: Option<File>,
 }
 
 /// Reads what the store keeps in memory, and starts the readers and the writer.
 pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result<Store, Box<dyn Error>> {
-    let Opened { connection, mut lanes, readers, sealer, bodies, lock } = opened;
+    let Opened { connection, mut lanes, readers, sealer, bodies, body_pieces, lock } = opened;
     let sealer = Arc::new(sealer);
     let data_dir = &options.data_dir;
     let report_keys = report_keys::read(&connection, &sealer, Timestamp::now())?;
@@ -134,6 +136,7 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         erasing: Default::default(),
         retention: Default::default(),
         bodies: Arc::new(bodies),
+        body_pieces,
         free_space: FreeSpace::new(data_dir, options.free_disk_bytes_min),
         sealer,
         report_keys: Arc::new(ArcSwap::from_pointee(report_keys)),

@@ -190,6 +190,15 @@ CREATE TABLE body (
 -- Compression would cost more than everything else.
 ALTER TABLE body ALTER COLUMN prefix SET STORAGE EXTERNAL, ALTER COLUMN submitted SET STORAGE EXTERNAL;
 
+-- The bodies whose row has `file_prefix_octets`. `number` is 0, 1, …
+CREATE TABLE body_piece (
+    message_id  TEXT COLLATE "C" NOT NULL,
+    number      BIGINT NOT NULL,
+    octets      BYTEA NOT NULL,
+    PRIMARY KEY (message_id, number)
+);
+ALTER TABLE body_piece ALTER COLUMN octets SET STORAGE EXTERNAL;
+
 CREATE TABLE brake (
     tenant_id   TEXT COLLATE "C" PRIMARY KEY REFERENCES tenant (id),
     applied_us  BIGINT NOT NULL

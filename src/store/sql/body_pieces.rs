@@ -1,0 +1,93 @@
+//! Large bodies on PostgreSQL: rows of their own, written before the transaction that refers to them, so that no transaction
+//! carries megabytes and other commits do not wait for them. Pieces that nothing refers to are deleted later.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::keyset::ulid_at;
+use super::sql_types::sql_limit;
+use super::unit_of_work::Tx;
+use crate::mail::{Content, SignedDuration, Timestamp};
+use crate::model::MessageId;
+use crate::store::database::{self, Connection, ToSql, params};
+use crate::store::{Result, StoreError};
+
+/// Octets of a piece. Smaller bodies are in the row of the body.
+const PIECE_OCTETS: usize = 256 * 1024;
+/// Younger pieces may belong to a message that is being committed.
+const ROW_DELAY_MAX: SignedDuration = SignedDuration::from_hours(1);
+
+/// Writes pieces on a connection of their own.
+#[derive(Clone)]
+pub(super) struct BodyPieces(Arc<Mutex<Connection>>);
+
+impl BodyPieces {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self(Arc::new(Mutex::new(connection)))
+    }
+
+    /// Whether a body is stored in pieces.
+    pub(super) fn is_large(content: &Content) -> bool {
+        content.len() > PIECE_OCTETS
+    }
+
+    /// Writes the pieces of a body. A later commit makes them durable.
+    pub(super) async fn write(&self, id: MessageId, content: Content) -> Result<()> {
+        let connection = Arc::clone(&self.0);
+        let written = tokio::task::spawn_blocking(move || insert(&connection.lock(), id, &content)).await;
+        Ok(written.map_err(|error| StoreError::Failed(error.to_string()))??)
+    }
+}
+
+fn insert(connection: &Connection, id: MessageId, content: &Content) -> database::Result<()> {
+    let Content { prefix, submitted } = content;
+    for (number, start) in (0..content.len()).step_by(PIECE_OCTETS).enumerate() {
+        let end = (start + PIECE_OCTETS).min(content.len());
+        let of_prefix = &prefix[start.min(prefix.len())..end.min(prefix.len())];
+        let of_submitted = &submitted[start.saturating_sub(prefix.len())..end.saturating_sub(prefix.len())];
+        let piece = [of_prefix, of_submitted].concat();
+        // A submission that is repeated after an error writes the same pieces.
+        let sql =
+            "INSERT INTO body_piece (message_id, number, octets) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+        connection.prepare_cached(sql)?.execute(params![id, number as i64, piece])?;
+    }
+    Ok(())
+}
+
+/// Joins the pieces of a body. What is missing shows in its checksum.
+pub(super) fn read(
+    connection: &Connection,
+    id: impl ToSql,
+    prefix_octets: usize,
+) -> database::Result<Content> {
+    let sql = "SELECT octets FROM body_piece WHERE message_id = ?1 ORDER BY number";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([id])?;
+    let mut whole = Vec::new();
+    while let Some(row) = rows.next()? {
+        whole.extend(row.get::<_, Vec<u8>>(0)?);
+    }
+    let whole = Bytes::from(whole);
+    let prefix_octets = prefix_octets.min(whole.len());
+    Ok(Content { prefix: whole.slice(..prefix_octets), submitted: whole.slice(prefix_octets..) })
+}
+
+/// Deletes the pieces of a body.
+pub(super) fn delete(tx: &Tx<'_>, id: MessageId) -> database::Result<()> {
+    tx.prepare_cached("DELETE FROM body_piece WHERE message_id = ?1")?.execute([id]).map(drop)
+}
+
+/// Deletes pieces of messages that were not committed, at most `limit`.
+pub(super) fn delete_orphans(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<()> {
+    if tx.engine() == database::Engine::Sqlite {
+        return Ok(());
+    }
+    let old = now.checked_sub(ROW_DELAY_MAX).unwrap_or(Timestamp::MIN);
+    let sql = "DELETE FROM body_piece WHERE (message_id, number) IN
+                   (SELECT message_id, number FROM body_piece p WHERE message_id < ?1
+                        AND NOT EXISTS (SELECT 1 FROM body b WHERE b.message_id = p.message_id) LIMIT ?2)";
+    tx.prepare_cached(sql)?.execute(params![MessageId::from(ulid_at(old, 0)), sql_limit(limit)])?;
+    Ok(())
+}
