@@ -21,6 +21,7 @@ use std::time::Duration;
 
 pub(in crate::store) use error::{DatabaseError, OptionalExtension, Result, unreadable};
 pub(in crate::store) use params::{Params, params, params_from_iter};
+use posted_rows::PostOrder;
 pub(in crate::store) use postgres::PostgresConnection;
 pub(in crate::store) use postgres_server::{PostgresServer, SessionRole};
 pub(in crate::store) use rows::{ColumnIndex, MappedRows, Row, Rows};
@@ -283,10 +284,20 @@ impl Statement<'_> {
     /// same statement, or on one of a statement that is posted first after it. All are executed before anything that is not
     /// posted.
     pub(in crate::store) fn post(&mut self, params: impl Params) -> Result<()> {
+        self.post_in(PostOrder::Usual, params)
+    }
+
+    /// Like [`Self::post`], for rows that depend on rows of statements that other jobs of the transaction may post first
+    /// after them: PostgreSQL executes it after all others.
+    pub(in crate::store) fn post_last(&mut self, params: impl Params) -> Result<()> {
+        self.post_in(PostOrder::Last, params)
+    }
+
+    fn post_in(&mut self, order: PostOrder, params: impl Params) -> Result<()> {
         params.with(|params| match self {
             Self::Sqlite(statement) => Ok(statement.execute(params).map(drop)?),
             Self::Postgres(PostgresStatement { connection, prepared, sql }) => {
-                connection.post(prepared, sql, params)
+                connection.post(prepared, sql, order, params)
             }
         })
     }

@@ -9,11 +9,21 @@ const ROWS_MAX: usize = 512;
 /// Maximum of octets of collected rows; one row may be larger.
 const OCTETS_MAX: usize = 4 * 1024 * 1024;
 
+/// When a posted statement is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum PostOrder {
+    /// In the order of the first rows.
+    Usual,
+    /// After all others.
+    Last,
+}
+
 /// The rows of one statement.
 #[derive(Debug)]
 pub(super) struct StatementRows {
     /// As SQLite reads it.
     pub(super) sql: String,
+    pub(super) order: PostOrder,
     pub(super) rows: Vec<Vec<OwnedParameter>>,
 }
 
@@ -29,7 +39,7 @@ impl StatementRows {
     }
 }
 
-/// Rows that are not sent yet. Statements are in the order of their first rows.
+/// Rows that are not sent yet. Statements are in the order in which they are sent.
 #[derive(Debug, Default)]
 pub(super) struct PostedRows {
     statements: Vec<StatementRows>,
@@ -43,12 +53,15 @@ impl PostedRows {
         self.rows >= ROWS_MAX || self.octets >= OCTETS_MAX
     }
 
-    pub(super) fn add(&mut self, sql: &str, row: Vec<OwnedParameter>) {
+    pub(super) fn add(&mut self, sql: &str, order: PostOrder, row: Vec<OwnedParameter>) {
         self.rows += 1;
         self.octets += row.iter().map(octets).sum::<usize>();
         match self.statements.iter_mut().find(|statement| statement.sql == sql) {
             Some(statement) => statement.rows.push(row),
-            None => self.statements.push(StatementRows { sql: sql.to_owned(), rows: vec![row] }),
+            None => {
+                let place = self.statements.partition_point(|statement| statement.order <= order);
+                self.statements.insert(place, StatementRows { sql: sql.to_owned(), order, rows: vec![row] });
+            }
         }
     }
 
@@ -75,24 +88,25 @@ mod tests {
     #[test]
     fn statements_keep_the_order_of_their_first_rows() {
         let mut posted = PostedRows::default();
+        posted.add("last", PostOrder::Last, row("a"));
         for (sql, text) in [("parent", "a"), ("child", "a1"), ("parent", "b"), ("child", "b1")] {
-            posted.add(sql, row(text));
+            posted.add(sql, PostOrder::Usual, row(text));
         }
         let sent: Vec<_> = posted.take().into_iter().map(|of| (of.sql, of.rows.len())).collect();
-        assert_eq!(sent, [("parent".to_owned(), 2), ("child".to_owned(), 2)]);
+        assert_eq!(sent, [("parent".to_owned(), 2), ("child".to_owned(), 2), ("last".to_owned(), 1)]);
         assert!(posted.take().is_empty());
     }
 
     #[test]
     fn rows_and_octets_are_limited() {
         let mut posted = PostedRows::default();
-        (1..ROWS_MAX).for_each(|_| posted.add("x", row("a")));
+        (1..ROWS_MAX).for_each(|_| posted.add("x", PostOrder::Usual, row("a")));
         assert!(!posted.is_full());
-        posted.add("x", row("a"));
+        posted.add("x", PostOrder::Usual, row("a"));
         assert!(posted.is_full());
         posted.take();
         assert!(!posted.is_full());
-        posted.add("x", row(&"a".repeat(OCTETS_MAX)));
+        posted.add("x", PostOrder::Usual, row(&"a".repeat(OCTETS_MAX)));
         assert!(posted.is_full());
     }
 }

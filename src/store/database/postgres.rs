@@ -17,7 +17,7 @@ use tokio_postgres::error::SqlState;
 
 use super::dialect::for_postgres;
 use super::many_rows::for_many_rows;
-use super::posted_rows::{PostedRows, StatementRows};
+use super::posted_rows::{PostOrder, PostedRows, StatementRows};
 use super::postgres_server::{BegunSession, PostgresServer, SessionRole};
 use super::postgres_values::{OwnedParameter, Parameter};
 use super::time_limit::TimeLimit;
@@ -190,6 +190,7 @@ impl PostgresConnection {
         &self,
         statement: &tokio_postgres::Statement,
         sql: &str,
+        order: PostOrder,
         params: &[&dyn ToSql],
     ) -> Result<()> {
         if !self.pipelines.get() {
@@ -201,7 +202,7 @@ impl PostgresConnection {
             if self.rows.borrow().is_full() {
                 self.send_rows()?;
             }
-            self.rows.borrow_mut().add(sql, row);
+            self.rows.borrow_mut().add(sql, order, row);
         } else {
             self.send_rows()?;
             self.send(statement.clone(), row)?;
@@ -214,11 +215,11 @@ impl PostgresConnection {
     /// Sends the collected rows.
     fn send_rows(&self) -> Result<()> {
         let statements = self.rows.borrow_mut().take();
-        for StatementRows { sql, mut rows } in statements {
+        for StatementRows { sql, order, mut rows } in statements {
             let one = self.prepare(&sql)?;
             match self.prepare_for_many_rows(&sql, &one)? {
                 Some(many) if rows.len() > 1 => {
-                    self.send(many, StatementRows { sql, rows }.into_columns())?;
+                    self.send(many, StatementRows { sql, order, rows }.into_columns())?;
                 }
                 _ => rows.drain(..).try_for_each(|row| self.send(one.clone(), row))?,
             }

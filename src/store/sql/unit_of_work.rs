@@ -4,6 +4,7 @@ use std::ops::Deref;
 
 use super::bounds::Bounds;
 use super::commit_outcome::InsertedRow;
+use super::outbox::backlog::Backlogs;
 use super::secret_encryption::Sealer;
 use crate::mail::DomainName;
 use crate::model::TenantId;
@@ -32,6 +33,8 @@ pub(super) struct Tx<'a> {
     pub(super) subscriptions: &'a WebhookSubscriptions,
     /// Webhooks that get deliveries.
     pub(super) touched_webhooks: TouchedWebhooks,
+    /// Pending deliveries of webhooks.
+    pub(super) backlogs: Backlogs,
     /// When addresses were suppressed.
     pub(super) suppression_times: &'a SuppressionTimes,
     pub(super) bounds: &'a Bounds,

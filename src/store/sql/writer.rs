@@ -412,6 +412,7 @@ impl Lane {
             sealer,
             subscriptions,
             touched_webhooks: Default::default(),
+            backlogs: Default::default(),
             suppression_times,
             bounds,
             usage: Default::default(),
@@ -432,6 +433,7 @@ impl Lane {
             if !ran {
                 tx.usage.truncate(counted);
                 tx.directory_changes.truncate(changed);
+                tx.backlogs.clear();
                 if !inserted {
                     tx.inserted_row.forget();
                 }

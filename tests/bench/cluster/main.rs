@@ -1,6 +1,6 @@
 //! Measures what a message costs on PostgreSQL: starts a server, accepts messages of 10 KB with bodies that cannot be
 //! compressed, and records each as delivered. Prints one line of JSON for each figure.
-//!   cargo run --release --example cluster_bench -- [COUNT] [SETTING=VALUE of PostgreSQL]...
+//!   cargo run --release --example cluster_bench -- [COUNT] [webhook] [SETTING=VALUE of PostgreSQL]...
 //! Targets, for accepting and recording together: at most 20 KB of write-ahead log for each message and 0.30 s of processor
 //! time of all processes of the server for each 1,000; 95 % of the updates of `delivery` without a change of an index; one
 //! round trip and at most 12 statements for each transaction.
@@ -18,13 +18,14 @@ use pillarbox::mail::{Address, BodyType, Content, DomainName, ReversePath, Signe
 use pillarbox::model::{AttemptId, DeliveryId, DeliveryState, Environment, KeyId, KeySecret};
 use pillarbox::model::{MessageId, MessageKind, TenantId};
 use pillarbox::store::{
-    Access, Attempt, AttemptRecord, Bounds, Directory, Message, NewKey, NewMessage, NewTenant,
-    PostgresOptions, RecordBatch, Spool, Store,
+    Access, Attempt, AttemptRecord, Bounds, Directory, Message, NewKey, NewMessage, NewTenant, NewWebhook,
+    Outbox, PostgresOptions, RecordBatch, Spool, Store, WebhookSecret,
 };
 use rand::Rng;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
+use zeroize::Zeroizing;
 
 use self::round_trips::RoundTrips;
 use self::server::Server;
@@ -230,8 +231,10 @@ impl Meter<'_> {
 #[tokio::main]
 async fn main() {
     let mut arguments = std::env::args().skip(1).peekable();
-    let count =
-        arguments.next_if(|argument| !argument.contains('=')).map_or(2_000, |count| count.parse().unwrap());
+    let count = arguments
+        .next_if(|argument| argument.parse::<usize>().is_ok())
+        .map_or(2_000, |count| count.parse().unwrap());
+    let has_webhook = arguments.next_if(|argument| argument == "webhook").is_some();
     let server = Server::start(&arguments.collect::<Vec<_>>());
     let client = server.connect().await;
     client.batch_execute("CREATE EXTENSION pg_stat_statements").await.unwrap();
@@ -245,6 +248,12 @@ async fn main() {
         counted
     };
     let store = Arc::new(Store::open(options(config, dir.path())).await.unwrap());
+    if has_webhook {
+        let secret = WebhookSecret(Zeroizing::new(vec![7; 32]));
+        let (url, environments) = ("https://hooks.example/".to_owned(), vec![Environment::Live]);
+        let new = NewWebhook { tenant_id: None, url, kinds: vec![], environments, secret };
+        store.create_webhook(new, Timestamp::now()).await.unwrap();
+    }
     let mut senders = Vec::new();
     for number in 0..TENANTS {
         senders.push(make_sender(&store, number).await);

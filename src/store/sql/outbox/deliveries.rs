@@ -57,6 +57,7 @@ impl Tx<'_> {
                 webhooks::disable(self, id, DisabledReason::BacklogFull, event.at)?;
             } else {
                 insert(self, id, event)?;
+                self.backlogs.add(id, event.data.len());
             }
         }
         Ok(())
@@ -72,6 +73,21 @@ pub(in crate::store::sql) fn first_due(connection: &Connection) -> database::Res
     due.collect()
 }
 
+/// The due time of the last pending event of a message for a webhook, for which a new one waits.
+macro_rules! last_waiting {
+    ($webhook:literal, $message:literal) => {
+        concat!(
+            "SELECT CASE WHEN attempts < 3 THEN next_attempt_us END FROM webhook_delivery WHERE webhook_id = ",
+            $webhook,
+            " AND message_id = ",
+            $message,
+            " AND next_attempt_us IS NOT NULL ORDER BY id DESC LIMIT 1"
+        )
+    };
+}
+
+pub(in crate::store::sql) const LAST_WAITING: &str = last_waiting!("?1", "?2");
+
 /// Adds a delivery of an event, due as soon as its order allows.
 pub(super) fn insert(
     tx: &Tx<'_>,
@@ -79,18 +95,20 @@ pub(super) fn insert(
     event: &AppendedEvent<'_>,
 ) -> Result<WebhookDeliveryId> {
     let id = WebhookDeliveryId::from(tx.clock.next(event.at));
-    let due_us = match event.subject.message_id {
-        Some(message) => us(event.at).max(predecessor_due_us(tx, webhook, message)?.unwrap_or(i64::MIN)),
-        None => us(event.at),
-    };
-    let sql = "INSERT INTO webhook_delivery (id, webhook_id, event_id, kind, tenant_id, message_id, delivery_id, data,
-                                             created_us, state, attempts, next_attempt_us, external_ref, tags,
-                                             metadata, environment)
-               VALUES (?1, (SELECT id FROM webhook WHERE id = ?2), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, ?11,
-                       (SELECT external_ref FROM tenant WHERE id = ?5), (SELECT tags FROM message WHERE id = ?6),
-                       (SELECT metadata FROM message WHERE id = ?6), ?12)";
+    // Waiting deliveries are never due before the event that they wait for, or every claim would have to skip them.
+    let sql = concat!(
+        "INSERT INTO webhook_delivery (id, webhook_id, event_id, kind, tenant_id, message_id, delivery_id, data,
+                                       created_us, state, attempts, next_attempt_us, external_ref, tags,
+                                       metadata, environment)
+         VALUES (?1, (SELECT id FROM webhook WHERE id = ?2), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0,
+                 max(?9, coalesce((",
+        last_waiting!("?2", "?6"),
+        "), ?9)), (SELECT external_ref FROM tenant WHERE id = ?5), (SELECT tags FROM message WHERE id = ?6),
+                 (SELECT metadata FROM message WHERE id = ?6), ?11)"
+    );
     let Subject { tenant_id, environment, message_id, delivery_id } = event.subject;
-    tx.prepare_cached(sql)?.post(params![
+    // The message may be accepted in this transaction.
+    tx.prepare_cached(sql)?.post_last(params![
         id,
         webhook,
         event.id,
@@ -101,29 +119,15 @@ pub(super) fn insert(
         event.data,
         us(event.at),
         WebhookDeliveryState::Pending,
-        due_us,
         environment,
     ])?;
-    tx.touched_webhooks.touch(webhook, due_us);
+    tx.touched_webhooks.touch(webhook, us(event.at));
     Ok(id)
 }
 
-/// The last pending event of a message for a webhook.
-pub(in crate::store::sql) const LAST_WAITING: &str = "SELECT attempts, next_attempt_us FROM webhook_delivery
-    WHERE webhook_id = ?1 AND message_id = ?2 AND next_attempt_us IS NOT NULL ORDER BY id DESC LIMIT 1";
 /// Postpones the deliveries that wait for an event.
 pub(in crate::store::sql) const POSTPONE_SUCCESSORS: &str = "UPDATE webhook_delivery SET next_attempt_us = ?4
     WHERE webhook_id = ?1 AND message_id = ?2 AND id > ?3 AND next_attempt_us < ?4";
-
-/// The due time of the event that a new one of the message has to wait for. Waiting deliveries are never due before it, or
-/// every claim would have to skip them.
-fn predecessor_due_us(tx: &Tx<'_>, webhook: WebhookId, message: MessageId) -> Result<Option<i64>> {
-    let last: Option<(u32, i64)> = tx
-        .prepare_cached(LAST_WAITING)?
-        .query_row(params![webhook, message], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    Ok(last.filter(|(attempts, _)| *attempts < TRIES_IN_ORDER).map(|(_, due_us)| due_us))
-}
 
 /// Adds a test delivery.
 pub(super) fn insert_test(tx: &Tx<'_>, webhook: &Webhook, now: Timestamp) -> Result<Option<WebhookDelivery>> {

@@ -1,6 +1,6 @@
 //! Webhooks and their deliveries.
 
-mod backlog;
+pub(super) mod backlog;
 pub(super) mod deliveries;
 pub(super) mod webhooks;
 

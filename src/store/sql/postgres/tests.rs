@@ -279,6 +279,23 @@ async fn rows_are_sent_in_the_order_in_which_their_statements_were_posted_first(
 }
 
 #[tokio::test]
+async fn a_row_that_is_posted_last_sees_rows_of_statements_that_were_posted_after_its_own() {
+    with_connections(|connection, other| {
+        connection.execute_batch("CREATE TABLE u (x BIGINT NOT NULL)").unwrap();
+        insert(connection, 1).unwrap();
+        connection.set_pipelining(true);
+        connection.begin(WriterLock::Exclusive).unwrap();
+        let dependent = "INSERT INTO u (x) VALUES ((SELECT x FROM t WHERE x = ?1))";
+        connection.prepare_cached(dependent).unwrap().post_last([1_i64]).unwrap();
+        insert(connection, 2).unwrap();
+        connection.prepare_cached(dependent).unwrap().post_last([2_i64]).unwrap();
+        connection.commit().unwrap();
+        assert_eq!(count(other), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn collected_rows_are_rolled_back_with_their_transaction() {
     with_connections(|connection, other| {
         connection.set_pipelining(true);
