@@ -86,6 +86,7 @@ macro_rules! last_waiting {
     };
 }
 
+#[cfg(test)]
 pub(in crate::store::sql) const LAST_WAITING: &str = last_waiting!("?1", "?2");
 
 /// Adds a delivery of an event, due as soon as its order allows.
