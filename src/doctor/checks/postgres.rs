@@ -81,7 +81,7 @@ fn settings(id: &'static str, settings: &DatabaseSettings) -> Vec<Finding> {
         let fix = || {
             Fix::command(
                 "set it as a superuser of PostgreSQL, then reload: SELECT pg_reload_conf()",
-                format!("ALTER SYSTEM SET {name} = '{advised}'"),
+                format!("ALTER SYSTEM SET {name} TO '{advised}'"),
             )
         };
         is_slow.then(|| Finding::warning(id, name, text, fix()))

@@ -41,7 +41,7 @@ impl BodyPieces {
     }
 }
 
-fn insert(connection: &Connection, id: MessageId, content: &Content) -> database::Result<()> {
+pub(super) fn insert(connection: &Connection, id: MessageId, content: &Content) -> database::Result<()> {
     let Content { prefix, submitted } = content;
     for (number, start) in (0..content.len()).step_by(PIECE_OCTETS).enumerate() {
         let end = (start + PIECE_OCTETS).min(content.len());

@@ -1,4 +1,4 @@
-//! The row of a body. Its octets are in the row, or in a file of the data directory.
+//! The row of a body. Its octets are in the row; or elsewhere, in a file of the data directory or in pieces in PostgreSQL.
 
 use std::io::{ErrorKind, Read};
 use std::path::Path;
@@ -48,8 +48,8 @@ impl BodyRow {
         }
     }
 
-    /// The octets of the prefix in the file; `None` if the octets are in the row.
-    pub(super) fn file_prefix_octets(&self) -> Option<usize> {
+    /// The length of the prefix of octets that are elsewhere; `None` if they are in the row.
+    pub(super) fn prefix_octets_elsewhere(&self) -> Option<usize> {
         match self.values[self.file_prefix_octets] {
             Value::Integer(octets) => usize::try_from(octets).ok(),
             _ => None,
@@ -71,8 +71,8 @@ impl BodyRow {
         self.values[self.file_prefix_octets] = Value::Null;
     }
 
-    /// The octets are in a file.
-    pub(super) fn set_in_file(&mut self) {
+    /// The octets are elsewhere.
+    pub(super) fn set_elsewhere(&mut self) {
         let prefix_octets = i64::try_from(self.octets()[0].len()).unwrap_or(i64::MAX);
         self.values[self.prefix] = Value::Null;
         self.values[self.submitted] = Value::Null;

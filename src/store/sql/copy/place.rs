@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::body_row::{BodyRow, read_file};
@@ -13,9 +14,10 @@ use super::tables::{Table, names, stored_name};
 use super::{Result, StoreCopyError};
 use crate::durable_file::{create_directory, parent_of, replace, sync_directory};
 use crate::mail::Content;
+use crate::model::MessageId;
 use crate::store::database::{self, Connection, DatabaseError, Engine, OptionalExtension, Value};
 use crate::store::sql::blob_store::body_path;
-use crate::store::sql::body_pieces;
+use crate::store::sql::body_pieces::{self, BodyPieces};
 use crate::store::sql::postgres;
 use crate::store::sql::sqlite::leftovers::has_data;
 use crate::store::sql::sqlite::open::{DATABASE_FILE, connect, lock_data_dir, migrate_dir};
@@ -193,18 +195,18 @@ impl StorePlace {
     /// A row of a body with its octets, wherever those are.
     pub(super) fn with_octets(&self, table: &Table, row: Vec<Value>) -> Result<Vec<Value>> {
         let mut body = self.body(table, row)?;
-        let Some(prefix_octets) = body.file_prefix_octets() else { return Ok(body.into_values()) };
+        let Some(prefix_octets) = body.prefix_octets_elsewhere() else { return Ok(body.into_values()) };
         let id = body.id();
-        let read = match &self.kind {
+        let octets = match &self.kind {
             Kind::DataDir { path, .. } => read_file(&path.join(body_path(&id)), prefix_octets)
                 .map_err(|error| self.fault(format!("the body of {id}: {error}")))?,
             Kind::Postgres { .. } => {
-                let pieces = body_pieces::read(&self.connection, &id, prefix_octets);
-                let Content { prefix, submitted } = pieces.map_err(|error| self.failed(error))?;
-                Some([prefix, submitted].map(Vec::from))
+                let content = body_pieces::read(&self.connection, &id, prefix_octets);
+                let Content { prefix, submitted } = content.map_err(|error| self.failed(error))?;
+                Some([prefix.to_vec(), submitted.to_vec()])
             }
         };
-        match read {
+        match octets {
             Some([prefix, submitted]) => body.set_octets(prefix, submitted),
             None => {
                 self.missing_bodies.lock().insert(id);
@@ -214,19 +216,36 @@ impl StorePlace {
         Ok(body.into_values())
     }
 
-    /// A row of a body as this store keeps it. If its octets are in a file, that is written.
+    /// A row of a body as this store keeps it. If its octets are elsewhere, they are written there.
     pub(super) fn place_octets(&self, table: &Table, row: Vec<Value>) -> Result<Vec<Value>> {
         let mut body = self.body(table, row)?;
-        let Kind::DataDir { path, inline_octets_max, .. } = &self.kind else { return Ok(body.into_values()) };
-        let octets = body.octets().concat();
-        if octets.len() as u64 > *inline_octets_max {
-            let file = path.join(body_path(&body.id()));
-            let written =
-                create_directory(parent_of(&file), 0o700).and_then(|()| replace(&file, 0o600, &octets));
-            written.map_err(|error| self.fault(format!("the body of {}: {error}", body.id())))?;
-            body.set_in_file();
+        let id = body.id();
+        match &self.kind {
+            Kind::DataDir { path, inline_octets_max, .. } => {
+                let octets = body.octets().concat();
+                if octets.len() as u64 > *inline_octets_max {
+                    let file = path.join(body_path(&id));
+                    let written = create_directory(parent_of(&file), 0o700)
+                        .and_then(|()| replace(&file, 0o600, &octets));
+                    written.map_err(|error| self.fault(format!("the body of {id}: {error}")))?;
+                    body.set_elsewhere();
+                }
+            }
+            Kind::Postgres { .. } => {
+                let [prefix, submitted] = body.octets().map(Bytes::copy_from_slice);
+                let content = Content { prefix, submitted };
+                if BodyPieces::is_large(&content) {
+                    let written = body_pieces::insert(&self.connection, self.message(&id)?, &content);
+                    written.map_err(|error| self.failed(error))?;
+                    body.set_elsewhere();
+                }
+            }
         }
         Ok(body.into_values())
+    }
+
+    fn message(&self, id: &str) -> Result<MessageId> {
+        id.parse().map_err(|_| self.fault(format!("{id} is not the id of a message")))
     }
 
     fn body(&self, table: &Table, row: Vec<Value>) -> Result<BodyRow> {

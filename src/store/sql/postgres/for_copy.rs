@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{PostgresOptions, connect, refused, schema, server_check};
 use crate::store::OpenError;
-use crate::store::database::{self, Connection, PostgresServer, Row, SessionRole, WRITER_LOCK};
+use crate::store::database::{self, Connection, PostgresServer, SessionRole, WRITER_LOCK};
 
 /// Connects to a database as the only writer, whose transactions others wait for. Returns its name for people, too.
 pub(in crate::store::sql) fn open_for_copy(
@@ -19,20 +19,27 @@ pub(in crate::store::sql) fn open_for_copy(
 
 /// What uses the database besides this session. After it has said that nothing does, whatever wants to write waits. Blocks.
 pub(in crate::store::sql) fn find_user(connection: &Connection) -> database::Result<Option<String>> {
-    // Of the session, until its end: the transactions of the copy take the lock once more.
-    let lock = "SELECT pg_try_advisory_lock(?1)";
-    let is_taken = |row: &Row<'_>| row.get::<_, bool>(0);
     let end = Instant::now() + SESSION_END_MAX;
     loop {
-        let others = if connection.query_row(lock, [WRITER_LOCK], is_taken)? {
-            connection.query_row(SESSIONS, [], |row| row.get::<_, Option<String>>(0))?
-        } else {
-            Some("another process, which writes".to_owned())
-        };
-        if others.is_none() || Instant::now() > end {
-            return Ok(others);
+        let user = find_user_now(connection)?;
+        if user.is_none() || Instant::now() > end {
+            return Ok(user);
         }
         std::thread::sleep(SESSION_POLL_INTERVAL);
+    }
+}
+
+fn find_user_now(connection: &Connection) -> database::Result<Option<String>> {
+    // Of the session, until its end: the transactions of the copy take the lock once more.
+    let is_taken: bool =
+        connection.query_row("SELECT pg_try_advisory_lock(?1)", [WRITER_LOCK], |row| row.get(0))?;
+    if !is_taken {
+        return Ok(Some("another process, which writes".to_owned()));
+    }
+    let name = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, Option<String>>(0));
+    match name(SESSIONS)? {
+        None if schema::has_table(connection, "node")? => name(NODES),
+        found => Ok(found),
     }
 }
 
@@ -41,6 +48,9 @@ const SESSIONS: &str = "SELECT 'a server or command of Pillarbox from '
         || string_agg(DISTINCT coalesce(CAST(client_addr AS TEXT), 'this machine'), ', ')
     FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
         AND application_name LIKE 'pillarbox%'";
+/// Nodes that may have mail in memory without a session: until the end of their leases, they try to connect.
+const NODES: &str = "SELECT 'the node ' || string_agg(name, ', ') || ', whose lease ends within seconds'
+    FROM node WHERE state = 'live' AND lease_until > clock_timestamp()";
 /// The sessions of a process that has ended may take so long to end.
 const SESSION_END_MAX: Duration = Duration::from_secs(5);
 const SESSION_POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -68,8 +78,7 @@ pub(in crate::store::sql) fn complete_copy<'a>(
 ) -> database::Result<()> {
     let transaction = connection.transaction()?;
     for (table, fill) in FILLED {
-        let exists = "SELECT 1 WHERE to_regclass(?1) IS NOT NULL";
-        if transaction.prepare_cached(exists)?.exists([table])? {
+        if schema::has_table(&transaction, table)? {
             transaction.execute(fill, [])?;
         }
     }

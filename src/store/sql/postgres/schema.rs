@@ -19,10 +19,15 @@ pub(super) fn known() -> u32 {
 
 /// The version of a database; 0 without tables.
 pub(super) fn version(connection: &Connection) -> database::Result<u32> {
-    if !connection.prepare_cached("SELECT 1 WHERE to_regclass('schema_version') IS NOT NULL")?.exists([])? {
+    if !has_table(connection, "schema_version")? {
         return Ok(0);
     }
     connection.query_row("SELECT coalesce(max(version), 0) FROM schema_version", [], |row| row.get(0))
+}
+
+/// Whether there is a table of this name.
+pub(super) fn has_table(connection: &Connection, name: &str) -> database::Result<bool> {
+    connection.prepare_cached("SELECT 1 WHERE to_regclass(?1) IS NOT NULL")?.exists([name])
 }
 
 /// Applies what is missing.
