@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::mail::Timestamp;
 use crate::model::{BrakeAction, BrakeMetric, QueueFilter, Ratio};
 use crate::policy::brakes::{ExceededRate, FinishedRecipients, exceeded};
-use crate::store::{AppliedBrake, BrakeReading, Ledger, Pause, Queue, Result, Store};
+use crate::store::{AppliedBrake, BrakeReading, Duty, Ledger, Pause, Queue, Result, Store};
 
 const INTERVAL: Duration = Duration::from_secs(60);
 
@@ -21,6 +21,9 @@ pub async fn run(store: Arc<Store>, clock: Clock, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             () = ticks.tick() => {}
+        }
+        if !store.has_duty(Duty::Brakes) {
+            continue;
         }
         if let Err(error) = check_all(&store, clock.now()).await {
             tracing::warn!(%error, "cannot compare the rates of tenants with their brakes; retrying in a minute");

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::queue::QueueManager;
+use crate::store::Duty;
 
 const INTERVAL: Duration = Duration::from_secs(60);
 
@@ -18,6 +19,9 @@ pub async fn run(queue: Arc<QueueManager>, clock: Clock, stop: CancellationToken
         tokio::select! {
             () = stop.cancelled() => return,
             () = ticks.tick() => {}
+        }
+        if !queue.store().has_duty(Duty::Erasures) {
+            continue;
         }
         match queue.erase_recipients(clock.now()).await {
             Ok(0) => {}

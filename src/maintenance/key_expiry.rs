@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::store::{Directory, Store};
+use crate::store::{Directory, Duty, Store};
 
 const INTERVAL: Duration = Duration::from_secs(60);
 
@@ -17,6 +17,9 @@ pub async fn run(store: Arc<Store>, clock: Clock, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             () = ticks.tick() => {}
+        }
+        if !store.has_duty(Duty::KeyExpiry) {
+            continue;
         }
         match store.append_key_expiries(clock.now()).await {
             Ok(0) => {}

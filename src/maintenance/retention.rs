@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::mail::{SignedDuration, Timestamp};
-use crate::store::{Directory, Journal, Pruned, Queue, RetentionPolicy, Store};
+use crate::store::{Directory, Duty, Journal, Pruned, Queue, RetentionPolicy, Store};
 
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Rows of each kind removed in one step.
@@ -25,8 +25,9 @@ pub async fn run(store: Arc<Store>, policy: RetentionPolicy, clock: Clock, stop:
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = ticks.tick() => while clean(&store, policy, &clock, &stop).await {},
+            () = ticks.tick() => {}
         }
+        while store.has_duty(Duty::Retention) && clean(&store, policy, &clock, &stop).await {}
     }
 }
 

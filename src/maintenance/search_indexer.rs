@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::store::{Journal, Store};
+use crate::store::{Duty, Journal, Store};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -18,7 +18,7 @@ pub async fn run(store: Arc<Store>, clock: Clock, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = ticks.tick() => {}
         }
-        while !stop.is_cancelled() {
+        while !stop.is_cancelled() && store.has_duty(Duty::SearchIndex) {
             match store.index_messages().await {
                 Ok(true) => {}
                 Ok(false) => break,

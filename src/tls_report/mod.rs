@@ -26,7 +26,7 @@ use crate::dns::{DnsError, Resolver};
 use crate::http_client::{Client, Limits, OverflowPolicy, Request};
 use crate::mail::{Address, Date, DomainName, Timestamp};
 use crate::rng::Rng;
-use crate::store::{Store, StsPolicies, TlsResults};
+use crate::store::{Duty, Store, StsPolicies, TlsResults};
 use crate::submission::{KeyFileError, SubmissionService, read_key_file};
 use mailer::ReportMailer;
 use record::Receiver;
@@ -119,7 +119,9 @@ impl Reporter {
         let polling = async {
             loop {
                 ticks.tick().await;
-                reporter.poll(&mut pending).await;
+                if reporter.services.store.has_duty(Duty::TlsReports) {
+                    reporter.poll(&mut pending).await;
+                }
             }
         };
         stop.run_until_cancelled(polling).await;

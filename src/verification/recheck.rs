@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::TenantId;
-use crate::store::{self, Directory};
+use crate::store::{self, Directory, Duty};
 
 use super::{CheckReason, Verifier};
 
@@ -31,7 +31,11 @@ pub async fn recheck_loop(verifier: Arc<Verifier>, stop: CancellationToken) {
     let (mut in_progress, mut tenant_of_task) = (HashSet::new(), HashMap::new());
     while !stop.is_cancelled() {
         let before = verifier.clock.now().checked_sub(interval).unwrap_or(Timestamp::MIN);
-        match verifier.store.tenants_to_check(before).await {
+        let due = match verifier.store.has_duty(Duty::DomainChecks) {
+            true => verifier.store.tenants_to_check(before).await,
+            false => Ok(Vec::new()),
+        };
+        match due {
             Ok(tenants) => {
                 for tenant in tenants.into_iter().filter(|tenant| in_progress.insert(*tenant)) {
                     let recheck = recheck.clone();

@@ -28,7 +28,7 @@ use crate::policy::tls::{StsLookup, StsLookupError};
 use crate::queue::QueueManager;
 use crate::relay::RelayError;
 use crate::relay::tasks::Tasks;
-use crate::store::{Store, StoreError, StsPolicies, StsRecord};
+use crate::store::{Duty, Store, StoreError, StsPolicies, StsRecord};
 
 /// Maximum of domains in memory; the store has all domains.
 const DOMAINS_MAX: usize = 10_000;
@@ -73,6 +73,13 @@ struct CachedPolicy {
     policy: Arc<StsPolicy>,
     fetched_at: Timestamp,
     expires_at: Timestamp,
+}
+
+impl CachedPolicy {
+    /// Whether it need not be fetched again.
+    fn is_fresh(&self, now: Timestamp) -> bool {
+        now < self.fetched_at.saturating_add(AGE_MAX).unwrap_or(now)
+    }
 }
 
 /// A fetch that failed.
@@ -126,9 +133,7 @@ impl MtaSts {
             .clone()
             .filter(|failure| failure.id == id && self.clock.elapsed_since(failure.at) < FAILURE_LIFETIME);
         let is_same = cached.as_ref().is_some_and(|cached| cached.id == id);
-        let is_fresh = cached
-            .as_ref()
-            .is_some_and(|cached| now < cached.fetched_at.saturating_add(AGE_MAX).unwrap_or(now));
+        let is_fresh = cached.as_ref().is_some_and(|cached| cached.is_fresh(now));
         Ok(match (cached, failure) {
             (Some(cached), _) if is_same && is_fresh => lookup_of(Some(cached)),
             (Some(cached), Some(_)) => lookup_of(Some(cached)),
@@ -159,12 +164,15 @@ impl MtaSts {
         })
     }
 
-    /// The state in memory, else from the store.
+    /// The state in memory, else from the store. Another node may have fetched a policy since that is old in memory.
     async fn state_of(&self, domain: &DomainName) -> Result<DomainState, StoreError> {
-        if let Some(known) = self.lock().get(domain) {
+        let now = self.clock.now();
+        let is_recent =
+            |known: &&DomainState| known.cached.as_ref().is_none_or(|cached| cached.is_fresh(now));
+        if let Some(known) = self.lock().get(domain).filter(is_recent) {
             return Ok(known.clone());
         }
-        let record = self.store.sts_policy(domain, self.clock.now()).await?;
+        let record = self.store.sts_policy(domain, now).await?;
         let cached = record.and_then(|record| {
             let StsRecord { policy_id, policy, fetched_at, expires_at, .. } = record;
             let policy = Arc::new(StsPolicy::parse(&policy).ok()?);
@@ -174,10 +182,12 @@ impl MtaSts {
         if domains.len() >= DOMAINS_MAX {
             domains.retain(|_, known| known.fetch.is_some());
         }
-        Ok(domains
-            .entry(domain.clone())
-            .or_insert_with(|| DomainState { cached, ..DomainState::default() })
-            .clone())
+        let known = domains.entry(domain.clone()).or_default();
+        let fetched_at = |cached: &Option<CachedPolicy>| cached.as_ref().map(|cached| cached.fetched_at);
+        if fetched_at(&cached) > fetched_at(&known.cached) {
+            known.cached = cached;
+        }
+        Ok(known.clone())
     }
 
     /// The policy id in the TXT record, if there is a record.
@@ -324,6 +334,9 @@ pub async fn refresh_loop(sts: Arc<MtaSts>, stop: CancellationToken) {
     let refreshing = async {
         loop {
             interval.tick().await;
+            if !sts.store.has_duty(Duty::StsPolicies) {
+                continue;
+            }
             let now = sts.clock.now();
             let before = now.saturating_sub(AGE_MAX).unwrap_or(now);
             let stale = match sts.store.stale_sts_policies(before, now, REFRESHED_MAX).await {

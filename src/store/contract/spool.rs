@@ -138,13 +138,18 @@ pub(super) async fn what_waits_is_counted_for_all_and_for_a_tenant<H: Harness>()
     let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     bed.enqueue(a, &["x@one.example", "y@two.example"]).await;
     bed.enqueue(b, &["x@one.example"]).await;
-    for (part, groups) in [
-        (QueueFilter::default(), 3),
-        (QueueFilter { tenant_id: Some(a), destination: None }, 2),
-        (QueueFilter::destination(Host::parse("one.example").unwrap()), 2),
+    // More than one page of the count.
+    let more =
+        |tenant: TenantId, count| (0..count).map(move |_| new_message(tenant, &["x@one.example"], "body"));
+    bed.store.enqueue_all(more(a, 140).chain(more(b, 120)).collect()).await.unwrap();
+    for (part, groups, open) in [
+        (QueueFilter::default(), 3, 263),
+        (QueueFilter { tenant_id: Some(a), destination: None }, 2, 142),
+        (QueueFilter::destination(Host::parse("one.example").unwrap()), 2, 262),
     ] {
         let request = QueueRequest { part, limit: 10, after: None };
         let counted = bed.store.overview(request, HashSet::new(), later(0)).await.unwrap();
-        assert_eq!(counted.groups.len(), groups);
+        assert_eq!((counted.groups.len(), counted.totals.open), (groups, open));
+        assert_eq!(counted.groups.iter().map(|group| group.counts.open).sum::<u64>(), open);
     }
 }

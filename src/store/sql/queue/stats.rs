@@ -12,7 +12,7 @@ use ulid::Ulid;
 use super::pauses::PausedTenants;
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, QueueFilter, TenantId};
-use crate::store::database::{Connection, params};
+use crate::store::database::{Connection, Row, params};
 use crate::store::sql::Store;
 use crate::store::sql::sql_types::us;
 use crate::store::{
@@ -111,13 +111,21 @@ impl Store {
         in_flight: HashSet<DeliveryId>,
         now: Timestamp,
     ) -> Result<Arc<QueueStats>> {
-        let asked = part.clone();
+        let count = Count { part: part.clone(), in_flight, now, page_rows: self.bounds.slice_rows_max };
         let started = Instant::now();
-        let stats = self.read_slow(move |connection| count(connection, &asked, &in_flight, now)).await?;
-        let stats = Arc::new(stats);
+        let stats = Arc::new(self.read_slow(move |connection| count.run(connection)).await?);
         self.stats_cache.insert(part, Arc::clone(&stats), started.elapsed());
         Ok(stats)
     }
+}
+
+/// What is counted.
+struct Count {
+    part: QueueFilter,
+    in_flight: HashSet<DeliveryId>,
+    now: Timestamp,
+    /// Rows that are read at once: PostgreSQL sends all rows of a query.
+    page_rows: usize,
 }
 
 /// A count in progress.
@@ -128,6 +136,10 @@ struct Counting<'a> {
     totals: QueueCounts,
     groups: Vec<Group>,
     truncated: bool,
+    /// The tenant of the last row.
+    tenant: Option<(String, TenantId)>,
+    /// Indexes of its groups, by destination.
+    places: HashMap<String, usize>,
 }
 
 /// An open delivery in the index.
@@ -136,60 +148,96 @@ struct Entry<'a> {
     id: &'a str,
 }
 
-fn count(
-    connection: &Connection,
-    part: &QueueFilter,
-    in_flight: &HashSet<DeliveryId>,
-    now: Timestamp,
-) -> Result<QueueStats> {
-    // In the order of the index, without sorting.
-    let filter = if part.tenant_id.is_some() { "tenant_id = ?1" } else { "CAST(?1 AS TEXT) IS NULL" };
-    let sql = format!(
-        "SELECT tenant_id, next_attempt_us, id, destination FROM delivery
-         WHERE next_attempt_us IS NOT NULL AND {filter} AND (destination = ?2 OR ?2 IS NULL)
-         ORDER BY tenant_id, next_attempt_us, id"
-    );
-    let mut statement = connection.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![part.tenant_id, part.destination])?;
-    let mut counting = Counting {
-        in_flight,
-        paused: PausedTenants::read(connection, now)?,
-        now_us: us(now),
-        totals: QueueCounts::default(),
-        groups: Vec::new(),
-        truncated: false,
-    };
-    let mut tenant: Option<(String, TenantId)> = None;
-    // Indexes of the groups of this tenant.
-    let mut places: HashMap<String, usize> = HashMap::new();
-    while let Some(row) = rows.next()? {
-        let text = |column: usize| -> Result<&str> {
-            row.get_ref(column)?.as_str().map_err(|error| StoreError::Failed(error.to_string()))
+/// The place of a row in the index.
+struct IndexPlace {
+    tenant_id: String,
+    next_us: i64,
+    id: String,
+}
+
+impl Count {
+    fn run(&self, connection: &Connection) -> Result<QueueStats> {
+        // All pages show the same moment.
+        let snapshot = connection.snapshot()?;
+        let mut counting = Counting {
+            in_flight: &self.in_flight,
+            paused: PausedTenants::read(&snapshot, self.now)?,
+            now_us: us(self.now),
+            totals: QueueCounts::default(),
+            groups: Vec::new(),
+            truncated: false,
+            tenant: None,
+            places: HashMap::new(),
         };
-        let tenant_text = text(0)?;
-        let tenant_id = match &tenant {
-            Some((known, id)) if known == tenant_text => *id,
-            _ => {
-                let id = row.get(0)?;
-                tenant = Some((tenant_text.to_owned(), id));
-                places.clear();
-                id
-            }
-        };
-        let entry = Entry { next_us: row.get(1)?, id: text(2)? };
-        let destination = text(3)?;
-        let at = match places.get(destination) {
-            Some(&at) => Some(at),
-            None => counting.open_group(tenant_id, || Ok(row.get(3)?), &entry)?.inspect(|&at| {
-                places.insert(destination.to_owned(), at);
-            }),
-        };
-        counting.add(at, tenant_id, &entry)?;
+        let tenant_id = self.part.tenant_id.map(|id| id.to_string()).unwrap_or_default();
+        let mut last = Some(IndexPlace { tenant_id, next_us: i64::MIN, id: String::new() });
+        while let Some(after) = last {
+            last = self.add_page(&snapshot, &after, &mut counting)?;
+        }
+        Ok(counting.finish(self.now))
     }
-    Ok(counting.finish(now))
+
+    /// Counts the next rows of the index. Returns the last of them, unless the index ends.
+    fn add_page(
+        &self,
+        connection: &Connection,
+        after: &IndexPlace,
+        counting: &mut Counting<'_>,
+    ) -> Result<Option<IndexPlace>> {
+        // In the order of the index, without sorting.
+        let is_behind = match self.part.tenant_id {
+            Some(_) => "tenant_id = ?1 AND (next_attempt_us, id) > (?2, ?3)",
+            None => "(tenant_id, next_attempt_us, id) > (?1, ?2, ?3)",
+        };
+        let sql = format!(
+            "SELECT tenant_id, next_attempt_us, id, destination FROM delivery
+             WHERE next_attempt_us IS NOT NULL AND {is_behind} AND (destination = ?4 OR ?4 IS NULL)
+             ORDER BY tenant_id, next_attempt_us, id LIMIT {}",
+            self.page_rows
+        );
+        let mut statement = connection.prepare_cached(&sql)?;
+        let mut rows =
+            statement.query(params![after.tenant_id, after.next_us, after.id, self.part.destination])?;
+        let mut rows_read = 0;
+        while let Some(row) = rows.next()? {
+            rows_read += 1;
+            let entry = Entry { next_us: row.get(1)?, id: text(&row, 2)? };
+            counting.add_row(&row, &entry)?;
+            if rows_read == self.page_rows {
+                let (tenant_id, id) = (text(&row, 0)?.to_owned(), entry.id.to_owned());
+                return Ok(Some(IndexPlace { tenant_id, next_us: entry.next_us, id }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn text<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a str> {
+    row.get_ref(column)?.as_str().map_err(|error| StoreError::Failed(error.to_string()))
 }
 
 impl Counting<'_> {
+    fn add_row(&mut self, row: &Row<'_>, entry: &Entry<'_>) -> Result<()> {
+        let tenant_text = text(row, 0)?;
+        let tenant_id = match &self.tenant {
+            Some((known, id)) if known == tenant_text => *id,
+            _ => {
+                let id = row.get(0)?;
+                self.tenant = Some((tenant_text.to_owned(), id));
+                self.places.clear();
+                id
+            }
+        };
+        let destination = text(row, 3)?;
+        let at = match self.places.get(destination) {
+            Some(&at) => Some(at),
+            None => self.open_group(tenant_id, || Ok(row.get(3)?), entry)?.inspect(|&at| {
+                self.places.insert(destination.to_owned(), at);
+            }),
+        };
+        self.add(at, tenant_id, entry)
+    }
+
     /// Adds a group, unless the maximum is reached.
     fn open_group(
         &mut self,
