@@ -34,6 +34,8 @@ pub use retry_schedule::RETRIES;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest time between two polls for due events.
 const POLL_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// Interval of looks for events of other nodes.
+const OTHER_NODES_INTERVAL: Duration = Duration::from_secs(1);
 /// Delay after an error of the store.
 const STORE_RETRY_DELAY: SignedDuration = SignedDuration::from_secs(5);
 
@@ -87,6 +89,7 @@ impl WebhookDispatcher {
         let mut tasks = JoinSet::new();
         // The channels that wake the running workers.
         let mut workers: HashMap<WebhookId, watch::Sender<()>> = HashMap::new();
+        let mut looks = dispatcher.clock.interval(OTHER_NODES_INTERVAL);
         while !stop.is_cancelled() {
             let now = dispatcher.clock.now();
             let (due, next) = dispatcher.store.take_due_webhooks(now);
@@ -106,6 +109,9 @@ impl WebhookDispatcher {
                 () = stop.cancelled() => {}
                 () = dispatcher.store.wait_for_webhook_work() => {}
                 () = dispatcher.clock.sleep(delay.min(POLL_INTERVAL)) => {}
+                () = looks.tick() => if let Err(error) = dispatcher.store.find_webhook_work().await {
+                    tracing::warn!(%error, "cannot look for webhook events of other nodes; retrying");
+                },
                 Some(ended) = tasks.join_next() => match ended {
                     Ok((id, wakeups)) => {
                         // An event became due after the last poll of the worker.

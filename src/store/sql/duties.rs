@@ -6,7 +6,7 @@ use crate::store::database::Engine;
 use crate::store::{Duty, Result};
 
 /// The advisory locks of PostgreSQL for transactions of duties.
-const LOCK_CLASS: i32 = 2;
+const LOCK_CLASS: u32 = 2;
 
 impl Store {
     /// Whether this node does a job that one node does for all. On SQLite there is one node.

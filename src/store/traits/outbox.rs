@@ -55,11 +55,14 @@ store_trait! {
             now: Timestamp,
         ) -> Result<Option<WebhookDelivery>>;
 
+        /// Adds the webhooks of this node to the due index that have deliveries of other nodes.
+        async fn find_webhook_work(&self) -> Result<()>;
         /// Removes the webhooks that may have due deliveries from the due index and returns them, with the next due time.
         fn take_due_webhooks(&self, now: Timestamp) -> (Vec<WebhookId>, Option<Timestamp>);
         /// Completes when a delivery may be due earlier than the last returned time.
         async fn wait_for_webhook_work(&self) -> ();
-        /// At most `limit` due deliveries of a webhook that are not in flight. `None` if it is deleted or disabled.
+        /// At most `limit` due deliveries of a webhook that are not in flight. `None` if it is deleted or disabled, or if
+        /// another node serves it.
         async fn claim_webhook(
             &self,
             id: WebhookId,

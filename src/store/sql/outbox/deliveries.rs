@@ -7,7 +7,7 @@ use crate::mail::Timestamp;
 use crate::model::{
     DisabledReason, EventId, EventKind, MessageId, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
 };
-use crate::store::database::{self, Connection, OptionalExtension, Row, params};
+use crate::store::database::{self, Connection, Engine, OptionalExtension, Row, params};
 use crate::store::sql::events::{AppendedEvent, Subject, read_event};
 use crate::store::sql::keyset::List;
 use crate::store::sql::sql_types::{count, json_if_any, shorten, sql_limit, time_if_any, to_json, us};
@@ -64,10 +64,28 @@ impl Tx<'_> {
     }
 }
 
+/// With an index look-up for each webhook with pending deliveries, however many these are.
+const FIRST_DUE: &str = "
+    WITH RECURSIVE first (webhook_id, at_us) AS (
+        (SELECT webhook_id, next_attempt_us FROM webhook_delivery WHERE next_attempt_us IS NOT NULL
+         ORDER BY webhook_id, next_attempt_us LIMIT 1)
+        UNION ALL
+        SELECT next.webhook_id, next.next_attempt_us FROM first JOIN LATERAL (
+            SELECT webhook_id, next_attempt_us FROM webhook_delivery
+            WHERE next_attempt_us IS NOT NULL AND webhook_id > first.webhook_id
+            ORDER BY webhook_id, next_attempt_us LIMIT 1) AS next ON TRUE)
+    SELECT first.webhook_id, first.at_us FROM first JOIN webhook ON webhook.id = first.webhook_id
+    WHERE webhook.status = 'enabled'";
+
 /// The earliest due time of each webhook with pending deliveries.
 pub(in crate::store::sql) fn first_due(connection: &Connection) -> database::Result<HashMap<WebhookId, i64>> {
-    let sql = "SELECT webhook_id, min(next_attempt_us) FROM webhook_delivery
-               WHERE next_attempt_us IS NOT NULL GROUP BY webhook_id";
+    let sql = match connection.engine() {
+        Engine::Sqlite => {
+            "SELECT webhook_id, min(next_attempt_us) FROM webhook_delivery
+             WHERE next_attempt_us IS NOT NULL GROUP BY webhook_id"
+        }
+        Engine::Postgres => FIRST_DUE,
+    };
     let mut statement = connection.prepare_cached(sql)?;
     let due = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     due.collect()

@@ -12,9 +12,10 @@ use super::Store;
 use super::sql_types::us;
 use crate::mail::Timestamp;
 use crate::model::{TenantId, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus};
+use crate::store::database::Engine;
 use crate::store::{
-    NewWebhook, Outbox, Page, PageRequest, Result, ServedWebhook, Webhook, WebhookDelivery, WebhookFilter,
-    WebhookOutcome, WebhookPatch, WebhookSecret, WebhooksInFlight, is_in_scope,
+    Duty, NewWebhook, Outbox, Page, PageRequest, Result, ServedWebhook, Webhook, WebhookDelivery,
+    WebhookFilter, WebhookOutcome, WebhookPatch, WebhookSecret, WebhooksInFlight, is_in_scope,
 };
 
 /// Maximum of rows that one job deletes, so that others can commit in between.
@@ -95,12 +96,23 @@ impl Outbox for Store {
     }
 
     fn take_due_webhooks(&self, now: Timestamp) -> (Vec<WebhookId>, Option<Timestamp>) {
-        let (due, next_us) = self.webhooks_due.take_due(us(now));
+        let (mut due, next_us) = self.webhooks_due.take_due(us(now));
+        // Their nodes look for them.
+        due.retain(|id| self.has_duty(Duty::Webhook(*id)));
         (due, next_us.and_then(|at_us| Timestamp::from_microsecond(at_us).ok()))
     }
 
     async fn wait_for_webhook_work(&self) {
         self.webhooks_due.wait().await;
+    }
+
+    async fn find_webhook_work(&self) -> Result<()> {
+        if self.engine == Engine::Postgres {
+            let due = self.of_server().read_slow(|connection| Ok(deliveries::first_due(connection)?)).await?;
+            let of_this_node = due.into_iter().filter(|(id, _)| self.has_duty(Duty::Webhook(*id)));
+            self.webhooks_due.note_all(of_this_node);
+        }
+        Ok(())
     }
 
     async fn claim_webhook(
@@ -110,6 +122,9 @@ impl Outbox for Store {
         limit: usize,
         now: Timestamp,
     ) -> Result<Option<ServedWebhook>> {
+        if !self.has_duty(Duty::Webhook(id)) {
+            return Ok(None);
+        }
         let sealer = Arc::clone(&self.sealer);
         self.read(move |connection| {
             let found = webhooks::find(connection, id)?;

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use crate::model::WebhookStatus;
 use crate::store::contract::postgres::PostgresHarness;
-use crate::store::contract::{Harness, TestBed, new_message, new_tenant, now};
+use crate::store::contract::{
+    Harness, TestBed, later, new_message, new_suppression, new_tenant, new_webhook, now,
+};
 use crate::store::database::{
     self, Connection, PostgresConnection, PostgresServer, Row, SessionRole, TransactionState, WriterLock,
     params,
 };
-use crate::store::{Conflict, Directory, OpenError, Spool, Store, StoreError};
+use crate::store::{Conflict, Directory, OpenError, Outbox, Spool, Store, StoreError, WebhookPatch};
 
 type Bed = TestBed<PostgresHarness>;
 
@@ -108,6 +111,28 @@ async fn two_processes_see_what_each_other_writes() {
     for store in [one, other] {
         assert_eq!(store.tenant(created.id).await.unwrap().unwrap().slug, "a");
     }
+}
+
+#[tokio::test]
+async fn a_process_finds_the_webhook_events_of_another() {
+    let Some(harness) = harness().await else { return };
+    let (one, other) = (harness.open(0).await, harness.open(0).await);
+    let mut webhooks = Vec::new();
+    for slug in ["a", "b", "c"] {
+        let tenant = one.create_tenant(new_tenant(slug), now()).await.unwrap().id;
+        webhooks.push(one.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id);
+        for number in 0..3 {
+            let new = new_suppression(Some(tenant), &format!("x{number}@one.example"));
+            one.suppress(new, now()).await.unwrap();
+        }
+    }
+    let disabled = WebhookPatch { status: Some(WebhookStatus::Disabled), ..WebhookPatch::default() };
+    one.update_webhook(webhooks[1], disabled, now()).await.unwrap();
+    assert_eq!(other.take_due_webhooks(later(0)).0, []);
+    other.find_webhook_work().await.unwrap();
+    let mut found = other.take_due_webhooks(later(0)).0;
+    found.sort();
+    assert_eq!(found, [webhooks[0], webhooks[2]]);
 }
 
 /// Runs a test with two connections to a database that has a table, on a thread that may block.
