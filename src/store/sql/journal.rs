@@ -5,6 +5,7 @@ pub(super) mod follow;
 mod full_text;
 pub(super) mod idempotent_responses;
 pub(super) mod index;
+mod index_rounds;
 pub(super) mod recipient_history;
 mod rejections;
 pub(super) mod retention;
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 
 use self::commit_order::FilteredEvents;
 use super::spool::submission_key;
+use super::writer::HotJob;
 use super::{Store, Tx, blob_store, body_pieces, delivery_rows, events, message_rows, outbox, usage};
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, EventId, KeyId, MessageId, RequestId, TenantId};
@@ -46,10 +48,13 @@ impl Journal for Store {
         // Others wait for the guard, so this does not wait for the turn of a requester.
         let server = self.of_server();
         let end = server.end_of_journal().await?;
-        let read = move |connection: &Connection| index::read_news(connection, end);
+        let read = move |connection: &Connection| index_rounds::read_news(connection, end);
         let Some(news) = server.read_slow(read).await? else { return Ok(false) };
         let truncated = news.truncated;
-        let is_written = server.write(move |tx| index::write(tx, &news)).await?;
+        let hot = HotJob { octets: news.octets(), shared_key: None };
+        let is_written =
+            server.write_hot(hot, news, |news, tx| index_rounds::write(tx, news), |_, done| done);
+        let is_written = is_written.await?;
         Ok(is_written && truncated)
     }
 

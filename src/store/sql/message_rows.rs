@@ -7,7 +7,7 @@ use crate::model::{DeliveryState, MessageId, MessageKind};
 use crate::store::database::{self, Connection, OptionalExtension, Row};
 use crate::store::{Annotations, Message, MessageSummary, Metadata, Result};
 
-fn read_row(row: &Row<'_>) -> database::Result<Message> {
+pub(super) fn read_row(row: &Row<'_>) -> database::Result<Message> {
     Ok(Message {
         id: row.get("id")?,
         tenant_id: row.get("tenant_id")?,

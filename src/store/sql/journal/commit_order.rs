@@ -2,17 +2,18 @@
 //! come in the order in which events become visible. Events are ordered by the id of their transaction, and a reader stops
 //! before the first transaction that is in progress: what commits later is behind everything that was read.
 
-use super::index::IndexedEvent;
-use crate::mail::SignedDuration;
-use crate::model::EventId;
+use super::index_rounds::IndexedEvent;
+use crate::mail::{Address, SignedDuration};
+use crate::model::{EventId, MessageId};
 use crate::store::database::{self, Connection, OptionalExtension, Row, params};
 use crate::store::sql::bounds::Bounds;
 use crate::store::sql::events::{self, context_columns};
 use crate::store::sql::keyset::{PageOctets, read_rows, ulid_at};
+use crate::store::sql::message_rows;
 use crate::store::sql::slices::{ReadSlice, SliceEnd, Sliced};
 use crate::store::sql::sql_types::sql_limit;
 use crate::store::{
-    CommitPosition, EventFilter, JournalCursor, JournalEntry, PAGE_OBJECTS_MAX, Page, Result,
+    CommitPosition, EventFilter, JournalCursor, JournalEntry, Message, PAGE_OBJECTS_MAX, Page, Result,
 };
 
 /// A transaction is committed within this time of the ids of its events, with the differences of clocks.
@@ -161,6 +162,40 @@ pub(super) fn next_to_index(
         let (kind, message_id) = (row.get("kind")?, row.get("message_id")?);
         Ok(IndexedEvent { cursor: position(row)?.into(), kind, message_id })
     })?;
+    Ok(rows.collect::<database::Result<_>>()?)
+}
+
+/// The messages that were accepted between two positions.
+pub(super) fn accepted_messages(
+    connection: &Connection,
+    after: JournalCursor,
+    until: JournalCursor,
+) -> Result<Vec<Message>> {
+    let sql = "SELECT message.* FROM event JOIN message ON message.id = event.message_id
+               WHERE event.kind = 'message.accepted'
+                 AND (transaction_id, number) > (?1, ?2) AND (transaction_id, number) <= (?3, ?4)";
+    let mut statement = connection.prepare_cached(sql)?;
+    let Span { after, until } = Span::new(connection, after, until)?;
+    let parameters = params![after.transaction, after.number, until.transaction, until.number];
+    let rows = statement.query_map(parameters, message_rows::read_row)?;
+    Ok(rows.collect::<database::Result<_>>()?)
+}
+
+/// Their recipients, those of a message in their order.
+pub(super) fn accepted_recipients(
+    connection: &Connection,
+    after: JournalCursor,
+    until: JournalCursor,
+) -> Result<Vec<(MessageId, Address)>> {
+    let sql = "SELECT delivery.message_id, delivery.recipient
+               FROM event JOIN delivery ON delivery.message_id = event.message_id
+               WHERE event.kind = 'message.accepted'
+                 AND (transaction_id, number) > (?1, ?2) AND (transaction_id, number) <= (?3, ?4)
+               ORDER BY delivery.message_id, delivery.position";
+    let mut statement = connection.prepare_cached(sql)?;
+    let Span { after, until } = Span::new(connection, after, until)?;
+    let parameters = params![after.transaction, after.number, until.transaction, until.number];
+    let rows = statement.query_map(parameters, |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<database::Result<_>>()?)
 }
 

@@ -4,6 +4,7 @@
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
+use super::index::Entry;
 use crate::store::Result;
 use crate::store::database::{Connection, Engine, params};
 
@@ -75,20 +76,19 @@ pub(super) fn condition(engine: Engine, parameter: usize) -> String {
     }
 }
 
-/// Adds a message to the index at its place.
-pub(super) fn insert(connection: &Connection, place: i64, facets: &[String], subject: &str) -> Result<()> {
-    match connection.engine() {
-        Engine::Sqlite => {
-            let sql = "INSERT INTO message_search (rowid, facets, subject) VALUES (?1, ?2, ?3)";
-            connection.prepare_cached(sql)?.execute(params![place, facets.join(" "), subject])?;
-        }
-        Engine::Postgres => {
-            let sql =
-                "INSERT INTO message_search (rowid, doc) VALUES (?1, CAST(CAST(?2 AS TEXT) AS tsvector))";
-            connection.prepare_cached(sql)?.execute(params![place, tsvector(facets, subject)])?;
-        }
-    }
+/// Adds a message to the index of SQLite at its place.
+pub(super) fn insert(connection: &Connection, place: i64, entry: &Entry) -> Result<()> {
+    let sql = "INSERT INTO message_search (rowid, facets, subject) VALUES (?1, ?2, ?3)";
+    connection.prepare_cached(sql)?.execute(params![place, entry.facets.join(" "), entry.subject])?;
     Ok(())
+}
+
+/// Adds a message to the index of PostgreSQL, unless it is there or deleted.
+pub(super) fn post(connection: &Connection, entry: &Entry) -> Result<()> {
+    let sql = "INSERT INTO message_search (message_id, doc) SELECT ?1, CAST(CAST(?2 AS TEXT) AS tsvector)
+               WHERE EXISTS (SELECT 1 FROM message WHERE id = ?1) ON CONFLICT (message_id) DO NOTHING";
+    let doc = tsvector(&entry.facets, &entry.subject);
+    Ok(connection.prepare_cached(sql)?.post(params![entry.id, doc])?)
 }
 
 fn tsvector(facets: &[String], subject: &str) -> String {

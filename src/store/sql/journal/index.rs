@@ -1,7 +1,6 @@
 //! The full-text index of messages: senders, recipients, tags, words of subjects.
 //!
-//! It follows the journal in the order of commits, so it misses nothing. Its position is written in the same transaction
-//! as the index.
+//! It follows the journal, see `index_rounds`.
 
 use std::collections::BTreeSet;
 
@@ -9,21 +8,14 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use ulid::Ulid;
 
-use super::commit_order;
 use super::full_text::{self, IndexQuery, SubjectQuery};
 use crate::mail::{Address, DomainName, ReversePath};
-use crate::model::{Environment, EventKind, KeyId, ListName, MessageId, TenantId};
-use crate::store::database::{self, Connection, DatabaseError, Engine, OptionalExtension, params};
-use crate::store::sql::duties::try_begin;
-use crate::store::sql::sql_types::sql_limit;
+use crate::model::{Environment, KeyId, ListName, MessageId, TenantId};
+use crate::store::database::{Connection, DatabaseError, Engine, OptionalExtension, params};
 use crate::store::sql::unit_of_work::Tx;
-use crate::store::sql::{delivery_rows, events, message_rows};
-use crate::store::{Duty, JournalCursor, Message, MessageFilter, Result};
+use crate::store::sql::{delivery_rows, message_rows};
+use crate::store::{Message, MessageFilter, Result};
 
-/// Maximum of events in one round, because the job that indexes them delays other commits.
-const ROUND_EVENTS_MAX: usize = 500;
-/// A round ends after this many facets; one message may have a thousand recipients.
-const ROUND_FACETS_MAX: usize = 5_000;
 /// Maximum of index pages that one job rewrites.
 const MERGED_PAGES_MAX: i32 = 500;
 /// The place of a message consists of the milliseconds of its id and this many of the random bits.
@@ -31,120 +23,40 @@ const PLACE_RANDOM_BITS: u32 = 12;
 /// The maximal distance of a message from the place of its id: more messages than one millisecond can have.
 const PLACE_SHIFT_MAX: i64 = 1 << PLACE_RANDOM_BITS;
 
-/// Messages to index in one round.
-pub(super) struct News {
-    /// The position of the index when they were read.
-    after: Option<JournalCursor>,
-    /// The position after the last read event.
-    cursor: JournalCursor,
-    messages: Vec<Entry>,
-    /// Whether there may be more.
-    pub(super) truncated: bool,
+/// What the index has of a message.
+pub(super) struct Entry {
+    pub(super) id: MessageId,
+    pub(super) facets: Vec<String>,
+    pub(super) subject: String,
 }
 
-struct Entry {
-    id: MessageId,
-    facets: Vec<String>,
-    subject: String,
-}
-
-/// An event, as far as the index needs it.
-pub(super) struct IndexedEvent {
-    /// The position after it.
-    pub(super) cursor: JournalCursor,
-    pub(super) kind: EventKind,
-    pub(super) message_id: Option<MessageId>,
-}
-
-/// Reads what was accepted after the position of the index, up to the end of the journal.
-pub(super) fn read_news(connection: &Connection, end: JournalCursor) -> Result<Option<News>> {
-    let progress = "SELECT cursor FROM search_progress WHERE id = 1";
-    let after: Option<JournalCursor> =
-        connection.prepare_cached(progress)?.query_row([], |row| row.get(0)).optional()?;
-    let begin = after.unwrap_or(JournalCursor::from_bits(0));
-    let events = match connection.engine() {
-        Engine::Sqlite => next_events(connection, begin)?,
-        Engine::Postgres => commit_order::next_to_index(connection, begin, end, ROUND_EVENTS_MAX)?,
-    };
-    let (mut cursor, mut facets_count) = (None, 0);
-    let mut messages = Vec::new();
-    for event in &events {
-        if facets_count >= ROUND_FACETS_MAX {
-            break;
-        }
-        cursor = Some(event.cursor);
-        if event.kind == EventKind::MessageAccepted
-            && let Some(id) = event.message_id
-            && let Some(message) = message_rows::find(connection, id)?
-        {
-            let recipients = delivery_rows::recipients(connection, id, usize::MAX)?;
-            let facets = facets_of(&message, &recipients);
-            facets_count += facets.len();
-            let subject = message.subject.unwrap_or_default();
-            messages.push(Entry { id, facets, subject });
-        }
+impl Entry {
+    pub(super) fn new(message: Message, recipients: &[Address]) -> Self {
+        let facets = facets_of(&message, recipients);
+        Self { id: message.id, facets, subject: message.subject.unwrap_or_default() }
     }
-    // The index writes segments in the order of places.
-    messages.sort_unstable_by_key(|entry| entry.id);
-    let truncated = events.len() == ROUND_EVENTS_MAX || facets_count >= ROUND_FACETS_MAX;
-    Ok(cursor.map(|cursor| News { after, cursor, messages, truncated }))
 }
 
-/// The next events on SQLite.
-fn next_events(connection: &Connection, after: JournalCursor) -> Result<Vec<IndexedEvent>> {
-    let sql = "SELECT id, kind, message_id FROM event WHERE id > ?1 ORDER BY id LIMIT ?2";
-    let mut statement = connection.prepare_cached(sql)?;
-    let rows =
-        statement.query_map(params![events::last_before(after), sql_limit(ROUND_EVENTS_MAX)], |row| {
-            let cursor = events::cursor_after(row.get(0)?);
-            Ok(IndexedEvent { cursor, kind: row.get(1)?, message_id: row.get(2)? })
-        })?;
-    Ok(rows.collect::<database::Result<_>>()?)
-}
-
-/// Indexes messages. False if somebody else has indexed them, or is indexing.
-pub(super) fn write(tx: &Tx<'_>, news: &News) -> Result<bool> {
-    if !try_begin(tx, Duty::SearchIndex)? || !advance(tx, news)? {
-        return Ok(false);
+/// Adds a message, unless it is indexed or deleted.
+pub(super) fn put(tx: &Tx<'_>, entry: &Entry) -> Result<()> {
+    if tx.engine() == Engine::Postgres {
+        return full_text::post(tx, entry);
     }
-    let mut is_there = tx.prepare_cached("SELECT 1 FROM message WHERE id = ?1")?;
-    for entry in &news.messages {
-        // It may have been deleted since it was read, or be an imported one.
-        if is_there.exists([entry.id])? && place_of(tx, entry.id)?.is_none() {
-            put(tx, entry)?;
-        }
+    let is_there = tx.prepare_cached("SELECT 1 FROM message WHERE id = ?1")?.exists([entry.id])?;
+    if !is_there || place_of(tx, entry.id)?.is_some() {
+        return Ok(());
     }
-    Ok(true)
-}
-
-/// Moves the position of the index. False if it is not where it was when the news were read.
-fn advance(tx: &Tx<'_>, news: &News) -> Result<bool> {
-    let moved = match news.after {
-        Some(after) => tx
-            .prepare_cached("UPDATE search_progress SET cursor = ?1 WHERE id = 1 AND cursor = ?2")?
-            .execute([news.cursor, after])?,
-        None => tx
-            .prepare_cached(
-                "INSERT INTO search_progress (id, cursor) VALUES (1, ?1) ON CONFLICT (id) DO NOTHING",
-            )?
-            .execute([news.cursor])?,
-    };
-    Ok(moved == 1)
-}
-
-fn put(tx: &Tx<'_>, Entry { id, facets, subject }: &Entry) -> Result<()> {
-    let Some(place) = free_place(tx, *id)? else { return Ok(()) };
+    let Some(place) = free_place(tx, entry.id)? else { return Ok(()) };
     let sql = "INSERT INTO search_place (place, message_id) VALUES (?1, ?2)";
-    tx.prepare_cached(sql)?.execute(params![place, id])?;
-    full_text::insert(tx, place, facets, subject)
+    tx.prepare_cached(sql)?.execute(params![place, entry.id])?;
+    full_text::insert(tx, place, entry)
 }
 
 /// Indexes a message anew, because it was changed. One that is not indexed yet is read later.
 pub(in crate::store::sql) fn renew(tx: &Tx<'_>, id: MessageId) -> Result<()> {
-    if place_of(tx, id)?.is_none() {
+    if !remove(tx, id)? {
         return Ok(());
     }
-    remove(tx, id)?;
     add(tx, id)
 }
 
@@ -152,17 +64,19 @@ pub(in crate::store::sql) fn renew(tx: &Tx<'_>, id: MessageId) -> Result<()> {
 pub(in crate::store::sql) fn add(tx: &Tx<'_>, id: MessageId) -> Result<()> {
     let Some(message) = message_rows::find(tx, id)? else { return Ok(()) };
     let recipients = delivery_rows::recipients(tx, id, usize::MAX)?;
-    let facets = facets_of(&message, &recipients);
-    put(tx, &Entry { id, facets, subject: message.subject.unwrap_or_default() })
+    put(tx, &Entry::new(message, &recipients))
 }
 
-/// Removes a message from the index.
-pub(super) fn remove(tx: &Tx<'_>, id: MessageId) -> Result<()> {
-    if let Some(place) = place_of(tx, id)? {
-        tx.prepare_cached("DELETE FROM search_place WHERE place = ?1")?.execute([place])?;
-        tx.prepare_cached("DELETE FROM message_search WHERE rowid = ?1")?.execute([place])?;
+/// Removes a message from the index. False if it was not there.
+pub(super) fn remove(tx: &Tx<'_>, id: MessageId) -> Result<bool> {
+    if tx.engine() == Engine::Postgres {
+        let sql = "DELETE FROM message_search WHERE message_id = ?1";
+        return Ok(tx.prepare_cached(sql)?.execute([id])? > 0);
     }
-    Ok(())
+    let Some(place) = place_of(tx, id)? else { return Ok(false) };
+    tx.prepare_cached("DELETE FROM search_place WHERE place = ?1")?.execute([place])?;
+    tx.prepare_cached("DELETE FROM message_search WHERE rowid = ?1")?.execute([place])?;
+    Ok(true)
 }
 
 /// Rewrites a part of the index without the words of deleted messages, as far as one job may. The first step chooses what
@@ -179,7 +93,7 @@ pub(in crate::store::sql) fn rewrite(tx: &Tx<'_>, is_first: bool) -> Result<bool
     Ok(tx.total_changes() - changes_before >= 2)
 }
 
-/// The place of an id, unless another message has it.
+/// The place of an id on SQLite, unless another message has it.
 pub(super) fn home_of(id: MessageId) -> i64 {
     // 48 bits of milliseconds last until the year 10889; the 63 bits of a place until 3084.
     let bits = u128::from(Ulid::from(id)) >> (80 - PLACE_RANDOM_BITS);

@@ -10,7 +10,7 @@ use super::index::{self, SubjectMatch};
 use crate::model::{DeliveryState, Environment, MessageId, MessageKind};
 use crate::store::database::query_threads::lower_priority;
 use crate::store::database::time_limit::TimeLimit;
-use crate::store::database::{Connection, Value, params, params_from_iter};
+use crate::store::database::{Connection, Engine, Value, params, params_from_iter};
 use crate::store::sql::bounds::Bounds;
 use crate::store::sql::keyset::Range;
 use crate::store::sql::slices::{ReadSlice, SliceEnd, Sliced};
@@ -243,10 +243,19 @@ impl Search<'_> {
         Ok(if self.has_few(&waiting, &source.parameters)? { Some(source) } else { None })
     }
 
-    /// The index identifies messages by their places.
+    /// The index of SQLite identifies messages by their places.
     fn indexed(&self) -> Result<Option<Source>> {
         let Some(query) = index::query(self.filter).filter(|_| self.uses_index) else { return Ok(None) };
         let engine = self.connection.engine();
+        if engine == Engine::Postgres {
+            let sql = format!(
+                "SELECT s.message_id FROM message_search s
+                 WHERE {} AND s.message_id > ?1 AND s.message_id < ?2 ORDER BY s.message_id {}",
+                full_text::condition(engine, 3),
+                self.range.order()
+            );
+            return Ok(Some(self.bound(SourceKind::Index, sql, vec![query.spell(engine).into()])));
+        }
         let sql = format!(
             "SELECT p.message_id FROM message_search s JOIN search_place p ON p.place = s.rowid
              WHERE {} AND s.rowid > ?1 AND s.rowid < ?2 ORDER BY s.rowid {}",

@@ -363,11 +363,6 @@ CREATE TABLE seal_check (
     fingerprint TEXT COLLATE "C"
 );
 
-CREATE TABLE search_place (
-    place       BIGINT PRIMARY KEY,
-    message_id  TEXT COLLATE "C" NOT NULL
-);
-
 CREATE TABLE search_progress (
     id     BIGINT PRIMARY KEY,
     cursor  TEXT COLLATE "C" NOT NULL           -- the last event that was looked at
@@ -645,10 +640,10 @@ CREATE INDEX webhook_delivery_in_order ON webhook_delivery (webhook_id, message_
 CREATE INDEX webhook_delivery_of ON webhook_delivery (webhook_id, id);
 CREATE INDEX webhook_secret_of_webhook ON webhook_secret (webhook_id, id);
 
--- The full-text index. `rowid` is the place of the message, as in SQLite.
+-- The full-text index.
 CREATE TABLE message_search (
-    rowid  BIGINT PRIMARY KEY,
-    doc    TSVECTOR NOT NULL
+    message_id  TEXT COLLATE "C" PRIMARY KEY,
+    doc         TSVECTOR NOT NULL
 );
 CREATE INDEX message_search_doc ON message_search USING gin (doc);
 
