@@ -33,7 +33,7 @@ pub fn resource() -> Resource {
                 .environment_filter()
                 .query::<EventKind>("type", "Only events of this type.")
                 .query::<MessageId>("message_id", "Only events of this message.")
-                .header("Last-Event-ID", "Only with `Accept: text/event-stream`: continues after this position, which is the value of an `id:` line, or after the event with this id.", last_event_id_schema)
+                .header("Last-Event-ID", "Only with `Accept: text/event-stream`: continues after this position, which is the value of an `id:` line, or after the event with this id. A position that the journal does not reach, such as after the restore of a backup, is its end.", last_event_id_schema)
                 .pages::<EventId, EventView<'static>>("Events.")
                 .returns_octets("text/event-stream", "Events."),
         ])

@@ -176,7 +176,7 @@ async fn a_store_is_the_same_after_a_copy_to_postgresql_and_back() {
     let store = postgres.open(0).await;
     require(&postgres, "(SELECT count(*) FROM body_piece) = 2").await;
     store.index_messages().await.unwrap();
-    require(&postgres, "(SELECT count(*) FROM search_place) = (SELECT count(*) FROM message)").await;
+    require(&postgres, "(SELECT count(*) FROM message_search) = (SELECT count(*) FROM message)").await;
     assert_eq!(store.count_open().await.unwrap(), 3);
     let page = PageRequest { limit: 100, ..PageRequest::default() };
     let messages = store.list_messages(MessageFilter::default(), page.clone()).await.unwrap();
