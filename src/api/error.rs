@@ -382,6 +382,11 @@ impl From<StoreError> for ApiError {
                 "the database did not say in time whether the change is stored",
                 "look whether it is before you try again, or repeat the request with the same Idempotency-Key",
             ),
+            StoreError::NoLease => Self::new(
+                RefusalCode::StorageUnavailable,
+                "this node has lost its contact with the database",
+                "try again; a load balancer that asks /readyz sends requests to another node",
+            ),
             StoreError::Failed(_) => Self::new(
                 RefusalCode::StorageUnavailable,
                 "the store is unavailable",

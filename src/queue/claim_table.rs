@@ -44,6 +44,8 @@ pub(super) struct ClaimTable {
     cursors: HashMap<TenantId, DueCursor>,
     /// Claims that ended since the current pass began.
     ended_in_pass: Option<HashSet<DeliveryId>>,
+    /// Claims that ended without a result: the store must learn of them.
+    pub(super) given_back: Vec<DeliveryId>,
     /// Whether the last pass left deliveries because of a limit.
     pub(super) has_leftovers: bool,
 }
@@ -108,6 +110,11 @@ impl ClaimTable {
                 }
             }
             SpoolChange::TenantWasResumed { tenant_id, at_us } => self.pauses.note_resumed(tenant_id, at_us),
+            SpoolChange::ClaimsLost => {
+                for tenant in self.hot.tenants() {
+                    self.withdraw(tenant, |_, _| true);
+                }
+            }
             SpoolChange::TenantRemoved(tenant) => {
                 self.suspend(tenant);
                 self.pauses.forget_tenant(tenant);
@@ -137,6 +144,7 @@ impl ClaimTable {
         let mut wakes = Wakes { fresh: true, work: false };
         for mut batch in batches_of(&new) {
             if self.pauses.hold(of, &batch.destination, now_us) {
+                self.given_back.extend(batch.deliveries.iter().map(|delivery| delivery.id));
                 wakes.work |= self.advance(tenant, now_us);
                 continue;
             }
@@ -189,6 +197,7 @@ impl ClaimTable {
     fn withdraw(&mut self, tenant: TenantId, is_meant: impl Fn(Environment, &Host) -> bool) {
         for id in self.hot.remove(tenant, is_meant) {
             self.end_claim(id);
+            self.given_back.push(id);
         }
     }
 
@@ -223,6 +232,7 @@ impl ClaimTable {
     pub(super) fn release(&mut self, ids: &[DeliveryId]) {
         for id in ids {
             if let Some(tenant) = self.end_claim(*id) {
+                self.given_back.push(*id);
                 self.advance(tenant, i64::MIN);
             }
         }

@@ -1,6 +1,7 @@
 //! The queue manager of a process.
 
 use std::collections::HashSet;
+use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, mpsc};
 
@@ -32,7 +33,7 @@ pub struct QueueManager {
     store: Arc<Store>,
     clock: Clock,
     rng: Rng,
-    feed: Arc<SpoolFeed>,
+    pub(super) feed: Arc<SpoolFeed>,
     state: Mutex<State>,
     releaser: Releaser,
     dispatch: Mutex<Dispatch>,
@@ -192,6 +193,7 @@ impl QueueManager {
             }
             wakes.work = true;
         }
+        self.store.release(mem::take(&mut state.table.given_back));
         if wakes.work {
             self.work.notify_one();
         }

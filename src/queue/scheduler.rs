@@ -17,7 +17,7 @@ use crate::mail::{DomainName, Host};
 use crate::model::TenantId;
 use crate::policy::fair_queue::Grant;
 use crate::policy::site_feedback::SiteFeedback;
-use crate::store::{Batch, Directory, StoreError};
+use crate::store::{Batch, Directory, Lease, LeaseState, Spool, StoreError};
 use crate::telemetry::FLOOD;
 
 /// Maximum of claimed deliveries.
@@ -62,6 +62,8 @@ pub trait DeliveryAgents: Send + Sync + 'static {
     fn deliver(&self, slot: Slot, claim: Claim);
     /// Closes connections that were idle for too long.
     fn end_idle_connections(&self);
+    /// Ends all deliveries at once, in whatever state they are.
+    fn end_deliveries(&self);
 }
 
 /// One run of the queue manager.
@@ -75,7 +77,7 @@ impl QueueManager {
     /// Hands out due mail until `stop`, then releases waiting claims.
     pub async fn run<A: DeliveryAgents>(self: &Arc<Self>, agents: &Arc<A>, stop: &CancellationToken) {
         let scheduler = Scheduler { queue: self, agents, stop };
-        tokio::join!(scheduler.claim_what_is_due(), scheduler.attend());
+        tokio::join!(scheduler.claim_what_is_due(), scheduler.attend(), scheduler.follow_lease());
         self.give_back_waiting();
     }
 
@@ -91,8 +93,16 @@ impl QueueManager {
         self.scheduler_wakeup.notify_one();
     }
 
+    /// Whether deliveries may begin: other processes cannot have them.
+    fn may_deliver(&self) -> bool {
+        self.store().lease() == LeaseState::Fresh
+    }
+
     /// The next claim, with its slot.
     pub fn next_claim(&self) -> Option<(Slot, Claim)> {
+        if !self.may_deliver() {
+            return None;
+        }
         let grant = self.dispatcher().grant(self.clock().instant());
         let Grant { tenant, key: queue_key, job } = grant?;
         Some((Slot { queue_key, holder: tenant, freed: self.freed.clone() }, job))
@@ -100,6 +110,9 @@ impl QueueManager {
 
     /// The next claim for an agent's slot.
     pub fn next_claim_for(&self, slot: &mut Slot) -> Option<Claim> {
+        if !self.may_deliver() {
+            return None;
+        }
         let (holder, claim) =
             self.dispatcher().reuse(&slot.queue_key, &slot.holder, self.clock().instant())?;
         slot.holder = holder;
@@ -141,13 +154,13 @@ impl QueueManager {
         }
     }
 
-    /// Whether the route of a claim is still valid. Only if its tenant has changed, `route` is awaited.
+    /// Whether the claim and its route are still valid. Only if its tenant has changed, `route` is awaited.
     pub async fn is_in_place(
         &self,
         claim: &Claim,
         route: impl Future<Output = Result<Option<Routed>, StoreError>>,
     ) -> bool {
-        let Some(known) = &claim.route else { return false };
+        let Some(known) = claim.route.as_ref().filter(|_| self.may_deliver()) else { return false };
         let tenant = Some(claim.batch.message.tenant_id);
         if self.store().version_of_owner(tenant) <= known.directory_version {
             return true;
@@ -180,6 +193,31 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
                 }
             }
             self.hand_out();
+        }
+    }
+
+    /// Ends deliveries before other processes may begin them, and goes on when this one has its lease again.
+    async fn follow_lease(&self) {
+        let mut lease = self.queue.store().watch_lease();
+        let mut epoch = lease.borrow_and_update().epoch;
+        loop {
+            let changed = tokio::select! {
+                () = self.stop.cancelled() => return,
+                changed = lease.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+            let Lease { state, epoch: new_epoch } = *lease.borrow_and_update();
+            if state == LeaseState::Lost || new_epoch != epoch {
+                self.queue.give_back_waiting();
+                self.agents.end_deliveries();
+            }
+            epoch = new_epoch;
+            if state == LeaseState::Fresh {
+                self.queue.wake();
+                self.queue.feed.wake();
+            }
         }
     }
 

@@ -35,7 +35,12 @@ impl DeliveryAgents for Agents {
     }
 
     fn deliver(&self, slot: Slot, claim: Claim) {
-        self.context.tasks.spawn(worker::run(self.context.clone(), self.recordings.clone(), slot, claim));
+        let worker = worker::run(self.context.clone(), self.recordings.clone(), slot, claim);
+        self.context.tasks.spawn_delivery(worker);
+    }
+
+    fn end_deliveries(&self) {
+        self.context.tasks.end_deliveries();
     }
 
     fn end_idle_connections(&self) {

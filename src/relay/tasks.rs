@@ -1,5 +1,6 @@
 //! The background tasks of a relay. A stop waits for them; dropping the relay aborts them.
 
+use parking_lot::Mutex;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -9,6 +10,8 @@ pub struct Tasks {
     /// Cancelled at the stop: tasks end as soon as this is safe.
     pub stop: CancellationToken,
     tracker: TaskTracker,
+    /// Cancelled when the deliveries that run now must end.
+    deliveries_ended: Mutex<CancellationToken>,
     aborted: CancellationToken,
 }
 
@@ -22,6 +25,22 @@ impl Tasks {
                 () = task => {}
             }
         });
+    }
+
+    /// Starts a delivery.
+    pub fn spawn_delivery(&self, delivery: impl Future<Output = ()> + Send + 'static) {
+        let ended = self.deliveries_ended.lock().clone();
+        self.spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = delivery => {}
+            }
+        });
+    }
+
+    /// Ends the deliveries that run now, at their next await.
+    pub fn end_deliveries(&self) {
+        std::mem::take(&mut *self.deliveries_ended.lock()).cancel();
     }
 
     /// Aborts all tasks at their next await when the guard is dropped.

@@ -73,6 +73,9 @@ pub(crate) const KEEP: RetentionPolicy = RetentionPolicy {
 
 /// The place of a store: a directory or a database. It outlives the stores that are opened in it.
 pub(crate) trait Harness: Sized + 'static {
+    /// The size of the hot queue, unless a test wants another. In PostgreSQL, what is in it cannot be claimed by
+    /// [`TestBed::claim`].
+    const HOT_QUEUE_OCTETS: u64;
     /// Whether the engine is installed. If not, its tests are skipped.
     fn is_available() -> bool {
         true
@@ -92,10 +95,8 @@ pub(crate) struct TestBed<H> {
 }
 
 impl<H: Harness> TestBed<H> {
-    const HOT_QUEUE_OCTETS: u64 = 1024 * 1024;
-
     pub(crate) async fn new() -> Self {
-        Self::with_hot_queue(Self::HOT_QUEUE_OCTETS).await
+        Self::with_hot_queue(H::HOT_QUEUE_OCTETS).await
     }
 
     pub(crate) async fn with_hot_queue(hot_queue_bytes_max: u64) -> Self {
@@ -118,7 +119,7 @@ impl<H: Harness> TestBed<H> {
     pub(crate) async fn restart(self) -> Self {
         let Self { harness, store, .. } = self;
         drop(Arc::into_inner(store).expect("no task has the store"));
-        let store = harness.open(Self::HOT_QUEUE_OCTETS).await;
+        let store = harness.open(H::HOT_QUEUE_OCTETS).await;
         Self::of(harness, store)
     }
 

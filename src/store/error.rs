@@ -23,6 +23,9 @@ pub enum StoreError {
         /// The difference.
         fault: String,
     },
+    /// The database has not confirmed for some seconds that this process may serve it.
+    #[error("the database does not answer, and other nodes may take over the mail of this one")]
+    NoLease,
     /// The store is closing, or its writer has ended.
     #[error("the store is closed")]
     Closed,

@@ -35,7 +35,9 @@ mod traits;
 use crate::mail::SignedDuration;
 
 pub use error::{Conflict, Result, StoreError};
-pub use memory::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange, SpoolFeed};
+pub use memory::{
+    AcceptedMessage, HotQueuePermit, Lease, LeaseState, Nodes, RecordedDelivery, SpoolChange, SpoolFeed,
+};
 pub use options::{Access, OpenError, StoreOptions};
 pub use records::*;
 pub use requester::Requester;

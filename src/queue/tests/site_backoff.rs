@@ -38,6 +38,8 @@ impl DeliveryAgents for Agents {
     }
 
     fn end_idle_connections(&self) {}
+
+    fn end_deliveries(&self) {}
 }
 
 async fn enqueue_now<H: Harness>(bed: &Bed<H>, tenant: TenantId) {

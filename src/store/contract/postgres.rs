@@ -22,6 +22,8 @@ pub(crate) struct PostgresHarness {
 }
 
 impl Harness for PostgresHarness {
+    const HOT_QUEUE_OCTETS: u64 = 0;
+
     fn is_available() -> bool {
         SERVER.get_or_init(Server::start).is_some()
     }
@@ -65,6 +67,13 @@ impl PostgresHarness {
             self.server.config(&self.database).connect(tokio_postgres::NoTls).await.unwrap();
         tokio::spawn(connection);
         client
+    }
+
+    /// The options of another node of the same database.
+    pub(crate) fn options_of_node(&self, name: &str) -> PostgresOptions {
+        // The first node makes the key.
+        let master_key_file = Some(self.dir.path().join("master.key"));
+        PostgresOptions { data_dir: self.dir.path().join(name), master_key_file, ..self.options() }
     }
 
     /// Runs statements in the database, in a session of their own.

@@ -86,7 +86,7 @@ pub(super) async fn a_row_is_put_off_only_while_the_pause_that_was_seen_is_there
 pub(super) async fn the_feed_tells_what_was_committed_in_its_order_and_what_holds_after_a_restart<
     H: Harness,
 >() {
-    let bed = TestBed::<H>::new().await;
+    let bed = TestBed::<H>::with_hot_queue(1024 * 1024).await;
     let tenant = bed.tenant("a").await.id;
     let feed = bed.store.feed();
     feed.take();

@@ -23,7 +23,7 @@ pub(in crate::store) use error::{DatabaseError, OptionalExtension, Result, unrea
 pub(in crate::store) use params::{Params, params, params_from_iter};
 use posted_rows::PostOrder;
 pub(in crate::store) use postgres::PostgresConnection;
-pub(in crate::store) use postgres_server::{PostgresServer, SessionRole};
+pub(in crate::store) use postgres_server::{PostgresServer, SessionRole, Signals};
 pub(in crate::store) use rows::{ColumnIndex, MappedRows, Row, Rows};
 pub(in crate::store) use rusqlite::types::{
     FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRef,

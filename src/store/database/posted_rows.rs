@@ -39,7 +39,7 @@ impl StatementRows {
     }
 }
 
-/// Rows that are not sent yet. Statements are in the order in which they are sent.
+/// Rows that are not sent yet. Statements are in the order in which they are sent, for a whole transaction.
 #[derive(Debug, Default)]
 pub(super) struct PostedRows {
     statements: Vec<StatementRows>,
@@ -65,8 +65,21 @@ impl PostedRows {
         }
     }
 
+    /// Takes the rows. Their statements keep their places.
     pub(super) fn take(&mut self) -> Vec<StatementRows> {
-        std::mem::take(self).statements
+        (self.rows, self.octets) = (0, 0);
+        let with_rows = self.statements.iter_mut().filter(|statement| !statement.rows.is_empty());
+        let taken = with_rows.map(|StatementRows { sql, order, rows }| StatementRows {
+            sql: sql.clone(),
+            order: *order,
+            rows: std::mem::take(rows),
+        });
+        taken.collect()
+    }
+
+    /// Forgets everything at the end of a transaction.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
     }
 }
 
@@ -95,6 +108,15 @@ mod tests {
         let sent: Vec<_> = posted.take().into_iter().map(|of| (of.sql, of.rows.len())).collect();
         assert_eq!(sent, [("parent".to_owned(), 2), ("child".to_owned(), 2), ("last".to_owned(), 1)]);
         assert!(posted.take().is_empty());
+        // As when the rows of a parent did not all fit.
+        posted.add("child", PostOrder::Usual, row("b2"));
+        posted.add("parent", PostOrder::Usual, row("c"));
+        let sent: Vec<_> = posted.take().into_iter().map(|of| of.sql).collect();
+        assert_eq!(sent, ["parent", "child"]);
+        posted.clear();
+        posted.add("child", PostOrder::Usual, row("b2"));
+        posted.add("parent", PostOrder::Usual, row("c"));
+        assert_eq!(posted.take()[0].sql, "child");
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt, join, join_all};
+use futures_util::future::{BoxFuture, FutureExt, MaybeDone, join, join_all, maybe_done};
 use rusqlite::types::ToSql;
 use tokio::runtime::Runtime;
 use tokio::task::{AbortHandle, yield_now};
@@ -18,7 +19,7 @@ use tokio_postgres::error::SqlState;
 use super::dialect::for_postgres;
 use super::many_rows::for_many_rows;
 use super::posted_rows::{PostOrder, PostedRows, StatementRows};
-use super::postgres_server::{BegunSession, PostgresServer, SessionRole};
+use super::postgres_server::{BegunSession, PostgresServer, SessionRole, Signals};
 use super::postgres_values::{OwnedParameter, Parameter};
 use super::time_limit::TimeLimit;
 use super::{DatabaseError, Result, TransactionState};
@@ -43,7 +44,7 @@ pub(in crate::store) struct PostgresConnection {
     /// Rows of statements that are not sent yet.
     rows: RefCell<PostedRows>,
     /// Statements that were sent and not answered yet, in order.
-    posted: RefCell<Vec<Posted>>,
+    posted: RefCell<Vec<MaybeDone<Posted>>>,
     /// Whether [`Self::post`] returns before the answer.
     pipelines: Cell<bool>,
     changes: Cell<u64>,
@@ -83,7 +84,7 @@ struct Session {
     client: Arc<Client>,
     name: String,
     task: AbortHandle,
-    is_warned: Arc<AtomicBool>,
+    signals: Arc<Signals>,
     /// Whether the client has given it up.
     is_left: Cell<bool>,
     statements: HashMap<String, tokio_postgres::Statement>,
@@ -167,7 +168,7 @@ impl PostgresConnection {
         params: &[&dyn ToSql],
     ) -> Result<usize> {
         if sql.starts_with("ROLLBACK") {
-            self.rows.take();
+            self.rows.borrow_mut().clear();
             // Their answers come before that of the rollback.
             drop(self.first_error_of_posted());
         }
@@ -238,7 +239,7 @@ impl PostgresConnection {
         let _entered = self.runtime.enter();
         match (&mut answer).now_or_never() {
             Some(answered) => drop(self.note(answered.map_err(DatabaseError::Postgres))?),
-            None => self.posted.borrow_mut().push(answer),
+            None => self.posted.borrow_mut().push(maybe_done(answer)),
         }
         Ok(())
     }
@@ -265,24 +266,26 @@ impl PostgresConnection {
         }
         let commit = self.prepare("COMMIT")?;
         self.send_rows()?;
-        self.session.borrow().is_warned.store(false, Ordering::Relaxed);
+        self.session.borrow().signals.is_warned.store(false, Ordering::Relaxed);
         let (client, posted) = (self.client(), self.posted.take());
         // Answers are taken while later ones come.
         let answers = self.run(&client, async {
             let none: [&(dyn tokio_postgres::types::ToSql + Sync); 0] = [];
-            let (committed, posted) = join(client.execute_raw(&commit, none), join_all(posted)).await;
+            let (committed, posted) =
+                join(client.execute_raw(&commit, none), join_all(posted.into_iter().map(answer_of))).await;
             Ok((committed, posted))
         });
         let failed = match answers {
             Ok((committed, posted)) => posted
                 .into_iter()
+                .flatten()
                 .find_map(std::result::Result::err)
                 .map(DatabaseError::Postgres)
                 .or_else(|| committed.err().map(DatabaseError::Postgres)),
             Err(error) => Some(error),
         };
         let session = self.session.borrow();
-        if session.has_ended() || failed.is_none() && session.is_warned.load(Ordering::Relaxed) {
+        if session.has_ended() || failed.is_none() && session.signals.is_warned.load(Ordering::Relaxed) {
             session.leave();
             self.state.set(TransactionState::None);
             return Err(DatabaseError::Unanswered { session: session.name.clone() });
@@ -299,9 +302,9 @@ impl PostgresConnection {
 
     /// Waits for the answers to all posted statements.
     fn first_error_of_posted(&self) -> Option<DatabaseError> {
-        let posted = self.posted.take();
+        let posted = self.posted.take().into_iter().map(answer_of);
         let answers = self.run(&self.client(), join_all(posted).map(Ok)).unwrap_or_default();
-        answers.into_iter().find_map(std::result::Result::err).map(DatabaseError::Postgres)
+        answers.into_iter().flatten().find_map(std::result::Result::err).map(DatabaseError::Postgres)
     }
 
     /// The error of the posted statement that made a later one fail.
@@ -353,7 +356,7 @@ impl PostgresConnection {
 
     /// Forgets a transaction that ended with its session.
     pub(super) fn forget_transaction(&self) {
-        self.rows.take();
+        self.rows.borrow_mut().clear();
         self.posted.borrow_mut().clear();
         self.state.set(TransactionState::None);
     }
@@ -387,6 +390,17 @@ impl PostgresConnection {
         answer: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
     ) -> Result<T> {
         let answered = self.runtime.block_on(async {
+            let mut answer = std::pin::pin!(answer);
+            // The session passes answers on in order, and waits until each has been read.
+            let answer = poll_fn(|context| {
+                let answered = answer.as_mut().poll(context);
+                if answered.is_pending() {
+                    self.posted.borrow_mut().iter_mut().for_each(|posted| {
+                        let _ = posted.poll_unpin(context);
+                    });
+                }
+                answered
+            });
             let mut answer = std::pin::pin!(answer);
             if self.role != SessionRole::Reader {
                 return timeout(self.answer_timeout.get(), answer).await.ok();
@@ -425,6 +439,9 @@ impl PostgresConnection {
 
     /// Follows the transaction.
     fn follow(&self, sql: &str) {
+        if sql.starts_with("BEGIN") {
+            self.rows.borrow_mut().clear();
+        }
         if sql.starts_with("BEGIN") || sql.starts_with("ROLLBACK TO") {
             self.state.set(TransactionState::Usable);
         } else if sql.starts_with("COMMIT") || sql.starts_with("ROLLBACK") {
@@ -433,15 +450,20 @@ impl PostgresConnection {
     }
 }
 
+async fn answer_of(mut posted: MaybeDone<Posted>) -> Option<std::result::Result<u64, tokio_postgres::Error>> {
+    (&mut posted).await;
+    Pin::new(&mut posted).take_output()
+}
+
 fn begin_session(runtime: &DrivingRuntime, server: &PostgresServer, role: SessionRole) -> Result<Session> {
     let begun = runtime.block_on(async { timeout(ANSWER_TIMEOUT, server.connect(role)).await });
     let begun = begun.map_err(|_| DatabaseError::Lost("the server did not answer in time".into()))?;
-    let BegunSession { client, name, task, is_warned } = begun.map_err(DatabaseError::Postgres)?;
+    let BegunSession { client, name, task, signals } = begun.map_err(DatabaseError::Postgres)?;
     Ok(Session {
         client: Arc::new(client),
         name,
         task,
-        is_warned,
+        signals,
         is_left: Cell::new(false),
         statements: HashMap::new(),
         for_many_rows: HashMap::new(),

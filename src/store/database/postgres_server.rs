@@ -1,10 +1,11 @@
 //! The PostgreSQL server, and how sessions with it begin.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::poll_fn;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls};
@@ -48,8 +49,16 @@ pub(super) struct BegunSession {
     pub(super) name: String,
     /// The task that drives it.
     pub(super) task: AbortHandle,
-    /// Whether the server sent a warning.
-    pub(super) is_warned: Arc<AtomicBool>,
+    pub(super) signals: Arc<Signals>,
+}
+
+/// What a server sends without having been asked.
+#[derive(Default)]
+pub(in crate::store) struct Signals {
+    /// Whether it sent a warning.
+    pub(super) is_warned: AtomicBool,
+    /// Completed by a notification.
+    pub(in crate::store) notified: Notify,
 }
 
 /// Where the database is and how it is reached.
@@ -111,18 +120,34 @@ impl PostgresServer {
             config.options(format!("{options} {settings}"));
         }
         config.application_name(&name);
-        let is_warned = Arc::<AtomicBool>::default();
-        let (client, task) = match self.tls.clone() {
+        let signals = Arc::<Signals>::default();
+        let (client, task) = self.begin(&config, Arc::clone(&signals)).await?;
+        Ok(BegunSession { client, name, task, signals })
+    }
+
+    /// Begins a session whose notifications complete `signals.notified`.
+    pub(in crate::store) async fn connect_noting(
+        &self,
+        signals: Arc<Signals>,
+    ) -> Result<Client, tokio_postgres::Error> {
+        Ok(self.begin(&self.config, signals).await?.0)
+    }
+
+    async fn begin(
+        &self,
+        config: &Config,
+        signals: Arc<Signals>,
+    ) -> Result<(Client, AbortHandle), tokio_postgres::Error> {
+        match self.tls.clone() {
             None => {
                 let (client, connection) = config.connect(NoTls).await?;
-                (client, drive(connection, Arc::clone(&is_warned)))
+                Ok((client, drive(connection, signals)))
             }
             Some(tls) => {
                 let (client, connection) = config.connect(tls).await?;
-                (client, drive(connection, Arc::clone(&is_warned)))
+                Ok((client, drive(connection, signals)))
             }
-        };
-        Ok(BegunSession { client, name, task, is_warned })
+        }
     }
 
     /// Asks the server to end the statement of a session.
@@ -138,7 +163,7 @@ impl PostgresServer {
     }
 }
 
-fn drive<S, T>(mut connection: Connection<S, T>, is_warned: Arc<AtomicBool>) -> AbortHandle
+fn drive<S, T>(mut connection: Connection<S, T>, signals: Arc<Signals>) -> AbortHandle
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     T: tokio_postgres::tls::TlsStream + Unpin + Send + 'static,
@@ -146,9 +171,10 @@ where
     let task = tokio::spawn(async move {
         while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
             match message {
+                Ok(AsyncMessage::Notification(_)) => signals.notified.notify_one(),
                 Ok(AsyncMessage::Notice(notice)) if notice.severity() == "WARNING" => {
                     tracing::warn!("PostgreSQL warns: {}", notice.message());
-                    is_warned.store(true, Ordering::Relaxed);
+                    signals.is_warned.store(true, Ordering::Relaxed);
                 }
                 Ok(_) => {}
                 // The client of the session gets the error too.

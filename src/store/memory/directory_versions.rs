@@ -97,6 +97,10 @@ impl DirectoryChanges {
         self.0.borrow_mut().truncate(len);
     }
 
+    pub(in crate::store) fn cloned(&self) -> Vec<DirectoryChange> {
+        self.0.borrow().clone()
+    }
+
     pub(in crate::store) fn take(&self) -> Vec<DirectoryChange> {
         self.0.take()
     }

@@ -1,11 +1,13 @@
 //! In-memory state that every engine keeps beside its database, without SQL. An engine fills it when it is opened and
 //! updates it after each commit.
 
+mod announcement;
 mod commit_counters;
 mod directory_versions;
 mod event_clock;
 mod journal_end;
 mod minute_series;
+mod node_lease;
 mod spool_feed;
 mod suppression_times;
 mod usage_accumulator;
@@ -13,11 +15,14 @@ mod usage_parts;
 mod webhook_due_index;
 mod webhook_subscriptions;
 
+pub(super) use announcement::{Announcement, AnnouncementTargets, Reload};
 pub(super) use commit_counters::CommitCounters;
 pub(super) use directory_versions::{DirectoryChange, DirectoryChanges, DirectoryVersions};
 pub(super) use event_clock::EventClock;
 pub(super) use journal_end::JournalEnd;
 pub(super) use minute_series::MinuteSeries;
+pub(super) use node_lease::{LEASE_TIME, NodeLease, uptime_ms};
+pub use node_lease::{Lease, LeaseState, Nodes};
 pub use spool_feed::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange, SpoolFeed};
 pub(super) use suppression_times::SuppressionTimes;
 pub(super) use usage_accumulator::{DeliveryResult, UsageAccumulator, UsagePartRow, UsageSums};

@@ -50,6 +50,8 @@ pub enum SpoolChange {
         /// The time.
         at_us: i64,
     },
+    /// Other processes may have all claimed deliveries.
+    ClaimsLost,
     /// The tenant and all its objects were deleted.
     TenantRemoved(TenantId),
     /// A part of the queue was paused.

@@ -26,6 +26,7 @@ use crate::model::{
     TenantId,
 };
 use crate::store::database::Connection;
+use crate::store::memory::Announcement;
 use crate::store::{
     Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, NewDkimKey,
     NewDomain, NewKey, NewSuppression, NewTemplate, NewTenant, Page, PageRequest, Queue, Result,
@@ -47,7 +48,14 @@ impl Store {
             }
             is_there
         };
-        self.write_then(move |tx| removal::begin(tx, id, now), after).await
+        let work = move |tx: &Tx<'_>| {
+            let is_there = removal::begin(tx, id, now)?;
+            if is_there {
+                tx.announce(&Announcement::Suspended(id))?;
+            }
+            Ok(is_there)
+        };
+        self.write_then(work, after).await
     }
 
     pub(super) async fn continue_removal(&self, id: TenantId) -> Result<removal::Step> {
@@ -62,7 +70,14 @@ impl Store {
             }
             step
         };
-        self.write_then(move |tx| removal::finish(tx, id, now), after).await
+        let work = move |tx: &Tx<'_>| {
+            let step = removal::finish(tx, id, now)?;
+            if step.is_last {
+                tx.announce(&Announcement::Removed(id))?;
+            }
+            Ok(step)
+        };
+        self.write_then(work, after).await
     }
 
     /// Rewrites the search index without deleted messages, in steps between which others commit.
@@ -152,7 +167,18 @@ impl Directory for Store {
             }
             tenant
         };
-        let tenant = self.write_then(move |tx| tenants::update(tx, id, &patch, now), after).await?;
+        let work = move |tx: &Tx<'_>| {
+            let tenant = tenants::update(tx, id, &patch, now)?;
+            match status.filter(|_| tenant.is_some()) {
+                Some(status) if status.sends() => {
+                    tx.announce(&Announcement::Resumed { tenant_id: id, at: now })?;
+                }
+                Some(_) => tx.announce(&Announcement::Suspended(id))?,
+                None => {}
+            }
+            Ok(tenant)
+        };
+        let tenant = self.write_then(work, after).await?;
         if tenant.is_some() && moves {
             self.flush(QueueFilter::tenant(id), now).await?;
         }

@@ -3,16 +3,16 @@
 use super::Store;
 use super::unit_of_work::Tx;
 use crate::store::database::Engine;
-use crate::store::{Duty, Result};
+use crate::store::{Duty, LeaseState, Nodes, Result};
 
 /// The advisory locks of PostgreSQL for transactions of duties.
 const LOCK_CLASS: u32 = 2;
 
 impl Store {
-    /// Whether this node does a job that one node does for all. On SQLite there is one node.
+    /// Whether this node does a job that one node does for all.
     pub fn has_duty(&self, duty: Duty) -> bool {
-        let (count, rank) = (1, 0);
-        duty.rank_among(count) == rank
+        let Nodes { count, rank } = self.lease.nodes();
+        self.lease.state() == LeaseState::Fresh && duty.rank_among(count) == rank
     }
 }
 

@@ -47,6 +47,7 @@ use std::fs::File;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
 use tokio_util::task::AbortOnDropHandle;
@@ -73,7 +74,7 @@ pub use self::sqlite::quick_check::quick_check;
 use self::unit_of_work::Tx;
 use self::writer::{HotJob, Writer};
 use super::memory::{
-    CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, SuppressionTimes, WebhookDueIndex,
+    CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, NodeLease, SuppressionTimes, WebhookDueIndex,
 };
 use super::{
     Access, AuditTrail, OpenError, Requester, ResponseRecorder, Result, SpoolFeed, StoreError, StoreOptions,
@@ -195,6 +196,12 @@ pub struct OpenDatabase {
     suppression_times: SuppressionTimes,
     /// See [`super::Ledger::usage_by_minute`].
     minutes: Arc<MinuteSeries>,
+    /// The right to serve the spool.
+    lease: NodeLease,
+    /// Whether another process has changed webhooks since the writer has read their subscriptions.
+    outdated: Arc<AtomicBool>,
+    /// The heartbeat of this node, in a database that several processes serve.
+    heartbeat: Mutex<Option<postgres::node::Heartbeat>>,
     /// The lock of the data directory while this process serves it.
     lock: Mutex<Option<File>>,
 }
@@ -207,13 +214,20 @@ impl Store {
             StoreOptions::Sqlite(options) => options.data_dir.clone(),
             StoreOptions::Postgres(options) => options.data_dir.clone(),
         };
+        let to_join = match &options {
+            StoreOptions::Sqlite(_) => None,
+            StoreOptions::Postgres(options) => Some(options.clone()),
+        };
         let opened = tokio::task::spawn_blocking(|| match options {
             StoreOptions::Sqlite(options) => sqlite::open::open(options),
             StoreOptions::Postgres(options) => postgres::open(&options),
         });
-        let store = opened
-            .await
-            .unwrap_or_else(|error| Err(OpenError::Failed { path, message: error.to_string() }))?;
+        let opened = opened.await;
+        let store =
+            opened.unwrap_or_else(|error| Err(OpenError::Failed { path, message: error.to_string() }))?;
+        if let Some(options) = to_join {
+            postgres::join(&store, &options).await?;
+        }
         if store.engine == Engine::Postgres && store.access == Access::Serve {
             let following = tokio::spawn(follow::follow(Arc::downgrade(&store.database)));
             *store.following.lock() = Some(AbortOnDropHandle::new(following));
@@ -258,6 +272,10 @@ impl Store {
         }
         self.readers.close();
         self.writer.close().await;
+        let heartbeat = self.heartbeat.lock().take();
+        if let Some(heartbeat) = heartbeat {
+            heartbeat.end().await;
+        }
         // Unlocked explicitly, because a child process before its exec may have a copy of the descriptor.
         if let Some(file) = self.lock.lock().take()
             && let Err(error) = file.unlock()

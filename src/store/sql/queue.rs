@@ -15,6 +15,7 @@ pub(super) use self::stats::StatsCache;
 use super::{Store, Tx};
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, MessageId, QueueFilter, TenantId};
+use crate::store::memory::Announcement;
 use crate::store::{
     Conflict, OpenDeliveries, Pause, Queue, QueueOverview, QueueRequest, ReleaseMode, Restoration, Result,
     SpoolChange, StoreError,
@@ -42,7 +43,12 @@ impl Queue for Store {
             feed.send(SpoolChange::Paused { part, until_us });
             shortened
         };
-        let shortened = self.write_then(move |tx| pauses::write(tx, &of_job), after).await?;
+        let work = move |tx: &Tx<'_>| {
+            let shortened = pauses::write(tx, &of_job)?;
+            tx.announce(&Announcement::Paused { part: of_job.part.clone(), until_us })?;
+            Ok(shortened)
+        };
+        let shortened = self.write_then(work, after).await?;
         // Deliveries that were moved to a later end are due now, so that they are moved to the new one.
         if let Some(former) = shortened {
             self.end_pause(former, pause.since).await?;
@@ -57,7 +63,14 @@ impl Queue for Store {
             feed.send(SpoolChange::PauseLifted { part, at: now });
             lifted
         };
-        let lifted = self.write_then(move |tx| pauses::lift(tx, &of_job, now), after).await?;
+        let work = move |tx: &Tx<'_>| {
+            let lifted = pauses::lift(tx, &of_job, now)?;
+            if lifted.is_some() {
+                tx.announce(&Announcement::PauseLifted { part: of_job.clone(), at: now })?;
+            }
+            Ok(lifted)
+        };
+        let lifted = self.write_then(work, after).await?;
         let Some(lifted) = lifted else { return Ok(false) };
         self.end_pause(lifted, now).await?;
         Ok(true)

@@ -18,10 +18,22 @@ use crate::model::{
 };
 use crate::store::database::{self, Connection, OptionalExtension, Row, params};
 use crate::store::is_in_scope;
+use crate::store::memory::Announcement;
 use crate::store::{
     FinishedDelivery, NewReport, Page, PageRequest, RecipientHistory, RecordedReport, Report, ReportFilter,
     ReportTarget, Reports, Requester, Result, SuspiciousSite, TokenGeneration, Unsubscription,
 };
+
+impl Store {
+    /// Reads the keys again that another process has changed.
+    pub(super) async fn reload_report_keys(&self) -> Result<()> {
+        let sealer = Arc::clone(&self.sealer);
+        let keys =
+            self.read(move |connection| report_keys::read(connection, &sealer, Timestamp::now())).await?;
+        self.report_keys.store(Arc::new(keys));
+        Ok(())
+    }
+}
 
 impl Reports for Store {
     fn token_keys(&self) -> Arc<TokenKeys> {
@@ -44,6 +56,7 @@ impl Reports for Store {
         let rotate = move |keys: &RefCell<Option<ReportKeys>>, tx: &Tx<'_>| {
             let rotated = report_keys::rotate(tx, at_once, now)?;
             keys.replace(Some(report_keys::read(tx, tx.sealer, now)?));
+            tx.announce(&Announcement::ReportKeys)?;
             Ok(rotated)
         };
         // In the order of the commits, so that no older keys replace newer ones.

@@ -3,12 +3,14 @@
 mod damage;
 pub(super) mod due_rows;
 pub(super) mod enqueue;
+pub(super) mod queue_rows;
 pub(super) mod record;
 pub(super) mod submission_key;
 
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
+use tokio::sync::watch;
 
 use self::damage::DamagedDelivery;
 use self::enqueue::{EnqueueBatch, EnqueueJob, Stored};
@@ -22,11 +24,11 @@ use super::{Access, Store};
 use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::{
-    ContentFile, Delivery, DuePage, DueRange, Message, NewMessage, PausedRow, RecordBatch, Result, Spool,
-    SpoolFeed, StoreError, StoredContent, SubmissionKey,
+    ContentFile, Delivery, DuePage, DueRange, Lease, LeaseState, Message, NewMessage, Nodes, PausedRow,
+    RecordBatch, Result, Spool, SpoolFeed, StoreError, StoredContent, SubmissionKey,
 };
 
-pub(super) const COUNT_OPEN: &str = "SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL";
+pub(super) const COUNT_OPEN: &str = "SELECT count(*) FROM queue";
 
 /// Maximum of octets of bodies that one job writes into the database, because all other jobs wait for its commit. Other
 /// bodies of the job are written to files before.
@@ -89,6 +91,11 @@ impl Spool for Store {
 
     async fn take(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<(Arc<Message>, Delivery)>> {
         self.refuse_unless_serving()?;
+        let ids = if self.lease.is_shared() {
+            self.write(move |tx| queue_rows::claim(tx, &ids)).await?
+        } else {
+            ids
+        };
         let read = self.read(move |connection| {
             let mut damaged = Vec::new();
             Ok((due_rows::take(connection, &ids, &mut damaged)?, damaged))
@@ -96,6 +103,22 @@ impl Spool for Store {
         let (taken, damaged) = read.await?;
         self.quarantine(damaged, now);
         Ok(taken)
+    }
+
+    fn release(&self, ids: Vec<DeliveryId>) {
+        self.lease.give_back(ids);
+    }
+
+    fn lease(&self) -> LeaseState {
+        self.lease.state()
+    }
+
+    fn watch_lease(&self) -> watch::Receiver<Lease> {
+        self.lease.watch()
+    }
+
+    fn nodes(&self) -> Nodes {
+        self.lease.nodes()
     }
 
     async fn postpone_paused(&self, rows: Vec<PausedRow>) -> Result<Vec<TenantId>> {
@@ -144,8 +167,10 @@ impl Spool for Store {
         let report = self.prepare_dsn(batch.report).await?;
         let outcome = RecordJob { feed: Arc::clone(&self.feed), records: batch.records, report };
         match outcome.as_hot_job() {
-            Some(hot) => self.writer.run_hot(hot, outcome, RecordJob::write, RecordJob::conclude).await,
-            None => self.writer.run(outcome, RecordJob::write, RecordJob::conclude).await,
+            Ok(hot) => self.writer.run_hot(hot, outcome, RecordJob::write, RecordJob::conclude).await,
+            Err(deliveries) => {
+                self.writer.run_holding(deliveries, outcome, RecordJob::write, RecordJob::conclude).await
+            }
         }
     }
 
@@ -160,7 +185,8 @@ impl Spool for Store {
 impl Store {
     pub(super) fn refuse_unless_serving(&self) -> Result<()> {
         match self.access {
-            Access::Serve => Ok(()),
+            Access::Serve if self.lease.state() == LeaseState::Fresh => Ok(()),
+            Access::Serve => Err(StoreError::NoLease),
             Access::Manage | Access::Initialize => {
                 Err(StoreError::Failed("the data directory is open for management only".into()))
             }

@@ -1,17 +1,21 @@
 //! The transaction of the writer's jobs, with the state that they share.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::ops::Deref;
 
 use super::bounds::Bounds;
 use super::commit_outcome::InsertedRow;
 use super::outbox::backlog::Backlogs;
+use super::postgres::announcements;
 use super::secret_encryption::Sealer;
+use super::spool::queue_rows::HeldDelivery;
 use crate::mail::DomainName;
-use crate::model::TenantId;
-use crate::store::database::Connection;
+use crate::model::{DeliveryId, TenantId};
+use crate::store::database::{self, Connection, Engine};
 use crate::store::memory::{
-    DirectoryChange, DirectoryChanges, EventClock, SuppressionTimes, TouchedWebhooks, UsageAccumulator,
-    UsageParts, WebhookSubscriptions,
+    Announcement, DirectoryChange, DirectoryChanges, EventClock, NodeLease, SuppressionTimes,
+    TouchedWebhooks, UsageAccumulator, UsageParts, WebhookSubscriptions,
 };
 
 /// One transaction of the writer.
@@ -40,9 +44,24 @@ pub(super) struct Tx<'a> {
     pub(super) bounds: &'a Bounds,
     /// By which the transaction is found after a commit without an answer.
     pub(super) inserted_row: InsertedRow,
+    /// The right to change claims in the database.
+    pub(super) lease: &'a NodeLease,
+    /// Whether a job has announced a change to other processes.
+    pub(super) has_announced: Cell<bool>,
+    /// In PostgreSQL, those deliveries of the jobs that no other node has; they are locked.
+    pub(super) held: RefCell<HashMap<DeliveryId, HeldDelivery>>,
 }
 
 impl Tx<'_> {
+    /// Announces a change to the other processes that serve the database.
+    pub(super) fn announce(&self, announcement: &Announcement) -> database::Result<()> {
+        if self.engine() == Engine::Sqlite {
+            return Ok(());
+        }
+        self.has_announced.set(true);
+        announcements::post(self, announcement)
+    }
+
     /// The settings, keys, domains or DKIM keys of a tenant changed, or those of the platform.
     pub(super) fn note_change_of_owner(&self, owner: Option<TenantId>) {
         self.directory_changes.push(DirectoryChange::Owner(owner));

@@ -3,8 +3,10 @@
 //! lane. On PostgreSQL, several commit hot jobs at once; other jobs run alone, in all processes.
 
 use std::any::Any;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,11 +18,13 @@ use super::commit_outcome::{CommitOutcome, InsertedRow};
 use super::events;
 use super::job_queue::{JobKind, JobQueue};
 use super::secret_encryption::Sealer;
+use super::spool::queue_rows;
 use super::unit_of_work::Tx;
+use crate::model::DeliveryId;
 use crate::store::database::{self, Connection, DatabaseError, Engine, TransactionState, WriterLock};
 use crate::store::memory::{
-    CommitCounters, DirectoryVersions, EventClock, JournalEnd, MinuteSeries, SuppressionTimes, UsageParts,
-    WebhookDueIndex, WebhookSubscriptions,
+    Announcement, CommitCounters, DirectoryVersions, EventClock, JournalEnd, MinuteSeries, NodeLease,
+    SuppressionTimes, UsageParts, WebhookDueIndex, WebhookSubscriptions,
 };
 use crate::store::{Result, StoreError};
 
@@ -42,6 +46,14 @@ enum WriterCommand {
 pub(super) struct HotJob {
     /// How much it sends to the database.
     pub(super) octets: usize,
+    pub(super) rows: RowsOfJob,
+}
+
+/// Rows of a job that jobs of other lanes and processes may want too.
+#[derive(Debug, Default)]
+pub(super) struct RowsOfJob {
+    /// The deliveries whose results it writes: see [`Tx::held`].
+    pub(super) deliveries: Vec<DeliveryId>,
     /// A row that jobs of other lanes may also write. The jobs of a transaction run in the order of these keys, so that lanes
     /// never wait for each other in a circle.
     pub(super) shared_key: Option<String>,
@@ -83,7 +95,26 @@ impl Writer {
         W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
         A: FnOnce(S, T) -> U + Send + 'static,
     {
-        let (job, answered) = Work::with_answer(state, work, after, None);
+        self.run_holding(Vec::new(), state, work, after).await
+    }
+
+    /// As [`Self::run`], for a job that writes results of these deliveries: see [`Tx::held`].
+    pub(super) async fn run_holding<S, T, U, W, A>(
+        &self,
+        deliveries: Vec<DeliveryId>,
+        state: S,
+        work: W,
+        after: A,
+    ) -> Result<U>
+    where
+        S: Send + 'static,
+        T: Send + 'static,
+        U: Send + 'static,
+        W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
+        A: FnOnce(S, T) -> U + Send + 'static,
+    {
+        let rows = RowsOfJob { deliveries, shared_key: None };
+        let (job, answered) = Work::with_answer(state, work, after, rows);
         self.queue.send(JobKind::Alone, 0, WriterCommand::Write(job)).await?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
@@ -98,7 +129,7 @@ impl Writer {
         W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
         A: FnOnce(S, T) -> U + Send + 'static,
     {
-        let (job, answered) = Work::with_answer(state, work, after, hot.shared_key);
+        let (job, answered) = Work::with_answer(state, work, after, hot.rows);
         self.queue.send(JobKind::Hot, hot.octets, WriterCommand::Write(job)).await?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
@@ -113,7 +144,14 @@ impl Writer {
     /// Adds a job that runs alone, without waiting for its result. False if too many wait.
     pub(super) fn leave(&self, work: impl Fn(&Tx<'_>) -> Result<()> + Send + 'static) -> bool {
         let work = move |(): &(), tx: &Tx<'_>| work(tx);
-        let job = Work { state: (), work, after: |(), ()| (), outcome: None, answer: None, shared_key: None };
+        let job = Work {
+            state: (),
+            work,
+            after: |(), ()| (),
+            outcome: None,
+            answer: None,
+            rows: RowsOfJob::default(),
+        };
         self.queue.try_send(JobKind::Alone, WriterCommand::Write(Box::new(job))).is_ok()
     }
 
@@ -141,8 +179,7 @@ impl Drop for Writer {
 
 /// A job with its types erased.
 trait Job: Send {
-    /// See [`HotJob::shared_key`].
-    fn shared_key(&self) -> Option<&str>;
+    fn rows(&self) -> &RowsOfJob;
     /// Runs the work; may be called again after a rollback.
     fn run(&mut self, tx: &Tx<'_>) -> std::result::Result<(), CommitError>;
     /// Sends the result to the caller, after the commit or the failure.
@@ -155,7 +192,7 @@ struct Work<S, T, U, W, A> {
     after: A,
     outcome: Option<Result<T>>,
     answer: Option<oneshot::Sender<Result<U>>>,
-    shared_key: Option<String>,
+    rows: RowsOfJob,
 }
 
 /// The answer to a job.
@@ -169,9 +206,9 @@ where
     W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
     A: FnOnce(S, T) -> U + Send + 'static,
 {
-    fn with_answer(state: S, work: W, after: A, shared_key: Option<String>) -> (Box<dyn Job>, Answered<U>) {
+    fn with_answer(state: S, work: W, after: A, rows: RowsOfJob) -> (Box<dyn Job>, Answered<U>) {
         let (answer, answered) = oneshot::channel();
-        let job = Self { state, work, after, outcome: None, answer: Some(answer), shared_key };
+        let job = Self { state, work, after, outcome: None, answer: Some(answer), rows };
         (Box::new(job), answered)
     }
 }
@@ -184,8 +221,8 @@ where
     W: Fn(&S, &Tx<'_>) -> Result<T> + Send,
     A: FnOnce(S, T) -> U + Send,
 {
-    fn shared_key(&self) -> Option<&str> {
-        self.shared_key.as_deref()
+    fn rows(&self) -> &RowsOfJob {
+        &self.rows
     }
 
     fn run(&mut self, tx: &Tx<'_>) -> std::result::Result<(), CommitError> {
@@ -315,6 +352,9 @@ pub(super) struct WriterState {
     pub(super) suppression_times: SuppressionTimes,
     pub(super) usage_parts: UsageParts,
     pub(super) bounds: Bounds,
+    pub(super) lease: NodeLease,
+    /// Whether another process has changed webhooks.
+    pub(super) outdated: Arc<AtomicBool>,
 }
 
 /// State to update after a commit.
@@ -357,7 +397,7 @@ impl Lane {
         }
         match kind {
             JobKind::Hot => {
-                jobs.sort_by(|one, other| one.shared_key().cmp(&other.shared_key()));
+                jobs.sort_by(|one, other| one.rows().shared_key.cmp(&other.rows().shared_key));
                 let _turn = self.shared.turn.read();
                 self.write_all(jobs, WriterLock::Shared);
             }
@@ -403,7 +443,9 @@ impl Lane {
         savepoints: Savepoints,
     ) -> std::result::Result<(), Fault> {
         let SharedByLanes { state, hooks, .. } = &*self.shared;
-        let WriterState { clock, sealer, subscriptions, suppression_times, usage_parts, bounds } = state;
+        let WriterState {
+            clock, sealer, subscriptions, suppression_times, usage_parts, bounds, lease, ..
+        } = state;
         let began = Instant::now();
         let tx = Tx {
             connection: &self.connection,
@@ -419,10 +461,14 @@ impl Lane {
             usage_parts,
             directory_changes: Default::default(),
             inserted_row: Default::default(),
+            lease,
+            has_announced: Cell::new(false),
+            held: RefCell::default(),
         };
         // With savepoints, each statement fails in its job.
         self.connection.set_pipelining(matches!(savepoints, Savepoints::None));
         self.connection.begin(lock).map_err(CommitError::from)?;
+        self.hold(&tx, jobs).map_err(|error| self.fault(savepoints, error.into()))?;
         for job in jobs {
             let (counted, changed) = (tx.usage.mark(), tx.directory_changes.len());
             let inserted = tx.inserted_row.is_noted();
@@ -439,8 +485,12 @@ impl Lane {
                 }
             }
         }
+        self.announce(&tx).map_err(|error| self.fault(savepoints, error.into()))?;
         let parts = tx.write_usage().map_err(|error| self.fault(savepoints, CommitError::from(&error)))?;
         self.commit(&tx.inserted_row, savepoints)?;
+        if tx.has_announced.get() {
+            lease.note_announced();
+        }
         let (events, results) = (tx.usage.take_events(), tx.usage.take_results());
         hooks.counters.note_commit(&events, &results, began.elapsed());
         hooks.directory_versions.note(tx.directory_changes.take());
@@ -467,6 +517,32 @@ impl Lane {
             CommitOutcome::RolledBack => Err(Fault::HalfDone),
             CommitOutcome::Unknown => Err(Fault::Lost(CommitError::OutcomeUnknown)),
         }
+    }
+
+    /// Announces the changes of the directory to other processes.
+    fn announce(&self, tx: &Tx<'_>) -> database::Result<()> {
+        let changes = tx.directory_changes.cloned();
+        changes.into_iter().try_for_each(|change| tx.announce(&Announcement::Directory(change)))
+    }
+
+    /// In a database that other processes serve too, requires that none has taken over from this one, and locks the
+    /// deliveries of the jobs.
+    fn hold(&self, tx: &Tx<'_>, jobs: &[Box<dyn Job>]) -> database::Result<()> {
+        let WriterState { lease, outdated, subscriptions, .. } = &self.shared.state;
+        if !lease.is_shared() {
+            return Ok(());
+        }
+        if outdated.swap(false, Ordering::AcqRel) {
+            subscriptions.clear();
+        }
+        let mut require = self.connection.prepare_cached("SELECT require_live_node(?1)")?;
+        require.post([lease.epoch()])?;
+        let deliveries = jobs.iter().flat_map(|job| &job.rows().deliveries);
+        let deliveries: Vec<DeliveryId> = deliveries.copied().collect();
+        if !deliveries.is_empty() {
+            tx.held.replace(queue_rows::lock(tx, &deliveries)?);
+        }
+        Ok(())
     }
 
     /// Without savepoints, a statement may fail after its job has ended.

@@ -1,11 +1,13 @@
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::traits::store_trait;
 use crate::store::{
-    ContentFile, Delivery, DuePage, DueRange, Message, NewMessage, PausedRow, RecordBatch, Result, SpoolFeed,
-    StoredContent, SubmissionKey,
+    ContentFile, Delivery, DuePage, DueRange, Lease, LeaseState, Message, NewMessage, Nodes, PausedRow,
+    RecordBatch, Result, SpoolFeed, StoredContent, SubmissionKey,
 };
 
 store_trait! {
@@ -34,8 +36,17 @@ store_trait! {
         ) -> Result<Option<MessageId>>;
         /// A page of due deliveries for each range, in the order of the ranges.
         async fn due_pages(&self, ranges: Vec<DueRange>, now: Timestamp) -> Result<Vec<DuePage>>;
-        /// The open deliveries among these with their messages, in the order of the ids.
+        /// Claims deliveries for this process, in a database that several processes serve. Returns those that are open and that
+        /// no other process has, with their messages, in the order of the ids.
         async fn take(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<(Arc<Message>, Delivery)>>;
+        /// Ends claims of this process without a result. Other processes may claim the deliveries soon after.
+        fn release(&self, ids: Vec<DeliveryId>);
+        /// Whether this process may accept and deliver. Always fresh if no other process serves the database.
+        fn lease(&self) -> LeaseState;
+        /// Changes of [`Self::lease`].
+        fn watch_lease(&self) -> watch::Receiver<Lease>;
+        /// The processes that serve the database.
+        fn nodes(&self) -> Nodes;
         /// Moves the next attempt of deliveries to the end of the pause of their destination, if that pause still exists.
         /// Returns the tenants with a delivery that was not moved: it is still due.
         async fn postpone_paused(&self, rows: Vec<PausedRow>) -> Result<Vec<TenantId>>;

@@ -12,7 +12,7 @@ use crate::model::{
     WebhookId, WebhookStatus,
 };
 use crate::store::database::{OptionalExtension, Value as Column, params, params_from_iter};
-use crate::store::memory::DirectoryChange;
+use crate::store::memory::{Announcement, DirectoryChange};
 use crate::store::sql::directory::{dkim_keys, domains, row_limits};
 use crate::store::sql::events::Subject;
 use crate::store::sql::outbox::webhooks;
@@ -379,6 +379,8 @@ impl Importing<'_> {
         self.tx.directory_changes.push(DirectoryChange::Everything);
         self.tx.subscriptions.clear();
         self.tx.suppression_times.note(Some(self.tenant), now);
+        self.tx.announce(&Announcement::Suppressed { owner: Some(self.tenant), at: now })?;
+        self.tx.announce(&Announcement::Webhooks)?;
         if let Some([Column::Text(name), Column::Text(slug)]) = &self.new_tenant {
             let subject = Subject { tenant_id: Some(self.tenant), ..Subject::default() };
             let data = json!({ "name": name, "slug": slug });

@@ -5,6 +5,7 @@ use super::message_import::{self, ParsedMessages};
 use crate::mail::Timestamp;
 use crate::model::TenantId;
 use crate::store::database::Connection;
+use crate::store::memory::Announcement;
 use crate::store::sql::blob_store::BodyFiles;
 use crate::store::sql::unit_of_work::Tx;
 use crate::store::{BundleObject, ImportOptions, ImportReport, Result, SpoolChange, SpoolFeed};
@@ -54,6 +55,9 @@ impl ImportJob {
         let importing = imported?;
         if is_kept {
             importing.note_changes()?;
+        }
+        if let Some(tenant) = importing.stopped.filter(|_| is_kept) {
+            tx.announce(&Announcement::Suspended(tenant))?;
         }
         let Importing { report, messages, stopped, .. } = importing;
         match is_kept {

@@ -18,6 +18,7 @@ use crate::store::database::{
 use crate::store::sql::blob_store::{self, BodyFiles, BodyPlacement, FreshFile};
 use crate::store::sql::checksum::Checksum;
 use crate::store::sql::journal::index;
+use crate::store::sql::spool::queue_rows;
 use crate::store::sql::sql_types::us;
 use crate::store::sql::unit_of_work::Tx;
 use crate::store::{BundleObject, ImportOptions, Result, StoreError};
@@ -183,6 +184,7 @@ impl ParsedMessage {
             ];
             insert_row(tx, "delivery", DELIVERIES.fields, &delivery.columns, others)?;
         }
+        queue_rows::insert_of_message(tx, self.id)?;
         for attempt in &self.attempts {
             insert_row(tx, "attempt", ATTEMPTS.fields, attempt, vec![("message_id", id.clone())])?;
         }

@@ -173,7 +173,7 @@ pub(super) fn unused_retired(connection: &Connection, before: Timestamp) -> Resu
 }
 
 fn oldest_open_delivery(connection: &Connection, tenant: TenantId) -> Result<Option<DeliveryId>> {
-    let sql = "SELECT MIN(id) FROM delivery WHERE tenant_id = ?1 AND next_attempt_us IS NOT NULL";
+    let sql = "SELECT MIN(id) FROM queue WHERE tenant_id = ?1";
     Ok(connection.prepare_cached(sql)?.query_row([tenant], |row| row.get(0))?)
 }
 

@@ -7,7 +7,7 @@ use super::{domains, tenants};
 use crate::mail::Timestamp;
 use crate::model::{MessageId, TenantId, TenantStatus};
 use crate::store::database::{self, Connection, params};
-use crate::store::memory::DirectoryChange;
+use crate::store::memory::{Announcement, DirectoryChange};
 use crate::store::sql::journal::retention::{self, MessageRows};
 use crate::store::sql::sql_types;
 use crate::store::sql::unit_of_work::Tx;
@@ -137,6 +137,7 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     // Domains are deleted after their keys.
     let domains = remove("domain", "id", own)?;
     tx.subscriptions.clear();
+    tx.announce(&Announcement::Webhooks)?;
     Ok(Step {
         counts: TenantCounts {
             events,

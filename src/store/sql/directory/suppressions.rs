@@ -10,6 +10,7 @@ use crate::model::{
     Environment, EventKind, ListName, SuppressedMail, SuppressionId, SuppressionReason, TenantId,
 };
 use crate::store::database::{self, Connection, OptionalExtension, Row, params};
+use crate::store::memory::Announcement;
 use crate::store::sql::events::{self, Subject};
 use crate::store::sql::keyset::List;
 use crate::store::sql::sql_types::{time, time_if_any, us};
@@ -77,7 +78,9 @@ pub(in crate::store::sql) fn suppress(
     now: Timestamp,
 ) -> Result<Suppression> {
     // Not before any committed message: the clock may have gone back, or the job may have waited.
-    tx.suppression_times.note(new.tenant_id, now.max(events::time_behind(tx.clock)));
+    let noted_at = now.max(events::time_behind(tx.clock));
+    tx.suppression_times.note(new.tenant_id, noted_at);
+    tx.announce(&Announcement::Suppressed { owner: new.tenant_id, at: noted_at })?;
     let address = new.address.folded();
     let before = find_by_address(tx, (new.tenant_id, new.environment), &address, &new.mail)?;
     let was_in_force = before.as_ref().is_some_and(|old| is_in_force(old, now));

@@ -88,8 +88,9 @@ pub(super) fn open_page(
 ) -> Result<(Vec<DeliveryRow>, Option<OpenPlace>)> {
     let sql = format!(
         "SELECT {COLUMNS}, next_attempt_us FROM delivery
-         WHERE next_attempt_us IS NOT NULL AND (tenant_id, next_attempt_us, id) > (?1, ?2, ?3)
-         ORDER BY tenant_id, next_attempt_us, id LIMIT ?4"
+         WHERE id IN (SELECT id FROM queue WHERE (tenant_id, next_attempt_us, id) > (?1, ?2, ?3)
+                      ORDER BY tenant_id, next_attempt_us, id LIMIT ?4)
+         ORDER BY tenant_id, next_attempt_us, id"
     );
     let mut statement = connection.prepare_cached(&sql)?;
     let OpenPlace(tenant, at_us, id) = after;

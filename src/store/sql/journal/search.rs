@@ -26,6 +26,9 @@ const HAS_RECIPIENT: &str =
 const HAS_RECIPIENT_DOMAIN: &str =
     "SELECT 1 FROM delivery INDEXED BY delivery_of_message WHERE message_id = ?1 AND destination = ?2";
 
+/// The index of open deliveries.
+const OPEN: &str = "delivery_due";
+
 /// The processor time that a search in the index may take: it has to read the lists of all common words.
 const INDEX_TIME_MAX: Duration = Duration::from_millis(250);
 
@@ -196,11 +199,23 @@ impl Search<'_> {
     /// Names the index, because without statistics SQLite may choose one for the order and read every row.
     fn deliveries(&self, index: &str, condition: &str, values: Vec<Value>) -> Source {
         let order = self.range.order();
+        let deliveries = self.relation(index);
         let sql = format!(
-            "SELECT message_id FROM delivery INDEXED BY {index}
+            "SELECT message_id FROM {deliveries}
              WHERE message_id > ?1 AND message_id < ?2 AND {condition} ORDER BY message_id {order}"
         );
         self.bound(SourceKind::State, sql, values)
+    }
+
+    /// What SQLite reads by an index is a relation of its own in PostgreSQL.
+    fn relation(&self, index: &str) -> String {
+        match (self.connection.engine(), index) {
+            (Engine::Sqlite, _) => format!("delivery INDEXED BY {index}"),
+            (Engine::Postgres, OPEN) => "(SELECT q.tenant_id, q.next_attempt_us, d.message_id, d.state
+                                          FROM queue q JOIN delivery d ON d.id = q.id) AS delivery"
+                .to_owned(),
+            (Engine::Postgres, _) => "trouble".to_owned(),
+        }
     }
 
     /// Between the ends of the range.
@@ -237,9 +252,8 @@ impl Search<'_> {
             None => ("next_attempt_us IS NOT NULL", vec![]),
         };
         let queued = format!("state = 'queued' AND {condition}");
-        let source = self.deliveries("delivery_due", &queued, values);
-        let waiting =
-            format!("SELECT 1 FROM delivery INDEXED BY delivery_due WHERE ?1 <> ?2 AND {condition}");
+        let source = self.deliveries(OPEN, &queued, values);
+        let waiting = format!("SELECT 1 FROM {} WHERE ?1 <> ?2 AND {condition}", self.relation(OPEN));
         Ok(if self.has_few(&waiting, &source.parameters)? { Some(source) } else { None })
     }
 

@@ -3,6 +3,7 @@
 use crate::mail::Timestamp;
 use crate::model::{DisabledReason, Environment, EventKind, WebhookId, WebhookStatus};
 use crate::store::database::{self, Connection, OptionalExtension, Row, params};
+use crate::store::memory::Announcement;
 use crate::store::sql::directory::{require_tenant, row_limits};
 use crate::store::sql::events::Subject;
 use crate::store::sql::keyset::List;
@@ -66,6 +67,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewWebhook, now: Timestamp) -> Result<We
         to_json(&webhook.environments)?,
     ])?;
     tx.subscriptions.put(&webhook);
+    tx.announce(&Announcement::Webhooks)?;
     Ok(webhook)
 }
 
@@ -137,6 +139,7 @@ pub(super) fn update(
         }
         WebhookStatus::Disabled => tx.subscriptions.remove(id),
     }
+    tx.announce(&Announcement::Webhooks)?;
     Ok(Some(webhook))
 }
 
@@ -171,6 +174,7 @@ pub(super) fn disable(tx: &Tx<'_>, id: WebhookId, reason: DisabledReason, at: Ti
     let Some(webhook) = find(tx, id)? else { return Ok(()) };
     // Before the event, so that the webhook does not get it.
     tx.subscriptions.remove(id);
+    tx.announce(&Announcement::Webhooks)?;
     let subject = subject_of(&webhook);
     // Without the URL: it may contain a secret, and more keys may read events than webhooks.
     let data = serde_json::json!({ "webhook_id": id, "reason": reason });
@@ -250,7 +254,11 @@ pub(super) fn begin_removal(tx: &Tx<'_>, id: WebhookId) -> Result<bool> {
     tx.subscriptions.remove(id);
     let sql = "UPDATE webhook SET status = ?2, disabled_reason = ?3 WHERE id = ?1";
     let row = params![id, WebhookStatus::Disabled, DisabledReason::Manual];
-    Ok(tx.prepare_cached(sql)?.execute(row)? > 0)
+    let is_there = tx.prepare_cached(sql)?.execute(row)? > 0;
+    if is_there {
+        tx.announce(&Announcement::Webhooks)?;
+    }
+    Ok(is_there)
 }
 
 /// Deletes at most `limit` deliveries, and the webhook after the last one. True if it was deleted.

@@ -48,7 +48,7 @@ async fn wait_for(client: &Client, sql: &str) {
 #[tokio::test]
 async fn a_key_that_processes_submit_at_once_belongs_to_one_message() {
     let Some(harness) = harness().await else { return };
-    let stores = [harness.open(0).await, harness.open(0).await];
+    let stores = [harness.open(0).await, Store::open(harness.options_of_node("other")).await.unwrap()];
     let tenant = stores[0].create_tenant(new_tenant("a"), now()).await.unwrap().id;
     const KEYS: usize = 40;
     let mut submissions = tokio::task::JoinSet::new();

@@ -1,9 +1,11 @@
 //! What belongs to PostgreSQL alone: how its database is opened and what schema it has.
 
+pub(super) mod announcements;
 mod connect;
 mod for_copy;
 #[cfg(test)]
 mod lane_tests;
+pub(super) mod node;
 #[cfg(test)]
 mod opening_tests;
 #[cfg(test)]
@@ -14,24 +16,35 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use ulid::Ulid;
+
+use self::node::Node;
 use super::blob_store::BodyFiles;
 use super::body_pieces::BodyPieces;
 use super::copy::refuse_marked;
 use super::journal::commit_order;
 use super::readers::ReaderManager;
 use super::secret_encryption::MasterKeyFile;
-use super::sqlite::open::{Opened, start, unlock};
+use super::sqlite::open::{Opened, lock_data_dir, start, unlock};
 use super::{Bounds, SqliteOptions, Store};
-use crate::durable_file::create_directory;
+use crate::durable_file::{self, create_directory};
+use crate::mail::Timestamp;
+use crate::model::EventId;
 use crate::store::database::{Connection, DatabaseError, PostgresServer, SessionRole};
+use crate::store::memory::{AnnouncementTargets, NodeLease, Reload};
 use crate::store::{Access, OpenError};
 pub(super) use for_copy::{complete_copy, find_user, open_for_copy, require_tables};
 pub(super) use schema::migrate;
 pub use status::database_status;
 pub(super) use status::pending_migrations;
+
+/// The file in the data directory that names it in the database.
+const NODE_ID_FILE: &str = "node_id";
 
 /// How a database in PostgreSQL is opened.
 #[derive(Clone)]
@@ -65,18 +78,14 @@ impl std::fmt::Debug for PostgresOptions {
     }
 }
 
-/// Opens the database; migrates it if necessary. Blocks.
+/// Opens the database; migrates it if necessary. Blocks. A store that serves the spool cannot do so before [`join`].
 pub(super) fn open(options: &PostgresOptions) -> Result<Store, OpenError> {
     let server = Arc::new(PostgresServer::new(options.config.clone(), options.tls.clone()));
     let connection = connect::connect(&server, SessionRole::Reader)?;
     server_check::require_usable(&connection, options.is_unsafe_allowed)?;
     refuse_marked(&connection, &server.name(), refused)?;
     require_access(options.access, &server, &connection)?;
-    let failed = |error: std::io::Error| OpenError::Failed {
-        path: options.data_dir.clone(),
-        message: error.to_string(),
-    };
-    create_directory(&options.data_dir, 0o700).map_err(failed)?;
+    let lock = prepare(options)?;
     schema::migrate(&connection)?;
     commit_order::continue_after_restore(&connection)
         .map_err(|error| OpenError::Database(error.to_string()))?;
@@ -90,7 +99,8 @@ pub(super) fn open(options: &PostgresOptions) -> Result<Store, OpenError> {
     let lanes = (1..lanes).map(lane).collect::<Result<_, _>>()?;
     let readers = ReaderManager::Postgres(Arc::clone(&server));
     let body_pieces = Some(BodyPieces::new(connect::connect(&server, SessionRole::BodyPieces)?));
-    let opened = Opened { connection, lanes, readers, sealer, bodies, body_pieces, lock: None };
+    let lease = if options.access == Access::Serve { NodeLease::shared() } else { NodeLease::unshared() };
+    let opened = Opened { connection, lanes, readers, sealer, bodies, body_pieces, lock, lease };
     start(&options.of_process(), opened).map_err(|error| OpenError::Database(error.to_string()))
 }
 
@@ -114,7 +124,74 @@ fn require_access(
     }
 }
 
+/// Makes the store one of the nodes that serve the database.
+pub(super) async fn join(store: &Store, options: &PostgresOptions) -> Result<(), OpenError> {
+    if options.access != Access::Serve {
+        return Ok(());
+    }
+    let node = Node {
+        server: Arc::new(PostgresServer::new(options.config.clone(), options.tls.clone())),
+        lease: store.lease.clone(),
+        targets: AnnouncementTargets {
+            feed: Arc::clone(&store.feed),
+            directory_versions: store.directory_versions.clone(),
+            suppression_times: store.suppression_times.clone(),
+        },
+        reload: Box::new(reload_in(store)),
+        node_id: read_node_id(options)?,
+    };
+    let heartbeat = node.join().await.map_err(|error| OpenError::Database(error.to_string()))?;
+    *store.heartbeat.lock() = Some(heartbeat);
+    Ok(())
+}
+
+/// Reads again what another node has changed. The database must be able to close meanwhile.
+fn reload_in(store: &Store) -> impl Fn(Reload) + Send + Sync + 'static {
+    let database = Arc::downgrade(&store.database);
+    move |reload| {
+        let Some(database) = database.upgrade() else { return };
+        match reload {
+            Reload::Webhooks => database.outdated.store(true, Ordering::Release),
+            Reload::ReportKeys => drop(tokio::spawn(async move {
+                if let Err(error) = Store::of_database(database).reload_report_keys().await {
+                    tracing::warn!(%error, "the keys of report addresses that another node has changed were not read");
+                }
+            })),
+        }
+    }
+}
+
+/// Makes the data directory and locks it, so that two processes of one machine have two directories.
+fn prepare(options: &PostgresOptions) -> Result<Option<File>, OpenError> {
+    create_directory(&options.data_dir, 0o700).map_err(|error| options.fault(&error))?;
+    if options.access != Access::Serve {
+        return Ok(None);
+    }
+    lock_data_dir(&options.data_dir).map(Some)
+}
+
+/// The name of this data directory in the database, made at the first time.
+fn read_node_id(options: &PostgresOptions) -> Result<String, OpenError> {
+    let path = options.data_dir.join(NODE_ID_FILE);
+    let read = || -> std::io::Result<String> {
+        match std::fs::read_to_string(&path) {
+            Ok(id) if !id.trim().is_empty() => Ok(id.trim().to_owned()),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => {
+                let id = Ulid::from(EventId::generate(Timestamp::now())).to_string();
+                durable_file::replace(&path, 0o600, format!("{id}\n").as_bytes())?;
+                Ok(id)
+            }
+        }
+    };
+    read().map_err(|error| options.fault(&error))
+}
+
 impl PostgresOptions {
+    fn fault(&self, error: &std::io::Error) -> OpenError {
+        OpenError::Failed { path: self.data_dir.clone(), message: error.to_string() }
+    }
+
     /// What concerns the process and not its database.
     fn of_process(&self) -> SqliteOptions {
         SqliteOptions {

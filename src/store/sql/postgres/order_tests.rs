@@ -30,7 +30,7 @@ impl Cluster {
     }
 
     async fn open(harness: PostgresHarness) -> Self {
-        let stores = [harness.open(0).await, harness.open(0).await];
+        let stores = [harness.open(0).await, Store::open(harness.options_of_node("other")).await.unwrap()];
         Self { harness, stores }
     }
 

@@ -1,5 +1,7 @@
 //! What is PostgreSQL's own: how a database is opened, and sessions that the server ends.
 
+mod nodes;
+
 use std::sync::Arc;
 
 use crate::model::WebhookStatus;
@@ -102,7 +104,7 @@ fn new_tenant_id() -> crate::model::TenantId {
 #[tokio::test]
 async fn two_processes_see_what_each_other_writes() {
     let Some(harness) = harness().await else { return };
-    let (one, other) = (harness.open(0).await, harness.open(0).await);
+    let (one, other) = (harness.open(0).await, Store::open(harness.options_of_node("other")).await.unwrap());
     let (a, b) =
         tokio::join!(one.create_tenant(new_tenant("a"), now()), other.create_tenant(new_tenant("a"), now()));
     let refused = [a.as_ref().err(), b.as_ref().err()].into_iter().flatten().count();

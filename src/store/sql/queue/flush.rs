@@ -38,8 +38,8 @@ impl Range {
     }
 
     pub(super) fn page(&self, connection: &Connection, rows_max: usize) -> Result<Vec<DueCursor>> {
-        let sql = "SELECT next_attempt_us, id FROM delivery
-                   WHERE tenant_id = ?1 AND next_attempt_us IS NOT NULL
+        let sql = "SELECT next_attempt_us, id FROM queue
+                   WHERE tenant_id = ?1 AND owner = 0
                      AND (next_attempt_us, id) > (?2, ?3) AND next_attempt_us <= ?4
                      AND (destination = ?5 OR ?5 IS NULL)
                    ORDER BY next_attempt_us, id LIMIT ?6";

@@ -35,8 +35,8 @@ pub(super) struct Range {
 
 impl Range {
     pub(super) fn page(&self, connection: &Connection, rows_max: usize) -> Result<Vec<DeliveryId>> {
-        let sql = "SELECT id FROM delivery
-                   WHERE tenant_id = ?1 AND next_attempt_us = ?2 AND id > ?3 AND (destination = ?4 OR ?4 IS NULL)
+        let sql = "SELECT id FROM queue
+                   WHERE tenant_id = ?1 AND owner = 0 AND next_attempt_us = ?2 AND id > ?3 AND (destination = ?4 OR ?4 IS NULL)
                    ORDER BY id LIMIT ?5";
         let behind = self.behind.map(|id| id.to_string()).unwrap_or_default();
         let bounds = params![self.tenant, RESTORED_US, behind, self.destination, sql_limit(rows_max)];
@@ -112,7 +112,7 @@ pub(super) fn end_if_released(tx: &Tx<'_>) -> Result<()> {
 
 /// Whether a restored delivery waits.
 fn has_waiting(connection: &Connection) -> Result<bool> {
-    let sql = "SELECT 1 FROM delivery WHERE tenant_id = ?1 AND next_attempt_us = ?2";
+    let sql = "SELECT 1 FROM queue WHERE tenant_id = ?1 AND owner = 0 AND next_attempt_us = ?2";
     let mut statement = connection.prepare_cached(sql)?;
     for tenant in due_rows::tenants_waiting(connection)? {
         if statement.exists(params![tenant, RESTORED_US])? {

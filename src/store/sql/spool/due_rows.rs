@@ -13,12 +13,12 @@ use crate::store::sql::{delivery_rows, message_rows};
 use crate::store::{Delivery, DueCursor, DuePage, DueRange, DueRow, Message, Result, SpoolChange, SpoolFeed};
 
 pub(in crate::store::sql) const DUE_ROWS: &str = "
-    SELECT next_attempt_us, id, destination FROM delivery
-    WHERE tenant_id = ?1 AND next_attempt_us IS NOT NULL
+    SELECT next_attempt_us, id, destination FROM queue
+    WHERE tenant_id = ?1 AND owner = 0
         AND (next_attempt_us, id) > (?2, ?3) AND (next_attempt_us, id) <= (?4, ?5)
     ORDER BY next_attempt_us, id LIMIT ?6";
 pub(in crate::store::sql) const FIRST_AFTER: &str =
-    "SELECT min(next_attempt_us) FROM delivery WHERE tenant_id = ?1 AND next_attempt_us > ?2";
+    "SELECT min(next_attempt_us) FROM queue WHERE tenant_id = ?1 AND owner = 0 AND next_attempt_us > ?2";
 
 /// A page of due rows without the damaged ones, which are added to `damaged`.
 pub(super) fn page(
@@ -131,10 +131,10 @@ pub(in crate::store::sql) fn tenants_waiting(connection: &Connection) -> databas
     // Jumps from the first row of one tenant to that of the next, whatever the number of rows.
     let mut waiting = connection.prepare_cached(
         "WITH RECURSIVE waiting (tenant_id) AS (
-             SELECT min(tenant_id) FROM delivery WHERE next_attempt_us IS NOT NULL
+             SELECT min(tenant_id) FROM queue WHERE owner = 0
              UNION ALL
-             SELECT (SELECT min(tenant_id) FROM delivery
-                     WHERE next_attempt_us IS NOT NULL AND tenant_id > waiting.tenant_id)
+             SELECT (SELECT min(tenant_id) FROM queue
+                     WHERE owner = 0 AND tenant_id > waiting.tenant_id)
              FROM waiting WHERE waiting.tenant_id IS NOT NULL)
          SELECT tenant_id FROM waiting WHERE tenant_id IS NOT NULL",
     )?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::queue_rows::{self, QueueRow};
 use super::submission_key;
 use crate::mail::Recipient;
 use crate::model::{DeliveryState, EventKind, MessageId, MessageKind};
@@ -13,7 +14,7 @@ use crate::store::sql::checksum::Checksum;
 use crate::store::sql::events::Subject;
 use crate::store::sql::sql_types::{tenant_may_be_missing, to_json, us};
 use crate::store::sql::unit_of_work::Tx;
-use crate::store::sql::writer::HotJob;
+use crate::store::sql::writer::{HotJob, RowsOfJob};
 use crate::store::{
     AcceptedMessage, Annotations, HotQueuePermit, Message, NewMessage, Result, SpoolChange, SpoolFeed,
     UsageCounts, UsedBy,
@@ -51,7 +52,8 @@ impl EnqueueBatch {
         let octets = self.jobs.iter().map(EnqueueJob::octets).sum();
         let mut keys = self.jobs.iter().filter_map(EnqueueJob::shared_key);
         let shared_key = keys.next();
-        keys.next().is_none().then_some(HotJob { octets, shared_key })
+        let rows = RowsOfJob { shared_key, ..RowsOfJob::default() };
+        keys.next().is_none().then_some(HotJob { octets, rows })
     }
 
     /// After the synced commit.
@@ -130,7 +132,7 @@ impl EnqueueJob {
         let reverse_path = message.reverse_path.to_string();
         insert_message(tx, message, &reverse_path)?;
         blob_store::insert(tx, message.id, content, self.checksum, self.placement)?;
-        insert_deliveries(tx, &self.new)?;
+        insert_deliveries(tx, &self.new, self.memory.is_some())?;
         if message.kind == MessageKind::Message {
             self.write_events(tx, &reverse_path)?;
             self.count(tx);
@@ -225,7 +227,7 @@ fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<
     Ok(())
 }
 
-fn insert_deliveries(tx: &Tx<'_>, new: &NewMessage) -> Result<()> {
+fn insert_deliveries(tx: &Tx<'_>, new: &NewMessage, is_claimed: bool) -> Result<()> {
     let sql = "INSERT INTO delivery (id, message_id, tenant_id, position, recipient, destination, state,
                                      attempts, next_attempt_us, updated_us, notify, original_recipient)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9, ?10, ?11)";
@@ -250,6 +252,16 @@ fn insert_deliveries(tx: &Tx<'_>, new: &NewMessage) -> Result<()> {
             parameters.notify,
             parameters.original_recipient,
         ])?;
+        queue_rows::insert(
+            tx,
+            &QueueRow {
+                id: *id,
+                tenant_id: new.message.tenant_id,
+                destination: address.host(),
+                next_attempt_us: begins_us,
+                is_claimed,
+            },
+        )?;
     }
     Ok(())
 }

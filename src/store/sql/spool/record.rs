@@ -5,15 +5,18 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::enqueue::EnqueueJob;
-use crate::model::{AttemptId, BounceClass, DeliveryState, EventKind, MessageKind, ReportId};
-use crate::store::database::{OptionalExtension, params};
+use super::queue_rows::{self, HeldDelivery};
+use crate::model::{AttemptId, BounceClass, DeliveryId, DeliveryState, EventKind, MessageKind, ReportId};
+use crate::store::database::{Engine, OptionalExtension, params};
 use crate::store::memory::DeliveryResult;
 use crate::store::sql::directory::suppress;
 use crate::store::sql::events::Subject;
 use crate::store::sql::sql_types::{shorten, us};
 use crate::store::sql::unit_of_work::Tx;
-use crate::store::sql::writer::HotJob;
-use crate::store::{Attempt, AttemptRecord, RecordedDelivery, Result, SpoolChange, SpoolFeed, UsageCounts};
+use crate::store::sql::writer::{HotJob, RowsOfJob};
+use crate::store::{
+    Attempt, AttemptRecord, RecordedDelivery, Result, SpoolChange, SpoolFeed, UsageCounts, UsedBy,
+};
 
 pub(in crate::store::sql) const REPLY_OCTETS_MAX: usize = 1024;
 
@@ -70,11 +73,15 @@ impl RecordJob {
     }
 
     /// How its lane runs it; `None` if it must run alone, because it suppresses an address or takes a submission key.
-    pub(super) fn as_hot_job(&self) -> Option<HotJob> {
+    pub(super) fn as_hot_job(&self) -> std::result::Result<HotJob, Vec<DeliveryId>> {
+        let deliveries = self.records.iter().map(|record| record.delivery_id).collect();
         let suppresses = self.records.iter().any(|record| record.suppress.is_some());
         let takes_key = self.report.as_ref().is_some_and(EnqueueJob::has_key);
+        if suppresses || takes_key {
+            return Err(deliveries);
+        }
         let octets = self.report.as_ref().map_or(0, EnqueueJob::octets);
-        (!suppresses && !takes_key).then_some(HotJob { octets, shared_key: None })
+        Ok(HotJob { octets, rows: RowsOfJob { deliveries, shared_key: None } })
     }
 
     /// After the synced commit.
@@ -97,7 +104,16 @@ fn next_attempt_us(record: &AttemptRecord) -> Option<i64> {
     record.next_attempt_at.filter(|_| record.state.is_open()).map(us)
 }
 
-/// False if the delivery was deleted or is already finished.
+/// Changes a delivery that is open.
+macro_rules! update_delivery {
+    () => {
+        "UPDATE delivery SET state = ?2, attempts = attempts + ?3, next_attempt_us = ?4, last_reply = ?5,
+             updated_us = COALESCE(?6, updated_us), bounce_class = ?7
+         WHERE id = ?1 AND next_attempt_us IS NOT NULL"
+    };
+}
+
+/// False if the delivery was deleted, is already finished, or another node has claimed it.
 fn write_one<'a>(
     tx: &Tx<'_>,
     record: &'a AttemptRecord,
@@ -107,10 +123,6 @@ fn write_one<'a>(
     // An open delivery that was not attempted has not changed: reports of delays and of the last attempt read this time.
     let is_change = record.attempt.is_some() || !record.state.is_open();
     let changed_us = is_change.then(|| us(record.at));
-    let sql =
-        "UPDATE delivery SET state = ?2, attempts = attempts + ?3, next_attempt_us = ?4, last_reply = ?5,
-                   updated_us = COALESCE(?6, updated_us), bounce_class = ?7
-               WHERE id = ?1 AND next_attempt_us IS NOT NULL RETURNING recipient, attempts";
     let row = params![
         record.delivery_id,
         record.state,
@@ -120,9 +132,26 @@ fn write_one<'a>(
         changed_us,
         record.bounce_class,
     ];
-    let changed: Option<(String, u32)> =
-        tx.prepare_cached(sql)?.query_row(row, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    let Some((recipient, attempts)) = changed else { return Ok(false) };
+    let held = match tx.engine() {
+        Engine::Sqlite => {
+            let mut statement =
+                tx.prepare_cached(concat!(update_delivery!(), " RETURNING recipient, attempts"))?;
+            let changed = statement.query_row(row, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+            changed.map(|(recipient, attempts)| (recipient, attempts, None))
+        }
+        Engine::Postgres => match tx.held.borrow_mut().remove(&record.delivery_id) {
+            None => None,
+            Some(HeldDelivery { recipient, attempts, key_id, environment, domain }) => {
+                tx.prepare_cached(update_delivery!())?.post(row)?;
+                if let Some(next_us) = next_attempt_us(record) {
+                    queue_rows::put_back(tx, record.delivery_id, next_us)?;
+                }
+                let attempts = attempts + u32::from(record.attempt.is_some());
+                Some((recipient, attempts, Some((key_id, environment, domain))))
+            }
+        },
+    };
+    let Some((recipient, attempts, sender)) = held else { return Ok(false) };
     if let Some(attempt) = &record.attempt {
         insert_attempt(tx, attempt, stored)?;
     }
@@ -150,7 +179,13 @@ fn write_one<'a>(
     });
     let counts = counts_of(record);
     if counts != UsageCounts::default() {
-        tx.count_delivery(record.message_id, record.at, counts)?;
+        match sender {
+            Some((key_id, environment, domain)) => {
+                let AttemptRecord { tenant_id, at, .. } = *record;
+                tx.count(UsedBy { tenant_id, key_id, environment, at }, domain.as_ref(), counts);
+            }
+            None => tx.count_delivery(record.message_id, record.at, counts)?,
+        }
     }
     Ok(true)
 }

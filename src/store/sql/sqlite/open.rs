@@ -19,8 +19,8 @@ use crate::mail::Timestamp;
 use crate::store::database::{self, DatabaseError, Engine, OptionalExtension};
 use crate::store::free_space::FreeSpace;
 use crate::store::memory::{
-    CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, SuppressionTimes, WebhookDueIndex,
-    WebhookSubscriptions,
+    CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, NodeLease, SuppressionTimes,
+    WebhookDueIndex, WebhookSubscriptions,
 };
 use crate::store::sql::blob_store::BodyFiles;
 use crate::store::sql::body_pieces::BodyPieces;
@@ -70,7 +70,9 @@ pub(in crate::store::sql) fn open(options: SqliteOptions) -> Result<Store, OpenE
     refuse_marked(&connection, &dir.0.display().to_string(), |error| dir.fault(error))?;
     let sealer = unlock(&connection, &key_file, |error| dir.fault(error))?;
     let readers = ReaderManager::of_sqlite(&dir.database());
-    let opened = Opened { connection, lanes: Vec::new(), readers, sealer, bodies, body_pieces: None, lock };
+    let lease = NodeLease::unshared();
+    let opened =
+        Opened { connection, lanes: Vec::new(), readers, sealer, bodies, body_pieces: None, lock, lease };
     start(&options, opened).map_err(|error| dir.fault(error))
 }
 
@@ -85,11 +87,12 @@ pub(in crate::store) struct Opened {
     pub(in crate::store) bodies: BodyFiles,
     pub(in crate::store) body_pieces: Option<BodyPieces>,
     pub(in crate::store) lock: Option<File>,
+    pub(in crate::store) lease: NodeLease,
 }
 
 /// Reads what the store keeps in memory, and starts the readers and the writer.
 pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result<Store, Box<dyn Error>> {
-    let Opened { connection, mut lanes, readers, sealer, bodies, body_pieces, lock } = opened;
+    let Opened { connection, mut lanes, readers, sealer, bodies, body_pieces, lock, lease } = opened;
     let sealer = Arc::new(sealer);
     let data_dir = &options.data_dir;
     let report_keys = report_keys::read(&connection, &sealer, Timestamp::now())?;
@@ -113,6 +116,7 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         directory_versions: directory_versions.clone(),
         minutes: Arc::clone(&minutes),
     };
+    let outdated = Arc::default();
     let readers = Readers::open(readers, options.read_connections.max(1))?;
     let state = WriterState {
         clock,
@@ -121,6 +125,8 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         suppression_times: suppression_times.clone(),
         usage_parts: Default::default(),
         bounds: options.bounds,
+        lease: lease.clone(),
+        outdated: Arc::clone(&outdated),
     };
     let engine = connection.engine();
     lanes.insert(0, connection);
@@ -149,6 +155,9 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         suppression_times,
         minutes,
         lock: Mutex::new(lock),
+        lease,
+        outdated,
+        heartbeat: Mutex::default(),
     }))
 }
 

@@ -59,6 +59,7 @@ pub(in crate::store::sql) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0048_acme.sql"),
     include_str!("migrations/0049_archived_tenants.sql"),
     include_str!("migrations/0050_erasures.sql"),
+    include_str!("migrations/0051_queue.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

@@ -39,6 +39,8 @@ pub(crate) struct SqliteHarness {
 }
 
 impl Harness for SqliteHarness {
+    const HOT_QUEUE_OCTETS: u64 = 1024 * 1024;
+
     async fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }

@@ -139,6 +139,17 @@ CREATE TABLE acme_account (
     created_us   BIGINT NOT NULL
 );
 
+-- Changes that other nodes must learn of, because they keep what was changed in memory.
+CREATE TABLE announcement (
+    id         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    epoch      BIGINT NOT NULL,                 -- of the node that made the change
+    kind       TEXT COLLATE "C" NOT NULL,
+    tenant_id  TEXT COLLATE "C",
+    name       TEXT COLLATE "C",                -- of a domain
+    at_us      BIGINT,
+    created    TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()
+);
+
 CREATE TABLE attempt (
     id           TEXT COLLATE "C" PRIMARY KEY,
     message_id   TEXT COLLATE "C" NOT NULL,
@@ -232,6 +243,35 @@ CREATE TABLE delivery (
     bounce_class TEXT COLLATE "C",
     complained_us BIGINT
 ) WITH (fillfactor = 50);                       -- results fit on the page, so that no index changes
+
+-- The open deliveries. Apart from `delivery`, so that results are written there without changing an index.
+CREATE TABLE queue (
+    id               TEXT COLLATE "C" PRIMARY KEY, -- of the delivery
+    tenant_id        TEXT COLLATE "C" NOT NULL,
+    destination      TEXT COLLATE "C" NOT NULL,
+    next_attempt_us  BIGINT NOT NULL,
+    owner            BIGINT NOT NULL            -- the epoch of the node that has it; 0: none
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
+        autovacuum_vacuum_cost_delay = 0);
+
+-- The deliveries in a rare state. An index of `delivery` by state would change with each result.
+CREATE TABLE trouble (
+    tenant_id   TEXT COLLATE "C" NOT NULL,
+    state       TEXT COLLATE "C" NOT NULL,
+    message_id  TEXT COLLATE "C" NOT NULL,
+    id          TEXT COLLATE "C" NOT NULL,      -- of the delivery
+    PRIMARY KEY (tenant_id, state, message_id, id)
+);
+
+-- The processes that serve this database. An epoch is used once.
+CREATE TABLE node (
+    epoch        BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    node_id      TEXT COLLATE "C" NOT NULL,     -- of its data directory
+    name         TEXT COLLATE "C" NOT NULL,     -- of its host
+    version      TEXT COLLATE "C" NOT NULL,
+    state        TEXT COLLATE "C" NOT NULL,     -- live, left or dead
+    lease_until  TIMESTAMPTZ NOT NULL
+) WITH (fillfactor = 50);
 
 CREATE TABLE dkim_key (
     id           TEXT COLLATE "C" PRIMARY KEY,
@@ -578,15 +618,11 @@ CREATE TABLE write_test (
     filler  BYTEA NOT NULL
 );
 
+CREATE INDEX announcement_by_age ON announcement (created);
 CREATE INDEX attempt_of_message ON attempt (message_id, started_us);
 CREATE INDEX audit_by_number ON audit (tenant_id, number);
 CREATE INDEX audit_by_object ON audit (object_id, id) WHERE object_id IS NOT NULL;
 CREATE INDEX audit_by_tenant ON audit (tenant_id, id);
-CREATE INDEX delivery_due ON delivery (tenant_id, next_attempt_us, id, destination) WHERE next_attempt_us IS NOT NULL;
-CREATE INDEX delivery_in_trouble ON delivery (tenant_id, state, message_id)
-    WHERE state <> 'queued' AND state <> 'delivered';
-CREATE INDEX delivery_in_trouble_anywhere ON delivery (state, message_id)
-    WHERE state <> 'queued' AND state <> 'delivered';
 CREATE INDEX delivery_of_message ON delivery (message_id, position);
 CREATE INDEX dkim_key_retiring ON dkim_key (retiring_since_us) WHERE retiring_since_us IS NOT NULL;
 CREATE UNIQUE INDEX dkim_key_selector ON dkim_key (domain_id, selector);
@@ -607,6 +643,8 @@ CREATE INDEX key_by_tenant ON key (tenant_id, id);
 CREATE INDEX key_notice_due ON key (next_notice_us) WHERE next_notice_us IS NOT NULL;
 CREATE INDEX key_secret_of_key ON key_secret (key_id);
 CREATE INDEX message_by_tenant ON message (tenant_id, id);
+CREATE INDEX node_live ON node (epoch) WHERE state = 'live';
+CREATE INDEX queue_due ON queue (tenant_id, next_attempt_us, id) INCLUDE (destination) WHERE owner = 0;
 CREATE INDEX rejection_by_tenant ON rejection (tenant_id, id);
 CREATE INDEX report_by_id ON message (kind, id) WHERE kind <> 'message';
 CREATE INDEX report_by_tenant ON message (tenant_id, kind, id) WHERE kind <> 'message';
@@ -628,6 +666,7 @@ CREATE INDEX tenant_by_external_ref ON tenant (external_ref) WHERE external_ref 
 CREATE INDEX tenant_with_brakes ON tenant (id) WHERE status = 'active' AND instr(settings, '"brakes":{') > 0;
 CREATE INDEX test_message_by_id ON message (id) WHERE environment = 'test';
 CREATE INDEX test_message_by_tenant ON message (tenant_id, id) WHERE environment = 'test';
+CREATE INDEX trouble_by_state ON trouble (state, message_id);
 CREATE INDEX usage_by_start ON usage_by_slot (span, start_us);
 CREATE INDEX usage_in_slots ON usage_by_slot (start_us) WHERE slot <> 0;
 CREATE INDEX usage_part_in_slots ON usage_part_by_slot (start_us) WHERE slot <> 0;
@@ -736,3 +775,51 @@ END $$;
 CREATE TRIGGER webhook_delivery_delete AFTER DELETE ON webhook_delivery REFERENCING OLD TABLE AS former
 FOR EACH STATEMENT EXECUTE FUNCTION count_deleted_webhook_deliveries();
 
+-- `queue` and `trouble` follow `delivery`. What has another due time belongs to no node. Sequential scans would be chosen
+-- while the tables are small, and kept when they have grown.
+CREATE FUNCTION follow_changed_deliveries() RETURNS trigger LANGUAGE plpgsql SET enable_seqscan = off AS $$
+BEGIN
+    DELETE FROM queue USING changed WHERE queue.id = changed.id AND changed.next_attempt_us IS NULL;
+    UPDATE queue SET next_attempt_us = changed.next_attempt_us, owner = 0
+    FROM changed WHERE queue.id = changed.id AND queue.next_attempt_us <> changed.next_attempt_us;
+    DELETE FROM trouble USING former, changed
+    WHERE former.id = changed.id AND former.state <> changed.state AND former.state <> 'queued'
+        AND trouble.tenant_id = former.tenant_id AND trouble.state = former.state
+        AND trouble.message_id = former.message_id AND trouble.id = former.id;
+    INSERT INTO trouble (tenant_id, state, message_id, id)
+    SELECT changed.tenant_id, changed.state, changed.message_id, changed.id FROM changed JOIN former USING (id)
+    WHERE changed.state <> former.state AND changed.state NOT IN ('queued', 'delivered');
+    RETURN NULL;
+END $$;
+CREATE TRIGGER delivery_changed AFTER UPDATE ON delivery REFERENCING OLD TABLE AS former NEW TABLE AS changed
+FOR EACH STATEMENT EXECUTE FUNCTION follow_changed_deliveries();
+
+CREATE FUNCTION follow_deleted_deliveries() RETURNS trigger LANGUAGE plpgsql SET enable_seqscan = off AS $$
+BEGIN
+    DELETE FROM queue USING former WHERE queue.id = former.id;
+    DELETE FROM trouble USING former
+    WHERE trouble.tenant_id = former.tenant_id AND trouble.state = former.state
+        AND trouble.message_id = former.message_id AND trouble.id = former.id;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER delivery_deleted AFTER DELETE ON delivery REFERENCING OLD TABLE AS former
+FOR EACH STATEMENT EXECUTE FUNCTION follow_deleted_deliveries();
+
+-- Imported deliveries may be in any state.
+CREATE FUNCTION follow_new_deliveries() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO trouble (tenant_id, state, message_id, id)
+    SELECT tenant_id, state, message_id, id FROM added WHERE state NOT IN ('queued', 'delivered');
+    RETURN NULL;
+END $$;
+CREATE TRIGGER delivery_added AFTER INSERT ON delivery REFERENCING NEW TABLE AS added
+FOR EACH STATEMENT EXECUTE FUNCTION follow_new_deliveries();
+
+-- Held until the end of the transaction: a node is not declared dead while its transaction runs, and a dead one writes nothing.
+CREATE FUNCTION require_live_node(BIGINT) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(1, $1::int);
+    IF NOT EXISTS (SELECT FROM node WHERE epoch = $1 AND state = 'live') THEN
+        RAISE EXCEPTION 'another node has taken over the deliveries of this one' USING ERRCODE = 'PB001';
+    END IF;
+END $$;

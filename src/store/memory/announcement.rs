@@ -1,0 +1,84 @@
+//! Committed changes that other processes must learn of, because they keep what was changed in memory.
+
+use super::{DirectoryChange, DirectoryVersions, SpoolChange, SpoolFeed, SuppressionTimes};
+use crate::mail::Timestamp;
+use crate::model::{QueueFilter, TenantId};
+
+/// A change, as it is announced to the other nodes of a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::store) enum Announcement {
+    /// What is cached of the directory.
+    Directory(DirectoryChange),
+    /// A tenant must not send any more.
+    Suspended(TenantId),
+    /// It sends again.
+    Resumed {
+        tenant_id: TenantId,
+        at: Timestamp,
+    },
+    /// It was deleted.
+    Removed(TenantId),
+    /// A part of the queue is paused until a time, in microseconds.
+    Paused {
+        part: QueueFilter,
+        until_us: i64,
+    },
+    PauseLifted {
+        part: QueueFilter,
+        at: Timestamp,
+    },
+    /// An address of a tenant, or of the platform, was suppressed at a time.
+    Suppressed {
+        owner: Option<TenantId>,
+        at: Timestamp,
+    },
+    /// Webhooks or their subscriptions.
+    Webhooks,
+    /// The keys of report addresses and unsubscribe links.
+    ReportKeys,
+}
+
+/// What is kept in memory and changed by announcements of other nodes.
+#[derive(Clone)]
+pub(in crate::store) struct AnnouncementTargets {
+    pub(in crate::store) feed: std::sync::Arc<SpoolFeed>,
+    pub(in crate::store) directory_versions: DirectoryVersions,
+    pub(in crate::store) suppression_times: SuppressionTimes,
+}
+
+impl AnnouncementTargets {
+    /// Applies a change that another node has committed. What has to be read from the database again is returned.
+    pub(in crate::store) fn apply(&self, announcement: Announcement) -> Option<Reload> {
+        let change = match announcement {
+            Announcement::Directory(change) => {
+                self.directory_versions.note(vec![change]);
+                return None;
+            }
+            Announcement::Suppressed { owner, at } => {
+                self.suppression_times.note(owner, at);
+                return None;
+            }
+            Announcement::Webhooks => return Some(Reload::Webhooks),
+            Announcement::ReportKeys => return Some(Reload::ReportKeys),
+            Announcement::Suspended(tenant) => SpoolChange::TenantSuspended(tenant),
+            Announcement::Resumed { tenant_id, at } => SpoolChange::TenantResumed { tenant_id, at },
+            Announcement::Removed(tenant) => SpoolChange::TenantRemoved(tenant),
+            Announcement::Paused { part, until_us } => SpoolChange::Paused { part, until_us },
+            Announcement::PauseLifted { part, at } => SpoolChange::PauseLifted { part, at },
+        };
+        self.feed.send(change);
+        None
+    }
+
+    /// Announcements may have been missed: nothing that is cached counts.
+    pub(in crate::store) fn forget_all(&self) {
+        self.directory_versions.note(vec![DirectoryChange::Everything]);
+    }
+}
+
+/// What is in memory and has to be read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum Reload {
+    Webhooks,
+    ReportKeys,
+}

@@ -1,0 +1,225 @@
+//! The lease of this process on the deliveries that it has claimed, in a database that several processes serve.
+//!
+//! The lease is extended by heartbeats. Other nodes may take the deliveries over [`LEASE_TIME`] after the last one that the
+//! database answered. This process stops earlier, by its own clock, so that two nodes never send the same message.
+
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::{Notify, watch};
+
+use crate::model::DeliveryId;
+
+/// How long other nodes wait after a heartbeat before they take over.
+pub(in crate::store) const LEASE_TIME: Duration = Duration::from_secs(15);
+/// After this time without an answer nothing is accepted, and no transaction with another server begins.
+const STALE_AFTER: Duration = Duration::from_secs(3);
+/// After this time without an answer, transactions with other servers are ended.
+const LOST_AFTER: Duration = Duration::from_secs(10);
+
+/// Whether this process may use the deliveries that it has claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LeaseState {
+    /// It may accept and deliver.
+    Fresh,
+    /// The database has not answered for some seconds: it must begin nothing.
+    Stale,
+    /// Other nodes may soon take over, or have done so: it must end what it has begun.
+    Lost,
+}
+
+/// The lease at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Whether this process may use what it has claimed.
+    pub state: LeaseState,
+    /// Claims belong to it: with another one, those of the former are lost.
+    pub epoch: i64,
+}
+
+/// The nodes that serve a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nodes {
+    /// How many there are; at least 1.
+    pub count: u32,
+    /// The place of this one among them, from 0.
+    pub rank: u32,
+}
+
+/// The lease. Clones share it.
+#[derive(Debug, Clone)]
+pub(in crate::store) struct NodeLease(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Whether other processes may serve the database too.
+    is_shared: bool,
+    /// Names the node in the database; 0 until it has a lease.
+    epoch: AtomicI64,
+    /// When the last answered heartbeat was sent, in milliseconds of the clock that goes on while the system sleeps.
+    confirmed_ms: AtomicI64,
+    nodes: watch::Sender<Nodes>,
+    lease: watch::Sender<Lease>,
+    /// Claims that ended without a result.
+    given_back: Mutex<Vec<DeliveryId>>,
+    has_given_back: Notify,
+    has_announced: Notify,
+}
+
+impl NodeLease {
+    /// Of a database that no other process serves.
+    pub(in crate::store) fn unshared() -> Self {
+        Self::new(false, LeaseState::Fresh)
+    }
+
+    /// Of a database that other processes may serve. It is lost until [`Self::begin`].
+    pub(in crate::store) fn shared() -> Self {
+        Self::new(true, LeaseState::Lost)
+    }
+
+    fn new(is_shared: bool, state: LeaseState) -> Self {
+        Self(Arc::new(Inner {
+            is_shared,
+            epoch: AtomicI64::new(0),
+            confirmed_ms: AtomicI64::new(0),
+            nodes: watch::Sender::new(Nodes { count: 1, rank: 0 }),
+            lease: watch::Sender::new(Lease { state, epoch: 0 }),
+            given_back: Mutex::default(),
+            has_given_back: Notify::new(),
+            has_announced: Notify::new(),
+        }))
+    }
+
+    /// The number that names this node in the database. 0 if no other process serves it.
+    pub(in crate::store) fn epoch(&self) -> i64 {
+        self.0.epoch.load(Ordering::Acquire)
+    }
+
+    /// Whether other processes may serve the database too.
+    pub(in crate::store) fn is_shared(&self) -> bool {
+        self.0.is_shared
+    }
+
+    pub(in crate::store) fn state(&self) -> LeaseState {
+        if !self.0.is_shared {
+            return LeaseState::Fresh;
+        }
+        if self.epoch() == 0 {
+            return LeaseState::Lost;
+        }
+        let age_ms = uptime_ms() - self.0.confirmed_ms.load(Ordering::Acquire);
+        match Duration::from_millis(age_ms.try_into().unwrap_or(0)) {
+            age if age >= LOST_AFTER => LeaseState::Lost,
+            age if age >= STALE_AFTER => LeaseState::Stale,
+            _ => LeaseState::Fresh,
+        }
+    }
+
+    /// Changes of the lease. It is as late as the last [`Self::publish`].
+    pub(in crate::store) fn watch(&self) -> watch::Receiver<Lease> {
+        self.0.lease.subscribe()
+    }
+
+    /// Ends claims without a result, soon.
+    pub(in crate::store) fn give_back(&self, ids: Vec<DeliveryId>) {
+        if self.0.is_shared && !ids.is_empty() {
+            self.0.given_back.lock().extend(ids);
+            self.0.has_given_back.notify_one();
+        }
+    }
+
+    /// Waits until there are claims to end.
+    pub(in crate::store) async fn wait_for_given_back(&self) {
+        self.0.has_given_back.notified().await;
+    }
+
+    /// A committed change was announced to the other nodes, which should read it soon.
+    pub(in crate::store) fn note_announced(&self) {
+        self.0.has_announced.notify_one();
+    }
+
+    /// Waits for [`Self::note_announced`].
+    pub(in crate::store) async fn wait_for_announced(&self) {
+        self.0.has_announced.notified().await;
+    }
+
+    /// The claims to end.
+    pub(in crate::store) fn given_back(&self) -> Vec<DeliveryId> {
+        self.0.given_back.lock().clone()
+    }
+
+    /// The first of them have ended.
+    pub(in crate::store) fn forget_given_back(&self, count: usize) {
+        let mut given_back = self.0.given_back.lock();
+        let count = count.min(given_back.len());
+        given_back.drain(..count);
+    }
+
+    /// The nodes at the last heartbeat.
+    pub(in crate::store) fn nodes(&self) -> Nodes {
+        *self.0.nodes.borrow()
+    }
+
+    /// Begins a lease by an answer to a request that was sent at this time.
+    pub(in crate::store) fn begin(&self, epoch: i64, sent_ms: i64) {
+        self.0.confirmed_ms.store(sent_ms, Ordering::Release);
+        self.0.epoch.store(epoch, Ordering::Release);
+        self.publish();
+    }
+
+    /// Extends it by the answer to a heartbeat that was sent at this time.
+    pub(in crate::store) fn extend(&self, sent_ms: i64, nodes: Nodes) {
+        self.0.confirmed_ms.store(sent_ms, Ordering::Release);
+        self.0.nodes.send_if_modified(|known| mem::replace(known, nodes) != nodes);
+        self.publish();
+    }
+
+    /// Another node has taken over, or this one gives up.
+    pub(in crate::store) fn end(&self) {
+        self.0.epoch.store(0, Ordering::Release);
+        self.publish();
+    }
+
+    /// Tells those that [watch](Self::watch) of a change that time has brought.
+    pub(in crate::store) fn publish(&self) {
+        let lease = Lease { state: self.state(), epoch: self.epoch() };
+        self.0.lease.send_if_modified(|known| mem::replace(known, lease) != lease);
+    }
+}
+
+/// Milliseconds since the system started, including those that it slept.
+pub(in crate::store) fn uptime_ms() -> i64 {
+    let now = clock_gettime(ClockId::Boottime);
+    now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_ages_from_the_moment_at_which_the_answered_heartbeat_was_sent() {
+        let lease = NodeLease::shared();
+        assert_eq!(lease.state(), LeaseState::Lost);
+        let nodes = Nodes { count: 2, rank: 1 };
+        for (age_ms, state) in
+            [(0, LeaseState::Fresh), (3_500, LeaseState::Stale), (10_500, LeaseState::Lost)]
+        {
+            lease.begin(7, uptime_ms() - age_ms);
+            assert_eq!(
+                (lease.state(), *lease.watch().borrow()),
+                (state, Lease { state, epoch: 7 }),
+                "{age_ms}"
+            );
+        }
+        lease.extend(uptime_ms(), nodes);
+        assert_eq!((lease.state(), lease.nodes()), (LeaseState::Fresh, nodes));
+        lease.end();
+        assert_eq!((lease.epoch(), lease.state()), (0, LeaseState::Lost));
+        assert_eq!(NodeLease::unshared().state(), LeaseState::Fresh);
+    }
+}
