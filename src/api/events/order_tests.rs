@@ -78,7 +78,8 @@ async fn tails_of_two_nodes_show_one_sequence_without_gaps_while_many_connection
         return;
     }
     let harness = PostgresHarness::new().await;
-    let stores = [Arc::new(harness.open(0).await), Arc::new(harness.open(0).await)];
+    let stores =
+        [harness.open(0).await, Store::open(harness.options_of_node("other")).await.unwrap()].map(Arc::new);
     let begin = stores[0].end_of_journal().await.unwrap();
     let count = CONNECTIONS * TRANSACTIONS * EVENTS + stores.len() * SUPPRESSIONS;
     let tails = stores.each_ref().map(|store| tokio::spawn(follow(store.clone(), begin, count)));
