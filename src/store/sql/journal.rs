@@ -51,7 +51,7 @@ impl Journal for Store {
         let read = move |connection: &Connection| index_rounds::read_news(connection, end);
         let Some(news) = server.read_slow(read).await? else { return Ok(false) };
         let truncated = news.truncated;
-        let hot = HotJob { octets: news.octets(), shared_key: None };
+        let hot = HotJob { octets: news.octets(), ..HotJob::default() };
         let is_written =
             server.write_hot(hot, news, |news, tx| index_rounds::write(tx, news), |_, done| done);
         let is_written = is_written.await?;
