@@ -1,11 +1,14 @@
 //! Measures what a message costs on PostgreSQL: starts a server, accepts messages of 10 KB with bodies that cannot be
 //! compressed, and records each as delivered. Prints one line of JSON for each figure.
-//!   cargo run --release --example cluster_bench -- [COUNT] [webhook] [SETTING=VALUE of PostgreSQL]...
+//!   cargo run --release --example cluster_bench -- [COUNT] [webhook] [lanes=LANES] [SETTING=VALUE of PostgreSQL]...
 //! Targets, for accepting and recording together: at most 20 KB of write-ahead log for each message and 0.30 s of processor
 //! time of all processes of the server for each 1,000; 95 % of the updates of `delivery` without a change of an index; one
 //! round trip and at most 12 statements for each transaction.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../../../src/store/contract/postgres_server.rs"]
+#[allow(dead_code)]
+mod postgres_server;
 mod round_trips;
 mod server;
 
@@ -28,7 +31,7 @@ use tokio_postgres::Client;
 use zeroize::Zeroizing;
 
 use self::round_trips::RoundTrips;
-use self::server::Server;
+use self::server::MeasuredServer;
 
 const TENANTS: usize = 20;
 const CALLERS: usize = 64;
@@ -150,7 +153,7 @@ where
 
 /// What a phase is measured by.
 struct Meter<'a> {
-    server: &'a Server,
+    server: &'a MeasuredServer,
     client: &'a Client,
     trips: RoundTrips,
 }
@@ -214,6 +217,9 @@ impl Meter<'_> {
     }
 
     async fn print_tables(&self) {
+        let sql = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+        let deadlocks: i64 = self.client.query_one(sql, &[]).await.unwrap().get(0);
+        println!("{}", json!({ "deadlocks": deadlocks }));
         let sql = "SELECT relname, n_tup_upd, n_tup_hot_upd, n_dead_tup FROM pg_stat_user_tables WHERE n_tup_upd + n_dead_tup > 0
                    ORDER BY relname";
         for row in self.client.query(sql, &[]).await.unwrap() {
@@ -235,11 +241,13 @@ async fn main() {
         .next_if(|argument| argument.parse::<usize>().is_ok())
         .map_or(2_000, |count| count.parse().unwrap());
     let has_webhook = arguments.next_if(|argument| argument == "webhook").is_some();
-    let server = Server::start(&arguments.collect::<Vec<_>>());
+    let lanes = arguments.next_if(|argument| argument.starts_with("lanes="));
+    let lanes = lanes.map_or(2, |lanes| lanes["lanes=".len()..].parse().unwrap());
+    let server = MeasuredServer::start(&arguments.collect::<Vec<_>>()).await;
     let client = server.connect().await;
     client.batch_execute("CREATE EXTENSION pg_stat_statements").await.unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let trips = RoundTrips::listen(dir.path(), server.dir.path());
+    let trips = RoundTrips::listen(dir.path(), &server.socket_dir());
     let mut config = server.config();
     // Sessions begin at the socket that counts.
     config = {
@@ -247,7 +255,7 @@ async fn main() {
         counted.host_path(dir.path()).user(config.get_user().unwrap()).dbname(config.get_dbname().unwrap());
         counted
     };
-    let store = Arc::new(Store::open(options(config, dir.path())).await.unwrap());
+    let store = Arc::new(Store::open(options(config, dir.path(), lanes)).await.unwrap());
     if has_webhook {
         let secret = WebhookSecret(Zeroizing::new(vec![7; 32]));
         let (url, environments) = ("https://hooks.example/".to_owned(), vec![Environment::Live]);
@@ -277,7 +285,7 @@ async fn main() {
     meter.print_tables().await;
 }
 
-fn options(config: tokio_postgres::Config, data_dir: &std::path::Path) -> PostgresOptions {
+fn options(config: tokio_postgres::Config, data_dir: &std::path::Path, lanes: u32) -> PostgresOptions {
     PostgresOptions {
         config,
         tls: None,
@@ -285,7 +293,7 @@ fn options(config: tokio_postgres::Config, data_dir: &std::path::Path) -> Postgr
         data_dir: data_dir.to_owned(),
         master_key_file: None,
         read_connections: 2,
-        lanes: 2,
+        lanes,
         hot_queue_bytes_max: 1 << 30,
         access: Access::Serve,
         bounds: Bounds::default(),
@@ -296,7 +304,9 @@ async fn accept(store: &Arc<Store>, messages: Vec<NewMessage>) {
     let store = Arc::clone(store);
     call_for_each(messages, move |new| {
         let store = Arc::clone(&store);
-        async move { drop(store.enqueue(new).await.unwrap()) }
+        async move {
+            store.enqueue(new).await.unwrap();
+        }
     })
     .await;
 }
