@@ -30,9 +30,10 @@ class Refused(Exception):
 
 
 class Server:
-    """A data directory and its server process. Without a smart host, mail goes to the MX."""
+    """A data directory and its server process. Without a smart host, mail goes to the MX. `top`, `smtp` and `store` are
+    further options of the file."""
 
-    def __init__(self, folder, smart_host_port=None, tls="opportunistic", extra="", smtp=""):
+    def __init__(self, folder, smart_host_port=None, tls="opportunistic", extra="", smtp="", store="", top=""):
         self.folder = pathlib.Path(folder)
         self.submission, self.submissions, self.api, self.metrics = free_ports(4)
         self.process = None
@@ -55,6 +56,7 @@ tls = "{tls}"
             f"""
 hostname = "{HOSTNAME}"
 data_dir = "{self.folder / 'data'}"
+{top}
 [log]
 level = "info"
 [smtp]
@@ -69,6 +71,7 @@ listen = ["127.0.0.1:{self.api}"]
 metrics_listen = ["127.0.0.1:{self.metrics}"]
 [store]
 free_disk_min = "1MiB"
+{store}
 [relay]
 allowed_private_networks = ["127.0.0.0/8"]
 {extra}
@@ -76,7 +79,7 @@ allowed_private_networks = ["127.0.0.0/8"]
 """
         )
         made = subprocess.run(
-            [BINARY, "key", "create", "--init", "--data-dir", self.folder / "data", "--name", "tests"],
+            [BINARY, "key", "create", "--init", "--config", self.config, "--name", "tests"],
             check=True,
             capture_output=True,
             text=True,
