@@ -38,7 +38,9 @@ use crate::limits::connection_limiter::ConnectionLimiter;
 use crate::model::{BounceClass, FindingStatus};
 use crate::queue::{ConnectionCounts, QueueManager};
 use crate::returns::ReturnsService;
-use crate::store::{Journal, Outbox, Queue, QueueOverview, QueueRequest, Store, StoreCounts, StoreError};
+use crate::store::{
+    Journal, LeaseState, Outbox, Queue, QueueOverview, QueueRequest, Spool, Store, StoreCounts, StoreError,
+};
 use crate::submission::SubmissionService;
 use crate::tls::Certificate;
 
@@ -177,6 +179,10 @@ impl Metrics {
         self.add_mail(pillarbox, snapshot);
         self.add_reports(pillarbox);
         add_store(pillarbox, &snapshot.counts);
+        let help = "Live nodes that serve the same database";
+        gauge(pillarbox, "nodes", help, self.store.nodes().count.into());
+        let help = "Whether this node may accept and deliver mail";
+        gauge(pillarbox, "lease", help, (self.store.lease() == LeaseState::Fresh).into());
         self.add_queue(pillarbox, &snapshot.queue);
         gauge(pillarbox, "pauses", "Pauses of parts of the queue", to_gauge(snapshot.pauses));
         self.add_findings(pillarbox);

@@ -57,6 +57,7 @@ const PAGES: &[Page] = pages! {
     "upgrade": "Upgrades", "a new version or configuration without an outage";
     "backup": "Backup and restore", "backups beside the server, checks, restored deliveries";
     "postgresql": "PostgreSQL", "the database on a server of its own: settings, backups, moving there and back";
+    "cluster": "Several nodes", "one PostgreSQL, any number of nodes: how to begin, what fails how, what to watch";
     "proxy": "Proxies", "load balancers for SMTP, reverse proxies for the API";
     "metrics": "Metrics", "metrics for Prometheus";
     "performance": "Performance", "measurements";
