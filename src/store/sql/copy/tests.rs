@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -14,10 +16,11 @@ use crate::store::contract::{
     Harness, TestBed, later, new_domain, new_key, new_message, new_suppression, new_template, new_tenant,
     new_webhook, now, outcomes,
 };
+use crate::store::database::{self, PostgresConnection, PostgresServer, SessionRole};
 use crate::store::sql::sqlite::open::DATABASE_FILE;
 use crate::store::sql::tests::{SqliteHarness, options};
 use crate::store::{
-    Directory, IdempotentResponse, Journal, MessageFilter, Outbox, PageRequest, Spool, Store,
+    Directory, IdempotentResponse, Journal, MessageFilter, Outbox, PageRequest, PostgresOptions, Spool, Store,
 };
 
 /// Rows of tables that the traits do not fill here. `$t`, `$m`, `$d`, `$w` and `$k` are the ids of the tenant, a message, a
@@ -353,4 +356,43 @@ async fn a_body_that_postgresql_has_in_pieces_is_copied() {
     copy_master_key(postgres.dir.path(), dir.path());
     let store = Store::open(options(dir.path())).await.unwrap();
     assert_eq!(store.content(id, now()).await.unwrap(), Some(new.content));
+}
+
+#[tokio::test]
+async fn a_server_that_starts_during_a_copy_does_not_open_the_moved_store() {
+    if !PostgresHarness::is_available() {
+        return;
+    }
+    let (postgres, target) = (PostgresHarness::new().await, tempfile::tempdir().unwrap());
+    postgres.open(0).await.close().await;
+    let options = copy_options(postgres.options(), dir_options(target.path()));
+    let (server, serving) = (postgres.options(), tokio::runtime::Handle::current());
+    let run = move || {
+        let mut opening = None;
+        let copied = copy_store(&options, &mut |_| {
+            if opening.is_none() {
+                opening = Some(serving.spawn(Store::open(server.clone())));
+                wait_for_waiting_writer(&server);
+            }
+            ControlFlow::Continue(())
+        });
+        copied.map(|_| opening.unwrap())
+    };
+    let opening = tokio::task::spawn_blocking(run).await.unwrap().unwrap();
+    let refused = opening.await.unwrap().err().unwrap();
+    assert!(matches!(refused, OpenError::Moved { .. }), "{refused}");
+}
+
+/// Blocks until a session waits for a writing one.
+fn wait_for_waiting_writer(options: &PostgresOptions) {
+    let server = Arc::new(PostgresServer::new(options.config.clone(), None));
+    let connection = PostgresConnection::open(server, SessionRole::Reader).unwrap();
+    let connection = database::Connection::Postgres(connection);
+    let waiting = "SELECT 1 FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                   WHERE d.datname = current_database() AND l.locktype = 'advisory' AND NOT l.granted";
+    let end = Instant::now() + Duration::from_secs(20);
+    while !connection.prepare_cached(waiting).unwrap().exists([]).unwrap() {
+        assert!(Instant::now() < end, "nobody waits");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

@@ -83,10 +83,11 @@ pub(super) fn open(options: &PostgresOptions) -> Result<Store, OpenError> {
     let server = Arc::new(PostgresServer::new(options.config.clone(), options.tls.clone()));
     let connection = connect::connect(&server, SessionRole::Reader)?;
     server_check::require_usable(&connection, options.is_unsafe_allowed)?;
-    refuse_marked(&connection, &server.name(), refused)?;
     require_access(options.access, &server, &connection)?;
     let lock = prepare(options)?;
     schema::migrate(&connection)?;
+    // A copy in progress is over when the migration has the lock of writers, and has left its mark.
+    refuse_marked(&connection, &server.name(), refused)?;
     commit_order::continue_after_restore(&connection)
         .map_err(|error| OpenError::Database(error.to_string()))?;
     let key_file = MasterKeyFile::new(options.master_key_file.clone(), &options.data_dir);
