@@ -44,6 +44,8 @@ pub(super) struct ClaimTable {
     cursors: HashMap<TenantId, DueCursor>,
     /// Claims that ended since the current pass began.
     ended_in_pass: Option<HashSet<DeliveryId>>,
+    /// Deliveries that this process has claimed in the database, and not here, at the last comparison.
+    unclaimed_here: HashSet<DeliveryId>,
     /// Claims that ended without a result: the store must learn of them.
     pub(super) given_back: Vec<DeliveryId>,
     /// Whether the last pass left deliveries because of a limit.
@@ -110,6 +112,7 @@ impl ClaimTable {
                 }
             }
             SpoolChange::TenantWasResumed { tenant_id, at_us } => self.pauses.note_resumed(tenant_id, at_us),
+            SpoolChange::Claimed(ids) => self.compare_claims(ids),
             SpoolChange::ClaimsLost => {
                 for tenant in self.hot.tenants() {
                     self.withdraw(tenant, |_, _| true);
@@ -161,6 +164,15 @@ impl ClaimTable {
             self.round_robin.join(tenant);
         }
         wakes
+    }
+
+    /// Gives back what this process has claimed in the database, but not here, at two comparisons: a commit that was not
+    /// answered was one after all. Each other claim begins or ends within seconds in both places.
+    fn compare_claims(&mut self, in_database: Vec<DeliveryId>) {
+        let unclaimed: HashSet<_> =
+            in_database.into_iter().filter(|id| !self.claims.contains_key(id)).collect();
+        self.given_back.extend(unclaimed.intersection(&self.unclaimed_here));
+        self.unclaimed_here = unclaimed;
     }
 
     fn suspend(&mut self, tenant: TenantId) {
@@ -440,5 +452,22 @@ impl ClaimTable {
             taken.extend(self.hot.remove_deliveries(tenant, host, &ids));
         }
         taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_that_only_the_database_knows_is_given_back_when_it_is_found_again() {
+        let mut table = ClaimTable::default();
+        let [stray, ours, ending] = [(); 3].map(|()| DeliveryId::generate(Timestamp::UNIX_EPOCH));
+        let tenant = TenantId::generate(Timestamp::UNIX_EPOCH);
+        table.claims.insert(ours, ClaimState { tenant, is_handed_out: false, _memory: None });
+        table.apply(SpoolChange::Claimed(vec![stray, ours, ending]));
+        assert_eq!(table.given_back, []);
+        table.apply(SpoolChange::Claimed(vec![stray, ours]));
+        assert_eq!(table.given_back, [stray]);
     }
 }

@@ -27,7 +27,7 @@ use crate::store::{
     Batch, Queue, QueueOverview, QueueRequest, Result, RetryCancelResult, Spool, SpoolFeed, Store, StoreError,
 };
 
-/// Decides in memory which deliveries of the spool are next. A claim writes nothing: after a crash, all unfinished
+/// Decides in memory which deliveries of the spool are next. In SQLite a claim writes nothing: after a crash, all unfinished
 /// deliveries are due.
 pub struct QueueManager {
     store: Arc<Store>,
@@ -337,10 +337,13 @@ impl QueueManager {
         open.deliveries.retain(|(id, _)| wanted.is_none_or(|wanted| wanted.contains(id)));
         let taken: HashSet<DeliveryId> = self.lock().take_back(tenant, &open.deliveries);
         let ids = open.deliveries.into_iter().map(|(id, _)| id);
-        let (claimed, in_flight): (Vec<_>, Vec<_>) = ids.partition(|id| taken.contains(id));
+        let (claimed, mut in_flight): (Vec<_>, Vec<_>) = ids.partition(|id| taken.contains(id));
         let cancelled = self.store.cancel(message, claimed.clone(), now).await;
         // Claims of cancelled deliveries have ended; this releases the others.
-        self.release(claimed);
-        Ok(RetryCancelResult { changed: cancelled?, in_flight })
+        self.release(claimed.clone());
+        let changed = cancelled?;
+        // Another process has them.
+        in_flight.extend(claimed.into_iter().filter(|id| !changed.contains(id)));
+        Ok(RetryCancelResult { changed, in_flight })
     }
 }

@@ -15,8 +15,8 @@
 //! * [`Reports`]: what other servers send back about messages, and the keys of the addresses that it comes to.
 //! * [`TlsResults`]: counts of TLS sessions until they are reported (RFC 8460).
 //!
-//! One process owns a spool. Only its queue manager knows what is claimed, so a claim writes nothing, and after a crash
-//! every unfinished delivery is due. Imports `mail`, `model`, `durable_file`, `histogram` and
+//! In SQLite, one process owns a spool. Only its queue manager knows what is claimed, so a claim writes nothing, and after a
+//! crash every unfinished delivery is due. In PostgreSQL, a claim names the node that has it, until its lease ends. Imports `mail`, `model`, `durable_file`, `histogram` and
 //! `limits`.
 
 #[cfg(test)]

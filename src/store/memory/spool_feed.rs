@@ -52,6 +52,8 @@ pub enum SpoolChange {
     },
     /// Other processes may have all claimed deliveries.
     ClaimsLost,
+    /// The deliveries that this process has claimed, as the database shows them. Some may be older than earlier changes.
+    Claimed(Vec<DeliveryId>),
     /// The tenant and all its objects were deleted.
     TenantRemoved(TenantId),
     /// A part of the queue was paused.

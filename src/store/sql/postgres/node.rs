@@ -29,8 +29,9 @@ const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between two notifications. Each of them takes a lock of the whole server.
 const NOTIFY_INTERVAL: Duration = Duration::from_millis(50);
-/// Heartbeats between two deletions of old rows, by one of the nodes.
-const BEATS_PER_PRUNING: u32 = 60;
+/// Heartbeats between two comparisons of the claims in the database with those in memory, and between two deletions of old
+/// rows, by one of the nodes.
+const BEATS_PER_COMPARISON: u32 = 60;
 
 /// A heartbeat is lost with a crash of the server, after which no node has a lease for some seconds anyway.
 const SET_UP: &str = "SET synchronous_commit = off; LISTEN pillarbox";
@@ -54,6 +55,7 @@ const DUE: &str = "WITH RECURSIVE waiting (tenant_id, next_attempt_us) AS (
             SELECT tenant_id, next_attempt_us FROM queue WHERE owner = 0 AND tenant_id > waiting.tenant_id
             ORDER BY tenant_id, next_attempt_us LIMIT 1) next)
     SELECT tenant_id, next_attempt_us FROM waiting";
+const CLAIMED: &str = "SELECT id FROM queue WHERE owner = $1";
 const GIVE_BACK: &str = "UPDATE queue SET owner = 0 WHERE id = ANY ($1) AND owner = $2 RETURNING tenant_id";
 const PRUNE_NODES: &str =
     "DELETE FROM node WHERE state <> 'live' AND lease_until < clock_timestamp() - interval '30 days'";
@@ -200,7 +202,11 @@ impl Beating {
         within(ANSWER_TIMEOUT, self.read_announcements()).await?;
         within(ANSWER_TIMEOUT, self.note_due()).await?;
         self.beats = self.beats.wrapping_add(1);
-        if self.node.lease.nodes().rank == 0 && self.beats.is_multiple_of(BEATS_PER_PRUNING) {
+        if !self.beats.is_multiple_of(BEATS_PER_COMPARISON) {
+            return Ok(());
+        }
+        within(ANSWER_TIMEOUT, self.note_claimed()).await?;
+        if self.node.lease.nodes().rank == 0 {
             within(ANSWER_TIMEOUT, self.prune()).await?;
         }
         Ok(())
@@ -322,6 +328,14 @@ impl Beating {
             let at = Timestamp::from_microsecond(row.get(1)).unwrap_or(Timestamp::MAX);
             self.node.targets.feed.send(SpoolChange::Due { tenant_id: tenant(&row, 0)?, at });
         }
+        Ok(())
+    }
+
+    async fn note_claimed(&mut self) -> Result<()> {
+        let epoch = self.node.lease.epoch();
+        let rows = self.session().await?.query(CLAIMED, &[&epoch]).await?;
+        let ids = rows.iter().map(|row| row.get::<_, &str>(0).parse().map_err(|_| NodeError::Unreadable));
+        self.node.targets.feed.send(SpoolChange::Claimed(ids.collect::<Result<_>>()?));
         Ok(())
     }
 

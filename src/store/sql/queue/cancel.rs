@@ -30,7 +30,7 @@ pub(super) fn open_deliveries(connection: &Connection, message: MessageId) -> Re
     Ok(open)
 }
 
-/// Returns those that were open.
+/// Returns those that were open and that no other node has.
 pub(super) fn cancel(
     tx: &Tx<'_>,
     message: MessageId,
@@ -39,6 +39,7 @@ pub(super) fn cancel(
 ) -> Result<Vec<DeliveryId>> {
     let sql = "UPDATE delivery SET state = ?2, next_attempt_us = NULL, updated_us = ?3
                WHERE id = ?1 AND message_id = ?4 AND next_attempt_us IS NOT NULL
+                   AND EXISTS (SELECT 1 FROM queue WHERE queue.id = ?1 AND queue.owner IN (0, ?5))
                RETURNING tenant_id, recipient, attempts";
     let environment = "SELECT environment FROM message WHERE id = ?1";
     let environment = tx.prepare_cached(environment)?.query_row([message], |row| row.get(0)).optional()?;
@@ -46,7 +47,7 @@ pub(super) fn cancel(
     let kind = message_rows::kind(tx, message)?;
     let mut cancelled = Vec::new();
     for &id in ids {
-        let row = params![id, DeliveryState::Cancelled, us(now), message];
+        let row = params![id, DeliveryState::Cancelled, us(now), message, tx.lease.epoch()];
         let found: Option<(TenantId, CancellationData)> = statement
             .query_row(row, |row| {
                 Ok((row.get(0)?, CancellationData { recipient: row.get(1)?, attempts: row.get(2)? }))

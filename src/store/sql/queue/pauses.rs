@@ -192,6 +192,7 @@ pub(super) fn read_ended(connection: &Connection) -> Result<Vec<EndedPause>> {
 pub(in crate::store::sql) fn postpone_paused(tx: &Tx<'_>, rows: &[PausedRow]) -> Result<Vec<TenantId>> {
     let sql = "UPDATE delivery SET next_attempt_us = ?3
                WHERE id = ?1 AND next_attempt_us = ?2
+                 AND EXISTS (SELECT 1 FROM queue WHERE queue.id = ?1 AND queue.owner = 0)
                  AND EXISTS (SELECT 1 FROM pause WHERE tenant_id IN ('', ?4) AND destination = ?5
                                                   AND until_us = ?3)";
     let mut statement = tx.prepare_cached(sql)?;

@@ -8,8 +8,8 @@ use crate::model::{DeliveryId, DeliveryState, QueueFilter, TenantId, TenantStatu
 use crate::store::contract::postgres::PostgresHarness;
 use crate::store::contract::{new_message, new_webhook, now, outcome};
 use crate::store::{
-    Directory, DueRange, LeaseState, Outbox, Pause, PostgresOptions, Queue, RecordBatch, Reports, Spool,
-    SpoolChange, Store, TenantPatch,
+    Directory, DueCursor, DueRange, LeaseState, OPEN_ENDED_PAUSE_US, Outbox, Pause, PausedRow,
+    PostgresOptions, Queue, RecordBatch, Reports, Spool, SpoolChange, Store, TenantPatch,
 };
 
 /// Two nodes, without memory for accepted mail.
@@ -130,6 +130,23 @@ async fn accepted_mail_that_a_node_keeps_in_memory_is_its_own() {
     assert!(accepted.iter().any(|change| matches!(change, SpoolChange::Accepted(_))), "{accepted:?}");
     nodes.one.close().await;
     assert_eq!(due(&nodes.other, tenant).await, 1);
+}
+
+#[tokio::test]
+async fn a_delivery_that_another_node_has_is_neither_cancelled_nor_put_off() {
+    let Some(nodes) = Nodes::start().await else { return };
+    let (tenant, id) = nodes.delivery().await;
+    let taken = nodes.other.take(vec![id], now()).await.unwrap();
+    let (message, delivery) = &taken[0];
+    assert_eq!(nodes.one.cancel(message.id, vec![id], now()).await.unwrap(), []);
+    let destination = delivery.recipient.host().clone();
+    let part = QueueFilter::destination(destination.clone());
+    nodes.one.pause(Pause { part, reason: None, since: now(), until: None }).await.unwrap();
+    let at = DueCursor { next_attempt_us: delivery.next_attempt_at.unwrap().as_microsecond(), id };
+    let row = PausedRow { tenant_id: tenant, destination, at, until_us: OPEN_ENDED_PAUSE_US };
+    assert_eq!(nodes.one.postpone_paused(vec![row]).await.unwrap(), [tenant]);
+    assert_eq!(state_of(&nodes.one, id).await, DeliveryState::Queued);
+    assert_eq!(nodes.other.cancel(message.id, vec![id], now()).await.unwrap(), [id]);
 }
 
 /// A process of the same data directory starts after a crash, while the former one is not quite dead.
