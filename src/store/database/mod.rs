@@ -41,6 +41,21 @@ pub(in crate::store) enum WriterLock {
     Exclusive,
 }
 
+impl WriterLock {
+    fn statement(self) -> &'static str {
+        match self {
+            Self::Shared => {
+                "SELECT pg_advisory_xact_lock_shared(?1),
+                        set_config('pillarbox.slot', CAST(CAST(?2 AS BIGINT) AS TEXT), TRUE)"
+            }
+            Self::Exclusive => {
+                "SELECT pg_advisory_xact_lock(?1),
+                        set_config('pillarbox.slot', CAST(CAST(?2 AS BIGINT) AS TEXT), TRUE)"
+            }
+        }
+    }
+}
+
 /// What [`ToSql::to_sql`] returns.
 pub(in crate::store) type ToSqlResult<'a> = rusqlite::Result<ToSqlOutput<'a>>;
 
@@ -123,15 +138,16 @@ impl Connection {
         Ok(Transaction { connection: self, is_open: true })
     }
 
-    /// Begins a transaction that writes. On SQLite, one runs at a time.
+    /// Begins a transaction that writes, and that no lane has. On SQLite, one runs at a time.
     pub(in crate::store) fn begin(&self, lock: WriterLock) -> Result<()> {
+        self.begin_in_slot(lock, 0)
+    }
+
+    /// Begins a transaction of the lane with this slot, whose rows it and the triggers of PostgreSQL use.
+    pub(in crate::store) fn begin_in_slot(&self, lock: WriterLock, slot: i64) -> Result<()> {
         self.prepare_cached("BEGIN IMMEDIATE")?.post([])?;
         if let Self::Postgres(_) = self {
-            let sql = match lock {
-                WriterLock::Shared => "SELECT pg_advisory_xact_lock_shared(?1)",
-                WriterLock::Exclusive => "SELECT pg_advisory_xact_lock(?1)",
-            };
-            self.prepare_cached(sql)?.post([WRITER_LOCK])?;
+            self.prepare_cached(lock.statement())?.post([WRITER_LOCK, slot])?;
         }
         Ok(())
     }

@@ -34,10 +34,7 @@ pub(in crate::store) enum SessionRole {
     /// Queries.
     Reader,
     /// The transactions of a lane of the writer.
-    Lane {
-        /// Different from that of all other lanes.
-        slot: i64,
-    },
+    Lane,
     /// Bodies that a later transaction of a lane refers to.
     BodyPieces,
 }
@@ -109,9 +106,9 @@ impl PostgresServer {
         let mut name = APPLICATION_NAME.to_owned();
         let settings = match role {
             SessionRole::Reader => String::new(),
-            SessionRole::Lane { slot } => {
+            SessionRole::Lane => {
                 name = format!("{APPLICATION_NAME} lane {:032x}", rand::random::<u128>());
-                format!("{LANE_SETTINGS} -c pillarbox.slot={slot}")
+                LANE_SETTINGS.to_owned()
             }
             SessionRole::BodyPieces => PIECES_SETTINGS.to_owned(),
         };

@@ -21,7 +21,7 @@ use crate::store::memory::{
 /// One transaction of the writer.
 pub(super) struct Tx<'a> {
     pub(super) connection: &'a Connection,
-    /// The number of its lane: lanes write usage in rows of their own.
+    /// The slot of its lane: lanes write usage in rows of their own.
     pub(super) slot: i64,
     /// Generates ids of events.
     pub(super) clock: &'a EventClock,

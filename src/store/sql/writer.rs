@@ -30,6 +30,9 @@ use crate::store::{Result, StoreError};
 
 /// How long a transaction waits for another process; also set when the connection is opened.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Epochs of nodes with slots of their own, and the maximum of lanes of a node.
+const SLOT_EPOCHS: i64 = 64;
+const SLOT_LANES: i64 = 16;
 /// Maximum of pages returned to the file system at once.
 const VACUUM_PAGES: u32 = 2000;
 
@@ -76,10 +79,11 @@ impl Writer {
         let queue = Arc::new(JobQueue::new(connections.len(), mixes));
         let shared = Arc::new(SharedByLanes { state, hooks, turn: RwLock::new(()) });
         let writer = Self { queue: Arc::clone(&queue), threads: Mutex::default() };
-        for (slot, connection) in (0..).zip(connections) {
-            let lane = Lane { connection, slot, shared: Arc::clone(&shared), queue: Arc::clone(&queue) };
-            let thread =
-                std::thread::Builder::new().name(format!("store-lane-{slot}")).spawn(move || lane.serve())?;
+        for (number, connection) in (0..).zip(connections) {
+            let lane = Lane { connection, number, shared: Arc::clone(&shared), queue: Arc::clone(&queue) };
+            let thread = std::thread::Builder::new()
+                .name(format!("store-lane-{number}"))
+                .spawn(move || lane.serve())?;
             writer.threads.lock().push(thread);
         }
         Ok(writer)
@@ -321,11 +325,17 @@ impl From<CommitError> for Fault {
     }
 }
 
+/// The number under which a lane has rows of its own. Lanes of nodes that run at the same time have different ones: with the
+/// same one, they would wait for the commits of one another, and possibly in a circle.
+fn slot(epoch: i64, lane: i64) -> i64 {
+    epoch.rem_euclid(SLOT_EPOCHS) * SLOT_LANES + lane
+}
+
 /// A thread that commits.
 struct Lane {
     connection: Connection,
     /// The number of the lane in the process.
-    slot: i64,
+    number: i64,
     shared: Arc<SharedByLanes>,
     queue: Arc<JobQueue<WriterCommand>>,
 }
@@ -446,10 +456,11 @@ impl Lane {
         let WriterState {
             clock, sealer, subscriptions, suppression_times, usage_parts, bounds, lease, ..
         } = state;
+        let slot = slot(lease.epoch(), self.number);
         let began = Instant::now();
         let tx = Tx {
             connection: &self.connection,
-            slot: self.slot,
+            slot,
             clock,
             sealer,
             subscriptions,
@@ -467,7 +478,7 @@ impl Lane {
         };
         // With savepoints, each statement fails in its job.
         self.connection.set_pipelining(matches!(savepoints, Savepoints::None));
-        self.connection.begin(lock).map_err(CommitError::from)?;
+        self.connection.begin_in_slot(lock, slot).map_err(CommitError::from)?;
         self.hold(&tx, jobs).map_err(|error| self.fault(savepoints, error.into()))?;
         for job in jobs {
             let (counted, changed) = (tx.usage.mark(), tx.directory_changes.len());

@@ -12,7 +12,7 @@ pub(in crate::store::sql) fn open_for_copy(
     options: &PostgresOptions,
 ) -> Result<(Connection, String), OpenError> {
     let server = Arc::new(PostgresServer::new(options.config.clone(), options.tls.clone()));
-    let connection = connect::connect(&server, SessionRole::Lane { slot: 0 })?;
+    let connection = connect::connect(&server, SessionRole::Lane)?;
     server_check::require_usable(&connection, options.is_unsafe_allowed)?;
     Ok((connection, server.name()))
 }

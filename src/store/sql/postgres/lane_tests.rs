@@ -13,9 +13,9 @@ use crate::mail::{Content, SignedDuration, Timestamp};
 use crate::model::{MessageId, TenantId, UsageInterval};
 use crate::store::contract::postgres::{PostgresHarness, options};
 use crate::store::contract::postgres_server::Server;
-use crate::store::contract::{Harness, KEEP, TestBed, new_message, new_tenant, now};
+use crate::store::contract::{Harness, KEEP, TestBed, new_message, new_tenant, new_webhook, now};
 use crate::store::{
-    Directory, Journal, Ledger, PostgresOptions, Queue, RetentionPolicy, Spool, Store, SubmissionKey,
+    Directory, Journal, Ledger, Outbox, PostgresOptions, Queue, RetentionPolicy, Spool, Store, SubmissionKey,
     UsageCounts,
 };
 
@@ -288,4 +288,24 @@ async fn a_large_body_is_stored_in_pieces_which_go_with_it_and_orphans_go_later(
     assert_eq!(count(&client, pieces).await, 1, "its message may be committed soon");
     store.prune(KEEP, now() + SignedDuration::from_mins(70), 100).await.unwrap();
     assert_eq!(count(&client, pieces).await, 0);
+}
+
+#[tokio::test]
+async fn lanes_of_two_processes_count_usage_and_webhooks_in_rows_of_their_own() {
+    let Some(harness) = harness().await else { return };
+    let (one, other_dir) = (harness.open(0).await, tempfile::tempdir().unwrap());
+    std::fs::copy(harness.dir.path().join("master.key"), other_dir.path().join("master.key")).unwrap();
+    let other = PostgresOptions { data_dir: other_dir.path().to_owned(), ..harness.options() };
+    let other = Store::open(other).await.unwrap();
+    let tenant = one.create_tenant(new_tenant("a"), now()).await.unwrap().id;
+    one.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap();
+    enqueue(&one, tenant).await;
+    enqueue(&other, tenant).await;
+    let client = harness.connect().await;
+    assert_eq!(
+        count(&client, "SELECT count(DISTINCT slot) FROM webhook_backlog_by_slot WHERE slot <> 0").await,
+        2
+    );
+    assert_eq!(count(&client, "SELECT count(*) FROM usage_part_by_slot").await, 2);
+    assert_eq!(one.webhook_backlog().await.unwrap(), 2);
 }

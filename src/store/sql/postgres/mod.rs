@@ -94,10 +94,10 @@ pub(super) fn open(options: &PostgresOptions) -> Result<Store, OpenError> {
     let sealer = unlock(&connection, &key_file, OpenError::Database)?;
     // No body is in a file.
     let bodies = BodyFiles::new(&options.data_dir, u64::MAX);
-    let lane = |slot| connect::connect(&server, SessionRole::Lane { slot });
-    let connection = lane(0)?;
-    let lanes = if options.access == Access::Serve { options.lanes.into() } else { 1 };
-    let lanes = (1..lanes).map(lane).collect::<Result<_, _>>()?;
+    let lane = || connect::connect(&server, SessionRole::Lane);
+    let connection = lane()?;
+    let lanes = if options.access == Access::Serve { options.lanes } else { 1 };
+    let lanes = (1..lanes).map(|_: u32| lane()).collect::<Result<_, _>>()?;
     let readers = ReaderManager::Postgres(Arc::clone(&server));
     let body_pieces = Some(BodyPieces::new(connect::connect(&server, SessionRole::BodyPieces)?));
     let lease = if options.access == Access::Serve { NodeLease::shared() } else { NodeLease::unshared() };
