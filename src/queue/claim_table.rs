@@ -48,6 +48,8 @@ pub(super) struct ClaimTable {
     unclaimed_here: HashSet<DeliveryId>,
     /// Claims that ended without a result: the store must learn of them.
     pub(super) given_back: Vec<DeliveryId>,
+    /// The last lease that this process has lost.
+    lost_epoch: Option<i64>,
     /// Whether the last pass left deliveries because of a limit.
     pub(super) has_leftovers: bool,
 }
@@ -113,7 +115,8 @@ impl ClaimTable {
             }
             SpoolChange::TenantWasResumed { tenant_id, at_us } => self.pauses.note_resumed(tenant_id, at_us),
             SpoolChange::Claimed(ids) => self.compare_claims(ids),
-            SpoolChange::ClaimsLost => {
+            SpoolChange::ClaimsLost { epoch } => {
+                self.lost_epoch = Some(epoch);
                 for tenant in self.hot.tenants() {
                     self.withdraw(tenant, |_, _| true);
                 }
@@ -140,8 +143,12 @@ impl ClaimTable {
 
     /// Claims the deliveries of an accepted message for the hot queue; paused ones wait in the database.
     fn accept(&mut self, accepted: AcceptedMessage) -> Wakes {
-        let AcceptedMessage { new, memory } = accepted;
+        let AcceptedMessage { new, memory, epoch } = accepted;
         let (tenant, now_us) = (new.message.tenant_id, new.message.created_at.as_microsecond());
+        if self.lost_epoch.is_some_and(|lost| epoch <= lost) {
+            // The outcome of its commit was known only after the lease had ended: another node may have it.
+            return Wakes { work: self.advance(tenant, now_us), fresh: false };
+        }
         let of = (tenant, new.message.environment);
         let memory = Arc::new(memory);
         let mut wakes = Wakes { fresh: true, work: false };

@@ -62,8 +62,8 @@ pub trait DeliveryAgents: Send + Sync + 'static {
     fn deliver(&self, slot: Slot, claim: Claim);
     /// Closes connections that were idle for too long.
     fn end_idle_connections(&self);
-    /// Ends all deliveries at once, in whatever state they are.
-    fn end_deliveries(&self);
+    /// Ends all attempts at once, in whatever state they are. Results that are known already are kept.
+    fn end_attempts(&self);
 }
 
 /// One run of the queue manager.
@@ -211,7 +211,7 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
             let Lease { state, epoch: new_epoch } = *lease.borrow_and_update();
             if state == LeaseState::Lost || new_epoch != epoch {
                 self.queue.give_back_waiting();
-                self.agents.end_deliveries();
+                self.agents.end_attempts();
             }
             epoch = new_epoch;
             if state == LeaseState::Fresh {

@@ -36,11 +36,11 @@ impl DeliveryAgents for Agents {
 
     fn deliver(&self, slot: Slot, claim: Claim) {
         let worker = worker::run(self.context.clone(), self.recordings.clone(), slot, claim);
-        self.context.tasks.spawn_delivery(worker);
+        self.context.tasks.spawn(worker);
     }
 
-    fn end_deliveries(&self) {
-        self.context.tasks.end_deliveries();
+    fn end_attempts(&self) {
+        self.context.tasks.end_attempts();
     }
 
     fn end_idle_connections(&self) {

@@ -10,8 +10,8 @@ pub struct Tasks {
     /// Cancelled at the stop: tasks end as soon as this is safe.
     pub stop: CancellationToken,
     tracker: TaskTracker,
-    /// Cancelled when the deliveries that run now must end.
-    deliveries_ended: Mutex<CancellationToken>,
+    /// Cancelled when the attempts that run now must end.
+    attempts_ended: Mutex<CancellationToken>,
     aborted: CancellationToken,
 }
 
@@ -27,20 +27,14 @@ impl Tasks {
         });
     }
 
-    /// Starts a delivery.
-    pub fn spawn_delivery(&self, delivery: impl Future<Output = ()> + Send + 'static) {
-        let ended = self.deliveries_ended.lock().clone();
-        self.spawn(async move {
-            tokio::select! {
-                () = ended.cancelled() => {}
-                () = delivery => {}
-            }
-        });
+    /// Cancelled when the attempts that run now must end. The results of others are written all the same.
+    pub fn attempts_ended(&self) -> CancellationToken {
+        self.attempts_ended.lock().clone()
     }
 
-    /// Ends the deliveries that run now, at their next await.
-    pub fn end_deliveries(&self) {
-        std::mem::take(&mut *self.deliveries_ended.lock()).cancel();
+    /// Ends the attempts that run now, at their next await.
+    pub fn end_attempts(&self) {
+        std::mem::take(&mut *self.attempts_ended.lock()).cancel();
     }
 
     /// Aborts all tasks at their next await when the guard is dropped.

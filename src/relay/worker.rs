@@ -163,6 +163,7 @@ impl Worker {
         claim: Claim,
         connection: Option<Connection>,
     ) -> Option<Connection> {
+        let ended = self.context.tasks.attempts_ended();
         // While the claim waited, its tenant may have been suspended or have changed its smart host. Dropping the claim
         // releases it.
         if !self.has_current_route(&claim).await || is_paused(&self.context, &claim) {
@@ -204,7 +205,11 @@ impl Worker {
         };
         let attempt =
             Attempt::new(&self.context, queue_key, &claim.batch, &content).returning_to(return_host);
-        let attempted = attempt.run(connection).await;
+        let attempted = tokio::select! {
+            biased;
+            () = ended.cancelled() => return None,
+            attempted = attempt.run(connection) => attempted,
+        };
         match self.backoff_after(&queue_key.next_hop, &claim.batch, &attempted.login).await {
             // A refused login is no feedback about the site.
             Some(backoff) => self.back_off(claim, &backoff).await,

@@ -39,7 +39,7 @@ impl DeliveryAgents for Agents {
 
     fn end_idle_connections(&self) {}
 
-    fn end_deliveries(&self) {}
+    fn end_attempts(&self) {}
 }
 
 async fn enqueue_now<H: Harness>(bed: &Bed<H>, tenant: TenantId) {

@@ -38,6 +38,20 @@ pub(in crate::store) enum Announcement {
     ReportKeys,
 }
 
+impl Announcement {
+    /// Whether it says which mail may be delivered. The last of such changes counts.
+    pub(in crate::store) fn is_of_queue(&self) -> bool {
+        match self {
+            Self::Suspended(_)
+            | Self::Resumed { .. }
+            | Self::Removed(_)
+            | Self::Paused { .. }
+            | Self::PauseLifted { .. } => true,
+            Self::Directory(_) | Self::Suppressed { .. } | Self::Webhooks | Self::ReportKeys => false,
+        }
+    }
+}
+
 /// What is kept in memory and changed by announcements of other nodes.
 #[derive(Clone)]
 pub(in crate::store) struct AnnouncementTargets {

@@ -3,6 +3,7 @@
 //! The lease is extended by heartbeats. Other nodes may take the deliveries over [`LEASE_TIME`] after the last one that the
 //! database answered. This process stops earlier, by its own clock, so that two nodes never send the same message.
 
+use std::collections::HashSet;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -20,6 +21,9 @@ pub(in crate::store) const LEASE_TIME: Duration = Duration::from_secs(15);
 const STALE_AFTER: Duration = Duration::from_secs(3);
 /// After this time without an answer, transactions with other servers are ended.
 const LOST_AFTER: Duration = Duration::from_secs(10);
+
+/// Maximum of claims that one statement ends, because the next heartbeat waits for it.
+const GIVEN_BACK_AT_ONCE_MAX: usize = 2000;
 
 /// Whether this process may use the deliveries that it has claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,9 +151,9 @@ impl NodeLease {
         self.0.has_announced.notified().await;
     }
 
-    /// The claims to end.
+    /// The claims to end next.
     pub(in crate::store) fn given_back(&self) -> Vec<DeliveryId> {
-        self.0.given_back.lock().clone()
+        self.0.given_back.lock().iter().take(GIVEN_BACK_AT_ONCE_MAX).copied().collect()
     }
 
     /// The first of them have ended.
@@ -157,6 +161,17 @@ impl NodeLease {
         let mut given_back = self.0.given_back.lock();
         let count = count.min(given_back.len());
         given_back.drain(..count);
+        if !given_back.is_empty() {
+            self.0.has_given_back.notify_one();
+        }
+    }
+
+    /// Those of these deliveries whose former claims have ended. A statement that ends claims is repeated if it was not
+    /// answered, and would end a new claim too.
+    pub(in crate::store) fn claimable(&self, mut ids: Vec<DeliveryId>) -> Vec<DeliveryId> {
+        let given_back: HashSet<DeliveryId> = self.0.given_back.lock().iter().copied().collect();
+        ids.retain(|id| !given_back.contains(id));
+        ids
     }
 
     /// The nodes at the last heartbeat.
@@ -200,6 +215,22 @@ pub(in crate::store) fn uptime_ms() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_delivery_is_not_claimed_again_before_its_former_claim_has_ended() {
+        let lease = NodeLease::shared();
+        let ids: Vec<_> = (0..GIVEN_BACK_AT_ONCE_MAX + 1)
+            .map(|_| DeliveryId::generate(crate::mail::Timestamp::now()))
+            .collect();
+        lease.give_back(ids.clone());
+        assert_eq!(lease.claimable(ids.clone()), []);
+        let ending = lease.given_back();
+        assert_eq!(ending, ids[..GIVEN_BACK_AT_ONCE_MAX]);
+        lease.forget_given_back(ending.len());
+        assert_eq!(lease.claimable(ids.clone()), ending);
+        lease.forget_given_back(lease.given_back().len());
+        assert_eq!(lease.claimable(ids.clone()), ids);
+    }
 
     #[test]
     fn a_lease_ages_from_the_moment_at_which_the_answered_heartbeat_was_sent() {

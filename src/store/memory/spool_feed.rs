@@ -50,8 +50,11 @@ pub enum SpoolChange {
         /// The time.
         at_us: i64,
     },
-    /// Other processes may have all claimed deliveries.
-    ClaimsLost,
+    /// Other processes may have all deliveries that were claimed by a lease.
+    ClaimsLost {
+        /// The number of the lease. Later ones are higher.
+        epoch: i64,
+    },
     /// The deliveries that this process has claimed, as the database shows them. Some may be older than earlier changes.
     Claimed(Vec<DeliveryId>),
     /// The tenant and all its objects were deleted.
@@ -79,6 +82,8 @@ pub struct AcceptedMessage {
     pub new: Arc<NewMessage>,
     /// Its reserved memory, released on drop.
     pub memory: HotQueuePermit,
+    /// The lease by which its deliveries are claimed.
+    pub epoch: i64,
 }
 
 /// A delivery whose result was written.

@@ -17,7 +17,7 @@ const BATCH_OCTETS_MAX: usize = 4 * 1024 * 1024;
 /// What may run at the same time as a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JobKind {
-    /// Only enqueues or records: hot jobs of other lanes and processes.
+    /// Only enqueues, claims or records: hot jobs of other lanes and processes.
     Hot,
     /// Nothing.
     Alone,

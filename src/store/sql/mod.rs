@@ -342,7 +342,7 @@ impl Store {
         self.writer.run((state, request), work, after).await
     }
 
-    /// Runs a job that only enqueues or records, at the same time as those of other lanes; see [`Writer::run_hot`]. With
+    /// Runs a job that only enqueues, claims or records, at the same time as those of other lanes; see [`Writer::run_hot`]. With
     /// something else to store in its transaction, it runs alone.
     async fn write_hot<S, T, U, W, A>(&self, hot: HotJob, state: S, work: W, after: A) -> Result<U>
     where

@@ -20,6 +20,7 @@ use super::body_pieces::BodyPieces;
 use super::checksum::Checksum;
 use super::sql_types::count;
 use super::unit_of_work::Tx;
+use super::writer::HotJob;
 use super::{Access, Store};
 use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
@@ -92,7 +93,9 @@ impl Spool for Store {
     async fn take(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<(Arc<Message>, Delivery)>> {
         self.refuse_unless_serving()?;
         let ids = if self.lease.is_shared() {
-            self.write(move |tx| queue_rows::claim(tx, &ids)).await?
+            let ids = self.lease.claimable(ids);
+            let claim = |ids: &Vec<DeliveryId>, tx: &Tx<'_>| queue_rows::claim(tx, ids);
+            self.write_hot(HotJob::default(), ids, claim, |_, claimed| claimed).await?
         } else {
             ids
         };
@@ -168,8 +171,8 @@ impl Spool for Store {
         let outcome = RecordJob { feed: Arc::clone(&self.feed), records: batch.records, report };
         match outcome.as_hot_job() {
             Ok(hot) => self.writer.run_hot(hot, outcome, RecordJob::write, RecordJob::conclude).await,
-            Err(deliveries) => {
-                self.writer.run_holding(deliveries, outcome, RecordJob::write, RecordJob::conclude).await
+            Err(results) => {
+                self.writer.run_holding(results, outcome, RecordJob::write, RecordJob::conclude).await
             }
         }
     }
@@ -247,7 +250,7 @@ impl Store {
             let placement = BodyPlacement::Row;
             Stored { file: None, placement, checksum: Checksum::of(&new.content) }
         };
-        Ok(EnqueueJob::new(&self.feed, new, stored))
+        Ok(EnqueueJob::new(&self.feed, self.lease.epoch(), new, stored))
     }
 
     /// Writes a large body in pieces.

@@ -20,7 +20,7 @@ use super::job_queue::{JobKind, JobQueue};
 use super::secret_encryption::Sealer;
 use super::spool::queue_rows;
 use super::unit_of_work::Tx;
-use crate::model::DeliveryId;
+use crate::model::{AttemptId, DeliveryId};
 use crate::store::database::{self, Connection, DatabaseError, Engine, TransactionState, WriterLock};
 use crate::store::memory::{
     Announcement, CommitCounters, DirectoryVersions, EventClock, JournalEnd, MinuteSeries, NodeLease,
@@ -55,11 +55,18 @@ pub(super) struct HotJob {
 /// Rows of a job that jobs of other lanes and processes may want too.
 #[derive(Debug, Default)]
 pub(super) struct RowsOfJob {
-    /// The deliveries whose results it writes: see [`Tx::held`].
-    pub(super) deliveries: Vec<DeliveryId>,
+    /// The results that it writes: see [`Tx::held`].
+    pub(super) results: ResultsOfJob,
     /// A row that jobs of other lanes may also write. The jobs of a transaction run in the order of these keys, so that lanes
     /// never wait for each other in a circle.
     pub(super) shared_key: Option<String>,
+}
+
+/// What results belong to.
+#[derive(Debug, Default)]
+pub(super) struct ResultsOfJob {
+    pub(super) deliveries: Vec<DeliveryId>,
+    pub(super) attempts: Vec<AttemptId>,
 }
 
 /// A handle of the lanes.
@@ -99,13 +106,13 @@ impl Writer {
         W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
         A: FnOnce(S, T) -> U + Send + 'static,
     {
-        self.run_holding(Vec::new(), state, work, after).await
+        self.run_holding(ResultsOfJob::default(), state, work, after).await
     }
 
-    /// As [`Self::run`], for a job that writes results of these deliveries: see [`Tx::held`].
+    /// As [`Self::run`], for a job that writes these results: see [`Tx::held`].
     pub(super) async fn run_holding<S, T, U, W, A>(
         &self,
-        deliveries: Vec<DeliveryId>,
+        results: ResultsOfJob,
         state: S,
         work: W,
         after: A,
@@ -117,14 +124,14 @@ impl Writer {
         W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
         A: FnOnce(S, T) -> U + Send + 'static,
     {
-        let rows = RowsOfJob { deliveries, shared_key: None };
+        let rows = RowsOfJob { results, shared_key: None };
         let (job, answered) = Work::with_answer(state, work, after, rows);
         self.queue.send(JobKind::Alone, 0, WriterCommand::Write(job)).await?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Runs `work` as [`Self::run`] does, but at the same time as hot jobs of other lanes and processes. So it only enqueues or
-    /// records, reads no row that it relies on and another hot job may change, and writes none besides that of its key.
+    /// Runs `work` as [`Self::run`] does, but at the same time as hot jobs of other lanes and processes. So it only enqueues,
+    /// claims or records, reads no row that it relies on and another hot job may change, and writes none besides that of its key.
     pub(super) async fn run_hot<S, T, U, W, A>(&self, hot: HotJob, state: S, work: W, after: A) -> Result<U>
     where
         S: Send + 'static,
@@ -548,10 +555,13 @@ impl Lane {
         }
         let mut require = self.connection.prepare_cached("SELECT require_live_node(?1)")?;
         require.post([lease.epoch()])?;
-        let deliveries = jobs.iter().flat_map(|job| &job.rows().deliveries);
-        let deliveries: Vec<DeliveryId> = deliveries.copied().collect();
-        if !deliveries.is_empty() {
-            tx.held.replace(queue_rows::lock(tx, &deliveries)?);
+        let mut results = ResultsOfJob::default();
+        for ResultsOfJob { deliveries, attempts } in jobs.iter().map(|job| &job.rows().results) {
+            results.deliveries.extend(deliveries);
+            results.attempts.extend(attempts);
+        }
+        if !results.deliveries.is_empty() {
+            tx.held.replace(queue_rows::lock(tx, &results)?);
         }
         Ok(())
     }

@@ -34,7 +34,7 @@ store_trait! {
         async fn flush(&self, part: QueueFilter, now: Timestamp) -> Result<u64>;
         /// The unfinished deliveries of a message.
         async fn open_deliveries(&self, message: MessageId) -> Result<OpenDeliveries>;
-        /// Makes those of a tenant's deliveries due now that are deferred. Returns these.
+        /// Makes those of a tenant's deliveries due now that are deferred and that no process has. Returns these.
         async fn make_due(
             &self,
             tenant: TenantId,

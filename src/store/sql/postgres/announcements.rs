@@ -11,14 +11,15 @@ use crate::store::database::{self, params};
 use crate::store::memory::{Announcement, DirectoryChange};
 use crate::store::sql::unit_of_work::Tx;
 
-/// The newest first, so that after an outage none of the last ones is missed.
+/// Those after a number, in the order of commits: jobs that announce changes run alone, in all processes.
 pub(super) const READ: &str =
     "SELECT id, epoch, kind, tenant_id, name, at_us FROM announcement WHERE id > $1 ORDER BY id";
-/// Where a node begins that has just read everything else.
-pub(super) const BEGIN: &str = "SELECT coalesce(min(id), 0) - 1 FROM announcement
-    WHERE created > clock_timestamp() - interval '5 minutes'";
+/// Where a process begins that has just read everything else.
+pub(super) const BEGIN: &str = "SELECT coalesce(
+    (SELECT min(id) - 1 FROM announcement WHERE created > clock_timestamp() - interval '5 minutes'),
+    (SELECT max(id) FROM announcement), 0)";
 pub(super) const PRUNE: &str =
-    "DELETE FROM announcement WHERE created < clock_timestamp() - interval '1 hour'";
+    "DELETE FROM announcement WHERE created < clock_timestamp() - interval '1 day'";
 /// Transactions that began before others may commit after them, with smaller numbers; not later than this.
 const OVERTAKEN_TIME_MAX: Duration = Duration::from_secs(60);
 
@@ -94,7 +95,6 @@ fn read(row: &Row) -> Option<Announcement> {
 }
 
 /// Which announcements a node has applied.
-#[derive(Default)]
 pub(super) struct AnnouncementReader {
     /// All up to this number were applied, or are too old to matter.
     applied: i64,
@@ -112,14 +112,16 @@ impl AnnouncementReader {
         self.applied
     }
 
-    /// The announcements of other nodes among the rows of [`READ`] that were not applied before.
+    /// The announcements among the rows of [`READ`] that were not applied before. Those of this node are left out, except for
+    /// changes of the queue: applied again in the order of commits, they end the effect of older ones of other nodes.
     pub(super) fn take_new(&mut self, rows: &[Row], own_epoch: i64) -> Vec<Announcement> {
         let now = Instant::now();
         let mut new = Vec::new();
         for row in rows {
             let (id, epoch): (i64, i64) = (row.get(0), row.get(1));
-            if self.seen.insert(id, now).is_none() && epoch != own_epoch {
-                new.push(read(row).unwrap_or(Announcement::Directory(DirectoryChange::Everything)));
+            if self.seen.insert(id, now).is_none() {
+                let read = read(row).unwrap_or(Announcement::Directory(DirectoryChange::Everything));
+                new.extend(Some(read).filter(|read| epoch != own_epoch || read.is_of_queue()));
             }
         }
         self.seen.retain(|id, at| {

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::announcements::{self, AnnouncementReader};
 use crate::mail::Timestamp;
@@ -84,8 +85,6 @@ pub(in crate::store) enum NodeError {
     Database(#[from] tokio_postgres::Error),
     #[error("the server did not answer in time")]
     NoAnswer,
-    #[error("the database names an object in a form that this program does not know")]
-    Unreadable,
 }
 
 type Result<T> = std::result::Result<T, NodeError>;
@@ -96,9 +95,11 @@ struct Beating {
     session: Option<Client>,
     /// Notifications of other nodes.
     signals: Arc<Signals>,
-    announcements: AnnouncementReader,
+    /// `None` before the first lease. A later one goes on reading where the former one ended.
+    announcements: Option<AnnouncementReader>,
     /// Heartbeats have been answered since then.
     unbroken_since: Instant,
+    takeover: Option<AbortOnDropHandle<()>>,
     beats: u32,
 }
 
@@ -135,12 +136,14 @@ impl Node {
             node: self,
             session: None,
             signals: Arc::default(),
-            announcements: AnnouncementReader::default(),
+            announcements: None,
             unbroken_since: Instant::now(),
+            takeover: None,
             beats: 0,
         };
         within(TAKEOVER_TIMEOUT, beating.take_over_earlier()).await?;
         within(ANSWER_TIMEOUT, beating.begin()).await?;
+        within(ANSWER_TIMEOUT, beating.note_due()).await?;
         let stop = CancellationToken::new();
         let task = tokio::spawn(beating.run(stop.clone()));
         Ok(Heartbeat { stop, task })
@@ -192,12 +195,7 @@ impl Beating {
             return within(ANSWER_TIMEOUT, self.begin()).await;
         }
         let expired = within(ANSWER_TIMEOUT, self.extend()).await?;
-        // After an outage of the database, the other nodes get time for their heartbeats.
-        if self.unbroken_since.elapsed() >= LEASE_TIME {
-            for epoch in expired {
-                within(TAKEOVER_TIMEOUT, self.take_over(epoch, When::Expired)).await?;
-            }
-        }
+        self.begin_takeover(&expired);
         within(ANSWER_TIMEOUT, self.give_back()).await?;
         within(ANSWER_TIMEOUT, self.read_announcements()).await?;
         within(ANSWER_TIMEOUT, self.note_due()).await?;
@@ -214,9 +212,10 @@ impl Beating {
 
     /// Gets a new epoch.
     async fn begin(&mut self) -> Result<()> {
-        let client = self.session().await?;
-        let begin = client.query_one(announcements::BEGIN, &[]).await?.get(0);
-        self.announcements = AnnouncementReader::behind(begin);
+        if self.announcements.is_none() {
+            let begin = self.session().await?.query_one(announcements::BEGIN, &[]).await?.get(0);
+            self.announcements = Some(AnnouncementReader::behind(begin));
+        }
         self.node.targets.forget_all();
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let node_id = self.node.node_id.clone();
@@ -242,7 +241,7 @@ impl Beating {
                 "another node has taken over the mail of this one, which gets a new lease"
             );
             self.node.lease.end();
-            self.node.targets.feed.send(SpoolChange::ClaimsLost);
+            self.node.targets.feed.send(SpoolChange::ClaimsLost { epoch });
             self.begin().await?;
             return Ok(Vec::new());
         }
@@ -262,28 +261,29 @@ impl Beating {
     async fn take_over_earlier(&mut self) -> Result<()> {
         let node_id = self.node.node_id.clone();
         for row in self.session().await?.query(EARLIER, &[&node_id]).await? {
-            self.take_over(row.get(0), When::Ended).await?;
+            take_over(&self.node.server, row.get(0), When::Ended).await?;
         }
         Ok(())
     }
 
-    /// Takes over what a node has claimed.
-    async fn take_over(&mut self, epoch: i64, when: When) -> Result<()> {
-        let condition = match when {
-            When::Expired => "lease_until < clock_timestamp()",
-            When::Ended => "TRUE",
-        };
-        // The lock waits for the transactions of that node. It writes nothing afterwards: see `require_live_node`.
-        let sql = format!(
-            "BEGIN; SET LOCAL synchronous_commit = on; SELECT pg_advisory_xact_lock(1, {epoch});
-             WITH dead AS (UPDATE node SET state = 'dead' WHERE epoch = {epoch} AND state = 'live' AND {condition}
-                           RETURNING epoch)
-             UPDATE queue SET owner = 0 FROM dead WHERE queue.owner = dead.epoch;
-             COMMIT"
-        );
-        self.session().await?.batch_execute(&sql).await?;
-        tracing::warn!(epoch, "took over the mail of a node that has no lease any more");
-        self.note_due().await
+    /// Takes over from one of these nodes at a time, beside the heartbeats: it waits for the transactions of that node.
+    fn begin_takeover(&mut self, expired: &[i64]) {
+        // After an outage of the database, the other nodes get time for their heartbeats.
+        if self.unbroken_since.elapsed() < LEASE_TIME
+            || self.takeover.as_ref().is_some_and(|takeover| !takeover.is_finished())
+        {
+            return;
+        }
+        // One that has to wait too long does not keep the mail of the others.
+        let turn = self.beats as usize % expired.len().max(1);
+        let Some(&epoch) = expired.get(turn) else { return };
+        let server = Arc::clone(&self.node.server);
+        self.takeover = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let taken = within(TAKEOVER_TIMEOUT, take_over(&server, epoch, When::Expired)).await;
+            if let Err(error) = taken {
+                tracing::warn!(%error, epoch, "the mail of a node that has no lease any more was not taken over yet");
+            }
+        })));
     }
 
     /// Ends claims without a result.
@@ -296,8 +296,7 @@ impl Beating {
         let epoch = self.node.lease.epoch();
         let rows = self.session().await?.query(GIVE_BACK, &[&texts, &epoch]).await?;
         self.node.lease.forget_given_back(ids.len());
-        for row in rows {
-            let tenant_id = tenant(&row, 0)?;
+        for tenant_id in rows.iter().filter_map(tenant) {
             self.node.targets.feed.send(SpoolChange::Due { tenant_id, at: Timestamp::MIN });
         }
         Ok(())
@@ -311,9 +310,13 @@ impl Beating {
     }
 
     async fn read_announcements(&mut self) -> Result<()> {
-        let applied = self.announcements.applied();
+        let Some(applied) = self.announcements.as_ref().map(AnnouncementReader::applied) else {
+            return Ok(());
+        };
         let rows = self.session().await?.query(announcements::READ, &[&applied]).await?;
-        for announcement in self.announcements.take_new(&rows, self.node.lease.epoch()) {
+        let epoch = self.node.lease.epoch();
+        let new = self.announcements.as_mut().map(|reader| reader.take_new(&rows, epoch));
+        for announcement in new.unwrap_or_default() {
             if let Some(reload) = self.node.targets.apply(announcement) {
                 (self.node.reload)(reload);
             }
@@ -324,9 +327,10 @@ impl Beating {
     /// Notes when tenants have due deliveries that no node has: other nodes put them there.
     async fn note_due(&mut self) -> Result<()> {
         let rows = self.session().await?.query(DUE, &[]).await?;
-        for row in rows {
+        for row in &rows {
+            let Some(tenant_id) = tenant(row) else { continue };
             let at = Timestamp::from_microsecond(row.get(1)).unwrap_or(Timestamp::MAX);
-            self.node.targets.feed.send(SpoolChange::Due { tenant_id: tenant(&row, 0)?, at });
+            self.node.targets.feed.send(SpoolChange::Due { tenant_id, at });
         }
         Ok(())
     }
@@ -334,8 +338,8 @@ impl Beating {
     async fn note_claimed(&mut self) -> Result<()> {
         let epoch = self.node.lease.epoch();
         let rows = self.session().await?.query(CLAIMED, &[&epoch]).await?;
-        let ids = rows.iter().map(|row| row.get::<_, &str>(0).parse().map_err(|_| NodeError::Unreadable));
-        self.node.targets.feed.send(SpoolChange::Claimed(ids.collect::<Result<_>>()?));
+        let ids = rows.iter().filter_map(|row| row.get::<_, &str>(0).parse().ok());
+        self.node.targets.feed.send(SpoolChange::Claimed(ids.collect()));
         Ok(())
     }
 
@@ -352,8 +356,10 @@ impl Beating {
         if epoch == 0 {
             return Ok(());
         }
+        // A transaction without an answer may still be committed: it must not claim anything afterwards.
         let sql = format!(
-            "BEGIN; UPDATE node SET state = 'left' WHERE epoch = {epoch} AND state = 'live';
+            "BEGIN; SELECT pg_advisory_xact_lock(1, {epoch});
+             UPDATE node SET state = 'left' WHERE epoch = {epoch} AND state = 'live';
              UPDATE queue SET owner = 0 WHERE owner = {epoch}; COMMIT; NOTIFY pillarbox"
         );
         Ok(self.session().await?.batch_execute(&sql).await?)
@@ -369,8 +375,28 @@ impl Beating {
     }
 }
 
-fn tenant(row: &tokio_postgres::Row, column: usize) -> Result<TenantId> {
-    row.get::<_, &str>(column).parse().map_err(|_| NodeError::Unreadable)
+/// Takes over what a node has claimed.
+async fn take_over(server: &PostgresServer, epoch: i64, when: When) -> Result<()> {
+    let condition = match when {
+        When::Expired => "lease_until < clock_timestamp()",
+        When::Ended => "TRUE",
+    };
+    // The lock waits for the transactions of that node. It writes nothing afterwards: see `require_live_node`.
+    let sql = format!(
+        "BEGIN; SET LOCAL synchronous_commit = on; SELECT pg_advisory_xact_lock(1, {epoch});
+         WITH dead AS (UPDATE node SET state = 'dead' WHERE epoch = {epoch} AND state = 'live' AND {condition}
+                       RETURNING epoch)
+         UPDATE queue SET owner = 0 FROM dead WHERE queue.owner = dead.epoch;
+         COMMIT"
+    );
+    server.connect_noting(Arc::default()).await?.batch_execute(&sql).await?;
+    tracing::warn!(epoch, "took over the mail of a node that has no lease any more");
+    Ok(())
+}
+
+/// The tenant of a row. One that is damaged must not keep the mail of the others from being delivered.
+fn tenant(row: &tokio_postgres::Row) -> Option<TenantId> {
+    row.get::<_, &str>(0).parse().ok()
 }
 
 async fn within<T>(limit: Duration, step: impl Future<Output = Result<T>>) -> Result<T> {

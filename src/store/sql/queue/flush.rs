@@ -58,17 +58,20 @@ impl Range {
 }
 
 impl Which {
-    /// Makes those deliveries due that still meet the selection. Returns these.
+    /// Makes those deliveries due that still meet the selection and that no node has. Returns these.
     pub(super) fn make_due(self, tx: &Tx<'_>, ids: &[DeliveryId], now: Timestamp) -> Result<Vec<DeliveryId>> {
         let sql = match self {
             Self::Deferred => {
                 "UPDATE delivery SET next_attempt_us = ?2
                  WHERE id = ?1 AND (state = 'deferred' OR last_reply IS NOT NULL)
                    AND next_attempt_us > ?2 AND next_attempt_us < ?3
+                   AND EXISTS (SELECT 1 FROM queue WHERE queue.id = ?1 AND queue.owner = 0)
                  RETURNING id"
             }
             Self::PausedUntil(_) => {
-                "UPDATE delivery SET next_attempt_us = ?2 WHERE id = ?1 AND next_attempt_us = ?3 RETURNING id"
+                "UPDATE delivery SET next_attempt_us = ?2 WHERE id = ?1 AND next_attempt_us = ?3
+                   AND EXISTS (SELECT 1 FROM queue WHERE queue.id = ?1 AND queue.owner = 0)
+                 RETURNING id"
             }
         };
         let bound = match self {

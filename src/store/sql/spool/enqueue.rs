@@ -30,6 +30,8 @@ pub(in crate::store::sql) struct EnqueueJob {
     checksum: Checksum,
     /// Reserved memory for the message until it is delivered.
     memory: Option<HotQueuePermit>,
+    /// The lease by which this process claims its deliveries if it has memory for them.
+    epoch: i64,
 }
 
 /// Messages to enqueue in one transaction.
@@ -85,12 +87,12 @@ struct SuppressedData<'a> {
 }
 
 impl EnqueueJob {
-    pub(super) fn new(feed: &Arc<SpoolFeed>, new: Arc<NewMessage>, stored: Stored) -> Self {
+    pub(super) fn new(feed: &Arc<SpoolFeed>, epoch: i64, new: Arc<NewMessage>, stored: Stored) -> Self {
         let Stored { file, placement, checksum } = stored;
         // Scheduled mail (RFC 4865) waits in the database.
         let is_scheduled = new.message.begins_at() > new.message.created_at;
         let memory = if is_scheduled { None } else { feed.reserve(&new) };
-        Self { feed: Arc::clone(feed), new, file, placement, checksum, memory }
+        Self { feed: Arc::clone(feed), new, file, placement, checksum, memory, epoch }
     }
 
     pub(super) fn has_key(&self) -> bool {
@@ -132,7 +134,8 @@ impl EnqueueJob {
         let reverse_path = message.reverse_path.to_string();
         insert_message(tx, message, &reverse_path)?;
         blob_store::insert(tx, message.id, content, self.checksum, self.placement)?;
-        insert_deliveries(tx, &self.new, self.memory.is_some())?;
+        // With another lease than at the reservation, any node may claim them.
+        insert_deliveries(tx, &self.new, self.memory.is_some() && tx.lease.epoch() == self.epoch)?;
         if message.kind == MessageKind::Message {
             self.write_events(tx, &reverse_path)?;
             self.count(tx);
@@ -167,7 +170,7 @@ impl EnqueueJob {
 
     /// After the synced commit: hands the message over for delivery, if it was written.
     pub(in crate::store::sql) fn conclude(self, written: MessageId) -> MessageId {
-        let Self { feed, new, file, memory, .. } = self;
+        let Self { feed, new, file, memory, epoch, .. } = self;
         let message = &new.message;
         if written != message.id {
             return written;
@@ -176,7 +179,7 @@ impl EnqueueJob {
             file.keep();
         }
         feed.send(match memory {
-            Some(memory) => SpoolChange::Accepted(AcceptedMessage { new, memory }),
+            Some(memory) => SpoolChange::Accepted(AcceptedMessage { new, memory, epoch }),
             None => SpoolChange::Due { tenant_id: message.tenant_id, at: message.begins_at() },
         });
         written

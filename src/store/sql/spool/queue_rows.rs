@@ -8,6 +8,7 @@ use crate::model::{DeliveryId, Environment, KeyId, MessageId, TenantId};
 use crate::store::Result;
 use crate::store::database::{self, Engine, params};
 use crate::store::sql::unit_of_work::Tx;
+use crate::store::sql::writer::ResultsOfJob;
 
 /// A new row.
 pub(in crate::store::sql) struct QueueRow<'a> {
@@ -53,13 +54,13 @@ pub(in crate::store::sql) fn insert_of_message(tx: &Tx<'_>, id: MessageId) -> da
     tx.prepare_cached(sql)?.execute([id]).map(drop)
 }
 
-/// Ends the claim of a delivery that will be attempted again.
+/// Ends the claim of a delivery that will be attempted again. With another due time, a trigger has done so.
 pub(super) fn put_back(tx: &Tx<'_>, id: DeliveryId, next_attempt_us: i64) -> database::Result<()> {
-    let sql = "UPDATE queue SET next_attempt_us = ?2, owner = 0 WHERE id = ?1";
+    let sql = "UPDATE queue SET owner = 0 WHERE id = ?1 AND next_attempt_us = ?2 AND owner <> 0";
     tx.prepare_cached(sql)?.post(params![id, next_attempt_us])
 }
 
-/// Claims those that no node has. Returns these.
+/// Claims those that no node has, and that no other transaction is changing. Returns these.
 pub(super) fn claim(tx: &Tx<'_>, ids: &[DeliveryId]) -> Result<Vec<DeliveryId>> {
     let sql = "UPDATE queue SET owner = ?2 FROM
                    (SELECT id FROM queue WHERE id = ANY (string_to_array(?1, ',')) AND owner = 0
@@ -70,18 +71,21 @@ pub(super) fn claim(tx: &Tx<'_>, ids: &[DeliveryId]) -> Result<Vec<DeliveryId>> 
     Ok(claimed.collect::<database::Result<_>>()?)
 }
 
-/// Locks those of these deliveries that no other node has. A result of one that another node has claimed meanwhile must
-/// change nothing.
+/// Locks the deliveries of these results that no other node has. A result of one that another node has claimed meanwhile must
+/// change nothing, nor one that was committed by a transaction without an answer and is written again.
 pub(in crate::store::sql) fn lock(
     tx: &Tx<'_>,
-    ids: &[DeliveryId],
+    results: &ResultsOfJob,
 ) -> database::Result<HashMap<DeliveryId, HeldDelivery>> {
     let sql = "SELECT q.id, d.recipient, d.attempts, m.key_id, m.environment, coalesce(m.sender_domain, m.dkim_domain)
                FROM queue q JOIN delivery d ON d.id = q.id JOIN message m ON m.id = d.message_id
                WHERE q.id = ANY (string_to_array(?1, ',')) AND q.owner IN (0, ?2)
+                 AND NOT EXISTS (SELECT 1 FROM attempt a
+                                 WHERE a.id = ANY (string_to_array(?3, ',')) AND a.delivery_id = q.id)
                ORDER BY q.id FOR UPDATE OF q";
     let mut statement = tx.prepare_cached(sql)?;
-    let held = statement.query_map(params![list(ids), tx.lease.epoch()], |row| {
+    let ResultsOfJob { deliveries, attempts } = results;
+    let held = statement.query_map(params![list(deliveries), tx.lease.epoch(), list(attempts)], |row| {
         let held = HeldDelivery {
             recipient: row.get(1)?,
             attempts: row.get(2)?,
@@ -94,6 +98,6 @@ pub(in crate::store::sql) fn lock(
     held.collect()
 }
 
-fn list(ids: &[DeliveryId]) -> String {
-    ids.iter().map(DeliveryId::to_string).collect::<Vec<_>>().join(",")
+fn list(ids: &[impl ToString]) -> String {
+    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }

@@ -6,14 +6,14 @@ use serde::Serialize;
 
 use super::enqueue::EnqueueJob;
 use super::queue_rows::{self, HeldDelivery};
-use crate::model::{AttemptId, BounceClass, DeliveryId, DeliveryState, EventKind, MessageKind, ReportId};
+use crate::model::{AttemptId, BounceClass, DeliveryState, EventKind, MessageKind, ReportId};
 use crate::store::database::{Engine, OptionalExtension, params};
 use crate::store::memory::DeliveryResult;
 use crate::store::sql::directory::suppress;
 use crate::store::sql::events::Subject;
 use crate::store::sql::sql_types::{shorten, us};
 use crate::store::sql::unit_of_work::Tx;
-use crate::store::sql::writer::{HotJob, RowsOfJob};
+use crate::store::sql::writer::{HotJob, ResultsOfJob, RowsOfJob};
 use crate::store::{
     Attempt, AttemptRecord, RecordedDelivery, Result, SpoolChange, SpoolFeed, UsageCounts, UsedBy,
 };
@@ -72,16 +72,20 @@ impl RecordJob {
         Ok(any_was_open)
     }
 
-    /// How its lane runs it; `None` if it must run alone, because it suppresses an address or takes a submission key.
-    pub(super) fn as_hot_job(&self) -> std::result::Result<HotJob, Vec<DeliveryId>> {
-        let deliveries = self.records.iter().map(|record| record.delivery_id).collect();
+    /// How its lane runs it; its results if it must run alone, because it suppresses an address or takes a submission key.
+    pub(super) fn as_hot_job(&self) -> std::result::Result<HotJob, ResultsOfJob> {
+        let attempts = self.records.iter().filter_map(|record| Some(record.attempt.as_ref()?.id));
+        let results = ResultsOfJob {
+            deliveries: self.records.iter().map(|record| record.delivery_id).collect(),
+            attempts: attempts.collect(),
+        };
         let suppresses = self.records.iter().any(|record| record.suppress.is_some());
         let takes_key = self.report.as_ref().is_some_and(EnqueueJob::has_key);
         if suppresses || takes_key {
-            return Err(deliveries);
+            return Err(results);
         }
         let octets = self.report.as_ref().map_or(0, EnqueueJob::octets);
-        Ok(HotJob { octets, rows: RowsOfJob { deliveries, shared_key: None } })
+        Ok(HotJob { octets, rows: RowsOfJob { results, shared_key: None } })
     }
 
     /// After the synced commit.
@@ -113,7 +117,7 @@ macro_rules! update_delivery {
     };
 }
 
-/// False if the delivery was deleted, is already finished, or another node has claimed it.
+/// False if the delivery was deleted or is already finished, another node has claimed it, or the result was written before.
 fn write_one<'a>(
     tx: &Tx<'_>,
     record: &'a AttemptRecord,

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::{Bed, harness};
-use crate::mail::{Timestamp, TokenKind, TokenScope, TokenSubject};
+use crate::mail::{SignedDuration, Timestamp, TokenKind, TokenScope, TokenSubject};
 use crate::model::{DeliveryId, DeliveryState, QueueFilter, TenantId, TenantStatus};
 use crate::store::contract::postgres::PostgresHarness;
 use crate::store::contract::{new_message, new_webhook, now, outcome};
 use crate::store::{
-    Directory, DueCursor, DueRange, LeaseState, OPEN_ENDED_PAUSE_US, Outbox, Pause, PausedRow,
+    Directory, DueCursor, DueRange, Journal, LeaseState, OPEN_ENDED_PAUSE_US, Outbox, Pause, PausedRow,
     PostgresOptions, Queue, RecordBatch, Reports, Spool, SpoolChange, Store, TenantPatch,
 };
 
@@ -98,6 +98,22 @@ async fn a_result_changes_nothing_once_another_node_has_the_delivery() {
 }
 
 #[tokio::test]
+async fn a_result_that_is_written_again_counts_once() {
+    let Some(nodes) = Nodes::start().await else { return };
+    let (tenant, id) = nodes.delivery().await;
+    let taken = nodes.one.take(vec![id], now()).await.unwrap();
+    let records = vec![outcome(tenant, &taken[0].1, DeliveryState::Deferred)];
+    for _ in 0..2 {
+        nodes.one.record(RecordBatch { records: records.clone(), report: None }).await.unwrap();
+    }
+    let sql = "SELECT attempts FROM delivery WHERE id = ?1";
+    let attempts =
+        nodes.one.read(move |connection| Ok(connection.query_row(sql, [id], |row| row.get::<_, u32>(0))?));
+    assert_eq!(attempts.await.unwrap(), 1);
+    assert_eq!(nodes.one.counts().repeated_commits, 0);
+}
+
+#[tokio::test]
 async fn a_delivery_that_is_deferred_belongs_to_no_node() {
     let Some(nodes) = Nodes::start().await else { return };
     let (tenant, id) = nodes.delivery().await;
@@ -138,6 +154,9 @@ async fn a_delivery_that_another_node_has_is_neither_cancelled_nor_put_off() {
     let (tenant, id) = nodes.delivery().await;
     let taken = nodes.other.take(vec![id], now()).await.unwrap();
     let (message, delivery) = &taken[0];
+    let earlier = now() - SignedDuration::from_secs(3600);
+    nodes.bed.harness.execute("UPDATE delivery SET state = 'deferred'").await;
+    assert_eq!(nodes.one.make_due(tenant, vec![id], earlier).await.unwrap(), [], "its clock is slow");
     assert_eq!(nodes.one.cancel(message.id, vec![id], now()).await.unwrap(), []);
     let destination = delivery.recipient.host().clone();
     let part = QueueFilter::destination(destination.clone());
@@ -145,7 +164,7 @@ async fn a_delivery_that_another_node_has_is_neither_cancelled_nor_put_off() {
     let at = DueCursor { next_attempt_us: delivery.next_attempt_at.unwrap().as_microsecond(), id };
     let row = PausedRow { tenant_id: tenant, destination, at, until_us: OPEN_ENDED_PAUSE_US };
     assert_eq!(nodes.one.postpone_paused(vec![row]).await.unwrap(), [tenant]);
-    assert_eq!(state_of(&nodes.one, id).await, DeliveryState::Queued);
+    assert_eq!(state_of(&nodes.one, id).await, DeliveryState::Deferred);
     assert_eq!(nodes.other.cancel(message.id, vec![id], now()).await.unwrap(), [id]);
 }
 
@@ -169,7 +188,10 @@ async fn a_node_whose_mail_was_taken_over_writes_nothing_until_it_has_a_new_leas
     })
     .await;
     let lost = nodes.one.feed().take();
-    assert!(lost.iter().any(|change| matches!(change, SpoolChange::ClaimsLost)), "{lost:?}");
+    assert!(
+        lost.iter().any(|change| matches!(change, SpoolChange::ClaimsLost { epoch: lost } if *lost == epoch)),
+        "{lost:?}"
+    );
     nodes.one.record(late).await.unwrap();
     assert_eq!(state_of(&nodes.one, id).await, DeliveryState::Queued);
     restarted.record(timely).await.unwrap();
@@ -208,6 +230,26 @@ async fn a_node_learns_what_another_one_has_changed() {
     let token = nodes.one.token_keys().issue(TokenKind::Bounce, subject).unwrap();
     let at = Timestamp::now();
     until("the keys of report addresses", async || nodes.other.token_keys().verify(&token, at).is_ok()).await;
+}
+
+#[tokio::test]
+async fn the_last_committed_of_two_changes_on_two_nodes_counts_on_both() {
+    let Some(nodes) = Nodes::start().await else { return };
+    let (tenant, _) = nodes.delivery().await;
+    let status = |status| TenantPatch { status: Some(status), ..TenantPatch::default() };
+    nodes.one.update_tenant(tenant, status(TenantStatus::Suspended), now()).await.unwrap();
+    nodes.one.update_tenant(tenant, status(TenantStatus::Active), now()).await.unwrap();
+    // It may not know of the others yet.
+    nodes.other.update_tenant(tenant, status(TenantStatus::Suspended), now()).await.unwrap();
+    let mut learned = Vec::new();
+    until("its own change behind those of the other node", async || {
+        learned.extend(nodes.other.feed().take());
+        let resumed = learned.iter().rposition(|change| matches!(change, SpoolChange::TenantResumed { .. }));
+        resumed.is_some_and(|resumed| {
+            learned[resumed..].iter().any(|change| matches!(change, SpoolChange::TenantSuspended(_)))
+        })
+    })
+    .await;
 }
 
 #[tokio::test]
