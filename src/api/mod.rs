@@ -336,8 +336,9 @@ impl Api {
         server::serve(self, listener, pages, stop).await;
     }
 
-    /// Stores the request counts of tenants every few seconds and on shutdown.
+    /// Stores the request counts of tenants every few seconds and on shutdown, and shares their limits with other nodes.
     pub async fn count_requests(self: Arc<Self>, stop: CancellationToken) {
-        self.request_limiter.write_until(&self.store, stop).await;
+        let (limiter, store) = (&self.request_limiter, &self.store);
+        tokio::join!(limiter.write_until(store, stop.clone()), limiter.share_until(store, stop));
     }
 }

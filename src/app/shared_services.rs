@@ -266,6 +266,7 @@ impl<'a> SharedServices<'a> {
             audit_days: retention.audit_days,
         };
         let (store, stop) = (self.store, tasks.stop.clone());
+        tasks.spawn("send limits", self.submission.share_send_limits(stop.clone()));
         tasks.spawn("search indexer", search_indexer::run(store.clone(), self.clock.clone(), stop.clone()));
         tasks.spawn("brakes", brakes::run(store.clone(), self.clock.clone(), stop.clone()));
         tasks.spawn("erasures", erasures::run(self.queue.clone(), self.clock.clone(), stop.clone()));

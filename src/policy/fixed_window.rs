@@ -70,13 +70,13 @@ impl<K: Eq + Hash> FixedWindow<K> {
         *used = used.saturating_add(count);
     }
 
-    /// Subtracts usage that was added at a time, unless that window is over.
-    pub fn release(&mut self, user: &K, count: u64, taken_at: Timestamp) {
-        if self.is_current(taken_at)
-            && let Some(used) = self.used.get_mut(user)
-        {
+    /// Subtracts usage that was added at a time, unless that window is over; returns whether it is not.
+    pub fn release(&mut self, user: &K, count: u64, taken_at: Timestamp) -> bool {
+        let is_current = self.is_current(taken_at);
+        if is_current && let Some(used) = self.used.get_mut(user) {
             *used = used.saturating_sub(count);
         }
+        is_current
     }
 
     /// The number of keys with usage, also if their window is over.
@@ -94,6 +94,18 @@ impl<K: Eq + Hash> FixedWindow<K> {
     pub fn preload(&mut self, user: K, used: u64, now: Timestamp) {
         self.roll_over(now);
         self.used.entry(user).or_insert(used);
+    }
+
+    /// Sets the usage of a key, which other processes change too.
+    pub fn set(&mut self, user: K, used: u64, now: Timestamp) {
+        self.roll_over(now);
+        self.used.insert(user, used);
+    }
+
+    /// The end of the window in which usage at a time is counted.
+    pub fn ends_at(&mut self, now: Timestamp) -> Timestamp {
+        self.roll_over(now);
+        self.ends_at
     }
 
     /// Removes the usage of a key, so that it must be preloaded again.

@@ -22,6 +22,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use bytes::Bytes;
 
 use self::authentication::{check_network, check_validity};
@@ -288,6 +290,11 @@ impl SubmissionService {
     ) -> Result<(), Refusal> {
         let request = QuotaRequest::new(tenant, submitter.key.environment, self.clock.now());
         self.limits.check(&request, recipients).await.map_err(storage_refusal)?
+    }
+
+    /// Shares the send limits with other nodes until `stop`; see [`SendLimits::share_until`].
+    pub async fn share_send_limits(self: Arc<Self>, stop: CancellationToken) {
+        self.limits.share_until(stop).await;
     }
 
     /// The tenant's send limit with the least remaining quota; `None` without a limit.

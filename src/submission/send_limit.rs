@@ -4,21 +4,33 @@
 //! counted in one step before it is stored, and released if it is not stored, so concurrent sessions of a tenant
 //! never exceed its limit. The counts of an hour and a day start with the usage in the
 //! store.
+//!
+//! In a database that several nodes serve, a limit holds for all of them together: a node takes a block of quota before it
+//! uses it, and gives back each second what it has not used. Here, everything counts as used but its unused blocks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use parking_lot::{Mutex, MutexGuard};
+use tokio_util::sync::CancellationToken;
 
-use crate::mail::Timestamp;
+use crate::limits::quota_blocks::{QuotaBlocks, Shortage};
+use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{Environment, LimitPeriod, Refusal, RefusalCode, TenantId, UsageInterval};
 use crate::policy::fixed_window::{FixedWindow, QuotaStatus};
-use crate::store::{Ledger, LimitLevel, LimitWarning, RateLimit, Store, StoreError, Tenant};
+use crate::store::{
+    Ledger, LimitLevel, LimitWarning, QuotaWish, RateLimit, Spool, Store, StoreError, Tenant, UnusedQuota,
+};
 
 /// Percentage of a limit at which the tenant is warned.
 const APPROACHING_PERCENT: u64 = 80;
 /// Maximum of remembered warnings; beyond it, expired ones are removed.
 const WARNINGS_MAX: usize = 10_000;
+
+/// How often unused blocks are given back.
+const SHARE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The periods whose usage is in the store.
 const STORED_PERIODS: [(LimitPeriod, UsageInterval); 2] =
@@ -37,6 +49,8 @@ struct LimitUsage {
     minute: FixedWindow<Account>,
     hour: FixedWindow<Account>,
     day: FixedWindow<Account>,
+    /// What this node has taken and not used, of limits that hold for several nodes.
+    blocks: QuotaBlocks<(Account, LimitPeriod)>,
     /// The level of the last warning of each limit, and the end of its period.
     warned: HashMap<(Account, LimitPeriod), (Timestamp, LimitLevel)>,
 }
@@ -97,6 +111,7 @@ impl SendLimits {
             minute: FixedWindow::new(LimitPeriod::Minute),
             hour: FixedWindow::new(LimitPeriod::Hour),
             day: FixedWindow::new(LimitPeriod::Day),
+            blocks: QuotaBlocks::default(),
             warned: HashMap::new(),
         };
         Self { store, usage: Mutex::new(usage) }
@@ -104,6 +119,9 @@ impl SendLimits {
 
     /// Whether the limits allow this many recipients; counts nothing. The outer error is the store's.
     pub async fn check(&self, request: &QuotaRequest, count: u64) -> Result<Result<(), Refusal>, StoreError> {
+        if self.store.shares_quota() {
+            return self.take_blocks(request, count).await;
+        }
         self.load(request).await?;
         Ok(self.check_remaining(&mut self.lock(), request, count))
     }
@@ -114,8 +132,21 @@ impl SendLimits {
         request: QuotaRequest,
         count: u64,
     ) -> Result<Result<QuotaReservation<'_>, Refusal>, StoreError> {
-        self.load(&request).await?;
-        let mut usage = self.lock();
+        let is_shared = self.store.shares_quota();
+        let mut usage = loop {
+            let taken = if is_shared { self.take_blocks(&request, count).await? } else { Ok(()) };
+            if let Err(refusal) = taken {
+                return Ok(Err(refusal));
+            }
+            if !is_shared {
+                self.load(&request).await?;
+            }
+            let mut usage = self.lock();
+            // Another message may have used the blocks, or they were given back.
+            if !is_shared || usage.has_blocks(&request, count) {
+                break usage;
+            }
+        };
         if let Err(refusal) = self.check_remaining(&mut usage, &request, count) {
             return Ok(Err(refusal));
         }
@@ -127,6 +158,10 @@ impl SendLimits {
         }
         for (period, limit) in request.limits() {
             usage.of(period).take(request.account, count, request.at);
+            if is_shared {
+                let ends_at = usage.of(period).ends_at(request.at);
+                usage.blocks.spend((request.account, period), ends_at, count);
+            }
             let status = usage.of(period).status(&request.account, limit, request.at);
             if status.remaining() == 0 {
                 self.warn(&mut usage, &request, (period, status), LimitLevel::Exceeded);
@@ -140,14 +175,23 @@ impl SendLimits {
     /// Releases the quota of a message that was not stored.
     pub fn release(&self, confirmed: &ConfirmedQuota) {
         let mut usage = self.lock();
+        let QuotaRequest { account, at, .. } = confirmed.request;
         for (period, _) in confirmed.request.limits() {
-            usage.of(period).release(&confirmed.request.account, confirmed.count, confirmed.request.at);
+            let is_current = usage.of(period).release(&account, confirmed.count, at);
+            if is_current && self.store.shares_quota() {
+                usage.blocks.add((account, period), period.end_of(at), confirmed.count);
+            }
         }
     }
 
     /// The limit with the least remaining quota; `None` without a limit.
     pub async fn status(&self, request: &QuotaRequest) -> Result<Option<QuotaStatus>, StoreError> {
-        self.load(request).await?;
+        if self.store.shares_quota() {
+            // Nothing is refused that needs nothing.
+            let _ = self.take_blocks(request, 0).await?;
+        } else {
+            self.load(request).await?;
+        }
         let mut usage = self.lock();
         let statuses = request
             .limits()
@@ -157,20 +201,121 @@ impl SendLimits {
 
     /// Loads the usage of the day and hour from the store, once. Nothing is counted before, so the loaded value is complete.
     async fn load(&self, request: &QuotaRequest) -> Result<(), StoreError> {
-        let (tenant, environment) = request.account;
-        for (period, interval) in STORED_PERIODS {
+        for (period, _) in STORED_PERIODS {
             if request.limit_of(period).is_none()
                 || self.lock().of(period).contains(&request.account, request.at)
             {
                 continue;
             }
-            let (from, to) = (period.start_of(request.at), period.end_of(request.at));
-            let parts = self.store.usage(tenant, interval, from, to).await?;
-            let of_account = parts.iter().find(|part| part.environment == environment);
-            let sent = of_account.map_or(0, |part| part.counts.sent);
+            let sent = self.stored_usage(request.account, period, period.end_of(request.at)).await?;
             self.lock().of(period).preload(request.account, sent, request.at);
         }
         Ok(())
+    }
+
+    /// What was sent in the period with this end, as far as the store knows.
+    async fn stored_usage(
+        &self,
+        (tenant, environment): Account,
+        period: LimitPeriod,
+        ends_at: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let Some(&(_, interval)) = STORED_PERIODS.iter().find(|(stored, _)| *stored == period) else {
+            return Ok(0);
+        };
+        let from = period.start_of(ends_at - SignedDuration::from_secs(1));
+        let parts = self.store.usage(tenant, interval, from, ends_at).await?;
+        let of_account = parts.iter().find(|part| part.environment == environment);
+        Ok(of_account.map_or(0, |part| part.counts.sent))
+    }
+
+    /// Takes blocks of all limits that apply, so that this much can be used, and refuses if a limit does not allow it.
+    async fn take_blocks(
+        &self,
+        request: &QuotaRequest,
+        count: u64,
+    ) -> Result<Result<(), Refusal>, StoreError> {
+        let taken = request.limits().map(|limit| self.take_block(request, limit, count));
+        let refused = try_join_all(taken).await?.into_iter().flatten().next();
+        let Some((period, limit)) = refused else { return Ok(Ok(())) };
+        let mut usage = self.lock();
+        let status = usage.of(period).status(&request.account, limit, request.at);
+        self.warn(&mut usage, request, (period, status), LimitLevel::Exceeded);
+        Ok(Err(refuse(period, status, count)))
+    }
+
+    /// Takes a block of one limit, unless there is enough; returns the limit if it does not allow this much.
+    async fn take_block(
+        &self,
+        request: &QuotaRequest,
+        (period, limit): (LimitPeriod, u64),
+        count: u64,
+    ) -> Result<Option<(LimitPeriod, u64)>, StoreError> {
+        let (account, at) = (request.account, request.at);
+        let key = (account, period);
+        let (ends_at, shortage, is_known) = {
+            let mut usage = self.lock();
+            let ends_at = usage.of(period).ends_at(at);
+            (
+                ends_at,
+                usage.blocks.shortage(&key, ends_at, count, at),
+                usage.of(period).contains(&account, at),
+            )
+        };
+        let needed = match shortage {
+            Shortage::None => return Ok(None),
+            Shortage::Refused => return Ok(Some((period, limit))),
+            Shortage::Of(needed) => needed,
+        };
+        let mut wish = QuotaWish { subject: subject(account, period), ends_at, limit, needed, used: None };
+        let known = if is_known { self.store.take_quota(wish.clone()).await? } else { None };
+        let block = match known {
+            Some(block) => block,
+            None => {
+                wish.used = Some(self.stored_usage(account, period, ends_at).await?);
+                let begun = self.store.take_quota(wish).await?;
+                begun.ok_or_else(|| StoreError::Failed("the quota of all nodes is not known".to_owned()))?
+            }
+        };
+        let mut usage = self.lock();
+        if usage.of(period).ends_at(at) != ends_at {
+            // The period is over.
+            return Ok(None);
+        }
+        usage.blocks.add(key, ends_at, block.granted);
+        let used = block.taken.saturating_sub(usage.blocks.unused(&key, ends_at));
+        usage.of(period).set(account, used, at);
+        if block.granted >= needed {
+            return Ok(None);
+        }
+        usage.blocks.note_refusal(key, ends_at, limit.saturating_sub(block.taken), at);
+        Ok(Some((period, limit)))
+    }
+
+    /// Gives unused blocks back each second while there are other nodes, and at the end.
+    pub async fn share_until(&self, stop: CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(SHARE_INTERVAL)).await.is_some() {
+            match self.store.nodes().count {
+                1 => self.lock().blocks.forget_ended(Timestamp::now()),
+                _ => self.give_back_unused().await,
+            }
+        }
+        self.give_back_unused().await;
+    }
+
+    async fn give_back_unused(&self) {
+        let unused = self.lock().blocks.take_unused();
+        let unused = unused.into_iter().map(|((account, period), ends_at, count)| UnusedQuota {
+            subject: subject(account, period),
+            ends_at,
+            count,
+        });
+        let unused = unused.collect::<Vec<_>>();
+        if !unused.is_empty()
+            && let Err(error) = self.store.give_back_quota(unused).await
+        {
+            tracing::warn!(%error, "unused quota of send limits was not given back; it counts until the end of its period");
+        }
     }
 
     fn check_remaining(
@@ -225,6 +370,14 @@ impl LimitUsage {
             LimitPeriod::Day => &mut self.day,
         }
     }
+
+    /// Whether blocks with this much are there for all limits.
+    fn has_blocks(&mut self, request: &QuotaRequest, count: u64) -> bool {
+        request.limits().all(|(period, _)| {
+            let ends_at = self.of(period).ends_at(request.at);
+            self.blocks.unused(&(request.account, period), ends_at) >= count
+        })
+    }
 }
 
 impl QuotaReservation<'_> {
@@ -238,6 +391,11 @@ impl Drop for QuotaReservation<'_> {
     fn drop(&mut self) {
         self.of.release(&ConfirmedQuota { request: self.request, count: self.count });
     }
+}
+
+/// The name of a limit in the database.
+fn subject((tenant, environment): Account, period: LimitPeriod) -> String {
+    format!("mail/{tenant}/{environment}/{period}")
 }
 
 fn refuse(period: LimitPeriod, status: QuotaStatus, count: u64) -> Refusal {
@@ -262,6 +420,10 @@ fn refuse(period: LimitPeriod, status: QuotaStatus, count: u64) -> Refusal {
         ),
     )
 }
+
+#[cfg(test)]
+#[path = "send_limit_nodes_tests.rs"]
+mod nodes_tests;
 
 #[cfg(test)]
 mod tests {

@@ -1,33 +1,41 @@
 //! Request rate limits of keys and tenants per minute, and request counts for the usage of tenants. Platform keys have no
 //! limit.
+//!
+//! In a database that several nodes serve, a limit holds for all of them together, in blocks as those of send limits
+//! (`submission::send_limit`).
 
 use std::collections::HashMap;
+use std::fmt;
 use std::mem;
 use std::time::Duration;
 
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::future::try_join_all;
 use hyper::HeaderMap;
 use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
+use crate::limits::quota_blocks::{QuotaBlocks, Shortage};
 use crate::mail::Timestamp;
 use crate::model::{Environment, KeyId, LimitPeriod, RefusalCode, TenantId, UsageInterval};
 use crate::policy::fixed_window::{FixedWindow, QuotaStatus};
-use crate::store::{Ledger, Store, UsedBy};
+use crate::store::{Ledger, QuotaWish, Spool, Store, StoreError, UnusedQuota, UsedBy};
 
 use super::auth::Caller;
 use crate::api::{Api, ApiError, Result};
 
 /// Interval between writes of the counts; a crash loses at most this much.
 const WRITE_INTERVAL: Duration = Duration::from_secs(5);
+/// How often unused blocks are given back.
+const SHARE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts the request of an authenticated caller or refuses it, and adds the `RateLimit` headers to the response.
 pub async fn run(api: &Api, caller: &Caller, now: Timestamp, request: Request, next: Next) -> Response {
     let mut headers = HeaderMap::new();
-    let mut response = match api.request_limiter.admit(caller, &mut headers, now) {
+    let mut response = match api.request_limiter.admit(&api.store, caller, &mut headers, now).await {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     };
@@ -44,6 +52,8 @@ pub struct RequestLimiter {
 
 struct Counts {
     minute: FixedWindow<RateLimitSubject>,
+    /// What this node has taken and not used, of limits that hold for several nodes.
+    blocks: QuotaBlocks<RateLimitSubject>,
     /// Counts by hour that are not stored yet.
     unwritten: HashMap<UsedBy, u64>,
 }
@@ -59,7 +69,11 @@ enum RateLimitSubject {
 impl RequestLimiter {
     /// A limiter with the configured limits.
     pub fn new(settings: &config::Api) -> Self {
-        let counts = Counts { minute: FixedWindow::new(LimitPeriod::Minute), unwritten: HashMap::new() };
+        let counts = Counts {
+            minute: FixedWindow::new(LimitPeriod::Minute),
+            blocks: QuotaBlocks::default(),
+            unwritten: HashMap::new(),
+        };
         Self {
             of_key_max: settings.key_requests_per_minute.into(),
             of_tenant_max: settings.requests_per_minute.into(),
@@ -68,7 +82,13 @@ impl RequestLimiter {
     }
 
     /// Counts a request or refuses it. The headers describe the limit with the least remaining.
-    pub fn admit(&self, caller: &Caller, headers: &mut HeaderMap, now: Timestamp) -> Result<()> {
+    pub async fn admit(
+        &self,
+        store: &Store,
+        caller: &Caller,
+        headers: &mut HeaderMap,
+        now: Timestamp,
+    ) -> Result<()> {
         let Some(tenant) = &caller.tenant else { return Ok(()) };
         let of_tenant_max = tenant.rate_limit.requests_per_minute.map_or(self.of_tenant_max, u64::from);
         let limits = [
@@ -76,11 +96,23 @@ impl RequestLimiter {
             (RateLimitSubject::Key(caller.key.id, tenant.id), self.of_key_max),
         ];
         let limits = limits.into_iter().filter(|(_, limit)| *limit > 0);
-        let mut counts = self.lock();
+        let is_shared = store.shares_quota();
+        let (mut counts, is_refused) = loop {
+            let mut is_refused = false;
+            if is_shared {
+                let taken = limits.clone().map(|(who, limit)| self.take_block(store, who, limit, now));
+                is_refused = try_join_all(taken).await?.contains(&false);
+            }
+            let mut counts = self.lock();
+            // Another request may have used the blocks, or they were given back.
+            if !is_shared || is_refused || limits.clone().all(|(who, _)| counts.has_block(who, now)) {
+                break (counts, is_refused);
+            }
+        };
         let statuses = limits.clone().map(|(who, limit)| (who, counts.minute.status(&who, limit, now)));
         let tightest = statuses.min_by_key(|(_, status)| status.remaining());
         if let Some((who, status)) = tightest {
-            let is_admitted = status.remaining() > 0;
+            let is_admitted = status.remaining() > 0 && !is_refused;
             let used = status.used + u64::from(is_admitted);
             write_headers("ratelimit", QuotaStatus { used, ..status }, headers, now);
             if !is_admitted {
@@ -89,12 +121,82 @@ impl RequestLimiter {
         }
         for (who, _) in limits {
             counts.minute.take(who, 1, now);
+            if is_shared {
+                let ends_at = counts.minute.ends_at(now);
+                counts.blocks.spend(who, ends_at, 1);
+            }
         }
         let at = UsageInterval::Hour.start_of(now);
         let key_id = Some(caller.key.id);
         let by = UsedBy { tenant_id: tenant.id, key_id, environment: caller.key.environment, at };
         *counts.unwritten.entry(by).or_default() += 1;
         Ok(())
+    }
+
+    /// Takes a block of a limit, unless there is one; returns false if the limit does not allow it.
+    async fn take_block(
+        &self,
+        store: &Store,
+        who: RateLimitSubject,
+        limit: u64,
+        now: Timestamp,
+    ) -> Result<bool> {
+        let (ends_at, shortage) = {
+            let mut counts = self.lock();
+            let ends_at = counts.minute.ends_at(now);
+            (ends_at, counts.blocks.shortage(&who, ends_at, 1, now))
+        };
+        let needed = match shortage {
+            Shortage::None => return Ok(true),
+            Shortage::Refused => return Ok(false),
+            Shortage::Of(needed) => needed,
+        };
+        let mut wish = QuotaWish { subject: who.to_string(), ends_at, limit, needed, used: None };
+        let is_known = self.lock().minute.contains(&who, now);
+        let known = if is_known { store.take_quota(wish.clone()).await? } else { None };
+        let block = match known {
+            Some(block) => block,
+            None => {
+                wish.used = Some(0);
+                let begun = store.take_quota(wish).await?;
+                begun.ok_or_else(|| StoreError::Failed("the quota of all nodes is not known".to_owned()))?
+            }
+        };
+        let mut counts = self.lock();
+        if counts.minute.ends_at(now) != ends_at {
+            // The minute is over.
+            return Ok(true);
+        }
+        counts.blocks.add(who, ends_at, block.granted);
+        let used = block.taken.saturating_sub(counts.blocks.unused(&who, ends_at));
+        counts.minute.set(who, used, now);
+        if block.granted < needed {
+            counts.blocks.note_refusal(who, ends_at, limit.saturating_sub(block.taken), now);
+        }
+        Ok(block.granted >= needed)
+    }
+
+    /// Gives unused blocks back each second while there are other nodes, and at the end.
+    pub async fn share_until(&self, store: &Store, stop: CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(SHARE_INTERVAL)).await.is_some() {
+            match store.nodes().count {
+                1 => self.lock().blocks.forget_ended(Timestamp::now()),
+                _ => self.give_back_unused(store).await,
+            }
+        }
+        self.give_back_unused(store).await;
+    }
+
+    async fn give_back_unused(&self, store: &Store) {
+        let unused = self.lock().blocks.take_unused().into_iter();
+        let unused =
+            unused.map(|(who, ends_at, count)| UnusedQuota { subject: who.to_string(), ends_at, count });
+        let unused = unused.collect::<Vec<_>>();
+        if !unused.is_empty()
+            && let Err(error) = store.give_back_quota(unused).await
+        {
+            tracing::warn!(%error, "unused quota of request limits was not given back; it counts until the end of its minute");
+        }
     }
 
     /// Stores the counts every few seconds and on shutdown.
@@ -133,6 +235,23 @@ impl RequestLimiter {
     }
 }
 
+impl Counts {
+    fn has_block(&mut self, who: RateLimitSubject, now: Timestamp) -> bool {
+        let ends_at = self.minute.ends_at(now);
+        self.blocks.unused(&who, ends_at) > 0
+    }
+}
+
+impl fmt::Display for RateLimitSubject {
+    /// The name of the limit in the database.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(key, tenant) => write!(f, "requests/{tenant}/{key}"),
+            Self::Tenant(tenant, environment) => write!(f, "requests/{tenant}/{environment}"),
+        }
+    }
+}
+
 /// Adds three headers of a limit: the limit, the remaining count, and the seconds until the reset.
 pub fn write_headers(name: &str, status: QuotaStatus, headers: &mut HeaderMap, now: Timestamp) {
     for (what, value) in [
@@ -159,4 +278,64 @@ fn refuse(who: RateLimitSubject, status: QuotaStatus, now: Timestamp) -> ApiErro
     );
     error.retry_after_s = Some(status.seconds_to_reset(now));
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::KeySecret;
+    use crate::store::contract::postgres::PostgresHarness;
+    use crate::store::contract::{Harness, new_key, new_tenant, now};
+    use crate::store::{Directory, SqliteOptions};
+
+    async fn caller(store: &Store) -> Caller {
+        let tenant = store.create_tenant(new_tenant("a"), now()).await.unwrap();
+        let key = store
+            .create_key(new_key(Some(tenant.id), &KeySecret::generate(Environment::Live)), now())
+            .await
+            .unwrap();
+        (key, Some(tenant)).into()
+    }
+
+    fn limiter(per_minute: u32) -> RequestLimiter {
+        let settings = config::Api { key_requests_per_minute: per_minute, ..config::Api::default() };
+        RequestLimiter::new(&settings)
+    }
+
+    async fn admits(limiter: &RequestLimiter, store: &Store, caller: &Caller, at: Timestamp) -> bool {
+        limiter.admit(store, caller, &mut HeaderMap::new(), at).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn requests_of_a_minute_are_counted_until_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(SqliteOptions::at(dir.path())).await.unwrap();
+        let (caller, limiter, at) = (caller(&store).await, limiter(3), now());
+        for admitted in [true, true, true, false] {
+            assert_eq!(admits(&limiter, &store, &caller, at).await, admitted);
+        }
+        assert!(admits(&limiter, &store, &caller, LimitPeriod::Minute.end_of(at)).await);
+    }
+
+    #[tokio::test]
+    async fn a_limit_holds_for_all_nodes_together() {
+        if !PostgresHarness::is_available() {
+            return;
+        }
+        let harness = PostgresHarness::new().await;
+        let one = Store::open(harness.options()).await.unwrap();
+        let other = Store::open(harness.options_of_node("other")).await.unwrap();
+        let caller = caller(&one).await;
+        let nodes = [(limiter(20), one), (limiter(20), other)];
+        let (minute, mut admitted) = (LimitPeriod::Minute.start_of(now()), 0);
+        for round in 0..30 {
+            // As if each round were long after the other, so that a refusal is asked for again.
+            let at = minute + Duration::from_secs(round);
+            for (limiter, store) in &nodes {
+                admitted += u32::from(admits(limiter, store, &caller, at).await);
+                limiter.give_back_unused(store).await;
+            }
+        }
+        assert_eq!(admitted, 20);
+    }
 }

@@ -196,6 +196,8 @@ pub struct OpenDatabase {
     suppression_times: SuppressionTimes,
     /// See [`super::Ledger::usage_by_minute`].
     minutes: Arc<MinuteSeries>,
+    /// Limits that hold for all nodes, in a database that several processes serve.
+    quota_table: Option<postgres::quota_table::QuotaTable>,
     /// The right to serve the spool.
     lease: NodeLease,
     /// Whether another process has changed webhooks since the writer has read their subscriptions.

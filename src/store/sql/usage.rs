@@ -16,9 +16,9 @@ use crate::model::{Environment, EventKind, MessageId, TenantId, UsageGroup, Usag
 use crate::store::database::{self, Connection, Engine, Row, ToSql, params};
 use crate::store::memory::{UsagePartRow, UsageSums};
 use crate::store::{
-    AppliedBrake, BrakeReading, DELETED_USAGE_LIFETIME, Ledger, LimitLevel, LimitWarning, Page, Result,
-    StoreError, USAGE_HOURS_LIFETIME, USAGE_PARTS_LIFETIME, Usage, UsageCounts, UsageCursor, UsageFilter,
-    UsageSum, UsedBy,
+    AppliedBrake, BrakeReading, DELETED_USAGE_LIFETIME, Ledger, LimitLevel, LimitWarning, Page, QuotaBlock,
+    QuotaWish, Result, StoreError, USAGE_HOURS_LIFETIME, USAGE_PARTS_LIFETIME, UnusedQuota, Usage,
+    UsageCounts, UsageCursor, UsageFilter, UsageSum, UsedBy,
 };
 
 /// Maximum of rows of usage by key and domain of a tenant and day: a tenant can create any number of keys.
@@ -250,6 +250,24 @@ impl Ledger for Store {
 
     async fn apply_brake(&self, applied: AppliedBrake) -> Result<()> {
         self.write(move |tx| brakes::apply(tx, &applied)).await
+    }
+
+    fn shares_quota(&self) -> bool {
+        self.quota_table.is_some()
+    }
+
+    async fn take_quota(&self, wish: QuotaWish) -> Result<Option<QuotaBlock>> {
+        match &self.quota_table {
+            Some(table) => table.take(&wish, self.lease.nodes().count).await,
+            None => Ok(Some(QuotaBlock { granted: wish.needed, taken: wish.needed })),
+        }
+    }
+
+    async fn give_back_quota(&self, unused: Vec<UnusedQuota>) -> Result<()> {
+        match &self.quota_table {
+            Some(table) => table.give_back(&unused).await,
+            None => Ok(()),
+        }
     }
 }
 

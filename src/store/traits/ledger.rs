@@ -4,7 +4,8 @@ use crate::mail::Timestamp;
 use crate::model::{Environment, TenantId, UsageInterval};
 use crate::store::traits::store_trait;
 use crate::store::{
-    AppliedBrake, BrakeReading, LimitWarning, Page, Result, Usage, UsageCounts, UsageFilter, UsageSum, UsedBy,
+    AppliedBrake, BrakeReading, LimitWarning, Page, QuotaBlock, QuotaWish, Result, UnusedQuota, Usage,
+    UsageCounts, UsageFilter, UsageSum, UsedBy,
 };
 
 store_trait! {
@@ -41,5 +42,12 @@ store_trait! {
         async fn brake_readings(&self, now: Timestamp) -> Result<Vec<BrakeReading>>;
         /// Appends the event that brakes are applied. The rates start again with the next hour.
         async fn apply_brake(&self, applied: AppliedBrake) -> Result<()>;
+        /// Whether limits hold for several processes together. Then quota is taken from the database before it is used.
+        fn shares_quota(&self) -> bool;
+        /// Takes quota, if the limit allows what is needed. `None` if what was used before must be told with it. Without other
+        /// processes, exactly what is needed is granted. Quota that is lost with an error counts until the end of its period.
+        async fn take_quota(&self, wish: QuotaWish) -> Result<Option<QuotaBlock>>;
+        /// Gives quota back; also after an error it must not be used any more.
+        async fn give_back_quota(&self, unused: Vec<UnusedQuota>) -> Result<()>;
     }
 }

@@ -31,6 +31,7 @@ pub(super) const NOT_COPIED: &[&str] = &[
     // Of the place, and of the processes that serve it.
     "announcement",
     "node",
+    "quota",
     "schema_version",
     "transaction_offset",
     "write_test",

@@ -10,6 +10,7 @@ pub(super) mod node;
 mod opening_tests;
 #[cfg(test)]
 mod order_tests;
+pub(super) mod quota_table;
 mod schema;
 mod server_check;
 mod status;
@@ -24,6 +25,7 @@ use std::sync::atomic::Ordering;
 use ulid::Ulid;
 
 use self::node::Node;
+use self::quota_table::QuotaTable;
 use super::blob_store::BodyFiles;
 use super::body_pieces::BodyPieces;
 use super::copy::refuse_marked;
@@ -101,7 +103,8 @@ pub(super) fn open(options: &PostgresOptions) -> Result<Store, OpenError> {
     let readers = ReaderManager::Postgres(Arc::clone(&server));
     let body_pieces = Some(BodyPieces::new(connect::connect(&server, SessionRole::BodyPieces)?));
     let lease = if options.access == Access::Serve { NodeLease::shared() } else { NodeLease::unshared() };
-    let opened = Opened { connection, lanes, readers, sealer, bodies, body_pieces, lock, lease };
+    let quota_table = (options.access == Access::Serve).then(|| QuotaTable::new(server));
+    let opened = Opened { connection, lanes, readers, sealer, bodies, body_pieces, lock, lease, quota_table };
     start(&options.of_process(), opened).map_err(|error| OpenError::Database(error.to_string()))
 }
 

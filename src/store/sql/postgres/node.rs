@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::announcements::{self, AnnouncementReader};
+use super::quota_table;
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, TenantId};
 use crate::store::SpoolChange;
@@ -347,6 +348,7 @@ impl Beating {
         let client = self.session().await?;
         client.execute(announcements::PRUNE, &[]).await?;
         client.execute(PRUNE_NODES, &[]).await?;
+        client.execute(quota_table::PRUNE, &[]).await?;
         Ok(())
     }
 

@@ -8,7 +8,8 @@ use crate::store::OpenError;
 use crate::store::database::{self, Connection, params};
 
 /// In order; the first is number 1. A released one never changes.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_initial.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/0001_initial.sql"), include_str!("migrations/0002_quota.sql")];
 
 const CREATE_VERSION: &str = "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT PRIMARY KEY)";
 

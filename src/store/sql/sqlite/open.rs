@@ -26,6 +26,7 @@ use crate::store::sql::blob_store::BodyFiles;
 use crate::store::sql::body_pieces::BodyPieces;
 use crate::store::sql::copy::refuse_marked;
 use crate::store::sql::journal::commit_order;
+use crate::store::sql::postgres::quota_table::QuotaTable;
 use crate::store::sql::readers::{ReaderManager, Readers};
 use crate::store::sql::secret_encryption::{MasterKeyFile, SealedColumn, Sealer};
 use crate::store::sql::spool::due_rows;
@@ -71,8 +72,17 @@ pub(in crate::store::sql) fn open(options: SqliteOptions) -> Result<Store, OpenE
     let sealer = unlock(&connection, &key_file, |error| dir.fault(error))?;
     let readers = ReaderManager::of_sqlite(&dir.database());
     let lease = NodeLease::unshared();
-    let opened =
-        Opened { connection, lanes: Vec::new(), readers, sealer, bodies, body_pieces: None, lock, lease };
+    let opened = Opened {
+        connection,
+        lanes: Vec::new(),
+        readers,
+        sealer,
+        bodies,
+        body_pieces: None,
+        lock,
+        lease,
+        quota_table: None,
+    };
     start(&options, opened).map_err(|error| dir.fault(error))
 }
 
@@ -88,11 +98,13 @@ pub(in crate::store) struct Opened {
     pub(in crate::store) body_pieces: Option<BodyPieces>,
     pub(in crate::store) lock: Option<File>,
     pub(in crate::store) lease: NodeLease,
+    pub(in crate::store) quota_table: Option<QuotaTable>,
 }
 
 /// Reads what the store keeps in memory, and starts the readers and the writer.
 pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result<Store, Box<dyn Error>> {
-    let Opened { connection, mut lanes, readers, sealer, bodies, body_pieces, lock, lease } = opened;
+    let Opened { connection, mut lanes, readers, sealer, bodies, body_pieces, lock, lease, quota_table } =
+        opened;
     let sealer = Arc::new(sealer);
     let data_dir = &options.data_dir;
     let report_keys = report_keys::read(&connection, &sealer, Timestamp::now())?;
@@ -156,6 +168,7 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         minutes,
         lock: Mutex::new(lock),
         lease,
+        quota_table,
         outdated,
         heartbeat: Mutex::default(),
     }))
