@@ -3,9 +3,10 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::limits::auth_limiter::{Ban, BanSubject};
+use crate::limits::auth_limiter::{Ban, BanChange, BanSubject};
 use crate::mail::Timestamp;
 use crate::model::KeyId;
+use crate::store::Spool;
 
 use super::{Access, ApiError, ApiResponse, Deleted, List, Operation, RequestContext, Resource, Result};
 
@@ -74,5 +75,6 @@ async fn lift(call: RequestContext) -> Result<ApiResponse> {
     if !call.api.bans.lift(subject, call.now) {
         return Err(ApiError::not_found("ban"));
     }
+    call.api.store.announce_ban(BanChange { subject, until: None }).await?;
     ApiResponse::deleted("ban", subject)
 }

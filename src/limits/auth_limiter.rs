@@ -61,6 +61,15 @@ pub struct Ban {
     pub until: Timestamp,
 }
 
+/// A ban that another process has made or lifted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BanChange {
+    /// The subject.
+    pub subject: BanSubject,
+    /// The end of the ban; `None` if it was lifted.
+    pub until: Option<Timestamp>,
+}
+
 /// The consequence of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthDecision {
@@ -200,6 +209,28 @@ impl AuthLimiter {
     pub fn lift(&self, subject: BanSubject, now: Timestamp) -> bool {
         let record = self.lock().remove(&subject);
         record.and_then(|record| record.banned_until).is_some_and(|until| until > now)
+    }
+
+    /// Applies a ban that another process has made or lifted.
+    pub fn apply(&self, change: BanChange, now: Timestamp) {
+        let BanChange { subject, until } = change;
+        let Some(until) = until else {
+            self.lift(subject, now);
+            return;
+        };
+        let is_exempt = matches!(subject, BanSubject::Network(network) if self.is_exempt(network.addr()));
+        if is_exempt || until <= now {
+            return;
+        }
+        let mut records = self.lock();
+        if !records.contains_key(&subject) {
+            self.evict(&mut records, now);
+        }
+        let failures = self.settings.failures_max.saturating_add(1);
+        let fresh = Record { failures, usernames: Vec::new(), since: now, banned_until: None };
+        let record = records.entry(subject).or_insert(fresh);
+        record.failures = record.failures.max(failures);
+        record.banned_until = record.banned_until.max(Some(until));
     }
 
     /// Counts a failure of one subject. Returns its record, and whether it is banned from now on.
@@ -389,6 +420,23 @@ mod tests {
             bans.record_failure(address("198.51.100.7"), &id.to_string(), now);
         }
         assert_eq!(bans.list(now).iter().map(|ban| ban.subject).collect::<Vec<_>>(), [BanSubject::Key(id)]);
+    }
+
+    #[test]
+    fn a_ban_of_another_process_holds_until_its_end_or_its_lift() {
+        let (bans, client, now) = (limiter(7), address("192.0.2.1"), start());
+        let (subject, until) = (BanSubject::of_client(client), now + WINDOW);
+        guess(&bans, client, 0, now);
+        bans.apply(BanChange { subject, until: Some(until) }, now);
+        assert_eq!(bans.banned_until(client, now), Some(until));
+        assert_eq!(bans.list(now), [Ban { subject, failures: 8, since: now, until }]);
+        assert_eq!(bans.banned_until(client, until), None);
+        bans.apply(BanChange { subject, until: None }, now);
+        assert_eq!(bans.banned_until(client, now), None);
+        let exempt = address("198.51.100.7");
+        let change = BanChange { subject: BanSubject::of_client(exempt), until: Some(until) };
+        bans.apply(change, now);
+        assert_eq!(bans.banned_until(exempt, now), None);
     }
 
     #[test]

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::{SubmissionService, Submitter, describe};
-use crate::limits::auth_limiter::{Ban, BanSubject};
+use crate::limits::auth_limiter::{Ban, BanChange, BanSubject};
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{EventKind, KeyId, KeySecret, Refusal, RefusalCode, Scope, SecretDigest};
 use crate::policy::admission::admit_status;
 use crate::store::{
-    DEFAULT_TENANT, Directory, Journal, Key, NewEvent, ScramCredential, ScramSecret, StoreError, Tenant,
+    DEFAULT_TENANT, Directory, Journal, Key, NewEvent, ScramCredential, ScramSecret, Spool, StoreError,
+    Tenant,
 };
 use crate::telemetry::FLOOD;
 
@@ -123,8 +124,12 @@ impl SubmissionService {
         Ok(Submitter { tenant, key, secret: Some(secret), client_address, scope: Scope::SmtpSend })
     }
 
-    /// Records the event of a ban, which belongs to the tenant of a banned key.
+    /// Records the event of a ban, which belongs to the tenant of a banned key, and announces the ban to other nodes.
     pub async fn record_ban(&self, ban: &Ban) {
+        let change = BanChange { subject: ban.subject, until: Some(ban.until) };
+        if let Err(error) = self.store.announce_ban(change).await {
+            tracing::warn!(%error, subject = %ban.subject, "other nodes do not know of a ban");
+        }
         let (network, key) = match ban.subject {
             BanSubject::Network(network) => (Some(network), None),
             BanSubject::Key(id) => (None, Some(id)),

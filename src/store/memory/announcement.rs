@@ -1,6 +1,9 @@
 //! Committed changes that other processes must learn of, because they keep what was changed in memory.
 
+use tokio::sync::mpsc;
+
 use super::{DirectoryChange, DirectoryVersions, SpoolChange, SpoolFeed, SuppressionTimes};
+use crate::limits::auth_limiter::BanChange;
 use crate::mail::Timestamp;
 use crate::model::{QueueFilter, TenantId};
 
@@ -36,6 +39,8 @@ pub(in crate::store) enum Announcement {
     Webhooks,
     /// The keys of report addresses and unsubscribe links.
     ReportKeys,
+    /// A client or key is banned from logins, or not any more.
+    Ban(BanChange),
 }
 
 impl Announcement {
@@ -47,7 +52,11 @@ impl Announcement {
             | Self::Removed(_)
             | Self::Paused { .. }
             | Self::PauseLifted { .. } => true,
-            Self::Directory(_) | Self::Suppressed { .. } | Self::Webhooks | Self::ReportKeys => false,
+            Self::Directory(_)
+            | Self::Suppressed { .. }
+            | Self::Webhooks
+            | Self::ReportKeys
+            | Self::Ban(_) => false,
         }
     }
 }
@@ -58,6 +67,7 @@ pub(in crate::store) struct AnnouncementTargets {
     pub(in crate::store) feed: std::sync::Arc<SpoolFeed>,
     pub(in crate::store) directory_versions: DirectoryVersions,
     pub(in crate::store) suppression_times: SuppressionTimes,
+    pub(in crate::store) bans: mpsc::Sender<BanChange>,
 }
 
 impl AnnouncementTargets {
@@ -70,6 +80,11 @@ impl AnnouncementTargets {
             }
             Announcement::Suppressed { owner, at } => {
                 self.suppression_times.note(owner, at);
+                return None;
+            }
+            Announcement::Ban(change) => {
+                // More bans than fit are not of use.
+                let _ = self.bans.try_send(change);
                 return None;
             }
             Announcement::Webhooks => return Some(Reload::Webhooks),

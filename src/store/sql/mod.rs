@@ -50,6 +50,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::blob_store::BodyFiles;
@@ -79,6 +80,7 @@ use super::memory::{
 use super::{
     Access, AuditTrail, OpenError, Requester, ResponseRecorder, Result, SpoolFeed, StoreError, StoreOptions,
 };
+use crate::limits::auth_limiter::BanChange;
 use crate::store::database::{Connection, Engine};
 use crate::store::free_space::FreeSpace;
 
@@ -198,6 +200,8 @@ pub struct OpenDatabase {
     minutes: Arc<MinuteSeries>,
     /// Limits that hold for all nodes, in a database that several processes serve.
     quota_table: Option<postgres::quota_table::QuotaTable>,
+    /// See [`super::Spool::take_ban_feed`].
+    ban_feed: Mutex<Option<mpsc::Receiver<BanChange>>>,
     /// The right to serve the spool.
     lease: NodeLease,
     /// Whether another process has changed webhooks since the writer has read their subscriptions.

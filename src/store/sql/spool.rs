@@ -10,7 +10,7 @@ pub(super) mod submission_key;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use self::damage::DamagedDelivery;
 use self::enqueue::{EnqueueBatch, EnqueueJob, Stored};
@@ -18,12 +18,15 @@ use self::record::RecordJob;
 use super::blob_store::{self, BodyLocation, BodyPlacement};
 use super::body_pieces::BodyPieces;
 use super::checksum::Checksum;
+use super::postgres::announcements;
 use super::sql_types::count;
 use super::unit_of_work::Tx;
 use super::writer::HotJob;
 use super::{Access, Store};
+use crate::limits::auth_limiter::BanChange;
 use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
+use crate::store::memory::Announcement;
 use crate::store::{
     ContentFile, Delivery, DuePage, DueRange, Lease, LeaseState, Message, NewMessage, Nodes, PausedRow,
     RecordBatch, Result, Spool, SpoolFeed, StoreError, StoredContent, SubmissionKey,
@@ -122,6 +125,24 @@ impl Spool for Store {
 
     fn nodes(&self) -> Nodes {
         self.lease.nodes()
+    }
+
+    async fn announce_ban(&self, change: BanChange) -> Result<()> {
+        if !self.lease.is_shared() {
+            return Ok(());
+        }
+        self.write(move |tx| Ok(tx.announce(&Announcement::Ban(change))?)).await
+    }
+
+    async fn announced_bans(&self) -> Result<Vec<BanChange>> {
+        if !self.lease.is_shared() {
+            return Ok(Vec::new());
+        }
+        self.read(|connection| Ok(announcements::read_bans(connection)?)).await
+    }
+
+    fn take_ban_feed(&self) -> Option<mpsc::Receiver<BanChange>> {
+        self.ban_feed.lock().take()
     }
 
     async fn postpone_paused(&self, rows: Vec<PausedRow>) -> Result<Vec<TenantId>> {

@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use crate::limits::auth_limiter::BanChange;
 use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::traits::store_trait;
@@ -47,6 +48,12 @@ store_trait! {
         fn watch_lease(&self) -> watch::Receiver<Lease>;
         /// The processes that serve the database.
         fn nodes(&self) -> Nodes;
+        /// Tells the other nodes of a ban or its lift. Without other nodes it does nothing.
+        async fn announce_ban(&self, change: BanChange) -> Result<()>;
+        /// Bans that nodes have announced within an hour, the oldest first.
+        async fn announced_bans(&self) -> Result<Vec<BanChange>>;
+        /// Those that they announce from now on, for one reader. `None` without other nodes.
+        fn take_ban_feed(&self) -> Option<mpsc::Receiver<BanChange>>;
         /// Moves the next attempt of deliveries to the end of the pause of their destination, if that pause still exists.
         /// Returns the tenants with a delivery that was not moved: it is still due.
         async fn postpone_paused(&self, rows: Vec<PausedRow>) -> Result<Vec<TenantId>>;

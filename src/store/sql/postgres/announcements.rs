@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Row;
 
+use crate::limits::auth_limiter::{BanChange, BanSubject};
 use crate::mail::{DomainName, Host, Timestamp};
 use crate::model::{QueueFilter, TenantId};
-use crate::store::database::{self, params};
+use crate::store::database::{self, Connection, params};
 use crate::store::memory::{Announcement, DirectoryChange};
 use crate::store::sql::unit_of_work::Tx;
 
@@ -64,9 +65,25 @@ pub(in crate::store::sql) fn post(tx: &Tx<'_>, announcement: &Announcement) -> d
         }
         Announcement::Webhooks => "webhooks",
         Announcement::ReportKeys => "report_keys",
+        Announcement::Ban(BanChange { subject, until }) => {
+            (name, at_us) = (Some(subject.to_string()), until.map(Timestamp::as_microsecond));
+            "ban"
+        }
     };
     let sql = "INSERT INTO announcement (epoch, kind, tenant_id, name, at_us) VALUES (?1, ?2, ?3, ?4, ?5)";
     tx.prepare_cached(sql)?.post(params![tx.lease.epoch(), kind, tenant, name, at_us])
+}
+
+/// The bans that were announced in the last hour, the oldest first.
+pub(in crate::store::sql) fn read_bans(connection: &Connection) -> database::Result<Vec<BanChange>> {
+    let sql = "SELECT name, at_us FROM announcement WHERE kind = 'ban' ORDER BY id";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([], |row| {
+        let (name, until_us): (String, Option<i64>) = (row.get(0)?, row.get(1)?);
+        let until = until_us.map(Timestamp::from_microsecond).transpose().ok();
+        Ok(BanSubject::parse(&name).zip(until).map(|(subject, until)| BanChange { subject, until }))
+    })?;
+    Ok(rows.collect::<database::Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
 /// An announcement by its row; `None` if a newer program wrote it: then everything may have changed.
@@ -90,6 +107,10 @@ fn read(row: &Row) -> Option<Announcement> {
         "suppressed" => Announcement::Suppressed { owner: tenant, at: at()? },
         "webhooks" => Announcement::Webhooks,
         "report_keys" => Announcement::ReportKeys,
+        "ban" => {
+            let until = at_us.map(Timestamp::from_microsecond).transpose().ok()?;
+            Announcement::Ban(BanChange { subject: BanSubject::parse(name?)?, until })
+        }
         _ => return None,
     })
 }

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::sync::mpsc;
 use ulid::Ulid;
 
 use self::node::Node;
@@ -47,6 +48,8 @@ pub(super) use status::pending_migrations;
 
 /// The file in the data directory that names it in the database.
 const NODE_ID_FILE: &str = "node_id";
+/// Maximum of announced bans that are not applied yet; beyond it they are dropped.
+const BANS_WAITING_MAX: usize = 10_000;
 
 /// How a database in PostgreSQL is opened.
 #[derive(Clone)]
@@ -133,6 +136,8 @@ pub(super) async fn join(store: &Store, options: &PostgresOptions) -> Result<(),
     if options.access != Access::Serve {
         return Ok(());
     }
+    let (bans, ban_feed) = mpsc::channel(BANS_WAITING_MAX);
+    *store.ban_feed.lock() = Some(ban_feed);
     let node = Node {
         server: Arc::new(PostgresServer::new(options.config.clone(), options.tls.clone())),
         lease: store.lease.clone(),
@@ -140,6 +145,7 @@ pub(super) async fn join(store: &Store, options: &PostgresOptions) -> Result<(),
             feed: Arc::clone(&store.feed),
             directory_versions: store.directory_versions.clone(),
             suppression_times: store.suppression_times.clone(),
+            bans,
         },
         reload: Box::new(reload_in(store)),
         node_id: read_node_id(options)?,

@@ -169,6 +169,7 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         lock: Mutex::new(lock),
         lease,
         quota_table,
+        ban_feed: Mutex::default(),
         outdated,
         heartbeat: Mutex::default(),
     }))

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Bed, harness};
+use crate::limits::auth_limiter::{BanChange, BanSubject};
 use crate::mail::{SignedDuration, Timestamp, TokenKind, TokenScope, TokenSubject};
 use crate::model::{DeliveryId, DeliveryState, QueueFilter, TenantId, TenantStatus};
 use crate::store::contract::postgres::PostgresHarness;
@@ -269,4 +270,20 @@ async fn a_webhook_that_a_node_has_created_gets_the_events_of_the_others() {
         count.await.unwrap() > 0
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_ban_and_its_lift_reach_the_other_node() {
+    let Some(nodes) = Nodes::start().await else { return };
+    let mut feed = nodes.other.take_ban_feed().unwrap();
+    let subject = BanSubject::of_client("192.0.2.1".parse().unwrap());
+    let end = now();
+    for until in [Some(end), None] {
+        let change = BanChange { subject, until };
+        nodes.one.announce_ban(change).await.unwrap();
+        let received = tokio::time::timeout(Duration::from_secs(20), feed.recv()).await.unwrap();
+        assert_eq!(received, Some(change));
+    }
+    let both = [Some(end), None].map(|until| BanChange { subject, until });
+    assert_eq!(nodes.other.announced_bans().await.unwrap(), both, "for a node that starts later");
 }
