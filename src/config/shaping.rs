@@ -29,6 +29,9 @@ pub struct SiteRule {
     pub messages_per_minute: Option<u32>,
     /// New connections per minute.
     pub connections_per_minute: Option<u32>,
+    /// Whether the limits hold for each node, and not for all nodes on one database together.
+    #[serde(default)]
+    pub per_node: bool,
 }
 
 /// The built-in rules.

@@ -42,6 +42,8 @@ pub struct Rule {
     /// Whether hosts match by suffix. Any domain can then name a host under the suffix, so a refusal before MAIL counts
     /// for the site only if the host accepted mail before.
     pub by_suffix: bool,
+    /// Whether connections and rates are limited for each node, and not for all nodes together.
+    pub per_node: bool,
 }
 
 /// Whether mail may be sent to the site now.
@@ -66,6 +68,8 @@ pub struct SiteBackoff {
 #[derive(Debug)]
 pub struct SiteLimiter {
     rule: Rule,
+    /// Maximum of connections of this node.
+    connections_max: usize,
     limit: usize,
     /// Below this limit each message adds one, above it each round of messages.
     slow_start_max: usize,
@@ -87,8 +91,10 @@ impl SiteLimiter {
     /// A site without history.
     pub fn new(rule: Rule, now: Instant) -> Self {
         let connections_max = rule.connections_max.max(1);
+        let rate_limiter = |rate: Option<u32>| rate.map(|rate| RateLimiter::new(rate, now));
         let limit = if rule.trusted { connections_max } else { connections_max.min(CONNECTIONS_FIRST) };
         Self {
+            connections_max,
             limit,
             slow_start_max: connections_max,
             served_since_growth: 0,
@@ -98,10 +104,33 @@ impl SiteLimiter {
             changed_at: None,
             backoff: None,
             consecutive_backoffs: 0,
-            messages: rule.messages_per_minute.map(|rate| RateLimiter::new(rate, now)),
-            connections: rule.connections_per_minute.map(|rate| RateLimiter::new(rate, now)),
+            messages: rate_limiter(rule.messages_per_minute),
+            connections: rate_limiter(rule.connections_per_minute),
             used_at: now,
-            rule: Rule { connections_max, ..rule },
+            rule,
+        }
+    }
+
+    /// Limits this node to its share, if connections and rates are limited for all nodes together: receivers count by
+    /// address, and nodes may share one. Each node has at least one connection.
+    pub fn share_among(&mut self, nodes: u32) {
+        let nodes = if self.rule.per_node { 1 } else { nodes.max(1) };
+        let before = self.connections_max;
+        self.connections_max = (self.rule.connections_max / nodes as usize).max(1);
+        let follow = |limit: usize| {
+            if limit == before { self.connections_max } else { limit.min(self.connections_max) }
+        };
+        self.slow_start_max = follow(self.slow_start_max);
+        // What was learnt is only lowered.
+        self.limit =
+            if self.rule.trusted { follow(self.limit) } else { self.limit.min(self.connections_max) };
+        for (limiter, rate) in [
+            (&mut self.messages, self.rule.messages_per_minute),
+            (&mut self.connections, self.rule.connections_per_minute),
+        ] {
+            if let (Some(limiter), Some(rate)) = (limiter, rate) {
+                limiter.interval = interval_of(rate) * nodes;
+            }
         }
     }
 
@@ -244,7 +273,7 @@ impl SiteLimiter {
 
     /// The limit grows only when it is fully used.
     fn grow(&mut self, in_use: usize) {
-        if in_use < self.limit || self.limit >= self.rule.connections_max {
+        if in_use < self.limit || self.limit >= self.connections_max {
             return;
         }
         self.served_since_growth += 1;
@@ -268,6 +297,11 @@ impl SiteLimiter {
     }
 }
 
+/// Between two events at an even rate.
+fn interval_of(per_minute: u32) -> Duration {
+    MINUTE / per_minute.max(1)
+}
+
 /// A rate limiter (GCRA): the time at which the next event is due at an even rate.
 #[derive(Debug)]
 struct RateLimiter {
@@ -277,7 +311,7 @@ struct RateLimiter {
 
 impl RateLimiter {
     fn new(per_minute: u32, now: Instant) -> Self {
-        Self { interval: MINUTE / per_minute.max(1), next_due: now }
+        Self { interval: interval_of(per_minute), next_due: now }
     }
 
     fn record(&mut self, now: Instant) {
@@ -303,6 +337,7 @@ mod tests {
             connections_per_minute: None,
             trusted: false,
             by_suffix: false,
+            per_node: false,
         }
     }
 
@@ -518,6 +553,51 @@ mod tests {
             1 => Just(throttled()),
             1 => Just(unreachable("mx")),
         ]
+    }
+
+    /// The messages that are sent in a minute to a site with a rate, as fast as it admits.
+    fn messages_in_a_minute(limiter: &mut SiteLimiter, begin: Instant) -> u32 {
+        let (mut now, mut count) = (begin, 0);
+        while now < begin + MINUTE {
+            match limiter.allowance(0, now) {
+                Allowance::NotBefore(at) => now = at,
+                Allowance::UpTo(_) => {
+                    limiter.begin_message(now);
+                    count += 1;
+                }
+            }
+        }
+        count
+    }
+
+    #[test]
+    fn nodes_share_the_connections_and_rates_of_a_site() {
+        let now = Instant::now();
+        let shared = Rule { messages_per_minute: Some(60), trusted: true, ..rule(10) };
+        for (nodes, connections, messages) in [(1, 10, 60), (3, 3, 20), (20, 1, 3)] {
+            let mut limiter = SiteLimiter::new(shared.clone(), now);
+            limiter.share_among(nodes);
+            assert_eq!((limiter.limit(), messages_in_a_minute(&mut limiter, now)), (connections, messages));
+        }
+        let mut own = SiteLimiter::new(Rule { per_node: true, ..shared.clone() }, now);
+        own.share_among(3);
+        assert_eq!((own.limit(), messages_in_a_minute(&mut own, now)), (10, 60));
+    }
+
+    #[test]
+    fn a_learnt_limit_is_lowered_with_the_share_and_grows_again_by_success() {
+        let now = Instant::now();
+        let mut limiter = SiteLimiter::new(rule(8), now);
+        serve(&mut limiter, 64, now);
+        assert_eq!(limiter.limit(), 8);
+        limiter.share_among(2);
+        assert_eq!(limiter.limit(), 4);
+        serve(&mut limiter, 64, now);
+        assert_eq!(limiter.limit(), 4);
+        limiter.share_among(1);
+        assert_eq!(limiter.limit(), 4);
+        serve(&mut limiter, 64, now);
+        assert_eq!(limiter.limit(), 8);
     }
 
     proptest! {

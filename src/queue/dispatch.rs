@@ -26,6 +26,8 @@ pub struct Dispatcher {
     reopenings: BTreeMap<(Instant, u64), QueueKey>,
     reopenings_noted: u64,
     default_rule: Rule,
+    /// The nodes that share the limits of sites.
+    nodes: u32,
 }
 
 /// The effect of the feedback of an attempt on other claims.
@@ -71,6 +73,19 @@ impl Dispatcher {
             reopenings: BTreeMap::new(),
             reopenings_noted: 0,
             default_rule,
+            nodes: 1,
+        }
+    }
+
+    /// Shares the limits of sites with other nodes. `nodes` is their number, with this one.
+    pub fn share_among(&mut self, nodes: u32) {
+        if self.nodes == nodes {
+            return;
+        }
+        self.nodes = nodes;
+        for (queue_key, limiter) in &mut self.limiters {
+            limiter.share_among(nodes);
+            self.fairness.reopen(queue_key);
         }
     }
 
@@ -85,8 +100,9 @@ impl Dispatcher {
             if self.limiters.len() >= QUEUES_MAX {
                 self.forget_idle(Duration::ZERO, now);
             }
-            let rule = self.rule_of(&queue_key);
-            self.limiters.insert(queue_key.clone(), SiteLimiter::new(rule, now));
+            let mut limiter = SiteLimiter::new(self.rule_of(&queue_key), now);
+            limiter.share_among(self.nodes);
+            self.limiters.insert(queue_key.clone(), limiter);
         }
         self.fairness.push(Job {
             tenant,
@@ -101,8 +117,9 @@ impl Dispatcher {
         match &queue_key.next_hop {
             NextHop::Mx(site, _) => site.rule.clone(),
             NextHop::TenantSmartHost(..) => self.default_rule.clone(),
-            // Hosts of the operator have no back-off.
-            NextHop::Sandbox(_) | NextHop::Hosts(_) => Rule { trusted: true, ..self.default_rule.clone() },
+            // Hosts of the operator have no back-off. The sandbox of each node is its own.
+            NextHop::Hosts(_) => Rule { trusted: true, ..self.default_rule.clone() },
+            NextHop::Sandbox(_) => Rule { trusted: true, per_node: true, ..self.default_rule.clone() },
         }
     }
 

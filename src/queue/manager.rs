@@ -170,6 +170,7 @@ impl QueueManager {
         while let Ok((queue_key, holder)) = dispatch.freed.try_recv() {
             dispatch.dispatcher.free(&queue_key, &holder);
         }
+        dispatch.dispatcher.share_among(self.store.nodes().count);
         Dispatching(dispatch)
     }
 

@@ -205,6 +205,7 @@ impl Rules {
             connections_per_minute: None,
             trusted: false,
             by_suffix: false,
+            per_node: false,
         };
         Self { named: config.site_rules(), default }
     }
@@ -239,6 +240,7 @@ impl Rules {
             connections_per_minute: named.connections_per_minute,
             trusted: false,
             by_suffix: !named.separate_sites && !named.mx.is_empty(),
+            per_node: named.per_node,
         }
     }
 }

@@ -314,6 +314,7 @@ async fn the_rate_of_a_site_counts_each_transaction() {
             mx: vec!["mx.b.test".into()],
             domains: Vec::new(),
             separate_sites: false,
+            per_node: false,
             connections_max: None,
             messages_per_connection_max: None,
             messages_per_minute: Some(1),

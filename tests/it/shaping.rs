@@ -51,6 +51,7 @@ fn provider(suffix: &str) -> SiteRule {
         mx: vec![suffix.into()],
         domains: Vec::new(),
         separate_sites: false,
+        per_node: false,
         connections_max: None,
         messages_per_connection_max: None,
         messages_per_minute: None,
