@@ -294,7 +294,7 @@ impl SubmissionService {
 
     /// Shares the send limits with other nodes until `stop`; see [`SendLimits::share_until`].
     pub async fn share_send_limits(self: Arc<Self>, stop: CancellationToken) {
-        self.limits.share_until(stop).await;
+        self.limits.share_until(&self.clock, stop).await;
     }
 
     /// The tenant's send limit with the least remaining quota; `None` without a limit.

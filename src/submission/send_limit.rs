@@ -16,6 +16,7 @@ use futures_util::future::try_join_all;
 use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::limits::quota_blocks::{QuotaBlocks, Shortage};
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{Environment, LimitPeriod, Refusal, RefusalCode, TenantId, UsageInterval};
@@ -293,10 +294,10 @@ impl SendLimits {
     }
 
     /// Gives unused blocks back each second while there are other nodes, and at the end.
-    pub async fn share_until(&self, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(SHARE_INTERVAL)).await.is_some() {
+    pub async fn share_until(&self, clock: &Clock, stop: CancellationToken) {
+        while stop.run_until_cancelled(clock.sleep(SHARE_INTERVAL)).await.is_some() {
             match self.store.nodes().count {
-                1 => self.lock().blocks.forget_ended(Timestamp::now()),
+                1 => self.lock().blocks.forget_ended(clock.now()),
                 _ => self.give_back_unused().await,
             }
         }
@@ -422,7 +423,7 @@ fn refuse(period: LimitPeriod, status: QuotaStatus, count: u64) -> Refusal {
 }
 
 #[cfg(test)]
-#[path = "send_limit_nodes_tests.rs"]
+#[path = "tests/send_limit_nodes.rs"]
 mod nodes_tests;
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{QuotaRequest, QuotaReservation, SendLimits};
+use crate::clock::Clock;
 use crate::mail::Timestamp;
 use crate::model::{Environment, LimitPeriod, TenantId};
 use crate::store::contract::Harness;
@@ -87,7 +88,7 @@ async fn a_node_gives_back_each_second_what_it_does_not_use() {
     let stop = tokio_util::sync::CancellationToken::new();
     let sharing = tokio::spawn({
         let (one, stop) = (Arc::clone(&one), stop.clone());
-        async move { one.share_until(stop).await }
+        async move { one.share_until(&Clock::system(), stop).await }
     });
     let begun = std::time::Instant::now();
     until("the block is given back", async || {
