@@ -12,7 +12,7 @@ use ulid::Ulid;
 use super::pauses::PausedTenants;
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, QueueFilter, TenantId};
-use crate::store::database::{Connection, Row, params};
+use crate::store::database::{Connection, Engine, Row, params};
 use crate::store::sql::Store;
 use crate::store::sql::sql_types::us;
 use crate::store::{
@@ -111,7 +111,13 @@ impl Store {
         in_flight: HashSet<DeliveryId>,
         now: Timestamp,
     ) -> Result<Arc<QueueStats>> {
-        let count = Count { part: part.clone(), in_flight, now, page_rows: self.bounds.slice_rows_max };
+        let count = Count {
+            part: part.clone(),
+            in_flight,
+            epoch: self.lease.epoch(),
+            now,
+            page_rows: self.bounds.slice_rows_max,
+        };
         let started = Instant::now();
         let stats = Arc::new(self.read_slow(move |connection| count.run(connection)).await?);
         self.stats_cache.insert(part, Arc::clone(&stats), started.elapsed());
@@ -123,6 +129,8 @@ impl Store {
 struct Count {
     part: QueueFilter,
     in_flight: HashSet<DeliveryId>,
+    /// Names this node: what others have claimed is in flight.
+    epoch: i64,
     now: Timestamp,
     /// Rows that are read at once: PostgreSQL sends all rows of a query.
     page_rows: usize,
@@ -131,6 +139,7 @@ struct Count {
 /// A count in progress.
 struct Counting<'a> {
     in_flight: &'a HashSet<DeliveryId>,
+    epoch: i64,
     paused: PausedTenants,
     now_us: i64,
     totals: QueueCounts,
@@ -146,6 +155,8 @@ struct Counting<'a> {
 struct Entry<'a> {
     next_us: i64,
     id: &'a str,
+    /// The node that has claimed it; 0 if none has.
+    owner: i64,
 }
 
 /// The place of a row in the index.
@@ -161,6 +172,7 @@ impl Count {
         let snapshot = connection.snapshot()?;
         let mut counting = Counting {
             in_flight: &self.in_flight,
+            epoch: self.epoch,
             paused: PausedTenants::read(&snapshot, self.now)?,
             now_us: us(self.now),
             totals: QueueCounts::default(),
@@ -174,7 +186,25 @@ impl Count {
         while let Some(after) = last {
             last = self.add_page(&snapshot, &after, &mut counting)?;
         }
+        if snapshot.engine() == Engine::Postgres {
+            self.add_claimed(&snapshot, &mut counting)?;
+        }
         Ok(counting.finish(self.now))
+    }
+
+    /// Counts the deliveries that a node has claimed, which are few and in no index.
+    fn add_claimed(&self, connection: &Connection, counting: &mut Counting<'_>) -> Result<()> {
+        let sql = "SELECT tenant_id, next_attempt_us, id, destination, owner FROM queue
+                   WHERE owner <> 0 AND (tenant_id = ?1 OR ?1 IS NULL) AND (destination = ?2 OR ?2 IS NULL)
+                   ORDER BY tenant_id";
+        let mut statement = connection.prepare_cached(sql)?;
+        let mut rows = statement.query(params![self.part.tenant_id, self.part.destination])?;
+        counting.tenant = None;
+        while let Some(row) = rows.next()? {
+            let entry = Entry { next_us: row.get(1)?, id: text(&row, 2)?, owner: row.get(4)? };
+            counting.add_row(&row, &entry)?;
+        }
+        Ok(())
     }
 
     /// Counts the next rows of the index. Returns the last of them, unless the index ends.
@@ -190,8 +220,8 @@ impl Count {
             None => "(tenant_id, next_attempt_us, id) > (?1, ?2, ?3)",
         };
         let sql = format!(
-            "SELECT tenant_id, next_attempt_us, id, destination FROM delivery
-             WHERE next_attempt_us IS NOT NULL AND {is_behind} AND (destination = ?4 OR ?4 IS NULL)
+            "SELECT tenant_id, next_attempt_us, id, destination FROM queue
+             WHERE owner = 0 AND {is_behind} AND (destination = ?4 OR ?4 IS NULL)
              ORDER BY tenant_id, next_attempt_us, id LIMIT {}",
             self.page_rows
         );
@@ -201,7 +231,7 @@ impl Count {
         let mut rows_read = 0;
         while let Some(row) = rows.next()? {
             rows_read += 1;
-            let entry = Entry { next_us: row.get(1)?, id: text(&row, 2)? };
+            let entry = Entry { next_us: row.get(1)?, id: text(&row, 2)?, owner: 0 };
             counting.add_row(&row, &entry)?;
             if rows_read == self.page_rows {
                 let (tenant_id, id) = (text(&row, 0)?.to_owned(), entry.id.to_owned());
@@ -224,7 +254,7 @@ impl Counting<'_> {
             _ => {
                 let id = row.get(0)?;
                 self.tenant = Some((tenant_text.to_owned(), id));
-                self.places.clear();
+                self.places = self.places_of(id, entry);
                 id
             }
         };
@@ -236,6 +266,15 @@ impl Counting<'_> {
             }),
         };
         self.add(at, tenant_id, entry)
+    }
+
+    /// The groups that the tenant has already. The rows of the index are in the order of tenants, so there it has none.
+    fn places_of(&self, tenant: TenantId, first: &Entry<'_>) -> HashMap<String, usize> {
+        if first.owner == 0 {
+            return HashMap::new();
+        }
+        let groups = self.groups.iter().enumerate().filter(|(_, group)| group.tenant_id == tenant);
+        groups.map(|(at, group)| (group.destination.to_string(), at)).collect()
     }
 
     /// Adds a group, unless the maximum is reached.
@@ -286,7 +325,8 @@ impl Counting<'_> {
     }
 
     fn has(&self, entry: &Entry<'_>) -> Result<bool> {
-        Ok(!self.in_flight.is_empty() && self.in_flight.contains(&read_id(entry.id)?))
+        let is_of_another_node = entry.owner != 0 && entry.owner != self.epoch;
+        Ok(is_of_another_node || !self.in_flight.is_empty() && self.in_flight.contains(&read_id(entry.id)?))
     }
 
     fn finish(self, counted_at: Timestamp) -> QueueStats {

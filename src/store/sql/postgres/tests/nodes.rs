@@ -1,5 +1,6 @@
 //! Several nodes on one database.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{Bed, harness};
@@ -10,7 +11,7 @@ use crate::store::contract::postgres::PostgresHarness;
 use crate::store::contract::{new_message, new_webhook, now, outcome};
 use crate::store::{
     Directory, DueCursor, DueRange, Journal, LeaseState, OPEN_ENDED_PAUSE_US, Outbox, Pause, PausedRow,
-    PostgresOptions, Queue, RecordBatch, Reports, Spool, SpoolChange, Store, TenantPatch,
+    PostgresOptions, Queue, QueueRequest, RecordBatch, Reports, Spool, SpoolChange, Store, TenantPatch,
 };
 
 /// Two nodes, without memory for accepted mail.
@@ -167,6 +168,22 @@ async fn a_delivery_that_another_node_has_is_neither_cancelled_nor_put_off() {
     assert_eq!(nodes.one.postpone_paused(vec![row]).await.unwrap(), [tenant]);
     assert_eq!(state_of(&nodes.one, id).await, DeliveryState::Deferred);
     assert_eq!(nodes.other.cancel(message.id, vec![id], now()).await.unwrap(), [id]);
+}
+
+#[tokio::test]
+async fn the_queue_counts_what_another_node_has_as_in_flight() {
+    let Some(nodes) = Nodes::start().await else { return };
+    let (tenant, id) = nodes.delivery().await;
+    nodes.one.enqueue(new_message(tenant, &["y@example.net"], "body")).await.unwrap();
+    nodes.other.take(vec![id], now()).await.unwrap();
+    for (store, in_flight, due) in [(&nodes.one, 1, 1), (&nodes.other, 0, 2)] {
+        let overview =
+            store.overview(QueueRequest { limit: 10, ..QueueRequest::default() }, HashSet::new(), now());
+        let overview = overview.await.unwrap();
+        let counts = overview.totals;
+        assert_eq!((counts.open, counts.in_flight, counts.due), (2, in_flight, due));
+        assert_eq!((overview.groups.len(), overview.groups[0].counts), (1, counts), "one destination");
+    }
 }
 
 /// A process of the same data directory starts after a crash, while the former one is not quite dead.
