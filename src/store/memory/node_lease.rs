@@ -199,7 +199,7 @@ impl NodeLease {
         self.publish();
     }
 
-    /// Tells those that [watch](Self::watch) of a change that time has brought.
+    /// Publishes to [`Self::watch`] that the state has changed, also by the time that has passed.
     pub(in crate::store) fn publish(&self) {
         let lease = Lease { state: self.state(), epoch: self.epoch() };
         self.0.lease.send_if_modified(|known| mem::replace(known, lease) != lease);
