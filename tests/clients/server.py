@@ -78,8 +78,9 @@ allowed_private_networks = ["127.0.0.0/8"]
 {smart_host if smart_host_port else ""}
 """
         )
+        place = ["--config", self.config] if store else ["--data-dir", self.folder / "data"]
         made = subprocess.run(
-            [BINARY, "key", "create", "--init", "--config", self.config, "--name", "tests"],
+            [BINARY, "key", "create", "--init", *place, "--name", "tests"],
             check=True,
             capture_output=True,
             text=True,
