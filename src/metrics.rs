@@ -182,7 +182,7 @@ impl Metrics {
         let help = "Live nodes that serve the same database";
         gauge(pillarbox, "nodes", help, self.store.nodes().count.into());
         let help = "Whether this node may accept and deliver mail";
-        gauge(pillarbox, "lease", help, (self.store.lease() == LeaseState::Fresh).into());
+        gauge(pillarbox, "lease", help, (self.store.lease().state == LeaseState::Fresh).into());
         self.add_queue(pillarbox, &snapshot.queue);
         gauge(pillarbox, "pauses", "Pauses of parts of the queue", to_gauge(snapshot.pauses));
         self.add_findings(pillarbox);

@@ -37,6 +37,8 @@ pub struct Claim {
     pub batch: Batch,
     /// Its route.
     pub(super) route: Option<ClaimRoute>,
+    /// The lease under which it was claimed. With a later one, other processes may have it.
+    pub(super) epoch: i64,
     releaser: Releaser,
     settled: bool,
 }
@@ -49,8 +51,8 @@ pub(super) struct ClaimRoute {
 }
 
 impl Claim {
-    pub(super) fn new(batch: Batch, releaser: Releaser) -> Self {
-        Self { batch, route: None, releaser, settled: false }
+    pub(super) fn new(batch: Batch, epoch: i64, releaser: Releaser) -> Self {
+        Self { batch, route: None, epoch, releaser, settled: false }
     }
 
     /// Its results were sent to the store, whose commit ends the claim.
@@ -67,7 +69,13 @@ impl Claim {
             deliveries,
             content: self.batch.content.clone(),
         };
-        Self { batch, route: self.route.clone(), releaser: self.releaser.clone(), settled: false }
+        Self {
+            batch,
+            route: self.route.clone(),
+            epoch: self.epoch,
+            releaser: self.releaser.clone(),
+            settled: false,
+        }
     }
 }
 

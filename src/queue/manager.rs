@@ -174,8 +174,8 @@ impl QueueManager {
         Dispatching(dispatch)
     }
 
-    pub(super) fn claim_of(&self, batch: Batch) -> Claim {
-        Claim::new(batch, self.releaser.clone())
+    pub(super) fn claim_of(&self, batch: Batch, epoch: i64) -> Claim {
+        Claim::new(batch, epoch, self.releaser.clone())
     }
 
     /// Locks the claim table and applies committed changes and returned claims.

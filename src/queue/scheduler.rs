@@ -95,7 +95,7 @@ impl QueueManager {
 
     /// Whether deliveries may begin: other processes cannot have them.
     fn may_deliver(&self) -> bool {
-        self.store().lease() == LeaseState::Fresh
+        self.store().lease().state == LeaseState::Fresh
     }
 
     /// The next claim, with its slot.
@@ -160,7 +160,10 @@ impl QueueManager {
         claim: &Claim,
         route: impl Future<Output = Result<Option<Routed>, StoreError>>,
     ) -> bool {
-        let Some(known) = claim.route.as_ref().filter(|_| self.may_deliver()) else { return false };
+        if !self.may_deliver() || self.store().lease().epoch != claim.epoch {
+            return false;
+        }
+        let Some(known) = &claim.route else { return false };
         let tenant = Some(claim.batch.message.tenant_id);
         if self.store().version_of_owner(tenant) <= known.directory_version {
             return true;
@@ -268,8 +271,9 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
     }
 
     async fn claim_fresh(&self) {
+        let epoch = self.queue.store().lease().epoch;
         let batches = self.queue.claim_fresh(&self.limits());
-        if let Err(error) = self.line_up_all(batches).await {
+        if let Err(error) = self.line_up_all(batches, epoch).await {
             tracing::warn!(%error, "fresh mail could not be placed; it is claimed again");
         }
     }
@@ -278,10 +282,11 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
     async fn claim_due(&self) -> Result<Next, StoreError> {
         let clock = self.queue.clock();
         let now = clock.now();
+        let epoch = self.queue.store().lease().epoch;
         // Also without capacity: the pass records that more is due, so that freed capacity causes the next pass.
         let claimed = self.queue.claim_due(now, &self.limits()).await?;
         let found = claimed.batches.len();
-        self.line_up_all(claimed.batches).await?;
+        self.line_up_all(claimed.batches, epoch).await?;
         Ok(match claimed.next_due_at {
             None => Next::At(clock.instant() + SLEEP_MAX),
             Some(due) if due <= now => Next::Soon { found },
@@ -292,9 +297,10 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
         })
     }
 
-    async fn line_up_all(&self, batches: Vec<Batch>) -> Result<(), StoreError> {
+    /// Places batches that were claimed under this lease, which was read before.
+    async fn line_up_all(&self, batches: Vec<Batch>, epoch: i64) -> Result<(), StoreError> {
         // Creates all claims first, so that all are released if this future is dropped.
-        let claims: Vec<Claim> = batches.into_iter().map(|batch| self.queue.claim_of(batch)).collect();
+        let claims: Vec<Claim> = batches.into_iter().map(|batch| self.queue.claim_of(batch, epoch)).collect();
         let mut result = Ok(());
         for claim in claims {
             // Read before the route, so that a change meanwhile is not missed.

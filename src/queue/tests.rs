@@ -80,6 +80,7 @@ macro_rules! run_on {
                 }
                 site_backoff {
                     a_site_is_tried_again_when_its_rest_is_over_and_begins_anew_when_it_accepts_something,
+                    a_claim_of_a_former_lease_is_not_delivered,
                 }
             }
         }

@@ -84,3 +84,21 @@ pub(super) async fn a_site_is_tried_again_when_its_rest_is_over_and_begins_anew_
     stop.cancel();
     timeout(Duration::from_secs(20), running).await.unwrap().unwrap();
 }
+
+pub(super) async fn a_claim_of_a_former_lease_is_not_delivered<H: Harness>() {
+    let bed = Bed::<H>::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let (sender, mut given) = unbounded_channel();
+    let stop = CancellationToken::new();
+    let (queue, agents, until_stop) = (Arc::clone(&bed.queue), Arc::new(Agents(sender)), stop.clone());
+    let running = tokio::spawn(async move { queue.run(&agents, &until_stop).await });
+    enqueue_now(&bed, tenant).await;
+    let (_slot, mut claim) = next(&mut given).await;
+    let is_in_place = async |claim: &Claim| bed.queue.is_in_place(claim, async { Ok(None) }).await;
+    assert!(is_in_place(&claim).await);
+    claim.epoch -= 1;
+    assert!(!is_in_place(&claim).await);
+    claim.settle();
+    stop.cancel();
+    timeout(Duration::from_secs(20), running).await.unwrap().unwrap();
+}

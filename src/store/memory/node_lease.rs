@@ -123,6 +123,10 @@ impl NodeLease {
         }
     }
 
+    pub(in crate::store) fn current(&self) -> Lease {
+        Lease { state: self.state(), epoch: self.epoch() }
+    }
+
     /// Changes of the lease. It is as late as the last [`Self::publish`].
     pub(in crate::store) fn watch(&self) -> watch::Receiver<Lease> {
         self.0.lease.subscribe()
@@ -201,7 +205,7 @@ impl NodeLease {
 
     /// Publishes to [`Self::watch`] that the state has changed, also by the time that has passed.
     pub(in crate::store) fn publish(&self) {
-        let lease = Lease { state: self.state(), epoch: self.epoch() };
+        let lease = self.current();
         self.0.lease.send_if_modified(|known| mem::replace(known, lease) != lease);
     }
 }

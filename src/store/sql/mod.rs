@@ -17,6 +17,7 @@ mod duties;
 mod erasures;
 mod events;
 mod inboxes;
+mod job;
 mod job_queue;
 mod journal;
 mod keyset;

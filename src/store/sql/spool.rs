@@ -115,8 +115,8 @@ impl Spool for Store {
         self.lease.give_back(ids);
     }
 
-    fn lease(&self) -> LeaseState {
-        self.lease.state()
+    fn lease(&self) -> Lease {
+        self.lease.current()
     }
 
     fn watch_lease(&self) -> watch::Receiver<Lease> {

@@ -12,7 +12,7 @@ use super::secret_encryption::Sealer;
 use super::spool::queue_rows::HeldDelivery;
 use crate::mail::DomainName;
 use crate::model::{DeliveryId, TenantId};
-use crate::store::database::{self, Connection, Engine};
+use crate::store::database::{self, Connection, Engine, WriterLock};
 use crate::store::memory::{
     Announcement, DirectoryChange, DirectoryChanges, EventClock, NodeLease, SuppressionTimes,
     TouchedWebhooks, UsageAccumulator, UsageParts, WebhookSubscriptions,
@@ -23,6 +23,8 @@ pub(super) struct Tx<'a> {
     pub(super) connection: &'a Connection,
     /// The slot of its lane: lanes write usage in rows of their own.
     pub(super) slot: i64,
+    /// What runs at the same time.
+    pub(super) lock: WriterLock,
     /// Generates ids of events.
     pub(super) clock: &'a EventClock,
     /// Encrypts secrets.
@@ -58,6 +60,8 @@ impl Tx<'_> {
         if self.engine() == Engine::Sqlite {
             return Ok(());
         }
+        // Numbers of announcements are in the order of commits only then.
+        debug_assert_eq!(self.lock, WriterLock::Exclusive, "{announcement:?}");
         self.has_announced.set(true);
         announcements::post(self, announcement)
     }

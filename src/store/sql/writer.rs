@@ -2,13 +2,11 @@
 //! sync of the disk. Each job gets its result after the commit, and a failed job does not affect the others. SQLite has one
 //! lane. On PostgreSQL, several commit hot jobs at once; other jobs run alone, in all processes.
 
-use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
@@ -16,11 +14,12 @@ use tokio::sync::oneshot;
 use super::bounds::Bounds;
 use super::commit_outcome::{CommitOutcome, InsertedRow};
 use super::events;
+use super::job::{self, CommitError, Job, ResultsOfJob, RowsOfJob};
 use super::job_queue::{JobKind, JobQueue};
 use super::secret_encryption::Sealer;
 use super::spool::queue_rows;
+use super::sqlite::checkpoint::checkpoint;
 use super::unit_of_work::Tx;
-use crate::model::{AttemptId, DeliveryId};
 use crate::store::database::{self, Connection, DatabaseError, Engine, TransactionState, WriterLock};
 use crate::store::memory::{
     Announcement, CommitCounters, DirectoryVersions, EventClock, JournalEnd, MinuteSeries, NodeLease,
@@ -28,13 +27,9 @@ use crate::store::memory::{
 };
 use crate::store::{Result, StoreError};
 
-/// How long a transaction waits for another process; also set when the connection is opened.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Epochs of nodes with slots of their own, and the maximum of lanes of a node.
 const SLOT_EPOCHS: i64 = 64;
 const SLOT_LANES: i64 = 16;
-/// Maximum of pages returned to the file system at once.
-const VACUUM_PAGES: u32 = 2000;
 
 /// A command to the writer.
 enum WriterCommand {
@@ -50,23 +45,6 @@ pub(super) struct HotJob {
     /// How much it sends to the database.
     pub(super) octets: usize,
     pub(super) rows: RowsOfJob,
-}
-
-/// Rows of a job that jobs of other lanes and processes may want too.
-#[derive(Debug, Default)]
-pub(super) struct RowsOfJob {
-    /// The results that it writes: see [`Tx::held`].
-    pub(super) results: ResultsOfJob,
-    /// A row that jobs of other lanes may also write. The jobs of a transaction run in the order of these keys, so that lanes
-    /// never wait for each other in a circle.
-    pub(super) shared_key: Option<String>,
-}
-
-/// What results belong to.
-#[derive(Debug, Default)]
-pub(super) struct ResultsOfJob {
-    pub(super) deliveries: Vec<DeliveryId>,
-    pub(super) attempts: Vec<AttemptId>,
 }
 
 /// A handle of the lanes.
@@ -125,7 +103,7 @@ impl Writer {
         A: FnOnce(S, T) -> U + Send + 'static,
     {
         let rows = RowsOfJob { results, shared_key: None };
-        let (job, answered) = Work::with_answer(state, work, after, rows);
+        let (job, answered) = job::with_answer(state, work, after, rows);
         self.queue.send(JobKind::Alone, 0, WriterCommand::Write(job)).await?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
@@ -140,7 +118,7 @@ impl Writer {
         W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
         A: FnOnce(S, T) -> U + Send + 'static,
     {
-        let (job, answered) = Work::with_answer(state, work, after, hot.rows);
+        let (job, answered) = job::with_answer(state, work, after, hot.rows);
         self.queue.send(JobKind::Hot, hot.octets, WriterCommand::Write(job)).await?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
@@ -155,15 +133,7 @@ impl Writer {
     /// Adds a job that runs alone, without waiting for its result. False if too many wait.
     pub(super) fn leave(&self, work: impl Fn(&Tx<'_>) -> Result<()> + Send + 'static) -> bool {
         let work = move |(): &(), tx: &Tx<'_>| work(tx);
-        let job = Work {
-            state: (),
-            work,
-            after: |(), ()| (),
-            outcome: None,
-            answer: None,
-            rows: RowsOfJob::default(),
-        };
-        self.queue.try_send(JobKind::Alone, WriterCommand::Write(Box::new(job))).is_ok()
+        self.queue.try_send(JobKind::Alone, WriterCommand::Write(job::without_answer(work))).is_ok()
     }
 
     /// Accepts no more jobs and waits for those that were accepted.
@@ -185,129 +155,6 @@ impl Drop for Writer {
         for thread in std::mem::take(&mut *self.threads.lock()) {
             let _ = thread.join();
         }
-    }
-}
-
-/// A job with its types erased.
-trait Job: Send {
-    fn rows(&self) -> &RowsOfJob;
-    /// Runs the work; may be called again after a rollback.
-    fn run(&mut self, tx: &Tx<'_>) -> std::result::Result<(), CommitError>;
-    /// Sends the result to the caller, after the commit or the failure.
-    fn finish(self: Box<Self>, committed: std::result::Result<(), &CommitError>);
-}
-
-struct Work<S, T, U, W, A> {
-    state: S,
-    work: W,
-    after: A,
-    outcome: Option<Result<T>>,
-    answer: Option<oneshot::Sender<Result<U>>>,
-    rows: RowsOfJob,
-}
-
-/// The answer to a job.
-type Answered<U> = oneshot::Receiver<Result<U>>;
-
-impl<S, T, U, W, A> Work<S, T, U, W, A>
-where
-    S: Send + 'static,
-    T: Send + 'static,
-    U: Send + 'static,
-    W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
-    A: FnOnce(S, T) -> U + Send + 'static,
-{
-    fn with_answer(state: S, work: W, after: A, rows: RowsOfJob) -> (Box<dyn Job>, Answered<U>) {
-        let (answer, answered) = oneshot::channel();
-        let job = Self { state, work, after, outcome: None, answer: Some(answer), rows };
-        (Box::new(job), answered)
-    }
-}
-
-impl<S, T, U, W, A> Job for Work<S, T, U, W, A>
-where
-    S: Send,
-    T: Send,
-    U: Send,
-    W: Fn(&S, &Tx<'_>) -> Result<T> + Send,
-    A: FnOnce(S, T) -> U + Send,
-{
-    fn rows(&self) -> &RowsOfJob {
-        &self.rows
-    }
-
-    fn run(&mut self, tx: &Tx<'_>) -> std::result::Result<(), CommitError> {
-        // A panic in a job must not end the writer.
-        let outcome = catch_unwind(AssertUnwindSafe(|| (self.work)(&self.state, tx)));
-        let outcome = outcome.unwrap_or_else(|panic| Err(failure_of(&panic)));
-        let ran = outcome.as_ref().map(|_| ()).map_err(CommitError::from);
-        self.outcome = Some(outcome);
-        ran
-    }
-
-    fn finish(self: Box<Self>, committed: std::result::Result<(), &CommitError>) {
-        let Self { state, after, outcome, answer, .. } = *self;
-        let outcome = match (outcome, committed) {
-            (Some(Ok(value)), Ok(())) => {
-                catch_unwind(AssertUnwindSafe(|| after(state, value))).map_err(|panic| failure_of(&panic))
-            }
-            (outcome, committed) => {
-                // Dropping the state may update memory, which must happen before the caller continues.
-                drop(state);
-                Err(match (outcome, committed) {
-                    (Some(Err(error)), _) => error,
-                    (_, Err(error)) => error.as_store_error(),
-                    _ => StoreError::Closed,
-                })
-            }
-        };
-        match (answer, outcome) {
-            (Some(answer), outcome) => drop(answer.send(outcome)),
-            // The target of `telemetry::FLOOD`, which this layer does not import.
-            (None, Err(error)) => {
-                tracing::warn!(target: "pillarbox::flood", "an event was not written: {error}");
-            }
-            (None, Ok(_)) => {}
-        }
-    }
-}
-
-fn failure_of(panic: &Box<dyn Any + Send>) -> StoreError {
-    let message = panic.downcast_ref::<&str>().copied();
-    let message = message.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    StoreError::Failed(format!("a job of the store panicked: {}", message.unwrap_or("no message")))
-}
-
-/// Why a transaction was not committed, for each of its jobs.
-enum CommitError {
-    DiskFull,
-    OutcomeUnknown,
-    Failed(String),
-}
-
-impl CommitError {
-    fn as_store_error(&self) -> StoreError {
-        match self {
-            Self::DiskFull => StoreError::DiskFull,
-            Self::OutcomeUnknown => StoreError::OutcomeUnknown,
-            Self::Failed(message) => StoreError::Failed(message.clone()),
-        }
-    }
-}
-
-impl From<&StoreError> for CommitError {
-    fn from(error: &StoreError) -> Self {
-        match error {
-            StoreError::DiskFull => Self::DiskFull,
-            StoreError::OutcomeUnknown => Self::OutcomeUnknown,
-            other => Self::Failed(other.to_string()),
-        }
-    }
-}
-
-impl From<DatabaseError> for CommitError {
-    fn from(error: DatabaseError) -> Self {
-        Self::from(&StoreError::from(error))
     }
 }
 
@@ -468,6 +315,7 @@ impl Lane {
         let tx = Tx {
             connection: &self.connection,
             slot,
+            lock,
             clock,
             sealer,
             subscriptions,
@@ -631,58 +479,5 @@ impl Lane {
             // The server does so itself.
             Connection::Postgres(_) => Ok(()),
         }
-    }
-}
-
-/// Returns free pages to the file system, and moves the log into the database.
-fn checkpoint(connection: &rusqlite::Connection) -> rusqlite::Result<()> {
-    // Each step of the statement frees one page.
-    let mut vacuum = connection.prepare_cached(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
-    let mut freed = vacuum.raw_query();
-    while freed.next()?.is_some() {}
-    drop(freed);
-    drop(vacuum);
-    move_log(connection)
-}
-
-/// Moves the log into the database without waiting for readers, because a slow one must not delay commits: the part of the
-/// log that it still needs stays until the next checkpoint.
-fn move_log(connection: &rusqlite::Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(Duration::ZERO)?;
-    let moved = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    moved
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use super::*;
-
-    /// Whether SQLite wanted to wait.
-    static WAITS: AtomicBool = AtomicBool::new(false);
-
-    fn refuse_to_wait(_times: i32) -> bool {
-        WAITS.store(true, Ordering::Relaxed);
-        false
-    }
-
-    #[test]
-    fn a_checkpoint_does_not_wait_for_a_slow_reader() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = || rusqlite::Connection::open(dir.path().join("x.db")).unwrap();
-        let (writer, reader) = (open(), open());
-        writer.pragma_update(None, "journal_mode", "wal").unwrap();
-        writer.execute_batch("CREATE TABLE t (x)").unwrap();
-        reader.execute_batch("BEGIN; SELECT count(*) FROM t;").unwrap();
-        writer.execute_batch("INSERT INTO t VALUES (1)").unwrap();
-        writer.busy_handler(Some(refuse_to_wait)).unwrap();
-        writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
-        assert!(WAITS.swap(false, Ordering::Relaxed), "the reader is in the way of a checkpoint");
-        move_log(&writer).unwrap();
-        assert!(!WAITS.load(Ordering::Relaxed));
-        let timeout: u32 = writer.pragma_query_value(None, "busy_timeout", |row| row.get(0)).unwrap();
-        assert_eq!(Duration::from_millis(timeout.into()), BUSY_TIMEOUT);
     }
 }

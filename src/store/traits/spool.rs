@@ -7,8 +7,8 @@ use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::traits::store_trait;
 use crate::store::{
-    ContentFile, Delivery, DuePage, DueRange, Lease, LeaseState, Message, NewMessage, Nodes, PausedRow,
-    RecordBatch, Result, SpoolFeed, StoredContent, SubmissionKey,
+    ContentFile, Delivery, DuePage, DueRange, Lease, Message, NewMessage, Nodes, PausedRow, RecordBatch,
+    Result, SpoolFeed, StoredContent, SubmissionKey,
 };
 
 store_trait! {
@@ -43,7 +43,7 @@ store_trait! {
         /// Ends claims of this process without a result. Other processes may claim the deliveries soon after.
         fn release(&self, ids: Vec<DeliveryId>);
         /// Whether this process may accept and deliver. Always fresh if no other process serves the database.
-        fn lease(&self) -> LeaseState;
+        fn lease(&self) -> Lease;
         /// Changes of [`Self::lease`].
         fn watch_lease(&self) -> watch::Receiver<Lease>;
         /// The processes that serve the database.

@@ -1,8 +1,5 @@
 //! The rows by which nodes announce changes to each other. They are written in the transaction of the change.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
-
 use tokio_postgres::Row;
 
 use crate::limits::auth_limiter::{BanChange, BanSubject};
@@ -12,17 +9,17 @@ use crate::store::database::{self, Connection, params};
 use crate::store::memory::{Announcement, DirectoryChange};
 use crate::store::sql::unit_of_work::Tx;
 
-/// Those after a number, in the order of commits: jobs that announce changes run alone, in all processes.
-pub(super) const READ: &str =
-    "SELECT id, epoch, kind, tenant_id, name, at_us FROM announcement WHERE id > $1 ORDER BY id";
+/// Rows of a page of [`READ`].
+pub(super) const PAGE_ROWS: usize = 10_000;
+/// The next ones after a number. Numbers are in the order of commits: jobs that announce changes run alone, in all processes.
+pub(super) const READ: &str = "SELECT id, epoch, kind, tenant_id, name, at_us FROM announcement
+    WHERE id > $1 ORDER BY id LIMIT 10000";
 /// Where a process begins that has just read everything else.
 pub(super) const BEGIN: &str = "SELECT coalesce(
     (SELECT min(id) - 1 FROM announcement WHERE created > clock_timestamp() - interval '5 minutes'),
     (SELECT max(id) FROM announcement), 0)";
 pub(super) const PRUNE: &str =
     "DELETE FROM announcement WHERE created < clock_timestamp() - interval '1 day'";
-/// Transactions that began before others may commit after them, with smaller numbers; not later than this.
-const OVERTAKEN_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Writes an announcement, if there may be other nodes.
 pub(in crate::store::sql) fn post(tx: &Tx<'_>, announcement: &Announcement) -> database::Result<()> {
@@ -115,43 +112,9 @@ fn read(row: &Row) -> Option<Announcement> {
     })
 }
 
-/// Which announcements a node has applied.
-pub(super) struct AnnouncementReader {
-    /// All up to this number were applied, or are too old to matter.
-    applied: i64,
-    /// Those above it that were applied, and when.
-    seen: HashMap<i64, Instant>,
-}
-
-impl AnnouncementReader {
-    pub(super) fn behind(applied: i64) -> Self {
-        Self { applied, seen: HashMap::new() }
-    }
-
-    /// The parameter of [`READ`].
-    pub(super) fn applied(&self) -> i64 {
-        self.applied
-    }
-
-    /// The announcements among the rows of [`READ`] that were not applied before. Those of this node are left out, except for
-    /// changes of the queue: applied again in the order of commits, they end the effect of older ones of other nodes.
-    pub(super) fn take_new(&mut self, rows: &[Row], own_epoch: i64) -> Vec<Announcement> {
-        let now = Instant::now();
-        let mut new = Vec::new();
-        for row in rows {
-            let (id, epoch): (i64, i64) = (row.get(0), row.get(1));
-            if self.seen.insert(id, now).is_none() {
-                let read = read(row).unwrap_or(Announcement::Directory(DirectoryChange::Everything));
-                new.extend(Some(read).filter(|read| epoch != own_epoch || read.is_of_queue()));
-            }
-        }
-        self.seen.retain(|id, at| {
-            let is_old = now.duration_since(*at) > OVERTAKEN_TIME_MAX;
-            if is_old {
-                self.applied = self.applied.max(*id);
-            }
-            !is_old
-        });
-        new
-    }
+/// What a node does not know yet of the announcement in a row of [`READ`]. Its own are left out, except for changes of the
+/// queue: applied again in the order of commits, they end the effect of older ones of other nodes.
+pub(super) fn news_in(row: &Row, own_epoch: i64) -> Option<Announcement> {
+    let read = read(row).unwrap_or(Announcement::Directory(DirectoryChange::Everything));
+    Some(read).filter(|read| row.get::<_, i64>(1) != own_epoch || read.is_of_queue())
 }

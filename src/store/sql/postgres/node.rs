@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::announcements::{self, AnnouncementReader};
+use super::announcements;
 use super::quota_table;
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, TenantId};
@@ -96,8 +96,10 @@ struct Beating {
     session: Option<Client>,
     /// Notifications of other nodes.
     signals: Arc<Signals>,
-    /// `None` before the first lease. A later one goes on reading where the former one ended.
-    announcements: Option<AnnouncementReader>,
+    /// The number of the last announcement that was applied; `None` before the first lease.
+    announced: Option<i64>,
+    /// The epochs whose lease had ended at the last heartbeat.
+    expired: Vec<i64>,
     /// Heartbeats have been answered since then.
     unbroken_since: Instant,
     takeover: Option<AbortOnDropHandle<()>>,
@@ -137,7 +139,8 @@ impl Node {
             node: self,
             session: None,
             signals: Arc::default(),
-            announcements: None,
+            announced: None,
+            expired: Vec::new(),
             unbroken_since: Instant::now(),
             takeover: None,
             beats: 0,
@@ -196,6 +199,9 @@ impl Beating {
             return within(ANSWER_TIMEOUT, self.begin()).await;
         }
         let expired = within(ANSWER_TIMEOUT, self.extend()).await?;
+        // The clock of the database may have jumped: nodes that are alive extend their leases within a second.
+        let before = std::mem::replace(&mut self.expired, expired);
+        let expired: Vec<i64> = self.expired.iter().copied().filter(|epoch| before.contains(epoch)).collect();
         self.begin_takeover(&expired);
         within(ANSWER_TIMEOUT, self.give_back()).await?;
         within(ANSWER_TIMEOUT, self.read_announcements()).await?;
@@ -213,9 +219,8 @@ impl Beating {
 
     /// Gets a new epoch.
     async fn begin(&mut self) -> Result<()> {
-        if self.announcements.is_none() {
-            let begin = self.session().await?.query_one(announcements::BEGIN, &[]).await?.get(0);
-            self.announcements = Some(AnnouncementReader::behind(begin));
+        if self.announced.is_none() {
+            self.announced = Some(self.session().await?.query_one(announcements::BEGIN, &[]).await?.get(0));
         }
         self.node.targets.forget_all();
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -311,16 +316,19 @@ impl Beating {
     }
 
     async fn read_announcements(&mut self) -> Result<()> {
-        let Some(applied) = self.announcements.as_ref().map(AnnouncementReader::applied) else {
-            return Ok(());
-        };
-        let rows = self.session().await?.query(announcements::READ, &[&applied]).await?;
+        let Some(announced) = self.announced else { return Ok(()) };
+        let rows = self.session().await?.query(announcements::READ, &[&announced]).await?;
         let epoch = self.node.lease.epoch();
-        let new = self.announcements.as_mut().map(|reader| reader.take_new(&rows, epoch));
-        for announcement in new.unwrap_or_default() {
-            if let Some(reload) = self.node.targets.apply(announcement) {
+        for row in &rows {
+            let reload = announcements::news_in(row, epoch).and_then(|news| self.node.targets.apply(news));
+            if let Some(reload) = reload {
                 (self.node.reload)(reload);
             }
+            self.announced = Some(row.get(0));
+        }
+        if rows.len() == announcements::PAGE_ROWS {
+            // The next page, after a heartbeat that may be due.
+            self.signals.notified.notify_one();
         }
         Ok(())
     }
@@ -387,12 +395,20 @@ async fn take_over(server: &PostgresServer, epoch: i64, when: When) -> Result<()
     let sql = format!(
         "BEGIN; SET LOCAL synchronous_commit = on; SELECT pg_advisory_xact_lock(1, {epoch});
          WITH dead AS (UPDATE node SET state = 'dead' WHERE epoch = {epoch} AND state = 'live' AND {condition}
-                       RETURNING epoch)
-         UPDATE queue SET owner = 0 FROM dead WHERE queue.owner = dead.epoch;
+                       RETURNING epoch),
+              freed AS (UPDATE queue SET owner = 0 FROM dead WHERE queue.owner = dead.epoch RETURNING 1)
+         SELECT count(*) AS deliveries FROM freed HAVING EXISTS (SELECT FROM dead);
          COMMIT"
     );
-    server.connect_noting(Arc::default()).await?.batch_execute(&sql).await?;
-    tracing::warn!(epoch, "took over the mail of a node that has no lease any more");
+    let answers = server.connect_noting(Arc::default()).await?.simple_query(&sql).await?;
+    let deliveries = answers.iter().find_map(|answer| match answer {
+        SimpleQueryMessage::Row(row) => row.try_get("deliveries").ok().flatten(),
+        _ => None,
+    });
+    // Another node may have been faster.
+    if let Some(deliveries) = deliveries {
+        tracing::warn!(epoch, deliveries, "took over the mail of a node that has no lease any more");
+    }
     Ok(())
 }
 

@@ -12,9 +12,10 @@ use crate::store::database::params;
 use crate::store::sql::blob_store::{self, BodyPlacement, FreshFile};
 use crate::store::sql::checksum::Checksum;
 use crate::store::sql::events::Subject;
+use crate::store::sql::job::RowsOfJob;
 use crate::store::sql::sql_types::{tenant_may_be_missing, to_json, us};
 use crate::store::sql::unit_of_work::Tx;
-use crate::store::sql::writer::{HotJob, RowsOfJob};
+use crate::store::sql::writer::HotJob;
 use crate::store::{
     AcceptedMessage, Annotations, HotQueuePermit, Message, NewMessage, Result, SpoolChange, SpoolFeed,
     UsageCounts, UsedBy,

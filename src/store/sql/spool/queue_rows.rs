@@ -7,8 +7,8 @@ use crate::mail::{DomainName, Host};
 use crate::model::{DeliveryId, Environment, KeyId, MessageId, TenantId};
 use crate::store::Result;
 use crate::store::database::{self, Engine, params};
+use crate::store::sql::job::ResultsOfJob;
 use crate::store::sql::unit_of_work::Tx;
-use crate::store::sql::writer::ResultsOfJob;
 
 /// A new row.
 pub(in crate::store::sql) struct QueueRow<'a> {

@@ -11,9 +11,10 @@ use crate::store::database::{Engine, OptionalExtension, params};
 use crate::store::memory::DeliveryResult;
 use crate::store::sql::directory::suppress;
 use crate::store::sql::events::Subject;
+use crate::store::sql::job::{ResultsOfJob, RowsOfJob};
 use crate::store::sql::sql_types::{shorten, us};
 use crate::store::sql::unit_of_work::Tx;
-use crate::store::sql::writer::{HotJob, ResultsOfJob, RowsOfJob};
+use crate::store::sql::writer::HotJob;
 use crate::store::{
     Attempt, AttemptRecord, RecordedDelivery, Result, SpoolChange, SpoolFeed, UsageCounts, UsedBy,
 };
