@@ -1,8 +1,10 @@
 """Runs the real binary on free loopback ports for tests with third-party tools, and controls it over its HTTP API."""
 
+import contextlib
 import json
 import os
 import pathlib
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,11 +19,12 @@ PATIENCE_SECONDS = 30
 
 
 def free_ports(count):
-    """Returns ports on which nothing listens now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
+    """Returns ports on which nothing listens now. The system gives them to no connection: those are above."""
+    ports = []
+    while len(ports) < count:
+        port = secrets.choice(range(10_000, 32_768))
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.append(port)
     return ports
 
 
@@ -31,10 +34,13 @@ class Refused(Exception):
 
 class Server:
     """A data directory and its server process. Without a smart host, mail goes to the MX. `top`, `smtp` and `store` are
-    further options of the file."""
+    further options of the file. `binary` may change between two starts."""
 
-    def __init__(self, folder, smart_host_port=None, tls="opportunistic", extra="", smtp="", store="", top=""):
+    def __init__(
+        self, folder, smart_host_port=None, tls="opportunistic", extra="", smtp="", store="", top="", binary=BINARY
+    ):
         self.folder = pathlib.Path(folder)
+        self.binary = binary
         self.submission, self.submissions, self.api, self.metrics = free_ports(4)
         self.process = None
         certificates = self.folder / "certs"
@@ -80,19 +86,19 @@ allowed_private_networks = ["127.0.0.0/8"]
         )
         place = ["--config", self.config] if store else ["--data-dir", self.folder / "data"]
         made = subprocess.run(
-            [BINARY, "key", "create", "--init", *place, "--name", "tests"],
+            [binary, "key", "create", "--init", *place, "--name", "tests"],
             check=True,
             capture_output=True,
             text=True,
         )
-        secrets = [word for word in made.stdout.split() if word.startswith("pb_")]
-        self.platform_secret = secrets[0]
+        words = [word for word in made.stdout.split() if word.startswith("pb_")]
+        self.platform_secret = words[0]
 
     def start(self, wait=True):
         """Starts the process; with `wait`, returns when it is ready."""
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(
-                [BINARY, "serve", "--config", self.config], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [self.binary, "serve", "--config", self.config], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         if wait:
             self.wait_until_ready()

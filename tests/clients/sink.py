@@ -31,6 +31,9 @@ class Sink:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
 
+    async def before_rcpt(self, reader):
+        """A subclass may delay the answer to RCPT, or end the connection with an error."""
+
     def _run(self, ready):
         asyncio.set_event_loop(self.loop)
         server = self.loop.run_until_complete(
@@ -40,11 +43,15 @@ class Sink:
         ready.set()
         self.loop.run_forever()
         server.close()
+        sessions = asyncio.all_tasks(self.loop)
+        for session in sessions:
+            session.cancel()
+        self.loop.run_until_complete(asyncio.gather(*sessions, return_exceptions=True))
 
     async def _serve(self, reader, writer):
         try:
             await self._session(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
@@ -65,6 +72,7 @@ class Sink:
                 writer.write(b"250 2.1.0 ok\r\n")
             elif verb == b"RCPT":
                 address = path(line)
+                await self.before_rcpt(reader)
                 refusal = self.answer_rcpt(address)
                 if refusal is None:
                     recipients.append(address)

@@ -1,0 +1,132 @@
+"""The nodes of a cluster, each with a proxy before the database and a site of its own to which it delivers."""
+
+import os
+import random
+import sys
+import time
+
+from crash import DOMAIN, drain
+from ledger import Ledger, NodeSink
+from load import Load
+from postgres import url
+from proxy import Proxy
+from server import BINARY, PATIENCE_SECONDS, Server
+
+
+class Node(Server):
+    """A server of the cluster. `servers` are the servers of the database, to each of which it gets a proxy."""
+
+    def __init__(self, folder, servers, sink, master_key, binary, store):
+        self.sink = sink
+        sink.node = self
+        self.proxies = [Proxy(server.port) for server in servers]
+        store = f'url = "{url(*self.proxies)}"\n{store}'
+        top = f'master_key_file = "{master_key}"'
+        super().__init__(folder, sink.port, store=store, top=top, binary=binary)
+
+    @property
+    def node_id(self):
+        return (self.folder / "data/node_id").read_text().strip()
+
+    def end(self):
+        if self.process and self.process.poll() is None:
+            self.kill()
+        self.sink.stop()
+        for proxy in self.proxies:
+            proxy.stop()
+
+
+class Cluster:
+    """Nodes on one database, with a tenant. The first of `servers` is its primary server."""
+
+    def __init__(self, folder, count, servers, binary=BINARY, store=""):
+        self.folder, self.servers = folder, servers
+        self.ledger = Ledger()
+        self.nodes, self.load, self.account = [], None, None
+        self.lost = []
+        self.master_key = folder + "/master.key"
+        with open(self.master_key, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(f"{random.getrandbits(256):064x}\n")
+        for _ in range(count):
+            self.add(binary, store)
+
+    def add(self, binary=BINARY, store=""):
+        folder = f"{self.folder}/node{len(self.nodes)}"
+        node = Node(folder, self.servers, NodeSink(self.ledger), self.master_key, binary, store)
+        self.nodes.append(node)
+        return node
+
+    @property
+    def database(self):
+        return self.servers[0]
+
+    def __enter__(self):
+        try:
+            for node in self.nodes:
+                node.start()
+            self.account = self.nodes[0].create_account(DOMAIN)
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is not None:
+            for node in self.nodes:
+                print(f"--- {node.folder}\n{node.log_tail()}", file=sys.stderr)
+        self.end()
+
+    def end(self):
+        self.end_submissions()
+        for node in self.nodes:
+            node.end()
+
+    def submit(self, chance, **how):
+        self.load = Load(self.nodes, self.account, self.ledger, chance, **how)
+
+    def end_submissions(self):
+        if self.load is not None:
+            self.load.stop()
+            self.load = None
+
+    def wait_for_accepted(self, more, what):
+        """Returns after so many more recipients were accepted; how long that took."""
+        began, before = time.monotonic(), len(self.ledger.accepted)
+        wait_until(lambda: len(self.ledger.accepted) >= before + more, f"nothing is accepted {what}")
+        return time.monotonic() - began
+
+    def drain(self):
+        """Waits until each accepted message has a result. Keeps those that have none."""
+        self.lost = drain(self.nodes[0], self.account, self.ledger)
+
+    def check(self):
+        """Stops the nodes, and requires what holds after all faults."""
+        lost = self.lost
+        for node in self.nodes:
+            node.stop()
+        claimed = self.database.query("SELECT count(*) FROM queue WHERE owner <> 0")
+        ledger = self.ledger
+        for recipient, state in lost:
+            print(f"LOST {recipient} ({ledger.accepted[recipient]}): {state}")
+        for recipient, deliveries in ledger.unexplained().items():
+            told = "250" if recipient in ledger.accepted else "no 250"
+            print(f"REPEATED {recipient} ({told}): {[(when, node.folder.name) for when, node in deliveries]}")
+        for attempt in ledger.permanent_refusals():
+            print(f"REFUSED by {attempt.node.folder.name} with {attempt.code}")
+        summary = (
+            f"{len(ledger.accepted)} recipients accepted, {len(ledger.refused)} refused, {len(ledger.delivered)} delivered, "
+            f"{ledger.duplicates()} twice, {len(ledger.unexplained())} of them without a reason, {len(lost)} LOST"
+        )
+        print(summary)
+        if lost or ledger.unexplained() or ledger.permanent_refusals() or claimed != ["0"]:
+            raise AssertionError(f"{summary}; claimed after the stop: {claimed[0]}")
+
+
+def wait_until(condition, failure, seconds=PATIENCE_SECONDS):
+    """Returns the value of a condition that has become true."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > end:
+            raise RuntimeError(failure)
+        time.sleep(0.01)
+    return value
