@@ -88,6 +88,7 @@ macro_rules! run_on {
 }
 
 run_on!(sqlite, crate::store::contract::SqliteHarness);
+run_on!(postgres, crate::store::contract::postgres::PostgresHarness);
 
 /// A store in a directory of its own, and its queue manager.
 struct Bed<H> {
@@ -114,7 +115,7 @@ impl<H: Harness> Bed<H> {
     }
 
     async fn new() -> Self {
-        Self::over(TestBed::new().await)
+        Self::with_hot_queue(1024 * 1024).await
     }
 
     async fn with_hot_queue(octets: u64) -> Self {
@@ -135,6 +136,19 @@ impl<H: Harness> Bed<H> {
 
     async fn claim(&self, at: Timestamp) -> Claimed {
         self.queue.claim_due(at, &plenty()).await.unwrap()
+    }
+
+    /// Claims what was released. PostgreSQL learns of a release later.
+    async fn claim_released(&self, at: Timestamp) -> Vec<Batch> {
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        loop {
+            let batches = self.claim(at).await.batches;
+            if !batches.is_empty() {
+                return batches;
+            }
+            assert!(std::time::Instant::now() < end, "what was released is not claimed");
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod domains;
 mod journal;
 mod keys;
 mod outbox;
+pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod postgres_server;
 mod reports;

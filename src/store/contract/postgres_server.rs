@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long the server may take to start.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// With this variable, tests fail without PostgreSQL instead of being skipped.
-const REQUIRED: &str = "PILLARBOX_REQUIRE_POSTGRES";
+pub(crate) const REQUIRED: &str = "PILLARBOX_REQUIRE_POSTGRES";
 /// The directory of `initdb` and `postgres`.
 const PROGRAMS: &str = "PILLARBOX_TEST_PG_BIN";
 const USER: &str = "pillarbox";
@@ -126,7 +126,7 @@ fn find_programs() -> Option<PathBuf> {
 }
 
 /// The user and group of the server. PostgreSQL refuses to run as root.
-fn owner() -> Option<(u32, u32)> {
+pub(crate) fn owner() -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }
@@ -139,7 +139,7 @@ fn owner() -> Option<(u32, u32)> {
     Some(of("postgres").or_else(|| of("nobody")).unwrap())
 }
 
-fn as_owner(mut command: Command, owner: Option<(u32, u32)>) -> Command {
+pub(crate) fn as_owner(mut command: Command, owner: Option<(u32, u32)>) -> Command {
     if let Some((user, group)) = owner {
         command.uid(user).gid(group);
     }

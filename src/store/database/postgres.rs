@@ -13,8 +13,8 @@ use rusqlite::types::ToSql;
 use tokio::runtime::Runtime;
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::timeout;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::dialect::for_postgres;
 use super::many_rows::for_many_rows;
@@ -340,6 +340,17 @@ impl PostgresConnection {
         self.send_rows()?;
         let client = self.client();
         self.note(self.run(&client, client.batch_execute(sql)))
+    }
+
+    /// The first value of the answer to statements that are not prepared.
+    pub(in crate::store) fn query_unprepared(&self, sql: &str) -> Result<Option<String>> {
+        self.ensure_session()?;
+        let client = self.client();
+        let answers = self.note(self.run(&client, client.simple_query(sql)))?;
+        Ok(answers.iter().find_map(|answer| match answer {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        }))
     }
 
     fn client(&self) -> Arc<Client> {

@@ -22,11 +22,11 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Settings of the sessions of lanes. A commit waits for the disk, and for the standby if there is one. Nothing is cancelled,
 /// because a cancelled wait for the standby looks like a commit. A session that is cut off ends its transaction soon.
-const LANE_SETTINGS: &str = "-c synchronous_commit=on -c statement_timeout=0 -c lock_timeout=0 \
-    -c idle_in_transaction_session_timeout=5000";
+const LANE_SETTINGS: &str = "SET synchronous_commit = on; SET statement_timeout = 0; SET lock_timeout = 0; \
+    SET idle_in_transaction_session_timeout = 5000";
 
 /// The commit of the message, which comes later in the log, is waited for.
-const PIECES_SETTINGS: &str = "-c synchronous_commit=off";
+const PIECES_SETTINGS: &str = "SET synchronous_commit = off";
 
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,20 +105,18 @@ impl PostgresServer {
         let mut config = self.config.clone();
         let mut name = APPLICATION_NAME.to_owned();
         let settings = match role {
-            SessionRole::Reader => String::new(),
+            SessionRole::Reader => "",
             SessionRole::Lane => {
                 name = format!("{APPLICATION_NAME} lane {:032x}", rand::random::<u128>());
-                LANE_SETTINGS.to_owned()
+                LANE_SETTINGS
             }
-            SessionRole::BodyPieces => PIECES_SETTINGS.to_owned(),
+            SessionRole::BodyPieces => PIECES_SETTINGS,
         };
-        if !settings.is_empty() {
-            let options = config.get_options().unwrap_or_default();
-            config.options(format!("{options} {settings}"));
-        }
         config.application_name(&name);
         let signals = Arc::<Signals>::default();
         let (client, task) = self.begin(&config, Arc::clone(&signals)).await?;
+        // PgBouncer accepts no settings when a session begins.
+        client.batch_execute(settings).await?;
         Ok(BegunSession { client, name, task, signals })
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustls::{CertificateError, Error as TlsError};
 use tokio_postgres::error::SqlState;
 
+use super::server_check;
 use crate::store::OpenError;
 use crate::store::database::{Connection, DatabaseError, PostgresConnection, PostgresServer, SessionRole};
 
@@ -15,8 +16,28 @@ use crate::store::database::{Connection, DatabaseError, PostgresConnection, Post
 /// # Errors
 /// [`OpenError::Database`], with the place and the remedy.
 pub(super) fn connect(server: &Arc<PostgresServer>, role: SessionRole) -> Result<Connection, OpenError> {
+    connect_to_any(server, role).map(Connection::Postgres)
+}
+
+/// Connects to a database that may not be one that the store can use. Blocks.
+///
+/// # Errors
+/// [`OpenError::Database`], as of [`connect`], and if the server or a pooler before it cannot be used.
+pub(super) fn connect_first(
+    server: &Arc<PostgresServer>,
+    role: SessionRole,
+    is_unsafe_allowed: bool,
+) -> Result<Connection, OpenError> {
+    let connection = connect_to_any(server, role)?;
+    server_check::require_own_sessions(&connection, &connect_to_any(server, SessionRole::Reader)?)?;
+    let connection = Connection::Postgres(connection);
+    server_check::require_usable(&connection, is_unsafe_allowed)?;
+    Ok(connection)
+}
+
+fn connect_to_any(server: &Arc<PostgresServer>, role: SessionRole) -> Result<PostgresConnection, OpenError> {
     let connected = PostgresConnection::open(Arc::clone(server), role);
-    connected.map(Connection::Postgres).map_err(|error| OpenError::Database(explain(&error, server)))
+    connected.map_err(|error| OpenError::Database(explain(&error, server)))
 }
 
 fn explain(error: &DatabaseError, server: &PostgresServer) -> String {

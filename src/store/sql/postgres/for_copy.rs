@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{PostgresOptions, connect, refused, schema, server_check};
+use super::{PostgresOptions, connect, refused, schema};
 use crate::store::OpenError;
 use crate::store::database::{self, Connection, PostgresServer, SessionRole, WRITER_LOCK};
 
@@ -12,8 +12,7 @@ pub(in crate::store::sql) fn open_for_copy(
     options: &PostgresOptions,
 ) -> Result<(Connection, String), OpenError> {
     let server = Arc::new(PostgresServer::new(options.config.clone(), options.tls.clone()));
-    let connection = connect::connect(&server, SessionRole::Lane)?;
-    server_check::require_usable(&connection, options.is_unsafe_allowed)?;
+    let connection = connect::connect_first(&server, SessionRole::Lane, options.is_unsafe_allowed)?;
     Ok((connection, server.name()))
 }
 

@@ -86,9 +86,8 @@ impl std::fmt::Debug for PostgresOptions {
 /// Opens the database; migrates it if necessary. Blocks. A store that serves the spool cannot do so before [`join`].
 pub(super) fn open(options: &PostgresOptions) -> Result<Store, OpenError> {
     let server = Arc::new(PostgresServer::new(options.config.clone(), options.tls.clone()));
-    let connection = connect::connect(&server, SessionRole::Reader)?;
-    server_check::require_usable(&connection, options.is_unsafe_allowed)?;
-    require_access(options.access, &server, &connection)?;
+    let connection = connect::connect_first(&server, SessionRole::Reader, options.is_unsafe_allowed)?;
+    refuse_without_tables(options.access, &server, &connection)?;
     let lock = prepare(options)?;
     schema::migrate(&connection)?;
     // A copy in progress is over when the migration has the lock of writers, and has left its mark.
@@ -111,24 +110,19 @@ pub(super) fn open(options: &PostgresOptions) -> Result<Store, OpenError> {
     start(&options.of_process(), opened).map_err(|error| OpenError::Database(error.to_string()))
 }
 
-/// Refuses to make tables for a command that needs those of a server, and to serve through a pooler of transactions.
-fn require_access(
+/// Refuses to make tables for a command that needs those of a server.
+fn refuse_without_tables(
     access: Access,
-    server: &Arc<PostgresServer>,
+    server: &PostgresServer,
     connection: &Connection,
 ) -> Result<(), OpenError> {
-    match access {
-        Access::Manage if schema::version(connection).map_err(refused)? == 0 => {
-            Err(OpenError::Database(format!(
-                "{} has no tables of Pillarbox; name the right database in store.url, or create them with: pillarbox key create --init",
-                server.name()
-            )))
-        }
-        Access::Manage | Access::Initialize => Ok(()),
-        Access::Serve => {
-            server_check::require_own_sessions(connection, &connect::connect(server, SessionRole::Reader)?)
-        }
+    if access == Access::Manage && schema::version(connection).map_err(refused)? == 0 {
+        return Err(OpenError::Database(format!(
+            "{} has no tables of Pillarbox; name the right database in store.url, or create them with: pillarbox key create --init",
+            server.name()
+        )));
     }
+    Ok(())
 }
 
 /// Makes the store one of the nodes that serve the database.

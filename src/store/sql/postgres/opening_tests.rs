@@ -13,10 +13,11 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::server_check::require_own_sessions;
+use crate::store::contract::pgbouncer::PgBouncer;
 use crate::store::contract::postgres::{PostgresHarness, options};
 use crate::store::contract::postgres_server::Server;
 use crate::store::contract::{Harness, new_tenant, now};
-use crate::store::database::{Connection, PostgresConnection, PostgresServer, SessionRole};
+use crate::store::database::{PostgresConnection, PostgresServer, SessionRole};
 use crate::store::{Access, Directory, Journal, PostgresOptions, Store, database_status};
 
 async fn harness() -> Option<PostgresHarness> {
@@ -83,9 +84,7 @@ async fn a_pooler_that_gives_a_session_to_another_connection_is_refused() {
     let Some(harness) = harness().await else { return };
     let server = Arc::new(PostgresServer::new(harness.options().config, None));
     let run = move || {
-        let connect = || {
-            Connection::Postgres(PostgresConnection::open(Arc::clone(&server), SessionRole::Reader).unwrap())
-        };
+        let connect = || PostgresConnection::open(Arc::clone(&server), SessionRole::Reader).unwrap();
         let (one, other) = (connect(), connect());
         require_own_sessions(&one, &other).unwrap();
         // Behind such a pooler, the second connection gets the session of the first one.
@@ -93,6 +92,24 @@ async fn a_pooler_that_gives_a_session_to_another_connection_is_refused() {
         assert!(refused.contains("pool_mode = session"), "{refused}");
     };
     tokio::task::spawn_blocking(run).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pgbouncer_is_served_through_in_session_mode_and_refused_in_transaction_mode() {
+    let Some(harness) = harness().await else { return };
+    let mut options = harness.options();
+    let Some(pooler) = PgBouncer::start(options.config.clone(), "transaction") else { return };
+    options.config = pooler.config();
+    let refused = database_status(options.clone()).await.unwrap_err().to_string();
+    assert!(refused.contains("pool_mode = session"), "{refused}");
+    assert_eq!(refuse(options.clone()).await, refused);
+    drop(pooler);
+    let pooler = PgBouncer::start(harness.options().config, "session").unwrap();
+    options.config = pooler.config();
+    assert!(!database_status(options.clone()).await.unwrap().has_tables);
+    let store = Store::open(options).await.unwrap();
+    store.create_tenant(new_tenant("a"), now()).await.unwrap();
+    store.close().await;
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Refuses servers that lack what the store relies on.
 
 use crate::store::OpenError;
-use crate::store::database::{self, Connection, Row};
+use crate::store::database::{self, Connection, PostgresConnection, Row};
 
 /// The oldest version that has all that is used: 13.
 const SERVER_VERSION_MIN: i64 = 130_000;
@@ -87,8 +87,7 @@ pub(super) fn require_usable(connection: &Connection, is_unsafe_allowed: bool) -
     }
 }
 
-const SET_MARK: &str = "SELECT set_config('pillarbox.session', ?1, FALSE)";
-const GET_MARK: &str = "SELECT coalesce(current_setting('pillarbox.session', TRUE), '')";
+const GET_MARK: &str = "SELECT current_setting('pillarbox.session', TRUE)";
 
 /// Refuses a pooler that gives each transaction any session of the server: prepared statements and notifications belong to a
 /// session. `one` marks its session. While `other` has a session in a transaction, either it has the mark, or `one` has
@@ -96,7 +95,10 @@ const GET_MARK: &str = "SELECT coalesce(current_setting('pillarbox.session', TRU
 ///
 /// # Errors
 /// [`OpenError::Database`].
-pub(super) fn require_own_sessions(one: &Connection, other: &Connection) -> Result<(), OpenError> {
+pub(super) fn require_own_sessions(
+    one: &PostgresConnection,
+    other: &PostgresConnection,
+) -> Result<(), OpenError> {
     match have_own_sessions(one, other).map_err(super::refused)? {
         true => Ok(()),
         false => Err(OpenError::Database(
@@ -107,15 +109,14 @@ pub(super) fn require_own_sessions(one: &Connection, other: &Connection) -> Resu
     }
 }
 
-fn have_own_sessions(one: &Connection, other: &Connection) -> database::Result<bool> {
+/// Prepares no statement, which would fail behind such a pooler in other words.
+fn have_own_sessions(one: &PostgresConnection, other: &PostgresConnection) -> database::Result<bool> {
     let mark = format!("{:032x}", rand::random::<u128>());
-    let get = |connection: &Connection| -> database::Result<String> {
-        connection.query_row(GET_MARK, [], |row| row.get(0))
-    };
-    one.query_row(SET_MARK, [&mark], |_| Ok(()))?;
-    let transaction = other.snapshot()?;
-    let of_other = get(&transaction)?;
-    Ok(of_other != mark && get(one)? == mark)
+    one.query_unprepared(&format!("SELECT set_config('pillarbox.session', '{mark}', FALSE)"))?;
+    let of_other = other.query_unprepared(&format!("BEGIN; {GET_MARK}"))?;
+    let of_one = one.query_unprepared(GET_MARK)?;
+    other.query_unprepared("ROLLBACK")?;
+    Ok(of_other.as_ref() != Some(&mark) && of_one.as_ref() == Some(&mark))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{PostgresOptions, connect, refused, schema, server_check};
+use super::{PostgresOptions, connect, refused, schema};
 use crate::store::database::{self, Connection, PostgresServer, SessionRole};
 use crate::store::{DatabaseSettings, DatabaseStatus, OpenError, PendingMigrations};
 
@@ -14,8 +14,7 @@ use crate::store::{DatabaseSettings, DatabaseStatus, OpenError, PendingMigration
 pub async fn database_status(options: PostgresOptions) -> Result<DatabaseStatus, OpenError> {
     let look = move || {
         let server = Arc::new(PostgresServer::new(options.config.clone(), options.tls.clone()));
-        let connection = connect::connect(&server, SessionRole::Reader)?;
-        server_check::require_usable(&connection, options.is_unsafe_allowed)?;
+        let connection = connect::connect_first(&server, SessionRole::Reader, options.is_unsafe_allowed)?;
         read(&connection, server.name()).map_err(refused)
     };
     run_blocking(look).await

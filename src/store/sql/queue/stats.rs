@@ -314,6 +314,7 @@ impl Counting<'_> {
         let Some(group) = at.and_then(|at| self.groups.get_mut(at)) else { return Ok(()) };
         group.counts += one;
         group.restored += u64::from(entry.next_us == RESTORED_US);
+        group.next_due_us = group.next_due_us.min(entry.next_us);
         group.oldest_at = group.oldest_at.min(accepted_at(entry.id));
         if one.deferred == 1 {
             group.deferred_us = group.deferred_us.min(entry.next_us);
