@@ -12,6 +12,7 @@ import limits
 import partition
 import snapshot
 import versions
+from load import COUNTS, SIZES
 from nodes import Cluster
 from postgres import Postgres
 from tail import TailPair
@@ -36,11 +37,13 @@ def under_faults(arguments, folder, chance):
             tails = TailPair(cluster)
             for number in range(arguments.rounds or len(arguments.faults)):
                 fault, node = arguments.faults[number % len(arguments.faults)], chance.choice(cluster.nodes)
-                cluster.submit(chance)
+                cluster.submit(chance, counts=arguments.recipients, sizes=arguments.size)
                 cluster.wait_for_accepted(20, "before the fault")
                 time.sleep(chance.uniform(0, 0.8))
                 seen = fault(cluster, node, chance)
                 cluster.end_submissions()
+                recorded = cluster.wait_for_records()
+                seen = f"{seen}, all results recorded {recorded:.1f} s later"
                 print(f"{number + 1} {fault.__name__} {node.folder.name}: {seen}", flush=True)
             cluster.drain()
             tails.check()
@@ -82,6 +85,8 @@ if __name__ == "__main__":
     parser.add_argument(
         "--partition", type=float, default=0, help="seconds; at least until the others have taken over"
     )
+    parser.add_argument("--recipients", type=int, nargs="+", default=COUNTS, help="of each message, by chance")
+    parser.add_argument("--size", type=int, nargs="+", default=SIZES, help="octets of each message, by chance")
     parser.add_argument("--limit", type=int, default=200, help="recipients per minute of the send limit")
     parser.add_argument("--seconds", type=float, default=6, help="how long a snapshot or a transaction is held")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))

@@ -51,10 +51,11 @@ def stop_node(cluster, node, chance):
 
 def kill_database(cluster, node, chance):
     """The database dies and recovers. No result is forgotten meanwhile."""
-    cluster.database.kill()
-    time.sleep(chance.uniform(0, 2))
-    cluster.database.start()
-    waited = cluster.wait_for_accepted(5, "after the database is back")
+    with fault_of(cluster, None):
+        cluster.database.kill()
+        time.sleep(chance.uniform(0, 2))
+        cluster.database.start()
+        waited = cluster.wait_for_accepted(5, "after the database is back")
     require(waited <= AGAIN_SECONDS + DELAY_SECONDS, f"nothing was accepted for {waited:.1f} s")
     return f"accepted {waited:.1f} s after it was back"
 
@@ -91,7 +92,7 @@ class Lease:
 
 
 class fault_of:
-    """Notes in the ledger that a node does not record its results meanwhile."""
+    """Notes in the ledger that a node does not record its results meanwhile, or that the database is away."""
 
     def __init__(self, cluster, node):
         self.cluster, self.fault = cluster, Fault(node, 0)

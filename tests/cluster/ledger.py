@@ -8,7 +8,7 @@ import crash
 from sink import Sink
 
 # A result is recorded so soon after its delivery, unless there is a fault.
-RECORD_SECONDS = 2
+RECORD_SECONDS = 1
 
 
 @dataclasses.dataclass
@@ -78,6 +78,28 @@ class Ledger(crash.Ledger):
         return any(
             fault.node is node and fault.began - RECORD_SECONDS <= when <= fault.ended for fault in self.faults
         )
+
+    def describe(self, when, node):
+        """A delivery, and the fault before and after it."""
+        before = [fault for fault in self.faults if fault.began <= when][-1:]
+        after = [fault for fault in self.faults if fault.began > when][:1]
+        name = lambda node: "database" if node is None else node.folder.name
+        text = [f"fault of {name(fault.node)} {when - fault.began:+.2f} s" for fault in before + after]
+        return f"by {name(node)} ({', '.join(text)})"
+
+    def unrecorded_seconds(self):
+        """The longest time from a delivery that was repeated to the fault."""
+        with self.lock:
+            former = [
+                pair for deliveries in self.deliveries.values() for pair in sorted(deliveries, key=first)[:-1]
+            ]
+            ages = [
+                fault.began - when
+                for when, node in former
+                for fault in self.faults
+                if fault.node is node and when <= fault.ended and fault.began - when < RECORD_SECONDS
+            ]
+            return max(ages, default=0)
 
     def permanent_refusals(self):
         """No fault of a node or the database is the fault of a client."""

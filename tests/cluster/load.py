@@ -13,6 +13,10 @@ from ledger import Attempt
 # Longer than a node may take to say that it does not know.
 ANSWER_SECONDS = 40
 RETRY_SECONDS = 0.2
+# Recipients of a message.
+COUNTS = (1, 1, 1, 3, 10)
+# Octets of a message; from 256 KiB on, its content is apart from it.
+SIZES = (200, 5_000, 20_000, 400_000)
 
 
 class Load:
@@ -20,10 +24,11 @@ class Load:
     possible numbers of recipients."""
 
     def __init__(
-        self, nodes, account, ledger, chance, clients_per_node=3, pause=0, hold=0, counts=(1, 1, 1, 3, 10)
+        self, nodes, account, ledger, chance, clients_per_node=3, pause=0, hold=0, counts=COUNTS, sizes=SIZES
     ):
         self.account, self.ledger = account, ledger
-        self.pause, self.hold, self.counts = pause, hold, counts
+        self.pause, self.hold = pause, hold
+        self.counts, self.sizes = counts, sizes
         self.stop_event = threading.Event()
         self.threads = [
             threading.Thread(target=self._submit_until_stopped, args=(node, random.Random(chance.random())))
@@ -60,7 +65,7 @@ class Load:
 
     def _submit(self, smtp, node, chance):
         recipients = [recipient(chance) for _ in range(chance.choice(self.counts))]
-        size = chance.choice((200, 5_000, 20_000, 400_000))
+        size = chance.choice(self.sizes)
         attempt = Attempt(node, time.monotonic(), 0, None)
         try:
             attempt.code, text = send(smtp, recipients, size, self.hold)

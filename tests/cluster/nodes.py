@@ -95,6 +95,13 @@ class Cluster:
         wait_until(lambda: len(self.ledger.accepted) >= before + more, f"nothing is accepted {what}")
         return time.monotonic() - began
 
+    def wait_for_records(self):
+        """Returns after the results of all deliveries are recorded; how long that took."""
+        began = time.monotonic()
+        sql = "SELECT count(*) FROM queue WHERE owner <> 0"
+        wait_until(lambda: self.database.query(sql) == ["0"], "results are not recorded", 2 * PATIENCE_SECONDS)
+        return time.monotonic() - began
+
     def drain(self):
         """Waits until each accepted message has a result. Keeps those that have none."""
         self.lost = drain(self.nodes[0], self.account, self.ledger)
@@ -104,21 +111,25 @@ class Cluster:
         lost = self.lost
         for node in self.nodes:
             node.stop()
+        damaged = self.database.query("SELECT message_id FROM event WHERE kind = 'message.content_damaged'")
         claimed = self.database.query("SELECT count(*) FROM queue WHERE owner <> 0")
         ledger = self.ledger
         for recipient, state in lost:
             print(f"LOST {recipient} ({ledger.accepted[recipient]}): {state}")
+        for message_id in damaged:
+            print(f"DAMAGED {message_id}")
         for recipient, deliveries in ledger.unexplained().items():
             told = "250" if recipient in ledger.accepted else "no 250"
-            print(f"REPEATED {recipient} ({told}): {[(when, node.folder.name) for when, node in deliveries]}")
+            print(f"REPEATED {recipient} ({told}): {', '.join(ledger.describe(*one) for one in deliveries)}")
         for attempt in ledger.permanent_refusals():
             print(f"REFUSED by {attempt.node.folder.name} with {attempt.code}")
         summary = (
             f"{len(ledger.accepted)} recipients accepted, {len(ledger.refused)} refused, {len(ledger.delivered)} delivered, "
-            f"{ledger.duplicates()} twice, {len(ledger.unexplained())} of them without a reason, {len(lost)} LOST"
+            f"{ledger.duplicates()} twice, {len(ledger.unexplained())} of them without a reason, "
+            f"the earliest {ledger.unrecorded_seconds():.2f} s before the fault, {len(lost)} LOST, {len(damaged)} DAMAGED"
         )
         print(summary)
-        if lost or ledger.unexplained() or ledger.permanent_refusals() or claimed != ["0"]:
+        if lost or damaged or ledger.unexplained() or ledger.permanent_refusals() or claimed != ["0"]:
             raise AssertionError(f"{summary}; claimed after the stop: {claimed[0]}")
 
 

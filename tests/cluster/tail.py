@@ -71,22 +71,23 @@ class TailPair:
     def _ids(self):
         return set(self.cluster.database.query("SELECT id FROM event"))
 
-    def _seen(self):
-        return [[event for event in list(tail.events) if event not in self.before] for tail in self.tails]
-
     def check(self):
-        """Requires that both have all events, once, in the same order."""
+        """Requires that both get all events, once, in the same order."""
         try:
-            wait_until(
-                lambda: all(len(seen) >= len(self._ids() - self.before) for seen in self._seen()),
-                "events are missing",
-            )
+            wait_until(self._agree, "not the same events in the same order")
         finally:
             for tail in self.tails:
                 tail.stop()
-            (one, other), all_ = self._seen(), self._ids() - self.before
-            reconnected = " and ".join(str(tail.reconnected) for tail in self.tails)
-            text = f"live tails with {len(one)} and {len(other)} of {len(all_)} events, reconnected {reconnected} times"
-            print(text, flush=True)
-        if one != other or set(one) != all_ or len(one) != len(all_):
-            raise AssertionError(f"not the same events in the same order: {text}")
+            print(f"live tails have {self._text()}", flush=True)
+
+    def _seen(self):
+        return [[event for event in list(tail.events) if event not in self.before] for tail in self.tails]
+
+    def _agree(self):
+        all_, (one, other) = self._ids() - self.before, self._seen()
+        return one == other and len(one) == len(all_) and set(one) == all_
+
+    def _text(self):
+        one, other = self._seen()
+        reconnected = " and ".join(str(tail.reconnected) for tail in self.tails)
+        return f"{len(one)} and {len(other)} of {len(self._ids() - self.before)} events, reconnected {reconnected} times"
