@@ -20,7 +20,7 @@ use crate::relay::{Relay, RelayError};
 use crate::returns::{Forwarder, ReturnsDependencies, ReturnsService, ReturnsSettings};
 use crate::rng::Rng;
 use crate::server::{self, Server};
-use crate::store::{Access, Directory, RetentionPolicy, Store, StoreOptions};
+use crate::store::{Access, Directory, Journal, RetentionPolicy, Store, StoreOptions};
 use crate::submission::{self, SubmissionService};
 use crate::tls::Certificate;
 use crate::tls_report::{self, Reporter};
@@ -56,6 +56,10 @@ impl<'a> SharedServices<'a> {
         rng: Rng,
     ) -> Result<Self, StartError> {
         let store = Arc::new(Store::open(StoreOptions::new(config, Access::Serve)?).await?);
+        // Without partitions, rows go where they are moved from later.
+        if let Err(error) = store.extend_partitions(clock.now()).await {
+            tracing::warn!(%error, "cannot make new partitions; retrying in a minute");
+        }
         let certificate = Arc::new(certificate_watch::load(config)?);
         let resolver = Resolver::new(&config.relay.name_servers, rng.clone())?;
         sandbox_domain::ensure(&store, &config.hostname, &clock).await?;

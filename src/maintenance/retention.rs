@@ -52,6 +52,9 @@ fn log(pruned: &Pruned) {
 
 /// Runs one round. Returns true if more data may remain.
 async fn clean(store: &Store, policy: RetentionPolicy, clock: &Clock, stop: &CancellationToken) -> bool {
+    if let Err(error) = store.extend_partitions(clock.now()).await {
+        tracing::warn!(%error, "cannot make new partitions; retrying in a minute");
+    }
     let mut truncated = true;
     for _ in 0..STEPS_MAX {
         let pruned = store.prune(policy, clock.now(), BATCH_MAX).await.unwrap_or_else(|error| {

@@ -117,6 +117,11 @@ impl DatabaseError {
         }
     }
 
+    /// Whether the statement gave up waiting for a lock.
+    pub(in crate::store) fn is_lock_timeout(&self) -> bool {
+        self.has_state(&SqlState::LOCK_NOT_AVAILABLE)
+    }
+
     fn is_full_disk(&self) -> bool {
         match self {
             Self::Sqlite(error) => error.sqlite_error_code() == Some(ErrorCode::DiskFull),

@@ -22,8 +22,10 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Settings of the sessions of lanes. A commit waits for the disk, and for the standby if there is one. Nothing is cancelled,
 /// because a cancelled wait for the standby looks like a commit. A session that is cut off ends its transaction soon.
+/// Lanes look rows up by keys. A plan that reads whole tables or partitions would be chosen while they are small, and kept
+/// when they have grown.
 const LANE_SETTINGS: &str = "SET synchronous_commit = on; SET statement_timeout = 0; SET lock_timeout = 0; \
-    SET idle_in_transaction_session_timeout = 5000";
+    SET idle_in_transaction_session_timeout = 5000; SET enable_seqscan = off";
 
 /// The commit of the message, which comes later in the log, is waited for.
 const PIECES_SETTINGS: &str = "SET synchronous_commit = off";

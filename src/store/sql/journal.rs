@@ -10,6 +10,7 @@ pub(super) mod recipient_history;
 mod rejections;
 pub(super) mod retention;
 mod search;
+mod whole_periods;
 
 use std::ops::AddAssign;
 use std::sync::Arc;
@@ -179,6 +180,10 @@ impl Journal for Store {
         Ok(())
     }
 
+    async fn extend_partitions(&self, now: Timestamp) -> Result<()> {
+        self.extend_all_partitions(now).await
+    }
+
     async fn prune(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned> {
         self.prune_expired(policy, now, limit).await
     }
@@ -194,6 +199,7 @@ impl Journal for Store {
 
 impl Store {
     async fn prune_expired(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned> {
+        self.drop_partitions(policy, now).await?;
         let mut progress = self.retention.lock().clone();
         let rows_examined_max = self.bounds.retention_rows_examined_max;
         let step = retention::PruneStep { policy, now, limit, rows_examined_max };

@@ -85,6 +85,8 @@ store_trait! {
             response: IdempotentResponse,
             now: Timestamp,
         ) -> Result<()>;
+        /// On PostgreSQL, makes the partitions of the next weeks and days.
+        async fn extend_partitions(&self, now: Timestamp) -> Result<()>;
         /// Deletes bodies and rows whose retention has ended, at most `limit` of each kind, and released body files.
         async fn prune(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned>;
         /// Moves the write-ahead log into the database and truncates it.

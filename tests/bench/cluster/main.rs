@@ -21,8 +21,8 @@ use pillarbox::mail::{Address, BodyType, Content, DomainName, ReversePath, Signe
 use pillarbox::model::{AttemptId, DeliveryId, DeliveryState, Environment, KeyId, KeySecret};
 use pillarbox::model::{MessageId, MessageKind, TenantId};
 use pillarbox::store::{
-    Access, Attempt, AttemptRecord, Bounds, Directory, Message, NewKey, NewMessage, NewTenant, NewWebhook,
-    Outbox, PostgresOptions, RecordBatch, Spool, Store, WebhookSecret,
+    Access, Attempt, AttemptRecord, Bounds, Directory, Journal, Message, NewKey, NewMessage, NewTenant,
+    NewWebhook, Outbox, PostgresOptions, RecordBatch, Spool, Store, WebhookSecret,
 };
 use rand::Rng;
 use serde_json::json;
@@ -220,8 +220,10 @@ impl Meter<'_> {
         let sql = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
         let deadlocks: i64 = self.client.query_one(sql, &[]).await.unwrap().get(0);
         println!("{}", json!({ "deadlocks": deadlocks }));
-        let sql = "SELECT relname, n_tup_upd, n_tup_hot_upd, n_dead_tup FROM pg_stat_user_tables WHERE n_tup_upd + n_dead_tup > 0
-                   ORDER BY relname";
+        // Partitions count for their tables.
+        let sql = r"SELECT regexp_replace(relname, '_(past|future|\d{8}(_kept)?)$', '') AS name,
+                          sum(n_tup_upd)::int8, sum(n_tup_hot_upd)::int8, sum(n_dead_tup)::int8
+                    FROM pg_stat_user_tables GROUP BY name HAVING sum(n_tup_upd + n_dead_tup) > 0 ORDER BY name";
         for row in self.client.query(sql, &[]).await.unwrap() {
             let (table, updated, hot, dead): (String, i64, i64, i64) =
                 (row.get(0), row.get(1), row.get(2), row.get(3));
@@ -256,6 +258,11 @@ async fn main() {
         counted
     };
     let store = Arc::new(Store::open(options(config, dir.path(), lanes)).await.unwrap());
+    // At least 14 partitions of each table.
+    for weeks in 0..12 {
+        let at = Timestamp::now() + SignedDuration::from_hours(24 * 7 * weeks);
+        store.extend_partitions(at).await.unwrap();
+    }
     if has_webhook {
         let secret = WebhookSecret(Zeroizing::new(vec![7; 32]));
         let (url, environments) = ("https://hooks.example/".to_owned(), vec![Environment::Live]);

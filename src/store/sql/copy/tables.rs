@@ -172,7 +172,7 @@ fn shapes(connection: &Connection) -> database::Result<Shapes> {
     Ok(shapes)
 }
 
-/// The names of all tables.
+/// The names of all tables, without partitions, and without copies that are to replace one.
 pub(super) fn names(connection: &Connection) -> database::Result<Vec<String>> {
     let sql = match connection.engine() {
         Engine::Sqlite => {
@@ -181,6 +181,7 @@ pub(super) fn names(connection: &Connection) -> database::Result<Vec<String>> {
         Engine::Postgres => {
             "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
              WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+                 AND c.relname !~ '_[0-9]{8}_kept$'
              ORDER BY c.relname"
         }
     };

@@ -5,6 +5,7 @@ use std::mem;
 use std::ops::AddAssign;
 
 use super::index;
+use super::whole_periods::{PartitionWaits, Whole, WholePeriods, ranges_of_rows};
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{
     AttemptId, AuditId, ErasureId, EventId, MessageId, ReportId, RequestId, SuppressionId, TenantId,
@@ -14,6 +15,7 @@ use crate::store::database::{self, Connection, OptionalExtension, ToSql, params}
 use crate::store::sql::blob_store::{self, BodyFiles};
 use crate::store::sql::keyset::ulid_at;
 use crate::store::sql::outbox::deliveries::IS_REMOVABLE;
+use crate::store::sql::postgres::partitions::Span;
 use crate::store::sql::sql_types::{sql_limit, us};
 use crate::store::sql::unit_of_work::Tx;
 use crate::store::sql::usage;
@@ -31,6 +33,8 @@ pub(in crate::store::sql) struct PruneProgress {
     directory: String,
     /// Strays in the directories before it.
     strays: Strays,
+    /// See `whole_periods`.
+    pub(super) waits: PartitionWaits,
 }
 
 /// Body files without a message: a crash interrupted their submission, or they are newer than a restored database. The
@@ -83,7 +87,8 @@ pub(super) fn find_due(
     progress: &mut PruneProgress,
 ) -> Result<Due> {
     let PruneStep { policy, now, limit, .. } = *step;
-    let mut due = Due { bodies: old_bodies(connection, step, progress)?, ..Due::default() };
+    let whole = WholePeriods::read(connection, policy, now)?;
+    let mut due = Due { bodies: old_bodies(connection, step, whole.bodies, progress)?, ..Due::default() };
     due.transcripts = old_transcripts(connection, days_before(now, policy.transcript_days), limit)?;
     let mut tenants = connection.prepare_cached("SELECT id, retention_days FROM tenant")?;
     let mut rows = tenants.query([])?;
@@ -92,12 +97,17 @@ pub(super) fn find_due(
     while let Some(row) = rows.next()? {
         let tenant: TenantId = row.get(0)?;
         progress.messages.extend(places.remove_entry(&tenant));
-        let end = days_before(now, row.get::<_, Option<u32>>(1)?.unwrap_or(policy.row_days));
+        let days = row.get::<_, Option<u32>>(1)?.unwrap_or(policy.row_days);
+        let end = days_before(now, days);
+        let waiting = Whole::span_for(whole.rows, days);
         let rest = PruneStep { limit: limit - due.messages.len(), ..*step };
-        due.messages.extend(old_messages(connection, (tenant, end), &rest, progress)?);
-        let event_end = first_id(EventId::PREFIX, end);
-        let sql = "SELECT id FROM event WHERE tenant_id = ?1 AND message_id IS NULL AND id < ?2 LIMIT ?3";
-        collect(connection, sql, params![tenant, event_end], limit, &mut due.events)?;
+        let owner = MessageOwner { tenant, end, waiting };
+        due.messages.extend(old_messages(connection, &owner, &rest, progress)?);
+        let sql = "SELECT id FROM event WHERE tenant_id = ?1 AND message_id IS NULL AND id >= ?2 AND id < ?3
+                   LIMIT ?4";
+        for (low, high) in ranges_of_rows(first_id(EventId::PREFIX, end), EventId::PREFIX, waiting) {
+            collect(connection, sql, params![tenant, low, high], limit, &mut due.events)?;
+        }
         let rejection_end = first_id(RequestId::PREFIX, end);
         let sql = "SELECT id FROM rejection WHERE tenant_id = ?1 AND id < ?2 LIMIT ?3";
         collect(connection, sql, params![tenant, rejection_end], limit, &mut due.rejections)?;
@@ -111,9 +121,13 @@ pub(super) fn find_due(
         }
     }
     let event_end = first_id(EventId::PREFIX, days_before(now, policy.row_days));
-    let sql = "SELECT id FROM event WHERE tenant_id IS NULL AND message_id IS NULL AND id < ?1 LIMIT ?2";
-    collect(connection, sql, params![event_end], limit, &mut due.events)?;
-    collect(connection, OF_DELETED_TENANTS, params![event_end], limit, &mut due.events)?;
+    let waiting = Whole::span_for(whole.rows, policy.row_days);
+    let sql = "SELECT id FROM event WHERE tenant_id IS NULL AND message_id IS NULL AND id >= ?1 AND id < ?2
+               LIMIT ?3";
+    for (low, high) in ranges_of_rows(event_end, EventId::PREFIX, waiting) {
+        collect(connection, sql, params![low, high], limit, &mut due.events)?;
+        collect(connection, OF_DELETED_TENANTS, params![low, high], limit, &mut due.events)?;
+    }
     let end = first_id(WebhookDeliveryId::PREFIX, days_before(now, policy.webhook_days));
     let sql =
         format!("SELECT id FROM webhook_delivery d WHERE id < ?1 AND {IS_REMOVABLE} ORDER BY id LIMIT ?2");
@@ -151,7 +165,7 @@ pub(super) fn find_due(
 
 /// Old events of deletions: their tenants have no retention.
 pub(in crate::store::sql) const OF_DELETED_TENANTS: &str =
-    "SELECT id FROM event WHERE kind = 'tenant.deleted' AND id < ?1 LIMIT ?2";
+    "SELECT id FROM event WHERE kind = 'tenant.deleted' AND id >= ?1 AND id < ?2 LIMIT ?3";
 
 pub(in crate::store::sql) const EXPIRED_SUPPRESSIONS: &str =
     "SELECT id, expires_us FROM suppression WHERE expires_us <= ?1 LIMIT ?2";
@@ -191,7 +205,7 @@ pub(super) fn count_strays(
     Ok(found)
 }
 
-fn days_before(now: Timestamp, days: u32) -> Timestamp {
+pub(super) fn days_before(now: Timestamp, days: u32) -> Timestamp {
     now.checked_sub(SignedDuration::from_hours(24 * i64::from(days))).unwrap_or(Timestamp::MIN)
 }
 
@@ -204,63 +218,79 @@ fn first_id(prefix: &str, time: Timestamp) -> String {
 fn old_bodies(
     connection: &Connection,
     step: &PruneStep,
+    whole: Option<Whole>,
     progress: &mut PruneProgress,
 ) -> Result<Vec<MessageId>> {
     let PruneStep { policy, now, limit, rows_examined_max } = *step;
     let sql = "SELECT id, body_retention_days FROM tenant WHERE body_retention_days IS NOT NULL";
     let mut statement = connection.prepare_cached(sql)?;
-    let own = statement.query_map([], |row| Ok((row.get(0)?, days_before(now, row.get(1)?))))?;
-    let own: HashMap<TenantId, Timestamp> = own.collect::<database::Result<_>>()?;
-    let end = days_before(now, policy.body_days);
-    let latest = own.values().fold(end, |latest, end| latest.max(*end));
+    let own = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let own: HashMap<TenantId, u32> = own.collect::<database::Result<_>>()?;
+    let days = || own.values().copied().chain([policy.body_days]);
+    let end = first_id(MessageId::PREFIX, days_before(now, days().min().unwrap_or(policy.body_days)));
+    // Among bodies that wait, those of tenants with a shorter retention are looked for.
+    let waiting = whole.filter(|whole| days().all(|days| Whole::span_for(Some(*whole), days).is_some()));
+    let waiting = waiting.and_then(|whole| Whole::span_for(Some(whole), policy.body_days));
     let sql = "SELECT b.message_id, m.tenant_id FROM body b JOIN message m ON m.id = b.message_id
                WHERE b.message_id > ?1 AND b.message_id < ?2 ORDER BY b.message_id LIMIT ?3";
     let mut statement = connection.prepare_cached(sql)?;
     let from = std::mem::take(&mut progress.bodies);
-    let mut rows =
-        statement.query(params![from, first_id(MessageId::PREFIX, latest), sql_limit(rows_examined_max)])?;
     let (mut due, mut examined) = (Vec::new(), 0);
-    while let Some(row) = rows.next()? {
-        let (id, tenant) = (row.get(0)?, row.get(1)?);
-        examined += 1;
-        if is_finished(connection, id, own.get(&tenant).copied().unwrap_or(end))? {
-            due.push(id);
-        }
-        if due.len() == limit || examined == rows_examined_max {
-            progress.bodies = id.to_string();
-            break;
+    for (low, high) in ranges_of_rows(end, MessageId::PREFIX, waiting) {
+        let rest = sql_limit(rows_examined_max - examined);
+        let mut rows = statement.query(params![from.clone().max(low), high, rest])?;
+        while let Some(row) = rows.next()? {
+            let (id, tenant) = (row.get(0)?, row.get(1)?);
+            examined += 1;
+            let days = own.get(&tenant).copied().unwrap_or(policy.body_days);
+            if !Whole::waits(whole, days, id) && is_finished(connection, id, days_before(now, days))? {
+                due.push(id);
+            }
+            if due.len() == limit || examined == rows_examined_max {
+                progress.bodies = id.to_string();
+                return Ok(due);
+            }
         }
     }
     Ok(due)
 }
 
+/// A tenant whose messages created before `end` are due, but for those that wait.
+struct MessageOwner {
+    tenant: TenantId,
+    end: Timestamp,
+    waiting: Option<Span>,
+}
+
 /// Messages of a tenant past their retention.
 fn old_messages(
     connection: &Connection,
-    (tenant, end): (TenantId, Timestamp),
+    owner: &MessageOwner,
     step: &PruneStep,
     progress: &mut PruneProgress,
 ) -> Result<Vec<MessageId>> {
     let PruneStep { limit, rows_examined_max, .. } = *step;
-    let mut due = Vec::new();
+    let MessageOwner { tenant, end, waiting } = *owner;
+    let (mut due, mut examined) = (Vec::new(), 0);
     if limit == 0 {
         return Ok(due);
     }
     let sql = "SELECT id FROM message WHERE tenant_id = ?1 AND id > ?2 AND id < ?3 ORDER BY id LIMIT ?4";
     let mut statement = connection.prepare_cached(sql)?;
     let from = progress.messages.remove(&tenant).unwrap_or_default();
-    let end_id = first_id(MessageId::PREFIX, end);
-    let mut rows = statement.query(params![tenant, from, end_id, sql_limit(rows_examined_max)])?;
-    let mut examined = 0;
-    while let Some(row) = rows.next()? {
-        let id: MessageId = row.get(0)?;
-        examined += 1;
-        if is_finished(connection, id, end)? {
-            due.push(id);
-        }
-        if due.len() == limit || examined == rows_examined_max {
-            progress.messages.insert(tenant, id.to_string());
-            break;
+    for (low, high) in ranges_of_rows(first_id(MessageId::PREFIX, end), MessageId::PREFIX, waiting) {
+        let rest = sql_limit(rows_examined_max - examined);
+        let mut rows = statement.query(params![tenant, from.clone().max(low), high, rest])?;
+        while let Some(row) = rows.next()? {
+            let id: MessageId = row.get(0)?;
+            examined += 1;
+            if is_finished(connection, id, end)? {
+                due.push(id);
+            }
+            if due.len() == limit || examined == rows_examined_max {
+                progress.messages.insert(tenant, id.to_string());
+                return Ok(due);
+            }
         }
     }
     Ok(due)

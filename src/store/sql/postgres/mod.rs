@@ -10,6 +10,9 @@ pub(super) mod node;
 mod opening_tests;
 #[cfg(test)]
 mod order_tests;
+#[cfg(test)]
+mod partition_tests;
+pub(super) mod partitions;
 pub(super) mod quota_table;
 mod schema;
 mod server_check;

@@ -1,5 +1,5 @@
 //! Migrations of PostgreSQL: numbered files, each applied in a transaction of its own. Processes of one version earlier may
-//! run meanwhile, so a migration only adds.
+//! run meanwhile, so they find all tables and columns as before.
 
 use std::time::Instant;
 
@@ -8,8 +8,11 @@ use crate::store::OpenError;
 use crate::store::database::{self, Connection, params};
 
 /// In order; the first is number 1. A released one never changes.
-const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001_initial.sql"), include_str!("migrations/0002_quota.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_quota.sql"),
+    include_str!("migrations/0003_partitions.sql"),
+];
 
 const CREATE_VERSION: &str = "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT PRIMARY KEY)";
 

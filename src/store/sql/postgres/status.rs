@@ -34,7 +34,7 @@ pub(in crate::store::sql) async fn pending_migrations(
         match found {
             found if found > known => Err(OpenError::Newer { found, known }),
             found if found == 0 || found == known => Ok(None),
-            // Migrations of PostgreSQL only add, which takes no time.
+            // Migrations of PostgreSQL read no rows, which takes no time.
             found => Ok(Some(PendingMigrations { from: found, to: known, seconds: 1 })),
         }
     };

@@ -81,11 +81,17 @@ pub(in crate::store::sql) fn lock(
                FROM queue q JOIN delivery d ON d.id = q.id JOIN message m ON m.id = d.message_id
                WHERE q.id = ANY (string_to_array(?1, ',')) AND q.owner IN (0, ?2)
                  AND NOT EXISTS (SELECT 1 FROM attempt a
-                                 WHERE a.id = ANY (string_to_array(?3, ',')) AND a.delivery_id = q.id)
+                                 WHERE a.id = ANY (string_to_array(?3, ',')) AND a.id >= ?4 AND a.id <= ?5
+                                   AND a.delivery_id = q.id)
+                 AND d.id >= ?6 AND d.id <= ?7
                ORDER BY q.id FOR UPDATE OF q";
     let mut statement = tx.prepare_cached(sql)?;
     let ResultsOfJob { deliveries, attempts } = results;
-    let held = statement.query_map(params![list(deliveries), tx.lease.epoch(), list(attempts)], |row| {
+    // The bounds leave out partitions before the statement looks into each of them.
+    let ((first_attempt, last_attempt), (first, last)) = (bounds(attempts), bounds(deliveries));
+    let row =
+        params![list(deliveries), tx.lease.epoch(), list(attempts), first_attempt, last_attempt, first, last];
+    let held = statement.query_map(row, |row| {
         let held = HeldDelivery {
             recipient: row.get(1)?,
             attempts: row.get(2)?,
@@ -96,6 +102,12 @@ pub(in crate::store::sql) fn lock(
         Ok((row.get(0)?, held))
     })?;
     held.collect()
+}
+
+/// The first and the last one; empty without any.
+fn bounds(ids: &[impl ToString + Ord]) -> (String, String) {
+    let [first, last] = [ids.iter().min(), ids.iter().max()].map(|id| id.map(ToString::to_string));
+    (first.unwrap_or_default(), last.unwrap_or_default())
 }
 
 fn list(ids: &[impl ToString]) -> String {
