@@ -18,8 +18,8 @@ const WAIT_OF_OPEN: SignedDuration = SignedDuration::from_hours(1);
 const WAIT_MIN: SignedDuration = SignedDuration::from_mins(1);
 const WAIT_MAX: SignedDuration = SignedDuration::from_hours(24);
 /// Maximum of bodies that are copied so that a partition can be dropped, and of those in one job.
-const COPIED_BODIES_MAX: usize = 50_000;
-const JOB_BODIES_MAX: usize = 10;
+const COPIED_BODIES_MAX: usize = 500_000;
+const JOB_BODIES_MAX: usize = 20;
 
 /// The longest retention of all tenants, in days.
 #[derive(Debug, Clone, Copy)]
