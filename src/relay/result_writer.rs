@@ -21,7 +21,8 @@ const GROUP_MAX: usize = 128;
 /// Records after which a transaction gets no more batches, because other commits wait for it.
 const GROUP_RECORDS_MAX: usize = 500;
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(500);
-const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
+/// What is not written is delivered again if the process dies, so results must not wait long once the store is back.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
 /// Failed writes after which a stopping relay gives up.
 const TRIES_AT_STOP: u32 = 3;
 

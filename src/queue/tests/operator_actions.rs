@@ -172,7 +172,10 @@ pub(super) async fn a_pause_ends_by_itself_when_its_time_has_come<H: Harness>() 
         let early = bed.claim(later(0)).await;
         assert!(early.batches.is_empty());
         assert_eq!(early.next_due_at, Some(until));
-        assert_eq!(ids(&bed.claim(until).await.batches).len(), 2);
+        let mut claimed = Vec::new();
+        while claimed.len() < 2 {
+            claimed.extend(ids(&bed.claim_released(until).await));
+        }
         assert!(bed.store.pauses(until).await.unwrap().is_empty());
     }
 }

@@ -33,6 +33,8 @@ const DRIVEN_TURNS: u32 = 3;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection that writes waits for an answer. A server that does not answer is given up with the session.
 const LANE_ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// The same for a commit, after which another session asks for the outcome.
+const COMMIT_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to PostgreSQL. Outside of a transaction it begins a new session if the server ended the last one.
 pub(in crate::store) struct PostgresConnection {
@@ -268,6 +270,8 @@ impl PostgresConnection {
         self.send_rows()?;
         self.session.borrow().signals.is_warned.store(false, Ordering::Relaxed);
         let (client, posted) = (self.client(), self.posted.take());
+        let limit = self.answer_timeout.get();
+        self.answer_timeout.set(limit.min(COMMIT_ANSWER_TIMEOUT));
         // Answers are taken while later ones come.
         let answers = self.run(&client, async {
             let none: [&(dyn tokio_postgres::types::ToSql + Sync); 0] = [];
@@ -275,6 +279,7 @@ impl PostgresConnection {
                 join(client.execute_raw(&commit, none), join_all(posted.into_iter().map(answer_of))).await;
             Ok((committed, posted))
         });
+        self.answer_timeout.set(limit);
         let failed = match answers {
             Ok((committed, posted)) => posted
                 .into_iter()

@@ -127,6 +127,25 @@ impl NodeLease {
         Lease { state: self.state(), epoch: self.epoch() }
     }
 
+    /// Waits for an answer of the database, but not longer than until the lease is in this state or a worse one: `None` then.
+    /// A server that takes connections and does not answer would otherwise keep callers waiting for as long as it likes.
+    pub(in crate::store) async fn before<T>(
+        &self,
+        state: LeaseState,
+        answer: impl Future<Output = T>,
+    ) -> Option<T> {
+        if !self.0.is_shared {
+            return Some(answer.await);
+        }
+        let mut lease = self.watch();
+        tokio::select! {
+            biased;
+            // Before its first lease, a node reads and writes what it needs to begin.
+            _ = lease.wait_for(|lease| lease.epoch != 0 && lease.state >= state) => None,
+            answer = answer => Some(answer),
+        }
+    }
+
     /// Changes of the lease. It is as late as the last [`Self::publish`].
     pub(in crate::store) fn watch(&self) -> watch::Receiver<Lease> {
         self.0.lease.subscribe()
@@ -234,6 +253,21 @@ mod tests {
         assert_eq!(lease.claimable(ids.clone()), ending);
         lease.forget_given_back(lease.given_back().len());
         assert_eq!(lease.claimable(ids.clone()), ids);
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_awaited_until_the_lease_is_too_old() {
+        let lease = NodeLease::shared();
+        assert_eq!(lease.before(LeaseState::Stale, async { 1 }).await, Some(1), "before the first lease");
+        lease.begin(7, uptime_ms() - 3_500);
+        assert_eq!(lease.before(LeaseState::Stale, async { 2 }).await, None);
+        assert_eq!(lease.before(LeaseState::Lost, async { 3 }).await, Some(3));
+        lease.begin(7, uptime_ms());
+        let (never, waiting) = (std::future::pending::<()>(), lease.clone());
+        let waiting = tokio::spawn(async move { waiting.before(LeaseState::Lost, never).await });
+        lease.begin(7, uptime_ms() - 10_500);
+        assert_eq!(waiting.await.unwrap(), None);
+        assert_eq!(NodeLease::unshared().before(LeaseState::Stale, async { 4 }).await, Some(4));
     }
 
     #[test]

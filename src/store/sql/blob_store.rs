@@ -348,6 +348,9 @@ pub(super) fn insert(
         BodyPlacement::Row => (Some(&content.prefix[..]), Some(&content.submitted[..]), None),
         BodyPlacement::File | BodyPlacement::Pieces => (None, None, Some(content.prefix.len() as i64)),
     };
+    if matches!(place, BodyPlacement::Pieces) {
+        body_pieces::require(tx, id, content)?;
+    }
     let sql = "INSERT INTO body (message_id, prefix, submitted, file_prefix_octets, octets, crc32)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     let Checksum { octets, crc32 } = checksum;

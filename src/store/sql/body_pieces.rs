@@ -12,6 +12,7 @@ use super::unit_of_work::Tx;
 use crate::mail::{Content, SignedDuration, Timestamp};
 use crate::model::MessageId;
 use crate::store::database::{self, Connection, ToSql, params};
+use crate::store::memory::{LeaseState, NodeLease};
 use crate::store::{Result, StoreError};
 
 /// Octets of a piece. Smaller bodies are in the row of the body.
@@ -21,11 +22,14 @@ const ROW_DELAY_MAX: SignedDuration = SignedDuration::from_hours(1);
 
 /// Writes pieces on a connection of their own.
 #[derive(Clone)]
-pub(super) struct BodyPieces(Arc<Mutex<Connection>>);
+pub(super) struct BodyPieces {
+    connection: Arc<Mutex<Connection>>,
+    lease: NodeLease,
+}
 
 impl BodyPieces {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self(Arc::new(Mutex::new(connection)))
+    pub(super) fn new(connection: Connection, lease: NodeLease) -> Self {
+        Self { connection: Arc::new(Mutex::new(connection)), lease }
     }
 
     /// Whether a body is stored in pieces.
@@ -33,10 +37,14 @@ impl BodyPieces {
         content.len() > PIECE_OCTETS
     }
 
-    /// Writes the pieces of a body. A later commit makes them durable.
+    /// Writes the pieces of a body. A later commit makes them durable, if they are still there: see [`require`].
     pub(super) async fn write(&self, id: MessageId, content: Content) -> Result<()> {
-        let connection = Arc::clone(&self.0);
-        let written = tokio::task::spawn_blocking(move || insert(&connection.lock(), id, &content)).await;
+        let connection = Arc::clone(&self.connection);
+        // Nothing is accepted without a fresh lease, so that there is no use in waiting.
+        let written = self.lease.before(LeaseState::Stale, async move {
+            tokio::task::spawn_blocking(move || insert(&connection.lock(), id, &content)).await
+        });
+        let written = written.await.ok_or(StoreError::NoLease)?;
         Ok(written.map_err(|error| StoreError::Failed(error.to_string()))??)
     }
 }
@@ -54,6 +62,17 @@ pub(super) fn insert(connection: &Connection, id: MessageId, content: &Content) 
         connection.prepare_cached(sql)?.execute(params![id, number as i64, piece])?;
     }
     Ok(())
+}
+
+/// Requires in the transaction of a message that all pieces of its body are there. Their commit was not waited for, so a crash
+/// of the server or a failover can lose them, after which the transaction runs again.
+pub(super) fn require(tx: &Tx<'_>, id: MessageId, content: &Content) -> Result<()> {
+    let sql = "SELECT count(*) FROM body_piece WHERE message_id = ?1";
+    let found: i64 = tx.prepare_cached(sql)?.query_row([id], |row| row.get(0))?;
+    match usize::try_from(found) {
+        Ok(found) if found == content.len().div_ceil(PIECE_OCTETS) => Ok(()),
+        _ => Err(StoreError::Failed("the database has lost the content of the message in a crash".into())),
+    }
 }
 
 /// Joins the pieces of a body. What is missing shows in its checksum.

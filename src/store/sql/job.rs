@@ -30,6 +30,8 @@ pub(super) struct ResultsOfJob {
 /// A job with its types erased.
 pub(super) trait Job: Send {
     fn rows(&self) -> &RowsOfJob;
+    /// Whether its caller does not wait any more.
+    fn is_abandoned(&self) -> bool;
     /// Runs the work; may be called again after a rollback.
     fn run(&mut self, tx: &Tx<'_>) -> std::result::Result<(), CommitError>;
     /// Sends the result to the caller, after the commit or the failure.
@@ -85,6 +87,10 @@ where
 {
     fn rows(&self) -> &RowsOfJob {
         &self.rows
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.answer.as_ref().is_some_and(oneshot::Sender::is_closed)
     }
 
     fn run(&mut self, tx: &Tx<'_>) -> std::result::Result<(), CommitError> {

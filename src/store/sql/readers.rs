@@ -15,6 +15,7 @@ use crate::store::database::time_limit::{self, TimeLimit};
 use crate::store::database::{
     self, Connection, DatabaseError, PostgresConnection, PostgresServer, SessionRole, TransactionState,
 };
+use crate::store::memory::{LeaseState, NodeLease};
 use crate::store::{Requester, Result, StoreError};
 
 /// How long a query waits for a connection.
@@ -81,10 +82,15 @@ pub(super) struct Readers {
     server_queries: TenantSemaphore,
     threads: QueryThreads,
     permit_timeout: Duration,
+    lease: NodeLease,
 }
 
 impl Readers {
-    pub(super) fn open(manager: ReaderManager, connections: u32) -> std::result::Result<Self, r2d2::Error> {
+    pub(super) fn open(
+        manager: ReaderManager,
+        connections: u32,
+        lease: NodeLease,
+    ) -> std::result::Result<Self, r2d2::Error> {
         let pool = r2d2::Pool::builder()
             .max_size(connections.saturating_add(SERVER_QUERIES_MAX))
             .test_on_check_out(false)
@@ -100,6 +106,7 @@ impl Readers {
             server_queries: TenantSemaphore::new(SERVER_QUERIES_MAX, SERVER_QUERIES_MAX),
             threads: QueryThreads::default(),
             permit_timeout: PERMIT_TIMEOUT,
+            lease,
         })
     }
 
@@ -128,12 +135,14 @@ impl Readers {
         priority_time: Duration,
         query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let permits = match requester {
-            Requester::Server => (self.permit(&self.server_queries, requester).await?, None),
-            Requester::Platform | Requester::Tenant(_) => {
-                let slow = self.permit(&self.slow_queries, requester).await?;
-                (slow, Some(self.permit(&self.connections, Requester::Server).await?))
-            }
+        let permits = async {
+            Ok(match requester {
+                Requester::Server => (self.permit(&self.server_queries, requester).await?, None),
+                Requester::Platform | Requester::Tenant(_) => {
+                    let slow = self.permit(&self.slow_queries, requester).await?;
+                    (slow, Some(self.permit(&self.connections, Requester::Server).await?))
+                }
+            })
         };
         self.run_with(permits, move |connection| {
             let lower_priority_after = (requester != Requester::Server).then_some(priority_time);
@@ -150,24 +159,28 @@ impl Readers {
         requester: Requester,
         query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let connection = self.permit(&self.connections, requester).await?;
-        self.run_with(connection, query).await
+        self.run_with(self.permit(&self.connections, requester), query).await
     }
 
-    async fn run_with<T: Send + 'static>(
+    /// Runs a query once it has its permits, unless the database does not answer.
+    async fn run_with<T: Send + 'static, P: Send + 'static>(
         &self,
-        permits: impl Send + 'static,
+        permits: impl Future<Output = Result<P>>,
         query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let pool = self.pool.clone();
-        let query = move || {
-            let connection = pool.get().map_err(|error| StoreError::Failed(error.to_string()))?;
-            let answer = query(&connection);
-            drop(connection);
-            drop(permits);
-            answer
+        let answer = async {
+            let permits = permits.await?;
+            let query = move || {
+                let connection = pool.get().map_err(|error| StoreError::Failed(error.to_string()))?;
+                let answer = query(&connection);
+                drop(connection);
+                drop(permits);
+                answer
+            };
+            self.threads.run(query).await
         };
-        self.threads.run(query).await
+        self.lease.before(LeaseState::Stale, answer).await.unwrap_or(Err(StoreError::NoLease))
     }
 
     /// Accepts no more queries.
@@ -224,7 +237,8 @@ mod tests {
             rusqlite::Connection::open(&database).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
             let readers = Readers {
                 permit_timeout,
-                ..Readers::open(ReaderManager::of_sqlite(&database), connections).unwrap()
+                ..Readers::open(ReaderManager::of_sqlite(&database), connections, NodeLease::unshared())
+                    .unwrap()
             };
             Self { readers: Arc::new(readers), _dir: dir }
         }

@@ -6,10 +6,11 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::bounds::Bounds;
 use super::commit_outcome::{CommitOutcome, InsertedRow};
@@ -22,14 +23,18 @@ use super::sqlite::checkpoint::checkpoint;
 use super::unit_of_work::Tx;
 use crate::store::database::{self, Connection, DatabaseError, Engine, TransactionState, WriterLock};
 use crate::store::memory::{
-    Announcement, CommitCounters, DirectoryVersions, EventClock, JournalEnd, MinuteSeries, NodeLease,
-    SuppressionTimes, UsageParts, WebhookDueIndex, WebhookSubscriptions,
+    Announcement, CommitCounters, DirectoryVersions, EventClock, JournalEnd, LeaseState, MinuteSeries,
+    NodeLease, SuppressionTimes, UsageParts, WebhookDueIndex, WebhookSubscriptions,
 };
 use crate::store::{Result, StoreError};
 
 /// Epochs of nodes with slots of their own, and the maximum of lanes of a node.
 const SLOT_EPOCHS: i64 = 64;
 const SLOT_LANES: i64 = 16;
+
+/// How long a caller waits for a result, if other processes may serve the database too. It ends before clients and load
+/// balancers lose patience.
+const RESULT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A command to the writer.
 enum WriterCommand {
@@ -51,6 +56,7 @@ pub(super) struct HotJob {
 pub(super) struct Writer {
     queue: Arc<JobQueue<WriterCommand>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    lease: NodeLease,
 }
 
 impl Writer {
@@ -62,10 +68,12 @@ impl Writer {
     ) -> std::io::Result<Self> {
         let mixes = connections.iter().all(|connection| connection.engine() == Engine::Sqlite);
         let queue = Arc::new(JobQueue::new(connections.len(), mixes));
+        let lease = state.lease.clone();
         let shared = Arc::new(SharedByLanes { state, hooks, turn: RwLock::new(()) });
-        let writer = Self { queue: Arc::clone(&queue), threads: Mutex::default() };
+        let writer = Self { queue: Arc::clone(&queue), threads: Mutex::default(), lease };
         for (number, connection) in (0..).zip(connections) {
-            let lane = Lane { connection, number, shared: Arc::clone(&shared), queue: Arc::clone(&queue) };
+            let (shared, queue) = (Arc::clone(&shared), Arc::clone(&queue));
+            let lane = Lane { connection, number, shared, queue, unanswered: RefCell::default() };
             let thread = std::thread::Builder::new()
                 .name(format!("store-lane-{number}"))
                 .spawn(move || lane.serve())?;
@@ -104,8 +112,7 @@ impl Writer {
     {
         let rows = RowsOfJob { results, shared_key: None };
         let (job, answered) = job::with_answer(state, work, after, rows);
-        self.queue.send(JobKind::Alone, 0, WriterCommand::Write(job)).await?;
-        answered.await.map_err(|_| StoreError::Closed)?
+        self.answer(self.queue.send(JobKind::Alone, 0, WriterCommand::Write(job)), answered).await
     }
 
     /// Runs `work` as [`Self::run`] does, but at the same time as hot jobs of other lanes and processes. So it only enqueues,
@@ -119,8 +126,28 @@ impl Writer {
         A: FnOnce(S, T) -> U + Send + 'static,
     {
         let (job, answered) = job::with_answer(state, work, after, hot.rows);
-        self.queue.send(JobKind::Hot, hot.octets, WriterCommand::Write(job)).await?;
-        answered.await.map_err(|_| StoreError::Closed)?
+        self.answer(self.queue.send(JobKind::Hot, hot.octets, WriterCommand::Write(job)), answered).await
+    }
+
+    /// Sends a job and waits for its result. While the database does not answer, nothing new is sent, and callers wait for a
+    /// limited time: a job that runs then may still be committed, and one that does not is dropped.
+    async fn answer<U>(
+        &self,
+        sent: impl Future<Output = Result<()>>,
+        answered: oneshot::Receiver<Result<U>>,
+    ) -> Result<U> {
+        self.lease.before(LeaseState::Stale, async {}).await.ok_or(StoreError::NoLease)?;
+        let answer = async {
+            sent.await?;
+            answered.await.map_err(|_| StoreError::Closed)?
+        };
+        if !self.lease.is_shared() {
+            return answer.await;
+        }
+        match self.lease.before(LeaseState::Lost, timeout(RESULT_TIMEOUT, answer)).await {
+            Some(Ok(result)) => result,
+            Some(Err(_)) | None => Err(StoreError::OutcomeUnknown),
+        }
     }
 
     /// Moves the write-ahead log into the database and returns free pages to the file system.
@@ -192,6 +219,8 @@ struct Lane {
     number: i64,
     shared: Arc<SharedByLanes>,
     queue: Arc<JobQueue<WriterCommand>>,
+    /// The session whose last commit had no answer, if it may still be committed.
+    unanswered: RefCell<Option<String>>,
 }
 
 impl Drop for Lane {
@@ -256,6 +285,8 @@ impl Lane {
     }
 
     fn write_in_turn(&self, jobs: &mut Vec<Box<dyn Job>>, kind: JobKind) {
+        // Their callers have got an error, and may repeat them.
+        jobs.retain(|job| !job.is_abandoned());
         if jobs.is_empty() {
             return;
         }
@@ -306,6 +337,7 @@ impl Lane {
         lock: WriterLock,
         savepoints: Savepoints,
     ) -> std::result::Result<(), Fault> {
+        self.require_answered()?;
         let SharedByLanes { state, hooks, .. } = &*self.shared;
         let WriterState {
             clock, sealer, subscriptions, suppression_times, usage_parts, bounds, lease, ..
@@ -381,8 +413,23 @@ impl Lane {
         match inserted.find_outcome(&self.connection, session) {
             CommitOutcome::Committed => Ok(()),
             CommitOutcome::RolledBack => Err(Fault::HalfDone),
-            CommitOutcome::Unknown => Err(Fault::Lost(CommitError::OutcomeUnknown)),
+            CommitOutcome::Unknown => {
+                self.unanswered.replace(Some(session.clone()));
+                Err(Fault::Lost(CommitError::OutcomeUnknown))
+            }
         }
+    }
+
+    /// Refuses to begin while the last transaction may still be committed, for example because it waits for a standby that is
+    /// away. Otherwise each one would leave a session behind that waits too, until the server has no more.
+    fn require_answered(&self) -> std::result::Result<(), CommitError> {
+        let Some(session) = self.unanswered.borrow().clone() else { return Ok(()) };
+        let sql = "SELECT 1 FROM pg_stat_activity WHERE application_name = ?1";
+        if self.connection.prepare_cached(sql)?.exists([session.as_str()])? {
+            return Err(CommitError::Failed("the database has not answered an earlier commit yet".into()));
+        }
+        self.unanswered.take();
+        Ok(())
     }
 
     /// Announces the changes of the directory to other processes.

@@ -309,3 +309,17 @@ async fn lanes_of_two_processes_count_usage_and_webhooks_in_rows_of_their_own() 
     assert_eq!(count(&client, "SELECT count(*) FROM usage_part_by_slot").await, 2);
     assert_eq!(one.webhook_backlog().await.unwrap(), 2);
 }
+
+#[tokio::test]
+async fn a_message_whose_content_the_server_has_lost_is_not_accepted() {
+    let Some(harness) = harness().await else { return };
+    let store = harness.open(0).await;
+    let tenant = store.create_tenant(new_tenant("a"), now()).await.unwrap().id;
+    let large = new_message(tenant, &["x@example.net"], &"x".repeat(300 * 1024));
+    store.enqueue(large).await.unwrap();
+    let lose = "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+                CREATE TRIGGER lose BEFORE INSERT ON body_piece FOR EACH ROW EXECUTE FUNCTION lose()";
+    harness.execute(lose).await;
+    let other = new_message(tenant, &["y@example.net"], &"y".repeat(300 * 1024));
+    assert!(store.enqueue(other).await.is_err());
+}

@@ -106,8 +106,9 @@ pub(super) fn open(options: &PostgresOptions) -> Result<Store, OpenError> {
     let lanes = if options.access == Access::Serve { options.lanes } else { 1 };
     let lanes = (1..lanes).map(|_: u32| lane()).collect::<Result<_, _>>()?;
     let readers = ReaderManager::Postgres(Arc::clone(&server));
-    let body_pieces = Some(BodyPieces::new(connect::connect(&server, SessionRole::BodyPieces)?));
     let lease = if options.access == Access::Serve { NodeLease::shared() } else { NodeLease::unshared() };
+    let body_pieces = connect::connect(&server, SessionRole::BodyPieces)?;
+    let body_pieces = Some(BodyPieces::new(body_pieces, lease.clone()));
     let quota_table = (options.access == Access::Serve).then(|| QuotaTable::new(server));
     let opened = Opened { connection, lanes, readers, sealer, bodies, body_pieces, lock, lease, quota_table };
     start(&options.of_process(), opened).map_err(|error| OpenError::Database(error.to_string()))

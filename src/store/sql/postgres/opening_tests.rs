@@ -182,7 +182,9 @@ async fn a_session_over_the_network_needs_the_right_certificate_and_password() {
     let arguments = ["-c", "listen_addresses=127.0.0.1", "-c", "ssl=on", "-c", "fsync=off", "-c", &listen];
     let server = Server::start_on_port(port, &arguments, |data| authority.prepare(data)).unwrap();
     server.create("pillarbox").await;
-    server.execute("pillarbox", "ALTER ROLE pillarbox PASSWORD 'secret-word'").await;
+    // PostgreSQL 13 keeps passwords as MD5 otherwise.
+    let password = "SET password_encryption = 'scram-sha-256'; ALTER ROLE pillarbox PASSWORD 'secret-word'";
+    server.execute("pillarbox", password).await;
     let dir = tempfile::tempdir().unwrap();
     let over_network = |host: &str, password: &str, authority: &TestAuthority| {
         let mut config = tokio_postgres::Config::new();

@@ -18,8 +18,13 @@ use crate::store::{Conflict, Directory, OpenError, Outbox, Spool, Store, StoreEr
 type Bed = TestBed<PostgresHarness>;
 
 /// Ends the sessions of the store and waits until they have ended.
-const END_SESSIONS: &str = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid()";
+const END_SESSIONS: &str = "DO $$ BEGIN
+    WHILE (SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+           WHERE datname = current_database() AND pid <> pg_backend_pid()) > 0 LOOP
+        PERFORM pg_sleep(0.01);
+        PERFORM pg_stat_clear_snapshot();
+    END LOOP;
+END $$";
 
 /// The server and an empty database, unless PostgreSQL is not installed.
 async fn harness() -> Option<PostgresHarness> {
@@ -213,7 +218,7 @@ async fn a_transaction_ends_with_its_session_and_the_next_one_has_another() {
         connection.set_pipelining(true);
         connection.begin(WriterLock::Exclusive).unwrap();
         insert(connection, 1).unwrap();
-        other.query_row(END_SESSIONS, [], |_| Ok(())).unwrap();
+        other.execute_batch(END_SESSIONS).unwrap();
         assert!(connection.execute("INSERT INTO t (x) VALUES (2)", []).is_err());
         assert_eq!(connection.transaction_state(), TransactionState::None);
         connection.roll_back().unwrap();

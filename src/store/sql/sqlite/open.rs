@@ -129,7 +129,7 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         minutes: Arc::clone(&minutes),
     };
     let outdated = Arc::default();
-    let readers = Readers::open(readers, options.read_connections.max(1))?;
+    let readers = Readers::open(readers, options.read_connections.max(1), lease.clone())?;
     let state = WriterState {
         clock,
         sealer: Arc::clone(&sealer),
