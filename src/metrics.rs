@@ -36,7 +36,7 @@ use crate::histogram::HistogramReading;
 use crate::limits::auth_limiter::AuthLimiter;
 use crate::limits::connection_limiter::ConnectionLimiter;
 use crate::model::{BounceClass, FindingStatus};
-use crate::queue::{ConnectionCounts, QueueManager};
+use crate::queue::{ClaimCounts, ConnectionCounts, QueueManager};
 use crate::returns::ReturnsService;
 use crate::store::{
     Journal, LeaseState, Outbox, Queue, QueueOverview, QueueRequest, Spool, Store, StoreCounts, StoreError,
@@ -282,6 +282,11 @@ impl Metrics {
         let oldest_age_s =
             queue.oldest_at.map_or(0, |oldest| queue.counted_at.duration_since(oldest).as_secs());
         gauge(registry, "queue_oldest_age_seconds", "Age of the oldest unfinished delivery", oldest_age_s);
+        let ClaimCounts { claimed, gone } = self.queue.claim_counts();
+        let claims = [("claimed", claimed), ("gone", gone)];
+        let claims = claims.map(|(result, count)| ([("result", result.to_owned())], count));
+        let help = "Due deliveries that this node chose from the database, by whether they were still there";
+        counters(registry, "claims", help, claims);
         let ConnectionCounts { connections: outbound, backoffs } = self.queue.connection_counts();
         let help = "Sites and smart hosts that get no connection until their back-off ends";
         gauge(registry, "site_backoffs", help, to_gauge(backoffs as u64));

@@ -9,6 +9,7 @@ use super::batches::Batches;
 use super::claim::GivenBack;
 use super::claim_table::{Choice, Chosen, ClaimTable};
 use super::manager::QueueManager;
+use super::node_share::NodeShare;
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, TenantId};
 use crate::store::{Batch, DueCursor, DuePage, DueRange, DueRow, PausedRow, Result, Spool};
@@ -62,6 +63,7 @@ pub(super) struct ClaimPass<'a> {
     manager: &'a QueueManager,
     now: Timestamp,
     limits: &'a ClaimLimits,
+    share: NodeShare,
     capacity_left: usize,
     rows_until_yield: usize,
     scans: HashMap<TenantId, Scan>,
@@ -84,6 +86,8 @@ struct Scan {
     has_wrapped: bool,
     is_complete: bool,
     skipped: bool,
+    /// Whether there are rows that another node may claim, and this one later.
+    has_rows_of_others: bool,
     rows_left: usize,
     /// When the tenant's next row is due.
     next_due_us: Option<i64>,
@@ -96,6 +100,7 @@ impl<'a> ClaimPass<'a> {
             manager,
             now,
             limits,
+            share: NodeShare::at(manager.store().nodes(), now.as_microsecond()),
             capacity_left: limits.deliveries_max,
             rows_until_yield: 0,
             scans: due.into_iter().map(|(tenant, cursor)| (tenant, Scan::new(cursor))).collect(),
@@ -127,7 +132,7 @@ impl<'a> ClaimPass<'a> {
             return Vec::new();
         }
         let share = self.capacity_left / self.scans.len().max(1);
-        let rows_max = (2 * share).clamp(PAGE_ROWS_MIN, PAGE_ROWS_MAX);
+        let rows_max = (2 * share * self.share.nodes()).clamp(PAGE_ROWS_MIN, PAGE_ROWS_MAX);
         let table = self.manager.lock();
         let wanting = self.scans.iter().filter(|&(&tenant, scan)| {
             scan.page.is_empty() && !scan.is_over() && table.allowance_of(tenant, self.limits) > 0
@@ -196,6 +201,10 @@ impl<'a> ClaimPass<'a> {
         {
             self.rows_until_yield -= 1;
             let id = row.at.id;
+            if !self.share.has(id) {
+                scan.has_rows_of_others = true;
+                continue;
+            }
             match table.choose(&choice, row) {
                 Chosen::Claimed => {
                     self.claimed.push(id);
@@ -238,6 +247,7 @@ impl<'a> ClaimPass<'a> {
             return Ok(());
         }
         let rows = self.manager.store().take(self.claimed.clone(), self.now).await?;
+        self.manager.note_claims(self.claimed.len(), rows.len());
         let mut gone: Vec<DeliveryId> = mem::take(&mut self.claimed);
         let mut table = self.manager.lock();
         let mut batches = Batches::default();
@@ -250,7 +260,7 @@ impl<'a> ClaimPass<'a> {
             batches.add(&message, delivery, None);
         }
         self.batches.extend(batches.take());
-        // They were deleted since their page was read.
+        // They were deleted since their page was read, or another node has claimed them.
         gone.retain(|id| !found.contains(id));
         table.forget(gone.into_iter());
         Ok(())
@@ -260,7 +270,13 @@ impl<'a> ClaimPass<'a> {
         let now_us = self.now.as_microsecond();
         let mut table = self.manager.lock();
         for (tenant, scan) in mem::take(&mut self.scans) {
-            let next_us = if scan.is_complete && !scan.skipped { scan.next_due_us } else { Some(now_us) };
+            let next_us = match scan.is_complete && !scan.skipped {
+                true => {
+                    let later_us = scan.has_rows_of_others.then(|| self.share.ends_us());
+                    scan.next_due_us.into_iter().chain(later_us).min()
+                }
+                false => Some(now_us),
+            };
             let cursor = if scan.is_complete { None } else { scan.behind };
             table.note_scan(tenant, cursor, next_us);
         }
@@ -292,6 +308,7 @@ impl Scan {
             has_wrapped: false,
             is_complete: false,
             skipped: false,
+            has_rows_of_others: false,
             rows_left: SCAN_ROWS_MAX,
             next_due_us: None,
         }

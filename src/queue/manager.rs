@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::mem;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -49,6 +50,8 @@ pub struct QueueManager {
     fresh: Notify,
     /// Locked during a pass.
     pass: tokio::sync::Mutex<()>,
+    claimed: AtomicU64,
+    gone: AtomicU64,
 }
 
 /// Nobody awaits the channels of this module. They are the standard library's, because `try_recv` of tokio's parks the thread
@@ -70,6 +73,15 @@ pub struct QueueDepth {
     pub open: u64,
     /// Claimed: being delivered or waiting in memory.
     pub claimed: u64,
+}
+
+/// Numbers of deliveries that passes chose from the database, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClaimCounts {
+    /// This process has claimed them.
+    pub claimed: u64,
+    /// Another node had claimed them before, or they were deleted.
+    pub gone: u64,
 }
 
 /// The claim table after all changes so far.
@@ -130,6 +142,8 @@ impl QueueManager {
             work: Notify::new(),
             fresh: Notify::new(),
             pass: tokio::sync::Mutex::default(),
+            claimed: AtomicU64::new(0),
+            gone: AtomicU64::new(0),
         }
     }
 
@@ -287,6 +301,17 @@ impl QueueManager {
     pub async fn depth(&self) -> Result<QueueDepth> {
         let open = self.store.count_open().await?;
         Ok(QueueDepth { open, claimed: self.lock().claims() as u64 })
+    }
+
+    /// Counts what a pass chose from the database, and what of it was still there.
+    pub(super) fn note_claims(&self, chosen: usize, claimed: usize) {
+        self.claimed.fetch_add(claimed as u64, Ordering::Relaxed);
+        self.gone.fetch_add(chosen.saturating_sub(claimed) as u64, Ordering::Relaxed);
+    }
+
+    /// Numbers of deliveries that passes chose from the database.
+    pub fn claim_counts(&self) -> ClaimCounts {
+        ClaimCounts { claimed: self.claimed.load(Ordering::Relaxed), gone: self.gone.load(Ordering::Relaxed) }
     }
 
     /// See [`Queue::overview`].

@@ -3,8 +3,8 @@
 //!
 //! * `scheduler` claims due mail and gives it to the agents; `dispatch` chooses which claim gets the next connection, fair
 //!   between tenants, under the limits of each `site`; `site_resolution` looks up unknown sites in the background,
-//! * `manager` hands out claims, in passes (`claim_pass`) over the store and the `hot_queue`; `claim_filter` skips mail for
-//!   queues without capacity,
+//! * `manager` hands out claims, in passes (`claim_pass`) over the store and the `hot_queue`; `node_share` divides what is due
+//!   between the nodes of a database; `claim_filter` skips mail for queues without capacity,
 //! * `claim_table` tracks claims and decides in which order tenants' mail is claimed; `pauses` has what must not be handed
 //!   out (suspended tenants, paused parts of the queue), `due_index` when each tenant has due mail,
 //! * `bounce_breaker` finds sites with a bad day, `soft_bounces` addresses that no delivery reaches,
@@ -24,6 +24,7 @@ mod erasures;
 mod failure_reasons;
 mod hot_queue;
 mod manager;
+mod node_share;
 mod pauses;
 mod queue_key;
 mod scheduler;
@@ -40,7 +41,7 @@ pub use claim::{Claim, Slot};
 pub use claim_pass::{Admits, ClaimLimits, Claimed};
 pub use dispatch::ConnectionCounts;
 pub use failure_reasons::{FailureKey, FailureReason, FailureReasons};
-pub use manager::{QueueDepth, QueueManager};
+pub use manager::{ClaimCounts, QueueDepth, QueueManager};
 pub use queue_key::{MxRoute, NextHop, QueueKey, RouteDecision, RouteId, Routed, SourcePoolId};
 pub use scheduler::DeliveryAgents;
 pub use site::{Site, Sites};

@@ -2,13 +2,14 @@
 
 mod claims;
 mod deliveries;
+mod nodes;
 mod operator_actions;
 mod site_backoff;
 
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::{ClaimLimits, Claimed, QueueDepth, QueueManager};
+use super::{ClaimCounts, ClaimLimits, Claimed, QueueDepth, QueueManager};
 use crate::clock::Clock;
 use crate::config;
 use crate::mail::{Host, ReversePath, SignedDuration, Timestamp};
