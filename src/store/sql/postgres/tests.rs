@@ -153,6 +153,43 @@ async fn each_webhook_is_served_by_one_node_wherever_its_events_come_from() {
     tokio::time::timeout(std::time::Duration::from_secs(20), are_shared).await.expect("they are shared");
 }
 
+#[tokio::test]
+async fn the_queue_and_the_list_of_troubles_follow_many_deliveries_at_once() {
+    let Some(harness) = harness().await else { return };
+    harness.open(0).await.close().await;
+    let session = harness.session("test").await;
+    let insert = "INSERT INTO delivery (id, message_id, tenant_id, position, recipient, destination, state, attempts,
+                                        next_attempt_us, updated_us)
+                  SELECT 'd' || n, 'm' || n, 't' || n % 3, 0, 'x@y', 'y', 'queued', 0, n, 0 FROM generate_series(1, 300) n;
+                  INSERT INTO queue (id, tenant_id, destination, next_attempt_us, owner)
+                  SELECT id, tenant_id, destination, next_attempt_us, 7 FROM delivery";
+    session.batch_execute(insert).await.unwrap();
+    let states = "CASE position / 100 WHEN 0 THEN 'delivered' WHEN 1 THEN 'deferred' ELSE 'bounced' END";
+    for change in [
+        "state = 'deferred', next_attempt_us = next_attempt_us + 5",
+        "position = next_attempt_us, attempts = 1",
+        &format!(
+            "state = {states}, next_attempt_us = CASE {states} WHEN 'deferred' THEN next_attempt_us END"
+        ),
+        "state = 'bounced', next_attempt_us = NULL",
+    ] {
+        session.batch_execute(&format!("UPDATE delivery SET {change}")).await.unwrap();
+        let differences = "SELECT count(*) FROM
+            (SELECT id, next_attempt_us FROM delivery WHERE next_attempt_us IS NOT NULL) d
+            FULL JOIN queue q ON q.id = d.id WHERE q.next_attempt_us IS DISTINCT FROM d.next_attempt_us
+            UNION ALL SELECT count(*) FROM
+            (SELECT * FROM delivery WHERE state NOT IN ('queued', 'delivered')) d
+            FULL JOIN trouble t ON (t.id, t.message_id, t.tenant_id) = (d.id, d.message_id, d.tenant_id)
+            WHERE t.state IS DISTINCT FROM d.state";
+        let rows = session.query(differences, &[]).await.unwrap();
+        let counts: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+        assert_eq!(counts, [0, 0], "{change}");
+    }
+    session.batch_execute("DELETE FROM delivery WHERE position < 150").await.unwrap();
+    let left = "SELECT (SELECT count(*) FROM trouble) - (SELECT count(*) FROM delivery)";
+    assert_eq!(session.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
 /// Runs a test with two connections to a database that has a table, on a thread that may block.
 async fn with_connections(test: impl FnOnce(&Connection, &Connection) + Send + 'static) {
     let Some(harness) = harness().await else { return };
