@@ -18,7 +18,7 @@ const DATABASE: &str = "mail";
 
 /// A server of PostgreSQL with a database, and its URL.
 async fn postgres() -> Option<(Server, String)> {
-    let server = Server::start()?;
+    let server = Server::start_with(&["-c", "fsync=off", "-c", "listen_addresses="], |_| ())?;
     server.create(DATABASE).await;
     let config = server.config(DATABASE);
     let Host::Unix(socket) = &config.get_hosts()[0] else { panic!("the server has a socket") };

@@ -11,6 +11,11 @@ use super::postgres_server::Server;
 use crate::store::sql::tests::BOUNDS;
 use crate::store::{Access, PostgresOptions, Store};
 
+/// A server that cannot be reached over the network.
+fn start() -> Option<Server> {
+    Server::start_with(&["-c", "fsync=off", "-c", "listen_addresses="], |_| ())
+}
+
 static SERVER: OnceLock<Option<Server>> = OnceLock::new();
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
@@ -25,11 +30,11 @@ impl Harness for PostgresHarness {
     const HOT_QUEUE_OCTETS: u64 = 0;
 
     fn is_available() -> bool {
-        SERVER.get_or_init(Server::start).is_some()
+        SERVER.get_or_init(start).is_some()
     }
 
     async fn new() -> Self {
-        let server = SERVER.get_or_init(Server::start).as_ref().expect("PostgreSQL is available");
+        let server = SERVER.get_or_init(start).as_ref().expect("PostgreSQL is available");
         let database = format!("test{}", DATABASES.fetch_add(1, Ordering::Relaxed));
         server.create(&database).await;
         Self { server, database, dir: tempfile::tempdir().unwrap() }

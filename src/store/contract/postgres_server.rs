@@ -24,11 +24,6 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// The server of most tests, which cannot be reached over the network.
-    pub(crate) fn start() -> Option<Self> {
-        Self::start_with(&["-c", "fsync=off", "-c", "listen_addresses="], |_| ())
-    }
-
     /// A server with arguments of its own. `prepare` may add files to its data directory.
     pub(crate) fn start_with(arguments: &[&str], prepare: impl FnOnce(&Path)) -> Option<Self> {
         Self::start_on_port(5432, arguments, prepare)

@@ -1,6 +1,6 @@
 //! The PostgreSQL server of the benchmark, and the processor time of its processes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio_postgres::config::Host;
 use tokio_postgres::{Client, NoTls};
@@ -29,6 +29,7 @@ impl MeasuredServer {
         let arguments: Vec<_> = settings.flat_map(|setting| ["-c", setting]).collect();
         let server = Server::start_with(&arguments, |_| ()).expect("PostgreSQL is not installed");
         server.create(DATABASE).await;
+        server.execute(DATABASE, "CREATE EXTENSION pg_stat_statements").await;
         let pid = std::fs::read_to_string(socket_dir(&server).join("data/postmaster.pid")).unwrap();
         let root = pid.lines().next().unwrap().parse().unwrap();
         Self { server, root }
@@ -46,6 +47,19 @@ impl MeasuredServer {
 
     pub fn socket_dir(&self) -> PathBuf {
         socket_dir(&self.server)
+    }
+
+    /// The server behind a socket in another directory.
+    pub fn config_at(&self, socket_dir: &Path) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        let of_server = self.config();
+        config.host_path(socket_dir).user(of_server.get_user().unwrap()).dbname(DATABASE);
+        config
+    }
+
+    /// The process that starts all others.
+    pub fn pid(&self) -> String {
+        self.root.to_string()
     }
 
     /// The processor time of all its processes, also of those that have ended, in seconds.
