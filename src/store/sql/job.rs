@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokio::sync::oneshot;
 
 use super::unit_of_work::Tx;
-use crate::model::{AttemptId, DeliveryId};
+use crate::model::{AttemptId, DeliveryId, WebhookDeliveryId};
 use crate::store::database::DatabaseError;
 use crate::store::{Result, StoreError};
 
@@ -15,9 +15,9 @@ use crate::store::{Result, StoreError};
 pub(super) struct RowsOfJob {
     /// The results that it writes: see [`Tx::held`].
     pub(super) results: ResultsOfJob,
-    /// A row that jobs of other lanes may also write. The jobs of a transaction run in the order of these keys, so that lanes
-    /// never wait for each other in a circle.
-    pub(super) shared_key: Option<String>,
+    /// The first and the last of the rows that it writes and jobs of other lanes may write too; it writes them in this
+    /// order. So do all jobs of a transaction together, so that lanes never wait for each other in a circle.
+    pub(super) shared_keys: Option<(String, String)>,
 }
 
 /// What results belong to.
@@ -25,6 +25,7 @@ pub(super) struct RowsOfJob {
 pub(super) struct ResultsOfJob {
     pub(super) deliveries: Vec<DeliveryId>,
     pub(super) attempts: Vec<AttemptId>,
+    pub(super) webhook_deliveries: Vec<WebhookDeliveryId>,
 }
 
 /// A job with its types erased.
@@ -36,6 +37,23 @@ pub(super) trait Job: Send {
     fn run(&mut self, tx: &Tx<'_>) -> std::result::Result<(), CommitError>;
     /// Sends the result to the caller, after the commit or the failure.
     fn finish(self: Box<Self>, committed: std::result::Result<(), &CommitError>);
+}
+
+/// Puts jobs into the order of their shared rows. Returns those that write rows before the last one of another job: they need
+/// a transaction of their own.
+pub(super) fn put_in_order(jobs: &mut Vec<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
+    jobs.sort_by(|one, other| one.rows().shared_keys.cmp(&other.rows().shared_keys));
+    let mut last_key: Option<String> = None;
+    let (together, later) = jobs.drain(..).partition(|job| {
+        let Some((first, last)) = &job.rows().shared_keys else { return true };
+        let is_behind = last_key.as_ref().is_none_or(|key| key <= first);
+        if is_behind {
+            last_key = Some(last.clone());
+        }
+        is_behind
+    });
+    *jobs = together;
+    later
 }
 
 struct Work<S, T, U, W, A> {

@@ -318,9 +318,36 @@ impl Store {
         W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
         A: FnOnce(S, T) -> U + Send + 'static,
     {
+        self.write_as(None, state, work, after).await
+    }
+
+    /// Runs a job that only enqueues, claims or records, at the same time as those of other lanes; see [`Writer::run_hot`].
+    /// With an entry of the audit log in its transaction, it runs alone. So it does with a response and without a key of its
+    /// own, by which no other job stores that response.
+    async fn write_hot<S, T, U, W, A>(&self, hot: HotJob, state: S, work: W, after: A) -> Result<U>
+    where
+        S: Send + 'static,
+        T: Send + 'static,
+        U: Send + 'static,
+        W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
+        A: FnOnce(S, T) -> U + Send + 'static,
+    {
+        let runs_alone = self.trail.is_some() || self.recorder.is_some() && hot.rows.shared_keys.is_none();
+        self.write_as((!runs_alone).then_some(hot), state, work, after).await
+    }
+
+    /// Runs a job that is hot, or alone, with what the request stores in its transaction.
+    async fn write_as<S, T, U, W, A>(&self, hot: Option<HotJob>, state: S, work: W, after: A) -> Result<U>
+    where
+        S: Send + 'static,
+        T: Send + 'static,
+        U: Send + 'static,
+        W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
+        A: FnOnce(S, T) -> U + Send + 'static,
+    {
         let (recorder, trail) = (self.recorder.clone(), self.trail.clone());
         if recorder.is_none() && trail.is_none() {
-            return self.writer.run(state, work, after).await;
+            return self.run_as(hot, state, work, after).await;
         }
         let request = (recorder, trail);
         let work = move |(state, (recorder, trail)): &(S, Recorded), tx: &Tx<'_>| {
@@ -346,12 +373,10 @@ impl Store {
             }
             after(state, result)
         };
-        self.writer.run((state, request), work, after).await
+        self.run_as(hot, (state, request), work, after).await
     }
 
-    /// Runs a job that only enqueues, claims or records, at the same time as those of other lanes; see [`Writer::run_hot`]. With
-    /// something else to store in its transaction, it runs alone.
-    async fn write_hot<S, T, U, W, A>(&self, hot: HotJob, state: S, work: W, after: A) -> Result<U>
+    async fn run_as<S, T, U, W, A>(&self, hot: Option<HotJob>, state: S, work: W, after: A) -> Result<U>
     where
         S: Send + 'static,
         T: Send + 'static,
@@ -359,10 +384,10 @@ impl Store {
         W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
         A: FnOnce(S, T) -> U + Send + 'static,
     {
-        if self.recorder.is_some() || self.trail.is_some() {
-            return self.write_with(state, work, after).await;
+        match hot {
+            Some(hot) => self.writer.run_hot(hot, state, work, after).await,
+            None => self.writer.run(state, work, after).await,
         }
-        self.writer.run_hot(hot, state, work, after).await
     }
 
     /// Runs a query on a reader.

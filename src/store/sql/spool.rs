@@ -64,10 +64,7 @@ impl Spool for Store {
             self.prepare(new, is_inline)
         });
         let batch = EnqueueBatch { jobs: try_join_all(jobs).await? };
-        match batch.as_hot_job() {
-            Some(hot) => self.write_hot(hot, batch, EnqueueBatch::write, EnqueueBatch::conclude).await,
-            None => self.write_with(batch, EnqueueBatch::write, EnqueueBatch::conclude).await,
-        }
+        self.write_hot(batch.as_hot_job(), batch, EnqueueBatch::write, EnqueueBatch::conclude).await
     }
 
     async fn find_submission(

@@ -6,12 +6,13 @@ use std::ops::Deref;
 
 use super::bounds::Bounds;
 use super::commit_outcome::InsertedRow;
-use super::outbox::backlog::Backlogs;
+use super::outbox::backlog::{Backlogs, KnownBacklogs};
+use super::outbox::results::WebhookResults;
 use super::postgres::announcements;
 use super::secret_encryption::Sealer;
 use super::spool::queue_rows::HeldDelivery;
-use crate::mail::DomainName;
-use crate::model::{DeliveryId, TenantId};
+use crate::mail::{DomainName, Timestamp};
+use crate::model::{DeliveryId, TenantId, WebhookId};
 use crate::store::database::{self, Connection, Engine, WriterLock};
 use crate::store::memory::{
     Announcement, DirectoryChange, DirectoryChanges, EventClock, NodeLease, SuppressionTimes,
@@ -41,6 +42,9 @@ pub(super) struct Tx<'a> {
     pub(super) touched_webhooks: TouchedWebhooks,
     /// Pending deliveries of webhooks.
     pub(super) backlogs: Backlogs,
+    pub(super) known_backlogs: &'a KnownBacklogs,
+    /// Webhooks that have too many, which a later job disables.
+    pub(super) full_webhooks: RefCell<Vec<(WebhookId, Timestamp)>>,
     /// When addresses were suppressed.
     pub(super) suppression_times: &'a SuppressionTimes,
     pub(super) bounds: &'a Bounds,
@@ -52,6 +56,8 @@ pub(super) struct Tx<'a> {
     pub(super) has_announced: Cell<bool>,
     /// In PostgreSQL, those deliveries of the jobs that no other node has; they are locked.
     pub(super) held: RefCell<HashMap<DeliveryId, HeldDelivery>>,
+    /// The same of the deliveries of webhooks.
+    pub(super) webhook_results: WebhookResults,
 }
 
 impl Tx<'_> {

@@ -3,6 +3,7 @@
 //! lane. On PostgreSQL, several commit hot jobs at once; other jobs run alone, in all processes.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -17,10 +18,14 @@ use super::commit_outcome::{CommitOutcome, InsertedRow};
 use super::events;
 use super::job::{self, CommitError, Job, ResultsOfJob, RowsOfJob};
 use super::job_queue::{JobKind, JobQueue};
+use super::outbox::backlog::KnownBacklogs;
+use super::outbox::webhooks;
 use super::secret_encryption::Sealer;
 use super::spool::queue_rows;
 use super::sqlite::checkpoint::checkpoint;
 use super::unit_of_work::Tx;
+use crate::mail::Timestamp;
+use crate::model::{DisabledReason, WebhookId};
 use crate::store::database::{self, Connection, DatabaseError, Engine, TransactionState, WriterLock};
 use crate::store::memory::{
     Announcement, CommitCounters, DirectoryVersions, EventClock, JournalEnd, LeaseState, MinuteSeries,
@@ -110,13 +115,13 @@ impl Writer {
         W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
         A: FnOnce(S, T) -> U + Send + 'static,
     {
-        let rows = RowsOfJob { results, shared_key: None };
+        let rows = RowsOfJob { results, shared_keys: None };
         let (job, answered) = job::with_answer(state, work, after, rows);
         self.answer(self.queue.send(JobKind::Alone, 0, WriterCommand::Write(job)), answered).await
     }
 
     /// Runs `work` as [`Self::run`] does, but at the same time as hot jobs of other lanes and processes. So it only enqueues,
-    /// claims or records, reads no row that it relies on and another hot job may change, and writes none besides that of its key.
+    /// claims or records, reads no row that it relies on and another hot job may change, and writes none besides those of its keys.
     pub(super) async fn run_hot<S, T, U, W, A>(&self, hot: HotJob, state: S, work: W, after: A) -> Result<U>
     where
         S: Send + 'static,
@@ -244,6 +249,7 @@ pub(super) struct WriterState {
     pub(super) subscriptions: WebhookSubscriptions,
     pub(super) suppression_times: SuppressionTimes,
     pub(super) usage_parts: UsageParts,
+    pub(super) known_backlogs: KnownBacklogs,
     pub(super) bounds: Bounds,
     pub(super) lease: NodeLease,
     /// Whether another process has changed webhooks.
@@ -292,9 +298,12 @@ impl Lane {
         }
         match kind {
             JobKind::Hot => {
-                jobs.sort_by(|one, other| one.rows().shared_key.cmp(&other.rows().shared_key));
                 let _turn = self.shared.turn.read();
-                self.write_all(jobs, WriterLock::Shared);
+                while !jobs.is_empty() {
+                    let mut later = job::put_in_order(jobs);
+                    self.write_all(jobs, WriterLock::Shared);
+                    jobs.append(&mut later);
+                }
             }
             JobKind::Alone => {
                 let _turn = self.shared.turn.write();
@@ -340,7 +349,15 @@ impl Lane {
         self.require_answered()?;
         let SharedByLanes { state, hooks, .. } = &*self.shared;
         let WriterState {
-            clock, sealer, subscriptions, suppression_times, usage_parts, bounds, lease, ..
+            clock,
+            sealer,
+            subscriptions,
+            suppression_times,
+            usage_parts,
+            known_backlogs,
+            bounds,
+            lease,
+            ..
         } = state;
         let slot = slot(lease.epoch(), self.number);
         let began = Instant::now();
@@ -353,6 +370,8 @@ impl Lane {
             subscriptions,
             touched_webhooks: Default::default(),
             backlogs: Default::default(),
+            known_backlogs,
+            full_webhooks: Default::default(),
             suppression_times,
             bounds,
             usage: Default::default(),
@@ -362,6 +381,7 @@ impl Lane {
             lease,
             has_announced: Cell::new(false),
             held: RefCell::default(),
+            webhook_results: Default::default(),
         };
         // With savepoints, each statement fails in its job.
         self.connection.set_pipelining(matches!(savepoints, Savepoints::None));
@@ -400,7 +420,18 @@ impl Lane {
             Engine::Postgres => hooks.journal_end.note_commit(),
         }
         hooks.webhooks_due.note_all(tx.touched_webhooks.take());
+        self.disable_later(tx.full_webhooks.take());
         Ok(())
+    }
+
+    /// Disables webhooks that have too many pending deliveries. If no job may be added, the next event does so.
+    fn disable_later(&self, full: Vec<(WebhookId, Timestamp)>) {
+        for (id, at) in full.into_iter().collect::<HashMap<_, _>>() {
+            let disable =
+                move |(): &(), tx: &Tx<'_>| webhooks::disable(tx, id, DisabledReason::BacklogFull, at);
+            let job = WriterCommand::Write(job::without_answer(disable));
+            drop(self.queue.try_send(JobKind::Alone, job));
+        }
     }
 
     /// Commits. If the server does not say whether it did, asks it afterwards.
@@ -451,12 +482,16 @@ impl Lane {
         let mut require = self.connection.prepare_cached("SELECT require_live_node(?1)")?;
         require.post([lease.epoch()])?;
         let mut results = ResultsOfJob::default();
-        for ResultsOfJob { deliveries, attempts } in jobs.iter().map(|job| &job.rows().results) {
-            results.deliveries.extend(deliveries);
-            results.attempts.extend(attempts);
+        for of_job in jobs.iter().map(|job| &job.rows().results) {
+            results.deliveries.extend(&of_job.deliveries);
+            results.attempts.extend(&of_job.attempts);
+            results.webhook_deliveries.extend(&of_job.webhook_deliveries);
         }
         if !results.deliveries.is_empty() {
             tx.held.replace(queue_rows::lock(tx, &results)?);
+        }
+        if !results.webhook_deliveries.is_empty() {
+            tx.webhook_results.lock(tx, &results.webhook_deliveries)?;
         }
         Ok(())
     }

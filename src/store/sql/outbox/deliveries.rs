@@ -4,24 +4,17 @@ use std::collections::HashMap;
 
 use super::{backlog, webhooks};
 use crate::mail::Timestamp;
-use crate::model::{
-    DisabledReason, EventId, EventKind, MessageId, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
-};
-use crate::store::database::{self, Connection, Engine, OptionalExtension, Row, params};
+use crate::model::{DisabledReason, EventId, EventKind, WebhookDeliveryId, WebhookDeliveryState, WebhookId};
+use crate::store::database::{self, Connection, Engine, OptionalExtension, Row, WriterLock, params};
 use crate::store::sql::events::{AppendedEvent, Subject, read_event};
 use crate::store::sql::keyset::List;
-use crate::store::sql::sql_types::{count, json_if_any, shorten, sql_limit, time_if_any, to_json, us};
+use crate::store::sql::sql_types::{count, json_if_any, sql_limit, time_if_any, us};
 use crate::store::sql::unit_of_work::Tx;
-use crate::store::{
-    Page, PageRequest, Result, Webhook, WebhookAttempt, WebhookDelivery, WebhookOutcome, WebhookVerdict,
-    WebhookWork, WebhooksInFlight,
-};
+use crate::store::{Page, PageRequest, Result, Webhook, WebhookDelivery, WebhookWork, WebhooksInFlight};
 
-/// Maximum of stored octets of a response or error.
-const EVIDENCE_OCTETS_MAX: usize = 1024;
 /// Later events of a message wait for this many attempts of an earlier one: about five minutes. After that, the delay costs
 /// more than the wrong order.
-const TRIES_IN_ORDER: u32 = 3;
+pub(super) const TRIES_IN_ORDER: u32 = 3;
 
 fn read_row(row: &Row<'_>) -> database::Result<WebhookDelivery> {
     Ok(WebhookDelivery {
@@ -53,11 +46,14 @@ impl Tx<'_> {
             }
         };
         for id in subscribed {
-            if backlog::is_full(self, id)? {
+            if !backlog::is_full(self, id)? {
+                insert(self, id, event)?;
+                backlog::add(self, id, event.data.len());
+            } else if self.lock == WriterLock::Exclusive {
                 webhooks::disable(self, id, DisabledReason::BacklogFull, event.at)?;
             } else {
-                insert(self, id, event)?;
-                self.backlogs.add(id, event.data.len());
+                // That is announced, so a job that runs alone does it.
+                self.full_webhooks.borrow_mut().push((id, event.at));
             }
         }
         Ok(())
@@ -144,10 +140,6 @@ pub(super) fn insert(
     Ok(id)
 }
 
-/// Postpones the deliveries that wait for an event.
-pub(in crate::store::sql) const POSTPONE_SUCCESSORS: &str = "UPDATE webhook_delivery SET next_attempt_us = ?4
-    WHERE webhook_id = ?1 AND message_id = ?2 AND id > ?3 AND next_attempt_us < ?4";
-
 /// Adds a test delivery.
 pub(super) fn insert_test(tx: &Tx<'_>, webhook: &Webhook, now: Timestamp) -> Result<Option<WebhookDelivery>> {
     let subject = webhooks::subject_of(webhook);
@@ -220,53 +212,6 @@ pub(super) fn claim(
     let mut statement = connection.prepare_cached(sql)?;
     work.next_due_at = statement.query_row(params![webhook, us(now)], |row| time_if_any(row, 0))?;
     Ok(work)
-}
-
-/// Writes the result of an attempt and its consequence for the webhook.
-pub(super) fn record(tx: &Tx<'_>, outcome: &WebhookOutcome) -> Result<()> {
-    let WebhookOutcome { delivery_id, webhook_id, attempt, verdict, failing_since_max } = outcome;
-    let (state, next) = match verdict {
-        WebhookVerdict::Delivered => (WebhookDeliveryState::Delivered, None),
-        WebhookVerdict::Retry(at) => (WebhookDeliveryState::Pending, Some(us(*at))),
-        WebhookVerdict::GivenUp | WebhookVerdict::Gone => (WebhookDeliveryState::Failed, None),
-    };
-    let sql = "UPDATE webhook_delivery SET state = ?2, attempts = attempts + 1, next_attempt_us = ?3, last_attempt = ?4
-               WHERE id = ?1 AND next_attempt_us IS NOT NULL RETURNING message_id, attempts";
-    let shown = WebhookAttempt {
-        response: shorten(&attempt.response, EVIDENCE_OCTETS_MAX).to_owned(),
-        error: attempt.error.as_deref().map(|text| shorten(text, EVIDENCE_OCTETS_MAX).to_owned()),
-        ..attempt.clone()
-    };
-    let tried: Option<(Option<MessageId>, u32)> = tx
-        .prepare_cached(sql)?
-        .query_row(params![delivery_id, state, next, to_json(&shown)?], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    let Some((message, attempts)) = tried else { return Ok(()) };
-    if let Some(at_us) = next {
-        if let Some(message) = message.filter(|_| attempts < TRIES_IN_ORDER) {
-            postpone_successors(tx, outcome, message, at_us)?;
-        }
-        tx.touched_webhooks.touch(*webhook_id, at_us);
-    }
-    let is_arrived = *verdict == WebhookVerdict::Delivered;
-    let since = webhooks::note_health(tx, *webhook_id, (!is_arrived).then_some(attempt.at))?;
-    if *verdict == WebhookVerdict::Gone {
-        webhooks::disable(tx, *webhook_id, DisabledReason::Gone, attempt.at)?;
-    } else if since.is_some_and(|since| since <= *failing_since_max) {
-        webhooks::disable(tx, *webhook_id, DisabledReason::Failing, attempt.at)?;
-    }
-    Ok(())
-}
-
-/// Deliveries that wait for an event are not due before it.
-fn postpone_successors(tx: &Tx<'_>, outcome: &WebhookOutcome, message: MessageId, at_us: i64) -> Result<()> {
-    tx.prepare_cached(POSTPONE_SUCCESSORS)?.execute(params![
-        outcome.webhook_id,
-        message,
-        outcome.delivery_id,
-        at_us
-    ])?;
-    Ok(())
 }
 
 /// Selects deliveries that retention may delete: the server attempts the pending ones of an enabled webhook, also after a

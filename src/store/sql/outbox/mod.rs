@@ -2,6 +2,7 @@
 
 pub(super) mod backlog;
 pub(super) mod deliveries;
+pub(super) mod results;
 pub(super) mod webhooks;
 
 use std::sync::Arc;
@@ -9,17 +10,23 @@ use std::sync::Arc;
 pub(super) use self::deliveries::remove;
 
 use super::Store;
+use super::job::{ResultsOfJob, RowsOfJob};
 use super::sql_types::us;
+use super::unit_of_work::Tx;
+use super::writer::HotJob;
 use crate::mail::Timestamp;
 use crate::model::{TenantId, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus};
 use crate::store::database::Engine;
 use crate::store::{
     Duty, NewWebhook, Outbox, Page, PageRequest, Result, ServedWebhook, Webhook, WebhookDelivery,
-    WebhookFilter, WebhookOutcome, WebhookPatch, WebhookSecret, WebhooksInFlight, is_in_scope,
+    WebhookFilter, WebhookOutcome, WebhookPatch, WebhookSecret, WebhookVerdict, WebhooksInFlight,
+    is_in_scope,
 };
 
 /// Maximum of rows that one job deletes, so that others can commit in between.
 const STEP_ROWS_MAX: usize = 2000;
+/// What a result sends to the database, about.
+const RESULT_OCTETS: usize = 1024;
 
 impl Outbox for Store {
     async fn webhook_backlog(&self) -> Result<u64> {
@@ -143,6 +150,16 @@ impl Outbox for Store {
     }
 
     async fn record_webhook(&self, outcome: WebhookOutcome) -> Result<()> {
-        self.write(move |tx| deliveries::record(tx, &outcome)).await
+        let run = |outcome: &WebhookOutcome, tx: &Tx<'_>| results::record(tx, outcome);
+        let results =
+            ResultsOfJob { webhook_deliveries: vec![outcome.delivery_id], ..ResultsOfJob::default() };
+        let asked = outcome.clone();
+        let runs_alone = outcome.verdict != WebhookVerdict::Delivered
+            && self.read(move |connection| results::may_disable(connection, &asked)).await?;
+        if runs_alone {
+            return self.writer.run_holding(results, outcome, run, |_, ()| ()).await;
+        }
+        let rows = RowsOfJob { results, ..RowsOfJob::default() };
+        self.writer.run_hot(HotJob { octets: RESULT_OCTETS, rows }, outcome, run, |_, ()| ()).await
     }
 }

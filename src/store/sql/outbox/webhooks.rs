@@ -162,7 +162,12 @@ fn write(tx: &Tx<'_>, webhook: &Webhook) -> Result<()> {
 }
 
 /// Disables a webhook and appends the event for the other webhooks.
-pub(super) fn disable(tx: &Tx<'_>, id: WebhookId, reason: DisabledReason, at: Timestamp) -> Result<()> {
+pub(in crate::store::sql) fn disable(
+    tx: &Tx<'_>,
+    id: WebhookId,
+    reason: DisabledReason,
+    at: Timestamp,
+) -> Result<()> {
     let sql =
         "UPDATE webhook SET status = ?2, disabled_reason = ?3, updated_us = ?4 WHERE id = ?1 AND status = ?5";
     let row = params![id, WebhookStatus::Disabled, reason, us(at), WebhookStatus::Enabled];

@@ -10,13 +10,14 @@ use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config};
 
 use crate::mail::{Content, SignedDuration, Timestamp};
-use crate::model::{MessageId, TenantId, UsageInterval};
+use crate::model::{MessageId, TenantId, UsageInterval, WebhookId};
 use crate::store::contract::postgres::{PostgresHarness, options};
 use crate::store::contract::postgres_server::Server;
 use crate::store::contract::{Harness, KEEP, TestBed, new_message, new_tenant, new_webhook, now};
+use crate::store::sql::tests::BOUNDS;
 use crate::store::{
     Directory, Journal, Ledger, Outbox, PostgresOptions, Queue, RetentionPolicy, Spool, Store, SubmissionKey,
-    UsageCounts,
+    UsageCounts, WebhookAttempt, WebhookOutcome, WebhookVerdict, WebhooksInFlight,
 };
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -30,6 +31,44 @@ async fn enqueue(store: &Store, tenant: TenantId) -> MessageId {
     // Usage by a new key would cost a query.
     new.message.key_id = None;
     store.enqueue(new).await.unwrap()
+}
+
+/// Records that an endpoint failed once and then accepted what waits for it.
+async fn deliver_to_webhook(store: &Store, id: WebhookId) {
+    let mut at = now();
+    for verdict in [WebhookVerdict::Retry(now()), WebhookVerdict::Delivered] {
+        let served = store.claim_webhook(id, WebhooksInFlight::default(), 1, at).await.unwrap().unwrap();
+        assert_eq!(served.webhook.failing_since.is_some(), verdict == WebhookVerdict::Delivered);
+        let delivery = served.work.deliveries.first().unwrap();
+        let attempt =
+            WebhookAttempt { at, duration_ms: 5, status: Some(500), response: String::new(), error: None };
+        let failing_since_max = at - SignedDuration::from_hours(120);
+        let (delivery_id, webhook_id) = (delivery.id, id);
+        store
+            .record_webhook(WebhookOutcome { delivery_id, webhook_id, attempt, verdict, failing_since_max })
+            .await
+            .unwrap();
+        at += SignedDuration::from_secs(1);
+    }
+    assert_eq!(store.webhook(None, id).await.unwrap().unwrap().failing_since, None);
+    assert_eq!(store.webhook_backlog().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_webhook_that_accepted_mail_fills_is_disabled() {
+    let Some(harness) = harness().await else { return };
+    let store = harness.open(0).await;
+    let tenant = store.create_tenant(new_tenant("a"), now()).await.unwrap().id;
+    let webhook = store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
+    for _ in 0..=BOUNDS.webhook_pending_max {
+        enqueue(&store, tenant).await;
+    }
+    let client = harness.connect().await;
+    wait_for(&client, "SELECT count(*) FROM webhook WHERE disabled_reason = 'backlog_full'").await;
+    assert_eq!(store.webhook_backlog().await.unwrap(), BOUNDS.webhook_pending_max);
+    assert_eq!(store.counts().repeated_commits, 0);
+    assert_eq!(count(&client, "SELECT count(*) FROM event WHERE kind = 'webhook.disabled'").await, 1);
+    assert!(store.claim_webhook(webhook, WebhooksInFlight::default(), 1, now()).await.unwrap().is_none());
 }
 
 async fn count(client: &Client, sql: &str) -> i64 {
@@ -69,14 +108,47 @@ async fn a_key_that_processes_submit_at_once_belongs_to_one_message() {
 }
 
 #[tokio::test]
+async fn requests_with_several_keys_in_common_wait_for_each_other_in_one_direction() {
+    let Some(harness) = harness().await else { return };
+    let stores = [harness.open(0).await, Store::open(harness.options_of_node("other")).await.unwrap()];
+    let tenant = stores[0].create_tenant(new_tenant("a"), now()).await.unwrap().id;
+    const KEYS: usize = 12;
+    let mut requests = tokio::task::JoinSet::new();
+    for number in 0..80 {
+        let store = stores[number % 2].clone();
+        let mut keys = [number % KEYS, (number * 7 + 5) % KEYS, (number * 5 + 1) % KEYS];
+        if number % 3 == 0 {
+            keys.reverse();
+        }
+        let news = keys.map(|key| {
+            let mut new = new_message(tenant, &["x@example.net"], "body");
+            new.submission_key = Some(SubmissionKey { name: format!("key-{key:02}"), digest: [7; 32] });
+            new
+        });
+        requests.spawn(async move { (keys, store.enqueue_all(news.into()).await.unwrap()) });
+    }
+    let mut ids = std::collections::HashMap::new();
+    while let Some(request) = requests.join_next().await {
+        let (keys, stored) = request.unwrap();
+        for (key, id) in keys.into_iter().zip(stored) {
+            assert_eq!(*ids.entry(key).or_insert(id), id, "key {key}");
+        }
+    }
+    assert_eq!(stores[1].count_open().await.unwrap(), ids.len() as u64);
+    assert_eq!(stores.map(|store| store.counts().repeated_commits), [0, 0]);
+}
+
+#[tokio::test]
 async fn accepted_mail_is_committed_beside_hot_jobs_of_others_and_other_changes_wait_for_them() {
     let Some(harness) = harness().await else { return };
     let store = harness.open(0).await;
     let tenant = store.create_tenant(new_tenant("a"), now()).await.unwrap().id;
+    let webhook = store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
     let other = harness.connect().await;
     let key = 0x7069_6c6c_6172_i64;
     other.execute("SELECT pg_advisory_lock_shared($1)", &[&key]).await.unwrap();
     enqueue(&store, tenant).await;
+    deliver_to_webhook(&store, webhook).await;
     let waiting = tokio::spawn({
         let store = store.clone();
         async move { store.create_tenant(new_tenant("b"), now()).await.unwrap() }

@@ -41,22 +41,27 @@ pub(super) struct EnqueueBatch {
 }
 
 impl EnqueueBatch {
-    /// Returns the ids of the messages, see [`EnqueueJob::write`].
+    /// Writes them in the order of their submission keys. Returns the ids of the messages in their own order, see
+    /// [`EnqueueJob::write`].
     pub(super) fn write(&self, tx: &Tx<'_>) -> Result<Vec<MessageId>> {
         // Before anything is written: a job that fails after a change costs the others of its transaction a repetition.
         for job in self.jobs.iter().filter(|_| self.jobs.len() > 1) {
             job.require_free_key(tx)?;
         }
-        self.jobs.iter().map(|job| job.write(tx)).collect()
+        let mut jobs: Vec<_> = self.jobs.iter().enumerate().collect();
+        jobs.sort_by_key(|(_, job)| job.shared_key());
+        let written = jobs.into_iter().map(|(place, job)| Ok((place, job.write(tx)?)));
+        let mut written = written.collect::<Result<Vec<_>>>()?;
+        written.sort_by_key(|(place, _)| *place);
+        Ok(written.into_iter().map(|(_, id)| id).collect())
     }
 
-    /// How its lane runs it; `None` if it must run alone, because it has several submission keys.
-    pub(super) fn as_hot_job(&self) -> Option<HotJob> {
+    /// How its lane runs it.
+    pub(super) fn as_hot_job(&self) -> HotJob {
         let octets = self.jobs.iter().map(EnqueueJob::octets).sum();
-        let mut keys = self.jobs.iter().filter_map(EnqueueJob::shared_key);
-        let shared_key = keys.next();
-        let rows = RowsOfJob { shared_key, ..RowsOfJob::default() };
-        keys.next().is_none().then_some(HotJob { octets, rows })
+        let keys = || self.jobs.iter().filter_map(EnqueueJob::shared_key);
+        let rows = RowsOfJob { shared_keys: keys().min().zip(keys().max()), ..RowsOfJob::default() };
+        HotJob { octets, rows }
     }
 
     /// After the synced commit.

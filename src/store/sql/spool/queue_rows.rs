@@ -86,7 +86,7 @@ pub(in crate::store::sql) fn lock(
                  AND d.id >= ?6 AND d.id <= ?7
                ORDER BY q.id FOR UPDATE OF q";
     let mut statement = tx.prepare_cached(sql)?;
-    let ResultsOfJob { deliveries, attempts } = results;
+    let ResultsOfJob { deliveries, attempts, .. } = results;
     // The bounds leave out partitions before the statement looks into each of them.
     let ((first_attempt, last_attempt), (first, last)) = (bounds(attempts), bounds(deliveries));
     let row =

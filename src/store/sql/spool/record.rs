@@ -79,6 +79,7 @@ impl RecordJob {
         let results = ResultsOfJob {
             deliveries: self.records.iter().map(|record| record.delivery_id).collect(),
             attempts: attempts.collect(),
+            ..ResultsOfJob::default()
         };
         let suppresses = self.records.iter().any(|record| record.suppress.is_some());
         let takes_key = self.report.as_ref().is_some_and(EnqueueJob::has_key);
@@ -86,7 +87,7 @@ impl RecordJob {
             return Err(results);
         }
         let octets = self.report.as_ref().map_or(0, EnqueueJob::octets);
-        Ok(HotJob { octets, rows: RowsOfJob { results, shared_key: None } })
+        Ok(HotJob { octets, rows: RowsOfJob { results, shared_keys: None } })
     }
 
     /// After the synced commit.

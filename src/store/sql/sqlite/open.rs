@@ -136,6 +136,7 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         subscriptions: WebhookSubscriptions::default(),
         suppression_times: suppression_times.clone(),
         usage_parts: Default::default(),
+        known_backlogs: Default::default(),
         bounds: options.bounds,
         lease: lease.clone(),
         outdated: Arc::clone(&outdated),

@@ -143,7 +143,7 @@ async fn the_hot_queries_use_their_indexes() {
         (reports::WITH_RETURN_HOST, "domain_by_return_host"),
         (reports::record::OLDEST_UNATTRIBUTED, "SEARCH report USING COVERING INDEX report_row_"),
         (outbox::deliveries::LAST_WAITING, "webhook_delivery_in_order"),
-        (outbox::deliveries::POSTPONE_SUCCESSORS, "webhook_delivery_in_order"),
+        (outbox::results::POSTPONE_SUCCESSORS, "webhook_delivery_in_order"),
         (suspicious_sites::SINCE, "suppression_at_site (site=? AND refused_us>?)"),
     ] {
         let plan = bed.engine().read(move |connection| Ok(plan_of(connection, sql))).await.unwrap();
