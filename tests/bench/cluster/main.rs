@@ -34,9 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pillarbox::mail::{SignedDuration, Timestamp};
-use pillarbox::store::{
-    Access, Bounds, Journal, NewMessage, PostgresOptions, RecordBatch, Spool, Store,
-};
+use pillarbox::store::{Access, Bounds, Journal, NewMessage, PostgresOptions, RecordBatch, Spool, Store};
 use tokio::task::JoinSet;
 
 use self::mail::{delivered, make_senders, messages};

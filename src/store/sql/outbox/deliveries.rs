@@ -89,19 +89,41 @@ pub(in crate::store::sql) fn first_due(connection: &Connection) -> database::Res
 
 /// The due time of the last pending event of a message for a webhook, for which a new one waits.
 macro_rules! last_waiting {
-    ($webhook:literal, $message:literal) => {
+    ($webhook:literal, $message:literal, $order:literal) => {
         concat!(
             "SELECT CASE WHEN attempts < 3 THEN next_attempt_us END FROM webhook_delivery WHERE webhook_id = ",
             $webhook,
             " AND message_id = ",
             $message,
-            " AND next_attempt_us IS NOT NULL ORDER BY id DESC LIMIT 1"
+            " AND next_attempt_us IS NOT NULL ORDER BY ",
+            $order,
+            " DESC LIMIT 1"
         )
     };
 }
 
+/// Waiting deliveries are never due before the event that they wait for, or every claim would have to skip them.
+macro_rules! insert_delivery {
+    ($order:literal) => {
+        concat!(
+            "INSERT INTO webhook_delivery (id, webhook_id, event_id, kind, tenant_id, message_id, delivery_id, data,
+                                           created_us, state, attempts, next_attempt_us, external_ref, tags,
+                                           metadata, environment)
+             VALUES (?1, (SELECT id FROM webhook WHERE id = ?2), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0,
+                     max(?9, coalesce((",
+            last_waiting!("?2", "?6", $order),
+            "), ?9)), (SELECT external_ref FROM tenant WHERE id = ?5), (SELECT tags FROM message WHERE id = ?6),
+                     (SELECT metadata FROM message WHERE id = ?6), ?11)"
+        )
+    };
+}
+
+const INSERT: &str = insert_delivery!("id");
+/// While the table is small, PostgreSQL would take the order from an index of all deliveries of the webhook, and keep that plan.
+const INSERT_IN_POSTGRES: &str = insert_delivery!("id || ''");
+
 #[cfg(test)]
-pub(in crate::store::sql) const LAST_WAITING: &str = last_waiting!("?1", "?2");
+pub(in crate::store::sql) const LAST_WAITING: &str = last_waiting!("?1", "?2", "id");
 
 /// Adds a delivery of an event, due as soon as its order allows.
 pub(super) fn insert(
@@ -110,17 +132,10 @@ pub(super) fn insert(
     event: &AppendedEvent<'_>,
 ) -> Result<WebhookDeliveryId> {
     let id = WebhookDeliveryId::from(tx.clock.next(event.at));
-    // Waiting deliveries are never due before the event that they wait for, or every claim would have to skip them.
-    let sql = concat!(
-        "INSERT INTO webhook_delivery (id, webhook_id, event_id, kind, tenant_id, message_id, delivery_id, data,
-                                       created_us, state, attempts, next_attempt_us, external_ref, tags,
-                                       metadata, environment)
-         VALUES (?1, (SELECT id FROM webhook WHERE id = ?2), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0,
-                 max(?9, coalesce((",
-        last_waiting!("?2", "?6"),
-        "), ?9)), (SELECT external_ref FROM tenant WHERE id = ?5), (SELECT tags FROM message WHERE id = ?6),
-                 (SELECT metadata FROM message WHERE id = ?6), ?11)"
-    );
+    let sql = match tx.engine() {
+        Engine::Sqlite => INSERT,
+        Engine::Postgres => INSERT_IN_POSTGRES,
+    };
     let Subject { tenant_id, environment, message_id, delivery_id } = event.subject;
     // The message may be accepted in this transaction.
     tx.prepare_cached(sql)?.post_last(params![
