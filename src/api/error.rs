@@ -312,6 +312,13 @@ impl From<Conflict> for ApiError {
                 "create a new key; if this one has expired, you can also set a later expires_at",
             ),
             Conflict::ErasurePending => (RefusalCode::ErasurePending, "try again in a minute"),
+            Conflict::Changed => (
+                RefusalCode::PreconditionFailed,
+                "get the object again, then repeat the change with the new ETag if it still applies",
+            ),
+            Conflict::Repeated => {
+                (RefusalCode::IdempotencyInProgress, "repeat the request; it gets the same response")
+            }
             Conflict::NotDeletable(_) => {
                 (RefusalCode::NotDeletableYet, "wait until then, or change deletable_at")
             }

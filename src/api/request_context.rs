@@ -18,7 +18,8 @@ use crate::limits::tenant_semaphore::TenantPermit;
 use crate::mail::Timestamp;
 use crate::model::{Environment, RequestId, TenantId};
 use crate::store::{
-    AuditTrail, Conflict, DEFAULT_TENANT, Directory, IdempotentRequest, ResponseRecorder, Store, Tenant,
+    AuditTrail, Conflict, DEFAULT_TENANT, Directory, IdempotentRequest, ObjectVersion, ResponseRecorder,
+    Store, Tenant,
 };
 
 use super::error::{ApiError, Result};
@@ -217,6 +218,11 @@ impl RequestContext {
     /// Its changes store an entry of the audit log.
     pub fn auditing(self, trail: Arc<AuditTrail>) -> Self {
         Self { store: self.store.auditing(trail), ..self }
+    }
+
+    /// Its changes fail if another request has changed the object since it had this version.
+    pub fn unless_changed(self, version: ObjectVersion) -> Self {
+        Self { store: self.store.unless_changed(version), ..self }
     }
 
     /// Whether the key belongs to the platform, also if its session is that of a tenant.

@@ -76,6 +76,12 @@ pub enum Conflict {
     /// The key is revoked or expired.
     #[error("the key is revoked or expired")]
     KeyNotActive,
+    /// The object was changed after its ETag was compared with `If-Match`.
+    #[error("another request has changed the object meanwhile")]
+    Changed,
+    /// Another request with the same `Idempotency-Key` was carried out meanwhile.
+    #[error("a request with this Idempotency-Key was carried out meanwhile")]
+    Repeated,
     /// The tenant of the object does not exist.
     #[error("the tenant does not exist")]
     NoTenant,

@@ -132,7 +132,11 @@ pub async fn run(request: &IdempotentRequest, call: RequestContext) -> Result<Ap
     let response = match result {
         Ok(response) => response,
         Err(error) if !is_final(&error) => return Err(error),
-        Err(error) => ApiResponse::error(&error, request_id),
+        // The request was carried out by another node, which may be the cause of the error.
+        Err(error) => match api.store.idempotent_response(key, name, now).await? {
+            Some(stored) => return replay(stored, digest),
+            None => ApiResponse::error(&error, request_id),
+        },
     };
     if let Some(body) = response.body() {
         api.stored_responses.add(tenant, body.len() + ROW_OCTETS, now);

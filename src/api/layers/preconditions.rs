@@ -12,8 +12,10 @@ use tokio::sync::OwnedMutexGuard;
 use crate::api::etag::ETag;
 use crate::api::{ApiError, ApiResponse, Operation, RequestContext, Result};
 use crate::model::RefusalCode;
+use crate::store::Audit;
 
-/// Locks by object id, so that no other request changes an object between the check of its ETag and the change.
+/// Locks by object id, so that no other request to this process changes an object between the check of its ETag and the
+/// change. A change by another process makes the transaction of this one fail.
 #[derive(Debug, Default)]
 pub struct ObjectLocks(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
 
@@ -34,7 +36,7 @@ impl ObjectLocks {
 }
 
 /// Executes the request if its preconditions hold.
-pub async fn run(call: RequestContext) -> Result<ApiResponse> {
+pub async fn run(mut call: RequestContext) -> Result<ApiResponse> {
     let Some(get) = call.target.route.object() else { return call.handle().await };
     let api = call.api.clone();
     let headers = call.headers.clone();
@@ -46,11 +48,17 @@ pub async fn run(call: RequestContext) -> Result<ApiResponse> {
         let is_known = tag.is_named_by(&IF_NONE_MATCH, &headers) == Some(true);
         return Ok(if is_known { ApiResponse::not_modified(tag) } else { response.tagged(tag) });
     }
-    let _lock = match call.id.as_ref().or(call.tenant_id.as_ref()) {
-        Some(id) => Some(api.object_locks.lock(&id.to_ascii_uppercase()).await),
+    let id = call.id.as_deref().or(call.tenant_id.as_deref()).map(stored_id);
+    let _lock = match &id {
+        Some(id) => Some(api.object_locks.lock(id).await),
         None => None,
     };
     if [IF_MATCH, IF_NONE_MATCH].iter().any(|name| headers.contains_key(name)) {
+        if let Some(id) = id {
+            // Before the object is read.
+            let version = call.store().object_version(id).await?;
+            call = call.unless_changed(version);
+        }
         let _permit = call.response_build().await?;
         let present = call.as_get(get).handle().await?;
         check(&headers, &tag_of(&present, get), false)?;
@@ -59,6 +67,14 @@ pub async fn run(call: RequestContext) -> Result<ApiResponse> {
     // The response to a change has the body of a GET, and so the same ETag.
     let tag = tag_of(&response, get);
     Ok(if method == Method::DELETE { response } else { response.tagged(tag) })
+}
+
+/// An id as it is stored: clients may write the part after the prefix in any case.
+fn stored_id(id: &str) -> String {
+    match id.split_once('_') {
+        Some((prefix, rest)) => format!("{prefix}_{}", rest.to_ascii_uppercase()),
+        None => id.to_owned(),
+    }
 }
 
 fn tag_of(response: &ApiResponse, get: &Operation) -> ETag {

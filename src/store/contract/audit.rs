@@ -158,3 +158,53 @@ pub(super) async fn entries_end_after_their_retention<H: Harness>() {
     assert_eq!(prune(11).await.audit_entries, 2);
     assert!(listed(&bed, AuditFilter::default()).await.is_empty());
 }
+
+/// The changes of a request to a tenant, with an entry of its own.
+fn request_about(bed: &TestBed<impl Harness>, tenant: TenantId) -> Store {
+    let about = AuditEntry { object_id: Some(tenant.to_string()), ..entry(Some(tenant), "update_tenant") };
+    bed.store.auditing(Arc::new(AuditTrail::new(about)))
+}
+
+fn renamed(name: &str) -> TenantPatch {
+    TenantPatch { name: Some(name.into()), ..TenantPatch::default() }
+}
+
+pub(super) async fn a_change_fails_if_another_request_has_changed_the_object<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let (tenant, other) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let version = bed.store.object_version(tenant.to_string()).await.unwrap();
+    request_about(&bed, other).update_tenant(other, renamed("other"), now()).await.unwrap();
+    let request = request_about(&bed, tenant).unless_changed(version.clone());
+    for name in ["first", "second"] {
+        request.update_tenant(tenant, renamed(name), now()).await.unwrap();
+    }
+    let late = request_about(&bed, tenant).unless_changed(version);
+    let refused = late.update_tenant(tenant, renamed("late"), now()).await;
+    assert!(matches!(refused, Err(StoreError::Conflict(Conflict::Changed))), "{refused:?}");
+    assert_eq!(bed.store.tenant(tenant).await.unwrap().unwrap().name, "second");
+    let version = bed.store.object_version(tenant.to_string()).await.unwrap();
+    let request = request_about(&bed, tenant).unless_changed(version);
+    request.update_tenant(tenant, renamed("third"), now()).await.unwrap();
+}
+
+pub(super) async fn of_two_requests_with_one_idempotency_key_one_changes_something<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let key =
+        bed.store.create_key(new_key(None, &KeySecret::generate(Environment::Live)), now()).await.unwrap();
+    let request = || {
+        let request = Arc::new(IdempotentRequest::new(key.id, "order-17".into(), [1; 32], now()));
+        let render = |tenant: &Tenant| Some((201, tenant.slug.clone().into_bytes()));
+        (bed.store.recording(ResponseRecorder::new(request.clone(), render)), request)
+    };
+    let ((first, request_of_first), (second, request_of_second)) = (request(), request());
+    first.create_tenant(new_tenant("first"), now()).await.unwrap();
+    let repeated = second.create_tenant(new_tenant("second"), now()).await;
+    assert!(matches!(repeated, Err(StoreError::Conflict(Conflict::Repeated))), "{repeated:?}");
+    assert_eq!(
+        (request_of_first.is_response_stored(), request_of_second.is_response_stored()),
+        (true, false)
+    );
+    assert!(bed.store.tenant_by_slug("second").await.unwrap().is_none());
+    let stored = bed.store.idempotent_response(key.id, "order-17", now()).await.unwrap().unwrap();
+    assert_eq!(&**stored.body, b"first");
+}

@@ -15,6 +15,8 @@ macro_rules! run_on {
                     of_a_tenant_with_all_its_entries_the_oldest_makes_room,
                     entries_are_found_by_owner_key_operation_and_object,
                     entries_end_after_their_retention,
+                    a_change_fails_if_another_request_has_changed_the_object,
+                    of_two_requests_with_one_idempotency_key_one_changes_something,
                 }
                 tenants {
                     a_tenant_is_read_back_as_it_was_written_and_changed,

@@ -69,6 +69,14 @@ impl AuditTrail {
     }
 }
 
+/// The changes of an object that were committed at a time, by the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectVersion {
+    pub(in crate::store) object_id: String,
+    pub(in crate::store) entries: i64,
+    pub(in crate::store) last_number: i64,
+}
+
 /// Selects entries.
 #[derive(Debug, Clone, Default)]
 pub struct AuditFilter {

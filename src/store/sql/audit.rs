@@ -7,7 +7,12 @@ use super::unit_of_work::Tx;
 use crate::model::{AuditId, TenantId};
 use crate::store::database::{self, Connection, OptionalExtension, Row, params};
 use crate::store::traits::Audit;
-use crate::store::{AuditEntry, AuditFilter, Page, PageRequest, Result, is_in_scope};
+use crate::store::{
+    AuditEntry, AuditFilter, Conflict, ObjectVersion, Page, PageRequest, Result, StoreError, is_in_scope,
+};
+
+/// The newest entries of an object that its version counts. Those of transactions in progress are among them.
+const VERSION_ENTRIES: i64 = 1000;
 
 /// Stores an entry, or completes the one with its id; what the completion does not know stays.
 pub(super) fn write(tx: &Tx<'_>, entry: &AuditEntry) -> Result<()> {
@@ -46,6 +51,27 @@ pub(super) fn write(tx: &Tx<'_>, entry: &AuditEntry) -> Result<()> {
         tx.prepare_cached(sql)?.execute(params![entry.tenant_id, number - tx.bounds.audit_entries_max])?;
     }
     Ok(())
+}
+
+/// Fails with [`Conflict::Changed`] if a request with another entry has changed the object since it had this version. Changes
+/// run alone, so none is in progress.
+pub(super) fn require_unchanged(tx: &Tx<'_>, expected: &ObjectVersion, own: Option<AuditId>) -> Result<()> {
+    match read_version(tx, &expected.object_id, own)? == *expected {
+        true => Ok(()),
+        false => Err(StoreError::Conflict(Conflict::Changed)),
+    }
+}
+
+/// The version by all entries but that of the request itself.
+fn read_version(connection: &Connection, object_id: &str, own: Option<AuditId>) -> Result<ObjectVersion> {
+    // Numbers are in the order of commits, but one of the platform may become one of a tenant; so entries are counted too.
+    let sql = "SELECT count(*), coalesce(max(number), 0) FROM
+                   (SELECT number FROM audit WHERE object_id = ?1 AND id <> ?2 ORDER BY id DESC LIMIT ?3) AS newest";
+    let own = own.map(|id| id.to_string()).unwrap_or_default();
+    let (entries, last_number) = connection
+        .prepare_cached(sql)?
+        .query_row(params![object_id, own, VERSION_ENTRIES], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(ObjectVersion { object_id: object_id.to_owned(), entries, last_number })
 }
 
 fn next_number(tx: &Tx<'_>, tenant: Option<TenantId>) -> Result<i64> {
@@ -94,6 +120,10 @@ fn list(connection: &Connection, filter: &AuditFilter, page: &PageRequest) -> Re
 }
 
 impl Audit for Store {
+    async fn object_version(&self, object_id: String) -> Result<ObjectVersion> {
+        self.read(move |connection| read_version(connection, &object_id, None)).await
+    }
+
     async fn complete_audit(&self, entry: AuditEntry) -> Result<()> {
         self.write(move |tx| write(tx, &entry)).await
     }

@@ -79,7 +79,8 @@ use super::memory::{
     CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, NodeLease, SuppressionTimes, WebhookDueIndex,
 };
 use super::{
-    Access, AuditTrail, OpenError, Requester, ResponseRecorder, Result, SpoolFeed, StoreError, StoreOptions,
+    Access, AuditTrail, ObjectVersion, OpenError, Requester, ResponseRecorder, Result, SpoolFeed, StoreError,
+    StoreOptions,
 };
 use crate::limits::auth_limiter::BanChange;
 use crate::store::database::{Connection, Engine};
@@ -150,10 +151,17 @@ pub struct Store {
     recorder: Option<Arc<ResponseRecorder>>,
     /// The entry of the audit log that changes through this handle store with them.
     trail: Option<Arc<AuditTrail>>,
+    /// The version that an object must have for changes through this handle.
+    expected: Option<Arc<ObjectVersion>>,
 }
 
-/// What a change stores besides, in its transaction.
-type Recorded = (Option<Arc<ResponseRecorder>>, Option<Arc<AuditTrail>>);
+/// What belongs to the request that makes a change: its transaction checks and stores it.
+#[derive(Clone)]
+struct ChangeContext {
+    recorder: Option<Arc<ResponseRecorder>>,
+    trail: Option<Arc<AuditTrail>>,
+    expected: Option<Arc<ObjectVersion>>,
+}
 
 impl Deref for Store {
     type Target = OpenDatabase;
@@ -248,7 +256,7 @@ impl Store {
 
     /// A handle of the server itself.
     fn of_database(database: Arc<OpenDatabase>) -> Self {
-        Self { database, requester: Requester::Server, recorder: None, trail: None }
+        Self { database, requester: Requester::Server, recorder: None, trail: None, expected: None }
     }
 
     /// A handle whose changes also store the response that `recorder` renders from their result, in their transaction.
@@ -259,6 +267,12 @@ impl Store {
     /// A handle whose changes also store an entry of the audit log, in their transactions.
     pub fn auditing(&self, trail: Arc<AuditTrail>) -> Self {
         Self { trail: Some(trail), ..self.clone() }
+    }
+
+    /// A handle whose changes fail with [`Conflict::Changed`](super::Conflict::Changed) if another request has changed the
+    /// object since it had this version.
+    pub fn unless_changed(&self, version: ObjectVersion) -> Self {
+        Self { expected: Some(Arc::new(version)), ..self.clone() }
     }
 
     /// A handle whose queries are those of `requester`, which shares the connections fairly with others. Other handles are
@@ -332,7 +346,9 @@ impl Store {
         W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
         A: FnOnce(S, T) -> U + Send + 'static,
     {
-        let runs_alone = self.trail.is_some() || self.recorder.is_some() && hot.rows.shared_keys.is_none();
+        let runs_alone = self.trail.is_some()
+            || self.expected.is_some()
+            || self.recorder.is_some() && hot.rows.shared_keys.is_none();
         self.write_as((!runs_alone).then_some(hot), state, work, after).await
     }
 
@@ -345,12 +361,12 @@ impl Store {
         W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
         A: FnOnce(S, T) -> U + Send + 'static,
     {
-        let (recorder, trail) = (self.recorder.clone(), self.trail.clone());
-        if recorder.is_none() && trail.is_none() {
-            return self.run_as(hot, state, work, after).await;
-        }
-        let request = (recorder, trail);
-        let work = move |(state, (recorder, trail)): &(S, Recorded), tx: &Tx<'_>| {
+        let Some(context) = self.change_context() else { return self.run_as(hot, state, work, after).await };
+        let work = move |(state, context): &(S, ChangeContext), tx: &Tx<'_>| {
+            let ChangeContext { recorder, trail, expected } = context;
+            if let Some(expected) = expected {
+                audit::require_unchanged(tx, expected, trail.as_ref().map(|trail| trail.entry().id))?;
+            }
             let changes_before = tx.total_changes();
             let result = work(state, tx)?;
             let is_changed = tx.total_changes() != changes_before;
@@ -363,17 +379,24 @@ impl Store {
             }
             Ok((result, is_stored, is_changed))
         };
-        let after = move |(state, (recorder, trail)): (S, Recorded),
+        let after = move |(state, context): (S, ChangeContext),
                           (result, is_stored, is_changed): (T, bool, bool)| {
-            if let Some(recorder) = recorder.filter(|_| is_stored) {
+            if let Some(recorder) = context.recorder.filter(|_| is_stored) {
                 recorder.note_stored();
             }
-            if let Some(trail) = trail.filter(|_| is_changed) {
+            if let Some(trail) = context.trail.filter(|_| is_changed) {
                 trail.note_written();
             }
             after(state, result)
         };
-        self.run_as(hot, (state, request), work, after).await
+        self.run_as(hot, (state, context), work, after).await
+    }
+
+    /// What belongs to the request of this handle, if anything.
+    fn change_context(&self) -> Option<ChangeContext> {
+        let Self { recorder, trail, expected, .. } = self.clone();
+        let has_any = recorder.is_some() || trail.is_some() || expected.is_some();
+        has_any.then_some(ChangeContext { recorder, trail, expected })
     }
 
     async fn run_as<S, T, U, W, A>(&self, hot: Option<HotJob>, state: S, work: W, after: A) -> Result<U>

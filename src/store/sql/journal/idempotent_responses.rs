@@ -6,7 +6,9 @@ use crate::store::database::{Connection, OptionalExtension, params};
 use crate::store::sql::secret_encryption::{SealedColumn, Sealer};
 use crate::store::sql::sql_types::{sql_limit, us};
 use crate::store::sql::unit_of_work::Tx;
-use crate::store::{IDEMPOTENT_RESPONSE_LIFETIME, IdempotentResponse, ResponseRecorder, Result};
+use crate::store::{
+    Conflict, IDEMPOTENT_RESPONSE_LIFETIME, IdempotentResponse, ResponseRecorder, Result, StoreError,
+};
 
 /// The name of the column in earlier versions: stored bodies are encrypted for it.
 const BODY_COLUMN: &str = "kept_answer.body";
@@ -16,7 +18,8 @@ fn row_of(key: KeyId, name: &str) -> String {
     format!("{key}.{name}")
 }
 
-/// Stores the response to a change with this result, if there is one to store. Returns whether it is stored.
+/// Stores the response to a change with this result, if there is one to store. Returns whether it is stored. Fails with
+/// [`Conflict::Repeated`] if another process has carried the request out meanwhile. Changes run alone, so none is doing so.
 pub(in crate::store::sql) fn record<T: 'static>(
     tx: &Tx<'_>,
     recorder: &ResponseRecorder,
@@ -24,7 +27,14 @@ pub(in crate::store::sql) fn record<T: 'static>(
 ) -> Result<bool> {
     let Some(response) = recorder.response(result) else { return Ok(false) };
     let request = recorder.request();
-    insert(tx, request.key(), request.name(), &response, request.now())
+    if insert(tx, request.key(), request.name(), &response, request.now())? {
+        return Ok(true);
+    }
+    let sql = "SELECT 1 FROM idempotent_response WHERE key_id = ?1 AND name = ?2";
+    match tx.prepare_cached(sql)?.exists(params![request.key(), request.name()])? {
+        true => Err(StoreError::Conflict(Conflict::Repeated)),
+        false => Ok(false),
+    }
 }
 
 /// Stores a response, unless there is an unexpired one. Returns whether it is stored.
