@@ -13,11 +13,11 @@ use tower::ServiceExt;
 use crate::limits::auth_limiter::Ban;
 use crate::mail::Timestamp;
 use crate::model::{Scope, SecretDigest, TenantId};
+use crate::store::{SessionChange, SignIn, SignInLimits, SignIns};
 
 use super::content::JSON;
 use super::request_context::Origin;
-use super::sessions::Link;
-use super::{Api, router};
+use super::{Api, Result, router};
 
 /// Octets of a response that a page reads. Lists have at most 2 MiB of rows.
 const RESPONSE_OCTETS_MAX: usize = 16 * 1024 * 1024;
@@ -34,15 +34,17 @@ pub struct SignedIn {
 }
 
 impl SignedIn {
-    /// Whose sessions, links and requests are counted together. Those of a platform key are counted for each tenant, so
-    /// that its customers do not take them from one another.
-    pub fn owner(&self) -> (SecretDigest, Option<TenantId>) {
-        (self.digest, self.tenant_of_link())
-    }
-
     /// The tenant of a link; `None` if a key signed in by itself, or the link is one of the platform.
     pub fn tenant_of_link(&self) -> Option<TenantId> {
         self.rights.as_ref().map(|rights| rights.tenant_id)
+    }
+}
+
+impl From<&SignIn> for SignedIn {
+    fn from(sign_in: &SignIn) -> Self {
+        let rights = sign_in.tenant_id.zip(sign_in.scopes.clone());
+        let rights = rights.map(|(tenant_id, scopes)| Arc::new(SessionRights { tenant_id, scopes }));
+        Self { digest: sign_in.secret, rights }
     }
 }
 
@@ -101,19 +103,34 @@ impl InProcess {
         self.api.now()
     }
 
-    /// Takes a link of `POST /v1/sessions`, which works once.
-    pub fn open_link(&self, token: &str) -> Option<Link> {
-        self.api.links.take(token, self.api.now())
+    /// Stores a session.
+    pub async fn add_session(&self, new: SignIn, limits: SignInLimits) -> Result<()> {
+        Ok(self.api.store.add_sign_in(new, limits).await?)
     }
 
-    /// Ends all links of a key that nobody has opened.
-    pub fn drop_links(&self, signed_in: &SignedIn) {
-        self.api.links.drop_all_of_key(signed_in.digest);
+    /// A session, or a link that nobody has opened, by the digest of its token.
+    pub async fn find_sign_in(&self, digest: [u8; 32]) -> Result<Option<SignIn>> {
+        Ok(self.api.store.sign_in(digest, self.now()).await?)
     }
 
-    /// A link that nobody has opened.
-    pub fn find_link(&self, token: &str) -> Option<Link> {
-        self.api.links.find(token, self.api.now())
+    /// Takes a link of `POST /v1/sessions`, which works once, or ends a session.
+    pub async fn take_sign_in(&self, digest: [u8; 32]) -> Result<Option<SignIn>> {
+        Ok(self.api.store.take_sign_in(digest, self.now()).await?)
+    }
+
+    /// The sessions of a secret, the newest first.
+    pub async fn sessions_of(&self, secret: SecretDigest) -> Result<Vec<SignIn>> {
+        Ok(self.api.store.sessions_of(secret, self.now()).await?)
+    }
+
+    /// Changes a session.
+    pub async fn change_session(&self, digest: [u8; 32], change: SessionChange) -> Result<()> {
+        Ok(self.api.store.change_session(digest, change).await?)
+    }
+
+    /// Ends all sessions of a secret, and links that nobody has opened.
+    pub async fn end_sign_ins_of(&self, secret: SecretDigest) -> Result<()> {
+        Ok(self.api.store.end_sign_ins_of(secret).await?)
     }
 
     /// Records the event of a ban, as for logins over SMTP.

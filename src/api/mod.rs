@@ -78,7 +78,7 @@ use crate::submission::SubmissionService;
 use crate::tls::{Certificate, SharedServerConfig};
 use crate::verification::Verifier;
 
-use self::error::{ApiError, FieldError, Result};
+use self::error::{FieldError, Result};
 use self::events::Tail;
 use self::layers::auth::{Caller, LastUsedThrottle};
 use self::layers::idempotency::{InProgress, StoredResponses};
@@ -90,16 +90,17 @@ use self::page::List;
 use self::request_context::{ListedOwner, RequestContext};
 use self::response::{ApiResponse, Deleted};
 use self::server::ApiTls;
-use self::sessions::SessionLinks;
 
 pub use self::emails::SendLimits;
+pub use self::error::ApiError;
 pub use self::in_process::{Answer, Ask, InProcess, SessionRights, SignedIn};
 pub use self::keys::KeyView;
 pub use self::operation::{Access, Operation, Route};
 pub use self::request_context::Origin;
 pub use self::router::no_such_path;
-pub use self::sessions::{Link, random_token};
+pub use self::sessions::{digest_of_token, random_token};
 pub use self::templates::language as template_language;
+pub use crate::store::{SessionChange, SignIn, SignInLimits};
 
 /// The resources, in the order of the document.
 static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
@@ -250,7 +251,6 @@ pub struct Api {
     acme: Option<Arc<Acme>>,
     session_max: SignedDuration,
     has_pages: bool,
-    links: SessionLinks,
     data_dir: PathBuf,
 }
 
@@ -305,7 +305,6 @@ impl Api {
             certificate: parts.certificate,
             has_certificate_files: parts.has_certificate_files,
             acme: parts.acme,
-            links: SessionLinks::default(),
             data_dir: parts.data_dir,
         }
     }

@@ -1,19 +1,17 @@
 //! Links that sign a person in to the pages. A platform makes one for its customer and redirects them; each works once.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::header::HOST;
-use parking_lot::{Mutex, MutexGuard};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::limits::eviction::{drop_oldest, drop_oldest_of_largest_owner};
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{RefusalCode, Scope, SecretDigest, TenantId};
+use crate::store::{SignIn, SignInLimits, SignIns};
 
 use super::in_process::{SessionRights, SignedIn};
 use super::json::Checks;
@@ -24,10 +22,8 @@ use super::{Access, Api, ApiError, ApiResponse, Operation, RequestContext, Resou
 const LINK_LIFETIME: SignedDuration = SignedDuration::from_mins(5);
 /// The longest lifetime of a session, in seconds.
 const SESSION_SECONDS_MAX: u32 = 12 * 60 * 60;
-/// Links that were not opened; beyond it, the oldest of the tenant with most links is dropped.
-const LINKS_MAX: usize = 1000;
-/// Links of one key that were not opened, for each tenant.
-const LINKS_OF_KEY_MAX: usize = 50;
+/// Links that were not opened: of one key for each tenant, and of all.
+const LINK_LIMITS: SignInLimits = SignInLimits { of_owner: 50, total: 1000 };
 const PATH_OCTETS_MAX: usize = 1024;
 
 /// The operation.
@@ -76,81 +72,53 @@ pub struct SessionView {
     session_expires_at: Timestamp,
 }
 
-/// A link that was opened.
-#[derive(Debug, Clone)]
-pub struct Link {
-    /// Who is signed in by it.
-    pub signed_in: SignedIn,
-    /// The page to show.
-    pub path: String,
-    /// When the session ends.
-    pub session_expires_at: Timestamp,
-    expires_at: Timestamp,
-    made_at: Timestamp,
-}
-
-/// Links that wait for a person, by the digest of their token.
-#[derive(Debug, Default)]
-pub struct SessionLinks(Mutex<HashMap<[u8; 32], Link>>);
-
-impl SessionLinks {
-    /// Adds a link and returns its token.
-    pub fn add(
-        &self,
-        signed_in: SignedIn,
-        path: String,
-        session_expires_at: Timestamp,
-        now: Timestamp,
-    ) -> String {
-        let token = random_token();
-        let expires_at = now.checked_add(LINK_LIFETIME).unwrap_or(Timestamp::MAX);
-        let link = Link { signed_in, path, session_expires_at, expires_at, made_at: now };
-        let mut links = self.lock();
-        links.retain(|_, link| link.expires_at > now);
-        let (owner, age) = (link.signed_in.owner(), |link: &Link| link.made_at);
-        drop_oldest(&mut links, LINKS_OF_KEY_MAX, age, |other| other.signed_in.owner() == owner);
-        let tenant = |link: &Link| link.signed_in.tenant_of_link();
-        drop_oldest_of_largest_owner(&mut links, LINKS_MAX, age, tenant);
-        links.insert(digest(&token), link);
-        token
-    }
-
-    /// Takes the link of a token out, if it has not ended.
-    pub fn take(&self, token: &str, now: Timestamp) -> Option<Link> {
-        self.lock().remove(&digest(token)).filter(|link| link.expires_at > now)
-    }
-
-    /// Removes all links of a key.
-    pub fn drop_all_of_key(&self, key: SecretDigest) {
-        self.lock().retain(|_, link| link.signed_in.digest != key);
-    }
-
-    /// The link of a token, if it has not ended. It stays.
-    pub fn find(&self, token: &str, now: Timestamp) -> Option<Link> {
-        self.lock().get(&digest(token)).filter(|link| link.expires_at > now).cloned()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Link>> {
-        self.0.lock()
-    }
-}
-
 /// The secret of a link or a session: 256 random bits.
 pub fn random_token() -> String {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
 }
 
-fn digest(token: &str) -> [u8; 32] {
+/// By which a link or a session is stored.
+pub fn digest_of_token(token: &str) -> [u8; 32] {
     Sha256::digest(token).into()
 }
 
+/// A link to make.
+struct NewLink {
+    signed_in: SignedIn,
+    path: String,
+    session_expires_at: Timestamp,
+}
+
 impl Api {
-    /// A link that signs in a key and opens a page, for `quickstart`.
-    pub fn sign_in_link(&self, digest: SecretDigest, path: &str, base: &str) -> String {
+    /// A link that signs in a platform key and opens a page, for `quickstart`.
+    pub async fn sign_in_link(&self, digest: SecretDigest, path: &str, base: &str) -> Result<String> {
         let now = self.now();
-        let until = now.checked_add(self.session_max).unwrap_or(Timestamp::MAX);
-        let token = self.links.add(SignedIn { digest, rights: None }, path.to_owned(), until, now);
-        format!("{base}/ui/sign-in#{token}")
+        let session_expires_at = now.checked_add(self.session_max).unwrap_or(Timestamp::MAX);
+        let signed_in = SignedIn { digest, rights: None };
+        let token =
+            self.add_link(NewLink { signed_in, path: path.to_owned(), session_expires_at }, now).await?;
+        Ok(format!("{base}/ui/sign-in#{token}"))
+    }
+
+    /// Stores a link and returns its token.
+    async fn add_link(&self, new: NewLink, now: Timestamp) -> Result<String> {
+        let NewLink { signed_in, path, session_expires_at } = new;
+        let token = random_token();
+        let link = SignIn {
+            digest: digest_of_token(&token),
+            secret: signed_in.digest,
+            tenant_id: signed_in.tenant_of_link(),
+            scopes: signed_in.rights.as_ref().map(|rights| rights.scopes.clone()),
+            path: Some(path),
+            created_at: now,
+            seen_at: now,
+            ends_at: now.checked_add(LINK_LIFETIME).unwrap_or(Timestamp::MAX),
+            expires_at: session_expires_at,
+            theme: None,
+            note: None,
+        };
+        self.store.add_sign_in(link, LINK_LIMITS).await?;
+        Ok(token)
     }
 
     /// The beginning of links: `api.public_url`, else the address that the client of this request used.
@@ -206,7 +174,7 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
     let lifetime = SignedDuration::from_secs(seconds.into()).min(call.api.session_max);
     let session_expires_at = call.now.checked_add(lifetime).unwrap_or(Timestamp::MAX);
     let signed_in = SignedIn { digest: call.signed_in.digest, rights };
-    let token = call.api.links.add(signed_in, path, session_expires_at, call.now);
+    let token = call.api.add_link(NewLink { signed_in, path, session_expires_at }, call.now).await?;
     ApiResponse::created(&SessionView {
         object: "session",
         url: format!("{base}/ui/sign-in#{token}"),
@@ -214,51 +182,4 @@ async fn create(call: RequestContext) -> Result<ApiResponse> {
         expires_at: call.now.checked_add(LINK_LIFETIME).unwrap_or(Timestamp::MAX),
         session_expires_at,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Environment, KeySecret};
-
-    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
-
-    fn tenant() -> TenantId {
-        TenantId::generate(NOW)
-    }
-
-    fn key() -> SecretDigest {
-        KeySecret::generate(Environment::Live).digest()
-    }
-
-    fn add(links: &SessionLinks, digest: SecretDigest, tenant_id: Option<TenantId>) -> String {
-        let rights = tenant_id.map(|tenant_id| Arc::new(SessionRights { tenant_id, scopes: Vec::new() }));
-        // The others are older.
-        let now = NOW + SignedDuration::from_millis(links.lock().len() as i64);
-        links.add(SignedIn { digest, rights }, "/ui/".into(), NOW, now)
-    }
-
-    #[test]
-    fn the_links_of_one_tenant_of_a_platform_key_do_not_remove_those_of_another() {
-        let (links, key, busy) = (SessionLinks::default(), key(), tenant());
-        let other = add(&links, key, Some(tenant()));
-        let first = add(&links, key, Some(busy));
-        (0..LINKS_OF_KEY_MAX).for_each(|_| drop(add(&links, key, Some(busy))));
-        assert!(links.take(&other, NOW).is_some());
-        assert_eq!(links.lock().len(), LINKS_OF_KEY_MAX, "{first} or another one of the tenant was dropped");
-    }
-
-    #[test]
-    fn the_links_of_all_keys_of_a_tenant_do_not_remove_those_of_others() {
-        let (links, busy) = (SessionLinks::default(), tenant());
-        let others = [add(&links, key(), None), add(&links, key(), Some(tenant()))];
-        for _ in 0..LINKS_MAX / LINKS_OF_KEY_MAX + 1 {
-            let key = key();
-            (0..LINKS_OF_KEY_MAX).for_each(|_| drop(add(&links, key, Some(busy))));
-        }
-        assert_eq!(links.lock().len(), LINKS_MAX);
-        for other in others {
-            assert!(links.take(&other, NOW).is_some());
-        }
-    }
 }

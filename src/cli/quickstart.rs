@@ -237,7 +237,8 @@ async fn print_sign_in_link(running: &Running) -> anyhow::Result<()> {
         && let Some(present) =
             running.store().scram_credential(&key.id.to_string(), now).await?.secrets.first()
     {
-        let link = running.api().sign_in_link(present.digest, "/ui/messages", &format!("http://{api}"));
+        let link = running.api().sign_in_link(present.digest, "/ui/messages", &format!("http://{api}")).await;
+        let link = link.map_err(|error| anyhow::anyhow!(error.refusal.message))?;
         println!("Open {link}\nThe link works once, for five minutes. Then sign in with the platform key.\n");
     }
     Ok(())

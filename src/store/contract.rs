@@ -17,6 +17,7 @@ pub(crate) mod postgres_server;
 mod reports;
 mod search;
 mod sending;
+mod sign_ins;
 mod spool;
 mod sts_policies;
 mod suppressions;

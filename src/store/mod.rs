@@ -1,4 +1,4 @@
-//! Persistence: the only module with SQL. Callers use fourteen traits and plain structs.
+//! Persistence: the only module with SQL. Callers use fifteen traits and plain structs.
 //!
 //! * [`AcmeAccounts`]: accounts at certificate authorities.
 //! * [`Audit`]: what people changed.
@@ -13,6 +13,7 @@
 //! * [`Outbox`]: webhooks and their pending deliveries.
 //! * [`StsPolicies`]: cached MTA-STS policies of destinations.
 //! * [`Reports`]: what other servers send back about messages, and the keys of the addresses that it comes to.
+//! * [`SignIns`]: who is signed in to the pages.
 //! * [`TlsResults`]: counts of TLS sessions until they are reported (RFC 8460).
 //!
 //! In SQLite, one process owns a spool. Only its queue manager knows what is claimed, so a claim writes nothing, and after a
@@ -52,7 +53,7 @@ pub use sql::{
 };
 pub use traits::{
     AcmeAccounts, Audit, Bundles, Directory, Erasures, Inboxes, Journal, Ledger, Outbox, Queue, Reports,
-    Spool, StsPolicies, TlsResults,
+    SignIns, Spool, StsPolicies, TlsResults,
 };
 
 /// Lifetime of a [`SubmissionKey`].

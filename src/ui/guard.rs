@@ -8,18 +8,23 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, StatusCode};
 use subtle::ConstantTimeEq;
 
-use super::session::{PAGES_PER_MINUTE, SessionHandle};
+use super::session::{PAGES_PER_MINUTE, Session, SessionHandle};
 use super::view::Problem;
 use super::{Ui, frame, headers, request};
+use crate::api::ApiError;
 
-/// The session of a request, or the answer without one: the sign-in page.
-pub fn find_session(ui: &Ui, head: &Parts) -> Result<SessionHandle, Box<Response>> {
+/// The session of a request with its id, or the answer without one: the sign-in page.
+pub async fn find_session(ui: &Ui, head: &Parts) -> Result<(Session, String), Box<Response>> {
     let now = ui.api.now();
-    if let Some(session) = current(ui, head) {
+    let found = current(ui, head).await;
+    let found = found.map_err(|error| Box::new(frame::problem(ui, None, &Problem::from(error))))?;
+    if let Some((session, id)) = found {
         // Windows that refresh themselves send no forms, and the API limits changes. The colours are part of a page.
         let is_counted = head.method != Method::POST && head.uri.path() != "/ui/brand.css";
         let taken = if is_counted { ui.sessions.take_page(&session, now) } else { Ok(()) };
-        return taken.map(|()| session).map_err(|seconds| Box::new(too_many_pages(ui, seconds)));
+        taken.map_err(|seconds| Box::new(too_many_pages(ui, seconds)))?;
+        ui.sessions.note_use(&session, now).await;
+        return Ok((session, id));
     }
     if head.method != Method::GET && head.method != Method::HEAD {
         let (message, hint) = ("nobody is signed in", "sign in, then repeat the change");
@@ -44,9 +49,10 @@ fn too_many_pages(ui: &Ui, seconds: NonZeroU32) -> Response {
     response
 }
 
-/// The session of the cookie.
-pub fn current(ui: &Ui, head: &Parts) -> Option<SessionHandle> {
-    cookie(ui, &head.headers).and_then(|id| ui.sessions.find(&id, ui.api.now()))
+/// The session of the cookie, which is its id.
+pub async fn current(ui: &Ui, head: &Parts) -> Result<Option<(Session, String)>, ApiError> {
+    let Some(id) = cookie(ui, &head.headers) else { return Ok(None) };
+    Ok(ui.sessions.find(&id).await?.map(|session| (session, id)))
 }
 
 /// Whether this origin made the browser send the request.

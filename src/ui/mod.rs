@@ -87,9 +87,9 @@ pub struct Ui {
 }
 
 impl Ui {
-    /// The pages, with nobody signed in.
+    /// The pages.
     pub fn new(parts: UiDependencies) -> Arc<Self> {
-        let sessions = Sessions::new(&parts.settings);
+        let sessions = Sessions::new(&parts.settings, parts.api.clone());
         Arc::new(Self {
             public_url: parts.public_url,
             is_tls: parts.is_tls,

@@ -183,15 +183,23 @@ async fn serve(ui: Arc<Ui>, page: &'static Page, request: Request) -> Response {
     let Some(origin) = head.extensions.get::<Origin>().cloned() else {
         return headers::bare(StatusCode::INTERNAL_SERVER_ERROR);
     };
-    let session = match guard::find_session(&ui, &head) {
-        Ok(session) => session,
+    let (found, session_id) = match guard::find_session(&ui, &head).await {
+        Ok(found) => found,
         Err(response) => return *response,
     };
-    let Some(session) = sign_in::renew(&ui, &origin, session).await else {
-        return guard::signed_out(&ui);
+    let me = match sign_in::renew(&ui, &origin, &found).await {
+        Ok(Some(me)) => me,
+        Ok(None) => return guard::signed_out(&ui),
+        Err(problem) => return frame::problem(&ui, None, &problem),
     };
+    let session = ui.sessions.open(&found, &session_id, me, ui.api.now());
+    let note = if head.method == Method::GET { found.note } else { None };
+    if note.is_some()
+        && let Err(error) = ui.sessions.set_note(session.digest, None).await
+    {
+        tracing::warn!(error = %error.refusal.message, "a note will be shown again");
+    }
     let (id, part) = path_of(&mut head).await;
-    let note = if head.method == Method::GET { ui.sessions.take_note(&session) } else { None };
     let request = PageRequest {
         ui: Arc::clone(&ui),
         page,
@@ -216,7 +224,13 @@ async fn serve(ui: Arc<Ui>, page: &'static Page, request: Request) -> Response {
         Ok(view) => {
             match &view {
                 View::Redirect { note, .. } => {
-                    ui.sessions.set_note(&session, note.clone());
+                    let stored = match note {
+                        Some(note) => ui.sessions.set_note(session.digest, Some(note)).await,
+                        None => Ok(()),
+                    };
+                    if let Err(error) = stored {
+                        tracing::warn!(error = %error.refusal.message, "a note will not be shown");
+                    }
                     // Something has changed.
                     ui.sessions.change_counts(&session, Counts::expire);
                 }
@@ -229,8 +243,10 @@ async fn serve(ui: Arc<Ui>, page: &'static Page, request: Request) -> Response {
         }
         Err(problem) if problem.status == StatusCode::UNAUTHORIZED => {
             // The key was revoked or has expired.
-            ui.sessions.end(&session);
-            guard::signed_out(&ui)
+            match ui.sessions.end(session.digest).await {
+                Ok(()) => guard::signed_out(&ui),
+                Err(error) => frame::problem(&ui, Some(&framing), &Problem::from(error)),
+            }
         }
         Err(problem) => frame::problem(&ui, Some(&framing), &problem),
     }

@@ -1,26 +1,36 @@
-//! Who is signed in. Sessions are in memory, so a restart signs everybody out; they have the digest of the secret of a key,
-//! never the secret.
+//! Who is signed in. Sessions are in the store, so they hold on all nodes; they have the digest of the secret of a key, never
+//! the secret. What the API said about a session is remembered for a minute.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use parking_lot::{Mutex, MutexGuard};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::counts::Counts;
-use crate::api::{SignedIn, random_token};
+use crate::api::{
+    ApiError, InProcess, SessionChange, SignIn, SignInLimits, SignedIn, digest_of_token, random_token,
+};
 use crate::config;
-use crate::limits::eviction::{drop_oldest, drop_oldest_of_largest_owner};
+use crate::limits::eviction::drop_oldest;
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::{Environment, LimitPeriod, Scope, TenantStatus};
+use crate::model::{Environment, LimitPeriod, Scope, TenantId, TenantStatus};
 use crate::policy::fixed_window::FixedWindow;
 
-const SESSIONS_MAX: usize = 1000;
-const SESSIONS_OF_KEY_MAX: usize = 20;
+/// Sessions of one key, for each tenant of its links, and of all.
+const LIMITS: SignInLimits = SignInLimits { of_owner: 20, total: 1000 };
+/// Sessions of which this process remembers something; beyond it, the ones that were not used for longest are asked about again.
+const REMEMBERED_MAX: usize = 1000;
+/// How exactly the last page of a session is stored, because each time is a commit.
+const SEEN_RESOLUTION: SignedDuration = SignedDuration::from_secs(30);
+const NOTE_CHARS_MAX: usize = 1000;
+/// The themes that a person may choose.
+pub const THEMES: [&str; 2] = ["dark", "light"];
 /// Pages of a session in a minute. A page that refreshes itself every two seconds takes 30.
 pub const PAGES_PER_MINUTE: u64 = 240;
 
@@ -74,94 +84,143 @@ pub struct Brand {
     pub color: Option<String>,
 }
 
-/// A session while a request uses it.
+/// A session, as it is stored.
 #[derive(Debug, Clone)]
-pub struct SessionHandle {
+pub struct Session {
     /// The digest of its id, which names it on the page of sessions.
     pub digest: [u8; 32],
     pub signed_in: SignedIn,
-    pub me: Arc<Me>,
-    /// The time when the API said so.
-    pub me_read_at: Timestamp,
-    /// The token of its forms.
-    pub csrf: Arc<str>,
+    /// Whose objects it sees; `None` for the platform.
+    pub tenant_id: Option<TenantId>,
     pub created_at: Timestamp,
+    /// Its last page, within some seconds.
+    pub seen_at: Timestamp,
     pub expires_at: Timestamp,
     /// `light` or `dark`, if the person chose one.
     pub theme: Option<&'static str>,
-    /// Cancelled when the session ends.
+    /// What the next page says.
+    pub note: Option<String>,
+}
+
+impl From<SignIn> for Session {
+    fn from(stored: SignIn) -> Self {
+        let theme = stored.theme.as_deref();
+        Self {
+            digest: stored.digest,
+            signed_in: SignedIn::from(&stored),
+            tenant_id: stored.tenant_id,
+            created_at: stored.created_at,
+            seen_at: stored.seen_at,
+            expires_at: stored.expires_at,
+            theme: THEMES.into_iter().find(|known| Some(*known) == theme),
+            note: stored.note,
+        }
+    }
+}
+
+/// A session while a request uses it.
+#[derive(Debug, Clone)]
+pub struct SessionHandle {
+    pub digest: [u8; 32],
+    pub signed_in: SignedIn,
+    pub me: Arc<Me>,
+    /// The token of its forms.
+    pub csrf: Arc<str>,
+    pub theme: Option<&'static str>,
+    /// Cancelled when this process learns that the session has ended.
     pub ended: CancellationToken,
     /// The counts in its navigation.
     pub counts: Counts,
 }
 
-struct Session {
-    handle: SessionHandle,
-    /// Cancels [`SessionHandle::ended`] when the session is removed.
+/// What this process remembers of a session.
+struct Remembered {
+    token: CancellationToken,
+    /// Cancels the token when the session is removed.
     _end: DropGuard,
-    last_seen: Timestamp,
-    note: Option<String>,
+    used_at: Timestamp,
+    /// Who is signed in, and when the API said so.
+    me: Option<(Arc<Me>, Timestamp)>,
+    counts: Counts,
 }
 
 /// All sessions.
 pub struct Sessions {
+    api: InProcess,
     idle: SignedDuration,
     longest: SignedDuration,
-    all: Mutex<HashMap<[u8; 32], Session>>,
+    remembered: Mutex<HashMap<[u8; 32], Remembered>>,
     pages: Mutex<FixedWindow<[u8; 32]>>,
 }
 
 impl Sessions {
-    /// Nobody is signed in.
-    pub fn new(settings: &config::Ui) -> Self {
+    /// Those that the API stores.
+    pub fn new(settings: &config::Ui, api: InProcess) -> Self {
         let time = |duration| SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
         Self {
+            api,
             idle: time(settings.session_idle),
             longest: time(settings.session_max),
-            all: Mutex::default(),
+            remembered: Mutex::default(),
             pages: Mutex::new(FixedWindow::new(LimitPeriod::Minute)),
         }
     }
 
-    /// Begins a session and returns its id, for the cookie. Above the limits, the oldest ones of the key or of the tenant
-    /// with most sessions end.
-    pub fn begin(&self, signed_in: SignedIn, me: Me, until: Option<Timestamp>, now: Timestamp) -> String {
-        let (id, ended) = (random_token(), CancellationToken::new());
+    /// Begins a session and returns its id, for the cookie. At the limits, the ones that were not used for longest end: of the
+    /// key, or of the tenant with most sessions.
+    pub async fn begin(
+        &self,
+        signed_in: SignedIn,
+        me: Me,
+        until: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<String, ApiError> {
+        let id = random_token();
         let longest = now.checked_add(self.longest).unwrap_or(Timestamp::MAX);
-        let handle = SessionHandle {
-            digest: Sha256::digest(&id).into(),
-            signed_in,
-            me: Arc::new(me),
-            me_read_at: now,
-            csrf: random_token().into(),
+        let expires_at = until.map_or(longest, |until| until.min(longest));
+        let new = SignIn {
+            digest: digest_of_token(&id),
+            secret: signed_in.digest,
+            tenant_id: me.tenant.as_ref().and_then(|tenant| tenant.id.parse().ok()),
+            scopes: signed_in.rights.as_ref().map(|rights| rights.scopes.clone()),
+            path: None,
             created_at: now,
-            expires_at: until.map_or(longest, |until| until.min(longest)),
+            seen_at: now,
+            ends_at: self.end_of_idle(now).min(expires_at),
+            expires_at,
             theme: None,
-            ended: ended.clone(),
-            counts: Counts::default(),
+            note: None,
         };
-        let mut all = self.lock();
-        self.drop_ended(&mut all, now);
-        let (owner, age) = (handle.signed_in.owner(), |session: &Session| session.last_seen);
-        drop_oldest(&mut all, SESSIONS_OF_KEY_MAX, age, |other| other.handle.signed_in.owner() == owner);
-        let tenant = |session: &Session| session.handle.me.tenant.as_ref().map(|tenant| tenant.id.clone());
-        drop_oldest_of_largest_owner(&mut all, SESSIONS_MAX, age, tenant);
-        all.insert(handle.digest, Session { handle, _end: ended.drop_guard(), last_seen: now, note: None });
-        id
+        let digest = new.digest;
+        self.api.add_session(new, LIMITS).await?;
+        self.remember_me(digest, Arc::new(me), now);
+        Ok(id)
     }
 
-    /// The session of an id, which is now in use.
-    pub fn find(&self, id: &str, now: Timestamp) -> Option<SessionHandle> {
-        let digest: [u8; 32] = Sha256::digest(id).into();
-        let mut all = self.lock();
-        self.drop_ended(&mut all, now);
-        let session = all.get_mut(&digest)?;
-        session.last_seen = now;
-        Some(session.handle.clone())
+    /// The session of an id.
+    pub async fn find(&self, id: &str) -> Result<Option<Session>, ApiError> {
+        let digest = digest_of_token(id);
+        let found = self.api.find_sign_in(digest).await?.filter(|found| found.path.is_none());
+        if found.is_none() {
+            self.forget(&digest);
+        }
+        Ok(found.map(Session::from))
+    }
+
+    /// Notes that a session is used. It ends early if that is not stored, so an error is only logged.
+    pub async fn note_use(&self, session: &Session, now: Timestamp) {
+        if now.duration_since(session.seen_at) < SEEN_RESOLUTION.min(self.idle / 8) {
+            return;
+        }
+        let ends_at = self.end_of_idle(now).min(session.expires_at);
+        let seen = SessionChange::Seen { at: now, ends_at };
+        if let Err(error) = self.api.change_session(session.digest, seen).await {
+            tracing::warn!(error = %error.refusal.message, "the use of a session was not stored");
+        }
     }
 
     /// Counts a page. If the session has shown too many in this minute, the error is the number of seconds until the next.
-    pub fn take_page(&self, session: &SessionHandle, now: Timestamp) -> Result<(), NonZeroU32> {
+    pub fn take_page(&self, session: &Session, now: Timestamp) -> Result<(), NonZeroU32> {
         let mut pages = self.pages.lock();
         let status = pages.status(&session.digest, PAGES_PER_MINUTE, now);
         if status.remaining() == 0 {
@@ -172,132 +231,159 @@ impl Sessions {
     }
 
     /// Sets the theme.
-    pub fn set_theme(&self, session: &SessionHandle, theme: Option<&'static str>) {
-        if let Some(session) = self.lock().get_mut(&session.digest) {
-            session.handle.theme = theme;
+    pub async fn set_theme(
+        &self,
+        session: &SessionHandle,
+        theme: Option<&'static str>,
+    ) -> Result<(), ApiError> {
+        let theme = SessionChange::Theme(theme.map(str::to_owned));
+        self.api.change_session(session.digest, theme).await
+    }
+
+    /// Sets what the next page says.
+    pub async fn set_note(&self, digest: [u8; 32], note: Option<&str>) -> Result<(), ApiError> {
+        let note = note.map(|note| note.chars().take(NOTE_CHARS_MAX).collect());
+        self.api.change_session(digest, SessionChange::Note(note)).await
+    }
+
+    /// Who is signed in, and when the API said so, as far as this process remembers it.
+    pub fn remembered_me(&self, session: &Session) -> Option<(Arc<Me>, Timestamp)> {
+        self.lock().get(&session.digest)?.me.clone()
+    }
+
+    /// Remembers who is signed in.
+    pub fn remember_me(&self, digest: [u8; 32], me: Arc<Me>, now: Timestamp) {
+        self.remember(digest, now, |remembered| remembered.me = Some((me, now)));
+    }
+
+    /// The session for a request, with the id of its cookie.
+    pub fn open(&self, session: &Session, id: &str, me: Arc<Me>, now: Timestamp) -> SessionHandle {
+        let (ended, counts) = self.remember(session.digest, now, |remembered| {
+            (remembered.token.clone(), remembered.counts.clone())
+        });
+        SessionHandle {
+            digest: session.digest,
+            signed_in: session.signed_in.clone(),
+            me,
+            csrf: form_token(id).into(),
+            theme: session.theme,
+            ended,
+            counts,
         }
     }
 
     /// Changes the counts in the navigation, and returns them.
     pub fn change_counts(&self, session: &SessionHandle, change: impl FnOnce(&mut Counts)) -> Counts {
         let mut all = self.lock();
-        let Some(session) = all.get_mut(&session.digest) else { return Counts::default() };
-        change(&mut session.handle.counts);
-        session.handle.counts.clone()
-    }
-
-    /// Renews who is signed in.
-    pub fn set_me(&self, session: &SessionHandle, me: Arc<Me>, now: Timestamp) {
-        if let Some(session) = self.lock().get_mut(&session.digest) {
-            session.handle.me = me;
-            session.handle.me_read_at = now;
-        }
+        let Some(remembered) = all.get_mut(&session.digest) else { return Counts::default() };
+        change(&mut remembered.counts);
+        remembered.counts.clone()
     }
 
     /// Ends a session.
-    pub fn end(&self, session: &SessionHandle) {
-        self.lock().remove(&session.digest);
+    pub async fn end(&self, digest: [u8; 32]) -> Result<(), ApiError> {
+        self.api.take_sign_in(digest).await?;
+        self.forget(&digest);
+        Ok(())
     }
 
-    /// Completes when a session has ended. Looks for idle sessions at this interval, because nobody may open a page meanwhile.
-    pub async fn until_end(&self, session: &SessionHandle, interval: Duration, now: impl Fn() -> Timestamp) {
-        while tokio::time::timeout(interval, session.ended.cancelled()).await.is_err() {
-            self.drop_ended(&mut self.lock(), now());
-        }
+    /// Ends all sessions of the key of this one, and links that nobody has opened.
+    pub async fn end_all_of_key(&self, session: &SessionHandle) -> Result<(), ApiError> {
+        let secret = session.signed_in.digest;
+        let own = self.api.sessions_of(secret).await?;
+        self.api.end_sign_ins_of(secret).await?;
+        own.iter().for_each(|session| self.forget(&session.digest));
+        Ok(())
     }
 
-    /// Ends all sessions of the key of this one.
-    pub fn end_all_of_key(&self, session: &SessionHandle) {
-        let key = session.signed_in.digest;
-        self.lock().retain(|_, other| other.handle.signed_in.digest != key);
-    }
-
-    /// The sessions that this one may see, the newest first, with the time of their last page. A session of a link sees
-    /// itself only, because others of the key may be of other people.
-    pub fn of_key(&self, session: &SessionHandle, now: Timestamp) -> Vec<(SessionHandle, Timestamp)> {
-        let mut all = self.lock();
-        self.drop_ended(&mut all, now);
-        let is_shown = |other: &SessionHandle| match session.signed_in.rights {
+    /// The sessions that this one may see, the newest first. A session of a link sees itself only, because others of the key
+    /// may be of other people.
+    pub async fn of_key(&self, session: &SessionHandle) -> Result<Vec<Session>, ApiError> {
+        let all = self.api.sessions_of(session.signed_in.digest).await?;
+        let is_shown = |other: &SignIn| match session.signed_in.rights {
             Some(_) => other.digest == session.digest,
-            None => other.signed_in.digest == session.signed_in.digest,
+            None => true,
         };
-        let shown = all.values().filter(|other| is_shown(&other.handle));
-        let mut found: Vec<_> = shown.map(|other| (other.handle.clone(), other.last_seen)).collect();
-        found.sort_by_key(|(handle, _)| std::cmp::Reverse(handle.created_at));
-        found
+        Ok(all.into_iter().filter(is_shown).map(Session::from).collect())
     }
 
-    /// Sets the note that the next page shows.
-    pub fn set_note(&self, session: &SessionHandle, note: Option<String>) {
-        if let Some(session) = self.lock().get_mut(&session.digest) {
-            session.note = note;
+    /// Whether a session has not ended. It may have ended on another node, or because nobody opens a page.
+    pub async fn is_open(&self, session: &SessionHandle) -> bool {
+        !matches!(self.api.find_sign_in(session.digest).await, Ok(None))
+    }
+
+    fn end_of_idle(&self, now: Timestamp) -> Timestamp {
+        now.checked_add(self.idle).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Changes what is remembered of a session.
+    fn remember<T>(&self, digest: [u8; 32], now: Timestamp, change: impl FnOnce(&mut Remembered) -> T) -> T {
+        let mut all = self.lock();
+        if !all.contains_key(&digest) {
+            drop_oldest(&mut all, REMEMBERED_MAX, |remembered| remembered.used_at);
         }
+        let remembered = all.entry(digest).or_insert_with(Remembered::new);
+        remembered.used_at = now;
+        change(remembered)
     }
 
-    /// The note of the last change, once.
-    pub fn take_note(&self, session: &SessionHandle) -> Option<String> {
-        self.lock().get_mut(&session.digest)?.note.take()
+    fn forget(&self, digest: &[u8; 32]) {
+        self.lock().remove(digest);
     }
 
-    fn drop_ended(&self, all: &mut HashMap<[u8; 32], Session>, now: Timestamp) {
-        all.retain(|_, session| {
-            session.handle.expires_at > now && now.duration_since(session.last_seen) < self.idle
-        });
+    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Remembered>> {
+        self.remembered.lock()
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Session>> {
-        self.all.lock()
+impl Remembered {
+    fn new() -> Self {
+        let token = CancellationToken::new();
+        let _end = token.clone().drop_guard();
+        Self { token, _end, used_at: Timestamp::MIN, me: None, counts: Counts::default() }
+    }
+}
+
+/// The token of the forms of a session. It follows from the id, so every node knows it, and only the browser has the id.
+fn form_token(id: &str) -> String {
+    HEXLOWER.encode(&Sha256::new().chain_update("form token ").chain_update(id).finalize())
+}
+
+/// Completes when `ended` is cancelled, or a look at this interval finds that the session has ended.
+pub async fn until_end<F: Future<Output = bool>>(
+    ended: CancellationToken,
+    interval: Duration,
+    is_open: impl Fn() -> F,
+) {
+    while tokio::time::timeout(interval, ended.cancelled()).await.is_err() {
+        if !is_open().await {
+            return;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::model::KeySecret;
+    use std::cell::Cell;
+    use std::future::ready;
 
-    fn me(tenant: Option<&str>) -> Me {
-        let name = |id: &str| MeTenant {
-            id: id.into(),
-            name: id.into(),
-            slug: id.into(),
-            status: TenantStatus::Active,
-            brand: None,
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_ends_with_a_session_that_ended_elsewhere() {
+        let looks = Cell::new(0);
+        let is_open = || {
+            looks.set(looks.get() + 1);
+            ready(looks.get() < 3)
         };
-        Me {
-            key: MeKey { id: "key".into(), name: "key".into() },
-            tenant: tenant.map(name),
-            environment: Environment::Live,
-            scopes: Vec::new(),
-        }
+        let end = until_end(CancellationToken::new(), Duration::from_millis(1), is_open);
+        assert!(tokio::time::timeout(Duration::from_secs(10), end).await.is_ok());
+        assert_eq!(looks.get(), 3);
     }
 
     #[test]
-    fn the_sessions_of_all_keys_of_a_tenant_do_not_end_those_of_others() {
-        let now = Timestamp::UNIX_EPOCH;
-        let sessions = Sessions::new(&config::Ui::default());
-        let key = || SignedIn { digest: KeySecret::generate(Environment::Live).digest(), rights: None };
-        let others = [None, Some("calm")].map(|tenant| sessions.begin(key(), me(tenant), None, now));
-        let later = now + SignedDuration::from_secs(1);
-        for _ in 0..SESSIONS_MAX / SESSIONS_OF_KEY_MAX + 1 {
-            let key = key();
-            for _ in 0..SESSIONS_OF_KEY_MAX {
-                sessions.begin(key.clone(), me(Some("busy")), None, later);
-            }
-        }
-        assert_eq!(sessions.lock().len(), SESSIONS_MAX);
-        for other in others {
-            assert!(sessions.find(&other, later).is_some());
-        }
-    }
-
-    #[tokio::test]
-    async fn a_stream_ends_with_an_idle_session_although_nobody_opens_a_page() {
-        let begun = Timestamp::UNIX_EPOCH;
-        let sessions = Sessions::new(&config::Ui::default());
-        let key = SignedIn { digest: KeySecret::generate(Environment::Live).digest(), rights: None };
-        let id = sessions.begin(key, me(None), None, begun);
-        let session = sessions.find(&id, begun).unwrap();
-        let end = sessions.until_end(&session, Duration::from_millis(1), || begun + sessions.idle);
-        assert!(tokio::time::timeout(Duration::from_secs(10), end).await.is_ok());
+    fn the_token_of_a_form_is_not_the_id() {
+        assert_ne!(form_token("a"), form_token("b"));
+        assert!(!form_token("abcdefgh").contains("abcdefgh"));
     }
 }

@@ -16,10 +16,10 @@ use hyper::{Method, StatusCode};
 use url::{Host, Url};
 
 use super::request::{find, pairs};
-use super::session::{Me, SessionHandle};
+use super::session::{Me, Session};
 use super::view::Problem;
 use super::{Ui, frame, guard, headers, request};
-use crate::api::{Ask, Origin, SignedIn, no_such_path};
+use crate::api::{ApiError, Ask, Origin, SignIn, SignedIn, digest_of_token, no_such_path};
 use crate::limits::auth_limiter::AuthDecision;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::KeySecret;
@@ -90,22 +90,31 @@ async fn serve(ui: &Arc<Ui>, request: Request) -> Response {
             let key = find(&form, "key").unwrap_or_default();
             with_key(ui, &origin, key).await.map(|id| (id, next.clone()))
         }
-        Some(token) if find(&form, "confirm").is_none() && is_of_another_tenant(ui, &head, token) => {
-            return frame::confirm_link(ui, token);
-        }
-        Some(token) => with_link(ui, &origin, token).await,
+        Some(token) => match is_of_another_tenant(ui, &head, token).await {
+            Ok(true) if find(&form, "confirm").is_none() => return frame::confirm_link(ui, token),
+            Ok(_) => with_link(ui, &origin, token).await,
+            Err(error) => Err(error.into()),
+        },
+    };
+    let begun = match begun {
+        Ok(begun) => end_replaced(ui, &head).await.map(|()| begun).map_err(Problem::from),
+        Err(problem) => Err(problem),
     };
     match begun {
         Ok((id, path)) => {
-            // The browser no longer has its cookie, so nobody could sign it out.
-            if let Some(replaced) = guard::current(ui, &head) {
-                ui.sessions.end(&replaced);
-            }
             let mut response = headers::redirect(&format!("{}{}", ui.prefix(), own_path(&path)));
             guard::set_cookie(ui, &mut response, Some(&id));
             response
         }
         Err(problem) => frame::sign_in(ui, &next, Some(&problem)),
+    }
+}
+
+/// Ends the session of the cookie: the browser no longer has it afterwards, so nobody could sign it out.
+async fn end_replaced(ui: &Ui, head: &Parts) -> Result<(), ApiError> {
+    match guard::current(ui, head).await? {
+        Some((replaced, _)) => ui.sessions.end(replaced.digest).await,
+        None => Ok(()),
     }
 }
 
@@ -123,14 +132,17 @@ async fn read_form(
 
 /// Whether a link leads somebody who is signed in to the pages of another tenant. A link of a stranger must not do that
 /// without a question: the person would type secrets into the pages of the stranger.
-fn is_of_another_tenant(ui: &Ui, head: &Parts, token: &str) -> bool {
-    match (guard::current(ui, head), ui.api.find_link(token)) {
-        (Some(session), Some(link)) => {
-            let tenant = link.signed_in.tenant_of_link().map(|id| id.to_string());
-            session.me.tenant.as_ref().map(|own| &own.id) != tenant.as_ref()
-        }
+async fn is_of_another_tenant(ui: &Ui, head: &Parts, token: &str) -> Result<bool, ApiError> {
+    Ok(match (guard::current(ui, head).await?, find_link(ui, token).await?) {
+        (Some((session, _)), Some(link)) => session.tenant_id != link.tenant_id,
         _ => false,
-    }
+    })
+}
+
+/// A link that nobody has opened.
+async fn find_link(ui: &Ui, token: &str) -> Result<Option<SignIn>, ApiError> {
+    let found = ui.api.find_sign_in(digest_of_token(token)).await?;
+    Ok(found.filter(|found| found.path.is_some()))
 }
 
 /// A key must not be sent in clear over a network. Behind a proxy on this machine, every client has a loopback address, so
@@ -173,7 +185,7 @@ async fn with_key(ui: &Ui, origin: &Origin, text: &str) -> Result<String, Proble
             if let (None, Ok(id)) = (&ui.public_url, me.key.id.parse()) {
                 ui.bans.record_success(origin.client, id);
             }
-            Ok(ui.sessions.begin(signed_in, me, None, now))
+            Ok(ui.sessions.begin(signed_in, me, None, now).await?)
         }
         Err(problem) => {
             if problem.status == StatusCode::UNAUTHORIZED {
@@ -188,13 +200,17 @@ async fn with_key(ui: &Ui, origin: &Origin, text: &str) -> Result<String, Proble
 async fn with_link(ui: &Ui, origin: &Origin, token: &str) -> Result<(String, String), Problem> {
     let now = ui.api.now();
     check_ban(ui, origin, now)?;
-    let me = match ui.api.find_link(token) {
+    let found = match find_link(ui, token).await? {
         // The link stays while the server or a rate limit refuses it.
-        Some(link) => Some(me_of(ui, origin, &link.signed_in).await?),
+        Some(link) => Some((me_of(ui, origin, &SignedIn::from(&link)).await?, link.digest)),
         None => None,
     };
     // Meanwhile somebody else may have opened it, or ended all links of its key.
-    let (Some(me), Some(link)) = (me, ui.api.open_link(token)) else {
+    let opened = match found {
+        Some((me, digest)) => ui.api.take_sign_in(digest).await?.map(|link| (me, link)),
+        None => None,
+    };
+    let Some((me, link)) = opened else {
         fail(ui, origin, Failure { reason: "used link", name: "link" }, now).await;
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
@@ -203,27 +219,31 @@ async fn with_link(ui: &Ui, origin: &Origin, token: &str) -> Result<(String, Str
             "ask for a new link, or paste a key",
         ));
     };
-    Ok((ui.sessions.begin(link.signed_in, me, Some(link.session_expires_at), now), link.path))
+    let id = ui.sessions.begin(SignedIn::from(&link), me, Some(link.expires_at), now).await?;
+    Ok((id, link.path.unwrap_or_default()))
 }
 
-/// The session with who is signed in as the API says it now, asked again each minute. `None` if the key is no longer valid.
-pub async fn renew(ui: &Ui, origin: &Origin, session: SessionHandle) -> Option<SessionHandle> {
+/// Who is signed in as the API says it now, asked again each minute. `None` if the key is no longer valid.
+pub async fn renew(ui: &Ui, origin: &Origin, session: &Session) -> Result<Option<Arc<Me>>, Problem> {
     let now = ui.api.now();
-    if now.duration_since(session.me_read_at) < ME_AGE_MAX {
-        return Some(session);
+    let remembered = ui.sessions.remembered_me(session);
+    if let Some((me, read_at)) = &remembered
+        && now.duration_since(*read_at) < ME_AGE_MAX
+    {
+        return Ok(Some(Arc::clone(me)));
     }
     match me_of(ui, origin, &session.signed_in).await {
         Ok(me) => {
             let me = Arc::new(me);
-            ui.sessions.set_me(&session, Arc::clone(&me), now);
-            Some(SessionHandle { me, me_read_at: now, ..session })
+            ui.sessions.remember_me(session.digest, Arc::clone(&me), now);
+            Ok(Some(me))
         }
         Err(problem) if problem.status == StatusCode::UNAUTHORIZED => {
-            ui.sessions.end(&session);
-            None
+            ui.sessions.end(session.digest).await?;
+            Ok(None)
         }
         // The pages say themselves that the API does not answer now.
-        Err(_) => Some(session),
+        Err(problem) => remembered.map(|(me, _)| Some(me)).ok_or(problem),
     }
 }
 

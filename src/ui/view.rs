@@ -5,6 +5,8 @@ use hyper::StatusCode;
 use maud::Markup;
 use serde::Deserialize;
 
+use crate::api::ApiError;
+
 /// Octets of an error of the API.
 const ERROR_OCTETS_MAX: usize = 256 * 1024;
 
@@ -101,6 +103,16 @@ pub struct ProblemField {
     pub path: String,
     /// What is wrong.
     pub message: String,
+}
+
+impl From<ApiError> for Problem {
+    fn from(error: ApiError) -> Self {
+        let status = error.status();
+        if let Some(cause) = &error.cause {
+            tracing::error!(%cause, "a session was not read or changed");
+        }
+        Self::new(status, error.refusal.code.as_str(), error.refusal.message, error.refusal.hint)
+    }
 }
 
 impl Problem {

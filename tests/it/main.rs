@@ -76,6 +76,7 @@ mod metrics;
 mod misbehaviour;
 mod moved_tenant;
 mod mta_sts;
+mod nodes;
 mod outcomes;
 mod page_actions;
 mod page_isolation;

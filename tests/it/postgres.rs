@@ -1,7 +1,7 @@
 //! The server with its data in PostgreSQL. These tests are skipped where PostgreSQL is not installed.
 
 #[path = "../../src/store/contract/postgres_server.rs"]
-mod postgres_server;
+pub mod postgres_server;
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -17,7 +17,7 @@ use crate::wait::until;
 const DATABASE: &str = "mail";
 
 /// A server of PostgreSQL with a database, and its URL.
-async fn postgres() -> Option<(Server, String)> {
+pub async fn start_database() -> Option<(Server, String)> {
     let server = Server::start_with(&["-c", "fsync=off", "-c", "listen_addresses="], |_| ())?;
     server.create(DATABASE).await;
     let config = server.config(DATABASE);
@@ -28,7 +28,7 @@ async fn postgres() -> Option<(Server, String)> {
 
 #[tokio::test]
 async fn mail_is_accepted_and_delivered_while_the_database_is_there() {
-    let Some((postgres, url)) = postgres().await else { return };
+    let Some((postgres, url)) = start_database().await else { return };
     let configure = |config: &mut Config| {
         config.store.url = Some(url.clone().into());
         config.store.unsafe_database = true;
@@ -63,7 +63,7 @@ async fn mail_is_accepted_and_delivered_while_the_database_is_there() {
 
 #[tokio::test]
 async fn commands_use_the_database_or_say_what_to_use_there() {
-    let Some((_postgres, url)) = postgres().await else { return };
+    let Some((_postgres, url)) = start_database().await else { return };
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("pillarbox.toml");
     let text = format!(
@@ -95,7 +95,7 @@ async fn commands_use_the_database_or_say_what_to_use_there() {
 
 #[tokio::test]
 async fn a_store_moves_to_postgresql_and_its_old_place_is_closed() {
-    let Some((_postgres, url)) = postgres().await else { return };
+    let Some((_postgres, url)) = start_database().await else { return };
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
     let (data, key) = (path("data"), path("data/master.key"));

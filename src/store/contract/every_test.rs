@@ -18,6 +18,13 @@ macro_rules! run_on {
                     a_change_fails_if_another_request_has_changed_the_object,
                     of_two_requests_with_one_idempotency_key_one_changes_something,
                 }
+                sign_ins {
+                    a_session_holds_after_a_restart_with_what_was_changed,
+                    of_many_who_take_a_link_one_gets_it,
+                    the_sessions_of_an_owner_do_not_end_those_of_others,
+                    the_sessions_of_all_keys_of_a_tenant_do_not_end_those_of_others,
+                    the_revocation_of_a_key_ends_the_sessions_and_links_of_all_its_secrets,
+                }
                 tenants {
                     a_tenant_is_read_back_as_it_was_written_and_changed,
                     a_smart_host_password_is_kept_replaced_and_cleared,

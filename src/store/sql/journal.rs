@@ -20,7 +20,9 @@ use tokio::sync::watch;
 use self::commit_order::FilteredEvents;
 use super::spool::submission_key;
 use super::writer::HotJob;
-use super::{Store, Tx, blob_store, body_pieces, delivery_rows, events, message_rows, outbox, usage};
+use super::{
+    Store, Tx, blob_store, body_pieces, delivery_rows, events, message_rows, outbox, sign_ins, usage,
+};
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, EventId, KeyId, MessageId, RequestId, TenantId};
 use crate::store::database::{Connection, Engine};
@@ -220,6 +222,7 @@ impl Store {
         pruned.audit_entries =
             self.remove_in_jobs(&due.audit_entries, retention::remove_audit_entries).await?;
         self.write(move |tx| usage::fold_slots(tx, now, retention::JOB_ROWS_MAX)).await?;
+        self.write(move |tx| sign_ins::delete_ended(tx, now)).await?;
         self.write(move |tx| body_pieces::delete_orphans(tx, now, retention::JOB_ROWS_MAX)).await?;
         for (tenant, is_deleted) in due.usage {
             let rows_max = retention::JOB_ROWS_MAX;

@@ -30,6 +30,7 @@ mod readers;
 mod report_keys;
 mod reports;
 mod secret_encryption;
+mod sign_ins;
 mod slices;
 mod spool;
 mod sql_types;

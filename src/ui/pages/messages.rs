@@ -18,6 +18,7 @@ use crate::ui::bulk;
 use crate::ui::components::{self, Column, foreign, plain};
 use crate::ui::format;
 use crate::ui::request::{Listed, PageRequest, Tenants, segment};
+use crate::ui::session::until_end;
 use crate::ui::view::{Outcome, View};
 
 pub const PAGE: &str = "/ui/messages";
@@ -26,8 +27,8 @@ const KINDS: &str = "message.accepted message.delivered message.deferred message
                      message.cancelled message.complained message.suppressed";
 /// Characters of a subject, and of an address with its name.
 const TEXT_MAX: usize = 200;
-/// How often the live stream looks whether its session is idle.
-const SESSION_CHECK: Duration = Duration::from_secs(60);
+/// How often the live stream looks whether its session has ended.
+const SESSION_CHECK: Duration = Duration::from_secs(10);
 
 /// A message of the list.
 #[derive(Deserialize)]
@@ -242,7 +243,12 @@ pub async fn live(request: PageRequest) -> Outcome {
     let target = request.api_target("/v1/events", &["tenant_id", "environment"], &[]);
     let response = request.open(&target, Some("text/event-stream")).await;
     let (ui, session) = (Arc::clone(&request.ui), request.session.clone());
-    let end = Box::pin(async move { ui.sessions.until_end(&session, SESSION_CHECK, || ui.api.now()).await });
+    let ended = session.ended.clone();
+    let is_open = move || {
+        let (ui, session) = (Arc::clone(&ui), session.clone());
+        async move { ui.sessions.is_open(&session).await }
+    };
+    let end = Box::pin(until_end(ended, SESSION_CHECK, is_open));
     Ok(View::Passed(response.map(|body| Body::from_stream(body.into_data_stream().take_until(end)))))
 }
 

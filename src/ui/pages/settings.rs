@@ -9,7 +9,7 @@ use crate::model::Color;
 use crate::ui::components::{self, Column, foreign};
 use crate::ui::format;
 use crate::ui::request::PageRequest;
-use crate::ui::session::SessionHandle;
+use crate::ui::session::{Session, THEMES};
 use crate::ui::sign_in::own_path;
 use crate::ui::view::{Outcome, Problem, View};
 
@@ -40,13 +40,14 @@ pub async fn show(request: PageRequest) -> Outcome {
         (out("sign_out", "Sign out"))
         @if !is_of_link { (out("sign_out_everywhere", "Sign out everywhere")) }
     };
+    let sessions = sessions(&request).await?;
     let body = html! {
         (components::head(None, "Sessions", &actions))
         div.split {
             @if !is_of_link { section.panel { header { h2 { "Key" } } div.pad { (key(&request, &me)) } } }
             section.panel { header { h2 { "Appearance" } } div.pad { (appearance(&request)) } }
         }
-        (sessions(&request))
+        (sessions)
     };
     View::page("Sessions", body)
 }
@@ -91,7 +92,7 @@ fn appearance(request: &PageRequest) -> Markup {
     )
 }
 
-fn sessions(request: &PageRequest) -> Markup {
+async fn sessions(request: &PageRequest) -> Result<Markup, Problem> {
     let columns = [
         Column("Began", "lead", None),
         Column("Last page", "", Some("Last page")),
@@ -99,24 +100,23 @@ fn sessions(request: &PageRequest) -> Markup {
         Column("Rights", "", Some("Rights")),
         Column("", "acts", None),
     ];
-    let sessions = request.ui.sessions.of_key(&request.session, request.now);
-    let rows: Vec<_> =
-        sessions.iter().map(|(session, last_page)| row(request, session, *last_page)).collect();
-    html! {
+    let sessions = request.ui.sessions.of_key(&request.session).await?;
+    let rows: Vec<_> = sessions.iter().map(|session| row(request, session)).collect();
+    Ok(html! {
         section.panel {
             header { h2 { "Sessions of this key" } }
             (components::table(&columns, &rows))
-            footer.soft.small { "Revoking the key ends all of them within a second. A restart of the server ends them too." }
+            footer.soft.small { "Revoking the key ends all of them within a second." }
         }
-    }
+    })
 }
 
-fn row(request: &PageRequest, session: &SessionHandle, last_page: Timestamp) -> Vec<Markup> {
+fn row(request: &PageRequest, session: &Session) -> Vec<Markup> {
     let is_this = session.digest == request.session.digest;
     let rights = session.signed_in.rights.as_ref();
     vec![
         html! { span { (format::time(session.created_at)) @if is_this { " " span.soft { "this one" } } } },
-        html! { (format::relative(last_page, request.now)) },
+        html! { (format::relative(session.seen_at, request.now)) },
         format::time(session.expires_at),
         html! { @match rights { Some(_) => "of a link", None => "of the key" } },
         html! {
@@ -131,7 +131,7 @@ fn row(request: &PageRequest, session: &SessionHandle, last_page: Timestamp) -> 
 }
 
 /// The digest of the id names a session; the id itself is in the cookie only.
-fn name_of(session: &SessionHandle) -> String {
+fn name_of(session: &Session) -> String {
     HEXLOWER.encode(&session.digest)
 }
 
@@ -139,28 +139,29 @@ pub async fn act(request: PageRequest) -> Outcome {
     let (sessions, own) = (&request.ui.sessions, &request.session);
     match request.field("do") {
         Some("sign_out") => {
-            sessions.end(own);
+            sessions.end(own.digest).await?;
             Ok(View::SignedOut)
         }
         // Other sessions of the key of a link may be those of other people.
         Some("sign_out_everywhere") if own.signed_in.rights.is_none() => {
-            sessions.end_all_of_key(own);
-            request.ui.api.drop_links(&own.signed_in);
+            sessions.end_all_of_key(own).await?;
             Ok(View::SignedOut)
         }
         Some("end") => {
             let name = request.field("session").unwrap_or_default();
-            let shown = sessions.of_key(own, request.now);
-            let found = shown.iter().find(|(session, _)| name_of(session) == name);
-            found.into_iter().for_each(|(session, _)| sessions.end(session));
+            let shown = sessions.of_key(own).await?;
+            let found = shown.iter().find(|session| name_of(session) == name);
+            if let Some(session) = found {
+                sessions.end(session.digest).await?;
+            }
             let note =
                 if found.is_some() { "The session has ended." } else { "The session had ended before." };
             View::redirect(PAGE, note)
         }
         Some("theme") => {
             let chosen = request.field("theme");
-            let theme = ["dark", "light"].into_iter().find(|theme| Some(*theme) == chosen);
-            sessions.set_theme(own, theme);
+            let theme = THEMES.into_iter().find(|theme| Some(*theme) == chosen);
+            sessions.set_theme(own, theme).await?;
             let back = own_path(request.field("back").unwrap_or_default());
             Ok(View::Redirect { to: back.into(), note: None })
         }

@@ -34,6 +34,7 @@ const ROWS: &[&str] = &[
     "INSERT INTO brake VALUES ('$t', 0)",
     "INSERT INTO inbox VALUES ('inb_1', '$t', 'i@one.example', 'i@one.example', NULL, NULL, 0, NULL, 0)",
     "INSERT INTO trial_usage VALUES ('$t', 0, 0, 0)",
+    "INSERT INTO sign_in VALUES (x'01', x'02', '$t', '[]', '/ui/', 0, 0, 9, 9, 'dark', 'Saved.')",
     "INSERT INTO report (id, tenant_id, message_id, kind, rule, effect, reporter, digest, times, created_us, last_us)
         VALUES ('rpt_1', '$t', '$m', 'other', 'other', 'none', '{}', x'00', 1, 0, 0)",
     "INSERT INTO report (id, kind, rule, effect, reporter, digest, times, created_us, last_us)

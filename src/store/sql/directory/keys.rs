@@ -7,6 +7,7 @@ use crate::store::database::{self, Connection, OptionalExtension, Row, params};
 use crate::store::sql::events::Subject;
 use crate::store::sql::keyset::List;
 use crate::store::sql::secret_encryption::SealedColumn;
+use crate::store::sql::sign_ins;
 use crate::store::sql::sql_types::{json, sql_limit, time, time_if_any, to_json, us};
 use crate::store::sql::unit_of_work::Tx;
 use crate::store::{
@@ -202,6 +203,7 @@ pub(super) fn revoke(tx: &Tx<'_>, id: KeyId, now: Timestamp) -> Result<bool> {
     if key.revoked_at.is_none() {
         tx.prepare_cached("UPDATE key SET revoked_us = ?2 WHERE id = ?1")?.execute(params![id, us(now)])?;
         append_event(tx, EventKind::KeyRevoked, &key, now)?;
+        sign_ins::end_of_key(tx, id)?;
         tx.note_change_of_owner(key.tenant_id);
     }
     Ok(true)

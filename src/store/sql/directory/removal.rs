@@ -128,6 +128,7 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     remove("submission_key", "(tenant_id, environment, name)", own)?;
     // Also those of the platform's webhooks, because they contain the tenant's events.
     remove("webhook_delivery", "id", own)?;
+    remove("sign_in", "digest", own)?;
     let webhooks = remove("webhook", "id", own)?;
     let suppressions = remove("suppression", "id", own)?;
     let templates = remove("template", "id", own)?;

@@ -55,6 +55,8 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
         "INSERT INTO inbox VALUES ('inb_1', ?1, 'i@one.example', 'i@one.example', NULL, NULL, 0, NULL, 0)";
     database.execute(inbox, [&id]).unwrap();
     database.execute("INSERT INTO trial_usage VALUES (?1, 0, 0, 0)", [&id]).unwrap();
+    let sign_in = "INSERT INTO sign_in VALUES (x'01', x'02', ?1, NULL, NULL, 0, 0, 9, 9, NULL, NULL)";
+    database.execute(sign_in, [&id]).unwrap();
     let report = "INSERT INTO report (id, tenant_id, message_id, kind, rule, effect, reporter, digest, times, created_us, last_us)
                   VALUES ('rpt_1', ?1, ?2, 'other', 'other', 'none', '{}', x'00', 1, 0, 0)";
     database.execute(report, [&id, &message]).unwrap();

@@ -79,6 +79,8 @@ pub fn prepare_restored(database: &Path, life: NewLife<'_>) -> Result<PreparedDa
     let connection = Connection::from(connection);
     let transaction = connection.transaction()?;
     prepared.paused = pause_all(&transaction, life)?;
+    // Some of them have ended since.
+    transaction.execute("DELETE FROM sign_in", [])?;
     prepared.revoked_keys = revoke_again(&transaction, &undone)?;
     prepared.erasures = erase_again(&transaction, &undone.erasures, life)?;
     prepared.undone = undone.other;
