@@ -8,6 +8,7 @@ mod listeners;
 pub mod open_files;
 mod preflight;
 mod sandbox_domain;
+mod shared_backoffs;
 mod shared_bans;
 mod shared_services;
 mod store_options;

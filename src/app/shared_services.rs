@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::listeners::{self, Listeners};
 use super::task_group::TaskGroup;
-use super::{StartError, certificate_watch, sandbox_domain, shared_bans};
+use super::{StartError, certificate_watch, sandbox_domain, shared_backoffs, shared_bans};
 use crate::acme::{Acme, AcmeDependencies};
 use crate::api::{self, Api, InProcess};
 use crate::clock::Clock;
@@ -272,6 +272,7 @@ impl<'a> SharedServices<'a> {
         let (store, stop) = (self.store, tasks.stop.clone());
         let bans = shared_bans::run(store.clone(), self.bans, self.clock.clone(), stop.clone());
         tasks.spawn("bans of other nodes", bans);
+        tasks.spawn("back-offs of other nodes", shared_backoffs::run(self.queue.clone(), stop.clone()));
         tasks.spawn("send limits", self.submission.share_send_limits(stop.clone()));
         tasks.spawn("search indexer", search_indexer::run(store.clone(), self.clock.clone(), stop.clone()));
         tasks.spawn("brakes", brakes::run(store.clone(), self.clock.clone(), stop.clone()));

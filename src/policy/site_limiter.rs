@@ -17,7 +17,8 @@ const CONNECTIONS_FIRST: usize = 2;
 /// Consecutive deferrals that count as overload.
 const DEFERRALS_MAX: u32 = 10;
 const BACKOFF_MIN: Duration = Duration::from_secs(30);
-const BACKOFF_MAX: Duration = Duration::from_secs(10 * 60);
+/// The longest back-off.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(10 * 60);
 /// Maximum of hosts of one site that are known to have accepted mail.
 const HOSTS_MAX: usize = 64;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -241,6 +242,22 @@ impl SiteLimiter {
         }
     }
 
+    /// Backs off as another node does that shares the limits. False if it does not, or already does for as long.
+    pub fn join_backoff(&mut self, backoff: SiteBackoff, now: Instant) -> bool {
+        let is_new = self.backoff(now).is_none_or(|own| own.until < backoff.until);
+        if !is_new || self.rule.trusted || self.rule.per_node || backoff.until <= now {
+            return false;
+        }
+        if self.backoff(now).is_none() {
+            self.shrink(now);
+            // The next one is longer, whichever node finds that it is necessary.
+            self.consecutive_backoffs += 1;
+        }
+        self.backoff = Some(backoff);
+        self.limit = 1;
+        true
+    }
+
     fn begin_backoff(&mut self, reason: &str, now: Instant) {
         let length = BACKOFF_MIN.saturating_mul(1 << self.consecutive_backoffs.min(16)).min(BACKOFF_MAX);
         self.consecutive_backoffs += 1;
@@ -367,6 +384,29 @@ mod tests {
     fn serve(limiter: &mut SiteLimiter, messages: usize, now: Instant) {
         for _ in 0..messages {
             limiter.record_feedback(&served(), now, limiter.limit(), now);
+        }
+    }
+
+    #[test]
+    fn a_back_off_of_another_node_is_joined_and_makes_the_next_one_longer() {
+        let now = Instant::now();
+        let backoff = |seconds| SiteBackoff {
+            until: now + Duration::from_secs(seconds),
+            reason: "421 4.7.0 too many connections".into(),
+        };
+        let mut limiter = SiteLimiter::new(rule(10), now);
+        assert!(limiter.join_backoff(backoff(30), now));
+        assert_eq!(limiter.allowance(0, now), Allowance::NotBefore(backoff(30).until));
+        assert!(!limiter.join_backoff(backoff(20), now), "a shorter one changes nothing");
+        assert!(
+            !limiter.record_feedback(&throttled(), now - Duration::from_secs(1), 1, now),
+            "an attempt in progress"
+        );
+        let later = backoff(30).until;
+        assert!(limiter.record_feedback(&throttled(), later, 1, later));
+        assert_eq!(limiter.backoff(later).unwrap().until, later + 2 * BACKOFF_MIN);
+        for rule in [Rule { per_node: true, ..rule(10) }, Rule { trusted: true, ..rule(10) }] {
+            assert!(!SiteLimiter::new(rule, now).join_backoff(backoff(30), now));
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use super::announced_backoffs::{AnnouncedBackoffs, AnnouncedSite};
 use super::claim::Claim;
 use super::queue_key::{NextHop, QueueKey};
 use crate::clock::Instant;
@@ -28,6 +29,8 @@ pub struct Dispatcher {
     default_rule: Rule,
     /// The nodes that share the limits of sites.
     nodes: u32,
+    /// Back-offs that other nodes have announced.
+    announced: AnnouncedBackoffs,
 }
 
 /// The effect of the feedback of an attempt on other claims.
@@ -74,6 +77,7 @@ impl Dispatcher {
             reopenings_noted: 0,
             default_rule,
             nodes: 1,
+            announced: AnnouncedBackoffs::default(),
         }
     }
 
@@ -217,6 +221,30 @@ impl Dispatcher {
         FeedbackEffect { grew, ..FeedbackEffect::default() }
     }
 
+    /// Applies a back-off that another node has announced. Returns the effect on each destination queue of the site.
+    pub fn join_backoff(
+        &mut self,
+        site: AnnouncedSite,
+        backoff: &SiteBackoff,
+        now: Instant,
+    ) -> Vec<(QueueKey, FeedbackEffect)> {
+        let mut effects = Vec::new();
+        for (queue_key, limiter) in &mut self.limiters {
+            if site.includes(queue_key) && limiter.join_backoff(backoff.clone(), now) {
+                let evicted = self.fairness.evict(queue_key);
+                let effect = FeedbackEffect { evicted, backoff: Some(backoff.clone()), grew: false };
+                effects.push((queue_key.clone(), effect));
+            }
+        }
+        self.announced.add(site, backoff.clone(), now);
+        effects
+    }
+
+    /// Forgets the back-off of a site that another node has announced; `None` for those of all.
+    pub fn forget_announced(&mut self, site: Option<&AnnouncedSite>) {
+        self.announced.forget(site);
+    }
+
     /// When the next destination queue with waiting claims may send again.
     pub fn next_reopening(&self) -> Option<Instant> {
         self.reopenings.first_key_value().map(|((at, _), _)| *at)
@@ -240,7 +268,7 @@ impl Dispatcher {
         more: (usize, usize),
         now: Instant,
     ) -> bool {
-        if self.limiters.get(queue_key).is_some_and(|limiter| limiter.backoff(now).is_some()) {
+        if self.backoff(queue_key, now).is_some() {
             return false;
         }
         if !matches!(queue_key.next_hop, NextHop::Mx(..)) {
@@ -252,7 +280,10 @@ impl Dispatcher {
 
     /// The active back-off of a destination queue.
     pub fn backoff(&self, queue_key: &QueueKey, now: Instant) -> Option<SiteBackoff> {
-        self.limiters.get(queue_key)?.backoff(now).cloned()
+        match self.limiters.get(queue_key) {
+            Some(limiter) => limiter.backoff(now).cloned(),
+            None => self.announced.find(queue_key, now).cloned(),
+        }
     }
 
     /// Ends the back-offs of the selected destination queues; returns their keys.

@@ -9,6 +9,7 @@ use std::sync::{Arc, mpsc};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
+use super::announced_backoffs::Unannounced;
 use super::bounce_breaker::BounceBreaker;
 use super::claim::{Claim, GivenBack, Releaser};
 use super::claim_pass::{ClaimLimits, ClaimPass, Claimed};
@@ -44,6 +45,8 @@ pub struct QueueManager {
     pub(super) breaker: BounceBreaker,
     wait_reasons: WaitRegistry,
     failures: FailureReasons,
+    /// Back-offs that other nodes are to be told.
+    pub(super) unannounced: Mutex<Unannounced>,
     /// Signals that a waiting claim may get a slot.
     pub(super) scheduler_wakeup: Notify,
     work: Notify,
@@ -138,6 +141,7 @@ impl QueueManager {
             breaker: BounceBreaker::default(),
             wait_reasons: WaitRegistry::default(),
             failures: FailureReasons::default(),
+            unannounced: Mutex::default(),
             scheduler_wakeup: Notify::new(),
             work: Notify::new(),
             fresh: Notify::new(),

@@ -9,9 +9,11 @@
 //!   out (suspended tenants, paused parts of the queue), `due_index` when each tenant has due mail,
 //! * `bounce_breaker` finds sites with a bad day, `soft_bounces` addresses that no delivery reaches,
 //! * `failure_reasons` counts why deliveries failed lately,
+//! * `announced_backoffs` tells other nodes which sites back off, and learns it from them,
 //! * `erasures` cancels what waits for recipients that are erased,
 //! * `snapshot` shows the sites, counts and `wait_reasons` to the API and metrics.
 
+mod announced_backoffs;
 mod batches;
 mod bounce_breaker;
 mod claim;

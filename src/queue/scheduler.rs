@@ -145,6 +145,7 @@ impl QueueManager {
         let effect = self.dispatcher().apply_feedback(queue_key, feedback, began, self.clock().instant());
         if let Some(backoff) = &effect.backoff {
             self.post_backoff(queue_key, backoff);
+            self.announce_backoff(queue_key, feedback, backoff);
             let seconds = backoff.until.saturating_duration_since(self.clock().instant()).as_secs() + 1;
             tracing::warn!(site = %name_of(queue_key), seconds, reason = %backoff.reason, waiting = effect.evicted.len(),
                 "the site backs off");

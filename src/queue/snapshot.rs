@@ -60,11 +60,21 @@ impl QueueManager {
             }
             (NextHop::Hosts(_), _) => true,
         };
+        // That of a site without a limiter costs a try at most.
+        self.dispatcher().forget_announced(None);
+        for queue_key in self.lift_backoffs(is_meant) {
+            self.announce_end(&queue_key);
+        }
+    }
+
+    /// Ends the back-offs of some destination queues; returns their keys.
+    pub(super) fn lift_backoffs(&self, is_meant: impl Fn(&QueueKey) -> bool) -> Vec<QueueKey> {
         let lifted = self.dispatcher().end_backoffs(is_meant);
         for subject in lifted.iter().flat_map(|queue_key| subjects(queue_key, self.sites())) {
             self.wait_reasons().lift(&subject, WaitReason::SiteBackoff);
         }
         self.wake();
+        lifted
     }
 
     /// Records the back-off for the parts of the queue that it affects.

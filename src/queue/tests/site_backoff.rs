@@ -11,6 +11,7 @@ use crate::mail::DomainName;
 use crate::model::Weight;
 use crate::policy::site_feedback::SiteFeedback;
 use crate::queue::{Claim, DeliveryAgents, MxRoute, RouteDecision, RouteId, Routed, Slot, SourcePoolId};
+use crate::store::contract::postgres::PostgresHarness;
 
 /// Agents that leave all work to the test.
 struct Agents(UnboundedSender<(Slot, Claim)>);
@@ -99,6 +100,56 @@ pub(super) async fn a_claim_of_a_former_lease_is_not_delivered<H: Harness>() {
     claim.epoch -= 1;
     assert!(!is_in_place(&claim).await);
     claim.settle();
+    stop.cancel();
+    timeout(Duration::from_secs(20), running).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_back_off_that_one_node_learns_from_a_reply_holds_on_the_other_and_is_not_announced_again() {
+    if !PostgresHarness::is_available() {
+        return;
+    }
+    let bed = Bed::<PostgresHarness>::new().await;
+    let other = Arc::new(Store::open(bed.harness.options_of_node("other")).await.unwrap());
+    let other = QueueManager::new(other, &config::Relay::default(), Clock::system(), Rng::system());
+    let mut feed = other.store().take_backoff_feed().unwrap();
+    let know_each_other = || bed.store.nodes().count == 2 && other.store().nodes().count == 2;
+    let waiting = async {
+        while !know_each_other() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), waiting).await.unwrap();
+
+    let tenant = bed.tenant("a").await.id;
+    let (sender, mut given) = unbounded_channel();
+    let stop = CancellationToken::new();
+    let (queue, agents, until_stop) = (Arc::clone(&bed.queue), Arc::new(Agents(sender)), stop.clone());
+    let running = tokio::spawn(async move { queue.run(&agents, &until_stop).await });
+    enqueue_now(&bed, tenant).await;
+    let (slot, claim) = next(&mut given).await;
+    let queue_key = slot.queue_key.clone();
+    let unreachable = SiteFeedback::Unreachable { host: "192.0.2.7".into(), reason: "time-out".into() };
+    bed.queue.apply_feedback(&queue_key, &unreachable, Instant::now());
+    assert!(bed.queue.dispatcher().backoff(&queue_key, Instant::now()).is_some());
+    assert_eq!(bed.queue.take_unannounced_backoffs(), [], "it may be the network of one node");
+    bed.queue.dispatcher().end_backoffs(|_| true);
+    let refused = SiteFeedback::Refused { host: "192.0.2.7".into(), reason: "554 5.7.1 no".into() };
+    bed.queue.apply_feedback(&queue_key, &refused, Instant::now());
+    let is_held = |at| other.dispatcher().backoff(&queue_key, at).is_some();
+    for is_begun in [true, false] {
+        let announced = bed.queue.take_unannounced_backoffs();
+        assert_eq!(announced.len(), 1);
+        bed.store.announce_backoffs(announced).await.unwrap();
+        let received = timeout(Duration::from_secs(20), feed.recv()).await.unwrap().unwrap();
+        other.apply_announced_backoff(received);
+        assert_eq!(is_held(Instant::now()), is_begun);
+        assert_eq!(other.take_unannounced_backoffs(), []);
+        assert!(!is_held(Instant::now() + Duration::from_secs(90)));
+        bed.queue.end_backoffs(&QueueFilter::default());
+    }
+    claim.settle();
+    drop(slot);
     stop.cancel();
     timeout(Duration::from_secs(20), running).await.unwrap().unwrap();
 }

@@ -6,6 +6,7 @@ use super::{DirectoryChange, DirectoryVersions, SpoolChange, SpoolFeed, Suppress
 use crate::limits::auth_limiter::BanChange;
 use crate::mail::Timestamp;
 use crate::model::{QueueFilter, TenantId};
+use crate::store::AnnouncedBackoff;
 
 /// A change, as it is announced to the other nodes of a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub(in crate::store) enum Announcement {
     ReportKeys,
     /// A client or key is banned from logins, or not any more.
     Ban(BanChange),
+    /// A site backs off, or does not any more.
+    Backoff(AnnouncedBackoff),
 }
 
 impl Announcement {
@@ -56,7 +59,8 @@ impl Announcement {
             | Self::Suppressed { .. }
             | Self::Webhooks
             | Self::ReportKeys
-            | Self::Ban(_) => false,
+            | Self::Ban(_)
+            | Self::Backoff(_) => false,
         }
     }
 }
@@ -68,6 +72,7 @@ pub(in crate::store) struct AnnouncementTargets {
     pub(in crate::store) directory_versions: DirectoryVersions,
     pub(in crate::store) suppression_times: SuppressionTimes,
     pub(in crate::store) bans: mpsc::Sender<BanChange>,
+    pub(in crate::store) backoffs: mpsc::Sender<AnnouncedBackoff>,
 }
 
 impl AnnouncementTargets {
@@ -85,6 +90,10 @@ impl AnnouncementTargets {
             Announcement::Ban(change) => {
                 // More bans than fit are not of use.
                 let _ = self.bans.try_send(change);
+                return None;
+            }
+            Announcement::Backoff(backoff) => {
+                let _ = self.backoffs.try_send(backoff);
                 return None;
             }
             Announcement::Webhooks => return Some(Reload::Webhooks),

@@ -80,8 +80,8 @@ use super::memory::{
     CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, NodeLease, SuppressionTimes, WebhookDueIndex,
 };
 use super::{
-    Access, AuditTrail, ObjectVersion, OpenError, Requester, ResponseRecorder, Result, SpoolFeed, StoreError,
-    StoreOptions,
+    Access, AnnouncedBackoff, AuditTrail, ObjectVersion, OpenError, Requester, ResponseRecorder, Result,
+    SpoolFeed, StoreError, StoreOptions,
 };
 use crate::limits::auth_limiter::BanChange;
 use crate::store::database::{Connection, Engine};
@@ -212,6 +212,8 @@ pub struct OpenDatabase {
     quota_table: Option<postgres::quota_table::QuotaTable>,
     /// See [`super::Spool::take_ban_feed`].
     ban_feed: Mutex<Option<mpsc::Receiver<BanChange>>>,
+    /// See [`super::Spool::take_backoff_feed`].
+    backoff_feed: Mutex<Option<mpsc::Receiver<AnnouncedBackoff>>>,
     /// The right to serve the spool.
     lease: NodeLease,
     /// Whether another process has changed webhooks since the writer has read their subscriptions.

@@ -28,8 +28,8 @@ use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::memory::Announcement;
 use crate::store::{
-    ContentFile, Delivery, DuePage, DueRange, Lease, LeaseState, Message, NewMessage, Nodes, PausedRow,
-    RecordBatch, Result, Spool, SpoolFeed, StoreError, StoredContent, SubmissionKey,
+    AnnouncedBackoff, ContentFile, Delivery, DuePage, DueRange, Lease, LeaseState, Message, NewMessage,
+    Nodes, PausedRow, RecordBatch, Result, Spool, SpoolFeed, StoreError, StoredContent, SubmissionKey,
 };
 
 pub(super) const COUNT_OPEN: &str = "SELECT count(*) FROM queue";
@@ -140,6 +140,23 @@ impl Spool for Store {
 
     fn take_ban_feed(&self) -> Option<mpsc::Receiver<BanChange>> {
         self.ban_feed.lock().take()
+    }
+
+    async fn announce_backoffs(&self, backoffs: Vec<AnnouncedBackoff>) -> Result<()> {
+        if !self.lease.is_shared() {
+            return Ok(());
+        }
+        let announce = move |tx: &Tx<'_>| {
+            for backoff in &backoffs {
+                tx.announce(&Announcement::Backoff(backoff.clone()))?;
+            }
+            Ok(())
+        };
+        self.write(announce).await
+    }
+
+    fn take_backoff_feed(&self) -> Option<mpsc::Receiver<AnnouncedBackoff>> {
+        self.backoff_feed.lock().take()
     }
 
     async fn postpone_paused(&self, rows: Vec<PausedRow>) -> Result<Vec<TenantId>> {

@@ -7,8 +7,8 @@ use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::traits::store_trait;
 use crate::store::{
-    ContentFile, Delivery, DuePage, DueRange, Lease, Message, NewMessage, Nodes, PausedRow, RecordBatch,
-    Result, SpoolFeed, StoredContent, SubmissionKey,
+    AnnouncedBackoff, ContentFile, Delivery, DuePage, DueRange, Lease, Message, NewMessage, Nodes, PausedRow,
+    RecordBatch, Result, SpoolFeed, StoredContent, SubmissionKey,
 };
 
 store_trait! {
@@ -54,6 +54,10 @@ store_trait! {
         async fn announced_bans(&self) -> Result<Vec<BanChange>>;
         /// Those that they announce from now on, for one reader. `None` without other nodes.
         fn take_ban_feed(&self) -> Option<mpsc::Receiver<BanChange>>;
+        /// Tells the other nodes of back-offs of sites, in one transaction that runs alone.
+        async fn announce_backoffs(&self, backoffs: Vec<AnnouncedBackoff>) -> Result<()>;
+        /// Those of other nodes, for one reader. `None` without other nodes.
+        fn take_backoff_feed(&self) -> Option<mpsc::Receiver<AnnouncedBackoff>>;
         /// Moves the next attempt of deliveries to the end of the pause of their destination, if that pause still exists.
         /// Returns the tenants with a delivery that was not moved: it is still due.
         async fn postpone_paused(&self, rows: Vec<PausedRow>) -> Result<Vec<TenantId>>;

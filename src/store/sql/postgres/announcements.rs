@@ -5,9 +5,13 @@ use tokio_postgres::Row;
 use crate::limits::auth_limiter::{BanChange, BanSubject};
 use crate::mail::{DomainName, Host, Timestamp};
 use crate::model::{QueueFilter, TenantId};
+use crate::store::AnnouncedBackoff;
 use crate::store::database::{self, Connection, params};
 use crate::store::memory::{Announcement, DirectoryChange};
 use crate::store::sql::unit_of_work::Tx;
+
+/// In place of the number of a source pool.
+const NO_POOL: &str = "-";
 
 /// Rows of a page of [`READ`].
 pub(super) const PAGE_ROWS: usize = 10_000;
@@ -66,6 +70,12 @@ pub(in crate::store::sql) fn post(tx: &Tx<'_>, announcement: &Announcement) -> d
             (name, at_us) = (Some(subject.to_string()), until.map(Timestamp::as_microsecond));
             "ban"
         }
+        Announcement::Backoff(AnnouncedBackoff { site, pool, until, reason }) => {
+            // Neither the name of the site nor the number has a space.
+            let pool = pool.map_or_else(|| NO_POOL.to_owned(), |pool| pool.to_string());
+            (name, at_us) = (Some(format!("{site} {pool} {reason}")), until.map(Timestamp::as_microsecond));
+            "backoff"
+        }
     };
     let sql = "INSERT INTO announcement (epoch, kind, tenant_id, name, at_us) VALUES (?1, ?2, ?3, ?4, ?5)";
     tx.prepare_cached(sql)?.post(params![tx.lease.epoch(), kind, tenant, name, at_us])
@@ -108,8 +118,17 @@ fn read(row: &Row) -> Option<Announcement> {
             let until = at_us.map(Timestamp::from_microsecond).transpose().ok()?;
             Announcement::Ban(BanChange { subject: BanSubject::parse(name?)?, until })
         }
+        "backoff" => Announcement::Backoff(read_backoff(name?, at_us)?),
         _ => return None,
     })
+}
+
+fn read_backoff(name: &str, until_us: Option<i64>) -> Option<AnnouncedBackoff> {
+    let mut parts = name.splitn(3, ' ');
+    let (site, pool, reason) = (parts.next()?, parts.next()?, parts.next()?);
+    let pool = if pool == NO_POOL { None } else { Some(pool.parse().ok()?) };
+    let until = until_us.map(Timestamp::from_microsecond).transpose().ok()?;
+    Some(AnnouncedBackoff { site: site.to_owned(), pool, until, reason: reason.to_owned() })
 }
 
 /// What a node does not know yet of the announcement in a row of [`READ`]. Its own are left out, except for changes of the

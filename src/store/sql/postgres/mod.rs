@@ -51,8 +51,9 @@ pub(super) use status::pending_migrations;
 
 /// The file in the data directory that names it in the database.
 const NODE_ID_FILE: &str = "node_id";
-/// Maximum of announced bans that are not applied yet; beyond it they are dropped.
+/// Maximum of announced bans, or back-offs, that are not applied yet; beyond it they are dropped.
 const BANS_WAITING_MAX: usize = 10_000;
+const BACKOFFS_WAITING_MAX: usize = 1000;
 
 /// How a database in PostgreSQL is opened.
 #[derive(Clone)]
@@ -136,6 +137,8 @@ pub(super) async fn join(store: &Store, options: &PostgresOptions) -> Result<(),
     }
     let (bans, ban_feed) = mpsc::channel(BANS_WAITING_MAX);
     *store.ban_feed.lock() = Some(ban_feed);
+    let (backoffs, backoff_feed) = mpsc::channel(BACKOFFS_WAITING_MAX);
+    *store.backoff_feed.lock() = Some(backoff_feed);
     let node = Node {
         server: Arc::new(PostgresServer::new(options.config.clone(), options.tls.clone())),
         lease: store.lease.clone(),
@@ -144,6 +147,7 @@ pub(super) async fn join(store: &Store, options: &PostgresOptions) -> Result<(),
             directory_versions: store.directory_versions.clone(),
             suppression_times: store.suppression_times.clone(),
             bans,
+            backoffs,
         },
         reload: Box::new(reload_in(store)),
         node_id: read_node_id(options)?,

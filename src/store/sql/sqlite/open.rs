@@ -171,6 +171,7 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         lease,
         quota_table,
         ban_feed: Mutex::default(),
+        backoff_feed: Mutex::default(),
         outdated,
         heartbeat: Mutex::default(),
     }))

@@ -10,8 +10,9 @@ use crate::model::{DeliveryId, DeliveryState, QueueFilter, TenantId, TenantStatu
 use crate::store::contract::postgres::PostgresHarness;
 use crate::store::contract::{new_message, new_webhook, now, outcome};
 use crate::store::{
-    Directory, DueCursor, DueRange, Journal, LeaseState, OPEN_ENDED_PAUSE_US, Outbox, Pause, PausedRow,
-    PostgresOptions, Queue, QueueRequest, RecordBatch, Reports, Spool, SpoolChange, Store, TenantPatch,
+    AnnouncedBackoff, Directory, DueCursor, DueRange, Journal, LeaseState, OPEN_ENDED_PAUSE_US, Outbox,
+    Pause, PausedRow, PostgresOptions, Queue, QueueRequest, RecordBatch, Reports, Spool, SpoolChange, Store,
+    TenantPatch,
 };
 
 /// Two nodes, without memory for accepted mail.
@@ -303,4 +304,28 @@ async fn a_ban_and_its_lift_reach_the_other_node() {
     }
     let both = [Some(end), None].map(|until| BanChange { subject, until });
     assert_eq!(nodes.other.announced_bans().await.unwrap(), both, "for a node that starts later");
+}
+
+#[tokio::test]
+async fn a_back_off_and_its_end_reach_the_other_node_only() {
+    let Some(nodes) = Nodes::start().await else { return };
+    let (mut own, mut feed) =
+        (nodes.one.take_backoff_feed().unwrap(), nodes.other.take_backoff_feed().unwrap());
+    let backoff = |pool, until| AnnouncedBackoff {
+        site: "0123abcd".into(),
+        pool,
+        until,
+        reason: "421 4.7.0 too many connections".into(),
+    };
+    for all in [vec![backoff(Some(1), Some(now())), backoff(None, Some(now()))], vec![backoff(None, None)]] {
+        nodes.one.announce_backoffs(all.clone()).await.unwrap();
+        for expected in all {
+            let received = tokio::time::timeout(Duration::from_secs(20), feed.recv()).await.unwrap();
+            assert_eq!(received, Some(expected));
+        }
+    }
+    // By now, the node itself would have read them.
+    nodes.other.announce_backoffs(vec![backoff(None, None)]).await.unwrap();
+    let received = tokio::time::timeout(Duration::from_secs(20), own.recv()).await.unwrap();
+    assert_eq!(received, Some(backoff(None, None)));
 }
