@@ -288,7 +288,9 @@ fn has_changes(connection: &Connection, ids: &[ErasureId]) -> Result<bool> {
 }
 
 fn complete(tx: &Tx<'_>, id: ErasureId, now: Timestamp) -> Result<()> {
-    let Some(Erasure { tenant_id, counts, .. }) = find(tx, id)? else { return Ok(()) };
+    // Another node may have completed it meanwhile.
+    let erasure = find(tx, id)?.filter(|erasure| erasure.applied_at.is_none());
+    let Some(Erasure { tenant_id, counts, .. }) = erasure else { return Ok(()) };
     tx.prepare_cached("UPDATE erasure SET applied_us = ?2 WHERE id = ?1")?.execute(params![id, us(now)])?;
     let subject = Subject { tenant_id, ..Subject::default() };
     let data = serde_json::json!({ "erasure_id": id, "counts": counts });

@@ -405,7 +405,12 @@ impl Lane {
         }
         self.announce(&tx).map_err(|error| self.fault(savepoints, error.into()))?;
         let parts = tx.write_usage().map_err(|error| self.fault(savepoints, CommitError::from(&error)))?;
-        self.commit(&tx.inserted_row, savepoints)?;
+        let committed = self.commit(&tx.inserted_row, savepoints);
+        if let Err(Fault::Lost(CommitError::OutcomeUnknown)) = committed {
+            // They may be committed.
+            hooks.directory_versions.note(tx.directory_changes.take());
+        }
+        committed?;
         if tx.has_announced.get() {
             lease.note_announced();
         }

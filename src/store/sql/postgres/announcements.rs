@@ -132,8 +132,10 @@ fn read_backoff(name: &str, until_us: Option<i64>) -> Option<AnnouncedBackoff> {
 }
 
 /// What a node does not know yet of the announcement in a row of [`READ`]. Its own are left out, except for changes of the
-/// queue: applied again in the order of commits, they end the effect of older ones of other nodes.
+/// queue: applied again in the order of commits, they end the effect of older ones of other nodes. Changes of the directory are
+/// applied too: the outcome of their commit may not have been known.
 pub(super) fn news_in(row: &Row, own_epoch: i64) -> Option<Announcement> {
     let read = read(row).unwrap_or(Announcement::Directory(DirectoryChange::Everything));
-    Some(read).filter(|read| row.get::<_, i64>(1) != own_epoch || read.is_of_queue())
+    let is_foreign = row.get::<_, i64>(1) != own_epoch;
+    Some(read).filter(|read| is_foreign || read.is_of_queue() || matches!(read, Announcement::Directory(_)))
 }

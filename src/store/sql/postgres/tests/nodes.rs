@@ -6,13 +6,13 @@ use std::time::Duration;
 use super::{Bed, harness};
 use crate::limits::auth_limiter::{BanChange, BanSubject};
 use crate::mail::{SignedDuration, Timestamp, TokenKind, TokenScope, TokenSubject};
-use crate::model::{DeliveryId, DeliveryState, QueueFilter, TenantId, TenantStatus};
+use crate::model::{DeliveryId, DeliveryState, ErasureId, QueueFilter, TenantId, TenantStatus};
 use crate::store::contract::postgres::PostgresHarness;
-use crate::store::contract::{new_message, new_webhook, now, outcome};
+use crate::store::contract::{new_message, new_suppression, new_webhook, now, outcome};
 use crate::store::{
-    AnnouncedBackoff, Directory, DueCursor, DueRange, Journal, LeaseState, OPEN_ENDED_PAUSE_US, Outbox,
-    Pause, PausedRow, PostgresOptions, Queue, QueueRequest, RecordBatch, Reports, Spool, SpoolChange, Store,
-    TenantPatch,
+    AnnouncedBackoff, Directory, DueCursor, DueRange, Erasures, Journal, LeaseState, NewErasure,
+    OPEN_ENDED_PAUSE_US, Outbox, Pause, PausedRow, PostgresOptions, Queue, QueueRequest, RecordBatch,
+    Reports, Spool, SpoolChange, Store, TenantPatch,
 };
 
 /// Two nodes, without memory for accepted mail.
@@ -328,4 +328,29 @@ async fn a_back_off_and_its_end_reach_the_other_node_only() {
     nodes.other.announce_backoffs(vec![backoff(None, None)]).await.unwrap();
     let received = tokio::time::timeout(Duration::from_secs(20), own.recv()).await.unwrap();
     assert_eq!(received, Some(backoff(None, None)));
+}
+
+#[tokio::test]
+async fn an_erasure_that_two_nodes_apply_at_once_is_completed_and_counted_once() {
+    let Some(nodes) = Nodes::start().await else { return };
+    let tenant = nodes.bed.tenant("a").await.id;
+    for _ in 0..5 {
+        nodes.one.suppress(new_suppression(Some(tenant), "bob@one.example"), now()).await.unwrap();
+        let erasure = NewErasure {
+            id: ErasureId::generate(now()),
+            tenant_id: Some(tenant),
+            folded: "bob@one.example".into(),
+            keeps_suppression: false,
+        };
+        let id = erasure.id;
+        nodes.one.note_erasure(erasure, now()).await.unwrap();
+        let (one, other) = tokio::join!(nodes.one.apply_erasures(now()), nodes.other.apply_erasures(now()));
+        assert!(one.unwrap() + other.unwrap() > 0);
+        assert_eq!(nodes.one.erasure(id).await.unwrap().unwrap().counts.suppressions, 1);
+    }
+    let count = nodes.one.read(move |connection| {
+        let sql = "SELECT count(*) FROM event WHERE kind = 'recipient.erased'";
+        Ok(connection.query_row(sql, [], |row| row.get::<_, i64>(0))?)
+    });
+    assert_eq!(count.await.unwrap(), 5);
 }
