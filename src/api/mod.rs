@@ -81,7 +81,7 @@ use crate::verification::Verifier;
 use self::error::{FieldError, Result};
 use self::events::Tail;
 use self::layers::auth::{Caller, LastUsedThrottle};
-use self::layers::idempotency::{InProgress, StoredResponses};
+use self::layers::idempotency::InProgress;
 use self::layers::preconditions::ObjectLocks;
 use self::layers::rate_limit::RequestLimiter;
 use self::layers::unknown_keys::UnknownKeyLimiter;
@@ -230,7 +230,6 @@ pub struct Api {
     last_used_throttle: LastUsedThrottle,
     request_limiter: RequestLimiter,
     in_progress: InProgress,
-    stored_responses: StoredResponses,
     keys: VersionedCache<SecretDigest, Caller>,
     unknown_keys: UnknownKeyLimiter,
     object_locks: ObjectLocks,
@@ -259,7 +258,6 @@ impl Api {
     pub fn new(parts: ApiDependencies) -> Self {
         let request_limiter = RequestLimiter::new(&parts.settings);
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-        let stored_responses = StoredResponses::new(parts.settings.idempotency_storage_max.as_u64());
         let memory = MemoryBudget::new(parts.settings.inbound_buffer_max.as_u64());
         let connections = ConnectionLimiter::new(connection_limiter::Limits {
             total_max: parts.settings.connections_max,
@@ -284,7 +282,6 @@ impl Api {
             last_used_throttle: LastUsedThrottle::default(),
             request_limiter,
             in_progress: InProgress::default(),
-            stored_responses,
             keys: VersionedCache::new(parts.clock.clone(), KEY_CACHE_LIFETIME, CACHED_KEYS_MAX),
             unknown_keys: UnknownKeyLimiter::default(),
             clock: parts.clock,

@@ -44,8 +44,8 @@ use crate::policy::admission::{
 };
 use crate::policy::fixed_window::QuotaStatus;
 use crate::store::{
-    Annotations, Conflict, Directory, Journal, Key, Rejection, Store, StoreError, SubmissionKey, Suppression,
-    Tenant,
+    Annotations, Conflict, Directory, Journal, Key, Rejection, Spool, Store, StoreError, SubmissionKey,
+    Suppression, Tenant,
 };
 use crate::telemetry::FLOOD;
 
@@ -327,7 +327,8 @@ impl SubmissionService {
     ) -> Option<RequestId> {
         self.refusals.increment(refusal.code);
         let now = self.clock.now();
-        if !self.rejection_log.take(submitter.tenant.id, submitter.key.environment, now) {
+        let account = (submitter.tenant.id, submitter.key.environment);
+        if !self.rejection_log.take(account, self.store.nodes().count, now) {
             return None;
         }
         self.store.reject(Rejection {

@@ -19,11 +19,12 @@ impl Default for RejectionLogLimit {
 }
 
 impl RejectionLogLimit {
-    /// Whether another rejection may be recorded; counts it if so.
-    pub fn take(&self, tenant: TenantId, environment: Environment, now: Timestamp) -> bool {
-        let account = (tenant, environment);
+    /// Whether another rejection of a tenant, in an environment, may be recorded; counts it if so. Nodes share the limit in equal
+    /// parts.
+    pub fn take(&self, account: (TenantId, Environment), nodes: u32, now: Timestamp) -> bool {
+        let limit = (REJECTIONS_PER_MINUTE_MAX / u64::from(nodes.max(1))).max(1);
         let mut window = self.0.lock();
-        let is_within_limit = window.status(&account, REJECTIONS_PER_MINUTE_MAX, now).remaining() > 0;
+        let is_within_limit = window.status(&account, limit, now).remaining() > 0;
         if is_within_limit {
             window.take(account, 1, now);
         }
@@ -41,10 +42,12 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let (busy, other) = (TenantId::generate(at(0)), TenantId::generate(at(0)));
         let quota = RejectionLogLimit::default();
-        let noted = (0..1000).filter(|_| quota.take(busy, Test, at(59))).count();
+        let noted = (0..1000).filter(|_| quota.take((busy, Test), 1, at(59))).count();
         assert_eq!(noted, REJECTIONS_PER_MINUTE_MAX as usize);
-        assert!(quota.take(other, Test, at(59)) && !quota.take(busy, Test, at(59)));
-        assert!(quota.take(busy, Live, at(59)), "a test does not hide rejections of live mail");
-        assert!(quota.take(busy, Test, at(60)));
+        assert!(quota.take((other, Test), 1, at(59)) && !quota.take((busy, Test), 1, at(59)));
+        assert!(quota.take((busy, Live), 1, at(59)), "a test does not hide rejections of live mail");
+        assert!(quota.take((busy, Test), 1, at(60)));
+        let noted = (0..1000).filter(|_| quota.take((other, Live), 3, at(60))).count();
+        assert_eq!(noted as u64, REJECTIONS_PER_MINUTE_MAX / 3, "of three nodes");
     }
 }

@@ -408,7 +408,7 @@ async fn a_backup_of_an_older_schema_without_a_server_moves_to_another_directory
     let open = defer(&server, &mx, &account, "bob@b.test").await;
     server.stop().await;
     let database = rusqlite::Connection::open(server.config.data_dir.join("pillarbox.db")).unwrap();
-    let before = "DROP TABLE sign_in; DROP VIEW queue; ALTER TABLE seal_check DROP COLUMN fingerprint; DROP TABLE restoration; DROP TABLE acme_account; DROP TABLE erasure;
+    let before = "DROP TABLE response_usage; DROP TABLE sign_in; DROP VIEW queue; ALTER TABLE seal_check DROP COLUMN fingerprint; DROP TABLE restoration; DROP TABLE acme_account; DROP TABLE erasure;
                   ALTER TABLE tenant DROP COLUMN archived_us; ALTER TABLE tenant DROP COLUMN deletable_us; PRAGMA user_version = 46;";
     database.execute_batch(before).unwrap();
     database.close().unwrap();

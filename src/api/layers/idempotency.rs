@@ -12,27 +12,18 @@ use sha2::{Digest, Sha256};
 
 use crate::mail::Timestamp;
 use crate::model::{KeyId, LimitPeriod, RefusalCode, TenantId};
-use crate::policy::fixed_window::FixedWindow;
+use crate::policy::fixed_window::seconds_until;
 use crate::store::{IdempotentRequest, IdempotentResponse, Journal};
 
-use crate::api::{ApiError, ApiResponse, RequestContext, Result};
+use crate::api::{Api, ApiError, ApiResponse, RequestContext, Result};
 
 /// The header in which a client names a request.
 pub const HEADER: &str = "idempotency-key";
 const NAME_CHARS_MAX: usize = 255;
-/// Approximate octets of a stored response besides its body.
-const ROW_OCTETS: usize = 512;
 
 /// Requests in progress, by API key and Idempotency-Key.
 #[derive(Debug, Default)]
 pub struct InProgress(Mutex<HashSet<(KeyId, String)>>);
-
-/// Octets of responses stored today, by tenant.
-#[derive(Debug)]
-pub struct StoredResponses {
-    octets_max: u64,
-    octets: Mutex<FixedWindow<TenantId>>,
-}
 
 /// Removes a request from [`InProgress`] on drop.
 struct InProgressGuard<'a> {
@@ -57,43 +48,6 @@ impl InProgress {
 
     fn lock(&self) -> MutexGuard<'_, HashSet<(KeyId, String)>> {
         self.0.lock()
-    }
-}
-
-impl StoredResponses {
-    /// Limits each tenant to this many octets per day.
-    pub fn new(octets_max: u64) -> Self {
-        Self { octets_max, octets: Mutex::new(FixedWindow::new(LimitPeriod::Day)) }
-    }
-
-    /// Fails if the limit of the tenant is reached. A request whose response cannot be stored must not run, because a
-    /// repetition would run it again.
-    fn check_limit(&self, tenant: Option<TenantId>, now: Timestamp) -> Result<()> {
-        let Some(tenant) = tenant else { return Ok(()) };
-        let status = self.lock().status(&tenant, self.octets_max, now);
-        if status.remaining() > 0 {
-            return Ok(());
-        }
-        let mut error = ApiError::new(
-            RefusalCode::RateLimited,
-            format!("limit reached: {} bytes of stored responses per tenant and day", status.limit),
-            format!(
-                "try again at {}, or without an Idempotency-Key; the operator sets the limit with api.idempotency_storage_max",
-                status.resets_at
-            ),
-        );
-        error.retry_after_s = Some(status.seconds_to_reset(now));
-        Err(error)
-    }
-
-    fn add(&self, tenant: Option<TenantId>, octets: usize, now: Timestamp) {
-        if let Some(tenant) = tenant {
-            self.lock().take(tenant, octets as u64, now);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, FixedWindow<TenantId>> {
-        self.octets.lock()
     }
 }
 
@@ -127,7 +81,7 @@ pub async fn run(request: &IdempotentRequest, call: RequestContext) -> Result<Ap
     if let Some(stored) = api.store.idempotent_response(key, name, now).await? {
         return replay(stored, digest);
     }
-    api.stored_responses.check_limit(tenant, now)?;
+    check_limit(&api, tenant, now).await?;
     let result = call.handle().await;
     let response = match result {
         Ok(response) => response,
@@ -139,7 +93,6 @@ pub async fn run(request: &IdempotentRequest, call: RequestContext) -> Result<Ap
         },
     };
     if let Some(body) = response.body() {
-        api.stored_responses.add(tenant, body.len() + ROW_OCTETS, now);
         let (status, body) = (response.status().as_u16(), body.to_vec().into());
         let stored = IdempotentResponse { digest, status, body };
         debug_assert!(
@@ -157,6 +110,26 @@ pub async fn run(request: &IdempotentRequest, call: RequestContext) -> Result<Ap
         }
     }
     Ok(response)
+}
+
+/// Fails if the limit of the tenant is reached. A request whose response cannot be stored must not run, because a repetition
+/// would run it again.
+async fn check_limit(api: &Api, tenant: Option<TenantId>, now: Timestamp) -> Result<()> {
+    let Some(tenant) = tenant else { return Ok(()) };
+    let limit = api.settings.idempotency_storage_max.as_u64();
+    if api.store.response_octets_of_day(tenant, now).await? < limit {
+        return Ok(());
+    }
+    let resets_at = LimitPeriod::Day.end_of(now);
+    let mut error = ApiError::new(
+        RefusalCode::RateLimited,
+        format!("limit reached: {limit} bytes of stored responses per tenant and day"),
+        format!(
+            "try again at {resets_at}, or without an Idempotency-Key; the operator sets the limit with api.idempotency_storage_max"
+        ),
+    );
+    error.retry_after_s = Some(seconds_until(resets_at, now));
+    Err(error)
 }
 
 /// SHA-256 of a request.

@@ -208,3 +208,27 @@ pub(super) async fn of_two_requests_with_one_idempotency_key_one_changes_somethi
     let stored = bed.store.idempotent_response(key.id, "order-17", now()).await.unwrap().unwrap();
     assert_eq!(&**stored.body, b"first");
 }
+
+pub(super) async fn the_octets_of_stored_responses_are_counted_by_tenant_and_day<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let mut keys = Vec::new();
+    for owner in [Some(tenant), None] {
+        let secret = KeySecret::generate(Environment::Live);
+        keys.push(bed.store.create_key(new_key(owner, &secret), now()).await.unwrap().id);
+    }
+    let tomorrow = now() + SignedDuration::from_hours(24);
+    let octets = async |at| bed.store.response_octets_of_day(tenant, at).await.unwrap();
+    assert_eq!(octets(now()).await, 0);
+    for (at, name, expected) in
+        [(now(), "a", 612), (now(), "a", 612), (now(), "b", 1224), (tomorrow, "c", 612)]
+    {
+        for key in &keys {
+            let body = vec![b'x'; 100].into();
+            let response = IdempotentResponse { digest: [1; 32], status: 200, body };
+            bed.store.store_idempotent_response(*key, name, response, at).await.unwrap();
+        }
+        assert_eq!(octets(at).await, expected);
+    }
+    assert_eq!(octets(now()).await, 0, "only the last day is known");
+}

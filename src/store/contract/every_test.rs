@@ -17,6 +17,7 @@ macro_rules! run_on {
                     entries_end_after_their_retention,
                     a_change_fails_if_another_request_has_changed_the_object,
                     of_two_requests_with_one_idempotency_key_one_changes_something,
+                    the_octets_of_stored_responses_are_counted_by_tenant_and_day,
                 }
                 sign_ins {
                     a_session_holds_after_a_restart_with_what_was_changed,

@@ -170,6 +170,10 @@ impl Journal for Store {
         self.read(move |connection| idempotent_responses::find(connection, &sealer, key, &name, now)).await
     }
 
+    async fn response_octets_of_day(&self, tenant: TenantId, now: Timestamp) -> Result<u64> {
+        self.read(move |connection| idempotent_responses::octets_of_day(connection, tenant, now)).await
+    }
+
     async fn store_idempotent_response(
         &self,
         key: KeyId,

@@ -77,6 +77,8 @@ store_trait! {
             name: &str,
             now: Timestamp,
         ) -> Result<Option<IdempotentResponse>>;
+        /// The octets of responses that were stored for a tenant on this day (UTC).
+        async fn response_octets_of_day(&self, tenant: TenantId, now: Timestamp) -> Result<u64>;
         /// Stores the response to a request with an `Idempotency-Key`. An earlier response within its lifetime is not replaced.
         async fn store_idempotent_response(
             &self,

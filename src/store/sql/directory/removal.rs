@@ -129,6 +129,7 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     // Also those of the platform's webhooks, because they contain the tenant's events.
     remove("webhook_delivery", "id", own)?;
     remove("sign_in", "digest", own)?;
+    remove("response_usage", "tenant_id", own)?;
     let webhooks = remove("webhook", "id", own)?;
     let suppressions = remove("suppression", "id", own)?;
     let templates = remove("template", "id", own)?;

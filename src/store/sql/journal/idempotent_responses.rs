@@ -1,10 +1,10 @@
 //! Stored responses to requests with an `Idempotency-Key`.
 
 use crate::mail::Timestamp;
-use crate::model::KeyId;
+use crate::model::{KeyId, LimitPeriod, TenantId};
 use crate::store::database::{Connection, OptionalExtension, params};
 use crate::store::sql::secret_encryption::{SealedColumn, Sealer};
-use crate::store::sql::sql_types::{sql_limit, us};
+use crate::store::sql::sql_types::{count, sql_limit, us};
 use crate::store::sql::unit_of_work::Tx;
 use crate::store::{
     Conflict, IDEMPOTENT_RESPONSE_LIFETIME, IdempotentResponse, ResponseRecorder, Result, StoreError,
@@ -12,6 +12,9 @@ use crate::store::{
 
 /// The name of the column in earlier versions: stored bodies are encrypted for it.
 const BODY_COLUMN: &str = "kept_answer.body";
+
+/// Approximate octets of a stored response besides its body.
+const ROW_OCTETS: usize = 512;
 
 /// The row in the associated data of an encrypted body.
 fn row_of(key: KeyId, name: &str) -> String {
@@ -64,7 +67,35 @@ pub(super) fn insert(
         us(now),
         forgotten_us
     ])?;
+    if changed > 0 {
+        count_octets(tx, key, response, now)?;
+    }
     Ok(changed > 0)
+}
+
+/// Adds to the octets that the tenant of the key has stored on this day. Changes run alone, so no other transaction changes the
+/// row.
+fn count_octets(tx: &Tx<'_>, key: KeyId, response: &IdempotentResponse, now: Timestamp) -> Result<()> {
+    let sql = "INSERT INTO response_usage (tenant_id, day_us, octets)
+               SELECT tenant_id, ?2, ?3 FROM key WHERE id = ?1 AND tenant_id IS NOT NULL
+               ON CONFLICT (tenant_id) DO UPDATE SET day_us = excluded.day_us,
+                   octets = CASE WHEN response_usage.day_us = excluded.day_us
+                                 THEN response_usage.octets + excluded.octets ELSE excluded.octets END";
+    let octets = i64::try_from(response.body.len() + ROW_OCTETS).unwrap_or(i64::MAX);
+    tx.prepare_cached(sql)?.execute(params![key, day_us(now), octets])?;
+    Ok(())
+}
+
+/// The octets that a tenant has stored on this day.
+pub(super) fn octets_of_day(connection: &Connection, tenant: TenantId, now: Timestamp) -> Result<u64> {
+    let sql = "SELECT octets FROM response_usage WHERE tenant_id = ?1 AND day_us = ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    let found = statement.query_row(params![tenant, day_us(now)], |row| count(row, 0)).optional()?;
+    Ok(found.unwrap_or(0))
+}
+
+fn day_us(now: Timestamp) -> i64 {
+    us(LimitPeriod::Day.start_of(now))
 }
 
 pub(super) fn find(

@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_partitions.sql"),
     include_str!("migrations/0005_cost.sql"),
     include_str!("migrations/0004_sign_in.sql"),
+    include_str!("migrations/0006_response_usage.sql"),
 ];
 
 const CREATE_VERSION: &str = "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT PRIMARY KEY)";

@@ -61,6 +61,7 @@ pub(in crate::store::sql) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0050_erasures.sql"),
     include_str!("migrations/0051_queue.sql"),
     include_str!("migrations/0052_sign_in.sql"),
+    include_str!("migrations/0053_response_usage.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

@@ -27,6 +27,7 @@ async fn upgraded(bed: Bed, change: &str) -> Bed {
 /// The statements that take migrations back, the newest first, each with the version before them. A new migration adds its
 /// inverse.
 const INVERSES: &[(u32, &str)] = &[
+    (52, "DROP TABLE response_usage;"),
     (51, "DROP TABLE sign_in;"),
     (50, "DROP VIEW queue;"),
     (49, "DROP TABLE erasure;"),

@@ -1,0 +1,6 @@
+-- Octets of responses that are stored for an Idempotency-Key, by tenant, on its last day with one.
+CREATE TABLE response_usage (
+    tenant_id  TEXT COLLATE "C" PRIMARY KEY REFERENCES tenant (id) ON DELETE CASCADE,
+    day_us     BIGINT NOT NULL,
+    octets     BIGINT NOT NULL
+);
