@@ -73,7 +73,7 @@ use crate::limits::versioned_cache::VersionedCache;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::SecretDigest;
 use crate::queue::QueueManager;
-use crate::store::Store;
+use crate::store::{Ledger, Store};
 use crate::submission::SubmissionService;
 use crate::tls::{Certificate, SharedServerConfig};
 use crate::verification::Verifier;
@@ -256,7 +256,7 @@ pub struct Api {
 impl Api {
     /// Builds the API from its dependencies.
     pub fn new(parts: ApiDependencies) -> Self {
-        let request_limiter = RequestLimiter::new(&parts.settings);
+        let request_limiter = RequestLimiter::new(&parts.settings, parts.store.shares_quota());
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         let memory = MemoryBudget::new(parts.settings.inbound_buffer_max.as_u64());
         let connections = ConnectionLimiter::new(connection_limiter::Limits {
@@ -335,6 +335,6 @@ impl Api {
     /// Stores the request counts of tenants every few seconds and on shutdown, and shares their limits with other nodes.
     pub async fn count_requests(self: Arc<Self>, stop: CancellationToken) {
         let (limiter, store) = (&self.request_limiter, &self.store);
-        tokio::join!(limiter.write_until(store, stop.clone()), limiter.share_until(store, stop));
+        tokio::join!(limiter.write_until(store, stop.clone()), limiter.share_until(store, &self.clock, stop));
     }
 }

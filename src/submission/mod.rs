@@ -12,6 +12,7 @@ mod local_submission;
 mod rejection_counters;
 mod rejection_log_limit;
 mod send_limit;
+pub mod shared_window;
 mod submission_key;
 #[cfg(test)]
 mod tests;

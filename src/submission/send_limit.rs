@@ -5,34 +5,29 @@
 //! never exceed its limit. The counts of an hour and a day start with the usage in the
 //! store.
 //!
-//! In a database that several nodes serve, a limit holds for all of them together: a node takes a block of quota before it
-//! uses it, and gives back each second what it has not used. Here, everything counts as used but its unused blocks.
+//! In a database that several nodes serve, a limit holds for all of them together ([`SharedWindow`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
+use super::shared_window::{self, QuotaNeed, SharedLimits, SharedWindow};
 use crate::clock::Clock;
-use crate::limits::quota_blocks::{QuotaBlocks, Shortage};
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{Environment, LimitPeriod, Refusal, RefusalCode, TenantId, UsageInterval};
-use crate::policy::fixed_window::{FixedWindow, QuotaStatus};
-use crate::store::{
-    Ledger, LimitLevel, LimitWarning, QuotaWish, RateLimit, Spool, Store, StoreError, Tenant, UnusedQuota,
-};
+use crate::policy::fixed_window::QuotaStatus;
+use crate::store::{Ledger, LimitLevel, LimitWarning, RateLimit, Store, StoreError, Tenant, UnusedQuota};
 
 /// Percentage of a limit at which the tenant is warned.
 const APPROACHING_PERCENT: u64 = 80;
 /// Maximum of remembered warnings; beyond it, expired ones are removed.
 const WARNINGS_MAX: usize = 10_000;
 
-/// How often unused blocks are given back.
-const SHARE_INTERVAL: Duration = Duration::from_secs(1);
-
+/// The periods of limits.
+const PERIODS: [LimitPeriod; 3] = [LimitPeriod::Minute, LimitPeriod::Hour, LimitPeriod::Day];
 /// The periods whose usage is in the store.
 const STORED_PERIODS: [(LimitPeriod, UsageInterval); 2] =
     [(LimitPeriod::Day, UsageInterval::Day), (LimitPeriod::Hour, UsageInterval::Hour)];
@@ -47,11 +42,9 @@ pub struct SendLimits {
 }
 
 struct LimitUsage {
-    minute: FixedWindow<Account>,
-    hour: FixedWindow<Account>,
-    day: FixedWindow<Account>,
-    /// What this node has taken and not used, of limits that hold for several nodes.
-    blocks: QuotaBlocks<(Account, LimitPeriod)>,
+    minute: SharedWindow<Account>,
+    hour: SharedWindow<Account>,
+    day: SharedWindow<Account>,
     /// The level of the last warning of each limit, and the end of its period.
     warned: HashMap<(Account, LimitPeriod), (Timestamp, LimitLevel)>,
 }
@@ -108,11 +101,11 @@ impl QuotaRequest {
 impl SendLimits {
     /// No usage yet.
     pub fn new(store: Arc<Store>) -> Self {
+        let is_shared = store.shares_quota();
         let usage = LimitUsage {
-            minute: FixedWindow::new(LimitPeriod::Minute),
-            hour: FixedWindow::new(LimitPeriod::Hour),
-            day: FixedWindow::new(LimitPeriod::Day),
-            blocks: QuotaBlocks::default(),
+            minute: SharedWindow::new(LimitPeriod::Minute, is_shared),
+            hour: SharedWindow::new(LimitPeriod::Hour, is_shared),
+            day: SharedWindow::new(LimitPeriod::Day, is_shared),
             warned: HashMap::new(),
         };
         Self { store, usage: Mutex::new(usage) }
@@ -144,7 +137,7 @@ impl SendLimits {
             }
             let mut usage = self.lock();
             // Another message may have used the blocks, or they were given back.
-            if !is_shared || usage.has_blocks(&request, count) {
+            if request.limits().all(|(period, _)| usage.of(period).has(&request.account, count, request.at)) {
                 break usage;
             }
         };
@@ -159,10 +152,6 @@ impl SendLimits {
         }
         for (period, limit) in request.limits() {
             usage.of(period).take(request.account, count, request.at);
-            if is_shared {
-                let ends_at = usage.of(period).ends_at(request.at);
-                usage.blocks.spend((request.account, period), ends_at, count);
-            }
             let status = usage.of(period).status(&request.account, limit, request.at);
             if status.remaining() == 0 {
                 self.warn(&mut usage, &request, (period, status), LimitLevel::Exceeded);
@@ -178,10 +167,7 @@ impl SendLimits {
         let mut usage = self.lock();
         let QuotaRequest { account, at, .. } = confirmed.request;
         for (period, _) in confirmed.request.limits() {
-            let is_current = usage.of(period).release(&account, confirmed.count, at);
-            if is_current && self.store.shares_quota() {
-                usage.blocks.add((account, period), period.end_of(at), confirmed.count);
-            }
+            usage.of(period).release(account, confirmed.count, at);
         }
     }
 
@@ -252,71 +238,18 @@ impl SendLimits {
         (period, limit): (LimitPeriod, u64),
         count: u64,
     ) -> Result<Option<(LimitPeriod, u64)>, StoreError> {
-        let (account, at) = (request.account, request.at);
-        let key = (account, period);
-        let (ends_at, shortage, is_known) = {
-            let mut usage = self.lock();
-            let ends_at = usage.of(period).ends_at(at);
-            (
-                ends_at,
-                usage.blocks.shortage(&key, ends_at, count, at),
-                usage.of(period).contains(&account, at),
-            )
-        };
-        let needed = match shortage {
-            Shortage::None => return Ok(None),
-            Shortage::Refused => return Ok(Some((period, limit))),
-            Shortage::Of(needed) => needed,
-        };
-        let mut wish = QuotaWish { subject: subject(account, period), ends_at, limit, needed, used: None };
-        let known = if is_known { self.store.take_quota(wish.clone()).await? } else { None };
-        let block = match known {
-            Some(block) => block,
-            None => {
-                wish.used = Some(self.stored_usage(account, period, ends_at).await?);
-                let begun = self.store.take_quota(wish).await?;
-                begun.ok_or_else(|| StoreError::Failed("the quota of all nodes is not known".to_owned()))?
-            }
-        };
-        let mut usage = self.lock();
-        if usage.of(period).ends_at(at) != ends_at {
-            // The period is over.
-            return Ok(None);
-        }
-        usage.blocks.add(key, ends_at, block.granted);
-        let used = block.taken.saturating_sub(usage.blocks.unused(&key, ends_at));
-        usage.of(period).set(account, used, at);
-        if block.granted >= needed {
-            return Ok(None);
-        }
-        usage.blocks.note_refusal(key, ends_at, limit.saturating_sub(block.taken), at);
-        Ok(Some((period, limit)))
+        let account = request.account;
+        let need =
+            QuotaNeed { key: account, subject: subject(account, period), limit, count, at: request.at };
+        let window = || MutexGuard::map(self.lock(), |usage| usage.of(period));
+        let used_before = |ends_at| self.stored_usage(account, period, ends_at);
+        let is_allowed = shared_window::take_block(&self.store, window, need, used_before).await?;
+        Ok((!is_allowed).then_some((period, limit)))
     }
 
-    /// Gives unused blocks back each second while there are other nodes, and at the end.
+    /// Shares the limits with other nodes until `stop`.
     pub async fn share_until(&self, clock: &Clock, stop: CancellationToken) {
-        while stop.run_until_cancelled(clock.sleep(SHARE_INTERVAL)).await.is_some() {
-            match self.store.nodes().count {
-                1 => self.lock().blocks.forget_ended(clock.now()),
-                _ => self.give_back_unused().await,
-            }
-        }
-        self.give_back_unused().await;
-    }
-
-    async fn give_back_unused(&self) {
-        let unused = self.lock().blocks.take_unused();
-        let unused = unused.into_iter().map(|((account, period), ends_at, count)| UnusedQuota {
-            subject: subject(account, period),
-            ends_at,
-            count,
-        });
-        let unused = unused.collect::<Vec<_>>();
-        if !unused.is_empty()
-            && let Err(error) = self.store.give_back_quota(unused).await
-        {
-            tracing::warn!(%error, "unused quota of send limits was not given back; it counts until the end of its period");
-        }
+        shared_window::share_until(self, &self.store, clock, stop).await;
     }
 
     fn check_remaining(
@@ -363,21 +296,36 @@ impl SendLimits {
     }
 }
 
+impl SharedLimits for SendLimits {
+    const WHAT: &'static str = "send limits";
+
+    fn take_unused(&self) -> Vec<UnusedQuota> {
+        let mut usage = self.lock();
+        let mut unused = Vec::new();
+        for period in PERIODS {
+            let blocks = usage.of(period).take_unused().into_iter();
+            unused.extend(blocks.map(|(account, ends_at, count)| UnusedQuota {
+                subject: subject(account, period),
+                ends_at,
+                count,
+            }));
+        }
+        unused
+    }
+
+    fn forget_ended(&self, now: Timestamp) {
+        let mut usage = self.lock();
+        PERIODS.into_iter().for_each(|period| usage.of(period).forget_ended(now));
+    }
+}
+
 impl LimitUsage {
-    fn of(&mut self, period: LimitPeriod) -> &mut FixedWindow<Account> {
+    fn of(&mut self, period: LimitPeriod) -> &mut SharedWindow<Account> {
         match period {
             LimitPeriod::Minute => &mut self.minute,
             LimitPeriod::Hour => &mut self.hour,
             LimitPeriod::Day => &mut self.day,
         }
-    }
-
-    /// Whether blocks with this much are there for all limits.
-    fn has_blocks(&mut self, request: &QuotaRequest, count: u64) -> bool {
-        request.limits().all(|(period, _)| {
-            let ends_at = self.of(period).ends_at(request.at);
-            self.blocks.unused(&(request.account, period), ends_at) >= count
-        })
     }
 }
 

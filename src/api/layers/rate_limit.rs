@@ -1,8 +1,7 @@
 //! Request rate limits of keys and tenants per minute, and request counts for the usage of tenants. Platform keys have no
 //! limit.
 //!
-//! In a database that several nodes serve, a limit holds for all of them together, in blocks as those of send limits
-//! (`submission::send_limit`).
+//! In a database that several nodes serve, a limit holds for all of them together ([`SharedWindow`]).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,20 +16,19 @@ use hyper::HeaderMap;
 use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::config;
-use crate::limits::quota_blocks::{QuotaBlocks, Shortage};
 use crate::mail::Timestamp;
 use crate::model::{Environment, KeyId, LimitPeriod, RefusalCode, TenantId, UsageInterval};
-use crate::policy::fixed_window::{FixedWindow, QuotaStatus};
-use crate::store::{Ledger, QuotaWish, Spool, Store, StoreError, UnusedQuota, UsedBy};
+use crate::policy::fixed_window::QuotaStatus;
+use crate::store::{Ledger, Store, UnusedQuota, UsedBy};
+use crate::submission::shared_window::{self, QuotaNeed, SharedLimits, SharedWindow};
 
 use super::auth::Caller;
 use crate::api::{Api, ApiError, Result};
 
 /// Interval between writes of the counts; a crash loses at most this much.
 const WRITE_INTERVAL: Duration = Duration::from_secs(5);
-/// How often unused blocks are given back.
-const SHARE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts the request of an authenticated caller or refuses it, and adds the `RateLimit` headers to the response.
 pub async fn run(api: &Api, caller: &Caller, now: Timestamp, request: Request, next: Next) -> Response {
@@ -51,9 +49,7 @@ pub struct RequestLimiter {
 }
 
 struct Counts {
-    minute: FixedWindow<RateLimitSubject>,
-    /// What this node has taken and not used, of limits that hold for several nodes.
-    blocks: QuotaBlocks<RateLimitSubject>,
+    minute: SharedWindow<RateLimitSubject>,
     /// Counts by hour that are not stored yet.
     unwritten: HashMap<UsedBy, u64>,
 }
@@ -67,13 +63,10 @@ enum RateLimitSubject {
 }
 
 impl RequestLimiter {
-    /// A limiter with the configured limits.
-    pub fn new(settings: &config::Api) -> Self {
-        let counts = Counts {
-            minute: FixedWindow::new(LimitPeriod::Minute),
-            blocks: QuotaBlocks::default(),
-            unwritten: HashMap::new(),
-        };
+    /// A limiter with the configured limits, which nodes may share.
+    pub fn new(settings: &config::Api, is_shared: bool) -> Self {
+        let counts =
+            Counts { minute: SharedWindow::new(LimitPeriod::Minute, is_shared), unwritten: HashMap::new() };
         Self {
             of_key_max: settings.key_requests_per_minute.into(),
             of_tenant_max: settings.requests_per_minute.into(),
@@ -105,7 +98,7 @@ impl RequestLimiter {
             }
             let mut counts = self.lock();
             // Another request may have used the blocks, or they were given back.
-            if !is_shared || is_refused || limits.clone().all(|(who, _)| counts.has_block(who, now)) {
+            if is_refused || limits.clone().all(|(who, _)| counts.minute.has(&who, 1, now)) {
                 break (counts, is_refused);
             }
         };
@@ -121,10 +114,6 @@ impl RequestLimiter {
         }
         for (who, _) in limits {
             counts.minute.take(who, 1, now);
-            if is_shared {
-                let ends_at = counts.minute.ends_at(now);
-                counts.blocks.spend(who, ends_at, 1);
-            }
         }
         let at = UsageInterval::Hour.start_of(now);
         let key_id = Some(caller.key.id);
@@ -141,62 +130,16 @@ impl RequestLimiter {
         limit: u64,
         now: Timestamp,
     ) -> Result<bool> {
-        let (ends_at, shortage) = {
-            let mut counts = self.lock();
-            let ends_at = counts.minute.ends_at(now);
-            (ends_at, counts.blocks.shortage(&who, ends_at, 1, now))
-        };
-        let needed = match shortage {
-            Shortage::None => return Ok(true),
-            Shortage::Refused => return Ok(false),
-            Shortage::Of(needed) => needed,
-        };
-        let mut wish = QuotaWish { subject: who.to_string(), ends_at, limit, needed, used: None };
-        let is_known = self.lock().minute.contains(&who, now);
-        let known = if is_known { store.take_quota(wish.clone()).await? } else { None };
-        let block = match known {
-            Some(block) => block,
-            None => {
-                wish.used = Some(0);
-                let begun = store.take_quota(wish).await?;
-                begun.ok_or_else(|| StoreError::Failed("the quota of all nodes is not known".to_owned()))?
-            }
-        };
-        let mut counts = self.lock();
-        if counts.minute.ends_at(now) != ends_at {
-            // The minute is over.
-            return Ok(true);
-        }
-        counts.blocks.add(who, ends_at, block.granted);
-        let used = block.taken.saturating_sub(counts.blocks.unused(&who, ends_at));
-        counts.minute.set(who, used, now);
-        if block.granted < needed {
-            counts.blocks.note_refusal(who, ends_at, limit.saturating_sub(block.taken), now);
-        }
-        Ok(block.granted >= needed)
+        let need = QuotaNeed { key: who, subject: who.to_string(), limit, count: 1, at: now };
+        let window = || MutexGuard::map(self.lock(), |counts| &mut counts.minute);
+        // Nothing is stored of a minute.
+        let used_before = |_| std::future::ready(Ok(0));
+        Ok(shared_window::take_block(store, window, need, used_before).await?)
     }
 
-    /// Gives unused blocks back each second while there are other nodes, and at the end.
-    pub async fn share_until(&self, store: &Store, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(SHARE_INTERVAL)).await.is_some() {
-            match store.nodes().count {
-                1 => self.lock().blocks.forget_ended(Timestamp::now()),
-                _ => self.give_back_unused(store).await,
-            }
-        }
-        self.give_back_unused(store).await;
-    }
-
-    async fn give_back_unused(&self, store: &Store) {
-        let unused = self.lock().blocks.take_unused().into_iter();
-        let unused =
-            unused.map(|(who, ends_at, count)| UnusedQuota { subject: who.to_string(), ends_at, count });
-        let unused = unused.collect::<Vec<_>>();
-        if !unused.is_empty()
-            && let Err(error) = store.give_back_quota(unused).await
-        {
-            tracing::warn!(%error, "unused quota of request limits was not given back; it counts until the end of its minute");
-        }
+    /// Shares the limits with other nodes until `stop`.
+    pub async fn share_until(&self, store: &Store, clock: &Clock, stop: CancellationToken) {
+        shared_window::share_until(self, store, clock, stop).await;
     }
 
     /// Stores the counts every few seconds and on shutdown.
@@ -235,10 +178,16 @@ impl RequestLimiter {
     }
 }
 
-impl Counts {
-    fn has_block(&mut self, who: RateLimitSubject, now: Timestamp) -> bool {
-        let ends_at = self.minute.ends_at(now);
-        self.blocks.unused(&who, ends_at) > 0
+impl SharedLimits for RequestLimiter {
+    const WHAT: &'static str = "request limits";
+
+    fn take_unused(&self) -> Vec<UnusedQuota> {
+        let unused = self.lock().minute.take_unused().into_iter();
+        unused.map(|(who, ends_at, count)| UnusedQuota { subject: who.to_string(), ends_at, count }).collect()
+    }
+
+    fn forget_ended(&self, now: Timestamp) {
+        self.lock().minute.forget_ended(now);
     }
 }
 
@@ -297,9 +246,9 @@ mod tests {
         (key, Some(tenant)).into()
     }
 
-    fn limiter(per_minute: u32) -> RequestLimiter {
+    fn limiter(per_minute: u32, is_shared: bool) -> RequestLimiter {
         let settings = config::Api { key_requests_per_minute: per_minute, ..config::Api::default() };
-        RequestLimiter::new(&settings)
+        RequestLimiter::new(&settings, is_shared)
     }
 
     async fn admits(limiter: &RequestLimiter, store: &Store, caller: &Caller, at: Timestamp) -> bool {
@@ -310,7 +259,7 @@ mod tests {
     async fn requests_of_a_minute_are_counted_until_the_limit() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(SqliteOptions::at(dir.path())).await.unwrap();
-        let (caller, limiter, at) = (caller(&store).await, limiter(3), now());
+        let (caller, limiter, at) = (caller(&store).await, limiter(3, false), now());
         for admitted in [true, true, true, false] {
             assert_eq!(admits(&limiter, &store, &caller, at).await, admitted);
         }
@@ -326,14 +275,14 @@ mod tests {
         let one = Store::open(harness.options()).await.unwrap();
         let other = Store::open(harness.options_of_node("other")).await.unwrap();
         let caller = caller(&one).await;
-        let nodes = [(limiter(20), one), (limiter(20), other)];
+        let nodes = [(limiter(20, true), one), (limiter(20, true), other)];
         let (minute, mut admitted) = (LimitPeriod::Minute.start_of(now()), 0);
         for round in 0..30 {
             // As if each round were long after the other, so that a refusal is asked for again.
             let at = minute + Duration::from_secs(round);
             for (limiter, store) in &nodes {
                 admitted += u32::from(admits(limiter, store, &caller, at).await);
-                limiter.give_back_unused(store).await;
+                shared_window::give_back_unused(limiter, store).await;
             }
         }
         assert_eq!(admitted, 20);

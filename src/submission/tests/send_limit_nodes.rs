@@ -10,6 +10,7 @@ use crate::model::{Environment, LimitPeriod, TenantId};
 use crate::store::contract::Harness;
 use crate::store::contract::postgres::PostgresHarness;
 use crate::store::{RateLimit, Spool, Store};
+use crate::submission::shared_window::give_back_unused;
 
 /// The limits of two nodes that know of each other.
 async fn two_nodes() -> Option<(PostgresHarness, Arc<SendLimits>, Arc<SendLimits>)> {
@@ -69,7 +70,7 @@ async fn a_limit_holds_for_all_nodes_together_and_is_used_up() {
                 if since.elapsed() > Duration::from_secs(2) {
                     break;
                 }
-                limits.give_back_unused().await;
+                give_back_unused(&*limits, &limits.store).await;
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
             accepted
@@ -106,10 +107,10 @@ async fn quota_of_a_message_that_is_not_stored_goes_back_to_all_nodes() {
     let Some((_harness, one, other)) = two_nodes().await else { return };
     let (tenant, limits) = (tenant(), a_minute(10));
     let dropped = one.take(request(tenant, limits, 0), 10).await.unwrap().unwrap();
-    one.give_back_unused().await;
+    give_back_unused(&*one, &one.store).await;
     assert!(!takes(&other, request(tenant, limits, 0), 1).await, "it is in use");
     drop(dropped);
-    one.give_back_unused().await;
+    give_back_unused(&*one, &one.store).await;
     assert!(takes(&other, request(tenant, limits, 1_000), 10).await);
     let status = other.status(&request(tenant, limits, 1_000)).await.unwrap().unwrap();
     assert_eq!((status.limit, status.used), (10, 10));
@@ -126,8 +127,8 @@ async fn an_hour_begins_with_what_the_usage_says_also_after_a_crash_of_the_serve
     let request = QuotaRequest { account: (tenant, Environment::Live), limits, at: now };
     assert!(takes(&one, request, 5).await);
     assert!(!takes(&other, request, 4).await, "seven of ten are used");
-    one.give_back_unused().await;
-    other.give_back_unused().await;
+    give_back_unused(&*one, &one.store).await;
+    give_back_unused(&*other, &other.store).await;
     bed.harness.execute("TRUNCATE quota").await;
     assert!(!takes(&one, request, 9).await, "the usage is read again");
     assert_eq!(LimitPeriod::Hour.end_of(now), one.status(&request).await.unwrap().unwrap().resets_at);
