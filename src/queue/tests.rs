@@ -135,21 +135,14 @@ impl<H: Harness> Bed<H> {
         Self::over(bed.restart().await)
     }
 
+    /// Claims when the database knows of earlier releases. PostgreSQL learns of them later.
     async fn claim(&self, at: Timestamp) -> Claimed {
-        self.queue.claim_due(at, &plenty()).await.unwrap()
-    }
-
-    /// Claims what was released. PostgreSQL learns of a release later.
-    async fn claim_released(&self, at: Timestamp) -> Vec<Batch> {
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        loop {
-            let batches = self.claim(at).await.batches;
-            if !batches.is_empty() {
-                return batches;
-            }
-            assert!(std::time::Instant::now() < end, "what was released is not claimed");
-            tokio::task::yield_now().await;
+        while self.store.has_given_back() {
+            assert!(std::time::Instant::now() < end, "the database does not learn of releases");
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
+        self.queue.claim_due(at, &plenty()).await.unwrap()
     }
 }
 

@@ -1,9 +1,5 @@
 //! What people see of the queue and do to it: pauses, flushes, retries, cancellations, counts.
 
-use std::time::Duration;
-
-use tokio::time::timeout;
-
 use super::*;
 use crate::mail::Host;
 use crate::model::{EventKind, QueueFilter, TenantStatus};
@@ -172,10 +168,7 @@ pub(super) async fn a_pause_ends_by_itself_when_its_time_has_come<H: Harness>() 
         let early = bed.claim(later(0)).await;
         assert!(early.batches.is_empty());
         assert_eq!(early.next_due_at, Some(until));
-        let mut claimed = Vec::new();
-        while claimed.len() < 2 {
-            claimed.extend(ids(&bed.claim_released(until).await));
-        }
+        assert_eq!(ids(&bed.claim(until).await.batches).len(), 2);
         assert!(bed.store.pauses(until).await.unwrap().is_empty());
     }
 }
@@ -315,13 +308,7 @@ pub(super) async fn the_overview_counts_each_group_and_says_why_it_is_due_later<
     bed.store.enqueue(scheduled).await.unwrap();
     bed.store.pause(pause_of(to("c.example"), None)).await.unwrap();
     bed.enqueue(one.id, &["x@c.example"]).await;
-    // On PostgreSQL, what is handed over and held goes back to the database first.
-    let is_held = async {
-        while overview(&bed, to("c.example"), now()).await.totals.paused == 0 {
-            bed.claim(later(0)).await;
-        }
-    };
-    timeout(Duration::from_secs(20), is_held).await.unwrap();
+    bed.claim(later(0)).await;
     bed.enqueue(other.id, &["x@b.example"]).await;
     bed.claim(later(0)).await;
     bed.enqueue(other.id, &["x@b.example"]).await;

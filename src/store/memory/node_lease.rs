@@ -189,6 +189,12 @@ impl NodeLease {
         }
     }
 
+    /// Whether claims of this process have ended, of which the database does not know yet.
+    #[cfg(test)]
+    pub(in crate::store) fn has_given_back(&self) -> bool {
+        !self.0.given_back.lock().is_empty()
+    }
+
     /// Those of these deliveries whose former claims have ended. A statement that ends claims is repeated if it was not
     /// answered, and would end a new claim too.
     pub(in crate::store) fn claimable(&self, mut ids: Vec<DeliveryId>) -> Vec<DeliveryId> {

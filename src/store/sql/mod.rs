@@ -308,6 +308,12 @@ impl Store {
         }
     }
 
+    /// Whether claims of this process have ended, of which the database does not know yet.
+    #[cfg(test)]
+    pub(crate) fn has_given_back(&self) -> bool {
+        self.lease.has_given_back()
+    }
+
     /// Runs a job on the writer; returns after its commit.
     async fn write<T: Send + 'static>(
         &self,

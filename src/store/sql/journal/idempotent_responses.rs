@@ -22,7 +22,8 @@ fn row_of(key: KeyId, name: &str) -> String {
 }
 
 /// Stores the response to a change with this result, if there is one to store. Returns whether it is stored. Fails with
-/// [`Conflict::Repeated`] if another process has carried the request out meanwhile. Changes run alone, so none is doing so.
+/// [`Conflict::Repeated`] if another process has carried the request out meanwhile. None is doing so: changes run alone, or
+/// have waited for the one with the same submission key.
 pub(in crate::store::sql) fn record<T: 'static>(
     tx: &Tx<'_>,
     recorder: &ResponseRecorder,
@@ -73,25 +74,22 @@ pub(super) fn insert(
     Ok(changed > 0)
 }
 
-/// Adds to the octets that the tenant of the key has stored on this day. Changes run alone, so no other transaction changes the
-/// row.
+/// Adds to the octets that the tenant of the key has stored on this day, in the row of the lane.
 fn count_octets(tx: &Tx<'_>, key: KeyId, response: &IdempotentResponse, now: Timestamp) -> Result<()> {
-    let sql = "INSERT INTO response_usage (tenant_id, day_us, octets)
-               SELECT tenant_id, ?2, ?3 FROM key WHERE id = ?1 AND tenant_id IS NOT NULL
-               ON CONFLICT (tenant_id) DO UPDATE SET day_us = excluded.day_us,
+    let sql = "INSERT INTO response_usage (tenant_id, slot, day_us, octets)
+               SELECT tenant_id, ?2, ?3, ?4 FROM key WHERE id = ?1 AND tenant_id IS NOT NULL
+               ON CONFLICT (tenant_id, slot) DO UPDATE SET day_us = excluded.day_us,
                    octets = CASE WHEN response_usage.day_us = excluded.day_us
                                  THEN response_usage.octets + excluded.octets ELSE excluded.octets END";
     let octets = i64::try_from(response.body.len() + ROW_OCTETS).unwrap_or(i64::MAX);
-    tx.prepare_cached(sql)?.execute(params![key, day_us(now), octets])?;
+    tx.prepare_cached(sql)?.execute(params![key, tx.slot, day_us(now), octets])?;
     Ok(())
 }
 
 /// The octets that a tenant has stored on this day.
 pub(super) fn octets_of_day(connection: &Connection, tenant: TenantId, now: Timestamp) -> Result<u64> {
-    let sql = "SELECT octets FROM response_usage WHERE tenant_id = ?1 AND day_us = ?2";
-    let mut statement = connection.prepare_cached(sql)?;
-    let found = statement.query_row(params![tenant, day_us(now)], |row| count(row, 0)).optional()?;
-    Ok(found.unwrap_or(0))
+    let sql = "SELECT CAST(coalesce(sum(octets), 0) AS BIGINT) FROM response_usage WHERE tenant_id = ?1 AND day_us = ?2";
+    Ok(connection.query_row(sql, params![tenant, day_us(now)], |row| count(row, 0))?)
 }
 
 fn day_us(now: Timestamp) -> i64 {

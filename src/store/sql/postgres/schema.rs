@@ -12,8 +12,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_quota.sql"),
     include_str!("migrations/0003_partitions.sql"),
-    include_str!("migrations/0005_cost.sql"),
-    include_str!("migrations/0004_sign_in.sql"),
+    include_str!("migrations/0004_changed_deliveries.sql"),
+    include_str!("migrations/0005_sign_in.sql"),
     include_str!("migrations/0006_response_usage.sql"),
 ];
 
