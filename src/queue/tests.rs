@@ -135,14 +135,20 @@ impl<H: Harness> Bed<H> {
         Self::over(bed.restart().await)
     }
 
-    /// Claims when the database knows of earlier releases. PostgreSQL learns of them later.
     async fn claim(&self, at: Timestamp) -> Claimed {
+        self.settle().await;
+        self.queue.claim_due(at, &plenty()).await.unwrap()
+    }
+
+    /// Waits until the database knows of all releases. PostgreSQL learns of them later.
+    async fn settle(&self) {
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        // Gives the releases so far to the store.
+        drop(self.queue.lock());
         while self.store.has_given_back() {
             assert!(std::time::Instant::now() < end, "the database does not learn of releases");
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
-        self.queue.claim_due(at, &plenty()).await.unwrap()
     }
 }
 

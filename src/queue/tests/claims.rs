@@ -215,6 +215,7 @@ pub(super) async fn a_flood_of_fresh_mail_leaves_room_for_what_is_due_again<H: H
     let (one, other) = (bed.tenant("a").await, bed.tenant("b").await);
     bed.enqueue(one.id, &["x@one.example"]).await;
     bed.queue.release(ids(&bed.claim(later(0)).await.batches));
+    bed.settle().await;
     for tenant in [&one, &other] {
         for _ in 0..9 {
             bed.enqueue(tenant.id, &["x@one.example"]).await;

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -72,6 +72,7 @@ struct Inner {
     given_back: Mutex<Vec<DeliveryId>>,
     has_given_back: Notify,
     has_announced: Notify,
+    had_unknown_outcome: AtomicBool,
 }
 
 impl NodeLease {
@@ -95,6 +96,7 @@ impl NodeLease {
             given_back: Mutex::default(),
             has_given_back: Notify::new(),
             has_announced: Notify::new(),
+            had_unknown_outcome: AtomicBool::new(false),
         }))
     }
 
@@ -167,6 +169,16 @@ impl NodeLease {
     /// A committed change was announced to the other nodes, which should read it soon.
     pub(in crate::store) fn note_announced(&self) {
         self.0.has_announced.notify_one();
+    }
+
+    /// A transaction may be committed, now or later, although its callers have got an error.
+    pub(in crate::store) fn note_unknown_outcome(&self) {
+        self.0.had_unknown_outcome.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Self::note_unknown_outcome`] was called.
+    pub(in crate::store) fn had_unknown_outcome(&self) -> bool {
+        self.0.had_unknown_outcome.load(Ordering::Acquire)
     }
 
     /// Waits for [`Self::note_announced`].

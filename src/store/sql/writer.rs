@@ -407,7 +407,8 @@ impl Lane {
         let parts = tx.write_usage().map_err(|error| self.fault(savepoints, CommitError::from(&error)))?;
         let committed = self.commit(&tx.inserted_row, savepoints);
         if let Err(Fault::Lost(CommitError::OutcomeUnknown)) = committed {
-            // They may be committed.
+            // They may be committed, or will be.
+            lease.note_unknown_outcome();
             hooks.directory_versions.note(tx.directory_changes.take());
         }
         committed?;

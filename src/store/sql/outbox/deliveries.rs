@@ -89,41 +89,44 @@ pub(in crate::store::sql) fn first_due(connection: &Connection) -> database::Res
 
 /// The due time of the last pending event of a message for a webhook, for which a new one waits.
 macro_rules! last_waiting {
-    ($webhook:literal, $message:literal, $order:literal) => {
+    ($of_message:literal, $order:literal) => {
         concat!(
-            "SELECT CASE WHEN attempts < 3 THEN next_attempt_us END FROM webhook_delivery WHERE webhook_id = ",
-            $webhook,
-            " AND message_id = ",
-            $message,
+            "SELECT CASE WHEN attempts < 3 THEN next_attempt_us END FROM webhook_delivery WHERE ",
+            $of_message,
             " AND next_attempt_us IS NOT NULL ORDER BY ",
             $order,
-            " DESC LIMIT 1"
+            " LIMIT 1"
         )
     };
 }
 
 /// Waiting deliveries are never due before the event that they wait for, or every claim would have to skip them.
 macro_rules! insert_delivery {
-    ($order:literal) => {
+    ($of_message:literal, $order:literal) => {
         concat!(
             "INSERT INTO webhook_delivery (id, webhook_id, event_id, kind, tenant_id, message_id, delivery_id, data,
                                            created_us, state, attempts, next_attempt_us, external_ref, tags,
                                            metadata, environment)
              VALUES (?1, (SELECT id FROM webhook WHERE id = ?2), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0,
                      max(?9, coalesce((",
-            last_waiting!("?2", "?6", $order),
+            last_waiting!($of_message, $order),
             "), ?9)), (SELECT external_ref FROM tenant WHERE id = ?5), (SELECT tags FROM message WHERE id = ?6),
                      (SELECT metadata FROM message WHERE id = ?6), ?11)"
         )
     };
 }
 
-const INSERT: &str = insert_delivery!("id");
-/// While the table is small, PostgreSQL would take the order from an index of all deliveries of the webhook, and keep that plan.
-const INSERT_IN_POSTGRES: &str = insert_delivery!("id || ''");
+const INSERT: &str = insert_delivery!("webhook_id = ?2 AND message_id = ?6", "id DESC");
+/// Only the right index has this order. From another one, which seems as good while the table is small, PostgreSQL would read
+/// all deliveries of the webhook, and keep that plan.
+const INSERT_IN_POSTGRES: &str = insert_delivery!(
+    "(webhook_id, message_id, id) > (?2, ?6, '') AND (webhook_id, message_id, id) < (?2, ?6, '~')",
+    "webhook_id DESC, message_id DESC, id DESC"
+);
 
 #[cfg(test)]
-pub(in crate::store::sql) const LAST_WAITING: &str = last_waiting!("?1", "?2", "id");
+pub(in crate::store::sql) const LAST_WAITING: &str =
+    last_waiting!("webhook_id = ?1 AND message_id = ?2", "id DESC");
 
 /// Adds a delivery of an event, due as soon as its order allows.
 pub(super) fn insert(

@@ -7,7 +7,7 @@ use crate::mail::{DomainName, Host, Timestamp};
 use crate::model::{QueueFilter, TenantId};
 use crate::store::AnnouncedBackoff;
 use crate::store::database::{self, Connection, params};
-use crate::store::memory::{Announcement, DirectoryChange};
+use crate::store::memory::{Announcement, DirectoryChange, NodeLease};
 use crate::store::sql::unit_of_work::Tx;
 
 /// In place of the number of a source pool.
@@ -132,10 +132,11 @@ fn read_backoff(name: &str, until_us: Option<i64>) -> Option<AnnouncedBackoff> {
 }
 
 /// What a node does not know yet of the announcement in a row of [`READ`]. Its own are left out, except for changes of the
-/// queue: applied again in the order of commits, they end the effect of older ones of other nodes. Changes of the directory are
-/// applied too: the outcome of their commit may not have been known.
-pub(super) fn news_in(row: &Row, own_epoch: i64) -> Option<Announcement> {
+/// queue: applied again in the order of commits, they end the effect of older ones of other nodes. So are those of the directory
+/// after a commit of this node whose outcome was not known.
+pub(super) fn news_in(row: &Row, lease: &NodeLease) -> Option<Announcement> {
     let read = read(row).unwrap_or(Announcement::Directory(DirectoryChange::Everything));
-    let is_foreign = row.get::<_, i64>(1) != own_epoch;
-    Some(read).filter(|read| is_foreign || read.is_of_queue() || matches!(read, Announcement::Directory(_)))
+    let is_foreign = row.get::<_, i64>(1) != lease.epoch();
+    let is_unknown = matches!(read, Announcement::Directory(_)) && lease.had_unknown_outcome();
+    Some(read).filter(|read| is_foreign || is_unknown || read.is_of_queue())
 }

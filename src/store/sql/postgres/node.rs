@@ -318,10 +318,9 @@ impl Beating {
     async fn read_announcements(&mut self) -> Result<()> {
         let Some(announced) = self.announced else { return Ok(()) };
         let rows = self.session().await?.query(announcements::READ, &[&announced]).await?;
-        let epoch = self.node.lease.epoch();
         for row in &rows {
-            let reload = announcements::news_in(row, epoch).and_then(|news| self.node.targets.apply(news));
-            if let Some(reload) = reload {
+            let news = announcements::news_in(row, &self.node.lease);
+            if let Some(reload) = news.and_then(|news| self.node.targets.apply(news)) {
                 (self.node.reload)(reload);
             }
             self.announced = Some(row.get(0));
