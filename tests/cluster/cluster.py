@@ -52,8 +52,8 @@ def under_faults(arguments, folder, chance):
         database.stop()
 
 
-SHORT_FAULTS = [faults.kill_node, faults.kill_database, partition.drop, faults.stop_node]
-OTHER_FAULTS = [faults.lose_node, partition.stall, partition.lose_answers]
+SHORT_FAULTS = [faults.kill_node, faults.kill_database, partition.drop, faults.stop_node, partition.lose_answers]
+OTHER_FAULTS = [faults.lose_node, partition.stall]
 FAULTS = {fault.__name__: fault for fault in SHORT_FAULTS + OTHER_FAULTS}
 
 SCENARIOS = {
@@ -64,7 +64,7 @@ SCENARIOS = {
     "snapshot": snapshot.run,
     "versions": versions.run,
 }
-SHORT = ["faults", "failover", "limits"]
+SHORT = ["faults", "failover", "standby", "limits"]
 
 
 def fault_list(text):
