@@ -307,6 +307,21 @@ async fn a_ban_and_its_lift_reach_the_other_node() {
 }
 
 #[tokio::test]
+async fn a_change_of_the_directory_whose_outcome_was_not_known_counts_when_its_commit_is_seen() {
+    let Some(nodes) = Nodes::start().await else { return };
+    let tenant = nodes.bed.tenant("a").await.id;
+    nodes.one.lease.note_unknown_outcome();
+    let before = nodes.one.version_of_owner(Some(tenant));
+    // The transaction is committed after its caller has got the error.
+    let committed = format!(
+        "INSERT INTO announcement (epoch, kind, tenant_id) VALUES ({}, 'owner', '{tenant}'); NOTIFY pillarbox",
+        nodes.one.lease.epoch()
+    );
+    nodes.bed.harness.execute(&committed).await;
+    until("the caches are read again", async || nodes.one.version_of_owner(Some(tenant)) > before).await;
+}
+
+#[tokio::test]
 async fn a_back_off_and_its_end_reach_the_other_node_only() {
     let Some(nodes) = Nodes::start().await else { return };
     let (mut own, mut feed) =
