@@ -278,6 +278,20 @@ async fn an_entry_tells_what_was_before_and_what_is_afterwards() {
 }
 
 #[tokio::test]
+async fn the_entry_of_a_conditional_change_is_complete() {
+    let stage = ApiStage::start().await;
+    let own = stage.tenant("own").await;
+    let path = format!("/v1/tenants/{}", own.id);
+    let read = stage.get(&own.key, &path).await;
+    let condition = [("If-Match", read.header("etag").unwrap())];
+    let change = json!({"name": "Changed"});
+    let answer = request_with(stage.address, "PATCH", &path, Some(&own.key), Some(&change), &condition).await;
+    answer.expect(200);
+    let entry = stage.get(&own.key, "/v1/audit?limit=1").await.expect(200)["data"][0].take();
+    assert_eq!((&entry["before"]["name"], &entry["after"]["name"]), (&json!("own"), &json!("Changed")));
+}
+
+#[tokio::test]
 async fn entries_stay_when_their_tenant_is_deleted() {
     let stage = ApiStage::start().await;
     let own = Belongings::make(&stage, "own").await;

@@ -125,7 +125,8 @@ impl Audit for Store {
     }
 
     async fn complete_audit(&self, entry: AuditEntry) -> Result<()> {
-        self.write(move |tx| write(tx, &entry)).await
+        // The handle of the request may require a version of the object, which the change itself has ended.
+        self.of_server().write(move |tx| write(tx, &entry)).await
     }
 
     async fn list_audit(&self, filter: AuditFilter, page: PageRequest) -> Result<Page<AuditEntry>> {

@@ -1,5 +1,5 @@
-//! The traits of the store in SQL that both engines read: one writer thread, which commits all waiting jobs in one
-//! transaction, and a pool of readers. What belongs to one engine alone is in `sqlite` and `postgres`.
+//! The traits of the store in SQL that both engines read: lanes that write (SQLite has one), each of which commits all waiting
+//! jobs in one transaction, and a pool of readers. What belongs to one engine alone is in `sqlite` and `postgres`.
 
 mod acme_accounts;
 mod audit;
@@ -345,8 +345,8 @@ impl Store {
     }
 
     /// Runs a job that only enqueues, claims or records, at the same time as those of other lanes; see [`Writer::run_hot`].
-    /// With an entry of the audit log in its transaction, it runs alone. So it does with a response and without a key of its
-    /// own, by which no other job stores that response.
+    /// With an entry of the audit log in its transaction, or a version that it requires, it runs alone. So it does with a
+    /// response and without a key of its own, by which no other job stores that response.
     async fn write_hot<S, T, U, W, A>(&self, hot: HotJob, state: S, work: W, after: A) -> Result<U>
     where
         S: Send + 'static,
