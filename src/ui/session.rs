@@ -10,6 +10,7 @@ use data_encoding::HEXLOWER;
 use parking_lot::{Mutex, MutexGuard};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::counts::Counts;
@@ -26,6 +27,9 @@ use crate::policy::fixed_window::FixedWindow;
 const LIMITS: SignInLimits = SignInLimits { of_owner: 20, total: 1000 };
 /// Sessions of which this process remembers something; beyond it, the ones that were not used for longest are asked about again.
 const REMEMBERED_MAX: usize = 1000;
+/// Look-ups of ids and tokens that this process does not know, at the same time. Anyone can make one up, and they must leave
+/// connections of the store to others.
+const UNKNOWN_LOOKUPS_MAX: usize = 2;
 /// How exactly the last page of a session is stored, because each time is a commit.
 const SEEN_RESOLUTION: SignedDuration = SignedDuration::from_secs(30);
 const NOTE_CHARS_MAX: usize = 1000;
@@ -33,6 +37,8 @@ const NOTE_CHARS_MAX: usize = 1000;
 pub const THEMES: [&str; 2] = ["dark", "light"];
 /// Pages of a session in a minute. A page that refreshes itself every two seconds takes 30.
 pub const PAGES_PER_MINUTE: u64 = 240;
+/// Changes of sessions by one session in a minute. Each is a commit, and no request to the API, which limits the others.
+pub const CHANGES_PER_MINUTE: u64 = 60;
 
 /// Who is signed in, as `GET /v1/me` says it.
 #[derive(Debug, Clone, Deserialize)]
@@ -147,10 +153,12 @@ struct Remembered {
 /// All sessions.
 pub struct Sessions {
     api: InProcess,
+    unknown_lookups: Semaphore,
     idle: SignedDuration,
     longest: SignedDuration,
     remembered: Mutex<HashMap<[u8; 32], Remembered>>,
     pages: Mutex<FixedWindow<[u8; 32]>>,
+    changes: Mutex<FixedWindow<[u8; 32]>>,
 }
 
 impl Sessions {
@@ -159,10 +167,12 @@ impl Sessions {
         let time = |duration| SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
         Self {
             api,
+            unknown_lookups: Semaphore::new(UNKNOWN_LOOKUPS_MAX),
             idle: time(settings.session_idle),
             longest: time(settings.session_max),
             remembered: Mutex::default(),
             pages: Mutex::new(FixedWindow::new(LimitPeriod::Minute)),
+            changes: Mutex::new(FixedWindow::new(LimitPeriod::Minute)),
         }
     }
 
@@ -181,7 +191,10 @@ impl Sessions {
         let new = SignIn {
             digest: digest_of_token(&id),
             secret: signed_in.digest,
-            tenant_id: me.tenant.as_ref().and_then(|tenant| tenant.id.parse().ok()),
+            // Without the tenant of its link, a session would have all rights of the key.
+            tenant_id: signed_in
+                .tenant_of_link()
+                .or_else(|| me.tenant.as_ref().and_then(|tenant| tenant.id.parse().ok())),
             scopes: signed_in.rights.as_ref().map(|rights| rights.scopes.clone()),
             path: None,
             created_at: now,
@@ -200,11 +213,25 @@ impl Sessions {
     /// The session of an id.
     pub async fn find(&self, id: &str) -> Result<Option<Session>, ApiError> {
         let digest = digest_of_token(id);
-        let found = self.api.find_sign_in(digest).await?.filter(|found| found.path.is_none());
+        let found = self.look_up(digest).await?.filter(|found| found.path.is_none());
         if found.is_none() {
             self.forget(&digest);
         }
         Ok(found.map(Session::from))
+    }
+
+    /// A link that nobody has opened.
+    pub async fn find_link(&self, token: &str) -> Result<Option<SignIn>, ApiError> {
+        Ok(self.look_up(digest_of_token(token)).await?.filter(|found| found.path.is_some()))
+    }
+
+    async fn look_up(&self, digest: [u8; 32]) -> Result<Option<SignIn>, ApiError> {
+        let is_known = self.lock().contains_key(&digest);
+        let _permit = match is_known {
+            true => None,
+            false => self.unknown_lookups.acquire().await.ok(),
+        };
+        self.api.find_sign_in(digest).await
     }
 
     /// Notes that a session is used. It ends early if that is not stored, so an error is only logged.
@@ -221,13 +248,13 @@ impl Sessions {
 
     /// Counts a page. If the session has shown too many in this minute, the error is the number of seconds until the next.
     pub fn take_page(&self, session: &Session, now: Timestamp) -> Result<(), NonZeroU32> {
-        let mut pages = self.pages.lock();
-        let status = pages.status(&session.digest, PAGES_PER_MINUTE, now);
-        if status.remaining() == 0 {
-            return Err(status.seconds_to_reset(now));
-        }
-        pages.take(session.digest, 1, now);
-        Ok(())
+        take(&mut self.pages.lock(), session.digest, PAGES_PER_MINUTE, now)
+    }
+
+    /// Counts a change of a session. If this one has made too many in this minute, the error is the number of seconds until
+    /// the next.
+    pub fn take_change(&self, session: &SessionHandle, now: Timestamp) -> Result<(), NonZeroU32> {
+        take(&mut self.changes.lock(), session.digest, CHANGES_PER_MINUTE, now)
     }
 
     /// Sets the theme.
@@ -344,6 +371,21 @@ impl Remembered {
     }
 }
 
+/// Counts one, unless the limit is reached; then the error is the number of seconds until the next.
+fn take(
+    window: &mut FixedWindow<[u8; 32]>,
+    digest: [u8; 32],
+    limit: u64,
+    now: Timestamp,
+) -> Result<(), NonZeroU32> {
+    let status = window.status(&digest, limit, now);
+    if status.remaining() == 0 {
+        return Err(status.seconds_to_reset(now));
+    }
+    window.take(digest, 1, now);
+    Ok(())
+}
+
 /// The token of the forms of a session. It follows from the id, so every node knows it, and only the browser has the id.
 fn form_token(id: &str) -> String {
     HEXLOWER.encode(&Sha256::new().chain_update("form token ").chain_update(id).finalize())
@@ -385,5 +427,7 @@ mod tests {
     fn the_token_of_a_form_is_not_the_id() {
         assert_ne!(form_token("a"), form_token("b"));
         assert!(!form_token("abcdefgh").contains("abcdefgh"));
+        // The page of sessions shows the digest.
+        assert_ne!(form_token("a"), HEXLOWER.encode(&digest_of_token("a")));
     }
 }

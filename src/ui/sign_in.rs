@@ -19,7 +19,7 @@ use super::request::{find, pairs};
 use super::session::{Me, Session};
 use super::view::Problem;
 use super::{Ui, frame, guard, headers, request};
-use crate::api::{ApiError, Ask, Origin, SignIn, SignedIn, digest_of_token, no_such_path};
+use crate::api::{ApiError, Ask, Origin, SignedIn, no_such_path};
 use crate::limits::auth_limiter::AuthDecision;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::KeySecret;
@@ -133,16 +133,10 @@ async fn read_form(
 /// Whether a link leads somebody who is signed in to the pages of another tenant. A link of a stranger must not do that
 /// without a question: the person would type secrets into the pages of the stranger.
 async fn is_of_another_tenant(ui: &Ui, head: &Parts, token: &str) -> Result<bool, ApiError> {
-    Ok(match (guard::current(ui, head).await?, find_link(ui, token).await?) {
+    Ok(match (guard::current(ui, head).await?, ui.sessions.find_link(token).await?) {
         (Some((session, _)), Some(link)) => session.tenant_id != link.tenant_id,
         _ => false,
     })
-}
-
-/// A link that nobody has opened.
-async fn find_link(ui: &Ui, token: &str) -> Result<Option<SignIn>, ApiError> {
-    let found = ui.api.find_sign_in(digest_of_token(token)).await?;
-    Ok(found.filter(|found| found.path.is_some()))
 }
 
 /// A key must not be sent in clear over a network. Behind a proxy on this machine, every client has a loopback address, so
@@ -200,7 +194,7 @@ async fn with_key(ui: &Ui, origin: &Origin, text: &str) -> Result<String, Proble
 async fn with_link(ui: &Ui, origin: &Origin, token: &str) -> Result<(String, String), Problem> {
     let now = ui.api.now();
     check_ban(ui, origin, now)?;
-    let found = match find_link(ui, token).await? {
+    let found = match ui.sessions.find_link(token).await? {
         // The link stays while the server or a rate limit refuses it.
         Some(link) => Some((me_of(ui, origin, &SignedIn::from(&link)).await?, link.digest)),
         None => None,

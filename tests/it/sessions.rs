@@ -364,6 +364,20 @@ async fn wrong_keys_are_banned_and_not_behind_a_proxy() {
 }
 
 #[tokio::test]
+async fn the_token_of_a_link_is_no_session_and_the_id_of_a_session_is_no_link() {
+    let stage = ApiStage::start().await;
+    let browser = Browser::signed_in(stage.address, &stage.platform).await;
+    let (name, id) = browser.cookie.as_deref().unwrap().split_once('=').unwrap();
+    let url = link(&stage, &stage.platform, json!({})).await;
+    let token = url.split_once('#').unwrap().1;
+    let with_token = Browser { cookie: Some(format!("{name}={token}")), ..Browser::at(stage.address) };
+    assert!(!is_signed_in(&with_token).await);
+    let answer = Browser::at(stage.address).sign_in(&[("link", id)]).await;
+    assert_eq!((answer.status, code_of(&answer).as_str()), (403, "link_used"), "{answer}");
+    assert!(is_signed_in(&browser).await);
+}
+
+#[tokio::test]
 async fn a_link_to_another_tenant_asks_who_is_signed_in() {
     let stage = ApiStage::start().await;
     let (own, other) = (stage.tenant("own").await, stage.tenant("other").await);
@@ -443,6 +457,26 @@ async fn a_session_that_shows_too_many_pages_may_still_change_something() {
     assert_eq!(browser.post_as_is("/ui/settings", &fields).await.status, 303);
     stage.clock.advance(Duration::from_secs(seconds));
     assert_eq!(browser.get("/ui/settings").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_session_may_change_itself_so_often_in_a_minute() {
+    let stage = ApiStage::start().await;
+    let browser = Browser::signed_in(stage.address, &stage.platform).await;
+    let token = browser.token().await;
+    let choose = async |theme: &str| {
+        let fields = [("token", token.as_str()), ("do", "theme"), ("theme", theme)];
+        browser.post_as_is("/ui/settings", &fields).await
+    };
+    for _ in 0..30 {
+        for theme in ["dark", "light"] {
+            assert_eq!(choose(theme).await.status, 303);
+        }
+    }
+    let refused = choose("dark").await;
+    assert_eq!((refused.status, code_of(&refused).as_str()), (429, "rate_limited"), "{refused}");
+    stage.clock.advance(MINUTE);
+    assert_eq!(choose("dark").await.status, 303);
 }
 
 #[tokio::test]

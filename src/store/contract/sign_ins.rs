@@ -85,8 +85,10 @@ pub(super) async fn the_sessions_of_an_owner_do_not_end_those_of_others<H: Harne
     let bed = TestBed::<H>::new().await;
     let (busy, calm) = (bed.tenant("busy").await.id, bed.tenant("calm").await.id);
     let platform = secret();
+    let of_link = SignIn { scopes: Some(Vec::new()), ..sign_in(platform, Some(busy), 0, None) };
     // The links of a platform key are counted for each tenant, and apart from its sessions.
     let others = [
+        add(&bed, of_link).await,
         add(&bed, sign_in(platform, Some(calm), 0, None)).await,
         add(&bed, sign_in(platform, Some(busy), 0, Some("/ui/"))).await,
     ];
@@ -102,6 +104,8 @@ pub(super) async fn the_sessions_of_an_owner_do_not_end_those_of_others<H: Harne
         there.push(is_there(&bed, digest).await);
     }
     assert_eq!(there, [false, true, true, true], "the oldest ends");
+    let listed = bed.store.sessions_of(platform, at(10)).await.unwrap();
+    assert!(listed.iter().all(|listed| listed.path.is_none()), "a link is no session: {listed:?}");
 }
 
 pub(super) async fn the_sessions_of_all_keys_of_a_tenant_do_not_end_those_of_others<H: Harness>() {

@@ -1,6 +1,7 @@
 //! The session: its key, the other sessions of the key, signing out, the theme, and the colours of the tenant.
 
 use data_encoding::HEXLOWER;
+use hyper::StatusCode;
 use maud::{Markup, html};
 use serde::Deserialize;
 
@@ -9,7 +10,7 @@ use crate::model::Color;
 use crate::ui::components::{self, Column, foreign};
 use crate::ui::format;
 use crate::ui::request::PageRequest;
-use crate::ui::session::{Session, THEMES};
+use crate::ui::session::{CHANGES_PER_MINUTE, Session, THEMES};
 use crate::ui::sign_in::own_path;
 use crate::ui::view::{Outcome, Problem, View};
 
@@ -148,6 +149,7 @@ pub async fn act(request: PageRequest) -> Outcome {
             Ok(View::SignedOut)
         }
         Some("end") => {
+            check_changes(&request)?;
             let name = request.field("session").unwrap_or_default();
             let shown = sessions.of_key(own).await?;
             let found = shown.iter().find(|session| name_of(session) == name);
@@ -159,6 +161,7 @@ pub async fn act(request: PageRequest) -> Outcome {
             View::redirect(PAGE, note)
         }
         Some("theme") => {
+            check_changes(&request)?;
             let chosen = request.field("theme");
             let theme = THEMES.into_iter().find(|theme| Some(*theme) == chosen);
             sessions.set_theme(own, theme).await?;
@@ -167,6 +170,17 @@ pub async fn act(request: PageRequest) -> Outcome {
         }
         _ => Err(Problem::no_action()),
     }
+}
+
+fn check_changes(request: &PageRequest) -> Result<(), Problem> {
+    request.ui.sessions.take_change(&request.session, request.now).map_err(|seconds| {
+        Problem::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limited",
+            format!("this session has made {CHANGES_PER_MINUTE} changes in this minute"),
+            format!("go on in {seconds} s"),
+        )
+    })
 }
 
 /// The colours of the tenant, as variables of the style.
