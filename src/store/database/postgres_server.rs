@@ -21,11 +21,15 @@ const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Settings of the sessions of lanes. A commit waits for the disk, and for the standby if there is one. Nothing is cancelled,
-/// because a cancelled wait for the standby looks like a commit. A session that is cut off ends its transaction soon.
+/// because a cancelled wait for the standby looks like a commit. A session that is cut off ends its transaction soon,
+/// and itself within half a minute, because its lane may wait for that: see `Lane::require_answered`. The server would look for
+/// the client after two hours. Sockets of the machine ignore these times.
 /// Lanes look rows up by keys. A plan that reads whole tables or partitions would be chosen while they are small, and kept
-/// when they have grown.
+/// when they have grown. Where a table is scanned all the same, the statement gets a cost for which the server would compile it
+/// (JIT) at each execution.
 const LANE_SETTINGS: &str = "SET synchronous_commit = on; SET statement_timeout = 0; SET lock_timeout = 0; \
-    SET idle_in_transaction_session_timeout = 5000; SET enable_seqscan = off";
+    SET idle_in_transaction_session_timeout = 5000; SET tcp_user_timeout = 10000; SET tcp_keepalives_idle = 10; \
+    SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET enable_seqscan = off; SET jit = off";
 
 /// The commit of the message, which comes later in the log, is waited for.
 const PIECES_SETTINGS: &str = "SET synchronous_commit = off";

@@ -130,7 +130,7 @@ impl NodeLease {
     }
 
     /// Waits for an answer of the database, but not longer than until the lease is in this state or a worse one: `None` then.
-    /// A server that takes connections and does not answer would otherwise keep callers waiting for as long as it likes.
+    /// A server that takes connections and does not answer would otherwise keep callers waiting without a limit.
     pub(in crate::store) async fn before<T>(
         &self,
         state: LeaseState,
@@ -283,6 +283,8 @@ mod tests {
         lease.begin(7, uptime_ms());
         let (never, waiting) = (std::future::pending::<()>(), lease.clone());
         let waiting = tokio::spawn(async move { waiting.before(LeaseState::Lost, never).await });
+        // It waits before the lease is lost.
+        tokio::task::yield_now().await;
         lease.begin(7, uptime_ms() - 10_500);
         assert_eq!(waiting.await.unwrap(), None);
         assert_eq!(NodeLease::unshared().before(LeaseState::Stale, async { 4 }).await, Some(4));

@@ -140,7 +140,7 @@ where
             (Some(answer), outcome) => drop(answer.send(outcome)),
             // The target of `telemetry::FLOOD`, which this layer does not import.
             (None, Err(error)) => {
-                tracing::warn!(target: "pillarbox::flood", "an event was not written: {error}");
+                tracing::warn!(target: "pillarbox::flood", "a change for which no request waits was not written: {error}");
             }
             (None, Ok(_)) => {}
         }

@@ -291,8 +291,6 @@ impl Lane {
     }
 
     fn write_in_turn(&self, jobs: &mut Vec<Box<dyn Job>>, kind: JobKind) {
-        // Their callers have got an error, and may repeat them.
-        jobs.retain(|job| !job.is_abandoned());
         if jobs.is_empty() {
             return;
         }
@@ -313,6 +311,11 @@ impl Lane {
     }
 
     fn write_all(&self, jobs: &mut Vec<Box<dyn Job>>, lock: WriterLock) {
+        // Their callers have got an error, and may repeat them.
+        jobs.retain(|job| !job.is_abandoned());
+        if jobs.is_empty() {
+            return;
+        }
         let hooks = &self.shared.hooks;
         // A savepoint copies each page that a job changes, and jobs rarely fail after their first change.
         let mut tried = self.transact(jobs, lock, Savepoints::None);
@@ -389,7 +392,7 @@ impl Lane {
         self.hold(&tx, jobs).map_err(|error| self.fault(savepoints, error.into()))?;
         for job in jobs {
             let (counted, changed) = (tx.usage.mark(), tx.directory_changes.len());
-            let inserted = tx.inserted_row.is_noted();
+            let (inserted, full) = (tx.inserted_row.is_noted(), tx.full_webhooks.borrow().len());
             let ran = match savepoints {
                 Savepoints::None => self.run_bare(&tx, job.as_mut())?,
                 Savepoints::Each => self.run_in_savepoint(&tx, job.as_mut())?,
@@ -398,6 +401,7 @@ impl Lane {
                 tx.usage.truncate(counted);
                 tx.directory_changes.truncate(changed);
                 tx.backlogs.clear();
+                tx.full_webhooks.borrow_mut().truncate(full);
                 if !inserted {
                     tx.inserted_row.forget();
                 }

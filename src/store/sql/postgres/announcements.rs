@@ -81,7 +81,7 @@ pub(in crate::store::sql) fn post(tx: &Tx<'_>, announcement: &Announcement) -> d
     tx.prepare_cached(sql)?.post(params![tx.lease.epoch(), kind, tenant, name, at_us])
 }
 
-/// The bans that were announced in the last hour, the oldest first.
+/// The bans that were announced since the last [`PRUNE`], of a day at least, the oldest first.
 pub(in crate::store::sql) fn read_bans(connection: &Connection) -> database::Result<Vec<BanChange>> {
     let sql = "SELECT name, at_us FROM announcement WHERE kind = 'ban' ORDER BY id";
     let mut statement = connection.prepare_cached(sql)?;
@@ -132,11 +132,12 @@ fn read_backoff(name: &str, until_us: Option<i64>) -> Option<AnnouncedBackoff> {
 }
 
 /// What a node does not know yet of the announcement in a row of [`READ`]. Its own are left out, except for changes of the
-/// queue: applied again in the order of commits, they end the effect of older ones of other nodes. So are those of the directory
-/// after a commit of this node whose outcome was not known.
+/// queue: applied again in the order of commits, they end the effect of older ones of other nodes. After a commit of this node
+/// whose outcome was not known, those of what it has read before that commit are applied, too.
 pub(super) fn news_in(row: &Row, lease: &NodeLease) -> Option<Announcement> {
     let read = read(row).unwrap_or(Announcement::Directory(DirectoryChange::Everything));
     let is_foreign = row.get::<_, i64>(1) != lease.epoch();
-    let is_unknown = matches!(read, Announcement::Directory(_)) && lease.had_unknown_outcome();
+    let is_read_again = matches!(read, Announcement::Directory(_) | Announcement::ReportKeys);
+    let is_unknown = is_read_again && lease.had_unknown_outcome();
     Some(read).filter(|read| is_foreign || is_unknown || read.is_of_queue())
 }
