@@ -35,6 +35,11 @@ impl AnnouncedSite {
         Some(Self { site: site.key(), sources: queue_key.sources })
     }
 
+    /// Whether they are those of the site with this key.
+    pub(super) fn has_key(&self, key: &str) -> bool {
+        self.site == key
+    }
+
     /// Whether a queue is one of them.
     pub fn includes(&self, queue_key: &QueueKey) -> bool {
         queue_key.sources == self.sources && Self::of(queue_key).is_some_and(|of| of == *self)
@@ -46,12 +51,13 @@ impl AnnouncedSite {
 pub struct AnnouncedBackoffs(HashMap<AnnouncedSite, SiteBackoff>);
 
 impl AnnouncedBackoffs {
-    /// Adds one. If there are too many, it is left out.
+    /// Adds one, unless a longer one is known. If there are too many, it is left out.
     pub fn add(&mut self, site: AnnouncedSite, backoff: SiteBackoff, now: Instant) {
         if self.0.len() >= ANNOUNCED_MAX {
             self.0.retain(|_, backoff| now < backoff.until);
         }
-        if self.0.len() < ANNOUNCED_MAX {
+        let is_longest = self.0.get(&site).is_none_or(|known| known.until < backoff.until);
+        if is_longest && self.0.len() < ANNOUNCED_MAX {
             self.0.insert(site, backoff);
         }
     }
@@ -64,12 +70,14 @@ impl AnnouncedBackoffs {
         self.0.get(&AnnouncedSite::of(queue_key)?).filter(|backoff| now < backoff.until)
     }
 
-    /// Forgets that of a site, or all.
-    pub fn forget(&mut self, site: Option<&AnnouncedSite>) {
-        match site {
-            Some(site) => drop(self.0.remove(site)),
-            None => self.0.clear(),
-        }
+    /// Forgets that of a site.
+    pub fn forget(&mut self, site: &AnnouncedSite) {
+        self.0.remove(site);
+    }
+
+    /// Forgets all. Returns the sites of those that were active.
+    pub fn forget_all(&mut self, now: Instant) -> Vec<AnnouncedSite> {
+        self.0.drain().filter(|(_, backoff)| now < backoff.until).map(|(site, _)| site).collect()
     }
 }
 
@@ -101,18 +109,20 @@ impl QueueManager {
         }
         let left = backoff.until.saturating_duration_since(self.clock().instant());
         let until = self.clock().now().checked_add(left).unwrap_or(Timestamp::MAX);
-        self.note_unannounced(queue_key, Some(until), backoff.reason.clone());
+        if let Some(site) = AnnouncedSite::of(queue_key) {
+            self.note_unannounced(site, Some(until), backoff.reason.clone());
+        }
     }
 
-    /// Notes the early end of a back-off.
-    pub(super) fn announce_end(&self, queue_key: &QueueKey) {
-        self.note_unannounced(queue_key, None, String::new());
+    /// Notes the early end of back-offs: of sites that others have announced, and of queues of this node.
+    pub(super) fn announce_ends(&self, announced: Vec<AnnouncedSite>, own: &[QueueKey]) {
+        for site in announced.into_iter().chain(own.iter().filter_map(AnnouncedSite::of)) {
+            self.note_unannounced(site, None, String::new());
+        }
     }
 
-    fn note_unannounced(&self, queue_key: &QueueKey, until: Option<Timestamp>, reason: String) {
-        if self.store().nodes().count > 1
-            && let Some(site) = AnnouncedSite::of(queue_key)
-        {
+    fn note_unannounced(&self, site: AnnouncedSite, until: Option<Timestamp>, reason: String) {
+        if self.store().nodes().count > 1 {
             self.unannounced.lock().add(site, until, reason);
         }
     }
@@ -135,7 +145,7 @@ impl QueueManager {
         let sources = pool.and_then(|number| number.try_into().ok()).map(SourcePoolId);
         let site = AnnouncedSite { site, sources };
         let Some(until) = until else {
-            self.dispatcher().forget_announced(Some(&site));
+            self.dispatcher().forget_announced(&site);
             self.lift_backoffs(|queue_key| site.includes(queue_key));
             return;
         };

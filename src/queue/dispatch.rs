@@ -240,9 +240,14 @@ impl Dispatcher {
         effects
     }
 
-    /// Forgets the back-off of a site that another node has announced; `None` for those of all.
-    pub fn forget_announced(&mut self, site: Option<&AnnouncedSite>) {
+    /// Forgets the back-off of a site that another node has announced.
+    pub fn forget_announced(&mut self, site: &AnnouncedSite) {
         self.announced.forget(site);
+    }
+
+    /// Forgets the back-offs that other nodes have announced. Returns the sites of those that were active.
+    pub fn forget_all_announced(&mut self, now: Instant) -> Vec<AnnouncedSite> {
+        self.announced.forget_all(now)
     }
 
     /// When the next destination queue with waiting claims may send again.

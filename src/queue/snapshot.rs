@@ -60,11 +60,14 @@ impl QueueManager {
             }
             (NextHop::Hosts(_), _) => true,
         };
-        // That of a site without a limiter costs a try at most.
-        self.dispatcher().forget_announced(None);
-        for queue_key in self.lift_backoffs(is_meant) {
-            self.announce_end(&queue_key);
+        // That of another site costs a try at most.
+        let mut announced = self.dispatcher().forget_all_announced(self.clock().instant());
+        if let Some(site) = &site {
+            let key = site.as_ref().map(|site| site.key());
+            announced.retain(|announced| key.as_ref().is_some_and(|key| announced.has_key(key)));
         }
+        let own = self.lift_backoffs(is_meant);
+        self.announce_ends(announced, &own);
     }
 
     /// Ends the back-offs of some destination queues; returns their keys.

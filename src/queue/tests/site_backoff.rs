@@ -136,17 +136,35 @@ async fn a_back_off_that_one_node_learns_from_a_reply_holds_on_the_other_and_is_
     bed.queue.dispatcher().end_backoffs(|_| true);
     let refused = SiteFeedback::Refused { host: "192.0.2.7".into(), reason: "554 5.7.1 no".into() };
     bed.queue.apply_feedback(&queue_key, &refused, Instant::now());
+    let announced = crate::store::AnnouncedBackoff {
+        site: "0123abcd".into(),
+        pool: None,
+        until: Some(Clock::system().now() + SignedDuration::from_hours(1)),
+        reason: "421 4.7.0 too much".into(),
+    };
+    other.apply_announced_backoff(announced.clone());
+    other.end_backoffs(&QueueFilter::default());
+    let ended = crate::store::AnnouncedBackoff { until: None, reason: String::new(), ..announced };
+    assert_eq!(other.take_unannounced_backoffs(), [ended], "it ends on all nodes");
     let is_held = |at| other.dispatcher().backoff(&queue_key, at).is_some();
+    let mut both = Vec::new();
     for is_begun in [true, false] {
         let announced = bed.queue.take_unannounced_backoffs();
         assert_eq!(announced.len(), 1);
         bed.store.announce_backoffs(announced).await.unwrap();
         let received = timeout(Duration::from_secs(20), feed.recv()).await.unwrap().unwrap();
-        other.apply_announced_backoff(received);
+        other.apply_announced_backoff(received.clone());
+        both.push(received);
         assert_eq!(is_held(Instant::now()), is_begun);
         assert_eq!(other.take_unannounced_backoffs(), []);
         assert!(!is_held(Instant::now() + Duration::from_secs(90)));
         bed.queue.end_backoffs(&QueueFilter::default());
+    }
+    // They hold for a site with a limiter, too.
+    for (announced, is_begun) in both.into_iter().zip([true, false]) {
+        bed.queue.apply_announced_backoff(announced);
+        assert_eq!(bed.queue.dispatcher().backoff(&queue_key, Instant::now()).is_some(), is_begun);
+        assert_eq!(bed.queue.take_unannounced_backoffs(), []);
     }
     claim.settle();
     drop(slot);
