@@ -8,6 +8,7 @@ use crate::store::database::{Connection, Engine};
 use crate::store::sql::Store;
 use crate::store::sql::postgres::partitions::{self, DAYS, Group, LastChange, Partition, Span, WEEKS};
 use crate::store::sql::sql_types::us;
+use crate::store::sql::unit_of_work::Tx;
 use crate::store::{Result, RetentionPolicy};
 
 /// How long rows wait for the end of their partition's last messages. Afterwards they are deleted one by one.
@@ -22,7 +23,7 @@ const COPIED_BODIES_MAX: usize = 500_000;
 const JOB_BODIES_MAX: usize = 20;
 
 /// The longest retention of all tenants, in days.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Longest {
     rows: u32,
     bodies: u32,
@@ -42,6 +43,21 @@ impl Longest {
             longest = Self { rows: longest.rows.max(rows), bodies: longest.bodies.max(bodies) };
         }
         Ok(longest)
+    }
+}
+
+/// By what it was decided that a partition is past its retention.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    policy: RetentionPolicy,
+    longest: Longest,
+}
+
+impl Terms {
+    /// Whether no tenant got another retention meanwhile that matters. Asked in each transaction that removes something: a
+    /// week takes many, and what a tenant was told to keep must stay.
+    fn hold(&self, tx: &Tx<'_>) -> Result<bool> {
+        Ok(Longest::read(tx, self.policy)? == self.longest)
     }
 }
 
@@ -113,6 +129,8 @@ pub(super) fn ranges_of_rows(end: String, prefix: &str, whole: Option<Span>) -> 
 pub(in crate::store::sql) struct PartitionWaits {
     week: Option<Timestamp>,
     day: Option<Timestamp>,
+    /// Of both. A try while others use the tables stops all mail for a moment.
+    in_use: Option<Timestamp>,
 }
 
 /// The oldest partition, and the one before it, which takes its ids.
@@ -193,13 +211,22 @@ impl Store {
         if self.engine == Engine::Sqlite {
             return Ok(());
         }
+        if self.retention.lock().waits.in_use.is_some_and(|at| at > now) {
+            return Ok(());
+        }
         let longest = self.read(move |connection| Longest::read(connection, policy)).await?;
-        self.drop_days(longest.bodies, now).await?;
-        self.drop_weeks(longest.rows, now).await
+        let terms = Terms { policy, longest };
+        let dropped_days = self.drop_days(terms, now).await?;
+        let dropped_weeks = self.drop_weeks(terms, now).await?;
+        if !dropped_days || !dropped_weeks {
+            self.retention.lock().waits.in_use = now.checked_add(WAIT_MIN).ok();
+        }
+        Ok(())
     }
 
-    async fn drop_days(&self, retention_days: u32, now: Timestamp) -> Result<()> {
-        let end = days_before(now, retention_days);
+    /// False if a partition that is due could not be dropped.
+    async fn drop_days(&self, terms: Terms, now: Timestamp) -> Result<bool> {
+        let end = days_before(now, terms.longest.bodies);
         let may_look = self.retention.lock().waits.day.is_none_or(|at| at <= now);
         let mut after_ms = 0;
         loop {
@@ -211,27 +238,28 @@ impl Store {
                 Ok(Some((day, step)))
             };
             let Some((Oldest { before, partition, span }, step)) = self.read_slow(next).await? else {
-                return Ok(());
+                return Ok(true);
             };
             after_ms = span.to_ms;
             let is_done = match step {
                 DayStep::Keep => true,
-                DayStep::Drop => self.drop_partition(&DAYS, before, partition).await?,
-                DayStep::Thin(needed) => self.thin(partition, needed).await?,
-                DayStep::Wait if !may_look => false,
+                DayStep::Drop => self.drop_day(terms, before, partition).await?,
+                DayStep::Thin(needed) => self.thin(terms, partition, needed).await?,
                 DayStep::Wait => {
-                    self.retention.lock().waits.day = now.checked_add(WAIT_OF_OPEN).ok();
-                    false
+                    if may_look {
+                        self.retention.lock().waits.day = now.checked_add(WAIT_OF_OPEN).ok();
+                    }
+                    return Ok(true);
                 }
             };
             if !is_done {
-                return Ok(());
+                return Ok(false);
             }
         }
     }
 
     /// Replaces a day of bodies by those that are needed.
-    async fn thin(&self, day: Partition, needed: Vec<MessageId>) -> Result<bool> {
+    async fn thin(&self, terms: Terms, day: Partition, needed: Vec<MessageId>) -> Result<bool> {
         for messages in needed.chunks(JOB_BODIES_MAX) {
             let (from, messages) = (day.clone(), messages.to_vec());
             self.write(move |tx| partitions::copy_needed(tx, &from, &messages)).await?;
@@ -239,7 +267,7 @@ impl Store {
         let copied = needed.len();
         let is_replaced = self.write({
             let day = day.clone();
-            move |tx| partitions::replace(tx, &day)
+            move |tx| Ok(terms.hold(tx)? && partitions::replace(tx, &day)?)
         });
         let is_replaced = is_replaced.await?;
         if is_replaced {
@@ -248,15 +276,16 @@ impl Store {
         Ok(is_replaced)
     }
 
-    async fn drop_weeks(&self, retention_days: u32, now: Timestamp) -> Result<()> {
-        let end = days_before(now, retention_days);
+    /// False if a partition that is due could not be dropped.
+    async fn drop_weeks(&self, terms: Terms, now: Timestamp) -> Result<bool> {
+        let end = days_before(now, terms.longest.rows);
         while self.retention.lock().waits.week.is_none_or(|at| at <= now) {
             let next = move |connection: &Connection| {
                 let Some(week) = Oldest::read(connection, &WEEKS, 0, end)? else { return Ok(None) };
                 let last = partitions::last_change(connection, week.span)?;
                 Ok(Some((week, last)))
             };
-            let Some((week, last)) = self.read_slow(next).await? else { return Ok(()) };
+            let Some((week, last)) = self.read_slow(next).await? else { return Ok(true) };
             let wait = match last {
                 LastChange::Open => Some(WAIT_OF_OPEN),
                 LastChange::At(changed_us) if changed_us >= us(end) => {
@@ -266,37 +295,52 @@ impl Store {
                 LastChange::At(_) | LastChange::None => None,
             };
             self.retention.lock().waits.week = wait.and_then(|wait| now.checked_add(wait).ok());
-            if wait.is_some() || !self.drop_week(week).await? {
-                return Ok(());
+            if wait.is_some() {
+                return Ok(true);
+            }
+            if !self.drop_week(terms, week).await? {
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    async fn drop_week(&self, week: Oldest) -> Result<bool> {
+    /// Drops a week after what would stay after it. The last transaction finds nothing of that and drops, so that no report
+    /// comes between.
+    async fn drop_week(&self, terms: Terms, week: Oldest) -> Result<bool> {
         let Oldest { before, partition, span } = week;
         loop {
-            match self.write(move |tx| partitions::remove_stragglers(tx, span, JOB_ROWS_MAX)).await? {
-                None => return Ok(false),
-                Some(0) => return self.drop_partition(&WEEKS, before, partition).await,
-                Some(_) => {}
+            let (earlier, gone) = (before.clone(), partition.clone());
+            let step = move |tx: &Tx<'_>| {
+                if !terms.hold(tx)? || partitions::has_open(tx, span)? {
+                    return Ok(Some(false));
+                }
+                match partitions::remove_stragglers(tx, span, JOB_ROWS_MAX)? {
+                    None => Ok(Some(false)),
+                    Some(0) => Ok(Some(WEEKS.drop(tx, &earlier, &gone)?)),
+                    Some(_) => Ok(None),
+                }
+            };
+            if let Some(is_dropped) = self.write(step).await? {
+                note_drop(&partition, is_dropped);
+                return Ok(is_dropped);
             }
         }
     }
 
-    async fn drop_partition(
-        &self,
-        group: &'static Group,
-        before: Partition,
-        gone: Partition,
-    ) -> Result<bool> {
-        let name = gone.to_string();
-        let is_dropped = self.write(move |tx| Ok(group.drop(tx, &before, &gone)?)).await?;
-        if is_dropped {
-            tracing::info!("dropped {name}, whose retention has ended");
-        } else {
-            tracing::debug!("{name} is in use");
-        }
+    async fn drop_day(&self, terms: Terms, before: Partition, gone: Partition) -> Result<bool> {
+        let day = gone.clone();
+        let step = move |tx: &Tx<'_>| Ok(terms.hold(tx)? && DAYS.drop(tx, &before, &gone)?);
+        let is_dropped = self.write(step).await?;
+        note_drop(&day, is_dropped);
         Ok(is_dropped)
+    }
+}
+
+fn note_drop(partition: &Partition, is_dropped: bool) {
+    if is_dropped {
+        tracing::info!("dropped {partition}, whose retention has ended");
+    } else {
+        tracing::debug!("{partition} is in use");
     }
 }

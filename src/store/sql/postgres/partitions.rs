@@ -235,7 +235,9 @@ impl Group {
         connection: &Connection,
         change: impl FnOnce() -> database::Result<()>,
     ) -> database::Result<bool> {
-        connection.execute_batch(&format!("SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"))?;
+        // The first change reads everything, for longer than statements of this user may be allowed to take.
+        let settings = format!("SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; SET LOCAL statement_timeout = 0");
+        connection.execute_batch(&settings)?;
         let changed = connection.attempt(|| {
             let tables: Vec<_> = self.tables.iter().map(|table| format!("ONLY {}", table.name)).collect();
             connection
@@ -250,6 +252,19 @@ impl Group {
         }
     }
 
+    /// Whether a message of this time is open, or a delivery that would be dropped with it. Its message may be of another
+    /// period, since clocks jump.
+    fn has_open(&self, connection: &Connection, span: Span) -> database::Result<bool> {
+        if has_open(connection, span)? {
+            return Ok(true);
+        }
+        if self.tables.iter().all(|table| table.prefix != DeliveryId::PREFIX) {
+            return Ok(false);
+        }
+        let (first, end) = span.ids(DeliveryId::PREFIX);
+        connection.prepare_cached("SELECT 1 FROM queue WHERE id >= ?1 AND id < ?2")?.exists([first, end])
+    }
+
     /// Drops the partitions of `gone`, unless one of its messages is open again, or the tables are in use.
     pub(in crate::store::sql) fn drop(
         &self,
@@ -258,7 +273,7 @@ impl Group {
         gone: &Partition,
     ) -> database::Result<bool> {
         match gone.dated() {
-            Some(span) if !has_open(tx, span)? => self.change(tx, || self.remove(tx, before, gone)),
+            Some(span) if !self.has_open(tx, span)? => self.change(tx, || self.remove(tx, before, gone)),
             _ => Ok(false),
         }
     }

@@ -1,6 +1,6 @@
 //! What must be known and done before a week of messages is dropped.
 
-use super::{DAYS, Partition, Span, has_open};
+use super::{DAYS, Partition, Span, WEEKS};
 use crate::model::{AttemptId, DeliveryId, EventId, MessageId};
 use crate::store::Result;
 use crate::store::database::{self, Connection, params};
@@ -22,13 +22,19 @@ pub(in crate::store::sql) fn last_change(
     connection: &Connection,
     span: Span,
 ) -> database::Result<LastChange> {
-    if has_open(connection, span)? {
+    if WEEKS.has_open(connection, span)? {
         return Ok(LastChange::Open);
     }
-    let sql = "SELECT max(updated_us) FROM delivery WHERE message_id >= ?1 AND message_id < ?2";
+    // Also the open ones whose ids are of quite another time.
+    let sql = "SELECT max(updated_us), count(next_attempt_us) FROM delivery WHERE message_id >= ?1 AND message_id < ?2";
     let (low, high) = span.ids(MessageId::PREFIX);
-    let changed: Option<i64> = connection.query_row(sql, [low, high], |row| row.get(0))?;
-    Ok(changed.map_or(LastChange::None, LastChange::At))
+    let (changed, open): (Option<i64>, i64) =
+        connection.query_row(sql, [low, high], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(match changed {
+        _ if open > 0 => LastChange::Open,
+        Some(changed_us) => LastChange::At(changed_us),
+        None => LastChange::None,
+    })
 }
 
 /// What belongs to messages of a week, and is not in partitions of that week: what happened to them later, and rows of tables
