@@ -31,7 +31,7 @@ def lose_node(cluster, node, chance):
         lease = Lease(cluster, node)
         node.kill()
         taken = lease.wait_until_dead()
-        node.start()
+    node.start()
     return f"taken over {taken:.1f} s after its last heartbeat"
 
 

@@ -140,6 +140,9 @@ def suspend_tenant(cluster):
 def pause_destination(cluster):
     """Returns when another node began its last transaction with the destination."""
     destination = "d1.example"
+    # What the other tests have submitted is no transaction with the destination.
+    cluster.drain()
+    began = time.monotonic()
     done = threading.Event()
     threads = [
         threading.Thread(target=send_to, args=(cluster, node, destination, done)) for node in cluster.nodes[1:]
@@ -147,7 +150,9 @@ def pause_destination(cluster):
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: all(node.sink.transactions for node in cluster.nodes[1:]), "nothing is delivered")
+        wait_until(
+            lambda: all(last_transaction(node) > began for node in cluster.nodes[1:]), "nothing is delivered"
+        )
         cluster.nodes[0].call("POST", "/v1/queue/pause", {"destination": destination})
         paused = time.monotonic()
         time.sleep(2 * CHANGE_SECONDS)
@@ -155,9 +160,13 @@ def pause_destination(cluster):
         done.set()
         for thread in threads:
             thread.join()
-    last = max(node.sink.transactions[-1] for node in cluster.nodes[1:])
+    last = max(last_transaction(node) for node in cluster.nodes[1:])
     cluster.nodes[0].call("POST", "/v1/queue/resume", {"destination": destination})
     return max(0, last - paused)
+
+
+def last_transaction(node):
+    return node.sink.transactions[-1] if node.sink.transactions else 0
 
 
 def send_to(cluster, node, destination, done):

@@ -5,12 +5,16 @@ import random
 import sys
 import time
 
-from crash import DOMAIN, drain
+from crash import DOMAIN, drain, state_of
 from ledger import Ledger, NodeSink
 from load import Load
 from postgres import url
 from proxy import Proxy
 from server import BINARY, PATIENCE_SECONDS, Server
+
+# Open deliveries that no node would find at their time, and rows of the queue without one.
+UNQUEUED = """SELECT id FROM (SELECT id, next_attempt_us FROM delivery WHERE next_attempt_us IS NOT NULL) AS open
+              FULL JOIN queue USING (id) WHERE open.next_attempt_us IS DISTINCT FROM queue.next_attempt_us"""
 
 
 class Node(Server):
@@ -103,8 +107,14 @@ class Cluster:
         return time.monotonic() - began
 
     def drain(self):
-        """Waits until each accepted message has a result. Keeps those that have none."""
-        self.lost = drain(self.nodes[0], self.account, self.ledger)
+        """Waits until each accepted message has a result or was tried. Keeps the others: no node is away that could have them."""
+        node, ledger = self.nodes[0], self.ledger
+        self.lost = drain(node, self.account, ledger)
+        states = {
+            recipient: state_of(node, self.account, recipient, message_id)
+            for recipient, message_id in ledger.unaccounted().items()
+        }
+        self.lost += [(recipient, state) for recipient, state in states.items() if state == "queued"]
 
     def check(self):
         """Stops the nodes, and requires what holds after all faults."""
@@ -113,11 +123,14 @@ class Cluster:
             node.stop()
         damaged = self.database.query("SELECT message_id FROM event WHERE kind = 'message.content_damaged'")
         claimed = self.database.query("SELECT count(*) FROM queue WHERE owner <> 0")
+        unqueued = self.database.query(UNQUEUED)
         ledger = self.ledger
         for recipient, state in lost:
             print(f"LOST {recipient} ({ledger.accepted[recipient]}): {state}")
         for message_id in damaged:
             print(f"DAMAGED {message_id}")
+        for delivery_id in unqueued:
+            print(f"UNQUEUED {delivery_id}")
         for recipient, deliveries in ledger.unexplained().items():
             told = "250" if recipient in ledger.accepted else "no 250"
             print(f"REPEATED {recipient} ({told}): {', '.join(ledger.describe(*one) for one in deliveries)}")
@@ -126,10 +139,11 @@ class Cluster:
         summary = (
             f"{len(ledger.accepted)} recipients accepted, {len(ledger.refused)} refused, {len(ledger.delivered)} delivered, "
             f"{ledger.duplicates()} twice, {len(ledger.unexplained())} of them without a reason, "
-            f"the earliest {ledger.unrecorded_seconds():.2f} s before the fault, {len(lost)} LOST, {len(damaged)} DAMAGED"
+            f"the earliest {ledger.unrecorded_seconds():.2f} s before the fault, {len(lost)} LOST, {len(damaged)} DAMAGED, "
+            f"{len(unqueued)} UNQUEUED"
         )
         print(summary)
-        if lost or damaged or ledger.unexplained() or ledger.permanent_refusals() or claimed != ["0"]:
+        if lost or damaged or unqueued or ledger.unexplained() or ledger.permanent_refusals() or claimed != ["0"]:
             raise AssertionError(f"{summary}; claimed after the stop: {claimed[0]}")
 
 

@@ -32,10 +32,11 @@ def lose_answers(cluster, node, chance):
 
 
 def partition(cluster, node, chance, begin):
+    lease = Lease(cluster, node)
+    node.sink.hold(HELD)
+    wait_until(lambda: node.sink.held == 0, "nothing is being delivered")
+    # Until now, the node records its results.
     with fault_of(cluster, node):
-        lease = Lease(cluster, node)
-        node.sink.hold(HELD)
-        wait_until(lambda: node.sink.held == 0, "nothing is being delivered")
         began = time.monotonic()
         for proxy in node.proxies:
             begin(proxy)

@@ -75,6 +75,11 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
+        if self.listener is None:
+            # Cut off meanwhile, when this connection was in no set.
+            writer.transport.abort()
+            other_writer.transport.abort()
+            return
         pair = {writer, other_writer}
         self.writers |= pair
         with contextlib.suppress(asyncio.CancelledError):

@@ -15,8 +15,7 @@ BOTH_SECONDS = 3
 def run(arguments, folder, chance):
     old = os.environ.get("PILLARBOX_OLD")
     if old is None:
-        print("skipped: PILLARBOX_OLD does not name a binary of the version before")
-        return
+        raise SystemExit("set PILLARBOX_OLD to a binary of the version before")
     database = Postgres(folder)
     try:
         with Cluster(folder, arguments.nodes, [database], binary=old) as cluster:

@@ -86,7 +86,6 @@ async fn open(server: &MeasuredServer, dir: &Path, number: usize) -> Arc<Store> 
 async fn fill(client: &Client, store: &Store, senders: &[Sender], count: usize) {
     let model = messages(senders, 1);
     store.enqueue_all(model).await.unwrap();
-    // The accepted message ends, so that only the copies wait.
     let first = Timestamp::now().as_millisecond() - count as i64 - 1000;
     let fill = FILL.replace("$first", &first.to_string()).replace("$count", &count.to_string());
     client.batch_execute(&fill).await.unwrap();
