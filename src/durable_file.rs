@@ -5,7 +5,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Error, ErrorKind, Result, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, lchown};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +17,8 @@ const UNFINISHED_PREFIX: &str = ".new-";
 const RANDOM_DIGITS: usize = 16;
 /// A younger unfinished file may still have a writer.
 const UNFINISHED_AGE_MIN: Duration = Duration::from_secs(60);
+/// Octets that are written again at once.
+const PIECE_OCTETS: usize = 1024 * 1024;
 
 /// Writes a file, and replaces an existing one. If writing or renaming fails, the existing file is unchanged.
 pub fn replace(path: &Path, mode: u32, octets: &[u8]) -> Result<()> {
@@ -29,6 +31,27 @@ pub fn replace(path: &Path, mode: u32, octets: &[u8]) -> Result<()> {
 /// [`ErrorKind::AlreadyExists`] if the file exists; any error of the file system.
 pub fn create(path: &Path, mode: u32, pieces: &[&[u8]]) -> Result<()> {
     write(path, mode, pieces, |unfinished| rename_without_replacing(unfinished, path))
+}
+
+/// Writes the octets of a file to their places again, and syncs them. After a failed sync, the kernel may still have octets
+/// that did not come to the disk, and that no later sync writes. Does nothing if there is no file.
+pub fn write_again(path: &Path) -> Result<()> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    let mut piece = vec![0; PIECE_OCTETS];
+    let mut offset = 0;
+    loop {
+        let read = match file.read_at(&mut piece, offset) {
+            Ok(0) => return file.sync_all(),
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        file.write_all_at(&piece[..read], offset)?;
+        offset += read as u64;
+    }
 }
 
 /// Creates a directory and its missing parents. An existing directory keeps its mode.
@@ -181,6 +204,21 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"three");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(names_in(dir.path()), ["key"]);
+    }
+
+    #[test]
+    fn a_file_that_is_written_again_keeps_its_octets() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        write_again(&path).unwrap();
+        assert!(!path.exists());
+        let octets: Vec<u8> = (0..=u8::MAX).cycle().take(PIECE_OCTETS + 1000).collect();
+        std::fs::write(&path, &octets).unwrap();
+        let written_at = || std::fs::metadata(&path).unwrap().modified().unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        write_again(&path).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), octets);
+        assert!(written_at() > SystemTime::UNIX_EPOCH);
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub enum StoreError {
     #[error("{0}")]
     Conflict(Conflict),
     /// The disk is full or nearly full. Nothing was written; the call may succeed later.
-    #[error("the disk is full or nearly full")]
+    #[error("the disk with the database is full or nearly full: make space there")]
     DiskFull,
     /// The stored content of a message differs from the accepted content, so it is not returned.
     #[error("the content of {message} is damaged: {fault}")]

@@ -24,7 +24,7 @@ pub(in crate::store) enum DatabaseError {
         error: FromSqlError,
     },
     /// An error of SQLite.
-    #[error(transparent)]
+    #[error("{}", words_of(.0))]
     Sqlite(rusqlite::Error),
     /// An error of PostgreSQL.
     #[error("{}", message_of(.0))]
@@ -47,6 +47,25 @@ pub(in crate::store) enum DatabaseError {
 /// PostgreSQL's own words, without those of the library.
 fn message_of(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), |fault| fault.message().to_owned())
+}
+
+/// SQLite's own words; for an error of the disk also the files, what failed, and what to do.
+fn words_of(error: &rusqlite::Error) -> String {
+    use rusqlite::ffi;
+    let fault = error.sqlite_error().filter(|fault| fault.code == ErrorCode::SystemIoFailure);
+    let Some(fault) = fault else { return error.to_string() };
+    let verb = match fault.extended_code {
+        ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ => "read",
+        ffi::SQLITE_IOERR_WRITE => "written",
+        ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC => "synced",
+        ffi::SQLITE_IOERR_TRUNCATE => "truncated",
+        _ => "used",
+    };
+    format!(
+        "{error} {}: pillarbox.db or pillarbox.db-wal in data_dir cannot be {verb}; look for errors of the disk in the log of the \
+         kernel",
+        fault.extended_code
+    )
 }
 
 impl From<rusqlite::Error> for DatabaseError {
@@ -162,5 +181,23 @@ impl<T> OptionalExtension<T> for Result<T> {
             Err(DatabaseError::NoRows) => Ok(None),
             result => result.map(Some),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_disk_names_the_files_and_what_to_do() {
+        let of = |code| {
+            DatabaseError::from(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None))
+                .to_string()
+        };
+        let said = of(rusqlite::ffi::SQLITE_IOERR_FSYNC);
+        for part in ["disk I/O error", "pillarbox.db-wal", "cannot be synced", "log of the kernel"] {
+            assert!(said.contains(part), "`{part}` is not in: {said}");
+        }
+        assert!(!of(rusqlite::ffi::SQLITE_BUSY).contains("pillarbox.db"));
     }
 }

@@ -104,7 +104,7 @@ impl BodyFiles {
 
     /// Writes the file of a body.
     pub(super) fn write(self: &Arc<Self>, id: MessageId, content: &Content) -> Result<FreshFile> {
-        Ok(self.write_file(id, content)?)
+        self.write_file(id, content).map_err(unwritten)
     }
 
     /// Writes the file of a body; `None` if there is one.
@@ -115,7 +115,7 @@ impl BodyFiles {
     ) -> Result<Option<FreshFile>> {
         match self.write_file(id, content) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
-            written => Ok(Some(written?)),
+            written => written.map(Some).map_err(unwritten),
         }
     }
 
@@ -276,6 +276,16 @@ impl BodyFiles {
             old.extend(id.map(|id| (id, octets)));
         }
         Ok(old)
+    }
+}
+
+/// Names the directory and not the file, so that the log has one line for many such errors.
+fn unwritten(error: std::io::Error) -> StoreError {
+    match StoreError::from(error) {
+        StoreError::Failed(how) => StoreError::Failed(format!(
+            "a file below bodies/ in data_dir cannot be written: {how}; look for errors of the disk in the log of the kernel"
+        )),
+        other => other,
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs::{DirEntry, Metadata};
 use std::io::{ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
-use super::open::DATABASE_FILE;
+use super::open::{DATABASE_FILE, log_of};
 use crate::store::sql::blob_store::BODIES_DIRECTORY;
 
 /// Whether a data directory has a database, a part of one, or a body.
@@ -25,9 +25,8 @@ pub(in crate::store::sql) fn find(
     master_key: Option<&Path>,
     bodies: &Path,
 ) -> Result<Vec<PathBuf>> {
-    let mut log = database.as_os_str().to_owned();
-    log.push("-wal");
-    let files = [Some(Path::new(&log)), master_key].into_iter().flatten();
+    let log = log_of(database);
+    let files = [Some(log.as_path()), master_key].into_iter().flatten();
     let mut found = Vec::new();
     for file in files {
         if !is_missing(file)? {

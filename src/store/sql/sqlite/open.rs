@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::leftovers;
 use super::migration_cost::{PendingMigrations, find_pending};
 use super::schema::{MigrationError, is_current, migrate};
-use crate::durable_file::{create_directory, inherit_owner, remove_unfinished, sync_directory};
+use crate::durable_file::{create_directory, inherit_owner, remove_unfinished, sync_directory, write_again};
 use crate::mail::Timestamp;
 use crate::store::database::{self, DatabaseError, Engine, OptionalExtension};
 use crate::store::free_space::FreeSpace;
@@ -65,6 +65,9 @@ pub(in crate::store::sql) fn open(options: SqliteOptions) -> Result<Store, OpenE
     dir.check(&key_file, &bodies, options.access)?;
     let lock = dir.prepare(options.access)?;
     let mut connection = connect(&dir.database()).map_err(|error| dir.fault(error))?;
+    if options.access == Access::Serve {
+        dir.renew_log(&mut connection).map_err(|error| dir.fault(error))?;
+    }
     dir.migrate(&mut connection, options.access)?;
     sync_directory(dir.0).map_err(|error| dir.fault(error))?;
     let connection = database::Connection::from(connection);
@@ -224,6 +227,18 @@ impl DataDir<'_> {
         Ok(Some(lock))
     }
 
+    /// Writes the log that an earlier process has left to the disk again. If a sync has failed there, SQLite finds commits in it
+    /// that are in the memory of the kernel only, and what would be added behind them would be lost with them in a power cut.
+    fn renew_log(&self, connection: &mut Connection) -> Result<(), Box<dyn Error>> {
+        // Meanwhile, no other process adds to it.
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let log = log_of(&self.database());
+        write_again(&log).map_err(|error| {
+            format!("{}: {error}; look for errors of the disk in the log of the kernel", log.display())
+        })?;
+        Ok(transaction.rollback()?)
+    }
+
     /// The lock ends when the file is closed, so a process that dies leaves no stale lock.
     fn take_lock(&self) -> Result<File, OpenError> {
         let file = private_file(&self.0.join(LOCK_FILE)).map_err(|error| self.fault(error))?;
@@ -302,6 +317,13 @@ pub(in crate::store::sql) fn migrate_dir(
     connection: &mut Connection,
 ) -> Result<(), OpenError> {
     DataDir(data_dir).migrate(connection, Access::Serve)
+}
+
+/// The write-ahead log of a database.
+pub(in crate::store::sql) fn log_of(database: &Path) -> PathBuf {
+    let mut log = database.as_os_str().to_owned();
+    log.push("-wal");
+    log.into()
 }
 
 /// Opens a file for its owner alone. SQLite gives its log and index the owner of the database.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::backup::{Backup, StepResult};
@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::BackupError;
 use crate::mail::Timestamp;
-use crate::store::sql::sqlite::open::private_file;
+use crate::store::sql::sqlite::open::{log_of, private_file};
 use crate::store::sql::sqlite::schema;
 
 /// Octets of a step, whatever the size of a page.
@@ -100,13 +100,6 @@ pub fn copy_database(
     copy.close().map_err(|(_, error)| error)?;
     File::open(target)?.sync_all()?;
     Ok(copied)
-}
-
-/// The write-ahead log of a database.
-pub(in crate::store::sql) fn log_of(database: &Path) -> PathBuf {
-    let mut log = database.as_os_str().to_owned();
-    log.push("-wal");
-    log.into()
 }
 
 /// Copies in steps. Before each, it calls a function with the octets of the last one.

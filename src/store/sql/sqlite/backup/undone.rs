@@ -7,10 +7,10 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use rusqlite::{Connection, OpenFlags};
 
 use super::BackupError;
-use super::copy::log_of;
 use crate::mail::Timestamp;
 use crate::model::EventId;
 use crate::store::sql::sql_types::us;
+use crate::store::sql::sqlite::open::log_of;
 
 /// Lines of each kind.
 const LINES_MAX: usize = 50;
