@@ -52,18 +52,24 @@ fn message_of(error: &tokio_postgres::Error) -> String {
 /// SQLite's own words; for an error of the disk also the files, what failed, and what to do.
 fn words_of(error: &rusqlite::Error) -> String {
     use rusqlite::ffi;
-    let fault = error.sqlite_error().filter(|fault| fault.code == ErrorCode::SystemIoFailure);
-    let Some(fault) = fault else { return error.to_string() };
-    let verb = match fault.extended_code {
-        ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ => "read",
-        ffi::SQLITE_IOERR_WRITE => "written",
-        ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC => "synced",
-        ffi::SQLITE_IOERR_TRUNCATE => "truncated",
-        _ => "used",
+    let Some(fault) = error.sqlite_error() else { return error.to_string() };
+    let failed = match (fault.code, fault.extended_code) {
+        // SQLite also takes what it cannot read for damage.
+        (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => "is damaged or cannot be read",
+        (ErrorCode::CannotOpen, _) => "cannot be opened",
+        (ErrorCode::SystemIoFailure, ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ) => {
+            "cannot be read"
+        }
+        (ErrorCode::SystemIoFailure, ffi::SQLITE_IOERR_WRITE) => "cannot be written",
+        (ErrorCode::SystemIoFailure, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => {
+            "cannot be synced"
+        }
+        (ErrorCode::SystemIoFailure, ffi::SQLITE_IOERR_TRUNCATE) => "cannot be truncated",
+        (ErrorCode::SystemIoFailure, _) => "cannot be used",
+        _ => return error.to_string(),
     };
     format!(
-        "{error} {}: pillarbox.db or pillarbox.db-wal in data_dir cannot be {verb}; look for errors of the disk in the log of the \
-         kernel",
+        "{error} {}: pillarbox.db or pillarbox.db-wal in data_dir {failed}; look for errors of the disk in the log of the kernel",
         fault.extended_code
     )
 }
@@ -198,6 +204,8 @@ mod tests {
         for part in ["disk I/O error", "pillarbox.db-wal", "cannot be synced", "log of the kernel"] {
             assert!(said.contains(part), "`{part}` is not in: {said}");
         }
+        let said = of(rusqlite::ffi::SQLITE_CORRUPT);
+        assert!(said.contains("pillarbox.db-wal in data_dir is damaged or cannot be read"), "{said}");
         assert!(!of(rusqlite::ffi::SQLITE_BUSY).contains("pillarbox.db"));
     }
 }
