@@ -24,7 +24,7 @@ def free_ports(count):
     while len(ports) < count:
         port = secrets.choice(range(10_000, 32_768))
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            ports.append(port)
+            ports += [port] if port not in ports else []
     return ports
 
 
