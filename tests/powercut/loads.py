@@ -143,7 +143,8 @@ def failing_syncs(bed):
     for _ in range(math.ceil(8 * bed.scale)):
         # Empties the write-ahead log.
         bed.server.stop()
-        bed.server.binary = bed.recorder.failing_from(bed.chance.randrange(5, 40))
+        # A thread that opens the data directory makes fewer than ten.
+        bed.server.binary = bed.recorder.failing_from(bed.chance.randrange(12, 40))
         bed.server.start()
         refused = sum(bed.ledger.refused.values())
         with bed.clients(6, sizes):
