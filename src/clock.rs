@@ -24,45 +24,58 @@ impl Timestamp {
 
 /// The wall clock and a monotonic clock, which move together.
 #[derive(Debug, Clone)]
-pub struct Clock {
-    /// The offset from the clock of the system. `None`: the clock cannot be moved.
-    ahead: Option<Arc<watch::Sender<Duration>>>,
+pub struct Clock(Source);
+
+#[derive(Debug, Clone)]
+enum Source {
+    /// The clock of the system.
+    System,
+    /// It is so far ahead of that.
+    Adjustable(Arc<watch::Sender<Duration>>),
+    /// The clock of the runtime, with the time that it had at a moment.
+    Runtime { then: Timestamp, moment: Instant },
 }
 
 impl Clock {
     /// The clock of the system.
     pub const fn system() -> Self {
-        Self { ahead: None }
+        Self(Source::System)
     }
 
     /// A clock that [`Clock::advance`] moves. It begins with the time of the system.
     pub fn adjustable() -> Self {
-        Self { ahead: Some(Arc::new(watch::Sender::new(Duration::ZERO))) }
+        Self(Source::Adjustable(Arc::new(watch::Sender::new(Duration::ZERO))))
+    }
+
+    /// A clock that begins with this time and goes as the clock of the runtime does, which a simulation pauses.
+    pub fn of_runtime(now: Timestamp) -> Self {
+        Self(Source::Runtime { then: now, moment: tokio::time::Instant::now().into_std() })
     }
 
     /// Moves an adjustable clock and all its clones forward, and completes the sleeps that end by then. Does nothing to
-    /// the clock of the system.
+    /// other clocks.
     pub fn advance(&self, by: Duration) {
-        if let Some(ahead) = &self.ahead {
+        if let Source::Adjustable(ahead) = &self.0 {
             ahead.send_modify(|ahead| *ahead += by);
         }
     }
 
     /// The wall-clock time.
     pub fn now(&self) -> Timestamp {
-        let now = Timestamp::now();
-        match &self.ahead {
-            None => now,
-            Some(ahead) => now.saturating_add(*ahead.borrow()).unwrap_or(Timestamp::MAX),
-        }
+        let (then, passed) = match &self.0 {
+            Source::System => return Timestamp::now(),
+            Source::Adjustable(ahead) => (Timestamp::now(), *ahead.borrow()),
+            Source::Runtime { then, moment } => (*then, self.elapsed_since(*moment)),
+        };
+        then.saturating_add(passed).unwrap_or(Timestamp::MAX)
     }
 
     /// The monotonic time, for intervals.
     pub fn instant(&self) -> Instant {
         let now = tokio::time::Instant::now().into_std();
-        match &self.ahead {
-            None => now,
-            Some(ahead) => now + *ahead.borrow(),
+        match &self.0 {
+            Source::System | Source::Runtime { .. } => now,
+            Source::Adjustable(ahead) => now + *ahead.borrow(),
         }
     }
 
@@ -73,7 +86,7 @@ impl Clock {
 
     /// Completes at a time of [`Clock::instant`].
     pub async fn sleep_until(&self, at: Instant) {
-        let Some(ahead) = &self.ahead else { return sleep_until(at.into()).await };
+        let Source::Adjustable(ahead) = &self.0 else { return sleep_until(at.into()).await };
         let mut moved = ahead.subscribe();
         loop {
             let ahead = *moved.borrow_and_update();
@@ -178,6 +191,16 @@ mod tests {
         assert!(!completes(&mut sleeper).await);
         clock.advance(HOUR);
         assert!(!completes(&mut sleeper).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_of_the_runtime_goes_as_the_runtime_does() {
+        let begin = Timestamp::from_second(1_800_000_000).unwrap();
+        let clock = Clock::of_runtime(begin);
+        clock.sleep(HOUR).await;
+        assert_eq!(clock.now().duration_since(begin).unsigned_abs(), HOUR);
+        clock.advance(HOUR);
+        assert_eq!(clock.now().duration_since(begin).unsigned_abs(), HOUR);
     }
 
     #[tokio::test]

@@ -27,6 +27,7 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::mail::DomainName;
+use crate::net::{Network, SimulatedAnswer, SimulatedNetwork};
 use crate::rng::Rng;
 
 pub use authentication::{
@@ -57,6 +58,7 @@ pub struct Resolver {
     uncached: TokioResolver,
     /// For name servers that do not know EDNS.
     without_edns: TokioResolver,
+    network: Network,
     /// Orders hosts of equal preference.
     rng: Rng,
 }
@@ -114,8 +116,19 @@ impl Resolver {
             current: build(cached_answers, true)?,
             uncached: build(0, true)?,
             without_edns: build(0, false)?,
+            network: Network::system(),
             rng,
         })
+    }
+
+    /// This resolver in another network.
+    pub fn within(self, network: Network) -> Self {
+        Self { network, ..self }
+    }
+
+    /// The network that it asks.
+    pub fn network(&self) -> &Network {
+        &self.network
     }
 
     /// A resolver with the same name servers and without a cache, for users who wait for a record to appear.
@@ -208,6 +221,9 @@ impl Resolver {
         // A text that is not a domain name has no records.
         let mut name = Name::from_ascii(name).map_err(|_| DnsError::NoSuchDomain)?;
         name.set_fqdn(true);
+        if let Some(simulation) = self.network.simulation() {
+            return simulate(simulation.as_ref(), name, kind, read).await;
+        }
         let lookup = async {
             match self.current.lookup(name.clone(), kind).await {
                 // RFC 6891 §7: a server that does not know EDNS is asked again without it.
@@ -223,6 +239,22 @@ impl Resolver {
             answer.answers().iter().filter_map(|record| read(&record.data)).take(RECORDS_MAX).collect();
         if found.is_empty() { Err(DnsError::NoRecords) } else { Ok(found) }
     }
+}
+
+async fn simulate<T>(
+    network: &dyn SimulatedNetwork,
+    name: Name,
+    kind: RecordType,
+    read: impl Fn(&RData) -> Option<T>,
+) -> Result<Vec<T>, DnsError> {
+    let answer = tokio::time::timeout(LOOKUP_TIMEOUT, network.look_up(name, kind)).await;
+    let records = match answer.map_err(|_| DnsError::Temporary("timeout".into()))? {
+        SimulatedAnswer::Records(records) => records,
+        SimulatedAnswer::NoSuchDomain => return Err(DnsError::NoSuchDomain),
+        SimulatedAnswer::Failed => return Err(DnsError::Temporary("the server failed".into())),
+    };
+    let found: Vec<T> = records.iter().filter_map(read).take(RECORDS_MAX).collect();
+    if found.is_empty() { Err(DnsError::NoRecords) } else { Ok(found) }
 }
 
 /// Whether a name server may have answered so because the query had EDNS: servers answer FORMERR, some NOTIMP.

@@ -30,6 +30,7 @@ use url::{Host, Url};
 
 use crate::dns::{DnsError, Resolver};
 use crate::egress_guard::is_permitted;
+use crate::net::{self, Network};
 use crate::tls::{self, TlsError};
 
 /// Maximum number of addresses tried for one host.
@@ -224,8 +225,9 @@ impl Client {
 
     /// Connects to a permitted address. The check and the connection use the same lookup, because a name may resolve
     /// differently at each lookup.
-    async fn connect(&self, target: &Target, deadline: Instant) -> Result<TcpStream, SendError> {
+    async fn connect(&self, target: &Target, deadline: Instant) -> Result<net::Stream, SendError> {
         let found = self.resolution.addresses(target).await?;
+        let network = self.resolution.network();
         let is_permitted = |ip: &IpAddr| is_permitted(*ip, &self.allowed_networks);
         let permitted: Vec<IpAddr> =
             found.iter().copied().filter(is_permitted).take(ADDRESSES_TRIED_MAX).collect();
@@ -237,12 +239,9 @@ impl Client {
             let address = SocketAddr::new(*ip, target.port);
             // Each address gets a share of the time, so that an unresponsive one leaves time for the next.
             let share = deadline.saturating_duration_since(Instant::now()) / (permitted.len() - tried) as u32;
-            let connected = tokio::time::timeout(share, TcpStream::connect(address)).await;
+            let connected = tokio::time::timeout(share, dial(network, address)).await;
             match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                Ok(stream) => {
-                    stream.set_nodelay(true).map_err(|source| SendError::Connect { address, source })?;
-                    return Ok(stream);
-                }
+                Ok(stream) => return Ok(stream),
                 Err(source) => failure = SendError::Connect { address, source },
             }
         }
@@ -250,7 +249,24 @@ impl Client {
     }
 }
 
+async fn dial(network: &Network, address: SocketAddr) -> io::Result<net::Stream> {
+    if let Some(simulation) = network.simulation() {
+        return Ok(net::Stream::Simulated(simulation.connect(address).await?));
+    }
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream.into())
+}
+
 impl NameResolution {
+    fn network(&self) -> &Network {
+        const SYSTEM: &Network = &Network::system();
+        match self {
+            Self::Dns(resolver) => resolver.network(),
+            Self::System => SYSTEM,
+        }
+    }
+
     async fn addresses(&self, target: &Target) -> Result<Vec<IpAddr>, SendError> {
         match self {
             Self::Dns(resolver) => Ok(resolver.addresses(&target.host).await?),
@@ -293,7 +309,7 @@ impl Target {
 }
 
 /// Plain TCP or TLS.
-type Stream = Either<TcpStream, TlsStream<TcpStream>>;
+type Stream = Either<net::Stream, TlsStream<net::Stream>>;
 type Connection = http1::Connection<TokioIo<Stream>, Full<Bytes>>;
 
 /// A response read as a stream.

@@ -56,6 +56,7 @@ const PAGES: &[Page] = pages! {
     "operations": "Operations", "installation, certificates, the queue, stop and restart";
     "upgrade": "Upgrades", "a new version or configuration without an outage";
     "backup": "Backup and restore", "backups beside the server, checks, restored deliveries";
+    "durability": "What happens to accepted mail", "when a message is on disk, how that is proved, and what is not";
     "postgresql": "PostgreSQL", "the database on a server of its own: settings, backups, moving there and back";
     "cluster": "Several nodes", "one PostgreSQL, any number of nodes: how to begin, what fails how, what to watch";
     "proxy": "Proxies", "load balancers for SMTP, reverse proxies for the API";

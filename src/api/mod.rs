@@ -98,6 +98,7 @@ pub use self::keys::KeyView;
 pub use self::operation::{Access, Operation, Route};
 pub use self::request_context::Origin;
 pub use self::router::no_such_path;
+pub use self::server::Connections;
 pub use self::sessions::{digest_of_token, random_token};
 pub use self::templates::language as template_language;
 pub use crate::store::{SessionChange, SignIn, SignInLimits};

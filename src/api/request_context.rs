@@ -12,6 +12,7 @@ use hyper::{HeaderMap, Method};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
+use crate::blocking;
 use crate::limits::connection_limiter::ConnectionSlot;
 use crate::limits::memory_budget::MemoryReservation;
 use crate::limits::tenant_semaphore::TenantPermit;
@@ -322,7 +323,7 @@ impl RequestContext {
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let permit = self.api.composing.acquire(self.scope()).await.map_err(ApiError::internal)?;
-        let done = tokio::task::spawn_blocking(move || {
+        let done = blocking::run(move || {
             let _permit = permit;
             work()
         });

@@ -16,7 +16,7 @@ use hyper_util::server::conn::auto::Builder;
 use parking_lot::Mutex;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -25,6 +25,7 @@ use crate::accept_loop;
 use crate::limits::connection_limiter::{ConnectionSlot, LimitReached};
 use crate::mail::Timestamp;
 use crate::model::{RefusalCode, RequestId};
+use crate::net;
 use crate::telemetry::FLOOD;
 use crate::tls::{self, SharedServerConfig};
 
@@ -64,12 +65,33 @@ const UNSENT_BYTES_MAX: usize = 64 * 1024;
 
 /// Serves the API and the pages. Accepts connections until `stop`. Returns when all running requests have ended.
 pub async fn serve(api: Arc<Api>, listener: TcpListener, pages: Option<Router>, stop: CancellationToken) {
-    let router = router::build_with(&api, pages);
-    let tasks = Tasks::new(stop.clone());
-    let mut builder = Builder::new(tasks.clone());
-    configure(&mut builder);
-    accept_loop::accept_until(&stop, listener, |stream, peer| {
-        let slot = match admit(&api, peer) {
+    let connections = Connections::new(api, pages, stop.clone());
+    accept_loop::accept_until(&stop, listener, |stream, peer| connections.accept(stream.into(), peer)).await;
+    connections.end().await;
+}
+
+/// The connections of a listener.
+pub struct Connections {
+    api: Arc<Api>,
+    router: Router,
+    builder: Builder<Tasks>,
+    tasks: Tasks,
+}
+
+impl Connections {
+    /// None yet. Idle ones end at the stop.
+    pub fn new(api: Arc<Api>, pages: Option<Router>, stop: CancellationToken) -> Self {
+        let router = router::build_with(&api, pages);
+        let tasks = Tasks::new(stop);
+        let mut builder = Builder::new(tasks.clone());
+        configure(&mut builder);
+        Self { api, router, builder, tasks }
+    }
+
+    /// Serves one more, unless there are too many.
+    pub fn accept(&self, stream: net::Stream, peer: SocketAddr) {
+        let Self { api, router, builder, tasks } = self;
+        let slot = match admit(api, peer) {
             Ok(slot) => Arc::new(slot),
             Err(option) => return refuse(&stream, api.tls.is_none(), option, api.now()),
         };
@@ -77,9 +99,12 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener, pages: Option<Router>, 
         let connection =
             Connection { api: api.clone(), router: router.clone(), builder: builder.clone(), origin };
         tasks.spawn(connection.run(stream));
-    })
-    .await;
-    tasks.end().await;
+    }
+
+    /// Waits until all have ended.
+    async fn end(self) {
+        self.tasks.end().await;
+    }
 }
 
 /// Reserves a slot for a connection. The error is the option that sets the reached limit.
@@ -111,9 +136,9 @@ fn configure(builder: &mut Builder<Tasks>) {
 }
 
 /// Sends a 503 without waiting, if the connection is plain: before a TLS handshake no response is possible.
-fn refuse(stream: &TcpStream, is_plain: bool, option: &'static str, now: Timestamp) {
+fn refuse(stream: &net::Stream, is_plain: bool, option: &'static str, now: Timestamp) {
     tracing::warn!(target: FLOOD, "API connection refused: {option}");
-    if is_plain && let Err(error) = stream.try_write(&overloaded(option, RequestId::generate(now))) {
+    if is_plain && let Err(error) = stream.send_now(&overloaded(option, RequestId::generate(now))) {
         tracing::trace!(%error, "the refused client closed the connection");
     }
 }
@@ -142,7 +167,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream) {
+    async fn run(self, stream: net::Stream) {
         let Some(acceptor) = self.api.tls.as_ref().map(ApiTls::acceptor) else {
             return self.speak(stream).await;
         };

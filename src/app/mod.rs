@@ -33,10 +33,12 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::dns::DnsError;
 use crate::doctor::Listening;
+use crate::net::Network;
 use crate::queue::QueueManager;
 use crate::relay::{Recording, RelayError};
 use crate::returns::ReturnsService;
 use crate::rng::Rng;
+use crate::server::Server;
 use crate::store::{OpenError, Store, StoreError};
 use crate::submission::KeyFileError;
 use crate::tls::{Certificate, TlsError};
@@ -105,6 +107,29 @@ pub enum StartError {
     Sandbox(String),
 }
 
+/// What the server takes from the machine that it runs on, for tests and simulations that have another one.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// The time.
+    pub clock: Clock,
+    /// Randomness.
+    pub rng: Rng,
+    /// Where connections and look-ups go.
+    pub network: Network,
+}
+
+impl Machine {
+    /// Those of the machine.
+    pub const fn system() -> Self {
+        Self { clock: Clock::system(), rng: Rng::system(), network: Network::system() }
+    }
+
+    /// Those of the machine, but this time and randomness.
+    pub const fn with(clock: Clock, rng: Rng) -> Self {
+        Self { clock, rng, network: Network::system() }
+    }
+}
+
 /// A group of tasks did not end within the deadline.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} did not end within the deadline of {1:?}")]
@@ -125,6 +150,7 @@ pub struct Running {
     /// The listeners of the public pages.
     pub public_addresses: Vec<SocketAddr>,
     api: Arc<Api>,
+    submission: Arc<Server>,
     store: Arc<Store>,
     queue: Arc<QueueManager>,
     returns: Arc<ReturnsService>,
@@ -139,24 +165,23 @@ pub struct Running {
 impl Running {
     /// Starts the server. Returns when all listeners accept.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
-        Self::start_with(config, Clock::system(), Rng::system()).await
+        Self::start_on_machine(Machine::system(), config).await
     }
 
-    /// Starts the server with another clock and other randomness, for tests.
-    pub async fn start_with(config: &Config, clock: Clock, rng: Rng) -> Result<Self, StartError> {
-        Self::start_on(None, config, clock, rng).await
+    /// Starts the server on another machine.
+    pub async fn start_on_machine(machine: Machine, config: &Config) -> Result<Self, StartError> {
+        Self::start_on(None, config, machine).await
     }
 
     /// Starts the server on listeners that it has taken over. The process that had them has closed the store, or ended.
     pub async fn take_over(listeners: Listeners, config: &Config) -> Result<Self, StartError> {
-        Self::start_on(Some(listeners), config, Clock::system(), Rng::system()).await
+        Self::start_on(Some(listeners), config, Machine::system()).await
     }
 
     async fn start_on(
         listeners: Option<Listeners>,
         config: &Config,
-        clock: Clock,
-        rng: Rng,
+        machine: Machine,
     ) -> Result<Self, StartError> {
         let files_needed = config.open_files();
         let (config, lowered) = open_files::fit(config, open_files::raise())?;
@@ -168,7 +193,7 @@ impl Running {
         let end = Instant::now() + patience;
         let shared = loop {
             // The store is opened first, so a failure leaves nothing behind.
-            match SharedServices::open(config, files_needed, clock.clone(), rng.clone()).await {
+            match SharedServices::open(config, files_needed, machine.clone()).await {
                 Err(StartError::Open(OpenError::InUse(_))) if Instant::now() < end => {
                     tokio::time::sleep(LOCK_RETRY_DELAY).await;
                 }
@@ -199,6 +224,7 @@ impl Running {
             inbound_addresses: listeners::addresses(&listeners.inbound),
             public_addresses: listeners::addresses(&listeners.public),
             api: api.clone(),
+            submission: server.clone(),
             store: shared.store.clone(),
             queue: shared.queue.clone(),
             returns: shared.returns.clone(),
@@ -244,6 +270,11 @@ impl Running {
     /// The control plane, for code in the same process.
     pub fn api(&self) -> &Arc<Api> {
         &self.api
+    }
+
+    /// What takes mail of clients, for code in the same process.
+    pub fn submission(&self) -> &Arc<Server> {
+        &self.submission
     }
 
     /// The store of the server, for code in the same process.

@@ -1,6 +1,7 @@
 //! The sandbox domain: keys may send from it without DNS records of their own, live keys to confirmed inboxes only.
 
 use super::StartError;
+use crate::blocking;
 use crate::clock::Clock;
 use crate::dkim;
 use crate::mail::DomainName;
@@ -16,7 +17,7 @@ pub async fn ensure(store: &Store, hostname: &DomainName, clock: &Clock) -> Resu
     if known.map_err(|error| fail(&error))?.is_some() {
         return Ok(());
     }
-    let pair = tokio::task::spawn_blocking(|| dkim::generate(DkimAlgorithm::Rsa))
+    let pair = blocking::run(|| dkim::generate(DkimAlgorithm::Rsa))
         .await
         .map_err(|error| fail(&error))?
         .map_err(|error| fail(&error))?;

@@ -2,9 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
@@ -17,8 +16,10 @@ use super::smtp_stream::{SmtpStream, Socket};
 use super::source::Source;
 use super::tls::client::{self, ClientTls, Trust};
 use super::transcript::Transcript;
+use crate::blocking;
 use crate::config::Timeouts;
 use crate::model::TlsFailure;
+use crate::net::{self, Network};
 use crate::policy::tls::{NOT_TRUSTED, ReportedPolicy};
 use crate::rng::Rng;
 use crate::smtp::client::{Handshake, HandshakeOptions, Login, Phase, StartTls, Step};
@@ -67,7 +68,7 @@ pub struct TcpConnected {
     /// The address that was dialled.
     pub address: SocketAddr,
     /// The stream.
-    pub stream: TcpStream,
+    pub stream: net::Stream,
     /// The permit for the connection; released when the connection closes.
     pub permit: OwnedSemaphorePermit,
 }
@@ -85,15 +86,21 @@ pub struct Dialer {
     pub tls: ClientTls,
     /// The timeout of each step.
     pub timeouts: Arc<Timeouts>,
+    /// Where connections go.
+    pub network: Network,
     /// For nonces.
     pub rng: Rng,
 }
 
 impl Dialer {
     /// Connects to the first address of a host that answers.
-    pub async fn connect(&self, addresses: &[SocketAddr], source: &Arc<Source>) -> RaceResult<TcpStream> {
+    pub async fn connect(&self, addresses: &[SocketAddr], source: &Arc<Source>) -> RaceResult<net::Stream> {
         let limit = self.timeouts.connect;
-        race(addresses, CONNECTION_ATTEMPT_DELAY, |address| connect(address, source.clone(), limit)).await
+        let connect = |address| {
+            let (network, source) = (self.network.clone(), source.clone());
+            async move { timeout(limit, connect(&network, address, &source)).await? }
+        };
+        race(addresses, CONNECTION_ATTEMPT_DELAY, connect).await
     }
 
     /// Does the TLS handshake, EHLO and AUTH on a new TCP connection.
@@ -143,7 +150,7 @@ impl Dialer {
                             let step = handshake.reply(reply, leftover);
                             (handshake, step)
                         };
-                        let responded = tokio::task::spawn_blocking(respond).await;
+                        let responded = blocking::run(respond).await;
                         let (next, step) =
                             responded.map_err(|error| DeliveryError::new(phase, error.to_string()))?;
                         handshake = next;
@@ -182,8 +189,8 @@ impl Dialer {
         &self,
         plan: &ConnectPlan,
         address: SocketAddr,
-        stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, DeliveryError> {
+        stream: net::Stream,
+    ) -> Result<TlsStream<net::Stream>, DeliveryError> {
         let name = match &plan.trust {
             // RFC 7672 §8.1: the server name sent is the TLSA base domain.
             Trust::Dane(set) => &set.base,
@@ -207,7 +214,10 @@ impl Dialer {
     }
 }
 
-async fn connect(address: SocketAddr, source: Arc<Source>, limit: Duration) -> std::io::Result<TcpStream> {
+async fn connect(network: &Network, address: SocketAddr, source: &Source) -> std::io::Result<net::Stream> {
+    if let Some(simulation) = network.simulation() {
+        return Ok(net::Stream::Simulated(simulation.connect(address).await?));
+    }
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
@@ -217,10 +227,10 @@ async fn connect(address: SocketAddr, source: Arc<Source>, limit: Duration) -> s
     }
     // Each group of commands and each block of a message is one write, so Nagle's algorithm would only delay them.
     socket.set_nodelay(true)?;
-    timeout(limit, socket.connect(address)).await?
+    Ok(socket.connect(address).await?.into())
 }
 
-fn describe_tls(stream: &TlsStream<TcpStream>, transcript: &mut Transcript) -> String {
+fn describe_tls(stream: &TlsStream<net::Stream>, transcript: &mut Transcript) -> String {
     let description = client::describe(stream);
     transcript.remark(&format!("TLS: {description}"));
     description

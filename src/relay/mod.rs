@@ -199,6 +199,7 @@ impl Relay {
         let dialer = Dialer {
             tls: tls::client::ClientTls::load(config.ca_file.as_deref())?,
             timeouts: Arc::new(config.timeouts.clone()),
+            network: resolver.network().clone(),
             rng: rng.clone(),
         };
         let sources = Arc::new(Sources::new(config, hostname, rng.clone()));

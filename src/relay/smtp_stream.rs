@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
@@ -14,6 +13,7 @@ use crate::clock::Deadline;
 use crate::config::Timeouts;
 use crate::mail::Content;
 use crate::model::BounceClass;
+use crate::net;
 use crate::smtp::Reply;
 use crate::smtp::client::{DotStuffer, Next, Phase, ReplyReader, Transaction};
 
@@ -27,9 +27,9 @@ const EARLY_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 /// The socket.
 pub enum Socket {
     /// Without TLS.
-    Plain(TcpStream),
+    Plain(net::Stream),
     /// With TLS.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<net::Stream>>),
 }
 
 /// A socket with its buffers and timeouts.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +13,7 @@ use super::session_services::{Peer, SessionServices};
 use super::stream::Stream;
 use super::{Security, Server, refusal_replies};
 use crate::limits::memory_budget::MemoryReservation;
+use crate::net;
 use crate::smtp::{Input, LineReader, Next, Question, Session, Step, Verdict};
 use crate::telemetry::FLOOD;
 use crate::tls;
@@ -90,7 +90,7 @@ impl From<Received> for Input<'_> {
 }
 
 impl Connection {
-    pub fn new(server: Arc<Server>, stream: TcpStream, peer: Peer, stop: CancellationToken) -> Self {
+    pub fn new(server: Arc<Server>, stream: net::Stream, peer: Peer, stop: CancellationToken) -> Self {
         let now = Instant::now();
         Self {
             stream: Stream::Plain(stream),

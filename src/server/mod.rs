@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,6 +33,7 @@ use crate::limits::connection_limiter::{ConnectionLimiter, ConnectionSlot, Limit
 use crate::limits::memory_budget::MemoryBudget;
 use crate::limits::network_limiter::NetworkLimiter;
 use crate::mail::DomainName;
+use crate::net;
 use crate::returns::ReturnsService;
 use crate::smtp::server::replies;
 use crate::smtp::{self, BareNewline, DataLimits, Profile, Reply, proxy};
@@ -207,18 +208,30 @@ impl Server {
     pub async fn serve(self: Arc<Self>, listener: TcpListener, security: Security, stop: CancellationToken) {
         let connections = TaskTracker::new();
         accept_loop::accept_until(&stop, listener, |stream, peer| {
-            let Some(slot) = self.admit(&stream, peer, security) else { return };
-            let task = self.clone().serve_connection(stream, peer, slot, security, stop.clone());
-            let span = tracing::info_span!("smtp", %peer, client = tracing::field::Empty);
-            connections.spawn(task.instrument(span));
+            if let Some(task) = self.clone().accept(stream.into(), peer, security, stop.clone()) {
+                connections.spawn(task);
+            }
         })
         .await;
         connections.close();
         connections.wait().await;
     }
 
+    /// Serves one connection, unless it is rejected. Ends idle ones at the stop.
+    pub fn accept(
+        self: Arc<Self>,
+        stream: net::Stream,
+        peer: SocketAddr,
+        security: Security,
+        stop: CancellationToken,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let slot = self.admit(&stream, peer, security)?;
+        let span = tracing::info_span!("smtp", %peer, client = tracing::field::Empty);
+        Some(self.serve_connection(stream, peer, slot, security, stop).instrument(span))
+    }
+
     /// Admits a connection, or rejects it with a reply.
-    fn admit(&self, stream: &TcpStream, peer: SocketAddr, security: Security) -> Option<ConnectionSlot> {
+    fn admit(&self, stream: &net::Stream, peer: SocketAddr, security: Security) -> Option<ConnectionSlot> {
         let refusal = match self.connection_limiter.admit() {
             // The client's address is known after the PROXY header.
             Ok(slot) if self.is_proxy(peer.ip()) => return Some(slot),
@@ -251,13 +264,13 @@ impl Server {
     }
 
     /// Logs the rejection, and sends its reply in plain text; with implicit TLS the connection is closed without one.
-    fn reject(&self, stream: &TcpStream, client: IpAddr, rejection: &Rejection, security: Security) {
+    fn reject(&self, stream: &net::Stream, client: IpAddr, rejection: &Rejection, security: Security) {
         tracing::warn!(target: FLOOD, %client, "connection rejected: {}", rejection.reason);
         if security == Security::Starttls {
             let mut text = Vec::new();
             rejection.reply.write_to(&mut text);
-            // A new socket has buffer space for one line; if sending fails, the client still sees the connection close.
-            let _ = socket2::SockRef::from(stream).send(&text);
+            // If it fails, the client still sees the connection close.
+            let _ = stream.send_now(&text);
         }
     }
 
@@ -268,7 +281,7 @@ impl Server {
 
     async fn serve_connection(
         self: Arc<Self>,
-        mut stream: TcpStream,
+        mut stream: net::Stream,
         peer: SocketAddr,
         mut slot: ConnectionSlot,
         security: Security,
@@ -308,7 +321,7 @@ impl Server {
 
 /// Reads exactly the PROXY header; the octets after it may be TLS. Returns the address of the client, if the header has
 /// one.
-async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
+async fn read_proxy_header(stream: &mut net::Stream) -> io::Result<Option<IpAddr>> {
     let mut header = Vec::new();
     loop {
         match proxy::parse(&header).map_err(io::Error::other)? {

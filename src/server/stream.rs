@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::net;
 use crate::smtp::ChannelBinding;
 
 /// A plain or TLS stream.
 pub enum Stream {
     /// Plain text.
-    Plain(TcpStream),
+    Plain(net::Stream),
     /// TLS; boxed, because its state is large and most connections are idle.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<net::Stream>>),
     /// A failed handshake consumed the stream.
     Gone,
 }

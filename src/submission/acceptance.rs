@@ -12,6 +12,7 @@ use super::list_message::{self, LinkSender, ListRecipient, OVERSIGNED_FIELDS};
 use super::send_limit::{ConfirmedQuota, QuotaRequest, QuotaReservation};
 use super::submission_key::submission_key;
 use super::{Submission, SubmissionService, SubmissionSettings, Submitter, storage_refusal};
+use crate::blocking;
 use crate::clock::Instant;
 use crate::mail::{Content, DomainName, MailParameters, Timestamp};
 use crate::model::{
@@ -340,7 +341,7 @@ impl SubmissionService {
         let signers = self.directory.signers(tenant, &domain).await.map_err(|error| fail(&error))?;
         let to_sign = unsigned.clone();
         let _permit = self.signing.acquire(Some(tenant)).await.map_err(|error| fail(&error))?;
-        let signatures = tokio::task::spawn_blocking(move || {
+        let signatures = blocking::run(move || {
             signers.iter().map(|signer| signer.sign(&to_sign, oversigned)).collect::<Result<Vec<_>, _>>()
         })
         .await

@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::wait::until;
 use crate::wire::Wire;
 
+#[path = "fake_mx/script.rs"]
 mod script;
 
 use script::Rule;
@@ -65,6 +67,10 @@ pub struct Transaction {
     pub wire: Vec<u8>,
     /// The message, without dot stuffing and the final dot.
     pub content: Vec<u8>,
+    /// What happened in place of the usual reply.
+    pub fault: Option<Fault>,
+    /// When it was taken.
+    pub taken_at: Instant,
 }
 
 impl Transaction {
@@ -145,6 +151,18 @@ impl FakeMx {
         Self { address, state, _stop: stop.drop_guard() }
     }
 
+    /// A server that is not reached over the network.
+    pub fn offline(address: SocketAddr, offer: Offer) -> Self {
+        let state = Arc::new(State { offer, ..State::default() });
+        Self { address, state, _stop: CancellationToken::new().drop_guard() }
+    }
+
+    /// Notes a connection and serves it. Returns its number.
+    pub fn open(&self, wire: Wire, client: IpAddr) -> (usize, impl Future<Output = ()> + Send + use<>) {
+        let session = Session::new(self.state.clone(), client);
+        (session.id, session.run(wire))
+    }
+
     /// From now on, `times` times, `fault` happens when a line of `phase` contains `part`.
     pub fn script(&self, phase: Phase, part: &str, times: usize, fault: Fault) {
         self.state.rules.lock().unwrap().push(Rule { phase, part: part.to_owned(), times, fault });
@@ -189,13 +207,8 @@ pub fn own_address() -> IpAddr {
 
 async fn accept(listener: TcpListener, state: Arc<State>, stop: CancellationToken) {
     while let Ok((stream, peer)) = listener.accept().await {
-        let id = {
-            let mut connections = state.connections.lock().unwrap();
-            connections.push(Connection { source: Some(peer.ip()), ..Connection::default() });
-            connections.len() - 1
-        };
-        let session = Session { id, state: state.clone(), ehlo: String::new(), draft: None };
-        tokio::spawn(stop.clone().run_until_cancelled_owned(session.run(stream)));
+        let session = Session::new(state.clone(), peer.ip());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(session.run(Wire::new(stream))));
     }
 }
 
@@ -219,8 +232,16 @@ struct Over;
 type Step<T> = Result<T, Over>;
 
 impl Session {
-    async fn run(mut self, stream: TcpStream) {
-        let _ = self.serve(Wire::new(stream)).await;
+    fn new(state: Arc<State>, client: IpAddr) -> Self {
+        let mut connections = state.connections.lock().unwrap();
+        let id = connections.len();
+        connections.push(Connection { source: Some(client), ..Connection::default() });
+        drop(connections);
+        Self { id, state, ehlo: String::new(), draft: None }
+    }
+
+    async fn run(mut self, wire: Wire) {
+        let _ = self.serve(wire).await;
         self.note(|connection| connection.closed = true);
     }
 
@@ -356,11 +377,12 @@ impl Session {
             let more = wire.read_through(b".\r\n").await.map_err(|_| Over)?.ok_or(Over)?;
             received.extend_from_slice(&more);
         }
-        let transaction = self.transaction(draft, received);
+        let mut transaction = self.transaction(draft, received);
         // The message is recorded before the reply is sent, so that a client that has its reply finds it.
         let position = self.state.clone();
         let reverse_path = transaction.reverse_path.clone();
-        self.reply_then(wire, Phase::Dot, &reverse_path, "250 2.0.0 taken", || {
+        self.reply_then(wire, Phase::Dot, &reverse_path, "250 2.0.0 taken", |fault| {
+            transaction.fault = fault.cloned();
             position.transactions.lock().unwrap().push(transaction);
         })
         .await
@@ -380,12 +402,14 @@ impl Session {
             recipients: draft.recipients,
             content: unstuff(&wire),
             wire,
+            fault: None,
+            taken_at: Instant::now(),
         }
     }
 
     /// Sends the reply of the script, or else the usual one. Returns whether the client may continue.
     async fn reply(&mut self, wire: &mut Wire, phase: Phase, line: &str, usual: &str) -> Step<bool> {
-        self.reply_then(wire, phase, line, usual, || ()).await
+        self.reply_then(wire, phase, line, usual, |_| ()).await
     }
 
     async fn reply_then(
@@ -394,7 +418,7 @@ impl Session {
         phase: Phase,
         line: &str,
         usual: &str,
-        on_success: impl FnOnce(),
+        on_success: impl FnOnce(Option<&Fault>),
     ) -> Step<bool> {
         if let Some(gate) = self.gate(phase) {
             gate.cancelled().await;
@@ -405,7 +429,7 @@ impl Session {
             Some(fault) => fault.succeeds(phase),
         };
         if success {
-            on_success();
+            on_success(fault.as_ref());
         }
         match fault {
             Some(fault) => fault.commit(wire).await?,

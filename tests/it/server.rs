@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use pillarbox::app::Running;
+use pillarbox::app::{Machine, Running};
 use pillarbox::clock::Clock;
 use pillarbox::config::Config;
 use pillarbox::mail::Timestamp;
@@ -60,7 +60,8 @@ impl TestServer {
         change(&mut config);
         let secret = create_platform_key(&config).await;
         let clock = Clock::adjustable();
-        let running = Running::start_with(&config, clock.clone(), Rng::system()).await.unwrap();
+        let running =
+            Running::start_on_machine(Machine::with(clock.clone(), Rng::system()), &config).await.unwrap();
         let control = Control { address: running.api_addresses[0], secret };
         Self { config, control, clock, running: Some(running), _directory: directory }
     }
@@ -69,7 +70,10 @@ impl TestServer {
     pub async fn restart(&mut self, between: impl FnOnce(&Config)) {
         self.stop().await;
         between(&self.config);
-        let running = Running::start_with(&self.config, self.clock.clone(), Rng::system()).await.unwrap();
+        let running =
+            Running::start_on_machine(Machine::with(self.clock.clone(), Rng::system()), &self.config)
+                .await
+                .unwrap();
         self.control.address = running.api_addresses[0];
         self.running = Some(running);
     }

@@ -11,6 +11,7 @@ use crate::client::Client;
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Offer, Phase};
 use crate::identity::Identity;
+use crate::wire::Wire;
 
 #[tokio::test]
 async fn the_fake_dns_answers_and_changes_its_records() {
@@ -75,6 +76,18 @@ async fn the_fake_mx_records_exact_octets_and_follows_its_script() {
     assert_eq!((all[0].tls, all[0].user.as_deref()), (true, Some("user")));
     assert_eq!(all[0].mail_parameters, "BODY=8BITMIME");
     assert_eq!(mx.connections().len(), 1);
+}
+
+#[tokio::test]
+async fn a_fake_mx_without_a_listener_serves_connections_in_memory() {
+    let address = "192.0.2.1:25".parse().unwrap();
+    let mx = FakeMx::offline(address, Offer::default());
+    let (near, far) = tokio::io::duplex(1024);
+    let (number, session) = mx.open(Wire::of(far), address.ip());
+    tokio::spawn(session);
+    let greeting = Wire::of(near).read_line().await.unwrap().unwrap();
+    assert_eq!((number, greeting.as_slice()), (0, &b"220 fake.test ESMTP"[..]));
+    assert_eq!(mx.connections()[0].source, Some(address.ip()));
 }
 
 #[tokio::test]

@@ -16,8 +16,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 pub struct Wire {
     stream: Box<dyn Duplex>,
-    /// The TCP socket of the stream.
-    socket: Socket,
+    /// The TCP socket of the stream; `None` in a simulation.
+    socket: Option<Socket>,
     /// Octets that were received and not read yet.
     buffer: Vec<u8>,
     /// The exported keying material of RFC 9266, for a client.
@@ -28,7 +28,12 @@ impl Wire {
     pub fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a fresh socket takes options");
         let socket = SockRef::from(&stream).try_clone().expect("there are file descriptors left");
-        Self { stream: Box::new(stream), socket, buffer: Vec::new(), exporter: None }
+        Self { socket: Some(socket), ..Self::of(stream) }
+    }
+
+    /// A connection that is not one of TCP.
+    pub fn of(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        Self { stream: Box::new(stream), socket: None, buffer: Vec::new(), exporter: None }
     }
 
     /// Starts TLS as a server. Octets received before are discarded, as RFC 3207 §4.2 requires.
@@ -56,7 +61,8 @@ impl Wire {
 
     /// Makes the close a reset for the peer.
     pub fn reset_when_closed(&self) {
-        self.socket.set_linger(Some(Duration::ZERO)).expect("an open socket takes options");
+        let set = |socket: &Socket| socket.set_linger(Some(Duration::ZERO));
+        self.socket.as_ref().map(set).transpose().expect("an open socket takes options");
     }
 
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

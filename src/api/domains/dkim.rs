@@ -6,6 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::api::json::Checks;
 use crate::api::{ApiError, ApiResponse, List, RequestContext, Result};
+use crate::blocking;
 use crate::dkim::{self, KeyPair, SignError};
 use crate::mail::Timestamp;
 use crate::model::{DkimAlgorithm, DkimKeyId, DkimKeyState};
@@ -109,7 +110,7 @@ async fn run_limited<T: Send + 'static>(
         let _permit = permit;
         work()
     };
-    tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)
+    blocking::run(work).await.map_err(ApiError::internal)
 }
 
 /// `POST /v1/domains/{id}/dkim`: imports a key. It signs once its DNS record is found.

@@ -11,12 +11,12 @@ use rustls::{
     CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, SignatureScheme, WantsVerifier,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::dane::DaneVerifier;
 use crate::model::TlsFailure;
+use crate::net;
 use crate::policy::tls::{DaneSet, Requirement};
 use crate::relay::RelayError;
 use crate::smtp::ChannelBinding;
@@ -82,8 +82,8 @@ impl ClientTls {
         &self,
         trust: &Trust,
         host: &str,
-        stream: TcpStream,
-    ) -> std::io::Result<TlsStream<TcpStream>> {
+        stream: net::Stream,
+    ) -> std::io::Result<TlsStream<net::Stream>> {
         let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
         match trust {
             Trust::Verified => self.verified.connect(name, stream).await,
@@ -147,7 +147,7 @@ fn certificate_fault(error: &std::io::Error) -> Option<&CertificateError> {
 }
 
 /// TLS version and cipher suite, such as `TLSv1.3 TLS13_AES_256_GCM_SHA384`.
-pub fn describe(stream: &TlsStream<TcpStream>) -> String {
+pub fn describe(stream: &TlsStream<net::Stream>) -> String {
     let session = &stream.get_ref().1;
     let version = match session.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
@@ -161,7 +161,7 @@ pub fn describe(stream: &TlsStream<TcpStream>) -> String {
 }
 
 /// The `tls-exporter` channel binding, with TLS 1.3 only (RFC 9266 §3).
-pub fn channel_binding(stream: &TlsStream<TcpStream>) -> Option<ChannelBinding> {
+pub fn channel_binding(stream: &TlsStream<net::Stream>) -> Option<ChannelBinding> {
     let session = &stream.get_ref().1;
     if session.protocol_version() != Some(rustls::ProtocolVersion::TLSv1_3) {
         return None;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak, mpsc};
 
 use parking_lot::Mutex;
 
+use crate::blocking;
 use crate::store::{Result, StoreError};
 
 /// Priority of slow queries (`nice` of POSIX: 0 is the normal one, 19 the lowest). Beside a thread of normal priority that
@@ -36,6 +37,10 @@ impl QueryThreads {
         &self,
         query: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        if blocking::is_simulated() {
+            let done = blocking::run(query).await;
+            return done.unwrap_or_else(|error| Err(StoreError::Failed(error.to_string())));
+        }
         let (sender, result) = tokio::sync::oneshot::channel();
         let job = Box::new(move || {
             // The requester may have gone.

@@ -1,9 +1,10 @@
 //! The jobs that wait for a lane of the writer.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::store::{Result, StoreError};
 
@@ -46,6 +47,8 @@ struct Queues<T> {
 pub(super) struct JobQueue<T> {
     queues: Mutex<Queues<T>>,
     changed: Condvar,
+    /// As `changed`, for a lane of a simulation, which has no thread.
+    simulated_change: Notify,
     space: Semaphore,
     /// Whether a transaction may have jobs of both kinds. They all run alone then.
     mixes: bool,
@@ -61,7 +64,13 @@ impl<T> JobQueue<T> {
             lanes,
             is_closed: false,
         };
-        Self { queues: Mutex::new(queues), changed: Condvar::new(), space: Semaphore::new(JOBS_MAX), mixes }
+        Self {
+            queues: Mutex::new(queues),
+            changed: Condvar::new(),
+            simulated_change: Notify::new(),
+            space: Semaphore::new(JOBS_MAX),
+            mixes,
+        }
     }
 
     /// Adds an item once there is space.
@@ -86,6 +95,7 @@ impl<T> JobQueue<T> {
         queues.of(kind).push_back(Waiting { number, octets, item });
         drop(queues);
         self.changed.notify_one();
+        self.simulated_change.notify_one();
         Ok(())
     }
 
@@ -97,11 +107,37 @@ impl<T> JobQueue<T> {
             if let Some(kind) = queues.next_kind() {
                 break kind;
             }
-            if queues.is_closed && queues.hot.is_empty() && queues.alone.is_empty() {
+            if queues.is_at_end() {
                 return None;
             }
             self.changed.wait(&mut queues);
         };
+        Some(self.take_of_kind(&mut queues, kind, taken))
+    }
+
+    /// As [`Self::take`], in a simulation: once there are items, others that come within the time may be taken with them.
+    pub(super) async fn take_after(
+        &self,
+        duration: impl Fn() -> Duration,
+        taken: &mut Vec<T>,
+    ) -> Option<JobKind> {
+        loop {
+            let is_waiting = self.queues.lock().next_kind().is_some();
+            if is_waiting {
+                tokio::time::sleep(duration()).await;
+                let mut queues = self.queues.lock();
+                if let Some(kind) = queues.next_kind() {
+                    return Some(self.take_of_kind(&mut queues, kind, taken));
+                }
+            }
+            if self.queues.lock().is_at_end() {
+                return None;
+            }
+            self.simulated_change.notified().await;
+        }
+    }
+
+    fn take_of_kind(&self, queues: &mut Queues<T>, kind: JobKind, taken: &mut Vec<T>) -> JobKind {
         let mut octets = 0;
         let count_before = taken.len();
         while taken.len() - count_before < BATCH_JOBS_MAX && (self.mixes || octets < BATCH_OCTETS_MAX) {
@@ -112,13 +148,14 @@ impl<T> JobQueue<T> {
         }
         self.space.add_permits(taken.len() - count_before);
         queues.is_one_alone |= kind == JobKind::Alone;
-        Some(if self.mixes { JobKind::Alone } else { kind })
+        if self.mixes { JobKind::Alone } else { kind }
     }
 
     /// Lets other lanes take items that run alone.
     pub(super) fn end_alone(&self) {
         self.queues.lock().is_one_alone = false;
         self.changed.notify_all();
+        self.simulated_change.notify_one();
     }
 
     /// Takes no more items.
@@ -126,6 +163,7 @@ impl<T> JobQueue<T> {
         self.queues.lock().is_closed = true;
         self.space.close();
         self.changed.notify_all();
+        self.simulated_change.notify_one();
     }
 
     /// A lane has ended. Nothing would take the items after the last one.
@@ -147,6 +185,10 @@ impl<T> Queues<T> {
             JobKind::Hot => &mut self.hot,
             JobKind::Alone => &mut self.alone,
         }
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.is_closed && self.hot.is_empty() && self.alone.is_empty()
     }
 
     /// The kind of the item that has waited longest.
@@ -212,6 +254,22 @@ mod tests {
         }
         assert_eq!(take(&queue).1, [0, 1]);
         assert_eq!(take(&queue).1, [2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_simulation_jobs_that_come_during_a_commit_are_taken_with_the_first() {
+        let queue = JobQueue::new(1, true);
+        let mut taken = Vec::new();
+        let send = async {
+            queue.send(JobKind::Hot, 0, 1).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            queue.send(JobKind::Alone, 0, 2).await.unwrap();
+            queue.close();
+        };
+        let (kind, ()) = tokio::join!(queue.take_after(|| Duration::from_millis(9), &mut taken), send);
+        assert_eq!((kind, &taken), (Some(JobKind::Alone), &vec![1, 2]));
+        queue.end_alone();
+        assert_eq!(queue.take_after(|| Duration::ZERO, &mut taken).await, None);
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ mod job;
 mod job_queue;
 mod journal;
 mod keyset;
+mod lane;
 mod message_rows;
 mod outbox;
 mod postgres;
@@ -83,6 +84,7 @@ use super::{
     Access, AnnouncedBackoff, AuditTrail, ObjectVersion, OpenError, Requester, ResponseRecorder, Result,
     SpoolFeed, StoreError, StoreOptions,
 };
+use crate::blocking;
 use crate::limits::auth_limiter::BanChange;
 use crate::store::database::{Connection, Engine};
 use crate::store::free_space::FreeSpace;
@@ -236,7 +238,7 @@ impl Store {
             StoreOptions::Sqlite(_) => None,
             StoreOptions::Postgres(options) => Some(options.clone()),
         };
-        let opened = tokio::task::spawn_blocking(|| match options {
+        let opened = blocking::run(|| match options {
             StoreOptions::Sqlite(options) => sqlite::open::open(options),
             StoreOptions::Postgres(options) => postgres::open(&options),
         });

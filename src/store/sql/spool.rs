@@ -23,6 +23,7 @@ use super::sql_types::count;
 use super::unit_of_work::Tx;
 use super::writer::HotJob;
 use super::{Access, Store};
+use crate::blocking;
 use crate::limits::auth_limiter::BanChange;
 use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
@@ -194,7 +195,7 @@ impl Spool for Store {
             return Ok(None);
         };
         let files = Arc::clone(&self.bodies);
-        let opened = tokio::task::spawn_blocking(move || files.open(id, checksum)).await;
+        let opened = blocking::run(move || files.open(id, checksum)).await;
         let opened = opened.map_err(|error| StoreError::Failed(error.to_string()))?;
         self.report_damage(&opened, now);
         opened.map(Some)
@@ -279,7 +280,7 @@ impl Store {
                 let file = files.write(new.message.id, &new.content)?;
                 Ok::<_, StoreError>(Stored { file: Some(file), placement, checksum })
             };
-            let stored = tokio::task::spawn_blocking(store).await;
+            let stored = blocking::run(store).await;
             stored.map_err(|error| StoreError::Failed(error.to_string()))??
         } else {
             let placement = BodyPlacement::Row;
