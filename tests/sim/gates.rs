@@ -1,0 +1,52 @@
+//! How connections of people reach the server of the present life.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use pillarbox::api::Connections;
+use pillarbox::app::Running;
+use pillarbox::net::Stream;
+use pillarbox::server::{Security, Server};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_util::sync::CancellationToken;
+
+use crate::trusting::trust_any;
+
+pub struct Gates {
+    submission: Arc<Server>,
+    api: Connections,
+    tls: Arc<ClientConfig>,
+    stop: CancellationToken,
+}
+
+impl Gates {
+    pub fn of(running: &Running) -> Self {
+        let stop = CancellationToken::new();
+        Self {
+            submission: running.submission().clone(),
+            api: Connections::new(running.api().clone(), None, stop.clone()),
+            tls: trust_any(),
+            stop,
+        }
+    }
+
+    pub fn tls(&self) -> Arc<ClientConfig> {
+        self.tls.clone()
+    }
+
+    pub fn submit(&self, stream: Stream, client: IpAddr, security: Security) {
+        let peer = SocketAddr::new(client, 40_000);
+        if let Some(task) = self.submission.clone().accept(stream, peer, security, self.stop.clone()) {
+            tokio::spawn(task);
+        }
+    }
+
+    pub fn call(&self, stream: Stream, client: IpAddr) {
+        self.api.accept(stream, SocketAddr::new(client, 40_001));
+    }
+
+    /// The server stops: idle connections end.
+    pub fn close(&self) {
+        self.stop.cancel();
+    }
+}
