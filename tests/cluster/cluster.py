@@ -37,7 +37,7 @@ def under_faults(arguments, folder, chance):
             tails = TailPair(cluster)
             for number in range(arguments.rounds or len(arguments.faults)):
                 fault, node = arguments.faults[number % len(arguments.faults)], chance.choice(cluster.nodes)
-                cluster.submit(chance, counts=arguments.recipients, sizes=arguments.size)
+                cluster.submit(chance, counts=arguments.recipients or COUNTS, sizes=arguments.size)
                 cluster.wait_for_accepted(20, "before the fault")
                 time.sleep(chance.uniform(0, 0.8))
                 seen = fault(cluster, node, chance)
@@ -85,9 +85,10 @@ if __name__ == "__main__":
     parser.add_argument(
         "--partition", type=float, default=0, help="seconds; at least until the others have taken over"
     )
-    parser.add_argument("--recipients", type=int, nargs="+", default=COUNTS, help="of each message, by chance")
+    parser.add_argument("--recipients", type=int, nargs="+", help="of each message, by chance")
     parser.add_argument("--size", type=int, nargs="+", default=SIZES, help="octets of each message, by chance")
     parser.add_argument("--limit", type=int, default=200, help="recipients per minute of the send limit")
     parser.add_argument("--seconds", type=float, default=6, help="how long a snapshot or a transaction is held")
+    parser.add_argument("--rate", type=int, default=20, help="submissions per second beside a snapshot")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     main(parser.parse_args())
