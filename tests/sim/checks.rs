@@ -1,6 +1,7 @@
 //! What must hold whenever the process does not run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use pillarbox::mail::Timestamp;
 use rusqlite::{Connection, OpenFlags};
@@ -13,6 +14,8 @@ use crate::world::{TENANTS, World, mark, tenant_domain};
 const DATABASE: &str = "pillarbox.db";
 /// An attempt that has begun may end with the message taken.
 const ATTEMPT_SECONDS: i64 = 15 * 60;
+/// How long something that is due may wait.
+const WAIT_MAX: Duration = Duration::from_secs(3 * 3600);
 
 /// Looks at what the other servers have taken since the last look. Within the runtime of the life that sent it.
 pub fn look_at_transactions(world: &World, is_crash: bool) {
@@ -268,6 +271,27 @@ fn check_messages(world: &World, stored: &Stored, was_stopped: bool, is_last: bo
     ledger.recorded = delivered.collect::<BTreeSet<_>>();
     drop(ledger);
     wrong.into_iter().for_each(|wrong| world.violate(wrong));
+}
+
+/// What is due is attempted. Pauses and the back-offs of sites are shorter than this, and a process that has just begun may
+/// still have it to do.
+pub fn check_waits(world: &World, life_began: Timestamp) {
+    let due = world.now().checked_sub(WAIT_MAX).unwrap_or(Timestamp::MIN);
+    let Ok(connection) = Connection::open(world.config.data_dir.join(DATABASE)) else { return };
+    if due < life_began {
+        return;
+    }
+    let sql = "SELECT id FROM delivery WHERE next_attempt_us < ?1";
+    let waiting = connection.prepare(sql).and_then(|mut statement| {
+        let ids = statement.query_map([due.as_microsecond()], |row| row.get(0))?;
+        ids.collect::<rusqlite::Result<Vec<String>>>()
+    });
+    match waiting {
+        Ok(waiting) => {
+            waiting.iter().for_each(|id| world.violate(format!("{id} is due since {due} at least")))
+        }
+        Err(error) => world.violate(format!("the database cannot be read: {error}")),
+    }
 }
 
 /// The state of a delivery is what its events say.

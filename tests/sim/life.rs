@@ -46,6 +46,7 @@ pub fn live(world: &Arc<World>, begin: Timestamp, end: End, is_last: bool) -> Ti
         }
         checks::look_at_transactions(world, is_crash);
         checks::check_store(world, end, is_last);
+        checks::check_waits(world, begin);
         world.now()
     });
     drop(runtime);

@@ -64,10 +64,13 @@ struct Arguments {
     /// Runs in this process. Its randomness must come from the seed already.
     #[arg(long, hide = true)]
     here: bool,
+    /// The server only stops as it should.
     #[arg(long)]
     no_crashes: bool,
+    /// Nothing is paused, suspended, suppressed, cancelled or rotated.
     #[arg(long)]
     no_operators: bool,
+    /// Other servers do nothing wrong. Connections still break.
     #[arg(long)]
     no_faults: bool,
 }

@@ -13,6 +13,7 @@ use crate::world::{self, Suppressed, TENANTS, Tenant, World};
 const MEAN_PAUSE: Duration = Duration::from_secs(1200);
 /// For how long something is paused or suspended.
 const MEAN_LENGTH: Duration = Duration::from_secs(1800);
+const LENGTH_MAX: Duration = Duration::from_secs(3600);
 
 /// Messages whose recipients a tenant may suppress: some still wait.
 const RECENT: usize = 6;
@@ -105,7 +106,7 @@ async fn pause(world: &World, gates: &Gates) {
     };
     let told = http::ask(world, gates, call("pause")).await;
     world.note(format!("operator: pause {destination}: {:?}", told.map(|told| told.0)));
-    sleep(world.chance.interval(MEAN_LENGTH)).await;
+    sleep(world.chance.interval(MEAN_LENGTH).min(LENGTH_MAX)).await;
     while !matches!(http::ask(world, gates, call("resume")).await, Some((200 | 404, _))) {
         sleep(Duration::from_secs(5)).await;
     }
@@ -114,7 +115,7 @@ async fn pause(world: &World, gates: &Gates) {
 async fn suspend(world: &World, gates: &Gates, tenant: &Tenant) {
     world.note(format!("operator: suspend tenant {}", tenant.number));
     set_status(world, gates, tenant, "suspended").await;
-    sleep(world.chance.interval(MEAN_LENGTH)).await;
+    sleep(world.chance.interval(MEAN_LENGTH).min(LENGTH_MAX)).await;
     set_status(world, gates, tenant, "active").await;
 }
 
