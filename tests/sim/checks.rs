@@ -4,21 +4,47 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pillarbox::mail::Timestamp;
-use rusqlite::{Connection, OpenFlags};
 use tokio::time::Instant;
 
 use crate::fake_mx::Transaction;
-use crate::life::End;
+use crate::stored::{Delivery, Event, Stored, attempts_of};
 use crate::world::{TENANTS, World, mark, tenant_domain};
 
-const DATABASE: &str = "pillarbox.db";
 /// An attempt that has begun may end with the message taken.
 const ATTEMPT_SECONDS: i64 = 15 * 60;
-/// How long something that is due may wait.
+/// How long something that is due may wait. Pauses and the back-offs of sites are shorter.
 const WAIT_MAX: Duration = Duration::from_secs(3 * 3600);
 
-/// Looks at what the other servers have taken since the last look. Within the runtime of the life that sent it.
-pub fn look_at_transactions(world: &World, is_crash: bool) {
+/// A life that has ended.
+pub struct Ended {
+    pub began: Timestamp,
+    /// False after a crash.
+    pub was_stopped: bool,
+    /// Whether everything worked in it, so that no mail may wait any more.
+    pub is_last: bool,
+}
+
+/// Requires what holds between the store, the other servers and what clients were told. Within the runtime of that life.
+pub fn check(world: &World, ended: Ended) {
+    look_at_transactions(world);
+    let stored = match Stored::read(&world.config.data_dir) {
+        Ok(stored) => stored,
+        // A crash may come before the first start has created the tables.
+        Err(_) if world.ledger.lock().unwrap().acknowledged.is_empty() => return,
+        Err(error) => return world.violate(format!("the database cannot be read: {error}")),
+    };
+    if stored.integrity != "ok" {
+        world.violate(format!("the database is damaged: {}", stored.integrity));
+    }
+    check_messages(world, &stored, &ended);
+    check_waits(world, &stored, &ended);
+    check_states(world, &stored);
+    check_usage(world, &stored);
+    check_webhooks(world, &stored);
+}
+
+/// Looks at what the other servers have taken since the last look.
+fn look_at_transactions(world: &World) {
     let life = *world.life.lock().unwrap();
     let mut new = Vec::new();
     for host in world.network.hosts() {
@@ -34,7 +60,6 @@ pub fn look_at_transactions(world: &World, is_crash: bool) {
     for (transaction, is_certain) in new {
         look_at(world, &transaction, is_certain, life);
     }
-    world.note(format!("{} ends", if is_crash { "a life that crashed" } else { "a life" }));
 }
 
 fn look_at(world: &World, transaction: &Transaction, is_certain: bool, life: usize) {
@@ -62,7 +87,7 @@ fn look_at(world: &World, transaction: &Transaction, is_certain: bool, life: usi
         if is_recorded {
             world.violate(format!("{id} to {recipient} was delivered again after it was recorded"));
         } else if before.is_some_and(|(was_certain, in_life)| was_certain && in_life == life) {
-            let attempts = attempts_of(world, &id);
+            let attempts = attempts_of(&world.config.data_dir, &id);
             world.violate(format!("{id} to {recipient} was delivered twice in life {life}: {attempts}"));
         }
         let reverse_path = &transaction.reverse_path;
@@ -78,121 +103,11 @@ fn look_at(world: &World, transaction: &Transaction, is_certain: bool, life: usi
     }
 }
 
-/// The attempts of a message as they are stored.
-fn attempts_of(world: &World, id: &str) -> String {
-    let read = || {
-        let connection = Connection::open(world.config.data_dir.join(DATABASE))?;
-        let sql = "SELECT started_us, duration_ms, host, address, outcome, text, transcript FROM attempt
-                   WHERE message_id = ?1 ORDER BY id";
-        let mut statement = connection.prepare(sql)?;
-        let attempts = statement.query_map([id], |row| {
-            let started = Timestamp::from_microsecond(row.get(0)?).unwrap_or(Timestamp::MIN);
-            let (ms, host, address): (i64, String, Option<String>) = (row.get(1)?, row.get(2)?, row.get(3)?);
-            let (outcome, text, transcript): (String, String, String) =
-                (row.get(4)?, row.get(5)?, row.get(6)?);
-            Ok(format!("\n{started} +{ms} ms {host} {address:?} {outcome}: {text}\n{transcript}"))
-        })?;
-        attempts.collect::<rusqlite::Result<String>>()
-    };
-    read().unwrap_or_else(|error| error.to_string())
-}
-
 /// The id in our `Received`.
 fn id_of(content: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(content);
     let start = text.find(" id msg_")? + " id ".len();
     Some(text[start..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect())
-}
-
-struct Delivery {
-    id: String,
-    message_id: String,
-    recipient: String,
-    state: String,
-    is_open: bool,
-}
-
-struct Event {
-    id: String,
-    kind: String,
-    tenant: String,
-    message_id: String,
-    delivery_id: String,
-    data: String,
-}
-
-struct Stored {
-    deliveries: Vec<Delivery>,
-    events: Vec<Event>,
-    /// Of each tenant: delivered, bounced, deferred, expired.
-    usage: BTreeMap<String, [i64; 4]>,
-    /// Events that a webhook still waits for.
-    unposted: BTreeSet<String>,
-}
-
-impl Stored {
-    fn read(world: &World) -> rusqlite::Result<Self> {
-        let file = world.config.data_dir.join(DATABASE);
-        let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
-        if check != "ok" {
-            world.violate(format!("the database is damaged: {check}"));
-        }
-        let sql = "SELECT d.id, message_id, recipient, state, next_attempt_us IS NOT NULL
-                   FROM delivery AS d JOIN message AS m ON m.id = d.message_id WHERE reverse_path <> ''";
-        let deliveries = connection
-            .prepare(sql)?
-            .query_map([], |row| {
-                Ok(Delivery {
-                    id: row.get(0)?,
-                    message_id: row.get(1)?,
-                    recipient: row.get(2)?,
-                    state: row.get(3)?,
-                    is_open: row.get(4)?,
-                })
-            })?
-            .collect::<rusqlite::Result<_>>()?;
-        let sql = "SELECT id, kind, coalesce(tenant_id, ''), coalesce(message_id, ''), coalesce(delivery_id, ''), data
-                   FROM event ORDER BY id";
-        let events = connection
-            .prepare(sql)?
-            .query_map([], |row| {
-                Ok(Event {
-                    id: row.get(0)?,
-                    kind: row.get(1)?,
-                    tenant: row.get(2)?,
-                    message_id: row.get(3)?,
-                    delivery_id: row.get(4)?,
-                    data: row.get(5)?,
-                })
-            })?
-            .collect::<rusqlite::Result<_>>()?;
-        let sql = "SELECT tenant_id, sum(delivered), sum(bounced), sum(deferred), sum(expired) FROM usage
-                   WHERE span = 'day' GROUP BY tenant_id";
-        let usage = connection
-            .prepare(sql)?
-            .query_map([], |row| Ok((row.get(0)?, [row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?])))?
-            .collect::<rusqlite::Result<_>>()?;
-        let sql = "SELECT event_id FROM webhook_delivery WHERE state = 'pending'";
-        let unposted =
-            connection.prepare(sql)?.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-        Ok(Self { deliveries, events, usage, unposted })
-    }
-}
-
-/// Requires what holds between the store, the other servers and what clients were told.
-pub fn check_store(world: &World, end: End, is_last: bool) {
-    let stored = match Stored::read(world) {
-        Ok(stored) => stored,
-        // A crash may come before the first start has created the tables.
-        Err(_) if world.ledger.lock().unwrap().acknowledged.is_empty() => return,
-        Err(error) => return world.violate(format!("the database cannot be read: {error}")),
-    };
-    let was_stopped = matches!(end, End::Stop(_));
-    check_messages(world, &stored, was_stopped, is_last);
-    check_states(world, &stored);
-    check_usage(world, &stored);
-    check_webhooks(world, &stored);
 }
 
 /// Each tenant gets its own events, all of them.
@@ -223,7 +138,7 @@ fn check_webhooks(world: &World, stored: &Stored) {
     }
 }
 
-fn check_messages(world: &World, stored: &Stored, was_stopped: bool, is_last: bool) {
+fn check_messages(world: &World, stored: &Stored, ended: &Ended) {
     let key = |delivery: &Delivery| (delivery.message_id.clone(), delivery.recipient.clone());
     let known: BTreeMap<_, _> = stored.deliveries.iter().map(|delivery| (key(delivery), delivery)).collect();
     let mut wrong = Vec::new();
@@ -233,7 +148,7 @@ fn check_messages(world: &World, stored: &Stored, was_stopped: bool, is_last: bo
         match known.get(taken) {
             None => wrong.push(format!("{taken:?} was delivered and is not stored")),
             Some(delivery)
-                if was_stopped && *is_certain && *in_life == life && delivery.state != "delivered" =>
+                if ended.was_stopped && *is_certain && *in_life == life && delivery.state != "delivered" =>
             {
                 wrong.push(format!("{taken:?} was delivered before the stop and is {}", delivery.state));
             }
@@ -243,12 +158,12 @@ fn check_messages(world: &World, stored: &Stored, was_stopped: bool, is_last: bo
     for (id, (_, recipients)) in &ledger.acknowledged {
         for recipient in recipients {
             let is_known = known.contains_key(&(id.clone(), recipient.clone()));
-            let is_left_out = |event: &&Event| {
+            let is_left_out = |event: &Event| {
                 event.message_id == *id
                     && event.kind == "message.suppressed"
                     && event.data.contains(recipient.as_str())
             };
-            if !is_known && stored.events.iter().find(is_left_out).is_none() {
+            if !is_known && !stored.events.iter().any(is_left_out) {
                 wrong.push(format!("{id} to {recipient} was acknowledged and is LOST"));
             }
         }
@@ -260,7 +175,7 @@ fn check_messages(world: &World, stored: &Stored, was_stopped: bool, is_last: bo
                 delivery.message_id, delivery.recipient
             ));
         }
-        if is_last && delivery.is_open {
+        if ended.is_last && delivery.is_open() {
             wrong.push(format!(
                 "{} to {} still waits: {}",
                 delivery.message_id, delivery.recipient, delivery.state
@@ -273,24 +188,16 @@ fn check_messages(world: &World, stored: &Stored, was_stopped: bool, is_last: bo
     wrong.into_iter().for_each(|wrong| world.violate(wrong));
 }
 
-/// What is due is attempted. Pauses and the back-offs of sites are shorter than this, and a process that has just begun may
-/// still have it to do.
-pub fn check_waits(world: &World, life_began: Timestamp) {
+/// What is due is attempted, unless the process has just begun.
+fn check_waits(world: &World, stored: &Stored, ended: &Ended) {
     let due = world.now().checked_sub(WAIT_MAX).unwrap_or(Timestamp::MIN);
-    let Ok(connection) = Connection::open(world.config.data_dir.join(DATABASE)) else { return };
-    if due < life_began {
+    if due < ended.began {
         return;
     }
-    let sql = "SELECT id FROM delivery WHERE next_attempt_us < ?1";
-    let waiting = connection.prepare(sql).and_then(|mut statement| {
-        let ids = statement.query_map([due.as_microsecond()], |row| row.get(0))?;
-        ids.collect::<rusqlite::Result<Vec<String>>>()
-    });
-    match waiting {
-        Ok(waiting) => {
-            waiting.iter().for_each(|id| world.violate(format!("{id} is due since {due} at least")))
-        }
-        Err(error) => world.violate(format!("the database cannot be read: {error}")),
+    let is_overdue =
+        |delivery: &&Delivery| delivery.next_attempt_us.is_some_and(|us| us < due.as_microsecond());
+    for delivery in stored.deliveries.iter().filter(is_overdue) {
+        world.violate(format!("{} is due since {due} at least", delivery.id));
     }
 }
 
@@ -313,8 +220,8 @@ fn check_states(world: &World, stored: &Stored) {
         if by_events != delivery.state {
             world.violate(format!("{} is {}, and its events say {by_events}", delivery.id, delivery.state));
         }
-        if delivery.is_open != ["queued", "deferred"].contains(&delivery.state.as_str()) {
-            world.violate(format!("{} is {} and open: {}", delivery.id, delivery.state, delivery.is_open));
+        if delivery.is_open() != ["queued", "deferred"].contains(&delivery.state.as_str()) {
+            world.violate(format!("{} is {} and open: {}", delivery.id, delivery.state, delivery.is_open()));
         }
     }
 }

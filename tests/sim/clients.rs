@@ -23,11 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// What a client knows of a submission.
 enum Told {
     Acknowledged(String),
-    /// Later, if it may be tried again.
-    Refused {
-        reply: String,
-        is_final: bool,
-    },
+    Refused { reply: String, is_final: bool },
     Nothing,
 }
 

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use crate::fake_mx::{Fault, Phase};
 use crate::network::Reach;
-use crate::world::{self, World};
+use crate::world::{self, SITES, World};
 
 const MEAN_PAUSE: Duration = Duration::from_secs(900);
 /// For how long a host or a name server fails.
@@ -64,7 +64,7 @@ pub async fn run(world: Arc<World>) {
                 world.network.set_reach(host.address, Reach::Up);
             }
             1 => {
-                let domain = world::site(chance.below(6));
+                let domain = world::site(chance.below(SITES));
                 world.note(format!("fault: the name servers of {domain} fail"));
                 world.network.set_failing(&domain, true);
                 sleep(chance.interval(MEAN_LENGTH)).await;

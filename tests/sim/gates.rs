@@ -1,6 +1,7 @@
 //! How connections of people reach the server of the present life.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use pillarbox::api::Connections;
@@ -10,7 +11,7 @@ use pillarbox::server::{Security, Server};
 use tokio_rustls::rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
-use crate::trusting::trust_any;
+use crate::identity::trust_pem;
 
 pub struct Gates {
     submission: Arc<Server>,
@@ -20,12 +21,13 @@ pub struct Gates {
 }
 
 impl Gates {
-    pub fn of(running: &Running) -> Self {
+    pub fn of(running: &Running, data_dir: &Path) -> Self {
         let stop = CancellationToken::new();
+        let certificate = std::fs::read_to_string(data_dir.join("self-signed.crt")).unwrap();
         Self {
             submission: running.submission().clone(),
             api: Connections::new(running.api().clone(), None, stop.clone()),
-            tls: trust_any(),
+            tls: trust_pem(&certificate),
             stop,
         }
     }

@@ -34,19 +34,19 @@ pub fn live(world: &Arc<World>, begin: Timestamp, end: End, is_last: bool) -> Ti
     let ended = runtime.block_on(async {
         *world.clock.lock().unwrap() = Clock::of_runtime(begin);
         world.note(format!("life {} begins", *world.life.lock().unwrap()));
-        let is_crash = matches!(end, End::Crash(_));
+        // What was down when the last life ended is up again.
+        world.network.restore();
         work::plan_crash(if let End::Crash(after) = end { Some(after) } else { None });
-        tokio::select! {
+        let was_stopped = tokio::select! {
             biased;
             () = work::crash() => {
                 sleep(Duration::from_millis(world.chance.below(30) as u64)).await;
-                world.note("crash");
+                world.note("crashed");
+                false
             }
-            () = serve(world, end) => {}
-        }
-        checks::look_at_transactions(world, is_crash);
-        checks::check_store(world, end, is_last);
-        checks::check_waits(world, begin);
+            () = serve(world, end) => true,
+        };
+        checks::check(world, checks::Ended { began: begin, was_stopped, is_last });
         world.now()
     });
     drop(runtime);
@@ -63,7 +63,7 @@ async fn serve(world: &Arc<World>, end: End) {
         Err(error) => return world.violate(format!("the server does not start: {error}")),
     };
     world.note("started");
-    let gates = Arc::new(Gates::of(&running));
+    let gates = Arc::new(Gates::of(&running, &world.config.data_dir));
     let mut actors = JoinSet::new();
     let people = people(Arc::clone(world), Arc::clone(&gates));
     actors.spawn(people);

@@ -17,14 +17,17 @@ mod faults;
 mod gates;
 mod hook;
 mod http;
+#[allow(dead_code)]
+#[path = "../it/identity.rs"]
+mod identity;
 mod life;
 mod network;
 mod operators;
 mod pipe;
 mod run;
 mod seeds;
+mod stored;
 mod trace;
-mod trusting;
 #[allow(dead_code)]
 #[path = "../it/wait.rs"]
 mod wait;

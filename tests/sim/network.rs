@@ -122,6 +122,11 @@ impl Network {
     /// From now on, everything works.
     pub fn mend(&self) {
         self.has_faults.store(false, Ordering::Relaxed);
+        self.restore();
+    }
+
+    /// All hosts are reached, and all name servers answer.
+    pub fn restore(&self) {
         self.reach.lock().unwrap().clear();
         self.failing.lock().unwrap().clear();
     }

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::gates::Gates;
 use crate::http::{self, Call};
-use crate::world::{self, Suppressed, TENANTS, Tenant, World};
+use crate::world::{self, SITES, Suppressed, TENANTS, Tenant, World};
 
 const MEAN_PAUSE: Duration = Duration::from_secs(1200);
 /// For how long something is paused or suspended.
@@ -86,7 +86,7 @@ pub async fn run(world: Arc<World>, gates: Arc<Gates>) {
 
 /// Undoes what a life before this one has left: mail must not wait forever.
 pub async fn restore(world: &World, gates: &Gates) {
-    for number in 0..6 {
+    for number in 0..SITES {
         let destination = json!({"destination": world::site(number)});
         let call = Call::post("/v1/queue/resume", destination).with_key(&world.platform_secret);
         while !matches!(http::ask(world, gates, call.clone()).await, Some((200 | 404, _))) {
@@ -100,7 +100,7 @@ pub async fn restore(world: &World, gates: &Gates) {
 }
 
 async fn pause(world: &World, gates: &Gates) {
-    let destination = json!({"destination": world::site(world.chance.below(6))});
+    let destination = json!({"destination": world::site(world.chance.below(SITES))});
     let call = |verb: &str| {
         Call::post(&format!("/v1/queue/{verb}"), destination.clone()).with_key(&world.platform_secret)
     };

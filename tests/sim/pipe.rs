@@ -35,8 +35,8 @@ enum Parcel {
 /// One direction.
 #[derive(Default)]
 struct Direction {
-    parcels: VecDeque<(Option<Instant>, Parcel)>,
-    last: Option<Instant>,
+    /// Each with the time of its arrival.
+    parcels: VecDeque<(Instant, Parcel)>,
     /// Octets that were written and not read.
     unread: usize,
     reader: Option<Waker>,
@@ -79,11 +79,8 @@ impl Link {
     }
 
     fn send(&mut self, towards: usize, parcel: Parcel) {
-        let arrival =
-            (Instant::now() + self.latency).max(self.directions[towards].last.unwrap_or_else(Instant::now));
         let direction = &mut self.directions[towards];
-        direction.last = Some(arrival);
-        direction.parcels.push_back((Some(arrival), parcel));
+        direction.parcels.push_back((Instant::now() + self.latency, parcel));
         wake(&mut direction.reader);
     }
 }
@@ -97,6 +94,7 @@ fn wake(waker: &mut Option<Waker>) {
 /// One end of a connection.
 pub struct End {
     link: Arc<Mutex<Link>>,
+    /// The direction towards this end.
     side: usize,
     local: SocketAddr,
     timer: Option<Pin<Box<Sleep>>>,
@@ -125,15 +123,6 @@ pub fn connect(
 }
 
 impl End {
-    /// The direction towards this end.
-    fn inwards(&self) -> usize {
-        self.side
-    }
-
-    fn outwards(&self) -> usize {
-        1 - self.side
-    }
-
     fn finish(&mut self) {
         if !std::mem::replace(&mut self.has_ended, true) {
             let mut link = self.link.lock().unwrap();
@@ -154,9 +143,9 @@ impl Drop for End {
     fn drop(&mut self) {
         self.finish();
         let mut link = self.link.lock().unwrap();
-        let inwards = self.inwards();
-        link.directions[inwards].has_no_reader = true;
-        wake(&mut link.directions[inwards].writer);
+        let inwards = &mut link.directions[self.side];
+        inwards.has_no_reader = true;
+        wake(&mut inwards.writer);
     }
 }
 
@@ -167,36 +156,31 @@ impl AsyncRead for End {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let end = self.get_mut();
-        let inwards = end.inwards();
         loop {
             let arrival = {
                 let mut link = end.link.lock().unwrap();
                 if link.is_reset {
                     return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
                 }
-                let direction = &mut link.directions[inwards];
+                let direction = &mut link.directions[end.side];
                 let Some((arrival, parcel)) = direction.parcels.front_mut() else {
                     direction.reader = Some(context.waker().clone());
                     return Poll::Pending;
                 };
-                match arrival.filter(|arrival| *arrival > Instant::now()) {
-                    Some(arrival) => {
-                        direction.reader = Some(context.waker().clone());
-                        arrival
+                if *arrival <= Instant::now() {
+                    let Parcel::Octets(octets) = parcel else { return Poll::Ready(Ok(())) };
+                    let taken = octets.len().min(buffer.remaining());
+                    buffer.put_slice(&octets[..taken]);
+                    octets.drain(..taken);
+                    if octets.is_empty() {
+                        direction.parcels.pop_front();
                     }
-                    None => {
-                        let Parcel::Octets(octets) = parcel else { return Poll::Ready(Ok(())) };
-                        let taken = octets.len().min(buffer.remaining());
-                        buffer.put_slice(&octets[..taken]);
-                        octets.drain(..taken);
-                        if octets.is_empty() {
-                            direction.parcels.pop_front();
-                        }
-                        direction.unread -= taken;
-                        wake(&mut direction.writer);
-                        return Poll::Ready(Ok(()));
-                    }
+                    direction.unread -= taken;
+                    wake(&mut direction.writer);
+                    return Poll::Ready(Ok(()));
                 }
+                direction.reader = Some(context.waker().clone());
+                *arrival
             };
             let timer = end.timer.insert(Box::pin(sleep_until(arrival)));
             if timer.as_mut().poll(context).is_pending() {
@@ -208,7 +192,7 @@ impl AsyncRead for End {
 
 impl AsyncWrite for End {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        let outwards = self.outwards();
+        let outwards = 1 - self.side;
         let mut link = self.link.lock().unwrap();
         let direction = &mut link.directions[outwards];
         if direction.has_no_reader || self.has_ended {

@@ -17,7 +17,8 @@ use crate::network::Network;
 use crate::trace::Trace;
 
 pub const TENANTS: usize = 3;
-const SITES: usize = 6;
+/// Destinations with mail servers.
+pub const SITES: usize = 6;
 pub const HOUR: Duration = Duration::from_secs(3600);
 /// How long the server tries, which the simulation makes short.
 pub const LIFETIME: Duration = Duration::from_secs(3 * 3600);
@@ -225,9 +226,10 @@ pub fn config(directory: &Path) -> Config {
         plain_http_hosts = ["hook0.example", "hook1.example", "hook2.example"]
         [relay]
         name_servers = ["127.0.0.1:9"]
-        message_lifetime = "3h"
+        message_lifetime = "{lifetime}s"
         "#,
         data = directory.join("data").display(),
+        lifetime = LIFETIME.as_secs(),
     );
     Config::parse(&text, Path::new("simulation.toml")).unwrap()
 }
