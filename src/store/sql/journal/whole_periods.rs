@@ -46,7 +46,7 @@ impl Longest {
     }
 }
 
-/// By what it was decided that a partition is past its retention.
+/// The retention by which a partition was chosen to be dropped.
 #[derive(Debug, Clone, Copy)]
 struct Terms {
     policy: RetentionPolicy,
@@ -54,8 +54,8 @@ struct Terms {
 }
 
 impl Terms {
-    /// Whether no tenant got another retention meanwhile that matters. Asked in each transaction that removes something: a
-    /// week takes many, and what a tenant was told to keep must stay.
+    /// Whether the longest retention is still the same. Each transaction that removes something asks this, because an operator
+    /// may give a tenant a longer retention between the transactions of one week.
     fn hold(&self, tx: &Tx<'_>) -> Result<bool> {
         Ok(Longest::read(tx, self.policy)? == self.longest)
     }
