@@ -4,6 +4,8 @@
 //! Time limits of network I/O ([`Deadline`], `tokio::time::timeout`) and a few measured durations use the clock of the
 //! runtime, which a simulation can pause.
 
+mod rounds;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +16,8 @@ use tokio::time::{sleep_until, timeout_at};
 use crate::mail::Timestamp;
 
 pub use std::time::Instant;
+
+pub use rounds::Rounds;
 
 impl Timestamp {
     /// The time of the system, which a [`Clock`] may be ahead of.

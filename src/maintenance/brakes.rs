@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Rounds};
 use crate::mail::Timestamp;
 use crate::model::{BrakeAction, BrakeMetric, QueueFilter, Ratio};
 use crate::policy::brakes::{ExceededRate, FinishedRecipients, exceeded};
@@ -14,19 +14,20 @@ use crate::store::{AppliedBrake, BrakeReading, Duty, Ledger, Pause, Queue, Resul
 
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Compares every minute until `stop`.
+/// Compares every minute in which something changes, until `stop`.
 pub async fn run(store: Arc<Store>, clock: Clock, stop: CancellationToken) {
-    let mut ticks = clock.interval(INTERVAL);
+    let mut rounds = Rounds::new(clock.clone(), INTERVAL, store.watch_changes());
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = ticks.tick() => {}
+            () = rounds.next() => {}
         }
         if !store.has_duty(Duty::Brakes) {
             continue;
         }
         if let Err(error) = check_all(&store, clock.now()).await {
             tracing::warn!(%error, "cannot compare the rates of tenants with their brakes; retrying in a minute");
+            rounds.again();
         }
     }
 }

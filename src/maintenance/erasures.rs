@@ -6,27 +6,36 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Rounds};
 use crate::queue::QueueManager;
 use crate::store::Duty;
 
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Applies them at the start, and every minute until `stop`.
+/// Applies them at the start, and every minute in which something changes or a delivery is in the way, until `stop`.
 pub async fn run(queue: Arc<QueueManager>, clock: Clock, stop: CancellationToken) {
-    let mut ticks = clock.interval(INTERVAL);
+    let mut rounds = Rounds::new(clock.clone(), INTERVAL, queue.store().watch_changes());
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = ticks.tick() => {}
+            () = rounds.next() => {}
         }
         if !queue.store().has_duty(Duty::Erasures) {
             continue;
         }
         match queue.erase_recipients(clock.now()).await {
-            Ok(0) => {}
-            Ok(erasures) => tracing::info!(erasures, "recipients erased"),
-            Err(error) => tracing::warn!(%error, "recipients cannot be erased; retrying in a minute"),
+            Ok(done) => {
+                if done.erasures > 0 {
+                    tracing::info!(erasures = done.erasures, "recipients erased");
+                }
+                if done.open_deliveries > 0 {
+                    rounds.again();
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "recipients cannot be erased; retrying in a minute");
+                rounds.again();
+            }
         }
     }
 }

@@ -331,9 +331,10 @@ impl Dispatcher {
         }
     }
 
-    /// Removes the limiters of destination queues that were unused for long.
-    pub fn sweep(&mut self, now: Instant) {
+    /// Removes the limiters of destination queues that were unused for long. Returns whether some are left.
+    pub fn sweep(&mut self, now: Instant) -> bool {
         self.forget_idle(QUEUE_IDLE_MAX, now);
+        !self.limiters.is_empty()
     }
 
     /// With `idle_min` zero, also those that back off: a tenant can send to any number of domains with dead hosts.

@@ -6,23 +6,33 @@ use super::QueueManager;
 use crate::mail::Timestamp;
 use crate::store::{Erasures, Result, StoreError};
 
+/// What one pass over the erasures did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErasurePass {
+    /// Erasures that are complete.
+    pub erasures: usize,
+    /// Deliveries that were open before it. One in progress keeps its erasure incomplete.
+    pub open_deliveries: usize,
+}
+
 impl QueueManager {
-    /// Applies the erasures that are not complete. One with a delivery in progress stays incomplete. Returns the number of the
-    /// others.
+    /// Applies the erasures that are not complete.
     ///
     /// # Errors
     /// The store's.
-    pub async fn erase_recipients(self: &Arc<Self>, now: Timestamp) -> Result<usize> {
+    pub async fn erase_recipients(self: &Arc<Self>, now: Timestamp) -> Result<ErasurePass> {
         let manager = Arc::clone(self);
         // Runs to its end even if the caller is dropped.
         let done = tokio::spawn(async move { manager.erase_now(now).await });
         done.await.map_err(|error| StoreError::Failed(error.to_string()))?
     }
 
-    async fn erase_now(&self, now: Timestamp) -> Result<usize> {
+    async fn erase_now(&self, now: Timestamp) -> Result<ErasurePass> {
+        let mut open_deliveries = 0;
         for (message, ids) in self.store().deliveries_to_cancel().await? {
+            open_deliveries += ids.len();
             self.cancel_some(message, Some(&ids), now).await?;
         }
-        self.store().apply_erasures(now).await
+        Ok(ErasurePass { erasures: self.store().apply_erasures(now).await?, open_deliveries })
     }
 }

@@ -42,6 +42,7 @@ pub use bounce_breaker::SiteResults;
 pub use claim::{Claim, Slot};
 pub use claim_pass::{Admits, ClaimLimits, Claimed};
 pub use dispatch::ConnectionCounts;
+pub use erasures::ErasurePass;
 pub use failure_reasons::{FailureKey, FailureReason, FailureReasons};
 pub use manager::{ClaimCounts, QueueDepth, QueueManager};
 pub use queue_key::{MxRoute, NextHop, QueueKey, RouteDecision, RouteId, Routed, SourcePoolId};

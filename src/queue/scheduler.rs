@@ -32,7 +32,7 @@ const POLL_BACKOFF_MIN: Duration = Duration::from_millis(5);
 const POLL_BACKOFF_MAX: Duration = Duration::from_millis(80);
 /// The wait is at least this many times the duration of the pass.
 const POLL_BACKOFF_PER_LOOK: u32 = 3;
-/// Interval between checks for idle connections.
+/// Interval between checks for idle connections and queues, while there are some.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Maximal sleep, because the clock may be set back.
 const SLEEP_MAX: Duration = Duration::from_secs(10 * 60);
@@ -60,8 +60,8 @@ pub trait DeliveryAgents: Send + Sync + 'static {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static);
     /// Starts to deliver, and continues with what [`QueueManager::next_claim_for`] and [`QueueManager::next_claim`] give.
     fn deliver(&self, slot: Slot, claim: Claim);
-    /// Closes connections that were idle for too long.
-    fn end_idle_connections(&self);
+    /// Closes connections that were idle for too long. Returns whether others are idle.
+    fn end_idle_connections(&self) -> bool;
     /// Ends all attempts at once, in whatever state they are. Results that are known already are kept.
     fn end_attempts(&self);
 }
@@ -182,22 +182,32 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
     /// Hands out fresh mail and claims that got a slot, without waiting for the database.
     async fn attend(&self) {
         let queue = self.queue;
-        let mut sweep = queue.clock().interval(SWEEP_INTERVAL);
+        let mut sweep_at: Option<Instant> = None;
         loop {
             let reopening = queue.dispatcher().next_reopening();
-            let reopening = reopening.unwrap_or_else(|| queue.clock().instant() + SLEEP_MAX);
+            let now = queue.clock().instant();
+            let until = [reopening, sweep_at].into_iter().flatten().min().unwrap_or(now + SLEEP_MAX);
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = queue.wait_for_fresh() => self.claim_fresh().await,
                 () = queue.scheduler_wakeup.notified() => {}
-                () = queue.clock().sleep_until(reopening) => {}
-                () = sweep.tick() => {
-                    self.agents.end_idle_connections();
-                    queue.dispatcher().sweep(queue.clock().instant());
-                }
+                () = queue.clock().sleep_until(until) => {}
             }
+            self.sweep(&mut sweep_at);
             self.hand_out();
         }
+    }
+
+    /// Closes connections and forgets queues that were idle for too long, if the time has come, and sets the next time.
+    fn sweep(&self, sweep_at: &mut Option<Instant>) {
+        let now = self.queue.clock().instant();
+        // Without a time, nothing was left; what has happened since may have left something.
+        if *sweep_at.get_or_insert(now + SWEEP_INTERVAL) > now {
+            return;
+        }
+        let has_idle = self.agents.end_idle_connections();
+        let has_queues = self.queue.dispatcher().sweep(now);
+        *sweep_at = (has_idle || has_queues).then(|| now + SWEEP_INTERVAL);
     }
 
     /// Ends deliveries before other processes may begin them, and goes on when this one has its lease again.

@@ -43,9 +43,10 @@ impl DeliveryAgents for Agents {
         self.context.tasks.end_attempts();
     }
 
-    fn end_idle_connections(&self) {
+    fn end_idle_connections(&self) -> bool {
         for connection in self.context.outbound.pool.take_expired() {
             self.context.tasks.spawn(connection.quit());
         }
+        !self.context.outbound.pool.is_empty()
     }
 }

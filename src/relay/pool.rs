@@ -87,6 +87,11 @@ impl<K: Clone + Eq + Hash, C> ConnectionPool<K, C> {
         expired
     }
 
+    /// Whether it has connections.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// Takes all connections.
     pub fn take_all(&self) -> Vec<C> {
         self.lock().drain().flat_map(|(_, connections)| connections).map(|idle| idle.connection).collect()

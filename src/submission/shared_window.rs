@@ -183,8 +183,11 @@ pub trait SharedLimits {
     fn forget_ended(&self, now: Timestamp);
 }
 
-/// Gives unused blocks back each second while there are other nodes, and at the end.
+/// Gives unused blocks back each second while there are other nodes, and at the end. Without shared limits there are none.
 pub async fn share_until<L: SharedLimits>(limits: &L, store: &Store, clock: &Clock, stop: CancellationToken) {
+    if !store.shares_quota() {
+        return stop.cancelled().await;
+    }
     while stop.run_until_cancelled(clock.sleep(SHARE_INTERVAL)).await.is_some() {
         match store.nodes().count {
             1 => limits.forget_ended(clock.now()),

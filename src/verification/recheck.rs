@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{self, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Rounds;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::TenantId;
 use crate::store::{self, Directory, Duty};
@@ -20,23 +21,38 @@ const TENANTS_MAX: usize = 8;
 /// Domains of one tenant checked at the same time. A batch takes as long as DNS timeouts: half a minute.
 const BATCH_DOMAINS: usize = 4;
 
-/// Checks every domain once per interval, until `stop`.
+/// Checks every domain once per interval, until `stop`. A round begins when a check is due, or after a change of the directory.
 pub async fn recheck_loop(verifier: Arc<Verifier>, stop: CancellationToken) {
     let check_interval = verifier.settings.check_interval;
     // Frequent polls for the few due domains spread the lookups over the interval.
     let poll_interval = (check_interval / 60).clamp(Duration::from_secs(1), Duration::from_secs(60));
     let interval = SignedDuration::try_from(check_interval).unwrap_or(SignedDuration::MAX);
     let recheck = Arc::new(Recheck { verifier: verifier.clone(), permits: Semaphore::new(TENANTS_MAX) });
+    let mut rounds = Rounds::new(verifier.clock.clone(), poll_interval, verifier.store.watch_directory());
     let mut tasks = JoinSet::new();
     let (mut in_progress, mut tenant_of_task) = (HashSet::new(), HashMap::new());
-    while !stop.is_cancelled() {
-        let before = verifier.clock.now().checked_sub(interval).unwrap_or(Timestamp::MIN);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = rounds.next() => {}
+            Some(ended) = tasks.join_next_with_id() => {
+                let id = ended.map_or_else(|error| failed_task(&error), |(id, ())| id);
+                // The tenant of a task that panicked is checked again in the next round.
+                if let Some(tenant) = tenant_of_task.remove(&id) {
+                    in_progress.remove(&tenant);
+                }
+                continue;
+            }
+        }
         let due = match verifier.store.has_duty(Duty::DomainChecks) {
-            true => verifier.store.tenants_to_check(before).await,
-            false => Ok(Vec::new()),
+            true => find_due(&verifier, interval).await,
+            false => Ok(DueChecks::default()),
         };
         match due {
-            Ok(tenants) => {
+            Ok(DueChecks { before, tenants, next_in }) => {
+                if let Some(next_in) = next_in {
+                    rounds.again_after(next_in);
+                }
                 for tenant in tenants.into_iter().filter(|tenant| in_progress.insert(*tenant)) {
                     let recheck = recheck.clone();
                     let task = tasks.spawn(async move { recheck.check_all(tenant, before).await });
@@ -45,24 +61,29 @@ pub async fn recheck_loop(verifier: Arc<Verifier>, stop: CancellationToken) {
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot read the domains to check; retrying");
-            }
-        }
-        let next = verifier.clock.sleep(poll_interval);
-        tokio::pin!(next);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = &mut next => break,
-                Some(ended) = tasks.join_next_with_id() => {
-                    let id = ended.map_or_else(|error| failed_task(&error), |(id, ())| id);
-                    // The tenant of a task that panicked is checked again at the next poll.
-                    if let Some(tenant) = tenant_of_task.remove(&id) {
-                        in_progress.remove(&tenant);
-                    }
-                }
+                rounds.again();
             }
         }
     }
+}
+
+/// The checks of a round.
+#[derive(Default)]
+struct DueChecks {
+    /// Those of domains that were last checked before this time.
+    before: Timestamp,
+    tenants: Vec<TenantId>,
+    /// The time until the next one is due, if the round has none.
+    next_in: Option<Duration>,
+}
+
+async fn find_due(verifier: &Verifier, interval: SignedDuration) -> store::Result<DueChecks> {
+    let now = verifier.clock.now();
+    let before = now.checked_sub(interval).unwrap_or(Timestamp::MIN);
+    let tenants = verifier.store.tenants_to_check(before).await?;
+    let oldest = if tenants.is_empty() { verifier.store.oldest_domain_check().await? } else { Some(before) };
+    let next_in = oldest.map(|oldest| Duration::try_from(oldest.duration_since(before)).unwrap_or_default());
+    Ok(DueChecks { before, tenants, next_in })
 }
 
 fn failed_task(error: &JoinError) -> task::Id {

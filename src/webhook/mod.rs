@@ -89,6 +89,7 @@ impl WebhookDispatcher {
         let mut tasks = JoinSet::new();
         // The channels that wake the running workers.
         let mut workers: HashMap<WebhookId, watch::Sender<()>> = HashMap::new();
+        let looks_for_others = dispatcher.store.has_other_writers();
         let mut looks = dispatcher.clock.interval(OTHER_NODES_INTERVAL);
         while !stop.is_cancelled() {
             let now = dispatcher.clock.now();
@@ -109,7 +110,7 @@ impl WebhookDispatcher {
                 () = stop.cancelled() => {}
                 () = dispatcher.store.wait_for_webhook_work() => {}
                 () = dispatcher.clock.sleep(delay.min(POLL_INTERVAL)) => {}
-                () = looks.tick() => if let Err(error) = dispatcher.store.find_webhook_work().await {
+                () = looks.tick(), if looks_for_others => if let Err(error) = dispatcher.store.find_webhook_work().await {
                     tracing::warn!(%error, "cannot look for webhook events of other nodes; retrying");
                 },
                 Some(ended) = tasks.join_next() => match ended {

@@ -65,6 +65,7 @@ mod header_fields;
 mod hostile;
 mod https;
 mod idempotency;
+mod idle;
 mod inbound_sessions;
 mod inboxes;
 mod kept_backups;

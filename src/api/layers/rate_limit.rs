@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::future::try_join_all;
 use hyper::HeaderMap;
 use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -46,6 +47,8 @@ pub struct RequestLimiter {
     of_key_max: u64,
     of_tenant_max: u64,
     counts: Mutex<Counts>,
+    /// Notified when there are counts to store.
+    counted: Notify,
 }
 
 struct Counts {
@@ -71,6 +74,7 @@ impl RequestLimiter {
             of_key_max: settings.key_requests_per_minute.into(),
             of_tenant_max: settings.requests_per_minute.into(),
             counts: Mutex::new(counts),
+            counted: Notify::new(),
         }
     }
 
@@ -119,6 +123,7 @@ impl RequestLimiter {
         let key_id = Some(caller.key.id);
         let by = UsedBy { tenant_id: tenant.id, key_id, environment: caller.key.environment, at };
         *counts.unwritten.entry(by).or_default() += 1;
+        self.counted.notify_one();
         Ok(())
     }
 
@@ -142,19 +147,16 @@ impl RequestLimiter {
         shared_window::share_until(self, store, clock, stop).await;
     }
 
-    /// Stores the counts every few seconds and on shutdown.
+    /// Stores the counts a few seconds after a request and on shutdown.
     pub async fn write_until(&self, store: &Store, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(WRITE_INTERVAL);
-        loop {
-            let is_last = tokio::select! {
-                () = stop.cancelled() => true,
-                _ = ticks.tick() => false,
-            };
+        let next = async || {
+            self.counted.notified().await;
+            tokio::time::sleep(WRITE_INTERVAL).await;
+        };
+        while stop.run_until_cancelled(next()).await.is_some() {
             self.write(store).await;
-            if is_last {
-                return;
-            }
         }
+        self.write(store).await;
     }
 
     async fn write(&self, store: &Store) {
@@ -170,6 +172,7 @@ impl RequestLimiter {
             for (by, count) in unwritten {
                 *counts.unwritten.entry(by).or_default() += count;
             }
+            self.counted.notify_one();
         }
     }
 

@@ -38,7 +38,9 @@ impl DeliveryAgents for Agents {
         self.0.send((slot, claim)).unwrap();
     }
 
-    fn end_idle_connections(&self) {}
+    fn end_idle_connections(&self) -> bool {
+        false
+    }
 
     fn end_attempts(&self) {}
 }

@@ -151,6 +151,11 @@ pub(super) async fn domains_are_checked_again_the_longest_unchecked_first<H: Har
     bed.store.record_domain_check(old, check(DomainStatus::Pending)).await.unwrap();
     assert_eq!(bed.store.tenants_to_check(between).await.unwrap(), []);
     assert_eq!(found(between, 10).await, []);
+    // The next round begins when this one is due.
+    let oldest = bed.store.oldest_domain_check().await.unwrap().unwrap();
+    let just_after = oldest.checked_add(SignedDuration::from_millis(1)).unwrap();
+    assert_eq!(bed.store.tenants_to_check(oldest).await.unwrap(), []);
+    assert!(!bed.store.tenants_to_check(just_after).await.unwrap().is_empty());
 }
 
 pub(super) async fn the_domains_that_cover_a_sender_are_found_on_whole_labels_the_closest_first<

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use tokio::sync::watch;
 
 use crate::mail::DomainName;
 use crate::model::TenantId;
@@ -14,7 +15,10 @@ const ENTRIES_MAX: usize = 10_000;
 
 /// See [`Directory::directory_version`](crate::store::Directory::directory_version). Clones share the versions.
 #[derive(Debug, Clone, Default)]
-pub(in crate::store) struct DirectoryVersions(Arc<RwLock<Versions>>);
+pub(in crate::store) struct DirectoryVersions {
+    versions: Arc<RwLock<Versions>>,
+    current: Arc<watch::Sender<u64>>,
+}
 
 #[derive(Debug, Default)]
 struct Versions {
@@ -53,8 +57,13 @@ impl DirectoryVersions {
         })
     }
 
+    /// The current version, for tasks that have nothing to do while it stays.
+    pub(in crate::store) fn watch(&self) -> watch::Receiver<u64> {
+        self.current.subscribe()
+    }
+
     fn read<T>(&self, read: impl FnOnce(&Versions) -> T) -> T {
-        read(&self.0.read())
+        read(&self.versions.read())
     }
 
     /// Counts committed changes. Called before their callers return, so that a caller that knows of a change sees the new
@@ -63,7 +72,8 @@ impl DirectoryVersions {
         if changes.is_empty() {
             return;
         }
-        let versions = &mut *self.0.write();
+        let mut locked = self.versions.write();
+        let versions = &mut *locked;
         for change in changes {
             versions.count += 1;
             let count = versions.count;
@@ -76,6 +86,9 @@ impl DirectoryVersions {
                 *versions = Versions { count, everything: count, ..Versions::default() };
             }
         }
+        let count = versions.count;
+        drop(locked);
+        self.current.send_replace(count);
     }
 }
 

@@ -2,6 +2,7 @@
 //! updates it after each commit.
 
 mod announcement;
+mod change_count;
 mod commit_counters;
 mod directory_versions;
 mod event_clock;
@@ -16,6 +17,7 @@ mod webhook_due_index;
 mod webhook_subscriptions;
 
 pub(super) use announcement::{Announcement, AnnouncementTargets, Reload};
+pub(super) use change_count::ChangeCount;
 pub(super) use commit_counters::CommitCounters;
 pub(super) use directory_versions::{DirectoryChange, DirectoryChanges, DirectoryVersions};
 pub(super) use event_clock::EventClock;

@@ -251,6 +251,10 @@ impl Directory for Store {
         self.read_slow(move |connection| domains::tenants_to_check(connection, before)).await
     }
 
+    async fn oldest_domain_check(&self) -> Result<Option<Timestamp>> {
+        self.read_slow(domains::oldest_check).await
+    }
+
     async fn domains_to_check(
         &self,
         tenant: TenantId,

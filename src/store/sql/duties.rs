@@ -1,4 +1,6 @@
-//! Which node does a job that is done once for all nodes.
+//! Which node does a job that is done once for all nodes, and what a job waits for.
+
+use tokio::sync::watch;
 
 use super::Store;
 use super::unit_of_work::Tx;
@@ -13,6 +15,22 @@ impl Store {
     pub fn has_duty(&self, duty: Duty) -> bool {
         let Nodes { count, rank } = self.lease.nodes();
         self.lease.state() == LeaseState::Fresh && duty.rank_among(count) == rank
+    }
+
+    /// Whether other processes may write to the database at the same time. What they do is seen only by looking.
+    pub fn has_other_writers(&self) -> bool {
+        self.engine == Engine::Postgres
+    }
+
+    /// Counts changed rows, for tasks that have nothing to do while nothing changes. `None` if others write to the database.
+    pub fn watch_changes(&self) -> Option<watch::Receiver<u64>> {
+        (!self.has_other_writers()).then(|| self.changes.watch())
+    }
+
+    /// The version of the directory; see [`Directory::directory_version`](crate::store::Directory::directory_version). `None`
+    /// if others write to the database.
+    pub fn watch_directory(&self) -> Option<watch::Receiver<u64>> {
+        (!self.has_other_writers()).then(|| self.directory_versions.watch())
     }
 }
 

@@ -27,8 +27,8 @@ use crate::model::{DisabledReason, WebhookId};
 use crate::store::StoreError;
 use crate::store::database::{self, Connection, DatabaseError, Engine, TransactionState, WriterLock};
 use crate::store::memory::{
-    Announcement, CommitCounters, DirectoryVersions, EventClock, JournalEnd, MinuteSeries, NodeLease,
-    SuppressionTimes, UsageParts, WebhookDueIndex, WebhookSubscriptions,
+    Announcement, ChangeCount, CommitCounters, DirectoryVersions, EventClock, JournalEnd, MinuteSeries,
+    NodeLease, SuppressionTimes, UsageParts, WebhookDueIndex, WebhookSubscriptions,
 };
 
 /// Epochs of nodes with slots of their own, and the maximum of lanes of a node.
@@ -106,6 +106,8 @@ pub(super) struct WriterState {
 pub(super) struct CommitHooks {
     /// The end of the journal.
     pub(super) journal_end: Arc<JournalEnd>,
+    /// The number of changed rows.
+    pub(super) changes: Arc<ChangeCount>,
     /// The due times of webhooks.
     pub(super) webhooks_due: Arc<WebhookDueIndex>,
     /// Counts for metrics.
@@ -286,7 +288,10 @@ impl Lane {
         hooks.minutes.add(&tx.usage.take_minutes());
         usage_parts.note(parts);
         match self.connection.engine() {
-            Engine::Sqlite => hooks.journal_end.advance(events::end_of_journal(clock)),
+            Engine::Sqlite => {
+                hooks.journal_end.advance(events::end_of_journal(clock));
+                hooks.changes.note(self.connection.total_changes());
+            }
             // Another transaction may be in progress.
             Engine::Postgres => hooks.journal_end.note_commit(),
         }

@@ -78,7 +78,8 @@ pub use self::sqlite::quick_check::quick_check;
 use self::unit_of_work::Tx;
 use self::writer::{HotJob, Writer};
 use super::memory::{
-    CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, NodeLease, SuppressionTimes, WebhookDueIndex,
+    ChangeCount, CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, NodeLease, SuppressionTimes,
+    WebhookDueIndex,
 };
 use super::{
     Access, AnnouncedBackoff, AuditTrail, ObjectVersion, OpenError, Requester, ResponseRecorder, Result,
@@ -200,6 +201,8 @@ pub struct OpenDatabase {
     counters: Arc<CommitCounters>,
     /// See [`super::Journal::watch_events`].
     journal_end: Arc<JournalEnd>,
+    /// See [`Store::watch_changes`].
+    changes: Arc<ChangeCount>,
     /// The task that keeps it up to date on PostgreSQL.
     following: Mutex<Option<AbortOnDropHandle<()>>>,
     /// The due times of webhooks.

@@ -90,6 +90,9 @@ store_trait! {
         async fn record_domain_check(&self, id: DomainId, check: DomainCheck) -> Result<Option<Domain>>;
         /// The tenants with domains for [`Directory::domains_to_check`].
         async fn tenants_to_check(&self, before: Timestamp) -> Result<Vec<TenantId>>;
+        /// When the domain of [`Directory::tenants_to_check`] whose last check is the oldest was checked; `None` if there is no
+        /// such domain that was checked.
+        async fn oldest_domain_check(&self) -> Result<Option<Timestamp>>;
         /// A tenant's domains with DNS verification that were last checked before a time, the oldest check first.
         async fn domains_to_check(
             &self,

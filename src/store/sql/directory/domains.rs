@@ -382,6 +382,14 @@ pub(super) fn tenants_to_check(connection: &Connection, before: Timestamp) -> Re
     Ok(tenants.collect::<database::Result<_>>()?)
 }
 
+/// The oldest check of a domain that is checked regularly.
+pub(super) fn oldest_check(connection: &Connection) -> Result<Option<Timestamp>> {
+    let sql = "SELECT min(checked_us) AS checked_us FROM domain WHERE tenant_id IS NOT NULL AND status <> ?1
+                   AND tenant_id NOT IN (SELECT id FROM tenant WHERE status = 'archived')";
+    let mut statement = connection.prepare_cached(sql)?;
+    Ok(statement.query_row([DomainStatus::Taken], |row| time_if_any(row, "checked_us"))?)
+}
+
 pub(super) fn to_check(
     connection: &Connection,
     tenant: TenantId,

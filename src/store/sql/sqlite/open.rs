@@ -19,7 +19,7 @@ use crate::mail::Timestamp;
 use crate::store::database::{self, DatabaseError, Engine, OptionalExtension};
 use crate::store::free_space::FreeSpace;
 use crate::store::memory::{
-    CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, NodeLease, SuppressionTimes,
+    ChangeCount, CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, NodeLease, SuppressionTimes,
     WebhookDueIndex, WebhookSubscriptions,
 };
 use crate::store::sql::blob_store::BodyFiles;
@@ -120,6 +120,7 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         Engine::Postgres => commit_order::end(&connection)?,
     };
     let journal_end = Arc::new(JournalEnd::at(end));
+    let changes = Arc::new(ChangeCount::new());
     let webhooks_due = Arc::new(WebhookDueIndex::new(outbox::deliveries::first_due(&connection)?));
     let counters = Arc::new(CommitCounters::new());
     let directory_versions = DirectoryVersions::default();
@@ -127,6 +128,7 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
     let minutes = Arc::new(MinuteSeries::new(Timestamp::now()));
     let hooks = CommitHooks {
         journal_end: Arc::clone(&journal_end),
+        changes: Arc::clone(&changes),
         webhooks_due: Arc::clone(&webhooks_due),
         counters: Arc::clone(&counters),
         directory_versions: directory_versions.clone(),
@@ -166,6 +168,7 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         access: options.access,
         bounds: options.bounds,
         journal_end,
+        changes,
         following: Default::default(),
         webhooks_due,
         directory_versions,
