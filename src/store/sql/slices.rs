@@ -1,6 +1,6 @@
 //! Queries that examine many rows are read in slices, between which other requesters get connections.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::Store;
 use super::bounds::Bounds;
