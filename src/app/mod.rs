@@ -151,6 +151,7 @@ pub struct Running {
     pub public_addresses: Vec<SocketAddr>,
     api: Arc<Api>,
     submission: Arc<Server>,
+    inbound: Arc<Server>,
     store: Arc<Store>,
     queue: Arc<QueueManager>,
     returns: Arc<ReturnsService>,
@@ -225,6 +226,7 @@ impl Running {
             public_addresses: listeners::addresses(&listeners.public),
             api: api.clone(),
             submission: server.clone(),
+            inbound: inbound.clone(),
             store: shared.store.clone(),
             queue: shared.queue.clone(),
             returns: shared.returns.clone(),
@@ -275,6 +277,11 @@ impl Running {
     /// What takes mail of clients, for code in the same process.
     pub fn submission(&self) -> &Arc<Server> {
         &self.submission
+    }
+
+    /// What takes reports of other servers, for code in the same process.
+    pub fn inbound(&self) -> &Arc<Server> {
+        &self.inbound
     }
 
     /// The store of the server, for code in the same process.

@@ -6,19 +6,23 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use pillarbox::server::Security;
+use pillarbox::mail::Timestamp;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
+use crate::dialogue::{Dialogue, PATIENCE};
 use crate::gates::Gates;
 use crate::http::{self, Call};
+use crate::ledger::Acknowledged;
+use crate::tenants::text;
 use crate::wire::Wire;
 use crate::world::{Mail, Tenant, World};
 
-const MEAN_PAUSE: Duration = Duration::from_secs(600);
+/// Messages that a client sends one after the other, at most.
+const BURST_MAX: usize = 3;
 const REPETITIONS_MAX: usize = 4;
-/// How long a client waits for a reply.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// How long a revoked key may be known.
+const KEY_SECONDS: i64 = 5;
 
 /// What a client knows of a submission.
 enum Told {
@@ -27,9 +31,21 @@ enum Told {
     Nothing,
 }
 
+/// A client of a tenant.
+struct Client<'a> {
+    world: &'a World,
+    gates: &'a Gates,
+    number: usize,
+    tenant: Tenant,
+    uses_http: bool,
+    session: Option<Dialogue>,
+    /// When its key was last read.
+    since: Timestamp,
+}
+
 pub async fn run(world: Arc<World>, gates: Arc<Gates>, number: usize) {
     loop {
-        sleep(world.chance.interval(MEAN_PAUSE)).await;
+        sleep(world.chance.interval(world.options.client_pause)).await;
         if !world.is_active() {
             return;
         }
@@ -37,135 +53,142 @@ pub async fn run(world: Arc<World>, gates: Arc<Gates>, number: usize) {
         if tenants.is_empty() {
             continue;
         }
-        let tenant = world.chance.choose(&tenants).clone();
-        let mail = world.compose(&tenant);
-        let uses_http = world.chance.percent(40.0);
+        let mut client = Client {
+            world: &world,
+            gates: &gates,
+            number,
+            tenant: world.chance.choose(&tenants).clone(),
+            uses_http: world.chance.percent(40.0),
+            session: None,
+            since: world.now(),
+        };
+        for _ in 0..=world.chance.below(BURST_MAX) {
+            let mail = world.compose(&client.tenant);
+            client.submit_until_told(&mail).await;
+        }
+        if let Some(mut session) = client.session {
+            session.say("QUIT").await;
+        }
+    }
+}
+
+impl Client<'_> {
+    async fn submit_until_told(&mut self, mail: &Mail) {
+        let Self { world, number, .. } = *self;
         for _ in 0..REPETITIONS_MAX {
-            let told = if uses_http {
-                submit_by_http(&world, &gates, &tenant, &mail).await
+            let told = if self.uses_http {
+                self.submit_by_http(mail).await
             } else {
-                submit_by_smtp(&world, &gates, &tenant, &mail, number).await.unwrap_or(Told::Nothing)
+                self.submit_by_smtp(mail).await.unwrap_or(Told::Nothing)
             };
             match told {
-                Told::Acknowledged(id) => {
-                    acknowledge(&world, &tenant, &mail, id, uses_http);
-                    break;
-                }
+                Told::Acknowledged(id) => return self.acknowledge(mail, id),
                 Told::Refused { reply, is_final } => {
                     world.note(format!("client {number}: {} refused: {reply}", mail.token));
                     world.ledger.lock().unwrap().refused += 1;
                     if is_final {
-                        break;
+                        return;
                     }
                 }
                 Told::Nothing => world.note(format!("client {number}: {} got no answer", mail.token)),
             }
+            self.session = None;
             sleep(world.chance.interval(Duration::from_secs(60))).await;
-        }
-    }
-}
-
-fn acknowledge(world: &World, tenant: &Tenant, mail: &Mail, id: String, has_key: bool) {
-    world.note(format!("{} acknowledged as {id} to {}", mail.token, mail.recipients.join(" ")));
-    let mut ledger = world.ledger.lock().unwrap();
-    if has_key {
-        let first = ledger.keys.entry(mail.token.clone()).or_insert_with(|| id.clone()).clone();
-        if first != id {
-            drop(ledger);
-            return world.violate(format!("one Idempotency-Key has two messages: {first} and {id}"));
-        }
-    }
-    ledger.acknowledged.insert(id, (tenant.number, mail.recipients.clone()));
-}
-
-async fn submit_by_http(world: &World, gates: &Gates, tenant: &Tenant, mail: &Mail) -> Told {
-    let body = json!({
-        "from": format!("app@{}", tenant.domain),
-        "to": mail.recipients,
-        "subject": mail.token,
-        "text": mail.body,
-    });
-    let call = Call::post("/v1/emails", body).with_key(&tenant.secret).repeatable(&mail.token);
-    match http::ask(world, gates, call).await {
-        Some((200..300, answer)) => Told::Acknowledged(answer["id"].as_str().unwrap_or_default().to_owned()),
-        Some((status, answer)) => {
-            let is_final = (400..500).contains(&status) && status != 429 && status != 409;
-            Told::Refused { reply: format!("{status} {}", answer["error"]["code"]), is_final }
-        }
-        None => Told::Nothing,
-    }
-}
-
-/// `None` if the connection was lost.
-async fn submit_by_smtp(
-    world: &World,
-    gates: &Gates,
-    tenant: &Tenant,
-    mail: &Mail,
-    number: usize,
-) -> Option<Told> {
-    let address = IpAddr::V4(Ipv4Addr::new(20, 3, 0, 1 + number as u8));
-    let (near, far) = world.network.connect_client(address);
-    gates.submit(far, address, Security::Implicit);
-    let tls = timeout(PATIENCE, Wire::of(near).connect_tls(gates.tls(), "relay.example")).await;
-    let mut client = Client(tls.ok()?.ok()?);
-    client.expect("2").await?;
-    let login = BASE64_STANDARD.encode(format!("\0{}\0{}", tenant.key_id, tenant.secret));
-    let mut commands = vec![
-        "EHLO client.example".to_owned(),
-        format!("AUTH PLAIN {login}"),
-        format!("MAIL FROM:<app@{}>", tenant.domain),
-    ];
-    commands.extend(mail.recipients.iter().map(|recipient| format!("RCPT TO:<{recipient}>")));
-    commands.push("DATA".to_owned());
-    for command in commands {
-        let reply = client.command(&command).await?;
-        if reply.starts_with(['4', '5']) {
-            return Some(refusal(reply));
-        }
-    }
-    let text = format!(
-        "From: <app@{}>\r\nTo: undisclosed:;\r\nSubject: {}\r\nMessage-ID: <{}.{}@{}>\r\n\r\n{}",
-        tenant.domain,
-        mail.token,
-        mail.token,
-        world.chance.number(),
-        tenant.domain,
-        mail.body.replace("\r\n.", "\r\n..")
-    );
-    let reply = client.command(&format!("{text}\r\n.")).await?;
-    if !reply.starts_with("250") {
-        return Some(refusal(reply));
-    }
-    let id = reply.split_whitespace().find(|word| word.starts_with("msg_"))?.trim_end_matches(',').to_owned();
-    let _ = client.command("QUIT").await;
-    Some(Told::Acknowledged(id))
-}
-
-fn refusal(reply: String) -> Told {
-    Told::Refused { is_final: reply.starts_with('5'), reply }
-}
-
-struct Client(Wire);
-
-impl Client {
-    async fn command(&mut self, line: &str) -> Option<String> {
-        timeout(PATIENCE, self.0.write(format!("{line}\r\n").as_bytes())).await.ok()?.ok()?;
-        self.reply().await
-    }
-
-    /// The last line of a reply.
-    async fn reply(&mut self) -> Option<String> {
-        loop {
-            let line = timeout(PATIENCE, self.0.read_line()).await.ok()?.ok()??;
-            let line = String::from_utf8_lossy(&line).into_owned();
-            if line.as_bytes().get(3) != Some(&b'-') {
-                return Some(line);
+            self.since = world.now();
+            let tenants = world.tenants.lock().unwrap();
+            if let Some(now) = tenants.iter().find(|tenant| tenant.id == self.tenant.id) {
+                self.tenant = now.clone();
             }
         }
     }
 
-    async fn expect(&mut self, begin: &str) -> Option<String> {
-        self.reply().await.filter(|reply| reply.starts_with(begin))
+    fn acknowledge(&self, mail: &Mail, id: String) {
+        let Self { world, tenant, .. } = self;
+        world.note(format!("{} acknowledged as {id} to {}", mail.token, mail.recipients.join(" ")));
+        let mut wrong = Vec::new();
+        let mut ledger = world.ledger.lock().unwrap();
+        if self.uses_http {
+            let first = ledger.keys.entry(mail.token.clone()).or_insert_with(|| id.clone()).clone();
+            if first != id {
+                wrong.push(format!("one Idempotency-Key has two messages: {first} and {id}"));
+            }
+        }
+        let is_late = |at: &Timestamp| self.since.duration_since(*at).as_secs() > KEY_SECONDS;
+        if let Some(at) = ledger.revoked.get(&tenant.key_id).filter(|at| is_late(at)) {
+            wrong.push(format!("{id} was accepted with a key that was revoked at {at}"));
+        }
+        let deleted = ledger.deleted.get(&tenant.id).copied().flatten();
+        if let Some(at) = deleted.filter(is_late) {
+            wrong.push(format!("{id} was accepted of a tenant that was deleted at {at}"));
+        }
+        let acknowledged = Acknowledged { tenant_id: tenant.id.clone(), recipients: mail.recipients.clone() };
+        ledger.acknowledged.insert(id, acknowledged);
+        drop(ledger);
+        wrong.into_iter().for_each(|wrong| world.violate(wrong));
     }
+
+    async fn submit_by_http(&mut self, mail: &Mail) -> Told {
+        let body = json!({
+            "from": format!("app@{}", self.tenant.domain),
+            "to": mail.recipients,
+            "subject": mail.token,
+            "text": mail.body,
+        });
+        let call = Call::post("/v1/emails", body).with_key(&self.tenant.secret).repeatable(&mail.token);
+        match http::ask(self.world, self.gates, call).await {
+            Some((200..300, answer)) => Told::Acknowledged(text(&answer["id"])),
+            Some((status, answer)) => {
+                let is_final = (400..500).contains(&status) && status != 429 && status != 409;
+                Told::Refused { reply: format!("{status} {}", answer["error"]["code"]), is_final }
+            }
+            None => Told::Nothing,
+        }
+    }
+
+    /// `None` if the connection was lost.
+    async fn submit_by_smtp(&mut self, mail: &Mail) -> Option<Told> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => match self.log_in().await? {
+                Ok(session) => session,
+                Err(reply) => return Some(refusal(reply)),
+            },
+        };
+        let domain = &self.tenant.domain;
+        let mut commands = vec![format!("MAIL FROM:<app@{domain}>")];
+        commands.extend(mail.recipients.iter().map(|recipient| format!("RCPT TO:<{recipient}>")));
+        commands.push("DATA".to_owned());
+        if let Err(reply) = session.say_all(&commands).await? {
+            return Some(refusal(reply));
+        }
+        let Mail { token, body, .. } = mail;
+        let message_id = self.world.chance.number();
+        let text = format!(
+            "From: <app@{domain}>\r\nTo: undisclosed:;\r\nSubject: {token}\r\n\
+             Message-ID: <{token}.{message_id}@{domain}>\r\n\r\n{body}"
+        );
+        let reply = session.send(&text).await?;
+        if !reply.starts_with("250") {
+            return Some(refusal(reply));
+        }
+        self.session = Some(session);
+        let id = reply.split_whitespace().find(|word| word.starts_with("msg_"))?;
+        Some(Told::Acknowledged(id.trim_end_matches(',').to_owned()))
+    }
+
+    async fn log_in(&mut self) -> Option<Result<Dialogue, String>> {
+        let address = IpAddr::V4(Ipv4Addr::new(20, 3, 0, 1 + self.number as u8));
+        let (near, far) = self.world.network.connect_client(address);
+        self.gates.submit(far, address);
+        let tls = timeout(PATIENCE, Wire::of(near).connect_tls(self.gates.tls(), "relay.example")).await;
+        let mut session = Dialogue::begin(tls.ok()?.ok()?).await?;
+        let Tenant { key_id, secret, .. } = &self.tenant;
+        let login = BASE64_STANDARD.encode(format!("\0{key_id}\0{secret}"));
+        let commands = ["EHLO client.example".to_owned(), format!("AUTH PLAIN {login}")];
+        Some(session.say_all(&commands).await?.map(|()| session))
+    }
+}
+
+fn refusal(reply: String) -> Told {
+    Told::Refused { is_final: reply.starts_with('5'), reply }
 }

@@ -5,17 +5,19 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::domains;
 use crate::fake_mx::{Fault, Phase};
 use crate::network::Reach;
-use crate::world::{self, SITES, World};
+use crate::world::{self, SITES, TENANTS, World};
 
-const MEAN_PAUSE: Duration = Duration::from_secs(900);
 /// For how long a host or a name server fails.
 const MEAN_LENGTH: Duration = Duration::from_secs(2400);
 
-const PHASES: [Phase; 9] = [
+const PHASES: [Phase; 11] = [
     Phase::Greeting,
     Phase::Ehlo,
+    Phase::Starttls,
+    Phase::Handshake,
     Phase::Mail,
     Phase::Rcpt,
     Phase::Data,
@@ -48,15 +50,15 @@ const FAULTS: [Fault; 18] = [
 
 pub async fn run(world: Arc<World>) {
     loop {
-        sleep(world.chance.interval(MEAN_PAUSE)).await;
+        sleep(world.chance.interval(world.options.fault_pause)).await;
         if !world.is_active() {
             return;
         }
         let chance = &world.chance;
         let hosts: Vec<_> = world.network.hosts().collect();
         let host = *chance.choose(&hosts);
-        match chance.below(4) {
-            0 => {
+        match chance.below(8) {
+            0 | 4 => {
                 let reach = *chance.choose(&[Reach::Refuses, Reach::DoesNotAnswer]);
                 world.note(format!("fault: {} {reach:?}", host.address));
                 world.network.set_reach(host.address, reach);
@@ -64,6 +66,10 @@ pub async fn run(world: Arc<World>) {
                 world.network.set_reach(host.address, Reach::Up);
             }
             1 => {
+                let tenant = chance.below(TENANTS);
+                domains::lose(&world, &world::tenant_domain(tenant)).await;
+            }
+            2 | 3 => {
                 let domain = world::site(chance.below(SITES));
                 world.note(format!("fault: the name servers of {domain} fail"));
                 world.network.set_failing(&domain, true);

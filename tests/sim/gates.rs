@@ -15,6 +15,7 @@ use crate::identity::trust_pem;
 
 pub struct Gates {
     submission: Arc<Server>,
+    inbound: Arc<Server>,
     api: Connections,
     tls: Arc<ClientConfig>,
     stop: CancellationToken,
@@ -26,6 +27,7 @@ impl Gates {
         let certificate = std::fs::read_to_string(data_dir.join("self-signed.crt")).unwrap();
         Self {
             submission: running.submission().clone(),
+            inbound: running.inbound().clone(),
             api: Connections::new(running.api().clone(), None, stop.clone()),
             tls: trust_pem(&certificate),
             stop,
@@ -36,9 +38,18 @@ impl Gates {
         self.tls.clone()
     }
 
-    pub fn submit(&self, stream: Stream, client: IpAddr, security: Security) {
+    pub fn submit(&self, stream: Stream, client: IpAddr) {
+        self.serve(&self.submission, stream, client, Security::Implicit);
+    }
+
+    /// To the listener for reports.
+    pub fn report(&self, stream: Stream, server: IpAddr) {
+        self.serve(&self.inbound, stream, server, Security::Starttls);
+    }
+
+    fn serve(&self, server: &Arc<Server>, stream: Stream, client: IpAddr, security: Security) {
         let peer = SocketAddr::new(client, 40_000);
-        if let Some(task) = self.submission.clone().accept(stream, peer, security, self.stop.clone()) {
+        if let Some(task) = server.clone().accept(stream, peer, security, self.stop.clone()) {
             tokio::spawn(task);
         }
     }

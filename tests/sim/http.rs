@@ -35,6 +35,10 @@ impl Call {
         Self { method: Method::PATCH, ..Self::post(target, body) }
     }
 
+    pub fn delete(target: &str) -> Self {
+        Self { method: Method::DELETE, ..Self::get(target) }
+    }
+
     pub fn get(target: &str) -> Self {
         Self {
             method: Method::GET,

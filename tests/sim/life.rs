@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::gates::Gates;
 use crate::network::View;
 use crate::world::World;
-use crate::{checks, clients, faults, operators, work};
+use crate::{checks, clients, faults, operators, reporters, tenants, work};
 
 const CLIENTS: usize = 4;
 const OPERATORS: usize = 2;
@@ -93,7 +93,7 @@ async fn if_wanted(is_wanted: bool, work: impl Future<Output = ()>) {
 }
 
 async fn people(world: Arc<World>, gates: Arc<Gates>) {
-    operators::furnish(&world, &gates).await;
+    tenants::furnish(&world, &gates).await;
     operators::restore(&world, &gates).await;
     let mut people = JoinSet::new();
     for number in 0..CLIENTS {
@@ -105,5 +105,6 @@ async fn people(world: Arc<World>, gates: Arc<Gates>) {
             operators::run(Arc::clone(&world), Arc::clone(&gates)),
         ));
     }
+    people.spawn(if_wanted(world.options.faults, reporters::run(Arc::clone(&world), Arc::clone(&gates))));
     people.join_all().await;
 }

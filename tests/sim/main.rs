@@ -2,14 +2,17 @@
 //! other servers that exist only here. A seed decides everything, so a run can be repeated.
 //!   cargo run --release --example sim -- [--seed N] [--seeds COUNT] [--days D] [--twice] [--trace]
 //! Runs COUNT seeds from N on, each in processes of its own, as many at once as there are processors. `--twice` runs each seed
-//! twice and compares the traces; `--trace` prints them. What must hold stands in `checks.rs`. A seed that fails is run again with
-//! fewer kinds of faults and for a shorter time, and the trace of the shortest run that fails is printed.
+//! twice and compares the traces; `--trace` prints them. What must hold stands in `checks`. A seed that fails is run again with
+//! fewer kinds of faults and for a shorter time; what is wrong in the shortest run that fails is printed, with what happened to it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod chance;
 mod checks;
 mod clients;
+mod dialogue;
+mod domains;
 mod entropy;
+mod failure;
 #[allow(dead_code)]
 #[path = "../it/fake_mx.rs"]
 mod fake_mx;
@@ -20,13 +23,18 @@ mod http;
 #[allow(dead_code)]
 #[path = "../it/identity.rs"]
 mod identity;
+mod ledger;
 mod life;
 mod network;
 mod operators;
 mod pipe;
+mod policy_host;
+mod queue_view;
+mod reporters;
 mod run;
 mod seeds;
 mod stored;
+mod tenants;
 mod trace;
 #[allow(dead_code)]
 #[path = "../it/wait.rs"]
@@ -86,6 +94,10 @@ impl Arguments {
             crashes: !self.no_crashes,
             operators: !self.no_operators,
             faults: !self.no_faults,
+            client_pause: HOUR * 4,
+            operator_pause: HOUR,
+            fault_pause: HOUR / 2,
+            report_pause: HOUR,
         }
     }
 }

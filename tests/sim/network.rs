@@ -16,6 +16,7 @@ use crate::chance::Chance;
 use crate::fake_mx::FakeMx;
 use crate::hook::Hook;
 use crate::pipe::{self, End, Fate};
+use crate::policy_host::PolicyHost;
 use crate::wire::Wire;
 
 /// The address of the server.
@@ -45,8 +46,13 @@ pub struct Network {
     has_faults: AtomicBool,
     hosts: BTreeMap<SocketAddr, FakeMx>,
     hooks: BTreeMap<SocketAddr, Arc<Hook>>,
+    policy_hosts: BTreeMap<SocketAddr, Arc<PolicyHost>>,
     reach: Mutex<BTreeMap<SocketAddr, Reach>>,
     records: BTreeMap<(String, RecordType), Vec<RData>>,
+    /// Texts that people have published.
+    published: Mutex<BTreeMap<String, Vec<RData>>>,
+    /// Domains whose published texts are gone.
+    hidden: Mutex<BTreeSet<String>>,
     /// Domains whose name servers fail.
     failing: Mutex<BTreeSet<String>>,
     opened: Mutex<Vec<Opened>>,
@@ -59,23 +65,34 @@ impl Network {
             has_faults: AtomicBool::new(true),
             hosts: BTreeMap::new(),
             hooks: BTreeMap::new(),
+            policy_hosts: BTreeMap::new(),
             reach: Mutex::default(),
             records: BTreeMap::new(),
+            published: Mutex::default(),
+            hidden: Mutex::default(),
             failing: Mutex::default(),
             opened: Mutex::default(),
         }
     }
 
     pub fn add_host(&mut self, name: &str, mx: FakeMx) {
-        let IpAddr::V4(ip) = mx.address.ip() else { unreachable!("hosts have IPv4") };
-        self.record(name, RData::A(A(ip)));
+        self.add_address(name, mx.address);
         self.hosts.insert(mx.address, mx);
     }
 
     pub fn add_hook(&mut self, name: &str, hook: Hook) {
-        let IpAddr::V4(ip) = hook.address.ip() else { unreachable!("hosts have IPv4") };
-        self.record(name, RData::A(A(ip)));
+        self.add_address(name, hook.address);
         self.hooks.insert(hook.address, Arc::new(hook));
+    }
+
+    pub fn add_policy_host(&mut self, name: &str, host: PolicyHost) {
+        self.add_address(name, host.address);
+        self.policy_hosts.insert(host.address, Arc::new(host));
+    }
+
+    fn add_address(&mut self, name: &str, address: SocketAddr) {
+        let IpAddr::V4(ip) = address.ip() else { unreachable!("hosts have IPv4") };
+        self.record(name, RData::A(A(ip)));
     }
 
     /// That of each tenant, in their order.
@@ -104,12 +121,27 @@ impl Network {
     }
 
     pub fn set_failing(&self, domain: &str, fails: bool) {
-        let mut failing = self.failing.lock().unwrap();
-        if fails {
-            failing.insert(domain.to_owned());
-        } else {
-            failing.remove(domain);
+        set(&self.failing, domain, fails);
+    }
+
+    /// Adds a text, unless it is there.
+    pub fn publish(&self, name: &str, text: &str) {
+        let data = RData::TXT(TXT::new(vec![text.to_owned()]));
+        let mut published = self.published.lock().unwrap();
+        let texts = published.entry(name.to_lowercase()).or_default();
+        if !texts.contains(&data) {
+            texts.push(data);
         }
+    }
+
+    /// Takes the published texts of a domain away, or brings them back.
+    pub fn hide(&self, domain: &str, is_hidden: bool) {
+        set(&self.hidden, domain, is_hidden);
+    }
+
+    fn published(&self, name: &str) -> Option<Vec<RData>> {
+        let is_hidden = self.hidden.lock().unwrap().iter().any(|domain| is_under(name, domain));
+        if is_hidden { None } else { self.published.lock().unwrap().get(name).cloned() }
     }
 
     /// The numbers of the connections of a host that broke.
@@ -125,10 +157,11 @@ impl Network {
         self.restore();
     }
 
-    /// All hosts are reached, and all name servers answer.
+    /// All hosts are reached, all name servers answer, and all records are there.
     pub fn restore(&self) {
         self.reach.lock().unwrap().clear();
         self.failing.lock().unwrap().clear();
+        self.hidden.lock().unwrap().clear();
     }
 
     fn latency(&self) -> Duration {
@@ -151,7 +184,10 @@ impl Network {
     }
 
     fn reach_of(&self, address: SocketAddr) -> Reach {
-        if !self.hosts.contains_key(&address) && !self.hooks.contains_key(&address) {
+        let is_known = self.hosts.contains_key(&address)
+            || self.hooks.contains_key(&address)
+            || self.policy_hosts.contains_key(&address);
+        if !is_known {
             return Reach::Refuses;
         }
         let is_lost = self.has_faults.load(Ordering::Relaxed) && self.chance.percent(1.0);
@@ -167,6 +203,10 @@ impl Network {
             tokio::spawn(Arc::clone(hook).serve(far, self.has_faults.load(Ordering::Relaxed)));
             return near;
         }
+        if let Some(host) = self.policy_hosts.get(&address) {
+            tokio::spawn(Arc::clone(host).serve(far, self.has_faults.load(Ordering::Relaxed)));
+            return near;
+        }
         let (number, session) = self.hosts[&address].open(Wire::of(far), SERVER.ip());
         self.opened.lock().unwrap().push(Opened { host: address, number, is_broken });
         tokio::spawn(session);
@@ -175,12 +215,14 @@ impl Network {
 
     fn answer(&self, name: &Name, kind: RecordType) -> SimulatedAnswer {
         let name = name.to_ascii().trim_end_matches('.').to_lowercase();
-        let is_failing = |domain: &String| name == *domain || name.ends_with(&format!(".{domain}"));
-        if self.failing.lock().unwrap().iter().any(is_failing) {
+        if self.failing.lock().unwrap().iter().any(|domain| is_under(&name, domain)) {
             return SimulatedAnswer::Failed;
         }
         if self.has_faults.load(Ordering::Relaxed) && self.chance.percent(1.0) {
             return SimulatedAnswer::Failed;
+        }
+        if let Some(texts) = self.published(&name).filter(|_| kind == RecordType::TXT) {
+            return SimulatedAnswer::Records(texts);
         }
         if let Some(records) = self.records.get(&(name.clone(), kind)) {
             return SimulatedAnswer::Records(records.clone());
@@ -189,6 +231,19 @@ impl Network {
             self.records.keys().any(|(known, _)| *known == name || known.ends_with(&format!(".{name}")));
         if exists { SimulatedAnswer::Records(Vec::new()) } else { SimulatedAnswer::NoSuchDomain }
     }
+}
+
+fn is_under(name: &str, domain: &str) -> bool {
+    name.strip_suffix(domain).is_some_and(|left| left.is_empty() || left.ends_with('.'))
+}
+
+fn set(domains: &Mutex<BTreeSet<String>>, domain: &str, is_in: bool) {
+    let mut domains = domains.lock().unwrap();
+    if is_in {
+        domains.insert(domain.to_owned())
+    } else {
+        domains.remove(domain)
+    };
 }
 
 fn absolute(name: &str) -> Name {

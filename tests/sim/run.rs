@@ -11,6 +11,7 @@ use pillarbox::model::{Environment, KeySecret};
 use pillarbox::store::{Access, Directory, NewKey, Store, StoreOptions};
 
 use crate::chance::Chance;
+use crate::failure;
 use crate::life::{self, End};
 use crate::trace::Trace;
 use crate::work;
@@ -29,13 +30,15 @@ pub fn run(options: Options, prints_trace: bool) -> ExitCode {
     let begin = Timestamp::from_second(1_800_000_000).unwrap();
     let world = World {
         options,
-        network: Arc::new(world::build_network(&chance)),
+        network: Arc::new(world::build_network(&chance, directory.path())),
         trace: Trace::new(prints_trace),
         platform_secret: create_platform_key(&config, begin),
         config,
         clock: Mutex::new(Clock::of_runtime(begin)),
         begin,
         tenants: Mutex::default(),
+        generations: Mutex::default(),
+        furnishing: tokio::sync::Mutex::default(),
         ledger: Mutex::default(),
         violations: Mutex::default(),
         life: Mutex::new(0),
@@ -43,9 +46,7 @@ pub fn run(options: Options, prints_trace: bool) -> ExitCode {
     };
     let world = Arc::new(world);
     live_on(&world);
-    if !prints_trace && world.has_failed() {
-        world.trace.lines().iter().for_each(|line| println!("{line}"));
-    }
+    let description = world.has_failed().then(|| failure::describe(&world));
     let ledger = world.ledger.lock().unwrap();
     println!(
         "seed {}: {} lives, {} acknowledged, {} refused, {} taken, {} again, trace {}{}",
@@ -58,7 +59,9 @@ pub fn run(options: Options, prints_trace: bool) -> ExitCode {
         world.trace.digest(),
         if world.has_failed() { ", FAILED" } else { "" }
     );
-    world.violations.lock().unwrap().iter().for_each(|violation| println!("  {violation}"));
+    if let Some(description) = description {
+        println!("{description}");
+    }
     if world.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

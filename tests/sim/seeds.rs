@@ -33,7 +33,14 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     println!("{} seeds, {} failed: {:?}", arguments.seeds, failed.len(), failed.keys().collect::<Vec<_>>());
     let Some((seed, output)) = failed.first_key_value() else { return ExitCode::SUCCESS };
     let shorter = if arguments.stop_at_first { None } else { shortest(arguments, &entropy, *seed) };
-    println!("{}", shorter.unwrap_or_else(|| output.clone()));
+    let (flags, output) = shorter.unwrap_or_else(|| (Vec::new(), output.clone()));
+    let days = if flags.iter().any(|flag| flag.starts_with("--days")) {
+        String::new()
+    } else {
+        format!(" --days={}", arguments.days)
+    };
+    println!("The shortest run that fails: sim --seed {seed}{days} {}", flags.join(" "));
+    println!("{output}");
     ExitCode::FAILURE
 }
 
@@ -63,8 +70,8 @@ fn run_seed(arguments: &Arguments, entropy: &Path, seed: u64) -> Result<(), Stri
     Ok(())
 }
 
-/// Tries to fail with less. Returns the output of the shortest run that fails.
-fn shortest(arguments: &Arguments, entropy: &Path, seed: u64) -> Option<String> {
+/// Tries to fail with less. Returns the arguments and the output of the shortest run that fails.
+fn shortest(arguments: &Arguments, entropy: &Path, seed: u64) -> Option<(Vec<String>, String)> {
     let mut found = None;
     let mut less: Vec<String> = Vec::new();
     let mut try_with = |more: &str, less: &mut Vec<String>| {
@@ -72,7 +79,7 @@ fn shortest(arguments: &Arguments, entropy: &Path, seed: u64) -> Option<String> 
         let output = execute(entropy, &words(arguments, seed, &wanted));
         if !output.status.success() {
             *less = wanted;
-            found = Some(String::from_utf8_lossy(&output.stdout).into_owned());
+            found = Some((less.clone(), String::from_utf8_lossy(&output.stdout).into_owned()));
         }
     };
     for class in ["--no-operators", "--no-faults", "--no-crashes"] {

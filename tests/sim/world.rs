@@ -1,8 +1,8 @@
 //! What outlives the process: the time, the other servers, the people who use the server, and what they know.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,13 +13,21 @@ use pillarbox::mail::Timestamp;
 use crate::chance::Chance;
 use crate::fake_mx::{FakeMx, Fault, Offer, Phase};
 use crate::hook::Hook;
+use crate::identity::Identity;
+use crate::ledger::Ledger;
 use crate::network::Network;
+use crate::policy_host::PolicyHost;
 use crate::trace::Trace;
 
 pub const TENANTS: usize = 3;
 /// Destinations with mail servers.
 pub const SITES: usize = 6;
+/// The site that has an MTA-STS policy, and the one whose certificate no authority has signed.
+pub const STRICT_SITE: usize = 5;
+const UNTRUSTED_SITE: usize = 2;
 pub const HOUR: Duration = Duration::from_secs(3600);
+/// The host of the addresses that reports come to.
+pub const RETURN_HOST: &str = "bounce.relay.example";
 /// How long the server tries, which the simulation makes short.
 pub const LIFETIME: Duration = Duration::from_secs(3 * 3600);
 
@@ -32,14 +40,23 @@ pub struct Options {
     pub crashes: bool,
     pub operators: bool,
     pub faults: bool,
+    /// The means of the times between two of a client's bursts, an operator's actions, a fault and a report.
+    pub client_pause: Duration,
+    pub operator_pause: Duration,
+    pub fault_pause: Duration,
+    pub report_pause: Duration,
 }
 
 /// A tenant with a domain and a key.
 #[derive(Debug, Clone)]
 pub struct Tenant {
+    /// Whose domain and webhook it has.
     pub number: usize,
+    /// How many had them before it.
+    pub generation: usize,
     pub id: String,
     pub domain: String,
+    pub domain_id: String,
     pub key_id: String,
     pub secret: String,
 }
@@ -47,11 +64,16 @@ pub struct Tenant {
 impl Tenant {
     /// A word in each of its messages and in none of the others.
     pub fn mark(&self) -> String {
-        mark(self.number)
+        mark(self.number, self.generation)
     }
 }
 
-pub fn mark(tenant: usize) -> String {
+pub fn mark(tenant: usize, generation: usize) -> String {
+    format!("{}{generation}-", marks(tenant))
+}
+
+/// What the marks of all tenants with a number have in common.
+pub fn marks(tenant: usize) -> String {
     format!("of-tenant-{tenant}-")
 }
 
@@ -61,33 +83,6 @@ pub struct Mail {
     pub token: String,
     pub recipients: Vec<String>,
     pub body: String,
-}
-
-/// An address that a tenant may not send to any more.
-#[derive(Debug, Clone)]
-pub struct Suppressed {
-    pub tenant: usize,
-    pub address: String,
-    pub since: Timestamp,
-}
-
-/// What the people know.
-#[derive(Default)]
-pub struct Ledger {
-    /// Acknowledged messages by id: tenant, recipients.
-    pub acknowledged: BTreeMap<String, (usize, Vec<String>)>,
-    /// The message of each `Idempotency-Key`.
-    pub keys: BTreeMap<String, String>,
-    pub suppressed: Vec<Suppressed>,
-    /// Deliveries that were recorded as delivered when the process was not running.
-    pub recorded: BTreeSet<(String, String)>,
-    /// Transactions that were looked at, by host.
-    pub seen: BTreeMap<SocketAddr, usize>,
-    /// The last transaction of a message to a recipient: whether the server must have learnt of it, and in which life.
-    pub taken: BTreeMap<(String, String), (bool, usize)>,
-    pub next_token: usize,
-    pub refused: usize,
-    pub duplicates: usize,
 }
 
 pub struct World {
@@ -101,6 +96,10 @@ pub struct World {
     pub clock: Mutex<Clock>,
     pub begin: Timestamp,
     pub tenants: Mutex<Vec<Tenant>>,
+    /// Of each number: how many tenants were deleted.
+    pub generations: Mutex<[usize; TENANTS]>,
+    /// Locked while tenants are created.
+    pub furnishing: tokio::sync::Mutex<()>,
     pub ledger: Mutex<Ledger>,
     pub violations: Mutex<Vec<String>>,
     /// The number of the life of the process.
@@ -131,6 +130,15 @@ impl World {
         self.now().duration_since(self.begin).unsigned_abs() < self.options.active
     }
 
+    /// What a tenant must not see: the mark or the domain of another one.
+    pub fn foreign_word(&self, text: &str, tenant: &Tenant) -> Option<String> {
+        let own = tenant.mark();
+        let ledger = self.ledger.lock().unwrap();
+        let others = ledger.ids.keys().filter(|mark| **mark != own).cloned();
+        let domains = (0..TENANTS).filter(|other| *other != tenant.number).map(tenant_domain);
+        others.chain(domains).find(|word| text.contains(word))
+    }
+
     pub fn compose(&self, tenant: &Tenant) -> Mail {
         let number = {
             let mut ledger = self.ledger.lock().unwrap();
@@ -157,6 +165,11 @@ impl World {
     }
 }
 
+/// Whether a host belongs to the strict site.
+pub fn is_strict(host: SocketAddr) -> bool {
+    host.ip() == address(STRICT_SITE, 1).ip() || host.ip() == address(STRICT_SITE, 2).ip()
+}
+
 /// A destination. The last two have no mail server.
 pub fn site(number: usize) -> String {
     format!("site{number}.example")
@@ -175,21 +188,30 @@ fn address(number: usize, host: usize) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(20, 2, number as u8, host as u8)), 25)
 }
 
-/// The other servers.
-pub fn build_network(chance: &Chance) -> Network {
+/// The other servers. Writes the certificates that the server trusts into a directory.
+pub fn build_network(chance: &Chance, directory: &Path) -> Network {
     let mut network = Network::new(chance.clone());
+    let (trusted, untrusted) = (identity_of(STRICT_SITE), Identity::new(&["x.example"]));
+    std::fs::write(ca_file(directory), &trusted.certificate_pem).unwrap();
+    add_policy(&mut network, chance, &trusted);
     for number in 0..SITES {
-        for host in 1..=1 + number % 2 {
-            let mx = FakeMx::offline(address(number, host), offer(number));
+        for (host, name) in (1..).zip(hosts_of(number)) {
+            let tls = match number {
+                STRICT_SITE => Some(trusted.server_config()),
+                UNTRUSTED_SITE => Some(untrusted.server_config()),
+                _ => None,
+            };
+            let mx = FakeMx::offline(address(number, host), Offer { tls, ..offer(number) });
             mx.script(Phase::Rcpt, "nobody@", usize::MAX, Fault::Reply("550 5.1.1 no such user"));
             mx.script(Phase::Rcpt, "full@", usize::MAX, Fault::Reply("452 4.2.2 mailbox full"));
-            let name = format!("mx{host}.{}", site(number));
             network.add_host(&name, mx);
             network.add_mx(&site(number), 10, &name);
         }
     }
     // This one exists and has no mail server; the next one does not exist.
     network.add_text(&format!("www.{}", site(SITES)), "nothing");
+    network.add_mx(RETURN_HOST, 10, "relay.example");
+    network.add_text(RETURN_HOST, "v=spf1 include:relay.example -all");
     for number in 0..TENANTS {
         let name = format!("mx.{}", tenant_domain(number));
         network.add_host(&name, FakeMx::offline(address(100 + number, 1), offer(0)));
@@ -199,6 +221,31 @@ pub fn build_network(chance: &Chance) -> Network {
         network.add_hook(&hook(number), Hook::new(address, chance.clone()));
     }
     network
+}
+
+/// A certificate with the names of a site.
+fn identity_of(number: usize) -> Identity {
+    let names: Vec<String> = hosts_of(number).chain([format!("mta-sts.{}", site(number))]).collect();
+    Identity::new(&names.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn hosts_of(number: usize) -> impl Iterator<Item = String> {
+    (1..=1 + number % 2).map(move |host| format!("mx{host}.{}", site(number)))
+}
+
+/// Mail for this site must be encrypted.
+fn add_policy(network: &mut Network, chance: &Chance, identity: &Identity) {
+    let domain = site(STRICT_SITE);
+    let mut address = address(STRICT_SITE, 200);
+    address.set_port(443);
+    let hosts: Vec<String> = hosts_of(STRICT_SITE).collect();
+    let host = PolicyHost::new(address, identity.server_config(), &hosts, chance.clone());
+    network.add_policy_host(&format!("mta-sts.{domain}"), host);
+    network.add_text(&format!("_mta-sts.{domain}"), "v=STSv1; id=1;");
+}
+
+fn ca_file(directory: &Path) -> PathBuf {
+    directory.join("trusted.pem")
 }
 
 fn offer(number: usize) -> Offer {
@@ -222,13 +269,23 @@ pub fn config(directory: &Path) -> Config {
         free_disk_min = "1MiB"
         inline_body_max = "8KiB"
         read_connections = 2
+        [inbound]
+        listen = ["127.0.0.1:0"]
+        [return_path]
+        mode = "platform"
+        [domains]
+        verification_grace = "3h"
         [webhooks]
         plain_http_hosts = ["hook0.example", "hook1.example", "hook2.example"]
+        ca_file = "{ca_file}"
         [relay]
         name_servers = ["127.0.0.1:9"]
+        dnssec = "off"
         message_lifetime = "{lifetime}s"
+        ca_file = "{ca_file}"
         "#,
         data = directory.join("data").display(),
+        ca_file = ca_file(directory).display(),
         lifetime = LIFETIME.as_secs(),
     );
     Config::parse(&text, Path::new("simulation.toml")).unwrap()

@@ -1,0 +1,100 @@
+//! What the other servers have taken.
+
+use pillarbox::mail::Timestamp;
+use tokio::time::Instant;
+
+use super::ATTEMPT_SECONDS;
+use crate::fake_mx::Transaction;
+use crate::ledger::Taken;
+use crate::stored::attempts_of;
+use crate::world::{self, World};
+
+/// Looks at what was taken since the last look.
+pub fn look_at_new(world: &World) {
+    let mut new = Vec::new();
+    for host in world.network.hosts() {
+        let all = host.transactions();
+        let seen = world.ledger.lock().unwrap().seen.insert(host.address, all.len()).unwrap_or(0);
+        let broken = world.network.broken_connections(host.address);
+        new.extend(all.into_iter().skip(seen).map(|transaction| {
+            let is_strict = world::is_strict(host.address);
+            let is_certain = transaction.fault.is_none() && !broken.contains(&transaction.connection);
+            Looked { transaction, is_certain, is_strict }
+        }));
+    }
+    new.sort_by_key(|looked| looked.transaction.taken_at);
+    new.iter().for_each(|looked| look_at(world, looked));
+}
+
+/// A new transaction.
+struct Looked {
+    transaction: Transaction,
+    /// Whether the server must have learnt of it.
+    is_certain: bool,
+    /// Whether its host requires TLS by a policy.
+    is_strict: bool,
+}
+
+fn look_at(world: &World, looked: &Looked) {
+    let Looked { transaction, is_certain, is_strict } = looked;
+    let (is_certain, age) = (*is_certain, Instant::now().duration_since(transaction.taken_at));
+    let taken_at = world.now().checked_sub(age).unwrap_or(Timestamp::MIN);
+    let until = world.ledger.lock().unwrap().policy_until;
+    if *is_strict && !transaction.tls && until.is_some_and(|until| taken_at < until) {
+        world.violate(format!("mail went in clear at {taken_at} to a host whose policy was known"));
+    }
+    // A client whose recipients were all refused, and whose DATA was not, ends the transaction with a dot (RFC 2920 section 3.1).
+    // Reports to senders have an empty path.
+    if transaction.recipients.is_empty() || transaction.reverse_path.is_empty() {
+        return;
+    }
+    let content = String::from_utf8_lossy(&transaction.content);
+    let Some(id) = id_of(&content) else {
+        return world.violate(format!("a message without an id: {content}"));
+    };
+    let owner = world.ledger.lock().unwrap().owner_of(&content).map(str::to_owned);
+    let Some(owner) = owner else { return world.violate(format!("a message of nobody: {content}")) };
+    let fault = &transaction.fault;
+    let to = transaction.recipients.join(" ");
+    world.note(format!("{id} was taken at {taken_at} for {to}, fault {fault:?}, certain: {is_certain}"));
+    let is_late = |since: Timestamp| taken_at.duration_since(since).as_secs() > ATTEMPT_SECONDS;
+    let deleted = world.ledger.lock().unwrap().deleted.get(&owner).copied().flatten();
+    if let Some(since) = deleted.filter(|since| is_late(*since)) {
+        world.violate(format!("{id} was delivered at {taken_at}, its tenant deleted at {since}"));
+    }
+    for recipient in &transaction.recipients {
+        let taken = Taken { tenant_id: owner.clone(), is_certain, in_life: *world.life.lock().unwrap() };
+        look_at_recipient(world, (&id, recipient), taken);
+        let suppressed = world.ledger.lock().unwrap().suppressed.clone();
+        for one in suppressed.iter().filter(|one| one.address == *recipient && one.tenant_id == owner) {
+            if is_late(one.since) {
+                world.violate(format!(
+                    "{id} to {recipient} was delivered at {taken_at}, suppressed at {}",
+                    one.since
+                ));
+            }
+        }
+    }
+}
+
+fn look_at_recipient(world: &World, (id, recipient): (&str, &str), taken: Taken) {
+    let in_life = taken.in_life;
+    let key = (id.to_owned(), recipient.to_owned());
+    let mut ledger = world.ledger.lock().unwrap();
+    let is_recorded = ledger.recorded.contains(&key);
+    let before = ledger.taken.insert(key, taken);
+    ledger.duplicates += usize::from(before.is_some());
+    drop(ledger);
+    if is_recorded {
+        world.violate(format!("{id} to {recipient} was delivered again after it was recorded"));
+    } else if before.is_some_and(|before| before.is_certain && before.in_life == in_life) {
+        let attempts = attempts_of(&world.config.data_dir, id);
+        world.violate(format!("{id} to {recipient} was delivered twice in life {in_life}: {attempts}"));
+    }
+}
+
+/// The id in our `Received`.
+fn id_of(text: &str) -> Option<String> {
+    let start = text.find(" id msg_")? + " id ".len();
+    Some(text[start..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect())
+}
