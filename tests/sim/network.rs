@@ -13,7 +13,7 @@ use pillarbox::net::{BoxFuture, SimulatedAnswer, SimulatedNetwork, SimulatedStre
 use tokio::time::sleep;
 
 use crate::chance::Chance;
-use crate::fake_mx::FakeMx;
+use crate::fake_mx::{FakeMx, Transaction};
 use crate::hook::Hook;
 use crate::pipe::{self, End, Fate};
 use crate::policy_host::PolicyHost;
@@ -149,6 +149,15 @@ impl Network {
         let opened = self.opened.lock().unwrap();
         let broken = opened.iter().filter(|one| one.host == host && one.is_broken.load(Ordering::Relaxed));
         broken.map(|one| one.number).collect()
+    }
+
+    /// Whether a host has a message for a recipient.
+    pub fn has_taken(&self, id: &str, recipient: &str) -> bool {
+        let is_it = |transaction: &Transaction| {
+            let content = String::from_utf8_lossy(&transaction.content);
+            transaction.recipients.iter().any(|one| one == recipient) && content.contains(id)
+        };
+        self.hosts.values().any(|host| host.transactions().iter().any(is_it))
     }
 
     /// From now on, everything works.

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::gates::Gates;
 use crate::http::{self, Call};
-use crate::ledger::Suppressed;
+use crate::ledger::{Acknowledged, Suppressed};
 use crate::tenants::{self, until_done};
 use crate::world::{self, SITES, Tenant, World};
 use crate::{domains, queue_view};
@@ -83,15 +83,13 @@ async fn set_status(world: &World, gates: &Gates, tenant: &Tenant, status: &str)
 }
 
 async fn suppress(world: &World, gates: &Gates, tenant: &Tenant) {
-    let recent: Vec<String> = {
-        let ledger = world.ledger.lock().unwrap();
-        let own = ledger.acknowledged.iter().rev().filter(|(_, mail)| mail.tenant_id == tenant.id);
-        own.take(RECENT).flat_map(|(_, mail)| mail.recipients.clone()).collect()
-    };
-    if recent.is_empty() {
+    let (waiting, recent) = recipients_of(world, tenant);
+    // What waits is most interesting: the suppression must stop it.
+    let from = if waiting.is_empty() || world.chance.percent(20.0) { recent } else { waiting };
+    if from.is_empty() {
         return;
     }
-    let address = world.chance.choose(&recent).clone();
+    let address = world.chance.choose(&from).clone();
     let call = Call::post("/v1/suppressions", json!({"address": address})).with_key(&tenant.secret);
     let told = http::ask(world, gates, call).await;
     world.note(format!(
@@ -103,6 +101,22 @@ async fn suppress(world: &World, gates: &Gates, tenant: &Tenant) {
         let suppressed = Suppressed { tenant_id: tenant.id.clone(), address, since: world.now() };
         world.ledger.lock().unwrap().suppressed.push(suppressed);
     }
+}
+
+/// The recipients of a tenant's last messages: those that no server has taken the message for, and all.
+fn recipients_of(world: &World, tenant: &Tenant) -> (Vec<String>, Vec<String>) {
+    let recent: Vec<(String, String)> = {
+        let ledger = world.ledger.lock().unwrap();
+        let own = ledger.acknowledged.iter().rev().filter(|(_, mail)| mail.tenant_id == tenant.id);
+        let of_message = |(id, mail): (&String, &Acknowledged)| {
+            let id = id.clone();
+            mail.recipients.clone().into_iter().map(move |recipient| (id.clone(), recipient))
+        };
+        own.take(RECENT).flat_map(of_message).collect()
+    };
+    let waiting = recent.iter().filter(|(id, recipient)| !world.network.has_taken(id, recipient));
+    let waiting = waiting.map(|(_, recipient)| recipient.clone()).collect();
+    (waiting, recent.into_iter().map(|(_, recipient)| recipient).collect())
 }
 
 async fn cancel(world: &World, gates: &Gates, tenant: &Tenant) {

@@ -15,7 +15,7 @@ const DUE_SECONDS_MAX: i64 = 3600;
 pub async fn look(world: &World, gates: &Gates) {
     let call = Call::get("/v1/queue?limit=100").with_key(&world.platform_secret);
     let Some((200, queue)) = http::ask(world, gates, call).await else { return };
-    world.note(format!("operator: the queue has {} deliveries", queue["totals"]["open"]));
+    world.note(format!("operator: the queue has {} deliveries", queue["open"]));
     for group in queue["data"].as_array().into_iter().flatten() {
         if let Some(wrong) = unexplained(world.now(), group) {
             world.violate(format!("{wrong}: {group}"));
