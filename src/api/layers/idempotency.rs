@@ -61,7 +61,8 @@ impl Drop for InProgressGuard<'_> {
 pub fn read_name(headers: &HeaderMap) -> Result<Option<String>> {
     let mut values = headers.get_all(HEADER).iter();
     let (Some(value), second) = (values.next(), values.next()) else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default();
+    let is_printable = |octet: &u8| (b' '..=b'~').contains(octet);
+    let text = value.to_str().ok().filter(|_| value.as_bytes().iter().all(is_printable)).unwrap_or_default();
     if second.is_some() || !(1..=NAME_CHARS_MAX).contains(&text.len()) {
         return Err(ApiError::field(
             "Idempotency-Key",
@@ -159,7 +160,24 @@ fn replay(mut stored: IdempotentResponse, digest: [u8; 32]) -> Result<ApiRespons
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderValue;
+
     use super::*;
+
+    #[test]
+    fn a_name_is_one_line_of_printable_ascii() {
+        let read = |values: &[&[u8]]| {
+            let value = |octets: &&[u8]| (HEADER.parse().unwrap(), HeaderValue::from_bytes(octets).unwrap());
+            let headers: HeaderMap = values.iter().map(value).collect();
+            read_name(&headers).map_err(|error| error.status().as_u16())
+        };
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(read(&[b"order 7"]), Ok(Some("order 7".to_owned())));
+        assert!(read(&[&[b'x'; 255]]).is_ok());
+        for wrong in [&[&b""[..]][..], &[b"a\tb"], &["é".as_bytes()], &[b"a", b"a"], &[&[b'x'; 256]]] {
+            assert_eq!(read(wrong), Err(422), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn only_final_errors_are_stored() {
