@@ -27,7 +27,7 @@ pub use envelope::{
     BodyType, Envelope, MailParameters, Notify, ParameterError, RcptParameters, Recipient, ReturnContent,
     ReversePath,
 };
-pub use field_writer::{folded_field, write_display_name};
+pub use field_writer::{folded_field, write_angle_address, write_display_name};
 pub use header::{Field, HeaderBlock, HeaderError, is_message_id};
 pub use jiff::SignedDuration;
 pub use jiff::civil::Date;

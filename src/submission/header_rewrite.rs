@@ -1,6 +1,5 @@
 //! Checks and rewrites the header of a submitted message. Pure.
 
-use std::fmt::Write as _;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
@@ -10,7 +9,8 @@ use mail_parser::MessageParser;
 use super::Trace;
 use crate::mail::{
     Address, DomainName, Field, HeaderBlock, HeaderError, MailboxListError, Timestamp, Token, TokenKind,
-    UnquotedName, folded_field, parse_mailbox_list, quote_display_name, write_display_name,
+    UnquotedName, folded_field, parse_mailbox_list, quote_display_name, write_angle_address,
+    write_display_name,
 };
 use crate::model::{ListName, ListNameError, MessageId, Refusal, RefusalCode};
 use crate::policy::admission::{refuse_from, refuse_from_count};
@@ -232,7 +232,7 @@ impl CheckedHeader {
             let named = folded_field(&field.name, |writer| {
                 write_display_name(name, writer)?;
                 writer.space();
-                writer.folding().write_str(&format!("<{address}>"))
+                write_angle_address(address, writer)
             });
             self.edits.push((field.span.clone(), named));
             self.edits.sort_unstable_by_key(|(span, _)| span.start);

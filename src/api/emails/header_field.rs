@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use email_encoding::headers::rfc2047;
 
 use super::mailbox::{Mailbox, unquote};
-use crate::mail::{folded_field, write_display_name};
+use crate::mail::{folded_field, write_angle_address, write_display_name};
 
 /// Octets of a line of addresses after which it ends at the next comma.
 const LINE_OCTETS_WANTED: usize = 50;
@@ -113,7 +113,7 @@ fn encode_phrase(name: &str, value: &str) -> Option<String> {
         folded_field(name, |writer| {
             write_display_name(&unquote(phrase), writer)?;
             writer.space();
-            writer.folding().write_str(&format!("<{address}>"))
+            write_angle_address(address, writer)
         })
     })
 }
@@ -147,7 +147,7 @@ pub fn write_mailboxes(name: &str, mailboxes: &[Mailbox]) -> String {
                 write_display_name(name, writer)?;
                 writer.space();
             }
-            writer.folding().write_str(&format!("<{address}>"))
+            write_angle_address(address, writer)
         })
     })
 }
@@ -180,6 +180,16 @@ mod tests {
             let field = format!("To: {written} <a@b.example>\r\n");
             assert_eq!(write_mailboxes("To", &[named(name)]), field, "{name}");
         }
+    }
+
+    #[test]
+    fn a_line_ends_before_an_address_and_not_within_its_quotes() {
+        let name = "n".repeat(60);
+        let address: crate::mail::Address = "\"a b\"@b.example".parse().unwrap();
+        let mailbox = Mailbox { name: Some(name.clone()), address: address.clone() };
+        let field = write_mailboxes("From", &[mailbox]);
+        assert_eq!(field, format!("From: {name}\r\n <\"a b\"@b.example>\r\n"));
+        assert_eq!(crate::mail::parse_mailbox_list(&field.as_bytes()[6..]), Ok(vec![address]));
     }
 
     #[test]
