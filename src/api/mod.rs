@@ -33,6 +33,7 @@ mod objects_only;
 mod openapi;
 mod operation;
 mod page;
+pub mod parsing;
 mod queue;
 mod recipients;
 mod rejections;

@@ -52,6 +52,7 @@ use crate::telemetry::FLOOD;
 
 pub use self::acceptance::{CheckedSubmission, PreparedSubmission};
 pub use self::authentication::{AuthenticationError, strip_login_domain};
+pub use self::header_rewrite::{CheckedHeader, Summary, check as check_header};
 pub use self::list_message::{LinkSender, refuse_several_recipients};
 pub use self::local_submission::{KeyFileError, LocalSender, LocalSubmitter, read_key_file};
 pub use self::trial::SANDBOX_LABEL;

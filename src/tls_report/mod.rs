@@ -5,7 +5,7 @@
 //! after a restart a report may be sent again; receivers recognize it by its report id.
 
 mod mailer;
-mod record;
+pub mod record;
 mod report;
 mod schedule;
 

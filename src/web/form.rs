@@ -13,15 +13,15 @@ const SCOPE_ALL: &str = "all";
 
 /// What a POST asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Form {
+pub struct Form {
     /// Whether a button of the page was pressed.
-    pub(super) is_from_page: bool,
+    pub is_from_page: bool,
     /// Whether the recipient leaves every list.
-    pub(super) every_list: bool,
+    pub every_list: bool,
 }
 
 /// Reads a body. `None` if it does not ask to unsubscribe.
-pub(super) fn read(content_type: Option<&str>, body: &[u8]) -> Option<Form> {
+pub fn read(content_type: Option<&str>, body: &[u8]) -> Option<Form> {
     let mut parameters =
         content_type.unwrap_or("application/x-www-form-urlencoded").split(';').map(str::trim);
     let kind = parameters.next()?.to_ascii_lowercase();

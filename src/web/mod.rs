@@ -6,7 +6,7 @@
 //! * `client_address` finds the client behind a proxy.
 
 mod client_address;
-mod form;
+pub mod form;
 mod handler;
 mod page;
 mod server;

@@ -1,18 +1,22 @@
-//! Runs the fuzz targets of `tests/fuzz` with the stable toolchain: the seeds, then mutations of them. `cargo fuzz` is
-//! guided by coverage, this run is not: it keeps the targets working and finds simple faults.
+//! Runs the targets of `tests/fuzz`: the seeds, the committed corpus, then mutations of both. `tests/fuzz/run` is guided by
+//! coverage, this run is not: it keeps the targets working and finds simple faults.
 //! `FUZZ_SECONDS=600 cargo test --test it fuzz` runs each target for this time.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-
-use pillarbox::api::template_language;
-use pillarbox::{feedback, mail, model, smtp};
 
 #[path = "../fuzz/properties/mod.rs"]
 mod properties;
 
 /// The number of mutations in a run without a time.
 const MUTATIONS: usize = 12_000;
+/// The number for targets that take long without optimization.
+const MUTATIONS_OF_SLOW: usize = 1_500;
+const SLOW: &[&str] = &["body", "config", "email", "handshake", "inbound", "parts", "rewrite"];
+/// Limits of the committed corpus of a target, as in `tests/fuzz/run`.
+const CORPUS_FILES_MAX: usize = 200;
+const CORPUS_OCTETS_MAX: usize = 200_000;
 const OCTETS_MAX: usize = 16 * 1024;
 
 /// A small random number generator, so that a run can be repeated.
@@ -39,26 +43,27 @@ fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz")
 }
 
-fn seeds(target: &str) -> Vec<Vec<u8>> {
-    let seeds = match target {
-        // The fixtures of the reader.
-        "feedback" => folder().join("../it/report_reader"),
-        _ => folder().join("seeds").join(target),
-    };
+fn read_all(directory: PathBuf) -> Vec<Vec<u8>> {
     let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(seeds).unwrap().map(|entry| entry.unwrap().path()).collect();
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
 }
 
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    read_all(folder().join("seeds").join(target))
+}
+
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    read_all(folder().join("corpus").join(target))
+}
+
 /// The words of a dictionary for libFuzzer.
 fn dictionary(target: &str) -> Vec<Vec<u8>> {
-    let file = match target {
-        "template" | "feedback" => format!("{target}.dict"),
-        _ => "smtp.dict".to_owned(),
-    };
-    let text = std::fs::read_to_string(folder().join(file)).unwrap();
-    text.lines().map(|line| unescape(line.trim_matches('"'))).collect()
+    let own = folder().join(format!("{target}.dict"));
+    let file = if own.exists() { own } else { folder().join("smtp.dict") };
+    let text = std::fs::read_to_string(file).unwrap();
+    text.lines().map(|line| unescape(line.strip_prefix('"').unwrap().strip_suffix('"').unwrap())).collect()
 }
 
 fn unescape(text: &str) -> Vec<u8> {
@@ -105,8 +110,10 @@ fn mutate(input: &mut Vec<u8>, others: &[Vec<u8>], words: &[Vec<u8>], chance: &m
     input.truncate(OCTETS_MAX);
 }
 
-fn run(name: &str, target: fn(&[u8])) {
-    let (mut inputs, words) = (seeds(name), dictionary(name));
+fn run(name: &str) {
+    let target = properties::find(name).unwrap();
+    let (mut inputs, words) = ([seeds(name), corpus(name)].concat(), dictionary(name));
+    let mutations = if SLOW.contains(&name) { MUTATIONS_OF_SLOW } else { MUTATIONS };
     let attempt = |input: &[u8]| {
         let held = std::panic::catch_unwind(|| target(input));
         assert!(held.is_ok(), "{name} does not hold for b\"{}\"", input.escape_ascii());
@@ -117,7 +124,7 @@ fn run(name: &str, target: fn(&[u8])) {
     let started = Instant::now();
     let goes_on = |done: usize| match seconds {
         Some(seconds) => started.elapsed() < Duration::from_secs(seconds),
-        None => done < MUTATIONS,
+        None => done < mutations,
     };
     let mut chance = Chance(0x5eed_0f5a_1701);
     let mut done = 0;
@@ -127,33 +134,43 @@ fn run(name: &str, target: fn(&[u8])) {
         attempt(&input);
         done += 1;
         // Some of the results become new inputs, so that changes add up.
-        if chance.below(200) == 0 && inputs.len() < 400 {
+        if chance.below(200) == 0 && inputs.len() < 800 {
             inputs.push(input);
         }
     }
 }
 
 macro_rules! each {
-    ($($name:ident),*) => {
+    ($($name:ident),* $(,)?) => {
         $(
             #[test]
             fn $name() {
-                run(stringify!($name), properties::$name);
+                run(stringify!($name));
             }
         )*
 
-        #[test]
-        fn each_target_runs_and_is_a_target_of_cargo_fuzz() {
-            let mut found: Vec<String> = std::fs::read_dir(folder().join("fuzz_targets"))
-                .unwrap()
-                .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
-                .collect();
-            found.sort();
-            let mut run = vec![$(stringify!($name)),*];
-            run.sort_unstable();
-            assert_eq!(found, run);
-        }
+        const TESTED: &[&str] = &[$(stringify!($name)),*];
     };
 }
 
-each!(line, data, command, address, reply, session, proxy, headers, template, feedback);
+each!(
+    address, body, command, config, data, email, feedback, form, handshake, headers, inbound, line, parts,
+    proxy, query, records, reply, rewrite, session, template, token,
+);
+
+#[test]
+fn each_target_is_tested_and_has_seeds_and_a_small_corpus() {
+    let targets: Vec<&str> = properties::ALL.iter().map(|(name, _)| *name).collect();
+    assert_eq!(targets, TESTED);
+    for kind in ["seeds", "corpus"] {
+        let entries = std::fs::read_dir(folder().join(kind)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let found: BTreeSet<String> = names.filter(|name| !name.starts_with('.')).collect();
+        assert_eq!(found, targets.iter().map(|name| (*name).to_owned()).collect(), "{kind}");
+    }
+    for target in targets {
+        let corpus = corpus(target);
+        let octets: usize = corpus.iter().map(Vec::len).sum();
+        assert!(corpus.len() <= CORPUS_FILES_MAX && octets <= CORPUS_OCTETS_MAX, "{target}");
+    }
+}

@@ -5,13 +5,13 @@
 mod authentication;
 mod batch;
 mod compose;
-mod draft;
+pub(super) mod draft;
 mod header_field;
-mod mailbox;
-mod parts;
+pub(super) mod mailbox;
+pub(super) mod parts;
 mod raw;
 mod retry_cancel;
-mod send;
+pub(super) mod send;
 mod timeline;
 
 use std::convert::Infallible;

@@ -143,7 +143,8 @@ pub fn too_large() -> ApiError {
     )
 }
 
-fn view(message_id: MessageId, octets: &[u8]) -> PartsView {
+/// The parts of a message, within the limits.
+pub fn view(message_id: MessageId, octets: &[u8]) -> PartsView {
     let (headers, has_more_fields) = fields(octets);
     let parts = Part::all_of(octets);
     let text = |kind: &str| {

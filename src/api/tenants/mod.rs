@@ -7,7 +7,7 @@ mod imported_objects;
 mod imported_secrets;
 mod smart_host;
 mod validation;
-mod views;
+pub(super) mod views;
 
 use crate::mail::Timestamp;
 use crate::model::{Scope, TenantId, TenantStatus};

@@ -1,4 +1,4 @@
-use super::super::mail::{Address, DomainName, ReversePath};
+use pillarbox::mail::{Address, DomainName, ReversePath};
 
 /// The wire form of a parsed address or domain is one safe word of a command, and parses to the same value.
 pub fn address(octets: &[u8]) {

@@ -1,5 +1,5 @@
-use super::super::mail::{Address, ReversePath};
-use super::super::smtp::{Input, LINE_OCTETS_MAX, Next, Question, Reply};
+use pillarbox::mail::{Address, ReversePath};
+use pillarbox::smtp::{Input, LINE_OCTETS_MAX, Next, Question, Reply};
 use super::session::logged_in;
 
 /// A line in an authenticated session, within a transaction or not, results in one reply or one question.

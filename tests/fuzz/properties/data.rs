@@ -1,5 +1,5 @@
-use super::super::smtp::client::DotStuffer;
-use super::super::smtp::{BareNewline, ContentError, DataLimits, DataProgress, Decoder, Framing};
+use pillarbox::smtp::client::DotStuffer;
+use pillarbox::smtp::{BareNewline, ContentError, DataLimits, DataProgress, Decoder, Framing};
 
 /// Compares the decoder with a second implementation of RFC 5321 §4.5.2: the first `CRLF.CRLF` ends the data, however the
 /// octets are split; the message has no lone CR or LF and no NUL; its wire form decodes to the same message.

@@ -1,10 +1,19 @@
-use super::super::feedback::{self, FailedReply, FeedbackContent};
-use super::super::mail::{Address, ReversePath};
+use pillarbox::feedback::{self, FailedReply, FeedbackContent};
+use pillarbox::mail::{Address, ReversePath};
 
 /// No report makes the reader panic or exceed its limits. Only a permanent reply about a missing address suppresses, and
 /// prose is believed from servers only. What is stored is the beginning of the report.
 pub fn feedback(octets: &[u8]) {
-    let read = feedback::read(octets, &ReversePath::Null);
+    check(octets, &ReversePath::Null);
+
+    let Ok(person) = Address::parse("person@example.com") else { return };
+    let from_person = feedback::read(octets, &ReversePath::Mailbox(person));
+    assert!(!matches!(from_person.content, FeedbackContent::Prose(_)));
+}
+
+/// Checks what is read from one report.
+pub fn check(octets: &[u8], sender: &ReversePath) {
+    let read = feedback::read(octets, sender);
     match &read.content {
         FeedbackContent::Dsn(status) => {
             assert!((1..=32).contains(&status.groups.len()));
@@ -15,10 +24,6 @@ pub fn feedback(octets: &[u8]) {
         FeedbackContent::AutoReply | FeedbackContent::Receipt | FeedbackContent::Other => {}
     }
     assert!(read.returned.tokens.len() <= 8 && read.returned.message_ids.len() <= 8);
-
-    let Ok(person) = Address::parse("person@example.com") else { return };
-    let from_person = feedback::read(octets, &ReversePath::Mailbox(person));
-    assert!(!matches!(from_person.content, FeedbackContent::Prose(_)));
 
     let kept = feedback::excerpt(octets, 100);
     assert!(kept.len() <= 100 && octets.starts_with(kept));

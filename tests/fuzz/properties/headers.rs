@@ -1,9 +1,9 @@
-use super::super::mail::{Address, HeaderBlock, parse_mailbox_list, quote_display_name};
+use pillarbox::mail::{Address, HeaderBlock, parse_mailbox_list, quote_display_name};
 
 /// The fields of a header cover it without gaps, and every address of an accepted From field parses again from its wire form.
 /// A display name that was quoted leaves one address.
 pub fn headers(octets: &[u8]) {
-    let message = with_crlf(octets);
+    let message = super::as_content(octets);
     let Ok(block) = HeaderBlock::scan(&message, 64 * 1024) else { return };
     let mut at = 0;
     for field in &block.fields {
@@ -28,16 +28,4 @@ pub fn headers(octets: &[u8]) {
     for mailbox in &mailboxes {
         assert_eq!(Address::parse(&mailbox.to_string()).as_ref(), Ok(mailbox));
     }
-}
-
-fn with_crlf(octets: &[u8]) -> Vec<u8> {
-    let mut message = Vec::with_capacity(octets.len());
-    for &octet in octets {
-        match octet {
-            b'\n' => message.extend_from_slice(b"\r\n"),
-            b'\r' | 0 => message.push(b' '),
-            _ => message.push(octet),
-        }
-    }
-    message
 }

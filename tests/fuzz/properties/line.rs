@@ -1,4 +1,4 @@
-use super::super::smtp::{LINE_OCTETS_MAX, LineError, LineReader};
+use pillarbox::smtp::{LINE_OCTETS_MAX, LineError, LineReader};
 
 /// Any split of the octets gives the same lines, no line contains LF, and the buffer stays within its limit.
 pub fn line(octets: &[u8]) {

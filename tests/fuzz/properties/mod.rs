@@ -1,27 +1,27 @@
-//! Properties of the parsers, each as a function that panics if the input violates the property. The parent module provides
-//! `mail`, `smtp`, `feedback` and `template_language`: the fuzz crate compiles their sources, the integration tests use the library.
+//! Properties of what reads foreign input, each as a function that panics if the input violates it. The fuzzer runs them guided by
+//! coverage, and the integration tests run them with the same inputs and simple mutations.
 
-mod address;
-mod command;
-mod data;
-mod feedback;
-mod headers;
-mod line;
-mod proxy;
-mod reply;
-mod session;
-mod template;
+/// Panics if the input violates the property.
+pub type Property = fn(&[u8]);
 
-pub use address::address;
-pub use command::command;
-pub use data::data;
-pub use feedback::feedback;
-pub use headers::headers;
-pub use line::line;
-pub use proxy::proxy;
-pub use reply::reply;
-pub use session::session;
-pub use template::template;
+macro_rules! properties {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name;)*
+
+        /// All properties by name.
+        pub const ALL: &[(&str, Property)] = &[$((stringify!($name), $name::$name)),*];
+    };
+}
+
+properties!(
+    address, body, command, config, data, email, feedback, form, handshake, headers, inbound, line, parts,
+    proxy, query, records, reply, rewrite, session, template, token,
+);
+
+/// The property of this name.
+pub fn find(name: &str) -> Option<Property> {
+    ALL.iter().find(|(known, _)| *known == name).map(|(_, property)| *property)
+}
 
 /// The first octet chooses how the others are split. Returns this octet and the pieces.
 fn split(octets: &[u8]) -> (u8, Vec<&[u8]>) {
@@ -37,4 +37,17 @@ fn split(octets: &[u8]) -> (u8, Vec<&[u8]>) {
         left = rest;
     }
     (choice, pieces)
+}
+
+/// The octets as the content of a message that a session has accepted: with CRLF line ends only, and without NUL.
+fn as_content(octets: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(octets.len());
+    for &octet in octets {
+        match octet {
+            b'\n' => message.extend_from_slice(b"\r\n"),
+            b'\r' | 0 => message.push(b' '),
+            _ => message.push(octet),
+        }
+    }
+    message
 }

@@ -1,4 +1,4 @@
-use super::super::smtp::proxy::{ProxyProgress, parse};
+use pillarbox::smtp::proxy::{ProxyProgress, parse};
 
 /// Reads a header as a connection does, by the number of missing octets. It must end within its limit, must not include
 /// octets behind it, and must be the same as from the complete input.

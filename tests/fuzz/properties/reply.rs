@@ -1,6 +1,6 @@
-use super::super::mail::{Address, MailParameters, RcptParameters, ReversePath};
-use super::super::smtp::Reply;
-use super::super::smtp::client::{Capabilities, Next, ReplyError, ReplyReader, Request, Target, Transaction};
+use pillarbox::mail::{Address, MailParameters, RcptParameters, ReversePath};
+use pillarbox::smtp::Reply;
+use pillarbox::smtp::client::{Capabilities, Next, ReplyError, ReplyReader, Request, Target, Transaction};
 
 /// No server can make the client hang, panic or exceed its memory limit. Any split of the octets gives the same replies. A
 /// transaction with them ends with a result for each recipient, or with a connection that is not reused.
@@ -21,7 +21,7 @@ pub fn reply(octets: &[u8]) {
     transact(capabilities, choice, replies);
 }
 
-fn read(pieces: &[&[u8]]) -> (Vec<Reply>, Option<ReplyError>) {
+pub fn read(pieces: &[&[u8]]) -> (Vec<Reply>, Option<ReplyError>) {
     let (mut reader, mut replies) = (ReplyReader::new(), Vec::new());
     for piece in pieces {
         reader.buffer().extend_from_slice(piece);

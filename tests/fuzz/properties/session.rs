@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
-use super::super::mail::{DomainName, EnhancedStatus};
-use super::super::model::{MessageId, ReportId};
-use super::super::smtp::{
+use pillarbox::mail::{DomainName, EnhancedStatus};
+use pillarbox::model::{MessageId, ReportId};
+use pillarbox::smtp::{
     BareNewline, DataLimits, Input, LineReader, Next, Profile, Question, Reply, ScramParameters, Session,
     SessionSettings, Step, Verdict,
 };
@@ -22,29 +22,31 @@ pub fn session(octets: &[u8]) {
 
 /// The results of a connection.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Heard {
+pub struct Heard {
     replies: Vec<Reply>,
-    accepted: Vec<(String, Vec<u8>)>,
-    closed: bool,
+    /// Envelopes and messages.
+    pub accepted: Vec<(String, Vec<u8>)>,
+    pub closed: bool,
     upgraded: bool,
 }
 
+/// Answers the questions of a session.
+pub type Answers = fn(Question, &mut Heard) -> Verdict;
+
 fn hold(choice: u8, pieces: &[&[u8]]) -> Heard {
     let (tls, login) = (choice & 1 == 0, choice & 2 == 0);
-    let profile = if choice & 8 == 0 { Profile::Submission } else { Profile::Inbound };
+    let (profile, answers): (_, Answers) =
+        if choice & 8 == 0 { (Profile::Submission, answer) } else { (Profile::Inbound, answer_server) };
     let bare_newline = if choice & 4 == 0 { BareNewline::Normalize } else { BareNewline::Reject };
     let mut heard = Heard::default();
-    let mut connection = Connection::new(profile, tls, bare_newline);
+    let mut connection = Connection::new(settings(profile, bare_newline), tls, answers);
     if tls && login {
         connection.receive(LOGIN, &mut heard);
     }
     for piece in pieces {
         connection.receive(piece, &mut heard);
     }
-    if !heard.closed {
-        connection.take(Input::Eof, &mut heard);
-        assert!(heard.closed);
-    }
+    connection.end(&mut heard);
     heard
 }
 
@@ -54,7 +56,7 @@ const LOGIN: &[u8] = b"EHLO client.example\r\nAUTH PLAIN AHVzZXIAcGFzcw==\r\n";
 
 /// An authenticated session that has read these lines.
 pub fn logged_in(lines: &[&[u8]]) -> Session {
-    let mut connection = Connection::new(Profile::Submission, true, BareNewline::Normalize);
+    let mut connection = Connection::new(settings(Profile::Submission, BareNewline::Normalize), true, answer);
     connection.receive(LOGIN, &mut Heard::default());
     for line in lines {
         connection.receive(&[line, &b"\r\n"[..]].concat(), &mut Heard::default());
@@ -62,7 +64,7 @@ pub fn logged_in(lines: &[&[u8]]) -> Session {
     connection.session
 }
 
-fn settings(profile: Profile, bare_newline: BareNewline) -> SessionSettings {
+pub fn settings(profile: Profile, bare_newline: BareNewline) -> SessionSettings {
     SessionSettings {
         profile,
         hostname: DomainName::parse("mx.pillarbox.example").expect("a name"),
@@ -80,28 +82,42 @@ fn settings(profile: Profile, bare_newline: BareNewline) -> SessionSettings {
     }
 }
 
-struct Connection {
-    profile: Profile,
+/// A connection to a session, without I/O.
+pub struct Connection {
     session: Session,
+    answers: Answers,
+    memory_octets_max: usize,
     lines: LineReader,
     received: Vec<u8>,
     next: Next,
 }
 
 impl Connection {
-    fn new(profile: Profile, tls: bool, bare_newline: BareNewline) -> Self {
-        let mut session = Session::new(Arc::new(settings(profile, bare_newline)), tls);
+    pub fn new(settings: SessionSettings, tls: bool, answers: Answers) -> Self {
+        // A buffer grows by doubling.
+        let memory_octets_max = (2 * settings.data.message_octets_max as usize).max(4096);
+        let mut session = Session::new(Arc::new(settings), tls);
         let step = session.step(Input::Start);
-        Self { profile, session, lines: LineReader::default(), received: Vec::new(), next: step.next }
+        let (lines, received) = (LineReader::default(), Vec::new());
+        Self { session, answers, memory_octets_max, lines, received, next: step.next }
     }
 
-    fn receive(&mut self, octets: &[u8], heard: &mut Heard) {
+    /// The client closes the connection.
+    pub fn end(&mut self, heard: &mut Heard) {
+        if !heard.closed {
+            self.take(Input::Eof, heard);
+            assert!(heard.closed);
+        }
+    }
+
+    pub fn receive(&mut self, octets: &[u8], heard: &mut Heard) {
         if heard.closed {
             return;
         }
         self.received.extend_from_slice(octets);
         while self.advance(heard) {}
-        assert!(self.session.body_memory_octets() <= 4096, "{}", self.session.body_memory_octets());
+        let octets = self.session.body_memory_octets();
+        assert!(octets <= self.memory_octets_max, "{octets}");
     }
 
     /// Runs one step. Returns false if the session needs more octets or has ended.
@@ -135,10 +151,7 @@ impl Connection {
                 self.note(step, heard);
             }
             Next::Ask(question) => {
-                let verdict = match self.profile {
-                    Profile::Submission => answer(question, heard),
-                    Profile::Inbound => answer_server(question, heard),
-                };
+                let verdict = (self.answers)(question, heard);
                 self.take(Input::Answer(verdict), heard);
             }
             Next::UpgradeTls => {
