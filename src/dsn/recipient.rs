@@ -211,6 +211,8 @@ mod tests {
             kind: message.kind,
             tenant_id: message.tenant_id,
             environment: message.environment,
+            key_id: None,
+            sender_domain: None,
             delivery_id: delivery.id,
             state,
             bounce_class: None,

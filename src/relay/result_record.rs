@@ -103,6 +103,8 @@ impl CompletedAttempt<'_> {
             kind: message.kind,
             tenant_id: message.tenant_id,
             environment: message.environment,
+            key_id: message.key_id,
+            sender_domain: message.usage_domain().cloned(),
             delivery_id: delivery.id,
             state,
             bounce_class: result.verdict.class(),
@@ -178,11 +180,14 @@ impl UnattemptedBatch<'_> {
         class: BounceClass,
         reply: &str,
     ) -> AttemptRecord {
+        let message = &self.batch.message;
         AttemptRecord {
-            message_id: self.batch.message.id,
-            kind: self.batch.message.kind,
-            tenant_id: self.batch.message.tenant_id,
-            environment: self.batch.message.environment,
+            message_id: message.id,
+            kind: message.kind,
+            tenant_id: message.tenant_id,
+            environment: message.environment,
+            key_id: message.key_id,
+            sender_domain: message.usage_domain().cloned(),
             delivery_id: delivery.id,
             state,
             bounce_class: Some(class),

@@ -120,7 +120,7 @@ impl<H: Harness> TestBed<H> {
     /// Reopens the store as after a crash: without closing it.
     pub(crate) async fn restart(self) -> Self {
         let Self { harness, store, .. } = self;
-        drop(Arc::into_inner(store).expect("no task has the store"));
+        Arc::into_inner(store).expect("no task has the store").crash().await;
         let store = harness.open(H::HOT_QUEUE_OCTETS).await;
         Self::of(harness, store)
     }
@@ -367,6 +367,8 @@ pub(crate) fn outcome(tenant: TenantId, delivery: &Delivery, state: DeliveryStat
         kind: MessageKind::Message,
         tenant_id: tenant,
         environment: Environment::Live,
+        key_id: None,
+        sender_domain: None,
         delivery_id: delivery.id,
         state,
         bounce_class: class_of(state),
@@ -382,8 +384,14 @@ pub(crate) fn outcome(tenant: TenantId, delivery: &Delivery, state: DeliveryStat
 /// The same result for all claimed deliveries.
 pub(crate) fn outcomes(batches: &[Batch], state: DeliveryState) -> RecordBatch {
     let of_batch = |batch: &Batch| {
-        let (tenant, kind) = (batch.message.tenant_id, batch.message.kind);
-        let record = |delivery| AttemptRecord { kind, ..outcome(tenant, delivery, state) };
+        let message = &batch.message;
+        let record = |delivery| AttemptRecord {
+            kind: message.kind,
+            environment: message.environment,
+            key_id: message.key_id,
+            sender_domain: message.usage_domain().cloned(),
+            ..outcome(message.tenant_id, delivery, state)
+        };
         batch.deliveries.iter().map(record).collect::<Vec<_>>()
     };
     RecordBatch { records: batches.iter().flat_map(of_batch).collect(), report: None }

@@ -14,6 +14,7 @@ use super::submission_key::submission_key;
 use super::{Submission, SubmissionService, SubmissionSettings, Submitter, storage_refusal};
 use crate::blocking;
 use crate::clock::Instant;
+use crate::dkim::{SignError, Signer};
 use crate::mail::{Content, DomainName, MailParameters, Timestamp};
 use crate::model::{
     DeliveryId, Environment, ListName, MessageId, MessageKind, Refusal, RefusalCode, Scope, TenantId,
@@ -23,6 +24,10 @@ use crate::store::{Message, NewMessage, Spool, Store, StoreError, SubmissionKey,
 
 /// A message being stored has weight 1, plus 1 for each this many octets.
 const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
+
+/// A message of this size takes less time to sign than to hand over to another thread and back twice. Larger ones would delay
+/// what else the thread does.
+const SIGNED_AT_ONCE_OCTETS_MAX: usize = 64 * 1024;
 
 /// A message that passed all checks. Only the send limit, the signature or the store can still refuse it.
 #[derive(Debug)]
@@ -341,12 +346,15 @@ impl SubmissionService {
         let signers = self.directory.signers(tenant, &domain).await.map_err(|error| fail(&error))?;
         let to_sign = unsigned.clone();
         let _permit = self.signing.acquire(Some(tenant)).await.map_err(|error| fail(&error))?;
-        let signatures = blocking::run(move || {
-            signers.iter().map(|signer| signer.sign(&to_sign, oversigned)).collect::<Result<Vec<_>, _>>()
-        })
-        .await
-        .map_err(|error| fail(&error))?
-        .map_err(|error| fail(&error))?;
+        let is_quick = to_sign.len() <= SIGNED_AT_ONCE_OCTETS_MAX && signers.iter().all(Signer::is_quick);
+        let sign = move || -> Result<Vec<_>, SignError> {
+            signers.iter().map(|signer| signer.sign(&to_sign, oversigned)).collect()
+        };
+        let signatures = match is_quick {
+            true => sign(),
+            false => blocking::run(sign).await.map_err(|error| fail(&error))?,
+        };
+        let signatures = signatures.map_err(|error| fail(&error))?;
         let signing_domain = (!signatures.is_empty()).then_some(domain.name);
         let mut prefix = signatures.concat();
         prefix.push_str(&received);

@@ -279,6 +279,8 @@ async fn a_timeline_of_long_dialogues_is_truncated_and_says_so() {
             kind: MessageKind::Message,
             tenant_id: tenant.id,
             environment: Environment::Live,
+            key_id: None,
+            sender_domain: None,
             delivery_id,
             state: DeliveryState::Deferred,
             bounce_class: None,

@@ -206,6 +206,8 @@ async fn a_failed_event_is_retried_with_its_id_and_later_events_of_the_message_w
         kind: batch.message.kind,
         tenant_id: acme.id,
         environment: Environment::Live,
+        key_id: None,
+        sender_domain: None,
         delivery_id: batch.deliveries[0].id,
         state: DeliveryState::Delivered,
         next_attempt_at: None,

@@ -78,6 +78,11 @@ impl Message {
     pub fn begins_at(&self) -> Timestamp {
         self.parameters.release_at.map_or(self.created_at, |at| at.max(self.created_at))
     }
+
+    /// The domain under which its usage is counted. Old messages have only that of the signature.
+    pub fn usage_domain(&self) -> Option<&DomainName> {
+        self.sender_domain.as_ref().or(self.dkim_domain.as_ref())
+    }
 }
 
 /// Data that the sender attached to a message for its own use; it is not sent.
@@ -266,6 +271,10 @@ pub struct AttemptRecord {
     pub kind: MessageKind,
     pub tenant_id: TenantId,
     pub environment: Environment,
+    /// The key that submitted the message, for usage.
+    pub key_id: Option<KeyId>,
+    /// The domain that sent it, for usage; see [`Message::usage_domain`].
+    pub sender_domain: Option<DomainName>,
     pub delivery_id: DeliveryId,
     /// The state afterwards.
     pub state: DeliveryState,

@@ -6,6 +6,7 @@ pub(super) mod keys;
 mod removal;
 pub(super) mod row_limits;
 mod secrets;
+pub(super) mod suppressed_addresses;
 pub(super) mod suppressions;
 mod templates;
 pub(super) mod tenants;
@@ -403,6 +404,9 @@ impl Directory for Store {
         folded: &str,
         now: Timestamp,
     ) -> Result<Option<Suppression>> {
+        if !self.suppressed_addresses.may_contain(folded) {
+            return Ok(None);
+        }
         let folded = folded.to_owned();
         let sender = (tenant, environment);
         self.read(move |connection| suppressions::that_stops(connection, sender, &folded, now)).await
@@ -416,6 +420,9 @@ impl Directory for Store {
         list: &ListName,
         now: Timestamp,
     ) -> Result<Option<Suppression>> {
+        if !self.suppressed_addresses.may_contain(folded) {
+            return Ok(None);
+        }
         let (folded, list, sender) = (folded.to_owned(), list.clone(), (tenant, environment));
         let find = move |connection: &Connection| {
             suppressions::that_stops_list(connection, sender, &folded, &list, now)
@@ -430,6 +437,9 @@ impl Directory for Store {
         folded: Vec<String>,
         now: Timestamp,
     ) -> Result<Vec<Option<Suppression>>> {
+        if !folded.iter().any(|address| self.suppressed_addresses.may_contain(address)) {
+            return Ok(vec![None; folded.len()]);
+        }
         let sender = (tenant, environment);
         self.read(move |connection| {
             let find = |folded: &String| suppressions::that_stops(connection, sender, folded, now);

@@ -28,7 +28,7 @@ use crate::store::StoreError;
 use crate::store::database::{self, Connection, DatabaseError, Engine, TransactionState, WriterLock};
 use crate::store::memory::{
     Announcement, ChangeCount, CommitCounters, DirectoryVersions, EventClock, JournalEnd, MinuteSeries,
-    NodeLease, SuppressionTimes, UsageParts, WebhookDueIndex, WebhookSubscriptions,
+    NodeLease, SuppressedAddresses, SuppressionTimes, UsageParts, WebhookDueIndex, WebhookSubscriptions,
 };
 
 /// Epochs of nodes with slots of their own, and the maximum of lanes of a node.
@@ -94,6 +94,7 @@ pub(super) struct WriterState {
     pub(super) sealer: Arc<Sealer>,
     pub(super) subscriptions: WebhookSubscriptions,
     pub(super) suppression_times: SuppressionTimes,
+    pub(super) suppressed_addresses: SuppressedAddresses,
     pub(super) usage_parts: UsageParts,
     pub(super) known_backlogs: KnownBacklogs,
     pub(super) bounds: Bounds,
@@ -219,6 +220,7 @@ impl Lane {
             sealer,
             subscriptions,
             suppression_times,
+            suppressed_addresses,
             usage_parts,
             known_backlogs,
             bounds,
@@ -239,6 +241,7 @@ impl Lane {
             known_backlogs,
             full_webhooks: Default::default(),
             suppression_times,
+            suppressed_addresses,
             bounds,
             usage: Default::default(),
             usage_parts,

@@ -61,6 +61,7 @@ pub use self::blob_store::{body_path, hold_bodies};
 use self::body_pieces::BodyPieces;
 pub use self::bounds::Bounds;
 pub use self::copy::{CopiedStore, CopyOptions, CopyStep, StoreCopyError, StoreCopyProgress, copy_store};
+use self::directory::suppressed_addresses;
 use self::journal::{follow, idempotent_responses, retention};
 pub use self::postgres::{PostgresOptions, database_status};
 use self::probe::Probe;
@@ -78,8 +79,8 @@ pub use self::sqlite::quick_check::quick_check;
 use self::unit_of_work::Tx;
 use self::writer::{HotJob, Writer};
 use super::memory::{
-    ChangeCount, CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, NodeLease, SuppressionTimes,
-    WebhookDueIndex,
+    ChangeCount, CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, NodeLease, SuppressedAddresses,
+    SuppressionTimes, WebhookDueIndex,
 };
 use super::{
     Access, AnnouncedBackoff, AuditTrail, ObjectVersion, OpenError, Requester, ResponseRecorder, Result,
@@ -203,7 +204,7 @@ pub struct OpenDatabase {
     journal_end: Arc<JournalEnd>,
     /// See [`Store::watch_changes`].
     changes: Arc<ChangeCount>,
-    /// The task that keeps it up to date on PostgreSQL.
+    /// The task that keeps it up to date on PostgreSQL; on SQLite, the one that reads the suppressed addresses.
     following: Mutex<Option<AbortOnDropHandle<()>>>,
     /// The due times of webhooks.
     webhooks_due: Arc<WebhookDueIndex>,
@@ -211,6 +212,8 @@ pub struct OpenDatabase {
     directory_versions: DirectoryVersions,
     /// See [`super::Directory::may_have_suppressed_since`].
     suppression_times: SuppressionTimes,
+    /// The addresses of all suppressions, if they are known.
+    suppressed_addresses: SuppressedAddresses,
     /// See [`super::Ledger::usage_by_minute`].
     minutes: Arc<MinuteSeries>,
     /// Limits that hold for all nodes, in a database that several processes serve.
@@ -251,8 +254,12 @@ impl Store {
         if let Some(options) = to_join {
             postgres::join(&store, &options).await?;
         }
-        if store.engine == Engine::Postgres && store.access == Access::Serve {
-            let following = tokio::spawn(follow::follow(Arc::downgrade(&store.database)));
+        if store.access == Access::Serve {
+            let database = Arc::downgrade(&store.database);
+            let following = match store.engine {
+                Engine::Sqlite => tokio::spawn(suppressed_addresses::keep_known(database)),
+                Engine::Postgres => tokio::spawn(follow::follow(database)),
+            };
             *store.following.lock() = Some(AbortOnDropHandle::new(following));
         }
         Ok(store)
@@ -310,6 +317,17 @@ impl Store {
             && let Err(error) = file.unlock()
         {
             tracing::warn!(%error, "the data directory was not unlocked");
+        }
+    }
+
+    /// Drops the store without closing it, as the end of its process does.
+    #[cfg(test)]
+    pub(crate) async fn crash(self) {
+        let database = Arc::downgrade(&self.database);
+        drop(self);
+        // Its tasks may be in the middle of a query.
+        while database.strong_count() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
     }
 

@@ -15,8 +15,8 @@ use crate::mail::{DomainName, Timestamp};
 use crate::model::{DeliveryId, TenantId, WebhookId};
 use crate::store::database::{self, Connection, Engine, WriterLock};
 use crate::store::memory::{
-    Announcement, DirectoryChange, DirectoryChanges, EventClock, NodeLease, SuppressionTimes,
-    TouchedWebhooks, UsageAccumulator, UsageParts, WebhookSubscriptions,
+    Announcement, DirectoryChange, DirectoryChanges, EventClock, NodeLease, SuppressedAddresses,
+    SuppressionTimes, TouchedWebhooks, UsageAccumulator, UsageParts, WebhookSubscriptions,
 };
 
 /// One transaction of the writer.
@@ -47,6 +47,8 @@ pub(super) struct Tx<'a> {
     pub(super) full_webhooks: RefCell<Vec<(WebhookId, Timestamp)>>,
     /// When addresses were suppressed.
     pub(super) suppression_times: &'a SuppressionTimes,
+    /// Which addresses are suppressed.
+    pub(super) suppressed_addresses: &'a SuppressedAddresses,
     pub(super) bounds: &'a Bounds,
     /// By which the transaction is found after a commit without an answer.
     pub(super) inserted_row: InsertedRow,

@@ -13,7 +13,7 @@ use pillarbox::store::{RecordBatch, Spool, Store};
 use serde_json::json;
 use tokio_postgres::Client;
 
-use super::mail::{Sender, delivered, make_senders, messages};
+use super::mail::{BODY_OCTETS, Sender, delivered, make_senders, messages};
 use super::server::MeasuredServer;
 use super::{copy_of_key, options};
 
@@ -84,7 +84,7 @@ async fn open(server: &MeasuredServer, dir: &Path, number: usize) -> Arc<Store> 
 }
 
 async fn fill(client: &Client, store: &Store, senders: &[Sender], count: usize) {
-    let model = messages(senders, 1);
+    let model = messages(senders, 1, BODY_OCTETS);
     store.enqueue_all(model).await.unwrap();
     let first = Timestamp::now().as_millisecond() - count as i64 - 1000;
     let fill = FILL.replace("$first", &first.to_string()).replace("$count", &count.to_string());

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_postgres::Client;
 
-use super::mail::{Sender, all_delivered, make_senders, messages};
+use super::mail::{BODY_OCTETS, Sender, all_delivered, make_senders, messages};
 use super::server::MeasuredServer;
 use super::{copy_of_key, options};
 
@@ -155,7 +155,7 @@ async fn replay(store: &Store, senders: &[Sender], batches: usize, pause: Durati
         if let Some(ticks) = &mut ticks {
             ticks.tick().await;
         }
-        let batch = messages(senders, BATCH);
+        let batch = messages(senders, BATCH, BODY_OCTETS);
         store.enqueue_all(batch.clone()).await.unwrap();
         let records = all_delivered(&batch);
         store.record(RecordBatch { records, report: None }).await.unwrap();

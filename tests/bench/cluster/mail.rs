@@ -1,4 +1,4 @@
-//! The mail of the benchmark: messages of 10 KB with bodies that cannot be compressed, for one recipient each.
+//! The mail of benchmarks of the store: messages with bodies that cannot be compressed, for one recipient each.
 
 use bytes::Bytes;
 use pillarbox::mail::{Address, BodyType, Content, DomainName, ReversePath, SignedDuration, Timestamp};
@@ -8,7 +8,7 @@ use pillarbox::store::{Attempt, AttemptRecord, Directory, Message, NewKey, NewMe
 use rand::Rng;
 
 pub const TENANTS: usize = 20;
-const BODY_OCTETS: usize = 10 * 1024;
+pub const BODY_OCTETS: usize = 10 * 1024;
 const TRANSCRIPT: &str = "220 mx.example.net ESMTP\nEHLO out.example.org\n250-mx.example.net\n250-PIPELINING\n250-SIZE 52428800\n250-STARTTLS\n250 ENHANCEDSTATUSCODES\nSTARTTLS\n220 2.0.0 Ready\nEHLO out.example.org\n250 mx.example.net\nMAIL FROM:<bounce@example.com> SIZE=10240\n250 2.1.0 Ok\nRCPT TO:<user@example.net>\n250 2.1.5 Ok\nDATA\n354 Go ahead\n.\n250 2.0.0 Ok: queued as 4XyZabc";
 
 /// A tenant and its key.
@@ -40,13 +40,13 @@ async fn make_sender(store: &Store, number: usize) -> Sender {
     Sender(tenant, store.create_key(key, now).await.unwrap().id)
 }
 
-pub fn messages(senders: &[Sender], count: usize) -> Vec<NewMessage> {
-    (0..count).map(|number| message(senders[number % TENANTS], number)).collect()
+pub fn messages(senders: &[Sender], count: usize, body_octets: usize) -> Vec<NewMessage> {
+    (0..count).map(|number| message(senders[number % TENANTS], number, body_octets)).collect()
 }
 
-fn message(Sender(tenant_id, key_id): Sender, number: usize) -> NewMessage {
+fn message(Sender(tenant_id, key_id): Sender, number: usize, body_octets: usize) -> NewMessage {
     let now = Timestamp::now();
-    let mut body = vec![0; BODY_OCTETS];
+    let mut body = vec![0; body_octets];
     rand::rng().fill_bytes(&mut body);
     let content = Content { prefix: Bytes::from_static(b"Received: by bench\r\n"), submitted: body.into() };
     let domain = DomainName::parse(&format!("tenant-{}.example", number % TENANTS)).unwrap();
@@ -103,6 +103,8 @@ pub fn delivered(message: &Message, delivery_id: DeliveryId) -> AttemptRecord {
         kind: MessageKind::Message,
         tenant_id: message.tenant_id,
         environment: message.environment,
+        key_id: message.key_id,
+        sender_domain: message.usage_domain().cloned(),
         delivery_id,
         state: DeliveryState::Delivered,
         bounce_class: None,

@@ -37,7 +37,7 @@ use pillarbox::mail::{SignedDuration, Timestamp};
 use pillarbox::store::{Access, Bounds, Journal, NewMessage, PostgresOptions, RecordBatch, Spool, Store};
 use tokio::task::JoinSet;
 
-use self::mail::{delivered, make_senders, messages};
+use self::mail::{BODY_OCTETS, delivered, make_senders, messages};
 use self::meter::Meter;
 use self::round_trips::RoundTrips;
 use self::server::MeasuredServer;
@@ -119,7 +119,7 @@ async fn main() {
         round_trips::measure(&store, &trips, &senders).await;
         return store.close().await;
     }
-    let warm = messages(&senders, WARM);
+    let warm = messages(&senders, WARM, BODY_OCTETS);
     accept(&store, warm.clone()).await;
     record(&store, warm).await;
     client.batch_execute("CHECKPOINT").await.unwrap();
@@ -127,7 +127,7 @@ async fn main() {
         one_at_a_time::measure(&store, &client, &senders).await;
     } else {
         let meter = Meter { server: &server, client: &client };
-        measure(&store, meter, messages(&senders, number.unwrap_or(2_000)), has_webhook).await;
+        measure(&store, meter, messages(&senders, number.unwrap_or(2_000), BODY_OCTETS), has_webhook).await;
     }
     store.close().await;
 }

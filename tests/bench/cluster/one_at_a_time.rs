@@ -6,7 +6,7 @@ use pillarbox::store::{Spool, Store};
 use serde_json::json;
 use tokio_postgres::Client;
 
-use super::mail::{Sender, messages};
+use super::mail::{BODY_OCTETS, Sender, messages};
 
 const MESSAGES: usize = 300;
 
@@ -16,7 +16,7 @@ pub async fn measure(store: &Store, client: &Client, senders: &[Sender]) {
     let (ask, flush) = ("SELECT 1", "INSERT INTO flushed VALUES (1)");
     let (ask, flush) = (client.prepare(ask).await.unwrap(), client.prepare(flush).await.unwrap());
     let (mut accepts, mut trips, mut flushes) = (Vec::new(), Vec::new(), Vec::new());
-    for new in messages(senders, MESSAGES) {
+    for new in messages(senders, MESSAGES, BODY_OCTETS) {
         let begun = Instant::now();
         store.enqueue(new).await.unwrap();
         accepts.push(begun.elapsed());

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::mail::{Sender, all_delivered, messages};
+use super::mail::{BODY_OCTETS, Sender, all_delivered, messages};
 
 /// The name of the socket in its directory, as PostgreSQL spells it.
 const SOCKET: &str = ".s.PGSQL.5432";
@@ -91,7 +91,7 @@ pub async fn measure(store: &Store, trips: &RoundTrips, senders: &[Sender]) {
     let mut counted = [0; 2];
     // Statements are prepared by the first ones.
     for number in 0..=TRANSACTIONS {
-        let batch = messages(senders, BATCH);
+        let batch = messages(senders, BATCH, BODY_OCTETS);
         let begin = trips.count();
         store.enqueue_all(batch.clone()).await.unwrap();
         let accepted = trips.count();

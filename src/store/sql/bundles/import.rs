@@ -379,6 +379,7 @@ impl Importing<'_> {
         self.tx.directory_changes.push(DirectoryChange::Everything);
         self.tx.subscriptions.clear();
         self.tx.suppression_times.note(Some(self.tenant), now);
+        self.tx.suppressed_addresses.forget();
         self.tx.announce(&Announcement::Suppressed { owner: Some(self.tenant), at: now })?;
         self.tx.announce(&Announcement::Webhooks)?;
         if let Some([Column::Text(name), Column::Text(slug)]) = &self.new_tenant {

@@ -82,6 +82,7 @@ pub(in crate::store::sql) fn suppress(
     tx.suppression_times.note(new.tenant_id, noted_at);
     tx.announce(&Announcement::Suppressed { owner: new.tenant_id, at: noted_at })?;
     let address = new.address.folded();
+    tx.suppressed_addresses.note(&address);
     let before = find_by_address(tx, (new.tenant_id, new.environment), &address, &new.mail)?;
     let was_in_force = before.as_ref().is_some_and(|old| is_in_force(old, now));
     let provisional_end = provisional_end(tx, new, now)?;

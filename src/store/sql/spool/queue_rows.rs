@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use crate::mail::{DomainName, Host};
-use crate::model::{DeliveryId, Environment, KeyId, MessageId, TenantId};
+use crate::mail::Host;
+use crate::model::{DeliveryId, MessageId, TenantId};
 use crate::store::Result;
 use crate::store::database::{self, Engine, params};
 use crate::store::sql::job::ResultsOfJob;
@@ -25,10 +25,6 @@ pub(in crate::store::sql) struct HeldDelivery {
     pub(in crate::store::sql) recipient: String,
     /// Before this result.
     pub(in crate::store::sql) attempts: u32,
-    pub(in crate::store::sql) key_id: Option<KeyId>,
-    pub(in crate::store::sql) environment: Environment,
-    /// Of the sender, for usage.
-    pub(in crate::store::sql) domain: Option<DomainName>,
 }
 
 /// Adds the row of a delivery that was just inserted.
@@ -77,8 +73,7 @@ pub(in crate::store::sql) fn lock(
     tx: &Tx<'_>,
     results: &ResultsOfJob,
 ) -> database::Result<HashMap<DeliveryId, HeldDelivery>> {
-    let sql = "SELECT q.id, d.recipient, d.attempts, m.key_id, m.environment, coalesce(m.sender_domain, m.dkim_domain)
-               FROM queue q JOIN delivery d ON d.id = q.id JOIN message m ON m.id = d.message_id
+    let sql = "SELECT q.id, d.recipient, d.attempts FROM queue q JOIN delivery d ON d.id = q.id
                WHERE q.id = ANY (string_to_array(?1, ',')) AND q.owner IN (0, ?2)
                  AND NOT EXISTS (SELECT 1 FROM attempt a
                                  WHERE a.id = ANY (string_to_array(?3, ',')) AND a.id >= ?4 AND a.id <= ?5
@@ -92,13 +87,7 @@ pub(in crate::store::sql) fn lock(
     let row =
         params![list(deliveries), tx.lease.epoch(), list(attempts), first_attempt, last_attempt, first, last];
     let held = statement.query_map(row, |row| {
-        let held = HeldDelivery {
-            recipient: row.get(1)?,
-            attempts: row.get(2)?,
-            key_id: row.get(3)?,
-            environment: row.get(4)?,
-            domain: row.get(5)?,
-        };
+        let held = HeldDelivery { recipient: row.get(1)?, attempts: row.get(2)? };
         Ok((row.get(0)?, held))
     })?;
     held.collect()

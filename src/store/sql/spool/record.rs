@@ -142,22 +142,20 @@ fn write_one<'a>(
         Engine::Sqlite => {
             let mut statement =
                 tx.prepare_cached(concat!(update_delivery!(), " RETURNING recipient, attempts"))?;
-            let changed = statement.query_row(row, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-            changed.map(|(recipient, attempts)| (recipient, attempts, None))
+            statement.query_row(row, |row| Ok((row.get(0)?, row.get(1)?))).optional()?
         }
         Engine::Postgres => match tx.held.borrow_mut().remove(&record.delivery_id) {
             None => None,
-            Some(HeldDelivery { recipient, attempts, key_id, environment, domain }) => {
+            Some(HeldDelivery { recipient, attempts }) => {
                 tx.prepare_cached(update_delivery!())?.post(row)?;
                 if let Some(next_us) = next_attempt_us(record) {
                     queue_rows::put_back(tx, record.delivery_id, next_us)?;
                 }
-                let attempts = attempts + u32::from(record.attempt.is_some());
-                Some((recipient, attempts, Some((key_id, environment, domain))))
+                Some((recipient, attempts + u32::from(record.attempt.is_some())))
             }
         },
     };
-    let Some((recipient, attempts, sender)) = held else { return Ok(false) };
+    let Some((recipient, attempts)): Option<(String, u32)> = held else { return Ok(false) };
     if let Some(attempt) = &record.attempt {
         insert_attempt(tx, attempt, stored)?;
     }
@@ -185,13 +183,8 @@ fn write_one<'a>(
     });
     let counts = counts_of(record);
     if counts != UsageCounts::default() {
-        match sender {
-            Some((key_id, environment, domain)) => {
-                let AttemptRecord { tenant_id, at, .. } = *record;
-                tx.count(UsedBy { tenant_id, key_id, environment, at }, domain.as_ref(), counts);
-            }
-            None => tx.count_delivery(record.message_id, record.at, counts)?,
-        }
+        let AttemptRecord { tenant_id, key_id, environment, at, .. } = *record;
+        tx.count(UsedBy { tenant_id, key_id, environment, at }, record.sender_domain.as_ref(), counts);
     }
     Ok(true)
 }

@@ -19,8 +19,8 @@ use crate::mail::Timestamp;
 use crate::store::database::{self, DatabaseError, Engine, OptionalExtension};
 use crate::store::free_space::FreeSpace;
 use crate::store::memory::{
-    ChangeCount, CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, NodeLease, SuppressionTimes,
-    WebhookDueIndex, WebhookSubscriptions,
+    ChangeCount, CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, NodeLease, SuppressedAddresses,
+    SuppressionTimes, WebhookDueIndex, WebhookSubscriptions,
 };
 use crate::store::sql::blob_store::BodyFiles;
 use crate::store::sql::body_pieces::BodyPieces;
@@ -125,6 +125,7 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
     let counters = Arc::new(CommitCounters::new());
     let directory_versions = DirectoryVersions::default();
     let suppression_times = SuppressionTimes::new(events::time_behind(&clock).max(Timestamp::now()));
+    let suppressed_addresses = SuppressedAddresses::default();
     let minutes = Arc::new(MinuteSeries::new(Timestamp::now()));
     let hooks = CommitHooks {
         journal_end: Arc::clone(&journal_end),
@@ -141,6 +142,7 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         sealer: Arc::clone(&sealer),
         subscriptions: WebhookSubscriptions::default(),
         suppression_times: suppression_times.clone(),
+        suppressed_addresses: suppressed_addresses.clone(),
         usage_parts: Default::default(),
         known_backlogs: Default::default(),
         bounds: options.bounds,
@@ -173,6 +175,7 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         webhooks_due,
         directory_versions,
         suppression_times,
+        suppressed_addresses,
         minutes,
         lock: Mutex::new(lock),
         lease,

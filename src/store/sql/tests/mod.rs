@@ -5,6 +5,7 @@ mod erasures;
 mod migrations;
 mod opening;
 mod removal;
+mod suppressed_addresses;
 mod writer;
 
 use std::os::unix::fs::PermissionsExt;
@@ -139,6 +140,10 @@ async fn the_hot_queries_use_their_indexes() {
         (directory::keys::DUE_NOTICES, "key_notice_due"),
         (directory::suppressions::OF_TENANT, "suppression_of_tenant"),
         (directory::suppressions::OF_PLATFORM, "suppression_of_"),
+        (
+            directory::suppressed_addresses::PAGE_OF_ADDRESSES,
+            "COVERING INDEX suppression_of_tenant (address>?)",
+        ),
         (directory::row_limits::MORE_SUPPRESSIONS, "SEARCH suppression_count USING PRIMARY KEY"),
         (reports::WITH_RETURN_HOST, "domain_by_return_host"),
         (reports::record::OLDEST_UNATTRIBUTED, "SEARCH report USING COVERING INDEX report_row_"),
