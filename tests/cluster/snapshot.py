@@ -31,6 +31,7 @@ def run(arguments, folder, chance):
             with database.open_transaction("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM queue"):
                 held = measure(cluster, arguments.seconds)
             print(f"before: {before}\nwith an old snapshot: {held}", flush=True)
+            print("\n".join(slowest(database)), flush=True)
             require(held.rate >= 0.95 * before.rate, "fewer deliveries are attempted")
             require(held.claim_ms <= max(CLAIM_MS, 2 * before.claim_ms), "claims take longer")
             require(held.hot >= 0.9, "updates are not HOT")
@@ -66,6 +67,13 @@ def measure(cluster, seconds):
     time.sleep(1.5)
     all_, hot = (now - was for now, was in zip(updates_of_delivery(database), updates))
     return Measured(seconds, attempted, [float(number) for number in claims], hot / all_)
+
+
+def slowest(database):
+    """The look-ups and claims that took the most time."""
+    columns = "calls, round(mean_exec_time::numeric, 2) || ' ms', round(total_exec_time) || ' ms', substr(regexp_replace(query, '\\s+', ' ', 'g'), 1, 150)"
+    sql = f"SELECT {columns} FROM pg_stat_statements WHERE {CLAIMS} ORDER BY total_exec_time DESC LIMIT 4"
+    return database.query(sql)
 
 
 def attempts(cluster):

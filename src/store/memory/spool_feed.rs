@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::due_floors::DueFloors;
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, QueueFilter, TenantId};
 use crate::store::NewMessage;
@@ -119,6 +120,8 @@ pub struct SpoolFeed {
     octets_max: u64,
     /// Whether this process delivers, that is, reads the feed.
     is_read: bool,
+    /// From which time on tenants may have due deliveries, as far as the feed tells.
+    floors: DueFloors,
 }
 
 #[derive(Debug, Default)]
@@ -136,6 +139,7 @@ impl SpoolFeed {
             used_octets: Arc::default(),
             octets_max,
             is_read,
+            floors: DueFloors::default(),
         }
     }
 
@@ -164,6 +168,7 @@ impl SpoolFeed {
         let mut pending = self.pending.lock();
         match change {
             SpoolChange::Due { tenant_id, at } => {
+                self.floors.note(tenant_id, at.as_microsecond());
                 let earliest = pending.due.entry(tenant_id).or_insert(at);
                 *earliest = at.min(*earliest);
             }
@@ -171,6 +176,11 @@ impl SpoolFeed {
         }
         drop(pending);
         self.wake();
+    }
+
+    /// Where looks for due deliveries begin.
+    pub(in crate::store) fn floors(&self) -> &DueFloors {
+        &self.floors
     }
 
     /// Reserves memory for a message until it is delivered; `None` if there is not enough.

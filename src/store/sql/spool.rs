@@ -13,6 +13,7 @@ use futures_util::future::try_join_all;
 use tokio::sync::{mpsc, watch};
 
 use self::damage::DamagedDelivery;
+use self::due_rows::DueRows;
 use self::enqueue::{EnqueueBatch, EnqueueJob, Stored};
 use self::record::RecordJob;
 use super::blob_store::{self, BodyLocation, BodyPlacement};
@@ -81,10 +82,12 @@ impl Spool for Store {
 
     async fn due_pages(&self, ranges: Vec<DueRange>, now: Timestamp) -> Result<Vec<DuePage>> {
         self.refuse_unless_serving()?;
+        let feed = self.lease.is_shared().then(|| Arc::clone(&self.feed));
         let read = self.read(move |connection| {
-            let mut damaged = Vec::new();
-            let pages = ranges.iter().map(|range| due_rows::page(connection, range, now, &mut damaged));
-            Ok((pages.collect::<Result<_>>()?, damaged))
+            let floors = feed.as_ref().map(|feed| feed.floors());
+            let mut look = DueRows { connection, floors, now, damaged: Vec::new() };
+            let pages = ranges.iter().map(|range| look.page(range)).collect::<Result<_>>()?;
+            Ok((pages, look.damaged))
         });
         let (pages, damaged) = read.await?;
         self.quarantine(damaged, now);

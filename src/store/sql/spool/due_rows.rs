@@ -7,6 +7,7 @@ use super::damage::DamagedDelivery;
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, MessageId, TenantId, TenantStatus};
 use crate::store::database::{self, Connection, DatabaseError, Row, ValueRef, params};
+use crate::store::memory::DueFloors;
 use crate::store::sql::queue::pauses;
 use crate::store::sql::sql_types::{sql_limit, us};
 use crate::store::sql::{delivery_rows, message_rows};
@@ -20,36 +21,49 @@ pub(in crate::store::sql) const DUE_ROWS: &str = "
 pub(in crate::store::sql) const FIRST_AFTER: &str =
     "SELECT min(next_attempt_us) FROM queue WHERE tenant_id = ?1 AND owner = 0 AND next_attempt_us > ?2";
 
-/// A page of due rows without the damaged ones, which are added to `damaged`.
-pub(super) fn page(
-    connection: &Connection,
-    range: &DueRange,
-    now: Timestamp,
-    damaged: &mut Vec<DamagedDelivery>,
-) -> Result<DuePage> {
-    let bound = |at: DueCursor| (at.next_attempt_us, at.id.to_string());
-    let after = range.after.map_or((i64::MIN, String::new()), bound);
-    // Sorts after all ids.
-    let until = range.until.map_or((us(now), "~".to_owned()), bound);
-    let mut statement = connection.prepare_cached(DUE_ROWS)?;
-    let bounds = params![range.tenant_id, after.0, after.1, until.0, until.1, sql_limit(range.rows_max)];
-    let mut read = statement.query(bounds)?;
-    let (mut rows, mut count, damaged_before) = (Vec::new(), 0, damaged.len());
-    while let Some(row) = read.next()? {
-        count += 1;
-        match due_row(&row) {
-            Ok(due) => rows.push(due),
-            Err(error) => damaged.push(DamagedDelivery::new(raw_text(&row, 1)?, error)?),
+/// A look for due rows.
+pub(super) struct DueRows<'a> {
+    pub(super) connection: &'a Connection,
+    /// Where looks begin, in a database with several nodes.
+    pub(super) floors: Option<&'a DueFloors>,
+    pub(super) now: Timestamp,
+    /// Rows that cannot be read.
+    pub(super) damaged: Vec<DamagedDelivery>,
+}
+
+impl DueRows<'_> {
+    /// A page of rows without the damaged ones, which are added to `damaged`.
+    pub(super) fn page(&mut self, range: &DueRange) -> Result<DuePage> {
+        let look = self.floors.filter(|_| range.after.is_none()).map(|floors| floors.begin(range.tenant_id));
+        let bound = |at: DueCursor| (at.next_attempt_us, at.id.to_string());
+        let after = range.after.map_or((look.map_or(i64::MIN, |look| look.from_us), String::new()), bound);
+        // Sorts after all ids.
+        let until = range.until.map_or((us(self.now), "~".to_owned()), bound);
+        let mut statement = self.connection.prepare_cached(DUE_ROWS)?;
+        let bounds = params![range.tenant_id, after.0, after.1, until.0, until.1, sql_limit(range.rows_max)];
+        let mut read = statement.query(bounds)?;
+        let (mut rows, mut count, damaged_before) = (Vec::new(), 0, self.damaged.len());
+        while let Some(row) = read.next()? {
+            count += 1;
+            match due_row(&row) {
+                Ok(due) => rows.push(due),
+                Err(error) => self.damaged.push(DamagedDelivery::new(raw_text(&row, 1)?, error)?),
+            }
         }
+        let has_damaged = self.damaged.len() > damaged_before;
+        if let (Some(floors), Some(look), false) = (self.floors, look, has_damaged) {
+            let first_us = rows.first().map_or(until.0, |row: &DueRow| row.at.next_attempt_us);
+            floors.raise(range.tenant_id, look, first_us);
+        }
+        // A page without a readable row ends the scan. By the next one, the damaged rows are quarantined.
+        let is_last = count < range.rows_max || rows.is_empty();
+        let next_due_us = match is_last {
+            true if has_damaged => Some(us(self.now)),
+            true => first_after(self.connection, range.tenant_id, self.now)?,
+            false => None,
+        };
+        Ok(DuePage { rows, is_last, next_due_us })
     }
-    // A page without a readable row ends the scan. By the next one, the damaged rows are quarantined.
-    let is_last = count < range.rows_max || rows.is_empty();
-    let next_due_us = match is_last {
-        true if damaged.len() > damaged_before => Some(us(now)),
-        true => first_after(connection, range.tenant_id, now)?,
-        false => None,
-    };
-    Ok(DuePage { rows, is_last, next_due_us })
 }
 
 fn due_row(row: &Row<'_>) -> database::Result<DueRow> {
