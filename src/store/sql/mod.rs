@@ -204,7 +204,7 @@ pub struct OpenDatabase {
     journal_end: Arc<JournalEnd>,
     /// See [`Store::watch_changes`].
     changes: Arc<ChangeCount>,
-    /// The task that keeps it up to date on PostgreSQL; on SQLite, the one that reads the suppressed addresses.
+    /// On PostgreSQL, the task that keeps the end of the journal up to date; on SQLite, the one that reads the suppressed addresses.
     following: Mutex<Option<AbortOnDropHandle<()>>>,
     /// The due times of webhooks.
     webhooks_due: Arc<WebhookDueIndex>,
