@@ -25,8 +25,8 @@ use crate::store::{Message, NewMessage, Spool, Store, StoreError, SubmissionKey,
 /// A message being stored has weight 1, plus 1 for each this many octets.
 const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
 
-/// A message of this size takes less time to sign than to hand over to another thread and back twice. Larger ones would delay
-/// what else the thread does.
+/// Messages up to this size are signed by the thread that received them, without a hand-over to another one and back. Larger
+/// ones would delay the other connections of that thread.
 const SIGNED_AT_ONCE_OCTETS_MAX: usize = 64 * 1024;
 
 /// A message that passed all checks. Only the send limit, the signature or the store can still refuse it.

@@ -38,8 +38,8 @@ pub(in crate::store) struct AddressFilter {
 impl AddressFilter {
     /// Adds an address.
     pub(in crate::store) fn add(&self, folded: &str) {
-        self.bloom.insert(folded);
-        self.addresses.fetch_add(1, Ordering::Relaxed);
+        let was_known = self.bloom.insert(folded);
+        self.addresses.fetch_add(usize::from(!was_known), Ordering::Relaxed);
     }
 
     /// All addresses in the database were added.
