@@ -407,6 +407,8 @@ async fn record_attempts(
         kind: MessageKind::Message,
         tenant_id: tenant,
         environment: Environment::Live,
+        key_id: None,
+        sender_domain: None,
         delivery_id,
         state: DeliveryState::Deferred,
         bounce_class: None,

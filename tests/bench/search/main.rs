@@ -143,6 +143,8 @@ async fn deliver(store: &Arc<Store>) {
                     kind: batch.message.kind,
                     tenant_id: batch.message.tenant_id,
                     environment: batch.message.environment,
+                    key_id: batch.message.key_id,
+                    sender_domain: batch.message.usage_domain().cloned(),
                     delivery_id: delivery.id,
                     state,
                     bounce_class: None,
