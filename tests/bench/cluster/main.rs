@@ -15,6 +15,9 @@
 //!   cluster_bench claims [COUNT] [SETTING=VALUE]...
 //! Four nodes on one backlog. Targets for 1,000,000: 90 % of the chosen deliveries are claimed; a page and a claim take less than
 //! 5 ms together.
+//!   cluster_bench order [COUNT] [SETTING=VALUE]...
+//! Four nodes with eight lanes append events beside transactions that end late. Fails unless readers on two nodes see the same
+//! sequence with all events.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod claims;
@@ -22,6 +25,7 @@ mod linearity;
 mod mail;
 mod meter;
 mod one_at_a_time;
+mod order;
 #[path = "../../../src/store/contract/postgres_server.rs"]
 mod postgres_server;
 mod round_trips;
@@ -87,7 +91,7 @@ impl Arguments {
 #[tokio::main]
 async fn main() {
     let mut arguments = Arguments(std::env::args().skip(1).peekable());
-    let modes = ["round-trips", "one-at-a-time", "linearity", "claims"];
+    let modes = ["round-trips", "one-at-a-time", "linearity", "claims", "order"];
     let mode = modes.into_iter().find(|mode| arguments.take(mode));
     let number = arguments.take_number();
     let has_webhook = arguments.take("webhook");
@@ -99,6 +103,7 @@ async fn main() {
             let time = Duration::from_secs(number.unwrap_or(20) as u64);
             return linearity::measure(&server, &client, time).await;
         }
+        Some("order") => return order::check(&server, number.unwrap_or(100_000)).await,
         Some("claims") => return claims::measure(&server, &client, number.unwrap_or(1_000_000)).await,
         _ => {}
     }
