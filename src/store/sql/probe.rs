@@ -114,7 +114,7 @@ fn write_row(tx: &Tx<'_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sql::tests::{Bed, options};
+    use crate::store::sql::tests::{Bed, options, wait_until_known};
     use crate::store::{Access, Journal, SqliteOptions, Store};
 
     fn probe(interval: Duration) -> Probe {
@@ -154,6 +154,7 @@ mod tests {
     #[tokio::test]
     async fn a_test_commits_and_leaves_nothing_behind() {
         let bed = Bed::new().await;
+        wait_until_known(&bed.store).await;
         let before = bed.store.counts().commits;
         bed.store.probe().await.unwrap();
         assert_eq!(bed.store.counts().commits, before + 1);

@@ -108,6 +108,16 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
+/// Waits until the store knows all suppressed addresses, which it reads with queries and a job after it was opened.
+pub(super) async fn wait_until_known(store: &Store) {
+    let known = async {
+        while store.suppressed_addresses.may_contain("nobody@none.example") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), known).await.unwrap();
+}
+
 fn contains(octets: &[u8], part: &[u8]) -> bool {
     octets.windows(part.len()).any(|window| window == part)
 }

@@ -4,16 +4,6 @@ use super::*;
 use crate::store::sql::directory::suppressed_addresses::PAGE;
 use crate::store::{BundlePart, BundleRequest, Bundles, ImportOptions};
 
-/// Waits until the store knows all suppressed addresses.
-async fn wait_until_known(store: &Store) {
-    let known = async {
-        while store.suppressed_addresses.may_contain("nobody@none.example") {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), known).await.unwrap();
-}
-
 async fn is_suppressed(store: &Store, tenant: TenantId, address: &str) -> bool {
     let at = |found: Result<Option<_>>| found.unwrap().is_some();
     let one = at(store.suppression_of(tenant, Environment::Live, address, now()).await);
