@@ -99,6 +99,11 @@ impl Session {
         self.is_left.get() || self.client.is_closed()
     }
 
+    fn forget_statements(&mut self) {
+        self.statements.clear();
+        self.for_many_rows.clear();
+    }
+
     /// Ends it without waiting for answers.
     fn leave(&self) {
         self.is_left.set(true);
@@ -331,8 +336,13 @@ impl PostgresConnection {
         let params: Vec<_> =
             params.iter().map(|value| value as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
         let client = self.client();
-        let rows = self.run(&client, client.query(statement, &params));
-        let rows = self.note(rows)?;
+        let query = |statement| self.note(self.run(&client, client.query(statement, &params)));
+        let rows = match query(statement) {
+            Err(error) if is_outdated(&error) && self.state.get() == TransactionState::None => {
+                query(&self.prepare(sql)?)?
+            }
+            rows => rows?,
+        };
         // A statement that changes rows returns them here.
         if !sql.trim_start().starts_with("SELECT") && !sql.trim_start().starts_with("WITH") {
             self.changes.set(self.changes.get() + rows.len() as u64);
@@ -446,6 +456,9 @@ impl PostgresConnection {
     fn note<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| {
             let error = self.cause_of(error);
+            if is_outdated(&error) {
+                self.session.borrow_mut().forget_statements();
+            }
             if self.state.get() == TransactionState::Usable {
                 self.state.set(TransactionState::Failed);
             }
@@ -484,6 +497,12 @@ fn begin_session(runtime: &DrivingRuntime, server: &PostgresServer, role: Sessio
         statements: HashMap::new(),
         for_many_rows: HashMap::new(),
     })
+}
+
+/// Whether a prepared statement has other columns than when it was prepared: a node of a newer version has added one. A transaction
+/// has to be repeated then.
+fn is_outdated(error: &DatabaseError) -> bool {
+    error.has_state(&SqlState::FEATURE_NOT_SUPPORTED)
 }
 
 fn parameters<'a>(params: &'a [&'a dyn ToSql]) -> Result<Vec<Parameter<'a>>> {

@@ -4,7 +4,7 @@ mod nodes;
 
 use std::sync::Arc;
 
-use crate::model::WebhookStatus;
+use crate::model::{Environment, WebhookStatus};
 use crate::store::contract::postgres::PostgresHarness;
 use crate::store::contract::{
     Harness, TestBed, later, new_message, new_suppression, new_tenant, new_webhook, now,
@@ -38,6 +38,28 @@ async fn a_database_of_a_newer_program_is_refused() {
     harness.execute("INSERT INTO schema_version (version) VALUES (99)").await;
     let refused = Store::open(harness.options()).await.err();
     assert!(matches!(refused, Some(OpenError::Newer { found: 99, .. })), "{refused:?}");
+}
+
+/// Nodes of a newer version do so while this one serves.
+#[tokio::test]
+async fn statements_go_on_after_a_column_was_added() {
+    let Some(harness) = harness().await else { return };
+    let store = harness.open(0).await;
+    let bed = Bed::of(harness, store);
+    let tenant = bed.tenant("a").await.id;
+    let suppress = async || {
+        bed.store.suppress(new_suppression(Some(tenant), "no@one.example"), now()).await.unwrap();
+        let found = bed.store.suppression_of(tenant, Environment::Live, "no@one.example", now()).await;
+        assert!(found.unwrap().is_some());
+    };
+    // Every session has prepared its statements.
+    for _ in 0..8 {
+        suppress().await;
+    }
+    bed.harness.execute("ALTER TABLE suppression ADD COLUMN of_a_later_version TEXT").await;
+    for _ in 0..8 {
+        suppress().await;
+    }
 }
 
 #[tokio::test]
