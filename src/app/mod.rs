@@ -10,6 +10,7 @@ mod preflight;
 mod sandbox_domain;
 mod shared_backoffs;
 mod shared_bans;
+mod shared_cancellations;
 mod shared_services;
 mod store_options;
 mod task_group;

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use super::listeners::{self, Listeners};
 use super::task_group::TaskGroup;
-use super::{Machine, StartError, certificate_watch, sandbox_domain, shared_backoffs, shared_bans};
+use super::{
+    Machine, StartError, certificate_watch, sandbox_domain, shared_backoffs, shared_bans,
+    shared_cancellations,
+};
 use crate::acme::{Acme, AcmeDependencies};
 use crate::api::{self, Api, InProcess};
 use crate::clock::Clock;
@@ -272,6 +275,8 @@ impl<'a> SharedServices<'a> {
         let bans = shared_bans::run(store.clone(), self.bans, self.clock.clone(), stop.clone());
         tasks.spawn("bans of other nodes", bans);
         tasks.spawn("back-offs of other nodes", shared_backoffs::run(self.queue.clone(), stop.clone()));
+        let cancellations = shared_cancellations::run(self.queue.clone(), stop.clone());
+        tasks.spawn("cancellations of other nodes", cancellations);
         tasks.spawn("send limits", self.submission.share_send_limits(stop.clone()));
         tasks.spawn("search indexer", search_indexer::run(store.clone(), self.clock.clone(), stop.clone()));
         tasks.spawn("brakes", brakes::run(store.clone(), self.clock.clone(), stop.clone()));

@@ -272,6 +272,23 @@ impl<T: Clone + Eq + Hash, K: Clone + Eq + Hash, J> FairQueue<T, K, J> {
         self.queues.iter().map(|(key, queue)| (key, queue.slots.taken(), queue.waiting()))
     }
 
+    /// Removes the work of a tenant that is meant, in all queues; slots stay in use.
+    pub fn extract_if(&mut self, tenant: &T, is_meant: impl Fn(&J) -> bool) -> Vec<J> {
+        let (mut extracted, mut left) = (Vec::new(), Vec::new());
+        for (key, queue) in &mut self.queues {
+            let (jobs, is_last) = queue.extract_if(tenant, &is_meant);
+            extracted.extend(jobs);
+            if is_last {
+                left.push(key.clone());
+            }
+        }
+        for key in left {
+            self.leave_round(tenant, &key);
+            self.forget_if_unused(&key);
+        }
+        extracted
+    }
+
     /// Removes all work of a queue; its slots stay in use.
     pub fn evict(&mut self, key: &K) -> Vec<J> {
         let Some(queue) = self.queues.get_mut(key) else { return Vec::new() };

@@ -190,6 +190,8 @@ enum Act {
     /// The slot limit of each queue from now on.
     Limit(usize),
     Evict(u8),
+    /// Removes every second unit of work of a tenant.
+    Extract(u8, u32),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -200,6 +202,7 @@ fn act() -> impl Strategy<Value = Act> {
         any::<usize>().prop_map(Act::Free),
         (0usize..3).prop_map(Act::Limit),
         (0u8..4).prop_map(Act::Evict),
+        (0u8..4, 0u32..2).prop_map(|(tenant, part)| Act::Extract(tenant, part)),
     ]
 }
 
@@ -208,12 +211,14 @@ proptest! {
     fn no_limit_is_exceeded_and_no_work_is_lost(acts in prop::collection::vec(act(), 0..200)) {
         let mut fair = fairness(5, 2);
         let (mut pushed, mut out) = (0u32, BTreeSet::new());
+        let mut tenants = Vec::new();
         // Destination queue and tenant of each slot.
         let mut slots: Vec<(u8, u8)> = Vec::new();
         for act in acts {
             match act {
                 Act::Push(tenant, key) => {
                     fair.push(tenant, key, pushed);
+                    tenants.push(tenant);
                     pushed += 1;
                 }
                 Act::Next => {
@@ -240,6 +245,15 @@ proptest! {
                     (0..4).for_each(|key| fair.reopen(&key));
                 }
                 Act::Evict(key) => out.extend(fair.evict(&key)),
+                Act::Extract(tenant, part) => {
+                    let is_meant = |job: &u32| job % 2 == part;
+                    let waited = (0..pushed).filter(|job| !out.contains(job));
+                    let meant: BTreeSet<u32> =
+                        waited.filter(|job| tenants[*job as usize] == tenant && is_meant(job)).collect();
+                    let extracted: BTreeSet<u32> = fair.extract_if(&tenant, is_meant).into_iter().collect();
+                    prop_assert_eq!(&extracted, &meant);
+                    out.extend(extracted);
+                }
             }
             let most = |key: fn(&(u8, u8)) -> u8| {
                 (0..5).map(|name| slots.iter().filter(|slot| key(slot) == name).count()).max()

@@ -55,6 +55,11 @@ impl Claim {
         Self { batch, route: None, epoch, releaser, settled: false }
     }
 
+    /// Its deliveries.
+    pub(super) fn ids(&self) -> impl Iterator<Item = DeliveryId> {
+        self.batch.deliveries.iter().map(|delivery| delivery.id)
+    }
+
     /// Its results were sent to the store, whose commit ends the claim.
     pub fn settle(mut self) {
         self.settled = true;
@@ -84,7 +89,7 @@ impl Drop for Claim {
         if self.settled || self.batch.deliveries.is_empty() {
             return;
         }
-        let deliveries = self.batch.deliveries.iter().map(|delivery| delivery.id).collect();
+        let deliveries = self.ids().collect();
         self.releaser.give_back(GivenBack { deliveries, unscanned: Vec::new() });
     }
 }

@@ -15,7 +15,7 @@ use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, Environment, QueueFilter, TenantId, Weight};
 use crate::policy::deficit_round_robin::DeficitRoundRobin;
 use crate::store::{
-    AcceptedMessage, Batch, DueCursor, DueRow, HotQueuePermit, PausedRow, SpoolChange, is_held,
+    AcceptedMessage, Batch, DueCursor, DueRow, HotQueuePermit, OpenDelivery, PausedRow, SpoolChange, is_held,
 };
 
 /// If a tenant may have due rows, one part of this many of its limit is not available to fresh mail, which would otherwise
@@ -232,19 +232,32 @@ impl ClaimTable {
 
     fn end_claim(&mut self, id: DeliveryId) -> Option<TenantId> {
         let claim = self.claims.remove(&id)?;
-        if claim.is_handed_out
-            && let Some(count) = self.handed_out.get_mut(&claim.tenant)
-        {
-            *count -= 1;
-            self.handed_out_count -= 1;
-            if *count == 0 {
-                self.handed_out.remove(&claim.tenant);
-            }
+        if claim.is_handed_out {
+            self.count_returned(claim.tenant);
         }
         if let Some(ended) = &mut self.ended_in_pass {
             ended.insert(id);
         }
         Some(claim.tenant)
+    }
+
+    /// Counts a delivery that the relay has no more.
+    fn count_returned(&mut self, tenant: TenantId) {
+        let Some(count) = self.handed_out.get_mut(&tenant) else { return };
+        *count -= 1;
+        self.handed_out_count -= 1;
+        if *count == 0 {
+            self.handed_out.remove(&tenant);
+        }
+    }
+
+    /// Takes back a delivery that the relay has not begun, and keeps it claimed. False if its claim has ended.
+    pub(super) fn take_back_waiting(&mut self, id: DeliveryId) -> bool {
+        let Some(claim) = self.claims.get_mut(&id).filter(|claim| claim.is_handed_out) else { return false };
+        claim.is_handed_out = false;
+        let tenant = claim.tenant;
+        self.count_returned(tenant);
+        true
     }
 
     /// Ends claims; the deliveries are due as before.
@@ -435,14 +448,10 @@ impl ClaimTable {
 
     /// Claims deliveries for a change of their rows, also those in the hot queue; returns the claimed ones. The relay has the
     /// others.
-    pub(super) fn take_back(
-        &mut self,
-        tenant: TenantId,
-        deliveries: &[(DeliveryId, Host)],
-    ) -> HashSet<DeliveryId> {
+    pub(super) fn take_back(&mut self, tenant: TenantId, deliveries: &[OpenDelivery]) -> HashSet<DeliveryId> {
         let mut taken = HashSet::new();
         let mut waiting: HashMap<&Host, HashSet<DeliveryId>> = HashMap::new();
-        for (id, host) in deliveries {
+        for OpenDelivery { id, destination, .. } in deliveries {
             match self.claims.get(id) {
                 None => {
                     let claim = ClaimState { tenant, is_handed_out: false, _memory: None };
@@ -450,7 +459,7 @@ impl ClaimTable {
                     taken.insert(*id);
                 }
                 Some(claim) if !claim.is_handed_out => {
-                    waiting.entry(host).or_default().insert(*id);
+                    waiting.entry(destination).or_default().insert(*id);
                 }
                 Some(_) => {}
             }

@@ -1,13 +1,13 @@
 //! Chooses the next claim to deliver: fair between tenants, under the limits and back-offs of destination queues.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use super::announced_backoffs::{AnnouncedBackoffs, AnnouncedSite};
 use super::claim::Claim;
 use super::queue_key::{NextHop, QueueKey};
 use crate::clock::Instant;
-use crate::model::{TenantId, Weight};
+use crate::model::{DeliveryId, TenantId, Weight};
 use crate::policy::fair_queue::{FairQueue, Grant, Job, reserved_in_queue};
 use crate::policy::site_feedback::SiteFeedback;
 use crate::policy::site_limiter::{Allowance, Rule, SiteBackoff, SiteLimiter};
@@ -340,8 +340,7 @@ impl Dispatcher {
     /// With `idle_min` zero, also those that back off: a tenant can send to any number of domains with dead hosts.
     fn forget_idle(&mut self, idle_min: Duration, now: Instant) {
         let Self { fairness, limiters, .. } = self;
-        let in_use: std::collections::HashSet<&QueueKey> =
-            fairness.queues().map(|(queue_key, ..)| queue_key).collect();
+        let in_use: HashSet<&QueueKey> = fairness.queues().map(|(queue_key, ..)| queue_key).collect();
         limiters.retain(|queue_key, limiter| {
             let is_idle = match limiter.idle_for(now) {
                 Some(idle) => idle >= idle_min,
@@ -349,6 +348,11 @@ impl Dispatcher {
             };
             !is_idle || in_use.contains(queue_key)
         });
+    }
+
+    /// Removes and returns the waiting claims of a tenant whose deliveries are all among these.
+    pub fn withdraw(&mut self, tenant: &TenantId, deliveries: &HashSet<DeliveryId>) -> Vec<Claim> {
+        self.fairness.extract_if(tenant, |claim| claim.ids().all(|id| deliveries.contains(&id)))
     }
 
     /// Removes and returns all waiting claims.

@@ -31,7 +31,9 @@ impl QueueManager {
         let mut open_deliveries = 0;
         for (message, ids) in self.store().deliveries_to_cancel().await? {
             open_deliveries += ids.len();
-            self.cancel_some(message, Some(&ids), now).await?;
+            let done = self.cancel_here(message, Some(&ids), now).await?;
+            // The next pass finds whether they were cancelled.
+            self.announce_cancellation(message, &done.elsewhere).await?;
         }
         Ok(ErasurePass { erasures: self.store().apply_erasures(now).await?, open_deliveries })
     }

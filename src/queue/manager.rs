@@ -1,6 +1,5 @@
 //! The queue manager of a process.
 
-use std::collections::HashSet;
 use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,11 +22,9 @@ use super::wait_reasons::WaitRegistry;
 use crate::clock::Clock;
 use crate::config;
 use crate::mail::{Host, Timestamp};
-use crate::model::{DeliveryId, Environment, MessageId, TenantId};
+use crate::model::{DeliveryId, Environment, TenantId};
 use crate::rng::Rng;
-use crate::store::{
-    Batch, Queue, QueueOverview, QueueRequest, Result, RetryCancelResult, Spool, SpoolFeed, Store, StoreError,
-};
+use crate::store::{Batch, Queue, QueueOverview, QueueRequest, Result, Spool, SpoolFeed, Store};
 
 /// Decides in memory which deliveries of the spool are next. In SQLite a claim writes nothing: after a crash, all unfinished
 /// deliveries are due.
@@ -325,55 +322,5 @@ impl QueueManager {
     pub async fn overview(&self, request: QueueRequest, now: Timestamp) -> Result<QueueOverview> {
         let in_flight = self.lock().handed_out();
         self.store.overview(request, in_flight, now).await
-    }
-
-    /// Makes the deferred deliveries of a message due now.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn retry(&self, message: MessageId, now: Timestamp) -> Result<RetryCancelResult> {
-        let open = self.store.open_deliveries(message).await?;
-        let Some(tenant) = open.tenant_id else { return Ok(RetryCancelResult::default()) };
-        let ids = open.deliveries.into_iter().map(|(id, _)| id);
-        let (in_flight, ids) = {
-            let table = self.lock();
-            ids.partition(|&id| table.is_handed_out(id))
-        };
-        let changed = self.store.make_due(tenant, ids, now).await?;
-        Ok(RetryCancelResult { changed, in_flight })
-    }
-
-    /// Cancels the open deliveries of a message that the relay does not have, each with its event. They are claimed first, so
-    /// that the relay cannot get them.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn cancel(self: &Arc<Self>, message: MessageId, now: Timestamp) -> Result<RetryCancelResult> {
-        let manager = Arc::clone(self);
-        // The cancellation runs to its end even if the caller is dropped.
-        let done = tokio::spawn(async move { manager.cancel_some(message, None, now).await });
-        done.await.map_err(|error| StoreError::Failed(error.to_string()))?
-    }
-
-    /// Cancels open deliveries of a message, or only those among `wanted`.
-    pub(super) async fn cancel_some(
-        &self,
-        message: MessageId,
-        wanted: Option<&[DeliveryId]>,
-        now: Timestamp,
-    ) -> Result<RetryCancelResult> {
-        let mut open = self.store.open_deliveries(message).await?;
-        let Some(tenant) = open.tenant_id else { return Ok(RetryCancelResult::default()) };
-        open.deliveries.retain(|(id, _)| wanted.is_none_or(|wanted| wanted.contains(id)));
-        let taken: HashSet<DeliveryId> = self.lock().take_back(tenant, &open.deliveries);
-        let ids = open.deliveries.into_iter().map(|(id, _)| id);
-        let (claimed, mut in_flight): (Vec<_>, Vec<_>) = ids.partition(|id| taken.contains(id));
-        let cancelled = self.store.cancel(message, claimed.clone(), now).await;
-        // Claims of cancelled deliveries have ended; this releases the others.
-        self.release(claimed.clone());
-        let changed = cancelled?;
-        // Another process has them.
-        in_flight.extend(claimed.into_iter().filter(|id| !changed.contains(id)));
-        Ok(RetryCancelResult { changed, in_flight })
     }
 }

@@ -10,6 +10,7 @@
 //! * `bounce_breaker` finds sites with a bad day, `soft_bounces` addresses that no delivery reaches,
 //! * `failure_reasons` counts why deliveries failed lately,
 //! * `announced_backoffs` tells other nodes which sites back off, and learns it from them,
+//! * `retry_cancel` changes the deliveries of one message, on all nodes,
 //! * `erasures` cancels what waits for recipients that are erased,
 //! * `snapshot` shows the sites, counts and `wait_reasons` to the API and metrics.
 
@@ -29,6 +30,7 @@ mod manager;
 mod node_share;
 mod pauses;
 mod queue_key;
+mod retry_cancel;
 mod scheduler;
 mod site;
 mod site_resolution;

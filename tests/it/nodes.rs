@@ -5,25 +5,33 @@ use pillarbox::config::Config;
 use serde_json::{Value, json};
 
 use crate::browser::Browser;
+use crate::fake_dns::FakeDns;
+use crate::fake_mx::{FakeMx, Phase};
 use crate::http::{Answer, request_with};
 use crate::postgres::postgres_server::Server;
 use crate::postgres::start_database;
-use crate::server::{TestServer, one_destination_with};
-use crate::{fake_dns::FakeDns, fake_mx::FakeMx};
+use crate::server::{TestServer, message, one_destination_with};
+use crate::wait::until;
 
 struct Nodes {
     one: TestServer,
     other: TestServer,
-    _receiver: (FakeDns, FakeMx),
+    mx: FakeMx,
+    _dns: FakeDns,
     _database: Server,
 }
 
 impl Nodes {
     async fn start() -> Option<Self> {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl Fn(&mut Config)) -> Option<Self> {
         let (database, url) = start_database().await?;
         let configure = |config: &mut Config| {
             config.store.url = Some(url.clone().into());
             config.store.unsafe_database = true;
+            change(config);
         };
         let (dns, mx, one) = one_destination_with(configure).await;
         let key_file = one.config.data_dir.join("master.key");
@@ -32,7 +40,7 @@ impl Nodes {
             config.master_key_file = Some(key_file);
         })
         .await;
-        Some(Self { one, other, _receiver: (dns, mx), _database: database })
+        Some(Self { one, other, mx, _dns: dns, _database: database })
     }
 
     /// Sends the same request to both at the same time.
@@ -105,4 +113,31 @@ async fn a_person_who_is_signed_in_at_one_node_is_signed_in_at_all() {
     assert_eq!(at_one.post("/ui/settings", &[("do", "sign_out")]).await.status, 303);
     assert_eq!(browser.get("/ui/settings").await.status, 303);
     stream.until_end().await;
+}
+
+#[tokio::test]
+async fn a_message_that_waits_in_the_memory_of_one_node_is_cancelled_at_another() {
+    let Some(nodes) = Nodes::start_with(|config| config.relay.connections_max = 1).await else { return };
+    let account = nodes.one.create_account("sender.example").await;
+    let going_on = nodes.mx.wait_at(Phase::Mail);
+    let send =
+        async |subject: &str| nodes.one.submit(&account, &["to@b.test"], &message(&account, subject)).await;
+    let first = send("first").await;
+    until("the first one is being delivered", async || (!nodes.mx.connections().is_empty()).then_some(()))
+        .await;
+    let second = send("second").await;
+    let cancel = async |id: &str| {
+        let path = format!("/v1/emails/{id}/cancel");
+        let secret = Some(&*nodes.one.control.secret);
+        request_with(nodes.other.control.address, "POST", &path, secret, None, &[]).await
+    };
+    let answer = cancel(&second).await.expect(200);
+    assert_eq!(answer["cancelled"][0]["recipient"], "to@b.test", "{answer}");
+    let answer = cancel(&first).await.expect(200);
+    assert_eq!(answer["in_flight"][0]["recipient"], "to@b.test", "{answer}");
+    assert_eq!(answer["cancelled"], json!([]));
+    going_on.cancel();
+    nodes.one.wait_for_status(&first, &["delivered"]).await;
+    assert_eq!(nodes.one.wait_for_status(&second, &["cancelled"]).await["deliveries"][0]["attempts"], 0);
+    assert_eq!(nodes.mx.transactions().len(), 1);
 }

@@ -107,6 +107,33 @@ async fn a_cancelled_message_is_never_delivered_and_its_timeline_says_so() {
 }
 
 #[tokio::test]
+async fn mail_that_waits_for_a_connection_can_be_cancelled() {
+    let (_dns, mx, server) = destinations(&["b.test"], |config| config.relay.connections_max = 1).await;
+    let account = server.create_account("acme.test").await;
+    let going_on = mx.wait_at(Phase::Mail);
+    let running = submit(&server, &account, "one@b.test").await;
+    until("it runs", async || mx.connections().first().map(drop)).await;
+    let waiting = submit(&server, &account, "two@b.test").await;
+    let last = submit(&server, &account, "three@b.test").await;
+    queue_when(&server, "the relay has all", |queue| queue["in_flight"] == 3).await;
+    let cancel =
+        async |id: &str| server.control.ok("POST", &format!("/v1/emails/{id}/cancel"), json!(null)).await;
+    let cancelled = cancel(&waiting).await;
+    assert_eq!(cancelled["cancelled"][0]["recipient"], "two@b.test", "{cancelled}");
+    assert_eq!(cancelled["in_flight"], json!([]));
+    let cancelled = cancel(&running).await;
+    assert_eq!(cancelled["in_flight"][0]["recipient"], "one@b.test", "{cancelled}");
+    queue_when(&server, "two are left", |queue| queue["in_flight"] == 2 && queue["open"] == 2).await;
+    going_on.cancel();
+    for id in [&running, &last] {
+        server.wait_for_status(id, &["delivered"]).await;
+    }
+    assert_eq!(server.wait_for_status(&waiting, &["cancelled"]).await["deliveries"][0]["attempts"], 0);
+    let recipients: Vec<_> = mx.transactions().into_iter().flat_map(|one| one.recipients).collect();
+    assert_eq!(recipients.len(), 2, "{recipients:?}");
+}
+
+#[tokio::test]
 async fn what_expires_while_its_tenant_is_suspended_gets_one_try_when_it_is_resumed() {
     let (_dns, mx, server) = two_destinations().await;
     let account = server.create_account("acme.test").await;

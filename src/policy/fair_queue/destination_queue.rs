@@ -83,11 +83,30 @@ impl<T: Clone + Eq + Hash, J> DestinationQueue<T, J> {
         let (weight, is_last) = (backlog.weight, backlog.jobs.is_empty());
         self.round_robin.charge(tenant, cost, weight);
         if is_last {
-            self.round_robin.leave(tenant);
-            self.backlogs.remove(tenant);
-            self.blocked.retain(|other| other != tenant);
+            self.forget(tenant);
         }
         Some(TakenJob { cost, weight, job, is_last })
+    }
+
+    /// Removes the work of a tenant that is meant. Returns it, and whether the tenant has no more in the queue.
+    pub(super) fn extract_if(&mut self, tenant: &T, is_meant: &impl Fn(&J) -> bool) -> (Vec<J>, bool) {
+        let Some(backlog) = self.backlogs.get_mut(tenant) else { return (Vec::new(), false) };
+        let (meant, left): (VecDeque<_>, VecDeque<_>) =
+            backlog.jobs.drain(..).partition(|(_, job)| is_meant(job));
+        backlog.jobs = left;
+        backlog.waiting -= meant.iter().map(|(cost, _)| *cost as usize).sum::<usize>();
+        let is_last = backlog.jobs.is_empty();
+        if is_last {
+            self.forget(tenant);
+        }
+        (meant.into_iter().map(|(_, job)| job).collect(), is_last)
+    }
+
+    /// Forgets a tenant that has no more work.
+    fn forget(&mut self, tenant: &T) {
+        self.round_robin.leave(tenant);
+        self.backlogs.remove(tenant);
+        self.blocked.retain(|other| other != tenant);
     }
 
     /// Removes all work. Returns the tenants that had work, and the work.

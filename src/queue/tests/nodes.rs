@@ -3,7 +3,11 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use tokio_util::task::AbortOnDropHandle;
+
 use super::*;
+use crate::model::{ErasureId, MessageId};
+use crate::queue::ErasurePass;
 use crate::store::contract::postgres::PostgresHarness;
 
 const MESSAGES: i64 = 100;
@@ -91,4 +95,97 @@ async fn a_node_claims_what_another_one_leaves_in_the_next_period() {
     assert_eq!(all, nodes.due);
     assert!(!second.batches.is_empty());
     assert_eq!(second.next_due_at, None);
+}
+
+/// Mail that the first of two nodes has in memory. It cancels what the other one asks for.
+struct InMemory {
+    one: Arc<QueueManager>,
+    other: Arc<QueueManager>,
+    message: MessageId,
+    recipients: Vec<DeliveryId>,
+    _applied: AbortOnDropHandle<()>,
+    _harness: PostgresHarness,
+}
+
+impl InMemory {
+    async fn start() -> Option<Self> {
+        if !PostgresHarness::is_available() {
+            return None;
+        }
+        let harness = PostgresHarness::new().await;
+        let open = async |options| Arc::new(Store::open(options).await.unwrap());
+        let stores = [open(harness.options()).await, open(harness.options_of_node("other")).await];
+        until("they know each other", || stores.iter().all(|store| store.nodes().count == 2)).await;
+        let [one, other] = stores.map(|store| {
+            let queue = QueueManager::new(store, &config::Relay::default(), Clock::system(), Rng::system());
+            Arc::new(queue)
+        });
+        let tenant = one.store().create_tenant(crate::store::contract::new_tenant("a"), now()).await.unwrap();
+        let new = new_message(tenant.id, &RECIPIENTS, "body");
+        let recipients = new.recipients.iter().map(|(id, _)| *id).collect();
+        let message = one.store().enqueue(new).await.unwrap();
+        let mut feed = one.store().take_cancellation_feed().unwrap();
+        let applying = Arc::clone(&one);
+        let applied = tokio::spawn(async move {
+            while let Some(asked) = feed.recv().await {
+                applying.apply_announced_cancellation(asked).await.unwrap();
+            }
+        });
+        let _applied = AbortOnDropHandle::new(applied);
+        Some(Self { one, other, message, recipients, _applied, _harness: harness })
+    }
+
+    fn claim_fresh(&self, deliveries_max: usize) -> Vec<DeliveryId> {
+        ids(&self.one.claim_fresh(&ClaimLimits { deliveries_max, ..plenty() }))
+    }
+
+    async fn states(&self) -> Vec<DeliveryState> {
+        let deliveries = self.other.store().deliveries(self.message).await.unwrap();
+        deliveries.into_iter().map(|delivery| delivery.state).collect()
+    }
+}
+
+#[tokio::test]
+async fn what_another_node_has_in_memory_is_cancelled_and_what_its_relay_has_is_in_flight() {
+    let Some(nodes) = InMemory::start().await else { return };
+    let [first, second] = nodes.recipients[..] else { panic!() };
+    assert_eq!(nodes.claim_fresh(1), [first]);
+    let retried = nodes.other.retry(nodes.message, now()).await.unwrap();
+    let neither = RetryCancelResult { changed: vec![], in_flight: vec![first, second] };
+    assert_eq!(retried, neither, "another node has them");
+    let cancelled = nodes.other.cancel(nodes.message, now()).await.unwrap();
+    assert_eq!(cancelled, RetryCancelResult { changed: vec![second], in_flight: vec![first] });
+    assert_eq!(nodes.states().await, [DeliveryState::Queued, DeliveryState::Cancelled]);
+    assert_eq!(nodes.claim_fresh(10), []);
+    let again = nodes.other.cancel(nodes.message, now()).await.unwrap();
+    assert_eq!(again, RetryCancelResult { changed: vec![], in_flight: vec![first] });
+    // Its relay gives it back, and nobody has claimed it yet.
+    nodes.one.release(vec![first]);
+    drop(nodes.one.lock());
+    let mut last = again;
+    while last.changed.is_empty() {
+        last = nodes.other.cancel(nodes.message, now()).await.unwrap();
+    }
+    assert_eq!(last, RetryCancelResult { changed: vec![first], in_flight: vec![] });
+}
+
+#[tokio::test]
+async fn mail_for_an_erased_recipient_is_cancelled_by_the_node_that_has_it_in_memory() {
+    let Some(nodes) = InMemory::start().await else { return };
+    let erasure = NewErasure {
+        id: ErasureId::generate(now()),
+        tenant_id: None,
+        folded: RECIPIENTS[1].into(),
+        keeps_suppression: false,
+    };
+    nodes.other.store().note_erasure(erasure, now()).await.unwrap();
+    let first = nodes.other.erase_recipients(now()).await.unwrap();
+    assert_eq!(first, ErasurePass { erasures: 0, open_deliveries: 1 });
+    let mut last = first;
+    while last.erasures == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        last = nodes.other.erase_recipients(now()).await.unwrap();
+    }
+    assert_eq!(nodes.states().await, [DeliveryState::Queued, DeliveryState::Cancelled]);
+    assert_eq!(nodes.claim_fresh(10), [nodes.recipients[0]]);
 }

@@ -6,7 +6,7 @@ use super::{DirectoryChange, DirectoryVersions, SpoolChange, SpoolFeed, Suppress
 use crate::limits::auth_limiter::BanChange;
 use crate::mail::Timestamp;
 use crate::model::{QueueFilter, TenantId};
-use crate::store::AnnouncedBackoff;
+use crate::store::{AnnouncedBackoff, AnnouncedCancellation};
 
 /// A change, as it is announced to the other nodes of a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub(in crate::store) enum Announcement {
     Ban(BanChange),
     /// A site backs off, or does not any more.
     Backoff(AnnouncedBackoff),
+    /// The node that has these deliveries is to cancel them.
+    Cancel(AnnouncedCancellation),
 }
 
 impl Announcement {
@@ -60,7 +62,8 @@ impl Announcement {
             | Self::Webhooks
             | Self::ReportKeys
             | Self::Ban(_)
-            | Self::Backoff(_) => false,
+            | Self::Backoff(_)
+            | Self::Cancel(_) => false,
         }
     }
 }
@@ -73,6 +76,7 @@ pub(in crate::store) struct AnnouncementTargets {
     pub(in crate::store) suppression_times: SuppressionTimes,
     pub(in crate::store) bans: mpsc::Sender<BanChange>,
     pub(in crate::store) backoffs: mpsc::Sender<AnnouncedBackoff>,
+    pub(in crate::store) cancellations: mpsc::Sender<AnnouncedCancellation>,
 }
 
 impl AnnouncementTargets {
@@ -94,6 +98,11 @@ impl AnnouncementTargets {
             }
             Announcement::Backoff(backoff) => {
                 let _ = self.backoffs.try_send(backoff);
+                return None;
+            }
+            Announcement::Cancel(asked) => {
+                // The node that asked reports it as in flight.
+                let _ = self.cancellations.try_send(asked);
                 return None;
             }
             Announcement::Webhooks => return Some(Reload::Webhooks),

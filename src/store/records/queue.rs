@@ -4,7 +4,7 @@
 use std::ops::AddAssign;
 
 use crate::mail::{Host, Timestamp};
-use crate::model::{DeliveryId, QueueFilter, TenantId};
+use crate::model::{DeliveryId, MessageId, QueueFilter, TenantId};
 
 /// A pause of a part of the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,6 +136,13 @@ pub struct DeferralCauses {
 pub struct RetryCancelResult {
     /// Deliveries that were changed.
     pub changed: Vec<DeliveryId>,
-    /// Deliveries that the relay has, which were not changed.
+    /// Deliveries that a relay tries or another node has, which were not changed.
     pub in_flight: Vec<DeliveryId>,
+}
+
+/// Deliveries of a message that the node is asked to cancel which has them in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnnouncedCancellation {
+    pub message_id: MessageId,
+    pub deliveries: Vec<DeliveryId>,
 }

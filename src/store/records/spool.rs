@@ -252,7 +252,16 @@ pub struct PausedRow {
 pub struct OpenDeliveries {
     /// `None` if there are none.
     pub tenant_id: Option<TenantId>,
-    pub deliveries: Vec<(DeliveryId, Host)>,
+    pub deliveries: Vec<OpenDelivery>,
+}
+
+/// An unfinished delivery.
+#[derive(Debug, Clone)]
+pub struct OpenDelivery {
+    pub id: DeliveryId,
+    pub destination: Host,
+    /// Another node has claimed it.
+    pub is_elsewhere: bool,
 }
 
 /// The results of one attempt of a batch, written in one transaction.

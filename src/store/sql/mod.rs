@@ -83,8 +83,8 @@ use super::memory::{
     SuppressionTimes, WebhookDueIndex,
 };
 use super::{
-    Access, AnnouncedBackoff, AuditTrail, ObjectVersion, OpenError, Requester, ResponseRecorder, Result,
-    SpoolFeed, StoreError, StoreOptions,
+    Access, AnnouncedBackoff, AnnouncedCancellation, AuditTrail, ObjectVersion, OpenError, Requester,
+    ResponseRecorder, Result, SpoolFeed, StoreError, StoreOptions,
 };
 use crate::blocking;
 use crate::limits::auth_limiter::BanChange;
@@ -222,6 +222,8 @@ pub struct OpenDatabase {
     ban_feed: Mutex<Option<mpsc::Receiver<BanChange>>>,
     /// See [`super::Spool::take_backoff_feed`].
     backoff_feed: Mutex<Option<mpsc::Receiver<AnnouncedBackoff>>>,
+    /// See [`super::Queue::take_cancellation_feed`].
+    cancellation_feed: Mutex<Option<mpsc::Receiver<AnnouncedCancellation>>>,
     /// The right to serve the spool.
     lease: NodeLease,
     /// Whether another process has changed webhooks since the writer has read their subscriptions.

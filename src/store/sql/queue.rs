@@ -9,6 +9,8 @@ mod stats;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
+
 use self::pauses::EndedPause;
 pub(super) use self::stats::StatsCache;
 
@@ -17,8 +19,8 @@ use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, MessageId, QueueFilter, TenantId};
 use crate::store::memory::Announcement;
 use crate::store::{
-    Conflict, OpenDeliveries, Pause, Queue, QueueOverview, QueueRequest, ReleaseMode, Restoration, Result,
-    SpoolChange, StoreError,
+    AnnouncedCancellation, Conflict, OpenDeliveries, Pause, Queue, QueueOverview, QueueRequest, ReleaseMode,
+    Restoration, Result, SpoolChange, StoreError,
 };
 
 /// Maximum of deliveries that one job changes, so that others can commit in between.
@@ -117,7 +119,8 @@ impl Queue for Store {
     }
 
     async fn open_deliveries(&self, message: MessageId) -> Result<OpenDeliveries> {
-        self.read(move |connection| cancel::open_deliveries(connection, message)).await
+        let epoch = self.lease.epoch();
+        self.read(move |connection| cancel::open_deliveries(connection, message, epoch)).await
     }
 
     async fn make_due(
@@ -146,6 +149,17 @@ impl Queue for Store {
             cancelled
         };
         self.write_then(move |tx| cancel::cancel(tx, message, &ids, now), after).await
+    }
+
+    async fn announce_cancellation(&self, asked: AnnouncedCancellation) -> Result<()> {
+        if !self.lease.is_shared() {
+            return Ok(());
+        }
+        self.write(move |tx| Ok(tx.announce(&Announcement::Cancel(asked.clone()))?)).await
+    }
+
+    fn take_cancellation_feed(&self) -> Option<mpsc::Receiver<AnnouncedCancellation>> {
+        self.cancellation_feed.lock().take()
     }
 }
 

@@ -1,9 +1,14 @@
 use std::collections::HashSet;
 
+use tokio::sync::mpsc;
+
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, MessageId, QueueFilter, TenantId};
 use crate::store::traits::store_trait;
-use crate::store::{OpenDeliveries, Pause, QueueOverview, QueueRequest, ReleaseMode, Restoration, Result};
+use crate::store::{
+    AnnouncedCancellation, OpenDeliveries, Pause, QueueOverview, QueueRequest, ReleaseMode, Restoration,
+    Result,
+};
 
 store_trait! {
     /// What operators see and change of waiting mail, as far as it is stored.
@@ -41,12 +46,17 @@ store_trait! {
             ids: Vec<DeliveryId>,
             now: Timestamp,
         ) -> Result<Vec<DeliveryId>>;
-        /// Cancels deliveries of a message and appends their events. Returns those that were open. The caller has claimed them.
+        /// Cancels deliveries of a message and appends their events. Returns those that were open and that no other node has. The
+        /// caller has claimed them.
         async fn cancel(
             &self,
             message: MessageId,
             ids: Vec<DeliveryId>,
             now: Timestamp,
         ) -> Result<Vec<DeliveryId>>;
+        /// Asks the other nodes to cancel what they have of these deliveries. Without other nodes it does nothing.
+        async fn announce_cancellation(&self, asked: AnnouncedCancellation) -> Result<()>;
+        /// What other nodes ask for, for one reader. `None` without other nodes.
+        fn take_cancellation_feed(&self) -> Option<mpsc::Receiver<AnnouncedCancellation>>;
     }
 }

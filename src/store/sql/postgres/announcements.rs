@@ -1,14 +1,16 @@
 //! The rows by which nodes announce changes to each other. They are written in the transaction of the change.
 
+use std::iter;
+
 use tokio_postgres::Row;
 
 use crate::limits::auth_limiter::{BanChange, BanSubject};
 use crate::mail::{DomainName, Host, Timestamp};
-use crate::model::{QueueFilter, TenantId};
-use crate::store::AnnouncedBackoff;
+use crate::model::{DeliveryId, QueueFilter, TenantId};
 use crate::store::database::{self, Connection, params};
 use crate::store::memory::{Announcement, DirectoryChange, NodeLease};
 use crate::store::sql::unit_of_work::Tx;
+use crate::store::{AnnouncedBackoff, AnnouncedCancellation};
 
 /// In place of the number of a source pool.
 const NO_POOL: &str = "-";
@@ -76,6 +78,11 @@ pub(in crate::store::sql) fn post(tx: &Tx<'_>, announcement: &Announcement) -> d
             (name, at_us) = (Some(format!("{site} {pool} {reason}")), until.map(Timestamp::as_microsecond));
             "backoff"
         }
+        Announcement::Cancel(AnnouncedCancellation { message_id, deliveries }) => {
+            let ids = deliveries.iter().map(DeliveryId::to_string);
+            name = Some(iter::once(message_id.to_string()).chain(ids).collect::<Vec<_>>().join(" "));
+            "cancel"
+        }
     };
     let sql = "INSERT INTO announcement (epoch, kind, tenant_id, name, at_us) VALUES (?1, ?2, ?3, ?4, ?5)";
     tx.prepare_cached(sql)?.post(params![tx.lease.epoch(), kind, tenant, name, at_us])
@@ -119,6 +126,12 @@ fn read(row: &Row) -> Option<Announcement> {
             Announcement::Ban(BanChange { subject: BanSubject::parse(name?)?, until })
         }
         "backoff" => Announcement::Backoff(read_backoff(name?, at_us)?),
+        "cancel" => {
+            let mut ids = name?.split(' ');
+            let message_id = ids.next()?.parse().ok()?;
+            let deliveries = ids.map(str::parse).collect::<Result<_, _>>().ok()?;
+            Announcement::Cancel(AnnouncedCancellation { message_id, deliveries })
+        }
         _ => return None,
     })
 }

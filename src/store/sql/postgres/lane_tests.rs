@@ -344,7 +344,7 @@ async fn a_large_body_is_stored_in_pieces_which_go_with_it_and_orphans_go_later(
         store
             .cancel(
                 id,
-                store.open_deliveries(id).await.unwrap().deliveries.into_iter().map(|(id, _)| id).collect(),
+                store.open_deliveries(id).await.unwrap().deliveries.into_iter().map(|one| one.id).collect(),
                 now(),
             )
             .await

@@ -51,9 +51,10 @@ pub(super) use status::pending_migrations;
 
 /// The file in the data directory that names it in the database.
 const NODE_ID_FILE: &str = "node_id";
-/// Maximum of announced bans, or back-offs, that are not applied yet; beyond it they are dropped.
+/// Maximum of announced bans, back-offs, or cancellations that are not applied yet; beyond it they are dropped.
 const BANS_WAITING_MAX: usize = 10_000;
 const BACKOFFS_WAITING_MAX: usize = 1000;
+const CANCELLATIONS_WAITING_MAX: usize = 1000;
 
 /// How a database in PostgreSQL is opened.
 #[derive(Clone)]
@@ -139,6 +140,8 @@ pub(super) async fn join(store: &Store, options: &PostgresOptions) -> Result<(),
     *store.ban_feed.lock() = Some(ban_feed);
     let (backoffs, backoff_feed) = mpsc::channel(BACKOFFS_WAITING_MAX);
     *store.backoff_feed.lock() = Some(backoff_feed);
+    let (cancellations, cancellation_feed) = mpsc::channel(CANCELLATIONS_WAITING_MAX);
+    *store.cancellation_feed.lock() = Some(cancellation_feed);
     let node = Node {
         server: Arc::new(PostgresServer::new(options.config.clone(), options.tls.clone())),
         lease: store.lease.clone(),
@@ -148,6 +151,7 @@ pub(super) async fn join(store: &Store, options: &PostgresOptions) -> Result<(),
             suppression_times: store.suppression_times.clone(),
             bans,
             backoffs,
+            cancellations,
         },
         reload: Box::new(reload_in(store)),
         node_id: read_node_id(options)?,

@@ -8,7 +8,7 @@ use crate::store::database::{Connection, OptionalExtension, params};
 use crate::store::sql::events::Subject;
 use crate::store::sql::sql_types::us;
 use crate::store::sql::{Tx, message_rows};
-use crate::store::{OpenDeliveries, Result};
+use crate::store::{OpenDeliveries, OpenDelivery, Result};
 
 /// The data of the event.
 #[derive(Serialize)]
@@ -17,15 +17,23 @@ struct CancellationData {
     attempts: u32,
 }
 
-pub(super) fn open_deliveries(connection: &Connection, message: MessageId) -> Result<OpenDeliveries> {
-    let sql = "SELECT tenant_id, id, destination FROM delivery
-               WHERE message_id = ?1 AND next_attempt_us IS NOT NULL ORDER BY position";
+pub(super) fn open_deliveries(
+    connection: &Connection,
+    message: MessageId,
+    epoch: i64,
+) -> Result<OpenDeliveries> {
+    let sql = "SELECT delivery.tenant_id, delivery.id, delivery.destination,
+                      coalesce(queue.owner, 0) NOT IN (0, ?2)
+               FROM delivery LEFT JOIN queue ON queue.id = delivery.id
+               WHERE delivery.message_id = ?1 AND delivery.next_attempt_us IS NOT NULL
+               ORDER BY delivery.position";
     let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query([message])?;
+    let mut rows = statement.query(params![message, epoch])?;
     let mut open = OpenDeliveries::default();
     while let Some(row) = rows.next()? {
         open.tenant_id = Some(row.get(0)?);
-        open.deliveries.push((row.get(1)?, row.get(2)?));
+        let (id, destination, is_elsewhere) = (row.get(1)?, row.get(2)?, row.get(3)?);
+        open.deliveries.push(OpenDelivery { id, destination, is_elsewhere });
     }
     Ok(open)
 }

@@ -182,6 +182,7 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         quota_table,
         ban_feed: Mutex::default(),
         backoff_feed: Mutex::default(),
+        cancellation_feed: Mutex::default(),
         outdated,
         heartbeat: Mutex::default(),
     }))
