@@ -81,13 +81,17 @@ impl Stage {
 
     /// Stores a policy for the domain's host that is valid for a week, as if it had been fetched hours ago.
     async fn keep(&self, domain: &str, hours: i64) {
+        self.keep_for(domain, hours, 168).await;
+    }
+
+    async fn keep_for(&self, domain: &str, hours: i64, lifetime_hours: i64) {
         let fetched_at = Timestamp::now() - SignedDuration::from_hours(hours);
         let record = StsRecord {
             domain: domain.parse().unwrap(),
             policy_id: "1".into(),
             policy: format!("version: STSv1\nmode: enforce\nmx: mx.{domain}\nmax_age: 604800\n"),
             fetched_at,
-            expires_at: fetched_at + SignedDuration::from_hours(168),
+            expires_at: fetched_at + SignedDuration::from_hours(lifetime_hours),
         };
         self.server.running().store().store_sts_policy(record).await.unwrap();
     }
@@ -297,15 +301,17 @@ async fn a_day_old_policy_applies_although_it_cannot_be_fetched_after_a_restart(
 }
 
 #[tokio::test]
-async fn a_day_old_policy_is_fetched_when_mail_is_sent_and_applies_meanwhile() {
-    let stage = Stage::set(&[Right], 10_000).await;
-    stage.keep("d0.test", 25).await;
-    stage.policies.script([policy("enforce", "mx.other.test")]);
-    stage.check(stage.send(0).await, "delivered", "the policy of d0.test names the host");
-    stage.policies.wait_for(1).await;
-    stage.wait_for_policy("d0.test", "mx.other.test").await;
-    stage.check(stage.send(0).await, "mta_sts_host", "mta-sts enforce: ");
-    assert_eq!(stage.policies.requests().len(), 1);
+async fn a_policy_is_fetched_when_mail_is_sent_after_a_day_or_half_of_its_time_and_applies_meanwhile() {
+    for (hours, lifetime_hours) in [(25, 168), (6, 10)] {
+        let stage = Stage::set(&[Right], 10_000).await;
+        stage.keep_for("d0.test", hours, lifetime_hours).await;
+        stage.policies.script([policy("enforce", "mx.other.test")]);
+        stage.check(stage.send(0).await, "delivered", "the policy of d0.test names the host");
+        stage.policies.wait_for(1).await;
+        stage.wait_for_policy("d0.test", "mx.other.test").await;
+        stage.check(stage.send(0).await, "mta_sts_host", "mta-sts enforce: ");
+        assert_eq!(stage.policies.requests().len(), 1);
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,8 @@ REDUNDANT = {
 # Cuts between a sync that is left out and the next one of the same file; the others are anywhere.
 TARGETED_PART = 0.7
 SOON_CALLS = 10
+# Some losses need a rare order of writes: rounds of cuts until one is found.
+ROUNDS_MAX = 10
 
 
 @dataclasses.dataclass
@@ -86,8 +88,7 @@ class Outcomes:
         """Prints all kinds. Returns the number of those that no cut has found, though something should depend on them."""
         missed = 0
         for place, count in sorted(self.dropped.items()):
-            reasons = (reason for end, reason in REDUNDANT.items() if place.endswith(end))
-            found = self.found.get(place) or next(reasons, None)
+            found = self.found.get(place) or reason_of(place)
             missed += found is None
             print(f"without the {count} syncs of the {place}: {found or 'NOT FOUND'} ({self.cuts[place]} cuts)")
         return missed
@@ -107,20 +108,32 @@ def run(record, count, chance, outcomes, check, place_of=place_of, choose=cuts.c
         if place in outcomes.found:
             continue
         at_risk = windows(record, syncs, dropped)
-        chosen = choose(record, count, chance)
-        for cut in chosen:
-            if chance.random() < TARGETED_PART:
-                first, last = chance.choice(at_risk)
-                soon = min(last, first + int(chance.expovariate(1 / SOON_CALLS)))
-                cut.at = chance.choice((soon, last, chance.randint(first, last)))
-        chosen.sort(key=lambda cut: cut.at)
-        is_dropped = Dropped(dropped)
-        failures, checked = cuts.run(record, chosen, check, is_dropped, stops_at_first=True)
+        checked = 0
+        for _ in range(1 if reason_of(place) else ROUNDS_MAX):
+            chosen = choose_at(at_risk, choose(record, count, chance), chance)
+            failures, more = cuts.run(record, chosen, check, Dropped(dropped), stops_at_first=True)
+            checked += more
+            if failures:
+                outcomes.found[place] = " ".join(failures[0][2].split())[:160]
+                break
         outcomes.cuts[place] = outcomes.cuts.get(place, 0) + checked
-        if failures:
-            outcomes.found[place] = " ".join(failures[0][2].split())[:160]
         found = outcomes.found.get(place, "nothing is lost")
         print(f"  without the {len(dropped)} syncs of the {place}: {checked} cuts, {found}", flush=True)
+
+
+def reason_of(place):
+    """Why nothing is lost without the syncs of a place, if that is so."""
+    return next((reason for end, reason in REDUNDANT.items() if place.endswith(end)), None)
+
+
+def choose_at(at_risk, chosen, chance):
+    """Moves most of the cuts to where the syncs that are left out are missed."""
+    for cut in chosen:
+        if chance.random() < TARGETED_PART:
+            first, last = chance.choice(at_risk)
+            soon = min(last, first + int(chance.expovariate(1 / SOON_CALLS)))
+            cut.at = chance.choice((soon, last, chance.randint(first, last)))
+    return sorted(chosen, key=lambda cut: cut.at)
 
 
 def windows(record, syncs, dropped):

@@ -21,6 +21,8 @@ use crate::world::{Mail, Tenant, World};
 /// Messages that a client sends one after the other, at most.
 const BURST_MAX: usize = 3;
 const REPETITIONS_MAX: usize = 4;
+/// How often a client has still a key that was revoked.
+const FORMER_PERCENT: f64 = 10.0;
 /// How long a revoked key may be known.
 const KEY_SECONDS: i64 = 5;
 
@@ -49,7 +51,10 @@ pub async fn run(world: Arc<World>, gates: Arc<Gates>, number: usize) {
         if !world.is_active() {
             return;
         }
-        let tenants = world.tenants.lock().unwrap().clone();
+        let mut tenants = world.former.lock().unwrap().clone();
+        if tenants.is_empty() || !world.chance.percent(FORMER_PERCENT) {
+            tenants = world.tenants.lock().unwrap().clone();
+        }
         if tenants.is_empty() {
             continue;
         }

@@ -57,7 +57,7 @@ pub async fn run(world: Arc<World>) {
         let chance = &world.chance;
         let hosts: Vec<_> = world.network.hosts().collect();
         let host = *chance.choose(&hosts);
-        match chance.below(8) {
+        match chance.below(10) {
             0 | 4 => {
                 let reach = *chance.choose(&[Reach::Refuses, Reach::DoesNotAnswer]);
                 world.note(format!("fault: {} {reach:?}", host.address));
@@ -75,6 +75,14 @@ pub async fn run(world: Arc<World>) {
                 world.network.set_failing(&domain, true);
                 sleep(chance.interval(MEAN_LENGTH)).await;
                 world.network.set_failing(&domain, false);
+            }
+            8 | 9 => {
+                // A host in the middle may do so: mail that needs TLS must wait.
+                let strict = hosts.iter().filter(|host| world::is_strict(host.address));
+                for host in strict {
+                    world.note(format!("fault: {} refuses STARTTLS", host.address));
+                    host.script(Phase::Starttls, "", 4, Fault::Reply("454 4.7.0 no TLS now"));
+                }
             }
             _ => {
                 let (phase, fault) = (*chance.choose(&PHASES), chance.choose(&FAULTS).clone());

@@ -37,6 +37,7 @@ pub fn run(options: Options, prints_trace: bool) -> ExitCode {
         clock: Mutex::new(Clock::of_runtime(begin)),
         begin,
         tenants: Mutex::default(),
+        former: Mutex::default(),
         generations: Mutex::default(),
         furnishing: tokio::sync::Mutex::default(),
         ledger: Mutex::default(),

@@ -77,6 +77,7 @@ pub async fn change_key(world: &World, gates: &Gates, tenant: &Tenant) {
     until_done(world, gates, revoke).await;
     world.note(format!("operator: tenant {} has another key", tenant.number));
     world.ledger.lock().unwrap().revoked.insert(tenant.key_id.clone(), world.now());
+    world.former.lock().unwrap().push(tenant.clone());
 }
 
 /// `None` if the tenant is deleted meanwhile.

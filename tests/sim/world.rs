@@ -96,6 +96,8 @@ pub struct World {
     pub clock: Mutex<Clock>,
     pub begin: Timestamp,
     pub tenants: Mutex<Vec<Tenant>>,
+    /// Tenants with a key that was revoked since.
+    pub former: Mutex<Vec<Tenant>>,
     /// Of each number: how many tenants were deleted.
     pub generations: Mutex<[usize; TENANTS]>,
     /// Locked while tenants are created.

@@ -76,9 +76,11 @@ struct CachedPolicy {
 }
 
 impl CachedPolicy {
-    /// Whether it need not be fetched again.
+    /// Whether it need not be fetched again. One that expires within two days is fetched again after half of its time, so that
+    /// there is none without a policy (RFC 8461 §3.3).
     fn is_fresh(&self, now: Timestamp) -> bool {
-        now < self.fetched_at.saturating_add(AGE_MAX).unwrap_or(now)
+        let age_max = AGE_MAX.min(self.expires_at.duration_since(self.fetched_at) / 2);
+        now < self.fetched_at.saturating_add(age_max).unwrap_or(now)
     }
 }
 

@@ -31,9 +31,12 @@ pub(super) async fn the_policies_that_were_fetched_longest_ago_come_first<H: Har
     for (domain, age_s) in [("a.test", 10), ("b.test", 300), ("c.test", 200), ("gone.test", 1000)] {
         bed.store.store_sts_policy(record(domain, "1", age_s, 900)).await.unwrap();
     }
+    for (domain, age_s) in [("soon.test", 60), ("later.test", 40)] {
+        bed.store.store_sts_policy(record(domain, "1", age_s, 100)).await.unwrap();
+    }
     let before = now() - SignedDuration::from_secs(100);
     let found = bed.store.stale_sts_policies(before, now(), 10).await.unwrap();
     let domains: Vec<&str> = found.iter().map(|record| record.domain.as_str()).collect();
-    assert_eq!(domains, ["b.test", "c.test"]);
+    assert_eq!(domains, ["b.test", "c.test", "soon.test"]);
     assert_eq!(bed.store.stale_sts_policies(before, now(), 1).await.unwrap().len(), 1);
 }

@@ -10,7 +10,7 @@ store_trait! {
         /// Stores the policy of a domain in place of an earlier one. Deletes expired policies and, beyond
         /// [`STS_POLICIES_MAX`](crate::store::STS_POLICIES_MAX), those that expire first.
         async fn store_sts_policy(&self, record: StsRecord) -> Result<()>;
-        /// Unexpired policies that were fetched before a time: at most `limit`, the oldest first.
+        /// Unexpired policies that were fetched before a time, or whose lifetime is half over: at most `limit`, the oldest first.
         async fn stale_sts_policies(
             &self,
             before: Timestamp,
