@@ -115,6 +115,11 @@ impl TenantSemaphore {
         Ok(TenantPermit { _total: total, _tenant: Some(own) })
     }
 
+    /// Whether several tenants had requests lately.
+    pub fn is_contended(&self) -> bool {
+        self.contention.lock().until.is_some_and(|until| Instant::now() < until)
+    }
+
     fn contention_factor(&self, tenant: Option<TenantId>) -> u32 {
         if self.weight_under_contention == 1 {
             return 1;
@@ -129,7 +134,6 @@ impl TenantSemaphore {
     }
 
     /// How many requests of a tenant have or wait for a permit.
-    #[cfg(test)]
     pub fn requests_of(&self, tenant: Option<TenantId>) -> usize {
         let by_tenant = self.by_tenant.lock();
         by_tenant.get(&tenant).map_or(0, Weak::strong_count)
@@ -174,7 +178,9 @@ mod tests {
             let alone = futures_util::future::join_all(alone).await;
             assert!(alone.iter().all(Result::is_ok));
             drop(alone);
+            assert!(!permits.is_contended());
             let _of_other = permits.acquire(other).await.unwrap();
+            assert!(permits.is_contended());
             let first_two = [permits.acquire(one).await.unwrap(), permits.acquire(one).await.unwrap()];
             assert!(futures_util::FutureExt::now_or_never(permits.acquire(one)).is_none());
             assert!(futures_util::FutureExt::now_or_never(permits.acquire(other)).is_some());

@@ -78,7 +78,7 @@ impl QueueManager {
         Ok(())
     }
 
-    /// Asks the other nodes to cancel deliveries of a message.
+    /// Asks the other nodes to cancel deliveries of a message. False if there is nobody or nothing to ask for.
     ///
     /// # Errors
     /// The store's.
@@ -86,12 +86,13 @@ impl QueueManager {
         &self,
         message: MessageId,
         deliveries: &[DeliveryId],
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if deliveries.is_empty() || self.store().nodes().count < 2 {
-            return Ok(());
+            return Ok(false);
         }
         let asked = AnnouncedCancellation { message_id: message, deliveries: deliveries.to_vec() };
-        self.store().announce_cancellation(asked).await
+        self.store().announce_cancellation(asked).await?;
+        Ok(true)
     }
 
     /// Cancels open deliveries of a message, or only those among `wanted`, of which the relay has begun no attempt and that
@@ -134,7 +135,9 @@ impl QueueManager {
         message: MessageId,
         asked: &[DeliveryId],
     ) -> Result<HashSet<DeliveryId>> {
-        self.announce_cancellation(message, asked).await?;
+        if !self.announce_cancellation(message, asked).await? {
+            return Ok(HashSet::new());
+        }
         let end = self.clock().instant() + OTHER_NODES_TIMEOUT;
         loop {
             let mut deliveries = self.store().deliveries(message).await?;

@@ -99,21 +99,13 @@ impl CompletedAttempt<'_> {
             reason,
         };
         AttemptRecord {
-            message_id: message.id,
-            kind: message.kind,
-            tenant_id: message.tenant_id,
-            environment: message.environment,
-            key_id: message.key_id,
-            sender_domain: message.usage_domain().cloned(),
-            delivery_id: delivery.id,
-            state,
             bounce_class: result.verdict.class(),
             next_attempt_at,
             attempt: Some(attempt),
             reply,
             suppress,
             delayed: state == DeliveryState::Deferred && crosses_delay(message, delivery, self.now),
-            at: self.now,
+            ..AttemptRecord::new(message, delivery.id, state, self.now)
         }
     }
 
@@ -180,23 +172,10 @@ impl UnattemptedBatch<'_> {
         class: BounceClass,
         reply: &str,
     ) -> AttemptRecord {
-        let message = &self.batch.message;
         AttemptRecord {
-            message_id: message.id,
-            kind: message.kind,
-            tenant_id: message.tenant_id,
-            environment: message.environment,
-            key_id: message.key_id,
-            sender_domain: message.usage_domain().cloned(),
-            delivery_id: delivery.id,
-            state,
             bounce_class: Some(class),
-            next_attempt_at: None,
-            attempt: None,
             reply: truncate(reply),
-            suppress: None,
-            delayed: false,
-            at: self.now,
+            ..AttemptRecord::new(&self.batch.message, delivery.id, state, self.now)
         }
     }
 }

@@ -28,6 +28,9 @@ const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
 /// Messages up to this size are signed by the thread that received them, without a hand-over to another one and back. Larger
 /// ones would delay the other connections of that thread.
 const SIGNED_AT_ONCE_OCTETS_MAX: usize = 64 * 1024;
+/// While tenants compete, the messages of one that stores more than this at once are signed on other threads, so that those
+/// of the others need not wait for the threads of the connections.
+const SIGNED_AT_ONCE_OF_TENANT_MAX: usize = 4;
 
 /// A message that passed all checks. Only the send limit, the signature or the store can still refuse it.
 #[derive(Debug)]
@@ -347,10 +350,12 @@ impl SubmissionService {
         let to_sign = unsigned.clone();
         let _permit = self.signing.acquire(Some(tenant)).await.map_err(|error| fail(&error))?;
         let is_quick = to_sign.len() <= SIGNED_AT_ONCE_OCTETS_MAX && signers.iter().all(Signer::is_quick);
+        let is_flood = self.signing.is_contended()
+            && self.storing.requests_of(Some(tenant)) > SIGNED_AT_ONCE_OF_TENANT_MAX;
         let sign = move || -> Result<Vec<_>, SignError> {
             signers.iter().map(|signer| signer.sign(&to_sign, oversigned)).collect()
         };
-        let signatures = match is_quick {
+        let signatures = match is_quick && !is_flood {
             true => sign(),
             false => blocking::run(sign).await.map_err(|error| fail(&error))?,
         };

@@ -303,6 +303,27 @@ pub struct AttemptRecord {
 }
 
 impl AttemptRecord {
+    /// The record of a delivery that is in this state now, without an attempt.
+    pub fn new(message: &Message, delivery_id: DeliveryId, state: DeliveryState, at: Timestamp) -> Self {
+        Self {
+            message_id: message.id,
+            kind: message.kind,
+            tenant_id: message.tenant_id,
+            environment: message.environment,
+            key_id: message.key_id,
+            sender_domain: message.usage_domain().cloned(),
+            delivery_id,
+            state,
+            bounce_class: None,
+            next_attempt_at: None,
+            attempt: None,
+            reply: String::new(),
+            suppress: None,
+            delayed: false,
+            at,
+        }
+    }
+
     /// Whether the delivery ended because its recipient was suppressed after the message was accepted.
     pub fn is_suppressed(&self) -> bool {
         self.state == DeliveryState::Bounced && self.attempt.is_none()
