@@ -48,7 +48,7 @@ impl StsPolicies for Store {
     ) -> Result<Vec<StsRecord>> {
         self.read_slow(move |connection| {
             let sql = "SELECT * FROM sts_policy
-                       WHERE (fetched_us < ?1 OR fetched_us + expires_us < 2 * ?2) AND expires_us > ?2
+                       WHERE (fetched_us < ?1 OR (fetched_us + expires_us) / 2 < ?2) AND expires_us > ?2
                        ORDER BY fetched_us, domain LIMIT ?3";
             let mut statement = connection.prepare_cached(sql)?;
             let found = statement.query_map(params![us(before), us(now), sql_limit(limit)], record)?;
