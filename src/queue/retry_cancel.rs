@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::QueueManager;
-use crate::mail::Timestamp;
+use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, MessageId, TenantId};
 use crate::store::{
     AnnouncedCancellation, Journal, OpenDelivery, Queue, Result, RetryCancelResult, Spool, StoreError,
@@ -13,6 +13,9 @@ use crate::store::{
 
 /// How long the other nodes have for a cancellation before its caller gets an answer. They read announcements each second.
 const OTHER_NODES_TIMEOUT: Duration = Duration::from_millis(1500);
+/// The age from which an announced cancellation is ignored: whoever asked has learnt long ago that it was not carried out, and may
+/// have decided otherwise. A node that starts reads announcements of some minutes. Longer than clocks of nodes may differ.
+const ANNOUNCED_AGE_MAX: SignedDuration = SignedDuration::from_secs(10);
 /// Between two looks at what they have done.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -74,7 +77,10 @@ impl QueueManager {
     /// # Errors
     /// The store's.
     pub async fn apply_announced_cancellation(&self, asked: AnnouncedCancellation) -> Result<()> {
-        self.cancel_here(asked.message_id, Some(&asked.deliveries), self.clock().now()).await?;
+        let now = self.clock().now();
+        if now.duration_since(asked.at) < ANNOUNCED_AGE_MAX {
+            self.cancel_here(asked.message_id, Some(&asked.deliveries), now).await?;
+        }
         Ok(())
     }
 
@@ -90,7 +96,8 @@ impl QueueManager {
         if deliveries.is_empty() || self.store().nodes().count < 2 {
             return Ok(false);
         }
-        let asked = AnnouncedCancellation { message_id: message, deliveries: deliveries.to_vec() };
+        let deliveries = deliveries.to_vec();
+        let asked = AnnouncedCancellation { at: self.clock().now(), message_id: message, deliveries };
         self.store().announce_cancellation(asked).await?;
         Ok(true)
     }

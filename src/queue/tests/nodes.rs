@@ -170,6 +170,20 @@ async fn what_another_node_has_in_memory_is_cancelled_and_what_its_relay_has_is_
 }
 
 #[tokio::test]
+async fn a_node_that_reads_an_old_cancellation_ignores_it() {
+    let Some(nodes) = InMemory::start().await else { return };
+    let asked = |age_s| AnnouncedCancellation {
+        at: Timestamp::now() - SignedDuration::from_secs(age_s),
+        message_id: nodes.message,
+        deliveries: nodes.recipients.clone(),
+    };
+    nodes.one.apply_announced_cancellation(asked(60)).await.unwrap();
+    assert_eq!(nodes.states().await, [DeliveryState::Queued; 2]);
+    nodes.one.apply_announced_cancellation(asked(1)).await.unwrap();
+    assert_eq!(nodes.states().await, [DeliveryState::Cancelled; 2]);
+}
+
+#[tokio::test]
 async fn mail_for_an_erased_recipient_is_cancelled_by_the_node_that_has_it_in_memory() {
     let Some(nodes) = InMemory::start().await else { return };
     let erasure = NewErasure {

@@ -76,8 +76,8 @@ struct CachedPolicy {
 }
 
 impl CachedPolicy {
-    /// Whether it need not be fetched again. One that expires within two days is fetched again after half of its time, so that
-    /// there is none without a policy (RFC 8461 §3.3).
+    /// Whether it need not be fetched again. One with a lifetime below two days is fetched again after half of it, before it
+    /// expires (RFC 8461 §3.3).
     fn is_fresh(&self, now: Timestamp) -> bool {
         let age_max = AGE_MAX.min(self.expires_at.duration_since(self.fetched_at) / 2);
         now < self.fetched_at.saturating_add(age_max).unwrap_or(now)

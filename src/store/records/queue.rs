@@ -143,6 +143,8 @@ pub struct RetryCancelResult {
 /// Deliveries of a message that the node is asked to cancel which has them in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnnouncedCancellation {
+    /// When it was asked for, by the clock of the node that asks.
+    pub at: Timestamp,
     pub message_id: MessageId,
     pub deliveries: Vec<DeliveryId>,
 }

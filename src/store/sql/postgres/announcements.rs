@@ -78,8 +78,9 @@ pub(in crate::store::sql) fn post(tx: &Tx<'_>, announcement: &Announcement) -> d
             (name, at_us) = (Some(format!("{site} {pool} {reason}")), until.map(Timestamp::as_microsecond));
             "backoff"
         }
-        Announcement::Cancel(AnnouncedCancellation { message_id, deliveries }) => {
+        Announcement::Cancel(AnnouncedCancellation { at, message_id, deliveries }) => {
             let ids = deliveries.iter().map(DeliveryId::to_string);
+            at_us = Some(at.as_microsecond());
             name = Some(iter::once(message_id.to_string()).chain(ids).collect::<Vec<_>>().join(" "));
             "cancel"
         }
@@ -130,7 +131,7 @@ fn read(row: &Row) -> Option<Announcement> {
             let mut ids = name?.split(' ');
             let message_id = ids.next()?.parse().ok()?;
             let deliveries = ids.map(str::parse).collect::<Result<_, _>>().ok()?;
-            Announcement::Cancel(AnnouncedCancellation { message_id, deliveries })
+            Announcement::Cancel(AnnouncedCancellation { at: at()?, message_id, deliveries })
         }
         _ => return None,
     })
