@@ -17,6 +17,8 @@ pub struct Suppressed {
     pub tenant_id: String,
     pub address: String,
     pub since: Timestamp,
+    /// The message that another server has reported as failed; it may have gone another way, so its own delivery goes on.
+    pub reported: Option<String>,
 }
 
 /// A report of another server that a delivery has failed, to the address that only its message has.

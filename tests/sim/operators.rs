@@ -98,7 +98,8 @@ async fn suppress(world: &World, gates: &Gates, tenant: &Tenant) {
         told.as_ref().map(|told| told.0)
     ));
     if let Some((200 | 201, _)) = told {
-        let suppressed = Suppressed { tenant_id: tenant.id.clone(), address, since: world.now() };
+        let suppressed =
+            Suppressed { tenant_id: tenant.id.clone(), address, since: world.now(), reported: None };
         world.ledger.lock().unwrap().suppressed.push(suppressed);
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::sleep;
 
+use crate::checks;
 use crate::dialogue::Dialogue;
 use crate::fake_mx::Transaction;
 use crate::gates::Gates;
@@ -34,6 +35,7 @@ const KINDS: [Kind; 6] =
 
 /// A message that another server has.
 struct Accepted {
+    message_id: String,
     /// The address that reports about it come to.
     reverse_path: String,
     recipient: String,
@@ -67,9 +69,11 @@ fn choose(world: &World) -> Option<Accepted> {
         return None;
     }
     let chosen = world.chance.choose(&reportable);
+    let content = String::from_utf8_lossy(&chosen.content);
     let ledger = world.ledger.lock().unwrap();
-    let tenant_id = ledger.owner_of(&String::from_utf8_lossy(&chosen.content))?.to_owned();
+    let tenant_id = ledger.owner_of(&content)?.to_owned();
     Some(Accepted {
+        message_id: checks::id_of(&content)?,
         reverse_path: chosen.reverse_path.clone(),
         recipient: chosen.recipients.first()?.clone(),
         tenant_id,
@@ -78,7 +82,7 @@ fn choose(world: &World) -> Option<Accepted> {
 
 /// True if the server need not be told again.
 async fn report(world: &World, gates: &Gates, accepted: &Accepted, kind: Kind) -> bool {
-    let Accepted { reverse_path, recipient, tenant_id } = accepted;
+    let Accepted { reverse_path, recipient, tenant_id, .. } = accepted;
     let failure = FailureReport { tenant_id: tenant_id.clone(), address: recipient.clone() };
     if kind == Kind::Failure {
         world.ledger.lock().unwrap().reported.entry(failure.clone()).or_insert(false);
@@ -97,7 +101,8 @@ async fn report(world: &World, gates: &Gates, accepted: &Accepted, kind: Kind) -
                 ledger.reported.insert(failure, true);
                 let since = world.now();
                 let (tenant_id, address) = (tenant_id.clone(), recipient.clone());
-                ledger.suppressed.push(Suppressed { tenant_id, address, since });
+                let reported = Some(accepted.message_id.clone());
+                ledger.suppressed.push(Suppressed { tenant_id, address, since, reported });
             }
             true
         }

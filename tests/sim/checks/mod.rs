@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use pillarbox::mail::Timestamp;
 
+pub use self::transactions::id_of;
+
 use crate::stored::Stored;
 use crate::world::World;
 
