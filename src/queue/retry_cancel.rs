@@ -13,8 +13,8 @@ use crate::store::{
 
 /// How long the other nodes have for a cancellation before its caller gets an answer. They read announcements each second.
 const OTHER_NODES_TIMEOUT: Duration = Duration::from_millis(1500);
-/// The age from which an announced cancellation is ignored: whoever asked has learnt long ago that it was not carried out, and may
-/// have decided otherwise. A node that starts reads announcements of some minutes. Longer than clocks of nodes may differ.
+/// A node ignores an announced cancellation of this age: its caller has the answer and may have decided otherwise since. A node
+/// reads the announcements of some minutes when it starts. The time is longer than the clocks of nodes may differ.
 const ANNOUNCED_AGE_MAX: SignedDuration = SignedDuration::from_secs(10);
 /// Between two looks at what they have done.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);

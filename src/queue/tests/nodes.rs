@@ -162,10 +162,15 @@ async fn what_another_node_has_in_memory_is_cancelled_and_what_its_relay_has_is_
     // Its relay gives it back, and nobody has claimed it yet.
     nodes.one.release(vec![first]);
     drop(nodes.one.lock());
-    let mut last = again;
-    while last.changed.is_empty() {
-        last = nodes.other.cancel(nodes.message, now()).await.unwrap();
-    }
+    let cancelled = async {
+        loop {
+            let last = nodes.other.cancel(nodes.message, now()).await.unwrap();
+            if !last.changed.is_empty() {
+                return last;
+            }
+        }
+    };
+    let last = tokio::time::timeout(Duration::from_secs(20), cancelled).await.unwrap();
     assert_eq!(last, RetryCancelResult { changed: vec![first], in_flight: vec![] });
 }
 
@@ -195,11 +200,12 @@ async fn mail_for_an_erased_recipient_is_cancelled_by_the_node_that_has_it_in_me
     nodes.other.store().note_erasure(erasure, now()).await.unwrap();
     let first = nodes.other.erase_recipients(now()).await.unwrap();
     assert_eq!(first, ErasurePass { erasures: 0, open_deliveries: 1 });
-    let mut last = first;
-    while last.erasures == 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        last = nodes.other.erase_recipients(now()).await.unwrap();
-    }
+    let erased = async {
+        while nodes.other.erase_recipients(now()).await.unwrap().erasures == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), erased).await.unwrap();
     assert_eq!(nodes.states().await, [DeliveryState::Queued, DeliveryState::Cancelled]);
     assert_eq!(nodes.claim_fresh(10), [nodes.recipients[0]]);
 }
