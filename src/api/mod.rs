@@ -65,6 +65,7 @@ use tokio_util::sync::CancellationToken;
 use crate::acme::Acme;
 use crate::clock::Clock;
 use crate::config;
+use crate::dkim::GenerateKey;
 use crate::doctor::Doctor;
 use crate::limits::auth_limiter::AuthLimiter;
 use crate::limits::connection_limiter::{self, ConnectionLimiter};
@@ -205,6 +206,8 @@ pub struct ApiDependencies {
     pub ui: config::Ui,
     /// The data directory, where the last backup is noted.
     pub data_dir: PathBuf,
+    /// What makes DKIM keys.
+    pub generate_key: GenerateKey,
     /// The certificate of the listeners.
     pub certificate: Arc<Certificate>,
     /// Whether the configuration names it.
@@ -253,6 +256,7 @@ pub struct Api {
     session_max: SignedDuration,
     has_pages: bool,
     data_dir: PathBuf,
+    generate_key: GenerateKey,
 }
 
 impl Api {
@@ -305,6 +309,7 @@ impl Api {
             has_certificate_files: parts.has_certificate_files,
             acme: parts.acme,
             data_dir: parts.data_dir,
+            generate_key: parts.generate_key,
         }
     }
 

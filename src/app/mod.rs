@@ -32,6 +32,7 @@ use self::task_group::TaskGroup;
 use crate::api::Api;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::dkim::{self, GenerateKey};
 use crate::dns::DnsError;
 use crate::doctor::Listening;
 use crate::net::Network;
@@ -117,17 +118,19 @@ pub struct Machine {
     pub rng: Rng,
     /// Where connections and look-ups go.
     pub network: Network,
+    /// What makes DKIM keys.
+    pub generate_key: GenerateKey,
 }
 
 impl Machine {
     /// Those of the machine.
     pub const fn system() -> Self {
-        Self { clock: Clock::system(), rng: Rng::system(), network: Network::system() }
+        Self::with(Clock::system(), Rng::system())
     }
 
     /// Those of the machine, but this time and randomness.
     pub const fn with(clock: Clock, rng: Rng) -> Self {
-        Self { clock, rng, network: Network::system() }
+        Self { clock, rng, network: Network::system(), generate_key: dkim::generate }
     }
 }
 

@@ -3,21 +3,26 @@
 use super::StartError;
 use crate::blocking;
 use crate::clock::Clock;
-use crate::dkim;
+use crate::dkim::GenerateKey;
 use crate::mail::DomainName;
 use crate::model::{DkimAlgorithm, DkimKeyState, Verification};
 use crate::store::{Directory, NewDkimKey, NewDomain, Store, StoreError};
 use crate::submission::SANDBOX_LABEL;
 
 /// Creates the domain if it does not exist.
-pub async fn ensure(store: &Store, hostname: &DomainName, clock: &Clock) -> Result<(), StartError> {
+pub async fn ensure(
+    store: &Store,
+    hostname: &DomainName,
+    clock: &Clock,
+    generate_key: GenerateKey,
+) -> Result<(), StartError> {
     let fail = |error: &dyn std::fmt::Display| StartError::Sandbox(error.to_string());
     let name = DomainName::parse(&format!("{SANDBOX_LABEL}.{hostname}")).map_err(|error| fail(&error))?;
     let known: Result<_, StoreError> = store.sandbox_domain(&name).await;
     if known.map_err(|error| fail(&error))?.is_some() {
         return Ok(());
     }
-    let pair = blocking::run(|| dkim::generate(DkimAlgorithm::Rsa))
+    let pair = blocking::run(move || generate_key(DkimAlgorithm::Rsa))
         .await
         .map_err(|error| fail(&error))?
         .map_err(|error| fail(&error))?;

@@ -12,6 +12,7 @@ use crate::acme::{Acme, AcmeDependencies};
 use crate::api::{self, Api, InProcess};
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::dkim::GenerateKey;
 use crate::dns::Resolver;
 use crate::doctor::{Doctor, DoctorDependencies};
 use crate::http_client::Client;
@@ -40,6 +41,7 @@ pub struct SharedServices<'a> {
     clock: Clock,
     rng: Rng,
     network: Network,
+    generate_key: GenerateKey,
     pub store: Arc<Store>,
     pub queue: Arc<QueueManager>,
     pub certificate: Arc<Certificate>,
@@ -55,7 +57,7 @@ pub struct SharedServices<'a> {
 impl<'a> SharedServices<'a> {
     /// `files_needed` are the open files that the configuration needs before `open_files` lowers it.
     pub async fn open(config: &'a Config, files_needed: usize, machine: Machine) -> Result<Self, StartError> {
-        let Machine { clock, rng, network } = machine;
+        let Machine { clock, rng, network, generate_key } = machine;
         let store = Arc::new(Store::open(StoreOptions::new(config, Access::Serve)?).await?);
         // Without partitions, rows go where they are moved from later.
         if let Err(error) = store.extend_partitions(clock.now()).await {
@@ -63,7 +65,7 @@ impl<'a> SharedServices<'a> {
         }
         let certificate = Arc::new(certificate_watch::load(config)?);
         let resolver = Resolver::new(&config.relay.name_servers, rng.clone())?.within(network.clone());
-        sandbox_domain::ensure(&store, &config.hostname, &clock).await?;
+        sandbox_domain::ensure(&store, &config.hostname, &clock, generate_key).await?;
         store.ensure_default_tenant(clock.now()).await.map_err(StartError::DefaultTenant)?;
         let shared_config = Arc::new(config.clone());
         let queue = Arc::new(QueueManager::new(store.clone(), &config.relay, clock.clone(), rng.clone()));
@@ -118,6 +120,7 @@ impl<'a> SharedServices<'a> {
             clock,
             rng,
             network,
+            generate_key,
         })
     }
 
@@ -171,6 +174,7 @@ impl<'a> SharedServices<'a> {
             acme: self.acme.clone(),
             ui: config.ui.clone(),
             data_dir: config.data_dir.clone(),
+            generate_key: self.generate_key,
         }))
     }
 

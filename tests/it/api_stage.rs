@@ -151,6 +151,7 @@ impl ApiStage {
             doctor: Arc::new(doctor),
             ui: config::Ui::default(),
             data_dir: data_dir.path().to_owned(),
+            generate_key: dkim::generate,
             certificate,
             has_certificate_files: false,
             acme: None,

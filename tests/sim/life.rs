@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::gates::Gates;
 use crate::network::View;
 use crate::world::World;
-use crate::{checks, clients, faults, operators, reporters, tenants, work};
+use crate::{checks, clients, faults, operators, prepared_keys, reporters, tenants, work};
 
 const CLIENTS: usize = 4;
 const OPERATORS: usize = 2;
@@ -57,7 +57,8 @@ async fn serve(world: &Arc<World>, end: End) {
     let rng = Rng::seeded(world.chance.number());
     let clock = world.clock.lock().unwrap().clone();
     let network = Network::simulated(Arc::new(View(Arc::clone(&world.network))));
-    let started = Running::start_on_machine(Machine { clock, rng, network }, &world.config).await;
+    let machine = Machine { clock, rng, network, generate_key: prepared_keys::next };
+    let started = Running::start_on_machine(machine, &world.config).await;
     let mut running = match started {
         Ok(running) => running,
         Err(error) => return world.violate(format!("the server does not start: {error}")),

@@ -29,6 +29,7 @@ mod network;
 mod operators;
 mod pipe;
 mod policy_host;
+mod prepared_keys;
 mod queue_view;
 mod reporters;
 mod run;

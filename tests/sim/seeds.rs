@@ -1,16 +1,22 @@
 //! Runs seeds in processes of their own.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Output};
 use std::sync::Mutex;
 
-use crate::Arguments;
-use crate::entropy;
+use crate::{Arguments, entropy, prepared_keys};
+
+/// What the processes of all seeds use.
+struct Prepared {
+    entropy: PathBuf,
+    keys: PathBuf,
+}
 
 pub fn run(arguments: &Arguments) -> ExitCode {
     let directory = tempfile::tempdir().unwrap();
-    let entropy = entropy::build(directory.path());
+    let prepared =
+        Prepared { entropy: entropy::build(directory.path()), keys: prepared_keys::make(directory.path()) };
     let left: Mutex<Vec<u64>> =
         Mutex::new((arguments.seed..arguments.seed + arguments.seeds).rev().collect());
     let failed: Mutex<BTreeMap<u64, String>> = Mutex::default();
@@ -22,7 +28,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
                     if arguments.stop_at_first && !failed.lock().unwrap().is_empty() {
                         return;
                     }
-                    if let Err(output) = run_seed(arguments, &entropy, seed) {
+                    if let Err(output) = run_seed(arguments, &prepared, seed) {
                         failed.lock().unwrap().insert(seed, output);
                     }
                 }
@@ -32,7 +38,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let failed = failed.into_inner().unwrap();
     println!("{} seeds, {} failed: {:?}", arguments.seeds, failed.len(), failed.keys().collect::<Vec<_>>());
     let Some((seed, output)) = failed.first_key_value() else { return ExitCode::SUCCESS };
-    let shorter = if arguments.stop_at_first { None } else { shortest(arguments, &entropy, *seed) };
+    let shorter = if arguments.stop_at_first { None } else { shortest(arguments, &prepared, *seed) };
     let (flags, output) = shorter.unwrap_or_else(|| (Vec::new(), output.clone()));
     let days = if flags.iter().any(|flag| flag.starts_with("--days")) {
         String::new()
@@ -49,8 +55,8 @@ fn next(left: &Mutex<Vec<u64>>) -> Option<u64> {
 }
 
 /// The output, if the run fails or differs from a second one.
-fn run_seed(arguments: &Arguments, entropy: &Path, seed: u64) -> Result<(), String> {
-    let first = execute(entropy, &words(arguments, seed, &[]));
+fn run_seed(arguments: &Arguments, prepared: &Prepared, seed: u64) -> Result<(), String> {
+    let first = execute(prepared, &words(arguments, seed, &[]));
     let text = String::from_utf8_lossy(&first.stdout).into_owned();
     if !arguments.trace {
         println!("{}", text.lines().find(|line| line.starts_with("seed ")).unwrap_or("no result"));
@@ -61,7 +67,7 @@ fn run_seed(arguments: &Arguments, entropy: &Path, seed: u64) -> Result<(), Stri
         return Err(format!("{text}{}", String::from_utf8_lossy(&first.stderr)));
     }
     if arguments.twice {
-        let second = execute(entropy, &words(arguments, seed, &[]));
+        let second = execute(prepared, &words(arguments, seed, &[]));
         let second = String::from_utf8_lossy(&second.stdout).into_owned();
         if second != text {
             return Err(format!("seed {seed} has two traces\n{text}{second}"));
@@ -71,12 +77,12 @@ fn run_seed(arguments: &Arguments, entropy: &Path, seed: u64) -> Result<(), Stri
 }
 
 /// Tries to fail with less. Returns the arguments and the output of the shortest run that fails.
-fn shortest(arguments: &Arguments, entropy: &Path, seed: u64) -> Option<(Vec<String>, String)> {
+fn shortest(arguments: &Arguments, prepared: &Prepared, seed: u64) -> Option<(Vec<String>, String)> {
     let mut found = None;
     let mut less: Vec<String> = Vec::new();
     let mut try_with = |more: &str, less: &mut Vec<String>| {
         let wanted = [less.clone(), vec![more.to_owned()]].concat();
-        let output = execute(entropy, &words(arguments, seed, &wanted));
+        let output = execute(prepared, &words(arguments, seed, &wanted));
         if !output.status.success() {
             *less = wanted;
             found = Some((less.clone(), String::from_utf8_lossy(&output.stdout).into_owned()));
@@ -118,10 +124,11 @@ fn words(arguments: &Arguments, seed: u64, more: &[String]) -> Vec<String> {
     words
 }
 
-fn execute(entropy: &Path, words: &[String]) -> Output {
+fn execute(prepared: &Prepared, words: &[String]) -> Output {
     let seed = words.iter().find_map(|word| word.strip_prefix("--seed=")).unwrap_or("0");
     let program = std::env::current_exe().unwrap();
     let mut command = Command::new(program);
-    command.args(words).env("LD_PRELOAD", entropy).env("SIMULATION_SEED", seed);
+    command.args(words).env("LD_PRELOAD", &prepared.entropy).env("SIMULATION_SEED", seed);
+    command.env(prepared_keys::DIRECTORY, &prepared.keys);
     command.output().expect("the program starts")
 }

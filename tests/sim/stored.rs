@@ -59,6 +59,14 @@ pub struct Suppression {
     pub has_report: bool,
 }
 
+/// A domain of a tenant.
+pub struct Domain {
+    pub name: String,
+    pub status: String,
+    /// When its records were last checked.
+    pub checked_us: Option<i64>,
+}
+
 pub struct Stored {
     /// What SQLite says of the file.
     pub integrity: String,
@@ -76,8 +84,8 @@ pub struct Stored {
     pub owners: BTreeSet<(String, String)>,
     /// When the policy of the strict site ends.
     pub policy_until: Option<Timestamp>,
-    /// The tenants' domains, and their status.
-    pub domains: Vec<(String, String)>,
+    /// The tenants' domains.
+    pub domains: Vec<Domain>,
 }
 
 impl Stored {
@@ -93,7 +101,7 @@ impl Stored {
                      WHERE span = 'day' GROUP BY tenant_id";
         let suppressions =
             "SELECT coalesce(tenant_id, ''), address, reason, report_id IS NOT NULL FROM suppression";
-        let domains = "SELECT name, status FROM domain WHERE tenant_id IS NOT NULL";
+        let domains = "SELECT name, status, checked_us FROM domain WHERE tenant_id IS NOT NULL";
         let unposted = "SELECT event_id FROM webhook_delivery WHERE state = 'pending'";
         Ok(Self {
             integrity: connection.query_row("PRAGMA integrity_check", [], |row| row.get(0))?,
@@ -134,7 +142,9 @@ impl Stored {
             reported: reported(&connection, data_dir)?,
             owners: owners(&connection)?,
             policy_until: policy_until(&connection)?,
-            domains: rows(&connection, domains, |row| Ok((row.get(0)?, row.get(1)?)))?,
+            domains: rows(&connection, domains, |row| {
+                Ok(Domain { name: row.get(0)?, status: row.get(1)?, checked_us: row.get(2)? })
+            })?,
         })
     }
 }

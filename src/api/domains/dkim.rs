@@ -90,7 +90,8 @@ pub(super) async fn generate_one(
     selector: String,
     state: DkimKeyState,
 ) -> Result<NewDkimKey> {
-    let pair = run_limited(call, move || dkim::generate(algorithm)).await?;
+    let generate_key = call.api.generate_key;
+    let pair = run_limited(call, move || generate_key(algorithm)).await?;
     Ok(new_key(pair.map_err(ApiError::internal)?, selector, state))
 }
 
