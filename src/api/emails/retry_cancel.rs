@@ -21,7 +21,7 @@ pub struct RetryView {
     object: &'static str,
     /// Deferred deliveries that are due now.
     retried: Vec<DeliveryName>,
-    /// Deliveries with an attempt in progress.
+    /// Deliveries with an attempt in progress, and in a cluster those that another node has in memory.
     in_flight: Vec<DeliveryName>,
 }
 
@@ -36,7 +36,8 @@ pub struct CancellationView {
     object: &'static str,
     /// Cancelled deliveries.
     cancelled: Vec<DeliveryName>,
-    /// Deliveries with an attempt in progress. They can be cancelled if the attempt fails.
+    /// Deliveries with an attempt in progress, and in a cluster those that another node did not cancel within 1.5 seconds.
+    /// They can be cancelled if the attempt fails.
     in_flight: Vec<DeliveryName>,
 }
 

@@ -10,6 +10,7 @@ mod params;
 mod posted_rows;
 mod postgres;
 mod postgres_server;
+mod postgres_session;
 mod postgres_tls;
 mod postgres_values;
 pub(in crate::store) mod query_threads;

@@ -1,7 +1,6 @@
 //! A connection to PostgreSQL that is used like one to SQLite: calls block, one thread at a time.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,8 +9,6 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, MaybeDone, join, join_all, maybe_done};
 use rusqlite::types::ToSql;
-use tokio::runtime::Runtime;
-use tokio::task::{AbortHandle, yield_now};
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -19,18 +16,16 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use super::dialect::for_postgres;
 use super::many_rows::for_many_rows;
 use super::posted_rows::{PostOrder, PostedRows, StatementRows};
-use super::postgres_server::{BegunSession, PostgresServer, SessionRole, Signals};
+use super::postgres_server::{PostgresServer, SessionRole};
+use super::postgres_session::{DrivingRuntime, Session};
 use super::postgres_values::{OwnedParameter, Parameter};
 use super::time_limit::TimeLimit;
 use super::{DatabaseError, Result, TransactionState};
 
 /// Prepared statements of a session; beyond it all are prepared again. Filters of lists make many.
 const STATEMENTS_MAX: usize = 500;
-/// Turns of the runtime after which the task of a session has learned of what has come from the network: at least one for the
-/// reading and one for the task.
-const DRIVEN_TURNS: u32 = 3;
-/// How long a session may take to begin, and a cancelled statement to end.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a cancelled statement may take to end.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection that writes waits for an answer. A server that does not answer is given up with the session.
 const LANE_ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// The same for a commit, after which another session asks for the outcome.
@@ -58,65 +53,11 @@ pub(in crate::store) struct PostgresConnection {
 /// The answer to a statement: the number of changed rows.
 type Posted = BoxFuture<'static, std::result::Result<u64, tokio_postgres::Error>>;
 
-/// A runtime that may be dropped by a task of another one.
-struct DrivingRuntime(Option<Runtime>);
-
-impl DrivingRuntime {
-    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
-        match &self.0 {
-            Some(runtime) => runtime.block_on(future),
-            None => unreachable!("it is taken only when it is dropped"),
-        }
-    }
-
-    fn enter(&self) -> Option<tokio::runtime::EnterGuard<'_>> {
-        self.0.as_ref().map(Runtime::enter)
-    }
-}
-
-impl Drop for DrivingRuntime {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-struct Session {
-    client: Arc<Client>,
-    name: String,
-    task: AbortHandle,
-    signals: Arc<Signals>,
-    /// Whether the client has given it up.
-    is_left: Cell<bool>,
-    statements: HashMap<String, tokio_postgres::Statement>,
-    /// Posted statements by the statement for one row; `None` if it has no form for many rows.
-    for_many_rows: HashMap<String, Option<tokio_postgres::Statement>>,
-}
-
-impl Session {
-    fn has_ended(&self) -> bool {
-        self.is_left.get() || self.client.is_closed()
-    }
-
-    fn forget_statements(&mut self) {
-        self.statements.clear();
-        self.for_many_rows.clear();
-    }
-
-    /// Ends it without waiting for answers.
-    fn leave(&self) {
-        self.is_left.set(true);
-        self.task.abort();
-    }
-}
-
 impl PostgresConnection {
     /// Opens a connection. Blocks.
     pub(in crate::store) fn open(server: Arc<PostgresServer>, role: SessionRole) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = DrivingRuntime(Some(runtime.map_err(|error| DatabaseError::Lost(error.to_string()))?));
-        let session = RefCell::new(begin_session(&runtime, &server, role)?);
+        let runtime = DrivingRuntime::build()?;
+        let session = RefCell::new(Session::begin(&runtime, &server, role)?);
         Ok(Self {
             server,
             role,
@@ -391,11 +332,7 @@ impl PostgresConnection {
     fn ensure_session(&self) -> Result<()> {
         if self.state.get() == TransactionState::None {
             // The task of the session has not run since the last call, and learns now what has come since.
-            self.runtime.block_on(async {
-                for _ in 0..DRIVEN_TURNS {
-                    yield_now().await;
-                }
-            });
+            self.runtime.drive();
         }
         if !self.session.borrow().has_ended() {
             return Ok(());
@@ -405,7 +342,7 @@ impl PostgresConnection {
         if state != TransactionState::None {
             return Err(DatabaseError::Lost("the server ended the session".into()));
         }
-        self.session.replace(begin_session(&self.runtime, &self.server, self.role)?);
+        self.session.replace(Session::begin(&self.runtime, &self.server, self.role)?);
         Ok(())
     }
 
@@ -436,11 +373,11 @@ impl PostgresConnection {
                 if let Ok(answer) = timeout(limit, &mut answer).await {
                     return Some(answer);
                 }
-                if let Err(error) = timeout(ANSWER_TIMEOUT, self.server.cancel(client)).await {
+                if let Err(error) = timeout(CANCEL_TIMEOUT, self.server.cancel(client)).await {
                     tracing::debug!(%error, "a statement was not cancelled");
                 }
                 // A request that comes before its statement cancels nothing.
-                limit = ANSWER_TIMEOUT;
+                limit = CANCEL_TIMEOUT;
             }
         });
         match answered {
@@ -482,21 +419,6 @@ impl PostgresConnection {
 async fn answer_of(mut posted: MaybeDone<Posted>) -> Option<std::result::Result<u64, tokio_postgres::Error>> {
     (&mut posted).await;
     Pin::new(&mut posted).take_output()
-}
-
-fn begin_session(runtime: &DrivingRuntime, server: &PostgresServer, role: SessionRole) -> Result<Session> {
-    let begun = runtime.block_on(async { timeout(ANSWER_TIMEOUT, server.connect(role)).await });
-    let begun = begun.map_err(|_| DatabaseError::Lost("the server did not answer in time".into()))?;
-    let BegunSession { client, name, task, signals } = begun.map_err(DatabaseError::Postgres)?;
-    Ok(Session {
-        client: Arc::new(client),
-        name,
-        task,
-        signals,
-        is_left: Cell::new(false),
-        statements: HashMap::new(),
-        for_many_rows: HashMap::new(),
-    })
 }
 
 /// Whether a prepared statement has other columns than when it was prepared: a node of a newer version has added one. A transaction
