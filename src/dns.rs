@@ -247,14 +247,23 @@ async fn simulate<T>(
     kind: RecordType,
     read: impl Fn(&RData) -> Option<T>,
 ) -> Result<Vec<T>, DnsError> {
-    let answer = tokio::time::timeout(LOOKUP_TIMEOUT, network.look_up(name, kind)).await;
-    let records = match answer.map_err(|_| DnsError::Temporary("timeout".into()))? {
-        SimulatedAnswer::Records(records) => records,
-        SimulatedAnswer::NoSuchDomain => return Err(DnsError::NoSuchDomain),
-        SimulatedAnswer::Failed => return Err(DnsError::Temporary("the server failed".into())),
-    };
+    let (records, _) = ask_simulation(network, name, kind).await?;
     let found: Vec<T> = records.iter().filter_map(read).take(RECORDS_MAX).collect();
     if found.is_empty() { Err(DnsError::NoRecords) } else { Ok(found) }
+}
+
+/// The records of a name in a simulated network, and whether they are signed.
+async fn ask_simulation(
+    network: &dyn SimulatedNetwork,
+    name: Name,
+    kind: RecordType,
+) -> Result<(Vec<RData>, bool), DnsError> {
+    let answer = tokio::time::timeout(LOOKUP_TIMEOUT, network.look_up(name, kind)).await;
+    match answer.map_err(|_| DnsError::Temporary("timeout".into()))? {
+        SimulatedAnswer::Records { records, is_signed } => Ok((records, is_signed)),
+        SimulatedAnswer::NoSuchDomain => Err(DnsError::NoSuchDomain),
+        SimulatedAnswer::Failed => Err(DnsError::Temporary("the server failed".into())),
+    }
 }
 
 /// Whether a name server may have answered so because the query had EDNS: servers answer FORMERR, some NOTIMP.

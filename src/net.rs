@@ -31,7 +31,12 @@ pub trait SimulatedNetwork: Send + Sync {
 /// The answer of a simulated name server.
 pub enum SimulatedAnswer {
     /// These records.
-    Records(Vec<RData>),
+    Records {
+        /// Of the type that was asked for.
+        records: Vec<RData>,
+        /// Whether the zone is signed (DNSSEC) and the signatures are valid.
+        is_signed: bool,
+    },
     /// NXDOMAIN.
     NoSuchDomain,
     /// SERVFAIL, or none.

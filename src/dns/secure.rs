@@ -20,8 +20,9 @@ use hickory_resolver::{NameServerPool, PoolContext, ResponseCache, TlsConfig, Tt
 use tokio::sync::Mutex;
 
 use super::proof::{Answer, Data, evaluate};
-use super::{DnsError, LOOKUP_TIMEOUT, RECORDS_MAX, configuration, host_text, unused_tls};
+use super::{DnsError, LOOKUP_TIMEOUT, RECORDS_MAX, ask_simulation, configuration, host_text, unused_tls};
 use crate::mail::{DomainName, Tlsa};
+use crate::net::{Network, SimulatedNetwork};
 
 /// Timeout of the probe whether the name servers return signatures.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,6 +44,7 @@ pub struct SecureResolver {
     has_dnssec: AtomicBool,
     /// The time of the next probe.
     next_probe: Mutex<Option<Instant>>,
+    network: Network,
 }
 
 /// Validated data, or proof that the zone is unsigned.
@@ -89,7 +91,14 @@ impl SecureResolver {
             cache: ResponseCache::new(ANSWERS_MAX, ttl),
             has_dnssec: AtomicBool::new(false),
             next_probe: Mutex::new(None),
+            network: Network::system(),
         })
+    }
+
+    /// This resolver in another network. The answers of a simulated one say whether they are signed.
+    pub fn within(self, network: Network) -> Self {
+        let has_dnssec = network.simulation().is_some();
+        Self { has_dnssec: AtomicBool::new(has_dnssec), network, ..self }
     }
 
     /// Whether the name servers return signatures. If they do not, every signed domain would look forged, so DANE stays
@@ -215,6 +224,9 @@ impl SecureResolver {
     }
 
     async fn query(&self, name: &Name, kind: RecordType) -> Result<Answer, DnsError> {
+        if let Some(simulation) = self.network.simulation() {
+            return simulate(simulation.as_ref(), name, kind).await;
+        }
         let query = Query::query(name.clone(), kind);
         if let Some(Ok(message)) = self.cache.get(&query, Instant::now()) {
             return evaluate(name, kind, &message, Proof::Secure);
@@ -233,6 +245,15 @@ impl SecureResolver {
             }
             Err(error) => Err(DnsError::Temporary(error.to_string())),
         }
+    }
+}
+
+async fn simulate(network: &dyn SimulatedNetwork, name: &Name, kind: RecordType) -> Result<Answer, DnsError> {
+    match ask_simulation(network, name.clone(), kind).await {
+        Ok((records, is_signed)) if records.is_empty() => Ok(Answer { data: Data::Empty, is_signed }),
+        Ok((records, is_signed)) => Ok(Answer { data: Data::Records(records), is_signed }),
+        Err(DnsError::NoSuchDomain) => Ok(Answer { data: Data::Empty, is_signed: false }),
+        Err(error) => Err(error),
     }
 }
 

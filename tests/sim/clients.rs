@@ -126,19 +126,26 @@ impl Client<'_> {
         if let Some(at) = deleted.filter(is_late) {
             wrong.push(format!("{id} was accepted of a tenant that was deleted at {at}"));
         }
-        let acknowledged = Acknowledged { tenant_id: tenant.id.clone(), recipients: mail.recipients.clone() };
+        let acknowledged = Acknowledged {
+            tenant_id: tenant.id.clone(),
+            recipients: mail.recipients.clone(),
+            send_at: mail.send_at.filter(|_| self.uses_http),
+        };
         ledger.acknowledged.insert(id, acknowledged);
         drop(ledger);
         wrong.into_iter().for_each(|wrong| world.violate(wrong));
     }
 
     async fn submit_by_http(&mut self, mail: &Mail) -> Told {
-        let body = json!({
+        let mut body = json!({
             "from": format!("app@{}", self.tenant.domain),
             "to": mail.recipients,
             "subject": mail.token,
             "text": mail.body,
         });
+        if let Some(send_at) = mail.send_at {
+            body["send_at"] = json!(send_at);
+        }
         let call = Call::post("/v1/emails", body).with_key(&self.tenant.secret).repeatable(&mail.token);
         match http::ask(self.world, self.gates, call).await {
             Some((200..300, answer)) => Told::Acknowledged(text(&answer["id"])),

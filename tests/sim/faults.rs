@@ -8,16 +8,18 @@ use tokio::time::sleep;
 use crate::domains;
 use crate::fake_mx::{Fault, Phase};
 use crate::network::Reach;
-use crate::world::{self, SITES, TENANTS, World};
+use crate::sites::{self, SITES};
+use crate::world::{self, TENANTS, World};
 
 /// For how long a host or a name server fails.
 const MEAN_LENGTH: Duration = Duration::from_secs(2400);
 
-const PHASES: [Phase; 11] = [
+const PHASES: [Phase; 12] = [
     Phase::Greeting,
     Phase::Ehlo,
     Phase::Starttls,
     Phase::Handshake,
+    Phase::Auth,
     Phase::Mail,
     Phase::Rcpt,
     Phase::Data,
@@ -57,7 +59,7 @@ pub async fn run(world: Arc<World>) {
         let chance = &world.chance;
         let hosts: Vec<_> = world.network.hosts().collect();
         let host = *chance.choose(&hosts);
-        match chance.below(10) {
+        match chance.below(11) {
             0 | 4 => {
                 let reach = *chance.choose(&[Reach::Refuses, Reach::DoesNotAnswer]);
                 world.note(format!("fault: {} {reach:?}", host.address));
@@ -70,7 +72,7 @@ pub async fn run(world: Arc<World>) {
                 domains::lose(&world, &world::tenant_domain(tenant)).await;
             }
             2 | 3 => {
-                let domain = world::site(chance.below(SITES));
+                let domain = sites::site(chance.below(SITES));
                 world.note(format!("fault: the name servers of {domain} fail"));
                 world.network.set_failing(&domain, true);
                 sleep(chance.interval(MEAN_LENGTH)).await;
@@ -78,11 +80,19 @@ pub async fn run(world: Arc<World>) {
             }
             8 | 9 => {
                 // A host in the middle may do so: mail that needs TLS must wait.
-                let strict = hosts.iter().filter(|host| world::is_strict(host.address));
-                for host in strict {
+                let proved: Vec<_> = sites::proved_hosts().collect();
+                for host in hosts.iter().filter(|host| proved.contains(&host.address)) {
                     world.note(format!("fault: {} refuses STARTTLS", host.address));
                     host.script(Phase::Starttls, "", 4, Fault::Reply("454 4.7.0 no TLS now"));
                 }
+            }
+            10 => {
+                for host in sites::proved_hosts() {
+                    world.note(format!("fault: an impostor answers for {host}"));
+                    world.network.set_impersonated(host, true);
+                }
+                sleep(chance.interval(MEAN_LENGTH)).await;
+                sites::proved_hosts().for_each(|host| world.network.set_impersonated(host, false));
             }
             _ => {
                 let (phase, fault) = (*chance.choose(&PHASES), chance.choose(&FAULTS).clone());

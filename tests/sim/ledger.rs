@@ -5,10 +5,14 @@ use std::net::SocketAddr;
 
 use pillarbox::mail::Timestamp;
 
+use crate::erasures::Erasure;
+
 /// A message that was acknowledged.
 pub struct Acknowledged {
     pub tenant_id: String,
     pub recipients: Vec<String>,
+    /// It must not be sent before.
+    pub send_at: Option<Timestamp>,
 }
 
 /// An address that a tenant may not send to any more.
@@ -58,6 +62,8 @@ pub struct Ledger {
     pub taken: BTreeMap<(String, String), Taken>,
     /// Until when the server has known that mail for the strict site must be encrypted, when it did not run.
     pub policy_until: Option<Timestamp>,
+    /// By the address of the recipient.
+    pub erasures: BTreeMap<String, Erasure>,
     pub next_token: usize,
     pub refused: usize,
     pub duplicates: usize,

@@ -12,6 +12,7 @@ mod clients;
 mod dialogue;
 mod domains;
 mod entropy;
+mod erasures;
 mod failure;
 #[allow(dead_code)]
 #[path = "../it/fake_mx.rs"]
@@ -34,6 +35,7 @@ mod queue_view;
 mod reporters;
 mod run;
 mod seeds;
+mod sites;
 mod stored;
 mod tenants;
 mod trace;

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hickory_resolver::proto::rr::rdata::{A, MX, TXT};
+use hickory_resolver::proto::rr::rdata::tlsa::{CertUsage, Matching, Selector};
+use hickory_resolver::proto::rr::rdata::{A, MX, TLSA, TXT};
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use pillarbox::net::{BoxFuture, SimulatedAnswer, SimulatedNetwork, SimulatedStream, Stream};
 use tokio::time::sleep;
@@ -48,7 +49,12 @@ pub struct Network {
     hooks: BTreeMap<SocketAddr, Arc<Hook>>,
     policy_hosts: BTreeMap<SocketAddr, Arc<PolicyHost>>,
     reach: Mutex<BTreeMap<SocketAddr, Reach>>,
+    /// Answers for hosts that are impersonated.
+    impostor: FakeMx,
+    impersonated: Mutex<BTreeSet<SocketAddr>>,
     records: BTreeMap<(String, RecordType), Vec<RData>>,
+    /// Domains whose records have signatures.
+    signed: BTreeSet<String>,
     /// Texts that people have published.
     published: Mutex<BTreeMap<String, Vec<RData>>>,
     /// Domains whose published texts are gone.
@@ -59,7 +65,7 @@ pub struct Network {
 }
 
 impl Network {
-    pub fn new(chance: Chance) -> Self {
+    pub fn new(chance: Chance, impostor: FakeMx) -> Self {
         Self {
             chance,
             has_faults: AtomicBool::new(true),
@@ -67,7 +73,10 @@ impl Network {
             hooks: BTreeMap::new(),
             policy_hosts: BTreeMap::new(),
             reach: Mutex::default(),
+            impostor,
+            impersonated: Mutex::default(),
             records: BTreeMap::new(),
+            signed: BTreeSet::new(),
             published: Mutex::default(),
             hidden: Mutex::default(),
             failing: Mutex::default(),
@@ -108,20 +117,35 @@ impl Network {
         self.record(name, RData::TXT(TXT::new(vec![text.to_owned()])));
     }
 
+    /// A TLSA record with a whole certificate (RFC 6698: usage 3, selector 0, matching type 0).
+    pub fn add_tlsa(&mut self, name: &str, certificate: &[u8]) {
+        let data = TLSA::new(CertUsage::DaneEe, Selector::Full, Matching::Raw, certificate.to_vec());
+        self.record(name, RData::TLSA(data));
+    }
+
+    pub fn sign(&mut self, domain: &str) {
+        self.signed.insert(domain.to_owned());
+    }
+
     fn record(&mut self, name: &str, data: RData) {
         self.records.entry((name.to_owned(), data.record_type())).or_default().push(data);
     }
 
     pub fn hosts(&self) -> impl Iterator<Item = &FakeMx> {
-        self.hosts.values()
+        self.hosts.values().chain([&self.impostor])
     }
 
     pub fn set_reach(&self, host: SocketAddr, reach: Reach) {
         self.reach.lock().unwrap().insert(host, reach);
     }
 
+    /// Another host answers at the address of this one.
+    pub fn set_impersonated(&self, host: SocketAddr, is_impersonated: bool) {
+        set(&self.impersonated, host, is_impersonated);
+    }
+
     pub fn set_failing(&self, domain: &str, fails: bool) {
-        set(&self.failing, domain, fails);
+        set(&self.failing, domain.to_owned(), fails);
     }
 
     /// Adds a text, unless it is there.
@@ -136,7 +160,7 @@ impl Network {
 
     /// Takes the published texts of a domain away, or brings them back.
     pub fn hide(&self, domain: &str, is_hidden: bool) {
-        set(&self.hidden, domain, is_hidden);
+        set(&self.hidden, domain.to_owned(), is_hidden);
     }
 
     fn published(&self, name: &str) -> Option<Vec<RData>> {
@@ -171,6 +195,7 @@ impl Network {
         self.reach.lock().unwrap().clear();
         self.failing.lock().unwrap().clear();
         self.hidden.lock().unwrap().clear();
+        self.impersonated.lock().unwrap().clear();
     }
 
     fn latency(&self) -> Duration {
@@ -216,8 +241,10 @@ impl Network {
             tokio::spawn(Arc::clone(host).serve(far, self.has_faults.load(Ordering::Relaxed)));
             return near;
         }
-        let (number, session) = self.hosts[&address].open(Wire::of(far), SERVER.ip());
-        self.opened.lock().unwrap().push(Opened { host: address, number, is_broken });
+        let is_impersonated = self.impersonated.lock().unwrap().contains(&address);
+        let host = if is_impersonated { &self.impostor } else { &self.hosts[&address] };
+        let (number, session) = host.open(Wire::of(far), SERVER.ip());
+        self.opened.lock().unwrap().push(Opened { host: host.address, number, is_broken });
         tokio::spawn(session);
         near
     }
@@ -230,15 +257,18 @@ impl Network {
         if self.has_faults.load(Ordering::Relaxed) && self.chance.percent(1.0) {
             return SimulatedAnswer::Failed;
         }
-        if let Some(texts) = self.published(&name).filter(|_| kind == RecordType::TXT) {
-            return SimulatedAnswer::Records(texts);
+        let is_signed = self.signed.iter().any(|domain| is_under(&name, domain));
+        if let Some(records) = self.published(&name).filter(|_| kind == RecordType::TXT) {
+            return SimulatedAnswer::Records { records, is_signed };
         }
         if let Some(records) = self.records.get(&(name.clone(), kind)) {
-            return SimulatedAnswer::Records(records.clone());
+            return SimulatedAnswer::Records { records: records.clone(), is_signed };
         }
-        let exists =
-            self.records.keys().any(|(known, _)| *known == name || known.ends_with(&format!(".{name}")));
-        if exists { SimulatedAnswer::Records(Vec::new()) } else { SimulatedAnswer::NoSuchDomain }
+        if self.records.keys().any(|(known, _)| is_under(known, &name)) {
+            SimulatedAnswer::Records { records: Vec::new(), is_signed }
+        } else {
+            SimulatedAnswer::NoSuchDomain
+        }
     }
 }
 
@@ -246,12 +276,12 @@ fn is_under(name: &str, domain: &str) -> bool {
     name.strip_suffix(domain).is_some_and(|left| left.is_empty() || left.ends_with('.'))
 }
 
-fn set(domains: &Mutex<BTreeSet<String>>, domain: &str, is_in: bool) {
-    let mut domains = domains.lock().unwrap();
+fn set<T: Ord>(set: &Mutex<BTreeSet<T>>, one: T, is_in: bool) {
+    let mut set = set.lock().unwrap();
     if is_in {
-        domains.insert(domain.to_owned())
+        set.insert(one)
     } else {
-        domains.remove(domain)
+        set.remove(&one)
     };
 }
 

@@ -9,9 +9,10 @@ use tokio::time::sleep;
 use crate::gates::Gates;
 use crate::http::{self, Call};
 use crate::ledger::{Acknowledged, Suppressed};
+use crate::sites::{self, SITES};
 use crate::tenants::{self, until_done};
-use crate::world::{self, SITES, Tenant, World};
-use crate::{domains, queue_view};
+use crate::world::{Tenant, World};
+use crate::{domains, erasures, queue_view};
 
 /// For how long something is paused or suspended.
 const MEAN_LENGTH: Duration = Duration::from_secs(1800);
@@ -31,7 +32,7 @@ pub async fn run(world: Arc<World>, gates: Arc<Gates>) {
             continue;
         }
         let tenant = world.chance.choose(&tenants).clone();
-        match world.chance.below(14) {
+        match world.chance.below(16) {
             0 | 1 => pause(&world, &gates).await,
             2 => suspend(&world, &gates, &tenant).await,
             3..6 => suppress(&world, &gates, &tenant).await,
@@ -39,7 +40,8 @@ pub async fn run(world: Arc<World>, gates: Arc<Gates>) {
             8 => domains::rotate(&world, &gates, &tenant).await,
             9 => tenants::change_key(&world, &gates, &tenant).await,
             10 => tenants::replace(&world, &gates, &tenant).await,
-            11 | 12 => queue_view::look(&world, &gates).await,
+            11 | 12 => erasures::erase(&world, &gates, &tenant).await,
+            13 | 14 => queue_view::look(&world, &gates).await,
             _ => look(&world, &gates, &tenant).await,
         }
     }
@@ -48,7 +50,7 @@ pub async fn run(world: Arc<World>, gates: Arc<Gates>) {
 /// Undoes what a life before this one has left: mail must not wait forever.
 pub async fn restore(world: &World, gates: &Gates) {
     for number in 0..SITES {
-        let destination = json!({"destination": world::site(number)});
+        let destination = json!({"destination": sites::site(number)});
         let call = Call::post("/v1/queue/resume", destination).with_key(&world.platform_secret);
         until_done(world, gates, call).await;
     }
@@ -59,7 +61,7 @@ pub async fn restore(world: &World, gates: &Gates) {
 }
 
 async fn pause(world: &World, gates: &Gates) {
-    let destination = json!({"destination": world::site(world.chance.below(SITES))});
+    let destination = json!({"destination": sites::site(world.chance.below(SITES))});
     let call = |verb: &str| {
         Call::post(&format!("/v1/queue/{verb}"), destination.clone()).with_key(&world.platform_secret)
     };
@@ -111,7 +113,8 @@ fn recipients_of(world: &World, tenant: &Tenant) -> (Vec<String>, Vec<String>) {
         let own = ledger.acknowledged.iter().rev().filter(|(_, mail)| mail.tenant_id == tenant.id);
         let of_message = |(id, mail): (&String, &Acknowledged)| {
             let id = id.clone();
-            mail.recipients.clone().into_iter().map(move |recipient| (id.clone(), recipient))
+            let kept = mail.recipients.iter().filter(|recipient| !erasures::is_erasable(recipient)).cloned();
+            kept.map(move |recipient| (id.clone(), recipient)).collect::<Vec<_>>()
         };
         own.take(RECENT).flat_map(of_message).collect()
     };

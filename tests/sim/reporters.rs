@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use tokio::time::sleep;
 
-use crate::checks;
 use crate::dialogue::Dialogue;
 use crate::fake_mx::Transaction;
 use crate::gates::Gates;
 use crate::ledger::{FailureReport, Suppressed};
+use crate::sites::RETURN_HOST;
 use crate::wire::Wire;
-use crate::world::{RETURN_HOST, World};
+use crate::world::World;
+use crate::{checks, erasures};
 
 const REPETITIONS_MAX: usize = 3;
 /// Between two tries of a report.
@@ -75,7 +76,7 @@ fn choose(world: &World) -> Option<Accepted> {
     Some(Accepted {
         message_id: checks::id_of(&content)?,
         reverse_path: chosen.reverse_path.clone(),
-        recipient: chosen.recipients.first()?.clone(),
+        recipient: chosen.recipients.first().filter(|recipient| !erasures::is_erasable(recipient))?.clone(),
         tenant_id,
     })
 }

@@ -14,8 +14,8 @@ use crate::chance::Chance;
 use crate::failure;
 use crate::life::{self, End};
 use crate::trace::Trace;
-use crate::work;
 use crate::world::{self, HOUR, LIFETIME, Options, World};
+use crate::{sites, work};
 
 /// Pieces of work between a start and a crash, at most.
 const WORK_MAX: usize = 3000;
@@ -30,7 +30,7 @@ pub fn run(options: Options, prints_trace: bool) -> ExitCode {
     let begin = Timestamp::from_second(1_800_000_000).unwrap();
     let world = World {
         options,
-        network: Arc::new(world::build_network(&chance, directory.path())),
+        network: Arc::new(sites::build_network(&chance, directory.path())),
         trace: Trace::new(prints_trace),
         platform_secret: create_platform_key(&config, begin),
         config,
@@ -77,7 +77,7 @@ fn live_on(world: &Arc<World>) {
         is_last = !is_active(now);
         let end = if is_last {
             world.network.mend();
-            End::Stop(LIFETIME + HOUR)
+            End::Stop(LIFETIME + HOUR * 2)
         } else if world.options.crashes && chance.percent(75.0) {
             End::Crash(1 + chance.below(WORK_MAX) as u64)
         } else {

@@ -7,10 +7,10 @@ use pillarbox::mail::Timestamp;
 use pillarbox::store::body_path;
 use rusqlite::{Connection, OpenFlags, Result, Row};
 
-use crate::world::{STRICT_SITE, site};
+use crate::sites::{STRICT_SITE, site};
 
-/// Tables that keep rows of deleted tenants: the last bill, and who did what.
-const KEPT: [&str; 4] = ["usage", "usage_part", "audit", "deleted_tenant"];
+/// Tables that keep rows of deleted tenants: the last bill, who did what, and what to erase again after a restore.
+const KEPT: [&str; 5] = ["usage", "usage_part", "audit", "deleted_tenant", "erasure"];
 
 pub struct Delivery {
     pub id: String,
@@ -28,6 +28,11 @@ pub struct Delivery {
 impl Delivery {
     pub fn is_open(&self) -> bool {
         self.next_attempt_us.is_some()
+    }
+
+    /// Whether the data of the recipient are erased.
+    pub fn is_erased(&self) -> bool {
+        self.recipient.ends_with("@erased.invalid")
     }
 
     pub fn key(&self) -> (String, String) {
@@ -206,6 +211,24 @@ fn owners(connection: &Connection) -> Result<BTreeSet<(String, String)>> {
         owners.extend(tenants.into_iter().map(|tenant| (table.clone(), tenant)));
     }
     Ok(owners)
+}
+
+/// The tables with a text in a row. Left out are those that keep what is said about a recipient after an erasure: its suppression,
+/// and the content of messages to others, too.
+pub fn tables_with(data_dir: &Path, text: &str) -> Result<Vec<String>> {
+    let connection = open(data_dir)?;
+    let sql = "SELECT t.name, c.name FROM sqlite_schema AS t JOIN pragma_table_info(t.name) AS c
+               WHERE t.type = 'table' AND t.name NOT IN ('suppression', 'body')";
+    let columns: Vec<(String, String)> = rows(&connection, sql, |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut tables = Vec::new();
+    for (table, column) in columns {
+        let sql = format!("SELECT count(*) FROM \"{table}\" WHERE instr(CAST(\"{column}\" AS TEXT), ?1) > 0");
+        let count: i64 = connection.query_row(&sql, [text], |row| row.get(0))?;
+        if count > 0 {
+            tables.push(format!("{table}.{column}"));
+        }
+    }
+    Ok(tables)
 }
 
 /// The deliveries, events and attempts of a message.

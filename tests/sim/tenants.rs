@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use crate::domains;
 use crate::gates::Gates;
 use crate::http::{self, Call};
+use crate::sites::{self, ROUTED_TENANT};
 use crate::world::{self, TENANTS, Tenant, World};
 
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
@@ -30,14 +31,17 @@ async fn create(world: &World, gates: &Gates, number: usize) {
     let name = |what: &str| format!("{what}-{number}-{generation}");
     let domain = world::tenant_domain(number);
     let slug = format!("tenant{number}");
-    let tenant = json!({"name": slug, "slug": slug});
+    let mut tenant = json!({"name": slug, "slug": slug});
+    if number == ROUTED_TENANT {
+        tenant["smtp"] = sites::smart_host_settings();
+    }
     let tenant = insist(world, gates, &name("tenant"), "/v1/tenants", tenant).await;
     let id = text(&tenant["id"]);
     let mark = world::mark(number, generation);
     world.ledger.lock().unwrap().ids.insert(mark, id.clone());
     let owned = json!({"name": domain, "tenant_id": id, "verification": domains::verification(number)});
     let owned = insist(world, gates, &name("domain"), "/v1/domains", owned).await;
-    let webhook = json!({"url": format!("http://{}/", world::hook(number)), "tenant_id": id});
+    let webhook = json!({"url": format!("http://{}/", sites::hook(number)), "tenant_id": id});
     insist(world, gates, &name("webhook"), "/v1/webhooks", webhook).await;
     let (key_id, secret) = create_key(world, gates, &id).await;
     let domain_id = text(&owned["id"]);

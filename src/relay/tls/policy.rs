@@ -77,7 +77,7 @@ impl TlsPolicies {
         queue: &QueueManager,
         resolver: &Resolver,
     ) -> Result<Self, RelayError> {
-        let secure = secure_resolver(config)?;
+        let secure = secure_resolver(config)?.map(|secure| secure.within(resolver.network().clone()));
         let sts = match config.mta_sts.enabled {
             true => Some(Arc::new(MtaSts::new(config, queue, resolver.clone())?)),
             false => None,

@@ -19,7 +19,8 @@ pub fn check(world: &World, stored: &Stored, ended: &Ended) {
     wrong.extend(lost(&ledger, &known, &stored.events));
     for delivery in of_messages() {
         let Delivery { message_id, recipient, state, .. } = delivery;
-        if delivery.was_delivered(&stored.events) && !ledger.taken.contains_key(&delivery.key()) {
+        let is_taken = delivery.is_erased() || ledger.taken.contains_key(&delivery.key());
+        if delivery.was_delivered(&stored.events) && !is_taken {
             wrong.push(format!("{message_id} to {recipient} is {state}, and no server has it"));
         }
     }
@@ -39,7 +40,7 @@ fn taken_without_result(ledger: &Ledger, known: &Deliveries<'_>, ended: &Ended, 
     let mut wrong = Vec::new();
     for (taken, Taken { tenant_id, is_certain, in_life }) in &ledger.taken {
         match known.get(taken) {
-            None if ledger.is_deleted(tenant_id) => {}
+            None if ledger.is_deleted(tenant_id) || ledger.erasures.contains_key(&taken.1) => {}
             None => wrong.push(format!("{taken:?} was delivered and is not stored")),
             Some(delivery) => {
                 let has_result = !delivery.is_open() && delivery.state != "cancelled";
@@ -62,7 +63,8 @@ fn lost(ledger: &Ledger, known: &Deliveries<'_>, events: &[Event]) -> Vec<String
                     && event.kind == "message.suppressed"
                     && event.data.contains(recipient.as_str())
             };
-            let is_known = known.contains_key(&(id.clone(), recipient.clone()));
+            let is_known = known.contains_key(&(id.clone(), recipient.clone()))
+                || ledger.erasures.contains_key(recipient);
             if !is_known && !events.iter().any(is_left_out) {
                 lost.push(format!("{id} to {recipient} was acknowledged and is LOST"));
             }
@@ -73,13 +75,17 @@ fn lost(ledger: &Ledger, known: &Deliveries<'_>, events: &[Event]) -> Vec<String
 
 /// Each failure has a report to its sender.
 fn unreported(ledger: &Ledger, stored: &Stored) -> Vec<String> {
+    // A report to a sender that names an erased recipient has lost its content.
+    let erased: BTreeSet<&String> =
+        stored.deliveries.iter().filter(|one| one.is_erased()).map(|one| &one.message_id).collect();
     let failed = stored
         .deliveries
         .iter()
         .filter(|delivery| !delivery.is_report && ["bounced", "expired"].contains(&delivery.state.as_str()));
     let unreported = failed.filter(|delivery| {
         let report = (delivery.subject.clone(), delivery.recipient.clone());
-        !ledger.is_deleted(&delivery.tenant_id) && !stored.reported.contains(&report)
+        let is_gone = ledger.is_deleted(&delivery.tenant_id) || erased.contains(&delivery.message_id);
+        !is_gone && !stored.reported.contains(&report)
     });
     unreported
         .map(|delivery| {

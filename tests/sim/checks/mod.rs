@@ -1,9 +1,11 @@
 //! What must hold whenever the process does not run.
 
+mod erasures;
 mod messages;
 mod reports;
 mod tenants;
 mod transactions;
+mod ways;
 mod webhooks;
 
 use std::collections::BTreeMap;
@@ -49,6 +51,7 @@ pub fn check(world: &World, ended: Ended) {
     reports::check(world, &stored);
     tenants::check(world, &stored, &ended);
     webhooks::check(world, &stored);
+    erasures::check(world, &ended);
     world.ledger.lock().unwrap().policy_until = stored.policy_until;
 }
 

@@ -4,8 +4,11 @@ use pillarbox::mail::Timestamp;
 use tokio::time::Instant;
 
 use super::ATTEMPT_SECONDS;
+use super::ways::{self, Way};
+use crate::erasures::Erasure;
 use crate::fake_mx::Transaction;
 use crate::ledger::Taken;
+use crate::sites::{self, Role};
 use crate::stored::attempts_of;
 use crate::world::{self, World};
 
@@ -17,9 +20,9 @@ pub fn look_at_new(world: &World) {
         let seen = world.ledger.lock().unwrap().seen.insert(host.address, all.len()).unwrap_or(0);
         let broken = world.network.broken_connections(host.address);
         new.extend(all.into_iter().skip(seen).map(|transaction| {
-            let is_strict = world::is_strict(host.address);
+            let role = sites::role_of(host.address);
             let is_certain = transaction.fault.is_none() && !broken.contains(&transaction.connection);
-            Looked { transaction, is_certain, is_strict }
+            Looked { transaction, is_certain, role }
         }));
     }
     new.sort_by_key(|looked| looked.transaction.taken_at);
@@ -31,18 +34,13 @@ struct Looked {
     transaction: Transaction,
     /// Whether the server must have learnt of it.
     is_certain: bool,
-    /// Whether its host requires TLS by a policy.
-    is_strict: bool,
+    role: Role,
 }
 
 fn look_at(world: &World, looked: &Looked) {
-    let Looked { transaction, is_certain, is_strict } = looked;
+    let Looked { transaction, is_certain, role } = looked;
     let (is_certain, age) = (*is_certain, Instant::now().duration_since(transaction.taken_at));
     let taken_at = world.now().checked_sub(age).unwrap_or(Timestamp::MIN);
-    let until = world.ledger.lock().unwrap().policy_until;
-    if *is_strict && !transaction.tls && until.is_some_and(|until| taken_at < until) {
-        world.violate(format!("mail went in clear at {taken_at} to a host whose policy was known"));
-    }
     // A client whose recipients were all refused, and whose DATA was not, ends the transaction with a dot (RFC 2920 section 3.1).
     // Reports to senders have an empty path.
     if transaction.recipients.is_empty() || transaction.reverse_path.is_empty() {
@@ -54,15 +52,25 @@ fn look_at(world: &World, looked: &Looked) {
     };
     let owner = world.ledger.lock().unwrap().owner_of(&content).map(str::to_owned);
     let Some(owner) = owner else { return world.violate(format!("a message of nobody: {content}")) };
+    let Some(tenant) = world::tenant_of(&content) else { return };
+    ways::check(world, &Way { role: *role, transaction, taken_at, tenant, message_id: &id });
     let fault = &transaction.fault;
     let to = transaction.recipients.join(" ");
-    world.note(format!("{id} was taken at {taken_at} for {to}, fault {fault:?}, certain: {is_certain}"));
+    world.note(format!(
+        "{id} was taken at {taken_at} for {to} by {role:?}, fault {fault:?}, certain: {is_certain}"
+    ));
     let is_late = |since: Timestamp| taken_at.duration_since(since).as_secs() > ATTEMPT_SECONDS;
     let deleted = world.ledger.lock().unwrap().deleted.get(&owner).copied().flatten();
     if let Some(since) = deleted.filter(|since| is_late(*since)) {
         world.violate(format!("{id} was delivered at {taken_at}, its tenant deleted at {since}"));
     }
     for recipient in &transaction.recipients {
+        let erasure = world.ledger.lock().unwrap().erasures.get(recipient).copied();
+        if let Some(Erasure::Applied(since)) = erasure
+            && taken_at > since
+        {
+            world.violate(format!("{id} to {recipient} was delivered at {taken_at}, erased at {since}"));
+        }
         let taken = Taken { tenant_id: owner.clone(), is_certain, in_life: *world.life.lock().unwrap() };
         look_at_recipient(world, (&id, recipient), taken);
         let suppressed = world.ledger.lock().unwrap().suppressed.clone();
