@@ -86,7 +86,7 @@ impl fmt::Debug for KeyPair {
     }
 }
 
-/// What generates key pairs: [`generate`], but in simulations, where RSA keys would take half of the CPU.
+/// What generates key pairs: [`generate`], except in simulations, where RSA keys would take half of the CPU.
 pub type GenerateKey = fn(DkimAlgorithm) -> Result<KeyPair, SignError>;
 
 /// Generates a key pair. RSA takes about 80 ms of CPU.
