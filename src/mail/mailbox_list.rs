@@ -3,6 +3,8 @@
 //! The author decides which domain is used, so a field is accepted only if every reader finds the same addresses in
 //! it. Display names may contain any octets; addresses must not contain comments or folds.
 
+use std::borrow::Cow;
+
 use super::{Address, AddressError};
 
 /// Why a field cannot be interpreted in exactly one way.
@@ -62,7 +64,12 @@ pub fn parse_mailbox_list(value: &[u8]) -> Result<Vec<Address>, MailboxListError
         if member.is_empty() {
             continue;
         }
-        mailboxes.push(parse_mailbox(member)?);
+        let address = parse_mailbox(member)?;
+        // The character stands for octets that are not UTF-8, unless the whole value is.
+        if matches!(text, Cow::Owned(_)) && address.local().as_str().contains(char::REPLACEMENT_CHARACTER) {
+            return Err(AddressError::LocalSyntax.into());
+        }
+        mailboxes.push(address);
         if mailboxes.len() > MAILBOXES_MAX {
             return Err(MailboxListError::TooMany);
         }
@@ -136,10 +143,6 @@ fn parse_spec(tokens: &[PositionedToken]) -> Result<Address, MailboxListError> {
             Token::Word(part) | Token::Quoted(part) => text.push_str(part),
             Token::Special(_) => return Err(MailboxListError::Phrase),
         }
-    }
-    // Invalid UTF-8 is not accepted in an address.
-    if text.contains(char::REPLACEMENT_CHARACTER) {
-        return Err(AddressError::LocalSyntax.into());
     }
     Ok(Address::parse(&text)?)
 }
@@ -266,6 +269,8 @@ mod tests {
             assert!(read(value).is_err(), "{value:?}: {:?}", read(value));
         }
         assert!(parse_mailbox_list(b"<a\xfc@b.c>").is_err());
+        assert!(parse_mailbox_list(b"<a@b\xfc.c>").is_err());
+        assert!(read("<a\u{fffd}@b.c>").is_ok(), "the character itself is UTF-8");
         assert_eq!(read(&"a@b.c,".repeat(51)), Err(MailboxListError::TooMany));
         assert_eq!(read(&"(".repeat(100)), Err(MailboxListError::Open));
     }
