@@ -82,7 +82,7 @@ use crate::verification::Verifier;
 
 use self::error::{FieldError, Result};
 use self::events::Tail;
-use self::layers::auth::{Caller, LastUsedThrottle};
+use self::layers::auth::Caller;
 use self::layers::idempotency::InProgress;
 use self::layers::preconditions::ObjectLocks;
 use self::layers::rate_limit::RequestLimiter;
@@ -232,7 +232,6 @@ pub struct Api {
     source_pools: Vec<String>,
     queue: Arc<QueueManager>,
     tls: Option<ApiTls>,
-    last_used_throttle: LastUsedThrottle,
     request_limiter: RequestLimiter,
     in_progress: InProgress,
     keys: VersionedCache<SecretDigest, Caller>,
@@ -285,7 +284,6 @@ impl Api {
             source_pools: parts.source_pools,
             queue: parts.queue,
             tls: parts.tls.map(ApiTls::new),
-            last_used_throttle: LastUsedThrottle::default(),
             request_limiter,
             in_progress: InProgress::default(),
             keys: VersionedCache::new(parts.clock.clone(), KEY_CACHE_LIFETIME, CACHED_KEYS_MAX),

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{SubmissionService, Submitter, describe};
 use crate::limits::auth_limiter::{Ban, BanChange, BanSubject};
-use crate::mail::{SignedDuration, Timestamp};
+use crate::mail::Timestamp;
 use crate::model::{EventKind, KeyId, KeySecret, Refusal, RefusalCode, Scope, SecretDigest};
 use crate::policy::admission::admit_status;
 use crate::store::{
@@ -16,9 +16,6 @@ use crate::store::{
     Tenant,
 };
 use crate::telemetry::FLOOD;
-
-/// Minimum time between updates of a key's `last_used_at`.
-const LAST_USED_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 
 /// Why authentication failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,20 +48,20 @@ impl SubmissionService {
         client_address: IpAddr,
     ) -> Result<Submitter, AuthenticationError> {
         let secret = KeySecret::parse(password).map_err(|_| Rejected("malformed secret"))?;
-        let found = self.store.key_by_digest(secret.digest()).await.map_err(credential_unavailable)?;
+        let found = self.directory.key_of_secret(secret.digest()).await.map_err(credential_unavailable)?;
         let (key, tenant) = found.ok_or(Rejected("unknown secret"))?;
         let is_key_id = username == key.id.to_string();
         let tenant = match key.tenant_id {
             Some(_) => tenant,
             None => {
                 let slug = if is_key_id { DEFAULT_TENANT } else { username };
-                self.store.tenant_by_slug(slug).await.map_err(credential_unavailable)?
+                self.store.tenant_by_slug(slug).await.map_err(credential_unavailable)?.map(Arc::new)
             }
         };
         if !is_key_id && tenant.as_ref().is_none_or(|tenant| username != tenant.slug) {
             return Err(Rejected("secret of another user name"));
         }
-        self.admit_key(key, secret.digest(), tenant.map(Arc::new), client_address).await
+        self.admit_key(key, secret.digest(), tenant, client_address).await
     }
 
     /// The credential to verify a SCRAM proof; unknown users get a fake one.
@@ -98,7 +95,7 @@ impl SubmissionService {
             }
         };
         let key = Key { secret_expires_at: secret.expires_at, ..key };
-        let submitter = self.admit_key(key, secret.digest, tenant, client_address).await?;
+        let submitter = self.admit_key(Arc::new(key), secret.digest, tenant, client_address).await?;
         Ok((submitter, signature.to_vec()))
     }
 
@@ -106,7 +103,7 @@ impl SubmissionService {
     /// order in which the HTTP API checks.
     async fn admit_key(
         &self,
-        key: Key,
+        key: Arc<Key>,
         secret: SecretDigest,
         tenant: Option<Arc<Tenant>>,
         client_address: IpAddr,
@@ -115,12 +112,10 @@ impl SubmissionService {
         check_validity(&key, now).map_err(Refused)?;
         check_network(&key, client_address).map_err(Refused)?;
         let tenant = tenant.ok_or_else(|| Refused(refuse_without_default_tenant()))?;
-        let current = (Arc::new(key), tenant);
+        let current = (key, tenant);
         admit_status(&describe(&current)).map_err(Refused)?;
         let (key, tenant) = current;
-        if key.last_used_at.is_none_or(|at| now.duration_since(at) > LAST_USED_INTERVAL) {
-            self.store.touch_key(key.id, now);
-        }
+        self.store.touch_key(key.id, now);
         Ok(Submitter { tenant, key, secret: Some(secret), client_address, scope: Scope::SmtpSend })
     }
 

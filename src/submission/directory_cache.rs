@@ -1,4 +1,5 @@
-//! A cache of keys, domains and signers. A busy session needs the same ones for every message.
+//! A cache of keys, domains and signers. A busy session needs the same ones for every message, and so does a client that
+//! connects anew for each.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use crate::config::ReturnPath;
 use crate::dkim::{SignError, Signer};
 use crate::limits::versioned_cache::VersionedCache;
 use crate::mail::DomainName;
-use crate::model::{DkimKeyState, DomainId, KeyId, TenantId};
+use crate::model::{DkimKeyState, DomainId, KeyId, SecretDigest, TenantId};
 use crate::policy::admission::SendingDomain;
 use crate::store::{DEFAULT_TENANT, Directory, Domain, Key, Store, StoreError, Tenant};
 
@@ -21,6 +22,9 @@ const ENTRIES_MAX: usize = 10_000;
 /// A key and the tenant that it sends for.
 pub type KeyAndTenant = (Arc<Key>, Arc<Tenant>);
 
+/// A key with the secret of a login, and the tenant that owns it; `None` is the platform.
+pub type KeyAndOwner = (Arc<Key>, Option<Arc<Tenant>>);
+
 /// Cached queries of the directory.
 pub struct DirectoryCache {
     store: Arc<Store>,
@@ -28,6 +32,7 @@ pub struct DirectoryCache {
     return_path: Option<ReturnPath>,
     keys: VersionedCache<(KeyId, Option<TenantId>), Option<KeyAndTenant>>,
     covering: VersionedCache<(TenantId, DomainName), Arc<Vec<SendingDomain>>>,
+    secrets: VersionedCache<SecretDigest, KeyAndOwner>,
     signers: VersionedCache<DomainId, Arc<Vec<Signer>>>,
     /// The number of calls of [`DirectoryCache::key`].
     #[cfg(test)]
@@ -52,6 +57,7 @@ impl DirectoryCache {
             store,
             return_path,
             keys: VersionedCache::new(clock.clone(), KEY_LIFETIME, ENTRIES_MAX),
+            secrets: VersionedCache::new(clock.clone(), KEY_LIFETIME, ENTRIES_MAX),
             covering: VersionedCache::new(clock.clone(), DOMAIN_LIFETIME, ENTRIES_MAX),
             signers: VersionedCache::new(clock.clone(), DOMAIN_LIFETIME, ENTRIES_MAX),
             #[cfg(test)]
@@ -81,6 +87,20 @@ impl DirectoryCache {
             None => self.store.directory_version(),
         };
         self.keys.get((id, chosen), self.store.directory_version(), last_change, load).await
+    }
+
+    /// The key with this secret, and its owner. Unknown secrets are not cached: guesses would evict valid ones.
+    pub async fn key_of_secret(&self, secret: SecretDigest) -> Result<Option<KeyAndOwner>, StoreError> {
+        let load = async {
+            let (key, owner) = self.store.key_by_digest(secret).await.map_err(Some)?.ok_or(None)?;
+            Ok((Arc::new(key), owner.map(Arc::new)))
+        };
+        let last_change = |found: &KeyAndOwner| self.store.version_of_owner(found.0.tenant_id);
+        match self.secrets.get(secret, self.store.directory_version(), last_change, load).await {
+            Ok(found) => Ok(Some(found)),
+            Err(None) => Ok(None),
+            Err(Some(error)) => Err(error),
+        }
     }
 
     /// The domains equal to or above a name that decide whether the tenant may send from it, the most specific first.

@@ -373,7 +373,7 @@ impl SubmissionService {
         if current.rotated_at == submitter.key.rotated_at {
             return check_validity(&submitter.key, now);
         }
-        let found = self.store.key_by_digest(secret).await.map_err(storage_refusal)?;
+        let found = self.directory.key_of_secret(secret).await.map_err(storage_refusal)?;
         let found = found.ok_or_else(|| {
             Refusal::new(
                 RefusalCode::ExpiredApiKey,

@@ -1,6 +1,5 @@
 //! Authentication and authorization by bearer key, with the checks in the documented order.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,9 +9,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
-use parking_lot::Mutex;
 
-use crate::mail::{SignedDuration, Timestamp};
+use crate::mail::Timestamp;
 use crate::model::{Environment, KeyId, KeySecret, RefusalCode, Scope, SecretDigest, TenantId, TenantStatus};
 use crate::store::{Directory, Key, Store, Tenant};
 
@@ -156,9 +154,7 @@ impl Api {
             (found, _) => found,
         };
         let caller = admit(found, asked, client, now)?;
-        if self.last_used_throttle.is_due(caller.key.id, now) {
-            self.store.touch_key(caller.key.id, now);
-        }
+        self.store.touch_key(caller.key.id, now);
         Ok(caller)
     }
 }
@@ -309,28 +305,6 @@ fn check_access(key: &Key, access: Access) -> Result<()> {
     }
 }
 
-/// Limits writes of `last_used_at` to one per key and minute.
-#[derive(Debug, Default)]
-pub struct LastUsedThrottle(Mutex<HashMap<KeyId, Timestamp>>);
-
-impl LastUsedThrottle {
-    const KEYS_MAX: usize = 10_000;
-    const INTERVAL: SignedDuration = SignedDuration::from_mins(1);
-
-    /// Whether `last_used_at` must be written now.
-    pub fn is_due(&self, key: KeyId, now: Timestamp) -> bool {
-        let mut map = self.0.lock();
-        if map.get(&key).is_some_and(|at| now.duration_since(*at) < Self::INTERVAL) {
-            return false;
-        }
-        if map.len() >= Self::KEYS_MAX {
-            map.clear();
-        }
-        map.insert(key, now);
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -469,19 +443,5 @@ mod tests {
         ] {
             assert_eq!(read(&values), expected, "{values:?}");
         }
-    }
-
-    #[test]
-    fn last_used_at_is_due_once_a_minute_and_the_map_is_bounded() {
-        let touched = LastUsedThrottle::default();
-        let key = KeyId::generate(now());
-        assert!(touched.is_due(key, now()));
-        assert!(!touched.is_due(key, now() + SignedDuration::from_secs(59)));
-        assert!(touched.is_due(key, now() + SignedDuration::from_secs(60)));
-        for _ in 0..LastUsedThrottle::KEYS_MAX + 10 {
-            let key = KeyId::generate(now());
-            assert!(touched.is_due(key, now()) && !touched.is_due(key, now()), "also when the map is full");
-        }
-        assert!(touched.0.lock().len() <= LastUsedThrottle::KEYS_MAX);
     }
 }

@@ -8,6 +8,7 @@ mod directory_versions;
 mod due_floors;
 mod event_clock;
 mod journal_end;
+mod key_uses;
 mod minute_series;
 mod node_lease;
 mod spool_feed;
@@ -25,6 +26,7 @@ pub(super) use directory_versions::{DirectoryChange, DirectoryChanges, Directory
 pub(super) use due_floors::DueFloors;
 pub(super) use event_clock::EventClock;
 pub(super) use journal_end::JournalEnd;
+pub(super) use key_uses::KeyUses;
 pub(super) use minute_series::MinuteSeries;
 pub(super) use node_lease::{LEASE_TIME, NodeLease, uptime_ms};
 pub use node_lease::{Lease, LeaseState, Nodes};

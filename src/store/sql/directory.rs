@@ -382,7 +382,7 @@ impl Directory for Store {
     }
 
     fn touch_key(&self, id: KeyId, now: Timestamp) {
-        if !self.writer.leave(move |tx| keys::touch(tx, id, now)) {
+        if self.key_uses.note(id, now) && !self.writer.leave(move |tx| keys::touch(tx, id, now)) {
             tracing::warn!(target: "pillarbox::flood", key = %id, "the use of a key was not recorded: too many writes are pending");
         }
     }

@@ -79,8 +79,8 @@ pub use self::sqlite::quick_check::quick_check;
 use self::unit_of_work::Tx;
 use self::writer::{HotJob, Writer};
 use super::memory::{
-    ChangeCount, CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, NodeLease, SuppressedAddresses,
-    SuppressionTimes, WebhookDueIndex,
+    ChangeCount, CommitCounters, DirectoryVersions, JournalEnd, KeyUses, MinuteSeries, NodeLease,
+    SuppressedAddresses, SuppressionTimes, WebhookDueIndex,
 };
 use super::{
     Access, AnnouncedBackoff, AnnouncedCancellation, AuditTrail, ObjectVersion, OpenError, Requester,
@@ -210,6 +210,8 @@ pub struct OpenDatabase {
     webhooks_due: Arc<WebhookDueIndex>,
     /// See [`super::Directory::directory_version`].
     directory_versions: DirectoryVersions,
+    /// See [`super::Directory::touch_key`].
+    key_uses: KeyUses,
     /// See [`super::Directory::may_have_suppressed_since`].
     suppression_times: SuppressionTimes,
     /// The addresses of all suppressions, if they are known.

@@ -155,8 +155,8 @@ store_trait! {
         async fn append_key_expiries(&self, now: Timestamp) -> Result<u64>;
         /// Revokes a key. False if it does not exist; repeated calls change nothing.
         async fn revoke_key(&self, id: KeyId, now: Timestamp) -> Result<bool>;
-        /// Records the use of a key. Callers do so at most once a minute for each key. Never waits for the disk: it is dropped
-        /// if too many writes are pending.
+        /// Records the use of a key, at most once a minute for each key. Never waits for the disk: it is dropped if too many writes
+        /// are pending.
         fn touch_key(&self, id: KeyId, now: Timestamp);
 
         /// Suppresses an address and appends the event. A suppression of the same address, scope and environment is replaced and keeps its

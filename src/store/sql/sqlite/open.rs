@@ -19,8 +19,8 @@ use crate::mail::Timestamp;
 use crate::store::database::{self, DatabaseError, Engine, OptionalExtension};
 use crate::store::free_space::FreeSpace;
 use crate::store::memory::{
-    ChangeCount, CommitCounters, DirectoryVersions, JournalEnd, MinuteSeries, NodeLease, SuppressedAddresses,
-    SuppressionTimes, WebhookDueIndex, WebhookSubscriptions,
+    ChangeCount, CommitCounters, DirectoryVersions, JournalEnd, KeyUses, MinuteSeries, NodeLease,
+    SuppressedAddresses, SuppressionTimes, WebhookDueIndex, WebhookSubscriptions,
 };
 use crate::store::sql::blob_store::BodyFiles;
 use crate::store::sql::body_pieces::BodyPieces;
@@ -174,6 +174,7 @@ pub(in crate::store) fn start(options: &SqliteOptions, opened: Opened) -> Result
         following: Default::default(),
         webhooks_due,
         directory_versions,
+        key_uses: KeyUses::default(),
         suppression_times,
         suppressed_addresses,
         minutes,
