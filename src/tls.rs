@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::crypto::CryptoProvider;
+use rustls::{CipherSuite, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use webpki::EndEntityCert;
@@ -248,15 +249,34 @@ fn pair(
     let key = PrivateKeyDer::from_pem_slice(pem)
         .map_err(|error| content(private_key, format!("not a private key in PEM: {error}")))?;
     // TLS 1.2 and 1.3 are all that rustls has, as RFC 8996 and RFC 9325 want.
-    ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| content(certificate, format!("does not go with {}: {error}", private_key.display())))
+        .map_err(|error| {
+            content(certificate, format!("does not go with {}: {error}", private_key.display()))
+        })?;
+    // Most clients order their cipher suites by habit.
+    config.ignore_client_order = true;
+    // A client that resumes needs one ticket at a time: it gets a new one with each session.
+    config.send_tls13_tickets = 1;
+    Ok(config)
 }
 
-/// The crypto provider of all TLS connections.
-pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+/// The crypto provider of all TLS connections. It prefers AES-128 with SHA-256: processors have instructions for SHA-256, and few
+/// for the SHA-384 that goes with AES-256, of which a handshake computes dozens.
+pub fn provider() -> Arc<CryptoProvider> {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| !is_aes_128(suite.suite()));
+    Arc::new(provider)
+}
+
+fn is_aes_128(suite: CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+    )
 }
 
 /// The certificate authorities that verify other servers: the system's and those in `ca_file` (PEM).
@@ -348,6 +368,8 @@ fn check_self_signed(certificate: &Path, private_key: &Path) -> Result<(), TlsEr
 
 #[cfg(test)]
 mod tests {
+    use rustls::version::{TLS12, TLS13};
+
     use super::*;
 
     fn made() -> (tempfile::TempDir, Certificate) {
@@ -464,5 +486,54 @@ mod tests {
         std::fs::write(dir.path().join("self-signed.key"), expired_key).unwrap();
         certificate.reload().unwrap();
         assert_eq!(certificate.expires_at(), "2001-01-01T00:00:00Z".parse().ok());
+    }
+
+    /// The cipher suite of a handshake with a client that offers these, in its order.
+    fn negotiate(server: &Certificate, offered: &[CipherSuite]) -> CipherSuite {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        let place = |suite: CipherSuite| offered.iter().position(|other| *other == suite);
+        provider.cipher_suites.retain(|suite| place(suite.suite()).is_some());
+        provider.cipher_suites.sort_by_key(|suite| place(suite.suite()));
+        let version =
+            if offered[0].as_str().is_some_and(|name| name.starts_with("TLS13")) { &TLS13 } else { &TLS12 };
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(server.path()).unwrap()).unwrap();
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = "mail.example.com".try_into().unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut server = rustls::ServerConnection::new(server.shared().load_full()).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut octets = Vec::new();
+            client.write_tls(&mut octets).unwrap();
+            server.read_tls(&mut octets.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            octets.clear();
+            server.write_tls(&mut octets).unwrap();
+            client.read_tls(&mut octets.as_slice()).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        client.negotiated_cipher_suite().unwrap().suite()
+    }
+
+    #[test]
+    fn aes_128_is_chosen_whatever_the_client_prefers_and_another_suite_only_if_it_must() {
+        use CipherSuite::{
+            TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 as AES_128_1_2,
+            TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 as AES_256_1_2, TLS13_AES_128_GCM_SHA256 as AES_128,
+            TLS13_AES_256_GCM_SHA384 as AES_256, TLS13_CHACHA20_POLY1305_SHA256 as CHACHA20,
+        };
+        let (_dir, server) = made();
+        for (offered, expected) in [
+            (&[AES_256, CHACHA20, AES_128][..], AES_128),
+            (&[AES_256_1_2, AES_128_1_2], AES_128_1_2),
+            (&[AES_256], AES_256),
+            (&[CHACHA20], CHACHA20),
+        ] {
+            assert_eq!(negotiate(&server, offered), expected, "{offered:?}");
+        }
     }
 }
