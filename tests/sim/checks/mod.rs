@@ -1,6 +1,7 @@
 //! What must hold whenever the process does not run.
 
 mod erasures;
+mod forbidden;
 mod messages;
 mod reports;
 mod tenants;

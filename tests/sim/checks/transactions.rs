@@ -3,9 +3,8 @@
 use pillarbox::mail::Timestamp;
 use tokio::time::Instant;
 
-use super::ATTEMPT_SECONDS;
+use super::forbidden;
 use super::ways::{self, Way};
-use crate::erasures::Erasure;
 use crate::fake_mx::Transaction;
 use crate::ledger::Taken;
 use crate::sites::{self, Role};
@@ -37,13 +36,23 @@ struct Looked {
     role: Role,
 }
 
+/// A message that another server has taken.
+pub struct Delivered<'a> {
+    pub id: &'a str,
+    /// The id of its tenant.
+    pub owner: &'a str,
+    pub taken_at: Timestamp,
+}
+
 fn look_at(world: &World, looked: &Looked) {
     let Looked { transaction, is_certain, role } = looked;
-    let (is_certain, age) = (*is_certain, Instant::now().duration_since(transaction.taken_at));
+    let (is_certain, role) = (*is_certain, *role);
+    let recipients = &transaction.recipients;
+    let age = Instant::now().duration_since(transaction.taken_at);
     let taken_at = world.now().checked_sub(age).unwrap_or(Timestamp::MIN);
     // A client whose recipients were all refused, and whose DATA was not, ends the transaction with a dot (RFC 2920 section 3.1).
     // Reports to senders have an empty path.
-    if transaction.recipients.is_empty() || transaction.reverse_path.is_empty() {
+    if recipients.is_empty() || transaction.reverse_path.is_empty() {
         return;
     }
     let content = String::from_utf8_lossy(&transaction.content);
@@ -53,35 +62,15 @@ fn look_at(world: &World, looked: &Looked) {
     let owner = world.ledger.lock().unwrap().owner_of(&content).map(str::to_owned);
     let Some(owner) = owner else { return world.violate(format!("a message of nobody: {content}")) };
     let Some(tenant) = world::tenant_of(&content) else { return };
-    ways::check(world, &Way { role: *role, transaction, taken_at, tenant, message_id: &id });
-    let fault = &transaction.fault;
-    let to = transaction.recipients.join(" ");
+    ways::check(world, &Way { role, transaction, taken_at, tenant, message_id: &id });
+    let (fault, to) = (&transaction.fault, recipients.join(" "));
     world.note(format!(
         "{id} was taken at {taken_at} for {to} by {role:?}, fault {fault:?}, certain: {is_certain}"
     ));
-    let is_late = |since: Timestamp| taken_at.duration_since(since).as_secs() > ATTEMPT_SECONDS;
-    let deleted = world.ledger.lock().unwrap().deleted.get(&owner).copied().flatten();
-    if let Some(since) = deleted.filter(|since| is_late(*since)) {
-        world.violate(format!("{id} was delivered at {taken_at}, its tenant deleted at {since}"));
-    }
-    for recipient in &transaction.recipients {
-        let erasure = world.ledger.lock().unwrap().erasures.get(recipient).copied();
-        if let Some(Erasure::Applied(since)) = erasure
-            && taken_at > since
-        {
-            world.violate(format!("{id} to {recipient} was delivered at {taken_at}, erased at {since}"));
-        }
+    forbidden::check(world, &Delivered { id: &id, owner: &owner, taken_at }, recipients);
+    for recipient in recipients {
         let taken = Taken { tenant_id: owner.clone(), is_certain, in_life: *world.life.lock().unwrap() };
         look_at_recipient(world, (&id, recipient), taken);
-        let suppressed = world.ledger.lock().unwrap().suppressed.clone();
-        for one in suppressed.iter().filter(|one| one.address == *recipient && one.tenant_id == owner) {
-            if is_late(one.since) && one.reported.as_ref() != Some(&id) {
-                world.violate(format!(
-                    "{id} to {recipient} was delivered at {taken_at}, suppressed at {}",
-                    one.since
-                ));
-            }
-        }
     }
 }
 
