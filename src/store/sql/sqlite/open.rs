@@ -45,6 +45,8 @@ const CHECK_TEXT: &[u8] = b"pillarbox";
 // `page_size` and `auto_vacuum` take effect only before the first table. A checkpoint every 500 pages keeps the longest
 // commit short at nearly full speed. `synchronous = FULL`: committed data survives a power cut. `secure_delete = ON`: what
 // is deleted is overwritten, also in pages that become free.
+// `cache_size` in KiB: pages of new bodies push older pages out, so more is memory without use, also beside a million open
+// deliveries.
 pub(in crate::store::sql) const WRITER_PRAGMAS: &str = "
     PRAGMA page_size = 8192;
     PRAGMA auto_vacuum = INCREMENTAL;
@@ -55,7 +57,7 @@ pub(in crate::store::sql) const WRITER_PRAGMAS: &str = "
     PRAGMA wal_autocheckpoint = 500;
     PRAGMA journal_size_limit = 67108864;
     PRAGMA temp_store = MEMORY;
-    PRAGMA cache_size = -65536;
+    PRAGMA cache_size = -16384;
     PRAGMA foreign_keys = ON;";
 
 pub(in crate::store::sql) fn open(options: SqliteOptions) -> Result<Store, OpenError> {
