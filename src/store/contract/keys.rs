@@ -20,6 +20,8 @@ pub(super) async fn a_key_is_found_by_its_secret_and_can_be_revoked_once<H: Harn
 
     let used_at = now();
     bed.store.touch_key(key.id, used_at);
+    // Within the same minute.
+    bed.store.touch_key(key.id, later(50));
     let patch = KeyPatch {
         scopes: Some(vec![Scope::UsageRead]),
         expires_at: Some(Some(later(9))),
