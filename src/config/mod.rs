@@ -15,6 +15,7 @@ mod error;
 mod inbound;
 mod listeners;
 mod log;
+mod long_key;
 mod memory;
 mod open_files;
 mod public;
@@ -47,6 +48,7 @@ pub use error::ConfigError;
 use error::{InvalidOption, require_positive_durations};
 pub use inbound::{Inbound, InboundForward};
 pub use log::{Log, LogFormat, LogLevel, LogLevelError};
+use long_key::{PARTS_MAX, find_long_key};
 pub use public::Public;
 pub use relay::{DestinationTls, Dnssec, MtaSts, Relay, Timeouts};
 pub use retention::Retention;
@@ -157,10 +159,8 @@ impl Config {
 
     /// Parses and validates the text of the file `path`.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Parse {
-            path: path.to_owned(),
-            message: error.to_string().trim_end().to_owned(),
-        })?;
+        let config: Self = toml::from_str(text)
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), message: describe(&error, text) })?;
         match config.find_invalid() {
             None => Ok(config),
             Some(InvalidOption { key, message }) => {
@@ -199,4 +199,16 @@ impl Config {
         .or_else(|| self.store.find_invalid())
         .or_else(|| listeners::find_invalid(self))
     }
+}
+
+/// What is wrong with the text, and in which line.
+fn describe(error: &toml::de::Error, text: &str) -> String {
+    if error.span().is_none()
+        && let Some(line) = find_long_key(text)
+    {
+        return format!(
+            "TOML parse error at line {line}\na key has more than {PARTS_MAX} parts; options have at most three"
+        );
+    }
+    error.to_string().trim_end().to_owned()
 }
