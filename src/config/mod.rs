@@ -207,7 +207,7 @@ fn describe(error: &toml::de::Error, text: &str) -> String {
         && let Some(line) = find_long_key(text)
     {
         return format!(
-            "TOML parse error at line {line}\na key has more than {PARTS_MAX} parts; options have at most three"
+            "TOML parse error at line {line}\na key has more than {PARTS_MAX} parts: correct or remove it, options have at most three"
         );
     }
     error.to_string().trim_end().to_owned()
