@@ -4,6 +4,7 @@
 
 mod api_stage;
 mod browser;
+mod calendar;
 mod client;
 mod control;
 mod dialogue;

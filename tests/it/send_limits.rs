@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use pillarbox::mail::Timestamp;
 use pillarbox::model::{Environment, EventKind, LimitPeriod, Ratio};
 use pillarbox::store::{Directory, EventFilter, Journal, NewKey, PageRequest, Ramp, RateLimit, TenantPatch};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::api_stage::ApiStage;
+use crate::calendar::advance_to_next_month;
 use crate::client::Client;
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Phase};
@@ -18,9 +18,16 @@ use crate::submission::{MESSAGE, log_in};
 use crate::submission_stage::{HOSTNAME, SubmissionStage};
 use crate::wait::until;
 
+/// A stage where no minute, hour or day ends during a test.
+async fn start() -> SubmissionStage {
+    let stage = SubmissionStage::start().await;
+    advance_to_next_month(&stage.clock);
+    stage
+}
+
 async fn limit(stage: &SubmissionStage, rate_limit: RateLimit) {
     let patch = TenantPatch { rate_limit: Some(rate_limit), ..TenantPatch::default() };
-    stage.store.update_tenant(stage.tenant, patch, Timestamp::now()).await.unwrap().unwrap();
+    stage.store.update_tenant(stage.tenant, patch, stage.clock.now()).await.unwrap().unwrap();
 }
 
 fn a_day(recipients: u32) -> RateLimit {
@@ -45,7 +52,7 @@ async fn warnings(stage: &SubmissionStage, count: usize) -> Vec<(EventKind, Valu
 
 #[tokio::test]
 async fn recipients_over_the_daily_limit_are_refused_and_the_others_get_the_message() {
-    let stage = SubmissionStage::start().await;
+    let stage = start().await;
     limit(&stage, a_day(5)).await;
     let mut client = log_in(&stage).await;
     client.send("app@own.example", &["a@other.example", "b@other.example"], MESSAGE).await.expect_code(250);
@@ -56,7 +63,7 @@ async fn recipients_over_the_daily_limit_are_refused_and_the_others_get_the_mess
     // A repeated recipient does not count again.
     client.command("RCPT TO:<d@other.example>").await.expect_code(250);
     client.command("RCPT TO:<e@other.example>").await.expect_code(250);
-    let ends_at = LimitPeriod::Day.end_of(Timestamp::now()).to_string();
+    let ends_at = LimitPeriod::Day.end_of(stage.clock.now()).to_string();
     let refused = client.command("RCPT TO:<f@other.example>").await;
     let refused = refused.expect_saying(452, "4.7.1 [send_limit_exceeded]").text();
     assert!(refused.contains(&ends_at) && refused.contains("(ref req_"), "{refused}");
@@ -72,7 +79,7 @@ async fn recipients_over_the_daily_limit_are_refused_and_the_others_get_the_mess
 
 #[tokio::test]
 async fn a_tenant_is_warned_at_80_percent_and_at_the_limit() {
-    let stage = SubmissionStage::start().await;
+    let stage = start().await;
     limit(&stage, a_day(5)).await;
     let mut client = log_in(&stage).await;
     for number in 0..5 {
@@ -85,7 +92,7 @@ async fn a_tenant_is_warned_at_80_percent_and_at_the_limit() {
 
 #[tokio::test]
 async fn test_mail_has_the_same_limit_and_its_own_count() {
-    let stage = SubmissionStage::start().await;
+    let stage = start().await;
     limit(&stage, a_day(1)).await;
     let secret = pillarbox::model::KeySecret::generate(Environment::Test);
     let new = NewKey {
@@ -98,7 +105,7 @@ async fn test_mail_has_the_same_limit_and_its_own_count() {
         expires_at: None,
         stored_secret: secret.stored_secret(),
     };
-    let key = stage.store.create_key(new, Timestamp::now()).await.unwrap();
+    let key = stage.store.create_key(new, stage.clock.now()).await.unwrap();
     let mut live = log_in(&stage).await;
     let mut test =
         Client::connect_implicit(stage.submissions, HOSTNAME, stage.identity.client_config()).await;
@@ -112,7 +119,7 @@ async fn test_mail_has_the_same_limit_and_its_own_count() {
 
 #[tokio::test]
 async fn a_repeated_submission_uses_nothing_of_the_limit_and_causes_no_warning() {
-    let stage = SubmissionStage::start().await;
+    let stage = start().await;
     limit(&stage, a_day(5)).await;
     let keyed = [b"Idempotency-Key: order-17\r\n", MESSAGE].concat();
     let recipients = ["a@other.example", "b@other.example", "c@other.example"];
@@ -135,7 +142,7 @@ async fn a_repeated_submission_uses_nothing_of_the_limit_and_causes_no_warning()
 #[tokio::test]
 async fn parallel_sessions_send_no_more_than_the_limit() {
     const LIMIT: u32 = 7;
-    let stage = SubmissionStage::start().await;
+    let stage = start().await;
     limit(&stage, a_day(LIMIT)).await;
     let mut sessions = JoinSet::new();
     for number in 0..10 {
@@ -162,7 +169,7 @@ async fn parallel_sessions_send_no_more_than_the_limit() {
 
 #[tokio::test]
 async fn a_message_refused_for_another_reason_uses_nothing_of_the_limit() {
-    let stage = SubmissionStage::start().await;
+    let stage = start().await;
     limit(&stage, a_day(1)).await;
     let mut client = log_in(&stage).await;
     for _ in 0..3 {
@@ -174,28 +181,15 @@ async fn a_message_refused_for_another_reason_uses_nothing_of_the_limit() {
 
 #[tokio::test]
 async fn the_limit_per_minute_has_its_own_reply() {
-    let stage = SubmissionStage::start().await;
+    let stage = start().await;
     let limits = RateLimit { emails_per_minute: Some(2), emails_per_day: Some(1000), ..RateLimit::default() };
     limit(&stage, limits).await;
     let mut client = log_in(&stage).await;
-    // Starts again if a minute ended in between.
-    let (ends_at, refused) = loop {
-        let ends_at = LimitPeriod::Minute.end_of(Timestamp::now());
-        let mut replies = Vec::new();
-        for _ in 0..3 {
-            let reply = client.command("MAIL FROM:<app@own.example>").await;
-            if reply.code != 250 {
-                replies.push(reply);
-                break;
-            }
-            client.command("RCPT TO:<a@other.example>").await.expect_code(250);
-            replies.push(client.data(MESSAGE).await);
-        }
-        client.command("RSET").await.expect_code(250);
-        if LimitPeriod::Minute.end_of(Timestamp::now()) == ends_at && replies.len() == 3 {
-            break (ends_at, replies.remove(2));
-        }
-    };
+    for _ in 0..2 {
+        client.send("app@own.example", &["a@other.example"], MESSAGE).await.expect_code(250);
+    }
+    let ends_at = LimitPeriod::Minute.end_of(stage.clock.now());
+    let refused = client.command("MAIL FROM:<app@own.example>").await;
     let text = refused.expect_saying(450, "4.7.1 [send_limit_exceeded]").text();
     assert!(text.contains(&ends_at.to_string()), "{text}");
 }
@@ -205,6 +199,7 @@ async fn the_daily_count_survives_a_restart_and_belongs_to_the_tenant() {
     let dns = FakeDns::start().await;
     let mx = FakeMx::start().await;
     let mut server = TestServer::start(&dns, mx.address.port()).await;
+    advance_to_next_month(&server.clock);
     let account = server.create_account("acme.test").await;
     let other = server.create_account("other.test").await;
     for tenant in [&account.tenant_id, &other.tenant_id] {
@@ -228,6 +223,7 @@ async fn the_daily_count_survives_a_restart_and_belongs_to_the_tenant() {
 #[tokio::test]
 async fn the_limit_applies_over_http_and_every_response_shows_its_state() {
     let stage = ApiStage::start().await;
+    advance_to_next_month(&stage.clock);
     let tenant = stage.tenant("Acme").await;
     let domain = json!({"name": "acme.example", "tenant_id": tenant.id, "verification": "manual"});
     stage.post(&stage.platform, "/v1/domains", domain).await.expect(201);
@@ -257,7 +253,7 @@ async fn the_limit_applies_over_http_and_every_response_shows_its_state() {
     let wait: i64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((reset - 60..=reset).contains(&wait), "{refused}");
     let error = refused.expect_error(429, "send_limit_exceeded");
-    let ends_at = LimitPeriod::Day.end_of(Timestamp::now()).to_string();
+    let ends_at = LimitPeriod::Day.end_of(stage.clock.now()).to_string();
     assert!(error["hint"].as_str().unwrap().contains(&ends_at), "{error}");
     assert_eq!(error["errors"][0]["path"], "emails[1]");
 
@@ -273,7 +269,7 @@ async fn the_limit_applies_over_http_and_every_response_shows_its_state() {
 
 #[tokio::test]
 async fn the_limit_of_an_hour_and_the_warm_up_apply_over_smtp_and_http() {
-    let stage = SubmissionStage::start().await;
+    let stage = start().await;
     limit(&stage, RateLimit { emails_per_hour: Some(1), ..RateLimit::default() }).await;
     let mut client = log_in(&stage).await;
     client.send("app@own.example", &["a@other.example"], MESSAGE).await.expect_code(250);
@@ -281,7 +277,7 @@ async fn the_limit_of_an_hour_and_the_warm_up_apply_over_smtp_and_http() {
     let refused = refused.expect_saying(450, "4.7.1 [send_limit_exceeded]").text();
     assert!(refused.contains("1 recipients per hour"), "{refused}");
     // One recipient on the first day, two on the second.
-    let since = Timestamp::now().checked_sub(pillarbox::mail::SignedDuration::from_hours(24)).unwrap();
+    let since = stage.clock.now().checked_sub(pillarbox::mail::SignedDuration::from_hours(24)).unwrap();
     let ramp = Ramp { start: 1, factor: Ratio::new(2.0).unwrap(), until: 3, since };
     limit(&stage, RateLimit { ramp: Some(ramp), ..RateLimit::default() }).await;
     client.send("app@own.example", &["b@other.example"], MESSAGE).await.expect_code(250);
@@ -292,6 +288,7 @@ async fn the_limit_of_an_hour_and_the_warm_up_apply_over_smtp_and_http() {
     let dns = FakeDns::start().await;
     let mx = FakeMx::start().await;
     let server = TestServer::start(&dns, mx.address.port()).await;
+    advance_to_next_month(&server.clock);
     let account = server.create_account("acme.test").await;
     let tenant = format!("/v1/tenants/{}", account.tenant_id);
     let email = json!({"from": "a@acme.test", "to": ["bob@b.test"], "subject": "Hi", "text": "x"});

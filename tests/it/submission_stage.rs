@@ -35,6 +35,7 @@ pub struct SubmissionStage {
     pub submissions: SocketAddr,
     pub identity: Identity,
     pub store: Arc<Store>,
+    pub clock: Clock,
     pub tenant: TenantId,
     /// A key's id, and its secret.
     pub user: String,
@@ -82,7 +83,7 @@ impl SubmissionStage {
             ban: limits.login_ban,
             exempt: limits.login_ban_exempt.clone(),
         }));
-        let services = SubmissionDependencies { submission: intake, tls, bans, clock };
+        let services = SubmissionDependencies { submission: intake, tls, bans, clock: clock.clone() };
         let server = Arc::new(Server::submission(hostname, &limits, services));
         let stop = CancellationToken::new();
         let mut serving = JoinSet::new();
@@ -98,6 +99,7 @@ impl SubmissionStage {
             submissions,
             identity,
             store,
+            clock,
             tenant,
             user,
             password,
