@@ -71,9 +71,7 @@ use crate::limits::auth_limiter::AuthLimiter;
 use crate::limits::connection_limiter::{self, ConnectionLimiter};
 use crate::limits::memory_budget::MemoryBudget;
 use crate::limits::tenant_semaphore::TenantSemaphore;
-use crate::limits::versioned_cache::VersionedCache;
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::SecretDigest;
 use crate::queue::QueueManager;
 use crate::store::{Ledger, Store};
 use crate::submission::SubmissionService;
@@ -82,7 +80,6 @@ use crate::verification::Verifier;
 
 use self::error::{FieldError, Result};
 use self::events::Tail;
-use self::layers::auth::Caller;
 use self::layers::idempotency::InProgress;
 use self::layers::preconditions::ObjectLocks;
 use self::layers::rate_limit::RequestLimiter;
@@ -140,10 +137,6 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
 pub static ROUTES: LazyLock<Vec<Route>> =
     LazyLock::new(|| RESOURCES.iter().flat_map(|resource| resource.routes.iter().cloned()).collect());
 
-/// How long a key is cached. A change of a key or tenant by this process invalidates the cache at once; the lifetime
-/// bounds the delay of changes by other processes (`pillarbox key revoke`).
-const KEY_CACHE_LIFETIME: Duration = Duration::from_secs(1);
-const CACHED_KEYS_MAX: usize = 10_000;
 /// Concurrent RSA key generations. Each uses a core for a tenth of a second.
 const KEY_GENERATIONS_MAX: u32 = 1;
 /// Concurrent requests that read every row of the store.
@@ -234,7 +227,6 @@ pub struct Api {
     tls: Option<ApiTls>,
     request_limiter: RequestLimiter,
     in_progress: InProgress,
-    keys: VersionedCache<SecretDigest, Caller>,
     unknown_keys: UnknownKeyLimiter,
     object_locks: ObjectLocks,
     /// Memory budget for request bodies and responses in progress.
@@ -286,7 +278,6 @@ impl Api {
             tls: parts.tls.map(ApiTls::new),
             request_limiter,
             in_progress: InProgress::default(),
-            keys: VersionedCache::new(parts.clock.clone(), KEY_CACHE_LIFETIME, CACHED_KEYS_MAX),
             unknown_keys: UnknownKeyLimiter::default(),
             clock: parts.clock,
             object_locks: ObjectLocks::default(),

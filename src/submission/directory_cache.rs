@@ -92,7 +92,11 @@ impl DirectoryCache {
     /// The key with this secret, and its owner. Unknown secrets are not cached: guesses would evict valid ones.
     pub async fn key_of_secret(&self, secret: SecretDigest) -> Result<Option<KeyAndOwner>, StoreError> {
         let load = async {
-            let (key, owner) = self.store.key_by_digest(secret).await.map_err(Some)?.ok_or(None)?;
+            let found = self.store.key_by_digest(secret).await.map_err(Some)?;
+            if found.is_none() {
+                self.secrets.remove(&secret);
+            }
+            let (key, owner) = found.ok_or(None)?;
             Ok((Arc::new(key), owner.map(Arc::new)))
         };
         let last_change = |found: &KeyAndOwner| self.store.version_of_owner(found.0.tenant_id);
@@ -101,6 +105,11 @@ impl DirectoryCache {
             Err(None) => Ok(None),
             Err(Some(error)) => Err(error),
         }
+    }
+
+    /// Whether a key had this secret when the secret was last looked up.
+    pub fn knew_secret(&self, secret: SecretDigest) -> bool {
+        self.secrets.contains(&secret)
     }
 
     /// The domains equal to or above a name that decide whether the tenant may send from it, the most specific first.
@@ -152,5 +161,78 @@ impl DirectoryCache {
             is_foreign: domain.tenant_id.is_some_and(|owner| owner != tenant),
             is_sandbox: domain.tenant_id.is_none(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Timestamp;
+    use crate::model::{Environment, KeySecret};
+    use crate::store::{NewKey, SqliteOptions};
+
+    struct Fixture {
+        _dir: tempfile::TempDir,
+        store: Arc<Store>,
+        clock: Clock,
+        cache: DirectoryCache,
+        key: KeyId,
+        secret: SecretDigest,
+    }
+
+    impl Fixture {
+        async fn make() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Arc::new(Store::open(SqliteOptions::at(dir.path())).await.unwrap());
+            let secret = KeySecret::generate(Environment::Live);
+            let new = NewKey {
+                tenant_id: None,
+                name: "app".into(),
+                environment: Environment::Live,
+                scopes: Vec::new(),
+                allowed_domain_ids: Vec::new(),
+                allowed_cidrs: Vec::new(),
+                expires_at: None,
+                stored_secret: secret.stored_secret(),
+            };
+            let key = store.create_key(new, Timestamp::now()).await.unwrap().id;
+            let clock = Clock::adjustable();
+            let cache = DirectoryCache::new(store.clone(), None, &clock);
+            Self { _dir: dir, store, clock, cache, key, secret: secret.digest() }
+        }
+
+        async fn log_in(&self) -> Arc<Key> {
+            self.cache.key_of_secret(self.secret).await.unwrap().unwrap().0
+        }
+    }
+
+    #[tokio::test]
+    async fn the_key_of_a_secret_is_queried_once_a_second_and_after_a_change() {
+        let fixture = Fixture::make().await;
+        let mut first = fixture.log_in().await;
+        // On a busy machine a second can pass in between.
+        for _ in 0..50 {
+            let next = fixture.log_in().await;
+            if Arc::ptr_eq(&first, &next) {
+                fixture.clock.advance(KEY_LIFETIME);
+                assert!(!Arc::ptr_eq(&next, &fixture.log_in().await));
+                assert!(fixture.store.revoke_key(fixture.key, Timestamp::now()).await.unwrap());
+                assert!(fixture.log_in().await.revoked_at.is_some());
+                return;
+            }
+            first = next;
+        }
+        panic!("each login queried the key");
+    }
+
+    #[tokio::test]
+    async fn only_the_secrets_of_keys_are_known() {
+        let fixture = Fixture::make().await;
+        let unknown = KeySecret::generate(Environment::Live).digest();
+        assert!(!fixture.cache.knew_secret(fixture.secret));
+        assert!(fixture.cache.key_of_secret(unknown).await.unwrap().is_none());
+        assert!(!fixture.cache.knew_secret(unknown));
+        fixture.log_in().await;
+        assert!(fixture.cache.knew_secret(fixture.secret));
     }
 }

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use bytes::Bytes;
 
 use self::authentication::{check_network, check_validity};
-use self::directory_cache::{DirectoryCache, KeyAndTenant};
+use self::directory_cache::KeyAndTenant;
 use self::rejection_counters::RejectionCounters;
 use self::rejection_log_limit::RejectionLogLimit;
 use self::send_limit::{QuotaRequest, SendLimits};
@@ -52,6 +52,7 @@ use crate::telemetry::FLOOD;
 
 pub use self::acceptance::{CheckedSubmission, PreparedSubmission};
 pub use self::authentication::{AuthenticationError, strip_login_domain};
+pub use self::directory_cache::{DirectoryCache, KeyAndOwner};
 pub use self::header_rewrite::{CheckedHeader, Summary, check as check_header};
 pub use self::list_message::{LinkSender, refuse_several_recipients};
 pub use self::local_submission::{KeyFileError, LocalSender, LocalSubmitter, read_key_file};
@@ -194,6 +195,11 @@ impl SubmissionService {
                 .with_contended_max(STORING_WEIGHT_OF_TENANT_CONTENDED_MAX),
             accept_seconds: Histogram::new(UP_TO_SECONDS),
         }
+    }
+
+    /// The cached keys, domains and signers.
+    pub fn directory(&self) -> &DirectoryCache {
+        &self.directory
     }
 
     /// Whether the submitter may send from this path. `already_counted`: the message was counted against the send limit

@@ -118,27 +118,18 @@ pub async fn layer(
 }
 
 impl Api {
-    /// The current key with this secret, and its tenant. Unknown keys are not cached: guesses would evict valid keys.
-    async fn find_key(&self, digest: SecretDigest, client: IpAddr, now: Timestamp) -> Result<Option<Caller>> {
-        let load = async {
-            let _permit = match self.keys.contains(&digest) {
-                true => None,
-                false => Some(self.unknown_keys.admit(client, now).await.map_err(Some)?),
-            };
-            let found =
-                self.store.key_by_digest(digest).await.map_err(|error| Some(ApiError::from(error)))?;
-            if found.is_none() {
-                self.keys.remove(&digest);
-                self.unknown_keys.record_failure(client, now);
-            }
-            found.map(Caller::from).ok_or(None)
+    /// The current key with this secret, and its tenant.
+    async fn find_key(&self, secret: SecretDigest, client: IpAddr, now: Timestamp) -> Result<Option<Caller>> {
+        let directory = self.submission.directory();
+        let _permit = match directory.knew_secret(secret) {
+            true => None,
+            false => Some(self.unknown_keys.admit(client, now).await?),
         };
-        let last_change = |caller: &Caller| self.store.version_of_owner(caller.key.tenant_id);
-        match self.keys.get(digest, self.store.directory_version(), last_change, load).await {
-            Ok(found) => Ok(Some(found)),
-            Err(None) => Ok(None),
-            Err(Some(error)) => Err(error),
+        let found = directory.key_of_secret(secret).await?;
+        if found.is_none() {
+            self.unknown_keys.record_failure(client, now);
         }
+        Ok(found.map(|(key, tenant)| Caller { key, tenant, by_platform: false }))
     }
 
     async fn authenticate(
