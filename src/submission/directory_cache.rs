@@ -169,13 +169,14 @@ mod tests {
     use super::*;
     use crate::mail::Timestamp;
     use crate::model::{Environment, KeySecret};
-    use crate::store::{NewKey, SqliteOptions};
+    use crate::store::{NewKey, NewTenant, SqliteOptions};
 
     struct Fixture {
         _dir: tempfile::TempDir,
         store: Arc<Store>,
         clock: Clock,
         cache: DirectoryCache,
+        tenant: TenantId,
         key: KeyId,
         secret: SecretDigest,
     }
@@ -184,9 +185,11 @@ mod tests {
         async fn make() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let store = Arc::new(Store::open(SqliteOptions::at(dir.path())).await.unwrap());
+            let tenant =
+                store.create_tenant(NewTenant::named("acme", "acme"), Timestamp::now()).await.unwrap().id;
             let secret = KeySecret::generate(Environment::Live);
             let new = NewKey {
-                tenant_id: None,
+                tenant_id: Some(tenant),
                 name: "app".into(),
                 environment: Environment::Live,
                 scopes: Vec::new(),
@@ -198,7 +201,7 @@ mod tests {
             let key = store.create_key(new, Timestamp::now()).await.unwrap().id;
             let clock = Clock::adjustable();
             let cache = DirectoryCache::new(store.clone(), None, &clock);
-            Self { _dir: dir, store, clock, cache, key, secret: secret.digest() }
+            Self { _dir: dir, store, clock, cache, tenant, key, secret: secret.digest() }
         }
 
         async fn log_in(&self) -> Arc<Key> {
@@ -234,5 +237,8 @@ mod tests {
         assert!(!fixture.cache.knew_secret(unknown));
         fixture.log_in().await;
         assert!(fixture.cache.knew_secret(fixture.secret));
+        fixture.store.remove_tenant(fixture.tenant, Timestamp::now()).await.unwrap().unwrap();
+        assert!(fixture.cache.key_of_secret(fixture.secret).await.unwrap().is_none());
+        assert!(!fixture.cache.knew_secret(fixture.secret));
     }
 }

@@ -244,6 +244,7 @@ async fn the_requests_of_a_key_and_of_its_tenant_are_limited_per_minute() {
     let (own, other) = (stage.tenant("own").await, stage.tenant("other").await);
     let second = stage.key(own.id, Scope::ALL, |_| {}).await;
     let answers = [exhaust(&stage, &own.key).await, exhaust(&stage, &second).await];
+    assert_eq!(answers.each_ref().map(Vec::len), [4, 3]);
     for (of_key, limits, remaining) in [
         (&answers[0], ["3", "3", "3", "3"], ["2", "1", "0", "0"]),
         (&answers[1], ["5", "5", "5", ""], ["1", "0", "0", ""]),
